@@ -1,0 +1,70 @@
+// Vocabulary every plane shares: names of labels, ports and paths, and the one error class.
+// Not here: schemas of objects (their own files) and anything that touches the outside world.
+
+/** API group and version of both kinds. */
+export const apiGroup = "enodia.dev";
+export const apiVersion = `${apiGroup}/v1alpha1`;
+
+/** Labels on everything the operator owns. Selectors use deployment + component only. */
+export const labels = {
+  deployment: `${apiGroup}/deployment`,
+  component: `${apiGroup}/component`,
+  rank: `${apiGroup}/rank`,
+} as const;
+
+export const annotations = {
+  /** Hash of the rendered pod template; a pod whose value differs is replaced. */
+  templateHash: `${apiGroup}/template-hash`,
+} as const;
+
+export const ports = { http: 8000, grpc: 9440, metrics: 9464 } as const;
+
+/** Where the operator mounts things in runtime pods. */
+export const paths = {
+  tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
+  models: "/models", // the claim; the model is a folder below it
+  apiKey: "/etc/enodia/api-key/key",
+  nats: "/etc/enodia/nats", // user.creds, or token
+} as const;
+
+/** Ranks of callers that are no workers. */
+export const gatewayRank = -1;
+export const operatorRank = -2;
+
+export type Retry = "never" | "backoff" | { readonly afterMs: number };
+
+export interface AppErrorOptions {
+  /** PascalCase reason, as in conditions and metrics: `ModelNotFound`, `DigestMismatch`. */
+  readonly code: string;
+  /** What was being done, as a verb phrase: "reading expert-index.json". */
+  readonly operation?: string;
+  readonly cause?: unknown;
+  readonly retry?: Retry;
+}
+
+/** The one error class. The message names the field and the remedy; `cause` is kept for logs and never sent. */
+export class AppError extends Error {
+  readonly code: string;
+  readonly operation: string | undefined;
+  readonly retry: Retry;
+
+  constructor(message: string, options: AppErrorOptions) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = "AppError";
+    this.code = options.code;
+    this.operation = options.operation;
+    this.retry = options.retry ?? "never";
+  }
+
+  /** Turns anything caught into an AppError; an AppError passes through unchanged. */
+  static from(caught: unknown, operation?: string): AppError {
+    if (caught instanceof AppError) return caught;
+    const message = caught instanceof Error ? caught.message : String(caught);
+    return new AppError(operation ? `${operation}: ${message}` : message, {
+      code: "Internal",
+      cause: caught,
+      retry: "backoff",
+      ...(operation ? { operation } : {}),
+    });
+  }
+}

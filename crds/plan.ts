@@ -1,0 +1,78 @@
+// The placement vocabulary shared by planner, operator and runtime, and the compact text form that
+// ExpertPlacement stores (decision: experts by ",", ranks by "." with the home first, shares per mille).
+// Pure; knows nothing of load, policies or Kubernetes.
+import { AppError } from "./common.ts";
+
+/** Placement of one layer. `hosts[e]` lists distinct ranks, home first; `shares[e]` sums to 1000, aligned with hosts[e]. */
+export interface LayerPlan {
+  readonly hosts: readonly (readonly number[])[];
+  readonly shares: readonly (readonly number[])[];
+}
+
+/** A layer together with the epoch of its last commit. */
+export interface LayerPlacement extends LayerPlan {
+  readonly layer: number;
+  readonly epoch: number;
+}
+
+/** A whole placement at one epoch. Epochs are safe integers here, uint64 on the wire. */
+export interface PlacementPlan {
+  readonly deploymentUid: string;
+  readonly epoch: number;
+  readonly parentEpoch: number;
+  readonly planHash: string;
+  readonly modelDigest: string;
+  readonly layers: readonly LayerPlacement[];
+}
+
+/** One (layer, rank, expert) newly hosted: the unit in which budgets count (bytes = stored bytes received). */
+export interface Move {
+  readonly layer: number;
+  readonly expert: number;
+  readonly rank: number;
+  /** Ranks that host the expert in the parent plan; empty when it must come from the model store. */
+  readonly sources: readonly number[];
+  readonly bytes: number;
+}
+
+export const sharesTotal = 1000;
+/** Bounds of what a plan may describe; larger input is refused before it chooses a size. */
+export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512 } as const;
+
+export function encodeRows(rows: readonly (readonly number[])[]): string {
+  return rows.map((row) => row.join(".")).join(",");
+}
+
+export function decodeRows(text: string, field: string): number[][] {
+  const rows = text.split(",");
+  if (rows.length > planBounds.experts) throw bad(field, `more than ${planBounds.experts} experts`);
+  return rows.map((row, expert) => {
+    const cells = row.split(".");
+    if (cells.length > planBounds.hostsPerExpert) throw bad(field, `expert ${expert} has more than ${planBounds.hostsPerExpert} hosts`);
+    return cells.map((cell) => {
+      if (!/^\d{1,4}$/.test(cell)) throw bad(field, `expert ${expert} holds "${cell.slice(0, 12)}", not a number`);
+      return Number(cell);
+    });
+  });
+}
+
+/** Parses the text form of one layer; checks that hosts are distinct and shares belong to them and sum to 1000. */
+export function decodeLayer(hosts: string, shares: string, field: string): LayerPlan {
+  const parsed = { hosts: decodeRows(hosts, `${field}.hosts`), shares: decodeRows(shares, `${field}.shares`) };
+  if (parsed.hosts.length !== parsed.shares.length) throw bad(field, "hosts and shares differ in length");
+  parsed.hosts.forEach((row, expert) => {
+    const share = parsed.shares[expert] ?? [];
+    if (new Set(row).size !== row.length) throw bad(field, `expert ${expert} names a rank twice`);
+    if (share.length !== row.length) throw bad(field, `expert ${expert} has ${row.length} hosts but ${share.length} shares`);
+    if (share.reduce((a, b) => a + b, 0) !== sharesTotal) throw bad(field, `shares of expert ${expert} do not sum to ${sharesTotal}`);
+  });
+  return parsed;
+}
+
+export function encodeLayer(plan: LayerPlan): { hosts: string; shares: string } {
+  return { hosts: encodeRows(plan.hosts), shares: encodeRows(plan.shares) };
+}
+
+function bad(field: string, what: string): AppError {
+  return new AppError(`${field}: ${what}`, { code: "InvalidPlan", operation: "parsing a placement" });
+}

@@ -1,0 +1,69 @@
+// The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
+// Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
+import type { Segment, Tensor } from "../kernels/segment.ts";
+
+/** A weight's bytes as a backend receives them. f32 is row-major; int4 is the block-32 form of weights/codecs. */
+export type WeightData =
+  | { readonly codec: "f32"; readonly shape: readonly number[]; readonly data: Float32Array }
+  | {
+      readonly codec: "int4"; // w = (q - z) * s per block of 32 along the last axis
+      readonly shape: readonly number[]; // logical [N, K], K a multiple of 32
+      readonly q: Uint8Array; // [N, K/32, 16] two values a byte, low nibble first
+      readonly s: Float32Array; // [N, K/32]
+      readonly z: Uint8Array; // [N, K/32] one zero point a byte, 0..15
+    };
+
+export type Weights = Readonly<Record<string, WeightData>>;
+
+/** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k and for v. */
+export interface KvCache {
+  readonly slots: number;
+  readonly context: number;
+  readonly bytes: number;
+  /** Copies `length` positions of every layer from one slot to another (leave, prefix reuse). */
+  copySlot(from: number, to: number, length: number): Promise<void>;
+  dispose(): Promise<void>;
+}
+
+/** Rows of an attention call: `batch` consecutive slots from `firstSlot`, each with `tokens` new tokens on top of past[i].
+ *  Inputs are then [batch * tokens, width], slot-major. A decode step has tokens = 1; a prefill chunk has batch = 1. */
+export interface KvCall {
+  readonly cache: KvCache;
+  readonly firstSlot: number;
+  readonly batch: number;
+  readonly tokens: number;
+  readonly past: Int32Array; // [batch]
+}
+
+export type Inputs = Readonly<Record<string, Tensor>>;
+export type Outputs = Readonly<Record<string, Tensor>>;
+
+export interface Compiled {
+  /** Bytes this program keeps resident, as the memory budget counts them. */
+  readonly residentBytes: number;
+  /** Outputs are valid until the next run of the same program. */
+  run(inputs: Inputs, kv?: KvCall): Promise<Outputs>;
+  dispose(): Promise<void>;
+}
+
+export interface Backend {
+  /** What a pod reports: "cpu: AVX-512, 2 threads", "webgpu: NVIDIA H100". */
+  readonly device: string;
+  /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
+  readonly numericClass: "exact" | "tolerance";
+  compile(segment: Segment, weights: Weights): Promise<Compiled>;
+  createKv(spec: {
+    readonly layers: number;
+    readonly slots: number;
+    readonly kvHeads: number;
+    readonly context: number;
+    readonly headDim: number;
+  }): Promise<KvCache>;
+  /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
+  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
+  /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
+  expertResidentBytes(segment: Segment, codec: WeightData["codec"]): number;
+  close(): Promise<void>;
+}
+
+export type BackendFactory = (options: { readonly threads: number }) => Promise<Backend>;

@@ -1,0 +1,86 @@
+// Programs as data: a model family is a wiring of segments, a segment is a short list of ops over named tensors.
+// Backends compile segments; this file only says what a segment is. Pure.
+// Segments are cut where tokens may travel between ranks: embed, block (attention + router), expert, head.
+
+export type DType = "f32" | "i32";
+
+/** A dense host tensor, row-major. */
+export interface Tensor {
+  readonly shape: readonly number[];
+  readonly data: Float32Array | Int32Array;
+}
+
+/** A weight as a segment needs it. Shapes are as stored by Hugging Face: a projection is [out, in]. */
+export interface WeightDecl {
+  /** Checkpoint tensor name, or `w1 | w2 | w3` inside an expert unit. */
+  readonly name: string;
+  readonly shape: readonly number[];
+}
+
+/** Values are names: of segment inputs, of earlier outputs, of weights. n = rows of the call (tokens). */
+export type Op =
+  /** out[n, d] = table[ids[n], :] */
+  | { readonly op: "gather"; readonly ids: string; readonly table: string; readonly out: string }
+  /** out = x / sqrt(mean(x^2) + eps) * weight, in f32 */
+  | { readonly op: "rmsNorm"; readonly x: string; readonly weight: string; readonly eps: number; readonly out: string }
+  /** out[n, N] = x[n, K] * weight[N, K]^T */
+  | { readonly op: "matMul"; readonly x: string; readonly weight: string; readonly out: string }
+  /** Rotary embedding (rotate-half), KV append, causal grouped-query attention. q[n, heads*headDim], k/v[n, kvHeads*headDim]. */
+  | {
+      readonly op: "attention";
+      readonly q: string;
+      readonly k: string;
+      readonly v: string;
+      readonly layer: number;
+      readonly heads: number;
+      readonly kvHeads: number;
+      readonly headDim: number;
+      readonly ropeBase: number;
+      readonly scale: number;
+      /** Sliding window in tokens, 0 = none. */
+      readonly window: number;
+      readonly out: string;
+    }
+  | { readonly op: "add"; readonly a: string; readonly b: string; readonly out: string }
+  /** out = silu(a) * b */
+  | { readonly op: "siluMul"; readonly a: string; readonly b: string; readonly out: string }
+  /** ids[n, topK] i32 by descending gate, ties to the lowest expert id; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if `normalize`. */
+  | {
+      readonly op: "route";
+      readonly logits: string;
+      readonly topK: number;
+      readonly normalize: boolean;
+      readonly ids: string;
+      readonly gates: string;
+    };
+
+export type OpName = Op["op"];
+
+export interface Segment {
+  readonly name: string; // "embed", "block.3", "expert", "head"
+  readonly inputs: readonly { readonly name: string; readonly dtype: DType; readonly width: number }[]; // [n, width]; width 0 = [n]
+  readonly outputs: readonly { readonly name: string; readonly dtype: DType; readonly width: number }[];
+  readonly weights: readonly WeightDecl[];
+  readonly ops: readonly Op[];
+}
+
+/** A model as segments. Tensor names between segments:
+ *  embed: ids -> x;  block: x -> h (residual after attention), f (normed FFN input), ids, gates;
+ *  expert: x -> y (unweighted);  the engine adds h + sum_k gates[k] * y[k] in gate order;  head: x -> logits. */
+export interface ModelProgram {
+  readonly family: string; // "mixtral"
+  readonly layers: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly hidden: number;
+  readonly ffn: number;
+  readonly vocab: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly maxContext: number;
+  readonly embed: Segment;
+  readonly blocks: readonly Segment[];
+  readonly expert: Segment; // one segment, compiled once per resident expert; weights w1 [ffn, hidden], w2 [hidden, ffn], w3 [ffn, hidden]
+  readonly head: Segment;
+}
