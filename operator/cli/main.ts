@@ -1,0 +1,43 @@
+// The `enodia` command: finds the subcommand and hands over the rest of the line. One file per command in commands/.
+// Composition root of the CLI; commands are loaded lazily so that `enodia chat` does not load a compute backend.
+import { AppError } from "../../crds/common.ts";
+
+interface Command {
+  readonly summary: string;
+  readonly load: () => Promise<{ run(args: readonly string[]): Promise<number> }>;
+}
+
+const commands: Readonly<Record<string, Command>> = {
+  status: { summary: "show deployments: ranks, memory, imbalance, what the planner thinks", load: () => import("./commands/status.ts") },
+  chat: { summary: "talk to a deployment", load: () => import("./commands/chat.ts") },
+  model: { summary: "import, upcycle and inspect models", load: () => import("./commands/model.ts") },
+  plan: { summary: "explain, record and simulate expert placement", load: () => import("./commands/plan.ts") },
+};
+
+function usage(): string {
+  const rows = Object.entries(commands).map(([name, command]) => `  ${name.padEnd(8)} ${command.summary}`);
+  return ["usage: enodia <command> [options]", "", ...rows, "", "enodia <command> --help tells more about one command"].join("\n");
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || name === "--help" || name === "-h" || name === "help") {
+    process.stdout.write(`${usage()}\n`);
+    return name === undefined ? 2 : 0;
+  }
+  const command = commands[name];
+  if (!command) {
+    process.stderr.write(`enodia: unknown command "${name}"\n\n${usage()}\n`);
+    return 2;
+  }
+  return (await command.load()).run(rest);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (caught) {
+  const error = AppError.from(caught);
+  process.stderr.write(`enodia: ${error.message}\n`);
+  if (process.env.ENODIA_LOG_LEVEL === "debug") process.stderr.write(`${error.stack}\n${String(error.cause ?? "")}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,196 @@
+// The import law: which folder may import which, one importing folder per npm client, no cycles, small files.
+// A row of `law` names a folder and everything it may import; anything else is a failure that names file and import.
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { dirname, join, relative, resolve } from "node:path";
+import { test } from "node:test";
+
+const root = resolve(import.meta.dirname, "..");
+const linesMax = 400;
+
+const pure = ["crds/", "runtime/placement/"];
+const kernels = [...pure, "runtime/kernels/"];
+const gates = [...kernels, "runtime/gates/"];
+const models = [...gates, "runtime/models/"];
+const adapters = [
+  ...models,
+  "runtime/engine/core/",
+  "runtime/wire/",
+  "runtime/observe/",
+  "runtime/weights/",
+  "runtime/backends/",
+  "runtime/experts/",
+];
+const engine = [...adapters, "runtime/engine/"];
+const planner = [...pure, "operator/planner/"];
+const operator = [...planner, "operator/", "runtime/wire/", "runtime/observe/"];
+
+/** folder (longest prefix wins) -> folders it may import; its own folder is always allowed. */
+const law: Readonly<Record<string, readonly string[]>> = {
+  "crds/": [],
+  "runtime/placement/": pure,
+  "runtime/kernels/": kernels,
+  "runtime/gates/": gates,
+  "runtime/models/": models,
+  "runtime/engine/core/": models,
+  "runtime/wire/": pure,
+  "runtime/observe/": ["crds/"],
+  "runtime/weights/": adapters,
+  "runtime/backends/": adapters,
+  "runtime/experts/": engine,
+  "runtime/engine/": adapters,
+  "runtime/serve/": engine,
+  "runtime/tools/": [...engine, "runtime/serve/tokenizer.ts"],
+  "runtime/main.ts": ["crds/", "runtime/"],
+  "runtime/config.ts": ["crds/"],
+  "operator/planner/": planner,
+  "operator/deployment/core/": pure,
+  "operator/kube/": ["crds/", "runtime/observe/"],
+  "operator/tls/": ["crds/"],
+  "operator/dashboards/": ["crds/"],
+  "operator/rebalance/": operator,
+  "operator/deployment/": operator,
+  "operator/rbac.ts": ["crds/"],
+  "operator/config.ts": ["crds/"],
+  "operator/main.ts": operator,
+  "operator/cli/": ["crds/", "operator/", "runtime/"],
+};
+
+/** Folders without clock, random, network or file system: they may not import node:* at all. */
+const pureFolders = [
+  "runtime/placement/",
+  "runtime/kernels/",
+  "runtime/gates/",
+  "runtime/models/",
+  "runtime/engine/core/",
+  "operator/planner/",
+  "operator/deployment/core/",
+];
+
+/** npm package (prefix) -> the one folder that imports it. */
+const clients: Readonly<Record<string, string>> = {
+  "@kubernetes/client-node": "operator/kube/",
+  "@grpc/grpc-js": "runtime/wire/",
+  nats: "runtime/wire/",
+  "@opentelemetry/": "runtime/observe/",
+  pino: "runtime/observe/",
+  webgpu: "runtime/backends/webgpu/",
+  "onnxruntime-node": "runtime/backends/cpu/",
+  "@hono/": "runtime/serve/",
+  hono: "runtime/serve/",
+  highs: "operator/planner/solver.ts",
+  "@huggingface/tokenizers": "runtime/serve/",
+  "@huggingface/jinja": "runtime/serve/",
+  "@huggingface/gguf": "runtime/weights/",
+  "@peculiar/x509": "operator/tls/",
+  "@grafana/": "operator/dashboards/",
+};
+
+/** zod is free everywhere; protobuf also serves the ONNX subset of the cpu backend. */
+const free: Readonly<Record<string, readonly string[]>> = {
+  zod: [""],
+  yaml: ["crds/generate.ts", "operator/cli/", "operator/kube/"],
+  "@bufbuild/protobuf": ["runtime/wire/", "runtime/backends/cpu/"],
+};
+
+const sources = globSync("{crds,operator,runtime}/**/*.ts", { cwd: root })
+  .filter((file) => !file.endsWith(".test.ts") && !file.startsWith("runtime/wire/gen/"))
+  .sort();
+
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(root, file), "utf8").replace(/^\s*\/\/.*$/gm, "");
+  const found = text.matchAll(/(?:^|\n)\s*(?:import|export)\s[^;]*?from\s+"([^"]+)"|import\(\s*"([^"]+)"\s*\)|(?:^|\n)import\s+"([^"]+)"/g);
+  return [...found].map((match) => match[1] ?? match[2] ?? match[3] ?? "");
+}
+
+const inside = (file: string, specifier: string): string => relative(root, resolve(root, dirname(file), specifier));
+const longest = (file: string, prefixes: readonly string[]): string | undefined =>
+  prefixes.filter((prefix) => file.startsWith(prefix)).sort((a, b) => b.length - a.length)[0];
+
+test("every source file lies in a folder that the law knows", () => {
+  assert.deepEqual(
+    sources.filter((file) => longest(file, Object.keys(law)) === undefined),
+    [],
+  );
+});
+
+test("folders import only what the law allows", () => {
+  const broken = sources.flatMap((file) => {
+    const folder = longest(file, Object.keys(law)) ?? "";
+    const allowed = [folder, ...(law[folder] ?? [])];
+    return importsOf(file)
+      .filter((specifier) => specifier.startsWith("."))
+      .map((specifier) => inside(file, specifier))
+      .filter((target) => !allowed.some((prefix) => target.startsWith(prefix)))
+      .map((target) => `${file} -> ${target}`);
+  });
+  assert.deepEqual(broken, []);
+});
+
+test("pure folders import nothing of Node", () => {
+  const broken = sources
+    .filter((file) => longest(file, pureFolders) !== undefined)
+    .flatMap((file) =>
+      importsOf(file)
+        .filter((specifier) => specifier.startsWith("node:"))
+        .map((specifier) => `${file} -> ${specifier}`),
+    );
+  assert.deepEqual(broken, []);
+});
+
+test("product code never imports tests", () => {
+  const broken = sources.flatMap((file) =>
+    importsOf(file)
+      .filter((specifier) => specifier.startsWith(".") && (inside(file, specifier).startsWith("test/") || specifier.endsWith(".test.ts")))
+      .map((specifier) => `${file} -> ${specifier}`),
+  );
+  assert.deepEqual(broken, []);
+});
+
+test("each npm client has one importing folder", () => {
+  const broken = sources.flatMap((file) =>
+    importsOf(file)
+      .filter((specifier) => !specifier.startsWith(".") && !specifier.startsWith("node:"))
+      .filter((specifier) => {
+        const client = longest(specifier, Object.keys(clients));
+        if (client !== undefined) return !file.startsWith(clients[client] ?? "");
+        const shared = longest(specifier, Object.keys(free));
+        return shared === undefined || !(free[shared] ?? []).some((prefix) => file.startsWith(prefix));
+      })
+      .map((specifier) => `${file} -> ${specifier}`),
+  );
+  assert.deepEqual(broken, []);
+});
+
+test("imports form no cycle", () => {
+  const known = new Set(sources);
+  const edges = new Map(
+    sources.map((file) => [
+      file,
+      importsOf(file)
+        .filter((s) => s.startsWith("."))
+        .map((s) => inside(file, s))
+        .filter((t) => known.has(t)),
+    ]),
+  );
+  const done = new Set<string>();
+  const cycles: string[] = [];
+  const visit = (file: string, path: readonly string[]): void => {
+    if (path.includes(file)) cycles.push([...path.slice(path.indexOf(file)), file].join(" -> "));
+    if (done.has(file) || path.includes(file)) return;
+    for (const next of edges.get(file) ?? []) visit(next, [...path, file]);
+    done.add(file);
+  };
+  for (const file of sources) visit(file, []);
+  assert.deepEqual(cycles, []);
+});
+
+test(`files have at most ${linesMax} lines and say on top what they are`, () => {
+  const broken = sources.flatMap((file) => {
+    const text = readFileSync(join(root, file), "utf8");
+    const lines = text.split("\n").length - 1;
+    const found = lines > linesMax ? [`${file}: ${lines} lines`] : [];
+    return /^(#!.*\n)?(\/\/|\/\*)/.test(text) ? found : [...found, `${file}: no opening comment`];
+  });
+  assert.deepEqual(broken, []);
+});
