@@ -1,0 +1,56 @@
+// What a model family declares: how its config.json reads, how its tensors are called, how its layers are wired.
+// Not here: any one family (their own files), the registry (index.ts), reading of files (weights/). Pure.
+import { z } from "zod";
+import { AppError } from "../../crds/common.ts";
+import type { ModelProgram, Segment } from "../kernels/segment.ts";
+
+/** Where one expert's three matrices are in a Hugging Face checkpoint. */
+export interface ExpertTensors {
+  readonly w1: string; // gate projection [ffn, hidden]
+  readonly w2: string; // down projection [hidden, ffn]
+  readonly w3: string; // up projection [ffn, hidden]
+}
+
+export interface ModelFamily {
+  readonly name: string;
+  /** Values of `architectures[0]` in config.json that this family reads. */
+  readonly architectures: readonly string[];
+  /** Throws AppError `InvalidModelConfig` naming the field, or `UnsupportedModel` naming the field and what is supported. */
+  program(config: unknown): ModelProgram;
+  expertTensors(layer: number, expert: number): ExpertTensors;
+}
+
+/** The field in every Hugging Face config.json that says which family reads it. */
+const architectureSchema = z.object({ architectures: z.array(z.string()).min(1) });
+
+export function architectureOf(config: unknown): string {
+  return parseConfig(architectureSchema, config).architectures[0] as string;
+}
+
+/** Parses a config.json; the error names the field and what was expected there. */
+export function parseConfig<T>(schema: z.ZodType<T>, config: unknown): T {
+  const parsed = schema.safeParse(config);
+  if (parsed.success) return parsed.data;
+  const faults = parsed.error.issues.slice(0, 5).map((issue) => `${issue.path.join(".") || "(top level)"}: ${issue.message}`);
+  throw new AppError(`config.json is not usable: ${faults.join("; ")}`, {
+    code: "InvalidModelConfig",
+    operation: "reading config.json",
+    cause: parsed.error,
+  });
+}
+
+export function unsupported(field: string, found: unknown, supported: string): AppError {
+  return new AppError(`config.json: ${field} is ${JSON.stringify(found)}, supported: ${supported}`, {
+    code: "UnsupportedModel",
+    operation: "reading config.json",
+  });
+}
+
+/** Every tensor outside the experts that a program reads, without duplicates (tied embeddings), in program order. */
+export function denseWeights(program: Pick<ModelProgram, "embed" | "blocks" | "head">): Segment["weights"] {
+  const seen = new Map<string, Segment["weights"][number]>();
+  for (const segment of [program.embed, ...program.blocks, program.head]) {
+    for (const weight of segment.weights) if (!seen.has(weight.name)) seen.set(weight.name, weight);
+  }
+  return [...seen.values()];
+}

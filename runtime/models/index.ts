@@ -1,0 +1,25 @@
+// The families a worker can serve, by the architecture string of config.json. To add one: its file and one line here. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { ModelProgram } from "../kernels/segment.ts";
+import { architectureOf, type ModelFamily } from "./family.ts";
+import { mixtral } from "./mixtral.ts";
+
+export const families: readonly ModelFamily[] = [mixtral];
+
+export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
+
+/** The family that reads `config` (a parsed config.json); throws AppError `UnknownArchitecture` listing the known ones. */
+export function familyOf(config: unknown): ModelFamily {
+  const architecture = architectureOf(config);
+  const family = families.find((candidate) => candidate.architectures.includes(architecture));
+  if (family) return family;
+  throw new AppError(`config.json: architecture "${architecture}" is not served; known: ${knownArchitectures.join(", ")}`, {
+    code: "UnknownArchitecture",
+    operation: "reading config.json",
+  });
+}
+
+/** config.json -> segments. */
+export function programOf(config: unknown): ModelProgram {
+  return familyOf(config).program(config);
+}

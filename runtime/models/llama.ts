@@ -1,0 +1,61 @@
+// Dense Llama as segments: what `upcycle` reads hidden states from and what the noise-free MoE is compared with.
+// Not a served family: a deployment needs experts (see mixtral.ts, which upcycle writes). Pure.
+import { z } from "zod";
+import type { Segment } from "../kernels/segment.ts";
+import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
+import { type ExpertTensors, parseConfig } from "./family.ts";
+
+export const llamaArchitecture = "LlamaForCausalLM";
+
+/** Hugging Face's LlamaConfig default. */
+const ropeBaseDefault = 1e4;
+
+export const llamaConfigSchema = z.looseObject({
+  ...decoderFields,
+  hidden_act: z.string().default("silu"),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  mlp_bias: z.literal(false).nullish(),
+});
+
+/** embed: ids -> x; block: x -> f (normed FFN input, what a router would see), y (output of the layer); head: x -> logits. */
+export interface DenseProgram extends DecoderDims {
+  readonly embed: Segment;
+  readonly blocks: readonly Segment[];
+  readonly head: Segment;
+}
+
+/** The dense FFN's matrices under the names an expert unit gives them. */
+export function ffnTensors(layer: number): ExpertTensors {
+  const at = `model.layers.${layer}.mlp`;
+  return { w1: `${at}.gate_proj.weight`, w2: `${at}.down_proj.weight`, w3: `${at}.up_proj.weight` };
+}
+
+function blockSegment(dims: DecoderDims, layer: number): Segment {
+  const attention = attentionPart(dims, layer);
+  const w = ffnTensors(layer);
+  return {
+    name: `block.${layer}`,
+    inputs: [{ name: "x", dtype: "f32", width: dims.hidden }],
+    outputs: [
+      { name: "f", dtype: "f32", width: dims.hidden },
+      { name: "y", dtype: "f32", width: dims.hidden },
+    ],
+    weights: [
+      ...attention.weights,
+      { name: w.w1, shape: [dims.ffn, dims.hidden] },
+      { name: w.w2, shape: [dims.hidden, dims.ffn] },
+      { name: w.w3, shape: [dims.ffn, dims.hidden] },
+    ],
+    ops: [...attention.ops, ...gatedFfnOps("f", w, "d"), { op: "add", a: "h", b: "d", out: "y" }],
+  };
+}
+
+export function llamaProgram(config: unknown): DenseProgram {
+  const dims = decoderDims(parseConfig(llamaConfigSchema, config), ropeBaseDefault);
+  return {
+    ...dims,
+    embed: embedSegment(dims),
+    blocks: Array.from({ length: dims.layers }, (_, layer) => blockSegment(dims, layer)),
+    head: headSegment(dims),
+  };
+}

@@ -1,0 +1,112 @@
+// config.json to segments: what is read, what is refused and with which words.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Segment } from "../kernels/segment.ts";
+import { denseWeights } from "./family.ts";
+import { familyOf, programOf } from "./index.ts";
+import { llamaProgram } from "./llama.ts";
+
+const base = {
+  architectures: ["MixtralForCausalLM"],
+  hidden_size: 64,
+  intermediate_size: 96,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  vocab_size: 128,
+  max_position_embeddings: 256,
+  rms_norm_eps: 1e-5,
+  hidden_act: "silu",
+  num_local_experts: 4,
+  num_experts_per_tok: 2,
+};
+
+const attentionOf = (segment: Segment | undefined) => {
+  const op = segment?.ops.find((candidate) => candidate.op === "attention");
+  assert.ok(op?.op === "attention");
+  return op;
+};
+
+test("a Mixtral config becomes embed, one block per layer, expert and head", () => {
+  const program = programOf(base);
+  assert.equal(program.blocks.length, 2);
+  assert.deepEqual([program.experts, program.topK, program.hidden, program.ffn, program.headDim], [4, 2, 64, 96, 16]);
+  assert.deepEqual(
+    program.blocks[1]?.ops.map((op) => op.op),
+    ["rmsNorm", "matMul", "matMul", "matMul", "attention", "matMul", "add", "rmsNorm", "matMul", "route"],
+  );
+  assert.equal(attentionOf(program.blocks[1]).layer, 1);
+});
+
+test("every value an op reads is an input, a weight or an earlier output, in all segments of both families", () => {
+  const llama = llamaProgram({ ...base, architectures: ["LlamaForCausalLM"] });
+  const mixtral = programOf(base);
+  for (const segment of [
+    ...[mixtral.embed, ...mixtral.blocks, mixtral.expert, mixtral.head],
+    ...[llama.embed, ...llama.blocks, llama.head],
+  ]) {
+    const known = new Set([...segment.inputs, ...segment.weights].map((value) => value.name));
+    for (const op of segment.ops) {
+      const outs = op.op === "route" ? [op.ids, op.gates] : [op.out];
+      for (const [key, value] of Object.entries(op)) {
+        if (typeof value !== "string" || key === "op" || outs.includes(value)) continue;
+        assert.ok(known.has(value), `${segment.name}: ${op.op}.${key} reads ${value}`);
+      }
+      for (const out of outs) known.add(out);
+    }
+    for (const output of segment.outputs) assert.ok(known.has(output.name), `${segment.name}: output ${output.name}`);
+  }
+});
+
+test("a tied model reads its head from the embedding table and lists it once", () => {
+  const tied = programOf({ ...base, tie_word_embeddings: true });
+  assert.equal(tied.head.weights[1]?.name, "model.embed_tokens.weight");
+  const names = denseWeights(tied).map((weight) => weight.name);
+  assert.equal(names.filter((name) => name === "model.embed_tokens.weight").length, 1);
+  assert.ok(!names.includes("lm_head.weight"));
+  assert.ok(
+    denseWeights(programOf(base))
+      .map((weight) => weight.name)
+      .includes("lm_head.weight"),
+  );
+});
+
+test("options of real checkpoints are honoured", () => {
+  const cases: Record<string, { config: object; read: (op: ReturnType<typeof attentionOf>) => unknown; want: unknown }> = {
+    "sliding_window null means none": { config: { sliding_window: null }, read: (op) => op.window, want: 0 },
+    "sliding_window number": { config: { sliding_window: 7 }, read: (op) => op.window, want: 7 },
+    "rope_theta at top level": { config: { rope_theta: 5000 }, read: (op) => op.ropeBase, want: 5000 },
+    "rope_theta in rope_parameters": {
+      config: { rope_parameters: { rope_type: "default", rope_theta: 7000 } },
+      read: (op) => op.ropeBase,
+      want: 7000,
+    },
+    "rope_theta left out": { config: {}, read: (op) => op.ropeBase, want: 1e6 },
+    "head_dim of its own": { config: { head_dim: 32 }, read: (op) => op.headDim, want: 32 },
+    "no num_key_value_heads": { config: { num_key_value_heads: null }, read: (op) => op.kvHeads, want: 4 },
+  };
+  for (const [name, { config, read, want }] of Object.entries(cases)) {
+    assert.equal(read(attentionOf(programOf({ ...base, ...config }).blocks[0])), want, name);
+  }
+});
+
+test("what cannot be computed rightly is refused with the field's name", () => {
+  const cases: Record<string, { config: object; code: string; says: RegExp }> = {
+    "other activation": { config: { hidden_act: "gelu" }, code: "UnsupportedModel", says: /hidden_act is "gelu"/ },
+    "scaled rope": { config: { rope_scaling: { type: "yarn" } }, code: "UnsupportedModel", says: /rope_scaling\.rope_type/ },
+    "top-k above experts": { config: { num_experts_per_tok: 5 }, code: "UnsupportedModel", says: /num_experts_per_tok/ },
+    "missing field": { config: { num_local_experts: undefined }, code: "InvalidModelConfig", says: /num_local_experts/ },
+    "wrong type": { config: { vocab_size: "many" }, code: "InvalidModelConfig", says: /vocab_size/ },
+    "unsplittable heads": { config: { num_attention_heads: 5 }, code: "UnsupportedModel", says: /num_attention_heads/ },
+    "unknown architecture": { config: { architectures: ["Foo"] }, code: "UnknownArchitecture", says: /"Foo".*MixtralForCausalLM/ },
+    "no architecture": { config: { architectures: undefined }, code: "InvalidModelConfig", says: /architectures/ },
+  };
+  for (const [name, { config, code, says }] of Object.entries(cases)) {
+    assert.throws(
+      () => programOf({ ...base, ...config }),
+      (error: any) => error.code === code && says.test(error.message),
+      name,
+    );
+  }
+  for (const junk of [null, 3, "x", []]) assert.throws(() => familyOf(junk), { code: "InvalidModelConfig" });
+});
