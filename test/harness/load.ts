@@ -1,0 +1,69 @@
+// Steady closed-loop traffic: N clients ask prompts of one topic after another until stopped. A topic switch is a load shift,
+// because the router sends different topics to different experts. Bounded: each client has one request open.
+import { type Answer, ask } from "./openai.ts";
+import { type Topic, topics } from "./topics.ts";
+
+export interface LoadOptions {
+  readonly url: () => string;
+  readonly model: string;
+  readonly clients: number;
+  readonly topic: Topic;
+  readonly maxTokens?: number;
+  readonly onAnswer?: (answer: Answer) => void;
+}
+
+export interface Load {
+  readonly counts: { requests: number; failed: number; tokens: number };
+  readonly errors: readonly string[];
+  readonly gapsMs: number[];
+  switchTo(topic: Topic): void;
+  stop(): Promise<void>;
+}
+
+const errorsKept = 20;
+
+export function startLoad(options: LoadOptions): Load {
+  const counts = { requests: 0, failed: 0, tokens: 0 };
+  const errors: string[] = [];
+  const gapsMs: number[] = [];
+  let topic = options.topic;
+  let running = true;
+  let next = 0;
+  const client = async (): Promise<void> => {
+    while (running) {
+      const prompts = topics[topic];
+      const prompt = prompts[next++ % prompts.length] ?? "";
+      try {
+        const answer = await ask({
+          url: options.url(),
+          model: options.model,
+          prompt,
+          maxTokens: options.maxTokens ?? 48,
+          temperature: 0.7,
+          seed: next,
+        });
+        counts.tokens += answer.usage?.completion_tokens ?? answer.chunks;
+        gapsMs.push(...answer.gapsMs);
+        options.onAnswer?.(answer);
+      } catch (error) {
+        counts.failed += 1;
+        if (errors.length < errorsKept) errors.push(String(error));
+        await new Promise((done) => setTimeout(done, 200));
+      }
+      counts.requests += 1;
+    }
+  };
+  const clients = Array.from({ length: options.clients }, client);
+  return {
+    counts,
+    errors,
+    gapsMs,
+    switchTo: (to) => {
+      topic = to;
+    },
+    stop: async () => {
+      running = false;
+      await Promise.all(clients);
+    },
+  };
+}
