@@ -1,0 +1,147 @@
+// What a worker asks of the engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
+// The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
+import type { Phase } from "../../crds/telemetry.ts";
+import type { CodecName } from "../weights/store.ts";
+
+/** One frame of expert work for another rank: `rows` [n, hidden] and, per (row, expert) pair, which row and which expert. */
+export interface RemoteFrame {
+  readonly layer: number;
+  readonly epoch: number;
+  readonly rank: number;
+  readonly phase: Phase;
+  readonly rows: Float32Array;
+  readonly pairRows: Uint32Array;
+  readonly pairExperts: Uint32Array;
+}
+
+/** Lives on the main thread. Answers unweighted rows [pairs, hidden], or rejects once no host can be had. */
+export interface RemoteExperts {
+  dispatch(frame: RemoteFrame): Promise<Float32Array>;
+}
+
+export interface EngineOptions {
+  readonly storeDir: string;
+  readonly backend: "Auto" | "cpu" | "webgpu" | "reference";
+  readonly codec: CodecName;
+  readonly kvPoolBytes: number;
+  /** Tokens of one request, prompt and output together; at most the model's own limit. */
+  readonly maxContext: number;
+  /** Threads that compute experts, the engine's own included. Unset: cores. */
+  readonly threads?: number;
+  readonly remote: RemoteExperts;
+  readonly limits?: Partial<EngineLimits>;
+}
+
+export interface EngineLimits {
+  /** Requests that wait for a slot; one more is refused with `Busy`. */
+  readonly queueRequestsMax: number;
+  /** Prompt tokens computed between two decode steps while others are decoding. */
+  readonly prefillChunkTokens: number;
+}
+
+export interface EngineInfo {
+  readonly modelDigest: string;
+  readonly architecture: string;
+  readonly layers: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly hidden: number;
+  readonly ffn: number;
+  readonly vocab: number;
+  readonly codec: CodecName;
+  readonly backend: string;
+  readonly device: string;
+  /** Tokens of one request that this engine accepts: min(option, model). */
+  readonly maxContext: number;
+  readonly denseBytes: number;
+  readonly kvBytes: number;
+  readonly kvSlots: number;
+  /** Upper bound of what one resident expert takes; what budgets count. */
+  readonly expertResidentBytes: number;
+  /** Expert rows per second, measured at start; ratios between ranks are what matters. */
+  readonly speed: number;
+}
+
+export interface Sampling {
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** 1 = off. */
+  readonly topP: number;
+  /** 0 = off. */
+  readonly topK: number;
+  readonly seed: bigint;
+}
+
+export interface GenerateRequest {
+  readonly prompt: readonly number[] | Uint32Array;
+  /** Tokens generated before a failover: fed one by one after the prompt, so that the KV bits are the original's. */
+  readonly replay?: readonly number[] | Uint32Array;
+  /** Output tokens, replayed ones included. */
+  readonly maxTokens: number;
+  readonly sampling: Sampling;
+  /** Ids that end the text; the id itself is sent as the last token. */
+  readonly eos: readonly number[];
+  readonly signal?: AbortSignal;
+}
+
+export type FinishReason = "stop" | "length" | "cancelled" | "draining";
+
+export type GenerateEvent =
+  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
+  | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };
+
+/** hosts[e] = ranks, shares[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */
+export interface RoutingTables {
+  readonly rank: number;
+  readonly layers: readonly {
+    readonly layer: number;
+    readonly epoch: number;
+    readonly hosts: readonly (readonly number[])[];
+    readonly shares: readonly (readonly number[])[];
+  }[];
+}
+
+/** Per phase, [layers * experts] since the last call: `routed` at the source, `served` where the rows were computed. */
+export type LoadCounters = Readonly<Record<Phase, { readonly routed: Uint32Array; readonly served: Uint32Array }>>;
+
+/** Totals since start, and what is in use now. */
+export interface EngineStats {
+  readonly steps: number;
+  readonly prefillTokens: number;
+  readonly decodeTokens: number;
+  readonly cachedTokens: number;
+  readonly stepSeconds: Readonly<Record<Phase, number>>;
+  readonly slotsUsed: number;
+  readonly queuedRequests: number;
+  readonly hostedExperts: number;
+}
+
+export interface Engine {
+  describe(): EngineInfo;
+  /** Throws AppError `Busy` (retry), `ContextOverflow`, `InvalidRequest`, `Draining`, on the first next(). */
+  generate(request: GenerateRequest): AsyncIterable<GenerateEvent>;
+  /** `unit`: verified stored bytes; they are copied, and the expert serves once the promise resolves. */
+  loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void>;
+  /** Resolves once nothing computes with it any more and its memory is released. */
+  unloadExpert(layer: number, expert: number): Promise<void>;
+  /** hosted[layer] = expert ids, ascending. */
+  hosted(): readonly (readonly number[])[];
+  /** A frame from another rank. Rejects with AppError `NotHosted` (field `experts`) when one of them is not here. */
+  runExperts(frame: {
+    readonly layer: number;
+    readonly phase: Phase;
+    readonly rows: Float32Array;
+    readonly pairRows: Uint32Array;
+    readonly pairExperts: Uint32Array;
+  }): Promise<Float32Array>;
+  /** Resolves when no running step uses the older tables any more. */
+  setRouting(tables: RoutingTables): Promise<void>;
+  counters(): Promise<LoadCounters>;
+  stats(): Promise<EngineStats>;
+  /** Tokens accepted but not yet prefilled, and open requests: for status and for the gateway's choice. */
+  load(): { readonly queuedTokens: number; readonly activeRequests: number };
+  /** true: open requests finish with `draining`, new ones are refused; false: takes it back. */
+  drain(on: boolean): Promise<void>;
+  close(): Promise<void>;
+}
