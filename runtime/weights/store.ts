@@ -3,6 +3,7 @@
 //   dense.safetensors                                  every tensor that is no expert, HF names (f32, f16 or bf16)
 //   experts-<codec>.bin                                units w1|w2|w3, each unit contiguous and 4 KiB aligned
 //   expert-index.json                                  the schema below
+//   generation_config.json chat_template.jinja         copied when the source has them
 // This file: the schema and the reader's interface. Reading: store-reader.ts. Writing: store-writer.ts.
 import { z } from "zod";
 import type { WeightData, Weights } from "../backends/backend.ts";
@@ -16,7 +17,7 @@ const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
 export const expertIndexSchema = z.object({
   version: z.literal(storeVersion),
-  /** SHA-256 over config.json, the dense file and every unit hash, in order: what ranks must agree on. */
+  /** SHA-256 over config.json, the dense tensors' hashes and every unit hash, in order: what ranks must agree on. */
   modelDigest: sha256,
   architecture: z.string(), // "MixtralForCausalLM"
   layers: z.number().int().min(1).max(1024),
@@ -24,6 +25,8 @@ export const expertIndexSchema = z.object({
   topK: z.number().int().min(1).max(64),
   hidden: z.number().int().min(1).max(65536),
   ffn: z.number().int().min(1).max(262144),
+  /** SHA-256 of every dense tensor as stored; `readDense` checks it. */
+  dense: z.record(z.string(), sha256),
   codecs: z.partialRecord(
     z.enum(codecNames),
     z.object({

@@ -1,0 +1,40 @@
+// What a codec of expert units is: three matrices to bytes and back. Interface and the shapes all codecs share. Pure.
+import { AppError } from "../../../crds/common.ts";
+import type { Weights } from "../../backends/backend.ts";
+
+export interface ExpertShape {
+  readonly hidden: number;
+  readonly ffn: number;
+}
+
+/** w1 [ffn, hidden] (gate), w2 [hidden, ffn] (down), w3 [ffn, hidden] (up), row-major f32. */
+export interface ExpertMatrices {
+  readonly w1: Float32Array;
+  readonly w2: Float32Array;
+  readonly w3: Float32Array;
+}
+
+export interface UnitCodec {
+  readonly name: "f32" | "int4";
+  /** Bytes of one unit, the same for every expert of a model. */
+  unitBytes(shape: ExpertShape): number;
+  encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array;
+  /** Views into `unit` where its alignment allows. */
+  decode(unit: Uint8Array, shape: ExpertShape): Weights;
+}
+
+export function matrixShapes(
+  shape: ExpertShape,
+): readonly { readonly name: keyof ExpertMatrices; readonly rows: number; readonly columns: number }[] {
+  return [
+    { name: "w1", rows: shape.ffn, columns: shape.hidden },
+    { name: "w2", rows: shape.hidden, columns: shape.ffn },
+    { name: "w3", rows: shape.ffn, columns: shape.hidden },
+  ];
+}
+
+export function checkUnitLength(codec: UnitCodec, unit: Uint8Array, shape: ExpertShape): void {
+  const want = codec.unitBytes(shape);
+  if (unit.length === want) return;
+  throw new AppError(`an expert unit of codec ${codec.name} has ${unit.length} bytes, expected ${want}`, { code: "CorruptShard" });
+}

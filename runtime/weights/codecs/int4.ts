@@ -1,0 +1,132 @@
+// Codec int4: blocks of 32 along the last axis, w = (q - z) * s, one f32 scale and one zero point (0..15) a block. Pure.
+// Unit layout: w1.q w1.s w1.z w2.q w2.s w2.z w3.q w3.s w3.z, each section padded to 64 bytes so that views stay aligned.
+import { AppError } from "../../../crds/common.ts";
+import type { WeightData, Weights } from "../../backends/backend.ts";
+import { bytesOf, viewF32 } from "../floats.ts";
+import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
+import { matrixShapes } from "./codec.ts";
+
+export const blockSize = 32;
+const levels = 15;
+const sectionAlignment = 64;
+
+export type Int4Weight = Extract<WeightData, { codec: "int4" }>;
+
+const padded = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
+
+/** Largest error of one value, in scales of its block: half a level by rounding, with room for f32 rounding of the scale. */
+export const roundTripBoundScales = 0.5001;
+
+/** One block of 32 floats at `at`. The range is widened to hold zero, so the zero point is a level and zero stays exact. */
+function quantizeBlock(data: Float32Array, at: number, block: number, out: { q: Uint8Array; s: Float32Array; z: Uint8Array }): void {
+  let low = 0;
+  let high = 0;
+  for (let i = at; i < at + blockSize; i++) {
+    const value = data[i] as number;
+    if (value < low) low = value;
+    else if (value > high) high = value;
+  }
+  const scale = Math.fround((high - low) / levels);
+  if (!(scale > 0) || scale === Number.POSITIVE_INFINITY) return; // all zero, or so small that f32 has no scale for it
+  const inverse = 1 / scale;
+  const zero = Math.min(levels, Math.floor(-low * inverse + 0.5));
+  out.s[block] = scale;
+  out.z[block] = zero;
+  const base = block * (blockSize / 2);
+  for (let i = 0; i < blockSize; i += 2) {
+    const a = Math.max(0, Math.min(levels, Math.floor((data[at + i] as number) * inverse + zero + 0.5)));
+    const b = Math.max(0, Math.min(levels, Math.floor((data[at + i + 1] as number) * inverse + zero + 0.5)));
+    out.q[base + (i >> 1)] = a | (b << 4);
+  }
+}
+
+/** Row-major [rows, columns] to int4; `into` gives the arrays to fill (zeroed), else new ones are made. */
+export function quantizeInt4(
+  data: Float32Array,
+  rows: number,
+  columns: number,
+  into?: { q: Uint8Array; s: Float32Array; z: Uint8Array },
+): Int4Weight {
+  if (columns % blockSize !== 0) {
+    throw new AppError(`int4 needs rows of a multiple of ${blockSize} values, this matrix has ${columns}; use --codec f32`, {
+      code: "UnsupportedShape",
+    });
+  }
+  const blocks = (rows * columns) / blockSize;
+  const out = into ?? { q: new Uint8Array(blocks * 16), s: new Float32Array(blocks), z: new Uint8Array(blocks) };
+  for (let block = 0; block < blocks; block++) quantizeBlock(data, block * blockSize, block, out);
+  return { codec: "int4", shape: [rows, columns], ...out };
+}
+
+/** Back to row-major f32: what the quantised weight means. */
+export function dequantizeInt4(weight: Int4Weight): Float32Array {
+  const { q, s, z } = weight;
+  const out = new Float32Array(s.length * blockSize);
+  for (let block = 0; block < s.length; block++) {
+    const scale = s[block] as number;
+    const zero = z[block] as number;
+    for (let i = 0; i < 16; i++) {
+      const pair = q[block * 16 + i] as number;
+      out[block * blockSize + 2 * i] = ((pair & 15) - zero) * scale;
+      out[block * blockSize + 2 * i + 1] = ((pair >> 4) - zero) * scale;
+    }
+  }
+  return out;
+}
+
+interface Section {
+  readonly q: number;
+  readonly s: number;
+  readonly z: number;
+  readonly blocks: number;
+  readonly end: number;
+}
+
+function section(start: number, values: number): Section {
+  const blocks = values / blockSize;
+  const s = start + padded(blocks * 16);
+  const z = s + padded(blocks * 4);
+  return { q: start, s, z, blocks, end: z + padded(blocks) };
+}
+
+function sections(shape: ExpertShape): readonly Section[] {
+  const values = shape.hidden * shape.ffn;
+  const first = section(0, values);
+  const second = section(first.end, values);
+  return [first, second, section(second.end, values)];
+}
+
+function views(unit: Uint8Array, at: Section): { q: Uint8Array; s: Float32Array; z: Uint8Array } {
+  return {
+    q: unit.subarray(at.q, at.q + at.blocks * 16),
+    s: viewF32(unit.subarray(at.s, at.s + at.blocks * 4)),
+    z: unit.subarray(at.z, at.z + at.blocks),
+  };
+}
+
+export const int4: UnitCodec = {
+  name: "int4",
+  unitBytes: (shape) => (sections(shape)[2] as Section).end,
+  encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array {
+    const layout = sections(shape);
+    const unit = new Uint8Array((layout[2] as Section).end);
+    matrixShapes(shape).forEach(({ name, rows, columns }, i) => {
+      quantizeInt4(matrices[name], rows, columns, views(unit, layout[i] as Section));
+    });
+    return unit;
+  },
+  decode(unit: Uint8Array, shape: ExpertShape): Weights {
+    const layout = sections(shape);
+    return Object.fromEntries(
+      matrixShapes(shape).map(({ name, rows, columns }, i) => [
+        name,
+        { codec: "int4" as const, shape: [rows, columns], ...views(unit, layout[i] as Section) },
+      ]),
+    );
+  },
+};
+
+/** The sections of one int4 weight, to write elsewhere: `<tensor>.q/.s/.z`. */
+export function int4Parts(weight: Int4Weight): { readonly q: Uint8Array; readonly s: Uint8Array; readonly z: Uint8Array } {
+  return { q: weight.q, s: bytesOf(weight.s), z: weight.z };
+}

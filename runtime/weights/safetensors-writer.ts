@@ -1,0 +1,64 @@
+// Writes one safetensors file, tensor by tensor, without holding the model in memory. Shell.
+import { createHash } from "node:crypto";
+import { type FileHandle, open } from "node:fs/promises";
+import { AppError } from "../../crds/common.ts";
+import type { SafetensorsDtype } from "./safetensors.ts";
+
+const headerAlignment = 8;
+const dtypeBytes: Readonly<Record<SafetensorsDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
+
+export interface TensorToWrite {
+  readonly name: string;
+  readonly dtype: SafetensorsDtype;
+  readonly shape: readonly number[];
+  /** Stored little-endian bytes; called once, when the tensor's turn comes. */
+  read(): Promise<Uint8Array>;
+}
+
+/** Pure: the header with offsets, padded with spaces as the format asks. */
+export function encodeHeader(tensors: readonly Omit<TensorToWrite, "read">[]): Uint8Array {
+  let at = 0;
+  const entries = tensors.map(({ name, dtype, shape }) => {
+    const begin = at;
+    at += shape.reduce((product, size) => product * size, dtypeBytes[dtype]);
+    return [name, { dtype, shape, data_offsets: [begin, at] }] as const;
+  });
+  const json = new TextEncoder().encode(JSON.stringify({ __metadata__: { format: "pt" }, ...Object.fromEntries(entries) }));
+  const length = Math.ceil(json.length / headerAlignment) * headerAlignment;
+  const bytes = new Uint8Array(8 + length).fill(0x20);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true);
+  bytes.set(json, 8);
+  return bytes;
+}
+
+export async function writeAll(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  let done = 0;
+  while (done < bytes.length) {
+    const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, position + done);
+    done += bytesWritten;
+  }
+}
+
+/** Returns the SHA-256 of every tensor's stored bytes. */
+export async function writeSafetensors(path: string, tensors: readonly TensorToWrite[]): Promise<Readonly<Record<string, string>>> {
+  const header = encodeHeader(tensors);
+  const handle = await open(path, "wx");
+  const hashes: Record<string, string> = {};
+  try {
+    await writeAll(handle, header, 0);
+    let at = header.length;
+    for (const tensor of tensors) {
+      const bytes = await tensor.read();
+      const want = tensor.shape.reduce((product, size) => product * size, dtypeBytes[tensor.dtype]);
+      if (bytes.length !== want)
+        throw new AppError(`tensor "${tensor.name}" has ${bytes.length} bytes, expected ${want}`, { code: "BadTensor" });
+      await writeAll(handle, bytes, at);
+      hashes[tensor.name] = createHash("sha256").update(bytes).digest("hex");
+      at += bytes.length;
+    }
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  return hashes;
+}

@@ -1,0 +1,142 @@
+// Strict reader of one safetensors file: 8-byte header length, JSON header, packed tensors.
+// Refuses what a lenient reader would guess at: wrong lengths, overlaps, holes past the end, unknown dtypes.
+// Not here: folders with several shards (checkpoint.ts) and writing (safetensors-writer.ts).
+import { z } from "zod";
+import { AppError } from "../../crds/common.ts";
+import { openFile, type RandomFile } from "./file.ts";
+import { viewF32, widenBf16, widenF16 } from "./floats.ts";
+
+/** 100 MB, the bound of the reference implementation. */
+export const headerBytesMax = 100_000_000;
+const tensorsMax = 1_000_000;
+const dimensionsMax = 8;
+
+const dtypeBytes = { F32: 4, F16: 2, BF16: 2 } as const;
+export type SafetensorsDtype = keyof typeof dtypeBytes;
+
+export interface TensorInfo {
+  readonly dtype: SafetensorsDtype;
+  readonly shape: readonly number[];
+  /** Absolute bytes of the file. */
+  readonly begin: number;
+  readonly end: number;
+}
+
+/** What every checkpoint format offers: named tensors, widened to f32 on reading. */
+export interface TensorSource {
+  readonly names: readonly string[];
+  shape(name: string): readonly number[] | undefined;
+  read(name: string): Promise<Float32Array>;
+  close(): Promise<void>;
+}
+
+const entrySchema = z.object({
+  dtype: z.string(),
+  shape: z.array(z.number().int().min(0).max(Number.MAX_SAFE_INTEGER)).max(dimensionsMax),
+  data_offsets: z.tuple([z.number().int().min(0), z.number().int().min(0)]),
+});
+
+function bad(path: string, what: string, cause?: unknown): AppError {
+  return new AppError(`${path}: ${what}; download or export the file again`, {
+    code: "BadSafetensors",
+    operation: "reading safetensors",
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+function parseEntry(path: string, name: string, raw: unknown, dataStart: number, fileSize: number): TensorInfo {
+  const parsed = entrySchema.safeParse(raw);
+  if (!parsed.success) throw bad(path, `tensor "${name}" has a broken header entry (${parsed.error.issues[0]?.message ?? "invalid"})`);
+  const { dtype, shape, data_offsets } = parsed.data;
+  if (!Object.hasOwn(dtypeBytes, dtype)) {
+    throw new AppError(`${path}: tensor "${name}" has dtype ${dtype}; supported are ${Object.keys(dtypeBytes).join(", ")}`, {
+      code: "UnsupportedDtype",
+    });
+  }
+  const [begin, end] = data_offsets;
+  const bytes = shape.reduce((product, size) => product * size, dtypeBytes[dtype as SafetensorsDtype]);
+  if (!Number.isSafeInteger(bytes) || end - begin !== bytes) {
+    throw bad(path, `tensor "${name}" says ${begin}..${end} but its shape [${shape.join(", ")}] of ${dtype} takes ${bytes} bytes`);
+  }
+  if (dataStart + end > fileSize) throw bad(path, `tensor "${name}" ends at byte ${dataStart + end}, past the file's ${fileSize}`);
+  return { dtype: dtype as SafetensorsDtype, shape, begin: dataStart + begin, end: dataStart + end };
+}
+
+/** Pure: the header's JSON text to tensors, with every offset checked. */
+export function parseHeader(path: string, text: string, dataStart: number, fileSize: number): ReadonlyMap<string, TensorInfo> {
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw bad(path, "the header is not JSON", cause);
+  }
+  if (typeof json !== "object" || json === null || Array.isArray(json)) throw bad(path, "the header is not a JSON object");
+  const entries = Object.entries(json).filter(([name]) => name !== "__metadata__");
+  if (entries.length > tensorsMax) throw bad(path, `the header lists ${entries.length} tensors, more than ${tensorsMax}`);
+  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry(path, name, raw, dataStart, fileSize)] as const));
+  const ordered = [...tensors].sort((a, b) => a[1].begin - b[1].begin || a[1].end - b[1].end);
+  let end = dataStart;
+  for (const [name, info] of ordered) {
+    if (info.begin < end) throw bad(path, `tensor "${name}" overlaps the one before it`);
+    end = info.end;
+  }
+  return tensors;
+}
+
+async function readHeader(file: RandomFile): Promise<ReadonlyMap<string, TensorInfo>> {
+  if (file.size < 8) throw bad(file.path, `has ${file.size} bytes, too few for a header`);
+  const head = await file.read(0, 8);
+  const length = new DataView(head.buffer).getBigUint64(0, true);
+  if (length > BigInt(Math.min(headerBytesMax, file.size - 8))) throw bad(file.path, `says its header has ${length} bytes`);
+  const bytes = await file.read(8, Number(length));
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch (cause) {
+    throw bad(file.path, "the header is not UTF-8", cause);
+  }
+  return parseHeader(file.path, text, 8 + Number(length), file.size);
+}
+
+function widen(info: TensorInfo, bytes: Uint8Array): Float32Array {
+  if (info.dtype === "F32") return viewF32(bytes);
+  return info.dtype === "F16" ? widenF16(bytes) : widenBf16(bytes);
+}
+
+export interface SafetensorsFile extends TensorSource {
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** The stored bytes, not widened. */
+  readRaw(name: string): Promise<Uint8Array>;
+}
+
+export async function openSafetensors(path: string): Promise<SafetensorsFile> {
+  const file = await openFile(path, "BadSafetensors");
+  try {
+    const tensors = await readHeader(file);
+    const find = (name: string): TensorInfo => {
+      const info = tensors.get(name);
+      if (!info) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading safetensors" });
+      return info;
+    };
+    const readRaw = (name: string) => {
+      const info = find(name);
+      return file.read(info.begin, info.end - info.begin);
+    };
+    return {
+      tensors,
+      names: [...tensors.keys()],
+      shape: (name) => tensors.get(name)?.shape,
+      readRaw,
+      read: async (name) => widen(find(name), await readRaw(name)),
+      close: () => file.close(),
+    };
+  } catch (caught) {
+    await file.close();
+    throw caught;
+  }
+}
+
+/** Decodes bytes that `readRaw` gave (after a hash check, for instance). */
+export function widenTensor(info: TensorInfo, bytes: Uint8Array): Float32Array {
+  return widen(info, bytes);
+}

@@ -1,0 +1,157 @@
+// Opens a model store and reads what is asked, no more: one index, then single dense tensors and single expert units.
+// Every byte given out was checked against its SHA-256. Not here: fetching units from peers (runtime/experts).
+import { createHash } from "node:crypto";
+import { readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { AppError } from "../../crds/common.ts";
+import { checkUnitLength } from "./codecs/codec.ts";
+import { codecFor } from "./codecs/index.ts";
+import { openFile, type RandomFile } from "./file.ts";
+import { openSafetensors, type SafetensorsFile, widenTensor } from "./safetensors.ts";
+import { type CodecName, codecNames, type ExpertIndex, expertIndexSchema, type ModelStore, unitAlignment } from "./store.ts";
+
+const indexFile = "expert-index.json";
+const jsonBytesMax = 256 * 1024 * 1024;
+export const supportedArchitectures: readonly string[] = ["MixtralForCausalLM"];
+
+export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
+function notFound(dir: string, what: string, cause?: unknown): AppError {
+  return new AppError(
+    `${dir}: ${what}; make a store with "enodia model import" or "enodia model upcycle" and point the model path at its folder`,
+    {
+      code: "ModelNotFound",
+      operation: "opening the model store",
+      ...(cause === undefined ? {} : { cause }),
+    },
+  );
+}
+
+function corrupt(dir: string, what: string): AppError {
+  return new AppError(`${dir}: ${what}; the store is damaged, import the model again`, {
+    code: "CorruptShard",
+    operation: "reading the model store",
+  });
+}
+
+/** JSON of a model folder, bounded and with the file named in the error. */
+export async function readJson(path: string, code: string): Promise<unknown> {
+  const info = await stat(path).catch(() => undefined);
+  if (!info?.isFile()) throw new AppError(`${path}: not found`, { code });
+  if (info.size > jsonBytesMax) throw new AppError(`${path}: has ${info.size} bytes, more than the ${jsonBytesMax} allowed`, { code });
+  try {
+    return JSON.parse(await readFile(path, "utf8"));
+  } catch (cause) {
+    throw new AppError(`${path}: is not JSON (${cause instanceof Error ? cause.message : cause})`, { code, cause });
+  }
+}
+
+async function readIndex(dir: string): Promise<ExpertIndex> {
+  const info = await stat(dir).catch((cause: unknown) => {
+    throw notFound(dir, "no such folder", cause);
+  });
+  if (!info.isDirectory()) throw notFound(dir, "is not a folder");
+  const path = join(dir, indexFile);
+  if (!(await stat(path).catch(() => undefined))) throw notFound(dir, `has no ${indexFile}, so it is no model store`);
+  const parsed = expertIndexSchema.safeParse(await readJson(path, "BadModelIndex"));
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new AppError(`${path}: field ${issue?.path.join(".") || "(root)"}: ${issue?.message ?? "invalid"}; import the model again`, {
+      code: "BadModelIndex",
+    });
+  }
+  return parsed.data;
+}
+
+function checkIndex(dir: string, index: ExpertIndex): void {
+  if (!supportedArchitectures.includes(index.architecture)) {
+    throw new AppError(`${dir}: architecture ${index.architecture} is not supported; supported are ${supportedArchitectures.join(", ")}`, {
+      code: "UnknownArchitecture",
+    });
+  }
+  if (index.topK > index.experts) throw corrupt(dir, `top-k ${index.topK} of only ${index.experts} experts`);
+  for (const name of codecNames) {
+    const entry = index.codecs[name];
+    if (!entry) continue;
+    const want = codecFor(name).unitBytes(index);
+    if (entry.units.length !== index.layers)
+      throw corrupt(dir, `${indexFile} lists ${entry.units.length} layers of ${name} units, not ${index.layers}`);
+    const flat = entry.units.flat();
+    if (entry.units.some((layer) => layer.length !== index.experts))
+      throw corrupt(dir, `${indexFile} lists a layer without ${index.experts} ${name} units`);
+    const ordered = flat.toSorted((a, b) => a.offset - b.offset);
+    ordered.forEach((unit, i) => {
+      const before = ordered[i - 1];
+      if (unit.bytes !== want) throw corrupt(dir, `${indexFile}: a ${name} unit has ${unit.bytes} bytes, not ${want}`);
+      if (unit.offset % unitAlignment !== 0)
+        throw corrupt(dir, `${indexFile}: unit offset ${unit.offset} is not a multiple of ${unitAlignment}`);
+      if (before && before.offset + before.bytes > unit.offset) throw corrupt(dir, `${indexFile}: units overlap at ${unit.offset}`);
+    });
+  }
+  if (Object.keys(index.codecs).length === 0) throw corrupt(dir, `${indexFile} lists no codec`);
+}
+
+async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Promise<RandomFile> {
+  const entry = index.codecs[name];
+  if (!entry) {
+    const have = Object.keys(index.codecs).join(", ");
+    throw new AppError(
+      `${dir}: holds no ${name} experts, only ${have}; set spec.runtime.expertCodec to one of those or import with --codec ${name}`,
+      {
+        code: "CodecNotFound",
+      },
+    );
+  }
+  return openFile(join(dir, entry.file), "CorruptShard");
+}
+
+function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): ModelStore["readDense"] {
+  return async (name) => {
+    const info = dense.tensors.get(name);
+    if (!info) throw new AppError(`${dir}: the dense part has no tensor "${name}"`, { code: "MissingTensor" });
+    const bytes = await dense.readRaw(name);
+    if (sha256Hex(bytes) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
+    return { codec: "f32", shape: info.shape, data: widenTensor(info, bytes) };
+  };
+}
+
+/** Opens a store; cheap (index and header only). Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors, CorruptShard. */
+export async function openStore(dir: string): Promise<ModelStore> {
+  const index = await readIndex(dir);
+  checkIndex(dir, index);
+  const config = await readJson(join(dir, "config.json"), "BadModelConfig");
+  const dense = await openSafetensors(join(dir, "dense.safetensors"));
+  const files = new Map<CodecName, Promise<RandomFile>>();
+  const units = (codec: CodecName): Promise<RandomFile> => {
+    const open = files.get(codec) ?? openUnits(dir, index, codec);
+    files.set(codec, open);
+    return open;
+  };
+  return {
+    dir,
+    index,
+    config,
+    denseNames: dense.names,
+    readDense: denseReader(dir, index, dense),
+    async readUnit(layer, expert, codec) {
+      const file = await units(codec);
+      const unit = index.codecs[codec]?.units[layer]?.[expert];
+      if (!unit) {
+        throw new AppError(`${dir}: no expert ${expert} in layer ${layer}; the model has ${index.layers} layers of ${index.experts}`, {
+          code: "ExpertNotFound",
+        });
+      }
+      const bytes = await file.read(unit.offset, unit.bytes);
+      if (sha256Hex(bytes) !== unit.sha256) throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
+      return bytes;
+    },
+    decodeUnit(unit, codec) {
+      checkUnitLength(codecFor(codec), unit, index);
+      return codecFor(codec).decode(unit, index);
+    },
+    async close() {
+      await dense.close();
+      for (const open of files.values()) await (await open).close();
+    },
+  };
+}

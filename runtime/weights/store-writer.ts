@@ -1,0 +1,142 @@
+// Writes a model store: everything into a temporary folder beside the target, then one rename. Streams; holds one expert at a time.
+// A crash leaves a `.tmp-` folder that the next write of the same store removes. Shell.
+import { createHash } from "node:crypto";
+import { copyFile, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { AppError } from "../../crds/common.ts";
+import type { ExpertMatrices } from "./codecs/codec.ts";
+import { codecFor } from "./codecs/index.ts";
+import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
+import { type CodecName, codecNames, type ExpertIndex, expertIndexSchema, storeVersion, unitAlignment } from "./store.ts";
+import { sha256Hex } from "./store-reader.ts";
+
+export interface StoreSpec {
+  /** Written as config.json. */
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly architecture: string;
+  readonly layers: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly hidden: number;
+  readonly ffn: number;
+  readonly codecs: readonly CodecName[];
+  readonly dense: readonly TensorToWrite[];
+  /** One expert in f32; called once for each, layer by layer. */
+  expert(layer: number, expert: number): Promise<ExpertMatrices>;
+  /** Further files to copy: name in the store to path. */
+  readonly files: ReadonlyMap<string, string>;
+}
+
+export interface WriteOptions {
+  /** Replace an existing store; without it an existing folder is an error. */
+  readonly overwrite: boolean;
+  readonly onProgress?: (done: { readonly units: number; readonly of: number; readonly bytes: number }) => void;
+}
+
+/** Runs `fill` on a temporary folder and moves it to `dir` when it succeeds; removes it when it does not. */
+export async function writeFolder(dir: string, overwrite: boolean, fill: (work: string) => Promise<void>): Promise<void> {
+  const target = resolve(dir);
+  const parent = dirname(target);
+  const prefix = `.${basename(target)}.tmp-`;
+  if (!overwrite && (await stat(target).catch(() => undefined))) {
+    throw new AppError(`${target}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
+  }
+  await mkdir(parent, { recursive: true });
+  for (const name of await readdir(parent)) {
+    const owner = name.startsWith(prefix) ? Number(name.slice(prefix.length)) : Number.NaN;
+    if (Number.isInteger(owner) && !alive(owner)) await rm(join(parent, name), { recursive: true, force: true });
+  }
+  const work = join(parent, `${prefix}${process.pid}`);
+  await rm(work, { recursive: true, force: true });
+  await mkdir(work);
+  try {
+    await fill(work);
+    await rm(target, { recursive: true, force: true });
+    await rename(work, target);
+  } catch (caught) {
+    await rm(work, { recursive: true, force: true });
+    throw caught;
+  }
+}
+
+function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (cause) {
+    return (cause as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
+
+async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOptions["onProgress"]): Promise<ExpertIndex["codecs"]> {
+  const out = await Promise.all(
+    spec.codecs.map(async (name) => {
+      const file = `experts-${name}.bin`;
+      const bytes = codecFor(name).unitBytes(spec);
+      const stride = Math.ceil(bytes / unitAlignment) * unitAlignment;
+      return { name, file, bytes, stride, handle: await open(join(work, file), "wx"), units: [] as CodecEntry["units"] };
+    }),
+  );
+  let written = 0;
+  try {
+    for (let layer = 0; layer < spec.layers; layer++) {
+      for (const codec of out) codec.units.push([]);
+      for (let expert = 0; expert < spec.experts; expert++) {
+        const matrices = await spec.expert(layer, expert);
+        for (const codec of out) {
+          const unit = codecFor(codec.name).encode(matrices, spec);
+          const offset = (layer * spec.experts + expert) * codec.stride;
+          await writeAll(codec.handle, unit, offset);
+          codec.units[layer]?.push({ offset, bytes: unit.length, sha256: sha256Hex(unit) });
+          written += unit.length;
+        }
+        onProgress?.({ units: layer * spec.experts + expert + 1, of: spec.layers * spec.experts, bytes: written });
+      }
+    }
+    for (const codec of out) {
+      await codec.handle.truncate(spec.layers * spec.experts * codec.stride);
+      await codec.handle.sync();
+    }
+  } finally {
+    for (const codec of out) await codec.handle.close();
+  }
+  return Object.fromEntries(out.map(({ name, file, units }) => [name, { file, units }]));
+}
+
+/** Pure: the digest that all ranks must agree on. */
+export function modelDigest(configText: string, dense: ExpertIndex["dense"], codecs: ExpertIndex["codecs"]): string {
+  const hash = createHash("sha256").update(configText);
+  for (const name of Object.keys(dense).sort()) hash.update(`\n${name} ${dense[name]}`);
+  for (const codec of codecNames) for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
+  return hash.digest("hex");
+}
+
+/** Writes the store to `dir` and returns its index. */
+export async function writeStore(dir: string, spec: StoreSpec, options: WriteOptions): Promise<ExpertIndex> {
+  let index: ExpertIndex | undefined;
+  await writeFolder(dir, options.overwrite, async (work) => {
+    const configText = `${JSON.stringify(spec.config, undefined, 2)}\n`;
+    await writeFile(join(work, "config.json"), configText);
+    for (const [name, from] of spec.files) await copyFile(from, join(work, name));
+    const dense = await writeSafetensors(join(work, "dense.safetensors"), spec.dense);
+    const codecs = await writeUnits(work, spec, options.onProgress);
+    const { architecture, layers, experts, topK, hidden, ffn } = spec;
+    const modelDigestHex = modelDigest(configText, dense, codecs);
+    index = expertIndexSchema.parse({
+      version: storeVersion,
+      modelDigest: modelDigestHex,
+      architecture,
+      layers,
+      experts,
+      topK,
+      hidden,
+      ffn,
+      dense,
+      codecs,
+    });
+    await writeFile(join(work, "expert-index.json"), `${JSON.stringify(index)}\n`);
+  });
+  return index as ExpertIndex;
+}
