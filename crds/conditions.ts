@@ -1,0 +1,36 @@
+// The condition type of both kinds and the rule for changing one: the transition time moves only with the status. Pure.
+import { z } from "zod";
+
+export const conditionSchema = z.object({
+  type: z.string().max(64),
+  status: z.enum(["True", "False", "Unknown"]),
+  reason: z.string().max(128),
+  message: z.string().max(2048),
+  lastTransitionTime: z.iso.datetime(),
+  observedGeneration: z.int().min(0).optional(),
+});
+export type Condition = z.infer<typeof conditionSchema>;
+
+/** Conditions as they stand in a status: a list keyed by type. */
+export const conditionsSchema = z
+  .array(conditionSchema)
+  .max(16)
+  .meta({
+    description: "Latest observations, one per type.",
+    "x-kubernetes-list-type": "map",
+    "x-kubernetes-list-map-keys": ["type"],
+  });
+
+export type ConditionState = Omit<Condition, "lastTransitionTime">;
+
+/** Returns `next` with the transition time of the old condition of its type when the status did not change. */
+export function withTransition(old: readonly Condition[], next: ConditionState, now: Date): Condition {
+  const before = old.find((condition) => condition.type === next.type);
+  const lastTransitionTime = before && before.status === next.status ? before.lastTransitionTime : rfc3339(now);
+  return { ...next, message: next.message.slice(0, 2048), lastTransitionTime };
+}
+
+/** Seconds precision, as the API server stores metav1.Time. */
+export function rfc3339(time: Date): string {
+  return time.toISOString().replace(/\.\d+Z$/, "Z");
+}

@@ -1,0 +1,125 @@
+// The kinds of the API group: names, columns, subresources. The registration point; schemas live in one file per kind.
+import type { z } from "zod";
+import { apiGroup } from "./common.ts";
+import { expertPlacementSpecSchema, expertPlacementStatusSchema } from "./expert-placement.ts";
+import { moeDeploymentNameRule, moeDeploymentSpecSchema } from "./moe-deployment.ts";
+import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
+import { type JsonObject, structuralSchema } from "./openapi.ts";
+
+export interface Column {
+  readonly name: string;
+  readonly type: "string" | "integer" | "date";
+  readonly jsonPath: string;
+  readonly description: string;
+  readonly priority?: number;
+}
+
+export interface Kind {
+  readonly kind: string;
+  readonly plural: string;
+  readonly singular: string;
+  readonly shortNames: readonly string[];
+  readonly description: string;
+  readonly spec: z.ZodType;
+  readonly status: z.ZodType;
+  readonly columns: readonly Column[];
+  readonly scale?: { readonly specReplicasPath: string; readonly statusReplicasPath: string; readonly labelSelectorPath: string };
+  readonly rules: readonly { readonly rule: string; readonly message: string }[];
+}
+
+const age: Column = { name: "Age", type: "date", jsonPath: ".metadata.creationTimestamp", description: "Since creation." };
+const condition = (type: string, field: string) => `.status.conditions[?(@.type=="${type}")].${field}`;
+
+export const kinds: readonly Kind[] = [
+  {
+    kind: "MoEDeployment",
+    plural: "moedeployments",
+    singular: "moedeployment",
+    shortNames: ["moed"],
+    description: "MoEDeployment serves one Mixture-of-Experts model with its experts spread over worker pods.",
+    spec: moeDeploymentSpecSchema,
+    status: moeDeploymentStatusSchema,
+    scale: { specReplicasPath: ".spec.replicas", statusReplicasPath: ".status.replicas", labelSelectorPath: ".status.selector" },
+    rules: [moeDeploymentNameRule],
+    columns: [
+      { name: "Ready", type: "string", jsonPath: condition("Ready", "status"), description: "Whether every wanted rank serves." },
+      { name: "Desired", type: "integer", jsonPath: ".spec.replicas", description: "Ranks wanted." },
+      { name: "Available", type: "integer", jsonPath: ".status.availableReplicas", description: "Ranks that serve." },
+      { name: "Imbalance%", type: "integer", jsonPath: ".status.placement.imbalancePercent", description: "Worst layer, max over mean." },
+      { name: "Epoch", type: "integer", jsonPath: ".status.placement.epoch", description: "Committed placement epoch.", priority: 1 },
+      {
+        name: "Telemetry",
+        type: "string",
+        jsonPath: condition("TelemetryFresh", "status"),
+        description: "Whether load arrives.",
+        priority: 1,
+      },
+      { name: "Reason", type: "string", jsonPath: condition("Ready", "reason"), description: "Why it is (not) ready.", priority: 1 },
+      { name: "Model", type: "string", jsonPath: ".spec.model.uri", description: "Where the model is.", priority: 1 },
+      age,
+    ],
+  },
+  {
+    kind: "ExpertPlacement",
+    plural: "expertplacements",
+    singular: "expertplacement",
+    shortNames: ["eplace"],
+    description: "ExpertPlacement holds the durable expert placement of one MoEDeployment. Written by the operator.",
+    spec: expertPlacementSpecSchema,
+    status: expertPlacementStatusSchema,
+    rules: [],
+    columns: [
+      { name: "Epoch", type: "integer", jsonPath: ".spec.epoch", description: "Newest plan." },
+      { name: "Phase", type: "string", jsonPath: ".status.phase", description: "How far it is carried out." },
+      { name: "Imbalance%", type: "integer", jsonPath: ".status.measured.imbalancePercent", description: "Measured, worst layer." },
+      { name: "Bound%", type: "integer", jsonPath: ".status.predicted.boundPercent", description: "Least the memory allows.", priority: 1 },
+      { name: "Moves", type: "integer", jsonPath: ".status.predicted.moves", description: "Copies newly placed by it." },
+      { name: "Reason", type: "string", jsonPath: ".status.reason", description: "Why it was made or held.", priority: 1 },
+      age,
+    ],
+  },
+];
+
+/** The CustomResourceDefinition object of a kind. */
+export function customResourceDefinition(kind: Kind): JsonObject {
+  const schema: JsonObject = {
+    description: kind.description,
+    type: "object",
+    required: ["spec"],
+    properties: {
+      apiVersion: { type: "string" },
+      kind: { type: "string" },
+      metadata: { type: "object" },
+      spec: structuralSchema(kind.spec, `${kind.kind}.spec`),
+      status: structuralSchema(kind.status, `${kind.kind}.status`),
+    },
+    ...(kind.rules.length > 0 ? { "x-kubernetes-validations": kind.rules.map((rule) => ({ ...rule })) } : {}),
+  };
+  return {
+    apiVersion: "apiextensions.k8s.io/v1",
+    kind: "CustomResourceDefinition",
+    metadata: { name: `${kind.plural}.${apiGroup}` },
+    spec: {
+      group: apiGroup,
+      names: {
+        kind: kind.kind,
+        listKind: `${kind.kind}List`,
+        plural: kind.plural,
+        singular: kind.singular,
+        shortNames: [...kind.shortNames],
+        categories: ["moe"],
+      },
+      scope: "Namespaced",
+      versions: [
+        {
+          name: "v1alpha1",
+          served: true,
+          storage: true,
+          additionalPrinterColumns: kind.columns.map((column) => ({ ...column })) as JsonObject[],
+          schema: { openAPIV3Schema: schema },
+          subresources: { status: {}, ...(kind.scale ? { scale: { ...kind.scale } } : {}) },
+        },
+      ],
+    },
+  };
+}

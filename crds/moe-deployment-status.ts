@@ -1,0 +1,111 @@
+// Status of a MoEDeployment: what the operator observed. Written by the operator only; bounded lists; details in ExpertPlacement.
+import { z } from "zod";
+import { conditionsSchema } from "./conditions.ts";
+
+const time = (description: string) => z.iso.datetime().optional().meta({ description });
+const count = (description: string) => z.int32().min(0).optional().meta({ description });
+const text = (description: string, max = 1024) => z.string().max(max).optional().meta({ description });
+
+/** Condition types of a MoEDeployment, in the order they are written. */
+export const moeDeploymentConditions = [
+  "Ready",
+  "Available",
+  "Progressing",
+  "Degraded",
+  "SpecAccepted",
+  "ModelAvailable",
+  "TelemetryFresh",
+  "PlacementBalanced",
+] as const;
+export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
+
+/** What the operator is in the middle of; kept here so that a new leader sees the same deadline. */
+export const operationSchema = z
+  .object({
+    type: z.enum(["Start", "Grow", "Shrink", "Roll", "Repair", "Stop"]),
+    fromRanks: z.int32().min(0),
+    toRanks: z.int32().min(0),
+    startTime: z.iso.datetime(),
+    deadline: z.iso.datetime(),
+    message: text("What it waits for."),
+  })
+  .meta({ description: "The operation under way." });
+export type Operation = z.infer<typeof operationSchema>;
+
+export const lastRebalanceSchema = z
+  .object({
+    time: z.iso.datetime(),
+    result: z.string().max(64),
+    moves: z.int32().min(0),
+    bytes: z.int().min(0),
+    durationMs: z.int32().min(0),
+    imbalanceBeforePercent: count("Worst layer before."),
+    imbalanceAfterPercent: count("Worst layer after."),
+  })
+  .meta({ description: "The last plan that moved experts." });
+
+export const moeDeploymentStatusSchema = z
+  .object({
+    observedGeneration: z.int().min(0).optional().meta({ description: "Generation this status speaks of." }),
+    replicas: count("Worker pods that are not terminal."),
+    readyReplicas: count("Worker pods that are Ready."),
+    availableReplicas: count("Worker pods that are Ready and members of the world."),
+    updatedReplicas: count("Worker pods made from the present template."),
+    selector: text("Label selector of the worker pods, for kubectl scale and autoscalers."),
+    expertParallel: z
+      .object({
+        desiredRanks: count("Ranks wanted."),
+        activeRanks: count("Ranks that serve."),
+        lostRanks: z
+          .array(z.int32())
+          .max(64)
+          .optional()
+          .meta({ description: "Ranks that should serve and do not (first 64).", "x-kubernetes-list-type": "atomic" }),
+        operation: operationSchema.optional(),
+        pendingReplicas: count("A replicas value that waits for the settle time."),
+        pendingSince: time("When that value was first seen."),
+      })
+      .optional()
+      .meta({ description: "The expert-parallel world." }),
+    placement: z
+      .object({
+        placementRef: z
+          .object({ name: z.string().max(253) })
+          .optional()
+          .meta({ description: "ExpertPlacement with the whole plan." }),
+        epoch: z.int().min(0).optional().meta({ description: "Committed epoch." }),
+        phase: text("Phase of the plan under way.", 64),
+        imbalancePercent: count("Worst layer: max over mean load of the ranks."),
+        boundPercent: count("Least imbalance the memory budget allows."),
+        lastRebalance: lastRebalanceSchema.optional(),
+      })
+      .optional()
+      .meta({ description: "Where experts are." }),
+    telemetry: z
+      .object({
+        lastSampleTime: time("Newest load message."),
+        ranksReporting: count("Ranks heard of within staleAfter."),
+        ranksExpected: count("Ranks that serve."),
+      })
+      .optional()
+      .meta({ description: "Load messages." }),
+    model: z
+      .object({
+        digest: text("Digest of the model store.", 128),
+        architecture: text("Model family.", 128),
+        layers: count("MoE layers."),
+        expertsPerLayer: count("Experts of a layer."),
+        topK: count("Experts per token."),
+        expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
+        denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
+      })
+      .optional()
+      .meta({ description: "What workers found in the store." }),
+    address: z
+      .object({ url: z.string().max(512) })
+      .optional()
+      .meta({ description: "Where clients reach the model." }),
+    conditions: conditionsSchema.optional(),
+  })
+  .meta({ description: "What the operator observed." });
+export type MoEDeploymentStatus = z.infer<typeof moeDeploymentStatusSchema>;

@@ -1,0 +1,307 @@
+// MoEDeployment: one model served by one expert-parallel world. The spec, its defaults and its CEL rules.
+// Every field here is rendered by the operator or refused through SpecAccepted=False. Status: moe-deployment-status.ts.
+import { z } from "zod";
+import { AppError } from "./common.ts";
+import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
+import { defaultPolicy, policyNames, rebalancingModes } from "./policies.ts";
+import { duration, quantity } from "./quantity.ts";
+
+/** Names users may type, beside those of policies.ts. The registries are checked against these lists by the compiler. */
+export const backendNames = ["Auto", "cpu", "webgpu", "reference"] as const;
+export type BackendName = (typeof backendNames)[number];
+export const expertCodecNames = ["int4", "f32"] as const;
+
+/** Bounds that also keep the cost of the CEL rules small. */
+export const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16 } as const;
+/** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
+export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
+
+const rules = (...list: { rule: string; message: string; fieldPath?: string }[]) => ({ "x-kubernetes-validations": list });
+const count = (max: number) => z.int32().min(0).max(max);
+const objectName = (description: string) =>
+  z
+    .string()
+    .min(1)
+    .max(253)
+    .regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/)
+    .meta({ description });
+const secretRef = (description: string) =>
+  z.object({ name: objectName("Name of a Secret in the namespace of the deployment.") }).meta({ description });
+
+const model = z
+  .object({
+    uri: z
+      .string()
+      .max(specBounds.uriLength)
+      .meta({
+        description: "Where the imported model is: pvc://<claim>/<folder>. The claim is mounted read-only in every worker.",
+        ...rules({
+          rule: `self.matches('${modelUriPattern}')`,
+          message: "must be pvc://<claim>/<folder>; bring other sources into a claim first with `enodia model import`",
+        }),
+      }),
+    servedName: z
+      .string()
+      .min(1)
+      .max(128)
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._:/-]*$/)
+      .optional()
+      .meta({ description: "Name of the model in the OpenAI API; the name of the object when not given." }),
+  })
+  .meta({ description: "The model to serve." });
+
+const elasticity = z
+  .object({
+    minReplicas: count(specBounds.replicas).default(0).meta({ description: "Least value replicas may be set or scaled to." }),
+    maxReplicas: z
+      .int32()
+      .min(1)
+      .max(specBounds.replicas)
+      .optional()
+      .meta({ description: "Largest value replicas may be set or scaled to." }),
+    settle: duration("How long a changed replicas value must stand still before it is acted on, so that a burst is one resize.").default(
+      "5s",
+    ),
+    drain: duration("How long a leaving rank may finish its requests and hand its experts over before it is removed.").default("60s"),
+    operationTimeout: duration("How long a resize, roll or repair may take before it is reported as Progressing=False.").default("15m"),
+  })
+  .prefault({})
+  .meta({
+    description: "How the deployment may be resized.",
+    ...rules({
+      rule: "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+      message: "minReplicas must not be above maxReplicas",
+    }),
+  });
+
+const experts = z
+  .object({
+    memoryPerRank: quantity(
+      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. When not given, the container limit less the dense part, the KV pool and 15%.",
+    ).optional(),
+  })
+  .prefault({})
+  .meta({ description: "How much memory experts may take." });
+
+const runtime = z
+  .object({
+    backend: z
+      .enum(backendNames)
+      .default("Auto")
+      .meta({ description: "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu." }),
+    expertCodec: z
+      .enum(expertCodecNames)
+      .default("int4")
+      .meta({ description: "Stored form of the experts that workers load; the import must have made it." }),
+    maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
+    kvPool: quantity("Bytes of attention cache per rank; decides how many requests run at once.").default("256Mi"),
+  })
+  .prefault({})
+  .meta({ description: "How workers compute." });
+
+const trigger = z
+  .object({
+    imbalancePercent: z
+      .int32()
+      .max(10_000)
+      .default(110)
+      .meta({
+        description: "Plan when the worst layer's max/mean load over ranks exceeds this percentage.",
+        ...rules({ rule: "self >= 101", message: "must be at least 101: 100 is perfect balance" }),
+      }),
+    window: duration("Span of load a decision looks at.").default("15s"),
+    minTokens: z.int32().min(0).default(5000).meta({ description: "Expert selections per layer below which a window is taken as noise." }),
+  })
+  .prefault({})
+  .meta({ description: "When a new placement is worth computing." });
+
+const rebalancing = z
+  .object({
+    mode: z
+      .enum(rebalancingModes)
+      .default("Auto")
+      .meta({ description: "Auto moves experts, Recommend only publishes the plan, Off does neither. Repair after a loss always runs." }),
+    policy: z.enum(policyNames).default(defaultPolicy).meta({ description: "Placement policy." }),
+    trigger,
+    interval: duration("Least time between two plans.").default("15s"),
+    budget: z
+      .object({
+        maxMoves: z.int32().min(1).max(1_000_000).default(64).meta({ description: "Expert copies one plan may newly place." }),
+        maxBytes: quantity("Bytes one plan may send.").optional(),
+      })
+      .prefault({})
+      .meta({ description: "What one plan may cost." }),
+  })
+  .prefault({})
+  .meta({ description: "How experts follow the load." });
+
+const telemetry = z
+  .object({
+    nats: z
+      .object({
+        url: z
+          .string()
+          .max(253)
+          .regex(/^(nats|tls):\/\/[^\s/]+$/)
+          .optional()
+          .meta({ description: "NATS server, such as nats://nats.messaging:4222; the operator's default when not given." }),
+        credentialsSecretRef: secretRef("Secret with user.creds or token.").optional(),
+        subjectPrefix: z
+          .string()
+          .max(64)
+          .regex(/^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/)
+          .default("enodia")
+          .meta({ description: "First part of the load subjects." }),
+      })
+      .prefault({})
+      .meta({ description: "Where load is published." }),
+    staleAfter: duration("Age of the last load message after which nothing is moved for balance.").default("30s"),
+  })
+  .prefault({})
+  .meta({ description: "How load reaches the planner." });
+
+const labelMap = z.record(z.string(), z.string());
+/** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
+const podTemplate = z
+  .looseObject({
+    metadata: z
+      .looseObject({
+        name: z.string().max(253).optional(),
+        namespace: z.string().max(63).optional(),
+        labels: labelMap.optional(),
+        annotations: labelMap.optional(),
+      })
+      .optional()
+      .meta({
+        description: "Labels and annotations for the worker pods.",
+        ...rules({
+          rule: "!has(self.name) && !has(self.namespace)",
+          message: "name and namespace are the operator's; set labels and annotations only",
+        }),
+      }),
+    spec: z
+      .looseObject({
+        containers: z
+          .array(z.looseObject({ name: z.string().min(1).max(63) }))
+          .max(specBounds.containers)
+          .optional()
+          .meta({
+            description:
+              "The container named runtime is the worker: image, resources, env and mounts given here are merged into it. Others run beside it.",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+            ...rules({ rule: "self.exists(c, c.name == 'runtime')", message: "must hold a container named runtime, the worker itself" }),
+          }),
+      })
+      .optional()
+      .meta({ description: "Pod spec fields merged into the worker pods." }),
+  })
+  .optional()
+  .meta({ description: "Merged into the worker pods; the operator's own fields cannot be replaced." });
+
+const gateway = z
+  .object({
+    replicas: count(specBounds.gatewayReplicas).default(1).meta({ description: "Gateway pods (HTTP, no GPU)." }),
+    apiKeySecretRef: z
+      .object({
+        name: objectName("Name of the Secret."),
+        key: z.string().min(1).max(253).default("key").meta({ description: "Key inside the Secret." }),
+      })
+      .optional()
+      .meta({ description: "When given, requests need `Authorization: Bearer <value of this Secret>`." }),
+  })
+  .prefault({})
+  .meta({ description: "The OpenAI-compatible front." });
+
+export const moeDeploymentSpecSchema = z
+  .object({
+    suspend: z.boolean().default(false).meta({ description: "Removes all pods and keeps everything else." }),
+    model,
+    replicas: count(specBounds.replicas)
+      .default(1)
+      .meta({ description: "Worker pods; one pod is one rank on one device. The field of kubectl scale." }),
+    elasticity,
+    experts,
+    runtime,
+    rebalancing,
+    telemetry,
+    failurePolicy: z
+      .object({
+        minServingReplicas: count(specBounds.replicas).default(1).meta({ description: "Serving ranks below which Available is False." }),
+      })
+      .prefault({})
+      .meta({ description: "What still counts as serving." }),
+    podTemplate,
+    gateway,
+    service: z
+      .object({ port: z.int32().min(1).max(65_535).default(8000).meta({ description: "Port of the Service in front of the gateways." }) })
+      .prefault({})
+      .meta({ description: "The Service clients use." }),
+  })
+  .meta({
+    description: "What to serve and how.",
+    ...rules(
+      {
+        rule: "self.replicas >= self.elasticity.minReplicas",
+        message: "replicas is below elasticity.minReplicas: raise replicas or lower the minimum",
+        fieldPath: ".replicas",
+      },
+      {
+        rule: "!has(self.elasticity.maxReplicas) || self.replicas <= self.elasticity.maxReplicas",
+        message: "replicas is above elasticity.maxReplicas: lower replicas or raise the maximum",
+        fieldPath: ".replicas",
+      },
+      {
+        rule: "self.elasticity.minReplicas == 0 || self.failurePolicy.minServingReplicas <= self.elasticity.minReplicas",
+        message: "failurePolicy.minServingReplicas must not be above elasticity.minReplicas, or a legal scale would count as an outage",
+      },
+      {
+        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri",
+        message: "model.uri can change only while suspended or scaled to zero: all ranks of a world serve one model",
+        fieldPath: ".model.uri",
+      },
+      {
+        rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.runtime.expertCodec == oldSelf.runtime.expertCodec",
+        message: "runtime.expertCodec can change only while suspended or scaled to zero: ranks exchange experts in one form",
+        fieldPath: ".runtime.expertCodec",
+      },
+    ),
+  });
+export type MoEDeploymentSpec = z.infer<typeof moeDeploymentSpecSchema>;
+export type PodTemplate = NonNullable<MoEDeploymentSpec["podTemplate"]>;
+
+/** The parts of object metadata the operator reads. */
+const metadata = z.object({
+  name: z.string().min(1),
+  namespace: z.string().min(1),
+  uid: z.string().min(1),
+  generation: z.number().int().default(1),
+  resourceVersion: z.string().default(""),
+  deletionTimestamp: z.string().optional(),
+});
+
+const moeDeploymentSchema = z.object({ metadata, spec: moeDeploymentSpecSchema, status: moeDeploymentStatusSchema.default({}) });
+export type MoEDeployment = z.infer<typeof moeDeploymentSchema>;
+
+/** Rule on the name: it becomes a Service name, a pod name prefix and a label value. */
+export const moeDeploymentNameRule = {
+  rule: `self.metadata.name.size() <= ${specBounds.nameLength} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')`,
+  message: `metadata.name must be a DNS label of at most ${specBounds.nameLength} characters that begins with a letter: Services and pods are named after it`,
+};
+
+/** Parses an object read from the API server; throws AppError `InvalidSpec` that names the fields. */
+export function parseMoEDeployment(object: unknown): MoEDeployment {
+  const parsed = moeDeploymentSchema.safeParse(object);
+  if (parsed.success) return parsed.data;
+  throw new AppError(z.prettifyError(parsed.error), { code: "InvalidSpec", operation: "reading a MoEDeployment", cause: parsed.error });
+}
+
+/** Claim and folder of a model URI. */
+export function parseModelUri(uri: string): { claim: string; folder: string } {
+  if (!new RegExp(modelUriPattern).test(uri)) {
+    throw new AppError(`spec.model.uri: "${uri}" is not pvc://<claim>/<folder>`, { code: "InvalidSpec", operation: "reading a spec" });
+  }
+  const rest = uri.slice("pvc://".length);
+  const slash = rest.indexOf("/");
+  return { claim: rest.slice(0, slash), folder: rest.slice(slash + 1) };
+}

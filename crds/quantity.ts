@@ -1,0 +1,76 @@
+// Kubernetes quantities ("1.5Gi") and durations ("90s") as this product accepts them, to numbers and back. Pure.
+// Not the full Kubernetes grammar: no exponents, no milli-bytes, no negative values; the CRD refuses those too.
+import { z } from "zod";
+import { AppError } from "./common.ts";
+
+export const quantityPattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$";
+export const durationPattern = "^([0-9]{1,6}(ms|s|m|h)){1,3}$";
+
+const units: Readonly<Record<string, number>> = {
+  "": 1,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  P: 1e15,
+  Ki: 2 ** 10,
+  Mi: 2 ** 20,
+  Gi: 2 ** 30,
+  Ti: 2 ** 40,
+  Pi: 2 ** 50,
+};
+
+/** A byte quantity field: a whole number of bytes, or a string with a suffix. */
+export function quantity(description: string) {
+  return z.union([z.int().min(1), z.string().max(24).regex(new RegExp(quantityPattern))]).meta({
+    description,
+    "x-kubernetes-int-or-string": true,
+    maxLength: 24,
+    pattern: quantityPattern,
+    "x-kubernetes-validations": [
+      { rule: "type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0'))", message: "must be more than 0 bytes" },
+    ],
+  });
+}
+
+/** A duration field such as "90s" or "1m30s". */
+export function duration(description: string) {
+  return z.string().max(24).regex(new RegExp(durationPattern)).meta({ description });
+}
+
+/** Bytes of a quantity, rounded up. */
+export function parseQuantity(value: number | string, field: string): number {
+  if (typeof value === "number") return checkBytes(value, field);
+  const match = /^([0-9]+(?:\.[0-9]+)?)([A-Za-z]{0,2})$/.exec(value);
+  const unit = match ? units[match[2] ?? ""] : undefined;
+  if (!match || unit === undefined) throw invalid(field, `"${value}" is no byte quantity such as 512Mi or 1.5Gi`);
+  return checkBytes(Math.ceil(Number(match[1]) * unit), field);
+}
+
+function checkBytes(bytes: number, field: string): number {
+  if (!Number.isSafeInteger(bytes) || bytes <= 0) throw invalid(field, `${bytes} bytes is not between 1 and 2^53`);
+  return bytes;
+}
+
+/** "2.55Gi": two decimals at most, the largest binary unit that keeps the number at 1 or more. */
+export function formatBytes(bytes: number): string {
+  for (const unit of ["Pi", "Ti", "Gi", "Mi", "Ki"]) {
+    const size = units[unit] ?? 1;
+    if (bytes >= size) return `${Number((bytes / size).toFixed(2))}${unit}`;
+  }
+  return String(Math.round(bytes));
+}
+
+const durationUnits: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/** Milliseconds of a duration. */
+export function parseDuration(text: string, field: string): number {
+  if (!new RegExp(durationPattern).test(text)) throw invalid(field, `"${text}" is no duration such as 90s or 1m30s`);
+  let ms = 0;
+  for (const [, digits, unit] of text.matchAll(/([0-9]+)(ms|s|m|h)/g)) ms += Number(digits) * (durationUnits[unit ?? ""] ?? 0);
+  return ms;
+}
+
+function invalid(field: string, what: string): AppError {
+  return new AppError(`${field}: ${what}`, { code: "InvalidSpec", operation: "reading a spec" });
+}
