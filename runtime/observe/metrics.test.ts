@@ -1,0 +1,155 @@
+// The exposition: valid text 0.0.4, names and labels of the table only, gauges that can vanish.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { MetricDefinition } from "../../crds/metrics.ts";
+import { metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
+import { createMetrics } from "./metrics.ts";
+
+const constants = { namespace: "demo", deployment: "smol", rank: "1" };
+
+interface Sample {
+  name: string;
+  labels: Record<string, string>;
+  value: number;
+}
+
+/** A strict reader of text format 0.0.4: throws on anything it does not allow. */
+function parseExposition(text: string): { samples: Sample[]; types: Map<string, string> } {
+  assert.ok(text.endsWith("\n"), "the last line must end with a line feed");
+  const types = new Map<string, string>();
+  const helps = new Set<string>();
+  const samples: Sample[] = [];
+  for (const line of text.split("\n").slice(0, -1)) {
+    const meta = /^# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) (.+)$/.exec(line);
+    if (meta) {
+      const [, kind, name = "", rest = ""] = meta;
+      if (kind === "HELP") {
+        assert.ok(!helps.has(name), `second HELP of ${name}`);
+        helps.add(name);
+      } else {
+        assert.ok(!types.has(name), `second TYPE of ${name}`);
+        assert.match(rest, /^(counter|gauge|histogram)$/);
+        types.set(name, rest);
+      }
+      continue;
+    }
+    const match = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$/.exec(line);
+    assert.ok(match, `not a sample line: ${line}`);
+    const labels: Record<string, string> = {};
+    const body = match[2] ?? "";
+    const pairs = /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"(?:,|$)/gy;
+    while (pairs.lastIndex < body.length) {
+      const pair = pairs.exec(body);
+      assert.ok(pair, `labels of ${line}`);
+      assert.ok(!(pair[1]! in labels), `label ${pair[1]} twice: ${line}`);
+      labels[pair[1]!] = pair[2]!.replace(/\\(.)/g, (_, c) => (c === "n" ? "\n" : c));
+    }
+    const value = match[3] === "+Inf" ? Number.POSITIVE_INFINITY : Number(match[3]);
+    assert.ok(match[3] === "NaN" || !Number.isNaN(value), `value of ${line}`);
+    samples.push({ name: match[1]!, labels, value });
+  }
+  const ids = samples.map((s) => `${s.name} ${JSON.stringify(Object.entries(s.labels).sort())}`);
+  assert.equal(new Set(ids).size, ids.length, "no series may appear twice");
+  return { samples, types };
+}
+
+test("the table follows the naming rules", () => {
+  for (const [name, definition] of Object.entries<MetricDefinition>(metricTable)) {
+    assert.match(name, /^enodia_[a-z][a-z0-9_]*[a-z0-9]$/);
+    assert.equal(name.endsWith("_total"), definition.type === "counter", `${name}: _total is for counters`);
+    if (definition.unit) assert.match(name, new RegExp(`_${definition.unit}(_total)?$`), `${name} must name its unit ${definition.unit}`);
+    assert.ok(definition.help.endsWith("."), `${name}: help is a sentence`);
+    assert.equal(definition.buckets !== undefined, definition.type === "histogram", `${name}: buckets are for histograms`);
+    for (const label of Object.keys(definition.labels))
+      assert.ok(!["layer", "expert", "rank", "pod"].includes(label), `${name}: label ${label}`);
+    for (const label of Object.keys(definition.labels))
+      assert.ok(!["le", "namespace", "deployment"].includes(label), `${name}: label ${label}`);
+  }
+});
+
+test("a scrape is valid text whose every sample, type and label is in the table", async () => {
+  const metrics = createMetrics({ process: "worker", version: "1.2.3", constants });
+  metrics.set("enodia_worker_kv_slots", 3, { state: "free" });
+  metrics.observe("enodia_dispatch_duration_seconds", 0.004);
+  metrics.observe("enodia_dispatch_duration_seconds", 99);
+  metrics.add("enodia_dispatch_frames_total", 2, { result: "not_hosted" });
+  const { samples, types } = parseExposition(await metrics.text());
+  for (const sample of samples) {
+    const name = metricOfSample(sample.name);
+    assert.ok(name, `${sample.name} is not in the table`);
+    assert.equal(types.get(name), metricTable[name].type);
+    const allowed = [...metricLabelNames(name), "le"];
+    for (const label of Object.keys(sample.labels)) assert.ok(allowed.includes(label), `${sample.name}: label ${label}`);
+    for (const [label, value] of Object.entries(constants)) assert.equal(sample.labels[label], value);
+  }
+  const value = (name: string, labels: Record<string, string>) =>
+    samples.find((s) => s.name === name && Object.entries(labels).every(([k, v]) => s.labels[k] === v))?.value;
+  assert.equal(value("enodia_dispatch_frames_total", { result: "not_hosted" }), 2);
+  assert.equal(value("enodia_dispatch_frames_total", { result: "ok" }), 0, "counters start at zero");
+  assert.equal(value("enodia_dispatch_duration_seconds_bucket", { le: "0.005" }), 1);
+  assert.equal(value("enodia_dispatch_duration_seconds_bucket", { le: "+Inf" }), 2);
+  assert.equal(value("enodia_dispatch_duration_seconds_count", {}), 2);
+  await metrics.close();
+});
+
+test("histogram buckets are cumulative and end at the count", async () => {
+  const metrics = createMetrics({ process: "gateway", version: "0", constants: { namespace: "a", deployment: "b" } });
+  for (const seconds of [0.001, 0.0011, 0.2, 5, 1000]) metrics.observe("enodia_gateway_inter_token_seconds", seconds);
+  const { samples } = parseExposition(await metrics.text());
+  const buckets = samples.filter((s) => s.name === "enodia_gateway_inter_token_seconds_bucket").map((s) => s.value);
+  assert.deepEqual(
+    buckets,
+    [...buckets].sort((a, b) => a - b),
+  );
+  assert.equal(buckets.at(-1), 5);
+  assert.equal(samples.find((s) => s.name === "enodia_gateway_inter_token_seconds_sum")?.value, 1005.2021);
+  await metrics.close();
+});
+
+test("label values are escaped", async () => {
+  const metrics = createMetrics({ process: "operator", version: 'odd "1"\\\n' });
+  const { samples } = parseExposition(await metrics.text());
+  assert.equal(samples.find((s) => s.name === "enodia_build_info")?.labels.version, 'odd "1"\\\n');
+  await metrics.close();
+});
+
+test("the operator names the deployment itself, and a forgotten deployment leaves no gauge behind", async () => {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  const one = { namespace: "demo", deployment: "one" };
+  const two = { namespace: "demo", deployment: "two" };
+  for (const deployment of [one, two]) {
+    metrics.track(deployment);
+    metrics.set("enodia_placement_epoch", 4, deployment);
+    metrics.set("enodia_expert_imbalance_ratio", 1.25, { ...deployment, layer_agg: "max" });
+  }
+  const seen = async () =>
+    parseExposition(await metrics.text())
+      .samples.filter((s) => s.name === "enodia_placement_epoch")
+      .map((s) => s.labels.deployment);
+  assert.deepEqual(await seen(), ["one", "two"]);
+  metrics.forget(one);
+  assert.deepEqual(await seen(), ["two"]);
+  const { samples } = parseExposition(await metrics.text());
+  assert.equal(samples.find((s) => s.name === "enodia_expert_moves_total" && s.labels.deployment === "two")?.value, 0);
+  await metrics.close();
+});
+
+test("unknown names, labels and values do not compile", () => {
+  const metrics = createMetrics({ process: "gateway", version: "0" });
+  // @ts-expect-error unknown name
+  metrics.add("enodia_nonsense_total", 1);
+  // @ts-expect-error a worker's metric
+  metrics.set("enodia_plan_epoch", 1);
+  // @ts-expect-error a gauge is not added to
+  metrics.add("enodia_gateway_queue_requests", 1);
+  // @ts-expect-error missing label
+  metrics.add("enodia_gateway_tokens_total", 1);
+  // @ts-expect-error unknown label value
+  metrics.add("enodia_gateway_tokens_total", 1, { kind: "thought" });
+  // @ts-expect-error unknown label
+  metrics.set("enodia_gateway_queue_requests", 1, { rank: "0" });
+  const operator = createMetrics({ process: "operator", version: "0" });
+  // @ts-expect-error the operator must name the deployment
+  operator.set("enodia_placement_epoch", 1);
+  operator.set("enodia_operator_leader", 1);
+});

@@ -1,0 +1,210 @@
+// Records the metrics of crds/metrics.ts and writes them as Prometheus text. An unknown name, a missing label or a wrong
+// label value does not compile. Not here: the HTTP handler (health.ts) and what is measured (the callers).
+//
+//   const metrics = createMetrics({ process: "worker", constants: { namespace, deployment, rank: "0" } });
+//   metrics.add("enodia_dispatch_frames_total", 1, { result: "ok" });     counters
+//   metrics.set("enodia_plan_epoch", 7);                                  gauges, kept until set again or removed
+//   metrics.observe("enodia_dispatch_duration_seconds", 0.004);           histograms
+//   metrics.onCollect(() => metrics.set("enodia_dispatch_in_flight", n)); runs before every scrape
+//   await metrics.text();
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import type { Counter, Histogram, ObservableResult } from "@opentelemetry/api";
+import { PrometheusSerializer } from "@opentelemetry/exporter-prometheus";
+import { resourceFromAttributes } from "@opentelemetry/resources";
+import { AggregationTemporality, InstrumentType, MeterProvider, MetricReader } from "@opentelemetry/sdk-metrics";
+import type { DeploymentLabels, MetricDefinition, MetricLabels, MetricNameOf, ProcessKind } from "../../crds/metrics.ts";
+import { metricTable } from "../../crds/metrics.ts";
+
+/** Series per metric; above it OpenTelemetry folds the rest into one overflow series. 1,000 deployments x 12 states fit. */
+const seriesPerMetricMax = 20_000;
+const nanosPerSecond = 1e9;
+export const metricsContentType = "text/plain; version=0.0.4; charset=utf-8";
+
+type Labels = Readonly<Record<string, string>>;
+type LabelArgs<L> = keyof L extends never ? [] : [labels: L];
+
+export interface Metrics<P extends ProcessKind> {
+  /** Adds to a counter; the amount is >= 0. */
+  add<N extends MetricNameOf<P, "counter">>(name: N, amount: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
+  /** Sets a gauge. */
+  set<N extends MetricNameOf<P, "gauge">>(name: N, value: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
+  /** Removes one series of a gauge. */
+  unset<N extends MetricNameOf<P, "gauge">>(name: N, ...labels: LabelArgs<MetricLabels<P, N>>): void;
+  /** Records one value of a histogram, in the unit of its name. */
+  observe<N extends MetricNameOf<P, "histogram">>(name: N, value: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
+  /** Runs before every scrape, to read what is cheaper to ask than to follow. */
+  onCollect(callback: () => void): void;
+  /** Operator: starts the counters of a deployment at zero, so that rates and alerts see the first increase. */
+  track(deployment: DeploymentLabels): void;
+  /** Operator: drops the gauges of a deployment that is gone. */
+  forget(deployment: DeploymentLabels): void;
+  /** The exposition, content type `metricsContentType`. */
+  text(): Promise<string>;
+  close(): Promise<void>;
+}
+
+export interface MetricsOptions<P extends ProcessKind> {
+  readonly process: P;
+  readonly version: string;
+  /** Labels of every series: namespace, deployment and, on workers, rank. Empty in the operator. */
+  readonly constants?: Labels;
+}
+
+class PullReader extends MetricReader {
+  constructor() {
+    super({
+      // Delta for gauges: a series that is no longer set must vanish, which cumulative readers do not allow.
+      aggregationTemporalitySelector: (type) =>
+        type === InstrumentType.OBSERVABLE_GAUGE ? AggregationTemporality.DELTA : AggregationTemporality.CUMULATIVE,
+      cardinalitySelector: () => seriesPerMetricMax,
+    });
+  }
+  protected override async onForceFlush(): Promise<void> {}
+  protected override async onShutdown(): Promise<void> {}
+}
+
+export function createMetrics<P extends ProcessKind>(options: MetricsOptions<P>): Metrics<P> {
+  // The class takes any name and labels; the interface is what makes wrong ones not compile.
+  return new OtelMetrics(options) as Metrics<P>;
+}
+
+class OtelMetrics {
+  readonly #process: ProcessKind;
+  readonly #provider: MeterProvider;
+  readonly #reader = new PullReader();
+  readonly #serializer: PrometheusSerializer;
+  readonly #counters = new Map<string, Counter>();
+  readonly #histograms = new Map<string, Histogram>();
+  readonly #gauges = new Map<string, Map<string, { labels: Labels; value: number }>>();
+  readonly #callbacks: (() => void)[] = [];
+  readonly #loopDelay = monitorEventLoopDelay({ resolution: 10 });
+  #cpuSeconds = 0;
+
+  constructor(options: MetricsOptions<ProcessKind>) {
+    this.#process = options.process;
+    const constants = options.constants ?? {};
+    this.#provider = new MeterProvider({ resource: resourceFromAttributes({ ...constants }), readers: [this.#reader] });
+    const constantNames = Object.keys(constants);
+    const pattern = constantNames.length > 0 ? new RegExp(`^(?:${constantNames.join("|")})$`) : undefined;
+    this.#serializer = new PrometheusSerializer(undefined, false, pattern, true, true);
+    for (const [name, definition] of definitions(this.#process)) this.#register(name, definition);
+    if (this.#process !== "operator") this.#startCounters({}, () => true);
+    else this.#startCounters({}, (definition) => definition.per === "process");
+    this.#loopDelay.enable();
+    this.#setGauge("enodia_build_info", 1, { version: options.version, node: process.version });
+    this.#setGauge("enodia_process_start_timestamp_seconds", Date.now() / 1000 - process.uptime(), {});
+  }
+
+  add(name: string, amount: number, labels: Labels = {}): void {
+    this.#counters.get(name)?.add(amount, labels);
+  }
+
+  set(name: string, value: number, labels: Labels = {}): void {
+    this.#setGauge(name, value, labels);
+  }
+
+  unset(name: string, labels: Labels = {}): void {
+    this.#gauges.get(name)?.delete(seriesKey(labels));
+  }
+
+  observe(name: string, value: number, labels: Labels = {}): void {
+    this.#histograms.get(name)?.record(value, labels);
+  }
+
+  onCollect(callback: () => void): void {
+    this.#callbacks.push(callback);
+  }
+
+  track(deployment: DeploymentLabels): void {
+    this.#startCounters(
+      { namespace: deployment.namespace, deployment: deployment.deployment },
+      (definition) => definition.per === "deployment",
+    );
+  }
+
+  forget(deployment: DeploymentLabels): void {
+    for (const series of this.#gauges.values()) {
+      for (const [key, { labels }] of series) {
+        if (labels.namespace === deployment.namespace && labels.deployment === deployment.deployment) series.delete(key);
+      }
+    }
+  }
+
+  async text(): Promise<string> {
+    this.#readProcess();
+    for (const callback of this.#callbacks) callback();
+    const { resourceMetrics } = await this.#reader.collect();
+    const text = this.#serializer.serialize(resourceMetrics);
+    return text.endsWith("\n") ? text : `${text}\n`;
+  }
+
+  async close(): Promise<void> {
+    this.#loopDelay.disable();
+    await this.#provider.shutdown();
+  }
+
+  // The unit is part of the name; passing it on as well would write OpenMetrics' UNIT lines, which text 0.0.4 lacks.
+  #register(name: string, definition: MetricDefinition): void {
+    const meter = this.#provider.getMeter("enodia");
+    const description = definition.help;
+    if (definition.type === "counter") this.#counters.set(name, meter.createCounter(name, { description }));
+    else if (definition.type === "histogram") {
+      const advice = { explicitBucketBoundaries: [...(definition.buckets ?? [])] };
+      this.#histograms.set(name, meter.createHistogram(name, { description, advice }));
+    } else {
+      const series = new Map<string, { labels: Labels; value: number }>();
+      this.#gauges.set(name, series);
+      meter.createObservableGauge(name, { description }).addCallback((result: ObservableResult) => {
+        for (const { labels, value } of series.values()) result.observe(value, labels);
+      });
+    }
+  }
+
+  #startCounters(base: Labels, wanted: (definition: MetricDefinition) => boolean): void {
+    for (const [name, definition] of definitions(this.#process)) {
+      if (definition.type !== "counter" || !wanted(definition)) continue;
+      for (const labels of combinations(definition)) this.#counters.get(name)?.add(0, { ...base, ...labels });
+    }
+  }
+
+  #setGauge(name: string, value: number, labels: Labels): void {
+    this.#gauges.get(name)?.set(seriesKey(labels), { labels, value });
+  }
+
+  #readProcess(): void {
+    const memory = process.memoryUsage();
+    this.#setGauge("enodia_process_resident_memory_bytes", memory.rss, {});
+    this.#setGauge("enodia_process_heap_used_bytes", memory.heapUsed, {});
+    const usage = process.cpuUsage();
+    const cpuSeconds = (usage.user + usage.system) / 1e6;
+    this.add("enodia_process_cpu_seconds_total", Math.max(0, cpuSeconds - this.#cpuSeconds));
+    this.#cpuSeconds = cpuSeconds;
+    const quantiles = { "0.5": this.#loopDelay.percentile(50), "0.99": this.#loopDelay.percentile(99), "1": this.#loopDelay.max };
+    const sampled = this.#loopDelay.count > 0;
+    for (const [quantile, nanos] of Object.entries(quantiles)) {
+      this.#setGauge("enodia_event_loop_delay_seconds", sampled ? nanos / nanosPerSecond : 0, { quantile });
+    }
+    this.#loopDelay.reset();
+  }
+}
+
+function definitions(kind: ProcessKind): [string, MetricDefinition][] {
+  return Object.entries<MetricDefinition>(metricTable).filter(([, definition]) => definition.in.includes(kind));
+}
+
+/** Every combination of closed label values; none when a label is open, since its values are not known ahead. */
+function combinations(definition: MetricDefinition): Labels[] {
+  let rows: Labels[] = [{}];
+  for (const [label, values] of Object.entries(definition.labels)) {
+    if (values === "open") return [];
+    rows = rows.flatMap((row) => values.map((value) => ({ ...row, [label]: value })));
+  }
+  return rows;
+}
+
+function seriesKey(labels: Labels): string {
+  return Object.keys(labels)
+    .sort()
+    .map((name) => `${name}=${labels[name]}`)
+    .join("\u0000");
+}

@@ -1,0 +1,105 @@
+// Logs are one JSON object per line, health shows reasons, traces link across processes.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
+import { AppError } from "../../crds/common.ts";
+import { createHealth, serveHealth } from "./health.ts";
+import { createLog, silentLog } from "./log.ts";
+import { createMetrics } from "./metrics.ts";
+import { createTracing, parseTraceparent } from "./trace.ts";
+
+test("a log line is one JSON object with level, time, message and the chain of causes", () => {
+  const lines: string[] = [];
+  const log = createLog({ level: "info", name: "worker", fields: { rank: 2 }, write: (line) => lines.push(line) });
+  log.debug({}, "hidden");
+  const cause = new Error("ECONNRESET");
+  log.child({ requestId: "r1" }).error({ err: new AppError("peer went away", { code: "PeerLost", cause }) }, "dispatch failed");
+  assert.equal(lines.length, 1);
+  const line = JSON.parse(lines[0]!);
+  assert.equal(line.level, "error");
+  assert.equal(line.message, "dispatch failed");
+  assert.equal(line.rank, 2);
+  assert.equal(line.requestId, "r1");
+  assert.equal(line.err.code, "PeerLost");
+  assert.equal(line.err.cause.message, "ECONNRESET");
+  assert.ok(!Number.isNaN(Date.parse(line.time)));
+});
+
+test("readyz names every reason, healthz only dies for good, metrics follow", async () => {
+  const health = createHealth({ plan: "no plan yet" });
+  const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "a", deployment: "b", rank: "0" } });
+  const server = await serveHealth({ health, metrics, port: 0, host: "127.0.0.1", log: silentLog });
+  const get = async (path: string, method = "GET") => {
+    const response = await fetch(`http://127.0.0.1:${server.port}${path}`, { method });
+    return { status: response.status, text: await response.text(), type: response.headers.get("content-type") };
+  };
+  try {
+    assert.deepEqual((await get("/readyz")).text, "plan: no plan yet\n");
+    assert.equal((await get("/readyz")).status, 503);
+    assert.equal((await get("/healthz")).status, 200);
+    assert.match((await get("/metrics")).text, /^enodia_ready\{[^}]*\} 0$/m);
+    health.ready("plan");
+    assert.equal((await get("/readyz?verbose")).status, 200);
+    const scrape = await get("/metrics");
+    assert.equal(scrape.type, "text/plain; version=0.0.4; charset=utf-8");
+    assert.match(scrape.text, /^enodia_ready\{[^}]*\} 1$/m);
+    assert.equal((await get("/nowhere")).status, 404);
+    assert.equal((await get("/metrics", "POST")).status, 405);
+    health.dead("engine thread ended");
+    assert.equal((await get("/healthz")).status, 503);
+    assert.equal((await get("/readyz")).status, 503);
+  } finally {
+    await server.close();
+    await metrics.close();
+  }
+});
+
+test("a port in use is a clear error", async () => {
+  const health = createHealth();
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  const first = await serveHealth({ health, metrics, port: 0, host: "127.0.0.1", log: silentLog });
+  await assert.rejects(serveHealth({ health, metrics, port: first.port, host: "127.0.0.1", log: silentLog }), { code: "ListenFailed" });
+  await first.close();
+});
+
+test("spans of three processes form one trace", async () => {
+  const exporter = new InMemorySpanExporter();
+  const gateway = await createTracing({ service: "gateway", exporter });
+  const worker = await createTracing({ service: "worker", exporter });
+  const client = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  const request = gateway.start("chat", { parent: client, role: "server" });
+  const generate = worker.start("generate", { parent: request.traceparent });
+  const dispatch = worker.start("dispatch", { parent: generate.traceparent, attributes: { "enodia.layer": 3 } });
+  dispatch.fail(new Error("lost"));
+  for (const span of [dispatch, generate, request]) span.end();
+  const spans = new Map(exporter.getFinishedSpans().map((span) => [span.name, span]));
+  assert.deepEqual([...spans.keys()], ["dispatch", "generate", "chat"]);
+  for (const span of spans.values()) assert.equal(span.spanContext().traceId, "0af7651916cd43dd8448eb211c80319c");
+  assert.equal(spans.get("chat")?.parentSpanContext?.spanId, "b7ad6b7169203331");
+  assert.equal(spans.get("generate")?.parentSpanContext?.spanId, spans.get("chat")?.spanContext().spanId);
+  assert.equal(spans.get("dispatch")?.parentSpanContext?.spanId, spans.get("generate")?.spanContext().spanId);
+  assert.equal(spans.get("dispatch")?.status.message, "lost");
+  await Promise.all([gateway.close(), worker.close()]);
+});
+
+test("an unsampled parent stays unsampled, a malformed one starts a new trace, off hands the parent on", async () => {
+  const exporter = new InMemorySpanExporter();
+  const tracing = await createTracing({ service: "gateway", exporter });
+  const unsampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+  tracing.start("quiet", { parent: unsampled }).end();
+  assert.equal(exporter.getFinishedSpans().length, 0);
+  for (const parent of ["", "nonsense", "00-00000000000000000000000000000000-b7ad6b7169203331-01"]) {
+    assert.equal(parseTraceparent(parent), undefined);
+    tracing.start("fresh", { parent }).end();
+  }
+  assert.equal(exporter.getFinishedSpans().length, 3);
+  assert.equal(
+    exporter.getFinishedSpans().every((span) => span.parentSpanContext === undefined),
+    true,
+  );
+  const off = await createTracing({ service: "worker" });
+  assert.equal(off.enabled, false);
+  assert.equal(off.start("x", { parent: unsampled }).traceparent, unsampled);
+  assert.equal(off.start("x", { parent: "nonsense" }).traceparent, "");
+  await tracing.close();
+});
