@@ -1,0 +1,87 @@
+// The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes. Pure.
+import type { KernelCase } from "./kernel.ts";
+import { randomTensor } from "./random.ts";
+
+interface Shape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly batch: number;
+  readonly tokens: number;
+  readonly past: readonly number[];
+  readonly context: number;
+  readonly window?: number;
+  readonly firstSlot?: number;
+}
+
+/** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
+function shaped(name: string, shape: Shape): KernelCase {
+  const rows = shape.batch * shape.tokens;
+  const qWidth = shape.heads * shape.headDim;
+  const kvWidth = shape.kvHeads * shape.headDim;
+  const firstSlot = shape.firstSlot ?? 0;
+  return {
+    name,
+    segment: {
+      name: "attention",
+      inputs: [
+        { name: "q", dtype: "f32", width: qWidth },
+        { name: "k", dtype: "f32", width: kvWidth },
+        { name: "v", dtype: "f32", width: kvWidth },
+      ],
+      outputs: [{ name: "out", dtype: "f32", width: qWidth }],
+      weights: [],
+      ops: [
+        {
+          op: "attention",
+          q: "q",
+          k: "k",
+          v: "v",
+          layer: 0,
+          heads: shape.heads,
+          kvHeads: shape.kvHeads,
+          headDim: shape.headDim,
+          ropeBase: 1e4,
+          scale: 1 / Math.sqrt(shape.headDim),
+          window: shape.window ?? 0,
+          out: "out",
+        },
+      ],
+    },
+    weights: {},
+    inputs: {
+      q: randomTensor(12, [rows, qWidth], 2),
+      k: randomTensor(13, [rows, kvWidth], 2),
+      v: randomTensor(14, [rows, kvWidth]),
+    },
+    kv: {
+      slots: firstSlot + shape.batch,
+      kvHeads: shape.kvHeads,
+      context: shape.context,
+      headDim: shape.headDim,
+      firstSlot,
+      batch: shape.batch,
+      tokens: shape.tokens,
+      past: shape.past,
+    },
+  };
+}
+
+export const attentionCases = (): readonly KernelCase[] => [
+  shaped("one token, empty past", { heads: 2, kvHeads: 1, headDim: 16, batch: 1, tokens: 1, past: [0], context: 4 }),
+  shaped("prefill that fills the context", { heads: 4, kvHeads: 2, headDim: 16, batch: 1, tokens: 65, past: [0], context: 65 }),
+  shaped("prefill of 63 with as many kv heads as heads", {
+    heads: 3,
+    kvHeads: 3,
+    headDim: 16,
+    batch: 1,
+    tokens: 63,
+    past: [0],
+    context: 64,
+  }),
+  shaped("chunk of 5 on a past of 64", { heads: 9, kvHeads: 3, headDim: 64, batch: 1, tokens: 5, past: [64], context: 128 }),
+  shaped("decode of 3 with unequal pasts", { heads: 4, kvHeads: 2, headDim: 32, batch: 3, tokens: 1, past: [0, 63, 17], context: 64 }),
+  shaped("decode of 2 from slot 1", { heads: 4, kvHeads: 1, headDim: 16, batch: 2, tokens: 1, past: [3, 9], context: 16, firstSlot: 1 }),
+  shaped("window of 7", { heads: 4, kvHeads: 2, headDim: 16, batch: 1, tokens: 20, past: [0], context: 32, window: 7 }),
+  shaped("window of 1 sees itself alone", { heads: 2, kvHeads: 2, headDim: 16, batch: 1, tokens: 3, past: [2], context: 8, window: 1 }),
+];

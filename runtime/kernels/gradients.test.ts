@@ -1,0 +1,114 @@
+// Every op's backward against central finite differences of its forward, on small cases of its own grid's kind.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { kernelOf } from "./index.ts";
+import { floats, type KvRows } from "./kernel.ts";
+import { gaussian, randomIds, randomTensor } from "./random.ts";
+import type { Op, Tensor } from "./segment.ts";
+
+interface Case {
+  readonly op: Op;
+  readonly values: Record<string, Tensor>;
+  readonly kv?: () => KvRows;
+}
+
+const attention = (window: number): Op => ({
+  op: "attention",
+  q: "q",
+  k: "k",
+  v: "v",
+  layer: 0,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 4,
+  ropeBase: 100,
+  scale: 0.5,
+  window,
+  out: "out",
+});
+const qkv = (rows: number) => ({ q: randomTensor(1, [rows, 16]), k: randomTensor(2, [rows, 8]), v: randomTensor(3, [rows, 8]) });
+const twoSequences = (): KvRows => ({
+  keys: new Float32Array(2 * 2 * 3 * 4),
+  values: new Float32Array(2 * 2 * 3 * 4),
+  context: 3,
+  firstSlot: 0,
+  batch: 2,
+  tokens: 3,
+  past: new Int32Array(2),
+});
+const route = (normalize: boolean): Op => ({ op: "route", logits: "l", topK: 2, normalize, ids: "ids", gates: "gates" });
+
+const cases: Record<string, Case> = {
+  gather: { op: { op: "gather", ids: "ids", table: "t", out: "out" }, values: { ids: randomIds(4, 6, 4), t: randomTensor(5, [4, 3]) } },
+  rmsNorm: {
+    op: { op: "rmsNorm", x: "x", weight: "w", eps: 1e-3, out: "out" },
+    values: { x: randomTensor(6, [3, 5]), w: randomTensor(7, [5]) },
+  },
+  matMul: { op: { op: "matMul", x: "x", weight: "w", out: "out" }, values: { x: randomTensor(8, [3, 5]), w: randomTensor(9, [4, 5]) } },
+  add: { op: { op: "add", a: "a", b: "b", out: "out" }, values: { a: randomTensor(10, [2, 3]), b: randomTensor(11, [2, 3]) } },
+  "add of a value to itself": { op: { op: "add", a: "a", b: "a", out: "out" }, values: { a: randomTensor(12, [2, 3]) } },
+  siluMul: { op: { op: "siluMul", a: "a", b: "b", out: "out" }, values: { a: randomTensor(13, [3, 4], 2), b: randomTensor(14, [3, 4]) } },
+  "attention, causal": { op: attention(0), values: qkv(5) },
+  "attention, window of 2": { op: attention(2), values: qkv(5) },
+  "attention, two sequences": { op: attention(0), values: qkv(6), kv: twoSequences },
+  "route, normalised": { op: route(true), values: { l: randomTensor(15, [4, 6], 2) } },
+  "route, not normalised": { op: route(false), values: { l: randomTensor(16, [4, 6], 2) } },
+};
+
+/** sum over written f32 values of value * direction: a scalar whose gradient backward gives. */
+function loss({ op, kv }: Case, values: Record<string, Tensor>, directions: Record<string, Float32Array>): number {
+  const written = kernelOf(op).forward(op, { read: (name) => values[name]!, ...(kv ? { kv: kv() } : {}) });
+  let sum = 0;
+  for (const [name, direction] of Object.entries(directions)) {
+    for (const [i, value] of floats(written[name]!).entries()) sum += value * direction[i]!;
+  }
+  return sum;
+}
+
+for (const [name, kernelCase] of Object.entries(cases)) {
+  test(`backward of ${name} equals finite differences of forward`, () => {
+    const { op, values, kv } = kernelCase;
+    const kernel = kernelOf(op);
+    const context = { read: (value: string) => values[value]!, ...(kv ? { kv: kv() } : {}) };
+    const written = kernel.forward(op, context);
+    const directions: Record<string, Float32Array> = {};
+    for (const [out, tensor] of Object.entries(written)) {
+      if (tensor.data instanceof Float32Array) directions[out] = gaussian(99, tensor.data.length);
+    }
+    const gradients = kernel.backward(op, context, directions);
+    const step = 1 / 256;
+    for (const [input, tensor] of Object.entries(values)) {
+      if (!(tensor.data instanceof Float32Array)) continue;
+      const gradient = gradients[input];
+      assert.ok(gradient, `gradient of ${input}`);
+      const scale = gradient.reduce((a, b) => Math.max(a, Math.abs(b)), 0.1);
+      for (let i = 0; i < tensor.data.length; i++) {
+        const at = (delta: number): number => {
+          const moved = (tensor.data as Float32Array).slice();
+          moved[i] = moved[i]! + delta;
+          return loss(kernelCase, { ...values, [input]: { shape: tensor.shape, data: moved } }, directions);
+        };
+        const want = (at(step) - at(-step)) / (2 * step);
+        assert.ok(Math.abs(gradient[i]! - want) <= 1e-3 * scale, `d${input}[${i}]: backward ${gradient[i]}, differences ${want}`);
+      }
+    }
+  });
+}
+
+test("every op has a gradient case", async () => {
+  const { opNames } = await import("./index.ts");
+  const covered = new Set(Object.values(cases).map((kernelCase) => kernelCase.op.op));
+  assert.deepEqual(
+    opNames.filter((op) => !covered.has(op)),
+    [],
+  );
+});
+
+test("attention refuses a gradient on top of cached tokens", () => {
+  const op = attention(0);
+  const values: Record<string, Tensor> = qkv(6);
+  const kv = { ...twoSequences(), past: Int32Array.of(0, 1) };
+  assert.throws(() => kernelOf(op).backward(op, { read: (name) => values[name]!, kv }, { out: new Float32Array(96) }), {
+    code: "InvalidArgument",
+  });
+});

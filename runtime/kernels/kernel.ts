@@ -1,0 +1,75 @@
+// What an op declares in its one file: names it reads and writes, forward, backward, tolerance, and the cases it is tested on.
+// The reference backend runs `forward`; every other backend is compared with it; training will run `backward`. Pure.
+import type { Op, Segment, Tensor } from "./segment.ts";
+
+/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim], and which rows the call adds.
+ *  Rows are slot-major: row b * tokens + t is token past[b] + t of slot firstSlot + b. */
+export interface KvRows {
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+  readonly context: number;
+  readonly firstSlot: number;
+  readonly batch: number;
+  readonly tokens: number;
+  readonly past: Int32Array;
+}
+
+export interface OpContext {
+  read(name: string): Tensor;
+  readonly kv?: KvRows | undefined;
+}
+
+export type Values = Readonly<Record<string, Tensor>>;
+export type Gradients = Readonly<Record<string, Float32Array>>;
+
+/** One test case: a segment of this op alone with seeded inputs. The contract suite runs it on every backend. */
+export interface KernelCase {
+  readonly name: string;
+  readonly segment: Segment;
+  readonly weights: Readonly<Record<string, { readonly shape: readonly number[]; readonly data: Float32Array }>>;
+  readonly inputs: Values;
+  readonly kv?: {
+    readonly slots: number;
+    readonly kvHeads: number;
+    readonly context: number;
+    readonly headDim: number;
+    readonly firstSlot: number;
+    readonly batch: number;
+    readonly tokens: number;
+    readonly past: readonly number[];
+  };
+}
+
+export interface Kernel<O extends Op = Op> {
+  readonly name: O["op"];
+  reads(op: O): readonly string[];
+  writes(op: O): readonly string[];
+  /** Returns the written values. f32 storage, f64 accumulation: the oracle. */
+  forward(op: O, context: OpContext): Values;
+  /** Gradients of the values read (integers have none) from those of the values written. KV ops: sequences that start at past 0. */
+  backward(op: O, context: OpContext, outputs: Gradients): Gradients;
+  /** Bound of max|a-b| / max|b| for an f32 backend against `forward`; 0 = bit-identical. */
+  readonly tolerance: number;
+  cases(): readonly KernelCase[];
+}
+
+export function floats(tensor: Tensor): Float32Array {
+  if (tensor.data instanceof Float32Array) return tensor.data;
+  throw new TypeError("an f32 tensor was expected, found i32");
+}
+
+export function ints(tensor: Tensor): Int32Array {
+  if (tensor.data instanceof Int32Array) return tensor.data;
+  throw new TypeError("an i32 tensor was expected, found f32");
+}
+
+/** Rows and width of a value as ops see it: [n, width]. */
+export function matrix(tensor: Tensor): { readonly rows: number; readonly width: number } {
+  return { rows: tensor.shape[0] ?? 0, width: tensor.shape[1] ?? 1 };
+}
+
+export function gradientOf(gradients: Gradients, name: string): Float32Array {
+  const gradient = gradients[name];
+  if (!gradient) throw new TypeError(`no gradient for ${name}`);
+  return gradient;
+}

@@ -1,0 +1,70 @@
+// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row. Pure.
+import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { randomTensor } from "./random.ts";
+import type { Op } from "./segment.ts";
+
+type RmsNorm = Extract<Op, { op: "rmsNorm" }>;
+
+/** 1 / sqrt(mean(x^2) + eps) of one row. */
+function inverseRms(x: Float32Array, eps: number): number {
+  let sum = 0;
+  for (const value of x) sum += value * value;
+  return 1 / Math.sqrt(sum / x.length + eps);
+}
+
+function sized(rows: number, width: number): KernelCase {
+  return {
+    name: `[${rows}, ${width}]`,
+    segment: {
+      name: "rmsNorm",
+      inputs: [{ name: "x", dtype: "f32", width }],
+      outputs: [{ name: "out", dtype: "f32", width }],
+      weights: [{ name: "weight", shape: [width] }],
+      ops: [{ op: "rmsNorm", x: "x", weight: "weight", eps: 1e-5, out: "out" }],
+    },
+    weights: { weight: randomTensor(3, [width]) },
+    inputs: { x: randomTensor(4, [rows, width], 3) },
+  };
+}
+
+export const rmsNorm: Kernel<RmsNorm> = {
+  name: "rmsNorm",
+  reads: (op) => [op.x, op.weight],
+  writes: (op) => [op.out],
+  tolerance: 1e-6,
+  forward(op, context) {
+    const x = context.read(op.x);
+    const weight = floats(context.read(op.weight));
+    const { rows, width } = matrix(x);
+    const out = new Float32Array(rows * width);
+    for (let n = 0; n < rows; n++) {
+      const row = floats(x).subarray(n * width, (n + 1) * width);
+      const scale = inverseRms(row, op.eps);
+      for (let d = 0; d < width; d++) out[n * width + d] = (row[d] as number) * scale * (weight[d] as number);
+    }
+    return { [op.out]: { shape: [rows, width], data: out } };
+  },
+  /** With r = 1/rms, g = dOut * weight: dx = r g - x r^3 mean(g x); dWeight = sum_n dOut x r. */
+  backward(op, context, outputs) {
+    const x = context.read(op.x);
+    const weight = floats(context.read(op.weight));
+    const dOut = gradientOf(outputs, op.out);
+    const { rows, width } = matrix(x);
+    const dx = new Float32Array(rows * width);
+    const dWeight = new Float64Array(width);
+    for (let n = 0; n < rows; n++) {
+      const at = n * width;
+      const row = floats(x).subarray(at, at + width);
+      const r = inverseRms(row, op.eps);
+      let dot = 0;
+      for (let d = 0; d < width; d++) dot += (dOut[at + d] as number) * (weight[d] as number) * (row[d] as number);
+      const pull = (r * r * r * dot) / width;
+      for (let d = 0; d < width; d++) {
+        dx[at + d] = r * (dOut[at + d] as number) * (weight[d] as number) - (row[d] as number) * pull;
+        dWeight[d] = (dWeight[d] as number) + (dOut[at + d] as number) * (row[d] as number) * r;
+      }
+    }
+    return { [op.x]: dx, [op.weight]: Float32Array.from(dWeight) };
+  },
+  cases: () => [sized(1, 1), sized(2, 63), sized(3, 64), sized(65, 65), sized(5, 576)],
+};

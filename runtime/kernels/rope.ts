@@ -1,0 +1,43 @@
+// Rotary position tables and the rotation of one head (rotate-half, as Hugging Face's Llama and Mixtral). Pure.
+// Tables are rounded as transformers rounds them (inverse frequency and angle in f32), and every backend uses these tables.
+
+export interface RopeTables {
+  /** [positions, headDim / 2] */
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+}
+
+export function ropeTables(positions: number, headDim: number, base: number): RopeTables {
+  const half = headDim / 2;
+  const inverse = Float32Array.from({ length: half }, (_, i) => 1 / base ** ((2 * i) / headDim));
+  const cos = new Float32Array(positions * half);
+  const sin = new Float32Array(positions * half);
+  for (let p = 0; p < positions; p++) {
+    for (let i = 0; i < half; i++) {
+      const angle = Math.fround(p * (inverse[i] as number));
+      cos[p * half + i] = Math.cos(angle);
+      sin[p * half + i] = Math.sin(angle);
+    }
+  }
+  return { cos, sin };
+}
+
+/** Writes the head at x[from .. from + headDim), turned to `position`, to out[to ...). `turn` = -1 turns back (the gradient). */
+export function rotate(
+  tables: RopeTables,
+  position: number,
+  headDim: number,
+  source: { readonly x: Float32Array; readonly from: number },
+  target: { readonly out: Float32Array; readonly to: number },
+  turn: 1 | -1 = 1,
+): void {
+  const half = headDim / 2;
+  for (let i = 0; i < half; i++) {
+    const c = tables.cos[position * half + i] as number;
+    const s = turn * (tables.sin[position * half + i] as number);
+    const a = source.x[source.from + i] as number;
+    const b = source.x[source.from + half + i] as number;
+    target.out[target.to + i] = a * c - b * s;
+    target.out[target.to + half + i] = b * c + a * s;
+  }
+}

@@ -1,0 +1,100 @@
+// route: softmax over router logits, the top-k experts by descending gate, ties to the lowest expert id. Pure.
+// Gates are f32 and define the order in which a source adds expert rows, so the order here is part of the bit contract.
+import { floats, gradientOf, ints, type Kernel, type KernelCase, matrix } from "./kernel.ts";
+import { randomTensor } from "./random.ts";
+import type { Op } from "./segment.ts";
+
+type Route = Extract<Op, { op: "route" }>;
+
+/** Indices of the k largest, descending; equal values keep the lower index first. NaN sorts last. */
+export function topK(values: Float32Array, k: number): number[] {
+  const key = (i: number): number => {
+    const value = values[i] as number;
+    return Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value;
+  };
+  return Array.from(values.keys())
+    .sort((i, j) => key(j) - key(i) || i - j)
+    .slice(0, k);
+}
+
+/** Softmax of one row of logits, in f64. */
+function softmax(logits: Float32Array): Float64Array {
+  const max = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const e = Float64Array.from(logits, (value) => Math.exp(value - max));
+  const sum = e.reduce((a, b) => a + b, 0);
+  return e.map((value) => value / sum);
+}
+
+function sized(rows: number, experts: number, k: number, normalize = true): KernelCase {
+  return {
+    name: `${rows} rows, top ${k} of ${experts}${normalize ? "" : ", not normalised"}`,
+    segment: {
+      name: "route",
+      inputs: [{ name: "logits", dtype: "f32", width: experts }],
+      outputs: [
+        { name: "ids", dtype: "i32", width: k },
+        { name: "gates", dtype: "f32", width: k },
+      ],
+      weights: [],
+      ops: [{ op: "route", logits: "logits", topK: k, normalize, ids: "ids", gates: "gates" }],
+    },
+    weights: {},
+    inputs: { logits: randomTensor(11, [rows, experts], 2) },
+  };
+}
+
+/** Equal logits in pairs and whole rows of one value. */
+function ties(): KernelCase {
+  const experts = 8;
+  const data = Float32Array.from({ length: 3 * experts }, (_, i) => (i < experts ? 0.25 : i < 2 * experts ? i % 4 : -(i >> 1)));
+  return { ...sized(3, experts, 3), name: "ties go to the lowest expert id", inputs: { logits: { shape: [3, experts], data } } };
+}
+
+export const route: Kernel<Route> = {
+  name: "route",
+  reads: (op) => [op.logits],
+  writes: (op) => [op.ids, op.gates],
+  tolerance: 2e-6,
+  forward(op, context) {
+    const logits = context.read(op.logits);
+    const { rows, width } = matrix(logits);
+    const ids = new Int32Array(rows * op.topK);
+    const gates = new Float32Array(rows * op.topK);
+    for (let n = 0; n < rows; n++) {
+      const row = floats(logits).subarray(n * width, (n + 1) * width);
+      const p = softmax(row);
+      const chosen = topK(row, op.topK);
+      const sum = op.normalize ? chosen.reduce((total, id) => total + (p[id] as number), 0) : 1;
+      for (const [k, id] of chosen.entries()) {
+        ids[n * op.topK + k] = id;
+        gates[n * op.topK + k] = (p[id] as number) / sum;
+      }
+    }
+    return { [op.ids]: { shape: [rows, op.topK], data: ids }, [op.gates]: { shape: [rows, op.topK], data: gates } };
+  },
+  /** The choice is constant; gates are a softmax over the chosen logits (normalised) or over all of them. */
+  backward(op, context, outputs) {
+    const logits = context.read(op.logits);
+    const { rows, width } = matrix(logits);
+    const written = route.forward(op, context);
+    const ids = ints(written[op.ids] as (typeof written)[string]);
+    const gates = floats(written[op.gates] as (typeof written)[string]);
+    const dGates = gradientOf(outputs, op.gates);
+    const dLogits = new Float32Array(rows * width);
+    for (let n = 0; n < rows; n++) {
+      let dot = 0;
+      for (let k = n * op.topK; k < (n + 1) * op.topK; k++) dot += (dGates[k] as number) * (gates[k] as number);
+      if (!op.normalize) {
+        const p = softmax(floats(logits).subarray(n * width, (n + 1) * width));
+        for (let e = 0; e < width; e++) dLogits[n * width + e] = -(p[e] as number) * dot;
+      }
+      for (let k = n * op.topK; k < (n + 1) * op.topK; k++) {
+        const at = n * width + (ids[k] as number);
+        const own = (gates[k] as number) * ((dGates[k] as number) - (op.normalize ? dot : 0));
+        dLogits[at] = (dLogits[at] as number) + own;
+      }
+    }
+    return { [op.logits]: dLogits };
+  },
+  cases: () => [sized(1, 1, 1), sized(3, 8, 2), sized(65, 64, 8), sized(2, 65, 65), sized(5, 8, 2, false), ties()],
+};
