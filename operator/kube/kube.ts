@@ -1,0 +1,136 @@
+// The port through which the operator reaches the Kubernetes API: types only, no client.
+// Adapter: client.ts; in-memory twin for tests: test/contract/fake-kube.ts. Both pass test/contract/kube.ts.
+import { apiVersion as enodiaApi } from "../../crds/common.ts";
+
+export interface ObjectMeta {
+  name: string;
+  namespace?: string;
+  uid?: string;
+  resourceVersion?: string;
+  generation?: number;
+  creationTimestamp?: string;
+  deletionTimestamp?: string;
+  deletionGracePeriodSeconds?: number;
+  labels?: Record<string, string>;
+  annotations?: Record<string, string>;
+  ownerReferences?: OwnerReference[];
+  finalizers?: string[];
+  managedFields?: unknown[];
+}
+
+export interface OwnerReference {
+  apiVersion: string;
+  kind: string;
+  name: string;
+  uid: string;
+  controller?: boolean;
+  blockOwnerDeletion?: boolean;
+}
+
+/** Any Kubernetes object. Fields beside the metadata are parsed where they are used. */
+export interface KubeObject {
+  apiVersion: string;
+  kind: string;
+  metadata: ObjectMeta;
+  [field: string]: unknown;
+}
+
+export interface Resource {
+  readonly apiVersion: string;
+  readonly kind: string;
+  readonly plural: string;
+  readonly namespaced: boolean;
+}
+
+const core = (kind: string, plural: string, namespaced = true): Resource => ({ apiVersion: "v1", kind, plural, namespaced });
+
+/** The resources the operator touches; rbac.ts grants exactly these. */
+export const resources = {
+  moeDeployments: { apiVersion: enodiaApi, kind: "MoEDeployment", plural: "moedeployments", namespaced: true },
+  expertPlacements: { apiVersion: enodiaApi, kind: "ExpertPlacement", plural: "expertplacements", namespaced: true },
+  pods: core("Pod", "pods"),
+  services: core("Service", "services"),
+  secrets: core("Secret", "secrets"),
+  serviceAccounts: core("ServiceAccount", "serviceaccounts"),
+  persistentVolumeClaims: core("PersistentVolumeClaim", "persistentvolumeclaims"),
+  configMaps: core("ConfigMap", "configmaps"),
+  namespaces: core("Namespace", "namespaces", false),
+  nodes: core("Node", "nodes", false),
+  deployments: { apiVersion: "apps/v1", kind: "Deployment", plural: "deployments", namespaced: true },
+  podDisruptionBudgets: { apiVersion: "policy/v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets", namespaced: true },
+  leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
+  events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
+  customResourceDefinitions: {
+    apiVersion: "apiextensions.k8s.io/v1",
+    kind: "CustomResourceDefinition",
+    plural: "customresourcedefinitions",
+    namespaced: false,
+  },
+} as const satisfies Record<string, Resource>;
+
+export interface Ref {
+  readonly namespace: string;
+  readonly name: string;
+}
+
+export interface ListOptions {
+  /** All namespaces when not given. */
+  readonly namespace?: string;
+  readonly labelSelector?: string;
+}
+
+export interface ObjectList {
+  readonly items: KubeObject[];
+  readonly resourceVersion: string;
+}
+
+export type WatchEvent =
+  | { readonly type: "ADDED" | "MODIFIED" | "DELETED"; readonly object: KubeObject }
+  /** Only a newer resourceVersion to go on from. */
+  | { readonly type: "BOOKMARK"; readonly resourceVersion: string };
+
+export interface WriteOptions {
+  /** Field manager; also shown in managedFields. */
+  readonly manager: string;
+  readonly dryRun?: boolean;
+}
+
+export interface DeleteOptions {
+  /** Deletes only this incarnation. */
+  readonly uid?: string;
+  readonly graceSeconds?: number;
+}
+
+/**
+ * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, Invalid (422 and 400), Forbidden,
+ * Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
+ */
+export interface Kube {
+  /** undefined when it is not there. */
+  get(resource: Resource, ref: Ref): Promise<KubeObject | undefined>;
+  /** Everything, in pages of 500. */
+  list(resource: Resource, options?: ListOptions): Promise<ObjectList>;
+  /** Ends when the server ends it; throws `Expired` when the version is too old. */
+  watch(
+    resource: Resource,
+    options: ListOptions & { readonly resourceVersion: string; readonly signal: AbortSignal },
+  ): AsyncIterable<WatchEvent>;
+  /** Unknown fields are refused (`Invalid`), never dropped. */
+  create(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
+  /** Server-side apply, forced: fields of this manager become exactly those given. */
+  apply(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
+  applyStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
+  /** Replaces; `Conflict` unless metadata.resourceVersion is the current one. */
+  update(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
+  updateStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
+  /** JSON merge patch; put metadata.uid or metadata.resourceVersion in it to make it conditional. */
+  patch(resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject>;
+  /** false when it is not there (any more) or has another uid. Dependents go in the background. */
+  delete(resource: Resource, ref: Ref, options?: DeleteOptions): Promise<boolean>;
+}
+
+export const keyOf = (ref: Ref): string => `${ref.namespace}/${ref.name}`;
+
+export function refOf(object: KubeObject): Ref {
+  return { namespace: object.metadata.namespace ?? "", name: object.metadata.name };
+}
