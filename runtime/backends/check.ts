@@ -1,0 +1,61 @@
+// What every backend checks before it computes: weights fit the segment, inputs have its names, types and widths, KV rows fit. Pure.
+// Caller mistakes become AppError `InvalidArgument` here, instead of reads out of bounds on a device.
+import { AppError } from "../../crds/common.ts";
+import { checkKvRows } from "../kernels/attention.ts";
+import type { Segment } from "../kernels/segment.ts";
+import type { Inputs, KvCall, WeightData, Weights } from "./backend.ts";
+
+function invalid(segment: Segment, message: string): AppError {
+  return new AppError(`${segment.name}: ${message}`, { code: "InvalidArgument", operation: "running a segment" });
+}
+
+const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+/** The weight a segment declares, or an error that names it. */
+export function weightOf(segment: Segment, weights: Weights, name: string): WeightData {
+  const declared = segment.weights.find((weight) => weight.name === name);
+  const weight = weights[name];
+  if (!declared || !weight) throw invalid(segment, `weight ${name} is missing`);
+  if (declared.shape.join() !== weight.shape.join()) {
+    throw invalid(segment, `weight ${name} is [${weight.shape.join(", ")}], the model wants [${declared.shape.join(", ")}]`);
+  }
+  const values = weight.codec === "f32" ? weight.data.length : weight.s.length * 32;
+  if (values !== sizeOf(declared.shape)) throw invalid(segment, `weight ${name} holds ${values} values, not ${sizeOf(declared.shape)}`);
+  return weight;
+}
+
+/** Checks inputs and returns the rows of the call. */
+export function checkInputs(segment: Segment, inputs: Inputs): number {
+  let rows = -1;
+  for (const declared of segment.inputs) {
+    const input = inputs[declared.name];
+    if (!input) throw invalid(segment, `input ${declared.name} is missing`);
+    if (input.data instanceof Float32Array !== (declared.dtype === "f32"))
+      throw invalid(segment, `input ${declared.name} is not ${declared.dtype}`);
+    const width = declared.width === 0 ? 1 : declared.width;
+    const n = input.data.length / width;
+    if (!Number.isInteger(n))
+      throw invalid(segment, `input ${declared.name} holds ${input.data.length} values, no multiple of its width ${width}`);
+    if (rows >= 0 && n !== rows) throw invalid(segment, `input ${declared.name} has ${n} rows, the others ${rows}`);
+    rows = n;
+  }
+  return Math.max(rows, 0);
+}
+
+/** A segment with attention needs KV; its rows must fit the cache. */
+export function checkKv(segment: Segment, kv: KvCall | undefined, rows: number): void {
+  if (!segment.ops.some((op) => op.op === "attention")) return;
+  if (!kv) throw invalid(segment, "has attention and needs a KV call");
+  const { cache, firstSlot, batch, tokens, past } = kv;
+  checkKvRows({ firstSlot, batch, tokens, past, context: cache.context, slots: cache.slots }, rows);
+}
+
+/** Slots and length of a copy between slots. */
+export function checkCopy(cache: { readonly slots: number; readonly context: number }, from: number, to: number, length: number): void {
+  const slotOk = (slot: number): boolean => Number.isInteger(slot) && slot >= 0 && slot < cache.slots;
+  if (slotOk(from) && slotOk(to) && length >= 0 && length <= cache.context) return;
+  throw new AppError(`copy of ${length} positions from slot ${from} to ${to}: the cache has ${cache.slots} slots of ${cache.context}`, {
+    code: "InvalidArgument",
+    operation: "copying a KV slot",
+  });
+}

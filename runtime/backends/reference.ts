@@ -1,0 +1,92 @@
+// The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious:
+// the oracle of every other backend. Serves small models; int4 weights are widened to f32 when a segment is compiled.
+import type { KvRows } from "../kernels/kernel.ts";
+import { evaluate } from "../kernels/program.ts";
+import type { Segment, Tensor } from "../kernels/segment.ts";
+import { dequantizeInt4 } from "../weights/codecs/int4.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, KvCache, KvCall, Outputs, Weights } from "./backend.ts";
+import { checkCopy, checkInputs, checkKv, weightOf } from "./check.ts";
+
+const bytesPerValue = 4;
+
+interface KvSpec {
+  readonly layers: number;
+  readonly slots: number;
+  readonly kvHeads: number;
+  readonly context: number;
+  readonly headDim: number;
+}
+
+class ReferenceKv implements KvCache {
+  readonly slots: number;
+  readonly context: number;
+  readonly bytes: number;
+  readonly #spec: KvSpec;
+  readonly #layers: readonly { readonly keys: Float32Array; readonly values: Float32Array }[];
+
+  constructor(spec: KvSpec) {
+    const length = spec.slots * spec.kvHeads * spec.context * spec.headDim;
+    this.slots = spec.slots;
+    this.context = spec.context;
+    this.bytes = 2 * spec.layers * length * bytesPerValue;
+    this.#spec = spec;
+    this.#layers = Array.from({ length: spec.layers }, () => ({ keys: new Float32Array(length), values: new Float32Array(length) }));
+  }
+
+  rows(layer: number, call: KvCall): KvRows | undefined {
+    const stored = this.#layers[layer];
+    if (!stored) return undefined;
+    const { firstSlot, batch, tokens, past } = call;
+    return { ...stored, context: this.context, firstSlot, batch, tokens, past };
+  }
+
+  async copySlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    const { kvHeads, headDim } = this.#spec;
+    const head = this.context * headDim;
+    for (const { keys, values } of this.#layers) {
+      for (let h = 0; h < kvHeads; h++) {
+        const source = (from * kvHeads + h) * head;
+        for (const array of [keys, values]) array.copyWithin((to * kvHeads + h) * head, source, source + length * headDim);
+      }
+    }
+  }
+
+  async dispose(): Promise<void> {}
+}
+
+function compile(segment: Segment, weights: Weights): Compiled {
+  const constants: Record<string, Tensor> = {};
+  for (const { name, shape } of segment.weights) {
+    const weight = weightOf(segment, weights, name);
+    constants[name] = { shape, data: weight.codec === "f32" ? weight.data.slice() : dequantizeInt4(weight) };
+  }
+  return {
+    residentBytes: f32Bytes(segment),
+    async run(inputs: Inputs, kv?: KvCall): Promise<Outputs> {
+      checkKv(segment, kv, checkInputs(segment, inputs));
+      const values = evaluate(segment, { ...constants, ...inputs }, (layer) =>
+        kv?.cache instanceof ReferenceKv ? kv.cache.rows(layer, kv) : undefined,
+      );
+      return Object.fromEntries(segment.outputs.map(({ name }) => [name, values.get(name) as Tensor]));
+    },
+    async dispose() {},
+  };
+}
+
+const f32Bytes = (segment: Segment): number =>
+  segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, bytesPerValue), 0);
+
+export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({
+  device: "reference: plain TypeScript",
+  numericClass: "exact",
+  compile: async (segment, weights) => compile(segment, weights),
+  createKv: async (spec) => new ReferenceKv(spec),
+  async runMany(calls) {
+    const outputs: Outputs[] = [];
+    for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
+    return outputs;
+  },
+  expertResidentBytes: f32Bytes,
+  async close() {},
+});

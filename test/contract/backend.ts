@@ -1,0 +1,307 @@
+// The contract of every backend: one suite, called by one test file per backend. A deviation is named with its reason in `skip`.
+// The oracle is the reference backend; tolerances are each op's own times `slack`.
+import assert from "node:assert/strict";
+import { after, before, describe, test } from "node:test";
+import type { Backend, Compiled, KvCache, KvCall, Outputs, WeightData, Weights } from "../../runtime/backends/backend.ts";
+import { createReferenceBackend } from "../../runtime/backends/reference.ts";
+import { allCases } from "../../runtime/kernels/index.ts";
+import type { KernelCase } from "../../runtime/kernels/kernel.ts";
+import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
+import type { Tensor } from "../../runtime/kernels/segment.ts";
+import { loadModel, relativeError } from "./harness.ts";
+import { syntheticModel } from "./synthetic.ts";
+
+export interface BackendContract {
+  readonly name: string;
+  readonly make: () => Promise<Backend>;
+  /** Factor on every op's own tolerance: 1 for f32 sums in a good order, more where exp or division is approximate. */
+  readonly slack: number;
+  /** max|a-b| / max|b| of whole segments and models (decisions: 1e-5 for cpu and reference, 1e-4 for webgpu). */
+  readonly tolerance: number;
+  /** The same for int4 experts, which a backend may run with rounded activations. */
+  readonly int4Tolerance: number;
+  readonly skip?: readonly { readonly reason: string; readonly tests: RegExp }[];
+}
+
+const rowsGrid = [1, 2, 3, 63, 64, 65];
+
+const weightsOf = (kernelCase: KernelCase): Weights =>
+  Object.fromEntries(Object.entries(kernelCase.weights).map(([name, tensor]) => [name, { codec: "f32" as const, ...tensor }]));
+
+async function runCase(backend: Backend, kernelCase: KernelCase): Promise<Outputs> {
+  const program = await backend.compile(kernelCase.segment, weightsOf(kernelCase));
+  if (!kernelCase.kv) {
+    const outputs = await program.run(kernelCase.inputs);
+    await program.dispose();
+    return outputs;
+  }
+  const { firstSlot, batch, tokens, past, ...spec } = kernelCase.kv;
+  const cache = await backend.createKv({ layers: 1, ...spec });
+  const outputs = await program.run(kernelCase.inputs, { cache, firstSlot, batch, tokens, past: Int32Array.from(past) });
+  await program.dispose();
+  await cache.dispose();
+  return outputs;
+}
+
+function assertClose(got: Outputs, want: Outputs, tolerance: number, what = ""): void {
+  assert.deepEqual(Object.keys(got).sort(), Object.keys(want).sort());
+  for (const [name, tensor] of Object.entries(want)) {
+    const value = got[name] as Tensor;
+    assert.equal(value.data.constructor, tensor.data.constructor, `${what} ${name}: element type`);
+    assert.equal(value.data.length, tensor.data.length, `${what} ${name}: length`);
+    if (tensor.data instanceof Int32Array || tolerance === 0) assert.deepEqual([...value.data], [...tensor.data], `${what} ${name}`);
+    else {
+      const error = relativeError(value.data, tensor.data);
+      assert.ok(error <= tolerance, `${what} ${name}: relative error ${error.toExponential(2)} > ${tolerance.toExponential(2)}`);
+    }
+  }
+}
+
+const keep = (outputs: Outputs): Outputs =>
+  Object.fromEntries(Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]));
+
+const x = (seed: number, rows: number, width: number) => ({ x: randomTensor(seed, [rows, width]) });
+
+export function runBackendContract(contract: BackendContract): void {
+  describe(`backend contract: ${contract.name}`, () => {
+    let backend: Backend;
+    let oracle: Backend;
+    before(async () => {
+      backend = await contract.make();
+      oracle = await createReferenceBackend({ threads: 1 });
+    });
+    after(async () => {
+      await backend?.close();
+    });
+    const check = (name: string, body: () => Promise<void>): void => {
+      const deviation = contract.skip?.find(({ tests }) => tests.test(name));
+      test(name, deviation ? { skip: deviation.reason } : {}, body);
+    };
+
+    for (const { op, tolerance, case: kernelCase } of allCases()) {
+      check(`${op}: ${kernelCase.name}`, async () => {
+        assertClose(await runCase(backend, kernelCase), await runCase(oracle, kernelCase), tolerance * contract.slack);
+      });
+    }
+
+    const model = syntheticModel();
+    const { program } = model;
+
+    for (const codec of ["f32", "int4"] as const) {
+      check(`expert, ${codec}: ${rowsGrid.join(", ")} rows equal the reference`, async () => {
+        const [mine, theirs] = await Promise.all(
+          [backend, oracle].map((b) => b.compile(program.expert, model.expert(0, 1, codec)) as Promise<Compiled>),
+        );
+        for (const rows of rowsGrid) {
+          const inputs = x(rows, rows, program.hidden);
+          const tolerance = codec === "f32" ? contract.tolerance : contract.int4Tolerance;
+          assertClose(await mine!.run(inputs), await theirs!.run(inputs), tolerance, `${rows} rows`);
+        }
+        await mine!.dispose();
+      });
+
+      check(`expert, ${codec}: resident bytes stay within what the budget planned`, async () => {
+        const expert = await backend.compile(program.expert, model.expert(0, 0, codec));
+        assert.ok(expert.residentBytes > 0);
+        assert.ok(expert.residentBytes <= backend.expertResidentBytes(program.expert, codec), `${expert.residentBytes} resident`);
+        await expert.dispose();
+      });
+    }
+
+    check("expert: weights are taken at compile time, so the caller's buffer may be overwritten afterwards", async () => {
+      const own = Object.fromEntries(
+        Object.entries(model.expert(0, 1)).map(([name, w]) => [
+          name,
+          { ...w, data: (w as Extract<WeightData, { codec: "f32" }>).data.slice() },
+        ]),
+      ) as Record<string, Extract<WeightData, { codec: "f32" }>>;
+      const expert = await backend.compile(program.expert, own);
+      const inputs = x(4, 2, program.hidden);
+      const want = keep(await expert.run(inputs));
+      for (const weight of Object.values(own)) weight.data.fill(Number.NaN);
+      assertClose(await expert.run(inputs), want, 0);
+      await expert.dispose();
+    });
+
+    check("a call of no rows gives no rows", async () => {
+      const expert = await backend.compile(program.expert, model.expert(0, 0));
+      const none = await expert.run({ x: { shape: [0, program.hidden], data: new Float32Array(0) } });
+      assert.equal(none.y?.data.length, 0);
+      await expert.dispose();
+    });
+
+    check("runMany answers in the order of its calls, with what single runs give", async () => {
+      const experts = await Promise.all([0, 1, 2, 3].map((e) => backend.compile(program.expert, model.expert(1, e))));
+      const calls = experts.map((expert, e) => ({ program: expert, inputs: x(e, e + 1, program.hidden) }));
+      const together = (await backend.runMany(calls)).map(keep);
+      for (const [i, { program: single, inputs }] of calls.entries()) {
+        assertClose(together[i]!, await single.run(inputs), backend.numericClass === "exact" ? 0 : contract.tolerance, `call ${i}`);
+      }
+      assert.deepEqual(await backend.runMany([]), []);
+      for (const expert of experts) await expert.dispose();
+    });
+
+    check("fifty experts compiled and disposed one after another leave the last one right", async () => {
+      const inputs = x(5, 3, program.hidden);
+      for (let i = 0; i < 50; i++) {
+        const expert = await backend.compile(program.expert, model.expert(0, i % program.experts));
+        await expert.run(inputs);
+        await expert.dispose();
+      }
+      const [mine, theirs] = await Promise.all([backend, oracle].map((b) => b.compile(program.expert, model.expert(0, 3))));
+      assertClose(await mine!.run(inputs), await theirs!.run(inputs), contract.tolerance);
+      await mine!.dispose();
+    });
+
+    describe("block with KV", () => {
+      const spec = { ...program, slots: 4, context: 80 };
+      const block = program.blocks[1]!;
+      let pair: { readonly program: Compiled; readonly kv: KvCache }[];
+      before(async () => {
+        pair = [];
+        for (const b of [backend, oracle]) {
+          pair.push({ program: await b.compile(block, model.weights(block)), kv: await b.createKv(spec) });
+        }
+      });
+      after(async () => {
+        for (const { program: compiled, kv } of pair ?? []) {
+          await compiled.dispose();
+          await kv.dispose();
+        }
+      });
+
+      type Call = Omit<KvCall, "cache">;
+      const both = async (seed: number, call: Call): Promise<readonly [Outputs, Outputs]> => {
+        const inputs = x(seed, call.batch * call.tokens, program.hidden);
+        const results: Outputs[] = [];
+        for (const { program: compiled, kv } of pair) results.push(keep(await compiled.run(inputs, { cache: kv, ...call })));
+        return [results[0]!, results[1]!];
+      };
+      const prefill = (firstSlot: number, past: number, tokens: number): Call => ({
+        firstSlot,
+        batch: 1,
+        tokens,
+        past: Int32Array.of(past),
+      });
+
+      check("prefill in chunks, then batched decode on unequal pasts, equals the reference", async () => {
+        const calls: Call[] = [
+          prefill(0, 0, 17),
+          prefill(1, 0, 63),
+          prefill(1, 63, 1),
+          prefill(0, 17, 5),
+          prefill(2, 0, 1),
+          { firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(22, 64, 1) },
+          { firstSlot: 1, batch: 2, tokens: 1, past: Int32Array.of(65, 2) },
+          { firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(23) },
+          prefill(3, 0, 80),
+        ];
+        for (const [i, call] of calls.entries()) {
+          const [got, want] = await both(100 + i, call);
+          assertClose(got, want, contract.tolerance, `call ${i}`);
+        }
+      });
+
+      check("a slot copied to another goes on as the original would, and the original is untouched", async () => {
+        await both(200, prefill(0, 0, 9));
+        await both(201, prefill(3, 0, 30));
+        for (const { kv } of pair) await kv.copySlot(0, 3, 9);
+        const step = (slot: number): Call => ({ firstSlot: slot, batch: 1, tokens: 1, past: Int32Array.of(9) });
+        const [copy, want] = await both(202, step(3));
+        assertClose(copy, want, contract.tolerance);
+        const [original] = await both(202, step(0));
+        assertClose(original, copy, 0);
+        const [partial, wantPartial] = await both(203, { firstSlot: 3, batch: 1, tokens: 1, past: Int32Array.of(4) });
+        assertClose(partial, wantPartial, contract.tolerance);
+      });
+
+      check("a copy of no positions and a copy onto itself change nothing", async () => {
+        await both(210, prefill(2, 0, 5));
+        for (const { kv } of pair) {
+          await kv.copySlot(0, 2, 0);
+          await kv.copySlot(2, 2, 5);
+        }
+        const [got, want] = await both(211, { firstSlot: 2, batch: 1, tokens: 1, past: Int32Array.of(5) });
+        assertClose(got, want, contract.tolerance);
+      });
+
+      check("KV bytes are those of all layers, keys and values", async () => {
+        assert.equal(pair[0]!.kv.bytes, pair[1]!.kv.bytes);
+        assert.equal(pair[0]!.kv.slots, spec.slots);
+        assert.equal(pair[0]!.kv.context, spec.context);
+      });
+
+      check("KV calls outside the cache are refused by name", async () => {
+        const { program: compiled, kv } = pair[0]!;
+        const bad: Record<string, { rows: number; call?: Call; want: RegExp }> = {
+          "no KV call": { rows: 1, want: /KV/ },
+          "past beyond the context": { rows: 1, call: prefill(0, 80, 1), want: /context of 80/ },
+          "slot beyond the cache": { rows: 1, call: prefill(4, 0, 1), want: /slots/ },
+          "rows that do not match": { rows: 2, call: prefill(0, 0, 1), want: /rows/ },
+          "past of another length": { rows: 2, call: { firstSlot: 0, batch: 2, tokens: 1, past: Int32Array.of(0) }, want: /past/ },
+        };
+        for (const [name, { rows, call, want }] of Object.entries(bad)) {
+          const running = compiled.run(x(1, rows, program.hidden), call && { cache: kv, ...call });
+          await assert.rejects(running, (error: any) => error.code === "InvalidArgument" && want.test(error.message), name);
+        }
+        await assert.rejects(kv.copySlot(0, 4, 1), { code: "InvalidArgument" });
+        await assert.rejects(kv.copySlot(0, 1, 81), { code: "InvalidArgument" });
+      });
+    });
+
+    check("bad weights and inputs are refused by name, and the backend works on", async () => {
+      const weights = model.expert(0, 0);
+      const { w1, ...without } = weights;
+      const refused = (want: RegExp) => (error: any) => error.code === "InvalidArgument" && want.test(error.message);
+      await assert.rejects(backend.compile(program.expert, without), refused(/w1/));
+      await assert.rejects(backend.compile(program.expert, { ...weights, w1: weights.w2! }), refused(/w1/));
+      const expert = await backend.compile(program.expert, weights);
+      await assert.rejects(expert.run({}), refused(/x/));
+      await assert.rejects(expert.run({ x: { shape: [1, 3], data: new Float32Array(3) } }), refused(/x/));
+      await assert.rejects(expert.run({ x: { shape: [1, 64], data: new Int32Array(64) } }), refused(/x/));
+      const embed = await backend.compile(program.embed, model.weights(program.embed));
+      await assert.rejects(embed.run({ ids: { shape: [1], data: Int32Array.of(program.vocab) } }), refused(/ids/));
+      assert.equal((await expert.run(x(1, 1, program.hidden))).y?.data.length, program.hidden);
+      await expert.dispose();
+      await embed.dispose();
+      assert.ok(w1);
+    });
+
+    check("whole models: logits of prefill and of chunked prefill with decode equal the reference", async () => {
+      for (const overrides of [{}, { sliding_window: 5, tie_word_embeddings: true, num_local_experts: 3, num_experts_per_tok: 3 }]) {
+        const variant = syntheticModel(overrides);
+        const ids = Array.from(gaussian(7, 24), (value) => Math.abs(Math.floor(value * 40)) % 97);
+        const [mine, theirs] = await Promise.all([backend, oracle].map((b) => loadModel(b, variant, { context: 32, slots: 2 })));
+        const want = await theirs!.forward(ids, 0);
+        const whole = await mine!.forward(ids, 0);
+        assert.ok(relativeError(whole, want) <= contract.tolerance, `prefill: ${relativeError(whole, want)}`);
+        const parts = [];
+        for (const [from, to] of [
+          [0, 9],
+          [9, 22],
+          [22, 23],
+          [23, 24],
+        ] as const) {
+          parts.push(...(await mine!.forward(ids.slice(from, to), from, 1)));
+        }
+        assert.ok(relativeError(parts, want) <= contract.tolerance, `chunks: ${relativeError(parts, want)}`);
+        await mine!.dispose();
+      }
+    });
+
+    check("exact backends: a row's bits depend on neither its batch nor its mates", async () => {
+      if (backend.numericClass !== "exact") return;
+      for (const codec of ["f32", "int4"] as const) {
+        const expert = await backend.compile(program.expert, model.expert(0, 2, codec));
+        const all = x(9, 65, program.hidden).x;
+        const whole = keep(await expert.run({ x: all })).y!.data;
+        for (const row of [0, 1, 31, 64]) {
+          const alone = { shape: [1, program.hidden], data: all.data.slice(row * program.hidden, (row + 1) * program.hidden) };
+          const got = (await expert.run({ x: alone })).y!.data;
+          assert.deepEqual([...got], [...whole.slice(row * program.hidden, (row + 1) * program.hidden)], `${codec} row ${row}`);
+        }
+        await expert.dispose();
+      }
+    });
+  });
+}

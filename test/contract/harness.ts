@@ -1,0 +1,100 @@
+// The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
+// serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
+import type { Backend, Compiled, KvCache, WeightData, Weights } from "../../runtime/backends/backend.ts";
+import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
+
+export interface ModelWeights {
+  readonly program: ModelProgram;
+  weights(segment: Segment): Weights | Promise<Weights>;
+  expert(layer: number, expert: number, codec?: WeightData["codec"]): Weights | Promise<Weights>;
+}
+
+export interface LoadedModel {
+  /** Logits [ids, vocab] of the tokens `ids` on top of `past` tokens of `slot`. */
+  forward(ids: readonly number[], past: number, slot?: number): Promise<Float32Array>;
+  readonly kv: KvCache;
+  dispose(): Promise<void>;
+}
+
+const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).data as Float32Array;
+
+export async function loadModel(
+  backend: Backend,
+  model: ModelWeights,
+  spec: { readonly context: number; readonly slots?: number; readonly codec?: WeightData["codec"] },
+): Promise<LoadedModel> {
+  const { program } = model;
+  const compile = async (segment: Segment): Promise<Compiled> => backend.compile(segment, await model.weights(segment));
+  const embed = await compile(program.embed);
+  const head = await compile(program.head);
+  const blocks: Compiled[] = [];
+  const experts: Compiled[][] = [];
+  for (const [layer, block] of program.blocks.entries()) {
+    blocks.push(await compile(block));
+    const row: Compiled[] = [];
+    for (let e = 0; e < program.experts; e++) row.push(await backend.compile(program.expert, await model.expert(layer, e, spec.codec)));
+    experts.push(row);
+  }
+  const kv = await backend.createKv({ ...program, slots: spec.slots ?? 1, context: spec.context });
+
+  async function layerOf(
+    layer: number,
+    x: Float32Array<ArrayBufferLike>,
+    tokens: number,
+    past: number,
+    slot: number,
+  ): Promise<Float32Array> {
+    const { hidden, topK } = program;
+    const input = { x: { shape: [tokens, hidden], data: x } };
+    const out = await blocks[layer]!.run(input, { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) });
+    const [h, f, gates] = [f32(out.h).slice(), f32(out.f).slice(), f32(out.gates).slice()];
+    const ids = (out.ids as Tensor).data.slice();
+    const rowsOf = experts[layer]!.map((_, e) => [...ids.keys()].filter((pair) => ids[pair] === e));
+    const calls = rowsOf.flatMap((pairs, e) => {
+      if (pairs.length === 0) return [];
+      const data = new Float32Array(pairs.length * hidden);
+      for (const [i, pair] of pairs.entries()) {
+        const row = Math.floor(pair / topK);
+        data.set(f.subarray(row * hidden, (row + 1) * hidden), i * hidden);
+      }
+      return [{ pairs, program: experts[layer]![e]!, inputs: { x: { shape: [pairs.length, hidden], data } } }];
+    });
+    const results = await backend.runMany(calls);
+    const y = new Float32Array(ids.length * hidden);
+    for (const [c, { pairs }] of calls.entries()) {
+      for (const [i, pair] of pairs.entries()) y.set(f32(results[c]!.y).subarray(i * hidden, (i + 1) * hidden), pair * hidden);
+    }
+    for (let pair = 0; pair < ids.length; pair++) {
+      const row = Math.floor(pair / topK);
+      for (let d = 0; d < hidden; d++) h[row * hidden + d] = h[row * hidden + d]! + Math.fround(gates[pair]! * y[pair * hidden + d]!);
+    }
+    return h;
+  }
+
+  return {
+    kv,
+    async forward(ids, past, slot = 0) {
+      let x: Float32Array = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
+      for (let layer = 0; layer < program.layers; layer++) x = await layerOf(layer, x, ids.length, past, slot);
+      return f32((await head.run({ x: { shape: [ids.length, program.hidden], data: x } })).logits).slice();
+    },
+    async dispose() {
+      for (const program of [embed, head, ...blocks, ...experts.flat()]) await program.dispose();
+      await kv.dispose();
+    },
+  };
+}
+
+/** max|a-b| / max|b|, the measure of the tolerances. NaN anywhere is Infinity. */
+export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
+  let worst = 0;
+  let largest = 0;
+  for (let i = 0; i < b.length; i++) {
+    const distance = Math.abs(a[i]! - b[i]!);
+    if (Number.isNaN(distance)) return Number.POSITIVE_INFINITY;
+    worst = Math.max(worst, distance);
+    largest = Math.max(largest, Math.abs(b[i]!));
+  }
+  return worst === 0 ? 0 : worst / largest;
+}

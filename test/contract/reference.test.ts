@@ -1,0 +1,12 @@
+// The reference backend against the contract; being its own oracle, it proves here the checks, KV, slots and bookkeeping.
+// That its numbers are right is shown by kernels.test.ts, gradients.test.ts and golden-logits.test.ts.
+import { createReferenceBackend } from "../../runtime/backends/reference.ts";
+import { runBackendContract } from "./backend.ts";
+
+runBackendContract({
+  name: "reference",
+  make: () => createReferenceBackend({ threads: 1 }),
+  slack: 1,
+  tolerance: 1e-5,
+  int4Tolerance: 1e-5,
+});

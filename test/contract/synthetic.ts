@@ -1,0 +1,54 @@
+// A small Mixtral with seeded random weights, for suites that need a whole model and no files.
+import type { WeightData, Weights } from "../../runtime/backends/backend.ts";
+import { randomTensor } from "../../runtime/kernels/random.ts";
+import type { ModelProgram, Segment } from "../../runtime/kernels/segment.ts";
+import { programOf } from "../../runtime/models/index.ts";
+import { quantizeInt4 } from "../../runtime/weights/codecs/int4.ts";
+
+export interface SyntheticModel {
+  readonly program: ModelProgram;
+  weights(segment: Segment): Weights;
+  expert(layer: number, expert: number, codec?: WeightData["codec"]): Weights;
+}
+
+const base = {
+  architectures: ["MixtralForCausalLM"],
+  hidden_size: 64,
+  intermediate_size: 96,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  vocab_size: 97,
+  max_position_embeddings: 128,
+  rms_norm_eps: 1e-5,
+  rope_theta: 1e4,
+  hidden_act: "silu",
+  num_local_experts: 4,
+  num_experts_per_tok: 2,
+};
+
+/** A number from a name, so that every tensor has its own values. */
+const seedOf = (name: string): number => [...name].reduce((hash, char) => Math.imul(hash ^ char.charCodeAt(0), 16777619) >>> 0, 2166136261);
+
+function weight(name: string, shape: readonly number[]): Extract<WeightData, { codec: "f32" }> {
+  const fanIn = shape[1] ?? 1;
+  const values = randomTensor(seedOf(name), shape, shape.length === 1 ? 0.2 : 1 / Math.sqrt(fanIn));
+  return { codec: "f32", shape, data: shape.length === 1 ? values.data.map((value) => value + 1) : values.data };
+}
+
+export function syntheticModel(overrides: object = {}): SyntheticModel {
+  const program = programOf({ ...base, ...overrides });
+  return {
+    program,
+    weights: (segment) => Object.fromEntries(segment.weights.map(({ name, shape }) => [name, weight(name, shape)])),
+    expert(layer, expert, codec = "f32") {
+      return Object.fromEntries(
+        program.expert.weights.map(({ name, shape }) => {
+          const f32 = weight(`${layer}.${expert}.${name}`, shape);
+          const [rows, columns] = shape as [number, number];
+          return [name, codec === "f32" ? f32 : quantizeInt4(f32.data, rows, columns)];
+        }),
+      );
+    },
+  };
+}
