@@ -1,0 +1,115 @@
+// Mutual TLS, identity, limits and error mapping of the gRPC adapter, on loopback with real certificates.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { create } from "@bufbuild/protobuf";
+import { AppError } from "../../crds/common.ts";
+import { createTestCa, type TestCa } from "../../test/support/certs.ts";
+import { Control, DispatchFrameSchema, DispatchReplySchema, Experts } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, connect, createServer, fromStatus, type GrpcServer, messageBytesMax } from "./grpc.ts";
+import { serverNames } from "./tls.ts";
+
+const ns = "default";
+const name = "mix";
+let ca: TestCa;
+let server: GrpcServer;
+let serverTls: ReturnType<TestCa["issue"]>;
+let address: string;
+const closers: (() => void)[] = [];
+
+before(async () => {
+  ca = createTestCa();
+  serverTls = ca.issue("rank-0", ns, name);
+  server = createServer(serverTls);
+  const unsupported = () => Promise.reject(new AppError("not in this test", { code: "NotFound" }));
+  server.add(Control, {
+    describe: async (_request, call) => {
+      const who = callerOf(call, ns, name);
+      return { podName: who.role === "worker" ? `worker ${who.rank} ${who.podName}` : who.role };
+    },
+    snapshot: unsupported,
+    commit: () => Promise.reject(new AppError("epoch 3 is not above 4", { code: "StalePlan" })),
+    abort: unsupported,
+    release: unsupported,
+    drain: unsupported,
+    prepare: (call) => call.end(),
+    watch: (call) => call.end(),
+  });
+  server.add(Experts, {
+    dispatch: (call) => {
+      call.on("data", (frame) => call.write(create(DispatchReplySchema, { seq: frame.seq, result: { case: "rows", value: frame.rows } })));
+      call.on("end", () => call.end());
+    },
+  });
+  address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
+});
+after(async () => {
+  for (const close of closers) close();
+  await server.close(200);
+});
+
+async function controlAs(member: string, expect = "rank-0", issuer = ca) {
+  const client = connect(Control, { address, serverName: `${expect}.${name}.${ns}.enodia`, tls: issuer.issue(member, ns, name) });
+  closers.push(client.close);
+  return client;
+}
+
+test("the server learns rank and pod name from the caller's certificate", async () => {
+  assert.equal((await (await controlAs("rank-7")).describe({})).podName, "worker 7 rank-7");
+  assert.equal((await (await controlAs("operator")).describe({})).podName, "operator");
+});
+
+test("a certificate of another deployment is a stranger", async () => {
+  const client = connect(Control, { address, serverName: serverNames.rank(0, ns, name), tls: ca.issue("operator", ns, "other") });
+  closers.push(client.close);
+  await assert.rejects(client.describe({}), (error) => fromStatus(error, "describe").code === "Unauthenticated");
+});
+
+test("a caller whose certificate another CA signed gets no connection", async () => {
+  const client = await controlAs("operator", "rank-0", createTestCa());
+  await assert.rejects(client.describe({}, { deadline: Date.now() + 3000 }), (error) =>
+    ["Unavailable", "DeadlineExceeded"].includes(fromStatus(error, "x").code),
+  );
+});
+
+test("a server that presents another rank's certificate is refused by the caller", async () => {
+  const client = await controlAs("operator", "rank-1");
+  await assert.rejects(client.describe({}, { deadline: Date.now() + 3000 }), (error) =>
+    ["Unavailable", "DeadlineExceeded"].includes(fromStatus(error, "x").code),
+  );
+});
+
+test("an AppError crosses the wire with its code and message", async () => {
+  const client = await controlAs("operator");
+  await assert.rejects(client.commit({}), (error) => {
+    const app = fromStatus(error, "commit");
+    return app.code === "StalePlan" && app.message === "epoch 3 is not above 4";
+  });
+});
+
+test("a frame of 8 MiB travels both ways, one above the limit does not and the server lives on", async () => {
+  const client = connect(Experts, { address, serverName: serverNames.rank(0, ns, name), tls: ca.issue("rank-1", ns, name) });
+  closers.push(client.close);
+  const roundTrip = (bytes: number) =>
+    new Promise<number>((resolve, reject) => {
+      const stream = client.dispatch();
+      stream.on("data", (reply) => {
+        resolve(reply.result.case === "rows" ? reply.result.value.byteLength : -1);
+        stream.end();
+      });
+      stream.on("error", reject);
+      stream.write(create(DispatchFrameSchema, { seq: 1n, rows: new Uint8Array(bytes) }));
+    });
+  assert.equal(await roundTrip(8 * 1024 * 1024), 8 * 1024 * 1024);
+  await assert.rejects(roundTrip(messageBytesMax + 1));
+  assert.equal(await roundTrip(4), 4);
+});
+
+test("renewed certificates serve new connections without a restart", async () => {
+  const renewed = ca.issue("rank-3", ns, name);
+  const source = serverTls;
+  const old = source.current();
+  source.update(renewed.current());
+  await (await controlAs("operator", "rank-3")).describe({});
+  source.update(old);
+  await (await controlAs("operator", "rank-0")).describe({});
+});

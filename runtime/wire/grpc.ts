@@ -1,0 +1,160 @@
+// gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
+// and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those.
+import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
+import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import * as grpc from "@grpc/grpc-js";
+import { AppError } from "../../crds/common.ts";
+import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
+import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
+
+/** On purpose: the default of 4 MB is below one prefill frame of a large model. */
+export const messageBytesMax = 16 * 1024 * 1024;
+/** Frames above this are split by the sender, so that one frame never holds a stream for long. */
+export const frameBytesMax = 8 * 1024 * 1024;
+/** The default of 64 KiB caps a stream at about 590 MB/s on loopback; this doubles it. */
+const flowControlWindowBytes = 32 * 1024 * 1024;
+const keepaliveTimeMs = 5_000;
+const keepaliveTimeoutMs = 3_000;
+
+const sharedOptions: grpc.ChannelOptions = {
+  "grpc.max_receive_message_length": messageBytesMax,
+  "grpc.max_send_message_length": messageBytesMax,
+  "grpc.keepalive_time_ms": keepaliveTimeMs,
+  "grpc.keepalive_timeout_ms": keepaliveTimeoutMs,
+  "grpc-node.flow_control_window": flowControlWindowBytes,
+};
+const clientOptions: grpc.ChannelOptions = {
+  ...sharedOptions,
+  "grpc.keepalive_permit_without_calls": 1,
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 2_000,
+  "grpc.enable_retries": 0, // callers choose another rank; a hidden retry would only delay that
+  "grpc.enable_http_proxy": 0,
+  "grpc.use_local_subchannel_pool": 1, // a restarted pod may come back on the same address with another certificate
+};
+
+export type GrpcServer = {
+  /** Adds a service; call before `listen`. */
+  add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
+  /** Binds host:port (0 = any) and returns the port. */
+  listen(host: string, port: number): Promise<number>;
+  /** Stops taking calls, waits up to graceMs for the running ones, then cuts them. */
+  close(graceMs: number): Promise<void>;
+};
+
+export function createServer(tls: TlsSource): GrpcServer {
+  const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
+  const credentials = grpc.experimental.createCertificateProviderServerCredentials(tls.provider, tls.provider, true);
+  return {
+    add: (service, handlers) => {
+      const implementation: Record<string, unknown> = {};
+      for (const method of service.methods) {
+        const handler = (handlers as Record<string, unknown>)[method.localName];
+        implementation[method.localName] = method.methodKind === "unary" ? unary(handler, method.output) : handler;
+      }
+      server.addService(definition(service), implementation as grpc.UntypedServiceImplementation);
+    },
+    listen: (host, port) =>
+      new Promise((resolve, reject) => {
+        server.bindAsync(`${host}:${port}`, credentials, (error, bound) => (error ? reject(error) : resolve(bound)));
+      }),
+    close: (graceMs) =>
+      new Promise((resolve) => {
+        const timer = setTimeout(() => server.forceShutdown(), graceMs);
+        server.tryShutdown(() => {
+          clearTimeout(timer);
+          resolve();
+        });
+      }),
+  };
+}
+
+type AnyUnary = (request: unknown, call: grpc.ServerUnaryCall<unknown, unknown>) => Promise<MessageInitShape<never>>;
+
+function unary(handler: unknown, output: Parameters<typeof create>[0]): grpc.handleUnaryCall<unknown, MessageShape<typeof output>> {
+  return (call, callback) => {
+    (handler as AnyUnary)(call.request, call).then(
+      (reply) => callback(null, create(output, reply)),
+      (error) => callback(toStatus(error)),
+    );
+  };
+}
+
+/** A client of one service at ip:port; `serverName` is the SAN that the other end must present. */
+export function connect<M extends GenServiceMethods>(
+  service: GenService<M>,
+  target: { readonly address: string; readonly serverName: string; readonly tls: TlsSource },
+): ServiceClient<M> {
+  const credentials = grpc.experimental.createCertificateProviderChannelCredentials(target.tls.provider, target.tls.provider);
+  return createClient(service, target.address, credentials, {
+    ...clientOptions,
+    "grpc.ssl_target_name_override": target.serverName,
+    "grpc.default_authority": target.serverName,
+  });
+}
+
+/** Who is calling, or an AppError `Unauthenticated` for a stranger. */
+export function callerOf(
+  call: Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">,
+  namespace: string,
+  name: string,
+): PeerIdentity {
+  const identity = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
+  if (identity !== undefined) return identity;
+  throw new AppError(`the caller's certificate names no member of ${namespace}/${name}`, {
+    code: "Unauthenticated",
+    operation: "gRPC call",
+  });
+}
+
+const statusByCode: Readonly<Record<string, grpc.status>> = {
+  Unauthenticated: grpc.status.UNAUTHENTICATED,
+  Forbidden: grpc.status.PERMISSION_DENIED,
+  InvalidRequest: grpc.status.INVALID_ARGUMENT,
+  InvalidPlan: grpc.status.INVALID_ARGUMENT,
+  ContextOverflow: grpc.status.INVALID_ARGUMENT,
+  NotHosted: grpc.status.NOT_FOUND,
+  NotFound: grpc.status.NOT_FOUND,
+  StalePlan: grpc.status.FAILED_PRECONDITION,
+  NotReady: grpc.status.UNAVAILABLE,
+  Draining: grpc.status.UNAVAILABLE,
+  ExpertUnavailable: grpc.status.UNAVAILABLE,
+  QueueFull: grpc.status.RESOURCE_EXHAUSTED,
+  Cancelled: grpc.status.CANCELLED,
+  DeadlineExceeded: grpc.status.DEADLINE_EXCEEDED,
+};
+const codeKey = "enodia-code";
+
+/** What the other end sees: status, message and the AppError code as metadata. Causes stay here. */
+export function toStatus(caught: unknown): grpc.ServiceError {
+  const error = AppError.from(caught);
+  const metadata = new grpc.Metadata();
+  metadata.set(codeKey, error.code);
+  const code = statusByCode[error.code] ?? grpc.status.INTERNAL;
+  return Object.assign(new Error(error.message), { code, details: error.message, metadata, name: "ServiceError" });
+}
+
+/** The way back: a ServiceError as AppError with the sender's code, or one named after the gRPC status. */
+export function fromStatus(caught: unknown, operation: string): AppError {
+  if (caught instanceof AppError) return caught;
+  const error = caught as Partial<grpc.ServiceError>;
+  if (!(caught instanceof Error) || typeof error.code !== "number") return AppError.from(caught, operation);
+  const sent = error.metadata?.get(codeKey)[0];
+  const byStatus: Partial<Record<grpc.status, string>> = {
+    [grpc.status.UNAVAILABLE]: "Unavailable",
+    [grpc.status.CANCELLED]: "Cancelled",
+    [grpc.status.DEADLINE_EXCEEDED]: "DeadlineExceeded",
+    [grpc.status.RESOURCE_EXHAUSTED]: "MessageTooLarge",
+    [grpc.status.UNAUTHENTICATED]: "Unauthenticated",
+    [grpc.status.PERMISSION_DENIED]: "Forbidden",
+  };
+  const code = typeof sent === "string" ? sent : (byStatus[error.code] ?? "Internal");
+  const transient = error.code === grpc.status.UNAVAILABLE || error.code === grpc.status.RESOURCE_EXHAUSTED;
+  return new AppError(error.details ?? error.message ?? "gRPC call failed", {
+    code,
+    operation,
+    cause: caught,
+    retry: transient ? "backoff" : "never",
+  });
+}

@@ -1,0 +1,125 @@
+// Proto <-> domain: plans, membership, senders. Parses what others sent: everything that a peer could get wrong is
+// checked here and named. Pure.
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { AppError } from "../../crds/common.ts";
+import { decodeLayer, encodeLayer, type LayerPlacement, type PlacementPlan, planBounds } from "../../crds/plan.ts";
+import {
+  MemberState as MemberStateMessage,
+  type Membership as MembershipMessage,
+  MembershipSchema,
+  type Plan,
+  PlanSchema,
+  type Sender,
+  SenderSchema,
+} from "./gen/enodia/runtime/v1/runtime_pb.js";
+
+/** Identity of a process in the protocol: a restarted one is a new boot with empty memory. */
+export interface Identity {
+  readonly deploymentUid: string;
+  readonly rank: number;
+  readonly podUid: string;
+  readonly bootId: string;
+}
+
+export const memberStates = ["joining", "active", "draining", "lost"] as const;
+export type MemberState = (typeof memberStates)[number];
+
+export interface Member {
+  readonly rank: number;
+  readonly podName: string;
+  readonly podUid: string;
+  readonly bootId: string;
+  /** ip:port of its gRPC server */
+  readonly address: string;
+  readonly state: MemberState;
+}
+
+export interface Membership {
+  readonly version: number;
+  readonly members: readonly Member[];
+}
+
+/** uint64 on the wire, safe integer inside; anything above 2^53 is refused. */
+export function toNumber(value: bigint, field: string): number {
+  if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < 0n) throw invalid(field, `${value} is no safe integer`);
+  return Number(value);
+}
+
+export function toSender(identity: Identity): Sender {
+  return create(SenderSchema, identity);
+}
+
+export function fromSender(sender: Sender | undefined): Identity {
+  if (sender === undefined) throw new AppError("sender: missing", { code: "InvalidRequest", operation: "parsing a message" });
+  return { deploymentUid: sender.deploymentUid, rank: sender.rank, podUid: sender.podUid, bootId: sender.bootId };
+}
+
+export function toPlan(plan: PlacementPlan): Plan {
+  return create(PlanSchema, {
+    deploymentUid: plan.deploymentUid,
+    epoch: BigInt(plan.epoch),
+    parentEpoch: BigInt(plan.parentEpoch),
+    planHash: plan.planHash,
+    modelDigest: plan.modelDigest,
+    layers: plan.layers.map((layer) => ({ layer: layer.layer, epoch: BigInt(layer.epoch), ...encodeLayer(layer) })),
+  });
+}
+
+export function fromPlan(plan: Plan | undefined): PlacementPlan {
+  if (plan === undefined) throw invalid("plan", "missing");
+  if (plan.layers.length > planBounds.layers) throw invalid("plan.layers", `more than ${planBounds.layers}`);
+  const seen = new Set<number>();
+  const layers = plan.layers.map((layer, i): LayerPlacement => {
+    const field = `plan.layers[${i}]`;
+    if (layer.layer >= planBounds.layers || seen.has(layer.layer))
+      throw invalid(field, `layer ${layer.layer} is out of range or named twice`);
+    seen.add(layer.layer);
+    return { layer: layer.layer, epoch: toNumber(layer.epoch, `${field}.epoch`), ...decodeLayer(layer.hosts, layer.shares, field) };
+  });
+  return {
+    deploymentUid: plan.deploymentUid,
+    epoch: toNumber(plan.epoch, "plan.epoch"),
+    parentEpoch: toNumber(plan.parentEpoch, "plan.parentEpoch"),
+    planHash: plan.planHash,
+    modelDigest: plan.modelDigest,
+    layers,
+  };
+}
+
+const stateToWire: Readonly<Record<MemberState, MemberStateMessage>> = {
+  joining: MemberStateMessage.JOINING,
+  active: MemberStateMessage.ACTIVE,
+  draining: MemberStateMessage.DRAINING,
+  lost: MemberStateMessage.LOST,
+};
+
+export function toMembership(membership: Membership): MembershipMessage {
+  const members: MessageInitShape<typeof MembershipSchema>["members"] = membership.members.map((member) => ({
+    ...member,
+    state: stateToWire[member.state],
+  }));
+  return create(MembershipSchema, { version: BigInt(membership.version), members: members ?? [] });
+}
+
+export function fromMembership(message: MembershipMessage): Membership {
+  if (message.members.length > planBounds.ranks) throw invalid("membership.members", `more than ${planBounds.ranks}`);
+  const members = message.members.map((member, i): Member => {
+    const state = memberStates.find((name) => stateToWire[name] === member.state);
+    if (state === undefined) throw invalid(`membership.members[${i}].state`, `${member.state} is unknown`);
+    if (member.rank >= planBounds.ranks) throw invalid(`membership.members[${i}].rank`, `${member.rank} is out of range`);
+    return {
+      rank: member.rank,
+      podName: member.podName,
+      podUid: member.podUid,
+      bootId: member.bootId,
+      address: member.address,
+      state,
+    };
+  });
+  if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");
+  return { version: toNumber(message.version, "membership.version"), members };
+}
+
+function invalid(field: string, what: string): AppError {
+  return new AppError(`${field}: ${what}`, { code: "InvalidPlan", operation: "parsing a message" });
+}

@@ -1,0 +1,198 @@
+// Core NATS as an optional bus: start-up never waits for it, it reconnects for ever, and while it is away messages are
+// dropped and counted instead of queued (old load is worse than none). No JetStream; no knowledge of subjects.
+import { readFileSync } from "node:fs";
+import { connect, credsAuthenticator, type NatsConnection, type Subscription, tokenAuthenticator } from "nats";
+
+export interface BusStatus {
+  readonly connected: boolean;
+  /** Why not, for conditions and logs: "Connecting", "AuthorizationViolation", "Disconnected", … */
+  readonly reason: string;
+}
+
+export interface Bus {
+  readonly status: BusStatus;
+  /** Messages not sent because the bus was away. */
+  readonly dropped: number;
+  /** True when handed to the connection. Never blocks, never throws. */
+  publish(subject: string, payload: string | Uint8Array): boolean;
+  /** Survives reconnects. The handler must not throw; what it throws is dropped. Returns the way out. */
+  subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void;
+  onStatus(listener: (status: BusStatus) => void): () => void;
+  close(): Promise<void>;
+}
+
+export interface BusOptions {
+  readonly url: string;
+  /** Path of a `.creds` file, or of a file that holds a token. Read at every attempt, so a rotated Secret works. */
+  readonly credsFile?: string | undefined;
+  readonly name: string;
+}
+
+const connectTimeoutMs = 5_000;
+const retryFirstMs = 500;
+const retryMaxMs = 5_000;
+const pingIntervalMs = 5_000;
+const closeTimeoutMs = 1_000;
+
+export function createBus(options: BusOptions): Bus {
+  return new NatsBus(options);
+}
+
+class NatsBus implements Bus {
+  readonly #options: BusOptions;
+  readonly #listeners = new Set<(status: BusStatus) => void>();
+  readonly #subscriptions = new Map<
+    symbol,
+    { subject: string; handler: (bytes: Uint8Array, subject: string) => void; live?: Subscription }
+  >();
+  readonly #closing = new AbortController();
+  readonly #loop: Promise<void>;
+  #connection: NatsConnection | undefined;
+  #status: BusStatus = { connected: false, reason: "Connecting" };
+  #dropped = 0;
+
+  constructor(options: BusOptions) {
+    this.#options = options;
+    this.#loop = this.#run();
+  }
+  get status(): BusStatus {
+    return this.#status;
+  }
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  publish(subject: string, payload: string | Uint8Array): boolean {
+    if (this.#connection !== undefined && this.#status.connected) {
+      try {
+        this.#connection.publish(subject, payload);
+        return true;
+      } catch {
+        // closed between the check and the call: counted as dropped below
+      }
+    }
+    this.#dropped += 1;
+    return false;
+  }
+
+  subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void {
+    const key = Symbol(subject);
+    this.#subscriptions.set(key, { subject, handler });
+    this.#attach();
+    return () => {
+      this.#subscriptions.get(key)?.live?.unsubscribe();
+      this.#subscriptions.delete(key);
+    };
+  }
+
+  onStatus(listener: (status: BusStatus) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    const connection = this.#connection;
+    if (connection !== undefined) {
+      // a drain flushes what was published last; a server that is away must not hold the shutdown
+      await Promise.race([connection.drain().catch(() => {}), new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref())]);
+      await connection.close().catch(() => {});
+    }
+    await this.#loop;
+  }
+
+  /** Connects again and again; inside one connection the client itself reconnects for ever. It gives up only on
+   *  authorization errors and the like, and then this loop starts afresh. */
+  async #run(): Promise<void> {
+    let waitMs = retryFirstMs;
+    while (!this.#closing.signal.aborted) {
+      try {
+        this.#connection = await connect({
+          servers: this.#options.url,
+          name: this.#options.name,
+          timeout: connectTimeoutMs,
+          pingInterval: pingIntervalMs,
+          maxPingOut: 2,
+          maxReconnectAttempts: -1,
+          reconnectTimeWait: retryFirstMs,
+          ...this.#auth(),
+        });
+        waitMs = retryFirstMs;
+        this.#set({ connected: true, reason: "Connected" });
+        this.#attach();
+        await this.#follow(this.#connection);
+      } catch (error) {
+        this.#set({ connected: false, reason: reasonOf(error) });
+      }
+      this.#connection = undefined;
+      for (const entry of this.#subscriptions.values()) delete entry.live;
+      await sleep(waitMs, this.#closing.signal);
+      waitMs = Math.min(waitMs * 2, retryMaxMs);
+    }
+    this.#set({ connected: false, reason: "Closed" });
+  }
+
+  async #follow(connection: NatsConnection): Promise<void> {
+    const states = (async () => {
+      for await (const event of connection.status()) {
+        if (event.type === "disconnect" || event.type === "staleConnection") this.#set({ connected: false, reason: "Disconnected" });
+        if (event.type === "reconnect") this.#set({ connected: true, reason: "Connected" });
+        if (event.type === "error")
+          this.#set({ connected: !connection.isClosed() && this.#status.connected, reason: reasonOf(event.error) });
+      }
+    })();
+    const error = await connection.closed();
+    await states;
+    this.#set({ connected: false, reason: error === undefined ? "Disconnected" : reasonOf(error) });
+  }
+
+  #attach(): void {
+    if (this.#connection === undefined) return;
+    for (const entry of this.#subscriptions.values()) {
+      if (entry.live !== undefined) continue;
+      entry.live = this.#connection.subscribe(entry.subject, {
+        callback: (error, message) => {
+          if (error !== null) return;
+          try {
+            entry.handler(message.data, message.subject);
+          } catch {
+            // one bad message must not end the subscription; handlers report their own errors
+          }
+        },
+      });
+    }
+  }
+
+  #auth() {
+    const file = this.#options.credsFile;
+    if (file === undefined) return {};
+    const text = readFileSync(file);
+    const isCreds = text.includes("BEGIN NATS USER JWT");
+    return { authenticator: isCreds ? credsAuthenticator(text) : tokenAuthenticator(text.toString("utf8").trim()) };
+  }
+
+  #set(status: BusStatus): void {
+    if (status.connected === this.#status.connected && status.reason === this.#status.reason) return;
+    this.#status = status;
+    for (const listener of this.#listeners) listener(status);
+  }
+}
+
+function reasonOf(error: unknown): string {
+  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  if (/authorization|authentication|permissions/i.test(text)) return "AuthorizationViolation";
+  return text.slice(0, 200);
+}
+
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done, { once: true });
+    function done() {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    }
+  });
+}

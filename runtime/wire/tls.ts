@@ -1,0 +1,129 @@
+// TLS material as gRPC wants it: PEM from a folder that is re-read when it changes, or PEM held in memory
+// (the operator has a CA per deployment and no folder). Also who a peer is, from its certificate's SAN.
+import type { X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import type { PeerCertificate } from "node:tls";
+import type { experimental } from "@grpc/grpc-js";
+import { AppError } from "../../crds/common.ts";
+
+/** PEM of this side's certificate chain, its key, and the CA that signs the peers. */
+export interface TlsMaterial {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+  readonly ca: Buffer;
+}
+
+/** Feeds both credentials of grpc-js; new connections use the newest material. */
+export interface TlsSource {
+  readonly provider: experimental.CertificateProvider;
+  current(): TlsMaterial;
+  close(): void;
+}
+
+/** kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
+export const tlsRefreshMs = 30_000;
+
+class Provider implements experimental.CertificateProvider {
+  #material: TlsMaterial;
+  readonly #ca = new Set<experimental.CaCertificateUpdateListener>();
+  readonly #identity = new Set<experimental.IdentityCertificateUpdateListener>();
+
+  constructor(material: TlsMaterial) {
+    this.#material = material;
+  }
+  get material(): TlsMaterial {
+    return this.#material;
+  }
+  update(material: TlsMaterial): void {
+    this.#material = material;
+    for (const listener of this.#ca) listener({ caCertificate: material.ca });
+    for (const listener of this.#identity) listener({ certificate: material.cert, privateKey: material.key });
+  }
+  addCaCertificateListener(listener: experimental.CaCertificateUpdateListener): void {
+    this.#ca.add(listener);
+    process.nextTick(() => listener({ caCertificate: this.#material.ca }));
+  }
+  removeCaCertificateListener(listener: experimental.CaCertificateUpdateListener): void {
+    this.#ca.delete(listener);
+  }
+  addIdentityCertificateListener(listener: experimental.IdentityCertificateUpdateListener): void {
+    this.#identity.add(listener);
+    process.nextTick(() => listener({ certificate: this.#material.cert, privateKey: this.#material.key }));
+  }
+  removeIdentityCertificateListener(listener: experimental.IdentityCertificateUpdateListener): void {
+    this.#identity.delete(listener);
+  }
+}
+
+/** Material that never changes by itself. */
+export function fixedTls(material: TlsMaterial): TlsSource & { update(material: TlsMaterial): void } {
+  const provider = new Provider(material);
+  return { provider, current: () => provider.material, update: (next) => provider.update(next), close: () => {} };
+}
+
+/** Material from `tls.crt`, `tls.key` and `ca.crt` of a folder. Throws `TlsUnreadable` when they cannot be read at first;
+ *  later failures keep the last good material. */
+export function folderTls(dir: string, refreshMs = tlsRefreshMs): TlsSource {
+  const provider = new Provider(readMaterial(dir));
+  const timer = setInterval(() => {
+    try {
+      const next = readMaterial(dir);
+      if (!sameMaterial(next, provider.material)) provider.update(next);
+    } catch {
+      // half-written or briefly absent during kubelet's swap: the next tick reads it again
+    }
+  }, refreshMs);
+  timer.unref();
+  return { provider, current: () => provider.material, close: () => clearInterval(timer) };
+}
+
+function readMaterial(dir: string): TlsMaterial {
+  try {
+    return { cert: readFileSync(join(dir, "tls.crt")), key: readFileSync(join(dir, "tls.key")), ca: readFileSync(join(dir, "ca.crt")) };
+  } catch (cause) {
+    throw new AppError(`TLS folder ${dir}: tls.crt, tls.key and ca.crt must be readable`, {
+      code: "TlsUnreadable",
+      operation: "reading TLS material",
+      cause,
+      retry: "backoff",
+    });
+  }
+}
+
+function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
+  return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
+}
+
+/** Who the other end is, as its certificate (signed by the deployment's CA) says. */
+export type PeerIdentity =
+  | { readonly role: "worker"; readonly rank: number; readonly podName: string | undefined }
+  | { readonly role: "gateway" | "operator"; readonly podName: string | undefined };
+
+const sanPattern = /^(?:rank-(?<rank>\d{1,4})|(?<role>gateway|operator))\.(?<scope>.+)\.enodia$/;
+
+/** Reads the SAN; only names of this deployment count. Undefined = a stranger. */
+export function peerIdentity(
+  cert: PeerCertificate | X509Certificate | undefined,
+  namespace: string,
+  name: string,
+): PeerIdentity | undefined {
+  const text = cert === undefined ? undefined : "subjectaltname" in cert ? cert.subjectaltname : (cert as X509Certificate).subjectAltName;
+  const entries = (text ?? "").split(", ");
+  const prefix = `URI:spiffe://enodia/${namespace}/${name}/`;
+  const podName = entries.find((entry) => entry.startsWith(prefix))?.slice(prefix.length);
+  for (const entry of entries) {
+    const groups = entry.startsWith("DNS:") ? sanPattern.exec(entry.slice(4))?.groups : undefined;
+    if (groups?.scope !== `${name}.${namespace}`) continue;
+    if (groups.rank !== undefined) return { role: "worker", rank: Number(groups.rank), podName };
+    return { role: groups.role === "gateway" ? "gateway" : "operator", podName };
+  }
+  return undefined;
+}
+
+/** Server names that callers expect (`grpc.ssl_target_name_override`). */
+export const serverNames = {
+  rank: (rank: number, namespace: string, name: string) => `rank-${rank}.${name}.${namespace}.enodia`,
+  gateway: (namespace: string, name: string) => `gateway.${name}.${namespace}.enodia`,
+  operator: (namespace: string, name: string) => `operator.${name}.${namespace}.enodia`,
+} as const;

@@ -1,0 +1,56 @@
+// A throw-away CA and member certificates for tests, made with the openssl program, in the shape the operator gives
+// pods (SAN and spiffe URI). The folder dies with the process that made it.
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fixedTls, type TlsMaterial, type TlsSource } from "../../runtime/wire/tls.ts";
+
+export interface TestCa {
+  readonly dir: string;
+  /** Material of `rank-<r>`, `gateway` or `operator` of <ns>/<name>. */
+  issue(member: string, namespace: string, name: string, podName?: string): TlsSource & { update(material: TlsMaterial): void };
+}
+
+const config = "[req]\nprompt = no\ndistinguished_name = dn\n[dn]\n";
+
+export function createTestCa(): TestCa {
+  const dir = mkdtempSync(join(tmpdir(), "enodia-ca-"));
+  process.once("exit", () => rmSync(dir, { recursive: true, force: true }));
+  const configFile = join(dir, "openssl.cnf");
+  writeFileSync(configFile, config);
+  const make = (file: string, subject: string, extra: readonly string[]) => {
+    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", join(dir, `${file}.key`)];
+    const args = [
+      "req",
+      "-x509",
+      "-config",
+      configFile,
+      ...key,
+      "-days",
+      "2",
+      "-subj",
+      subject,
+      "-out",
+      join(dir, `${file}.crt`),
+      ...extra,
+    ];
+    execFileSync("openssl", args, { stdio: ["ignore", "ignore", "pipe"] });
+  };
+  make("ca", "/CN=enodia test", ["-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign"]);
+  let serial = 0;
+  return {
+    dir,
+    issue: (member, namespace, name, podName = member) => {
+      const file = `leaf-${serial++}`;
+      const names = `DNS:${member}.${name}.${namespace}.enodia,URI:spiffe://enodia/${namespace}/${name}/${podName}`;
+      const ca = ["-CA", join(dir, "ca.crt"), "-CAkey", join(dir, "ca.key")];
+      make(file, `/CN=${member}`, [...ca, "-addext", `subjectAltName=${names}`, "-addext", "basicConstraints=critical,CA:FALSE"]);
+      return fixedTls({
+        cert: readFileSync(join(dir, `${file}.crt`)),
+        key: readFileSync(join(dir, `${file}.key`)),
+        ca: readFileSync(join(dir, "ca.crt")),
+      });
+    },
+  };
+}
