@@ -1,0 +1,103 @@
+// Removes everything a cluster of a given name has on this machine, however far it had come and however it ended. Every step may be repeated.
+
+import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { cgroupExists, killCgroup, removeCgroup } from './cgroups.ts';
+import { run } from './exec.ts';
+import { type ClusterNames, nodeNames } from './names.ts';
+import { netnsExists, removeBridge, removeFirewall, removeNodeNetwork } from './network.ts';
+import { fixedFolders } from './node.ts';
+import { endProcesses } from './processes.ts';
+import { bootId, type ClusterState, clusterStates, namesOf, removeFolder, stateRoot, writeState } from './state.ts';
+
+/** Kernel settings that kubelets change for the whole machine; the last cluster to go puts them back. */
+const kubeletSettings = [
+  'vm/overcommit_memory',
+  'vm/panic_on_oom',
+  'kernel/panic',
+  'kernel/panic_on_oops',
+  'kernel/keys/root_maxkeys',
+  'kernel/keys/root_maxbytes',
+];
+export interface HostBefore {
+  readonly settings: Readonly<Record<string, string>>;
+  /** Folders that were not there. */
+  readonly folders: readonly string[];
+}
+
+export function hostBefore(): HostBefore {
+  const other = clusterStates().find((state) => state.host !== undefined)?.host;
+  if (other !== undefined) return other;
+  const read = (key: string) => readFileSync(`/proc/sys/${key}`, 'utf8').trim();
+  const settings = kubeletSettings.filter((key) => existsSync(`/proc/sys/${key}`)).map((key) => [key, read(key)]);
+  return { settings: Object.fromEntries(settings), folders: fixedFolders.filter((folder) => !existsSync(folder)) };
+}
+
+function restoreHost(host: HostBefore): void {
+  for (const [key, value] of Object.entries(host.settings)) {
+    const file = `/proc/sys/${key}`;
+    if (readFileSync(file, 'utf8').trim() !== value) writeFileSync(file, value);
+  }
+  for (const folder of host.folders) {
+    try {
+      if (existsSync(folder)) rmdirSync(folder);
+    } catch {
+      // something else uses it by now
+    }
+  }
+}
+
+/** Mounts that are still visible on the host below the cluster's folder: none normally, as nodes mount in their own namespace. */
+function mountsBelow(folder: string): string[] {
+  return readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map((line) => (line.split(' ')[1] ?? '').replaceAll('\\040', ' '))
+    .filter((path) => path.startsWith(`${folder}/`))
+    .reverse();
+}
+
+/** Namespaces whose names this cluster would have given, beyond the nodes in its state file. */
+function strayNodeIndexes(cluster: ClusterNames): number[] {
+  const folder = '/run/netns';
+  if (!existsSync(folder)) return [];
+  const pattern = new RegExp(`^enodia-${cluster.name}-(\\d+)$`);
+  return readdirSync(folder).flatMap((name) => {
+    const index = Number(pattern.exec(name)?.[1]);
+    return Number.isInteger(index) ? [index] : [];
+  });
+}
+
+export async function clearCluster(state: ClusterState): Promise<void> {
+  const cluster = namesOf(state);
+  state.phase = 'stopping';
+  writeState(state);
+  // Pids recorded before a reboot name strangers now; start times could match by bad luck.
+  const sameBoot = state.bootId === bootId();
+  const records = [...state.nodes.flatMap((node) => node.processes), ...state.control];
+  if (sameBoot) await endProcesses(records);
+  // Whatever a run that died early started is in the cluster's cgroup, recorded or not.
+  await killCgroup(cluster.cgroup);
+  const indexes = new Set([...state.nodes.map((node) => node.index), ...strayNodeIndexes(cluster)]);
+  for (const index of indexes) await removeNodeNetwork(nodeNames(cluster, index));
+  await removeBridge(cluster);
+  await removeFirewall(state.firewall);
+  await removeCgroup(cluster.cgroup);
+  for (const path of mountsBelow(cluster.folder)) await run('umount', ['-l', path], { allowFailure: true });
+  removeFolder(state.name);
+  if (state.host !== undefined && clusterStates().length === 0) restoreHost(state.host);
+}
+
+/** What is still on the machine of a cluster; empty after `down`. */
+export function leftovers(state: ClusterState): string[] {
+  const cluster = namesOf(state);
+  const left: string[] = [];
+  if (existsSync(`/sys/class/net/${cluster.bridge}`)) left.push(`bridge ${cluster.bridge}`);
+  if (cgroupExists(cluster.cgroup)) left.push(`cgroup ${cluster.cgroup}`);
+  for (const index of new Set([...state.nodes.map((node) => node.index), ...strayNodeIndexes(cluster)])) {
+    const node = nodeNames(cluster, index);
+    if (netnsExists(node.netns)) left.push(`network namespace ${node.netns}`);
+    if (existsSync(`/sys/class/net/${node.hostLink}`)) left.push(`link ${node.hostLink}`);
+  }
+  left.push(...mountsBelow(cluster.folder).map((path) => `mount ${path}`));
+  if (existsSync(`${stateRoot()}/${state.name}`)) left.push(`folder ${cluster.folder}`);
+  return left;
+}
