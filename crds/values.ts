@@ -1,0 +1,89 @@
+// The chart's values as zod: charts/enodia/values.schema.json is generated from it, so a typo in a values file fails the install.
+// Defaults stay in values.yaml, where users read them; a test checks that file against this schema.
+import { z } from "zod";
+
+const name = z.string().max(253);
+const stringMap = z.record(z.string(), z.string());
+const object = z.record(z.string(), z.unknown());
+const pullPolicy = z.enum(["Always", "IfNotPresent", "Never"]);
+const url = z.string().max(512);
+
+const image = z
+  .strictObject({
+    repository: z.string().min(1).max(255),
+    tag: z.string().max(128),
+    digest: z.string().regex(/^(sha256:[0-9a-f]{64})?$/),
+    pullPolicy,
+  })
+  .partial();
+
+const resources = z.strictObject({ requests: object.optional(), limits: object.optional() });
+
+const monitor = z.strictObject({
+  enabled: z.boolean(),
+  interval: z.string().regex(/^\d+(ms|s|m)$/),
+  labels: stringMap,
+  annotations: stringMap,
+});
+
+/** Every key optional: Helm checks the merged values, subcharts may pass `global` keys of their own. */
+const chartValuesSchema = z
+  .strictObject({
+    nameOverride: z.string().max(63),
+    fullnameOverride: z.string().max(63),
+    global: z.looseObject({ imageRegistry: z.string().max(255).optional(), imagePullSecrets: z.array(name).max(16).optional() }),
+    image,
+    runtimeImage: image,
+    replicaCount: z.int().min(0).max(16),
+    watchNamespaces: z.array(z.string().max(63)).max(64),
+    logLevel: z.enum(["debug", "info", "warn", "error"]),
+    resources,
+    nodeSelector: stringMap,
+    tolerations: z.array(object).max(64),
+    affinity: object,
+    priorityClassName: name,
+    podAnnotations: stringMap,
+    podLabels: stringMap,
+    serviceAccount: z.strictObject({ create: z.boolean(), name, annotations: stringMap }).partial(),
+    rbac: z.strictObject({ create: z.boolean(), aggregateRoles: z.boolean() }).partial(),
+    podDisruptionBudget: z
+      .strictObject({ enabled: z.boolean(), maxUnavailable: z.union([z.int().min(0), z.string().regex(/^\d{1,3}%$/)]) })
+      .partial(),
+    crds: z.strictObject({ enabled: z.boolean(), keep: z.boolean() }).partial(),
+    nats: z
+      .strictObject({
+        enabled: z.boolean(),
+        url: url.regex(/^((nats|tls):\/\/\S+)?$/),
+        existingSecret: name,
+        subjectPrefix: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
+        image,
+        resources,
+      })
+      .partial(),
+    tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
+    monitoring: z
+      .strictObject({
+        serviceMonitor: monitor.partial(),
+        podMonitor: monitor.partial(),
+        prometheusRule: z
+          .strictObject({ enabled: z.boolean(), labels: stringMap, annotations: stringMap, runbookUrl: z.string().max(512) })
+          .partial(),
+        dashboards: z
+          .strictObject({
+            enabled: z.boolean(),
+            namespace: z.string().max(63),
+            label: z.string().max(253),
+            labelValue: z.string().max(63),
+            folder: z.string().max(128),
+            annotations: stringMap,
+          })
+          .partial(),
+      })
+      .partial(),
+  })
+  .partial();
+
+/** JSON Schema draft-07, the dialect Helm reads. */
+export function chartValuesJsonSchema(): object {
+  return z.toJSONSchema(chartValuesSchema, { target: "draft-07", io: "input" });
+}
