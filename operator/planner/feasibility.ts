@@ -1,0 +1,61 @@
+// Do the experts fit the ranks' memory, and if not, what must change. Pure; run before any plan and at scale-down.
+import { sum } from "../../runtime/placement/imbalance.ts";
+import type { ModelShape, RankSpec } from "./policy.ts";
+import { stagingBytes } from "./problem.ts";
+
+export type Feasibility =
+  | { readonly ok: true }
+  | { readonly ok: false; readonly reason: "InsufficientExpertMemory"; readonly message: string };
+
+export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feasibility {
+  const active = ranks.filter((rank) => rank.state === "active");
+  const staging = stagingBytes(shape);
+  const need = sum(shape.residentBytes);
+  if (active.length === 0) return refuse("no rank is active: raise replicas to at least 1");
+  const budgets = active.map((rank) => rank.budgetBytes);
+  const usable = sum(budgets.map((budget) => Math.max(0, budget - staging)));
+  if (packs(shape, budgets, staging)) return { ok: true };
+  const per = Math.min(...budgets);
+  // Whole units: the remedy must hold for experts that cannot be cut.
+  const raised = Math.ceil(need / active.length / Math.max(1, staging)) * staging + staging;
+  const room = per - staging;
+  const more = room >= staging ? Math.ceil(need / (Math.floor(room / Math.max(1, staging)) * Math.max(1, staging))) : undefined;
+  const have = budgets.every((budget) => budget === per)
+    ? `${active.length} ranks x ${gib(per)} = ${gib(sum(budgets))}`
+    : `${active.length} ranks have ${gib(sum(budgets))}`;
+  const remedy = `raise memoryPerRank to ${gib(raised, true)}${more !== undefined && more > active.length ? ` or replicas to ${more}` : ""}`;
+  return refuse(`experts need ${gib(need)} plus one staging slot of ${gib(staging)} per rank, ${have} (${gib(usable)} usable): ${remedy}`);
+}
+
+function refuse(message: string): Feasibility {
+  return { ok: false, reason: "InsufficientExpertMemory", message };
+}
+
+/** Largest first into the rank with most room: for equal sizes exact, else at worst one expert pessimistic per rank. */
+function packs(shape: ModelShape, budgets: readonly number[], staging: number): boolean {
+  const room = budgets.map((budget) => budget - staging);
+  if (room.some((bytes) => bytes < -1e-6)) return false;
+  const sizes = Float64Array.from(shape.residentBytes).sort().reverse();
+  for (const size of sizes) {
+    if (size === 0) break;
+    let best = 0;
+    for (let g = 1; g < room.length; g++) if ((room[g] as number) > (room[best] as number)) best = g;
+    if ((room[best] as number) + 1e-6 < size) return false;
+    room[best] = (room[best] as number) - size;
+  }
+  return true;
+}
+
+const units = [
+  ["Gi", 2 ** 30],
+  ["Mi", 2 ** 20],
+  ["Ki", 2 ** 10],
+] as const;
+
+/** Kubernetes quantity with two digits after the point; remedies are rounded up. */
+export function gib(bytes: number, up = false): string {
+  for (const [name, size] of units) {
+    if (bytes >= size) return `${(up ? Math.ceil((bytes / size) * 100) : Math.round((bytes / size) * 100)) / 100}${name}`;
+  }
+  return `${Math.ceil(bytes)}`;
+}

@@ -1,0 +1,184 @@
+// Next window's load from past windows: several EWMAs run side by side and the one with the least recent error is used,
+// for all layers at once. A CUSUM on the change between windows tells a shift from noise. Pure; numbers only.
+
+/** Weight of the newest window in each arm; 1 = last value. */
+const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1] as const;
+const errorDiscount = 0.8;
+/** Another arm must be this much better before it is used. */
+const switchMargin = 0.9;
+/** The last-value arm follows noise as well as load: it starts with no advantage. */
+const startArm = 3;
+/** Change beyond this multiple of the noise floor counts as change at all. */
+const noiseFactor = 2;
+/** Accumulated excess change that raises the alarm. */
+const alarmAt = 0.1;
+const driftPart = 0.5;
+
+export interface Forecast {
+  /** Expected rows per window, scaled to the last window's total, [layers * experts]. */
+  readonly load: Float64Array;
+  readonly arm: number;
+  /** Mean total variation between the last window and the one before; 0 for the first. */
+  readonly change: number;
+  /** Total variation that pure sampling noise would give. */
+  readonly noiseFloor: number;
+  readonly alarm: boolean;
+  readonly windows: number;
+  /** Standard deviation of max/mean that remains in the forecast by sampling, per layer, for one rank of `ranks` ranks: see layerNoise. */
+  readonly weight: number;
+}
+
+export class Forecaster {
+  readonly layers: number;
+  readonly experts: number;
+  private readonly means: Float64Array[];
+  private readonly errors: number[];
+  private readonly spread: Float64Array;
+  private readonly effective: number[];
+  private arm = startArm;
+  private cusum = 0;
+  private windows = 0;
+  private last: Float64Array | undefined;
+
+  constructor(layers: number, experts: number) {
+    this.layers = layers;
+    this.experts = experts;
+    this.means = arms.map(() => new Float64Array(layers * experts));
+    this.errors = arms.map(() => 0);
+    this.spread = new Float64Array(layers * experts);
+    this.effective = arms.map(() => 0);
+  }
+
+  /** Takes one full window of selections, [layers * experts]; layers without any keep their old forecast. */
+  observe(counts: ArrayLike<number>): Forecast {
+    const share = this.normalise(counts);
+    const totals = layerTotals(counts, this.layers, this.experts);
+    const floor = noiseFloor(share, totals, this.layers, this.experts);
+    const change = this.last ? variation(share, this.last, totals, this.experts) : 0;
+    if (this.windows > 0) this.learn(share, totals);
+    const alarm = this.detect(change, floor);
+    this.update(share, totals, alarm);
+    this.last = share;
+    this.windows++;
+    return {
+      load: this.scaled(totals),
+      arm: arms[this.arm] ?? 1,
+      change,
+      noiseFloor: floor,
+      alarm,
+      windows: this.windows,
+      weight: this.effective[this.arm] ?? 1,
+    };
+  }
+
+  /** Noise of each layer's rank load as a part of the mean: how much of max/mean may be chance. */
+  layerNoise(perWindow: ArrayLike<number>, ranks: number): Float64Array {
+    const weight = Math.max(1, this.effective[this.arm] ?? 1);
+    return Float64Array.from({ length: this.layers }, (_, l) => {
+      const n = (perWindow[l] as number) * weight;
+      const sampling = n > 0 ? Math.sqrt(Math.max(0, ranks - 1) / n) : 0;
+      let variance = 0;
+      for (let e = 0; e < this.experts; e++) variance += this.spread[l * this.experts + e] as number;
+      // Window-to-window variance of expert shares, as one rank of `ranks` sees it.
+      const observed = this.windows > 2 ? Math.sqrt((variance * Math.max(1, ranks)) / weight) : 0;
+      return Math.max(sampling, Math.min(observed, 1));
+    });
+  }
+
+  private normalise(counts: ArrayLike<number>): Float64Array {
+    const share = new Float64Array(counts.length);
+    for (let l = 0; l < this.layers; l++) {
+      let total = 0;
+      for (let e = 0; e < this.experts; e++) total += counts[l * this.experts + e] as number;
+      for (let e = 0; e < this.experts; e++) {
+        const i = l * this.experts + e;
+        share[i] = total > 0 ? (counts[i] as number) / total : (this.last?.[i] ?? 1 / this.experts);
+      }
+    }
+    return share;
+  }
+
+  private learn(share: Float64Array, totals: Float64Array): void {
+    this.means.forEach((mean, a) => {
+      this.errors[a] = errorDiscount * (this.errors[a] as number) + variation(share, mean, totals, this.experts);
+    });
+    let best = 0;
+    for (let a = 1; a < arms.length; a++) if ((this.errors[a] as number) < (this.errors[best] as number)) best = a;
+    if ((this.errors[best] as number) < switchMargin * (this.errors[this.arm] as number)) this.arm = best;
+    const mean = this.means[this.arm] as Float64Array;
+    for (let i = 0; i < share.length; i++) {
+      const off = (share[i] as number) - (mean[i] as number);
+      this.spread[i] = this.windows === 1 ? off * off : 0.8 * (this.spread[i] as number) + 0.2 * off * off;
+    }
+  }
+
+  private detect(change: number, floor: number): boolean {
+    this.cusum = Math.max(0, this.cusum + change - noiseFactor * floor - driftPart * Math.min(change, alarmAt));
+    if (this.cusum < alarmAt) return false;
+    this.cusum = 0;
+    return true;
+  }
+
+  /** After an alarm every arm starts from the new window: what was before does not predict what comes. */
+  private update(share: Float64Array, totals: Float64Array, alarm: boolean): void {
+    this.means.forEach((mean, a) => {
+      const alpha = arms[a] as number;
+      const fresh = this.windows === 0 || alarm;
+      // A young mean weighs its windows equally, so that slow arms are usable from the start.
+      const seen = fresh ? 0 : (this.effective[a] as number);
+      const gain = fresh ? 1 : Math.max(alpha, 1 / (seen + 1));
+      this.effective[a] = fresh ? 1 : Math.min((this.effective[a] as number) + 1, (2 - alpha) / alpha);
+      for (let l = 0; l < this.layers; l++) {
+        if ((totals[l] as number) === 0 && this.windows > 0) continue;
+        for (let e = 0; e < this.experts; e++) {
+          const i = l * this.experts + e;
+          mean[i] = (mean[i] as number) + gain * ((share[i] as number) - (mean[i] as number));
+        }
+      }
+    });
+  }
+
+  private scaled(totals: Float64Array): Float64Array {
+    const mean = this.means[this.arm] as Float64Array;
+    return mean.map((share, i) => share * (totals[Math.floor(i / this.experts)] as number));
+  }
+}
+
+export function layerTotals(counts: ArrayLike<number>, layers: number, experts: number): Float64Array {
+  const totals = new Float64Array(layers);
+  for (let l = 0; l < layers; l++) {
+    let total = 0;
+    for (let e = 0; e < experts; e++) total += counts[l * experts + e] as number;
+    totals[l] = total;
+  }
+  return totals;
+}
+
+/** Total variation between two sets of shares, mean over layers that had load. */
+function variation(a: ArrayLike<number>, b: ArrayLike<number>, totals: Float64Array, experts: number): number {
+  let all = 0;
+  let counted = 0;
+  for (let l = 0; l < totals.length; l++) {
+    if ((totals[l] as number) === 0) continue;
+    let distance = 0;
+    for (let e = 0; e < experts; e++) distance += Math.abs((a[l * experts + e] as number) - (b[l * experts + e] as number));
+    all += distance / 2;
+    counted++;
+  }
+  return counted > 0 ? all / counted : 0;
+}
+
+/** Expected total variation between two draws of n selections from the same distribution: sum sqrt(p / (pi n)). */
+function noiseFloor(share: Float64Array, totals: Float64Array, layers: number, experts: number): number {
+  let all = 0;
+  let counted = 0;
+  for (let l = 0; l < layers; l++) {
+    const n = totals[l] as number;
+    if (n === 0) continue;
+    let distance = 0;
+    for (let e = 0; e < experts; e++) distance += Math.sqrt((share[l * experts + e] as number) / (Math.PI * n));
+    all += distance;
+    counted++;
+  }
+  return counted > 0 ? all / counted : 0;
+}

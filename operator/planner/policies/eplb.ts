@@ -1,0 +1,122 @@
+// DeepSeek's EPLB from its published description: replicas to the expert with the highest load per copy, then replicas
+// packed longest first on the rank with the least load that has a slot. Hierarchical when groups and nodes are given:
+// groups to nodes first. It keeps no memory of the current placement: the baseline for churn.
+import { AppError } from "../../../crds/common.ts";
+import type { PlacementPolicy, PlanInput } from "../policy.ts";
+import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { layerSlots } from "../search/fresh.ts";
+
+export const eplb: PlacementPolicy = {
+  name: "eplb",
+  summary: "DeepSeek EPLB, global: replans from nothing each time",
+  keepsCurrent: false,
+  usesTransitions: false,
+  cellsMax: Number.POSITIVE_INFINITY,
+  plan(input) {
+    const problem = toProblem(input);
+    const hosts = eplbHosts(problem, layerSlots(problem));
+    return { layers: toLayers(problem, hosts), reason: "replicas by load per copy, packed longest first" };
+  },
+};
+
+/** Slots per rank are equal in EPLB: what is left over after an even division stays unused. */
+function eplbHosts(problem: Problem, slots: readonly number[]): Hosts {
+  return Array.from({ length: problem.L }, (_, l) => {
+    const perRank = Math.floor((slots[l] as number) / problem.G);
+    const { replicas } = eplbGlobal(layerDemand(problem, l), problem.G, Math.max(perRank, Math.ceil(problem.E / problem.G)));
+    return distinct(replicas, problem.E);
+  });
+}
+
+/** Physical slots to hosts: two replicas on one rank are one copy. */
+function distinct(replicas: readonly (readonly number[])[], experts: number): number[][] {
+  const hosts: number[][] = Array.from({ length: experts }, () => []);
+  replicas.forEach((list, g) => {
+    for (const e of list) if (!hosts[e]?.includes(g)) hosts[e]?.push(g);
+  });
+  return hosts;
+}
+
+/** replicas[g] = experts in the slots of rank g. */
+export function eplbGlobal(demand: ArrayLike<number>, ranks: number, perRank: number): { replicas: number[][]; count: number[] } {
+  const count = replicate(demand, ranks * perRank);
+  const pieces = count.flatMap((n, e) => new Array<number>(n).fill(e));
+  return {
+    replicas: pack(
+      pieces.map((e) => ({ item: e, weight: (demand[e] as number) / (count[e] as number) })),
+      ranks,
+      perRank,
+    ),
+    count,
+  };
+}
+
+export interface EplbTopology {
+  readonly groups: number;
+  readonly nodes: number;
+  readonly ranks: number;
+  readonly perRank: number;
+}
+
+/** Groups of experts are kept on one node; inside a node as the global form. */
+export function eplbHierarchical(demand: ArrayLike<number>, topology: EplbTopology): number[][] {
+  const { groups, nodes, ranks, perRank } = topology;
+  const experts = demand.length;
+  if (experts % groups !== 0 || groups % nodes !== 0 || ranks % nodes !== 0) {
+    throw new AppError(
+      `EPLB hierarchical needs experts % groups = groups % nodes = ranks % nodes = 0, got ${experts}, ${groups}, ${nodes}, ${ranks}`,
+      { code: "InvalidTopology" },
+    );
+  }
+  const size = experts / groups;
+  const weight = (group: number): number => {
+    let total = 0;
+    for (let i = 0; i < size; i++) total += demand[group * size + i] as number;
+    return total;
+  };
+  const byNode = pack(
+    Array.from({ length: groups }, (_, item) => ({ item, weight: weight(item) })),
+    nodes,
+    groups / nodes,
+  );
+  const replicas: number[][] = [];
+  for (const own of byNode) {
+    const members = own.flatMap((group) => Array.from({ length: size }, (_, i) => group * size + i));
+    const inside = eplbGlobal(
+      members.map((e) => demand[e] as number),
+      ranks / nodes,
+      perRank,
+    );
+    for (const list of inside.replicas) replicas.push(list.map((i) => members[i] as number));
+  }
+  return replicas;
+}
+
+function replicate(demand: ArrayLike<number>, slots: number): number[] {
+  const count = new Array<number>(demand.length).fill(1);
+  for (let s = demand.length; s < slots; s++) {
+    let top = 0;
+    for (let e = 1; e < demand.length; e++)
+      if ((demand[e] as number) / (count[e] as number) > (demand[top] as number) / (count[top] as number)) top = e;
+    count[top] = (count[top] as number) + 1;
+  }
+  return count;
+}
+
+/** Longest first into the lightest bin that has a place. */
+function pack(items: readonly { readonly item: number; readonly weight: number }[], bins: number, places: number): number[][] {
+  const order = items.map((_, i) => i).sort((a, b) => (items[b]?.weight ?? 0) - (items[a]?.weight ?? 0) || a - b);
+  const packed: number[][] = Array.from({ length: bins }, () => []);
+  const load = new Float64Array(bins);
+  for (const i of order) {
+    const { item, weight } = items[i] as { item: number; weight: number };
+    let best = -1;
+    for (let b = 0; b < bins; b++) {
+      if ((packed[b] as number[]).length < places && (best < 0 || (load[b] as number) < (load[best] as number))) best = b;
+    }
+    if (best < 0) continue;
+    (packed[best] as number[]).push(item);
+    load[best] = (load[best] as number) + weight;
+  }
+  return packed;
+}

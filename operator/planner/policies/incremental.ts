@@ -1,0 +1,73 @@
+// The default policy: starts from what is hosted and takes the steps that pay, over all layers at once, until nothing
+// pays or the budget is spent. Small models get an annealed search per layer afterwards.
+
+import { type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
+import { type Hosts, type Problem, toLayers, toProblem } from "../problem.ts";
+import { firstPlan } from "../repair.ts";
+import { freshHosts } from "../search/fresh.ts";
+import { type Improved, type ImproveOptions, improve } from "../search/improve.ts";
+import type { SearchWidth } from "../search/moves.ts";
+import { polishSmall, smallCellsMax } from "../search/small.ts";
+
+const widths: Record<PlanInput["effort"], SearchWidth> = {
+  fast: { hot: 1, cold: 8, experts: 4, chains: false },
+  quality: { hot: 2, cold: 24, experts: 9, chains: true },
+};
+/** Least decrease of max/mean per copy, by effort. */
+const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 2e-4 };
+/** Dead band: a layer is entered above the first and worked on down to the second. */
+const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
+const leaveAt = 1.02;
+const stepsPerRank = 40;
+
+export const incremental: PlacementPolicy = {
+  name: "incremental",
+  summary: "moves and copies only what pays for its transfer, from the current placement",
+  keepsCurrent: true,
+  usesTransitions: false,
+  cellsMax: Number.POSITIVE_INFINITY,
+  plan: planIncremental,
+};
+
+export function planIncremental(input: PlanInput): PlanOutput {
+  const problem = toProblem(input);
+  if (!problem.current) return planFresh(input);
+  const options: ImproveOptions = {
+    theta: input.gainPerMove ?? thetas[input.effort],
+    enter: enterAt[input.effort],
+    leave: leaveAt,
+    width: widths[input.effort],
+    stepsMax: problem.L * problem.G * stepsPerRank,
+  };
+  const improved = improve(problem, problem.current, options);
+  const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
+  return { layers: toLayers(problem, polished), reason: describe(improved) };
+}
+
+/** A plan as if nothing were hosted; transfers are free. */
+export function planFresh(input: PlanInput): PlanOutput {
+  const free = toProblem({ ...input, current: undefined, budget: unlimited });
+  const start = freshHosts(free) ?? toProblem({ ...input, current: firstPlan(input) }).current;
+  const hosts = polishFresh(free, start as Hosts);
+  return { layers: toLayers(free, hosts), reason: "no current placement: planned from nothing" };
+}
+
+function polishFresh(problem: Problem, start: Hosts): Hosts {
+  const options: ImproveOptions = {
+    theta: 1e-5,
+    enter: 1,
+    leave: 1,
+    width: widths[problem.input.effort],
+    stepsMax: problem.L * problem.G * 4,
+  };
+  const { hosts } = improve(problem, start, options);
+  return problem.E * problem.G <= smallCellsMax ? polishSmall(problem, hosts, { ...options, enter: 1.001, leave: 1.001 }) : hosts;
+}
+
+function describe({ steps, limited }: Improved): string {
+  const parts = Object.entries(steps)
+    .filter(([, count]) => count > 0)
+    .map(([kind, count]) => `${count} ${kind}`);
+  const what = parts.length > 0 ? `steps: ${parts.join(", ")}` : "no step is worth its transfer";
+  return limited ? `${what}; the move budget ended it` : what;
+}

@@ -1,0 +1,91 @@
+// What a placement policy is given and what it must return. One file per policy in policies/, chosen by
+// spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
+import type { LayerPlan } from "../../crds/plan.ts";
+import type { PolicyName } from "../../crds/policies.ts";
+
+export type RankState = "active" | "draining" | "dead";
+
+export interface RankSpec {
+  readonly rank: number;
+  /** Relative expert rows per second; 1 for all when nothing was measured. */
+  readonly speed: number;
+  /** Resident bytes for experts, one staging slot included. */
+  readonly budgetBytes: number;
+  readonly zone: string;
+  readonly node: string;
+  readonly state: RankState;
+}
+
+/** Sizes of the model. Arrays are [layers * experts]; an expert may have zero bytes. */
+export interface ModelShape {
+  readonly layers: number;
+  readonly experts: number;
+  readonly residentBytes: Float64Array;
+  readonly storedBytes: Float64Array;
+}
+
+/** Limits of one plan. Infinity where there is none. */
+export interface MoveBudget {
+  readonly maxMoves: number;
+  readonly maxBytes: number;
+  /** Stored bytes that one rank may receive in one plan. */
+  readonly maxReceiveBytesPerRank: number;
+}
+
+export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity, maxReceiveBytesPerRank: Infinity };
+
+/** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
+export interface RecentMoves {
+  readonly added: ReadonlySet<number>;
+  readonly dropped: ReadonlySet<number>;
+}
+
+export type Effort = "fast" | "quality";
+
+export interface PlanInput {
+  readonly shape: ModelShape;
+  readonly ranks: readonly RankSpec[];
+  /** Forecast selections per window, [layers * experts]. */
+  readonly load: Float64Array;
+  /** The committed placement; hosts only ranks that are not dead, every expert at least once. */
+  readonly current: readonly LayerPlan[] | undefined;
+  readonly budget: MoveBudget;
+  /** Hosts that every expert must have, as far as there are ranks and bytes. */
+  readonly minCopies: number;
+  readonly split: "weighted" | "equal";
+  readonly effort: Effort;
+  /** Caps experts per (layer, rank). Unset: only bytes count, so that layers may differ. */
+  readonly slotsPerRank?: number;
+  /** Least decrease of max/mean per copy that is worth it; unset = by effort. */
+  readonly gainPerMove?: number;
+  /** Noise of each layer's max/mean, [layers]; gains below it are not pursued. */
+  readonly noise?: Float64Array;
+  readonly recent?: RecentMoves;
+  /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
+  readonly transitions?: Float64Array;
+  readonly seed?: number;
+  /** Cost factor of one copy of this move (>= 1): by path between source and receiver. */
+  readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
+}
+
+export interface PlanOutput {
+  readonly layers: readonly LayerPlan[];
+  /** One sentence with numbers: why this plan. */
+  readonly reason: string;
+}
+
+export interface PlacementPolicy {
+  readonly name: PolicyName;
+  readonly summary: string;
+  /** Starts from the current plan, so that a small change of load gives a small change of plan. */
+  readonly keepsCurrent: boolean;
+  /** Asks workers for inter-layer transitions. */
+  readonly usesTransitions: boolean;
+  /** Largest layers * experts * ranks that ends in reasonable time; Infinity for any. */
+  readonly cellsMax: number;
+  plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;
+}
+
+export function copyKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {
+  return (rank * input.shape.layers + layer) * input.shape.experts + expert;
+}

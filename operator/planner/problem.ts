@@ -1,0 +1,85 @@
+// A plan input in the planner's own terms: active ranks as indexes 0..G-1, bytes free after the staging slot, hosts as
+// index lists; and the way back to a plan with rank numbers and shares. Pure; every policy starts and ends here.
+import type { LayerPlan } from "../../crds/plan.ts";
+import { quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import type { PlanInput, RankSpec } from "./policy.ts";
+
+/** hosts[layer][expert] = rank indexes, home first. */
+export type Hosts = number[][][];
+
+export interface Problem {
+  readonly input: PlanInput;
+  readonly L: number;
+  readonly E: number;
+  readonly G: number;
+  readonly ranks: readonly RankSpec[];
+  /** Speed of each rank, mean 1. */
+  readonly speed: Float64Array;
+  /** Resident bytes per rank that a plan may fill: budget minus one staging slot. */
+  readonly capacity: Float64Array;
+  /** Largest resident unit: what one staging slot holds. */
+  readonly staging: number;
+  readonly slotCap: number;
+  /** Hosts of the current plan on active ranks, or undefined at first. */
+  readonly current: Hosts | undefined;
+  readonly node: Int32Array;
+}
+
+export function stagingBytes(shape: PlanInput["shape"]): number {
+  let largest = 0;
+  for (const bytes of shape.residentBytes) largest = Math.max(largest, bytes);
+  return largest;
+}
+
+export function toProblem(input: PlanInput): Problem {
+  const ranks = input.ranks.filter((rank) => rank.state === "active").toSorted((a, b) => a.rank - b.rank);
+  const index = new Map(ranks.map((rank, i) => [rank.rank, i]));
+  const staging = stagingBytes(input.shape);
+  const meanSpeed = ranks.reduce((total, rank) => total + Math.max(0, rank.speed), 0) / Math.max(1, ranks.length);
+  const nodes = new Map<string, number>();
+  return {
+    input,
+    L: input.shape.layers,
+    E: input.shape.experts,
+    G: ranks.length,
+    ranks,
+    speed: Float64Array.from(ranks, (rank) => (meanSpeed > 0 ? Math.max(0, rank.speed) / meanSpeed : 1)),
+    capacity: Float64Array.from(ranks, (rank) => rank.budgetBytes - staging),
+    staging,
+    slotCap: input.slotsPerRank ?? Number.POSITIVE_INFINITY,
+    current: input.current?.map((layer) => layer.hosts.map((hosts) => hosts.flatMap((rank) => index.get(rank) ?? []))),
+    node: Int32Array.from(ranks, (rank) => {
+      const key = `${rank.zone}/${rank.node}`;
+      if (!nodes.has(key)) nodes.set(key, nodes.size);
+      return nodes.get(key) ?? 0;
+    }),
+  };
+}
+
+export function layerDemand(problem: Problem, layer: number): Float64Array {
+  return problem.input.load.subarray(layer * problem.E, (layer + 1) * problem.E);
+}
+
+/** Shares are recomputed from the forecast; a layer without load splits equally. */
+export function toLayers(problem: Problem, hosts: Hosts): LayerPlan[] {
+  return hosts.map((layer, l) => {
+    const demand = layerDemand(problem, l);
+    const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
+    return {
+      hosts: layer.map((row) => row.map((g) => problem.ranks[g]?.rank ?? g)),
+      shares: split.rows.map((rows) => quotas(rows)),
+    };
+  });
+}
+
+/** Resident bytes that each rank index hosts. */
+export function usedBytes(problem: Problem, hosts: Hosts): Float64Array {
+  const used = new Float64Array(problem.G);
+  hosts.forEach((layer, l) => {
+    layer.forEach((row, e) => {
+      const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
+      for (const g of row) used[g] = (used[g] as number) + bytes;
+    });
+  });
+  return used;
+}

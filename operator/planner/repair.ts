@@ -1,0 +1,178 @@
+// Plans that keep every expert hosted: the first one, after a loss, and to empty draining ranks. They touch only what
+// they must: experts with a host left on an active rank stay as they are. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { checkMemory } from "./feasibility.ts";
+import type { PlanInput } from "./policy.ts";
+import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
+
+/** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
+export function firstPlan(input: PlanInput): LayerPlan[] {
+  const problem = toProblem({ ...input, current: undefined });
+  const fits = checkMemory(input.shape, input.ranks);
+  if (!fits.ok) throw new AppError(fits.message, { code: fits.reason, operation: "making the first plan" });
+  const hosts = roundRobin(problem) ?? bestFit(problem);
+  return toLayers(problem, hosts);
+}
+
+function roundRobin(problem: Problem): Hosts | undefined {
+  const used = new Float64Array(problem.G);
+  const hosts: Hosts = [];
+  for (let l = 0; l < problem.L; l++) {
+    const caps = new Array<number>(problem.G).fill(problem.slotCap);
+    const layer: number[][] = [];
+    for (let e = 0; e < problem.E; e++) {
+      const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
+      const fits = (g: number): boolean => (caps[g] as number) > 0 && (used[g] as number) + bytes <= (problem.capacity[g] as number) + 1e-6;
+      const home = (e + l) % problem.G;
+      const g = fits(home) ? home : mostFree(problem, used, fits);
+      if (g === undefined) return undefined;
+      used[g] = (used[g] as number) + bytes;
+      caps[g] = (caps[g] as number) - 1;
+      layer.push([g]);
+    }
+    hosts.push(layer);
+  }
+  return hosts;
+}
+
+/** For tight budgets with experts of different sizes: largest first, where most is free. */
+function bestFit(problem: Problem): Hosts {
+  const used = new Float64Array(problem.G);
+  const bytes = problem.input.shape.residentBytes;
+  const hosts: Hosts = Array.from({ length: problem.L }, () => Array.from({ length: problem.E }, () => []));
+  const order = Array.from(bytes, (_, i) => i).sort((a, b) => (bytes[b] as number) - (bytes[a] as number) || a - b);
+  for (const i of order) {
+    const g = mostFree(problem, used, () => true) ?? 0;
+    used[g] = (used[g] as number) + (bytes[i] as number);
+    hosts[Math.floor(i / problem.E)]?.[i % problem.E]?.push(g);
+  }
+  return hosts;
+}
+
+function mostFree(problem: Problem, used: Float64Array, fits: (g: number) => boolean): number | undefined {
+  let best: number | undefined;
+  for (let g = 0; g < problem.G; g++) {
+    if (!fits(g)) continue;
+    if (
+      best === undefined ||
+      (problem.capacity[g] as number) - (used[g] as number) > (problem.capacity[best] as number) - (used[best] as number)
+    )
+      best = g;
+  }
+  return best;
+}
+
+export interface Repaired {
+  readonly layers: readonly LayerPlan[];
+  /** Experts for which no rank has room: they keep their lost home and are loaded on demand. */
+  readonly unhosted: readonly { readonly layer: number; readonly expert: number }[];
+  readonly changed: boolean;
+}
+
+/**
+ * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new home where the load is
+ * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise.
+ */
+export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Repaired {
+  const problem = toProblem({ ...input, current });
+  const hosts = problem.current as Hosts;
+  const orphans: { layer: number; expert: number; demand: number }[] = [];
+  const touched = new Set<number>();
+  hosts.forEach((layer, l) => {
+    layer.forEach((row, e) => {
+      if (row.length !== (current[l]?.hosts[e]?.length ?? 0)) touched.add(l);
+      if (row.length === 0) orphans.push({ layer: l, expert: e, demand: layerDemand(problem, l)[e] as number });
+    });
+  });
+  orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
+  const books = new RepairBooks(problem, hosts);
+  const unhosted = problem.G === 0 ? orphans : orphans.filter(({ layer, expert }) => !books.adopt(layer, expert));
+  const planned = toLayers(problem, hosts);
+  const layers = current.map((layer, l) => (touched.has(l) || books.evicted.has(l) ? keepLost(planned[l] ?? layer, layer) : layer));
+  return { layers, unhosted: unhosted.map(({ layer, expert }) => ({ layer, expert })), changed: touched.size > 0 };
+}
+
+/** An expert nobody can host keeps its old row, so that the plan still names every expert. */
+function keepLost(planned: LayerPlan, old: LayerPlan): LayerPlan {
+  return {
+    hosts: planned.hosts.map((row, e) => (row.length > 0 ? row : (old.hosts[e] ?? [])) as readonly number[]),
+    shares: planned.shares.map((row, e) => ((planned.hosts[e]?.length ?? 0) > 0 ? row : (old.shares[e] ?? [])) as readonly number[]),
+  };
+}
+
+class RepairBooks {
+  readonly evicted = new Set<number>();
+  private readonly problem: Problem;
+  private readonly hosts: Hosts;
+  private readonly used: Float64Array;
+  private readonly load: Float64Array[];
+
+  constructor(problem: Problem, hosts: Hosts) {
+    this.problem = problem;
+    this.hosts = hosts;
+    this.used = usedBytes(problem, hosts);
+    this.load = hosts.map((layer, l) => {
+      const load = new Float64Array(problem.G);
+      const demand = layerDemand(problem, l);
+      layer.forEach((row, e) => {
+        for (const g of row) load[g] = (load[g] as number) + (demand[e] as number) / row.length;
+      });
+      return load;
+    });
+  }
+
+  adopt(layer: number, expert: number): boolean {
+    const bytes = this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
+    const g = this.coldest(layer, bytes) ?? this.makeRoom(bytes);
+    if (g === undefined) return false;
+    this.hosts[layer]?.[expert]?.push(g);
+    this.used[g] = (this.used[g] as number) + bytes;
+    const load = this.load[layer] as Float64Array;
+    load[g] = (load[g] as number) + (layerDemand(this.problem, layer)[expert] as number);
+    return true;
+  }
+
+  /** Least loaded rank of the layer with room; equal loads: most free bytes. */
+  private coldest(layer: number, bytes: number): number | undefined {
+    const { problem, used } = this;
+    const load = this.load[layer] as Float64Array;
+    let best: number | undefined;
+    let least = 0;
+    for (let g = 0; g < problem.G; g++) {
+      const speed = problem.speed[g] as number;
+      if (speed <= 0 || (used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
+      if ((this.hosts[layer] as number[][]).filter((row) => row.includes(g)).length >= problem.slotCap) continue;
+      const level = (load[g] as number) / speed;
+      const better = best === undefined || level < least || (level === least && (used[g] as number) < (used[best] as number));
+      if (!better) continue;
+      best = g;
+      least = level;
+    }
+    return best;
+  }
+
+  /** Drops the coldest redundant copy that is large enough where it frees room. */
+  private makeRoom(bytes: number): number | undefined {
+    const { problem } = this;
+    let found: { layer: number; expert: number; rank: number; rows: number } | undefined;
+    this.hosts.forEach((layer, l) => {
+      layer.forEach((row, expert) => {
+        if (row.length < 2) return;
+        const size = problem.input.shape.residentBytes[l * problem.E + expert] as number;
+        const rows = (layerDemand(problem, l)[expert] as number) / row.length;
+        for (const rank of row) {
+          if ((problem.capacity[rank] as number) - (this.used[rank] as number) + size + 1e-6 < bytes) continue;
+          if (!found || rows < found.rows) found = { layer: l, expert, rank, rows };
+        }
+      });
+    });
+    if (!found) return undefined;
+    const { layer, expert, rank } = found;
+    const row = this.hosts[layer]?.[expert] as number[];
+    row.splice(row.indexOf(rank), 1);
+    this.used[rank] = (this.used[rank] as number) - (problem.input.shape.residentBytes[layer * problem.E + expert] as number);
+    this.evicted.add(layer);
+    return rank;
+  }
+}

@@ -1,0 +1,98 @@
+// What a plan may still do while it is being searched: bytes per rank, receive limits, move budget, dwell. It says
+// whether a copy may be added or dropped and keeps the books when it is. Pure; knows nothing of load.
+import { copyKey } from "../policy.ts";
+import { type Hosts, type Problem, usedBytes } from "../problem.ts";
+import type { LayerState } from "./layer-state.ts";
+
+export interface Copy {
+  readonly expert: number;
+  readonly rank: number;
+}
+
+const slack = 1e-6;
+
+export class Arena {
+  readonly problem: Problem;
+  readonly used: Float64Array;
+  moves = 0;
+  bytes = 0;
+  private readonly freeAtStart: Float64Array;
+  private readonly received: Float64Array;
+  /** Bytes added per (layer, rank): old and new copies of a layer coexist until it is freed. */
+  private readonly incoming: Float64Array;
+
+  constructor(problem: Problem, hosts: Hosts) {
+    this.problem = problem;
+    this.used = usedBytes(problem, hosts);
+    this.freeAtStart = this.used.map((used, g) => Math.max(0, (problem.capacity[g] as number) - used));
+    this.received = new Float64Array(problem.G);
+    this.incoming = new Float64Array(problem.L * problem.G);
+  }
+
+  resident(layer: number, expert: number): number {
+    return this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
+  }
+
+  private stored(layer: number, expert: number): number {
+    return this.problem.input.shape.storedBytes[layer * this.problem.E + expert] as number;
+  }
+
+  /** May `rank` take this expert when `freed` leaves it? A replacement frees bytes and a slot of the same layer. */
+  mayAdd(state: LayerState, expert: number, rank: number, freed: number | undefined): boolean {
+    const { problem } = this;
+    if ((problem.speed[rank] as number) <= 0) return false;
+    if ((state.on[rank] as number[]).length - (freed === undefined ? 0 : 1) >= problem.slotCap) return false;
+    const bytes = this.resident(state.layer, expert);
+    const back = freed === undefined ? 0 : this.resident(state.layer, freed);
+    if ((this.used[rank] as number) + bytes - back > (problem.capacity[rank] as number) + slack) return false;
+    return this.mayReceive(state.layer, expert, rank);
+  }
+
+  /** The limits that do not depend on free bytes. */
+  mayReceive(layer: number, expert: number, rank: number): boolean {
+    const { problem } = this;
+    const { budget, recent } = problem.input;
+    const bytes = this.resident(layer, expert);
+    const already = this.incoming[layer * problem.G + rank] as number;
+    if (already > 0 && already + bytes > problem.staging + (this.freeAtStart[rank] as number) + slack) return false;
+    const stored = this.stored(layer, expert);
+    if (this.moves + 1 > budget.maxMoves || this.bytes + stored > budget.maxBytes) return false;
+    if ((this.received[rank] as number) + stored > budget.maxReceiveBytesPerRank) return false;
+    return !recent?.dropped.has(this.key(layer, expert, rank));
+  }
+
+  /** Would the books allow `moves` more copies of this layer's largest kind? A cheap check before a costly search. */
+  exhausted(): boolean {
+    return this.moves >= this.problem.input.budget.maxMoves || this.bytes >= this.problem.input.budget.maxBytes;
+  }
+
+  mayDrop(state: LayerState, expert: number, rank: number): boolean {
+    return (state.hosts[expert] as number[]).length > this.problem.input.minCopies && this.mayLeave(state, expert, rank);
+  }
+
+  /** May the copy on `rank` go when another takes its place? Not if a recent plan has just made it. */
+  mayLeave(state: LayerState, expert: number, rank: number): boolean {
+    return !this.problem.input.recent?.added.has(this.key(state.layer, expert, rank));
+  }
+
+  free(rank: number): number {
+    return (this.problem.capacity[rank] as number) - (this.used[rank] as number);
+  }
+
+  record(layer: number, adds: readonly Copy[], drops: readonly Copy[]): void {
+    for (const { expert, rank } of adds) {
+      const bytes = this.resident(layer, expert);
+      const stored = this.stored(layer, expert);
+      this.used[rank] = (this.used[rank] as number) + bytes;
+      this.incoming[layer * this.problem.G + rank] = (this.incoming[layer * this.problem.G + rank] as number) + bytes;
+      this.received[rank] = (this.received[rank] as number) + stored;
+      this.moves++;
+      this.bytes += stored;
+    }
+    for (const { expert, rank } of drops) this.used[rank] = (this.used[rank] as number) - this.resident(layer, expert);
+  }
+
+  private key(layer: number, expert: number, rank: number): number {
+    return copyKey(this.problem.input, layer, expert, this.problem.ranks[rank]?.rank ?? rank);
+  }
+}

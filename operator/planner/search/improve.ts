@@ -1,0 +1,148 @@
+// The incremental search over all layers: repeatedly the step with the highest gain per cost anywhere, until nothing is
+// worth its cost or the budget is spent. Pure and deterministic; ties go to the lower layer.
+import { type Hosts, layerDemand, type Problem } from "../problem.ts";
+import { Arena, type Copy } from "./arena.ts";
+import { LayerState } from "./layer-state.ts";
+import { bestStep, type Evictions, type MoveKind, type SearchWidth, type Step } from "./moves.ts";
+
+export interface ImproveOptions {
+  /** Least gain of max/mean per copy. */
+  readonly theta: number;
+  /** Layers at or below this max/mean are left alone. */
+  readonly enter: number;
+  /** A layer that is being worked on stops here. */
+  readonly leave: number;
+  readonly width: SearchWidth;
+  readonly stepsMax: number;
+}
+
+export interface Improved {
+  readonly hosts: Hosts;
+  readonly states: readonly LayerState[];
+  readonly steps: Readonly<Record<MoveKind, number>>;
+  /** Bytes or budget stopped a step that was worth it. */
+  readonly limited: boolean;
+}
+
+export function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
+  const equal = problem.input.split === "equal";
+  return hosts.map(
+    (rows, layer) => new LayerState({ layer, demand: layerDemand(problem, layer), hosts: rows, speed: problem.speed, equal }),
+  );
+}
+
+export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions): Improved {
+  const arena = new Arena(problem, hosts);
+  const states = makeStates(problem, hosts);
+  const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0 };
+  const best = new Array<Step | undefined>(states.length).fill(undefined);
+  const losses = new LossBook(states, arena);
+  const evictions: Evictions | undefined = problem.slotCap === Number.POSITIVE_INFINITY ? losses.cheapest : undefined;
+  const find = (l: number, threshold: number): void => {
+    const state = states[l] as LayerState;
+    const floor = 1 + 2 * (problem.input.noise?.[l] ?? 0);
+    best[l] = state.worst() > Math.max(threshold, floor) ? bestStep(state, arena, options.width, evictions) : undefined;
+  };
+  for (let l = 0; l < states.length; l++) find(l, options.enter);
+  let limited = false;
+  for (let n = 0; n < options.stepsMax; n++) {
+    const l = highest(best);
+    const step = best[l];
+    if (!step || step.value < options.theta) break;
+    if (arena.exhausted()) {
+      limited = true;
+      break;
+    }
+    if (arena.moves + step.adds.length > problem.input.budget.maxMoves) {
+      limited = true;
+      best[l] = undefined;
+      continue;
+    }
+    if (stillAllowed(step, states, arena)) {
+      steps[step.kind]++;
+      take(step, states, arena);
+      losses.forget(l);
+      if (step.evict) {
+        losses.forget(step.evict.layer);
+        find(step.evict.layer, options.leave);
+      }
+    }
+    find(l, options.leave);
+  }
+  return { hosts: states.map((state) => state.hosts), states, steps, limited };
+}
+
+function highest(best: readonly (Step | undefined)[]): number {
+  let top = 0;
+  for (let l = 1; l < best.length; l++) if ((best[l]?.value ?? 0) > (best[top]?.value ?? 0)) top = l;
+  return top;
+}
+
+/** Books may have changed since the step was priced: other layers took bytes or budget. */
+function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena): boolean {
+  const state = states[step.layer] as LayerState;
+  if (step.evict) {
+    const other = states[step.evict.layer] as LayerState;
+    const { expert, rank } = step.evict.copy;
+    if (!(other.hosts[expert] as number[]).includes(rank) || !arena.mayDrop(other, expert, rank)) return false;
+    return step.adds.every((add) => arena.mayReceive(step.layer, add.expert, add.rank));
+  }
+  return step.adds.every((add) => arena.mayAdd(state, add.expert, add.rank, step.drops.find((drop) => drop.rank === add.rank)?.expert));
+}
+
+function take(step: Step, states: readonly LayerState[], arena: Arena): void {
+  if (step.evict) {
+    const { layer, copy } = step.evict;
+    const other = states[layer] as LayerState;
+    other.apply([{ expert: copy.expert, hosts: (other.hosts[copy.expert] as number[]).filter((g) => g !== copy.rank) }]);
+    arena.record(layer, [], [copy]);
+  }
+  (states[step.layer] as LayerState).apply(step.changes);
+  arena.record(step.layer, step.adds, step.drops);
+}
+
+/** What dropping each redundant copy would cost its layer; the cheapest per rank makes room for another layer. */
+class LossBook {
+  private readonly states: readonly LayerState[];
+  private readonly arena: Arena;
+  private readonly byLayer: ({ copy: Copy; loss: number }[] | undefined)[];
+
+  constructor(states: readonly LayerState[], arena: Arena) {
+    this.states = states;
+    this.arena = arena;
+    this.byLayer = new Array(states.length).fill(undefined);
+  }
+
+  forget(layer: number): void {
+    this.byLayer[layer] = undefined;
+  }
+
+  readonly cheapest: Evictions = (rank, bytes, layer) => {
+    let found: { layer: number; copy: Copy; loss: number } | undefined;
+    for (let l = 0; l < this.states.length; l++) {
+      if (l === layer) continue;
+      for (const { copy, loss } of this.losses(l)) {
+        if (copy.rank !== rank || (found && loss >= found.loss) || this.arena.resident(l, copy.expert) < bytes) continue;
+        found = { layer: l, copy, loss };
+      }
+    }
+    return found;
+  };
+
+  private losses(layer: number): { copy: Copy; loss: number }[] {
+    const known = this.byLayer[layer];
+    if (known) return known;
+    const state = this.states[layer] as LayerState;
+    const list: { copy: Copy; loss: number }[] = [];
+    state.hosts.forEach((hosts, expert) => {
+      if (hosts.length < 2) return;
+      for (const rank of hosts) {
+        if (!this.arena.mayDrop(state, expert, rank)) continue;
+        const phi = state.price([{ expert, hosts: hosts.filter((g) => g !== rank) }]);
+        list.push({ copy: { expert, rank }, loss: Math.max(0, phi - state.phi()) });
+      }
+    });
+    this.byLayer[layer] = list;
+    return list;
+  }
+}

@@ -1,0 +1,192 @@
+// Runs a policy over a trace: plan from windows <= t, score on t + 1. What `enodia plan simulate` and the benchmark
+// print. Pure but for the clock that the caller gives.
+import type { LayerPlan } from "../../crds/plan.ts";
+import { countMoves, diffPlans } from "../../runtime/placement/diff.ts";
+import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
+import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import { Forecaster } from "./forecast.ts";
+import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+
+export interface Trace {
+  readonly name: string;
+  readonly windows: number;
+  readonly layers: number;
+  readonly experts: number;
+  /** [windows][layers][experts] */
+  readonly counts: Uint32Array;
+  /** [layers-1][experts][experts] */
+  readonly transitions?: Uint32Array;
+}
+
+export type SplitName = "equal" | "fixed" | "optimal";
+
+export interface SimulateOptions {
+  readonly trace: Trace;
+  readonly policy: PlacementPolicy;
+  readonly ranks: number;
+  /** Experts per (layer, rank). */
+  readonly slots?: number;
+  /** Experts per rank over all layers: layers may differ. */
+  readonly slotsTotal?: number;
+  readonly speeds?: readonly number[];
+  readonly budgetCopies?: number;
+  readonly windows?: number;
+  readonly gainPerMove?: number;
+  readonly effort?: PlanInput["effort"];
+  readonly minCopies?: number;
+  readonly split?: "weighted" | "equal";
+  readonly nodes?: number;
+  /** Milliseconds; the only outside thing here. */
+  readonly now: () => number;
+  readonly onWindow?: (result: WindowResult) => void;
+}
+
+export interface WindowResult {
+  readonly window: number;
+  readonly layers: readonly LayerPlan[];
+  readonly copies: number;
+  readonly bytes: number;
+  readonly ms: number;
+  readonly reason: string;
+  /** On window t + 1 (absent for the last): mean/max averaged over layers, and the worst layer's max/mean. */
+  readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
+  readonly bound?: number;
+  /** Per layer and rank, on t + 1, with the fixed split. */
+  readonly rankLoad?: readonly Float64Array[];
+}
+
+/** Plans of this many windows back keep their copies: no move there and back. */
+const dwellWindows = 3;
+
+export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "slotsTotal" | "speeds" | "nodes">): RankSpec[] {
+  const budget = options.slotsTotal !== undefined ? options.slotsTotal + 1 : Number.POSITIVE_INFINITY;
+  return Array.from({ length: options.ranks }, (_, rank) => ({
+    rank,
+    speed: options.speeds?.[rank % options.speeds.length] ?? 1,
+    budgetBytes: budget,
+    zone: "z0",
+    node: `n${Math.floor((rank * (options.nodes ?? options.ranks)) / options.ranks)}`,
+    state: "active" as const,
+  }));
+}
+
+export async function simulate(options: SimulateOptions): Promise<WindowResult[]> {
+  const { trace } = options;
+  const cells = trace.layers * trace.experts;
+  const ranks = rankSpecs(options);
+  const speed = Float64Array.from(ranks, (rank) => rank.speed);
+  const shape = {
+    layers: trace.layers,
+    experts: trace.experts,
+    residentBytes: new Float64Array(cells).fill(1),
+    storedBytes: new Float64Array(cells).fill(1),
+  };
+  const forecaster = new Forecaster(trace.layers, trace.experts);
+  const history: { added: number[]; dropped: number[] }[] = [];
+  const results: WindowResult[] = [];
+  let current: readonly LayerPlan[] | undefined;
+  for (let t = 0; t < Math.min(options.windows ?? trace.windows, trace.windows); t++) {
+    const counts = trace.counts.subarray(t * cells, (t + 1) * cells);
+    const started = options.now();
+    const forecast = forecaster.observe(counts);
+    const input: PlanInput = {
+      shape,
+      ranks,
+      load: forecast.load,
+      current,
+      budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity },
+      minCopies: options.minCopies ?? 1,
+      split: options.split ?? "weighted",
+      effort: options.effort ?? "quality",
+      recent: { added: new Set(history.flatMap((h) => h.added)), dropped: new Set(history.flatMap((h) => h.dropped)) },
+      ...(options.slotsTotal === undefined && options.slots !== undefined ? { slotsPerRank: options.slots } : {}),
+      ...(options.gainPerMove !== undefined ? { gainPerMove: options.gainPerMove } : {}),
+      ...(trace.transitions ? { transitions: Float64Array.from(trace.transitions) } : {}),
+    };
+    const output = await options.policy.plan(input);
+    const ms = options.now() - started;
+    const copies = current ? countMoves(current, output.layers) : 0;
+    remember(history, input, output.layers);
+    const next = t + 1 < trace.windows ? trace.counts.subarray((t + 1) * cells, (t + 2) * cells) : undefined;
+    const result = {
+      window: t,
+      layers: output.layers,
+      copies,
+      bytes: copies,
+      ms,
+      reason: output.reason,
+      ...(next ? score(options, next, output.layers, speed) : {}),
+    };
+    results.push(result);
+    options.onWindow?.(result);
+    current = output.layers;
+  }
+  return results;
+}
+
+function remember(history: { added: number[]; dropped: number[] }[], input: PlanInput, layers: readonly LayerPlan[]): void {
+  if (!input.current) return;
+  const diff = diffPlans(input.current, layers, () => 1);
+  const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
+  history.push({ added: diff.moves.map(key), dropped: diff.drops.map(key) });
+  if (history.length > dwellWindows - 1) history.shift();
+}
+
+function score(
+  options: SimulateOptions,
+  counts: Uint32Array,
+  layers: readonly LayerPlan[],
+  speed: Float64Array,
+): Required<Pick<WindowResult, "next" | "bound" | "rankLoad">> {
+  const { trace } = options;
+  const demands = layers.map((_, l) => counts.subarray(l * trace.experts, (l + 1) * trace.experts));
+  const loads: Record<SplitName, Float64Array[]> = {
+    equal: layers.map((layer, l) => splitEqually({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
+    fixed: layers.map((layer, l) => loadByShares(demands[l] as Uint32Array, layer.hosts, layer.shares, options.ranks)),
+    optimal: layers.map((layer, l) => splitLayer({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
+  };
+  const measure = (name: SplitName): { balance: number; worst: number } => {
+    const ratios = loads[name].map((load) => imbalance(load, speed));
+    return { balance: ratios.reduce((total, ratio) => total + 1 / ratio, 0) / ratios.length, worst: Math.max(...ratios) };
+  };
+  const slotsTotal = options.slotsTotal;
+  const best =
+    slotsTotal !== undefined
+      ? jointBound(demands, options.ranks, slotsTotal * options.ranks)
+      : Math.max(...demands.map((demand) => bound(demand, options.ranks, (options.slots ?? trace.experts) * options.ranks)));
+  return { next: { equal: measure("equal"), fixed: measure("fixed"), optimal: measure("optimal") }, bound: best, rankLoad: loads.fixed };
+}
+
+export interface Summary {
+  readonly balance: Readonly<Record<SplitName, number>>;
+  readonly worst: number;
+  readonly bound: number;
+  readonly copiesPerStep: number;
+  readonly copies: number;
+  readonly msMedian: number;
+  readonly msMax: number;
+}
+
+export function summarise(results: readonly WindowResult[]): Summary {
+  const scored = results.filter((result) => result.next !== undefined);
+  const mean = (pick: (result: WindowResult) => number): number =>
+    scored.reduce((total, result) => total + pick(result), 0) / Math.max(1, scored.length);
+  const times = results
+    .slice(1)
+    .map((result) => result.ms)
+    .sort((a, b) => a - b);
+  const copies = results.reduce((total, result) => total + result.copies, 0);
+  return {
+    balance: {
+      equal: mean((r) => r.next?.equal.balance ?? 1),
+      fixed: mean((r) => r.next?.fixed.balance ?? 1),
+      optimal: mean((r) => r.next?.optimal.balance ?? 1),
+    },
+    worst: Math.max(...scored.map((r) => r.next?.optimal.worst ?? 1)),
+    bound: mean((r) => r.bound ?? 1),
+    copiesPerStep: copies / Math.max(1, results.length - 1),
+    copies,
+    msMedian: times[Math.floor(times.length / 2)] ?? results[0]?.ms ?? 0,
+    msMax: Math.max(0, ...times),
+  };
+}

@@ -1,0 +1,76 @@
+// The invariants of a plan against the cluster it was made for. Run on every plan before it is written. Pure.
+import { AppError } from "../../crds/common.ts";
+import { type LayerPlan, sharesTotal } from "../../crds/plan.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import type { PlanInput } from "./policy.ts";
+import { stagingBytes } from "./problem.ts";
+
+export interface ValidateOptions {
+  /** Experts that may keep a lost home: after a loss that leaves too little memory. */
+  readonly unhosted?: readonly { readonly layer: number; readonly expert: number }[];
+}
+
+/** Every broken invariant as a sentence; none = valid. */
+export function planFaults(input: PlanInput, layers: readonly LayerPlan[], options: ValidateOptions = {}): string[] {
+  const faults: string[] = [];
+  const { shape } = input;
+  if (layers.length !== shape.layers) return [`${layers.length} layers, the model has ${shape.layers}`];
+  const active = new Map(input.ranks.filter((rank) => rank.state === "active").map((rank) => [rank.rank, rank]));
+  const excused = new Set((options.unhosted ?? []).map(({ layer, expert }) => layer * shape.experts + expert));
+  const used = new Map<number, number>();
+  layers.forEach((layer, l) => {
+    if (layer.hosts.length !== shape.experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${shape.experts}`);
+    const slots = new Map<number, number>();
+    layer.hosts.forEach((row, e) => {
+      faults.push(...rowFaults(row, layer.shares[e] ?? [], `layer ${l}, expert ${e}`));
+      if (excused.has(l * shape.experts + e)) return;
+      for (const rank of row) {
+        if (!active.has(rank)) faults.push(`layer ${l}, expert ${e}: rank ${rank} is not active`);
+        used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
+        slots.set(rank, (slots.get(rank) ?? 0) + 1);
+      }
+    });
+    for (const [rank, count] of slots) {
+      if (count > (input.slotsPerRank ?? Infinity))
+        faults.push(`layer ${l}: rank ${rank} hosts ${count} experts, at most ${input.slotsPerRank}`);
+    }
+  });
+  const staging = stagingBytes(shape);
+  for (const [rank, bytes] of used) {
+    const budget = active.get(rank)?.budgetBytes ?? Infinity;
+    if (bytes + staging > budget + 1e-6)
+      faults.push(`rank ${rank}: ${bytes} resident bytes and a staging slot of ${staging} exceed its budget of ${budget}`);
+  }
+  return faults;
+}
+
+function rowFaults(hosts: readonly number[], shares: readonly number[], where: string): string[] {
+  const faults: string[] = [];
+  if (hosts.length === 0) faults.push(`${where}: no host`);
+  if (new Set(hosts).size !== hosts.length) faults.push(`${where}: a rank twice`);
+  if (shares.length !== hosts.length) faults.push(`${where}: ${hosts.length} hosts, ${shares.length} shares`);
+  if (shares.some((share) => share < 0 || !Number.isInteger(share))) faults.push(`${where}: a share is no natural number`);
+  if (shares.reduce((a, b) => a + b, 0) !== sharesTotal) faults.push(`${where}: shares do not sum to ${sharesTotal}`);
+  return faults;
+}
+
+/** Faults of the step from the current plan: budgets of moves and bytes. */
+export function budgetFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
+  if (!input.current) return [];
+  const { moves } = diffPlans(input.current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);
+  const bytes = moves.reduce((total, move) => total + move.bytes, 0);
+  const faults: string[] = [];
+  if (moves.length > input.budget.maxMoves) faults.push(`${moves.length} moves, the budget is ${input.budget.maxMoves}`);
+  if (bytes > input.budget.maxBytes + 1e-6) faults.push(`${bytes} bytes to move, the budget is ${input.budget.maxBytes}`);
+  return faults;
+}
+
+export function assertPlan(input: PlanInput, layers: readonly LayerPlan[], options: ValidateOptions = {}): void {
+  const faults = planFaults(input, layers, options);
+  if (faults.length > 0) {
+    throw new AppError(`the policy made an invalid plan (${faults.length} faults): ${faults.slice(0, 3).join("; ")}`, {
+      code: "InvalidPlan",
+      operation: "validating a plan",
+    });
+  }
+}

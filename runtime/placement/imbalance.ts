@@ -1,0 +1,56 @@
+// How uneven a layer is, and how even it could be: imbalance and the placement-independent bound. Pure.
+
+/** max over ranks of load/speed, divided by total load / total speed. 1 when there is no load. Ranks of speed 0 are left out. */
+export function imbalance(load: ArrayLike<number>, speed: ArrayLike<number>): number {
+  let total = 0;
+  let capacity = 0;
+  let highest = 0;
+  for (let g = 0; g < load.length; g++) {
+    const s = speed[g] as number;
+    if (s <= 0) continue;
+    total += load[g] as number;
+    capacity += s;
+    highest = Math.max(highest, (load[g] as number) / s);
+  }
+  return total > 0 && capacity > 0 ? highest / (total / capacity) : 1;
+}
+
+/** Slots that a layer needs so that no slot holds more than `level` rows: sum of max(1, ceil(demand / level)). */
+export function slotsNeeded(demand: ArrayLike<number>, level: number): number {
+  let slots = 0;
+  for (let e = 0; e < demand.length; e++) slots += Math.max(1, Math.ceil((demand[e] as number) / level - 1e-9));
+  return slots;
+}
+
+const boundSteps = 50; // halvings: far below the precision of any count
+
+/**
+ * Smallest ratio M / mean >= 1 with sum_e max(1, ceil(w_e / M)) <= slots, where M is the load of the fastest rank's slot.
+ * It depends on the demand and the number of slots only, never on a placement; with fewer slots than experts it is Infinity.
+ */
+export function bound(demand: ArrayLike<number>, ranks: number, slots: number): number {
+  return jointBound([demand], ranks, slots);
+}
+
+/** The same for the worst layer when `slots` may be dealt among the layers at will. */
+export function jointBound(layers: readonly ArrayLike<number>[], ranks: number, slots: number): number {
+  const means = layers.map((demand) => sum(demand) / ranks);
+  const needed = (ratio: number): number =>
+    layers.reduce((n, demand, l) => n + ((means[l] as number) > 0 ? slotsNeeded(demand, ratio * (means[l] as number)) : demand.length), 0);
+  if (needed(ranks + 1) > slots) return Number.POSITIVE_INFINITY;
+  if (needed(1) <= slots) return 1;
+  let low = 1;
+  let high = ranks + 1;
+  for (let i = 0; i < boundSteps; i++) {
+    const middle = (low + high) / 2;
+    if (needed(middle) <= slots) high = middle;
+    else low = middle;
+  }
+  return high;
+}
+
+export function sum(values: ArrayLike<number>): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i] as number;
+  return total;
+}
