@@ -1,0 +1,40 @@
+// The three alerts as data; generated into the chart's PrometheusRule. Silence is an alert too: a missing metric fires.
+
+export interface Alert {
+  readonly alert: string;
+  readonly expr: string;
+  readonly for: string;
+  readonly severity: "warning" | "critical";
+  readonly summary: string;
+  readonly description: string;
+}
+
+export const alerts: readonly Alert[] = [
+  {
+    alert: "EnodiaTelemetryStale",
+    expr: 'max by (namespace, deployment) (enodia_telemetry_age_seconds) > 60 or max by (namespace, deployment) (enodia_deployment_condition{type="TelemetryFresh", status="False"}) == 1',
+    for: "2m",
+    severity: "warning",
+    summary: "Expert load of {{ $labels.namespace }}/{{ $labels.deployment }} is stale",
+    description:
+      "Workers have not reported load for over a minute. Serving goes on with the last placement; nothing is balanced. Check NATS and the TelemetryFresh condition.",
+  },
+  {
+    alert: "EnodiaRanksMasked",
+    expr: 'max by (namespace, deployment) (enodia_deployment_ranks{state="masked"}) > 0',
+    for: "2m",
+    severity: "critical",
+    summary: "{{ $value }} ranks of {{ $labels.namespace }}/{{ $labels.deployment }} are masked",
+    description:
+      "Lost ranks are routed around and their experts were loaded elsewhere, but no replacement has become active. Check pending pods and node health.",
+  },
+  {
+    alert: "EnodiaRebalanceStalled",
+    expr: "max by (namespace, deployment) (enodia_rebalance_in_progress) == 1 and max by (namespace, deployment) (time() - enodia_rebalance_started_timestamp_seconds) > 300",
+    for: "1m",
+    severity: "warning",
+    summary: "A rebalance of {{ $labels.namespace }}/{{ $labels.deployment }} makes no progress",
+    description:
+      "A plan has been under way for over five minutes. It should have been committed or rolled back by its deadline. See the ExpertPlacement status and the operator's log.",
+  },
+];

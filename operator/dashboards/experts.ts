@@ -1,0 +1,221 @@
+// The Experts dashboard as code: balance, moves, bytes, ranks, telemetry age. JSON is generated into the chart.
+// Every metric and label used here must exist in crds/metrics.ts (unit test) and in a scrape of running pods (e2e test).
+import {
+  AnnotationQueryBuilder,
+  type Dashboard,
+  DashboardBuilder,
+  DashboardCursorSync,
+  DatasourceVariableBuilder,
+  QueryVariableBuilder,
+  ThresholdsConfigBuilder,
+  ThresholdsMode,
+  VariableRefresh,
+} from "@grafana/grafana-foundation-sdk/dashboard";
+import { DataqueryBuilder } from "@grafana/grafana-foundation-sdk/prometheus";
+import * as stat from "@grafana/grafana-foundation-sdk/stat";
+import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
+
+const datasource = { type: "prometheus", uid: "$" + "{datasource}" };
+const selector = 'namespace=~"$namespace", deployment=~"$deployment"';
+const by = "namespace, deployment";
+
+/** One series of a panel. `expr` without selectors: `%` is replaced by the namespace and deployment selector. */
+interface Query {
+  readonly expr: string;
+  readonly legend: string;
+}
+
+interface Panel {
+  readonly title: string;
+  readonly description: string;
+  readonly unit: string;
+  readonly queries: readonly Query[];
+  /** Value from which the panel turns red. */
+  readonly red?: number;
+  readonly min?: number;
+}
+
+const rate = "$__rate_interval";
+
+const stats: readonly Panel[] = [
+  {
+    title: "Worst-layer imbalance",
+    description: "Rows computed on the busiest rank over the mean of all ranks, in the layer where that is worst. 1 is perfect.",
+    unit: "none",
+    queries: [{ expr: 'max(enodia_expert_imbalance_ratio{layer_agg="max", %})', legend: "max / mean" }],
+    red: 1.5,
+  },
+  {
+    title: "Ranks masked",
+    description: "Ranks that are lost and routed around. Their experts are loaded again on the others.",
+    unit: "none",
+    queries: [{ expr: 'sum(enodia_deployment_ranks{state="masked", %})', legend: "masked" }],
+    red: 1,
+  },
+  {
+    title: "Experts at risk",
+    description: "(layer, expert) pairs without a live copy: requests for them wait for a load from the model store.",
+    unit: "none",
+    queries: [{ expr: "sum(enodia_experts_at_risk{%})", legend: "experts" }],
+    red: 1,
+  },
+  {
+    title: "Telemetry age",
+    description: "Age of the oldest last load message among active ranks. Past spec.telemetry.staleAfter nothing is moved.",
+    unit: "s",
+    queries: [{ expr: "max(enodia_telemetry_age_seconds{%})", legend: "age" }],
+    red: 30,
+  },
+];
+
+const series: readonly Panel[] = [
+  {
+    title: "Imbalance and what memory allows",
+    description: "Worst layer and mean of layers, with the lowest imbalance that the memory budget allows for the same load.",
+    unit: "none",
+    min: 1,
+    queries: [
+      { expr: `max by (${by}, layer_agg) (enodia_expert_imbalance_ratio{%})`, legend: "{{deployment}} {{layer_agg}}" },
+      { expr: `max by (${by}) (enodia_expert_imbalance_bound_ratio{layer_agg="max", %})`, legend: "{{deployment}} bound" },
+    ],
+  },
+  {
+    title: "Expert rows per rank",
+    description: "Rows computed per second by each rank, for its own tokens and for others.",
+    unit: "short",
+    queries: [{ expr: `sum by (rank) (rate(enodia_expert_rows_total{%}[${rate}]))`, legend: "rank {{rank}}" }],
+  },
+  {
+    title: "Moves",
+    description: "Expert copies newly placed by committed plans.",
+    unit: "short",
+    queries: [{ expr: `sum by (${by}) (increase(enodia_expert_moves_total{%}[${rate}]))`, legend: "{{deployment}}" }],
+  },
+  {
+    title: "Bytes moved",
+    description: "Stored bytes of experts received, by where they came from.",
+    unit: "Bps",
+    queries: [{ expr: `sum by (source) (rate(enodia_shard_fetch_bytes_total{%}[${rate}]))`, legend: "{{source}}" }],
+  },
+  {
+    title: "Rebalances and why not",
+    description: "Decisions of the planner by result and reason; held = it looked and did not move.",
+    unit: "short",
+    queries: [{ expr: `sum by (result, reason) (increase(enodia_rebalances_total{%}[${rate}]))`, legend: "{{result}}: {{reason}}" }],
+  },
+  {
+    title: "Ranks",
+    description: "Ranks by state.",
+    unit: "none",
+    min: 0,
+    queries: [{ expr: "sum by (state) (enodia_deployment_ranks{%})", legend: "{{state}}" }],
+  },
+  {
+    title: "Expert memory per rank",
+    description: "Resident bytes of hosted experts against the budget.",
+    unit: "bytes",
+    min: 0,
+    queries: [
+      { expr: "sum by (rank) (enodia_expert_hosted_bytes{%})", legend: "rank {{rank}}" },
+      { expr: "max(enodia_expert_budget_bytes{%})", legend: "budget" },
+    ],
+  },
+  {
+    title: "Telemetry age",
+    description: "Seconds since the oldest last load message of an active rank.",
+    unit: "s",
+    min: 0,
+    queries: [{ expr: `max by (${by}) (enodia_telemetry_age_seconds{%})`, legend: "{{deployment}}" }],
+  },
+  {
+    title: "Time between tokens",
+    description: "As clients see it, failovers included.",
+    unit: "s",
+    min: 0,
+    queries: ["0.5", "0.99"].map((q) => ({
+      expr: `histogram_quantile(${q}, sum by (le) (rate(enodia_gateway_inter_token_seconds_bucket{%}[${rate}])))`,
+      legend: `p${Number(q) * 100}`,
+    })),
+  },
+  {
+    title: "Plan epoch",
+    description: "Epoch of the placement and how far the slowest rank is behind it.",
+    unit: "none",
+    queries: [
+      { expr: `max by (${by}) (enodia_placement_epoch{%})`, legend: "{{deployment}} epoch" },
+      { expr: `max by (${by}) (enodia_placement_epoch_lag{%})`, legend: "{{deployment}} lag" },
+    ],
+  },
+];
+
+const query = ({ expr, legend }: Query, index: number) =>
+  new DataqueryBuilder()
+    .refId(String.fromCharCode(65 + index))
+    .expr(expr.replaceAll("%", selector))
+    .legendFormat(legend);
+
+const thresholds = (red: number) =>
+  new ThresholdsConfigBuilder().mode(ThresholdsMode.Absolute).steps([
+    { value: null, color: "green" },
+    { value: red, color: "red" },
+  ]);
+
+function statPanel(panel: Panel): stat.PanelBuilder {
+  const builder = new stat.PanelBuilder().title(panel.title).description(panel.description).unit(panel.unit).datasource(datasource);
+  if (panel.red !== undefined) builder.thresholds(thresholds(panel.red));
+  panel.queries.forEach((each, i) => {
+    builder.withTarget(query(each, i));
+  });
+  return builder.span(6).height(4);
+}
+
+function seriesPanel(panel: Panel): timeseries.PanelBuilder {
+  const builder = new timeseries.PanelBuilder()
+    .title(panel.title)
+    .description(panel.description)
+    .unit(panel.unit)
+    .datasource(datasource)
+    .fillOpacity(8)
+    .lineWidth(1);
+  if (panel.min !== undefined) builder.min(panel.min);
+  panel.queries.forEach((each, i) => {
+    builder.withTarget(query(each, i));
+  });
+  return builder.span(12).height(8);
+}
+
+const labelVariable = (label: string, from: string) =>
+  new QueryVariableBuilder(label)
+    .label(label)
+    .datasource(datasource)
+    .query(`label_values(enodia_deployment_replicas${from}, ${label})`)
+    .refresh(VariableRefresh.OnTimeRangeChanged)
+    .multi(true)
+    .includeAll(true)
+    .allValue(".*");
+
+/** The dashboard; deterministic, so that the generated JSON can be checked. */
+export function expertsDashboard(): Dashboard {
+  const builder = new DashboardBuilder("Enodia / Experts")
+    .uid("enodia-experts")
+    .tags(["enodia", "mixture-of-experts"])
+    .refresh("10s")
+    .time({ from: "now-30m", to: "now" })
+    .timezone("browser")
+    .tooltip(DashboardCursorSync.Crosshair)
+    .editable()
+    .withVariable(new DatasourceVariableBuilder("datasource").label("Data source").type("prometheus"))
+    .withVariable(labelVariable("namespace", ""))
+    .withVariable(labelVariable("deployment", '{namespace=~"$namespace"}'))
+    .annotation(
+      new AnnotationQueryBuilder()
+        .name("Rebalances")
+        .datasource(datasource)
+        .enable(true)
+        .iconColor("blue")
+        .expr(`changes(enodia_rebalance_started_timestamp_seconds{${selector}}[1m]) > 0`),
+    );
+  for (const panel of stats) builder.withPanel(statPanel(panel));
+  for (const panel of series) builder.withPanel(seriesPanel(panel));
+  return builder.build();
+}
