@@ -64,9 +64,9 @@ export class Kubectl {
         { timeoutMs, everyMs: 500 },
       );
     } catch (error) {
-      const conditions = last?.["status"]?.conditions as { type: string; status: string; reason: string; message?: string }[] | undefined;
+      const conditions = last?.status?.conditions as { type: string; status: string; reason: string; message?: string }[] | undefined;
       const seen = conditions?.map((c) => `  ${c.type}=${c.status} ${c.reason} ${c.message ?? ""}`).join("\n");
-      throw new Error(`${String(error)}\n${kind}/${name}:\n${seen ?? JSON.stringify(last?.["status"])}`);
+      throw new Error(`${String(error)}\n${kind}/${name}:\n${seen ?? JSON.stringify(last?.status)}`);
     }
   }
 
@@ -101,6 +101,6 @@ export class Kubectl {
 
 /** The condition of a type, or undefined: `condition(moed, "Ready")?.status`. */
 export function condition(object: KubeObject, type: string): { status: string; reason: string; message?: string } | undefined {
-  const all = (object["status"]?.conditions ?? []) as { type: string; status: string; reason: string; message?: string }[];
+  const all = (object.status?.conditions ?? []) as { type: string; status: string; reason: string; message?: string }[];
   return all.find((c) => c.type === type);
 }

@@ -1,0 +1,143 @@
+// The product as a platform engineer installs it: images onto the nodes, the chart by Helm, a claim with models, a MoEDeployment
+// by kubectl, and an address to talk to. Used by the demo and by the e2e tests, on the local cluster or on one of the user's.
+import { join, resolve } from "node:path";
+import { type Cluster, imageFolder, loadImage } from "../cluster/cluster.ts";
+import { buildProductImages } from "../cluster/product-images.ts";
+import { condition, type Forward, Kubectl, type KubeObject } from "./kubectl.ts";
+import { execOk, until } from "./process.ts";
+
+export const root = resolve(import.meta.dirname, "../..");
+export const release = "enodia";
+export const systemNamespace = "enodia-system";
+const readyTimeoutMs = 120_000;
+
+export type Log = (line: string) => void;
+
+/** A cluster to work on: ours, or the user's with images that it can pull. */
+export interface Target {
+  readonly kubeconfig?: string;
+  readonly context?: string;
+  readonly kubectl: string;
+  readonly helm: string;
+  /** Ours: images are imported into its nodes. Absent: `imageRegistry` must hold them. */
+  readonly local?: Cluster;
+  readonly imageRegistry?: string;
+}
+
+export function kubectlOf(target: Target, namespace: string): Kubectl {
+  return new Kubectl(target.kubectl, {
+    namespace,
+    ...(target.kubeconfig ? { kubeconfig: target.kubeconfig } : {}),
+    ...(target.context ? { context: target.context } : {}),
+  });
+}
+
+/** Builds the three images (cached by content) and imports them into every node of the local cluster. */
+export async function provideImages(target: Target, log: Log, options: { swiftshader?: boolean } = {}): Promise<void> {
+  if (!target.local) return;
+  const images = await buildProductImages({ repo: root, out: imageFolder(), log, ...options });
+  const tars = Object.values(images).flatMap((image) => (image ? [image] : []));
+  for (const image of tars) {
+    log(`loading ${image.ref}`);
+    await loadImage(target.local.name, image.path);
+  }
+}
+
+/** `helm upgrade --install` of the chart with its own NATS; waits until both operator replicas are ready. */
+export async function installChart(target: Target, values: readonly string[] = []): Promise<void> {
+  const images =
+    target.imageRegistry === undefined
+      ? ["image.tag=dev", "runtimeImage.tag=dev", "nats.image.repository=enodia/nats", "nats.image.tag=dev"]
+      : [`global.imageRegistry=${target.imageRegistry}`];
+  const sets = ["nats.enabled=true", ...images, ...values].flatMap((value) => ["--set", value]);
+  await helm(target, [
+    "upgrade",
+    "--install",
+    release,
+    join(root, "charts/enodia"),
+    "--create-namespace",
+    "--wait",
+    "--timeout",
+    "3m",
+    ...sets,
+  ]);
+}
+
+export async function helm(target: Target, args: readonly string[]): Promise<string> {
+  const flags = [
+    "--namespace",
+    systemNamespace,
+    ...(target.kubeconfig ? ["--kubeconfig", target.kubeconfig] : []),
+    ...(target.context ? ["--kube-context", target.context] : []),
+  ];
+  return execOk(target.helm, [...args, ...flags]);
+}
+
+/** A namespace that enforces the restricted Pod Security level, with the claim `models` on a folder of this machine. */
+export async function provideNamespace(target: Target, namespace: string, modelsFolder: string): Promise<Kubectl> {
+  const kubectl = kubectlOf(target, namespace);
+  const volume = `models-${namespace}`;
+  const size = { storage: "20Gi" };
+  await kubectl.apply(
+    {
+      apiVersion: "v1",
+      kind: "Namespace",
+      metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
+    },
+    {
+      apiVersion: "v1",
+      kind: "PersistentVolume",
+      metadata: { name: volume },
+      spec: {
+        capacity: size,
+        accessModes: ["ReadOnlyMany"],
+        persistentVolumeReclaimPolicy: "Retain",
+        storageClassName: "",
+        hostPath: { path: modelsFolder, type: "Directory" },
+        claimRef: { namespace, name: "models" },
+      },
+    },
+    {
+      apiVersion: "v1",
+      kind: "PersistentVolumeClaim",
+      metadata: { name: "models", namespace },
+      spec: { accessModes: ["ReadOnlyMany"], storageClassName: "", volumeName: volume, resources: { requests: size } },
+    },
+  );
+  return kubectl;
+}
+
+/** Waits for Ready=True at the object's present generation with all wanted replicas. */
+export function waitReady(kubectl: Kubectl, name: string, timeoutMs = readyTimeoutMs): Promise<KubeObject> {
+  return kubectl.waitFor("moedeployment", name, `${name} to be Ready`, isReady, timeoutMs);
+}
+
+export function isReady(moed: KubeObject): boolean {
+  const status = moed.status ?? {};
+  return (
+    status.observedGeneration === moed.metadata.generation &&
+    condition(moed, "Ready")?.status === "True" &&
+    status.readyReplicas === moed.spec.replicas
+  );
+}
+
+export function workerPods(kubectl: Kubectl, name: string): Promise<readonly KubeObject[]> {
+  return kubectl.list("pods", `enodia.dev/deployment=${name},enodia.dev/component=worker`);
+}
+
+/** An address of the gateway from this machine: the pod's own where it can be reached (local cluster), else a port-forward. */
+export async function gatewayAddress(target: Target, kubectl: Kubectl, name: string, port = 8000): Promise<Forward> {
+  if (!target.local) return kubectl.forward(`service/${name}`, port);
+  const ip = await until(
+    "a running gateway pod",
+    async () => {
+      const pods = await kubectl.list("pods", `enodia.dev/deployment=${name},enodia.dev/component=gateway`);
+      const ready = pods.find(
+        (pod) => !pod.metadata.deletionTimestamp && pod.status?.conditions?.some((c: any) => c.type === "Ready" && c.status === "True"),
+      );
+      return ready?.status?.podIP as string | undefined;
+    },
+    { timeoutMs: 30_000 },
+  );
+  return { url: `http://${ip}:8000`, close: () => Promise.resolve() };
+}
