@@ -1,0 +1,68 @@
+// Runs a reconcile function over a work queue with a number of workers. Shell; knows no kind.
+// A reconcile that throws is retried with back-off (or as its AppError says); one that returns may ask to be run again later.
+import { AppError } from "../../crds/common.ts";
+import { WorkQueue } from "./workqueue.ts";
+
+export interface Outcome {
+  /** Look again after this many milliseconds even if nothing changes. */
+  readonly requeueAfterMs?: number;
+}
+
+export interface ControllerOptions {
+  readonly name: string;
+  readonly workers: number;
+  readonly reconcile: (key: string) => Promise<Outcome>;
+  /** Every key is looked at again this often, whatever happened. */
+  readonly resyncMs: number;
+  readonly keys: () => readonly string[];
+  readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
+}
+
+export interface Controller {
+  readonly queue: WorkQueue;
+  start(): void;
+  stop(): Promise<void>;
+}
+
+export function createController(options: ControllerOptions): Controller {
+  const queue = new WorkQueue();
+  const running: Promise<void>[] = [];
+  let resync: NodeJS.Timeout | undefined;
+  const work = async () => {
+    for (let key = await queue.next(); key !== undefined; key = await queue.next()) {
+      await runOnce(options, queue, key);
+      queue.done(key);
+    }
+  };
+  return {
+    queue,
+    start() {
+      for (const key of options.keys()) queue.add(key);
+      for (let i = 0; i < options.workers; i++) running.push(work());
+      resync = setInterval(() => {
+        for (const key of options.keys()) queue.add(key);
+      }, options.resyncMs);
+    },
+    async stop() {
+      clearInterval(resync);
+      queue.close();
+      await Promise.all(running);
+    },
+  };
+}
+
+async function runOnce(options: ControllerOptions, queue: WorkQueue, key: string): Promise<void> {
+  const started = performance.now();
+  const seconds = () => (performance.now() - started) / 1000;
+  try {
+    const outcome = await options.reconcile(key);
+    queue.forget(key);
+    if (outcome.requeueAfterMs !== undefined) queue.addAfter(key, outcome.requeueAfterMs);
+    options.observe?.(outcome.requeueAfterMs === undefined ? "ok" : "requeue", seconds());
+  } catch (caught) {
+    const error = AppError.from(caught, `reconciling ${key}`);
+    if (error.retry === "backoff" || error.retry === "never") queue.addBackedOff(key);
+    else queue.addAfter(key, error.retry.afterMs);
+    options.observe?.("error", seconds(), error, key);
+  }
+}

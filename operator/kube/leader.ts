@@ -1,0 +1,190 @@
+// Leader election on a coordination.k8s.io Lease, and the fence that keeps a former leader from writing.
+// Ages are measured on our own clock from when we saw the lease change, so clocks of replicas may differ.
+import { AppError } from "../../crds/common.ts";
+import { hasCode } from "./errors.ts";
+import { type Kube, type KubeObject, type Ref, resources } from "./kube.ts";
+import { type Clock, systemClock } from "./workqueue.ts";
+
+export interface LeaderOptions {
+  readonly kube: Kube;
+  readonly lease: Ref;
+  /** Unique per process. */
+  readonly identity: string;
+  readonly clock?: Clock;
+  readonly onElected: () => void;
+  /** Called once; the process should end, or at least stop every writer. */
+  readonly onLost: (reason: string) => void;
+  readonly onError?: (error: unknown) => void;
+  readonly timing?: Partial<LeaderTiming>;
+}
+
+export interface LeaderTiming {
+  /** Others may take over after this much silence. */
+  readonly leaseMs: number;
+  /** We stop leading after this long without a renewal; less than leaseMs, so that two never lead at once. */
+  readonly renewDeadlineMs: number;
+  readonly retryMs: number;
+}
+const defaultTiming: LeaderTiming = { leaseMs: 15_000, renewDeadlineMs: 10_000, retryMs: 2_000 };
+
+interface LeaseSpec {
+  holderIdentity?: string;
+  leaseDurationSeconds?: number;
+  acquireTime?: string;
+  renewTime?: string;
+  leaseTransitions?: number;
+}
+
+export class LeaderElection {
+  readonly #options: LeaderOptions;
+  readonly #clock: Clock;
+  readonly #timing: LeaderTiming;
+  #seen: { version: string; at: number } | undefined;
+  #leading = false;
+  #renewedAt = 0;
+  #stopped = false;
+  #cancel: () => void = () => {};
+  #turn: Promise<void> = Promise.resolve();
+
+  constructor(options: LeaderOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? systemClock;
+    this.#timing = { ...defaultTiming, ...options.timing };
+  }
+
+  start(): void {
+    this.#turn = this.#step();
+  }
+
+  /** The fence: true only while nobody else can have taken over. */
+  get isLeader(): boolean {
+    return this.#leading && this.#clock.now() - this.#renewedAt < this.#timing.renewDeadlineMs;
+  }
+
+  /** Gives the lease back, so that another replica leads at once. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#cancel();
+    await this.#turn;
+    if (!this.#leading) return;
+    this.#leading = false;
+    try {
+      const lease = await this.#options.kube.get(resources.leases, this.#options.lease);
+      if (lease && specOf(lease).holderIdentity === this.#options.identity)
+        await this.#write(lease, { ...specOf(lease), holderIdentity: "" });
+    } catch (error) {
+      this.#options.onError?.(error); // the lease runs out by itself
+    }
+  }
+
+  async #step(): Promise<void> {
+    try {
+      if (await this.#tryHold()) this.#held();
+      else if (this.#leading) this.#lose("another replica holds the lease");
+    } catch (error) {
+      this.#options.onError?.(error);
+    }
+    if (this.#leading && !this.isLeader) this.#lose("the lease could not be renewed in time");
+    if (this.#stopped) return;
+    this.#cancel = this.#clock.after(this.#timing.retryMs, () => {
+      this.#turn = this.#step();
+    });
+  }
+
+  #held(): void {
+    if (this.#leading) return;
+    this.#leading = true;
+    this.#options.onElected();
+  }
+
+  #lose(reason: string): void {
+    this.#leading = false;
+    this.#stopped = true;
+    this.#options.onLost(reason);
+  }
+
+  /** One attempt to take or renew; true when we hold it. The time counts from before the request. */
+  async #tryHold(): Promise<boolean> {
+    const { kube, lease: ref, identity } = this.#options;
+    const before = this.#clock.now();
+    const lease = await kube.get(resources.leases, ref);
+    if (!lease) return this.#create(before);
+    const spec = specOf(lease);
+    const version = lease.metadata.resourceVersion ?? "";
+    if (this.#seen?.version !== version) this.#seen = { version, at: before };
+    const free = !spec.holderIdentity || before - this.#seen.at > this.#timing.leaseMs;
+    const ours = spec.holderIdentity === identity;
+    if (!ours && !free) return false;
+    const now = new Date(this.#clock.now()).toISOString().replace("Z", "000Z");
+    const taken = ours ? {} : { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
+    const next = { ...spec, ...taken, holderIdentity: identity, leaseDurationSeconds: this.#timing.leaseMs / 1000, renewTime: now };
+    return this.#attempt(before, () => this.#write(lease, next));
+  }
+
+  #create(before: number): Promise<boolean> {
+    const { kube, lease: ref, identity } = this.#options;
+    const now = new Date(this.#clock.now()).toISOString().replace("Z", "000Z");
+    const spec: LeaseSpec = {
+      holderIdentity: identity,
+      leaseDurationSeconds: this.#timing.leaseMs / 1000,
+      acquireTime: now,
+      renewTime: now,
+      leaseTransitions: 0,
+    };
+    const object: KubeObject = { apiVersion: "coordination.k8s.io/v1", kind: "Lease", metadata: { ...ref }, spec };
+    return this.#attempt(before, () => kube.create(resources.leases, object, { manager: leaseManager }));
+  }
+
+  async #attempt(before: number, write: () => Promise<KubeObject>): Promise<boolean> {
+    try {
+      const written = await write();
+      this.#seen = { version: written.metadata.resourceVersion ?? "", at: before };
+      this.#renewedAt = before;
+      return true;
+    } catch (error) {
+      if (hasCode(error, "Conflict", "AlreadyExists")) return false; // somebody else was first
+      throw error;
+    }
+  }
+
+  #write(lease: KubeObject, spec: LeaseSpec): Promise<KubeObject> {
+    const { name, namespace, resourceVersion } = lease.metadata;
+    const metadata = { name, ...(namespace ? { namespace } : {}), ...(resourceVersion ? { resourceVersion } : {}) };
+    return this.#options.kube.update(
+      resources.leases,
+      { apiVersion: lease.apiVersion, kind: lease.kind, metadata, spec },
+      { manager: leaseManager },
+    );
+  }
+}
+
+const leaseManager = "enodia-leader";
+
+function specOf(lease: KubeObject): LeaseSpec {
+  return (lease.spec as LeaseSpec | undefined) ?? {};
+}
+
+/** The same port, but every write is refused once `isLeader` is false. */
+export function fenced(kube: Kube, isLeader: () => boolean): Kube {
+  const check = (): void => {
+    if (!isLeader()) throw new AppError("this replica does not lead any more", { code: "NotLeader", operation: "writing", retry: "never" });
+  };
+  const guard =
+    <A extends unknown[], R>(call: (...args: A) => Promise<R>) =>
+    async (...args: A): Promise<R> => {
+      check();
+      return call(...args);
+    };
+  return {
+    get: kube.get,
+    list: kube.list,
+    watch: kube.watch,
+    create: guard(kube.create),
+    apply: guard(kube.apply),
+    applyStatus: guard(kube.applyStatus),
+    update: guard(kube.update),
+    updateStatus: guard(kube.updateStatus),
+    patch: guard(kube.patch),
+    delete: guard(kube.delete),
+  };
+}

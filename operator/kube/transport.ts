@@ -1,0 +1,120 @@
+// HTTPS to one API server with the credentials of a kubeconfig or of the pod. Requests and streams; no Kubernetes semantics.
+// client-node is used for credentials only (every kubeconfig form, exec plugins, token refresh).
+
+import http from "node:http";
+import https from "node:https";
+import { KubeConfig } from "@kubernetes/client-node";
+import { kubeError, unavailable } from "./errors.ts";
+
+/** A request that got no answer in this time is abandoned; watches are exempt. */
+const requestTimeoutMs = 30_000;
+/** Largest answer that is buffered: a list page of 500 large objects stays well below. */
+const responseBytesMax = 256 * 1024 * 1024;
+
+export interface Call {
+  readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
+  /** Path and query below the server address. */
+  readonly path: string;
+  readonly contentType?: string;
+  readonly body?: string;
+  readonly signal?: AbortSignal;
+}
+
+export interface Transport {
+  request(call: Call): Promise<string>;
+  /** Newline-separated JSON documents, one at a time. */
+  stream(call: Call): AsyncIterable<string>;
+  close(): void;
+}
+
+/** `kubeconfig`: path; undefined = $KUBECONFIG, ~/.kube/config or the pod's own credentials. */
+export function loadKubeConfig(kubeconfig: string | undefined, context: string | undefined): KubeConfig {
+  const config = new KubeConfig();
+  if (kubeconfig) config.loadFromFile(kubeconfig);
+  else config.loadFromDefault();
+  if (context) config.setCurrentContext(context);
+  return config;
+}
+
+export function createTransport(config: KubeConfig): Transport {
+  const server = config.getCurrentCluster()?.server ?? "";
+  const open = async (call: Call): Promise<http.IncomingMessage> => {
+    const options: https.RequestOptions = {};
+    await config.applyToHTTPSOptions(options as never);
+    return send(new URL(server.replace(/\/$/, "") + call.path), call, options);
+  };
+  return {
+    async request(call) {
+      const operation = `${call.method} ${call.path}`;
+      const signal = AbortSignal.any([AbortSignal.timeout(requestTimeoutMs), ...(call.signal ? [call.signal] : [])]);
+      let response: http.IncomingMessage;
+      let body: string;
+      try {
+        response = await open({ ...call, signal });
+        body = await readAll(response);
+      } catch (cause) {
+        throw unavailable(cause, operation);
+      }
+      const status = response.statusCode ?? 0;
+      if (status < 200 || status > 299) throw kubeError(status, body, operation);
+      return body;
+    },
+    async *stream(call) {
+      const operation = `${call.method} ${call.path}`;
+      let response: http.IncomingMessage;
+      try {
+        response = await open(call);
+      } catch (cause) {
+        throw unavailable(cause, operation);
+      }
+      if (response.statusCode !== 200) throw kubeError(response.statusCode ?? 0, await readAll(response), operation);
+      yield* lines(response, operation);
+    },
+    close() {},
+  };
+}
+
+function send(url: URL, call: Call, options: https.RequestOptions): Promise<http.IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    const client = url.protocol === "http:" ? http : https;
+    const headers = {
+      ...(options.headers as Record<string, string> | undefined),
+      accept: "application/json",
+      "user-agent": "enodia-operator",
+      ...(call.body === undefined
+        ? {}
+        : { "content-type": call.contentType ?? "application/json", "content-length": Buffer.byteLength(call.body) }),
+    };
+    const request = client.request(url, { ...options, method: call.method, headers, ...(call.signal ? { signal: call.signal } : {}) });
+    request.once("response", resolve);
+    request.once("error", reject);
+    request.end(call.body);
+  });
+}
+
+async function readAll(response: http.IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let bytes = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    bytes += chunk.byteLength;
+    if (bytes > responseBytesMax) throw new Error(`answer above ${responseBytesMax} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+async function* lines(response: http.IncomingMessage, operation: string): AsyncIterable<string> {
+  response.setEncoding("utf8");
+  let rest = "";
+  try {
+    for await (const chunk of response as AsyncIterable<string>) {
+      const parts = (rest + chunk).split("\n");
+      rest = parts.pop() ?? "";
+      for (const line of parts) if (line !== "") yield line;
+    }
+  } catch (cause) {
+    throw unavailable(cause, operation);
+  } finally {
+    response.destroy();
+  }
+}
