@@ -120,7 +120,7 @@ const statusByCode: Readonly<Record<string, grpc.status>> = {
   NotReady: grpc.status.UNAVAILABLE,
   Draining: grpc.status.UNAVAILABLE,
   ExpertUnavailable: grpc.status.UNAVAILABLE,
-  QueueFull: grpc.status.RESOURCE_EXHAUSTED,
+  Busy: grpc.status.RESOURCE_EXHAUSTED,
   Cancelled: grpc.status.CANCELLED,
   DeadlineExceeded: grpc.status.DEADLINE_EXCEEDED,
 };

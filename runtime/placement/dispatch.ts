@@ -1,0 +1,135 @@
+// Which rank computes a (token, expert) pair: a router per source rank that honours the plan's shares by error diffusion.
+// Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and deterministic.
+// The engine thread asks it per pair; who is suspect or dead comes from outside (experts/remote.ts).
+
+/** Routing of one layer as committed: hosts[e] home first, shares[e] per mille. */
+export interface RoutingLayer {
+  readonly layer: number;
+  readonly epoch: number;
+  readonly hosts: readonly (readonly number[])[];
+  readonly shares: readonly (readonly number[])[];
+}
+
+export interface Router {
+  /** Replaces the tables of the layers named; others keep theirs. Experts whose row is unchanged keep their diffusion state. */
+  setTables(layers: readonly RoutingLayer[]): void;
+  /** Ranks that get nothing while others can: shares of the rest are renormalised. Replaces the previous set. */
+  setDown(ranks: ReadonlySet<number>): void;
+  /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the home. */
+  route(layer: number, expert: number): number;
+  /** Epoch of the layer's table, 0 while there is none. */
+  epochOf(layer: number): number;
+}
+
+export const noRank = -1;
+/** Steps of diffusion that a source is ahead of another, at most: spreads the first tokens of many sources. */
+const phaseSteps = 32;
+
+interface ExpertState {
+  readonly hosts: readonly number[];
+  readonly shares: readonly number[];
+  /** Hosts that are up, with their weights; recomputed when the down set changes. */
+  live: readonly number[];
+  weights: readonly number[];
+  total: number;
+  /** What each live host is owed, in shares; made on first use. */
+  credits: number[] | undefined;
+}
+
+export function createRouter(rank: number): Router {
+  const tables = new Map<number, { epoch: number; experts: ExpertState[] }>();
+  let down: ReadonlySet<number> = new Set();
+  return {
+    setTables: (layers) => {
+      for (const layer of layers) {
+        const old = tables.get(layer.layer)?.experts;
+        const experts = layer.hosts.map((hosts, expert) => {
+          const shares = layer.shares[expert] ?? [];
+          const kept = old?.[expert];
+          return kept !== undefined && same(kept.hosts, hosts) && same(kept.shares, shares) ? kept : withLive({ hosts, shares }, down);
+        });
+        tables.set(layer.layer, { epoch: layer.epoch, experts });
+      }
+    },
+    setDown: (ranks) => {
+      if (ranks.size === down.size && [...ranks].every((r) => down.has(r))) return;
+      const changed = [...ranks, ...down].filter((r) => ranks.has(r) !== down.has(r));
+      down = new Set(ranks);
+      for (const table of tables.values()) {
+        table.experts = table.experts.map((state) => (state.hosts.some((h) => changed.includes(h)) ? withLive(state, down) : state));
+      }
+    },
+    route: (layer, expert) => {
+      const state = tables.get(layer)?.experts[expert];
+      if (state === undefined) return noRank;
+      const only = state.live.length === 1 ? state.live[0] : undefined;
+      if (only !== undefined) return only;
+      state.credits ??= startCredits(state, rank, hash32(rank, layer, expert) % phaseSteps);
+      return next(state, state.credits, rank);
+    },
+    epochOf: (layer) => tables.get(layer)?.epoch ?? 0,
+  };
+}
+
+function same(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i]);
+}
+
+function withLive(row: Pick<ExpertState, "hosts" | "shares">, down: ReadonlySet<number>): ExpertState {
+  const { hosts, shares } = row;
+  const up = hosts.flatMap((host, i) => (down.has(host) ? [] : [{ host, share: shares[i] ?? 0 }]));
+  const served = up.filter(({ share }) => share > 0);
+  // Standby copies (share 0) serve when nobody else can, in equal parts; with all hosts down the home is named and the
+  // caller finds a way (another load of the expert).
+  const chosen = served.length > 0 ? served : up.map(({ host }) => ({ host, share: 1 }));
+  const live = chosen.length > 0 ? chosen.map(({ host }) => host) : hosts.slice(0, 1);
+  const weights = chosen.map(({ share }) => share);
+  return { hosts, shares, live, weights, total: weights.reduce((a, b) => a + b, 0), credits: undefined };
+}
+
+function startCredits(state: ExpertState, rank: number, steps: number): number[] {
+  const credits = state.live.map(() => 0);
+  for (let i = 0; i < steps; i++) next(state, credits, rank);
+  return credits;
+}
+
+/** One step of error diffusion: everyone earns its share, who is owed most serves and pays the total. Ties: the own rank. */
+function next(state: ExpertState, credits: number[], rank: number): number {
+  let best = 0;
+  let bestCredit = Number.NEGATIVE_INFINITY;
+  for (let i = 0; i < credits.length; i++) {
+    const credit = (credits[i] ?? 0) + (state.weights[i] ?? 0);
+    credits[i] = credit;
+    if (credit > bestCredit || (credit === bestCredit && state.live[i] === rank)) {
+      best = i;
+      bestCredit = credit;
+    }
+  }
+  credits[best] = bestCredit - state.total;
+  return state.live[best] ?? noRank;
+}
+
+/** A 32-bit mix of small integers (finaliser of splitmix-like generators): the same on every rank. */
+export function hash32(...values: readonly number[]): number {
+  let h = 0x9e3779b9;
+  for (const value of values) {
+    h = Math.imul(h ^ (value + 0x7f4a7c15), 0x85ebca6b);
+    h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+    h ^= h >>> 16;
+  }
+  return h >>> 0;
+}
+
+/** Who loads an expert whose every host is gone: highest hash wins, so all sources name the same rank without talking. */
+export function successor(layer: number, expert: number, live: readonly number[]): number | undefined {
+  let best: number | undefined;
+  let bestHash = -1;
+  for (const rank of live) {
+    const h = hash32(layer, expert, rank);
+    if (h > bestHash || (h === bestHash && rank < (best ?? rank))) {
+      best = rank;
+      bestHash = h;
+    }
+  }
+  return best;
+}
