@@ -1,0 +1,189 @@
+// `enodia status`: what a deployment is doing, rank by rank: pod, epoch, expert memory against budget, container memory, load, and
+// why the planner moved or did not. Reads the API server and the kubelets' summary through it; changes nothing.
+import { parseArgs } from "node:util";
+import { z } from "zod";
+import { AppError, labels } from "../../../crds/common.ts";
+import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { type KubeObject, resources } from "../../kube/kube.ts";
+import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
+import { bytes, percent, table } from "../table.ts";
+
+const usage = `usage: enodia status [name] [options]
+
+Shows MoEDeployments of a namespace, or one of them in detail.
+
+${kubeFlagsHelp}
+      --json             machine-readable`;
+
+/** Memory a worker may take beside experts, dense part and KV: runtime, buffers, heap. What the check below allows. */
+const overheadBytes = 400 * 1024 * 1024;
+const headroom = 1.15;
+
+interface RankRow {
+  readonly rank: number;
+  readonly pod: string;
+  readonly node: string;
+  readonly state: string;
+  readonly epoch: number | undefined;
+  readonly hostedBytes: number | undefined;
+  readonly budgetBytes: number | undefined;
+  /** Container memory as the kubelet reports it: usage less inactive file pages. */
+  readonly memoryBytes: number | undefined;
+  /** 1.15 x (dense + KV + hosted) + 400 MiB: what that memory should stay below. */
+  readonly memoryExpectedBytes: number | undefined;
+  readonly loadPercent: number | undefined;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: [...args],
+    allowPositionals: true,
+    options: { ...kubeFlags, json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+  });
+  if (values.help) {
+    process.stdout.write(`${usage}\n`);
+    return 0;
+  }
+  const cluster = openCluster(values);
+  const [name] = positionals;
+  const deployments = await readDeployments(cluster, name);
+  const details = await Promise.all(deployments.map((deployment) => describe(cluster, deployment)));
+  if (values.json) process.stdout.write(`${JSON.stringify(details, null, 2)}\n`);
+  else if (details.length === 0) process.stdout.write(`no MoEDeployment in namespace ${cluster.namespace}\n`);
+  else process.stdout.write(`${details.map(render).join("\n\n")}\n`);
+  return 0;
+}
+
+async function readDeployments(cluster: ClusterAccess, name: string | undefined): Promise<MoEDeployment[]> {
+  if (name === undefined) {
+    const { items } = await cluster.kube.list(resources.moeDeployments, { namespace: cluster.namespace });
+    return items.map(parseMoEDeployment);
+  }
+  const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
+  if (object) return [parseMoEDeployment(object)];
+  throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}; see: kubectl get moed -A`, { code: "NotFound" });
+}
+
+interface Detail {
+  readonly deployment: MoEDeployment;
+  readonly placement: ExpertPlacement | undefined;
+  readonly ranks: readonly RankRow[];
+}
+
+async function describe(cluster: ClusterAccess, deployment: MoEDeployment): Promise<Detail> {
+  const { name, namespace } = deployment.metadata;
+  const [found, pods] = await Promise.all([
+    cluster.kube.get(resources.expertPlacements, { namespace, name }),
+    cluster.kube.list(resources.pods, { namespace, labelSelector: `${labels.deployment}=${name},${labels.component}=worker` }),
+  ]);
+  const placement = found ? parseExpertPlacement(found) : undefined;
+  const memory = await containerMemory(cluster, pods.items);
+  const ranks = pods.items.map((pod) => rankRow(pod, placement, memory)).sort((a, b) => a.rank - b.rank || a.pod.localeCompare(b.pod));
+  return { deployment, placement, ranks };
+}
+
+const podSchema = z.object({
+  metadata: z.object({ name: z.string(), labels: z.record(z.string(), z.string()).default({}), deletionTimestamp: z.string().optional() }),
+  spec: z.object({ nodeName: z.string().optional() }).default({}),
+  status: z.object({ phase: z.string().optional() }).default({}),
+});
+
+function rankRow(object: KubeObject, placement: ExpertPlacement | undefined, memory: ReadonlyMap<string, number>): RankRow {
+  const pod = podSchema.parse(object);
+  const rank = Number(pod.metadata.labels[labels.rank] ?? -1);
+  const reported = placement?.status.ranks?.find((each) => each.rank === rank);
+  const phase = pod.metadata.deletionTimestamp ? "Terminating" : (pod.status.phase ?? "Unknown");
+  const known =
+    reported?.hostedBytes === undefined ? undefined : reported.hostedBytes + (reported.denseBytes ?? 0) + (reported.kvBytes ?? 0);
+  return {
+    rank,
+    pod: pod.metadata.name,
+    node: pod.spec.nodeName ?? "-",
+    state: phase === "Running" ? (reported?.state ?? phase) : phase,
+    epoch: reported?.epoch,
+    hostedBytes: reported?.hostedBytes,
+    budgetBytes: reported?.budgetBytes,
+    memoryBytes: memory.get(pod.metadata.name),
+    memoryExpectedBytes: known === undefined ? undefined : Math.round(known * headroom) + overheadBytes,
+    loadPercent: reported?.loadPercent,
+  };
+}
+
+const summarySchema = z.object({
+  pods: z.array(
+    z.object({
+      podRef: z.object({ name: z.string(), namespace: z.string() }),
+      containers: z
+        .array(z.object({ name: z.string(), memory: z.object({ workingSetBytes: z.number().optional() }).optional() }))
+        .default([]),
+    }),
+  ),
+});
+
+/** Working set of the `runtime` container per pod. A node that does not answer leaves its pods without a figure. */
+async function containerMemory(cluster: ClusterAccess, pods: readonly KubeObject[]): Promise<Map<string, number>> {
+  const nodes = new Set(pods.flatMap((pod) => podSchema.parse(pod).spec.nodeName ?? []));
+  const found = new Map<string, number>();
+  const read = async (node: string): Promise<void> => {
+    const text = await cluster.transport.request({ method: "GET", path: `/api/v1/nodes/${encodeURIComponent(node)}/proxy/stats/summary` });
+    for (const pod of summarySchema.parse(JSON.parse(text)).pods) {
+      const used = pod.containers.find((container) => container.name === "runtime")?.memory?.workingSetBytes;
+      if (used !== undefined) found.set(pod.podRef.name, used);
+    }
+  };
+  await Promise.allSettled([...nodes].map(read));
+  return found;
+}
+
+function render({ deployment, placement, ranks }: Detail): string {
+  const { spec, status, metadata } = deployment;
+  const model = status.model;
+  const lines = [
+    `${metadata.namespace}/${metadata.name}   ${spec.model.uri}   replicas ${status.readyReplicas ?? 0}/${spec.replicas}   ${status.address?.url ?? ""}`,
+  ];
+  if (model)
+    lines.push(
+      `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
+    );
+  const conditions = status.conditions ?? [];
+  if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
+  // Degraded is the one condition whose good status is False.
+  const wrong = conditions.filter((c) => c.message !== "" && (c.type === "Degraded" ? c.status === "True" : c.status === "False"));
+  lines.push(...wrong.map((c) => `           ${c.type}: ${c.message}`));
+  if (placement) lines.push(...renderPlacement(deployment, placement));
+  lines.push("", renderRanks(ranks));
+  return lines.join("\n");
+}
+
+function renderPlacement({ spec, status }: MoEDeployment, placement: ExpertPlacement): string[] {
+  const last = status.placement?.lastRebalance;
+  const lines = [
+    `placement  epoch ${placement.spec.epoch} ${placement.status.phase ?? ""}   policy ${spec.rebalancing.policy} (${spec.rebalancing.mode})   imbalance ${percent(status.placement?.imbalancePercent)} (bound ${percent(status.placement?.boundPercent)})`,
+  ];
+  const reason = placement.status.reason ?? placement.spec.reason;
+  if (reason) lines.push(`           ${reason}`);
+  if (last) {
+    lines.push(
+      `last move  ${last.time}: ${last.result}, ${last.moves} moves, ${bytes(last.bytes)}, ${(last.durationMs / 1000).toFixed(1)} s, imbalance ${percent(last.imbalanceBeforePercent)} -> ${percent(last.imbalanceAfterPercent)}`,
+    );
+  }
+  return lines;
+}
+
+function renderRanks(ranks: readonly RankRow[]): string {
+  const header = ["RANK", "POD", "NODE", "STATE", "EPOCH", "EXPERTS", "BUDGET", "MEMORY", "EXPECTED <=", "LOAD"];
+  const rows = ranks.map((row) => [
+    String(row.rank),
+    row.pod,
+    row.node,
+    row.state,
+    String(row.epoch ?? "-"),
+    bytes(row.hostedBytes),
+    bytes(row.budgetBytes),
+    bytes(row.memoryBytes),
+    bytes(row.memoryExpectedBytes),
+    percent(row.loadPercent),
+  ]);
+  return table(header, rows);
+}

@@ -1,0 +1,32 @@
+// How commands reach a cluster: the flags every one of them takes, and the client they give. Same rules as kubectl.
+import { createKube } from "../kube/client.ts";
+import type { Kube } from "../kube/kube.ts";
+import { createTransport, loadKubeConfig, type Transport } from "../kube/transport.ts";
+
+/** Options for node:util parseArgs. */
+export const kubeFlags = {
+  kubeconfig: { type: "string" },
+  context: { type: "string" },
+  namespace: { type: "string", short: "n" },
+} as const;
+
+export const kubeFlagsHelp = `  -n, --namespace NAME   namespace (default: the context's, else "default")
+      --kubeconfig FILE  kubeconfig (default: $KUBECONFIG, else ~/.kube/config)
+      --context NAME     context of that kubeconfig`;
+
+export interface ClusterAccess {
+  readonly kube: Kube;
+  readonly transport: Transport;
+  readonly namespace: string;
+}
+
+export function openCluster(flags: {
+  readonly kubeconfig?: string | undefined;
+  readonly context?: string | undefined;
+  readonly namespace?: string | undefined;
+}): ClusterAccess {
+  const config = loadKubeConfig(flags.kubeconfig, flags.context);
+  const transport = createTransport(config);
+  const current = config.getContextObject(config.getCurrentContext());
+  return { kube: createKube(transport), transport, namespace: flags.namespace ?? current?.namespace ?? "default" };
+}
