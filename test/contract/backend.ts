@@ -14,6 +14,8 @@ import { syntheticModel } from "./synthetic.ts";
 export interface BackendContract {
   readonly name: string;
   readonly make: () => Promise<Backend>;
+  /** What the backend must call itself; "exact" is then proven. */
+  readonly numericClass: Backend["numericClass"];
   /** Factor on every op's own tolerance: 1 for f32 sums in a good order, more where exp or division is approximate. */
   readonly slack: number;
   /** max|a-b| / max|b| of whole segments and models (decisions: 1e-5 for cpu and reference, 1e-4 for webgpu). */
@@ -77,6 +79,11 @@ export function runBackendContract(contract: BackendContract): void {
       const deviation = contract.skip?.find(({ tests }) => tests.test(name));
       test(name, deviation ? { skip: deviation.reason } : {}, body);
     };
+
+    check("says which numeric class it is, and on what device", async () => {
+      assert.equal(backend.numericClass, contract.numericClass);
+      assert.match(backend.device, /^[a-z]+: \S/);
+    });
 
     for (const { op, tolerance, case: kernelCase } of allCases()) {
       check(`${op}: ${kernelCase.name}`, async () => {
@@ -289,8 +296,8 @@ export function runBackendContract(contract: BackendContract): void {
       }
     });
 
-    check("exact backends: a row's bits depend on neither its batch nor its mates", async () => {
-      if (backend.numericClass !== "exact") return;
+    if (contract.numericClass !== "exact") return;
+    check("a row's bits depend on neither its batch nor its mates", async () => {
       for (const codec of ["f32", "int4"] as const) {
         const expert = await backend.compile(program.expert, model.expert(0, 2, codec));
         const all = x(9, 65, program.hidden).x;

@@ -6,6 +6,7 @@ import { runBackendContract } from "./backend.ts";
 runBackendContract({
   name: "reference",
   make: () => createReferenceBackend({ threads: 1 }),
+  numericClass: "exact",
   slack: 1,
   tolerance: 1e-5,
   int4Tolerance: 1e-5,

@@ -1,0 +1,23 @@
+// Which lowering an op has. An op without a line here does not compile. Pure.
+import type { Op, OpName } from "../../../kernels/segment.ts";
+import { lowerAttention } from "./attention.ts";
+import { lowerAdd, lowerSiluMul } from "./elementwise.ts";
+import { lowerGather } from "./gather.ts";
+import type { Lower, LowerContext, Lowering } from "./lower.ts";
+import { lowerMatMul } from "./mat-mul.ts";
+import { lowerRmsNorm } from "./rms-norm.ts";
+import { lowerRoute } from "./route.ts";
+
+const lowerings: { readonly [Name in OpName]: Lower<Extract<Op, { op: Name }>> } = {
+  gather: lowerGather,
+  rmsNorm: lowerRmsNorm,
+  matMul: lowerMatMul,
+  attention: lowerAttention,
+  add: lowerAdd,
+  siluMul: lowerSiluMul,
+  route: lowerRoute,
+};
+
+export function lower(op: Op, context: LowerContext): Lowering {
+  return (lowerings[op.op] as Lower)(op, context);
+}

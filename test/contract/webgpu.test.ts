@@ -1,0 +1,13 @@
+// The webgpu backend against the contract, on SwiftShader or on the driver that VK_ICD_FILENAMES names.
+import "../webgpu-env.ts";
+import { createWebGpuBackend } from "../../runtime/backends/webgpu/index.ts";
+import { runBackendContract } from "./backend.ts";
+
+runBackendContract({
+  name: "webgpu",
+  make: () => createWebGpuBackend({ threads: 1 }),
+  numericClass: "tolerance",
+  slack: 10, // WGSL lets exp, division and sqrt be off by several units in the last place
+  tolerance: 1e-4,
+  int4Tolerance: 1e-4,
+});
