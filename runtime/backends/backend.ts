@@ -66,4 +66,10 @@ export interface Backend {
   close(): Promise<void>;
 }
 
-export type BackendFactory = (options: { readonly threads: number }) => Promise<Backend>;
+export interface BackendOptions {
+  readonly threads: number;
+  /** 8: the dense part's matrices may be kept in int8 blocks of 32 (beside int4 experts); a backend may ignore it. Unset: 32. */
+  readonly denseBits?: 8 | 32;
+}
+
+export type BackendFactory = (options: BackendOptions) => Promise<Backend>;

@@ -2,7 +2,7 @@
 // (a missing line is a compile error). Loaded lazily, so an image without a backend's library still runs the others.
 import { AppError } from "../../crds/common.ts";
 import type { BackendName } from "../../crds/moe-deployment.ts";
-import type { Backend, BackendFactory } from "./backend.ts";
+import type { Backend, BackendFactory, BackendOptions } from "./backend.ts";
 
 export type ConcreteBackendName = Exclude<BackendName, "Auto">;
 
@@ -19,7 +19,7 @@ export async function chooseBackend(name: BackendName): Promise<ConcreteBackendN
   return (await findHardwareAdapter()) ? "webgpu" : "cpu";
 }
 
-export async function createBackend(name: BackendName, options: { readonly threads: number }): Promise<Backend> {
+export async function createBackend(name: BackendName, options: BackendOptions): Promise<Backend> {
   const chosen = await chooseBackend(name);
   try {
     return await (await backends[chosen]())(options);

@@ -1,0 +1,87 @@
+// The cpu backend: ONNX Runtime sessions, one thread each, spread over a pool of threads. Exact class: the bits of a row
+// depend neither on the rows beside it nor on the number of threads.
+import { cpus } from "node:os";
+import type { Segment, Tensor } from "../../kernels/segment.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs, Weights } from "../backend.ts";
+import { checkInputs, checkKv, weightOf } from "../check.ts";
+import { CpuKv } from "./kv.ts";
+import { expertBytes, residentBytes } from "./memory.ts";
+import { ffnShape, partsPerProgram, planProgram } from "./plan.ts";
+import { Pool } from "./pool.ts";
+import { openSplit, runSplits, type SplitCompiled } from "./split.ts";
+import { compileStaged } from "./staged.ts";
+
+function checkWeights(segment: Segment, weights: Weights): void {
+  for (const { name } of segment.weights) weightOf(segment, weights, name);
+}
+
+function describeDevice(threads: number): string {
+  const model = cpus()[0]?.model.trim() ?? "unknown processor";
+  return `cpu: ${model}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+}
+
+class CpuBackend implements Backend {
+  readonly device: string;
+  readonly numericClass = "exact";
+  readonly #pool: Pool;
+  readonly #denseBits: 8 | 32;
+  readonly #splits = new WeakMap<Compiled, SplitCompiled>();
+  #turn = 0;
+
+  constructor(threads: number, denseBits: 8 | 32) {
+    this.device = describeDevice(threads);
+    this.#pool = new Pool(threads);
+    this.#denseBits = denseBits;
+  }
+
+  async compile(segment: Segment, weights: Weights): Promise<Compiled> {
+    checkWeights(segment, weights);
+    const plan = planProgram(segment, weights, { denseBits: this.#denseBits });
+    if (plan.kind === "staged") return compileStaged(segment, weights, plan);
+    const first = this.#turn;
+    this.#turn = (this.#turn + plan.parts.length) % this.#pool.threads;
+    const split = await openSplit(this.#pool, plan, first);
+    const compiled: Compiled = {
+      residentBytes: residentBytes(split.f32Bytes, split.quantizedBytes, plan.parts.length),
+      run: async (inputs) => this.#runSplit(segment, split, inputs),
+      dispose: () => split.dispose(),
+    };
+    this.#splits.set(compiled, split);
+    return compiled;
+  }
+
+  async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<CpuKv> {
+    return new CpuKv(spec);
+  }
+
+  async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
+    const splits = calls.map(({ program }) => this.#splits.get(program));
+    if (!splits.every((split) => split !== undefined)) {
+      const outputs: Outputs[] = [];
+      for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
+      return outputs;
+    }
+    return runSplits(
+      this.#pool,
+      calls.map(({ inputs }, i) => {
+        const split = splits[i] as SplitCompiled;
+        return { split, input: inputs[split.plan.input] as Tensor };
+      }),
+    );
+  }
+
+  expertResidentBytes(segment: Segment, codec: "f32" | "int4"): number {
+    return expertBytes(segment, codec, ffnShape(segment) ? partsPerProgram : 1);
+  }
+
+  close(): Promise<void> {
+    return this.#pool.terminate();
+  }
+
+  #runSplit(segment: Segment, split: SplitCompiled, inputs: Inputs, kv?: KvCall): Outputs {
+    checkKv(segment, kv, checkInputs(segment, inputs));
+    return runSplits(this.#pool, [{ split, input: inputs[split.plan.input] as Tensor }])[0] as Outputs;
+  }
+}
+
+export const createCpuBackend: BackendFactory = async ({ threads, denseBits }) => new CpuBackend(Math.max(1, threads), denseBits ?? 32);

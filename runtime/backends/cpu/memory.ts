@@ -1,0 +1,26 @@
+// Resident bytes of sessions, as measured with onnxruntime-node 1.30 (fresh process, resident set over dozens of sessions,
+// MALLOC_MMAP_THRESHOLD_=1048576 so that the allocator gives big buffers back; without it f32 takes twice as much).
+// f32: 0.99-1.1 x the weights (prepacked, originals dropped); quantised: 1.5-2.1 x (scales stay beside the packed form).
+import type { Segment } from "../../kernels/segment.ts";
+import type { WeightData } from "../backend.ts";
+
+const f32Factor = 1.08;
+const quantizedFactor = 2;
+const sessionBytes = 200 * 1024;
+
+/** Bytes per weight of a block of 32: values, f32 scale, packed zero point. */
+const int4BytesPerValue = (16 + 4 + 0.5) / 32;
+
+export function residentBytes(f32Bytes: number, quantizedBytes: number, sessions: number): number {
+  return Math.ceil(f32Bytes * f32Factor + quantizedBytes * quantizedFactor + sessions * sessionBytes);
+}
+
+/** Upper bound before loading. */
+export function expertBytes(segment: Segment, codec: WeightData["codec"], sessions: number): number {
+  const values = segment.weights.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  const rows = segment.weights.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
+  // Rows of an odd number of blocks pad their zero points by half a byte.
+  return codec === "f32"
+    ? residentBytes(values * 4, 0, sessions)
+    : residentBytes(0, values * int4BytesPerValue + rows * sessions, sessions);
+}

@@ -1,0 +1,154 @@
+// How a segment runs on CPUs: which ops go into ONNX graphs, which run in JavaScript, and what is split over threads. Pure.
+// A gated FFN and a wide last projection are cut in `partsPerProgram` halves that run on two threads; the cut depends on
+// shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
+import type { Op, Segment } from "../../kernels/segment.ts";
+import type { WeightData, Weights } from "../backend.ts";
+import { type BuiltGraph, buildGraph, type GraphSource, widthsOf } from "./graph.ts";
+import { blockSize, sliceColumns, sliceRows } from "./quantize.ts";
+
+export const partsPerProgram = 2;
+/** Projections narrower than this are not worth a second thread. */
+const splitColumnsMin = 4096;
+
+export type Stage =
+  | { readonly kind: "js"; readonly op: Extract<Op, { op: "gather" | "route" }> }
+  | { readonly kind: "graph"; readonly inputs: readonly string[]; readonly outputs: readonly string[]; readonly build: () => BuiltGraph };
+
+export interface SplitProgram {
+  readonly kind: "split";
+  readonly input: string;
+  readonly output: string;
+  readonly widthIn: number;
+  /** Columns of each part's output. */
+  readonly widthPart: number;
+  readonly widthOut: number;
+  /** sum: parts are added in order; columns: parts lie side by side. */
+  readonly combine: "sum" | "columns";
+  readonly parts: readonly (() => BuiltGraph)[];
+}
+
+export interface StagedProgram {
+  readonly kind: "staged";
+  readonly widths: ReadonlyMap<string, number>;
+  readonly stages: readonly Stage[];
+}
+
+export interface PlanOptions {
+  readonly denseBits: 8 | 32;
+}
+
+export function planProgram(segment: Segment, weights: Weights, options: PlanOptions): SplitProgram | StagedProgram {
+  return splitFfn(segment, weights) ?? splitColumns(segment, weights, options) ?? staged(segment, weights, options);
+}
+
+function source(segment: Segment, weights: Weights, options: PlanOptions, ops: readonly Op[] = segment.ops): GraphSource {
+  const routerLogits = new Set(segment.ops.flatMap((op) => (op.op === "route" ? [op.logits] : [])));
+  return { ops, inputs: [], outputs: [], widths: widthsOf(segment), weights, denseBits: options.denseBits, routerLogits };
+}
+
+/** Whether a segment is [matMul, matMul, siluMul, matMul] that can be cut along the FFN width. */
+export function ffnShape(segment: Segment): { readonly hidden: number; readonly ffn: number } | undefined {
+  const [a, b, act, down] = segment.ops;
+  if (segment.ops.length !== 4 || a?.op !== "matMul" || b?.op !== "matMul" || act?.op !== "siluMul" || down?.op !== "matMul")
+    return undefined;
+  if (a.x !== b.x || act.a !== a.out || act.b !== b.out || down.x !== act.out) return undefined;
+  const shape = segment.weights.find(({ name }) => name === a.weight)?.shape;
+  const [ffn, hidden] = [shape?.[0] ?? 0, shape?.[1] ?? 0];
+  return ffn > 0 && ffn % (partsPerProgram * blockSize) === 0 ? { hidden, ffn } : undefined;
+}
+
+function splitFfn(segment: Segment, weights: Weights): SplitProgram | undefined {
+  const shape = ffnShape(segment);
+  const [a, b, , down] = segment.ops;
+  if (!shape || a?.op !== "matMul" || b?.op !== "matMul" || down?.op !== "matMul") return undefined;
+  const part = shape.ffn / partsPerProgram;
+  const build = (i: number) => () => {
+    const [from, to] = [i * part, (i + 1) * part];
+    const cut: Record<string, WeightData> = {
+      [a.weight]: sliceRows(weights[a.weight] as WeightData, from, to),
+      [b.weight]: sliceRows(weights[b.weight] as WeightData, from, to),
+      [down.weight]: sliceColumns(weights[down.weight] as WeightData, from, to),
+    };
+    return buildGraph({ ...source(segment, cut, { denseBits: 32 }), inputs: [a.x], outputs: [down.out] });
+  };
+  return {
+    kind: "split",
+    input: a.x,
+    output: down.out,
+    widthIn: shape.hidden,
+    widthPart: shape.hidden,
+    widthOut: shape.hidden,
+    combine: "sum",
+    parts: Array.from({ length: partsPerProgram }, (_, i) => build(i)),
+  };
+}
+
+function splitColumns(segment: Segment, weights: Weights, options: PlanOptions): SplitProgram | undefined {
+  const last = segment.ops.at(-1);
+  const [input] = segment.inputs;
+  if (last?.op !== "matMul" || segment.outputs.length !== 1 || segment.outputs[0]?.name !== last.out || segment.inputs.length !== 1)
+    return undefined;
+  const plain = segment.ops.slice(0, -1).every((op) => op.op === "rmsNorm");
+  const width = segment.weights.find(({ name }) => name === last.weight)?.shape[0] ?? 0;
+  if (!plain || input?.dtype !== "f32" || width < splitColumnsMin || width % partsPerProgram !== 0) return undefined;
+  const part = width / partsPerProgram;
+  const build = (i: number) => () => {
+    const cut = { ...weights, [last.weight]: sliceRows(weights[last.weight] as WeightData, i * part, (i + 1) * part) };
+    const from = source(segment, cut, options);
+    return buildGraph({ ...from, inputs: [input.name], outputs: [last.out], widths: new Map(from.widths).set(last.out, part) });
+  };
+  return {
+    kind: "split",
+    input: input.name,
+    output: last.out,
+    widthIn: input.width,
+    widthPart: part,
+    widthOut: width,
+    combine: "columns",
+    parts: Array.from({ length: partsPerProgram }, (_, i) => build(i)),
+  };
+}
+
+const isJs = (op: Op): op is Extract<Op, { op: "gather" | "route" }> => op.op === "gather" || op.op === "route";
+
+function reads(op: Op): string[] {
+  switch (op.op) {
+    case "gather":
+      return [op.ids];
+    case "route":
+      return [op.logits];
+    case "attention":
+      return [op.q, op.k, op.v];
+    case "rmsNorm":
+    case "matMul":
+      return [op.x];
+    default:
+      return [op.a, op.b];
+  }
+}
+
+const writes = (op: Op): string[] => (op.op === "route" ? [op.ids, op.gates] : [op.out]);
+
+function staged(segment: Segment, weights: Weights, options: PlanOptions): StagedProgram {
+  const runs: Op[][] = [];
+  for (const op of segment.ops) {
+    const current = runs.at(-1);
+    if (isJs(op) || !current || current.some(isJs)) runs.push([op]);
+    else current.push(op);
+  }
+  const wanted = new Set(segment.outputs.map(({ name }) => name));
+  const stages: Stage[] = [];
+  for (const ops of runs.toReversed()) {
+    const [first] = ops;
+    const inside = new Set(ops.flatMap(writes));
+    const inputs = [...new Set(ops.flatMap(reads))].filter((name) => !inside.has(name));
+    if (first && isJs(first)) stages.push({ kind: "js", op: first });
+    else {
+      const outputs = [...inside].filter((name) => wanted.has(name));
+      const from = source(segment, weights, options, ops);
+      stages.push({ kind: "graph", inputs, outputs, build: () => buildGraph({ ...from, inputs, outputs }) });
+    }
+    for (const name of inputs) wanted.add(name);
+  }
+  return { kind: "staged", widths: widthsOf(segment), stages: stages.toReversed() };
+}

@@ -1,0 +1,123 @@
+// Programs that run on the caller's thread alone: ONNX graphs with the ops between them that JavaScript does better
+// (gather, route). Attention binds the KV view of the call as past and present.
+import { kernelOf } from "../../kernels/index.ts";
+import type { Segment, Tensor } from "../../kernels/segment.ts";
+import { dequantizeInt4 } from "../../weights/codecs/int4.ts";
+import type { Compiled, KvCall, Outputs, WeightData, Weights } from "../backend.ts";
+import { checkInputs, checkKv } from "../check.ts";
+import type { BuiltGraph } from "./graph.ts";
+import type { CpuKv } from "./kv.ts";
+import { residentBytes } from "./memory.ts";
+import type { Stage, StagedProgram } from "./plan.ts";
+import { f32, i32, Session, type Values } from "./session.ts";
+
+interface GraphStage {
+  readonly stage: Extract<Stage, { kind: "graph" }>;
+  readonly session: Session;
+  readonly attention: BuiltGraph["attention"];
+}
+type Runnable = GraphStage | Extract<Stage, { kind: "js" }>;
+
+interface Call {
+  readonly rows: number;
+  readonly kv: KvCall | undefined;
+  readonly widths: ReadonlyMap<string, number>;
+  /** f32 output buffers, kept from call to call of the same number of rows. */
+  readonly buffer: (name: string, length: number) => Float32Array;
+}
+
+function tableOf(weight: WeightData): Tensor {
+  return { shape: weight.shape, data: weight.codec === "f32" ? weight.data.slice() : dequantizeInt4(weight) };
+}
+
+function attentionFeeds(attention: NonNullable<BuiltGraph["attention"]>, kv: KvCall): { feeds: Values; fetches: Values } {
+  const cache = kv.cache as CpuKv;
+  const view = cache.view(attention.layer, kv);
+  const last = kv.past.map((past) => past + kv.tokens - 1);
+  const rope = cache.rope(attention.ropeBase);
+  return {
+    feeds: {
+      past_key: view.keys,
+      past_value: view.values,
+      seqlens_k: i32(last, [kv.batch]),
+      total_length: i32(Int32Array.of(Math.max(...last) + 1), []),
+      cos: rope.cos,
+      sin: rope.sin,
+    },
+    fetches: { present_key: view.keys, present_value: view.values },
+  };
+}
+
+function runGraph({ stage, session, attention }: GraphStage, values: Map<string, Tensor>, call: Call): void {
+  const shape = (width: number): number[] => (attention && call.kv ? [call.kv.batch, call.kv.tokens, width] : [call.rows, width]);
+  const width = (name: string): number => call.widths.get(name) ?? 0;
+  const extra = attention && call.kv ? attentionFeeds(attention, call.kv) : { feeds: {}, fetches: {} };
+  const feeds: Values = extra.feeds;
+  const fetches: Values = extra.fetches;
+  for (const name of stage.inputs) feeds[name] = f32(values.get(name)?.data as Float32Array, shape(width(name)));
+  for (const name of stage.outputs) {
+    const data = call.buffer(name, call.rows * width(name));
+    fetches[name] = f32(data, shape(width(name)));
+    values.set(name, { shape: [call.rows, width(name)], data });
+  }
+  session.run(feeds, fetches);
+}
+
+export function compileStaged(segment: Segment, weights: Weights, plan: StagedProgram): Compiled {
+  const tables = new Map<string, Tensor>();
+  let [f32Bytes, quantizedBytes, sessions, tableBytes] = [0, 0, 0, 0];
+  const stages = plan.stages.map((stage): Runnable => {
+    if (stage.kind === "js") {
+      if (stage.op.op === "gather") {
+        const table = tableOf(weights[stage.op.table] as WeightData);
+        tables.set(stage.op.table, table);
+        tableBytes += table.data.byteLength;
+      }
+      return stage;
+    }
+    const graph = stage.build();
+    f32Bytes += graph.f32Bytes;
+    quantizedBytes += graph.quantizedBytes;
+    sessions += 1;
+    return { stage, session: new Session(graph), attention: graph.attention };
+  });
+  const buffers = new Map<string, Float32Array>();
+  const buffer = (name: string, length: number): Float32Array => {
+    let data = buffers.get(name);
+    if (!data || data.length !== length) {
+      data = new Float32Array(length);
+      buffers.set(name, data);
+    }
+    return data;
+  };
+  return {
+    residentBytes: residentBytes(f32Bytes, quantizedBytes, sessions) + tableBytes,
+    async run(inputs, kv) {
+      const rows = checkInputs(segment, inputs);
+      checkKv(segment, kv, rows);
+      if (rows === 0) return emptyOutputs(segment);
+      const values = new Map<string, Tensor>([...tables, ...Object.entries(inputs)]);
+      for (const stage of stages) {
+        if ("session" in stage) runGraph(stage, values, { rows, kv, widths: plan.widths, buffer });
+        else {
+          const written = kernelOf(stage.op).forward(stage.op, { read: (name) => values.get(name) as Tensor });
+          for (const [name, value] of Object.entries(written)) values.set(name, value);
+        }
+      }
+      return Object.fromEntries(segment.outputs.map(({ name }) => [name, values.get(name) as Tensor]));
+    },
+    async dispose() {
+      for (const stage of stages) if ("session" in stage) stage.session.dispose();
+      buffers.clear();
+    },
+  };
+}
+
+function emptyOutputs(segment: Segment): Outputs {
+  return Object.fromEntries(
+    segment.outputs.map(({ name, dtype, width }) => [
+      name,
+      { shape: [0, width], data: dtype === "f32" ? new Float32Array(0) : new Int32Array(0) },
+    ]),
+  );
+}
