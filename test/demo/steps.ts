@@ -1,0 +1,255 @@
+// The steps of the demo, in order. Each does one thing that a user would do, checks that it held, and returns a line for the summary.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { parse } from "yaml";
+import type { Kubectl, KubeObject } from "../harness/kubectl.ts";
+import { startLoad } from "../harness/load.ts";
+import { modelsFolder, provideSmolMoe } from "../harness/models.ts";
+import { type Answer, ask } from "../harness/openai.ts";
+import { sleep, until } from "../harness/process.ts";
+import {
+  gatewayAddress,
+  installChart,
+  type Log,
+  provideImages,
+  provideNamespace,
+  root,
+  type Target,
+  waitReady,
+  workerPods,
+} from "../harness/product.ts";
+import { scrape, sum } from "../harness/scrape.ts";
+import { bar, bold, cyan, dim, print } from "./view.ts";
+
+export interface Demo {
+  readonly namespace: string;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+  readonly closers: (() => Promise<void>)[];
+  /** Brings the cluster up, or checks the user's. */
+  target(): Promise<Target>;
+  cluster?: Target;
+  kubectl?: Kubectl;
+  url?: string;
+}
+
+interface Step {
+  readonly title: string;
+  /** Without it the following steps make no sense. */
+  readonly needed: boolean;
+  run(demo: Demo): Promise<string>;
+}
+
+const name = "smol-moe";
+const rebalanceSecondsMax = 90;
+const balancedPercent = 115;
+
+function ready(demo: Demo): { target: Target; kubectl: Kubectl; url: string } {
+  if (demo.signal.aborted) throw new Error("interrupted");
+  const { cluster: target, kubectl, url } = demo;
+  if (!target || !kubectl || !url) throw new Error("an earlier step did not hold");
+  return { target, kubectl, url };
+}
+
+async function bringUp(demo: Demo): Promise<string> {
+  demo.cluster = await demo.target();
+  const nodes = demo.cluster.local?.nodes.length;
+  return nodes === undefined ? "your cluster" : `Kubernetes with ${nodes} nodes`;
+}
+
+async function install(demo: Demo): Promise<string> {
+  if (!demo.cluster) throw new Error("no cluster");
+  await provideImages(demo.cluster, demo.log);
+  await installChart(demo.cluster);
+  return "operator (2 replicas) and NATS by Helm";
+}
+
+async function importModel(demo: Demo): Promise<string> {
+  if (!demo.cluster) throw new Error("no cluster");
+  await provideSmolMoe(demo.log);
+  demo.kubectl = await provideNamespace(demo.cluster, demo.namespace, modelsFolder());
+  return "SmolLM2-135M upcycled to 8 experts, top-2";
+}
+
+async function applySample(demo: Demo): Promise<string> {
+  const { cluster: target, kubectl } = demo;
+  if (!target || !kubectl) throw new Error("an earlier step did not hold");
+  const file = join(root, "crds/samples/smol-moe.yaml");
+  print(dim(`  kubectl apply -f ${file.slice(root.length + 1)}`));
+  const started = performance.now();
+  const sample = parse(readFileSync(file, "utf8")) as { spec: { rebalancing: object } };
+  await kubectl.apply({
+    ...sample,
+    spec: { ...sample.spec, rebalancing: { ...sample.spec.rebalancing, interval: "5s", trigger: { window: "5s" } } },
+  });
+  await waitReady(kubectl, name);
+  const seconds = (performance.now() - started) / 1000;
+  const address = await gatewayAddress(target, kubectl, name);
+  demo.closers.push(address.close);
+  demo.url = address.url;
+  print(await kubectl.run(["get", "moed,eplace,pods", "-o", "wide"]));
+  return `Ready ${seconds.toFixed(1)} s after apply`;
+}
+
+async function askQuestions(demo: Demo): Promise<string> {
+  const { url } = ready(demo);
+  let tokens = 0;
+  let ms = 0;
+  for (const prompt of ["What is the capital of France?", "Write two lines about the sea.", "Name three fruits."]) {
+    process.stdout.write(`  ${bold(prompt)}\n  ${cyan("> ")}`);
+    const answer = await ask({
+      url,
+      model: name,
+      prompt,
+      maxTokens: 48,
+      onToken: (text) => process.stdout.write(text.replaceAll("\n", "\n    ")),
+    });
+    if (answer.text.trim() === "") throw new Error(`no answer to "${prompt}"`);
+    tokens += answer.usage?.completion_tokens ?? answer.chunks;
+    ms += answer.totalMs;
+    print(dim(`\n    ${answer.usage?.completion_tokens} tokens, first after ${answer.firstTokenMs.toFixed(0)} ms`));
+  }
+  return `${tokens} tokens, ${((tokens * 1000) / ms).toFixed(0)} tokens/s`;
+}
+
+interface Balance {
+  readonly epoch: number;
+  readonly imbalance: number | undefined;
+  readonly bound: number | undefined;
+  readonly last: { time: string; result: string; moves: number; bytes: number; durationMs: number } | undefined;
+  readonly ranks: readonly { rank: number; loadPercent?: number }[];
+}
+
+async function balanceOf(kubectl: Kubectl): Promise<Balance> {
+  const [moed, eplace] = await Promise.all([kubectl.get("moed", name), kubectl.get("eplace", name)]);
+  const placement = moed.status?.placement ?? {};
+  return {
+    epoch: placement.epoch ?? 0,
+    imbalance: placement.imbalancePercent,
+    bound: placement.boundPercent,
+    last: placement.lastRebalance,
+    ranks: (eplace as KubeObject).status?.ranks ?? [],
+  };
+}
+
+function showBalance(seconds: number, now: Balance): void {
+  const ranks = now.ranks.map(
+    (rank) => `${rank.rank} ${bar((rank.loadPercent ?? 0) / 100, 15)} ${String(rank.loadPercent ?? "-").padStart(3)}%`,
+  );
+  const imbalance = now.imbalance === undefined ? "  -" : (now.imbalance / 100).toFixed(2);
+  print(
+    `  ${seconds.toFixed(0).padStart(3)} s  epoch ${now.epoch}  worst layer ${imbalance} (bound ${((now.bound ?? 100) / 100).toFixed(2)})  ${ranks.join("  ")}`,
+  );
+}
+
+async function rebalance(demo: Demo): Promise<string> {
+  const { kubectl, url } = ready(demo);
+  const before = await balanceOf(kubectl);
+  const load = startLoad({ url: () => url, model: name, clients: 6, topic: "code" });
+  const started = performance.now();
+  let worst = 0;
+  let now = before;
+  try {
+    for (;;) {
+      await sleep(3000);
+      now = await balanceOf(kubectl);
+      const seconds = (performance.now() - started) / 1000;
+      showBalance(seconds, now);
+      worst = Math.max(worst, now.imbalance ?? 0);
+      const goal = Math.max(balancedPercent, Math.round((now.bound ?? 100) * 1.05));
+      const moved = now.last !== undefined && now.last.time !== before.last?.time;
+      if (moved && now.imbalance !== undefined && now.imbalance <= goal) break;
+      if (seconds > rebalanceSecondsMax)
+        throw new Error(`not balanced after ${rebalanceSecondsMax} s: worst layer ${now.imbalance}%, goal ${goal}%`);
+      if (demo.signal.aborted) throw new Error("interrupted");
+    }
+  } finally {
+    await load.stop();
+  }
+  if (load.counts.failed > 0) throw new Error(`${load.counts.failed} requests failed: ${load.errors[0]}`);
+  const last = now.last;
+  print(dim(`  ${load.counts.requests} requests, ${load.counts.tokens} tokens, 0 failed`));
+  return `worst layer ${(worst / 100).toFixed(2)} -> ${((now.imbalance ?? 0) / 100).toFixed(2)}; last plan ${last?.moves} moves, ${((last?.bytes ?? 0) / 1e6).toFixed(0)} MB, ${((last?.durationMs ?? 0) / 1000).toFixed(1)} s`;
+}
+
+/** The worker that computes a running request, by its own metrics. */
+async function busyWorker(demo: Demo, kubectl: Kubectl): Promise<string> {
+  return until(
+    "a worker with an active request",
+    async () => {
+      const pods = await workerPods(kubectl, name);
+      const active = await Promise.all(
+        pods.map(async (pod) => ({
+          pod: pod.metadata.name,
+          active: sum(await scrape(kubectl, demo.namespace, pod.metadata.name), "enodia_worker_requests_active"),
+        })),
+      );
+      return active.find((each) => each.active > 0)?.pod;
+    },
+    { timeoutMs: 10_000, everyMs: 100 },
+  );
+}
+
+async function killWorker(demo: Demo): Promise<string> {
+  const { kubectl, url } = ready(demo);
+  const request = { url, model: name, prompt: "Tell me a long story about a dragon who learns to bake bread.", maxTokens: 160 };
+  const undisturbed = await ask(request);
+  let begun: () => void = () => undefined;
+  const streaming = new Promise<void>((done) => {
+    begun = done;
+  });
+  let seen = 0;
+  const disturbed: Promise<Answer> = ask({
+    ...request,
+    onToken: (text, count) => {
+      seen = count;
+      if (count === 5) begun();
+      process.stdout.write(text);
+    },
+  });
+  await Promise.race([streaming, disturbed]);
+  const victim = await busyWorker(demo, kubectl);
+  await kubectl.run(["delete", "pod", victim, "--grace-period=0", "--force", "--wait=false"]);
+  print(bold(`\n  --- killed ${victim} after ${seen} tokens; the stream goes on ---`));
+  const answer = await disturbed;
+  print();
+  if (answer.text !== undisturbed.text) throw new Error("the text differs from an undisturbed run");
+  await waitReady(kubectl, name);
+  const gap = Math.max(...answer.gapsMs);
+  return `stream finished with the same ${answer.text.length} characters; longest pause ${(gap / 1000).toFixed(1)} s`;
+}
+
+async function scale(demo: Demo): Promise<string> {
+  const { kubectl, url } = ready(demo);
+  const load = startLoad({ url: () => url, model: name, clients: 3, topic: "story" });
+  const times: string[] = [];
+  try {
+    for (const replicas of [4, 2]) {
+      const started = performance.now();
+      print(dim(`  kubectl scale moed/${name} --replicas=${replicas}`));
+      await kubectl.run(["scale", `moed/${name}`, `--replicas=${replicas}`]);
+      await waitReady(kubectl, name, 180_000);
+      await until("the leaving pods to be gone", async () => ((await workerPods(kubectl, name)).length === replicas ? true : undefined), {
+        timeoutMs: 120_000,
+      });
+      const seconds = ((performance.now() - started) / 1000).toFixed(0);
+      times.push(`${replicas} in ${seconds} s`);
+      print(`  ${replicas} ranks after ${seconds} s; ${load.counts.requests} requests so far, ${load.counts.failed} failed`);
+    }
+  } finally {
+    await load.stop();
+  }
+  if (load.counts.failed > 0) throw new Error(`${load.counts.failed} requests failed: ${load.errors[0]}`);
+  return `3 -> 4 -> 2 (${times.join(", ")}), ${load.counts.requests} requests, 0 failed`;
+}
+
+export const steps: readonly Step[] = [
+  { title: "Kubernetes", needed: true, run: bringUp },
+  { title: "Install by Helm", needed: true, run: install },
+  { title: "Import the model", needed: true, run: importModel },
+  { title: "Apply a MoEDeployment", needed: true, run: applySample },
+  { title: "Ask it", needed: false, run: askQuestions },
+  { title: "Skewed load: experts move", needed: false, run: rebalance },
+  { title: "Kill a worker in mid-stream", needed: false, run: killWorker },
+  { title: "Scale 3 -> 4 -> 2 under traffic", needed: false, run: scale },
+];

@@ -1,0 +1,40 @@
+// What the demo prints: headings, progress that overwrites itself on a terminal, bars, the closing table. No logic.
+
+const tty = process.stdout.isTTY === true && !process.env.NO_COLOR;
+const paint = (code: number) => (text: string) => (tty ? `\u001b[${code}m${text}\u001b[0m` : text);
+export const bold = paint(1);
+export const dim = paint(2);
+export const green = paint(32);
+export const red = paint(31);
+export const cyan = paint(36);
+
+export const print = (line = ""): void => {
+  process.stdout.write(`${line}\n`);
+};
+
+export function heading(number: number, total: number, title: string): void {
+  print(`\n${bold(cyan(`[${number}/${total}] ${title}`))}`);
+}
+
+/** A bar of `width` cells; 1 fills two thirds, so that an overloaded rank stands out. */
+export function bar(ratio: number, width = 24): string {
+  const cells = Math.max(0, Math.min(width, Math.round((ratio * width * 2) / 3)));
+  return (ratio > 1.15 ? red : green)("█".repeat(cells)) + dim("·".repeat(width - cells));
+}
+
+export interface Result {
+  readonly step: string;
+  readonly ok: boolean;
+  readonly seconds: number;
+  readonly note: string;
+}
+
+export function summary(results: readonly Result[]): void {
+  const width = Math.max(...results.map((result) => result.step.length));
+  print(`\n${bold("Summary")}`);
+  for (const { step, ok, seconds, note } of results) {
+    print(`  ${ok ? green("✔") : red("✖")} ${step.padEnd(width)}  ${seconds.toFixed(1).padStart(6)} s  ${note}`);
+  }
+  const failed = results.filter((result) => !result.ok).length;
+  print(failed === 0 ? green(bold("\nEvery step held.")) : red(bold(`\n${failed} step(s) did not hold.`)));
+}

