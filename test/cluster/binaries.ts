@@ -1,11 +1,11 @@
 // Builds the cluster's programs from the pinned Go modules below gomod/ and keeps them in the user's cache. Nothing comes from an image registry.
 
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { join } from 'node:path';
-import { type Log, run } from './exec.ts';
-import { ClusterError } from './names.ts';
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { type Log, run } from "./exec.ts";
+import { ClusterError } from "./names.ts";
 
 interface Group {
   readonly name: string;
@@ -17,51 +17,56 @@ interface Group {
   readonly version?: Readonly<Record<string, string>>;
 }
 
-const kubernetes = 'k8s.io/kubernetes/cmd';
-const containerd = 'github.com/containerd/containerd/v2/cmd';
+const kubernetes = "k8s.io/kubernetes/cmd";
+const containerd = "github.com/containerd/containerd/v2/cmd";
 
 /** What other helpers need first is built first. */
 const groups: readonly Group[] = [
-  { name: 'nats', minutes: 0.3, programs: [['nats-server', 'github.com/nats-io/nats-server/v2']] },
-  { name: 'helm', minutes: 1, version: { 'helm.sh/helm/v3/internal/version.version': 'v3.22.0' }, programs: [['helm', 'helm.sh/helm/v3/cmd/helm']] },
-  { name: 'pause', minutes: 0.1, programs: [['pause', '.']] },
+  { name: "nats", minutes: 0.3, programs: [["nats-server", "github.com/nats-io/nats-server/v2"]] },
   {
-    name: 'kubernetes',
+    name: "helm",
+    minutes: 1,
+    version: { "helm.sh/helm/v3/internal/version.version": "v3.22.0" },
+    programs: [["helm", "helm.sh/helm/v3/cmd/helm"]],
+  },
+  { name: "pause", minutes: 0.1, programs: [["pause", "."]] },
+  {
+    name: "kubernetes",
     minutes: 4,
     version: {
-      'k8s.io/component-base/version.gitVersion': 'v1.36.3',
-      'k8s.io/component-base/version.gitMajor': '1',
-      'k8s.io/component-base/version.gitMinor': '36',
+      "k8s.io/component-base/version.gitVersion": "v1.36.3",
+      "k8s.io/component-base/version.gitMajor": "1",
+      "k8s.io/component-base/version.gitMinor": "36",
     },
-    programs: ['kubectl', 'kube-apiserver', 'kubelet', 'kube-proxy', 'kube-scheduler', 'kube-controller-manager'].map(
+    programs: ["kubectl", "kube-apiserver", "kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"].map(
       (program) => [program, `${kubernetes}/${program}`] as const,
     ),
   },
-  { name: 'etcd', minutes: 0.7, programs: [['etcd', 'go.etcd.io/etcd/server/v3']] },
+  { name: "etcd", minutes: 0.7, programs: [["etcd", "go.etcd.io/etcd/server/v3"]] },
   {
-    name: 'containerd',
+    name: "containerd",
     minutes: 0.8,
-    version: { 'github.com/containerd/containerd/v2/version.Version': '2.4.2' },
-    programs: ['containerd', 'containerd-shim-runc-v2', 'ctr'].map((program) => [program, `${containerd}/${program}`] as const),
+    version: { "github.com/containerd/containerd/v2/version.Version": "2.4.2" },
+    programs: ["containerd", "containerd-shim-runc-v2", "ctr"].map((program) => [program, `${containerd}/${program}`] as const),
   },
-  { name: 'coredns', minutes: 0.5, programs: [['coredns', '.']] },
+  { name: "coredns", minutes: 0.5, programs: [["coredns", "."]] },
 ];
 
 export const programNames = [
-  'nats-server',
-  'helm',
-  'pause',
-  'kubectl',
-  'kube-apiserver',
-  'kubelet',
-  'kube-proxy',
-  'kube-scheduler',
-  'kube-controller-manager',
-  'etcd',
-  'containerd',
-  'containerd-shim-runc-v2',
-  'ctr',
-  'coredns',
+  "nats-server",
+  "helm",
+  "pause",
+  "kubectl",
+  "kube-apiserver",
+  "kubelet",
+  "kube-proxy",
+  "kube-scheduler",
+  "kube-controller-manager",
+  "etcd",
+  "containerd",
+  "containerd-shim-runc-v2",
+  "ctr",
+  "coredns",
 ] as const;
 export type ProgramName = (typeof programNames)[number];
 export type Binaries = Readonly<Record<ProgramName, string>>;
@@ -70,18 +75,18 @@ const buildTimeoutMs = 40 * 60_000;
 const goMinor = 26;
 
 export function cacheRoot(): string {
-  return process.env.ENODIA_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'enodia');
+  return process.env.ENODIA_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), ".cache"), "enodia");
 }
 
-const moduleFolder = (group: string): string => join(import.meta.dirname, 'gomod', group);
+const moduleFolder = (group: string): string => join(import.meta.dirname, "gomod", group);
 
 /** Every file of a module folder counts: go.mod and go.sum pin the modules, tools.go or main.go say what is built. */
 function groupFolder(group: string): string {
   const versions = JSON.stringify(groups.find((one) => one.name === group)?.version ?? {});
-  const hash = createHash('sha256').update(`${process.platform} ${process.arch} ${versions}\n`);
+  const hash = createHash("sha256").update(`${process.platform} ${process.arch} ${versions}\n`);
   const folder = moduleFolder(group);
   for (const file of readdirSync(folder).sort()) hash.update(`${file}\n`).update(readFileSync(join(folder, file)));
-  return join(cacheRoot(), 'bin', `${group}-${hash.digest('hex').slice(0, 12)}`);
+  return join(cacheRoot(), "bin", `${group}-${hash.digest("hex").slice(0, 12)}`);
 }
 
 /** Paths of all programs, built or not. */
@@ -94,11 +99,13 @@ export function binaryPaths(): Binaries {
 }
 
 async function checkGo(): Promise<void> {
-  const found = await run('go', ['env', 'GOVERSION'], { allowFailure: true }).catch(() => undefined);
-  const minor = Number(/^go1\.(\d+)/.exec(found?.stdout ?? '')?.[1] ?? 0);
+  const found = await run("go", ["env", "GOVERSION"], { allowFailure: true }).catch(() => undefined);
+  const minor = Number(/^go1\.(\d+)/.exec(found?.stdout ?? "")?.[1] ?? 0);
   if (minor < goMinor) {
-    const have = found === undefined || found.code !== 0 ? 'none was found' : `found ${found.stdout.trim()}`;
-    throw new ClusterError(`the local cluster is built with Go 1.${goMinor} or newer, ${have}: install Go (https://go.dev/dl) and put it on PATH`);
+    const have = found === undefined || found.code !== 0 ? "none was found" : `found ${found.stdout.trim()}`;
+    throw new ClusterError(
+      `the local cluster is built with Go 1.${goMinor} or newer, ${have}: install Go (https://go.dev/dl) and put it on PATH`,
+    );
   }
 }
 
@@ -107,11 +114,11 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
   mkdirSync(folder, { recursive: true });
   const unfinished = join(folder, `.${program}.${process.pid}`);
   const versions = Object.entries(group.version ?? {}).map(([variable, value]) => ` -X ${variable}=${value}`);
-  const ldflags = `-s -w${versions.join('')}`;
+  const ldflags = `-s -w${versions.join("")}`;
   try {
-    await run('nice', ['-n', '10', 'go', 'build', '-trimpath', '-buildvcs=false', '-ldflags', ldflags, '-o', unfinished, pkg], {
+    await run("nice", ["-n", "10", "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", unfinished, pkg], {
       cwd: moduleFolder(group.name),
-      env: { CGO_ENABLED: '0', GOFLAGS: '-mod=readonly', GOWORK: 'off' },
+      env: { CGO_ENABLED: "0", GOFLAGS: "-mod=readonly", GOWORK: "off" },
       timeoutMs: buildTimeoutMs,
       signal,
     });
@@ -125,11 +132,14 @@ async function build(group: Group, program: string, pkg: string, signal?: AbortS
  * Builds what is missing, one program at a time (each Go build uses all cores, at low priority), and returns all paths.
  * `only` limits the work to some programs; the paths of the others may then not exist.
  */
-export async function ensureBinaries(log: Log, options: { only?: readonly ProgramName[]; signal?: AbortSignal | undefined } = {}): Promise<Binaries> {
+export async function ensureBinaries(
+  log: Log,
+  options: { only?: readonly ProgramName[]; signal?: AbortSignal | undefined } = {},
+): Promise<Binaries> {
   const paths = binaryPaths();
-  const wanted = groups.flatMap((group) =>
-    group.programs.map(([program, pkg]) => ({ group, program: program as ProgramName, pkg })),
-  ).filter(({ program }) => (options.only ?? programNames).includes(program) && !existsSync(paths[program]));
+  const wanted = groups
+    .flatMap((group) => group.programs.map(([program, pkg]) => ({ group, program: program as ProgramName, pkg })))
+    .filter(({ program }) => (options.only ?? programNames).includes(program) && !existsSync(paths[program]));
   if (wanted.length === 0) return paths;
   await checkGo();
   const minutes = new Map(wanted.map(({ group }) => [group.name, group.minutes]));

@@ -1,11 +1,11 @@
 // Cgroup trees of a cluster on v1, hybrid and pure v2 machines: making them, joining them, ending what runs in them. It sets no limits; the kubelet does.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { sleep } from './exec.ts';
-import { ClusterError } from './names.ts';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { sleep } from "./exec.ts";
+import { ClusterError } from "./names.ts";
 
-const mountPoint = '/sys/fs/cgroup';
+const mountPoint = "/sys/fs/cgroup";
 const killRoundsMax = 50;
 const killRoundMs = 100;
 
@@ -13,27 +13,27 @@ const killRoundMs = 100;
 export function hierarchies(): string[] {
   if (isPureV2()) return [mountPoint];
   const seen = new Set<string>();
-  for (const line of readFileSync('/proc/self/mounts', 'utf8').split('\n')) {
-    const [, folder, type] = line.split(' ');
-    if (folder?.startsWith(`${mountPoint}/`) && (type === 'cgroup' || type === 'cgroup2')) seen.add(folder);
+  for (const line of readFileSync("/proc/self/mounts", "utf8").split("\n")) {
+    const [, folder, type] = line.split(" ");
+    if (folder?.startsWith(`${mountPoint}/`) && (type === "cgroup" || type === "cgroup2")) seen.add(folder);
   }
   if (seen.size === 0) throw new ClusterError(`no cgroup hierarchy is mounted below ${mountPoint}: mount cgroup2 there`);
   return [...seen];
 }
 
 export function isPureV2(): boolean {
-  return existsSync(join(mountPoint, 'cgroup.controllers'));
+  return existsSync(join(mountPoint, "cgroup.controllers"));
 }
 
 function enableControllers(folder: string): void {
-  const controllers = readFileSync(join(folder, 'cgroup.controllers'), 'utf8').trim().split(/\s+/).filter(Boolean);
+  const controllers = readFileSync(join(folder, "cgroup.controllers"), "utf8").trim().split(/\s+/).filter(Boolean);
   for (const controller of controllers) {
     try {
-      writeFileSync(join(folder, 'cgroup.subtree_control'), `+${controller}`);
+      writeFileSync(join(folder, "cgroup.subtree_control"), `+${controller}`);
     } catch (cause) {
       const code = (cause as NodeJS.ErrnoException).code;
-      const need = ['cpu', 'memory', 'pids', 'cpuset'].includes(controller);
-      if (need && code === 'EBUSY') {
+      const need = ["cpu", "memory", "pids", "cpuset"].includes(controller);
+      if (need && code === "EBUSY") {
         throw new ClusterError(
           `cgroup ${folder} holds processes of its own, so ${controller} cannot be handed down: in a container, move them to a child cgroup first`,
         );
@@ -45,15 +45,15 @@ function enableControllers(folder: string): void {
 /** Makes `path` in one hierarchy, level by level: v1 cpusets start empty and v2 children start without controllers. */
 function makeIn(hierarchy: string, path: string): void {
   let folder = hierarchy;
-  for (const part of path.split('/')) {
+  for (const part of path.split("/")) {
     const parent = folder;
     folder = join(parent, part);
-    if (existsSync(join(parent, 'cgroup.controllers')) && isPureV2()) enableControllers(parent);
+    if (existsSync(join(parent, "cgroup.controllers")) && isPureV2()) enableControllers(parent);
     mkdirSync(folder, { recursive: true });
-    for (const file of ['cpuset.cpus', 'cpuset.mems']) {
+    for (const file of ["cpuset.cpus", "cpuset.mems"]) {
       const target = join(folder, file);
-      if (isPureV2() || !existsSync(target) || readFileSync(target, 'utf8').trim() !== '') continue;
-      writeFileSync(target, readFileSync(join(parent, file), 'utf8').trim());
+      if (isPureV2() || !existsSync(target) || readFileSync(target, "utf8").trim() !== "") continue;
+      writeFileSync(target, readFileSync(join(parent, file), "utf8").trim());
     }
   }
 }
@@ -69,7 +69,7 @@ export function delegateCgroup(path: string): void {
 
 /** The `cgroup.procs` files a process writes itself into before it becomes the program. */
 export function joinFiles(path: string): string[] {
-  return hierarchies().map((hierarchy) => join(hierarchy, path, 'cgroup.procs'));
+  return hierarchies().map((hierarchy) => join(hierarchy, path, "cgroup.procs"));
 }
 
 function* walk(folder: string): Generator<string> {
@@ -85,7 +85,7 @@ export function cgroupPids(path: string): number[] {
   const pids = new Set<number>();
   for (const hierarchy of hierarchies()) {
     for (const folder of walk(join(hierarchy, path))) {
-      for (const line of readFileOr(join(folder, 'cgroup.procs')).split('\n')) if (Number(line) > 0) pids.add(Number(line));
+      for (const line of readFileOr(join(folder, "cgroup.procs")).split("\n")) if (Number(line) > 0) pids.add(Number(line));
     }
   }
   return [...pids];
@@ -93,9 +93,9 @@ export function cgroupPids(path: string): number[] {
 
 function readFileOr(file: string): string {
   try {
-    return readFileSync(file, 'utf8');
+    return readFileSync(file, "utf8");
   } catch {
-    return ''; // a cgroup may go while it is read
+    return ""; // a cgroup may go while it is read
   }
 }
 
@@ -107,12 +107,12 @@ export async function killCgroup(path: string): Promise<void> {
     for (const pid of pids) kill(pid);
     await sleep(killRoundMs);
   }
-  throw new ClusterError(`processes ${cgroupPids(path).join(', ')} in cgroup ${path} do not end on SIGKILL: look at /proc/<pid>/stack`);
+  throw new ClusterError(`processes ${cgroupPids(path).join(", ")} in cgroup ${path} do not end on SIGKILL: look at /proc/<pid>/stack`);
 }
 
 function kill(pid: number): void {
   try {
-    process.kill(pid, 'SIGKILL');
+    process.kill(pid, "SIGKILL");
   } catch {
     // it ended by itself in the meantime
   }
@@ -127,7 +127,7 @@ export async function removeCgroup(path: string): Promise<void> {
         try {
           rmdirSync(folder);
         } catch (cause) {
-          if ((cause as NodeJS.ErrnoException).code !== 'ENOENT') left++;
+          if ((cause as NodeJS.ErrnoException).code !== "ENOENT") left++;
         }
       }
     }

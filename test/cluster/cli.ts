@@ -1,6 +1,6 @@
 // `npm run cluster`: the local cluster from the command line. Results go to stdout, progress and errors to stderr.
 
-import { parseArgs } from 'node:util';
+import { parseArgs } from "node:util";
 import {
   addNode,
   cutLink,
@@ -14,8 +14,8 @@ import {
   startNode,
   status,
   up,
-} from './cluster.ts';
-import { ClusterError } from './names.ts';
+} from "./cluster.ts";
+import { ClusterError } from "./names.ts";
 
 const help = `A real Kubernetes on this machine, for tests and demonstrations (Linux, root, Go for the first start).
 
@@ -54,7 +54,7 @@ interface Arguments {
 function only(args: Arguments, what: string): string {
   const [value, ...more] = args.rest;
   if (value === undefined) throw new ClusterError(`name ${what}`);
-  if (more.length > 0) throw new ClusterError(`too many arguments: ${more.join(' ')}`);
+  if (more.length > 0) throw new ClusterError(`too many arguments: ${more.join(" ")}`);
   return value;
 }
 
@@ -62,8 +62,11 @@ const nameOf = (args: Arguments): string => args.name ?? defaultName;
 
 function printStatus(args: Arguments): void {
   const reports = status(args.name);
-  if (args.json) return print(JSON.stringify(reports, null, 2));
-  if (reports.length === 0) print('no cluster on this machine');
+  if (args.json) {
+    print(JSON.stringify(reports, null, 2));
+    return;
+  }
+  if (reports.length === 0) print("no cluster on this machine");
   for (const report of reports) {
     print(`${report.name}: ${report.phase}, control plane ${report.controlPlane}, kubeconfig ${report.kubeconfig}`);
     for (const node of report.nodes) print(`  ${node.name}  ${node.address}  zone ${node.zone}  power ${node.power}  link ${node.link}`);
@@ -81,36 +84,36 @@ const commands: Readonly<Record<string, (args: Arguments) => Promise<void> | voi
   },
   status: printStatus,
   kubeconfig: (args) => print(open(nameOf(args)).kubeconfig),
-  'load-image': async (args) => {
+  "load-image": async (args) => {
     const [tar, ...nodes] = args.rest;
-    if (tar === undefined) throw new ClusterError('name the image tar: load-image <tar> [node…]');
+    if (tar === undefined) throw new ClusterError("name the image tar: load-image <tar> [node…]");
     await loadImage(nameOf(args), tar, nodes.length === 0 ? {} : { nodes });
   },
-  'add-node': async (args) => print((await addNode(nameOf(args), log)).name),
-  'kill-node': (args) => killNode(nameOf(args), only(args, 'the node: kill-node <node>')),
-  'start-node': (args) => startNode(nameOf(args), only(args, 'the node: start-node <node>')),
-  'cut-link': (args) => cutLink(nameOf(args), only(args, 'the node: cut-link <node>')),
-  'heal-link': (args) => healLink(nameOf(args), only(args, 'the node: heal-link <node>')),
+  "add-node": async (args) => print((await addNode(nameOf(args), log)).name),
+  "kill-node": (args) => killNode(nameOf(args), only(args, "the node: kill-node <node>")),
+  "start-node": (args) => startNode(nameOf(args), only(args, "the node: start-node <node>")),
+  "cut-link": (args) => cutLink(nameOf(args), only(args, "the node: cut-link <node>")),
+  "heal-link": (args) => healLink(nameOf(args), only(args, "the node: heal-link <node>")),
 };
 
 async function main(argv: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args: [...argv],
     allowPositionals: true,
-    options: { name: { type: 'string' }, nodes: { type: 'string' }, json: { type: 'boolean' }, help: { type: 'boolean', short: 'h' } },
+    options: { name: { type: "string" }, nodes: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
   });
   const [word, ...rest] = positionals;
-  if (values.help === true || word === undefined || word === 'help') {
+  if (values.help === true || word === undefined || word === "help") {
     print(help);
     return word === undefined && values.help !== true ? 2 : 0;
   }
   const command = commands[word];
-  if (command === undefined) throw new ClusterError(`no command "${word}": one of ${Object.keys(commands).join(', ')}`);
+  if (command === undefined) throw new ClusterError(`no command "${word}": one of ${Object.keys(commands).join(", ")}`);
   const abort = new AbortController();
   let interrupted = false;
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     process.on(signal, () => {
-      if (!interrupted) log('interrupted: cleaning up');
+      if (!interrupted) log("interrupted: cleaning up");
       interrupted = true;
       abort.abort();
     });
@@ -128,7 +131,7 @@ async function main(argv: readonly string[]): Promise<number> {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (cause) {
-  const expected = cause instanceof ClusterError || (cause as NodeJS.ErrnoException).code?.startsWith('ERR_PARSE_ARGS') === true;
+  const expected = cause instanceof ClusterError || (cause as NodeJS.ErrnoException).code?.startsWith("ERR_PARSE_ARGS") === true;
   log(`error: ${expected ? (cause as Error).message : ((cause as Error).stack ?? cause)}`);
   process.exitCode = 1;
 }

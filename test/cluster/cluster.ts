@@ -1,24 +1,34 @@
 // A real Kubernetes on this machine: control plane on the host, every node in namespaces of its own. Used by e2e tests, the demo and the command line.
 // All calls need root on Linux. One command at a time works on a cluster of a given name; two clusters may live at once.
 
-import { existsSync, mkdirSync } from 'node:fs';
-import { join, resolve } from 'node:path';
-import { type Binaries, binaryPaths, cacheRoot, ensureBinaries } from './binaries.ts';
-import { makeClusterCertificates } from './certs.ts';
-import { makeCgroup } from './cgroups.ts';
-import { startControlPlane, waitForControlPlane } from './control-plane.ts';
-import { type Log, run, waitFor } from './exec.ts';
-import { buildImage } from './image.ts';
-import { withLock } from './lock.ts';
-import { ClusterError, type ClusterNames, checkName, clusterNames, type NodeNames, nodeIndex, nodeNames, nodesMax, pickSlot } from './names.ts';
-import { addFirewall, hostRoutes, makeBridge, makeNodeNetwork, neededFirewall, overlapsAny, routeBetween, setLink } from './network.ts';
-import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitForRuntime } from './node.ts';
-import { ensureHostPackages } from './packages.ts';
-import { isAlive, logTail } from './processes.ts';
-import { type ClusterState, clusterStates, emptyState, type NodeState, namesOf, readState, stateRoot, writeState } from './state.ts';
-import { clearCluster, hostBefore } from './teardown.ts';
+import { existsSync, mkdirSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { type Binaries, binaryPaths, cacheRoot, ensureBinaries } from "./binaries.ts";
+import { makeClusterCertificates } from "./certs.ts";
+import { makeCgroup } from "./cgroups.ts";
+import { startControlPlane, waitForControlPlane } from "./control-plane.ts";
+import { type Log, run, waitFor } from "./exec.ts";
+import { buildImage } from "./image.ts";
+import { withLock } from "./lock.ts";
+import {
+  ClusterError,
+  type ClusterNames,
+  checkName,
+  clusterNames,
+  type NodeNames,
+  nodeIndex,
+  nodeNames,
+  nodesMax,
+  pickSlot,
+} from "./names.ts";
+import { addFirewall, hostRoutes, makeBridge, makeNodeNetwork, neededFirewall, overlapsAny, routeBetween, setLink } from "./network.ts";
+import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitForRuntime } from "./node.ts";
+import { ensureHostPackages } from "./packages.ts";
+import { isAlive, logTail } from "./processes.ts";
+import { type ClusterState, clusterStates, emptyState, type NodeState, namesOf, readState, stateRoot, writeState } from "./state.ts";
+import { clearCluster, hostBefore } from "./teardown.ts";
 
-export const defaultName = 'enodia';
+export const defaultName = "enodia";
 export const defaultNodes = 3;
 const nodeReadyTimeoutMs = 120_000;
 
@@ -51,8 +61,10 @@ export interface UpOptions {
 const quiet: Log = () => undefined;
 
 function needRoot(): void {
-  if (process.platform !== 'linux') throw new ClusterError(`the local cluster needs Linux, this is ${process.platform}: use a kubeconfig of your own`);
-  if (process.getuid?.() !== 0) throw new ClusterError('the local cluster makes network namespaces, mounts and cgroups: run it as root (sudo)');
+  if (process.platform !== "linux")
+    throw new ClusterError(`the local cluster needs Linux, this is ${process.platform}: use a kubeconfig of your own`);
+  if (process.getuid?.() !== 0)
+    throw new ClusterError("the local cluster makes network namespaces, mounts and cgroups: run it as root (sudo)");
 }
 
 function toCluster(state: ClusterState): Cluster {
@@ -66,7 +78,7 @@ function toCluster(state: ClusterState): Cluster {
       const { name, address, zone } = nodeNames(names, node.index);
       return { name, address, zone };
     }),
-    binaries: { kubectl: binaries.kubectl, helm: binaries.helm, natsServer: binaries['nats-server'], ctr: binaries.ctr },
+    binaries: { kubectl: binaries.kubectl, helm: binaries.helm, natsServer: binaries["nats-server"], ctr: binaries.ctr },
   };
 }
 
@@ -75,7 +87,7 @@ function need(name: string): ClusterState {
   const state = readState(name);
   if (state === undefined) {
     const others = clusterStates().map((other) => other.name);
-    const known = others.length === 0 ? 'there is none' : `there is ${others.join(', ')}`;
+    const known = others.length === 0 ? "there is none" : `there is ${others.join(", ")}`;
     throw new ClusterError(`no cluster "${name}" (${known}): start it with "up --name ${name}"`);
   }
   return state;
@@ -85,7 +97,7 @@ function needNode(state: ClusterState, node: string): { node: NodeState; names: 
   const index = nodeIndex(state.name, node);
   const found = state.nodes.find((one) => one.index === index);
   if (found === undefined) {
-    const known = state.nodes.map((one) => `${state.name}-${one.index}`).join(', ');
+    const known = state.nodes.map((one) => `${state.name}-${one.index}`).join(", ");
     throw new ClusterError(`cluster "${state.name}" has no node "${node}": it has ${known}`);
   }
   return { node: found, names: nodeNames(namesOf(state), index) };
@@ -101,12 +113,12 @@ async function chooseSlot(name: string): Promise<number> {
 }
 
 async function ensurePauseImage(binaries: Binaries): Promise<string> {
-  const out = join(binaries.pause, '..', 'pause.tar');
+  const out = join(binaries.pause, "..", "pause.tar");
   if (!existsSync(out)) {
     await buildImage({
       ref: pauseImage,
-      layers: [{ files: [{ path: '/pause', source: binaries.pause, mode: 0o755 }] }],
-      config: { entrypoint: ['/pause'], user: '65535:65535' },
+      layers: [{ files: [{ path: "/pause", source: binaries.pause, mode: 0o755 }] }],
+      config: { entrypoint: ["/pause"], user: "65535:65535" },
       out,
     });
   }
@@ -130,8 +142,8 @@ async function bootNode(work: Work, node: NodeState): Promise<NodeNames> {
   await makeNodeNetwork(work.cluster, names);
   await routeBetween(work.state.nodes.map((one) => nodeNames(work.cluster, one.index)));
   node.processes = await startNodeProcesses(context);
-  node.power = 'on';
-  node.link = 'up';
+  node.power = "on";
+  node.link = "up";
   writeState(work.state);
   const init = node.processes[0];
   if (init === undefined) throw new ClusterError(`${names.name} has no first process`);
@@ -146,19 +158,19 @@ interface NodeStatus {
 
 /** Ready, and said so after `since`: a node that was just killed still looks Ready for a while. */
 async function waitNodeReady(work: Work, names: NodeNames, since: number): Promise<void> {
-  const args = ['--kubeconfig', work.cluster.kubeconfig, 'get', 'node', names.name, '-o', 'json'];
-  let last = 'it has not registered';
+  const args = ["--kubeconfig", work.cluster.kubeconfig, "get", "node", names.name, "-o", "json"];
+  let last = "it has not registered";
   try {
     await waitFor(`node ${names.name} to be Ready`, { timeoutMs: nodeReadyTimeoutMs, everyMs: 400, signal: work.signal }, async () => {
       const result = await run(work.binaries.kubectl, args, { allowFailure: true });
       if (result.code !== 0) return undefined;
-      const ready = (JSON.parse(result.stdout) as NodeStatus).status?.conditions?.find((condition) => condition.type === 'Ready');
+      const ready = (JSON.parse(result.stdout) as NodeStatus).status?.conditions?.find((condition) => condition.type === "Ready");
       if (ready !== undefined) last = ready.message;
       const fresh = ready !== undefined && Date.parse(ready.lastHeartbeatTime) >= Math.floor(since / 1000) * 1000;
-      return fresh && ready.status === 'True' ? true : undefined;
+      return fresh && ready.status === "True" ? true : undefined;
     });
   } catch (cause) {
-    const log = join(names.folder, 'logs', 'kubelet.log');
+    const log = join(names.folder, "logs", "kubelet.log");
     throw new ClusterError(`${(cause as Error).message} (${last}); the end of ${log}:\n${logTail(log)}`);
   }
 }
@@ -185,7 +197,7 @@ async function build(work: Work): Promise<void> {
     log(`node ${names.name} ready (${names.address}, zone ${names.zone})`);
   });
   const results = await Promise.allSettled([ready, ...nodes]);
-  for (const result of results) if (result.status === 'rejected') throw result.reason;
+  for (const result of results) if (result.status === "rejected") throw result.reason;
 }
 
 /**
@@ -205,8 +217,10 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
   await ensurePauseImage(binaries);
   return await withLock(name, async () => {
     const old = readState(name);
-    if (old !== undefined && old.phase === 'up' && old.control.some(isAlive)) {
-      throw new ClusterError(`cluster "${name}" is up already: use it (KUBECONFIG=${namesOf(old).kubeconfig}), or "down --name ${name}" first`);
+    if (old !== undefined && old.phase === "up" && old.control.some(isAlive)) {
+      throw new ClusterError(
+        `cluster "${name}" is up already: use it (KUBECONFIG=${namesOf(old).kubeconfig}), or "down --name ${name}" first`,
+      );
     }
     if (old !== undefined) {
       log(`clearing what an earlier run of "${name}" left`);
@@ -215,11 +229,11 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
     const host = hostBefore();
     const state = emptyState(name, await chooseSlot(name));
     state.host = host;
-    state.nodes = Array.from({ length: count }, (_, index) => ({ index: index + 1, power: 'off', link: 'up', processes: [] }));
+    state.nodes = Array.from({ length: count }, (_, index) => ({ index: index + 1, power: "off", link: "up", processes: [] }));
     writeState(state);
     try {
       await build({ state, cluster: namesOf(state), binaries, log, signal });
-      state.phase = 'up';
+      state.phase = "up";
       writeState(state);
       return toCluster(state);
     } catch (cause) {
@@ -233,7 +247,7 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
 /** The running cluster of this name; throws when there is none. */
 export function open(name: string = defaultName): Cluster {
   const state = need(name);
-  if (state.phase !== 'up' || !state.control.some(isAlive)) {
+  if (state.phase !== "up" || !state.control.some(isAlive)) {
     throw new ClusterError(`cluster "${name}" is not running (an earlier run died or is at work): "up --name ${name}" starts it anew`);
   }
   return toCluster(state);
@@ -252,14 +266,14 @@ export async function down(name: string = defaultName): Promise<boolean> {
 }
 
 export interface NodeReport extends ClusterNode {
-  readonly power: 'on' | 'off' | 'dead';
-  readonly link: 'up' | 'cut';
+  readonly power: "on" | "off" | "dead";
+  readonly link: "up" | "cut";
 }
 
 export interface ClusterReport {
   readonly name: string;
-  readonly phase: ClusterState['phase'];
-  readonly controlPlane: 'running' | 'dead';
+  readonly phase: ClusterState["phase"];
+  readonly controlPlane: "running" | "dead";
   readonly kubeconfig: string;
   readonly nodes: readonly NodeReport[];
 }
@@ -270,12 +284,12 @@ export function status(name?: string): ClusterReport[] {
   return states.map((state) => ({
     name: state.name,
     phase: state.phase,
-    controlPlane: state.control.some(isAlive) ? 'running' : 'dead',
+    controlPlane: state.control.some(isAlive) ? "running" : "dead",
     kubeconfig: namesOf(state).kubeconfig,
     nodes: toCluster(state).nodes.map((node, position) => {
       const record = state.nodes[position];
       const alive = record?.processes.some(isAlive) ?? false;
-      return { ...node, power: alive ? 'on' : record?.power === 'off' ? 'off' : 'dead', link: record?.link ?? 'up' };
+      return { ...node, power: alive ? "on" : record?.power === "off" ? "off" : "dead", link: record?.link ?? "up" };
     }),
   }));
 }
@@ -292,9 +306,10 @@ export async function loadImage(name: string, tar: string, options: { nodes?: re
   const file = resolve(tar);
   if (!existsSync(file)) throw new ClusterError(`image file ${file}: not found`);
   await change(name, async (state) => {
-    const wanted = options.nodes?.map((node) => needNode(state, node)) ?? state.nodes.map((node) => needNode(state, `${name}-${node.index}`));
-    const running = wanted.filter(({ node }) => node.power === 'on');
-    const off = options.nodes === undefined ? undefined : wanted.find(({ node }) => node.power === 'off');
+    const wanted =
+      options.nodes?.map((node) => needNode(state, node)) ?? state.nodes.map((node) => needNode(state, `${name}-${node.index}`));
+    const running = wanted.filter(({ node }) => node.power === "on");
+    const off = options.nodes === undefined ? undefined : wanted.find(({ node }) => node.power === "off");
     if (off !== undefined) throw new ClusterError(`node ${off.names.name} is off: start it with "start-node ${off.names.name}" first`);
     const binaries = binaryPaths();
     for (const { node, names } of running) {
@@ -309,7 +324,8 @@ export async function loadImage(name: string, tar: string, options: { nodes?: re
 async function importAll(work: Work, node: NodeState, names: NodeNames): Promise<void> {
   const init = node.processes[0];
   for (const tar of work.state.images) {
-    if (init !== undefined && existsSync(tar)) await importImage({ cluster: work.cluster, node: names, binaries: work.binaries }, init, tar);
+    if (init !== undefined && existsSync(tar))
+      await importImage({ cluster: work.cluster, node: names, binaries: work.binaries }, init, tar);
   }
 }
 
@@ -319,7 +335,7 @@ export async function addNode(name: string, log: Log = quiet): Promise<ClusterNo
     const used = new Set(state.nodes.map((node) => node.index));
     let index = 1;
     while (used.has(index)) index++;
-    const node: NodeState = { index, power: 'off', link: 'up', processes: [] };
+    const node: NodeState = { index, power: "off", link: "up", processes: [] };
     nodeNames(namesOf(state), index);
     state.nodes.push(node);
     writeState(state);
@@ -336,8 +352,8 @@ export async function addNode(name: string, log: Log = quiet): Promise<ClusterNo
 export async function killNode(name: string, node: string): Promise<void> {
   await change(name, async (state) => {
     const found = needNode(state, node);
-    await setLink(found.names, 'down');
-    found.node.power = 'off';
+    await setLink(found.names, "down");
+    found.node.power = "off";
     writeState(state);
     await killNodeProcesses(found.names, found.node.processes);
     found.node.processes = [];
@@ -359,19 +375,20 @@ export async function startNode(name: string, node: string): Promise<void> {
   });
 }
 
-async function switchLink(name: string, node: string, link: 'up' | 'cut'): Promise<void> {
+async function switchLink(name: string, node: string, link: "up" | "cut"): Promise<void> {
   await change(name, async (state) => {
     const found = needNode(state, node);
-    if (found.node.power === 'off') throw new ClusterError(`node ${found.names.name} is off: "start-node ${found.names.name}" brings its link up too`);
-    await setLink(found.names, link === 'up' ? 'up' : 'down');
+    if (found.node.power === "off")
+      throw new ClusterError(`node ${found.names.name} is off: "start-node ${found.names.name}" brings its link up too`);
+    await setLink(found.names, link === "up" ? "up" : "down");
     found.node.link = link;
     writeState(state);
   });
 }
 
 /** Cuts the node off the network while everything on it runs on. */
-export const cutLink = (name: string, node: string): Promise<void> => switchLink(name, node, 'cut');
-export const healLink = (name: string, node: string): Promise<void> => switchLink(name, node, 'up');
+export const cutLink = (name: string, node: string): Promise<void> => switchLink(name, node, "cut");
+export const healLink = (name: string, node: string): Promise<void> => switchLink(name, node, "up");
 
 /** A folder for things made once per machine, such as image tars. */
-export const imageFolder = (): string => join(cacheRoot(), 'images');
+export const imageFolder = (): string => join(cacheRoot(), "images");

@@ -1,7 +1,7 @@
 // Running programs from the cluster scripts: output collected, failures told with what the program said. Not for long-lived processes.
 
-import { spawn } from 'node:child_process';
-import { ClusterError } from './names.ts';
+import { spawn } from "node:child_process";
+import { ClusterError } from "./names.ts";
 
 /** Progress goes to whoever calls; the command line gives stderr. */
 export type Log = (line: string) => void;
@@ -32,12 +32,12 @@ export function run(command: string, args: readonly string[], options: RunOption
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       cwd: options.cwd,
-      env: { ...process.env, PATH: `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin`, ...options.env },
-      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+      env: { ...process.env, PATH: `${process.env.PATH ?? ""}:/usr/local/sbin:/usr/sbin:/sbin`, ...options.env },
+      stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
       signal: options.signal,
       // A group of its own: Ctrl-C reaches the cluster command alone, which then cleans up with programs that live on.
       detached: true,
-      killSignal: 'SIGKILL',
+      killSignal: "SIGKILL",
       timeout: options.timeoutMs ?? defaultTimeoutMs,
     });
     const out: Buffer[] = [];
@@ -47,21 +47,21 @@ export function run(command: string, args: readonly string[], options: RunOption
       bytes += chunk.length;
       if (bytes <= outputBytesMax) into.push(chunk);
     };
-    child.stdout?.on('data', collect(out));
-    child.stderr?.on('data', collect(err));
-    child.stdin?.on('error', () => undefined);
+    child.stdout?.on("data", collect(out));
+    child.stderr?.on("data", collect(err));
+    child.stdin?.on("error", () => undefined);
     child.stdin?.end(options.input);
-    const what = `${command} ${args.join(' ')}`.slice(0, 300);
-    child.on('error', (cause: NodeJS.ErrnoException) => {
-      if (options.signal?.aborted) reject(new ClusterError('interrupted'));
-      else if (cause.code === 'ENOENT') reject(new ClusterError(`${command}: no such program on PATH (needed for: ${what})`));
+    const what = `${command} ${args.join(" ")}`.slice(0, 300);
+    child.on("error", (cause: NodeJS.ErrnoException) => {
+      if (options.signal?.aborted) reject(new ClusterError("interrupted"));
+      else if (cause.code === "ENOENT") reject(new ClusterError(`${command}: no such program on PATH (needed for: ${what})`));
       else reject(new ClusterError(`${what}: ${cause.message}`));
     });
-    child.on('close', (code, killed) => {
+    child.on("close", (code, killed) => {
       const result = { code: code ?? 128, stdout: Buffer.concat(out).toString(), stderr: Buffer.concat(err).toString() };
       if (result.code === 0 || options.allowFailure === true) return resolve(result);
       const said = (result.stderr.trim() || result.stdout.trim()).slice(-errorTextMax);
-      reject(new ClusterError(`${what} ended with ${killed ?? `exit code ${code}`}${said === '' ? '' : `: ${said}`}`));
+      reject(new ClusterError(`${what} ended with ${killed ?? `exit code ${code}`}${said === "" ? "" : `: ${said}`}`));
     });
   });
 }
@@ -78,7 +78,7 @@ export interface WaitOptions {
 export async function waitFor<T>(what: string, options: WaitOptions, check: () => Promise<T | undefined>): Promise<T> {
   const end = Date.now() + options.timeoutMs;
   for (;;) {
-    if (options.signal?.aborted) throw new ClusterError('interrupted');
+    if (options.signal?.aborted) throw new ClusterError("interrupted");
     const value = await check();
     if (value !== undefined) return value;
     if (Date.now() >= end) throw new ClusterError(`waited ${Math.round(options.timeoutMs / 1000)} s for ${what}`);

@@ -1,14 +1,25 @@
 // Builds OCI images as tar files without a container runtime or registry: equal input gives an equal file. What goes into them is the caller's matter.
 
-import { createHash, randomBytes } from 'node:crypto';
-import { createReadStream, createWriteStream, existsSync, lstatSync, mkdirSync, realpathSync, renameSync, rmSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { cacheRoot } from './binaries.ts';
-import { run } from './exec.ts';
-import { ClusterError } from './names.ts';
-import { type TarEntry, tarStream } from './tar.ts';
+import { createHash, randomBytes } from "node:crypto";
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { cacheRoot } from "./binaries.ts";
+import { run } from "./exec.ts";
+import { ClusterError } from "./names.ts";
+import { type TarEntry, tarStream } from "./tar.ts";
 
 export interface ImageFile {
   /** Absolute path in the image. */
@@ -63,32 +74,44 @@ interface Blob {
 }
 
 const mediaTypes = {
-  config: 'application/vnd.oci.image.config.v1+json',
-  layer: 'application/vnd.oci.image.layer.v1.tar',
-  manifest: 'application/vnd.oci.image.manifest.v1+json',
-  index: 'application/vnd.oci.image.index.v1+json',
+  config: "application/vnd.oci.image.config.v1+json",
+  layer: "application/vnd.oci.image.layer.v1.tar",
+  manifest: "application/vnd.oci.image.manifest.v1+json",
+  index: "application/vnd.oci.image.index.v1+json",
 };
 
-const sha256 = (data: Uint8Array | string): string => createHash('sha256').update(data).digest('hex');
-export const imageArchitecture = (arch: string): string => (arch === 'x64' ? 'amd64' : arch);
+const sha256 = (data: Uint8Array | string): string => createHash("sha256").update(data).digest("hex");
+export const imageArchitecture = (arch: string): string => (arch === "x64" ? "amd64" : arch);
 
 /** containerd knows short names only in full: `enodia/x:dev` is `docker.io/enodia/x:dev`, as the kubelet expands it. */
 export function fullReference(ref: string): string {
-  if (!/^[a-z0-9][a-z0-9._:/-]*:[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(ref)) throw new ClusterError(`image "${ref}": write it as name:tag in lower case`);
-  const first = ref.split('/')[0] ?? '';
-  if (ref.includes('/') && (first.includes('.') || first.includes(':') || first === 'localhost')) return ref;
-  return `docker.io/${ref.includes('/') ? ref : `library/${ref}`}`;
+  if (!/^[a-z0-9][a-z0-9._:/-]*:[A-Za-z0-9_][A-Za-z0-9._-]*$/.test(ref))
+    throw new ClusterError(`image "${ref}": write it as name:tag in lower case`);
+  const first = ref.split("/")[0] ?? "";
+  if (ref.includes("/") && (first.includes(".") || first.includes(":") || first === "localhost")) return ref;
+  return `docker.io/${ref.includes("/") ? ref : `library/${ref}`}`;
 }
 
-async function fileHash(file: string): Promise<string> {
-  const hash = createHash('sha256');
+/** Hashes of this process, by what tells a changed file. */
+const hashes = new Map<string, Promise<string>>();
+
+function fileHash(file: string): Promise<string> {
+  const stat = lstatSync(file, { bigint: true });
+  const key = `${file} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`;
+  const known = hashes.get(key) ?? hashFile(file);
+  hashes.set(key, known);
+  return known;
+}
+
+async function hashFile(file: string): Promise<string> {
+  const hash = createHash("sha256");
   for await (const chunk of createReadStream(file, { highWaterMark: 1024 * 1024 })) hash.update(chunk as Buffer);
-  return hash.digest('hex');
+  return hash.digest("hex");
 }
 
 function toEntry(file: ImageFile): TarEntry {
-  if (!file.path.startsWith('/')) throw new ClusterError(`image file "${file.path}": the path must be absolute`);
-  const path = file.path.slice(1).replace(/\/$/, '');
+  if (!file.path.startsWith("/")) throw new ClusterError(`image file "${file.path}": the path must be absolute`);
+  const path = file.path.slice(1).replace(/\/$/, "");
   if (file.folder === true) return { path: `${path}/`, mode: file.mode ?? 0o755, size: 0 };
   if (file.linkTarget !== undefined) return { path, mode: 0o777, size: 0, linkTarget: file.linkTarget };
   if (file.content !== undefined) {
@@ -110,7 +133,7 @@ export function layerEntries(files: readonly ImageFile[]): TarEntry[] {
     entries.set(entry.path, entry);
   }
   for (const path of [...entries.keys()]) {
-    for (let parent = dirname(path); parent !== '.'; parent = dirname(parent)) {
+    for (let parent = dirname(path); parent !== "."; parent = dirname(parent)) {
       const folder = `${parent}/`;
       if (!entries.has(folder)) entries.set(folder, { path: folder, mode: 0o755, size: 0 });
     }
@@ -120,29 +143,39 @@ export function layerEntries(files: readonly ImageFile[]): TarEntry[] {
 
 /** What a layer is, without reading its archive: equal keys mean equal archives. */
 async function layerKey(entries: readonly TarEntry[]): Promise<string> {
-  const hash = createHash('sha256');
+  const hash = createHash("sha256");
   for (const entry of entries) {
-    const body = entry.source !== undefined ? await fileHash(entry.source) : entry.content !== undefined ? sha256(entry.content) : '';
-    hash.update(`${JSON.stringify([entry.path, entry.mode, entry.size, entry.linkTarget ?? '', body])}\n`);
+    const body = entry.source !== undefined ? await fileHash(entry.source) : entry.content !== undefined ? sha256(entry.content) : "";
+    hash.update(`${JSON.stringify([entry.path, entry.mode, entry.size, entry.linkTarget ?? "", body])}\n`);
   }
-  return hash.digest('hex').slice(0, 32);
+  return hash.digest("hex").slice(0, 32);
 }
 
 async function layerBlob(layer: ImageLayer): Promise<Blob> {
   const entries = layerEntries(layer.files);
-  const folder = join(cacheRoot(), 'layers');
+  const folder = join(cacheRoot(), "layers");
   mkdirSync(folder, { recursive: true });
   const file = join(folder, `${await layerKey(entries)}.tar`);
-  if (!existsSync(file)) {
-    const unfinished = `${file}.${process.pid}.${randomBytes(4).toString('hex')}`;
-    try {
-      await pipeline(Readable.from(tarStream(entries)), createWriteStream(unfinished));
-      renameSync(unfinished, file);
-    } finally {
-      rmSync(unfinished, { force: true });
-    }
+  const digestFile = `${file}.sha256`;
+  if (!existsSync(file) || !existsSync(digestFile)) {
+    await writeTar(file, entries);
+    const unfinished = unfinishedName(digestFile);
+    writeFileSync(unfinished, await fileHash(file));
+    renameSync(unfinished, digestFile);
   }
-  return { digest: await fileHash(file), size: lstatSync(file).size, file };
+  return { digest: readFileSync(digestFile, "utf8"), size: lstatSync(file).size, file };
+}
+
+const unfinishedName = (file: string): string => `${file}.${process.pid}.${randomBytes(4).toString("hex")}`;
+
+async function writeTar(file: string, entries: readonly TarEntry[]): Promise<void> {
+  const unfinished = unfinishedName(file);
+  try {
+    await pipeline(Readable.from(tarStream(entries)), createWriteStream(unfinished));
+    renameSync(unfinished, file);
+  } finally {
+    rmSync(unfinished, { force: true });
+  }
 }
 
 function jsonBlob(value: unknown): Blob {
@@ -154,9 +187,9 @@ const descriptor = (mediaType: string, blob: Blob) => ({ mediaType, digest: `sha
 
 function configBlob(config: ImageConfig, layers: readonly Blob[]): Blob {
   return jsonBlob({
-    created: '1970-01-01T00:00:00Z',
+    created: "1970-01-01T00:00:00Z",
     architecture: imageArchitecture(process.arch),
-    os: 'linux',
+    os: "linux",
     config: {
       ...(config.user === undefined ? {} : { User: config.user }),
       ...(config.env === undefined ? {} : { Env: Object.entries(config.env).map(([key, value]) => `${key}=${value}`) }),
@@ -165,8 +198,8 @@ function configBlob(config: ImageConfig, layers: readonly Blob[]): Blob {
       ...(config.workdir === undefined ? {} : { WorkingDir: config.workdir }),
       ...(config.labels === undefined ? {} : { Labels: config.labels }),
     },
-    rootfs: { type: 'layers', diff_ids: layers.map((layer) => `sha256:${layer.digest}`) },
-    history: layers.map(() => ({ created: '1970-01-01T00:00:00Z', created_by: 'enodia' })),
+    rootfs: { type: "layers", diff_ids: layers.map((layer) => `sha256:${layer.digest}`) },
+    history: layers.map(() => ({ created: "1970-01-01T00:00:00Z", created_by: "enodia" })),
   });
 }
 
@@ -182,11 +215,17 @@ export async function buildImage(spec: ImageSpec): Promise<BuiltImage> {
     config: descriptor(mediaTypes.config, config),
     layers: layers.map((layer) => descriptor(mediaTypes.layer, layer)),
   });
-  const annotations = { 'io.containerd.image.name': reference, 'org.opencontainers.image.ref.name': reference.replace(/^.*:/, '') };
+  const annotations = { "io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference.replace(/^.*:/, "") };
   const index = {
     schemaVersion: 2,
     mediaType: mediaTypes.index,
-    manifests: [{ ...descriptor(mediaTypes.manifest, manifest), annotations, platform: { architecture: imageArchitecture(process.arch), os: 'linux' } }],
+    manifests: [
+      {
+        ...descriptor(mediaTypes.manifest, manifest),
+        annotations,
+        platform: { architecture: imageArchitecture(process.arch), os: "linux" },
+      },
+    ],
   };
   const blobs = new Map([...layers, config, manifest].map((blob) => [blob.digest, blob]));
   const text = (path: string, value: unknown): TarEntry => {
@@ -194,8 +233,8 @@ export async function buildImage(spec: ImageSpec): Promise<BuiltImage> {
     return { path, mode: 0o644, size: content.length, content };
   };
   const entries: TarEntry[] = [
-    text('oci-layout', { imageLayoutVersion: '1.0.0' }),
-    text('index.json', index),
+    text("oci-layout", { imageLayoutVersion: "1.0.0" }),
+    text("index.json", index),
     ...[...blobs.values()].map((blob) => ({
       path: `blobs/sha256/${blob.digest}`,
       mode: 0o644,
@@ -204,13 +243,7 @@ export async function buildImage(spec: ImageSpec): Promise<BuiltImage> {
     })),
   ];
   mkdirSync(dirname(spec.out), { recursive: true });
-  const unfinished = `${spec.out}.${process.pid}.${randomBytes(4).toString('hex')}`;
-  try {
-    await pipeline(Readable.from(tarStream(entries)), createWriteStream(unfinished));
-    renameSync(unfinished, spec.out);
-  } finally {
-    rmSync(unfinished, { force: true });
-  }
+  await writeTar(spec.out, entries);
   return { ref: spec.ref, out: spec.out, digest: `sha256:${manifest.digest}`, bytes: lstatSync(spec.out).size };
 }
 
@@ -218,7 +251,7 @@ export async function buildImage(spec: ImageSpec): Promise<BuiltImage> {
 export function parseLdd(output: string): { found: string[]; missing: string[] } {
   const found: string[] = [];
   const missing: string[] = [];
-  for (const line of output.split('\n')) {
+  for (const line of output.split("\n")) {
     const absent = /^\s*(\S+) => not found/.exec(line);
     if (absent?.[1] !== undefined) missing.push(absent[1]);
     const path = /(?:=> )?(\/\S+) \(0x/.exec(line);
@@ -232,10 +265,11 @@ export async function lddClosure(files: readonly string[], options: { libraryPat
   const paths = new Set<string>();
   for (const file of files) {
     const env = options.libraryPath === undefined ? {} : { LD_LIBRARY_PATH: options.libraryPath };
-    const result = await run('ldd', [file], { env, allowFailure: true });
+    const result = await run("ldd", [file], { env, allowFailure: true });
     if (/not a dynamic executable|statically linked/.test(result.stdout + result.stderr)) continue;
     const { found, missing } = parseLdd(result.stdout);
-    if (missing.length > 0) throw new ClusterError(`${file} needs ${missing.join(', ')}, which this machine does not have: install the packages with them`);
+    if (missing.length > 0)
+      throw new ClusterError(`${file} needs ${missing.join(", ")}, which this machine does not have: install the packages with them`);
     for (const path of found) paths.add(path);
   }
   return [...paths].sort().map((path) => ({ path, source: path, mode: 0o755 }));

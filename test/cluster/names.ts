@@ -1,6 +1,6 @@
 // Everything that a local cluster's name decides: addresses, folders, interface, namespace and cgroup names. Pure; it touches no machine.
 
-import { createHash } from 'node:crypto';
+import { createHash } from "node:crypto";
 
 /** Bound by the 15 bytes of an interface name and by what reads well in `kubectl get nodes`. */
 export const nameLengthMax = 20;
@@ -9,9 +9,9 @@ export const nodesMax = 100;
 /** Slots 0..239: 10.250.<slot>.0/24 for the bridge, one /17 below 10.128.0.0/9 for pods; 10.248.0.0 and up stays free of pods. */
 export const slotsCount = 240;
 
-export const serviceCidr = '10.96.0.0/16';
-export const kubernetesServiceAddress = '10.96.0.1';
-export const clusterDomain = 'cluster.local';
+export const serviceCidr = "10.96.0.0/16";
+export const kubernetesServiceAddress = "10.96.0.1";
+export const clusterDomain = "cluster.local";
 
 export interface NodeNames {
   /** 1-based; a node keeps its index for life. */
@@ -45,7 +45,7 @@ export interface ClusterNames {
 }
 
 export class ClusterError extends Error {
-  override name = 'ClusterError';
+  override name = "ClusterError";
 }
 
 /** Throws when the name cannot be a DNS label, an interface name and a folder at once. */
@@ -59,12 +59,12 @@ export function checkName(name: string): void {
 
 /** A stable short hash, used where the full name does not fit. */
 export function shortHash(text: string, length: number): string {
-  return createHash('sha256').update(text).digest('hex').slice(0, length);
+  return createHash("sha256").update(text).digest("hex").slice(0, length);
 }
 
 /** The slot a name would like; `pickSlot` moves on when it is taken. */
 export function preferredSlot(name: string): number {
-  return createHash('sha256').update(name).digest().readUInt32BE(0) % slotsCount;
+  return createHash("sha256").update(name).digest().readUInt32BE(0) % slotsCount;
 }
 
 /** The first slot at or after the preferred one that `taken` does not refuse. */

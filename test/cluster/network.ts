@@ -1,13 +1,13 @@
 // The wires of a local cluster: one bridge on the host, per node a network namespace with a veth pair, and the routes between them. Every step may be repeated.
 
-import { existsSync, readFileSync, unlinkSync } from 'node:fs';
-import { run } from './exec.ts';
-import { type ClusterNames, cidrsOverlap, type NodeNames } from './names.ts';
+import { existsSync, readFileSync, unlinkSync } from "node:fs";
+import { run } from "./exec.ts";
+import { type ClusterNames, cidrsOverlap, type NodeNames } from "./names.ts";
 
-const netnsFolder = '/run/netns';
+const netnsFolder = "/run/netns";
 
-const ip = (...args: string[]) => run('ip', args);
-const ipMaybe = (...args: string[]) => run('ip', args, { allowFailure: true });
+const ip = (...args: string[]) => run("ip", args);
+const ipMaybe = (...args: string[]) => run("ip", args, { allowFailure: true });
 
 async function linkExists(name: string): Promise<boolean> {
   return existsSync(`/sys/class/net/${name}`);
@@ -15,18 +15,18 @@ async function linkExists(name: string): Promise<boolean> {
 
 /** Destinations of the host's routes, to keep a new cluster off them. */
 export async function hostRoutes(): Promise<string[]> {
-  const { stdout } = await run('ip', ['-j', '-4', 'route', 'show', 'table', 'main']);
-  const routes = JSON.parse(stdout === '' ? '[]' : stdout) as { dst?: string }[];
-  return routes.map((route) => route.dst ?? '').filter((dst) => dst !== '' && dst !== 'default');
+  const { stdout } = await run("ip", ["-j", "-4", "route", "show", "table", "main"]);
+  const routes = JSON.parse(stdout === "" ? "[]" : stdout) as { dst?: string }[];
+  return routes.map((route) => route.dst ?? "").filter((dst) => dst !== "" && dst !== "default");
 }
 
 export const overlapsAny = (ranges: readonly string[], routes: readonly string[]): boolean =>
   ranges.some((range) => routes.some((route) => cidrsOverlap(range, route)));
 
 export async function makeBridge(cluster: ClusterNames): Promise<void> {
-  if (!(await linkExists(cluster.bridge))) await ip('link', 'add', cluster.bridge, 'type', 'bridge');
-  await ip('addr', 'replace', `${cluster.hostAddress}/24`, 'dev', cluster.bridge);
-  await ip('link', 'set', cluster.bridge, 'up');
+  if (!(await linkExists(cluster.bridge))) await ip("link", "add", cluster.bridge, "type", "bridge");
+  await ip("addr", "replace", `${cluster.hostAddress}/24`, "dev", cluster.bridge);
+  await ip("link", "set", cluster.bridge, "up");
 }
 
 export const netnsExists = (name: string): boolean => existsSync(`${netnsFolder}/${name}`);
@@ -34,18 +34,18 @@ export const netnsPath = (name: string): string => `${netnsFolder}/${name}`;
 
 /** Namespace, veth pair, address, default route, and the host's route to the node's pods. */
 export async function makeNodeNetwork(cluster: ClusterNames, node: NodeNames): Promise<void> {
-  if (!netnsExists(node.netns)) await ip('netns', 'add', node.netns);
-  const inside = ['-n', node.netns];
+  if (!netnsExists(node.netns)) await ip("netns", "add", node.netns);
+  const inside = ["-n", node.netns];
   if (!(await linkExists(node.hostLink))) {
-    await ip('link', 'add', node.hostLink, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', node.netns);
+    await ip("link", "add", node.hostLink, "type", "veth", "peer", "name", "eth0", "netns", node.netns);
   }
-  await ip('link', 'set', node.hostLink, 'master', cluster.bridge, 'up');
-  await ip(...inside, 'link', 'set', 'lo', 'up');
-  await ip(...inside, 'addr', 'replace', `${node.address}/24`, 'dev', 'eth0');
-  await ip(...inside, 'link', 'set', 'eth0', 'up');
-  await ip(...inside, 'route', 'replace', 'default', 'via', cluster.hostAddress);
-  await run('nsenter', [`--net=${netnsPath(node.netns)}`, 'sysctl', '-qw', 'net.ipv4.ip_forward=1', 'net.ipv4.conf.all.rp_filter=0']);
-  await ip('route', 'replace', node.podCidr, 'via', node.address, 'dev', cluster.bridge);
+  await ip("link", "set", node.hostLink, "master", cluster.bridge, "up");
+  await ip(...inside, "link", "set", "lo", "up");
+  await ip(...inside, "addr", "replace", `${node.address}/24`, "dev", "eth0");
+  await ip(...inside, "link", "set", "eth0", "up");
+  await ip(...inside, "route", "replace", "default", "via", cluster.hostAddress);
+  await run("nsenter", [`--net=${netnsPath(node.netns)}`, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0"]);
+  await ip("route", "replace", node.podCidr, "via", node.address, "dev", cluster.bridge);
 }
 
 /** Each node reaches the others' pods over the bridge without the host's help, so the host needs no ip_forward. */
@@ -53,26 +53,26 @@ export async function routeBetween(nodes: readonly NodeNames[]): Promise<void> {
   for (const from of nodes) {
     for (const to of nodes) {
       if (from.index === to.index || !netnsExists(from.netns)) continue;
-      await ip('-n', from.netns, 'route', 'replace', to.podCidr, 'via', to.address, 'dev', 'eth0');
+      await ip("-n", from.netns, "route", "replace", to.podCidr, "via", to.address, "dev", "eth0");
     }
   }
 }
 
-export async function setLink(node: NodeNames, state: 'up' | 'down'): Promise<void> {
-  await ip('link', 'set', node.hostLink, state);
+export async function setLink(node: NodeNames, state: "up" | "down"): Promise<void> {
+  await ip("link", "set", node.hostLink, state);
 }
 
 export async function removeNodeNetwork(node: NodeNames): Promise<void> {
-  if (await linkExists(node.hostLink)) await ipMaybe('link', 'del', node.hostLink);
+  if (await linkExists(node.hostLink)) await ipMaybe("link", "del", node.hostLink);
   if (netnsExists(node.netns)) {
-    await ipMaybe('netns', 'del', node.netns);
+    await ipMaybe("netns", "del", node.netns);
     // After a reboot the file may be left without its mount; `ip netns del` then fails on the file alone.
     if (netnsExists(node.netns)) unlinkSync(netnsPath(node.netns));
   }
 }
 
 export async function removeBridge(cluster: ClusterNames): Promise<void> {
-  if (await linkExists(cluster.bridge)) await ip('link', 'del', cluster.bridge);
+  if (await linkExists(cluster.bridge)) await ip("link", "del", cluster.bridge);
 }
 
 /**
@@ -80,17 +80,17 @@ export async function removeBridge(cluster: ClusterNames): Promise<void> {
  * Returns the rules to add, as the arguments after -I.
  */
 export async function neededFirewall(cluster: ClusterNames): Promise<string[][]> {
-  const sysctl = '/proc/sys/net/bridge/bridge-nf-call-iptables';
-  if (!existsSync(sysctl) || readFileSync(sysctl, 'utf8').trim() !== '1') return [];
-  const { stdout } = await run('iptables', ['-S', 'FORWARD'], { allowFailure: true });
-  if (!stdout.includes('-P FORWARD DROP')) return [];
-  return [['FORWARD', '-i', cluster.bridge, '-o', cluster.bridge, '-j', 'ACCEPT']];
+  const sysctl = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+  if (!existsSync(sysctl) || readFileSync(sysctl, "utf8").trim() !== "1") return [];
+  const { stdout } = await run("iptables", ["-S", "FORWARD"], { allowFailure: true });
+  if (!stdout.includes("-P FORWARD DROP")) return [];
+  return [["FORWARD", "-i", cluster.bridge, "-o", cluster.bridge, "-j", "ACCEPT"]];
 }
 
 export async function addFirewall(rules: readonly string[][]): Promise<void> {
-  for (const rule of rules) await run('iptables', ['-I', ...rule]);
+  for (const rule of rules) await run("iptables", ["-I", ...rule]);
 }
 
 export async function removeFirewall(rules: readonly string[][]): Promise<void> {
-  for (const rule of rules) await run('iptables', ['-D', ...rule], { allowFailure: true });
+  for (const rule of rules) await run("iptables", ["-D", ...rule], { allowFailure: true });
 }

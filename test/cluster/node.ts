@@ -1,23 +1,23 @@
 // One node of a local cluster: a network, mount and pid namespace with containerd, kubelet and kube-proxy. Ending its first process ends all of it.
 
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import type { Binaries } from './binaries.ts';
-import { componentKubeconfig, makeNodeCertificate, pkiFile } from './certs.ts';
-import { delegateCgroup, killCgroup, makeCgroup, removeCgroup } from './cgroups.ts';
-import { type RunResult, run, waitFor } from './exec.ts';
-import { ClusterError, type ClusterNames, clusterDomain, type NodeNames } from './names.ts';
-import { netnsPath } from './network.ts';
-import { cniFolder } from './packages.ts';
-import { endProcesses, isAlive, logTail, startProcess, startTimeOf } from './processes.ts';
-import type { ProcessRecord } from './state.ts';
-import { flags, type Program, quote, supervisorScript } from './supervisor.ts';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Binaries } from "./binaries.ts";
+import { componentKubeconfig, makeNodeCertificate, pkiFile } from "./certs.ts";
+import { delegateCgroup, killCgroup, makeCgroup, removeCgroup } from "./cgroups.ts";
+import { type RunResult, run, waitFor } from "./exec.ts";
+import { ClusterError, type ClusterNames, clusterDomain, type NodeNames } from "./names.ts";
+import { netnsPath } from "./network.ts";
+import { cniFolder } from "./packages.ts";
+import { endProcesses, isAlive, logTail, startProcess, startTimeOf } from "./processes.ts";
+import type { ProcessRecord } from "./state.ts";
+import { flags, type Program, quote, supervisorScript } from "./supervisor.ts";
 
 /** Inside the node, whose /run is its own and empty at every start. */
-const runtimeSocket = '/run/containerd/containerd.sock';
-export const pauseImage = 'enodia/pause:1';
+const runtimeSocket = "/run/containerd/containerd.sock";
+export const pauseImage = "enodia/pause:1";
 /** Where the kubelet writes whatever its --root-dir says: every node gets its own, the host's stay empty. */
-export const fixedFolders = ['/var/lib/kubelet', '/var/log/containers'];
+export const fixedFolders = ["/var/lib/kubelet", "/var/log/containers"];
 const initTimeoutMs = 10_000;
 const runtimeTimeoutMs = 60_000;
 const importTimeoutMs = 10 * 60_000;
@@ -66,44 +66,44 @@ SystemdCgroup = false
 
 /** `ptp` routes every pod for itself: no second bridge, so a service's answer always passes the node's connection tracking. */
 function cniConfig({ node }: NodeContext): string {
-  const ipam = { type: 'host-local', dataDir: '/run/cni', ranges: [[{ subnet: node.podCidr }]], routes: [{ dst: '0.0.0.0/0' }] };
+  const ipam = { type: "host-local", dataDir: "/run/cni", ranges: [[{ subnet: node.podCidr }]], routes: [{ dst: "0.0.0.0/0" }] };
   const plugins = [
-    { type: 'ptp', ipMasq: false, ipam },
-    { type: 'portmap', capabilities: { portMappings: true } },
+    { type: "ptp", ipMasq: false, ipam },
+    { type: "portmap", capabilities: { portMappings: true } },
   ];
-  return JSON.stringify({ cniVersion: '1.0.0', name: 'enodia', plugins }, null, 2);
+  return JSON.stringify({ cniVersion: "1.0.0", name: "enodia", plugins }, null, 2);
 }
 
 function kubeletConfig({ cluster, node }: NodeContext): string {
   return JSON.stringify(
     {
-      apiVersion: 'kubelet.config.k8s.io/v1beta1',
-      kind: 'KubeletConfiguration',
+      apiVersion: "kubelet.config.k8s.io/v1beta1",
+      kind: "KubeletConfiguration",
       address: node.address,
-      authentication: { anonymous: { enabled: false }, webhook: { enabled: true }, x509: { clientCAFile: pkiFile(cluster, 'ca.crt') } },
-      authorization: { mode: 'Webhook' },
+      authentication: { anonymous: { enabled: false }, webhook: { enabled: true }, x509: { clientCAFile: pkiFile(cluster, "ca.crt") } },
+      authorization: { mode: "Webhook" },
       tlsCertFile: pkiFile(cluster, `${node.name}.crt`),
       tlsPrivateKeyFile: pkiFile(cluster, `${node.name}.key`),
       clusterDNS: [cluster.hostAddress],
       clusterDomain,
-      resolvConf: join(node.folder, 'resolv.conf'),
+      resolvConf: join(node.folder, "resolv.conf"),
       containerRuntimeEndpoint: `unix://${runtimeSocket}`,
-      cgroupDriver: 'cgroupfs',
+      cgroupDriver: "cgroupfs",
       cgroupRoot: `/${node.cgroup}`,
       failCgroupV1: false,
       failSwapOn: false,
-      podLogsDir: join(node.folder, 'pods'),
-      volumePluginDir: join(node.folder, 'volume-plugins'),
-      nodeStatusUpdateFrequency: '3s',
-      nodeStatusReportFrequency: '1m',
+      podLogsDir: join(node.folder, "pods"),
+      volumePluginDir: join(node.folder, "volume-plugins"),
+      nodeStatusUpdateFrequency: "3s",
+      nodeStatusReportFrequency: "1m",
       nodeLeaseDurationSeconds: 8,
       serializeImagePulls: false,
       // The disk is the developer's own: how full it is says nothing about the node.
-      evictionHard: { 'memory.available': '100Mi' },
+      evictionHard: { "memory.available": "100Mi" },
       imageGCHighThresholdPercent: 100,
       imageGCLowThresholdPercent: 99,
-      shutdownGracePeriod: '0s',
-      logging: { flushFrequency: '1s' },
+      shutdownGracePeriod: "0s",
+      logging: { flushFrequency: "1s" },
     },
     null,
     2,
@@ -113,18 +113,18 @@ function kubeletConfig({ cluster, node }: NodeContext): string {
 function proxyConfig({ cluster, node }: NodeContext): string {
   return JSON.stringify(
     {
-      apiVersion: 'kubeproxy.config.k8s.io/v1alpha1',
-      kind: 'KubeProxyConfiguration',
-      mode: 'nftables',
-      clientConnection: { kubeconfig: componentKubeconfig(cluster, 'kube-proxy') },
+      apiVersion: "kubeproxy.config.k8s.io/v1alpha1",
+      kind: "KubeProxyConfiguration",
+      mode: "nftables",
+      clientConnection: { kubeconfig: componentKubeconfig(cluster, "kube-proxy") },
       hostnameOverride: node.name,
       bindAddress: node.address,
       healthzBindAddress: `${node.address}:10256`,
-      metricsBindAddress: '127.0.0.1:10249',
+      metricsBindAddress: "127.0.0.1:10249",
       clusterCIDR: cluster.podCidr,
       // Connection tracking sizes belong to the machine, not to a node on it.
-      conntrack: { maxPerCore: 0, tcpEstablishedTimeout: '0s', tcpCloseWaitTimeout: '0s' },
-      nftables: { minSyncPeriod: '200ms', syncPeriod: '30s' },
+      conntrack: { maxPerCore: 0, tcpEstablishedTimeout: "0s", tcpCloseWaitTimeout: "0s" },
+      nftables: { minSyncPeriod: "200ms", syncPeriod: "30s" },
     },
     null,
     2,
@@ -134,44 +134,44 @@ function proxyConfig({ cluster, node }: NodeContext): string {
 function programs(context: NodeContext): Program[] {
   const { cluster, node, binaries } = context;
   const file = (name: string) => join(node.folder, name);
-  const shims = join(binaries['containerd-shim-runc-v2'], '..');
+  const shims = join(binaries["containerd-shim-runc-v2"], "..");
   const kubelet = {
-    config: file('kubelet.json'),
+    config: file("kubelet.json"),
     kubeconfig: componentKubeconfig(cluster, node.name),
-    'root-dir': file('kubelet'),
-    'cert-dir': file('kubelet-pki'),
-    'hostname-override': node.name,
-    'node-ip': node.address,
-    'node-labels': `topology.kubernetes.io/zone=${node.zone},topology.kubernetes.io/region=local`,
+    "root-dir": file("kubelet"),
+    "cert-dir": file("kubelet-pki"),
+    "hostname-override": node.name,
+    "node-ip": node.address,
+    "node-labels": `topology.kubernetes.io/zone=${node.zone},topology.kubernetes.io/region=local`,
   };
   return [
     {
-      name: 'containerd',
-      command: [binaries.containerd, '--config', file('containerd.toml'), '--log-level', 'info'],
+      name: "containerd",
+      command: [binaries.containerd, "--config", file("containerd.toml"), "--log-level", "info"],
       env: { PATH: `${shims}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin` },
     },
-    { name: 'kubelet', command: [binaries.kubelet, ...flags(kubelet)], after: runtimeSocket },
-    { name: 'kube-proxy', command: [binaries['kube-proxy'], '--config', file('kube-proxy.json')] },
+    { name: "kubelet", command: [binaries.kubelet, ...flags(kubelet)], after: runtimeSocket },
+    { name: "kube-proxy", command: [binaries["kube-proxy"], "--config", file("kube-proxy.json")] },
   ];
 }
 
 async function writeConfigs(context: NodeContext): Promise<string> {
   const { node } = context;
   const file = (name: string) => join(node.folder, name);
-  for (const folder of ['cni', 'logs', 'pods', 'kubelet', 'containerd', 'volume-plugins']) mkdirSync(file(folder), { recursive: true });
-  const { stdout } = await run('stat', ['-f', '-c', '%t', node.folder]);
-  const snapshotter = Number.parseInt(stdout.trim(), 16) === overlayMagic ? 'native' : 'overlayfs';
-  writeFileSync(file('containerd.toml'), containerdConfig(context, snapshotter));
-  writeFileSync(file('cni/10-enodia.conflist'), cniConfig(context));
-  writeFileSync(file('kubelet.json'), kubeletConfig(context));
-  writeFileSync(file('kube-proxy.json'), proxyConfig(context));
-  writeFileSync(file('resolv.conf'), `nameserver ${context.cluster.hostAddress}\n`);
+  for (const folder of ["cni", "logs", "pods", "kubelet", "containerd", "volume-plugins"]) mkdirSync(file(folder), { recursive: true });
+  const { stdout } = await run("stat", ["-f", "-c", "%t", node.folder]);
+  const snapshotter = Number.parseInt(stdout.trim(), 16) === overlayMagic ? "native" : "overlayfs";
+  writeFileSync(file("containerd.toml"), containerdConfig(context, snapshotter));
+  writeFileSync(file("cni/10-enodia.conflist"), cniConfig(context));
+  writeFileSync(file("kubelet.json"), kubeletConfig(context));
+  writeFileSync(file("kube-proxy.json"), proxyConfig(context));
+  writeFileSync(file("resolv.conf"), `nameserver ${context.cluster.hostAddress}\n`);
   // The root is shared inside the node, as the kubelet wants it, and a slave of the host: what the node mounts never shows outside.
-  const privately = ['/run', ...fixedFolders].map((path) => `mount -t tmpfs -o mode=755 tmpfs ${path}`);
-  const prepare = ['mount --make-rshared /', ...privately, 'mkdir -p /run/containerd /run/lock'];
+  const privately = ["/run", ...fixedFolders].map((path) => `mount -t tmpfs -o mode=755 tmpfs ${path}`);
+  const prepare = ["mount --make-rshared /", ...privately, "mkdir -p /run/containerd /run/lock"];
   for (const folder of fixedFolders) mkdirSync(folder, { recursive: true });
-  const script = file('node.sh');
-  writeFileSync(script, supervisorScript({ logs: file('logs'), prepare, programs: programs(context) }), { mode: 0o700 });
+  const script = file("node.sh");
+  writeFileSync(script, supervisorScript({ logs: file("logs"), prepare, programs: programs(context) }), { mode: 0o700 });
   return script;
 }
 
@@ -183,13 +183,13 @@ export async function startNodeProcesses(context: NodeContext): Promise<ProcessR
   const cgroup = `${node.cgroup}/system`;
   makeCgroup(cgroup);
   delegateCgroup(node.cgroup);
-  const log = join(node.folder, 'logs', 'supervisor.log');
-  const namespaces = ['unshare', '--mount', '--pid', '--fork', '--kill-child=KILL', '--propagation', 'slave', '--mount-proc'];
-  const command = ['nsenter', `--net=${netnsPath(node.netns)}`, ...namespaces, 'bash', script];
+  const log = join(node.folder, "logs", "supervisor.log");
+  const namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--propagation", "slave", "--mount-proc"];
+  const command = ["nsenter", `--net=${netnsPath(node.netns)}`, ...namespaces, "bash", script];
   const outer = startProcess({ role: `${node.name} namespaces`, command, cgroup, log });
   const inner = await waitFor(`${node.name} to start (${log}: ${logTail(log)})`, { timeoutMs: initTimeoutMs, everyMs: 20 }, async () => {
     if (!isAlive(outer)) throw new ClusterError(`${node.name} did not start: ${logTail(log)}`);
-    const pid = Number(readFileSync(`/proc/${outer.pid}/task/${outer.pid}/children`, 'utf8').trim().split(' ')[0]);
+    const pid = Number(readFileSync(`/proc/${outer.pid}/task/${outer.pid}/children`, "utf8").trim().split(" ")[0]);
     const startTime = pid > 0 ? startTimeOf(pid) : undefined;
     return startTime === undefined ? undefined : { role: `${node.name} init`, pid, startTime };
   });
@@ -205,18 +205,18 @@ export async function killNodeProcesses(node: NodeNames, processes: readonly Pro
 
 /** Runs a program inside the node's namespaces. */
 export function runInNode(init: ProcessRecord, command: readonly string[], input?: string): Promise<RunResult> {
-  const enter = `exec nsenter -t ${init.pid} -m -p -n -- ${command.map(quote).join(' ')}`;
-  const redirect = input === undefined ? '' : ` < ${quote(input)}`;
-  return run('/bin/sh', ['-c', enter + redirect], { timeoutMs: importTimeoutMs });
+  const enter = `exec nsenter -t ${init.pid} -m -p -n -- ${command.map(quote).join(" ")}`;
+  const redirect = input === undefined ? "" : ` < ${quote(input)}`;
+  return run("/bin/sh", ["-c", enter + redirect], { timeoutMs: importTimeoutMs });
 }
 
-const ctr = (binaries: Binaries, ...args: string[]) => [binaries.ctr, '--address', runtimeSocket, '-n', 'k8s.io', ...args];
+const ctr = (binaries: Binaries, ...args: string[]) => [binaries.ctr, "--address", runtimeSocket, "-n", "k8s.io", ...args];
 
 export async function waitForRuntime({ node, binaries }: NodeContext, init: ProcessRecord, signal?: AbortSignal): Promise<void> {
-  const log = join(node.folder, 'logs', 'containerd.log');
+  const log = join(node.folder, "logs", "containerd.log");
   try {
     await waitFor(`${node.name}'s containerd`, { timeoutMs: runtimeTimeoutMs, signal }, async () =>
-      runInNode(init, ctr(binaries, 'version')).then(
+      runInNode(init, ctr(binaries, "version")).then(
         () => true,
         () => undefined,
       ),
@@ -228,7 +228,7 @@ export async function waitForRuntime({ node, binaries }: NodeContext, init: Proc
 
 /** Imports an OCI image tar of this machine; layers that the node has are skipped. */
 export async function importImage({ binaries }: NodeContext, init: ProcessRecord, tar: string): Promise<void> {
-  await runInNode(init, ctr(binaries, 'images', 'import', '-'), tar);
+  await runInNode(init, ctr(binaries, "images", "import", "-"), tar);
 }
 
 export function removeNodeFolder(node: NodeNames): void {

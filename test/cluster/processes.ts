@@ -1,11 +1,11 @@
 // Long-lived processes of a cluster: started detached into their cgroup and log file, recorded with their start time, ended by that record only.
 
-import { spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
-import { joinFiles } from './cgroups.ts';
-import { sleep } from './exec.ts';
-import { ClusterError } from './names.ts';
-import type { ProcessRecord } from './state.ts';
+import { spawn } from "node:child_process";
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { joinFiles } from "./cgroups.ts";
+import { sleep } from "./exec.ts";
+import { ClusterError } from "./names.ts";
+import type { ProcessRecord } from "./state.ts";
 
 const endRoundMs = 50;
 const endRoundsMax = 200;
@@ -15,13 +15,13 @@ const logTailBytes = 1500;
 export function startTimeOf(pid: number): string | undefined {
   let stat: string;
   try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    stat = readFileSync(`/proc/${pid}/stat`, "utf8");
   } catch {
     return undefined;
   }
   // The program's name may hold spaces and brackets: count fields after its last bracket. State is field 3, start time field 22.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return fields[0] === 'Z' ? undefined : fields[19];
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return fields[0] === "Z" ? undefined : fields[19];
 }
 
 export function isAlive(record: ProcessRecord): boolean {
@@ -41,16 +41,16 @@ export interface StartOptions {
 export function startProcess(options: StartOptions): ProcessRecord {
   const join = joinFiles(options.cgroup)
     .map((file) => `echo 0 > '${file}'`)
-    .join(' && ');
-  const log = openSync(options.log, 'a');
+    .join(" && ");
+  const log = openSync(options.log, "a");
   try {
-    const child = spawn('/bin/sh', ['-c', `${join} && ulimit -n 65536; exec "$@"`, 'sh', ...options.command], {
+    const child = spawn("/bin/sh", ["-c", `${join} && ulimit -n 65536; exec "$@"`, "sh", ...options.command], {
       detached: true,
-      stdio: ['ignore', log, log],
+      stdio: ["ignore", log, log],
       cwd: options.cwd,
-      env: { PATH: `${process.env.PATH ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`, HOME: '/root', ...options.env },
+      env: { PATH: `${process.env.PATH ?? ""}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin`, HOME: "/root", ...options.env },
     });
-    child.on('error', () => undefined);
+    child.on("error", () => undefined);
     child.unref();
     const startTime = child.pid === undefined ? undefined : startTimeOf(child.pid);
     if (child.pid === undefined || startTime === undefined) {
@@ -67,7 +67,7 @@ export async function endProcesses(records: readonly ProcessRecord[]): Promise<v
   for (const record of records) {
     if (!isAlive(record)) continue;
     try {
-      process.kill(record.pid, 'SIGKILL');
+      process.kill(record.pid, "SIGKILL");
     } catch {
       // it ended by itself in the meantime
     }
@@ -77,12 +77,12 @@ export async function endProcesses(records: readonly ProcessRecord[]): Promise<v
     await sleep(endRoundMs);
   }
   const left = records.filter(isAlive).map((record) => `${record.role} (${record.pid})`);
-  throw new ClusterError(`${left.join(', ')} did not end on SIGKILL: look at /proc/<pid>/stack`);
+  throw new ClusterError(`${left.join(", ")} did not end on SIGKILL: look at /proc/<pid>/stack`);
 }
 
 export function logTail(file: string): string {
   try {
-    return readFileSync(file, 'utf8').trim().slice(-logTailBytes);
+    return readFileSync(file, "utf8").trim().slice(-logTailBytes);
   } catch {
     return `(no log at ${file})`;
   }

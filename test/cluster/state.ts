@@ -1,8 +1,8 @@
 // The record of one local cluster on disk: what `down` may touch. Written before a thing is made, so that a dead run leaves nothing unrecorded.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
-import { ClusterError, type ClusterNames, clusterNames } from './names.ts';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { ClusterError, type ClusterNames, clusterNames } from "./names.ts";
 
 /** A pid alone may be reused by a stranger; with its start time it names one process for good. */
 export interface ProcessRecord {
@@ -15,8 +15,8 @@ export interface ProcessRecord {
 export interface NodeState {
   readonly index: number;
   /** `off` = killed as by a power cut; `startNode` makes it `on` again. */
-  power: 'on' | 'off';
-  link: 'up' | 'cut';
+  power: "on" | "off";
+  link: "up" | "cut";
   processes: ProcessRecord[];
 }
 
@@ -25,7 +25,7 @@ export interface ClusterState {
   readonly name: string;
   readonly slot: number;
   /** `starting` is also what a run that died half-way leaves. */
-  phase: 'starting' | 'up' | 'stopping';
+  phase: "starting" | "up" | "stopping";
   control: ProcessRecord[];
   nodes: NodeState[];
   /** iptables rules of the host, each as the arguments after -I or -D. */
@@ -38,18 +38,18 @@ export interface ClusterState {
   readonly bootId: string;
 }
 
-const stateFile = 'state.json';
+const stateFile = "state.json";
 
 export function stateRoot(): string {
-  return process.env.ENODIA_STATE || '/var/lib/enodia-clusters';
+  return process.env.ENODIA_STATE || "/var/lib/enodia-clusters";
 }
 
 export function bootId(): string {
-  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim();
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
 }
 
 export function emptyState(name: string, slot: number): ClusterState {
-  return { version: 1, name, slot, phase: 'starting', control: [], nodes: [], firewall: [], images: [], bootId: bootId() };
+  return { version: 1, name, slot, phase: "starting", control: [], nodes: [], firewall: [], images: [], bootId: bootId() };
 }
 
 /** Parses a state file's text; throws with the remedy when it is not one. */
@@ -60,9 +60,11 @@ export function parseState(text: string, file: string): ClusterState {
   } catch {
     // told below, with everything else that is not a state
   }
-  const whole = value !== null && typeof value === 'object' && value.version === 1 && typeof value.name === 'string';
-  if (!whole || typeof value?.slot !== 'number' || !Array.isArray(value.nodes) || !Array.isArray(value.control)) {
-    throw new ClusterError(`${file} is not a cluster state of version 1: "down" cannot use it; remove the folder by hand if the cluster is gone`);
+  const whole = value !== null && typeof value === "object" && value.version === 1 && typeof value.name === "string";
+  if (!whole || typeof value?.slot !== "number" || !Array.isArray(value.nodes) || !Array.isArray(value.control)) {
+    throw new ClusterError(
+      `${file} is not a cluster state of version 1: "down" cannot use it; remove the folder by hand if the cluster is gone`,
+    );
   }
   return { firewall: [], images: [], ...value } as ClusterState;
 }
@@ -70,7 +72,7 @@ export function parseState(text: string, file: string): ClusterState {
 export function readState(name: string): ClusterState | undefined {
   const file = join(stateRoot(), name, stateFile);
   if (!existsSync(file)) return undefined;
-  return parseState(readFileSync(file, 'utf8'), file);
+  return parseState(readFileSync(file, "utf8"), file);
 }
 
 export function namesOf(state: ClusterState): ClusterNames {

@@ -21,9 +21,9 @@ export const quote = (word: string): string => (/^[A-Za-z0-9_./:=@,+-]+$/.test(w
 export function supervisorScript(options: Supervisor): string {
   const lines = options.programs.map((program) => {
     const env = Object.entries(program.env ?? {}).map(([key, value]) => `${key}=${quote(value)}`);
-    const words = [...(env.length === 0 ? [] : ['env', ...env]), ...program.command.map(quote)];
-    const wait = program.after === undefined ? '' : `until [ -e ${quote(program.after)} ]; do sleep 0.05; done; `;
-    return `{ ${wait}keep ${quote(program.name)} ${words.join(' ')}; } &`;
+    const words = [...(env.length === 0 ? [] : ["env", ...env]), ...program.command.map(quote)];
+    const wait = program.after === undefined ? "" : `until [ -e ${quote(program.after)} ]; do sleep 0.05; done; `;
+    return `{ ${wait}keep ${quote(program.name)} ${words.join(" ")}; } &`;
   });
   return `#!/bin/bash
 # Written by the local cluster; changes are lost at the next start.
@@ -38,7 +38,7 @@ keep() {
     sleep 1
   done
 }
-${(options.prepare ?? []).map((line) => `${line} || exit 1\n`).join('')}${lines.join('\n')}
+${(options.prepare ?? []).map((line) => `${line} || exit 1\n`).join("")}${lines.join("\n")}
 wait
 `;
 }

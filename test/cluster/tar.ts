@@ -1,6 +1,6 @@
 // Writes tar archives (POSIX ustar with pax records for long names) so that equal input gives equal bytes. Pure but for reading the files it packs.
 
-import { createReadStream } from 'node:fs';
+import { createReadStream } from "node:fs";
 
 export interface TarEntry {
   /** Relative, no leading slash; a folder's ends with "/". */
@@ -17,25 +17,25 @@ const nameBytesMax = 100;
 const readBytes = 1024 * 1024;
 
 function octal(value: number, digits: number): string {
-  return `${value.toString(8).padStart(digits - 1, '0')}\0`;
+  return `${value.toString(8).padStart(digits - 1, "0")}\0`;
 }
 
 /** One header block; owner and time are always 0. */
-export function tarHeader(path: string, mode: number, size: number, type: string, linkTarget = ''): Buffer {
+export function tarHeader(path: string, mode: number, size: number, type: string, linkTarget = ""): Buffer {
   const block = Buffer.alloc(blockBytes);
-  block.write(path, 0, nameBytesMax, 'utf8');
+  block.write(path, 0, nameBytesMax, "utf8");
   block.write(octal(mode, 8), 100);
   block.write(octal(0, 8), 108);
   block.write(octal(0, 8), 116);
   block.write(octal(size, 12), 124);
   block.write(octal(0, 12), 136);
-  block.write('        ', 148);
+  block.write("        ", 148);
   block.write(type, 156);
-  block.write(linkTarget, 157, nameBytesMax, 'utf8');
-  block.write('ustar\0', 257);
-  block.write('00', 263);
+  block.write(linkTarget, 157, nameBytesMax, "utf8");
+  block.write("ustar\0", 257);
+  block.write("00", 263);
   const sum = block.reduce((total, byte) => total + byte, 0);
-  block.write(`${sum.toString(8).padStart(6, '0')}\0 `, 148);
+  block.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
   return block;
 }
 
@@ -52,19 +52,19 @@ function padding(size: number): Buffer {
 }
 
 function* entryHeaders(entry: TarEntry): Generator<Buffer> {
-  const link = entry.linkTarget ?? '';
+  const link = entry.linkTarget ?? "";
   const records = [
-    Buffer.byteLength(entry.path) > nameBytesMax ? paxRecord('path', entry.path) : '',
-    Buffer.byteLength(link) > nameBytesMax ? paxRecord('linkpath', link) : '',
-  ].join('');
-  if (records !== '') {
+    Buffer.byteLength(entry.path) > nameBytesMax ? paxRecord("path", entry.path) : "",
+    Buffer.byteLength(link) > nameBytesMax ? paxRecord("linkpath", link) : "",
+  ].join("");
+  if (records !== "") {
     const body = Buffer.from(records);
-    yield tarHeader('pax', 0o644, body.length, 'x');
+    yield tarHeader("pax", 0o644, body.length, "x");
     yield body;
     yield padding(body.length);
   }
-  const type = entry.linkTarget !== undefined ? '2' : entry.path.endsWith('/') ? '5' : '0';
-  yield tarHeader(entry.path.slice(0, nameBytesMax), entry.mode, type === '0' ? entry.size : 0, type, link.slice(0, nameBytesMax));
+  const type = entry.linkTarget !== undefined ? "2" : entry.path.endsWith("/") ? "5" : "0";
+  yield tarHeader(entry.path.slice(0, nameBytesMax), entry.mode, type === "0" ? entry.size : 0, type, link.slice(0, nameBytesMax));
 }
 
 /** The archive's bytes in order; a source file whose size changed meanwhile is an error, not a broken archive. */

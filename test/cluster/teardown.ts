@@ -1,22 +1,22 @@
 // Removes everything a cluster of a given name has on this machine, however far it had come and however it ended. Every step may be repeated.
 
-import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
-import { cgroupExists, killCgroup, removeCgroup } from './cgroups.ts';
-import { run } from './exec.ts';
-import { type ClusterNames, nodeNames } from './names.ts';
-import { netnsExists, removeBridge, removeFirewall, removeNodeNetwork } from './network.ts';
-import { fixedFolders } from './node.ts';
-import { endProcesses } from './processes.ts';
-import { bootId, type ClusterState, clusterStates, namesOf, removeFolder, stateRoot, writeState } from './state.ts';
+import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
+import { cgroupExists, killCgroup, removeCgroup } from "./cgroups.ts";
+import { run } from "./exec.ts";
+import { type ClusterNames, nodeNames } from "./names.ts";
+import { netnsExists, removeBridge, removeFirewall, removeNodeNetwork } from "./network.ts";
+import { fixedFolders } from "./node.ts";
+import { endProcesses } from "./processes.ts";
+import { bootId, type ClusterState, clusterStates, namesOf, removeFolder, stateRoot, writeState } from "./state.ts";
 
 /** Kernel settings that kubelets change for the whole machine; the last cluster to go puts them back. */
 const kubeletSettings = [
-  'vm/overcommit_memory',
-  'vm/panic_on_oom',
-  'kernel/panic',
-  'kernel/panic_on_oops',
-  'kernel/keys/root_maxkeys',
-  'kernel/keys/root_maxbytes',
+  "vm/overcommit_memory",
+  "vm/panic_on_oom",
+  "kernel/panic",
+  "kernel/panic_on_oops",
+  "kernel/keys/root_maxkeys",
+  "kernel/keys/root_maxbytes",
 ];
 export interface HostBefore {
   readonly settings: Readonly<Record<string, string>>;
@@ -27,7 +27,7 @@ export interface HostBefore {
 export function hostBefore(): HostBefore {
   const other = clusterStates().find((state) => state.host !== undefined)?.host;
   if (other !== undefined) return other;
-  const read = (key: string) => readFileSync(`/proc/sys/${key}`, 'utf8').trim();
+  const read = (key: string) => readFileSync(`/proc/sys/${key}`, "utf8").trim();
   const settings = kubeletSettings.filter((key) => existsSync(`/proc/sys/${key}`)).map((key) => [key, read(key)]);
   return { settings: Object.fromEntries(settings), folders: fixedFolders.filter((folder) => !existsSync(folder)) };
 }
@@ -35,7 +35,7 @@ export function hostBefore(): HostBefore {
 function restoreHost(host: HostBefore): void {
   for (const [key, value] of Object.entries(host.settings)) {
     const file = `/proc/sys/${key}`;
-    if (readFileSync(file, 'utf8').trim() !== value) writeFileSync(file, value);
+    if (readFileSync(file, "utf8").trim() !== value) writeFileSync(file, value);
   }
   for (const folder of host.folders) {
     try {
@@ -48,16 +48,16 @@ function restoreHost(host: HostBefore): void {
 
 /** Mounts that are still visible on the host below the cluster's folder: none normally, as nodes mount in their own namespace. */
 function mountsBelow(folder: string): string[] {
-  return readFileSync('/proc/self/mounts', 'utf8')
-    .split('\n')
-    .map((line) => (line.split(' ')[1] ?? '').replaceAll('\\040', ' '))
+  return readFileSync("/proc/self/mounts", "utf8")
+    .split("\n")
+    .map((line) => (line.split(" ")[1] ?? "").replaceAll("\\040", " "))
     .filter((path) => path.startsWith(`${folder}/`))
     .reverse();
 }
 
 /** Namespaces whose names this cluster would have given, beyond the nodes in its state file. */
 function strayNodeIndexes(cluster: ClusterNames): number[] {
-  const folder = '/run/netns';
+  const folder = "/run/netns";
   if (!existsSync(folder)) return [];
   const pattern = new RegExp(`^enodia-${cluster.name}-(\\d+)$`);
   return readdirSync(folder).flatMap((name) => {
@@ -68,7 +68,7 @@ function strayNodeIndexes(cluster: ClusterNames): number[] {
 
 export async function clearCluster(state: ClusterState): Promise<void> {
   const cluster = namesOf(state);
-  state.phase = 'stopping';
+  state.phase = "stopping";
   writeState(state);
   // Pids recorded before a reboot name strangers now; start times could match by bad luck.
   const sameBoot = state.bootId === bootId();
@@ -81,7 +81,7 @@ export async function clearCluster(state: ClusterState): Promise<void> {
   await removeBridge(cluster);
   await removeFirewall(state.firewall);
   await removeCgroup(cluster.cgroup);
-  for (const path of mountsBelow(cluster.folder)) await run('umount', ['-l', path], { allowFailure: true });
+  for (const path of mountsBelow(cluster.folder)) await run("umount", ["-l", path], { allowFailure: true });
   removeFolder(state.name);
   if (state.host !== undefined && clusterStates().length === 0) restoreHost(state.host);
 }

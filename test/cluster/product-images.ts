@@ -1,0 +1,196 @@
+// The product's images: the node binary with its libraries, production node_modules, and the TypeScript sources that node runs as they are.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { rootCertificates } from "node:tls";
+import { cacheRoot, ensureBinaries } from "./binaries.ts";
+import { type Log, run } from "./exec.ts";
+import { type BuiltImage, buildImage, type ImageConfig, type ImageFile, type ImageLayer, lddClosure } from "./image.ts";
+import { ClusterError } from "./names.ts";
+import { keepFile, keepSource, type Lockfile, productionPackages } from "./node-modules.ts";
+
+/** The user of all product images; matches the pods' restricted security context. */
+export const imageUser = "65532:65532";
+const nodePath = "/usr/local/bin/node";
+const sourceFolders = ["operator", "runtime", "crds"];
+/** Heavy native packages that only workers load. */
+const workerPackages = ["onnxruntime-node", "webgpu"];
+const downloadTimeoutMs = 15 * 60_000;
+
+/** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */
+export function systemFiles(): ImageFile[] {
+  return [
+    { path: "/etc/passwd", content: "root:x:0:0:root:/root:/sbin/nologin\nenodia:x:65532:65532:enodia:/tmp:/sbin/nologin\n" },
+    { path: "/etc/group", content: "root:x:0:\nenodia:x:65532:\n" },
+    { path: "/etc/nsswitch.conf", content: "passwd: files\ngroup: files\nhosts: files dns\n" },
+    { path: "/etc/ssl/certs/ca-certificates.crt", content: `${rootCertificates.join("\n")}\n` },
+    { path: "/tmp", folder: true, mode: 0o1777 },
+  ];
+}
+
+/** The running node binary and its libraries; also what tests use as a base. */
+export async function nodeLayer(): Promise<ImageLayer> {
+  const major = Number(process.versions.node.split(".")[0]);
+  if (major < 24) throw new ClusterError(`images hold the node that builds them, which must be 24 or newer (this is ${process.version})`);
+  const node = realpathSync(process.execPath);
+  const libraries = await lddClosure([node]);
+  // Name resolution loads these by name on C libraries before 2.34.
+  const folder = dirname(libraries.find((file) => /\/libc\.so/.test(file.path))?.path ?? "/lib/libc.so.6");
+  const resolvers = ["libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2"]
+    .map((name) => join(folder, name))
+    .filter((path) => existsSync(path));
+  return {
+    files: [
+      ...systemFiles(),
+      ...libraries,
+      ...resolvers.map((path) => ({ path, source: path })),
+      { path: nodePath, source: node, mode: 0o755 },
+    ],
+  };
+}
+
+function filesBelow(folder: string, below = ""): string[] {
+  return readdirSync(join(folder, below), { withFileTypes: true }).flatMap((entry) => {
+    const path = below === "" ? entry.name : `${below}/${entry.name}`;
+    if (entry.isDirectory()) return entry.name === "node_modules" ? [] : filesBelow(folder, path);
+    return entry.isFile() ? [path] : [];
+  });
+}
+
+function packageFiles(repo: string, exclude: readonly string[]): ImageFile[] {
+  const lock = JSON.parse(readFileSync(join(repo, "package-lock.json"), "utf8")) as Lockfile;
+  return productionPackages(lock, exclude).flatMap((folder) => {
+    if (!existsSync(join(repo, folder))) return [];
+    const name = folder.slice(folder.lastIndexOf("node_modules/") + "node_modules/".length);
+    return filesBelow(join(repo, folder))
+      .filter((path) => keepFile(name, path, process.arch))
+      .map((path) => ({ path: `/app/${folder}/${path}`, source: join(repo, folder, path) }));
+  });
+}
+
+function productSources(repo: string): ImageLayer {
+  const files = sourceFolders
+    .filter((folder) => existsSync(join(repo, folder)))
+    .flatMap((folder) =>
+      filesBelow(join(repo, folder))
+        .filter(keepSource)
+        .map((path) => `${folder}/${path}`),
+    );
+  return { files: [...files, "package.json"].map((path) => ({ path: `/app/${path}`, source: join(repo, path), mode: 0o644 })) };
+}
+
+/** Libraries of native addons that the base layer does not have. */
+async function addonLibraries(packages: readonly ImageFile[], base: ImageLayer): Promise<ImageFile[]> {
+  const native = packages.flatMap((file) => (file.source !== undefined && /\.(node|so)(\.\d+)*$/.test(file.path) ? [file.source] : []));
+  const have = new Set(base.files.map((file) => file.path));
+  const folders = [...new Set(native.map((path) => dirname(path)))];
+  const closure = await lddClosure(native, { libraryPath: folders.join(":") });
+  return closure.filter((file) => !have.has(file.path) && !folders.includes(dirname(file.path)));
+}
+
+const nodeConfig = (main: string): ImageConfig => ({
+  entrypoint: [nodePath],
+  cmd: [main],
+  user: imageUser,
+  workdir: "/app",
+  env: {
+    PATH: "/usr/local/bin:/usr/bin:/bin",
+    HOME: "/tmp",
+    NODE_ENV: "production",
+    NODE_OPTIONS: "--disable-warning=ExperimentalWarning",
+    NODE_EXTRA_CA_CERTS: "/etc/ssl/certs/ca-certificates.crt",
+  },
+});
+
+/** Unpacks Debian packages into the cache without installing them; each once per machine. */
+async function debianFiles(names: readonly string[], log: Log): Promise<string> {
+  const root = join(cacheRoot(), "deb", names.join("+"));
+  if (existsSync(join(root, ".complete"))) return join(root, "files");
+  rmSync(root, { recursive: true, force: true });
+  mkdirSync(join(root, "files"), { recursive: true });
+  log(`downloading the Debian packages ${names.join(", ")}`);
+  const options = { cwd: root, timeoutMs: downloadTimeoutMs };
+  const first = await run("apt-get", ["download", ...names], { ...options, allowFailure: true });
+  if (first.code !== 0) {
+    await run("apt-get", ["update"], options);
+    await run("apt-get", ["download", ...names], options);
+  }
+  for (const file of readdirSync(root).filter((name) => name.endsWith(".deb"))) {
+    await run("dpkg-deb", ["-x", join(root, file), join(root, "files")], options);
+    rmSync(join(root, file));
+  }
+  mkdirSync(join(root, ".complete"));
+  return join(root, "files");
+}
+
+/** A Vulkan device in software, for the webgpu backend on machines without a GPU. */
+async function swiftshaderLayer(base: ImageLayer, log: Log): Promise<ImageLayer> {
+  const root = await debianFiles(["chromium", "libvulkan1"], log);
+  const folder = dirname(base.files.find((file) => /\/libc\.so/.test(file.path))?.path ?? "/usr/lib/libc.so.6");
+  const library = join(root, "usr/lib/chromium/libvk_swiftshader.so");
+  const { stdout } = await run("find", [join(root, "usr/lib"), "-name", "libvulkan.so.1"]);
+  const loader = stdout.trim().split("\n")[0];
+  if (!existsSync(library) || loader === undefined || loader === "")
+    throw new ClusterError(`the Debian packages in ${root} have no SwiftShader or no Vulkan loader`);
+  const have = new Set(base.files.map((file) => file.path));
+  const libraries = (await lddClosure([library, loader])).filter((file) => !have.has(file.path));
+  const icd = { file_format_version: "1.0.0", ICD: { library_path: `${folder}/libvk_swiftshader.so`, api_version: "1.0.5" } };
+  return {
+    files: [
+      ...libraries,
+      { path: `${folder}/libvk_swiftshader.so`, source: library, mode: 0o755 },
+      { path: `${folder}/libvulkan.so.1`, source: loader, mode: 0o755 },
+      { path: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json", content: JSON.stringify(icd) },
+    ],
+  };
+}
+
+export interface ProductImagesOptions {
+  /** The repository, with node_modules installed. */
+  readonly repo: string;
+  /** Folder for the tars. */
+  readonly out: string;
+  readonly log?: Log;
+  readonly tag?: string;
+  /** Also build `enodia/runtime:<tag>-swiftshader`; downloads about 100 MB of Debian packages once. */
+  readonly swiftshader?: boolean;
+}
+
+export interface ProductImages {
+  readonly operator: BuiltImage;
+  readonly runtime: BuiltImage;
+  readonly nats: BuiltImage;
+  readonly swiftshader?: BuiltImage;
+}
+
+/** Builds enodia/operator, enodia/runtime and enodia/nats as tars below `out`. A pod's `args` give the script: `operator/main.ts`, `runtime/main.ts <role>`. */
+export async function buildProductImages(options: ProductImagesOptions): Promise<ProductImages> {
+  const { repo, out } = options;
+  const log = options.log ?? (() => undefined);
+  const tag = options.tag ?? "dev";
+  if (!existsSync(join(repo, "node_modules"))) throw new ClusterError(`${repo} has no node_modules: run "npm ci" there first`);
+  const base = await nodeLayer();
+  const sources = productSources(repo);
+  const build = async (name: string, layers: readonly ImageLayer[], config: ImageConfig, suffix = ""): Promise<BuiltImage> => {
+    const image = await buildImage({ ref: `enodia/${name}:${tag}${suffix}`, layers, config, out: join(out, `${name}${suffix}.tar`) });
+    log(`image ${image.ref}: ${Math.round(image.bytes / 1e6)} MB`);
+    return image;
+  };
+  const operator = await build("operator", [base, { files: packageFiles(repo, workerPackages) }, sources], nodeConfig("operator/main.ts"));
+  const packages = packageFiles(repo, []);
+  const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }];
+  const runtime = await build("runtime", [...runtimeLayers, sources], nodeConfig("runtime/main.ts"));
+  const { "nats-server": natsServer } = await ensureBinaries(log, { only: ["nats-server"] });
+  const natsFiles = [...systemFiles(), { path: "/usr/local/bin/nats-server", source: natsServer, mode: 0o755 }];
+  const nats = await build("nats", [{ files: natsFiles }], {
+    entrypoint: ["/usr/local/bin/nats-server"],
+    user: imageUser,
+    workdir: "/tmp",
+  });
+  if (options.swiftshader !== true) return { operator, runtime, nats };
+  const config = nodeConfig("runtime/main.ts");
+  const vulkan = { VK_ICD_FILENAMES: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json", XDG_RUNTIME_DIR: "/tmp" };
+  const layers = [...runtimeLayers, await swiftshaderLayer(base, log), sources];
+  const swiftshader = await build("runtime", layers, { ...config, env: { ...config.env, ...vulkan } }, "-swiftshader");
+  return { operator, runtime, nats, swiftshader };
+}
