@@ -1,0 +1,172 @@
+// Against Hugging Face's own encodings and prompts (test/golden/tokenizer.json), and against broken files.
+import assert from "node:assert/strict";
+import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import fc from "fast-check";
+import { AppError } from "../../crds/common.ts";
+import { WindowDecoder } from "./detokenize.ts";
+import { loadTokenizer } from "./tokenizer.ts";
+
+const golden = join(import.meta.dirname, "../../test/golden");
+const folder = join(golden, "tiny-f32");
+const expected = JSON.parse(await readFile(join(golden, "tokenizer.json"), "utf8"));
+assert.equal(expected.magic, "enodia-golden");
+assert.equal(expected.version, 1, `remake: ${expected.remake}`);
+
+test("texts encode to the ids of Hugging Face tokenizers and decode back", async () => {
+  const tokenizer = await loadTokenizer(folder);
+  for (const { text, ids } of expected.texts) {
+    assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+    const visible = ids.filter((id: number) => id > 2);
+    if (visible.length === ids.length) assert.equal(tokenizer.decode(ids), text);
+  }
+});
+
+test("chats render as transformers renders them, with the generation prompt", async () => {
+  const tokenizer = await loadTokenizer(folder);
+  for (const { messages, prompt } of expected.chats) assert.equal(tokenizer.chatText(messages), prompt);
+});
+
+test("generation ends at the id that generation_config.json names", async () => {
+  assert.deepEqual((await loadTokenizer(folder)).eosIds, [2]);
+});
+
+test("a stream of any tokens gives the same text as decoding them at once, and never half a character", async () => {
+  const tokenizer = await loadTokenizer(folder);
+  const ids = fc.array(fc.integer({ min: 3, max: 319 }), { maxLength: 60 });
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        ids,
+        fc.string({ unit: "grapheme" }).map((text) => [...tokenizer.encode(text)]),
+      ),
+      (tokens) => {
+        const stream = tokenizer.decoder();
+        const pieces = tokens.map((id) => stream.push(id));
+        const all = pieces.join("") + stream.flush();
+        for (const piece of pieces) assert.ok(piece.isWellFormed());
+        const bytes = Buffer.concat(tokens.map((id) => Buffer.from(tokenizer.piece(id) === "" ? [] : pieceBytes(tokenizer, id))));
+        assert.equal(all, new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
+/** The oracle's own view of a token: latin-1 of the byte alphabet, rebuilt here from the vocabulary file. */
+const vocab: Record<string, number> = JSON.parse(await readFile(join(folder, "tokenizer.json"), "utf8")).model.vocab;
+const texts = new Map(Object.entries(vocab).map(([text, id]) => [id, text]));
+function pieceBytes(_tokenizer: unknown, id: number): number[] {
+  const visible = [...Array(256).keys()].filter((b) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174);
+  const hidden = [...Array(256).keys()].filter((b) => !visible.includes(b));
+  return [...texts.get(id)!].map((c) => (c.charCodeAt(0) < 256 ? c.charCodeAt(0) : hidden[c.charCodeAt(0) - 256]!));
+}
+
+test("a window decoder holds back what may still become another character", () => {
+  const decode = (ids: readonly number[]) => new TextDecoder().decode(Uint8Array.from(ids));
+  const decoder = new WindowDecoder(decode);
+  const bytes = [...new TextEncoder().encode("aé🙂b")];
+  const pieces = bytes.map((byte) => decoder.push(byte));
+  assert.deepEqual(pieces, ["a", "", "é", "", "", "", "🙂", "b"]);
+  assert.equal(decoder.flush(), "");
+});
+
+test("text cut inside a character ends with a replacement character when flushed", async () => {
+  const tokenizer = await loadTokenizer(folder);
+  const ids = tokenizer.encode("🙂").slice(0, 2);
+  assert.equal(tokenizer.decode(ids), "\uFFFD");
+});
+
+async function withChanged(name: string, change: (text: string) => string, check: (dir: string) => Promise<void>): Promise<void> {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-tokenizer-"));
+  try {
+    await cp(folder, dir, { recursive: true });
+    await writeFile(join(dir, name), change(await readFile(join(dir, name), "utf8")));
+    await check(dir);
+  } finally {
+    await rm(dir, { recursive: true });
+  }
+}
+
+const broken: Record<string, { file: string; change: (text: string) => string; want: RegExp }> = {
+  "a truncated tokenizer.json": { file: "tokenizer.json", change: (text) => text.slice(0, 4000), want: /tokenizer\.json: is not JSON/ },
+  "a vocabulary that is no object": {
+    file: "tokenizer.json",
+    change: (text) => text.replace(/"vocab":\s*\{/, '"vocab": "no", "x": {'),
+    want: /model\.vocab/,
+  },
+  "an id outside the embedding table": { file: "tokenizer.json", change: (text) => text.replace(/: 319\b/, ": 4000"), want: /has id 4000/ },
+  "an unknown pre-tokenizer": {
+    file: "tokenizer.json",
+    change: (text) => text.replace('"ByteLevel"', '"Wondrous"'),
+    want: /cannot be used/,
+  },
+  "a chat template that does not parse": {
+    file: "chat_template.jinja",
+    change: () => "{% for x in %}",
+    want: /chat template does not parse/,
+  },
+  "a config without a vocabulary size": {
+    file: "config.json",
+    change: (text) => text.replace("vocab_size", "vocab_syze"),
+    want: /vocab_size/,
+  },
+};
+
+for (const [sentence, { file, change, want }] of Object.entries(broken)) {
+  test(`${sentence} is refused by name`, async () => {
+    await withChanged(file, change, async (dir) => {
+      await assert.rejects(
+        loadTokenizer(dir),
+        (error: unknown) => error instanceof AppError && error.code === "BadTokenizer" && want.test(error.message),
+      );
+    });
+  });
+}
+
+test("a template that refuses the messages is the client's error, and so is a model without a template", async () => {
+  await withChanged(
+    "chat_template.jinja",
+    () => "{{ raise_exception('roles must alternate') }}",
+    async (dir) => {
+      const tokenizer = await loadTokenizer(dir);
+      const want = (error: unknown) =>
+        error instanceof AppError && error.code === "InvalidRequest" && /roles must alternate/.test(error.message);
+      assert.throws(() => tokenizer.encodeChat([{ role: "user", content: "hi" }]), want);
+    },
+  );
+  await withChanged(
+    "chat_template.jinja",
+    () => "",
+    async (dir) => {
+      const tokenizer = await loadTokenizer(dir);
+      assert.throws(() => tokenizer.encodeChat([{ role: "user", content: "hi" }]), /no chat template/);
+    },
+  );
+});
+
+test("truncations and flipped bytes of tokenizer.json never do anything but load or be refused", async () => {
+  const bytes = await readFile(join(folder, "tokenizer.json"));
+  let state = 7;
+  const random = (below: number) => {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    return (state >>> 8) % below;
+  };
+  for (let i = 0; i < 60; i++) {
+    const changed = i % 3 === 0 ? bytes.subarray(0, random(bytes.length)) : Buffer.from(bytes);
+    if (i % 3 !== 0) changed[random(changed.length)]! ^= 1 << random(8);
+    const dir = await mkdtemp(join(tmpdir(), "enodia-tokenizer-"));
+    try {
+      await cp(folder, dir, { recursive: true });
+      await writeFile(join(dir, "tokenizer.json"), changed);
+      await loadTokenizer(dir).catch((error: unknown) => {
+        assert.ok(error instanceof AppError, String(error));
+        assert.equal(error.code, "BadTokenizer");
+      });
+    } finally {
+      await rm(dir, { recursive: true });
+    }
+  }
+});
