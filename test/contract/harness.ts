@@ -13,6 +13,8 @@ export interface LoadedModel {
   /** Logits [ids, vocab] of the tokens `ids` on top of `past` tokens of `slot`. */
   forward(ids: readonly number[], past: number, slot?: number): Promise<Float32Array>;
   readonly kv: KvCache;
+  /** Experts of every row that the last forward chose: [layer][rows * topK]. */
+  readonly routes: Int32Array[];
   dispose(): Promise<void>;
 }
 
@@ -35,6 +37,7 @@ export async function loadModel(
     for (let e = 0; e < program.experts; e++) row.push(await backend.compile(program.expert, await model.expert(layer, e, spec.codec)));
     experts.push(row);
   }
+  const routes: Int32Array[] = [];
   const kv = await backend.createKv({ ...program, slots: spec.slots ?? 1, context: spec.context });
 
   async function layerOf(
@@ -49,6 +52,7 @@ export async function loadModel(
     const out = await blocks[layer]!.run(input, { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) });
     const [h, f, gates] = [f32(out.h).slice(), f32(out.f).slice(), f32(out.gates).slice()];
     const ids = (out.ids as Tensor).data.slice();
+    routes[layer] = Int32Array.from(ids);
     const rowsOf = experts[layer]!.map((_, e) => [...ids.keys()].filter((pair) => ids[pair] === e));
     const calls = rowsOf.flatMap((pairs, e) => {
       if (pairs.length === 0) return [];
@@ -73,6 +77,7 @@ export async function loadModel(
 
   return {
     kv,
+    routes,
     async forward(ids, past, slot = 0) {
       let x: Float32Array = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
       for (let layer = 0; layer < program.layers; layer++) x = await layerOf(layer, x, ids.length, past, slot);

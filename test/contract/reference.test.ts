@@ -1,7 +1,8 @@
 // The reference backend against the contract; being its own oracle, it proves here the checks, KV, slots and bookkeeping.
-// That its numbers are right is shown by kernels.test.ts, gradients.test.ts and golden-logits.test.ts.
+// That its numbers are right is shown by kernels.test.ts, gradients.test.ts and golden-logits.ts.
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
 import { runBackendContract } from "./backend.ts";
+import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
   name: "reference",
@@ -11,3 +12,5 @@ runBackendContract({
   tolerance: 1e-5,
   int4Tolerance: 1e-5,
 });
+
+runGoldenLogits({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });

@@ -2,6 +2,7 @@
 import "../webgpu-env.ts";
 import { createWebGpuBackend } from "../../runtime/backends/webgpu/index.ts";
 import { runBackendContract } from "./backend.ts";
+import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
   name: "webgpu",
@@ -11,3 +12,5 @@ runBackendContract({
   tolerance: 1e-4,
   int4Tolerance: 1e-4,
 });
+
+runGoldenLogits({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4 });

@@ -81,7 +81,10 @@ def make_model(spec, seed):
                 p.copy_(torch.randn_like(p) * 0.35)
             else:
                 p.copy_(torch.randn_like(p) * (1.6 / p.shape[-1] ** 0.5))
-    return model.to(spec["dtype"]).to(torch.float32)
+        # Parameters one by one: model.to(dtype) would round the rotary frequencies too, which whoever loads the file does not.
+        for p in model.parameters():
+            p.copy_(p.to(spec["dtype"]).to(torch.float32))
+    return model
 
 
 def route_gap(model, ids):

@@ -1,0 +1,125 @@
+// The tiny checkpoints below test/golden on a backend: logits, routes and greedy text must be those of Hugging Face transformers.
+// Called by one test file per backend. How the goldens were made: test/golden/make_tiny.py.
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { after, before, describe, test } from "node:test";
+import type { Backend, WeightData, Weights } from "../../runtime/backends/backend.ts";
+import { familyOf } from "../../runtime/models/index.ts";
+import { type Checkpoint, openCheckpoint } from "../../runtime/weights/checkpoint.ts";
+import { type LoadedModel, loadModel, type ModelWeights, relativeError } from "./harness.ts";
+
+const goldenMagic = "enodia-golden";
+const goldenVersion = 1;
+const context = 64;
+
+interface Golden {
+  readonly magic: string;
+  readonly version: number;
+  readonly remake: string;
+  readonly vocab: number;
+  readonly cases: readonly {
+    readonly text: string;
+    readonly ids: readonly number[];
+    readonly logits: string; // base64 LE f32 [ids, vocab]
+    readonly routes: readonly (readonly (readonly number[])[])[]; // [layer][row][k] of ids + greedy but the last
+    readonly greedy: readonly number[];
+    readonly minMargin: number;
+  }[];
+}
+
+function readGolden(folder: string): Golden {
+  const golden = JSON.parse(readFileSync(join(folder, "golden.json"), "utf8")) as Golden;
+  assert.deepEqual([golden.magic, golden.version], [goldenMagic, goldenVersion], `${folder}: remake with ${golden.remake}`);
+  return golden;
+}
+
+const floatsOf = (base64: string): Float32Array => {
+  const bytes = Uint8Array.from(Buffer.from(base64, "base64"));
+  return new Float32Array(bytes.buffer);
+};
+
+/** A Hugging Face folder as the harness wants it. */
+function modelOf(folder: string, checkpoint: Checkpoint): ModelWeights {
+  const config: unknown = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
+  const family = familyOf(config);
+  const read = async (name: string): Promise<WeightData> => ({
+    codec: "f32",
+    shape: checkpoint.shape(name) ?? [],
+    data: await checkpoint.read(name),
+  });
+  const readAll = async (names: Readonly<Record<string, string>>): Promise<Weights> => {
+    const entries = Object.entries(names).map(async ([key, name]) => [key, await read(name)] as const);
+    return Object.fromEntries(await Promise.all(entries));
+  };
+  return {
+    program: family.program(config),
+    weights: (segment) => readAll(Object.fromEntries(segment.weights.map(({ name }) => [name, name]))),
+    expert: (layer, expert) => readAll({ ...family.expertTensors(layer, expert) }),
+  };
+}
+
+const argmax = (logits: Float32Array): number => logits.reduce((best, value, i) => (value > logits[best]! ? i : best), 0);
+
+export function runGoldenLogits(options: {
+  readonly name: string;
+  readonly make: () => Promise<Backend>;
+  readonly tolerance: number;
+}): void {
+  const folders = globSync(resolve(import.meta.dirname, "../golden/*/golden.json")).map((file) => resolve(file, ".."));
+  assert.ok(folders.length >= 3, "test/golden holds the tiny checkpoints: make them with python3 test/golden/make_tiny.py");
+
+  describe(`golden logits: ${options.name}`, () => {
+    let backend: Backend;
+    before(async () => {
+      backend = await options.make();
+    });
+    after(async () => {
+      await backend?.close();
+    });
+
+    for (const folder of folders.sort()) {
+      describe(basename(folder), () => {
+        let model: LoadedModel;
+        let checkpoint: Checkpoint;
+        before(async () => {
+          checkpoint = await openCheckpoint(folder);
+          model = await loadModel(backend, modelOf(folder, checkpoint), { context });
+        });
+        after(async () => {
+          await model?.dispose();
+          await checkpoint?.close();
+        });
+        const { cases, vocab } = readGolden(folder);
+
+        for (const golden of cases) {
+          test(`"${golden.text}": logits, routes and greedy tokens are those of transformers`, async () => {
+            const want = floatsOf(golden.logits);
+            const rows = golden.ids.length;
+            const whole = await model.forward(golden.ids, 0);
+            const error = relativeError(whole, want);
+            assert.ok(error <= options.tolerance, `prefill: ${error.toExponential(2)}`);
+            for (const [layer, routes] of model.routes.entries()) {
+              assert.deepEqual([...routes], golden.routes[layer]!.slice(0, rows).flat(), `routes of layer ${layer}`);
+            }
+            const generated: number[] = [];
+            let last = whole.subarray((rows - 1) * vocab);
+            while (generated.length < golden.greedy.length) {
+              generated.push(argmax(last));
+              last = await model.forward(generated.slice(-1), rows + generated.length - 1);
+            }
+            assert.deepEqual(generated, golden.greedy);
+          });
+        }
+
+        test("prefill in chunks of 3 gives the logits of one prefill", async () => {
+          const { ids, logits } = cases.at(-1)!;
+          const parts: number[] = [];
+          for (let at = 0; at < ids.length; at += 3) parts.push(...(await model.forward(ids.slice(at, at + 3), at)));
+          const error = relativeError(parts, floatsOf(logits));
+          assert.ok(error <= options.tolerance, error.toExponential(2));
+        });
+      });
+    }
+  });
+}
