@@ -1,0 +1,114 @@
+// NATS away, the operator away: serving goes on, nothing is moved on stale data, and everything recovers alone.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { condition, type Kubectl } from "../harness/kubectl.ts";
+import { type Load, startLoad } from "../harness/load.ts";
+import { sleep, until } from "../harness/process.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { balanceOf, patchRebalancing } from "./balance.ts";
+import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
+
+const model = "steady";
+const outageMs = 60_000;
+
+let target: Target;
+let moe: Deployed;
+let system: Kubectl;
+let load: Load | undefined;
+
+before(async () => {
+  target = await openWorld();
+  system = kubectlOf(target, systemNamespace);
+  moe = await deploy(target, "e2e-outages", smolMoe(model, { telemetry: { staleAfter: "10s" } }));
+});
+after(async () => {
+  await load?.stop();
+  await system.try(["scale", "deployment/enodia-nats", "--replicas=1"]);
+  await system.try(["scale", "deployment/enodia", "--replicas=2"]);
+  if (moe) await remove(moe);
+});
+
+const restarts = async (): Promise<number> =>
+  (await moe.kubectl.list("pods")).reduce((total, pod) => total + (pod.status.containerStatuses?.[0]?.restartCount ?? 0), 0);
+
+test("NATS down for a minute under load: no balancing move, TelemetryFresh=False, no failed request; scale and repair work", async () => {
+  const url = await moe.url();
+  load = startLoad({ url: () => url, model, clients: 4, topic: "code" });
+  await sleep(5000);
+  await system.run(["scale", "deployment/enodia-nats", "--replicas=0"]);
+  const down = Date.now();
+  await patchRebalancing(moe, model, { mode: "Auto", trigger: { imbalancePercent: 101, minTokens: 100 } });
+  await moe.kubectl.waitFor("moed", model, "TelemetryFresh=False", (moed) => condition(moed, "TelemetryFresh")?.status === "False", 40_000);
+  const before = await balanceOf(moe.kubectl, model);
+  await sleep(Math.max(0, outageMs - (Date.now() - down)));
+  assert.equal((await balanceOf(moe.kubectl, model)).epoch, before.epoch, "experts moved without telemetry");
+  await moe.kubectl.run(["scale", `moed/${model}`, "--replicas=2"]);
+  await waitReady(moe.kubectl, model);
+  const [pod] = await workerPods(moe.kubectl, model);
+  await moe.kubectl.run(["delete", "pod", pod?.metadata.name ?? "", "--grace-period=0", "--force", "--wait=false"]);
+  await sleep(1000);
+  await waitReady(moe.kubectl, model);
+  await moe.kubectl.run(["scale", `moed/${model}`, "--replicas=3"]);
+  await waitReady(moe.kubectl, model);
+  assert.equal(load.counts.failed, 0, load.errors[0]);
+});
+
+test("NATS back: telemetry is fresh again without help", async () => {
+  await system.run(["scale", "deployment/enodia-nats", "--replicas=1"]);
+  await moe.kubectl.waitFor("moed", model, "TelemetryFresh=True", (moed) => condition(moed, "TelemetryFresh")?.status === "True", 60_000);
+  assert.equal(load?.counts.failed, 0);
+  await load?.stop();
+});
+
+test("operator and workers start without NATS", async () => {
+  await system.run(["scale", "deployment/enodia-nats", "--replicas=0"]);
+  await system.run(["rollout", "restart", "deployment/enodia"]);
+  await system.run(["rollout", "status", "deployment/enodia", "--timeout=60s"]);
+  const names = (await workerPods(moe.kubectl, model)).map((pod) => pod.metadata.name);
+  await moe.kubectl.run(["delete", "pod", names[0] ?? "", "--grace-period=0", "--force", "--wait=false"]);
+  await sleep(1000);
+  await waitReady(moe.kubectl, model);
+  await system.run(["scale", "deployment/enodia-nats", "--replicas=1"]);
+  await moe.kubectl.waitFor("moed", model, "TelemetryFresh=True", (moed) => condition(moed, "TelemetryFresh")?.status === "True", 60_000);
+});
+
+test("operator killed in the middle of a rebalance: serving goes on, the plan is finished or rolled back, no pod restarts", async () => {
+  const url = await moe.url();
+  load = startLoad({ url: () => url, model, clients: 4, topic: "story" });
+  const restartsBefore = await restarts();
+  const { epoch } = await balanceOf(moe.kubectl, model);
+  await patchRebalancing(moe, model, { mode: "Auto", interval: "1s", trigger: { imbalancePercent: 101, window: "2s", minTokens: 200 } });
+  await until("a new plan", async () => ((await balanceOf(moe.kubectl, model)).epoch > epoch ? true : undefined), {
+    timeoutMs: 60_000,
+    everyMs: 50,
+  });
+  await system.run(["delete", "pods", "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force", "--wait=false"]);
+  await patchRebalancing(moe, model, { mode: "Off" });
+  await until(
+    "the plan to be settled by the new leader",
+    async () => (["Committed", "Aborted"].includes((await moe.kubectl.get("eplace", model)).status?.phase) ? true : undefined),
+    { timeoutMs: 60_000 },
+  );
+  await waitReady(moe.kubectl, model);
+  assert.equal(await restarts(), restartsBefore);
+  assert.equal(load.counts.failed, 0, load.errors[0]);
+});
+
+test("a worker killed while the operator is away costs no request", async () => {
+  await system.run(["scale", "deployment/enodia", "--replicas=0"]);
+  await until(
+    "the operator to be gone",
+    async () => ((await system.list("pods", "app.kubernetes.io/component=operator")).length === 0 ? true : undefined),
+    { timeoutMs: 40_000 },
+  );
+  const [pod] = await workerPods(moe.kubectl, model);
+  await moe.kubectl.run(["delete", "pod", pod?.metadata.name ?? "", "--grace-period=0", "--force", "--wait=false"]);
+  await sleep(20_000);
+  const answered = load?.counts.requests ?? 0;
+  await sleep(5_000);
+  assert.ok((load?.counts.requests ?? 0) > answered, "requests no longer finish");
+  await system.run(["scale", "deployment/enodia", "--replicas=2"]);
+  await waitReady(moe.kubectl, model);
+  await load?.stop();
+  assert.equal(load?.counts.failed, 0, load?.errors[0]);
+});

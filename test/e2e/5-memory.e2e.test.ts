@@ -1,0 +1,61 @@
+// Experts are sharded for real: with the f32 model (2.5 GB of experts) container memory follows what a rank hosts.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { ask } from "../harness/openai.ts";
+import { execOk, sleep } from "../harness/process.ts";
+import { root, type Target, waitReady } from "../harness/product.ts";
+import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
+
+interface Rank {
+  readonly hostedBytes: number;
+  readonly budgetBytes: number;
+  readonly memoryBytes: number;
+  readonly memoryExpectedBytes: number;
+}
+
+let target: Target;
+let moe: Deployed;
+let control: number;
+
+async function ranks(): Promise<readonly Rank[]> {
+  await ask({ url: await moe.url(), model: "big", prompt: "What is a contract?", maxTokens: 16 });
+  await sleep(15_000); // the kubelet samples memory every 10 s
+  const args = ["operator/cli/main.ts", "status", "big", "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""];
+  process.stderr.write(`${(await execOk(process.execPath, args, { cwd: root })).replace(/^/gm, "# ")}\n`);
+  return JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root }))[0].ranks as Rank[];
+}
+
+before(async () => {
+  target = await openWorld();
+  const runtime = { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi" };
+  moe = await deploy(target, "e2e-memory", smolMoe("big", { replicas: 1, runtime, experts: { memoryPerRank: "3Gi" } }));
+});
+after(async () => {
+  if (moe) await remove(moe);
+});
+
+test("one worker: memory is at most 1.15 x (dense + KV + hosted) + 400 MB", async () => {
+  const [rank] = await ranks();
+  assert.ok(rank && rank.hostedBytes > 2.3e9, `hosted ${rank?.hostedBytes}`);
+  assert.ok(rank.hostedBytes <= rank.budgetBytes);
+  assert.ok(rank.memoryBytes <= rank.memoryExpectedBytes, `memory ${rank.memoryBytes} of ${rank.memoryExpectedBytes}`);
+  control = rank.memoryBytes;
+});
+
+test("three workers: none takes more than 65% of that, each within its budget", async () => {
+  await moe.kubectl.run([
+    "patch",
+    "moed/big",
+    "--type=merge",
+    "-p",
+    JSON.stringify({ spec: { replicas: 3, experts: { memoryPerRank: "1100Mi" } } }),
+  ]);
+  await waitReady(moe.kubectl, "big", 180_000);
+  const all = await ranks();
+  assert.equal(all.length, 3);
+  for (const rank of all) {
+    assert.ok(rank.hostedBytes <= rank.budgetBytes, `hosted ${rank.hostedBytes} of ${rank.budgetBytes}`);
+    assert.ok(rank.memoryBytes <= rank.memoryExpectedBytes, `memory ${rank.memoryBytes} of ${rank.memoryExpectedBytes}`);
+    assert.ok(rank.memoryBytes <= 0.65 * control, `memory ${rank.memoryBytes}, one worker took ${control}`);
+  }
+});

@@ -1,0 +1,100 @@
+// Bad input at every door of the running product: a clear error, and what was running runs on.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { condition } from "../harness/kubectl.ts";
+import { ask } from "../harness/openai.ts";
+import type { Target } from "../harness/product.ts";
+import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
+
+let target: Target;
+let moe: Deployed;
+let url = "";
+
+before(async () => {
+  target = await openWorld();
+  moe = await deploy(target, "e2e-refusals", smolMoe("strict", { replicas: 2 }));
+  url = await moe.url();
+});
+after(async () => {
+  if (moe) await remove(moe);
+});
+
+const post = (path: string, body: string): Promise<Response> =>
+  fetch(`${url}${path}`, { method: "POST", headers: { "content-type": "application/json" }, body });
+
+const chat = (fields: object): string =>
+  JSON.stringify({ model: "strict", messages: [{ role: "user", content: "Hello" }], max_tokens: 4, ...fields });
+
+const refusals: Readonly<Record<string, { body: string; status: number; says: RegExp }>> = {
+  "malformed JSON": { body: '{"model": ', status: 400, says: /JSON/i },
+  "an unknown model": { body: chat({ model: "gpt-5" }), status: 404, says: /gpt-5/ },
+  "more tokens than the context holds": { body: chat({ max_tokens: 100_000 }), status: 400, says: /context/i },
+  "a prompt longer than the context": {
+    body: chat({ messages: [{ role: "user", content: "word ".repeat(3000) }] }),
+    status: 400,
+    says: /context/i,
+  },
+  "a negative temperature": { body: chat({ temperature: -1 }), status: 400, says: /temperature/ },
+  "n other than 1": { body: chat({ n: 3 }), status: 400, says: /\bn\b/ },
+  "messages that are no list": { body: chat({ messages: "hi" }), status: 400, says: /messages/ },
+  "a body of 50 MB": { body: chat({ user: "x".repeat(50_000_000) }), status: 413, says: /large|bytes/i },
+};
+
+for (const [what, { body, status, says }] of Object.entries(refusals)) {
+  test(`the gateway refuses ${what}`, async () => {
+    const response = await post("/v1/chat/completions", body);
+    const text = await response.text();
+    assert.equal(response.status, status, text);
+    assert.match(text, says);
+  });
+}
+
+test("a client that goes away costs nothing", async () => {
+  for (let i = 0; i < 5; i += 1) {
+    const abort = new AbortController();
+    const answer = ask({
+      url,
+      model: "strict",
+      prompt: "Tell me a long story.",
+      maxTokens: 200,
+      signal: abort.signal,
+      onToken: (_, n) => (n === 2 ? abort.abort() : undefined),
+    });
+    await assert.rejects(answer);
+  }
+  const after = await ask({ url, model: "strict", prompt: "Hello", maxTokens: 8 });
+  assert.ok(after.chunks > 0);
+});
+
+test("the API server refuses an invalid spec with the reason", async () => {
+  const bad = smolMoe("bad", { replicas: 9, elasticity: { minReplicas: 1, maxReplicas: 4 } });
+  const refused = await moe.kubectl.try(["apply", "-f", "-"], JSON.stringify(bad));
+  assert.notEqual(refused.code, 0);
+  assert.match(refused.stderr, /replicas is above elasticity\.maxReplicas/);
+});
+
+test("kubectl scale outside the bounds is refused", async () => {
+  const refused = await moe.kubectl.try(["scale", "moed/strict", "--replicas=9"]);
+  assert.notEqual(refused.code, 0);
+  assert.match(refused.stderr, /maxReplicas/);
+});
+
+test("an impossible memory budget is SpecAccepted=False and says what would fit", async () => {
+  await moe.kubectl.apply(smolMoe("tight", { replicas: 2, experts: { memoryPerRank: "64Mi" } }));
+  const moed = await moe.kubectl.waitFor(
+    "moed",
+    "tight",
+    "SpecAccepted=False",
+    (object) => condition(object, "SpecAccepted")?.status === "False",
+    60_000,
+  );
+  const accepted = condition(moed, "SpecAccepted");
+  assert.equal(accepted?.reason, "InsufficientExpertMemory");
+  assert.match(accepted?.message ?? "", /raise memoryPerRank to .* or replicas to \d+/);
+  await moe.kubectl.run(["delete", "moed", "tight", "--wait=false"]);
+});
+
+test("after all that the deployment still answers", async () => {
+  const answer = await ask({ url, model: "strict", prompt: "What is the capital of France?", maxTokens: 8 });
+  assert.ok(answer.chunks > 0);
+});

@@ -1,0 +1,34 @@
+// The twenty prompts, greedy and sampled, as one list of texts: what must not depend on ranks, batch mates or moves.
+
+import { ask } from "../harness/openai.ts";
+import { twentyPrompts } from "../harness/topics.ts";
+
+export interface Texts {
+  readonly greedy: readonly string[];
+  readonly sampled: readonly string[];
+}
+
+const tokens = 32;
+
+/** Asks all prompts both ways, `parallel` at a time (batch mates vary with it). */
+export async function collectTexts(url: () => Promise<string>, model: string, parallel: number): Promise<Texts> {
+  const one = async (prompt: string, index: number, temperature: number): Promise<string> =>
+    (await ask({ url: await url(), model, prompt, maxTokens: tokens, temperature, seed: 1000 + index })).text;
+  return {
+    greedy: await inParallel(twentyPrompts, parallel, (prompt, index) => one(prompt, index, 0)),
+    sampled: await inParallel(twentyPrompts, parallel, (prompt, index) => one(prompt, index, 0.8)),
+  };
+}
+
+async function inParallel<T, R>(items: readonly T[], width: number, run: (item: T, index: number) => Promise<R>): Promise<R[]> {
+  const results: R[] = [];
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    while (next < items.length) {
+      const index = next++;
+      results[index] = await run(items[index] as T, index);
+    }
+  };
+  await Promise.all(Array.from({ length: width }, worker));
+  return results;
+}
