@@ -1,0 +1,165 @@
+// Whether to plan, and whether to carry a plan out. Every answer has a PascalCase reason and its numbers: "not moving"
+// is explained like moving. Pure: the caller observes, plans between the two questions, and acts.
+import type { LayerPlan } from "../../crds/plan.ts";
+import type { RebalancingMode } from "../../crds/policies.ts";
+import { payback } from "../../runtime/placement/cost.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
+import { loadByShares } from "../../runtime/placement/split.ts";
+import type { PlanInput } from "./policy.ts";
+import { toProblem } from "./problem.ts";
+
+export type HoldReason =
+  | "ModeOff"
+  | "NotSynced"
+  | "PlanInProgress"
+  | "TelemetryUnavailable"
+  | "TelemetryStale"
+  | "PartialRanks"
+  | "TooFewTokens"
+  | "Interval"
+  | "Balanced"
+  | "SingleRank"
+  | "WithinNoise"
+  | "NoBetterPlan"
+  | "TransferNotWorth"
+  | "Recommended";
+
+export type Numbers = Readonly<Record<string, number>>;
+export type Decision =
+  | { readonly act: true; readonly reason: "Imbalanced"; readonly message: string; readonly numbers: Numbers }
+  | { readonly act: false; readonly reason: HoldReason; readonly message: string; readonly numbers: Numbers };
+
+export interface Situation {
+  readonly mode: RebalancingMode;
+  /** Every active rank runs the committed epoch. */
+  readonly synced: boolean;
+  readonly planInProgress: boolean;
+  readonly busConnected: boolean;
+  readonly telemetryAgeMs: number;
+  readonly staleAfterMs: number;
+  readonly missingRanks: readonly number[];
+  readonly activeRanks: number;
+  /** Selections of the layer with the fewest among those that had any. */
+  readonly selectionsPerLayer: number;
+  readonly minTokens: number;
+  readonly sinceLastPlanMs: number;
+  readonly intervalMs: number;
+  /** The load has just changed (CUSUM): the interval does not hold a plan back. */
+  readonly alarm: boolean;
+  /** Predicted worst layer under the committed plan, as a ratio. */
+  readonly imbalance: number;
+  readonly triggerPercent: number;
+}
+
+/** First question: is a plan worth computing? */
+export function whetherToPlan(s: Situation): Decision {
+  const hold = (reason: HoldReason, message: string, numbers: Numbers = {}): Decision => ({ act: false, reason, message, numbers });
+  if (s.mode === "Off") return hold("ModeOff", "rebalancing.mode is Off");
+  if (!s.busConnected) return hold("TelemetryUnavailable", "no load arrives: NATS is not connected");
+  if (s.activeRanks < 2) return hold("SingleRank", `${s.activeRanks} rank serves: nothing to balance`, { ranks: s.activeRanks });
+  if (s.planInProgress) return hold("PlanInProgress", "a plan is being carried out");
+  if (!s.synced) return hold("NotSynced", "not every rank runs the committed epoch yet");
+  if (s.telemetryAgeMs > s.staleAfterMs) {
+    return hold("TelemetryStale", `a rank's last load message is ${seconds(s.telemetryAgeMs)} old, at most ${seconds(s.staleAfterMs)}`, { ageMs: finite(s.telemetryAgeMs) });
+  }
+  if (s.missingRanks.length > 0) {
+    return hold("PartialRanks", `ranks ${s.missingRanks.slice(0, 8).join(", ")} did not report in the window`, { missing: s.missingRanks.length });
+  }
+  if (s.selectionsPerLayer < s.minTokens) {
+    return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${s.minTokens} are needed`, { selections: s.selectionsPerLayer });
+  }
+  const percent = Math.round(s.imbalance * 100);
+  const numbers = { imbalancePercent: percent, triggerPercent: s.triggerPercent };
+  if (s.imbalance * 100 < s.triggerPercent) return hold("Balanced", `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers);
+  if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
+    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, { sinceMs: s.sinceLastPlanMs });
+  }
+  return { act: true, reason: "Imbalanced", message: `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers };
+}
+
+export interface Judged {
+  readonly decision: Decision;
+  readonly moves: number;
+  readonly bytes: number;
+  readonly before: number;
+  readonly after: number;
+  readonly bound: number;
+}
+
+export interface JudgeOptions {
+  readonly mode: RebalancingMode;
+  /** Noise of the worst layer's max/mean. */
+  readonly noise: number;
+  readonly bytesPerSecond: number;
+  readonly lifetimeSeconds: number;
+}
+
+/** Gains of max/mean below this are not worth a new epoch. */
+const leastGain = 0.02;
+
+/** Second question: is this plan worth carrying out? */
+export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], options: JudgeOptions): Judged {
+  const current = input.current ?? [];
+  const { moves } = diffPlans(current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);
+  const bytes = moves.reduce((total, move) => total + move.bytes, 0);
+  const before = predictedWorst(input, current);
+  const after = predictedWorst(input, layers);
+  const best = layerBoundOf(input);
+  const pay = payback({ before, after, bytes, moves: moves.length, bytesPerSecond: options.bytesPerSecond, lifetimeSeconds: options.lifetimeSeconds, busy: 1 });
+  const numbers = { beforePercent: Math.round(before * 100), afterPercent: Math.round(after * 100), boundPercent: Math.round(finite(best) * 100), moves: moves.length, bytes };
+  const hold = (reason: HoldReason, message: string): Judged => ({ decision: { act: false, reason, message, numbers }, moves: moves.length, bytes, before, after, bound: best });
+  const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
+  if (before - after < leastGain) return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (before - after < 2 * options.noise && before < 1 + 4 * options.noise) {
+    return hold("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
+  }
+  if (!pay.pays) {
+    return hold("TransferNotWorth", `${change} saves ${pay.gainSeconds.toFixed(2)} s, its ${moves.length} moves cost ${pay.costSeconds.toFixed(2)} s`);
+  }
+  if (options.mode === "Recommend") return hold("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}`);
+  const decision: Decision = { act: true, reason: "Imbalanced", message: `${change} with ${moves.length} moves, ${bytes} bytes`, numbers };
+  return { decision, moves: moves.length, bytes, before, after, bound: best };
+}
+
+/** Worst layer if the forecast is routed by the plan's shares; layers without load count as even. */
+export function predictedWorst(input: PlanInput, layers: readonly LayerPlan[]): number {
+  return Math.max(1, ...predictedLayers(input, layers));
+}
+
+export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]): number[] {
+  const problem = toProblem({ ...input, current: layers });
+  return layers.map((layer, l) => {
+    const demand = input.load.subarray(l * problem.E, (l + 1) * problem.E);
+    return imbalance(loadByShares(demand, problem.current?.[l] ?? [], layer.shares, problem.G), problem.speed);
+  });
+}
+
+/** The least worst-layer ratio that the memory budget (or the slot cap) allows for the forecast. */
+export function layerBoundOf(input: PlanInput): number {
+  const { shape } = input;
+  const active = input.ranks.filter((rank) => rank.state === "active");
+  const demands = Array.from({ length: shape.layers }, (_, l) => input.load.subarray(l * shape.experts, (l + 1) * shape.experts));
+  if (active.length === 0) return Number.POSITIVE_INFINITY;
+  if (input.slotsPerRank !== undefined) return Math.max(...demands.map((demand) => bound(demand, active.length, active.length * (input.slotsPerRank ?? 0))));
+  return jointBound(demands, active.length, Math.min(slotsOf(input), shape.layers * shape.experts * active.length));
+}
+
+function slotsOf(input: PlanInput): number {
+  const problem = toProblem(input);
+  const unit = problem.staging;
+  if (unit === 0) return Number.POSITIVE_INFINITY;
+  return problem.capacity.reduce((slots, bytes) => slots + Math.max(0, Math.floor(bytes / unit + 1e-9)), 0);
+}
+
+function seconds(ms: number): string {
+  return Number.isFinite(ms) ? `${(ms / 1000).toFixed(1)} s` : "never";
+}
+
+function percentOf(ratio: number): string {
+  return Number.isFinite(ratio) ? `${Math.round(ratio * 100)}%` : "none";
+}
+
+function finite(value: number): number {
+  return Number.isFinite(value) ? value : -1;
+}

@@ -1,0 +1,171 @@
+// Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
+// trusted. A rank that did not report is missing, never zero. Pure; the caller gives the time.
+import type { LoadWindow, Phase } from "../../crds/telemetry.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+
+export type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
+export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
+
+export interface ExpectedRank {
+  readonly rank: number;
+  readonly bootId: string;
+  readonly speed: number;
+}
+
+export interface ClosedWindow {
+  readonly start: number;
+  readonly end: number;
+  /** Selections counted at their source, [layers * experts]: what the planner forecasts. */
+  readonly routed: Float64Array;
+  readonly routedByPhase: Readonly<Record<Phase, Float64Array>>;
+  /** Rows computed, per layer [ranks], in the order of `ranks`. */
+  readonly served: readonly Float64Array[];
+  readonly ranks: readonly ExpectedRank[];
+  readonly missing: readonly number[];
+  readonly selections: number;
+  readonly perLayer: Float64Array;
+}
+
+interface RankBook {
+  bootId: string;
+  seq: number;
+  lastMs: number;
+  /** Rows served per layer. */
+  served: Float64Array;
+  heard: boolean;
+}
+
+export class LoadBook {
+  readonly layers: number;
+  readonly experts: number;
+  readonly deploymentUid: string;
+  private readonly ranks = new Map<number, RankBook>();
+  private readonly byPhase: Record<Phase, Float64Array>;
+  private openedAt: number;
+
+  constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
+    this.layers = options.layers;
+    this.experts = options.experts;
+    this.deploymentUid = options.deploymentUid;
+    this.openedAt = options.now;
+    this.byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
+  }
+
+  accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
+    const from = expected.find((rank) => rank.rank === window.rank);
+    if (window.deploymentUID !== this.deploymentUid || window.layers !== this.layers || window.experts !== this.experts || !from) {
+      return { ok: false, reason: "unknown_deployment" };
+    }
+    if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
+    if (window.windowEnd < this.openedAt) return { ok: false, reason: "late" };
+    const book = this.book(window.rank, window.bootId);
+    if (window.seq <= book.seq) return { ok: false, reason: "duplicate" };
+    book.seq = window.seq;
+    book.lastMs = now;
+    book.heard = true;
+    const routed = this.byPhase[window.phase];
+    for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
+    for (let l = 0; l < this.layers; l++) {
+      let rows = 0;
+      for (let e = 0; e < this.experts; e++) rows += window.served[l * this.experts + e] as number;
+      book.served[l] = (book.served[l] as number) + rows;
+    }
+    return { ok: true };
+  }
+
+  private book(rank: number, bootId: string): RankBook {
+    const known = this.ranks.get(rank);
+    if (known && known.bootId === bootId) return known;
+    const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), heard: false };
+    this.ranks.set(rank, fresh);
+    return fresh;
+  }
+
+  /** Time since the oldest last message of the expected ranks; Infinity when one was never heard. */
+  ageMs(expected: readonly ExpectedRank[], now: number): number {
+    return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.lastHeard(rank, bootId)), 0);
+  }
+
+  reporting(expected: readonly ExpectedRank[], now: number, staleMs: number): number {
+    return expected.filter(({ rank, bootId }) => now - this.lastHeard(rank, bootId) <= staleMs).length;
+  }
+
+  lastSampleMs(): number {
+    return Math.max(0, ...[...this.ranks.values()].map((book) => book.lastMs));
+  }
+
+  private lastHeard(rank: number, bootId: string): number {
+    const book = this.ranks.get(rank);
+    return book && book.bootId === bootId && book.lastMs > 0 ? book.lastMs : Number.NEGATIVE_INFINITY;
+  }
+
+  get openSince(): number {
+    return this.openedAt;
+  }
+
+  /** Ends the window and opens the next. */
+  close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
+    const routed = this.byPhase.prefill.map((count, i) => count + (this.byPhase.decode[i] as number));
+    const heard = expected.map(({ rank, bootId }) => {
+      const book = this.ranks.get(rank);
+      return book && book.bootId === bootId && book.heard ? book : undefined;
+    });
+    const perLayer = new Float64Array(this.layers);
+    routed.forEach((count, i) => {
+      const l = Math.floor(i / this.experts);
+      perLayer[l] = (perLayer[l] as number) + count;
+    });
+    const closed: ClosedWindow = {
+      start: this.openedAt,
+      end: now,
+      routed,
+      routedByPhase: { prefill: this.byPhase.prefill.slice(), decode: this.byPhase.decode.slice() },
+      served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (book) => book?.served[l] ?? 0)),
+      ranks: expected,
+      missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
+      selections: perLayer.reduce((a, b) => a + b, 0),
+      perLayer,
+    };
+    this.reset(now);
+    return closed;
+  }
+
+  /** Throws away what the open window holds: after a change of membership or a silence it would mix two worlds. */
+  reset(now: number): void {
+    this.openedAt = now;
+    this.byPhase.prefill.fill(0);
+    this.byPhase.decode.fill(0);
+    for (const book of this.ranks.values()) {
+      book.served.fill(0);
+      book.heard = false;
+    }
+  }
+}
+
+export interface MeasuredImbalance {
+  readonly worst: number;
+  readonly mean: number;
+  readonly worstLayer: number;
+  /** Layers with enough rows to say anything. */
+  readonly layers: number;
+}
+
+/** max/mean of rows computed, of layers with at least `minRows`; undefined when no layer has them. */
+export function measuredImbalance(window: ClosedWindow, minRows: number): MeasuredImbalance | undefined {
+  const speed = window.ranks.map((rank) => rank.speed);
+  let worst = 0;
+  let worstLayer = -1;
+  let total = 0;
+  let layers = 0;
+  window.served.forEach((load, l) => {
+    if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) return;
+    const ratio = imbalance(load, speed);
+    total += ratio;
+    layers++;
+    if (ratio > worst) {
+      worst = ratio;
+      worstLayer = l;
+    }
+  });
+  return layers > 0 ? { worst, mean: total / layers, worstLayer, layers } : undefined;
+}

@@ -1,0 +1,80 @@
+// Hecate's algorithms as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded rarely; copies by
+// sparse materialisation (Algorithm 1) in the slots that are free. Load estimate, budget and shares are the planner's.
+import { materialize } from "../../../runtime/placement/materialize.ts";
+import { shardHomes } from "../../../runtime/placement/shard.ts";
+import { sum } from "../../../runtime/placement/imbalance.ts";
+import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
+import { firstPlan } from "../repair.ts";
+import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
+import { withinBudget, worstOf } from "../search/within-budget.ts";
+
+/** Overlap degree used where none is measured: larger ones are never worse (16 and less clearly are). */
+const overlap = 32;
+/** New homes must beat the present ones by this much of max/mean before anything is re-sharded. */
+const reshardGain = 0.05;
+
+export const hecate: PlacementPolicy = {
+  name: "hecate",
+  summary: "heterogeneous sharding and sparse materialisation of the Hecate paper",
+  keepsCurrent: true,
+  usesTransitions: false,
+  cellsMax: Number.POSITIVE_INFINITY,
+  plan: planHecate,
+};
+
+function planHecate(input: PlanInput): PlanOutput {
+  const problem = toProblem(input);
+  const top = Math.max(1, Math.min(overlap, problem.E - 1));
+  const sharded = sharding(problem, top);
+  if (!problem.current) {
+    const homes = sharded ?? homesOf(toProblem({ ...input, current: firstPlan(input) }).current as Hosts);
+    return { layers: toLayers(problem, withCopies(problem, homes, top)), reason: "homes by load, copies of the hottest" };
+  }
+  const kept = withCopies(problem, homesOf(problem.current), top);
+  const fresh = sharded ? withCopies(problem, sharded, top) : kept;
+  let resharded = 0;
+  const target = kept.map((layer, l) => {
+    const better = worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain;
+    if (better) resharded++;
+    return better ? (fresh[l] as number[][]) : layer;
+  });
+  const { hosts, layers } = withinBudget(problem, target);
+  return { layers: toLayers(problem, hosts), reason: `materialised ${layers} layers, homes of ${resharded} re-sharded` };
+}
+
+function homesOf(hosts: Hosts): number[][] {
+  return hosts.map((layer) => layer.map((row) => row[0] as number));
+}
+
+/** Homes take the part of memory that one copy of every expert needs; the rest is for copies. */
+function sharding(problem: Problem, top: number): number[][] | undefined {
+  const { shape, load } = problem.input;
+  const { L, E, G, speed } = problem;
+  const bytes = problem.slotCap === Number.POSITIVE_INFINITY ? shape.residentBytes : new Float64Array(L * E).fill(1);
+  const equal = Math.ceil(sum(bytes) / G + (L * E > 0 ? sum(bytes) / (L * E) : 0));
+  const capacity = problem.slotCap === Number.POSITIVE_INFINITY ? problem.capacity.map((room) => Math.min(room, equal)) : new Float64Array(G).fill(L * Math.ceil(E / G));
+  const homes = shardHomes({ layers: L, experts: E, ranks: G, load, bytes, capacity, speed, top });
+  if (problem.slotCap === Number.POSITIVE_INFINITY || !homes) return homes;
+  // A slot cap is per layer: heterogeneous homes that exceed it are for byte budgets only.
+  const fits = homes.every((layer) => Array.from({ length: G }, (_, g) => layer.filter((home) => home === g).length).every((n) => n <= problem.slotCap));
+  return fits ? homes : undefined;
+}
+
+function withCopies(problem: Problem, homes: readonly (readonly number[])[], top: number): Hosts {
+  const { E, G, L } = problem;
+  const unit = problem.staging;
+  const used = usedBytes(problem, homes.map((layer) => layer.map((rank) => [rank])));
+  const room = problem.capacity.map((bytes, g) => (unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E));
+  // Free slots of a rank are dealt over the layers with the remainder rotated, so that no layer gets it all.
+  const given = new Float64Array(G);
+  return homes.map((layer, l) => {
+    const free = Array.from({ length: G }, (_, g) => {
+      const own = layer.filter((home) => home === g).length;
+      if (problem.slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, problem.slotCap - own);
+      const slots = Math.max(0, Math.floor(((room[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
+      given[g] = (given[g] as number) + slots;
+      return Math.min(slots, E - own);
+    });
+    return materialize({ load: layerDemand(problem, l), home: layer, ranks: G, node: problem.node, free, top });
+  });
+}

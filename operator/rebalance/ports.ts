@@ -1,0 +1,143 @@
+// What the rebalance plane needs from outside, as types: links to workers and gateways, the durable plan, the load bus,
+// a clock. Adapters: session.ts (gRPC), placement-store.ts (Kubernetes), main.ts (NATS). Twins for tests and simulation
+// implement the same.
+import type { PlacementPlan } from "../../crds/plan.ts";
+import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import type { Ref } from "../kube/kube.ts";
+
+export interface Clock {
+  /** Unix ms. */
+  now(): number;
+  /** Runs once after ms; returns the way to cancel it. */
+  after(ms: number, run: () => void): () => void;
+}
+
+/** What a worker says of itself once connected. */
+export interface Description {
+  readonly rank: number;
+  readonly podUid: string;
+  readonly bootId: string;
+  readonly podName: string;
+  readonly modelDigest: string;
+  readonly architecture: string;
+  readonly layers: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly codec: string;
+  /** [layers * experts] */
+  readonly storedBytes: Float64Array;
+  readonly residentBytes: Float64Array;
+  readonly budgetBytes: number;
+  readonly denseBytes: number;
+  readonly kvBytes: number;
+  readonly speed: number;
+}
+
+export interface HostedLayer {
+  readonly layer: number;
+  readonly epoch: number;
+  readonly experts: readonly number[];
+}
+
+export interface PodStatus {
+  readonly epoch: number;
+  readonly planHash: string;
+  readonly ready: boolean;
+  readonly notReadyReason: string;
+  readonly hostedBytes: number;
+  readonly queuedTokens: number;
+  readonly activeRequests: number;
+  readonly draining: boolean;
+  readonly membershipVersion: number;
+}
+
+export type MemberState = "joining" | "active" | "draining" | "lost";
+
+export interface Member {
+  readonly rank: number;
+  readonly podName: string;
+  readonly podUid: string;
+  readonly bootId: string;
+  readonly address: string;
+  readonly state: MemberState;
+}
+
+export interface Membership {
+  readonly version: number;
+  readonly members: readonly Member[];
+}
+
+export type PrepareEvent =
+  | { readonly type: "ready"; readonly layer: number; readonly bytes: number }
+  | { readonly type: "failed"; readonly layer: number; readonly message: string }
+  | { readonly type: "progress"; readonly bytes: number };
+
+/** One pod of the deployment: keeps itself connected; every call may throw AppError. */
+export interface Link {
+  readonly address: string;
+  /** Undefined until the first Describe of the present connection; a new boot gives a new one. Gateways have none. */
+  readonly description: Description | undefined;
+  readonly status: PodStatus | undefined;
+  /** Per layer what it really holds, newest known. */
+  readonly hosted: ReadonlyMap<number, HostedLayer>;
+  /** Unix ms since which the stream is down; undefined while it is up. */
+  readonly downSince: number | undefined;
+  readonly lastError: string;
+  push(membership: Membership): void;
+  pushPlan(plan: PlacementPlan): void;
+  snapshot(): Promise<PlacementPlan | undefined>;
+  /** Resolves when the stream ends. */
+  prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void>;
+  commit(plan: PlacementPlan): Promise<{ readonly committed: readonly number[]; readonly refused: string; readonly epoch: number }>;
+  abort(epoch: number, layers: readonly number[]): Promise<void>;
+  release(epoch: number, layers: readonly number[]): Promise<{ readonly released: readonly number[]; readonly pending: readonly number[] }>;
+  drain(cancel: boolean): Promise<void>;
+  close(): void;
+}
+
+export interface LinkTarget {
+  readonly address: string;
+  /** Name that its certificate must carry. */
+  readonly serverName: string;
+  readonly deploymentUid: string;
+  readonly kind: "worker" | "gateway";
+  readonly podUid: string;
+  readonly identity: { readonly cert: string; readonly key: string; readonly ca: string };
+  readonly onChange: () => void;
+}
+
+export type OpenLink = (target: LinkTarget) => Link;
+
+export interface StoredPlacement {
+  readonly resourceVersion: string;
+  readonly spec: ExpertPlacementSpec;
+  readonly status: ExpertPlacementStatus;
+}
+
+/** ExpertPlacement of a deployment. */
+export interface PlacementStore {
+  read(ref: Ref): Promise<StoredPlacement | undefined>;
+  /** Creates (no resourceVersion) or replaces; throws `Conflict` when another wrote meanwhile: the epoch is not ours then. */
+  write(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, resourceVersion: string | undefined): Promise<StoredPlacement>;
+  writeStatus(ref: Ref, status: ExpertPlacementStatus): Promise<void>;
+}
+
+export interface BusStatus {
+  readonly connected: boolean;
+  readonly reason: string;
+}
+
+/** The part of the NATS adapter that is used. */
+export interface LoadBus {
+  readonly status: BusStatus;
+  subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void;
+  close(): Promise<void>;
+}
+
+export interface LoadBusOptions {
+  readonly url: string;
+  readonly creds?: string;
+  readonly token?: string;
+}
+
+export type OpenBus = (options: LoadBusOptions) => LoadBus;

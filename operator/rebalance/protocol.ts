@@ -1,0 +1,389 @@
+// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
+// its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
+// code. The shell (push.ts) performs the actions and reports what came of them.
+import type { LayerPlacement } from "../../crds/plan.ts";
+
+export type LayerPhase = "waiting" | "preparing" | "committing" | "releasing" | "free" | "aborted";
+
+/** One layer that the plan changes. */
+export interface LayerTask {
+  readonly placement: LayerPlacement;
+  /** Resident bytes that each rank newly hosts, and that it gives up. */
+  readonly incoming: ReadonlyMap<number, number>;
+  readonly outgoing: ReadonlyMap<number, number>;
+  readonly moves: number;
+  /** Somebody is known to have committed it: it can only go forward. */
+  readonly committedBefore: boolean;
+}
+
+export interface RunOptions {
+  readonly epoch: number;
+  readonly tasks: readonly LayerTask[];
+  /** Live ranks and their boots. */
+  readonly members: ReadonlyMap<number, string>;
+  /** Resident bytes a rank may hold, staging slot included, and what the parent plan puts there. */
+  readonly budget: ReadonlyMap<number, number>;
+  readonly used: ReadonlyMap<number, number>;
+  readonly now: number;
+  readonly limits: RunLimits;
+}
+
+export interface RunLimits {
+  readonly layersInFlight: number;
+  /** From start: a layer not ready by then is rolled back. */
+  readonly prepareMs: number;
+  /** From the last commit: what is not released by then is reported and left to the workers. */
+  readonly releaseMs: number;
+  readonly retryMs: number;
+  readonly attempts: number;
+}
+
+export const defaultLimits: RunLimits = { layersInFlight: 4, prepareMs: 60_000, releaseMs: 120_000, retryMs: 500, attempts: 3 };
+
+export type Event =
+  | { readonly type: "start" }
+  | { readonly type: "tick"; readonly now: number }
+  | { readonly type: "ready"; readonly rank: number; readonly bootId: string; readonly layer: number; readonly bytes: number }
+  | { readonly type: "failed"; readonly rank: number; readonly bootId: string; readonly layer: number; readonly message: string }
+  | { readonly type: "committed"; readonly rank: number; readonly bootId: string; readonly layers: readonly number[]; readonly asked: readonly number[] }
+  | { readonly type: "refused"; readonly rank: number; readonly bootId: string; readonly epoch: number; readonly message: string }
+  | { readonly type: "released"; readonly rank: number; readonly bootId: string; readonly layers: readonly number[]; readonly asked: readonly number[] }
+  /** A commit or release call failed or left layers over: it is tried again. */
+  | { readonly type: "unanswered"; readonly rank: number; readonly call: "commit" | "release" }
+  /** A rank is live (again): new, or a new boot with empty memory. */
+  | { readonly type: "joined"; readonly rank: number; readonly bootId: string }
+  | { readonly type: "lost"; readonly rank: number };
+
+export type Action =
+  | { readonly type: "prepare"; readonly rank: number; readonly layers: readonly number[]; readonly deadline: number }
+  | { readonly type: "commit"; readonly rank: number; readonly layers: readonly number[] }
+  | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[] }
+  | { readonly type: "abort"; readonly rank: number; readonly layers: readonly number[] };
+
+export interface AbortedLayer {
+  readonly layer: number;
+  readonly reason: string;
+}
+
+export type Outcome =
+  | { readonly result: "committed"; readonly aborted: readonly AbortedLayer[]; readonly unreleased: readonly number[] }
+  | { readonly result: "aborted"; readonly aborted: readonly AbortedLayer[] }
+  /** Another leader has a newer plan: this one must stop. */
+  | { readonly result: "superseded"; readonly epoch: number; readonly message: string };
+
+interface LayerRun {
+  readonly task: LayerTask;
+  readonly layer: number;
+  phase: LayerPhase;
+  readonly ready: Set<number>;
+  readonly committed: Set<number>;
+  readonly released: Set<number>;
+  readonly attempts: Map<number, number>;
+  reason: string;
+}
+
+interface Line {
+  busy: boolean;
+  /** Not before. */
+  retryAt: number;
+}
+
+export class PlanRun {
+  readonly epoch: number;
+  readonly deadline: number;
+  receivedBytes = 0;
+  private readonly layers = new Map<number, LayerRun>();
+  private readonly members: Map<number, string>;
+  private readonly used: Map<number, number>;
+  private readonly options: RunOptions;
+  private readonly commits = new Map<number, Line>();
+  private readonly releases = new Map<number, Line>();
+  private now: number;
+  private lastCommit: number;
+  private done: Outcome | undefined;
+
+  constructor(options: RunOptions) {
+    this.options = options;
+    this.epoch = options.epoch;
+    this.now = options.now;
+    this.lastCommit = options.now;
+    this.deadline = options.now + options.limits.prepareMs;
+    this.members = new Map(options.members);
+    this.used = new Map(options.used);
+    for (const task of options.tasks) {
+      const { layer } = task.placement;
+      const phase: LayerPhase = task.committedBefore ? "committing" : "waiting";
+      if (task.committedBefore) this.hold(task, 1);
+      this.layers.set(layer, { task, layer, phase, ready: new Set(), committed: new Set(), released: new Set(), attempts: new Map(), reason: "" });
+    }
+  }
+
+  /** Set once the plan has ended; events after it change nothing. */
+  get outcome(): Outcome | undefined {
+    return this.done;
+  }
+
+  phaseOf(layer: number): LayerPhase | undefined {
+    return this.layers.get(layer)?.phase;
+  }
+
+  /** Layers of which at least one rank has, or may have, committed the new placement. */
+  committedLayers(): number[] {
+    return this.inPhase("committing", "releasing", "free");
+  }
+
+  get phase(): "Preparing" | "Committing" | "Releasing" {
+    if (this.inPhase("waiting", "preparing").length > 0) return "Preparing";
+    return this.inPhase("committing").length > 0 ? "Committing" : "Releasing";
+  }
+
+  on(event: Event): Action[] {
+    if (this.done) return [];
+    const actions: Action[] = [];
+    this.absorb(event, actions);
+    if (this.done) return actions;
+    this.expire(actions);
+    this.admit(actions);
+    this.sendCommits(actions);
+    this.sendReleases(actions);
+    this.settle();
+    return actions;
+  }
+
+  private absorb(event: Event, actions: Action[]): void {
+    switch (event.type) {
+      case "start":
+        for (const run of this.layers.values()) if (run.phase === "committing") this.prepareAgain(run, actions);
+        return;
+      case "tick":
+        this.now = Math.max(this.now, event.now);
+        return;
+      case "joined":
+        return this.onJoined(event.rank, event.bootId, actions);
+      case "lost":
+        return this.onLost(event.rank, actions);
+      case "unanswered": {
+        const line = this.line(event.call === "commit" ? this.commits : this.releases, event.rank);
+        line.busy = false;
+        line.retryAt = this.now + this.options.limits.retryMs;
+        return;
+      }
+      default:
+        // An answer of a boot that is no longer a member says nothing about the present one.
+        if (this.members.get(event.rank) === event.bootId) this.onAnswer(event, actions);
+    }
+  }
+
+  private onAnswer(event: Extract<Event, { bootId: string }>, actions: Action[]): void {
+    switch (event.type) {
+      case "ready": {
+        const run = this.layers.get(event.layer);
+        if (!run || run.ready.has(event.rank)) return;
+        run.ready.add(event.rank);
+        this.receivedBytes += event.bytes;
+        this.commitIfReady(run);
+        return;
+      }
+      case "failed":
+        return this.onFailed(event.rank, event.layer, event.message, actions);
+      case "committed": {
+        const line = this.line(this.commits, event.rank);
+        line.busy = false;
+        if (event.layers.length < event.asked.length) line.retryAt = this.now + this.options.limits.retryMs;
+        for (const layer of event.layers) this.layers.get(layer)?.committed.add(event.rank);
+        this.lastCommit = this.now;
+        return;
+      }
+      case "refused":
+        if (event.epoch > this.epoch) {
+          this.done = { result: "superseded", epoch: event.epoch, message: event.message };
+          return;
+        }
+        this.line(this.commits, event.rank).busy = false;
+        this.line(this.commits, event.rank).retryAt = this.now + this.options.limits.retryMs;
+        return;
+      case "released": {
+        this.line(this.releases, event.rank).busy = false;
+        for (const layer of event.layers) this.layers.get(layer)?.released.add(event.rank);
+        if (event.layers.length < event.asked.length) this.line(this.releases, event.rank).retryAt = this.now + this.options.limits.retryMs;
+        return;
+      }
+      default:
+        return;
+    }
+  }
+
+  /** A receiver could not get its experts: again, by other sources, then the layer keeps its parent. */
+  private onFailed(rank: number, layer: number, message: string, actions: Action[]): void {
+    const run = this.layers.get(layer);
+    if (!run || run.ready.has(rank)) return;
+    const attempts = (run.attempts.get(rank) ?? 0) + 1;
+    run.attempts.set(rank, attempts);
+    // After the first commit there is only forward: the rank stays without until it can load.
+    if (run.phase === "committing" || (run.phase === "preparing" && attempts < this.options.limits.attempts && this.now < this.deadline)) {
+      actions.push({ type: "prepare", rank, layers: [layer], deadline: this.prepareDeadline() });
+      return;
+    }
+    // A rank that receives nothing cannot hold the others up.
+    if (run.phase === "preparing" && run.task.incoming.has(rank)) this.abort(run, `rank ${rank}: ${message}`, actions);
+  }
+
+  /** READY quorum: every live rank that newly hosts something. The others commit as soon as they are ready. */
+  private commitIfReady(run: LayerRun): void {
+    if (run.phase === "preparing" && this.receivers(run).every((rank) => run.ready.has(rank))) run.phase = "committing";
+  }
+
+  private onJoined(rank: number, bootId: string, actions: Action[]): void {
+    if (this.members.get(rank) === bootId) return;
+    this.members.set(rank, bootId);
+    this.commits.delete(rank);
+    this.releases.delete(rank);
+    for (const run of this.layers.values()) {
+      if (run.phase === "free" || run.phase === "aborted") continue;
+      run.ready.delete(rank);
+      run.committed.delete(rank);
+      run.released.delete(rank);
+      if (run.phase === "waiting") continue;
+      if (run.phase === "releasing") run.phase = "committing"; // a source of unknown state blocks FREE
+      this.prepareAgain(run, actions, rank);
+    }
+  }
+
+  private onLost(rank: number, actions: Action[]): void {
+    if (!this.members.delete(rank)) return;
+    this.commits.delete(rank);
+    this.releases.delete(rank);
+    for (const run of this.layers.values()) {
+      if ((run.phase === "preparing" || run.phase === "waiting") && run.task.incoming.has(rank)) this.abort(run, `rank ${rank} was lost before it was ready`, actions);
+    }
+  }
+
+  private expire(actions: Action[]): void {
+    if (this.now < this.deadline) return;
+    for (const run of this.layers.values()) {
+      if (run.phase !== "preparing" && run.phase !== "waiting") continue;
+      const missing = this.receivers(run).filter((rank) => !run.ready.has(rank));
+      this.abort(run, `not ready within ${this.options.limits.prepareMs} ms: ranks ${missing.join(", ")}`, actions);
+    }
+  }
+
+  /** Takes waiting layers into preparation while their copies fit beside the old ones. */
+  private admit(actions: Action[]): void {
+    const wanted = new Map<number, number[]>();
+    let inFlight = this.inPhase("preparing", "committing", "releasing").length;
+    for (const run of this.layers.values()) {
+      if (run.phase !== "waiting" || inFlight >= this.options.limits.layersInFlight) continue;
+      if (!this.fits(run.task)) continue;
+      run.phase = "preparing";
+      this.hold(run.task, 1);
+      inFlight++;
+      this.commitIfReady(run);
+      for (const rank of this.members.keys()) wanted.set(rank, [...(wanted.get(rank) ?? []), run.layer]);
+    }
+    for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.prepareDeadline() });
+    if (inFlight > 0) return;
+    // Nothing runs and nothing fits: it never will.
+    for (const run of this.layers.values()) if (run.phase === "waiting") this.abort(run, "no room for its copies beside the old ones", actions);
+  }
+
+  private fits(task: LayerTask): boolean {
+    for (const [rank, bytes] of task.incoming) {
+      if ((this.used.get(rank) ?? 0) + bytes > (this.options.budget.get(rank) ?? Number.POSITIVE_INFINITY) + 1) return false;
+    }
+    return true;
+  }
+
+  private hold(task: LayerTask, sign: number): void {
+    for (const [rank, bytes] of task.incoming) this.used.set(rank, (this.used.get(rank) ?? 0) + sign * bytes);
+  }
+
+  private sendCommits(actions: Action[]): void {
+    for (const rank of this.members.keys()) {
+      const line = this.line(this.commits, rank);
+      if (line.busy || this.now < line.retryAt) continue;
+      const layers = [...this.layers.values()]
+        .filter((run) => run.phase === "committing" && !run.committed.has(rank) && run.ready.has(rank))
+        .map((run) => run.layer);
+      if (layers.length === 0) continue;
+      line.busy = true;
+      actions.push({ type: "commit", rank, layers });
+    }
+    for (const run of this.layers.values()) {
+      if (run.phase !== "committing" || ![...this.members.keys()].every((rank) => run.committed.has(rank))) continue;
+      run.phase = "releasing";
+    }
+  }
+
+  private sendReleases(actions: Action[]): void {
+    for (const rank of this.members.keys()) {
+      const line = this.line(this.releases, rank);
+      if (line.busy || this.now < line.retryAt) continue;
+      const layers = [...this.layers.values()]
+        .filter((run) => run.phase === "releasing" && !run.released.has(rank) && this.mayRelease(run, rank))
+        .map((run) => run.layer);
+      if (layers.length === 0) continue;
+      line.busy = true;
+      actions.push({ type: "release", rank, layers });
+    }
+    for (const run of this.layers.values()) {
+      if (run.phase !== "releasing" || ![...this.members.keys()].every((rank) => run.released.has(rank))) continue;
+      run.phase = "free";
+      for (const [rank, bytes] of run.task.outgoing) this.used.set(rank, (this.used.get(rank) ?? 0) - bytes);
+      this.lastCommit = this.now;
+    }
+  }
+
+  /** Ranks that give up copies come last: only when every other source says that its frames of the parent are answered. */
+  private mayRelease(run: LayerRun, rank: number): boolean {
+    if (!run.task.outgoing.has(rank)) return true;
+    return [...this.members.keys()].every((other) => run.task.outgoing.has(other) || run.released.has(other));
+  }
+
+  private settle(): void {
+    const open = this.inPhase("waiting", "preparing", "committing", "releasing");
+    const late = this.inPhase("releasing");
+    const stuck = open.length > 0 && open.length === late.length && this.now - this.lastCommit > this.options.limits.releaseMs;
+    if (open.length > 0 && !stuck) return;
+    const aborted = [...this.layers.values()].filter((run) => run.phase === "aborted").map((run) => ({ layer: run.layer, reason: run.reason }));
+    const nothing = aborted.length === this.layers.size && aborted.length > 0;
+    this.done = nothing ? { result: "aborted", aborted } : { result: "committed", aborted, unreleased: late };
+  }
+
+  private abort(run: LayerRun, reason: string, actions: Action[]): void {
+    if (run.phase === "preparing") {
+      this.hold(run.task, -1);
+      for (const rank of this.members.keys()) actions.push({ type: "abort", rank, layers: [run.layer] });
+    }
+    run.phase = "aborted";
+    run.reason = reason;
+  }
+
+  private prepareAgain(run: LayerRun, actions: Action[], only?: number): void {
+    for (const rank of this.members.keys()) {
+      if (run.ready.has(rank) || (only !== undefined && rank !== only)) continue;
+      actions.push({ type: "prepare", rank, layers: [run.layer], deadline: this.prepareDeadline() });
+    }
+  }
+
+  private prepareDeadline(): number {
+    return Math.max(this.deadline, this.now + this.options.limits.retryMs * 4);
+  }
+
+  /** Live ranks that newly host an expert of this layer. */
+  private receivers(run: LayerRun): number[] {
+    return [...run.task.incoming.keys()].filter((rank) => this.members.has(rank));
+  }
+
+  private line(lines: Map<number, Line>, rank: number): Line {
+    let line = lines.get(rank);
+    if (!line) {
+      line = { busy: false, retryAt: 0 };
+      lines.set(rank, line);
+    }
+    return line;
+  }
+
+  private inPhase(...phases: LayerPhase[]): number[] {
+    return [...this.layers.values()].filter((run) => phases.includes(run.phase)).map((run) => run.layer);
+  }
+}

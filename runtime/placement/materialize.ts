@@ -1,0 +1,106 @@
+// Hecate's Algorithm 1, sparse materialisation: which of a layer's hottest experts get copies, and where. t experts at
+// most can be sent behind the other work (overlap degree); m slots per rank are free. Pure; our reading of the paper,
+// deviations are marked "fix". Runs per layer, in the operator and (training) every iteration in the runtime.
+
+export interface MaterializeProblem {
+  readonly load: ArrayLike<number>;
+  /** Rank of each expert's home. */
+  readonly home: readonly number[];
+  readonly ranks: number;
+  /** Node of each rank. */
+  readonly node: ArrayLike<number>;
+  /** Free slots of each rank for this layer. */
+  readonly free: readonly number[];
+  /** Overlap degree t: experts whose transfer is hidden. */
+  readonly top: number;
+  readonly calibration?: Calibration;
+}
+
+/** After the gate is known, copies beyond t are taken if their gain exceeds the transfer that is not hidden. */
+export interface Calibration {
+  /** Seconds per row computed on one rank. */
+  readonly secondsPerRow: number;
+  /** Seconds to send one expert when nothing hides it. */
+  readonly secondsPerCopy: number;
+}
+
+/** t = time that hides transfers x bandwidth / bytes of an expert; between nodes the slower bandwidth counts. */
+export function overlapDegree(hidingSeconds: number, bytesPerSecond: number, expertBytes: number): number {
+  return expertBytes > 0 ? Math.max(0, Math.floor((hidingSeconds * bytesPerSecond) / expertBytes)) : Number.MAX_SAFE_INTEGER;
+}
+
+/** hosts[e], home first. */
+export function materialize(p: MaterializeProblem): number[][] {
+  const hosts = p.home.map((rank) => [rank]);
+  const order = Array.from(p.home, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
+  const top = order.slice(0, Math.min(calibrated(p, order), order.length));
+  const free = p.free.slice();
+  if (free.every((slots) => top.length <= slots)) {
+    for (const e of top) for (let g = 0; g < p.ranks; g++) give(hosts, free, e, g);
+    return hosts;
+  }
+  const count = proportional(p, top, free);
+  for (const [i, e] of top.entries()) spread(p, hosts, free, e, count[i] as number);
+  fillLeft(p, hosts, free, top);
+  return hosts;
+}
+
+function give(hosts: number[][], free: number[], expert: number, rank: number): boolean {
+  const row = hosts[expert] as number[];
+  if (row.includes(rank) || (free[rank] as number) <= 0) return false;
+  row.push(rank);
+  free[rank] = (free[rank] as number) - 1;
+  return true;
+}
+
+/** Slots for each of the top experts in proportion to load. fix: largest remainder, so that all slots are given. */
+function proportional(p: MaterializeProblem, top: readonly number[], free: readonly number[]): number[] {
+  const slots = free.reduce((a, b) => a + b, 0);
+  const total = top.reduce((sum, e) => sum + (p.load[e] as number), 0);
+  const exact = top.map((e) => (total > 0 ? (slots * (p.load[e] as number)) / total : 0));
+  const count = exact.map((value) => Math.min(p.ranks - 1, Math.floor(value)));
+  let left = slots - count.reduce((a, b) => a + b, 0);
+  const order = exact.map((value, i) => ({ i, rest: value - Math.floor(value) })).sort((a, b) => b.rest - a.rest || a.i - b.i);
+  for (const { i } of order) {
+    if (left <= 0) break;
+    if ((count[i] as number) >= p.ranks - 1) continue;
+    count[i] = (count[i] as number) + 1;
+    left--;
+  }
+  return count;
+}
+
+/** Copies go to nodes with most free slots first; within a node to the rank with most. */
+function spread(p: MaterializeProblem, hosts: number[][], free: number[], expert: number, count: number): void {
+  for (let n = 0; n < count; n++) {
+    const perNode = new Map<number, number>();
+    for (let g = 0; g < p.ranks; g++) perNode.set(p.node[g] as number, (perNode.get(p.node[g] as number) ?? 0) + (free[g] as number));
+    let best = -1;
+    for (let g = 0; g < p.ranks; g++) {
+      if ((free[g] as number) <= 0 || (hosts[expert] as number[]).includes(g)) continue;
+      if (best < 0 || ahead(g, best)) best = g;
+    }
+    if (best < 0) return;
+    give(hosts, free, expert, best);
+    function ahead(a: number, b: number): boolean {
+      const byNode = (perNode.get(p.node[a] as number) ?? 0) - (perNode.get(p.node[b] as number) ?? 0);
+      return byNode > 0 || (byNode === 0 && (free[a] as number) > (free[b] as number));
+    }
+  }
+}
+
+/** fix: slots that the proportional rule could not place (an expert is everywhere already) go to the next hottest. */
+function fillLeft(p: MaterializeProblem, hosts: number[][], free: number[], top: readonly number[]): void {
+  for (const e of top) {
+    for (let g = 0; g < p.ranks; g++) if ((p.load[e] as number) / (hosts[e] as number[]).length > 0) give(hosts, free, e, g);
+  }
+}
+
+/** Extends t while the next expert's gain (its rows spread over all ranks) beats its exposed transfer. */
+function calibrated(p: MaterializeProblem, order: readonly number[]): number {
+  let t = p.top;
+  if (!p.calibration) return t;
+  const { secondsPerRow, secondsPerCopy } = p.calibration;
+  while (t < order.length && (p.load[order[t] as number] as number) * (1 - 1 / p.ranks) * secondsPerRow > secondsPerCopy) t++;
+  return t;
+}
