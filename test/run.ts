@@ -67,6 +67,18 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   });
 }
 
+/** All e2e files share one cluster, which goes when they are done; ENODIA_KEEP=1 leaves it for a look. */
+async function runE2e(filters: readonly string[], counts: Counts): Promise<void> {
+  const { down } = await import("./cluster/cluster.ts");
+  const name = "e2e";
+  process.env.ENODIA_E2E_CLUSTER = name;
+  try {
+    await runFiles(testFiles("e2e", filters), 1, counts);
+  } finally {
+    if (process.env.ENODIA_KEEP !== "1") await down(name);
+  }
+}
+
 async function main(argv: readonly string[]): Promise<void> {
   const [target, ...filters] = argv;
   if (!targets.includes(target as Target)) {
@@ -84,7 +96,7 @@ async function main(argv: readonly string[]): Promise<void> {
   if (wants("unit")) await runFiles(testFiles("unit", filters), 2, counts);
   // One at a time: these own processes, ports and clusters.
   if (wants("integration")) await runFiles(testFiles("integration", filters), 1, counts);
-  if (wants("e2e")) await runFiles(testFiles("e2e", filters), 1, counts);
+  if (wants("e2e")) await runE2e(filters, counts);
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
   process.exitCode = counts.failed === 0 && counts.passed > 0 ? 0 : 1;
