@@ -1,12 +1,18 @@
-// The cpu backend (ONNX Runtime sessions) against the contract, with two threads: parts of one program on different threads.
+// The cpu backend (onnxruntime-node) against the contract, bit contract included, and against transformers' logits.
 import { createCpuBackend } from "../../runtime/backends/cpu/index.ts";
 import { runBackendContract } from "./backend.ts";
+import { runBitContract } from "./bits.ts";
+import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
   name: "cpu",
   make: () => createCpuBackend({ threads: 2 }),
   numericClass: "exact",
-  slack: 10, // MLAS approximates exp in f32
+  slack: 4,
   tolerance: 1e-5,
-  int4Tolerance: 3e-2, // accuracy level 4 rounds activations to int8
+  int4Tolerance: 3e-2, // activations are rounded to int8 per block of 32 (accuracy level 4)
 });
+
+runGoldenLogits({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });
+
+runBitContract({ name: "cpu", make: (threads) => createCpuBackend({ threads }) });
