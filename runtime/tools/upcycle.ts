@@ -1,0 +1,184 @@
+// `enodia model upcycle`: a dense Llama as a Mixtral-layout MoE store. Every FFN becomes E experts with seeded noise, and
+// each layer gets a router fitted to the states it will see. With noise 0 the MoE computes what the dense model does.
+import { stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { AppError } from "../../crds/common.ts";
+import { createBackend } from "../backends/index.ts";
+import { ffnTensors, llamaProgram } from "../models/llama.ts";
+import { loadTokenizer } from "../serve/tokenizer.ts";
+import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
+import type { ExpertMatrices } from "../weights/codecs/codec.ts";
+import { bytesOf } from "../weights/floats.ts";
+import type { TensorToWrite } from "../weights/safetensors-writer.ts";
+import type { CodecName, ExpertIndex } from "../weights/store.ts";
+import { readJson } from "../weights/store-reader.ts";
+import { writeStore } from "../weights/store-writer.ts";
+import { calibrationSequences } from "./calibration.ts";
+import { architectureOf, denseArchitecture, type LlamaConfig, moeArchitecture, parseLlamaConfig, ropeTheta } from "./config.ts";
+import { companionFiles, type Log } from "./files.ts";
+import { denseStates } from "./hidden-states.ts";
+import { denseShapes } from "./import-mixtral.ts";
+import { keyOf, withNoise } from "./noise.ts";
+import { fitRouter } from "./router.ts";
+
+/** Mean probability of the first choice that the router's scale is set to. */
+const topProbability = 0.6;
+const defaultLlamaTheta = 10000;
+const awakeMs = 60_000;
+
+export interface UpcycleOptions {
+  /** Dense folder (Hugging Face layout), as `model import` writes it. */
+  readonly from: string;
+  readonly out: string;
+  readonly experts: number;
+  readonly topK: number;
+  /** RMS of the noise on every FFN weight, relative to the weight's own RMS. */
+  readonly noise: number;
+  readonly seed: number;
+  readonly codecs: readonly CodecName[];
+  readonly overwrite: boolean;
+  readonly threads: number;
+}
+
+export interface UpcycleResult {
+  readonly out: string;
+  readonly index: ExpertIndex;
+  readonly tokens: number;
+  /** Largest over mean expert load on the calibration texts, worst layer. */
+  readonly imbalance: number;
+}
+
+function checkOptions(options: UpcycleOptions): void {
+  const whole = (name: string, value: number, low: number, high: number) => {
+    if (!Number.isInteger(value) || value < low || value > high) {
+      throw new AppError(`--${name} is ${value}; it must be a whole number from ${low} to ${high}`, { code: "BadOption" });
+    }
+  };
+  whole("experts", options.experts, 2, 256);
+  whole("top-k", options.topK, 1, options.experts);
+  whole("seed", options.seed, 0, 2 ** 31 - 1);
+  if (!(options.noise >= 0 && options.noise <= 1))
+    throw new AppError(`--noise is ${options.noise}; it must be from 0 to 1`, { code: "BadOption" });
+}
+
+/** Rows [experts, hidden] of every layer's router. */
+async function fitRouters(
+  checkpoint: Checkpoint,
+  config: LlamaConfig,
+  options: UpcycleOptions,
+  log: Log,
+): Promise<{ readonly routers: readonly Float32Array[]; readonly tokens: number; readonly imbalance: number }> {
+  const sequences = (await calibrationSequences(await loadTokenizer(options.from))).map(({ ids }) => ids);
+  const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
+  log(`fitting routers on ${tokens} tokens of ${sequences.length} texts`);
+  const awake = setInterval(() => undefined, awakeMs); // the backend's threads do not keep the process alive by themselves
+  const backend = await createBackend("cpu", { threads: options.threads });
+  const routers: Float32Array[] = [];
+  let imbalance = 1;
+  try {
+    const program = llamaProgram({ ...config, rope_theta: ropeTheta(config, defaultLlamaTheta) });
+    for await (const { layer, states } of denseStates(backend, program, checkpoint, sequences)) {
+      const router = fitRouter(states, config.hidden_size, layer, { ...options, topProbability });
+      routers.push(router.rows);
+      const worst = (Math.max(...router.loads) * options.experts) / (tokens * options.topK);
+      imbalance = Math.max(imbalance, worst);
+      if ((layer + 1) % 5 === 0 || layer + 1 === config.num_hidden_layers)
+        log(`router ${layer + 1}/${config.num_hidden_layers}: busiest expert ${worst.toFixed(2)} x mean`);
+    }
+  } finally {
+    await backend.close();
+    clearInterval(awake);
+  }
+  return { routers, tokens, imbalance };
+}
+
+function mixtralConfig(raw: Readonly<Record<string, unknown>>, config: LlamaConfig, options: UpcycleOptions): Record<string, unknown> {
+  const { rope_parameters: _rope, mlp_bias: _bias, attention_bias: _attention, pretraining_tp: _tp, ...rest } = raw;
+  return {
+    ...rest,
+    architectures: [moeArchitecture],
+    model_type: "mixtral",
+    num_local_experts: options.experts,
+    num_experts_per_tok: options.topK,
+    num_key_value_heads: config.num_key_value_heads ?? config.num_attention_heads,
+    rms_norm_eps: config.rms_norm_eps,
+    rope_theta: ropeTheta(config, defaultLlamaTheta),
+    sliding_window: null,
+    tie_word_embeddings: config.tie_word_embeddings,
+    upcycled: { noise: options.noise, seed: options.seed },
+  };
+}
+
+function denseTensors(checkpoint: Checkpoint, config: Record<string, unknown>, routers: readonly Float32Array[]): readonly TensorToWrite[] {
+  const shapes = denseShapes(config as unknown as Parameters<typeof denseShapes>[0]);
+  return [...shapes].map(([name, shape]): TensorToWrite => {
+    const gate = /^model\.layers\.(\d+)\.block_sparse_moe\.gate\.weight$/.exec(name);
+    if (gate) return { name, dtype: "F32", shape, read: async () => bytesOf(routers[Number(gate[1])] as Float32Array) };
+    return { name, dtype: "F32", shape, read: async () => bytesOf(await checkpoint.read(name)) };
+  });
+}
+
+/** Experts of a layer share their base weights: read once, kept while the layer lasts. */
+function expertMaker(checkpoint: Checkpoint, options: UpcycleOptions): (layer: number, expert: number) => Promise<ExpertMatrices> {
+  let base: { readonly layer: number; readonly matrices: ExpertMatrices } | undefined;
+  return async (layer, expert) => {
+    if (base?.layer !== layer) {
+      const names = ffnTensors(layer);
+      base = {
+        layer,
+        matrices: { w1: await checkpoint.read(names.w1), w2: await checkpoint.read(names.w2), w3: await checkpoint.read(names.w3) },
+      };
+    }
+    const { w1, w2, w3 } = base.matrices;
+    const noisy = (values: Float32Array, matrix: number) => withNoise(values, options.noise, keyOf(options.seed, layer, expert, matrix));
+    return { w1: noisy(w1, 1), w2: noisy(w2, 2), w3: noisy(w3, 3) };
+  };
+}
+
+export async function upcycle(options: UpcycleOptions, log: Log): Promise<UpcycleResult> {
+  checkOptions(options);
+  const out = resolve(options.out);
+  if (!options.overwrite && (await stat(out).catch(() => undefined))) {
+    throw new AppError(`${out}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
+  }
+  const raw = (await readJson(join(options.from, "config.json"), "ModelNotFound")) as Readonly<Record<string, unknown>>;
+  const architecture = architectureOf(raw, options.from);
+  if (architecture !== denseArchitecture) {
+    throw new AppError(`${options.from}: is ${architecture}; only ${denseArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
+  }
+  const config = parseLlamaConfig(raw, options.from);
+  const files = await companionFiles(options.from);
+  const checkpoint = await openCheckpoint(options.from);
+  try {
+    const { routers, tokens, imbalance } = await fitRouters(checkpoint, config, options, log);
+    const moe = mixtralConfig(raw, config, options);
+    const layers = config.num_hidden_layers;
+    log(`writing ${layers} layers of ${options.experts} experts, codecs ${options.codecs.join(", ")}`);
+    const step = Math.max(1, Math.floor(layers / 10)) * options.experts;
+    const index = await writeStore(
+      out,
+      {
+        config: moe,
+        architecture: moeArchitecture,
+        layers,
+        experts: options.experts,
+        topK: options.topK,
+        hidden: config.hidden_size,
+        ffn: config.intermediate_size,
+        codecs: options.codecs,
+        dense: denseTensors(checkpoint, moe, routers),
+        expert: expertMaker(checkpoint, options),
+        files,
+      },
+      {
+        overwrite: options.overwrite,
+        onProgress: ({ units, of, bytes }) => {
+          if (units % step === 0 || units === of) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
+        },
+      },
+    );
+    return { out, index, tokens, imbalance };
+  } finally {
+    await checkpoint.close();
+  }
+}
