@@ -1,5 +1,6 @@
 // gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
 // and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those.
+import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
@@ -33,6 +34,12 @@ const clientOptions: grpc.ChannelOptions = {
   "grpc.enable_http_proxy": 0,
   "grpc.use_local_subchannel_pool": 1, // a restarted pod may come back on the same address with another certificate
 };
+
+/** Calls as a handler sees them, so that only wire/ names the gRPC package. */
+export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
+export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
+export type ClientDuplex<I, O> = grpc.ClientDuplexStream<I, O>;
+export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;
 
 export type GrpcServer = {
   /** Adds a service; call before `listen`. */
@@ -81,12 +88,25 @@ function unary(handler: unknown, output: Parameters<typeof create>[0]): grpc.han
   };
 }
 
-/** A client of one service at ip:port; `serverName` is the SAN that the other end must present. */
+/** A client of one service at ip:port; `serverName` is the SAN that the other end must present. Where the caller cannot know
+ *  the rank behind an address (joining through the headless Service), `accept` judges the certificate instead. */
 export function connect<M extends GenServiceMethods>(
   service: GenService<M>,
-  target: { readonly address: string; readonly serverName: string; readonly tls: TlsSource },
+  target: {
+    readonly address: string;
+    readonly serverName: string;
+    readonly tls: TlsSource;
+    readonly accept?: (peer: PeerCertificate) => boolean;
+  },
 ): ServiceClient<M> {
-  const credentials = grpc.experimental.createCertificateProviderChannelCredentials(target.tls.provider, target.tls.provider);
+  const { accept } = target;
+  const credentials = grpc.experimental.createCertificateProviderChannelCredentials(
+    target.tls.provider,
+    target.tls.provider,
+    accept === undefined
+      ? {}
+      : { checkServerIdentity: (_host, cert) => (accept(cert) ? undefined : new Error("not a member's certificate")) },
+  );
   return createClient(service, target.address, credentials, {
     ...clientOptions,
     "grpc.ssl_target_name_override": target.serverName,
@@ -95,11 +115,7 @@ export function connect<M extends GenServiceMethods>(
 }
 
 /** Who is calling, or an AppError `Unauthenticated` for a stranger. */
-export function callerOf(
-  call: Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">,
-  namespace: string,
-  name: string,
-): PeerIdentity {
+export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {
   const identity = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
   if (identity !== undefined) return identity;
   throw new AppError(`the caller's certificate names no member of ${namespace}/${name}`, {

@@ -37,6 +37,9 @@ export type Handlers<M extends GenServiceMethods> = {
       : (call: grpc.ServerDuplexStream<MessageShape<M[K]["input"]>, MessageShape<M[K]["output"]>>) => void;
 };
 
+/** Handlers of a generated service, by its value: `HandlersOf<typeof Control>`. */
+export type HandlersOf<S> = S extends GenService<infer M> ? Handlers<M> : never;
+
 function serialize(schema: DescMessage): (message: MessageShape<DescMessage>) => Buffer {
   return (message) => {
     const bytes = toBinary(schema, message);
@@ -89,3 +92,6 @@ export function createClient<M extends GenServiceMethods>(
   }
   return methods as ServiceClient<M>;
 }
+
+/** Makes a message; re-exported so that only wire/ depends on the protobuf package. */
+export { create } from "@bufbuild/protobuf";

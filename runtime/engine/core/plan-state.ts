@@ -9,7 +9,6 @@ export type LayerPhase = "idle" | "preparing" | "ready" | "committed" | "drained
 interface LayerState {
   phase: LayerPhase;
   current: LayerPlacement | undefined;
-  currentHash: string;
   /** What is being prepared; set in PREPARING and READY. */
   next: LayerPlacement | undefined;
   /** The parent placement, still served; set in COMMITTED and DRAINED. */
@@ -39,7 +38,6 @@ export class PlanState {
     this.#layers = Array.from({ length: options.layers }, () => ({
       phase: "idle",
       current: undefined,
-      currentHash: "",
       next: undefined,
       previous: undefined,
     }));
@@ -154,7 +152,9 @@ export class PlanState {
     for (const layer of plan.layers) {
       const state = this.#at(layer.layer);
       if (state.current !== undefined && layer.epoch <= state.current.epoch) continue;
-      this.#install(state, layer, plan);
+      if (state.next !== undefined && state.next.epoch > layer.epoch) {
+        state.current = layer; // a restarted rank that prepares n while it learns of n-1: the preparation goes on
+      } else this.#install(state, layer, plan);
       changed.push(layer.layer);
     }
     if (plan.epoch >= this.#fence.epoch) this.#raiseFence(plan);
@@ -187,12 +187,13 @@ export class PlanState {
     const pending: number[] = [];
     for (const layer of layers.length === 0 ? this.#layers.keys() : layers) {
       const state = this.#at(layer);
-      if (state.current === undefined || state.current.epoch !== epoch) continue;
-      if (state.phase === "committed") {
+      const behind = (state.current?.epoch ?? 0) < epoch;
+      if (behind && layers.length === 0) continue; // "all" means all that this epoch committed
+      if (behind || (state.phase === "committed" && state.current?.epoch === epoch)) {
         pending.push(layer);
         continue;
       }
-      if (state.phase === "drained") this.#toIdle(state);
+      if (state.phase === "drained" && state.current?.epoch === epoch) this.#toIdle(state);
       released.push(layer);
     }
     return { released, pending };
@@ -201,7 +202,6 @@ export class PlanState {
   #install(state: LayerState, layer: LayerPlacement, plan: PlacementPlan): void {
     state.previous = state.current;
     state.current = layer;
-    state.currentHash = plan.planHash;
     state.next = undefined;
     state.phase = state.previous === undefined ? "idle" : "committed";
     if (plan.epoch > this.#epoch) this.#setPlan(plan);
@@ -230,7 +230,8 @@ export class PlanState {
     if (plan.epoch < 1) throw invalid("plan.epoch: must be at least 1");
     for (const layer of plan.layers) {
       if (layer.layer >= layers) throw invalid(`plan.layers: layer ${layer.layer} of ${layers}`);
-      if (layer.hosts.length !== experts) throw invalid(`plan.layers: layer ${layer.layer} places ${layer.hosts.length} experts of ${experts}`);
+      if (layer.hosts.length !== experts)
+        throw invalid(`plan.layers: layer ${layer.layer} places ${layer.hosts.length} experts of ${experts}`);
     }
     if (!fenced) return;
     if (plan.epoch < this.#fence.epoch) throw stale(`epoch ${plan.epoch} is below ${this.#fence.epoch}`);

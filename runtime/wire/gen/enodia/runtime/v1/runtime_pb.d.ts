@@ -324,6 +324,13 @@ export declare type DispatchFrame = Message<"enodia.runtime.v1.DispatchFrame"> &
    * @generated from field: string traceparent = 11;
    */
   traceparent: string;
+
+  /**
+   * No host that the sender knows can serve these experts: load them from a peer or the store into the staging slot.
+   *
+   * @generated from field: bool on_demand = 12;
+   */
+  onDemand: boolean;
 };
 
 /**
@@ -333,6 +340,8 @@ export declare type DispatchFrame = Message<"enodia.runtime.v1.DispatchFrame"> &
 export declare const DispatchFrameSchema: GenMessage<DispatchFrame>;
 
 /**
+ * A frame without pairs is a ping: it is answered at once with no rows.
+ *
  * @generated from message enodia.runtime.v1.DispatchReply
  */
 export declare type DispatchReply = Message<"enodia.runtime.v1.DispatchReply"> & {

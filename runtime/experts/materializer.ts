@@ -1,0 +1,115 @@
+// Brings experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded transfers.
+// Which experts are wanted is the plan's business (plan-state.ts); which fit is resident-set.ts's; old copies stay until told.
+import { AppError } from "../../crds/common.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { Log } from "../observe/log.ts";
+import { abortReason, Gate, Signal } from "./gate.ts";
+import type { Kind, ResidentSet } from "./resident-set.ts";
+import type { ShardClient } from "./shard-client.ts";
+
+/** Units in memory on their way, at most: bounds staging memory and the disturbance of serving. */
+export const concurrentLoads = 2;
+const pollMs = 200;
+const unloadWaitMs = 10_000;
+
+export interface LoadRequest {
+  readonly layer: number;
+  readonly expert: number;
+  readonly kind: Kind;
+  /** Ranks that may hold it, best first. */
+  readonly sources: readonly number[];
+  readonly bytesPerSecond: number;
+  readonly signal: AbortSignal;
+}
+
+export interface MaterializerOptions {
+  readonly engine: Pick<Engine, "loadExpert" | "unloadExpert">;
+  readonly residents: ResidentSet;
+  readonly shards: ShardClient;
+  readonly log: Log;
+}
+
+export class Materializer {
+  readonly residents: ResidentSet;
+  readonly #engine: MaterializerOptions["engine"];
+  readonly #shards: ShardClient;
+  readonly #log: Log;
+  readonly #gate = new Gate(concurrentLoads);
+  readonly #changed = new Signal();
+  #fetchedBytes = 0;
+
+  constructor(options: MaterializerOptions) {
+    this.residents = options.residents;
+    this.#engine = options.engine;
+    this.#shards = options.shards;
+    this.#log = options.log;
+  }
+
+  /** Stored bytes received since start, from peers and store. */
+  get fetchedBytes(): number {
+    return this.#fetchedBytes;
+  }
+
+  /** Resolves once the expert is resident; returns the bytes that had to be fetched (0 = it was there, or somebody else
+   *  loaded it). Waits for room while memory is full, until the signal fires. */
+  async ensure(request: LoadRequest): Promise<number> {
+    const { layer, expert, kind, signal } = request;
+    for (;;) {
+      if (signal.aborted) throw abortReason(signal);
+      const admission = this.residents.admit(layer, expert, kind);
+      if (admission.action === "present") return 0;
+      if (admission.action === "load") return await this.#load(request);
+      if (admission.action === "evict") await this.#unload(admission.victim.layer, admission.victim.expert);
+      else await this.#changed.wait(pollMs, signal);
+    }
+  }
+
+  /** Runs work while staged experts are held in memory, one expert at a time at most. */
+  async withExpert<T>(request: LoadRequest, work: () => Promise<T>): Promise<T> {
+    while (!this.residents.lease(request.layer, request.expert)) await this.ensure(request);
+    try {
+      return await work();
+    } finally {
+      this.residents.unlease(request.layer, request.expert);
+      this.#changed.notify();
+    }
+  }
+
+  /** Unloads what a layer no longer wants. Returns the resident bytes that became free. */
+  async retain(layer: number, wanted: ReadonlySet<number>): Promise<number> {
+    const leaving = this.residents.retain(layer, wanted);
+    for (const { expert } of leaving) await this.#unload(layer, expert);
+    return leaving.length * this.residents.expertBytes;
+  }
+
+  async #load(request: LoadRequest): Promise<number> {
+    const { layer, expert } = request;
+    try {
+      const bytes = await this.#gate.run(request.kind === "staged", async () => {
+        const { unit } = await this.#shards.fetch(request);
+        if (request.signal.aborted) throw abortReason(request.signal);
+        await this.#engine.loadExpert(layer, expert, unit);
+        this.#fetchedBytes += unit.byteLength;
+        return unit.byteLength;
+      });
+      this.residents.loaded(layer, expert);
+      return bytes;
+    } catch (caught) {
+      this.residents.gone(layer, expert);
+      throw AppError.from(caught, `loading expert ${layer}/${expert}`);
+    } finally {
+      this.#changed.notify();
+    }
+  }
+
+  async #unload(layer: number, expert: number): Promise<void> {
+    const slow = setTimeout(() => this.#log.warn({ layer, expert }, "an expert takes long to leave memory"), unloadWaitMs);
+    try {
+      await this.#engine.unloadExpert(layer, expert);
+    } finally {
+      clearTimeout(slow);
+      this.residents.gone(layer, expert);
+      this.#changed.notify();
+    }
+  }
+}

@@ -1,0 +1,138 @@
+// The other ranks as this one sees them: membership from the operator (or a peer), who is suspect, and clients to reach them.
+// It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
+import type { Log } from "../observe/log.ts";
+import { Control, Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect } from "../wire/grpc.ts";
+import type { Identity, Member, Membership } from "../wire/mapping.ts";
+import { serverNames, type TlsSource } from "../wire/tls.ts";
+
+export interface PeersOptions {
+  readonly self: Identity;
+  readonly namespace: string;
+  readonly name: string;
+  readonly tls: TlsSource;
+  readonly log: Log;
+}
+
+export class Peers {
+  readonly options: PeersOptions;
+  #membership: Membership = { version: 0, members: [] };
+  readonly #byRank = new Map<number, Member>();
+  readonly #suspects = new Map<number, string>();
+  readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
+  readonly #listeners = new Set<() => void>();
+
+  constructor(options: PeersOptions) {
+    this.options = options;
+  }
+  get self(): Identity {
+    return this.options.self;
+  }
+  get membership(): Membership {
+    return this.#membership;
+  }
+  member(rank: number): Member | undefined {
+    return this.#byRank.get(rank);
+  }
+
+  /** Takes a newer membership; an older or equal version is ignored. */
+  apply(next: Membership): boolean {
+    if (next.version <= this.#membership.version) return false;
+    const before = new Map(this.#byRank);
+    this.#membership = next;
+    this.#byRank.clear();
+    for (const member of next.members) this.#byRank.set(member.rank, member);
+    for (const [rank, old] of before) {
+      const now = this.#byRank.get(rank);
+      if (now?.address === old.address && now.podUid === old.podUid && now.bootId === old.bootId) continue;
+      this.#suspects.delete(rank); // another process: it starts with a clean record
+      if (now?.address !== old.address || now.podUid !== old.podUid) this.#drop(rank);
+    }
+    this.#changed();
+    return true;
+  }
+
+  /** Ranks that can be asked now, this one included, ascending. */
+  live(): number[] {
+    const down = this.down();
+    const ranks = new Set([...this.#byRank.keys(), this.self.rank]);
+    return [...ranks].filter((rank) => !down.has(rank)).sort((a, b) => a - b);
+  }
+
+  /** Ranks known to be no use: lost, suspect, or not there. `others` widens the view to ranks that a plan names. */
+  down(others: Iterable<number> = []): Set<number> {
+    const ranks = new Set([...this.#byRank.keys(), ...others]);
+    ranks.delete(this.self.rank);
+    return new Set([...ranks].filter((rank) => !this.usable(rank)));
+  }
+  usable(rank: number): boolean {
+    if (rank === this.self.rank) return true;
+    const member = this.#byRank.get(rank);
+    return member !== undefined && member.state !== "lost" && !this.#suspects.has(rank);
+  }
+
+  isSuspect(rank: number): boolean {
+    return this.#suspects.has(rank);
+  }
+  suspect(rank: number, reason: string): void {
+    if (rank === this.self.rank || this.#suspects.has(rank)) return;
+    this.#suspects.set(rank, reason);
+    this.options.log.warn({ rank, reason }, "rank is suspect; its experts are asked elsewhere");
+    this.#changed();
+  }
+  clear(rank: number): void {
+    if (!this.#suspects.delete(rank)) return;
+    this.options.log.info({ rank }, "rank answers again");
+    this.#changed();
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Clients of a member; undefined when the membership does not name it. Dropped when its address or pod changes. */
+  clients(rank: number): PeerClients | undefined {
+    const member = this.#byRank.get(rank);
+    if (member === undefined || rank === this.self.rank) return undefined;
+    const known = this.#clients.get(rank);
+    if (known !== undefined && known.address === member.address) return known.clients;
+    this.#drop(rank);
+    const clients = createPeerClients(member.address, serverNames.rank(rank, this.options.namespace, this.options.name), this.options.tls);
+    this.#clients.set(rank, { address: member.address, clients });
+    return clients;
+  }
+
+  close(): void {
+    for (const rank of [...this.#clients.keys()]) this.#drop(rank);
+    this.#listeners.clear();
+  }
+
+  #drop(rank: number): void {
+    const known = this.#clients.get(rank);
+    this.#clients.delete(rank);
+    known?.clients.close();
+  }
+  #changed(): void {
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+export type PeerClients = ReturnType<typeof createPeerClients>;
+
+/** One connection per service: a shard transfer must not stand in the way of a frame. */
+function createPeerClients(address: string, serverName: string, tls: TlsSource) {
+  const target = { address, serverName, tls };
+  const experts = connect(Experts, target);
+  const shards = connect(Shards, target);
+  const control = connect(Control, target);
+  return {
+    address,
+    experts,
+    shards,
+    control,
+    close: () => {
+      for (const client of [experts, shards, control]) client.close();
+    },
+  };
+}

@@ -1,0 +1,132 @@
+// Which experts are in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged
+// ones (loaded on demand, first to go). Pure: it admits and accounts; materializer.ts loads and unloads.
+
+export type Kind = "planned" | "staged";
+
+export interface ResidentExpert {
+  readonly layer: number;
+  readonly expert: number;
+}
+
+type Phase = "loading" | "resident" | "unloading";
+
+interface Entry extends ResidentExpert {
+  kind: Kind;
+  phase: Phase;
+  /** Frames that are using a staged expert; it is not evicted while > 0. */
+  leases: number;
+  usedAt: number;
+}
+
+export type Admission =
+  /** It is there. */
+  | { readonly action: "present" }
+  /** Somebody loads it, or it is just leaving: wait for the next change and ask again. */
+  | { readonly action: "wait" }
+  /** Room is taken for it: load it, then call `loaded` or `gone`. */
+  | { readonly action: "load" }
+  /** Unload the victim (marked as leaving) first, call `gone` for it, and ask again. */
+  | { readonly action: "evict"; readonly victim: ResidentExpert }
+  /** Everything in memory is planned or in use. */
+  | { readonly action: "full" };
+
+export class ResidentSet {
+  readonly budgetBytes: number;
+  readonly expertBytes: number;
+  readonly #entries = new Map<string, Entry>();
+  #clock = 0;
+
+  constructor(options: { readonly budgetBytes: number; readonly expertBytes: number }) {
+    this.budgetBytes = options.budgetBytes;
+    this.expertBytes = Math.max(1, options.expertBytes);
+  }
+
+  /** Experts that fit into the budget, the staging slot included; at least one, or nothing could ever be served. */
+  get capacity(): number {
+    return Math.max(1, Math.floor(this.budgetBytes / this.expertBytes));
+  }
+  get count(): number {
+    return this.#entries.size;
+  }
+  /** Resident bytes, what is loading or leaving included. */
+  get bytes(): number {
+    return this.#entries.size * this.expertBytes;
+  }
+  stagedCount(): number {
+    return [...this.#entries.values()].filter((entry) => entry.kind === "staged").length;
+  }
+
+  /** Asks for room. A staged expert that the plan now wants becomes planned; a planned one never becomes staged here. */
+  admit(layer: number, expert: number, kind: Kind): Admission {
+    const entry = this.#entries.get(key(layer, expert));
+    if (entry !== undefined) {
+      if (kind === "planned") entry.kind = "planned";
+      if (entry.phase !== "resident") return { action: "wait" };
+      entry.usedAt = ++this.#clock;
+      return { action: "present" };
+    }
+    if (this.#entries.size < this.capacity) {
+      this.#entries.set(key(layer, expert), { layer, expert, kind, phase: "loading", leases: 0, usedAt: ++this.#clock });
+      return { action: "load" };
+    }
+    const victim = this.#victim();
+    if (victim === undefined) return { action: [...this.#entries.values()].some((e) => e.phase === "unloading") ? "wait" : "full" };
+    victim.phase = "unloading";
+    return { action: "evict", victim: { layer: victim.layer, expert: victim.expert } };
+  }
+
+  loaded(layer: number, expert: number): void {
+    const entry = this.#entries.get(key(layer, expert));
+    if (entry !== undefined) entry.phase = "resident";
+  }
+  /** The load failed or the unload is done: its room is free. */
+  gone(layer: number, expert: number): void {
+    this.#entries.delete(key(layer, expert));
+  }
+
+  /** Holds a present expert in memory for the time of a frame; false when it is not there any more. */
+  lease(layer: number, expert: number): boolean {
+    const entry = this.#entries.get(key(layer, expert));
+    if (entry?.phase !== "resident") return false;
+    entry.leases += 1;
+    entry.usedAt = ++this.#clock;
+    return true;
+  }
+  unlease(layer: number, expert: number): void {
+    const entry = this.#entries.get(key(layer, expert));
+    if (entry !== undefined) entry.leases = Math.max(0, entry.leases - 1);
+  }
+
+  /** Experts of a layer that the plan no longer wants, marked as leaving, for the caller to unload. What is in use or
+   *  still loading becomes staged instead and leaves under pressure. */
+  retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
+    const leaving: ResidentExpert[] = [];
+    for (const entry of this.#entries.values()) {
+      if (entry.layer !== layer || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
+      if (entry.phase !== "resident" || entry.leases > 0) {
+        entry.kind = "staged"; // in use or still loading: leaves under pressure
+        continue;
+      }
+      entry.phase = "unloading";
+      leaving.push({ layer, expert: entry.expert });
+    }
+    return leaving;
+  }
+
+  isResident(layer: number, expert: number): boolean {
+    return this.#entries.get(key(layer, expert))?.phase === "resident";
+  }
+
+  #victim(): Entry | undefined {
+    let oldest: Entry | undefined;
+    for (const entry of this.#entries.values()) {
+      if (entry.kind !== "staged" || entry.phase !== "resident" || entry.leases > 0) continue;
+      if (oldest === undefined || entry.usedAt < oldest.usedAt) oldest = entry;
+    }
+    return oldest;
+  }
+}
+
+function key(layer: number, expert: number): string {
+  return `${layer}.${expert}`;
+}

@@ -1,0 +1,69 @@
+// Computes a frame of expert work on this rank's engine, loading experts on demand when asked to.
+// Used for frames of other ranks (dispatch-server.ts) and for this rank's own work that nobody else can do (dispatch-client.ts).
+import { AppError } from "../../crds/common.ts";
+import type { Phase } from "../../crds/telemetry.ts";
+import { type Engine, missingExperts } from "../engine/engine.ts";
+import { scatter, selectPairs, type Work } from "./frames.ts";
+import type { Materializer } from "./materializer.ts";
+
+/** How long a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
+export const expertWaitMs = 30_000;
+
+export interface FrameRunnerOptions {
+  readonly engine: Pick<Engine, "runExperts">;
+  readonly materializer: Materializer;
+  readonly hidden: number;
+  /** Ranks that may hold a copy, for the transfer. */
+  readonly sourcesOf: (layer: number, expert: number) => readonly number[];
+  readonly onDemandLoad: (result: "ok" | "error") => void;
+}
+
+export class FrameRunner {
+  readonly #options: FrameRunnerOptions;
+
+  constructor(options: FrameRunnerOptions) {
+    this.#options = options;
+  }
+
+  /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts) when an expert is not here. */
+  run(layer: number, phase: Phase, work: Work): Promise<Float32Array> {
+    return this.#options.engine.runExperts({ layer, phase, ...work });
+  }
+
+  /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. */
+  async runOnDemand(layer: number, phase: Phase, work: Work, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
+    try {
+      return await this.run(layer, phase, work);
+    } catch (error) {
+      if (missingExperts(error).length === 0) throw error;
+    }
+    const { hidden } = this.#options;
+    const out = new Float32Array(work.pairExperts.length * hidden);
+    for (const expert of new Set(work.pairExperts)) {
+      const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
+      scatter(out, hidden, pairs, await this.#runOne(layer, phase, expert, selectPairs(work, hidden, pairs), signal));
+    }
+    return out;
+  }
+
+  async #runOne(layer: number, phase: Phase, expert: number, work: Work, signal: AbortSignal): Promise<Float32Array> {
+    const { materializer, sourcesOf, onDemandLoad } = this.#options;
+    const wasHere = materializer.residents.isResident(layer, expert);
+    const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
+    try {
+      const rows = await materializer.withExpert(request, () => this.run(layer, phase, work));
+      if (!wasHere) onDemandLoad("ok");
+      return rows;
+    } catch (caught) {
+      if (!wasHere) onDemandLoad("error");
+      const error = AppError.from(caught);
+      if (!signal.aborted) throw error;
+      throw new AppError(`expert ${layer}/${expert} could not be loaded within ${expertWaitMs / 1000} s`, {
+        code: "ExpertUnavailable",
+        operation: "loading on demand",
+        cause: error,
+        retry: { afterMs: 1_000 },
+      });
+    }
+  }
+}

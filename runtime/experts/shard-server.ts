@@ -1,0 +1,97 @@
+// Shards.Fetch: sends the stored bytes of an expert that this rank hosts, in chunks, hash last, at the pace that the receiver asks.
+// Bytes come from the store and are verified before they leave; a corrupt copy is an error here, and the receiver asks elsewhere.
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
+import type { CodecName, ModelStore } from "../weights/store.ts";
+import type { FetchChunk, FetchRequest, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { FetchChunkSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { type ServerWritable, toStatus } from "../wire/grpc.ts";
+import { create, type HandlersOf } from "../wire/service.ts";
+
+export const chunkBytesMax = 1024 * 1024;
+/** Transfers answered at once; more wait at the receiver, which has its own bound. */
+const concurrentFetchesMax = 8;
+
+export interface ShardServerOptions {
+  readonly store: ModelStore;
+  readonly codec: CodecName;
+  readonly hosts: (layer: number, expert: number) => boolean;
+  /** Throws AppError for callers that are no members. */
+  readonly authorize: (call: ServerWritable<FetchRequest, FetchChunk>) => void;
+  readonly onServed: (bytes: number) => void;
+}
+
+export function createShardServer(options: ShardServerOptions): HandlersOf<typeof Shards> {
+  let active = 0;
+  return {
+    fetch: (call) => {
+      if (active >= concurrentFetchesMax) {
+        call.destroy(
+          toStatus(new AppError("too many transfers at once", { code: "Busy", operation: "serving a shard", retry: "backoff" })),
+        );
+        return;
+      }
+      active += 1;
+      send(call, options)
+        .then(
+          () => call.end(),
+          (error) => void call.emit("error", toStatus(error)),
+        )
+        .finally(() => {
+          active -= 1;
+        });
+    },
+  };
+}
+
+async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: ShardServerOptions): Promise<void> {
+  const { store, codec } = options;
+  options.authorize(call);
+  const { request } = call;
+  const fault = checkRequest(request, store, codec);
+  if (fault !== undefined) throw new AppError(fault, { code: "InvalidRequest", operation: "serving a shard" });
+  if (!options.hosts(request.layer, request.expert)) {
+    throw new AppError(`expert ${request.layer}/${request.expert} is not hosted here`, { code: "NotHosted", operation: "serving a shard" });
+  }
+  const unit = await store.readUnit(request.layer, request.expert, codec);
+  const sha256 = store.index.codecs[codec]?.units[request.layer]?.[request.expert]?.sha256 ?? "";
+  const bytesPerSecond = Number(request.maxBytesPerSecond);
+  const startedAt = performance.now();
+  for (let offset = 0; offset < unit.byteLength; offset += chunkBytesMax) {
+    if (call.cancelled) return;
+    const data = unit.subarray(offset, offset + chunkBytesMax);
+    const last = offset + data.byteLength >= unit.byteLength;
+    const chunk = create(FetchChunkSchema, {
+      offset: BigInt(offset),
+      totalBytes: BigInt(unit.byteLength),
+      data,
+      sha256: last ? sha256 : "",
+    });
+    if (!call.write(chunk)) await drained(call);
+    options.onServed(data.byteLength);
+    const dueMs = bytesPerSecond > 0 ? ((offset + data.byteLength) / bytesPerSecond) * 1000 - (performance.now() - startedAt) : 0;
+    if (dueMs > 1) await sleep(dueMs);
+  }
+}
+
+function checkRequest(request: FetchRequest, store: ModelStore, codec: CodecName): string | undefined {
+  if (request.modelDigest !== store.index.modelDigest) return `model_digest: ${request.modelDigest} is not the model here`;
+  if (request.codec !== codec) return `codec: ${request.codec}, this rank holds ${codec}`;
+  if (request.layer >= store.index.layers || request.expert >= store.index.experts)
+    return `layer ${request.layer}, expert ${request.expert}: out of range`;
+  return undefined;
+}
+
+function drained(call: ServerWritable<FetchRequest, FetchChunk>): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      call.off("drain", done);
+      call.off("close", done);
+      call.off("cancelled", done);
+      resolve();
+    };
+    call.on("drain", done);
+    call.on("close", done);
+    call.on("cancelled", done);
+  });
+}
