@@ -63,6 +63,7 @@ async function machine(): Promise<Record<string, string>> {
     mounts: readFileSync("/proc/self/mounts", "utf8"),
     nft: await of("nft", "list", "ruleset"),
     cgroups: cgroups.join(),
+    settings: await of("sysctl", "vm.overcommit_memory", "vm.panic_on_oom", "kernel.panic", "kernel.panic_on_oops", "kernel.keys"),
     processes: (await of("ps", "-eo", "args"))
       .split("\n")
       .filter((line) => line.includes(`/${name}/`))
@@ -235,6 +236,18 @@ describe("a local cluster", { skip: reason }, () => {
     await kubectl(["wait", "--for=condition=Ready", "pod/three", "--timeout=60s"]);
     const url = encodeURIComponent("http://service-two.probe.svc/");
     assert.equal((await askPod("three", `/fetch?url=${url}`)).pod, "two");
+  });
+
+  test("a second cluster lives beside the first and goes without touching it", async () => {
+    const other = await up({ name: `${name}-b`, nodes: 1 });
+    try {
+      const { stdout } = await run(other.binaries.kubectl, ["--kubeconfig", other.kubeconfig, "get", "nodes", "-o", "name"]);
+      assert.equal(stdout.trim(), `node/${name}-b-1`);
+      assert.equal(await nodeReady(`${name}-1`), "True");
+    } finally {
+      await down(other.name);
+    }
+    assert.equal((await askPod("one", "/")).pod, "one");
   });
 
   test("an unknown node or cluster is named with what there is", async () => {

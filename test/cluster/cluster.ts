@@ -312,10 +312,11 @@ export async function loadImage(name: string, tar: string, options: { nodes?: re
     const off = options.nodes === undefined ? undefined : wanted.find(({ node }) => node.power === "off");
     if (off !== undefined) throw new ClusterError(`node ${off.names.name} is off: start it with "start-node ${off.names.name}" first`);
     const binaries = binaryPaths();
-    for (const { node, names } of running) {
+    const imports = running.map(async ({ node, names }) => {
       const init = node.processes[0];
       if (init !== undefined) await importImage({ cluster: namesOf(state), node: names, binaries }, init, file);
-    }
+    });
+    for (const result of await Promise.allSettled(imports)) if (result.status === "rejected") throw result.reason;
     if (options.nodes === undefined && !state.images.includes(file)) state.images.push(file);
     writeState(state);
   });

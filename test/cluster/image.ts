@@ -7,10 +7,12 @@ import {
   existsSync,
   lstatSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   renameSync,
   rmSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
@@ -151,6 +153,16 @@ async function layerKey(entries: readonly TarEntry[]): Promise<string> {
   return hash.digest("hex").slice(0, 32);
 }
 
+/** Layers that no build has used for this long go: sources change with every edit. */
+const layerAgeMaxMs = 7 * 24 * 3600_000;
+
+function dropOldLayers(folder: string): void {
+  for (const name of readdirSync(folder)) {
+    const file = join(folder, name);
+    if (Date.now() - lstatSync(file).mtimeMs > layerAgeMaxMs) rmSync(file, { force: true });
+  }
+}
+
 async function layerBlob(layer: ImageLayer): Promise<Blob> {
   const entries = layerEntries(layer.files);
   const folder = join(cacheRoot(), "layers");
@@ -163,6 +175,10 @@ async function layerBlob(layer: ImageLayer): Promise<Blob> {
     writeFileSync(unfinished, await fileHash(file));
     renameSync(unfinished, digestFile);
   }
+  const now = new Date();
+  utimesSync(digestFile, now, now);
+  utimesSync(file, now, now);
+  dropOldLayers(folder);
   return { digest: readFileSync(digestFile, "utf8"), size: lstatSync(file).size, file };
 }
 

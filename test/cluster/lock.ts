@@ -7,7 +7,7 @@ import { ClusterError } from "./names.ts";
 import { isAlive, startTimeOf } from "./processes.ts";
 import { type ProcessRecord, stateRoot } from "./state.ts";
 
-const waitMs = 60_000;
+const waitMs = 5 * 60_000;
 const everyMs = 200;
 /** A lock without a holder's file is being taken right now, or its taker died within that moment. */
 const emptyLockMs = 2_000;
@@ -20,7 +20,7 @@ function holder(folder: string): ProcessRecord | undefined {
   }
 }
 
-/** Runs `work` while no other process works on the same cluster; waits up to a minute for its turn. */
+/** Runs `work` while no other process works on the same cluster; waits up to five minutes for its turn. */
 export async function withLock<T>(name: string, work: () => Promise<T>): Promise<T> {
   mkdirSync(stateRoot(), { recursive: true, mode: 0o755 });
   const folder = join(stateRoot(), `.lock-${name}`);

@@ -1,6 +1,6 @@
 // One node of a local cluster: a network, mount and pid namespace with containerd, kubelet and kube-proxy. Ending its first process ends all of it.
 
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Binaries } from "./binaries.ts";
 import { componentKubeconfig, makeNodeCertificate, pkiFile } from "./certs.ts";
@@ -226,11 +226,25 @@ export async function waitForRuntime({ node, binaries }: NodeContext, init: Proc
   }
 }
 
-/** Imports an OCI image tar of this machine; layers that the node has are skipped. */
-export async function importImage({ binaries }: NodeContext, init: ProcessRecord, tar: string): Promise<void> {
-  await runInNode(init, ctr(binaries, "images", "import", "-"), tar);
+interface ImageIndex {
+  readonly manifests?: readonly { readonly digest: string; readonly annotations?: Readonly<Record<string, string>> }[];
 }
 
-export function removeNodeFolder(node: NodeNames): void {
-  rmSync(node.folder, { recursive: true, force: true, maxRetries: 3 });
+/** Name and digest of a tar with one image, to compare with what a node has; undefined for any other tar. */
+export async function describeTar(tar: string): Promise<{ name: string; digest: string } | undefined> {
+  const { code, stdout } = await run("tar", ["-xOf", tar, "--occurrence=1", "index.json"], { allowFailure: true });
+  if (code !== 0) return undefined;
+  const manifests = (JSON.parse(stdout) as ImageIndex).manifests ?? [];
+  const name = manifests[0]?.annotations?.["io.containerd.image.name"];
+  return manifests.length === 1 && manifests[0] !== undefined && name !== undefined ? { name, digest: manifests[0].digest } : undefined;
+}
+
+/** Imports an OCI image tar of this machine, unless the node has that very image whole; layers that it has are skipped. */
+export async function importImage({ binaries }: NodeContext, init: ProcessRecord, tar: string): Promise<void> {
+  const image = await describeTar(tar);
+  if (image !== undefined) {
+    const { stdout } = await runInNode(init, ctr(binaries, "images", "check", `name==${image.name}`));
+    if (stdout.split("\n").some((line) => line.includes(image.digest) && line.includes("complete") && /\btrue\s*$/.test(line))) return;
+  }
+  await runInNode(init, ctr(binaries, "images", "import", "-"), tar);
 }

@@ -125,7 +125,7 @@ async function debianFiles(names: readonly string[], log: Log): Promise<string> 
 
 /** A Vulkan device in software, for the webgpu backend on machines without a GPU. */
 async function swiftshaderLayer(base: ImageLayer, log: Log): Promise<ImageLayer> {
-  const root = await debianFiles(["chromium", "libvulkan1"], log);
+  const root = await debianFiles(["chromium-common", "libvulkan1"], log);
   const folder = dirname(base.files.find((file) => /\/libc\.so/.test(file.path))?.path ?? "/usr/lib/libc.so.6");
   const library = join(root, "usr/lib/chromium/libvk_swiftshader.so");
   const { stdout } = await run("find", [join(root, "usr/lib"), "-name", "libvulkan.so.1"]);
@@ -152,7 +152,7 @@ export interface ProductImagesOptions {
   readonly out: string;
   readonly log?: Log;
   readonly tag?: string;
-  /** Also build `enodia/runtime:<tag>-swiftshader`; downloads about 100 MB of Debian packages once. */
+  /** Also build `enodia/runtime:<tag>-swiftshader`; downloads about 32 MB of Debian packages once. */
   readonly swiftshader?: boolean;
 }
 
