@@ -1,0 +1,112 @@
+// The gateway's side of Control: the operator watches it and pushes membership and plan; members may ask for a snapshot.
+// What concerns experts is refused: a gateway hosts none. Not here: what membership means for requests (pool.ts).
+
+import { create } from "@bufbuild/protobuf";
+import { AppError, gatewayRank } from "../../crds/common.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import type { Log } from "../observe/log.ts";
+import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, toStatus } from "../wire/grpc.ts";
+import { fromMembership, fromPlan, fromSender, type Identity, type Membership, toMembership, toPlan, toSender } from "../wire/mapping.ts";
+import type { Handlers } from "../wire/service.ts";
+
+/** The contract asks for a status at least once a second. */
+const statusEveryMs = 900;
+
+export interface ControlOptions {
+  readonly identity: Identity;
+  readonly podName: string;
+  readonly namespace: string;
+  readonly deployment: string;
+  readonly log: Log;
+  readonly membership: () => Membership | undefined;
+  readonly onMembership: (membership: Membership) => void;
+  /** Reasons of /readyz. */
+  readonly notReady: () => readonly string[];
+  readonly activeRequests: () => number;
+  readonly draining: () => boolean;
+}
+
+type ControlHandlers = Handlers<(typeof Control)["method"]>;
+
+export function controlHandlers(options: ControlOptions): ControlHandlers {
+  let plan: PlacementPlan | undefined;
+  const require = (call: Parameters<typeof callerOf>[0], ...roles: string[]) => {
+    const caller = callerOf(call, options.namespace, options.deployment);
+    if (!roles.includes(caller.role)) throw new AppError(`${caller.role} may not call this`, { code: "Forbidden", operation: "Control" });
+  };
+  const hostsNothing = () => Promise.reject(new AppError("a gateway hosts no experts", { code: "InvalidRequest", operation: "Control" }));
+  const take = (push: WatchPush) => {
+    const sender = fromSender(push.sender);
+    if (sender.deploymentUid !== options.identity.deploymentUid)
+      throw new AppError(`deployment ${sender.deploymentUid} is not this one`, { code: "Forbidden", operation: "Control.Watch" });
+    if (push.push.case === "membership") options.onMembership(fromMembership(push.push.value));
+    if (push.push.case === "plan") plan = newer(plan, fromPlan(push.push.value));
+  };
+  return {
+    describe: async (_request, call) => {
+      require(call, "operator");
+      return { self: toSender(options.identity), podName: options.podName, status: statusOf(options, plan) };
+    },
+    snapshot: async (_request, call) => {
+      require(call, "operator", "worker", "gateway");
+      const membership = options.membership();
+      return { ...(plan ? { plan: toPlan(plan) } : {}), ...(membership ? { membership: toMembership(membership) } : {}) };
+    },
+    watch: (call) => {
+      const send = () => void call.write(statusOf(options, plan));
+      const timer = setInterval(send, statusEveryMs);
+      const stop = () => clearInterval(timer);
+      const refuse = (caught: unknown) => {
+        stop();
+        options.log.warn({ err: caught }, "watch refused");
+        call.emit("error", toStatus(caught));
+      };
+      call.on("close", stop);
+      call.on("cancelled", stop);
+      call.on("error", stop);
+      call.on("end", () => {
+        stop();
+        call.end();
+      });
+      try {
+        require(call, "operator");
+      } catch (caught) {
+        return refuse(caught);
+      }
+      call.on("data", (push: WatchPush) => {
+        try {
+          take(push);
+          send();
+        } catch (caught) {
+          refuse(caught);
+        }
+      });
+      send();
+    },
+    prepare: (call) => void call.emit("error", toStatus(new AppError("a gateway hosts no experts", { code: "InvalidRequest" }))),
+    commit: hostsNothing,
+    abort: hostsNothing,
+    release: hostsNothing,
+    drain: hostsNothing,
+  };
+}
+
+function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): WatchStatus {
+  const reasons = options.notReady();
+  return create(WatchStatusSchema, {
+    self: toSender({ ...options.identity, rank: gatewayRank }),
+    podName: options.podName,
+    epoch: BigInt(plan?.epoch ?? 0),
+    planHash: plan?.planHash ?? "",
+    ready: reasons.length === 0,
+    notReadyReason: reasons.join("; "),
+    activeRequests: options.activeRequests(),
+    draining: options.draining(),
+    membershipVersion: BigInt(options.membership()?.version ?? 0),
+  });
+}
+
+function newer(known: PlacementPlan | undefined, pushed: PlacementPlan): PlacementPlan {
+  return known !== undefined && known.epoch > pushed.epoch ? known : pushed;
+}

@@ -1,0 +1,104 @@
+// The bodies of answers in OpenAI's shapes: whole and in chunks, chat and completions, and the model list. Pure.
+import type { Piece, TokenLogprob, Usage } from "./answer.ts";
+
+/** What stays the same in all chunks of an answer. */
+export interface Envelope {
+  readonly endpoint: "chat" | "completions";
+  readonly id: string;
+  /** Unix seconds. */
+  readonly created: number;
+  readonly model: string;
+  readonly logprobs: boolean;
+}
+
+export function wholeBody(envelope: Envelope, pieces: readonly Piece[], usage: Usage): object {
+  const text = pieces.map((piece) => piece.text).join("");
+  const finish = pieces.at(-1)?.finish ?? null;
+  const logprobs = logprobsOf(
+    envelope,
+    pieces.flatMap((piece) => piece.logprobs),
+    0,
+  );
+  const choice =
+    envelope.endpoint === "chat"
+      ? { index: 0, message: { role: "assistant", content: text, refusal: null }, logprobs, finish_reason: finish }
+      : { index: 0, text, logprobs, finish_reason: finish };
+  return {
+    ...head(envelope, envelope.endpoint === "chat" ? "chat.completion" : "text_completion"),
+    choices: [choice],
+    usage: usageBody(usage),
+  };
+}
+
+/** Makes the chunks of one stream. */
+export class ChunkWriter {
+  readonly #envelope: Envelope;
+  readonly #includeUsage: boolean;
+  #textOffset = 0;
+
+  constructor(envelope: Envelope, includeUsage: boolean) {
+    this.#envelope = envelope;
+    this.#includeUsage = includeUsage;
+  }
+
+  /** Chat streams begin with the role; completions with the first text. */
+  first(): object | undefined {
+    return this.#envelope.endpoint === "chat"
+      ? this.#chunk([{ index: 0, delta: { role: "assistant", content: "" }, logprobs: null, finish_reason: null }])
+      : undefined;
+  }
+
+  piece(piece: Piece): object {
+    const logprobs = logprobsOf(this.#envelope, piece.logprobs, this.#textOffset);
+    this.#textOffset += piece.text.length;
+    const finish_reason = piece.finish ?? null;
+    if (this.#envelope.endpoint === "completions") return this.#chunk([{ index: 0, text: piece.text, logprobs, finish_reason }]);
+    return this.#chunk([{ index: 0, delta: piece.text === "" ? {} : { content: piece.text }, logprobs, finish_reason }]);
+  }
+
+  /** After the last piece, when the client asked for it. */
+  usage(usage: Usage): object | undefined {
+    return this.#includeUsage ? { ...this.#chunk([]), usage: usageBody(usage) } : undefined;
+  }
+
+  #chunk(choices: readonly object[]): object {
+    const object = this.#envelope.endpoint === "chat" ? "chat.completion.chunk" : "text_completion";
+    return { ...head(this.#envelope, object), choices, ...(this.#includeUsage ? { usage: null } : {}) };
+  }
+}
+
+export function modelBody(name: string, created: number, maxContext: number): object {
+  return { id: name, object: "model", created, owned_by: "enodia", max_model_len: maxContext };
+}
+
+function head(envelope: Envelope, object: string): object {
+  return { id: envelope.id, object, created: envelope.created, model: envelope.model };
+}
+
+function usageBody(usage: Usage): object {
+  return {
+    prompt_tokens: usage.promptTokens,
+    completion_tokens: usage.outputTokens,
+    total_tokens: usage.promptTokens + usage.outputTokens,
+  };
+}
+
+function logprobsOf(envelope: Envelope, tokens: readonly TokenLogprob[], textOffset: number): object | null {
+  if (!envelope.logprobs) return null;
+  if (envelope.endpoint === "chat") {
+    const content = tokens.map(({ token, logprob }) => ({ token, logprob, bytes: [...new TextEncoder().encode(token)], top_logprobs: [] }));
+    return { content, refusal: null };
+  }
+  let offset = textOffset;
+  const offsets = tokens.map(({ token }) => {
+    const at = offset;
+    offset += token.length;
+    return at;
+  });
+  return {
+    tokens: tokens.map(({ token }) => token),
+    token_logprobs: tokens.map(({ logprob }) => logprob),
+    top_logprobs: null,
+    text_offset: offsets,
+  };
+}

@@ -1,0 +1,259 @@
+// The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
+// a moment ago. Starts attempts for failover.ts on the rank that router.ts chooses; cuts the streams of lost pods at once.
+import { AppError } from "../../crds/common.ts";
+import type { Span, Tracing } from "../observe/trace.ts";
+import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, fromStatus } from "../wire/grpc.ts";
+import { type Identity, type Member, type MemberState, type Membership, memberStates, toSender } from "../wire/mapping.ts";
+import type { ServiceClient } from "../wire/service.ts";
+import { serverNames, type TlsSource } from "../wire/tls.ts";
+import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
+import { type Candidate, choose, prefixHash } from "./router.ts";
+
+/** A rank that just failed gets no request for this long, unless its pod changed. */
+export const suspectMs = 1_000;
+/** How long a worker's own count of queued tokens is believed. */
+const reportedLoadMs = 2_000;
+/** What an answer in decode counts, at most: nobody knows how long it will be. */
+const decodeTokensCounted = 128;
+/** The worker ends by its own deadline; the transport's is only behind it. */
+const deadlineSlackMs = 2_000;
+
+type InferenceClient = ServiceClient<(typeof Inference)["method"]>;
+
+export interface PoolOptions {
+  readonly identity: Identity;
+  readonly namespace: string;
+  readonly deployment: string;
+  readonly tls: TlsSource;
+  readonly tracing: Tracing;
+  readonly now?: () => number;
+}
+
+interface Lease {
+  readonly generation: Generation;
+  pendingTokens: number;
+  readonly cut: AbortController;
+}
+
+interface Worker {
+  member: Member;
+  client: InferenceClient | undefined;
+  readonly leases: Set<Lease>;
+  suspectUntil: number;
+  /** Load that others gave it, as it said at `reportedAt`. */
+  reportedTokens: number;
+  reportedAt: number;
+}
+
+export class WorkerPool implements Workers {
+  readonly #options: PoolOptions;
+  readonly #workers = new Map<number, Worker>();
+  readonly #waiting = new Set<() => void>();
+  readonly #now: () => number;
+  #version = -1;
+
+  constructor(options: PoolOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+  }
+
+  /** -1: none known yet. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /** Takes a newer membership; false when it is older than the known one. */
+  apply(membership: Membership): boolean {
+    if (membership.version < this.#version) return false;
+    this.#version = membership.version;
+    const seen = new Set<number>();
+    for (const member of membership.members) {
+      seen.add(member.rank);
+      const known = this.#workers.get(member.rank);
+      if (known === undefined) this.#workers.set(member.rank, newWorker(member));
+      else if (sameProcess(known.member, member)) known.member = member;
+      else {
+        release(known, `rank ${member.rank} was replaced`);
+        this.#workers.set(member.rank, newWorker(member));
+      }
+      if (member.state === "lost") release(this.#worker(member.rank), `rank ${member.rank} is lost`);
+    }
+    for (const [rank, worker] of this.#workers) {
+      if (seen.has(rank)) continue;
+      release(worker, `rank ${rank} left`);
+      this.#workers.delete(rank);
+    }
+    this.#notify();
+    return true;
+  }
+
+  membership(): Membership | undefined {
+    return this.#version < 0 ? undefined : { version: this.#version, members: [...this.#workers.values()].map((worker) => worker.member) };
+  }
+
+  countByState(): Record<MemberState, number> {
+    const counts = Object.fromEntries(memberStates.map((state) => [state, 0])) as Record<MemberState, number>;
+    for (const worker of this.#workers.values()) counts[worker.member.state]++;
+    return counts;
+  }
+
+  start(generation: Generation, replay: readonly number[], avoid: ReadonlySet<number>): Attempt | { readonly none: string } {
+    const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), avoid);
+    if (rank === undefined) return { none: reason };
+    const worker = this.#worker(rank);
+    const lease: Lease = { generation, pendingTokens: generation.prompt.length + replay.length, cut: new AbortController() };
+    worker.leases.add(lease);
+    const { tracing } = this.#options;
+    const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length };
+    const span = tracing.start("worker.generate", { parent: generation.traceparent, role: "client", attributes });
+    return {
+      rank,
+      events: this.#events(worker, lease, replay, span),
+      close: (failed) => {
+        worker.leases.delete(lease);
+        if (failed) worker.suspectUntil = this.#now() + suspectMs;
+        lease.cut.abort();
+        span.end();
+        if (!failed) this.#notify();
+      },
+    };
+  }
+
+  changed(timeoutMs: number, signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.#waiting.delete(done);
+        signal.removeEventListener("abort", done);
+        resolve();
+      };
+      const timer = setTimeout(done, timeoutMs);
+      this.#waiting.add(done);
+      signal.addEventListener("abort", done, { once: true });
+      if (signal.aborted) done();
+    });
+  }
+
+  close(): void {
+    for (const worker of this.#workers.values()) release(worker, "the gateway stops");
+    this.#workers.clear();
+    this.#notify();
+  }
+
+  async *#events(worker: Worker, lease: Lease, replay: readonly number[], span: Span): AsyncGenerator<WorkerEvent> {
+    const { generation, cut } = lease;
+    const call = this.#client(worker).generate(
+      {
+        sender: toSender(this.#options.identity),
+        requestId: generation.requestId,
+        prompt: [...generation.prompt],
+        replay: [...replay],
+        maxTokens: generation.maxTokens,
+        sampling: { ...generation.sampling, logprobs: true },
+        eos: [...generation.eos],
+        deadlineUnixMs: BigInt(generation.deadlineUnixMs),
+        traceparent: span.traceparent,
+      },
+      { deadline: generation.deadlineUnixMs + deadlineSlackMs },
+    );
+    const cancel = () => call.cancel();
+    call.on("error", nothing); // the loop below throws it; after the loop nobody must
+    const signal = AbortSignal.any([cut.signal, generation.signal]);
+    signal.addEventListener("abort", cancel, { once: true });
+    if (signal.aborted) cancel();
+    try {
+      for await (const message of call) {
+        const event = fromMessage(message);
+        if (event === undefined) continue;
+        this.#account(worker, lease, event);
+        yield event;
+      }
+    } catch (caught) {
+      const error =
+        cut.signal.reason instanceof AppError ? cut.signal.reason : fromStatus(caught, `generating on rank ${worker.member.rank}`);
+      span.fail(error);
+      throw error;
+    } finally {
+      signal.removeEventListener("abort", cancel);
+      cancel();
+    }
+  }
+
+  #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
+    if (event.type === "token") lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
+    if (event.type !== "started") return;
+    const own = sum([...worker.leases].map((other) => other.pendingTokens));
+    worker.reportedTokens = Math.max(0, event.queuedTokens - own);
+    worker.reportedAt = this.#now();
+  }
+
+  #candidates(): Candidate[] {
+    const now = this.#now();
+    return [...this.#workers.values()].map((worker) => ({
+      rank: worker.member.rank,
+      state: worker.member.state,
+      suspect: worker.suspectUntil > now,
+      queuedTokens:
+        sum([...worker.leases].map((lease) => lease.pendingTokens)) +
+        (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
+    }));
+  }
+
+  #client(worker: Worker): InferenceClient {
+    const { namespace, deployment, tls } = this.#options;
+    const { address, rank } = worker.member;
+    worker.client ??= connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
+    return worker.client;
+  }
+
+  #worker(rank: number): Worker {
+    const worker = this.#workers.get(rank);
+    if (worker === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Internal" });
+    return worker;
+  }
+
+  #notify(): void {
+    for (const done of [...this.#waiting]) done();
+  }
+}
+
+function newWorker(member: Member): Worker {
+  return { member, client: undefined, leases: new Set(), suspectUntil: 0, reportedTokens: 0, reportedAt: 0 };
+}
+
+/** Ends its streams with `Lost`, so that their requests go on elsewhere at once. */
+function release(worker: Worker, why: string): void {
+  for (const lease of worker.leases) lease.cut.abort(new AppError(why, { code: "Lost" }));
+  worker.leases.clear();
+  worker.client?.close();
+  worker.client = undefined;
+}
+
+/** A boot id may become known later; a different one is a process with empty memory. */
+function sameProcess(a: Member, b: Member): boolean {
+  const sameBoot = a.bootId === b.bootId || a.bootId === "" || b.bootId === "";
+  return a.podUid === b.podUid && a.address === b.address && sameBoot;
+}
+
+const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "cancelled" | "draining">> = {
+  [WireFinish.STOP]: "stop",
+  [WireFinish.LENGTH]: "length",
+  [WireFinish.CANCELLED]: "cancelled",
+  [WireFinish.DRAINING]: "draining",
+};
+
+function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
+  if (event.case === "started") return { type: "started", ...event.value };
+  if (event.case === "token") return { type: "token", id: event.value.id, position: event.value.position, logprob: event.value.logprob };
+  if (event.case !== "finish") return undefined;
+  const reason = finishReasons[event.value.reason];
+  if (reason === undefined) throw new AppError(`unknown finish reason ${event.value.reason}`, { code: "Lost" });
+  return { type: "finish", reason };
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((a, b) => a + b, 0);
+}
+
+function nothing(): void {}

@@ -1,0 +1,123 @@
+// Errors as the OpenAI API shows them: {"error": {message, type, param, code}} with a status. Data, not exceptions: the
+// handlers return them. Internal causes never reach a client. Pure.
+import type { z } from "zod";
+import { AppError } from "../../crds/common.ts";
+
+export interface Problem {
+  readonly status: 400 | 401 | 404 | 405 | 413 | 429 | 500 | 503;
+  readonly message: string;
+  readonly type: "invalid_request_error" | "rate_limit_error" | "service_unavailable" | "server_error";
+  readonly code: string | null;
+  readonly param: string | null;
+  readonly retryAfterSeconds?: number;
+}
+
+/** The `reason` label of enodia_gateway_rejected_total for a request refused before any work. */
+export type RejectReason = "queue_full" | "no_worker" | "unauthorized" | "invalid" | "context_length" | "too_large";
+
+export function problemBody(problem: Problem): object {
+  const { message, type, code, param } = problem;
+  return { error: { message, type, param, code } };
+}
+
+export function rejectReason(problem: Problem): RejectReason {
+  if (problem.status === 401) return "unauthorized";
+  if (problem.status === 413) return "too_large";
+  if (problem.status === 429) return "queue_full";
+  if (problem.status === 503) return "no_worker";
+  return problem.code === "context_length_exceeded" ? "context_length" : "invalid";
+}
+
+export function invalid(message: string, param: string | null = null, code: string | null = null): Problem {
+  return { status: 400, type: "invalid_request_error", message, param, code };
+}
+
+export const problems = {
+  unauthorized: (): Problem => ({
+    ...invalid("Missing or wrong API key: send it as `Authorization: Bearer <key>`.", null, "invalid_api_key"),
+    status: 401,
+  }),
+  notFound: (path: string): Problem => ({
+    ...invalid(`Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions and /v1/completions are served.`, null, "unknown_url"),
+    status: 404,
+  }),
+  method: (allowed: string): Problem => ({ ...invalid(`Use ${allowed} for this path.`, null, "method_not_allowed"), status: 405 }),
+  tooLarge: (limitBytes: number): Problem => ({
+    ...invalid(`The request body is above ${limitBytes} bytes: send less text.`, null, "request_too_large"),
+    status: 413,
+  }),
+  unknownModel: (asked: string, served: string): Problem => ({
+    ...invalid(`The model \`${asked.slice(0, 200)}\` does not exist here: use \`${served}\`.`, "model", "model_not_found"),
+    status: 404,
+  }),
+  queueFull: (retryAfterSeconds: number): Problem => ({
+    status: 429,
+    type: "rate_limit_error",
+    message: "All workers and the queue are full: try again later.",
+    param: null,
+    code: "queue_full",
+    retryAfterSeconds,
+  }),
+  noWorker: (why: string, retryAfterSeconds: number): Problem => ({
+    status: 503,
+    type: "service_unavailable",
+    message: `No worker can take this request: ${why}. Try again later.`,
+    param: null,
+    code: "no_worker",
+    retryAfterSeconds,
+  }),
+  deadline: (seconds: number): Problem => ({
+    status: 503,
+    type: "service_unavailable",
+    message: `The request was not finished within ${seconds} s.`,
+    param: null,
+    code: "deadline_exceeded",
+  }),
+  internal: (requestId: string): Problem => ({
+    status: 500,
+    type: "server_error",
+    message: `Internal error; the log names it under request ${requestId}.`,
+    param: null,
+    code: "internal_error",
+  }),
+} as const;
+
+/** What a client sees of an error that ended an accepted request. */
+export function problemOf(caught: unknown, requestId: string): Problem {
+  const error = AppError.from(caught);
+  const retryAfterSeconds = typeof error.retry === "object" ? Math.max(1, Math.ceil(error.retry.afterMs / 1000)) : 1;
+  if (error.code === "QueueFull") return problems.queueFull(retryAfterSeconds);
+  if (error.code === "NoWorker") return problems.noWorker(error.message, retryAfterSeconds);
+  if (error.code === "DeadlineExceeded") return { ...problems.deadline(0), message: error.message };
+  if (error.code === "ContextOverflow") return invalid(error.message, "messages", "context_length_exceeded");
+  if (error.code === "InvalidRequest") return invalid(error.message);
+  return problems.internal(requestId);
+}
+
+/** The first thing zod did not like, as a message with the path that OpenAI clients know (`messages[0].content`). */
+export function problemOfIssue(error: z.ZodError): Problem {
+  const issue = firstIssue(error.issues);
+  if (issue === undefined) return invalid("The request is not valid.");
+  if (issue.code === "unrecognized_keys") {
+    const param = pathText([...issue.path, issue.keys[0] ?? ""]);
+    return invalid(`Unsupported field \`${param.slice(0, 200)}\`: remove it.`, param, "unsupported_parameter");
+  }
+  const param = pathText(issue.path);
+  return invalid(
+    param === "" ? `The body: ${issue.message}.` : `\`${param}\`: ${issue.message}.`,
+    param === "" ? null : param,
+    "invalid_value",
+  );
+}
+
+// Of a union, the branch that failed last in depth says most; a flat "Invalid input" says nothing.
+function firstIssue(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue | undefined {
+  const issue = issues[0];
+  if (issue?.code !== "invalid_union" || issue.errors.length === 0) return issue;
+  const deepest = issue.errors.map((branch) => firstIssue(branch)).sort((a, b) => (b?.path.length ?? 0) - (a?.path.length ?? 0))[0];
+  return deepest === undefined || deepest.path.length === 0 ? issue : { ...deepest, path: [...issue.path, ...deepest.path] };
+}
+
+function pathText(path: readonly PropertyKey[]): string {
+  return path.map((key, i) => (typeof key === "number" ? `[${key}]` : i === 0 ? String(key) : `.${String(key)}`)).join("");
+}

@@ -1,0 +1,58 @@
+// Which rank takes a request: the one with the fewest queued tokens; among about equal ones the one that a hash of the
+// prompt's beginning prefers, since it may still hold that prefix in its KV cache. Pure.
+import type { MemberState } from "../wire/mapping.ts";
+
+/** What the gateway knows of one worker when it chooses. */
+export interface Candidate {
+  readonly rank: number;
+  readonly state: MemberState;
+  /** It failed a moment ago; used only when nothing else is left after that moment. */
+  readonly suspect: boolean;
+  /** Tokens that wait to be computed there, as far as this gateway knows. */
+  readonly queuedTokens: number;
+}
+
+export interface Choice {
+  readonly rank: number | undefined;
+  /** Why none, for errors and logs; "" when there is one. */
+  readonly reason: string;
+}
+
+/** Differences below this are no reason to leave a warm prefix: about one step of a small batch. */
+export const tieTokens = 64;
+/** Tokens from the beginning that make the affinity: system prompts differ within that. */
+export const prefixTokens = 64;
+
+export function choose(candidates: readonly Candidate[], prefix: number, avoid: ReadonlySet<number> = new Set()): Choice {
+  if (candidates.length === 0) return { rank: undefined, reason: "no worker is known" };
+  const active = candidates.filter((candidate) => candidate.state === "active");
+  if (active.length === 0) return { rank: undefined, reason: `none of ${candidates.length} workers is ready` };
+  const healthy = active.filter((candidate) => !candidate.suspect);
+  if (healthy.length === 0) return { rank: undefined, reason: `all ${active.length} ready workers failed a moment ago` };
+  const others = healthy.filter((candidate) => !avoid.has(candidate.rank));
+  const pool = others.length > 0 ? others : healthy;
+  const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
+  const tied = pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
+  const best = tied.reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));
+  return { rank: best.rank, reason: "" };
+}
+
+/** Rendezvous hash: when a rank joins or leaves, only the prefixes that it wins or held move. */
+function affinity(prefix: number, rank: number): number {
+  return mix(Math.imul(prefix ^ Math.imul(rank + 1, 0x9e3779b1), 0x85ebca6b));
+}
+
+/** 32-bit FNV-1a over the first tokens of a prompt. */
+export function prefixHash(prompt: ArrayLike<number>): number {
+  let hash = 0x811c9dc5;
+  for (let i = 0; i < Math.min(prompt.length, prefixTokens); i++) hash = Math.imul(hash ^ (prompt[i] ?? 0), 0x01000193);
+  return mix(hash);
+}
+
+function mix(value: number): number {
+  let x = value ^ (value >>> 16);
+  x = Math.imul(x, 0x7feb352d);
+  x ^= x >>> 15;
+  x = Math.imul(x, 0x846ca68b);
+  return (x ^ (x >>> 16)) >>> 0;
+}

@@ -1,0 +1,71 @@
+// From token ids to the text a client may see: streaming detokenisation and stop strings. Text that could still become
+// a stop string is held back until it cannot. Pure; one per request.
+
+/** A streaming detokeniser: returns the text that is certain so far (whole UTF-8 characters), special tokens left out. */
+export interface TokenDecoder {
+  push(id: number): string;
+  /** What is left when no token follows. */
+  flush(): string;
+}
+
+export interface TextPiece {
+  readonly text: string;
+  /** A stop string was met: the text ends before it and nothing more may be pushed. */
+  readonly stopped: boolean;
+}
+
+export class StopText {
+  readonly #decoder: TokenDecoder;
+  readonly #stops: readonly string[];
+  #held = "";
+
+  constructor(decoder: TokenDecoder, stops: readonly string[]) {
+    this.#decoder = decoder;
+    this.#stops = stops;
+  }
+
+  push(id: number): TextPiece {
+    return this.#take(this.#decoder.push(id));
+  }
+
+  /** The rest, when the text ended by itself. */
+  end(): TextPiece {
+    const piece = this.#take(this.#decoder.flush());
+    if (piece.stopped) return piece;
+    const text = piece.text + this.#held;
+    this.#held = "";
+    return { text, stopped: false };
+  }
+
+  #take(delta: string): TextPiece {
+    const text = this.#held + delta;
+    const cut = firstStop(text, this.#stops);
+    if (cut >= 0) {
+      this.#held = "";
+      return { text: text.slice(0, cut), stopped: true };
+    }
+    const keep = heldLength(text, this.#stops);
+    this.#held = text.slice(text.length - keep);
+    return { text: text.slice(0, text.length - keep), stopped: false };
+  }
+}
+
+/** Where the earliest stop string begins, or -1. */
+function firstStop(text: string, stops: readonly string[]): number {
+  const found = stops.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
+  return found.length === 0 ? -1 : Math.min(...found);
+}
+
+/** Length of the longest end of `text` with which some stop string begins. */
+function heldLength(text: string, stops: readonly string[]): number {
+  let longest = 0;
+  for (const stop of stops) {
+    for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
+      if (text.endsWith(stop.slice(0, length))) {
+        longest = length;
+        break;
+      }
+    }
+  }
+  return longest;
+}

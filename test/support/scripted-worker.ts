@@ -1,0 +1,127 @@
+// A worker for gateway tests: a real gRPC server with real certificates whose Inference is scripted. Its text is a fixed
+// function of (prompt, seed, position), so that any two workers agree, as real ones do. What it does not do: compute.
+import { create } from "@bufbuild/protobuf";
+import type { ServerWritableStream } from "@grpc/grpc-js";
+import { AppError } from "../../crds/common.ts";
+import {
+  FinishReason,
+  type GenerateEvent,
+  GenerateEventSchema,
+  type GenerateRequest,
+  Inference,
+} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { callerOf, createServer, type GrpcServer, toStatus } from "../../runtime/wire/grpc.ts";
+import type { Member } from "../../runtime/wire/mapping.ts";
+import type { TestCa } from "./certs.ts";
+
+export const ns = "default";
+export const name = "mix";
+export const vocab = 300;
+export const eosId = 299;
+
+/** The token that follows. Printable ASCII, so that every test can read its texts. */
+export function tokenAt(prompt: readonly number[], seed: bigint, temperature: number, position: number): number {
+  let x = prompt.reduce((a, b) => (Math.imul(a, 31) + b) | 0, temperature > 0 ? Number(BigInt.asIntN(31, seed)) : 7);
+  x = Math.imul(x ^ (position + 1), 0x9e3779b1);
+  x = Math.imul(x ^ (x >>> 15), 0x85ebca6b);
+  return 97 + (((x ^ (x >>> 13)) >>> 0) % 26);
+}
+
+export interface Script {
+  /** Milliseconds between tokens. */
+  readonly delayMs?: number;
+  /** Ends by itself after this many tokens, with the eos token. */
+  readonly length?: number;
+  /** Called before each token; may throw, hang or return "draining". `sent` counts this attempt's tokens. */
+  readonly before?: (
+    position: number,
+    sent: number,
+    call: number,
+  ) => undefined | "draining" | "silent" | "end" | AppError | Promise<undefined>;
+  /** Refuses the call at once. */
+  readonly refuse?: () => AppError | undefined;
+}
+
+export interface ScriptedWorker {
+  readonly rank: number;
+  readonly requests: GenerateRequest[];
+  /** Calls whose client went away before the end. */
+  cancelled: number;
+  active: number;
+  script: Script;
+  member(state?: Member["state"]): Member;
+  /** Cuts every connection, as a killed process does. */
+  kill(): Promise<void>;
+  close(): Promise<void>;
+}
+
+type Call = ServerWritableStream<GenerateRequest, GenerateEvent>;
+
+export async function startWorker(ca: TestCa, rank: number, script: Script = {}): Promise<ScriptedWorker> {
+  const tls = await ca.issue(`rank-${rank}`, ns, name, `${name}-${rank}-abcde`);
+  const server: GrpcServer = createServer(tls);
+  const worker: ScriptedWorker = {
+    rank,
+    requests: [],
+    cancelled: 0,
+    active: 0,
+    script,
+    member: (state = "active") => ({
+      rank,
+      podName: `${name}-${rank}-abcde`,
+      podUid: `uid-${rank}`,
+      bootId: `boot-${rank}`,
+      address,
+      state,
+    }),
+    kill: () => server.close(0),
+    close: () => server.close(0),
+  };
+  server.add(Inference, { generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))) });
+  const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
+  return worker;
+}
+
+async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
+  if (callerOf(call, ns, name).role !== "gateway") throw new AppError("only gateways generate", { code: "Forbidden" });
+  const request = call.request;
+  worker.requests.push(request);
+  const refused = worker.script.refuse?.();
+  if (refused) throw refused;
+  let gone = false;
+  let wake = () => {};
+  call.on("cancelled", () => {
+    gone = true;
+    wake();
+  });
+  worker.active++;
+  try {
+    const send = (event: Parameters<typeof create<typeof GenerateEventSchema>>[1]) => call.write(create(GenerateEventSchema, event));
+    send({ event: { case: "started", value: { queuedTokens: request.prompt.length } } });
+    let sent = 0;
+    for (let position = request.replay.length; position < request.maxTokens; position++) {
+      const order = await worker.script.before?.(position, sent, worker.requests.length);
+      if (order instanceof AppError) throw order;
+      if (order === "silent") await new Promise<void>((resolve) => (wake = resolve));
+      if (gone) return;
+      if (order === "end") return void call.end();
+      if (order === "draining") return finish(call, FinishReason.DRAINING, sent);
+      const last = position === (worker.script.length ?? Number.POSITIVE_INFINITY);
+      const id = last ? eosId : tokenAt(request.prompt, request.sampling?.seed ?? 0n, request.sampling?.temperature ?? 0, position);
+      send({ event: { case: "token", value: { id, position, logprob: -0.5 } } });
+      sent++;
+      if (last && request.eos.includes(eosId)) return finish(call, FinishReason.STOP, sent);
+      if (worker.script.delayMs !== undefined) await new Promise((resolve) => setTimeout(resolve, worker.script.delayMs));
+      else if (position % 64 === 0) await new Promise((resolve) => setImmediate(resolve));
+    }
+    finish(call, FinishReason.LENGTH, sent);
+  } finally {
+    worker.active--;
+    if (gone) worker.cancelled++;
+  }
+}
+
+function finish(call: Call, reason: FinishReason, outputTokens: number): void {
+  call.write(create(GenerateEventSchema, { event: { case: "finish", value: { reason, outputTokens } } }));
+  call.end();
+}
