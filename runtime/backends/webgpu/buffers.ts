@@ -48,6 +48,12 @@ export class BufferPool {
     else this.#free.set(key, [buffer]);
   }
 
+  /** For a buffer whose state is unknown after an error. */
+  discard(buffer: GPUBuffer): void {
+    this.#all.delete(buffer);
+    buffer.destroy();
+  }
+
   dispose(): void {
     for (const buffer of this.#all) buffer.destroy();
     this.#all.clear();

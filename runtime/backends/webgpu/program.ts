@@ -1,5 +1,6 @@
 // A compiled segment on the device: weights resident, scratch from the pool, one submission and one readback per run.
 // What the dispatches compute is wgsl/; where they come from is lowered.ts.
+import { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
 import type { Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
@@ -13,6 +14,15 @@ import type { Binding, Dispatch } from "./wgsl/lower.ts";
 import { paramWords } from "./wgsl/shader.ts";
 
 const bytesPerElement = 4;
+/** GPUMapMode.READ */
+const mapRead = 1;
+
+/** The error of a promise instead of a rejection nobody may be waiting for. */
+const settled = (promise: Promise<unknown>): Promise<Error | undefined> =>
+  promise.then(
+    () => undefined,
+    (caught: unknown) => (caught instanceof Error ? caught : new Error(String(caught))),
+  );
 
 export interface Device {
   readonly gpu: Gpu;
@@ -79,14 +89,24 @@ export class DeviceProgram implements Compiled {
     checkGathers(segment, inputs);
     const { parts, bytes } = partsOf(segment, widths, rows);
     if (rows === 0) return this.#outputs(parts, new ArrayBuffer(bytes), rows);
-    const { pool } = this.#device;
+    const { gpu, pool } = this.#device;
     const readback = pool.take("readback", bytes);
-    await scoped(this.#device.gpu, `running ${segment.name}`, () => this.#submit(inputs, kv, rows, { readback, parts }));
-    await readback.mapAsync(1, 0, bytes);
-    const copy = readback.getMappedRange(0, bytes).slice(0);
-    readback.unmap();
-    pool.give("readback", readback);
-    return this.#outputs(parts, copy, rows);
+    try {
+      // The map is asked for before the scopes are awaited: one wait for the device instead of two.
+      const { mapping } = await scoped(gpu, `running ${segment.name}`, () => {
+        this.#submit(inputs, kv, rows, { readback, parts });
+        return { mapping: settled(readback.mapAsync(mapRead, 0, bytes)) };
+      });
+      const fault = await mapping;
+      if (fault) throw new AppError(gpu.lost() ?? fault.message, { code: gpu.lost() ? "DeviceLost" : "GpuError", cause: fault });
+      const copy = readback.getMappedRange(0, bytes).slice(0);
+      readback.unmap();
+      pool.give("readback", readback);
+      return this.#outputs(parts, copy, rows);
+    } catch (caught) {
+      pool.discard(readback);
+      throw caught;
+    }
   }
 
   #outputs(parts: readonly Part[], bytes: ArrayBuffer, rows: number): Outputs {
