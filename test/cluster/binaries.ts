@@ -52,7 +52,7 @@ const groups: readonly Group[] = [
   { name: "coredns", minutes: 0.5, programs: [["coredns", "."]] },
 ];
 
-export const programNames = [
+const programNames = [
   "nats-server",
   "helm",
   "pause",

@@ -52,7 +52,7 @@ async function issue(cluster: ClusterNames, identity: Identity): Promise<void> {
 
 const base64 = (file: string): string => readFileSync(file).toString("base64");
 
-export function kubeconfigText(server: string, data: { ca: string; certificate: string; key: string; context: string }): string {
+function kubeconfigText(server: string, data: { ca: string; certificate: string; key: string; context: string }): string {
   return `apiVersion: v1
 kind: Config
 current-context: ${data.context}

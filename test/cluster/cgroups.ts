@@ -10,7 +10,7 @@ const killRoundsMax = 50;
 const killRoundMs = 100;
 
 /** Every hierarchy's mount point: one for pure v2, one per controller (plus `systemd`, `unified`) otherwise. */
-export function hierarchies(): string[] {
+function hierarchies(): string[] {
   if (isPureV2()) return [mountPoint];
   const seen = new Set<string>();
   for (const line of readFileSync("/proc/self/mounts", "utf8").split("\n")) {
@@ -21,7 +21,7 @@ export function hierarchies(): string[] {
   return [...seen];
 }
 
-export function isPureV2(): boolean {
+function isPureV2(): boolean {
   return existsSync(join(mountPoint, "cgroup.controllers"));
 }
 

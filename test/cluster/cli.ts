@@ -1,6 +1,8 @@
 // `npm run cluster`: the local cluster from the command line. Results go to stdout, progress and errors to stderr.
 
+import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { cacheRoot } from "./binaries.ts";
 import {
   addNode,
   cutLink,
@@ -16,6 +18,7 @@ import {
   up,
 } from "./cluster.ts";
 import { ClusterError } from "./names.ts";
+import { buildProductImages } from "./product-images.ts";
 
 const help = `A real Kubernetes on this machine, for tests and demonstrations (Linux, root, Go for the first start).
 
@@ -25,6 +28,7 @@ Usage: npm run cluster -- <command> [arguments] [--name ${defaultName}] [--nodes
   down                     remove it and everything it made
   status                   clusters on this machine, or the one named; --json for programs
   kubeconfig               print the path of the administrator's kubeconfig
+  images                   build the product's images from this checkout and load them; --swiftshader adds software Vulkan
   load-image <tar> [node…] import an OCI image tar into all nodes, or some
   add-node                 add one node
   kill-node <node>         power off: every process of the node ends at once
@@ -32,7 +36,7 @@ Usage: npm run cluster -- <command> [arguments] [--name ${defaultName}] [--nodes
   cut-link <node>          take the node off the network, its processes run on
   heal-link <node>         put it back
 
-Options: --name <cluster>, --nodes <count> (up), --json (status), --help
+Options: --name <cluster>, --nodes <count> (up), --json (status), --swiftshader (images), --help
 Environment: ENODIA_CACHE (programs; default ~/.cache/enodia), ENODIA_STATE (clusters; default /var/lib/enodia-clusters)
 `;
 
@@ -47,6 +51,7 @@ interface Arguments {
   readonly name: string | undefined;
   readonly nodes: number;
   readonly json: boolean;
+  readonly swiftshader: boolean;
   readonly rest: readonly string[];
   readonly signal: AbortSignal;
 }
@@ -89,6 +94,15 @@ const commands: Readonly<Record<string, (args: Arguments) => Promise<void> | voi
     if (tar === undefined) throw new ClusterError("name the image tar: load-image <tar> [node…]");
     await loadImage(nameOf(args), tar, nodes.length === 0 ? {} : { nodes });
   },
+  images: async (args) => {
+    const { name } = open(nameOf(args));
+    const out = join(cacheRoot(), "images");
+    const built = await buildProductImages({ repo: join(import.meta.dirname, "../.."), out, log, swiftshader: args.swiftshader });
+    for (const image of Object.values(built)) {
+      await loadImage(name, image.out);
+      print(image.ref);
+    }
+  },
   "add-node": async (args) => print((await addNode(nameOf(args), log)).name),
   "kill-node": (args) => killNode(nameOf(args), only(args, "the node: kill-node <node>")),
   "start-node": (args) => startNode(nameOf(args), only(args, "the node: start-node <node>")),
@@ -100,7 +114,13 @@ async function main(argv: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args: [...argv],
     allowPositionals: true,
-    options: { name: { type: "string" }, nodes: { type: "string" }, json: { type: "boolean" }, help: { type: "boolean", short: "h" } },
+    options: {
+      name: { type: "string" },
+      nodes: { type: "string" },
+      json: { type: "boolean" },
+      swiftshader: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
+    },
   });
   const [word, ...rest] = positionals;
   if (values.help === true || word === undefined || word === "help") {
@@ -120,7 +140,14 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   const nodes = values.nodes === undefined ? defaultNodes : Number(values.nodes);
   try {
-    await command({ name: values.name, nodes, json: values.json ?? false, rest, signal: abort.signal });
+    await command({
+      name: values.name,
+      nodes,
+      json: values.json ?? false,
+      swiftshader: values.swiftshader ?? false,
+      rest,
+      signal: abort.signal,
+    });
   } catch (cause) {
     if (interrupted) return 130;
     throw cause;

@@ -3,7 +3,7 @@
 
 import { existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { type Binaries, binaryPaths, cacheRoot, ensureBinaries } from "./binaries.ts";
+import { type Binaries, binaryPaths, ensureBinaries } from "./binaries.ts";
 import { makeClusterCertificates } from "./certs.ts";
 import { makeCgroup } from "./cgroups.ts";
 import { startControlPlane, waitForControlPlane } from "./control-plane.ts";
@@ -265,7 +265,7 @@ export async function down(name: string = defaultName): Promise<boolean> {
   });
 }
 
-export interface NodeReport extends ClusterNode {
+interface NodeReport extends ClusterNode {
   readonly power: "on" | "off" | "dead";
   readonly link: "up" | "cut";
 }
@@ -390,6 +390,3 @@ async function switchLink(name: string, node: string, link: "up" | "cut"): Promi
 /** Cuts the node off the network while everything on it runs on. */
 export const cutLink = (name: string, node: string): Promise<void> => switchLink(name, node, "cut");
 export const healLink = (name: string, node: string): Promise<void> => switchLink(name, node, "up");
-
-/** A folder for things made once per machine, such as image tars. */
-export const imageFolder = (): string => join(cacheRoot(), "images");

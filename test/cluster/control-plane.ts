@@ -108,7 +108,10 @@ function controllers(cluster: ClusterNames, binaries: Binaries): Program[] {
   ];
 }
 
-/** Names outside the cluster go where the host sends its own; a host without a name server gets NXDOMAIN at once. */
+/**
+ * Names outside the cluster go where the host sends its own. Without a name server, or while it is away, the answer is a failure at once:
+ * a pod that asks for a peer not born yet tries the name without a search domain last, and must not hang on that.
+ */
 function corefile(cluster: ClusterNames): string {
   const upstream = existsSync("/etc/resolv.conf") && /^nameserver\s/m.test(readFileSync("/etc/resolv.conf", "utf8"));
   return `.:53 {
@@ -125,7 +128,7 @@ function corefile(cluster: ClusterNames): string {
     disable success ${clusterDomain}
     disable denial ${clusterDomain}
   }
-${upstream ? "  forward . /etc/resolv.conf\n" : ""}}
+${upstream ? "  forward . /etc/resolv.conf {\n    health_check 2s\n    max_fails 1\n    failfast_all_unhealthy_upstreams\n  }\n" : ""}}
 `;
 }
 

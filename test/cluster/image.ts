@@ -83,7 +83,7 @@ const mediaTypes = {
 };
 
 const sha256 = (data: Uint8Array | string): string => createHash("sha256").update(data).digest("hex");
-export const imageArchitecture = (arch: string): string => (arch === "x64" ? "amd64" : arch);
+const imageArchitecture = (arch: string): string => (arch === "x64" ? "amd64" : arch);
 
 /** containerd knows short names only in full: `enodia/x:dev` is `docker.io/enodia/x:dev`, as the kubelet expands it. */
 export function fullReference(ref: string): string {

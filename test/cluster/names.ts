@@ -58,7 +58,7 @@ export function checkName(name: string): void {
 }
 
 /** A stable short hash, used where the full name does not fit. */
-export function shortHash(text: string, length: number): string {
+function shortHash(text: string, length: number): string {
   return createHash("sha256").update(text).digest("hex").slice(0, length);
 }
 

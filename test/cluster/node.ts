@@ -204,7 +204,7 @@ export async function killNodeProcesses(node: NodeNames, processes: readonly Pro
 }
 
 /** Runs a program inside the node's namespaces. */
-export function runInNode(init: ProcessRecord, command: readonly string[], input?: string): Promise<RunResult> {
+function runInNode(init: ProcessRecord, command: readonly string[], input?: string): Promise<RunResult> {
   const enter = `exec nsenter -t ${init.pid} -m -p -n -- ${command.map(quote).join(" ")}`;
   const redirect = input === undefined ? "" : ` < ${quote(input)}`;
   return run("/bin/sh", ["-c", enter + redirect], { timeoutMs: importTimeoutMs });
@@ -231,7 +231,7 @@ interface ImageIndex {
 }
 
 /** Name and digest of a tar with one image, to compare with what a node has; undefined for any other tar. */
-export async function describeTar(tar: string): Promise<{ name: string; digest: string } | undefined> {
+async function describeTar(tar: string): Promise<{ name: string; digest: string } | undefined> {
   const { code, stdout } = await run("tar", ["-xOf", tar, "--occurrence=1", "index.json"], { allowFailure: true });
   if (code !== 0) return undefined;
   const manifests = (JSON.parse(stdout) as ImageIndex).manifests ?? [];

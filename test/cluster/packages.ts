@@ -35,7 +35,7 @@ export function cniFolder(): string | undefined {
   return cniFolders.find((folder) => cniPlugins.every((plugin) => existsSync(join(folder, plugin))));
 }
 
-export function missingPackages(): string[] {
+function missingPackages(): string[] {
   const missing = new Set(
     Object.entries(programs)
       .filter(([program]) => !onPath(program))

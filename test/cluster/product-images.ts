@@ -10,7 +10,7 @@ import { ClusterError } from "./names.ts";
 import { keepFile, keepSource, type Lockfile, productionPackages } from "./node-modules.ts";
 
 /** The user of all product images; matches the pods' restricted security context. */
-export const imageUser = "65532:65532";
+const imageUser = "65532:65532";
 const nodePath = "/usr/local/bin/node";
 const sourceFolders = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
@@ -18,7 +18,7 @@ const workerPackages = ["onnxruntime-node", "webgpu"];
 const downloadTimeoutMs = 15 * 60_000;
 
 /** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */
-export function systemFiles(): ImageFile[] {
+function systemFiles(): ImageFile[] {
   return [
     { path: "/etc/passwd", content: "root:x:0:0:root:/root:/sbin/nologin\nenodia:x:65532:65532:enodia:/tmp:/sbin/nologin\n" },
     { path: "/etc/group", content: "root:x:0:\nenodia:x:65532:\n" },
@@ -145,7 +145,7 @@ async function swiftshaderLayer(base: ImageLayer, log: Log): Promise<ImageLayer>
   };
 }
 
-export interface ProductImagesOptions {
+interface ProductImagesOptions {
   /** The repository, with node_modules installed. */
   readonly repo: string;
   /** Folder for the tars. */
@@ -156,7 +156,7 @@ export interface ProductImagesOptions {
   readonly swiftshader?: boolean;
 }
 
-export interface ProductImages {
+interface ProductImages {
   readonly operator: BuiltImage;
   readonly runtime: BuiltImage;
   readonly nats: BuiltImage;

@@ -21,7 +21,7 @@ function octal(value: number, digits: number): string {
 }
 
 /** One header block; owner and time are always 0. */
-export function tarHeader(path: string, mode: number, size: number, type: string, linkTarget = ""): Buffer {
+function tarHeader(path: string, mode: number, size: number, type: string, linkTarget = ""): Buffer {
   const block = Buffer.alloc(blockBytes);
   block.write(path, 0, nameBytesMax, "utf8");
   block.write(octal(mode, 8), 100);
