@@ -2,6 +2,7 @@
 import { createCpuBackend } from "../../runtime/backends/cpu/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runBitContract } from "./bits.ts";
+import { runDenseEquality } from "./dense.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -16,3 +17,5 @@ runBackendContract({
 runGoldenLogits({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });
 
 runBitContract({ name: "cpu", make: (threads) => createCpuBackend({ threads }) });
+
+runDenseEquality({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });

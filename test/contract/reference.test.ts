@@ -2,6 +2,7 @@
 // That its numbers are right is shown by kernels.test.ts, gradients.test.ts and golden-logits.ts.
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
 import { runBackendContract } from "./backend.ts";
+import { runDenseEquality } from "./dense.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -14,3 +15,5 @@ runBackendContract({
 });
 
 runGoldenLogits({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runDenseEquality({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });

@@ -30,7 +30,7 @@ const base = {
 /** A number from a name, so that every tensor has its own values. */
 const seedOf = (name: string): number => [...name].reduce((hash, char) => Math.imul(hash ^ char.charCodeAt(0), 16777619) >>> 0, 2166136261);
 
-function weight(name: string, shape: readonly number[]): Extract<WeightData, { codec: "f32" }> {
+export function syntheticWeight(name: string, shape: readonly number[]): Extract<WeightData, { codec: "f32" }> {
   const fanIn = shape[1] ?? 1;
   const values = randomTensor(seedOf(name), shape, shape.length === 1 ? 0.2 : 1 / Math.sqrt(fanIn));
   return { codec: "f32", shape, data: shape.length === 1 ? values.data.map((value) => value + 1) : values.data };
@@ -40,11 +40,11 @@ export function syntheticModel(overrides: object = {}): SyntheticModel {
   const program = programOf({ ...base, ...overrides });
   return {
     program,
-    weights: (segment) => Object.fromEntries(segment.weights.map(({ name, shape }) => [name, weight(name, shape)])),
+    weights: (segment) => Object.fromEntries(segment.weights.map(({ name, shape }) => [name, syntheticWeight(name, shape)])),
     expert(layer, expert, codec = "f32") {
       return Object.fromEntries(
         program.expert.weights.map(({ name, shape }) => {
-          const f32 = weight(`${layer}.${expert}.${name}`, shape);
+          const f32 = syntheticWeight(`${layer}.${expert}.${name}`, shape);
           const [rows, columns] = shape as [number, number];
           return [name, codec === "f32" ? f32 : quantizeInt4(f32.data, rows, columns)];
         }),

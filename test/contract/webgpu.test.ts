@@ -2,6 +2,7 @@
 import "../webgpu-env.ts";
 import { createWebGpuBackend } from "../../runtime/backends/webgpu/index.ts";
 import { runBackendContract } from "./backend.ts";
+import { runDenseEquality } from "./dense.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -14,3 +15,5 @@ runBackendContract({
 });
 
 runGoldenLogits({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4 });
+
+runDenseEquality({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4 });
