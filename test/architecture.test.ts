@@ -32,7 +32,7 @@ const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/kernels/": kernels,
   "runtime/gates/": gates,
   "runtime/models/": models,
-  "runtime/engine/core/": models,
+  "runtime/engine/core/": [...models, "runtime/engine/api.ts"],
   "runtime/wire/": pure,
   "runtime/observe/": ["crds/"],
   "runtime/weights/": adapters,
@@ -86,11 +86,11 @@ const clients: Readonly<Record<string, string>> = {
   "@grafana/": "operator/dashboards/",
 };
 
-/** zod is free everywhere; protobuf also serves the ONNX subset of the cpu backend. */
+/** zod is free everywhere; protobuf messages are made with `create` wherever they are sent, and by the ONNX subset of the cpu backend. */
 const free: Readonly<Record<string, readonly string[]>> = {
   zod: [""],
   yaml: ["crds/generate.ts", "operator/cli/", "operator/kube/"],
-  "@bufbuild/protobuf": ["runtime/wire/", "runtime/backends/cpu/"],
+  "@bufbuild/protobuf": ["runtime/", "operator/rebalance/"],
 };
 
 const sources = globSync("{crds,operator,runtime}/**/*.ts", { cwd: root })

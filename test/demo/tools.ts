@@ -1,10 +1,9 @@
 // A cluster of the user's own: kubectl and helm from PATH, images loaded by kind or k3d when the context is one of theirs.
 // Everything is checked before anything is touched.
 
-import { imageFolder } from "../cluster/cluster.ts";
 import { buildProductImages } from "../cluster/product-images.ts";
 import { exec, execOk } from "../harness/process.ts";
-import { root, type Target } from "../harness/product.ts";
+import { imageFolder, root, type Target } from "../harness/product.ts";
 
 interface Own {
   readonly kubeconfig: string | undefined;

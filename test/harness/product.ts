@@ -1,13 +1,16 @@
 // The product as a platform engineer installs it: images onto the nodes, the chart by Helm, a claim with models, a MoEDeployment
 // by kubectl, and an address to talk to. Used by the demo and by the e2e tests, on the local cluster or on one of the user's.
 import { join, resolve } from "node:path";
-import { type Cluster, imageFolder, loadImage } from "../cluster/cluster.ts";
+import { cacheRoot } from "../cluster/binaries.ts";
+import { type Cluster, loadImage } from "../cluster/cluster.ts";
 import { buildProductImages } from "../cluster/product-images.ts";
 import { condition, type Forward, Kubectl, type KubeObject } from "./kubectl.ts";
 import { execOk, until } from "./process.ts";
 
 export const root = resolve(import.meta.dirname, "../..");
 export const release = "enodia";
+/** Where image tars are kept between runs. */
+export const imageFolder = (): string => join(cacheRoot(), "images");
 export const systemNamespace = "enodia-system";
 const readyTimeoutMs = 120_000;
 
