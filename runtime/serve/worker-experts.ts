@@ -1,0 +1,117 @@
+// Wires this rank's side of experts together: memory, transfers, plan, frames out and frames in. Construction only.
+import { AppError } from "../../crds/common.ts";
+import { PlanState } from "../engine/core/plan-state.ts";
+import type { Engine, EngineInfo, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
+import { DispatchClient } from "../experts/dispatch-client.ts";
+import { createDispatchServer } from "../experts/dispatch-server.ts";
+import { Materializer } from "../experts/materializer.ts";
+import type { Peers } from "../experts/peers.ts";
+import { ResidentSet } from "../experts/resident-set.ts";
+import { FrameRunner } from "../experts/serve-frame.ts";
+import { type FetchOutcome, ShardClient } from "../experts/shard-client.ts";
+import { createShardServer } from "../experts/shard-server.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { ModelStore } from "../weights/store.ts";
+import type { Caller } from "../wire/grpc.ts";
+import type { PeerIdentity } from "../wire/tls.ts";
+import { PlanKeeper } from "./worker-plan.ts";
+
+/** The engine is made before what answers it; calls before `connect` are refused. */
+export class RemoteSocket implements RemoteExperts {
+  #target: RemoteExperts | undefined;
+
+  connect(target: RemoteExperts): void {
+    this.#target = target;
+  }
+  dispatch(frame: RemoteFrame): Promise<Float32Array> {
+    if (this.#target === undefined) return Promise.reject(new AppError("the worker is starting", { code: "NotReady", retry: "backoff" }));
+    return this.#target.dispatch(frame);
+  }
+}
+
+export interface ExpertsOptions {
+  readonly engine: Engine;
+  readonly info: EngineInfo;
+  readonly store: ModelStore;
+  readonly peers: Peers;
+  readonly budgetBytes: number;
+  readonly caller: (call: Caller) => PeerIdentity;
+  readonly metrics: Metrics<"worker">;
+  readonly log: Log;
+  readonly onChange: () => void;
+  /** A peer serves a newer epoch than this rank knows. */
+  readonly onNewerEpoch: (rank: number) => void;
+}
+
+export type WorkerExperts = ReturnType<typeof createWorkerExperts>;
+
+export function createWorkerExperts(options: ExpertsOptions) {
+  const { engine, info, store, peers, metrics, log, onChange } = options;
+  const state = new PlanState({
+    ...{ deploymentUid: peers.self.deploymentUid, rank: peers.self.rank, modelDigest: info.modelDigest },
+    ...{ layers: info.layers, experts: info.experts },
+  });
+  const residents = new ResidentSet({ budgetBytes: options.budgetBytes, expertBytes: info.expertResidentBytes });
+  const shards = new ShardClient({ peers, store, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
+  const materializer = new Materializer({ engine, residents, shards, log });
+  const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
+  const runner = new FrameRunner({
+    engine,
+    materializer,
+    hidden: info.hidden,
+    sourcesOf: (layer, expert) => plan.sources(layer, expert),
+    onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
+  });
+  const dispatch = new DispatchClient({
+    peers,
+    runner,
+    hidden: info.hidden,
+    placement: (layer) => plan.placements(layer),
+    onNewerEpoch: options.onNewerEpoch,
+    report: {
+      frame: (result, seconds) => {
+        metrics.add("enodia_dispatch_frames_total", 1, { result });
+        if (result === "ok") metrics.observe("enodia_dispatch_duration_seconds", seconds);
+      },
+      bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
+      retry: () => metrics.add("enodia_dispatch_retries_total", 1),
+    },
+  });
+  plan.attach(dispatch);
+  const workerOnly = (call: Caller) => {
+    const identity = options.caller(call);
+    if (identity.role === "worker") return identity;
+    throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
+  };
+  const expertsService = createDispatchServer({
+    ...{ peers, runner, plan: state, model: info, log, caller: workerOnly },
+    report: (result) => metrics.add("enodia_dispatch_served_frames_total", 1, { result }),
+  });
+  const shardsService = createShardServer({
+    ...{ store, codec: info.codec },
+    hosts: (layer, expert) => residents.isResident(layer, expert),
+    authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
+    onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
+  });
+  const close = () => {
+    plan.close();
+    dispatch.close();
+    peers.close();
+  };
+  return { state, plan, residents, materializer, dispatch, expertsService, shardsService, close };
+}
+
+function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {
+  if (deploymentUid !== peers.self.deploymentUid) throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden" });
+  const member = peers.member(identity.rank);
+  if (member === undefined || member.podName === identity.podName) return;
+  throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
+}
+
+function reportFetch(metrics: Metrics<"worker">, { source, result, bytes, seconds }: FetchOutcome): void {
+  metrics.add("enodia_shard_fetches_total", 1, { source, result });
+  if (result !== "ok") return;
+  metrics.add("enodia_shard_fetch_bytes_total", bytes, { source });
+  metrics.observe("enodia_shard_fetch_duration_seconds", seconds, { source });
+}

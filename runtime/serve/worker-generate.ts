@@ -1,0 +1,134 @@
+// Inference.Generate: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span.
+import { AppError } from "../../crds/common.ts";
+import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason } from "../engine/engine.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { Tracing } from "../observe/trace.ts";
+import {
+  FinishReason,
+  type GenerateEvent,
+  GenerateEventSchema,
+  type GenerateRequest,
+  type Inference,
+} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Caller, type ServerWritable, toStatus } from "../wire/grpc.ts";
+import { fromSender } from "../wire/mapping.ts";
+import { create, type HandlersOf } from "../wire/service.ts";
+import type { PeerIdentity } from "../wire/tls.ts";
+
+export interface GenerateOptions {
+  readonly engine: Pick<Engine, "generate">;
+  readonly deploymentUid: string;
+  readonly caller: (call: Caller) => PeerIdentity;
+  /** Why no request can be taken now. */
+  readonly notReady: () => string | undefined;
+  readonly metrics: Metrics<"worker">;
+  readonly tracing: Tracing;
+  readonly log: Log;
+}
+
+type Call = ServerWritable<GenerateRequest, GenerateEvent>;
+type Result = Reason | "error";
+
+const reasons: Readonly<Record<Reason, FinishReason>> = {
+  stop: FinishReason.STOP,
+  length: FinishReason.LENGTH,
+  cancelled: FinishReason.CANCELLED,
+  draining: FinishReason.DRAINING,
+};
+
+export function createInferenceServer(options: GenerateOptions): HandlersOf<typeof Inference> {
+  return {
+    generate: (call) => {
+      serve(call, options).then(
+        () => call.end(),
+        (error) => void call.emit("error", toStatus(error)),
+      );
+    },
+  };
+}
+
+async function serve(call: Call, options: GenerateOptions): Promise<void> {
+  const { request } = call;
+  authorize(call, options);
+  const abort = new AbortController();
+  call.on("cancelled", () => abort.abort(new AppError("the caller went away", { code: "Cancelled" })));
+  const deadline = Number(request.deadlineUnixMs);
+  const late = new AppError("the request's deadline has passed", { code: "DeadlineExceeded", operation: "generating" });
+  const timer = deadline > 0 ? setTimeout(() => abort.abort(late), Math.max(0, deadline - Date.now())) : undefined;
+  const attributes = {
+    "enodia.request": request.requestId,
+    "enodia.prompt_tokens": request.prompt.length,
+    "enodia.replay_tokens": request.replay.length,
+  };
+  const span = options.tracing.start("worker.generate", { parent: request.traceparent, role: "server", attributes });
+  let result: Result = "error";
+  try {
+    result = await pump(call, options, abort.signal);
+    if (result === "cancelled" && abort.signal.reason === late) throw late;
+    span.set({ "enodia.finish": result });
+  } catch (error) {
+    span.fail(error);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    span.end();
+    options.metrics.add("enodia_worker_requests_total", 1, { result });
+  }
+}
+
+async function pump(call: Call, options: GenerateOptions, signal: AbortSignal): Promise<Result> {
+  const { request } = call;
+  const sampling = request.sampling;
+  const startedAt = performance.now();
+  let first = true;
+  let result: Result = "error";
+  const events = options.engine.generate({
+    prompt: request.prompt,
+    replay: request.replay,
+    maxTokens: request.maxTokens,
+    sampling: {
+      temperature: sampling?.temperature ?? 0,
+      topP: sampling?.topP || 1, // unset on the wire is 0, and means off
+      topK: sampling?.topK ?? 0,
+      seed: sampling?.seed ?? 0n,
+    },
+    eos: request.eos,
+    signal,
+  });
+  for await (const event of events) {
+    if (event.type === "token" && first) {
+      first = false;
+      options.metrics.observe("enodia_worker_time_to_first_token_seconds", (performance.now() - startedAt) / 1000);
+    }
+    if (event.type === "finish") result = event.reason;
+    if (!call.cancelled) call.write(toEvent(event));
+  }
+  return result;
+}
+
+function authorize(call: Call, options: GenerateOptions): void {
+  const identity = options.caller(call);
+  if (identity.role !== "gateway")
+    throw new AppError(`a ${identity.role} may not ask for tokens`, { code: "Forbidden", operation: "generating" });
+  if (fromSender(call.request.sender).deploymentUid !== options.deploymentUid) {
+    throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "generating" });
+  }
+  const reason = options.notReady();
+  if (reason !== undefined)
+    throw new AppError(`this worker is not ready: ${reason}`, { code: "NotReady", operation: "generating", retry: "backoff" });
+}
+
+function toEvent(event: EngineEvent): GenerateEvent {
+  if (event.type === "token") {
+    const { id, position, logprob } = event;
+    return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob } } });
+  }
+  if (event.type === "started") {
+    const { queuedTokens, cachedPromptTokens } = event;
+    return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens, cachedPromptTokens } } });
+  }
+  return create(GenerateEventSchema, {
+    event: { case: "finish", value: { reason: reasons[event.reason], outputTokens: event.outputTokens } },
+  });
+}

@@ -1,0 +1,252 @@
+// Carries out what the operator asks of this rank's plan: prepare, commit, abort, release, adopt. The rules are in
+// plan-state.ts, the loading in materializer.ts; here they meet the engine's routing and the clock.
+import { AppError } from "../../crds/common.ts";
+import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import type { PlanState } from "../engine/core/plan-state.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { DispatchClient } from "../experts/dispatch-client.ts";
+import type { Materializer } from "../experts/materializer.ts";
+import type { Peers } from "../experts/peers.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import { hash32, withoutRanks } from "../placement/dispatch.ts";
+
+/** Layers prepared side by side; loads are bounded again below. */
+const layersAtOnce = 4;
+/** A commit answers after so long at most, drained or not; Release then says what is pending. */
+const drainWaitMs = 2_000;
+const drainGiveUpMs = 60_000;
+const loadRetryMs = 1_000;
+const loadersAtOnce = 2;
+
+export type PrepareOutcome =
+  | { readonly type: "ready"; readonly layer: number; readonly bytes: number; readonly moves: number }
+  | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
+
+export interface PlanKeeperOptions {
+  readonly state: PlanState;
+  readonly engine: Pick<Engine, "setRouting">;
+  readonly materializer: Materializer;
+  readonly peers: Peers;
+  readonly layers: number;
+  readonly metrics: Metrics<"worker">;
+  readonly log: Log;
+  /** Something that status or readiness shows has changed. */
+  readonly onChange: () => void;
+}
+
+export class PlanKeeper {
+  readonly state: PlanState;
+  readonly #options: PlanKeeperOptions;
+  /** Cancels loads of an epoch that is being prepared. */
+  readonly #preparing = new Map<number, AbortController>();
+  readonly #stopping = new AbortController();
+  #dispatch: DispatchClient | undefined;
+  #loading = false;
+  #loadAgain = false;
+  #warm = false;
+  #loadProblem = "";
+
+  constructor(options: PlanKeeperOptions) {
+    this.state = options.state;
+    this.#options = options;
+    options.peers.onChange(() => void this.#route());
+  }
+  /** The engine's remote side, which needs the plan and so comes after it. */
+  attach(dispatch: DispatchClient): void {
+    this.#dispatch = dispatch;
+  }
+
+  /** Why this rank cannot serve yet; undefined once it has a plan and has held all that the plan gave it. */
+  notReady(): string | undefined {
+    if (!this.state.complete) return "no plan yet: neither the operator nor a peer has sent one";
+    if (this.#warm) return undefined;
+    return this.#loadProblem === "" ? "loading the experts of the plan" : `loading the experts of the plan: ${this.#loadProblem}`;
+  }
+
+  /** Committed placement of a layer and, until freed, its parent: what dispatch may choose from, newest first. */
+  placements(layer: number): LayerPlacement[] {
+    return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
+  }
+  /** Ranks that may hold a copy of an expert, nearest first is unknown, so spread by hash. */
+  sources(layer: number, expert: number): number[] {
+    const { peers } = this.#options;
+    const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
+    hosts.delete(peers.self.rank);
+    return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
+  }
+
+  /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. */
+  async prepare(plan: PlacementPlan, deadlineMs: number, bytesPerSecond: number, report: (outcome: PrepareOutcome) => void): Promise<void> {
+    const { start, done } = this.state.prepare(plan);
+    for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0 });
+    const abort = this.#preparing.get(plan.epoch) ?? new AbortController();
+    for (const [epoch, older] of this.#preparing) if (epoch < plan.epoch) older.abort(aborted(epoch));
+    this.#preparing.set(plan.epoch, abort);
+    const late = setTimeout(
+      () =>
+        abort.abort(new AppError(`epoch ${plan.epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" })),
+      Math.max(0, deadlineMs - Date.now()),
+    );
+    const queue = [...start];
+    const work = async () => {
+      for (let layer = queue.shift(); layer !== undefined; layer = queue.shift())
+        report(await this.#prepareLayer(layer, bytesPerSecond, abort.signal));
+    };
+    try {
+      await Promise.all(Array.from({ length: Math.min(layersAtOnce, start.length) }, work));
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  async #prepareLayer(layer: LayerPlacement, bytesPerSecond: number, signal: AbortSignal): Promise<PrepareOutcome> {
+    const { materializer, peers, metrics } = this.#options;
+    let bytes = 0;
+    let moves = 0;
+    try {
+      for (const [expert, hosts] of layer.hosts.entries()) {
+        if (!hosts.includes(peers.self.rank)) continue;
+        const limit = bytesPerSecond / loadersAtOnce;
+        const sources = this.sources(layer.layer, expert);
+        const got = await materializer.ensure({ layer: layer.layer, expert, kind: "planned", sources, bytesPerSecond: limit, signal });
+        bytes += got;
+        if (got > 0) moves += 1;
+      }
+      if (!this.state.ready(layer.layer, layer.epoch)) throw aborted(layer.epoch);
+      metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
+      return { type: "ready", layer: layer.layer, bytes, moves };
+    } catch (caught) {
+      const error = AppError.from(caught, `preparing layer ${layer.layer}`);
+      this.state.failed(layer.layer, layer.epoch);
+      await materializer.retain(layer.layer, this.state.wanted(layer.layer));
+      metrics.add("enodia_plan_prepares_total", 1, { result: error.code === "Aborted" ? "aborted" : "failed" });
+      return { type: "failed", layer: layer.layer, error };
+    }
+  }
+
+  async commit(plan: PlacementPlan): Promise<{ readonly committed: number[]; readonly refused: string }> {
+    const { metrics, log, onChange } = this.#options;
+    const before = new Map(plan.layers.map(({ layer }) => [layer, this.state.current(layer)?.epoch ?? 0]));
+    const result = this.state.commit(plan);
+    metrics.add("enodia_plan_commits_total", 1, { result: result.refused === "" ? "committed" : "refused" });
+    const fresh = result.committed.filter((layer) => before.get(layer) !== plan.epoch);
+    if (fresh.length > 0) {
+      log.info({ epoch: plan.epoch, layers: fresh.length }, "plan committed");
+      await this.#install(fresh);
+      onChange();
+    }
+    return result;
+  }
+
+  /** The committed plan as a whole, from the operator or a peer. Missing experts are loaded in the background. */
+  async adopt(plan: PlacementPlan): Promise<boolean> {
+    const changed = this.state.adopt(plan);
+    if (changed.length === 0) return false;
+    this.#options.log.info({ epoch: plan.epoch, layers: changed.length }, "plan adopted");
+    await this.#install(changed);
+    this.#options.onChange();
+    return true;
+  }
+
+  async abort(epoch: number, layers: readonly number[]): Promise<number[]> {
+    const { materializer, metrics } = this.#options;
+    const given = this.state.abort(epoch, layers);
+    if (layers.length === 0) this.#preparing.get(epoch)?.abort(aborted(epoch));
+    for (const layer of given) await materializer.retain(layer, this.state.wanted(layer));
+    if (given.length > 0) metrics.add("enodia_plan_rollbacks_total", given.length);
+    return given;
+  }
+
+  async release(epoch: number, layers: readonly number[]): Promise<{ released: number[]; pending: number[]; freedBytes: number }> {
+    const { released, pending } = this.state.release(epoch, layers);
+    let freedBytes = 0;
+    for (const layer of released) freedBytes += await this.#options.materializer.retain(layer, this.state.wanted(layer));
+    if (released.length > 0) this.#options.onChange();
+    return { released, pending, freedBytes };
+  }
+
+  close(): void {
+    this.#stopping.abort(aborted(0));
+    for (const abort of this.#preparing.values()) abort.abort(aborted(0));
+  }
+
+  /** New tables to the engine, then the wait for frames of the old ones; loading what is missing goes on beside. */
+  async #install(layers: readonly number[]): Promise<void> {
+    const routed = this.#route();
+    const drained = Promise.all(layers.map((layer) => this.#drain(layer, routed)));
+    void this.#loadMissing();
+    await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, drainWaitMs).unref())]);
+  }
+
+  async #drain(layer: number, routed: Promise<void>): Promise<void> {
+    const epoch = this.state.current(layer)?.epoch ?? 0;
+    await routed;
+    const clear = (await this.#dispatch?.drained(layer, epoch, drainGiveUpMs)) ?? true;
+    if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
+  }
+
+  /** Tables as this rank can use them: committed hosts that are up. */
+  async #route(): Promise<void> {
+    const { engine, peers, layers, log } = this.#options;
+    const tables = Array.from({ length: layers }, (_, layer) => this.state.current(layer)).filter((table) => table !== undefined);
+    if (tables.length === 0) return;
+    const down = peers.down(new Set(tables.flatMap((table) => table.hosts.flat())));
+    try {
+      await engine.setRouting({ rank: peers.self.rank, layers: tables.map((table) => withoutRanks(table, down)) });
+    } catch (err) {
+      log.error({ err }, "the engine did not take its routing tables");
+    }
+  }
+
+  /** Loads what the committed plan gives this rank and memory lacks: after a restart, a first start or a repair. */
+  async #loadMissing(): Promise<void> {
+    this.#loadAgain = true;
+    if (this.#loading) return;
+    this.#loading = true;
+    try {
+      while (this.#loadAgain && !this.#stopping.signal.aborted) {
+        this.#loadAgain = false;
+        const failed = await this.#loadOnce();
+        if (failed === undefined) this.#warm ||= this.state.complete;
+        else {
+          this.#loadProblem = failed.message;
+          this.#options.log.warn({ err: failed }, "some planned experts could not be loaded; trying again");
+          await new Promise((resolve) => setTimeout(resolve, loadRetryMs));
+          this.#loadAgain = true;
+        }
+        this.#options.onChange();
+      }
+    } finally {
+      this.#loading = false;
+    }
+  }
+
+  async #loadOnce(): Promise<AppError | undefined> {
+    const { materializer, layers } = this.#options;
+    const missing: { layer: number; expert: number }[] = [];
+    for (let layer = 0; layer < layers; layer++) {
+      for (const expert of this.state.planned(layer))
+        if (!materializer.residents.isResident(layer, expert)) missing.push({ layer, expert });
+    }
+    let failed: AppError | undefined;
+    const work = async () => {
+      for (let next = missing.shift(); next !== undefined; next = missing.shift()) {
+        const { layer, expert } = next;
+        if (!this.state.planned(layer).includes(expert)) continue; // the plan went on meanwhile
+        const signal = this.#stopping.signal;
+        await materializer
+          .ensure({ layer, expert, kind: "planned", sources: this.sources(layer, expert), bytesPerSecond: 0, signal })
+          .catch((error) => {
+            failed = AppError.from(error);
+          });
+      }
+    };
+    await Promise.all(Array.from({ length: loadersAtOnce }, work));
+    return failed;
+  }
+}
+
+function aborted(epoch: number): AppError {
+  return new AppError(`epoch ${epoch} was aborted`, { code: "Aborted", operation: "preparing a plan" });
+}
