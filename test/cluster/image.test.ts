@@ -1,7 +1,7 @@
 // Images and their tars: equal input gives equal bytes, and standard tools read them.
 
 import assert from "node:assert/strict";
-import { chmodSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, lstatSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -46,6 +46,21 @@ describe("images", () => {
     const second = await build([...files].reverse(), "2.tar");
     assert.equal(first.digest, second.digest);
     assert.deepEqual(bytes("1.tar"), bytes("2.tar"));
+  });
+
+  test("an image that is there already is left as it is, a truncated or another one is written anew", async () => {
+    const files = [{ path: "/a", content: "same" }];
+    await build(files, "k.tar");
+    const whole = bytes("k.tar");
+    const inode = lstatSync(join(folder, "k.tar")).ino;
+    await build(files, "k.tar");
+    assert.equal(lstatSync(join(folder, "k.tar")).ino, inode);
+    writeFileSync(join(folder, "k.tar"), whole.subarray(0, -1024));
+    await build(files, "k.tar");
+    assert.deepEqual(bytes("k.tar"), whole);
+    await build([{ path: "/a", content: "diff" }], "k.tar");
+    assert.equal(bytes("k.tar").length, whole.length);
+    assert.notDeepEqual(bytes("k.tar"), whole);
   });
 
   test("a changed byte, mode or path changes the digest, with the layer cache in place", async () => {

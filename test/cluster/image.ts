@@ -2,13 +2,16 @@
 
 import { createHash, randomBytes } from "node:crypto";
 import {
+  closeSync,
   createReadStream,
   createWriteStream,
   existsSync,
   lstatSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
+  readSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -21,7 +24,7 @@ import { pipeline } from "node:stream/promises";
 import { cacheRoot } from "./binaries.ts";
 import { run } from "./exec.ts";
 import { ClusterError } from "./names.ts";
-import { type TarEntry, tarStream } from "./tar.ts";
+import { type TarEntry, tarSize, tarStream } from "./tar.ts";
 
 export interface ImageFile {
   /** Absolute path in the image. */
@@ -194,6 +197,28 @@ async function writeTar(file: string, entries: readonly TarEntry[]): Promise<voi
   }
 }
 
+/**
+ * Whether the file is the archive of these entries already. Its second entry, the index, names the manifest by digest and that names
+ * everything else, and files appear under their names only when whole: so the first two entries and the size tell.
+ */
+async function startsWith(file: string, entries: readonly TarEntry[]): Promise<boolean> {
+  if (!existsSync(file)) return false;
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of tarStream(entries.slice(0, 2))) chunks.push(chunk);
+  const end = chunks.pop()?.length ?? 0;
+  const want = Buffer.concat(chunks);
+  const size = tarSize(entries.slice(2)) + want.length + end;
+  if (lstatSync(file).size !== size) return false;
+  const have = Buffer.alloc(want.length);
+  const handle = openSync(file, "r");
+  try {
+    readSync(handle, have, 0, have.length, 0);
+  } finally {
+    closeSync(handle);
+  }
+  return have.equals(want);
+}
+
 function jsonBlob(value: unknown): Blob {
   const content = Buffer.from(JSON.stringify(value));
   return { digest: sha256(content), size: content.length, content };
@@ -259,7 +284,7 @@ export async function buildImage(spec: ImageSpec): Promise<BuiltImage> {
     })),
   ];
   mkdirSync(dirname(spec.out), { recursive: true });
-  await writeTar(spec.out, entries);
+  if (!(await startsWith(spec.out, entries))) await writeTar(spec.out, entries);
   return { ref: spec.ref, out: spec.out, digest: `sha256:${manifest.digest}`, bytes: lstatSync(spec.out).size };
 }
 

@@ -67,6 +67,11 @@ function* entryHeaders(entry: TarEntry): Generator<Buffer> {
   yield tarHeader(entry.path.slice(0, nameBytesMax), entry.mode, type === "0" ? entry.size : 0, type, link.slice(0, nameBytesMax));
 }
 
+/** Bytes that entries with short names and a body take in an archive, without its end. */
+export function tarSize(entries: readonly TarEntry[]): number {
+  return entries.reduce((total, entry) => total + blockBytes + Math.ceil(entry.size / blockBytes) * blockBytes, 0);
+}
+
 /** The archive's bytes in order; a source file whose size changed meanwhile is an error, not a broken archive. */
 export async function* tarStream(entries: Iterable<TarEntry>): AsyncGenerator<Uint8Array> {
   for (const entry of entries) {
