@@ -10,7 +10,7 @@ import type { Op } from "./segment.ts";
 type Attention = Extract<Op, { op: "attention" }>;
 
 /** Positions a call needs tables for. */
-export function positionsOf(rows: KvRows): number {
+function positionsOf(rows: KvRows): number {
   return rows.past.reduce((most, past) => Math.max(most, past + rows.tokens), 0);
 }
 
@@ -80,7 +80,7 @@ function weigh(op: Attention, kv: KvRows, query: Float32Array, at: { base: numbe
 }
 
 /** First key a query at `position` sees. */
-export function firstKey(position: number, window: number): number {
+function firstKey(position: number, window: number): number {
   return window > 0 ? Math.max(0, position - window + 1) : 0;
 }
 

@@ -5,12 +5,10 @@ import type { Segment } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
 import { type ExpertTensors, parseConfig } from "./family.ts";
 
-export const llamaArchitecture = "LlamaForCausalLM";
-
 /** Hugging Face's LlamaConfig default. */
 const ropeBaseDefault = 1e4;
 
-export const llamaConfigSchema = z.looseObject({
+const llamaConfigSchema = z.looseObject({
   ...decoderFields,
   hidden_act: z.string().default("silu"),
   rms_norm_eps: z.number().positive().default(1e-6),

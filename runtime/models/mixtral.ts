@@ -8,7 +8,7 @@ import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 /** Hugging Face's MixtralConfig default. */
 const ropeBaseDefault = 1e6;
 
-export const mixtralConfigSchema = z.looseObject({
+const mixtralConfigSchema = z.looseObject({
   ...decoderFields,
   hidden_act: z.string().default("silu"),
   rms_norm_eps: z.number().positive().default(1e-5),

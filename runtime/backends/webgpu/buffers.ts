@@ -14,7 +14,7 @@ const kinds = {
 export type BufferKind = keyof typeof kinds;
 
 /** Smallest size class, and the alignment of parts of one buffer. */
-export const alignmentBytes = 256;
+const alignmentBytes = 256;
 /** An upload is staged in pieces of this many bytes, so that host memory does not double. */
 const uploadPieceBytes = 16 * 1024 * 1024;
 
