@@ -11,6 +11,7 @@ import { createTracing, type Tracing } from "../observe/trace.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer } from "../wire/grpc.ts";
 import type { Identity, Membership } from "../wire/mapping.ts";
+import { askPeers, type SnapshotOptions } from "../wire/snapshot.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { Admission } from "./admission.ts";
 import type { TextModel } from "./answer.ts";
@@ -32,6 +33,9 @@ const bodyTimeoutMs = 120_000;
 const idleTimeoutMs = 75_000;
 /** Endpoints take about this long to leave kube-proxy after a pod is told to stop. */
 const stopListeningAfterMs = 3_000;
+const controlCloseMs = 500;
+/** The operator usually comes first; peers are for when it is away. */
+const askPeersEveryMs = 2_000;
 
 export interface GatewayConfig {
   readonly namespace: string;
@@ -39,6 +43,9 @@ export interface GatewayConfig {
   readonly deploymentUid: string;
   readonly podName: string;
   readonly podUid: string;
+  readonly podIp?: string | undefined;
+  /** The headless Service of the workers, asked for membership while the operator is away; unset = only the operator tells. */
+  readonly peersDns?: string | undefined;
   readonly servedName: string;
   /** The store folder; only its tokenizer and configs are read. */
   readonly modelDir: string;
@@ -78,40 +85,43 @@ export interface Gateway {
 }
 
 export async function startGateway(config: GatewayConfig, overrides: GatewayOverrides = {}): Promise<Gateway> {
-  await using undo = new AsyncDisposableStack(); // what a failed start has opened already
-  const { namespace, deployment } = config;
-  const log =
-    overrides.log ?? createLog({ level: config.logLevel, name: "gateway", fields: { namespace, deployment, pod: config.podName } });
+  await using opened = new AsyncDisposableStack(); // closed in reverse when the start fails; else by close()
+  const { namespace, deployment, podName } = config;
+  const log = overrides.log ?? createLog({ level: config.logLevel, name: "gateway", fields: { namespace, deployment, pod: podName } });
   const metrics = createMetrics({ process: "gateway", version: config.version, constants: { namespace, deployment } });
+  opened.defer(() => metrics.close());
   const health = createHealth({ workers: "no membership known yet", start: "starting" });
   const host = config.host ?? "0.0.0.0";
-  undo.defer(() => metrics.close());
   const healthServer = await serveHealth({ health, metrics, port: config.metricsPort, host, log });
-  undo.defer(() => healthServer.close());
-  const attributes = { "k8s.namespace.name": namespace, "k8s.pod.name": config.podName, "enodia.deployment": deployment };
-  const tracing = overrides.tracing ?? (await createTracing({ service: "gateway", endpoint: config.otlpEndpoint, attributes }));
+  opened.defer(() => healthServer.close());
+  const tracing = overrides.tracing ?? (await openTracing(config));
+  opened.defer(() => tracing.close());
   const textModel = overrides.textModel ?? (await loadTokenizer(config.modelDir));
   const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
   const tls = overrides.tls ?? folderTls(config.tlsDir);
-  undo.defer(() => tls.close());
+  opened.defer(() => tls.close());
+
   const identity: Identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
   const pool = new WorkerPool({ identity, namespace, deployment, tls, tracing });
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
   const readiness = new Readiness(pool, health);
   metrics.onCollect(() => showWorkers(pool, metrics));
-  let draining = false;
-
-  const control = createServer(tls);
   const onMembership = (membership: Membership) => readiness.apply(membership, log);
+  let draining = false;
   const state = {
     membership: () => pool.membership(),
     notReady: () => health.reasons(),
     activeRequests: () => admission.inside,
     draining: () => draining,
   };
-  control.add(Control, controlHandlers({ identity, podName: config.podName, namespace, deployment, log, onMembership, ...state }));
+  const control = createServer(tls);
+  control.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, ...state }));
   const grpcPort = await control.listen(host, config.grpcPort);
-  undo.defer(() => control.close(0));
+  opened.defer(() => control.close(controlCloseMs));
+  opened.defer(() => pool.close());
+  const { peersDns, podIp: ownIp } = config;
+  if (peersDns)
+    opened.defer(askUntilKnown({ self: identity, namespace, deployment, tls, peersDns, port: grpcPort, ownIp }, pool, onMembership));
 
   const app = createApp({
     ...{ textModel, workers: pool, metrics, log, tracing, admission, apiKeys, requestTimeoutMs },
@@ -122,23 +132,24 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     unavailable: () => readiness.unavailable(),
   });
   const http = await listen(app.fetch, host, config.httpPort);
-  undo.move();
+  opened.defer(() => http.close(0));
   health.ready("start");
   log.info({ httpPort: http.port, grpcPort, model: config.servedName }, "gateway listens");
 
+  const kept = opened.move();
   const close = async (graceMs: number) => {
     draining = true;
     health.notReady("start", "stopping");
     await sleep(Math.min(stopListeningAfterMs, graceMs));
     await http.close(graceMs);
-    pool.close();
-    await control.close(500);
-    await tracing.close();
-    await healthServer.close();
-    await metrics.close();
-    tls.close();
+    await kept.disposeAsync();
   };
   return { httpPort: http.port, grpcPort, metricsPort: healthServer.port, pool, health, apply: onMembership, close };
+}
+
+function openTracing(config: GatewayConfig): Promise<Tracing> {
+  const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.podName, "enodia.deployment": config.deployment };
+  return createTracing({ service: "gateway", endpoint: config.otlpEndpoint, attributes });
 }
 
 /** Ready = a membership is known and some worker in it takes requests. */
@@ -175,6 +186,18 @@ function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
     metrics.set("enodia_gateway_workers", count, { state: state as "joining" | "active" | "draining" | "lost" });
   }
   if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
+}
+
+/** Asks peers until somebody, operator or peer, has told a membership. */
+function askUntilKnown(options: SnapshotOptions, pool: WorkerPool, onMembership: (membership: Membership) => void): () => void {
+  const round = async () => {
+    if (pool.version >= 0) return clearInterval(timer);
+    const { membership } = await askPeers(options);
+    if (membership && membership.version > pool.version) onMembership(membership);
+  };
+  const timer = setInterval(() => void round(), askPeersEveryMs);
+  void round();
+  return () => clearInterval(timer);
 }
 
 interface HttpServer {
