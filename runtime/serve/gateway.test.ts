@@ -447,3 +447,93 @@ test("a deadline ends a request that does not end by itself", async () => {
   assert.ok(workers[0]!.requests[0]!.deadlineUnixMs > BigInt(Date.now()));
   assert.deepEqual(workers[0]!.requests[0]!.eos, [eosId]);
 });
+
+/** Requests that end at the door; the body may be raw bytes. */
+const refused = new Map<
+  string,
+  { path?: string; method?: string; body?: string | Uint8Array<ArrayBuffer>; want: number; code: string | null; param?: string }
+>([
+  ["malformed JSON", { body: '{"model": ', want: 400, code: "invalid_json" }],
+  ["an empty body", { body: "", want: 400, code: "invalid_json" }],
+  ["bytes that are no UTF-8", { body: new Uint8Array([0x22, 0xff, 0x22]), want: 400, code: "invalid_json" }],
+  ["a deeply nested body", { body: `${"[".repeat(200_000)}${"]".repeat(200_000)}`, want: 400, code: "invalid_value" }],
+  ["a body above the limit", { body: `{"x":"${"a".repeat(9 * 1024 * 1024)}"}`, want: 413, code: "request_too_large" }],
+  ["a wrong method", { method: "GET", want: 405, code: "method_not_allowed" }],
+  ["an unknown path", { path: "/v1/embeddings", body: "{}", want: 404, code: "unknown_url" }],
+  ["another model", { body: JSON.stringify(chat({ model: "other" })), want: 404, code: "model_not_found", param: "model" }],
+  [
+    "a prompt beyond the context",
+    {
+      body: JSON.stringify(chat({ messages: [{ role: "user", content: "x".repeat(600) }] })),
+      want: 400,
+      code: "context_length_exceeded",
+      param: "messages",
+    },
+  ],
+  [
+    "max_tokens beyond the context",
+    { body: JSON.stringify(chat({ max_tokens: 505 })), want: 400, code: "context_length_exceeded", param: "messages" },
+  ],
+  [
+    "messages the template refuses",
+    {
+      body: JSON.stringify(chat({ messages: [{ role: "assistant", content: "me first" }] })),
+      want: 400,
+      code: "invalid_value",
+      param: "messages",
+    },
+  ],
+  [
+    "an empty prompt",
+    { path: "/v1/completions", body: JSON.stringify({ model: "tiny", prompt: "" }), want: 400, code: "invalid_value", param: "prompt" },
+  ],
+  [
+    "a token that the model lacks",
+    {
+      path: "/v1/completions",
+      body: JSON.stringify({ model: "tiny", prompt: [1, 300] }),
+      want: 400,
+      code: "invalid_value",
+      param: "prompt",
+    },
+  ],
+]);
+
+test("bad requests get their status, code and field, and cost nothing", async () => {
+  const { gateway, url, workers } = await startAll([{}]);
+  for (const [what, { path, method, body, want, code, param }] of refused) {
+    const response = await fetch(`${url}${path ?? "/v1/chat/completions"}`, {
+      method: method ?? "POST",
+      ...(body === undefined ? {} : { body }),
+    });
+    assert.equal(response.status, want, what);
+    const { error }: any = await response.json();
+    assert.equal(error.code, code, what);
+    assert.equal(error.param, param ?? null, what);
+    assert.ok(error.message.length > 10 && error.message.length < 700, what);
+    assert.ok(response.headers.get("x-request-id"), what);
+  }
+  assert.equal(workers[0]!.requests.length, 0);
+  assert.equal(await metric(gateway, "enodia_gateway_requests_active{"), 0);
+  assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="context_length"'), 2);
+  assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="too_large"'), 1);
+  assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200, "and the gateway lives on");
+});
+
+test("exactly the whole context is taken", async () => {
+  const { url } = await startAll([{}]);
+  const response = await post(`${url}/v1/chat/completions`, chat({ max_tokens: 504 }));
+  assert.equal(response.status, 200);
+  assert.equal(((await response.json()) as any).usage.total_tokens, 512);
+});
+
+test("the model list names the served model", async () => {
+  const { url } = await startAll([{}]);
+  const list: any = await (await fetch(`${url}/v1/models`)).json();
+  assert.deepEqual(
+    list.data.map((m: any) => [m.id, m.object, m.max_model_len]),
+    [["tiny", "model", 512]],
+  );
+  assert.equal((await fetch(`${url}/v1/models/tiny`)).status, 200);
+  assert.equal((await fetch(`${url}/v1/models/other`)).status, 404);
+});

@@ -110,12 +110,17 @@ export function problemOfIssue(error: z.ZodError): Problem {
   );
 }
 
-// Of a union, the branch that failed last in depth says most; a flat "Invalid input" says nothing.
+// Of a union, the branch that has the right type and fails in a detail says most, then the one that got deepest.
 function firstIssue(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue | undefined {
   const issue = issues[0];
   if (issue?.code !== "invalid_union" || issue.errors.length === 0) return issue;
-  const deepest = issue.errors.map((branch) => firstIssue(branch)).sort((a, b) => (b?.path.length ?? 0) - (a?.path.length ?? 0))[0];
-  return deepest === undefined || deepest.path.length === 0 ? issue : { ...deepest, path: [...issue.path, ...deepest.path] };
+  const branches = issue.errors.map((branch) => firstIssue(branch)).filter((branch) => branch !== undefined);
+  const best = branches.sort((a, b) => telling(b) - telling(a))[0];
+  return best === undefined || telling(best) === 0 ? issue : { ...best, path: [...issue.path, ...best.path] };
+}
+
+function telling(issue: z.core.$ZodIssue): number {
+  return issue.path.length + (issue.code === "invalid_type" ? 0 : 0.5 + (issue.path.length === 0 ? 1 : 0));
 }
 
 function pathText(path: readonly PropertyKey[]): string {

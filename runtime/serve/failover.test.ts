@@ -1,0 +1,195 @@
+// Failover as such, over workers in memory that break in any way at any token: the client sees every token once.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { AppError } from "../../crds/common.ts";
+import {
+  type Attempt,
+  type FailoverReason,
+  failoverLimits,
+  type Generated,
+  type Generation,
+  generate,
+  type WorkerEvent,
+  type Workers,
+} from "./failover.ts";
+
+const truth = (position: number) => 1000 + position * 3;
+const limits = { ...failoverLimits, noWorkerMs: 200, firstTokenMs: 30, perPromptTokenMs: 0, nextTokenMs: 30, acceptedAttemptsMax: 50 };
+
+interface Fault {
+  /** Tokens this attempt sends before it breaks. */
+  readonly after: number;
+  readonly kind: "error" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "none";
+}
+
+function generation(maxTokens: number, extra: Partial<Generation> = {}): Generation {
+  return {
+    ...{ requestId: "r", prompt: [1, 2, 3], maxTokens, sampling: { temperature: 0, topP: 1, topK: 0, seed: 1n } },
+    ...{ eos: [], deadlineUnixMs: Date.now() + 10_000, traceparent: "", signal: new AbortController().signal, ...extra },
+  };
+}
+
+/** Each attempt takes the next fault; when they are used up, attempts finish. */
+class Memory implements Workers {
+  readonly faults: Fault[];
+  readonly replays: number[][] = [];
+  readonly maxTokens: number;
+  open = 0;
+  constructor(faults: readonly Fault[], maxTokens: number) {
+    this.faults = [...faults];
+    this.maxTokens = maxTokens;
+  }
+  start(generation: Generation, replay: readonly number[]): Attempt | { none: string } {
+    const fault = this.faults.shift();
+    if (fault?.kind === "none") return { none: "nobody" };
+    this.replays.push([...replay]);
+    this.open++;
+    const stop = Promise.withResolvers<void>();
+    const close = () => {
+      this.open--;
+      stop.resolve();
+    };
+    return { rank: this.replays.length % 3, events: this.events(generation, replay.length, fault, stop.promise), close };
+  }
+  async *events(generation: Generation, from: number, fault: Fault | undefined, closed: Promise<void>): AsyncGenerator<WorkerEvent> {
+    if (fault?.kind === "busy") throw new AppError("full", { code: "QueueFull" });
+    yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+    for (let position = from; position < generation.maxTokens; position++) {
+      if (fault && position - from >= fault.after) {
+        if (fault.kind === "error") throw new AppError("bad", { code: "ExpertUnavailable" });
+        if (fault.kind === "lost") throw new AppError("gone", { code: "Unavailable" });
+        if (fault.kind === "draining") yield { type: "finish", reason: "draining" };
+        if (fault.kind === "end" || fault.kind === "draining") return;
+        if (fault.kind === "gap") yield { type: "token", id: 5, position: position + 1, logprob: 0 };
+        if (fault.kind === "repeat") yield { type: "token", id: truth(position - 1), position: position - 1, logprob: 0 };
+        if (fault.kind === "silent") await closed;
+      }
+      yield { type: "token", id: truth(position), position, logprob: 0 };
+    }
+    yield { type: "finish", reason: "length" };
+  }
+  changed(): Promise<void> {
+    return new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+async function collect(source: AsyncGenerator<Generated>): Promise<{ ids: number[]; finish: string | undefined }> {
+  const ids: number[] = [];
+  for await (const event of source) {
+    if (event.type === "token") ids.push(event.id);
+    if (event.type === "finish") return { ids, finish: event.reason };
+  }
+  return { ids, finish: undefined };
+}
+
+test("whatever breaks at whatever token, the client sees every token once and in order", async () => {
+  const fault = fc.record({
+    after: fc.nat(6),
+    kind: fc.constantFrom("error", "lost", "draining", "end", "silent", "busy", "repeat", "gap", "none") as fc.Arbitrary<Fault["kind"]>,
+  });
+  await fc.assert(
+    fc.asyncProperty(fc.array(fault, { maxLength: 8 }), fc.integer({ min: 1, max: 20 }), async (faults, maxTokens) => {
+      const workers = new Memory(faults, maxTokens);
+      const { ids, finish } = await collect(generate(generation(maxTokens), workers, limits));
+      assert.deepEqual(
+        ids,
+        Array.from({ length: maxTokens }, (_, i) => truth(i)),
+      );
+      assert.equal(finish, "length");
+      assert.equal(workers.open, 0, "every attempt is closed");
+      for (const replay of workers.replays) assert.deepEqual(replay, ids.slice(0, replay.length), "replays are what was said");
+    }),
+    { numRuns: 150 },
+  );
+});
+
+test("each way to break has its reason", async () => {
+  for (const [kind, want] of new Map<Fault["kind"], FailoverReason>([
+    ["error", "error"],
+    ["lost", "lost"],
+    ["draining", "draining"],
+    ["end", "lost"],
+    ["silent", "silent"],
+    ["gap", "lost"],
+  ])) {
+    const reasons: string[] = [];
+    await collect(
+      generate(generation(6), new Memory([{ after: 2, kind }], 6), limits, {
+        onFailover: (reason, _rank, tokens) => reasons.push(`${reason} ${tokens}`),
+      }),
+    );
+    assert.deepEqual(reasons, [`${want} 2`], kind);
+  }
+});
+
+test("a worker that dies after the last token needs no other worker", async () => {
+  const byLength = new Memory([{ after: 4, kind: "end" }], 5);
+  const eos = truth(3);
+  const byEos = await collect(generate(generation(9, { eos: [eos] }), byLength, limits));
+  assert.deepEqual(byEos, { ids: [0, 1, 2, 3].map(truth), finish: "stop" });
+  assert.equal(byLength.replays.length, 1);
+});
+
+test("no worker within the limit is an error that says so, and when to come back", async () => {
+  const none = Array.from({ length: 100_000 }, (): Fault => ({ after: 0, kind: "none" }));
+  await assert.rejects(collect(generate(generation(3), new Memory(none, 3), limits)), {
+    code: "NoWorker",
+    message: "nobody",
+    retry: { afterMs: 5_000 },
+  });
+});
+
+test("workers that stay full are an error of their own", async () => {
+  const busy = Array.from({ length: 100_000 }, (): Fault => ({ after: 0, kind: "busy" }));
+  await assert.rejects(collect(generate(generation(3), new Memory(busy, 3), limits)), { code: "QueueFull" });
+});
+
+test("a request that breaks every worker that takes it stops after a few", async () => {
+  const poison = Array.from({ length: 1000 }, (): Fault => ({ after: 0, kind: "lost" }));
+  const workers = new Memory(poison, 3);
+  await assert.rejects(collect(generate(generation(3), workers, { ...limits, acceptedAttemptsMax: 6 })), {
+    code: "NoWorker",
+    message: "gone",
+  });
+  assert.equal(workers.replays.length, 6);
+});
+
+test("an error of the request itself is not tried elsewhere", async () => {
+  const workers: Workers = {
+    start: () => ({
+      rank: 0,
+      close: () => {},
+      events: (async function* (): AsyncGenerator<WorkerEvent> {
+        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        throw new AppError("prompt is 9 tokens, the context holds 8", { code: "ContextOverflow" });
+      })(),
+    }),
+    changed: async () => {},
+  };
+  await assert.rejects(collect(generate(generation(3), workers, limits)), { code: "ContextOverflow" });
+});
+
+test("the deadline ends a request that is waiting", async () => {
+  const none = Array.from({ length: 100_000 }, (): Fault => ({ after: 0, kind: "none" }));
+  await assert.rejects(collect(generate(generation(3, { deadlineUnixMs: Date.now() + 20 }), new Memory(none, 3), limits)), {
+    code: "DeadlineExceeded",
+  });
+});
+
+test("a client that goes away closes the attempt and starts no other", async () => {
+  const abort = new AbortController();
+  const workers = new Memory([{ after: 2, kind: "silent" }], 9);
+  const seen: number[] = [];
+  await assert.rejects(
+    async () => {
+      for await (const event of generate(generation(9, { signal: abort.signal }), workers, limits)) {
+        if (event.type === "token") seen.push(event.id);
+        if (seen.length === 2) abort.abort();
+      }
+    },
+    { code: "Cancelled" },
+  );
+  assert.equal(workers.open, 0);
+  assert.equal(workers.replays.length, 1);
+});

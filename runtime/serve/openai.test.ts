@@ -1,0 +1,183 @@
+// What the OpenAI schemas take, and the message each refused request gets.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { type GenerationJob, parseChat, parseCompletion } from "./openai.ts";
+import { type Problem, problemBody, rejectReason } from "./problem.ts";
+
+const user = { role: "user", content: "hi" };
+const chat = (extra: object) => ({ model: "tiny", messages: [user], ...extra });
+const text = (extra: object) => ({ model: "tiny", prompt: "hi", ...extra });
+
+interface Bad {
+  readonly body: unknown;
+  readonly param: string | null;
+  readonly message: RegExp;
+  readonly code?: string;
+  readonly status?: number;
+  readonly completions?: true;
+}
+
+const bad = new Map<string, Bad>([
+  ["not an object", { body: [1], param: null, message: /body/i }],
+  ["null", { body: null, param: null, message: /body/i }],
+  ["no model", { body: { messages: [user] }, param: "model", message: /name the model/ }],
+  ["another model", { body: chat({ model: "gpt-4" }), param: "model", message: /gpt-4.*use `tiny`/, code: "model_not_found", status: 404 }],
+  ["another model and other errors", { body: { model: "x", n: 9 }, param: "model", message: /does not exist/, status: 404 }],
+  ["no messages", { body: { model: "tiny" }, param: "messages", message: /list of messages/ }],
+  ["empty messages", { body: chat({ messages: [] }), param: "messages", message: /at least one/ }],
+  ["messages as text", { body: chat({ messages: "hi" }), param: "messages", message: /list of messages/ }],
+  [
+    "a role we lack",
+    {
+      body: chat({ messages: [user, { role: "tool", content: "x", tool_call_id: "1" }] }),
+      param: "messages[1].role",
+      message: /system, developer, user or assistant/,
+    },
+  ],
+  [
+    "content as number",
+    { body: chat({ messages: [{ role: "user", content: 5 }] }), param: "messages[0].content", message: /string or text parts/ },
+  ],
+  [
+    "an image",
+    {
+      body: chat({ messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: "x" } }] }] }),
+      param: "messages[0].content[0].type",
+      message: /only text parts/,
+    },
+  ],
+  [
+    "a field inside a message",
+    {
+      body: chat({ messages: [{ ...user, weight: 1 }] }),
+      param: "messages[0].weight",
+      message: /Unsupported field/,
+      code: "unsupported_parameter",
+    },
+  ],
+  [
+    "an unknown field",
+    {
+      body: chat({ guided_json: {} }),
+      param: "guided_json",
+      message: /Unsupported field `guided_json`: remove it/,
+      code: "unsupported_parameter",
+    },
+  ],
+  ["two answers", { body: chat({ n: 2 }), param: "n", message: /only one answer/ }],
+  ["temperature below", { body: chat({ temperature: -0.1 }), param: "temperature", message: /0 to 2/ }],
+  ["temperature above", { body: chat({ temperature: 2.1 }), param: "temperature", message: /0 to 2/ }],
+  ["temperature as text", { body: chat({ temperature: "warm" }), param: "temperature", message: /must be a number/ }],
+  ["top_p zero", { body: chat({ top_p: 0 }), param: "top_p", message: /above 0/ }],
+  ["top_p above one", { body: chat({ top_p: 1.5 }), param: "top_p", message: /at most 1/ }],
+  ["top_k below -1", { body: chat({ top_k: -2 }), param: "top_k", message: /0 \(off\) or more/ }],
+  ["top_k as fraction", { body: chat({ top_k: 1.5 }), param: "top_k", message: /whole number/ }],
+  ["max_tokens zero", { body: chat({ max_tokens: 0 }), param: "max_tokens", message: /at least 1/ }],
+  ["max_tokens as text", { body: chat({ max_completion_tokens: "9" }), param: "max_completion_tokens", message: /must be a number/ }],
+  ["two different limits", { body: chat({ max_tokens: 1, max_completion_tokens: 2 }), param: "max_tokens", message: /differ/ }],
+  ["five stop strings", { body: chat({ stop: ["a", "b", "c", "d", "e"] }), param: "stop", message: /at most 4/ }],
+  ["an empty stop string", { body: chat({ stop: [""] }), param: "stop[0]", message: /not be empty/ }],
+  ["a seed as fraction", { body: chat({ seed: 0.5 }), param: "seed", message: /whole number/ }],
+  ["a penalty", { body: chat({ presence_penalty: 0.5 }), param: "presence_penalty", message: /not implemented/ }],
+  ["a bias", { body: chat({ logit_bias: { 5: 1 } }), param: "logit_bias", message: /not implemented/ }],
+  ["tools", { body: chat({ tools: [{ type: "function" }] }), param: "tools", message: /not implemented/ }],
+  ["a response format", { body: chat({ response_format: { type: "json_object" } }), param: "response_format.type", message: /only text/ }],
+  ["top logprobs", { body: chat({ logprobs: true, top_logprobs: 5 }), param: "top_logprobs", message: /chosen token/ }],
+  ["stream as text", { body: chat({ stream: "yes" }), param: "stream", message: /true or false/ }],
+  ["an unknown stream option", { body: chat({ stream_options: { x: 1 } }), param: "stream_options.x", message: /Unsupported/ }],
+  ["chat fields in completions", { body: text({ messages: [user] }), completions: true, param: "messages", message: /Unsupported/ }],
+  ["no prompt", { body: { model: "tiny" }, completions: true, param: "prompt", message: /one string or one list/ }],
+  ["two prompts", { body: text({ prompt: ["a", "b"] }), completions: true, param: "prompt", message: /one prompt per request|one string/ }],
+  ["negative token ids", { body: text({ prompt: [1, -2] }), completions: true, param: "prompt[1]", message: /./ }],
+  ["echo", { body: text({ echo: true }), completions: true, param: "echo", message: /not implemented/ }],
+  ["best of", { body: text({ best_of: 3 }), completions: true, param: "best_of", message: /only one answer/ }],
+  ["suffix", { body: text({ suffix: "x" }), completions: true, param: "suffix", message: /not implemented/ }],
+  ["five logprobs", { body: text({ logprobs: 5 }), completions: true, param: "logprobs", message: /chosen token/ }],
+]);
+
+for (const [name, { body, param, message, code, status, completions }] of bad) {
+  test(`refused with its field: ${name}`, () => {
+    const parsed = (completions ? parseCompletion : parseChat)(body, "tiny");
+    assert.ok("problem" in parsed, JSON.stringify(parsed));
+    assert.equal(parsed.problem.param, param, parsed.problem.message);
+    assert.match(parsed.problem.message, message);
+    assert.equal(parsed.problem.status, status ?? 400);
+    if (code) assert.equal(parsed.problem.code, code);
+    assert.deepEqual(Object.keys((problemBody(parsed.problem) as { error: object }).error), ["message", "type", "param", "code"]);
+    assert.equal(rejectReason(parsed.problem), "invalid");
+  });
+}
+
+function jobOf(parsed: { job: GenerationJob } | { problem: Problem }): GenerationJob {
+  assert.ok("job" in parsed, JSON.stringify(parsed));
+  return parsed.job;
+}
+
+test("defaults are those of the original API", () => {
+  const job = jobOf(parseChat(chat({}), "tiny"));
+  assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined });
+  assert.equal(job.maxTokens, undefined);
+  assert.equal(jobOf(parseCompletion(text({}), "tiny")).maxTokens, 16);
+});
+
+test("everything clients usually send along is taken", () => {
+  const extra = {
+    n: 1,
+    stop: null,
+    presence_penalty: 0,
+    frequency_penalty: 0,
+    logit_bias: {},
+    user: "me",
+    tools: [],
+    response_format: { type: "text" },
+    stream_options: null,
+    top_k: -1,
+  };
+  const job = jobOf(
+    parseChat(
+      chat({
+        ...extra,
+        stop: "END",
+        max_completion_tokens: 5,
+        messages: [
+          {
+            role: "developer",
+            content: [
+              { type: "text", text: "a" },
+              { type: "text", text: "b" },
+            ],
+          },
+          user,
+        ],
+      }),
+      "tiny",
+    ),
+  );
+  assert.deepEqual(job.prompt, { messages: [{ role: "system", content: "ab" }, user] });
+  assert.deepEqual(job.stops, ["END"]);
+  assert.equal(job.maxTokens, 5);
+  assert.equal(job.sampling.topK, 0);
+  assert.deepEqual(jobOf(parseCompletion(text({ prompt: ["one"] }), "tiny")).prompt, { text: "one" });
+  assert.deepEqual(jobOf(parseCompletion(text({ prompt: [1, 2] }), "tiny")).prompt, { tokens: [1, 2] });
+});
+
+test("any JSON is a job or a problem, never an exception", () => {
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        fc.json({ maxDepth: 4 }).map((json) => JSON.parse(json)),
+        fc.dictionary(fc.constantFrom("model", "messages", "prompt", "stop", "n", "stream", "seed"), fc.jsonValue()),
+      ),
+      (body) => {
+        for (const parse of [parseChat, parseCompletion]) {
+          const parsed = parse(body, "tiny");
+          assert.ok(
+            "job" in parsed || (parsed.problem.status >= 400 && parsed.problem.message.length > 5 && parsed.problem.message.length < 700),
+          );
+        }
+      },
+    ),
+    { numRuns: 500 },
+  );
+});
