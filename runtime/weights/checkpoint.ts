@@ -72,8 +72,8 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
     names: [...homes.keys()],
     info: (name) => files.get(homes.get(name) ?? "")?.tensors.get(name),
     shape: (name) => files.get(homes.get(name) ?? "")?.shape(name),
-    read: (name) => fileOf(name).read(name),
-    readRaw: (name) => fileOf(name).readRaw(name),
+    read: async (name) => fileOf(name).read(name),
+    readRaw: async (name) => fileOf(name).readRaw(name),
     async close() {
       for (const file of files.values()) await file.close();
     },

@@ -118,7 +118,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       if (!info) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading safetensors" });
       return info;
     };
-    const readRaw = (name: string) => {
+    const readRaw = async (name: string) => {
       const info = find(name);
       return file.read(info.begin, info.end - info.begin);
     };

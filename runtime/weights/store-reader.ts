@@ -125,6 +125,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
   const units = (codec: CodecName): Promise<RandomFile> => {
     const open = files.get(codec) ?? openUnits(dir, index, codec);
     files.set(codec, open);
+    open.catch(() => files.delete(codec)); // the next read tries again: the file may be put back
     return open;
   };
   return {

@@ -1,0 +1,87 @@
+// Codecs of expert units: what is stored means what was given, within the stated bound, for any weights.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { AppError } from "../../../crds/common.ts";
+import { checkUnitLength, matrixShapes } from "./codec.ts";
+import { f32 } from "./f32.ts";
+import { codecFor } from "./index.ts";
+import { blockSize, dequantizeInt4, int4, quantizeInt4, roundTripBoundScales } from "./int4.ts";
+
+const value = fc.oneof(fc.float({ min: -4, max: 4, noNaN: true }), fc.constantFrom(0, -0, 1e-30, -1e-30, 1e-38, 3e4, -3e4));
+const block = fc.array(value, { minLength: blockSize, maxLength: blockSize });
+
+test("every value comes back within half a level of its block's scale", () => {
+  fc.assert(
+    fc.property(fc.array(block, { minLength: 1, maxLength: 6 }), (blocks) => {
+      const data = Float32Array.from(blocks.flat());
+      const weight = quantizeInt4(data, 1, data.length);
+      const back = dequantizeInt4(weight);
+      for (let i = 0; i < data.length; i++) {
+        const scale = weight.s[Math.floor(i / blockSize)]!;
+        const bound = scale === 0 ? 1e-37 : roundTripBoundScales * scale;
+        assert.ok(Math.abs(back[i]! - data[i]!) <= bound, `${data[i]} came back as ${back[i]}, scale ${scale}`);
+      }
+    }),
+    { numRuns: 500 },
+  );
+});
+
+test("zero points are levels and zero stays exactly zero", () => {
+  fc.assert(
+    fc.property(block, fc.nat(blockSize - 1), (values, at) => {
+      const data = Float32Array.from(values);
+      data[at] = 0;
+      const weight = quantizeInt4(data, 1, blockSize);
+      assert.ok(weight.z[0]! <= 15);
+      assert.equal(dequantizeInt4(weight)[at], 0);
+    }),
+  );
+});
+
+test("the low nibble of a byte is the earlier value", () => {
+  const data = Float32Array.from({ length: blockSize }, (_, i) => i % 16);
+  const weight = quantizeInt4(data, 1, blockSize);
+  assert.deepEqual([...weight.q.subarray(0, 3)], [0x10, 0x32, 0x54]);
+  assert.deepEqual([weight.s[0], weight.z[0]], [1, 0]);
+});
+
+test("rows that are no whole number of blocks are refused with the remedy", () => {
+  assert.throws(
+    () => quantizeInt4(new Float32Array(40), 1, 40),
+    (error: unknown) => error instanceof AppError && error.code === "UnsupportedShape" && /--codec f32/.test(error.message),
+  );
+});
+
+const shape = { hidden: 64, ffn: 96 };
+const matrices = Object.fromEntries(
+  matrixShapes(shape).map(({ name, rows, columns }, m) => [
+    name,
+    Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(i * 0.37 + m)),
+  ]),
+) as { w1: Float32Array; w2: Float32Array; w3: Float32Array };
+
+for (const codec of [f32, int4]) {
+  test(`a unit of codec ${codec.name} decodes to the three matrices in their shapes, from any alignment`, () => {
+    const unit = codec.encode(matrices, shape);
+    assert.equal(unit.length, codec.unitBytes(shape));
+    const shifted = new Uint8Array(unit.length + 1);
+    shifted.set(unit, 1);
+    for (const bytes of [unit, shifted.subarray(1)]) {
+      const weights = codec.decode(bytes, shape);
+      for (const { name, rows, columns } of matrixShapes(shape)) {
+        const weight = weights[name]!;
+        assert.deepEqual(weight.shape, [rows, columns]);
+        if (weight.codec === "f32") assert.deepEqual(weight.data, matrices[name]);
+        else assert.deepEqual(weight, quantizeInt4(matrices[name], rows, columns));
+      }
+    }
+  });
+}
+
+test("a unit of the wrong length is a corrupt shard", () => {
+  assert.throws(
+    () => checkUnitLength(codecFor("int4"), new Uint8Array(5), shape),
+    (error: unknown) => error instanceof AppError && error.code === "CorruptShard",
+  );
+});

@@ -1,0 +1,201 @@
+// The model store end to end on a golden checkpoint: import, open, read, and every kind of damage.
+import assert from "node:assert/strict";
+import { cp, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { importMixtral } from "../tools/import-mixtral.ts";
+import { openCheckpoint } from "./checkpoint.ts";
+import { dequantizeInt4 } from "./codecs/int4.ts";
+import { openStore } from "./store-reader.ts";
+import { writeFolder } from "./store-writer.ts";
+
+const dir = await mkdtemp(join(tmpdir(), "enodia-store-"));
+after(() => rm(dir, { recursive: true }));
+const golden = join(import.meta.dirname, "../../test/golden");
+const quiet = () => undefined;
+const store = join(dir, "tiny");
+const index = await importMixtral({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: false }, quiet);
+
+const refusal = (code: string, want: RegExp) => (error: unknown) => {
+  assert.ok(error instanceof AppError, String(error));
+  assert.equal(error.code, code);
+  assert.match(error.message, want);
+  return true;
+};
+
+test("experts and dense tensors read back as the checkpoint has them", async () => {
+  const opened = await openStore(store);
+  const checkpoint = await openCheckpoint(join(golden, "tiny-f32"));
+  for (let layer = 0; layer < 2; layer++) {
+    for (let expert = 0; expert < 4; expert++) {
+      const exact = opened.decodeUnit(await opened.readUnit(layer, expert, "f32"), "f32");
+      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "int4"), "int4");
+      for (const matrix of ["w1", "w2", "w3"] as const) {
+        const want = await checkpoint.read(`model.layers.${layer}.block_sparse_moe.experts.${expert}.${matrix}.weight`);
+        const have = exact[matrix]!;
+        const quantized = coarse[matrix]!;
+        assert.ok(have.codec === "f32" && quantized.codec === "int4");
+        assert.deepEqual(have.data, want);
+        const widest = Math.max(...quantized.s);
+        assert.ok(dequantizeInt4(quantized).every((value, i) => Math.abs(value - want[i]!) <= 0.5001 * widest));
+      }
+    }
+  }
+  for (const name of opened.denseNames) assert.deepEqual((await opened.readDense(name)).data, await checkpoint.read(name));
+  await checkpoint.close();
+  await opened.close();
+});
+
+test("the digest is the same on every import and covers what was imported", async () => {
+  const again = await importMixtral({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: true }, quiet);
+  assert.equal(again.modelDigest, index.modelDigest);
+  const other = await importMixtral(
+    { from: join(golden, "tiny-f16"), out: join(dir, "other"), codecs: ["f32", "int4"], overwrite: false },
+    quiet,
+  );
+  assert.notEqual(other.modelDigest, index.modelDigest);
+});
+
+test("an existing store is not overwritten unless asked, and a failed write leaves nothing", async () => {
+  const options = { from: join(golden, "tiny-f32"), out: store, codecs: ["f32"] as const, overwrite: false };
+  await assert.rejects(importMixtral(options, quiet), refusal("AlreadyExists", /--overwrite/));
+  const before = await readdir(dir);
+  await assert.rejects(
+    writeFolder(join(dir, "fails"), false, async (work) => {
+      await writeFile(join(work, "half"), "x");
+      throw new Error("disk full");
+    }),
+    /disk full/,
+  );
+  assert.deepEqual(await readdir(dir), before);
+});
+
+async function damaged(change: (copy: string) => Promise<void>): Promise<string> {
+  const copy = await mkdtemp(join(dir, "damaged-"));
+  await cp(store, copy, { recursive: true });
+  await change(copy);
+  return copy;
+}
+
+async function flip(path: string, at: number): Promise<void> {
+  const handle = await open(path, "r+");
+  const byte = Buffer.alloc(1);
+  await handle.read(byte, 0, 1, at);
+  byte[0]! ^= 1;
+  await handle.write(byte, 0, 1, at);
+  await handle.close();
+}
+
+test("one flipped bit in a unit is found, and only that unit is refused", async () => {
+  const copy = await damaged((folder) => flip(join(folder, "experts-int4.bin"), index.codecs.int4!.units[1]![2]!.offset + 100));
+  const opened = await openStore(copy);
+  await assert.rejects(
+    opened.readUnit(1, 2, "int4"),
+    refusal("CorruptShard", /expert 2 of layer 1 \(int4\) does not match its hash; .*import the model again/),
+  );
+  await opened.readUnit(1, 3, "int4");
+  await opened.close();
+});
+
+test("one flipped bit in a dense tensor is found", async () => {
+  const copy = await damaged(async (folder) =>
+    flip(join(folder, "dense.safetensors"), (await readFile(join(folder, "dense.safetensors"))).length - 1),
+  );
+  const opened = await openStore(copy);
+  await assert.rejects(opened.readDense(opened.denseNames.at(-1)!), refusal("CorruptShard", /does not match its hash/));
+  await opened.close();
+});
+
+test("a truncated unit file is a corrupt shard, not a crash", async () => {
+  const copy = await damaged(async (folder) => {
+    const handle = await open(join(folder, "experts-f32.bin"), "r+");
+    await handle.truncate(1000);
+    await handle.close();
+  });
+  const opened = await openStore(copy);
+  await assert.rejects(opened.readUnit(1, 3, "f32"), refusal("CorruptShard", /truncated or broken/));
+  await opened.close();
+});
+
+test("a folder that is no store says how to make one; a codec or expert that is not there is named", async () => {
+  await assert.rejects(openStore(join(dir, "nowhere")), refusal("ModelNotFound", /enodia model import/));
+  await assert.rejects(openStore(golden), refusal("ModelNotFound", /has no expert-index\.json/));
+  const opened = await openStore(store);
+  await assert.rejects(opened.readUnit(2, 0, "f32"), refusal("ExpertNotFound", /2 layers of 4/));
+  await assert.rejects(opened.readDense("x"), refusal("MissingTensor", /"x"/));
+  await opened.close();
+  const single = join(dir, "single");
+  await importMixtral({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
+  const f32Only = await openStore(single);
+  await assert.rejects(f32Only.readUnit(0, 0, "int4"), refusal("CodecNotFound", /expertCodec/));
+  await f32Only.close();
+});
+
+const wrongIndex: Record<string, { change: (json: any) => void; code: string; want: RegExp }> = {
+  "another version": { change: (json) => (json.version = 9), code: "BadModelIndex", want: /field version/ },
+  "an architecture nobody serves": {
+    change: (json) => (json.architecture = "GptForCausalLM"),
+    code: "UnknownArchitecture",
+    want: /supported are Mixtral/,
+  },
+  "a unit that overlaps another": { change: (json) => (json.codecs.f32.units[0][1].offset = 0), code: "CorruptShard", want: /overlap/ },
+  "a unit of another size": { change: (json) => (json.codecs.f32.units[0][0].bytes = 5), code: "CorruptShard", want: /5 bytes/ },
+  "an offset that is not aligned": {
+    change: (json) => (json.codecs.int4.units[1][3].offset += 1),
+    code: "CorruptShard",
+    want: /multiple of 4096/,
+  },
+  "a file outside the folder": { change: (json) => (json.codecs.f32.file = "../x"), code: "BadModelIndex", want: /codecs\.f32\.file/ },
+  "a layer too few": { change: (json) => json.codecs.f32.units.pop(), code: "CorruptShard", want: /1 layers/ },
+  "a billion experts": { change: (json) => (json.experts = 1e9), code: "BadModelIndex", want: /field experts/ },
+};
+
+for (const [sentence, { change, code, want }] of Object.entries(wrongIndex)) {
+  test(`an index with ${sentence} is refused`, async () => {
+    const copy = await damaged(async (folder) => {
+      const json = JSON.parse(await readFile(join(folder, "expert-index.json"), "utf8"));
+      change(json);
+      await writeFile(join(folder, "expert-index.json"), JSON.stringify(json));
+    });
+    await assert.rejects(openStore(copy), refusal(code, want));
+  });
+}
+
+test("a truncated index is refused by name", async () => {
+  const copy = await damaged(async (folder) => writeFile(join(folder, "expert-index.json"), '{"version": 1, "la'));
+  await assert.rejects(openStore(copy), refusal("BadModelIndex", /expert-index\.json: is not JSON/));
+});
+
+async function folderWith(change: (config: any) => void): Promise<string> {
+  const copy = await mkdtemp(join(dir, "hf-"));
+  await cp(join(golden, "tiny-f32"), copy, { recursive: true });
+  const config = JSON.parse(await readFile(join(copy, "config.json"), "utf8"));
+  change(config);
+  await writeFile(join(copy, "config.json"), JSON.stringify(config));
+  return copy;
+}
+
+const wrongConfig: Record<string, { change: (config: any) => void; code: string; want: RegExp }> = {
+  "a hidden size that the tensors contradict": {
+    change: (config) => (config.hidden_size = 128),
+    code: "ShapeMismatch",
+    want: /config\.json implies/,
+  },
+  "a layer too many": { change: (config) => (config.num_hidden_layers = 3), code: "MissingTensor", want: /incomplete/ },
+  "a layer too few": { change: (config) => (config.num_hidden_layers = 1), code: "UnknownArchitecture", want: /belongs to no part/ },
+  "another activation": { change: (config) => (config.hidden_act = "gelu"), code: "UnsupportedModel", want: /hidden_act = "gelu"/ },
+  "scaled rope": { change: (config) => (config.rope_parameters.rope_type = "yarn"), code: "UnsupportedModel", want: /rope_type/ },
+  "more experts per token than experts": { change: (config) => (config.num_experts_per_tok = 9), code: "BadModelConfig", want: /exceeds/ },
+  "a size that is text": { change: (config) => (config.vocab_size = "many"), code: "BadModelConfig", want: /vocab_size/ },
+};
+
+for (const [sentence, { change, code, want }] of Object.entries(wrongConfig)) {
+  test(`a checkpoint whose config has ${sentence} is refused and nothing is written`, async () => {
+    const from = await folderWith(change);
+    const out = `${from}-out`;
+    await assert.rejects(importMixtral({ from, out, codecs: ["f32"], overwrite: false }, quiet), refusal(code, want));
+    await assert.rejects(openStore(out), refusal("ModelNotFound", /no such folder/));
+  });
+}
