@@ -2,6 +2,9 @@
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { CodecName } from "../weights/store.ts";
+import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
+
+export type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden] and, per (row, expert) pair, which row and which expert. */
 export interface RemoteFrame {
@@ -14,7 +17,8 @@ export interface RemoteFrame {
   readonly pairExperts: Uint32Array;
 }
 
-/** Lives on the main thread. Answers unweighted rows [pairs, hidden], or rejects once no host can be had. */
+/** Lives on the main thread. Answers unweighted rows [pairs, hidden], or rejects once no host can be had.
+ *  `rank` may be this worker's own (the plan names it but the expert is not loaded yet) or -1 (the layer has no table). */
 export interface RemoteExperts {
   dispatch(frame: RemoteFrame): Promise<Float32Array>;
 }
@@ -30,13 +34,6 @@ export interface EngineOptions {
   readonly threads?: number;
   readonly remote: RemoteExperts;
   readonly limits?: Partial<EngineLimits>;
-}
-
-export interface EngineLimits {
-  /** Requests that wait for a slot; one more is refused with `Busy`. */
-  readonly queueRequestsMax: number;
-  /** Prompt tokens computed between two decode steps while others are decoding. */
-  readonly prefillChunkTokens: number;
 }
 
 export interface EngineInfo {
@@ -62,16 +59,6 @@ export interface EngineInfo {
   readonly speed: number;
 }
 
-export interface Sampling {
-  /** 0 = greedy. */
-  readonly temperature: number;
-  /** 1 = off. */
-  readonly topP: number;
-  /** 0 = off. */
-  readonly topK: number;
-  readonly seed: bigint;
-}
-
 export interface GenerateRequest {
   readonly prompt: readonly number[] | Uint32Array;
   /** Tokens generated before a failover: fed one by one after the prompt, so that the KV bits are the original's. */
@@ -83,13 +70,6 @@ export interface GenerateRequest {
   readonly eos: readonly number[];
   readonly signal?: AbortSignal;
 }
-
-export type FinishReason = "stop" | "length" | "cancelled" | "draining";
-
-export type GenerateEvent =
-  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
-  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
-  | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };
 
 /** hosts[e] = ranks, shares[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */
 export interface RoutingTables {
@@ -137,6 +117,8 @@ export interface Engine {
   }): Promise<Float32Array>;
   /** Resolves when no running step uses the older tables any more. */
   setRouting(tables: RoutingTables): Promise<void>;
+  /** Ranks that get nothing while other hosts can; replaces the previous set. */
+  setDown(ranks: readonly number[]): Promise<void>;
   counters(): Promise<LoadCounters>;
   stats(): Promise<EngineStats>;
   /** Tokens accepted but not yet prefilled, and open requests: for status and for the gateway's choice. */

@@ -1,0 +1,228 @@
+// Which rows the next step computes, pure: a bounded queue, one prompt prefilled at a time in chunks, all others decoding.
+// While requests decode, prefill chunks and decode steps take turns, so neither starves. Replayed tokens are decode steps
+// whose result is known. The engine thread executes the steps; this file never sees numbers of the model.
+import { AppError } from "../../../crds/common.ts";
+import type { Phase } from "../../../crds/telemetry.ts";
+import { SlotLedger, type SlotMove } from "./kv.ts";
+import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
+
+export interface Ticket {
+  readonly id: string;
+  readonly prompt: Uint32Array;
+  readonly replay: Uint32Array;
+  readonly maxTokens: number;
+  readonly sampling: Sampling;
+  readonly eos: ReadonlySet<number>;
+}
+
+export interface Step {
+  readonly phase: Phase;
+  readonly moves: readonly SlotMove[];
+  readonly tokens: Int32Array; // [batch * tokensPerSlot], slot-major
+  readonly firstSlot: number;
+  readonly batch: number;
+  readonly tokensPerSlot: number;
+  readonly past: Int32Array;
+  /** Rows whose logits are wanted, and for whom. */
+  readonly wanted: readonly Wanted[];
+  /** Requests that take part, in slot order. */
+  readonly ids: readonly string[];
+}
+
+export interface Wanted {
+  readonly row: number;
+  readonly id: string;
+  readonly position: number;
+  readonly sampling: Sampling;
+}
+
+export interface Notice {
+  readonly id: string;
+  readonly event: GenerateEvent;
+}
+
+interface Open {
+  readonly ticket: Ticket;
+  readonly limit: number; // output tokens, bounded by the context
+  /** Output tokens so far, replayed ones included. */
+  output: number;
+  /** Token to be fed by the next decode step. */
+  next: number;
+}
+
+export const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
+/** Chunk when nobody is decoding: large products are the fastest. */
+const chunkTokensAlone = 256;
+
+export class Batcher {
+  readonly #ledger: SlotLedger;
+  readonly #context: number;
+  readonly #limits: EngineLimits;
+  readonly #open = new Map<string, Open>();
+  #queue: string[] = [];
+  #prefilling: string | undefined;
+  #decodedLast = true;
+  #notices: Notice[] = [];
+
+  constructor(slots: number, context: number, limits: Partial<EngineLimits> = {}) {
+    this.#ledger = new SlotLedger(slots);
+    this.#context = context;
+    this.#limits = { ...defaultLimits, ...limits };
+  }
+
+  get slotsUsed(): number {
+    return this.#ledger.used;
+  }
+
+  get queued(): number {
+    return this.#queue.length;
+  }
+
+  openIds(): readonly string[] {
+    return [...this.#open.keys()];
+  }
+
+  /** Takes a request into the queue; throws AppError `InvalidRequest`, `ContextOverflow` or `Busy`. */
+  submit(ticket: Ticket): void {
+    checkTicket(ticket, this.#context);
+    if (this.#queue.length >= this.#limits.queueRequestsMax) {
+      throw new AppError(`queue: ${this.#queue.length} requests wait already; try again later`, { code: "Busy", retry: { afterMs: 1000 } });
+    }
+    const limit = Math.min(ticket.maxTokens, this.#context - ticket.prompt.length);
+    this.#open.set(ticket.id, { ticket, limit, output: 0, next: 0 });
+    this.#queue.push(ticket.id);
+  }
+
+  /** Ends a request before its time: cancelled, draining, or failed (no event then: the caller reports the error). */
+  remove(id: string, reason: FinishReason | "failed"): void {
+    const open = this.#open.get(id);
+    if (!open) return;
+    if (reason !== "failed") this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    this.#release(id);
+  }
+
+  /** Events since the last call, in order. */
+  takeNotices(): readonly Notice[] {
+    const notices = this.#notices;
+    this.#notices = [];
+    return notices;
+  }
+
+  /** The next step, or undefined when there is nothing to do. */
+  next(): Step | undefined {
+    this.#admit();
+    const decoding = this.#ledger.decoding();
+    const prefill = this.#prefilling !== undefined && (decoding.length === 0 || this.#decodedLast);
+    if (prefill) return this.#prefillStep(this.#prefilling as string, decoding.length);
+    return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
+  }
+
+  /** Takes what the step gave: one sampled token for each wanted row. */
+  complete(step: Step, sampled: readonly { readonly token: number; readonly logprob: number }[]): void {
+    this.#decodedLast = step.phase === "decode";
+    const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
+    for (const id of step.ids) {
+      const open = this.#open.get(id);
+      if (!open) continue; // removed meanwhile
+      if (step.phase === "prefill") {
+        this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
+        if (this.#ledger.lengthOf(id) < open.ticket.prompt.length) continue;
+        this.#prefilling = undefined;
+        this.#ledger.promote(id);
+      } else this.#ledger.advance(id);
+      this.#output(id, open, given.get(id));
+    }
+  }
+
+  #admit(): void {
+    const id = this.#queue[0];
+    if (id === undefined || this.#prefilling !== undefined) return;
+    const open = this.#open.get(id) as Open;
+    const admission = this.#ledger.admit(id, open.ticket.prompt);
+    if (!admission) return;
+    this.#queue.shift();
+    this.#prefilling = id;
+    const queuedTokens = this.#queue.reduce((sum, other) => sum + (this.#open.get(other)?.ticket.prompt.length ?? 0), 0);
+    this.#notices.push({ id, event: { type: "started", queuedTokens, cachedPromptTokens: admission.reused } });
+  }
+
+  #prefillStep(id: string, decoding: number): Step {
+    const { ticket } = this.#open.get(id) as Open;
+    const from = this.#ledger.lengthOf(id);
+    const chunk = Math.max(2, decoding > 0 ? this.#limits.prefillChunkTokens : Math.max(chunkTokensAlone, this.#limits.prefillChunkTokens));
+    const count = chunkOf(ticket.prompt.length - from, chunk);
+    const last = from + count === ticket.prompt.length;
+    const wanted = last && ticket.replay.length === 0 ? [{ row: count - 1, id, position: 0, sampling: ticket.sampling }] : [];
+    return {
+      phase: "prefill",
+      moves: this.#ledger.takeMoves(),
+      tokens: Int32Array.from(ticket.prompt.subarray(from, from + count)),
+      firstSlot: decoding,
+      batch: 1,
+      tokensPerSlot: count,
+      past: Int32Array.of(from),
+      wanted,
+      ids: [id],
+    };
+  }
+
+  #decodeStep(ids: readonly string[]): Step {
+    const rows = ids.map((id) => this.#open.get(id) as Open);
+    return {
+      phase: "decode",
+      moves: this.#ledger.takeMoves(),
+      tokens: Int32Array.from(rows, ({ next }) => next),
+      firstSlot: 0,
+      batch: ids.length,
+      tokensPerSlot: 1,
+      past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
+      wanted: rows.flatMap(({ ticket, output }, row) =>
+        output < ticket.replay.length ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
+      ),
+      ids,
+    };
+  }
+
+  /** The next output token: replayed, or the sampled one, which is reported. */
+  #output(id: string, open: Open, sampled: { readonly token: number; readonly logprob: number } | undefined): void {
+    const position = open.output;
+    const replayed = open.ticket.replay[position];
+    const token = replayed ?? sampled?.token ?? 0;
+    open.output += 1;
+    open.next = token;
+    if (replayed === undefined) this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
+    const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
+    if (!reason) return;
+    this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    this.#release(id);
+  }
+
+  #release(id: string): void {
+    const waiting = this.#queue.indexOf(id);
+    if (waiting >= 0) this.#queue.splice(waiting, 1);
+    else this.#ledger.leave(id);
+    if (this.#prefilling === id) this.#prefilling = undefined;
+    this.#open.delete(id);
+  }
+}
+
+/** Tokens of the next chunk. Never leaves a single token behind and never is one, unless the prompt has only one:
+ *  one token on a past takes the decode path of a backend, whose bits differ from a prefill's. */
+export function chunkOf(left: number, chunk: number): number {
+  if (left <= chunk) return left;
+  if (left - chunk !== 1) return chunk;
+  return chunk > 2 ? chunk - 1 : left;
+}
+
+function checkTicket({ prompt, replay, maxTokens }: Ticket, context: number): void {
+  const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
+  if (prompt.length === 0) throw invalid("prompt: has no tokens");
+  if (maxTokens < 1) throw invalid(`max_tokens: ${maxTokens}, at least 1`);
+  if (replay.length >= maxTokens) throw invalid(`replay: ${replay.length} tokens, but max_tokens is ${maxTokens}`);
+  if (prompt.length + replay.length >= context) {
+    throw new AppError(
+      `prompt: ${prompt.length + replay.length} tokens leave no room to answer in a context of ${context}; shorten the prompt`,
+      { code: "ContextOverflow" },
+    );
+  }
+}

@@ -1,0 +1,27 @@
+// What a request is and what comes out of it. Types only; the rest of the engine's interface is in engine/api.ts.
+
+export interface EngineLimits {
+  /** Requests that wait for a slot; one more is refused with `Busy`. */
+  readonly queueRequestsMax: number;
+  /** Prompt tokens computed between two decode steps while others are decoding. */
+  readonly prefillChunkTokens: number;
+}
+
+export interface Sampling {
+  /** 0 = greedy. */
+  readonly temperature: number;
+  /** 1 = off. */
+  readonly topP: number;
+  /** 0 = off. */
+  readonly topK: number;
+  readonly seed: bigint;
+  /** Compute the log-probability of each token (costs a pass over the vocabulary); otherwise it is reported as 0. */
+  readonly logprobs?: boolean;
+}
+
+export type FinishReason = "stop" | "length" | "cancelled" | "draining";
+
+export type GenerateEvent =
+  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
+  | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };

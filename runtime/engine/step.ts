@@ -1,0 +1,113 @@
+// One pass over the layers for the rows of a step: embed, then per layer attention, router, experts here and elsewhere at
+// the same time, combine; last the head for the rows that want logits. Knows no request and no mode.
+import type { Phase } from "../../crds/telemetry.ts";
+import type { Compiled, KvCall, Outputs } from "../backends/backend.ts";
+import type { ModelProgram } from "../kernels/segment.ts";
+import type { Router } from "../placement/dispatch.ts";
+import type { RemoteFrame } from "./api.ts";
+import { combine, type Group, groupPairs } from "./core/combine.ts";
+import type { ExpertTable } from "./expert-table.ts";
+import type { LoadCounter } from "./load-counter.ts";
+
+export interface StepTools {
+  readonly program: ModelProgram;
+  readonly embed: Compiled;
+  readonly blocks: readonly Compiled[];
+  readonly head: Compiled;
+  readonly experts: ExpertTable;
+  readonly counter: LoadCounter;
+  readonly router: () => { readonly rank: number; readonly table: Router };
+  readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
+  /** Called between layers: answers what must not wait for a whole step. */
+  readonly breathe: () => void;
+}
+
+interface LayerRows {
+  readonly layer: number;
+  readonly phase: Phase;
+  readonly f: Float32Array; // [n, hidden]
+  readonly ids: Int32Array; // [n, topK]
+}
+
+/** Rows of `tokens` after the last layer, [n, hidden]. */
+export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
+  const { embed, blocks, experts } = tools;
+  const { hidden } = tools.program;
+  const rows = tokens.length;
+  let x = await experts.lock.run(async () => floats(await embed.run({ ids: { shape: [rows], data: tokens } }), "x"));
+  for (const [layer, block] of blocks.entries()) {
+    const input = { x: { shape: [rows, hidden], data: x } };
+    const out = await experts.lock.run(() => block.run(input, kv));
+    const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
+    const ids = out.ids?.data as Int32Array;
+    const pairs = await expertRows(tools, { layer, phase, f, ids });
+    x = combine(h, gates, pairs, hidden);
+    tools.breathe();
+  }
+  return x;
+}
+
+/** Logits of chosen rows, [chosen, vocab]. */
+export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readonly number[]): Promise<Float32Array> {
+  const { hidden } = tools.program;
+  const data = new Float32Array(chosen.length * hidden);
+  chosen.forEach((row, i) => {
+    data.set(x.subarray(row * hidden, (row + 1) * hidden), i * hidden);
+  });
+  return tools.experts.lock.run(async () => floats(await tools.head.run({ x: { shape: [chosen.length, hidden], data } }), "logits"));
+}
+
+/** Unweighted expert outputs of every (row, k), [n * topK, hidden]. */
+async function expertRows(tools: StepTools, { layer, phase, f, ids }: LayerRows): Promise<Float32Array> {
+  const { hidden, topK } = tools.program;
+  const { experts, counter } = tools;
+  const { rank, table } = tools.router();
+  const groups = groupPairs(ids.length, (pair) => {
+    const expert = ids[pair] as number;
+    counter.routed(phase, layer, expert, 1);
+    const host = table.route(layer, expert);
+    const here = (host === rank || host < 0) && experts.has(layer, expert);
+    return here ? localKey : host;
+  });
+  const local = groups.find(({ key }) => key === localKey);
+  const frameOf = ({ pairs }: Group) => {
+    const used = [...new Set(pairs.map((pair) => Math.floor(pair / topK)))];
+    const at = new Map(used.map((row, i) => [row, i]));
+    const rows = new Float32Array(used.length * hidden);
+    used.forEach((row, i) => {
+      rows.set(f.subarray(row * hidden, (row + 1) * hidden), i * hidden);
+    });
+    return {
+      layer,
+      phase,
+      rows,
+      pairRows: Uint32Array.from(pairs, (pair) => at.get(Math.floor(pair / topK)) as number),
+      pairExperts: Uint32Array.from(pairs, (pair) => ids[pair] as number),
+    };
+  };
+  if (local && groups.length === 1) {
+    return experts.run({ layer, phase, rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) });
+  }
+  const out = new Float32Array(ids.length * hidden);
+  const place = (group: Group, rows: Float32Array): void => {
+    group.pairs.forEach((pair, i) => {
+      out.set(rows.subarray(i * hidden, (i + 1) * hidden), pair * hidden);
+    });
+  };
+  const epoch = table.epochOf(layer);
+  const remote = groups
+    .filter(({ key }) => key !== localKey)
+    .map(async (group) => place(group, await tools.dispatch({ ...frameOf(group), epoch, rank: group.key })));
+  const here = local ? experts.run(frameOf(local)).then((rows) => place(local, rows)) : undefined;
+  await Promise.all([...remote, here]);
+  return out;
+}
+
+const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;
+
+/** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
+const localKey = -2;
+
+function rowsOfPairs(pairs: number, topK: number): Uint32Array {
+  return Uint32Array.from({ length: pairs }, (_, pair) => Math.floor(pair / topK));
+}
