@@ -61,19 +61,27 @@ export function whetherToPlan(s: Situation): Decision {
   if (s.planInProgress) return hold("PlanInProgress", "a plan is being carried out");
   if (!s.synced) return hold("NotSynced", "not every rank runs the committed epoch yet");
   if (s.telemetryAgeMs > s.staleAfterMs) {
-    return hold("TelemetryStale", `a rank's last load message is ${seconds(s.telemetryAgeMs)} old, at most ${seconds(s.staleAfterMs)}`, { ageMs: finite(s.telemetryAgeMs) });
+    return hold("TelemetryStale", `a rank's last load message is ${seconds(s.telemetryAgeMs)} old, at most ${seconds(s.staleAfterMs)}`, {
+      ageMs: finite(s.telemetryAgeMs),
+    });
   }
   if (s.missingRanks.length > 0) {
-    return hold("PartialRanks", `ranks ${s.missingRanks.slice(0, 8).join(", ")} did not report in the window`, { missing: s.missingRanks.length });
+    return hold("PartialRanks", `ranks ${s.missingRanks.slice(0, 8).join(", ")} did not report in the window`, {
+      missing: s.missingRanks.length,
+    });
   }
   if (s.selectionsPerLayer < s.minTokens) {
-    return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${s.minTokens} are needed`, { selections: s.selectionsPerLayer });
+    return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${s.minTokens} are needed`, {
+      selections: s.selectionsPerLayer,
+    });
   }
   const percent = Math.round(s.imbalance * 100);
   const numbers = { imbalancePercent: percent, triggerPercent: s.triggerPercent };
   if (s.imbalance * 100 < s.triggerPercent) return hold("Balanced", `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers);
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
-    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, { sinceMs: s.sinceLastPlanMs });
+    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, {
+      sinceMs: s.sinceLastPlanMs,
+    });
   }
   return { act: true, reason: "Imbalanced", message: `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers };
 }
@@ -106,16 +114,40 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   const before = predictedWorst(input, current);
   const after = predictedWorst(input, layers);
   const best = layerBoundOf(input);
-  const pay = payback({ before, after, bytes, moves: moves.length, bytesPerSecond: options.bytesPerSecond, lifetimeSeconds: options.lifetimeSeconds, busy: 1 });
-  const numbers = { beforePercent: Math.round(before * 100), afterPercent: Math.round(after * 100), boundPercent: Math.round(finite(best) * 100), moves: moves.length, bytes };
-  const hold = (reason: HoldReason, message: string): Judged => ({ decision: { act: false, reason, message, numbers }, moves: moves.length, bytes, before, after, bound: best });
+  const pay = payback({
+    before,
+    after,
+    bytes,
+    moves: moves.length,
+    bytesPerSecond: options.bytesPerSecond,
+    lifetimeSeconds: options.lifetimeSeconds,
+    busy: 1,
+  });
+  const numbers = {
+    beforePercent: Math.round(before * 100),
+    afterPercent: Math.round(after * 100),
+    boundPercent: Math.round(finite(best) * 100),
+    moves: moves.length,
+    bytes,
+  };
+  const hold = (reason: HoldReason, message: string): Judged => ({
+    decision: { act: false, reason, message, numbers },
+    moves: moves.length,
+    bytes,
+    before,
+    after,
+    bound: best,
+  });
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
   if (before - after < leastGain) return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
   if (before - after < 2 * options.noise && before < 1 + 4 * options.noise) {
     return hold("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
   if (!pay.pays) {
-    return hold("TransferNotWorth", `${change} saves ${pay.gainSeconds.toFixed(2)} s, its ${moves.length} moves cost ${pay.costSeconds.toFixed(2)} s`);
+    return hold(
+      "TransferNotWorth",
+      `${change} saves ${pay.gainSeconds.toFixed(2)} s, its ${moves.length} moves cost ${pay.costSeconds.toFixed(2)} s`,
+    );
   }
   if (options.mode === "Recommend") return hold("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}`);
   const decision: Decision = { act: true, reason: "Imbalanced", message: `${change} with ${moves.length} moves, ${bytes} bytes`, numbers };
@@ -141,7 +173,8 @@ export function layerBoundOf(input: PlanInput): number {
   const active = input.ranks.filter((rank) => rank.state === "active");
   const demands = Array.from({ length: shape.layers }, (_, l) => input.load.subarray(l * shape.experts, (l + 1) * shape.experts));
   if (active.length === 0) return Number.POSITIVE_INFINITY;
-  if (input.slotsPerRank !== undefined) return Math.max(...demands.map((demand) => bound(demand, active.length, active.length * (input.slotsPerRank ?? 0))));
+  if (input.slotsPerRank !== undefined)
+    return Math.max(...demands.map((demand) => bound(demand, active.length, active.length * (input.slotsPerRank ?? 0))));
   return jointBound(demands, active.length, Math.min(slotsOf(input), shape.layers * shape.experts * active.length));
 }
 

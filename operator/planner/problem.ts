@@ -60,14 +60,18 @@ export function layerDemand(problem: Problem, layer: number): Float64Array {
   return problem.input.load.subarray(layer * problem.E, (layer + 1) * problem.E);
 }
 
-/** Shares are recomputed from the forecast; a layer without load splits equally. */
+/**
+ * Shares are recomputed from the forecast; a layer without load splits equally. An expert that no active rank hosts keeps
+ * its row of the current plan: a plan names every expert.
+ */
 export function toLayers(problem: Problem, hosts: Hosts): LayerPlan[] {
   return hosts.map((layer, l) => {
     const demand = layerDemand(problem, l);
     const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
+    const old = problem.input.current?.[l];
     return {
-      hosts: layer.map((row) => row.map((g) => problem.ranks[g]?.rank ?? g)),
-      shares: split.rows.map((rows) => quotas(rows)),
+      hosts: layer.map((row, e) => (row.length > 0 ? row.map((g) => problem.ranks[g]?.rank ?? g) : (old?.hosts[e] ?? []))),
+      shares: split.rows.map((rows, e) => (rows.length > 0 ? quotas(rows) : (old?.shares[e] ?? []))),
     };
   });
 }

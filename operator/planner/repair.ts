@@ -2,6 +2,7 @@
 // they must: experts with a host left on an active rank stay as they are. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
+import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
 import type { PlanInput } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
@@ -89,15 +90,15 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
   const books = new RepairBooks(problem, hosts);
   const unhosted = problem.G === 0 ? orphans : orphans.filter(({ layer, expert }) => !books.adopt(layer, expert));
   const planned = toLayers(problem, hosts);
-  const layers = current.map((layer, l) => (touched.has(l) || books.evicted.has(l) ? keepLost(planned[l] ?? layer, layer) : layer));
-  return { layers, unhosted: unhosted.map(({ layer, expert }) => ({ layer, expert })), changed: touched.size > 0 };
-}
-
-/** An expert nobody can host keeps its old row, so that the plan still names every expert. */
-function keepLost(planned: LayerPlan, old: LayerPlan): LayerPlan {
+  const layers = current.map((layer, l) => {
+    const next = planned[l];
+    // Nothing to gain from a layer that only loses its place again: the plan would change for ever.
+    return next && (touched.has(l) || books.evicted.has(l)) && !sameLayer({ ...next, shares: layer.shares }, layer) ? next : layer;
+  });
   return {
-    hosts: planned.hosts.map((row, e) => (row.length > 0 ? row : (old.hosts[e] ?? [])) as readonly number[]),
-    shares: planned.shares.map((row, e) => ((planned.hosts[e]?.length ?? 0) > 0 ? row : (old.shares[e] ?? [])) as readonly number[]),
+    layers,
+    unhosted: unhosted.map(({ layer, expert }) => ({ layer, expert })),
+    changed: layers.some((layer, l) => layer !== current[l]),
   };
 }
 

@@ -21,7 +21,9 @@ export function placementStore(kube: Kube): PlacementStore {
           name: ref.name,
           namespace: ref.namespace,
           ...(resourceVersion ? { resourceVersion } : {}),
-          ownerReferences: [{ apiVersion, kind: resources.moeDeployments.kind, name: ref.name, uid: ownerUid, controller: true, blockOwnerDeletion: true }],
+          ownerReferences: [
+            { apiVersion, kind: resources.moeDeployments.kind, name: ref.name, uid: ownerUid, controller: true, blockOwnerDeletion: true },
+          ],
         },
         spec,
       };
@@ -40,6 +42,11 @@ function stored(object: KubeObject): StoredPlacement {
 }
 
 async function writeStatus(kube: Kube, ref: Ref, status: ExpertPlacementStatus): Promise<void> {
-  const object: KubeObject = { apiVersion, kind: resources.expertPlacements.kind, metadata: { name: ref.name, namespace: ref.namespace }, status };
+  const object: KubeObject = {
+    apiVersion,
+    kind: resources.expertPlacements.kind,
+    metadata: { name: ref.name, namespace: ref.namespace },
+    status,
+  };
   await kube.applyStatus(resources.expertPlacements, object, { manager });
 }

@@ -26,7 +26,13 @@ export function nextPlan(
     const old = parent?.layers[layer];
     return old && !changed.has(layer) ? old : { layer, epoch: world.epoch, hosts: plan.hosts, shares: plan.shares };
   });
-  const unhashed = { deploymentUid: world.deploymentUid, modelDigest: world.modelDigest, epoch: world.epoch, parentEpoch: parent?.epoch ?? 0, layers: placed };
+  const unhashed = {
+    deploymentUid: world.deploymentUid,
+    modelDigest: world.modelDigest,
+    epoch: world.epoch,
+    parentEpoch: parent?.epoch ?? 0,
+    layers: placed,
+  };
   return { ...unhashed, planHash: planHash(unhashed) };
 }
 
@@ -51,12 +57,20 @@ export function fromSpec(spec: ExpertPlacementSpec): PlacementPlan {
     parentEpoch: spec.parentEpoch,
     planHash: spec.planHash,
     modelDigest: spec.modelDigest,
-    layers: spec.layers.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`) })),
+    layers: spec.layers.map((layer) => ({
+      layer: layer.layer,
+      epoch: layer.epoch,
+      ...decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`),
+    })),
   };
 }
 
 /** What is committed while `plan` is under way: its committed layers, the parent's otherwise. */
-export function committedMix(parent: PlacementPlan | undefined, plan: PlacementPlan, committed: ReadonlySet<number>): PlacementPlan | undefined {
+export function committedMix(
+  parent: PlacementPlan | undefined,
+  plan: PlacementPlan,
+  committed: ReadonlySet<number>,
+): PlacementPlan | undefined {
   if (!parent) return committed.size === plan.layers.length ? plan : undefined;
   if (committed.size === 0) return parent;
   return { ...plan, layers: plan.layers.map((layer, i) => (committed.has(layer.layer) ? layer : (parent.layers[i] ?? layer))) };

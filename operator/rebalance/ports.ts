@@ -1,8 +1,9 @@
 // What the rebalance plane needs from outside, as types: links to workers and gateways, the durable plan, the load bus,
 // a clock. Adapters: session.ts (gRPC), placement-store.ts (Kubernetes), main.ts (NATS). Twins for tests and simulation
 // implement the same.
-import type { PlacementPlan } from "../../crds/plan.ts";
+
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Ref } from "../kube/kube.ts";
 
 export interface Clock {

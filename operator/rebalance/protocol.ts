@@ -45,9 +45,21 @@ export type Event =
   | { readonly type: "tick"; readonly now: number }
   | { readonly type: "ready"; readonly rank: number; readonly bootId: string; readonly layer: number; readonly bytes: number }
   | { readonly type: "failed"; readonly rank: number; readonly bootId: string; readonly layer: number; readonly message: string }
-  | { readonly type: "committed"; readonly rank: number; readonly bootId: string; readonly layers: readonly number[]; readonly asked: readonly number[] }
+  | {
+      readonly type: "committed";
+      readonly rank: number;
+      readonly bootId: string;
+      readonly layers: readonly number[];
+      readonly asked: readonly number[];
+    }
   | { readonly type: "refused"; readonly rank: number; readonly bootId: string; readonly epoch: number; readonly message: string }
-  | { readonly type: "released"; readonly rank: number; readonly bootId: string; readonly layers: readonly number[]; readonly asked: readonly number[] }
+  | {
+      readonly type: "released";
+      readonly rank: number;
+      readonly bootId: string;
+      readonly layers: readonly number[];
+      readonly asked: readonly number[];
+    }
   /** A commit or release call failed or left layers over: it is tried again. */
   | { readonly type: "unanswered"; readonly rank: number; readonly call: "commit" | "release" }
   /** A rank is live (again): new, or a new boot with empty memory. */
@@ -114,7 +126,16 @@ export class PlanRun {
       const { layer } = task.placement;
       const phase: LayerPhase = task.committedBefore ? "committing" : "waiting";
       if (task.committedBefore) this.hold(task, 1);
-      this.layers.set(layer, { task, layer, phase, ready: new Set(), committed: new Set(), released: new Set(), attempts: new Map(), reason: "" });
+      this.layers.set(layer, {
+        task,
+        layer,
+        phase,
+        ready: new Set(),
+        committed: new Set(),
+        released: new Set(),
+        attempts: new Map(),
+        reason: "",
+      });
     }
   }
 
@@ -254,7 +275,8 @@ export class PlanRun {
     this.commits.delete(rank);
     this.releases.delete(rank);
     for (const run of this.layers.values()) {
-      if ((run.phase === "preparing" || run.phase === "waiting") && run.task.incoming.has(rank)) this.abort(run, `rank ${rank} was lost before it was ready`, actions);
+      if ((run.phase === "preparing" || run.phase === "waiting") && run.task.incoming.has(rank))
+        this.abort(run, `rank ${rank} was lost before it was ready`, actions);
     }
   }
 
@@ -283,7 +305,8 @@ export class PlanRun {
     for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.prepareDeadline() });
     if (inFlight > 0) return;
     // Nothing runs and nothing fits: it never will.
-    for (const run of this.layers.values()) if (run.phase === "waiting") this.abort(run, "no room for its copies beside the old ones", actions);
+    for (const run of this.layers.values())
+      if (run.phase === "waiting") this.abort(run, "no room for its copies beside the old ones", actions);
   }
 
   private fits(task: LayerTask): boolean {
@@ -344,7 +367,9 @@ export class PlanRun {
     const late = this.inPhase("releasing");
     const stuck = open.length > 0 && open.length === late.length && this.now - this.lastCommit > this.options.limits.releaseMs;
     if (open.length > 0 && !stuck) return;
-    const aborted = [...this.layers.values()].filter((run) => run.phase === "aborted").map((run) => ({ layer: run.layer, reason: run.reason }));
+    const aborted = [...this.layers.values()]
+      .filter((run) => run.phase === "aborted")
+      .map((run) => ({ layer: run.layer, reason: run.reason }));
     const nothing = aborted.length === this.layers.size && aborted.length > 0;
     this.done = nothing ? { result: "aborted", aborted } : { result: "committed", aborted, unreleased: late };
   }

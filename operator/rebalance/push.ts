@@ -85,7 +85,12 @@ export class Push {
     }
   }
 
-  private async prepare(action: Extract<Action, { type: "prepare" }>, link: Link | undefined, bootId: string, missing: AppError): Promise<void> {
+  private async prepare(
+    action: Extract<Action, { type: "prepare" }>,
+    link: Link | undefined,
+    bootId: string,
+    missing: AppError,
+  ): Promise<void> {
     const open = new Set(action.layers);
     const { rank } = action;
     try {
@@ -96,7 +101,8 @@ export class Push {
         if (event.type === "ready") this.feed({ type: "ready", rank, bootId, layer: event.layer, bytes: event.bytes });
         else this.later({ type: "failed", rank, bootId, layer: event.layer, message: event.message });
       });
-      for (const layer of open) this.later({ type: "failed", rank, bootId, layer, message: "the stream ended without an answer for the layer" });
+      for (const layer of open)
+        this.later({ type: "failed", rank, bootId, layer, message: "the stream ended without an answer for the layer" });
     } catch (caught) {
       for (const layer of open) this.later({ type: "failed", rank, bootId, layer, message: AppError.from(caught).message });
     }
@@ -113,7 +119,8 @@ export class Push {
       if (!link) return this.feed({ type: "unanswered", rank, call: "commit" });
       const reply = await link.commit(this.part(layers));
       const committed = reply.committed.filter((layer) => layers.includes(layer));
-      if (reply.refused !== "" && reply.epoch > this.o.run.epoch) this.feed({ type: "refused", rank, bootId, epoch: reply.epoch, message: reply.refused });
+      if (reply.refused !== "" && reply.epoch > this.o.run.epoch)
+        this.feed({ type: "refused", rank, bootId, epoch: reply.epoch, message: reply.refused });
       else this.feed({ type: "committed", rank, bootId, layers: committed, asked: layers });
     } catch (caught) {
       const error = AppError.from(caught);

@@ -3,9 +3,9 @@
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../crds/common.ts";
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
+import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../../runtime/wire/grpc.ts";
 import { fromPlan, toMembership, toNumber, toPlan, toSender } from "../../runtime/wire/mapping.ts";
-import { Control, type DescribeReply, type WatchStatus, WatchPushSchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fixedTls } from "../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "./ports.ts";
 
@@ -74,7 +74,10 @@ class Session implements Link {
   private takeDescription(reply: DescribeReply): void {
     const description = toDescription(reply);
     if (description.podUid !== this.target.podUid) {
-      throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.target.podUid}`, { code: "WrongPod", retry: "backoff" });
+      throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.target.podUid}`, {
+        code: "WrongPod",
+        retry: "backoff",
+      });
     }
     if (this.description?.bootId !== description.bootId) this.hosted = new Map();
     this.description = description;
@@ -149,7 +152,8 @@ class Session implements Link {
       draining: status.draining,
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
     };
-    for (const { layer, epoch, experts } of status.hosted) this.hosted.set(layer, { layer, epoch: toNumber(epoch, "hosted.epoch"), experts });
+    for (const { layer, epoch, experts } of status.hosted)
+      this.hosted.set(layer, { layer, epoch: toNumber(epoch, "hosted.epoch"), experts });
   }
 
   push(membership: Membership): void {
@@ -168,13 +172,19 @@ class Session implements Link {
   }
 
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
-    const request = { sender: this.sender(), plan: toPlan(plan), deadlineUnixMs: BigInt(deadline), maxBytesPerSecond: BigInt(Math.floor(maxBytesPerSecond)) };
+    const request = {
+      sender: this.sender(),
+      plan: toPlan(plan),
+      deadlineUnixMs: BigInt(deadline),
+      maxBytesPerSecond: BigInt(Math.floor(maxBytesPerSecond)),
+    };
     return new Promise((resolve, reject) => {
       const stream = this.client.prepare(request, { deadline: deadline + callTimeoutMs });
       stream.on("data", (message) => {
         const { event } = message;
         if (event.case === "ready") onEvent({ type: "ready", layer: event.value.layer, bytes: Number(event.value.bytes) });
-        else if (event.case === "failed") onEvent({ type: "failed", layer: event.value.layer, message: `${event.value.code}: ${event.value.message}` });
+        else if (event.case === "failed")
+          onEvent({ type: "failed", layer: event.value.layer, message: `${event.value.code}: ${event.value.message}` });
         else if (event.case === "progress") onEvent({ type: "progress", bytes: Number(event.value.bytes) });
       });
       stream.on("error", (error) => reject(fromStatus(error, "Prepare")));
@@ -192,7 +202,9 @@ class Session implements Link {
   }
 
   async release(epoch: number, layers: readonly number[]) {
-    const reply = await this.call("Release", (options) => this.client.release({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers] }, options));
+    const reply = await this.call("Release", (options) =>
+      this.client.release({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers] }, options),
+    );
     return { released: reply.released, pending: reply.pending };
   }
 
@@ -221,7 +233,10 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
   const { self, layers, experts } = reply;
   if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
   if (layers < 1 || layers > planBounds.layers || experts < 1 || experts > planBounds.experts) {
-    throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, { code: "InvalidRequest", operation: "Describe" });
+    throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
   }
   return {
     rank: self.rank,
@@ -246,7 +261,10 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
 /** One value for all experts, or one each. */
 function bytesOf(values: readonly bigint[], cells: number, field: string): Float64Array {
   if (values.length !== 1 && values.length !== cells) {
-    throw new AppError(`describe.${field}: ${values.length} values, expected 1 or ${cells}`, { code: "InvalidRequest", operation: "Describe" });
+    throw new AppError(`describe.${field}: ${values.length} values, expected 1 or ${cells}`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
   }
   const numbers = values.map((value) => toNumber(value, `describe.${field}`));
   return Float64Array.from({ length: cells }, (_, i) => numbers[values.length === 1 ? 0 : i] ?? 0);

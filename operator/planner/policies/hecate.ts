@@ -1,11 +1,12 @@
 // Hecate's algorithms as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded rarely; copies by
 // sparse materialisation (Algorithm 1) in the slots that are free. Load estimate, budget and shares are the planner's.
+
+import { sum } from "../../../runtime/placement/imbalance.ts";
 import { materialize } from "../../../runtime/placement/materialize.ts";
 import { shardHomes } from "../../../runtime/placement/shard.ts";
-import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { firstPlan } from "../repair.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
+import { firstPlan } from "../repair.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
 
 /** Overlap degree used where none is measured: larger ones are never worse (16 and less clearly are). */
@@ -52,19 +53,29 @@ function sharding(problem: Problem, top: number): number[][] | undefined {
   const { L, E, G, speed } = problem;
   const bytes = problem.slotCap === Number.POSITIVE_INFINITY ? shape.residentBytes : new Float64Array(L * E).fill(1);
   const equal = Math.ceil(sum(bytes) / G + (L * E > 0 ? sum(bytes) / (L * E) : 0));
-  const capacity = problem.slotCap === Number.POSITIVE_INFINITY ? problem.capacity.map((room) => Math.min(room, equal)) : new Float64Array(G).fill(L * Math.ceil(E / G));
+  const capacity =
+    problem.slotCap === Number.POSITIVE_INFINITY
+      ? problem.capacity.map((room) => Math.min(room, equal))
+      : new Float64Array(G).fill(L * Math.ceil(E / G));
   const homes = shardHomes({ layers: L, experts: E, ranks: G, load, bytes, capacity, speed, top });
   if (problem.slotCap === Number.POSITIVE_INFINITY || !homes) return homes;
   // A slot cap is per layer: heterogeneous homes that exceed it are for byte budgets only.
-  const fits = homes.every((layer) => Array.from({ length: G }, (_, g) => layer.filter((home) => home === g).length).every((n) => n <= problem.slotCap));
+  const fits = homes.every((layer) =>
+    Array.from({ length: G }, (_, g) => layer.filter((home) => home === g).length).every((n) => n <= problem.slotCap),
+  );
   return fits ? homes : undefined;
 }
 
 function withCopies(problem: Problem, homes: readonly (readonly number[])[], top: number): Hosts {
   const { E, G, L } = problem;
   const unit = problem.staging;
-  const used = usedBytes(problem, homes.map((layer) => layer.map((rank) => [rank])));
-  const room = problem.capacity.map((bytes, g) => (unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E));
+  const used = usedBytes(
+    problem,
+    homes.map((layer) => layer.map((rank) => [rank])),
+  );
+  const room = problem.capacity.map((bytes, g) =>
+    unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E,
+  );
   // Free slots of a rank are dealt over the layers with the remainder rotated, so that no layer gets it all.
   const given = new Float64Array(G);
   return homes.map((layer, l) => {

@@ -197,38 +197,40 @@ function swaps(view: View): void {
   const { state, arena, hot } = view;
   for (const e of view.experts) {
     if (!arena.mayLeave(state, e, hot)) continue;
-    const hosts = state.hosts[e] as number[];
-    const mine = rowsOn(state, e, hot);
     for (const rank of view.cold) {
-      if (hosts.includes(rank)) continue;
-      for (const f of state.on[rank] as number[]) {
-        const fHosts = state.hosts[f] as number[];
-        const shift = mine - rowsOn(state, f, rank);
-        if (shift <= 0 || fHosts.includes(hot)) continue;
-        const single = hosts.length === 1 && fHosts.length === 1;
-        if (single && ((state.load[rank] as number) + shift) * (state.scale[rank] as number) >= state.normal(hot)) continue;
-        if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, e, rank, f) || !arena.mayAdd(state, f, hot, e)) continue;
-        const changes = (): HostChange[] => [
-          { expert: f, hosts: fHosts.map((g) => (g === rank ? hot : g)) },
-          { expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) },
-        ];
-        const phi = single ? state.priceShift(hot, rank, shift) : state.price(changes());
-        const make = () => ({
-          kind: "swap" as const,
-          changes: changes(),
-          adds: [
-            { expert: e, rank },
-            { expert: f, rank: hot },
-          ],
-          drops: [
-            { expert: e, rank: hot },
-            { expert: f, rank },
-          ],
-        });
-        offer(view, phi, 0, make, copyCost(view, e, rank) + copyCost(view, f, hot));
-      }
+      if ((state.hosts[e] as number[]).includes(rank)) continue;
+      for (const f of state.on[rank] as number[]) swap(view, e, f, rank);
     }
   }
+}
+
+function swap(view: View, e: number, f: number, rank: number): void {
+  const { state, arena, hot } = view;
+  const hosts = state.hosts[e] as number[];
+  const fHosts = state.hosts[f] as number[];
+  const shift = rowsOn(state, e, hot) - rowsOn(state, f, rank);
+  if (shift <= 0 || fHosts.includes(hot)) return;
+  const single = hosts.length === 1 && fHosts.length === 1;
+  if (single && ((state.load[rank] as number) + shift) * (state.scale[rank] as number) >= state.normal(hot)) return;
+  if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, e, rank, f) || !arena.mayAdd(state, f, hot, e)) return;
+  const changes = (): HostChange[] => [
+    { expert: f, hosts: fHosts.map((g) => (g === rank ? hot : g)) },
+    { expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) },
+  ];
+  const phi = single ? state.priceShift(hot, rank, shift) : state.price(changes());
+  const make = () => ({
+    kind: "swap" as const,
+    changes: changes(),
+    adds: [
+      { expert: e, rank },
+      { expert: f, rank: hot },
+    ],
+    drops: [
+      { expert: e, rank: hot },
+      { expert: f, rank },
+    ],
+  });
+  offer(view, phi, 0, make, copyCost(view, e, rank) + copyCost(view, f, hot));
 }
 
 function drops(view: View): void {
@@ -243,41 +245,44 @@ function drops(view: View): void {
 
 /** C: e gets a copy on a cold rank, whose f goes to a third rank, where a redundant d gives way. Two copies. */
 function chains(view: View): void {
-  const { state, arena, hot } = view;
-  const limit = state.normal(hot);
+  const { state, hot } = view;
   for (const { expert: d, rank: third } of view.redundant) {
     if (third === hot) continue;
-    const dHosts = (state.hosts[d] as number[]).filter((g) => g !== third);
     for (const rank of view.cold.slice(0, chainCold)) {
       if (rank === third) continue;
-      for (const f of state.on[rank] as number[]) {
-        const fHosts = state.hosts[f] as number[];
-        const moved = rowsOn(state, f, rank) - rowsOn(state, d, third);
-        if (f === d || fHosts.includes(third) || state.normal(third) + moved * (state.scale[third] as number) >= limit) continue;
-        if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d)) continue;
-        for (const e of view.experts.slice(0, chainExperts)) {
-          const hosts = state.hosts[e] as number[];
-          if (e === f || e === d || hosts.includes(rank) || !arena.mayAdd(state, e, rank, f)) continue;
-          const changes: HostChange[] = [
-            { expert: d, hosts: dHosts },
-            { expert: f, hosts: fHosts.map((g) => (g === rank ? third : g)) },
-            { expert: e, hosts: [...hosts, rank] },
-          ];
-          const make = () => ({
-            kind: "chain" as const,
-            changes,
-            adds: [
-              { expert: e, rank },
-              { expert: f, rank: third },
-            ],
-            drops: [
-              { expert: f, rank },
-              { expert: d, rank: third },
-            ],
-          });
-          offer(view, state.price(changes), 0, make, copyCost(view, e, rank) + copyCost(view, f, third));
-        }
-      }
+      for (const f of state.on[rank] as number[]) ejections(view, { d, third, f, rank });
     }
+  }
+}
+
+function ejections(view: View, chain: { d: number; third: number; f: number; rank: number }): void {
+  const { state, arena, hot } = view;
+  const { d, third, f, rank } = chain;
+  const fHosts = state.hosts[f] as number[];
+  const moved = rowsOn(state, f, rank) - rowsOn(state, d, third);
+  if (f === d || fHosts.includes(third) || state.normal(third) + moved * (state.scale[third] as number) >= state.normal(hot)) return;
+  if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d)) return;
+  const dHosts = (state.hosts[d] as number[]).filter((g) => g !== third);
+  for (const e of view.experts.slice(0, chainExperts)) {
+    const hosts = state.hosts[e] as number[];
+    if (e === f || e === d || hosts.includes(rank) || !arena.mayAdd(state, e, rank, f)) continue;
+    const changes: HostChange[] = [
+      { expert: d, hosts: dHosts },
+      { expert: f, hosts: fHosts.map((g) => (g === rank ? third : g)) },
+      { expert: e, hosts: [...hosts, rank] },
+    ];
+    const make = () => ({
+      kind: "chain" as const,
+      changes,
+      adds: [
+        { expert: e, rank },
+        { expert: f, rank: third },
+      ],
+      drops: [
+        { expert: f, rank },
+        { expert: d, rank: third },
+      ],
+    });
+    offer(view, state.price(changes), 0, make, copyCost(view, e, rank) + copyCost(view, f, third));
   }
 }

@@ -31,12 +31,18 @@ export function withinBudget(problem: Problem, target: Hosts): Limited {
   const rate = (c: Change): number => c.gain / Math.max(0.1, c.moves);
   changes.sort((a, b) => rate(b) - rate(a) || a.layer - b.layer);
   for (const change of changes) {
+    // A policy that plans a target anew would follow every fluctuation: what gains too little per copy stays.
+    if (problem.input.gainPerMove !== undefined && rate(change) < problem.input.gainPerMove) continue;
     if (change.moves > movesLeft || change.stored > bytesLeft) continue;
     const fits = change.incoming.every((bytes, g) => {
       const peak = (used[g] as number) + bytes;
       const after = peak - (change.outgoing[g] as number);
       const room = problem.capacity[g] as number;
-      return after <= room + 1e-6 && peak <= room + problem.staging + 1e-6 && (received[g] as number) + (change.receivedStored[g] as number) <= budget.maxReceiveBytesPerRank;
+      return (
+        after <= room + 1e-6 &&
+        peak <= room + problem.staging + 1e-6 &&
+        (received[g] as number) + (change.receivedStored[g] as number) <= budget.maxReceiveBytesPerRank
+      );
     });
     if (!fits) continue;
     hosts[change.layer] = target[change.layer] as number[][];

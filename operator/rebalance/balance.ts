@@ -1,0 +1,194 @@
+// What one deployment knows of its load and what it last decided: closes windows, forecasts, asks the two questions of
+// planner/decide.ts and remembers the answers. No I/O; time and messages come from the loop.
+import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { parseDuration, parseQuantity } from "../../crds/quantity.ts";
+import type { LoadWindow } from "../../crds/telemetry.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import {
+  type Decision,
+  type Judged,
+  layerBoundOf,
+  predictedLayers,
+  predictedWorst,
+  whetherToMove,
+  whetherToPlan,
+} from "../planner/decide.ts";
+import { type Forecast, Forecaster } from "../planner/forecast.ts";
+import {
+  type Accepted,
+  type ClosedWindow,
+  type ExpectedRank,
+  LoadBook,
+  type MeasuredImbalance,
+  measuredImbalance,
+} from "../planner/load.ts";
+import { copyKey, type ModelShape, type PlanInput, type RankSpec } from "../planner/policy.ts";
+
+/** Plans whose copies are not taken back at once. */
+const dwellPlans = 2;
+/** Bandwidth assumed for the payback of a plan while none is measured. */
+const assumedBytesPerSecond = 200e6;
+/** A forecast is expected to hold for this many windows. */
+const lifetimeWindows = 20;
+const gainPerMove = 1e-3;
+
+export interface BalanceFacts {
+  readonly spec: MoEDeploymentSpec;
+  readonly synced: boolean;
+  readonly planInProgress: boolean;
+  readonly busConnected: boolean;
+  readonly expected: readonly ExpectedRank[];
+  readonly ranks: readonly RankSpec[];
+  readonly shape: ModelShape;
+  readonly plan: PlacementPlan | undefined;
+}
+
+export class Balance {
+  readonly book: LoadBook;
+  lastPlanAt = Number.NEGATIVE_INFINITY;
+  decision: Decision | undefined;
+  measured: MeasuredImbalance | undefined;
+  bound: number | undefined;
+  window: ClosedWindow | undefined;
+  private readonly forecaster: Forecaster;
+  private forecast: Forecast | undefined;
+  private alarm = false;
+  private readonly history: { added: number[]; dropped: number[] }[] = [];
+
+  constructor(shape: ModelShape, deploymentUid: string, now: number) {
+    this.book = new LoadBook({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
+    this.forecaster = new Forecaster(shape.layers, shape.experts);
+  }
+
+  accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
+    return this.book.accept(window, expected, now);
+  }
+
+  /** Ends the window when its time has come; true when there is something new to decide on. */
+  closeIfDue(facts: BalanceFacts, now: number): boolean {
+    const { window } = facts.spec.rebalancing.trigger;
+    if (facts.planInProgress) {
+      // Counts taken while experts move say nothing of either plan.
+      this.book.reset(now);
+      return false;
+    }
+    if (now - this.book.openSince < parseDuration(window, "spec.rebalancing.trigger.window")) return false;
+    const closed = this.book.close(facts.expected, now);
+    this.window = closed;
+    if (closed.missing.length === 0 && closed.selections > 0) {
+      const minRows = facts.spec.rebalancing.trigger.minTokens;
+      this.measured = measuredImbalance(closed, Math.min(minRows, 1000)) ?? this.measured;
+      if (leastOf(closed.perLayer) >= Math.min(minRows, 200)) {
+        this.forecast = this.forecaster.observe(closed.routed);
+        this.alarm = this.forecast.alarm;
+        this.bound = layerBoundOf(this.input(facts));
+      }
+    }
+    return true;
+  }
+
+  /** First question, on the window just closed. */
+  ask(facts: BalanceFacts, now: number): Decision {
+    const { rebalancing, telemetry } = facts.spec;
+    const closed = this.window;
+    const decision = whetherToPlan({
+      mode: rebalancing.mode,
+      synced: facts.synced && facts.plan !== undefined,
+      planInProgress: facts.planInProgress,
+      busConnected: facts.busConnected,
+      telemetryAgeMs: this.book.ageMs(facts.expected, now),
+      staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
+      missingRanks: closed?.missing ?? [],
+      activeRanks: facts.expected.length,
+      selectionsPerLayer: closed ? leastOf(closed.perLayer) : 0,
+      minTokens: rebalancing.trigger.minTokens,
+      sinceLastPlanMs: now - this.lastPlanAt,
+      intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval"),
+      alarm: this.alarm,
+      imbalance: facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : 1,
+      triggerPercent: rebalancing.trigger.imbalancePercent,
+    });
+    this.decision = decision;
+    return decision;
+  }
+
+  /** Second question, on the plan that a policy made. */
+  judge(
+    input: PlanInput,
+    layers: PlacementPlan["layers"] | readonly { hosts: readonly (readonly number[])[]; shares: readonly (readonly number[])[] }[],
+    spec: MoEDeploymentSpec,
+  ): Judged {
+    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+    const judged = whetherToMove(input, layers, {
+      mode: spec.rebalancing.mode,
+      noise: worstNoise(input),
+      bytesPerSecond: assumedBytesPerSecond,
+      lifetimeSeconds: (lifetimeWindows * windowMs) / 1000,
+    });
+    this.decision = judged.decision;
+    return judged;
+  }
+
+  /** Load to plan with: the forecast, or even load where none is known. */
+  input(facts: BalanceFacts, options: { readonly even?: boolean } = {}): PlanInput {
+    const { budget } = facts.spec.rebalancing;
+    const active = facts.ranks.filter((rank) => rank.state === "active").length;
+    const load = options.even || !this.forecast ? new Float64Array(facts.shape.layers * facts.shape.experts).fill(1) : this.forecast.load;
+    return {
+      shape: facts.shape,
+      ranks: facts.ranks,
+      load,
+      current: facts.plan?.layers,
+      budget: {
+        maxMoves: budget.maxMoves,
+        maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
+        maxReceiveBytesPerRank: Infinity,
+      },
+      minCopies: 1,
+      split: "weighted",
+      effort: "quality",
+      gainPerMove,
+      recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
+      ...(this.window && this.forecast && !options.even
+        ? { noise: this.forecaster.layerNoise(this.window.perLayer, Math.max(1, active)) }
+        : {}),
+    };
+  }
+
+  /** A plan was committed: its copies dwell, and the open window is of another world. */
+  committed(input: PlanInput, layers: PlacementPlan["layers"], now: number): void {
+    if (input.current) {
+      const diff = diffPlans(input.current, layers, () => 0);
+      const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
+      this.history.push({ added: diff.moves.map(key), dropped: diff.drops.map(key) });
+      while (this.history.length > dwellPlans) this.history.shift();
+    }
+    this.lastPlanAt = now;
+    this.book.reset(now);
+  }
+
+  /** Ranks came or went: what was dropped or added before is no longer a hint. */
+  forgetHistory(): void {
+    this.history.length = 0;
+  }
+
+  predicted(facts: BalanceFacts): readonly number[] {
+    return facts.plan && this.forecast ? predictedLayers(this.input(facts), facts.plan.layers) : [];
+  }
+}
+
+function leastOf(perLayer: Float64Array): number {
+  let least = Number.POSITIVE_INFINITY;
+  for (const count of perLayer) if (count > 0) least = Math.min(least, count);
+  return Number.isFinite(least) ? least : 0;
+}
+
+/** Noise of the layer that is worst under the current plan. */
+function worstNoise(input: PlanInput): number {
+  if (!input.noise || !input.current) return 0;
+  const ratios = predictedLayers(input, input.current);
+  let worst = 0;
+  for (let l = 1; l < ratios.length; l++) if ((ratios[l] ?? 0) > (ratios[worst] ?? 0)) worst = l;
+  return input.noise[worst] ?? 0;
+}

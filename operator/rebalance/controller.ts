@@ -1,0 +1,160 @@
+// The rebalance plane as the operator composes it: one loop per deployment, shared planner thread and NATS buses, and the
+// metrics of load and plans. Implements the port that the deployment plane calls.
+
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import type { Log } from "../../runtime/observe/log.ts";
+import type { Metrics } from "../../runtime/observe/metrics.ts";
+import { createBus } from "../../runtime/wire/nats.ts";
+import type { Deployments, Rebalance, RebalanceView, World } from "../deployment/ports.ts";
+import type { Kube, Ref } from "../kube/kube.ts";
+import type { Balance, BalanceFacts } from "./balance.ts";
+import { DeploymentLoop } from "./loop.ts";
+import type { LoopPorts } from "./loop-ports.ts";
+import { placementStore } from "./placement-store.ts";
+import { threadPlanner } from "./planner-thread.ts";
+import type { Clock, LoadBus, LoadBusOptions } from "./ports.ts";
+import type { RolloutResult } from "./rollout.ts";
+import { openLink } from "./session.ts";
+import { Telemetry } from "./telemetry.ts";
+
+export interface RebalanceOptions {
+  readonly kube: Kube;
+  readonly deployments: Deployments;
+  readonly metrics: Metrics<"operator">;
+  readonly log: Log;
+}
+
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  after: (ms, run) => {
+    const timer = setTimeout(run, ms);
+    return () => clearTimeout(timer);
+  },
+};
+
+export function createRebalance(options: RebalanceOptions): Rebalance {
+  const { deployments, metrics, log } = options;
+  const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
+  const listeners = new Set<(ref: Ref) => void>();
+  const telemetry = new Telemetry(openBus, (reason) => metrics.add("enodia_telemetry_dropped_total", 1, { reason }));
+  const planner = threadPlanner();
+  const ports: LoopPorts = {
+    clock: systemClock,
+    store: placementStore(options.kube),
+    openLink: (target) => openLink(target, systemClock),
+    planner,
+    telemetry,
+    metrics,
+    log,
+    identity: (ref, uid) => deployments.identity(ref, uid),
+    natsUrl: (spec) => deployments.natsUrl(spec),
+    natsCredentials: (ref, spec) => deployments.natsCredentials(ref, spec),
+    event: (world, type, reason, message) => {
+      const metadata = {
+        name: world.ref.name,
+        namespace: world.ref.namespace,
+        uid: world.uid,
+        generation: world.generation,
+        resourceVersion: "",
+      };
+      deployments.event({ metadata }, type, reason, message);
+    },
+    onChange: (ref) => {
+      for (const listener of listeners) listener(ref);
+    },
+    onWindow: (ref, balance, facts) => recordWindow(metrics, ref, balance, facts),
+    onRollout: (ref, running, done) => recordRollout(metrics, ref, running, done),
+  };
+  metrics.onCollect(() => {
+    for (const { loop, ref } of loops.values()) recordView(metrics, ref, loop.view());
+  });
+  return {
+    update: (world: World) => {
+      const known = loops.get(world.uid);
+      if (known) return known.loop.update(world);
+      loops.set(world.uid, { loop: new DeploymentLoop(ports, world), ref: world.ref });
+    },
+    view: (uid) => loops.get(uid)?.loop.view(),
+    forget: (uid) => {
+      loops.get(uid)?.loop.close();
+      loops.delete(uid);
+    },
+    onChange: (listener) => {
+      listeners.add(listener);
+    },
+    close: async () => {
+      for (const { loop } of loops.values()) loop.close();
+      loops.clear();
+      await Promise.all([telemetry.close(), planner.close()]);
+    },
+  };
+}
+
+/** The NATS adapter reads credentials from a file, so that a rotated one works; the operator has them from a Secret. */
+function openBus(options: LoadBusOptions): LoadBus {
+  const secret = options.creds ?? options.token;
+  if (secret === undefined) return createBus({ url: options.url, name: "enodia-operator" });
+  const file = join(mkdtempSync(join(tmpdir(), "enodia-nats-")), "credentials");
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, secret, { mode: 0o600 });
+  const bus = createBus({ url: options.url, name: "enodia-operator", credsFile: file });
+  return {
+    get status() {
+      return bus.status;
+    },
+    subscribe: (subject, handler) => bus.subscribe(subject, handler),
+    close: async () => {
+      await bus.close();
+      rmSync(dirname(file), { recursive: true, force: true });
+    },
+  };
+}
+
+function labelsOf(ref: Ref) {
+  return { namespace: ref.namespace, deployment: ref.name };
+}
+
+function recordWindow(metrics: Metrics<"operator">, ref: Ref, balance: Balance, facts: BalanceFacts): void {
+  const labels = labelsOf(ref);
+  if (balance.measured) {
+    metrics.set("enodia_expert_imbalance_ratio", balance.measured.worst, { ...labels, layer_agg: "max" });
+    metrics.set("enodia_expert_imbalance_ratio", balance.measured.mean, { ...labels, layer_agg: "mean" });
+  }
+  if (balance.bound !== undefined && Number.isFinite(balance.bound))
+    metrics.set("enodia_expert_imbalance_bound_ratio", balance.bound, { ...labels, layer_agg: "max" });
+  const age = balance.book.ageMs(facts.expected, Date.now());
+  if (Number.isFinite(age)) metrics.set("enodia_telemetry_age_seconds", age / 1000, labels);
+}
+
+function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView | undefined): void {
+  if (!view) return;
+  const labels = labelsOf(ref);
+  const epoch = view.placement?.epoch ?? 0;
+  const active = view.members.filter((member) => member.active);
+  metrics.set("enodia_placement_epoch", epoch, labels);
+  metrics.set("enodia_placement_epoch_lag", Math.max(0, epoch - Math.min(epoch, ...active.map((member) => member.epoch))), labels);
+  metrics.set("enodia_experts_at_risk", view.unhostedExperts, labels);
+  const last = view.telemetry?.lastSampleTime;
+  if (last) metrics.set("enodia_telemetry_last_sample_timestamp_seconds", Date.parse(last) / 1000, labels);
+}
+
+function recordRollout(
+  metrics: Metrics<"operator">,
+  ref: Ref,
+  running: boolean,
+  done: { readonly kind: string; readonly result: RolloutResult } | undefined,
+): void {
+  const labels = labelsOf(ref);
+  metrics.set("enodia_rebalance_in_progress", running ? 1 : 0, labels);
+  if (running) metrics.set("enodia_rebalance_started_timestamp_seconds", Date.now() / 1000, labels);
+  if (!done) return;
+  const { kind, result } = done;
+  const reason = kind.charAt(0).toUpperCase() + kind.slice(1);
+  const counted = result.outcome.result === "committed" ? "committed" : result.outcome.result === "aborted" ? "aborted" : "failed";
+  metrics.add("enodia_rebalances_total", 1, { ...labels, result: counted, reason });
+  metrics.observe("enodia_rebalance_duration_seconds", result.durationMs / 1000, labels);
+  if (counted === "committed") metrics.add("enodia_expert_moves_total", result.moves, labels);
+  metrics.add("enodia_expert_move_bytes_total", result.bytes, labels);
+}

@@ -1,0 +1,66 @@
+// What a deployment should plan next, from who is there and what is committed. Order: first plan, repair and drain, fill
+// new ranks, and only then balance. Pure.
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { checkMemory } from "../planner/feasibility.ts";
+import type { ModelShape, RankSpec } from "../planner/policy.ts";
+import { type RankView, ranksOf } from "./members.ts";
+
+export type Intent =
+  | { readonly kind: "wait"; readonly reason: string; readonly message: string }
+  | { readonly kind: "first" }
+  | { readonly kind: "repair"; readonly lost: readonly number[] }
+  | { readonly kind: "drain"; readonly ranks: readonly number[] }
+  | { readonly kind: "fill"; readonly ranks: readonly number[] }
+  | { readonly kind: "balance" };
+
+/** Without all ranks, the first plan waits this long for the others. */
+export const firstPlanWaitMs = 20_000;
+
+export interface IntentInput {
+  readonly views: readonly RankView[];
+  readonly specs: readonly RankSpec[];
+  readonly shape: ModelShape | undefined;
+  readonly plan: PlacementPlan | undefined;
+  readonly desiredRanks: number;
+  /** Since the first worker was described. */
+  readonly waitedMs: number;
+  /** Ranks of the plan without a usable process for longer than the grace. */
+  readonly gone: ReadonlySet<number>;
+  /** Drains that were found impossible for the present members: not tried again until these change. */
+  readonly blocked: ReadonlySet<number>;
+  /** Experts of the plan that no live rank hosts, and whether the last repair already had these members. */
+  readonly repairTried: boolean;
+}
+
+export function nextIntent(input: IntentInput): Intent {
+  const { shape, plan, specs } = input;
+  if (!shape) return { kind: "wait", reason: "NoWorker", message: "no worker has described itself yet" };
+  const active = specs.filter((spec) => spec.state === "active");
+  if (!plan) return first(input, shape, active);
+  const used = new Set(ranksOf(plan));
+  const state = new Map(specs.map((spec) => [spec.rank, spec.state]));
+  const limbo = [...used].filter((rank) => state.get(rank) === "dead" && !input.gone.has(rank));
+  if (limbo.length > 0)
+    return { kind: "wait", reason: "MembershipUnknown", message: `ranks ${limbo.join(", ")} do not answer; not declared lost yet` };
+  const lost = [...used].filter((rank) => state.get(rank) === "dead");
+  if (lost.length > 0 && !input.repairTried && active.length > 0) return { kind: "repair", lost };
+  const leaving = input.views
+    .filter((view) => view.leaving && view.leaving.reason !== "Stop" && used.has(view.rank) && view.usable)
+    .map((view) => view.rank);
+  const drains = leaving.filter((rank) => !input.blocked.has(rank));
+  if (drains.length > 0 && active.length > 0) return { kind: "drain", ranks: drains };
+  const empty = active.filter((spec) => !used.has(spec.rank)).map((spec) => spec.rank);
+  if (empty.length > 0) return { kind: "fill", ranks: empty };
+  return { kind: "balance" };
+}
+
+function first(input: IntentInput, shape: ModelShape, active: readonly RankSpec[]): Intent {
+  if (active.length === 0) return { kind: "wait", reason: "NoWorker", message: "no worker is connected" };
+  const fits = checkMemory(shape, active);
+  const missing = input.desiredRanks - active.length;
+  if (missing > 0 && (input.waitedMs < firstPlanWaitMs || !fits.ok)) {
+    return { kind: "wait", reason: "WaitingForRanks", message: `${active.length} of ${input.desiredRanks} ranks are connected` };
+  }
+  if (!fits.ok) return { kind: "wait", reason: fits.reason, message: fits.message };
+  return { kind: "first" };
+}

@@ -1,0 +1,104 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { SimCluster } from "../../test/sim/cluster.ts";
+
+const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
+const otherTopic = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e * 3 + layer + 4) % 8) + 20);
+const fast = { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } };
+
+async function up(options: ConstructorParameters<typeof SimCluster>[0] = {}): Promise<SimCluster> {
+  const sim = new SimCluster(options);
+  sim.demand = skewed;
+  sim.startOperator();
+  assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan is committed");
+  return sim;
+}
+
+test("the first plan hosts every expert once and makes every worker ready", async () => {
+  const sim = await up();
+  assert.equal(sim.plan()?.epoch, 1);
+  assert.ok([...sim.pods.values()].every((worker) => worker.ready));
+  assert.deepEqual(sim.plan()?.layers[1]?.hosts[0], [1]);
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("skewed load is balanced within a minute, then nothing moves, then a topic switch is balanced again", async () => {
+  const sim = await up({ spec: fast });
+  const before = sim.imbalance();
+  assert.ok(before > 1.4, `starts at ${before}`);
+  await sim.clock.run(60_000);
+  assert.ok(sim.imbalance() <= 1.15, `ends at ${sim.imbalance()}`);
+  const settled = sim.epochsWritten.length;
+  await sim.clock.run(60_000);
+  assert.equal(sim.epochsWritten.length, settled, "steady load moves nothing");
+  sim.demand = otherTopic;
+  const switched = sim.imbalance();
+  assert.ok(switched > 1.2, `the switch gives ${switched}`);
+  await sim.clock.run(60_000);
+  assert.ok(sim.imbalance() <= 1.15, `ends at ${sim.imbalance()}`);
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("mode Off leaves the imbalance as it is and says why", async () => {
+  const sim = await up({ spec: { rebalancing: { ...fast.rebalancing, mode: "Off" } } });
+  await sim.clock.run(60_000);
+  assert.equal(sim.plan()?.epoch, 1);
+  assert.ok(sim.imbalance() > 1.4);
+  assert.match(sim.loop?.view()?.placementBalanced.message ?? "", /ModeOff/);
+});
+
+test("a killed process is loaded again from its plan, or its experts move to others", async () => {
+  const sim = await up();
+  sim.worker(1).crash(2_000);
+  assert.ok(await sim.clock.run(15_000, () => sim.worker(1).alive && sim.converged()));
+  assert.equal(sim.plan()?.epoch, 1, "a quick restart needs no plan");
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(20_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
+  assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("scale up fills the new rank, scale down empties the leaving one before it may go", async () => {
+  const sim = await up({ spec: fast });
+  sim.scale(4);
+  sim.addPod(3);
+  sim.refresh();
+  assert.ok(await sim.clock.run(30_000, () => sim.worker(3).memory.size > 0 && sim.converged()));
+  sim.scale(3);
+  sim.leaving = [{ rank: 3, podUid: sim.worker(3).podUid, reason: "Shrink" }];
+  sim.refresh();
+  assert.ok(await sim.clock.run(90_000, () => sim.loop?.view()?.drains[0]?.phase === "Drained"), JSON.stringify(sim.loop?.view()?.drains));
+  assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(3))));
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("a shrink that does not fit is refused with the remedy", async () => {
+  const sim = await up({ shape: { budgetBytes: 1300 } });
+  sim.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
+  sim.refresh();
+  assert.ok(await sim.clock.run(20_000, () => sim.loop?.view()?.drains[0]?.phase === "Blocked"));
+  assert.match(sim.loop?.view()?.drains[0]?.message ?? "", /memoryPerRank/);
+});
+
+test("without NATS nothing moves for balance, yet a loss is repaired", async () => {
+  const sim = await up({ spec: fast });
+  sim.bus.connected = false;
+  await sim.clock.run(60_000);
+  assert.equal(sim.plan()?.epoch, 1);
+  assert.equal(sim.loop?.view()?.telemetryFresh.reason, "NATSUnavailable");
+  sim.worker(0).crash(undefined);
+  assert.ok(await sim.clock.run(20_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
+});
+
+test("an operator killed at any moment of a rebalance leaves a plan that the next one finishes", async () => {
+  for (let ms = 0; ms < 400; ms += 20) {
+    const sim = await up({ spec: fast, seed: ms + 1 });
+    assert.ok(await sim.clock.run(60_000, () => sim.loop?.view()?.placementBalanced.reason === "Rebalancing"));
+    await sim.clock.run(ms);
+    sim.stopOperator();
+    await sim.clock.run(3_000);
+    sim.startOperator();
+    assert.ok(await sim.clock.run(60_000, () => sim.converged()), `killed ${ms} ms into the plan`);
+    assert.deepEqual(sim.faults(), []);
+  }
+});

@@ -1,0 +1,146 @@
+// Who is in the world: joins what Kubernetes says of worker pods with what their links say, and derives each rank's state
+// and the planner's view of it. Pure.
+import type { PlacementPlan } from "../../crds/plan.ts";
+import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
+import type { RankSpec } from "../planner/policy.ts";
+import type { Link, Member, MemberState } from "./ports.ts";
+
+/** A Control stream that has failed for this long means the rank is lost. */
+export const lostAfterMs = 5_000;
+/** Speeds within this factor of the median are noise of the measurement, not other hardware. */
+const speedNoise = 1.3;
+
+export interface RankView {
+  readonly rank: number;
+  readonly pod: WorkerPod;
+  readonly link: Link | undefined;
+  readonly leaving: LeavingRank | undefined;
+  /** Its stream works and it runs the model of this world. */
+  readonly usable: boolean;
+  /** Nothing more is to be expected of this process. */
+  readonly lost: boolean;
+  readonly mismatch: boolean;
+  readonly state: MemberState;
+}
+
+export interface MembersInput {
+  readonly workers: readonly WorkerPod[];
+  readonly leaving: readonly LeavingRank[];
+  readonly link: (podUid: string) => Link | undefined;
+  readonly digest: string | undefined;
+  readonly now: number;
+}
+
+export function rankViews(input: MembersInput): RankView[] {
+  return input.workers.map((pod) => {
+    const link = input.link(pod.uid);
+    const leaving = input.leaving.find((rank) => rank.podUid === pod.uid);
+    const described = link?.description;
+    const connected = described !== undefined && link?.downSince === undefined;
+    const down = described !== undefined && link?.downSince !== undefined && input.now - link.downSince > lostAfterMs;
+    const lost = pod.lost || down;
+    const mismatch = described !== undefined && input.digest !== undefined && described.modelDigest !== input.digest;
+    const usable = connected && !pod.lost && !mismatch;
+    return {
+      rank: pod.rank,
+      pod,
+      link,
+      leaving,
+      usable,
+      lost,
+      mismatch,
+      state: stateOf({ lost, leaving: leaving !== undefined || pod.terminating, link, usable }),
+    };
+  });
+}
+
+function stateOf(view: { lost: boolean; leaving: boolean; link: Link | undefined; usable: boolean }): MemberState {
+  if (view.lost) return "lost";
+  if (view.leaving) return "draining";
+  const status = view.link?.status;
+  return view.usable && status !== undefined && status.epoch > 0 && status.ready ? "active" : "joining";
+}
+
+/** One pod per rank: while a pod is replaced, the one that is usable, else the newest. */
+export function membersOf(views: readonly RankView[]): Member[] {
+  const byRank = new Map<number, RankView>();
+  for (const view of views) {
+    const other = byRank.get(view.rank);
+    if (!other || score(view) >= score(other)) byRank.set(view.rank, view);
+  }
+  return [...byRank.values()]
+    .filter((view) => view.link?.description !== undefined)
+    .sort((a, b) => a.rank - b.rank)
+    .map((view) => ({
+      rank: view.rank,
+      podName: view.pod.name,
+      podUid: view.pod.uid,
+      bootId: view.link?.description?.bootId ?? "",
+      address: view.link?.address ?? "",
+      state: view.state,
+    }));
+}
+
+function score(view: RankView): number {
+  return (view.usable ? 4 : 0) + (view.pod.terminating ? 0 : 2) + (view.lost ? 0 : 1);
+}
+
+/** Ranks as the planner sees them: every rank that the plan names or that is there. */
+export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined): RankSpec[] {
+  const usable = new Map<number, RankView>();
+  for (const view of views) if (view.usable) usable.set(view.rank, view);
+  const speeds = [...usable.values()].map((view) => view.link?.description?.speed ?? 1).sort((a, b) => a - b);
+  const median = speeds[Math.floor(speeds.length / 2)] ?? 1;
+  const specs = [...usable.values()].map((view): RankSpec => {
+    const { description } = view.link ?? {};
+    const relative = (description?.speed ?? median) / median;
+    return {
+      rank: view.rank,
+      speed: relative > speedNoise || relative < 1 / speedNoise ? relative : 1,
+      budgetBytes: description?.budgetBytes ?? 0,
+      zone: "",
+      node: view.pod.node ?? view.pod.name,
+      state: view.leaving !== undefined || view.pod.terminating ? "draining" : "active",
+    };
+  });
+  for (const rank of ranksOf(plan)) {
+    if (!usable.has(rank)) specs.push({ rank, speed: 1, budgetBytes: 0, zone: "", node: "", state: "dead" });
+  }
+  return specs.sort((a, b) => a.rank - b.rank);
+}
+
+const ranksByPlan = new WeakMap<PlacementPlan, number[]>();
+
+export function ranksOf(plan: PlacementPlan | undefined): readonly number[] {
+  if (!plan) return [];
+  const known = ranksByPlan.get(plan);
+  if (known) return known;
+  const found = findRanks(plan);
+  ranksByPlan.set(plan, found);
+  return found;
+}
+
+function findRanks(plan: PlacementPlan): number[] {
+  const ranks = new Set<number>();
+  for (const layer of plan.layers) for (const hosts of layer.hosts) for (const rank of hosts) ranks.add(rank);
+  return [...ranks].sort((a, b) => a - b);
+}
+
+/** (layer, expert) pairs of which none of the given ranks is a host. */
+export function unhosted(plan: PlacementPlan | undefined, live: ReadonlySet<number>): number {
+  let count = 0;
+  for (const layer of plan?.layers ?? []) for (const hosts of layer.hosts) if (!hosts.some((rank) => live.has(rank))) count++;
+  return count;
+}
+
+/** Resident bytes of experts that only this rank hosts. */
+export function uniqueBytes(plan: PlacementPlan | undefined, rank: number, live: ReadonlySet<number>, resident: Float64Array): number {
+  let bytes = 0;
+  for (const [l, layer] of (plan?.layers ?? []).entries()) {
+    layer.hosts.forEach((hosts, e) => {
+      if (hosts.includes(rank) && !hosts.some((other) => other !== rank && live.has(other)))
+        bytes += resident[l * layer.hosts.length + e] ?? 0;
+    });
+  }
+  return bytes;
+}

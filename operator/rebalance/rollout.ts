@@ -1,0 +1,253 @@
+// One plan from decision to done: write ExpertPlacement (the epoch is ours only then), push it, keep its status, and when
+// some layers had to stay with their parent, write what really holds. Shell around protocol.ts.
+import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import type { Ref } from "../kube/kube.ts";
+import type { ModelShape } from "../planner/policy.ts";
+import { committedMix, nextPlan, toSpec } from "./plan-object.ts";
+import type { Clock, Link, PlacementStore, StoredPlacement } from "./ports.ts";
+import { defaultLimits, type LayerTask, type Outcome, PlanRun, type RunLimits } from "./protocol.ts";
+import { Push } from "./push.ts";
+
+/** Time for a plan's transfers beyond the base, at this rate. */
+const slowestBytesPerSecond = 5e6;
+const statusEveryMs = 1_000;
+
+export interface RolloutPorts {
+  readonly ref: Ref;
+  readonly ownerUid: string;
+  readonly store: PlacementStore;
+  readonly clock: Clock;
+  readonly link: (rank: number) => Link | undefined;
+  readonly maxBytesPerSecond: () => number;
+  readonly onProgress: () => void;
+}
+
+export interface RolloutPlan {
+  readonly layers: readonly LayerPlan[];
+  readonly reason: string;
+  readonly members: ReadonlyMap<
+    number,
+    { readonly bootId: string; readonly podName: string; readonly podUid: string; readonly budgetBytes: number }
+  >;
+  readonly shape: ModelShape;
+  readonly predicted?: { readonly before: number; readonly after: number; readonly bound: number };
+  readonly load?: ExpertPlacementSpec["load"];
+  /** All layers at once: nothing is served yet. */
+  readonly allAtOnce: boolean;
+}
+
+export interface RolloutResult {
+  readonly outcome: Outcome;
+  /** What is committed now. */
+  readonly committed: PlacementPlan | undefined;
+  readonly stored: StoredPlacement | undefined;
+  readonly moves: number;
+  readonly bytes: number;
+  readonly durationMs: number;
+}
+
+export class Rollout {
+  readonly plan: PlacementPlan;
+  readonly moves: number;
+  readonly startedAt: number;
+  private readonly ports: RolloutPorts;
+  private readonly wanted: RolloutPlan;
+  private readonly parent: PlacementPlan | undefined;
+  private readonly tasks: readonly LayerTask[];
+  private readonly bytes: number;
+  private run: PlanRun | undefined;
+  private push: Push | undefined;
+  private statusAt = 0;
+
+  /** `resume`: the plan is stored already and these layers are known to be committed somewhere. */
+  constructor(
+    ports: RolloutPorts,
+    parent: PlacementPlan | undefined,
+    wanted: RolloutPlan,
+    world: { epoch: number; deploymentUid: string; modelDigest: string },
+    resume?: { plan: PlacementPlan; committed: ReadonlySet<number> },
+  ) {
+    this.ports = ports;
+    this.wanted = wanted;
+    this.parent = parent;
+    this.startedAt = ports.clock.now();
+    const target = resume?.plan.layers ?? wanted.layers;
+    const diff = diffPlans(parent?.layers, target, (l, e) => wanted.shape.storedBytes[l * wanted.shape.experts + e] ?? 0);
+    const changed = new Set(diff.layers);
+    this.plan = resume?.plan ?? nextPlan(parent, target, changed, world);
+    for (const layer of resume?.committed ?? []) changed.add(layer);
+    this.moves = diff.moves.length;
+    this.bytes = diff.moves.reduce((total, move) => total + move.bytes, 0);
+    this.tasks = [...changed].sort((a, b) => a - b).map((layer) => this.task(layer, diff, resume?.committed.has(layer) ?? false));
+  }
+
+  private task(layer: number, diff: ReturnType<typeof diffPlans>, committedBefore: boolean): LayerTask {
+    const { shape } = this.wanted;
+    const resident = (expert: number): number => shape.residentBytes[layer * shape.experts + expert] ?? 0;
+    const incoming = new Map<number, number>();
+    const outgoing = new Map<number, number>();
+    const moves = diff.moves.filter((move) => move.layer === layer);
+    for (const move of moves) incoming.set(move.rank, (incoming.get(move.rank) ?? 0) + resident(move.expert));
+    for (const drop of diff.drops)
+      if (drop.layer === layer) outgoing.set(drop.rank, (outgoing.get(drop.rank) ?? 0) + resident(drop.expert));
+    const placement = this.plan.layers[layer];
+    if (!placement) throw new Error(`layer ${layer} is missing in the plan`); // cannot happen: changed layers come from the plan
+    return { placement, incoming, outgoing, moves: moves.length, committedBefore };
+  }
+
+  /** Writes and pushes; resolves when the plan has ended one way or the other. Throws only what the store throws. */
+  async carryOut(stored: StoredPlacement | undefined, alreadyStored: boolean): Promise<RolloutResult> {
+    let current = alreadyStored ? stored : await this.write(this.plan, stored);
+    await this.writeStatus("Preparing");
+    const outcome = await this.pushPlan();
+    const committed = outcome.result === "superseded" ? this.parent : this.mix();
+    const ended = {
+      outcome,
+      committed,
+      moves: this.moves,
+      bytes: this.run?.receivedBytes ?? 0,
+      durationMs: this.ports.clock.now() - this.startedAt,
+    };
+    if (outcome.result === "superseded") return { ...ended, stored: current };
+    if (outcome.aborted.length > 0 && committed) {
+      // The object must say what holds: its epoch was used, so what holds gets the next one.
+      const settled = nextPlan(committed, committed.layers, new Set(), { ...committed, epoch: this.plan.epoch + 1 });
+      current = await this.write(
+        settled,
+        current,
+        `settled after ${outcome.aborted.length} layers kept their parent: ${outcome.aborted[0]?.reason ?? ""}`,
+      );
+      await this.writeStatus(outcome.result === "aborted" ? "Aborted" : "Committed", settled);
+      return { ...ended, committed: settled, stored: current };
+    }
+    await this.writeStatus(outcome.result === "aborted" ? "Aborted" : "Committed", committed);
+    return { ...ended, stored: current };
+  }
+
+  private async write(plan: PlacementPlan, stored: StoredPlacement | undefined, reason = this.wanted.reason): Promise<StoredPlacement> {
+    const ranks = [...this.wanted.members]
+      .map(([rank, member]) => ({ rank, podName: member.podName, podUID: member.podUid }))
+      .sort((a, b) => a.rank - b.rank);
+    const { ref, ownerUid, store } = this.ports;
+    return store.write(
+      ref,
+      ownerUid,
+      toSpec(plan, { ranks, reason, ...(this.wanted.load ? { load: this.wanted.load } : {}) }),
+      stored?.resourceVersion,
+    );
+  }
+
+  private pushPlan(): Promise<Outcome> {
+    const { members } = this.wanted;
+    this.run = new PlanRun({
+      epoch: this.plan.epoch,
+      tasks: this.tasks,
+      members: new Map([...members].map(([rank, member]) => [rank, member.bootId])),
+      budget: new Map([...members].map(([rank, member]) => [rank, member.budgetBytes])),
+      used: this.usedByParent(),
+      now: this.ports.clock.now(),
+      limits: this.limits(),
+    });
+    this.push = new Push({
+      run: this.run,
+      plan: this.plan,
+      clock: this.ports.clock,
+      link: this.ports.link,
+      maxBytesPerSecond: this.ports.maxBytesPerSecond,
+      onProgress: () => this.progress(),
+    });
+    return this.push.finished;
+  }
+
+  private limits(): RunLimits {
+    const prepareMs = defaultLimits.prepareMs + Math.ceil((this.bytes / slowestBytesPerSecond) * 1000);
+    return { ...defaultLimits, prepareMs, layersInFlight: this.wanted.allAtOnce ? this.plan.layers.length : defaultLimits.layersInFlight };
+  }
+
+  private usedByParent(): Map<number, number> {
+    const used = new Map<number, number>();
+    const { shape } = this.wanted;
+    for (const [l, layer] of (this.parent?.layers ?? []).entries()) {
+      layer.hosts.forEach((hosts, e) => {
+        for (const rank of hosts) used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
+      });
+    }
+    return used;
+  }
+
+  /** What is committed at this moment, for pods that come up meanwhile. */
+  mix(): PlacementPlan | undefined {
+    if (this.tasks.length === 0) return this.plan; // nothing to commit: only the epoch is new
+    return committedMix(this.parent, this.plan, new Set(this.run?.committedLayers() ?? []));
+  }
+
+  joined(rank: number, bootId: string): void {
+    this.push?.feed({ type: "joined", rank, bootId });
+  }
+
+  lost(rank: number): void {
+    this.push?.feed({ type: "lost", rank });
+  }
+
+  stop(): void {
+    this.push?.stop();
+  }
+
+  get phase(): "Preparing" | "Committing" | "Releasing" {
+    return this.run?.phase ?? "Preparing";
+  }
+
+  private progress(): void {
+    this.ports.onProgress();
+    const now = this.ports.clock.now();
+    if (now - this.statusAt < statusEveryMs || this.run?.outcome) return;
+    this.statusAt = now;
+    // The status is for readers; the durable decision is the spec, so a failed write is made good by the next one.
+    void this.writeStatus(this.phase).catch(() => {});
+  }
+
+  private async writeStatus(phase: NonNullable<ExpertPlacementStatus["phase"]>, committed?: PlacementPlan): Promise<void> {
+    const { predicted, members, reason } = this.wanted;
+    const done = phase === "Committed" || phase === "Aborted";
+    const percent = (ratio: number): number => Math.round(Math.min(ratio, 1000) * 100);
+    const status: ExpertPlacementStatus = {
+      phase,
+      committedEpoch: committed?.epoch ?? this.parent?.epoch ?? 0,
+      layersCommitted: done ? (committed?.layers.length ?? 0) : (this.run?.committedLayers().length ?? 0),
+      ...(done || !this.run ? {} : { deadline: new Date(this.run.deadline).toISOString() }),
+      ranks: [...members].map(([rank, member]) => ({
+        rank,
+        bootId: member.bootId,
+        ...rankStatus(this.ports.link(rank)),
+        budgetBytes: member.budgetBytes,
+      })),
+      ...(predicted
+        ? {
+            predicted: {
+              imbalancePercent: percent(predicted.after),
+              boundPercent: percent(predicted.bound),
+              moves: this.moves,
+              bytes: this.bytes,
+            },
+          }
+        : {}),
+      ...(done
+        ? { measured: { moves: this.moves, bytes: this.run?.receivedBytes ?? 0, durationMs: this.ports.clock.now() - this.startedAt } }
+        : {}),
+      reason: reason.slice(0, 1024),
+    };
+    await this.ports.store.writeStatus(this.ports.ref, status);
+  }
+}
+
+function rankStatus(link: Link | undefined): { epoch?: number; hostedBytes?: number; denseBytes?: number; kvBytes?: number } {
+  if (!link?.status) return {};
+  return {
+    epoch: link.status.epoch,
+    hostedBytes: link.status.hostedBytes,
+    denseBytes: link.description?.denseBytes ?? 0,
+    kvBytes: link.description?.kvBytes ?? 0,
+  };
+}

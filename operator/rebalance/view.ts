@@ -1,0 +1,138 @@
+// The rebalance plane's state of one deployment as the deployment plane and `kubectl get` see it. Pure.
+
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { sum } from "../../runtime/placement/imbalance.ts";
+import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../deployment/ports.ts";
+import type { Decision } from "../planner/decide.ts";
+import type { MeasuredImbalance } from "../planner/load.ts";
+import type { ModelShape } from "../planner/policy.ts";
+import { stagingBytes } from "../planner/problem.ts";
+import { type RankView, unhosted, uniqueBytes } from "./members.ts";
+import type { BusStatus } from "./ports.ts";
+
+export interface ViewInput {
+  readonly name: string;
+  readonly views: readonly RankView[];
+  readonly shape: ModelShape | undefined;
+  readonly plan: PlacementPlan | undefined;
+  readonly drains: readonly DrainView[];
+  readonly rollout: { readonly kind: string; readonly phase: string; readonly moves: number } | undefined;
+  readonly decision: Decision | undefined;
+  readonly measured: MeasuredImbalance | undefined;
+  readonly bound: number | undefined;
+  readonly waiting: { readonly reason: string; readonly message: string } | undefined;
+  readonly telemetry: TelemetryFacts;
+  readonly lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
+}
+
+export interface TelemetryFacts {
+  /** Undefined: no NATS server is named. */
+  readonly bus: BusStatus | undefined;
+  readonly ageMs: number;
+  readonly staleAfterMs: number;
+  readonly reporting: number;
+  readonly expected: number;
+  readonly lastSampleMs: number;
+}
+
+export function rebalanceView(input: ViewInput): RebalanceView {
+  const live = new Set(input.views.filter((view) => view.usable).map((view) => view.rank));
+  return {
+    members: input.views.map((view) => memberView(view, input, live)),
+    model: modelView(input),
+    digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
+    unhostedExperts: unhosted(input.plan, live),
+    drains: input.drains,
+    modelAvailable: modelAvailable(input),
+    telemetryFresh: telemetryFresh(input.telemetry),
+    placementBalanced: placementBalanced(input),
+    placement: {
+      ...(input.plan ? { placementRef: { name: input.name }, epoch: input.plan.epoch } : {}),
+      ...(input.rollout ? { phase: input.rollout.phase } : input.plan ? { phase: "Committed" } : {}),
+      ...(input.measured ? { imbalancePercent: Math.round(input.measured.worst * 100) } : {}),
+      ...(input.bound !== undefined && Number.isFinite(input.bound) ? { boundPercent: Math.round(input.bound * 100) } : {}),
+      ...(input.lastRebalance ? { lastRebalance: input.lastRebalance } : {}),
+    },
+    telemetry: {
+      ...(input.telemetry.lastSampleMs > 0 ? { lastSampleTime: new Date(input.telemetry.lastSampleMs).toISOString() } : {}),
+      ranksReporting: input.telemetry.reporting,
+      ranksExpected: input.telemetry.expected,
+    },
+  };
+}
+
+function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>): MemberView {
+  const status = view.link?.status;
+  const description = view.link?.description;
+  return {
+    rank: view.rank,
+    podUid: view.pod.uid,
+    bootId: description?.bootId ?? "",
+    active: view.state === "active",
+    ready: status?.ready ?? false,
+    notReadyReason: view.mismatch ? "DigestMismatch" : (status?.notReadyReason ?? view.link?.lastError ?? "NotConnected"),
+    draining: status?.draining ?? false,
+    activeRequests: status?.activeRequests ?? 0,
+    epoch: status?.epoch ?? 0,
+    hostedBytes: status?.hostedBytes ?? 0,
+    budgetBytes: description?.budgetBytes ?? 0,
+    denseBytes: description?.denseBytes ?? 0,
+    kvBytes: description?.kvBytes ?? 0,
+    uniqueBytes: input.shape ? uniqueBytes(input.plan, view.rank, live, input.shape.residentBytes) : 0,
+  };
+}
+
+function modelView(input: ViewInput): ModelView | undefined {
+  const description = input.views.find((view) => view.link?.description && !view.mismatch)?.link?.description;
+  if (!description || !input.shape) return undefined;
+  return {
+    digest: description.modelDigest,
+    architecture: description.architecture,
+    layers: description.layers,
+    experts: description.experts,
+    topK: description.topK,
+    expertBytes: sum(input.shape.residentBytes),
+    largestExpertBytes: stagingBytes(input.shape),
+    denseBytes: description.denseBytes,
+    kvBytes: description.kvBytes,
+  };
+}
+
+function modelAvailable(input: ViewInput): Verdict {
+  const mismatch = input.views.filter((view) => view.mismatch).map((view) => view.rank);
+  if (mismatch.length > 0) {
+    return {
+      status: "False",
+      reason: "DigestMismatch",
+      message: `ranks ${mismatch.join(", ")} hold another model than the others: their claim or folder differs`,
+    };
+  }
+  if (!input.shape)
+    return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
+  return { status: "True", reason: "Resolved", message: "all connected ranks hold the same model" };
+}
+
+function telemetryFresh(facts: TelemetryFacts): Verdict {
+  const { bus, ageMs, staleAfterMs, reporting, expected } = facts;
+  if (!bus)
+    return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
+  if (!bus.connected) return { status: "False", reason: "NATSUnavailable", message: `NATS: ${bus.reason}` };
+  if (expected === 0) return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
+  if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms` };
+  if (reporting < expected) return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load` };
+  return { status: "True", reason: "Fresh", message: `the oldest report is ${Math.round(ageMs / 1000)} s old` };
+}
+
+function placementBalanced(input: ViewInput): Verdict {
+  const { rollout, decision, waiting } = input;
+  if (rollout) return { status: "False", reason: "Rebalancing", message: `${rollout.kind}: ${rollout.moves} moves, ${rollout.phase}` };
+  if (waiting) return { status: "Unknown", reason: waiting.reason, message: waiting.message };
+  if (!decision) return { status: "Unknown", reason: "Unknown", message: "no full window of load yet" };
+  if (decision.act) return { status: "False", reason: "Imbalanced", message: decision.message };
+  if (decision.reason === "Balanced" || decision.reason === "SingleRank")
+    return { status: "True", reason: "Balanced", message: decision.message };
+  const known = decision.numbers.imbalancePercent !== undefined || decision.numbers.beforePercent !== undefined;
+  return known || decision.reason === "ModeOff"
+    ? { status: "False", reason: "RebalanceSuppressed", message: `${decision.reason}: ${decision.message}` }
+    : { status: "Unknown", reason: "Unknown", message: `${decision.reason}: ${decision.message}` };
+}

@@ -1,0 +1,93 @@
+// Virtual time: timers run in order, and all promises that a timer settles run before the next one. One hour of cluster
+// life takes milliseconds, and the same seed takes the same path.
+import type { Clock } from "../../operator/rebalance/ports.ts";
+
+interface Timer {
+  readonly at: number;
+  readonly order: number;
+  run: (() => void) | undefined;
+}
+
+export class VirtualClock implements Clock {
+  private time: number;
+  private order = 0;
+  private readonly heap: Timer[] = [];
+
+  constructor(start = 1_700_000_000_000) {
+    this.time = start;
+  }
+
+  now(): number {
+    return this.time;
+  }
+
+  after(ms: number, run: () => void): () => void {
+    const timer: Timer = { at: this.time + Math.max(0, ms), order: this.order++, run };
+    this.push(timer);
+    return () => {
+      timer.run = undefined;
+    };
+  }
+
+  sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      this.after(ms, resolve);
+    });
+  }
+
+  /** Runs timers until `done()` or until `ms` have passed; true when done. */
+  async run(ms: number, done: () => boolean = () => false): Promise<boolean> {
+    const end = this.time + ms;
+    await settle();
+    while (!done()) {
+      const next = this.heap[0];
+      if (!next || next.at > end) {
+        this.time = end;
+        return done();
+      }
+      this.pop();
+      this.time = Math.max(this.time, next.at);
+      if (!next.run) continue;
+      next.run();
+      await settle();
+    }
+    return true;
+  }
+
+  private push(timer: Timer): void {
+    const { heap } = this;
+    heap.push(timer);
+    for (let i = heap.length - 1; i > 0; ) {
+      const parent = (i - 1) >> 1;
+      if (!before(heap[i]!, heap[parent]!)) return;
+      [heap[i], heap[parent]] = [heap[parent]!, heap[i]!];
+      i = parent;
+    }
+  }
+
+  private pop(): void {
+    const { heap } = this;
+    const last = heap.pop()!;
+    if (heap.length === 0) return;
+    heap[0] = last;
+    for (let i = 0; ; ) {
+      let child = 2 * i + 1;
+      if (child >= heap.length) return;
+      if (child + 1 < heap.length && before(heap[child + 1]!, heap[child]!)) child++;
+      if (!before(heap[child]!, heap[i]!)) return;
+      [heap[i], heap[child]] = [heap[child]!, heap[i]!];
+      i = child;
+    }
+  }
+}
+
+function before(a: Timer, b: Timer): boolean {
+  return a.at < b.at || (a.at === b.at && a.order < b.order);
+}
+
+/** Promise chains of the code under test are at most this deep between two timers. */
+const turns = 40;
+
+async function settle(): Promise<void> {
+  for (let i = 0; i < turns; i++) await Promise.resolve();
+}

@@ -1,0 +1,281 @@
+// A whole cluster in virtual time: production loop, protocol, planner and epoch machine; only clock, network, store and
+// Kubernetes are replaced. Used by tests of the rebalance plane and by the seeded fault search.
+import { AppError } from "../../crds/common.ts";
+import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { encodeLoad, loadSubject } from "../../crds/telemetry.ts";
+import type { LeavingRank, WorkerPod, World } from "../../operator/deployment/ports.ts";
+import { seeded } from "../../operator/planner/random.ts";
+import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
+import { fromSpec } from "../../operator/rebalance/plan-object.ts";
+import { inlinePlanner } from "../../operator/rebalance/planner-thread.ts";
+import type { LoadBus, PlacementStore, StoredPlacement } from "../../operator/rebalance/ports.ts";
+import { Telemetry } from "../../operator/rebalance/telemetry.ts";
+import { silentLog } from "../../runtime/observe/log.ts";
+import { loadByShares } from "../../runtime/placement/split.ts";
+import { VirtualClock } from "./clock.ts";
+import type { RecordedEvent } from "./types.ts";
+import { content, SimLink, type SimNetwork, type SimShape, SimWorker } from "./worker.ts";
+
+const ref = { namespace: "ns", name: "sim" };
+const uid = "uid-1";
+
+export interface SimOptions {
+  readonly seed?: number;
+  readonly shape?: Partial<SimShape>;
+  readonly ranks?: number;
+  readonly spec?: Record<string, unknown>;
+}
+
+export class SimCluster {
+  readonly clock = new VirtualClock();
+  readonly random;
+  readonly shape: SimShape;
+  readonly pods = new Map<string, SimWorker>();
+  readonly events: RecordedEvent[] = [];
+  /** Pairs that cannot talk, as "a:b" with a < b. */
+  readonly cuts = new Set<string>();
+  corruptNext = 0;
+  bus = { connected: true, reason: "Connected" };
+  stored: StoredPlacement | undefined;
+  storeDown = false;
+  loop: DeploymentLoop | undefined;
+  leaving: LeavingRank[] = [];
+  readonly epochsWritten: number[] = [];
+  /** Selections per expert of a layer: the demand that every rank's traffic has. */
+  demand: (layer: number) => readonly number[] = () => [];
+  private readonly net: SimNetwork;
+  private readonly handlers = new Set<(bytes: Uint8Array, subject: string) => void>();
+  private version = 0;
+  private podCount = 0;
+  private seq = 0;
+  private desired: number;
+  private readonly spec;
+
+  constructor(options: SimOptions = {}) {
+    const random = seeded(options.seed ?? 1);
+    this.random = random;
+    this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
+    this.desired = options.ranks ?? 3;
+    this.spec = moeDeploymentSpecSchema.parse({
+      model: { uri: "pvc://m/x" },
+      replicas: this.desired,
+      telemetry: { nats: { url: "nats://sim:4222" } },
+      ...options.spec,
+    });
+    this.net = {
+      clock: this.clock,
+      random: random.next,
+      shape: this.shape,
+      deploymentUid: uid,
+      worker: (rank) => [...this.pods.values()].find((worker) => worker.rank === rank && worker.alive),
+      connected: (a, b) => !this.cuts.has(`${Math.min(a, b)}:${Math.max(a, b)}`),
+      corrupts: () => this.corruptNext > 0 && this.corruptNext-- > 0,
+    };
+    for (let rank = 0; rank < this.desired; rank++) this.addPod(rank);
+    this.clock.after(1000, () => this.traffic());
+  }
+
+  addPod(rank: number): SimWorker {
+    const worker = new SimWorker(this.net, rank, `pod${this.podCount++}`);
+    this.pods.set(worker.podUid, worker);
+    return worker;
+  }
+
+  worker(rank: number): SimWorker {
+    const found = [...this.pods.values()].find((worker) => worker.rank === rank);
+    if (!found) throw new Error(`no pod of rank ${rank}`);
+    return found;
+  }
+
+  scale(ranks: number): void {
+    this.desired = ranks;
+  }
+
+  world(): World {
+    const workers = [...this.pods.values()].map(
+      (worker): WorkerPod => ({
+        rank: worker.rank,
+        name: worker.podName,
+        uid: worker.podUid,
+        ip: `10.0.0.${worker.rank}`,
+        node: `n${worker.rank}`,
+        ready: worker.ready,
+        terminating: false,
+        lost: false,
+      }),
+    );
+    return { ref, uid, generation: 1, spec: this.spec, desiredRanks: this.desired, workers, gateways: [], leaving: this.leaving };
+  }
+
+  refresh(): void {
+    this.loop?.update(this.world());
+  }
+
+  startOperator(): DeploymentLoop {
+    const telemetry = new Telemetry(
+      () => this.openBus(),
+      () => {},
+    );
+    this.loop = new DeploymentLoop(
+      {
+        clock: this.clock,
+        store: this.store(),
+        openLink: (target) => new SimLink(this.net, target, () => this.pods.get(target.podUid)),
+        planner: inlinePlanner,
+        telemetry,
+        metrics: { add: () => {}, set: () => {}, observe: () => {} },
+        log: silentLog,
+        identity: async () => ({ cert: "", key: "", ca: "" }),
+        natsUrl: () => "nats://sim:4222",
+        natsCredentials: async () => undefined,
+        event: (_world, type, reason, message) => this.events.push({ at: this.clock.now(), type, reason, message }),
+        onChange: () => {},
+        onWindow: () => {},
+        onRollout: () => {},
+      },
+      this.world(),
+    );
+    return this.loop;
+  }
+
+  stopOperator(): void {
+    this.loop?.close();
+    this.loop = undefined;
+  }
+
+  private openBus(): LoadBus {
+    const own = new Set<(bytes: Uint8Array, subject: string) => void>();
+    const bus = this.bus;
+    return {
+      get status() {
+        return bus;
+      },
+      subscribe: (_subject, handler) => {
+        own.add(handler);
+        this.handlers.add(handler);
+        return () => this.handlers.delete(handler);
+      },
+      close: async () => {
+        for (const handler of own) this.handlers.delete(handler);
+      },
+    };
+  }
+
+  private store(): PlacementStore {
+    const check = async (): Promise<void> => {
+      await this.clock.sleep(2);
+      if (this.storeDown) throw new AppError("the API server does not answer", { code: "Unavailable", retry: "backoff" });
+    };
+    return {
+      read: async () => {
+        await check();
+        return this.stored;
+      },
+      write: async (_ref, _owner, spec, resourceVersion) => {
+        await check();
+        if ((this.stored?.resourceVersion ?? undefined) !== resourceVersion)
+          throw new AppError("the object has changed", { code: "Conflict" });
+        this.epochsWritten.push(spec.epoch);
+        this.stored = { resourceVersion: String(++this.version), spec, status: this.stored?.status ?? {} };
+        return this.stored;
+      },
+      writeStatus: async (_ref, status) => {
+        await check();
+        if (this.stored) this.stored = { ...this.stored, status };
+      },
+    };
+  }
+
+  /** Every second each rank publishes a window: demand split evenly at the sources, work done where the plan sends it. */
+  private traffic(): void {
+    this.clock.after(1000, () => this.traffic());
+    if (!this.bus.connected) return;
+    const live = [...this.pods.values()].filter((worker) => worker.alive && worker.ready);
+    const plan = live[0]?.state.snapshot();
+    if (!plan) return;
+    for (const worker of live) this.publish(worker, plan, live.length);
+  }
+
+  private publish(worker: SimWorker, plan: PlacementPlan, sources: number): void {
+    const { layers, experts } = this.shape;
+    const routed = new Uint32Array(layers * experts);
+    const served = new Uint32Array(layers * experts);
+    for (let l = 0; l < layers; l++) {
+      const demand = this.demand(l);
+      for (let e = 0; e < experts; e++) {
+        routed[l * experts + e] = Math.round((demand[e] ?? 0) / sources);
+        const row = plan.layers[l]?.hosts[e] ?? [];
+        const at = row.indexOf(worker.rank);
+        served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.shares[e]?.[at] ?? 0)) / 1000);
+      }
+    }
+    const text = encodeLoad({
+      v: 1,
+      deploymentUID: uid,
+      rank: worker.rank,
+      bootId: worker.bootId,
+      seq: this.seq++,
+      windowStart: this.clock.now() - 1000,
+      windowEnd: this.clock.now(),
+      phase: "decode",
+      layers,
+      experts,
+      routed,
+      served,
+    });
+    const bytes = new TextEncoder().encode(text);
+    for (const handler of this.handlers) handler(bytes, loadSubject("enodia", ref.namespace, ref.name, worker.rank));
+  }
+
+  plan(): PlacementPlan | undefined {
+    return this.stored ? fromSpec(this.stored.spec) : undefined;
+  }
+
+  /** Worst max/mean under the stored plan for the present demand. */
+  imbalance(): number {
+    const plan = this.plan();
+    if (!plan) return Number.POSITIVE_INFINITY;
+    const ranks = [...this.pods.values()].map((worker) => worker.rank);
+    return Math.max(
+      ...plan.layers.map((layer, l) => {
+        const load = loadByShares(this.demand(l), layer.hosts, layer.shares, Math.max(...ranks) + 1);
+        const total = load.reduce((a, b) => a + b, 0);
+        return total === 0 ? 1 : Math.max(...ranks.map((rank) => load[rank] ?? 0)) / (total / ranks.length);
+      }),
+    );
+  }
+
+  /** What must hold at every moment: bytes are the declared ones, and every expert has a live copy or the store. */
+  faults(): string[] {
+    const faults: string[] = [];
+    for (const worker of this.pods.values()) {
+      for (const [key, held] of worker.memory) {
+        const layer = Math.floor(key / this.shape.experts);
+        const expert = key % this.shape.experts;
+        if (held !== content(layer, expert)) faults.push(`rank ${worker.rank} holds wrong bytes for ${layer}/${expert}`);
+      }
+      if (worker.hostedBytes > this.shape.budgetBytes)
+        faults.push(`rank ${worker.rank} holds ${worker.hostedBytes} bytes, budget ${this.shape.budgetBytes}`);
+    }
+    for (let i = 1; i < this.epochsWritten.length; i++) {
+      if ((this.epochsWritten[i] ?? 0) <= (this.epochsWritten[i - 1] ?? 0))
+        faults.push(`epoch ${this.epochsWritten[i]} written after ${this.epochsWritten[i - 1]}`);
+    }
+    return faults;
+  }
+
+  /** Every rank that the plan names holds its experts and serves the stored epoch. */
+  converged(): boolean {
+    const plan = this.plan();
+    if (!plan || this.loop?.view()?.placement?.phase !== "Committed") return false;
+    return plan.layers.every((layer, l) =>
+      layer.hosts.every((hosts, e) =>
+        hosts.every((rank) => {
+          const worker = this.net.worker(rank);
+          return worker !== undefined && worker.memory.has(worker.key(l, e)) && worker.state.epoch >= plan.epoch;
+        }),
+      ),
+    );
+  }
+}
