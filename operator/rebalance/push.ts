@@ -3,7 +3,8 @@
 import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Clock, Link } from "./ports.ts";
-import type { Action, Event, Outcome, PlanRun } from "./protocol.ts";
+import type { PlanRun } from "./protocol.ts";
+import type { Action, Event, Outcome } from "./protocol-types.ts";
 
 export interface PushOptions {
   readonly run: PlanRun;

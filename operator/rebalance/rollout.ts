@@ -7,7 +7,8 @@ import type { Ref } from "../kube/kube.ts";
 import type { ModelShape } from "../planner/policy.ts";
 import { committedMix, nextPlan, toSpec } from "./plan-object.ts";
 import type { Clock, Link, PlacementStore, StoredPlacement } from "./ports.ts";
-import { defaultLimits, type LayerTask, type Outcome, PlanRun, type RunLimits } from "./protocol.ts";
+import { PlanRun } from "./protocol.ts";
+import { defaultLimits, type LayerTask, type Outcome, type RunLimits } from "./protocol-types.ts";
 import { Push } from "./push.ts";
 
 /** Time for a plan's transfers beyond the base, at this rate. */

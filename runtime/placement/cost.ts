@@ -15,7 +15,8 @@ export interface Place {
 export function cheapestPath(receiver: Place, sources: readonly Place[]): Path {
   let best: Path = "store";
   for (const source of sources) {
-    const path: Path = source.rank === receiver.rank ? "pod" : source.node === receiver.node ? "node" : source.zone === receiver.zone ? "zone" : "remote";
+    const path: Path =
+      source.rank === receiver.rank ? "pod" : source.node === receiver.node ? "node" : source.zone === receiver.zone ? "zone" : "remote";
     if (best === "store" || pathFactor[path] < pathFactor[best]) best = path;
   }
   return best;

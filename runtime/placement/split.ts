@@ -20,7 +20,11 @@ export function pour(amount: number, hosts: readonly number[], load: Float64Arra
     out[0] = amount;
     return;
   }
-  if (n === 2) return pourTwo(amount, hosts[0] as number, hosts[1] as number, load, speed, out);
+  if (n === 0) return;
+  if (n === 2) {
+    pourTwo(amount, hosts[0] as number, hosts[1] as number, load, speed, out);
+    return;
+  }
   const level = waterLevel(amount, hosts, load, speed);
   let given = 0;
   let top = 0;

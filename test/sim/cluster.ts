@@ -273,7 +273,7 @@ export class SimCluster {
       layer.hosts.every((hosts, e) =>
         hosts.every((rank) => {
           const worker = this.net.worker(rank);
-          return worker !== undefined && worker.memory.has(worker.key(l, e)) && worker.state.epoch >= plan.epoch;
+          return worker?.memory.has(worker.key(l, e)) && worker.state.epoch >= plan.epoch;
         }),
       ),
     );

@@ -2,7 +2,7 @@
 // packed longest first on the rank with the least load that has a slot. Hierarchical when groups and nodes are given:
 // groups to nodes first. It keeps no memory of the current placement: the baseline for churn.
 import { AppError } from "../../../crds/common.ts";
-import type { PlacementPolicy, PlanInput } from "../policy.ts";
+import type { PlacementPolicy } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { layerSlots } from "../search/fresh.ts";
 

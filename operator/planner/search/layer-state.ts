@@ -118,7 +118,10 @@ export class LayerState {
     const hosts = this.hosts[expert] as number[];
     const rows = this.rows[expert] as number[];
     const demand = this.demand[expert] as number;
-    if (!this.equal) return pour(demand, hosts, this.load, this.speed, rows);
+    if (!this.equal) {
+      pour(demand, hosts, this.load, this.speed, rows);
+      return;
+    }
     hosts.forEach((g, i) => {
       rows[i] = demand / hosts.length;
       this.load[g] = (this.load[g] as number) + demand / hosts.length;
@@ -177,7 +180,10 @@ export class LayerState {
   private give(expert: number, hosts: readonly number[]): void {
     const demand = this.demand[expert] as number;
     for (let i = 0; i < hosts.length; i++) this.touch(hosts[i] as number);
-    if (!this.equal) return pour(demand, hosts, this.scratch, this.speed, this.spare);
+    if (!this.equal) {
+      pour(demand, hosts, this.scratch, this.speed, this.spare);
+      return;
+    }
     for (const g of hosts) this.scratch[g] = (this.scratch[g] as number) + demand / hosts.length;
   }
 

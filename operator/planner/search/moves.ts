@@ -128,41 +128,40 @@ function spread(view: View, expert: number, rank: number): number {
 }
 
 function addsAndRelocations(view: View, evictions: Evictions | undefined): void {
-  const { state, arena, hot } = view;
+  const { state, arena } = view;
   for (const e of view.experts) {
     const hosts = state.hosts[e] as number[];
     for (const rank of view.cold) {
       if (hosts.includes(rank)) continue;
-      const added: HostChange[] = [{ expert: e, hosts: [...hosts, rank] }];
-      const adds = [{ expert: e, rank }];
-      if (arena.mayAdd(state, e, rank, undefined)) {
-        const cost = copyCost(view, e, rank);
-        offer(
-          view,
-          state.price(added),
-          0,
-          () => ({ kind: "add", changes: added, adds, drops: [] }),
-          cost,
-          addPreference * spread(view, e, rank),
-        );
-        if (!arena.mayLeave(state, e, hot)) continue;
-        const moved: HostChange[] = [{ expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) }];
-        offer(view, state.price(moved), 0, () => ({ kind: "relocate", changes: moved, adds, drops: [{ expert: e, rank: hot }] }), cost);
-      } else if (evictions && arena.mayReceive(state.layer, e, rank)) {
-        const victim = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
-        if (!victim) continue;
-        const evict = { layer: victim.layer, copy: victim.copy };
-        offer(
-          view,
-          state.price(added),
-          victim.loss,
-          () => ({ kind: "replace", changes: added, adds, drops: [], evict }),
-          copyCost(view, e, rank),
-          addPreference,
-        );
-      }
+      if (arena.mayAdd(state, e, rank, undefined)) add(view, e, rank);
+      else if (evictions && arena.mayReceive(state.layer, e, rank)) addByEviction(view, evictions, e, rank);
     }
   }
+}
+
+/** A: one more copy, or the hot rank's copy goes there. One copy either way. */
+function add(view: View, e: number, rank: number): void {
+  const { state, arena, hot } = view;
+  const hosts = state.hosts[e] as number[];
+  const adds = [{ expert: e, rank }];
+  const cost = copyCost(view, e, rank);
+  const added: HostChange[] = [{ expert: e, hosts: [...hosts, rank] }];
+  const weight = addPreference * spread(view, e, rank);
+  offer(view, state.price(added), 0, () => ({ kind: "add", changes: added, adds, drops: [] }), cost, weight);
+  if (!arena.mayLeave(state, e, hot)) return;
+  const moved: HostChange[] = [{ expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) }];
+  offer(view, state.price(moved), 0, () => ({ kind: "relocate", changes: moved, adds, drops: [{ expert: e, rank: hot }] }), cost);
+}
+
+/** R across layers: a copy of another layer makes room on the rank. */
+function addByEviction(view: View, evictions: Evictions, e: number, rank: number): void {
+  const { state, arena } = view;
+  const victim = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
+  if (!victim) return;
+  const evict = { layer: victim.layer, copy: victim.copy };
+  const changes: HostChange[] = [{ expert: e, hosts: [...(state.hosts[e] as number[]), rank] }];
+  const make = () => ({ kind: "replace" as const, changes, adds: [{ expert: e, rank }], drops: [], evict });
+  offer(view, state.price(changes), victim.loss, make, copyCost(view, e, rank), addPreference);
 }
 
 /** R: a redundant copy anywhere in the layer gives its place to an expert of the hot rank. One copy. */

@@ -1,0 +1,83 @@
+// The words of the plan protocol: what is to be done, what may happen, what is asked of the shell, how it ends. Types and
+// limits only; the machine is protocol.ts.
+import type { LayerPlacement } from "../../crds/plan.ts";
+
+export type LayerPhase = "waiting" | "preparing" | "committing" | "releasing" | "free" | "aborted";
+
+/** One layer that the plan changes. */
+export interface LayerTask {
+  readonly placement: LayerPlacement;
+  /** Resident bytes that each rank newly hosts, and that it gives up. */
+  readonly incoming: ReadonlyMap<number, number>;
+  readonly outgoing: ReadonlyMap<number, number>;
+  readonly moves: number;
+  /** Somebody is known to have committed it: it can only go forward. */
+  readonly committedBefore: boolean;
+}
+
+export interface RunOptions {
+  readonly epoch: number;
+  readonly tasks: readonly LayerTask[];
+  /** Live ranks and their boots. */
+  readonly members: ReadonlyMap<number, string>;
+  /** Resident bytes a rank may hold, staging slot included, and what the parent plan puts there. */
+  readonly budget: ReadonlyMap<number, number>;
+  readonly used: ReadonlyMap<number, number>;
+  readonly now: number;
+  readonly limits: RunLimits;
+}
+
+export interface RunLimits {
+  readonly layersInFlight: number;
+  /** From start: a layer not ready by then is rolled back. */
+  readonly prepareMs: number;
+  /** From the last commit: what is not released by then is reported and left to the workers. */
+  readonly releaseMs: number;
+  readonly retryMs: number;
+  readonly attempts: number;
+}
+
+export const defaultLimits: RunLimits = { layersInFlight: 4, prepareMs: 60_000, releaseMs: 120_000, retryMs: 500, attempts: 3 };
+
+export type Event =
+  | { readonly type: "start" }
+  | { readonly type: "tick"; readonly now: number }
+  | { readonly type: "ready"; readonly rank: number; readonly bootId: string; readonly layer: number; readonly bytes: number }
+  | { readonly type: "failed"; readonly rank: number; readonly bootId: string; readonly layer: number; readonly message: string }
+  | {
+      readonly type: "committed";
+      readonly rank: number;
+      readonly bootId: string;
+      readonly layers: readonly number[];
+      readonly asked: readonly number[];
+    }
+  | { readonly type: "refused"; readonly rank: number; readonly bootId: string; readonly epoch: number; readonly message: string }
+  | {
+      readonly type: "released";
+      readonly rank: number;
+      readonly bootId: string;
+      readonly layers: readonly number[];
+      readonly asked: readonly number[];
+    }
+  /** A commit or release call failed or left layers over: it is tried again. */
+  | { readonly type: "unanswered"; readonly rank: number; readonly call: "commit" | "release" }
+  /** A rank is live (again): new, or a new boot with empty memory. */
+  | { readonly type: "joined"; readonly rank: number; readonly bootId: string }
+  | { readonly type: "lost"; readonly rank: number };
+
+export type Action =
+  | { readonly type: "prepare"; readonly rank: number; readonly layers: readonly number[]; readonly deadline: number }
+  | { readonly type: "commit"; readonly rank: number; readonly layers: readonly number[] }
+  | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[] }
+  | { readonly type: "abort"; readonly rank: number; readonly layers: readonly number[] };
+
+export interface AbortedLayer {
+  readonly layer: number;
+  readonly reason: string;
+}
+
+export type Outcome =
+  | { readonly result: "committed"; readonly aborted: readonly AbortedLayer[]; readonly unreleased: readonly number[] }
+  | { readonly result: "aborted"; readonly aborted: readonly AbortedLayer[] }
+  /** Another leader has a newer plan: this one must stop. */
+  | { readonly result: "superseded"; readonly epoch: number; readonly message: string };
