@@ -1,0 +1,123 @@
+// A small client of the OpenAI chat API: streams the text of one answer. Used by `enodia chat` and by tests.
+// Not here: the terminal (commands/chat.ts).
+import { AppError } from "../../crds/common.ts";
+
+/** A gateway sends a keep-alive comment every 10 s; three missed ones are a dead connection. */
+const silenceMs = 30_000;
+const errorBytesMax = 64 * 1024;
+
+export interface ChatTurn {
+  readonly role: "system" | "user" | "assistant";
+  readonly content: string;
+}
+
+export interface ChatOptions {
+  /** Base URL, with or without /v1. */
+  readonly url: string;
+  readonly apiKey?: string | undefined;
+}
+
+export interface ChatRequest {
+  readonly model: string;
+  readonly messages: readonly ChatTurn[];
+  readonly temperature?: number | undefined;
+  readonly top_p?: number | undefined;
+  readonly seed?: number | undefined;
+  readonly max_tokens?: number | undefined;
+}
+
+export type ChatEvent =
+  | { readonly type: "text"; readonly text: string }
+  | { readonly type: "end"; readonly reason: string; readonly outputTokens: number | undefined };
+
+/** The first model that the server lists. */
+export async function firstModel(options: ChatOptions, signal: AbortSignal): Promise<string> {
+  const response = await call(options, "models", { method: "GET", signal: AbortSignal.any([signal, AbortSignal.timeout(silenceMs)]) });
+  const body = (await response.json().catch(() => undefined)) as { data?: { id?: unknown }[] } | undefined;
+  const id = body?.data?.[0]?.id;
+  if (typeof id !== "string")
+    throw new AppError(`${options.url}: lists no model; is this an OpenAI endpoint? Else name one with --model.`, { code: "NoModel" });
+  return id;
+}
+
+/** Streams one answer. Ends with an `end` event; throws AppError with the server's message, or `Cancelled`. */
+export async function* streamChat(options: ChatOptions, request: ChatRequest, signal: AbortSignal): AsyncGenerator<ChatEvent, void, void> {
+  const silence = new AbortController();
+  const timer = setTimeout(() => silence.abort(), silenceMs);
+  const body = JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } });
+  try {
+    const both = AbortSignal.any([signal, silence.signal]);
+    const response = await call(options, "chat/completions", {
+      method: "POST",
+      body,
+      signal: both,
+      headers: { "content-type": "application/json" },
+    });
+    if (response.body === null) throw new AppError("The server sent no body.", { code: "BadAnswer" });
+    yield* readEvents(response.body, () => timer.refresh());
+  } catch (caught) {
+    if (signal.aborted) throw new AppError("cancelled", { code: "Cancelled" });
+    if (silence.signal.aborted)
+      throw new AppError(`${options.url}: nothing came for ${silenceMs / 1000} s.`, { code: "Silent", cause: caught });
+    throw AppError.from(caught, "reading the answer");
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+async function* readEvents(body: ReadableStream<Uint8Array>, alive: () => void): AsyncGenerator<ChatEvent, void, void> {
+  let reason: string | undefined;
+  let outputTokens: number | undefined;
+  for await (const data of sseData(body, alive)) {
+    if (data === "[DONE]") {
+      if (reason === undefined) break;
+      yield { type: "end", reason, outputTokens };
+      return;
+    }
+    const event = JSON.parse(data);
+    if (event.error)
+      throw new AppError(String(event.error.message ?? "The server failed."), { code: String(event.error.code ?? "ServerError") });
+    const choice = event.choices?.[0];
+    if (choice?.delta?.content) yield { type: "text", text: choice.delta.content };
+    reason = choice?.finish_reason ?? reason;
+    outputTokens = event.usage?.completion_tokens ?? outputTokens;
+  }
+  throw new AppError("The connection closed before the answer ended.", { code: "BadAnswer" });
+}
+
+async function* sseData(body: ReadableStream<Uint8Array>, alive: () => void): AsyncGenerator<string, void, void> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const bytes of body) {
+    alive();
+    rest += decoder.decode(bytes, { stream: true });
+    const blocks = rest.split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) if (block.startsWith("data: ")) yield block.slice("data: ".length);
+  }
+}
+
+async function call(options: ChatOptions, path: string, init: RequestInit): Promise<Response> {
+  const base = options.url.replace(/\/+$/, "").replace(/\/v1$/, "");
+  const headers = { ...init.headers, ...(options.apiKey ? { authorization: `Bearer ${options.apiKey}` } : {}) };
+  let response: Response;
+  try {
+    response = await fetch(`${base}/v1/${path}`, { ...init, headers });
+  } catch (cause) {
+    const why = cause instanceof Error ? (cause.cause instanceof Error ? cause.cause.message : cause.message) : String(cause);
+    throw new AppError(`${base}: cannot be reached (${why}). Is --url right, and the Service forwarded?`, { code: "Unreachable", cause });
+  }
+  if (response.ok) return response;
+  throw new AppError(`${base}: ${response.status}: ${await errorText(response)}`, { code: `Http${response.status}` });
+}
+
+async function errorText(response: Response): Promise<string> {
+  const text = (await response.text().catch(() => "")).slice(0, errorBytesMax);
+  try {
+    const message = JSON.parse(text)?.error?.message;
+    if (typeof message === "string") return message;
+  } catch {
+    // not from an OpenAI endpoint: show the beginning of what it said
+  }
+  return text.trim().slice(0, 300) || response.statusText;
+}
