@@ -23,8 +23,9 @@ function nibbles(bytes: Uint8Array, at: number, out: Float32Array, to: number, s
 function widenQ4Zero(bytes: Uint8Array): Float32Array {
   const out = new Float32Array((bytes.length / 18) * 32);
   for (let at = 0, to = 0; at < bytes.length; at += 18, to += 32) {
+    nibbles(bytes, at + 2, out, to, 1, -8);
     const scale = half(bytes, at);
-    nibbles(bytes, at + 2, out, to, scale, -8 * scale);
+    for (let i = to; i < to + 32; i++) out[i] = (out[i] as number) * scale;
   }
   return out;
 }

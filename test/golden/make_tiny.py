@@ -1,20 +1,23 @@
 """Makes the tiny random Mixtral checkpoints below test/golden and the logits that Hugging Face transformers gives for them.
 
-Run:  python3 -m venv v && v/bin/pip install torch transformers tokenizers safetensors && v/bin/python test/golden/make_tiny.py
+Run:  python3 -m venv v && v/bin/pip install torch transformers tokenizers safetensors gguf accelerate && v/bin/python test/golden/make_tiny.py
 Everything is seeded; attention is eager, all arithmetic f32 (half checkpoints are widened first, as our readers do).
 Seeds are searched until routing and greedy decoding are free of near-ties, so that rounding cannot flip a choice.
 """
 
 import base64
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import gguf
+import numpy
 import tokenizers
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).parent
 MAGIC, VERSION = "enodia-golden", 1
@@ -123,6 +126,51 @@ def save(name, spec, seed, model, cases, fast):
     (folder / "golden.json").write_text(json.dumps({**header, "vocab": VOCAB, "cases": cases}) + "\n")
 
 
+def interleave(weight, heads):
+    """Hugging Face's rotate-half row order to GGUF llama's interleaved one."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def llama_gguf(fast):
+    """A tiny dense Llama as GGUF, mixed block formats; transformers' own GGUF reader says what it means."""
+    rng = numpy.random.default_rng(4)
+    hidden, ffn, heads, kv, layers, q = 64, 96, 4, 2, 2, gguf.GGMLQuantizationType
+    folder = HERE / "tiny-gguf"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    w = gguf.GGUFWriter(folder / "tiny-llama.gguf", "llama")
+    w.add_context_length(512), w.add_embedding_length(hidden), w.add_block_count(layers), w.add_feed_forward_length(ffn)
+    w.add_head_count(heads), w.add_head_count_kv(kv), w.add_rope_freq_base(10000.0), w.add_layer_norm_rms_eps(1e-5), w.add_vocab_size(VOCAB)
+    w.add_rope_dimension_count(hidden // heads)
+    vocab = json.loads(fast.backend_tokenizer.to_str())["model"]
+    tokens = sorted(vocab["vocab"], key=vocab["vocab"].get)
+    w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("smollm"), w.add_token_list(tokens)
+    w.add_token_types([3 if t in SPECIAL else 1 for t in tokens])
+    w.add_token_merges([" ".join(m) for m in vocab["merges"]])
+    w.add_bos_token_id(0), w.add_eos_token_id(2), w.add_pad_token_id(0), w.add_chat_template(TEMPLATE)
+
+    def put(name, rows, columns, kind, heads=None):
+        data = (rng.standard_normal((rows, columns)) * (1.0 if name == "token_embd" else 1.6 / columns**0.5)).astype(numpy.float32)
+        data = interleave(data, heads) if heads else data
+        w.add_tensor(f"{name}.weight", data.astype(numpy.float16) if kind == q.F16 else data if kind == q.F32 else gguf.quants.quantize(data, kind), raw_dtype=None if kind in (q.F16, q.F32) else kind)
+
+    put("token_embd", VOCAB, hidden, q.Q8_0)
+    w.add_tensor("output_norm.weight", (1 + 0.2 * rng.standard_normal(hidden)).astype(numpy.float32))
+    for i in range(layers):
+        kd = hidden // heads * kv
+        for norm in ("attn_norm", "ffn_norm"):
+            w.add_tensor(f"blk.{i}.{norm}.weight", (1 + 0.2 * rng.standard_normal(hidden)).astype(numpy.float32))
+        put(f"blk.{i}.attn_q", hidden, hidden, q.Q4_1, heads), put(f"blk.{i}.attn_k", kd, hidden, q.Q4_0, kv), put(f"blk.{i}.attn_v", kd, hidden, q.F16)
+        put(f"blk.{i}.attn_output", hidden, hidden, q.Q4_1), put(f"blk.{i}.ffn_gate", ffn, hidden, q.Q4_1)
+        put(f"blk.{i}.ffn_up", ffn, hidden, q.Q8_0), put(f"blk.{i}.ffn_down", hidden, ffn, q.Q4_1)
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="tiny-llama.gguf", dtype=torch.float32, attn_implementation="eager").eval()
+    hashes = {n: hashlib.sha256(p.detach().numpy().tobytes()).hexdigest() for n, p in model.named_parameters()}
+    cases = [dict(text=t, ids=fast.encode(t), logits=b64(model(torch.tensor([fast.encode(t)])).logits[0])) for t in PROMPTS]
+    header = dict(magic=MAGIC, version=VERSION, remake="python3 test/golden/make_tiny.py", transformers=transformers.__version__)
+    (folder / "golden.json").write_text(json.dumps({**header, "vocab": VOCAB, "tensors": hashes, "cases": cases}) + "\n")
+
+
 def tokenizer_golden(fast):
     texts = [dict(text=t, ids=fast.encode(t, add_special_tokens=False), decoded=fast.decode(fast.encode(t, add_special_tokens=False))) for t in TEXTS + CORPUS + PROMPTS]
     chats = [dict(messages=c, prompt=fast.apply_chat_template(c, tokenize=False, add_generation_prompt=True)) for c in CHATS]
@@ -143,6 +191,7 @@ def main():
                     break
             else:
                 raise SystemExit(f"{name}: no tie-free seed")
+        llama_gguf(fast)
     tokenizer_golden(fast)
 
 

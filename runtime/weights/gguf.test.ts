@@ -1,0 +1,160 @@
+// The GGUF reader against transformers' reading of the same file (test/golden/tiny-gguf), and against broken files.
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { loadTokenizer } from "../serve/tokenizer.ts";
+import { importModel } from "../tools/import.ts";
+import { openCheckpoint } from "./checkpoint.ts";
+import { bytesOf } from "./floats.ts";
+import { openGguf } from "./gguf.ts";
+import { blockFormats } from "./gguf-blocks.ts";
+import { NeedMore, parseGgufHeader } from "./gguf-header.ts";
+
+const dir = await mkdtemp(join(tmpdir(), "enodia-gguf-"));
+after(() => rm(dir, { recursive: true }));
+const golden = join(import.meta.dirname, "../../test/golden/tiny-gguf");
+const path = join(golden, "tiny-llama.gguf");
+const whole = await readFile(path);
+const expected = JSON.parse(await readFile(join(golden, "golden.json"), "utf8"));
+assert.equal(expected.magic, "enodia-golden");
+assert.equal(expected.version, 1, `remake: ${expected.remake}`);
+const quiet = () => undefined;
+const importing = (source: string, out: string) =>
+  importModel({ source, out, codecs: ["f32"], overwrite: true, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" }, quiet);
+
+test("every tensor equals what transformers reads, bit for bit: block formats and rotary order included", async () => {
+  const result = await importing(`file://${path}`, join(dir, "dense"));
+  assert.deepEqual([result.kind, result.architecture], ["dense", "LlamaForCausalLM"]);
+  const checkpoint = await openCheckpoint(result.out);
+  const names = Object.keys(expected.tensors);
+  assert.deepEqual(checkpoint.names.toSorted(), names.toSorted());
+  for (const name of names) {
+    const hash = createHash("sha256")
+      .update(bytesOf(await checkpoint.read(name)))
+      .digest("hex");
+    assert.equal(hash, expected.tensors[name], name);
+  }
+  await checkpoint.close();
+});
+
+test("the tokenizer rebuilt from GGUF metadata encodes as the original does", async () => {
+  await importing(path, join(dir, "dense"));
+  const tokenizer = await loadTokenizer(join(dir, "dense"));
+  const texts = JSON.parse(await readFile(join(golden, "../tokenizer.json"), "utf8"));
+  for (const { text, ids } of texts.texts) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+  for (const { messages, prompt } of texts.chats) assert.equal(tokenizer.chatText(messages), prompt);
+  assert.deepEqual(tokenizer.eosIds, [2]);
+});
+
+test("formats decode single blocks as their description says", () => {
+  const q4Zero = new Uint8Array(18).fill(0x98);
+  q4Zero.set([0x00, 0x40]); // d = 2
+  const zero = blockFormats[2]!.widen(q4Zero);
+  assert.deepEqual([zero[0], zero[16]], [0, 2]);
+  const q4One = new Uint8Array(20).fill(0xf1);
+  q4One.set([0x00, 0x38, 0x00, 0xbc]); // d = 0.5, m = -1
+  const one = blockFormats[3]!.widen(q4One);
+  assert.deepEqual([one[0], one[16]], [-0.5, 6.5]);
+  const q8 = new Uint8Array(34).fill(0xff);
+  q8.set([0x00, 0x3c]); // d = 1
+  assert.equal(blockFormats[8]!.widen(q8)[31], -1);
+});
+
+test("a prefix of a header asks for more, never for less", () => {
+  for (const length of [0, 3, 8, 23, 100, 2000])
+    assert.throws(() => parseGgufHeader("x", whole.subarray(0, length), whole.length), NeedMore);
+});
+
+const bytes = (...parts: (number[] | string | bigint)[]): Uint8Array =>
+  Buffer.concat(
+    parts.map((part) => {
+      if (typeof part === "string") return Buffer.concat([u64(BigInt(part.length)), Buffer.from(part)]);
+      return typeof part === "bigint" ? u64(part) : Buffer.from(part);
+    }),
+  );
+const u64 = (value: bigint): Buffer => {
+  const out = Buffer.alloc(8);
+  out.writeBigUInt64LE(value);
+  return out;
+};
+const u32 = (value: number): number[] => [...new Uint8Array(Uint32Array.of(value).buffer)];
+const start = [0x47, 0x47, 0x55, 0x46, ...u32(3)];
+const huge = 2n ** 63n;
+
+const broken: Record<string, { bytes: Uint8Array; want: RegExp; code?: string }> = {
+  "an empty file": { bytes: new Uint8Array(0), want: /cut short/ },
+  "another format": { bytes: Buffer.from("PK\u0003\u0004 and so on, long enough"), want: /does not begin with GGUF/ },
+  "a future version": { bytes: bytes([0x47, 0x47, 0x55, 0x46, ...u32(4)], 0n, 0n), want: /version 4/ },
+  "a big-endian file": { bytes: bytes([0x47, 0x47, 0x55, 0x46, 0, 0, 0, 3], 0n, 0n), want: /little-endian/ },
+  "2^63 tensors": { bytes: bytes(start, huge, 0n), want: /number of tensors/ },
+  "a key of 2^40 bytes": { bytes: bytes(start, 0n, 1n, 2n ** 40n), want: /metadata key/ },
+  "a list of 2^50 texts": { bytes: bytes(start, 0n, 1n, "k", u32(9), u32(8), 2n ** 50n), want: /more than the file holds/ },
+  "lists within lists within lists": {
+    bytes: bytes(start, 0n, 1n, "k", u32(9), u32(9), 1n, u32(9), 1n, u32(9), 1n, u32(9), 1n, new Array(64).fill(0)),
+    want: /nests/,
+  },
+  "an unknown value type": { bytes: bytes(start, 0n, 1n, "k", u32(77)), want: /unknown type 77/ },
+  "a tensor of nine dimensions": { bytes: bytes(start, 1n, 0n, "t", u32(9)), want: /9 dimensions/ },
+  "a tensor past the end": { bytes: bytes(start, 1n, 0n, "t", u32(1), 2n ** 40n, u32(0), 0n), want: /past the file/ },
+  "a tensor type nobody reads": {
+    bytes: bytes(start, 1n, 0n, "t", u32(1), 32n, u32(14), 0n),
+    want: /GGML type 14; supported are/,
+    code: "UnsupportedDtype",
+  },
+  "an alignment of zero": { bytes: bytes(start, 0n, 1n, "general.alignment", u32(4), u32(0)), want: /general\.alignment is 0/ },
+};
+
+for (const [sentence, { bytes: content, want, code }] of Object.entries(broken)) {
+  test(`${sentence} is refused`, async () => {
+    const file = join(dir, "broken.gguf");
+    await writeFile(file, content);
+    await assert.rejects(openGguf(file), (error: unknown) => {
+      assert.ok(error instanceof AppError, String(error));
+      assert.equal(error.code, code ?? "BadGguf");
+      assert.match(error.message, want);
+      return true;
+    });
+  });
+}
+
+test("a GGUF of another architecture or tokenizer is refused by name", async () => {
+  const swap = async (from: string, to: string): Promise<string> => {
+    const file = join(dir, "swapped.gguf");
+    await writeFile(file, Buffer.from(whole.toString("latin1").replace(from, to), "latin1"));
+    return file;
+  };
+  const refusal = (code: string, want: RegExp) => (error: unknown) =>
+    error instanceof AppError && error.code === code && want.test(error.message);
+  const architecture = await swap(
+    "general.architecture\u0008\0\0\0\u0005\0\0\0\0\0\0\0llama",
+    "general.architecture\u0008\0\0\0\u0005\0\0\0\0\0\0\0bloom",
+  );
+  await assert.rejects(importing(architecture, join(dir, "no")), refusal("UnknownArchitecture", /"bloom"/));
+  await assert.rejects(importing(await swap("smollm", "sm0llm"), join(dir, "no")), refusal("UnsupportedTokenizer", /"sm0llm"/));
+});
+
+test("truncations and flipped bytes anywhere import or are refused, and leave nothing behind", async () => {
+  let state = 5;
+  const random = (below: number) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state % below;
+  };
+  const file = join(dir, "fuzz.gguf");
+  let refused = 0;
+  for (let i = 0; i < 90; i++) {
+    const changed = i % 3 === 0 ? whole.subarray(0, random(whole.length)) : Buffer.from(whole);
+    if (i % 3 !== 0) changed[random(9000)]! ^= 1 << random(8);
+    await writeFile(file, changed);
+    try {
+      await importing(file, join(dir, "fuzz"));
+    } catch (error) {
+      assert.ok(error instanceof AppError, String(error));
+      refused++;
+    }
+  }
+  assert.ok(refused >= 40, `${refused} of 90 refused`);
+});
