@@ -126,6 +126,7 @@ export class Pool {
   #ask(helper: Helper, id: number, message: ToHelper, transfer: Transferable[]): Promise<void> {
     return new Promise((resolve, reject) => {
       helper.pending.set(id, { resolve, reject });
+      helper.port.ref(); // an answer is due: the loop must not end before it
       helper.port.postMessage(message, transfer);
       post(helper, 0); // a batch of no jobs: look at the port
     });
@@ -157,6 +158,7 @@ function settle(helper: Helper, message: FromHelper): void {
   if (message.type === "failed") return;
   const pending = helper.pending.get(message.id);
   helper.pending.delete(message.id);
+  if (helper.pending.size === 0) helper.port.unref();
   if (message.type === "refused") pending?.reject(failure(message.message));
   else pending?.resolve();
 }
