@@ -149,7 +149,7 @@ const telemetry = z
         subjectPrefix: z
           .string()
           .max(64)
-          .regex(/^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/)
+          .regex(/^[A-Za-z0-9_-]+$/)
           .default("enodia")
           .meta({ description: "First part of the load subjects." }),
       })

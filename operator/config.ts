@@ -1,0 +1,77 @@
+// Environment and flags of the operator, parsed once at the door.
+import { parseArgs } from "node:util";
+import { z } from "zod";
+import { AppError, ports } from "../crds/common.ts";
+
+const optional = z
+  .string()
+  .optional()
+  .transform((text) => (text === "" ? undefined : text));
+
+const schema = z.object({
+  ENODIA_NAMESPACE: z.string().min(1).default("enodia-system"),
+  ENODIA_POD_NAME: optional,
+  ENODIA_RUNTIME_IMAGE: z.string().min(1).default("enodia/runtime:dev"),
+  ENODIA_RUNTIME_PULL_POLICY: z.enum(["Always", "IfNotPresent", "Never"]).default("IfNotPresent"),
+  ENODIA_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
+  ENODIA_NATS_URL: optional,
+  ENODIA_OTLP_ENDPOINT: optional,
+  ENODIA_WATCH_NAMESPACES: z
+    .string()
+    .default("")
+    .transform((text) =>
+      text
+        .split(",")
+        .map((one) => one.trim())
+        .filter((one) => one !== ""),
+    ),
+  ENODIA_METRICS_PORT: z.coerce.number().int().min(0).max(65_535).default(ports.metrics),
+});
+
+export interface OperatorConfig {
+  readonly namespace: string;
+  readonly identity: string;
+  readonly runtimeImage: string;
+  readonly pullPolicy: "Always" | "IfNotPresent" | "Never";
+  readonly logLevel: "debug" | "info" | "warn" | "error";
+  readonly natsUrl: string | undefined;
+  readonly otlpEndpoint: string | undefined;
+  readonly watchNamespaces: readonly string[];
+  readonly metricsPort: number;
+  readonly kubeconfig: string | undefined;
+  readonly context: string | undefined;
+}
+
+/** `identity` of a process outside a pod: given by the caller, unique. */
+export function readConfig(env: Readonly<Record<string, string | undefined>>, args: readonly string[], identity: string): OperatorConfig {
+  const parsed = schema.safeParse(env);
+  if (!parsed.success)
+    throw new AppError(`environment: ${z.prettifyError(parsed.error)}`, { code: "InvalidConfig", operation: "reading the environment" });
+  const flags = readFlags(args);
+  const e = parsed.data;
+  return {
+    namespace: e.ENODIA_NAMESPACE,
+    identity: e.ENODIA_POD_NAME ?? identity,
+    runtimeImage: e.ENODIA_RUNTIME_IMAGE,
+    pullPolicy: e.ENODIA_RUNTIME_PULL_POLICY,
+    logLevel: e.ENODIA_LOG_LEVEL,
+    natsUrl: e.ENODIA_NATS_URL,
+    otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
+    watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
+    metricsPort: e.ENODIA_METRICS_PORT,
+    kubeconfig: flags.kubeconfig,
+    context: flags.context,
+  };
+}
+
+function readFlags(args: readonly string[]): { kubeconfig?: string | undefined; context?: string | undefined } {
+  try {
+    return parseArgs({ args: [...args], options: { kubeconfig: { type: "string" }, context: { type: "string" } } }).values;
+  } catch (cause) {
+    throw new AppError(`${(cause as Error).message}. Flags: --kubeconfig FILE --context NAME`, {
+      code: "InvalidConfig",
+      operation: "reading flags",
+      cause,
+    });
+  }
+}

@@ -1,0 +1,121 @@
+// The deployment plane as the operator composes it: what wakes a reconcile, and the port it offers to the rebalance plane.
+
+import type { AppError } from "../../crds/common.ts";
+import { apiVersion, labels } from "../../crds/common.ts";
+import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
+import { type Controller, createController } from "../kube/controller.ts";
+import type { EventRecorder } from "../kube/events.ts";
+import { type Kube, type KubeObject, keyOf, type Ref, refOf, resources } from "../kube/kube.ts";
+import { Applier } from "./apply.ts";
+import { Identities } from "./identity.ts";
+import { type Informers, PodOverlay } from "./informers.ts";
+import type { Settings } from "./objects/context.ts";
+import type { Deployments, Rebalance } from "./ports.ts";
+import { Reconciler } from "./reconcile.ts";
+import { StatusWriter } from "./status-writer.ts";
+
+const workers = 4;
+const resyncMs = 60_000;
+
+export interface DeploymentPlane {
+  readonly controller: Controller;
+  readonly deployments: Deployments;
+  /** Joins the two planes; before start(). */
+  connect(rebalance: Rebalance): void;
+}
+
+export interface DeploymentPlaneOptions {
+  readonly kube: Kube;
+  readonly informers: Informers;
+  readonly events: EventRecorder;
+  readonly settings: Settings;
+  readonly now?: () => Date;
+  readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
+}
+
+export function createDeploymentPlane(options: DeploymentPlaneOptions): DeploymentPlane {
+  const { kube, informers, events, settings } = options;
+  const now = options.now ?? (() => new Date());
+  const identities = new Identities(kube, informers, now);
+  const event: Deployments["event"] = ({ metadata }, type, reason, note) => {
+    const { name, namespace, uid } = metadata;
+    events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
+  };
+  let reconciler: Reconciler | undefined;
+  const controller = createController({
+    name: "moedeployment",
+    workers,
+    resyncMs,
+    keys: () => informers.list("moeDeployments").map((object) => keyOf(refOf(object))),
+    reconcile: async (key) => (await reconciler?.reconcile(parseKey(key))) ?? {},
+    ...(options.observe ? { observe: options.observe } : {}),
+  });
+  wake(informers, identities, (ref) => controller.queue.add(keyOf(ref)));
+  return {
+    controller,
+    deployments: {
+      identity: (ref, uid) => identities.operator(ref, uid),
+      event,
+      natsCredentials: (ref, spec) => natsCredentials(kube, ref, spec),
+      natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
+      requeue: (ref) => controller.queue.add(keyOf(ref)),
+    },
+    connect(rebalance) {
+      const applier = new Applier(kube, (resource, ref) => informers.live(resource, ref));
+      const status = new StatusWriter(kube, event, () => now().getTime());
+      const overlay = new PodOverlay(() => now().getTime());
+      reconciler = new Reconciler({ kube, informers, overlay, applier, identities, status, rebalance, settings, event, now });
+      rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
+    },
+  };
+}
+
+function parseKey(key: string): Ref {
+  const slash = key.indexOf("/");
+  return { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
+}
+
+/** Which change means another look at which deployment. */
+function wake(informers: Informers, identities: Identities, add: (ref: Ref) => void): void {
+  const seen = new Map<string, string>();
+  informers.onChange("moeDeployments", (object, change) => {
+    const key = keyOf(refOf(object));
+    // Our own status writes are no news.
+    const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
+    if (change === "set" && seen.get(key) === mark) return;
+    if (change === "set") seen.set(key, mark);
+    else seen.delete(key);
+    add(refOf(object));
+  });
+  for (const kind of ["pods", "deployments", "services", "secrets", "serviceAccounts", "podDisruptionBudgets"] as const) {
+    informers.onChange(kind, (object) => {
+      if (kind === "secrets") identities.changed(object);
+      const name = object.metadata.labels?.[labels.deployment];
+      if (name) add({ namespace: object.metadata.namespace ?? "", name });
+    });
+  }
+  const health = new Map<string, string>();
+  informers.onChange("nodes", (node, change) => {
+    const ready = change === "delete" ? "gone" : readyOf(node);
+    if (health.get(node.metadata.name) === ready) return;
+    health.set(node.metadata.name, ready);
+    for (const object of informers.list("moeDeployments")) add(refOf(object));
+  });
+}
+
+function readyOf(node: KubeObject): string {
+  const status = node.status as { conditions?: { type: string; status: string }[] } | undefined;
+  return status?.conditions?.find((condition) => condition.type === "Ready")?.status ?? "Unknown";
+}
+
+async function natsCredentials(kube: Kube, ref: Ref, spec: MoEDeploymentSpec): Promise<{ creds?: string; token?: string } | undefined> {
+  const secret = spec.telemetry.nats.credentialsSecretRef;
+  if (!secret) return undefined;
+  const found = await kube.get(resources.secrets, { namespace: ref.namespace, name: secret.name });
+  const data = (found?.data ?? {}) as Record<string, string>;
+  const decode = (text: string) => Buffer.from(text, "base64").toString("utf8");
+  return {
+    ...(data["user.creds"] ? { creds: decode(data["user.creds"]) } : {}),
+    ...(data.token ? { token: decode(data.token).trim() } : {}),
+  };
+}

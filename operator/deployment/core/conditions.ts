@@ -1,0 +1,148 @@
+// The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
+import type { MoEDeploymentConditionType, Operation } from "../../../crds/moe-deployment-status.ts";
+import type { Blocked } from "./rollout.ts";
+import { living, type PodFacts, type Refusal, type Snapshot } from "./snapshot.ts";
+import type { MemberView, Verdict } from "./world.ts";
+
+export interface Findings {
+  readonly snapshot: Snapshot;
+  readonly ranks: number;
+  readonly refusals: readonly Refusal[];
+  readonly blocked: Blocked | undefined;
+  readonly operation: Operation | undefined;
+  readonly pendingReplicas: number | undefined;
+}
+
+type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict>>;
+
+const yes = (reason: string, message: string): Verdict => ({ status: "True", reason, message });
+const no = (reason: string, message: string): Verdict => ({ status: "False", reason, message });
+const unknown = (reason: string, message: string): Verdict => ({ status: "Unknown", reason, message });
+
+export function verdicts(findings: Findings): Verdicts {
+  const { view } = findings.snapshot;
+  const specAccepted = accepted(findings);
+  const availability = available(findings);
+  return {
+    SpecAccepted: specAccepted,
+    Available: availability,
+    Ready: ready(findings, specAccepted, availability),
+    Progressing: progressing(findings),
+    Degraded: degraded(findings),
+    ModelAvailable: modelAvailable(findings),
+    TelemetryFresh: view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet"),
+    PlacementBalanced: view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet"),
+  };
+}
+
+function accepted({ refusals }: Findings): Verdict {
+  const first = refusals[0];
+  return first ? no(first.reason, refusals.map((one) => one.message).join("; ")) : yes("Accepted", "every field is in force");
+}
+
+/** Pods that serve: Ready, members of the world, not on their way out. */
+export function servingPods(snapshot: Snapshot): PodFacts[] {
+  const members = new Map((snapshot.view?.members ?? []).map((member) => [member.podUid, member]));
+  return living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && (members.get(pod.uid)?.active ?? false));
+}
+
+function available(findings: Findings): Verdict {
+  const { snapshot, ranks } = findings;
+  const { spec } = snapshot.deployment;
+  if (spec.suspend) return no("Suspended", "spec.suspend is true");
+  if (ranks === 0) return no("ScaledToZero", "no ranks are wanted");
+  const serving = servingPods(snapshot).length;
+  const least = Math.max(1, spec.failurePolicy.minServingReplicas);
+  if (serving < least) return no("BelowMinServing", `${serving} of at least ${least} ranks serve`);
+  if (spec.gateway.replicas > 0 && snapshot.gateway.ready === 0)
+    return no("NoGateway", `no gateway is ready${suffix(snapshot.gateway.message)}`);
+  return yes("MinimumReplicasAvailable", `${serving} ranks serve`);
+}
+
+function ready(findings: Findings, specAccepted: Verdict, availability: Verdict): Verdict {
+  const { snapshot, ranks } = findings;
+  if (specAccepted.status === "False") return no(specAccepted.reason, specAccepted.message);
+  if (availability.status !== "True" && ["Suspended", "ScaledToZero", "NoGateway"].includes(availability.reason)) return availability;
+  if (snapshot.claim === "Missing") return no("ModelClaimMissing", modelAvailable(findings).message);
+  const serving = servingPods(snapshot).length;
+  const wanted = ranks;
+  if (serving < wanted) return no("RanksNotReady", `${serving} of ${wanted} ranks serve${suffix(whyNot(snapshot))}`);
+  if (availability.status !== "True") return availability;
+  return yes("AllReplicasAvailable", `${serving} of ${wanted} ranks serve`);
+}
+
+/** The most useful reason why a rank does not serve. */
+function whyNot(snapshot: Snapshot): string {
+  const pods = living(snapshot.pods);
+  const broken = pods.find((pod) => pod.problem !== "");
+  if (broken) return `${broken.name}: ${broken.problem}`;
+  const members = new Map<string, MemberView>((snapshot.view?.members ?? []).map((member) => [member.podUid, member]));
+  for (const pod of pods) {
+    const reason = members.get(pod.uid)?.notReadyReason ?? "";
+    if (!pod.ready && reason !== "") return `rank ${pod.rank}: ${reason}`;
+  }
+  return "";
+}
+
+function progressing(findings: Findings): Verdict {
+  const { operation, blocked, snapshot, pendingReplicas } = findings;
+  if (blocked) return no(blocked.reason, blocked.message);
+  if (pendingReplicas !== undefined)
+    return yes("Settling", `replicas ${pendingReplicas} is acted on once it stood still for ${snapshot.deployment.spec.elasticity.settle}`);
+  if (!operation) return no("Converged", "nothing is to be done");
+  if (snapshot.now.getTime() > Date.parse(operation.deadline)) {
+    return no(
+      "DeadlineExceeded",
+      `${operation.type} has taken longer than ${snapshot.deployment.spec.elasticity.operationTimeout}${suffix(whyNot(snapshot))}`,
+    );
+  }
+  return yes(progressReason[operation.type], operation.message ?? "");
+}
+
+const progressReason: Readonly<Record<Operation["type"], string>> = {
+  Start: "Starting",
+  Grow: "Scaling",
+  Shrink: "Scaling",
+  Roll: "RollingOut",
+  Repair: "Repairing",
+  Stop: "Stopping",
+};
+
+function degraded(findings: Findings): Verdict {
+  const { snapshot, operation } = findings;
+  const lost = lostRanks(findings);
+  if (operation?.type === "Repair" && lost.length > 0) {
+    return yes(
+      "RanksMasked",
+      `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(snapshot))}`,
+    );
+  }
+  const unhosted = snapshot.view?.unhostedExperts ?? 0;
+  if (unhosted > 0) return yes("ExpertsUnhosted", `${unhosted} experts have no place in memory and are loaded on demand`);
+  const crashing = living(snapshot.pods).find((pod) => pod.problem.startsWith("CrashLoopBackOff"));
+  if (crashing) return yes("WorkerCrashing", `${crashing.name}: ${crashing.problem}`);
+  return no("AsExpected", "no rank is missing and every expert has a place");
+}
+
+/** Ranks below the wanted number that nobody serves. */
+export function lostRanks({ snapshot, ranks }: Findings): number[] {
+  const serving = new Set(servingPods(snapshot).map((pod) => pod.rank));
+  const known = living(snapshot.pods).map((pod) => pod.rank);
+  const expected = known.length >= ranks ? known : [...known, ...Array.from({ length: ranks }, (_, rank) => rank)];
+  return [...new Set(expected)]
+    .filter((rank) => !serving.has(rank))
+    .sort((a, b) => a - b)
+    .slice(0, ranks);
+}
+
+function modelAvailable({ snapshot }: Findings): Verdict {
+  if (snapshot.claim === "Missing") {
+    return no(
+      "ClaimNotFound",
+      `spec.model.uri: ${snapshot.deployment.spec.model.uri}: the namespace has no such PersistentVolumeClaim; create it and import the model into it`,
+    );
+  }
+  return snapshot.view?.modelAvailable ?? unknown("NotOpened", "no worker has opened the model yet");
+}
+
+const suffix = (text: string): string => (text === "" ? "" : `: ${text}`);

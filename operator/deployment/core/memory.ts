@@ -1,0 +1,68 @@
+// Whether the experts of a model fit into a number of ranks, and what to say when they do not. Pure.
+
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
+import type { Refusal } from "./snapshot.ts";
+import type { ModelView } from "./world.ts";
+
+/** What a runtime process needs beside dense part, KV pool and experts. */
+export const processBytes = 400 * 1000 * 1000;
+/** Share of the container limit left free when memoryPerRank is not given. */
+const headroom = 0.15;
+
+export interface Fit {
+  readonly fits: boolean;
+  readonly message: string;
+}
+
+/** Resident bytes each rank may spend on experts; undefined when neither the spec nor a container limit says. */
+export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitBytes: number | undefined): number | undefined {
+  if (spec.experts.memoryPerRank !== undefined) return parseQuantity(spec.experts.memoryPerRank, "spec.experts.memoryPerRank");
+  return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
+}
+
+/** One copy of every expert on `ranks` ranks, each less its staging slot. */
+export function fit(model: ModelView, ranks: number, perRank: number): Fit {
+  const usable = perRank - model.largestExpertBytes;
+  const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
+  if (ranks > 0 && usable * ranks >= model.expertBytes) return { fits: true, message };
+  const needed = Math.ceil(model.expertBytes / Math.max(ranks, 1)) + model.largestExpertBytes;
+  const more = usable > 0 ? ` or replicas to ${Math.ceil(model.expertBytes / usable)}` : "";
+  const staging = model.largestExpertBytes > 0 ? ` (one slot of ${formatBytes(model.largestExpertBytes)} per rank stages moves)` : "";
+  return { fits: false, message: `${message}${staging}: raise memoryPerRank to ${formatUp(needed)}${more}` };
+}
+
+/** Checks that need the model's sizes, which only running workers tell. */
+export function memoryRefusals(
+  spec: MoEDeploymentSpec,
+  model: ModelView | undefined,
+  ranks: number,
+  limitBytes: number | undefined,
+): Refusal[] {
+  if (!model || ranks === 0) return [];
+  const budget = expertBudget(spec, model, limitBytes);
+  if (budget === undefined) return [];
+  const result = fit(model, ranks, budget);
+  if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
+  const need = budget + model.denseBytes + model.kvBytes + processBytes;
+  if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
+  return [
+    {
+      reason: "InsufficientMemoryLimit",
+      message:
+        `memoryPerRank ${formatBytes(budget)} + dense part ${formatBytes(model.denseBytes)} + kvPool ${formatBytes(model.kvBytes)} + ` +
+        `${formatBytes(processBytes)} = ${formatUp(need)} is above the memory limit ${formatBytes(limitBytes)} of the container runtime: raise the limit or lower memoryPerRank`,
+    },
+  ];
+}
+
+/** Rounded up to one decimal of its unit, so that following the advice is enough. */
+function formatUp(bytes: number): string {
+  for (const [unit, size] of [
+    ["Gi", 2 ** 30],
+    ["Mi", 2 ** 20],
+  ] as const) {
+    if (bytes >= size) return `${Math.ceil((bytes / size) * 10) / 10}${unit}`;
+  }
+  return String(Math.ceil(bytes));
+}

@@ -1,0 +1,47 @@
+// One look at everything that decides what happens to a deployment next. Gathered by observe.ts, read by the pure files here.
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
+
+export interface PodFacts extends WorkerPod {
+  /** Failed or Succeeded: will never run again. */
+  readonly terminal: boolean;
+  readonly templateHash: string;
+  readonly createdMs: number;
+  /** Marked by us as on its way out. */
+  readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
+  /** When a pod with a deletionTimestamp should be gone. */
+  readonly goneByMs: number | undefined;
+  /** Why it does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */
+  readonly problem: string;
+  /** Container restarts. */
+  readonly restarts: number;
+}
+
+export interface GatewayFacts {
+  readonly wanted: number;
+  readonly ready: number;
+  readonly updated: number;
+  readonly message: string;
+}
+
+export interface Snapshot {
+  readonly now: Date;
+  readonly deployment: MoEDeployment;
+  readonly pods: readonly PodFacts[];
+  readonly gateway: GatewayFacts;
+  /** Hash of the worker pod as it would be made now. */
+  readonly templateHash: string;
+  /** Why that pod cannot be made (podTemplate fields of ours, refused by the API server), empty when it can. */
+  readonly refusals: readonly Refusal[];
+  readonly claim: "Present" | "Missing" | "Unknown";
+  readonly view: RebalanceView | undefined;
+}
+
+export interface Refusal {
+  /** Reason of SpecAccepted=False. */
+  readonly reason: string;
+  readonly message: string;
+}
+
+/** Pods that count: a rank is taken as long as one of these has it. */
+export const living = (pods: readonly PodFacts[]): PodFacts[] => pods.filter((pod) => !pod.terminal && !pod.lost);

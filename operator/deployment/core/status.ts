@@ -1,0 +1,111 @@
+// The status of a MoEDeployment from a snapshot and what rollout decided. Pure; the only place that writes status fields.
+import { labels } from "../../../crds/common.ts";
+import { rfc3339, withTransition } from "../../../crds/conditions.ts";
+import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation } from "../../../crds/moe-deployment-status.ts";
+import { parseDuration } from "../../../crds/quantity.ts";
+import { type Findings, lostRanks, servingPods, verdicts } from "./conditions.ts";
+import type { Action, Blocked } from "./rollout.ts";
+import { living, type Refusal, type Snapshot } from "./snapshot.ts";
+import type { Target } from "./target.ts";
+
+export interface StatusInput {
+  readonly snapshot: Snapshot;
+  readonly target: Target;
+  readonly refusals: readonly Refusal[];
+  readonly actions: readonly Action[];
+  readonly blocked: Blocked | undefined;
+}
+
+const lostRanksMax = 64;
+
+export function workerSelector(name: string): string {
+  return `${labels.deployment}=${name},${labels.component}=worker`;
+}
+
+export function nextStatus(input: StatusInput): MoEDeploymentStatus {
+  const { snapshot, target, refusals, blocked } = input;
+  const { deployment, now, view } = snapshot;
+  const old = deployment.status;
+  const operation = currentOperation(input);
+  const findings: Findings = { snapshot, ranks: target.ranks, refusals, blocked, operation, pendingReplicas: target.pending?.replicas };
+  const pods = living(snapshot.pods);
+  const serving = servingPods(snapshot);
+  const all = verdicts(findings);
+  const { generation, name, namespace } = deployment.metadata;
+  return {
+    observedGeneration: generation,
+    replicas: pods.length,
+    readyReplicas: pods.filter((pod) => pod.ready).length,
+    availableReplicas: serving.length,
+    updatedReplicas: pods.filter((pod) => pod.templateHash === snapshot.templateHash).length,
+    selector: workerSelector(name),
+    expertParallel: {
+      desiredRanks: target.ranks,
+      activeRanks: serving.length,
+      lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
+      ...(operation ? { operation } : {}),
+      ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
+    },
+    ...(view?.placement ? { placement: view.placement } : old.placement ? { placement: old.placement } : {}),
+    ...(view?.telemetry ? { telemetry: view.telemetry } : {}),
+    ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
+    address: { url: `http://${name}.${namespace}.svc:${deployment.spec.service.port}` },
+    conditions: moeDeploymentConditions.map((type) =>
+      withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),
+    ),
+  };
+}
+
+function modelStatus({ view }: Snapshot): Pick<MoEDeploymentStatus, "model"> | undefined {
+  const model = view?.model;
+  if (!model) return undefined;
+  const { digest, architecture, layers, experts, topK, expertBytes, denseBytes } = model;
+  return { model: { digest, architecture, layers, expertsPerLayer: experts, topK, expertBytes, denseBytes } };
+}
+
+/** What is going on, with the start and deadline it had before when it is still the same. */
+function currentOperation(input: StatusInput): Operation | undefined {
+  const { snapshot, target } = input;
+  const { spec, status } = snapshot.deployment;
+  const type = operationType(input);
+  if (!type) return undefined;
+  const before = status.expertParallel?.operation;
+  const message = describe(input);
+  if (before && before.type === type && before.toRanks === target.ranks) return { ...before, message };
+  const deadline = new Date(snapshot.now.getTime() + parseDuration(spec.elasticity.operationTimeout, "spec.elasticity.operationTimeout"));
+  return {
+    type,
+    fromRanks: status.expertParallel?.activeRanks ?? 0,
+    toRanks: target.ranks,
+    startTime: rfc3339(snapshot.now),
+    deadline: rfc3339(deadline),
+    message,
+  };
+}
+
+function operationType(input: StatusInput): Operation["type"] | undefined {
+  const { snapshot, target, actions, blocked } = input;
+  const pods = living(snapshot.pods);
+  const before = snapshot.deployment.status.expertParallel;
+  if (target.ranks === 0) return pods.length > 0 ? "Stop" : undefined;
+  const leaving = pods.filter((pod) => pod.leaving);
+  const marks = actions.filter((action) => action.type === "mark");
+  if (!blocked && (pods.length > target.ranks || leaving.some((pod) => pod.leaving?.reason === "Shrink"))) return "Shrink";
+  if (leaving.some((pod) => pod.leaving?.reason === "Roll") || marks.some((mark) => mark.reason === "Roll")) return "Roll";
+  const serving = servingPods(snapshot).length;
+  if (serving >= target.ranks) return pods.some((pod) => pod.templateHash !== snapshot.templateHash) ? "Roll" : undefined;
+  // Short of ranks: keep the name of what led here, so that a slow start does not turn into a repair.
+  const last = before?.operation;
+  if (last && last.toRanks === target.ranks && last.type !== "Stop" && last.type !== "Shrink") return last.type;
+  const had = before?.desiredRanks ?? 0;
+  if (had === 0) return "Start";
+  return target.ranks > had ? "Grow" : "Repair";
+}
+
+function describe({ snapshot, target }: StatusInput): string {
+  const pods = living(snapshot.pods);
+  const waits = pods
+    .filter((pod) => pod.leaving)
+    .map((pod) => `rank ${pod.rank} leaves: ${snapshot.view?.drains.find((drain) => drain.podUid === pod.uid)?.phase ?? "marked"}`);
+  return [`${servingPods(snapshot).length} of ${target.ranks} ranks serve`, ...waits.slice(0, 8)].join("; ");
+}

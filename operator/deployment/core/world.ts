@@ -1,0 +1,121 @@
+// The world of one deployment as types: what Kubernetes has of it and what the rebalance plane knows of it. Pure.
+// ports.ts re-exports these for the rebalance plane.
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
+
+/** One worker pod that exists and is not terminal. */
+export interface WorkerPod {
+  readonly rank: number;
+  readonly name: string;
+  readonly uid: string;
+  /** undefined until the pod has an address. */
+  readonly ip: string | undefined;
+  readonly node: string | undefined;
+  /** Ready by its probe. */
+  readonly ready: boolean;
+  /** Has a deletionTimestamp: it may still answer, but is on its way out. */
+  readonly terminating: boolean;
+  /** Its node does not answer: nothing more is to be expected of it. */
+  readonly lost: boolean;
+}
+
+export type LeavingReason = "Shrink" | "Roll" | "Stop";
+/** A rank that is to be emptied before its pod is deleted. Stop: all ranks go, so nothing is moved, requests only finish. */
+export interface LeavingRank {
+  readonly rank: number;
+  readonly podUid: string;
+  readonly reason: LeavingReason;
+}
+
+export interface GatewayPod {
+  readonly name: string;
+  readonly uid: string;
+  readonly ip: string | undefined;
+}
+
+/** The world as Kubernetes has it, handed over after every reconcile. */
+export interface World {
+  readonly ref: { readonly namespace: string; readonly name: string };
+  readonly uid: string;
+  readonly generation: number;
+  readonly spec: MoEDeploymentSpec;
+  /** Ranks wanted now (after settle time and suspension). */
+  readonly desiredRanks: number;
+  readonly workers: readonly WorkerPod[];
+  readonly gateways: readonly GatewayPod[];
+  readonly leaving: readonly LeavingRank[];
+}
+
+export interface MemberView {
+  readonly rank: number;
+  readonly podUid: string;
+  readonly bootId: string;
+  /** Connected, described, of the right model, and Commit has reached it: it serves. */
+  readonly active: boolean;
+  readonly ready: boolean;
+  readonly notReadyReason: string;
+  readonly draining: boolean;
+  readonly activeRequests: number;
+  readonly epoch: number;
+  /** Resident bytes; 0 until described. */
+  readonly hostedBytes: number;
+  readonly budgetBytes: number;
+  readonly denseBytes: number;
+  readonly kvBytes: number;
+  /** Resident bytes of experts that no other active rank hosts; decides who leaves first. */
+  readonly uniqueBytes: number;
+}
+
+export interface ModelView {
+  readonly digest: string;
+  readonly architecture: string;
+  readonly layers: number;
+  readonly experts: number;
+  readonly topK: number;
+  /** Resident bytes of one copy of every expert, and of the largest one (the staging slot). */
+  readonly expertBytes: number;
+  readonly largestExpertBytes: number;
+  readonly denseBytes: number;
+  readonly kvBytes: number;
+}
+
+export type DrainPhase =
+  | "Moving" // its experts are being moved to others
+  | "Draining" // experts are safe, requests are finishing
+  | "Drained" // may be deleted
+  | "Blocked"; // the others cannot take its experts; see message
+
+export interface DrainView {
+  readonly rank: number;
+  readonly podUid: string;
+  readonly phase: DrainPhase;
+  readonly message: string;
+}
+
+/** A condition the rebalance plane decides; the deployment plane writes it. */
+export interface Verdict {
+  readonly status: "True" | "False" | "Unknown";
+  /** PascalCase. */
+  readonly reason: string;
+  readonly message: string;
+}
+
+export interface RebalanceView {
+  readonly members: readonly MemberView[];
+  /** undefined until one worker was described. */
+  readonly model: ModelView | undefined;
+  /** Ranks whose model digest differs from the world's. */
+  readonly digestMismatch: readonly number[];
+  /** Experts that no active rank hosts (loaded on demand). */
+  readonly unhostedExperts: number;
+  readonly drains: readonly DrainView[];
+  /** Resolved | Opening | DigestMismatch ... */
+  readonly modelAvailable: Verdict;
+  /** Fresh | Stale | NATSUnavailable | PartialRanks | NotConfigured */
+  readonly telemetryFresh: Verdict;
+  /** Balanced | Imbalanced | RebalanceSuppressed | Rebalancing | Unknown */
+  readonly placementBalanced: Verdict;
+  /** Copied into status as they are. */
+  readonly placement: MoEDeploymentStatus["placement"];
+  readonly telemetry: MoEDeploymentStatus["telemetry"];
+}

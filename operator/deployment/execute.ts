@@ -1,0 +1,97 @@
+// Carries out the actions that core/rollout.ts decided on. Each may be repeated; each failure is reported, none stops the others.
+import { randomInt } from "node:crypto";
+import { AppError } from "../../crds/common.ts";
+import { rfc3339 } from "../../crds/conditions.ts";
+import { hasCode } from "../kube/errors.ts";
+import { type Kube, resources } from "../kube/kube.ts";
+import { manager } from "./apply.ts";
+import type { Action } from "./core/rollout.ts";
+import type { Identities } from "./identity.ts";
+import type { PodOverlay } from "./informers.ts";
+import type { RenderContext } from "./objects/context.ts";
+import { type WorkerTemplate, workerPod } from "./objects/worker-pod.ts";
+import { leavingAnnotation, leavingSinceAnnotation } from "./observe.ts";
+import type { Deployments } from "./ports.ts";
+
+/** Letters and digits that cannot be mistaken for each other nor spell words. */
+const alphabet = "bcdfghjklmnpqrstvwxz2456789";
+const suffixLength = 5;
+
+export function podSuffix(random: (below: number) => number = randomInt): string {
+  return Array.from({ length: suffixLength }, () => alphabet[random(alphabet.length)]).join("");
+}
+
+export interface ExecuteDeps {
+  readonly kube: Kube;
+  readonly identities: Identities;
+  readonly overlay: PodOverlay;
+  readonly event: Deployments["event"];
+  readonly now: () => Date;
+}
+
+/** Returns the first error, after everything was tried. */
+export async function execute(
+  deps: ExecuteDeps,
+  context: RenderContext,
+  template: WorkerTemplate,
+  actions: readonly Action[],
+): Promise<AppError | undefined> {
+  const results = await Promise.allSettled(actions.map((action) => act(deps, context, template, action)));
+  const failed = results.find((result) => result.status === "rejected");
+  return failed ? AppError.from(failed.reason, "changing worker pods") : undefined;
+}
+
+async function act(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, action: Action): Promise<void> {
+  const { deployment } = context;
+  if (action.type === "create") return createPod(deps, context, template, action.rank);
+  const { pod } = action;
+  const ref = { namespace: deployment.metadata.namespace, name: pod.name };
+  if (action.type === "delete") {
+    const deleted = await deps.kube.delete(resources.pods, ref, { uid: pod.uid, ...(action.force ? { graceSeconds: 0 } : {}) });
+    if (action.force) deps.overlay.removed(pod.uid);
+    const type = ["NodeLost", "PodFailed", "StuckTerminating", "DuplicateRank"].includes(action.reason) ? "Warning" : "Normal";
+    if (deleted) deps.event(deployment, type, action.reason, `rank ${pod.rank}: pod ${pod.name} deleted: ${action.why}`);
+    return;
+  }
+  const leave = action.type === "mark";
+  const marks = { [leavingAnnotation]: leave ? action.reason : null, [leavingSinceAnnotation]: leave ? rfc3339(deps.now()) : null };
+  await patchPod(deps, ref, pod.uid, marks);
+  if (leave) deps.event(deployment, "Normal", "RankLeaving", `rank ${pod.rank} is being emptied: ${action.why}`);
+  else deps.event(deployment, "Normal", "RankKept", `rank ${pod.rank} stays: ${action.why}`);
+}
+
+async function patchPod(
+  deps: ExecuteDeps,
+  ref: { namespace: string; name: string },
+  uid: string,
+  annotations: Record<string, string | null>,
+): Promise<void> {
+  try {
+    const patched = await deps.kube.patch(resources.pods, ref, { metadata: { uid, annotations } }, { manager });
+    deps.overlay.wrote(patched);
+  } catch (error) {
+    // Gone, or another pod has the name: the next look at the world decides anew.
+    if (!hasCode(error, "NotFound", "Conflict", "Invalid")) throw error;
+  }
+}
+
+async function createPod(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, rank: number): Promise<void> {
+  const { deployment } = context;
+  const created = await deps.kube.create(resources.pods, workerPod(context, template, rank, podSuffix()), { manager });
+  deps.overlay.wrote(created);
+  const { name, uid = "" } = created.metadata;
+  // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
+  await deps.identities.ensureWorker(deployment, { name, uid, rank });
+  deps.event(deployment, "Normal", "RankCreated", `rank ${rank}: pod ${name}`);
+}
+
+/** Asks the API server whether it would take the pod: unknown fields, Pod Security, quota. undefined = yes. */
+export async function dryRun(kube: Kube, context: RenderContext, template: WorkerTemplate): Promise<string | undefined> {
+  try {
+    await kube.create(resources.pods, workerPod(context, template, 0, podSuffix()), { manager, dryRun: true });
+    return undefined;
+  } catch (error) {
+    if (hasCode(error, "Invalid", "Forbidden")) return (error as Error).message;
+    throw error;
+  }
+}

@@ -1,0 +1,127 @@
+// The informers of the operator, one set per watched namespace, and the overlay that keeps our own writes visible until
+// the watch has caught up with them.
+import { labels } from "../../crds/common.ts";
+import { Informer, type InformerDeps } from "../kube/informer.ts";
+import { type KubeObject, type Ref, type Resource, resources } from "../kube/kube.ts";
+
+export type Watched =
+  | "moeDeployments"
+  | "pods"
+  | "deployments"
+  | "services"
+  | "secrets"
+  | "serviceAccounts"
+  | "podDisruptionBudgets"
+  | "nodes";
+
+const ours = { labelSelector: labels.deployment };
+const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string }>> = {
+  moeDeployments: { resource: resources.moeDeployments },
+  pods: { resource: resources.pods, ...ours },
+  deployments: { resource: resources.deployments, ...ours },
+  services: { resource: resources.services, ...ours },
+  secrets: { resource: resources.secrets, ...ours },
+  serviceAccounts: { resource: resources.serviceAccounts, ...ours },
+  podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
+  nodes: { resource: resources.nodes },
+};
+
+export class Informers {
+  readonly #sets = new Map<Watched, Informer[]>();
+
+  /** No namespaces = all. */
+  constructor(namespaces: readonly string[], deps: InformerDeps) {
+    for (const [name, { resource, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
+      const scopes = resource.namespaced && namespaces.length > 0 ? namespaces : [undefined];
+      this.#sets.set(
+        name,
+        scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps)),
+      );
+    }
+  }
+
+  start(): void {
+    for (const informer of this.all()) informer.start();
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.all().map((informer) => informer.stop()));
+  }
+
+  all(): Informer[] {
+    return [...this.#sets.values()].flat();
+  }
+
+  get hasSynced(): boolean {
+    return this.all().every((informer) => informer.hasSynced);
+  }
+
+  get(name: Watched, ref: Ref): KubeObject | undefined {
+    for (const informer of this.#of(name)) {
+      const object = informer.get(ref);
+      if (object) return object;
+    }
+    return undefined;
+  }
+
+  list(name: Watched, filter?: (object: KubeObject) => boolean): KubeObject[] {
+    return this.#of(name).flatMap((informer) => informer.list(filter));
+  }
+
+  onChange(name: Watched, listener: (object: KubeObject, change: "set" | "delete") => void): void {
+    for (const informer of this.#of(name)) informer.onChange(listener);
+  }
+
+  /** The cached object of any watched resource. */
+  live(resource: Resource, ref: Ref): KubeObject | undefined {
+    const name = (Object.keys(watched) as Watched[]).find((key) => watched[key].resource === resource);
+    return name ? this.get(name, ref) : undefined;
+  }
+
+  #of(name: Watched): Informer[] {
+    return this.#sets.get(name) ?? [];
+  }
+}
+
+/** How long a write may be ahead of the watch; after that the watch is right. */
+const overlayMs = 30_000;
+
+/** Own pod writes on top of the cache: without it a reconcile right after a create would create the rank again. */
+export class PodOverlay {
+  readonly #written = new Map<string, { object: KubeObject; at: number }>();
+  readonly #gone = new Map<string, number>();
+  readonly #now: () => number;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  wrote(object: KubeObject): void {
+    this.#written.set(object.metadata.uid ?? "", { object, at: this.#now() });
+  }
+
+  /** Deleted with grace 0: it is gone, whatever the cache still shows. */
+  removed(uid: string): void {
+    this.#written.delete(uid);
+    this.#gone.set(uid, this.#now());
+  }
+
+  /** The cache's pods of one owner, corrected. */
+  merge(cached: readonly KubeObject[], owns: (object: KubeObject) => boolean): KubeObject[] {
+    const since = this.#now() - overlayMs;
+    for (const [uid, at] of this.#gone) if (at < since) this.#gone.delete(uid);
+    const out = new Map(cached.map((object) => [object.metadata.uid ?? "", object]));
+    for (const [uid, { object, at }] of this.#written) {
+      const seen = out.get(uid);
+      if (at < since || (seen && version(seen) >= version(object))) this.#written.delete(uid);
+      else if (owns(object)) out.set(uid, object);
+    }
+    for (const uid of this.#gone.keys()) out.delete(uid);
+    return [...out.values()];
+  }
+}
+
+function version(object: KubeObject): bigint {
+  const text = object.metadata.resourceVersion ?? "";
+  return /^\d+$/.test(text) ? BigInt(text) : 0n;
+}

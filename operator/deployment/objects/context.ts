@@ -1,0 +1,59 @@
+// What every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
+import { apiVersion, labels } from "../../../crds/common.ts";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
+
+export interface Settings {
+  readonly runtimeImage: string;
+  readonly pullPolicy: "Always" | "IfNotPresent" | "Never";
+  /** NATS of deployments that name none. */
+  readonly natsUrl: string | undefined;
+  readonly otlpEndpoint: string | undefined;
+  readonly logLevel: string;
+}
+
+export interface RenderContext {
+  readonly deployment: MoEDeployment;
+  readonly settings: Settings;
+  /** Key of the NATS credentials Secret: `user.creds` or `token`. */
+  readonly natsKey: string;
+}
+
+export type Component = "worker" | "gateway" | "tls" | "shared";
+
+export const names = {
+  workers: (name: string) => `${name}-workers`,
+  gateway: (name: string) => `${name}-gateway`,
+  ca: (name: string) => `${name}-ca`,
+  gatewayTls: (name: string) => `${name}-gateway-tls`,
+  podTls: (pod: string) => `${pod}-tls`,
+} as const;
+
+export function objectLabels(name: string, component: Component): Record<string, string> {
+  return {
+    "app.kubernetes.io/name": "enodia",
+    "app.kubernetes.io/managed-by": "enodia-operator",
+    [labels.deployment]: name,
+    [labels.component]: component,
+  };
+}
+
+/** Selectors use deployment and component only. */
+export function selectorLabels(name: string, component: Component): Record<string, string> {
+  return { [labels.deployment]: name, [labels.component]: component };
+}
+
+export function ownerOf(deployment: MoEDeployment): OwnerReference {
+  const { name, uid } = deployment.metadata;
+  return { apiVersion, kind: "MoEDeployment", name, uid, controller: true, blockOwnerDeletion: false };
+}
+
+export function objectMeta(context: RenderContext, name: string, component: Component): ObjectMeta {
+  const { deployment } = context;
+  return {
+    name,
+    namespace: deployment.metadata.namespace,
+    labels: objectLabels(deployment.metadata.name, component),
+    ownerReferences: [ownerOf(deployment)],
+  };
+}

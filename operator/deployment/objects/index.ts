@@ -1,0 +1,22 @@
+// The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
+// pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
+import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
+import type { RenderContext } from "./context.ts";
+import { gatewayDeployment } from "./gateway.ts";
+import { gatewayBudget, gatewayService, serviceAccount, workersBudget, workersService } from "./plumbing.ts";
+
+export interface Rendered {
+  readonly resource: Resource;
+  readonly object: KubeObject;
+}
+
+export function appliedObjects(context: RenderContext): Rendered[] {
+  return [
+    { resource: resources.serviceAccounts, object: serviceAccount(context) },
+    { resource: resources.services, object: workersService(context) },
+    { resource: resources.services, object: gatewayService(context) },
+    { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
+    { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
+    { resource: resources.deployments, object: gatewayDeployment(context) },
+  ];
+}

@@ -1,0 +1,203 @@
+// One pass over one MoEDeployment: gather, ask the pure core, act, report. Level-triggered: nothing is remembered but caches.
+import { AppError, apiVersion, labels } from "../../crds/common.ts";
+import { rfc3339, withTransition } from "../../crds/conditions.ts";
+import { type MoEDeployment, parseModelUri, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import type { Outcome } from "../kube/controller.ts";
+import { type Kube, type KubeObject, type Ref, refOf, resources } from "../kube/kube.ts";
+import type { Applier } from "./apply.ts";
+import { memoryRefusals } from "./core/memory.ts";
+import { nextStep } from "./core/rollout.ts";
+import type { PodFacts, Refusal, Snapshot } from "./core/snapshot.ts";
+import { nextStatus } from "./core/status.ts";
+import { targetRanks } from "./core/target.ts";
+import { dryRun, execute } from "./execute.ts";
+import type { Identities } from "./identity.ts";
+import type { Informers, PodOverlay } from "./informers.ts";
+import { names, type RenderContext, type Settings } from "./objects/context.ts";
+import { appliedObjects } from "./objects/index.ts";
+import { type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
+import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
+import type { Deployments, Rebalance, World } from "./ports.ts";
+import type { StatusWriter } from "./status-writer.ts";
+
+/** How long an answer of a dry run stands; a quota or a policy may change without us hearing of it. */
+const dryRunMs = 30_000;
+
+export interface ReconcileDeps {
+  readonly kube: Kube;
+  readonly informers: Informers;
+  readonly overlay: PodOverlay;
+  readonly applier: Applier;
+  readonly identities: Identities;
+  readonly status: StatusWriter;
+  readonly rebalance: Rebalance;
+  readonly settings: Settings;
+  readonly event: Deployments["event"];
+  readonly now: () => Date;
+}
+
+export class Reconciler {
+  readonly #deps: ReconcileDeps;
+  readonly #uids = new Map<string, string>();
+  readonly #dryRuns = new Map<string, { hash: string; at: number; problem: string | undefined }>();
+
+  constructor(deps: ReconcileDeps) {
+    this.#deps = deps;
+  }
+
+  async reconcile(ref: Ref): Promise<Outcome> {
+    const key = `${ref.namespace}/${ref.name}`;
+    const object = this.#deps.informers.get("moeDeployments", ref);
+    const known = this.#uids.get(key);
+    if (known && known !== object?.metadata.uid) this.#forget(key, known);
+    // Deleted: owner references take the objects away, the sessions are ours to close.
+    if (!object || object.metadata.deletionTimestamp !== undefined) return {};
+    this.#uids.set(key, object.metadata.uid ?? "");
+    let deployment: MoEDeployment;
+    try {
+      deployment = parseMoEDeployment(object);
+    } catch (error) {
+      await this.#refuse(object, AppError.from(error));
+      return {};
+    }
+    return this.#converge({ ...deployment, status: this.#deps.status.latest(deployment) });
+  }
+
+  async #converge(deployment: MoEDeployment): Promise<Outcome> {
+    const { deps } = { deps: this.#deps };
+    const context: RenderContext = { deployment, settings: deps.settings, natsKey: await this.#natsKey(deployment) };
+    const template = workerTemplate(context);
+    await deps.identities.ensureGateway(deployment);
+    const objects = appliedObjects(context).filter(({ resource }) => template.refusals.length === 0 || resource !== resources.deployments);
+    const refused = [...template.refusals, ...(await deps.applier.apply(objects))];
+    const pods = this.#pods(deployment);
+    const known = pods.some((pod) => pod.templateHash === template.hash);
+    const rejection = known || refused.length > 0 || deployment.spec.suspend ? undefined : await this.#dryRun(context, template);
+    const refusals: Refusal[] = [
+      ...refused,
+      ...(rejection ? [{ reason: "PodRefused", message: `the API server refuses the worker pod: ${rejection}` }] : []),
+    ];
+    const snapshot = await this.#snapshot(deployment, pods, template.hash, refusals);
+    return this.#proceed(context, template, snapshot);
+  }
+
+  async #proceed(context: RenderContext, template: WorkerTemplate, snapshot: Snapshot): Promise<Outcome> {
+    const deps = this.#deps;
+    const { deployment } = context;
+    const target = targetRanks(deployment, snapshot.now);
+    const { limitBytes } = template;
+    const step = nextStep({ snapshot, ranks: target.ranks, frozen: snapshot.refusals.length > 0, limitBytes });
+    const failure = await execute(deps, context, template, step.actions);
+    for (const pod of snapshot.pods) {
+      if (!pod.terminal && !pod.lost && !pod.terminating) await deps.identities.ensureWorker(deployment, pod);
+    }
+    deps.rebalance.update(this.#world(snapshot, target.ranks));
+    const memory = memoryRefusals(deployment.spec, snapshot.view?.model, target.ranks, limitBytes);
+    const status = nextStatus({
+      snapshot,
+      target,
+      refusals: [...snapshot.refusals, ...memory],
+      actions: step.actions,
+      blocked: step.blocked,
+    });
+    const heldMs = await deps.status.write(deployment, status);
+    if (failure) throw failure;
+    const deadline = status.expertParallel?.operation?.deadline;
+    const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
+    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline].filter((ms): ms is number => ms !== undefined && ms > 0);
+    return waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) };
+  }
+
+  #pods(deployment: MoEDeployment): PodFacts[] {
+    const { informers, overlay, now } = this.#deps;
+    const { uid } = deployment.metadata;
+    const owns = (pod: KubeObject) =>
+      pod.metadata.labels?.[labels.component] === "worker" && (pod.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false);
+    const nodes = nodeHealth(informers.list("nodes"));
+    return overlay.merge(informers.list("pods", owns), owns).flatMap((pod) => podFacts(pod, nodes, now().getTime()) ?? []);
+  }
+
+  async #snapshot(deployment: MoEDeployment, pods: PodFacts[], templateHash: string, refusals: readonly Refusal[]): Promise<Snapshot> {
+    const { informers, rebalance, now } = this.#deps;
+    const { namespace, name, uid } = deployment.metadata;
+    const gateway = gatewayFacts(informers.get("deployments", { namespace, name: names.gateway(name) }));
+    const settled = pods.length > 0 && pods.every((pod) => pod.ready);
+    const claim = settled ? "Present" : await this.#claim(deployment);
+    return { now: now(), deployment, pods, gateway, templateHash, refusals, claim, view: rebalance.view(uid) };
+  }
+
+  async #claim(deployment: MoEDeployment): Promise<Snapshot["claim"]> {
+    const { claim } = parseModelUri(deployment.spec.model.uri);
+    const found = await this.#deps.kube.get(resources.persistentVolumeClaims, { namespace: deployment.metadata.namespace, name: claim });
+    return found ? "Present" : "Missing";
+  }
+
+  #world(snapshot: Snapshot, desiredRanks: number): World {
+    const { metadata, spec } = snapshot.deployment;
+    const { namespace, name, uid, generation } = metadata;
+    const gateway = (pod: KubeObject) =>
+      pod.metadata.namespace === namespace &&
+      pod.metadata.labels?.[labels.deployment] === name &&
+      pod.metadata.labels[labels.component] === "gateway";
+    return {
+      ref: { namespace, name },
+      uid,
+      generation,
+      spec,
+      desiredRanks,
+      workers: snapshot.pods.filter((pod) => !pod.terminal),
+      gateways: gatewayPods(this.#deps.informers.list("pods", gateway)),
+      leaving: snapshot.pods.flatMap((pod) =>
+        pod.leaving && !pod.terminating ? [{ rank: pod.rank, podUid: pod.uid, reason: pod.leaving.reason }] : [],
+      ),
+    };
+  }
+
+  async #dryRun(context: RenderContext, template: WorkerTemplate): Promise<string | undefined> {
+    const { uid } = context.deployment.metadata;
+    const now = this.#deps.now().getTime();
+    const last = this.#dryRuns.get(uid);
+    if (last && last.hash === template.hash && now - last.at < dryRunMs) return last.problem;
+    const problem = await dryRun(this.#deps.kube, context, template);
+    this.#dryRuns.set(uid, { hash: template.hash, at: now, problem });
+    return problem;
+  }
+
+  /** Which key the credentials Secret has; workers get the path of that file. */
+  async #natsKey(deployment: MoEDeployment): Promise<string> {
+    const ref = deployment.spec.telemetry.nats.credentialsSecretRef;
+    if (!ref) return "";
+    const secret = await this.#deps.kube.get(resources.secrets, { namespace: deployment.metadata.namespace, name: ref.name });
+    const data = (secret?.data ?? {}) as Record<string, unknown>;
+    return "token" in data && !("user.creds" in data) ? "token" : "user.creds";
+  }
+
+  /** A stored object that this version cannot read: say so, touch nothing. */
+  async #refuse(object: KubeObject, error: AppError): Promise<void> {
+    const old = (object.status as { conditions?: never[] } | undefined)?.conditions ?? [];
+    const condition = withTransition(
+      old,
+      { type: "SpecAccepted", status: "False", reason: error.code, message: error.message },
+      this.#deps.now(),
+    );
+    const { name, namespace } = refOf(object);
+    await this.#deps.kube.applyStatus(
+      resources.moeDeployments,
+      {
+        apiVersion,
+        kind: "MoEDeployment",
+        metadata: { name, namespace },
+        status: { conditions: [{ ...condition, lastTransitionTime: condition.lastTransitionTime || rfc3339(this.#deps.now()) }] },
+      },
+      { manager: "enodia-operator-status" },
+    );
+  }
+
+  #forget(key: string, uid: string): void {
+    this.#uids.delete(key);
+    this.#dryRuns.delete(uid);
+    this.#deps.rebalance.forget(uid);
+    this.#deps.identities.forget(uid);
+    this.#deps.status.forget(uid);
+  }
+}

@@ -1,0 +1,88 @@
+// Writes a MoEDeployment's status when it says something new, and the events that go with changed conditions.
+import { isDeepStrictEqual } from "node:util";
+import { apiVersion } from "../../crds/common.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
+import { type Kube, resources } from "../kube/kube.ts";
+import type { Deployments } from "./ports.ts";
+
+const manager = "enodia-operator-status";
+/** Texts and times alone are not worth a write more often than this. */
+const softIntervalMs = 10_000;
+
+/** Conditions whose change is news for whoever watches events, and which status is the bad one. */
+const announced: Readonly<Record<string, "True" | "False">> = {
+  Ready: "False",
+  Available: "False",
+  Degraded: "True",
+  SpecAccepted: "False",
+  ModelAvailable: "False",
+  TelemetryFresh: "False",
+};
+
+export class StatusWriter {
+  readonly #kube: Kube;
+  readonly #event: Deployments["event"];
+  readonly #now: () => number;
+  readonly #written = new Map<string, { status: MoEDeploymentStatus; at: number }>();
+
+  constructor(kube: Kube, event: Deployments["event"], now: () => number) {
+    this.#kube = kube;
+    this.#event = event;
+    this.#now = now;
+  }
+
+  /** Returns the milliseconds after which a held-back write is due. */
+  async write(deployment: MoEDeployment, status: MoEDeploymentStatus): Promise<number | undefined> {
+    const { uid, name, namespace } = deployment.metadata;
+    const last = this.#written.get(uid);
+    const known = last?.status ?? deployment.status;
+    if (isDeepStrictEqual(known, status)) return undefined;
+    const age = this.#now() - (last?.at ?? 0);
+    if (age < softIntervalMs && isDeepStrictEqual(hard(known), hard(status))) return softIntervalMs - age;
+    await this.#kube.applyStatus(
+      resources.moeDeployments,
+      { apiVersion, kind: "MoEDeployment", metadata: { name, namespace, uid }, status },
+      { manager },
+    );
+    this.#written.set(uid, { status, at: this.#now() });
+    this.#announce(deployment, known, status);
+    return undefined;
+  }
+
+  forget(uid: string): void {
+    this.#written.delete(uid);
+  }
+
+  /** What was written last, which the cache may not show yet. */
+  latest(deployment: MoEDeployment): MoEDeploymentStatus {
+    return this.#written.get(deployment.metadata.uid)?.status ?? deployment.status;
+  }
+
+  #announce(deployment: MoEDeployment, before: MoEDeploymentStatus, after: MoEDeploymentStatus): void {
+    for (const condition of after.conditions ?? []) {
+      const bad = announced[condition.type];
+      const old = before.conditions?.find((one) => one.type === condition.type);
+      if (!bad || (old?.status === condition.status && old.reason === condition.reason)) continue;
+      if (old === undefined && condition.status !== "True") continue; // a start is no news
+      this.#event(
+        deployment,
+        condition.status === bad ? "Warning" : "Normal",
+        condition.reason,
+        `${condition.type}=${condition.status}: ${condition.message}`,
+      );
+    }
+  }
+}
+
+/** The status without what only tells time. */
+function hard(status: MoEDeploymentStatus): unknown {
+  const { lastSampleTime: _, ...telemetry } = status.telemetry ?? {};
+  const operation = status.expertParallel?.operation;
+  return {
+    ...status,
+    telemetry,
+    expertParallel: { ...status.expertParallel, operation: operation ? { ...operation, message: "" } : undefined },
+    conditions: status.conditions?.map((condition) => ({ ...condition, message: "" })),
+  };
+}
