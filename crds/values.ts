@@ -54,8 +54,6 @@ const chartValuesSchema = z
       .strictObject({
         enabled: z.boolean(),
         url: url.regex(/^((nats|tls):\/\/\S+)?$/),
-        existingSecret: name,
-        subjectPrefix: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
         image,
         resources,
       })
