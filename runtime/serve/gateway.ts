@@ -11,7 +11,6 @@ import { createTracing, type Tracing } from "../observe/trace.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer } from "../wire/grpc.ts";
 import type { Identity, Membership } from "../wire/mapping.ts";
-import { askPeers, type SnapshotOptions } from "../wire/snapshot.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { Admission } from "./admission.ts";
 import type { TextModel } from "./answer.ts";
@@ -19,8 +18,10 @@ import { ApiKeys } from "./api-key.ts";
 import { createApp } from "./app.ts";
 import { controlHandlers } from "./control.ts";
 import { type FailoverLimits, failoverLimits } from "./failover.ts";
+import { modelContext } from "./model-context.ts";
 import { WorkerPool } from "./pool.ts";
 import { loadTokenizer } from "./tokenizer.ts";
+import { askPeers, resolvePeers } from "./worker-join.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
 export const queueRequestsMaxDefault = 512;
@@ -70,6 +71,8 @@ export interface GatewayOverrides {
   readonly log?: Log;
   readonly tracing?: Tracing;
   readonly drawSeed?: () => bigint;
+  /** Addresses to ask instead of the headless Service's. */
+  readonly peers?: () => Promise<string[]>;
 }
 
 export interface Gateway {
@@ -97,6 +100,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const tracing = overrides.tracing ?? (await openTracing(config));
   opened.defer(() => tracing.close());
   const textModel = overrides.textModel ?? (await loadTokenizer(config.modelDir));
+  const maxContext = overrides.textModel ? config.maxContext : Math.min(config.maxContext, await modelContext(config.modelDir));
   const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
   const tls = overrides.tls ?? folderTls(config.tlsDir);
   opened.defer(() => tls.close());
@@ -119,13 +123,13 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const grpcPort = await control.listen(host, config.grpcPort);
   opened.defer(() => control.close(controlCloseMs));
   opened.defer(() => pool.close());
-  const { peersDns, podIp: ownIp } = config;
-  if (peersDns)
-    opened.defer(askUntilKnown({ self: identity, namespace, deployment, tls, peersDns, port: grpcPort, ownIp }, pool, onMembership));
+  const ask = { self: identity, namespace, name: deployment, tls, log };
+  const addresses = overrides.peers ?? (async () => (config.peersDns ? resolvePeers(config.peersDns, grpcPort, config.podIp, log) : []));
+  opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
 
   const app = createApp({
     ...{ textModel, workers: pool, metrics, log, tracing, admission, apiKeys, requestTimeoutMs },
-    ...{ servedName: config.servedName, maxContext: config.maxContext, created: Math.floor(Date.now() / 1000) },
+    ...{ servedName: config.servedName, maxContext, created: Math.floor(Date.now() / 1000) },
     limits: overrides.limits ?? failoverLimits,
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
     now: Date.now,
@@ -188,11 +192,15 @@ function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
   if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
 }
 
-/** Asks peers until somebody, operator or peer, has told a membership. */
-function askUntilKnown(options: SnapshotOptions, pool: WorkerPool, onMembership: (membership: Membership) => void): () => void {
+/** Asks peers until somebody, operator or peer, has told a membership. Returns how to stop. */
+function untilKnown(
+  pool: WorkerPool,
+  ask: () => Promise<Membership | undefined>,
+  onMembership: (membership: Membership) => void,
+): () => void {
   const round = async () => {
     if (pool.version >= 0) return clearInterval(timer);
-    const { membership } = await askPeers(options);
+    const membership = await ask();
     if (membership && membership.version > pool.version) onMembership(membership);
   };
   const timer = setInterval(() => void round(), askPeersEveryMs);

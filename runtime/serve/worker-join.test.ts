@@ -3,12 +3,12 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
-import { Control } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { createServer, type GrpcServer } from "./grpc.ts";
-import { toMembership, toPlan } from "./mapping.ts";
-import { askPeers } from "./snapshot.ts";
+import { silentLog } from "../observe/log.ts";
+import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { createServer, type GrpcServer } from "../wire/grpc.ts";
+import { toMembership, toPlan } from "../wire/mapping.ts";
+import { askPeers, resolvePeers } from "./worker-join.ts";
 
-const base = { namespace: "ns", deployment: "mix", peersDns: "mix-workers.ns.svc" };
 const servers: GrpcServer[] = [];
 let ca: TestCa;
 
@@ -36,13 +36,12 @@ test("the newest membership and plan win; a stranger and a closed port are passe
   await peer("127.0.0.2", port, 6, 8);
   await peer("127.0.0.3", port, 99, 99, "rank-0", "other");
   await peer("127.0.0.4", port, 99, 99, "gateway");
-  const ips = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
-  const found = await askPeers({ ...base, self, tls, port, resolve: async () => ips });
+  const addresses = [1, 2, 3, 4, 5].map((host) => `127.0.0.${host}:${port}`);
+  const found = await askPeers(addresses, { self, namespace: "ns", name: "mix", tls, log: silentLog });
   assert.equal(found.membership?.version, 6);
   assert.equal(found.plan?.epoch, 9);
-  assert.deepEqual([found.asked, found.answered], [5, 2]);
-  const alone = await askPeers({ ...base, self, tls, port, ownIp: "127.0.0.1", resolve: async () => ["127.0.0.1"] });
-  assert.equal(alone.asked, 0);
-  const nowhere = await askPeers({ ...base, self, tls, port, resolve: () => Promise.reject(new Error("NXDOMAIN")) });
-  assert.deepEqual([nowhere.membership, nowhere.asked], [undefined, 0]);
+});
+
+test("a name that does not resolve has no peers", async () => {
+  assert.deepEqual(await resolvePeers("nobody.invalid", 9440, undefined, silentLog), []);
 });
