@@ -99,7 +99,8 @@ export function binaryPaths(): Binaries {
 }
 
 async function checkGo(): Promise<void> {
-  const found = await run("go", ["env", "GOVERSION"], { allowFailure: true }).catch(() => undefined);
+  // Asked where go.mod asks for that version: a somewhat older Go then fetches the newer one by itself.
+  const found = await run("go", ["env", "GOVERSION"], { allowFailure: true, cwd: moduleFolder("pause") }).catch(() => undefined);
   const minor = Number(/^go1\.(\d+)/.exec(found?.stdout ?? "")?.[1] ?? 0);
   if (minor < goMinor) {
     const have = found === undefined || found.code !== 0 ? "none was found" : `found ${found.stdout.trim()}`;

@@ -63,7 +63,15 @@ async function machine(): Promise<Record<string, string>> {
     mounts: readFileSync("/proc/self/mounts", "utf8"),
     nft: await of("nft", "list", "ruleset"),
     cgroups: cgroups.join(),
-    settings: await of("sysctl", "vm.overcommit_memory", "vm.panic_on_oom", "kernel.panic", "kernel.panic_on_oops", "kernel.keys"),
+    settings: await of(
+      "sysctl",
+      "vm.overcommit_memory",
+      "vm.panic_on_oom",
+      "kernel.panic",
+      "kernel.panic_on_oops",
+      "kernel.keys",
+      "fs.inotify",
+    ),
     processes: (await of("ps", "-eo", "args"))
       .split("\n")
       .filter((line) => line.includes(`/${name}/`))

@@ -26,7 +26,7 @@ import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitFor
 import { ensureHostPackages } from "./packages.ts";
 import { isAlive, logTail } from "./processes.ts";
 import { type ClusterState, clusterStates, emptyState, type NodeState, namesOf, readState, stateRoot, writeState } from "./state.ts";
-import { clearCluster, hostBefore } from "./teardown.ts";
+import { clearCluster, hostBefore, prepareHost } from "./teardown.ts";
 
 export const defaultName = "enodia";
 export const defaultNodes = 3;
@@ -46,6 +46,8 @@ export interface Cluster {
   /** The API server as the host and the nodes reach it. */
   readonly server: string;
   readonly nodes: readonly ClusterNode[];
+  /** Logs lie in logs/ (control plane) and nodes/<node>/logs/ below it. */
+  readonly folder: string;
   /** Programs by their names with camel case for kebab case, e.g. kubectl, helm, natsServer. */
   readonly binaries: { readonly kubectl: string; readonly helm: string; readonly natsServer: string; readonly ctr: string };
 }
@@ -74,6 +76,7 @@ function toCluster(state: ClusterState): Cluster {
     name: state.name,
     kubeconfig: names.kubeconfig,
     server: names.server,
+    folder: names.folder,
     nodes: state.nodes.map((node) => {
       const { name, address, zone } = nodeNames(names, node.index);
       return { name, address, zone };
@@ -232,6 +235,7 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
     state.nodes = Array.from({ length: count }, (_, index) => ({ index: index + 1, power: "off", link: "up", processes: [] }));
     writeState(state);
     try {
+      prepareHost();
       await build({ state, cluster: namesOf(state), binaries, log, signal });
       state.phase = "up";
       writeState(state);

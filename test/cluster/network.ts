@@ -1,6 +1,6 @@
 // The wires of a local cluster: one bridge on the host, per node a network namespace with a veth pair, and the routes between them. Every step may be repeated.
 
-import { existsSync, readFileSync, unlinkSync } from "node:fs";
+import { existsSync, unlinkSync } from "node:fs";
 import { run } from "./exec.ts";
 import { type ClusterNames, cidrsOverlap, type NodeNames } from "./names.ts";
 
@@ -76,15 +76,15 @@ export async function removeBridge(cluster: ClusterNames): Promise<void> {
 }
 
 /**
- * Machines with Docker drop forwarded packets, bridged ones too when bridge-nf-call-iptables is on: then the bridge needs a rule of its own.
- * Returns the rules to add, as the arguments after -I.
+ * The iptables rules (arguments after -I) that the bridge needs on a machine that drops by default: desktops' firewalls drop what comes in,
+ * Docker drops what is forwarded, bridged packets too when bridge-nf-call-iptables is on.
  */
 export async function neededFirewall(cluster: ClusterNames): Promise<string[][]> {
-  const sysctl = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-  if (!existsSync(sysctl) || readFileSync(sysctl, "utf8").trim() !== "1") return [];
-  const { stdout } = await run("iptables", ["-S", "FORWARD"], { allowFailure: true });
-  if (!stdout.includes("-P FORWARD DROP")) return [];
-  return [["FORWARD", "-i", cluster.bridge, "-o", cluster.bridge, "-j", "ACCEPT"]];
+  const { stdout } = await run("iptables", ["-S"], { allowFailure: true });
+  const rules: string[][] = [];
+  if (/^-P INPUT DROP/m.test(stdout)) rules.push(["INPUT", "-i", cluster.bridge, "-j", "ACCEPT"]);
+  if (/^-P FORWARD DROP/m.test(stdout)) rules.push(["FORWARD", "-i", cluster.bridge, "-o", cluster.bridge, "-j", "ACCEPT"]);
+  return rules;
 }
 
 export async function addFirewall(rules: readonly string[][]): Promise<void> {

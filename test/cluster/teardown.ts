@@ -9,7 +9,7 @@ import { fixedFolders } from "./node.ts";
 import { endProcesses } from "./processes.ts";
 import { bootId, type ClusterState, clusterStates, namesOf, removeFolder, stateRoot, writeState } from "./state.ts";
 
-/** Kernel settings that kubelets change for the whole machine; the last cluster to go puts them back. */
+/** Kernel settings that kubelets change for the whole machine; the last cluster to go puts them back, and what `prepareHost` raised. */
 const kubeletSettings = [
   "vm/overcommit_memory",
   "vm/panic_on_oom",
@@ -18,6 +18,8 @@ const kubeletSettings = [
   "kernel/keys/root_maxkeys",
   "kernel/keys/root_maxbytes",
 ];
+/** Every kubelet, containerd and pod watches files: with a few nodes the usual 128 instances run out, and nothing says so clearly. */
+const inotifyMin: Readonly<Record<string, number>> = { "fs/inotify/max_user_instances": 8192, "fs/inotify/max_user_watches": 524_288 };
 export interface HostBefore {
   readonly settings: Readonly<Record<string, string>>;
   /** Folders that were not there. */
@@ -28,8 +30,18 @@ export function hostBefore(): HostBefore {
   const other = clusterStates().find((state) => state.host !== undefined)?.host;
   if (other !== undefined) return other;
   const read = (key: string) => readFileSync(`/proc/sys/${key}`, "utf8").trim();
-  const settings = kubeletSettings.filter((key) => existsSync(`/proc/sys/${key}`)).map((key) => [key, read(key)]);
+  const settings = [...kubeletSettings, ...Object.keys(inotifyMin)]
+    .filter((key) => existsSync(`/proc/sys/${key}`))
+    .map((key) => [key, read(key)]);
   return { settings: Object.fromEntries(settings), folders: fixedFolders.filter((folder) => !existsSync(folder)) };
+}
+
+/** After what it changes was recorded by `hostBefore`. */
+export function prepareHost(): void {
+  for (const [key, value] of Object.entries(inotifyMin)) {
+    const file = `/proc/sys/${key}`;
+    if (existsSync(file) && Number(readFileSync(file, "utf8")) < value) writeFileSync(file, String(value));
+  }
 }
 
 function restoreHost(host: HostBefore): void {
