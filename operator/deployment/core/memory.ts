@@ -21,15 +21,17 @@ export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitByt
   return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
 }
 
-/** One copy of every expert on `ranks` ranks, each less its staging slot. */
+/** One copy of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. */
 export function fit(model: ModelView, ranks: number, perRank: number): Fit {
-  const usable = perRank - model.largestExpertBytes;
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
-  if (ranks > 0 && usable * ranks >= model.expertBytes) return { fits: true, message };
-  const needed = Math.ceil(model.expertBytes / Math.max(ranks, 1)) + model.largestExpertBytes;
-  const more = usable > 0 ? ` or replicas to ${Math.ceil(model.expertBytes / usable)}` : "";
-  const staging = model.largestExpertBytes > 0 ? ` (one slot of ${formatBytes(model.largestExpertBytes)} per rank stages moves)` : "";
-  return { fits: false, message: `${message}${staging}: raise memoryPerRank to ${formatUp(needed)}${more}` };
+  const slot = Math.max(model.largestExpertBytes, 1);
+  const count = model.layers * model.experts;
+  const slots = Math.floor(perRank / slot) - 1;
+  if (ranks > 0 && slots * ranks >= count) return { fits: true, message };
+  const needed = (Math.ceil(count / Math.max(ranks, 1)) + 1) * slot;
+  const more = slots > 0 ? ` or replicas to ${Math.ceil(count / slots)}` : "";
+  const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
+  return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatUp(needed)}${more}` };
 }
 
 /** Checks that need the model's sizes, which only running workers tell. */
