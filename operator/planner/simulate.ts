@@ -6,17 +6,7 @@ import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.
 import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import { Forecaster } from "./forecast.ts";
 import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
-
-export interface Trace {
-  readonly name: string;
-  readonly windows: number;
-  readonly layers: number;
-  readonly experts: number;
-  /** [windows][layers][experts] */
-  readonly counts: Uint32Array;
-  /** [layers-1][experts][experts] */
-  readonly transitions?: Uint32Array;
-}
+import type { Trace } from "./traces.ts";
 
 export type SplitName = "equal" | "fixed" | "optimal";
 
@@ -159,6 +149,8 @@ function score(
 
 export interface Summary {
   readonly balance: Readonly<Record<SplitName, number>>;
+  /** Worst layer's max/mean under that split: mean over windows, and the highest. */
+  readonly meanWorst: number;
   readonly worst: number;
   readonly bound: number;
   readonly copiesPerStep: number;
@@ -167,7 +159,7 @@ export interface Summary {
   readonly msMax: number;
 }
 
-export function summarise(results: readonly WindowResult[]): Summary {
+export function summarise(results: readonly WindowResult[], split: SplitName = "optimal"): Summary {
   const scored = results.filter((result) => result.next !== undefined);
   const mean = (pick: (result: WindowResult) => number): number =>
     scored.reduce((total, result) => total + pick(result), 0) / Math.max(1, scored.length);
@@ -182,7 +174,8 @@ export function summarise(results: readonly WindowResult[]): Summary {
       fixed: mean((r) => r.next?.fixed.balance ?? 1),
       optimal: mean((r) => r.next?.optimal.balance ?? 1),
     },
-    worst: Math.max(...scored.map((r) => r.next?.optimal.worst ?? 1)),
+    meanWorst: mean((r) => r.next?.[split].worst ?? 1),
+    worst: Math.max(1, ...scored.map((r) => r.next?.[split].worst ?? 1)),
     bound: mean((r) => r.bound ?? 1),
     copiesPerStep: copies / Math.max(1, results.length - 1),
     copies,

@@ -1,0 +1,54 @@
+// `enodia plan generate`: writes a synthetic trace in the format that `enodia plan simulate` reads. Offline.
+import { writeFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { AppError } from "../../../crds/common.ts";
+import { encodeTrace } from "../../planner/traces.ts";
+import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/traces-generate.ts";
+import { fraction, whole } from "../options.ts";
+
+const usage = `usage: enodia plan generate --preset NAME --out FILE [options]
+
+Writes a trace of expert load like that of a known model: topics that drift, shared by all layers, and flash crowds.
+
+      --preset NAME    ${Object.keys(presets).join(", ")}
+      --out FILE       where to write it (gzip JSON)
+      --seed N         same seed, same trace (default 1)
+      --windows N      number of windows (default 40)
+      --affinity X     also plant transitions between layers, 0 (none: the negative control) to 1`;
+
+/** Tokens that the planted transitions count per layer. */
+const transitionTokens = 200_000;
+
+export async function run(args: readonly string[]): Promise<number> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      preset: { type: "string" },
+      out: { type: "string" },
+      seed: { type: "string" },
+      windows: { type: "string" },
+      affinity: { type: "string" },
+      help: { type: "boolean", short: "h" },
+    },
+  });
+  if (values.help) {
+    process.stdout.write(`${usage}\n`);
+    return 0;
+  }
+  if (values.preset === undefined || !Object.hasOwn(presets, values.preset)) {
+    throw new AppError(`--preset: one of ${Object.keys(presets).join(", ")}`, { code: "InvalidOption" });
+  }
+  if (values.out === undefined) throw new AppError("--out: the file to write", { code: "InvalidOption" });
+  const model = presets[values.preset as PresetName];
+  const seed = whole(values.seed, "--seed", 0, 2 ** 31) ?? 1;
+  const windows = whole(values.windows, "--windows", 1, 10_000) ?? model.windows;
+  const affinity = fraction(values.affinity, "--affinity");
+  const trace = generateTrace(values.preset, { ...model, windows }, seed);
+  const planted = affinity === undefined ? trace : plantTransitions(trace, affinity, transitionTokens, seed + 1);
+  const bytes = await encodeTrace(planted);
+  await writeFile(values.out, bytes);
+  process.stdout.write(
+    `${values.out}: ${trace.windows} windows of ${trace.layers} layers x ${trace.experts} experts, ${bytes.byteLength} bytes\n`,
+  );
+  return 0;
+}

@@ -1,0 +1,146 @@
+// The picture of a simulation as SVG: rank loads over time of the first policy as a heat map, balance and copies of all
+// policies as time series. Pure: results in, text out.
+import type { SplitName, WindowResult } from "../../planner/simulate.ts";
+import type { Trace } from "../../planner/traces.ts";
+
+export interface Plotted {
+  readonly trace: Trace;
+  readonly split: SplitName;
+  readonly ranks: number;
+  readonly runs: readonly { readonly name: string; readonly results: readonly WindowResult[] }[];
+}
+
+const width = 960;
+const margin = { left: 64, right: 170, top: 40 } as const;
+const inner = width - margin.left - margin.right;
+const heat = { top: 60, height: 260, cellsMax: 20_000 } as const;
+const series = { height: 150, gap: 60 } as const;
+const colours = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#6a4c93", "#2e4057", "#8d96a3", "#00798c", "#b56576"];
+
+export function plot(plotted: Plotted): string {
+  const first = plotted.runs[0];
+  const balanceTop = heat.top + heat.height + series.gap;
+  const copiesTop = balanceTop + series.height + series.gap;
+  const height = copiesTop + series.height + series.gap;
+  const balance = plotted.runs.map(({ name, results }) => ({
+    name,
+    points: results.flatMap((r) => (r.next ? [[r.window + 1, r.next[plotted.split].balance] as const] : [])),
+  }));
+  const copies = plotted.runs.map(({ name, results }) => ({
+    name,
+    points: results.map((r) => [r.window, Math.log10(1 + r.copies)] as const),
+  }));
+  const lowest = Math.min(1, ...balance.flatMap(({ points }) => points.map(([, y]) => y)));
+  const parts = [
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12">`,
+    `<rect width="${width}" height="${height}" fill="white"/>`,
+    text(
+      margin.left,
+      22,
+      `${plotted.trace.name}: ${plotted.trace.layers} layers x ${plotted.trace.experts} experts on ${plotted.ranks} ranks, split ${plotted.split}`,
+      15,
+    ),
+    ...(first ? heatMap(first.name, first.results) : []),
+    ...chart({
+      top: balanceTop,
+      title: "balance on the next window (mean/max, mean of layers)",
+      lines: balance,
+      low: Math.floor(lowest * 20) / 20,
+      high: 1,
+      label: (y) => y.toFixed(2),
+    }),
+    ...chart({
+      top: copiesTop,
+      title: "copies per plan (logarithmic)",
+      lines: copies,
+      low: 0,
+      high: Math.max(1, Math.ceil(Math.max(...copies.flatMap(({ points }) => points.map(([, y]) => y))))),
+      label: (y) => String(Math.round(10 ** y - 1)),
+    }),
+    "</svg>",
+  ];
+  return `${parts.join("\n")}\n`;
+}
+
+/** One row per rank, one column per window: the mean over layers of load / mean load, worst in red. */
+function heatMap(name: string, results: readonly WindowResult[]): string[] {
+  const columns = results.flatMap((r) => (r.rankLoad ? [{ window: r.window + 1, load: meanLoad(r.rankLoad) }] : []));
+  const ranks = columns[0]?.load.length ?? 0;
+  if (ranks === 0 || ranks * columns.length > heat.cellsMax) return [];
+  const w = inner / columns.length;
+  const h = heat.height / ranks;
+  const cells = columns.flatMap(({ load }, c) =>
+    Array.from(
+      load,
+      (value, g) =>
+        `<rect x="${(margin.left + c * w).toFixed(1)}" y="${(heat.top + g * h).toFixed(1)}" width="${(w + 0.3).toFixed(1)}" height="${(h + 0.3).toFixed(1)}" fill="${heatColour(value)}"/>`,
+    ),
+  );
+  const legend = [0.8, 0.9, 1, 1.1, 1.2].map((value, i) => {
+    const y = heat.top + 20 + i * 18;
+    return `<rect x="${width - margin.right + 14}" y="${y - 10}" width="12" height="12" fill="${heatColour(value)}"/>${text(width - margin.right + 32, y, `${value.toFixed(1)} x mean`)}`;
+  });
+  return [
+    text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), mean of layers: ${name}`),
+    ...cells,
+    text(margin.left - 8, heat.top + 10, "rank 0", 11, "end"),
+    text(margin.left - 8, heat.top + heat.height, String(ranks - 1), 11, "end"),
+    ...legend,
+  ];
+}
+
+function meanLoad(layers: readonly Float64Array[]): Float64Array {
+  const out = new Float64Array(layers[0]?.length ?? 0);
+  for (const load of layers) {
+    const all = load.reduce((a, b) => a + b, 0);
+    for (let g = 0; g < load.length && all > 0; g++) {
+      out[g] = (out[g] as number) + ((load[g] as number) * load.length) / all / layers.length;
+    }
+  }
+  return out;
+}
+
+/** White at the mean, blue below, red above; full colour 25% off. */
+function heatColour(value: number): string {
+  const off = Math.max(-1, Math.min(1, (value - 1) / 0.25));
+  const fade = Math.round(255 * (1 - Math.abs(off)));
+  return off >= 0 ? `rgb(255,${fade},${fade})` : `rgb(${fade},${fade},255)`;
+}
+
+interface Chart {
+  readonly top: number;
+  readonly title: string;
+  readonly lines: readonly { readonly name: string; readonly points: readonly (readonly [number, number])[] }[];
+  readonly low: number;
+  readonly high: number;
+  readonly label: (y: number) => string;
+}
+
+function chart({ top, title, lines, low, high, label }: Chart): string[] {
+  const last = Math.max(1, ...lines.flatMap(({ points }) => points.map(([x]) => x)));
+  const px = (x: number): string => (margin.left + (x / last) * inner).toFixed(1);
+  const py = (y: number): string => (top + series.height * (1 - (y - low) / Math.max(1e-9, high - low))).toFixed(1);
+  const ticks = [low, (low + high) / 2, high].map(
+    (y) =>
+      `<line x1="${margin.left}" x2="${margin.left + inner}" y1="${py(y)}" y2="${py(y)}" stroke="#ddd"/>${text(margin.left - 8, Number(py(y)) + 4, label(y), 11, "end")}`,
+  );
+  const drawn = lines.map(({ name, points }, i) => {
+    const colour = colours[i % colours.length] ?? "black";
+    const path = points.map(([x, y]) => `${px(x)},${py(y)}`).join(" ");
+    return `<polyline fill="none" stroke="${colour}" stroke-width="1.8" points="${path}"/><text x="${width - margin.right + 14}" y="${top + 14 + i * 16}" fill="${colour}">${escaped(name)}</text>`;
+  });
+  return [
+    text(margin.left, top - 10, title),
+    ...ticks,
+    ...drawn,
+    text(margin.left + inner, top + series.height + 16, `window ${last}`, 11, "end"),
+  ];
+}
+
+function text(x: number, y: number, what: string, size = 12, anchor = "start"): string {
+  return `<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}">${escaped(what)}</text>`;
+}
+
+function escaped(what: string): string {
+  return what.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}

@@ -1,0 +1,266 @@
+// `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
+// prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
+
+import { once } from "node:events";
+import { createWriteStream } from "node:fs";
+import { readFile, writeFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { AppError } from "../../../crds/common.ts";
+import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
+import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/policies.ts";
+import { policies } from "../../planner/index.ts";
+import type { PlacementPolicy } from "../../planner/policy.ts";
+import { type SimulateOptions, type SplitName, simulate, summarise, type WindowResult } from "../../planner/simulate.ts";
+import { decodeTrace, type Trace } from "../../planner/traces.ts";
+import { positives, whole } from "../options.ts";
+import { table } from "../table.ts";
+import { plot } from "./plan-plot.ts";
+
+const splits = ["equal", "fixed", "optimal"] as const satisfies readonly SplitName[];
+const efforts = ["fast", "quality"] as const;
+
+const usage = `usage: enodia plan simulate --trace FILE --ranks N --slots C [options]
+
+Plans on the windows of a trace up to t and scores each plan on window t+1.
+
+      --trace FILE         recorded by "enodia plan record" or written by "enodia plan generate"
+      --ranks N            ranks that host experts
+      --slots C            at most C experts per layer and rank
+      --slots-total C      at most C experts per rank over all layers: layers may differ (instead of --slots)
+      --policy NAME        ${policyNames.join(", ")} (default ${defaultPolicy})
+      --compare NAMES      more policies on the same trace, by comma
+      --split NAME         how tokens are split among copies: equal; fixed (default): shares computed with the plan;
+                           optimal: computed anew for the window scored, the limit
+      --budget-copies K    at most K new copies per plan
+      --rank-speeds LIST   relative speed of each rank, by comma; a shorter list is repeated
+      --nodes N            ranks are on N nodes, in order (default: each on its own)
+      --min-copies N       at least N hosts per expert (default 1)
+      --expert-bytes N     bytes of one expert, for the bytes printed (default ${44_040_192}: DeepSeek-V3 in FP8)
+      --windows N          only the first N windows
+      --effort NAME        quality (default) or fast
+      --json               the summary as JSON
+      --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}
+      --plot FILE          heat map of rank loads and time series, SVG (default: none)`;
+
+const options = {
+  trace: { type: "string" },
+  ranks: { type: "string" },
+  slots: { type: "string" },
+  "slots-total": { type: "string" },
+  policy: { type: "string" },
+  compare: { type: "string" },
+  split: { type: "string" },
+  "budget-copies": { type: "string" },
+  "rank-speeds": { type: "string" },
+  nodes: { type: "string" },
+  "min-copies": { type: "string" },
+  "expert-bytes": { type: "string" },
+  windows: { type: "string" },
+  effort: { type: "string" },
+  json: { type: "boolean" },
+  "plan-out": { type: "string" },
+  plot: { type: "string" },
+  help: { type: "boolean", short: "h" },
+} as const;
+
+const defaultExpertBytes = 44_040_192;
+const bounds = { ranks: 4096, slots: 4096, slotsTotal: 4_194_304, copies: 2 ** 31, bytes: 2 ** 40 } as const;
+
+type Values = ReturnType<typeof parse>;
+function parse(args: readonly string[]) {
+  return parseArgs({ args: [...args], options }).values;
+}
+
+export async function run(args: readonly string[]): Promise<number> {
+  const values = parse(args);
+  if (values.help) {
+    process.stdout.write(`${usage}\n`);
+    return 0;
+  }
+  const file = required(values.trace, "--trace", "the file to read");
+  const trace = await decodeTrace(await readFile(file));
+  const names = [oneOf(values.policy ?? defaultPolicy, policyNames, "--policy"), ...compared(values.compare)];
+  const split = oneOf(values.split ?? "fixed", splits, "--split");
+  const setup = readSetup(values, trace, split);
+  const expertBytes = whole(values["expert-bytes"], "--expert-bytes", 0, bounds.bytes) ?? defaultExpertBytes;
+  const runs: { name: PolicyName; results: WindowResult[] }[] = [];
+  for (const name of names) {
+    const policy = policyOf(name, setup);
+    const first = runs.length === 0;
+    const lines = first && values["plan-out"] !== undefined ? planWriter(values["plan-out"], expertBytes) : undefined;
+    const results = await simulate({ ...setup, policy, onWindow: (result) => lines?.write(result) });
+    await lines?.close();
+    runs.push({ name, results });
+  }
+  const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
+  if (values.plot !== undefined) await writeFile(values.plot, plot({ trace, split, runs, ranks: setup.ranks }));
+  if (values.json)
+    process.stdout.write(`${JSON.stringify({ trace: sizes(trace), ...describe(values, setup, split), policies: rows }, null, 2)}\n`);
+  else process.stdout.write(`${render(trace, setup, split, rows)}\n`);
+  return 0;
+}
+
+function readSetup(values: Values, trace: Trace, split: SplitName): Omit<SimulateOptions, "policy"> {
+  const ranks = whole(required(values.ranks, "--ranks", "how many ranks host experts"), "--ranks", 1, bounds.ranks) ?? 1;
+  const slots = whole(values.slots, "--slots", 1, bounds.slots);
+  const slotsTotal = whole(values["slots-total"], "--slots-total", 1, bounds.slotsTotal);
+  if (slots === undefined && slotsTotal === undefined) throw invalid("--slots or --slots-total: how many experts a rank may hold");
+  if (slots !== undefined && slotsTotal !== undefined) throw invalid("--slots and --slots-total exclude each other");
+  if (slots !== undefined && slots * ranks < trace.experts) {
+    throw invalid(
+      `--slots: ${ranks} ranks x ${slots} slots do not hold ${trace.experts} experts: at least ${Math.ceil(trace.experts / ranks)}`,
+    );
+  }
+  const experts = trace.layers * trace.experts;
+  if (slotsTotal !== undefined && slotsTotal * ranks < experts) {
+    throw invalid(
+      `--slots-total: ${ranks} ranks x ${slotsTotal} slots do not hold ${experts} experts: at least ${Math.ceil(experts / ranks)}`,
+    );
+  }
+  const speeds = positives(values["rank-speeds"], "--rank-speeds");
+  const budgetCopies = whole(values["budget-copies"], "--budget-copies", 0, bounds.copies);
+  const windows = whole(values.windows, "--windows", 1, trace.windows);
+  const nodes = whole(values.nodes, "--nodes", 1, ranks);
+  const minCopies = whole(values["min-copies"], "--min-copies", 1, ranks);
+  return {
+    trace,
+    ranks,
+    split: split === "equal" ? "equal" : "weighted",
+    effort: oneOf(values.effort ?? "quality", efforts, "--effort"),
+    now: () => performance.now(),
+    ...(slots === undefined ? {} : { slots }),
+    ...(slotsTotal === undefined ? {} : { slotsTotal }),
+    ...(speeds === undefined ? {} : { speeds }),
+    ...(budgetCopies === undefined ? {} : { budgetCopies }),
+    ...(windows === undefined ? {} : { windows }),
+    ...(nodes === undefined ? {} : { nodes }),
+    ...(minCopies === undefined ? {} : { minCopies }),
+  };
+}
+
+/** A policy that would not end in reasonable time on this trace is refused with its limit. */
+function policyOf(name: PolicyName, setup: Omit<SimulateOptions, "policy">): PlacementPolicy {
+  const policy = policies[name];
+  if (!policy) throw invalid(`--policy: ${name} is not available`);
+  const cells = setup.trace.layers * setup.trace.experts * setup.ranks;
+  if (cells > policy.cellsMax) {
+    throw invalid(`--policy: ${name} is for small instances, layers x experts x ranks <= ${policy.cellsMax}, this trace has ${cells}`);
+  }
+  return policy;
+}
+
+interface Row {
+  readonly policy: PolicyName;
+  readonly balance: Readonly<Record<SplitName, number>>;
+  readonly meanImbalance: number;
+  readonly worstImbalance: number;
+  readonly bound: number;
+  readonly copies: number;
+  readonly copiesPerStep: number;
+  readonly bytes: number;
+  readonly bytesPerStep: number;
+  readonly msMedian: number;
+  readonly msMax: number;
+  readonly reasons: readonly string[];
+}
+
+function summary(policy: PolicyName, results: readonly WindowResult[], split: SplitName, expertBytes: number): Row {
+  const all = summarise(results, split);
+  return {
+    policy,
+    balance: all.balance,
+    meanImbalance: all.meanWorst,
+    worstImbalance: all.worst,
+    bound: all.bound,
+    copies: all.copies,
+    copiesPerStep: all.copiesPerStep,
+    bytes: all.copies * expertBytes,
+    bytesPerStep: all.copiesPerStep * expertBytes,
+    msMedian: all.msMedian,
+    msMax: all.msMax,
+    reasons: results.slice(0, 3).map((result) => result.reason),
+  };
+}
+
+function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: SplitName, rows: readonly Row[]): string {
+  const slots = setup.slotsTotal === undefined ? `${setup.slots} slots per layer and rank` : `${setup.slotsTotal} slots per rank`;
+  const head = `${trace.name}: ${setup.windows ?? trace.windows} windows, ${trace.layers} layers x ${trace.experts} experts on ${setup.ranks} ranks, ${slots}; split ${split}`;
+  const cells = rows.map((row) => [
+    row.policy,
+    ...splits.map((name) => row.balance[name].toFixed(4)),
+    row.worstImbalance.toFixed(3),
+    row.bound.toFixed(3),
+    row.copiesPerStep.toFixed(1),
+    (row.bytesPerStep / 1e9).toFixed(2),
+    row.msMedian.toFixed(1),
+    row.msMax.toFixed(1),
+  ]);
+  const header = ["POLICY", "EQUAL", "FIXED", "OPTIMAL", "WORST", "BOUND", "COPIES/STEP", "GB/STEP", "MS", "MS MAX"];
+  const note =
+    "EQUAL, FIXED, OPTIMAL: balance = mean/max rank load, mean of layers, by split. WORST: highest max/mean of any layer and window.\nBOUND: least max/mean of the worst layer that the slots allow.";
+  return [head, "", table(header, cells), "", note].join("\n");
+}
+
+/** What was run, for scripts. */
+function describe(values: Values, setup: Omit<SimulateOptions, "policy">, split: SplitName): Record<string, unknown> {
+  const { trace: _trace, now: _now, ...rest } = setup;
+  return { file: values.trace, options: { ...rest, split } };
+}
+
+function sizes(trace: Trace): Record<string, unknown> {
+  return { name: trace.name, windows: trace.windows, layers: trace.layers, experts: trace.experts };
+}
+
+interface PlanWriter {
+  write(result: WindowResult): void;
+  close(): Promise<void>;
+}
+
+/** Epoch = window + 1: each window's plan replaces the one before. Shares are fractions that sum to 1. */
+function planWriter(file: string, expertBytes: number): PlanWriter {
+  const out = createWriteStream(file);
+  const failed = once(out, "error").then(([error]) => Promise.reject(error));
+  failed.catch(() => {});
+  return {
+    write({ window, layers, copies, ms }) {
+      const line = {
+        window,
+        epoch: window + 1,
+        layers: layers.map(fractions),
+        copies,
+        bytes: copies * expertBytes,
+        ms: Math.round(ms * 1000) / 1000,
+      };
+      out.write(`${JSON.stringify(line)}\n`);
+    },
+    async close() {
+      out.end();
+      await Promise.race([once(out, "finish"), failed]).catch((cause: unknown) => {
+        throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });
+      });
+    },
+  };
+}
+
+function fractions(layer: LayerPlan): { hosts: readonly (readonly number[])[]; shares: number[][] } {
+  return { hosts: layer.hosts, shares: layer.shares.map((row) => row.map((share) => share / sharesTotal)) };
+}
+
+function compared(text: string | undefined): PolicyName[] {
+  return (text ?? "").split(",").flatMap((name) => (name.trim() === "" ? [] : [oneOf(name.trim(), policyNames, "--compare")]));
+}
+
+function oneOf<T extends string>(text: string, names: readonly T[], option: string): T {
+  const found = names.find((name) => name === text);
+  if (found !== undefined) return found;
+  throw invalid(`${option}: "${text}" is not one of ${names.join(", ")}`);
+}
+
+function required(text: string | undefined, option: string, what: string): string {
+  if (text !== undefined) return text;
+  throw invalid(`${option}: ${what}; see enodia plan simulate --help`);
+}
+
+function invalid(message: string): AppError {
+  return new AppError(message, { code: "InvalidOption" });
+}
