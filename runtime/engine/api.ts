@@ -15,6 +15,8 @@ export interface RemoteFrame {
   readonly rows: Float32Array;
   readonly pairRows: Uint32Array;
   readonly pairExperts: Uint32Array;
+  /** W3C parent of this frame's span, in the first steps of a traced request. */
+  readonly traceparent?: string;
 }
 
 /** Lives on the main thread. Answers unweighted rows [pairs, hidden], or rejects once no host can be had.
@@ -69,6 +71,8 @@ export interface GenerateRequest {
   /** Ids that end the text; the id itself is sent as the last token. */
   readonly eos: readonly number[];
   readonly signal?: AbortSignal;
+  /** W3C parent of the spans of its frames to other ranks; unset = not traced. */
+  readonly traceparent?: string;
 }
 
 /** hosts[e] = ranks, shares[e] = per mille, as in crds/plan.ts. Layers not named keep what they had. */

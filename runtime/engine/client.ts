@@ -63,7 +63,8 @@ class EngineClient implements Engine {
         return;
       }
       request.signal?.addEventListener("abort", cancel, { once: true });
-      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos });
+      const traced = request.traceparent ? { traceparent: request.traceparent } : {};
+      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, ...traced });
       for await (const event of open.stream) {
         finished = event.type === "finish";
         yield event;

@@ -31,6 +31,7 @@ export interface GenerateMessage {
   readonly maxTokens: number;
   readonly sampling: Sampling;
   readonly eos: readonly number[];
+  readonly traceparent?: string;
 }
 
 export type ToEngine =

@@ -8,6 +8,7 @@ import { createRouter } from "../placement/dispatch.ts";
 import type { RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
 import { sample } from "./core/sampling.ts";
+import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
 import { LoadCounter } from "./load-counter.ts";
 import {
@@ -37,6 +38,9 @@ class EngineThread {
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
   #nextDispatch = 0;
+  readonly #traced = new TracedRequests();
+  /** Of the running step. */
+  #traceparent: string | undefined;
   #draining = false;
   #closing = false;
   /** Calls that change state wait here for the end of a step. */
@@ -88,6 +92,7 @@ class EngineThread {
 
   async #execute(step: Step): Promise<void> {
     const start = performance.now();
+    this.#traceparent = this.#traced.take(step.ids);
     try {
       for (const { from, to, length } of step.moves) await this.#model.kv.copySlot(from, to, length);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
@@ -114,7 +119,8 @@ class EngineThread {
     const id = this.#nextDispatch++;
     return new Promise((resolve, reject) => {
       this.#dispatched.set(id, { resolve, reject });
-      this.#send({ type: "dispatch", id, frame }, [frame.rows.buffer as ArrayBuffer]);
+      const traced = this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent };
+      this.#send({ type: "dispatch", id, frame: traced }, [frame.rows.buffer as ArrayBuffer]);
     });
   }
 
@@ -149,6 +155,7 @@ class EngineThread {
     try {
       if (this.#draining) throw new AppError("this worker is draining; ask another", { code: "Draining", retry: "backoff" });
       this.#batcher.submit({ ...message, eos: new Set(message.eos) });
+      if (message.traceparent) this.#traced.add(message.id, message.traceparent);
     } catch (caught) {
       this.#send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
     }
@@ -216,11 +223,13 @@ class EngineThread {
 
   #fail(id: string, caught: unknown): void {
     this.#batcher.remove(id, "failed");
+    this.#traced.drop(id);
     this.#send({ type: "requestFailed", id, error: toPlain(caught) });
   }
 
   #flushNotices(): void {
     for (const { id, event } of this.#batcher.takeNotices()) {
+      if (event.type === "finish") this.#traced.drop(id);
       if (event.type === "started") this.#totals.cachedTokens += event.cachedPromptTokens;
       this.#send({ type: "event", id, event });
     }

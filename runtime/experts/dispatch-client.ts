@@ -3,6 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement } from "../../crds/plan.ts";
 import type { RemoteExperts, RemoteFrame } from "../engine/engine.ts";
+import type { Tracing } from "../observe/trace.ts";
 import { hash32, successor } from "../placement/dispatch.ts";
 import type { DispatchReply } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { frameBytesMax } from "../wire/grpc.ts";
@@ -32,6 +33,7 @@ export interface DispatchClientOptions {
     bytes(direction: "sent" | "received", bytes: number): void;
     retry(): void;
   };
+  readonly tracing: Tracing;
 }
 
 /** A part of a frame on its way: which pairs, and which hosts said that they lack its experts. */
@@ -103,7 +105,9 @@ export class DispatchClient implements RemoteExperts {
     for (let round = 0; open.length > 0; round++) {
       if (wait.over || this.#closed) throw unavailable(frame);
       const unsent = open.flatMap((part) => this.#split(part));
-      const left = await Promise.all(unsent.map((part) => this.#attempt(frame, part, out, lacking, wait)));
+      const left = await Promise.all(
+        unsent.map((part) => this.#traced(frame, part, (parent) => this.#attempt(frame, part, out, lacking, wait, parent))),
+      );
       const pairs = left.flat().sort((a, b) => a - b);
       if (pairs.length === 0) break;
       this.#options.report.retry();
@@ -120,8 +124,32 @@ export class DispatchClient implements RemoteExperts {
     return splitPairs(part.pairs, this.#options.hidden, frameBytesMax).map((pairs) => ({ ...part, pairs }));
   }
 
+  /** A span for each part sent, when the frame belongs to a traced request. */
+  async #traced(frame: RemoteFrame, part: Part, attempt: (traceparent: string) => Promise<readonly number[]>): Promise<readonly number[]> {
+    if (!frame.traceparent) return attempt("");
+    const attributes = { "enodia.layer": frame.layer, "enodia.rank": part.rank, "enodia.pairs": part.pairs.length };
+    const span = this.#options.tracing.start("experts.dispatch", { parent: frame.traceparent, role: "client", attributes });
+    try {
+      const left = await attempt(span.traceparent);
+      if (left.length > 0) span.set({ "enodia.pairs_left": left.length });
+      return left;
+    } catch (caught) {
+      span.fail(caught);
+      throw caught;
+    } finally {
+      span.end();
+    }
+  }
+
   /** Sends one part; returns the pairs that still have no row. */
-  async #attempt(frame: RemoteFrame, part: Part, out: Float32Array, lacking: Lacking, wait: Wait): Promise<readonly number[]> {
+  async #attempt(
+    frame: RemoteFrame,
+    part: Part,
+    out: Float32Array,
+    lacking: Lacking,
+    wait: Wait,
+    traceparent: string,
+  ): Promise<readonly number[]> {
     const { peers, runner, hidden, report } = this.#options;
     const work = selectPairs(frame, hidden, part.pairs);
     if (part.rank === peers.self.rank) {
@@ -129,6 +157,7 @@ export class DispatchClient implements RemoteExperts {
       scatter(out, hidden, part.pairs, await runner.runOnDemand(frame.layer, frame.phase, work, wait.signal));
       return [];
     }
+    if (part.rank < 0) return part.pairs; // the engine's table was older than the question: choose by the newest plan
     const startedAt = performance.now();
     let reply: DispatchReply;
     try {
@@ -141,6 +170,7 @@ export class DispatchClient implements RemoteExperts {
         pairExperts: Array.from(work.pairExperts),
         decode: frame.phase === "decode",
         onDemand: part.onDemand,
+        traceparent,
       };
       report.bytes("sent", work.rows.byteLength);
       reply = await this.#stream(part.rank).send(message);
@@ -177,7 +207,7 @@ export class DispatchClient implements RemoteExperts {
     }
     if (result.case === "busy") {
       report.frame("busy", 0);
-      if (part.onDemand) lacking.add(part, frame.pairExperts); // it could not load them: the next in line tries
+      lacking.add(part, frame.pairExperts); // others are tried before it is asked again
       return part.pairs;
     }
     report.frame("rejected", 0);

@@ -3,6 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import { missingExperts } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
+import type { Tracing } from "../observe/trace.ts";
 import type { DispatchFrame, DispatchReply, Experts } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { DispatchReplySchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Caller, ServerDuplex } from "../wire/grpc.ts";
@@ -32,6 +33,7 @@ export interface DispatchServerOptions {
   readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
   readonly log: Log;
   readonly report: (result: FrameOutcome) => void;
+  readonly tracing: Tracing;
 }
 
 type Result = DispatchReply["result"];
@@ -57,11 +59,17 @@ function serveStream(call: Call, caller: Extract<PeerIdentity, { role: "worker" 
   let running = 0;
   call.on("data", (frame: DispatchFrame) => {
     running += 1;
+    const attributes = { "enodia.layer": frame.layer, "enodia.from_rank": caller.rank, "enodia.pairs": frame.pairExperts.length };
+    const span = frame.traceparent
+      ? options.tracing.start("experts.serve", { parent: frame.traceparent, role: "server", attributes })
+      : undefined;
     answer(frame, caller, running > framesPerStreamMax, options)
       .then((result) => {
+        span?.set({ "enodia.result": result.case ?? "" });
         if (!call.destroyed && !call.cancelled) call.write(create(DispatchReplySchema, { seq: frame.seq, result }));
       })
       .finally(() => {
+        span?.end();
         running -= 1;
       });
   });
@@ -115,6 +123,7 @@ function refuseSender(
   if (sender.deploymentUid !== peers.self.deploymentUid) return rejected(options, caller.rank, "sender.deployment_uid: another deployment");
   if (sender.rank !== caller.rank)
     return rejected(options, caller.rank, `sender.rank: ${sender.rank}, the certificate says ${caller.rank}`);
+  if (peers.membership.version === 0) return undefined; // a restarted rank knows nobody yet: the certificate is enough
   const member = peers.member(sender.rank);
   if (member !== undefined && member.podUid === sender.podUid) return undefined;
   if (member !== undefined && member.podName === caller.podName) return rejected(options, caller.rank, "sender.pod_uid: not the pod's");

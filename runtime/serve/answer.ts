@@ -165,7 +165,7 @@ export class Answer {
       requestId: id,
       prompt,
       maxTokens,
-      sampling: { ...job.sampling, seed: job.sampling.seed ?? this.#deps.drawSeed() },
+      sampling: { ...job.sampling, seed: job.sampling.seed ?? this.#deps.drawSeed(), logprobs: job.logprobs },
       eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,

@@ -25,7 +25,7 @@ interface Fault {
 
 function generation(maxTokens: number, extra: Partial<Generation> = {}): Generation {
   return {
-    ...{ requestId: "r", prompt: [1, 2, 3], maxTokens, sampling: { temperature: 0, topP: 1, topK: 0, seed: 1n } },
+    ...{ requestId: "r", prompt: [1, 2, 3], maxTokens, sampling: { temperature: 0, topP: 1, topK: 0, seed: 1n, logprobs: false } },
     ...{ eos: [], deadlineUnixMs: Date.now() + 10_000, traceparent: "", signal: new AbortController().signal, ...extra },
   };
 }

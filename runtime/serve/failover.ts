@@ -7,7 +7,13 @@ export interface Generation {
   readonly requestId: string;
   readonly prompt: readonly number[];
   readonly maxTokens: number;
-  readonly sampling: { readonly temperature: number; readonly topP: number; readonly topK: number; readonly seed: bigint };
+  readonly sampling: {
+    readonly temperature: number;
+    readonly topP: number;
+    readonly topK: number;
+    readonly seed: bigint;
+    readonly logprobs: boolean;
+  };
   readonly eos: readonly number[];
   readonly deadlineUnixMs: number;
   /** Of the request span; "" without tracing. */

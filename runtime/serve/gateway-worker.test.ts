@@ -26,10 +26,10 @@ before(async () => {
 });
 after(() => store.remove());
 
-async function world(layerMs: number, overrides: GatewayOverrides = {}, workerTracing = overrides.tracing) {
-  const ranks = new Ranks(store, () => ({
-    overrides: { createEngine: doubleEngine(store.index, { layerMs }), ...(workerTracing ? { tracing: workerTracing } : {}) },
-  }));
+/** Undefined `layerMs`: the real engine computes. */
+async function world(layerMs: number | undefined, overrides: GatewayOverrides = {}) {
+  const engine = layerMs === undefined ? {} : { createEngine: doubleEngine(store.index, { layerMs }) };
+  const ranks = new Ranks(store, () => ({ overrides: { ...engine, ...(overrides.tracing ? { tracing: overrides.tracing } : {}) } }));
   for (const rank of [0, 1, 2]) await ranks.launch(rank);
   await ranks.firstPlan();
   const gateway = await startGateway(
@@ -104,6 +104,32 @@ test("texts are the same when the rank that makes them is killed, with its exper
       got.some(({ failovers }) => failovers > 0),
       "somebody's worker was killed",
     );
+  } finally {
+    await close();
+  }
+});
+
+test("one trace leads from the client through gateway and worker to the frames between ranks", async () => {
+  const exporter = new InMemorySpanExporter();
+  const { gateway, close } = await world(undefined, { tracing: await createTracing({ service: "test", exporter }) });
+  try {
+    const traceId = "0af7651916cd43dd8448eb211c80319c";
+    await ask(gateway, "hello", 12, { traceparent: `00-${traceId}-b7ad6b7169203331-01` });
+    await ask(gateway, "another, untraced by its client", 3);
+    await until("all spans ended", () => exporter.getFinishedSpans().filter((span) => span.name === "gateway.completions").length === 2);
+    const spans = exporter.getFinishedSpans().filter((span) => span.spanContext().traceId === traceId);
+    const byId = new Map(spans.map((span) => [span.spanContext().spanId, span]));
+    const way = (span: (typeof spans)[number]): string[] => {
+      const parent = byId.get(span.parentSpanContext?.spanId ?? "");
+      return [...(parent ? way(parent) : []), span.name];
+    };
+    const served = spans.filter((span) => span.name === "experts.serve");
+    assert.ok(served.length > 0, "experts of other ranks were asked");
+    for (const span of served)
+      assert.deepEqual(way(span), ["gateway.completions", "worker.generate", "worker.generate", "experts.dispatch", "experts.serve"]);
+    const perStep = store.index.layers * 2;
+    assert.ok(served.length <= 2 * perStep, `${served.length} spans: a trace holds the first steps only`);
+    assert.deepEqual([...new Set(served.map((span) => span.attributes["enodia.result"]))], ["rows"]);
   } finally {
     await close();
   }

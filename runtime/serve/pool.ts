@@ -150,7 +150,7 @@ export class WorkerPool implements Workers {
         prompt: [...generation.prompt],
         replay: [...replay],
         maxTokens: generation.maxTokens,
-        sampling: { ...generation.sampling, logprobs: true },
+        sampling: generation.sampling,
         eos: [...generation.eos],
         deadlineUnixMs: BigInt(generation.deadlineUnixMs),
         traceparent: span.traceparent,

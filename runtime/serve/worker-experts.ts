@@ -12,6 +12,7 @@ import { type FetchOutcome, ShardClient } from "../experts/shard-client.ts";
 import { createShardServer } from "../experts/shard-server.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import type { Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { Caller } from "../wire/grpc.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
@@ -38,6 +39,7 @@ export interface ExpertsOptions {
   readonly budgetBytes: number;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly metrics: Metrics<"worker">;
+  readonly tracing: Tracing;
   readonly log: Log;
   readonly onChange: () => void;
   /** A peer serves a newer epoch than this rank knows. */
@@ -77,6 +79,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
       bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
       retry: () => metrics.add("enodia_dispatch_retries_total", 1),
     },
+    tracing: options.tracing,
   });
   plan.attach(dispatch);
   const workerOnly = (call: Caller) => {
@@ -87,6 +90,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   const expertsService = createDispatchServer({
     ...{ peers, runner, plan: state, model: info, log, caller: workerOnly },
     report: (result) => metrics.add("enodia_dispatch_served_frames_total", 1, { result }),
+    tracing: options.tracing,
   });
   const shardsService = createShardServer({
     ...{ store, codec: info.codec },

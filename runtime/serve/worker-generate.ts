@@ -64,7 +64,7 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   const span = options.tracing.start("worker.generate", { parent: request.traceparent, role: "server", attributes });
   let result: Result = "error";
   try {
-    result = await pump(call, options, abort.signal);
+    result = await pump(call, options, abort.signal, span.traceparent);
     if (result === "cancelled" && abort.signal.reason === late) throw late;
     span.set({ "enodia.finish": result });
   } catch (error) {
@@ -77,7 +77,7 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
   }
 }
 
-async function pump(call: Call, options: GenerateOptions, signal: AbortSignal): Promise<Result> {
+async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, traceparent: string): Promise<Result> {
   const { request } = call;
   const sampling = request.sampling;
   const startedAt = performance.now();
@@ -92,9 +92,11 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal): 
       topP: sampling?.topP || 1, // unset on the wire is 0, and means off
       topK: sampling?.topK ?? 0,
       seed: sampling?.seed ?? 0n,
+      logprobs: sampling?.logprobs ?? false,
     },
     eos: request.eos,
     signal,
+    ...(options.tracing.enabled ? { traceparent } : {}),
   });
   for await (const event of events) {
     if (event.type === "token" && first) {

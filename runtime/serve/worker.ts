@@ -1,7 +1,7 @@
 // A worker process: opens the model, serves Control at once, gets its plan from the operator or a peer, and then serves
 // tokens and experts until it is told to stop. Construction and life cycle; the work is in the files it imports.
 import { randomUUID } from "node:crypto";
-import { createEngine, type Engine, type EngineInfo } from "../engine/engine.ts";
+import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
 import { Peers } from "../experts/peers.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
@@ -59,6 +59,7 @@ export interface WorkerOverrides {
   readonly log?: Log;
   readonly bus?: Bus;
   readonly tracing?: Tracing;
+  readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
   /** Addresses to ask instead of the headless Service's. */
   readonly peers?: () => Promise<string[]>;
 }
@@ -107,7 +108,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
 
   const store = await openStore(options.modelDir);
   const remote = new RemoteSocket();
-  const engine = await createEngine({
+  const engine = await (overrides.createEngine ?? createEngine)({
     ...{ storeDir: options.modelDir, backend: options.backend, codec: options.codec, remote },
     ...{ kvPoolBytes: options.kvPoolBytes, maxContext: options.maxContext },
     ...(options.threads === undefined ? {} : { threads: options.threads }),
@@ -156,7 +157,7 @@ async function serve(base: Base, model: Model) {
   };
   const join = createJoiner(base, peers, () => experts);
   const experts = createWorkerExperts({
-    ...{ engine, info, store, peers, budgetBytes: options.expertBudgetBytes, caller, metrics, log },
+    ...{ engine, info, store, peers, budgetBytes: options.expertBudgetBytes, caller, metrics, log, tracing: base.tracing },
     onChange: () => refresh(),
     onNewerEpoch: (rank) => void join.from(rank),
   });
