@@ -32,7 +32,8 @@ export interface DispatchServerOptions {
   /** Who calls, by certificate; throws for strangers and for those that are no workers. */
   readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
   readonly log: Log;
-  readonly report: (result: FrameOutcome) => void;
+  /** `rows`: expert rows computed for the frame, 0 unless ok. */
+  readonly report: (result: FrameOutcome, rows: number) => void;
   readonly tracing: Tracing;
 }
 
@@ -46,7 +47,7 @@ export function createDispatchServer(options: DispatchServerOptions): HandlersOf
       try {
         caller = options.caller(call);
       } catch (error) {
-        options.report("rejected");
+        options.report("rejected", 0);
         call.emit("error", toStatus(error));
         return;
       }
@@ -97,7 +98,7 @@ async function answer(
   const phase = frame.decode ? "decode" : "prefill";
   try {
     const rows = frame.onDemand ? await runner.runOnDemand(frame.layer, phase, work) : await runner.run(frame.layer, phase, work);
-    report("ok");
+    report("ok", frame.pairExperts.length);
     return { case: "rows", value: bytesOf(rows) };
   } catch (caught) {
     const missing = missingExperts(caught);
@@ -132,18 +133,18 @@ function refuseSender(
 }
 
 function rejected(options: DispatchServerOptions, rank: number, reason: string): Result {
-  options.report("rejected");
+  options.report("rejected", 0);
   options.log.warn({ rank, reason }, "a frame was refused");
   return { case: "rejected", value: { $typeName: "enodia.runtime.v1.Rejected", reason } };
 }
 
 function busy(options: DispatchServerOptions, retryAfterMs: number): Result {
-  options.report("busy");
+  options.report("busy", 0);
   return { case: "busy", value: { $typeName: "enodia.runtime.v1.Busy", retryAfterMs } };
 }
 
 function notHosted(options: DispatchServerOptions, frame: DispatchFrame, experts: readonly number[]): Result {
-  options.report("not_hosted");
+  options.report("not_hosted", 0);
   const { plan } = options;
   return {
     case: "notHosted",

@@ -52,26 +52,34 @@ export class Materializer {
 
   /** Resolves once the expert is resident; returns the bytes that had to be fetched (0 = it was there, or somebody else
    *  loaded it). Waits for room while memory is full, until the signal fires. */
-  async ensure(request: LoadRequest): Promise<number> {
-    const { layer, expert, kind, signal } = request;
-    for (;;) {
-      if (signal.aborted) throw abortReason(signal);
-      const admission = this.residents.admit(layer, expert, kind);
-      if (admission.action === "present") return 0;
-      if (admission.action === "load") return await this.#load(request);
-      if (admission.action === "evict") await this.#unload(admission.victim.layer, admission.victim.expert);
-      else await this.#changed.wait(pollMs, signal);
-    }
+  ensure(request: LoadRequest): Promise<number> {
+    return this.#ensure(request, false);
   }
 
-  /** Runs work while staged experts are held in memory, one expert at a time at most. */
+  /** Runs work while a staged expert is held in memory. It is held from the moment that it is loaded: were it taken up a moment
+   *  later, two frames that share one slot could evict each other for ever. */
   async withExpert<T>(request: LoadRequest, work: () => Promise<T>): Promise<T> {
-    while (!this.residents.lease(request.layer, request.expert)) await this.ensure(request);
+    await this.#ensure(request, true);
     try {
       return await work();
     } finally {
       this.residents.unlease(request.layer, request.expert);
       this.#changed.notify();
+    }
+  }
+
+  async #ensure(request: LoadRequest, hold: boolean): Promise<number> {
+    const { layer, expert, kind, signal } = request;
+    for (;;) {
+      if (signal.aborted) throw abortReason(signal);
+      const admission = this.residents.admit(layer, expert, kind);
+      if (admission.action === "present") {
+        if (hold) this.residents.lease(layer, expert);
+        return 0;
+      }
+      if (admission.action === "load") return await this.#load(request, hold);
+      if (admission.action === "evict") await this.#unload(admission.victim.layer, admission.victim.expert);
+      else await this.#changed.wait(pollMs, signal);
     }
   }
 
@@ -82,7 +90,7 @@ export class Materializer {
     return leaving.length * this.residents.expertBytes;
   }
 
-  async #load(request: LoadRequest): Promise<number> {
+  async #load(request: LoadRequest, hold: boolean): Promise<number> {
     const { layer, expert } = request;
     try {
       const bytes = await this.#gate.run(request.kind === "staged", async () => {
@@ -93,6 +101,7 @@ export class Materializer {
         return unit.byteLength;
       });
       this.residents.loaded(layer, expert);
+      if (hold) this.residents.lease(layer, expert);
       return bytes;
     } catch (caught) {
       this.residents.gone(layer, expert);

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { createRouter, noRank, type RoutingLayer, successor, withoutRanks } from "./dispatch.ts";
+import { createRouter, noRank, type RoutingLayer, successor } from "./dispatch.ts";
 
 function table(hosts: number[][], shares: number[][], epoch = 1): RoutingLayer {
   return { layer: 0, epoch, hosts, shares };
@@ -125,12 +125,4 @@ test("the successor is one of the live ranks, the same for all, and stays when o
     ),
   );
   assert.equal(successor(0, 0, []), undefined);
-});
-
-test("a table without its down ranks keeps shares in proportion, sums to 1000, and names the home when all are down", () => {
-  const layer = table([[0, 1, 2], [3], [1, 3]], [[500, 300, 200], [1000], [0, 1000]]);
-  const masked = withoutRanks(layer, new Set([0, 3]));
-  assert.deepEqual(masked.hosts, [[1, 2], [3], [1]]);
-  assert.deepEqual(masked.shares, [[600, 400], [1000], [1000]]);
-  assert.equal(withoutRanks(layer, new Set([9])), layer);
 });

@@ -133,33 +133,3 @@ export function successor(layer: number, expert: number, live: readonly number[]
   }
   return best;
 }
-
-/** A layer's table without ranks that are down: shares of the rest scaled to 1000. With every host down the home stays named,
- *  so that the pair has an owner who then finds a way. Returns the same object when nothing changes. */
-export function withoutRanks(layer: RoutingLayer, down: ReadonlySet<number>): RoutingLayer {
-  if (!layer.hosts.some((hosts) => hosts.some((host) => down.has(host)))) return layer;
-  const rows = layer.hosts.map((hosts, expert) => {
-    const row = { hosts, shares: layer.shares[expert] ?? [] };
-    if (!hosts.some((host) => down.has(host))) return row;
-    const { live, weights, total } = withLive(row, down);
-    if (total === 0) return { hosts: live, shares: [shareTotal] };
-    return { hosts: live, shares: scale(weights, total) };
-  });
-  return { ...layer, hosts: rows.map((row) => row.hosts), shares: rows.map((row) => row.shares) };
-}
-
-const shareTotal = 1000;
-
-/** Whole shares that sum to 1000, by largest remainder. */
-function scale(weights: readonly number[], total: number): number[] {
-  const exact = weights.map((weight) => (weight * shareTotal) / total);
-  const shares = exact.map(Math.floor);
-  const order = exact.map((value, i) => ({ i, rest: value - Math.floor(value) })).sort((a, b) => b.rest - a.rest || a.i - b.i);
-  let left = shareTotal - shares.reduce((a, b) => a + b, 0);
-  for (const { i } of order) {
-    if (left <= 0) break;
-    shares[i] = (shares[i] ?? 0) + 1;
-    left -= 1;
-  }
-  return shares;
-}

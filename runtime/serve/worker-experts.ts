@@ -82,6 +82,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     tracing: options.tracing,
   });
   plan.attach(dispatch);
+  let remoteRows = 0;
   const workerOnly = (call: Caller) => {
     const identity = options.caller(call);
     if (identity.role === "worker") return identity;
@@ -89,7 +90,11 @@ export function createWorkerExperts(options: ExpertsOptions) {
   };
   const expertsService = createDispatchServer({
     ...{ peers, runner, plan: state, model: info, log, caller: workerOnly },
-    report: (result) => metrics.add("enodia_dispatch_served_frames_total", 1, { result }),
+    report: (result, rows) => {
+      metrics.add("enodia_dispatch_served_frames_total", 1, { result });
+      metrics.add("enodia_expert_rows_total", rows, { origin: "remote" });
+      remoteRows += rows;
+    },
     tracing: options.tracing,
   });
   const shardsService = createShardServer({
@@ -103,7 +108,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     dispatch.close();
     peers.close();
   };
-  return { state, plan, residents, materializer, dispatch, expertsService, shardsService, close };
+  return { state, plan, residents, materializer, dispatch, expertsService, shardsService, remoteRows: () => remoteRows, close };
 }
 
 function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {

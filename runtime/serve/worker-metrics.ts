@@ -24,13 +24,20 @@ export interface VitalsOptions {
 export function watchVitals(options: VitalsOptions): () => WorkerVitals {
   const { engine, info, experts, peers, metrics } = options;
   let last: EngineStats | undefined;
+  let localRows = 0;
   const poll = setInterval(() => {
     engine.stats().then(
       (stats) => {
         count(metrics, stats, last);
+        const local = Math.max(localRows, stats.servedRows - experts.remoteRows());
+        metrics.add("enodia_expert_rows_total", local - localRows, { origin: "local" });
+        localRows = local;
         last = stats;
       },
-      () => clearInterval(poll), // the engine is closed
+      (error) => {
+        clearInterval(poll);
+        options.health.dead(`the engine ended: ${error instanceof Error ? error.message : String(error)}`);
+      },
     );
   }, statsEveryMs);
   poll.unref();

@@ -9,7 +9,7 @@ import type { Materializer } from "../experts/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
-import { hash32, withoutRanks } from "../placement/dispatch.ts";
+import { hash32 } from "../placement/dispatch.ts";
 
 /** Layers prepared side by side; loads are bounded again below. */
 const layersAtOnce = 4;
@@ -25,7 +25,7 @@ export type PrepareOutcome =
 
 export interface PlanKeeperOptions {
   readonly state: PlanState;
-  readonly engine: Pick<Engine, "setRouting">;
+  readonly engine: Pick<Engine, "setRouting" | "setDown">;
   readonly materializer: Materializer;
   readonly peers: Peers;
   readonly layers: number;
@@ -50,7 +50,7 @@ export class PlanKeeper {
   constructor(options: PlanKeeperOptions) {
     this.state = options.state;
     this.#options = options;
-    options.peers.onChange(() => void this.#route());
+    options.peers.onChange(() => void this.#mask());
   }
   /** The engine's remote side, which needs the plan and so comes after it. */
   attach(dispatch: DispatchClient): void {
@@ -186,16 +186,27 @@ export class PlanKeeper {
     if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
   }
 
-  /** Tables as this rank can use them: committed hosts that are up. */
+  /** The committed tables, as the engine's router takes them. */
   async #route(): Promise<void> {
     const { engine, peers, layers, log } = this.#options;
     const tables = Array.from({ length: layers }, (_, layer) => this.state.current(layer)).filter((table) => table !== undefined);
     if (tables.length === 0) return;
-    const down = peers.down(new Set(tables.flatMap((table) => table.hosts.flat())));
     try {
-      await engine.setRouting({ rank: peers.self.rank, layers: tables.map((table) => withoutRanks(table, down)) });
+      await this.#mask();
+      await engine.setRouting({ rank: peers.self.rank, layers: tables });
     } catch (err) {
       log.error({ err }, "the engine did not take its routing tables");
+    }
+  }
+
+  /** Tells the router whom to leave out: hosts that are lost, suspect or unknown. */
+  async #mask(): Promise<void> {
+    const { engine, peers, layers, log } = this.#options;
+    const hosts = new Set(Array.from({ length: layers }, (_, layer) => this.state.current(layer)?.hosts ?? []).flat(2));
+    try {
+      await engine.setDown([...peers.down(hosts)]);
+    } catch (err) {
+      log.error({ err }, "the engine did not take the ranks that are down");
     }
   }
 
