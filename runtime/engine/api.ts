@@ -99,6 +99,8 @@ export interface EngineStats {
   readonly slotsUsed: number;
   readonly queuedRequests: number;
   readonly hostedExperts: number;
+  /** Expert rows computed here, for this rank's tokens and for those of others. */
+  readonly servedRows: number;
 }
 
 export interface Engine {

@@ -7,6 +7,8 @@ type Kind = "routed" | "served";
 export class LoadCounter {
   readonly #layers: number;
   readonly #experts: number;
+  /** Since start; for metrics, while the counts are taken and reset by telemetry. */
+  servedTotal = 0;
   #counts: Record<Phase, Record<Kind, Uint32Array>>;
 
   constructor(layers: number, experts: number) {
@@ -20,6 +22,7 @@ export class LoadCounter {
   }
 
   served(phase: Phase, layer: number, expert: number, rows: number): void {
+    this.servedTotal += rows;
     this.#add("served", phase, layer * this.#experts + expert, rows);
   }
 

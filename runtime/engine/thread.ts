@@ -193,7 +193,13 @@ class EngineThread {
         return this.#counter.take();
       case "stats": {
         const { slotsUsed, queued } = this.#batcher;
-        return { ...this.#totals, slotsUsed, queuedRequests: queued, hostedExperts: this.#experts.count };
+        return {
+          ...this.#totals,
+          slotsUsed,
+          queuedRequests: queued,
+          hostedExperts: this.#experts.count,
+          servedRows: this.#counter.servedTotal,
+        };
       }
       case "drain":
         this.#draining = message.argument;

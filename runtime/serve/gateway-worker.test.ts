@@ -134,3 +134,29 @@ test("one trace leads from the client through gateway and worker to the frames b
     await close();
   }
 });
+
+test("the rows that ranks report add up to what the text needed", async () => {
+  const { ranks, gateway, close } = await world(undefined);
+  try {
+    await ask(gateway, "0123456789", 20);
+    const passes = 10 + 20 - 1; // the last token is not fed
+    const want = passes * store.index.layers * store.index.topK;
+    const rows = async (origin: string) => {
+      let total = 0;
+      for (const { worker } of ranks.byRank.values()) {
+        const text = await worker.metrics.text();
+        total += Number(new RegExp(`^enodia_expert_rows_total\\{[^}]*origin="${origin}"[^}]*\\} (\\d+)$`, "m").exec(text)?.[1]);
+      }
+      return total;
+    };
+    let seen = { local: 0, remote: 0 };
+    for (let i = 0; i < 50 && seen.local + seen.remote < want; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      seen = { local: await rows("local"), remote: await rows("remote") };
+    }
+    assert.equal(seen.local + seen.remote, want);
+    assert.ok(seen.local > 0 && seen.remote > 0, JSON.stringify(seen));
+  } finally {
+    await close();
+  }
+});
