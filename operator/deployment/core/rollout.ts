@@ -147,10 +147,11 @@ function infeasible(input: RolloutInput, present: number): Blocked | undefined {
   return result.fits || !fit(model, present, budget).fits ? undefined : { reason: "ScaleDownBlocked", message: result.message };
 }
 
-/** Unready first, then who holds the fewest unique expert bytes, then the highest rank. */
+/** Who is being emptied anyway, then unready ones, then who holds the fewest unique expert bytes, then the highest rank. */
 function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
   const unique = (pod: PodFacts) => snapshot.view?.members.find((member) => member.podUid === pod.uid)?.uniqueBytes ?? 0;
-  return Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
+  const leaving = (pod: PodFacts) => Number(pod.leaving !== undefined);
+  return leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
 }
 
 /** One pod of an old template at a time, and only while all others serve; old pods that do not serve go at once. */

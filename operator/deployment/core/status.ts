@@ -46,14 +46,25 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
       ...(operation ? { operation } : {}),
       ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
     },
-    ...(view?.placement ? { placement: view.placement } : old.placement ? { placement: old.placement } : {}),
-    ...(view?.telemetry ? { telemetry: view.telemetry } : {}),
+    ...known("placement", view?.placement, old.placement),
+    ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
     address: { url: `http://${name}.${namespace}.svc:${deployment.spec.service.port}` },
     conditions: moeDeploymentConditions.map((type) =>
       withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),
     ),
   };
+}
+
+/** What the rebalance plane says, or what was said last while it has nothing to say. An empty object is never written: applied
+ *  over a filled one it would become null. */
+function known<K extends "placement" | "telemetry">(
+  key: K,
+  now: MoEDeploymentStatus[K],
+  before: MoEDeploymentStatus[K],
+): Pick<MoEDeploymentStatus, K> {
+  const value = [now, before].find((one) => one !== undefined && Object.keys(one).length > 0);
+  return (value ? { [key]: value } : {}) as Pick<MoEDeploymentStatus, K>;
 }
 
 function modelStatus({ view }: Snapshot): Pick<MoEDeploymentStatus, "model"> | undefined {
