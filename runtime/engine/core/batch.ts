@@ -121,6 +121,8 @@ export class Batcher {
   complete(step: Step, sampled: readonly { readonly token: number; readonly logprob: number }[]): void {
     this.#decodedLast = step.phase === "decode";
     const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
+    // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
+    if (step.phase === "decode") for (const id of step.ids) if (this.#open.has(id)) this.#ledger.advance(id);
     for (const id of step.ids) {
       const open = this.#open.get(id);
       if (!open) continue; // removed meanwhile
@@ -129,7 +131,7 @@ export class Batcher {
         if (this.#ledger.lengthOf(id) < open.ticket.prompt.length) continue;
         this.#prefilling = undefined;
         this.#ledger.promote(id);
-      } else this.#ledger.advance(id);
+      }
       this.#output(id, open, given.get(id));
     }
   }
