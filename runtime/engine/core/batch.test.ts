@@ -1,0 +1,221 @@
+// The batcher with a model in miniature: the "logits" of a row are a hash of the tokens before it, so a request that is fed a
+// wrong token, a wrong slot or a wrong position says something else than it says alone.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { Batcher, chunkOf, type Step, type Ticket } from "./batch.ts";
+import type { GenerateEvent } from "./request.ts";
+
+const context = 64;
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+
+function ticket(id: string, prompt: readonly number[], rest: Partial<Ticket> = {}): Ticket {
+  return { id, prompt: Uint32Array.from(prompt), replay: new Uint32Array(0), maxTokens: 8, sampling, eos: new Set([7]), ...rest };
+}
+
+/** Executes steps on slots of tokens, as a model would on KV. */
+class Toy {
+  readonly batcher: Batcher;
+  readonly slots: number[][];
+  readonly events = new Map<string, GenerateEvent[]>();
+  readonly steps: Step[] = [];
+
+  constructor(slots: number, limits = {}) {
+    this.batcher = new Batcher(slots, context, limits);
+    this.slots = Array.from({ length: slots }, () => []);
+  }
+
+  step(): boolean {
+    const step = this.batcher.next();
+    this.collect();
+    if (!step) return false;
+    this.steps.push(step);
+    for (const { from, to, length } of step.moves) this.slots[to] = this.slots[from]!.slice(0, length);
+    const sums: number[] = [];
+    for (let b = 0; b < step.batch; b++) {
+      const slot = this.slots[step.firstSlot + b]!;
+      assert.ok(slot.length >= step.past[b]!, "past beyond what was written");
+      slot.length = step.past[b]!;
+      for (let t = 0; t < step.tokensPerSlot; t++) {
+        slot.push(step.tokens[b * step.tokensPerSlot + t]!);
+        sums.push(slot.reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
+      }
+    }
+    this.batcher.complete(
+      step,
+      step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
+    );
+    this.collect();
+    return true;
+  }
+
+  collect(): void {
+    for (const { id, event } of this.batcher.takeNotices()) this.events.set(id, [...(this.events.get(id) ?? []), event]);
+  }
+
+  run(stepsMax = 5000): void {
+    for (let i = 0; this.step(); i++) assert.ok(i < stepsMax, "never comes to rest");
+  }
+
+  tokens(id: string): number[] {
+    return (this.events.get(id) ?? []).flatMap((event) => (event.type === "token" ? [event.id] : []));
+  }
+
+  finish(id: string): string | undefined {
+    const last = this.events.get(id)?.at(-1);
+    return last?.type === "finish" ? last.reason : undefined;
+  }
+}
+
+function alone(request: Ticket): number[] {
+  const toy = new Toy(1);
+  toy.batcher.submit({ ...request, replay: new Uint32Array(0) });
+  toy.run();
+  return toy.tokens(request.id);
+}
+
+const prompts = fc.array(fc.integer({ min: 8, max: 12 }), { minLength: 1, maxLength: 45 });
+
+test("a request says the same alone, with random mates that come and go, and with any chunk size", () => {
+  const arrival = fc.record({
+    prompt: prompts,
+    at: fc.nat(40),
+    cancelAt: fc.option(fc.nat(60)),
+    maxTokens: fc.integer({ min: 1, max: 12 }),
+  });
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 4 }),
+      fc.integer({ min: 1, max: 40 }),
+      fc.array(arrival, { maxLength: 8 }),
+      (slots, chunk, arrivals) => {
+        const toy = new Toy(slots, { prefillChunkTokens: chunk });
+        const requests = arrivals.map(({ prompt, maxTokens }, i) => ticket(`r${i}`, prompt, { maxTokens }));
+        for (let time = 0; time < 4000; time++) {
+          for (const [i, { at, cancelAt }] of arrivals.entries()) {
+            if (at === time) toy.batcher.submit(requests[i]!);
+            if (cancelAt !== null && cancelAt === time && time > at) toy.batcher.remove(`r${i}`, "cancelled");
+          }
+          if (!toy.step() && time > 60) break;
+        }
+        for (const [i, request] of requests.entries()) {
+          const want = alone(request);
+          const got = toy.tokens(request.id);
+          assert.ok(toy.finish(request.id), `${request.id} finished`);
+          if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
+          else assert.deepEqual(got, want, `request ${i}`);
+        }
+        for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
+          if (phase !== "prefill") continue;
+          const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
+          assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
+test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
+  fc.assert(
+    fc.property(prompts, fc.integer({ min: 2, max: 14 }), fc.nat(), (prompt, maxTokens, cut) => {
+      const request = ticket("a", prompt, { maxTokens });
+      const want = alone(request);
+      const replayed = cut % want.length;
+      const toy = new Toy(2);
+      toy.batcher.submit({ ...request, replay: Uint32Array.from(want.slice(0, replayed)) });
+      toy.run();
+      assert.deepEqual(toy.tokens("a"), want.slice(replayed));
+      const first = toy.events.get("a")!.find((event) => event.type === "token");
+      assert.equal(first?.type === "token" && first.position, replayed);
+    }),
+  );
+});
+
+test("while others decode, prefill chunks and decode steps take turns", () => {
+  const toy = new Toy(3, { prefillChunkTokens: 4 });
+  toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 30, eos: new Set() }));
+  toy.step();
+  toy.batcher.submit(
+    ticket(
+      "b",
+      Array.from({ length: 40 }, (_, i) => i + 8),
+    ),
+  );
+  const before = toy.steps.length;
+  for (let i = 0; i < 12; i++) toy.step();
+  const phases = toy.steps.slice(before).map(({ phase }) => phase);
+  for (let i = 1; i < phases.length; i++) assert.notEqual(phases[i], phases[i - 1]);
+});
+
+test("the queue is bounded: one more request is told to come again", () => {
+  const batcher = new Batcher(1, context, { queueRequestsMax: 2 });
+  batcher.submit(ticket("a", [8, 9]));
+  batcher.submit(ticket("b", [8, 9]));
+  assert.throws(() => batcher.submit(ticket("c", [8, 9])), { code: "Busy", retry: { afterMs: 1000 } });
+  batcher.remove("b", "cancelled");
+  batcher.submit(ticket("d", [8, 9]));
+});
+
+test("requests that cannot be served are refused by field", () => {
+  const batcher = new Batcher(1, context);
+  const long = Array.from({ length: context }, () => 8);
+  assert.throws(() => batcher.submit(ticket("a", long)), { code: "ContextOverflow", message: /prompt: 64 tokens.*context of 64/ });
+  assert.throws(() => batcher.submit(ticket("a", [])), { code: "InvalidRequest", message: /prompt/ });
+  assert.throws(() => batcher.submit(ticket("a", [8], { maxTokens: 0 })), { code: "InvalidRequest", message: /max_tokens/ });
+  assert.throws(() => batcher.submit(ticket("a", [8], { maxTokens: 2, replay: Uint32Array.of(8, 8) })), {
+    code: "InvalidRequest",
+    message: /replay/,
+  });
+});
+
+test("the context ends a request whose max_tokens is larger", () => {
+  const toy = new Toy(1);
+  toy.batcher.submit(
+    ticket(
+      "a",
+      Array.from({ length: context - 3 }, () => 8),
+      { maxTokens: 100, eos: new Set() },
+    ),
+  );
+  toy.run();
+  assert.equal(toy.tokens("a").length, 3);
+  assert.equal(toy.finish("a"), "length");
+});
+
+test("an eos id ends a request and is its last token", () => {
+  const want = alone(ticket("a", [8, 9, 10], { maxTokens: 20, eos: new Set() }));
+  const eos = want[2]!;
+  const cut = want.indexOf(eos) + 1;
+  const toy = new Toy(1);
+  toy.batcher.submit(ticket("a", [8, 9, 10], { maxTokens: 20, eos: new Set([eos]) }));
+  toy.run();
+  assert.deepEqual(toy.tokens("a"), want.slice(0, cut));
+  assert.equal(toy.finish("a"), "stop");
+});
+
+test("a failed request leaves without an event and frees its slot", () => {
+  const toy = new Toy(1);
+  toy.batcher.submit(ticket("a", [8, 9]));
+  toy.step();
+  toy.batcher.remove("a", "failed");
+  toy.collect();
+  assert.equal(toy.finish("a"), undefined);
+  toy.batcher.submit(ticket("b", [8, 9]));
+  toy.run();
+  assert.deepEqual(toy.tokens("b"), alone(ticket("b", [8, 9])));
+});
+
+test("chunks cover a prompt without ever being or leaving a single token", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 2, max: 500 }), fc.integer({ min: 2, max: 64 }), (length, chunk) => {
+      let left = length;
+      while (left > 0) {
+        const count = chunkOf(left, chunk);
+        assert.ok(count >= 2 && count <= Math.max(chunk, 3), `${count} of ${left}`);
+        left -= count;
+      }
+      assert.equal(left, 0);
+    }),
+  );
+});
