@@ -1,0 +1,218 @@
+// What a worker refuses: strangers, forged senders, stale epochs, oversized and malformed frames, stale plans. After each, the
+// honest work next to it is done as before.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { doubleEngine } from "../../test/support/double-engine.ts";
+import { deployment, deploymentUid, namespace, Ranks, tinyStore, within } from "../../test/support/ranks.ts";
+import {
+  type DispatchFrame,
+  DispatchFrameSchema,
+  type DispatchReply,
+  Experts,
+  Inference,
+  Shards,
+} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { connect, fromStatus, messageBytesMax } from "../wire/grpc.ts";
+import { toPlan, toSender } from "../wire/mapping.ts";
+import { create } from "../wire/service.ts";
+import { serverNames, type TlsSource } from "../wire/tls.ts";
+
+let store: Awaited<ReturnType<typeof tinyStore>>;
+let ranks: Ranks;
+let want: number[];
+
+before(async () => {
+  store = await tinyStore();
+  ranks = new Ranks(store, () => ({ overrides: { createEngine: doubleEngine(store.index) } }));
+  for (const rank of [0, 1]) await ranks.launch(rank);
+  await ranks.firstPlan();
+  // Rank 0 then serves epochs 2 and 3 of layer 0; epoch 1 is stale.
+  for (const hosts of [[0, 1], [0]]) await ranks.carryOut(ranks.nextPlan([ranks.layerPlan(0, 0, () => hosts)]));
+  want = await ranks.text([1], [1, 2, 3], 8);
+});
+after(async () => {
+  await ranks.close();
+  store.remove();
+});
+
+type Fields = Partial<Omit<DispatchFrame, "$typeName" | "$unknown">>;
+
+/** An honest frame of rank 1 to rank 0, with changes. */
+function frame(change: Fields = {}): DispatchFrame {
+  const sender = toSender({
+    deploymentUid,
+    rank: 1,
+    podUid: ranks.byRank.get(1)!.podUid,
+    bootId: ranks.byRank.get(1)!.worker.identity.bootId,
+  });
+  const { hidden } = store.index;
+  const rows = new Uint8Array(new Float32Array(hidden).fill(3).buffer);
+  return create(DispatchFrameSchema, {
+    sender,
+    seq: 1n,
+    layer: 0,
+    layerEpoch: 3n,
+    hidden,
+    rows,
+    pairRows: [0],
+    pairExperts: [1],
+    decode: true,
+    ...change,
+  });
+}
+let rank1: TlsSource | undefined;
+function rank1Tls(): TlsSource {
+  rank1 ??= ranks.ca.issue("rank-1", namespace, deployment, ranks.byRank.get(1)!.podName);
+  return rank1;
+}
+async function send(tls: TlsSource, message: DispatchFrame): Promise<DispatchReply["result"]> {
+  const client = connect(Experts, { address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls });
+  try {
+    const stream = client.dispatch();
+    const answer = new Promise<DispatchReply["result"]>((resolve, reject) => {
+      stream.on("data", (reply: DispatchReply) => resolve(reply.result));
+      stream.on("error", (error: Error) => reject(fromStatus(error, "dispatch")));
+    });
+    stream.write(message);
+    return await within(5_000, answer, "an answer");
+  } finally {
+    client.close();
+  }
+}
+async function honestWorkGoesOn(): Promise<void> {
+  assert.equal((await send(rank1Tls(), frame())).case, "rows");
+  assert.deepEqual(await ranks.text([1], [1, 2, 3], 8), want);
+}
+
+const refused: Record<string, { change: Fields; want: RegExp }> = {
+  "another deployment's uid": {
+    change: { sender: toSender({ deploymentUid: "other", rank: 1, podUid: "x", bootId: "x" }) },
+    want: /deployment_uid/,
+  },
+  "a rank that the certificate does not name": {
+    change: { sender: toSender({ deploymentUid, rank: 0, podUid: "x", bootId: "x" }) },
+    want: /sender\.rank: 0, the certificate says 1/,
+  },
+  "a pod uid that is not the pod's": {
+    change: { sender: toSender({ deploymentUid, rank: 1, podUid: "x", bootId: "x" }) },
+    want: /pod_uid/,
+  },
+  "a layer that does not exist": { change: { layer: 9 }, want: /layer: 9 of 2/ },
+  "rows of another width": { change: { hidden: 32 }, want: /hidden: 32/ },
+  "half a row": { change: { rows: new Uint8Array(100) }, want: /no whole rows/ },
+  "a pair beyond the rows": { change: { pairRows: [7] }, want: /pair_rows/ },
+  "an expert that does not exist": { change: { pairExperts: [99] }, want: /pair_experts/ },
+  "pairs of different length": { change: { pairExperts: [1, 2] }, want: /differ in length/ },
+};
+for (const [name, { change, want: message }] of Object.entries(refused)) {
+  test(`a frame with ${name} is rejected by name`, async () => {
+    const result = await send(rank1Tls(), frame(change));
+    assert.ok(
+      result.case === "rejected" && message.test(result.value.reason),
+      JSON.stringify(result.value, (_, v) => (typeof v === "bigint" ? `${v}` : v)),
+    );
+    await honestWorkGoesOn();
+  });
+}
+
+test("a frame without a sender is rejected", async () => {
+  const anonymous = frame();
+  delete anonymous.sender;
+  assert.equal((await send(rank1Tls(), anonymous)).case, "rejected");
+});
+
+test("a frame of a replaced pod of a member rank is not served", async () => {
+  const tls = ranks.ca.issue("rank-1", namespace, deployment, `${deployment}-1-older`);
+  assert.equal((await send(tls, frame({ sender: toSender({ deploymentUid, rank: 1, podUid: "older", bootId: "x" }) }))).case, "busy");
+  await honestWorkGoesOn();
+});
+
+test("a frame older than the parent epoch is answered with the host's epoch", async () => {
+  const result = await send(rank1Tls(), frame({ layerEpoch: 1n }));
+  assert.ok(result.case === "notHosted");
+  assert.equal(result.value.layerEpoch, 3n);
+  assert.deepEqual(result.value.experts, [1]);
+  await honestWorkGoesOn();
+});
+
+test("a gateway, the operator and a stranger may not dispatch", async () => {
+  for (const tls of [ranks.tls("gateway"), ranks.tls("operator"), ranks.ca.issue("rank-1", namespace, "another")]) {
+    await assert.rejects(send(tls, frame()), (error: any) => ["Forbidden", "Unauthenticated"].includes(error.code));
+  }
+  await honestWorkGoesOn();
+});
+
+test("an oversized frame ends its stream only", async () => {
+  await assert.rejects(send(rank1Tls(), frame({ rows: new Uint8Array(messageBytesMax + 4) })));
+  await honestWorkGoesOn();
+});
+
+test("bytes that are no message end their stream only", async () => {
+  const garbage = frame();
+  garbage.rows = new Uint8Array(0);
+  Object.defineProperty(garbage, "traceparent", { value: "\ud800", enumerable: true }); // no valid UTF-8 can say this
+  await send(rank1Tls(), garbage).catch(() => undefined);
+  await honestWorkGoesOn();
+});
+
+test("workers may neither ask for tokens nor steer, and another deployment's operator may not either", async () => {
+  const inference = connect(Inference, {
+    address: ranks.address(0),
+    serverName: serverNames.rank(0, namespace, deployment),
+    tls: rank1Tls(),
+  });
+  await assert.rejects(
+    (async () => {
+      for await (const _ of inference.generate({ prompt: [1], maxTokens: 1 })) assert.fail("a token");
+    })(),
+    (error) => fromStatus(error, "x").code === "Forbidden",
+  );
+  inference.close();
+  for (const member of ["rank-1", "gateway"]) {
+    const control = ranks.control(0, member);
+    await assert.rejects(control.describe({ sender: ranks.sender() }), (error) => fromStatus(error, "x").code === "Forbidden");
+    await assert.rejects(
+      control.commit({ sender: ranks.sender(), plan: toPlan(ranks.plan!) }),
+      (error) => fromStatus(error, "x").code === "Forbidden",
+    );
+  }
+  const sender = toSender({ deploymentUid: "other", rank: -2, podUid: "operator", bootId: "operator" });
+  await assert.rejects(ranks.control(0).drain({ sender }), (error) => fromStatus(error, "x").code === "Forbidden");
+  await honestWorkGoesOn();
+});
+
+test("an old leader's plan and a plan for another model are refused, and nothing moves", async () => {
+  const before = ranks.byRank.get(0)!.worker.engine.hosted();
+  const stale = { ...ranks.nextPlan([ranks.layerPlan(0, 0, () => [1])], "old leader"), epoch: 2 };
+  const reply = await ranks.control(0).commit({ sender: ranks.sender(), plan: toPlan(stale) });
+  assert.match(reply.refused, /epoch 2 is below 3/);
+  assert.equal(reply.epoch, 3n);
+  await assert.rejects(ranks.prepare(0, stale), (error) => fromStatus(error, "x").code === "StalePlan");
+  await assert.rejects(
+    ranks.prepare(0, { ...ranks.nextPlan([]), modelDigest: "f".repeat(64) }),
+    (error) => fromStatus(error, "x").code === "InvalidPlan",
+  );
+  assert.deepEqual(ranks.byRank.get(0)!.worker.engine.hosted(), before);
+  await honestWorkGoesOn();
+});
+
+test("a shard of another model, or one that is not here, is not sent", async () => {
+  const client = connect(Shards, { address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls: rank1Tls() });
+  const sender = frame().sender!;
+  const fetchOne = async (change: object) => {
+    let bytes = 0;
+    const request = { sender, modelDigest: store.index.modelDigest, layer: 0, expert: 0, codec: "f32", ...change };
+    for await (const chunk of client.fetch(request)) bytes += chunk.data.byteLength;
+    return bytes;
+  };
+  try {
+    assert.equal(await fetchOne({}), store.index.codecs.f32!.units[0]![0]!.bytes);
+    const missing = [0, 1, 2, 3].find((expert) => !ranks.byRank.get(0)!.worker.engine.hosted()[1]!.includes(expert));
+    await assert.rejects(fetchOne({ layer: 1, expert: missing }), (error) => fromStatus(error, "x").code === "NotHosted");
+    for (const change of [{ modelDigest: "f".repeat(64) }, { codec: "int4" }, { layer: 99 }]) {
+      await assert.rejects(fetchOne(change), (error) => fromStatus(error, "x").code === "InvalidRequest");
+    }
+  } finally {
+    client.close();
+  }
+});
