@@ -30,7 +30,7 @@ import { clearCluster, hostBefore, prepareHost } from "./teardown.ts";
 
 export const defaultName = "enodia";
 export const defaultNodes = 3;
-const nodeReadyTimeoutMs = 120_000;
+const nodeReadyTimeoutMs = 180_000;
 
 export interface ClusterNode {
   /** As in `kubectl get nodes`: <cluster>-1, <cluster>-2, ... */

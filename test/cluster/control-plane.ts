@@ -12,7 +12,7 @@ import { logTail, startProcess } from "./processes.ts";
 import type { ProcessRecord } from "./state.ts";
 import { flags, type Program, supervisorScript } from "./supervisor.ts";
 
-const readyTimeoutMs = 90_000;
+const readyTimeoutMs = 180_000;
 const requestTimeoutMs = 2_000;
 
 /** A dead node is NotReady after 12 s and its pods are given up 2 s later; Kubernetes' own defaults are 50 s and 300 s. */

@@ -88,14 +88,16 @@ async function addonLibraries(packages: readonly ImageFile[], base: ImageLayer):
   return closure.filter((file) => !have.has(file.path) && !folders.includes(dirname(file.path)));
 }
 
-const nodeConfig = (main: string): ImageConfig => ({
+/** The same as in the Dockerfiles of the released images. */
+const nodeConfig = (...main: string[]): ImageConfig => ({
   entrypoint: [nodePath],
-  cmd: [main],
+  cmd: main,
   user: imageUser,
   workdir: "/app",
   env: {
     PATH: "/usr/local/bin:/usr/bin:/bin",
     HOME: "/tmp",
+    XDG_RUNTIME_DIR: "/tmp",
     NODE_ENV: "production",
     NODE_OPTIONS: "--disable-warning=ExperimentalWarning",
     NODE_EXTRA_CA_CERTS: "/etc/ssl/certs/ca-certificates.crt",
@@ -179,7 +181,7 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
   const operator = await build("operator", [base, { files: packageFiles(repo, workerPackages) }, sources], nodeConfig("operator/main.ts"));
   const packages = packageFiles(repo, []);
   const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }];
-  const runtime = await build("runtime", [...runtimeLayers, sources], nodeConfig("runtime/main.ts"));
+  const runtime = await build("runtime", [...runtimeLayers, sources], nodeConfig("runtime/main.ts", "worker"));
   const { "nats-server": natsServer } = await ensureBinaries(log, { only: ["nats-server"] });
   const natsFiles = [...systemFiles(), { path: "/usr/local/bin/nats-server", source: natsServer, mode: 0o755 }];
   const nats = await build("nats", [{ files: natsFiles }], {
@@ -188,8 +190,8 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
     workdir: "/tmp",
   });
   if (options.swiftshader !== true) return { operator, runtime, nats };
-  const config = nodeConfig("runtime/main.ts");
-  const vulkan = { VK_ICD_FILENAMES: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json", XDG_RUNTIME_DIR: "/tmp" };
+  const config = nodeConfig("runtime/main.ts", "worker");
+  const vulkan = { VK_ICD_FILENAMES: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json" };
   const layers = [...runtimeLayers, await swiftshaderLayer(base, log), sources];
   const swiftshader = await build("runtime", layers, { ...config, env: { ...config.env, ...vulkan } }, "-swiftshader");
   return { operator, runtime, nats, swiftshader };
