@@ -89,11 +89,10 @@ function score(view: RankView): number {
 export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined): RankSpec[] {
   const usable = new Map<number, RankView>();
   for (const view of views) if (view.usable) usable.set(view.rank, view);
-  const speeds = [...usable.values()].map((view) => view.link?.description?.speed ?? 1).sort((a, b) => a - b);
-  const median = speeds[Math.floor(speeds.length / 2)] ?? 1;
+  const speedOf = deviceSpeeds([...usable.values()].flatMap((view) => view.link?.description ?? []));
   const specs = [...usable.values()].map((view): RankSpec => {
     const { description } = view.link ?? {};
-    const relative = (description?.speed ?? median) / median;
+    const relative = description ? speedOf(description.device) : 1;
     return {
       rank: view.rank,
       speed: relative > speedNoise || relative < 1 / speedNoise ? relative : 1,
@@ -107,6 +106,20 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
     if (!usable.has(rank)) specs.push({ rank, speed: 1, budgetBytes: 0, zone: "", node: "", state: "dead" });
   }
   return specs.sort((a, b) => a.rank - b.rank);
+}
+
+/**
+ * Relative speed of a device: the median of the ranks that have it, over the median of all. A rank measures itself at its
+ * start, when neighbours may be busy loading; the same hardware is the same speed, whatever one of its measurements says.
+ */
+function deviceSpeeds(ranks: readonly { readonly device: string; readonly speed: number }[]): (device: string) => number {
+  const all = median(ranks.map((rank) => rank.speed));
+  const byDevice = Map.groupBy(ranks, (rank) => rank.device);
+  return (device) => median((byDevice.get(device) ?? ranks).map((rank) => rank.speed)) / all;
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 1;
 }
 
 const ranksByPlan = new WeakMap<PlacementPlan, number[]>();

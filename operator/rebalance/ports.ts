@@ -31,6 +31,8 @@ export interface Description {
   readonly budgetBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
+  /** Backend and hardware; ranks with the same device are equally fast. */
+  readonly device: string;
   readonly speed: number;
 }
 

@@ -1,5 +1,6 @@
 // Steady closed-loop traffic: N clients ask prompts of one topic after another until stopped. A topic switch is a load shift,
 // because the router sends different topics to different experts. Bounded: each client has one request open.
+// Prompts are long and never begin alike, so that most selections come from prefill and no prefix is reused.
 import { type Answer, ask } from "./openai.ts";
 import { type Topic, topics } from "./topics.ts";
 
@@ -9,6 +10,8 @@ export interface LoadOptions {
   readonly clients: number;
   readonly topic: Topic;
   readonly maxTokens?: number;
+  /** Texts of the topic in one prompt; about 60 tokens each. */
+  readonly textsPerPrompt?: number;
   readonly onAnswer?: (answer: Answer) => void;
 }
 
@@ -22,6 +25,14 @@ export interface Load {
 
 const errorsKept = 20;
 
+/** The i-th prompt of a topic: a number, so that prompts differ from the start, and texts in an order that depends on it. */
+export function promptOf(topic: Topic, i: number, texts: number): string {
+  const all = topics[topic];
+  const step = 1 + (Math.floor(i / all.length) % (all.length - 1)); // walks through the texts in different orders
+  const chosen = Array.from({ length: texts }, (_, k) => all[(i + k * step) % all.length]);
+  return `${i}. ${chosen.join("\n\n")}`;
+}
+
 export function startLoad(options: LoadOptions): Load {
   const counts = { requests: 0, failed: 0, tokens: 0 };
   const errors: string[] = [];
@@ -31,14 +42,13 @@ export function startLoad(options: LoadOptions): Load {
   let next = 0;
   const client = async (): Promise<void> => {
     while (running) {
-      const prompts = topics[topic];
-      const prompt = prompts[next++ % prompts.length] ?? "";
+      const prompt = promptOf(topic, next++, options.textsPerPrompt ?? 4);
       try {
         const answer = await ask({
           url: options.url(),
           model: options.model,
           prompt,
-          maxTokens: options.maxTokens ?? 48,
+          maxTokens: options.maxTokens ?? 16,
           temperature: 0.7,
           seed: next,
         });

@@ -127,6 +127,7 @@ export class SimWorker {
       budgetBytes,
       denseBytes: 1,
       kvBytes: 1,
+      device: "simulated",
       speed: 1,
     };
   }
