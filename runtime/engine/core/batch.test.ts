@@ -87,7 +87,7 @@ test("a request says the same alone, with random mates that come and go, and wit
     fc.property(
       fc.integer({ min: 1, max: 4 }),
       fc.integer({ min: 1, max: 40 }),
-      fc.array(arrival, { maxLength: 8 }),
+      fc.array(arrival, { maxLength: 8, size: "max" }),
       (slots, chunk, arrivals) => {
         const toy = new Toy(slots, { prefillChunkTokens: chunk });
         const requests = arrivals.map(({ prompt, maxTokens }, i) => ticket(`r${i}`, prompt, { maxTokens }));
@@ -112,7 +112,7 @@ test("a request says the same alone, with random mates that come and go, and wit
         }
       },
     ),
-    { numRuns: 300 },
+    { numRuns: 150 },
   );
 });
 

@@ -31,7 +31,7 @@ const prompts = Array.from({ length: 4 }, (_, shared) =>
 test("whatever comes and goes, every request finds its own tokens in its slot, and decoding slots are a prefix", () => {
   const command = fc.record({ act: fc.constantFrom("admit", "prefill", "decode", "leave", "leavePrefill"), pick: fc.nat(1000) });
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 5 }), fc.array(command, { maxLength: 80 }), (count, commands) => {
+    fc.property(fc.integer({ min: 1, max: 5 }), fc.array(command, { minLength: 60, maxLength: 150, size: "max" }), (count, commands) => {
       const ledger = new SlotLedger(count);
       const memory = new Memory(count);
       const prompt = new Map<string, Uint32Array>();
@@ -64,7 +64,7 @@ test("whatever comes and goes, every request finds its own tokens in its slot, a
         } else if (act === "prefill" && prefilling) {
           const tokens = prompt.get(prefilling)!;
           const done = written.get(prefilling)!;
-          const chunk = tokens.slice(done.length, done.length + 1 + (pick % 40));
+          const chunk = tokens.slice(done.length, done.length + 1 + (pick % 80));
           memory.apply(ledger);
           memory.write(decoding.length, done.length, [...chunk]);
           written.set(prefilling, [...done, ...chunk]);
@@ -88,7 +88,7 @@ test("whatever comes and goes, every request finds its own tokens in its slot, a
         check();
       }
     }),
-    { numRuns: 500 },
+    { numRuns: 300 },
   );
 });
 
