@@ -1,0 +1,314 @@
+// An in-memory Kubernetes API for tests: the semantics the operator relies on, as test/contract/kube.ts states them.
+// Not a scheduler, not a kubelet, no admission: tests play those parts through setStatus() and remove().
+import { randomUUID } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
+import { AppError } from "../../crds/common.ts";
+import type {
+  DeleteOptions,
+  Kube,
+  KubeObject,
+  ListOptions,
+  ObjectList,
+  Ref,
+  Resource,
+  WatchEvent,
+  WriteOptions,
+} from "../../operator/kube/kube.ts";
+
+type Json = any;
+interface Stored {
+  object: KubeObject;
+  resource: Resource;
+  /** Per manager what it applied last. */
+  applied: Map<string, Json>;
+}
+interface Change {
+  readonly version: number;
+  readonly plural: string;
+  readonly event: Extract<WatchEvent, { object: KubeObject }>;
+}
+
+const firstVersion = 1000;
+const fail = (code: string, message: string) => new AppError(message, { code, operation: "fake kube" });
+
+export class FakeKube implements Kube {
+  readonly #objects = new Map<string, Stored>();
+  readonly #log: Change[] = [];
+  readonly #watchers = new Set<() => void>();
+  readonly #now: () => number;
+  #version = firstVersion;
+  #oldest = firstVersion;
+  /** Called before every write; may throw, such as a test's crash or a lost network. */
+  onWrite: (verb: string, resource: Resource, name: string) => void = () => {};
+  /** Judges pods as admission would; throws to refuse. */
+  admit: (resource: Resource, object: KubeObject) => void = () => {};
+  writes = 0;
+
+  constructor(now: () => number = Date.now) {
+    this.#now = now;
+  }
+
+  get = async (resource: Resource, ref: Ref): Promise<KubeObject | undefined> => clone(this.#objects.get(idOf(resource, ref))?.object);
+
+  list = async (resource: Resource, options: ListOptions = {}): Promise<ObjectList> => ({
+    items: this.#of(resource, options).map((stored) => clone(stored.object)),
+    resourceVersion: String(this.#version),
+  });
+
+  watch = (resource: Resource, options: ListOptions & { readonly resourceVersion: string; readonly signal: AbortSignal }) =>
+    this.#watch(resource, options);
+
+  create = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> => {
+    this.#write("create", resource, object.metadata.name);
+    const ref = refOf(object);
+    if (this.#objects.has(idOf(resource, ref))) throw fail("AlreadyExists", `${resource.plural} "${ref.name}" already exists`);
+    this.admit(resource, object);
+    const { status: _, ...rest } = clone(object);
+    const made = { ...rest, metadata: { ...rest.metadata, ...this.#birth() } } as KubeObject;
+    return options.dryRun ? made : this.#store(resource, made, "ADDED", new Map());
+  };
+
+  apply = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> =>
+    this.#apply(resource, object, options, "");
+
+  applyStatus = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> =>
+    this.#apply(resource, object, options, "/status");
+
+  update = async (resource: Resource, object: KubeObject, _options: WriteOptions): Promise<KubeObject> => {
+    const stored = this.#forUpdate("update", resource, object);
+    const { status: _s, ...rest } = clone(object);
+    const status = stored.object.status === undefined ? {} : { status: stored.object.status };
+    return this.#replace(stored, { ...rest, ...status, metadata: { ...rest.metadata, ...fixedMeta(stored.object) } } as KubeObject);
+  };
+
+  updateStatus = async (resource: Resource, object: KubeObject, _options: WriteOptions): Promise<KubeObject> => {
+    const stored = this.#forUpdate("updateStatus", resource, object);
+    return this.#replace(stored, { ...clone(stored.object), status: clone(object.status) });
+  };
+
+  patch = async (resource: Resource, ref: Ref, patch: object, _options: WriteOptions): Promise<KubeObject> => {
+    this.#write("patch", resource, ref.name);
+    const stored = this.#existing(resource, ref);
+    const meta = (patch as Json).metadata ?? {};
+    if (meta.uid !== undefined && meta.uid !== stored.object.metadata.uid) throw fail("Invalid", "metadata.uid: field is immutable");
+    if (meta.resourceVersion !== undefined && meta.resourceVersion !== stored.object.metadata.resourceVersion)
+      throw fail("Conflict", "modified");
+    return this.#replace(stored, mergePatch(clone(stored.object), patch));
+  };
+
+  delete = async (resource: Resource, ref: Ref, options: DeleteOptions = {}): Promise<boolean> => {
+    this.#write("delete", resource, ref.name);
+    const stored = this.#objects.get(idOf(resource, ref));
+    if (!stored || (options.uid !== undefined && options.uid !== stored.object.metadata.uid)) return false;
+    // A pod that runs on a node leaves when its kubelet says so, or at once with grace 0.
+    const graceful = resource.kind === "Pod" && (stored.object.spec as Json)?.nodeName !== undefined && options.graceSeconds !== 0;
+    if (!graceful) this.remove(resource, ref);
+    else if (stored.object.metadata.deletionTimestamp === undefined) {
+      const grace = options.graceSeconds ?? (stored.object.spec as Json)?.terminationGracePeriodSeconds ?? 30;
+      const deletionTimestamp = new Date(this.#now() + grace * 1000).toISOString();
+      this.#replace(stored, { ...clone(stored.object), metadata: { ...stored.object.metadata, deletionTimestamp } });
+    }
+    return true;
+  };
+
+  // ---- what tests do in the place of the rest of Kubernetes
+
+  /** Takes an object away at once, and what it owns. */
+  remove(resource: Resource, ref: Ref): void {
+    const id = idOf(resource, ref);
+    const stored = this.#objects.get(id);
+    if (!stored) return;
+    this.#objects.delete(id);
+    this.#publish(resource, "DELETED", stored.object);
+    for (const other of [...this.#objects.values()]) {
+      const owned = other.object.metadata.ownerReferences?.some((owner) => owner.uid === stored.object.metadata.uid);
+      if (owned) this.remove(other.resource, refOf(other.object));
+    }
+  }
+
+  /** Changes an object as a controller or kubelet would. */
+  mutate(resource: Resource, ref: Ref, change: (object: Json) => void): void {
+    const stored = this.#existing(resource, ref);
+    const next = clone(stored.object);
+    change(next);
+    this.#replace(stored, next);
+  }
+
+  all(resource: Resource): KubeObject[] {
+    return this.#of(resource, {}).map((stored) => clone(stored.object));
+  }
+
+  /** Forgets the past: watches from before get Expired. */
+  compact(): void {
+    this.#oldest = this.#version;
+    this.#log.length = 0;
+    for (const wake of this.#watchers) wake();
+  }
+
+  /** Ends all running watches, as a restarting API server does. */
+  dropWatches(): void {
+    this.#epoch += 1;
+    for (const wake of this.#watchers) wake();
+  }
+  #epoch = 0;
+
+  #birth() {
+    return { uid: randomUUID(), generation: 1, creationTimestamp: new Date(this.#now()).toISOString().replace(/\.\d+Z/, "Z") };
+  }
+
+  #write(verb: string, resource: Resource, name: string): void {
+    this.onWrite(verb, resource, name);
+    this.writes += 1;
+  }
+
+  #existing(resource: Resource, ref: Ref): Stored {
+    const stored = this.#objects.get(idOf(resource, ref));
+    if (!stored) throw fail("NotFound", `${resource.plural} "${ref.name}" not found`);
+    return stored;
+  }
+
+  #forUpdate(verb: string, resource: Resource, object: KubeObject): Stored {
+    this.#write(verb, resource, object.metadata.name);
+    const stored = this.#existing(resource, refOf(object));
+    if (object.metadata.resourceVersion !== stored.object.metadata.resourceVersion) throw fail("Conflict", "the object has been modified");
+    return stored;
+  }
+
+  #apply(resource: Resource, object: KubeObject, options: WriteOptions, sub: "" | "/status"): KubeObject {
+    this.#write("apply", resource, object.metadata.name);
+    const ref = refOf(object);
+    const stored = this.#objects.get(idOf(resource, ref));
+    if (stored && object.metadata.uid !== undefined && object.metadata.uid !== stored.object.metadata.uid)
+      throw fail("Conflict", "another uid");
+    const wanted = sub === "" ? withoutStatus(object) : { status: object.status };
+    if (!stored) {
+      if (sub !== "") throw fail("NotFound", `${resource.plural} "${ref.name}" not found`);
+      this.admit(resource, object);
+      const made = { ...(clone(wanted) as KubeObject), metadata: { ...clone(object.metadata), ...this.#birth() } };
+      return options.dryRun ? made : this.#store(resource, made, "ADDED", new Map([[options.manager, clone(wanted)]]));
+    }
+    const next = clone(stored.object);
+    prune(next, stored.applied.get(options.manager + sub) ?? stored.applied.get(options.manager), wanted);
+    merge(next, clone(wanted));
+    next.metadata = { ...next.metadata, ...fixedMeta(stored.object) };
+    if (options.dryRun) return next;
+    stored.applied.set(options.manager + sub, clone(wanted));
+    return this.#replace(stored, next);
+  }
+
+  /** No change, no version: as the API server does. */
+  #replace(stored: Stored, next: KubeObject): KubeObject {
+    const { resourceVersion, generation = 1 } = stored.object.metadata;
+    next.metadata = { ...next.metadata, ...(resourceVersion ? { resourceVersion } : {}) };
+    if (isDeepStrictEqual(next, stored.object)) return clone(next);
+    const bump = isDeepStrictEqual(next.spec, stored.object.spec) ? generation : generation + 1;
+    next.metadata.generation = bump;
+    return this.#store(stored.resource, next, "MODIFIED", stored.applied);
+  }
+
+  #store(resource: Resource, object: KubeObject, type: "ADDED" | "MODIFIED", applied: Map<string, Json>): KubeObject {
+    this.#version += 1;
+    const stored = { ...object, metadata: { ...object.metadata, resourceVersion: String(this.#version) } };
+    this.#objects.set(idOf(resource, refOf(stored)), { object: stored, resource, applied });
+    this.#publish(resource, type, stored, this.#version);
+    return clone(stored);
+  }
+
+  #publish(resource: Resource, type: "ADDED" | "MODIFIED" | "DELETED", object: KubeObject, version = ++this.#version): void {
+    const published = { ...clone(object), metadata: { ...clone(object.metadata), resourceVersion: String(version) } };
+    this.#log.push({ version, plural: resource.plural, event: { type, object: published } });
+    for (const wake of this.#watchers) wake();
+  }
+
+  #of(resource: Resource, options: ListOptions): Stored[] {
+    return [...this.#objects.values()].filter((stored) => stored.resource.plural === resource.plural && matches(stored.object, options));
+  }
+
+  async *#watch(
+    resource: Resource,
+    options: ListOptions & { readonly resourceVersion: string; readonly signal: AbortSignal },
+  ): AsyncIterable<WatchEvent> {
+    const epoch = this.#epoch;
+    let at = Number(options.resourceVersion);
+    while (!options.signal.aborted && epoch === this.#epoch) {
+      if (at < this.#oldest) throw fail("Expired", `too old resource version: ${at}`);
+      const due = this.#log.filter((change) => change.version > at);
+      for (const change of due) {
+        at = Math.max(at, change.version);
+        if (change.plural === resource.plural && matches(change.event.object, options))
+          yield { type: change.event.type, object: clone(change.event.object) };
+      }
+      if (due.length === 0) await this.#change(options.signal);
+    }
+  }
+
+  #change(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = () => {
+        this.#watchers.delete(wake);
+        signal.removeEventListener("abort", wake);
+        resolve();
+      };
+      this.#watchers.add(wake);
+      signal.addEventListener("abort", wake, { once: true });
+    });
+  }
+}
+
+function clone<T>(value: T): T {
+  return value === undefined ? value : structuredClone(value);
+}
+
+const idOf = (resource: Resource, ref: Ref): string => `${resource.plural}/${resource.namespaced ? ref.namespace : ""}/${ref.name}`;
+const refOf = (object: KubeObject): Ref => ({ namespace: object.metadata.namespace ?? "", name: object.metadata.name });
+
+function fixedMeta(object: KubeObject) {
+  const { uid, creationTimestamp, generation, deletionTimestamp } = object.metadata;
+  return { uid, creationTimestamp, generation, ...(deletionTimestamp ? { deletionTimestamp } : {}) } as KubeObject["metadata"];
+}
+
+function withoutStatus(object: KubeObject): Json {
+  const { status: _, ...rest } = object;
+  return rest;
+}
+
+function matches(object: KubeObject, options: ListOptions): boolean {
+  if (options.namespace !== undefined && object.metadata.namespace !== options.namespace) return false;
+  return (options.labelSelector ?? "").split(",").every((term) => {
+    if (term === "") return true;
+    const [key = "", value] = term.split("=");
+    const have = object.metadata.labels?.[key];
+    return value === undefined ? have !== undefined : have === value;
+  });
+}
+
+const isMap = (value: Json): boolean => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Fields this manager applied before and does not apply now go; maps that empty out go with them. */
+function prune(target: Json, before: Json, now: Json): void {
+  if (!isMap(before) || !isMap(target)) return;
+  for (const [key, value] of Object.entries(before)) {
+    if (now?.[key] === undefined) {
+      if (isMap(value) && isMap(target[key])) {
+        prune(target[key], value, {});
+        if (Object.keys(target[key]).length === 0) delete target[key];
+      } else delete target[key];
+    } else prune(target[key], value, now[key]);
+  }
+}
+
+function merge(target: Json, source: Json): void {
+  for (const [key, value] of Object.entries(source)) {
+    if (isMap(value) && isMap(target[key])) merge(target[key], value);
+    else target[key] = value;
+  }
+}
+
+function mergePatch(target: Json, patch: Json): Json {
+  for (const [key, value] of Object.entries(patch)) {
+    if (value === null) delete target[key];
+    else if (isMap(value)) target[key] = mergePatch(isMap(target[key]) ? target[key] : {}, value);
+    else target[key] = value;
+  }
+  return target;
+}

@@ -1,0 +1,140 @@
+// The Kube contract on a real API server, and the CRDs as the server enforces them.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { parse } from "yaml";
+import { AppError } from "../../crds/common.ts";
+import { createKube } from "../../operator/kube/client.ts";
+import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
+import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
+import { type Cluster, down, up } from "../cluster/cluster.ts";
+import { runKubeContract } from "../contract/kube.ts";
+import { execOk } from "../harness/process.ts";
+
+const name = "kube-int";
+const namespace = "contract";
+const root = join(import.meta.dirname, "../..");
+let cluster: Cluster;
+let kube: Kube;
+const manager = { manager: "test" };
+
+before(
+  async () => {
+    cluster = await up({ name, nodes: 1 });
+    kube = createKube(createTransport(loadKubeConfig(cluster.kubeconfig, undefined)));
+    await kubectl("apply", "-f", join(root, "crds/manifests"));
+    await kubectl(
+      "wait",
+      "--for=condition=Established",
+      "crd/moedeployments.enodia.dev",
+      "crd/expertplacements.enodia.dev",
+      "--timeout=30s",
+    );
+    await kube.create(resources.namespaces, { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } }, manager);
+  },
+  { timeout: 600_000 },
+);
+
+after(() => down(name));
+
+function kubectl(...args: string[]): Promise<string> {
+  return execOk(cluster.binaries.kubectl, ["--kubeconfig", cluster.kubeconfig, ...args]);
+}
+
+runKubeContract({
+  make: async () => ({ kube, namespace }),
+  skip: {
+    "a watch from a version long gone is Expired":
+      "etcd keeps the history of the first minutes; the informer's unit test covers the relist",
+  },
+});
+
+const sample = (): any => {
+  const object = parse(readFileSync(join(root, "crds/samples/smol-moe.yaml"), "utf8"));
+  return { ...object, metadata: { name: `s-${Math.random().toString(36).slice(2, 8)}`, namespace } };
+};
+
+test("every sample is accepted by the server", async () => {
+  await kubectl("create", "namespace", "serving");
+  await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/smol-moe.yaml"));
+  await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/production.yaml"));
+  await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/tiny-webgpu.yaml"));
+});
+
+const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
+  "replicas below the minimum": { change: (spec) => Object.assign(spec, { replicas: 0 }), want: /below elasticity\.minReplicas/ },
+  "replicas above the maximum": { change: (spec) => Object.assign(spec, { replicas: 9 }), want: /above elasticity\.maxReplicas/ },
+  "a minimum above the maximum": {
+    change: (spec) => Object.assign(spec.elasticity, { minReplicas: 5, maxReplicas: 4 }),
+    want: /must not be above maxReplicas/,
+  },
+  "another scheme": {
+    change: (spec) => Object.assign(spec.model, { uri: "hf://a/b" }),
+    want: /must be pvc:\/\/<claim>\/<folder>.*enodia model import/,
+  },
+  "a path out of the claim": { change: (spec) => Object.assign(spec.model, { uri: "pvc://models/../etc" }), want: /must be pvc:/ },
+  "a trigger that always fires": {
+    change: (spec) => Object.assign(spec, { rebalancing: { trigger: { imbalancePercent: 100 } } }),
+    want: /at least 101/,
+  },
+  "no bytes per rank": { change: (spec) => Object.assign(spec.experts, { memoryPerRank: "0Mi" }), want: /more than 0 bytes/ },
+  "an unknown policy": { change: (spec) => Object.assign(spec.rebalancing, { policy: "best" }), want: /Unsupported value: "best"/ },
+  "an unknown field": { change: (spec) => Object.assign(spec, { parallelism: {} }), want: /unknown field "spec\.parallelism"/ },
+  "a template without the runtime": {
+    change: (spec) => Object.assign(spec, { podTemplate: { spec: { containers: [{ name: "x" }] } } }),
+    want: /container named runtime/,
+  },
+  "a template with a name": {
+    change: (spec) => Object.assign(spec, { podTemplate: { metadata: { name: "x" } } }),
+    want: /name and namespace are the operator's/,
+  },
+  "a minimum to serve above the minimum": {
+    change: (spec) => Object.assign(spec, { failurePolicy: { minServingReplicas: 2 } }),
+    want: /must not be above elasticity\.minReplicas/,
+  },
+};
+for (const [sentence, { change, want }] of Object.entries(refused)) {
+  test(`the server refuses ${sentence} and says what to do`, async () => {
+    const object = sample();
+    change(object.spec);
+    await assert.rejects(kube.create(resources.moeDeployments, object, manager), (error: unknown) => {
+      assert.ok(error instanceof AppError);
+      assert.equal(error.code, "Invalid");
+      assert.match(error.message, want);
+      return true;
+    });
+  });
+}
+
+test("a long name is refused, since Services and pods are named after it", async () => {
+  const object = sample();
+  object.metadata.name = "a".repeat(41);
+  await assert.rejects(kube.create(resources.moeDeployments, object, manager), /at most 40 characters/);
+});
+
+test("the model can change only while suspended or scaled to zero", async () => {
+  const made = await kube.create(resources.moeDeployments, sample(), manager);
+  const ref = { namespace, name: made.metadata.name };
+  const move = { spec: { model: { uri: "pvc://models/other" } } };
+  await assert.rejects(kube.patch(resources.moeDeployments, ref, move, manager), /only while suspended or scaled to zero/);
+  await kube.patch(resources.moeDeployments, ref, { spec: { suspend: true } }, manager);
+  await kube.patch(resources.moeDeployments, ref, move, manager);
+});
+
+test("kubectl scale works within the bounds and is refused beyond them, and explain reads well", async () => {
+  const made = await kube.create(resources.moeDeployments, sample(), manager);
+  const ref = { namespace, name: made.metadata.name };
+  await kubectl("-n", namespace, "scale", "moed", ref.name, "--replicas=2");
+  assert.equal(((await kube.get(resources.moeDeployments, ref)) as any).spec.replicas, 2);
+  await assert.rejects(kubectl("-n", namespace, "scale", "moed", ref.name, "--replicas=7"), /above elasticity\.maxReplicas/);
+  assert.match(await kubectl("explain", "moed.spec.experts.memoryPerRank"), /Resident bytes of experts each rank may hold/);
+  assert.match(await kubectl("-n", namespace, "get", "moe"), /moedeployment\.enodia\.dev/);
+});
+
+test("the defaults the server fills are those zod fills", async () => {
+  const { moeDeploymentSpecSchema } = await import("../../crds/moe-deployment.ts");
+  const object: KubeObject = { ...sample(), spec: { model: { uri: "pvc://models/x" } } };
+  const made = await kube.create(resources.moeDeployments, object, manager);
+  assert.deepEqual(made.spec, moeDeploymentSpecSchema.parse(object.spec));
+});
