@@ -16,6 +16,10 @@ const layersAtOnce = 4;
 /** A commit answers after so long at most, drained or not; Release then says what is pending. */
 const drainWaitMs = 2_000;
 const drainGiveUpMs = 60_000;
+/** For a Prepare that names no deadline. */
+const prepareDefaultMs = 60_000;
+/** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
+const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
 const loadersAtOnce = 2;
 
@@ -80,14 +84,11 @@ export class PlanKeeper {
   async prepare(plan: PlacementPlan, deadlineMs: number, bytesPerSecond: number, report: (outcome: PrepareOutcome) => void): Promise<void> {
     const { start, done } = this.state.prepare(plan);
     for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0 });
-    const abort = this.#preparing.get(plan.epoch) ?? new AbortController();
-    for (const [epoch, older] of this.#preparing) if (epoch < plan.epoch) older.abort(aborted(epoch));
-    this.#preparing.set(plan.epoch, abort);
-    const late = setTimeout(
-      () =>
-        abort.abort(new AppError(`epoch ${plan.epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" })),
-      Math.max(0, deadlineMs - Date.now()),
-    );
+    const abort = this.#controller(plan.epoch);
+    const budgetMs = deadlineMs === 0 ? prepareDefaultMs : Math.max(0, deadlineMs - Date.now());
+    const late = setTimeout(() => {
+      abort.abort(new AppError(`epoch ${plan.epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" }));
+    }, budgetMs);
     const queue = [...start];
     const work = async () => {
       for (let layer = queue.shift(); layer !== undefined; layer = queue.shift())
@@ -98,6 +99,20 @@ export class PlanKeeper {
     } finally {
       clearTimeout(late);
     }
+  }
+
+  /** One cancel for all loads of an epoch; a newer epoch ends the older ones, and a used-up one is replaced. */
+  #controller(epoch: number): AbortController {
+    for (const [older, controller] of this.#preparing) {
+      if (older >= epoch) continue;
+      controller.abort(aborted(older));
+      this.#preparing.delete(older);
+    }
+    const known = this.#preparing.get(epoch);
+    if (known !== undefined && !known.signal.aborted) return known;
+    const fresh = new AbortController();
+    this.#preparing.set(epoch, fresh);
+    return fresh;
   }
 
   async #prepareLayer(layer: LayerPlacement, bytesPerSecond: number, signal: AbortSignal): Promise<PrepareOutcome> {
@@ -145,6 +160,7 @@ export class PlanKeeper {
     if (changed.length === 0) return false;
     this.#options.log.info({ epoch: plan.epoch, layers: changed.length }, "plan adopted");
     await this.#install(changed);
+    setTimeout(() => void this.#freeAdopted(changed), adoptedFreeMs).unref();
     this.#options.onChange();
     return true;
   }
@@ -164,6 +180,13 @@ export class PlanKeeper {
     for (const layer of released) freedBytes += await this.#options.materializer.retain(layer, this.state.wanted(layer));
     if (released.length > 0) this.#options.onChange();
     return { released, pending, freedBytes };
+  }
+
+  async #freeAdopted(layers: readonly number[]): Promise<void> {
+    if (this.#stopping.signal.aborted) return;
+    for (const layer of layers) {
+      if (this.state.phase(layer) === "drained") await this.release(this.state.current(layer)?.epoch ?? 0, [layer]);
+    }
   }
 
   close(): void {

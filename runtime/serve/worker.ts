@@ -23,6 +23,8 @@ import { publishLoad } from "./worker-telemetry.ts";
 
 /** How often a worker without plan or operator asks its peers. */
 const joinEveryMs = 1_000;
+const lastFramesMs = 500;
+const idlePollMs = 20;
 
 export interface WorkerOptions {
   readonly namespace: string;
@@ -200,11 +202,19 @@ async function serve(base: Base, model: Model) {
     await drain(true);
     stopJoin();
     stopTelemetry();
-    await server.close(graceMs);
+    await idle(engine, graceMs);
+    // Streams of peers and operator never end by themselves; what is in work on them now has this long.
+    await server.close(Math.min(graceMs, lastFramesMs));
     experts.close();
     await bus?.close();
   };
   return { grpcPort, experts, close };
+}
+
+/** Resolves once no request is open, or after maxMs. */
+async function idle(engine: Engine, maxMs: number): Promise<void> {
+  const end = performance.now() + maxMs;
+  while (engine.load().activeRequests > 0 && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, idlePollMs));
 }
 
 function startTelemetry(base: Base, { engine, info }: Model, bus: Bus): () => void {
