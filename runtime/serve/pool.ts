@@ -5,6 +5,7 @@ import type { Span, Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../wire/grpc.ts";
 import { type Identity, type Member, type MemberState, type Membership, memberStates, toSender } from "../wire/mapping.ts";
+import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
@@ -16,6 +17,8 @@ export const suspectMs = 1_000;
 const reportedLoadMs = 2_000;
 /** What an answer in decode counts, at most: nobody knows how long it will be. */
 const decodeTokensCounted = 128;
+/** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
+const connectTimeoutMs = 2_000;
 /** The worker ends by its own deadline; the transport's is only behind it. */
 const deadlineSlackMs = 2_000;
 
@@ -143,26 +146,16 @@ export class WorkerPool implements Workers {
 
   async *#events(worker: Worker, lease: Lease, replay: readonly number[], span: Span): AsyncGenerator<WorkerEvent> {
     const { generation, cut } = lease;
-    const call = this.#client(worker).generate(
-      {
-        sender: toSender(this.#options.identity),
-        requestId: generation.requestId,
-        prompt: [...generation.prompt],
-        replay: [...replay],
-        maxTokens: generation.maxTokens,
-        sampling: generation.sampling,
-        eos: [...generation.eos],
-        deadlineUnixMs: BigInt(generation.deadlineUnixMs),
-        traceparent: span.traceparent,
-      },
-      { deadline: generation.deadlineUnixMs + deadlineSlackMs },
-    );
-    const cancel = () => call.cancel();
-    call.on("error", nothing); // the loop below throws it; after the loop nobody must
     const signal = AbortSignal.any([cut.signal, generation.signal]);
+    let call: ReturnType<InferenceClient["generate"]> | undefined;
+    const cancel = () => call?.cancel();
     signal.addEventListener("abort", cancel, { once: true });
-    if (signal.aborted) cancel();
     try {
+      const client = this.#client(worker);
+      await whenReady(client.channel, connectTimeoutMs);
+      if (signal.aborted) throw new AppError("the request was taken back", { code: "Cancelled" });
+      call = client.generate(this.#message(generation, replay, span), { deadline: generation.deadlineUnixMs + deadlineSlackMs });
+      call.on("error", nothing); // the loop below throws it; after the loop nobody must
       for await (const message of call) {
         const event = fromMessage(message);
         if (event === undefined) continue;
@@ -178,6 +171,20 @@ export class WorkerPool implements Workers {
       signal.removeEventListener("abort", cancel);
       cancel();
     }
+  }
+
+  #message(generation: Generation, replay: readonly number[], span: Span) {
+    return {
+      sender: toSender(this.#options.identity),
+      requestId: generation.requestId,
+      prompt: [...generation.prompt],
+      replay: [...replay],
+      maxTokens: generation.maxTokens,
+      sampling: generation.sampling,
+      eos: [...generation.eos],
+      deadlineUnixMs: BigInt(generation.deadlineUnixMs),
+      traceparent: span.traceparent,
+    };
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {

@@ -1,0 +1,119 @@
+// The bus against a real nats-server: start without it, losing it, its return, and wrong credentials. Never blocks, never throws.
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { ensureBinaries } from "../../test/cluster/binaries.ts";
+import { until } from "../../test/support/ranks.ts";
+import { type Bus, createBus } from "./nats.ts";
+
+let program: string;
+let port: number;
+let dir: string;
+const running = new Set<ChildProcess>();
+
+before(async () => {
+  program = (await ensureBinaries(() => {}, { only: ["nats-server"] }))["nats-server"];
+  dir = mkdtempSync(join(tmpdir(), "enodia-nats-"));
+  port = await new Promise<number>((resolve) => {
+    const probe = createServer().listen(0, "127.0.0.1", () => {
+      const { port: free } = probe.address() as { port: number };
+      probe.close(() => resolve(free));
+    });
+  });
+});
+after(async () => {
+  for (const child of running) await stop(child);
+  rmSync(dir, { recursive: true, force: true });
+});
+
+function start(...args: string[]): ChildProcess {
+  const child = spawn(program, ["-a", "127.0.0.1", "-p", String(port), ...args], { stdio: "ignore" });
+  running.add(child);
+  return child;
+}
+async function stop(child: ChildProcess): Promise<void> {
+  running.delete(child);
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  await new Promise<void>((resolve) => {
+    child.once("exit", () => resolve());
+    child.kill("SIGKILL");
+  });
+}
+function bus(credsFile?: string): Bus {
+  return createBus({ url: `nats://127.0.0.1:${port}`, name: "test", credsFile });
+}
+
+test("a bus starts without a server, drops and counts, and delivers once the server is there", async () => {
+  const [sender, receiver] = [bus(), bus()];
+  const got: string[] = [];
+  receiver.subscribe("load.>", (bytes, subject) => void got.push(`${subject} ${Buffer.from(bytes)}`));
+  assert.equal(sender.publish("load.0", "lost"), false);
+  assert.equal(sender.dropped, 1);
+  const server = start();
+  try {
+    await until("both connect", () => sender.status.connected && receiver.status.connected);
+    await until("a message arrives", () => sender.publish("load.1", "kept") && got.includes("load.1 kept"));
+    assert.ok(!got.some((line) => line.includes("lost")));
+  } finally {
+    await Promise.all([sender.close(), receiver.close()]);
+    await stop(server);
+  }
+});
+
+test("a lost server is noticed, publishing never throws meanwhile, and subscriptions live on after its return", async () => {
+  let server = start();
+  const one = bus();
+  const seen: boolean[] = [];
+  const got: string[] = [];
+  one.onStatus(({ connected }) => void seen.push(connected));
+  one.subscribe("x", (bytes) => {
+    got.push(Buffer.from(bytes).toString());
+    throw new Error("a handler's fault is its own");
+  });
+  try {
+    await until("connected", () => one.status.connected);
+    await stop(server);
+    await until("disconnected", () => !one.status.connected);
+    const before = one.dropped;
+    for (let i = 0; i < 1000; i++) assert.equal(one.publish("x", "away"), false);
+    assert.equal(one.dropped, before + 1000);
+    server = start();
+    await until("connected again", () => one.status.connected);
+    await until("a message comes through", () => one.publish("x", "back") && got.includes("back"));
+    assert.ok(!got.includes("away"));
+    const changes = seen.slice(seen.indexOf(true)).filter((connected, i, all) => connected !== all[i - 1]);
+    assert.deepEqual(changes, [true, false, true]);
+  } finally {
+    await one.close();
+    await stop(server);
+  }
+});
+
+test("a wrong token is named as the reason, and a corrected file is taken without a restart", async () => {
+  const token = join(dir, "token");
+  writeFileSync(token, "wrong\n");
+  const server = start("--auth", "right");
+  const one = bus(token);
+  try {
+    await until("refused", () => one.status.reason === "AuthorizationViolation");
+    assert.equal(one.status.connected, false);
+    writeFileSync(token, "right\n");
+    await until("accepted", () => one.status.connected);
+  } finally {
+    await one.close();
+    await stop(server);
+  }
+});
+
+test("a credentials file that is missing is a reason, not a crash", async () => {
+  const one = bus(join(dir, "nowhere"));
+  try {
+    await until("a reason", () => /ENOENT/.test(one.status.reason));
+  } finally {
+    await one.close();
+  }
+});
