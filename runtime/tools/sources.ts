@@ -40,7 +40,8 @@ export function sourceName(source: string): string {
   if (pypi) return `${pypi[1]}-${pypi[2]}`;
   const hub = hubPattern.exec(source);
   if (hub) return (hub[1] as string).replace("/", "--");
-  return basename(source.replace(/^file:\/\//, "").replace(/\/+$/, "")).replace(/\.gguf$/i, "") || "model";
+  const last = basename(source.replace(/^file:\/\//, "").replace(/\/+$/, ""));
+  return last.replace(/\.gguf$/i, "").replace(/^\.+/, "") || "model";
 }
 
 /** The path that a local source means. */

@@ -2,7 +2,7 @@
 // Unit layout: w1.q w1.s w1.z w2.q w2.s w2.z w3.q w3.s w3.z, each section padded to 64 bytes so that views stay aligned.
 import { AppError } from "../../../crds/common.ts";
 import type { WeightData, Weights } from "../../backends/backend.ts";
-import { bytesOf, viewF32 } from "../floats.ts";
+import { viewF32 } from "../floats.ts";
 import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
 import { matrixShapes } from "./codec.ts";
 
@@ -144,8 +144,3 @@ export const int4: UnitCodec = {
     );
   },
 };
-
-/** The sections of one int4 weight, to write elsewhere: `<tensor>.q/.s/.z`. */
-export function int4Parts(weight: Int4Weight): { readonly q: Uint8Array; readonly s: Uint8Array; readonly z: Uint8Array } {
-  return { q: weight.q, s: bytesOf(weight.s), z: weight.z };
-}
