@@ -1,0 +1,271 @@
+// The machinery of operator/kube on the in-memory API and a clock that tests turn by hand.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { AppError } from "../../crds/common.ts";
+import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { createController } from "./controller.ts";
+import { EventRecorder } from "./events.ts";
+import { Informer } from "./informer.ts";
+import { type KubeObject, resources } from "./kube.ts";
+import { fenced, LeaderElection } from "./leader.ts";
+import { type Clock, WorkQueue } from "./workqueue.ts";
+
+class ManualClock implements Clock {
+  #now = 1_800_000_000_000;
+  #timers: { at: number; run: () => void }[] = [];
+  now = () => this.#now;
+  after = (ms: number, run: () => void) => {
+    const timer = { at: this.#now + ms, run };
+    this.#timers.push(timer);
+    return () => {
+      this.#timers = this.#timers.filter((one) => one !== timer);
+    };
+  };
+  async advance(ms: number): Promise<void> {
+    const until = this.#now + ms;
+    for (;;) {
+      const next = this.#timers.filter((timer) => timer.at <= until).sort((a, b) => a.at - b.at)[0];
+      if (!next) break;
+      this.#timers = this.#timers.filter((timer) => timer !== next);
+      this.#now = next.at;
+      next.run();
+      for (let i = 0; i < 20; i++) await Promise.resolve();
+    }
+    this.#now = until;
+    await sleep(0);
+  }
+}
+
+const settle = () => sleep(5);
+const configMap = (name: string, n = "0"): KubeObject => ({
+  apiVersion: "v1",
+  kind: "ConfigMap",
+  metadata: { name, namespace: "ns" },
+  data: { n },
+});
+const manager = { manager: "test" };
+
+test("a key waits once however often it is added, and runs again when added during its run", async () => {
+  const queue = new WorkQueue(new ManualClock());
+  queue.add("a");
+  queue.add("a");
+  assert.equal(await queue.next(), "a");
+  queue.add("a");
+  assert.equal(queue.depth, 0);
+  queue.done("a");
+  assert.equal(queue.depth, 1);
+  assert.equal(await queue.next(), "a");
+  queue.done("a");
+  assert.equal(queue.depth, 0);
+});
+
+test("the earliest delay wins and back-off doubles up to its ceiling", async () => {
+  const clock = new ManualClock();
+  const queue = new WorkQueue(clock, { baseMs: 100, maxMs: 1000 });
+  queue.addAfter("a", 500);
+  queue.addAfter("a", 200);
+  queue.addAfter("a", 900);
+  await clock.advance(199);
+  assert.equal(queue.depth, 0);
+  await clock.advance(1);
+  assert.equal(queue.depth, 1);
+  assert.deepEqual(
+    [1, 2, 3, 4, 5, 6].map(() => queue.addBackedOff("b")),
+    [100, 200, 400, 800, 1000, 1000],
+  );
+  queue.forget("b");
+  assert.equal(queue.addBackedOff("b"), 100);
+});
+
+test("a closed queue ends its waiting workers", async () => {
+  const queue = new WorkQueue(new ManualClock());
+  const waiting = queue.next();
+  queue.close();
+  assert.equal(await waiting, undefined);
+  assert.equal(await queue.next(), undefined);
+});
+
+test("an informer follows, survives dropped watches, and relists when its version is gone", { timeout: 10_000 }, async () => {
+  const kube = new FakeKube();
+  const seen: string[] = [];
+  const informer = new Informer(resources.configMaps, {}, { kube, random: () => 0 });
+  informer.onChange((object, change) => seen.push(`${change} ${object.metadata.name}`));
+  await kube.create(resources.configMaps, configMap("a"), manager);
+  informer.start();
+  await settle();
+  assert.equal(informer.hasSynced, true);
+  await kube.create(resources.configMaps, configMap("b"), manager);
+  await settle();
+  kube.dropWatches();
+  await kube.create(resources.configMaps, configMap("c"), manager);
+  await sleep(200);
+  assert.deepEqual(seen, ["set a", "set b", "set c"]);
+  // The next watch starts before the compaction: it must list again and notice what went meanwhile.
+  kube.remove(resources.configMaps, { namespace: "ns", name: "a" });
+  await kube.create(resources.configMaps, configMap("d"), manager);
+  kube.compact();
+  await sleep(600);
+  assert.deepEqual(
+    informer
+      .list()
+      .map((object) => object.metadata.name)
+      .sort(),
+    ["b", "c", "d"],
+  );
+  await informer.stop();
+});
+
+test("an informer that cannot list tries again and reports why", { timeout: 10_000 }, async () => {
+  const kube = new FakeKube();
+  let failures = 2;
+  const errors: unknown[] = [];
+  const list: FakeKube["list"] = async (...args) => {
+    if (failures-- > 0) throw new AppError("away", { code: "Unavailable" });
+    return kube.list(...args);
+  };
+  const informer = new Informer(
+    resources.configMaps,
+    {},
+    { kube: { list, watch: kube.watch }, random: () => 0, onError: (error) => errors.push(error) },
+  );
+  informer.start();
+  await sleep(1200);
+  assert.equal(informer.hasSynced, true);
+  assert.equal(errors.length, 2);
+  await informer.stop();
+});
+
+test("a controller retries what fails with back-off and what asks to be run again", { timeout: 10_000 }, async () => {
+  const runs: string[] = [];
+  const results: string[] = [];
+  const controller = createController({
+    name: "test",
+    workers: 2,
+    resyncMs: 60_000,
+    keys: () => ["x", "y"],
+    reconcile: async (key) => {
+      runs.push(key);
+      if (key === "x" && runs.filter((one) => one === "x").length === 1) throw new Error("once");
+      return key === "y" && runs.filter((one) => one === "y").length === 1 ? { requeueAfterMs: 5 } : {};
+    },
+    observe: (result) => results.push(result),
+  });
+  controller.start();
+  await sleep(250);
+  await controller.stop();
+  assert.deepEqual(runs.sort(), ["x", "x", "y", "y"]);
+  assert.deepEqual(results.sort(), ["error", "ok", "ok", "requeue"]);
+});
+
+const lease = { namespace: "ns", name: "leader" };
+function candidate(kube: FakeKube, clock: Clock, identity: string) {
+  const log: string[] = [];
+  const election = new LeaderElection({
+    kube,
+    lease,
+    identity,
+    clock,
+    onElected: () => log.push("elected"),
+    onLost: (reason) => log.push(`lost: ${reason}`),
+  });
+  return { election, log };
+}
+
+test("one of two replicas leads, and the other takes over after the lease ran out", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  const a = candidate(kube, clock, "a");
+  const b = candidate(kube, clock, "b");
+  a.election.start();
+  await clock.advance(100);
+  b.election.start();
+  await clock.advance(30_000);
+  assert.deepEqual([a.election.isLeader, b.election.isLeader], [true, false]);
+  let cut = true;
+  const renew = kube.onWrite;
+  kube.onWrite = () => {
+    if (cut) throw new AppError("no network", { code: "Unavailable" });
+    renew("", resources.leases, "");
+  };
+  await clock.advance(10_500);
+  assert.equal(a.election.isLeader, false);
+  assert.match(a.log.join(), /lost: the lease could not be renewed/);
+  assert.equal(b.election.isLeader, false, "nobody leads while the API server takes no writes");
+  cut = false;
+  await clock.advance(20_000);
+  assert.equal(b.election.isLeader, true);
+  assert.deepEqual(b.log, ["elected"]);
+});
+
+test("two replicas never lead at one moment, wherever one of them is cut off", async () => {
+  for (let cutAt = 0; cutAt < 12_000; cutAt += 700) {
+    const clock = new ManualClock();
+    const kube = new FakeKube(clock.now);
+    const cutOff = { ...kube, get: kube.get, update: kube.update, create: kube.create } as unknown as FakeKube;
+    let cut = false;
+    const guarded = new Proxy(cutOff, {
+      get: (target, key) => (cut ? () => Promise.reject(new AppError("cut", { code: "Unavailable" })) : Reflect.get(target, key)),
+    });
+    const a = candidate(guarded, clock, "a");
+    const b = candidate(kube, clock, "b");
+    a.election.start();
+    await clock.advance(50);
+    b.election.start();
+    await clock.advance(cutAt);
+    cut = true;
+    for (let t = 0; t < 60; t++) {
+      await clock.advance(500);
+      assert.ok(!(a.election.isLeader && b.election.isLeader), `both lead ${t * 500} ms after the cut at ${cutAt}`);
+    }
+    assert.equal(b.election.isLeader, true);
+  }
+});
+
+test("a leader that stops gives the lease back, so that the other leads within a retry", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  const a = candidate(kube, clock, "a");
+  const b = candidate(kube, clock, "b");
+  a.election.start();
+  await clock.advance(100);
+  b.election.start();
+  await clock.advance(100);
+  await a.election.stop();
+  await clock.advance(2_100);
+  assert.equal(b.election.isLeader, true);
+});
+
+test("a former leader's writes are refused and its reads are not", async () => {
+  const kube = new FakeKube();
+  let leading = true;
+  const guarded = fenced(kube, () => leading);
+  await guarded.create(resources.configMaps, configMap("a"), manager);
+  leading = false;
+  await assert.rejects(guarded.create(resources.configMaps, configMap("b"), manager), (error: AppError) => error.code === "NotLeader");
+  await assert.rejects(guarded.delete(resources.configMaps, { namespace: "ns", name: "a" }), /does not lead/);
+  assert.ok(await guarded.get(resources.configMaps, { namespace: "ns", name: "a" }));
+});
+
+test("a repeated event is counted on the first one, and a failing API server costs nothing", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  const recorder = new EventRecorder({ kube, reportingInstance: "test", clock });
+  const regarding = { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", namespace: "ns", name: "moe", uid: "u" };
+  const event = { regarding, type: "Warning" as const, reason: "NodeLost", note: "rank 1" };
+  recorder.record(event);
+  recorder.record(event);
+  await clock.advance(31_000);
+  recorder.record(event);
+  recorder.record({ ...event, note: "rank 2" });
+  await clock.advance(0);
+  await recorder.flush();
+  const written = kube.all(resources.events) as any[];
+  assert.equal(written.length, 2);
+  assert.deepEqual(written.map((one) => one.series?.count).sort(), [3, undefined]);
+  kube.onWrite = () => {
+    throw new Error("away");
+  };
+  recorder.record({ ...event, note: "rank 3" });
+  await recorder.flush();
+});
