@@ -11,6 +11,7 @@ import { create, type HandlersOf } from "../wire/service.ts";
 export const chunkBytesMax = 1024 * 1024;
 /** Transfers answered at once; more wait at the receiver, which has its own bound. */
 const concurrentFetchesMax = 8;
+const paceSliceMs = 100;
 
 export interface ShardServerOptions {
   readonly store: ModelStore;
@@ -69,8 +70,14 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
     });
     if (!call.write(chunk)) await drained(call);
     options.onServed(data.byteLength);
-    const dueMs = bytesPerSecond > 0 ? ((offset + data.byteLength) / bytesPerSecond) * 1000 - (performance.now() - startedAt) : 0;
-    if (dueMs > 1) await sleep(dueMs);
+    if (bytesPerSecond > 0) await pace(call, startedAt + ((offset + data.byteLength) / bytesPerSecond) * 1000);
+  }
+}
+
+/** Waits until a point in time, in slices, so that a cancelled call leaves at once. */
+async function pace(call: { readonly cancelled: boolean }, untilMs: number): Promise<void> {
+  for (let leftMs = untilMs - performance.now(); leftMs > 1 && !call.cancelled; leftMs = untilMs - performance.now()) {
+    await sleep(Math.min(leftMs, paceSliceMs));
   }
 }
 
