@@ -50,7 +50,12 @@ export interface Situation {
   /** Predicted worst layer under the committed plan, as a ratio. */
   readonly imbalance: number;
   readonly triggerPercent: number;
+  /** How much of that ratio may be chance: a placement that is near the trigger is not changed for it. */
+  readonly noise: number;
 }
+
+/** Noise never hides more than this: what is that far above the trigger is acted on. */
+const noiseMax = 0.05;
 
 /** First question: is a plan worth computing? */
 export function whetherToPlan(s: Situation): Decision {
@@ -78,6 +83,13 @@ export function whetherToPlan(s: Situation): Decision {
   const percent = Math.round(s.imbalance * 100);
   const numbers = { imbalancePercent: percent, triggerPercent: s.triggerPercent };
   if (s.imbalance * 100 < s.triggerPercent) return hold("Balanced", `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers);
+  const noise = Math.min(s.noise, noiseMax);
+  if ((s.imbalance - noise) * 100 < s.triggerPercent) {
+    return hold("WithinNoise", `worst layer at ${percent}%, trigger ${s.triggerPercent}%, of which ${percentOf(noise)} may be chance`, {
+      ...numbers,
+      noisePercent: Math.round(noise * 100),
+    });
+  }
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
     return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, {
       sinceMs: s.sinceLastPlanMs,
@@ -105,6 +117,8 @@ export interface JudgeOptions {
 
 /** Gains of max/mean below this are not worth a new epoch. */
 const leastGain = 0.02;
+/** Or the same over all layers, while the worst one has to wait for memory or budget. */
+const leastMeanGain = 0.01;
 
 /** Second question: is this plan worth carrying out? */
 export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], options: JudgeOptions): Judged {
@@ -114,9 +128,12 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   const before = predictedWorst(input, current);
   const after = predictedWorst(input, layers);
   const best = layerBoundOf(input);
+  // Layer time adds up over layers: the mean pays for the transfer, the worst layer is what users see.
+  const meanBefore = meanOf(predictedLayers(input, current));
+  const meanAfter = meanOf(predictedLayers(input, layers));
   const pay = payback({
-    before,
-    after,
+    before: meanBefore,
+    after: meanAfter,
     bytes,
     moves: moves.length,
     bytesPerSecond: options.bytesPerSecond,
@@ -139,8 +156,9 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bound: best,
   });
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
-  if (before - after < leastGain) return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
-  if (before - after < 2 * options.noise && before < 1 + 4 * options.noise) {
+  if (before - after < leastGain && meanBefore - meanAfter < leastMeanGain)
+    return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (before - after < options.noise && before < 1 + 4 * options.noise && meanBefore - meanAfter < leastMeanGain) {
     return hold("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
   if (!pay.pays) {
@@ -191,6 +209,10 @@ function seconds(ms: number): string {
 
 function percentOf(ratio: number): string {
   return Number.isFinite(ratio) ? `${Math.round(ratio * 100)}%` : "none";
+}
+
+function meanOf(ratios: readonly number[]): number {
+  return ratios.length > 0 ? ratios.reduce((a, b) => a + b, 0) / ratios.length : 1;
 }
 
 function finite(value: number): number {

@@ -10,9 +10,9 @@ const switchMargin = 0.9;
 const startArm = 3;
 /** Change beyond this multiple of the noise floor counts as change at all. */
 const noiseFactor = 2;
+const seenMax = 5;
 /** Accumulated excess change that raises the alarm. */
 const alarmAt = 0.1;
-const driftPart = 0.5;
 
 export interface Forecast {
   /** Expected rows per window, scaled to the last window's total, [layers * experts]. */
@@ -24,8 +24,10 @@ export interface Forecast {
   readonly noiseFloor: number;
   readonly alarm: boolean;
   readonly windows: number;
-  /** Standard deviation of max/mean that remains in the forecast by sampling, per layer, for one rank of `ranks` ranks: see layerNoise. */
+  /** Windows that the forecast effectively averages. */
   readonly weight: number;
+  /** Windows since the load last changed, up to a bound: how often it has been seen at all. */
+  readonly seen: number;
 }
 
 export class Forecaster {
@@ -37,6 +39,8 @@ export class Forecaster {
   private readonly effective: number[];
   private arm = startArm;
   private cusum = 0;
+  private usualChange = 0;
+  private sinceChange = 0;
   private windows = 0;
   private last: Float64Array | undefined;
 
@@ -55,8 +59,10 @@ export class Forecaster {
     const totals = layerTotals(counts, this.layers, this.experts);
     const floor = noiseFloor(share, totals, this.layers, this.experts);
     const change = this.last ? variation(share, this.last, totals, this.experts) : 0;
-    if (this.windows > 0) this.learn(share, totals);
     const alarm = this.detect(change, floor);
+    this.sinceChange = alarm ? 1 : this.sinceChange + 1;
+    // A jump is no news of the arms, all of them missed it, nor of the usual spread.
+    if (this.windows > 0 && !alarm) this.learn(share, totals);
     this.update(share, totals, alarm);
     this.last = share;
     this.windows++;
@@ -68,6 +74,7 @@ export class Forecaster {
       alarm,
       windows: this.windows,
       weight: this.effective[this.arm] ?? 1,
+      seen: Math.min(this.sinceChange, seenMax),
     };
   }
 
@@ -112,8 +119,13 @@ export class Forecaster {
     }
   }
 
+  /** CUSUM of the change beyond what is usual: sampling noise, or the unrest that this traffic always has. */
   private detect(change: number, floor: number): boolean {
-    this.cusum = Math.max(0, this.cusum + change - noiseFactor * floor - driftPart * Math.min(change, alarmAt));
+    const usual = Math.max(floor, this.usualChange);
+    if (this.windows > 1) this.usualChange += 0.2 * (Math.min(change, 2 * usual + floor) - this.usualChange);
+    else this.usualChange = Math.max(floor, change);
+    if (this.windows === 0) return false;
+    this.cusum = Math.max(0, this.cusum + change - noiseFactor * usual);
     if (this.cusum < alarmAt) return false;
     this.cusum = 0;
     return true;

@@ -1,11 +1,15 @@
 // The registry of placement policies, typed by the names of the CRD, and the one way to run a policy: current placement
 // made whole, plan made, invariants checked. Pure.
+import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { eplb } from "./policies/eplb.ts";
 import { hecate } from "./policies/hecate.ts";
 import { incremental } from "./policies/incremental.ts";
 import { uniform } from "./policies/uniform.ts";
-import type { PlacementPolicy, PlanInput, PlanOutput } from "./policy.ts";
+import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput } from "./policy.ts";
+import { stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
 import { assertPlan } from "./validate.ts";
 
@@ -16,6 +20,65 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
   const repaired = input.current ? repairPlan(input, input.current) : undefined;
   const whole: PlanInput = repaired ? { ...input, current: repaired.layers } : input;
   const output = await policy.plan(whole);
-  assertPlan(whole, output.layers, repaired ? { unhosted: repaired.unhosted } : {});
-  return output;
+  const layers = schedulable(whole, output.layers);
+  assertPlan(whole, layers, repaired ? { unhosted: repaired.unhosted } : {});
+  return { ...output, layers };
+}
+
+/** Layers whose copies never fit beside the old ones keep their place, so that every plan can be carried out. */
+export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): readonly LayerPlan[] {
+  const { current, shape } = input;
+  if (!current) return layers;
+  const staging = stagingBytes(shape);
+  const budget = new Map(input.ranks.map((rank) => [rank.rank, rank.budgetBytes]));
+  const before = bytesByRank(shape, current);
+  let plan = layers;
+  for (let round = 0; round <= layers.length; round++) {
+    const changes = layerBytes(shape, current, plan);
+    const { stuck } = scheduleLayers(changes, before, budget);
+    const kept = stuck.length > 0 ? stuck : overfull(changes, { before, after: bytesByRank(shape, plan), budget, staging });
+    if (kept.length === 0) return plan;
+    plan = plan.map((layer, l) => (kept.includes(l) ? (current[l] ?? layer) : layer));
+  }
+  return current;
+}
+
+/** When a layer that would have freed memory stays, one that counted on it must stay too: the one that grows most there. */
+function overfull(
+  changes: readonly LayerBytes[],
+  bytes: { before: ReadonlyMap<number, number>; after: ReadonlyMap<number, number>; budget: ReadonlyMap<number, number>; staging: number },
+): number[] {
+  for (const [rank, held] of bytes.after) {
+    const room = (bytes.budget.get(rank) ?? Number.POSITIVE_INFINITY) - bytes.staging;
+    if (held <= Math.max(room, bytes.before.get(rank) ?? 0) + 1e-6) continue;
+    const growth = (change: LayerBytes): number => (change.incoming.get(rank) ?? 0) - (change.outgoing.get(rank) ?? 0);
+    const most = changes.toSorted((a, b) => growth(b) - growth(a) || a.layer - b.layer)[0];
+    if (most && growth(most) > 0) return [most.layer];
+  }
+  return [];
+}
+
+/** Resident bytes per rank of a placement. */
+export function bytesByRank(shape: ModelShape, layers: readonly LayerPlan[]): Map<number, number> {
+  const used = new Map<number, number>();
+  layers.forEach((layer, l) => {
+    layer.hosts.forEach((hosts, e) => {
+      for (const rank of hosts) used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
+    });
+  });
+  return used;
+}
+
+/** What each layer that changes brings to and takes from every rank. */
+export function layerBytes(shape: ModelShape, from: readonly LayerPlan[] | undefined, to: readonly LayerPlan[]): LayerBytes[] {
+  const diff = diffPlans(from, to, () => 0);
+  const changes = new Map(
+    diff.layers.map((layer) => [layer, { layer, incoming: new Map<number, number>(), outgoing: new Map<number, number>() }]),
+  );
+  const add = (map: Map<number, number> | undefined, rank: number, layer: number, expert: number): void => {
+    map?.set(rank, (map.get(rank) ?? 0) + (shape.residentBytes[layer * shape.experts + expert] ?? 0));
+  };
+  for (const { layer, expert, rank } of diff.moves) add(changes.get(layer)?.incoming, rank, layer, expert);
+  for (const { layer, expert, rank } of diff.drops) add(changes.get(layer)?.outgoing, rank, layer, expert);
+  return [...changes.values()];
 }

@@ -88,6 +88,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
   });
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
   const books = new RepairBooks(problem, hosts);
+  books.relieve();
   const unhosted = problem.G === 0 ? orphans : orphans.filter(({ layer, expert }) => !books.adopt(layer, expert));
   const planned = toLayers(problem, hosts);
   const layers = current.map((layer, l) => {
@@ -100,6 +101,14 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
     unhosted: unhosted.map(({ layer, expert }) => ({ layer, expert })),
     changed: layers.some((layer, l) => layer !== current[l]),
   };
+}
+
+/** Experts of a placement that no active rank hosts. */
+export function orphans(input: PlanInput, layers: readonly LayerPlan[]): { layer: number; expert: number }[] {
+  const active = new Set(input.ranks.filter((rank) => rank.state === "active").map((rank) => rank.rank));
+  return layers.flatMap((layer, l) =>
+    layer.hosts.flatMap((hosts, expert) => (hosts.some((rank) => active.has(rank)) ? [] : [{ layer: l, expert }])),
+  );
 }
 
 class RepairBooks {
@@ -121,6 +130,44 @@ class RepairBooks {
       });
       return load;
     });
+  }
+
+  /**
+   * Ranks that hold more than their steady budget (a plan was cut short): redundant copies go, the coldest first. What
+   * remains in the staging slot is moved by later plans.
+   */
+  relieve(): void {
+    for (let g = 0; g < this.problem.G; g++) {
+      while ((this.used[g] as number) > (this.problem.capacity[g] as number) + 1e-6 && this.dropColdest(g)) {
+        // each turn drops one copy
+      }
+    }
+  }
+
+  private dropColdest(rank: number): boolean {
+    let found: { layer: number; expert: number; rows: number } | undefined;
+    this.hosts.forEach((layer, l) => {
+      const demand = layerDemand(this.problem, l);
+      layer.forEach((row, expert) => {
+        const rows = (demand[expert] as number) / row.length;
+        if (row.length > 1 && row.includes(rank) && this.size(l, expert) > 0 && (!found || rows < found.rows))
+          found = { layer: l, expert, rows };
+      });
+    });
+    if (!found) return false;
+    this.drop(found.layer, found.expert, rank);
+    return true;
+  }
+
+  private size(layer: number, expert: number): number {
+    return this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
+  }
+
+  private drop(layer: number, expert: number, rank: number): void {
+    const row = this.hosts[layer]?.[expert] as number[];
+    row.splice(row.indexOf(rank), 1);
+    this.used[rank] = (this.used[rank] as number) - this.size(layer, expert);
+    this.evicted.add(layer);
   }
 
   adopt(layer: number, expert: number): boolean {

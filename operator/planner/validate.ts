@@ -36,12 +36,24 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
     }
   });
   const staging = stagingBytes(shape);
+  const before = input.current ? hostedBytes(input, input.current) : new Map<number, number>();
   for (const [rank, bytes] of used) {
     const budget = active.get(rank)?.budgetBytes ?? Infinity;
-    if (bytes + staging > budget + 1e-6)
+    // A plan that was cut short may have left a rank in its staging slot: it must not get worse.
+    if (bytes + staging > budget + 1e-6 && bytes > (before.get(rank) ?? 0) + 1e-6)
       faults.push(`rank ${rank}: ${bytes} resident bytes and a staging slot of ${staging} exceed its budget of ${budget}`);
   }
   return faults;
+}
+
+function hostedBytes(input: PlanInput, layers: readonly LayerPlan[]): Map<number, number> {
+  const bytes = new Map<number, number>();
+  layers.forEach((layer, l) => {
+    layer.hosts.forEach((row, e) => {
+      for (const rank of row) bytes.set(rank, (bytes.get(rank) ?? 0) + (input.shape.residentBytes[l * input.shape.experts + e] ?? 0));
+    });
+  });
+  return bytes;
 }
 
 function rowFaults(hosts: readonly number[], shares: readonly number[], where: string): string[] {

@@ -25,13 +25,15 @@ import {
 } from "../planner/load.ts";
 import { copyKey, type ModelShape, type PlanInput, type RankSpec } from "../planner/policy.ts";
 
-/** Plans whose copies are not taken back at once. */
-const dwellPlans = 2;
+/** For this many windows after a plan its copies are not taken back, unless the load has changed. */
+const dwellWindows = 3;
 /** Bandwidth assumed for the payback of a plan while none is measured. */
 const assumedBytesPerSecond = 200e6;
 /** A forecast is expected to hold for this many windows. */
 const lifetimeWindows = 20;
 const gainPerMove = 1e-3;
+/** Selections per layer below which a window says nothing even beside others. */
+const windowRowsMin = 200;
 
 export interface BalanceFacts {
   readonly spec: MoEDeploymentSpec;
@@ -54,7 +56,9 @@ export class Balance {
   private readonly forecaster: Forecaster;
   private forecast: Forecast | undefined;
   private alarm = false;
-  private readonly history: { added: number[]; dropped: number[] }[] = [];
+  /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
+  private evidence = 0;
+  private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
     this.book = new LoadBook({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
@@ -79,9 +83,11 @@ export class Balance {
     if (closed.missing.length === 0 && closed.selections > 0) {
       const minRows = facts.spec.rebalancing.trigger.minTokens;
       this.measured = measuredImbalance(closed, Math.min(minRows, 1000)) ?? this.measured;
-      if (leastOf(closed.perLayer) >= Math.min(minRows, 200)) {
+      if (leastOf(closed.perLayer) >= Math.min(minRows, windowRowsMin)) {
         this.forecast = this.forecaster.observe(closed.routed);
         this.alarm = this.forecast.alarm;
+        this.history = this.alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
+        this.evidence = leastOf(closed.perLayer) * this.forecast.seen;
         this.bound = layerBoundOf(this.input(facts));
       }
     }
@@ -101,13 +107,14 @@ export class Balance {
       staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
       missingRanks: closed?.missing ?? [],
       activeRanks: facts.expected.length,
-      selectionsPerLayer: closed ? leastOf(closed.perLayer) : 0,
+      selectionsPerLayer: Math.round(this.evidence),
       minTokens: rebalancing.trigger.minTokens,
       sinceLastPlanMs: now - this.lastPlanAt,
       intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval"),
       alarm: this.alarm,
       imbalance: facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
+      noise: facts.plan && this.forecast ? worstNoise(this.input(facts)) : 0,
     });
     this.decision = decision;
     return decision;
@@ -161,8 +168,7 @@ export class Balance {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
       const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
-      this.history.push({ added: diff.moves.map(key), dropped: diff.drops.map(key) });
-      while (this.history.length > dwellPlans) this.history.shift();
+      this.history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
     }
     this.lastPlanAt = now;
     this.book.reset(now);
@@ -170,7 +176,7 @@ export class Balance {
 
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
   forgetHistory(): void {
-    this.history.length = 0;
+    this.history = [];
   }
 
   predicted(facts: BalanceFacts): readonly number[] {

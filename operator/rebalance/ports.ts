@@ -120,8 +120,8 @@ export interface StoredPlacement {
 /** ExpertPlacement of a deployment. */
 export interface PlacementStore {
   read(ref: Ref): Promise<StoredPlacement | undefined>;
-  /** Creates (no resourceVersion) or replaces; throws `Conflict` when another wrote meanwhile: the epoch is not ours then. */
-  write(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, resourceVersion: string | undefined): Promise<StoredPlacement>;
+  /** Creates or replaces; throws `Conflict` when the plan there is not the `known` one: the epoch is not ours then. */
+  write(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, known: StoredPlacement | undefined): Promise<StoredPlacement>;
   writeStatus(ref: Ref, status: ExpertPlacementStatus): Promise<void>;
 }
 

@@ -10,13 +10,13 @@ export interface LayerTask {
   /** Resident bytes that each rank newly hosts, and that it gives up. */
   readonly incoming: ReadonlyMap<number, number>;
   readonly outgoing: ReadonlyMap<number, number>;
-  readonly moves: number;
   /** Somebody is known to have committed it: it can only go forward. */
   readonly committedBefore: boolean;
 }
 
 export interface RunOptions {
   readonly epoch: number;
+  /** In the order in which they fit into memory. */
   readonly tasks: readonly LayerTask[];
   /** Live ranks and their boots. */
   readonly members: ReadonlyMap<number, string>;
@@ -37,7 +37,7 @@ export interface RunLimits {
   readonly attempts: number;
 }
 
-export const defaultLimits: RunLimits = { layersInFlight: 4, prepareMs: 60_000, releaseMs: 120_000, retryMs: 500, attempts: 3 };
+export const defaultLimits: RunLimits = { layersInFlight: 8, prepareMs: 60_000, releaseMs: 120_000, retryMs: 150, attempts: 3 };
 
 export type Event =
   | { readonly type: "start" }

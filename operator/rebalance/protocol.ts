@@ -212,13 +212,18 @@ export class PlanRun {
     }
   }
 
-  /** Takes waiting layers into preparation while their copies fit beside the old ones. */
+  /** Takes waiting layers into preparation, in their order, while their copies fit beside the old ones. */
   private admit(actions: Action[]): void {
     const wanted = new Map<number, number[]>();
     let inFlight = this.inPhase("preparing", "committing", "releasing").length;
     for (const run of this.layers.values()) {
-      if (run.phase !== "waiting" || inFlight >= this.options.limits.layersInFlight) continue;
-      if (!this.fits(run.task)) continue;
+      if (run.phase !== "waiting") continue;
+      if (inFlight >= this.options.limits.layersInFlight) break;
+      if (!this.fits(run.task)) {
+        // The order is one that works: what does not fit yet waits for those before it. If none is left, others may pass.
+        if (inFlight > 0) break;
+        continue;
+      }
       run.phase = "preparing";
       this.hold(run.task, 1);
       inFlight++;

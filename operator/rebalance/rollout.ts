@@ -3,7 +3,9 @@
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import type { Ref } from "../kube/kube.ts";
+import { bytesByRank, layerBytes } from "../planner/index.ts";
 import type { ModelShape } from "../planner/policy.ts";
 import { committedMix, nextPlan, toSpec } from "./plan-object.ts";
 import type { Clock, Link, PlacementStore, StoredPlacement } from "./ports.ts";
@@ -81,21 +83,25 @@ export class Rollout {
     for (const layer of resume?.committed ?? []) changed.add(layer);
     this.moves = diff.moves.length;
     this.bytes = diff.moves.reduce((total, move) => total + move.bytes, 0);
-    this.tasks = [...changed].sort((a, b) => a - b).map((layer) => this.task(layer, diff, resume?.committed.has(layer) ?? false));
+    this.tasks = this.tasksOf(changed, resume?.committed ?? new Set());
   }
 
-  private task(layer: number, diff: ReturnType<typeof diffPlans>, committedBefore: boolean): LayerTask {
-    const { shape } = this.wanted;
-    const resident = (expert: number): number => shape.residentBytes[layer * shape.experts + expert] ?? 0;
-    const incoming = new Map<number, number>();
-    const outgoing = new Map<number, number>();
-    const moves = diff.moves.filter((move) => move.layer === layer);
-    for (const move of moves) incoming.set(move.rank, (incoming.get(move.rank) ?? 0) + resident(move.expert));
-    for (const drop of diff.drops)
-      if (drop.layer === layer) outgoing.set(drop.rank, (outgoing.get(drop.rank) ?? 0) + resident(drop.expert));
-    const placement = this.plan.layers[layer];
-    if (!placement) throw new Error(`layer ${layer} is missing in the plan`); // cannot happen: changed layers come from the plan
-    return { placement, incoming, outgoing, moves: moves.length, committedBefore };
+  /** In the order in which memory allows them; what fits in no order comes last and the protocol gives it up. */
+  private tasksOf(changed: ReadonlySet<number>, committed: ReadonlySet<number>): LayerTask[] {
+    const { shape, members } = this.wanted;
+    const changes = layerBytes(shape, this.parent?.layers, this.plan.layers);
+    for (const layer of changed) {
+      if (!changes.some((change) => change.layer === layer)) changes.push({ layer, incoming: new Map(), outgoing: new Map() });
+    }
+    const budget = new Map([...members].map(([rank, member]) => [rank, member.budgetBytes]));
+    const { order, stuck } = scheduleLayers(changes, bytesByRank(shape, this.parent?.layers ?? []), budget);
+    return [...order, ...stuck].flatMap((layer) => {
+      const placement = this.plan.layers[layer];
+      const change = changes.find((candidate) => candidate.layer === layer);
+      return placement && change
+        ? [{ placement, incoming: change.incoming, outgoing: change.outgoing, committedBefore: committed.has(layer) }]
+        : [];
+    });
   }
 
   /** Writes and pushes; resolves when the plan has ended one way or the other. Throws only what the store throws. */
@@ -132,12 +138,7 @@ export class Rollout {
       .map(([rank, member]) => ({ rank, podName: member.podName, podUID: member.podUid }))
       .sort((a, b) => a.rank - b.rank);
     const { ref, ownerUid, store } = this.ports;
-    return store.write(
-      ref,
-      ownerUid,
-      toSpec(plan, { ranks, reason, ...(this.wanted.load ? { load: this.wanted.load } : {}) }),
-      stored?.resourceVersion,
-    );
+    return store.write(ref, ownerUid, toSpec(plan, { ranks, reason, ...(this.wanted.load ? { load: this.wanted.load } : {}) }), stored);
   }
 
   private pushPlan(): Promise<Outcome> {
@@ -147,7 +148,7 @@ export class Rollout {
       tasks: this.tasks,
       members: new Map([...members].map(([rank, member]) => [rank, member.bootId])),
       budget: new Map([...members].map(([rank, member]) => [rank, member.budgetBytes])),
-      used: this.usedByParent(),
+      used: bytesByRank(this.wanted.shape, this.parent?.layers ?? []),
       now: this.ports.clock.now(),
       limits: this.limits(),
     });
@@ -165,17 +166,6 @@ export class Rollout {
   private limits(): RunLimits {
     const prepareMs = defaultLimits.prepareMs + Math.ceil((this.bytes / slowestBytesPerSecond) * 1000);
     return { ...defaultLimits, prepareMs, layersInFlight: this.wanted.allAtOnce ? this.plan.layers.length : defaultLimits.layersInFlight };
-  }
-
-  private usedByParent(): Map<number, number> {
-    const used = new Map<number, number>();
-    const { shape } = this.wanted;
-    for (const [l, layer] of (this.parent?.layers ?? []).entries()) {
-      layer.hosts.forEach((hosts, e) => {
-        for (const rank of hosts) used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
-      });
-    }
-    return used;
   }
 
   /** What is committed at this moment, for pods that come up meanwhile. */

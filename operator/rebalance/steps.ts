@@ -2,9 +2,11 @@
 // a drain, new ranks or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
+import { schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
 import { type ModelShape, type PlanInput, unlimited } from "../planner/policy.ts";
-import { firstPlan, repairPlan } from "../planner/repair.ts";
+import { firstPlan, orphans, repairPlan } from "../planner/repair.ts";
+import { assertPlan } from "../planner/validate.ts";
 import type { Balance, BalanceFacts } from "./balance.ts";
 import type { Drains } from "./drains.ts";
 import type { Intent } from "./intent.ts";
@@ -69,7 +71,7 @@ export class Steps {
   async recover(startedAt: number): Promise<void> {
     const { ref } = this.seen.world;
     this.stored = await this.ports.store.read(ref);
-    const plan = this.stored && this.stored.spec.deploymentUID === this.seen.world.uid ? fromSpec(this.stored.spec) : undefined;
+    const plan = this.readable(ref.name);
     const named = this.stored?.spec.ranks ?? [];
     const connected = this.seen.views.filter((view) => view.usable);
     const all =
@@ -112,6 +114,17 @@ export class Steps {
     }
   }
 
+  /** The stored plan if it is of this deployment and says something; else what workers report decides. */
+  private readable(name: string): PlacementPlan | undefined {
+    if (!this.stored || this.stored.spec.deploymentUID !== this.seen.world.uid) return undefined;
+    try {
+      return fromSpec(this.stored.spec);
+    } catch (caught) {
+      this.ports.log.warn({ err: caught, deployment: name }, "the stored plan cannot be read: it is made again from what workers hold");
+      return undefined;
+    }
+  }
+
   async first(facts: BalanceFacts): Promise<void> {
     if (!this.seen.balance) return;
     const input = { ...this.seen.balance.input(facts, { even: true }), current: undefined, budget: unlimited };
@@ -146,6 +159,7 @@ export class Steps {
       this.repairTried = key;
     }
     if (!changed) return;
+    assertPlan(input, layers, { unhosted });
     this.seen.balance.forgetHistory();
     const reason = intent.kind === "drain" ? `ranks ${intent.ranks.join(", ")} leave` : `ranks ${intent.lost.join(", ")} are lost`;
     await this.run(intent.kind, facts, { layers, reason }, this.committed, undefined, input);
@@ -158,7 +172,8 @@ export class Steps {
     this.seen.balance.forgetHistory();
     const input: PlanInput = { ...this.seen.balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" }), budget: unlimited };
     const { recent: _, noise: __, ...clean } = input;
-    const { layers } = planIncremental(clean);
+    const layers = schedulable(input, planIncremental(clean).layers);
+    assertPlan(input, layers, { unhosted: orphans(input, this.committed.layers) });
     await this.run("fill", facts, { layers, reason: "new ranks take their part" }, this.committed, undefined, input);
   }
 

@@ -54,22 +54,29 @@ function pourTwo(amount: number, a: number, b: number, load: Float64Array, speed
   load[b] = lb + amount - toA;
 }
 
-/** Level L with sum over hosts of max(0, L * speed - load) = amount, by adding hosts from the emptiest up. */
+/**
+ * Level L with sum over hosts of max(0, L * speed - load) = amount: hosts above the level of all are taken out, which
+ * lowers it, until none is.
+ */
 function waterLevel(amount: number, hosts: readonly number[], load: Float64Array, speed: Float64Array): number {
-  const order = hosts.filter((g) => (speed[g] as number) > 0);
-  order.sort((a, b) => (load[a] as number) / (speed[a] as number) - (load[b] as number) / (speed[b] as number) || a - b);
-  let filled = amount;
-  let width = 0;
-  let level = 0;
-  for (let i = 0; i < order.length; i++) {
-    const g = order[i] as number;
-    const own = (load[g] as number) / (speed[g] as number);
-    if (i > 0 && level <= own) break;
-    filled += load[g] as number;
-    width += speed[g] as number;
+  let level = Number.POSITIVE_INFINITY;
+  for (let counted = hosts.length + 1; ; ) {
+    let filled = amount;
+    let width = 0;
+    let under = 0;
+    for (let i = 0; i < hosts.length; i++) {
+      const g = hosts[i] as number;
+      const s = speed[g] as number;
+      if (s <= 0 || (load[g] as number) >= level * s) continue;
+      filled += load[g] as number;
+      width += s;
+      under++;
+    }
+    // Rounding may bring one back that was out: it only ever gets fewer, so this ends.
+    if (under === 0 || under >= counted) return width > 0 ? filled / width : Number.isFinite(level) ? level : 0;
+    counted = under;
     level = filled / width;
   }
-  return level;
 }
 
 /** One layer to split: `demand[e]` rows, `hosts[e]` indexes of ranks, `speed[g]` relative speed. */

@@ -172,10 +172,10 @@ export class SimCluster {
         await check();
         return this.stored;
       },
-      write: async (_ref, _owner, spec, resourceVersion) => {
+      write: async (_ref, _owner, spec, known) => {
         await check();
-        if ((this.stored?.resourceVersion ?? undefined) !== resourceVersion)
-          throw new AppError("the object has changed", { code: "Conflict" });
+        if (this.stored && this.stored.spec.planHash !== known?.spec.planHash)
+          throw new AppError("the plan has changed", { code: "Conflict" });
         this.epochsWritten.push(spec.epoch);
         this.stored = { resourceVersion: String(++this.version), spec, status: this.stored?.status ?? {} };
         return this.stored;

@@ -11,6 +11,11 @@ import { withinBudget, worstOf } from "../search/within-budget.ts";
 
 /** Overlap degree used where none is measured: larger ones are never worse (16 and less clearly are). */
 const overlap = 32;
+/**
+ * fix: copies never take the last slots of a rank. New homes arrive before old ones leave, so a rank full of copies could
+ * not be re-sharded any more.
+ */
+const reserve = 3;
 /** New homes must beat the present ones by this much of max/mean before anything is re-sharded. */
 const reshardGain = 0.05;
 
@@ -25,7 +30,7 @@ export const hecate: PlacementPolicy = {
 
 function planHecate(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
-  const top = Math.max(1, Math.min(overlap, problem.E - 1));
+  const top = Math.min(overlap, copiesPerLayer(problem));
   const sharded = sharding(problem, top);
   if (!problem.current) {
     const homes = sharded ?? homesOf(toProblem({ ...input, current: firstPlan(input) }).current as Hosts);
@@ -37,10 +42,46 @@ function planHecate(input: PlanInput): PlanOutput {
   const target = kept.map((layer, l) => {
     const better = worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain;
     if (better) resharded++;
-    return better ? (fresh[l] as number[][]) : layer;
+    return better ? relabelled(problem, l, fresh[l] as number[][]) : layer;
   });
   const { hosts, layers } = withinBudget(problem, target);
   return { layers: toLayers(problem, hosts), reason: `materialised ${layers} layers, homes of ${resharded} re-sharded` };
+}
+
+/**
+ * fix: Algorithm 2 does not care which rank gets which part. Among equal ranks the parts are dealt so that most homes stay
+ * where they are.
+ */
+function relabelled(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number[][] {
+  const old = problem.current?.[layer];
+  const copy = hosts.map((row) => row.slice());
+  if (!old || problem.speed.some((speed) => Math.abs(speed - 1) > 1e-9)) return copy;
+  const pairs: { from: number; to: number; same: number }[] = [];
+  for (let from = 0; from < problem.G; from++) {
+    for (let to = 0; to < problem.G; to++) {
+      pairs.push({ from, to, same: copy.filter((row, e) => row.includes(from) && old[e]?.includes(to)).length });
+    }
+  }
+  pairs.sort((a, b) => b.same - a.same || a.from - b.from || a.to - b.to);
+  const target = new Map<number, number>();
+  const taken = new Set<number>();
+  for (const { from, to } of pairs) {
+    if (target.has(from) || taken.has(to)) continue;
+    target.set(from, to);
+    taken.add(to);
+  }
+  return copy.map((row) => row.map((g) => target.get(g) ?? g));
+}
+
+/**
+ * fix: the paper's t is what the link can hide; where memory holds fewer copies, only that many experts may be placed
+ * without regard to load, else the "holes" are filled with hot experts that never get their copies.
+ */
+function copiesPerLayer(problem: Problem): number {
+  const { L, E, G, capacity, staging, slotCap } = problem;
+  if (slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, slotCap * G - E);
+  const slots = capacity.reduce((n, bytes) => n + (staging > 0 ? Math.max(0, Math.floor(bytes / staging + 1e-9)) : L * E), 0);
+  return Math.max(0, Math.floor((slots - L * E) / Math.max(1, L)));
 }
 
 function homesOf(hosts: Hosts): number[][] {
@@ -73,9 +114,10 @@ function withCopies(problem: Problem, homes: readonly (readonly number[])[], top
     problem,
     homes.map((layer) => layer.map((rank) => [rank])),
   );
-  const room = problem.capacity.map((bytes, g) =>
-    unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E,
-  );
+  const room = problem.capacity.map((bytes, g) => {
+    const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E;
+    return free - Math.min(reserve, Math.floor(free / 3));
+  });
   // Free slots of a rank are dealt over the layers with the remainder rotated, so that no layer gets it all.
   const given = new Float64Array(G);
   return homes.map((layer, l) => {

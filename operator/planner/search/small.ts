@@ -170,6 +170,7 @@ class SmallSearch {
     const g = this.random.below(problem.G);
     const kind = this.random.below(4);
     const at = this.random.below(row.length);
+    if (row.length === 0 && kind > 0) return undefined; // nobody hosts it: only an added copy makes sense
     if (kind === 0) return row.includes(g) ? undefined : this.checked(hosts, [[e, [...row, g]]]);
     if (kind === 1)
       return row.length > Math.max(1, problem.input.minCopies) ? this.checked(hosts, [[e, row.filter((_, i) => i !== at)]]) : undefined;

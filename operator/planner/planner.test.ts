@@ -1,0 +1,182 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { AppError } from "../../crds/common.ts";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import { scheduleLayers } from "../../runtime/placement/schedule.ts";
+import { checkMemory } from "./feasibility.ts";
+import { bytesByRank, layerBytes, makePlan, policies } from "./index.ts";
+import { type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { firstPlan, repairPlan } from "./repair.ts";
+import { budgetFaults, planFaults } from "./validate.ts";
+
+interface Cluster {
+  readonly layers: number;
+  readonly experts: number;
+  readonly sizes: number[];
+  readonly loads: number[];
+  readonly ranks: RankSpec[];
+  readonly maxMoves: number;
+}
+
+/** Small clusters of every shape: idle, one expert takes all, slow ranks, dead and draining ranks, tight and rich memory. */
+const cluster: fc.Arbitrary<Cluster> = fc
+  .record({
+    layers: fc.integer({ min: 1, max: 4 }),
+    experts: fc.integer({ min: 1, max: 12 }),
+    ranks: fc.integer({ min: 1, max: 6 }),
+    mixed: fc.boolean(),
+    idle: fc.boolean(),
+    skew: fc.integer({ min: 0, max: 12 }),
+    memory: fc.double({ min: 1, max: 3, noNaN: true }),
+    maxMoves: fc.integer({ min: 0, max: 20 }),
+    seed: fc.infiniteStream(fc.integer({ min: 0, max: 1_000_000 })),
+  })
+  .map((c) => {
+    const draw = (): number => c.seed.next().value as number;
+    const cells = c.layers * c.experts;
+    const sizes = Array.from({ length: cells }, () => (c.mixed ? (draw() % 5) * 50 : 100));
+    const loads = Array.from({ length: cells }, (_, i) =>
+      c.idle ? 0 : Math.round((draw() % 1000) * (i % c.experts === 0 ? 1 + c.skew : 1)),
+    );
+    const largest = Math.max(...sizes, 0);
+    const need = sizes.reduce((a, b) => a + b, 0);
+    const budgetBytes = Math.ceil((need / c.ranks) * c.memory) + 2 * largest;
+    const ranks = Array.from(
+      { length: c.ranks },
+      (_, rank): RankSpec => ({
+        rank: rank * 2,
+        speed: c.mixed ? [1, 0.8, 0.6][rank % 3]! : 1,
+        budgetBytes,
+        zone: `z${rank % 2}`,
+        node: `n${rank % 3}`,
+        state: "active",
+      }),
+    );
+    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, maxMoves: c.maxMoves };
+  });
+
+function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
+  const bytes = Float64Array.from(c.sizes);
+  return {
+    shape: { layers: c.layers, experts: c.experts, residentBytes: bytes, storedBytes: bytes },
+    ranks: c.ranks,
+    load: Float64Array.from(c.loads),
+    current,
+    budget: { ...unlimited, maxMoves: c.maxMoves },
+    minCopies: 1,
+    split: "weighted",
+    effort: "fast",
+    gainPerMove: 1e-3,
+  };
+}
+
+const all = Object.values(policies).filter((policy) => policy !== undefined);
+const runs = (policy: PlacementPolicy): number =>
+  policy.cellsMax !== Number.POSITIVE_INFINITY ? 30 : policy.name === "incremental" ? 150 : 1000;
+
+for (const policy of all) {
+  test(`${policy.name}: every plan of a random cluster keeps the invariants and is the same again`, async () => {
+    await fc.assert(
+      fc.asyncProperty(cluster, async (c) => {
+        const start = inputOf(c);
+        if (!checkMemory(start.shape, start.ranks).ok) return;
+        const current = firstPlan(start);
+        assert.deepEqual(planFaults(start, current), []);
+        const input = inputOf(c, current);
+        const { layers } = await makePlan(policy, input);
+        assert.deepEqual(planFaults(input, layers), []);
+        if (policy.keepsCurrent) assert.deepEqual(budgetFaults(input, layers), []);
+        const again = await makePlan(policy, input);
+        assert.deepEqual(again.layers, layers, "deterministic");
+        const { moves } = diffPlans(current, layers, () => 1);
+        for (const move of moves) {
+          assert.ok(
+            move.sources.length > 0 && move.sources.every((rank) => current[move.layer]?.hosts[move.expert]?.includes(rank)),
+            "a source hosts it",
+          );
+        }
+        const budget = new Map(c.ranks.map((rank) => [rank.rank, rank.budgetBytes]));
+        const { stuck } = scheduleLayers(layerBytes(input.shape, current, layers), bytesByRank(input.shape, current), budget);
+        assert.deepEqual(stuck, [], "the plan can be carried out within memory");
+      }),
+      { numRuns: runs(policy), seed: 7 },
+    );
+  });
+}
+
+test("after any loss every expert has a live host again if memory allows, and nothing else moves", () => {
+  fc.assert(
+    fc.property(cluster, fc.integer({ min: 0, max: 5 }), (c, which) => {
+      const start = inputOf(c);
+      if (!checkMemory(start.shape, start.ranks).ok || c.ranks.length < 2) return;
+      const current = firstPlan(start);
+      const dead = c.ranks[which % c.ranks.length]!.rank;
+      const ranks = c.ranks.map((rank) => (rank.rank === dead ? { ...rank, state: "dead" as const } : rank));
+      const input = { ...inputOf(c, current), ranks };
+      const repaired = repairPlan(input, current);
+      assert.deepEqual(planFaults(input, repaired.layers, { unhosted: repaired.unhosted }), []);
+      const { moves } = diffPlans(current, repaired.layers, () => 1);
+      for (const move of moves) assert.ok(current[move.layer]?.hosts[move.expert]?.includes(dead), "only experts of the dead rank move");
+      if (
+        checkMemory(
+          start.shape,
+          ranks.filter((rank) => rank.state === "active"),
+        ).ok &&
+        !c.sizes.some((size) => size !== c.sizes[0])
+      ) {
+        assert.deepEqual(repaired.unhosted, []);
+      }
+      const again = repairPlan({ ...input, current: repaired.layers }, repaired.layers);
+      assert.equal(again.changed, false, "a repair is not repeated");
+    }),
+    { numRuns: 1500, seed: 11 },
+  );
+});
+
+test("budgets too small are refused with the field and a remedy that works", () => {
+  const bytes = new Float64Array(24).fill(100);
+  const shape = { layers: 3, experts: 8, residentBytes: bytes, storedBytes: bytes };
+  const rank = (n: number, budgetBytes: number): RankSpec => ({ rank: n, speed: 1, budgetBytes, zone: "", node: "", state: "active" });
+  const refused = checkMemory(shape, [rank(0, 1000), rank(1, 1000)]);
+  assert.ok(!refused.ok);
+  assert.match(refused.message, /experts need .* 2 ranks x 1000 = .*raise memoryPerRank to .* or replicas to 3/);
+  assert.ok(checkMemory(shape, [rank(0, 1300), rank(1, 1300)]).ok);
+  assert.ok(checkMemory(shape, [rank(0, 1000), rank(1, 1000), rank(2, 1000)]).ok);
+  const input: PlanInput = {
+    shape,
+    ranks: [rank(0, 1000), rank(1, 1000)],
+    load: new Float64Array(24),
+    current: undefined,
+    budget: unlimited,
+    minCopies: 1,
+    split: "weighted",
+    effort: "fast",
+  };
+  assert.throws(
+    () => firstPlan(input),
+    (error) => error instanceof AppError && error.code === "InsufficientExpertMemory",
+  );
+});
+
+test("the first plan puts expert e of layer l on rank (e + l) mod N", () => {
+  const bytes = new Float64Array(24).fill(1);
+  const shape = { layers: 3, experts: 8, residentBytes: bytes, storedBytes: bytes };
+  const ranks = [0, 1, 2].map((rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "", node: "", state: "active" }));
+  const plan = firstPlan({
+    shape,
+    ranks,
+    load: new Float64Array(24),
+    current: undefined,
+    budget: unlimited,
+    minCopies: 1,
+    split: "weighted",
+    effort: "fast",
+  });
+  plan.forEach((layer, l) => {
+    layer.hosts.forEach((hosts, e) => {
+      assert.deepEqual(hosts, [(e + l) % 3]);
+    });
+  });
+});
