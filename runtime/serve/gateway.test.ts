@@ -24,7 +24,8 @@ import { type Gateway, type GatewayConfig, type GatewayOverrides, startGateway }
 
 let ca: TestCa;
 const cleanups: (() => Promise<unknown> | unknown)[] = [];
-const limits = { ...failoverLimits, noWorkerMs: 1_500, firstTokenMs: 400, perPromptTokenMs: 0, nextTokenMs: 400 };
+/** Long enough for a busy machine; tests of silence and of waiting set their own. */
+const limits = { ...failoverLimits, noWorkerMs: 15_000, firstTokenMs: 15_000, perPromptTokenMs: 0, nextTokenMs: 15_000 };
 
 before(async () => {
   ca = await createTestCa();
@@ -103,7 +104,7 @@ async function metric(gateway: Gateway, series: string): Promise<number> {
   return Number(line?.split(" ").at(-1) ?? Number.NaN);
 }
 
-async function until(what: string, condition: () => boolean | Promise<boolean>, timeoutMs = 5_000): Promise<void> {
+async function until(what: string, condition: () => boolean | Promise<boolean>, timeoutMs = 30_000): Promise<void> {
   const end = Date.now() + timeoutMs;
   while (!(await condition())) {
     assert.ok(Date.now() < end, `still not: ${what}`);
@@ -206,11 +207,18 @@ const breakages = new Map<string, { reason: string; script: Script }>([
 for (const [how, { reason, script }] of breakages) {
   for (const temperature of [0, 0.8]) {
     test(`a worker that ${how} costs no token, temperature ${temperature}`, async () => {
-      const { gateway, url, workers } = await startAll([script, {}], {}, { drawSeed: () => 42n });
+      const other = Promise.withResolvers<void>();
+      const before: Script["before"] = async (position, sent, call) => {
+        if (sent === 6) await other.promise; // breaks only once there is another worker
+        return script.before?.(position, sent, call);
+      };
+      const nextTokenMs = reason === "silent" ? 1_000 : limits.nextTokenMs;
+      const { gateway, url, workers } = await startAll([{ before }, {}], {}, { drawSeed: () => 42n, limits: { ...limits, nextTokenMs } });
       gateway.apply({ version: 2, members: [workers[0]!.member(), workers[1]!.member("joining")] });
       const answer = stream(`${url}/v1/chat/completions`, chat({ temperature, stream_options: { include_usage: true } }));
       await until("the first worker has it", () => workers[0]!.requests.length === 1);
       gateway.apply({ version: 3, members: workers.map((worker) => worker.member()) });
+      other.resolve();
       const result = await answer;
       assert.equal(result.text, expected(chatPrompt, 20, 42n, temperature));
       assert.equal(result.events.at(-1).usage.completion_tokens, 20);
@@ -250,7 +258,7 @@ test("a membership that declares a rank lost moves its requests at once", async 
 
 test("an address that swallows everything costs two seconds, not the transport's twenty, and no token", async () => {
   const { gateway, url, workers } = await startAll([{}, {}], {}, { limits: { ...limits, noWorkerMs: 15_000, firstTokenMs: 60_000 } });
-  const hole = createTcpServer(() => {}).listen(0, "127.0.0.1");
+  const hole = createTcpServer((socket) => void cleanups.push(() => socket.destroy())).listen(0, "127.0.0.1");
   cleanups.push(() => hole.close());
   await once(hole, "listening");
   const swallowed = { ...workers[0]!.member(), podUid: "uid-new", address: `127.0.0.1:${(hole.address() as AddressInfo).port}` };
@@ -264,7 +272,7 @@ test("an address that swallows everything costs two seconds, not the transport's
 });
 
 test("new requests wait for a worker that was ready a moment ago", async () => {
-  const { gateway, url, workers } = await startAll([{}]);
+  const { gateway, url, workers } = await startAll([{}], {}, { limits: { ...limits, noWorkerMs: 4_000 } });
   gateway.apply({ version: 2, members: [workers[0]!.member("lost")] });
   const answer = stream(`${url}/v1/chat/completions`, chat());
   await until("it waits", async () => (await metric(gateway, "enodia_gateway_queue_requests{")) === 1);

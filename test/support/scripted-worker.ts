@@ -27,17 +27,15 @@ export function tokenAt(prompt: readonly number[], seed: bigint, temperature: nu
   return 97 + (((x ^ (x >>> 13)) >>> 0) % 26);
 }
 
+type Order = undefined | "draining" | "silent" | "end" | AppError;
+
 export interface Script {
   /** Milliseconds between tokens. */
   readonly delayMs?: number;
   /** Ends by itself after this many tokens, with the eos token. */
   readonly length?: number;
   /** Called before each token; may throw, hang or return "draining". `sent` counts this attempt's tokens. */
-  readonly before?: (
-    position: number,
-    sent: number,
-    call: number,
-  ) => undefined | "draining" | "silent" | "end" | AppError | Promise<undefined>;
+  readonly before?: (position: number, sent: number, call: number) => Order | Promise<Order>;
   /** Refuses the call at once. */
   readonly refuse?: () => AppError | undefined;
 }
