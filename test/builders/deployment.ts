@@ -1,0 +1,110 @@
+// Builders of deployments, pods and views for tests of the deployment plane.
+import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import type { PodFacts, Snapshot } from "../../operator/deployment/core/snapshot.ts";
+import type { MemberView, ModelView, RebalanceView } from "../../operator/deployment/core/world.ts";
+import type { Settings } from "../../operator/deployment/objects/context.ts";
+
+export const now = new Date("2026-03-01T10:00:00Z");
+export const settings: Settings = {
+  runtimeImage: "enodia/runtime:test",
+  pullPolicy: "IfNotPresent",
+  natsUrl: "nats://nats.test:4222",
+  otlpEndpoint: undefined,
+  logLevel: "info",
+};
+
+export function deployment(spec: object = {}, status: object = {}): MoEDeployment {
+  return parseMoEDeployment({
+    metadata: { name: "moe", namespace: "ns", uid: "uid-moe", generation: 1, resourceVersion: "1" },
+    spec: { model: { uri: "pvc://models/moe" }, replicas: 3, ...spec },
+    status,
+  });
+}
+
+export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
+  const uid = more.uid ?? `pod-${rank}`;
+  return {
+    rank,
+    name: `moe-${rank}-abcde`,
+    uid,
+    ip: `10.0.0.${rank + 1}`,
+    node: `node-${rank}`,
+    ready: true,
+    terminating: false,
+    lost: false,
+    terminal: false,
+    templateHash: "new",
+    createdMs: now.getTime() - 60_000,
+    leaving: undefined,
+    goneByMs: undefined,
+    problem: "",
+    restarts: 0,
+    ...more,
+  };
+}
+
+export function member(rank: number, more: Partial<MemberView> = {}): MemberView {
+  return {
+    rank,
+    podUid: `pod-${rank}`,
+    bootId: `boot-${rank}`,
+    active: true,
+    ready: true,
+    notReadyReason: "",
+    draining: false,
+    activeRequests: 0,
+    epoch: 1,
+    hostedBytes: 0,
+    budgetBytes: 0,
+    denseBytes: 0,
+    kvBytes: 0,
+    uniqueBytes: 0,
+    ...more,
+  };
+}
+
+const verdict = { status: "True", reason: "Fine", message: "fine" } as const;
+const Mi = 2 ** 20;
+
+/** 2 layers x 8 experts of 1 MiB. */
+export const model: ModelView = {
+  digest: "d",
+  architecture: "Mixtral",
+  layers: 2,
+  experts: 8,
+  topK: 2,
+  expertBytes: 16 * Mi,
+  largestExpertBytes: Mi,
+  denseBytes: 10 * Mi,
+  kvBytes: 4 * Mi,
+};
+
+export function view(more: Partial<RebalanceView> = {}): RebalanceView {
+  return {
+    members: [],
+    model: undefined,
+    digestMismatch: [],
+    unhostedExperts: 0,
+    drains: [],
+    modelAvailable: verdict,
+    telemetryFresh: verdict,
+    placementBalanced: verdict,
+    placement: { epoch: 1 },
+    telemetry: { ranksReporting: 0, ranksExpected: 0 },
+    ...more,
+  };
+}
+
+export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
+  return {
+    now,
+    deployment: deployment(),
+    pods: [],
+    gateway: { wanted: 1, ready: 1, updated: 1, message: "" },
+    templateHash: "new",
+    refusals: [],
+    claim: "Present",
+    view: undefined,
+    ...more,
+  };
+}
