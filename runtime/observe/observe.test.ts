@@ -1,5 +1,8 @@
 // Logs are one JSON object per line, health shows reasons, traces link across processes.
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { text } from "node:stream/consumers";
 import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { AppError } from "../../crds/common.ts";
@@ -101,5 +104,30 @@ test("an unsampled parent stays unsampled, a malformed one starts a new trace, o
   assert.equal(off.enabled, false);
   assert.equal(off.start("x", { parent: unsampled }).traceparent, unsampled);
   assert.equal(off.start("x", { parent: "nonsense" }).traceparent, "");
+  await tracing.close();
+});
+
+test("with an endpoint, spans reach an OTLP collector at the latest when the process ends", async () => {
+  const received: { url: string | undefined; body: string }[] = [];
+  const collector = createServer(async (request, response) => {
+    received.push({ url: request.url, body: await text(request) });
+    response.writeHead(200, { "content-type": "application/json" }).end("{}");
+  });
+  await new Promise<void>((resolve) => collector.listen(0, "127.0.0.1", resolve));
+  const { port } = collector.address() as AddressInfo;
+  const tracing = await createTracing({ service: "worker", endpoint: `http://127.0.0.1:${port}/`, attributes: { "enodia.rank": 3 } });
+  tracing.start("generate", { attributes: { "enodia.tokens": 7 } }).end();
+  await tracing.close();
+  collector.close();
+  assert.deepEqual(
+    received.map(({ url }) => url),
+    ["/v1/traces"],
+  );
+  for (const word of ["enodia-worker", "enodia.rank", "generate", "enodia.tokens"]) assert.ok(received[0]?.body.includes(word), word);
+});
+
+test("a collector that is away costs nothing but its spans", async () => {
+  const tracing = await createTracing({ service: "worker", endpoint: "http://127.0.0.1:1" });
+  tracing.start("generate").end();
   await tracing.close();
 });

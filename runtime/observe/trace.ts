@@ -20,7 +20,7 @@ import {
 import type { SpanExporter } from "@opentelemetry/sdk-trace";
 
 const exportQueueMax = 2048;
-const exportTimeoutMs = 5_000;
+const exportTimeoutMs = 2_000;
 const traceparentPattern = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/;
 
 export type SpanRole = "server" | "client" | "internal";
@@ -45,7 +45,7 @@ export interface SpanOptions {
 export interface Tracing {
   readonly enabled: boolean;
   start(name: string, options?: SpanOptions): Span;
-  /** Sends what is buffered. */
+  /** Sends what is buffered, for at most about two seconds; a collector that is away is no error. */
   close(): Promise<void>;
 }
 
@@ -75,7 +75,11 @@ export async function createTracing(options: TracingOptions): Promise<Tracing> {
     spanProcessors: [processor],
   });
   const tracer = provider.getTracer("enodia");
-  return { enabled: true, start: (name, spanOptions = {}) => startSpan(tracer, name, spanOptions), close: () => provider.shutdown() };
+  return {
+    enabled: true,
+    start: (name, spanOptions = {}) => startSpan(tracer, name, spanOptions),
+    close: () => provider.shutdown().catch(nothing),
+  };
 }
 
 export const tracingOff: Tracing = {
