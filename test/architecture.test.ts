@@ -41,7 +41,7 @@ const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/engine/": adapters,
   "runtime/serve/": engine,
   "runtime/tools/": [...engine, "runtime/serve/tokenizer.ts"],
-  "runtime/main.ts": ["crds/", "runtime/"],
+  "runtime/main.ts": ["crds/", "runtime/", "package.json"],
   "runtime/config.ts": ["crds/"],
   "operator/planner/": planner,
   "operator/deployment/core/": pure,
@@ -52,7 +52,7 @@ const law: Readonly<Record<string, readonly string[]>> = {
   "operator/deployment/": operator,
   "operator/rbac.ts": ["crds/"],
   "operator/config.ts": ["crds/"],
-  "operator/main.ts": operator,
+  "operator/main.ts": [...operator, "package.json"],
   "operator/cli/": ["crds/", "operator/", "runtime/"],
 };
 
