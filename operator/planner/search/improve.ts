@@ -1,8 +1,9 @@
 // The incremental search over all layers: repeatedly the step with the highest gain per cost anywhere, until nothing is
 // worth its cost or the budget is spent. Pure and deterministic; ties go to the lower layer.
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
-import { Arena, type Copy } from "./arena.ts";
+import { Arena } from "./arena.ts";
 import { LayerState } from "./layer-state.ts";
+import { LossBook } from "./losses.ts";
 import { bestStep, type Evictions, type MoveKind, type SearchWidth, type Step } from "./moves.ts";
 
 export interface ImproveOptions {
@@ -34,7 +35,7 @@ export function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
 export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions): Improved {
   const arena = new Arena(problem, hosts);
   const states = makeStates(problem, hosts);
-  const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0 };
+  const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0, reconcile: 0 };
   const best = new Array<Step | undefined>(states.length).fill(undefined);
   const losses = new LossBook(states, arena);
   const evictions: Evictions | undefined = problem.slotCap === Number.POSITIVE_INFINITY ? losses.cheapest : undefined;
@@ -99,50 +100,4 @@ function take(step: Step, states: readonly LayerState[], arena: Arena): void {
   }
   (states[step.layer] as LayerState).apply(step.changes);
   arena.record(step.layer, step.adds, step.drops);
-}
-
-/** What dropping each redundant copy would cost its layer; the cheapest per rank makes room for another layer. */
-class LossBook {
-  private readonly states: readonly LayerState[];
-  private readonly arena: Arena;
-  private readonly byLayer: ({ copy: Copy; loss: number }[] | undefined)[];
-
-  constructor(states: readonly LayerState[], arena: Arena) {
-    this.states = states;
-    this.arena = arena;
-    this.byLayer = new Array(states.length).fill(undefined);
-  }
-
-  forget(layer: number): void {
-    this.byLayer[layer] = undefined;
-  }
-
-  readonly cheapest: Evictions = (rank, bytes, layer) => {
-    let found: { layer: number; copy: Copy; loss: number } | undefined;
-    for (let l = 0; l < this.states.length; l++) {
-      if (l === layer) continue;
-      for (const { copy, loss } of this.losses(l)) {
-        if (copy.rank !== rank || (found && loss >= found.loss) || this.arena.resident(l, copy.expert) < bytes) continue;
-        found = { layer: l, copy, loss };
-      }
-    }
-    return found;
-  };
-
-  private losses(layer: number): { copy: Copy; loss: number }[] {
-    const known = this.byLayer[layer];
-    if (known) return known;
-    const state = this.states[layer] as LayerState;
-    const list: { copy: Copy; loss: number }[] = [];
-    state.hosts.forEach((hosts, expert) => {
-      if (hosts.length < 2) return;
-      for (const rank of hosts) {
-        if (!this.arena.mayDrop(state, expert, rank)) continue;
-        const phi = state.price([{ expert, hosts: hosts.filter((g) => g !== rank) }]);
-        list.push({ copy: { expert, rank }, loss: Math.max(0, phi - state.phi()) });
-      }
-    });
-    this.byLayer[layer] = list;
-    return list;
-  }
 }

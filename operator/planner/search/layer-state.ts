@@ -1,10 +1,13 @@
 // One layer under search: who hosts what, how the rows are split, and a smooth maximum of the normalised rank loads.
-// It can price a change of the hosts of up to three experts without making it. Pure; knows no budget and no other layer.
+// It can price a change of a few experts' hosts without making it. Pure; knows no budget and no other layer.
 import { pour } from "../../../runtime/placement/split.ts";
 
 /** Exponent of the smooth maximum: high enough that only the hottest ranks count, low enough that ties still pull. */
 const power = 32;
 const sweepsAfterApply = 2;
+const sweepsAtStart = 8;
+/** No rank: for `give`. */
+export const none = -1;
 
 /** Hosts that one expert would have. */
 export interface HostChange {
@@ -24,13 +27,15 @@ export class LayerState {
   readonly equal: boolean;
   /** Turns a rank's load into a multiple of its fair part. */
   readonly scale: Float64Array;
-  /** Sum of normalised load ^ power. */
-  private total = 0;
+  /** Sum of normalised load ^ power: the smooth maximum before its root. */
+  total = 0;
+  private readonly raised: Float64Array;
   private readonly scratch: Float64Array;
   private readonly seen: Int32Array;
   private stamp = 0;
   private readonly touched: number[] = [];
-  private readonly spare: number[] = [];
+  private readonly spareRows: number[] = [];
+  private readonly spareHosts: number[] = [];
 
   constructor(options: {
     layer: number;
@@ -48,6 +53,7 @@ export class LayerState {
     this.rows = options.hosts.map((row) => row.map(() => 0));
     this.on = Array.from({ length: G }, () => []);
     this.load = new Float64Array(G);
+    this.raised = new Float64Array(G);
     this.scratch = new Float64Array(G);
     this.seen = new Int32Array(G);
     const all = options.demand.reduce((a, b) => a + b, 0);
@@ -55,8 +61,9 @@ export class LayerState {
     this.hosts.forEach((row, e) => {
       for (const g of row) (this.on[g] as number[]).push(e);
     });
-    this.refill(true);
-    this.settle(8);
+    for (let e = 0; e < this.hosts.length; e++) if ((this.hosts[e] as number[]).length === 1) this.fill(e);
+    for (let e = 0; e < this.hosts.length; e++) if ((this.hosts[e] as number[]).length > 1) this.fill(e);
+    this.settle(sweepsAtStart);
   }
 
   /** Normalised load of a rank: 1 = its fair part. */
@@ -71,24 +78,67 @@ export class LayerState {
     return worst;
   }
 
+  /** Smooth maximum. */
   phi(): number {
-    return this.total ** (1 / power);
+    return root(this.total);
   }
 
-  /** Smooth maximum if the given experts had the given hosts. Nothing is changed. */
-  price(changes: readonly HostChange[]): number {
-    this.begin();
-    for (const { expert } of changes) this.take(expert);
-    for (const change of changes) this.give(change.expert, change.hosts);
-    return this.finish();
+  rowsOn(expert: number, rank: number): number {
+    const i = (this.hosts[expert] as number[]).indexOf(rank);
+    return i < 0 ? 0 : ((this.rows[expert] as number[])[i] as number);
   }
 
-  /** As `price`, of moving `rowsMoved` rows from rank a to rank b: a swap of unreplicated experts in closed form. */
-  priceShift(a: number, b: number, rowsMoved: number): number {
+  /** `total` if rows moved from rank a to rank b: exact for unreplicated experts, else before any new split. */
+  shifted(a: number, b: number, rowsMoved: number): number {
     const na = raise(((this.load[a] as number) - rowsMoved) * (this.scale[a] as number));
     const nb = raise(((this.load[b] as number) + rowsMoved) * (this.scale[b] as number));
-    const total = this.total - raise(this.normal(a)) - raise(this.normal(b)) + na + nb;
-    return Math.max(total, na, nb) ** (1 / power);
+    return Math.max(this.total - (this.raised[a] as number) - (this.raised[b] as number) + na + nb, na, nb);
+  }
+
+  // Pricing without making: begin, take the experts out, give them back with other hosts, finish = the new total.
+  begin(): void {
+    this.stamp++;
+    this.touched.length = 0;
+  }
+
+  take(expert: number): void {
+    const hosts = this.hosts[expert] as number[];
+    const rows = this.rows[expert] as number[];
+    for (let i = 0; i < hosts.length; i++) {
+      const g = hosts[i] as number;
+      this.touch(g);
+      this.scratch[g] = (this.scratch[g] as number) - (rows[i] as number);
+    }
+  }
+
+  /** Its present hosts without one and with another; `none` for neither. */
+  give(expert: number, without: number, withRank: number): void {
+    const now = this.hosts[expert] as number[];
+    const hosts = this.spareHosts;
+    let n = 0;
+    for (let i = 0; i < now.length; i++) if (now[i] !== without) hosts[n++] = now[i] as number;
+    if (withRank !== none) hosts[n++] = withRank;
+    hosts.length = n;
+    for (let i = 0; i < n; i++) this.touch(hosts[i] as number);
+    const demand = this.demand[expert] as number;
+    if (!this.equal) {
+      pour(demand, hosts, this.scratch, this.speed, this.spareRows);
+      return;
+    }
+    for (let i = 0; i < n; i++) this.scratch[hosts[i] as number] = (this.scratch[hosts[i] as number] as number) + demand / n;
+  }
+
+  finish(): number {
+    let total = this.total;
+    let top = 0;
+    for (let i = 0; i < this.touched.length; i++) {
+      const g = this.touched[i] as number;
+      const after = raise((this.scratch[g] as number) * (this.scale[g] as number));
+      total += after - (this.raised[g] as number);
+      if (after > top) top = after;
+      this.scratch[g] = this.load[g] as number;
+    }
+    return Math.max(total, top);
   }
 
   apply(changes: readonly HostChange[]): void {
@@ -122,43 +172,32 @@ export class LayerState {
       pour(demand, hosts, this.load, this.speed, rows);
       return;
     }
-    hosts.forEach((g, i) => {
+    for (let i = 0; i < hosts.length; i++) {
       rows[i] = demand / hosts.length;
-      this.load[g] = (this.load[g] as number) + demand / hosts.length;
-    });
-  }
-
-  private refill(fresh: boolean): void {
-    if (fresh) this.load.fill(0);
-    for (let e = 0; e < this.hosts.length; e++) if ((this.hosts[e] as number[]).length === 1) this.fill(e);
-    for (let e = 0; e < this.hosts.length; e++) if ((this.hosts[e] as number[]).length > 1) this.fill(e);
+      this.load[hosts[i] as number] = (this.load[hosts[i] as number] as number) + demand / hosts.length;
+    }
   }
 
   /** Gauss-Seidel over the replicated experts, then the sum anew: increments would keep rounding of large terms. */
   private settle(sweeps: number): void {
-    if (!this.equal) {
-      for (let s = 0; s < sweeps; s++) {
-        for (let e = 0; e < this.hosts.length; e++) {
-          const hosts = this.hosts[e] as number[];
-          if (hosts.length < 2) continue;
-          const rows = this.rows[e] as number[];
-          for (let i = 0; i < hosts.length; i++)
-            this.load[hosts[i] as number] = (this.load[hosts[i] as number] as number) - (rows[i] as number);
-          this.fill(e);
-        }
+    for (let s = 0; s < sweeps && !this.equal; s++) {
+      for (let e = 0; e < this.hosts.length; e++) {
+        const hosts = this.hosts[e] as number[];
+        if (hosts.length < 2) continue;
+        const rows = this.rows[e] as number[];
+        for (let i = 0; i < hosts.length; i++)
+          this.load[hosts[i] as number] = (this.load[hosts[i] as number] as number) - (rows[i] as number);
+        this.fill(e);
       }
     }
     this.total = 0;
     for (let g = 0; g < this.load.length; g++) {
       if ((this.load[g] as number) < 0) this.load[g] = 0;
-      this.total += raise(this.normal(g));
+      const part = raise(this.normal(g));
+      this.raised[g] = part;
+      this.total += part;
       this.scratch[g] = this.load[g] as number;
     }
-  }
-
-  private begin(): void {
-    this.stamp++;
-    this.touched.length = 0;
   }
 
   private touch(g: number): void {
@@ -166,45 +205,17 @@ export class LayerState {
     this.seen[g] = this.stamp;
     this.touched.push(g);
   }
-
-  private take(expert: number): void {
-    const hosts = this.hosts[expert] as number[];
-    const rows = this.rows[expert] as number[];
-    for (let i = 0; i < hosts.length; i++) {
-      const g = hosts[i] as number;
-      this.touch(g);
-      this.scratch[g] = (this.scratch[g] as number) - (rows[i] as number);
-    }
-  }
-
-  private give(expert: number, hosts: readonly number[]): void {
-    const demand = this.demand[expert] as number;
-    for (let i = 0; i < hosts.length; i++) this.touch(hosts[i] as number);
-    if (!this.equal) {
-      pour(demand, hosts, this.scratch, this.speed, this.spare);
-      return;
-    }
-    for (const g of hosts) this.scratch[g] = (this.scratch[g] as number) + demand / hosts.length;
-  }
-
-  private finish(): number {
-    let total = this.total;
-    let top = 0;
-    for (let i = 0; i < this.touched.length; i++) {
-      const g = this.touched[i] as number;
-      const after = raise((this.scratch[g] as number) * (this.scale[g] as number));
-      total += after - raise(this.normal(g));
-      if (after > top) top = after;
-      this.scratch[g] = this.load[g] as number;
-    }
-    return Math.max(total, top) ** (1 / power);
-  }
 }
 
-function raise(x: number): number {
+/** x ^ power. Of a smooth maximum: the total that stands for it. */
+export function raise(x: number): number {
   const x2 = x * x;
   const x4 = x2 * x2;
   const x8 = x4 * x4;
   const x16 = x8 * x8;
   return x16 * x16;
+}
+
+export function root(total: number): number {
+  return total ** (1 / power);
 }

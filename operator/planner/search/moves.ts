@@ -1,9 +1,9 @@
 // The best single step for one layer: add a copy, relocate, replace a redundant copy, swap, or an ejection chain, seen
 // from its hottest ranks. Priced by the decrease of the smooth maximum per copy made. Pure; the caller applies it.
 import type { Arena, Copy } from "./arena.ts";
-import type { HostChange, LayerState } from "./layer-state.ts";
+import { type HostChange, type LayerState, none, raise, root } from "./layer-state.ts";
 
-export type MoveKind = "add" | "relocate" | "replace" | "swap" | "chain" | "drop";
+export type MoveKind = "add" | "relocate" | "replace" | "swap" | "chain" | "drop" | "reconcile";
 
 export interface Step {
   readonly kind: MoveKind;
@@ -20,17 +20,28 @@ export interface Step {
 }
 
 export interface SearchWidth {
+  /** Hottest ranks tried until one has a step. */
   readonly hot: number;
+  /** Coldest ranks that may take something. */
   readonly cold: number;
+  /** Experts of a hot rank that may go, by rows. */
   readonly experts: number;
   readonly chains: boolean;
 }
 
 export type Evictions = (rank: number, bytes: number, layer: number) => { layer: number; copy: Copy; loss: number } | undefined;
 
-interface Best {
-  step: Step | undefined;
+interface View {
+  readonly state: LayerState;
+  readonly arena: Arena;
+  readonly before: number;
+  readonly hot: number;
+  readonly cold: readonly number[];
+  readonly experts: readonly number[];
+  readonly redundant: readonly Copy[];
+  readonly uniformCost: boolean;
   value: number;
+  step: Step | undefined;
 }
 
 /** A copy keeps memory busy that another layer could use; relocation does not. */
@@ -44,38 +55,30 @@ const chainExperts = 2;
 const least = 1e-9;
 
 export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, evictions: Evictions | undefined): Step | undefined {
-  const order = Array.from(state.load, (_, g) => g).sort((a, b) => state.normal(b) - state.normal(a) || a - b);
-  const best: Best = { step: undefined, value: 0 };
-  const before = state.phi();
+  const order = hottestFirst(state);
   const redundant = redundantCopies(state, arena);
+  const before = state.phi();
+  const uniformCost = arena.problem.input.moveCost === undefined;
   for (let i = 0; i < Math.min(width.hot, order.length); i++) {
     const hot = order[i] as number;
     if (state.normal(hot) <= 1 + least) break;
-    const cold = order
-      .slice(i + 1)
-      .reverse()
-      .slice(0, width.cold);
+    const cold: number[] = [];
+    for (let c = order.length - 1; c > i && cold.length < width.cold; c--) cold.push(order[c] as number);
     const experts = hotExperts(state, hot, width.experts);
-    const view = { state, arena, before, hot, cold, experts, redundant, best };
+    const view: View = { state, arena, before, hot, cold, experts, redundant, uniformCost, value: 0, step: undefined };
     addsAndRelocations(view, evictions);
     replacements(view);
     swaps(view);
     if (state.equal) drops(view);
-    if (best.step === undefined && width.chains) chains(view);
-    if (best.step !== undefined) break;
+    if (view.step === undefined && width.chains) chains(view);
+    if (view.step !== undefined) return view.step;
   }
-  return best.step;
+  return undefined;
 }
 
-interface View {
-  readonly state: LayerState;
-  readonly arena: Arena;
-  readonly before: number;
-  readonly hot: number;
-  readonly cold: readonly number[];
-  readonly experts: readonly number[];
-  readonly redundant: readonly Copy[];
-  readonly best: Best;
+function hottestFirst(state: LayerState): number[] {
+  const normal = state.load.map((_, g) => state.normal(g));
+  return Array.from(normal, (_, g) => g).sort((a, b) => (normal[b] as number) - (normal[a] as number) || a - b);
 }
 
 function redundantCopies(state: LayerState, arena: Arena): Copy[] {
@@ -88,35 +91,35 @@ function redundantCopies(state: LayerState, arena: Arena): Copy[] {
   return copies;
 }
 
-function rowsOn(state: LayerState, expert: number, rank: number): number {
-  const i = (state.hosts[expert] as number[]).indexOf(rank);
-  return i < 0 ? 0 : ((state.rows[expert] as number[])[i] as number);
+function hotExperts(state: LayerState, hot: number, count: number): number[] {
+  const experts = (state.on[hot] as number[]).filter((e) => state.rowsOn(e, hot) > 0);
+  experts.sort((a, b) => state.rowsOn(b, hot) - state.rowsOn(a, hot) || a - b);
+  return experts.slice(0, count);
 }
 
-function hotExperts(state: LayerState, hot: number, count: number): number[] {
-  const experts = (state.on[hot] as number[]).filter((e) => rowsOn(state, e, hot) > 0);
-  experts.sort((a, b) => rowsOn(state, b, hot) - rowsOn(state, a, hot) || a - b);
-  return experts.slice(0, count);
+/** Would a step of this total, cost and weight beat the best one so far? Costs no root. */
+function beats(view: View, total: number, loss: number, cost: number, weight: number): boolean {
+  const phi = view.before - loss - least - (view.value * cost) / weight;
+  return phi > 0 && total < raise(phi);
 }
 
 function offer(
   view: View,
-  phi: number,
+  total: number,
   loss: number,
-  make: (gain: number) => Omit<Step, "gain" | "value" | "layer">,
   cost: number,
-  weight = 1,
+  weight: number,
+  make: () => Omit<Step, "gain" | "value" | "layer">,
 ): void {
-  const gain = view.before - phi - loss;
-  const value = (gain * weight) / cost;
-  if (gain <= least || value <= view.best.value) return;
-  view.best.value = value;
-  view.best.step = { layer: view.state.layer, gain, value, ...make(gain) };
+  if (!beats(view, total, loss, cost, weight)) return;
+  const gain = view.before - root(total) - loss;
+  view.value = (gain * weight) / cost;
+  view.step = { layer: view.state.layer, gain, value: view.value, ...make() };
 }
 
 function copyCost(view: View, expert: number, rank: number): number {
   const { moveCost } = view.arena.problem.input;
-  if (!moveCost) return 1;
+  if (view.uniformCost || !moveCost) return 1;
   const { ranks } = view.arena.problem;
   const sources = (view.state.hosts[expert] as number[]).map((g) => ranks[g]?.rank ?? g);
   return Math.max(least, moveCost(view.state.layer, expert, ranks[rank]?.rank ?? rank, sources));
@@ -124,7 +127,9 @@ function copyCost(view: View, expert: number, rank: number): number {
 
 function spread(view: View, expert: number, rank: number): number {
   const { node } = view.arena.problem;
-  return (view.state.hosts[expert] as number[]).some((g) => node[g] === node[rank]) ? sameNodePreference : 1;
+  const hosts = view.state.hosts[expert] as number[];
+  for (let i = 0; i < hosts.length; i++) if (node[hosts[i] as number] === node[rank]) return sameNodePreference;
+  return 1;
 }
 
 function addsAndRelocations(view: View, evictions: Evictions | undefined): void {
@@ -139,29 +144,50 @@ function addsAndRelocations(view: View, evictions: Evictions | undefined): void 
   }
 }
 
+function priceOne(state: LayerState, expert: number, without: number, withRank: number): number {
+  state.begin();
+  state.take(expert);
+  state.give(expert, without, withRank);
+  return state.finish();
+}
+
 /** A: one more copy, or the hot rank's copy goes there. One copy either way. */
 function add(view: View, e: number, rank: number): void {
   const { state, arena, hot } = view;
   const hosts = state.hosts[e] as number[];
   const adds = [{ expert: e, rank }];
   const cost = copyCost(view, e, rank);
-  const added: HostChange[] = [{ expert: e, hosts: [...hosts, rank] }];
   const weight = addPreference * spread(view, e, rank);
-  offer(view, state.price(added), 0, () => ({ kind: "add", changes: added, adds, drops: [] }), cost, weight);
+  offer(view, priceOne(state, e, none, rank), 0, cost, weight, () => ({
+    kind: "add",
+    changes: [{ expert: e, hosts: [...hosts, rank] }],
+    adds,
+    drops: [],
+  }));
   if (!arena.mayLeave(state, e, hot)) return;
-  const moved: HostChange[] = [{ expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) }];
-  offer(view, state.price(moved), 0, () => ({ kind: "relocate", changes: moved, adds, drops: [{ expert: e, rank: hot }] }), cost);
+  offer(view, priceOne(state, e, hot, rank), 0, cost, 1, () => ({
+    kind: "relocate",
+    changes: [{ expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) }],
+    adds,
+    drops: [{ expert: e, rank: hot }],
+  }));
 }
 
 /** R across layers: a copy of another layer makes room on the rank. */
 function addByEviction(view: View, evictions: Evictions, e: number, rank: number): void {
   const { state, arena } = view;
+  const cost = copyCost(view, e, rank);
+  const total = priceOne(state, e, none, rank);
+  if (!beats(view, total, 0, cost, addPreference)) return;
   const victim = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
   if (!victim) return;
-  const evict = { layer: victim.layer, copy: victim.copy };
-  const changes: HostChange[] = [{ expert: e, hosts: [...(state.hosts[e] as number[]), rank] }];
-  const make = () => ({ kind: "replace" as const, changes, adds: [{ expert: e, rank }], drops: [], evict });
-  offer(view, state.price(changes), victim.loss, make, copyCost(view, e, rank), addPreference);
+  offer(view, total, victim.loss, cost, addPreference, () => ({
+    kind: "replace",
+    changes: [{ expert: e, hosts: [...(state.hosts[e] as number[]), rank] }],
+    adds: [{ expert: e, rank }],
+    drops: [],
+    evict: { layer: victim.layer, copy: victim.copy },
+  }));
 }
 
 /** R: a redundant copy anywhere in the layer gives its place to an expert of the hot rank. One copy. */
@@ -170,23 +196,28 @@ function replacements(view: View): void {
   const limit = state.normal(hot);
   for (const { expert: f, rank } of view.redundant) {
     if (rank === hot) continue;
-    if (state.normal(rank) - rowsOn(state, f, rank) * (state.scale[rank] as number) >= limit) continue;
-    const fHosts = (state.hosts[f] as number[]).filter((g) => g !== rank);
+    if (state.normal(rank) - state.rowsOn(f, rank) * (state.scale[rank] as number) >= limit) continue;
     for (const e of view.experts) {
       const hosts = state.hosts[e] as number[];
-      if (e === f || hosts.includes(rank) || !arena.mayAdd(state, e, rank, f)) continue;
-      const changes: HostChange[] = [
-        { expert: f, hosts: fHosts },
-        { expert: e, hosts: [...hosts, rank] },
-      ];
-      offer(
-        view,
-        state.price(changes),
-        0,
-        () => ({ kind: "replace", changes, adds: [{ expert: e, rank }], drops: [{ expert: f, rank }] }),
-        copyCost(view, e, rank),
-        spread(view, e, rank),
-      );
+      if (e === f || hosts.includes(rank)) continue;
+      state.begin();
+      state.take(f);
+      state.take(e);
+      state.give(f, rank, none);
+      state.give(e, none, rank);
+      const total = state.finish();
+      const cost = copyCost(view, e, rank);
+      const weight = spread(view, e, rank);
+      if (!beats(view, total, 0, cost, weight) || !arena.mayAdd(state, e, rank, f)) continue;
+      offer(view, total, 0, cost, weight, () => ({
+        kind: "replace",
+        changes: [
+          { expert: f, hosts: (state.hosts[f] as number[]).filter((g) => g !== rank) },
+          { expert: e, hosts: [...hosts, rank] },
+        ],
+        adds: [{ expert: e, rank }],
+        drops: [{ expert: f, rank }],
+      }));
     }
   }
 }
@@ -196,30 +227,46 @@ function swaps(view: View): void {
   const { state, arena, hot } = view;
   for (const e of view.experts) {
     if (!arena.mayLeave(state, e, hot)) continue;
+    const hosts = state.hosts[e] as number[];
+    const mine = state.rowsOn(e, hot);
     for (const rank of view.cold) {
-      if ((state.hosts[e] as number[]).includes(rank)) continue;
-      for (const f of state.on[rank] as number[]) swap(view, e, f, rank);
+      if (hosts.length > 1 && hosts.includes(rank)) continue;
+      const on = state.on[rank] as number[];
+      for (let i = 0; i < on.length; i++) swap(view, { e, f: on[i] as number, rank, mine });
     }
   }
 }
 
-function swap(view: View, e: number, f: number, rank: number): void {
+/** Rows that a new split of the swapped experts may at best take off both ranks, as a part of what a swap shifts. */
+const resplitSlack = 0.02;
+
+function swap(view: View, { e, f, rank, mine }: { e: number; f: number; rank: number; mine: number }): void {
   const { state, arena, hot } = view;
-  const hosts = state.hosts[e] as number[];
   const fHosts = state.hosts[f] as number[];
-  const shift = rowsOn(state, e, hot) - rowsOn(state, f, rank);
-  if (shift <= 0 || fHosts.includes(hot)) return;
+  const shift = mine - (fHosts.length === 1 ? (state.demand[f] as number) : state.rowsOn(f, rank));
+  if (shift <= 0 || (fHosts.length > 1 && fHosts.includes(hot))) return;
+  const hosts = state.hosts[e] as number[];
   const single = hosts.length === 1 && fHosts.length === 1;
-  if (single && ((state.load[rank] as number) + shift) * (state.scale[rank] as number) >= state.normal(hot)) return;
+  const onRank = ((state.load[rank] as number) + shift) * (state.scale[rank] as number);
+  if (onRank >= state.normal(hot) * (single ? 1 : 1 + resplitSlack)) return;
+  const cost = view.uniformCost ? 2 : copyCost(view, e, rank) + copyCost(view, f, hot);
+  let total = state.shifted(hot, rank, shift);
+  if (!single) {
+    state.begin();
+    state.take(e);
+    state.take(f);
+    state.give(f, rank, hot);
+    state.give(e, hot, rank);
+    total = Math.min(total, state.finish());
+  }
+  if (!beats(view, total, 0, cost, 1)) return;
   if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, e, rank, f) || !arena.mayAdd(state, f, hot, e)) return;
-  const changes = (): HostChange[] => [
-    { expert: f, hosts: fHosts.map((g) => (g === rank ? hot : g)) },
-    { expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) },
-  ];
-  const phi = single ? state.priceShift(hot, rank, shift) : state.price(changes());
-  const make = () => ({
-    kind: "swap" as const,
-    changes: changes(),
+  offer(view, total, 0, cost, 1, () => ({
+    kind: "swap",
+    changes: [
+      { expert: f, hosts: fHosts.map((g) => (g === rank ? hot : g)) },
+      { expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) },
+    ],
     adds: [
       { expert: e, rank },
       { expert: f, rank: hot },
@@ -228,8 +275,7 @@ function swap(view: View, e: number, f: number, rank: number): void {
       { expert: e, rank: hot },
       { expert: f, rank },
     ],
-  });
-  offer(view, phi, 0, make, copyCost(view, e, rank) + copyCost(view, f, hot));
+  }));
 }
 
 function drops(view: View): void {
@@ -237,8 +283,12 @@ function drops(view: View): void {
   for (const e of view.experts) {
     const hosts = state.hosts[e] as number[];
     if (hosts.length < 2 || !arena.mayDrop(state, e, hot)) continue;
-    const changes = [{ expert: e, hosts: hosts.filter((g) => g !== hot) }];
-    offer(view, state.price(changes), 0, () => ({ kind: "drop", changes, adds: [], drops: [{ expert: e, rank: hot }] }), dropCost);
+    offer(view, priceOne(state, e, hot, none), 0, dropCost, 1, () => ({
+      kind: "drop",
+      changes: [{ expert: e, hosts: hosts.filter((g) => g !== hot) }],
+      adds: [],
+      drops: [{ expert: e, rank: hot }],
+    }));
   }
 }
 
@@ -247,7 +297,8 @@ function chains(view: View): void {
   const { state, hot } = view;
   for (const { expert: d, rank: third } of view.redundant) {
     if (third === hot) continue;
-    for (const rank of view.cold.slice(0, chainCold)) {
+    for (let c = 0; c < Math.min(chainCold, view.cold.length); c++) {
+      const rank = view.cold[c] as number;
       if (rank === third) continue;
       for (const f of state.on[rank] as number[]) ejections(view, { d, third, f, rank });
     }
@@ -258,21 +309,27 @@ function ejections(view: View, chain: { d: number; third: number; f: number; ran
   const { state, arena, hot } = view;
   const { d, third, f, rank } = chain;
   const fHosts = state.hosts[f] as number[];
-  const moved = rowsOn(state, f, rank) - rowsOn(state, d, third);
+  const moved = state.rowsOn(f, rank) - state.rowsOn(d, third);
   if (f === d || fHosts.includes(third) || state.normal(third) + moved * (state.scale[third] as number) >= state.normal(hot)) return;
-  if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d)) return;
-  const dHosts = (state.hosts[d] as number[]).filter((g) => g !== third);
   for (const e of view.experts.slice(0, chainExperts)) {
     const hosts = state.hosts[e] as number[];
-    if (e === f || e === d || hosts.includes(rank) || !arena.mayAdd(state, e, rank, f)) continue;
-    const changes: HostChange[] = [
-      { expert: d, hosts: dHosts },
-      { expert: f, hosts: fHosts.map((g) => (g === rank ? third : g)) },
-      { expert: e, hosts: [...hosts, rank] },
-    ];
-    const make = () => ({
-      kind: "chain" as const,
-      changes,
+    if (e === f || e === d || hosts.includes(rank)) continue;
+    state.begin();
+    for (const expert of [d, f, e]) state.take(expert);
+    state.give(d, third, none);
+    state.give(f, rank, third);
+    state.give(e, none, rank);
+    const total = state.finish();
+    const cost = copyCost(view, e, rank) + copyCost(view, f, third);
+    if (!beats(view, total, 0, cost, 1)) continue;
+    if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d) || !arena.mayAdd(state, e, rank, f)) continue;
+    offer(view, total, 0, cost, 1, () => ({
+      kind: "chain",
+      changes: [
+        { expert: d, hosts: (state.hosts[d] as number[]).filter((g) => g !== third) },
+        { expert: f, hosts: fHosts.map((g) => (g === rank ? third : g)) },
+        { expert: e, hosts: [...hosts, rank] },
+      ],
       adds: [
         { expert: e, rank },
         { expert: f, rank: third },
@@ -281,7 +338,6 @@ function ejections(view: View, chain: { d: number; third: number; f: number; ran
         { expert: f, rank },
         { expert: d, rank: third },
       ],
-    });
-    offer(view, state.price(changes), 0, make, copyCost(view, e, rank) + copyCost(view, f, third));
+    }));
   }
 }

@@ -1,0 +1,72 @@
+// What dropping each redundant copy would cost its layer; the cheapest on a rank makes room there for another layer.
+// Kept up to date lazily: a layer that changed is priced anew at the next question. Pure.
+import type { Arena, Copy } from "./arena.ts";
+import { type LayerState, none, root } from "./layer-state.ts";
+import type { Evictions } from "./moves.ts";
+
+interface Loss {
+  readonly layer: number;
+  readonly copy: Copy;
+  readonly loss: number;
+}
+
+export class LossBook {
+  private readonly states: readonly LayerState[];
+  private readonly arena: Arena;
+  private readonly stale = new Set<number>();
+  /** Of each rank, over all layers, cheapest first. */
+  private readonly byRank: Loss[][];
+
+  constructor(states: readonly LayerState[], arena: Arena) {
+    this.states = states;
+    this.arena = arena;
+    this.byRank = Array.from({ length: arena.problem.G }, () => []);
+    for (let l = 0; l < states.length; l++) this.stale.add(l);
+  }
+
+  forget(layer: number): void {
+    this.stale.add(layer);
+  }
+
+  readonly cheapest: Evictions = (rank, bytes, layer) => {
+    if (this.stale.size > 0) this.refresh();
+    for (const entry of this.byRank[rank] as Loss[]) {
+      if (entry.layer !== layer && this.arena.resident(entry.layer, entry.copy.expert) >= bytes) return entry;
+    }
+    return undefined;
+  };
+
+  private refresh(): void {
+    const ranks = new Set<number>();
+    for (let g = 0; g < this.byRank.length; g++) {
+      const list = this.byRank[g] as Loss[];
+      const kept = list.filter((entry) => !this.stale.has(entry.layer));
+      if (kept.length < list.length) this.byRank[g] = kept;
+    }
+    for (const layer of this.stale) {
+      for (const entry of this.lossesOf(layer)) {
+        (this.byRank[entry.copy.rank] as Loss[]).push(entry);
+        ranks.add(entry.copy.rank);
+      }
+    }
+    for (const g of ranks) (this.byRank[g] as Loss[]).sort((a, b) => a.loss - b.loss || a.layer - b.layer || a.copy.expert - b.copy.expert);
+    this.stale.clear();
+  }
+
+  private lossesOf(layer: number): Loss[] {
+    const state = this.states[layer] as LayerState;
+    const before = state.phi();
+    const list: Loss[] = [];
+    state.hosts.forEach((hosts, expert) => {
+      if (hosts.length < 2) return;
+      for (const rank of hosts) {
+        if (!this.arena.mayDrop(state, expert, rank)) continue;
+        state.begin();
+        state.take(expert);
+        state.give(expert, rank, none);
+        list.push({ layer, copy: { expert, rank }, loss: Math.max(0, root(state.finish()) - before) });
+      }
+    });
+    return list;
+  }
+}
