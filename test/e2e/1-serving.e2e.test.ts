@@ -21,7 +21,7 @@ after(async () => {
 
 test("apply gives a Ready deployment within 30 s on a warm machine, and a streamed answer", async () => {
   const started = Date.now();
-  moe = await deploy(target, "e2e-serving", smolMoe("smol", { replicas: 1, experts: { memoryPerRank: "768Mi" } }));
+  moe = await deploy(target, "e2e-serving", smolMoe("smol", { replicas: 1, experts: { memoryPerRank: "1Gi" } }));
   const seconds = (Date.now() - started) / 1000;
   assert.ok(seconds <= 30, `Ready after ${seconds} s`);
   const answer = await ask({ url: await moe.url(), model: "smol", prompt: "What is the capital of France?" });

@@ -110,6 +110,12 @@ function basePod(context: RenderContext): PodShape {
   };
 }
 
+/** glibc: weights of an expert are mapped on their own (1 MiB and more), so that a released expert's memory leaves the container. */
+const allocator: readonly Env[] = [
+  { name: "MALLOC_MMAP_THRESHOLD_", value: "1048576" },
+  { name: "MALLOC_ARENA_MAX", value: "2" },
+];
+
 function workerEnv(context: RenderContext): Env[] {
   const { spec } = context.deployment;
   const url = spec.telemetry.nats.url ?? context.settings.natsUrl;
@@ -118,6 +124,7 @@ function workerEnv(context: RenderContext): Env[] {
   const budget = memoryPerRank === undefined ? 0 : parseQuantity(memoryPerRank, "spec.experts.memoryPerRank");
   return [
     rankEnv(),
+    ...allocator,
     { name: "ENODIA_BACKEND", value: spec.runtime.backend },
     { name: "ENODIA_EXPERT_CODEC", value: spec.runtime.expertCodec },
     { name: "ENODIA_KV_POOL_BYTES", value: String(parseQuantity(spec.runtime.kvPool, "spec.runtime.kvPool")) },
