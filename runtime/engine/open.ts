@@ -20,6 +20,7 @@ export interface OpenModel {
   readonly head: Compiled;
   readonly kv: KvCache;
   readonly info: EngineInfo;
+  close(): Promise<void>;
 }
 
 const speedRows = 16;
@@ -27,54 +28,87 @@ const speedRuns = 8;
 
 export async function openModel(options: ThreadOptions): Promise<OpenModel> {
   const store = await openStore(options.storeDir);
-  const program = programOf(store.config);
-  const maxContext = Math.min(options.maxContext, program.maxContext);
-  const kvSpec = { layers: program.layers, kvHeads: program.kvHeads, headDim: program.headDim, context: maxContext };
-  const slots = slotsOf(options.kvPoolBytes, kvSpec);
-  if (slots < 1) {
-    const needed = 2 * kvSpec.layers * kvSpec.kvHeads * kvSpec.headDim * maxContext * 4;
-    throw new AppError(
-      `kvPool: ${options.kvPoolBytes} bytes hold no request of ${maxContext} tokens; raise kvPool to at least ${needed} or lower maxContext`,
-      { code: "KvPoolTooSmall", operation: "starting the engine" },
-    );
+  try {
+    const program = programOf(store.config);
+    const kvSpec = kvShape(program, options);
+    const backend = await createBackend(options.backend, { threads: options.threads, denseBits: options.codec === "int4" ? 8 : 32 });
+    try {
+      return await compileModel({ store, program, backend, options, kvSpec });
+    } catch (caught) {
+      await backend.close();
+      throw caught;
+    }
+  } catch (caught) {
+    await store.close();
+    throw caught;
   }
-  const backend = await createBackend(options.backend, { threads: options.threads, denseBits: options.codec === "int4" ? 8 : 32 });
-  const read = denseCache(store);
-  const embed = await compileDense(backend, program.embed, read);
+}
+
+interface KvShape {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly context: number;
+  readonly slots: number;
+}
+
+function kvShape(program: ModelProgram, { maxContext, kvPoolBytes }: ThreadOptions): KvShape {
+  const context = Math.min(maxContext, program.maxContext);
+  const shape = { layers: program.layers, kvHeads: program.kvHeads, headDim: program.headDim, context };
+  const slots = slotsOf(kvPoolBytes, shape);
+  if (slots >= 1) return { ...shape, slots };
+  const needed = 2 * shape.layers * shape.kvHeads * shape.headDim * context * Float32Array.BYTES_PER_ELEMENT;
+  throw new AppError(
+    `kvPool: ${kvPoolBytes} bytes hold no request of ${context} tokens; raise kvPool to at least ${needed} or lower maxContext`,
+    { code: "KvPoolTooSmall", operation: "starting the engine" },
+  );
+}
+
+interface Parts {
+  readonly store: ModelStore;
+  readonly program: ModelProgram;
+  readonly backend: Backend;
+  readonly options: ThreadOptions;
+  readonly kvSpec: KvShape;
+}
+
+async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
+  const embed = await compileDense(backend, program.embed, store);
   const blocks: Compiled[] = [];
-  for (const block of program.blocks) blocks.push(await compileDense(backend, block, read));
-  const head = await compileDense(backend, program.head, read);
-  const kv = await backend.createKv({ ...kvSpec, slots });
+  for (const block of program.blocks) blocks.push(await compileDense(backend, block, store));
+  const head = await compileDense(backend, program.head, store);
+  const kv = await backend.createKv(kvSpec);
+  const { layers, experts, topK, hidden, ffn, vocab } = program;
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
     architecture: store.index.architecture,
-    layers: program.layers,
-    experts: program.experts,
-    topK: program.topK,
-    hidden: program.hidden,
-    ffn: program.ffn,
-    vocab: program.vocab,
+    layers,
+    experts,
+    topK,
+    hidden,
+    ffn,
+    vocab,
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
-    maxContext,
+    maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
-    kvSlots: slots,
+    kvSlots: kvSpec.slots,
     expertResidentBytes: backend.expertResidentBytes(program.expert, options.codec),
     speed: await measureSpeed(backend, store, program, options),
   };
-  return { store, program, backend, embed, blocks, head, kv, info };
+  const close = async (): Promise<void> => {
+    await kv.dispose();
+    await backend.close();
+    await store.close();
+  };
+  return { store, program, backend, embed, blocks, head, kv, info, close };
 }
 
-/** Keeps the last big tensor: a tied embedding is read for `embed` and again for `head`. */
-function denseCache(store: ModelStore): (name: string) => Promise<Weights[string]> {
-  return (name) => store.readDense(name);
-}
-
-async function compileDense(backend: Backend, segment: Segment, read: (name: string) => Promise<Weights[string]>): Promise<Compiled> {
+async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {
   const weights: Record<string, Weights[string]> = {};
-  for (const { name } of segment.weights) weights[name] = await read(name);
+  for (const { name } of segment.weights) weights[name] = await store.readDense(name);
   return backend.compile(segment, weights);
 }
 

@@ -70,9 +70,10 @@ class EngineThread {
   }
 
   async run(): Promise<void> {
-    while (!this.#closing) {
+    for (;;) {
       this.#flushNotices();
       for (const change of this.#deferred.splice(0)) change();
+      if (this.#closing) break;
       const step = this.#batcher.next();
       this.#flushNotices();
       if (step) {
@@ -85,8 +86,7 @@ class EngineThread {
         this.#wake = undefined;
       }
     }
-    await this.#model.kv.dispose();
-    await this.#model.backend.close();
+    await this.#model.close();
     this.#port.close();
   }
 
@@ -207,6 +207,9 @@ class EngineThread {
           if (this.#draining) for (const id of this.#batcher.openIds()) this.#batcher.remove(id, "draining");
         });
       case "close":
+        for (const { reject } of this.#dispatched.values())
+          reject(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
+        this.#dispatched.clear();
         return this.#atStepEnd(() => {
           this.#closing = true;
         });
