@@ -28,16 +28,20 @@ function section(kind: Kind): string[] {
 }
 
 function table(name: string, schema: JsonObject): string[] {
-  return [`### ${name}`, "", "| field | type | default | what it does |", "|---|---|---|---|", ...rows(name, schema), ""];
+  const cells = [["field", "type", "default", "what it does"], ...rows(name, schema)];
+  const widths = [0, 1, 2, 3].map((at) => Math.max(3, ...cells.map((row) => row[at]?.length ?? 0)));
+  const line = (row: readonly string[]) => `| ${row.map((text, at) => text.padEnd(widths[at] ?? 0)).join(" | ")} |`;
+  const [head = [], ...body] = cells;
+  return [`### ${name}`, "", line(head), line(widths.map((width) => "-".repeat(width))), ...body.map(line), ""];
 }
 
-function rows(path: string, schema: JsonObject): string[] {
+function rows(path: string, schema: JsonObject): string[][] {
   const required = new Set((schema.required as string[] | undefined) ?? []);
   return Object.entries((schema.properties as { [key: string]: JsonObject } | undefined) ?? {}).flatMap(([name, child]) => {
     const list = child.type === "array";
     const field = `${path}.${name}${list ? "[]" : ""}`;
-    const line = `| \`${field}\` | ${typeName(child)} | ${defaultOf(child, required.has(name))} | ${cell(child.description)} |`;
-    return [line, ...rows(field, list ? (child.items as JsonObject) : child)];
+    const row = [`\`${field}\``, typeName(child), defaultOf(child, required.has(name)), cell(child.description)];
+    return [row, ...rows(field, list ? (child.items as JsonObject) : child)];
   });
 }
 
