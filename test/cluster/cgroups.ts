@@ -62,6 +62,18 @@ export function makeCgroup(path: string): void {
   for (const hierarchy of hierarchies()) makeIn(hierarchy, path);
 }
 
+/** Gives a cluster's tree the weight of several processes: it stands for whole machines, beside single tasks of this one. */
+export function favour(path: string): void {
+  for (const [file, weight] of [
+    ["cpu/%/cpu.shares", "16384"],
+    ["cpu,cpuacct/%/cpu.shares", "16384"],
+    ["%/cpu.weight", "1600"],
+  ] as const) {
+    const target = join(mountPoint, file.replace("%", path));
+    if (existsSync(target)) writeFileSync(target, weight);
+  }
+}
+
 /** In v2 a node's own level must hand its controllers down before the kubelet makes `kubepods` in it. */
 export function delegateCgroup(path: string): void {
   if (isPureV2()) enableControllers(join(mountPoint, path));

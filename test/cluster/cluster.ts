@@ -5,7 +5,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { type Binaries, binaryPaths, ensureBinaries } from "./binaries.ts";
 import { makeClusterCertificates } from "./certs.ts";
-import { makeCgroup } from "./cgroups.ts";
+import { favour, makeCgroup } from "./cgroups.ts";
 import { startControlPlane, waitForControlPlane } from "./control-plane.ts";
 import { type Log, run, waitFor } from "./exec.ts";
 import { buildImage } from "./image.ts";
@@ -188,6 +188,7 @@ async function build(work: Work): Promise<void> {
   writeState(state);
   await addFirewall(state.firewall);
   makeCgroup(cluster.cgroup);
+  favour(cluster.cgroup);
   state.control = [startControlPlane(cluster, work.binaries)];
   writeState(state);
   const ready = waitForControlPlane(cluster, work.binaries, work.signal).then(() =>
