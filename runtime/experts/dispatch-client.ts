@@ -101,7 +101,11 @@ export class DispatchClient implements RemoteExperts {
     const wait = new Wait();
     // Who said that it cannot; forgotten after some rounds, since hosts load and plans change.
     const lacking = new Lacking();
-    let open: Part[] = [{ pairs: [...frame.pairExperts.keys()], rank: frame.rank, onDemand: false }];
+    const all = [...frame.pairExperts.keys()];
+    // A host that is down is not even tried: an address that swallows packets would cost every frame its patience.
+    let open: Part[] = this.#options.peers.usable(frame.rank)
+      ? [{ pairs: all, rank: frame.rank, onDemand: false }]
+      : this.#reroute(frame, all, lacking);
     for (let round = 0; open.length > 0; round++) {
       if (wait.over || this.#closed) throw unavailable(frame);
       const unsent = open.flatMap((part) => this.#split(part));

@@ -181,7 +181,7 @@ export class Ranks {
       ranks.map((rank) => this.control(rank).release({ sender: this.sender(), epoch: BigInt(plan.epoch), layers: [...changed] })),
     );
   }
-  async prepare(rank: number, plan: PlacementPlan, deadlineMs = 10_000): Promise<void> {
+  async prepare(rank: number, plan: PlacementPlan, deadlineMs = 60_000): Promise<void> {
     const request = { sender: this.sender(), plan: toPlan(plan), deadlineUnixMs: BigInt(Date.now() + deadlineMs) };
     for await (const { event } of this.control(rank).prepare(request)) {
       if (event.case === "failed") throw new Error(`rank ${rank}, layer ${event.value.layer}: ${event.value.code}: ${event.value.message}`);
