@@ -108,7 +108,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     dispatch.close();
     peers.close();
   };
-  return { state, plan, residents, materializer, dispatch, expertsService, shardsService, remoteRows: () => remoteRows, close };
+  return { peers, state, plan, residents, materializer, dispatch, expertsService, shardsService, remoteRows: () => remoteRows, close };
 }
 
 function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {

@@ -1,6 +1,7 @@
 // One and three workers of one deployment over real gRPC and TLS: the text depends neither on their number, nor on where
 // experts are, nor on a rank that dies. A stand-in engine computes (worker-engine.int.test.ts has the real one).
 import assert from "node:assert/strict";
+import { type AddressInfo, connect as connectTo, createServer as createProxy, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
 import { doubleEngine } from "../../test/support/double-engine.ts";
 import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
@@ -115,6 +116,45 @@ describe("three workers", () => {
       await ranks.close();
     }
   });
+});
+
+test("a host that falls silent in the middle of a text is given up, and used again when it speaks", async () => {
+  const ranks = new Ranks(store, () => ({ overrides: { createEngine: doubleEngine(store.index, { layerMs: 2 }) } }));
+  let silent = false;
+  const sockets = new Set<Socket>();
+  const proxy = createProxy((near) => {
+    const far = connectTo(ranks.byRank.get(1)!.worker.grpcPort, "127.0.0.1");
+    for (const [from, to] of [
+      [near, far],
+      [far, near],
+    ] as const) {
+      sockets.add(from);
+      from.on("data", (bytes) => void (silent || to.write(bytes)));
+      from.on("error", () => {});
+      from.on("close", () => void (silent || to.destroy()));
+    }
+  });
+  await new Promise<void>((resolve) => void proxy.listen(0, "127.0.0.1", resolve));
+  try {
+    for (const rank of [0, 1]) await ranks.launch(rank);
+    ranks.via.set(1, `127.0.0.1:${(proxy.address() as AddressInfo).port}`);
+    await ranks.firstPlan();
+    const { dispatch } = ranks.byRank.get(0)!.worker.experts;
+    const got = await ranks.text([0], prompts[0]!, tokens, (soFar) => {
+      if (soFar.length === 5) silent = true;
+    });
+    assert.deepEqual(got, want[0]);
+    assert.deepEqual(ranks.suspects(0), [1]);
+    silent = false;
+    for (const socket of sockets) socket.destroy(); // as a healed link does to connections that it starved
+    await until("it is trusted again", () => ranks.suspects(0).length === 0);
+    assert.deepEqual(await ranks.text([0], prompts[1]!, tokens), want[1]);
+    assert.equal(dispatch.inFlight, 0);
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    proxy.close();
+    await ranks.close();
+  }
 });
 
 test("a restarted worker gets plan and membership from its peers when no operator is there", async () => {

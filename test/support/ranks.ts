@@ -60,6 +60,8 @@ export class Ranks {
   readonly #start: (rank: number) => Partial<WorkerOptions> & { overrides?: WorkerOverrides };
   readonly #closers: (() => void)[] = [];
   readonly #tls = new Map<string, TlsSource>();
+  /** Addresses that the membership names instead of a rank's own: a proxy that a test can cut. */
+  readonly via = new Map<number, string>();
   readonly statuses = new Map<number, WatchStatus>();
   plan: PlacementPlan | undefined;
   #version = 0;
@@ -123,7 +125,7 @@ export class Ranks {
     const version = ++this.#version;
     const members = [...this.byRank.values()].map(({ rank, podName, podUid, worker }): Member => {
       const { bootId } = worker.identity;
-      return { rank, podName, podUid, bootId, address: this.address(rank), state: states[rank] ?? "active" };
+      return { rank, podName, podUid, bootId, address: this.via.get(rank) ?? this.address(rank), state: states[rank] ?? "active" };
     });
     const live = members.filter((member) => member.state !== "lost");
     await Promise.all(live.map(({ rank }) => this.#pushTo(rank, { version, members })));
@@ -234,6 +236,12 @@ export class Ranks {
     } finally {
       client.close();
     }
+  }
+
+  /** Ranks that a rank distrusts. */
+  suspects(rank: number): number[] {
+    const { peers } = this.#at(rank).worker.experts;
+    return [...this.byRank.keys()].filter((other) => peers.isSuspect(other));
   }
 
   async close(): Promise<void> {
