@@ -52,8 +52,12 @@ export interface Situation {
   readonly triggerPercent: number;
   /** How much of that ratio may be chance: a placement that is near the trigger is not changed for it. */
   readonly noise: number;
+  /** The last plan did all it wanted and the load has not changed since: a little more is tolerated before the next. */
+  readonly settled: boolean;
 }
 
+/** Points above the trigger that a settled placement may drift. */
+const settledPoints = 2;
 /** Noise never hides more than this: what is that far above the trigger is acted on. */
 const noiseMax = 0.05;
 
@@ -84,7 +88,7 @@ export function whetherToPlan(s: Situation): Decision {
   const numbers = { imbalancePercent: percent, triggerPercent: s.triggerPercent };
   if (s.imbalance * 100 < s.triggerPercent) return hold("Balanced", `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers);
   const noise = Math.min(s.noise, noiseMax);
-  if ((s.imbalance - noise) * 100 < s.triggerPercent) {
+  if ((s.imbalance - noise) * 100 < s.triggerPercent + (s.settled ? settledPoints : 0)) {
     return hold("WithinNoise", `worst layer at ${percent}%, trigger ${s.triggerPercent}%, of which ${percentOf(noise)} may be chance`, {
       ...numbers,
       noisePercent: Math.round(noise * 100),
@@ -147,6 +151,8 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     moves: moves.length,
     bytes,
   };
+  const meanGain = meanBefore - meanAfter;
+  const enough = Math.max(leastMeanGain, options.noise / 4);
   const hold = (reason: HoldReason, message: string): Judged => ({
     decision: { act: false, reason, message, numbers },
     moves: moves.length,
@@ -156,9 +162,8 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bound: best,
   });
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
-  if (before - after < leastGain && meanBefore - meanAfter < leastMeanGain)
-    return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
-  if (before - after < options.noise && before < 1 + 4 * options.noise && meanBefore - meanAfter < leastMeanGain) {
+  if (before - after < leastGain && meanGain < enough) return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
     return hold("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
   if (!pay.pays) {

@@ -10,7 +10,6 @@ const switchMargin = 0.9;
 const startArm = 3;
 /** Change beyond this multiple of the noise floor counts as change at all. */
 const noiseFactor = 2;
-const seenMax = 5;
 /** Accumulated excess change that raises the alarm. */
 const alarmAt = 0.1;
 
@@ -26,8 +25,6 @@ export interface Forecast {
   readonly windows: number;
   /** Windows that the forecast effectively averages. */
   readonly weight: number;
-  /** Windows since the load last changed, up to a bound: how often it has been seen at all. */
-  readonly seen: number;
 }
 
 export class Forecaster {
@@ -40,7 +37,6 @@ export class Forecaster {
   private arm = startArm;
   private cusum = 0;
   private usualChange = 0;
-  private sinceChange = 0;
   private windows = 0;
   private last: Float64Array | undefined;
 
@@ -60,7 +56,6 @@ export class Forecaster {
     const floor = noiseFloor(share, totals, this.layers, this.experts);
     const change = this.last ? variation(share, this.last, totals, this.experts) : 0;
     const alarm = this.detect(change, floor);
-    this.sinceChange = alarm ? 1 : this.sinceChange + 1;
     // A jump is no news of the arms, all of them missed it, nor of the usual spread.
     if (this.windows > 0 && !alarm) this.learn(share, totals);
     this.update(share, totals, alarm);
@@ -74,7 +69,6 @@ export class Forecaster {
       alarm,
       windows: this.windows,
       weight: this.effective[this.arm] ?? 1,
-      seen: Math.min(this.sinceChange, seenMax),
     };
   }
 

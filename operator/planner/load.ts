@@ -103,6 +103,18 @@ export class LoadBook {
     return this.openedAt;
   }
 
+  /** Selections so far of the layer with the fewest among those that had any. */
+  openSelections(): number {
+    let least = Number.POSITIVE_INFINITY;
+    for (let l = 0; l < this.layers; l++) {
+      let count = 0;
+      for (let i = l * this.experts; i < (l + 1) * this.experts; i++)
+        count += (this.byPhase.prefill[i] as number) + (this.byPhase.decode[i] as number);
+      if (count > 0) least = Math.min(least, count);
+    }
+    return Number.isFinite(least) ? least : 0;
+  }
+
   /** Ends the window and opens the next. */
   close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
     const routed = this.byPhase.prefill.map((count, i) => count + (this.byPhase.decode[i] as number));
@@ -150,22 +162,65 @@ export interface MeasuredImbalance {
   readonly layers: number;
 }
 
-/** max/mean of rows computed, of layers with at least `minRows`; undefined when no layer has them. */
-export function measuredImbalance(window: ClosedWindow, minRows: number): MeasuredImbalance | undefined {
-  const speed = window.ranks.map((rank) => rank.speed);
-  let worst = 0;
-  let worstLayer = -1;
-  let total = 0;
-  let layers = 0;
-  window.served.forEach((load, l) => {
-    if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) return;
-    const ratio = imbalance(load, speed);
-    total += ratio;
-    layers++;
-    if (ratio > worst) {
+/**
+ * Rows computed per layer and rank over as many windows as the figure needs to be more than chance: windows are added up
+ * until every layer has enough, then the oldest go. Emptied when the plan, the ranks or the load change.
+ */
+export class ServedRows {
+  private windows: ClosedWindow[] = [];
+
+  add(window: ClosedWindow, enough: number): void {
+    const last = this.windows.at(-1);
+    if (last && last.ranks.map((rank) => rank.bootId).join() !== window.ranks.map((rank) => rank.bootId).join()) this.clear();
+    this.windows.push(window);
+    while (this.windows.length > servedWindowsMax || (this.windows.length > 1 && leastRows(this.windows.slice(1)) >= enough))
+      this.windows.shift();
+  }
+
+  clear(): void {
+    this.windows = [];
+  }
+
+  /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
+  measure(minRows: number): MeasuredImbalance | undefined {
+    const speed = this.windows[0]?.ranks.map((rank) => rank.speed) ?? [];
+    let worst = 0;
+    let worstLayer = -1;
+    let total = 0;
+    let layers = 0;
+    for (const [l, load] of sumRows(this.windows).entries()) {
+      if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) continue;
+      const ratio = imbalance(load, speed);
+      total += ratio;
+      layers++;
+      if (ratio <= worst) continue;
       worst = ratio;
       worstLayer = l;
     }
-  });
-  return layers > 0 ? { worst, mean: total / layers, worstLayer, layers } : undefined;
+    return layers > 0 ? { worst, mean: total / layers, worstLayer, layers } : undefined;
+  }
+}
+
+/** A bound on memory, not on meaning. */
+const servedWindowsMax = 60;
+
+function sumRows(windows: readonly ClosedWindow[]): Float64Array[] {
+  const sums = (windows[0]?.served ?? []).map((load) => Float64Array.from(load));
+  for (const window of windows.slice(1)) {
+    window.served.forEach((load, l) => {
+      load.forEach((rows, g) => {
+        const sum = sums[l];
+        if (sum) sum[g] = (sum[g] ?? 0) + rows;
+      });
+    });
+  }
+  return sums;
+}
+
+/** Rows of the layer with the fewest among those that had any. */
+function leastRows(windows: readonly ClosedWindow[]): number {
+  const totals = sumRows(windows)
+    .map((load) => load.reduce((a, b) => a + b, 0))
+    .filter((rows) => rows > 0);
+  return totals.length > 0 ? Math.min(...totals) : 0;
 }

@@ -74,7 +74,7 @@ function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
 
 const all = Object.values(policies).filter((policy) => policy !== undefined);
 const runs = (policy: PlacementPolicy): number =>
-  policy.cellsMax !== Number.POSITIVE_INFINITY ? 30 : policy.name === "incremental" ? 150 : 1000;
+  policy.cellsMax !== Number.POSITIVE_INFINITY ? 30 : policy.name === "incremental" ? 500 : 1000;
 
 for (const policy of all) {
   test(`${policy.name}: every plan of a random cluster keeps the invariants and is the same again`, async () => {

@@ -15,14 +15,7 @@ import {
   whetherToPlan,
 } from "../planner/decide.ts";
 import { type Forecast, Forecaster } from "../planner/forecast.ts";
-import {
-  type Accepted,
-  type ClosedWindow,
-  type ExpectedRank,
-  LoadBook,
-  type MeasuredImbalance,
-  measuredImbalance,
-} from "../planner/load.ts";
+import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
 import { copyKey, type ModelShape, type PlanInput, type RankSpec } from "../planner/policy.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
@@ -32,8 +25,15 @@ const assumedBytesPerSecond = 200e6;
 /** A forecast is expected to hold for this many windows. */
 const lifetimeWindows = 20;
 const gainPerMove = 1e-3;
+/** Once a plan is made, layers this far above even are worked on although they may be so by chance: the trigger was the test. */
+const layerNoiseMax = 0.02;
 /** Selections per layer below which a window says nothing even beside others. */
 const windowRowsMin = 200;
+/** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
+const windowRows = 1000;
+const stretchMax = 4;
+/** Rows per layer that the measured imbalance adds up. */
+const measuredRows = 10_000;
 
 export interface BalanceFacts {
   readonly spec: MoEDeploymentSpec;
@@ -58,6 +58,10 @@ export class Balance {
   private alarm = false;
   /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
   private evidence = 0;
+  private readonly served = new ServedRows();
+  private settled = false;
+  /** Of each layer's max/mean. */
+  private noise: Float64Array | undefined;
   private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
@@ -77,20 +81,31 @@ export class Balance {
       this.book.reset(now);
       return false;
     }
-    if (now - this.book.openSince < parseDuration(window, "spec.rebalancing.trigger.window")) return false;
+    const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
+    const openMs = now - this.book.openSince;
+    if (openMs < windowMs) return false;
+    const wanted = Math.min(facts.spec.rebalancing.trigger.minTokens, windowRows);
+    if (this.book.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
     const closed = this.book.close(facts.expected, now);
     this.window = closed;
-    if (closed.missing.length === 0 && closed.selections > 0) {
-      const minRows = facts.spec.rebalancing.trigger.minTokens;
-      this.measured = measuredImbalance(closed, Math.min(minRows, 1000)) ?? this.measured;
-      if (leastOf(closed.perLayer) >= Math.min(minRows, windowRowsMin)) {
-        this.forecast = this.forecaster.observe(closed.routed);
-        this.alarm = this.forecast.alarm;
-        this.history = this.alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
-        this.evidence = leastOf(closed.perLayer) * this.forecast.seen;
-        this.bound = layerBoundOf(this.input(facts));
+    if (closed.missing.length > 0 || closed.selections === 0) return true;
+    const least = leastOf(closed.perLayer);
+    if (least >= Math.min(wanted, windowRowsMin)) {
+      this.forecast = this.forecaster.observe(closed.routed);
+      this.alarm = this.forecast.alarm;
+      if (this.alarm) {
+        this.evidence = 0;
+        this.settled = false;
       }
+      this.evidence += least;
+      // What was dropped before the load changed may be what is needed now.
+      this.history = this.alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
+      this.noise = this.forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
+      this.bound = layerBoundOf(this.input(facts));
     }
+    if (this.alarm) this.served.clear();
+    this.served.add(closed, measuredRows);
+    this.measured = this.served.measure(wanted);
     return true;
   }
 
@@ -114,7 +129,8 @@ export class Balance {
       alarm: this.alarm,
       imbalance: facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
-      noise: facts.plan && this.forecast ? worstNoise(this.input(facts)) : 0,
+      settled: this.settled,
+      noise: facts.plan && this.forecast ? worstNoise(this.input(facts), this.noise) : 0,
     });
     this.decision = decision;
     return decision;
@@ -129,7 +145,7 @@ export class Balance {
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
-      noise: worstNoise(input),
+      noise: worstNoise(input, this.noise),
       bytesPerSecond: assumedBytesPerSecond,
       lifetimeSeconds: (lifetimeWindows * windowMs) / 1000,
     });
@@ -140,7 +156,6 @@ export class Balance {
   /** Load to plan with: the forecast, or even load where none is known. */
   input(facts: BalanceFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
-    const active = facts.ranks.filter((rank) => rank.state === "active").length;
     const load = options.even || !this.forecast ? new Float64Array(facts.shape.layers * facts.shape.experts).fill(1) : this.forecast.load;
     return {
       shape: facts.shape,
@@ -157,9 +172,7 @@ export class Balance {
       effort: "quality",
       gainPerMove,
       recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
-      ...(this.window && this.forecast && !options.even
-        ? { noise: this.forecaster.layerNoise(this.window.perLayer, Math.max(1, active)) }
-        : {}),
+      ...(this.noise && !options.even ? { noise: this.noise.map((noise) => Math.min(noise / 2, layerNoiseMax)) } : {}),
     };
   }
 
@@ -167,11 +180,19 @@ export class Balance {
   committed(input: PlanInput, layers: PlacementPlan["layers"], now: number): void {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
+      this.settled = diff.moves.length < input.budget.maxMoves;
       const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
       this.history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
     }
     this.lastPlanAt = now;
+    this.restart(now);
+  }
+
+  /** Another plan holds: what was measured says nothing of it. */
+  restart(now: number): void {
     this.book.reset(now);
+    this.served.clear();
+    this.measured = undefined;
   }
 
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
@@ -191,10 +212,10 @@ function leastOf(perLayer: Float64Array): number {
 }
 
 /** Noise of the layer that is worst under the current plan. */
-function worstNoise(input: PlanInput): number {
-  if (!input.noise || !input.current) return 0;
+function worstNoise(input: PlanInput, noise: Float64Array | undefined): number {
+  if (!noise || !input.current) return 0;
   const ratios = predictedLayers(input, input.current);
   let worst = 0;
   for (let l = 1; l < ratios.length; l++) if ((ratios[l] ?? 0) > (ratios[worst] ?? 0)) worst = l;
-  return input.noise[worst] ?? 0;
+  return noise[worst] ?? 0;
 }

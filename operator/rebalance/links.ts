@@ -60,7 +60,7 @@ export class Links {
       const address = `${ip}:${ports.grpc}`;
       const link = this.open({ address, serverName, deploymentUid: world.uid, kind, podUid: uid, identity, onChange: this.onChange });
       entries.set(uid, { link, address });
-      if (this.version > 0) link.push({ version: this.version, members: this.members });
+      if (this.lastMembers !== "") link.push({ version: this.version, members: this.members });
       if (this.plan) link.pushPlan(this.plan);
     }
   }

@@ -102,3 +102,28 @@ test("an operator killed at any moment of a rebalance leaves a plan that the nex
     assert.deepEqual(sim.faults(), []);
   }
 });
+
+test("a new operator that reaches one rank later than the others does not cut it off from them", async () => {
+  const sim = await up();
+  const members = () => [...sim.pods.values()].map((worker) => worker.membership?.members.length);
+  sim.stopOperator();
+  const before = sim.worker(0).membership?.version ?? 0;
+  sim.cuts.add("-2:1");
+  sim.startOperator();
+  for (let ms = 0; ms < 2_000; ms += 20) {
+    await sim.clock.run(20);
+    assert.deepEqual(members(), [3, 3, 3], `${ms} ms after the takeover`);
+  }
+  sim.cuts.clear();
+  assert.ok(await sim.clock.run(2_000, () => (sim.worker(0).membership?.version ?? 0) > before), "then it speaks");
+  assert.deepEqual(members(), [3, 3, 3]);
+});
+
+test("a new operator does not wait for a rank that is gone", async () => {
+  const sim = await up();
+  sim.stopOperator();
+  const before = sim.worker(0).membership?.version ?? 0;
+  sim.cuts.add("-2:1");
+  sim.startOperator();
+  assert.ok(await sim.clock.run(7_000, () => (sim.worker(0).membership?.version ?? 0) > before));
+});

@@ -9,7 +9,7 @@ import { Drains } from "./drains.ts";
 import { type Intent, nextIntent } from "./intent.ts";
 import { Links } from "./links.ts";
 import type { LoopPorts } from "./loop-ports.ts";
-import { lostAfterMs, membersOf, rankSpecs, ranksOf, rankViews } from "./members.ts";
+import { everybodyDescribed, lostAfterMs, membersOf, rankSpecs, ranksOf, rankViews } from "./members.ts";
 import { type Observed, Steps } from "./steps.ts";
 import type { Subscription } from "./telemetry.ts";
 import { rebalanceView } from "./view.ts";
@@ -29,6 +29,7 @@ export class DeploymentLoop {
   private readonly usableAt = new Map<number, number>();
   private readonly startedAt: number;
   private describedAt: number | undefined;
+  private introduced = false;
   private working = false;
   private stopped = false;
   private stopTimer: () => void = () => {};
@@ -153,7 +154,9 @@ export class DeploymentLoop {
         this.seen.balance = new Balance(this.seen.shape, this.seen.world.uid, now);
       }
     }
-    this.links.setMembers(membersOf(this.seen.views));
+    // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
+    this.introduced ||= everybodyDescribed(this.seen.views) || now - this.startedAt > lostAfterMs;
+    if (this.introduced) this.links.setMembers(membersOf(this.seen.views));
   }
 
   private majorityDigest(): string | undefined {

@@ -81,6 +81,11 @@ export function membersOf(views: readonly RankView[]): Member[] {
     }));
 }
 
+/** Whether every worker that can be reached has said who it is. */
+export function everybodyDescribed(views: readonly RankView[]): boolean {
+  return views.length > 0 && views.every((view) => view.lost || view.link === undefined || view.link.description !== undefined);
+}
+
 function score(view: RankView): number {
   return (view.usable ? 4 : 0) + (view.pod.terminating ? 0 : 2) + (view.lost ? 0 : 1);
 }

@@ -296,7 +296,7 @@ export class Steps {
       this.links.pushPlan(result.committed);
     }
     if (input && result.committed) this.seen.balance?.committed(input, result.committed.layers, now);
-    else this.seen.balance?.book.reset(now);
+    else this.seen.balance?.restart(now);
     const failed = outcome.aborted.map(({ layer, reason }) => `layer ${layer}: ${reason}`);
     if (outcome.result === "aborted") this.notBefore = now + retryMs;
     if (kind !== "first" && kind !== "rewrite" && result.moves > 0) {

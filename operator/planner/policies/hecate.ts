@@ -16,6 +16,8 @@ const overlap = 32;
  * not be re-sharded any more.
  */
 const reserve = 3;
+/** A layer at or below this needs no more copies. */
+const balanced = 1.04;
 /** New homes must beat the present ones by this much of max/mean before anything is re-sharded. */
 const reshardGain = 0.05;
 
@@ -30,7 +32,7 @@ export const hecate: PlacementPolicy = {
 
 function planHecate(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
-  const top = Math.min(overlap, copiesPerLayer(problem));
+  const top = Math.min(overlap, copiesPerLayer(problem), Math.ceil(problem.E / 4));
   const sharded = sharding(problem, top);
   if (!problem.current) {
     const homes = sharded ?? homesOf(toProblem({ ...input, current: firstPlan(input) }).current as Hosts);
@@ -75,7 +77,8 @@ function relabelled(problem: Problem, layer: number, hosts: readonly (readonly n
 
 /**
  * fix: the paper's t is what the link can hide; where memory holds fewer copies, only that many experts may be placed
- * without regard to load, else the "holes" are filled with hot experts that never get their copies.
+ * without regard to load, else the "holes" are filled with hot experts that never get their copies; and never more than
+ * a quarter of a layer, or nothing is left to be placed by load.
  */
 function copiesPerLayer(problem: Problem): number {
   const { L, E, G, capacity, staging, slotCap } = problem;
@@ -128,6 +131,33 @@ function withCopies(problem: Problem, homes: readonly (readonly number[])[], top
       given[g] = (given[g] as number) + slots;
       return Math.min(slots, E - own);
     });
-    return materialize({ load: layerDemand(problem, l), home: layer, ranks: G, node: problem.node, free, top });
+    return frugal(problem, l, (slots) =>
+      materialize({
+        load: layerDemand(problem, l),
+        home: layer,
+        ranks: G,
+        node: problem.node,
+        free: free.map((n) => Math.min(n, slots)),
+        top,
+      }),
+    );
   });
+}
+
+/**
+ * fix: in training every copy is made anew each iteration, so all slots are used. In serving a copy stays and is paid once,
+ * by a transfer: no more slots per rank are used than bring the layer into balance. Where copies are free, all are used.
+ */
+function frugal(problem: Problem, layer: number, withSlots: (slots: number) => number[][]): number[][] {
+  if (problem.input.gainPerMove === undefined) return withSlots(problem.E);
+  let best = withSlots(0);
+  let worst = worstOf(problem, layer, best);
+  for (let slots = 1; slots <= problem.E && worst > balanced; slots++) {
+    const hosts = withSlots(slots);
+    const ratio = worstOf(problem, layer, hosts);
+    if (ratio >= worst) continue;
+    best = hosts;
+    worst = ratio;
+  }
+  return best;
 }
