@@ -1,0 +1,37 @@
+// `npm run bench -- <name>`: finds the benchmark, runs it, prints its rows as a table or as JSON. Figures are of this machine
+// at this moment; each benchmark measures its own limit or baseline in the same run.
+import { loadavg } from "node:os";
+import { AppError } from "../../crds/common.ts";
+import { benches } from "./index.ts";
+
+function usage(): string {
+  const rows = Object.entries(benches).map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`);
+  return ["usage: npm run bench -- <name> [--json] [options of the benchmark]", "", ...rows].join("\n");
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || name === "--help" || name === "-h") {
+    process.stdout.write(`${usage()}\n`);
+    return name === undefined ? 2 : 0;
+  }
+  const bench = benches[name];
+  if (!bench) {
+    process.stderr.write(`bench: no benchmark "${name}"\n\n${usage()}\n`);
+    return 2;
+  }
+  const load = loadavg()[0] ?? 0;
+  process.stderr.write(`load average before: ${load.toFixed(1)}${load > 0.5 ? " (this machine is not quiet: figures are too low)" : ""}\n`);
+  const run = await bench.load();
+  const rows = await run(rest.filter((arg) => arg !== "--json"));
+  if (rest.includes("--json")) process.stdout.write(`${JSON.stringify(rows)}\n`);
+  else console.table(rows);
+  return 0;
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (caught) {
+  process.stderr.write(`bench: ${AppError.from(caught).message}\n`);
+  process.exitCode = 1;
+}
