@@ -69,6 +69,7 @@ function serveStream(call: Call, caller: Extract<PeerIdentity, { role: "worker" 
         span?.set({ "enodia.result": result.case ?? "" });
         if (!call.destroyed && !call.cancelled) call.write(create(DispatchReplySchema, { seq: frame.seq, result }));
       })
+      .catch((err) => options.log.error({ err, rank: caller.rank }, "an answer could not be sent"))
       .finally(() => {
         span?.end();
         running -= 1;

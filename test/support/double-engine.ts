@@ -52,7 +52,7 @@ class DoubleEngine implements Engine {
         backend: "double",
         device: "double",
       },
-      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, expertResidentBytes: 1000, speed: 1 },
+      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvWidth: 1, expertResidentBytes: 1000, speed: 1 },
     };
   }
   async *generate(request: GenerateRequest): AsyncGenerator<GenerateEvent> {
