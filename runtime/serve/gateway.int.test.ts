@@ -256,6 +256,21 @@ test("a membership that declares a rank lost moves its requests at once", async 
   assert.equal((await answer).text, expected(chatPrompt, 20));
 });
 
+test("a rank that a membership leaves out ends what it has, and gets nothing new", async () => {
+  const gate = Promise.withResolvers<undefined>();
+  const { gateway, url, workers } = await startAll([{ before: (_p, sent) => (sent === 4 ? gate.promise : undefined) }, {}]);
+  gateway.apply({ version: 2, members: [workers[0]!.member(), workers[1]!.member("joining")] });
+  const answer = stream(`${url}/v1/chat/completions`, chat());
+  await until("it runs", () => workers[0]!.active === 1);
+  gateway.apply({ version: 3, members: [workers[1]!.member()] });
+  assert.equal((await stream(`${url}/v1/chat/completions`, chat())).text, expected(chatPrompt, 20));
+  assert.equal(workers[1]!.requests.length, 1);
+  gate.resolve(undefined);
+  const result = await answer;
+  assert.equal(result.text, expected(chatPrompt, 20));
+  assert.deepEqual(result.comments, [], "no failover");
+});
+
 test("an address that swallows everything costs two seconds, not the transport's twenty, and no token", async () => {
   const { gateway, url, workers } = await startAll([{}, {}], {}, { limits: { ...limits, noWorkerMs: 15_000, firstTokenMs: 60_000 } });
   const hole = createTcpServer((socket) => void cleanups.push(() => socket.destroy())).listen(0, "127.0.0.1");

@@ -43,6 +43,8 @@ interface Worker {
   member: Member;
   client: InferenceClient | undefined;
   readonly leases: Set<Lease>;
+  /** No longer in the membership. */
+  left: boolean;
   suspectUntil: number;
   /** Load that others gave it, as it said at `reportedAt`. */
   reportedTokens: number;
@@ -82,10 +84,12 @@ export class WorkerPool implements Workers {
       }
       if (member.state === "lost") release(this.#worker(member.rank), `rank ${member.rank} is lost`);
     }
+    // A rank that is no longer named gets nothing new; what runs there ends by itself: being left out is not being lost.
     for (const [rank, worker] of this.#workers) {
       if (seen.has(rank)) continue;
-      release(worker, `rank ${rank} left`);
       this.#workers.delete(rank);
+      worker.left = true;
+      closeIfIdle(worker);
     }
     this.#notify();
     return true;
@@ -115,6 +119,7 @@ export class WorkerPool implements Workers {
       events: this.#events(worker, lease, replay, span),
       close: (failed) => {
         worker.leases.delete(lease);
+        closeIfIdle(worker);
         if (failed) worker.suspectUntil = this.#now() + suspectMs;
         lease.cut.abort();
         span.end();
@@ -226,7 +231,7 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  return { member, client: undefined, leases: new Set(), suspectUntil: 0, reportedTokens: 0, reportedAt: 0 };
+  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, reportedTokens: 0, reportedAt: 0 };
 }
 
 /** Ends its streams with `Lost`, so that their requests go on elsewhere at once. */
@@ -235,6 +240,10 @@ function release(worker: Worker, why: string): void {
   worker.leases.clear();
   worker.client?.close();
   worker.client = undefined;
+}
+
+function closeIfIdle(worker: Worker): void {
+  if (worker.left && worker.leases.size === 0) release(worker, "");
 }
 
 /** A boot id may become known later; a different one is a process with empty memory. */
