@@ -69,13 +69,13 @@ function serveStream(call: Call, caller: Extract<PeerIdentity, { role: "worker" 
         span?.set({ "enodia.result": result.case ?? "" });
         if (!call.destroyed && !call.cancelled) call.write(create(DispatchReplySchema, { seq: frame.seq, result }));
       })
-      .catch((err) => options.log.error({ err, rank: caller.rank }, "an answer could not be sent"))
+      .catch((err) => options.log.error({ err, peer: caller.rank }, "an answer could not be sent"))
       .finally(() => {
         span?.end();
         running -= 1;
       });
   });
-  call.on("error", (error) => options.log.info({ rank: caller.rank, reason: error.message }, "a dispatch stream broke"));
+  call.on("error", (error) => options.log.info({ peer: caller.rank, reason: error.message }, "a dispatch stream broke"));
   call.on("end", () => call.end());
 }
 
@@ -135,7 +135,7 @@ function refuseSender(
 
 function rejected(options: DispatchServerOptions, rank: number, reason: string): Result {
   options.report("rejected", 0);
-  options.log.warn({ rank, reason }, "a frame was refused");
+  options.log.warn({ peer: rank, reason }, "a frame was refused");
   return { case: "rejected", value: { $typeName: "enodia.runtime.v1.Rejected", reason } };
 }
 

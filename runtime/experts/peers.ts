@@ -77,12 +77,12 @@ export class Peers {
   suspect(rank: number, reason: string): void {
     if (rank === this.self.rank || this.#suspects.has(rank)) return;
     this.#suspects.set(rank, reason);
-    this.options.log.warn({ rank, reason }, "rank is suspect; its experts are asked elsewhere");
+    this.options.log.warn({ peer: rank, reason }, "rank is suspect; its experts are asked elsewhere");
     this.#changed();
   }
   clear(rank: number): void {
     if (!this.#suspects.delete(rank)) return;
-    this.options.log.info({ rank }, "rank answers again");
+    this.options.log.info({ peer: rank }, "rank answers again");
     this.#changed();
   }
 

@@ -14,7 +14,7 @@ import { hash32 } from "../placement/dispatch.ts";
 /** Layers prepared side by side; loads are bounded again below. */
 const layersAtOnce = 4;
 /** A commit answers after so long at most, drained or not; Release then says what is pending. */
-const drainWaitMs = 2_000;
+const drainWaitMs = 250;
 const drainGiveUpMs = 60_000;
 /** For a Prepare that names no deadline. */
 const prepareDefaultMs = 60_000;
@@ -143,11 +143,14 @@ export class PlanKeeper {
   async commit(plan: PlacementPlan): Promise<{ readonly committed: number[]; readonly refused: string }> {
     const { metrics, log, onChange } = this.#options;
     const before = new Map(plan.layers.map(({ layer }) => [layer, this.state.current(layer)?.epoch ?? 0]));
+    const epochBefore = this.state.epoch;
     const result = this.state.commit(plan);
     metrics.add("enodia_plan_commits_total", 1, { result: result.refused === "" ? "committed" : "refused" });
     const fresh = result.committed.filter((layer) => before.get(layer) !== plan.epoch);
     if (fresh.length > 0) {
-      log.info({ epoch: plan.epoch, layers: fresh.length }, "plan committed");
+      // A plan commits in many small parts; the first one is news.
+      const level = epochBefore < plan.epoch ? "info" : "debug";
+      log[level]({ epoch: plan.epoch, layers: fresh.length }, "plan committed");
       await this.#install(fresh);
       onChange();
     }
