@@ -22,6 +22,8 @@ import type { StatusWriter } from "./status-writer.ts";
 
 /** How long an answer of a dry run stands; a quota or a policy may change without us hearing of it. */
 const dryRunMs = 30_000;
+/** A new leader needs this long to open its sessions with workers and NATS. */
+const warmUpMs = 10_000;
 
 export interface ReconcileDeps {
   readonly kube: Kube;
@@ -41,8 +43,11 @@ export class Reconciler {
   readonly #uids = new Map<string, string>();
   readonly #dryRuns = new Map<string, { hash: string; at: number; problem: string | undefined }>();
 
+  readonly #startedMs: number;
+
   constructor(deps: ReconcileDeps) {
     this.#deps = deps;
+    this.#startedMs = deps.now().getTime();
   }
 
   async reconcile(ref: Ref): Promise<Outcome> {
@@ -93,7 +98,9 @@ export class Reconciler {
     }
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, snapshot.view?.model, target.ranks, limitBytes);
+    const warmMs = this.#startedMs + warmUpMs - snapshot.now.getTime();
     const status = nextStatus({
+      warmingUp: warmMs > 0,
       snapshot,
       target,
       refusals: [...snapshot.refusals, ...memory],
@@ -104,7 +111,9 @@ export class Reconciler {
     if (failure) throw failure;
     const deadline = status.expertParallel?.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
-    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline].filter((ms): ms is number => ms !== undefined && ms > 0);
+    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, warmMs].filter(
+      (ms): ms is number => ms !== undefined && ms > 0,
+    );
     return waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) };
   }
 

@@ -1,7 +1,7 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
 import type { MoEDeploymentConditionType, Operation } from "../../../crds/moe-deployment-status.ts";
 import type { Blocked } from "./rollout.ts";
-import { living, type PodFacts, type Refusal, type Snapshot } from "./snapshot.ts";
+import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
 
 export interface Findings {
@@ -11,6 +11,8 @@ export interface Findings {
   readonly blocked: Blocked | undefined;
   readonly operation: Operation | undefined;
   readonly pendingReplicas: number | undefined;
+  /** This process leads for a moment only: what it does not know yet is no news. */
+  readonly warmingUp: boolean;
 }
 
 type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict>>;
@@ -29,21 +31,21 @@ export function verdicts(findings: Findings): Verdicts {
     Ready: ready(findings, specAccepted, availability),
     Progressing: progressing(findings),
     Degraded: degraded(findings),
-    ModelAvailable: modelAvailable(findings),
-    TelemetryFresh: view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet"),
-    PlacementBalanced: view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet"),
+    ModelAvailable: kept(findings, "ModelAvailable", modelAvailable(findings)),
+    TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
+    PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
   };
+}
+
+/** Right after a change of leader sessions and NATS are still being opened: what the former leader said stands until then. */
+function kept({ snapshot, warmingUp }: Findings, type: MoEDeploymentConditionType, now: Verdict): Verdict {
+  const before = snapshot.deployment.status.conditions?.find((condition) => condition.type === type);
+  return warmingUp && before && now.status !== "True" ? { status: before.status, reason: before.reason, message: before.message } : now;
 }
 
 function accepted({ refusals }: Findings): Verdict {
   const first = refusals[0];
   return first ? no(first.reason, refusals.map((one) => one.message).join("; ")) : yes("Accepted", "every field is in force");
-}
-
-/** Pods that serve: Ready, members of the world, not on their way out. */
-export function servingPods(snapshot: Snapshot): PodFacts[] {
-  const members = new Map((snapshot.view?.members ?? []).map((member) => [member.podUid, member]));
-  return living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && (members.get(pod.uid)?.active ?? false));
 }
 
 function available(findings: Findings): Verdict {

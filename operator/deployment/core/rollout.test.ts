@@ -121,7 +121,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     want: [],
   },
   "nor while one is ready but no member yet": {
-    world: { pods: [pod(0, { templateHash: "old" }), pod(1)], view: serving([0]) },
+    world: { pods: [pod(0, { templateHash: "old" }), pod(1)], view: view({ members: [member(0), member(1, { active: false })] }) },
     ranks: 2,
     want: [],
   },

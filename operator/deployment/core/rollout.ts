@@ -2,7 +2,7 @@
 // of an old template one at a time. Pure and stateless: everything is derived from the snapshot, so a crash loses nothing.
 // Leaving ranks are marked on the pod first; the rebalance plane empties them; only then the pod goes.
 import { expertBudget, fit } from "./memory.ts";
-import { living, type PodFacts, type Snapshot } from "./snapshot.ts";
+import { isMember, living, type PodFacts, type Snapshot } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";
 
 export type Action =
@@ -161,12 +161,7 @@ function roll(snapshot: Snapshot, pods: readonly PodFacts[], ranks: number): Act
   const idle = old.filter((pod) => !pod.ready && !pod.leaving);
   if (idle.length > 0)
     return idle.map((pod) => ({ type: "delete", pod, force: false, reason: "Rolled", why: "its template is old and it does not serve" }));
-  const busy = pods.some((pod) => pod.leaving || pod.terminating || !pod.ready || !serves(snapshot, pod));
+  const busy = pods.some((pod) => pod.leaving || pod.terminating || !pod.ready || !isMember(snapshot, pod));
   const next = [...old].sort((a, b) => b.rank - a.rank)[0];
   return busy || !next ? [] : [mark(next, "Roll", "its template changed")];
-}
-
-function serves(snapshot: Snapshot, pod: PodFacts): boolean {
-  const view = snapshot.view;
-  return view === undefined || view.members.some((member) => member.podUid === pod.uid && member.active);
 }

@@ -45,3 +45,14 @@ export interface Refusal {
 
 /** Pods that count: a rank is taken as long as one of these has it. */
 export const living = (pods: readonly PodFacts[]): PodFacts[] => pods.filter((pod) => !pod.terminal && !pod.lost);
+
+/** Pods that serve: Ready, not on their way out, and members of the world. While we have not reached a pod yet (a new leader
+ *  opens its sessions one by one) its own readiness is what we know: it is Ready only with a committed plan. */
+export function servingPods(snapshot: Snapshot): PodFacts[] {
+  return living(snapshot.pods).filter((pod) => pod.ready && !pod.terminating && isMember(snapshot, pod));
+}
+
+export function isMember(snapshot: Snapshot, pod: PodFacts): boolean {
+  const member = snapshot.view?.members.find((one) => one.podUid === pod.uid);
+  return member === undefined || member.bootId === "" || member.active;
+}

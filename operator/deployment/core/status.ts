@@ -3,9 +3,9 @@ import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation } from "../../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
-import { type Findings, lostRanks, servingPods, verdicts } from "./conditions.ts";
+import { type Findings, lostRanks, verdicts } from "./conditions.ts";
 import type { Action, Blocked } from "./rollout.ts";
-import { living, type Refusal, type Snapshot } from "./snapshot.ts";
+import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { Target } from "./target.ts";
 
 export interface StatusInput {
@@ -14,6 +14,7 @@ export interface StatusInput {
   readonly refusals: readonly Refusal[];
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
+  readonly warmingUp: boolean;
 }
 
 const lostRanksMax = 64;
@@ -23,11 +24,19 @@ export function workerSelector(name: string): string {
 }
 
 export function nextStatus(input: StatusInput): MoEDeploymentStatus {
-  const { snapshot, target, refusals, blocked } = input;
+  const { snapshot, target, refusals, blocked, warmingUp } = input;
   const { deployment, now, view } = snapshot;
   const old = deployment.status;
   const operation = currentOperation(input);
-  const findings: Findings = { snapshot, ranks: target.ranks, refusals, blocked, operation, pendingReplicas: target.pending?.replicas };
+  const findings: Findings = {
+    snapshot,
+    ranks: target.ranks,
+    refusals,
+    blocked,
+    operation,
+    pendingReplicas: target.pending?.replicas,
+    warmingUp,
+  };
   const pods = living(snapshot.pods);
   const serving = servingPods(snapshot);
   const all = verdicts(findings);

@@ -1,0 +1,154 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { deployment, member, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import type { Snapshot } from "./snapshot.ts";
+import { nextStatus, type StatusInput } from "./status.ts";
+
+type Want = Partial<Record<string, string>>;
+const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput> = {}) =>
+  nextStatus({
+    snapshot: snapshot(more),
+    target: { ranks, pending: undefined, settlesInMs: undefined },
+    refusals: [],
+    actions: [],
+    blocked: undefined,
+    warmingUp: false,
+    ...input,
+  });
+const said = (status: ReturnType<typeof statusOf>): Want =>
+  Object.fromEntries((status.conditions ?? []).map((one) => [one.type, `${one.status} ${one.reason}`]));
+const both = [pod(0), pod(1)];
+const members = view({ members: [member(0), member(1)] });
+const before = (status: object, spec: object = {}) => deployment(spec, { expertParallel: { desiredRanks: 2, activeRanks: 2, ...status } });
+
+const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: Partial<StatusInput>; want: Want }> = {
+  "all ranks serve": {
+    world: { pods: both, view: members },
+    want: {
+      Ready: "True AllReplicasAvailable",
+      Available: "True MinimumReplicasAvailable",
+      Progressing: "False Converged",
+      Degraded: "False AsExpected",
+      SpecAccepted: "True Accepted",
+    },
+  },
+  "pods are starting": {
+    world: { pods: [pod(0, { ready: false }), pod(1, { ready: false })], view: view() },
+    want: { Ready: "False RanksNotReady", Available: "False BelowMinServing", Progressing: "True Starting", Degraded: "False AsExpected" },
+  },
+  "a rank was lost": {
+    world: { deployment: before({}), pods: [pod(0), pod(1, { ready: false })], view: members },
+    want: {
+      Ready: "False RanksNotReady",
+      Available: "True MinimumReplicasAvailable",
+      Progressing: "True Repairing",
+      Degraded: "True RanksMasked",
+    },
+  },
+  "a rank is ready but no member yet": {
+    world: { pods: both, view: view({ members: [member(0), member(1, { active: false })] }) },
+    want: { Ready: "False RanksNotReady" },
+  },
+  "a new leader has not reached the workers yet": {
+    world: { pods: both, view: view({ members: [member(0, { active: false, bootId: "" }), member(1, { active: false, bootId: "" })] }) },
+    want: { Ready: "True AllReplicasAvailable", Degraded: "False AsExpected" },
+  },
+  "no gateway is ready": {
+    world: { pods: both, view: members, gateway: { wanted: 1, ready: 0, updated: 0, message: "quota" } },
+    want: { Ready: "False NoGateway", Available: "False NoGateway" },
+  },
+  "it is suspended": {
+    world: { deployment: deployment({ suspend: true }) },
+    ranks: 0,
+    want: { Ready: "False Suspended", Available: "False Suspended", Progressing: "False Converged" },
+  },
+  "it is scaled to zero": {
+    world: { deployment: deployment({ replicas: 0 }) },
+    ranks: 0,
+    want: { Ready: "False ScaledToZero", Available: "False ScaledToZero" },
+  },
+  "the claim is missing": {
+    world: { claim: "Missing" },
+    want: { Ready: "False ModelClaimMissing", ModelAvailable: "False ClaimNotFound" },
+  },
+  "the spec is refused": {
+    world: { pods: both, view: members },
+    input: { refusals: [{ reason: "InsufficientExpertMemory", message: "experts need 2Gi" }] },
+    want: {
+      SpecAccepted: "False InsufficientExpertMemory",
+      Ready: "False InsufficientExpertMemory",
+      Available: "True MinimumReplicasAvailable",
+    },
+  },
+  "a shrink is blocked": {
+    world: { pods: both, view: members },
+    input: { blocked: { reason: "ScaleDownBlocked", message: "experts need 2Gi" } },
+    want: { Progressing: "False ScaleDownBlocked", Ready: "True AllReplicasAvailable" },
+  },
+  "replicas is settling": {
+    world: { pods: both, view: members },
+    input: { target: { ranks: 2, pending: { replicas: 4, since: now }, settlesInMs: 5000 } },
+    want: { Progressing: "True Settling" },
+  },
+  "an operation is past its deadline": {
+    world: {
+      deployment: before({
+        operation: { type: "Grow", fromRanks: 1, toRanks: 2, startTime: "2026-03-01T09:00:00Z", deadline: "2026-03-01T09:15:00Z" },
+      }),
+      pods: [pod(0), pod(1, { ready: false, problem: "ImagePullBackOff: no such image" })],
+      view: members,
+    },
+    want: { Progressing: "False DeadlineExceeded" },
+  },
+  "experts are loaded on demand": {
+    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3 }) },
+    want: { Degraded: "True ExpertsUnhosted" },
+  },
+};
+for (const [sentence, { world, ranks, input, want }] of Object.entries(cases)) {
+  test(`conditions when ${sentence}`, () => {
+    const found = said(statusOf(world, ranks, input));
+    for (const [type, text] of Object.entries(want)) assert.equal(found[type], text, type);
+  });
+}
+
+test("Ready says why a rank does not serve", () => {
+  const { conditions } = statusOf({ pods: [pod(0), pod(1, { ready: false, problem: "ImagePullBackOff: no such image" })], view: members });
+  assert.match(conditions?.[0]?.message ?? "", /1 of 2 ranks serve: moe-1-abcde: ImagePullBackOff: no such image/);
+});
+
+test("an operation keeps its start and deadline until it is another one", () => {
+  const first = statusOf({ pods: [pod(0, { ready: false })], view: view() });
+  const operation = first.expertParallel?.operation;
+  assert.deepEqual([operation?.type, operation?.startTime, operation?.deadline], ["Start", "2026-03-01T10:00:00Z", "2026-03-01T10:15:00Z"]);
+  const later = new Date(now.getTime() + 60_000);
+  const second = statusOf({ now: later, deployment: deployment({}, first), pods: [pod(0), pod(1, { ready: false })], view: members });
+  assert.deepEqual(
+    [second.expertParallel?.operation?.type, second.expertParallel?.operation?.startTime],
+    ["Start", "2026-03-01T10:00:00Z"],
+  );
+  assert.equal(statusOf({ deployment: deployment({}, second), pods: both, view: members }).expertParallel?.operation, undefined);
+});
+
+test("a condition's transition time moves with its status only", () => {
+  const first = statusOf({ pods: both, view: members });
+  const later = new Date(now.getTime() + 60_000);
+  const second = statusOf({ now: later, deployment: deployment({}, first), pods: [pod(0), pod(1, { ready: false })], view: members });
+  const time = (status: typeof first, type: string) => status.conditions?.find((one) => one.type === type)?.lastTransitionTime;
+  assert.equal(time(second, "SpecAccepted"), "2026-03-01T10:00:00Z");
+  assert.equal(time(second, "Ready"), "2026-03-01T10:01:00Z");
+});
+
+test("a new leader repeats what the former said of telemetry until it can know better, and never writes an empty object", () => {
+  const stale = { status: "False", reason: "NATSUnavailable", message: "NATS: Connecting" } as const;
+  const old = statusOf({ pods: both, view: members });
+  const world = {
+    deployment: deployment({}, old),
+    pods: both,
+    view: view({ members: [member(0), member(1)], telemetryFresh: stale, placement: {} }),
+  };
+  const warm = statusOf(world, 2, { warmingUp: true });
+  assert.equal(said(warm).TelemetryFresh, "True Fine");
+  assert.deepEqual(warm.placement, { epoch: 1 });
+  assert.equal(said(statusOf(world)).TelemetryFresh, "False NATSUnavailable");
+});
