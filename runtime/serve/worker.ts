@@ -14,6 +14,7 @@ import { type Caller, callerOf, createServer } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
 import { type Bus, createBus } from "../wire/nats.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
+import { expertBudgetBytes } from "./expert-budget.ts";
 import { WorkerControl } from "./worker-control.ts";
 import { createWorkerExperts, RemoteSocket, type WorkerExperts } from "./worker-experts.ts";
 import { createInferenceServer } from "./worker-generate.ts";
@@ -158,8 +159,9 @@ async function serve(base: Base, model: Model) {
     control?.changed();
   };
   const join = createJoiner(base, peers, () => experts);
+  const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
   const experts = createWorkerExperts({
-    ...{ engine, info, store, peers, budgetBytes: options.expertBudgetBytes, caller, metrics, log, tracing: base.tracing },
+    ...{ engine, info, store, peers, budgetBytes, caller, metrics, log, tracing: base.tracing },
     onChange: () => refresh(),
     onNewerEpoch: (rank) => void join.from(rank),
   });
@@ -175,7 +177,7 @@ async function serve(base: Base, model: Model) {
     experts,
     peers,
     metrics,
-    budgetBytes: options.expertBudgetBytes,
+    budgetBytes,
     draining: () => draining,
     health,
   });
