@@ -179,9 +179,15 @@ export class Ranks {
     const old = this.plan?.layers ?? [];
     const changed = new Set(plan.layers.map(({ layer }) => layer));
     this.plan = { ...plan, layers: [...old.filter(({ layer }) => !changed.has(layer)), ...plan.layers].sort((a, b) => a.layer - b.layer) };
-    await Promise.all(
-      ranks.map((rank) => this.control(rank).release({ sender: this.sender(), epoch: BigInt(plan.epoch), layers: [...changed] })),
-    );
+    await Promise.all(ranks.map((rank) => this.#release(rank, plan.epoch, [...changed])));
+  }
+  async #release(rank: number, epoch: number, layers: number[]): Promise<void> {
+    for (let tries = 0; tries < 100; tries++) {
+      const { pending } = await this.control(rank).release({ sender: this.sender(), epoch: BigInt(epoch), layers });
+      if (pending.length === 0) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    throw new Error(`rank ${rank} still has frames of the parent of epoch ${epoch}`);
   }
   async prepare(rank: number, plan: PlacementPlan, deadlineMs = 60_000): Promise<void> {
     const request = { sender: this.sender(), plan: toPlan(plan), deadlineUnixMs: BigInt(Date.now() + deadlineMs) };
