@@ -181,8 +181,17 @@ async function serve(base: Base, model: Model) {
     draining: () => draining,
     health,
   });
-  const storedUnitBytes = unitBytes(store, options.codec);
-  control = new WorkerControl({ podName: options.podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, caller, log });
+  control = new WorkerControl({
+    podName: options.podName,
+    info,
+    storedUnitBytes: unitBytes(store, options.codec),
+    peers,
+    plan: experts.plan,
+    vitals,
+    drain,
+    caller,
+    log,
+  });
 
   const server = createServer(tls);
   server.add(Control, control.handlers());
