@@ -4,7 +4,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { PlacementPolicy } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
-import { layerSlots } from "../search/fresh.ts";
+import { layerSlots } from "../search/slots.ts";
 
 export const eplb: PlacementPolicy = {
   name: "eplb",

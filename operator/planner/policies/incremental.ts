@@ -14,10 +14,15 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
   quality: { hot: 2, cold: 24, experts: 9, chains: true },
 };
 /** Least decrease of max/mean per copy, by effort. */
-const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 2e-4 };
+const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 3e-4 };
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
+/** Replica counts out of proportion by this part are set right; more where moves must gain more. */
+const reconcileAt: Record<PlanInput["effort"], number> = { fast: 0.2, quality: 0.2 };
+const usualTheta = 5e-4;
+/** Experts on cold ranks that a quality search looks at: where ranks hold few, it looks at more ranks. */
+const piecesTried = 300;
 const stepsPerRank = 40;
 
 export const incremental: PlacementPolicy = {
@@ -36,8 +41,11 @@ export function planIncremental(input: PlanInput): PlanOutput {
     theta: input.gainPerMove ?? thetas[input.effort],
     enter: enterAt[input.effort],
     leave: leaveAt,
-    width: widths[input.effort],
+    width: widthOf(problem, problem.current),
     stepsMax: problem.L * problem.G * stepsPerRank,
+    ...(problem.E * problem.G > smallCellsMax && input.split === "weighted"
+      ? { reconcileAt: reconcileAt[input.effort] * Math.max(1, (input.gainPerMove ?? 0) / usualTheta) }
+      : {}),
   };
   const improved = improve(problem, problem.current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
@@ -57,11 +65,19 @@ function polishFresh(problem: Problem, start: Hosts): Hosts {
     theta: 1e-5,
     enter: 1,
     leave: 1,
-    width: widths[problem.input.effort],
+    width: widthOf(problem, start),
     stepsMax: problem.L * problem.G * 4,
   };
   const { hosts } = improve(problem, start, options);
   return problem.E * problem.G <= smallCellsMax ? polishSmall(problem, hosts, { ...options, enter: 1.001, leave: 1.001 }) : hosts;
+}
+
+function widthOf(problem: Problem, hosts: Hosts): SearchWidth {
+  const width = widths[problem.input.effort];
+  if (problem.input.effort === "fast") return width;
+  const copies = hosts.reduce((n, layer) => n + layer.reduce((m, row) => m + row.length, 0), 0);
+  const perRank = copies / Math.max(1, problem.L * problem.G);
+  return { ...width, cold: Math.max(width.cold, Math.ceil(piecesTried / Math.max(1, perRank))) };
 }
 
 function describe({ steps, limited }: Improved): string {

@@ -5,6 +5,7 @@ import { Arena } from "./arena.ts";
 import { LayerState } from "./layer-state.ts";
 import { LossBook } from "./losses.ts";
 import { bestStep, type Evictions, type MoveKind, type SearchWidth, type Step } from "./moves.ts";
+import { reconcile } from "./reconcile.ts";
 
 export interface ImproveOptions {
   /** Least gain of max/mean per copy. */
@@ -15,7 +16,14 @@ export interface ImproveOptions {
   readonly leave: number;
   readonly width: SearchWidth;
   readonly stepsMax: number;
+  /** Part by which a replica count must be out of proportion to be set right; unset = never. */
+  readonly reconcileAt?: number;
 }
+
+/** Counts may take this part of a limited budget: the moves that even out the forecast come from the rest. */
+const reconcilePart = 0.25;
+/** Standard deviations of sampling noise that a disproportion must exceed. */
+const noiseDeviations = 3;
 
 export interface Improved {
   readonly hosts: Hosts;
@@ -37,6 +45,12 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
   const states = makeStates(problem, hosts);
   const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0, reconcile: 0 };
   const best = new Array<Step | undefined>(states.length).fill(undefined);
+  if (options.reconcileAt !== undefined) {
+    const at = options.reconcileAt;
+    const { maxMoves } = problem.input.budget;
+    const movesMax = Number.isFinite(maxMoves) ? Math.floor(maxMoves * reconcilePart) : Number.POSITIVE_INFINITY;
+    steps.reconcile = reconcile(states, arena, { margin: (l) => at + countNoise(problem, l), movesMax });
+  }
   const losses = new LossBook(states, arena);
   const evictions: Evictions | undefined = problem.slotCap === Number.POSITIVE_INFINITY ? losses.cheapest : undefined;
   const find = (l: number, threshold: number): void => {
@@ -71,6 +85,11 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     find(l, options.leave);
   }
   return { hosts: states.map((state) => state.hosts), states, steps, limited };
+}
+
+/** Relative noise of an expert with the rows of one slot, from the noise of a rank's load: a rank sums more rows. */
+function countNoise(problem: Problem, layer: number): number {
+  return noiseDeviations * (problem.input.noise?.[layer] ?? 0) * Math.sqrt(Math.max(1, problem.E / problem.G));
 }
 
 function highest(best: readonly (Step | undefined)[]): number {

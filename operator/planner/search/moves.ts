@@ -173,20 +173,31 @@ function add(view: View, e: number, rank: number): void {
   }));
 }
 
-/** R across layers: a copy of another layer makes room on the rank. */
+/** R across layers: a copy of another layer makes room on the rank for one more copy, or for the hot rank's. */
 function addByEviction(view: View, evictions: Evictions, e: number, rank: number): void {
-  const { state, arena } = view;
+  const { state, arena, hot } = view;
+  const hosts = state.hosts[e] as number[];
   const cost = copyCost(view, e, rank);
-  const total = priceOne(state, e, none, rank);
-  if (!beats(view, total, 0, cost, addPreference)) return;
+  const added = priceOne(state, e, none, rank);
+  const moved = hosts.length === 1 && arena.mayLeave(state, e, hot) ? priceOne(state, e, hot, rank) : Number.POSITIVE_INFINITY;
+  if (!beats(view, added, 0, cost, addPreference) && !beats(view, moved, 0, cost, 1)) return;
   const victim = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
   if (!victim) return;
-  offer(view, total, victim.loss, cost, addPreference, () => ({
+  const evict = { layer: victim.layer, copy: victim.copy };
+  const adds = [{ expert: e, rank }];
+  offer(view, added, victim.loss, cost, addPreference, () => ({
     kind: "replace",
-    changes: [{ expert: e, hosts: [...(state.hosts[e] as number[]), rank] }],
-    adds: [{ expert: e, rank }],
+    changes: [{ expert: e, hosts: [...hosts, rank] }],
+    adds,
     drops: [],
-    evict: { layer: victim.layer, copy: victim.copy },
+    evict,
+  }));
+  offer(view, moved, victim.loss, cost, 1, () => ({
+    kind: "relocate",
+    changes: [{ expert: e, hosts: [rank] }],
+    adds,
+    drops: [{ expert: e, rank: hot }],
+    evict,
   }));
 }
 
