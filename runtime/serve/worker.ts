@@ -122,7 +122,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     "model opened",
   );
 
-  const running = await serve(base, { store, engine, info, remote });
+  const running = await serve(base, { store, engine, info, remote, budgetBytes: expertBudgetBytes(options.expertBudgetBytes, info) });
   health.ready("start");
   const close = async (graceMs: number) => {
     health.notReady("stopping", "the process was told to stop");
@@ -140,11 +140,13 @@ interface Model {
   readonly engine: Engine;
   readonly info: EngineInfo;
   readonly remote: RemoteSocket;
+  /** Resident bytes that experts may take. */
+  readonly budgetBytes: number;
 }
 
 async function serve(base: Base, model: Model) {
   const { options, identity, log, metrics, health, tls } = base;
-  const { store, engine, info, remote } = model;
+  const { store, engine, info, remote, budgetBytes } = model;
   const { namespace, deployment: name } = options;
   const caller = (call: Caller) => callerOf(call, namespace, name);
   const peers = new Peers({ self: identity, namespace, name, tls, log });
@@ -159,7 +161,6 @@ async function serve(base: Base, model: Model) {
     control?.changed();
   };
   const join = createJoiner(base, peers, () => experts);
-  const budgetBytes = expertBudgetBytes(options.expertBudgetBytes, info);
   const experts = createWorkerExperts({
     ...{ engine, info, store, peers, budgetBytes, caller, metrics, log, tracing: base.tracing },
     onChange: () => refresh(),
@@ -181,17 +182,8 @@ async function serve(base: Base, model: Model) {
     draining: () => draining,
     health,
   });
-  control = new WorkerControl({
-    podName: options.podName,
-    info,
-    storedUnitBytes: unitBytes(store, options.codec),
-    peers,
-    plan: experts.plan,
-    vitals,
-    drain,
-    caller,
-    log,
-  });
+  const storedUnitBytes = unitBytes(store, options.codec);
+  control = new WorkerControl({ podName: options.podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, caller, log });
 
   const server = createServer(tls);
   server.add(Control, control.handlers());
