@@ -183,7 +183,7 @@ export class DeploymentLoop {
       const boot = view.link?.description?.bootId;
       if (!view.usable || boot === undefined || this.steps.boots.get(view.rank) === boot) continue;
       this.steps.boots.set(view.rank, boot);
-      const mix = this.steps.rollout?.run.mix() ?? this.steps.committed;
+      const mix = this.steps.rollout ? this.steps.rollout.run.forJoiners() : this.steps.committed;
       if (mix) view.link?.pushPlan(mix);
       this.steps.rollout?.run.joined(view.rank, boot);
     }

@@ -33,11 +33,20 @@ export interface RunLimits {
   readonly prepareMs: number;
   /** From the last commit: what is not released by then is reported and left to the workers. */
   readonly releaseMs: number;
+  /** Time for a rank that must follow a commit (it came up late) to load what it was given. */
+  readonly catchUpMs: number;
   readonly retryMs: number;
   readonly attempts: number;
 }
 
-export const defaultLimits: RunLimits = { layersInFlight: 8, prepareMs: 60_000, releaseMs: 120_000, retryMs: 150, attempts: 3 };
+export const defaultLimits: RunLimits = {
+  layersInFlight: 8,
+  prepareMs: 60_000,
+  releaseMs: 120_000,
+  catchUpMs: 30_000,
+  retryMs: 150,
+  attempts: 3,
+};
 
 export type Event =
   | { readonly type: "start" }

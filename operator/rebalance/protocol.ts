@@ -68,9 +68,18 @@ export class PlanRun {
     return this.layers.get(layer)?.phase;
   }
 
+  bootOf(rank: number): string | undefined {
+    return this.members.get(rank);
+  }
+
   /** Layers of which at least one rank has, or may have, committed the new placement. */
   committedLayers(): number[] {
     return this.inPhase("committing", "releasing", "free");
+  }
+
+  /** Layers whose every source has left the parent behind. */
+  freeLayers(): number[] {
+    return this.inPhase("free");
   }
 
   get phase(): "Preparing" | "Committing" | "Releasing" {
@@ -319,7 +328,7 @@ export class PlanRun {
   }
 
   private prepareDeadline(): number {
-    return Math.max(this.deadline, this.now + this.options.limits.retryMs * 4);
+    return Math.max(this.deadline, this.now + this.options.limits.catchUpMs);
   }
 
   /** Live ranks that newly host an expert of this layer. */

@@ -70,7 +70,8 @@ export class Push {
 
   private async perform(action: Action): Promise<void> {
     const link = this.o.link(action.rank);
-    const bootId = link?.description?.bootId ?? "";
+    // Without a link the failure is the boot's that the protocol has in mind: another name would be ignored, and the retry lost.
+    const bootId = link?.description?.bootId ?? this.o.run.bootOf(action.rank) ?? "";
     const missing = new AppError(`rank ${action.rank} is not connected`, { code: "Unavailable", retry: "backoff" });
     switch (action.type) {
       case "prepare":

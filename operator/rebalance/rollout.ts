@@ -168,10 +168,19 @@ export class Rollout {
     return { ...defaultLimits, prepareMs, layersInFlight: this.wanted.allAtOnce ? this.plan.layers.length : defaultLimits.layersInFlight };
   }
 
-  /** What is committed at this moment, for pods that come up meanwhile. */
-  mix(): PlacementPlan | undefined {
+  /** What is committed at this moment. */
+  private mix(): PlacementPlan | undefined {
     if (this.tasks.length === 0) return this.plan; // nothing to commit: only the epoch is new
     return committedMix(this.parent, this.plan, new Set(this.run?.committedLayers() ?? []));
+  }
+
+  /**
+   * What a pod that comes up meanwhile is told: layers still under way keep their parent for it, so that it frees nothing
+   * that another source may still route to; the protocol then takes it forward like the others.
+   */
+  forJoiners(): PlacementPlan | undefined {
+    if (this.tasks.length === 0) return this.plan;
+    return committedMix(this.parent, this.plan, new Set(this.run?.freeLayers() ?? []));
   }
 
   joined(rank: number, bootId: string): void {

@@ -262,6 +262,7 @@ export class Steps {
         "RebalanceStarted",
         `epoch ${rollout.plan.epoch}, ${rollout.moves} moves: ${plan.reason}`,
       );
+    if (!resume) this.abortLeftovers(epoch);
     this.rollout = { kind, run: rollout };
     this.ports.onRollout(ref, true, undefined);
     try {
@@ -270,6 +271,17 @@ export class Steps {
     } finally {
       this.rollout = undefined;
       this.ports.onRollout(ref, false, undefined);
+    }
+  }
+
+  /**
+   * An Abort that did not arrive leaves prepared copies on a worker, beside which the next plan's may not fit. Preparations of
+   * the two epochs before (a plan, and what settled it) are void by now; nobody waits for the answers.
+   */
+  private abortLeftovers(epoch: number): void {
+    for (const view of this.seen.views) {
+      if (!view.usable) continue;
+      for (const old of [epoch - 2, epoch - 1]) if (old > 0) void view.link?.abort(old, []).catch(() => {});
     }
   }
 

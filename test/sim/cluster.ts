@@ -14,6 +14,7 @@ import { Telemetry } from "../../operator/rebalance/telemetry.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import { VirtualClock } from "./clock.ts";
+import { Oracle } from "./oracle.ts";
 import type { RecordedEvent } from "./types.ts";
 import { content, SimLink, type SimNetwork, type SimShape, SimWorker } from "./worker.ts";
 
@@ -36,6 +37,11 @@ export class SimCluster {
   /** Pairs that cannot talk, as "a:b" with a < b. */
   readonly cuts = new Set<string>();
   corruptNext = 0;
+  slow = new Map<number, number>();
+  duplicating = false;
+  readonly oracle: Oracle;
+  /** An operator was started anew: deadlines of plans before it are void. */
+  resumed = false;
   bus = { connected: true, reason: "Connected" };
   stored: StoredPlacement | undefined;
   storeDown = false;
@@ -71,7 +77,13 @@ export class SimCluster {
       worker: (rank) => [...this.pods.values()].find((worker) => worker.rank === rank && worker.alive),
       connected: (a, b) => !this.cuts.has(`${Math.min(a, b)}:${Math.max(a, b)}`),
       corrupts: () => this.corruptNext > 0 && this.corruptNext-- > 0,
+      fetchFactor: (rank) => this.slow.get(rank) ?? 1,
+      duplicates: () => this.duplicating && random.next() < 0.2,
+      onFree: (worker, layer, expert) => this.oracle.onFree(worker, layer, expert),
+      onInstall: (worker) => this.oracle.onInstall(worker),
+      onCommit: (worker, plan, layers) => this.oracle.onCommit(worker, plan, layers),
     };
+    this.oracle = new Oracle(this, this.net);
     for (let rank = 0; rank < this.desired; rank++) this.addPod(rank);
     this.clock.after(1000, () => this.traffic());
   }
@@ -177,6 +189,7 @@ export class SimCluster {
         if (this.stored && this.stored.spec.planHash !== known?.spec.planHash)
           throw new AppError("the plan has changed", { code: "Conflict" });
         this.epochsWritten.push(spec.epoch);
+        this.oracle.onWrite(spec.epoch);
         this.stored = { resourceVersion: String(++this.version), spec, status: this.stored?.status ?? {} };
         return this.stored;
       },
@@ -195,6 +208,12 @@ export class SimCluster {
     const plan = live[0]?.state.snapshot();
     if (!plan) return;
     for (const worker of live) this.publish(worker, plan, live.length);
+    this.frames();
+  }
+
+  /** Sources and hosts talk: every live source sends a frame of each layer to each of its hosts. */
+  frames(): void {
+    this.oracle.frames();
   }
 
   private publish(worker: SimWorker, plan: PlacementPlan, sources: number): void {
@@ -262,7 +281,7 @@ export class SimCluster {
       if ((this.epochsWritten[i] ?? 0) <= (this.epochsWritten[i - 1] ?? 0))
         faults.push(`epoch ${this.epochsWritten[i]} written after ${this.epochsWritten[i - 1]}`);
     }
-    return faults;
+    return [...faults, ...this.oracle.faults];
   }
 
   /** Every rank that the plan names holds its experts and serves the stored epoch. */

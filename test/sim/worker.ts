@@ -23,12 +23,21 @@ export interface SimNetwork {
   connected(a: number, b: number): boolean;
   /** Flips the bytes of one transfer. */
   corrupts(): boolean;
+  /** Slows the fetches of a rank down. */
+  fetchFactor(rank: number): number;
+  /** Is this call delivered twice? */
+  duplicates(): boolean;
+  /** Told before a worker frees an expert and when it commits: the oracle looks on. */
+  onFree(worker: SimWorker, layer: number, expert: number): void;
+  onInstall(worker: SimWorker): void;
+  onCommit(worker: SimWorker, plan: PlacementPlan, layers: readonly number[]): void;
 }
 
 export const content = (layer: number, expert: number): string => `bytes ${layer}/${expert}`;
 export const digest = "sha256:model";
 const fetchMs = 20;
 const callMs = 3;
+const retryMs = 200;
 
 export class SimWorker {
   readonly rank: number;
@@ -37,6 +46,8 @@ export class SimWorker {
   bootId: string;
   alive = true;
   stalled = false;
+  /** Loading a plan that was adopted whole: it serves what it has. */
+  adopting = false;
   state: PlanState;
   /** layer * experts + expert -> content held */
   memory = new Map<number, string>();
@@ -134,9 +145,20 @@ export class SimWorker {
 
   async adopt(plan: PlacementPlan): Promise<void> {
     const boot = this.bootId;
-    for (const layer of this.state.adopt(plan)) {
+    this.adopting = true;
+    try {
+      await this.takeOver(plan, boot);
+    } finally {
+      this.adopting = false;
+    }
+  }
+
+  private async takeOver(plan: PlacementPlan, boot: string): Promise<void> {
+    const changed = this.state.adopt(plan);
+    this.net.onInstall(this);
+    for (const layer of changed) {
       const placement = this.state.current(layer);
-      if (placement) await this.load(placement, boot);
+      if (placement) await this.loadInTheEnd(placement, boot);
       if (!this.same(boot)) return;
       this.state.drained(layer);
       this.state.release(placement?.epoch ?? 0, [layer]);
@@ -148,12 +170,25 @@ export class SimWorker {
     return this.alive && this.bootId === boot;
   }
 
+  /** A committed placement is loaded however often it takes, unless a newer one replaces it. */
+  private async loadInTheEnd(placement: LayerPlacement, boot: string): Promise<void> {
+    while (this.same(boot) && this.state.current(placement.layer) === placement) {
+      try {
+        await this.load(placement, boot);
+        return;
+      } catch {
+        await this.net.clock.sleep(retryMs);
+      }
+    }
+  }
+
   /** Fetches what the placement gives this rank; bytes are verified before they count. */
-  private async load(placement: LayerPlacement, boot: string): Promise<number> {
+  private async load(placement: LayerPlacement, boot: string, deadline = Number.POSITIVE_INFINITY): Promise<number> {
     let bytes = 0;
     for (const [expert, hosts] of placement.hosts.entries()) {
       if (!hosts.includes(this.rank) || this.memory.has(this.key(placement.layer, expert))) continue;
-      await this.net.clock.sleep(fetchMs * (0.5 + this.net.random()));
+      await this.transfer(deadline, boot);
+      if (this.net.clock.now() > deadline) throw new AppError("past the deadline", { code: "DeadlineExceeded" });
       if (!this.same(boot)) throw new AppError("the process died", { code: "Unavailable" });
       const got = this.fetch(placement.layer, expert);
       if (got !== content(placement.layer, expert))
@@ -164,6 +199,18 @@ export class SimWorker {
     }
     this.fetchedBytes += bytes;
     return bytes;
+  }
+
+  /** Takes its time, which may change under way, and ends at the deadline at the latest. */
+  private async transfer(deadline: number, boot: string): Promise<void> {
+    let left = fetchMs * (0.5 + this.net.random());
+    while (left > 0 && this.same(boot) && this.net.clock.now() <= deadline) {
+      const factor = this.net.fetchFactor(this.rank);
+      const slice = Math.min(left * factor, 500);
+      await this.net.clock.sleep(slice);
+      left -= slice / factor;
+      if (left < 1e-6) return;
+    }
   }
 
   private fetch(layer: number, expert: number): string {
@@ -179,7 +226,11 @@ export class SimWorker {
 
   private free(layer: number): void {
     const wanted = this.state.wanted(layer);
-    for (let e = 0; e < this.net.shape.experts; e++) if (!wanted.has(e)) this.memory.delete(this.key(layer, e));
+    for (let e = 0; e < this.net.shape.experts; e++) {
+      if (wanted.has(e) || !this.memory.has(this.key(layer, e))) continue;
+      this.net.onFree(this, layer, e);
+      this.memory.delete(this.key(layer, e));
+    }
   }
 
   async prepare(plan: PlacementPlan, deadline: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
@@ -188,7 +239,7 @@ export class SimWorker {
     for (const layer of done) onEvent({ type: "ready", layer, bytes: 0 });
     for (const layer of start) {
       try {
-        const bytes = await this.load(layer, boot);
+        const bytes = await this.load(layer, boot, deadline);
         if (this.net.clock.now() > deadline) throw new AppError("past the deadline", { code: "DeadlineExceeded" });
         if (!this.state.ready(layer.layer, layer.epoch)) throw new AppError("aborted meanwhile", { code: "Aborted" });
         onEvent({ type: "ready", layer: layer.layer, bytes });
@@ -203,6 +254,8 @@ export class SimWorker {
 
   commit(plan: PlacementPlan) {
     const reply = this.state.commit(plan);
+    this.net.onCommit(this, plan, reply.committed);
+    this.net.onInstall(this);
     const boot = this.bootId;
     // Frames of the parent epoch are answered a little later.
     this.net.clock.after(10 + this.net.random() * 60, () => {
@@ -288,12 +341,13 @@ export class SimLink implements Link {
       .catch(() => {});
   }
 
-  private async call<T>(run: (worker: SimWorker) => T | Promise<T>): Promise<T> {
+  private async call<T>(run: (worker: SimWorker) => T | Promise<T>, twice = false): Promise<T> {
     await this.net.clock.sleep(callMs * (0.5 + this.net.random()));
     const worker = this.reach();
     if (!worker) throw unavailable(this.find()?.rank ?? -1);
     const boot = worker.bootId;
     const result = await run(worker);
+    if (twice && this.net.duplicates()) await run(worker);
     await this.net.clock.sleep(callMs * (0.5 + this.net.random()));
     // The answer may be lost although the call was carried out.
     if (this.reach() !== worker || worker.bootId !== boot) throw unavailable(worker.rank);
@@ -307,13 +361,13 @@ export class SimLink implements Link {
     return this.call((worker) => worker.prepare(plan, deadline, onEvent));
   }
   commit(plan: PlacementPlan) {
-    return this.call((worker) => worker.commit(plan));
+    return this.call((worker) => worker.commit(plan), true);
   }
   abort(epoch: number, layers: readonly number[]) {
-    return this.call((worker) => worker.abort(epoch, layers));
+    return this.call((worker) => worker.abort(epoch, layers), true);
   }
   release(epoch: number, layers: readonly number[]) {
-    return this.call((worker) => worker.release(epoch, layers));
+    return this.call((worker) => worker.release(epoch, layers), true);
   }
   drain(cancel: boolean) {
     return this.call((worker) => {

@@ -1,0 +1,181 @@
+// Seeded fault search: a cluster under traffic, random faults between any two steps of plans, then peace; at the end the
+// cluster must have converged and the oracle must have seen nothing. `node test/sim/faults.ts 1000` runs that many seeds.
+import { seeded } from "../../operator/planner/random.ts";
+import { SimCluster } from "./cluster.ts";
+import type { SimWorker } from "./worker.ts";
+
+export interface FaultRun {
+  readonly seed: number;
+  readonly faults: readonly string[];
+  readonly log: readonly string[];
+  readonly epochs: number;
+}
+
+/** Changes the code under test of one cluster: a bug to be found. */
+export type Plant = (sim: SimCluster) => void;
+
+const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
+const unrestMs = 60_000;
+const peaceMs = 240_000;
+const ranks = 3;
+
+export async function faultRun(seed: number, plant?: Plant): Promise<FaultRun> {
+  const random = seeded(seed * 7919);
+  const sim = new SimCluster({ seed, shape, ranks, spec: { rebalancing: { trigger: { window: "3s", minTokens: 500 }, interval: "3s" } } });
+  let topic = 0;
+  sim.demand = (layer) =>
+    Array.from({ length: shape.experts }, (_, e) => 600 * 0.5 ** ((e * (1 + (topic % 2)) + layer + topic) % shape.experts) + 10);
+  plant?.(sim);
+  sim.startOperator();
+  await sim.clock.run(5_000);
+  sim.duplicating = true;
+  const log: string[] = [];
+  const end = sim.clock.now() + unrestMs;
+  while (sim.clock.now() < end) {
+    await sim.clock.run(200 + random.below(4_000));
+    const fault = faults[random.below(faults.length)] as Fault;
+    log.push(`${sim.clock.now()}: ${fault.name}`);
+    fault.strike(sim, random, () => {
+      topic++;
+    });
+    sim.refresh();
+  }
+  await sim.clock.run(15_000); // faults that end by themselves have ended
+  calm(sim);
+  const converged = await sim.clock.run(peaceMs, () => sim.converged());
+  const found = [...sim.faults()];
+  if (!converged) found.push(`did not converge: ${sim.loop?.view()?.placementBalanced.message}; ${sim.loop?.view()?.placement?.phase}`);
+  return { seed, faults: found, log, epochs: sim.epochsWritten.length };
+}
+
+type Random = ReturnType<typeof seeded>;
+interface Fault {
+  readonly name: string;
+  readonly strike: (sim: SimCluster, random: Random, newTopic: () => void) => void;
+}
+
+function anyWorker(sim: SimCluster, random: Random): SimWorker {
+  const all = [...sim.pods.values()];
+  return all[random.below(all.length)] as SimWorker;
+}
+
+const faults: readonly Fault[] = [
+  { name: "topic", strike: (_sim, _random, newTopic) => newTopic() },
+  { name: "topic", strike: (_sim, _random, newTopic) => newTopic() },
+  {
+    name: "crash",
+    strike: (sim, random) => {
+      const worker = anyWorker(sim, random);
+      if (worker.alive) worker.crash(300 + random.below(9_000));
+    },
+  },
+  {
+    name: "replace",
+    strike: (sim, random) => {
+      const worker = anyWorker(sim, random);
+      worker.crash(undefined);
+      sim.pods.delete(worker.podUid);
+      sim.clock.after(500 + random.below(8_000), () => {
+        sim.addPod(worker.rank);
+        sim.refresh();
+      });
+    },
+  },
+  {
+    name: "stall",
+    strike: (sim, random) => {
+      const worker = anyWorker(sim, random);
+      worker.stalled = true;
+      sim.clock.after(500 + random.below(9_000), () => {
+        worker.stalled = false;
+      });
+    },
+  },
+  {
+    name: "cut",
+    strike: (sim, random) => {
+      const a = random.below(ranks + 1) - 1;
+      const b = random.below(ranks);
+      const pair = a < 0 ? `-2:${b}` : `${Math.min(a, b)}:${Math.max(a, b)}`;
+      sim.cuts.add(pair);
+      sim.clock.after(500 + random.below(9_000), () => sim.cuts.delete(pair));
+    },
+  },
+  {
+    name: "corrupt",
+    strike: (sim, random) => {
+      sim.corruptNext += 1 + random.below(6);
+    },
+  },
+  {
+    name: "operator",
+    strike: (sim, random) => {
+      if (!sim.loop) return;
+      sim.stopOperator();
+      sim.clock.after(100 + random.below(6_000), () => {
+        if (!sim.loop) {
+          sim.resumed = true;
+          sim.startOperator();
+        }
+      });
+    },
+  },
+  {
+    name: "store",
+    strike: (sim, random) => {
+      sim.storeDown = true;
+      sim.clock.after(200 + random.below(5_000), () => {
+        sim.storeDown = false;
+      });
+    },
+  },
+  {
+    name: "slow",
+    strike: (sim, random) => {
+      const rank = random.below(ranks);
+      sim.slow.set(rank, random.next() < 0.3 ? 5_000 : 50);
+      sim.clock.after(2_000 + random.below(90_000), () => sim.slow.delete(rank));
+    },
+  },
+  {
+    name: "nats",
+    strike: (sim, random) => {
+      sim.bus.connected = false;
+      sim.clock.after(1_000 + random.below(5_000), () => {
+        sim.bus.connected = true;
+      });
+    },
+  },
+];
+
+function calm(sim: SimCluster): void {
+  sim.cuts.clear();
+  sim.slow.clear();
+  sim.corruptNext = 0;
+  sim.storeDown = false;
+  sim.bus.connected = true;
+  sim.duplicating = false;
+  for (const worker of sim.pods.values()) {
+    worker.stalled = false;
+    if (!worker.alive) worker.crash(10);
+  }
+  for (let rank = 0; rank < ranks; rank++) if (![...sim.pods.values()].some((worker) => worker.rank === rank)) sim.addPod(rank);
+  if (!sim.loop) sim.startOperator();
+  sim.refresh();
+}
+
+if (process.argv[1]?.endsWith("faults.ts")) {
+  const seeds = Number(process.argv[2] ?? 100);
+  const first = Number(process.argv[3] ?? 1);
+  let epochs = 0;
+  let bad = 0;
+  for (let seed = first; seed < first + seeds; seed++) {
+    const run = await faultRun(seed);
+    epochs += run.epochs;
+    if (run.faults.length === 0) continue;
+    bad++;
+    process.stdout.write(`seed ${seed}: ${run.faults.slice(0, 3).join("; ")}\n${bad < 3 ? `  ${run.log.join(" ")}\n` : ""}`);
+  }
+  process.stdout.write(`${seeds} seeds, ${epochs} epochs, ${bad} with faults\n`);
+  process.exitCode = bad > 0 ? 1 : 0;
+}
