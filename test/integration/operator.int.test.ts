@@ -1,0 +1,302 @@
+// The operator as a process against a real control plane, with exactly the permissions that the chart gives it. One node without
+// the product's images: pods are made, admitted and scheduled, and cannot start, which is what most of these tests want.
+import assert from "node:assert/strict";
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { createKube } from "../../operator/kube/client.ts";
+import { type Kube, resources } from "../../operator/kube/kube.ts";
+import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
+import { operatorRules } from "../../operator/rbac.ts";
+import { type Cluster, down, up } from "../cluster/cluster.ts";
+import { execOk, until as poll } from "../harness/process.ts";
+
+const name = "operator-int";
+const namespace = "moe";
+const system = "enodia-system";
+const root = join(import.meta.dirname, "../..");
+const manager = { manager: "test" };
+const folder = mkdtempSync(join(tmpdir(), "enodia-operator-"));
+let cluster: Cluster;
+let kube: Kube;
+let kubeconfig = "";
+const running = new Set<ChildProcess>();
+
+/** Waits for something that is there, or for true. */
+const until = <T>(what: string, probe: () => Promise<T>, options: { timeoutMs: number }) =>
+  poll(what, async () => (await probe()) || undefined, options) as Promise<NonNullable<T>>;
+const kubectl = (...args: string[]) => execOk(cluster.binaries.kubectl, ["--kubeconfig", cluster.kubeconfig, ...args]);
+const apply = (...objects: object[]) =>
+  execOk(cluster.binaries.kubectl, ["--kubeconfig", cluster.kubeconfig, "apply", "-f", "-"], {
+    input: objects.map((one) => JSON.stringify(one)).join("\n---\n"),
+  });
+
+before(
+  async () => {
+    cluster = await up({ name, nodes: 1 });
+    kube = createKube(createTransport(loadKubeConfig(cluster.kubeconfig, undefined)));
+    await kubectl("apply", "-f", join(root, "crds/manifests"));
+    await kubectl(
+      "wait",
+      "--for=condition=Established",
+      "crd/moedeployments.enodia.dev",
+      "crd/expertplacements.enodia.dev",
+      "--timeout=30s",
+    );
+    const rules = operatorRules.map(({ why: _, ...rule }) => rule);
+    await apply(
+      { apiVersion: "v1", kind: "Namespace", metadata: { name: system } },
+      {
+        apiVersion: "v1",
+        kind: "Namespace",
+        metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
+      },
+      { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "operator", namespace: system } },
+      { apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", metadata: { name: "operator" }, rules },
+      {
+        apiVersion: "rbac.authorization.k8s.io/v1",
+        kind: "ClusterRoleBinding",
+        metadata: { name: "operator" },
+        roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "operator" },
+        subjects: [{ kind: "ServiceAccount", name: "operator", namespace: system }],
+      },
+      {
+        apiVersion: "v1",
+        kind: "PersistentVolume",
+        metadata: { name: "models" },
+        spec: {
+          capacity: { storage: "1Gi" },
+          accessModes: ["ReadOnlyMany"],
+          storageClassName: "",
+          hostPath: { path: folder, type: "Directory" },
+          claimRef: { namespace, name: "models" },
+        },
+      },
+      {
+        apiVersion: "v1",
+        kind: "PersistentVolumeClaim",
+        metadata: { name: "models", namespace },
+        spec: { accessModes: ["ReadOnlyMany"], storageClassName: "", volumeName: "models", resources: { requests: { storage: "1Gi" } } },
+      },
+    );
+    kubeconfig = await operatorKubeconfig();
+  },
+  { timeout: 600_000 },
+);
+
+after(async () => {
+  for (const child of running) child.kill("SIGKILL");
+  rmSync(folder, { recursive: true, force: true });
+  await down(name);
+});
+
+/** A kubeconfig with the ServiceAccount's token instead of the administrator's certificate. */
+async function operatorKubeconfig(): Promise<string> {
+  const token = (await kubectl("-n", system, "create", "token", "operator", "--duration=2h")).trim();
+  const config = JSON.parse(await kubectl("config", "view", "--raw", "-o", "json"));
+  const file = join(folder, "kubeconfig.json");
+  const users = config.users.map((user: { name: string }) => ({ name: user.name, user: { token } }));
+  writeFileSync(file, JSON.stringify({ ...config, users }), { mode: 0o600 });
+  return file;
+}
+
+interface Operator {
+  readonly child: ChildProcess;
+  readonly log: string[];
+}
+
+function startOperator(replica: string): Operator {
+  const env = {
+    PATH: process.env.PATH,
+    HOME: folder,
+    ENODIA_POD_NAME: replica,
+    ENODIA_NAMESPACE: system,
+    ENODIA_METRICS_PORT: "0",
+    ENODIA_RUNTIME_IMAGE: "enodia/absent:none",
+    ENODIA_RUNTIME_PULL_POLICY: "Never", // a pull that waits for a network would hold up the pod's end too
+  };
+  const child = spawn(process.execPath, [join(root, "operator/main.ts"), "--kubeconfig", kubeconfig], {
+    env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  running.add(child);
+  const log: string[] = [];
+  const collect = (chunk: Buffer) =>
+    log.push(
+      ...chunk
+        .toString()
+        .split("\n")
+        .filter((line) => line !== ""),
+    );
+  child.stdout.on("data", collect);
+  child.stderr.on("data", collect);
+  return { child, log };
+}
+
+async function end({ child }: Operator, signal: NodeJS.Signals): Promise<void> {
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  child.kill(signal);
+  await ended;
+  running.delete(child);
+}
+
+const holder = async () =>
+  ((await kube.get(resources.leases, { namespace: system, name: "enodia-operator" }))?.spec as any)?.holderIdentity;
+const workers = async (of: string) =>
+  (await kube.list(resources.pods, { namespace, labelSelector: `enodia.dev/deployment=${of},enodia.dev/component=worker` })).items as any[];
+const condition = async (of: string, type: string) =>
+  ((await kube.get(resources.moeDeployments, { namespace, name: of }))?.status as any)?.conditions?.find((one: any) => one.type === type);
+const create = (of: string, spec: object = {}) =>
+  kube.create(
+    resources.moeDeployments,
+    {
+      apiVersion: "enodia.dev/v1alpha1",
+      kind: "MoEDeployment",
+      metadata: { name: of, namespace },
+      spec: { model: { uri: "pvc://models/tiny" }, replicas: 2, elasticity: { settle: "1s" }, ...spec },
+    },
+    manager,
+  );
+const patch = (of: string, spec: object) => kube.patch(resources.moeDeployments, { namespace, name: of }, { spec }, manager);
+
+test("two replicas, one leads; apply makes pods that the restricted level admits, and says why they do not start", {
+  timeout: 120_000,
+}, async () => {
+  const first = startOperator("op-a");
+  await until("op-a to lead", async () => (await holder()) === "op-a", { timeoutMs: 30_000 });
+  startOperator("op-b");
+  await create("moe");
+  const pods = await until("two pods", async () => ((await workers("moe")).length === 2 ? workers("moe") : undefined), {
+    timeoutMs: 30_000,
+  });
+  assert.deepEqual(pods.map((pod) => pod.metadata.labels["enodia.dev/rank"]).sort(), ["0", "1"]);
+  for (const pod of pods) {
+    const secret = await until(
+      "its certificate",
+      () => kube.get(resources.secrets, { namespace, name: `${pod.metadata.name}-tls` }) as Promise<any>,
+      { timeoutMs: 10_000 },
+    );
+    assert.deepEqual(Object.keys(secret.data).sort(), ["ca.crt", "tls.crt", "tls.key"]);
+    assert.equal(secret.metadata.ownerReferences[0].uid, pod.metadata.uid);
+  }
+  await until("the reason to show", async () => /ErrImageNeverPull/.test((await condition("moe", "Ready"))?.message ?? ""), {
+    timeoutMs: 60_000,
+  });
+  assert.equal((await condition("moe", "SpecAccepted")).status, "True");
+  const events = await kubectl("-n", namespace, "get", "events", "--field-selector", "reason=RankCreated", "-o", "name");
+  assert.equal(events.trim().split("\n").length, 2);
+  assert.ok(
+    !first.log.some((line) => /forbidden|Forbidden/.test(line)),
+    first.log.find((line) => /orbidden/.test(line)),
+  );
+});
+
+test("the /scale door: kubectl scale up and down, the selector finds the pods", { timeout: 120_000 }, async () => {
+  await kubectl("-n", namespace, "scale", "moed", "moe", "--replicas=3");
+  await until("three pods", async () => (await workers("moe")).length === 3, { timeoutMs: 30_000 });
+  const scale = JSON.parse(await kubectl("get", "--raw", `/apis/enodia.dev/v1alpha1/namespaces/${namespace}/moedeployments/moe/scale`));
+  assert.equal(scale.status.selector, "enodia.dev/deployment=moe,enodia.dev/component=worker");
+  await until(
+    "scale to count them",
+    async () =>
+      JSON.parse(await kubectl("get", "--raw", `/apis/enodia.dev/v1alpha1/namespaces/${namespace}/moedeployments/moe/scale`)).status
+        .replicas === 3,
+    { timeoutMs: 30_000 },
+  );
+  await kubectl("-n", namespace, "scale", "moed", "moe", "--replicas=1");
+  await until("one pod", async () => (await workers("moe")).length === 1, { timeoutMs: 90_000 });
+});
+
+test("a leader that is killed is replaced, and the new one changes no pod", { timeout: 120_000 }, async () => {
+  const uids = (await workers("moe")).map((pod) => pod.metadata.uid);
+  const leader = [...running].find((child) => child.exitCode === null);
+  assert.ok(leader);
+  assert.equal(await holder(), "op-a");
+  leader.kill("SIGKILL");
+  running.delete(leader);
+  await until("op-b to lead", async () => (await holder()) === "op-b", { timeoutMs: 40_000 });
+  await patch("moe", { gateway: { replicas: 2 } });
+  await until(
+    "the gateway to follow",
+    async () => ((await kube.get(resources.deployments, { namespace, name: "moe-gateway" })) as any).spec.replicas === 2,
+    { timeoutMs: 30_000 },
+  );
+  assert.deepEqual(
+    (await workers("moe")).map((pod) => pod.metadata.uid),
+    uids,
+  );
+});
+
+test("what somebody else changes or deletes is put back", { timeout: 60_000 }, async () => {
+  await kubectl("-n", namespace, "patch", "service", "moe", "--type=merge", "-p", '{"spec":{"selector":{"enodia.dev/component":"other"}}}');
+  await kubectl("-n", namespace, "delete", "pdb", "moe-workers");
+  await kubectl("-n", namespace, "delete", "secret", "moe-gateway-tls");
+  const healed = async () => {
+    const service = (await kube.get(resources.services, { namespace, name: "moe" })) as any;
+    const there = await Promise.all([
+      kube.get(resources.podDisruptionBudgets, { namespace, name: "moe-workers" }),
+      kube.get(resources.secrets, { namespace, name: "moe-gateway-tls" }),
+    ]);
+    return service.spec.selector["enodia.dev/component"] === "gateway" && there.every((object) => object !== undefined);
+  };
+  await until("all three to be back", healed, { timeoutMs: 30_000 });
+});
+
+test("what cannot be is refused with the server's reason, and nothing is made or lost", { timeout: 120_000 }, async () => {
+  const uids = (await workers("moe")).map((pod) => pod.metadata.uid);
+  const refused = (want: RegExp) => async () => {
+    const found = await condition("moe", "SpecAccepted");
+    return found.status === "False" && want.test(found.message);
+  };
+  const template = (spec: object) => patch("moe", { podTemplate: { spec } });
+  await template({ hostNetwork: true });
+  await until("hostNetwork to be refused", refused(/podTemplate\.spec\.hostNetwork must be false/), { timeoutMs: 30_000 });
+  await template({ hostNetwork: null, unheardOf: 1 });
+  await until("the unknown field to be refused", refused(/unknown field "spec\.unheardOf"/), { timeoutMs: 30_000 });
+  await template({ unheardOf: null, containers: [{ name: "runtime", securityContext: { allowPrivilegeEscalation: true } }] });
+  await until("the Pod Security level to refuse", refused(/violates PodSecurity "restricted/), { timeoutMs: 30_000 });
+  await patch("moe", { podTemplate: null });
+  await until("it to be accepted", async () => (await condition("moe", "SpecAccepted")).status === "True", { timeoutMs: 30_000 });
+  assert.deepEqual(
+    (await workers("moe")).map((pod) => pod.metadata.uid),
+    uids,
+  );
+  await create("lost", { model: { uri: "pvc://nowhere/tiny" } });
+  await until("the claim to be missed", async () => (await condition("lost", "ModelAvailable"))?.reason === "ClaimNotFound", {
+    timeoutMs: 30_000,
+  });
+});
+
+test("suspend takes the pods and keeps the rest; delete takes everything", { timeout: 120_000 }, async () => {
+  await patch("moe", { suspend: true });
+  await until("no pods", async () => (await workers("moe")).length === 0, { timeoutMs: 90_000 });
+  assert.equal((await condition("moe", "Ready")).reason, "Suspended");
+  assert.ok(await kube.get(resources.secrets, { namespace, name: "moe-ca" }));
+  await patch("moe", { suspend: false });
+  await until("a pod", async () => (await workers("moe")).length === 1, { timeoutMs: 30_000 });
+  await kubectl("-n", namespace, "delete", "moed", "--all", "--timeout=30s");
+  const left = async () =>
+    (
+      await kubectl(
+        "-n",
+        namespace,
+        "get",
+        "pods,services,deployments,pdb,secrets,serviceaccounts,eplace",
+        "-l",
+        "enodia.dev/deployment",
+        "-o",
+        "name",
+      )
+    ).trim();
+  await until("nothing to be left", async () => (await left()) === "", { timeoutMs: 100_000 });
+});
+
+test("SIGTERM gives the lease back", { timeout: 60_000 }, async () => {
+  const leader = [...running].find((child) => child.exitCode === null);
+  assert.ok(leader);
+  await end({ child: leader, log: [] }, "SIGTERM");
+  assert.equal(leader.exitCode, 0);
+  assert.equal(await holder(), "");
+});
