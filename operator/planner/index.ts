@@ -5,15 +5,30 @@ import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { eplb } from "./policies/eplb.ts";
+import { exact } from "./policies/exact.ts";
+import { exflow } from "./policies/exflow.ts";
+import { fastermoe } from "./policies/fastermoe.ts";
 import { hecate } from "./policies/hecate.ts";
 import { incremental } from "./policies/incremental.ts";
+import { moetuner } from "./policies/moetuner.ts";
+import { smartmoe } from "./policies/smartmoe.ts";
 import { uniform } from "./policies/uniform.ts";
 import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput } from "./policy.ts";
 import { stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
 import { assertPlan } from "./validate.ts";
 
-export const policies: Partial<Readonly<Record<PolicyName, PlacementPolicy>>> = { uniform, incremental, hecate, eplb };
+export const policies = {
+  uniform,
+  incremental,
+  hecate,
+  eplb,
+  fastermoe,
+  smartmoe,
+  moetuner,
+  exflow,
+  exact,
+} as const satisfies Readonly<Record<PolicyName, PlacementPolicy>>;
 
 /** Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan. */
 export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promise<PlanOutput> {

@@ -14,7 +14,8 @@ export function worstOf(problem: Problem, layer: number, hosts: readonly (readon
   return imbalance(splitLayer({ demand: layerDemand(problem, layer), hosts, speed: problem.speed }, 6).load, problem.speed);
 }
 
-export function withinBudget(problem: Problem, target: Hosts): Limited {
+/** `gainOf` = what a changed layer gains, where it is not the decrease of max/mean. */
+export function withinBudget(problem: Problem, target: Hosts, gainOf?: (layer: number) => number): Limited {
   const { current } = problem;
   if (!current) return { hosts: target, layers: problem.L };
   const { budget, shape } = problem.input;
@@ -25,7 +26,7 @@ export function withinBudget(problem: Problem, target: Hosts): Limited {
   let bytesLeft = budget.maxBytes;
   let layers = 0;
   const changes = target.flatMap((layer, l) => {
-    const change = changeOf(problem, l, current[l] as number[][], layer);
+    const change = changeOf(problem, l, current[l] as number[][], layer, gainOf);
     return change.moves > 0 || change.drops > 0 ? [change] : [];
   });
   const rate = (c: Change): number => c.gain / Math.max(0.1, c.moves);
@@ -68,7 +69,13 @@ interface Change {
   readonly receivedStored: Float64Array;
 }
 
-function changeOf(problem: Problem, layer: number, from: readonly (readonly number[])[], to: readonly (readonly number[])[]): Change {
+function changeOf(
+  problem: Problem,
+  layer: number,
+  from: readonly (readonly number[])[],
+  to: readonly (readonly number[])[],
+  gainOf: ((layer: number) => number) | undefined,
+): Change {
   const { shape } = problem.input;
   const incoming = new Float64Array(problem.G);
   const outgoing = new Float64Array(problem.G);
@@ -92,6 +99,7 @@ function changeOf(problem: Problem, layer: number, from: readonly (readonly numb
       outgoing[g] = (outgoing[g] as number) + (shape.residentBytes[i] as number);
     }
   });
-  const gain = moves + drops > 0 ? worstOf(problem, layer, from) - worstOf(problem, layer, to) : 0;
+  const changed = moves + drops > 0;
+  const gain = !changed ? 0 : gainOf ? gainOf(layer) : worstOf(problem, layer, from) - worstOf(problem, layer, to);
   return { layer, gain, moves, drops, stored, incoming, outgoing, receivedStored };
 }

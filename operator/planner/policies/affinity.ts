@@ -1,0 +1,61 @@
+// What the two affinity policies share: flow between experts from the input's transitions, present homes as a start, and
+// the step from a target to a plan within the budget. Pure; not a policy itself.
+import type { PlanInput, PlanOutput } from "../policy.ts";
+import { type Hosts, type Problem, toLayers, usedBytes } from "../problem.ts";
+import { firstPlan } from "../repair.ts";
+import { crossing, type Places } from "../search/chain.ts";
+import { withinBudget } from "../search/within-budget.ts";
+
+/** A target is followed only if it saves this part of the present hops. */
+const worthwhile = 0.02;
+
+export function expertFlow(problem: Problem): (layer: number, i: number, j: number) => number {
+  const { E } = problem;
+  const counts = problem.input.transitions;
+  return (layer, i, j) => counts?.[(layer * E + i) * E + j] ?? 0;
+}
+
+export function homesOf(problem: Problem): Places | undefined {
+  return problem.current?.map((layer) => layer.map((row) => row[0] as number));
+}
+
+export function withoutTransitions(input: PlanInput): PlanOutput {
+  const reason = "no transitions between layers are known: homes stay";
+  return { layers: input.current ?? firstPlan(input), reason };
+}
+
+/** Homes as planned; copies of experts that stay are dropped: these policies know none. */
+export function affinityPlan(problem: Problem, places: Places): PlanOutput {
+  const chain = { layers: problem.L, items: problem.E, ranks: problem.G, flow: expertFlow(problem) };
+  const target: Hosts = places.map((layer) => layer.map((g) => [g]));
+  const total = problem.input.transitions?.reduce((a, b) => a + b, 0) ?? 0;
+  const after = crossing(chain, places);
+  const part = (hops: number): string => `${((100 * hops) / Math.max(1, total)).toFixed(1)}%`;
+  const used = usedBytes(problem, target);
+  if (used.some((bytes, g) => bytes > (problem.capacity[g] as number) + 1e-6)) {
+    const layers = problem.input.current ?? firstPlan(problem.input);
+    return { layers, reason: "an equal number of experts per rank does not fit the memory: homes stay" };
+  }
+  const homes = homesOf(problem);
+  if (!homes) return { layers: toLayers(problem, target), reason: `${part(after)} of the transitions change rank` };
+  const before = crossing(chain, homes);
+  if (after > before * (1 - worthwhile) && problem.input.current) {
+    return { layers: problem.input.current, reason: `${part(before)} of the transitions change rank, at best ${part(after)}: homes stay` };
+  }
+  const { hosts, layers } = withinBudget(problem, target, (l) => hopsSaved(chain, homes, places, l, total));
+  return {
+    layers: toLayers(problem, hosts),
+    reason: `transitions that change rank: ${part(before)} -> ${part(after)}; ${layers} layers move`,
+  };
+}
+
+/** Part of all transitions that layer's new homes save between it and its neighbours when those move too. */
+function hopsSaved(chain: Parameters<typeof crossing>[0], from: Places, to: Places, layer: number, total: number): number {
+  let saved = 0;
+  for (const l of [layer - 1, layer]) {
+    if (l < 0 || l + 1 >= chain.layers) continue;
+    const pair = { ...chain, layers: 2, flow: (_: number, i: number, j: number) => chain.flow(l, i, j) };
+    saved += crossing(pair, from.slice(l, l + 2)) - crossing(pair, to.slice(l, l + 2));
+  }
+  return total > 0 ? Math.max(1e-9, saved / total) : 0;
+}

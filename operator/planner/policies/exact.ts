@@ -1,0 +1,119 @@
+// The optimum, for small models: per layer a mixed-integer program over hosts and shares that minimises the worst rank
+// and, among equals, the copies to make. The oracle that other policies are measured against.
+import { sum } from "../../../runtime/placement/imbalance.ts";
+import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
+import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { withinBudget, worstOf } from "../search/within-budget.ts";
+import { type Program, solve } from "../solver.ts";
+import { planIncremental } from "./incremental.ts";
+
+/** Experts x ranks of a layer is what makes it hard; a plan of this size takes seconds. */
+const cellsMax = 2560;
+const secondsPerLayer = 4;
+const gap = 5e-4;
+/** A new copy is worth less than any real gain of balance. */
+const pricePerCopy = 1e-5;
+
+export const exact: PlacementPolicy = {
+  name: "exact",
+  summary: "optimal placement per layer by mixed-integer programming; small models only",
+  keepsCurrent: true,
+  usesTransitions: false,
+  cellsMax,
+  plan: planExact,
+};
+
+async function planExact(input: PlanInput): Promise<PlanOutput> {
+  const problem = toProblem(input);
+  // Where the solver ends without an answer, and as the bar it must clear.
+  const fallback = toProblem({ ...input, current: planIncremental({ ...input, current: undefined }).layers }).current as Hosts;
+  const room = problem.capacity.slice();
+  let proven = 0;
+  const target: Hosts = [];
+  for (let l = 0; l < problem.L; l++) {
+    const found = await solveLayer(problem, l, roomOf(problem, l, room));
+    if (found?.optimal) proven++;
+    const other = problem.slotCap === Number.POSITIVE_INFINITY ? undefined : (fallback[l] as number[][]);
+    const better = found && (!other || worstOf(problem, l, found.hosts) <= worstOf(problem, l, other));
+    const hosts = better ? found.hosts : other;
+    if (!hosts)
+      return { ...planIncremental(input), reason: `layer ${l} has no exact answer in ${secondsPerLayer} s: planned incrementally` };
+    target.push(hosts);
+    hosts.forEach((row, e) => {
+      for (const g of row) room[g] = (room[g] as number) - (input.shape.residentBytes[l * problem.E + e] as number);
+    });
+  }
+  const { hosts, layers } = withinBudget(problem, target);
+  return { layers: toLayers(problem, hosts), reason: `${proven} of ${problem.L} layers proven optimal, ${layers} changed` };
+}
+
+/** Bytes of each rank that this layer may take: its part of what the layers still to come need. */
+function roomOf(problem: Problem, layer: number, room: Float64Array): Float64Array {
+  if (problem.slotCap !== Number.POSITIVE_INFINITY) return room;
+  const { residentBytes } = problem.input.shape;
+  const own = sum(residentBytes.subarray(layer * problem.E, (layer + 1) * problem.E));
+  const rest = sum(residentBytes.subarray(layer * problem.E));
+  return room.map((bytes) => (rest > 0 ? (bytes * own) / rest : bytes));
+}
+
+async function solveLayer(
+  problem: Problem,
+  layer: number,
+  room: Float64Array,
+): Promise<{ hosts: number[][]; optimal: boolean } | undefined> {
+  const solved = await solve(layerProgram(problem, layer, room), { seconds: secondsPerLayer, gap });
+  if (!solved) return undefined;
+  const current = problem.current?.[layer];
+  const hosts = Array.from({ length: problem.E }, (_, e) => {
+    const row = Array.from({ length: problem.G }, (_, g) => g).filter((g) => solved.value(`x${e}_${g}`) > 0.5);
+    // The home stays first where it stays at all.
+    const home = current?.[e]?.[0];
+    return home !== undefined && row.includes(home) ? [home, ...row.filter((g) => g !== home)] : row;
+  });
+  return hosts.every((row) => row.length > 0) ? { hosts, optimal: solved.optimal } : undefined;
+}
+
+/** Columns: m = worst normalised load; x = hosted; y = rows, in units of the mean rank. */
+export function layerProgram(problem: Problem, layer: number, room: Float64Array): Program {
+  const { E, G, input } = problem;
+  const demand = layerDemand(problem, layer);
+  const mean = sum(demand) / Math.max(1, G) || 1;
+  const experts = Array.from({ length: E }, (_, e) => e);
+  const ranks = Array.from({ length: G }, (_, g) => g);
+  const minimise: [string, number][] = [["m", 1]];
+  const rows: Program["rows"][number][] = [];
+  const current = problem.current?.[layer];
+  for (const e of experts) {
+    const w = (demand[e] as number) / mean;
+    rows.push({ terms: ranks.map((g) => [`y${e}_${g}`, 1] as const), sense: "=", rhs: w });
+    rows.push({ terms: ranks.map((g) => [`x${e}_${g}`, 1] as const), sense: ">=", rhs: Math.min(Math.max(1, input.minCopies), G) });
+    for (const g of ranks) {
+      rows.push({
+        terms: [
+          [`y${e}_${g}`, 1],
+          [`x${e}_${g}`, -w],
+        ],
+        sense: "<=",
+        rhs: 0,
+      });
+      if (!current?.[e]?.includes(g)) minimise.push([`x${e}_${g}`, pricePerCopy]);
+      if ((problem.speed[g] as number) <= 0) rows.push({ terms: [[`x${e}_${g}`, 1]], sense: "=", rhs: 0 });
+    }
+  }
+  for (const g of ranks) {
+    rows.push({ terms: [...experts.map((e) => [`y${e}_${g}`, 1] as const), ["m", -(problem.speed[g] as number)]], sense: "<=", rhs: 0 });
+    if (Number.isFinite(problem.slotCap))
+      rows.push({ terms: experts.map((e) => [`x${e}_${g}`, 1] as const), sense: "<=", rhs: problem.slotCap });
+    const limit = room[g] as number;
+    if (Number.isFinite(limit)) {
+      const unit = problem.staging || 1;
+      rows.push({
+        terms: experts.map((e) => [`x${e}_${g}`, (input.shape.residentBytes[layer * E + e] as number) / unit] as const),
+        sense: "<=",
+        rhs: limit / unit,
+      });
+    }
+  }
+  rows.push({ terms: [["m", 1]], sense: ">=", rhs: sum(demand) > 0 ? 1 : 0 });
+  return { minimise, rows, binaries: experts.flatMap((e) => ranks.map((g) => `x${e}_${g}`)) };
+}

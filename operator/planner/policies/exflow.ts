@@ -1,0 +1,27 @@
+// ExFlow: experts of consecutive layers that serve the same tokens share a rank, an equal number per rank and layer, so
+// that fewer activations change rank. Needs transitions; ignores load and makes no copies, as its authors describe it.
+import type { PlacementPolicy } from "../policy.ts";
+import { toProblem } from "../problem.ts";
+import { seeded } from "../random.ts";
+import { placeChain } from "../search/chain.ts";
+import { affinityPlan, expertFlow, homesOf, withoutTransitions } from "./affinity.ts";
+
+/** Experts^3 x layers of work per sweep; small models are tried from more starts. */
+const restartsSmall = 24;
+const restartsLarge = 1;
+const smallItems = 16;
+
+export const exflow: PlacementPolicy = {
+  name: "exflow",
+  summary: "homes by inter-layer affinity (needs transitions); fewest hops between ranks",
+  keepsCurrent: true,
+  usesTransitions: true,
+  cellsMax: 300_000,
+  plan(input) {
+    if (!input.transitions) return withoutTransitions(input);
+    const problem = toProblem(input);
+    const chain = { layers: problem.L, items: problem.E, ranks: problem.G, flow: expertFlow(problem) };
+    const restarts = problem.E <= smallItems ? restartsSmall : restartsLarge;
+    return affinityPlan(problem, placeChain(chain, homesOf(problem), restarts, seeded(input.seed ?? 1)));
+  },
+};

@@ -1,0 +1,77 @@
+// FasterMoE's shadowing: homes stay, and per layer the hottest experts, one after the other, get a copy on every rank while
+// the modelled latency falls: less load on the worst rank against one more broadcast. All ranks or none, as published.
+import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
+import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
+import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
+import { firstPlan } from "../repair.ts";
+import { withinBudget } from "../search/within-budget.ts";
+
+/** What broadcasting one expert costs, as a part of the mean rank's time in a layer: its bytes over the link's speed. */
+const shadowCost = 0.02;
+
+export const fastermoe: PlacementPolicy = {
+  name: "fastermoe",
+  summary: "shadows the hottest experts on every rank while modelled latency falls (FasterMoE)",
+  keepsCurrent: true,
+  usesTransitions: false,
+  cellsMax: Number.POSITIVE_INFINITY,
+  plan: planFastermoe,
+};
+
+function planFastermoe(input: PlanInput): PlanOutput {
+  const problem = toProblem(input.current ? input : { ...input, current: firstPlan(input) });
+  const homes = (problem.current as Hosts).map((layer) => layer.map((row) => [row[0] as number]));
+  const used = usedBytes(problem, homes);
+  let shadows = 0;
+  const target = homes.map((layer, l) => {
+    const hosts = shadowLayer(problem, l, layer, used);
+    shadows += hosts.filter((row, e) => row !== layer[e]).length;
+    return hosts;
+  });
+  const reason = `${shadows} experts shadowed on all ${problem.G} ranks`;
+  if (!input.current) return { layers: toLayers(problem, target), reason };
+  return { layers: toLayers(problem, withinBudget(problem, target).hosts), reason };
+}
+
+/** Takes what it shadows from the free bytes in `used`. */
+function shadowLayer(problem: Problem, layer: number, homes: number[][], used: Float64Array): number[][] {
+  const { E, G } = problem;
+  const demand = layerDemand(problem, layer);
+  const mean = sum(demand) / Math.max(1, G);
+  const hosts = homes.slice();
+  const load = new Float64Array(G);
+  homes.forEach((row, e) => {
+    const g = row[0] as number;
+    load[g] = (load[g] as number) + (demand[e] as number);
+  });
+  const slots = new Int32Array(G);
+  for (const row of homes) slots[row[0] as number] = (slots[row[0] as number] as number) + 1;
+  const order = Array.from(demand, (_, e) => e).sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
+  let latency = imbalance(load, problem.speed);
+  for (const e of order) {
+    if (mean === 0 || !fits(problem, layer * E + e, homes[e]?.[0] as number, used, slots)) break;
+    const home = homes[e]?.[0] as number;
+    const rows = demand[e] as number;
+    const next = load.map((own, g) => own - (g === home ? rows : 0) + rows / G);
+    const shadowed = imbalance(next, problem.speed) + shadowCost;
+    if (shadowed >= latency) break;
+    latency = shadowed - shadowCost;
+    load.set(next);
+    hosts[e] = [home, ...Array.from({ length: G }, (_, g) => g).filter((g) => g !== home && (problem.speed[g] as number) > 0)];
+    for (const g of hosts[e] as number[]) {
+      if (g === home) continue;
+      used[g] = (used[g] as number) + (problem.input.shape.residentBytes[layer * E + e] as number);
+      slots[g] = (slots[g] as number) + 1;
+    }
+  }
+  return hosts;
+}
+
+function fits(problem: Problem, cell: number, home: number, used: Float64Array, slots: Int32Array): boolean {
+  const bytes = problem.input.shape.residentBytes[cell] as number;
+  for (let g = 0; g < problem.G; g++) {
+    if (g === home || (problem.speed[g] as number) <= 0) continue;
+    if ((slots[g] as number) + 1 > problem.slotCap || (used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) return false;
+  }
+  return true;
+}

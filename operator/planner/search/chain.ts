@@ -1,0 +1,134 @@
+// Items of consecutive layers on ranks so that flow between layers stays on a rank as far as possible; each rank has a
+// fixed number of places per layer. One layer is optimal given its neighbours (an assignment problem); sweeps over the
+// layers, from several starts, do the rest. For ExFlow (items = experts) and MoETuner (items = clusters). Pure, seeded.
+import type { Random } from "../random.ts";
+import { assign } from "./assignment.ts";
+
+export interface Chain {
+  readonly layers: number;
+  readonly items: number;
+  readonly ranks: number;
+  /** Flow from item i of a layer to item j of the next. */
+  readonly flow: (layer: number, i: number, j: number) => number;
+}
+
+/** place[layer][item] = rank */
+export type Places = number[][];
+
+const sweepsMax = 12;
+
+/** Flow between ranks: what is minimised. */
+export function crossing(chain: Chain, places: Places): number {
+  let total = 0;
+  for (let l = 0; l + 1 < chain.layers; l++) {
+    for (let i = 0; i < chain.items; i++) {
+      for (let j = 0; j < chain.items; j++) if (places[l]?.[i] !== places[l + 1]?.[j]) total += chain.flow(l, i, j);
+    }
+  }
+  return total;
+}
+
+/** Rank of each place: item n of a layer in order takes seat n. */
+export function seats(items: number, ranks: number): number[] {
+  return Array.from({ length: items }, (_, n) => Math.floor((n * ranks) / items));
+}
+
+/** Improves from `start` (or from nothing) and from random starts; the best is returned, never worse than `start`. */
+export function placeChain(chain: Chain, start: Places | undefined, restarts: number, random: Random): Places {
+  const seat = seats(chain.items, chain.ranks);
+  let best = start && fits(start, seat, chain.ranks) ? start : undefined;
+  let least = best ? crossing(chain, best) : Number.POSITIVE_INFINITY;
+  const consider = (from: Places): void => {
+    const found = settle(chain, from, seat);
+    const cost = crossing(chain, found);
+    if (cost < least - 1e-9) {
+      best = found;
+      least = cost;
+    }
+  };
+  consider(best ?? forward(chain, seat, (n) => n));
+  for (let r = 0; r < restarts; r++) {
+    if (r % 2 === 0) {
+      const order = shuffled(chain.items, random);
+      consider(forward(chain, seat, (n) => order[n] as number));
+    } else consider(disturbed(chain, best as Places, random));
+  }
+  return best as Places;
+}
+
+function fits(places: Places, seat: readonly number[], ranks: number): boolean {
+  const counts = (list: readonly number[]): string => {
+    const n = new Array<number>(ranks).fill(0);
+    for (const g of list) n[g] = (n[g] ?? 0) + 1;
+    return n.join();
+  };
+  return places.every((layer) => counts(layer) === counts(seat));
+}
+
+/** First layer as given, each next one optimal after the one before. */
+function forward(chain: Chain, seat: readonly number[], first: (n: number) => number): Places {
+  const places: Places = [];
+  for (let l = 0; l < chain.layers; l++) {
+    const layer = new Array<number>(chain.items).fill(0);
+    if (l === 0) for (let n = 0; n < chain.items; n++) layer[first(n)] = seat[n] as number;
+    else bestLayer(chain, places, l, seat).forEach((g, i) => void layer.splice(i, 1, g));
+    places.push(layer);
+  }
+  return places;
+}
+
+function settle(chain: Chain, from: Places, seat: readonly number[]): Places {
+  const places = from.map((layer) => layer.slice());
+  let cost = crossing(chain, places);
+  for (let s = 0; s < sweepsMax; s++) {
+    for (let n = 0; n < chain.layers; n++) {
+      const l = s % 2 === 0 ? n : chain.layers - 1 - n;
+      places[l] = bestLayer(chain, places, l, seat);
+    }
+    const next = crossing(chain, places);
+    if (next >= cost - 1e-9) break;
+    cost = next;
+  }
+  return places;
+}
+
+/** Layers l and below are cut and rejoined: ranks of everything after a random layer are permuted, some layers shuffled. */
+function disturbed(chain: Chain, best: Places, random: Random): Places {
+  const places = best.map((layer) => layer.slice());
+  const cut = random.below(Math.max(1, chain.layers));
+  const order = shuffled(chain.ranks, random);
+  const fits = chain.items % chain.ranks === 0;
+  for (let l = cut; l < chain.layers && fits; l++) places[l] = (places[l] as number[]).map((g) => order[g] as number);
+  const layer = places[cut] as number[];
+  const mixed = shuffled(chain.items, random).map((i) => layer[i] as number);
+  places[cut] = mixed;
+  return places;
+}
+
+function bestLayer(chain: Chain, places: Places, layer: number, seat: readonly number[]): number[] {
+  const { items, ranks } = chain;
+  const stays = new Float64Array(items * ranks);
+  const before = places[layer - 1];
+  const after = places[layer + 1];
+  for (let i = 0; i < items; i++) {
+    for (let k = 0; k < items; k++) {
+      if (before) add(stays, i * ranks + (before[k] as number), chain.flow(layer - 1, k, i));
+      if (after) add(stays, i * ranks + (after[k] as number), chain.flow(layer, i, k));
+    }
+  }
+  const columns = assign(items, (i, n) => -(stays[i * ranks + (seat[n] as number)] as number));
+  return Array.from(columns, (n) => seat[n] as number);
+}
+
+function add(values: Float64Array, at: number, amount: number): void {
+  values[at] = (values[at] as number) + amount;
+}
+
+function shuffled(n: number, random: Random): number[] {
+  const order = Array.from({ length: n }, (_, i) => i);
+  for (let i = n - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    [order[i], order[j]] = [order[j] as number, order[i] as number];
+  }
+  return order;
+}
