@@ -8,7 +8,7 @@ import type { Ref } from "../kube/kube.ts";
 import { bytesByRank, layerBytes } from "../planner/index.ts";
 import type { ModelShape } from "../planner/policy.ts";
 import { committedMix, nextPlan, toSpec } from "./plan-object.ts";
-import type { Clock, Link, PlacementStore, StoredPlacement } from "./ports.ts";
+import type { Clock, HostedLayer, Link, PlacementStore, StoredPlacement } from "./ports.ts";
 import { PlanRun } from "./protocol.ts";
 import { defaultLimits, type LayerTask, type Outcome, type RunLimits } from "./protocol-types.ts";
 import { Push } from "./push.ts";
@@ -32,7 +32,14 @@ export interface RolloutPlan {
   readonly reason: string;
   readonly members: ReadonlyMap<
     number,
-    { readonly bootId: string; readonly podName: string; readonly podUid: string; readonly budgetBytes: number }
+    {
+      readonly bootId: string;
+      readonly podName: string;
+      readonly podUid: string;
+      readonly budgetBytes: number;
+      /** What it really holds, by layer. */
+      readonly held: ReadonlyMap<number, HostedLayer>;
+    }
   >;
   readonly shape: ModelShape;
   readonly predicted?: { readonly before: number; readonly after: number; readonly bound: number };
@@ -63,6 +70,7 @@ export class Rollout {
   private run: PlanRun | undefined;
   private push: Push | undefined;
   private statusAt = 0;
+  private readonly resumed: boolean;
 
   /** `resume`: the plan is stored already and these layers are known to be committed somewhere. */
   constructor(
@@ -76,6 +84,7 @@ export class Rollout {
     this.wanted = wanted;
     this.parent = parent;
     this.startedAt = ports.clock.now();
+    this.resumed = resume !== undefined;
     const target = resume?.plan.layers ?? wanted.layers;
     const diff = diffPlans(parent?.layers, target, (l, e) => wanted.shape.storedBytes[l * wanted.shape.experts + e] ?? 0);
     const changed = new Set(diff.layers);
@@ -89,12 +98,17 @@ export class Rollout {
   /** In the order in which memory allows them; what fits in no order comes last and the protocol gives it up. */
   private tasksOf(changed: ReadonlySet<number>, committed: ReadonlySet<number>): LayerTask[] {
     const { shape, members } = this.wanted;
-    const changes = layerBytes(shape, this.parent?.layers, this.plan.layers);
+    const changes = layerBytes(shape, this.parent?.layers, this.plan.layers).map((change) => ({
+      ...change,
+      outgoing: new Map(change.outgoing),
+    }));
     for (const layer of changed) {
       if (!changes.some((change) => change.layer === layer)) changes.push({ layer, incoming: new Map(), outgoing: new Map() });
     }
+    // A layer committed before may still hold its parent's copies, which no plan names any more.
+    for (const change of changes) if (committed.has(change.layer)) this.addLeftovers(change);
     const budget = new Map([...members].map(([rank, member]) => [rank, member.budgetBytes]));
-    const { order, stuck } = scheduleLayers(changes, bytesByRank(shape, this.parent?.layers ?? []), budget);
+    const { order, stuck } = scheduleLayers(changes, this.used(), budget);
     return [...order, ...stuck].flatMap((layer) => {
       const placement = this.plan.layers[layer];
       const change = changes.find((candidate) => candidate.layer === layer);
@@ -102,6 +116,31 @@ export class Rollout {
         ? [{ placement, incoming: change.incoming, outgoing: change.outgoing, committedBefore: committed.has(layer) }]
         : [];
     });
+  }
+
+  private addLeftovers(change: { readonly layer: number; readonly outgoing: Map<number, number> }): void {
+    const { shape, members } = this.wanted;
+    for (const [rank, { held }] of members) {
+      const planned = this.plan.layers[change.layer]?.hosts ?? [];
+      const bytes = (held.get(change.layer)?.experts ?? [])
+        .filter((expert) => !planned[expert]?.includes(rank))
+        .reduce((sum, expert) => sum + (shape.residentBytes[change.layer * shape.experts + expert] ?? 0), 0);
+      if (bytes > 0) change.outgoing.set(rank, bytes);
+    }
+  }
+
+  /** Bytes per rank before the plan: the parent's; when a plan is resumed, what each rank reports, if that is more. */
+  private used(): Map<number, number> {
+    const { shape, members } = this.wanted;
+    const used = bytesByRank(shape, this.parent?.layers ?? []);
+    if (!this.resumed) return used;
+    for (const [rank, { held }] of members) {
+      let bytes = 0;
+      for (const { layer, experts } of held.values())
+        for (const expert of experts) bytes += shape.residentBytes[layer * shape.experts + expert] ?? 0;
+      used.set(rank, Math.max(used.get(rank) ?? 0, bytes));
+    }
+    return used;
   }
 
   /** Writes and pushes; resolves when the plan has ended one way or the other. Throws only what the store throws. */
@@ -148,7 +187,7 @@ export class Rollout {
       tasks: this.tasks,
       members: new Map([...members].map(([rank, member]) => [rank, member.bootId])),
       budget: new Map([...members].map(([rank, member]) => [rank, member.budgetBytes])),
-      used: bytesByRank(this.wanted.shape, this.parent?.layers ?? []),
+      used: this.used(),
       now: this.ports.clock.now(),
       limits: this.limits(),
     });

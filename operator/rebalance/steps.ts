@@ -227,6 +227,7 @@ export class Steps {
           podName: view.pod.name,
           podUid: view.pod.uid,
           budgetBytes: view.link?.description?.budgetBytes ?? 0,
+          held: view.link?.hosted ?? new Map(),
         },
       ]),
     );

@@ -42,6 +42,8 @@ export class SimCluster {
   readonly oracle: Oracle;
   /** An operator was started anew: deadlines of plans before it are void. */
   resumed = false;
+  /** A planted bug: the loop believes that its last epoch was one less. */
+  reuseEpochs = false;
   bus = { connected: true, reason: "Connected" };
   stored: StoredPlacement | undefined;
   storeDown = false;
@@ -148,7 +150,21 @@ export class SimCluster {
       },
       this.world(),
     );
+    if (this.reuseEpochs) this.forgetEpochs(this.loop);
     return this.loop;
+  }
+
+  private forgetEpochs(loop: DeploymentLoop): void {
+    const { steps } = loop as unknown as { steps: Record<string, unknown> };
+    for (const field of ["stored", "committed"]) {
+      let value = steps[field];
+      Object.defineProperty(steps, field, {
+        get: () => lowered(value),
+        set: (next) => {
+          value = next;
+        },
+      });
+    }
   }
 
   stopOperator(): void {
@@ -297,4 +313,11 @@ export class SimCluster {
       ),
     );
   }
+}
+
+/** The same object with its epoch one lower, if it has one above 1. */
+function lowered(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) return value;
+  if ("spec" in value) return { ...value, spec: lowered(value.spec) };
+  return "epoch" in value && typeof value.epoch === "number" && value.epoch > 1 ? { ...value, epoch: value.epoch - 1 } : value;
 }

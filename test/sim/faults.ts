@@ -19,7 +19,9 @@ const unrestMs = 60_000;
 const peaceMs = 240_000;
 const ranks = 3;
 
-export async function faultRun(seed: number, plant?: Plant): Promise<FaultRun> {
+/** `only`: names of the faults to strike with; all when not given. */
+export async function faultRun(seed: number, plant?: Plant, only?: readonly string[]): Promise<FaultRun> {
+  const chosen = only ? faults.filter((fault) => only.includes(fault.name)) : faults.filter((fault) => !fault.onDemand);
   const random = seeded(seed * 7919);
   const sim = new SimCluster({ seed, shape, ranks, spec: { rebalancing: { trigger: { window: "3s", minTokens: 500 }, interval: "3s" } } });
   let topic = 0;
@@ -33,7 +35,8 @@ export async function faultRun(seed: number, plant?: Plant): Promise<FaultRun> {
   const end = sim.clock.now() + unrestMs;
   while (sim.clock.now() < end) {
     await sim.clock.run(200 + random.below(4_000));
-    const fault = faults[random.below(faults.length)] as Fault;
+    const fault = chosen[random.below(chosen.length)] as Fault;
+    if (sim.pods.size === 0) continue; // all are being replaced
     log.push(`${sim.clock.now()}: ${fault.name}`);
     fault.strike(sim, random, () => {
       topic++;
@@ -51,6 +54,8 @@ export async function faultRun(seed: number, plant?: Plant): Promise<FaultRun> {
 type Random = ReturnType<typeof seeded>;
 interface Fault {
   readonly name: string;
+  /** Strikes only where it is named: it leaves little room for others. */
+  readonly onDemand?: boolean;
   readonly strike: (sim: SimCluster, random: Random, newTopic: () => void) => void;
 }
 
@@ -135,6 +140,16 @@ const faults: readonly Fault[] = [
       const rank = random.below(ranks);
       sim.slow.set(rank, random.next() < 0.3 ? 5_000 : 50);
       sim.clock.after(2_000 + random.below(90_000), () => sim.slow.delete(rank));
+    },
+  },
+  {
+    name: "crawl",
+    onDemand: true,
+    strike: (sim, random, newTopic) => {
+      newTopic();
+      if (sim.slow.size > 0) return;
+      for (let rank = 0; rank < ranks; rank++) sim.slow.set(rank, 5_000);
+      sim.clock.after(66_000 + random.below(4_000), () => sim.slow.clear());
     },
   },
   {
