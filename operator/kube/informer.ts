@@ -142,6 +142,7 @@ export class Informer {
   }
 
   #set(object: KubeObject): void {
+    delete object.metadata.managedFields; // large, and nobody here reads them
     const key = keyOf(refOf(object));
     const before = this.#store.get(key);
     if (before?.metadata.resourceVersion === object.metadata.resourceVersion && before?.metadata.uid === object.metadata.uid) return;

@@ -23,6 +23,7 @@ class ManualClock implements Clock {
     };
   };
   async advance(ms: number): Promise<void> {
+    await sleep(0);
     const until = this.#now + ms;
     for (;;) {
       const next = this.#timers.filter((timer) => timer.at <= until).sort((a, b) => a.at - b.at)[0];
@@ -30,7 +31,7 @@ class ManualClock implements Clock {
       this.#timers = this.#timers.filter((timer) => timer !== next);
       this.#now = next.at;
       next.run();
-      for (let i = 0; i < 20; i++) await Promise.resolve();
+      for (let i = 0; i < 200; i++) await Promise.resolve(); // let what the timer started come to rest
     }
     this.#now = until;
     await sleep(0);
@@ -268,4 +269,28 @@ test("a repeated event is counted on the first one, and a failing API server cos
   };
   recorder.record({ ...event, note: "rank 3" });
   await recorder.flush();
+});
+
+test("a request about the lease that hangs does not cost the lease", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  let hang = false;
+  const hanging = new Proxy(kube, {
+    get: (target, key) => {
+      if (key === "update" && hang) {
+        hang = false; // one request is lost on a dead connection, the next goes through
+        return () => new Promise(() => {});
+      }
+      return Reflect.get(target, key);
+    },
+  });
+  const a = candidate(hanging, clock, "a");
+  a.election.start();
+  await clock.advance(3_000);
+  hang = true;
+  for (let t = 0; t < 40; t++) {
+    await clock.advance(500);
+    assert.equal(a.election.isLeader, true, `${t * 500} ms after the request was lost: ${a.log.join()}`);
+  }
+  assert.deepEqual(a.log, ["elected"]);
 });

@@ -35,6 +35,8 @@ interface LeaseSpec {
   leaseTransitions?: number;
 }
 
+type Turn = "held" | "taken" | "retry";
+
 export class LeaderElection {
   readonly #options: LeaderOptions;
   readonly #clock: Clock;
@@ -79,8 +81,9 @@ export class LeaderElection {
 
   async #step(): Promise<void> {
     try {
-      if (await this.#tryHold()) this.#held();
-      else if (this.#leading) this.#lose("another replica holds the lease");
+      const turn = await this.#within(this.#timing.renewDeadlineMs / 2, this.#tryHold());
+      if (turn === "held") this.#held();
+      else if (turn === "taken" && this.#leading) this.#lose("another replica holds the lease");
     } catch (error) {
       this.#options.onError?.(error);
     }
@@ -88,6 +91,16 @@ export class LeaderElection {
     if (this.#stopped) return;
     this.#cancel = this.#clock.after(this.#timing.retryMs, () => {
       this.#turn = this.#step();
+    });
+  }
+
+  /** A request that hangs must not cost the lease: the next turn tries on another connection. */
+  #within<T>(ms: number, work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const late = () =>
+        reject(new AppError("no answer about the lease in time", { code: "Unavailable", operation: "renewing", retry: "backoff" }));
+      const cancel = this.#clock.after(ms, late);
+      work.then(resolve, reject).finally(cancel);
     });
   }
 
@@ -103,8 +116,9 @@ export class LeaderElection {
     this.#options.onLost(reason);
   }
 
-  /** One attempt to take or renew; true when we hold it. The time counts from before the request. */
-  async #tryHold(): Promise<boolean> {
+  /** One attempt to take or renew. The time counts from before the request. `retry`: somebody wrote in between, perhaps a late
+   *  request of our own; who holds it shows in the next turn. */
+  async #tryHold(): Promise<Turn> {
     const { kube, lease: ref, identity } = this.#options;
     const before = this.#clock.now();
     const lease = await kube.get(resources.leases, ref);
@@ -114,14 +128,14 @@ export class LeaderElection {
     if (this.#seen?.version !== version) this.#seen = { version, at: before };
     const free = !spec.holderIdentity || before - this.#seen.at > this.#timing.leaseMs;
     const ours = spec.holderIdentity === identity;
-    if (!ours && !free) return false;
+    if (!ours && !free) return "taken";
     const now = new Date(this.#clock.now()).toISOString().replace("Z", "000Z");
     const taken = ours ? {} : { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
     const next = { ...spec, ...taken, holderIdentity: identity, leaseDurationSeconds: this.#timing.leaseMs / 1000, renewTime: now };
     return this.#attempt(before, () => this.#write(lease, next));
   }
 
-  #create(before: number): Promise<boolean> {
+  #create(before: number): Promise<Turn> {
     const { kube, lease: ref, identity } = this.#options;
     const now = new Date(this.#clock.now()).toISOString().replace("Z", "000Z");
     const spec: LeaseSpec = {
@@ -135,14 +149,14 @@ export class LeaderElection {
     return this.#attempt(before, () => kube.create(resources.leases, object, { manager: leaseManager }));
   }
 
-  async #attempt(before: number, write: () => Promise<KubeObject>): Promise<boolean> {
+  async #attempt(before: number, write: () => Promise<KubeObject>): Promise<Turn> {
     try {
       const written = await write();
       this.#seen = { version: written.metadata.resourceVersion ?? "", at: before };
       this.#renewedAt = before;
-      return true;
+      return "held";
     } catch (error) {
-      if (hasCode(error, "Conflict", "AlreadyExists")) return false; // somebody else was first
+      if (hasCode(error, "Conflict", "AlreadyExists")) return "retry";
       throw error;
     }
   }
