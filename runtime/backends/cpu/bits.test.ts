@@ -142,6 +142,27 @@ for (const denseBits of [32, 8] as const) {
   });
 }
 
+test("a cache whose layout grew with a long neighbour, and shrank after it, gives the bits of a fresh one", async () => {
+  const b = await backend(1);
+  const block = await b.compile(program.blocks[0]!, model.weights(program.blocks[0]!));
+  const cache = await b.createKv({ ...spec, context: 500, slots: 3 });
+  const run = async (kv: typeof cache, slot: number, from: number, tokens: number, past: number): Promise<Uint32Array> =>
+    bits({ h: (await block.run(rows(from, tokens), { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) })).h! });
+  const fresh = await b.createKv({ ...spec, context: 500, slots: 1 });
+  await run(fresh, 0, 3, 20, 0);
+  const want = await run(fresh, 0, 50, 1, 20);
+  await run(cache, 0, 3, 20, 0);
+  await run(cache, 1, 0, 2, 0);
+  for (let past = 0; past < 450; past += 50) await run(cache, 2, 5, 50, past); // 64 -> 128 -> 256 -> 500 positions a row
+  assert.deepEqual(await run(cache, 0, 50, 1, 20), want);
+  await cache.copySlot(0, 1, 20);
+  assert.deepEqual(await run(cache, 1, 50, 1, 20), want);
+  await run(cache, 2, 5, 3, 0); // a short prompt takes the long slot: rows shrink
+  assert.deepEqual(await run(cache, 0, 50, 1, 20), want);
+  assert.deepEqual(await run(cache, 1, 50, 1, 20), want);
+  await block.dispose();
+});
+
 test("parts of experts on other threads are summed in part order: many at once give what each gives alone", async () => {
   const b = await backend(3);
   const experts = await Promise.all([0, 1, 2, 3].map((e) => b.compile(program.expert, model.expert(1, e, "int4"))));

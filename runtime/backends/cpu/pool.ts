@@ -99,11 +99,13 @@ export class Pool {
 
   async terminate(): Promise<void> {
     this.#own.closeAll();
+    for (const { worker } of this.#helpers) worker.ref();
+    const ended = this.#helpers.map(({ worker }) => new Promise((resolve) => worker.once("exit", resolve)));
     for (const helper of this.#helpers) {
       Atomics.store(helper.control, word.posted, -1);
       Atomics.notify(helper.control, word.posted);
     }
-    await Promise.all(this.#helpers.map(({ worker }) => new Promise((resolve) => worker.once("exit", resolve))));
+    await Promise.all(ended);
   }
 
   #join(helper: Helper): void {
