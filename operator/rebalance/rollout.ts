@@ -16,6 +16,7 @@ import { Push } from "./push.ts";
 /** Time for a plan's transfers beyond the base, at this rate. */
 const slowestBytesPerSecond = 5e6;
 const statusEveryMs = 1_000;
+const announceMax = 60;
 
 export interface RolloutPorts {
   readonly ref: Ref;
@@ -70,6 +71,7 @@ export class Rollout {
   private run: PlanRun | undefined;
   private push: Push | undefined;
   private statusAt = 0;
+  private announced = "";
   private readonly resumed: boolean;
 
   /** `resume`: the plan is stored already and these layers are known to be committed somewhere. */
@@ -146,7 +148,7 @@ export class Rollout {
   /** Writes and pushes; resolves when the plan has ended one way or the other. Throws only what the store throws. */
   async carryOut(stored: StoredPlacement | undefined, alreadyStored: boolean): Promise<RolloutResult> {
     let current = alreadyStored ? stored : await this.write(this.plan, stored);
-    await this.writeStatus("Preparing");
+    this.announce("Preparing");
     const outcome = await this.pushPlan();
     const committed = outcome.result === "superseded" ? this.parent : this.mix();
     const ended = {
@@ -165,10 +167,10 @@ export class Rollout {
         current,
         `settled after ${outcome.aborted.length} layers kept their parent: ${outcome.aborted[0]?.reason ?? ""}`,
       );
-      await this.writeStatus(outcome.result === "aborted" ? "Aborted" : "Committed", settled);
+      this.announce(outcome.result === "aborted" ? "Aborted" : "Committed", settled);
       return { ...ended, committed: settled, stored: current };
     }
-    await this.writeStatus(outcome.result === "aborted" ? "Aborted" : "Committed", committed);
+    this.announce(outcome.result === "aborted" ? "Aborted" : "Committed", committed);
     return { ...ended, stored: current };
   }
 
@@ -243,8 +245,18 @@ export class Rollout {
     const now = this.ports.clock.now();
     if (now - this.statusAt < statusEveryMs || this.run?.outcome) return;
     this.statusAt = now;
-    // The status is for readers; the durable decision is the spec, so a failed write is made good by the next one.
-    void this.writeStatus(this.phase).catch(() => {});
+    this.announce(this.phase);
+  }
+
+  /** The status is for readers and holds nothing up; its last word is said again until it is heard, or a newer one is due. */
+  private announce(phase: NonNullable<ExpertPlacementStatus["phase"]>, committed?: PlacementPlan, attempt = 1): void {
+    this.announced = phase;
+    this.writeStatus(phase, committed).catch(() => {
+      if (attempt >= announceMax) return;
+      this.ports.clock.after(statusEveryMs, () => {
+        if (this.announced === phase) this.announce(phase, committed, attempt + 1);
+      });
+    });
   }
 
   private async writeStatus(phase: NonNullable<ExpertPlacementStatus["phase"]>, committed?: PlacementPlan): Promise<void> {

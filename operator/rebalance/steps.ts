@@ -103,6 +103,7 @@ export class Steps {
         );
     } else if (found.kind === "resume") {
       this.committed = found.parent;
+      if (found.parent) this.links.pushPlan(found.parent);
       const stored = this.stored;
       await this.run(
         "resume",
@@ -269,6 +270,10 @@ export class Steps {
     try {
       const result = await rollout.carryOut(this.stored, resume !== undefined);
       this.finish(kind, result, plan, input);
+    } catch (caught) {
+      // Written or not, pushed or not: what holds is found out anew.
+      this.recovered = false;
+      throw caught;
     } finally {
       this.rollout = undefined;
       this.ports.onRollout(ref, false, undefined);
