@@ -4,7 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
-import { Forecaster } from "./forecast.ts";
+import { Forecaster, layerTotals } from "./forecast.ts";
 import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
 import type { Trace } from "./traces.ts";
 
@@ -26,6 +26,8 @@ export interface SimulateOptions {
   readonly minCopies?: number;
   readonly split?: "weighted" | "equal";
   readonly nodes?: number;
+  /** Tells the policy how much of the load is sampling noise, as the operator does: it moves nothing for it. */
+  readonly noise?: boolean;
   /** Milliseconds; the only outside thing here. */
   readonly now: () => number;
   readonly onWindow?: (result: WindowResult) => void;
@@ -79,20 +81,8 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     const counts = trace.counts.subarray(t * cells, (t + 1) * cells);
     const started = options.now();
     const forecast = forecaster.observe(counts);
-    const input: PlanInput = {
-      shape,
-      ranks,
-      load: forecast.load,
-      current,
-      budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity },
-      minCopies: options.minCopies ?? 1,
-      split: options.split ?? "weighted",
-      effort: options.effort ?? "quality",
-      recent: { added: new Set(history.flatMap((h) => h.added)), dropped: new Set(history.flatMap((h) => h.dropped)) },
-      ...(options.slotsTotal === undefined && options.slots !== undefined ? { slotsPerRank: options.slots } : {}),
-      ...(options.gainPerMove !== undefined ? { gainPerMove: options.gainPerMove } : {}),
-      ...(trace.transitions ? { transitions: Float64Array.from(trace.transitions) } : {}),
-    };
+    const noise = options.noise ? forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), options.ranks) : undefined;
+    const input = inputOf(options, { shape, ranks, load: forecast.load, current, history, noise });
     const output = await options.policy.plan(input);
     const ms = options.now() - started;
     const copies = current ? countMoves(current, output.layers) : 0;
@@ -112,6 +102,30 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     current = output.layers;
   }
   return results;
+}
+
+interface Step {
+  readonly shape: PlanInput["shape"];
+  readonly ranks: readonly RankSpec[];
+  readonly load: Float64Array;
+  readonly current: readonly LayerPlan[] | undefined;
+  readonly history: readonly { readonly added: readonly number[]; readonly dropped: readonly number[] }[];
+  readonly noise: Float64Array | undefined;
+}
+
+function inputOf(options: SimulateOptions, { history, noise, ...step }: Step): PlanInput {
+  return {
+    ...step,
+    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity },
+    minCopies: options.minCopies ?? 1,
+    split: options.split ?? "weighted",
+    effort: options.effort ?? "quality",
+    recent: { added: new Set(history.flatMap((h) => h.added)), dropped: new Set(history.flatMap((h) => h.dropped)) },
+    ...(noise ? { noise } : {}),
+    ...(options.slotsTotal === undefined && options.slots !== undefined ? { slotsPerRank: options.slots } : {}),
+    ...(options.gainPerMove !== undefined ? { gainPerMove: options.gainPerMove } : {}),
+    ...(options.trace.transitions ? { transitions: Float64Array.from(options.trace.transitions) } : {}),
+  };
 }
 
 function remember(history: { added: number[]; dropped: number[] }[], input: PlanInput, layers: readonly LayerPlan[]): void {

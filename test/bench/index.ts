@@ -18,4 +18,8 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./serve.ts")).loadBench,
   },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
+  planner: {
+    summary: "balance, copies and time of placement policies against EPLB and the exact optimum; name rows to run some only",
+    load: async () => (await import("./planner.ts")).plannerBench,
+  },
 };

@@ -15,6 +15,8 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
 };
 /** Least decrease of max/mean per copy, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 3e-4 };
+/** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
+const sharedMemoryFactor = 4 / 3;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
@@ -38,7 +40,7 @@ export function planIncremental(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
   if (!problem.current) return planFresh(input);
   const options: ImproveOptions = {
-    theta: input.gainPerMove ?? thetas[input.effort],
+    theta: input.gainPerMove ?? thetas[input.effort] * (Number.isFinite(problem.slotCap) ? 1 : sharedMemoryFactor),
     enter: enterAt[input.effort],
     leave: leaveAt,
     width: widthOf(problem, problem.current),

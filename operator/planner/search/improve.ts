@@ -45,12 +45,8 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
   const states = makeStates(problem, hosts);
   const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0, reconcile: 0 };
   const best = new Array<Step | undefined>(states.length).fill(undefined);
-  if (options.reconcileAt !== undefined) {
-    const at = options.reconcileAt;
-    const { maxMoves } = problem.input.budget;
-    const movesMax = Number.isFinite(maxMoves) ? Math.floor(maxMoves * reconcilePart) : Number.POSITIVE_INFINITY;
-    steps.reconcile = reconcile(states, arena, { margin: (l) => at + countNoise(problem, l), movesMax });
-  }
+  const reconciled = setCountsRight(problem, states, arena, options);
+  steps.reconcile = reconciled.length;
   const losses = new LossBook(states, arena);
   const evictions: Evictions | undefined = problem.slotCap === Number.POSITIVE_INFINITY ? losses.cheapest : undefined;
   const find = (l: number, threshold: number): void => {
@@ -59,6 +55,8 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     best[l] = state.worst() > Math.max(threshold, floor) ? bestStep(state, arena, options.width, evictions) : undefined;
   };
   for (let l = 0; l < states.length; l++) find(l, options.enter);
+  // Layers whose counts were set right, or that gave or took each other's room: they stand or fall together.
+  const entangled = new Set(reconciled);
   let limited = false;
   for (let n = 0; n < options.stepsMax; n++) {
     const l = highest(best);
@@ -76,6 +74,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     if (stillAllowed(step, states, arena)) {
       steps[step.kind]++;
       take(step, states, arena);
+      if (step.evict) entangled.add(l).add(step.evict.layer);
       losses.forget(l);
       if (step.evict) {
         losses.forget(step.evict.layer);
@@ -84,7 +83,26 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     }
     find(l, options.leave);
   }
-  return { hosts: states.map((state) => state.hosts), states, steps, limited };
+  return { hosts: withoutNoise(problem, hosts, states, entangled), states, steps, limited };
+}
+
+function setCountsRight(problem: Problem, states: readonly LayerState[], arena: Arena, options: ImproveOptions): readonly number[] {
+  const at = options.reconcileAt;
+  if (at === undefined) return [];
+  const { maxMoves } = problem.input.budget;
+  const movesMax = Number.isFinite(maxMoves) ? Math.floor(maxMoves * reconcilePart) : Number.POSITIVE_INFINITY;
+  return reconcile(states, arena, { margin: (l) => at + countNoise(problem, l), movesMax });
+}
+
+/** A layer that gains less than its noise goes back to what it was: the next window would undo it. */
+function withoutNoise(problem: Problem, before: Hosts, states: readonly LayerState[], entangled: ReadonlySet<number>): Hosts {
+  const { noise } = problem.input;
+  if (!noise) return states.map((state) => state.hosts);
+  const old = makeStates(problem, before);
+  return states.map((state, l) => {
+    const gain = (old[l] as LayerState).worst() - state.worst();
+    return !entangled.has(l) && gain < (noise[l] ?? 0) ? (before[l] as number[][]) : state.hosts;
+  });
 }
 
 /** Relative noise of an expert with the rows of one slot, from the noise of a rank's load: a rank sums more rows. */

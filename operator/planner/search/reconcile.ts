@@ -21,11 +21,11 @@ interface Exchange {
 /** Experts tried per layer as receivers before it is left alone. */
 const receiversMax = 4;
 
-/** Layers whose hosts changed. */
-export function reconcile(states: readonly LayerState[], arena: Arena, options: ReconcileOptions): number {
+/** The layer of every exchange made. */
+export function reconcile(states: readonly LayerState[], arena: Arena, options: ReconcileOptions): number[] {
   const next = states.map((state, l) => exchangeOf(state, arena, options.margin(l)));
-  let made = 0;
-  while (made < options.movesMax && !arena.exhausted()) {
+  const made: number[] = [];
+  while (made.length < options.movesMax && !arena.exhausted()) {
     let top = -1;
     for (let l = 0; l < next.length; l++) if ((next[l]?.excess ?? 0) > (next[top]?.excess ?? 0)) top = l;
     const exchange = next[top];
@@ -38,7 +38,7 @@ export function reconcile(states: readonly LayerState[], arena: Arena, options: 
         { expert, hosts: [...(state.hosts[expert] as number[]), rank] },
       ]);
       arena.record(state.layer, [{ expert, rank }], [{ expert: from, rank }]);
-      made++;
+      made.push(top);
       next[top] = exchangeOf(state, arena, options.margin(top));
     } else next[top] = undefined;
   }

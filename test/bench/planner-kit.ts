@@ -1,0 +1,101 @@
+// What the parts of the planner benchmark share: traces of fixed seeds, in-sample scores, medians. No figures of its own.
+
+import type { LayerPlan } from "../../crds/plan.ts";
+import type { PolicyName } from "../../crds/policies.ts";
+import { policies } from "../../operator/planner/index.ts";
+import { type PlanInput, unlimited } from "../../operator/planner/policy.ts";
+import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/simulate.ts";
+import { type Trace, windowOf } from "../../operator/planner/traces.ts";
+import { generateTrace, type PresetName, presets } from "../../operator/planner/traces-generate.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+
+export interface Row {
+  readonly row: string;
+  readonly what: string;
+  readonly measured: string;
+  readonly required: string;
+  readonly ok: boolean | "-";
+}
+
+/** 12 transitions. */
+export const windows = 13;
+const seeds: Readonly<Record<PresetName, number>> = {
+  dsv3_drift: 101,
+  dsv3_burst: 102,
+  qwen3_48x128: 103,
+  qwen3_94x128: 104,
+  mixtral_32x8: 105,
+};
+const made = new Map<PresetName, Trace>();
+
+export function traceOf(name: PresetName): Trace {
+  const known = made.get(name);
+  if (known) return known;
+  const trace = generateTrace(name, { ...presets[name], windows }, seeds[name]);
+  made.set(name, trace);
+  return trace;
+}
+
+export async function simulated(name: PolicyName, options: Omit<SimulateOptions, "policy" | "now">): Promise<Summary> {
+  return summarise(
+    await simulate({ ...options, policy: policies[name], now: () => performance.now() }),
+    options.split === "equal" ? "equal" : "optimal",
+  );
+}
+
+export interface Cluster {
+  readonly ranks: number;
+  readonly slots?: number;
+  readonly slotsTotal?: number;
+  readonly speeds?: readonly number[];
+}
+
+export function inputOf(trace: Trace, window: number, cluster: Cluster, more: Partial<PlanInput> = {}): PlanInput {
+  const cells = trace.layers * trace.experts;
+  return {
+    shape: {
+      layers: trace.layers,
+      experts: trace.experts,
+      residentBytes: new Float64Array(cells).fill(1),
+      storedBytes: new Float64Array(cells).fill(1),
+    },
+    ranks: rankSpecs(cluster),
+    load: Float64Array.from(windowOf(trace, window)),
+    current: undefined,
+    budget: unlimited,
+    minCopies: 1,
+    split: "weighted",
+    effort: "quality",
+    ...(cluster.slots === undefined ? {} : { slotsPerRank: cluster.slots }),
+    ...more,
+  };
+}
+
+/** max/mean of each layer of a window under a plan. */
+export function ratios(
+  trace: Trace,
+  window: number,
+  cluster: Cluster,
+  layers: readonly LayerPlan[],
+  split: "weighted" | "equal" = "weighted",
+): number[] {
+  const speed = Float64Array.from(rankSpecs(cluster), (rank) => rank.speed);
+  return layers.map((layer, l) => {
+    const demand = windowOf(trace, window).subarray(l * trace.experts, (l + 1) * trace.experts);
+    return imbalance((split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer.hosts, speed }).load, speed);
+  });
+}
+
+/** Mean over layers of mean/max. */
+export function balance(values: readonly number[]): number {
+  return values.reduce((total, ratio) => total + 1 / ratio, 0) / values.length;
+}
+
+export function quantile(values: readonly number[], q: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? 0;
+}
+
+export const median = (values: readonly number[]): number => quantile(values, 0.5);
+export const fixed = (value: number, digits = 4): string => value.toFixed(digits);

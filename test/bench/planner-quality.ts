@@ -1,0 +1,201 @@
+// Rows 1-10, 13 and 15 of the planner's acceptance table: balance and copies against the in-repo EPLB and the exact optimum.
+import { policies } from "../../operator/planner/index.ts";
+import { planFresh } from "../../operator/planner/policies/incremental.ts";
+import { toLayers, toProblem } from "../../operator/planner/problem.ts";
+import { repairPlan } from "../../operator/planner/repair.ts";
+import { rankSpecs, simulate } from "../../operator/planner/simulate.ts";
+import { windowOf } from "../../operator/planner/traces.ts";
+import type { PresetName } from "../../operator/planner/traces-generate.ts";
+import { stationaryTrace } from "../../operator/planner/traces-generate.ts";
+import { countMoves } from "../../runtime/placement/diff.ts";
+import { balance, type Cluster, fixed, inputOf, type Row, ratios, simulated, traceOf, windows } from "./planner-kit.ts";
+
+interface Versus {
+  readonly row: string;
+  readonly preset: PresetName;
+  readonly cluster: Cluster;
+  readonly margin: number;
+  readonly copies: number;
+  readonly split?: "equal";
+}
+
+/** Out-of-sample balance of incremental against EPLB at every step: at least EPLB + margin with at most copies of its copies. */
+async function versusEplb({ row, preset, cluster, margin, copies, split }: Versus): Promise<Row> {
+  const trace = traceOf(preset);
+  const slots = cluster.slots ?? 2;
+  const ours = await simulated("incremental", { trace, ...cluster, ...(split ? { split } : {}) });
+  const eplb = await simulated("eplb", { trace, ranks: cluster.ranks, slots, ...(split ? { split } : {}) });
+  const by = split ?? "optimal";
+  const part = eplb.copiesPerStep / Math.max(1, ours.copiesPerStep);
+  return {
+    row,
+    what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : slots}${split ? ", equal split" : ""}`,
+    measured: `${fixed(ours.balance[by])} vs EPLB ${fixed(eplb.balance[by])}; copies ${ours.copiesPerStep.toFixed(0)} vs ${eplb.copiesPerStep.toFixed(0)} (1/${part.toFixed(0)}); bound ${fixed(1 / ours.bound)}`,
+    required: `>= EPLB ${margin < 0 ? "-" : "+"} ${Math.abs(margin)}, copies <= 1/${copies}`,
+    ok: ours.balance[by] >= eplb.balance[by] + margin && part >= copies,
+  };
+}
+
+async function heterogeneousInSample(): Promise<Row> {
+  const trace = traceOf("dsv3_drift");
+  const cluster = { ranks: 144, slotsTotal: 116 };
+  const ours = ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers);
+  const even = { ranks: 144, slots: 2 };
+  const eplb = ratios(trace, 0, even, (await policies.eplb.plan(inputOf(trace, 0, even))).layers);
+  const worst = Math.max(...ours) / Math.max(...eplb);
+  return {
+    row: "5a",
+    what: "dsv3_drift EP144, same memory, slots differ by layer, in-sample",
+    measured: `${fixed(balance(ours))} vs EPLB ${fixed(balance(eplb))}; worst layer ${fixed(Math.max(...ours), 3)} vs ${fixed(Math.max(...eplb), 3)} (${fixed(worst, 3)}x)`,
+    required: ">= EPLB + 0.02; worst layer <= 0.9x",
+    ok: balance(ours) >= balance(eplb) + 0.02 && worst <= 0.9,
+  };
+}
+
+async function budgeted(): Promise<Row> {
+  const ours = await simulated("incremental", { trace: traceOf("dsv3_drift"), ranks: 32, slots: 9, budgetCopies: 64 });
+  return {
+    row: "6",
+    what: "dsv3_drift EP32x9, at most 64 copies a step",
+    measured: `${fixed(ours.balance.optimal)} with ${ours.copiesPerStep.toFixed(0)} copies`,
+    required: ">= 0.96, copies <= 64",
+    ok: ours.balance.optimal >= 0.96 && ours.copiesPerStep <= 64,
+  };
+}
+
+async function speeds(row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
+  const trace = traceOf(preset);
+  const ours = balance(ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers));
+  const eplb = balance(ratios(trace, 0, cluster, (await policies.eplb.plan(inputOf(trace, 0, cluster))).layers, "equal"));
+  return {
+    row,
+    what: `${preset} EP${cluster.ranks}x${cluster.slots}, speeds 1/.8/.6/.6, of the ideal`,
+    measured: `${fixed(ours)} vs EPLB ${fixed(eplb)}`,
+    required: ">= 0.97 where EPLB <= 0.80",
+    ok: ours >= 0.97 && eplb <= 0.8,
+  };
+}
+
+async function versusHecate(row: string, preset: PresetName, part: number): Promise<Row> {
+  const trace = traceOf(preset);
+  const ours = await simulated("incremental", { trace, ranks: 32, slots: 9 });
+  const hecate = await simulated("hecate", { trace, ranks: 32, slots: 9 });
+  const copies = hecate.copiesPerStep / Math.max(1, ours.copiesPerStep);
+  return {
+    row,
+    what: `${preset} EP32, one extra slot, against hecate`,
+    measured: `${fixed(ours.balance.optimal)} vs ${fixed(hecate.balance.optimal)}; copies ${ours.copiesPerStep.toFixed(0)} vs ${hecate.copiesPerStep.toFixed(0)} (1/${copies.toFixed(1)})`,
+    required: `>= hecate + 0.01, copies <= 1/${part}`,
+    ok: ours.balance.optimal >= hecate.balance.optimal + 0.01 && copies >= part,
+  };
+}
+
+async function versusExact(row: string, cluster: Cluster): Promise<Row> {
+  const trace = traceOf("mixtral_32x8");
+  const ours = ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers);
+  const exact = ratios(trace, 0, cluster, (await policies.exact.plan(inputOf(trace, 0, cluster))).layers);
+  const worst = Math.max(...ours.map((ratio, l) => ratio / (exact[l] as number)));
+  return {
+    row,
+    what: `mixtral_32x8 EP${cluster.ranks}x${cluster.slots} against the exact optimum, worst of 32 layers`,
+    measured: `${fixed(worst)}x (EPLB ${fixed(Math.max(...(await eplbRatios(trace, cluster)).map((ratio, l) => ratio / (exact[l] as number))), 3)}x)`,
+    required: "<= 1.005x",
+    ok: worst <= 1.005,
+  };
+}
+
+async function eplbRatios(trace: Parameters<typeof ratios>[0], cluster: Cluster): Promise<number[]> {
+  return ratios(trace, 0, cluster, (await policies.eplb.plan(inputOf(trace, 0, cluster))).layers);
+}
+
+async function stationary(row: string, cluster: Cluster, most: number): Promise<Row> {
+  const { layers, experts } = traceOf("dsv3_drift");
+  const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift"), 0) }, 26, 200_000, 11);
+  const results = await simulate({
+    trace,
+    policy: policies.incremental,
+    ...cluster,
+    gainPerMove: 1e-3,
+    noise: true,
+    now: () => performance.now(),
+  });
+  const late = results.slice(6).map((result) => result.copies);
+  const mean = late.reduce((a, b) => a + b, 0) / late.length;
+  const back = thereAndBack(results.map((result) => result.layers));
+  return {
+    row,
+    what: `multinomial noise only, 200 k selections, EP${cluster.ranks}x${cluster.slots}, 20 windows after warm-up`,
+    measured: `${mean.toFixed(2)} copies a step, most ${Math.max(...late)}; there and back within 3 plans: ${back}`,
+    required: `<= ${most} copies a step, 0 there and back`,
+    ok: mean <= most && back === 0,
+  };
+}
+
+type Layers = Awaited<ReturnType<typeof simulate>>[number]["layers"];
+
+/** Copies made by a plan, gone and made again, or the other way round, within three plans. */
+function thereAndBack(plans: readonly Layers[]): number {
+  let found = 0;
+  const has = (plan: Layers, l: number, e: number, g: number): boolean => plan[l]?.hosts[e]?.includes(g) ?? false;
+  for (let t = 1; t + 1 < plans.length; t++) {
+    const [before, now] = [plans[t - 1] as Layers, plans[t] as Layers];
+    now.forEach((layer, l) => {
+      layer.hosts.forEach((row, e) => {
+        const changed = [...row.filter((g) => !has(before, l, e, g)), ...(before[l]?.hosts[e] ?? []).filter((g) => !row.includes(g))];
+        for (const g of changed) {
+          const made = row.includes(g);
+          for (let later = t + 1; later < Math.min(plans.length, t + 3); later++) {
+            if (has(plans[later] as Layers, l, e, g) !== made) found++;
+          }
+        }
+      });
+    });
+  }
+  return found;
+}
+
+function podLoss(): Row {
+  const trace = traceOf("dsv3_drift");
+  const cluster = { ranks: 32, slotsTotal: 9 * 58 };
+  const input = inputOf(trace, 0, cluster);
+  const { layers } = planFresh(input);
+  const ranks = rankSpecs(cluster).map((rank) => (rank.rank === 7 ? { ...rank, state: "dead" as const } : rank));
+  const lost = layers.reduce((n, layer) => n + layer.hosts.filter((row) => row.length === 1 && row[0] === 7).length, 0);
+  const survivors = toProblem({ ...input, ranks, current: layers });
+  const started = performance.now();
+  toLayers(survivors, survivors.current ?? []);
+  const ms = performance.now() - started;
+  const repairStarted = performance.now();
+  const repaired = repairPlan({ ...input, ranks, current: layers }, layers);
+  const repairMs = performance.now() - repairStarted;
+  const copies = countMoves(layers, repaired.layers);
+  return {
+    row: "13",
+    what: "dsv3_drift EP32x9, one rank dies",
+    measured: `${copies} copies for ${lost} experts lost, ${repaired.unhosted.length} unhosted, new split of what is left ${ms.toFixed(1)} ms, repair plan ${repairMs.toFixed(0)} ms`,
+    required: "copies <= lost + 10%; re-split <= 10 ms",
+    ok: copies <= lost * 1.1 && repaired.unhosted.length === 0 && ms <= 10,
+  };
+}
+
+export const qualityRows: Readonly<Record<string, () => Promise<Row> | Row>> = {
+  1: () => versusEplb({ row: "1", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.003, copies: 30 }),
+  2: () => versusEplb({ row: "2", preset: "dsv3_burst", cluster: { ranks: 64, slots: 5 }, margin: 0, copies: 10 }),
+  3: () => versusEplb({ row: "3", preset: "qwen3_94x128", cluster: { ranks: 32, slots: 5 }, margin: 0.01, copies: 20 }),
+  4: () => versusEplb({ row: "4", preset: "dsv3_drift", cluster: { ranks: 144, slots: 2 }, margin: -0.025, copies: 10 }),
+  "5a": heterogeneousInSample,
+  "5b": () => versusEplb({ row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, copies: 15 }),
+  6: budgeted,
+  "7a": () => speeds("7a", "qwen3_48x128", { ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
+  "7b": () => speeds("7b", "dsv3_drift", { ranks: 32, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
+  "8a": () => versusHecate("8a", "dsv3_drift", 6),
+  "8b": () => versusHecate("8b", "dsv3_burst", 2),
+  "9a": () => versusExact("9a", { ranks: 8, slots: 2 }),
+  "9b": () => versusExact("9b", { ranks: 4, slots: 3 }),
+  "10a": () => stationary("10a", { ranks: 32, slots: 9 }, 0),
+  "10b": () => stationary("10b", { ranks: 144, slots: 2 }, 5),
+  13: podLoss,
+  15: () => versusEplb({ row: "15", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.02, copies: 5, split: "equal" }),
+};
+
+export { windows };
