@@ -52,12 +52,12 @@ export interface Situation {
   readonly triggerPercent: number;
   /** How much of that ratio may be chance: a placement that is near the trigger is not changed for it. */
   readonly noise: number;
-  /** The last plan did all it wanted and the load has not changed since: a little more is tolerated before the next. */
+  /** The last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
   readonly settled: boolean;
 }
 
 /** Points above the trigger that a settled placement may drift. */
-const settledPoints = 2;
+export const settledPoints = 3;
 /** Noise never hides more than this: what is that far above the trigger is acted on. */
 const noiseMax = 0.05;
 
@@ -121,6 +121,8 @@ export interface JudgeOptions {
 
 /** Gains of max/mean below this are not worth a new epoch. */
 const leastGain = 0.02;
+/** New shares without a move follow every fluctuation; routers and bound are no better for it. */
+const sharesGain = 0.05;
 /** Or the same over all layers, while the worst one has to wait for memory or budget. */
 const leastMeanGain = 0.01;
 
@@ -165,6 +167,9 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   if (before - after < leastGain && meanGain < enough) return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
   if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
     return hold("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
+  }
+  if (moves.length === 0 && before - after < Math.max(sharesGain, 2 * options.noise)) {
+    return hold("NoBetterPlan", `shares alone would give ${change}: too little for an epoch of its own`);
   }
   if (!pay.pays) {
     return hold(

@@ -11,6 +11,7 @@ import {
   layerBoundOf,
   predictedLayers,
   predictedWorst,
+  settledPoints,
   whetherToMove,
   whetherToPlan,
 } from "../planner/decide.ts";
@@ -177,10 +178,10 @@ export class Balance {
   }
 
   /** A plan was committed: its copies dwell, and the open window is of another world. */
-  committed(input: PlanInput, layers: PlacementPlan["layers"], now: number): void {
+  committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
-      this.settled = diff.moves.length < input.budget.maxMoves;
+      this.settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
       const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
       this.history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
     }

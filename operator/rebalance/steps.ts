@@ -313,7 +313,8 @@ export class Steps {
       this.committed = result.committed;
       this.links.pushPlan(result.committed);
     }
-    if (input && result.committed) this.seen.balance?.committed(input, result.committed.layers, now);
+    if (input && result.committed)
+      this.seen.balance?.committed(input, result.committed.layers, now, this.seen.world.spec.rebalancing.trigger.imbalancePercent);
     else this.seen.balance?.restart(now);
     const failed = outcome.aborted.map(({ layer, reason }) => `layer ${layer}: ${reason}`);
     if (outcome.result === "aborted") this.notBefore = now + retryMs;

@@ -61,8 +61,12 @@ export class Oracle {
   onFree(worker: SimWorker, layer: number, expert: number): void {
     for (const source of this.sim.pods.values()) {
       if (!source.alive || source === worker || this.unreachable(source)) continue;
-      const hosts = source.state.current(layer)?.hosts[expert];
-      if (hosts?.includes(worker.rank) && worker.state.current(layer)?.hosts[expert]?.includes(worker.rank) === false) {
+      const mine = worker.state.current(layer);
+      const theirs = source.state.current(layer);
+      // A copy loaded for a preparation that failed may go: only what a newer commit gave up is promised to older sources.
+      if (!mine || !theirs || theirs.epoch >= mine.epoch) continue;
+      const hosts = theirs.hosts[expert];
+      if (hosts?.includes(worker.rank) && !mine.hosts[expert]?.includes(worker.rank)) {
         this.report(`rank ${worker.rank} freed ${layer}/${expert} while rank ${source.rank} still routes to it`);
       }
     }

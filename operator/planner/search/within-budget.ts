@@ -10,6 +10,8 @@ export interface Limited {
   readonly layers: number;
 }
 
+const unevenAbove = 1.1;
+
 export function worstOf(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number {
   return imbalance(splitLayer({ demand: layerDemand(problem, layer), hosts, speed: problem.speed }, 6).load, problem.speed);
 }
@@ -30,7 +32,9 @@ export function withinBudget(problem: Problem, target: Hosts, gainOf?: (layer: n
     return change.moves > 0 || change.drops > 0 ? [change] : [];
   });
   const rate = (c: Change): number => c.gain / Math.max(0.1, c.moves);
-  changes.sort((a, b) => rate(b) - rate(a) || a.layer - b.layer);
+  // Layers that are really uneven come first: the headline is the worst one.
+  const uneven = (c: Change): number => (c.before > unevenAbove ? 1 : 0);
+  changes.sort((a, b) => uneven(b) - uneven(a) || rate(b) - rate(a) || a.layer - b.layer);
   for (const change of changes) {
     // A policy that plans a target anew would follow every fluctuation: what gains too little per copy stays.
     if (problem.input.gainPerMove !== undefined && rate(change) < problem.input.gainPerMove) continue;
@@ -60,6 +64,8 @@ export function withinBudget(problem: Problem, target: Hosts, gainOf?: (layer: n
 
 interface Change {
   readonly layer: number;
+  /** max/mean now. */
+  readonly before: number;
   readonly gain: number;
   readonly moves: number;
   readonly drops: number;
@@ -100,6 +106,7 @@ function changeOf(
     }
   });
   const changed = moves + drops > 0;
-  const gain = !changed ? 0 : gainOf ? gainOf(layer) : worstOf(problem, layer, from) - worstOf(problem, layer, to);
-  return { layer, gain, moves, drops, stored, incoming, outgoing, receivedStored };
+  const before = changed ? worstOf(problem, layer, from) : 1;
+  const gain = !changed ? 0 : gainOf ? gainOf(layer) : before - worstOf(problem, layer, to);
+  return { layer, before, gain, moves, drops, stored, incoming, outgoing, receivedStored };
 }
