@@ -1,0 +1,92 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { type Situation, whetherToMove, whetherToPlan } from "./decide.ts";
+import { type PlanInput, unlimited } from "./policy.ts";
+
+const imbalanced: Situation = {
+  mode: "Auto",
+  synced: true,
+  planInProgress: false,
+  busConnected: true,
+  telemetryAgeMs: 2000,
+  staleAfterMs: 30_000,
+  missingRanks: [],
+  activeRanks: 3,
+  selectionsPerLayer: 20_000,
+  minTokens: 5000,
+  sinceLastPlanMs: 60_000,
+  intervalMs: 15_000,
+  alarm: false,
+  imbalance: 1.6,
+  triggerPercent: 110,
+  noise: 0.02,
+  settled: false,
+};
+
+test("fresh, synced and imbalanced: plan", () => {
+  assert.deepEqual(whetherToPlan(imbalanced).act, true);
+});
+
+const held: Record<string, [Partial<Situation>, string]> = {
+  "mode Off": [{ mode: "Off" }, "ModeOff"],
+  "no NATS": [{ busConnected: false }, "TelemetryUnavailable"],
+  "one rank": [{ activeRanks: 1 }, "SingleRank"],
+  "a plan under way": [{ planInProgress: true }, "PlanInProgress"],
+  "a rank behind": [{ synced: false }, "NotSynced"],
+  "old load": [{ telemetryAgeMs: 31_000 }, "TelemetryStale"],
+  "load never heard": [{ telemetryAgeMs: Number.POSITIVE_INFINITY }, "TelemetryStale"],
+  "a silent rank": [{ missingRanks: [2] }, "PartialRanks"],
+  "little traffic": [{ selectionsPerLayer: 4999 }, "TooFewTokens"],
+  balance: [{ imbalance: 1.09 }, "Balanced"],
+  "what may be chance": [{ imbalance: 1.11 }, "WithinNoise"],
+  "a settled placement that drifts a little": [{ imbalance: 1.14, settled: true }, "WithinNoise"],
+  "a plan a moment ago": [{ sinceLastPlanMs: 5000 }, "Interval"],
+};
+for (const [name, [change, wantReason]] of Object.entries(held)) {
+  test(`${name} holds the planner with ${wantReason} and says so`, () => {
+    const decision = whetherToPlan({ ...imbalanced, ...change });
+    assert.equal(decision.act, false);
+    assert.equal(decision.reason, wantReason);
+    assert.ok(decision.message.length > 10);
+  });
+}
+
+test("a change of load does not wait for the interval", () => {
+  assert.ok(whetherToPlan({ ...imbalanced, sinceLastPlanMs: 1000, alarm: true }).act);
+});
+
+const bytes = new Float64Array(4).fill(1e6);
+const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const input: PlanInput = {
+  shape: { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes },
+  ranks: [0, 1].map((rank) => ({ rank, speed: 1, budgetBytes: 1e7, zone: "", node: "", state: "active" as const })),
+  load: Float64Array.of(600, 300, 50, 50),
+  current: alone([[0], [0], [1], [1]]),
+  budget: unlimited,
+  minCopies: 1,
+  split: "weighted",
+  effort: "quality",
+};
+const options = { mode: "Auto" as const, noise: 0.01, bytesPerSecond: 1e8, lifetimeSeconds: 100 };
+
+test("a plan that pays is carried out, with its numbers", () => {
+  const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), options);
+  assert.ok(judged.decision.act);
+  assert.deepEqual(judged.decision.numbers, { beforePercent: 180, afterPercent: 120, boundPercent: 100, moves: 1, bytes: 1e6 });
+});
+
+test("mode Recommend says what it would do", () => {
+  const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), { ...options, mode: "Recommend" });
+  assert.equal(judged.decision.reason, "Recommended");
+  assert.match(judged.decision.message, /1 moves would give 180% -> 120%/);
+});
+
+test("a plan whose transfer costs more than it saves is not", () => {
+  const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), { ...options, bytesPerSecond: 100, lifetimeSeconds: 10 });
+  assert.equal(judged.decision.reason, "TransferNotWorth");
+});
+
+test("a plan that changes nothing is not", () => {
+  assert.equal(whetherToMove(input, input.current ?? [], options).decision.reason, "NoBetterPlan");
+});
