@@ -5,7 +5,7 @@ import { sharesTotal } from "../../crds/plan.ts";
 /** Sweeps after which the split is within 1e-3 of the exact optimum on every trace tried. */
 export const splitSweeps = 48;
 /** A sweep that changes no rank load by more than this part of the mean ends the iteration. */
-const settledPart = 1e-6;
+const settledPart = 5e-5;
 
 /**
  * Adds `amount` to `load` over `hosts` so that the touched ranks end at one common level load/speed where possible

@@ -39,8 +39,9 @@ function distinct(replicas: readonly (readonly number[])[], experts: number): nu
 
 /** replicas[g] = experts in the slots of rank g. */
 export function eplbGlobal(demand: ArrayLike<number>, ranks: number, perRank: number): { replicas: number[][]; count: number[] } {
-  const count = replicate(demand, ranks * perRank);
-  const pieces = count.flatMap((n, e) => new Array<number>(n).fill(e));
+  const { count, extra } = replicate(demand, ranks * perRank);
+  // First replicas in expert order, then the others in the order given: equal loads are packed in this order.
+  const pieces = [...count.keys(), ...extra];
   return {
     replicas: pack(
       pieces.map((e) => ({ item: e, weight: (demand[e] as number) / (count[e] as number) })),
@@ -92,15 +93,17 @@ export function eplbHierarchical(demand: ArrayLike<number>, topology: EplbTopolo
   return replicas;
 }
 
-function replicate(demand: ArrayLike<number>, slots: number): number[] {
+function replicate(demand: ArrayLike<number>, slots: number): { count: number[]; extra: number[] } {
   const count = new Array<number>(demand.length).fill(1);
+  const extra: number[] = [];
   for (let s = demand.length; s < slots; s++) {
     let top = 0;
     for (let e = 1; e < demand.length; e++)
       if ((demand[e] as number) / (count[e] as number) > (demand[top] as number) / (count[top] as number)) top = e;
     count[top] = (count[top] as number) + 1;
+    extra.push(top);
   }
-  return count;
+  return { count, extra };
 }
 
 /** Longest first into the lightest bin that has a place. */

@@ -11,17 +11,17 @@ import { polishSmall, smallCellsMax } from "../search/small.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4, chains: false },
-  quality: { hot: 2, cold: 24, experts: 9, chains: true },
+  quality: { hot: 4, cold: 24, experts: 9, chains: true },
 };
 /** Least decrease of max/mean per copy, by effort. */
-const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 3e-4 };
+const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 2e-4 };
 /** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
-const sharedMemoryFactor = 4 / 3;
+const sharedMemoryFactor = 2;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
-/** Replica counts out of proportion by this part are set right; more where moves must gain more. */
-const reconcileAt: Record<PlanInput["effort"], number> = { fast: 0.2, quality: 0.2 };
+/** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
+const reconcileAt = { perLayer: 0.05, shared: 0.2 } as const;
 const usualTheta = 5e-4;
 /** Experts on cold ranks that a quality search looks at: where ranks hold few, it looks at more ranks. */
 const piecesTried = 300;
@@ -46,7 +46,10 @@ export function planIncremental(input: PlanInput): PlanOutput {
     width: widthOf(problem, problem.current),
     stepsMax: problem.L * problem.G * stepsPerRank,
     ...(problem.E * problem.G > smallCellsMax && input.split === "weighted"
-      ? { reconcileAt: reconcileAt[input.effort] * Math.max(1, (input.gainPerMove ?? 0) / usualTheta) }
+      ? {
+          reconcileAt:
+            reconcileAt[Number.isFinite(problem.slotCap) ? "perLayer" : "shared"] * Math.max(1, (input.gainPerMove ?? 0) / usualTheta),
+        }
       : {}),
   };
   const improved = improve(problem, problem.current, options);

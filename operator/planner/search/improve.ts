@@ -22,6 +22,8 @@ export interface ImproveOptions {
 
 /** Counts may take this part of a limited budget: the moves that even out the forecast come from the rest. */
 const reconcilePart = 0.25;
+/** A layer must gain this many standard deviations of a rank's load: the hottest of many ranks is an extreme. */
+const layerNoises = 2;
 /** Standard deviations of sampling noise that a disproportion must exceed. */
 const noiseDeviations = 3;
 
@@ -101,7 +103,7 @@ function withoutNoise(problem: Problem, before: Hosts, states: readonly LayerSta
   const old = makeStates(problem, before);
   return states.map((state, l) => {
     const gain = (old[l] as LayerState).worst() - state.worst();
-    return !entangled.has(l) && gain < (noise[l] ?? 0) ? (before[l] as number[][]) : state.hosts;
+    return !entangled.has(l) && gain < layerNoises * (noise[l] ?? 0) ? (before[l] as number[][]) : state.hosts;
   });
 }
 

@@ -50,7 +50,7 @@ const addPreference = 0.97;
 const sameNodePreference = 0.95;
 /** A free step (drop) is compared as if it cost this part of a copy. */
 const dropCost = 0.1;
-const chainCold = 6;
+const chainCold = 4;
 const chainExperts = 2;
 const least = 1e-9;
 

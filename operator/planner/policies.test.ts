@@ -1,0 +1,300 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { countMoves, diffPlans } from "../../runtime/placement/diff.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { splitLayer } from "../../runtime/placement/split.ts";
+import { makePlan, policies } from "./index.ts";
+import { eplbGlobal, eplbHierarchical } from "./policies/eplb.ts";
+import { planFresh } from "./policies/incremental.ts";
+import { clusterProgram, pack, unevenness } from "./policies/moetuner.ts";
+import { type PlanInput, unlimited } from "./policy.ts";
+import { seeded } from "./random.ts";
+import { assign } from "./search/assignment.ts";
+import { type Chain, crossing, placeChain } from "./search/chain.ts";
+import { rankSpecs, simulate, summarise } from "./simulate.ts";
+import { solve } from "./solver.ts";
+import { windowOf } from "./traces.ts";
+import { generateTrace, plantTransitions, presets, stationaryTrace } from "./traces-generate.ts";
+import { planFaults } from "./validate.ts";
+
+const now = (): number => 0;
+const small = generateTrace("small", { ...presets.qwen3_48x128, layers: 6, windows: 7 }, 4);
+const mixtral = generateTrace("mixtral", { ...presets.mixtral_32x8, layers: 8, windows: 3 }, 4);
+
+function inputOf(trace: typeof small, ranks: number, slots: number, more: Partial<PlanInput> = {}): PlanInput {
+  const bytes = new Float64Array(trace.layers * trace.experts).fill(1);
+  return {
+    shape: { layers: trace.layers, experts: trace.experts, residentBytes: bytes, storedBytes: bytes },
+    ranks: rankSpecs({ ranks, slots }),
+    load: Float64Array.from(windowOf(trace, 0)),
+    current: undefined,
+    budget: unlimited,
+    minCopies: 1,
+    split: "weighted",
+    effort: "quality",
+    slotsPerRank: slots,
+    ...more,
+  };
+}
+
+function worst(layers: readonly LayerPlan[], trace: typeof small, ranks: number): number[] {
+  const speed = new Float64Array(ranks).fill(1);
+  return layers.map((layer, l) =>
+    imbalance(
+      splitLayer({ demand: windowOf(trace, 0).subarray(l * trace.experts, (l + 1) * trace.experts), hosts: layer.hosts, speed }).load,
+      speed,
+    ),
+  );
+}
+
+test("EPLB places its published two-layer example as published, GPU by GPU", () => {
+  const loads = [
+    [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
+    [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27],
+  ];
+  const want = [
+    ["5,6", "5,7", "4,8", "3,4", "9,10", "2,10", "0,1", "1,11"],
+    ["7,10", "6,8", "6,11", "8,9", "2,4", "1,5", "0,5", "1,3"],
+  ];
+  loads.forEach((load, layer) => {
+    const placed = eplbHierarchical(load, { groups: 4, nodes: 2, ranks: 8, perRank: 2 });
+    assert.deepEqual(
+      placed.map((slots) => slots.toSorted((a, b) => a - b).join()),
+      want[layer],
+    );
+  });
+});
+
+test("EPLB refuses groups that do not divide", () => {
+  assert.throws(() => eplbHierarchical([1, 2, 3, 4], { groups: 3, nodes: 2, ranks: 4, perRank: 1 }), { code: "InvalidTopology" });
+});
+
+test("EPLB gives the next replica to the expert with most load per replica", () => {
+  assert.deepEqual(eplbGlobal([9, 4, 2, 1], 4, 2).count, [4, 2, 1, 1]);
+});
+
+test("an assignment has the least cost of all permutations", () => {
+  const permutations = (n: number): number[][] =>
+    n === 0 ? [[]] : permutations(n - 1).flatMap((p) => Array.from({ length: n }, (_, i) => [...p.slice(0, i), n - 1, ...p.slice(i)]));
+  const square = fc
+    .integer({ min: 1, max: 5 })
+    .chain((n) => fc.array(fc.array(fc.integer({ min: -9, max: 9 }), { minLength: n, maxLength: n }), { minLength: n, maxLength: n }));
+  fc.assert(
+    fc.property(square, (costs) => {
+      const total = (columns: ArrayLike<number>): number => costs.reduce((sum, row, i) => sum + row[columns[i]!]!, 0);
+      const best = Math.min(...permutations(costs.length).map(total));
+      assert.equal(total(assign(costs.length, (i, j) => costs[i]![j]!)), best);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("the incremental plan of a small model is within 0.5% of the exact optimum", async () => {
+  for (const [ranks, slots] of [
+    [8, 2],
+    [4, 3],
+  ] as const) {
+    const input = inputOf(mixtral, ranks, slots);
+    const ours = worst(planFresh(input).layers, mixtral, ranks);
+    const best = worst((await policies.exact.plan(input)).layers, mixtral, ranks);
+    for (const [l, ratio] of ours.entries()) assert.ok(ratio <= best[l]! * 1.005, `layer ${l}: ${ratio} against ${best[l]}`);
+  }
+});
+
+test("incremental is as even as EPLB at every step with a tenth of its copies or fewer", async () => {
+  const run = async (name: "incremental" | "eplb") =>
+    summarise(await simulate({ trace: small, policy: policies[name], ranks: 16, slots: 9, now }));
+  const [ours, eplb] = [await run("incremental"), await run("eplb")];
+  assert.ok(ours.balance.optimal >= eplb.balance.optimal - 0.003, `${ours.balance.optimal} against ${eplb.balance.optimal}`);
+  assert.ok(ours.copies * 10 <= eplb.copies, `${ours.copies} against ${eplb.copies}`);
+});
+
+test("with an equal split incremental keeps within two points of EPLB with a fifth of its copies or fewer", async () => {
+  const run = async (name: "incremental" | "eplb") =>
+    summarise(await simulate({ trace: small, policy: policies[name], ranks: 16, slots: 9, split: "equal", now }));
+  const [ours, eplb] = [await run("incremental"), await run("eplb")];
+  assert.ok(ours.balance.equal >= eplb.balance.equal - 0.02, `${ours.balance.equal} against ${eplb.balance.equal}`);
+  assert.ok(ours.copies * 5 <= eplb.copies, `${ours.copies} against ${eplb.copies}`);
+});
+
+test("a budget of copies holds at every step", async () => {
+  const results = await simulate({ trace: small, policy: policies.incremental, ranks: 16, slots: 9, budgetCopies: 5, now });
+  assert.deepEqual(
+    results.filter((result) => result.copies > 5),
+    [],
+  );
+  assert.ok(results.some((result) => result.copies > 0));
+});
+
+test("ranks of different speed get what they can compute", () => {
+  const input = inputOf(small, 16, 9, { ranks: rankSpecs({ ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }) });
+  const { layers } = planFresh(input);
+  const speed = Float64Array.from(input.ranks, (rank) => rank.speed);
+  layers.forEach((layer, l) => {
+    const demand = windowOf(small, 0).subarray(l * 128, (l + 1) * 128);
+    const ratio = imbalance(splitLayer({ demand, hosts: layer.hosts, speed }).load, speed);
+    assert.ok(ratio <= 1.05, `layer ${l}: ${ratio}`);
+  });
+});
+
+test("sampling noise moves nothing", async () => {
+  const trace = stationaryTrace({ layers: 6, experts: 128, load: windowOf(small, 0) }, 12, 200_000, 3);
+  const results = await simulate({ trace, policy: policies.incremental, ranks: 16, slots: 9, gainPerMove: 1e-3, noise: true, now });
+  assert.equal(
+    results.slice(4).reduce((sum, result) => sum + result.copies, 0),
+    0,
+  );
+});
+
+function tinyChain(seed: number, affinity: number, ranks: number): Chain {
+  const trace = plantTransitions(
+    generateTrace("tiny", { ...presets.mixtral_32x8, layers: 3, experts: 6, windows: 1, selections: 3000 }, seed),
+    affinity,
+    1000,
+    seed,
+  );
+  return { layers: 3, items: 6, ranks, flow: (l, i, j) => trace.transitions?.[(l * 6 + i) * 6 + j] ?? 0 };
+}
+
+/** All ways to put six experts on ranks with equal seats. */
+function layouts(ranks: number): number[][] {
+  const found: number[][] = [];
+  const extend = (row: number[]): void => {
+    if (row.length === 6) found.push(row);
+    else for (let g = 0; g < ranks; g++) if (row.filter((x) => x === g).length < 6 / ranks) extend([...row, g]);
+  };
+  extend([]);
+  return found;
+}
+
+test("ExFlow's placement is within 2% of the least crossing of all placements", () => {
+  for (const [seed, affinity] of [
+    [1, 0],
+    [2, 0.3],
+    [3, 0.6],
+    [4, 0.9],
+  ] as const) {
+    const chain = tinyChain(seed, affinity, 2);
+    const all = layouts(2);
+    // Rank names do not matter: the first layer is fixed up to renaming, the chain is solved by dynamic programming.
+    let best = Array.from(all, () => 0);
+    for (let l = 1; l < 3; l++) {
+      const step = { ...chain, layers: 2, flow: (_: number, i: number, j: number) => chain.flow(l - 1, i, j) };
+      best = all.map((to) => Math.min(...all.map((from, k) => best[k]! + crossing(step, [from, to]))));
+    }
+    const optimum = Math.min(...best);
+    const ours = crossing(chain, placeChain(chain, undefined, 24, seeded(1)));
+    assert.ok(ours <= optimum * 1.02 + 1e-9, `${ours} against ${optimum}`);
+  }
+});
+
+test("MoETuner's clusters are as even as the solver's optimum allows", async () => {
+  for (const seed of [1, 2, 3]) {
+    const trace = generateTrace("tiny", { ...presets.mixtral_32x8, layers: 1, experts: 6, windows: 1 }, seed);
+    const plan = await policies.moetuner.plan(inputOf(trace, 3, 2));
+    const demand = Float64Array.from(windowOf(trace, 0));
+    const solved = await solve(clusterProgram(demand, 3), { seconds: 10, gap: 1e-7 });
+    const ours = unevenness(
+      demand,
+      plan.layers[0]!.hosts.map((row) => row[0]!),
+      3,
+    );
+    assert.ok(solved?.optimal);
+    assert.ok(3 + ours <= (3 + solved.objective) * 1.02, `${ours} against ${solved.objective}`);
+    assert.ok(ours <= unevenness(demand, pack(demand, 3), 3) + 1e-9);
+  }
+});
+
+test("planted affinity halves the hops, a trace without it hardly changes them", async () => {
+  const hops = async (name: "uniform" | "exflow", affinity: number): Promise<number> => {
+    const trace = plantTransitions(mixtral, affinity, 20_000, 5);
+    const transitions = Float64Array.from(trace.transitions ?? []);
+    const { layers } = await policies[name].plan(inputOf(trace, 4, 2, { transitions }));
+    const chain = { layers: 8, items: 8, ranks: 4, flow: (l: number, i: number, j: number) => transitions[(l * 8 + i) * 8 + j]! };
+    return (
+      crossing(
+        chain,
+        layers.map((layer) => layer.hosts.map((row) => row[0]!)),
+      ) / transitions.reduce((a, b) => a + b, 0)
+    );
+  };
+  assert.ok((await hops("exflow", 0.7)) <= 0.5 * (await hops("uniform", 0.7)));
+  assert.ok((await hops("exflow", 0)) >= 0.9 * (await hops("uniform", 0)));
+});
+
+test("affinity policies without transitions leave homes where they are", async () => {
+  const first = await policies.exflow.plan(inputOf(mixtral, 4, 2));
+  const again = await policies.exflow.plan(inputOf(mixtral, 4, 2, { current: first.layers }));
+  assert.equal(countMoves(first.layers, again.layers), 0);
+});
+
+test("FasterMoE shadows on all ranks or on none", async () => {
+  const { layers } = await policies.fastermoe.plan(inputOf(mixtral, 4, 5));
+  const copies = layers.flatMap((layer) => layer.hosts.map((row) => row.length));
+  assert.deepEqual([...new Set(copies)].sort(), [1, 4]);
+});
+
+test("SmartMoE keeps equal seats and never makes the worst rank heavier", async () => {
+  const first = policies.uniform.plan(inputOf(mixtral, 4, 2)) as { layers: readonly LayerPlan[] };
+  const { layers } = await policies.smartmoe.plan(inputOf(mixtral, 4, 2, { current: first.layers }));
+  const [before, after] = [worst(first.layers, mixtral, 4), worst(layers, mixtral, 4)];
+  layers.forEach((layer, l) => {
+    assert.deepEqual(
+      [0, 1, 2, 3].map((g) => layer.hosts.filter((row) => row[0] === g).length),
+      [2, 2, 2, 2],
+    );
+    assert.ok(after[l]! <= before[l]! + 1e-9);
+  });
+});
+
+test("plans of thousands of clusters with slot caps: valid, deterministic, every move readable from a present host", async () => {
+  const shape = fc.record({
+    layers: fc.integer({ min: 1, max: 3 }),
+    experts: fc.integer({ min: 1, max: 20 }),
+    ranks: fc.integer({ min: 1, max: 24 }),
+    spare: fc.integer({ min: 0, max: 3 }),
+    split: fc.constantFrom("weighted" as const, "equal" as const),
+    effort: fc.constantFrom("fast" as const, "quality" as const),
+    kind: fc.constantFrom("even", "idle", "one expert", "skewed"),
+    seed: fc.integer({ min: 0, max: 1_000_000 }),
+  });
+  await fc.assert(
+    fc.asyncProperty(shape, async (c) => {
+      const random = seeded(c.seed);
+      const cells = c.layers * c.experts;
+      const draw = (i: number): number =>
+        c.kind === "idle"
+          ? 0
+          : c.kind === "even"
+            ? 100
+            : c.kind === "one expert"
+              ? i % c.experts === 0
+                ? 1000
+                : 0
+              : Math.floor(1000 * random.next() ** 4);
+      const slots = Math.ceil(c.experts / c.ranks) + c.spare;
+      const trace = {
+        name: "p",
+        windows: 1,
+        layers: c.layers,
+        experts: c.experts,
+        counts: Uint32Array.from({ length: cells }, (_, i) => draw(i)),
+      };
+      const first = inputOf(trace, c.ranks, slots, { split: c.split, effort: "fast" });
+      const one = await makePlan(policies.incremental, first);
+      const second = { ...first, effort: c.effort, current: one.layers, load: Float64Array.from({ length: cells }, (_, i) => draw(i)) };
+      const two = await makePlan(policies.incremental, second);
+      assert.deepEqual(planFaults(second, two.layers), []);
+      assert.deepEqual((await makePlan(policies.incremental, second)).layers, two.layers);
+      const { moves } = diffPlans(one.layers, two.layers, () => 1);
+      for (const move of moves) {
+        assert.ok(move.sources.length > 0);
+        for (const source of move.sources) assert.ok(one.layers[move.layer]!.hosts[move.expert]!.includes(source));
+      }
+      assert.equal(moves.length, countMoves(one.layers, two.layers));
+    }),
+    { numRuns: 1500 },
+  );
+});

@@ -1,0 +1,56 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { gzipSync } from "node:zlib";
+import fc from "fast-check";
+import { decodeTrace, encodeTrace, windowOf } from "./traces.ts";
+import { generateTrace, plantTransitions, presets } from "./traces-generate.ts";
+
+const model = { ...presets.mixtral_32x8, layers: 3, windows: 4 };
+
+test("a trace is the same after writing and reading, with and without transitions", async () => {
+  const plain = generateTrace("t", model, 1);
+  for (const trace of [plain, plantTransitions(plain, 0.5, 1000, 2)]) assert.deepEqual(await decodeTrace(await encodeTrace(trace)), trace);
+});
+
+test("plain JSON is read as well as gzip", async () => {
+  const counts = Buffer.from(Uint32Array.of(1, 2, 3, 4).buffer).toString("base64");
+  const text = JSON.stringify({ name: "x", windows: 1, layers: 2, experts: 2, counts });
+  const wanted = { name: "x", windows: 1, layers: 2, experts: 2, counts: Uint32Array.of(1, 2, 3, 4) };
+  assert.deepEqual(await decodeTrace(Buffer.from(text)), wanted);
+  assert.deepEqual(await decodeTrace(gzipSync(text)), wanted);
+});
+
+test("what is wrong with a trace is named", async () => {
+  const cases: Record<string, [Uint8Array, RegExp]> = {
+    "not JSON": [Buffer.from("hello"), /neither JSON nor gzip/],
+    "cut gzip": [gzipSync("{}".repeat(1000)).subarray(0, 15), /damaged or cut off/],
+    "missing field": [Buffer.from('{"name":"x"}'), /windows/],
+    "wrong length": [Buffer.from('{"name":"x","windows":1,"layers":1,"experts":2,"counts":"AAAA"}'), /counts: 3 bytes, expected 8/],
+    "too large": [Buffer.from('{"name":"x","windows":1000000,"layers":1000,"experts":4000,"counts":""}'), /at most/],
+  };
+  for (const [name, [bytes, message]] of Object.entries(cases))
+    await assert.rejects(decodeTrace(bytes), { code: "InvalidTrace", message }, name);
+});
+
+test("arbitrary bytes are refused, never a crash", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.uint8Array({ maxLength: 200 }), async (bytes) => {
+      await assert.rejects(decodeTrace(bytes), { code: "InvalidTrace" });
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test("the same seed gives the same trace, every window has all selections, and neighbours resemble each other", () => {
+  const trace = generateTrace("t", model, 7);
+  assert.deepEqual(generateTrace("t", model, 7), trace);
+  assert.notDeepEqual(generateTrace("t", model, 8).counts, trace.counts);
+  const layer = (t: number): Uint32Array => windowOf(trace, t).subarray(0, 8);
+  for (let t = 0; t < 4; t++)
+    assert.equal(
+      layer(t).reduce((a, b) => a + b, 0),
+      model.selections,
+    );
+  const distance = layer(0).reduce((sum, count, e) => sum + Math.abs(count - layer(1)[e]!), 0) / 2 / model.selections;
+  assert.ok(distance > 0.001 && distance < 0.2, String(distance));
+});
