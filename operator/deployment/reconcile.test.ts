@@ -164,7 +164,7 @@ const ranks = (kube: FakeKube) =>
 const status = async (kube: FakeKube): Promise<any> => (await kube.get(resources.moeDeployments, ref))?.status ?? {};
 const conditionOf = (from: any, type: string) => from.conditions?.find((one: any) => one.type === type);
 
-async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 8_000): Promise<void> {
+async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
   const end = Date.now() + timeoutMs;
   while (!(await holds())) {
     if (Date.now() > end) throw new Error(`timed out waiting until ${what}`);

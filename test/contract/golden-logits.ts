@@ -66,7 +66,7 @@ export function runGoldenLogits(options: {
   readonly make: () => Promise<Backend>;
   readonly tolerance: number;
 }): void {
-  const folders = globSync(resolve(import.meta.dirname, "../golden/*/golden.json")).map((file) => resolve(file, ".."));
+  const folders = globSync(resolve(import.meta.dirname, "../golden/*/config.json")).map((file) => resolve(file, ".."));
   assert.ok(folders.length >= 3, "test/golden holds the tiny checkpoints: make them with python3 test/golden/make_tiny.py");
 
   describe(`golden logits: ${options.name}`, () => {
