@@ -58,6 +58,7 @@ export interface Situation {
 
 /** Points above the trigger that a settled placement may drift. */
 export const settledPoints = 3;
+const glaringSigmas = 5;
 /** Noise never hides more than this: what is that far above the trigger is acted on. */
 const noiseMax = 0.05;
 
@@ -79,8 +80,11 @@ export function whetherToPlan(s: Situation): Decision {
       missing: s.missingRanks.length,
     });
   }
-  if (s.selectionsPerLayer < s.minTokens) {
-    return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${s.minTokens} are needed`, {
+  // What stands out this far is no chance even with half the counts: after a change of load every second is felt.
+  const glaring = s.imbalance - s.triggerPercent / 100 > glaringSigmas * s.noise;
+  const wanted = glaring ? s.minTokens / 2 : s.minTokens;
+  if (s.selectionsPerLayer < wanted) {
+    return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${wanted} are needed`, {
       selections: s.selectionsPerLayer,
     });
   }
