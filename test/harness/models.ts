@@ -1,12 +1,19 @@
 // The models of the local run, made with the product's own command and cached: SmolLM2 upcycled to 8 experts, and the tiny checkpoint.
-import { existsSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheRoot } from "../cluster/binaries.ts";
 import { execOk } from "./process.ts";
 import { type Log, root } from "./product.ts";
 
-/** A folder of the host that becomes the claim `models` on every node. */
-export const modelsFolder = (): string => join(cacheRoot(), "models");
+/** A folder of the host that becomes the claim `models` on every node; a new one when the code that makes models changes. */
+export function modelsFolder(): string {
+  const hash = createHash("sha256");
+  for (const file of globSync("runtime/{tools,weights}/**/*", { cwd: root }).sort()) {
+    if (/\.(ts|txt)$/.test(file) && !file.endsWith(".test.ts")) hash.update(readFileSync(join(root, file)));
+  }
+  return join(cacheRoot(), "models", hash.digest("hex").slice(0, 12));
+}
 
 const cli = (args: readonly string[], log: Log): Promise<string> => {
   log(`enodia ${args.join(" ")}`);
