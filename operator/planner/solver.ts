@@ -13,14 +13,14 @@ export interface Program {
 }
 
 export interface SolveOptions {
-  readonly seconds: number;
+  /** Branch-and-bound nodes at most. A limit of work, not of time: the same program gives the same answer on any machine. */
+  readonly nodes: number;
   /** Relative distance from the optimum that is good enough. */
   readonly gap: number;
 }
 
+/** Within the gap of the optimum. */
 export interface Solution {
-  /** Within the gap of the optimum; false = the best found in the time given. */
-  readonly optimal: boolean;
   readonly objective: number;
   value(name: string): number;
 }
@@ -30,21 +30,27 @@ const loadHighs = highsModule as unknown as typeof highsModule.default;
 
 let engine: ReturnType<typeof loadHighs> | undefined;
 
-/** undefined when there is no solution, or none was found in time. */
+/** Against a program that never ends; far above what the node limits of callers need. */
+const secondsMax = 60;
+
+/** undefined when there is no solution, or none was proven within the limit. */
 export async function solve(program: Program, options: SolveOptions): Promise<Solution | undefined> {
   engine ??= loadHighs();
   const highs = await engine;
   let found: ReturnType<typeof highs.solve>;
   try {
-    found = highs.solve(lpText(program), { time_limit: options.seconds, mip_rel_gap: options.gap, output_flag: false });
+    found = highs.solve(lpText(program), {
+      mip_max_nodes: options.nodes,
+      time_limit: secondsMax,
+      mip_rel_gap: options.gap,
+      output_flag: false,
+    });
   } catch (cause) {
     throw new AppError(`the solver failed: ${String(cause)}`, { code: "SolverFailed", operation: "solving a program", cause });
   }
-  const optimal = found.Status === "Optimal";
-  if (!optimal && found.Status !== "Time limit reached") return undefined;
+  if (found.Status !== "Optimal") return undefined;
   const columns = found.Columns as Readonly<Record<string, { readonly Primal?: number }>>;
-  if (program.binaries.some((name) => columns[name]?.Primal === undefined)) return undefined;
-  return { optimal, objective: found.ObjectiveValue, value: (name) => columns[name]?.Primal ?? 0 };
+  return { objective: found.ObjectiveValue, value: (name) => columns[name]?.Primal ?? 0 };
 }
 
 /** CPLEX LP format, one term per line: lines have a length limit. */

@@ -8,7 +8,7 @@ import { windowOf } from "../../operator/planner/traces.ts";
 import type { PresetName } from "../../operator/planner/traces-generate.ts";
 import { stationaryTrace } from "../../operator/planner/traces-generate.ts";
 import { countMoves } from "../../runtime/placement/diff.ts";
-import { balance, type Cluster, fixed, inputOf, type Row, ratios, simulated, traceOf, windows } from "./planner-kit.ts";
+import { balance, type Cluster, fixed, inputOf, median, type Row, ratios, simulated, traceOf, windows } from "./planner-kit.ts";
 
 interface Versus {
   readonly row: string;

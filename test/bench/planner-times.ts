@@ -108,7 +108,7 @@ async function exactSplit(demand: Float64Array, layer: LayerPlan, ranks: number)
     const own = layer.hosts.flatMap((hosts, e) => (hosts.includes(g) ? [[`y${e}_${g}`, 1] as const] : []));
     rows.push({ terms: [...own, ["m", -1]], sense: "<=", rhs: 0 });
   }
-  const solved = await solve({ minimise: [["m", 1]], rows, binaries: [] }, { seconds: 20, gap: 1e-9 });
+  const solved = await solve({ minimise: [["m", 1]], rows, binaries: [] }, { nodes: 20_000, gap: 1e-9 });
   return (solved?.objective ?? 0) * mean;
 }
 

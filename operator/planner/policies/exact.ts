@@ -9,7 +9,8 @@ import { planIncremental } from "./incremental.ts";
 
 /** Experts x ranks of a layer is what makes it hard; a plan of this size takes seconds. */
 const cellsMax = 2560;
-const secondsPerLayer = 4;
+/** Branch-and-bound nodes per layer; what is not proven by then is planned incrementally. */
+const nodesPerLayer = 2000;
 const gap = 5e-4;
 /** A new copy is worth less than any real gain of balance. */
 const pricePerCopy = 1e-5;
@@ -32,12 +33,12 @@ async function planExact(input: PlanInput): Promise<PlanOutput> {
   const target: Hosts = [];
   for (let l = 0; l < problem.L; l++) {
     const found = await solveLayer(problem, l, roomOf(problem, l, room));
-    if (found?.optimal) proven++;
+    if (found) proven++;
     const other = problem.slotCap === Number.POSITIVE_INFINITY ? undefined : (fallback[l] as number[][]);
-    const better = found && (!other || worstOf(problem, l, found.hosts) <= worstOf(problem, l, other));
-    const hosts = better ? found.hosts : other;
+    const better = found && (!other || worstOf(problem, l, found) <= worstOf(problem, l, other));
+    const hosts = better ? found : other;
     if (!hosts)
-      return { ...planIncremental(input), reason: `layer ${l} has no exact answer in ${secondsPerLayer} s: planned incrementally` };
+      return { ...planIncremental(input), reason: `layer ${l} is not proven within ${nodesPerLayer} nodes: planned incrementally` };
     target.push(hosts);
     hosts.forEach((row, e) => {
       for (const g of row) room[g] = (room[g] as number) - (input.shape.residentBytes[l * problem.E + e] as number);
@@ -56,12 +57,8 @@ function roomOf(problem: Problem, layer: number, room: Float64Array): Float64Arr
   return room.map((bytes) => (rest > 0 ? (bytes * own) / rest : bytes));
 }
 
-async function solveLayer(
-  problem: Problem,
-  layer: number,
-  room: Float64Array,
-): Promise<{ hosts: number[][]; optimal: boolean } | undefined> {
-  const solved = await solve(layerProgram(problem, layer, room), { seconds: secondsPerLayer, gap });
+async function solveLayer(problem: Problem, layer: number, room: Float64Array): Promise<number[][] | undefined> {
+  const solved = await solve(layerProgram(problem, layer, room), { nodes: nodesPerLayer, gap });
   if (!solved) return undefined;
   const current = problem.current?.[layer];
   const hosts = Array.from({ length: problem.E }, (_, e) => {
@@ -70,7 +67,7 @@ async function solveLayer(
     const home = current?.[e]?.[0];
     return home !== undefined && row.includes(home) ? [home, ...row.filter((g) => g !== home)] : row;
   });
-  return hosts.every((row) => row.length > 0) ? { hosts, optimal: solved.optimal } : undefined;
+  return hosts.every((row) => row.length > 0) ? hosts : undefined;
 }
 
 /** Columns: m = worst normalised load; x = hosted; y = rows, in units of the mean rank. */

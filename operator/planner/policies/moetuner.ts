@@ -12,7 +12,7 @@ import { affinityPlan, expertFlow, homesOf } from "./affinity.ts";
 
 /** experts x ranks up to which HiGHS clusters a layer. */
 const solverCellsMax = 32;
-const solverSeconds = 0.5;
+const solverNodes = 300;
 const solverGap = 5e-3;
 /** A clustering as even as this is not worth a solver run. */
 const evenEnough = 0.01;
@@ -42,7 +42,7 @@ async function planMoetuner(input: PlanInput): Promise<PlanOutput> {
 async function cluster(demand: Float64Array, clusters: number): Promise<number[]> {
   const packed = exchange(demand, pack(demand, clusters), clusters);
   if (demand.length * clusters > solverCellsMax || unevenness(demand, packed, clusters) < evenEnough) return packed;
-  const solved = await solve(clusterProgram(demand, clusters), { seconds: solverSeconds, gap: solverGap });
+  const solved = await solve(clusterProgram(demand, clusters), { nodes: solverNodes, gap: solverGap });
   if (!solved) return packed;
   const found = Array.from(
     demand,
