@@ -1,6 +1,9 @@
 // Prometheus text of a pod, through the API server's proxy, so that it works on any cluster.
 import type { Kubectl } from "./kubectl.ts";
 
+/** A pod on a dead node never answers, and the proxy would wait for minutes. */
+const timeoutSeconds = 3;
+
 export interface Sample {
   readonly name: string;
   readonly labels: Readonly<Record<string, string>>;
@@ -8,7 +11,8 @@ export interface Sample {
 }
 
 export async function scrape(kubectl: Kubectl, namespace: string, pod: string, port = 9464): Promise<readonly Sample[]> {
-  return parse(await kubectl.run(["get", "--raw", `/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/metrics`]));
+  const path = `/api/v1/namespaces/${namespace}/pods/${pod}:${port}/proxy/metrics`;
+  return parse(await kubectl.run(["get", "--raw", path, `--request-timeout=${timeoutSeconds}s`]));
 }
 
 export function parse(text: string): readonly Sample[] {
