@@ -1,0 +1,164 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, before, test } from "node:test";
+import { imbalance } from "../../../runtime/placement/imbalance.ts";
+import { loadByShares } from "../../../runtime/placement/split.ts";
+import { decodeTrace, windowOf } from "../../planner/traces.ts";
+import { run as plan } from "./plan.ts";
+
+const main = resolve(import.meta.dirname, "../main.ts");
+const dir = mkdtempSync(join(tmpdir(), "enodia-plan-"));
+const trace = join(dir, "t.json.gz");
+
+function enodia(...args: string[]): { code: number | null; out: string; err: string } {
+  const done = spawnSync(process.execPath, [main, "plan", ...args], { encoding: "utf8" });
+  return { code: done.status, out: done.stdout, err: done.stderr };
+}
+
+before(() => {
+  assert.equal(enodia("generate", "--preset", "mixtral_32x8", "--windows", "4", "--affinity", "0.5", "--out", trace).code, 0);
+});
+after(() => rmSync(dir, { recursive: true }));
+
+interface Line {
+  window: number;
+  epoch: number;
+  layers: { hosts: number[][]; shares: number[][] }[];
+  copies: number;
+  bytes: number;
+  ms: number;
+}
+
+test("simulate writes one plan per window, within the slots, whose shares sum to one and whose copies are its new hosts", async () => {
+  const file = join(dir, "plan.jsonl");
+  const svg = join(dir, "plot.svg");
+  const run = enodia(
+    "simulate",
+    "--trace",
+    trace,
+    "--ranks",
+    "8",
+    "--slots",
+    "2",
+    "--expert-bytes",
+    "10",
+    "--plan-out",
+    file,
+    "--plot",
+    svg,
+    "--json",
+    "--compare",
+    "eplb,exflow",
+    "--split",
+    "fixed",
+  );
+  assert.equal(run.code, 0, run.err);
+  const report = JSON.parse(run.out);
+  assert.deepEqual(
+    report.policies.map((row: { policy: string }) => row.policy),
+    ["incremental", "eplb", "exflow"],
+  );
+  const lines = readFileSync(file, "utf8")
+    .trim()
+    .split("\n")
+    .map((line): Line => JSON.parse(line));
+  assert.deepEqual(
+    lines.map((line) => [line.window, line.epoch]),
+    [
+      [0, 1],
+      [1, 2],
+      [2, 3],
+      [3, 4],
+    ],
+  );
+  const read = await decodeTrace(readFileSync(trace));
+  let balance = 0;
+  lines.forEach((line, t) => {
+    assert.equal(line.layers.length, 32);
+    let copies = 0;
+    line.layers.forEach(({ hosts, shares }, l) => {
+      assert.equal(hosts.length, 8);
+      for (let g = 0; g < 8; g++) assert.ok(hosts.filter((row) => row.includes(g)).length <= 2);
+      hosts.forEach((row, e) => {
+        assert.ok(row.length > 0 && new Set(row).size === row.length && row.every((g) => Number.isInteger(g) && g >= 0 && g < 8));
+        assert.ok(Math.abs(shares[e]!.reduce((a, b) => a + b, 0) - 1) < 1e-9);
+        if (t > 0) copies += row.filter((g) => !lines[t - 1]!.layers[l]!.hosts[e]!.includes(g)).length;
+      });
+      if (t < 3) {
+        const demand = windowOf(read, t + 1).subarray(l * 8, (l + 1) * 8);
+        const load = loadByShares(
+          demand,
+          hosts,
+          shares.map((row) => row.map((share) => share * 1000)),
+          8,
+        );
+        balance += 1 / imbalance(load, new Float64Array(8).fill(1)) / 96;
+      }
+    });
+    assert.deepEqual([line.copies, line.bytes], [copies, copies * 10]);
+  });
+  assert.ok(Math.abs(balance - report.policies[0].balance.fixed) < 1e-9, "the printed balance is that of the plans written");
+  const picture = readFileSync(svg, "utf8");
+  assert.ok(picture.startsWith("<svg") && picture.includes("exflow") && picture.trimEnd().endsWith("</svg>"));
+});
+
+test("simulate honours the budget, speeds and slots that differ by layer", () => {
+  const file = join(dir, "hetero.jsonl");
+  const run = enodia(
+    "simulate",
+    "--trace",
+    trace,
+    "--ranks",
+    "4",
+    "--slots-total",
+    "96",
+    "--budget-copies",
+    "3",
+    "--rank-speeds",
+    "1,0.5",
+    "--plan-out",
+    file,
+  );
+  assert.equal(run.code, 0, run.err);
+  assert.match(run.out, /incremental/);
+  const lines = readFileSync(file, "utf8")
+    .trim()
+    .split("\n")
+    .map((line): Line => JSON.parse(line));
+  for (const line of lines) {
+    assert.ok(line.window === 0 ? line.copies === 0 : line.copies <= 3);
+    for (let g = 0; g < 4; g++)
+      assert.ok(line.layers.reduce((n, layer) => n + layer.hosts.filter((row) => row.includes(g)).length, 0) <= 96);
+  }
+});
+
+test("what is wrong with the options is said, with the remedy", async () => {
+  const bad = join(dir, "bad.gz");
+  writeFileSync(bad, "not a trace");
+  const cases: Record<string, [string[], RegExp]> = {
+    "too few slots": [["--trace", trace, "--ranks", "3", "--slots", "2"], /--slots: 3 ranks x 2 slots do not hold 8 experts: at least 3/],
+    "too few in all": [["--trace", trace, "--ranks", "4", "--slots-total", "10"], /at least 64/],
+    both: [["--trace", trace, "--ranks", "4", "--slots", "2", "--slots-total", "80"], /exclude each other/],
+    neither: [["--trace", trace, "--ranks", "4"], /--slots or --slots-total/],
+    policy: [["--trace", trace, "--ranks", "4", "--slots", "2", "--policy", "best"], /"best" is not one of uniform, incremental/],
+    ranks: [["--trace", trace, "--ranks", "none", "--slots", "2"], /--ranks: "none" is not a whole number/],
+    speeds: [["--trace", trace, "--ranks", "4", "--slots", "2", "--rank-speeds", "1,-1"], /not a list of numbers above 0/],
+    trace: [["--trace", bad, "--ranks", "4", "--slots", "2"], /neither JSON nor gzip/],
+    "too large for exact": [["--trace", trace, "--ranks", "64", "--slots", "2", "--policy", "exact"], /exact is for small instances/],
+  };
+  for (const [name, [args, message]] of Object.entries(cases)) {
+    await assert.rejects(plan(["simulate", ...args]), { message }, name);
+  }
+});
+
+test("every subcommand explains itself", () => {
+  for (const name of ["simulate", "record"]) {
+    const run = enodia(name, "--help");
+    assert.equal(run.code, 0);
+    assert.match(run.out, new RegExp(`usage: enodia plan ${name}`));
+  }
+  assert.equal(enodia("nonsense").code, 2);
+});
