@@ -4,6 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
+import { pathCost } from "./path-cost.ts";
 import { eplb } from "./policies/eplb.ts";
 import { exact } from "./policies/exact.ts";
 import { exflow } from "./policies/exflow.ts";
@@ -33,7 +34,8 @@ export const policies = {
 /** Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan. */
 export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promise<PlanOutput> {
   const repaired = input.current ? repairPlan(input, input.current) : undefined;
-  const whole: PlanInput = repaired ? { ...input, current: repaired.layers } : input;
+  const moveCost = input.moveCost ?? pathCost(input.ranks);
+  const whole: PlanInput = { ...input, ...(repaired ? { current: repaired.layers } : {}), ...(moveCost ? { moveCost } : {}) };
   const output = await policy.plan(whole);
   const layers = schedulable(whole, output.layers);
   assertPlan(whole, layers, repaired ? { unhosted: repaired.unhosted } : {});

@@ -24,11 +24,6 @@ export interface Calibration {
   readonly secondsPerCopy: number;
 }
 
-/** t = time that hides transfers x bandwidth / bytes of an expert; between nodes the slower bandwidth counts. */
-export function overlapDegree(hidingSeconds: number, bytesPerSecond: number, expertBytes: number): number {
-  return expertBytes > 0 ? Math.max(0, Math.floor((hidingSeconds * bytesPerSecond) / expertBytes)) : Number.MAX_SAFE_INTEGER;
-}
-
 /** hosts[e], home first. */
 export function materialize(p: MaterializeProblem): number[][] {
   const hosts = p.home.map((rank) => [rank]);

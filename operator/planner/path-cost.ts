@@ -1,0 +1,23 @@
+// Cost of a copy by where it comes from, for policies that weigh gain against cost: a source on the same node is cheap, in
+// another zone dear. Pure; undefined where all paths cost the same, so that the search need not ask.
+import { cheapestPath, pathFactor } from "../../runtime/placement/cost.ts";
+import type { PlanInput, RankSpec } from "./policy.ts";
+
+/** Never free: a copy on the same node still has to be loaded and verified. */
+const least = 0.25;
+
+export function pathCost(ranks: readonly RankSpec[]): PlanInput["moveCost"] {
+  const places = new Map(ranks.map((rank) => [rank.rank, { rank: rank.rank, node: `${rank.zone}/${rank.node}`, zone: rank.zone }]));
+  const nodes = new Set([...places.values()].map((place) => place.node));
+  const zones = new Set(ranks.map((rank) => rank.zone));
+  if (nodes.size === ranks.length && zones.size <= 1) return undefined;
+  return (_layer, _expert, rank, sources) => {
+    const receiver = places.get(rank);
+    if (!receiver) return 1;
+    const path = cheapestPath(
+      receiver,
+      sources.flatMap((source) => places.get(source) ?? []),
+    );
+    return Math.max(least, pathFactor[path] / pathFactor.zone);
+  };
+}
