@@ -8,7 +8,7 @@ import { windowOf } from "../../operator/planner/traces.ts";
 import type { PresetName } from "../../operator/planner/traces-generate.ts";
 import { stationaryTrace } from "../../operator/planner/traces-generate.ts";
 import { countMoves } from "../../runtime/placement/diff.ts";
-import { balance, type Cluster, fixed, inputOf, median, type Row, ratios, simulated, traceOf, windows } from "./planner-kit.ts";
+import { balance, type Cluster, fixed, inputOf, median, type Row, ratios, simulated, traceOf } from "./planner-kit.ts";
 
 interface Versus {
   readonly row: string;
@@ -201,5 +201,3 @@ export const qualityRows: Readonly<Record<string, () => Promise<Row> | Row>> = {
   13: podLoss,
   15: () => versusEplb({ row: "15", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.02, copies: 5, split: "equal" }),
 };
-
-export { windows };

@@ -16,7 +16,7 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
 /** Least decrease of max/mean per copy, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 2e-4 };
 /** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
-const sharedMemoryFactor = 2;
+const sharedMemoryFactor = 4;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;

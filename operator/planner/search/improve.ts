@@ -23,9 +23,9 @@ export interface ImproveOptions {
 /** Counts may take this part of a limited budget: the moves that even out the forecast come from the rest. */
 const reconcilePart = 0.25;
 /** A layer must gain this many standard deviations of a rank's load: the hottest of many ranks is an extreme. */
-const layerNoises = 2;
+const layerNoises = 3;
 /** Standard deviations of sampling noise that a disproportion must exceed. */
-const noiseDeviations = 3;
+const noiseDeviations = 4;
 
 export interface Improved {
   readonly hosts: Hosts;
