@@ -47,7 +47,10 @@ export class SimWorker {
   alive = true;
   stalled = false;
   /** Loading a plan that was adopted whole: it serves what it has. */
-  adopting = false;
+  private adoptions = 0;
+  get adopting(): boolean {
+    return this.adoptions > 0;
+  }
   state: PlanState;
   /** layer * experts + expert -> content held */
   memory = new Map<number, string>();
@@ -145,11 +148,11 @@ export class SimWorker {
 
   async adopt(plan: PlacementPlan): Promise<void> {
     const boot = this.bootId;
-    this.adopting = true;
+    this.adoptions++;
     try {
       await this.takeOver(plan, boot);
     } finally {
-      this.adopting = false;
+      this.adoptions--;
     }
   }
 
