@@ -12,7 +12,8 @@ import type { Stage, StagedProgram } from "./plan.ts";
 import { f32, i32, Session, type Values } from "./session.ts";
 
 interface GraphStage {
-  readonly stage: Extract<Stage, { kind: "graph" }>;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
   readonly session: Session;
   readonly attention: BuiltGraph["attention"];
 }
@@ -48,14 +49,14 @@ function attentionFeeds(attention: NonNullable<BuiltGraph["attention"]>, kv: KvC
   };
 }
 
-function runGraph({ stage, session, attention }: GraphStage, values: Map<string, Tensor>, call: Call): void {
+function runGraph({ inputs, outputs, session, attention }: GraphStage, values: Map<string, Tensor>, call: Call): void {
   const shape = (width: number): number[] => (attention && call.kv ? [call.kv.batch, call.kv.tokens, width] : [call.rows, width]);
   const width = (name: string): number => call.widths.get(name) ?? 0;
   const extra = attention && call.kv ? attentionFeeds(attention, call.kv) : { feeds: {}, fetches: {} };
   const feeds: Values = extra.feeds;
   const fetches: Values = extra.fetches;
-  for (const name of stage.inputs) feeds[name] = f32(values.get(name)?.data as Float32Array, shape(width(name)));
-  for (const name of stage.outputs) {
+  for (const name of inputs) feeds[name] = f32(values.get(name)?.data as Float32Array, shape(width(name)));
+  for (const name of outputs) {
     const data = call.buffer(name, call.rows * width(name));
     fetches[name] = f32(data, shape(width(name)));
     values.set(name, { shape: [call.rows, width(name)], data });
@@ -63,7 +64,14 @@ function runGraph({ stage, session, attention }: GraphStage, values: Map<string,
   session.run(feeds, fetches);
 }
 
-export function compileStaged(segment: Segment, weights: Weights, plan: StagedProgram): Compiled {
+/** Sessions and tables of a program, and what they weigh; nothing here refers to the weights any more. */
+interface Opened {
+  readonly stages: readonly Runnable[];
+  readonly tables: ReadonlyMap<string, Tensor>;
+  readonly residentBytes: number;
+}
+
+function openStages(weights: Weights, plan: StagedProgram): Opened {
   const tables = new Map<string, Tensor>();
   let [f32Bytes, quantizedBytes, sessions, tableBytes] = [0, 0, 0, 0];
   const stages = plan.stages.map((stage): Runnable => {
@@ -79,8 +87,16 @@ export function compileStaged(segment: Segment, weights: Weights, plan: StagedPr
     f32Bytes += graph.f32Bytes;
     quantizedBytes += graph.quantizedBytes;
     sessions += 1;
-    return { stage, session: new Session(graph), attention: graph.attention };
+    return { inputs: stage.inputs, outputs: stage.outputs, session: new Session(graph), attention: graph.attention };
   });
+  return { stages, tables, residentBytes: residentBytes(f32Bytes, quantizedBytes, sessions) + tableBytes };
+}
+
+export function compileStaged(segment: Segment, weights: Weights, plan: StagedProgram): Compiled {
+  return runnable(segment, openStages(weights, plan), plan.widths);
+}
+
+function runnable(segment: Segment, { stages, tables, residentBytes }: Opened, widths: StagedProgram["widths"]): Compiled {
   const buffers = new Map<string, Float32Array>();
   const buffer = (name: string, length: number): Float32Array => {
     let data = buffers.get(name);
@@ -91,14 +107,14 @@ export function compileStaged(segment: Segment, weights: Weights, plan: StagedPr
     return data;
   };
   return {
-    residentBytes: residentBytes(f32Bytes, quantizedBytes, sessions) + tableBytes,
+    residentBytes,
     async run(inputs, kv) {
       const rows = checkInputs(segment, inputs);
       checkKv(segment, kv, rows);
       if (rows === 0) return emptyOutputs(segment);
       const values = new Map<string, Tensor>([...tables, ...Object.entries(inputs)]);
       for (const stage of stages) {
-        if ("session" in stage) runGraph(stage, values, { rows, kv, widths: plan.widths, buffer });
+        if ("session" in stage) runGraph(stage, values, { rows, kv, widths, buffer });
         else {
           const written = kernelOf(stage.op).forward(stage.op, { read: (name) => values.get(name) as Tensor });
           for (const [name, value] of Object.entries(written)) values.set(name, value);
