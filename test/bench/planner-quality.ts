@@ -108,9 +108,12 @@ async function eplbRatios(trace: Parameters<typeof ratios>[0], cluster: Cluster)
   return ratios(trace, 0, cluster, (await policies.eplb.plan(inputOf(trace, 0, cluster))).layers);
 }
 
+/** Windows until the forecast has settled on the mean of many. */
+const warmUp = 14;
+
 async function stationary(row: string, cluster: Cluster, most: number): Promise<Row> {
   const { layers, experts } = traceOf("dsv3_drift");
-  const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift"), 0) }, 26, 200_000, 11);
+  const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift"), 0) }, warmUp + 20, 200_000, 11);
   const results = await simulate({
     trace,
     policy: policies.incremental,
@@ -119,7 +122,7 @@ async function stationary(row: string, cluster: Cluster, most: number): Promise<
     noise: true,
     now: () => performance.now(),
   });
-  const late = results.slice(6).map((result) => result.copies);
+  const late = results.slice(warmUp).map((result) => result.copies);
   const mean = late.reduce((a, b) => a + b, 0) / late.length;
   const back = thereAndBack(results.map((result) => result.layers));
   return {
