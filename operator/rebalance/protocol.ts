@@ -172,13 +172,14 @@ export class PlanRun {
     if (!run || run.ready.has(rank)) return;
     const attempts = (run.attempts.get(rank) ?? 0) + 1;
     run.attempts.set(rank, attempts);
-    // After the first commit there is only forward: the rank stays without until it can load.
-    if (run.phase === "committing" || (run.phase === "preparing" && attempts < this.options.limits.attempts && this.now < this.deadline)) {
+    const open = run.phase === "preparing" || run.phase === "committing";
+    // After the first commit there is only forward; and a rank that receives nothing holds nobody up, it just tries on.
+    const mayGiveUp = run.phase === "preparing" && run.task.incoming.has(rank);
+    if (open && !(mayGiveUp && (attempts >= this.options.limits.attempts || this.now >= this.deadline))) {
       actions.push({ type: "prepare", rank, layers: [layer], deadline: this.prepareDeadline() });
       return;
     }
-    // A rank that receives nothing cannot hold the others up.
-    if (run.phase === "preparing" && run.task.incoming.has(rank)) this.abort(run, `rank ${rank}: ${message}`, actions);
+    if (mayGiveUp) this.abort(run, `rank ${rank}: ${message}`, actions);
   }
 
   /** READY quorum: every live rank that newly hosts something. The others commit as soon as they are ready. */
@@ -194,6 +195,7 @@ export class PlanRun {
     for (const run of this.layers.values()) {
       if (run.phase === "free" || run.phase === "aborted") continue;
       run.ready.delete(rank);
+      run.attempts.delete(rank);
       run.committed.delete(rank);
       run.released.delete(rank);
       if (run.phase === "waiting") continue;
