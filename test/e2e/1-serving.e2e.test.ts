@@ -3,8 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
-import { execOk } from "../harness/process.ts";
-import { root, type Target, waitReady } from "../harness/product.ts";
+import { type Target, waitReady } from "../harness/product.ts";
 import { collectTexts, type Texts } from "./texts.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -57,14 +56,6 @@ test("while experts are moved the texts stay the same", async () => {
   assert.deepEqual(await collectTexts(moe.url, "smol", 4), oneWorker);
   const after = await moe.kubectl.get("eplace", "smol");
   assert.ok(after.spec.epoch > before.spec.epoch, `no expert moved meanwhile: epoch ${before.spec.epoch} stayed`);
-});
-
-test("enodia status shows every rank with its memory", async () => {
-  const args = ["operator/cli/main.ts", "status", "smol", "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""];
-  const json = JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root })) as any[];
-  assert.equal(json[0].ranks.length, 3);
-  for (const rank of json[0].ranks) assert.ok(rank.hostedBytes > 0 && rank.memoryBytes > 0, JSON.stringify(rank));
-  assert.match(await execOk(process.execPath, args, { cwd: root }), /RANK\s+POD/);
 });
 
 test("conditions of a healthy deployment say so", async () => {
