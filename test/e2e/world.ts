@@ -16,7 +16,7 @@ const log = (line: string): void => {
 
 /** The cluster with the chart installed and both models in place. Idempotent. */
 export async function openWorld(): Promise<Target> {
-  const running = status(clusterName).length > 0;
+  const running = status().some((cluster) => cluster.name === clusterName && cluster.controlPlane === "running");
   const cluster = running ? open(clusterName) : await up({ name: clusterName, nodes, log });
   const target: Target = { kubeconfig: cluster.kubeconfig, kubectl: cluster.binaries.kubectl, helm: cluster.binaries.helm, local: cluster };
   const system = kubectlOf(target, "enodia-system");
