@@ -33,7 +33,7 @@ export async function ensureClusterTools(own: Own): Promise<Target> {
     );
   }
   const images = await buildProductImages({ repo: root, out: imageFolder(), log: () => undefined });
-  for (const image of Object.values(images)) if (image) await execOk(loader.command, loader.args(image.path));
+  for (const image of [images.operator, images.runtime, images.nats]) await execOk(loader.command, loader.args(image.out));
   return target;
 }
 

@@ -39,10 +39,10 @@ export function kubectlOf(target: Target, namespace: string): Kubectl {
 export async function provideImages(target: Target, log: Log, options: { swiftshader?: boolean } = {}): Promise<void> {
   if (!target.local) return;
   const images = await buildProductImages({ repo: root, out: imageFolder(), log, ...options });
-  const tars = Object.values(images).flatMap((image) => (image ? [image] : []));
-  for (const image of tars) {
+  for (const image of [images.operator, images.runtime, images.nats, images.swiftshader]) {
+    if (!image) continue;
     log(`loading ${image.ref}`);
-    await loadImage(target.local.name, image.path);
+    await loadImage(target.local.name, image.out);
   }
 }
 
