@@ -46,6 +46,15 @@ async function nodeReady(node: string): Promise<string> {
   return conditions.find((one: { type: string }) => one.type === "Ready").status;
 }
 
+/** SIGKILL to a process that may have ended by itself. */
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, "SIGKILL");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  }
+}
+
 const waitReady = (node: string, want: (status: string) => boolean) =>
   waitFor(`${node} to change`, { timeoutMs: 60_000, everyMs: 500 }, async () => (want(await nodeReady(node)) ? true : undefined));
 
@@ -267,7 +276,8 @@ describe("a local cluster", { skip: reason }, () => {
     const state = readState(name);
     assert.ok(state !== undefined);
     // A dead run: its processes are gone, everything else is still there.
-    for (const pid of cgroupPids(namesOf(state).cgroup)) process.kill(pid, "SIGKILL");
+    // (Killing one may end others first, a shim with its kubelet, so a pid may already be gone.)
+    for (const pid of cgroupPids(namesOf(state).cgroup)) killIfThere(pid);
     await sleep(500);
     assert.ok(leftovers(state).length > 3);
     cluster = await up({ name, nodes: 1 });
