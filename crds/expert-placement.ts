@@ -80,8 +80,8 @@ export const expertPlacementStatusSchema = z
           budgetBytes: z.int().min(0).optional().meta({ description: "Resident bytes it may hold." }),
           denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
           kvBytes: z.int().min(0).optional().meta({ description: "Bytes of its attention cache." }),
-          loadPercent: percent("Its served load over the mean, worst layer."),
-          state: z.string().max(32).optional(),
+          loadPercent: percent("Its served load over the mean, in the worst layer."),
+          state: z.string().max(32).optional().meta({ description: "joining, active, draining or lost." }),
         }),
       )
       .max(planBounds.ranks)
@@ -89,7 +89,15 @@ export const expertPlacementStatusSchema = z
       .meta({ description: "What each rank reports.", "x-kubernetes-list-type": "atomic" }),
     predicted: outcome("What the planner expected of the plan."),
     measured: outcome("What came of it."),
-    reason: z.string().max(1024).optional().meta({ description: "Why the plan was made, held or rolled back." }),
+    recommended: z.array(z.string().max(64)).max(256).optional().meta({
+      description: "Mode Recommend: moves of the plan that Auto would carry out, as layer/expert -> rank.",
+      "x-kubernetes-list-type": "atomic",
+    }),
+    reason: z.string().max(1024).optional().meta({ description: "Why the plan was made or rolled back." }),
+    decision: z
+      .object({ reason: z.string().max(64), message: z.string().max(1024) })
+      .optional()
+      .meta({ description: "What the planner last decided, to act or to hold, and why." }),
     conditions: conditionsSchema.optional(),
   })
   .meta({ description: "How far the plan is carried out." });

@@ -78,9 +78,22 @@ test("measured imbalance adds windows up until they say more than chance", () =>
   rows.add(window(30, 10), 1000);
   assert.equal(rows.measure(100), undefined);
   rows.add(window(30, 50), 1000);
-  assert.deepEqual(rows.measure(100), { worst: 1, mean: 1, worstLayer: 0, layers: 1 });
+  assert.deepEqual(rows.measure(100), {
+    worst: 1,
+    mean: 1,
+    worstLayer: 0,
+    layers: 1,
+    ranks: [
+      { rank: 0, load: 1 },
+      { rank: 1, load: 1 },
+    ],
+  });
   rows.add(window(3000, 1000), 1000);
   assert.equal(rows.measure(100)?.worst, 1.5, "what is enough by itself puts the older windows out");
+  assert.deepEqual(
+    rows.measure(100)?.ranks.map(({ load }) => load),
+    [1.5, 0.5],
+  );
 });
 
 function draw(p: readonly number[], n: number, random: ReturnType<typeof seeded>): number[] {

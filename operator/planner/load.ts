@@ -1,7 +1,7 @@
 // Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
 // trusted. A rank that did not report is missing, never zero. Pure; the caller gives the time.
 import type { LoadWindow, Phase } from "../../crds/telemetry.ts";
-import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
 
 export type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
 export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
@@ -160,6 +160,8 @@ export interface MeasuredImbalance {
   readonly worstLayer: number;
   /** Layers with enough rows to say anything. */
   readonly layers: number;
+  /** Load of each rank in the worst layer, per speed, over the mean. */
+  readonly ranks: readonly { readonly rank: number; readonly load: number }[];
 }
 
 /**
@@ -188,7 +190,8 @@ export class ServedRows {
     let worstLayer = -1;
     let total = 0;
     let layers = 0;
-    for (const [l, load] of sumRows(this.windows).entries()) {
+    const rows = sumRows(this.windows);
+    for (const [l, load] of rows.entries()) {
       if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) continue;
       const ratio = imbalance(load, speed);
       total += ratio;
@@ -197,7 +200,10 @@ export class ServedRows {
       worst = ratio;
       worstLayer = l;
     }
-    return layers > 0 ? { worst, mean: total / layers, worstLayer, layers } : undefined;
+    if (layers === 0) return undefined;
+    const relative = relativeLoad(rows[worstLayer] ?? [], speed);
+    const ranks = (this.windows[0]?.ranks ?? []).map(({ rank }, g) => ({ rank, load: relative[g] ?? 0 }));
+    return { worst, mean: total / layers, worstLayer, layers, ranks };
   }
 }
 

@@ -47,6 +47,36 @@ test("mode Off leaves the imbalance as it is and says why", async () => {
   assert.match(sim.loop?.view()?.placementBalanced.message ?? "", /ModeOff/);
 });
 
+test("mode Recommend publishes the plan that Auto would carry out, and moves nothing", async () => {
+  const sim = await up({ spec: { rebalancing: { ...fast.rebalancing, mode: "Recommend" } } });
+  assert.ok(await sim.clock.run(60_000, () => sim.stored?.status.phase === "Recommended"));
+  const recommended = sim.stored?.status;
+  assert.equal(sim.plan()?.epoch, 1);
+  assert.match(recommended?.recommended?.[0] ?? "", /^\d+\/\d+ -> \d+$/);
+  assert.equal(recommended?.recommended?.length, recommended?.predicted?.moves);
+  assert.ok((recommended?.predicted?.imbalancePercent ?? 1000) < (recommended?.measured?.imbalancePercent ?? 0));
+  sim.respec({ rebalancing: fast.rebalancing });
+  assert.ok(await sim.clock.run(60_000, () => sim.stored?.status.phase === "Committed" && (sim.plan()?.epoch ?? 0) > 1));
+  assert.equal(sim.stored?.status.recommended, undefined);
+});
+
+test("the placement's status names every rank's state, memory and load, and what the planner decided", async () => {
+  const sim = await up({ spec: fast });
+  assert.ok(await sim.clock.run(60_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.stored?.status.decision?.reason === "Balanced"));
+  await sim.clock.run(30_000);
+  const status = sim.stored?.status;
+  assert.equal(status?.phase, "Committed");
+  assert.ok((status?.measured?.imbalancePercent ?? 0) >= 100);
+  const ranks = status?.ranks ?? [];
+  assert.deepEqual(
+    ranks.map(({ rank, state }) => [rank, state]),
+    [0, 1, 2].map((rank) => [rank, "active"]),
+  );
+  const mean = ranks.reduce((total, { loadPercent }) => total + (loadPercent ?? 0), 0) / ranks.length;
+  assert.ok(Math.abs(mean - 100) <= 1, `the ranks' loads are ${mean}% on average`);
+  assert.ok(ranks.every(({ hostedBytes, budgetBytes }) => hostedBytes !== undefined && hostedBytes <= (budgetBytes ?? 0)));
+});
+
 test("a killed process is loaded again from its plan, or its experts move to others", async () => {
   const sim = await up();
   sim.worker(1).crash(2_000);

@@ -10,6 +10,7 @@ import { type Intent, nextIntent } from "./intent.ts";
 import { Links } from "./links.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import { everybodyDescribed, lostAfterMs, membersOf, rankSpecs, ranksOf, rankViews } from "./members.ts";
+import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
 import { type Observed, Steps } from "./steps.ts";
 import type { Subscription } from "./telemetry.ts";
 import { rebalanceView } from "./view.ts";
@@ -24,6 +25,7 @@ export class DeploymentLoop {
   private readonly seen: Observed;
   private readonly steps: Steps;
   private readonly drains = new Drains();
+  private readonly status: PlacementStatusWriter;
   private identity: Identity | undefined;
   private telemetry: { readonly key: string; readonly subscription: Subscription } | undefined;
   private readonly usableAt = new Map<number, number>();
@@ -40,6 +42,7 @@ export class DeploymentLoop {
     this.ports = ports;
     this.seen = { world, views: [], shape: undefined, balance: undefined };
     this.startedAt = ports.clock.now();
+    this.status = new PlacementStatusWriter(ports.store, ports.clock);
     this.links = new Links(ports.openLink, () => this.poke());
     this.steps = new Steps({
       ports,
@@ -309,6 +312,16 @@ export class DeploymentLoop {
       },
       lastRebalance: this.steps.lastRebalance,
     });
+    const status = placementStatus({
+      report: this.steps.rollout?.run.report() ?? this.steps.lastReport,
+      running: this.steps.rollout !== undefined,
+      views: this.seen.views,
+      measured: this.seen.balance?.measured,
+      bound: this.seen.balance?.bound,
+      decision: this.seen.balance?.decision,
+      recommended: this.steps.recommended,
+    });
+    if (status) this.status.offer(this.seen.world.ref, status);
     this.current = view;
     // Times alone are no news to the deployment plane.
     const text = JSON.stringify({

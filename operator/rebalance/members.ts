@@ -62,15 +62,18 @@ function stateOf(view: { lost: boolean; leaving: boolean; link: Link | undefined
 }
 
 /** One pod per rank: while a pod is replaced, the one that is usable, else the newest. */
-export function membersOf(views: readonly RankView[]): Member[] {
+export function currentByRank(views: readonly RankView[]): RankView[] {
   const byRank = new Map<number, RankView>();
   for (const view of views) {
     const other = byRank.get(view.rank);
     if (!other || score(view) >= score(other)) byRank.set(view.rank, view);
   }
-  return [...byRank.values()]
+  return [...byRank.values()].sort((a, b) => a.rank - b.rank);
+}
+
+export function membersOf(views: readonly RankView[]): Member[] {
+  return currentByRank(views)
     .filter((view) => view.link?.description !== undefined)
-    .sort((a, b) => a.rank - b.rank)
     .map((view) => ({
       rank: view.rank,
       podName: view.pod.name,

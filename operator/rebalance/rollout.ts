@@ -1,12 +1,13 @@
-// One plan from decision to done: write ExpertPlacement (the epoch is ours only then), push it, keep its status, and when
+// One plan from decision to done: write ExpertPlacement (the epoch is ours only then), push it, report on it, and when
 // some layers had to stay with their parent, write what really holds. Shell around protocol.ts.
-import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import type { ExpertPlacementSpec } from "../../crds/expert-placement.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import type { Ref } from "../kube/kube.ts";
 import { bytesByRank, layerBytes } from "../planner/index.ts";
 import type { ModelShape } from "../planner/policy.ts";
+import { type PlanReport, percent } from "./placement-status.ts";
 import { committedMix, nextPlan, toSpec } from "./plan-object.ts";
 import type { Clock, HostedLayer, Link, PlacementStore, StoredPlacement } from "./ports.ts";
 import { PlanRun } from "./protocol.ts";
@@ -15,8 +16,6 @@ import { Push } from "./push.ts";
 
 /** Time for a plan's transfers beyond the base, at this rate. */
 const slowestBytesPerSecond = 5e6;
-const statusEveryMs = 1_000;
-const announceMax = 60;
 
 export interface RolloutPorts {
   readonly ref: Ref;
@@ -57,6 +56,7 @@ export interface RolloutResult {
   readonly moves: number;
   readonly bytes: number;
   readonly durationMs: number;
+  readonly report: PlanReport;
 }
 
 export class Rollout {
@@ -70,8 +70,6 @@ export class Rollout {
   private readonly bytes: number;
   private run: PlanRun | undefined;
   private push: Push | undefined;
-  private statusAt = 0;
-  private announced = "";
   private readonly resumed: boolean;
 
   /** `resume`: the plan is stored already and these layers are known to be committed somewhere. */
@@ -148,7 +146,6 @@ export class Rollout {
   /** Writes and pushes; resolves when the plan has ended one way or the other. Throws only what the store throws. */
   async carryOut(stored: StoredPlacement | undefined, alreadyStored: boolean): Promise<RolloutResult> {
     let current = alreadyStored ? stored : await this.write(this.plan, stored);
-    this.announce("Preparing");
     const outcome = await this.pushPlan();
     const committed = outcome.result === "superseded" ? this.parent : this.mix();
     const ended = {
@@ -158,20 +155,16 @@ export class Rollout {
       bytes: this.run?.receivedBytes ?? 0,
       durationMs: this.ports.clock.now() - this.startedAt,
     };
-    if (outcome.result === "superseded") return { ...ended, stored: current };
+    if (outcome.result === "superseded") return { ...ended, stored: current, report: this.report() };
+    const phase = outcome.result === "aborted" ? "Aborted" : "Committed";
     if (outcome.aborted.length > 0 && committed) {
       // The object must say what holds: its epoch was used, so what holds gets the next one.
       const settled = nextPlan(committed, committed.layers, new Set(), { ...committed, epoch: this.plan.epoch + 1 });
-      current = await this.write(
-        settled,
-        current,
-        `settled after ${outcome.aborted.length} layers kept their parent: ${outcome.aborted[0]?.reason ?? ""}`,
-      );
-      this.announce(outcome.result === "aborted" ? "Aborted" : "Committed", settled);
-      return { ...ended, committed: settled, stored: current };
+      const reason = `settled after ${outcome.aborted.length} layers kept their parent: ${outcome.aborted[0]?.reason ?? ""}`.slice(0, 1024);
+      current = await this.write(settled, current, reason);
+      return { ...ended, committed: settled, stored: current, report: this.finalReport(phase, settled, reason) };
     }
-    this.announce(outcome.result === "aborted" ? "Aborted" : "Committed", committed);
-    return { ...ended, stored: current };
+    return { ...ended, stored: current, report: this.finalReport(phase, committed) };
   }
 
   private async write(plan: PlacementPlan, stored: StoredPlacement | undefined, reason = this.wanted.reason): Promise<StoredPlacement> {
@@ -199,7 +192,7 @@ export class Rollout {
       clock: this.ports.clock,
       link: this.ports.link,
       maxBytesPerSecond: this.ports.maxBytesPerSecond,
-      onProgress: () => this.progress(),
+      onProgress: this.ports.onProgress,
     });
     return this.push.finished;
   }
@@ -240,40 +233,28 @@ export class Rollout {
     return this.run?.phase ?? "Preparing";
   }
 
-  private progress(): void {
-    this.ports.onProgress();
-    const now = this.ports.clock.now();
-    if (now - this.statusAt < statusEveryMs || this.run?.outcome) return;
-    this.statusAt = now;
-    this.announce(this.phase);
-  }
-
-  /** The status is for readers and holds nothing up; its last word is said again until it is heard, or a newer one is due. */
-  private announce(phase: NonNullable<ExpertPlacementStatus["phase"]>, committed?: PlacementPlan, attempt = 1): void {
-    this.announced = phase;
-    this.writeStatus(phase, committed).catch(() => {
-      if (attempt >= announceMax) return;
-      this.ports.clock.after(statusEveryMs, () => {
-        if (this.announced === phase) this.announce(phase, committed, attempt + 1);
-      });
+  /** What the plan says of itself while it is carried out. */
+  report(): PlanReport {
+    return this.reportOf(this.phase, this.parent?.epoch ?? 0, {
+      layersCommitted: this.run?.committedLayers().length ?? 0,
+      ...(this.run ? { deadline: new Date(this.run.deadline).toISOString() } : {}),
     });
   }
 
-  private async writeStatus(phase: NonNullable<ExpertPlacementStatus["phase"]>, committed?: PlacementPlan): Promise<void> {
-    const { predicted, members, reason } = this.wanted;
-    const done = phase === "Committed" || phase === "Aborted";
-    const percent = (ratio: number): number => Math.round(Math.min(ratio, 1000) * 100);
-    const status: ExpertPlacementStatus = {
+  private finalReport(phase: "Committed" | "Aborted", committed: PlacementPlan | undefined, reason?: string): PlanReport {
+    const report = this.reportOf(phase, committed?.epoch ?? 0, {
+      layersCommitted: committed?.layers.length ?? 0,
+      measured: { moves: this.moves, bytes: this.run?.receivedBytes ?? 0, durationMs: this.ports.clock.now() - this.startedAt },
+    });
+    return reason === undefined ? report : { ...report, reason };
+  }
+
+  private reportOf(phase: NonNullable<PlanReport["phase"]>, committedEpoch: number, more: Partial<PlanReport>): PlanReport {
+    const { predicted, reason } = this.wanted;
+    return {
       phase,
-      committedEpoch: committed?.epoch ?? this.parent?.epoch ?? 0,
-      layersCommitted: done ? (committed?.layers.length ?? 0) : (this.run?.committedLayers().length ?? 0),
-      ...(done || !this.run ? {} : { deadline: new Date(this.run.deadline).toISOString() }),
-      ranks: [...members].map(([rank, member]) => ({
-        rank,
-        bootId: member.bootId,
-        ...rankStatus(this.ports.link(rank)),
-        budgetBytes: member.budgetBytes,
-      })),
+      committedEpoch,
+      ...more,
       ...(predicted
         ? {
             predicted: {
@@ -284,21 +265,7 @@ export class Rollout {
             },
           }
         : {}),
-      ...(done
-        ? { measured: { moves: this.moves, bytes: this.run?.receivedBytes ?? 0, durationMs: this.ports.clock.now() - this.startedAt } }
-        : {}),
       reason: reason.slice(0, 1024),
     };
-    await this.ports.store.writeStatus(this.ports.ref, status);
   }
-}
-
-function rankStatus(link: Link | undefined): { epoch?: number; hostedBytes?: number; denseBytes?: number; kvBytes?: number } {
-  if (!link?.status) return {};
-  return {
-    epoch: link.status.epoch,
-    hostedBytes: link.status.hostedBytes,
-    denseBytes: link.description?.denseBytes ?? 0,
-    kvBytes: link.description?.kvBytes ?? 0,
-  };
 }

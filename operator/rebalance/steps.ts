@@ -1,6 +1,7 @@
 // The steps of one deployment that take time: recover what holds, and make and carry out a plan for a first start, a repair,
 // a drain, new ranks or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
 import { schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
@@ -13,6 +14,7 @@ import type { Intent } from "./intent.ts";
 import type { Links } from "./links.ts";
 import type { LoopPorts } from "./loop-ports.ts";
 import type { RankView } from "./members.ts";
+import { type PlanReport, recommendedMax } from "./placement-status.ts";
 import { fromSpec } from "./plan-object.ts";
 import type { Link, StoredPlacement } from "./ports.ts";
 import { recover } from "./recover.ts";
@@ -40,6 +42,10 @@ export class Steps {
   rollout: { readonly kind: string; readonly run: Rollout } | undefined;
   waiting: { reason: string; message: string } | undefined;
   lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
+  /** What the last plan said of itself when it ended. */
+  lastReport: PlanReport | undefined;
+  /** Moves of the plan that mode Recommend holds back. */
+  recommended: readonly string[] = [];
   /** Boots that were told what is committed. */
   readonly boots = new Map<number, string>();
   repairTried = "";
@@ -93,6 +99,7 @@ export class Steps {
     this.ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
     if (found.kind === "settled" || found.kind === "rewrite") {
       this.committed = found.committed;
+      this.lastReport = { ...reportIn(this.stored), phase: "Committed", committedEpoch: found.committed.epoch };
       this.links.pushPlan(found.committed);
       if (found.kind === "rewrite")
         await this.run(
@@ -190,6 +197,7 @@ export class Steps {
     const output = await this.ports.planner.plan(policy, input);
     this.ports.metrics.observe("enodia_planner_duration_seconds", (this.ports.clock.now() - started) / 1000, { ...this.labels(), policy });
     const judged = balance.judge(input, output.layers, facts.spec);
+    if (judged.decision.reason === "Recommended") this.recommend(judged.decision.message, committed, output.layers);
     if (!judged.decision.act) return this.held(judged.decision.reason);
     const predicted = { before: judged.before, after: judged.after, bound: judged.bound };
     await this.run(
@@ -200,6 +208,12 @@ export class Steps {
       undefined,
       input,
     );
+  }
+
+  private recommend(message: string, committed: PlacementPlan, layers: readonly LayerPlan[]): void {
+    const { moves } = diffPlans(committed.layers, layers, () => 0);
+    this.recommended = moves.slice(0, recommendedMax).map(({ layer, expert, rank }) => `${layer}/${expert} -> ${rank}`);
+    this.ports.event(this.seen.world, "Normal", "RebalanceRecommended", message);
   }
 
   private held(reason: string): void {
@@ -304,6 +318,7 @@ export class Steps {
     const { outcome } = result;
     const now = this.ports.clock.now();
     this.stored = result.stored;
+    this.lastReport = result.report;
     if (outcome.result === "superseded") {
       this.recovered = false;
       this.ports.log.warn({ deployment: this.seen.world.ref.name, epoch: outcome.epoch }, "another leader has a newer plan");
@@ -346,4 +361,15 @@ export class Steps {
     );
     this.ports.onRollout(this.seen.world.ref, false, { kind, result });
   }
+}
+
+/** What a stored status says of the plan, without what is of the moment. */
+function reportIn(stored: StoredPlacement | undefined): PlanReport {
+  const { layersCommitted, predicted, measured, reason } = stored?.status ?? {};
+  return {
+    ...(layersCommitted === undefined ? {} : { layersCommitted }),
+    ...(predicted ? { predicted } : {}),
+    ...(measured ? { measured } : {}),
+    ...(reason === undefined ? {} : { reason }),
+  };
 }

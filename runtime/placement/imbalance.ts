@@ -15,6 +15,19 @@ export function imbalance(load: ArrayLike<number>, speed: ArrayLike<number>): nu
   return total > 0 && capacity > 0 ? highest / (total / capacity) : 1;
 }
 
+/** load/speed of each rank, divided by total load / total speed; 0 for ranks of speed 0 and without load. */
+export function relativeLoad(load: ArrayLike<number>, speed: ArrayLike<number>): number[] {
+  let total = 0;
+  let capacity = 0;
+  for (let g = 0; g < load.length; g++) {
+    const s = speed[g] as number;
+    if (s <= 0) continue;
+    total += load[g] as number;
+    capacity += s;
+  }
+  return Array.from(load, (rows, g) => ((speed[g] as number) > 0 && total > 0 ? rows / (speed[g] as number) / (total / capacity) : 0));
+}
+
 /** Slots that a layer needs so that no slot holds more than `level` rows: sum of max(1, ceil(demand / level)). */
 export function slotsNeeded(demand: ArrayLike<number>, level: number): number {
   let slots = 0;

@@ -58,19 +58,14 @@ export class SimCluster {
   private podCount = 0;
   private seq = 0;
   private desired: number;
-  private readonly spec;
+  private spec;
 
   constructor(options: SimOptions = {}) {
     const random = seeded(options.seed ?? 1);
     this.random = random;
     this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
     this.desired = options.ranks ?? 3;
-    this.spec = moeDeploymentSpecSchema.parse({
-      model: { uri: "pvc://m/x" },
-      replicas: this.desired,
-      telemetry: { nats: { url: "nats://sim:4222" } },
-      ...options.spec,
-    });
+    this.spec = this.specOf(options.spec);
     this.net = {
       clock: this.clock,
       random: random.next,
@@ -88,6 +83,21 @@ export class SimCluster {
     this.oracle = new Oracle(this, this.net);
     for (let rank = 0; rank < this.desired; rank++) this.addPod(rank);
     this.clock.after(1000, () => this.traffic());
+  }
+
+  private specOf(fields: Record<string, unknown> | undefined) {
+    return moeDeploymentSpecSchema.parse({
+      model: { uri: "pvc://m/x" },
+      replicas: this.desired,
+      telemetry: { nats: { url: "nats://sim:4222" } },
+      ...fields,
+    });
+  }
+
+  /** The user edits the object. */
+  respec(fields: Record<string, unknown>): void {
+    this.spec = this.specOf(fields);
+    this.refresh();
   }
 
   addPod(rank: number): SimWorker {

@@ -1,5 +1,5 @@
-// `enodia status`: what a deployment is doing, rank by rank: pod, epoch, expert memory against budget, container memory, load, and
-// why the planner moved or did not. Reads the API server and the kubelets' summary through it; changes nothing.
+// `enodia status`: gathers what a deployment is doing, rank by rank: pod, epoch, expert memory against budget, container memory, load.
+// Reads the API server and the kubelets' summary through it; changes nothing. ../status-text.ts says it to a person.
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, labels } from "../../../crds/common.ts";
@@ -7,7 +7,7 @@ import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { bytes, percent, table } from "../table.ts";
+import { type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
 
 const usage = `usage: enodia status [name] [options]
 
@@ -19,21 +19,6 @@ ${kubeFlagsHelp}
 /** Memory a worker may take beside experts, dense part and KV: runtime, buffers, heap. What the check below allows. */
 const overheadBytes = 400 * 1024 * 1024;
 const headroom = 1.15;
-
-interface RankRow {
-  readonly rank: number;
-  readonly pod: string;
-  readonly node: string;
-  readonly state: string;
-  readonly epoch: number | undefined;
-  readonly hostedBytes: number | undefined;
-  readonly budgetBytes: number | undefined;
-  /** Container memory as the kubelet reports it: usage less inactive file pages. */
-  readonly memoryBytes: number | undefined;
-  /** 1.15 x (dense + KV + hosted) + 400 MiB: what that memory should stay below. */
-  readonly memoryExpectedBytes: number | undefined;
-  readonly loadPercent: number | undefined;
-}
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -51,7 +36,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const details = await Promise.all(deployments.map((deployment) => describe(cluster, deployment)));
   if (values.json) process.stdout.write(`${JSON.stringify(details, null, 2)}\n`);
   else if (details.length === 0) process.stdout.write(`no MoEDeployment in namespace ${cluster.namespace}\n`);
-  else process.stdout.write(`${details.map(render).join("\n\n")}\n`);
+  else process.stdout.write(`${details.map(renderStatus).join("\n\n")}\n`);
   return 0;
 }
 
@@ -65,13 +50,7 @@ async function readDeployments(cluster: ClusterAccess, name: string | undefined)
   throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}; see: kubectl get moed -A`, { code: "NotFound" });
 }
 
-interface Detail {
-  readonly deployment: MoEDeployment;
-  readonly placement: ExpertPlacement | undefined;
-  readonly ranks: readonly RankRow[];
-}
-
-async function describe(cluster: ClusterAccess, deployment: MoEDeployment): Promise<Detail> {
+async function describe(cluster: ClusterAccess, deployment: MoEDeployment): Promise<StatusDetail> {
   const { name, namespace } = deployment.metadata;
   const [found, pods] = await Promise.all([
     cluster.kube.get(resources.expertPlacements, { namespace, name }),
@@ -134,56 +113,4 @@ async function containerMemory(cluster: ClusterAccess, pods: readonly KubeObject
   };
   await Promise.allSettled([...nodes].map(read));
   return found;
-}
-
-function render({ deployment, placement, ranks }: Detail): string {
-  const { spec, status, metadata } = deployment;
-  const model = status.model;
-  const lines = [
-    `${metadata.namespace}/${metadata.name}   ${spec.model.uri}   replicas ${status.readyReplicas ?? 0}/${spec.replicas}   ${status.address?.url ?? ""}`,
-  ];
-  if (model)
-    lines.push(
-      `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
-    );
-  const conditions = status.conditions ?? [];
-  if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
-  // Degraded is the one condition whose good status is False.
-  const wrong = conditions.filter((c) => c.message !== "" && (c.type === "Degraded" ? c.status === "True" : c.status === "False"));
-  lines.push(...wrong.map((c) => `           ${c.type}: ${c.message}`));
-  if (placement) lines.push(...renderPlacement(deployment, placement));
-  lines.push("", renderRanks(ranks));
-  return lines.join("\n");
-}
-
-function renderPlacement({ spec, status }: MoEDeployment, placement: ExpertPlacement): string[] {
-  const last = status.placement?.lastRebalance;
-  const lines = [
-    `placement  epoch ${placement.spec.epoch} ${placement.status.phase ?? ""}   policy ${spec.rebalancing.policy} (${spec.rebalancing.mode})   imbalance ${percent(status.placement?.imbalancePercent)} (bound ${percent(status.placement?.boundPercent)})`,
-  ];
-  const reason = placement.status.reason ?? placement.spec.reason;
-  if (reason) lines.push(`           ${reason}`);
-  if (last) {
-    lines.push(
-      `last move  ${last.time}: ${last.result}, ${last.moves} moves, ${bytes(last.bytes)}, ${(last.durationMs / 1000).toFixed(1)} s, imbalance ${percent(last.imbalanceBeforePercent)} -> ${percent(last.imbalanceAfterPercent)}`,
-    );
-  }
-  return lines;
-}
-
-function renderRanks(ranks: readonly RankRow[]): string {
-  const header = ["RANK", "POD", "NODE", "STATE", "EPOCH", "EXPERTS", "BUDGET", "MEMORY", "EXPECTED <=", "LOAD"];
-  const rows = ranks.map((row) => [
-    String(row.rank),
-    row.pod,
-    row.node,
-    row.state,
-    String(row.epoch ?? "-"),
-    bytes(row.hostedBytes),
-    bytes(row.budgetBytes),
-    bytes(row.memoryBytes),
-    bytes(row.memoryExpectedBytes),
-    percent(row.loadPercent),
-  ]);
-  return table(header, rows);
 }
