@@ -1,0 +1,64 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { Condition } from "../../crds/conditions.ts";
+import { deployment, snapshot } from "../../test/builders/deployment.ts";
+import { verdicts } from "../deployment/core/conditions.ts";
+import { renderStatus } from "./status-text.ts";
+
+const condition = (type: string, status: Condition["status"], reason: string, message = `${type} says why`): Condition => ({
+  type,
+  status,
+  reason,
+  message,
+  lastTransitionTime: "2026-03-01T10:00:00Z",
+});
+
+/** Types of the conditions whose messages are printed. */
+function shown(...conditions: readonly Condition[]): string[] {
+  const text = renderStatus({ deployment: deployment({}, { conditions }), placement: undefined, ranks: [] });
+  return [...text.matchAll(/^ +(\w+): /gm)].map((match) => match[1] ?? "");
+}
+
+const cases: Readonly<Record<string, { given: readonly Condition[]; want: readonly string[] }>> = {
+  "nothing is wrong with a deployment at rest": {
+    given: [
+      condition("Ready", "True", "AllReplicasAvailable"),
+      condition("Progressing", "False", "Converged", "nothing is to be done"),
+      condition("Degraded", "False", "AsExpected"),
+      condition("PlacementBalanced", "True", "Balanced"),
+    ],
+    want: [],
+  },
+  "an operation under way is not wrong": { given: [condition("Progressing", "True", "Scaling")], want: [] },
+  "an operation that is refused or late is": {
+    given: [condition("Progressing", "False", "ScaleDownBlocked"), condition("Progressing", "False", "DeadlineExceeded")],
+    want: ["Progressing", "Progressing"],
+  },
+  "Degraded is wrong when it is True": { given: [condition("Degraded", "True", "RanksMasked")], want: ["Degraded"] },
+  "whatever else is False is wrong": {
+    given: [condition("Ready", "False", "RanksNotReady"), condition("TelemetryFresh", "False", "Stale")],
+    want: ["Ready", "TelemetryFresh"],
+  },
+  "what is not known says so while the deployment is not ready": {
+    given: [condition("Ready", "False", "RanksNotReady"), condition("PlacementBalanced", "Unknown", "InsufficientExpertMemory")],
+    want: ["Ready", "PlacementBalanced"],
+  },
+  "what is not known is passed over once it is ready": {
+    given: [condition("Ready", "True", "AllReplicasAvailable"), condition("TelemetryFresh", "Unknown", "NotConfigured")],
+    want: [],
+  },
+};
+for (const [name, { given, want }] of Object.entries(cases)) test(`status: ${name}`, () => assert.deepEqual(shown(...given), want));
+
+test("status: Converged is the reason that the operator gives for having nothing to do", () => {
+  const { Progressing } = verdicts({
+    snapshot: snapshot(),
+    ranks: 3,
+    refusals: [],
+    blocked: undefined,
+    operation: undefined,
+    pendingReplicas: undefined,
+    warmingUp: false,
+  });
+  assert.deepEqual(shown({ ...condition("Progressing", "Unknown", ""), ...Progressing }), []);
+});

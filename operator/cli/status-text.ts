@@ -1,0 +1,92 @@
+// What `enodia status` prints of one deployment: the model, the conditions and what is wrong, the plan, the ranks. Pure.
+import type { Condition } from "../../crds/conditions.ts";
+import type { ExpertPlacement } from "../../crds/expert-placement.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { bytes, percent, table } from "./table.ts";
+
+export interface RankRow {
+  readonly rank: number;
+  readonly pod: string;
+  readonly node: string;
+  readonly state: string;
+  readonly epoch: number | undefined;
+  readonly hostedBytes: number | undefined;
+  readonly budgetBytes: number | undefined;
+  /** Container memory as the kubelet reports it: usage less inactive file pages. */
+  readonly memoryBytes: number | undefined;
+  /** 1.15 x (dense + KV + hosted) + 400 MiB: what that memory should stay below. */
+  readonly memoryExpectedBytes: number | undefined;
+  readonly loadPercent: number | undefined;
+}
+
+export interface StatusDetail {
+  readonly deployment: MoEDeployment;
+  readonly placement: ExpertPlacement | undefined;
+  readonly ranks: readonly RankRow[];
+}
+
+export function renderStatus({ deployment, placement, ranks }: StatusDetail): string {
+  const { spec, status, metadata } = deployment;
+  const model = status.model;
+  const lines = [
+    `${metadata.namespace}/${metadata.name}   ${spec.model.uri}   replicas ${status.readyReplicas ?? 0}/${spec.replicas}   ${status.address?.url ?? ""}`,
+  ];
+  if (model)
+    lines.push(
+      `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
+    );
+  const conditions = status.conditions ?? [];
+  if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
+  lines.push(...wrong(conditions).map((c) => `           ${c.type}: ${c.message}`));
+  if (placement) lines.push(...renderPlacement(deployment, placement));
+  lines.push("", renderRanks(ranks));
+  return lines.join("\n");
+}
+
+/** Conditions that can be well without being True, and when they are. */
+const healthyWhen: Readonly<Record<string, (condition: Condition) => boolean>> = {
+  Degraded: ({ status }) => status === "False",
+  Progressing: ({ status, reason }) => status === "True" || reason === "Converged",
+};
+
+/** Conditions that tell a person what is wrong. Once Ready, what is merely not known (no load yet, no NATS) is not. */
+function wrong(conditions: readonly Condition[]): Condition[] {
+  const ready = conditions.some(({ type, status }) => type === "Ready" && status === "True");
+  return conditions.filter((condition) => {
+    if (condition.message === "" || (ready && condition.status === "Unknown")) return false;
+    const healthy = healthyWhen[condition.type] ?? (({ status }) => status === "True");
+    return !healthy(condition);
+  });
+}
+
+function renderPlacement({ spec, status }: MoEDeployment, placement: ExpertPlacement): string[] {
+  const last = status.placement?.lastRebalance;
+  const lines = [
+    `placement  epoch ${placement.spec.epoch} ${placement.status.phase ?? ""}   policy ${spec.rebalancing.policy} (${spec.rebalancing.mode})   imbalance ${percent(status.placement?.imbalancePercent)} (bound ${percent(status.placement?.boundPercent)})`,
+  ];
+  const reason = placement.status.reason ?? placement.spec.reason;
+  if (reason) lines.push(`           ${reason}`);
+  if (last) {
+    lines.push(
+      `last move  ${last.time}: ${last.result}, ${last.moves} moves, ${bytes(last.bytes)}, ${(last.durationMs / 1000).toFixed(1)} s, imbalance ${percent(last.imbalanceBeforePercent)} -> ${percent(last.imbalanceAfterPercent)}`,
+    );
+  }
+  return lines;
+}
+
+function renderRanks(ranks: readonly RankRow[]): string {
+  const header = ["RANK", "POD", "NODE", "STATE", "EPOCH", "EXPERTS", "BUDGET", "MEMORY", "EXPECTED <=", "LOAD"];
+  const rows = ranks.map((row) => [
+    String(row.rank),
+    row.pod,
+    row.node,
+    row.state,
+    String(row.epoch ?? "-"),
+    bytes(row.hostedBytes),
+    bytes(row.budgetBytes),
+    bytes(row.memoryBytes),
+    bytes(row.memoryExpectedBytes),
+    percent(row.loadPercent),
+  ]);
+  return table(header, rows);
+}
