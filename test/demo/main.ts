@@ -15,7 +15,8 @@ die and the deployment scale, under traffic. Needs root, Linux, Go >= 1.26 and P
   --nodes N             its nodes (default 3)
   --kubeconfig FILE     use your own cluster instead
   --context NAME        context of that kubeconfig (kind-* and k3d-* get the images loaded)
-  --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime and enodia/nats from
+  --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime and enodia/nats from, each with this
+                        version as tag (README: Quick start; enodia/nats is the official nats image under that name)
   --namespace NS        namespace of the deployment (default demo)
   --help`;
 

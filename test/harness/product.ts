@@ -1,5 +1,6 @@
 // The product as a platform engineer installs it: images onto the nodes, the chart by Helm, a claim with models, a MoEDeployment
 // by kubectl, and an address to talk to. Used by the demo and by the e2e tests, on the local cluster or on one of the user's.
+import { readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { cacheRoot } from "../cluster/binaries.ts";
 import { type Cluster, loadImage } from "../cluster/cluster.ts";
@@ -48,11 +49,7 @@ export async function provideImages(target: Target, log: Log, options: { swiftsh
 
 /** `helm upgrade --install` of the chart with its own NATS; waits until both operator replicas are ready. */
 export async function installChart(target: Target, values: readonly string[] = []): Promise<void> {
-  const images =
-    target.imageRegistry === undefined
-      ? ["image.tag=dev", "runtimeImage.tag=dev", "nats.image.repository=enodia/nats", "nats.image.tag=dev"]
-      : [`global.imageRegistry=${target.imageRegistry}`];
-  const sets = ["nats.enabled=true", ...images, ...values].flatMap((value) => ["--set", value]);
+  const sets = ["nats.enabled=true", ...imageValues(target.imageRegistry), ...values].flatMap((value) => ["--set", value]);
   await helm(target, [
     "upgrade",
     "--install",
@@ -65,6 +62,16 @@ export async function installChart(target: Target, values: readonly string[] = [
     ...sets,
   ]);
 }
+
+/** Chart values that name the three images of a demo or test: those loaded into the nodes, or the released ones of a registry. */
+export function imageValues(registry: string | undefined): string[] {
+  const tag = registry === undefined ? "dev" : productVersion();
+  const images = [`image.tag=${tag}`, `runtimeImage.tag=${tag}`, "nats.image.repository=enodia/nats", `nats.image.tag=${tag}`];
+  return registry === undefined ? images : [...images, `global.imageRegistry=${registry}`];
+}
+
+/** Tag of the released images. */
+export const productVersion = (): string => JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
 
 export async function helm(target: Target, args: readonly string[]): Promise<string> {
   const flags = [
