@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import { knownArchitectures } from "../models/index.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { openFile, type RandomFile } from "./file.ts";
@@ -12,7 +13,6 @@ import { type CodecName, codecNames, type ExpertIndex, expertIndexSchema, type M
 
 const indexFile = "expert-index.json";
 const jsonBytesMax = 256 * 1024 * 1024;
-export const supportedArchitectures: readonly string[] = ["MixtralForCausalLM"];
 
 export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
@@ -64,8 +64,8 @@ async function readIndex(dir: string): Promise<ExpertIndex> {
 }
 
 function checkIndex(dir: string, index: ExpertIndex): void {
-  if (!supportedArchitectures.includes(index.architecture)) {
-    throw new AppError(`${dir}: architecture ${index.architecture} is not supported; supported are ${supportedArchitectures.join(", ")}`, {
+  if (!knownArchitectures.includes(index.architecture)) {
+    throw new AppError(`${dir}: architecture ${index.architecture} is not supported; supported are ${knownArchitectures.join(", ")}`, {
       code: "UnknownArchitecture",
     });
   }
