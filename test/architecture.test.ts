@@ -81,7 +81,6 @@ const clients: Readonly<Record<string, string>> = {
   highs: "operator/planner/solver.ts",
   "@huggingface/tokenizers": "runtime/serve/",
   "@huggingface/jinja": "runtime/serve/",
-  "@huggingface/gguf": "runtime/weights/",
   "@peculiar/x509": "operator/tls/",
   "@grafana/": "operator/dashboards/",
 };
@@ -89,7 +88,7 @@ const clients: Readonly<Record<string, string>> = {
 /** zod is free everywhere; protobuf messages are made with `create` wherever they are sent, and by the ONNX subset of the cpu backend. */
 const free: Readonly<Record<string, readonly string[]>> = {
   zod: [""],
-  yaml: ["crds/generate.ts", "operator/cli/", "operator/kube/"],
+  yaml: ["crds/generate.ts"],
   "@bufbuild/protobuf": ["runtime/", "operator/rebalance/"],
 };
 
@@ -160,6 +159,18 @@ test("each npm client has one importing folder", () => {
       .map((specifier) => `${file} -> ${specifier}`),
   );
   assert.deepEqual(broken, []);
+});
+
+test("every npm client that the law names is imported where it says, and every dependency has a row", () => {
+  const packages = sources.map((file) => ({ file, imports: importsOf(file).filter((s) => !s.startsWith(".") && !s.startsWith("node:")) }));
+  const rows = [...Object.entries(clients), ...Object.entries(free).flatMap(([name, folders]) => folders.map((f) => [name, f] as const))];
+  const unused = rows.filter(
+    ([name, folder]) => !packages.some((p) => p.file.startsWith(folder) && p.imports.some((s) => s.startsWith(name))),
+  );
+  const { dependencies, optionalDependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const named = [...Object.keys(clients), ...Object.keys(free)];
+  const unnamed = Object.keys({ ...dependencies, ...optionalDependencies }).filter((name) => longest(name, named) === undefined);
+  assert.deepEqual({ unused, unnamed }, { unused: [], unnamed: [] });
 });
 
 test("imports form no cycle", () => {
