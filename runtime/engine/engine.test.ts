@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
-import { importMixtral } from "../tools/import-mixtral.ts";
+import { importMoe } from "../tools/import-moe.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import {
@@ -29,7 +29,7 @@ let store: ModelStore;
 const engines: Engine[] = [];
 
 before(async () => {
-  await importMixtral({ from: golden, out: storeDir, codecs: ["f32", "int4"], overwrite: true }, () => {});
+  await importMoe({ from: golden, out: storeDir, codecs: ["f32", "int4"], overwrite: true }, () => {});
   store = await openStore(storeDir);
 });
 after(async () => {

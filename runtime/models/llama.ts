@@ -5,6 +5,8 @@ import type { Segment } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
 import { type ExpertTensors, parseConfig } from "./family.ts";
 
+/** `architectures[0]` of its config.json. */
+export const llamaArchitecture = "LlamaForCausalLM";
 /** Hugging Face's LlamaConfig default. */
 const ropeBaseDefault = 1e4;
 

@@ -5,6 +5,8 @@ import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
 import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 
+/** `architectures[0]` of its config.json. */
+export const mixtralArchitecture = "MixtralForCausalLM";
 /** Hugging Face's MixtralConfig default. */
 const ropeBaseDefault = 1e6;
 
@@ -78,7 +80,7 @@ function program(config: unknown): ModelProgram {
 
 export const mixtral: ModelFamily = {
   name: "mixtral",
-  architectures: ["MixtralForCausalLM"],
+  architectures: [mixtralArchitecture],
   program,
   expertTensors(layer, expert) {
     const at = `model.layers.${layer}.block_sparse_moe.experts.${expert}`;

@@ -1,7 +1,7 @@
 // GGUF of architecture "llama" as Hugging Face's LlamaForCausalLM: config, tensor names, rotary row order. Pure.
 import { AppError } from "../../crds/common.ts";
+import { llamaArchitecture } from "../models/llama.ts";
 import type { GgufValue } from "../weights/gguf-header.ts";
-import { denseArchitecture } from "./config.ts";
 
 type Metadata = ReadonlyMap<string, GgufValue>;
 
@@ -65,7 +65,7 @@ export function llamaConfig(metadata: Metadata, where: string, tied: boolean, vo
   if (rotary !== headDim)
     throw new AppError(`${where}: partial rotary embedding (${rotary} of ${headDim}) is not supported`, { code: "UnsupportedModel" });
   return {
-    architectures: [denseArchitecture],
+    architectures: [llamaArchitecture],
     model_type: "llama",
     hidden_size: hidden,
     intermediate_size: number(metadata, "llama.feed_forward_length"),

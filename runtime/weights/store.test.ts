@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { importMixtral } from "../tools/import-mixtral.ts";
+import { importMoe } from "../tools/import-moe.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { dequantizeInt4 } from "./codecs/int4.ts";
 import { openStore } from "./store-reader.ts";
@@ -16,7 +16,7 @@ after(() => rm(dir, { recursive: true }));
 const golden = join(import.meta.dirname, "../../test/golden");
 const quiet = () => undefined;
 const store = join(dir, "tiny");
-const index = await importMixtral({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: false }, quiet);
+const index = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: false }, quiet);
 
 const refusal = (code: string, want: RegExp) => (error: unknown) => {
   assert.ok(error instanceof AppError, String(error));
@@ -49,9 +49,9 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
 });
 
 test("the digest is the same on every import and covers what was imported", async () => {
-  const again = await importMixtral({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: true }, quiet);
+  const again = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: true }, quiet);
   assert.equal(again.modelDigest, index.modelDigest);
-  const other = await importMixtral(
+  const other = await importMoe(
     { from: join(golden, "tiny-f16"), out: join(dir, "other"), codecs: ["f32", "int4"], overwrite: false },
     quiet,
   );
@@ -60,7 +60,7 @@ test("the digest is the same on every import and covers what was imported", asyn
 
 test("an existing store is not overwritten unless asked, and a failed write leaves nothing", async () => {
   const options = { from: join(golden, "tiny-f32"), out: store, codecs: ["f32"] as const, overwrite: false };
-  await assert.rejects(importMixtral(options, quiet), refusal("AlreadyExists", /--overwrite/));
+  await assert.rejects(importMoe(options, quiet), refusal("AlreadyExists", /--overwrite/));
   const before = await readdir(dir);
   await assert.rejects(
     writeFolder(join(dir, "fails"), false, async (work) => {
@@ -127,7 +127,7 @@ test("a folder that is no store says how to make one; a codec or expert that is 
   await assert.rejects(opened.readDense("x"), refusal("MissingTensor", /"x"/));
   await opened.close();
   const single = join(dir, "single");
-  await importMixtral({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
+  await importMoe({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
   const f32Only = await openStore(single);
   await assert.rejects(f32Only.readUnit(0, 0, "int4"), refusal("CodecNotFound", /expertCodec/));
   await f32Only.close();
@@ -181,21 +181,29 @@ const wrongConfig: Record<string, { change: (config: any) => void; code: string;
   "a hidden size that the tensors contradict": {
     change: (config) => (config.hidden_size = 128),
     code: "ShapeMismatch",
-    want: /config\.json implies/,
+    want: /its configuration implies/,
   },
   "a layer too many": { change: (config) => (config.num_hidden_layers = 3), code: "MissingTensor", want: /incomplete/ },
   "a layer too few": { change: (config) => (config.num_hidden_layers = 1), code: "UnknownArchitecture", want: /belongs to no part/ },
-  "another activation": { change: (config) => (config.hidden_act = "gelu"), code: "UnsupportedModel", want: /hidden_act = "gelu"/ },
+  "another activation": { change: (config) => (config.hidden_act = "gelu"), code: "UnsupportedModel", want: /hidden_act is "gelu"/ },
   "scaled rope": { change: (config) => (config.rope_parameters.rope_type = "yarn"), code: "UnsupportedModel", want: /rope_type/ },
-  "more experts per token than experts": { change: (config) => (config.num_experts_per_tok = 9), code: "BadModelConfig", want: /exceeds/ },
-  "a size that is text": { change: (config) => (config.vocab_size = "many"), code: "BadModelConfig", want: /vocab_size/ },
+  "more experts per token than experts": {
+    change: (config) => (config.num_experts_per_tok = 9),
+    code: "UnsupportedModel",
+    want: /num_experts_per_tok is 9/,
+  },
+  "a size that is text": {
+    change: (config) => (config.vocab_size = "many"),
+    code: "InvalidModelConfig",
+    want: /hf-\w+: config\.json is not usable: vocab_size/,
+  },
 };
 
 for (const [sentence, { change, code, want }] of Object.entries(wrongConfig)) {
   test(`a checkpoint whose config has ${sentence} is refused and nothing is written`, async () => {
     const from = await folderWith(change);
     const out = `${from}-out`;
-    await assert.rejects(importMixtral({ from, out, codecs: ["f32"], overwrite: false }, quiet), refusal(code, want));
+    await assert.rejects(importMoe({ from, out, codecs: ["f32"], overwrite: false }, quiet), refusal(code, want));
     await assert.rejects(openStore(out), refusal("ModelNotFound", /no such folder/));
   });
 }

@@ -7,7 +7,7 @@ import { gatewayRank, operatorRank } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../runtime/serve/worker.ts";
-import { importMixtral } from "../../runtime/tools/import-mixtral.ts";
+import { importMoe } from "../../runtime/tools/import-moe.ts";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
 import {
   Control,
@@ -30,7 +30,7 @@ export async function tinyStore(): Promise<{ dir: string; index: ExpertIndex; re
   const root = mkdtempSync(join(tmpdir(), "enodia-store-"));
   const dir = join(root, "tiny");
   const from = join(import.meta.dirname, "../golden/tiny-f32");
-  const index = await importMixtral({ from, out: dir, codecs: ["f32"], overwrite: true }, () => {});
+  const index = await importMoe({ from, out: dir, codecs: ["f32"], overwrite: true }, () => {});
   return { dir, index, remove: () => rmSync(root, { recursive: true, force: true }) };
 }
 
