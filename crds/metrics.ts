@@ -141,6 +141,10 @@ const table = {
     source: shardSource,
   }),
   enodia_shard_served_bytes_total: worker.counter("Stored bytes of expert units sent to other ranks."),
+  enodia_transfer_rate_bytes_per_second: worker.gauge(
+    "Rate that limited transfers of experts may have at this rank now, backed off while tokens are slow; 0 while there is none.",
+  ),
+  enodia_transfer_backoffs_total: worker.counter("Times that rate was halved because tokens had become slower."),
   enodia_telemetry_published_total: worker.counter("Load messages published, or dropped because NATS was away.", {
     result: ["ok", "dropped"],
   }),

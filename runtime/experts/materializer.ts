@@ -6,6 +6,7 @@ import type { Log } from "../observe/log.ts";
 import { abortReason, Gate, Signal } from "./gate.ts";
 import type { Kind, ResidentSet } from "./resident-set.ts";
 import type { ShardClient } from "./shard-client.ts";
+import type { TransferPace } from "./transfer-pace.ts";
 
 /** Units in memory on their way, at most: bounds staging memory and the disturbance of serving. */
 export const concurrentLoads = 2;
@@ -18,6 +19,7 @@ export interface LoadRequest {
   readonly kind: Kind;
   /** Ranks that may hold it, best first. */
   readonly sources: readonly number[];
+  /** That all limited loads of this rank may take together; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
 }
@@ -26,6 +28,7 @@ export interface MaterializerOptions {
   readonly engine: Pick<Engine, "loadExpert" | "unloadExpert">;
   readonly residents: ResidentSet;
   readonly shards: ShardClient;
+  readonly pace: TransferPace;
   readonly log: Log;
 }
 
@@ -33,6 +36,7 @@ export class Materializer {
   readonly residents: ResidentSet;
   readonly #engine: MaterializerOptions["engine"];
   readonly #shards: ShardClient;
+  readonly #pace: TransferPace;
   readonly #log: Log;
   readonly #gate = new Gate(concurrentLoads);
   readonly #changed = new Signal();
@@ -42,6 +46,7 @@ export class Materializer {
     this.residents = options.residents;
     this.#engine = options.engine;
     this.#shards = options.shards;
+    this.#pace = options.pace;
     this.#log = options.log;
   }
 
@@ -91,15 +96,11 @@ export class Materializer {
   }
 
   async #load(request: LoadRequest, hold: boolean): Promise<number> {
-    const { layer, expert } = request;
+    const { layer, expert, signal } = request;
+    const turn = { bytes: this.#shards.storedBytes(layer, expert), limit: request.bytesPerSecond, signal };
     try {
-      const bytes = await this.#gate.run(request.kind === "staged", async () => {
-        const { unit } = await this.#shards.fetch(request);
-        if (request.signal.aborted) throw abortReason(request.signal);
-        await this.#engine.loadExpert(layer, expert, unit);
-        this.#fetchedBytes += unit.byteLength;
-        return unit.byteLength;
-      });
+      // Limited loads wait outside of the gate, so that urgent ones find it free.
+      const bytes = await this.#pace.receive(turn, () => this.#gate.run(request.kind === "staged", () => this.#fetch(request)));
       this.residents.loaded(layer, expert);
       if (hold) this.residents.lease(layer, expert);
       return bytes;
@@ -109,6 +110,16 @@ export class Materializer {
     } finally {
       this.#changed.notify();
     }
+  }
+
+  async #fetch(request: LoadRequest): Promise<number> {
+    const { layer, expert, signal } = request;
+    const bytesPerSecond = this.#pace.rate(request.bytesPerSecond);
+    const { unit } = await this.#shards.fetch({ ...request, bytesPerSecond });
+    if (signal.aborted) throw abortReason(signal);
+    await this.#engine.loadExpert(layer, expert, unit);
+    this.#fetchedBytes += unit.byteLength;
+    return unit.byteLength;
   }
 
   async #unload(layer: number, expert: number): Promise<void> {

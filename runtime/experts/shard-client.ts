@@ -2,6 +2,7 @@
 // Every byte is checked against this rank's own index, whoever sent it.
 import { createHash } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
+import { leastShare } from "../placement/backoff.ts";
 import type { CodecName, ModelStore } from "../weights/store.ts";
 import { fromStatus } from "../wire/grpc.ts";
 import { toSender } from "../wire/mapping.ts";
@@ -13,7 +14,7 @@ export interface FetchOptions {
   readonly expert: number;
   /** Ranks to ask first, best first; this rank and unusable ones are skipped. */
   readonly sources: readonly number[];
-  /** 0 = unlimited. */
+  /** Of one sender; 0 = unlimited. How units share this rank's limit is transfer-pace.ts's business. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
 }
@@ -44,6 +45,10 @@ export class ShardClient {
     this.#store = options.store;
     this.#codec = options.codec;
     this.#report = options.report;
+  }
+
+  storedBytes(layer: number, expert: number): number {
+    return this.#store.index.codecs[this.#codec]?.units[layer]?.[expert]?.bytes ?? 0;
   }
 
   async fetch(options: FetchOptions): Promise<FetchResult> {
@@ -94,8 +99,9 @@ export class ShardClient {
       maxBytesPerSecond: BigInt(Math.floor(bytesPerSecond)),
     });
     const abort = () => call.cancel();
-    const chunkMs = bytesPerSecond > 0 ? (chunkBytesMax / bytesPerSecond) * 1000 : 0;
-    const patienceMs = stallMs + 3 * chunkMs; // a chunk that is slow on purpose is not a stall
+    // A chunk that is slow on purpose is not a stall, nor is one whose sender backs off.
+    const chunkMs = bytesPerSecond > 0 ? (Math.min(chunkBytesMax, entry.bytes) / (bytesPerSecond * leastShare)) * 1000 : 0;
+    const patienceMs = stallMs + chunkMs;
     let stall = setTimeout(abort, patienceMs);
     signal.addEventListener("abort", abort, { once: true });
     const unit = new Uint8Array(entry.bytes);

@@ -7,6 +7,7 @@ import type { FetchChunk, FetchRequest, Shards } from "../wire/gen/enodia/runtim
 import { FetchChunkSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type ServerWritable, toStatus } from "../wire/grpc.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
+import type { TransferPace } from "./transfer-pace.ts";
 
 export const chunkBytesMax = 1024 * 1024;
 /** Transfers answered at once; more wait at the receiver, which has its own bound. */
@@ -16,6 +17,7 @@ const paceSliceMs = 100;
 export interface ShardServerOptions {
   readonly store: ModelStore;
   readonly codec: CodecName;
+  readonly pace: TransferPace;
   readonly hosts: (layer: number, expert: number) => boolean;
   /** Throws AppError for callers that are no members. */
   readonly authorize: (call: ServerWritable<FetchRequest, FetchChunk>) => void;
@@ -33,19 +35,22 @@ export function createShardServer(options: ShardServerOptions): HandlersOf<typeo
         return;
       }
       active += 1;
-      send(call, options)
+      const limit = Number(call.request.maxBytesPerSecond);
+      const end = limit > 0 ? options.pace.begin(limit) : () => {};
+      send(call, limit, options)
         .then(
           () => call.end(),
           (error) => void call.emit("error", toStatus(error)),
         )
         .finally(() => {
+          end();
           active -= 1;
         });
     },
   };
 }
 
-async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: ShardServerOptions): Promise<void> {
+async function send(call: ServerWritable<FetchRequest, FetchChunk>, limit: number, options: ShardServerOptions): Promise<void> {
   const { store, codec } = options;
   options.authorize(call);
   const { request } = call;
@@ -56,8 +61,7 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
   }
   const unit = await store.readUnit(request.layer, request.expert, codec);
   const sha256 = store.index.codecs[codec]?.units[request.layer]?.[request.expert]?.sha256 ?? "";
-  const bytesPerSecond = Number(request.maxBytesPerSecond);
-  const startedAt = performance.now();
+  let dueAt = performance.now();
   for (let offset = 0; offset < unit.byteLength; offset += chunkBytesMax) {
     if (call.cancelled) return;
     const data = unit.subarray(offset, offset + chunkBytesMax);
@@ -70,12 +74,14 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
     });
     if (!call.write(chunk)) await drained(call);
     options.onServed(data.byteLength);
-    if (bytesPerSecond > 0) await pace(call, startedAt + ((offset + data.byteLength) / bytesPerSecond) * 1000);
+    if (limit <= 0) continue;
+    dueAt += (data.byteLength / options.pace.rate(limit)) * 1000;
+    await waitUntil(call, dueAt);
   }
 }
 
 /** Waits until a point in time, in slices, so that a cancelled call leaves at once. */
-async function pace(call: { readonly cancelled: boolean }, untilMs: number): Promise<void> {
+async function waitUntil(call: { readonly cancelled: boolean }, untilMs: number): Promise<void> {
   for (let leftMs = untilMs - performance.now(); leftMs > 1 && !call.cancelled; leftMs = untilMs - performance.now()) {
     await sleep(Math.min(leftMs, paceSliceMs));
   }

@@ -10,9 +10,11 @@ import { ResidentSet } from "../experts/resident-set.ts";
 import { FrameRunner } from "../experts/serve-frame.ts";
 import { type FetchOutcome, ShardClient } from "../experts/shard-client.ts";
 import { createShardServer } from "../experts/shard-server.ts";
+import { TransferPace } from "../experts/transfer-pace.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
+import type { BackoffDecision } from "../placement/backoff.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { Caller } from "../wire/grpc.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
@@ -56,7 +58,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
   });
   const residents = new ResidentSet({ budgetBytes: options.budgetBytes, expertBytes: info.expertResidentBytes });
   const shards = new ShardClient({ peers, store, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
-  const materializer = new Materializer({ engine, residents, shards, log });
+  const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
+  const materializer = new Materializer({ engine, residents, shards, pace, log });
   const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
   const runner = new FrameRunner({
     engine,
@@ -98,7 +101,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     tracing: options.tracing,
   });
   const shardsService = createShardServer({
-    ...{ store, codec: info.codec },
+    ...{ store, codec: info.codec, pace },
     hosts: (layer, expert) => residents.isResident(layer, expert),
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
@@ -108,7 +111,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
     dispatch.close();
     peers.close();
   };
-  return { peers, state, plan, residents, materializer, dispatch, expertsService, shardsService, remoteRows: () => remoteRows, close };
+  const services = { expertsService, shardsService };
+  return { peers, state, plan, residents, materializer, pace, dispatch, ...services, remoteRows: () => remoteRows, close };
 }
 
 function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {
@@ -116,6 +120,13 @@ function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, dep
   const member = peers.member(identity.rank);
   if (member === undefined || member.podName === identity.podName) return;
   throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
+}
+
+function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {
+  const slower = share < before;
+  if (slower) metrics.add("enodia_transfer_backoffs_total", 1);
+  // Every step up is no news; that it slows down, and that it is at full rate again, is.
+  log[slower || share === 1 ? "info" : "debug"]({ share, reason }, `transfers go ${slower ? "slower" : "faster"}: ${message}`);
 }
 
 function reportFetch(metrics: Metrics<"worker">, { source, result, bytes, seconds }: FetchOutcome): void {

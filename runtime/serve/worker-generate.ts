@@ -22,6 +22,8 @@ export interface GenerateOptions {
   readonly caller: (call: Caller) => PeerIdentity;
   /** Why no request can be taken now. */
   readonly notReady: () => string | undefined;
+  /** A token came so long after the one before it. */
+  readonly onGap: (ms: number) => void;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
   readonly log: Log;
@@ -81,7 +83,7 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
   const { request } = call;
   const sampling = request.sampling;
   const startedAt = performance.now();
-  let first = true;
+  let previousAt: number | undefined;
   let result: Result = "error";
   const events = options.engine.generate({
     prompt: request.prompt,
@@ -99,9 +101,11 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     ...(options.tracing.enabled ? { traceparent } : {}),
   });
   for await (const event of events) {
-    if (event.type === "token" && first) {
-      first = false;
-      options.metrics.observe("enodia_worker_time_to_first_token_seconds", (performance.now() - startedAt) / 1000);
+    if (event.type === "token") {
+      const now = performance.now();
+      if (previousAt === undefined) options.metrics.observe("enodia_worker_time_to_first_token_seconds", (now - startedAt) / 1000);
+      else options.onGap(now - previousAt);
+      previousAt = now;
     }
     if (event.type === "finish") result = event.reason;
     if (!call.cancelled) call.write(toEvent(event));

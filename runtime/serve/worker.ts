@@ -13,7 +13,7 @@ import { Control, Experts, Inference, Shards } from "../wire/gen/enodia/runtime/
 import { type Caller, callerOf, createServer } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
 import { type Bus, createBus } from "../wire/nats.ts";
-import { folderTls, type TlsSource } from "../wire/tls.ts";
+import { folderTls, type PeerIdentity, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { WorkerControl } from "./worker-control.ts";
 import { createWorkerExperts, RemoteSocket, type WorkerExperts } from "./worker-experts.ts";
@@ -189,11 +189,7 @@ async function serve(base: Base, model: Model) {
   server.add(Control, control.handlers());
   server.add(Experts, experts.expertsService);
   server.add(Shards, experts.shardsService);
-  const notReady = () => experts.plan.notReady();
-  server.add(
-    Inference,
-    createInferenceServer({ engine, deploymentUid: options.deploymentUid, caller, notReady, metrics, tracing: base.tracing, log }),
-  );
+  server.add(Inference, inference(base, engine, experts, caller));
   refresh();
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
   const bus =
@@ -212,6 +208,19 @@ async function serve(base: Base, model: Model) {
     await bus?.close();
   };
   return { grpcPort, experts, close };
+}
+
+function inference(
+  { options, metrics, tracing, log }: Base,
+  engine: Engine,
+  experts: WorkerExperts,
+  caller: (call: Caller) => PeerIdentity,
+) {
+  return createInferenceServer({
+    ...{ engine, deploymentUid: options.deploymentUid, caller, metrics, tracing, log },
+    notReady: () => experts.plan.notReady(),
+    onGap: (ms) => experts.pace.token(ms),
+  });
 }
 
 /** Resolves once no request is open, or after maxMs. */
