@@ -4,7 +4,10 @@
 
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { Membership } from "../../runtime/wire/mapping.ts";
 import type { Ref } from "../kube/kube.ts";
+
+export type { Member, Membership, MemberState } from "../../runtime/wire/mapping.ts";
 
 export interface Clock {
   /** Unix ms. */
@@ -52,22 +55,6 @@ export interface PodStatus {
   readonly activeRequests: number;
   readonly draining: boolean;
   readonly membershipVersion: number;
-}
-
-export type MemberState = "joining" | "active" | "draining" | "lost";
-
-export interface Member {
-  readonly rank: number;
-  readonly podName: string;
-  readonly podUid: string;
-  readonly bootId: string;
-  readonly address: string;
-  readonly state: MemberState;
-}
-
-export interface Membership {
-  readonly version: number;
-  readonly members: readonly Member[];
 }
 
 export type PrepareEvent =
