@@ -7,7 +7,7 @@ import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Membership } from "../../runtime/wire/mapping.ts";
 import type { Ref } from "../kube/kube.ts";
 
-export type { Member, Membership, MemberState } from "../../runtime/wire/mapping.ts";
+export type { Member, MemberState, Membership } from "../../runtime/wire/mapping.ts";
 
 export interface Clock {
   /** Unix ms. */
