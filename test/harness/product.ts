@@ -84,11 +84,10 @@ export async function helm(target: Target, args: readonly string[]): Promise<str
 }
 
 /** A namespace that enforces the restricted Pod Security level, with the claim `models` on a folder of this machine. */
-export async function provideNamespace(target: Target, namespace: string, modelsFolder: string): Promise<Kubectl> {
-  const kubectl = kubectlOf(target, namespace);
+export function namespaceObjects(namespace: string, modelsFolder: string): readonly object[] {
   const volume = `models-${namespace}`;
   const size = { storage: "20Gi" };
-  await kubectl.apply(
+  return [
     {
       apiVersion: "v1",
       kind: "Namespace",
@@ -113,7 +112,12 @@ export async function provideNamespace(target: Target, namespace: string, models
       metadata: { name: "models", namespace },
       spec: { accessModes: ["ReadOnlyMany"], storageClassName: "", volumeName: volume, resources: { requests: size } },
     },
-  );
+  ];
+}
+
+export async function provideNamespace(target: Target, namespace: string, modelsFolder: string): Promise<Kubectl> {
+  const kubectl = kubectlOf(target, namespace);
+  await kubectl.apply(...namespaceObjects(namespace, modelsFolder));
   return kubectl;
 }
 

@@ -5,42 +5,26 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { AppError } from "../../crds/common.ts";
-import { createKube } from "../../operator/kube/client.ts";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
-import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
-import { type Cluster, down, up } from "../cluster/cluster.ts";
+import { down } from "../cluster/cluster.ts";
 import { runKubeContract } from "../contract/kube.ts";
-import { execOk } from "../harness/process.ts";
+import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
 
 const name = "kube-int";
 const namespace = "contract";
-const root = join(import.meta.dirname, "../..");
-let cluster: Cluster;
 let kube: Kube;
+let kubectl: ControlPlane["kubectl"];
 const manager = { manager: "test" };
 
 before(
   async () => {
-    cluster = await up({ name, nodes: 1 });
-    kube = createKube(createTransport(loadKubeConfig(cluster.kubeconfig, undefined)));
-    await kubectl("apply", "-f", join(root, "crds/manifests"));
-    await kubectl(
-      "wait",
-      "--for=condition=Established",
-      "crd/moedeployments.enodia.dev",
-      "crd/expertplacements.enodia.dev",
-      "--timeout=30s",
-    );
+    ({ kube, kubectl } = await controlPlane(name));
     await kube.create(resources.namespaces, { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } }, manager);
   },
   { timeout: 600_000 },
 );
 
 after(() => down(name));
-
-function kubectl(...args: string[]): Promise<string> {
-  return execOk(cluster.binaries.kubectl, ["--kubeconfig", cluster.kubeconfig, ...args]);
-}
 
 runKubeContract({
   make: async () => ({ kube, namespace }),

@@ -6,53 +6,35 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { createKube } from "../../operator/kube/client.ts";
 import { type Kube, resources } from "../../operator/kube/kube.ts";
-import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
 import { operatorRules } from "../../operator/rbac.ts";
-import { type Cluster, down, up } from "../cluster/cluster.ts";
-import { execOk, until as poll } from "../harness/process.ts";
+import { down } from "../cluster/cluster.ts";
+import { until as poll } from "../harness/process.ts";
+import { namespaceObjects } from "../harness/product.ts";
+import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
 
 const name = "operator-int";
 const namespace = "moe";
 const system = "enodia-system";
-const root = join(import.meta.dirname, "../..");
 const manager = { manager: "test" };
 const folder = mkdtempSync(join(tmpdir(), "enodia-operator-"));
-let cluster: Cluster;
 let kube: Kube;
+let kubectl: ControlPlane["kubectl"];
+let apply: ControlPlane["apply"];
 let kubeconfig = "";
 const running = new Set<ChildProcess>();
 
 /** Waits for something that is there, or for true. */
 const until = <T>(what: string, probe: () => Promise<T>, options: { timeoutMs: number }) =>
   poll(what, async () => (await probe()) || undefined, options) as Promise<NonNullable<T>>;
-const kubectl = (...args: string[]) => execOk(cluster.binaries.kubectl, ["--kubeconfig", cluster.kubeconfig, ...args]);
-const apply = (...objects: object[]) =>
-  execOk(cluster.binaries.kubectl, ["--kubeconfig", cluster.kubeconfig, "apply", "-f", "-"], {
-    input: objects.map((one) => JSON.stringify(one)).join("\n---\n"),
-  });
 
 before(
   async () => {
-    cluster = await up({ name, nodes: 1 });
-    kube = createKube(createTransport(loadKubeConfig(cluster.kubeconfig, undefined)));
-    await kubectl("apply", "-f", join(root, "crds/manifests"));
-    await kubectl(
-      "wait",
-      "--for=condition=Established",
-      "crd/moedeployments.enodia.dev",
-      "crd/expertplacements.enodia.dev",
-      "--timeout=30s",
-    );
+    ({ kube, kubectl, apply } = await controlPlane(name));
     const rules = operatorRules.map(({ why: _, ...rule }) => rule);
     await apply(
       { apiVersion: "v1", kind: "Namespace", metadata: { name: system } },
-      {
-        apiVersion: "v1",
-        kind: "Namespace",
-        metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
-      },
+      ...namespaceObjects(namespace, folder),
       { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "operator", namespace: system } },
       { apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", metadata: { name: "operator" }, rules },
       {
@@ -61,24 +43,6 @@ before(
         metadata: { name: "operator" },
         roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "operator" },
         subjects: [{ kind: "ServiceAccount", name: "operator", namespace: system }],
-      },
-      {
-        apiVersion: "v1",
-        kind: "PersistentVolume",
-        metadata: { name: "models" },
-        spec: {
-          capacity: { storage: "1Gi" },
-          accessModes: ["ReadOnlyMany"],
-          storageClassName: "",
-          hostPath: { path: folder, type: "Directory" },
-          claimRef: { namespace, name: "models" },
-        },
-      },
-      {
-        apiVersion: "v1",
-        kind: "PersistentVolumeClaim",
-        metadata: { name: "models", namespace },
-        spec: { accessModes: ["ReadOnlyMany"], storageClassName: "", volumeName: "models", resources: { requests: { storage: "1Gi" } } },
       },
     );
     kubeconfig = await operatorKubeconfig();

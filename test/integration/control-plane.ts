@@ -1,0 +1,30 @@
+// A real control plane of one node with the CRDs established, and clients to it: what the integration tests begin with.
+import { join, resolve } from "node:path";
+import { createKube } from "../../operator/kube/client.ts";
+import type { Kube } from "../../operator/kube/kube.ts";
+import { createTransport, loadKubeConfig } from "../../operator/kube/transport.ts";
+import { up } from "../cluster/cluster.ts";
+import { execOk } from "../harness/process.ts";
+
+export const root = resolve(import.meta.dirname, "../..");
+
+export interface ControlPlane {
+  readonly kube: Kube;
+  kubectl(...args: readonly string[]): Promise<string>;
+  apply(...objects: readonly object[]): Promise<string>;
+}
+
+/** Brings the cluster `name` up; the caller takes it down. */
+export async function controlPlane(name: string): Promise<ControlPlane> {
+  const { binaries, kubeconfig } = await up({ name, nodes: 1 });
+  const call = (args: readonly string[], input?: string): Promise<string> =>
+    execOk(binaries.kubectl, ["--kubeconfig", kubeconfig, ...args], input === undefined ? {} : { input });
+  await call(["apply", "-f", join(root, "crds/manifests")]);
+  const crds = ["crd/moedeployments.enodia.dev", "crd/expertplacements.enodia.dev"];
+  await call(["wait", "--for=condition=Established", ...crds, "--timeout=30s"]);
+  return {
+    kube: createKube(createTransport(loadKubeConfig(kubeconfig, undefined))),
+    kubectl: (...args) => call(args),
+    apply: (...objects) => call(["apply", "-f", "-"], objects.map((one) => JSON.stringify(one)).join("\n---\n")),
+  };
+}
