@@ -128,6 +128,9 @@ const rebalancing = z
       .object({
         maxMoves: z.int32().min(1).max(1_000_000).default(64).meta({ description: "Expert copies one plan may newly place." }),
         maxBytes: quantity("Bytes one plan may send.").optional(),
+        maxTransferBytesPerSecond: quantity(
+          "Bytes per second each rank may take while experts move for balance, less while tokens come slower. Repair, drain and fill are not limited.",
+        ).default("64Mi"),
       })
       .prefault({})
       .meta({ description: "What one plan may cost." }),

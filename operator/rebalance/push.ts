@@ -12,8 +12,8 @@ export interface PushOptions {
   readonly plan: PlacementPlan;
   readonly clock: Clock;
   readonly link: (rank: number) => Link | undefined;
-  /** Bytes per second each receiver may take; 0 = unlimited. */
-  readonly maxBytesPerSecond: () => number;
+  /** Bytes per second this receiver may take; 0 = unlimited. */
+  readonly maxBytesPerSecond: (rank: number) => number;
   /** After every event that changed something. */
   readonly onProgress: () => void;
 }
@@ -97,7 +97,7 @@ export class Push {
     const { rank } = action;
     try {
       if (!link) throw missing;
-      await link.prepare(this.part(action.layers), action.deadline, this.o.maxBytesPerSecond(), (event) => {
+      await link.prepare(this.part(action.layers), action.deadline, this.o.maxBytesPerSecond(rank), (event) => {
         if (event.type === "progress") return;
         open.delete(event.layer);
         if (event.type === "ready") this.feed({ type: "ready", rank, bootId, layer: event.layer, bytes: event.bytes });

@@ -2,6 +2,7 @@
 // some layers had to stay with their parent, write what really holds. Shell around protocol.ts.
 import type { ExpertPlacementSpec } from "../../crds/expert-placement.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
+import { slowestTransferMs } from "../../runtime/placement/backoff.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import type { Ref } from "../kube/kube.ts";
@@ -23,7 +24,8 @@ export interface RolloutPorts {
   readonly store: PlacementStore;
   readonly clock: Clock;
   readonly link: (rank: number) => Link | undefined;
-  readonly maxBytesPerSecond: () => number;
+  /** That each receiver may take; 0 = unlimited. */
+  readonly bytesPerSecond: number;
   readonly onProgress: () => void;
 }
 
@@ -68,6 +70,8 @@ export class Rollout {
   private readonly parent: PlacementPlan | undefined;
   private readonly tasks: readonly LayerTask[];
   private readonly bytes: number;
+  /** Stored bytes of the rank that receives most. */
+  private readonly mostBytes: number;
   private run: PlanRun | undefined;
   private push: Push | undefined;
   private readonly resumed: boolean;
@@ -92,6 +96,7 @@ export class Rollout {
     for (const layer of resume?.committed ?? []) changed.add(layer);
     this.moves = diff.moves.length;
     this.bytes = diff.moves.reduce((total, move) => total + move.bytes, 0);
+    this.mostBytes = mostOf(diff.moves);
     this.tasks = this.tasksOf(changed, resume?.committed ?? new Set());
   }
 
@@ -191,15 +196,27 @@ export class Rollout {
       plan: this.plan,
       clock: this.ports.clock,
       link: this.ports.link,
-      maxBytesPerSecond: this.ports.maxBytesPerSecond,
+      maxBytesPerSecond: (rank) => this.limitOf(rank),
       onProgress: this.ports.onProgress,
     });
     return this.push.finished;
   }
 
   private limits(): RunLimits {
-    const prepareMs = defaultLimits.prepareMs + Math.ceil((this.bytes / slowestBytesPerSecond) * 1000);
-    return { ...defaultLimits, prepareMs, layersInFlight: this.wanted.allAtOnce ? this.plan.layers.length : defaultLimits.layersInFlight };
+    const transferMs =
+      Math.ceil((this.bytes / slowestBytesPerSecond) * 1000) + slowestTransferMs(this.mostBytes, this.ports.bytesPerSecond);
+    return {
+      ...defaultLimits,
+      prepareMs: defaultLimits.prepareMs + transferMs,
+      catchUpMs: defaultLimits.catchUpMs + transferMs,
+      layersInFlight: this.wanted.allAtOnce ? this.plan.layers.length : defaultLimits.layersInFlight,
+    };
+  }
+
+  /** A boot that came up meanwhile has lost everything, and the plan waits for it: it takes what it can. */
+  private limitOf(rank: number): number {
+    const known = this.wanted.members.get(rank)?.bootId;
+    return known === this.ports.link(rank)?.description?.bootId ? this.ports.bytesPerSecond : 0;
   }
 
   /** What is committed at this moment. */
@@ -268,4 +285,10 @@ export class Rollout {
       reason: reason.slice(0, 1024),
     };
   }
+}
+
+function mostOf(moves: readonly { readonly rank: number; readonly bytes: number }[]): number {
+  const received = new Map<number, number>();
+  for (const { rank, bytes } of moves) received.set(rank, (received.get(rank) ?? 0) + bytes);
+  return Math.max(0, ...received.values());
 }

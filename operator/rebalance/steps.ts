@@ -1,6 +1,7 @@
 // The steps of one deployment that take time: recover what holds, and make and carry out a plan for a first start, a repair,
 // a drain, new ranks or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
+import { parseQuantity } from "../../crds/quantity.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
 import { schedulable } from "../planner/index.ts";
@@ -33,6 +34,12 @@ export interface Observed {
   shape: ModelShape | undefined;
   balance: Balance | undefined;
 }
+
+/** Only moves for balance are limited: the others are waited for. */
+const limitedKinds: readonly string[] = ["balance", "resume"];
+const limited = (kind: string, parent: PlacementPlan | undefined): boolean => limitedKinds.includes(kind) && parent !== undefined;
+const transferLimit = ({ rebalancing: { budget } }: BalanceFacts["spec"]): number =>
+  parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
 
 export class Steps {
   readonly seen: Observed;
@@ -256,7 +263,7 @@ export class Steps {
         store: this.ports.store,
         clock: this.ports.clock,
         link: (rank) => this.linkOf(rank),
-        maxBytesPerSecond: () => 0,
+        bytesPerSecond: limited(kind, parent) ? transferLimit(facts.spec) : 0,
         onProgress: this.poke,
       },
       parent,

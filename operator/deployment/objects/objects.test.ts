@@ -182,6 +182,7 @@ const readByRebalance = [
   "rebalancing.interval",
   "budget.maxMoves",
   "budget.maxBytes",
+  "budget.maxTransferBytesPerSecond",
   "telemetry.staleAfter",
   "elasticity.drain",
 ];
