@@ -1,0 +1,139 @@
+// Every fault in every step of a plan: each ends in commit or in the parent, in time, and breaks no promise. The steps that
+// last for a moment only cannot be hit from outside on a real cluster; here the fault strikes at the call itself.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { defaultLimits } from "../../operator/rebalance/protocol-types.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import { SimCluster } from "./cluster.ts";
+import { SimLink } from "./worker.ts";
+
+const steps = ["prepare", "commit", "release"] as const;
+type Step = (typeof steps)[number];
+
+interface Strike {
+  readonly sim: SimCluster;
+  /** A rank that gives a copy of something that the plan moves, and one that takes it. */
+  readonly source: number;
+  readonly target: number;
+}
+
+const healMs = 9_000;
+const ranks = 3;
+const operator = -2;
+
+const faults: Readonly<Record<string, (strike: Strike) => void>> = {
+  "source killed": ({ sim, source }) => sim.worker(source).crash(2_000),
+  "source gone for good": ({ sim, source }) => replace(sim, source),
+  "target killed": ({ sim, target }) => sim.worker(target).crash(2_000),
+  "target gone for good": ({ sim, target }) => replace(sim, target),
+  "operator killed": ({ sim }) => {
+    sim.stopOperator();
+    sim.resumed = true;
+    sim.clock.after(2_000, () => sim.startOperator());
+  },
+  "link of the target cut": ({ sim, target }) => {
+    const others = [operator, ...Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== target)];
+    const pairs = others.map((other) => `${Math.min(other, target)}:${Math.max(other, target)}`);
+    for (const pair of pairs) sim.cuts.add(pair);
+    sim.clock.after(healMs, () => {
+      for (const pair of pairs) sim.cuts.delete(pair);
+    });
+  },
+  "bytes corrupt": ({ sim }) => {
+    sim.corruptNext = 1_000;
+    sim.clock.after(healMs, () => {
+      sim.corruptNext = 0;
+    });
+  },
+  // Loads of a rank without room wait until there is some, or for the deadline.
+  "memory of the target full": ({ sim, target }) => {
+    sim.slow.set(target, 1e9);
+  },
+};
+
+/** The pod is deleted; another takes its rank. */
+function replace(sim: SimCluster, rank: number): void {
+  const worker = sim.worker(rank);
+  worker.crash(undefined);
+  sim.pods.delete(worker.podUid);
+  sim.refresh();
+  sim.clock.after(healMs, () => {
+    sim.addPod(rank);
+    sim.refresh();
+  });
+}
+
+/** Runs `strike` once, when the first call of a step of the plan after `epoch` has been answered, or for Prepare, is at work. */
+function atStep(sim: SimCluster, step: Step, epoch: number, strike: () => void): () => void {
+  const holder = SimLink.prototype as unknown as Record<Step, (...args: unknown[]) => Promise<unknown>>;
+  const original = holder[step];
+  let struck = false;
+  const once = (): void => {
+    if (!struck) strike();
+    struck = true;
+  };
+  holder[step] = async function (this: SimLink, ...args: unknown[]) {
+    const [what] = args;
+    const mine = (typeof what === "number" ? what : (what as PlacementPlan).epoch) > epoch;
+    if (mine && step === "prepare") sim.clock.after(300, once);
+    const answer = await original.apply(this, args);
+    if (mine && step !== "prepare") once();
+    return answer;
+  };
+  return () => {
+    holder[step] = original;
+  };
+}
+
+function endsOfAMove(parent: PlacementPlan, plan: PlacementPlan): { source: number; target: number } {
+  const [move] = diffPlans(parent.layers, plan.layers, () => 0).moves;
+  assert.ok(move, "the plan moves something");
+  const source = parent.layers[move.layer]?.hosts[move.expert]?.find((rank) => rank !== move.rank);
+  assert.ok(source !== undefined);
+  return { source, target: move.rank };
+}
+
+/** What came of it, in words. */
+async function inTable(fault: string, step: Step): Promise<string> {
+  const trigger = { window: "3s", minTokens: 500 };
+  const sim = new SimCluster({
+    seed: 7,
+    ranks,
+    shape: { layers: 6, experts: 6, bytes: 100, budgetBytes: 2200 },
+    spec: { rebalancing: { trigger, interval: "3s" } },
+  });
+  sim.demand = (layer) => Array.from({ length: 6 }, (_, e) => 600 * 0.5 ** ((e + layer) % 6) + 10);
+  for (let rank = 0; rank < ranks; rank++) sim.slow.set(rank, 20);
+  let struckAt = 0;
+  const restore = atStep(sim, step, 1, () => {
+    const plan = sim.plan();
+    assert.ok(parent && plan);
+    struckAt = sim.clock.now();
+    faults[fault]?.({ sim, ...endsOfAMove(parent, plan) });
+    sim.respec({ rebalancing: { mode: "Off", trigger } }); // the plan under way is the last one for balance
+    sim.refresh();
+  });
+  let parent: PlacementPlan | undefined;
+  try {
+    sim.startOperator();
+    assert.ok(await sim.clock.run(60_000, () => sim.converged()), "the first plan is committed");
+    parent = sim.plan();
+    assert.ok(await sim.clock.run(60_000, () => struckAt > 0), "the step is reached");
+    const boundMs = defaultLimits.prepareMs + defaultLimits.catchUpMs + defaultLimits.releaseMs + healMs;
+    const settled = (): boolean => ["Committed", "Aborted"].includes(sim.stored?.status.phase ?? "") && sim.loop !== undefined;
+    await sim.clock.run(1_000);
+    assert.ok(await sim.clock.run(boundMs, settled), `still ${sim.stored?.status.phase} after ${boundMs} ms`);
+    const outcome = `${sim.stored?.status.phase} ${Math.round(sim.clock.now() - struckAt)} ms after the fault: ${sim.stored?.status.reason}`;
+    sim.slow.clear();
+    assert.ok(await sim.clock.run(120_000, () => sim.converged()), "every expert is where the plan says");
+    assert.deepEqual(sim.faults(), []);
+    return outcome;
+  } finally {
+    restore();
+  }
+}
+
+for (const fault of Object.keys(faults)) {
+  for (const step of steps) test(`${fault} in step ${step}`, async (t) => t.diagnostic(await inTable(fault, step)));
+}
