@@ -1,0 +1,195 @@
+// The gateway and its clients: too many, too slow, gone, without a key, or wrong; and what it says when it cannot serve.
+import assert from "node:assert/strict";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { request as httpRequest } from "node:http";
+import { connect as connectTcp } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/support/gateway.ts";
+import type { Script } from "../../test/support/scripted-worker.ts";
+
+const { startAll, onEnd } = useGateways();
+
+test("full workers are asked in turn, then the client gets 429 with Retry-After", async () => {
+  const full: Script = { refuse: () => new AppError("queue is full", { code: "QueueFull" }) };
+  const { url, workers } = await startAll([full, full], {}, { limits: { ...limits, noWorkerMs: 300 } });
+  const response = await post(`${url}/v1/chat/completions`, chat());
+  assert.equal(response.status, 429);
+  assert.ok(Number(response.headers.get("retry-after")) >= 1);
+  assert.equal(((await response.json()) as any).error.code, "queue_full");
+  assert.ok(workers[0]!.requests.length > 0 && workers[1]!.requests.length > 0);
+  workers[1]!.script = {};
+  assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200);
+});
+
+test("more requests than the gateway may hold get 429 at once, and their place is free after the others", async () => {
+  const { gateway, url } = await startAll([{ delayMs: 10 }], { queueRequestsMax: 2 });
+  const running = [1, 2].map(() => stream(`${url}/v1/chat/completions`, chat()));
+  await until("both run", async () => (await metric(gateway, "enodia_gateway_requests_active{")) === 2);
+  const refused = await post(`${url}/v1/chat/completions`, chat());
+  assert.equal(refused.status, 429);
+  assert.equal(refused.headers.get("retry-after"), "2");
+  for (const { text } of await Promise.all(running)) assert.equal(text, expected(chatPrompt, 20));
+  assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200);
+});
+
+test("without a ready worker the answer is 503 with the reason, and readiness says so", async () => {
+  const { gateway, url } = await startAll([]);
+  const response = await post(`${url}/v1/chat/completions`, chat());
+  assert.equal(response.status, 503);
+  assert.ok(response.headers.get("retry-after"));
+  assert.match(((await response.json()) as any).error.message, /no worker|none of|membership/i);
+  const ready = await fetch(`http://127.0.0.1:${gateway.metricsPort}/readyz`);
+  assert.equal(ready.status, 503);
+});
+
+test("a client that goes away frees the worker, streaming or not", async () => {
+  const { gateway, url, workers } = await startAll([{ delayMs: 20 }]);
+  for (const streamed of [true, false]) {
+    const before = workers[0]!.cancelled;
+    const request = httpRequest(`${url}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json" } });
+    request.on("error", () => {});
+    request.end(JSON.stringify(chat({ max_tokens: 400, stream: streamed })));
+    await until("the worker runs", () => workers[0]!.active === 1);
+    request.destroy();
+    await until("the worker stopped", () => workers[0]!.active === 0);
+    assert.equal(workers[0]!.cancelled, before + 1);
+  }
+  await until("both are counted", async () => (await metric(gateway, 'enodia_gateway_requests_total{endpoint="chat",code="499"')) === 2);
+  assert.equal(await metric(gateway, "enodia_gateway_cancelled_total{"), 2);
+  assert.equal(await metric(gateway, "enodia_gateway_requests_active{"), 0);
+});
+
+test("a client that reads slowly gets everything and nothing piles up in the gateway", async () => {
+  const servedName = "m".repeat(20_000); // in every event: a thousand of them overflow what the kernel buffers
+  const { gateway, url } = await startAll([{}], { maxContext: 2_000, servedName });
+  const port = Number(new URL(url).port);
+  const body = JSON.stringify({ model: servedName, prompt: "ab", temperature: 0, max_tokens: 1_500, stream: true });
+  const socket = connectTcp({ port, host: "127.0.0.1" });
+  onEnd(() => socket.destroy());
+  socket.write(`POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+  await new Promise((resolve) => socket.once("data", resolve));
+  socket.pause();
+  const taken = () => metric(gateway, 'enodia_gateway_tokens_total{kind="output"');
+  let written = -1;
+  const stopped = async () => {
+    const before = written;
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    written = await taken();
+    return written === before;
+  };
+  await until("the gateway stops taking tokens", stopped, 30_000);
+  assert.ok(written < 1_500, `${written} tokens were taken from the worker while the client read nothing`);
+  let end = "";
+  socket.on("data", (chunk) => {
+    end = (end + chunk).slice(-100);
+  });
+  socket.resume();
+  await new Promise((resolve) => socket.once("close", resolve));
+  assert.match(end, /\[DONE\]/);
+  assert.equal(await taken(), 1_500);
+});
+
+test("an API key is required, compared against the file, and re-read when it changes", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  const file = join(dir, "key");
+  await writeFile(file, "first\nsecond\n");
+  const { url } = await startAll([{}], { apiKeyFile: file });
+  const get = async (authorization?: string) =>
+    (await fetch(`${url}/v1/models`, { headers: authorization ? { authorization } : {} })).status;
+  assert.equal(await get(), 401);
+  assert.equal(await get("Bearer wrong"), 401);
+  assert.equal(await get("Basic first"), 401);
+  assert.equal(await get("Bearer first"), 200);
+  assert.equal(await get("bearer second"), 200);
+  assert.equal((await fetch(`${url}/healthz`)).status, 200, "probes need no key");
+  await writeFile(file, "third\n");
+  await until("the new key counts", async () => (await get("Bearer third")) === 200);
+  assert.equal(await get("Bearer first"), 401);
+  await rm(file);
+  await new Promise((resolve) => setTimeout(resolve, 1_100));
+  assert.equal(await get("Bearer third"), 200, "a file that is gone for a moment locks nobody out");
+  assert.equal(await get("Bearer first"), 401);
+});
+
+test("a key file without a key stops the start", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-key-"));
+  onEnd(() => rm(dir, { recursive: true }));
+  await writeFile(join(dir, "key"), "\n");
+  await assert.rejects(startAll([], { apiKeyFile: join(dir, "key") }), { code: "ApiKeyUnreadable" });
+});
+
+/** Requests that end at the door; the body may be raw bytes. */
+const refused = new Map<
+  string,
+  { path?: string; method?: string; body?: string | Uint8Array<ArrayBuffer>; want: number; code: string | null; param?: string }
+>([
+  ["malformed JSON", { body: '{"model": ', want: 400, code: "invalid_json" }],
+  ["an empty body", { body: "", want: 400, code: "invalid_json" }],
+  ["bytes that are no UTF-8", { body: new Uint8Array([0x22, 0xff, 0x22]), want: 400, code: "invalid_json" }],
+  ["a deeply nested body", { body: `${"[".repeat(200_000)}${"]".repeat(200_000)}`, want: 400, code: "invalid_value" }],
+  ["a body above the limit", { body: `{"x":"${"a".repeat(9 * 1024 * 1024)}"}`, want: 413, code: "request_too_large" }],
+  ["a wrong method", { method: "GET", want: 405, code: "method_not_allowed" }],
+  ["an unknown path", { path: "/v1/embeddings", body: "{}", want: 404, code: "unknown_url" }],
+  ["another model", { body: JSON.stringify(chat({ model: "other" })), want: 404, code: "model_not_found", param: "model" }],
+  [
+    "a prompt beyond the context",
+    {
+      body: JSON.stringify(chat({ messages: [{ role: "user", content: "x".repeat(600) }] })),
+      want: 400,
+      code: "context_length_exceeded",
+      param: "messages",
+    },
+  ],
+  [
+    "max_tokens beyond the context",
+    { body: JSON.stringify(chat({ max_tokens: 505 })), want: 400, code: "context_length_exceeded", param: "messages" },
+  ],
+  [
+    "messages the template refuses",
+    {
+      body: JSON.stringify(chat({ messages: [{ role: "assistant", content: "me first" }] })),
+      want: 400,
+      code: "invalid_value",
+      param: "messages",
+    },
+  ],
+  [
+    "an empty prompt",
+    { path: "/v1/completions", body: JSON.stringify({ model: "tiny", prompt: "" }), want: 400, code: "invalid_value", param: "prompt" },
+  ],
+  [
+    "a token that the model lacks",
+    {
+      path: "/v1/completions",
+      body: JSON.stringify({ model: "tiny", prompt: [1, 300] }),
+      want: 400,
+      code: "invalid_value",
+      param: "prompt",
+    },
+  ],
+]);
+
+test("bad requests get their status, code and field, and cost nothing", async () => {
+  const { gateway, url, workers } = await startAll([{}]);
+  for (const [what, { path, method, body, want, code, param }] of refused) {
+    const response = await fetch(`${url}${path ?? "/v1/chat/completions"}`, {
+      method: method ?? "POST",
+      ...(body === undefined ? {} : { body }),
+    });
+    assert.equal(response.status, want, what);
+    const { error }: any = await response.json();
+    assert.equal(error.code, code, what);
+    assert.equal(error.param, param ?? null, what);
+    assert.ok(error.message.length > 10 && error.message.length < 700, what);
+    assert.ok(response.headers.get("x-request-id"), what);
+  }
+  assert.equal(workers[0]!.requests.length, 0);
+  assert.equal(await metric(gateway, "enodia_gateway_requests_active{"), 0);
+  assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="context_length"'), 2);
+  assert.equal(await metric(gateway, 'enodia_gateway_rejected_total{reason="too_large"'), 1);
+  assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200, "and the gateway lives on");
+});
