@@ -1,180 +1,22 @@
-// The deployment plane on the in-memory API with a kubelet and a rebalance plane played by the test. The operator is killed
-// before each single write in turn; a new one must lead the world to the same end, with no rank ever held twice.
+// What the deployment plane makes of a deployment's life: start, scale, roll, suspend, lost nodes, refusals, deletion.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
-import { settings, view } from "../../test/builders/deployment.ts";
-import { FakeKube } from "../../test/contract/fake-kube.ts";
-import { EventRecorder } from "../kube/events.ts";
-import { type KubeObject, resources } from "../kube/kube.ts";
-import { createDeploymentPlane, type DeploymentPlane } from "./controller.ts";
-import type { DrainPhase, MemberView, RebalanceView } from "./core/world.ts";
-import { Informers } from "./informers.ts";
-import type { Rebalance, World } from "./ports.ts";
-
-const ref = { namespace: "ns", name: "moe" };
-const user = { manager: "user" };
-
-/** Serves every ready pod, empties every leaving one. */
-class TestRebalance implements Rebalance {
-  world: World | undefined;
-  drain: DrainPhase = "Drained";
-  forgotten: string[] = [];
-  #listener: (at: typeof ref) => void = () => {};
-  update(world: World): void {
-    const changed =
-      JSON.stringify(world.leaving) !== JSON.stringify(this.world?.leaving) ||
-      JSON.stringify(world.workers) !== JSON.stringify(this.world?.workers);
-    this.world = world;
-    if (changed) setImmediate(() => this.#listener(ref));
-  }
-  view(): RebalanceView | undefined {
-    if (!this.world) return undefined;
-    const members = this.world.workers
-      .filter((worker) => worker.ready && !worker.lost)
-      .map(
-        (worker): MemberView => ({
-          rank: worker.rank,
-          podUid: worker.uid,
-          bootId: "b",
-          active: true,
-          ready: true,
-          notReadyReason: "",
-          draining: false,
-          activeRequests: 0,
-          epoch: 1,
-          hostedBytes: 0,
-          budgetBytes: 0,
-          denseBytes: 0,
-          kvBytes: 0,
-          uniqueBytes: 0,
-        }),
-      );
-    const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
-    return view({ members, drains });
-  }
-  forget(uid: string): void {
-    this.forgotten.push(uid);
-  }
-  onChange(listener: (at: typeof ref) => void): void {
-    this.#listener = listener;
-  }
-  async close(): Promise<void> {}
-}
-
-interface Operator {
-  readonly plane: DeploymentPlane;
-  readonly rebalance: TestRebalance;
-  stop(): Promise<void>;
-}
-
-async function startOperator(kube: FakeKube): Promise<Operator> {
-  const informers = new Informers([], { kube, random: () => 0 });
-  const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings });
-  const rebalance = new TestRebalance();
-  informers.start();
-  while (!informers.hasSynced) await sleep(1);
-  plane.connect(rebalance);
-  plane.controller.start();
-  return {
-    plane,
-    rebalance,
-    stop: async () => {
-      await plane.controller.stop();
-      await informers.stop();
-    },
-  };
-}
-
-/** Binds pods, makes them Ready, lets gracefully deleted ones go, and watches that no rank is held twice. */
-function kubelet(kube: FakeKube): { problems: string[]; stop: () => void } {
-  const problems: string[] = [];
-  const turn = () => {
-    const holders = new Map<string, string>();
-    for (const object of kube.all(resources.pods) as any[]) {
-      const at = { namespace: object.metadata.namespace, name: object.metadata.name };
-      const rank = object.metadata.labels["enodia.dev/rank"];
-      const node = object.spec.nodeName;
-      const lost =
-        node !== undefined &&
-        (kube.all(resources.nodes) as any[]).find((one) => one.metadata.name === node)?.status.conditions[0].status === "Unknown";
-      if (!lost) {
-        if (holders.has(rank)) problems.push(`rank ${rank}: ${holders.get(rank)} and ${at.name}`);
-        holders.set(rank, at.name);
-      }
-      if (lost) continue;
-      if (object.metadata.deletionTimestamp !== undefined) kube.remove(resources.pods, at);
-      else if (node === undefined) kube.mutate(resources.pods, at, (pod) => Object.assign(pod.spec, { nodeName: `node-${rank}` }));
-      else if (object.status === undefined && kube.all(resources.secrets).some((secret) => secret.metadata.name === `${at.name}-tls`)) {
-        kube.mutate(resources.pods, at, (pod) =>
-          Object.assign(pod, { status: { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "True" }] } }),
-        );
-      }
-    }
-    for (const object of kube.all(resources.deployments) as any[]) {
-      if (object.status?.readyReplicas !== object.spec.replicas) {
-        kube.mutate(resources.deployments, { namespace: object.metadata.namespace, name: object.metadata.name }, (one) =>
-          Object.assign(one, { status: { readyReplicas: one.spec.replicas, updatedReplicas: one.spec.replicas } }),
-        );
-      }
-    }
-  };
-  const timer = setInterval(turn, 2);
-  return { problems, stop: () => clearInterval(timer) };
-}
-
-function node(name: string, ready: "True" | "Unknown"): KubeObject {
-  return { apiVersion: "v1", kind: "Node", metadata: { name }, status: { conditions: [{ type: "Ready", status: ready }] } };
-}
-
-async function world(): Promise<FakeKube> {
-  const kube = new FakeKube();
-  for (let i = 0; i < 4; i++) {
-    await kube.create(resources.nodes, node(`node-${i}`, "True"), user);
-    kube.mutate(resources.nodes, { namespace: "", name: `node-${i}` }, (one) =>
-      Object.assign(one, { status: { conditions: [{ type: "Ready", status: "True" }] } }),
-    );
-  }
-  await kube.create(
-    resources.persistentVolumeClaims,
-    { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { ...ref, name: "models" } },
-    user,
-  );
-  await kube.create(
-    resources.moeDeployments,
-    {
-      apiVersion: "enodia.dev/v1alpha1",
-      kind: "MoEDeployment",
-      metadata: { ...ref },
-      spec: { model: { uri: "pvc://models/moe" }, replicas: 3, elasticity: { settle: "1ms" } },
-    },
-    user,
-  );
-  return kube;
-}
-
-const pods = (kube: FakeKube): any[] =>
-  kube.all(resources.pods).filter((object) => object.metadata.labels?.["enodia.dev/component"] === "worker");
-const ranks = (kube: FakeKube) =>
-  pods(kube)
-    .map((object) => Number(object.metadata.labels["enodia.dev/rank"]))
-    .sort();
-const status = async (kube: FakeKube): Promise<any> => (await kube.get(resources.moeDeployments, ref))?.status ?? {};
-const conditionOf = (from: any, type: string) => from.conditions?.find((one: any) => one.type === type);
-
-async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
-  const end = Date.now() + timeoutMs;
-  while (!(await holds())) {
-    if (Date.now() > end) throw new Error(`timed out waiting until ${what}`);
-    await sleep(3);
-  }
-}
-const readyWith = (kube: FakeKube, want: number) => async () => {
-  const now = await status(kube);
-  return conditionOf(now, "Ready")?.status === "True" && now.availableReplicas === want && pods(kube).length === want;
-};
+import {
+  conditionOf,
+  kubelet,
+  pods,
+  ranks,
+  readyWith,
+  ref,
+  startOperator,
+  status,
+  until,
+  user,
+  world,
+} from "../../test/support/deployment-plane.ts";
+import { resources } from "../kube/kube.ts";
 
 test("a deployment becomes Ready, scales, rolls, suspends, and its objects are all there", { timeout: 30_000 }, async () => {
   const kube = await world();
@@ -342,63 +184,4 @@ test("a deleted deployment is forgotten, and one of the same name is another wor
   assert.notEqual(JSON.stringify((await kube.get(resources.secrets, { namespace: "ns", name: "moe-ca" }))?.data), ca);
   life.stop();
   await operator.stop();
-});
-
-/** Start, lose a node, shrink and roll at once; the operator dies at its n-th write and another takes over. */
-async function crashAt(n: number): Promise<number> {
-  const kube = await world();
-  const life = kubelet(kube);
-  let writes = 0;
-  let dead = false;
-  kube.onWrite = () => {
-    if (dead) throw new AppError("killed", { code: "Unavailable" });
-    writes += 1;
-    if (writes === n) {
-      dead = true;
-      throw new AppError("killed", { code: "Unavailable" });
-    }
-  };
-  const asUser = async (patch: object) => {
-    const hook = kube.onWrite;
-    kube.onWrite = () => {};
-    await kube.patch(resources.moeDeployments, ref, patch, user);
-    kube.onWrite = hook;
-  };
-  let operator = await startOperator(kube);
-  const revive = async () => {
-    if (!dead) return;
-    await operator.stop();
-    dead = false;
-    n = -1;
-    operator = await startOperator(kube);
-  };
-  const reach = (want: number) =>
-    until(`${want} ranks serve`, async () => {
-      await revive();
-      return readyWith(kube, want)();
-    });
-  await reach(3);
-  kube.mutate(resources.nodes, { namespace: "", name: "node-1" }, (one) => Object.assign(one.status.conditions[0], { status: "Unknown" }));
-  await sleep(20);
-  kube.mutate(resources.nodes, { namespace: "", name: "node-1" }, (one) => Object.assign(one.status.conditions[0], { status: "True" }));
-  await asUser({ spec: { replicas: 2, runtime: { maxContext: 64 } } });
-  await until("the new world stands", async () => {
-    await revive();
-    const hash = new Set(pods(kube).map((object) => object.metadata.annotations["enodia.dev/template-hash"]));
-    return (await readyWith(kube, 2)()) && hash.size === 1 && conditionOf(await status(kube), "Progressing")?.reason === "Converged";
-  });
-  assert.equal(new Set(ranks(kube)).size, 2);
-  assert.deepEqual(life.problems, []);
-  assert.equal(kube.all(resources.secrets).filter((secret) => secret.metadata.name === "moe-ca").length, 1);
-  life.stop();
-  await operator.stop();
-  return writes;
-}
-
-test("the operator may die before any of its writes: another ends in the same world", { timeout: 240_000 }, async () => {
-  const total = await crashAt(-1);
-  const atOnce = 8; // they mostly wait
-  for (let n = 1; n <= total; n += atOnce) {
-    await Promise.all(Array.from({ length: Math.min(atOnce, total - n + 1) }, (_, i) => crashAt(n + i)));
-  }
 });

@@ -1,0 +1,156 @@
+// The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
+import { setTimeout as sleep } from "node:timers/promises";
+import { createDeploymentPlane, type DeploymentPlane } from "../../operator/deployment/controller.ts";
+import type { DrainPhase, RebalanceView } from "../../operator/deployment/core/world.ts";
+import { Informers } from "../../operator/deployment/informers.ts";
+import type { Rebalance, World } from "../../operator/deployment/ports.ts";
+import { EventRecorder } from "../../operator/kube/events.ts";
+import { type KubeObject, resources } from "../../operator/kube/kube.ts";
+import { member, settings, view } from "../builders/deployment.ts";
+import { FakeKube } from "../contract/fake-kube.ts";
+
+export const ref = { namespace: "ns", name: "moe" };
+export const user = { manager: "user" };
+
+/** Serves every ready pod, empties every leaving one. */
+class TestRebalance implements Rebalance {
+  world: World | undefined;
+  drain: DrainPhase = "Drained";
+  forgotten: string[] = [];
+  #listener: (at: typeof ref) => void = () => {};
+  update(world: World): void {
+    const changed =
+      JSON.stringify(world.leaving) !== JSON.stringify(this.world?.leaving) ||
+      JSON.stringify(world.workers) !== JSON.stringify(this.world?.workers);
+    this.world = world;
+    if (changed) setImmediate(() => this.#listener(ref));
+  }
+  view(): RebalanceView | undefined {
+    if (!this.world) return undefined;
+    const members = this.world.workers
+      .filter((worker) => worker.ready && !worker.lost)
+      .map((worker) => member(worker.rank, { podUid: worker.uid, bootId: "b" }));
+    const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
+    return view({ members, drains });
+  }
+  forget(uid: string): void {
+    this.forgotten.push(uid);
+  }
+  onChange(listener: (at: typeof ref) => void): void {
+    this.#listener = listener;
+  }
+  async close(): Promise<void> {}
+}
+
+interface Operator {
+  readonly plane: DeploymentPlane;
+  readonly rebalance: TestRebalance;
+  stop(): Promise<void>;
+}
+
+export async function startOperator(kube: FakeKube): Promise<Operator> {
+  const informers = new Informers([], { kube, random: () => 0 });
+  const events = new EventRecorder({ kube, reportingInstance: "test" });
+  const plane = createDeploymentPlane({ kube, informers, events, settings });
+  const rebalance = new TestRebalance();
+  informers.start();
+  while (!informers.hasSynced) await sleep(1);
+  plane.connect(rebalance);
+  plane.controller.start();
+  return {
+    plane,
+    rebalance,
+    stop: async () => {
+      await plane.controller.stop();
+      await informers.stop();
+    },
+  };
+}
+
+/** Binds pods, makes them Ready, lets gracefully deleted ones go, and watches that no rank is held twice. */
+export function kubelet(kube: FakeKube): { problems: string[]; stop: () => void } {
+  const problems: string[] = [];
+  const turn = () => {
+    const holders = new Map<string, string>();
+    for (const object of kube.all(resources.pods) as any[]) {
+      const at = { namespace: object.metadata.namespace, name: object.metadata.name };
+      const rank = object.metadata.labels["enodia.dev/rank"];
+      const node = object.spec.nodeName;
+      const lost =
+        node !== undefined &&
+        (kube.all(resources.nodes) as any[]).find((one) => one.metadata.name === node)?.status.conditions[0].status === "Unknown";
+      if (!lost) {
+        if (holders.has(rank)) problems.push(`rank ${rank}: ${holders.get(rank)} and ${at.name}`);
+        holders.set(rank, at.name);
+      }
+      if (lost) continue;
+      if (object.metadata.deletionTimestamp !== undefined) kube.remove(resources.pods, at);
+      else if (node === undefined) kube.mutate(resources.pods, at, (pod) => Object.assign(pod.spec, { nodeName: `node-${rank}` }));
+      else if (object.status === undefined && kube.all(resources.secrets).some((secret) => secret.metadata.name === `${at.name}-tls`)) {
+        kube.mutate(resources.pods, at, (pod) =>
+          Object.assign(pod, { status: { phase: "Running", podIP: "10.0.0.1", conditions: [{ type: "Ready", status: "True" }] } }),
+        );
+      }
+    }
+    for (const object of kube.all(resources.deployments) as any[]) {
+      if (object.status?.readyReplicas !== object.spec.replicas) {
+        kube.mutate(resources.deployments, { namespace: object.metadata.namespace, name: object.metadata.name }, (one) =>
+          Object.assign(one, { status: { readyReplicas: one.spec.replicas, updatedReplicas: one.spec.replicas } }),
+        );
+      }
+    }
+  };
+  const timer = setInterval(turn, 2);
+  return { problems, stop: () => clearInterval(timer) };
+}
+
+function node(name: string, ready: "True" | "Unknown"): KubeObject {
+  return { apiVersion: "v1", kind: "Node", metadata: { name }, status: { conditions: [{ type: "Ready", status: ready }] } };
+}
+
+export async function world(): Promise<FakeKube> {
+  const kube = new FakeKube();
+  for (let i = 0; i < 4; i++) {
+    await kube.create(resources.nodes, node(`node-${i}`, "True"), user);
+    kube.mutate(resources.nodes, { namespace: "", name: `node-${i}` }, (one) =>
+      Object.assign(one, { status: { conditions: [{ type: "Ready", status: "True" }] } }),
+    );
+  }
+  await kube.create(
+    resources.persistentVolumeClaims,
+    { apiVersion: "v1", kind: "PersistentVolumeClaim", metadata: { ...ref, name: "models" } },
+    user,
+  );
+  await kube.create(
+    resources.moeDeployments,
+    {
+      apiVersion: "enodia.dev/v1alpha1",
+      kind: "MoEDeployment",
+      metadata: { ...ref },
+      spec: { model: { uri: "pvc://models/moe" }, replicas: 3, elasticity: { settle: "1ms" } },
+    },
+    user,
+  );
+  return kube;
+}
+
+export const pods = (kube: FakeKube): any[] =>
+  kube.all(resources.pods).filter((object) => object.metadata.labels?.["enodia.dev/component"] === "worker");
+export const ranks = (kube: FakeKube) =>
+  pods(kube)
+    .map((object) => Number(object.metadata.labels["enodia.dev/rank"]))
+    .sort();
+export const status = async (kube: FakeKube): Promise<any> => (await kube.get(resources.moeDeployments, ref))?.status ?? {};
+export const conditionOf = (from: any, type: string) => from.conditions?.find((one: any) => one.type === type);
+
+export async function until(what: string, holds: () => boolean | Promise<boolean>, timeoutMs = 60_000): Promise<void> {
+  const end = Date.now() + timeoutMs;
+  while (!(await holds())) {
+    if (Date.now() > end) throw new Error(`timed out waiting until ${what}`);
+    await sleep(3);
+  }
+}
+export const readyWith = (kube: FakeKube, want: number) => async () => {
+  const now = await status(kube);
+  return conditionOf(now, "Ready")?.status === "True" && now.availableReplicas === want && pods(kube).length === want;
+};
