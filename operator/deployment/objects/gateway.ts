@@ -2,7 +2,7 @@
 import { paths, ports } from "../../../crds/common.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
-import { templateRuntime } from "./pod-template.ts";
+import { templateGatewayEnv, templateRuntime } from "./pod-template.ts";
 import { commonEnv, commonMounts, commonVolumes, containerSecurity, podSecurity, probes, terminationGraceSeconds } from "./runtime-pod.ts";
 
 export function gatewayDeployment(context: RenderContext): KubeObject {
@@ -46,6 +46,7 @@ function podSpec(context: RenderContext) {
           ...commonEnv(context),
           { name: "ENODIA_HTTP_PORT", value: String(ports.http) },
           ...(key ? [{ name: "ENODIA_API_KEY_FILE", value: paths.apiKey }] : []),
+          ...templateGatewayEnv(deployment.spec.podTemplate),
         ],
         ports: [
           { name: "http", containerPort: ports.http },

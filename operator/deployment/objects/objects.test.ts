@@ -55,6 +55,41 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   assert.equal(parseGatewayConfig(env(front)).servedName, "moe-8x");
 });
 
+test("every variable of the runtime is rendered, or a pod template can set it", () => {
+  const spec = {
+    telemetry: { nats: { credentialsSecretRef: { name: "creds" } } },
+    gateway: { apiKeySecretRef: { name: "key" } },
+    podTemplate: {
+      spec: {
+        containers: [
+          {
+            name: "runtime",
+            env: [
+              { name: "ENODIA_THREADS", value: "3" },
+              { name: "ENODIA_QUEUE_REQUESTS_MAX", value: "64" },
+            ],
+          },
+        ],
+      },
+    },
+  };
+  const traced = context(spec, { settings: { ...settings, otlpEndpoint: "http://otel.test:4318" } });
+  const template = workerTemplate(traced);
+  assert.deepEqual(template.refusals, []);
+  const rank = env((workerPod(traced, template, 2, "abcde") as any).spec.containers[0]);
+  const deployed = appliedObjects(traced).find(({ object }) => object.kind === "Deployment")?.object as any;
+  const front = env(deployed.spec.template.spec.containers[0]);
+  assert.equal(parseWorkerConfig(rank).threads, 3);
+  assert.equal(parseGatewayConfig(front).queueRequestsMax, 64);
+  assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
+  const read = readFileSync(join(import.meta.dirname, "../../../runtime/config.ts"), "utf8").match(/ENODIA_\w+(?=:)/g) ?? [];
+  assert.ok(read.length > 20);
+  assert.deepEqual(
+    read.filter((name) => !(name in rank) && !(name in front)),
+    [],
+  );
+});
+
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
   const apiKey = { gateway: { apiKeySecretRef: { name: "key" } } };
   for (const spec of [worker(apiKey).spec, gateway(apiKey).spec.template.spec]) {

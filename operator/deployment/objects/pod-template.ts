@@ -21,8 +21,10 @@ const fixed: Readonly<Record<string, unknown>> = {
 };
 const operatorsPodFields = ["hostname", "subdomain", "setHostnameAsFQDN"];
 const operatorsContainerFields = ["command", "args", "workingDir"];
+/** Variables of the runtime that the operator leaves to the template: those of workers, and those that go to the gateway instead. */
+const workerVariables = ["ENODIA_THREADS"];
+const gatewayVariables = ["ENODIA_QUEUE_REQUESTS_MAX"];
 const mergedLists: Readonly<Record<string, (item: Fields) => unknown>> = {
-  env: (item) => item.name,
   volumeMounts: (item) => item.mountPath,
   ports: (item) => item.containerPort,
 };
@@ -89,6 +91,7 @@ function mergeContainer(base: Fields, template: Fields, problems: string[]): Fie
   for (const [key, value] of Object.entries(template)) {
     const identity = mergedLists[key];
     if (operatorsContainerFields.includes(key)) problems.push(`${field}.${key} is the operator's`);
+    else if (key === "env") out.env = appendEnv((base.env as Fields[] | undefined) ?? [], value as Fields[], `${field}.env`, problems);
     else if (identity)
       out[key] = append((base[key] as Fields[] | undefined) ?? [], value as Fields[], identity, `${field}.${key}`, problems);
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
@@ -99,15 +102,24 @@ function mergeContainer(base: Fields, template: Fields, problems: string[]): Fie
 
 function append(base: Fields[], more: Fields[], identity: (item: Fields) => unknown, field: string, problems: string[]): Fields[] {
   const taken = new Set(base.map(identity));
-  for (const item of more) {
-    const id = identity(item);
-    const reserved = taken.has(id) || (field.endsWith(".env") && String(id).startsWith("ENODIA_"));
-    if (reserved) problems.push(`${field}: "${String(id)}" is the operator's`);
-  }
+  for (const item of more) if (taken.has(identity(item))) problems.push(`${field}: "${String(identity(item))}" is the operator's`);
   return [...base, ...more.filter((item) => !taken.has(identity(item)))];
 }
 
-/** Image of the container named runtime, so that gateways run the same build as the workers. */
+function appendEnv(base: Fields[], more: Fields[], field: string, problems: string[]): Fields[] {
+  const left = more.filter(({ name }) => !gatewayVariables.includes(String(name)));
+  const open = left.filter(({ name }) => !String(name).startsWith("ENODIA_") || workerVariables.includes(String(name)));
+  for (const item of left) if (!open.includes(item)) problems.push(`${field}: "${String(item.name)}" is the operator's`);
+  return append(base, open, (item) => item.name, field, problems);
+}
+
+/** The container named runtime: gateways run the same build as the workers. */
 export function templateRuntime(template: PodTemplate | undefined): Fields | undefined {
   return template?.spec?.containers?.find((container) => container.name === runtimeContainer);
+}
+
+/** What that container's env holds for the gateway. */
+export function templateGatewayEnv(template: PodTemplate | undefined): Fields[] {
+  const env = (templateRuntime(template)?.env as Fields[] | undefined) ?? [];
+  return env.filter(({ name }) => gatewayVariables.includes(String(name)));
 }
