@@ -4,6 +4,7 @@
 import http from "node:http";
 import https from "node:https";
 import { KubeConfig } from "@kubernetes/client-node";
+import { AppError } from "../../crds/common.ts";
 import { kubeError, unavailable } from "./errors.ts";
 
 /** A request that got no answer in this time is abandoned; watches are exempt. */
@@ -27,13 +28,31 @@ export interface Transport {
   close(): void;
 }
 
-/** `kubeconfig`: path; undefined = $KUBECONFIG, ~/.kube/config or the pod's own credentials. */
+/** What client-node falls back to when it finds no kubeconfig at all. */
+const noServer = "http://localhost:8080";
+
+/** `kubeconfig`: path; undefined = $KUBECONFIG, ~/.kube/config or the pod's own credentials. Throws `NoCluster`. */
 export function loadKubeConfig(kubeconfig: string | undefined, context: string | undefined): KubeConfig {
   const config = new KubeConfig();
-  if (kubeconfig) config.loadFromFile(kubeconfig);
-  else config.loadFromDefault();
+  try {
+    if (kubeconfig) config.loadFromFile(kubeconfig);
+    else config.loadFromDefault();
+  } catch (cause) {
+    throw noCluster(`the kubeconfig cannot be read: ${cause instanceof Error ? cause.message : cause}`, cause);
+  }
   if (context) config.setCurrentContext(context);
-  return config;
+  const server = config.getCurrentCluster()?.server;
+  if (!kubeconfig && server === noServer)
+    throw noCluster("no kubeconfig: name one with --kubeconfig or KUBECONFIG, or keep it at ~/.kube/config");
+  if (server !== undefined) return config;
+  const known = config.getContexts().map(({ name }) => name);
+  throw noCluster(
+    `the kubeconfig has no cluster for context "${config.getCurrentContext() ?? ""}"; its contexts are ${known.join(", ") || "none"}`,
+  );
+}
+
+function noCluster(message: string, cause?: unknown): AppError {
+  return new AppError(message, { code: "NoCluster", operation: "finding the API server", ...(cause === undefined ? {} : { cause }) });
 }
 
 export function createTransport(config: KubeConfig): Transport {
