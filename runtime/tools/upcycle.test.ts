@@ -1,6 +1,6 @@
 // Upcycling end to end on the tiny GGUF: with noise 0 the MoE's logits are those that transformers gives for the dense model.
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -94,12 +94,14 @@ const wrong: Record<string, { change: object; code: string; want: RegExp }> = {
 };
 for (const [sentence, { change, code, want }] of Object.entries(wrong)) {
   test(`${sentence} is refused before anything is written`, async () => {
+    const before = await readdir(dir, { recursive: true });
     await assert.rejects(make("never", change), (error: unknown) => {
       assert.ok(error instanceof AppError, String(error));
       assert.equal(error.code, code);
       assert.match(error.message, want);
       return true;
     });
+    assert.deepEqual(await readdir(dir, { recursive: true }), before);
   });
 }
 
