@@ -12,7 +12,7 @@ export const kubeFlags = {
 
 export const kubeFlagsHelp = `  -n, --namespace NAME   namespace (default: the context's, else "default")
       --kubeconfig FILE  kubeconfig (default: $KUBECONFIG, else ~/.kube/config)
-      --context NAME     context of that kubeconfig`;
+      --context NAME     context of that kubeconfig (default: its current one)`;
 
 export interface ClusterAccess {
   readonly kube: Kube;

@@ -16,7 +16,15 @@ const commands: Readonly<Record<string, Command>> = {
 
 function usage(): string {
   const rows = Object.entries(commands).map(([name, command]) => `  ${name.padEnd(8)} ${command.summary}`);
-  return ["usage: enodia <command> [options]", "", ...rows, "", "enodia <command> --help tells more about one command"].join("\n");
+  return [
+    "usage: enodia <command> [options]        in a checkout: npm run -s enodia -- <command> [options]",
+    "",
+    ...rows,
+    "",
+    "enodia <command> --help tells more about one command.",
+    "status and plan explain|record read a cluster through your kubeconfig; chat needs the URL of a gateway; the rest works offline.",
+    "ENODIA_LOG_LEVEL=debug adds stack traces to errors.",
+  ].join("\n");
 }
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -33,11 +41,17 @@ async function main(argv: readonly string[]): Promise<number> {
   return (await command.load()).run(rest);
 }
 
+/** What node:util says of an option it does not know, without its lecture on positional arguments. */
+function misused(caught: unknown): string | undefined {
+  const { code, message } = caught as NodeJS.ErrnoException;
+  return code?.startsWith("ERR_PARSE_ARGS") ? `${message.split(/\. |\n/)[0]}; --help lists the options` : undefined;
+}
+
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (caught) {
   const error = AppError.from(caught);
-  process.stderr.write(`enodia: ${error.message}\n`);
+  process.stderr.write(`enodia: ${misused(caught) ?? error.message}\n`);
   if (process.env.ENODIA_LOG_LEVEL === "debug") process.stderr.write(`${error.stack}\n${String(error.cause ?? "")}\n`);
   process.exitCode = 1;
 }

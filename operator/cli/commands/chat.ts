@@ -10,17 +10,18 @@ import { type ChatOptions, type ChatRequest, type ChatTurn, firstModel, streamCh
 
 const help = `usage: enodia chat [options] [prompt...]
 
-Without a prompt: in turns (/reset forgets the conversation, /exit or Ctrl-D leaves), or once with what is piped in.
+Asks a gateway, or any server of the same API, and prints the answer as it comes. Without a prompt: in turns (/reset forgets the
+conversation, /exit or Ctrl-D leaves), or once with what is piped in. Ctrl-C ends an answer.
 
-  --url URL              gateway, default http://127.0.0.1:8000
-                         (kubectl port-forward service/NAME 8000:8000)
-  --model NAME           default: the first model the gateway lists
+  --url URL              gateway (default http://127.0.0.1:8000, as after
+                         kubectl port-forward -n NAMESPACE service/NAME 8000:8000)
+  --model NAME           default: the first model that the gateway lists
   --system TEXT          system message
-  --temperature NUMBER   0 = always the likeliest token
-  --top-p NUMBER
-  --seed NUMBER          same seed, same text
-  --max-tokens NUMBER
-  --api-key KEY          or --api-key-file FILE`;
+  --temperature NUMBER   0 = always the likeliest token (default 1)
+  --top-p NUMBER         only the likeliest tokens that together have this probability (default 1)
+  --seed NUMBER          same seed, same text (default: another one each time)
+  --max-tokens NUMBER    length of the answer at most (default: what the context leaves)
+  --api-key KEY          for gateways that want one; or --api-key-file FILE (its first line)`;
 
 const text = { type: "string" } as const;
 const flags = {

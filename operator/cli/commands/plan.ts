@@ -19,7 +19,8 @@ export async function run(args: readonly string[]): Promise<number> {
     "",
     ...Object.entries(subcommands).map(([key, { summary }]) => `  ${key.padEnd(9)} ${summary}`),
     "",
-    "enodia plan <command> --help tells more about one",
+    "simulate and generate work offline; explain and record read a running deployment.",
+    "enodia plan <command> --help tells more about one.",
   ].join("\n");
   if (name === undefined || name === "--help" || name === "-h") {
     process.stdout.write(`${usage}\n`);

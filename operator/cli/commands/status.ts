@@ -9,12 +9,18 @@ import { type KubeObject, resources } from "../../kube/kube.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
 
-const usage = `usage: enodia status [name] [options]
+const usage = `usage: enodia status [NAME] [options]
 
-Shows MoEDeployments of a namespace, or one of them in detail.
+Shows the MoEDeployments of a namespace, or the one named: model, conditions and what is wrong, the plan, and per rank
+
+  STATE, EPOCH    of the rank, and the newest plan it has committed
+  EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
+  MEMORY          of the container, as the kubelet reports it; "-" where the node does not answer
+  EXPECTED <=     what MEMORY should stay below: 1.15 x (dense part + KV pool + EXPERTS) + 400 MiB
+  LOAD            rows of experts it computes, over the mean of the ranks, in the worst layer
 
 ${kubeFlagsHelp}
-      --json             machine-readable`;
+      --json             everything, for programs`;
 
 /** Memory a worker may take beside experts, dense part and KV: runtime, buffers, heap. What the check below allows. */
 const overheadBytes = 400 * 1024 * 1024;
