@@ -20,7 +20,15 @@ interface Counts {
   skipped: number;
 }
 
-const usage = `usage: npm test | npm run gen | npm run check | npm run test:unit|test:int|test:e2e [-- <part of a file name>...]`;
+const usage = `usage: npm test                                check, unit, int and e2e; e2e files held back are named with the reason
+       npm run check                           generated files, types, lint, unused code
+       npm run test:unit [-- PART...]          *.test.ts beside the source
+       npm run test:int  [-- PART...]          *.int.test.ts: real processes on loopback, a local control plane (root)
+       npm run test:e2e  [-- PART...]          *.e2e.test.ts: the product on the local cluster (root, Go)
+       npm run gen                             writes the generated files
+
+PART is part of a file name; files that hold one of the parts run. ENODIA_KEEP=1 leaves the e2e cluster up for a look
+(KUBECONFIG: npm run -s cluster -- kubeconfig --name e2e). One test: node --test --test-name-pattern=REGEX FILE.`;
 
 /** E2e files that `npm run test:e2e` runs and `npm test` does not yet, each with what it was last seen to do. */
 const heldBack: Readonly<Record<string, string>> = {
@@ -110,6 +118,10 @@ async function runE2e(filters: readonly string[], counts: Counts, everything: bo
 
 async function main(argv: readonly string[]): Promise<void> {
   const [target, ...filters] = argv;
+  if (argv.includes("--help") || argv.includes("-h")) {
+    process.stdout.write(`${usage}\n`);
+    return;
+  }
   if (!targets.includes(target as Target)) {
     process.stderr.write(`${usage}\n`);
     process.exitCode = 2;

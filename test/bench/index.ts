@@ -1,25 +1,39 @@
 // The benchmarks there are, by name. To add one: its file and one line here. Each prints a table and returns its rows for --json.
 export interface Bench {
   readonly summary: string;
+  /** Lines of --help on its options. */
+  readonly options?: readonly string[];
   readonly load: () => Promise<(args: readonly string[]) => Promise<readonly object[]>>;
 }
+
+const engineOptions = [
+  "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
+  "--codec NAME   int4 (default) or f32, as far as the store holds it",
+  "--threads N    compute threads (default: all cores)",
+  "--runs N       runs of each case; the best and the median are printed (default 5)",
+];
+const rowNames = "ROW...         rows to run: 1 to 15, parts like 5a, or many, solver, growth, hops (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {
     summary: "tokens/s of one worker answering 1 and 8 requests, beside the memory-bandwidth limit",
+    options: engineOptions,
     load: async () => (await import("./serve.ts")).decodeBench,
   },
   prefill: {
     summary: "prompt tokens/s of one worker, beside the memory-bandwidth limit",
+    options: engineOptions,
     load: async () => (await import("./serve.ts")).prefillBench,
   },
   load: {
     summary: "time between tokens while experts are loaded, beside a quiet run",
+    options: engineOptions,
     load: async () => (await import("./serve.ts")).loadBench,
   },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
   planner: {
-    summary: "balance, copies and time of placement policies against EPLB and the exact optimum; name rows to run some only",
+    summary: "balance, copies and time of placement policies against EPLB and the exact optimum",
+    options: [rowNames],
     load: async () => (await import("./planner.ts")).plannerBench,
   },
 };

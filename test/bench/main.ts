@@ -2,11 +2,23 @@
 // at this moment; each benchmark measures its own limit or baseline in the same run.
 import { loadavg } from "node:os";
 import { AppError } from "../../crds/common.ts";
-import { benches } from "./index.ts";
+import { type Bench, benches } from "./index.ts";
 
 function usage(): string {
   const rows = Object.entries(benches).map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`);
-  return ["usage: npm run bench -- <name> [--json] [options of the benchmark]", "", ...rows].join("\n");
+  return [
+    "usage: npm run bench -- <name> [--json] [options of the benchmark]",
+    "",
+    ...rows,
+    "",
+    "npm run bench -- <name> --help lists its options. --json prints rows as JSON. Figures are of this machine at this moment:",
+    "close what else runs; the load average before is printed.",
+  ].join("\n");
+}
+
+function usageOf(name: string, { summary, options = [] }: Bench): string {
+  const known = [...options, "--json         rows as JSON on standard output"];
+  return [`usage: npm run bench -- ${name} [options]`, "", summary, "", ...known.map((line) => `  ${line}`)].join("\n");
 }
 
 async function main(argv: readonly string[]): Promise<number> {
@@ -19,6 +31,10 @@ async function main(argv: readonly string[]): Promise<number> {
   if (!bench) {
     process.stderr.write(`bench: no benchmark "${name}"\n\n${usage()}\n`);
     return 2;
+  }
+  if (rest.includes("--help") || rest.includes("-h")) {
+    process.stdout.write(`${usageOf(name, bench)}\n`);
+    return 0;
   }
   const load = loadavg()[0] ?? 0;
   process.stderr.write(`load average before: ${load.toFixed(1)}${load > 0.5 ? " (this machine is not quiet: figures are too low)" : ""}\n`);

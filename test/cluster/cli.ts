@@ -1,10 +1,11 @@
 // `npm run cluster`: the local cluster from the command line. Results go to stdout, progress and errors to stderr.
 
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { cacheRoot } from "./binaries.ts";
 import {
   addNode,
+  type Cluster,
   cutLink,
   defaultName,
   defaultNodes,
@@ -22,12 +23,13 @@ import { buildProductImages } from "./product-images.ts";
 
 const help = `A real Kubernetes on this machine, for tests and demonstrations (Linux, root, Go for the first start).
 
-Usage: npm run cluster -- <command> [arguments] [--name ${defaultName}] [--nodes ${defaultNodes}]
+Usage: npm run cluster -- <command> [arguments] [options]        with npm run -s, stdout holds the result alone
 
   up                       start a cluster; the first time builds Kubernetes from Go modules (about 8 minutes on 2 cores)
   down                     remove it and everything it made
   status                   clusters on this machine, or the one named; --json for programs
   kubeconfig               print the path of the administrator's kubeconfig
+  env                      print KUBECONFIG and a PATH with kubectl and helm, for: eval "$(npm run -s cluster -- env)"
   images                   build the product's images from this checkout and load them; --swiftshader adds software Vulkan
   load-image <tar> [node…] import an OCI image tar into all nodes, or some
   add-node                 add one node
@@ -36,9 +38,8 @@ Usage: npm run cluster -- <command> [arguments] [--name ${defaultName}] [--nodes
   cut-link <node>          take the node off the network, its processes run on
   heal-link <node>         put it back
 
-Options: --name <cluster>, --nodes <count> (up), --json (status), --swiftshader (images), --help
-Environment: ENODIA_CACHE (programs; default ~/.cache/enodia), ENODIA_STATE (clusters; default /var/lib/enodia-clusters)
-`;
+Options: --name <cluster> (default ${defaultName}), --nodes <count> (up, default ${defaultNodes}), --json (status), --swiftshader (images), --help
+Environment: ENODIA_CACHE (programs; default ~/.cache/enodia), ENODIA_STATE (clusters; default /var/lib/enodia-clusters)`;
 
 const log = (line: string): void => {
   process.stderr.write(`${line}\n`);
@@ -78,17 +79,24 @@ function printStatus(args: Arguments): void {
   }
 }
 
+/** For a shell: the cluster, and the kubectl and helm that were built for it. */
+function environment({ kubeconfig, binaries }: Cluster): string {
+  const folders = [binaries.kubectl, binaries.helm].map((path) => dirname(path));
+  return `export KUBECONFIG=${kubeconfig} PATH=${folders.join(":")}:$PATH`;
+}
+
 const commands: Readonly<Record<string, (args: Arguments) => Promise<void> | void>> = {
   up: async (args) => {
     const cluster = await up({ name: nameOf(args), nodes: args.nodes, log, signal: args.signal });
     log(`cluster "${cluster.name}" is up. Use it with:`);
-    print(`export KUBECONFIG=${cluster.kubeconfig}`);
+    print(environment(cluster));
   },
   down: async (args) => {
     log((await down(nameOf(args))) ? `cluster "${nameOf(args)}" is gone` : `there was no cluster "${nameOf(args)}"`);
   },
   status: printStatus,
   kubeconfig: (args) => print(open(nameOf(args)).kubeconfig),
+  env: (args) => print(environment(open(nameOf(args)))),
   "load-image": async (args) => {
     const [tar, ...nodes] = args.rest;
     if (tar === undefined) throw new ClusterError("name the image tar: load-image <tar> [node…]");
