@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Condition } from "../../crds/conditions.ts";
+import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { deployment, snapshot } from "../../test/builders/deployment.ts";
 import { verdicts } from "../deployment/core/conditions.ts";
 import { renderStatus } from "./status-text.ts";
@@ -61,4 +62,20 @@ test("status: Converged is the reason that the operator gives for having nothing
     warmingUp: false,
   });
   assert.deepEqual(shown({ ...condition("Progressing", "Unknown", ""), ...Progressing }), []);
+});
+
+test("status: the planner's last decision is said once, also when it is why the placement is not balanced", () => {
+  const decision = { reason: "WithinNoise", message: "worst layer at 114%, trigger 110%, of which 5% may be chance" };
+  const text = `${decision.reason}: ${decision.message}`;
+  const placement = parseExpertPlacement({
+    metadata: { name: "moe", namespace: "ns" },
+    spec: { deploymentUID: "u", epoch: 1, parentEpoch: 0, planHash: "h", modelDigest: "d", ranks: [], layers: [] },
+    status: { decision },
+  });
+  const conditions = [condition("PlacementBalanced", "False", "RebalanceSuppressed", text)];
+  const printed = renderStatus({ deployment: deployment({}, { conditions }), placement, ranks: [] });
+  assert.deepEqual(
+    printed.split("\n").filter((line) => line.includes(text)),
+    [`decision   ${text}`],
+  );
 });

@@ -37,7 +37,10 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail): st
     );
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
-  lines.push(...wrong(conditions).map((c) => `           ${c.type}: ${c.message}`));
+  const decision = decisionOf(placement);
+  // A placement that is left unbalanced gives the decision as its message: said once.
+  const messages = wrong(conditions).filter((c) => c.message !== decision);
+  lines.push(...messages.map((c) => `           ${c.type}: ${c.message}`));
   if (placement) lines.push(...renderPlacement(deployment, placement));
   lines.push("", renderRanks(ranks));
   return lines.join("\n");
@@ -59,6 +62,12 @@ function wrong(conditions: readonly Condition[]): Condition[] {
   });
 }
 
+/** What the planner last decided and why, "not moving" included. */
+function decisionOf(placement: ExpertPlacement | undefined): string | undefined {
+  const decision = placement?.status.decision;
+  return decision && `${decision.reason}: ${decision.message}`;
+}
+
 function renderPlacement({ spec, status }: MoEDeployment, placement: ExpertPlacement): string[] {
   const last = status.placement?.lastRebalance;
   const lines = [
@@ -66,6 +75,8 @@ function renderPlacement({ spec, status }: MoEDeployment, placement: ExpertPlace
   ];
   const reason = placement.status.reason ?? placement.spec.reason;
   if (reason) lines.push(`           ${reason}`);
+  const decision = decisionOf(placement);
+  if (decision) lines.push(`decision   ${decision}`);
   if (last) {
     lines.push(
       `last move  ${last.time}: ${last.result}, ${last.moves} moves, ${bytes(last.bytes)}, ${(last.durationMs / 1000).toFixed(1)} s, imbalance ${percent(last.imbalanceBeforePercent)} -> ${percent(last.imbalanceAfterPercent)}`,
