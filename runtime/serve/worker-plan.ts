@@ -10,9 +10,10 @@ import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { hash32 } from "../placement/dispatch.ts";
+import { type PlannedLoad, plannedLoads } from "./worker-loads.ts";
 
-/** Layers prepared side by side; loads are bounded again below. */
-const layersAtOnce = 4;
+/** Experts of a plan asked for side by side; transfers are bounded again in the materializer. */
+const asksAtOnce = 4;
 /** A commit answers after so long at most, drained or not; Release then says what is pending. */
 const drainWaitMs = 250;
 const drainGiveUpMs = 60_000;
@@ -26,6 +27,16 @@ const loadersAtOnce = 2;
 export type PrepareOutcome =
   | { readonly type: "ready"; readonly layer: number; readonly bytes: number; readonly moves: number }
   | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
+
+/** A layer that is being prepared. */
+interface OpenLayer {
+  readonly placement: LayerPlacement;
+  /** Experts still to be loaded. */
+  left: number;
+  bytes: number;
+  moves: number;
+  error: AppError | undefined;
+}
 
 export interface PlanKeeperOptions {
   readonly state: PlanState;
@@ -89,13 +100,23 @@ export class PlanKeeper {
     const late = setTimeout(() => {
       abort.abort(new AppError(`epoch ${plan.epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" }));
     }, budgetMs);
-    const queue = [...start];
+    const rank = this.#options.peers.self.rank;
+    const queue = plannedLoads({
+      rank,
+      layers: start,
+      parent: (layer) => this.state.current(layer),
+      sources: (layer, expert) => this.sources(layer, expert),
+    });
+    const open = new Map(start.map((placement) => [placement.layer, openLayer(placement, queue)]));
     const work = async () => {
-      for (let layer = queue.shift(); layer !== undefined; layer = queue.shift())
-        report(await this.#prepareLayer(layer, bytesPerSecond, abort.signal));
+      for (let load = queue.shift(); load !== undefined; load = queue.shift()) {
+        const layer = open.get(load.layer) as OpenLayer;
+        if (await this.#load(load, layer, bytesPerSecond, abort.signal)) report(await this.#prepared(layer));
+      }
     };
     try {
-      await Promise.all(Array.from({ length: Math.min(layersAtOnce, start.length) }, work));
+      for (const layer of open.values()) if (layer.left === 0) report(await this.#prepared(layer));
+      await Promise.all(Array.from({ length: Math.min(asksAtOnce, queue.length) }, work));
     } finally {
       clearTimeout(late);
     }
@@ -115,29 +136,35 @@ export class PlanKeeper {
     return fresh;
   }
 
-  async #prepareLayer(layer: LayerPlacement, bytesPerSecond: number, signal: AbortSignal): Promise<PrepareOutcome> {
-    const { materializer, peers, metrics } = this.#options;
-    let bytes = 0;
-    let moves = 0;
+  /** One expert of a layer under preparation; true if it was the layer's last. Once one has failed, no other is asked for. */
+  async #load({ layer, expert, sources }: PlannedLoad, open: OpenLayer, bytesPerSecond: number, signal: AbortSignal): Promise<boolean> {
     try {
-      for (const [expert, hosts] of layer.hosts.entries()) {
-        if (!hosts.includes(peers.self.rank)) continue;
-        const limit = bytesPerSecond / loadersAtOnce;
-        const sources = this.sources(layer.layer, expert);
-        const got = await materializer.ensure({ layer: layer.layer, expert, kind: "planned", sources, bytesPerSecond: limit, signal });
-        bytes += got;
-        if (got > 0) moves += 1;
+      if (open.error === undefined) {
+        if (!this.state.wanted(layer).has(expert)) throw aborted(open.placement.epoch);
+        const got = await this.#options.materializer.ensure({ layer, expert, kind: "planned", sources, bytesPerSecond, signal });
+        open.bytes += got;
+        if (got > 0) open.moves += 1;
       }
-      if (!this.state.ready(layer.layer, layer.epoch)) throw aborted(layer.epoch);
-      metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
-      return { type: "ready", layer: layer.layer, bytes, moves };
     } catch (caught) {
-      const error = AppError.from(caught, `preparing layer ${layer.layer}`);
-      this.state.failed(layer.layer, layer.epoch);
-      await materializer.retain(layer.layer, this.state.wanted(layer.layer));
-      metrics.add("enodia_plan_prepares_total", 1, { result: error.code === "Aborted" ? "aborted" : "failed" });
-      return { type: "failed", layer: layer.layer, error };
+      open.error ??= AppError.from(caught, `preparing layer ${layer}`);
     }
+    open.left -= 1;
+    return open.left === 0;
+  }
+
+  /** All experts of the layer are there, or one could not be had. */
+  async #prepared({ placement, bytes, moves, error }: OpenLayer): Promise<PrepareOutcome> {
+    const { materializer, metrics } = this.#options;
+    const { layer, epoch } = placement;
+    const failure = error ?? (this.state.ready(layer, epoch) ? undefined : aborted(epoch));
+    if (failure === undefined) {
+      metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
+      return { type: "ready", layer, bytes, moves };
+    }
+    this.state.failed(layer, epoch);
+    await materializer.retain(layer, this.state.wanted(layer));
+    metrics.add("enodia_plan_prepares_total", 1, { result: failure.code === "Aborted" ? "aborted" : "failed" });
+    return { type: "failed", layer, error: failure };
   }
 
   async commit(plan: PlacementPlan): Promise<{ readonly committed: number[]; readonly refused: string }> {
@@ -282,6 +309,11 @@ export class PlanKeeper {
     await Promise.all(Array.from({ length: loadersAtOnce }, work));
     return failed;
   }
+}
+
+function openLayer(placement: LayerPlacement, loads: readonly PlannedLoad[]): OpenLayer {
+  const left = loads.filter(({ layer }) => layer === placement.layer).length;
+  return { placement, left, bytes: 0, moves: 0, error: undefined };
 }
 
 function aborted(epoch: number): AppError {

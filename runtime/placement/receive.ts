@@ -1,0 +1,180 @@
+// In which order, and from which source, receivers fetch what a plan newly gives them, so that no source has to serve
+// many at once. Sources are chosen so that the busiest serves as few as possible; then the edges of the (source, receiver)
+// multigraph get rounds, as many as its highest degree (König's edge colouring): within a round every source sends, and
+// every receiver takes, one expert at most. Each rank computes it alone from the same plan; where views differ only the
+// evenness suffers. Pure; who is up, and what to do when a source fails, is the fetching rank's business.
+import type { Move } from "../../crds/plan.ts";
+
+export interface Fetch {
+  readonly layer: number;
+  readonly expert: number;
+  /** Who receives it. */
+  readonly rank: number;
+  /** Whom to ask first; undefined = no rank hosts it, the model store does. */
+  readonly source: number | undefined;
+  /** 0-based; of two fetches of a receiver the one with the lower round comes first. */
+  readonly round: number;
+}
+
+/** Rounds come in the order of layers as far as they can, so that layers become complete one after another. */
+export function receiveSchedule(moves: readonly Pick<Move, "layer" | "expert" | "rank" | "sources">[]): Fetch[] {
+  const ordered = moves.toSorted((a, b) => a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
+  const sources = chooseSources(ordered.map((move) => move.sources.filter((rank) => rank !== move.rank)));
+  const rounds = edgeColours(ordered.map((move, i) => ({ source: sources[i], receiver: move.rank })));
+  return ordered.map(({ layer, expert, rank }, i) => ({ layer, expert, rank, source: sources[i], round: rounds[i] as number }));
+}
+
+/** One of each row's sources, so that the most often chosen one is chosen as seldom as possible. Empty rows get undefined. */
+function chooseSources(options: readonly (readonly number[])[]): (number | undefined)[] {
+  const choice = new Choice(options);
+  const fewestFirst = options.map((_, i) => i).sort((a, b) => (options[a]?.length ?? 0) - (options[b]?.length ?? 0) || a - b);
+  for (const i of fewestFirst) choice.settle(i);
+  // Every relief takes one fetch from a busiest source.
+  while (choice.relieve());
+  return choice.chosen;
+}
+
+class Choice {
+  readonly chosen: (number | undefined)[];
+  private readonly options: readonly (readonly number[])[];
+  /** Fetches of each source. */
+  private readonly given = new Map<number, Set<number>>();
+
+  constructor(options: readonly (readonly number[])[]) {
+    this.options = options;
+    this.chosen = new Array<number | undefined>(options.length).fill(undefined);
+    for (const row of options) for (const source of row) if (!this.given.has(source)) this.given.set(source, new Set());
+  }
+
+  private load(source: number): number {
+    return this.given.get(source)?.size ?? 0;
+  }
+
+  /** The least busy of its sources. */
+  settle(fetch: number): void {
+    let best: number | undefined;
+    for (const source of this.options[fetch] ?? []) if (best === undefined || this.load(source) < this.load(best)) best = source;
+    if (best !== undefined) this.give(fetch, best);
+  }
+
+  private give(fetch: number, source: number): void {
+    this.given.get(this.chosen[fetch] ?? source)?.delete(fetch);
+    this.given.get(source)?.add(fetch);
+    this.chosen[fetch] = source;
+  }
+
+  /** Exchanges along a path from a busiest source to one with at least two fetches less; false when no busiest one has such a path. */
+  relieve(): boolean {
+    let most = 0;
+    for (const fetches of this.given.values()) most = Math.max(most, fetches.size);
+    for (const [start, { size }] of this.given) {
+      if (size < most) continue;
+      const path = this.path(start, most - 2);
+      for (const { fetch, to } of path ?? []) this.give(fetch, to);
+      // Without a path, all that can be reached are as busy as this one, bar one fetch each: no choice asks less of the busiest.
+      return path !== undefined;
+    }
+    return false;
+  }
+
+  private path(start: number, loadMax: number): readonly { readonly fetch: number; readonly to: number }[] | undefined {
+    const cameBy = new Map<number, { fetch: number; to: number; from: number } | undefined>([[start, undefined]]);
+    const open = [start];
+    for (let at = 0; at < open.length; at++) {
+      const from = open[at] as number;
+      if (this.load(from) <= loadMax) {
+        const path: { fetch: number; to: number }[] = [];
+        for (let step = cameBy.get(from); step; step = cameBy.get(step.from)) path.push(step);
+        return path;
+      }
+      for (const fetch of this.given.get(from) ?? []) {
+        for (const to of this.options[fetch] ?? []) {
+          if (cameBy.has(to)) continue;
+          cameBy.set(to, { fetch, to, from });
+          open.push(to);
+        }
+      }
+    }
+    return undefined;
+  }
+}
+
+interface Edge {
+  readonly source: number | undefined;
+  readonly receiver: number;
+}
+
+/** A colour per edge, none twice at any vertex, 0 .. highest degree - 1. Edges without a source meet at the receiver only. */
+function edgeColours(edges: readonly Edge[]): number[] {
+  const colours = new Array<number>(edges.length).fill(-1);
+  const senders = new Vertices();
+  const receivers = new Vertices();
+  for (const [i, { source, receiver }] of edges.entries()) {
+    if (source === undefined) continue;
+    const sender = senders.at(source);
+    const taker = receivers.at(receiver);
+    const mine = lowestFree(sender);
+    const theirs = lowestFree(taker);
+    const both = Math.max(mine, theirs);
+    // The lowest free colour of one end may well be free at the other; else an alternating path is swapped to make it so.
+    const colour = sender[both] === undefined && taker[both] === undefined ? both : mine;
+    if (taker[colour] !== undefined) swapPath({ edges, colours, senders, receivers }, receiver, mine, theirs);
+    colours[i] = colour;
+    sender[colour] = i;
+    taker[colour] = i;
+  }
+  for (const [i, { source, receiver }] of edges.entries()) {
+    if (source !== undefined) continue;
+    const taker = receivers.at(receiver);
+    const colour = lowestFree(taker);
+    colours[i] = colour;
+    taker[colour] = i;
+  }
+  return colours;
+}
+
+/** Per vertex: edge of each colour. */
+class Vertices {
+  private readonly byId = new Map<number, (number | undefined)[]>();
+
+  at(id: number): (number | undefined)[] {
+    let row = this.byId.get(id);
+    if (!row) {
+      row = [];
+      this.byId.set(id, row);
+    }
+    return row;
+  }
+}
+
+function lowestFree(vertex: readonly (number | undefined)[]): number {
+  for (let colour = 0; ; colour++) if (vertex[colour] === undefined) return colour;
+}
+
+interface Colouring {
+  readonly edges: readonly Edge[];
+  readonly colours: number[];
+  readonly senders: Vertices;
+  readonly receivers: Vertices;
+}
+
+/** Swaps colours a and b along the path that leaves the receiver by a; it cannot end at the sender whose free colour a is. */
+function swapPath({ edges, colours, senders, receivers }: Colouring, receiver: number, a: number, b: number): void {
+  const path: number[] = [];
+  let vertex = receivers.at(receiver);
+  for (let colour = a, side = 0; vertex[colour] !== undefined; colour = colour === a ? b : a, side = 1 - side) {
+    const edge = vertex[colour] as number;
+    path.push(edge);
+    const { source, receiver: next } = edges[edge] as Edge;
+    vertex = side === 0 ? senders.at(source as number) : receivers.at(next);
+  }
+  const ends = (edge: number): (number | undefined)[][] => {
+    const { source, receiver: taker } = edges[edge] as Edge;
+    return [senders.at(source as number), receivers.at(taker)];
+  };
+  for (const edge of path) for (const end of ends(edge)) end[colours[edge] as number] = undefined;
+  for (const edge of path) {
+    colours[edge] = colours[edge] === a ? b : a;
+    for (const end of ends(edge)) end[colours[edge] as number] = edge;
+  }
+}

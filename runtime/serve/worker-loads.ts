@@ -1,0 +1,42 @@
+// What this rank has to load for the layers of a plan, in the order in which it should, and whom to ask first. The order
+// is the receive schedule that every rank makes for itself from the same plan (placement/receive.ts). Pure.
+import type { LayerPlacement, LayerPlan } from "../../crds/plan.ts";
+import { diffPlans } from "../placement/diff.ts";
+import { receiveSchedule } from "../placement/receive.ts";
+
+export interface PlannedLoad {
+  readonly layer: number;
+  readonly expert: number;
+  /** Ranks to ask, the scheduled one first; after the last the model store is left. */
+  readonly sources: readonly number[];
+}
+
+export interface LoadsOptions {
+  readonly rank: number;
+  /** Layers to prepare. */
+  readonly layers: readonly LayerPlacement[];
+  /** The committed placement of a layer; undefined before its first. */
+  readonly parent: (layer: number) => LayerPlan | undefined;
+  /** Every other rank that may hold a copy. */
+  readonly sources: (layer: number, expert: number) => readonly number[];
+}
+
+const nothing: LayerPlan = { hosts: [], shares: [] };
+
+/** Experts of the parent placement come first: they are there, or are waited for anyway. */
+export function plannedLoads({ rank, layers, parent, sources }: LoadsOptions): PlannedLoad[] {
+  const parents = layers.map(({ layer }) => parent(layer) ?? nothing);
+  const { moves } = diffPlans(parents, layers, () => 0);
+  const fetches = receiveSchedule(moves.map((move) => ({ ...move, layer: layers[move.layer]?.layer ?? move.layer })));
+  const own = new Map(fetches.filter((fetch) => fetch.rank === rank).map((fetch) => [`${fetch.layer}.${fetch.expert}`, fetch]));
+  return layers
+    .flatMap(({ layer, hosts }) => hosts.flatMap((row, expert) => (row.includes(rank) ? [{ layer, expert }] : [])))
+    .map(({ layer, expert }) => {
+      const fetch = own.get(`${layer}.${expert}`);
+      const others = sources(layer, expert).filter((source) => source !== fetch?.source);
+      const first = fetch?.source === undefined ? [] : [fetch.source];
+      return { layer, expert, sources: [...first, ...others], round: fetch?.round ?? -1 };
+    })
+    .sort((a, b) => a.round - b.round)
+    .map(({ round: _, ...load }) => load);
+}
