@@ -9,7 +9,7 @@ import { type Log, root } from "./product.ts";
 /** A folder of the host that becomes the claim `models` on every node; a new one when the code that makes models changes. */
 export function modelsFolder(): string {
   const hash = createHash("sha256");
-  for (const file of globSync("runtime/{tools,weights}/**/*", { cwd: root }).sort()) {
+  for (const file of globSync("runtime/{models,tools,weights}/**/*", { cwd: root }).sort()) {
     if (/\.(ts|txt)$/.test(file) && !file.endsWith(".test.ts")) hash.update(readFileSync(join(root, file)));
   }
   return join(cacheRoot(), "models", hash.digest("hex").slice(0, 12));
