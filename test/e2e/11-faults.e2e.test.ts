@@ -1,0 +1,254 @@
+// Every fault in every step of a rebalance that can be hit from outside: before the first commit, and while some layers are
+// committed and others are not. Each ends in commit or in the parent, in time; no request fails, no text changes, and every
+// expert is where the plan says. Release lasts for milliseconds per layer, and Commit of one layer too: there the faults
+// strike at the call itself in test/sim/fault-table.test.ts.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import type { ExpertIndex } from "../../runtime/weights/store.ts";
+import { cutLink, healLink } from "../cluster/cluster.ts";
+import { modelsFolder } from "../harness/models.ts";
+import { sleep, until } from "../harness/process.ts";
+import { gatewayAddress, kubectlOf, provideNamespace, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { type Sample, scrape, sum } from "../harness/scrape.ts";
+import { patchRebalancing } from "./balance.ts";
+import { copyModel, flipBits, limitMemory, processOf, replaceFolder } from "./node-faults.ts";
+import { type PlantedLoad, plantLoad } from "./planted-load.ts";
+import { startTraffic, type Traffic } from "./steady-traffic.ts";
+import { hasEnded, isMoving, type Moves, PlacementWatch, type Seen } from "./watch-placement.ts";
+import { clusterName, type Deployed, openWorld, remove, smolMoe } from "./world.ts";
+
+const name = "faults";
+const layers = 30;
+const experts = 8;
+/** A plan of a third of the layers takes long enough to be hit, and not longer. */
+const layersFlipped = 10;
+const limit = "2Mi";
+const planStartsWithinMs = 20_000;
+const planEndsWithinMs = 300_000;
+const healthyWithinMs = 180_000;
+const cutMs = 12_000;
+/** Two experts more than what the container holds. */
+const spareBytes = 8 * 1024 * 1024;
+
+const steps = ["prepare", "commit"] as const;
+type Step = (typeof steps)[number];
+
+interface Rank {
+  readonly rank: number;
+  readonly pod: string;
+  readonly node: string;
+  readonly pid: number;
+}
+
+/** The plan under way and who is who in it. */
+interface Scene {
+  readonly source: Rank;
+  readonly target: Rank;
+  readonly moves: Moves;
+  readonly leader: string;
+}
+
+let target: Target;
+let moe: Deployed;
+let watch: PlacementWatch;
+let planted: PlantedLoad;
+let traffic: Traffic;
+/** One node has a copy of the model of its own. */
+let ownCopy: { readonly node: string; readonly folder: string; readonly index: ExpertIndex };
+const undo: (() => Promise<unknown>)[] = [];
+
+const system = () => kubectlOf(target, systemNamespace);
+
+/** Takes a fault back, now or when the plan has ended. */
+type Heal = (planEnded: Promise<unknown>) => Promise<unknown>;
+const nothing: Heal = async () => {};
+
+const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
+  "source killed": async ({ source }) => kill(source),
+  "target killed": async ({ target: victim }) => kill(victim),
+  "operator killed": async ({ leader }) => {
+    await system().run(["delete", "pod", leader, "--grace-period=0", "--force", "--wait=false"]);
+    return nothing;
+  },
+  "link of the target's node cut": async ({ target: victim }) => {
+    await cutLink(clusterName, victim.node);
+    return async () => {
+      await sleep(cutMs);
+      await healLink(clusterName, victim.node);
+    };
+  },
+  "model file on the source's node corrupt": async ({ source, moves }) => {
+    const cells = moves.filter((move) => move.sources.includes(source.rank));
+    flipBits(ownCopy.folder, ownCopy.index, cells);
+    return async (planEnded) => {
+      await planEnded.catch(() => {});
+      flipBits(ownCopy.folder, ownCopy.index, cells);
+    };
+  },
+  "memory of the target full": async ({ target: victim }) => {
+    limitMemory(victim.pid, spareBytes);
+    return nothing;
+  },
+};
+
+function kill({ pid }: Rank): Heal {
+  process.kill(pid, "SIGKILL");
+  return nothing;
+}
+
+async function ranksNow(): Promise<readonly Rank[]> {
+  const pods = await workerPods(moe.kubectl, name);
+  return Promise.all(
+    pods.map(async ({ metadata, spec }) => ({
+      rank: Number(new RegExp(`^${name}-(\\d+)-`).exec(metadata.name)?.[1]),
+      pod: metadata.name,
+      node: spec.nodeName as string,
+      pid: await processOf(metadata.uid ?? ""),
+    })),
+  );
+}
+
+async function leaderPod(): Promise<string> {
+  for (const pod of await system().list("pods", "app.kubernetes.io/component=operator")) {
+    const samples = await scrape(system(), systemNamespace, pod.metadata.name).catch((): Sample[] => []);
+    if (sum(samples, "enodia_operator_leader") === 1) return pod.metadata.name;
+  }
+  throw new Error("no operator leads");
+}
+
+/** Turns the planted load over until the planner begins to follow it. */
+async function startPlan(): Promise<{ readonly parent: number; readonly first: Seen }> {
+  const parent = watch.epoch;
+  await planted.refresh();
+  await patchRebalancing(moe, name, { mode: "Auto" });
+  const begins = () => watch.next("a plan to begin", (seen) => seen.epoch > parent && isMoving(seen), planStartsWithinMs);
+  planted.flip();
+  // After a plan that was rolled back, what is placed may be right for this skew already.
+  const first = await begins().catch(() => {
+    planted.flip();
+    return begins();
+  });
+  return { parent, first };
+}
+
+/** Who gives most and who takes most; the fault may ask for a node. */
+function sceneOf(moves: Moves, ranks: readonly Rank[], leader: string, fault: string, gatewayNode: string): Scene {
+  const most = (count: (rank: Rank) => number, among: readonly Rank[]): Rank => {
+    const [first] = among.toSorted((a, b) => count(b) - count(a));
+    assert.ok(first && count(first) > 0, `no rank for "${fault}" in ${moves.length} moves`);
+    return first;
+  };
+  const gives = ({ rank }: Rank): number => moves.filter((move) => move.sources.includes(rank)).length;
+  const takes = ({ rank }: Rank): number => moves.filter((move) => move.rank === rank).length;
+  const corrupt = fault.startsWith("model file");
+  const cut = fault.startsWith("link");
+  const source = most(gives, corrupt ? ranks.filter(({ node }) => node === ownCopy.node) : ranks);
+  // A gateway that is cut off loses its connections, which is documented.
+  const target = most(
+    takes,
+    ranks.filter((rank) => rank !== source && !(cut && rank.node === gatewayNode)),
+  );
+  return { source, target, moves, leader };
+}
+
+async function assertIntact(struckAt: number): Promise<void> {
+  await waitReady(moe.kubectl, name, healthyWithinMs);
+  await until(
+    "every rank to serve the plan and to hold its experts",
+    async () => {
+      const plan = watch.plans.get(watch.epoch);
+      assert.ok(plan && watch.latest && hasEnded(watch.latest));
+      assert.ok(
+        plan.layers.length === layers && plan.layers.every(({ hosts }) => hosts.length === experts && hosts.every((row) => row.length > 0)),
+      );
+      for (const pod of await workerPods(moe.kubectl, name)) {
+        const rank = Number(pod.metadata.name.split("-").at(-2));
+        const planned = plan.layers.reduce((count, { hosts }) => count + hosts.filter((row) => row.includes(rank)).length, 0);
+        const samples = await scrape(moe.kubectl, moe.namespace, pod.metadata.name);
+        const [held, epoch] = [sum(samples, "enodia_expert_hosted"), sum(samples, "enodia_plan_epoch")];
+        assert.ok(held >= planned && epoch >= plan.epoch, `rank ${rank} holds ${held} of ${planned} experts at epoch ${epoch}`);
+      }
+      return true;
+    },
+    { timeoutMs: healthyWithinMs, everyMs: 1_000 },
+  );
+  watch.seen.forEach(({ epoch }, i) => {
+    assert.ok(epoch >= (watch.seen[i - 1]?.epoch ?? 0), `epoch ${epoch} came after ${watch.seen[i - 1]?.epoch}`);
+  });
+  const answered = traffic.counts.requests;
+  await until("another answer", () => (traffic.counts.requests > answered + 1 ? true : undefined), { timeoutMs: 60_000 });
+  traffic.assertWhole();
+  process.stderr.write(`#   whole ${Date.now() - struckAt} ms after the fault, ${traffic.counts.requests} requests so far\n`);
+}
+
+async function strike(fault: string, step: Step): Promise<void> {
+  const [ranks, leader, gateways] = await Promise.all([
+    ranksNow(),
+    leaderPod(),
+    moe.kubectl.list("pods", `enodia.dev/deployment=${name},enodia.dev/component=gateway`),
+  ]);
+  const { parent, first } = await startPlan();
+  const scene = sceneOf(watch.movesSince(parent), ranks, leader, fault, gateways[0]?.spec.nodeName);
+  if (step === "commit")
+    await watch.next("some layers to be committed", (seen) => isMoving(seen) && (seen.status.layersCommitted ?? 0) > 0, planEndsWithinMs);
+  const [struckAt, from, at] = [Date.now(), watch.seen.length, watch.latest?.status];
+  assert.ok(watch.latest && isMoving(watch.latest), `the plan of epoch ${first.epoch} had ended before it could be hit`);
+  if (step === "prepare") assert.equal(at?.layersCommitted ?? 0, 0, "a layer was committed before the plan could be hit");
+  const heal = await faults[fault]?.(scene);
+  const ends = watch.next("the plan to end", (seen) => seen.epoch >= first.epoch && hasEnded(seen), planEndsWithinMs, from);
+  const off = patchRebalancing(moe, name, { mode: "Off" }); // nothing new for balance
+  const [ended] = await Promise.all([ends, off, heal?.(ends)]);
+  const own = watch.seen.filter((seen) => seen.epoch >= first.epoch && seen.at <= ended.at);
+  const deadline = own.findLast(({ status }) => status.deadline !== undefined)?.status.deadline;
+  process.stderr.write(
+    `# ${fault} in ${step} (${at?.layersCommitted ?? 0} layers committed, ${scene.moves.length} moves, source ${scene.source.rank}, target ${scene.target.rank}): ${ended.status.phase} after ${ended.at - struckAt} ms: ${ended.status.reason}\n`,
+  );
+  if (deadline !== undefined)
+    assert.ok(ended.at <= Date.parse(deadline), `ended ${new Date(ended.at).toISOString()}, deadline ${deadline}`);
+  await assertIntact(struckAt);
+}
+
+before(async () => {
+  target = await openWorld();
+  const shared = `${modelsFolder()}-faults`;
+  const folder = join(`${modelsFolder()}-faults-copy`, "smol-moe");
+  const index = JSON.parse(readFileSync(join(modelsFolder(), "smol-moe/expert-index.json"), "utf8")) as ExpertIndex;
+  const file = index.codecs.int4?.file ?? "";
+  // The shared folder is one of its own as well: a mount over it concerns no other test.
+  copyModel(join(modelsFolder(), "smol-moe"), join(shared, "smol-moe"), "config.json");
+  copyModel(join(modelsFolder(), "smol-moe"), folder, file);
+  const node = `${clusterName}-3`;
+  undo.push(await replaceFolder(node, join(shared, "smol-moe"), folder));
+  ownCopy = { node, folder, index };
+  const kubectl = await provideNamespace(target, "e2e-faults", shared);
+  const rebalancing = {
+    mode: "Auto",
+    policy: "smartmoe",
+    interval: "1s",
+    trigger: { imbalancePercent: 150, window: "2s", minTokens: 1000 },
+    budget: { maxMoves: 1000, maxTransferBytesPerSecond: limit },
+  };
+  await kubectl.apply(smolMoe(name, { rebalancing }));
+  moe = { target, kubectl, name, namespace: "e2e-faults", url: async () => (await gatewayAddress(target, kubectl, name)).url };
+  await waitReady(kubectl, name);
+  watch = new PlacementWatch(moe);
+  planted = await plantLoad(moe, { layers, experts, layersFlipped });
+  const begun = await watch.next("the planted load to be followed", isMoving, planStartsWithinMs, 0);
+  await watch.next("the first rebalance to end", (seen) => seen.epoch >= begun.epoch && hasEnded(seen), planEndsWithinMs);
+  await patchRebalancing(moe, name, { mode: "Off" });
+  const url = await moe.url();
+  traffic = await startTraffic({ url: () => url, model: name, clients: 2, everyMs: 2_000, tokens: 32 });
+});
+after(async () => {
+  await traffic?.stop();
+  await planted?.stop();
+  await watch?.close();
+  if (moe) await remove(moe);
+  for (const back of undo) await back();
+});
+
+for (const fault of Object.keys(faults)) {
+  for (const step of steps) test(`${fault} in step ${step}`, () => strike(fault, step));
+}

@@ -1,0 +1,77 @@
+// What a test does to processes and files of a node of the local cluster, from the machine that all nodes run on.
+import {
+  closeSync,
+  copyFileSync,
+  linkSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import type { ExpertIndex } from "../../runtime/weights/store.ts";
+import { readState } from "../cluster/state.ts";
+import { exec, execOk } from "../harness/process.ts";
+import { clusterName } from "./world.ts";
+
+/** The runtime process of a pod, as this machine numbers it. */
+export async function processOf(podUid: string): Promise<number> {
+  const found = await exec("sh", ["-c", `grep -l ENODIA_POD_UID=${podUid} /proc/[0-9]*/environ -a 2>/dev/null | cut -d/ -f3`]);
+  const pid = Number(found.stdout.trim().split("\n")[0]);
+  if (!(pid > 1)) throw new Error(`process of pod ${podUid} not found`);
+  return pid;
+}
+
+/** Leaves the container of a process `spareBytes` more than what it holds; a container that starts anew has its own limit. */
+export function limitMemory(pid: number, spareBytes: number): void {
+  const lines = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n");
+  const v1 = lines.find((line) => line.split(":")[1]?.split(",").includes("memory"));
+  const path = (v1 ?? lines.find((line) => line.startsWith("0::")))?.split(":")[2] ?? "/";
+  const folder = join("/sys/fs/cgroup", v1 ? "memory" : "", path);
+  const [held, file] = v1 ? ["total_rss", "memory.limit_in_bytes"] : ["anon", "memory.max"];
+  const bytes = Number(new RegExp(`^${held} (\\d+)$`, "m").exec(readFileSync(join(folder, "memory.stat"), "utf8"))?.[1]);
+  if (!(bytes > 0)) throw new Error(`${folder}/memory.stat does not say ${held}`);
+  writeFileSync(join(folder, file), String(bytes + spareBytes));
+}
+
+/** Runs a command in the mount namespace of a node. */
+function inNode(node: string, ...command: string[]): Promise<string> {
+  const state = readState(clusterName);
+  const index = Number(node.slice(clusterName.length + 1));
+  const init = state?.nodes.find((each) => each.index === index)?.processes[0];
+  if (!init) throw new Error(`node ${node} does not run`);
+  return execOk("nsenter", ["-t", String(init.pid), "-m", "--", ...command]);
+}
+
+/** From now on pods that start on the node find `there` where others find `here`. Returns the way back. */
+export async function replaceFolder(node: string, here: string, there: string): Promise<() => Promise<unknown>> {
+  await inNode(node, "mount", "--bind", there, here);
+  return () => inNode(node, "umount", "--lazy", here);
+}
+
+/** A second copy of a model folder, made anew; it shares all files but one, which is its own. */
+export function copyModel(from: string, to: string, own: string): void {
+  rmSync(to, { recursive: true, force: true });
+  mkdirSync(to, { recursive: true });
+  for (const file of readdirSync(from)) (file === own ? copyFileSync : linkSync)(join(from, file), join(to, file));
+}
+
+/** Flips a bit in the stored bytes of experts; done twice, they are what they were. */
+export function flipBits(folder: string, index: ExpertIndex, cells: readonly { readonly layer: number; readonly expert: number }[]): void {
+  const codec = index.codecs.int4;
+  const handle = openSync(join(folder, codec?.file ?? ""), "r+");
+  const byte = Buffer.alloc(1);
+  try {
+    for (const { layer, expert } of cells) {
+      const at = (codec?.units[layer]?.[expert]?.offset ?? 0) + 5;
+      readSync(handle, byte, 0, 1, at);
+      writeSync(handle, Buffer.from([(byte[0] ?? 0) ^ 0x10]), 0, 1, at);
+    }
+  } finally {
+    closeSync(handle);
+  }
+}
