@@ -7,6 +7,8 @@ import { kubectlOf, systemNamespace } from "../harness/product.ts";
 import type { Deployed } from "./world.ts";
 
 const everyMs = 1_000;
+/** Silence before the other skew: longer than the planner's window, so that none has something of both. */
+const turnMs = 2_500;
 /** Selections per layer and second. */
 const selections = 3_000;
 /** Load of one expert to that of the next colder one. */
@@ -48,11 +50,13 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
   const bus = createBus({ url: `nats://${nats?.status.podIP}:${natsPort}`, name: "planted-load" });
   let boots: { readonly rank: number; readonly bootId: string }[] = [];
   let skew: Skew = "one";
+  let silentUntil = 0;
   const refresh = async (): Promise<void> => {
     boots = (await kubectl.get("eplace", name)).status?.ranks?.filter((rank: { bootId?: string }) => rank.bootId !== undefined) ?? [];
   };
   const publish = (): void => {
     const now = Date.now();
+    if (now < silentUntil) return;
     const routed = Uint32Array.from(plantedCounts(skew, model), (count) => Math.round(count / Math.max(1, boots.length)));
     for (const { rank, bootId } of boots) {
       const window = { v: 1, deploymentUID: uid ?? "", rank, bootId, seq: now, windowStart: now - everyMs, windowEnd: now, phase } as const;
@@ -68,6 +72,7 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
     },
     flip: () => {
       skew = skew === "one" ? "other" : "one";
+      silentUntil = Date.now() + turnMs;
     },
     refresh,
     stop: async () => {
