@@ -1,6 +1,6 @@
 // `npm run demo`: the whole product, live, on a real Kubernetes. Exit code 0 only if every step held.
 import { parseArgs } from "node:util";
-import { down, open, up } from "../cluster/cluster.ts";
+import { down, up } from "../cluster/cluster.ts";
 import { type Demo, steps } from "./steps.ts";
 import { ensureClusterTools } from "./tools.ts";
 import { bold, dim, heading, print, type Result, red, summary } from "./view.ts";
@@ -13,7 +13,8 @@ die and the deployment scale, under traffic. Needs root, Linux, Go >= 1.26 and P
   --keep                leave everything running and print how to use it
   --name NAME           name of the local cluster (default enodia)
   --nodes N             its nodes (default 3)
-  --kubeconfig FILE     use your own cluster instead
+  --kubeconfig FILE     use your own cluster instead; its nodes must see this machine's ~/.cache/enodia at the same path
+                        (kind: extraMounts), since the demo's model lies there
   --context NAME        context of that kubeconfig (kind-* and k3d-* get the images loaded)
   --image-registry REG  where your own cluster pulls enodia/operator, enodia/runtime and enodia/nats from, each with this
                         version as tag (README: Quick start; enodia/nats is the official nats image under that name)
@@ -93,7 +94,7 @@ async function main(): Promise<number> {
     summary(results);
   }
   const held = results.length === steps.length && results.every((result) => result.ok);
-  if (flags.keep && !abort.signal.aborted) printNext(demo, foreign ? undefined : open(flags.name).kubeconfig, flags.name);
+  if (flags.keep && !abort.signal.aborted) printNext(demo, foreign ? undefined : flags.name);
   else if (!foreign) {
     log("taking the cluster down");
     await down(flags.name);
@@ -101,15 +102,16 @@ async function main(): Promise<number> {
   return abort.signal.aborted ? 130 : held ? 0 : 1;
 }
 
-function printNext(demo: Demo, kubeconfig: string | undefined, name: string): void {
+/** `name`: of the local cluster, when it was that. */
+function printNext(demo: Demo, name: string | undefined): void {
   print(`\n${bold("Left running.")} Try:`);
-  if (kubeconfig) print(`  export KUBECONFIG=${kubeconfig}`);
+  if (name !== undefined) print(`  eval "$(npm run -s cluster -- env --name ${name})"    # KUBECONFIG; kubectl and helm on PATH`);
   if (demo.url) print(`  export ENDPOINT=${demo.url}`);
   print(`  npm run -s enodia -- status -n ${demo.namespace}`);
   if (demo.url) print(`  npm run -s enodia -- chat --url ${demo.url} "Why is the sky blue?"`);
   print(`  kubectl -n ${demo.namespace} get moed,eplace,pods`);
   print(`  kubectl -n ${demo.namespace} scale moed/smol-moe --replicas=2`);
-  if (kubeconfig) print(`  npm run cluster -- down --name ${name}`);
+  if (name !== undefined) print(`  npm run cluster -- down --name ${name}`);
 }
 
 process.exitCode = await main().catch((error: unknown) => {
