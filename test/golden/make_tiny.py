@@ -1,7 +1,7 @@
 """Makes the tiny random Mixtral checkpoints below test/golden and the logits that Hugging Face transformers gives for them.
 
 Run:  python3 -m venv v && v/bin/pip install torch transformers tokenizers safetensors gguf accelerate && v/bin/python test/golden/make_tiny.py
-Each golden.json names the versions of torch and transformers that made it: install those to get the same bytes.
+Each golden.json names the versions that made it: install those to get the same bytes.
 Everything is seeded; attention is eager, all arithmetic f32 (half checkpoints are widened first, as our readers do).
 Seeds are searched until routing and greedy decoding are free of near-ties, so that rounding cannot flip a choice.
 """
