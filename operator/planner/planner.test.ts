@@ -87,7 +87,7 @@ for (const policy of all) {
         const input = inputOf(c, current);
         const { layers } = await makePlan(policy, input);
         assert.deepEqual(planFaults(input, layers), []);
-        if (policy.keepsCurrent) assert.deepEqual(budgetFaults(input, layers), []);
+        assert.deepEqual(budgetFaults(input, layers), []);
         const again = await makePlan(policy, input);
         assert.deepEqual(again.layers, layers, "deterministic");
         const { moves } = diffPlans(current, layers, () => 1);

@@ -11,6 +11,7 @@ import { planFresh } from "./policies/incremental.ts";
 import { clusterProgram, pack, unevenness } from "./policies/moetuner.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
+import { firstPlan } from "./repair.ts";
 import { assign } from "./search/assignment.ts";
 import { type Chain, crossing, placeChain } from "./search/chain.ts";
 import { rankSpecs, simulate, summarise } from "./simulate.ts";
@@ -126,6 +127,37 @@ test("a budget of copies holds at every step", async () => {
     [],
   );
   assert.ok(results.some((result) => result.copies > 0));
+});
+
+for (const name of ["eplb", "hecate", "smartmoe"] as const) {
+  test(`${name}: a target beyond the budget is approached by plans within it, and even a full memory lets it go on`, async () => {
+    const spare = name === "smartmoe" ? 0 : 24;
+    const cells = small.layers * small.experts;
+    const ranks = rankSpecs({ ranks: 16 }).map((rank) => ({ ...rank, budgetBytes: cells / 16 + spare + 1 }));
+    const budget = { ...unlimited, maxMoves: 12 };
+    const { slotsPerRank: _, ...input } = inputOf(small, 16, 8, { ranks, budget, gainPerMove: 1e-3 });
+    const first = firstPlan({ ...input, current: undefined });
+    const means: number[] = [];
+    let current: readonly LayerPlan[] = first;
+    for (let n = 0; n < 12; n++) {
+      const { layers } = await makePlan(policies[name], { ...input, current });
+      assert.ok(countMoves(current, layers) <= 12, `${countMoves(current, layers)} moves`);
+      current = layers;
+      means.push(worst(layers, small, 16).reduce((a, b) => a + b, 0) / small.layers);
+    }
+    const before = worst(first, small, 16).reduce((a, b) => a + b, 0) / small.layers;
+    assert.ok(
+      means.every((mean, n) => mean <= (means[n - 1] ?? before) + 1e-9),
+      `${before}: ${means}`,
+    );
+    assert.ok(1 - (means.at(-1)! - 1) / (before - 1) > 0.5, `${before} -> ${means.at(-1)}`);
+  });
+}
+
+test("without a budget EPLB is the published algorithm, whatever is hosted", async () => {
+  const first = await policies.eplb.plan(inputOf(small, 16, 9));
+  const moved = await policies.eplb.plan(inputOf(small, 16, 9, { current: (await policies.uniform.plan(inputOf(small, 16, 9))).layers }));
+  assert.deepEqual(moved.layers, first.layers);
 });
 
 test("ranks of different speed get what they can compute", () => {

@@ -34,6 +34,10 @@ export interface MoveBudget {
 
 export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity, maxReceiveBytesPerRank: Infinity };
 
+export function isUnlimited(budget: MoveBudget): boolean {
+  return [budget.maxMoves, budget.maxBytes, budget.maxReceiveBytesPerRank].every((limit) => limit === Infinity);
+}
+
 /** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
 export interface RecentMoves {
   readonly added: ReadonlySet<number>;

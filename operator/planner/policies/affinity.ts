@@ -3,8 +3,8 @@
 import type { PlanInput, PlanOutput } from "../policy.ts";
 import { type Hosts, type Problem, toLayers, usedBytes } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
-import { crossing, type Places } from "../search/chain.ts";
-import { withinBudget } from "../search/within-budget.ts";
+import { type Chain, crossing, type Places } from "../search/chain.ts";
+import { type Aim, withinBudget } from "../search/within-budget.ts";
 
 /** A target is followed only if it saves this part of the present hops. */
 const worthwhile = 0.02;
@@ -42,15 +42,39 @@ export function affinityPlan(problem: Problem, places: Places): PlanOutput {
   if (after > before * (1 - worthwhile) && problem.input.current) {
     return { layers: problem.input.current, reason: `${part(before)} of the transitions change rank, at best ${part(after)}: homes stay` };
   }
-  const { hosts, layers } = withinBudget(problem, target, (l) => hopsSaved(chain, homes, places, l, total));
+  const aim: Aim = {
+    layer: (l) => hopsSaved(chain, homes, places, l, total),
+    experts: (l, experts, rows, hosts) => hopsSavedBy(chain, experts, { layer: l, rows, hosts }, total),
+  };
+  const { hosts, layers } = withinBudget(problem, target, aim);
   return {
     layers: toLayers(problem, hosts),
     reason: `transitions that change rank: ${part(before)} -> ${part(after)}; ${layers} layers move`,
   };
 }
 
+/** Part of all transitions that some experts of a layer save when they go to the homes of `rows` and all others stay. */
+function hopsSavedBy(
+  chain: Chain,
+  experts: readonly number[],
+  change: { readonly layer: number; readonly rows: readonly (readonly number[])[]; readonly hosts: Hosts },
+  total: number,
+): number {
+  const { layer, rows, hosts } = change;
+  const hops = (e: number, home: number | undefined): number => {
+    let crossed = 0;
+    for (let k = 0; k < chain.items; k++) {
+      if (layer > 0 && hosts[layer - 1]?.[k]?.[0] !== home) crossed += chain.flow(layer - 1, k, e);
+      if (layer + 1 < chain.layers && hosts[layer + 1]?.[k]?.[0] !== home) crossed += chain.flow(layer, e, k);
+    }
+    return crossed;
+  };
+  const saved = experts.reduce((sum, e) => sum + hops(e, hosts[layer]?.[e]?.[0]) - hops(e, rows[e]?.[0]), 0);
+  return total > 0 ? saved / total : 0;
+}
+
 /** Part of all transitions that layer's new homes save between it and its neighbours when those move too. */
-function hopsSaved(chain: Parameters<typeof crossing>[0], from: Places, to: Places, layer: number, total: number): number {
+function hopsSaved(chain: Chain, from: Places, to: Places, layer: number, total: number): number {
   let saved = 0;
   for (const l of [layer - 1, layer]) {
     if (l < 0 || l + 1 >= chain.layers) continue;

@@ -1,10 +1,13 @@
 // DeepSeek's EPLB from its published description: replicas to the expert with the highest load per copy, then replicas
 // packed longest first on the rank with the least load that has a slot. Hierarchical when groups and nodes are given:
-// groups to nodes first. It keeps no memory of the current placement: the baseline for churn.
+// groups to nodes first. It plans without memory of the current placement: the baseline for churn. Under a budget, its
+// plan is a target that a sequence of plans approaches.
 import { AppError } from "../../../crds/common.ts";
-import type { PlacementPolicy } from "../policy.ts";
+import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { relabelled } from "../search/relabel.ts";
 import { layerSlots } from "../search/slots.ts";
+import { withinBudget } from "../search/within-budget.ts";
 
 export const eplb: PlacementPolicy = {
   name: "eplb",
@@ -12,12 +15,18 @@ export const eplb: PlacementPolicy = {
   keepsCurrent: false,
   usesTransitions: false,
   cellsMax: Number.POSITIVE_INFINITY,
-  plan(input) {
-    const problem = toProblem(input);
-    const hosts = eplbHosts(problem, layerSlots(problem));
-    return { layers: toLayers(problem, hosts), reason: "replicas by load per copy, packed longest first" };
-  },
+  plan: planEplb,
 };
+
+function planEplb(input: PlanInput): PlanOutput {
+  const problem = toProblem(input);
+  const target = eplbHosts(problem, layerSlots(problem));
+  const reason = "replicas by load per copy, packed longest first";
+  if (!problem.current || isUnlimited(input.budget)) return { layers: toLayers(problem, target), reason };
+  const named = target.map((layer, l) => relabelled(problem, l, layer));
+  const { hosts, layers } = withinBudget(problem, named);
+  return { layers: toLayers(problem, hosts), reason: `${reason}; within the budget ${layers} layers change` };
+}
 
 /** Slots per rank are equal in EPLB: what is left over after an even division stays unused. */
 function eplbHosts(problem: Problem, slots: readonly number[]): Hosts {

@@ -7,6 +7,7 @@ import { shardHomes } from "../../../runtime/placement/shard.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
+import { relabelled } from "../search/relabel.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
 
 /** Overlap degree used where none is measured: larger ones are never worse (16 and less clearly are). */
@@ -44,35 +45,11 @@ function planHecate(input: PlanInput): PlanOutput {
   const target = kept.map((layer, l) => {
     const better = worstOf(problem, l, fresh[l] as number[][]) < worstOf(problem, l, layer) - reshardGain;
     if (better) resharded++;
+    // fix: Algorithm 2 does not care which rank gets which part.
     return better ? relabelled(problem, l, fresh[l] as number[][]) : layer;
   });
   const { hosts, layers } = withinBudget(problem, target);
   return { layers: toLayers(problem, hosts), reason: `materialised ${layers} layers, homes of ${resharded} re-sharded` };
-}
-
-/**
- * fix: Algorithm 2 does not care which rank gets which part. Among equal ranks the parts are dealt so that most homes stay
- * where they are.
- */
-function relabelled(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number[][] {
-  const old = problem.current?.[layer];
-  const copy = hosts.map((row) => row.slice());
-  if (!old || problem.speed.some((speed) => Math.abs(speed - 1) > 1e-9)) return copy;
-  const pairs: { from: number; to: number; same: number }[] = [];
-  for (let from = 0; from < problem.G; from++) {
-    for (let to = 0; to < problem.G; to++) {
-      pairs.push({ from, to, same: copy.filter((row, e) => row.includes(from) && old[e]?.includes(to)).length });
-    }
-  }
-  pairs.sort((a, b) => b.same - a.same || a.from - b.from || a.to - b.to);
-  const target = new Map<number, number>();
-  const taken = new Set<number>();
-  for (const { from, to } of pairs) {
-    if (target.has(from) || taken.has(to)) continue;
-    target.set(from, to);
-    taken.add(to);
-  }
-  return copy.map((row) => row.map((g) => target.get(g) ?? g));
 }
 
 /**

@@ -1,8 +1,11 @@
-// Takes a target placement as far as budget and memory allow: whole layers, the best gain per copy first. For policies
-// that plan a target without regard to what is hosted. Pure.
+// Takes a target placement as far as budget and memory allow, for policies that plan one without regard to what is hosted:
+// whole layers first, the best gain per copy first, then parts of those that did not fit (towards.ts). A target that
+// exceeds the budget is so reached by a sequence of plans, each better than the one before. Pure.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
-import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
+import { type Hosts, layerDemand, type Problem } from "../problem.ts";
+import { Books, type Change, changeOf } from "./books.ts";
+import { smoothWorst, towards } from "./towards.ts";
 
 export interface Limited {
   readonly hosts: Hosts;
@@ -10,103 +13,95 @@ export interface Limited {
   readonly layers: number;
 }
 
+/** What a change is worth, for policies whose aim is not balance. Both in the same unit, whatever it is. */
+export interface Aim {
+  /** Of the whole layer, when its neighbours follow their targets too. */
+  readonly layer: (layer: number) => number;
+  /** Of some experts of a layer with `rows` as their hosts, in the placement as it is then. */
+  readonly experts: (layer: number, experts: readonly number[], rows: readonly (readonly number[])[], hosts: Hosts) => number;
+}
+
 const unevenAbove = 1.1;
+/** Layers that the whole target would even out by less are not worked on in part. */
+const leastGain = 0.02;
+const splitSweeps = 6;
 
+/** max/mean of a layer under the best split. */
 export function worstOf(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number {
-  return imbalance(splitLayer({ demand: layerDemand(problem, layer), hosts, speed: problem.speed }, 6).load, problem.speed);
+  return imbalance(splitLayer({ demand: layerDemand(problem, layer), hosts, speed: problem.speed }, splitSweeps).load, problem.speed);
 }
 
-/** `gainOf` = what a changed layer gains, where it is not the decrease of max/mean. */
-export function withinBudget(problem: Problem, target: Hosts, gainOf?: (layer: number) => number): Limited {
-  const { current } = problem;
-  if (!current) return { hosts: target, layers: problem.L };
-  const { budget, shape } = problem.input;
-  const hosts = current.slice();
-  const used = usedBytes(problem, current);
-  const received = new Float64Array(problem.G);
-  let movesLeft = budget.maxMoves;
-  let bytesLeft = budget.maxBytes;
-  let layers = 0;
-  const changes = target.flatMap((layer, l) => {
-    const change = changeOf(problem, l, current[l] as number[][], layer, gainOf);
-    return change.moves > 0 || change.drops > 0 ? [change] : [];
-  });
-  const rate = (c: Change): number => c.gain / Math.max(0.1, c.moves);
-  // Layers that are really uneven come first: the headline is the worst one.
-  const uneven = (c: Change): number => (c.before > unevenAbove ? 1 : 0);
-  changes.sort((a, b) => uneven(b) - uneven(a) || rate(b) - rate(a) || a.layer - b.layer);
-  for (const change of changes) {
-    // A policy that plans a target anew would follow every fluctuation: what gains too little per copy stays.
-    if (problem.input.gainPerMove !== undefined && rate(change) < problem.input.gainPerMove) continue;
-    if (change.moves > movesLeft || change.stored > bytesLeft) continue;
-    const fits = change.incoming.every((bytes, g) => {
-      const peak = (used[g] as number) + bytes;
-      const after = peak - (change.outgoing[g] as number);
-      const room = problem.capacity[g] as number;
-      return (
-        after <= room + 1e-6 &&
-        peak <= room + problem.staging + 1e-6 &&
-        (received[g] as number) + (change.receivedStored[g] as number) <= budget.maxReceiveBytesPerRank
-      );
-    });
-    if (!fits) continue;
-    hosts[change.layer] = target[change.layer] as number[][];
-    movesLeft -= change.moves;
-    bytesLeft -= change.stored;
-    layers++;
-    for (let g = 0; g < problem.G; g++) {
-      used[g] = (used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
-      received[g] = (received[g] as number) + (change.receivedStored[g] as number);
-    }
-  }
-  return { hosts: shape.layers > 0 ? hosts : target, layers };
-}
-
-interface Change {
-  readonly layer: number;
+interface Candidate {
+  readonly change: Change;
   /** max/mean now. */
   readonly before: number;
   readonly gain: number;
-  readonly moves: number;
-  readonly drops: number;
-  readonly stored: number;
-  readonly incoming: Float64Array;
-  readonly outgoing: Float64Array;
-  readonly receivedStored: Float64Array;
 }
 
-function changeOf(
-  problem: Problem,
-  layer: number,
-  from: readonly (readonly number[])[],
-  to: readonly (readonly number[])[],
-  gainOf: ((layer: number) => number) | undefined,
-): Change {
-  const { shape } = problem.input;
-  const incoming = new Float64Array(problem.G);
-  const outgoing = new Float64Array(problem.G);
-  const receivedStored = new Float64Array(problem.G);
-  let moves = 0;
-  let drops = 0;
-  let stored = 0;
-  to.forEach((row, e) => {
-    const i = layer * problem.E + e;
-    const before = from[e] ?? [];
-    for (const g of row) {
-      if (before.includes(g)) continue;
-      moves++;
-      stored += shape.storedBytes[i] as number;
-      incoming[g] = (incoming[g] as number) + (shape.residentBytes[i] as number);
-      receivedStored[g] = (receivedStored[g] as number) + (shape.storedBytes[i] as number);
-    }
-    for (const g of before) {
-      if (row.includes(g)) continue;
-      drops++;
-      outgoing[g] = (outgoing[g] as number) + (shape.residentBytes[i] as number);
-    }
+interface Walk {
+  readonly problem: Problem;
+  readonly target: Hosts;
+  readonly aim: Aim | undefined;
+  readonly books: Books;
+  /** The present hosts, changed as steps are taken. */
+  readonly hosts: Hosts;
+  /** A policy that plans a target anew would follow every fluctuation of load: what gains too little per copy stays. */
+  readonly leastRate: number;
+}
+
+/** Hosts that differ from the present ones by the budget at most; without present ones the target itself. */
+export function withinBudget(problem: Problem, target: Hosts, aim?: Aim): Limited {
+  const { current, input } = problem;
+  if (!current) return { hosts: target, layers: problem.L };
+  const leastRate = aim ? Number.NEGATIVE_INFINITY : (input.gainPerMove ?? Number.NEGATIVE_INFINITY);
+  const walk: Walk = { problem, target, aim, books: new Books(problem, current), hosts: current.slice(), leastRate };
+  const all = candidates(problem, current, target, aim);
+  const left = all.filter((candidate) => !whole(walk, candidate));
+  // What is done in part is done where it shows most.
+  if (!aim) left.sort((a, b) => b.before - a.before || a.change.layer - b.change.layer);
+  const parts = left.filter((candidate) => part(walk, candidate)).length;
+  return { hosts: walk.hosts, layers: all.length - left.length + parts };
+}
+
+function whole({ books, hosts, target, leastRate }: Walk, candidate: Candidate): boolean {
+  const { change } = candidate;
+  if (rateOf(candidate) < leastRate || !books.fits(change)) return false;
+  hosts[change.layer] = target[change.layer] as number[][];
+  books.take(change);
+  return true;
+}
+
+function part({ problem, target, aim, books, hosts, leastRate }: Walk, { change, gain }: Candidate): boolean {
+  const { layer } = change;
+  if (books.movesLeft <= 0 || gain < (aim ? 0 : leastGain)) return false;
+  return towards(problem, books, {
+    layer,
+    from: hosts[layer] as number[][],
+    to: target[layer] as number[][],
+    leastRate,
+    // Of several equally hot ranks each one counts: the plain maximum would see no gain before the last is relieved.
+    gain: (experts, rows, now) =>
+      aim ? aim.experts(layer, experts, rows, hosts) : smoothWorst(problem, layer, now) - smoothWorst(problem, layer, rows),
+    take: (rows) => {
+      hosts[layer] = rows;
+    },
   });
-  const changed = moves + drops > 0;
-  const before = changed ? worstOf(problem, layer, from) : 1;
-  const gain = !changed ? 0 : gainOf ? gainOf(layer) : before - worstOf(problem, layer, to);
-  return { layer, before, gain, moves, drops, stored, incoming, outgoing, receivedStored };
+}
+
+/** Layers that the target changes, in the order in which they are tried. */
+function candidates(problem: Problem, current: Hosts, target: Hosts, aim: Aim | undefined): Candidate[] {
+  const found = target.flatMap((to, layer): Candidate[] => {
+    const from = current[layer] as number[][];
+    const change = changeOf(problem, layer, from, to);
+    if (change.moves + change.drops === 0) return [];
+    const before = worstOf(problem, layer, from);
+    return [{ change, before, gain: aim ? aim.layer(layer) : before - worstOf(problem, layer, to) }];
+  });
+  // Layers that are really uneven come first: the headline is the worst one.
+  const uneven = ({ before }: Candidate): number => (before > unevenAbove ? 1 : 0);
+  return found.sort((a, b) => uneven(b) - uneven(a) || rateOf(b) - rateOf(a) || a.change.layer - b.change.layer);
+}
+
+function rateOf({ change, gain }: Candidate): number {
+  return gain / Math.max(0.1, change.moves);
 }

@@ -1,0 +1,23 @@
+// Gives the parts of a layer that was planned from nothing to the ranks that hold most of them already. Pure.
+import type { Problem } from "../problem.ts";
+
+/** Ranks of `hosts` renamed so that few copies move: largest overlap first. Only among equal ranks; a part is what one rank holds. */
+export function relabelled(problem: Problem, layer: number, hosts: readonly (readonly number[])[]): number[][] {
+  const old = problem.current?.[layer];
+  const copy = hosts.map((row) => row.slice());
+  if (!old || problem.speed.some((speed) => Math.abs(speed - 1) > 1e-9)) return copy;
+  const same = new Int32Array(problem.G * problem.G);
+  copy.forEach((row, e) => {
+    for (const from of row) for (const to of old[e] ?? []) same[from * problem.G + to] = (same[from * problem.G + to] as number) + 1;
+  });
+  const pairs = Array.from(same, (count, i) => ({ from: Math.floor(i / problem.G), to: i % problem.G, count }));
+  pairs.sort((a, b) => b.count - a.count || a.from - b.from || a.to - b.to);
+  const target = new Map<number, number>();
+  const taken = new Set<number>();
+  for (const { from, to } of pairs) {
+    if (target.has(from) || taken.has(to)) continue;
+    target.set(from, to);
+    taken.add(to);
+  }
+  return copy.map((row) => row.map((g) => target.get(g) ?? g));
+}
