@@ -4,6 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
+import { keepFloor } from "./copies.ts";
 import { pathCost } from "./path-cost.ts";
 import { eplb } from "./policies/eplb.ts";
 import { exact } from "./policies/exact.ts";
@@ -37,7 +38,7 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
   const moveCost = input.moveCost ?? pathCost(input.ranks);
   const whole: PlanInput = { ...input, ...(repaired ? { current: repaired.layers } : {}), ...(moveCost ? { moveCost } : {}) };
   const output = await policy.plan(whole);
-  const layers = schedulable(whole, output.layers);
+  const layers = schedulable(whole, keepFloor(whole, output.layers));
   assertPlan(whole, layers, repaired ? { unhosted: repaired.unhosted } : {});
   return { ...output, layers };
 }

@@ -5,6 +5,7 @@ import { AppError } from "../../crds/common.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
+import { atRisk, belowFloor, withFloor } from "./copies.ts";
 import { checkMemory } from "./feasibility.ts";
 import { bytesByRank, layerBytes, makePlan, policies } from "./index.ts";
 import { type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
@@ -102,6 +103,89 @@ for (const policy of all) {
         assert.deepEqual(stuck, [], "the plan can be carried out within memory");
       }),
       { numRuns: runs(policy), seed: 7 },
+    );
+  });
+}
+
+test("the floor adds copies on other nodes as far as memory reaches, and takes none from an expert that needs it", () => {
+  fc.assert(
+    fc.property(cluster, fc.integer({ min: 2, max: 4 }), (c, minCopies) => {
+      const input = { ...inputOf(c), minCopies, budget: unlimited };
+      if (!checkMemory(input.shape, input.ranks).ok) return;
+      const current = firstPlan(input);
+      const { layers, missing, added } = withFloor({ ...input, current }, current);
+      assert.deepEqual(planFaults({ ...input, current }, layers), []);
+      assert.equal(belowFloor(input, layers), missing);
+      assert.equal(diffPlans(current, layers, () => 1).moves.length, added);
+      const nodes = new Set(c.ranks.map((rank) => `${rank.zone}/${rank.node}`)).size;
+      if (missing === 0) assert.equal(atRisk(c.ranks, layers), nodes > 1 ? 0 : c.layers * c.experts);
+      const bytes = c.sizes.reduce((a, b) => a + b, 0);
+      const room = c.ranks.every((rank) => rank.budgetBytes >= 2 * bytes);
+      if (room) assert.equal(missing, 0);
+      const again = withFloor({ ...input, current: layers }, layers);
+      assert.equal(again.added, 0, "nothing is left to add");
+    }),
+    { numRuns: 1500, seed: 5 },
+  );
+});
+
+test("copies of one expert go to different nodes, from the third on to different zones", () => {
+  const bytes = new Float64Array(4).fill(1);
+  const shape = { layers: 1, experts: 4, residentBytes: bytes, storedBytes: bytes };
+  const ranks = Array.from(
+    { length: 8 },
+    (_, rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: `z${Math.floor(rank / 4)}`, node: `n${rank >> 1}`, state: "active" }),
+  );
+  const input = {
+    shape,
+    ranks,
+    load: new Float64Array(4).fill(1),
+    current: undefined,
+    budget: unlimited,
+    split: "weighted",
+    effort: "fast",
+  };
+  const first = [{ hosts: [[0], [1], [0], [1]], shares: Array(4).fill([1000]) }];
+  for (const minCopies of [2, 3, 4]) {
+    const [layer] = withFloor({ ...input, minCopies } as PlanInput, first).layers;
+    for (const row of layer?.hosts ?? []) {
+      assert.equal(new Set(row.map((rank) => rank >> 1)).size, minCopies, "nodes");
+      if (minCopies > 2) assert.equal(new Set(row.map((rank) => rank >> 2)).size, 2, "zones");
+    }
+  }
+});
+
+test("the floor keeps to the move budget, the hottest experts first; where a copy is already costs nothing", () => {
+  const bytes = new Float64Array(6).fill(1);
+  const shape = { layers: 1, experts: 6, residentBytes: bytes, storedBytes: bytes };
+  const ranks = [0, 1, 2].map((rank): RankSpec => ({ rank, speed: 1, budgetBytes: 20, zone: "", node: `n${rank}`, state: "active" }));
+  const input: PlanInput = {
+    ...{ shape, ranks, load: Float64Array.from([1, 9, 2, 8, 3, 7]), budget: { ...unlimited, maxMoves: 2 }, minCopies: 2 },
+    ...{ split: "weighted", effort: "fast", current: [{ hosts: [[0], [1], [2, 0], [0], [1], [2]], shares: Array(6).fill([1000]) }] },
+  };
+  const dropped = [{ hosts: [[0], [1], [2], [0], [1], [2]], shares: Array(6).fill([1000]) }];
+  const { layers, missing } = withFloor(input, dropped);
+  assert.deepEqual(
+    layers[0]?.hosts.map((row) => row.length),
+    [1, 2, 2, 2, 1, 1],
+  );
+  assert.deepEqual(layers[0]?.hosts[2], [2, 0]);
+  assert.equal(missing, 3);
+});
+
+for (const policy of all) {
+  test(`${policy.name}: with two copies as the floor no plan takes one away, nor brings two together on a node`, async () => {
+    await fc.assert(
+      fc.asyncProperty(cluster, async (c) => {
+        const start = { ...inputOf(c), minCopies: 2 };
+        if (!checkMemory(start.shape, start.ranks).ok) return;
+        const current = withFloor({ ...start, budget: unlimited }, firstPlan(start)).layers;
+        const input = { ...start, current };
+        const { layers } = await makePlan(policy, input);
+        assert.deepEqual([...planFaults(input, layers), ...budgetFaults(input, layers)], []);
+        assert.ok(belowFloor(input, layers) <= belowFloor(input, current));
+      }),
+      { numRuns: runs(policy), seed: 9 },
     );
   });
 }

@@ -22,7 +22,9 @@ export interface Problem {
   readonly slotCap: number;
   /** Hosts of the current plan on active ranks, or undefined at first. */
   readonly current: Hosts | undefined;
+  /** Node of each rank, 0 .. nodes - 1. */
   readonly node: Int32Array;
+  readonly nodes: number;
 }
 
 export function stagingBytes(shape: PlanInput["shape"]): number {
@@ -37,6 +39,11 @@ export function toProblem(input: PlanInput): Problem {
   const staging = stagingBytes(input.shape);
   const meanSpeed = ranks.reduce((total, rank) => total + Math.max(0, rank.speed), 0) / Math.max(1, ranks.length);
   const nodes = new Map<string, number>();
+  const node = Int32Array.from(ranks, (rank) => {
+    const key = `${rank.zone}/${rank.node}`;
+    if (!nodes.has(key)) nodes.set(key, nodes.size);
+    return nodes.get(key) ?? 0;
+  });
   return {
     input,
     L: input.shape.layers,
@@ -48,11 +55,8 @@ export function toProblem(input: PlanInput): Problem {
     staging,
     slotCap: input.slotsPerRank ?? Number.POSITIVE_INFINITY,
     current: input.current?.map((layer) => layer.hosts.map((hosts) => hosts.flatMap((rank) => index.get(rank) ?? []))),
-    node: Int32Array.from(ranks, (rank) => {
-      const key = `${rank.zone}/${rank.node}`;
-      if (!nodes.has(key)) nodes.set(key, nodes.size);
-      return nodes.get(key) ?? 0;
-    }),
+    node,
+    nodes: nodes.size,
   };
 }
 

@@ -4,6 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import { keepFloor } from "./copies.ts";
 import { Forecaster, layerTotals } from "./forecast.ts";
 import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
 import type { Trace } from "./traces.ts";
@@ -83,7 +84,8 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     const forecast = forecaster.observe(counts);
     const noise = options.noise ? forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), options.ranks) : undefined;
     const input = inputOf(options, { shape, ranks, load: forecast.load, current, history, noise });
-    const output = await options.policy.plan(input);
+    const made = await options.policy.plan(input);
+    const output = { ...made, layers: keepFloor(input, made.layers) };
     const ms = options.now() - started;
     const copies = current ? countMoves(current, output.layers) : 0;
     remember(history, input, output.layers);

@@ -2,8 +2,9 @@
 import { AppError } from "../../crds/common.ts";
 import { type LayerPlan, sharesTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { keepsFloor } from "./copies.ts";
 import type { PlanInput } from "./policy.ts";
-import { stagingBytes } from "./problem.ts";
+import { stagingBytes, toProblem } from "./problem.ts";
 
 export interface ValidateOptions {
   /** Experts that may keep a lost home: after a loss that leaves too little memory. */
@@ -35,6 +36,7 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
         faults.push(`layer ${l}: rank ${rank} hosts ${count} experts, at most ${input.slotsPerRank}`);
     }
   });
+  faults.push(...floorFaults(input, layers));
   const staging = stagingBytes(shape);
   const before = input.current ? hostedBytes(input, input.current) : new Map<number, number>();
   for (const [rank, bytes] of used) {
@@ -44,6 +46,21 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
       faults.push(`rank ${rank}: ${bytes} resident bytes and a staging slot of ${staging} exceed its budget of ${budget}`);
   }
   return faults;
+}
+
+/** Experts that have fewer copies, or on fewer nodes, than before and than `minCopies` asks. */
+function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
+  if (input.minCopies <= 1 || !input.current) return [];
+  const before = toProblem(input);
+  const after = toProblem({ ...input, current: layers });
+  return (before.current ?? []).flatMap((layer, l) =>
+    layer.flatMap((row, e) => {
+      const now = after.current?.[l]?.[e] ?? [];
+      return keepsFloor(before, row, now)
+        ? []
+        : [`layer ${l}, expert ${e}: ${now.length} copies where it had ${row.length}, minCopies is ${input.minCopies}`];
+    }),
+  );
 }
 
 function hostedBytes(input: PlanInput, layers: readonly LayerPlan[]): Map<number, number> {

@@ -1,8 +1,9 @@
 // What a plan may still do while it is being searched: bytes per rank, receive limits, move budget, dwell. It says
 // whether a copy may be added or dropped and keeps the books when it is. Pure; knows nothing of load.
+import { keepsFloor } from "../copies.ts";
 import { copyKey } from "../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../problem.ts";
-import type { LayerState } from "./layer-state.ts";
+import type { HostChange, LayerState } from "./layer-state.ts";
 
 export interface Copy {
   readonly expert: number;
@@ -67,7 +68,15 @@ export class Arena {
   }
 
   mayDrop(state: LayerState, expert: number, rank: number): boolean {
-    return (state.hosts[expert] as number[]).length > this.problem.input.minCopies && this.mayLeave(state, expert, rank);
+    const hosts = state.hosts[expert] as number[];
+    const { minCopies } = this.problem.input;
+    if (hosts.length <= minCopies || !this.mayLeave(state, expert, rank)) return false;
+    return minCopies <= 1 || this.keepsFloor(state, [{ expert, hosts: hosts.filter((g) => g !== rank) }]);
+  }
+
+  /** Do the experts that change keep their copies on as many nodes as the floor asks? */
+  keepsFloor(state: LayerState, changes: readonly HostChange[]): boolean {
+    return changes.every(({ expert, hosts }) => keepsFloor(this.problem, state.hosts[expert] as number[], hosts));
   }
 
   /** May the copy on `rank` go when another takes its place? Not if a recent plan has just made it. */

@@ -46,8 +46,8 @@ interface View {
 
 /** A copy keeps memory busy that another layer could use; relocation does not. */
 const addPreference = 0.97;
-/** Second replica on one node adds no safety. */
-const sameNodePreference = 0.95;
+/** A second replica on one node adds no safety, though its copy is cheap: it must not win over one on another node by that. */
+const sameNodePreference = 0.45;
 /** A free step (drop) is compared as if it cost this part of a copy. */
 const dropCost = 0.1;
 const chainCold = 4;
@@ -112,9 +112,11 @@ function offer(
   make: () => Omit<Step, "gain" | "value" | "layer">,
 ): void {
   if (!beats(view, total, loss, cost, weight)) return;
+  const made = make();
+  if (!view.arena.keepsFloor(view.state, made.changes)) return;
   const gain = view.before - root(total) - loss;
   view.value = (gain * weight) / cost;
-  view.step = { layer: view.state.layer, gain, value: view.value, ...make() };
+  view.step = { layer: view.state.layer, gain, value: view.value, ...made };
 }
 
 function copyCost(view: View, expert: number, rank: number): number {
@@ -125,11 +127,13 @@ function copyCost(view: View, expert: number, rank: number): number {
   return Math.max(least, moveCost(view.state.layer, expert, ranks[rank]?.rank ?? rank, sources));
 }
 
+/** Weight of a copy on `rank`; where the expert is on every node already, all are alike. */
 function spread(view: View, expert: number, rank: number): number {
-  const { node } = view.arena.problem;
+  const { node, nodes } = view.arena.problem;
   const hosts = view.state.hosts[expert] as number[];
-  for (let i = 0; i < hosts.length; i++) if (node[hosts[i] as number] === node[rank]) return sameNodePreference;
-  return 1;
+  let shared = false;
+  for (let i = 0; i < hosts.length; i++) shared ||= node[hosts[i] as number] === node[rank];
+  return shared && new Set(hosts.map((g) => node[g])).size < nodes ? sameNodePreference : 1;
 }
 
 function addsAndRelocations(view: View, evictions: Evictions | undefined): void {

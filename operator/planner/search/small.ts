@@ -2,6 +2,7 @@
 // price. Greedy steps stop a few percent short there, because a good placement is several steps away. Seeded, pure.
 import { bound, imbalance, sum } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
+import { keepsFloor } from "../copies.ts";
 import { copyKey } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
 import { type Random, seeded } from "../random.ts";
@@ -194,7 +195,10 @@ class SmallSearch {
   /** The changed layer if it keeps to slots, bytes and speeds. */
   private checked(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): Hosts[number] | undefined {
     const next = hosts.slice();
-    for (const [e, row] of changes) next[e] = row;
+    for (const [e, row] of changes) {
+      if (!keepsFloor(this.o.problem, hosts[e] as number[], row)) return undefined;
+      next[e] = row;
+    }
     return this.fits(next, changes) ? next : undefined;
   }
 
