@@ -174,7 +174,8 @@ const table = {
   }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),
-  enodia_experts_at_risk: managed.gauge("(layer, expert) pairs with no live copy."),
+  enodia_experts_unhosted: managed.gauge("(layer, expert) pairs with no live copy."),
+  enodia_experts_at_risk: managed.gauge("(layer, expert) pairs that the loss of one node would leave without a live copy."),
   enodia_expert_imbalance_ratio: managed.gauge(
     "Rows computed on the busiest rank over the mean, in the last window: worst layer and mean of layers.",
     { layer_agg: ["max", "mean"] },

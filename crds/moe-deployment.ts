@@ -12,7 +12,7 @@ export type BackendName = (typeof backendNames)[number];
 export const expertCodecNames = ["int4", "f32"] as const;
 
 /** Bounds that also keep the cost of the CEL rules small. */
-export const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16 } as const;
+export const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16, copies: 16 } as const;
 /** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
 export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
@@ -79,9 +79,13 @@ const experts = z
     memoryPerRank: quantity(
       "Resident bytes of experts each rank may hold: homes, copies and one staging slot. When not given, the container limit less the dense part, the KV pool and 15%.",
     ).optional(),
+    minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
+      description:
+        "Copies that every expert has, on different nodes where there are as many, as far as memory reaches. With 2, the loss of any one node leaves every expert a live copy.",
+    }),
   })
   .prefault({})
-  .meta({ description: "How much memory experts may take." });
+  .meta({ description: "How much memory experts may take, and how many copies of each there are at least." });
 
 const runtime = z
   .object({

@@ -53,10 +53,10 @@ const stats: readonly Panel[] = [
     red: 1,
   },
   {
-    title: "Experts at risk",
+    title: "Experts unhosted",
     description: "(layer, expert) pairs without a live copy: requests for them wait for a load from the model store.",
     unit: "none",
-    queries: [{ expr: "sum(enodia_experts_at_risk{%})", legend: "experts" }],
+    queries: [{ expr: "sum(enodia_experts_unhosted{%})", legend: "experts" }],
     red: 1,
   },
   {
@@ -109,6 +109,16 @@ const series: readonly Panel[] = [
     unit: "none",
     min: 0,
     queries: [{ expr: "sum by (state) (enodia_deployment_ranks{%})", legend: "{{state}}" }],
+  },
+  {
+    title: "Experts at risk",
+    description: "(layer, expert) pairs whose live copies are all on one node; spec.experts.minCopies keeps this at zero.",
+    unit: "none",
+    min: 0,
+    queries: [
+      { expr: `max by (${by}) (enodia_experts_at_risk{%})`, legend: "{{deployment}}" },
+      { expr: `max by (${by}) (enodia_experts_unhosted{%})`, legend: "{{deployment}} unhosted" },
+    ],
   },
   {
     title: "Expert memory per rank",

@@ -38,7 +38,10 @@ type PodStatus = z.infer<typeof podSchema>["status"];
 export interface NodeHealth {
   /** unknown: not in the cache. */
   readonly state: (node: string) => "answers" | "silent" | "unknown";
+  readonly zone: (node: string) => string | undefined;
 }
+
+const zoneLabel = "topology.kubernetes.io/zone";
 
 export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
   const schema = z.object({
@@ -52,7 +55,8 @@ export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
       return [node.metadata.name, ready?.status === "Unknown" ? "silent" : "answers"] as const;
     }),
   );
-  return { state: (node) => states.get(node) ?? "unknown" };
+  const zones = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels?.[zoneLabel]]));
+  return { state: (node) => states.get(node) ?? "unknown", zone: (node) => zones.get(node) };
 }
 
 /** undefined for a pod without a readable rank: not one of ours. */
@@ -70,6 +74,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): PodFa
     uid: pod.metadata.uid ?? "",
     ip: status.podIP,
     node,
+    zone: node ? nodes.zone(node) : undefined,
     ready: status.conditions.some((condition) => condition.type === "Ready" && condition.status === "True"),
     terminating: pod.metadata.deletionTimestamp !== undefined,
     lost: health === "silent" || (health === "unknown" && now - createdMs > unknownNodeMs),

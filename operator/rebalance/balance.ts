@@ -168,7 +168,7 @@ export class Balance {
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
         maxReceiveBytesPerRank: Infinity,
       },
-      minCopies: 1,
+      minCopies: facts.spec.experts.minCopies,
       split: "weighted",
       effort: "quality",
       gainPerMove,

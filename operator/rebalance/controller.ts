@@ -135,7 +135,8 @@ function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView 
   const active = view.members.filter((member) => member.active);
   metrics.set("enodia_placement_epoch", epoch, labels);
   metrics.set("enodia_placement_epoch_lag", Math.max(0, epoch - Math.min(epoch, ...active.map((member) => member.epoch))), labels);
-  metrics.set("enodia_experts_at_risk", view.unhostedExperts, labels);
+  metrics.set("enodia_experts_unhosted", view.unhostedExperts, labels);
+  metrics.set("enodia_experts_at_risk", view.expertsAtRisk, labels);
   const last = view.telemetry?.lastSampleTime;
   if (last) metrics.set("enodia_telemetry_last_sample_timestamp_seconds", Date.parse(last) / 1000, labels);
 }

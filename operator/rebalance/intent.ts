@@ -1,5 +1,5 @@
 // What a deployment should plan next, from who is there and what is committed. Order: first plan, repair and drain, fill
-// new ranks, and only then balance. Pure.
+// new ranks, copies that spec.experts.minCopies asks for, and only then balance. Pure.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { checkMemory } from "../planner/feasibility.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
@@ -11,6 +11,7 @@ export type Intent =
   | { readonly kind: "repair"; readonly lost: readonly number[] }
   | { readonly kind: "drain"; readonly ranks: readonly number[] }
   | { readonly kind: "fill"; readonly ranks: readonly number[] }
+  | { readonly kind: "protect" }
   | { readonly kind: "balance" };
 
 /** Without all ranks, the first plan waits this long for the others. */
@@ -30,6 +31,10 @@ export interface IntentInput {
   readonly blocked: ReadonlySet<number>;
   /** Experts of the plan that no live rank hosts, and whether the last repair already had these members. */
   readonly repairTried: boolean;
+  /** New ranks were filled already: what they did not get then, load has to ask for. */
+  readonly fillTried: boolean;
+  /** Experts with fewer copies than the floor asks for, less those for which the present members had no room. */
+  readonly unprotected: number;
 }
 
 export function nextIntent(input: IntentInput): Intent {
@@ -50,7 +55,8 @@ export function nextIntent(input: IntentInput): Intent {
   const drains = leaving.filter((rank) => !input.blocked.has(rank));
   if (drains.length > 0 && active.length > 0) return { kind: "drain", ranks: drains };
   const empty = active.filter((spec) => !used.has(spec.rank)).map((spec) => spec.rank);
-  if (empty.length > 0) return { kind: "fill", ranks: empty };
+  if (empty.length > 0 && !input.fillTried) return { kind: "fill", ranks: empty };
+  if (input.unprotected > 0 && active.length > 1) return { kind: "protect" };
   return { kind: "balance" };
 }
 

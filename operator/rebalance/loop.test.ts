@@ -77,6 +77,42 @@ test("the placement's status names every rank's state, memory and load, and what
   assert.ok(ranks.every(({ hostedBytes, budgetBytes }) => hostedBytes !== undefined && hostedBytes <= (budgetBytes ?? 0)));
 });
 
+const copiesOf = (sim: SimCluster): number[] =>
+  (sim.plan()?.layers ?? []).flatMap((layer) => layer.hosts.map((hosts) => new Set(hosts).size));
+
+test("minCopies gives every expert a copy on another node after the first plan, keeps it while load moves, and makes it good after a loss", async () => {
+  const sim = await up({ ranks: 4, spec: { ...fast, experts: { minCopies: 2 } } });
+  assert.ok(await sim.clock.run(30_000, () => sim.loop?.view()?.expertsAtRisk === 0));
+  assert.ok(copiesOf(sim).every((copies) => copies >= 2));
+  const starts = sim.events.filter((event) => event.reason === "RebalanceStarted");
+  assert.match(starts[0]?.message ?? "", /32 copies, so that experts have 2 on different nodes/);
+  await sim.clock.run(60_000);
+  assert.ok(sim.imbalance() <= 1.15, `${sim.imbalance()}`);
+  assert.ok(copiesOf(sim).every((copies) => copies >= 2));
+  sim.demand = otherTopic;
+  let unhosted = 0;
+  sim.worker(2).crash(undefined);
+  await sim.clock.run(60_000, () => {
+    unhosted = Math.max(unhosted, sim.loop?.view()?.unhostedExperts ?? 0);
+    return false;
+  });
+  assert.equal(unhosted, 0, "no expert was without a live copy at any time");
+  assert.equal(sim.loop?.view()?.expertsAtRisk, 0);
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("raising minCopies adds copies, and what memory does not hold is said once", async () => {
+  const sim = await up({ ranks: 4, shape: { budgetBytes: 1300 } });
+  assert.equal(sim.loop?.view()?.expertsAtRisk, 32);
+  sim.respec({ experts: { minCopies: 2 } });
+  await sim.clock.run(60_000);
+  const missing = sim.events.filter((event) => event.reason === "CopiesMissing");
+  assert.equal(missing.length, 1);
+  assert.match(missing[0]?.message ?? "", /16 experts have fewer than 2 copies .* raise experts.memoryPerRank or replicas/);
+  assert.equal(sim.loop?.view()?.expertsAtRisk, 16);
+  assert.deepEqual(sim.faults(), []);
+});
+
 test("a killed process is loaded again from its plan, or its experts move to others", async () => {
   const sim = await up();
   sim.worker(1).crash(2_000);

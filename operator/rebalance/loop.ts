@@ -264,6 +264,8 @@ export class DeploymentLoop {
       gone: this.goneRanks(now),
       blocked: new Set(this.drains.blocked.keys()),
       repairTried: this.steps.repairTried === this.steps.memberKey(),
+      fillTried: this.steps.fillTried === this.steps.memberKey(),
+      unprotected: this.steps.unprotected(facts),
     });
     this.steps.waiting = intent.kind === "wait" ? intent : undefined;
     if (this.steps.drainTried !== this.steps.memberKey()) this.drains.blocked.clear();
@@ -274,12 +276,11 @@ export class DeploymentLoop {
 
   private follow(intent: Intent, facts: BalanceFacts, now: number): void {
     if (intent.kind === "wait") return;
-    // A fill that found nothing to do for these members is not tried again; load may still ask for more.
-    const filled = intent.kind === "fill" && this.steps.fillTried === this.steps.memberKey();
     this.act(now, () => {
       if (intent.kind === "first") return this.steps.first(facts);
       if (intent.kind === "repair" || intent.kind === "drain") return this.steps.repair(intent, facts);
-      if (intent.kind === "fill" && !filled) return this.steps.fill(facts);
+      if (intent.kind === "fill") return this.steps.fill(facts);
+      if (intent.kind === "protect") return this.steps.protect(facts);
       return this.steps.rebalance(facts, now);
     });
   }
@@ -292,6 +293,7 @@ export class DeploymentLoop {
       views: this.seen.views,
       shape: this.seen.shape,
       plan: this.steps.committed,
+      ranks: facts.ranks,
       drains: this.drains.view(this.seen.world.leaving),
       rollout: this.steps.rollout
         ? { kind: this.steps.rollout.kind, phase: this.steps.rollout.run.phase, moves: this.steps.rollout.run.moves }

@@ -105,7 +105,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
       rank: view.rank,
       speed: relative > speedNoise || relative < 1 / speedNoise ? relative : 1,
       budgetBytes: description?.budgetBytes ?? 0,
-      zone: "",
+      zone: view.pod.zone ?? "",
       node: view.pod.node ?? view.pod.name,
       state: view.leaving !== undefined || view.pod.terminating ? "draining" : "active",
     };

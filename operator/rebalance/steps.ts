@@ -1,9 +1,10 @@
 // The steps of one deployment that take time: recover what holds, and make and carry out a plan for a first start, a repair,
-// a drain, new ranks or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
+// a drain, new ranks, missing copies or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { parseQuantity } from "../../crds/quantity.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
+import { belowFloor, withFloor } from "../planner/copies.ts";
 import { schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
 import { type ModelShape, type PlanInput, unlimited } from "../planner/policy.ts";
@@ -22,6 +23,8 @@ import { recover } from "./recover.ts";
 import { Rollout, type RolloutPlan, type RolloutResult } from "./rollout.ts";
 
 const pauseMs = 200;
+/** Copies that one plan adds for the floor: what comes up meanwhile does not wait for all of them. */
+const protectMovesMax = 1024;
 /** After a plan that had to be given up. */
 const retryMs = 2_000;
 /** A new leader waits this long for workers that the stored plan names before it judges what they hold. */
@@ -35,8 +38,8 @@ export interface Observed {
   balance: Balance | undefined;
 }
 
-/** Only moves for balance are limited: the others are waited for. */
-const limitedKinds: readonly string[] = ["balance", "resume"];
+/** Moves for balance and for more safety are limited: the others are waited for. */
+const limitedKinds: readonly string[] = ["balance", "protect", "resume"];
 const limited = (kind: string, parent: PlacementPlan | undefined): boolean => limitedKinds.includes(kind) && parent !== undefined;
 const transferLimit = ({ rebalancing: { budget } }: BalanceFacts["spec"]): number =>
   parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
@@ -58,6 +61,10 @@ export class Steps {
   repairTried = "";
   fillTried = "";
   drainTried = "";
+  /** Experts for which these members had no room. */
+  private unprotectable = { key: "", count: 0 };
+  /** The last count of experts below the floor, and for which plan and members: it is asked for at every tick. */
+  private counted: { plan: PlacementPlan; key: string; below: number } | undefined;
   notBefore = 0;
   private readonly ports: LoopPorts;
   private readonly links: Links;
@@ -190,6 +197,41 @@ export class Steps {
     const layers = schedulable(input, planIncremental(clean).layers);
     assertPlan(input, layers, { unhosted: orphans(input, this.committed.layers) });
     await this.run("fill", facts, { layers, reason: "new ranks take their part" }, this.committed, undefined, input);
+  }
+
+  /** Experts below the floor of spec.experts.minCopies for which a plan may have room. */
+  unprotected(facts: BalanceFacts): number {
+    if (!this.seen.balance || !this.committed || facts.spec.experts.minCopies <= 1) return 0;
+    const key = this.protectKey(facts);
+    if (this.counted?.plan !== this.committed || this.counted.key !== key) {
+      const below = belowFloor(this.seen.balance.input(facts), this.committed.layers);
+      this.counted = { plan: this.committed, key, below };
+    }
+    return Math.max(0, this.counted.below - (this.unprotectable.key === key ? this.unprotectable.count : 0));
+  }
+
+  private protectKey(facts: BalanceFacts): string {
+    return `${this.memberKey()} ${facts.spec.experts.minCopies}`;
+  }
+
+  /** Copies on other nodes for experts that have too few, whatever load, trigger and mode say. */
+  async protect(facts: BalanceFacts): Promise<void> {
+    if (!this.seen.balance || !this.committed) return;
+    const { minCopies } = facts.spec.experts;
+    const known: PlanInput = this.seen.balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" });
+    const input: PlanInput = { ...known, budget: { ...unlimited, maxMoves: protectMovesMax } };
+    const floored = withFloor(input, this.committed.layers);
+    const layers = schedulable(input, floored.layers);
+    const missing = belowFloor(input, layers);
+    if (floored.added < protectMovesMax) this.unprotectable = { key: this.protectKey(facts), count: missing };
+    if (missing > 0 && floored.added < protectMovesMax) {
+      const message = `${missing} experts have fewer than ${minCopies} copies on different nodes and no room for more: raise experts.memoryPerRank or replicas`;
+      this.ports.event(this.seen.world, "Warning", "CopiesMissing", message);
+    }
+    if (diffPlans(this.committed.layers, layers, () => 0).moves.length === 0) return;
+    assertPlan(input, layers, { unhosted: orphans(input, this.committed.layers) });
+    const reason = `${floored.added} copies, so that experts have ${minCopies} on different nodes`;
+    await this.run("protect", facts, { layers, reason }, this.committed, undefined, input);
   }
 
   async rebalance(facts: BalanceFacts, now: number): Promise<void> {

@@ -3,9 +3,10 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../deployment/ports.ts";
+import { atRisk } from "../planner/copies.ts";
 import type { Decision } from "../planner/decide.ts";
 import type { MeasuredImbalance } from "../planner/load.ts";
-import type { ModelShape } from "../planner/policy.ts";
+import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import { stagingBytes } from "../planner/problem.ts";
 import { type RankView, unhosted, uniqueBytes } from "./members.ts";
 import type { BusStatus } from "./ports.ts";
@@ -15,6 +16,7 @@ export interface ViewInput {
   readonly views: readonly RankView[];
   readonly shape: ModelShape | undefined;
   readonly plan: PlacementPlan | undefined;
+  readonly ranks: readonly RankSpec[];
   readonly drains: readonly DrainView[];
   readonly rollout: { readonly kind: string; readonly phase: string; readonly moves: number } | undefined;
   readonly decision: Decision | undefined;
@@ -42,6 +44,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
     unhostedExperts: unhosted(input.plan, live),
+    expertsAtRisk: input.plan ? atRisk(input.ranks, input.plan.layers) : 0,
     drains: input.drains,
     modelAvailable: modelAvailable(input),
     telemetryFresh: telemetryFresh(input.telemetry),

@@ -58,17 +58,17 @@ async function leaderMetrics(): Promise<{ pod: string; samples: readonly Sample[
 const leaderPod = async (): Promise<string> => (await leaderMetrics()).pod;
 
 /** (layer, expert) pairs without a live copy, by the leader's own metric. */
-const expertsAtRisk = async (): Promise<number> => sum((await leaderMetrics()).samples, "enodia_experts_at_risk", { deployment: model });
+const expertsUnhosted = async (): Promise<number> => sum((await leaderMetrics()).samples, "enodia_experts_unhosted", { deployment: model });
 
 const activeRanks = async (): Promise<number> => (await moe.kubectl.get("moed", model)).status?.expertParallel?.activeRanks ?? 0;
 
 /** Milliseconds from `since` until a loss that was noticed is repaired: every expert has a live copy again. */
 async function expertsAliveAgain(since: number): Promise<number> {
-  await until("the loss to be noticed", async () => ((await activeRanks()) < 3 || (await expertsAtRisk()) > 0 ? true : undefined), {
+  await until("the loss to be noticed", async () => ((await activeRanks()) < 3 || (await expertsUnhosted()) > 0 ? true : undefined), {
     timeoutMs: 60_000,
     everyMs: 100,
   });
-  await until("every expert to be live", async () => ((await expertsAtRisk()) === 0 ? true : undefined), {
+  await until("every expert to be live", async () => ((await expertsUnhosted()) === 0 ? true : undefined), {
     timeoutMs: 90_000,
     everyMs: 200,
   });

@@ -124,6 +124,7 @@ export class SimCluster {
         uid: worker.podUid,
         ip: `10.0.0.${worker.rank}`,
         node: `n${worker.rank}`,
+        zone: undefined,
         ready: worker.ready,
         terminating: false,
         lost: false,

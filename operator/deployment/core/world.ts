@@ -11,6 +11,8 @@ export interface WorkerPod {
   /** undefined until the pod has an address. */
   readonly ip: string | undefined;
   readonly node: string | undefined;
+  /** topology.kubernetes.io/zone of its node. */
+  readonly zone: string | undefined;
   /** Ready by its probe. */
   readonly ready: boolean;
   /** Has a deletionTimestamp: it may still answer, but is on its way out. */
@@ -108,6 +110,8 @@ export interface RebalanceView {
   readonly digestMismatch: readonly number[];
   /** Experts that no active rank hosts (loaded on demand). */
   readonly unhostedExperts: number;
+  /** Experts that the loss of one node would leave without a live copy; unhosted ones included. */
+  readonly expertsAtRisk: number;
   readonly drains: readonly DrainView[];
   /** Resolved | Opening | DigestMismatch ... */
   readonly modelAvailable: Verdict;
