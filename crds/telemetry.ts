@@ -1,5 +1,6 @@
 // The load message that workers publish on core NATS, its subject and its bounds. Pure.
-// `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance).
+// `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance), `transitions`
+// = where sampled tokens went from layer to layer, sent only while the placement policy asks for it.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
@@ -16,6 +17,20 @@ export type Phase = (typeof phases)[number];
 
 const counts = z.string().max(loadMessageBytesMax);
 
+/** A worker follows one token in so many through the layers. */
+export const transitionSampling = 64;
+/** Pairs of experts that one message names at most, the most frequent ones: 128 KiB. */
+export const transitionPairsMax = 16_384;
+const pairBytes = 8;
+/** Cells that a uint32 can name; a larger model sends no transitions. */
+export const transitionCellsMax = 2 ** 32;
+
+/** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1, cells[n] = (l * experts + i) * experts + j. */
+export interface Transitions {
+  readonly cells: Uint32Array;
+  readonly counts: Uint32Array;
+}
+
 export const loadMessageSchema = z.object({
   v: z.literal(telemetryVersion),
   deploymentUID: z.string().min(1).max(64),
@@ -31,17 +46,29 @@ export const loadMessageSchema = z.object({
   /** base64 of little-endian uint32 [layers][experts]. */
   routed: counts,
   served: counts,
+  /** base64 of little-endian uint32 [n][2]: cell, count. */
+  transitions: z
+    .string()
+    .max(Math.ceil((transitionPairsMax * pairBytes) / 3) * 4)
+    .optional(),
 });
 export type LoadMessage = z.infer<typeof loadMessageSchema>;
 
 /** A parsed message with its vectors decoded, each of length layers * experts. */
-export interface LoadWindow extends Omit<LoadMessage, "routed" | "served"> {
+export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "transitions"> {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;
+  readonly transitions?: Transitions;
 }
 
 export function encodeLoad(window: LoadWindow): string {
-  return JSON.stringify({ ...window, routed: encodeCounts(window.routed), served: encodeCounts(window.served) });
+  const { transitions, ...rest } = window;
+  return JSON.stringify({
+    ...rest,
+    routed: encodeCounts(window.routed),
+    served: encodeCounts(window.served),
+    ...(transitions ? { transitions: encodeTransitions(transitions) } : {}),
+  });
 }
 
 /** Parses untrusted bytes; throws AppError `InvalidTelemetry` that names the field. */
@@ -55,11 +82,13 @@ export function decodeLoad(bytes: Uint8Array): LoadWindow {
   }
   const parsed = loadMessageSchema.safeParse(json);
   if (!parsed.success) throw invalid(z.prettifyError(parsed.error), parsed.error);
-  const cells = parsed.data.layers * parsed.data.experts;
+  const { transitions, ...rest } = parsed.data;
+  const { layers, experts } = rest;
   return {
-    ...parsed.data,
-    routed: decodeCounts(parsed.data.routed, cells, "routed"),
-    served: decodeCounts(parsed.data.served, cells, "served"),
+    ...rest,
+    routed: decodeCounts(rest.routed, layers * experts, "routed"),
+    served: decodeCounts(rest.served, layers * experts, "served"),
+    ...(transitions === undefined ? {} : { transitions: decodeTransitions(transitions, (layers - 1) * experts * experts) }),
   };
 }
 
@@ -75,6 +104,25 @@ export function decodeCounts(text: string, cells: number, field: string): Uint32
   const bytes = Buffer.from(text, "base64"); // skips what is not base64, so the length check below is the validation
   if (bytes.byteLength !== cells * 4) throw invalid(`${field}: ${bytes.byteLength} bytes, expected ${cells * 4} = layers x experts x 4`);
   return Uint32Array.from({ length: cells }, (_, i) => bytes.readUInt32LE(i * 4));
+}
+
+function encodeTransitions({ cells, counts }: Transitions): string {
+  const pairs = new Uint32Array(cells.length * 2);
+  cells.forEach((cell, n) => {
+    pairs[2 * n] = cell;
+    pairs[2 * n + 1] = counts[n] as number;
+  });
+  return encodeCounts(pairs);
+}
+
+function decodeTransitions(text: string, cellsMax: number): Transitions {
+  const bytes = Buffer.from(text, "base64");
+  if (bytes.byteLength % pairBytes !== 0) throw invalid(`transitions: ${bytes.byteLength} bytes, not a multiple of ${pairBytes}`);
+  const pairs = bytes.byteLength / pairBytes;
+  const cells = Uint32Array.from({ length: pairs }, (_, n) => bytes.readUInt32LE(n * pairBytes));
+  const bad = cells.find((cell) => cell >= cellsMax);
+  if (bad !== undefined) throw invalid(`transitions: cell ${bad} of ${cellsMax}`);
+  return { cells, counts: Uint32Array.from({ length: pairs }, (_, n) => bytes.readUInt32LE(n * pairBytes + 4)) };
 }
 
 function invalid(what: string, cause?: unknown): AppError {

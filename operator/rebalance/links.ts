@@ -3,7 +3,7 @@
 import { ports } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { type Identity, type World, workerServerName } from "../deployment/ports.ts";
-import type { Link, Member, OpenLink } from "./ports.ts";
+import type { Link, Member, Membership, OpenLink } from "./ports.ts";
 
 interface Entry {
   readonly link: Link;
@@ -18,6 +18,7 @@ export class Links {
   private version = 0;
   private lastMembers = "";
   private members: readonly Member[] = [];
+  private sampleTransitions = false;
   private plan: PlacementPlan | undefined;
 
   constructor(open: OpenLink, onChange: () => void) {
@@ -60,19 +61,24 @@ export class Links {
       const address = `${ip}:${ports.grpc}`;
       const link = this.open({ address, serverName, deploymentUid: world.uid, kind, podUid: uid, identity, onChange: this.onChange });
       entries.set(uid, { link, address });
-      if (this.lastMembers !== "") link.push({ version: this.version, members: this.members });
+      if (this.lastMembers !== "") link.push(this.membership());
       if (this.plan) link.pushPlan(this.plan);
     }
   }
 
-  /** Pushes membership if it differs from the last. */
-  setMembers(members: readonly Member[]): void {
-    const text = JSON.stringify(members);
+  /** Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last. */
+  setMembers(members: readonly Member[], sampleTransitions: boolean): void {
+    const text = JSON.stringify([members, sampleTransitions]);
     if (text === this.lastMembers) return;
     this.lastMembers = text;
     this.members = members;
+    this.sampleTransitions = sampleTransitions;
     this.version++;
-    for (const { link } of this.all()) link.push({ version: this.version, members });
+    for (const { link } of this.all()) link.push(this.membership());
+  }
+
+  private membership(): Membership {
+    return { version: this.version, members: this.members, sampleTransitions: this.sampleTransitions };
   }
 
   pushPlan(plan: PlacementPlan): void {

@@ -4,6 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { LoadWindow } from "../../crds/telemetry.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
+import { policies } from "../planner/index.ts";
 import { Balance, type BalanceFacts } from "./balance.ts";
 import { Drains } from "./drains.ts";
 import { type Intent, nextIntent } from "./intent.ts";
@@ -159,7 +160,9 @@ export class DeploymentLoop {
     }
     // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
     this.introduced ||= everybodyDescribed(this.seen.views) || now - this.startedAt > lostAfterMs;
-    if (this.introduced) this.links.setMembers(membersOf(this.seen.views));
+    if (!this.introduced) return;
+    const { usesTransitions } = policies[this.seen.world.spec.rebalancing.policy];
+    this.links.setMembers(membersOf(this.seen.views), usesTransitions);
   }
 
   private majorityDigest(): string | undefined {

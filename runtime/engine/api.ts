@@ -1,6 +1,6 @@
 // What a worker asks of the engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
-import type { Phase } from "../../crds/telemetry.ts";
+import type { Phase, Transitions } from "../../crds/telemetry.ts";
 import type { CodecName } from "../weights/store.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
@@ -87,7 +87,9 @@ export interface RoutingTables {
 }
 
 /** Per phase, [layers * experts] since the last call: `routed` at the source, `served` where the rows were computed. */
-export type LoadCounters = Readonly<Record<Phase, { readonly routed: Uint32Array; readonly served: Uint32Array }>>;
+export type LoadCounters = Readonly<
+  Record<Phase, { readonly routed: Uint32Array; readonly served: Uint32Array; readonly transitions?: Transitions }>
+>;
 
 /** Totals since start, and what is in use now. */
 export interface EngineStats {
@@ -125,7 +127,8 @@ export interface Engine {
   setRouting(tables: RoutingTables): Promise<void>;
   /** Ranks that get nothing while other hosts can; replaces the previous set. */
   setDown(ranks: readonly number[]): Promise<void>;
-  counters(): Promise<LoadCounters>;
+  /** `transitions`: whether tokens are to be followed from layer to layer from now on; unset = no. */
+  counters(options?: { readonly transitions: boolean }): Promise<LoadCounters>;
   stats(): Promise<EngineStats>;
   /** Tokens accepted but not yet prefilled, and open requests: for status and for the gateway's choice. */
   load(): { readonly queuedTokens: number; readonly activeRequests: number };

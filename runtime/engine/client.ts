@@ -108,8 +108,8 @@ class EngineClient implements Engine {
     return this.#call("setDown", ranks);
   }
 
-  counters(): ReturnType<Engine["counters"]> {
-    return this.#call("counters", undefined);
+  counters({ transitions } = { transitions: false }): ReturnType<Engine["counters"]> {
+    return this.#call("counters", { transitions });
   }
 
   stats(): ReturnType<Engine["stats"]> {

@@ -1,6 +1,5 @@
 // Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed.
 import type { Phase } from "../../crds/telemetry.ts";
-import type { LoadCounters } from "./api.ts";
 
 type Kind = "routed" | "served";
 
@@ -26,7 +25,7 @@ export class LoadCounter {
     this.#add("served", phase, layer * this.#experts + expert, rows);
   }
 
-  take(): LoadCounters {
+  take(): Record<Phase, Record<Kind, Uint32Array>> {
     const counts = this.#counts;
     this.#counts = this.#zero();
     return counts;

@@ -12,7 +12,7 @@ export interface Calls {
   runExperts: { argument: PairBatch; result: Float32Array };
   setRouting: { argument: RoutingTables; result: undefined };
   setDown: { argument: readonly number[]; result: undefined };
-  counters: { argument: undefined; result: LoadCounters };
+  counters: { argument: { readonly transitions: boolean }; result: LoadCounters };
   stats: { argument: undefined; result: EngineStats };
   drain: { argument: boolean; result: undefined };
   close: { argument: undefined; result: undefined };

@@ -8,6 +8,7 @@ import type { RemoteFrame } from "./api.ts";
 import { combine, type Group, groupPairs } from "./core/combine.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
+import type { TransitionSampler } from "./transition-sampler.ts";
 
 export interface StepTools {
   readonly program: ModelProgram;
@@ -16,6 +17,7 @@ export interface StepTools {
   readonly head: Compiled;
   readonly experts: ExpertTable;
   readonly counter: LoadCounter;
+  readonly transitions: TransitionSampler;
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   /** Called between layers: answers what must not wait for a whole step. */
@@ -31,15 +33,21 @@ interface LayerRows {
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
-  const { embed, blocks, experts } = tools;
-  const { hidden } = tools.program;
+  const { embed, blocks, experts, transitions } = tools;
+  const { hidden, topK } = tools.program;
   const rows = tokens.length;
+  const followed = transitions.choose(rows).map((row) => ({ row, chose: undefined as Int32Array | undefined }));
   let x = await experts.lock.run(async () => floats(await embed.run({ ids: { shape: [rows], data: tokens } }), "x"));
   for (const [layer, block] of blocks.entries()) {
     const input = { x: { shape: [rows, hidden], data: x } };
     const out = await experts.lock.run(() => block.run(input, kv));
     const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
     const ids = out.ids?.data as Int32Array;
+    for (const token of followed) {
+      const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
+      if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
+      token.chose = chosen;
+    }
     const pairs = await expertRows(tools, { layer, phase, f, ids });
     x = combine(h, gates, pairs, hidden);
     tools.breathe();

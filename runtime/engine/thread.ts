@@ -5,7 +5,7 @@ import { type MessagePort, receiveMessageOnPort, workerData } from "node:worker_
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
 import { createRouter } from "../placement/dispatch.ts";
-import type { RemoteFrame } from "./api.ts";
+import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
 import { sample } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
@@ -22,6 +22,7 @@ import {
 } from "./messages.ts";
 import { type OpenModel, openModel } from "./open.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
+import { TransitionSampler } from "./transition-sampler.ts";
 
 interface Waiting {
   resolve(rows: Float32Array): void;
@@ -34,6 +35,7 @@ class EngineThread {
   readonly #batcher: Batcher;
   readonly #experts: ExpertTable;
   readonly #counter: LoadCounter;
+  readonly #transitions: TransitionSampler;
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
@@ -54,6 +56,7 @@ class EngineThread {
     this.#model = model;
     this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits);
     this.#counter = new LoadCounter(program.layers, program.experts);
+    this.#transitions = new TransitionSampler(program.layers, program.experts);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#tools = {
       program,
@@ -62,6 +65,7 @@ class EngineThread {
       head,
       experts: this.#experts,
       counter: this.#counter,
+      transitions: this.#transitions,
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       breathe: () => this.#drainPort(),
@@ -190,7 +194,7 @@ class EngineThread {
       case "setDown":
         return this.#router.table.setDown(new Set(message.argument));
       case "counters":
-        return this.#counter.take();
+        return this.#takeCounters(message.argument.transitions);
       case "stats": {
         const { slotsUsed, queued } = this.#batcher;
         return {
@@ -214,6 +218,15 @@ class EngineThread {
           this.#closing = true;
         });
     }
+  }
+
+  #takeCounters(wanted: boolean): LoadCounters {
+    const { prefill, decode } = this.#counter.take();
+    const transitions = this.#transitions.take(wanted);
+    return {
+      prefill: { ...prefill, ...(transitions.prefill ? { transitions: transitions.prefill } : {}) },
+      decode: { ...decode, ...(transitions.decode ? { transitions: transitions.decode } : {}) },
+    };
   }
 
   #later(change: () => void): void {

@@ -17,6 +17,8 @@ export interface TelemetryOptions {
   readonly layers: number;
   readonly experts: number;
   readonly windowMs: number;
+  /** Whether the operator asks where tokens go from layer to layer. */
+  readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
   readonly log: Log;
 }
@@ -53,13 +55,17 @@ export function publishLoad(options: TelemetryOptions): () => void {
 
 async function publish(options: TelemetryOptions, windowStart: number, windowEnd: number, nextSeq: () => number): Promise<number> {
   const { engine, bus, self, metrics, log, layers, experts } = options;
-  const counters = await engine.counters();
+  const counters = await engine.counters({ transitions: options.transitions() });
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   for (const phase of phases) {
-    const message = encodeLoad({
-      ...{ v: 1, deploymentUID: self.deploymentUid, rank: self.rank, bootId: self.bootId, seq: nextSeq(), windowStart, windowEnd, phase },
-      ...{ layers, experts, routed: counters[phase].routed, served: counters[phase].served },
-    });
+    const { transitions, ...counts } = counters[phase];
+    const load = {
+      ...{ v: 1 as const, deploymentUID: self.deploymentUid, rank: self.rank, bootId: self.bootId, seq: nextSeq() },
+      ...{ windowStart, windowEnd, phase, layers, experts, ...counts },
+    };
+    const whole = encodeLoad(transitions ? { ...load, transitions } : load);
+    // The load itself comes first: without it nothing is balanced at all.
+    const message = whole.length > loadMessageBytesMax && transitions ? encodeLoad(load) : whole;
     const fits = message.length <= loadMessageBytesMax;
     if (!fits) log.error({ bytes: message.length, layers, experts }, "a load message is above the limit and was not sent");
     const sent = fits && bus.publish(subject, message);

@@ -195,7 +195,7 @@ async function serve(base: Base, model: Model) {
   const bus =
     base.overrides.bus ??
     (options.natsUrl === undefined ? undefined : createBus({ url: options.natsUrl, credsFile: options.natsCreds, name: options.podName }));
-  const stopTelemetry = bus === undefined ? () => {} : startTelemetry(base, model, bus);
+  const stopTelemetry = bus === undefined ? () => {} : startTelemetry(base, model, bus, peers);
   const stopJoin = join.start(() => control?.operatorPresent ?? false, grpcPort);
   const close = async (graceMs: number) => {
     await drain(true);
@@ -229,13 +229,14 @@ async function idle(engine: Engine, maxMs: number): Promise<void> {
   while (engine.load().activeRequests > 0 && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, idlePollMs));
 }
 
-function startTelemetry(base: Base, { engine, info }: Model, bus: Bus): () => void {
+function startTelemetry(base: Base, { engine, info }: Model, bus: Bus, peers: Peers): () => void {
   const { options, identity, metrics, log } = base;
   bus.onStatus((status) => log.info({ ...status }, "NATS"));
   metrics.onCollect(() => metrics.set("enodia_nats_connected", bus.status.connected ? 1 : 0));
   return publishLoad({
     ...{ engine, bus, self: identity, namespace: options.namespace, name: options.deployment, prefix: options.natsPrefix },
     ...{ layers: info.layers, experts: info.experts, windowMs: options.telemetryWindowMs, metrics, log },
+    transitions: () => peers.membership.sampleTransitions ?? false,
   });
 }
 

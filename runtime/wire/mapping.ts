@@ -37,6 +37,8 @@ export interface Member {
 export interface Membership {
   readonly version: number;
   readonly members: readonly Member[];
+  /** Workers follow sampled tokens from layer to layer and report it with their load; unset = no. */
+  readonly sampleTransitions?: boolean;
 }
 
 /** uint64 on the wire, safe integer inside; anything above 2^53 is refused. */
@@ -98,7 +100,8 @@ export function toMembership(membership: Membership): MembershipMessage {
     ...member,
     state: stateToWire[member.state],
   }));
-  return create(MembershipSchema, { version: BigInt(membership.version), members: members ?? [] });
+  const { version, sampleTransitions = false } = membership;
+  return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions });
 }
 
 export function fromMembership(message: MembershipMessage): Membership {
@@ -117,7 +120,8 @@ export function fromMembership(message: MembershipMessage): Membership {
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");
-  return { version: toNumber(message.version, "membership.version"), members };
+  const { sampleTransitions } = message;
+  return { version: toNumber(message.version, "membership.version"), members, ...(sampleTransitions ? { sampleTransitions } : {}) };
 }
 
 function invalid(field: string, what: string): AppError {

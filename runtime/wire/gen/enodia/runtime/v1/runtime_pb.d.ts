@@ -704,6 +704,13 @@ export declare type Membership = Message<"enodia.runtime.v1.Membership"> & {
    * @generated from field: repeated enodia.runtime.v1.Member members = 2;
    */
   members: Member[];
+
+  /**
+   * workers follow sampled tokens from layer to layer: the placement policy uses it
+   *
+   * @generated from field: bool sample_transitions = 3;
+   */
+  sampleTransitions: boolean;
 };
 
 /**
