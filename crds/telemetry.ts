@@ -22,8 +22,8 @@ export const transitionSampling = 64;
 /** Pairs of experts that one message names at most, the most frequent ones: 128 KiB. */
 export const transitionPairsMax = 16_384;
 const pairBytes = 8;
-/** Cells that a uint32 can name; a larger model sends no transitions. */
-export const transitionCellsMax = 2 ** 32;
+/** (layers - 1) x experts x experts up to which a model's transitions are followed: what the planner would hold, 128 MiB. */
+export const transitionCellsMax = 2 ** 24;
 
 /** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1, cells[n] = (l * experts + i) * experts + j. */
 export interface Transitions {

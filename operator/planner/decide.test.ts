@@ -53,6 +53,20 @@ for (const [name, [change, wantReason]] of Object.entries(held)) {
   });
 }
 
+test("new transitions ask for a plan where the load does not, after the interval and never against a stop", () => {
+  const balanced = { ...imbalanced, imbalance: 1.02, newTransitions: 9000 };
+  const decision = whetherToPlan(balanced);
+  assert.deepEqual([decision.act, decision.reason], [true, "Affinity"]);
+  assert.equal(whetherToPlan({ ...balanced, selectionsPerLayer: 0 }).reason, "Affinity");
+  assert.equal(whetherToPlan({ ...imbalanced, newTransitions: 9000 }).reason, "Imbalanced");
+  for (const [change, wantReason] of [
+    [{ sinceLastPlanMs: 5000 }, "Interval"],
+    [{ mode: "Off" as const }, "ModeOff"],
+    [{ synced: false }, "NotSynced"],
+  ] as const)
+    assert.equal(whetherToPlan({ ...balanced, ...change }).reason, wantReason);
+});
+
 test("a change of load does not wait for the interval", () => {
   assert.ok(whetherToPlan({ ...imbalanced, sinceLastPlanMs: 1000, alarm: true }).act);
 });
@@ -86,6 +100,19 @@ test("mode Recommend says what it would do", () => {
 test("a plan whose transfer costs more than it saves is not", () => {
   const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), { ...options, bytesPerSecond: 100, lifetimeSeconds: 10 });
   assert.equal(judged.decision.reason, "TransferNotWorth");
+});
+
+test("fewer hops are worth a plan that balances nothing, if they pay for its transfer", () => {
+  const moved = alone([[1], [1], [0], [0]]);
+  const even = { ...input, load: Float64Array.of(250, 250, 250, 250) };
+  assert.equal(whetherToMove(even, moved, options).decision.reason, "NoBetterPlan");
+  const hops = { before: 0.7, after: 0.3 };
+  const judged = whetherToMove(even, moved, { ...options, hops });
+  assert.deepEqual([judged.decision.act, judged.decision.reason], [true, "Affinity"]);
+  assert.match(judged.decision.message, /transitions that change rank 70.0% -> 30.0% with 4 moves/);
+  assert.equal(whetherToMove(even, moved, { ...options, hops: { before: 0.7, after: 0.6999 } }).decision.reason, "NoBetterPlan");
+  assert.equal(whetherToMove(even, moved, { ...options, hops, bytesPerSecond: 100 }).decision.reason, "TransferNotWorth");
+  assert.equal(whetherToMove(even, even.current ?? [], { ...options, hops }).decision.reason, "NoBetterPlan");
 });
 
 test("a plan that changes nothing is not", () => {

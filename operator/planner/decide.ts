@@ -6,7 +6,7 @@ import { payback } from "../../runtime/placement/cost.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
-import type { PlanInput } from "./policy.ts";
+import type { Hops, PlanInput } from "./policy.ts";
 import { toProblem } from "./problem.ts";
 
 export type HoldReason =
@@ -25,9 +25,12 @@ export type HoldReason =
   | "TransferNotWorth"
   | "Recommended";
 
+/** Affinity: where tokens go from layer to layer is known anew, and the policy places by that. */
+export type ActReason = "Imbalanced" | "Affinity";
+
 export type Numbers = Readonly<Record<string, number>>;
 export type Decision =
-  | { readonly act: true; readonly reason: "Imbalanced"; readonly message: string; readonly numbers: Numbers }
+  | { readonly act: true; readonly reason: ActReason; readonly message: string; readonly numbers: Numbers }
   | { readonly act: false; readonly reason: HoldReason; readonly message: string; readonly numbers: Numbers };
 
 export interface Situation {
@@ -54,6 +57,8 @@ export interface Situation {
   readonly noise: number;
   /** The last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
   readonly settled: boolean;
+  /** Pairs of experts that followed tokens chose, for policies that place by them; set when enough of it is new. */
+  readonly newTransitions?: number;
 }
 
 /** Points above the trigger that a settled placement may drift. */
@@ -64,7 +69,6 @@ const noiseMax = 0.05;
 
 /** First question: is a plan worth computing? */
 export function whetherToPlan(s: Situation): Decision {
-  const hold = (reason: HoldReason, message: string, numbers: Numbers = {}): Decision => ({ act: false, reason, message, numbers });
   if (s.mode === "Off") return hold("ModeOff", "rebalancing.mode is Off");
   if (!s.busConnected) return hold("TelemetryUnavailable", "no load arrives: NATS is not connected");
   if (s.activeRanks < 2) return hold("SingleRank", `${s.activeRanks} rank serves: nothing to balance`, { ranks: s.activeRanks });
@@ -80,6 +84,22 @@ export function whetherToPlan(s: Situation): Decision {
       missing: s.missingRanks.length,
     });
   }
+  const calm = balanced(s);
+  if (calm && s.newTransitions === undefined) return calm;
+  if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
+    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, {
+      sinceMs: s.sinceLastPlanMs,
+    });
+  }
+  const message = `worst layer at ${Math.round(s.imbalance * 100)}%, trigger ${s.triggerPercent}%`;
+  const numbers = { imbalancePercent: Math.round(s.imbalance * 100), triggerPercent: s.triggerPercent };
+  if (!calm) return { act: true, reason: "Imbalanced", message, numbers };
+  const transitions = Math.round(s.newTransitions ?? 0);
+  return { act: true, reason: "Affinity", message: `${transitions} transitions are known anew; ${message}`, numbers };
+}
+
+/** Why the load alone asks for no plan; undefined when it does. */
+function balanced(s: Situation): Decision | undefined {
   // What stands out this far is no chance even with half the counts: after a change of load every second is felt.
   const glaring = s.imbalance - s.triggerPercent / 100 > glaringSigmas * s.noise;
   const wanted = glaring ? s.minTokens / 2 : s.minTokens;
@@ -98,12 +118,11 @@ export function whetherToPlan(s: Situation): Decision {
       noisePercent: Math.round(noise * 100),
     });
   }
-  if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
-    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, {
-      sinceMs: s.sinceLastPlanMs,
-    });
-  }
-  return { act: true, reason: "Imbalanced", message: `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers };
+  return undefined;
+}
+
+function hold(reason: HoldReason, message: string, numbers: Numbers = {}): Decision {
+  return { act: false, reason, message, numbers };
 }
 
 export interface Judged {
@@ -121,7 +140,14 @@ export interface JudgeOptions {
   readonly noise: number;
   readonly bytesPerSecond: number;
   readonly lifetimeSeconds: number;
+  /** What the plan does to transitions, for policies that place by them. */
+  readonly hops?: Hops;
 }
+
+/** Part of a layer's time that goes into sending a token's row to another rank and back. */
+const hopTime = 0.3;
+/** Savings of transitions below this are within the sampling of them. */
+const leastHops = 0.001;
 
 /** Gains of max/mean below this are not worth a new epoch. */
 const leastGain = 0.02;
@@ -159,31 +185,33 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   };
   const meanGain = meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
-  const hold = (reason: HoldReason, message: string): Judged => ({
-    decision: { act: false, reason, message, numbers },
-    moves: moves.length,
-    bytes,
-    before,
-    after,
-    bound: best,
-  });
-  const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})`;
-  if (before - after < leastGain && meanGain < enough) return hold("NoBetterPlan", `the best plan found gains too little: ${change}`);
-  if (before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
-    return hold("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
+  const hopsSaved = options.hops ? options.hops.before - options.hops.after : 0;
+  const hops = hopsSaved >= leastHops && moves.length > 0 ? options.hops : undefined;
+  const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
+  const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
+  const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})${hops ? `, ${hopText(hops)}` : ""}`;
+  if (!hops && before - after < leastGain && meanGain < enough)
+    return held("NoBetterPlan", `the best plan found gains too little: ${change}`);
+  if (!hops && before - after < options.noise && before < 1 + 4 * options.noise && meanGain < enough) {
+    return held("WithinNoise", `${change} is within the noise of the window, ${percentOf(options.noise)}`);
   }
   if (moves.length === 0 && before - after < Math.max(sharesGain, 2 * options.noise)) {
-    return hold("NoBetterPlan", `shares alone would give ${change}: too little for an epoch of its own`);
+    return held("NoBetterPlan", `shares alone would give ${change}: too little for an epoch of its own`);
   }
-  if (!pay.pays) {
-    return hold(
+  const gainSeconds = pay.gainSeconds + (hops ? hopsSaved * hopTime * options.lifetimeSeconds : 0);
+  if (gainSeconds <= pay.costSeconds) {
+    return held(
       "TransferNotWorth",
-      `${change} saves ${pay.gainSeconds.toFixed(2)} s, its ${moves.length} moves cost ${pay.costSeconds.toFixed(2)} s`,
+      `${change} saves ${gainSeconds.toFixed(2)} s, its ${moves.length} moves cost ${pay.costSeconds.toFixed(2)} s`,
     );
   }
-  if (options.mode === "Recommend") return hold("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}`);
-  const decision: Decision = { act: true, reason: "Imbalanced", message: `${change} with ${moves.length} moves, ${bytes} bytes`, numbers };
-  return { decision, moves: moves.length, bytes, before, after, bound: best };
+  if (options.mode === "Recommend") return held("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}`);
+  const reason = hops && before - after < leastGain ? "Affinity" : "Imbalanced";
+  return judged({ act: true, reason, message: `${change} with ${moves.length} moves, ${bytes} bytes`, numbers });
+}
+
+function hopText({ before, after }: Hops): string {
+  return `transitions that change rank ${(100 * before).toFixed(1)}% -> ${(100 * after).toFixed(1)}%`;
 }
 
 /** Worst layer if the forecast is routed by the plan's shares; layers without load count as even. */

@@ -1,5 +1,6 @@
 // The registry of placement policies, typed by the names of the CRD, and the one way to run a policy: current placement
 // made whole, plan made, invariants checked. Pure.
+import { AppError } from "../../crds/common.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
@@ -32,8 +33,18 @@ export const policies = {
   exact,
 } as const satisfies Readonly<Record<PolicyName, PlacementPolicy>>;
 
-/** Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan. */
+/**
+ * Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan, and
+ * `PolicyTooSmall` for an instance that would take it too long.
+ */
 export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promise<PlanOutput> {
+  const cells = input.shape.layers * input.shape.experts * input.ranks.length;
+  if (cells > policy.cellsMax) {
+    throw new AppError(
+      `policy ${policy.name} is for small instances, layers x experts x ranks <= ${policy.cellsMax}, here are ${cells}: choose another`,
+      { code: "PolicyTooSmall", operation: "planning" },
+    );
+  }
   const repaired = input.current ? repairPlan(input, input.current) : undefined;
   const moveCost = input.moveCost ?? pathCost(input.ranks);
   const whole: PlanInput = { ...input, ...(repaired ? { current: repaired.layers } : {}), ...(moveCost ? { moveCost } : {}) };

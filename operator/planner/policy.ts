@@ -76,6 +76,14 @@ export interface PlanOutput {
   readonly layers: readonly LayerPlan[];
   /** One sentence with numbers: why this plan. */
   readonly reason: string;
+  /** Parts of the transitions that change rank, for policies that plan with them. */
+  readonly hops?: Hops;
+}
+
+/** Parts of all transitions between layers, 0 to 1, whose two experts have homes on different ranks. */
+export interface Hops {
+  readonly before: number;
+  readonly after: number;
 }
 
 export interface PlacementPolicy {

@@ -16,8 +16,10 @@ import {
   whetherToPlan,
 } from "../planner/decide.ts";
 import { type Forecast, Forecaster } from "../planner/forecast.ts";
+import { policies } from "../planner/index.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
-import { copyKey, type ModelShape, type PlanInput, type RankSpec } from "../planner/policy.ts";
+import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
+import { TransitionBook } from "../planner/transitions.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
 const dwellWindows = 3;
@@ -63,6 +65,8 @@ export class Balance {
   private settled = false;
   /** Of each layer's max/mean. */
   private noise: Float64Array | undefined;
+  /** Made with the first message that has transitions; workers send them while the policy asks. */
+  private transitions: TransitionBook | undefined;
   private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
@@ -71,7 +75,12 @@ export class Balance {
   }
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
-    return this.book.accept(window, expected, now);
+    const accepted = this.book.accept(window, expected, now);
+    if (accepted.ok && window.transitions) {
+      this.transitions ??= new TransitionBook(this.book.layers, this.book.experts);
+      this.transitions.add(window.transitions);
+    }
+    return accepted;
   }
 
   /** Ends the window when its time has come; true when there is something new to decide on. */
@@ -89,6 +98,8 @@ export class Balance {
     if (this.book.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
     const closed = this.book.close(facts.expected, now);
     this.window = closed;
+    if (policies[facts.spec.rebalancing.policy].usesTransitions) this.transitions?.fade();
+    else this.transitions = undefined;
     if (closed.missing.length > 0 || closed.selections === 0) return true;
     const least = leastOf(closed.perLayer);
     if (least >= Math.min(wanted, windowRowsMin)) {
@@ -132,23 +143,22 @@ export class Balance {
       triggerPercent: rebalancing.trigger.imbalancePercent,
       settled: this.settled,
       noise: facts.plan && this.forecast ? worstNoise(this.input(facts), this.noise) : 0,
+      ...(this.transitions?.fresh ? { newTransitions: this.transitions.pairs } : {}),
     });
     this.decision = decision;
     return decision;
   }
 
   /** Second question, on the plan that a policy made. */
-  judge(
-    input: PlanInput,
-    layers: PlacementPlan["layers"] | readonly { hosts: readonly (readonly number[])[]; shares: readonly (readonly number[])[] }[],
-    spec: MoEDeploymentSpec,
-  ): Judged {
+  judge(input: PlanInput, { layers, hops }: PlanOutput, spec: MoEDeploymentSpec): Judged {
+    this.transitions?.used();
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
       noise: worstNoise(input, this.noise),
       bytesPerSecond: assumedBytesPerSecond,
       lifetimeSeconds: (lifetimeWindows * windowMs) / 1000,
+      ...(hops ? { hops } : {}),
     });
     this.decision = judged.decision;
     return judged;
@@ -157,6 +167,7 @@ export class Balance {
   /** Load to plan with: the forecast, or even load where none is known. */
   input(facts: BalanceFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
+    const transitions = this.transitions?.known();
     const load = options.even || !this.forecast ? new Float64Array(facts.shape.layers * facts.shape.experts).fill(1) : this.forecast.load;
     return {
       shape: facts.shape,
@@ -173,6 +184,7 @@ export class Balance {
       effort: "quality",
       gainPerMove,
       recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
+      ...(transitions ? { transitions } : {}),
       ...(this.noise && !options.even ? { noise: this.noise.map((noise) => Math.min(noise / 2, layerNoiseMax)) } : {}),
     };
   }

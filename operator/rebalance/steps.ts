@@ -245,7 +245,7 @@ export class Steps {
     const started = this.ports.clock.now();
     const output = await this.ports.planner.plan(policy, input);
     this.ports.metrics.observe("enodia_planner_duration_seconds", (this.ports.clock.now() - started) / 1000, { ...this.labels(), policy });
-    const judged = balance.judge(input, output.layers, facts.spec);
+    const judged = balance.judge(input, output, facts.spec);
     if (judged.decision.reason === "Recommended") this.recommend(judged.decision.message, committed, output.layers);
     if (!judged.decision.act) return this.held(judged.decision.reason);
     const predicted = { before: judged.before, after: judged.after, bound: judged.bound };

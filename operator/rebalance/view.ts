@@ -131,8 +131,8 @@ function placementBalanced(input: ViewInput): Verdict {
   if (rollout) return { status: "False", reason: "Rebalancing", message: `${rollout.kind}: ${rollout.moves} moves, ${rollout.phase}` };
   if (waiting) return { status: "Unknown", reason: waiting.reason, message: waiting.message };
   if (!decision) return { status: "Unknown", reason: "Unknown", message: "no full window of load yet" };
-  if (decision.act) return { status: "False", reason: "Imbalanced", message: decision.message };
-  if (decision.reason === "Balanced" || decision.reason === "SingleRank")
+  if (decision.act && decision.reason === "Imbalanced") return { status: "False", reason: "Imbalanced", message: decision.message };
+  if (decision.act || decision.reason === "Balanced" || decision.reason === "SingleRank")
     return { status: "True", reason: "Balanced", message: decision.message };
   const known = decision.numbers.imbalancePercent !== undefined || decision.numbers.beforePercent !== undefined;
   return known || decision.reason === "ModeOff"

@@ -3,7 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { encodeLoad, loadSubject } from "../../crds/telemetry.ts";
+import { encodeLoad, loadSubject, type Transitions } from "../../crds/telemetry.ts";
 import type { LeavingRank, WorkerPod, World } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
@@ -52,6 +52,10 @@ export class SimCluster {
   readonly epochsWritten: number[] = [];
   /** Selections per expert of a layer: the demand that every rank's traffic has. */
   demand: (layer: number) => readonly number[] = () => [];
+  /** Where sampled tokens go in a second; sent by workers that are asked for it. */
+  flow: Transitions | undefined;
+  /** Load messages with transitions so far. */
+  transitionsSent = 0;
   private readonly net: SimNetwork;
   private readonly handlers = new Set<(bytes: Uint8Array, subject: string) => void>();
   private version = 0;
@@ -256,7 +260,10 @@ export class SimCluster {
         served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.shares[e]?.[at] ?? 0)) / 1000);
       }
     }
+    const transitions = worker.membership?.sampleTransitions ? this.flow : undefined;
+    if (transitions) this.transitionsSent++;
     const text = encodeLoad({
+      ...(transitions ? { transitions } : {}),
       v: 1,
       deploymentUID: uid,
       rank: worker.rank,

@@ -47,9 +47,14 @@ export function affinityPlan(problem: Problem, places: Places): PlanOutput {
     experts: (l, experts, rows, hosts) => hopsSavedBy(chain, experts, { layer: l, rows, hosts }, total),
   };
   const { hosts, layers } = withinBudget(problem, target, aim);
+  const reached = crossing(
+    chain,
+    hosts.map((layer) => layer.map((row) => row[0] as number)),
+  );
   return {
     layers: toLayers(problem, hosts),
-    reason: `transitions that change rank: ${part(before)} -> ${part(after)}; ${layers} layers move`,
+    reason: `transitions that change rank: ${part(before)} -> ${part(reached)} (${part(after)} without a budget); ${layers} layers move`,
+    hops: { before: before / Math.max(1, total), after: reached / Math.max(1, total) },
   };
 }
 

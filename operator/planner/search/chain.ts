@@ -35,8 +35,11 @@ export function seats(items: number, ranks: number): number[] {
 
 /** Improves from `start` (or from nothing) and from random starts; the best is returned, never worse than `start`. */
 export function placeChain(chain: Chain, start: Places | undefined, restarts: number, random: Random): Places {
-  const seat = seats(chain.items, chain.ranks);
-  let best = start && fits(start, seat, chain.ranks) ? start : undefined;
+  const usable = start && fits(start, chain) ? start : undefined;
+  const plain = seats(chain.items, chain.ranks);
+  // Where items do not divide evenly, each layer keeps the ranks that have one more: else a start would be thrown away.
+  const seat = Array.from({ length: chain.layers }, (_, l) => usable?.[l]?.toSorted((a, b) => a - b) ?? plain);
+  let best = usable;
   let least = best ? crossing(chain, best) : Number.POSITIVE_INFINITY;
   const consider = (from: Places): void => {
     const found = settle(chain, from, seat);
@@ -56,34 +59,34 @@ export function placeChain(chain: Chain, start: Places | undefined, restarts: nu
   return best as Places;
 }
 
-function fits(places: Places, seat: readonly number[], ranks: number): boolean {
-  const counts = (list: readonly number[]): string => {
-    const n = new Array<number>(ranks).fill(0);
-    for (const g of list) n[g] = (n[g] ?? 0) + 1;
-    return n.join();
-  };
-  return places.every((layer) => counts(layer) === counts(seat));
+/** Equal numbers of items on all ranks, as far as they divide. */
+function fits(places: Places, { items, ranks }: Chain): boolean {
+  return places.every((layer) => {
+    const count = new Array<number>(ranks).fill(0);
+    for (const g of layer) count[g] = (count[g] ?? 0) + 1;
+    return count.every((n) => n === Math.floor(items / ranks) || n === Math.ceil(items / ranks));
+  });
 }
 
 /** First layer as given, each next one optimal after the one before. */
-function forward(chain: Chain, seat: readonly number[], first: (n: number) => number): Places {
+function forward(chain: Chain, seat: Places, first: (n: number) => number): Places {
   const places: Places = [];
   for (let l = 0; l < chain.layers; l++) {
     const layer = new Array<number>(chain.items).fill(0);
-    if (l === 0) for (let n = 0; n < chain.items; n++) layer[first(n)] = seat[n] as number;
-    else bestLayer(chain, places, l, seat).forEach((g, i) => void layer.splice(i, 1, g));
+    if (l === 0) for (let n = 0; n < chain.items; n++) layer[first(n)] = seat[0]?.[n] as number;
+    else bestLayer(chain, places, l, seat[l] as number[]).forEach((g, i) => void layer.splice(i, 1, g));
     places.push(layer);
   }
   return places;
 }
 
-function settle(chain: Chain, from: Places, seat: readonly number[]): Places {
+function settle(chain: Chain, from: Places, seat: Places): Places {
   const places = from.map((layer) => layer.slice());
   let cost = crossing(chain, places);
   for (let s = 0; s < sweepsMax; s++) {
     for (let n = 0; n < chain.layers; n++) {
       const l = s % 2 === 0 ? n : chain.layers - 1 - n;
-      places[l] = bestLayer(chain, places, l, seat);
+      places[l] = bestLayer(chain, places, l, seat[l] as number[]);
     }
     const next = crossing(chain, places);
     if (next >= cost - 1e-9) break;
