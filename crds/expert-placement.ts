@@ -4,6 +4,7 @@ import { z } from "zod";
 import { AppError } from "./common.ts";
 import { conditionsSchema } from "./conditions.ts";
 import { planBounds } from "./plan.ts";
+import { phases } from "./telemetry.ts";
 
 const rank = z
   .int32()
@@ -89,6 +90,17 @@ export const expertPlacementStatusSchema = z
       .meta({ description: "What each rank reports.", "x-kubernetes-list-type": "atomic" }),
     predicted: outcome("What the planner expected of the plan."),
     measured: outcome("What came of it."),
+    phases: z
+      .array(
+        z.object({
+          phase: z.enum(phases),
+          selections: z.int().min(0).meta({ description: "Expert selections of the last window." }),
+          imbalancePercent: percent("Worst layer, if they are routed by the plan's shares."),
+        }),
+      )
+      .max(phases.length)
+      .optional()
+      .meta({ description: "The last window's load by phase; a plan is made for the sum.", "x-kubernetes-list-type": "atomic" }),
     recommended: z.array(z.string().max(64)).max(256).optional().meta({
       description: "Mode Recommend: moves of the plan that Auto would carry out, as layer/expert -> rank.",
       "x-kubernetes-list-type": "atomic",

@@ -180,6 +180,10 @@ const table = {
     "Rows computed on the busiest rank over the mean, in the last window: worst layer and mean of layers.",
     { layer_agg: ["max", "mean"] },
   ),
+  enodia_expert_phase_imbalance_ratio: managed.gauge(
+    "Rows of one phase that the committed plan gives to the busiest rank over the mean, in the last window: worst layer and mean of layers.",
+    { phase, layer_agg: ["max", "mean"] },
+  ),
   enodia_expert_imbalance_bound_ratio: managed.gauge("The lowest imbalance that the memory budget allows for that load.", {
     layer_agg: ["max", "mean"],
   }),

@@ -18,6 +18,7 @@ import {
 import { type Forecast, Forecaster } from "../planner/forecast.ts";
 import { policies } from "../planner/index.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
+import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
 import { TransitionBook } from "../planner/transitions.ts";
 
@@ -56,6 +57,8 @@ export class Balance {
   measured: MeasuredImbalance | undefined;
   bound: number | undefined;
   window: ClosedWindow | undefined;
+  /** The last window's load by phase, under the committed plan. */
+  phases: readonly PhaseLoad[] = [];
   private readonly forecaster: Forecaster;
   private forecast: Forecast | undefined;
   private alarm = false;
@@ -114,6 +117,7 @@ export class Balance {
       this.history = this.alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
       this.noise = this.forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
       this.bound = layerBoundOf(this.input(facts));
+      this.phases = facts.plan ? phaseLoads(this.input(facts), closed, windowRowsMin) : [];
     }
     if (this.alarm) this.served.clear();
     this.served.add(closed, measuredRows);
@@ -206,6 +210,7 @@ export class Balance {
     this.book.reset(now);
     this.served.clear();
     this.measured = undefined;
+    this.phases = [];
   }
 
   /** Ranks came or went: what was dropped or added before is no longer a hint. */

@@ -122,6 +122,10 @@ function recordWindow(metrics: Metrics<"operator">, ref: Ref, balance: Balance, 
     metrics.set("enodia_expert_imbalance_ratio", balance.measured.worst, { ...labels, layer_agg: "max" });
     metrics.set("enodia_expert_imbalance_ratio", balance.measured.mean, { ...labels, layer_agg: "mean" });
   }
+  for (const { phase, worst, mean } of balance.phases) {
+    metrics.set("enodia_expert_phase_imbalance_ratio", worst, { ...labels, phase, layer_agg: "max" });
+    metrics.set("enodia_expert_phase_imbalance_ratio", mean, { ...labels, phase, layer_agg: "mean" });
+  }
   if (balance.bound !== undefined && Number.isFinite(balance.bound))
     metrics.set("enodia_expert_imbalance_bound_ratio", balance.bound, { ...labels, layer_agg: "max" });
   const age = balance.book.ageMs(facts.expected, Date.now());

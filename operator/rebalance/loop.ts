@@ -323,6 +323,7 @@ export class DeploymentLoop {
       views: this.seen.views,
       measured: this.seen.balance?.measured,
       bound: this.seen.balance?.bound,
+      phases: this.seen.balance?.phases ?? [],
       decision: this.seen.balance?.decision,
       recommended: this.steps.recommended,
     });

@@ -4,6 +4,7 @@ import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Decision } from "../planner/decide.ts";
 import type { MeasuredImbalance } from "../planner/load.ts";
+import type { PhaseLoad } from "../planner/phases.ts";
 import { currentByRank, type RankView } from "./members.ts";
 import type { Clock, PlacementStore } from "./ports.ts";
 
@@ -20,6 +21,7 @@ export interface PlacementStatusInput {
   readonly measured: MeasuredImbalance | undefined;
   /** As a ratio. */
   readonly bound: number | undefined;
+  readonly phases: readonly PhaseLoad[];
   readonly decision: Decision | undefined;
   /** Moves of the plan that mode Recommend holds back, as text. */
   readonly recommended: readonly string[];
@@ -35,6 +37,9 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
   const status: ExpertPlacementStatus = {
     ...report,
     ...(running || !(report.measured || input.measured) ? {} : { measured: { ...report.measured, ...measuredOf(input) } }),
+    ...(input.phases.length > 0
+      ? { phases: input.phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
+      : {}),
     ranks: currentByRank(input.views).map((view) => rankStatus(view, input.measured)),
     ...(decision ? { decision: { reason: decision.reason, message: decision.message.slice(0, reasonCharsMax) } } : {}),
   };
