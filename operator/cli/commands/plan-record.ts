@@ -1,19 +1,22 @@
-// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace. It learns the
-// model's size, the ranks and the subjects from the MoEDeployment; NATS must be reachable from here (--nats).
+// `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
+// learns the uid and the subjects from the MoEDeployment, the model's size from the messages; NATS must be reachable from
+// here (--nats).
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
-import { decodeLoad, type LoadWindow, loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
+import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
+import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
 import { type Bus, createBus } from "../../../runtime/wire/nats.ts";
 import { resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { whole } from "../options.ts";
+import { Recorder } from "../recorder.ts";
 
 const usage = `usage: enodia plan record NAME --out FILE [options]
 
-Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate".
+Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". Transitions between layers are in
+it when the deployment's policy asks workers for them (exflow, moetuner): one token in 64 is followed.
 
 ${kubeFlagsHelp}
       --out FILE         where to write the trace
@@ -58,7 +61,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const bus = createBus({ url, name: "enodia-plan-record", credsFile: values.creds });
   try {
     await connected(bus, url);
-    const recorder = new Recorder(deployment, phaseOf(values.phase));
+    const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase));
     const counted = await listen(bus, recorder, {
       subject: loadSubject(deployment.spec.telemetry.nats.subjectPrefix, cluster.namespace, name, "*"),
       windows: whole(values.windows, "--windows", 1, windowsMax) ?? 20,
@@ -66,7 +69,9 @@ export async function run(args: readonly string[]): Promise<number> {
     });
     if (counted === 0) throw new AppError(`nothing was heard from the workers of ${name} on ${url}: is there traffic?`, { code: "NoLoad" });
     await writeFile(values.out, await encodeTrace(recorder.trace(name)));
-    process.stdout.write(`${values.out}: ${counted} windows, ${recorder.messages} load messages, ${recorder.refused} refused\n`);
+    const { messages, refused, transitions } = recorder;
+    const followed = transitions > 0 ? `, ${transitions} transitions` : "";
+    process.stdout.write(`${values.out}: ${counted} windows, ${messages} load messages, ${refused} refused${followed}\n`);
     return 0;
   } finally {
     await bus.close();
@@ -94,7 +99,7 @@ interface Listen {
 }
 
 /** Ends after that many windows, or at SIGINT. Windows without any message are not kept: missing is not zero. */
-async function listen(bus: Bus, recorder: Recorder, options: Listen): Promise<number> {
+export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, options: Listen): Promise<number> {
   let stopped = false;
   let wake = (): void => {};
   const stop = (): void => {
@@ -117,74 +122,4 @@ async function listen(bus: Bus, recorder: Recorder, options: Listen): Promise<nu
     process.off("SIGINT", stop);
   }
   return recorder.windows;
-}
-
-class Recorder {
-  messages = 0;
-  refused = 0;
-  readonly #uid: string;
-  readonly #phase: Phase | undefined;
-  #layers = 0;
-  #experts = 0;
-  #open: Uint32Array | undefined;
-  readonly #closed: Uint32Array[] = [];
-  /** Highest seq by rank and boot: NATS may deliver twice around a reconnect. */
-  readonly #seen = new Map<string, number>();
-
-  constructor(deployment: MoEDeployment, phase: Phase | undefined) {
-    this.#uid = deployment.metadata.uid;
-    this.#phase = phase;
-  }
-
-  get windows(): number {
-    return this.#closed.length;
-  }
-
-  receive(bytes: Uint8Array): void {
-    let load: LoadWindow;
-    try {
-      load = decodeLoad(bytes);
-    } catch {
-      this.refused++;
-      return;
-    }
-    if (!this.#accept(load)) {
-      this.refused++;
-      return;
-    }
-    this.messages++;
-    if (this.#phase !== undefined && load.phase !== this.#phase) return;
-    this.#open ??= new Uint32Array(this.#layers * this.#experts);
-    for (let i = 0; i < load.routed.length; i++) this.#open[i] = (this.#open[i] as number) + (load.routed[i] as number);
-  }
-
-  #accept(load: LoadWindow): boolean {
-    if (load.deploymentUID !== this.#uid) return false;
-    if (this.#layers === 0) {
-      this.#layers = load.layers;
-      this.#experts = load.experts;
-    }
-    if (load.layers !== this.#layers || load.experts !== this.#experts) return false;
-    const key = `${load.rank}/${load.bootId}`;
-    if (load.seq <= (this.#seen.get(key) ?? -1)) return false;
-    this.#seen.set(key, load.seq);
-    return true;
-  }
-
-  close(): number {
-    if (!this.#open) return 0;
-    const rows = this.#open.reduce((a, b) => a + b, 0);
-    this.#closed.push(this.#open);
-    this.#open = undefined;
-    return rows;
-  }
-
-  trace(name: string) {
-    const cells = this.#layers * this.#experts;
-    const counts = new Uint32Array(this.#closed.length * cells);
-    this.#closed.forEach((window, t) => {
-      counts.set(window, t * cells);
-    });
-    return { name, windows: this.#closed.length, layers: this.#layers, experts: this.#experts, counts };
-  }
 }

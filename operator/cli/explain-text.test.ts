@@ -1,0 +1,111 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { labels } from "../../crds/common.ts";
+import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { resources } from "../kube/kube.ts";
+import { gather } from "./commands/plan-explain.ts";
+import { explain, renderExplained, renderLayer } from "./explain-text.ts";
+
+const ref = { namespace: "ns", name: "moe" };
+const writer = { manager: "test" };
+
+const placement = {
+  spec: {
+    deploymentUID: "uid",
+    epoch: 5,
+    parentEpoch: 4,
+    planHash: "h",
+    modelDigest: "d",
+    ranks: [0, 1, 2].map((rank) => ({ rank, podName: `moe-${rank}-abcde`, podUID: `u${rank}` })),
+    layers: [
+      { layer: 0, epoch: 5, hosts: "0.2,1,2", shares: "600.400,1000,1000" },
+      { layer: 1, epoch: 3, hosts: "0.1,1.2,2", shares: "500.500,1000.0,1000" },
+    ],
+    reason: "incremental: 160% -> 108% (bound 100%) with 2 moves, 200 bytes",
+  },
+  status: {
+    phase: "Committed",
+    committedEpoch: 5,
+    ranks: [{ rank: 0, hostedBytes: 200, budgetBytes: 400 }],
+    predicted: { imbalancePercent: 108, boundPercent: 100, moves: 2, bytes: 200 },
+    measured: { imbalancePercent: 111, moves: 2, bytes: 200, durationMs: 1500 },
+    phases: [
+      { phase: "prefill", selections: 900, imbalancePercent: 140 },
+      { phase: "decode", selections: 4000, imbalancePercent: 109 },
+    ],
+    decision: { reason: "WithinNoise", message: "worst layer at 111%, trigger 110%, of which 2% may be chance" },
+  },
+};
+
+/** A namespace with one deployment whose ranks 0 and 1 share a node, and its plan. */
+async function cluster(): Promise<FakeKube> {
+  const kube = new FakeKube();
+  const object = (kind: { apiVersion: string; kind: string }, name: string, rest: object) => ({
+    apiVersion: kind.apiVersion,
+    kind: kind.kind,
+    metadata: { name, namespace: "ns" },
+    ...rest,
+  });
+  const spec = { model: { uri: "pvc://models/moe" }, replicas: 3, experts: { minCopies: 2 } };
+  await kube.create(resources.moeDeployments, object(resources.moeDeployments, "moe", { spec }), writer);
+  const plan = object(resources.expertPlacements, "moe", placement);
+  const created = await kube.create(resources.expertPlacements, plan, writer);
+  await kube.updateStatus(resources.expertPlacements, { ...created, status: placement.status }, writer);
+  for (const [rank, nodeName] of ["a", "a", "b"].entries()) {
+    const pod = object(resources.pods, `moe-${rank}-abcde`, { spec: { nodeName, containers: [] } });
+    const owned = { [labels.deployment]: "moe", [labels.component]: "worker" };
+    await kube.create(resources.pods, { ...pod, metadata: { ...pod.metadata, labels: owned } }, writer);
+  }
+  const event = (name: string, reason: string, time: string, kind = "MoEDeployment") =>
+    object(resources.events, name, { regarding: { kind, name: "moe" }, reason, note: `${reason} said`, eventTime: time });
+  await kube.create(resources.events, event("e2", "PlacementCommitted", "2026-01-01T00:00:09Z"), writer);
+  await kube.create(resources.events, event("e1", "RebalanceStarted", "2026-01-01T00:00:01Z"), writer);
+  await kube.create(resources.events, event("e3", "Killing", "2026-01-01T00:00:05Z", "Pod"), writer);
+  return kube;
+}
+
+test("explain tells the plan, its reason, what came of it, the phases, the decision, and the events oldest first", async () => {
+  const facts = await gather(await cluster(), ref);
+  const text = renderExplained(facts, explain(facts));
+  for (const line of [
+    /^ns\/moe {3}policy incremental \(Auto\) {3}epoch 5 \(parent 4\) Committed$/m,
+    /^plan +incremental: 160% -> 108%/m,
+    /^predicted +imbalance 108%, bound 100%, 2 moves/m,
+    /^measured +imbalance 111%.* 1\.5 s$/m,
+    /^by phase +prefill 140% worst layer of 900 selections, decode 109% .*planned for the sum/m,
+    /^decision +WithinNoise: worst layer at 111%/m,
+    /^layers +changed by this plan: 0$/m,
+    /RebalanceStarted: RebalanceStarted said\n.*PlacementCommitted: PlacementCommitted said$/,
+  ])
+    assert.match(text, line);
+  assert.doesNotMatch(text, /Killing/);
+});
+
+test("explain counts experts whose copies are all on one node, whatever their number", async () => {
+  const facts = await gather(await cluster(), ref);
+  // Layer 0: expert 0 is on nodes a and b; layer 1: expert 0 on ranks 0 and 1, both on a.
+  assert.equal(explain(facts).atRisk, 4);
+  assert.match(renderExplained(facts, explain(facts)), /at risk +4 experts have all their copies on one node.* minCopies is 2/);
+  assert.equal(explain({ ...facts, nodes: new Map() }).atRisk, 3, "pods of unknown nodes count as apart");
+});
+
+test("explain lists what each rank hosts, and every expert of a layer with its shares", async () => {
+  const facts = await gather(await cluster(), ref);
+  assert.deepEqual(
+    explain(facts).hosting.map(({ rank, experts, copies, bytes }) => [rank, experts, copies, bytes]),
+    [
+      [0, 2, 0, 200],
+      [1, 3, 1, undefined],
+      [2, 4, 2, undefined],
+    ],
+  );
+  assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(home\) 50\.0%, 1 50\.0%/);
+  assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
+});
+
+test("a deployment that is not there, or has no plan yet, is said with what to look at", async () => {
+  const kube = await cluster();
+  await assert.rejects(gather(kube, { ...ref, name: "other" }), { code: "NotFound", message: /kubectl get moed -A/ });
+  await kube.delete(resources.expertPlacements, ref);
+  await assert.rejects(gather(kube, ref), { code: "NotFound", message: /no plan yet.*enodia status moe/ });
+});
