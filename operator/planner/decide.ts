@@ -219,6 +219,7 @@ export function predictedWorst(input: PlanInput, layers: readonly LayerPlan[]): 
   return Math.max(1, ...predictedLayers(input, layers));
 }
 
+/** max/mean of each layer, [layers], speed-weighted, if the forecast is routed by the plan's shares to the active ranks. */
 export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]): number[] {
   const problem = toProblem({ ...input, current: layers });
   return layers.map((layer, l) => {

@@ -7,6 +7,7 @@ export type Feasibility =
   | { readonly ok: true }
   | { readonly ok: false; readonly reason: "InsufficientExpertMemory"; readonly message: string };
 
+/** Whether one copy of every expert fits the active ranks (resident bytes) beside a staging slot each; a refusal names the remedy. */
 export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feasibility {
   const active = ranks.filter((rank) => rank.state === "active");
   const staging = stagingBytes(shape);

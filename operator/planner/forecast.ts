@@ -27,6 +27,7 @@ export interface Forecast {
   readonly weight: number;
 }
 
+/** State of one deployment's forecast: the arms, their errors and the change detector. O(arms x layers x experts) a window. */
 export class Forecaster {
   readonly layers: number;
   readonly experts: number;
@@ -150,6 +151,7 @@ export class Forecaster {
   }
 }
 
+/** Selections of each layer, [layers], from counts [layers * experts]. */
 export function layerTotals(counts: ArrayLike<number>, layers: number, experts: number): Float64Array {
   const totals = new Float64Array(layers);
   for (let l = 0; l < layers; l++) {

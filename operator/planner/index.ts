@@ -21,6 +21,7 @@ import { stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
 import { assertPlan } from "./validate.ts";
 
+/** Every policy by its name in spec.rebalancing.policy. */
 export const policies = {
   uniform,
   incremental,

@@ -35,6 +35,7 @@ interface RankBook {
   heard: boolean;
 }
 
+/** The open window of one deployment: messages in, one ClosedWindow out. Times are unix ms. */
 export class LoadBook {
   readonly layers: number;
   readonly experts: number;

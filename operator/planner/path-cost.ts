@@ -6,6 +6,7 @@ import type { PlanInput, RankSpec } from "./policy.ts";
 /** Never free: a copy on the same node still has to be loaded and verified. */
 const least = 0.25;
 
+/** Cost factor of a copy, >= 0.25, where one within a zone costs 1; undefined when every rank has a node of one zone to itself. */
 export function pathCost(ranks: readonly RankSpec[]): PlanInput["moveCost"] {
   const places = new Map(ranks.map((rank) => [rank.rank, { rank: rank.rank, node: `${rank.zone}/${rank.node}`, zone: rank.zone }]));
   const nodes = new Set([...places.values()].map((place) => place.node));

@@ -32,8 +32,10 @@ export interface MoveBudget {
   readonly maxReceiveBytesPerRank: number;
 }
 
+/** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
 export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity, maxReceiveBytesPerRank: Infinity };
 
+/** Whether a plan may change anything at once. */
 export function isUnlimited(budget: MoveBudget): boolean {
   return [budget.maxMoves, budget.maxBytes, budget.maxReceiveBytesPerRank].every((limit) => limit === Infinity);
 }
@@ -98,6 +100,7 @@ export interface PlacementPolicy {
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;
 }
 
+/** One number for a copy (layer, expert, rank), unique within a model: the key of RecentMoves. */
 export function copyKey(input: Pick<PlanInput, "shape">, layer: number, expert: number, rank: number): number {
   return (rank * input.shape.layers + layer) * input.shape.experts + expert;
 }

@@ -27,12 +27,14 @@ export interface Problem {
   readonly nodes: number;
 }
 
+/** Resident bytes of the largest expert: what one staging slot holds. */
 export function stagingBytes(shape: PlanInput["shape"]): number {
   let largest = 0;
   for (const bytes of shape.residentBytes) largest = Math.max(largest, bytes);
   return largest;
 }
 
+/** Active ranks become indexes in the order of their numbers; hosts on others are left out of `current`. Refuses nothing. */
 export function toProblem(input: PlanInput): Problem {
   const ranks = input.ranks.filter((rank) => rank.state === "active").toSorted((a, b) => a.rank - b.rank);
   const index = new Map(ranks.map((rank, i) => [rank.rank, i]));
@@ -60,6 +62,7 @@ export function toProblem(input: PlanInput): Problem {
   };
 }
 
+/** Forecast selections of one layer, [experts]. A view, not a copy. */
 export function layerDemand(problem: Problem, layer: number): Float64Array {
   return problem.input.load.subarray(layer * problem.E, (layer + 1) * problem.E);
 }

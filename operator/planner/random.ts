@@ -9,6 +9,7 @@ export interface Random {
   normal(): number;
 }
 
+/** A 32-bit generator (mulberry32): fast, and good enough for search and traces; not for secrets. */
 export function seeded(seed: number): Random {
   let state = (seed ^ 0x9e3779b9) >>> 0;
   const next = (): number => {

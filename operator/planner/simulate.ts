@@ -51,6 +51,7 @@ export interface WindowResult {
 /** Plans of this many windows back keep their copies: no move there and back. */
 const dwellWindows = 3;
 
+/** Ranks 0 .. ranks - 1, all active; budgets in experts (one unit of bytes each), speeds repeated in turn, nodes of equal size. */
 export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "slotsTotal" | "speeds" | "nodes">): RankSpec[] {
   const budget = options.slotsTotal !== undefined ? options.slotsTotal + 1 : Number.POSITIVE_INFINITY;
   return Array.from({ length: options.ranks }, (_, rank) => ({
@@ -63,6 +64,7 @@ export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "sl
   }));
 }
 
+/** One result per window, in order. The first plan is made from nothing: its copies do not count. */
 export async function simulate(options: SimulateOptions): Promise<WindowResult[]> {
   const { trace } = options;
   const cells = trace.layers * trace.experts;
@@ -175,6 +177,7 @@ export interface Summary {
   readonly msMax: number;
 }
 
+/** Means over the scored windows, and copies per step (the first plan left out); worst figures under `split`. */
 export function summarise(results: readonly WindowResult[], split: SplitName = "optimal"): Summary {
   const scored = results.filter((result) => result.next !== undefined);
   const mean = (pick: (result: WindowResult) => number): number =>

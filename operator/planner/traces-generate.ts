@@ -56,6 +56,7 @@ export type PresetName = keyof typeof presets;
 const topicDensity = 0.25;
 const crowdWindows = [3, 6] as const;
 
+/** A trace of the model's sizes and kind of change; the same seed gives the same counts on every machine. */
 export function generateTrace(name: string, model: TraceModel, seed: number): Trace {
   const { layers, experts, windows } = model;
   const cells = layers * experts;

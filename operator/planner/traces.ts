@@ -54,6 +54,7 @@ export async function decodeTrace(bytes: Uint8Array): Promise<Trace> {
   };
 }
 
+/** The file's bytes: gzip of JSON. */
 export async function encodeTrace(trace: Trace): Promise<Uint8Array> {
   const { counts, transitions, ...sizes } = trace;
   const text = JSON.stringify({ ...sizes, counts: base64(counts), ...(transitions ? { transitions: base64(transitions) } : {}) });

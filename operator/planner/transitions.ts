@@ -9,6 +9,7 @@ const pairsPerExpert = 32;
 /** A plan is worth another try when this part of what is known is new. */
 const newPart = 0.5;
 
+/** The transitions of one deployment; 8 bytes per (layer, expert, expert). */
 export class TransitionBook {
   /** Followed pairs that the sums stand for, faded ones less. */
   pairs = 0;
@@ -16,7 +17,7 @@ export class TransitionBook {
   private readonly enough: number;
   private since = 0;
 
-  /** Throws nothing: a model too large to be followed has an empty book. */
+  /** A model too large to be followed has an empty book. */
   constructor(layers: number, experts: number) {
     const cells = Math.max(0, layers - 1) * experts * experts;
     this.sums = new Float64Array(cells <= transitionCellsMax ? cells : 0);

@@ -94,6 +94,7 @@ export function budgetFaults(input: PlanInput, layers: readonly LayerPlan[]): st
   return faults;
 }
 
+/** Throws AppError `InvalidPlan` with the first faults. */
 export function assertPlan(input: PlanInput, layers: readonly LayerPlan[], options: ValidateOptions = {}): void {
   const faults = planFaults(input, layers, options);
   if (faults.length > 0) {

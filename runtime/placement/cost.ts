@@ -46,6 +46,10 @@ export interface Verdict {
   readonly pays: boolean;
 }
 
+/**
+ * Whether a plan saves more rank time while its forecast holds than its transfers take: seconds of layer time saved, against
+ * seconds of interference while bytes move (bytesPerSecond, stored bytes) and a fixed cost per move. No move costs nothing.
+ */
 export function payback(p: Payback): Verdict {
   const saved = p.before > 0 ? Math.max(0, (p.before - p.after) / p.before) : 0;
   const gainSeconds = saved * p.lifetimeSeconds * p.busy;

@@ -41,6 +41,7 @@ export function diffPlans(
   return { moves, drops, layers };
 }
 
+/** Same hosts in the same order, and same shares. */
 export function sameLayer(a: LayerPlan, b: LayerPlan): boolean {
   return a === b || (sameRows(a.hosts, b.hosts) && sameRows(a.shares, b.shares));
 }

@@ -21,6 +21,7 @@ export interface Router {
   epochOf(layer: number): number;
 }
 
+/** What `route` answers for a layer without a table. */
 export const noRank = -1;
 /** Steps of diffusion that a source is ahead of another, at most: spreads the first tokens of many sources. */
 const phaseSteps = 32;
@@ -36,6 +37,7 @@ interface ExpertState {
   credits: number[] | undefined;
 }
 
+/** The router of one source rank, without tables and with every host up. */
 export function createRouter(rank: number): Router {
   const tables = new Map<number, { epoch: number; experts: ExpertState[] }>();
   let down: ReadonlySet<number> = new Set();

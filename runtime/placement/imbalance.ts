@@ -62,6 +62,7 @@ export function jointBound(layers: readonly ArrayLike<number>[], ranks: number, 
   return high;
 }
 
+/** Sum of all values; 0 for none. */
 export function sum(values: ArrayLike<number>): number {
   let total = 0;
   for (let i = 0; i < values.length; i++) total += values[i] as number;

@@ -1,6 +1,7 @@
-// Hecate's Algorithm 1, sparse materialisation: which of a layer's hottest experts get copies, and where. t experts at
-// most can be sent behind the other work (overlap degree); m slots per rank are free. Pure; our reading of the paper,
-// deviations are marked "fix". Runs per layer, in the operator and (training) every iteration in the runtime.
+// Hecate's Algorithm 1 (arXiv 2502.02581), sparse materialisation: which of a layer's hottest experts get copies, and
+// where. t experts at most can be sent behind the other work (overlap degree); m slots per rank are free. Pure; our
+// reading of the paper, deviations are marked "fix". Runs per layer, in the operator and (training) every iteration in
+// the runtime.
 
 export interface MaterializeProblem {
   readonly load: ArrayLike<number>;

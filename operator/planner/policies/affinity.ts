@@ -9,16 +9,19 @@ import { type Aim, withinBudget } from "../search/within-budget.ts";
 /** A target is followed only if it saves this part of the present hops. */
 const worthwhile = 0.02;
 
+/** Transitions from expert i of a layer to expert j of the next; 0 where none are known. */
 export function expertFlow(problem: Problem): (layer: number, i: number, j: number) => number {
   const { E } = problem;
   const counts = problem.input.transitions;
   return (layer, i, j) => counts?.[(layer * E + i) * E + j] ?? 0;
 }
 
+/** homes[layer][expert] as rank indexes; undefined while nothing is hosted. */
 export function homesOf(problem: Problem): Places | undefined {
   return problem.current?.map((layer) => layer.map((row) => row[0] as number));
 }
 
+/** What an affinity policy answers while it does not know where tokens go. */
 export function withoutTransitions(input: PlanInput): PlanOutput {
   const reason = "no transitions between layers are known: homes stay";
   return { layers: input.current ?? firstPlan(input), reason };

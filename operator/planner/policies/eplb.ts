@@ -1,7 +1,7 @@
-// DeepSeek's EPLB from its published description: replicas to the expert with the highest load per copy, then replicas
-// packed longest first on the rank with the least load that has a slot. Hierarchical when groups and nodes are given:
-// groups to nodes first. It plans without memory of the current placement: the baseline for churn. Under a budget, its
-// plan is a target that a sequence of plans approaches.
+// DeepSeek's EPLB (github.com/deepseek-ai/EPLB) from its published description: replicas to the expert with the highest
+// load per copy, then replicas packed longest first on the rank with the least load that has a slot. Hierarchical when
+// groups and nodes are given: groups to nodes first. It plans without memory of the current placement: the baseline for
+// churn. Under a budget, its plan is a target that a sequence of plans approaches.
 import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";

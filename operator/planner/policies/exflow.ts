@@ -1,5 +1,6 @@
-// ExFlow: experts of consecutive layers that serve the same tokens share a rank, an equal number per rank and layer, so
-// that fewer activations change rank. Needs transitions; ignores load and makes no copies, as its authors describe it.
+// ExFlow (arXiv 2401.08383): experts of consecutive layers that serve the same tokens share a rank, an equal number per
+// rank and layer, so that fewer activations change rank. Needs transitions; ignores load and makes no copies, as its
+// authors describe it.
 import type { PlacementPolicy } from "../policy.ts";
 import { toProblem } from "../problem.ts";
 import { seeded } from "../random.ts";

@@ -1,5 +1,6 @@
-// FasterMoE's shadowing: homes stay, and per layer the hottest experts, one after the other, get a copy on every rank while
-// the modelled latency falls: less load on the worst rank against one more broadcast. All ranks or none, as published.
+// FasterMoE's shadowing (PPoPP 2022; fmoe's shadow_policy.py): homes stay, and per layer the hottest experts, one after
+// the other, get a copy on every rank while the modelled latency falls: less load on the worst rank against one more
+// broadcast. All ranks or none, as published.
 import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";

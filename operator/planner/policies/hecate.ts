@@ -1,5 +1,6 @@
-// Hecate's algorithms as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded rarely; copies by
-// sparse materialisation (Algorithm 1) in the slots that are free. Load estimate, budget and shares are the planner's.
+// Hecate's algorithms (arXiv 2502.02581) as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded
+// rarely; copies by sparse materialisation (Algorithm 1) in the slots that are free. Load estimate, budget and shares
+// are the planner's.
 
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { materialize } from "../../../runtime/placement/materialize.ts";

@@ -36,6 +36,7 @@ export const incremental: PlacementPolicy = {
   plan: planIncremental,
 };
 
+/** The default policy's plan; without a current placement a fresh one. Total: what gains nothing changes nothing. */
 export function planIncremental(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
   if (!problem.current) return planFresh(input);

@@ -1,6 +1,7 @@
-// MoETuner: per layer, clusters of experts of equal size with even load (first program), then clusters to ranks so that
-// tokens stay on a rank from layer to layer (second program). Small layers are clustered by HiGHS, larger ones by
-// longest-first packing and exchanges. The paper leaves cluster sizes open; equal sizes are the fix it needs.
+// MoETuner (arXiv 2502.06643): per layer, clusters of experts of equal size with even load (first program), then
+// clusters to ranks so that tokens stay on a rank from layer to layer (second program). Small layers are clustered by
+// HiGHS, larger ones by longest-first packing and exchanges. The paper leaves cluster sizes open; equal sizes are the
+// fix it needs.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
@@ -51,6 +52,7 @@ async function cluster(demand: Float64Array, clusters: number): Promise<number[]
   return unevenness(demand, found, clusters) < unevenness(demand, packed, clusters) ? found : packed;
 }
 
+/** First program of MoETuner: which cluster each expert is in, so that the sum over clusters of |load - mean| / mean is least. */
 export function clusterProgram(demand: ArrayLike<number>, clusters: number): Program {
   const mean = sum(demand) / clusters || 1;
   const experts = Array.from({ length: demand.length }, (_, e) => e);

@@ -1,5 +1,6 @@
-// SmartMoE's online part: per layer, experts longest first into ranks with an equal number of seats; an expert keeps its
-// seat on a tie, and the new homes are taken only if the worst rank gets lighter. No copies, as published.
+// SmartMoE's online part (USENIX ATC 2023; its mapping.py): per layer, experts longest first into ranks with an equal
+// number of seats; an expert keeps its seat on a tie, and the new homes are taken only if the worst rank gets lighter.
+// No copies, as published.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";

@@ -12,6 +12,7 @@ export interface Copy {
 
 const slack = 1e-6;
 
+/** Books of one search over all layers; bytes are resident where memory counts, stored where transfers do. */
 export class Arena {
   readonly problem: Problem;
   readonly used: Float64Array;

@@ -15,6 +15,7 @@ export interface Change {
   readonly receivedStored: Float64Array;
 }
 
+/** What a layer's step from `from` to `to` (rank indexes per expert) moves, drops and brings to each rank. */
 export function changeOf(
   problem: Problem,
   layer: number,
@@ -50,6 +51,7 @@ export function changeOf(
 
 const slack = 1e-6;
 
+/** Books over whole layers: each layer is taken once, in the order in which they are offered. */
 export class Books {
   private readonly problem: Problem;
   private readonly used: Float64Array;

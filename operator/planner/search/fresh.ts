@@ -4,6 +4,7 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
 import { layerSlots, rankWeights, replicaCounts } from "./slots.ts";
 
+/** Hosts within slots and bytes; undefined when packing in this order finds no room for an expert. */
 export function freshHosts(problem: Problem): Hosts | undefined {
   const slots = layerSlots(problem);
   const used = new Float64Array(problem.G);

@@ -35,6 +35,7 @@ export interface Improved {
   readonly limited: boolean;
 }
 
+/** One search state per layer, split as the input asks. */
 export function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
   const equal = problem.input.split === "equal";
   return hosts.map(
@@ -42,6 +43,7 @@ export function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
   );
 }
 
+/** Steps from `hosts` within budget, memory and dwell; a layer that ends within its noise goes back to what it was. */
 export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions): Improved {
   const arena = new Arena(problem, hosts);
   const states = makeStates(problem, hosts);

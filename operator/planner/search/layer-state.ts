@@ -15,6 +15,7 @@ export interface HostChange {
   readonly hosts: readonly number[];
 }
 
+/** Hosts and rows of one layer; loads are rows per window, "normal" ones multiples of a rank's fair part. */
 export class LayerState {
   readonly layer: number;
   readonly demand: Float64Array;
@@ -216,6 +217,7 @@ export function raise(x: number): number {
   return x16 * x16;
 }
 
+/** The smooth maximum that a total stands for: inverse of `raise`. */
 export function root(total: number): number {
   return total ** (1 / power);
 }

@@ -10,6 +10,7 @@ interface Loss {
   readonly loss: number;
 }
 
+/** Cheapest copies to give up, per rank, over all layers. */
 export class LossBook {
   private readonly states: readonly LayerState[];
   private readonly arena: Arena;

@@ -54,6 +54,7 @@ const chainCold = 4;
 const chainExperts = 2;
 const least = 1e-9;
 
+/** The step with most gain per cost that relieves one of the hottest ranks; undefined when there is none. */
 export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, evictions: Evictions | undefined): Step | undefined {
   const order = hottestFirst(state);
   const redundant = redundantCopies(state, arena);

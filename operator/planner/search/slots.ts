@@ -18,6 +18,7 @@ const curveReach = 2.8;
 /** Layers are weighed by this power of their max/mean: the worst ones count more. */
 const worstPower = 5;
 
+/** Slots of each layer, [layers], over all ranks: equal under a slot cap, else where the memory helps most. */
 export function layerSlots(problem: Problem): number[] {
   const { L, E, G } = problem;
   if (problem.slotCap !== Number.POSITIVE_INFINITY) return new Array<number>(L).fill(Math.min(E * G, G * problem.slotCap));

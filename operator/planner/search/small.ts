@@ -8,6 +8,7 @@ import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts"
 import { type Random, seeded } from "../random.ts";
 import type { ImproveOptions } from "./improve.ts";
 
+/** Experts x ranks up to which a layer is searched this way. */
 export const smallCellsMax = 128;
 /** Trials per layer; the search ends early when the bound is reached. */
 const trials: Record<"fast" | "quality", number> = { fast: 1500, quality: 6000 };
@@ -20,6 +21,7 @@ const coldest = 0.0005;
 const nearBound = 1.002;
 const splitSweepsInSearch = 6;
 
+/** Layers above the target are searched, the worst first, within what the budget leaves after `start`. */
 export function polishSmall(problem: Problem, start: Hosts, options: ImproveOptions): Hosts {
   const hosts = start.slice();
   const used = usedBytes(problem, hosts);
