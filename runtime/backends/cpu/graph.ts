@@ -28,7 +28,12 @@ export interface BuiltGraph extends OnnxModel {
   readonly attention: OpOf<"attention"> | undefined;
 }
 
-const bytesOf = (array: Float32Array | Uint8Array): Uint8Array => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+/** Outputs of a graph with attention beside its values: rows to store in the KV cache, [batch, tokens, kvHeads * headDim]. */
+export const newKey = "new_key";
+export const newValue = "new_value";
+
+const bytesOf = (array: Float32Array | Uint8Array | BigInt64Array): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
 
 class Builder {
   readonly nodes: Node[] = [];
@@ -75,7 +80,12 @@ class Builder {
     return name;
   }
 
-  #add(name: string, type: Initializer["type"], shape: readonly number[], data: Float32Array | Uint8Array): void {
+  integers(name: string, values: readonly number[]): string {
+    this.#add(name, onnxType.i64, [values.length], BigInt64Array.from(values, BigInt));
+    return name;
+  }
+
+  #add(name: string, type: Initializer["type"], shape: readonly number[], data: Float32Array | Uint8Array | BigInt64Array): void {
     if (this.initializers.some((known) => known.name === name)) return; // the same weight read twice
     this.initializers.push({ name, type, shape, bytes: bytesOf(data) });
   }
@@ -105,23 +115,35 @@ function densePolicy(source: GraphSource, matrix: Matrix, out: string): Matrix {
   return source.denseBits === 8 && fits && !source.routerLogits.has(out) ? quantizeInt8(matrix) : matrix;
 }
 
+/**
+ * New keys and values leave the graph as the few rows that they are, and the caller stores them (kv.ts). Asked for the whole
+ * present tensors, the Node binding would copy them in every call: megabytes of garbage per token, most of the collector's work.
+ */
 function attentionNodes(source: GraphSource, op: OpOf<"attention">, build: Builder): void {
   const packed = packedProjections(source, op);
-  let query = [op.q, op.k, op.v];
+  let [q, k, v] = [op.q, op.k, op.v];
   if (packed) {
     const stacked = stackRows(packed.map(({ weight }) => f32Of(source, weight)));
     build.matMul((packed[0] as OpOf<"matMul">).x, "qkv", densePolicy(source, stacked, "qkv"), "qkv.out");
-    query = ["qkv.out", "", ""];
-  }
+    [q, k, v] = ["q.plain", "k.plain", newValue];
+    const sizes = build.integers("widths", [op.heads * op.headDim, op.kvHeads * op.headDim, op.kvHeads * op.headDim]);
+    build.nodes.push({ op: "Split", inputs: ["qkv.out", sizes], outputs: [q, k, v], attributes: { axis: -1 } });
+  } else build.nodes.push({ op: "Identity", inputs: [v], outputs: [newValue] });
+  const rotate = (x: string, heads: number, out: string): void => {
+    const inputs = [x, "positions", "cos", "sin"];
+    build.nodes.push({ op: "RotaryEmbedding", domain: "com.microsoft", inputs, outputs: [out], attributes: { num_heads: heads } });
+  };
+  rotate(q, op.heads, "q.rotated");
+  rotate(k, op.kvHeads, newKey);
   build.nodes.push({
     op: "GroupQueryAttention",
     domain: "com.microsoft",
-    inputs: [...query, "past_key", "past_value", "seqlens_k", "total_length", "cos", "sin"],
+    inputs: ["q.rotated", newKey, newValue, "past_key", "past_value", "seqlens_k", "total_length"],
     outputs: [op.out, "present_key", "present_value"],
     attributes: {
       num_heads: op.heads,
       kv_num_heads: op.kvHeads,
-      do_rotary: 1,
+      do_rotary: 0,
       scale: { float: op.scale },
       local_window_size: op.window > 0 ? op.window : -1,
     },
@@ -200,7 +222,7 @@ export function buildGraph(source: GraphSource): BuiltGraph {
   };
   const graph: Graph = {
     inputs: [...source.inputs.map(value), ...(attention ? attentionInputs(attention) : [])],
-    outputs: [...source.outputs.map(value), ...(attention ? presents(attention) : [])],
+    outputs: [...source.outputs.map(value), ...(attention ? newRows(attention) : [])],
     nodes: build.nodes,
     initializers: build.initializers,
   };
@@ -209,20 +231,20 @@ export function buildGraph(source: GraphSource): BuiltGraph {
 
 function attentionInputs(op: OpOf<"attention">): ValueInfo[] {
   const past = ["b", op.kvHeads, "p", op.headDim];
-  const table = ["positions", op.headDim / 2];
+  const table = ["context", op.headDim / 2];
   return [
     { name: "past_key", type: onnxType.f32, shape: past },
     { name: "past_value", type: onnxType.f32, shape: past },
     { name: "seqlens_k", type: onnxType.i32, shape: ["b"] },
     { name: "total_length", type: onnxType.i32, shape: [] },
+    { name: "positions", type: onnxType.i64, shape: ["b", "s"] },
     { name: "cos", type: onnxType.f32, shape: table },
     { name: "sin", type: onnxType.f32, shape: table },
   ];
 }
 
-function presents(op: OpOf<"attention">): ValueInfo[] {
-  const shape = ["b", op.kvHeads, "p", op.headDim];
-  return ["present_key", "present_value"].map((name) => ({ name, type: onnxType.f32, shape }));
+function newRows(op: OpOf<"attention">): ValueInfo[] {
+  return [newKey, newValue].map((name) => ({ name, type: onnxType.f32, shape: ["b", "s", op.kvHeads * op.headDim] }));
 }
 
 /** Width of every value a segment makes, from its inputs and weights. */

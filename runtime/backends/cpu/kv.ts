@@ -1,7 +1,7 @@
 // KV storage of the cpu backend: per layer one tensor of keys and one of values, [slot][kvHeads][capacity][headDim].
-// GroupQueryAttention appends in place when past and present are the same tensor; a call binds the view of its slots.
-// The Node binding copies every output it returns, the whole present tensor too (measured: 150 us a layer at 2048
-// positions). So rows are laid out with a capacity that follows what is stored, in powers of two, inside the same arrays.
+// A call binds the view of its slots as past; what the graph computes anew is stored afterwards, row by row. Attention copies
+// the whole view (measured: 150 us a layer at 2048 positions), so rows are laid out with a capacity that follows what is
+// stored, in powers of two, inside the same arrays.
 import type { Tensor } from "onnxruntime-node";
 import { ropeTables } from "../../kernels/rope.ts";
 import type { Backend, KvCache, KvCall } from "../backend.ts";
@@ -57,6 +57,24 @@ export class CpuKv implements KvCache {
     const view = views[layer];
     if (!view) throw new RangeError(`layer ${layer} is not in this KV cache`);
     return view;
+  }
+
+  /** Stores the keys and values of a call's tokens, [batch, tokens, kvHeads * headDim] each. */
+  store(layer: number, call: KvCall, keys: Float32Array, values: Float32Array): void {
+    const { kvHeads, headDim } = this.#spec;
+    const to = this.#layers[layer];
+    if (!to) throw new RangeError(`layer ${layer} is not in this KV cache`);
+    let from = 0;
+    for (let i = 0; i < call.batch; i++) {
+      for (let t = 0; t < call.tokens; t++) {
+        const position = (call.past[i] as number) + t;
+        for (let h = 0; h < kvHeads; h++, from += headDim) {
+          const at = (((call.firstSlot + i) * kvHeads + h) * this.#capacity + position) * headDim;
+          to.keys.set(keys.subarray(from, from + headDim), at);
+          to.values.set(values.subarray(from, from + headDim), at);
+        }
+      }
+    }
   }
 
   rope(base: number): { readonly cos: Tensor; readonly sin: Tensor } {

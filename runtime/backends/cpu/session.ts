@@ -54,6 +54,10 @@ export function f32(data: Float32Array, shape: readonly number[]): Tensor {
   return new Tensor("float32", data, shape);
 }
 
+export function i64(data: BigInt64Array, shape: readonly number[]): Tensor {
+  return new Tensor("int64", data, shape);
+}
+
 export function i32(data: Int32Array, shape: readonly number[]): Tensor {
   return new Tensor("int32", data, shape);
 }

@@ -1,15 +1,16 @@
 // Programs that run on the caller's thread alone: ONNX graphs with the ops between them that JavaScript does better
-// (gather, route). Attention binds the KV view of the call as past and present.
+// (gather, route). Attention binds the KV view of the call as past,
+// and its new rows are stored after the run.
 import { kernelOf } from "../../kernels/index.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
 import { dequantizeInt4 } from "../../weights/codecs/int4.ts";
 import type { Compiled, KvCall, Outputs, WeightData, Weights } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
-import type { BuiltGraph } from "./graph.ts";
+import { type BuiltGraph, newKey, newValue } from "./graph.ts";
 import type { CpuKv } from "./kv.ts";
 import { residentBytes } from "./memory.ts";
 import type { Stage, StagedProgram } from "./plan.ts";
-import { f32, i32, Session, type Values } from "./session.ts";
+import { f32, i32, i64, Session, type Values } from "./session.ts";
 
 interface GraphStage {
   readonly inputs: readonly string[];
@@ -31,37 +32,41 @@ function tableOf(weight: WeightData): Tensor {
   return { shape: weight.shape, data: weight.codec === "f32" ? weight.data.slice() : dequantizeInt4(weight) };
 }
 
-function attentionFeeds(attention: NonNullable<BuiltGraph["attention"]>, kv: KvCall): { feeds: Values; fetches: Values } {
+function attentionFeeds(attention: NonNullable<BuiltGraph["attention"]>, kv: KvCall): Values {
   const cache = kv.cache as CpuKv;
   const view = cache.view(attention.layer, kv);
   const last = kv.past.map((past) => past + kv.tokens - 1);
   const rope = cache.rope(attention.ropeBase);
+  const positions = BigInt64Array.from({ length: kv.batch * kv.tokens }, (_, i) =>
+    BigInt((kv.past[Math.floor(i / kv.tokens)] as number) + (i % kv.tokens)),
+  );
   return {
-    feeds: {
-      past_key: view.keys,
-      past_value: view.values,
-      seqlens_k: i32(last, [kv.batch]),
-      total_length: i32(Int32Array.of(Math.max(...last) + 1), []),
-      cos: rope.cos,
-      sin: rope.sin,
-    },
-    fetches: { present_key: view.keys, present_value: view.values },
+    past_key: view.keys,
+    past_value: view.values,
+    seqlens_k: i32(last, [kv.batch]),
+    total_length: i32(Int32Array.of(Math.max(...last) + 1), []),
+    positions: i64(positions, [kv.batch, kv.tokens]),
+    cos: rope.cos,
+    sin: rope.sin,
   };
 }
 
 function runGraph({ inputs, outputs, session, attention }: GraphStage, values: Map<string, Tensor>, call: Call): void {
   const shape = (width: number): number[] => (attention && call.kv ? [call.kv.batch, call.kv.tokens, width] : [call.rows, width]);
   const width = (name: string): number => call.widths.get(name) ?? 0;
-  const extra = attention && call.kv ? attentionFeeds(attention, call.kv) : { feeds: {}, fetches: {} };
-  const feeds: Values = extra.feeds;
-  const fetches: Values = extra.fetches;
+  const feeds: Values = attention && call.kv ? attentionFeeds(attention, call.kv) : {};
+  const fetches: Values = {};
   for (const name of inputs) feeds[name] = f32(values.get(name)?.data as Float32Array, shape(width(name)));
   for (const name of outputs) {
     const data = call.buffer(name, call.rows * width(name));
     fetches[name] = f32(data, shape(width(name)));
     values.set(name, { shape: [call.rows, width(name)], data });
   }
-  session.run(feeds, fetches);
+  if (!attention || !call.kv) return session.run(feeds, fetches);
+  const kvWidth = attention.kvHeads * attention.headDim;
+  const [keys, newValues] = [newKey, newValue].map((name) => call.buffer(name, call.rows * kvWidth)) as [Float32Array, Float32Array];
+  session.run(feeds, { ...fetches, [newKey]: f32(keys, shape(kvWidth)), [newValue]: f32(newValues, shape(kvWidth)) });
+  (call.kv.cache as CpuKv).store(attention.layer, call.kv, keys, newValues);
 }
 
 /** Sessions and tables of a program, and what they weigh; nothing here refers to the weights any more. */
