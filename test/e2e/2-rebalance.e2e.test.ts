@@ -42,16 +42,22 @@ for (const policy of ["incremental", "hecate"] as const) {
       if (moe) await remove(moe);
     });
 
-    const waitBalanced = (since: Balance): Promise<Balance> =>
-      until(
+    const waitBalanced = (since: Balance): Promise<Balance> => {
+      const started = performance.now();
+      let last = "";
+      return until(
         "the load to be balanced",
         async () => {
           const now = await balanceOf(moe.kubectl, model);
+          const line = `epoch ${now.epoch}, worst layer ${now.imbalance}%: ${now.decision}`;
+          if (line !== last) process.stderr.write(`# ${((performance.now() - started) / 1000).toFixed(0)} s  ${line}\n`);
+          last = line;
           if (now.epoch > since.epoch && now.imbalance !== undefined && now.imbalance <= goalPercent(now)) return now;
           throw new Error(`epoch ${now.epoch}, worst layer ${now.imbalance}%, goal ${goalPercent(now)}%, ${now.reason}`);
         },
         { timeoutMs: balanceWithinMs + 2 * windowMs, everyMs: 1000 },
       );
+    };
 
     /** Plans made while the load stays the same; each would be at least one move. */
     const plansWhileSteady = async (): Promise<number> => {

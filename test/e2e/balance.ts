@@ -9,6 +9,8 @@ export interface Balance {
   readonly moves: number | undefined;
   readonly bytes: number | undefined;
   readonly reason: string;
+  /** What the planner last decided. */
+  readonly decision: string;
 }
 
 export async function balanceOf(kubectl: Kubectl, name: string): Promise<Balance> {
@@ -21,6 +23,7 @@ export async function balanceOf(kubectl: Kubectl, name: string): Promise<Balance
     moves: placement.lastRebalance?.moves,
     bytes: placement.lastRebalance?.bytes,
     reason: eplace.status?.reason ?? "",
+    decision: eplace.status?.decision ? `${eplace.status.decision.reason}: ${eplace.status.decision.message}` : "",
   };
 }
 
