@@ -62,11 +62,23 @@ function runGraph({ inputs, outputs, session, attention }: GraphStage, values: M
     fetches[name] = f32(data, shape(width(name)));
     values.set(name, { shape: [call.rows, width(name)], data });
   }
-  if (!attention || !call.kv) return session.run(feeds, fetches);
-  const kvWidth = attention.kvHeads * attention.headDim;
-  const [keys, newValues] = [newKey, newValue].map((name) => call.buffer(name, call.rows * kvWidth)) as [Float32Array, Float32Array];
-  session.run(feeds, { ...fetches, [newKey]: f32(keys, shape(kvWidth)), [newValue]: f32(newValues, shape(kvWidth)) });
-  (call.kv.cache as CpuKv).store(attention.layer, call.kv, keys, newValues);
+  if (attention && call.kv) runAttention(session, attention, feeds, fetches, { ...call, kv: call.kv });
+  else session.run(feeds, fetches);
+}
+
+/** Fetches the new keys and values as well, and stores them. */
+function runAttention(
+  session: Session,
+  attention: NonNullable<BuiltGraph["attention"]>,
+  feeds: Values,
+  fetches: Values,
+  { kv, rows, buffer }: Call & { readonly kv: KvCall },
+): void {
+  const width = attention.kvHeads * attention.headDim;
+  const [keys, values] = [buffer(newKey, rows * width), buffer(newValue, rows * width)];
+  const shape = [kv.batch, kv.tokens, width];
+  session.run(feeds, { ...fetches, [newKey]: f32(keys, shape), [newValue]: f32(values, shape) });
+  (kv.cache as CpuKv).store(attention.layer, kv, keys, values);
 }
 
 /** Sessions and tables of a program, and what they weigh; nothing here refers to the weights any more. */
