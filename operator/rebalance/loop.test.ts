@@ -204,13 +204,14 @@ test("without NATS nothing moves for balance, yet a loss is repaired", async () 
 
 test("an operator killed at any moment of a rebalance leaves a plan that the next one finishes", async () => {
   for (let ms = 0; ms < 400; ms += 20) {
-    const sim = await up({ spec: fast, seed: ms + 1 });
+    const sim = await up({ spec: fast, seed: ms + 1, shape: { budgetBytes: 1_600 } });
     assert.ok(await sim.clock.run(60_000, () => sim.loop?.view()?.placementBalanced.reason === "Rebalancing"));
     await sim.clock.run(ms);
     sim.stopOperator();
     await sim.clock.run(3_000);
     sim.startOperator();
     assert.ok(await sim.clock.run(60_000, () => sim.converged()), `killed ${ms} ms into the plan`);
+    assert.doesNotMatch(sim.stored?.spec.reason ?? "", /settled after/, `killed ${ms} ms into the plan, every layer is finished`);
     assert.deepEqual(sim.faults(), []);
   }
 });

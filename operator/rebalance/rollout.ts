@@ -104,7 +104,8 @@ export class Rollout {
   private tasksOf(changed: ReadonlySet<number>, committed: ReadonlySet<number>): LayerTask[] {
     const { shape, members } = this.wanted;
     const changes = layerBytes(shape, this.parent?.layers, this.plan.layers).map((change) => ({
-      ...change,
+      layer: change.layer,
+      incoming: new Map(change.incoming),
       outgoing: new Map(change.outgoing),
     }));
     for (const layer of changed) {
@@ -112,6 +113,7 @@ export class Rollout {
     }
     // A layer committed before may still hold its parent's copies, which no plan names any more.
     for (const change of changes) if (committed.has(change.layer)) this.addLeftovers(change);
+    if (this.resumed) for (const change of changes) this.takeArrived(change);
     const budget = new Map([...members].map(([rank, member]) => [rank, member.budgetBytes]));
     const { order, stuck } = scheduleLayers(changes, this.used(), budget);
     return [...order, ...stuck].flatMap((layer) => {
@@ -131,6 +133,19 @@ export class Rollout {
         .filter((expert) => !planned[expert]?.includes(rank))
         .reduce((sum, expert) => sum + (shape.residentBytes[change.layer * shape.experts + expert] ?? 0), 0);
       if (bytes > 0) change.outgoing.set(rank, bytes);
+    }
+  }
+
+  /** Copies that had arrived before the plan was resumed are among the bytes in use already (used below): they need no more room. */
+  private takeArrived(change: { readonly layer: number; readonly incoming: Map<number, number> }): void {
+    const { shape, members } = this.wanted;
+    const before = this.parent?.layers[change.layer]?.hosts ?? [];
+    const planned = this.plan.layers[change.layer]?.hosts ?? [];
+    for (const [rank, { held }] of members) {
+      const bytes = (held.get(change.layer)?.experts ?? [])
+        .filter((expert) => planned[expert]?.includes(rank) && !before[expert]?.includes(rank))
+        .reduce((sum, expert) => sum + (shape.residentBytes[change.layer * shape.experts + expert] ?? 0), 0);
+      if (bytes > 0) change.incoming.set(rank, Math.max(0, (change.incoming.get(rank) ?? 0) - bytes));
     }
   }
 
