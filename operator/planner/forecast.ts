@@ -25,6 +25,8 @@ export interface Forecast {
   readonly windows: number;
   /** Windows that the forecast effectively averages. */
   readonly weight: number;
+  /** Part of the load, 0 to 1, by which recent windows missed the forecast beyond sampling noise. */
+  readonly unrest: number;
 }
 
 /** State of one deployment's forecast: the arms, their errors and the change detector. O(arms x layers x experts) a window. */
@@ -38,6 +40,9 @@ export class Forecaster {
   private arm = startArm;
   private cusum = 0;
   private usualChange = 0;
+  /** Discounted sums of what the chosen arm missed beyond noise, and of the windows counted. */
+  private missed = 0;
+  private missedWindows = 0;
   private windows = 0;
   private last: Float64Array | undefined;
 
@@ -58,7 +63,7 @@ export class Forecaster {
     const change = this.last ? variation(share, this.last, totals, this.experts) : 0;
     const alarm = this.detect(change, floor);
     // A jump is no news of the arms, all of them missed it, nor of the usual spread.
-    if (this.windows > 0 && !alarm) this.learn(share, totals);
+    if (this.windows > 0 && !alarm) this.learn(share, totals, floor);
     this.update(share, totals, alarm);
     this.last = share;
     this.windows++;
@@ -70,6 +75,7 @@ export class Forecaster {
       alarm,
       windows: this.windows,
       weight: this.effective[this.arm] ?? 1,
+      unrest: this.missedWindows > 0 ? this.missed / this.missedWindows : 0,
     };
   }
 
@@ -100,7 +106,12 @@ export class Forecaster {
     return share;
   }
 
-  private learn(share: Float64Array, totals: Float64Array): void {
+  private learn(share: Float64Array, totals: Float64Array, floor: number): void {
+    // The floor is between two windows; a forecast that averages `weight` of them is less noisy than one.
+    const noise = floor * Math.sqrt((1 + 1 / Math.max(1, this.effective[this.arm] ?? 1)) / 2);
+    const miss = variation(share, this.means[this.arm] as Float64Array, totals, this.experts);
+    this.missed = errorDiscount * this.missed + Math.max(0, miss - noise);
+    this.missedWindows = errorDiscount * this.missedWindows + 1;
     this.means.forEach((mean, a) => {
       this.errors[a] = errorDiscount * (this.errors[a] as number) + variation(share, mean, totals, this.experts);
     });

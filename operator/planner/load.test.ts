@@ -39,6 +39,30 @@ for (const [name, [change, wantReason]] of Object.entries(refused)) {
   });
 }
 
+test("a load that holds still is no unrest, however few are counted; one that moves is", () => {
+  const random = seeded(3);
+  const draw = (selections: number, hot: number): Uint32Array => {
+    const counts = new Uint32Array(64);
+    for (let n = 0; n < selections; n++) {
+      const e = random.next() < 0.2 ? hot : random.below(64);
+      counts[e] = (counts[e] as number) + 1;
+    }
+    return counts;
+  };
+  const unrest = (selections: number, hot: (window: number) => number): number => {
+    const forecaster = new Forecaster(1, 64);
+    let last = 0;
+    for (let window = 0; window < 20; window++) last = forecaster.observe(draw(selections, hot(window))).unrest;
+    return last;
+  };
+  for (const selections of [500, 20_000]) {
+    const still = unrest(selections, () => 7);
+    assert.ok(still < 0.015, `${selections}: ${still}`);
+  }
+  const moving = unrest(20_000, (window) => window % 7);
+  assert.ok(moving > 0.05, `${moving}`);
+});
+
 test("a message delivered twice counts once", () => {
   const b = book();
   assert.ok(b.accept(message({}), ranks, 2000).ok);

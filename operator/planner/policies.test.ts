@@ -160,6 +160,17 @@ test("without a budget EPLB is the published algorithm, whatever is hosted", asy
   assert.deepEqual(moved.layers, first.layers);
 });
 
+test("of a restless load with shares that follow it, a hedged plan is more even on the next window for fewer copies", async () => {
+  for (const seed of [1, 3, 4]) {
+    const trace = generateTrace("burst", { ...presets.dsv3_burst, layers: 16, windows: 13 }, seed);
+    const run = async (fixedShares: boolean) =>
+      summarise(await simulate({ trace, policy: policies.incremental, ranks: 32, slots: 9, fixedShares, now }));
+    const [hedged, plain] = [await run(false), await run(true)];
+    assert.ok(hedged.balance.optimal > plain.balance.optimal, `seed ${seed}: ${hedged.balance.optimal} against ${plain.balance.optimal}`);
+    assert.ok(hedged.copies < plain.copies, `seed ${seed}: ${hedged.copies} against ${plain.copies}`);
+  }
+});
+
 test("ranks of different speed get what they can compute", () => {
   const input = inputOf(small, 16, 9, { ranks: rankSpecs({ ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }) });
   const { layers } = planFresh(input);

@@ -26,6 +26,8 @@ export interface SimulateOptions {
   readonly effort?: PlanInput["effort"];
   readonly minCopies?: number;
   readonly split?: "weighted" | "equal";
+  /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
+  readonly fixedShares?: boolean;
   readonly nodes?: number;
   /** Tells the policy how much of the load is sampling noise, as the operator does: it moves nothing for it. */
   readonly noise?: boolean;
@@ -85,7 +87,15 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     const started = options.now();
     const forecast = forecaster.observe(counts);
     const noise = options.noise ? forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), options.ranks) : undefined;
-    const input = inputOf(options, { shape, ranks, load: forecast.load, current, history, noise });
+    const input = inputOf(options, {
+      shape,
+      ranks,
+      load: forecast.load,
+      unrest: options.fixedShares ? undefined : forecast.unrest,
+      current,
+      history,
+      noise,
+    });
     const made = await options.policy.plan(input);
     const output = { ...made, layers: keepFloor(input, made.layers) };
     const ms = options.now() - started;
@@ -112,14 +122,16 @@ interface Step {
   readonly shape: PlanInput["shape"];
   readonly ranks: readonly RankSpec[];
   readonly load: Float64Array;
+  readonly unrest: number | undefined;
   readonly current: readonly LayerPlan[] | undefined;
   readonly history: readonly { readonly added: readonly number[]; readonly dropped: readonly number[] }[];
   readonly noise: Float64Array | undefined;
 }
 
-function inputOf(options: SimulateOptions, { history, noise, ...step }: Step): PlanInput {
+function inputOf(options: SimulateOptions, { history, noise, unrest, ...step }: Step): PlanInput {
   return {
     ...step,
+    ...(unrest === undefined ? {} : { unrest }),
     budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity },
     minCopies: options.minCopies ?? 1,
     split: options.split ?? "weighted",

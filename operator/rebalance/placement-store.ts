@@ -6,6 +6,8 @@ import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts
 import type { PlacementStore, StoredPlacement } from "./ports.ts";
 
 const manager = "enodia-rebalance";
+/** Status writes, ours too, move the resourceVersion between read and write; what must not have moved is the plan. */
+const writeAttemptsMax = 4;
 
 export function placementStore(kube: Kube): PlacementStore {
   return {
@@ -14,18 +16,26 @@ export function placementStore(kube: Kube): PlacementStore {
       return object ? stored(object) : undefined;
     },
     async write(ref, ownerUid, spec, known) {
-      // Status writes (ours too) move the resourceVersion; what must not have moved is the plan.
-      const object = await kube.get(resources.expertPlacements, ref);
-      const present = object ? stored(object) : undefined;
-      if (present && !samePlan(present, known)) throw conflict(ref.name);
-      const next = placementObject(ref, ownerUid, spec, present?.resourceVersion);
-      const written = present
-        ? await kube.update(resources.expertPlacements, next, { manager })
-        : await kube.create(resources.expertPlacements, next, { manager });
-      return stored(written);
+      for (let attempt = 1; ; attempt++) {
+        const object = await kube.get(resources.expertPlacements, ref);
+        const present = object ? stored(object) : undefined;
+        if (present && !samePlan(present, known)) throw conflict(ref.name);
+        try {
+          return await put(kube, placementObject(ref, ownerUid, spec, present?.resourceVersion));
+        } catch (caught) {
+          if (attempt >= writeAttemptsMax || AppError.from(caught).code !== "Conflict") throw caught;
+        }
+      }
     },
     writeStatus: (ref, status) => writeStatus(kube, ref, status),
   };
+}
+
+async function put(kube: Kube, object: KubeObject): Promise<StoredPlacement> {
+  const written = object.metadata.resourceVersion
+    ? await kube.update(resources.expertPlacements, object, { manager })
+    : await kube.create(resources.expertPlacements, object, { manager });
+  return stored(written);
 }
 
 function placementObject(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, resourceVersion: string | undefined): KubeObject {

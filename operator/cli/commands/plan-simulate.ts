@@ -126,6 +126,7 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
     trace,
     ranks,
     split: split === "equal" ? "equal" : "weighted",
+    fixedShares: split === "fixed",
     effort: oneOf(values.effort ?? "quality", efforts, "--effort"),
     now: () => performance.now(),
     ...(slots === undefined ? {} : { slots }),

@@ -1,8 +1,9 @@
 // The default policy: starts from what is hosted and takes the steps that pay, over all layers at once, until nothing
 // pays or the budget is spent. Small models get an annealed search per layer afterwards.
 
+import { sum } from "../../../runtime/placement/imbalance.ts";
 import { type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
-import { type Hosts, type Problem, toLayers, toProblem } from "../problem.ts";
+import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { freshHosts } from "../search/fresh.ts";
 import { type Improved, type ImproveOptions, improve } from "../search/improve.ts";
@@ -23,6 +24,13 @@ const leaveAt = 1.02;
 /** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
 const reconcileAt = { perLayer: 0.05, shared: 0.2 } as const;
 const usualTheta = 5e-4;
+/**
+ * Of a restless load this multiple of what forecasts miss, up to the maximum, is planned for as if it came evenly to all
+ * experts: who will be hot next is not known, so copies are not spent on those that are hot now alone. It pays where shares
+ * follow the load within a window; with shares that stay, the forecast as it is is better (PlanInput.unrest).
+ */
+const hedgePerUnrest = 3;
+const hedgeMax = 0.3;
 /** Experts on cold ranks that a quality search looks at: where ranks hold few, it looks at more ranks. */
 const piecesTried = 300;
 const stepsPerRank = 40;
@@ -38,13 +46,14 @@ export const incremental: PlacementPolicy = {
 
 /** The default policy's plan; without a current placement a fresh one. Total: what gains nothing changes nothing. */
 export function planIncremental(input: PlanInput): PlanOutput {
-  const problem = toProblem(input);
-  if (!problem.current) return planFresh(input);
+  if (!input.current) return planFresh(input);
+  const exact = toProblem(input);
+  const problem = hedged(exact);
   const options: ImproveOptions = {
     theta: input.gainPerMove ?? thetas[input.effort] * (Number.isFinite(problem.slotCap) ? 1 : sharedMemoryFactor),
     enter: enterAt[input.effort],
     leave: leaveAt,
-    width: widthOf(problem, problem.current),
+    width: widthOf(problem, problem.current as Hosts),
     stepsMax: problem.L * problem.G * stepsPerRank,
     ...(problem.E * problem.G > smallCellsMax && input.split === "weighted"
       ? {
@@ -53,9 +62,25 @@ export function planIncremental(input: PlanInput): PlanOutput {
         }
       : {}),
   };
-  const improved = improve(problem, problem.current, options);
+  const current = problem.current as Hosts;
+  const improved = improve(problem, current, options);
   const polished = problem.E * problem.G <= smallCellsMax ? polishSmall(problem, improved.hosts, options) : improved.hosts;
-  return { layers: toLayers(problem, polished), reason: describe(improved) };
+  // Shares are for what is expected.
+  return { layers: toLayers(exact, polished), reason: describe(improved) };
+}
+
+/** The same problem with part of each layer's load spread evenly; for shares the true forecast stays. */
+function hedged(problem: Problem): Problem {
+  const { input, L, E, G } = problem;
+  const part = Math.min(hedgeMax, hedgePerUnrest * (input.unrest ?? 0));
+  // Where layers share memory, slots already go where variance is: measured, hedging twice costs balance.
+  if (part <= 0 || E * G <= smallCellsMax || input.split !== "weighted" || !Number.isFinite(problem.slotCap)) return problem;
+  const load = input.load.map((rows) => (1 - part) * rows);
+  for (let l = 0; l < L; l++) {
+    const even = (part * sum(layerDemand(problem, l))) / E;
+    for (let e = 0; e < E; e++) load[l * E + e] = (load[l * E + e] as number) + even;
+  }
+  return { ...problem, input: { ...input, load } };
 }
 
 /** A plan as if nothing were hosted; transfers are free. */
