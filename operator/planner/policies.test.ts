@@ -171,6 +171,19 @@ test("of a restless load with shares that follow it, a hedged plan is more even 
   }
 });
 
+test("a second replica goes to another node, although a copy within the node is cheaper", async () => {
+  const trace = { name: "n", windows: 1, layers: 1, experts: 40, counts: new Uint32Array(40).fill(100) };
+  trace.counts[0] = 900;
+  const ranks = rankSpecs({ ranks: 4 }).map((rank, g) => ({ ...rank, node: g < 2 ? "a" : "b" }));
+  const hosts = Array.from({ length: 40 }, (_, e) => [e % 4]);
+  const current = [{ hosts, shares: hosts.map(() => [1000]) }];
+  const { slotsPerRank: _, ...input } = inputOf(trace, 4, 11, { ranks, current, budget: { ...unlimited, maxMoves: 1 } });
+  const [layer] = (await makePlan(policies.incremental, input)).layers;
+  const moved = layer!.hosts[0]!.filter((rank) => rank !== 0);
+  assert.equal(moved.length, 1);
+  assert.ok(moved[0]! >= 2, `rank ${moved[0]}`);
+});
+
 test("ranks of different speed get what they can compute", () => {
   const input = inputOf(small, 16, 9, { ranks: rankSpecs({ ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }) });
   const { layers } = planFresh(input);
