@@ -34,11 +34,6 @@ PART is part of a file name; files that hold one of the parts run. ENODIA_KEEP=1
 const heldBack: Readonly<Record<string, string>> = {
   "10-moving": "not seen on a real cluster yet, and takes ten minutes",
   "11-faults": "not seen on a real cluster yet, and takes twenty minutes",
-  "2-rebalance": "balance within 60 s and no plan while steady held once per policy, not in every run on a busy machine",
-  "3-failures": "process and pod loss held; the node case has not been seen whole since its clock was mended",
-  "4-outages": "held as a whole once; a run on a busy machine missed its last deadline",
-  "5-memory": "the f32 memory claim has not been measured since a leak of stored bytes was mended",
-  "9-status": "a rank was once reported without experts after aggressive moves; cause unknown",
 };
 
 /** Scripts that write what is generated; with --check they fail on drift instead. */

@@ -99,7 +99,7 @@ for (const policy of ["incremental", "hecate"] as const) {
 
     test("after a switch of topic it is balanced again, and then nothing moves", async () => {
       const before = await balanceOf(moe.kubectl, model);
-      load.switchTo("story");
+      await load.switchTo("story");
       const done = await waitBalanced(before);
       process.stderr.write(`# ${policy}: after the switch ${done.imbalance}% (bound ${done.bound}%), last plan ${done.moves} moves\n`);
       assert.equal(await plansWhileSteady(), 0);

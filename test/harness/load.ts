@@ -19,11 +19,13 @@ export interface Load {
   readonly counts: { requests: number; failed: number; tokens: number };
   readonly errors: readonly string[];
   readonly gapsMs: number[];
-  switchTo(topic: Topic): void;
+  /** Resolves when the last request of the former topic has ended: from then on the load is of the new one. */
+  switchTo(topic: Topic): Promise<void>;
   stop(): Promise<void>;
 }
 
 const errorsKept = 20;
+const switchPollMs = 100;
 
 /** The i-th prompt of a topic: a number, so that prompts differ from the start, and texts in an order that depends on it. */
 export function promptOf(topic: Topic, i: number, texts: number): string {
@@ -40,8 +42,11 @@ export function startLoad(options: LoadOptions): Load {
   let topic = options.topic;
   let running = true;
   let next = 0;
-  const client = async (): Promise<void> => {
+  /** Topic of each client's open request. */
+  const asking: Topic[] = [];
+  const client = async (index: number): Promise<void> => {
     while (running) {
+      asking[index] = topic;
       const prompt = promptOf(topic, next++, options.textsPerPrompt ?? 4);
       try {
         const answer = await ask({
@@ -63,13 +68,14 @@ export function startLoad(options: LoadOptions): Load {
       counts.requests += 1;
     }
   };
-  const clients = Array.from({ length: options.clients }, client);
+  const clients = Array.from({ length: options.clients }, (_, i) => client(i));
   return {
     counts,
     errors,
     gapsMs,
-    switchTo: (to) => {
+    switchTo: async (to) => {
       topic = to;
+      while (running && asking.some((each) => each !== to)) await new Promise((done) => setTimeout(done, switchPollMs));
     },
     stop: async () => {
       running = false;
