@@ -160,7 +160,7 @@ export class Balance {
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
       noise: worstNoise(input, this.noise),
-      bytesPerSecond: assumedBytesPerSecond,
+      bytesPerSecond: transferRate(input, spec),
       lifetimeSeconds: (lifetimeWindows * windowMs) / 1000,
       ...(hops ? { hops } : {}),
     });
@@ -221,6 +221,17 @@ export class Balance {
   predicted(facts: BalanceFacts): readonly number[] {
     return facts.plan && this.forecast ? predictedLayers(this.input(facts), facts.plan.layers) : [];
   }
+}
+
+/** Bytes per second that each receiver may take while experts move for balance. */
+export function transferLimit({ rebalancing: { budget } }: MoEDeploymentSpec): number {
+  return parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
+}
+
+/** Bytes per second of all receivers together: what the limit allows, if that is less than the assumption. */
+function transferRate(input: PlanInput, spec: MoEDeploymentSpec): number {
+  const receivers = input.ranks.filter((rank) => rank.state === "active").length;
+  return Math.min(assumedBytesPerSecond, transferLimit(spec) * Math.max(1, receivers));
 }
 
 function leastOf(perLayer: Float64Array): number {

@@ -3,7 +3,7 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
 import type { RankSpec } from "../planner/policy.ts";
-import type { Link, Member, MemberState } from "./ports.ts";
+import type { Link, Member, MemberState, PlanMember } from "./ports.ts";
 
 /** A Control stream that has failed for this long means the rank is lost. */
 export const lostAfterMs = 5_000;
@@ -82,6 +82,23 @@ export function membersOf(views: readonly RankView[]): Member[] {
       address: view.link?.address ?? "",
       state: view.state,
     }));
+}
+
+/** Ranks that take part in a plan, as the rollout knows them. */
+export function planMembers(views: readonly RankView[]): Map<number, PlanMember> {
+  const usable = views.filter((view) => view.usable);
+  return new Map(
+    usable.map(({ rank, pod, link }): [number, PlanMember] => [
+      rank,
+      {
+        bootId: link?.description?.bootId ?? "",
+        podName: pod.name,
+        podUid: pod.uid,
+        budgetBytes: link?.description?.budgetBytes ?? 0,
+        held: link?.hosted ?? new Map(),
+      },
+    ]),
+  );
 }
 
 /** Whether every worker that can be reached has said who it is. */

@@ -45,6 +45,16 @@ export interface HostedLayer {
   readonly experts: readonly number[];
 }
 
+/** A rank that takes part in a plan. */
+export interface PlanMember {
+  readonly bootId: string;
+  readonly podName: string;
+  readonly podUid: string;
+  readonly budgetBytes: number;
+  /** What it really holds, by layer. */
+  readonly held: ReadonlyMap<number, HostedLayer>;
+}
+
 export interface PodStatus {
   readonly epoch: number;
   readonly planHash: string;

@@ -10,7 +10,7 @@ import { bytesByRank, layerBytes } from "../planner/index.ts";
 import type { ModelShape } from "../planner/policy.ts";
 import { type PlanReport, percent } from "./placement-status.ts";
 import { committedMix, nextPlan, toSpec } from "./plan-object.ts";
-import type { Clock, HostedLayer, Link, PlacementStore, StoredPlacement } from "./ports.ts";
+import type { Clock, Link, PlacementStore, PlanMember, StoredPlacement } from "./ports.ts";
 import { PlanRun } from "./protocol.ts";
 import { defaultLimits, type LayerTask, type Outcome, type RunLimits } from "./protocol-types.ts";
 import { Push } from "./push.ts";
@@ -32,17 +32,7 @@ export interface RolloutPorts {
 export interface RolloutPlan {
   readonly layers: readonly LayerPlan[];
   readonly reason: string;
-  readonly members: ReadonlyMap<
-    number,
-    {
-      readonly bootId: string;
-      readonly podName: string;
-      readonly podUid: string;
-      readonly budgetBytes: number;
-      /** What it really holds, by layer. */
-      readonly held: ReadonlyMap<number, HostedLayer>;
-    }
-  >;
+  readonly members: ReadonlyMap<number, PlanMember>;
   readonly shape: ModelShape;
   readonly predicted?: { readonly before: number; readonly after: number; readonly bound: number };
   readonly load?: ExpertPlacementSpec["load"];

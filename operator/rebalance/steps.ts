@@ -1,30 +1,27 @@
 // The steps of one deployment that take time: recover what holds, and make and carry out a plan for a first start, a repair,
 // a drain, new ranks, missing copies or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
-import { parseQuantity } from "../../crds/quantity.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { RebalanceView, World } from "../deployment/ports.ts";
-import { belowFloor, withFloor } from "../planner/copies.ts";
 import { schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
 import { type ModelShape, type PlanInput, unlimited } from "../planner/policy.ts";
 import { firstPlan, orphans, repairPlan } from "../planner/repair.ts";
 import { assertPlan } from "../planner/validate.ts";
-import type { Balance, BalanceFacts } from "./balance.ts";
+import { type Balance, type BalanceFacts, transferLimit } from "./balance.ts";
 import type { Drains } from "./drains.ts";
 import type { Intent } from "./intent.ts";
 import type { Links } from "./links.ts";
 import type { LoopPorts } from "./loop-ports.ts";
-import type { RankView } from "./members.ts";
+import { planMembers, type RankView } from "./members.ts";
 import { type PlanReport, recommendedMax } from "./placement-status.ts";
 import { fromSpec } from "./plan-object.ts";
 import type { Link, StoredPlacement } from "./ports.ts";
+import { Protection } from "./protection.ts";
 import { recover } from "./recover.ts";
 import { Rollout, type RolloutPlan, type RolloutResult } from "./rollout.ts";
 
 const pauseMs = 200;
-/** Copies that one plan adds for the floor: what comes up meanwhile does not wait for all of them. */
-const protectMovesMax = 1024;
 /** After a plan that had to be given up. */
 const retryMs = 2_000;
 /** A new leader waits this long for workers that the stored plan names before it judges what they hold. */
@@ -41,8 +38,6 @@ export interface Observed {
 /** Moves for balance and for more safety are limited: the others are waited for. */
 const limitedKinds: readonly string[] = ["balance", "protect", "resume"];
 const limited = (kind: string, parent: PlacementPlan | undefined): boolean => limitedKinds.includes(kind) && parent !== undefined;
-const transferLimit = ({ rebalancing: { budget } }: BalanceFacts["spec"]): number =>
-  parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
 
 export class Steps {
   readonly seen: Observed;
@@ -61,10 +56,7 @@ export class Steps {
   repairTried = "";
   fillTried = "";
   drainTried = "";
-  /** Experts for which these members had no room. */
-  private unprotectable = { key: "", count: 0 };
-  /** The last count of experts below the floor, and for which plan and members: it is asked for at every tick. */
-  private counted: { plan: PlacementPlan; key: string; below: number } | undefined;
+  private readonly protection = new Protection();
   notBefore = 0;
   private readonly ports: LoopPorts;
   private readonly links: Links;
@@ -199,15 +191,11 @@ export class Steps {
     await this.run("fill", facts, { layers, reason: "new ranks take their part" }, this.committed, undefined, input);
   }
 
-  /** Experts below the floor of spec.experts.minCopies for which a plan may have room. */
+  /** Experts with fewer copies than spec.experts.minCopies for which there may be room. */
   unprotected(facts: BalanceFacts): number {
-    if (!this.seen.balance || !this.committed || facts.spec.experts.minCopies <= 1) return 0;
-    const key = this.protectKey(facts);
-    if (this.counted?.plan !== this.committed || this.counted.key !== key) {
-      const below = belowFloor(this.seen.balance.input(facts), this.committed.layers);
-      this.counted = { plan: this.committed, key, below };
-    }
-    return Math.max(0, this.counted.below - (this.unprotectable.key === key ? this.unprotectable.count : 0));
+    const { balance } = this.seen;
+    if (!balance || !this.committed || facts.spec.experts.minCopies <= 1) return 0;
+    return this.protection.open(this.committed, this.protectKey(facts), () => balance.input(facts));
   }
 
   private protectKey(facts: BalanceFacts): string {
@@ -218,19 +206,15 @@ export class Steps {
   async protect(facts: BalanceFacts): Promise<void> {
     if (!this.seen.balance || !this.committed) return;
     const { minCopies } = facts.spec.experts;
-    const known: PlanInput = this.seen.balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" });
-    const input: PlanInput = { ...known, budget: { ...unlimited, maxMoves: protectMovesMax } };
-    const floored = withFloor(input, this.committed.layers);
-    const layers = schedulable(input, floored.layers);
-    const missing = belowFloor(input, layers);
-    if (floored.added < protectMovesMax) this.unprotectable = { key: this.protectKey(facts), count: missing };
-    if (missing > 0 && floored.added < protectMovesMax) {
+    const input = this.seen.balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" });
+    const { layers, added, missing } = this.protection.plan(input, this.committed.layers, this.protectKey(facts));
+    if (missing > 0) {
       const message = `${missing} experts have fewer than ${minCopies} copies on different nodes and no room for more: raise experts.memoryPerRank or replicas`;
       this.ports.event(this.seen.world, "Warning", "CopiesMissing", message);
     }
     if (diffPlans(this.committed.layers, layers, () => 0).moves.length === 0) return;
     assertPlan(input, layers, { unhosted: orphans(input, this.committed.layers) });
-    const reason = `${floored.added} copies, so that experts have ${minCopies} on different nodes`;
+    const reason = `${added} copies, so that experts have ${minCopies} on different nodes`;
     await this.run("protect", facts, { layers, reason }, this.committed, undefined, input);
   }
 
@@ -282,22 +266,10 @@ export class Steps {
     input?: PlanInput,
   ): Promise<void> {
     const { ref, uid } = this.seen.world;
-    const usable = this.seen.views.filter((view) => view.usable);
-    const members = new Map(
-      usable.map((view) => [
-        view.rank,
-        {
-          bootId: view.link?.description?.bootId ?? "",
-          podName: view.pod.name,
-          podUid: view.pod.uid,
-          budgetBytes: view.link?.description?.budgetBytes ?? 0,
-          held: view.link?.hosted ?? new Map(),
-        },
-      ]),
-    );
+    const members = planMembers(this.seen.views);
     for (const [rank, { bootId }] of members) this.boots.set(rank, bootId);
     const epoch = Math.max(this.stored?.spec.epoch ?? 0, this.committed?.epoch ?? 0) + 1;
-    const modelDigest = usable[0]?.link?.description?.modelDigest ?? parent?.modelDigest ?? "";
+    const modelDigest = this.seen.views.find((view) => view.usable)?.link?.description?.modelDigest ?? parent?.modelDigest ?? "";
     const rollout = new Rollout(
       {
         ref,
