@@ -98,6 +98,13 @@ const series: readonly Panel[] = [
     queries: [{ expr: `sum by (source) (rate(enodia_shard_fetch_bytes_total{%}[${rate}]))`, legend: "{{source}}" }],
   },
   {
+    title: "Transfer rate allowed",
+    description: "What each rank may receive for balance now: budget.maxTransferBytesPerSecond, less while tokens come slower; 0 = no move.",
+    unit: "Bps",
+    min: 0,
+    queries: [{ expr: "max by (rank) (enodia_transfer_rate_bytes_per_second{%})", legend: "rank {{rank}}" }],
+  },
+  {
     title: "Rebalances and why not",
     description: "Decisions of the planner by result and reason; held = it looked and did not move.",
     unit: "short",
