@@ -99,7 +99,8 @@ const series: readonly Panel[] = [
   },
   {
     title: "Transfer rate allowed",
-    description: "What each rank may receive for balance now: budget.maxTransferBytesPerSecond, less while tokens come slower; 0 = no move.",
+    description:
+      "What each rank may receive for balance now: budget.maxTransferBytesPerSecond, less while tokens come slower; 0 = no move.",
     unit: "Bps",
     min: 0,
     queries: [{ expr: "max by (rank) (enodia_transfer_rate_bytes_per_second{%})", legend: "rank {{rank}}" }],
