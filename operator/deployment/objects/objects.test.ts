@@ -210,6 +210,7 @@ const changes: Record<string, unknown> = {
 };
 /** Fields that decide what the planner and the drains do: read there by name. */
 const readByRebalance = [
+  "experts.minCopies",
   "rebalancing.mode",
   "rebalancing.policy",
   "trigger.imbalancePercent",
