@@ -39,6 +39,20 @@ for (const [name, [change, wantReason]] of Object.entries(refused)) {
   });
 }
 
+test("a message that began before a change of plan is a sign of life and counts nothing", () => {
+  const load = book();
+  load.reset(6_000);
+  assert.deepEqual(load.accept(message({ seq: 1, windowStart: 4_000, windowEnd: 7_000 }), ranks, 7_100), { ok: true });
+  assert.equal(load.openSelections(), 0);
+  assert.equal(load.ageMs(ranks.slice(0, 1), 7_200), 100);
+  load.accept(message({ seq: 2, windowStart: 7_000, windowEnd: 9_000 }), ranks, 9_100);
+  const closed = load.close(ranks.slice(0, 1), 10_000);
+  assert.equal(closed.selections, 4);
+  assert.deepEqual(closed.missing, []);
+  load.accept(message({ seq: 3, windowStart: 9_000, windowEnd: 11_000 }), ranks, 11_100);
+  assert.equal(load.openSelections(), 4, "a window that ends by time alone goes on where the last one ended");
+});
+
 test("a load that holds still is no unrest, however few are counted; one that moves is", () => {
   const random = seeded(3);
   const draw = (selections: number, hot: number): Uint32Array => {

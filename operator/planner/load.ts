@@ -43,6 +43,8 @@ export class LoadBook {
   private readonly ranks = new Map<number, RankBook>();
   private readonly byPhase: Record<Phase, Float64Array>;
   private openedAt: number;
+  /** What began before this speaks of another plan or other ranks as well. */
+  private cleanSince = Number.NEGATIVE_INFINITY;
 
   constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
     this.layers = options.layers;
@@ -63,6 +65,8 @@ export class LoadBook {
     if (window.seq <= book.seq) return { ok: false, reason: "duplicate" };
     book.seq = window.seq;
     book.lastMs = now;
+    // Counted over two worlds: a sign of life, and no more.
+    if (window.windowStart < this.cleanSince) return { ok: true };
     book.heard = true;
     const routed = this.byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
@@ -139,12 +143,17 @@ export class LoadBook {
       selections: perLayer.reduce((a, b) => a + b, 0),
       perLayer,
     };
-    this.reset(now);
+    this.open(now);
     return closed;
   }
 
-  /** Throws away what the open window holds: after a change of membership or a silence it would mix two worlds. */
+  /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two worlds. */
   reset(now: number): void {
+    this.cleanSince = now;
+    this.open(now);
+  }
+
+  private open(now: number): void {
     this.openedAt = now;
     this.byPhase.prefill.fill(0);
     this.byPhase.decode.fill(0);

@@ -20,6 +20,8 @@ import {
 
 /** Load is sampled at least this often; the planner sums samples into its window. */
 const telemetrySampleMs = 5_000;
+const telemetrySampleMsMin = 250;
+const samplesPerWindow = 3;
 
 export interface WorkerTemplate {
   readonly pod: PodShape;
@@ -140,8 +142,10 @@ function workerEnv(context: RenderContext): Env[] {
   ];
 }
 
+/** Several samples a window: one that covers a change of plan is not counted. */
 function sampleMs(window: string): number {
-  return Math.min(telemetrySampleMs, parseDuration(window, "spec.rebalancing.trigger.window"));
+  const share = Math.floor(parseDuration(window, "spec.rebalancing.trigger.window") / samplesPerWindow);
+  return Math.min(telemetrySampleMs, Math.max(telemetrySampleMsMin, share));
 }
 
 const natsSecret = (context: RenderContext): string | undefined => context.deployment.spec.telemetry.nats.credentialsSecretRef?.name;
