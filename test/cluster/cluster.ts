@@ -21,7 +21,17 @@ import {
   nodesMax,
   pickSlot,
 } from "./names.ts";
-import { addFirewall, hostRoutes, makeBridge, makeNodeNetwork, neededFirewall, overlapsAny, routeBetween, setLink } from "./network.ts";
+import {
+  addFirewall,
+  hostRoutes,
+  makeBridge,
+  makeNodeNetwork,
+  neededFirewall,
+  overlapsAny,
+  removePodLinks,
+  routeBetween,
+  setLink,
+} from "./network.ts";
 import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitForRuntime } from "./node.ts";
 import { ensureHostPackages } from "./packages.ts";
 import { isAlive, logTail } from "./processes.ts";
@@ -373,6 +383,7 @@ export async function startNode(name: string, node: string): Promise<void> {
     const found = needNode(state, node);
     if (found.node.processes.some(isAlive)) return;
     await killNodeProcesses(found.names, []);
+    await removePodLinks(found.names);
     const since = Date.now();
     const work = workOn(state);
     await bootNode(work, found.node);

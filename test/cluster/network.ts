@@ -62,6 +62,16 @@ export async function setLink(node: NodeNames, state: "up" | "down"): Promise<vo
   await ip("link", "set", node.hostLink, state);
 }
 
+/**
+ * Takes away what pods of a node that lost its power left in its namespace: the kernel clears a dead pod's link in its own time,
+ * and until then it holds the route of an address that the rebooted node gives to a new pod.
+ */
+export async function removePodLinks(node: NodeNames): Promise<void> {
+  const { stdout } = await ipMaybe("-n", node.netns, "-j", "link", "show", "type", "veth");
+  const links = stdout.trim() === "" ? [] : (JSON.parse(stdout) as { readonly ifname?: string }[]);
+  for (const { ifname } of links) if (ifname !== undefined && ifname !== "eth0") await ipMaybe("-n", node.netns, "link", "del", ifname);
+}
+
 export async function removeNodeNetwork(node: NodeNames): Promise<void> {
   if (await linkExists(node.hostLink)) await ipMaybe("link", "del", node.hostLink);
   if (netnsExists(node.netns)) {

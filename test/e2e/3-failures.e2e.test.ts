@@ -43,16 +43,17 @@ function startStreams(): { begun: Promise<unknown>; answers: Promise<Answer[]> }
   return { begun: Promise.race([Promise.all(begun), all]), answers: all };
 }
 
-/** Metrics of the operator that leads, and its pod. */
+/** Metrics of the operator that leads, and its pod; a replica on a dead node is not waited for. */
 async function leaderMetrics(): Promise<{ pod: string; samples: readonly Sample[] }> {
   const system = kubectlOf(target, systemNamespace);
   const pods = await system.list("pods", "app.kubernetes.io/component=operator");
-  const scraped = await Promise.all(
-    pods.map(async ({ metadata: { name } }) => ({ pod: name, samples: await scrape(system, systemNamespace, name).catch(() => []) })),
+  return Promise.any(
+    pods.map(async ({ metadata: { name } }) => {
+      const samples = await scrape(system, systemNamespace, name);
+      if (sum(samples, "enodia_operator_leader") !== 1) throw new Error(`${name} does not lead`);
+      return { pod: name, samples };
+    }),
   );
-  const leader = scraped.find(({ samples }) => sum(samples, "enodia_operator_leader") === 1);
-  if (!leader) throw new Error("no operator leads");
-  return leader;
 }
 
 const leaderPod = async (): Promise<string> => (await leaderMetrics()).pod;
