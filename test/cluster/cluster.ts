@@ -149,11 +149,18 @@ interface Work {
 const workOn = (state: ClusterState, log: Log = quiet): Work => ({ state, cluster: namesOf(state), binaries: binaryPaths(), log });
 
 /** Makes the node's network and starts its processes; the API server may still be starting. */
+let wiring: Promise<void> = Promise.resolve();
+
 async function bootNode(work: Work, node: NodeState): Promise<NodeNames> {
   const names = nodeNames(work.cluster, node.index);
   const context = { cluster: work.cluster, node: names, binaries: work.binaries };
-  await makeNodeNetwork(work.cluster, names);
-  await routeBetween(work.state.nodes.map((one) => nodeNames(work.cluster, one.index)));
+  // One node at a time, though they boot side by side: routes to others need those to have a network or none, not half of one.
+  const wired = wiring.then(async () => {
+    await makeNodeNetwork(work.cluster, names);
+    await routeBetween(work.state.nodes.map((one) => nodeNames(work.cluster, one.index)));
+  });
+  wiring = wired.catch(() => {});
+  await wired;
   node.processes = await startNodeProcesses(context);
   node.power = "on";
   node.link = "up";
