@@ -21,17 +21,7 @@ import {
   nodesMax,
   pickSlot,
 } from "./names.ts";
-import {
-  addFirewall,
-  hostRoutes,
-  makeBridge,
-  makeNodeNetwork,
-  neededFirewall,
-  overlapsAny,
-  removePodLinks,
-  routeBetween,
-  setLink,
-} from "./network.ts";
+import { addFirewall, hostRoutes, makeBridge, neededFirewall, overlapsAny, removePodLinks, setLink, wireNode } from "./network.ts";
 import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitForRuntime } from "./node.ts";
 import { ensureHostPackages } from "./packages.ts";
 import { isAlive, logTail } from "./processes.ts";
@@ -149,18 +139,11 @@ interface Work {
 const workOn = (state: ClusterState, log: Log = quiet): Work => ({ state, cluster: namesOf(state), binaries: binaryPaths(), log });
 
 /** Makes the node's network and starts its processes; the API server may still be starting. */
-let wiring: Promise<void> = Promise.resolve();
-
 async function bootNode(work: Work, node: NodeState): Promise<NodeNames> {
   const names = nodeNames(work.cluster, node.index);
   const context = { cluster: work.cluster, node: names, binaries: work.binaries };
-  // One node at a time, though they boot side by side: routes to others need those to have a network or none, not half of one.
-  const wired = wiring.then(async () => {
-    await makeNodeNetwork(work.cluster, names);
-    await routeBetween(work.state.nodes.map((one) => nodeNames(work.cluster, one.index)));
-  });
-  wiring = wired.catch(() => {});
-  await wired;
+  const all = work.state.nodes.map((one) => nodeNames(work.cluster, one.index));
+  await wireNode(work.cluster, names, all);
   node.processes = await startNodeProcesses(context);
   node.power = "on";
   node.link = "up";

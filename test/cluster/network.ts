@@ -33,7 +33,7 @@ export const netnsExists = (name: string): boolean => existsSync(`${netnsFolder}
 export const netnsPath = (name: string): string => `${netnsFolder}/${name}`;
 
 /** Namespace, veth pair, address, default route, and the host's route to the node's pods. */
-export async function makeNodeNetwork(cluster: ClusterNames, node: NodeNames): Promise<void> {
+async function makeNodeNetwork(cluster: ClusterNames, node: NodeNames): Promise<void> {
   if (!netnsExists(node.netns)) await ip("netns", "add", node.netns);
   const inside = ["-n", node.netns];
   if (!(await linkExists(node.hostLink))) {
@@ -49,13 +49,25 @@ export async function makeNodeNetwork(cluster: ClusterNames, node: NodeNames): P
 }
 
 /** Each node reaches the others' pods over the bridge without the host's help, so the host needs no ip_forward. */
-export async function routeBetween(nodes: readonly NodeNames[]): Promise<void> {
+async function routeBetween(nodes: readonly NodeNames[]): Promise<void> {
   for (const from of nodes) {
     for (const to of nodes) {
       if (from.index === to.index || !netnsExists(from.netns)) continue;
       await ip("-n", from.netns, "route", "replace", to.podCidr, "via", to.address, "dev", "eth0");
     }
   }
+}
+
+let wiring: Promise<void> = Promise.resolve();
+
+/** A node's network and the routes from and to the others. One at a time, though nodes boot side by side: others have a network or none, not half of one. */
+export function wireNode(cluster: ClusterNames, node: NodeNames, nodes: readonly NodeNames[]): Promise<void> {
+  const wired = wiring.then(async () => {
+    await makeNodeNetwork(cluster, node);
+    await routeBetween(nodes);
+  });
+  wiring = wired.catch(() => {});
+  return wired;
 }
 
 export async function setLink(node: NodeNames, state: "up" | "down"): Promise<void> {
