@@ -13,8 +13,6 @@ type Target = (typeof targets)[number];
 
 /** A file that takes longer hangs. */
 const fileMinutesMax = 25;
-/** E2e files that may fail once in `npm test`. */
-const secondRunsMax = 2;
 
 interface Counts {
   passed: number;
@@ -74,55 +72,23 @@ function testFiles(kind: "unit" | "integration" | "e2e", filters: readonly strin
   return mine.filter((file) => filters.length === 0 || filters.some((part) => file.includes(part))).map((file) => resolve(root, file));
 }
 
-/** Counts of each file. */
-type Results = Map<string, Counts>;
-
-function runFiles(files: readonly string[], concurrency: number): Promise<Results> {
-  const results: Results = new Map(files.map((file) => [file, { passed: 0, failed: 0, skipped: 0 }]));
-  if (files.length === 0) return Promise.resolve(results);
+function runFiles(files: readonly string[], concurrency: number, counts: Counts): Promise<void> {
+  if (files.length === 0) return Promise.resolve();
   return new Promise((done) => {
-    const count = (file: string | undefined, what: keyof Counts): void => {
-      // A file that dies before its first test is reported under its own name.
-      const counts = results.get(file ?? "") ?? { passed: 0, failed: 0, skipped: 0 };
-      counts[what] += 1;
-      results.set(file ?? "", counts);
-    };
     // A failed test may leave a timer or a socket behind: its file ends all the same.
     const execArgv = ["--disable-warning=ExperimentalWarning", "--test-force-exit"];
     const stream = run({ files: [...files], concurrency, execArgv, timeout: fileMinutesMax * 60_000 });
     // A suite is not a test: only leaves count.
     stream.on("test:pass", (event) => {
       if (event.details.type === "suite") return;
-      count(event.file, event.skip !== undefined || event.todo !== undefined ? "skipped" : "passed");
+      counts[event.skip !== undefined || event.todo !== undefined ? "skipped" : "passed"] += 1;
     });
     stream.on("test:fail", (event) => {
-      if (event.details.type !== "suite") count(event.file, "failed");
+      if (event.details.type !== "suite") counts.failed += 1;
     });
-    stream.on("end", () => done(results));
+    stream.on("end", done);
     stream.compose(spec).pipe(process.stdout, { end: false });
   });
-}
-
-function add(counts: Counts, results: Results): void {
-  for (const { passed, failed, skipped } of results.values()) {
-    counts.passed += passed;
-    counts.failed += failed;
-    counts.skipped += skipped;
-  }
-}
-
-/**
- * E2e files that failed, once more: they have deadlines in seconds on a machine that may be busy with something else. What
- * needed it is said; more files than this are not bad luck.
- */
-async function runAgain(results: Results): Promise<Results> {
-  const failed = [...results].filter(([, { failed: count }]) => count > 0).map(([file]) => file);
-  if (failed.length === 0 || failed.length > secondRunsMax) return results;
-  process.stdout.write(`\n- second run: ${failed.map((file) => file.slice(root.length + 1)).join(", ")}\n`);
-  const again = await runFiles(failed, 1);
-  for (const [file, { failed: count }] of again)
-    process.stdout.write(`- ${file.slice(root.length + 1)}: ${count === 0 ? "passed in its second run" : "failed twice"}\n`);
-  return new Map([...results, ...again]);
 }
 
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
@@ -141,11 +107,11 @@ async function runE2e(filters: readonly string[], counts: Counts, everything: bo
     const held = everything ? files.filter((file) => reasonToHold(file) !== undefined) : [];
     for (const file of held) process.stdout.write(`- held back: ${file.slice(root.length + 1)} (${reasonToHold(file)})\n`);
     counts.skipped += held.length;
-    const results = await runFiles(
+    await runFiles(
       files.filter((file) => !held.includes(file)),
       1,
+      counts,
     );
-    add(counts, everything ? await runAgain(results) : results);
   } finally {
     if (process.env.ENODIA_KEEP !== "1") await down(name);
   }
@@ -169,9 +135,9 @@ async function main(argv: readonly string[]): Promise<void> {
   const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
   const wants = (name: Target): boolean => target === "all" || target === name;
   if (wants("check")) runChecks(counts);
-  if (wants("unit")) add(counts, await runFiles(testFiles("unit", filters), 2));
+  if (wants("unit")) await runFiles(testFiles("unit", filters), 2, counts);
   // One at a time: these own processes, ports and clusters.
-  if (wants("integration")) add(counts, await runFiles(testFiles("integration", filters), 1));
+  if (wants("integration")) await runFiles(testFiles("integration", filters), 1, counts);
   if (wants("e2e")) await runE2e(filters, counts, target === "all");
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);
