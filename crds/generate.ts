@@ -28,7 +28,8 @@ export function generatedFiles(): Map<string, string> {
 /** The manifest under the chart's switches. What looks like a template action inside it is escaped. */
 function chartCopy(kind: Kind, yaml: string): string {
   const name = `  name: ${kind.plural}.enodia.dev\n`;
-  const keep = `${name}{{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n{{- end }}\n`;
+  const labels = '  labels:\n    {{- include "enodia.labels" . | nindent 4 }}\n';
+  const keep = `${name}${labels}{{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n{{- end }}\n`;
   const escaped = yaml.replaceAll("{{", '{{ "{{" }}').replace(name, keep);
   return `${header}{{- if .Values.crds.enabled }}\n${escaped}{{- end }}\n`;
 }

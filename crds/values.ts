@@ -5,6 +5,7 @@ import { z } from "zod";
 const name = z.string().max(253);
 const stringMap = z.record(z.string(), z.string());
 const object = z.record(z.string(), z.unknown());
+const objects = z.array(object).max(64);
 const pullPolicy = z.enum(["Always", "IfNotPresent", "Never"]);
 const url = z.string().max(512);
 
@@ -16,6 +17,8 @@ const image = z
     pullPolicy,
   })
   .partial();
+
+const scheduling = { nodeSelector: stringMap, tolerations: objects, affinity: object, priorityClassName: name };
 
 const resources = z.strictObject({ requests: object.optional(), limits: object.optional() });
 
@@ -38,12 +41,14 @@ const chartValuesSchema = z
     watchNamespaces: z.array(z.string().max(63)).max(64),
     logLevel: z.enum(["debug", "info", "warn", "error"]),
     resources,
-    nodeSelector: stringMap,
-    tolerations: z.array(object).max(64),
-    affinity: object,
-    priorityClassName: name,
+    ...scheduling,
     podAnnotations: stringMap,
     podLabels: stringMap,
+    extraEnv: objects,
+    extraVolumes: objects,
+    extraVolumeMounts: objects,
+    podSecurityContext: object,
+    containerSecurityContext: object,
     serviceAccount: z.strictObject({ create: z.boolean(), name, annotations: stringMap }).partial(),
     rbac: z.strictObject({ create: z.boolean(), aggregateRoles: z.boolean() }).partial(),
     podDisruptionBudget: z
@@ -56,6 +61,7 @@ const chartValuesSchema = z
         url: url.regex(/^((nats|tls):\/\/\S+)?$/),
         image,
         resources,
+        ...scheduling,
       })
       .partial(),
     tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
