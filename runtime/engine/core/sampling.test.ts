@@ -76,37 +76,48 @@ test("top-p lets the smallest set through whose mass reaches p", () => {
   );
 });
 
-test("top-p with its quick filter draws what a full sort draws", () => {
+/** The same draw said plainly: sort everything, then cut. */
+function plainDraw(row: Float32Array, { temperature, topP, topK, seed }: Sampling, position: number): number {
+  const best = argmax(row);
+  const weights = Float64Array.from(row, (logit) => Math.exp((logit - row[best]!) / temperature));
+  const total = weights.reduce((a, b) => a + b, 0);
+  const floor = topP < 1 && topK === 0 ? ((1 - topP) * total) / weights.length : 0;
+  const all = Array.from(weights, (weight, id) => ({ id, weight }));
+  const limited = topK > 0 || topP < 1;
+  const heaviest = all.filter(({ id, weight }) => weight > floor || id === best).sort((a, b) => b.weight - a.weight || a.id - b.id);
+  const kept = topK > 0 ? heaviest.slice(0, topK) : heaviest;
+  const mass = topK > 0 ? kept.reduce((sum, { weight }) => sum + weight, 0) : total;
+  let reached = 0;
+  let count = 0;
+  while (count < kept.length && (count === 0 || reached < topP * mass)) reached += kept[count++]!.weight;
+  const chosen = limited ? kept.slice(0, count) : all;
+  const target = uniform(seed, position) * chosen.reduce((sum, { weight }) => sum + weight, 0);
+  let sum = 0;
+  const drawn = chosen.find(({ weight }) => (sum += weight) > target) ?? chosen.findLast(({ weight }) => weight > 0);
+  return (drawn ?? chosen[0]!).id;
+}
+
+test("any draw is that of a full sort, bit for bit", () => {
+  // Few different values make ties; -Infinity and small temperatures make weights of 0.
+  const logit = fc.oneof(
+    fc.float({ min: -10, max: 10, noNaN: true }),
+    fc.integer({ min: -3, max: 3 }),
+    fc.constantFrom(Number.NEGATIVE_INFINITY),
+  );
   fc.assert(
     fc.property(
-      fc.array(fc.float({ min: -10, max: 10, noNaN: true }), { minLength: 2, maxLength: 60 }),
-      fc.double({ min: 0.05, max: 0.99, noNaN: true }),
+      fc.array(logit, { minLength: 1, maxLength: 200, size: "max" }),
+      fc.constantFrom(0.01, 0.7, 1, 2),
+      fc.oneof(fc.constant(1), fc.double({ min: 0.05, max: 0.99, noNaN: true })),
+      fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 220 })),
       fc.nat(1000),
-      (values, topP, position) => {
+      (values, temperature, topP, topK, position) => {
         const row = Float32Array.from(values);
-        const max = Math.max(...row);
-        const all = Array.from(row, (logit, id) => ({ id, weight: Math.exp(logit - max) })).sort(
-          (a, b) => b.weight - a.weight || a.id - b.id,
-        );
-        const total = Float64Array.from(row, (logit) => Math.exp(logit - max)).reduce((a, b) => a + b, 0);
-        const kept: typeof all = [];
-        let mass = 0;
-        for (const candidate of all) {
-          if (kept.length > 0 && mass >= topP * total) break;
-          kept.push(candidate);
-          mass += candidate.weight;
-        }
-        const token = sample(row, { ...base, topP }, position).token;
-        assert.ok(kept.some(({ id }) => id === token));
-        let sum = 0;
-        const target = uniform(base.seed, position) * kept.reduce((a, { weight }) => a + weight, 0);
-        const want = kept.find(({ weight }) => {
-          sum += weight;
-          return sum > target;
-        });
-        assert.equal(token, want?.id ?? kept.at(-1)!.id);
+        const sampling = { ...base, temperature, topP, topK };
+        assert.equal(sample(row, sampling, position).token, plainDraw(row, sampling, position));
       },
     ),
+    { numRuns: 2000 },
   );
 });
 

@@ -35,42 +35,84 @@ function logprobOf(logits: Float32Array, token: number, best: number): number {
   return (logits[token] as number) - max - Math.log(sum);
 }
 
-interface Candidate {
-  readonly id: number;
-  readonly weight: number;
-}
-
-const byWeight = (a: Candidate, b: Candidate): number => b.weight - a.weight || a.id - b.id;
-
 /** Temperature, then the k heaviest, then the smallest set of the heaviest whose mass reaches p. */
-function draw(logits: Float32Array, best: number, sampling: Sampling, u: number): number {
+function draw(logits: Float32Array, best: number, { temperature, topK, topP }: Sampling, u: number): number {
   const max = logits[best] as number;
-  const weights = Float64Array.from(logits, (logit) => Math.exp((logit - max) / sampling.temperature));
-  const limits = sampling.topK > 0 || sampling.topP < 1;
-  if (!limits) return pick(weights, u);
-  const total = weights.reduce((a, b) => a + b, 0);
+  const weights = new Float64Array(logits.length);
+  for (let id = 0; id < weights.length; id++) weights[id] = Math.exp(((logits[id] as number) - max) / temperature);
+  if (topK <= 0 && topP >= 1) return pick(weights, u);
+  let total = 0;
+  for (const weight of weights) total += weight;
   // Ids lighter than this carry less than 1 - p together, so the set never reaches them (top-k only shrinks it further).
-  const floor = sampling.topP < 1 && sampling.topK === 0 ? ((1 - sampling.topP) * total) / weights.length : 0;
-  const candidates: Candidate[] = [];
-  for (let id = 0; id < weights.length; id++) {
-    const weight = weights[id] as number;
-    if (weight > floor || id === best) candidates.push({ id, weight });
+  const floor = topP < 1 && topK === 0 ? ((1 - topP) * total) / weights.length : 0;
+  const ranked = new Ranked(weights, floor, best);
+  const limit = topK > 0 ? Math.min(topK, ranked.length) : ranked.length;
+  let mass = total;
+  if (topK > 0) {
+    mass = 0;
+    for (let i = 0; i < limit; i++) mass += weights[ranked.at(i)] as number;
   }
-  candidates.sort(byWeight);
-  const kept = sampling.topK > 0 ? candidates.slice(0, sampling.topK) : candidates;
-  const mass = sampling.topK > 0 ? kept.reduce((sum, { weight }) => sum + weight, 0) : total;
   let reached = 0;
   let count = 0;
-  while (count < kept.length && (count === 0 || reached < sampling.topP * mass)) reached += kept[count++]?.weight ?? 0;
-  const chosen = kept.slice(0, count);
-  return (
-    chosen[
-      pick(
-        Float64Array.from(chosen, ({ weight }) => weight),
-        u,
-      )
-    ]?.id ?? best
-  );
+  while (count < limit && (count === 0 || reached < topP * mass)) reached += weights[ranked.at(count++)] as number;
+  const chosen = new Float64Array(count);
+  for (let i = 0; i < count; i++) chosen[i] = weights[ranked.at(i)] as number;
+  return ranked.at(pick(chosen, u));
+}
+
+/** Ids by weight, the heaviest first, ties the lowest id. A heap that is sorted only as far as it is read, from its end: of a
+ *  whole vocabulary the first few are wanted. */
+class Ranked {
+  readonly length: number;
+  readonly #weights: Float64Array;
+  /** The heap, then what was taken off it: the heaviest last. */
+  readonly #ids: Uint32Array;
+  #heap: number;
+
+  /** Of the ids heavier than `floor`, and `best`. */
+  constructor(weights: Float64Array, floor: number, best: number) {
+    this.#weights = weights;
+    this.#ids = new Uint32Array(weights.length);
+    let length = 0;
+    for (let id = 0; id < weights.length; id++) if ((weights[id] as number) > floor || id === best) this.#ids[length++] = id;
+    this.length = length;
+    this.#heap = length;
+    for (let i = (length >> 1) - 1; i >= 0; i--) this.#sink(i);
+  }
+
+  /** The id of rank i, counted from 0. */
+  at(i: number): number {
+    const ids = this.#ids;
+    for (let last = this.#heap - 1; last >= this.length - 1 - i; last--) {
+      const heaviest = ids[0] as number;
+      ids[0] = ids[last] as number;
+      ids[last] = heaviest;
+      this.#heap = last;
+      this.#sink(0);
+    }
+    return ids[this.length - 1 - i] as number;
+  }
+
+  #sink(from: number): void {
+    const ids = this.#ids;
+    const id = ids[from] as number;
+    let at = from;
+    for (;;) {
+      let child = 2 * at + 1;
+      if (child >= this.#heap) break;
+      if (child + 1 < this.#heap && this.#before(ids[child + 1] as number, ids[child] as number)) child++;
+      if (!this.#before(ids[child] as number, id)) break;
+      ids[at] = ids[child] as number;
+      at = child;
+    }
+    ids[at] = id;
+  }
+
+  #before(a: number, b: number): boolean {
+    const x = this.#weights[a] as number;
+    const y = this.#weights[b] as number;
+    return x > y || (x === y && a < b);
+  }
 }
 
 /** Index at which the running sum of weights passes u of the whole. */
