@@ -165,8 +165,8 @@ const table = {
 
   // ---- operator: per deployment
   enodia_deployment_replicas: managed.gauge("Worker pods wanted, existing and ready.", { state: ["desired", "allocated", "ready"] }),
-  enodia_deployment_ranks: managed.gauge("Ranks by state; masked = lost and routed around.", {
-    state: ["active", "joining", "draining", "masked"],
+  enodia_deployment_ranks: managed.gauge("Ranks by state; lost = not serving and routed around.", {
+    state: ["active", "joining", "draining", "lost"],
   }),
   enodia_deployment_condition: managed.gauge("1 for the present status of each condition, 0 for the others.", {
     type: "open",

@@ -1,4 +1,5 @@
-// The three alerts as data; generated into the chart's PrometheusRule. Silence is an alert too: a missing metric fires.
+// The alerts as data; generated into the chart's PrometheusRule. Silence is an alert too: where no operator leads or none is
+// scraped, the others cannot fire, and EnodiaNoLeader does.
 
 export interface Alert {
   readonly alert: string;
@@ -11,6 +12,15 @@ export interface Alert {
 
 export const alerts: readonly Alert[] = [
   {
+    alert: "EnodiaNoLeader",
+    expr: "absent(enodia_operator_leader == 1)",
+    for: "5m",
+    severity: "critical",
+    summary: "No Enodia operator leads",
+    description:
+      "No operator replica holds the lease, or none is scraped. Running deployments go on serving; nothing is repaired, scaled or balanced. Check the operator's pods, their logs, and the ServiceMonitor.",
+  },
+  {
     alert: "EnodiaTelemetryStale",
     expr: 'max by (namespace, deployment) (enodia_telemetry_age_seconds) > 60 or max by (namespace, deployment) (enodia_deployment_condition{type="TelemetryFresh", status="False"}) == 1',
     for: "2m",
@@ -20,11 +30,11 @@ export const alerts: readonly Alert[] = [
       "Workers have not reported load for over a minute. Serving goes on with the last placement; nothing is balanced. Check NATS and the TelemetryFresh condition.",
   },
   {
-    alert: "EnodiaRanksMasked",
-    expr: 'max by (namespace, deployment) (enodia_deployment_ranks{state="masked"}) > 0',
+    alert: "EnodiaRanksLost",
+    expr: 'max by (namespace, deployment) (enodia_deployment_ranks{state="lost"}) > 0',
     for: "2m",
     severity: "critical",
-    summary: "{{ $value }} ranks of {{ $labels.namespace }}/{{ $labels.deployment }} are masked",
+    summary: "{{ $value }} ranks of {{ $labels.namespace }}/{{ $labels.deployment }} are lost",
     description:
       "Lost ranks are routed around and their experts were loaded elsewhere, but no replacement has become active. Check pending pods and node health.",
   },

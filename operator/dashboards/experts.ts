@@ -18,6 +18,7 @@ import * as timeseries from "@grafana/grafana-foundation-sdk/timeseries";
 const datasource = { type: "prometheus", uid: "$" + "{datasource}" };
 const selector = 'namespace=~"$namespace", deployment=~"$deployment"';
 const by = "namespace, deployment";
+const byRank = `${by}, rank`;
 
 /** One series of a panel. `expr` without selectors: `%` is replaced by the namespace and deployment selector. */
 interface Query {
@@ -46,10 +47,10 @@ const stats: readonly Panel[] = [
     red: 1.5,
   },
   {
-    title: "Ranks masked",
-    description: "Ranks that are lost and routed around. Their experts are loaded again on the others.",
+    title: "Ranks lost",
+    description: "Ranks that do not serve and are routed around. Their experts are loaded again on the others.",
     unit: "none",
-    queries: [{ expr: 'sum(enodia_deployment_ranks{state="masked", %})', legend: "masked" }],
+    queries: [{ expr: 'sum(enodia_deployment_ranks{state="lost", %})', legend: "lost" }],
     red: 1,
   },
   {
@@ -83,7 +84,7 @@ const series: readonly Panel[] = [
     title: "Expert rows per rank",
     description: "Rows computed per second by each rank, for its own tokens and for others.",
     unit: "short",
-    queries: [{ expr: `sum by (rank) (rate(enodia_expert_rows_total{%}[${rate}]))`, legend: "rank {{rank}}" }],
+    queries: [{ expr: `sum by (${byRank}) (rate(enodia_expert_rows_total{%}[${rate}]))`, legend: "{{deployment}} rank {{rank}}" }],
   },
   {
     title: "Moves",
@@ -103,7 +104,16 @@ const series: readonly Panel[] = [
       "What each rank may receive for balance now: budget.maxTransferBytesPerSecond, less while tokens come slower; 0 = no move.",
     unit: "Bps",
     min: 0,
-    queries: [{ expr: "max by (rank) (enodia_transfer_rate_bytes_per_second{%})", legend: "rank {{rank}}" }],
+    queries: [{ expr: `max by (${byRank}) (enodia_transfer_rate_bytes_per_second{%})`, legend: "{{deployment}} rank {{rank}}" }],
+  },
+  {
+    title: "Transfer back-offs",
+    description: "Times a rank halved that rate, since tokens had become slower.",
+    unit: "short",
+    min: 0,
+    queries: [
+      { expr: `sum by (${byRank}) (increase(enodia_transfer_backoffs_total{%}[${rate}]))`, legend: "{{deployment}} rank {{rank}}" },
+    ],
   },
   {
     title: "Rebalances and why not",
@@ -134,8 +144,8 @@ const series: readonly Panel[] = [
     unit: "bytes",
     min: 0,
     queries: [
-      { expr: "sum by (rank) (enodia_expert_hosted_bytes{%})", legend: "rank {{rank}}" },
-      { expr: "max(enodia_expert_budget_bytes{%})", legend: "budget" },
+      { expr: `sum by (${byRank}) (enodia_expert_hosted_bytes{%})`, legend: "{{deployment}} rank {{rank}}" },
+      { expr: `max by (${by}) (enodia_expert_budget_bytes{%})`, legend: "{{deployment}} budget" },
     ],
   },
   {

@@ -27,7 +27,7 @@ function record(metrics: Pick<Metrics<"operator">, "set">, object: KubeObject): 
   metrics.set("enodia_deployment_replicas", status.readyReplicas ?? 0, { ...labels, state: "ready" });
   const repairing = status.conditions?.some((one) => one.type === "Degraded" && one.status === "True") ?? false;
   metrics.set("enodia_deployment_ranks", active, { ...labels, state: "active" });
-  metrics.set("enodia_deployment_ranks", repairing ? lost : 0, { ...labels, state: "masked" });
+  metrics.set("enodia_deployment_ranks", repairing ? lost : 0, { ...labels, state: "lost" });
   metrics.set("enodia_deployment_ranks", repairing ? 0 : Math.max(0, Math.min(desired, replicas) - active), {
     ...labels,
     state: "joining",
