@@ -23,6 +23,7 @@ export interface ImportOptions {
   /** Downloads and default outputs live here. */
   readonly cache: string;
   readonly hub: string;
+  readonly hubToken?: string | undefined;
 }
 
 export interface ImportResult {
@@ -57,7 +58,7 @@ export async function importModel(options: ImportOptions, log: Log): Promise<Imp
   if (!options.overwrite && (await stat(out).catch(() => undefined))) {
     throw new AppError(`${out}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
   }
-  const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub }, log);
+  const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub, hubToken: options.hubToken }, log);
   if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
   await importGguf(path, out, options.overwrite, log);
   return { out, kind: "dense", architecture: llamaArchitecture };

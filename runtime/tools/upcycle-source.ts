@@ -15,6 +15,7 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
   readonly out?: string;
   readonly cache: string;
   readonly hub: string;
+  readonly hubToken?: string | undefined;
 }
 
 /** Undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */

