@@ -1,75 +1,84 @@
 // The last steps of a rank that leaves: its experts are moved by plans (intent.ts); when none depends on it any more it is
-// told to finish its requests, and reported Drained when it has, or when its time is up. Shell: one call per drain.
+// told to finish its requests, and reported Drained when it has, or when its time is up. Level-triggered: what a worker is told
+// follows from what its status says, and is said again until it does.
 import type { DrainView, LeavingRank } from "../deployment/ports.ts";
 import type { RankView } from "./members.ts";
 
-interface Drain {
-  phase: DrainView["phase"];
-  since: number;
-  told: boolean;
+/** Least time between two Drain calls to one pod. */
+const askMs = 1_000;
+
+export interface DrainFacts {
+  readonly leaving: LeavingRank;
+  readonly view: RankView | undefined;
+  /** Experts of the plan live there. */
+  readonly planned: boolean;
+  readonly blocked: boolean;
+  /** For how long no expert has depended on it. */
+  readonly emptyMs: number;
+  readonly drainMs: number;
+}
+
+/** Pure. */
+export function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: DrainFacts): DrainView["phase"] {
+  if (!view || view.lost) return "Drained";
+  if (leaving.reason !== "Stop" && planned) return blocked ? "Blocked" : "Moving";
+  const status = view.link?.status;
+  return (status?.draining && status.activeRequests === 0) || emptyMs > drainMs ? "Drained" : "Draining";
 }
 
 export class Drains {
-  private readonly drains = new Map<string, Drain>();
+  private phases = new Map<string, DrainView["phase"]>();
+  /** Since when no expert depends on a leaving pod. */
+  private emptySince = new Map<string, number>();
+  private asked = new Map<string, number>();
   /** Ranks whose experts the others cannot take, and why; cleared when members change. */
   readonly blocked = new Map<number, string>();
 
-  step(views: readonly RankView[], leaving: readonly LeavingRank[], planned: ReadonlySet<number>, drainMs: number, now: number): void {
-    for (const uid of this.drains.keys()) {
-      if (leaving.some((rank) => rank.podUid === uid)) continue;
-      this.drains.delete(uid);
-      const view = views.find((v) => v.pod.uid === uid);
-      // Taken back: the rank serves on. A failed call leaves it draining, and its status says so.
-      void view?.link?.drain(true).catch(() => {});
-    }
-    for (const rank of leaving) {
-      const drain = this.drains.get(rank.podUid) ?? { phase: "Moving" as const, since: now, told: false };
-      this.drains.set(rank.podUid, drain);
-      this.advance(
-        drain,
-        rank,
-        views.find((v) => v.pod.uid === rank.podUid),
-        planned,
-        drainMs,
-        now,
-      );
-    }
-  }
-
-  private advance(
-    drain: Drain,
-    rank: LeavingRank,
-    view: RankView | undefined,
-    planned: ReadonlySet<number>,
+  step(
+    views: readonly RankView[],
+    leaving: readonly LeavingRank[],
+    planned: (rank: number) => boolean,
     drainMs: number,
     now: number,
   ): void {
-    if (!view || view.lost) {
-      drain.phase = "Drained";
-      return;
-    }
-    if (rank.reason !== "Stop" && planned.has(rank.rank)) {
-      drain.phase = this.blocked.has(rank.rank) ? "Blocked" : "Moving";
-      drain.since = now;
-      return;
-    }
-    if (!drain.told) {
-      drain.told = true;
-      drain.phase = "Draining";
-      drain.since = now;
-      void view.link?.drain(false).catch(() => {
-        drain.told = false; // asked again in the next step
+    const phases = new Map<string, DrainView["phase"]>();
+    const emptySince = new Map<string, number>();
+    for (const rank of leaving) {
+      const { podUid } = rank;
+      const since = this.emptySince.get(podUid) ?? now;
+      const phase = drainPhase({
+        leaving: rank,
+        view: views.find((view) => view.pod.uid === podUid),
+        planned: planned(rank.rank),
+        blocked: this.blocked.has(rank.rank),
+        emptyMs: now - since,
+        drainMs,
       });
-      return;
+      phases.set(podUid, phase);
+      if (phase === "Draining" || phase === "Drained") emptySince.set(podUid, since);
     }
-    const status = view.link?.status;
-    const finished = status?.draining === true && status.activeRequests === 0;
-    if (finished || now - drain.since > drainMs || !view.usable) drain.phase = "Drained";
+    this.phases = phases;
+    this.emptySince = emptySince;
+    this.tell(views, now);
+  }
+
+  /** A leaving rank is told to finish, one that was taken back to serve on. One that terminates drains by itself. */
+  private tell(views: readonly RankView[], now: number): void {
+    const asked = new Map<string, number>();
+    for (const { pod, leaving, link } of views) {
+      const draining = link?.status?.draining ?? false;
+      const wanted = leaving ? draining || this.phases.get(pod.uid) === "Draining" : pod.terminating && draining;
+      const last = this.asked.get(pod.uid) ?? Number.NEGATIVE_INFINITY;
+      const due = link !== undefined && wanted !== draining && now - last >= askMs;
+      if (due) void link.drain(!wanted).catch(() => {}); // its status will not say so, and it is asked again
+      if (due || now - last < askMs) asked.set(pod.uid, due ? now : last);
+    }
+    this.asked = asked;
   }
 
   view(leaving: readonly LeavingRank[]): DrainView[] {
     return leaving.map((rank) => {
-      const phase = this.drains.get(rank.podUid)?.phase ?? "Moving";
+      const phase = this.phases.get(rank.podUid) ?? "Moving";
       return { rank: rank.rank, podUid: rank.podUid, phase, message: phase === "Blocked" ? (this.blocked.get(rank.rank) ?? "") : "" };
     });
   }

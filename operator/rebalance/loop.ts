@@ -100,7 +100,8 @@ export class DeploymentLoop {
     this.drains.step(
       this.seen.views,
       this.seen.world.leaving,
-      planned,
+      // Until the plan was read every rank may hold the only copy of something.
+      (rank) => !this.steps.recovered || planned.has(rank),
       parseDuration(this.seen.world.spec.elasticity.drain, "spec.elasticity.drain"),
       now,
     );
