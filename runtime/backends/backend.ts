@@ -1,5 +1,6 @@
 // The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
+import type { AppError } from "../../crds/common.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 
 /** A weight's bytes as a backend receives them. f32 is row-major; int4 is the block-32 form of weights/codecs. */
@@ -63,6 +64,8 @@ export interface Backend {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
   expertResidentBytes(segment: Segment, codec: WeightData["codec"]): number;
+  /** Why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
+  fault(): AppError | undefined;
   close(): Promise<void>;
 }
 

@@ -88,5 +88,6 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
     return outputs;
   },
   expertResidentBytes: f32Bytes,
+  fault: () => undefined,
   async close() {},
 });

@@ -173,14 +173,14 @@ class EngineClient implements Engine {
         void this.#dispatch(message.id, message.frame);
         return;
       case "refused":
-        this.#stop(fromPlain(message.error));
+        this.#stop(gone(`its thread ended: ${message.error.message}`));
     }
   }
 
   #event(id: string, event: GenerateEvent): void {
     const open = this.#requests.get(id);
     if (!open) return; // its reader left
-    if (event.type !== "started") open.queuedTokens = 0;
+    if (event.type !== "queued" && event.type !== "started") open.queuedTokens = 0;
     open.stream.push(event);
   }
 

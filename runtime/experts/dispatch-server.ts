@@ -41,22 +41,33 @@ type Result = DispatchReply["result"];
 type Call = ServerDuplex<DispatchFrame, DispatchReply>;
 
 export function createDispatchServer(options: DispatchServerOptions): HandlersOf<typeof Experts> {
+  // An engine that has ended never comes back in this process. Streams end then, pings included: callers are to look elsewhere.
+  let ended: AppError | undefined;
+  const onEnded = (error: AppError) => {
+    ended = error;
+  };
   return {
     dispatch: (call) => {
       let caller: Extract<PeerIdentity, { role: "worker" }>;
       try {
         caller = options.caller(call);
+        if (ended !== undefined) throw ended;
       } catch (error) {
         options.report("rejected", 0);
         call.emit("error", toStatus(error));
         return;
       }
-      serveStream(call, caller, options);
+      serveStream(call, caller, options, onEnded);
     },
   };
 }
 
-function serveStream(call: Call, caller: Extract<PeerIdentity, { role: "worker" }>, options: DispatchServerOptions): void {
+function serveStream(
+  call: Call,
+  caller: Extract<PeerIdentity, { role: "worker" }>,
+  options: DispatchServerOptions,
+  onEnded: (error: AppError) => void,
+): void {
   let running = 0;
   call.on("data", (frame: DispatchFrame) => {
     running += 1;
@@ -69,7 +80,12 @@ function serveStream(call: Call, caller: Extract<PeerIdentity, { role: "worker" 
         span?.set({ "enodia.result": result.case ?? "" });
         if (!call.destroyed && !call.cancelled) call.write(create(DispatchReplySchema, { seq: frame.seq, result }));
       })
-      .catch((err) => options.log.error({ err, peer: caller.rank }, "an answer could not be sent"))
+      .catch((err) => {
+        options.log.error({ err, peer: caller.rank }, "an answer could not be sent");
+        if (!isEnded(err)) return;
+        onEnded(err);
+        call.emit("error", toStatus(err));
+      })
       .finally(() => {
         span?.end();
         running -= 1;
@@ -105,6 +121,7 @@ async function answer(
     const missing = missingExperts(caught);
     if (missing.length > 0) return notHosted(options, frame, missing);
     const error = AppError.from(caught, "computing a frame");
+    if (isEnded(error)) throw error;
     options.log.warn(
       { err: error, rank: caller.rank, layer: frame.layer },
       "a frame could not be computed; its sender is told to go elsewhere",
@@ -112,6 +129,8 @@ async function answer(
     return busy(options, strangerRetryMs);
   }
 }
+
+const isEnded = (error: unknown): error is AppError => error instanceof AppError && error.code === "EngineStopped";
 
 /** Identity: the certificate's rank and pod against what the frame claims and what membership says. */
 function refuseSender(

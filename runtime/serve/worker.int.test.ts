@@ -3,8 +3,10 @@
 import assert from "node:assert/strict";
 import { type AddressInfo, connect as connectTo, createServer as createProxy, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
 import { doubleEngine } from "../../test/support/double-engine.ts";
 import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
+import type { Engine } from "../engine/engine.ts";
 
 const prompts = Array.from({ length: 6 }, (_, i) => [i + 1, 7 * i + 3, 11]);
 const tokens = 24;
@@ -153,6 +155,36 @@ test("a host that falls silent in the middle of a text is given up, and used aga
   } finally {
     for (const socket of sockets) socket.destroy();
     proxy.close();
+    await ranks.close();
+  }
+});
+
+test("a worker whose engine ended tells the kubelet and the operator, and is sent no more frames", async () => {
+  const gone = () => Promise.reject(new AppError("engine: its thread ended", { code: "EngineStopped", retry: "backoff" }));
+  let ended = false;
+  const ranks = new Ranks(store, (rank) => ({
+    overrides: {
+      createEngine: async (options) => {
+        const engine = await doubleEngine(store.index)(options);
+        const { stats, runExperts } = engine;
+        const mortal = { stats: () => (ended ? gone() : stats.call(engine)) };
+        const frames: Pick<Engine, "runExperts"> = { runExperts: (frame) => (ended ? gone() : runExperts.call(engine, frame)) };
+        return rank === 1 ? Object.assign(engine, mortal, frames) : engine;
+      },
+    },
+  }));
+  try {
+    for (const rank of [0, 1, 2]) await ranks.launch(rank);
+    await ranks.firstPlan();
+    ended = true;
+    const { health } = ranks.byRank.get(1)!.worker;
+    await until("it is dead", () => health.deadReason() !== undefined);
+    assert.match(health.reasons().join(), /the engine ended/);
+    assert.deepEqual(await ranks.text([0], prompts[0]!, tokens), want[0]);
+    assert.deepEqual(ranks.suspects(0), [1]);
+    await new Promise((resolve) => setTimeout(resolve, 1_200)); // its process still answers the probes
+    assert.deepEqual(ranks.suspects(0), [1]);
+  } finally {
     await ranks.close();
   }
 });

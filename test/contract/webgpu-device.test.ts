@@ -47,9 +47,11 @@ test("a lost device is an error that says so, not a hang", async () => {
   const backend = backendOn(gpu);
   const program = await backend.compile(expert, model.expert(0, 0));
   await program.run(input);
+  assert.equal(backend.fault(), undefined);
   gpu.device.destroy();
   await gpu.device.lost;
   await assert.rejects(program.run(input), { code: "DeviceLost" });
+  assert.equal(backend.fault()?.code, "DeviceLost");
   await backend.close();
 });
 

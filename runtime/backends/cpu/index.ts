@@ -1,6 +1,7 @@
 // The cpu backend: ONNX Runtime sessions, one thread each, spread over a pool of threads. Exact class: the bits of a row
 // depend neither on the rows beside it nor on the number of threads.
 import { cpus } from "node:os";
+import type { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs, Weights } from "../backend.ts";
 import { checkInputs, checkKv, weightOf } from "../check.ts";
@@ -72,6 +73,10 @@ class CpuBackend implements Backend {
 
   expertResidentBytes(segment: Segment, codec: "f32" | "int4"): number {
     return expertBytes(segment, codec, ffnShape(segment) ? partsPerProgram : 1);
+  }
+
+  fault(): AppError | undefined {
+    return this.#pool.fault;
   }
 
   close(): Promise<void> {

@@ -31,6 +31,7 @@ interface Pending {
 
 interface Helper {
   readonly worker: Worker;
+  readonly ended: Promise<void>;
   readonly control: Int32Array;
   readonly port: MessagePort;
   readonly pending: Map<number, Pending>;
@@ -38,6 +39,7 @@ interface Helper {
   jobs: number;
 }
 
+const silent = (): AppError => failure(`no answer for ${jobTimeoutMs / 1000} s`);
 const failure = (message: string): AppError =>
   new AppError(`compute thread: ${message}`, { code: "BackendFailed", operation: "running a part" });
 
@@ -45,14 +47,21 @@ export class Pool {
   readonly threads: number;
   readonly #own = new Parts();
   readonly #helpers: readonly Helper[];
+  /** Set once a helper is gone: every later call throws it at once, since no batch can be finished any more. */
+  #fault: AppError | undefined;
   readonly #spin = new SpinGauge();
   #arena = new Float32Array(new SharedArrayBuffer(arenaFloatsMin * 4));
   #nextId = 0;
 
   constructor(threads: number) {
     this.threads = threads;
-    this.#helpers = Array.from({ length: threads - 1 }, () => startHelper());
+    this.#helpers = Array.from({ length: threads - 1 }, () => startHelper((error) => this.#lost(error)));
     this.#shareArena();
+  }
+
+  /** Why nothing can be computed any more. */
+  get fault(): AppError | undefined {
+    return this.#fault;
   }
 
   /** The shared buffer, at least so long; contents do not survive growth. */
@@ -65,6 +74,7 @@ export class Pool {
   }
 
   async open(thread: number, model: OnnxModel, io: PartIo): Promise<PartHandle> {
+    if (this.#fault) throw this.#fault;
     const id = this.#nextId++;
     const helper = this.#helpers[thread - 1];
     if (!helper) this.#own.open(id, model, io);
@@ -78,47 +88,69 @@ export class Pool {
 
   async close({ thread, id }: PartHandle): Promise<void> {
     const helper = this.#helpers[thread - 1];
-    if (helper) await this.#ask(helper, id, { type: "close", id }, []);
-    else this.#own.close(id);
+    if (!helper) this.#own.close(id);
+    else if (!this.#fault) await this.#ask(helper, id, { type: "close", id }, []); // else the threads go, and sessions with them
   }
 
   /** Runs every job; returns when all are done. */
   run(jobs: readonly Job[]): void {
+    if (this.#fault) throw this.#fault;
     const spins = this.#spin.spins();
     for (const job of jobs) {
       const helper = this.#helpers[job.part.thread - 1];
       if (helper) putJob(helper, job);
     }
-    for (const helper of this.#helpers) if (helper.jobs > 0) post(helper, spins);
+    for (const helper of this.#helpers) if (helper.jobs > 0) this.#post(helper, spins);
     try {
       for (const { part, rows, input, output } of jobs) if (part.thread === 0) this.#own.run(part.id, rows, this.#arena, input, output);
     } finally {
-      for (const helper of this.#helpers) if (helper.jobs > 0) this.#join(helper);
+      this.#joinAll();
     }
   }
 
   async terminate(): Promise<void> {
     this.#own.closeAll();
     for (const { worker } of this.#helpers) worker.ref();
-    const ended = this.#helpers.map(({ worker }) => new Promise((resolve) => worker.once("exit", resolve)));
     for (const helper of this.#helpers) {
       Atomics.store(helper.control, word.posted, -1);
       Atomics.notify(helper.control, word.posted);
     }
-    await Promise.all(ended);
+    await Promise.all(this.#helpers.map(({ worker, ended }) => (this.#fault ? worker.terminate() : ended)));
   }
 
-  #join(helper: Helper): void {
+  /** Waits for every helper, whoever fails: one that still computed would be taken for the next batch's. */
+  #joinAll(): void {
+    const failures = this.#helpers.flatMap((helper) => (helper.jobs > 0 ? (this.#join(helper) ?? []) : []));
+    if (failures[0]) throw failures[0];
+  }
+
+  #join(helper: Helper): AppError | undefined {
     helper.jobs = 0;
-    if (!waitWhile(helper.control, word.finished, helper.posted - 1, jobTimeoutMs)) throw failure(`no answer for ${jobTimeoutMs / 1000} s`);
-    if (helper.control[word.failed] === 0) return;
+    if (this.#fault) return this.#fault;
+    if (!caughtUp(helper)) return this.#lost(silent());
+    if (helper.control[word.failed] === 0) return undefined;
     helper.control[word.failed] = 0;
     for (let got = receiveMessageOnPort(helper.port); got; got = receiveMessageOnPort(helper.port)) {
       const message = got.message as FromHelper;
-      if (message.type === "failed") throw failure(message.message);
+      if (message.type === "failed") return failure(message.message);
       settle(helper, message);
     }
-    throw failure("a job failed");
+    return failure("a job failed");
+  }
+
+  #post(helper: Helper, spins: number): void {
+    // A batch of no jobs may still be open (the helper is creating a session): its words must not change under it.
+    if (!caughtUp(helper)) throw this.#lost(silent());
+    helper.control[word.jobs] = helper.jobs;
+    helper.control[word.spins] = spins;
+    helper.posted += 1;
+    Atomics.store(helper.control, word.posted, helper.posted);
+    Atomics.notify(helper.control, word.posted);
+  }
+
+  #lost(error: AppError): AppError {
+    this.#fault ??= error;
+    return this.#fault;
   }
 
   #shareArena(): void {
@@ -130,12 +162,12 @@ export class Pool {
       helper.pending.set(id, { resolve, reject });
       helper.port.ref(); // an answer is due: the loop must not end before it
       helper.port.postMessage(message, transfer);
-      post(helper, 0); // a batch of no jobs: look at the port
+      this.#post(helper, 0); // a batch of no jobs: look at the port
     });
   }
 }
 
-function startHelper(): Helper {
+function startHelper(onLost: (error: AppError) => void): Helper {
   const { port1, port2 } = new MessageChannel();
   const control = controlBuffer();
   const worker = new Worker(new URL("./helper.ts", import.meta.url), {
@@ -143,13 +175,17 @@ function startHelper(): Helper {
     transferList: [port2],
     name: "experts",
   });
-  const helper: Helper = { worker, control: new Int32Array(control), port: port1, pending: new Map(), posted: 0, jobs: 0 };
+  const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
+  const helper: Helper = { worker, ended, control: new Int32Array(control), port: port1, pending: new Map(), posted: 0, jobs: 0 };
   port1.on("message", (message: FromHelper) => settle(helper, message));
   port1.unref();
   worker.unref();
   const lost = (cause: unknown): void => {
-    for (const { reject } of helper.pending.values()) reject(failure(`ended: ${cause instanceof Error ? cause.message : String(cause)}`));
+    const error = failure(`ended: ${cause instanceof Error ? cause.message : String(cause)}`);
+    onLost(error);
+    for (const { reject } of helper.pending.values()) reject(error);
     helper.pending.clear();
+    port1.unref();
   };
   worker.once("error", lost);
   worker.once("exit", lost);
@@ -171,12 +207,7 @@ function putJob(helper: Helper, { part, rows, input, output }: Job): void {
   helper.jobs += 1;
 }
 
-function post(helper: Helper, spins: number): void {
-  // A batch of no jobs may still be open (the helper is creating a session): its words must not change under it.
-  if (!waitWhile(helper.control, word.finished, helper.posted - 1, jobTimeoutMs)) throw failure(`no answer for ${jobTimeoutMs / 1000} s`);
-  helper.control[word.jobs] = helper.jobs;
-  helper.control[word.spins] = spins;
-  helper.posted += 1;
-  Atomics.store(helper.control, word.posted, helper.posted);
-  Atomics.notify(helper.control, word.posted);
+/** False after a time that no batch takes. */
+function caughtUp(helper: Helper): boolean {
+  return waitWhile(helper.control, word.finished, helper.posted - 1, jobTimeoutMs);
 }

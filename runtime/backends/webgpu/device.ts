@@ -19,7 +19,7 @@ export interface Gpu {
   readonly name: string;
   readonly limits: Pick<GPUSupportedLimits, "maxBufferSize" | "maxStorageBufferBindingSize" | "maxComputeWorkgroupsPerDimension">;
   /** Set once the driver took the device away; every later run says so. */
-  lost(): string | undefined;
+  lost(): AppError | undefined;
   close(): void;
 }
 
@@ -62,10 +62,10 @@ export async function openGpu(): Promise<Gpu> {
   const { adapter, gpu } = found;
   const requiredLimits = Object.fromEntries(limitNames.map((name) => [name, adapter.limits[name]]));
   const device = await adapter.requestDevice({ requiredLimits });
-  let lost: string | undefined;
+  let lost: AppError | undefined;
   let closed = false;
   device.lost.then((info) => {
-    if (!closed) lost = `the GPU device was lost: ${info.message || info.reason}`;
+    if (!closed) lost = new AppError(`the GPU device was lost: ${info.message || info.reason}`, { code: "DeviceLost" });
   });
   return {
     device,
@@ -84,7 +84,7 @@ export async function openGpu(): Promise<Gpu> {
 export async function scoped<T>(gpu: Gpu, operation: string, body: () => T): Promise<T> {
   const { device } = gpu;
   const gone = gpu.lost();
-  if (gone) throw new AppError(gone, { code: "DeviceLost", operation });
+  if (gone) throw gone;
   const filters = ["out-of-memory", "validation", "internal"] as const;
   for (const filter of filters) device.pushErrorScope(filter);
   const popped: Promise<GPUError | null>[] = [];

@@ -19,6 +19,7 @@ export function backendOn(gpu: Gpu, panelBytes: number = gpu.limits.maxStorageBu
     // All submissions go out before the first readback is awaited; the queue runs them in order.
     runMany: (calls) => Promise.all(calls.map(({ program, inputs }) => program.run(inputs))),
     expertResidentBytes: residentBytesOf,
+    fault: () => gpu.lost(),
     async close() {
       pool.dispose();
       gpu.close();

@@ -98,7 +98,7 @@ export class DeviceProgram implements Compiled {
         return { mapping: settled(readback.mapAsync(mapRead, 0, bytes)) };
       });
       const fault = await mapping;
-      if (fault) throw new AppError(gpu.lost() ?? fault.message, { code: gpu.lost() ? "DeviceLost" : "GpuError", cause: fault });
+      if (fault) throw gpu.lost() ?? new AppError(fault.message, { code: "GpuError", cause: fault });
       const copy = readback.getMappedRange(0, bytes).slice(0);
       readback.unmap();
       pool.give("readback", readback);

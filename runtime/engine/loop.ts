@@ -1,0 +1,275 @@
+// The engine's loop: runs steps one after another and answers the main thread's messages between them. Frames of other
+// ranks are answered between the layers of a running step too, and while a step waits for another rank, so that two ranks
+// waiting for each other always get on.
+import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
+import { AppError } from "../../crds/common.ts";
+import type { Phase } from "../../crds/telemetry.ts";
+import { createRouter } from "../placement/dispatch.ts";
+import type { LoadCounters, RemoteFrame } from "./api.ts";
+import { Batcher, type Step } from "./core/batch.ts";
+import { sample } from "./core/sampling.ts";
+import { TracedRequests } from "./core/traced.ts";
+import { ExpertTable } from "./expert-table.ts";
+import { LoadCounter } from "./load-counter.ts";
+import {
+  type CallMessage,
+  type FromEngine,
+  fromPlain,
+  type GenerateMessage,
+  type ThreadOptions,
+  type ToEngine,
+  toPlain,
+} from "./messages.ts";
+import type { OpenModel } from "./open.ts";
+import { forward, logitsOf, type StepTools } from "./step.ts";
+import { TransitionSampler } from "./transition-sampler.ts";
+
+interface Waiting {
+  resolve(rows: Float32Array): void;
+  reject(error: unknown): void;
+}
+
+export class EngineLoop {
+  readonly #port: MessagePort;
+  readonly #model: OpenModel;
+  readonly #batcher: Batcher;
+  readonly #experts: ExpertTable;
+  readonly #counter: LoadCounter;
+  readonly #transitions: TransitionSampler;
+  readonly #tools: StepTools;
+  readonly #dispatched = new Map<number, Waiting>();
+  #router = { rank: -1, table: createRouter(-1) };
+  #nextDispatch = 0;
+  readonly #traced = new TracedRequests();
+  /** Of the running step. */
+  #traceparent: string | undefined;
+  #draining = false;
+  #closing = false;
+  /** Calls that change state wait here for the end of a step. */
+  #deferred: (() => void)[] = [];
+  #wake: (() => void) | undefined;
+  readonly #totals = { steps: 0, prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: 0, decode: 0 } };
+
+  constructor(port: MessagePort, model: OpenModel, options: ThreadOptions) {
+    const { program, backend, store, embed, blocks, head } = model;
+    this.#port = port;
+    this.#model = model;
+    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits);
+    this.#counter = new LoadCounter(program.layers, program.experts);
+    this.#transitions = new TransitionSampler(program.layers, program.experts);
+    this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
+    this.#tools = {
+      program,
+      embed,
+      blocks,
+      head,
+      experts: this.#experts,
+      counter: this.#counter,
+      transitions: this.#transitions,
+      router: () => this.#router,
+      dispatch: (frame) => this.#dispatch(frame),
+      breathe: () => this.#drainPort(),
+    };
+    port.on("message", (message: ToEngine) => this.#receive(message));
+  }
+
+  /** Until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
+  async run(): Promise<void> {
+    for (;;) {
+      this.#flushNotices();
+      for (const change of this.#deferred.splice(0)) change();
+      if (this.#closing) break;
+      const fault = this.#model.backend.fault();
+      if (fault) throw fault;
+      const step = this.#batcher.next();
+      this.#flushNotices();
+      if (step) {
+        await this.#execute(step);
+        await new Promise<void>((resolve) => setImmediate(resolve)); // lets messages, loads and replies in
+      } else {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+        this.#wake = undefined;
+      }
+    }
+    await this.#model.close();
+    this.#port.close();
+  }
+
+  async #execute(step: Step): Promise<void> {
+    const start = performance.now();
+    this.#traceparent = this.#traced.take(step.ids);
+    try {
+      for (const { from, to, length } of step.moves) await this.#model.kv.copySlot(from, to, length);
+      const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
+      const x = await forward(this.#tools, step.tokens, kv, step.phase);
+      this.#batcher.complete(step, await this.#sample(step, x));
+    } catch (caught) {
+      for (const id of step.ids) this.#fail(id, caught);
+    }
+    this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
+  }
+
+  async #sample({ wanted }: Step, x: Float32Array): Promise<{ token: number; logprob: number }[]> {
+    if (wanted.length === 0) return [];
+    const { vocab } = this.#model.program;
+    const logits = await logitsOf(
+      this.#tools,
+      x,
+      wanted.map(({ row }) => row),
+    );
+    return wanted.map(({ sampling, position }, i) => sample(logits.subarray(i * vocab, (i + 1) * vocab), sampling, position));
+  }
+
+  #dispatch(frame: RemoteFrame): Promise<Float32Array> {
+    const id = this.#nextDispatch++;
+    return new Promise((resolve, reject) => {
+      this.#dispatched.set(id, { resolve, reject });
+      const traced = this.#traceparent === undefined ? frame : { ...frame, traceparent: this.#traceparent };
+      this.#send({ type: "dispatch", id, frame: traced }, [frame.rows.buffer as ArrayBuffer]);
+    });
+  }
+
+  #drainPort(): void {
+    for (let got = receiveMessageOnPort(this.#port); got; got = receiveMessageOnPort(this.#port)) this.#receive(got.message as ToEngine);
+  }
+
+  #receive(message: ToEngine): void {
+    switch (message.type) {
+      case "dispatched":
+      case "dispatchFailed": {
+        const waiting = this.#dispatched.get(message.id);
+        this.#dispatched.delete(message.id);
+        if (message.type === "dispatched") waiting?.resolve(message.rows);
+        else waiting?.reject(fromPlain(message.error));
+        return;
+      }
+      case "generate":
+        this.#generate(message);
+        break;
+      case "cancel":
+        this.#later(() => this.#batcher.remove(message.id, "cancelled"));
+        break;
+      case "call":
+        void this.#answer(message);
+        break;
+    }
+    this.#wake?.();
+  }
+
+  #generate(message: GenerateMessage): void {
+    try {
+      if (this.#draining) throw new AppError("this worker is draining; ask another", { code: "Draining", retry: "backoff" });
+      this.#batcher.submit({ ...message, eos: new Set(message.eos) });
+      if (message.traceparent) this.#traced.add(message.id, message.traceparent);
+      this.#flushNotices(); // that it is queued, even in the middle of a long step
+    } catch (caught) {
+      this.#send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
+    }
+  }
+
+  async #answer(message: CallMessage): Promise<void> {
+    try {
+      const result = await this.#call(message);
+      const transfer = result instanceof Float32Array ? [result.buffer as ArrayBuffer] : [];
+      this.#send({ type: "answer", id: message.id, result }, transfer);
+    } catch (caught) {
+      this.#send({ type: "failed", id: message.id, error: toPlain(caught) });
+    }
+  }
+
+  async #call(message: CallMessage): Promise<unknown> {
+    switch (message.method) {
+      case "runExperts":
+        return this.#experts.run(message.argument);
+      case "loadExpert":
+        await macrotask(); // not between two layers of a running step: creating a session takes milliseconds
+        return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
+      case "unloadExpert":
+        await macrotask();
+        return this.#experts.unload(message.argument.layer, message.argument.expert);
+      case "setRouting":
+        return this.#atStepEnd(() => {
+          const { rank, layers } = message.argument;
+          if (rank !== this.#router.rank) this.#router = { rank, table: createRouter(rank) };
+          this.#router.table.setTables(layers);
+        });
+      case "setDown":
+        return this.#router.table.setDown(new Set(message.argument));
+      case "counters":
+        return this.#takeCounters(message.argument.transitions);
+      case "stats": {
+        const { slotsUsed, queued } = this.#batcher;
+        return {
+          ...this.#totals,
+          slotsUsed,
+          queuedRequests: queued,
+          hostedExperts: this.#experts.count,
+          servedRows: this.#counter.servedTotal,
+        };
+      }
+      case "drain":
+        this.#draining = message.argument;
+        return this.#atStepEnd(() => {
+          if (this.#draining) for (const id of this.#batcher.openIds()) this.#batcher.remove(id, "draining");
+        });
+      case "close":
+        for (const { reject } of this.#dispatched.values())
+          reject(new AppError("engine: closing", { code: "EngineStopped", retry: "backoff" }));
+        this.#dispatched.clear();
+        return this.#atStepEnd(() => {
+          this.#closing = true;
+        });
+    }
+  }
+
+  #takeCounters(wanted: boolean): LoadCounters {
+    const { prefill, decode } = this.#counter.take();
+    const transitions = this.#transitions.take(wanted);
+    return {
+      prefill: { ...prefill, ...(transitions.prefill ? { transitions: transitions.prefill } : {}) },
+      decode: { ...decode, ...(transitions.decode ? { transitions: transitions.decode } : {}) },
+    };
+  }
+
+  #later(change: () => void): void {
+    this.#deferred.push(change);
+    this.#wake?.();
+  }
+
+  #atStepEnd(change: () => void): Promise<void> {
+    return new Promise((resolve) =>
+      this.#later(() => {
+        change();
+        resolve();
+      }),
+    );
+  }
+
+  #fail(id: string, caught: unknown): void {
+    this.#batcher.remove(id, "failed");
+    this.#traced.drop(id);
+    this.#send({ type: "requestFailed", id, error: toPlain(caught) });
+  }
+
+  #flushNotices(): void {
+    for (const { id, event } of this.#batcher.takeNotices()) {
+      if (event.type === "finish") this.#traced.drop(id);
+      if (event.type === "started") this.#totals.cachedTokens += event.cachedPromptTokens;
+      this.#send({ type: "event", id, event });
+    }
+  }
+
+  #count(phase: Phase, tokens: number, seconds: number): void {
+    this.#totals.steps += 1;
+    this.#totals[phase === "prefill" ? "prefillTokens" : "decodeTokens"] += tokens;
+    this.#totals.stepSeconds[phase] += seconds;
+  }
+
+  #send(message: FromEngine, transfer: ArrayBuffer[] = []): void {
+    this.#port.postMessage(message, transfer);
+  }
+}
+
+const macrotask = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
