@@ -1,10 +1,10 @@
 // TLS Secrets of a deployment: its CA, one leaf per worker pod, one for the gateways; and the operator's own leaf in memory.
-// Worker Secrets are owned by their pod, the others by the MoEDeployment. Never makes a second CA: the API server decides who was first.
+// Worker Secrets are owned by their pod, the others by the MoEDeployment. A Secret without that owner is not touched: a deleted
+// namesake's awaits collection, any other is a person's. Never makes a second CA: the API server decides who was first.
 
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import { hasCode } from "../kube/errors.ts";
-import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
 import { authorityIsGood, createAuthority, issueLeaf, type KeyPairPem, type LeafNames, leafIsGood } from "../tls/authority.ts";
 import type { Informers } from "./informers.ts";
 import { names, objectLabels, ownerOf } from "./objects/context.ts";
@@ -13,6 +13,11 @@ import { type Identity, workerServerName } from "./ports.ts";
 const manager = "enodia-operator";
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
+/** A person or the garbage collector has to do something about the Secret; a change of one of ours wakes us earlier. */
+const secretRetryMs = 10_000;
+
+/** Codes of what is wrong with a Secret that has a certificate's name. */
+export const secretProblems: readonly string[] = ["AuthorityUnusable", "SecretForeign"];
 
 export interface PodIdentity {
   readonly name: string;
@@ -24,9 +29,12 @@ export class Identities {
   readonly #kube: Kube;
   readonly #informers: Informers;
   readonly #now: () => Date;
-  readonly #authorities = new Map<string, KeyPairPem>();
-  readonly #operator = new Map<string, { identity: Identity; until: number }>();
-  readonly #checked = new Map<string, number>();
+  /** By the CA Secret's key. */
+  readonly #authorities = new Map<string, { readonly uid: string; readonly pair: Promise<KeyPairPem> }>();
+  /** By the deployment's uid. */
+  readonly #operator = new Map<string, { readonly identity: Identity; readonly until: number }>();
+  /** By the leaf Secret's key: found good for this owner, under this CA, until then. */
+  readonly #checked = new Map<string, { readonly owner: string; readonly ca: string; readonly until: number }>();
 
   constructor(kube: Kube, informers: Informers, now: () => Date) {
     this.#kube = kube;
@@ -34,35 +42,30 @@ export class Identities {
     this.#now = now;
   }
 
-  /** Reads or makes the CA. */
-  async authority(deployment: Pick<MoEDeployment, "metadata">): Promise<KeyPairPem> {
+  /** Reads or makes the CA. One look at a time per deployment, so that two callers do not make two. */
+  authority(deployment: Pick<MoEDeployment, "metadata">): Promise<KeyPairPem> {
     const { uid, name, namespace } = deployment.metadata;
-    const known = this.#authorities.get(uid);
-    if (known) return known;
+    const key = keyOf({ namespace, name: names.ca(name) });
+    const known = this.#authorities.get(key);
+    if (known?.uid === uid) return known.pair;
+    const entry = { uid, pair: this.#readOrMake(deployment) };
+    this.#authorities.set(key, entry);
+    entry.pair.catch(() => {
+      if (this.#authorities.get(key) === entry) this.#authorities.delete(key);
+    });
+    return entry.pair;
+  }
+
+  async #readOrMake(deployment: Pick<MoEDeployment, "metadata">): Promise<KeyPairPem> {
+    const { uid, name, namespace } = deployment.metadata;
     const ref = { namespace, name: names.ca(name) };
-    const found = readPair(await this.#kube.get(resources.secrets, ref), "ca.crt", "ca.key");
-    if (found) {
-      if (!(await authorityIsGood(found, this.#now()))) {
-        throw new AppError(`Secret ${ref.name}: ca.crt and ca.key are no usable CA: delete the Secret and all pods to get a new one`, {
-          code: "AuthorityUnusable",
-          operation: "reading the CA",
-          retry: { afterMs: 30_000 },
-        });
-      }
-      this.#authorities.set(uid, found);
-      return found;
-    }
+    const live = await this.#kube.get(resources.secrets, ref);
+    if (live) return readAuthority(live, uid, this.#now());
     const made = await createAuthority(`${name}.${namespace}.enodia`, this.#now());
-    const secret = secretObject(ref, { "ca.crt": made.cert, "ca.key": made.key }, objectLabels(name, "tls"), [
-      ownerOf(deployment as MoEDeployment),
-    ]);
-    try {
-      await this.#kube.create(resources.secrets, secret, { manager });
-    } catch (error) {
-      if (hasCode(error, "AlreadyExists")) return this.authority(deployment); // another writer was first: use theirs
-      throw error;
-    }
-    this.#authorities.set(uid, made);
+    const owner = ownerOf(deployment as MoEDeployment);
+    const secret = secretObject(ref, { "ca.crt": made.cert, "ca.key": made.key }, objectLabels(name, "tls"), owner);
+    // AlreadyExists: another writer was first, and the next try reads theirs.
+    await this.#kube.create(resources.secrets, secret, { manager });
     return made;
   }
 
@@ -79,12 +82,12 @@ export class Identities {
     await this.#ensure(deployment, names.podTls(pod.name), leaf, owner);
   }
 
-  /** The operator's own certificate for one deployment. */
+  /** The operator's own certificate for one deployment; the same object while it and the CA stand. */
   async operator(ref: Ref, uid: string): Promise<Identity> {
-    const known = this.#operator.get(uid);
-    const now = this.#now();
-    if (known && known.until > now.getTime()) return known.identity;
     const ca = await this.authority({ metadata: { ...ref, uid, generation: 0, resourceVersion: "" } });
+    const now = this.#now();
+    const known = this.#operator.get(uid);
+    if (known && known.identity.ca === ca.cert && known.until > now.getTime()) return known.identity;
     const leaf = { dns: [`operator.${ref.name}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${ref.name}/operator` };
     const identity = { ...(await issueLeaf(ca, leaf, now)), ca: ca.cert };
     this.#operator.set(uid, { identity, until: now.getTime() + 24 * recheckMs });
@@ -92,58 +95,71 @@ export class Identities {
   }
 
   forget(uid: string): void {
-    this.#authorities.delete(uid);
+    for (const [key, entry] of this.#authorities) if (entry.uid === uid) this.#authorities.delete(key);
     this.#operator.delete(uid);
   }
 
-  async #ensure(
-    deployment: MoEDeployment,
-    secretName: string,
-    leaf: LeafNames,
-    owner: NonNullable<KubeObject["metadata"]["ownerReferences"]>[number],
-  ) {
+  /** A Secret of ours was made, deleted or changed by somebody: look again. */
+  changed(secret: KubeObject): void {
+    const key = keyOf(refOf(secret));
+    this.#authorities.delete(key);
+    this.#checked.delete(key);
+  }
+
+  async #ensure(deployment: MoEDeployment, secretName: string, leaf: LeafNames, owner: OwnerReference): Promise<void> {
     const { name, namespace } = deployment.metadata;
-    const now = this.#now();
-    const key = `${namespace}/${secretName}/${owner.uid}`;
-    if ((this.#checked.get(key) ?? 0) > now.getTime()) return;
     const ref = { namespace, name: secretName };
+    const key = keyOf(ref);
     const ca = await this.authority(deployment);
-    const live = this.#informers.get("secrets", ref) ?? (await this.#kube.get(resources.secrets, ref));
-    const have = readPair(live, "tls.crt", "tls.key");
-    if (!have || !(await leafIsGood(ca, have.cert, leaf, now))) {
+    const now = this.#now();
+    const known = this.#checked.get(key);
+    if (known && known.owner === owner.uid && known.ca === ca.cert && known.until > now.getTime()) return;
+    // Before the look: a change during it means another one.
+    this.#checked.set(key, { owner: owner.uid, ca: ca.cert, until: now.getTime() + recheckMs });
+    try {
+      const live = this.#informers.get("secrets", ref) ?? (await this.#kube.get(resources.secrets, ref));
+      if (live) refuseForeign(live, owner.uid);
+      const have = live && readPair(live, "tls.crt", "tls.key");
+      if (have && (await leafIsGood(ca, have.cert, leaf, now))) return;
       const made = await issueLeaf(ca, leaf, now);
       const data = { "tls.crt": made.cert, "tls.key": made.key, "ca.crt": ca.cert };
-      await this.#kube.apply(resources.secrets, secretObject(ref, data, objectLabels(name, "tls"), [owner]), { manager });
-    }
-    this.#checked.set(key, now.getTime() + recheckMs);
-  }
-
-  /** A Secret of ours was deleted or changed by somebody: look again. */
-  changed(secret: KubeObject): void {
-    for (const owner of secret.metadata.ownerReferences ?? []) {
-      this.#checked.delete(`${secret.metadata.namespace}/${secret.metadata.name}/${owner.uid}`);
+      await this.#kube.apply(resources.secrets, secretObject(ref, data, objectLabels(name, "tls"), owner), { manager });
+    } catch (error) {
+      this.#checked.delete(key);
+      throw error;
     }
   }
 }
 
-function secretObject(
-  ref: Ref,
-  data: Record<string, string>,
-  labels: Record<string, string>,
-  ownerReferences: KubeObject["metadata"]["ownerReferences"],
-): KubeObject {
+async function readAuthority(secret: KubeObject, uid: string, now: Date): Promise<KeyPairPem> {
+  refuseForeign(secret, uid);
+  const pair = readPair(secret, "ca.crt", "ca.key");
+  if (pair && (await authorityIsGood(pair, now))) return pair;
+  throw secretError(
+    "AuthorityUnusable",
+    `Secret ${secret.metadata.name}: ca.crt and ca.key are no CA that can be used; restore them, or delete the Secret to have all certificates made anew`,
+  );
+}
+
+function refuseForeign({ metadata }: KubeObject, uid: string): void {
+  if (metadata.ownerReferences?.some((owner) => owner.uid === uid)) return;
+  throw secretError(
+    "SecretForeign",
+    `Secret ${metadata.name} has another owner or none; what a deleted MoEDeployment of this name left is waited for, any other has to be deleted or renamed`,
+  );
+}
+
+function secretError(code: string, message: string): AppError {
+  return new AppError(message, { code, operation: "reading certificates", retry: { afterMs: secretRetryMs } });
+}
+
+function secretObject(ref: Ref, data: Record<string, string>, labels: Record<string, string>, owner: OwnerReference): KubeObject {
   const encoded = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, Buffer.from(value).toString("base64")]));
-  return {
-    apiVersion: "v1",
-    kind: "Secret",
-    metadata: { ...ref, labels, ...(ownerReferences ? { ownerReferences } : {}) },
-    type: "Opaque",
-    data: encoded,
-  };
+  return { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels, ownerReferences: [owner] }, type: "Opaque", data: encoded };
 }
 
-function readPair(secret: KubeObject | undefined, certKey: string, keyKey: string): KeyPairPem | undefined {
-  const data = secret?.data as Record<string, string> | undefined;
+function readPair(secret: KubeObject, certKey: string, keyKey: string): KeyPairPem | undefined {
+  const data = secret.data as Record<string, string> | undefined;
   const cert = data?.[certKey];
   const key = data?.[keyKey];
   if (!cert || !key) return undefined;

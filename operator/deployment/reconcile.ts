@@ -11,7 +11,7 @@ import type { PodFacts, Refusal, Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
 import { dryRun, execute } from "./execute.ts";
-import type { Identities } from "./identity.ts";
+import { type Identities, secretProblems } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
 import { appliedObjects } from "./objects/index.ts";
@@ -72,13 +72,14 @@ export class Reconciler {
     const { deps } = { deps: this.#deps };
     const context: RenderContext = { deployment, settings: deps.settings, natsKey: await this.#natsKey(deployment) };
     const template = workerTemplate(context);
-    await deps.identities.ensureGateway(deployment);
+    const uncertified = await this.#certifyGateway(deployment);
     const objects = appliedObjects(context).filter(({ resource }) => template.refusals.length === 0 || resource !== resources.deployments);
     const refused = [...template.refusals, ...(await deps.applier.apply(objects))];
     const pods = this.#pods(deployment);
     const known = pods.some((pod) => pod.templateHash === template.hash);
     const rejection = known || refused.length > 0 || deployment.spec.suspend ? undefined : await this.#dryRun(context, template);
     const refusals: Refusal[] = [
+      ...uncertified,
       ...refused,
       ...(rejection ? [{ reason: "PodRefused", message: `the API server refuses the worker pod: ${rejection}` }] : []),
     ];
@@ -160,6 +161,17 @@ export class Reconciler {
         pod.leaving && !pod.terminating ? [{ rank: pod.rank, podUid: pod.uid, reason: pod.leaving.reason }] : [],
       ),
     };
+  }
+
+  /** A Secret that waits for a person or the garbage collector is said in a condition. */
+  async #certifyGateway(deployment: MoEDeployment): Promise<Refusal[]> {
+    try {
+      await this.#deps.identities.ensureGateway(deployment);
+      return [];
+    } catch (error) {
+      if (!(error instanceof AppError && secretProblems.includes(error.code))) throw error;
+      return [{ reason: error.code, message: error.message }];
+    }
   }
 
   async #dryRun(context: RenderContext, template: WorkerTemplate): Promise<string | undefined> {

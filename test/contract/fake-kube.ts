@@ -29,7 +29,12 @@ interface Change {
 }
 
 const firstVersion = 1000;
-const fail = (code: string, message: string) => new AppError(message, { code, operation: "fake kube" });
+const fail = (code: string, message: string) =>
+  new AppError(message, {
+    code,
+    operation: "fake kube",
+    retry: code === "Conflict" || code === "AlreadyExists" ? "backoff" : "never",
+  });
 
 export class FakeKube implements Kube {
   readonly #objects = new Map<string, Stored>();
@@ -43,6 +48,9 @@ export class FakeKube implements Kube {
   /** Judges pods as admission would; throws to refuse. */
   admit: (resource: Resource, object: KubeObject) => void = () => {};
   writes = 0;
+  /** Whether what an object owns goes with it at once; otherwise collect() plays the garbage collector, as late as a test wants. */
+  collectsAtOnce = true;
+  readonly #departed = new Set<string>();
 
   constructor(now: () => number = Date.now) {
     this.#now = now;
@@ -120,9 +128,14 @@ export class FakeKube implements Kube {
     if (!stored) return;
     this.#objects.delete(id);
     this.#publish(resource, "DELETED", stored.object);
-    for (const other of [...this.#objects.values()]) {
-      const owned = other.object.metadata.ownerReferences?.some((owner) => owner.uid === stored.object.metadata.uid);
-      if (owned) this.remove(other.resource, refOf(other.object));
+    this.#departed.add(stored.object.metadata.uid ?? "");
+    if (this.collectsAtOnce) this.collect();
+  }
+
+  /** Takes away what removed objects owned. */
+  collect(): void {
+    for (const { resource, object } of [...this.#objects.values()]) {
+      if (object.metadata.ownerReferences?.some((owner) => this.#departed.has(owner.uid))) this.remove(resource, refOf(object));
     }
   }
 
