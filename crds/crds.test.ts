@@ -61,7 +61,7 @@ test("a partly given object gets the same defaults from zod and from the CRD", (
         { trigger: fc.record({ imbalancePercent: fc.integer({ min: 101, max: 300 }) }, { requiredKeys: [] }), budget: fc.constant({}) },
         { requiredKeys: [] },
       ),
-      telemetry: fc.record({ nats: fc.constant({}), staleAfter: fc.constant("9s") }, { requiredKeys: [] }),
+      telemetry: fc.record({ nats: fc.constant({}), staleAfter: fc.constant("90s") }, { requiredKeys: [] }),
       gateway: fc.record({ apiKeySecretRef: fc.constant({ name: "s" }) }, { requiredKeys: [] }),
     },
     { requiredKeys: [] },

@@ -34,7 +34,8 @@ const model = z
       .string()
       .max(specBounds.uriLength)
       .meta({
-        description: "Where the imported model is: pvc://<claim>/<folder>. The claim is mounted read-only in every worker.",
+        description:
+          "Where the imported model is: pvc://<claim>/<folder>. The claim is in the same namespace and mounted read-only in every worker and every gateway.",
         ...rules({
           rule: `self.matches('${modelUriPattern}')`,
           message: "must be pvc://<claim>/<folder>; bring other sources into a claim first with `enodia model import`",
@@ -63,7 +64,10 @@ const elasticity = z
       "5s",
     ),
     drain: duration("How long a leaving rank may finish its requests and hand its experts over before it is removed.").default("60s"),
-    operationTimeout: duration("How long a resize, roll or repair may take before it is reported as Progressing=False.").default("15m"),
+    operationTimeout: duration("How long a resize, roll or repair may take before it is reported as Progressing=False.", {
+      value: "1s",
+      why: "every operation takes some time",
+    }).default("15m"),
   })
   .prefault({})
   .meta({
@@ -77,7 +81,7 @@ const elasticity = z
 const experts = z
   .object({
     memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. When not given, the container limit less the dense part, the KV pool and 15%.",
+      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. With backend webgpu this is memory of the device, and must be given. Else, when not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
     minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
       description:
@@ -89,16 +93,18 @@ const experts = z
 
 const runtime = z
   .object({
-    backend: z
-      .enum(backendNames)
-      .default("Auto")
-      .meta({ description: "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu." }),
+    backend: z.enum(backendNames).default("Auto").meta({
+      description:
+        "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
+    }),
     expertCodec: z
       .enum(expertCodecNames)
       .default("int4")
       .meta({ description: "Stored form of the experts that workers load; the import must have made it." }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
-    kvPool: quantity("Bytes of attention cache per rank; decides how many requests run at once.").default("256Mi"),
+    kvPool: quantity(
+      "Bytes of attention cache per rank. A request takes 2 x layers x KV heads x head size x maxContext x 4 of them, so this decides how many run at once.",
+    ).default("256Mi"),
   })
   .prefault({})
   .meta({ description: "How workers compute." });
@@ -113,19 +119,25 @@ const trigger = z
         description: "Plan when the worst layer's max/mean load over ranks exceeds this percentage.",
         ...rules({ rule: "self >= 101", message: "must be at least 101: 100 is perfect balance" }),
       }),
-    window: duration("Span of load a decision looks at.").default("15s"),
+    window: duration("Span of load a decision looks at.", { value: "1s", why: "workers report load three times in a window" }).default(
+      "15s",
+    ),
     minTokens: z.int32().min(0).default(5000).meta({ description: "Expert selections per layer below which a window is taken as noise." }),
   })
   .prefault({})
   .meta({ description: "When a new placement is worth computing." });
 
+const policyText =
+  "How placements are planned. incremental: from the present placement, the steps that pay for their transfer. uniform: never moves for load. " +
+  "hecate, eplb, fastermoe, smartmoe: after the published systems. moetuner, exflow: place experts by which of them follow each other. " +
+  "exact: the optimum, for small models only.";
 const rebalancing = z
   .object({
     mode: z
       .enum(rebalancingModes)
       .default("Auto")
       .meta({ description: "Auto moves experts, Recommend only publishes the plan, Off does neither. Repair after a loss always runs." }),
-    policy: z.enum(policyNames).default(defaultPolicy).meta({ description: "Placement policy." }),
+    policy: z.enum(policyNames).default(defaultPolicy).meta({ description: policyText }),
     trigger,
     interval: duration("Least time between two plans.").default("15s"),
     budget: z
@@ -152,7 +164,7 @@ const telemetry = z
           .regex(/^(nats|tls):\/\/[^\s/]+$/)
           .optional()
           .meta({ description: "NATS server, such as nats://nats.messaging:4222; the operator's default when not given." }),
-        credentialsSecretRef: secretRef("Secret with user.creds or token.").optional(),
+        credentialsSecretRef: secretRef("Secret with the key user.creds (a NATS credentials file) or token.").optional(),
         subjectPrefix: z
           .string()
           .max(64)
@@ -162,7 +174,10 @@ const telemetry = z
       })
       .prefault({})
       .meta({ description: "Where load is published." }),
-    staleAfter: duration("Age of the last load message after which nothing is moved for balance.").default("30s"),
+    staleAfter: duration("Age of the last load message after which nothing is moved for balance.", {
+      value: "10s",
+      why: "workers report load up to 5 s apart",
+    }).default("30s"),
   })
   .prefault({})
   .meta({ description: "How load reaches the planner." });
@@ -261,6 +276,14 @@ export const moeDeploymentSpecSchema = z
       {
         rule: "self.elasticity.minReplicas == 0 || self.failurePolicy.minServingReplicas <= self.elasticity.minReplicas",
         message: "failurePolicy.minServingReplicas must not be above elasticity.minReplicas, or a legal scale would count as an outage",
+      },
+      {
+        rule: "!has(self.elasticity.maxReplicas) || self.failurePolicy.minServingReplicas <= self.elasticity.maxReplicas",
+        message: "failurePolicy.minServingReplicas must not be above elasticity.maxReplicas, or it could never be reached",
+      },
+      {
+        rule: "self.runtime.backend != 'webgpu' || has(self.experts.memoryPerRank)",
+        message: "experts.memoryPerRank is required with runtime.backend webgpu: set it to the device memory that experts may take",
       },
       {
         rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri",

@@ -21,7 +21,8 @@ const units: Readonly<Record<string, number>> = {
 };
 
 /** A byte quantity field: a whole number of bytes, or a string with a suffix. */
-export function quantity(description: string) {
+export function quantity(text: string) {
+  const description = `${text} A quantity such as 512Mi or 1.5Gi.`;
   return z.union([z.int().min(1), z.string().max(24).regex(new RegExp(quantityPattern))]).meta({
     description,
     "x-kubernetes-int-or-string": true,
@@ -33,9 +34,14 @@ export function quantity(description: string) {
   });
 }
 
-/** A duration field such as "90s" or "1m30s". */
-export function duration(description: string) {
-  return z.string().max(24).regex(new RegExp(durationPattern)).meta({ description });
+/** A duration field such as "90s" or "1m30s"; `least`: the shortest that makes sense, refused below by the API server. */
+export function duration(description: string, least?: { readonly value: string; readonly why: string }) {
+  const rule = least && { rule: `duration(self) >= duration('${least.value}')`, message: `must be at least ${least.value}: ${least.why}` };
+  return z
+    .string()
+    .max(24)
+    .regex(new RegExp(durationPattern))
+    .meta({ description: `${description} A duration such as 90s or 1m30s.`, ...(rule ? { "x-kubernetes-validations": [rule] } : {}) });
 }
 
 /** Bytes of a quantity, rounded up. */
