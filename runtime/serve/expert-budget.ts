@@ -5,7 +5,10 @@ import { totalmem } from "node:os";
 /** Left free of the limit: allocator slack, buffers of requests and transfers. */
 const headroom = 0.15;
 
-/** `configured` bytes, or for 0 what the container limit (without one: the machine) leaves beside the dense part, the KV pool and 15%. */
+/**
+ * `configured` bytes, or for 0 what the container limit leaves beside the dense part, the KV pool and 15%. Without a limit it is
+ * the machine that counts, as if this rank were alone on it. Memory of a GPU is not known here: there `configured` must be given.
+ */
 export function expertBudgetBytes(
   configured: number,
   model: { readonly denseBytes: number; readonly kvBytes: number },

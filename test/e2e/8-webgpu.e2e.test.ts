@@ -21,7 +21,6 @@ after(async () => {
 test("one rank on webgpu gives the text of the cpu backend", async () => {
   const sample = parse(readFileSync(join(root, "crds/samples/tiny-webgpu.yaml"), "utf8")) as any;
   sample.spec.podTemplate = { spec: { containers: [{ name: "runtime", image: "enodia/runtime:dev-swiftshader" }] } };
-  sample.spec.experts = { memoryPerRank: "64Mi" };
   moe = await deploy(target, "e2e-webgpu", sample);
   const request = { model: "tiny", prompt: "hello world", maxTokens: 8, api: "text" as const };
   const gpu = await ask({ url: await moe.url(), ...request });

@@ -77,6 +77,26 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { failurePolicy: { minServingReplicas: 2 } }),
     want: /must not be above elasticity\.minReplicas/,
   },
+  "a minimum to serve above the maximum": {
+    change: (spec) => Object.assign(spec, { elasticity: { maxReplicas: 4 }, failurePolicy: { minServingReplicas: 5 } }),
+    want: /must not be above elasticity\.maxReplicas/,
+  },
+  "a GPU without a memory budget": {
+    change: (spec) => Object.assign(spec, { runtime: { backend: "webgpu" }, experts: {} }),
+    want: /experts\.memoryPerRank is required.*set it to the device memory/,
+  },
+  "load that is stale before the next message": {
+    change: (spec) => Object.assign(spec, { telemetry: { staleAfter: "5s" } }),
+    want: /staleAfter.*at least 10s: workers report load up to 5 s apart/,
+  },
+  "a window too short for its samples": {
+    change: (spec) => Object.assign(spec, { rebalancing: { trigger: { window: "900ms" } } }),
+    want: /window.*at least 1s/,
+  },
+  "an operation that has no time": {
+    change: (spec) => Object.assign(spec.elasticity, { operationTimeout: "0s" }),
+    want: /operationTimeout.*at least 1s/,
+  },
 };
 for (const [sentence, { change, want }] of Object.entries(refused)) {
   test(`the server refuses ${sentence} and says what to do`, async () => {
