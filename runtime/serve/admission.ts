@@ -6,7 +6,7 @@ import type { Metrics } from "../observe/metrics.ts";
 export const retryAfterSeconds = 2;
 
 export interface Admitted {
-  /** A worker took it: it no longer waits. */
+  /** A worker computes it: it no longer waits. */
   started(): void;
   /** Idempotent. */
   leave(): void;

@@ -4,8 +4,9 @@ import { AppError } from "../../crds/common.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";
-import { type FailoverLimits, type Generated, type Generation, generate, type Workers } from "./failover.ts";
+import { type Generated, type Generation, generate, type Workers } from "./failover.ts";
 import type { ChatMessage, GenerationJob } from "./openai.ts";
+import type { FailoverLimits } from "./patience.ts";
 import { invalid, type Problem } from "./problem.ts";
 import { StopText, type TokenDecoder } from "./text.ts";
 
@@ -27,7 +28,7 @@ export interface TokenLogprob {
 }
 
 export interface Piece {
-  /** The first piece is empty: it only says that a worker took the request. */
+  /** The first piece is empty: it only says that a worker computes the request. */
   readonly text: string;
   /** Of the tokens since the last piece; empty unless asked for. */
   readonly logprobs: readonly TokenLogprob[];
@@ -100,7 +101,7 @@ export class Answer {
   #logprobs: TokenLogprob[] = [];
   outputTokens = 0;
   failovers = 0;
-  /** A worker has taken it. */
+  /** A worker computes it, or did. */
   started = false;
 
   constructor(request: AnswerRequest, deps: AnswerDeps) {

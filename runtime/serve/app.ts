@@ -145,7 +145,7 @@ class Exchange {
     this.#answer = new Answer(request, deps);
   }
 
-  /** Waits until a worker has taken the request, so that a refusal is still a status and not a broken stream. */
+  /** Waits until a worker computes the request, so that a refusal is still a status and not a broken stream. */
   async run(): Promise<Response> {
     const pieces = this.#answer.pieces();
     try {
@@ -227,7 +227,7 @@ class Exchange {
   }
 }
 
-/** The first piece of every answer only says that a worker took it. */
+/** The first piece of every answer only says that a worker computes it. */
 function isMarker(piece: Piece): boolean {
   return piece.text === "" && piece.finish === undefined && piece.logprobs.length === 0;
 }

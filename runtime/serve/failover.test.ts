@@ -6,21 +6,22 @@ import { AppError } from "../../crds/common.ts";
 import {
   type Attempt,
   type FailoverReason,
-  failoverLimits,
   type Generated,
   type Generation,
   generate,
   type WorkerEvent,
   type Workers,
 } from "./failover.ts";
+import { failoverLimits } from "./patience.ts";
 
 const truth = (position: number) => 1000 + position * 3;
-const limits = { ...failoverLimits, noWorkerMs: 200, firstTokenMs: 30, perPromptTokenMs: 0, nextTokenMs: 30, acceptedAttemptsMax: 50 };
+const silences = { answerMs: 30, firstTokenMs: 30, perPromptTokenMs: 0, nextTokenMs: 30 };
+const limits = { ...failoverLimits, ...silences, noWorkerMs: 200, queueMs: 200, startedAttemptsMax: 50 };
 
 interface Fault {
   /** Tokens this attempt sends before it breaks. */
   readonly after: number;
-  readonly kind: "error" | "lost" | "draining" | "end" | "silent" | "busy" | "repeat" | "gap" | "none";
+  readonly kind: "error" | "expert" | "lost" | "draining" | "end" | "silent" | "busy" | "queued" | "repeat" | "gap" | "none";
 }
 
 function generation(maxTokens: number, extra: Partial<Generation> = {}): Generation {
@@ -54,10 +55,13 @@ class Memory implements Workers {
   }
   async *events(generation: Generation, from: number, fault: Fault | undefined, closed: Promise<void>): AsyncGenerator<WorkerEvent> {
     if (fault?.kind === "busy") throw new AppError("full", { code: "QueueFull" });
+    yield { type: "queued", queuedTokens: 0 };
+    if (fault?.kind === "queued") await closed;
     yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
     for (let position = from; position < generation.maxTokens; position++) {
       if (fault && position - from >= fault.after) {
-        if (fault.kind === "error") throw new AppError("bad", { code: "ExpertUnavailable" });
+        if (fault.kind === "error") throw new AppError("bad", { code: "EngineStopped" });
+        if (fault.kind === "expert") throw new AppError("expert 3 had no host", { code: "ExpertUnavailable" });
         if (fault.kind === "lost") throw new AppError("gone", { code: "Unavailable" });
         if (fault.kind === "draining") yield { type: "finish", reason: "draining" };
         if (fault.kind === "end" || fault.kind === "draining") return;
@@ -86,12 +90,14 @@ async function collect(source: AsyncGenerator<Generated>): Promise<{ ids: number
 test("whatever breaks at whatever token, the client sees every token once and in order", async () => {
   const fault = fc.record({
     after: fc.nat(6),
-    kind: fc.constantFrom("error", "lost", "draining", "end", "silent", "busy", "repeat", "gap", "none") as fc.Arbitrary<Fault["kind"]>,
+    kind: fc.constantFrom("error", "expert", "lost", "draining", "end", "silent", "busy", "repeat", "gap", "none") as fc.Arbitrary<
+      Fault["kind"]
+    >,
   });
   await fc.assert(
     fc.asyncProperty(fc.array(fault, { maxLength: 8 }), fc.integer({ min: 1, max: 20 }), async (faults, maxTokens) => {
       const workers = new Memory(faults, maxTokens);
-      const { ids, finish } = await collect(generate(generation(maxTokens), workers, limits));
+      const { ids, finish } = await collect(generate(generation(maxTokens), workers, { ...limits, noWorkerMs: 5_000 }));
       assert.deepEqual(
         ids,
         Array.from({ length: maxTokens }, (_, i) => truth(i)),
@@ -107,6 +113,7 @@ test("whatever breaks at whatever token, the client sees every token once and in
 test("each way to break has its reason", async () => {
   for (const [kind, want] of new Map<Fault["kind"], FailoverReason>([
     ["error", "error"],
+    ["expert", "error"],
     ["lost", "lost"],
     ["draining", "draining"],
     ["end", "lost"],
@@ -148,7 +155,7 @@ test("workers that stay full are an error of their own", async () => {
 test("a request that breaks every worker that takes it stops after a few", async () => {
   const poison = Array.from({ length: 1000 }, (): Fault => ({ after: 0, kind: "lost" }));
   const workers = new Memory(poison, 3);
-  await assert.rejects(collect(generate(generation(3), workers, { ...limits, acceptedAttemptsMax: 6 })), {
+  await assert.rejects(collect(generate(generation(3), workers, { ...limits, startedAttemptsMax: 6 })), {
     code: "NoWorker",
     message: "gone",
   });
@@ -192,4 +199,119 @@ test("a client that goes away closes the attempt and starts no other", async () 
   );
   assert.equal(workers.open, 0);
   assert.equal(workers.replays.length, 1);
+});
+
+test("a request queued longer than a worker may be sought goes on elsewhere when its worker drains", async () => {
+  const clock = { now: 1_000 };
+  const workers: Workers = {
+    start: () => ({
+      rank: 0,
+      close: () => {},
+      events: (async function* (): AsyncGenerator<WorkerEvent> {
+        yield { type: "queued", queuedTokens: 50 };
+        if (clock.now === 1_000) {
+          clock.now += 10 * limits.noWorkerMs;
+          return yield { type: "finish", reason: "draining" };
+        }
+        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        yield { type: "token", id: 7, position: 0, logprob: 0 };
+        yield { type: "finish", reason: "length" };
+      })(),
+    }),
+    changed: async () => {},
+  };
+  const request = generation(1, { deadlineUnixMs: 1e9 });
+  const answer = generate(request, workers, { ...limits, queueMs: 1e6 }, { now: () => clock.now });
+  assert.deepEqual(await collect(answer), { ids: [7], finish: "length" });
+});
+
+test("workers that drain while a request is in their queue are no sign against the request", async () => {
+  const events = async function* (): AsyncGenerator<WorkerEvent> {
+    yield { type: "queued", queuedTokens: 0 };
+    yield { type: "finish", reason: "draining" };
+  };
+  let left = 20;
+  const good = new Memory([], 2);
+  const workers: Workers = {
+    start: (request, replay) => (left-- > 0 ? { rank: left, close: () => {}, events: events() } : good.start(request, replay)),
+    changed: async () => {},
+  };
+  assert.equal((await collect(generate(generation(2), workers, { ...limits, startedAttemptsMax: 2 }))).finish, "length");
+});
+
+test("a place in a queue that never comes is no fault of the worker: the client is told to come again", async () => {
+  const closed: boolean[] = [];
+  const inner = new Memory([{ after: 0, kind: "queued" }], 3);
+  const workers: Workers = {
+    start(request, replay) {
+      const attempt = inner.start(request, replay);
+      if ("none" in attempt) return attempt;
+      return {
+        ...attempt,
+        close(failed) {
+          closed.push(failed);
+          attempt.close(failed);
+        },
+      };
+    },
+    changed: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
+  };
+  const late = generate(generation(3), workers, { ...limits, queueMs: 60, nextTokenMs: 10, firstTokenMs: 10, answerMs: 10 });
+  await assert.rejects(collect(late), { code: "QueueFull", retry: { afterMs: 2_000 } });
+  assert.deepEqual(closed, [false]);
+});
+
+test("a replay longer than the wait for a token is no silence", async () => {
+  const events = async function* (): AsyncGenerator<WorkerEvent> {
+    yield { type: "queued", queuedTokens: 0 };
+    yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+    for (let position = 0; position < 8; position++) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      yield { type: "progress", position };
+    }
+    yield { type: "token", id: 9, position: 0, logprob: 0 };
+    yield { type: "finish", reason: "length" };
+  };
+  let attempts = 0;
+  const workers: Workers = { start: () => ({ rank: attempts++, close: () => {}, events: events() }), changed: async () => {} };
+  const patient = { ...limits, firstTokenMs: 100, nextTokenMs: 100 };
+  assert.deepEqual(await collect(generate(generation(1), workers, patient)), { ids: [9], finish: "length" });
+  assert.equal(attempts, 1);
+});
+
+test("an expert that no rank has ends a request once a worker could not be sought longer, and no worker is blamed", async () => {
+  const clock = { now: 0 };
+  const blamed: boolean[] = [];
+  const workers: Workers = {
+    start: () => ({
+      rank: blamed.length,
+      close: (failed) => void blamed.push(failed),
+      events: (async function* (): AsyncGenerator<WorkerEvent> {
+        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        clock.now += 30_000; // what a source waits for an expert
+        throw new AppError("expert 3 had no host", { code: "ExpertUnavailable" });
+      })(),
+    }),
+    changed: async () => {},
+  };
+  const answer = generate(generation(3, { deadlineUnixMs: 600_000 }), workers, failoverLimits, { now: () => clock.now });
+  await assert.rejects(collect(answer), { code: "NoWorker", message: "expert 3 had no host" });
+  assert.deepEqual(blamed, [false, false]);
+});
+
+test("a deadline that a worker finds passed ends the request, and the worker is not blamed", async () => {
+  const blamed: boolean[] = [];
+  const workers: Workers = {
+    start: () => ({
+      rank: 0,
+      close: (failed) => void blamed.push(failed),
+      events: (async function* (): AsyncGenerator<WorkerEvent> {
+        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        throw new AppError("the request's deadline has passed", { code: "DeadlineExceeded" });
+      })(),
+    }),
+    changed: async () => {},
+  };
+  await assert.rejects(collect(generate(generation(3), workers, limits)), { code: "DeadlineExceeded" });
+  assert.deepEqual(blamed, [false]);
 });

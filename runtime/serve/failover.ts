@@ -1,7 +1,8 @@
 // Owns one request until its last token. A worker that errs, drains, falls silent or vanishes is replaced by another one
 // that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token.
-// Not here: which worker (router.ts), the connection (pool.ts), text and stop strings (text.ts).
+// Not here: how long it waits for what (patience.ts), which worker (router.ts), the connection (pool.ts), text (text.ts).
 import { AppError } from "../../crds/common.ts";
+import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, type Wait } from "./patience.ts";
 
 export interface Generation {
   readonly requestId: string;
@@ -22,9 +23,13 @@ export interface Generation {
 }
 
 export type WorkerEvent =
+  /** In the worker's queue: it waits for a KV slot there. */
+  | { readonly type: "queued"; readonly queuedTokens: number }
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  /** The tokens up to this position were replayed. */
+  | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
-  | { readonly type: "finish"; readonly reason: "stop" | "length" | "cancelled" | "draining" };
+  | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
 
 export type Generated =
   | { readonly type: "started"; readonly rank: number }
@@ -44,49 +49,18 @@ export interface Attempt {
 export interface Workers {
   /** Starts on the best worker, other than `avoid` when there is a choice; a reason when there is none now. */
   start(generation: Generation, replay: readonly number[], avoid: ReadonlySet<number>): Attempt | { readonly none: string };
-  /** Resolves when the membership changed, a suspect is tried again, or after at most timeoutMs. */
+  /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
   changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
 }
 
 export type FailoverReason = "lost" | "draining" | "silent" | "error";
 
-export interface FailoverLimits {
-  /** Without a worker for longer than this, the request fails. Covers the reload of a lost expert or a replaced pod. */
-  readonly noWorkerMs: number;
-  /** Before the first token: this, and per prompt token what a slow prefill takes. */
-  readonly firstTokenMs: number;
-  readonly perPromptTokenMs: number;
-  /** Between two tokens. Broken connections show much earlier, by keepalive; this finds workers that hang. */
-  readonly nextTokenMs: number;
-  /** Attempts in a row that no worker accepted. */
-  readonly attemptsMax: number;
-  /** Attempts in a row that were accepted and brought no token: a request that ends workers must not meet them all. */
-  readonly acceptedAttemptsMax: number;
-  /** Internal errors in a row: then it is the request, not the worker. */
-  readonly internalErrorsMax: number;
-}
-
-export const failoverLimits: FailoverLimits = {
-  noWorkerMs: 30_000,
-  firstTokenMs: 60_000,
-  perPromptTokenMs: 20,
-  nextTokenMs: 35_000,
-  attemptsMax: 200,
-  acceptedAttemptsMax: 6,
-  internalErrorsMax: 3,
-};
-
 const waitStepMs = 250;
-const busyWaitMs = 100;
 
 export interface FailoverHooks {
   onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
   readonly now?: () => number;
 }
-
-/** Codes that no other worker would answer differently. */
-const hopeless = new Set(["InvalidRequest", "ContextOverflow"]);
-const busyCodes = new Set(["QueueFull", "Busy"]);
 
 export async function* generate(
   generation: Generation,
@@ -106,7 +80,7 @@ export async function* generate(
     try {
       ended = yield* follow(attempt, state);
     } finally {
-      attempt.close(ended !== undefined && isWorkerFault(ended) && !generation.signal.aborted);
+      attempt.close(ended !== undefined && classify(ended) === "worker" && !generation.signal.aborted);
     }
     if (ended === undefined) return;
     const finished = state.finishedAnyway();
@@ -114,8 +88,8 @@ export async function* generate(
       yield { type: "finish", reason: finished };
       return;
     }
-    state.failed(attempt.rank, ended);
-    if (busyCodes.has(ended.code)) await workers.changed(busyWaitMs, generation.signal);
+    const fault = state.failed(attempt.rank, ended);
+    if (fault === "busy" || fault === "expert") await workers.changed(state.pauseMs(), generation.signal);
   }
 }
 
@@ -124,19 +98,28 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
   const iterator = attempt.events[Symbol.asyncIterator]();
   try {
     while (true) {
-      const next = await orSilence(iterator.next(), state.silenceMs(), attempt.rank);
+      const next = await orSilence(iterator.next(), state.patience.silence(attempt.rank));
       if (next.done) return new AppError(`rank ${attempt.rank} ended the stream before the text`, { code: "Lost" });
       const event = next.value;
-      if (event.type === "finish") {
-        if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
-        if (event.reason === "cancelled") return new AppError(`rank ${attempt.rank} gave the request up`, { code: "Lost" });
-        yield { type: "finish", reason: event.reason };
-        return undefined;
+      switch (event.type) {
+        case "queued":
+          state.patience.queued();
+          break;
+        case "started":
+          state.patience.started();
+          yield { type: "started", rank: attempt.rank };
+          break;
+        case "progress":
+          state.patience.progressed();
+          break;
+        case "token":
+          if (state.take(event.id, event.position)) yield { type: "token", id: event.id, logprob: event.logprob };
+          break;
+        case "finish":
+          if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
+          yield { type: "finish", reason: event.reason };
+          return undefined;
       }
-      if (event.type === "started") {
-        state.accepted();
-        yield { type: "started", rank: attempt.rank };
-      } else if (state.take(event.id, event.position)) yield { type: "token", id: event.id, logprob: event.logprob };
     }
   } catch (caught) {
     return AppError.from(caught, "generating");
@@ -145,23 +128,19 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
   }
 }
 
-function isWorkerFault(error: AppError): boolean {
-  return !busyCodes.has(error.code) && !hopeless.has(error.code);
-}
-
 class RequestState {
   readonly generation: Generation;
+  readonly patience: Patience;
   readonly tokens: number[] = [];
   readonly avoid = new Set<number>();
   readonly #limits: FailoverLimits;
   readonly #hooks: FailoverHooks;
   readonly #now: () => number;
-  #started = false;
-  #accepted = false;
-  #acceptedAttempts = 0;
-  #withoutWorkerSince: number;
+  // In a row, without a token:
   #attempts = 0;
+  #startedAttempts = 0;
   #internalErrors = 0;
+  #pauses = 0;
   #lastError: AppError | undefined;
 
   constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
@@ -169,18 +148,17 @@ class RequestState {
     this.#limits = limits;
     this.#hooks = hooks;
     this.#now = hooks.now ?? Date.now;
-    this.#withoutWorkerSince = this.#now();
+    this.patience = new Patience(limits, generation.prompt.length, this.#now);
   }
 
   /** Throws when the request may go on no longer. */
   check(): void {
     const { signal, deadlineUnixMs } = this.generation;
     if (signal.aborted) throw new AppError("the client went away", { code: "Cancelled" });
-    if (this.#now() >= deadlineUnixMs)
-      throw new AppError("The request's deadline passed.", { code: "DeadlineExceeded", cause: this.#lastError });
-    const waited = this.#now() - this.#withoutWorkerSince;
-    const tooMany = this.#attempts >= this.#limits.attemptsMax || this.#acceptedAttempts >= this.#limits.acceptedAttemptsMax;
-    if (waited > this.#limits.noWorkerMs || tooMany) throw this.#giveUp();
+    if (this.#now() >= deadlineUnixMs) throw deadlinePassed(this.#lastError);
+    const over = this.patience.over();
+    const tooMany = this.#attempts >= this.#limits.attemptsMax || this.#startedAttempts >= this.#limits.startedAttemptsMax;
+    if (over || tooMany) throw this.#giveUp(over);
   }
 
   async waitFor(workers: Workers, reason: string): Promise<void> {
@@ -189,15 +167,8 @@ class RequestState {
     await workers.changed(waitStepMs, this.generation.signal);
   }
 
-  silenceMs(): number {
-    const { firstTokenMs, perPromptTokenMs, nextTokenMs } = this.#limits;
-    const toCompute = this.generation.prompt.length + this.tokens.length;
-    return this.#started ? nextTokenMs : firstTokenMs + perPromptTokenMs * toCompute;
-  }
-
-  accepted(): void {
-    this.#accepted = true;
-    this.#withoutWorkerSince = this.#now();
+  pauseMs(): number {
+    return pauseMs(this.#pauses++, Math.random());
   }
 
   /** Whether this token is the next one; one that was seen is dropped, a gap is the worker's error. */
@@ -205,11 +176,11 @@ class RequestState {
     if (position < this.tokens.length) return false;
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
     this.tokens.push(id);
-    this.#started = true;
+    this.patience.token();
     this.#attempts = 0;
-    this.#acceptedAttempts = 0;
+    this.#startedAttempts = 0;
     this.#internalErrors = 0;
-    this.#withoutWorkerSince = this.#now();
+    this.#pauses = 0;
     this.#lastError = undefined;
     return true;
   }
@@ -221,28 +192,33 @@ class RequestState {
     return this.tokens.length >= this.generation.maxTokens ? "length" : undefined;
   }
 
-  failed(rank: number, error: AppError): void {
-    if (this.generation.signal.aborted) return;
-    if (hopeless.has(error.code)) throw error;
+  /** The attempt ended with `error`; throws when another one would not help. */
+  failed(rank: number, error: AppError): Fault {
+    const fault = classify(error);
+    if (this.generation.signal.aborted) return fault;
+    if (fault === "caller") throw error;
+    if (fault === "deadline") throw deadlinePassed(error);
+    if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
+    this.patience.failed(fault);
     this.#lastError = error;
-    this.#started = false;
     this.avoid.add(rank);
-    if (busyCodes.has(error.code)) return;
+    if (fault === "busy") return fault;
     this.#attempts++;
-    if (this.#accepted) {
-      this.#acceptedAttempts++;
-      this.#withoutWorkerSince = this.#now();
-    }
-    this.#accepted = false;
     if (error.code === "Internal" && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
+    return fault;
   }
 
-  #giveUp(): AppError {
+  #giveUp(waitedFor: Wait | undefined): AppError {
     const last = this.#lastError;
-    if (last && busyCodes.has(last.code)) return new AppError(last.message, { code: "QueueFull", retry: { afterMs: 2_000 }, cause: last });
-    return new AppError(last?.message ?? "no worker is known", { code: "NoWorker", retry: { afterMs: 5_000 }, cause: last });
+    const busy = waitedFor === "queue" || (waitedFor !== "expert" && last !== undefined && classify(last) === "busy");
+    const [code, afterMs] = busy ? ["QueueFull", 2_000] : ["NoWorker", 5_000];
+    return new AppError(last?.message ?? "no worker is known", { code, retry: { afterMs }, cause: last });
   }
+}
+
+function deadlinePassed(cause: AppError | undefined): AppError {
+  return new AppError("The request's deadline passed.", { code: "DeadlineExceeded", cause });
 }
 
 function reasonOf(error: AppError): FailoverReason {
@@ -251,9 +227,9 @@ function reasonOf(error: AppError): FailoverReason {
   return error.code === "Lost" || error.code === "Unavailable" ? "lost" : "error";
 }
 
-async function orSilence<T>(next: Promise<T>, limitMs: number, rank: number): Promise<T> {
+async function orSilence<T>(next: Promise<T>, silence: ReturnType<Patience["silence"]>): Promise<T> {
   const { promise, reject } = Promise.withResolvers<never>();
-  const timer = setTimeout(() => reject(new AppError(`rank ${rank} sent nothing for ${limitMs} ms`, { code: "Silent" })), limitMs);
+  const timer = setTimeout(() => reject(silence.error()), silence.ms);
   try {
     return await Promise.race([next, promise]);
   } finally {

@@ -24,6 +24,24 @@ test("full workers are asked in turn, then the client gets 429 with Retry-After"
   assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200);
 });
 
+test("requests that wait for a full worker ask it now and then, not all again at every refusal", async () => {
+  const full: Script = { refuse: () => new AppError("queue is full", { code: "Busy" }) };
+  const { url, workers } = await startAll([full], {}, { limits: { ...limits, noWorkerMs: 1_500 } });
+  const answers = await Promise.all(Array.from({ length: 20 }, () => post(`${url}/v1/chat/completions`, chat())));
+  assert.deepEqual([...new Set(answers.map(({ status }) => status))], [429]);
+  assert.ok(workers[0]!.requests.length <= 20 * 8, `${workers[0]!.requests.length} attempts of 20 requests in 1.5 s`);
+});
+
+test("a request that gets no KV slot in time is told to come again, and its worker serves the next one at once", async () => {
+  const { gateway, url, workers } = await startAll([{ slot: () => "silent" }], {}, { limits: { ...limits, queueMs: 400 } });
+  const response = await post(`${url}/v1/chat/completions`, chat({ stream: true }));
+  assert.equal(response.status, 429, "a status, not a broken stream");
+  assert.equal(((await response.json()) as any).error.code, "queue_full");
+  assert.equal(await metric(gateway, "enodia_gateway_failovers_total{"), 0);
+  workers[0]!.script = {};
+  assert.equal((await post(`${url}/v1/chat/completions`, chat())).status, 200);
+});
+
 test("more requests than the gateway may hold get 429 at once, and their place is free after the others", async () => {
   const { gateway, url } = await startAll([{ delayMs: 10 }], { queueRequestsMax: 2 });
   const running = [1, 2].map(() => stream(`${url}/v1/chat/completions`, chat()));

@@ -36,6 +36,8 @@ export interface PoolOptions {
 interface Lease {
   readonly generation: Generation;
   pendingTokens: number;
+  /** The worker has a place for it, which becomes free when it ends. */
+  accepted: boolean;
   readonly cut: AbortController;
 }
 
@@ -109,7 +111,12 @@ export class WorkerPool implements Workers {
     const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), avoid);
     if (rank === undefined) return { none: reason };
     const worker = this.#worker(rank);
-    const lease: Lease = { generation, pendingTokens: generation.prompt.length + replay.length, cut: new AbortController() };
+    const lease: Lease = {
+      generation,
+      pendingTokens: generation.prompt.length + replay.length,
+      accepted: false,
+      cut: new AbortController(),
+    };
     worker.leases.add(lease);
     const { tracing } = this.#options;
     const attributes = { "enodia.rank": rank, "enodia.replay_tokens": replay.length };
@@ -123,7 +130,7 @@ export class WorkerPool implements Workers {
         if (failed) worker.suspectUntil = this.#now() + suspectMs;
         lease.cut.abort();
         span.end();
-        if (!failed) this.#notify();
+        if (lease.accepted && !failed) this.#notifyOne();
       },
     };
   }
@@ -193,8 +200,10 @@ export class WorkerPool implements Workers {
   }
 
   #account(worker: Worker, lease: Lease, event: WorkerEvent): void {
-    if (event.type === "token") lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
-    if (event.type !== "started") return;
+    if (event.type === "token" || event.type === "progress")
+      lease.pendingTokens = Math.min(decodeTokensCounted, lease.generation.maxTokens - event.position - 1);
+    if (event.type !== "queued" && event.type !== "started") return;
+    lease.accepted = true;
     const own = sum([...worker.leases].map((other) => other.pendingTokens));
     worker.reportedTokens = Math.max(0, event.queuedTokens - own);
     worker.reportedAt = this.#now();
@@ -228,6 +237,11 @@ export class WorkerPool implements Workers {
   #notify(): void {
     for (const done of [...this.#waiting]) done();
   }
+
+  /** Who has waited longest may take the place; all at once would send their prompts for it. */
+  #notifyOne(): void {
+    this.#waiting.values().next().value?.();
+  }
 }
 
 function newWorker(member: Member): Worker {
@@ -252,19 +266,20 @@ function sameProcess(a: Member, b: Member): boolean {
   return a.podUid === b.podUid && a.address === b.address && sameBoot;
 }
 
-const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "cancelled" | "draining">> = {
+const finishReasons: Partial<Record<WireFinish, "stop" | "length" | "draining">> = {
   [WireFinish.STOP]: "stop",
   [WireFinish.LENGTH]: "length",
-  [WireFinish.CANCELLED]: "cancelled",
   [WireFinish.DRAINING]: "draining",
 };
 
 function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
+  if (event.case === "queued") return { type: "queued", queuedTokens: event.value.queuedTokens };
   if (event.case === "started") return { type: "started", ...event.value };
+  if (event.case === "progress") return { type: "progress", position: event.value.position };
   if (event.case === "token") return { type: "token", id: event.value.id, position: event.value.position, logprob: event.value.logprob };
   if (event.case !== "finish") return undefined;
   const reason = finishReasons[event.value.reason];
-  if (reason === undefined) throw new AppError(`unknown finish reason ${event.value.reason}`, { code: "Lost" });
+  if (reason === undefined) throw new AppError(`gave the request up, finish reason ${event.value.reason}`, { code: "Lost" });
   return { type: "finish", reason };
 }
 

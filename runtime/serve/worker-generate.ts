@@ -108,7 +108,8 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
       previousAt = now;
     }
     if (event.type === "finish") result = event.reason;
-    if (!call.cancelled) call.write(toEvent(event));
+    // Cancelled is no answer: the caller is gone, or is told that the deadline has passed.
+    if (result !== "cancelled" && !call.cancelled) call.write(toEvent(event));
   }
   return result;
 }
@@ -130,6 +131,9 @@ function toEvent(event: EngineEvent): GenerateEvent {
     const { id, position, logprob } = event;
     return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob } } });
   }
+  if (event.type === "queued")
+    return create(GenerateEventSchema, { event: { case: "queued", value: { queuedTokens: event.queuedTokens } } });
+  if (event.type === "progress") return create(GenerateEventSchema, { event: { case: "progress", value: { position: event.position } } });
   if (event.type === "started") {
     const { queuedTokens, cachedPromptTokens } = event;
     return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens, cachedPromptTokens } } });

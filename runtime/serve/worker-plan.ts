@@ -42,9 +42,9 @@ export interface PlanKeeperOptions {
   readonly state: PlanState;
   readonly engine: Pick<Engine, "setRouting" | "setDown">;
   readonly materializer: Materializer;
-  readonly peers: Peers;
+  readonly peers: Pick<Peers, "self" | "onChange" | "down">;
   readonly layers: number;
-  readonly metrics: Metrics<"worker">;
+  readonly metrics: Pick<Metrics<"worker">, "add">;
   readonly log: Log;
   /** Something that status or readiness shows has changed. */
   readonly onChange: () => void;
@@ -56,7 +56,7 @@ export class PlanKeeper {
   /** Cancels loads of an epoch that is being prepared. */
   readonly #preparing = new Map<number, AbortController>();
   readonly #stopping = new AbortController();
-  #dispatch: DispatchClient | undefined;
+  #dispatch: Pick<DispatchClient, "drained"> | undefined;
   #loading = false;
   #loadAgain = false;
   #warm = false;
@@ -68,7 +68,7 @@ export class PlanKeeper {
     options.peers.onChange(() => void this.#mask());
   }
   /** The engine's remote side, which needs the plan and so comes after it. */
-  attach(dispatch: DispatchClient): void {
+  attach(dispatch: Pick<DispatchClient, "drained">): void {
     this.#dispatch = dispatch;
   }
 

@@ -12,12 +12,17 @@ import { FakeKube } from "../contract/fake-kube.ts";
 export const ref = { namespace: "ns", name: "moe" };
 export const user = { manager: "user" };
 
-/** Serves every ready pod, empties every leaving one. */
+/** Serves every ready pod, empties every leaving one; a rank's stream ends with its node, unless told otherwise. */
 class TestRebalance implements Rebalance {
+  streamsOutliveNodes = false;
+  readonly #kube: FakeKube;
   world: World | undefined;
   drain: DrainPhase = "Drained";
   forgotten: string[] = [];
   #listener: (at: typeof ref) => void = () => {};
+  constructor(kube: FakeKube) {
+    this.#kube = kube;
+  }
   update(world: World): void {
     const changed =
       JSON.stringify(world.leaving) !== JSON.stringify(this.world?.leaving) ||
@@ -29,7 +34,10 @@ class TestRebalance implements Rebalance {
     if (!this.world) return undefined;
     const members = this.world.workers
       .filter((worker) => worker.ready && !worker.lost)
-      .map((worker) => member(worker.rank, { podUid: worker.uid, bootId: "b" }));
+      .map((worker) => {
+        const connected = this.streamsOutliveNodes || answers(this.#kube, worker.node);
+        return member(worker.rank, { podUid: worker.uid, bootId: "b", connected, active: connected });
+      });
     const drains = this.world.leaving.map((leaving) => ({ rank: leaving.rank, podUid: leaving.podUid, phase: this.drain, message: "" }));
     return view({ members, drains });
   }
@@ -52,7 +60,7 @@ export async function startOperator(kube: FakeKube): Promise<Operator> {
   const informers = new Informers([], { kube, random: () => 0 });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
   const plane = createDeploymentPlane({ kube, informers, events, settings });
-  const rebalance = new TestRebalance();
+  const rebalance = new TestRebalance(kube);
   informers.start();
   while (!informers.hasSynced) await sleep(1);
   plane.connect(rebalance);
@@ -76,9 +84,7 @@ export function kubelet(kube: FakeKube): { problems: string[]; stop: () => void 
       const at = { namespace: object.metadata.namespace, name: object.metadata.name };
       const rank = object.metadata.labels["enodia.dev/rank"];
       const node = object.spec.nodeName;
-      const lost =
-        node !== undefined &&
-        (kube.all(resources.nodes) as any[]).find((one) => one.metadata.name === node)?.status.conditions[0].status === "Unknown";
+      const lost = !answers(kube, node);
       if (!lost) {
         if (holders.has(rank)) problems.push(`rank ${rank}: ${holders.get(rank)} and ${at.name}`);
         holders.set(rank, at.name);
@@ -102,6 +108,11 @@ export function kubelet(kube: FakeKube): { problems: string[]; stop: () => void 
   };
   const timer = setInterval(turn, 2);
   return { problems, stop: () => clearInterval(timer) };
+}
+
+function answers(kube: FakeKube, node: string | undefined): boolean {
+  const found = (kube.all(resources.nodes) as any[]).find((one) => one.metadata.name === node);
+  return found?.status.conditions[0].status !== "Unknown";
 }
 
 function node(name: string, ready: "True" | "Unknown"): KubeObject {

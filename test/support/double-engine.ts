@@ -59,6 +59,7 @@ class DoubleEngine implements Engine {
     if (this.#draining) throw new AppError("draining", { code: "Draining" });
     this.#active += 1;
     try {
+      yield { type: "queued", queuedTokens: 0 };
       yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
       let h = [...request.prompt].reduce((a, b) => (a * 31 + b) >>> 0, 7);
       const replay = [...(request.replay ?? [])];

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before } from "node:test";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { failoverLimits } from "../../runtime/serve/failover.ts";
 import { type Gateway, type GatewayConfig, type GatewayOverrides, startGateway } from "../../runtime/serve/gateway.ts";
+import { failoverLimits } from "../../runtime/serve/patience.ts";
 import { byteText } from "./byte-text.ts";
 import { createTestCa, type TestCa } from "./certs.ts";
 import { name, ns, type Script, type ScriptedWorker, startWorker, tokenAt } from "./scripted-worker.ts";

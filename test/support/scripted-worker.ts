@@ -34,6 +34,8 @@ export interface Script {
   readonly delayMs?: number;
   /** Ends by itself after this many tokens, with the eos token. */
   readonly length?: number;
+  /** Called while the request is in the queue: it has a KV slot when this is done. May throw, hang or return "draining". */
+  readonly slot?: () => Order | Promise<Order>;
   /** Called before each token; may throw, hang or return "draining". `sent` counts this attempt's tokens. */
   readonly before?: (position: number, sent: number, call: number) => Order | Promise<Order>;
   /** Refuses the call at once. */
@@ -95,15 +97,20 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
   worker.active++;
   try {
     const send = (event: Parameters<typeof create<typeof GenerateEventSchema>>[1]) => call.write(create(GenerateEventSchema, event));
-    send({ event: { case: "started", value: { queuedTokens: request.prompt.length } } });
-    let sent = 0;
-    for (let position = request.replay.length; position < request.maxTokens; position++) {
-      const order = await worker.script.before?.(position, sent, worker.requests.length);
+    /** Whether the order ended the call. */
+    const obey = async (order: Order): Promise<boolean> => {
       if (order instanceof AppError) throw order;
       if (order === "silent") await new Promise<void>((resolve) => (wake = resolve));
-      if (gone) return;
-      if (order === "end") return void call.end();
-      if (order === "draining") return finish(call, FinishReason.DRAINING, sent);
+      if (!gone && order === "end") call.end();
+      if (!gone && order === "draining") finish(call, FinishReason.DRAINING, sent);
+      return gone || order === "end" || order === "draining";
+    };
+    let sent = 0;
+    send({ event: { case: "queued", value: { queuedTokens: request.prompt.length } } });
+    if (await obey(await worker.script.slot?.())) return;
+    send({ event: { case: "started", value: {} } });
+    for (let position = request.replay.length; position < request.maxTokens; position++) {
+      if (await obey(await worker.script.before?.(position, sent, worker.requests.length))) return;
       const last = position === (worker.script.length ?? Number.POSITIVE_INFINITY);
       const id = last ? eosId : tokenAt(request.prompt, request.sampling?.seed ?? 0n, request.sampling?.temperature ?? 0, position);
       send({ event: { case: "token", value: { id, position, logprob: -0.5 } } });

@@ -132,6 +132,19 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
   );
 });
 
+test("a request says that it is queued before it has a slot, and that a long replay gets on", () => {
+  const toy = new Toy(1);
+  toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 30, eos: new Set() }));
+  toy.step();
+  const said = alone(ticket("b", [8, 9, 10], { maxTokens: 40, eos: new Set() }));
+  toy.batcher.submit(ticket("b", [8, 9, 10], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 20)) }));
+  toy.collect();
+  assert.deepEqual(toy.events.get("b"), [{ type: "queued", queuedTokens: 3 }]);
+  toy.run();
+  const types = toy.events.get("b")!.map(({ type }) => type);
+  assert.deepEqual(types.slice(0, 6), ["queued", "started", "progress", "progress", "progress", "token"]);
+});
+
 test("while others decode, prefill chunks and decode steps take turns", () => {
   const toy = new Toy(3, { prefillChunkTokens: 4 });
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 30, eos: new Set() }));

@@ -53,6 +53,8 @@ interface Open {
 export const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
 /** Chunk when nobody is decoding: large products are the fastest. */
 const chunkTokensAlone = 256;
+/** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
+const replayNoticeTokens = 8;
 
 export class Batcher {
   readonly #ledger: SlotLedger;
@@ -91,6 +93,7 @@ export class Batcher {
     const limit = Math.min(ticket.maxTokens, this.#context - ticket.prompt.length);
     this.#open.set(ticket.id, { ticket, limit, output: 0, next: 0 });
     this.#queue.push(ticket.id);
+    this.#notices.push({ id: ticket.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
   /** Ends a request before its time: cancelled, draining, or failed (no event then: the caller reports the error). */
@@ -144,8 +147,11 @@ export class Batcher {
     if (!admission) return;
     this.#queue.shift();
     this.#prefilling = id;
-    const queuedTokens = this.#queue.reduce((sum, other) => sum + (this.#open.get(other)?.ticket.prompt.length ?? 0), 0);
-    this.#notices.push({ id, event: { type: "started", queuedTokens, cachedPromptTokens: admission.reused } });
+    this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
+  }
+
+  #queuedTokens(): number {
+    return this.#queue.reduce((sum, id) => sum + (this.#open.get(id)?.ticket.prompt.length ?? 0), 0);
   }
 
   #prefillStep(id: string, decoding: number): Step {
@@ -193,6 +199,7 @@ export class Batcher {
     open.output += 1;
     open.next = token;
     if (replayed === undefined) this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
+    else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
     if (!reason) return;
     this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });

@@ -22,6 +22,11 @@ export interface Sampling {
 export type FinishReason = "stop" | "length" | "cancelled" | "draining";
 
 export type GenerateEvent =
+  /** Accepted; comes first, and at once. */
+  | { readonly type: "queued"; readonly queuedTokens: number }
+  /** Has a KV slot. */
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  /** The tokens up to this position were replayed; every few of them. */
+  | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
   | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };

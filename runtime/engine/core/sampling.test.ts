@@ -93,8 +93,11 @@ function plainDraw(row: Float32Array, { temperature, topP, topK, seed }: Samplin
   const chosen = limited ? kept.slice(0, count) : all;
   const target = uniform(seed, position) * chosen.reduce((sum, { weight }) => sum + weight, 0);
   let sum = 0;
-  const drawn = chosen.find(({ weight }) => (sum += weight) > target) ?? chosen.findLast(({ weight }) => weight > 0);
-  return (drawn ?? chosen[0]!).id;
+  const drawn = chosen.find(({ weight }) => {
+    sum += weight;
+    return sum > target;
+  });
+  return (drawn ?? chosen.findLast(({ weight }) => weight > 0) ?? chosen[0]!).id;
 }
 
 test("any draw is that of a full sort, bit for bit", () => {

@@ -177,6 +177,18 @@ export declare type GenerateEvent = Message<"enodia.runtime.v1.GenerateEvent"> &
      */
     value: Finish;
     case: "finish";
+  } | {
+    /**
+     * @generated from field: enodia.runtime.v1.Queued queued = 4;
+     */
+    value: Queued;
+    case: "queued";
+  } | {
+    /**
+     * @generated from field: enodia.runtime.v1.Progress progress = 5;
+     */
+    value: Progress;
+    case: "progress";
   } | { case: undefined; value?: undefined };
 };
 
@@ -187,6 +199,26 @@ export declare type GenerateEvent = Message<"enodia.runtime.v1.GenerateEvent"> &
 export declare const GenerateEventSchema: GenMessage<GenerateEvent>;
 
 /**
+ * Accepted, sent at once: the request waits for a KV slot.
+ *
+ * @generated from message enodia.runtime.v1.Queued
+ */
+export declare type Queued = Message<"enodia.runtime.v1.Queued"> & {
+  /**
+   * @generated from field: uint32 queued_tokens = 1;
+   */
+  queuedTokens: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Queued.
+ * Use `create(QueuedSchema)` to create a new message.
+ */
+export declare const QueuedSchema: GenMessage<Queued>;
+
+/**
+ * It has a KV slot.
+ *
  * @generated from message enodia.runtime.v1.Started
  */
 export declare type Started = Message<"enodia.runtime.v1.Started"> & {
@@ -234,6 +266,26 @@ export declare type Token = Message<"enodia.runtime.v1.Token"> & {
  * Use `create(TokenSchema)` to create a new message.
  */
 export declare const TokenSchema: GenMessage<Token>;
+
+/**
+ * Replayed tokens bring nothing new; every few of them this says that the worker gets on.
+ *
+ * @generated from message enodia.runtime.v1.Progress
+ */
+export declare type Progress = Message<"enodia.runtime.v1.Progress"> & {
+  /**
+   * output position of the last one
+   *
+   * @generated from field: uint32 position = 1;
+   */
+  position: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Progress.
+ * Use `create(ProgressSchema)` to create a new message.
+ */
+export declare const ProgressSchema: GenMessage<Progress>;
 
 /**
  * @generated from message enodia.runtime.v1.Finish

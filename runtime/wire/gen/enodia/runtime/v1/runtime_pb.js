@@ -11,7 +11,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file enodia/runtime/v1/runtime.proto.
  */
 export const file_enodia_runtime_v1_runtime = /*@__PURE__*/
-  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiXQoIU2FtcGxpbmcSEwoLdGVtcGVyYXR1cmUYASABKAISDQoFdG9wX3AYAiABKAISDQoFdG9wX2sYAyABKA0SDAoEc2VlZBgEIAEoBBIQCghsb2dwcm9icxgFIAEoCCLvAQoPR2VuZXJhdGVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchISCgpyZXF1ZXN0X2lkGAIgASgJEg4KBnByb21wdBgDIAMoDRIOCgZyZXBsYXkYBCADKA0SEgoKbWF4X3Rva2VucxgFIAEoDRItCghzYW1wbGluZxgGIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlNhbXBsaW5nEgsKA2VvcxgHIAMoDRIYChBkZWFkbGluZV91bml4X21zGAggASgDEhMKC3RyYWNlcGFyZW50GAkgASgJIp8BCg1HZW5lcmF0ZUV2ZW50Ei0KB3N0YXJ0ZWQYASABKAsyGi5lbm9kaWEucnVudGltZS52MS5TdGFydGVkSAASKQoFdG9rZW4YAiABKAsyGC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkgAEisKBmZpbmlzaBgDIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaEgAQgcKBWV2ZW50Ij4KB1N0YXJ0ZWQSFQoNcXVldWVkX3Rva2VucxgBIAEoDRIcChRjYWNoZWRfcHJvbXB0X3Rva2VucxgCIAEoDSI2CgVUb2tlbhIKCgJpZBgBIAEoDRIQCghwb3NpdGlvbhgCIAEoDRIPCgdsb2dwcm9iGAMgASgCIlAKBkZpbmlzaBIvCgZyZWFzb24YASABKA4yHy5lbm9kaWEucnVudGltZS52MS5GaW5pc2hSZWFzb24SFQoNb3V0cHV0X3Rva2VucxgCIAEoDSL5AQoNRGlzcGF0Y2hGcmFtZRIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISCwoDc2VxGAIgASgEEg0KBWxheWVyGAMgASgNEhMKC2xheWVyX2Vwb2NoGAQgASgEEg4KBmhpZGRlbhgFIAEoDRIMCgRyb3dzGAYgASgMEhEKCXBhaXJfcm93cxgHIAMoDRIUCgxwYWlyX2V4cGVydHMYCCADKA0SDQoFY2FycnkYCSABKAwSDgoGZGVjb2RlGAogASgIEhMKC3RyYWNlcGFyZW50GAsgASgJEhEKCW9uX2RlbWFuZBgMIAEoCCLEAQoNRGlzcGF0Y2hSZXBseRILCgNzZXEYASABKAQSDgoEcm93cxgCIAEoDEgAEjIKCm5vdF9ob3N0ZWQYAyABKAsyHC5lbm9kaWEucnVudGltZS52MS5Ob3RIb3N0ZWRIABInCgRidXN5GAQgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuQnVzeUgAEi8KCHJlamVjdGVkGAUgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUmVqZWN0ZWRIAEIICgZyZXN1bHQiQAoJTm90SG9zdGVkEg0KBWVwb2NoGAEgASgEEhMKC2xheWVyX2Vwb2NoGAIgASgEEg8KB2V4cGVydHMYAyADKA0iHgoEQnVzeRIWCg5yZXRyeV9hZnRlcl9tcxgBIAEoDSIaCghSZWplY3RlZBIOCgZyZWFzb24YASABKAkimwEKDEZldGNoUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISFAoMbW9kZWxfZGlnZXN0GAIgASgJEg0KBWxheWVyGAMgASgNEg4KBmV4cGVydBgEIAEoDRINCgVjb2RlYxgFIAEoCRIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgGIAEoBCJPCgpGZXRjaENodW5rEg4KBm9mZnNldBgBIAEoBBITCgt0b3RhbF9ieXRlcxgCIAEoBBIMCgRkYXRhGAMgASgMEg4KBnNoYTI1NhgEIAEoCSI8Cg9EZXNjcmliZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIoADCg1EZXNjcmliZVJlcGx5EicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEAoIcG9kX25hbWUYAiABKAkSFAoMbW9kZWxfZGlnZXN0GAMgASgJEhQKDGFyY2hpdGVjdHVyZRgEIAEoCRIOCgZsYXllcnMYBSABKA0SDwoHZXhwZXJ0cxgGIAEoDRINCgV0b3BfaxgHIAEoDRINCgVjb2RlYxgIIAEoCRIUCgxzdG9yZWRfYnl0ZXMYCSADKAQSFgoOcmVzaWRlbnRfYnl0ZXMYCiADKAQSFAoMYnVkZ2V0X2J5dGVzGAsgASgEEhMKC2RlbnNlX2J5dGVzGAwgASgEEhAKCGt2X2J5dGVzGA0gASgEEg8KB2JhY2tlbmQYDiABKAkSDgoGZGV2aWNlGA8gASgJEg0KBXNwZWVkGBAgASgCEi4KBnN0YXR1cxgRIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLldhdGNoU3RhdHVzIooBCgZNZW1iZXISDAoEcmFuaxgBIAEoDRIQCghwb2RfbmFtZRgCIAEoCRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSDwoHYWRkcmVzcxgFIAEoCRItCgVzdGF0ZRgGIAEoDjIeLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlclN0YXRlImUKCk1lbWJlcnNoaXASDwoHdmVyc2lvbhgBIAEoBBIqCgdtZW1iZXJzGAIgAygLMhkuZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyEhoKEnNhbXBsZV90cmFuc2l0aW9ucxgDIAEoCCJICglMYXllclBsYW4SDQoFbGF5ZXIYASABKA0SDQoFZXBvY2gYAiABKAQSDQoFaG9zdHMYAyABKAkSDgoGc2hhcmVzGAQgASgJIpoBCgRQbGFuEhYKDmRlcGxveW1lbnRfdWlkGAEgASgJEg0KBWVwb2NoGAIgASgEEhQKDHBhcmVudF9lcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSFAoMbW9kZWxfZGlnZXN0GAUgASgJEiwKBmxheWVycxgGIAMoCzIcLmVub2RpYS5ydW50aW1lLnYxLkxheWVyUGxhbiKsAQoJV2F0Y2hQdXNoEikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIzCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcEgAEicKBHBsYW4YAyABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuSAASDgoEcGluZxgEIAEoCEgAQgYKBHB1c2gikQMKC1dhdGNoU3RhdHVzEicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEAoIcG9kX25hbWUYAiABKAkSDQoFZXBvY2gYAyABKAQSEQoJcGxhbl9oYXNoGAQgASgJEg0KBXJlYWR5GAUgASgIEhgKEG5vdF9yZWFkeV9yZWFzb24YBiABKAkSFAoMaG9zdGVkX2J5dGVzGAcgASgEEhQKDGJ1ZGdldF9ieXRlcxgIIAEoBBIVCg1xdWV1ZWRfdG9rZW5zGAkgASgNEhcKD2FjdGl2ZV9yZXF1ZXN0cxgKIAEoDRIQCghkcmFpbmluZxgLIAEoCBIaChJtZW1iZXJzaGlwX3ZlcnNpb24YDCABKAQSLgoGaG9zdGVkGA0gAygLMh4uZW5vZGlhLnJ1bnRpbWUudjEuSG9zdGVkTGF5ZXISEwoLZGVuc2VfYnl0ZXMYDiABKAQSEAoIa3ZfYnl0ZXMYDyABKAQSGwoTZmV0Y2hlZF9ieXRlc190b3RhbBgQIAEoBCI8CgtIb3N0ZWRMYXllchINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNIjwKD1NuYXBzaG90UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIiaQoNU25hcHNob3RSZXBseRIlCgRwbGFuGAEgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIxCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcCKaAQoOUHJlcGFyZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEiUKBHBsYW4YAiABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuEhgKEGRlYWRsaW5lX3VuaXhfbXMYAyABKAMSHAoUbWF4X2J5dGVzX3Blcl9zZWNvbmQYBCABKAQisQEKDFByZXBhcmVFdmVudBIuCgVyZWFkeRgBIAEoCzIdLmVub2RpYS5ydW50aW1lLnYxLkxheWVyUmVhZHlIABIwCgZmYWlsZWQYAiABKAsyHi5lbm9kaWEucnVudGltZS52MS5MYXllckZhaWxlZEgAEjYKCHByb2dyZXNzGAMgASgLMiIuZW5vZGlhLnJ1bnRpbWUudjEuUHJlcGFyZVByb2dyZXNzSABCBwoFZXZlbnQiOQoKTGF5ZXJSZWFkeRINCgVsYXllchgBIAEoDRINCgVieXRlcxgCIAEoBBINCgVtb3ZlcxgDIAEoDSI7CgtMYXllckZhaWxlZBINCgVsYXllchgBIAEoDRIMCgRjb2RlGAIgASgJEg8KB21lc3NhZ2UYAyABKAkiNQoPUHJlcGFyZVByb2dyZXNzEg0KBWJ5dGVzGAEgASgEEhMKC3RvdGFsX2J5dGVzGAIgASgEImEKDUNvbW1pdFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEiUKBHBsYW4YAiABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuIkAKC0NvbW1pdFJlcGx5EhEKCWNvbW1pdHRlZBgBIAMoDRIPCgdyZWZ1c2VkGAIgASgJEg0KBWVwb2NoGAMgASgEIlgKDEFib3J0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNIh0KCkFib3J0UmVwbHkSDwoHYWJvcnRlZBgBIAMoDSJaCg5SZWxlYXNlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNIkYKDFJlbGVhc2VSZXBseRIQCghyZWxlYXNlZBgBIAMoDRIPCgdwZW5kaW5nGAIgAygNEhMKC2ZyZWVkX2J5dGVzGAMgASgEIkkKDERyYWluUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDgoGY2FuY2VsGAIgASgIIiUKCkRyYWluUmVwbHkSFwoPYWN0aXZlX3JlcXVlc3RzGAEgASgNKpgBCgxGaW5pc2hSZWFzb24SHQoZRklOSVNIX1JFQVNPTl9VTlNQRUNJRklFRBAAEhYKEkZJTklTSF9SRUFTT05fU1RPUBABEhgKFEZJTklTSF9SRUFTT05fTEVOR1RIEAISGwoXRklOSVNIX1JFQVNPTl9DQU5DRUxMRUQQAxIaChZGSU5JU0hfUkVBU09OX0RSQUlOSU5HEAQqkAEKC01lbWJlclN0YXRlEhwKGE1FTUJFUl9TVEFURV9VTlNQRUNJRklFRBAAEhgKFE1FTUJFUl9TVEFURV9KT0lOSU5HEAESFwoTTUVNQkVSX1NUQVRFX0FDVElWRRACEhkKFU1FTUJFUl9TVEFURV9EUkFJTklORxADEhUKEU1FTUJFUl9TVEFURV9MT1NUEAQyXwoJSW5mZXJlbmNlElIKCEdlbmVyYXRlEiIuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVFdmVudDABMl0KB0V4cGVydHMSUgoIRGlzcGF0Y2gSIC5lbm9kaWEucnVudGltZS52MS5EaXNwYXRjaEZyYW1lGiAuZW5vZGlhLnJ1bnRpbWUudjEuRGlzcGF0Y2hSZXBseSgBMAEyUwoGU2hhcmRzEkkKBUZldGNoEh8uZW5vZGlhLnJ1bnRpbWUudjEuRmV0Y2hSZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuRmV0Y2hDaHVuazABMvYECgdDb250cm9sElAKCERlc2NyaWJlEiIuZW5vZGlhLnJ1bnRpbWUudjEuRGVzY3JpYmVSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuRGVzY3JpYmVSZXBseRJJCgVXYXRjaBIcLmVub2RpYS5ydW50aW1lLnYxLldhdGNoUHVzaBoeLmVub2RpYS5ydW50aW1lLnYxLldhdGNoU3RhdHVzKAEwARJQCghTbmFwc2hvdBIiLmVub2RpYS5ydW50aW1lLnYxLlNuYXBzaG90UmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLlNuYXBzaG90UmVwbHkSTwoHUHJlcGFyZRIhLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVSZXF1ZXN0Gh8uZW5vZGlhLnJ1bnRpbWUudjEuUHJlcGFyZUV2ZW50MAESSgoGQ29tbWl0EiAuZW5vZGlhLnJ1bnRpbWUudjEuQ29tbWl0UmVxdWVzdBoeLmVub2RpYS5ydW50aW1lLnYxLkNvbW1pdFJlcGx5EkcKBUFib3J0Eh8uZW5vZGlhLnJ1bnRpbWUudjEuQWJvcnRSZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuQWJvcnRSZXBseRJNCgdSZWxlYXNlEiEuZW5vZGlhLnJ1bnRpbWUudjEuUmVsZWFzZVJlcXVlc3QaHy5lbm9kaWEucnVudGltZS52MS5SZWxlYXNlUmVwbHkSRwoFRHJhaW4SHy5lbm9kaWEucnVudGltZS52MS5EcmFpblJlcXVlc3QaHS5lbm9kaWEucnVudGltZS52MS5EcmFpblJlcGx5YgZwcm90bzM");
+  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiXQoIU2FtcGxpbmcSEwoLdGVtcGVyYXR1cmUYASABKAISDQoFdG9wX3AYAiABKAISDQoFdG9wX2sYAyABKA0SDAoEc2VlZBgEIAEoBBIQCghsb2dwcm9icxgFIAEoCCLvAQoPR2VuZXJhdGVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchISCgpyZXF1ZXN0X2lkGAIgASgJEg4KBnByb21wdBgDIAMoDRIOCgZyZXBsYXkYBCADKA0SEgoKbWF4X3Rva2VucxgFIAEoDRItCghzYW1wbGluZxgGIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlNhbXBsaW5nEgsKA2VvcxgHIAMoDRIYChBkZWFkbGluZV91bml4X21zGAggASgDEhMKC3RyYWNlcGFyZW50GAkgASgJIv0BCg1HZW5lcmF0ZUV2ZW50Ei0KB3N0YXJ0ZWQYASABKAsyGi5lbm9kaWEucnVudGltZS52MS5TdGFydGVkSAASKQoFdG9rZW4YAiABKAsyGC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkgAEisKBmZpbmlzaBgDIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaEgAEisKBnF1ZXVlZBgEIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlF1ZXVlZEgAEi8KCHByb2dyZXNzGAUgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUHJvZ3Jlc3NIAEIHCgVldmVudCIfCgZRdWV1ZWQSFQoNcXVldWVkX3Rva2VucxgBIAEoDSI+CgdTdGFydGVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA0SHAoUY2FjaGVkX3Byb21wdF90b2tlbnMYAiABKA0iNgoFVG9rZW4SCgoCaWQYASABKA0SEAoIcG9zaXRpb24YAiABKA0SDwoHbG9ncHJvYhgDIAEoAiIcCghQcm9ncmVzcxIQCghwb3NpdGlvbhgBIAEoDSJQCgZGaW5pc2gSLwoGcmVhc29uGAEgASgOMh8uZW5vZGlhLnJ1bnRpbWUudjEuRmluaXNoUmVhc29uEhUKDW91dHB1dF90b2tlbnMYAiABKA0i+QEKDURpc3BhdGNoRnJhbWUSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEgsKA3NlcRgCIAEoBBINCgVsYXllchgDIAEoDRITCgtsYXllcl9lcG9jaBgEIAEoBBIOCgZoaWRkZW4YBSABKA0SDAoEcm93cxgGIAEoDBIRCglwYWlyX3Jvd3MYByADKA0SFAoMcGFpcl9leHBlcnRzGAggAygNEg0KBWNhcnJ5GAkgASgMEg4KBmRlY29kZRgKIAEoCBITCgt0cmFjZXBhcmVudBgLIAEoCRIRCglvbl9kZW1hbmQYDCABKAgixAEKDURpc3BhdGNoUmVwbHkSCwoDc2VxGAEgASgEEg4KBHJvd3MYAiABKAxIABIyCgpub3RfaG9zdGVkGAMgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTm90SG9zdGVkSAASJwoEYnVzeRgEIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLkJ1c3lIABIvCghyZWplY3RlZBgFIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlJlamVjdGVkSABCCAoGcmVzdWx0IkAKCU5vdEhvc3RlZBINCgVlcG9jaBgBIAEoBBITCgtsYXllcl9lcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNIh4KBEJ1c3kSFgoOcmV0cnlfYWZ0ZXJfbXMYASABKA0iGgoIUmVqZWN0ZWQSDgoGcmVhc29uGAEgASgJIpsBCgxGZXRjaFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEhQKDG1vZGVsX2RpZ2VzdBgCIAEoCRINCgVsYXllchgDIAEoDRIOCgZleHBlcnQYBCABKA0SDQoFY29kZWMYBSABKAkSHAoUbWF4X2J5dGVzX3Blcl9zZWNvbmQYBiABKAQiTwoKRmV0Y2hDaHVuaxIOCgZvZmZzZXQYASABKAQSEwoLdG90YWxfYnl0ZXMYAiABKAQSDAoEZGF0YRgDIAEoDBIOCgZzaGEyNTYYBCABKAkiPAoPRGVzY3JpYmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlciKAAwoNRGVzY3JpYmVSZXBseRInCgRzZWxmGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEhAKCHBvZF9uYW1lGAIgASgJEhQKDG1vZGVsX2RpZ2VzdBgDIAEoCRIUCgxhcmNoaXRlY3R1cmUYBCABKAkSDgoGbGF5ZXJzGAUgASgNEg8KB2V4cGVydHMYBiABKA0SDQoFdG9wX2sYByABKA0SDQoFY29kZWMYCCABKAkSFAoMc3RvcmVkX2J5dGVzGAkgAygEEhYKDnJlc2lkZW50X2J5dGVzGAogAygEEhQKDGJ1ZGdldF9ieXRlcxgLIAEoBBITCgtkZW5zZV9ieXRlcxgMIAEoBBIQCghrdl9ieXRlcxgNIAEoBBIPCgdiYWNrZW5kGA4gASgJEg4KBmRldmljZRgPIAEoCRINCgVzcGVlZBgQIAEoAhIuCgZzdGF0dXMYESABKAsyHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cyKKAQoGTWVtYmVyEgwKBHJhbmsYASABKA0SEAoIcG9kX25hbWUYAiABKAkSDwoHcG9kX3VpZBgDIAEoCRIPCgdib290X2lkGAQgASgJEg8KB2FkZHJlc3MYBSABKAkSLQoFc3RhdGUYBiABKA4yHi5lbm9kaWEucnVudGltZS52MS5NZW1iZXJTdGF0ZSJlCgpNZW1iZXJzaGlwEg8KB3ZlcnNpb24YASABKAQSKgoHbWVtYmVycxgCIAMoCzIZLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlchIaChJzYW1wbGVfdHJhbnNpdGlvbnMYAyABKAgiSAoJTGF5ZXJQbGFuEg0KBWxheWVyGAEgASgNEg0KBWVwb2NoGAIgASgEEg0KBWhvc3RzGAMgASgJEg4KBnNoYXJlcxgEIAEoCSKaAQoEUGxhbhIWCg5kZXBsb3ltZW50X3VpZBgBIAEoCRINCgVlcG9jaBgCIAEoBBIUCgxwYXJlbnRfZXBvY2gYAyABKAQSEQoJcGxhbl9oYXNoGAQgASgJEhQKDG1vZGVsX2RpZ2VzdBgFIAEoCRIsCgZsYXllcnMYBiADKAsyHC5lbm9kaWEucnVudGltZS52MS5MYXllclBsYW4irAEKCVdhdGNoUHVzaBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISMwoKbWVtYmVyc2hpcBgCIAEoCzIdLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlcnNoaXBIABInCgRwbGFuGAMgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbkgAEg4KBHBpbmcYBCABKAhIAEIGCgRwdXNoIpEDCgtXYXRjaFN0YXR1cxInCgRzZWxmGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEhAKCHBvZF9uYW1lGAIgASgJEg0KBWVwb2NoGAMgASgEEhEKCXBsYW5faGFzaBgEIAEoCRINCgVyZWFkeRgFIAEoCBIYChBub3RfcmVhZHlfcmVhc29uGAYgASgJEhQKDGhvc3RlZF9ieXRlcxgHIAEoBBIUCgxidWRnZXRfYnl0ZXMYCCABKAQSFQoNcXVldWVkX3Rva2VucxgJIAEoDRIXCg9hY3RpdmVfcmVxdWVzdHMYCiABKA0SEAoIZHJhaW5pbmcYCyABKAgSGgoSbWVtYmVyc2hpcF92ZXJzaW9uGAwgASgEEi4KBmhvc3RlZBgNIAMoCzIeLmVub2RpYS5ydW50aW1lLnYxLkhvc3RlZExheWVyEhMKC2RlbnNlX2J5dGVzGA4gASgEEhAKCGt2X2J5dGVzGA8gASgEEhsKE2ZldGNoZWRfYnl0ZXNfdG90YWwYECABKAQiPAoLSG9zdGVkTGF5ZXISDQoFbGF5ZXIYASABKA0SDQoFZXBvY2gYAiABKAQSDwoHZXhwZXJ0cxgDIAMoDSI8Cg9TbmFwc2hvdFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyImkKDVNuYXBzaG90UmVwbHkSJQoEcGxhbhgBIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4SMQoKbWVtYmVyc2hpcBgCIAEoCzIdLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlcnNoaXAimgEKDlByZXBhcmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIlCgRwbGFuGAIgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIYChBkZWFkbGluZV91bml4X21zGAMgASgDEhwKFG1heF9ieXRlc19wZXJfc2Vjb25kGAQgASgEIrEBCgxQcmVwYXJlRXZlbnQSLgoFcmVhZHkYASABKAsyHS5lbm9kaWEucnVudGltZS52MS5MYXllclJlYWR5SAASMAoGZmFpbGVkGAIgASgLMh4uZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJGYWlsZWRIABI2Cghwcm9ncmVzcxgDIAEoCzIiLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVQcm9ncmVzc0gAQgcKBWV2ZW50IjkKCkxheWVyUmVhZHkSDQoFbGF5ZXIYASABKA0SDQoFYnl0ZXMYAiABKAQSDQoFbW92ZXMYAyABKA0iOwoLTGF5ZXJGYWlsZWQSDQoFbGF5ZXIYASABKA0SDAoEY29kZRgCIAEoCRIPCgdtZXNzYWdlGAMgASgJIjUKD1ByZXBhcmVQcm9ncmVzcxINCgVieXRlcxgBIAEoBBITCgt0b3RhbF9ieXRlcxgCIAEoBCJhCg1Db21taXRSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIlCgRwbGFuGAIgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbiJACgtDb21taXRSZXBseRIRCgljb21taXR0ZWQYASADKA0SDwoHcmVmdXNlZBgCIAEoCRINCgVlcG9jaBgDIAEoBCJYCgxBYm9ydFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg0KBWVwb2NoGAIgASgEEg4KBmxheWVycxgDIAMoDSIdCgpBYm9ydFJlcGx5Eg8KB2Fib3J0ZWQYASADKA0iWgoOUmVsZWFzZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg0KBWVwb2NoGAIgASgEEg4KBmxheWVycxgDIAMoDSJGCgxSZWxlYXNlUmVwbHkSEAoIcmVsZWFzZWQYASADKA0SDwoHcGVuZGluZxgCIAMoDRITCgtmcmVlZF9ieXRlcxgDIAEoBCJJCgxEcmFpblJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg4KBmNhbmNlbBgCIAEoCCIlCgpEcmFpblJlcGx5EhcKD2FjdGl2ZV9yZXF1ZXN0cxgBIAEoDSqYAQoMRmluaXNoUmVhc29uEh0KGUZJTklTSF9SRUFTT05fVU5TUEVDSUZJRUQQABIWChJGSU5JU0hfUkVBU09OX1NUT1AQARIYChRGSU5JU0hfUkVBU09OX0xFTkdUSBACEhsKF0ZJTklTSF9SRUFTT05fQ0FOQ0VMTEVEEAMSGgoWRklOSVNIX1JFQVNPTl9EUkFJTklORxAEKpABCgtNZW1iZXJTdGF0ZRIcChhNRU1CRVJfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRNRU1CRVJfU1RBVEVfSk9JTklORxABEhcKE01FTUJFUl9TVEFURV9BQ1RJVkUQAhIZChVNRU1CRVJfU1RBVEVfRFJBSU5JTkcQAxIVChFNRU1CRVJfU1RBVEVfTE9TVBAEMl8KCUluZmVyZW5jZRJSCghHZW5lcmF0ZRIiLmVub2RpYS5ydW50aW1lLnYxLkdlbmVyYXRlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkdlbmVyYXRlRXZlbnQwATJdCgdFeHBlcnRzElIKCERpc3BhdGNoEiAuZW5vZGlhLnJ1bnRpbWUudjEuRGlzcGF0Y2hGcmFtZRogLmVub2RpYS5ydW50aW1lLnYxLkRpc3BhdGNoUmVwbHkoATABMlMKBlNoYXJkcxJJCgVGZXRjaBIfLmVub2RpYS5ydW50aW1lLnYxLkZldGNoUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkZldGNoQ2h1bmswATL2BAoHQ29udHJvbBJQCghEZXNjcmliZRIiLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVwbHkSSQoFV2F0Y2gSHC5lbm9kaWEucnVudGltZS52MS5XYXRjaFB1c2gaHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cygBMAESUAoIU25hcHNob3QSIi5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcGx5Ek8KB1ByZXBhcmUSIS5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUmVxdWVzdBofLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVFdmVudDABEkoKBkNvbW1pdBIgLmVub2RpYS5ydW50aW1lLnYxLkNvbW1pdFJlcXVlc3QaHi5lbm9kaWEucnVudGltZS52MS5Db21taXRSZXBseRJHCgVBYm9ydBIfLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVwbHkSTQoHUmVsZWFzZRIhLmVub2RpYS5ydW50aW1lLnYxLlJlbGVhc2VSZXF1ZXN0Gh8uZW5vZGlhLnJ1bnRpbWUudjEuUmVsZWFzZVJlcGx5EkcKBURyYWluEh8uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXBseWIGcHJvdG8z");
 
 /**
  * Describes the message enodia.runtime.v1.Sender.
@@ -42,242 +42,256 @@ export const GenerateEventSchema = /*@__PURE__*/
   messageDesc(file_enodia_runtime_v1_runtime, 3);
 
 /**
+ * Describes the message enodia.runtime.v1.Queued.
+ * Use `create(QueuedSchema)` to create a new message.
+ */
+export const QueuedSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 4);
+
+/**
  * Describes the message enodia.runtime.v1.Started.
  * Use `create(StartedSchema)` to create a new message.
  */
 export const StartedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 4);
+  messageDesc(file_enodia_runtime_v1_runtime, 5);
 
 /**
  * Describes the message enodia.runtime.v1.Token.
  * Use `create(TokenSchema)` to create a new message.
  */
 export const TokenSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 5);
+  messageDesc(file_enodia_runtime_v1_runtime, 6);
+
+/**
+ * Describes the message enodia.runtime.v1.Progress.
+ * Use `create(ProgressSchema)` to create a new message.
+ */
+export const ProgressSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 7);
 
 /**
  * Describes the message enodia.runtime.v1.Finish.
  * Use `create(FinishSchema)` to create a new message.
  */
 export const FinishSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 6);
+  messageDesc(file_enodia_runtime_v1_runtime, 8);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchFrame.
  * Use `create(DispatchFrameSchema)` to create a new message.
  */
 export const DispatchFrameSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 7);
+  messageDesc(file_enodia_runtime_v1_runtime, 9);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchReply.
  * Use `create(DispatchReplySchema)` to create a new message.
  */
 export const DispatchReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 8);
+  messageDesc(file_enodia_runtime_v1_runtime, 10);
 
 /**
  * Describes the message enodia.runtime.v1.NotHosted.
  * Use `create(NotHostedSchema)` to create a new message.
  */
 export const NotHostedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 9);
+  messageDesc(file_enodia_runtime_v1_runtime, 11);
 
 /**
  * Describes the message enodia.runtime.v1.Busy.
  * Use `create(BusySchema)` to create a new message.
  */
 export const BusySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 10);
+  messageDesc(file_enodia_runtime_v1_runtime, 12);
 
 /**
  * Describes the message enodia.runtime.v1.Rejected.
  * Use `create(RejectedSchema)` to create a new message.
  */
 export const RejectedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 11);
+  messageDesc(file_enodia_runtime_v1_runtime, 13);
 
 /**
  * Describes the message enodia.runtime.v1.FetchRequest.
  * Use `create(FetchRequestSchema)` to create a new message.
  */
 export const FetchRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 12);
+  messageDesc(file_enodia_runtime_v1_runtime, 14);
 
 /**
  * Describes the message enodia.runtime.v1.FetchChunk.
  * Use `create(FetchChunkSchema)` to create a new message.
  */
 export const FetchChunkSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 13);
+  messageDesc(file_enodia_runtime_v1_runtime, 15);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeRequest.
  * Use `create(DescribeRequestSchema)` to create a new message.
  */
 export const DescribeRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 14);
+  messageDesc(file_enodia_runtime_v1_runtime, 16);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeReply.
  * Use `create(DescribeReplySchema)` to create a new message.
  */
 export const DescribeReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 15);
+  messageDesc(file_enodia_runtime_v1_runtime, 17);
 
 /**
  * Describes the message enodia.runtime.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 16);
+  messageDesc(file_enodia_runtime_v1_runtime, 18);
 
 /**
  * Describes the message enodia.runtime.v1.Membership.
  * Use `create(MembershipSchema)` to create a new message.
  */
 export const MembershipSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 17);
+  messageDesc(file_enodia_runtime_v1_runtime, 19);
 
 /**
  * Describes the message enodia.runtime.v1.LayerPlan.
  * Use `create(LayerPlanSchema)` to create a new message.
  */
 export const LayerPlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 18);
+  messageDesc(file_enodia_runtime_v1_runtime, 20);
 
 /**
  * Describes the message enodia.runtime.v1.Plan.
  * Use `create(PlanSchema)` to create a new message.
  */
 export const PlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 19);
+  messageDesc(file_enodia_runtime_v1_runtime, 21);
 
 /**
  * Describes the message enodia.runtime.v1.WatchPush.
  * Use `create(WatchPushSchema)` to create a new message.
  */
 export const WatchPushSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 20);
+  messageDesc(file_enodia_runtime_v1_runtime, 22);
 
 /**
  * Describes the message enodia.runtime.v1.WatchStatus.
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export const WatchStatusSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 21);
+  messageDesc(file_enodia_runtime_v1_runtime, 23);
 
 /**
  * Describes the message enodia.runtime.v1.HostedLayer.
  * Use `create(HostedLayerSchema)` to create a new message.
  */
 export const HostedLayerSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 22);
+  messageDesc(file_enodia_runtime_v1_runtime, 24);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotRequest.
  * Use `create(SnapshotRequestSchema)` to create a new message.
  */
 export const SnapshotRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 23);
+  messageDesc(file_enodia_runtime_v1_runtime, 25);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotReply.
  * Use `create(SnapshotReplySchema)` to create a new message.
  */
 export const SnapshotReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 24);
+  messageDesc(file_enodia_runtime_v1_runtime, 26);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareRequest.
  * Use `create(PrepareRequestSchema)` to create a new message.
  */
 export const PrepareRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 25);
+  messageDesc(file_enodia_runtime_v1_runtime, 27);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareEvent.
  * Use `create(PrepareEventSchema)` to create a new message.
  */
 export const PrepareEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 26);
+  messageDesc(file_enodia_runtime_v1_runtime, 28);
 
 /**
  * Describes the message enodia.runtime.v1.LayerReady.
  * Use `create(LayerReadySchema)` to create a new message.
  */
 export const LayerReadySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 27);
+  messageDesc(file_enodia_runtime_v1_runtime, 29);
 
 /**
  * Describes the message enodia.runtime.v1.LayerFailed.
  * Use `create(LayerFailedSchema)` to create a new message.
  */
 export const LayerFailedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 28);
+  messageDesc(file_enodia_runtime_v1_runtime, 30);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareProgress.
  * Use `create(PrepareProgressSchema)` to create a new message.
  */
 export const PrepareProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 29);
+  messageDesc(file_enodia_runtime_v1_runtime, 31);
 
 /**
  * Describes the message enodia.runtime.v1.CommitRequest.
  * Use `create(CommitRequestSchema)` to create a new message.
  */
 export const CommitRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 30);
+  messageDesc(file_enodia_runtime_v1_runtime, 32);
 
 /**
  * Describes the message enodia.runtime.v1.CommitReply.
  * Use `create(CommitReplySchema)` to create a new message.
  */
 export const CommitReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 31);
+  messageDesc(file_enodia_runtime_v1_runtime, 33);
 
 /**
  * Describes the message enodia.runtime.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 32);
+  messageDesc(file_enodia_runtime_v1_runtime, 34);
 
 /**
  * Describes the message enodia.runtime.v1.AbortReply.
  * Use `create(AbortReplySchema)` to create a new message.
  */
 export const AbortReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 33);
+  messageDesc(file_enodia_runtime_v1_runtime, 35);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseRequest.
  * Use `create(ReleaseRequestSchema)` to create a new message.
  */
 export const ReleaseRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 34);
+  messageDesc(file_enodia_runtime_v1_runtime, 36);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseReply.
  * Use `create(ReleaseReplySchema)` to create a new message.
  */
 export const ReleaseReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 35);
+  messageDesc(file_enodia_runtime_v1_runtime, 37);
 
 /**
  * Describes the message enodia.runtime.v1.DrainRequest.
  * Use `create(DrainRequestSchema)` to create a new message.
  */
 export const DrainRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 36);
+  messageDesc(file_enodia_runtime_v1_runtime, 38);
 
 /**
  * Describes the message enodia.runtime.v1.DrainReply.
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export const DrainReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 37);
+  messageDesc(file_enodia_runtime_v1_runtime, 39);
 
 /**
  * Describes the enum enodia.runtime.v1.FinishReason.

@@ -1,0 +1,141 @@
+// How long a request waits, and for what: a worker that takes it, a KV slot in a worker's queue, an expert that some rank can
+// compute, the next sign of life. Each wait has its own limit. Whose fault an error is, and so what follows from it, is here
+// too. Pure but for its own state; knows no worker.
+import { AppError } from "../../crds/common.ts";
+
+export interface FailoverLimits {
+  /** No worker takes the request, or no rank can compute an expert it needs, for longer than this: it fails. Covers the reload
+   *  of a lost expert or a replaced pod. */
+  readonly noWorkerMs: number;
+  /** In the queues of workers, waiting for a KV slot, all workers together: then the client is told to come again. */
+  readonly queueMs: number;
+  /** From asking a worker to its first event, which comes at once; below noWorkerMs, so that there is time for another worker. */
+  readonly answerMs: number;
+  /** From the KV slot to the first token: this, and per prompt token what a slow prefill takes. */
+  readonly firstTokenMs: number;
+  readonly perPromptTokenMs: number;
+  /** Between two tokens. Broken connections show much earlier, by keepalive; this finds workers that hang. */
+  readonly nextTokenMs: number;
+  /** Attempts in a row that brought no token. */
+  readonly attemptsMax: number;
+  /** Those of them that a worker had begun to compute: a request that ends workers must not meet them all. */
+  readonly startedAttemptsMax: number;
+  /** Internal errors in a row: then it is the request, not the worker. */
+  readonly internalErrorsMax: number;
+}
+
+export const failoverLimits: FailoverLimits = {
+  noWorkerMs: 30_000,
+  queueMs: 120_000,
+  answerMs: 15_000,
+  firstTokenMs: 60_000,
+  perPromptTokenMs: 20,
+  nextTokenMs: 35_000,
+  attemptsMax: 200,
+  startedAttemptsMax: 6,
+  internalErrorsMax: 3,
+};
+
+/** caller: no worker would answer differently. busy: this one is full. expert: no rank could compute an expert, which says
+ *  nothing of the worker. deadline: the request's time is over. worker: another one may do better, and this one is left alone. */
+export type Fault = "caller" | "busy" | "expert" | "deadline" | "worker";
+
+const faults: Readonly<Record<string, Fault>> = {
+  InvalidRequest: "caller",
+  ContextOverflow: "caller",
+  QueueFull: "busy",
+  Busy: "busy",
+  ExpertUnavailable: "expert",
+  DeadlineExceeded: "deadline",
+};
+
+export function classify(error: AppError): Fault {
+  return faults[error.code] ?? "worker";
+}
+
+const pauseMsLeast = 100;
+const pauseMsMost = 2_000;
+
+/** Before a full worker is asked again: longer each time and never the same for two, so that those who wait for it do not come
+ *  all at once. `random` is in [0, 1). */
+export function pauseMs(pausesBefore: number, random: number): number {
+  return Math.min(pauseMsMost, pauseMsLeast * 2 ** pausesBefore) * (0.5 + random / 2);
+}
+
+export type Wait = "worker" | "queue" | "expert";
+/** How far the running attempt has come. */
+type Stage = "asked" | "queued" | "started" | "running";
+
+export class Patience {
+  readonly #limits: FailoverLimits;
+  readonly #promptTokens: number;
+  readonly #now: () => number;
+  /** Since when the request waits for this. A worker is waited for all the time; whatever takes the request begins it anew. */
+  readonly #since = new Map<Wait, number>();
+  #stage: Stage = "asked";
+
+  constructor(limits: FailoverLimits, promptTokens: number, now: () => number) {
+    this.#limits = limits;
+    this.#promptTokens = promptTokens;
+    this.#now = now;
+    this.#since.set("worker", now());
+  }
+
+  /** Whether the worker had begun to compute. */
+  get computing(): boolean {
+    return this.#stage === "started" || this.#stage === "running";
+  }
+
+  queued(): void {
+    this.#reached("queued");
+    if (!this.#since.has("queue")) this.#since.set("queue", this.#now());
+  }
+
+  started(): void {
+    this.#reached("started");
+    this.#since.delete("queue");
+  }
+
+  /** Replayed tokens: signs of life, but nothing new. */
+  progressed(): void {
+    this.#reached("running");
+  }
+
+  token(): void {
+    this.#reached("running");
+    this.#since.delete("expert");
+  }
+
+  /** The attempt ended with this. */
+  failed(fault: Fault): void {
+    if (this.#stage !== "asked") this.#reached("asked");
+    if (fault === "expert" && !this.#since.has("expert")) this.#since.set("expert", this.#now());
+  }
+
+  /** What the request has waited for too long. */
+  over(): Wait | undefined {
+    const { noWorkerMs, queueMs } = this.#limits;
+    const limits = { worker: noWorkerMs, queue: queueMs, expert: noWorkerMs };
+    for (const [wait, since] of this.#since) if (this.#now() - since >= limits[wait]) return wait;
+    return undefined;
+  }
+
+  /** How long the next event may take, and the error when it does not come. */
+  silence(rank: number): { readonly ms: number; readonly error: () => AppError } {
+    const ms = this.#silenceMs();
+    if (this.#stage !== "queued") return { ms, error: () => new AppError(`rank ${rank} sent nothing for ${ms} ms`, { code: "Silent" }) };
+    return { ms, error: () => new AppError(`waited ${this.#limits.queueMs} ms in queues`, { code: "QueueFull" }) };
+  }
+
+  #silenceMs(): number {
+    const { answerMs, queueMs, firstTokenMs, perPromptTokenMs, nextTokenMs } = this.#limits;
+    if (this.#stage === "asked") return answerMs;
+    if (this.#stage === "queued") return Math.max(0, (this.#since.get("queue") ?? 0) + queueMs - this.#now());
+    return this.#stage === "started" ? firstTokenMs + perPromptTokenMs * this.#promptTokens : nextTokenMs;
+  }
+
+  #reached(stage: Stage): void {
+    this.#stage = stage;
+    this.#since.set("worker", this.#now());
+  }
+}
