@@ -184,42 +184,46 @@ const telemetry = z
 
 const labelMap = z.record(z.string(), z.string());
 /** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
-const podTemplate = z
-  .looseObject({
-    metadata: z
-      .looseObject({
-        name: z.string().max(253).optional(),
-        namespace: z.string().max(63).optional(),
-        labels: labelMap.optional(),
-        annotations: labelMap.optional(),
-      })
-      .optional()
-      .meta({
-        description: "Labels and annotations for the worker pods.",
-        ...rules({
-          rule: "!has(self.name) && !has(self.namespace)",
-          message: "name and namespace are the operator's; set labels and annotations only",
-        }),
-      }),
-    spec: z
-      .looseObject({
-        containers: z
-          .array(z.looseObject({ name: z.string().min(1).max(63) }))
-          .max(specBounds.containers)
-          .optional()
-          .meta({
-            description:
-              "The container named runtime is the worker: image, resources, env and mounts given here are merged into it. Others run beside it.",
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["name"],
-            ...rules({ rule: "self.exists(c, c.name == 'runtime')", message: "must hold a container named runtime, the worker itself" }),
+const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
+  z
+    .looseObject({
+      metadata: z
+        .looseObject({
+          name: z.string().max(253).optional(),
+          namespace: z.string().max(63).optional(),
+          labels: labelMap.optional(),
+          annotations: labelMap.optional(),
+        })
+        .optional()
+        .meta({
+          description: `Labels and annotations for the ${pods} pods.`,
+          ...rules({
+            rule: "!has(self.name) && !has(self.namespace)",
+            message: "name and namespace are the operator's; set labels and annotations only",
           }),
-      })
-      .optional()
-      .meta({ description: "Pod spec fields merged into the worker pods." }),
-  })
-  .optional()
-  .meta({ description: "Merged into the worker pods; the operator's own fields cannot be replaced." });
+        }),
+      spec: z
+        .looseObject({
+          containers: z
+            .array(z.looseObject({ name: z.string().min(1).max(63) }))
+            .max(specBounds.containers)
+            .optional()
+            .meta({
+              description: `The container named ${container} is the ${pods}: image, resources, env and mounts given here are merged into it. Others run beside it.`,
+              "x-kubernetes-list-type": "map",
+              "x-kubernetes-list-map-keys": ["name"],
+              ...rules({
+                rule: `self.exists(c, c.name == '${container}')`,
+                message: `must hold a container named ${container}, the ${pods} itself`,
+              }),
+            }),
+        })
+        .optional()
+        .meta({ description: `Pod spec fields merged into the ${pods} pods, such as nodeSelector and tolerations.` }),
+    })
+    .optional()
+    .meta({ description: `Merged into the ${pods} pods; the operator's own fields cannot be replaced.` });
+const podTemplate = podTemplateOf("worker", "runtime");
 
 const gateway = z
   .object({
@@ -231,6 +235,7 @@ const gateway = z
       })
       .optional()
       .meta({ description: "When given, requests need `Authorization: Bearer <value of this Secret>`." }),
+    podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})
   .meta({ description: "The OpenAI-compatible front." });
@@ -315,8 +320,8 @@ export type MoEDeployment = z.infer<typeof moeDeploymentSchema>;
 
 /** Rule on the name: it becomes a Service name, a pod name prefix and a label value. */
 export const moeDeploymentNameRule = {
-  rule: `self.metadata.name.size() <= ${specBounds.nameLength} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')`,
-  message: `metadata.name must be a DNS label of at most ${specBounds.nameLength} characters that begins with a letter: Services and pods are named after it`,
+  rule: `self.metadata.name.size() <= ${specBounds.nameLength} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name != 'default'`,
+  message: `metadata.name must be a DNS label of at most ${specBounds.nameLength} characters that begins with a letter, and not default: Services, pods and a ServiceAccount are named after it`,
 };
 
 /** Parses an object read from the API server; throws AppError `InvalidSpec` that names the fields. */

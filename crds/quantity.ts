@@ -23,15 +23,26 @@ const units: Readonly<Record<string, number>> = {
 /** A byte quantity field: a whole number of bytes, or a string with a suffix. */
 export function quantity(text: string) {
   const description = `${text} A quantity such as 512Mi or 1.5Gi.`;
-  return z.union([z.int().min(1), z.string().max(24).regex(new RegExp(quantityPattern))]).meta({
-    description,
-    "x-kubernetes-int-or-string": true,
-    maxLength: 24,
-    pattern: quantityPattern,
-    "x-kubernetes-validations": [
-      { rule: "type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0'))", message: "must be more than 0 bytes" },
-    ],
-  });
+  return z
+    .union([z.int().min(1), z.string().max(24).regex(new RegExp(quantityPattern))])
+    .refine((value) => typeof value === "number" || isBytes(value), { error: "is not between 1 byte and 2^53 bytes" })
+    .meta({
+      description,
+      "x-kubernetes-int-or-string": true,
+      maxLength: 24,
+      pattern: quantityPattern,
+      "x-kubernetes-validations": [
+        { rule: "type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0'))", message: "must be more than 0 bytes" },
+      ],
+    });
+}
+
+function isBytes(text: string): boolean {
+  try {
+    return parseQuantity(text, "") > 0;
+  } catch {
+    return false;
+  }
 }
 
 /** A duration field such as "90s" or "1m30s"; `least`: the shortest that makes sense, refused below by the API server. */

@@ -59,7 +59,7 @@ test("status: Converged is the reason that the operator gives for having nothing
     blocked: undefined,
     operation: undefined,
     pendingReplicas: undefined,
-    warmingUp: false,
+    failure: "",
   });
   assert.deepEqual(shown({ ...condition("Progressing", "Unknown", ""), ...Progressing }), []);
 });

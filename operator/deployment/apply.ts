@@ -1,40 +1,73 @@
-// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed.
+// Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed. An object that is
+// not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment.
 import { createHash } from "node:crypto";
+import { apiVersion } from "../../crds/common.ts";
 import { hasCode } from "../kube/errors.ts";
-import { type Kube, type KubeObject, keyOf, type Resource, refOf } from "../kube/kube.ts";
+import { type Kube, type KubeObject, type Ref, type Resource, refOf } from "../kube/kube.ts";
 import type { Refusal } from "./core/snapshot.ts";
 import type { Rendered } from "./objects/index.ts";
 
 export const manager = "enodia-operator";
 
+/** The deployment that objects are made for. */
+export interface Owner {
+  readonly name: string;
+  readonly uid: string;
+}
+
 export class Applier {
   readonly #kube: Kube;
-  readonly #live: (resource: Resource, ref: ReturnType<typeof refOf>) => KubeObject | undefined;
-  readonly #last = new Map<string, { hash: string; version: string }>();
+  readonly #live: (resource: Resource, ref: Ref) => KubeObject | undefined;
+  /** By owner's uid, then by object. */
+  readonly #last = new Map<string, Map<string, { hash: string; version: string }>>();
 
-  constructor(kube: Kube, live: (resource: Resource, ref: ReturnType<typeof refOf>) => KubeObject | undefined) {
+  /** live: what the informers have; they follow objects with our labels only. */
+  constructor(kube: Kube, live: (resource: Resource, ref: Ref) => KubeObject | undefined) {
     this.#kube = kube;
     this.#live = live;
   }
 
-  /** Applies in order. What the API server refuses is returned, everything else is thrown. */
-  async apply(objects: readonly Rendered[]): Promise<Refusal[]> {
+  /** Applies in order. What is refused here or by the API server is returned, everything else is thrown. */
+  async apply(objects: readonly Rendered[], owner: Owner): Promise<Refusal[]> {
     const refusals: Refusal[] = [];
-    for (const { resource, object } of objects) {
-      const key = `${resource.plural}/${keyOf(refOf(object))}/${object.metadata.ownerReferences?.[0]?.uid ?? ""}`;
-      const hash = createHash("sha256").update(JSON.stringify(object)).digest("hex");
-      const last = this.#last.get(key);
-      const live = this.#live(resource, refOf(object));
-      // The cache may be behind our own write, never behind somebody else's for long.
-      if (last?.hash === hash && live && live.metadata.resourceVersion === last.version) continue;
-      try {
-        const applied = await this.#kube.apply(resource, object, { manager });
-        this.#last.set(key, { hash, version: applied.metadata.resourceVersion ?? "" });
-      } catch (error) {
-        if (!hasCode(error, "Invalid", "Forbidden")) throw error;
-        refusals.push({ reason: "ObjectRefused", message: `${object.kind} ${object.metadata.name}: ${(error as Error).message}` });
-      }
+    for (const rendered of objects) {
+      const problem = await this.#applyOne(rendered, owner);
+      if (problem !== undefined) refusals.push({ reason: "ObjectRefused", message: problem });
     }
     return refusals;
   }
+
+  forget(uid: string): void {
+    this.#last.delete(uid);
+  }
+
+  async #applyOne({ resource, object }: Rendered, owner: Owner): Promise<string | undefined> {
+    const last = this.#last.get(owner.uid) ?? new Map<string, { hash: string; version: string }>();
+    this.#last.set(owner.uid, last);
+    const key = `${resource.plural}/${object.metadata.name}`;
+    const hash = createHash("sha256").update(JSON.stringify(object)).digest("hex");
+    const cached = this.#live(resource, refOf(object));
+    // The cache may be behind our own write, never behind somebody else's for long.
+    if (last.get(key)?.hash === hash && cached?.metadata.resourceVersion === last.get(key)?.version) return undefined;
+    const live = cached ?? (await this.#kube.get(resource, refOf(object)));
+    const foreign = live ? foreignness(live, object.kind, owner) : undefined;
+    if (foreign !== undefined) return foreign;
+    try {
+      const applied = await this.#kube.apply(resource, object, { manager });
+      last.set(key, { hash, version: applied.metadata.resourceVersion ?? "" });
+      return undefined;
+    } catch (error) {
+      if (!hasCode(error, "Invalid", "Forbidden")) throw error;
+      return `${object.kind} ${object.metadata.name}: ${(error as Error).message}`;
+    }
+  }
+}
+
+/** Why an object that is there cannot be taken; undefined when it is this deployment's. */
+function foreignness({ metadata }: KubeObject, kind: string, owner: Owner): string | undefined {
+  const owners = metadata.ownerReferences ?? [];
+  if (owners.some((one) => one.uid === owner.uid)) return undefined;
+  const namesake = owners.some((one) => one.apiVersion === apiVersion && one.kind === "MoEDeployment" && one.name === owner.name);
+  if (namesake) return `${kind} ${metadata.name} belongs to a deleted MoEDeployment of this name and is being removed; it is waited for`;
+  return `${kind} ${metadata.name} exists and does not belong to this MoEDeployment; delete or rename it, or give the MoEDeployment another name`;
 }

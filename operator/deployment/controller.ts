@@ -58,7 +58,6 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       event,
       natsCredentials: (ref, spec) => natsCredentials(kube, ref, spec),
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
-      requeue: (ref) => controller.queue.add(keyOf(ref)),
     },
     connect(rebalance) {
       const applier = new Applier(kube, (resource, ref) => informers.live(resource, ref));

@@ -3,7 +3,7 @@ import { randomInt } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import { rfc3339 } from "../../crds/conditions.ts";
 import { hasCode } from "../kube/errors.ts";
-import { type Kube, resources } from "../kube/kube.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import type { Action } from "./core/rollout.ts";
 import type { Identities } from "./identity.ts";
@@ -77,7 +77,7 @@ async function patchPod(
 
 async function createPod(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, rank: number): Promise<void> {
   const { deployment } = context;
-  const created = await deps.kube.create(resources.pods, workerPod(context, template, rank, podSuffix()), { manager });
+  const created = await tryCreate(deps, context, workerPod(context, template, rank, podSuffix()), rank);
   deps.overlay.wrote(created);
   const { name, uid = "" } = created.metadata;
   // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
@@ -85,13 +85,35 @@ async function createPod(deps: ExecuteDeps, context: RenderContext, template: Wo
   deps.event(deployment, "Normal", "RankCreated", `rank ${rank}: pod ${name}`);
 }
 
-/** Asks the API server whether it would take the pod: unknown fields, Pod Security, quota. undefined = yes. */
-export async function dryRun(kube: Kube, context: RenderContext, template: WorkerTemplate): Promise<string | undefined> {
+async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: KubeObject, rank: number): Promise<KubeObject> {
   try {
-    await kube.create(resources.pods, workerPod(context, template, 0, podSuffix()), { manager, dryRun: true });
+    return await deps.kube.create(resources.pods, pod, { manager });
+  } catch (caught) {
+    const error = AppError.from(caught);
+    const message = `rank ${rank}: ${withoutSuffix(error.message, pod)}`;
+    deps.event(deployment, "Warning", "FailedCreate", message);
+    throw new AppError(message, { code: error.code, operation: "creating a worker pod", cause: error, retry: error.retry });
+  }
+}
+
+/** Each attempt has another pod name; what is said of it is to stay the same. */
+function withoutSuffix(message: string, { metadata: { name } }: KubeObject): string {
+  return message.replaceAll(name, name.slice(0, -suffixLength - 1));
+}
+
+/**
+ * Asks the API server whether it would take the pod: unknown fields, Pod Security, quota. undefined = yes.
+ * oneMore: other pods live, and the pod of the new template will take the place of one of them; that a quota has no room for one
+ * beside them says nothing.
+ */
+export async function dryRun(kube: Kube, context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
+  const pod = workerPod(context, template, 0, podSuffix());
+  try {
+    await kube.create(resources.pods, pod, { manager, dryRun: true });
     return undefined;
   } catch (error) {
-    if (hasCode(error, "Invalid", "Forbidden")) return (error as Error).message;
-    throw error;
+    if (!hasCode(error, "Invalid", "Forbidden")) throw error;
+    const { message } = error as Error;
+    return oneMore && message.includes("exceeded quota") ? undefined : withoutSuffix(message, pod);
   }
 }

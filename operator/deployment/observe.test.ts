@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
-import { nodeHealth, podFacts } from "./observe.ts";
+import { gatewayFacts, nodeHealth, podFacts } from "./observe.ts";
 
 const node = (name: string, zone: string | undefined): KubeObject => ({
   apiVersion: "v1",
@@ -21,4 +21,42 @@ test("a pod is in the zone that its node's label names, and in none where there 
   const nodes = nodeHealth([node("a", "eu-1"), node("b", undefined)]);
   const zone = (name: string | undefined) => podFacts(pod(name), nodes, 0)?.zone;
   assert.deepEqual([zone("a"), zone("b"), zone("c"), zone(undefined)], ["eu-1", undefined, undefined, undefined]);
+});
+
+const at = (ms: number) => new Date(ms).toISOString();
+const scheduled = (ms: number) => ({ type: "PodScheduled", status: "True", lastTransitionTime: at(ms) });
+const waiting = (boundMs: number, ...reasons: string[]): KubeObject => ({
+  ...pod("a"),
+  status: {
+    phase: "Pending",
+    conditions: [scheduled(boundMs)],
+    containerStatuses: reasons.map((reason) => ({ name: "x", state: { waiting: { reason } } })),
+  },
+});
+
+test("a node that nobody knows is silent some time after the pod was bound to it, however old the pod is", () => {
+  const bound = { ...waiting(100_000), metadata: { ...pod("a").metadata, creationTimestamp: at(1) } };
+  const silent = (now: number) => podFacts(bound, nodeHealth([]), now)?.silent;
+  assert.deepEqual([silent(101_000), silent(130_000), silent(131_000)], [false, false, true]);
+});
+
+test("containers that are not made within a minute are a problem, and the first thing that is wrong is said", () => {
+  const problem = (from: KubeObject, now: number) => podFacts(from, nodeHealth([node("a", undefined)]), now)?.problem;
+  assert.equal(problem(waiting(1_000, "ContainerCreating"), 60_999), "");
+  assert.equal(
+    problem(waiting(1_000, "ContainerCreating"), 150_000),
+    "ContainerCreating for 120 s: kubectl describe pod moe-0-abcde (a volume or Secret is missing)",
+  );
+  assert.equal(problem(waiting(1_000, "ContainerCreating", "ImagePullBackOff"), 2_000), "ImagePullBackOff");
+});
+
+test("gateways say what is wrong with their pods, or why there are none", () => {
+  const ended = { ...waiting(1_000, "ImagePullBackOff"), metadata: { ...pod("a").metadata, deletionTimestamp: at(1) } };
+  assert.deepEqual(gatewayFacts(undefined, [ended, waiting(1_000, "CrashLoopBackOff")], 0), {
+    ready: 0,
+    message: "moe-0-abcde: CrashLoopBackOff",
+  });
+  const failure = { type: "ReplicaFailure", status: "True", message: "exceeded quota" };
+  const deployment = { ...pod("a"), status: { readyReplicas: 1, conditions: [failure] } };
+  assert.deepEqual(gatewayFacts(deployment, [], 0), { ready: 1, message: "exceeded quota" });
 });

@@ -2,19 +2,28 @@
 import { z } from "zod";
 import { annotations, labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
-import type { GatewayFacts, PodFacts } from "./core/snapshot.ts";
+import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
 
 /** Marks of ours on a pod that is to go. */
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;
 export const leavingSinceAnnotation = `${leavingAnnotation}-since`;
-/** A pod on a node we never saw may be on a node that has just joined. */
+/** A node we never saw may have just joined: this long after the pod was bound to it, it is none. */
 const unknownNodeMs = 30_000;
+/** Containers are made in seconds; after this long something that they need is missing. */
+const creatingMs = 60_000;
 const quietWaiting = ["ContainerCreating", "PodInitializing"];
 
 const state = z.object({
   waiting: z.object({ reason: z.string().default(""), message: z.string().default("") }).optional(),
   terminated: z.object({ reason: z.string().default(""), exitCode: z.number().default(0) }).optional(),
+});
+const condition = z.object({
+  type: z.string(),
+  status: z.string(),
+  reason: z.string().default(""),
+  message: z.string().default(""),
+  lastTransitionTime: z.string().default(""),
 });
 const podSchema = z.object({
   spec: z.object({ nodeName: z.string().optional() }).default({}),
@@ -24,12 +33,8 @@ const podSchema = z.object({
       podIP: z.string().optional(),
       reason: z.string().default(""),
       message: z.string().default(""),
-      conditions: z
-        .array(z.object({ type: z.string(), status: z.string(), reason: z.string().default(""), message: z.string().default("") }))
-        .default([]),
-      containerStatuses: z
-        .array(z.object({ name: z.string(), restartCount: z.number().default(0), state: state.default({}), lastState: state.default({}) }))
-        .default([]),
+      conditions: z.array(condition).default([]),
+      containerStatuses: z.array(z.object({ state: state.default({}), lastState: state.default({}) })).default([]),
     })
     .prefault({}),
 });
@@ -60,7 +65,7 @@ export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
 }
 
 /** undefined for a pod without a readable rank: not one of ours. */
-export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): PodFacts | undefined {
+export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): ObservedPod | undefined {
   const rank = Number(pod.metadata.labels?.[labels.rank] ?? "x");
   const parsed = podSchema.safeParse(pod);
   if (!Number.isInteger(rank) || rank < 0 || !parsed.success) return undefined;
@@ -77,28 +82,35 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): PodFa
     zone: node ? nodes.zone(node) : undefined,
     ready: status.conditions.some((condition) => condition.type === "Ready" && condition.status === "True"),
     terminating: pod.metadata.deletionTimestamp !== undefined,
-    lost: health === "silent" || (health === "unknown" && now - createdMs > unknownNodeMs),
-    terminal: status.phase === "Failed" || status.phase === "Succeeded",
+    silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
+    terminal: isTerminal(status),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
     createdMs,
     leaving: leaving(pod),
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
-    problem: problem(status),
-    restarts: status.containerStatuses.reduce((sum, container) => sum + container.restartCount, 0),
+    problem: problem(pod, status, now),
   };
 }
 
-function leaving(pod: KubeObject): PodFacts["leaving"] {
+/** When the scheduler gave the pod its node. */
+function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
+  const scheduled = status.conditions.find((one) => one.type === "PodScheduled" && one.status === "True");
+  return Date.parse(scheduled?.lastTransitionTime ?? "") || Date.parse(pod.metadata.creationTimestamp ?? "") || now;
+}
+
+function leaving(pod: KubeObject): ObservedPod["leaving"] {
   const reason = pod.metadata.annotations?.[leavingAnnotation];
   if (reason !== "Shrink" && reason !== "Roll" && reason !== "Stop") return undefined;
   const sinceMs = Date.parse(pod.metadata.annotations?.[leavingSinceAnnotation] ?? "");
   return { reason: reason satisfies LeavingReason, sinceMs: Number.isFinite(sinceMs) ? sinceMs : 0 };
 }
 
-function problem(status: PodStatus): string {
+function problem(pod: KubeObject, status: PodStatus, now: number): string {
   if (status.reason !== "") return text(status.reason, status.message);
   for (const container of status.containerStatuses) {
     const { waiting } = container.state;
+    const slow = waiting?.reason === "ContainerCreating" ? creating(pod, now - boundMs(pod, status, now)) : "";
+    if (slow !== "") return slow;
     if (!waiting || quietWaiting.includes(waiting.reason)) continue;
     const last = container.lastState.terminated;
     return text(waiting.reason, last ? `last run ended with ${last.reason} (exit code ${last.exitCode})` : waiting.message);
@@ -107,34 +119,48 @@ function problem(status: PodStatus): string {
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
 }
 
+/** In whole minutes, so that the text does not change with every look. */
+function creating({ metadata }: KubeObject, ms: number): string {
+  if (ms < creatingMs) return "";
+  const seconds = (Math.floor(ms / creatingMs) * creatingMs) / 1000;
+  return `ContainerCreating for ${seconds} s: kubectl describe pod ${metadata.name} (a volume or Secret is missing)`;
+}
+
 const text = (reason: string, message: string): string => (message === "" ? reason : `${reason}: ${message}`).slice(0, 400);
 
 export function gatewayPods(pods: readonly KubeObject[]): GatewayPod[] {
   return pods.flatMap((pod) => {
-    const parsed = podSchema.safeParse(pod);
-    const dead =
-      !parsed.success || ["Failed", "Succeeded"].includes(parsed.data.status.phase) || pod.metadata.deletionTimestamp !== undefined;
-    return dead ? [] : [{ name: pod.metadata.name, uid: pod.metadata.uid ?? "", ip: parsed.data.status.podIP }];
+    const status = livingStatus(pod);
+    return status ? [{ name: pod.metadata.name, uid: pod.metadata.uid ?? "", ip: status.podIP }] : [];
   });
 }
 
+/** undefined for a pod that has ended or is to end. */
+function livingStatus(pod: KubeObject): PodStatus | undefined {
+  const parsed = podSchema.safeParse(pod);
+  if (!parsed.success || pod.metadata.deletionTimestamp !== undefined) return undefined;
+  return isTerminal(parsed.data.status) ? undefined : parsed.data.status;
+}
+
+const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
+
 const deploymentSchema = z.object({
-  spec: z.object({ replicas: z.number().default(1) }).prefault({}),
-  status: z
-    .object({
-      readyReplicas: z.number().default(0),
-      updatedReplicas: z.number().default(0),
-      conditions: z
-        .array(z.object({ type: z.string(), status: z.string(), reason: z.string().default(""), message: z.string().default("") }))
-        .default([]),
-    })
-    .prefault({}),
+  status: z.object({ readyReplicas: z.number().default(0), conditions: z.array(condition).default([]) }).prefault({}),
 });
 
-export function gatewayFacts(deployment: KubeObject | undefined): GatewayFacts {
+export function gatewayFacts(deployment: KubeObject | undefined, pods: readonly KubeObject[], now: number): GatewayFacts {
   const parsed = deploymentSchema.safeParse(deployment ?? {});
-  if (!parsed.success) return { wanted: 0, ready: 0, updated: 0, message: "" };
-  const { spec, status } = parsed.data;
-  const bad = status.conditions.find((condition) => condition.type === "ReplicaFailure" && condition.status === "True");
-  return { wanted: spec.replicas, ready: status.readyReplicas, updated: status.updatedReplicas, message: bad?.message ?? "" };
+  if (!parsed.success) return { ready: 0, message: "" };
+  const { readyReplicas, conditions } = parsed.data.status;
+  const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
+  return { ready: readyReplicas, message: failure?.message || gatewayProblem(pods, now) };
+}
+
+function gatewayProblem(pods: readonly KubeObject[], now: number): string {
+  for (const pod of pods) {
+    const status = livingStatus(pod);
+    const found = status ? problem(pod, status, now) : "";
+    if (found !== "") return `${pod.metadata.name}: ${found}`;
+  }
+  return "";
 }

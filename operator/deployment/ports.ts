@@ -37,8 +37,6 @@ export interface Deployments {
   natsCredentials(ref: Ref, spec: MoEDeploymentSpec): Promise<{ creds?: string; token?: string } | undefined>;
   /** NATS server of a spec: its own or the operator's default; undefined: no telemetry. */
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
-  /** Runs the reconcile of a deployment again soon. */
-  requeue(ref: Ref): void;
 }
 
 /** Name of rank r's certificate: what callers expect and servers check. */

@@ -96,6 +96,34 @@ test("a rank on a node that does not answer is replaced while the old pod still 
   await operator.stop();
 });
 
+test("ranks that serve on are left alone though their nodes do not answer, and lost with the nodes they are not reached on", {
+  timeout: 30_000,
+}, async () => {
+  const kube = await world();
+  const life = kubelet(kube);
+  const operator = await startOperator(kube);
+  await until("3 ranks serve", readyWith(kube, 3));
+  const before = pods(kube).map((object) => object.metadata.uid);
+  operator.rebalance.streamsOutliveNodes = true;
+  for (const name of ["node-0", "node-1", "node-2"])
+    kube.mutate(resources.nodes, { namespace: "", name }, (one) => Object.assign(one.status.conditions[0], { status: "Unknown" }));
+  await sleep(100);
+  assert.deepEqual(
+    pods(kube).map((object) => object.metadata.uid),
+    before,
+  );
+  operator.rebalance.streamsOutliveNodes = false;
+  operator.plane.controller.queue.add("ns/moe");
+  await sleep(100);
+  assert.deepEqual(
+    pods(kube).map((object) => object.metadata.uid),
+    before,
+    "all nodes at once are no failure of nodes",
+  );
+  life.stop();
+  await operator.stop();
+});
+
 test("what the API server or the operator refuses is said in SpecAccepted, and running pods are left alone", {
   timeout: 30_000,
 }, async () => {

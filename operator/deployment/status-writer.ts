@@ -1,9 +1,10 @@
 // Writes a MoEDeployment's status when it says something new, and the events that go with changed conditions.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
+import { type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import type { MoEDeploymentStatus } from "../../crds/moe-deployment-status.ts";
-import { type Kube, resources } from "../kube/kube.ts";
+import { type MoEDeploymentStatus, moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import type { Deployments } from "./ports.ts";
 
 const manager = "enodia-operator-status";
@@ -48,6 +49,21 @@ export class StatusWriter {
     this.#written.set(uid, { status, at: this.#now() });
     this.#announce(deployment, known, status);
     return undefined;
+  }
+
+  /** Of an object that cannot be read: one condition says so, the rest of its status stays as it is, if that can be read. */
+  async refuse(object: KubeObject, next: ConditionState): Promise<void> {
+    const { uid = "", name, namespace } = object.metadata;
+    const old = this.#written.get(uid)?.status ?? moeDeploymentStatusSchema.safeParse(object.status).data ?? {};
+    const before = old.conditions ?? [];
+    const changed = withTransition(before, next, new Date(this.#now()));
+    const conditions = [...before.filter((condition) => condition.type !== next.type), changed];
+    await this.#kube.applyStatus(
+      resources.moeDeployments,
+      { apiVersion, kind: "MoEDeployment", metadata: { name, ...(namespace ? { namespace } : {}), uid }, status: { ...old, conditions } },
+      { manager },
+    );
+    this.#written.delete(uid);
   }
 
   forget(uid: string): void {

@@ -167,6 +167,8 @@ test("a killed process is loaded again from its plan, or its experts move to oth
   sim.worker(1).crash(undefined);
   assert.ok(await sim.clock.run(20_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
   assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
+  const connected = sim.loop?.view()?.members.map((member) => [member.rank, member.connected]);
+  assert.deepEqual(Object.fromEntries(connected ?? []), { 0: true, 1: false, 2: true });
   assert.deepEqual(sim.faults(), []);
 });
 

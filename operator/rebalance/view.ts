@@ -71,6 +71,7 @@ function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>)
     rank: view.rank,
     podUid: view.pod.uid,
     bootId: description?.bootId ?? "",
+    connected: view.link !== undefined && view.link.downSince === undefined,
     active: view.state === "active",
     ready: status?.ready ?? false,
     notReadyReason: view.mismatch ? "DigestMismatch" : (status?.notReadyReason ?? view.link?.lastError ?? "NotConnected"),

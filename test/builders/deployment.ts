@@ -32,6 +32,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     zone: undefined,
     ready: true,
     terminating: false,
+    silent: false,
     lost: false,
     terminal: false,
     templateHash: "new",
@@ -39,7 +40,6 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     leaving: undefined,
     goneByMs: undefined,
     problem: "",
-    restarts: 0,
     ...more,
   };
 }
@@ -49,6 +49,7 @@ export function member(rank: number, more: Partial<MemberView> = {}): MemberView
     rank,
     podUid: `pod-${rank}`,
     bootId: `boot-${rank}`,
+    connected: true,
     active: true,
     ready: true,
     notReadyReason: "",
@@ -102,11 +103,12 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     now,
     deployment: deployment(),
     pods: [],
-    gateway: { wanted: 1, ready: 1, updated: 1, message: "" },
+    gateway: { ready: 1, message: "" },
     templateHash: "new",
     refusals: [],
     claim: "Present",
     view: undefined,
+    warmingUp: false,
     ...more,
   };
 }

@@ -11,8 +11,7 @@ export interface Findings {
   readonly blocked: Blocked | undefined;
   readonly operation: Operation | undefined;
   readonly pendingReplicas: number | undefined;
-  /** This process leads for a moment only: what it does not know yet is no news. */
-  readonly warmingUp: boolean;
+  readonly failure: string;
 }
 
 type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict>>;
@@ -38,9 +37,11 @@ export function verdicts(findings: Findings): Verdicts {
 }
 
 /** Right after a change of leader sessions and NATS are still being opened: what the former leader said stands until then. */
-function kept({ snapshot, warmingUp }: Findings, type: MoEDeploymentConditionType, now: Verdict): Verdict {
+function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Verdict): Verdict {
   const before = snapshot.deployment.status.conditions?.find((condition) => condition.type === type);
-  return warmingUp && before && now.status !== "True" ? { status: before.status, reason: before.reason, message: before.message } : now;
+  return snapshot.warmingUp && before && now.status !== "True"
+    ? { status: before.status, reason: before.reason, message: before.message }
+    : now;
 }
 
 function accepted({ refusals }: Findings): Verdict {
@@ -68,16 +69,17 @@ function ready(findings: Findings, specAccepted: Verdict, availability: Verdict)
   if (snapshot.claim === "Missing") return no("ModelClaimMissing", modelAvailable(findings).message);
   const serving = servingPods(snapshot).length;
   const wanted = ranks;
-  if (serving < wanted) return no("RanksNotReady", `${serving} of ${wanted} ranks serve${suffix(whyNot(snapshot))}`);
+  if (serving < wanted) return no("RanksNotReady", `${serving} of ${wanted} ranks serve${suffix(whyNot(findings))}`);
   if (availability.status !== "True") return availability;
   return yes("AllReplicasAvailable", `${serving} of ${wanted} ranks serve`);
 }
 
 /** The most useful reason why a rank does not serve. */
-function whyNot(snapshot: Snapshot): string {
+function whyNot({ snapshot, failure }: Findings): string {
   const pods = living(snapshot.pods);
   const broken = pods.find((pod) => pod.problem !== "");
   if (broken) return `${broken.name}: ${broken.problem}`;
+  if (failure !== "") return failure;
   const members = new Map<string, MemberView>((snapshot.view?.members ?? []).map((member) => [member.podUid, member]));
   for (const pod of pods) {
     const reason = members.get(pod.uid)?.notReadyReason ?? "";
@@ -95,7 +97,7 @@ function progressing(findings: Findings): Verdict {
   if (snapshot.now.getTime() > Date.parse(operation.deadline)) {
     return no(
       "DeadlineExceeded",
-      `${operation.type} has taken longer than ${snapshot.deployment.spec.elasticity.operationTimeout}${suffix(whyNot(snapshot))}`,
+      `${operation.type} has taken longer than ${snapshot.deployment.spec.elasticity.operationTimeout}${suffix(whyNot(findings))}`,
     );
   }
   return yes(progressReason[operation.type], operation.message ?? "");
@@ -116,7 +118,7 @@ function degraded(findings: Findings): Verdict {
   if (operation?.type === "Repair" && lost.length > 0) {
     return yes(
       "RanksMasked",
-      `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(snapshot))}`,
+      `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`,
     );
   }
   const unhosted = snapshot.view?.unhostedExperts ?? 0;

@@ -91,6 +91,19 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     ranks: 1,
     want: ["delete 1 (ScaledDown)"],
   },
+  "one whose probe fails while it is emptied stays: what it holds may be nowhere else": {
+    world: {
+      pods: [pod(0), marked(1, "Shrink", { ready: false })],
+      view: view({ members: [member(0), member(1, { active: false, uniqueBytes: 9 })], drains: [drain(1, "Moving")] }),
+    },
+    ranks: 1,
+    want: [],
+  },
+  "a new leader has not reached it yet: it is not known what it holds": {
+    world: { pods: [pod(0), marked(1, "Shrink", { ready: false })], view: serving([0]), warmingUp: true },
+    ranks: 1,
+    want: [],
+  },
   "a rank that is wanted again is kept": {
     world: { pods: [pod(0), marked(1, "Shrink")], view: serving([0, 1]) },
     ranks: 2,
@@ -129,6 +142,11 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     world: { pods: [pod(0, { templateHash: "old", ready: false }), pod(1, { templateHash: "old", ready: false })] },
     ranks: 2,
     want: ["delete 0 (Rolled)", "delete 1 (Rolled)"],
+  },
+  "an old pod whose probe fails and whose stream says that it serves is not": {
+    world: { pods: [pod(0), pod(1, { templateHash: "old", ready: false })], view: serving([0, 1]) },
+    ranks: 2,
+    want: [],
   },
   "a roll goes on where the others have no room for its experts": {
     world: {

@@ -58,7 +58,8 @@ function removals(snapshot: Snapshot): { actions: Action[]; againInMs: number | 
   let againInMs: number | undefined;
   const now = snapshot.now.getTime();
   for (const pod of snapshot.pods) {
-    if (pod.lost) actions.push({ type: "delete", pod, force: true, reason: "NodeLost", why: `node ${pod.node ?? "?"} does not answer` });
+    if (pod.lost)
+      actions.push({ type: "delete", pod, force: true, reason: "NodeLost", why: `neither node ${pod.node ?? "?"} nor the rank answers` });
     else if (pod.terminal && !pod.terminating)
       actions.push({ type: "delete", pod, force: false, reason: "PodFailed", why: pod.problem || "it ended" });
     else if (pod.goneByMs !== undefined) {
@@ -85,15 +86,20 @@ function release(snapshot: Snapshot, pods: readonly PodFacts[]): Action[] {
   return pods.flatMap((pod): Action[] => {
     if (!pod.leaving || pod.terminating) return [];
     const drain = snapshot.view?.drains.find((one) => one.podUid === pod.uid);
-    const member = snapshot.view?.members.some((one) => one.podUid === pod.uid && (one.active || one.draining)) ?? false;
     const force = false;
     if (drain?.phase === "Drained") return [{ type: "delete", pod, force, reason: reasonOf[pod.leaving.reason], why: "it is empty" }];
     // A roll must go on even where the others have no room: the rank comes back and loads its experts again.
     if (drain?.phase === "Blocked" && pod.leaving.reason === "Roll")
       return [{ type: "delete", pod, force, reason: "Rolled", why: drain.message }];
-    if (!member && !pod.ready) return [{ type: "delete", pod, force, reason: reasonOf[pod.leaving.reason], why: "it never served" }];
+    if (neverServed(snapshot, pod)) return [{ type: "delete", pod, force, reason: reasonOf[pod.leaving.reason], why: "it never served" }];
     return [];
   });
+}
+
+/** No process of it was ever reached. One that was may hold experts, whatever its probe says: the rebalance plane empties it. */
+function neverServed({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {
+  const member = view?.members.find((one) => one.podUid === pod.uid);
+  return !warmingUp && !pod.ready && (member?.bootId ?? "") === "";
 }
 
 const reasonOf: Readonly<Record<LeavingReason, string>> = { Shrink: "ScaledDown", Roll: "Rolled", Stop: "Stopped" };
@@ -154,11 +160,16 @@ function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
   return leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
 }
 
+/** Its probe fails, and yet its stream says that it serves, or there was no time to hear of it. */
+function mayServe({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {
+  return warmingUp || (view?.members.some((member) => member.podUid === pod.uid && member.active) ?? false);
+}
+
 /** One pod of an old template at a time, and only while all others serve; old pods that do not serve go at once. */
 function roll(snapshot: Snapshot, pods: readonly PodFacts[], ranks: number): Action[] {
   const old = pods.filter((pod) => pod.templateHash !== snapshot.templateHash && !pod.terminating);
   if (old.length === 0 || pods.length !== ranks) return [];
-  const idle = old.filter((pod) => !pod.ready && !pod.leaving);
+  const idle = old.filter((pod) => !pod.ready && !pod.leaving && !mayServe(snapshot, pod));
   if (idle.length > 0)
     return idle.map((pod) => ({ type: "delete", pod, force: false, reason: "Rolled", why: "its template is old and it does not serve" }));
   const busy = pods.some((pod) => pod.leaving || pod.terminating || !pod.ready || !isMember(snapshot, pod));

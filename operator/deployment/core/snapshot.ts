@@ -3,6 +3,8 @@ import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
+  /** Its node does not answer, or is not there. */
+  readonly silent: boolean;
   /** Failed or Succeeded: will never run again. */
   readonly terminal: boolean;
   readonly templateHash: string;
@@ -13,14 +15,14 @@ export interface PodFacts extends WorkerPod {
   readonly goneByMs: number | undefined;
   /** Why it does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */
   readonly problem: string;
-  /** Container restarts. */
-  readonly restarts: number;
 }
 
+/** A pod before it is known whether it is lost (loss.ts). */
+export type ObservedPod = Omit<PodFacts, "lost">;
+
 export interface GatewayFacts {
-  readonly wanted: number;
   readonly ready: number;
-  readonly updated: number;
+  /** Why there are not more; empty when nothing is wrong. */
   readonly message: string;
 }
 
@@ -35,6 +37,8 @@ export interface Snapshot {
   readonly refusals: readonly Refusal[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
+  /** This process leads for a moment only and opens its sessions: what it does not know yet is no news. */
+  readonly warmingUp: boolean;
 }
 
 export interface Refusal {

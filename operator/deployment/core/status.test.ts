@@ -12,7 +12,7 @@ const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput
     refusals: [],
     actions: [],
     blocked: undefined,
-    warmingUp: false,
+    failure: "",
     ...input,
   });
 const said = (status: ReturnType<typeof statusOf>): Want =>
@@ -54,7 +54,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Ready: "True AllReplicasAvailable", Degraded: "False AsExpected" },
   },
   "no gateway is ready": {
-    world: { pods: both, view: members, gateway: { wanted: 1, ready: 0, updated: 0, message: "quota" } },
+    world: { pods: both, view: members, gateway: { ready: 0, message: "quota" } },
     want: { Ready: "False NoGateway", Available: "False NoGateway" },
   },
   "it is suspended": {
@@ -117,6 +117,13 @@ test("Ready says why a rank does not serve", () => {
   assert.match(conditions?.[0]?.message ?? "", /1 of 2 ranks serve: moe-1-abcde: ImagePullBackOff: no such image/);
 });
 
+test("Ready says why a pod could not be made, and a pod that is broken comes first", () => {
+  const failure = 'rank 1: pods "moe-1" is forbidden: exceeded quota';
+  const message = (pods: Snapshot["pods"]) => statusOf({ pods, view: members }, 2, { failure }).conditions?.[0]?.message;
+  assert.equal(message([pod(0)]), `1 of 2 ranks serve: ${failure}`);
+  assert.match(message([pod(0, { ready: false, problem: "ImagePullBackOff" })]) ?? "", /moe-0-abcde: ImagePullBackOff/);
+});
+
 test("an operation keeps its start and deadline until it is another one", () => {
   const first = statusOf({ pods: [pod(0, { ready: false })], view: view() });
   const operation = first.expertParallel?.operation;
@@ -147,7 +154,7 @@ test("a new leader repeats what the former said of telemetry until it can know b
     pods: both,
     view: view({ members: [member(0), member(1)], telemetryFresh: stale, placement: {} }),
   };
-  const warm = statusOf(world, 2, { warmingUp: true });
+  const warm = statusOf({ ...world, warmingUp: true });
   assert.equal(said(warm).TelemetryFresh, "True Fine");
   assert.deepEqual(warm.placement, { epoch: 1 });
   assert.equal(said(statusOf(world)).TelemetryFresh, "False NATSUnavailable");

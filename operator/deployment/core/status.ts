@@ -14,7 +14,8 @@ export interface StatusInput {
   readonly refusals: readonly Refusal[];
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  readonly warmingUp: boolean;
+  /** Why an action could not be carried out; empty when all were. */
+  readonly failure: string;
 }
 
 const lostRanksMax = 64;
@@ -24,7 +25,7 @@ export function workerSelector(name: string): string {
 }
 
 export function nextStatus(input: StatusInput): MoEDeploymentStatus {
-  const { snapshot, target, refusals, blocked, warmingUp } = input;
+  const { snapshot, target, refusals, blocked } = input;
   const { deployment, now, view } = snapshot;
   const old = deployment.status;
   const operation = currentOperation(input);
@@ -35,7 +36,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     blocked,
     operation,
     pendingReplicas: target.pending?.replicas,
-    warmingUp,
+    failure: input.failure,
   };
   const pods = living(snapshot.pods);
   const serving = servingPods(snapshot);

@@ -17,7 +17,7 @@ export interface WorkerPod {
   readonly ready: boolean;
   /** Has a deletionTimestamp: it may still answer, but is on its way out. */
   readonly terminating: boolean;
-  /** Its node does not answer: nothing more is to be expected of it. */
+  /** Neither its node nor the rank itself answers: nothing more is to be expected of it. */
   readonly lost: boolean;
 }
 
@@ -52,6 +52,8 @@ export interface MemberView {
   readonly rank: number;
   readonly podUid: string;
   readonly bootId: string;
+  /** Its Control stream works. */
+  readonly connected: boolean;
   /** Connected, described, of the right model, and Commit has reached it: it serves. */
   readonly active: boolean;
   readonly ready: boolean;

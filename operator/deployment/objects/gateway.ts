@@ -2,13 +2,18 @@
 import { paths, ports } from "../../../crds/common.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
-import { templateGatewayEnv, templateRuntime } from "./pod-template.ts";
+import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
 import { commonEnv, commonMounts, commonVolumes, containerSecurity, podSecurity, probes, terminationGraceSeconds } from "./runtime-pod.ts";
+
+/** Of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
+const requests = { cpu: "100m", memory: "512Mi" };
 
 export function gatewayDeployment(context: RenderContext): KubeObject {
   const { deployment } = context;
   const { name } = deployment.metadata;
   const { spec } = deployment;
+  const { pod } = gatewayTemplate(context);
+  const annotated = Object.keys(pod.annotations).length > 0 ? { annotations: pod.annotations } : {};
   return {
     apiVersion: "apps/v1",
     kind: "Deployment",
@@ -17,17 +22,26 @@ export function gatewayDeployment(context: RenderContext): KubeObject {
       replicas: spec.suspend ? 0 : spec.gateway.replicas,
       selector: { matchLabels: selectorLabels(name, "gateway") },
       strategy: { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } },
-      template: { metadata: { labels: objectLabels(name, "gateway") }, spec: podSpec(context) },
+      template: { metadata: { labels: pod.labels, ...annotated }, spec: pod.spec },
     },
   };
 }
 
-function podSpec(context: RenderContext) {
+/** The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. */
+export function gatewayTemplate(context: RenderContext): Merged {
+  const { metadata, spec } = context.deployment;
+  const base: PodShape = { labels: objectLabels(metadata.name, "gateway"), annotations: {}, spec: basePod(context) };
+  return mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
+}
+
+function basePod(context: RenderContext): PodShape["spec"] {
   const { deployment, settings } = context;
   const { name } = deployment.metadata;
-  const key = deployment.spec.gateway.apiKeySecretRef;
-  const runtime = templateRuntime(deployment.spec.podTemplate);
-  const pull = deployment.spec.podTemplate?.spec?.imagePullSecrets;
+  const { podTemplate, gateway } = deployment.spec;
+  const key = gateway.apiKeySecretRef;
+  // Gateways run the same build as the workers.
+  const runtime = templateContainer(podTemplate, workerKind);
+  const pull = podTemplate?.spec?.imagePullSecrets;
   return {
     serviceAccountName: name,
     automountServiceAccountToken: false,
@@ -37,7 +51,7 @@ function podSpec(context: RenderContext) {
     ...(pull === undefined ? {} : { imagePullSecrets: pull }),
     containers: [
       {
-        name: "gateway",
+        name: gatewayKind.container,
         image: (runtime?.image as string | undefined) ?? settings.runtimeImage,
         imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
         command: ["node", "runtime/main.ts", "gateway"],
@@ -46,13 +60,14 @@ function podSpec(context: RenderContext) {
           ...commonEnv(context),
           { name: "ENODIA_HTTP_PORT", value: String(ports.http) },
           ...(key ? [{ name: "ENODIA_API_KEY_FILE", value: paths.apiKey }] : []),
-          ...templateGatewayEnv(deployment.spec.podTemplate),
+          ...passedOnEnv(podTemplate, gateway.podTemplate),
         ],
         ports: [
           { name: "http", containerPort: ports.http },
           { name: "grpc", containerPort: ports.grpc },
           { name: "metrics", containerPort: ports.metrics },
         ],
+        resources: { requests },
         ...probes,
         securityContext: containerSecurity,
         volumeMounts: [...commonMounts(), ...(key ? [{ name: "api-key", mountPath: dirOf(paths.apiKey), readOnly: true }] : [])],

@@ -119,53 +119,6 @@ test("the hash speaks of the template, not of the rank or the name", () => {
   assert.equal(workerTemplate(context({ replicas: 9 })).hash, template.hash);
 });
 
-test("a pod template is merged by name, and what is the operator's is refused by field", () => {
-  const podTemplate = {
-    metadata: { labels: { team: "search" } },
-    spec: {
-      nodeSelector: { gpu: "h100" },
-      volumes: [{ name: "scratch", emptyDir: {} }],
-      containers: [
-        { name: "runtime", image: "mine:1", resources: { limits: { memory: "2Gi" } }, env: [{ name: "X", value: "1" }] },
-        { name: "sidecar", image: "side:1" },
-      ],
-    },
-  };
-  const { pod: merged, refusals, limitBytes } = workerTemplate(context({ podTemplate }));
-  assert.deepEqual(refusals, []);
-  assert.equal(limitBytes, 2 * 2 ** 30);
-  assert.equal(merged.labels.team, "search");
-  assert.equal(merged.spec.containers[0]?.image, "mine:1");
-  assert.equal((merged.spec.containers as any)[0].env.at(-1).name, "X");
-  assert.equal(merged.spec.containers[1]?.name, "sidecar");
-  assert.equal(gateway({ podTemplate }).spec.template.spec.containers[0].image, "mine:1", "gateways run the same build");
-
-  const bad: Record<string, object> = {
-    "spec.podTemplate.spec.hostNetwork must be false": { spec: { hostNetwork: true } },
-    "spec.podTemplate.spec.restartPolicy must be Always": { spec: { restartPolicy: "Never" } },
-    "spec.podTemplate.spec.automountServiceAccountToken must be false": { spec: { automountServiceAccountToken: true } },
-    "spec.podTemplate.spec.hostname is the operator's": { spec: { hostname: "x" } },
-    "spec.podTemplate.spec.containers[runtime].command is the operator's": { spec: { containers: [{ name: "runtime", command: ["sh"] }] } },
-    'spec.podTemplate.spec.containers[runtime].env: "ENODIA_RANK"': {
-      spec: { containers: [{ name: "runtime", env: [{ name: "ENODIA_RANK", value: "7" }] }] },
-    },
-    'spec.podTemplate.spec.containers[runtime].volumeMounts: "/models"': {
-      spec: { containers: [{ name: "runtime", volumeMounts: [{ name: "x", mountPath: "/models" }] }] },
-    },
-    'spec.podTemplate.spec.volumes: "tls"': { spec: { volumes: [{ name: "tls", emptyDir: {} }] } },
-    'spec.podTemplate.metadata.labels: "enodia.dev/rank"': { metadata: { labels: { "enodia.dev/rank": "3" } } },
-    "spec.podTemplate.metadata.finalizers is the operator's": { metadata: { finalizers: ["x"] } },
-    "spec.podTemplate.kind is not a field": { kind: "Pod" },
-  };
-  for (const [want, template] of Object.entries(bad)) {
-    const found = workerTemplate(context({ podTemplate: template })).refusals.map((refusal) => refusal.message);
-    assert.ok(
-      found.some((message) => message.startsWith(want)),
-      `${want}: ${found.join("; ") || "nothing refused"}`,
-    );
-  }
-});
-
 test("experts that do not fit are refused with what would make them fit, and following the advice is enough", () => {
   const spec = (memoryPerRank: string, replicas = 2) => deployment({ experts: { memoryPerRank }, replicas }).spec;
   const message = memoryRefusals(spec("6Mi"), model, 2, undefined)[0]?.message ?? "";
@@ -203,6 +156,9 @@ const changes: Record<string, unknown> = {
   "gateway.replicas": 5,
   "gateway.apiKeySecretRef.name": "key",
   "gateway.apiKeySecretRef.key": "other",
+  "gateway.podTemplate.metadata.labels": { a: "b" },
+  "gateway.podTemplate.metadata.annotations": { a: "b" },
+  "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],
   "service.port": 81,
   "elasticity.settle": "9s",
   "elasticity.operationTimeout": "9s",
@@ -259,7 +215,7 @@ test("no field of the spec is silently ignored", async () => {
     const target = targetRanks(object, now);
     const pods = [pod(0), pod(1, { ready: false })];
     const seen = snapshot({ deployment: object, pods, view: view() });
-    const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, warmingUp: false });
+    const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, failure: "" });
     return JSON.stringify([
       appliedObjects(context(merged)),
       workerPod(context(merged), workerTemplate(context(merged)), 0, "x"),

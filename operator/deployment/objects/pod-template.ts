@@ -1,4 +1,4 @@
-// spec.podTemplate merged into a rendered worker pod. What belongs to the operator is refused, never dropped. Pure.
+// spec.podTemplate and spec.gateway.podTemplate merged into rendered worker and gateway pods. What belongs to the operator is refused, never dropped. Pure.
 import type { PodTemplate } from "../../../crds/moe-deployment.ts";
 import type { Refusal } from "../core/snapshot.ts";
 
@@ -9,7 +9,6 @@ export interface PodShape {
   spec: Fields & { containers: Fields[]; volumes: Fields[] };
 }
 
-export const runtimeContainer = "runtime";
 const ownPrefix = "enodia.dev/";
 /** Fixed by what the pods are: values other than these are refused. */
 const fixed: Readonly<Record<string, unknown>> = {
@@ -21,40 +20,63 @@ const fixed: Readonly<Record<string, unknown>> = {
 };
 const operatorsPodFields = ["hostname", "subdomain", "setHostnameAsFQDN"];
 const operatorsContainerFields = ["command", "args", "workingDir"];
-/** Variables of the runtime that the operator leaves to the template: those of workers, and those that go to the gateway instead. */
-const workerVariables = ["ENODIA_THREADS"];
-const gatewayVariables = ["ENODIA_QUEUE_REQUESTS_MAX"];
 const mergedLists: Readonly<Record<string, (item: Fields) => unknown>> = {
   volumeMounts: (item) => item.mountPath,
   ports: (item) => item.containerPort,
 };
+
+/** Which pods a template is for. */
+export interface TemplateKind {
+  /** Where it stands in the spec. */
+  readonly field: "podTemplate" | "gateway.podTemplate";
+  /** The container that is the runtime process; others run beside it. */
+  readonly container: "runtime" | "gateway";
+  /** Variables of that process that the operator leaves to the template. */
+  readonly open: readonly string[];
+  /** Variables that go to the other kind of pod. */
+  readonly passedOn: readonly string[];
+}
+const gatewayVariables = ["ENODIA_QUEUE_REQUESTS_MAX"];
+export const workerKind: TemplateKind = {
+  field: "podTemplate",
+  container: "runtime",
+  open: ["ENODIA_THREADS"],
+  passedOn: gatewayVariables,
+};
+export const gatewayKind: TemplateKind = { field: "gateway.podTemplate", container: "gateway", open: gatewayVariables, passedOn: [] };
 
 export interface Merged {
   readonly pod: PodShape;
   readonly refusals: readonly Refusal[];
 }
 
-export function mergePodTemplate(base: PodShape, template: PodTemplate | undefined): Merged {
+/** What a merge finds wrong is collected, so that one look at the status shows all of it. */
+interface Merge extends TemplateKind {
+  readonly problems: string[];
+}
+
+export function mergePodTemplate(base: PodShape, template: PodTemplate | undefined, kind: TemplateKind): Merged {
   if (!template) return { pod: base, refusals: [] };
-  const problems: string[] = [];
+  const merge: Merge = { ...kind, problems: [] };
+  const { field, problems } = merge;
   const { metadata, spec, ...others } = template;
-  for (const key of Object.keys(others)) problems.push(`podTemplate.${key} is not a field of a pod template`);
+  for (const key of Object.keys(others)) problems.push(`${field}.${key} is not a field of a pod template`);
   const pod: PodShape = {
-    labels: keys(base.labels, metadata?.labels, "podTemplate.metadata.labels", problems),
-    annotations: keys(base.annotations, metadata?.annotations, "podTemplate.metadata.annotations", problems),
-    spec: mergeSpec(base.spec, (spec ?? {}) as Fields, problems),
+    labels: keys(merge, base.labels, metadata?.labels, `${field}.metadata.labels`),
+    annotations: keys(merge, base.annotations, metadata?.annotations, `${field}.metadata.annotations`),
+    spec: mergeSpec(merge, base.spec, (spec ?? {}) as Fields),
   };
   for (const key of Object.keys(metadata ?? {})) {
-    if (key !== "labels" && key !== "annotations") problems.push(`podTemplate.metadata.${key} is the operator's`);
+    if (key !== "labels" && key !== "annotations") problems.push(`${field}.metadata.${key} is the operator's`);
   }
   return { pod, refusals: problems.map((message) => ({ reason: "FieldNotSupported", message: `spec.${message}` })) };
 }
 
 function keys(
+  { problems }: Merge,
   base: Record<string, string>,
   more: Record<string, string> | undefined,
   field: string,
-  problems: string[],
 ): Record<string, string> {
   for (const key of Object.keys(more ?? {})) {
     if (key.startsWith(ownPrefix) || key in base) problems.push(`${field}: "${key}" is the operator's; choose another key`);
@@ -62,64 +84,75 @@ function keys(
   return { ...more, ...base };
 }
 
-function mergeSpec(base: PodShape["spec"], template: Fields, problems: string[]): PodShape["spec"] {
+function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodShape["spec"] {
   const out: PodShape["spec"] = { ...base };
   for (const [key, value] of Object.entries(template)) {
+    const field = `${merge.field}.spec.${key}`;
     if (key in fixed && value !== fixed[key])
-      problems.push(`podTemplate.spec.${key} must be ${String(fixed[key])}: runtime pods have no other form`);
-    else if (operatorsPodFields.includes(key)) problems.push(`podTemplate.spec.${key} is the operator's`);
-    else if (key === "containers") out.containers = containers(base.containers, value as Fields[], problems);
-    else if (key === "volumes")
-      out.volumes = append(base.volumes, value as Fields[], (item) => item.name, "podTemplate.spec.volumes", problems);
+      merge.problems.push(`${field} must be ${String(fixed[key])}: runtime pods have no other form`);
+    else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
+    else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
+    else if (key === "volumes") out.volumes = append(merge, base.volumes, listOf(merge, value, field), (item) => item.name, field);
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
     else out[key] = value;
   }
   return out;
 }
 
-function containers(base: Fields[], template: Fields[], problems: string[]): Fields[] {
-  const own = template.find((container) => container.name === runtimeContainer);
-  const merged = base.map((container) =>
-    own && container.name === runtimeContainer ? mergeContainer(container, own, problems) : container,
-  );
+function containers(merge: Merge, base: Fields[], template: Fields[]): Fields[] {
+  const own = template.find((container) => container.name === merge.container);
+  const merged = base.map((container) => (own && container.name === merge.container ? mergeContainer(merge, container, own) : container));
   return [...merged, ...template.filter((container) => container !== own)];
 }
 
-function mergeContainer(base: Fields, template: Fields, problems: string[]): Fields {
-  const field = `podTemplate.spec.containers[${runtimeContainer}]`;
+function mergeContainer(merge: Merge, base: Fields, template: Fields): Fields {
   const out: Fields = { ...base };
   for (const [key, value] of Object.entries(template)) {
+    const field = `${merge.field}.spec.containers[${merge.container}].${key}`;
     const identity = mergedLists[key];
-    if (operatorsContainerFields.includes(key)) problems.push(`${field}.${key} is the operator's`);
-    else if (key === "env") out.env = appendEnv((base.env as Fields[] | undefined) ?? [], value as Fields[], `${field}.env`, problems);
-    else if (identity)
-      out[key] = append((base[key] as Fields[] | undefined) ?? [], value as Fields[], identity, `${field}.${key}`, problems);
+    const before = () => (base[key] as Fields[] | undefined) ?? [];
+    if (operatorsContainerFields.includes(key)) merge.problems.push(`${field} is the operator's`);
+    else if (key === "env") out.env = appendEnv(merge, before(), listOf(merge, value, field), field);
+    else if (identity) out[key] = append(merge, before(), listOf(merge, value, field), identity, field);
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
     else out[key] = value;
   }
   return out;
 }
 
-function append(base: Fields[], more: Fields[], identity: (item: Fields) => unknown, field: string, problems: string[]): Fields[] {
+function append(merge: Merge, base: Fields[], more: Fields[], identity: (item: Fields) => unknown, field: string): Fields[] {
   const taken = new Set(base.map(identity));
-  for (const item of more) if (taken.has(identity(item))) problems.push(`${field}: "${String(identity(item))}" is the operator's`);
+  for (const item of more) if (taken.has(identity(item))) merge.problems.push(`${field}: "${String(identity(item))}" is the operator's`);
   return [...base, ...more.filter((item) => !taken.has(identity(item)))];
 }
 
-function appendEnv(base: Fields[], more: Fields[], field: string, problems: string[]): Fields[] {
-  const left = more.filter(({ name }) => !gatewayVariables.includes(String(name)));
-  const open = left.filter(({ name }) => !String(name).startsWith("ENODIA_") || workerVariables.includes(String(name)));
-  for (const item of left) if (!open.includes(item)) problems.push(`${field}: "${String(item.name)}" is the operator's`);
-  return append(base, open, (item) => item.name, field, problems);
+function appendEnv(merge: Merge, base: Fields[], more: Fields[], field: string): Fields[] {
+  const left = more.filter(({ name }) => !merge.passedOn.includes(String(name)));
+  const open = left.filter(({ name }) => !String(name).startsWith("ENODIA_") || merge.open.includes(String(name)));
+  for (const item of left) if (!open.includes(item)) merge.problems.push(`${field}: "${String(item.name)}" is the operator's`);
+  return append(merge, base, open, (item) => item.name, field);
 }
 
-/** The container named runtime: gateways run the same build as the workers. */
-export function templateRuntime(template: PodTemplate | undefined): Fields | undefined {
-  return template?.spec?.containers?.find((container) => container.name === runtimeContainer);
+/** The API server checks nothing below spec: null is an empty list as it is to Kubernetes, anything else is refused. */
+function listOf({ problems }: Merge, value: unknown, field: string): Fields[] {
+  const list = asList(value);
+  if (!list) problems.push(`${field} must be a list of objects`);
+  return list ?? [];
 }
 
-/** What that container's env holds for the gateway. */
-export function templateGatewayEnv(template: PodTemplate | undefined): Fields[] {
-  const env = (templateRuntime(template)?.env as Fields[] | undefined) ?? [];
-  return env.filter(({ name }) => gatewayVariables.includes(String(name)));
+function asList(value: unknown): Fields[] | undefined {
+  if (value === undefined || value === null) return [];
+  return Array.isArray(value) && value.every((item) => typeof item === "object" && item !== null) ? value : undefined;
+}
+
+/** The container of a template that is the process itself. */
+export function templateContainer(template: PodTemplate | undefined, { container }: TemplateKind): Fields | undefined {
+  return template?.spec?.containers?.find(({ name }) => name === container);
+}
+
+/** What the workers' template holds for the gateway's environment, unless the gateway's own says it. */
+export function passedOnEnv(workers: PodTemplate | undefined, gateway: PodTemplate | undefined): Fields[] {
+  const envOf = (template: PodTemplate | undefined, kind: TemplateKind) => asList(templateContainer(template, kind)?.env) ?? [];
+  const own = new Set(envOf(gateway, gatewayKind).map(({ name }) => name));
+  return envOf(workers, workerKind).filter(({ name }) => workerKind.passedOn.includes(String(name)) && !own.has(name));
 }

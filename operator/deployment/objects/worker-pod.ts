@@ -5,7 +5,7 @@ import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
-import { mergePodTemplate, type PodShape, runtimeContainer } from "./pod-template.ts";
+import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
 import {
   commonEnv,
   commonMounts,
@@ -33,7 +33,7 @@ export interface WorkerTemplate {
 
 /** The pod without rank and name: what the hash is taken of. */
 export function workerTemplate(context: RenderContext): WorkerTemplate {
-  const { pod, refusals } = mergePodTemplate(basePod(context), context.deployment.spec.podTemplate);
+  const { pod, refusals } = mergePodTemplate(basePod(context), context.deployment.spec.podTemplate, workerKind);
   const hash = createHash("sha256").update(JSON.stringify(pod)).digest("hex").slice(0, 16);
   return { pod, hash, ...memoryLimit(pod, refusals) };
 }
@@ -59,7 +59,7 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
 }
 
 function memoryLimit(pod: PodShape, refusals: readonly Refusal[]): { limitBytes: number | undefined; refusals: readonly Refusal[] } {
-  const runtime = pod.spec.containers.find((container) => container.name === runtimeContainer);
+  const runtime = pod.spec.containers.find((container) => container.name === workerKind.container);
   const limit = (runtime?.resources as { limits?: { memory?: unknown } } | undefined)?.limits?.memory;
   if (limit === undefined) return { limitBytes: undefined, refusals };
   try {
@@ -92,7 +92,7 @@ function basePod(context: RenderContext): PodShape {
       ],
       containers: [
         {
-          name: runtimeContainer,
+          name: workerKind.container,
           image: settings.runtimeImage,
           imagePullPolicy: settings.pullPolicy,
           command: ["node", "runtime/main.ts", "worker"],
