@@ -254,7 +254,7 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
     denseBytes: toNumber(reply.denseBytes, "denseBytes"),
     kvBytes: toNumber(reply.kvBytes, "kvBytes"),
-    device: `${reply.backend} ${reply.device}`,
+    device: reply.device,
     speed: reply.speed > 0 ? reply.speed : 1,
   };
 }

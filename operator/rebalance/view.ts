@@ -113,7 +113,8 @@ function modelAvailable(input: ViewInput): Verdict {
   }
   if (!input.shape)
     return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
-  return { status: "True", reason: "Resolved", message: "all connected ranks hold the same model" };
+  const devices = [...new Set(input.views.flatMap((view) => view.link?.description?.device ?? []))].sort().join("; ");
+  return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devices}` };
 }
 
 function telemetryFresh(facts: TelemetryFacts): Verdict {
