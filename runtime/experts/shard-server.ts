@@ -29,9 +29,8 @@ export function createShardServer(options: ShardServerOptions): HandlersOf<typeo
   return {
     fetch: (call) => {
       if (active >= concurrentFetchesMax) {
-        call.destroy(
-          toStatus(new AppError("too many transfers at once", { code: "Busy", operation: "serving a shard", retry: "backoff" })),
-        );
+        const full = new AppError("too many transfers at once", { code: "Busy", operation: "serving a shard", retry: "backoff" });
+        call.emit("error", toStatus(full)); // not destroy: that would send the receiver no status, and leave it waiting
         return;
       }
       active += 1;
