@@ -10,7 +10,7 @@ import type { Caller, ServerDuplex } from "../wire/grpc.ts";
 import { toStatus } from "../wire/grpc.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
-import type { FrameOutcome } from "./dispatch-client.ts";
+import type { FrameOutcome } from "./frame-run.ts";
 import { bytesOf, floatsOf, frameFault } from "./frames.ts";
 import type { Peers } from "./peers.ts";
 import type { FrameRunner } from "./serve-frame.ts";

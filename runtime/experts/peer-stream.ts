@@ -15,6 +15,7 @@ const inFlightMax = 1_024;
 interface Pending {
   readonly resolve: (reply: DispatchReply) => void;
   readonly reject: (error: AppError) => void;
+  readonly endsAt: number;
 }
 
 export class PeerStream {
@@ -44,9 +45,11 @@ export class PeerStream {
     return this.#pending.size;
   }
 
-  /** Resolves with the host's answer; rejects when the stream breaks or falls silent. */
+  /** Resolves with the host's answer; rejects when the stream breaks or falls silent, and about when the time is over although the
+   *  host still shows signs of life. */
   send(
     frame: Omit<Parameters<typeof create<typeof DispatchFrameSchema>>[1] & object, "sender" | "seq" | "$typeName">,
+    maxMs: number,
   ): Promise<DispatchReply> {
     return new Promise((resolve, reject) => {
       if (this.#closed !== undefined) return reject(this.#closed);
@@ -55,13 +58,13 @@ export class PeerStream {
       }
       if (this.#pending.size === 0) this.#heardAt = performance.now();
       const seq = ++this.#seq;
-      this.#pending.set(seq, { resolve, reject });
+      this.#pending.set(seq, { resolve, reject, endsAt: performance.now() + maxMs });
       this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }));
     });
   }
   /** Resolves when the host's process answers at all. */
   async ping(): Promise<void> {
-    await this.send({});
+    await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
   }
 
   close(reason: AppError): void {
@@ -73,6 +76,11 @@ export class PeerStream {
     this.#pending.clear();
   }
 
+  #giveUp(seq: bigint, { reject }: Pending): void {
+    this.#pending.delete(seq);
+    reject(new AppError(`rank ${this.rank} did not come to a frame in its time`, { code: "DeadlineExceeded", retry: "backoff" }));
+  }
+
   #heard(reply: DispatchReply): void {
     this.#heardAt = performance.now();
     const pending = this.#pending.get(reply.seq);
@@ -81,8 +89,12 @@ export class PeerStream {
   }
 
   #watch(): void {
+    const now = performance.now();
+    for (const [seq, pending] of this.#pending) {
+      if (now >= pending.endsAt) this.#giveUp(seq, pending);
+    }
     if (this.#pending.size === 0) return;
-    const silentMs = performance.now() - this.#heardAt;
+    const silentMs = now - this.#heardAt;
     if (silentMs >= silenceMs) {
       this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Unavailable", retry: "backoff" }));
     } else if (silentMs >= pingEveryMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
