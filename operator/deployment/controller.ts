@@ -62,7 +62,10 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     connect(rebalance) {
       const applier = new Applier(kube, (resource, ref) => informers.live(resource, ref));
       const status = new StatusWriter(kube, event, () => now().getTime());
-      const overlay = new PodOverlay(() => now().getTime());
+      const overlay = new PodOverlay(
+        (pod) => informers.covers("pods", pod),
+        () => now().getTime(),
+      );
       reconciler = new Reconciler({ kube, informers, overlay, applier, identities, status, rebalance, settings, event, now });
       rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
     },

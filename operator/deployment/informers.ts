@@ -78,21 +78,29 @@ export class Informers {
     return name ? this.get(name, ref) : undefined;
   }
 
+  /** Whether the copy holds every write up to this object's version. */
+  covers(name: Watched, object: KubeObject): boolean {
+    return this.#of(name).some((informer) => informer.follows(object.metadata.namespace) && versionOf(informer.version) >= version(object));
+  }
+
   #of(name: Watched): Informer[] {
     return this.#sets.get(name) ?? [];
   }
 }
 
-/** How long a write may be ahead of the watch; after that the watch is right. */
-const overlayMs = 30_000;
+/** A write is remembered at most this long: a watch that has not caught up by then ends the process (main.ts). */
+const overlayMs = 600_000;
 
 /** Own pod writes on top of the cache: without it a reconcile right after a create would create the rank again. */
 export class PodOverlay {
   readonly #written = new Map<string, { object: KubeObject; at: number }>();
   readonly #gone = new Map<string, number>();
+  readonly #covers: (object: KubeObject) => boolean;
   readonly #now: () => number;
 
-  constructor(now: () => number) {
+  /** covers: whether the cache has heard of a write, and so of all that came before it. */
+  constructor(covers: (object: KubeObject) => boolean, now: () => number) {
+    this.#covers = covers;
     this.#now = now;
   }
 
@@ -110,18 +118,16 @@ export class PodOverlay {
   merge(cached: readonly KubeObject[], owns: (object: KubeObject) => boolean): KubeObject[] {
     const since = this.#now() - overlayMs;
     for (const [uid, at] of this.#gone) if (at < since) this.#gone.delete(uid);
+    for (const [uid, { object, at }] of this.#written) if (at < since || this.#covers(object)) this.#written.delete(uid);
     const out = new Map(cached.map((object) => [object.metadata.uid ?? "", object]));
-    for (const [uid, { object, at }] of this.#written) {
-      const seen = out.get(uid);
-      if (at < since || (seen && version(seen) >= version(object))) this.#written.delete(uid);
-      else if (owns(object)) out.set(uid, object);
-    }
+    for (const [uid, { object }] of this.#written) if (owns(object)) out.set(uid, object);
     for (const uid of this.#gone.keys()) out.delete(uid);
     return [...out.values()];
   }
 }
 
-function version(object: KubeObject): bigint {
-  const text = object.metadata.resourceVersion ?? "";
+const version = (object: KubeObject): bigint => versionOf(object.metadata.resourceVersion ?? "");
+
+function versionOf(text: string): bigint {
   return /^\d+$/.test(text) ? BigInt(text) : 0n;
 }

@@ -5,10 +5,8 @@ import type { DeleteOptions, Kube, KubeObject, ListOptions, ObjectList, Ref, Res
 import type { Transport } from "./transport.ts";
 
 const pageSize = 500;
-/** The server ends a watch after this, so that a half-dead connection is noticed. */
+/** The server ends a watch after this: with several API servers its next one may be another's. */
 const watchSeconds = 290;
-/** After this much more the connection is taken for dead on our side too. */
-const watchGraceSeconds = 30;
 
 type Query = Record<string, string | number | boolean | undefined>;
 
@@ -111,8 +109,7 @@ async function* watch(
     timeoutSeconds: watchSeconds,
   };
   const url = path(resource, { namespace: options.namespace ?? "", name: "" }, "", query);
-  const signal = AbortSignal.any([options.signal, AbortSignal.timeout((watchSeconds + watchGraceSeconds) * 1000)]);
-  for await (const line of transport.stream({ method: "GET", path: url, signal })) {
+  for await (const line of transport.stream({ method: "GET", path: url, signal: options.signal })) {
     const event = JSON.parse(line) as { type: string; object: KubeObject & { code?: number } };
     if (event.type === "ERROR") throw kubeError(event.object.code ?? 500, JSON.stringify(event.object), `watching ${resource.plural}`);
     if (event.type === "BOOKMARK") yield { type: "BOOKMARK", resourceVersion: event.object.metadata.resourceVersion ?? "" };

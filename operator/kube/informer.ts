@@ -1,13 +1,18 @@
 // A local copy of one resource that follows the API server: list, then watch with bookmarks; restarts with jittered back-off
-// after any error, relists on 410, and knows how long it has heard nothing. Consumers get keys, never deltas.
+// after any error, lists again on 410 and after silence, and knows how far it has heard. Consumers get keys, never deltas.
 
+import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
-import type { Kube, KubeObject, ListOptions, Ref, Resource } from "./kube.ts";
+import type { Kube, KubeObject, ListOptions, Ref, Resource, WatchEvent } from "./kube.ts";
 import { keyOf, refOf } from "./kube.ts";
 import { type Clock, systemClock } from "./workqueue.ts";
 
 const restartBaseMs = 250;
 const restartMaxMs = 20_000;
+/** Bookmarks come about every minute: a watch that is silent for longer hangs on a dead connection. */
+const silenceMaxMs = 120_000;
+/** A watch that ends sooner without a word has failed, whatever the server calls it. */
+const shortWatchMs = 1_000;
 
 export interface InformerDeps {
   readonly kube: Pick<Kube, "list" | "watch">;
@@ -29,6 +34,7 @@ export class Informer {
   readonly #abort = new AbortController();
   #synced = false;
   #lastEvent = 0;
+  #version = "";
   #running: Promise<void> | undefined;
 
   constructor(resource: Resource, options: ListOptions, deps: InformerDeps) {
@@ -43,6 +49,7 @@ export class Informer {
   }
 
   start(): void {
+    this.#lastEvent = this.#clock.now();
     this.#running ??= this.#run();
   }
 
@@ -56,9 +63,19 @@ export class Informer {
     return this.#synced;
   }
 
-  /** Milliseconds since the server last sent anything, bookmarks included. */
+  /** Milliseconds since the server last sent anything, bookmarks included; before that, since start. */
   get silentMs(): number {
-    return this.#lastEvent === 0 ? 0 : this.#clock.now() - this.#lastEvent;
+    return this.#clock.now() - this.#lastEvent;
+  }
+
+  /** The newest resourceVersion heard: every write up to it is in the copy. Empty before the first list. */
+  get version(): string {
+    return this.#version;
+  }
+
+  /** Whether objects of this namespace are in the copy. */
+  follows(namespace: string | undefined): boolean {
+    return this.#options.namespace === undefined || this.#options.namespace === namespace;
   }
 
   get(ref: Ref): KubeObject | undefined {
@@ -72,21 +89,22 @@ export class Informer {
 
   async #run(): Promise<void> {
     const signal = this.#abort.signal;
-    let version: string | undefined;
+    let stale = true;
     let failures = 0;
     while (!signal.aborted) {
       try {
-        version ??= await this.#relist();
-        version = await this.#follow(version, () => {
+        if (stale) await this.#relist();
+        stale = false;
+        stale = !(await this.#follow(() => {
           failures = 0;
-        });
+        }));
       } catch (error) {
         if (signal.aborted) return;
-        if (hasCode(error, "Expired")) version = undefined;
-        else this.#deps.onError?.(error);
+        const expired = hasCode(error, "Expired");
+        if (!expired) this.#deps.onError?.(error);
         failures += 1;
         // A watch that fails twice in a row starts over: its version may be the reason.
-        if (failures > 1) version = undefined;
+        stale ||= expired || failures > 1;
         await this.#pause(failures);
       }
     }
@@ -107,7 +125,7 @@ export class Informer {
     });
   }
 
-  async #relist(): Promise<string> {
+  async #relist(): Promise<void> {
     const { items, resourceVersion } = await this.#deps.kube.list(this.resource, this.#options);
     this.#lastEvent = this.#clock.now();
     const seen = new Set<string>();
@@ -117,28 +135,41 @@ export class Informer {
     }
     for (const [key, object] of [...this.#store]) if (!seen.has(key)) this.#remove(key, object);
     this.#synced = true;
-    return resourceVersion;
+    this.#version = resourceVersion;
   }
 
-  /** Watches until the server ends the watch; returns the version to go on from. */
-  async #follow(from: string, alive: () => void): Promise<string> {
-    let version = from;
-    for await (const event of this.#deps.kube.watch(this.resource, {
-      ...this.#options,
-      resourceVersion: from,
-      signal: this.#abort.signal,
-    })) {
-      alive();
-      this.#lastEvent = this.#clock.now();
-      if (event.type === "BOOKMARK") {
-        version = event.resourceVersion;
-        continue;
+  /** Watches from the newest version until the server ends the watch; false: it fell silent, and the copy may be stale. */
+  async #follow(alive: () => void): Promise<boolean> {
+    const began = this.#clock.now();
+    const silence = new AbortController();
+    const listen = () => this.#clock.after(silenceMaxMs, () => silence.abort());
+    let stopListening = listen();
+    let heard = false;
+    const signal = AbortSignal.any([this.#abort.signal, silence.signal]);
+    try {
+      for await (const event of this.#deps.kube.watch(this.resource, { ...this.#options, resourceVersion: this.#version, signal })) {
+        heard = true;
+        stopListening();
+        stopListening = listen();
+        alive();
+        this.#take(event);
       }
-      version = event.object.metadata.resourceVersion ?? version;
-      if (event.type === "DELETED") this.#remove(keyOf(refOf(event.object)), event.object);
-      else this.#set(event.object);
+    } catch (error) {
+      if (!silence.signal.aborted) throw error;
+    } finally {
+      stopListening();
     }
-    return version;
+    if (silence.signal.aborted) return false;
+    if (!heard && this.#clock.now() - began < shortWatchMs && !this.#abort.signal.aborted)
+      throw new AppError("the watch ended at once", { code: "Unavailable", operation: `watching ${this.resource.plural}` });
+    return true;
+  }
+
+  #take(event: WatchEvent): void {
+    this.#lastEvent = this.#clock.now();
+    if (event.type === "DELETED") this.#remove(keyOf(refOf(event.object)), event.object);
+    else if (event.type !== "BOOKMARK") this.#set(event.object);
+    this.#version = (event.type === "BOOKMARK" ? event.resourceVersion : event.object.metadata.resourceVersion) ?? this.#version;
   }
 
   #set(object: KubeObject): void {

@@ -4,41 +4,13 @@ import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { ManualClock } from "../../test/support/manual-clock.ts";
 import { createController } from "./controller.ts";
 import { EventRecorder } from "./events.ts";
-import { Informer } from "./informer.ts";
 import { type KubeObject, resources } from "./kube.ts";
 import { fenced, LeaderElection } from "./leader.ts";
 import { type Clock, WorkQueue } from "./workqueue.ts";
 
-class ManualClock implements Clock {
-  #now = 1_800_000_000_000;
-  #timers: { at: number; run: () => void }[] = [];
-  now = () => this.#now;
-  after = (ms: number, run: () => void) => {
-    const timer = { at: this.#now + ms, run };
-    this.#timers.push(timer);
-    return () => {
-      this.#timers = this.#timers.filter((one) => one !== timer);
-    };
-  };
-  async advance(ms: number): Promise<void> {
-    await sleep(0);
-    const until = this.#now + ms;
-    for (;;) {
-      const next = this.#timers.filter((timer) => timer.at <= until).sort((a, b) => a.at - b.at)[0];
-      if (!next) break;
-      this.#timers = this.#timers.filter((timer) => timer !== next);
-      this.#now = next.at;
-      next.run();
-      for (let i = 0; i < 200; i++) await Promise.resolve(); // let what the timer started come to rest
-    }
-    this.#now = until;
-    await sleep(0);
-  }
-}
-
-const settle = () => sleep(5);
 const configMap = (name: string, n = "0"): KubeObject => ({
   apiVersion: "v1",
   kind: "ConfigMap",
@@ -85,56 +57,6 @@ test("a closed queue ends its waiting workers", async () => {
   queue.close();
   assert.equal(await waiting, undefined);
   assert.equal(await queue.next(), undefined);
-});
-
-test("an informer follows, survives dropped watches, and relists when its version is gone", { timeout: 10_000 }, async () => {
-  const kube = new FakeKube();
-  const seen: string[] = [];
-  const informer = new Informer(resources.configMaps, {}, { kube, random: () => 0 });
-  informer.onChange((object, change) => seen.push(`${change} ${object.metadata.name}`));
-  await kube.create(resources.configMaps, configMap("a"), manager);
-  informer.start();
-  await settle();
-  assert.equal(informer.hasSynced, true);
-  await kube.create(resources.configMaps, configMap("b"), manager);
-  await settle();
-  kube.dropWatches();
-  await kube.create(resources.configMaps, configMap("c"), manager);
-  await sleep(200);
-  assert.deepEqual(seen, ["set a", "set b", "set c"]);
-  // The next watch starts before the compaction: it must list again and notice what went meanwhile.
-  kube.remove(resources.configMaps, { namespace: "ns", name: "a" });
-  await kube.create(resources.configMaps, configMap("d"), manager);
-  kube.compact();
-  await sleep(600);
-  assert.deepEqual(
-    informer
-      .list()
-      .map((object) => object.metadata.name)
-      .sort(),
-    ["b", "c", "d"],
-  );
-  await informer.stop();
-});
-
-test("an informer that cannot list tries again and reports why", { timeout: 10_000 }, async () => {
-  const kube = new FakeKube();
-  let failures = 2;
-  const errors: unknown[] = [];
-  const list: FakeKube["list"] = async (...args) => {
-    if (failures-- > 0) throw new AppError("away", { code: "Unavailable" });
-    return kube.list(...args);
-  };
-  const informer = new Informer(
-    resources.configMaps,
-    {},
-    { kube: { list, watch: kube.watch }, random: () => 0, onError: (error) => errors.push(error) },
-  );
-  informer.start();
-  await sleep(1200);
-  assert.equal(informer.hasSynced, true);
-  assert.equal(errors.length, 2);
-  await informer.stop();
 });
 
 test("a controller retries what fails with back-off and what asks to be run again", { timeout: 10_000 }, async () => {
