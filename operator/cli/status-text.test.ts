@@ -35,7 +35,7 @@ const cases: Readonly<Record<string, { given: readonly Condition[]; want: readon
     given: [condition("Progressing", "False", "ScaleDownBlocked"), condition("Progressing", "False", "DeadlineExceeded")],
     want: ["Progressing", "Progressing"],
   },
-  "Degraded is wrong when it is True": { given: [condition("Degraded", "True", "RanksMasked")], want: ["Degraded"] },
+  "Degraded is wrong when it is True": { given: [condition("Degraded", "True", "RanksLost")], want: ["Degraded"] },
   "whatever else is False is wrong": {
     given: [condition("Ready", "False", "RanksNotReady"), condition("TelemetryFresh", "False", "Stale")],
     want: ["Ready", "TelemetryFresh"],

@@ -117,7 +117,7 @@ function degraded(findings: Findings): Verdict {
   const lost = lostRanks(findings);
   if (operation?.type === "Repair" && lost.length > 0) {
     return yes(
-      "RanksMasked",
+      "RanksLost",
       `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`,
     );
   }

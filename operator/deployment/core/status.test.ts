@@ -42,7 +42,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       Ready: "False RanksNotReady",
       Available: "True MinimumReplicasAvailable",
       Progressing: "True Repairing",
-      Degraded: "True RanksMasked",
+      Degraded: "True RanksLost",
     },
   },
   "a rank is ready but no member yet": {
