@@ -9,6 +9,8 @@ import { duration, quantity } from "./quantity.ts";
 /** Names users may type, beside those of policies.ts. The registries are checked against these lists by the compiler. */
 export const backendNames = ["Auto", "cpu", "webgpu", "reference"] as const;
 export type BackendName = (typeof backendNames)[number];
+/** Hold the model in memory of a device, which no container limit counts and which WebGPU does not tell the size of. */
+export const deviceMemoryBackends: readonly BackendName[] = ["webgpu"];
 export const expertCodecNames = ["int4", "f32"] as const;
 
 /** Bounds that also keep the cost of the CEL rules small. */
@@ -287,8 +289,8 @@ export const moeDeploymentSpecSchema = z
         message: "failurePolicy.minServingReplicas must not be above elasticity.maxReplicas, or it could never be reached",
       },
       {
-        rule: "self.runtime.backend != 'webgpu' || has(self.experts.memoryPerRank)",
-        message: "experts.memoryPerRank is required with runtime.backend webgpu: set it to the device memory that experts may take",
+        rule: `!(self.runtime.backend in ['${deviceMemoryBackends.join("', '")}']) || has(self.experts.memoryPerRank)`,
+        message: `experts.memoryPerRank is required with runtime.backend ${deviceMemoryBackends.join(", ")}: set it to the device memory that experts may take`,
       },
       {
         rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri",

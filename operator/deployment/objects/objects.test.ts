@@ -133,6 +133,8 @@ test("experts that do not fit are refused with what would make them fit, and fol
   const [limit] = memoryRefusals(spec("9Mi"), model, 2, 256 * Mi);
   assert.equal(limit?.reason, "InsufficientMemoryLimit");
   assert.match(limit?.message ?? "", /above the memory limit 256Mi .*raise the limit or lower memoryPerRank/);
+  const gpu = deployment({ experts: { memoryPerRank: "9Mi" }, replicas: 2, runtime: { backend: "webgpu" } }).spec;
+  assert.deepEqual(memoryRefusals(gpu, model, 2, 256 * Mi), [], "memory of a device is not the container's");
 });
 
 /** Every leaf of the spec with a value other than its default. A field missing here fails the test below. */
