@@ -14,6 +14,8 @@ import { StopText, type TokenDecoder } from "./text.ts";
 export interface TextModel {
   readonly vocab: number;
   readonly eosIds: readonly number[];
+  /** Characters that one token holds at most. */
+  readonly charsPerTokenMax: number;
   encode(text: string): readonly number[];
   /** Through the chat template, with the generation prompt; throws AppError `InvalidRequest` when the template refuses. */
   encodeChat(messages: readonly ChatMessage[]): readonly number[];
@@ -60,6 +62,13 @@ export function prepare(
 ): { prompt: readonly number[]; maxTokens: number } | { problem: Problem } {
   const { textModel, maxContext } = deps;
   const param = job.endpoint === "chat" ? "messages" : "prompt";
+  const tooLong = (what: string): { problem: Problem } => {
+    const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
+    return { problem: invalid(message, param, "context_length_exceeded") };
+  };
+  // Before tokenising, which holds up all other requests while it runs.
+  const characters = charactersOf(job.prompt);
+  if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(`${characters} characters of ${param}`);
   let prompt: readonly number[];
   try {
     if ("messages" in job.prompt) prompt = textModel.encodeChat(job.prompt.messages);
@@ -77,10 +86,14 @@ export function prepare(
   const maxTokens = job.maxTokens ?? room;
   if (room < 1 || maxTokens > room) {
     const asked = job.maxTokens === undefined ? "" : ` and ${job.maxTokens} of output`;
-    const message = `The context holds ${maxContext} tokens, but ${prompt.length} of ${param}${asked} were asked for: shorten it or lower max_tokens.`;
-    return { problem: invalid(message, param, "context_length_exceeded") };
+    return tooLong(`${prompt.length} of ${param}${asked}`);
   }
   return { prompt, maxTokens };
+}
+
+function charactersOf(prompt: GenerationJob["prompt"]): number {
+  if ("text" in prompt) return prompt.text.length;
+  return "messages" in prompt ? prompt.messages.reduce((sum, { content }) => sum + content.length, 0) : 0;
 }
 
 export interface AnswerRequest {

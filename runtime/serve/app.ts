@@ -56,6 +56,11 @@ export function createApp(deps: AppDeps): Hono<Env> {
   app.all("/v1/models", (c) => refuse(c, deps, problems.method("GET")));
   app.notFound((c) => refuse(c, deps, problems.notFound(c.req.path)));
   app.onError((err, c) => {
+    if (c.req.raw.signal.aborted) {
+      deps.log.debug({ err, requestId: c.get("requestId") }, "the client went away before its request was read");
+      count(c, deps, clientGone);
+      return c.body(null);
+    }
     deps.log.error({ err, requestId: c.get("requestId") }, "request failed");
     return problemResponse(c, problems.internal(c.get("requestId")));
   });
@@ -69,7 +74,7 @@ function listModels(c: Ctx, deps: AppDeps): Response {
 
 function oneModel(c: Ctx, deps: AppDeps): Response {
   c.set("endpoint", "models");
-  const asked = decodeURIComponent(c.req.path.slice("/v1/models/".length));
+  const asked = c.req.param("model") ?? "";
   if (asked !== deps.servedName) return refuse(c, deps, problems.unknownModel(asked, deps.servedName));
   return c.json(modelBody(deps.servedName, deps.created, deps.maxContext));
 }

@@ -60,7 +60,11 @@ export class WindowDecoder implements TokenDecoder {
     this.#window.push(id);
     const waiting = this.#window.length - this.#given;
     const text = this.#fresh();
-    if (text === "" || (text.endsWith(replacement) && waiting < windowTokensMax)) return "";
+    if (waiting < windowTokensMax && (text === "" || text.endsWith(replacement))) return "";
+    if (text === "") {
+      this.#window.length = this.#given; // special tokens: nothing will come of them, but the text before them still counts
+      return "";
+    }
     this.#window = this.#window.slice(this.#given);
     this.#given = this.#window.length;
     return text;

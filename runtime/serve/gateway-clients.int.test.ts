@@ -80,6 +80,19 @@ test("a client that goes away frees the worker, streaming or not", async () => {
   assert.equal(await metric(gateway, "enodia_gateway_requests_active{"), 0);
 });
 
+test("a client that goes away while it still sends its request is no error of the gateway", async () => {
+  const { gateway, url } = await startAll([{}]);
+  const headers = { "content-type": "application/json", "content-length": "1000" };
+  const request = httpRequest(`${url}/v1/chat/completions`, { method: "POST", headers });
+  request.on("error", () => {});
+  request.write('{"model": "tiny",');
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  request.destroy();
+  const count = (code: number) => metric(gateway, `enodia_gateway_requests_total{endpoint="chat",code="${code}"`);
+  await until("it is counted", async () => (await count(499)) === 1);
+  assert.ok(Number.isNaN(await count(500)));
+});
+
 test("a client that reads slowly gets everything and nothing piles up in the gateway", async () => {
   const servedName = "m".repeat(20_000); // in every event: a thousand of them overflow what the kernel buffers
   const { gateway, url } = await startAll([{}], { maxContext: 2_000, servedName });
@@ -152,6 +165,7 @@ const refused = new Map<
   ["a body above the limit", { body: `{"x":"${"a".repeat(9 * 1024 * 1024)}"}`, want: 413, code: "request_too_large" }],
   ["a wrong method", { method: "GET", want: 405, code: "method_not_allowed" }],
   ["an unknown path", { path: "/v1/embeddings", body: "{}", want: 404, code: "unknown_url" }],
+  ["a model whose name is no UTF-8", { path: "/v1/models/%FF", method: "GET", want: 404, code: "model_not_found", param: "model" }],
   ["another model", { body: JSON.stringify(chat({ model: "other" })), want: 404, code: "model_not_found", param: "model" }],
   [
     "a prompt beyond the context",

@@ -14,6 +14,7 @@ import { type Gateway, type GatewayOverrides, startGateway } from "./gateway.ts"
 const letters: TextModel = {
   vocab: 256,
   eosIds: [],
+  charsPerTokenMax: 1,
   encode: (text) => [...text].map((letter) => letter.charCodeAt(0) % 256),
   encodeChat: (messages) => messages.flatMap(({ content }) => [...content].map((letter) => letter.charCodeAt(0) % 256)),
   decoder: () => ({ push: (id) => String.fromCharCode(0x4e00 + id), flush: () => "" }),

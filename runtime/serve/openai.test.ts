@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type GenerationJob, parseChat, parseCompletion } from "./openai.ts";
+import { type GenerationJob, parseChat, parseCompletion, requestBounds } from "./openai.ts";
 import { type Problem, problemBody, rejectReason } from "./problem.ts";
 
 const user = { role: "user", content: "hi" };
@@ -90,6 +90,8 @@ const bad = new Map<string, Bad>([
   ["no prompt", { body: { model: "tiny" }, completions: true, param: "prompt", message: /one string or one list/ }],
   ["two prompts", { body: text({ prompt: ["a", "b"] }), completions: true, param: "prompt", message: /one prompt per request|one string/ }],
   ["negative token ids", { body: text({ prompt: [1, -2] }), completions: true, param: "prompt[1]", message: /./ }],
+  ["a token id as text", { body: text({ prompt: [1, "2", ""] }), completions: true, param: "prompt[1]", message: /token id/ }],
+  ["a token id beyond 32 bits", { body: text({ prompt: [2 ** 32] }), completions: true, param: "prompt[0]", message: /token id/ }],
   ["echo", { body: text({ echo: true }), completions: true, param: "echo", message: /not implemented/ }],
   ["best of", { body: text({ best_of: 3 }), completions: true, param: "best_of", message: /only one answer/ }],
   ["suffix", { body: text({ suffix: "x" }), completions: true, param: "suffix", message: /not implemented/ }],
@@ -160,6 +162,22 @@ test("everything clients usually send along is taken", () => {
   assert.equal(job.sampling.topK, 0);
   assert.deepEqual(jobOf(parseCompletion(text({ prompt: ["one"] }), "tiny")).prompt, { text: "one" });
   assert.deepEqual(jobOf(parseCompletion(text({ prompt: [1, 2] }), "tiny")).prompt, { tokens: [1, 2] });
+});
+
+test("millions of wrong items are one problem, not millions", () => {
+  const many = (item: unknown, count: number) => new Array<unknown>(count).fill(item);
+  for (const [body, parse] of [
+    [text({ prompt: many("", requestBounds.promptTokens) }), parseCompletion],
+    [text({ prompt: many("", 3_000_000) }), parseCompletion],
+    [chat({ messages: many(1, 3_000_000) }), parseChat],
+    [chat({ messages: [{ role: "user", content: many(1, 3_000_000) }] }), parseChat],
+    [chat({ stop: many(1, 3_000_000) }), parseChat],
+  ] as const) {
+    const started = performance.now();
+    assert.ok("problem" in parse(body, "tiny"));
+    const ms = performance.now() - started;
+    assert.ok(ms < 4_000, `${ms} ms`); // with an issue for each it is ten times that
+  }
 });
 
 test("any JSON is a job or a problem, never an exception", () => {

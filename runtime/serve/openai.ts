@@ -1,6 +1,6 @@
 // The OpenAI requests this gateway takes, as zod schemas, and their translation into one neutral `GenerationJob`.
 // Fields that are not implemented are refused by name; fields that cannot change the answer (user, metadata, ...) are
-// accepted and listed below. Pure: text in, job out; tokenisation and limits of the model come later (gateway.ts).
+// accepted and listed below. Pure: text in, job out; tokenisation and limits of the model come later (answer.ts).
 import { z } from "zod";
 import { invalid, type Problem, problemOfIssue, problems } from "./problem.ts";
 
@@ -10,10 +10,13 @@ export const requestBounds = {
   messages: 2048,
   contentParts: 256,
   promptChars: 4_000_000,
+  promptTokens: 1_048_576,
   temperature: 2,
   topK: 1_000_000,
   maxTokens: 1_000_000,
 } as const;
+
+const tokenIdMax = 0xffffffff;
 
 export interface JobSampling {
   readonly temperature: number;
@@ -120,19 +123,31 @@ export const chatRequestSchema = z.strictObject({
   functions: noItems("functions are not implemented"),
   /** Accepted without effect. */
   parallel_tool_calls: z.boolean().nullish(),
-  metadata: z.record(z.string(), z.string()).nullish(),
+  metadata: z.record(z.string(), z.unknown()).nullish(),
   store: only(false, "answers are not stored"),
   service_tier: z.enum(["auto", "default"]).nullish(),
   safety_identifier: z.string().max(512).nullish(),
   prompt_cache_key: z.string().max(512).nullish(),
 });
 
-const tokenIds = z.array(z.number().int().min(0).max(0xffffffff)).min(1, "must not be empty");
+/** Stops at the first wrong id: millions of them would each be an issue. */
+const tokenIds = z
+  .array(z.unknown())
+  .min(1, "must not be empty")
+  .max(requestBounds.promptTokens, `at most ${requestBounds.promptTokens} tokens`)
+  .transform((ids, context): number[] => {
+    const bad = ids.findIndex((id) => !(Number.isInteger(id) && (id as number) >= 0 && (id as number) <= tokenIdMax));
+    // A list that begins with no number is meant as something else: then the other branch says what is wrong.
+    if (bad === 0 && typeof ids[0] !== "number")
+      context.issues.push({ code: "invalid_type", expected: "number", path: [bad], input: ids[bad] });
+    else if (bad >= 0) context.issues.push({ code: "custom", message: "must be a token id", path: [bad], input: ids[bad] });
+    return ids as number[];
+  });
 
 export const completionRequestSchema = z.strictObject({
   ...shared,
   prompt: z.union(
-    [text, z.array(text).length(1, "one prompt per request is implemented"), tokenIds],
+    [text, tokenIds, z.array(text).length(1, "one prompt per request is implemented")],
     "must be one string or one list of token ids",
   ),
   logprobs: z.literal([0, 1], "only the chosen token's logprob (0 or 1) is implemented").nullish(),

@@ -192,6 +192,7 @@ export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
   return {
     vocab,
     eosIds,
+    charsPerTokenMax: texts.reduce((most, text) => Math.max(most, text.length), 1),
     encode: (text) => (text === "" ? [] : tokenizer.encode(text).ids),
     chatText,
     encodeChat: (messages) => tokenizer.encode(chatText(messages), { add_special_tokens: false }).ids,

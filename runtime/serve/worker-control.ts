@@ -155,11 +155,14 @@ export class WorkerControl {
       const bytes = BigInt(vitals().fetchedBytes - before);
       write(create(PrepareEventSchema, { event: { case: "progress", value: { bytes, totalBytes: 0n } } }));
     }, progressEveryMs);
+    const left = new AbortController();
+    call.on("cancelled", () => left.abort());
     const run = async () => {
       const { request } = call;
       this.#from(call, request.sender, "operator");
       const limit = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
-      await plan.prepare(fromPlan(request.plan), Number(request.deadlineUnixMs), limit, (outcome) => write(toPrepareEvent(outcome)));
+      const report = (outcome: PrepareOutcome) => write(toPrepareEvent(outcome));
+      await plan.prepare(fromPlan(request.plan), Number(request.deadlineUnixMs), limit, report, left.signal);
     };
     run()
       .then(

@@ -5,7 +5,7 @@ import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { PlanState } from "../engine/core/plan-state.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { DispatchClient } from "../experts/dispatch-client.ts";
-import type { Materializer } from "../experts/materializer.ts";
+import type { LoadRequest, Materializer } from "../experts/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -27,6 +27,12 @@ const loadersAtOnce = 2;
 export type PrepareOutcome =
   | { readonly type: "ready"; readonly layer: number; readonly bytes: number; readonly moves: number }
   | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
+
+/** A Prepare that is under way. Several may be: a new leader goes on with the epoch of the one before it. */
+interface PrepareCall {
+  readonly epoch: number;
+  readonly abort: AbortController;
+}
 
 /** A layer that is being prepared. */
 interface OpenLayer {
@@ -53,8 +59,11 @@ export interface PlanKeeperOptions {
 export class PlanKeeper {
   readonly state: PlanState;
   readonly #options: PlanKeeperOptions;
-  /** Cancels loads of an epoch that is being prepared. */
-  readonly #preparing = new Map<number, AbortController>();
+  readonly #calls = new Set<PrepareCall>();
+  /** The call that last took a layer on: no other may fail it. */
+  readonly #preparers = new Map<number, PrepareCall>();
+  /** Ranks that a committed plan has named. */
+  readonly #named = new Set<number>();
   readonly #stopping = new AbortController();
   #dispatch: Pick<DispatchClient, "drained"> | undefined;
   #loading = false;
@@ -91,18 +100,20 @@ export class PlanKeeper {
     return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
   }
 
-  /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. */
-  async prepare(plan: PlacementPlan, deadlineMs: number, bytesPerSecond: number, report: (outcome: PrepareOutcome) => void): Promise<void> {
+  /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
+   *  loading stops and what has come stays: the next Prepare of this epoch goes on from there. */
+  async prepare(
+    plan: PlacementPlan,
+    deadlineMs: number,
+    bytesPerSecond: number,
+    report: (outcome: PrepareOutcome) => void,
+    left?: AbortSignal,
+  ): Promise<void> {
     const { start, done } = this.state.prepare(plan);
     for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0 });
-    const abort = this.#controller(plan.epoch);
-    const budgetMs = deadlineMs === 0 ? prepareDefaultMs : Math.max(0, deadlineMs - Date.now());
-    const late = setTimeout(() => {
-      abort.abort(new AppError(`epoch ${plan.epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" }));
-    }, budgetMs);
-    const rank = this.#options.peers.self.rank;
+    const { call, end } = this.#begin(plan.epoch, start, deadlineMs, left);
     const queue = plannedLoads({
-      rank,
+      rank: this.#options.peers.self.rank,
       layers: start,
       parent: (layer) => this.state.current(layer),
       sources: (layer, expert) => this.sources(layer, expert),
@@ -111,37 +122,47 @@ export class PlanKeeper {
     const work = async () => {
       for (let load = queue.shift(); load !== undefined; load = queue.shift()) {
         const layer = open.get(load.layer) as OpenLayer;
-        if (await this.#load(load, layer, bytesPerSecond, abort.signal)) report(await this.#prepared(layer));
+        if (await this.#load(load, layer, bytesPerSecond, call.abort.signal)) report(await this.#prepared(layer, call));
       }
     };
     try {
-      for (const layer of open.values()) if (layer.left === 0) report(await this.#prepared(layer));
+      for (const layer of open.values()) if (layer.left === 0) report(await this.#prepared(layer, call));
       await Promise.all(Array.from({ length: Math.min(asksAtOnce, queue.length) }, work));
     } finally {
-      clearTimeout(late);
+      end();
     }
   }
 
-  /** One cancel for all loads of an epoch; a newer epoch ends the older ones, and a used-up one is replaced. */
-  #controller(epoch: number): AbortController {
-    for (const [older, controller] of this.#preparing) {
-      if (older >= epoch) continue;
-      controller.abort(aborted(older));
-      this.#preparing.delete(older);
-    }
-    const known = this.#preparing.get(epoch);
-    if (known !== undefined && !known.signal.aborted) return known;
-    const fresh = new AbortController();
-    this.#preparing.set(epoch, fresh);
-    return fresh;
+  /** A call with its own end: the deadline or the leaving of one caller does not touch the loads of another. */
+  #begin(epoch: number, layers: readonly LayerPlacement[], deadlineMs: number, left: AbortSignal | undefined) {
+    for (const older of this.#calls) if (older.epoch < epoch) older.abort.abort(aborted(older.epoch));
+    const call: PrepareCall = { epoch, abort: new AbortController() };
+    this.#calls.add(call);
+    for (const { layer } of layers) this.#preparers.set(layer, call);
+    const budgetMs = deadlineMs === 0 ? prepareDefaultMs : Math.max(0, deadlineMs - Date.now());
+    const late = setTimeout(() => {
+      call.abort.abort(new AppError(`epoch ${epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" }));
+    }, budgetMs);
+    const leave = () => {
+      for (const [layer, preparer] of this.#preparers) if (preparer === call) this.#preparers.delete(layer);
+      call.abort.abort(aborted(epoch));
+    };
+    if (left?.aborted) leave();
+    left?.addEventListener("abort", leave, { once: true });
+    const end = () => {
+      clearTimeout(late);
+      left?.removeEventListener("abort", leave);
+      this.#calls.delete(call);
+    };
+    return { call, end };
   }
 
   /** One expert of a layer under preparation; true if it was the layer's last. Once one has failed, no other is asked for. */
   async #load({ layer, expert, sources }: PlannedLoad, open: OpenLayer, bytesPerSecond: number, signal: AbortSignal): Promise<boolean> {
     try {
       if (open.error === undefined) {
-        if (!this.state.wanted(layer).has(expert)) throw aborted(open.placement.epoch);
-        const got = await this.#options.materializer.ensure({ layer, expert, kind: "planned", sources, bytesPerSecond, signal });
+        const wanted = () => this.state.wanted(layer).has(expert);
+        const got = await this.#options.materializer.ensure({ layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted });
         open.bytes += got;
         if (got > 0) open.moves += 1;
       }
@@ -153,7 +174,7 @@ export class PlanKeeper {
   }
 
   /** All experts of the layer are there, or one could not be had. */
-  async #prepared({ placement, bytes, moves, error }: OpenLayer): Promise<PrepareOutcome> {
+  async #prepared({ placement, bytes, moves, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
     const { materializer, metrics } = this.#options;
     const { layer, epoch } = placement;
     const failure = error ?? (this.state.ready(layer, epoch) ? undefined : aborted(epoch));
@@ -161,7 +182,7 @@ export class PlanKeeper {
       metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
       return { type: "ready", layer, bytes, moves };
     }
-    this.state.failed(layer, epoch);
+    if (this.#preparers.get(layer) === call) this.state.failed(layer, epoch);
     await materializer.retain(layer, this.state.wanted(layer));
     metrics.add("enodia_plan_prepares_total", 1, { result: failure.code === "Aborted" ? "aborted" : "failed" });
     return { type: "failed", layer, error: failure };
@@ -198,7 +219,7 @@ export class PlanKeeper {
   async abort(epoch: number, layers: readonly number[]): Promise<number[]> {
     const { materializer, metrics } = this.#options;
     const given = this.state.abort(epoch, layers);
-    if (layers.length === 0) this.#preparing.get(epoch)?.abort(aborted(epoch));
+    if (layers.length === 0) for (const call of this.#calls) if (call.epoch === epoch) call.abort.abort(aborted(epoch));
     for (const layer of given) await materializer.retain(layer, this.state.wanted(layer));
     if (given.length > 0) metrics.add("enodia_plan_rollbacks_total", given.length);
     return given;
@@ -221,12 +242,12 @@ export class PlanKeeper {
 
   close(): void {
     this.#stopping.abort(aborted(0));
-    for (const abort of this.#preparing.values()) abort.abort(aborted(0));
+    for (const { abort } of this.#calls) abort.abort(aborted(0));
   }
 
   /** New tables to the engine, then the wait for frames of the old ones; loading what is missing goes on beside. */
   async #install(layers: readonly number[]): Promise<void> {
-    const routed = this.#route();
+    const routed = this.#route(layers);
     const drained = Promise.all(layers.map((layer) => this.#drain(layer, routed)));
     void this.#loadMissing();
     await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, drainWaitMs).unref())]);
@@ -239,14 +260,14 @@ export class PlanKeeper {
     if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
   }
 
-  /** The committed tables, as the engine's router takes them. */
-  async #route(): Promise<void> {
-    const { engine, peers, layers, log } = this.#options;
-    const tables = Array.from({ length: layers }, (_, layer) => this.state.current(layer)).filter((table) => table !== undefined);
-    if (tables.length === 0) return;
+  /** Committed tables of layers that changed, to the engine's router; it keeps those of the others. */
+  async #route(changed: readonly number[]): Promise<void> {
+    const { engine, peers, log } = this.#options;
+    const layers = changed.flatMap((layer) => this.state.current(layer) ?? []);
+    for (const { hosts } of layers) for (const row of hosts) for (const rank of row) this.#named.add(rank);
     try {
       await this.#mask();
-      await engine.setRouting({ rank: peers.self.rank, layers: tables });
+      await engine.setRouting({ rank: peers.self.rank, layers });
     } catch (err) {
       log.error({ err }, "the engine did not take its routing tables");
     }
@@ -254,10 +275,9 @@ export class PlanKeeper {
 
   /** Tells the router whom to leave out: hosts that are lost, suspect or unknown. */
   async #mask(): Promise<void> {
-    const { engine, peers, layers, log } = this.#options;
-    const hosts = new Set(Array.from({ length: layers }, (_, layer) => this.state.current(layer)?.hosts ?? []).flat(2));
+    const { engine, peers, log } = this.#options;
     try {
-      await engine.setDown([...peers.down(hosts)]);
+      await engine.setDown([...peers.down(this.#named)]);
     } catch (err) {
       log.error({ err }, "the engine did not take the ranks that are down");
     }
@@ -272,9 +292,9 @@ export class PlanKeeper {
       while (this.#loadAgain && !this.#stopping.signal.aborted) {
         this.#loadAgain = false;
         const failed = await this.#loadOnce();
+        this.#loadProblem = failed?.message ?? "";
         if (failed === undefined) this.#warm ||= this.state.complete;
         else {
-          this.#loadProblem = failed.message;
           this.#options.log.warn({ err: failed }, "some planned experts could not be loaded; trying again");
           await new Promise((resolve) => setTimeout(resolve, loadRetryMs));
           this.#loadAgain = true;
@@ -297,17 +317,30 @@ export class PlanKeeper {
     const work = async () => {
       for (let next = missing.shift(); next !== undefined; next = missing.shift()) {
         const { layer, expert } = next;
-        if (!this.state.planned(layer).includes(expert)) continue; // the plan went on meanwhile
-        const signal = this.#stopping.signal;
-        await materializer
-          .ensure({ layer, expert, kind: "planned", sources: this.sources(layer, expert), bytesPerSecond: 0, signal })
-          .catch((error) => {
-            failed = AppError.from(error);
-          });
+        const request: LoadRequest = {
+          ...{ layer, expert, kind: "planned", sources: this.sources(layer, expert), bytesPerSecond: 0, signal: this.#stopping.signal },
+          wanted: () => this.state.planned(layer).includes(expert),
+          onFull: () => this.#full(),
+        };
+        await materializer.ensure(request).catch((caught) => {
+          const error = AppError.from(caught);
+          if (error.code !== "Aborted") failed = error; // else the plan went on meanwhile
+        });
       }
     };
     await Promise.all(Array.from({ length: loadersAtOnce }, work));
     return failed;
+  }
+
+  /** A planned expert waits for room: nothing need come of it before plan or memory change. */
+  #full(): void {
+    const { materializer, log, onChange } = this.#options;
+    const { capacity } = materializer.residents;
+    const problem = `memory is full: ${capacity} experts fit, and all here are planned or in use`;
+    if (this.#loadProblem === problem) return;
+    this.#loadProblem = problem;
+    log.warn({ experts: capacity }, "a planned expert waits: memory is full");
+    onChange();
   }
 }
 

@@ -12,7 +12,7 @@ import { openStore } from "../weights/store-reader.ts";
 import { Control, Experts, Inference, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, callerOf, createServer } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
-import { type Bus, createBus } from "../wire/nats.ts";
+import { type Bus, createBus, credentialsAt } from "../wire/nats.ts";
 import { folderTls, type PeerIdentity, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { WorkerControl } from "./worker-control.ts";
@@ -192,9 +192,11 @@ async function serve(base: Base, model: Model) {
   server.add(Inference, inference(base, engine, experts, caller));
   refresh();
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
+  const creds = options.natsCreds === undefined ? undefined : credentialsAt(options.natsCreds);
   const bus =
     base.overrides.bus ??
-    (options.natsUrl === undefined ? undefined : createBus({ url: options.natsUrl, credsFile: options.natsCreds, name: options.podName }));
+    (options.natsUrl === undefined ? undefined : createBus({ url: options.natsUrl, credentials: creds, name: options.podName }));
+  metrics.onCollect(() => metrics.set("enodia_nats_connected", bus?.status.connected ? 1 : 0));
   const stopTelemetry = bus === undefined ? () => {} : startTelemetry(base, model, bus, peers);
   const stopJoin = join.start(() => control?.operatorPresent ?? false, grpcPort);
   const close = async (graceMs: number) => {
@@ -232,7 +234,6 @@ async function idle(engine: Engine, maxMs: number): Promise<void> {
 function startTelemetry(base: Base, { engine, info }: Model, bus: Bus, peers: Peers): () => void {
   const { options, identity, metrics, log } = base;
   bus.onStatus((status) => log.info({ ...status }, "NATS"));
-  metrics.onCollect(() => metrics.set("enodia_nats_connected", bus.status.connected ? 1 : 0));
   return publishLoad({
     ...{ engine, bus, self: identity, namespace: options.namespace, name: options.deployment, prefix: options.natsPrefix },
     ...{ layers: info.layers, experts: info.experts, windowMs: options.telemetryWindowMs, metrics, log },

@@ -8,6 +8,7 @@ const encode = (text: string) => [...new TextEncoder().encode(text)];
 export const byteText: TextModel = {
   vocab,
   eosIds: [eosId],
+  charsPerTokenMax: 1,
   encode,
   encodeChat: (messages) => {
     if (messages[0]?.role === "assistant") throw new AppError("messages: must begin with a user", { code: "InvalidRequest" });
