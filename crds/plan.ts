@@ -36,8 +36,8 @@ export interface Move {
 }
 
 export const sharesTotal = 1000;
-/** Bounds of what a plan may describe; larger input is refused before it chooses a size. */
-export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512 } as const;
+/** Bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText`: characters of a layer's hosts, and of its shares. */
+export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 
 export function encodeRows(rows: readonly (readonly number[])[]): string {
   return rows.map((row) => row.join(".")).join(",");

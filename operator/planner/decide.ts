@@ -4,7 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import type { RebalancingMode } from "../../crds/policies.ts";
 import { payback } from "../../runtime/placement/cost.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
+import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import type { Hops, PlanInput } from "./policy.ts";
 import { toProblem } from "./problem.ts";
@@ -161,12 +161,14 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   const current = input.current ?? [];
   const { moves } = diffPlans(current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);
   const bytes = moves.reduce((total, move) => total + move.bytes, 0);
-  const before = predictedWorst(input, current);
-  const after = predictedWorst(input, layers);
+  const ratiosBefore = predictedLayers(input, current);
+  const ratiosAfter = predictedLayers(input, layers);
+  const before = Math.max(1, ...ratiosBefore);
+  const after = Math.max(1, ...ratiosAfter);
   const best = layerBoundOf(input);
   // Layer time adds up over layers: the mean pays for the transfer, the worst layer is what users see.
-  const meanBefore = meanOf(predictedLayers(input, current));
-  const meanAfter = meanOf(predictedLayers(input, layers));
+  const meanBefore = meanOf(ratiosBefore);
+  const meanAfter = meanOf(ratiosAfter);
   const pay = payback({
     before: meanBefore,
     after: meanAfter,
@@ -174,7 +176,6 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     moves: moves.length,
     bytesPerSecond: options.bytesPerSecond,
     lifetimeSeconds: options.lifetimeSeconds,
-    busy: 1,
   });
   const numbers = {
     beforePercent: Math.round(before * 100),
@@ -234,9 +235,10 @@ export function layerBoundOf(input: PlanInput): number {
   const active = input.ranks.filter((rank) => rank.state === "active");
   const demands = Array.from({ length: shape.layers }, (_, l) => input.load.subarray(l * shape.experts, (l + 1) * shape.experts));
   if (active.length === 0) return Number.POSITIVE_INFINITY;
+  const fastest = fastestOf(active.map((rank) => Math.max(0, rank.speed)));
   if (input.slotsPerRank !== undefined)
-    return Math.max(...demands.map((demand) => bound(demand, active.length, active.length * (input.slotsPerRank ?? 0))));
-  return jointBound(demands, active.length, Math.min(slotsOf(input), shape.layers * shape.experts * active.length));
+    return Math.max(...demands.map((demand) => bound(demand, active.length, active.length * (input.slotsPerRank ?? 0), fastest)));
+  return jointBound(demands, active.length, Math.min(slotsOf(input), shape.layers * shape.experts * active.length), fastest);
 }
 
 function slotsOf(input: PlanInput): number {

@@ -14,7 +14,7 @@ const noiseFactor = 2;
 const alarmAt = 0.1;
 
 export interface Forecast {
-  /** Expected rows per window, scaled to the last window's total, [layers * experts]. */
+  /** Expected rows per window, scaled to each layer's total in the last window that had any, [layers * experts]. */
   readonly load: Float64Array;
   readonly arm: number;
   /** Mean total variation between the last window and the one before; 0 for the first. */
@@ -37,6 +37,8 @@ export class Forecaster {
   private readonly errors: number[];
   private readonly spread: Float64Array;
   private readonly effective: number[];
+  /** Selections of each layer in the last window that had any of it. */
+  private readonly volume: Float64Array;
   private arm = startArm;
   private cusum = 0;
   private usualChange = 0;
@@ -53,6 +55,7 @@ export class Forecaster {
     this.errors = arms.map(() => 0);
     this.spread = new Float64Array(layers * experts);
     this.effective = arms.map(() => 0);
+    this.volume = new Float64Array(layers);
   }
 
   /** Takes one full window of selections, [layers * experts]; layers without any keep their old forecast. */
@@ -158,7 +161,10 @@ export class Forecaster {
 
   private scaled(totals: Float64Array): Float64Array {
     const mean = this.means[this.arm] as Float64Array;
-    return mean.map((share, i) => share * (totals[Math.floor(i / this.experts)] as number));
+    totals.forEach((total, l) => {
+      if (total > 0) this.volume[l] = total;
+    });
+    return mean.map((share, i) => share * (this.volume[Math.floor(i / this.experts)] as number));
   }
 }
 

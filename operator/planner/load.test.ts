@@ -181,10 +181,10 @@ test("under steady load a slow average wins, under a drift a fast one", () => {
   assert.ok(last.steady < last.drifting, JSON.stringify(last));
 });
 
-test("a layer without load keeps its forecast", () => {
+test("a layer without load keeps its forecast, as large as it last was", () => {
   const forecaster = new Forecaster(2, 2);
   forecaster.observe([10, 30, 5, 5]);
   const { load } = forecaster.observe([10, 30, 0, 0]);
-  assert.deepEqual([...load], [10, 30, 0, 0]);
+  assert.deepEqual([...load], [10, 30, 5, 5]);
   assert.ok((forecaster.observe([10, 30, 8, 8]).load[2] ?? 0) === 8);
 });

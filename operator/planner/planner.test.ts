@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
-import type { LayerPlan } from "../../crds/plan.ts";
+import { decodeLayer, encodeLayer, type LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { atRisk, belowFloor, withFloor } from "./copies.ts";
@@ -18,10 +18,11 @@ interface Cluster {
   readonly sizes: number[];
   readonly loads: number[];
   readonly ranks: RankSpec[];
+  readonly lost: RankSpec[];
   readonly maxMoves: number;
 }
 
-/** Small clusters of every shape: idle, one expert takes all, slow ranks, dead and draining ranks, tight and rich memory. */
+/** Small clusters of every shape: idle, one expert takes all, slow ranks, tight and rich memory. `lost`: what becomes of ranks later. */
 const cluster: fc.Arbitrary<Cluster> = fc
   .record({
     layers: fc.integer({ min: 1, max: 4 }),
@@ -32,6 +33,10 @@ const cluster: fc.Arbitrary<Cluster> = fc
     skew: fc.integer({ min: 0, max: 12 }),
     memory: fc.double({ min: 1, max: 3, noNaN: true }),
     maxMoves: fc.integer({ min: 0, max: 20 }),
+    states: fc.array(fc.constantFrom("active" as const, "active" as const, "draining" as const, "dead" as const), {
+      minLength: 6,
+      maxLength: 6,
+    }),
     seed: fc.infiniteStream(fc.integer({ min: 0, max: 1_000_000 })),
   })
   .map((c) => {
@@ -55,7 +60,8 @@ const cluster: fc.Arbitrary<Cluster> = fc
         state: "active",
       }),
     );
-    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, maxMoves: c.maxMoves };
+    const lost = ranks.map((rank, g) => (g === 0 ? rank : { ...rank, state: c.states[g] as RankSpec["state"] }));
+    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, maxMoves: c.maxMoves };
   });
 
 function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
@@ -103,6 +109,32 @@ for (const policy of all) {
         assert.deepEqual(stuck, [], "the plan can be carried out within memory");
       }),
       { numRuns: runs(policy), seed: 7 },
+    );
+  });
+}
+
+for (const policy of all) {
+  test(`${policy.name}: after ranks died or drain, with memory for all experts or not, plans name only ranks that are there`, async () => {
+    await fc.assert(
+      fc.asyncProperty(cluster, async (c) => {
+        const start = inputOf(c);
+        if (!checkMemory(start.shape, start.ranks).ok) return;
+        const transitions = policy.usesTransitions ? new Float64Array(c.layers * c.experts ** 2).fill(1) : undefined;
+        const input = { ...inputOf(c, firstPlan(start)), ranks: c.lost, ...(transitions ? { transitions } : {}) };
+        const { layers: current, unhosted } = repairPlan(input, input.current ?? []);
+        const whole = { ...input, current };
+        const { layers } = await makePlan(policy, whole);
+        assert.deepEqual([...planFaults(whole, layers, { unhosted }), ...budgetFaults(whole, layers)], []);
+        for (const { hosts, shares } of layers.map(encodeLayer)) decodeLayer(hosts, shares, "plan");
+        const active = new Set(c.lost.filter((rank) => rank.state === "active").map((rank) => rank.rank));
+        layers.forEach((layer, l) => {
+          layer.hosts.forEach((row, e) => {
+            const kept = unhosted.some((lost) => lost.layer === l && lost.expert === e) ? current[l]?.hosts[e] : undefined;
+            assert.ok(row.every((rank) => active.has(rank)) || row.join() === kept?.join(), `layer ${l}, expert ${e}: ${row}`);
+          });
+        });
+      }),
+      { numRuns: Math.min(300, runs(policy)), seed: 8 },
     );
   });
 }

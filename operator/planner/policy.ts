@@ -28,16 +28,14 @@ export interface ModelShape {
 export interface MoveBudget {
   readonly maxMoves: number;
   readonly maxBytes: number;
-  /** Stored bytes that one rank may receive in one plan. */
-  readonly maxReceiveBytesPerRank: number;
 }
 
 /** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
-export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity, maxReceiveBytesPerRank: Infinity };
+export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity };
 
 /** Whether a plan may change anything at once. */
 export function isUnlimited(budget: MoveBudget): boolean {
-  return [budget.maxMoves, budget.maxBytes, budget.maxReceiveBytesPerRank].every((limit) => limit === Infinity);
+  return budget.maxMoves === Infinity && budget.maxBytes === Infinity;
 }
 
 /** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
@@ -75,7 +73,7 @@ export interface PlanInput {
   /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
   readonly transitions?: Float64Array;
   readonly seed?: number;
-  /** Cost factor of one copy of this move (>= 1): by path between source and receiver. */
+  /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone. Unset: all alike. */
   readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
 }
 

@@ -1,11 +1,16 @@
 // A plan input in the planner's own terms: active ranks as indexes 0..G-1, bytes free after the staging slot, hosts as
 // index lists; and the way back to a plan with rank numbers and shares. Pure; every policy starts and ends here.
 import type { LayerPlan } from "../../crds/plan.ts";
-import { quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import { sameRows } from "../../runtime/placement/diff.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { loadByShares, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 
 /** hosts[layer][expert] = rank indexes, home first. */
 export type Hosts = number[][][];
+
+/** max/mean that new shares must gain where hosts stay: a layer that changes is prepared and committed on every rank. */
+const leastSharesGain = 0.01;
 
 export interface Problem {
   readonly input: PlanInput;
@@ -72,15 +77,20 @@ export function layerDemand(problem: Problem, layer: number): Float64Array {
  * its row of the current plan: a plan names every expert.
  */
 export function toLayers(problem: Problem, hosts: Hosts): LayerPlan[] {
-  return hosts.map((layer, l) => {
-    const demand = layerDemand(problem, l);
-    const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
-    const old = problem.input.current?.[l];
-    return {
-      hosts: layer.map((row, e) => (row.length > 0 ? row.map((g) => problem.ranks[g]?.rank ?? g) : (old?.hosts[e] ?? []))),
-      shares: split.rows.map((rows, e) => (rows.length > 0 ? quotas(rows) : (old?.shares[e] ?? []))),
-    };
-  });
+  return hosts.map((layer, l) => toLayer(problem, l, layer));
+}
+
+/** One layer of `toLayers`: the old one itself where hosts stay and new shares would gain too little. */
+export function toLayer(problem: Problem, l: number, layer: Hosts[number]): LayerPlan {
+  const old = problem.input.current?.[l];
+  const hosts = layer.map((row, e) => (row.length > 0 ? row.map((g) => problem.ranks[g]?.rank ?? g) : (old?.hosts[e] ?? [])));
+  const stays = old !== undefined && sameRows(old.hosts, hosts);
+  const demand = layerDemand(problem, l);
+  const before = stays ? imbalance(loadByShares(demand, layer, old.shares, problem.G), problem.speed) : Number.POSITIVE_INFINITY;
+  if (stays && before <= 1 + leastSharesGain) return old;
+  const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
+  if (stays && before - imbalance(split.load, problem.speed) <= leastSharesGain) return old;
+  return { hosts, shares: split.rows.map((rows, e) => (rows.length > 0 ? quotas(rows) : (old?.shares[e] ?? []))) };
 }
 
 /** Resident bytes that each rank index hosts. */
@@ -93,4 +103,19 @@ export function usedBytes(problem: Problem, hosts: Hosts): Float64Array {
     });
   });
   return used;
+}
+
+/** Whether a placement keeps to every rank's bytes. */
+export function fitsMemory(problem: Problem, hosts: Hosts): boolean {
+  return usedBytes(problem, hosts).every((bytes, g) => bytes <= (problem.capacity[g] as number) + 1e-6);
+}
+
+/** Each expert's home alone; an expert that no active rank hosts has an empty row. */
+export function homesOf(hosts: Hosts): Hosts {
+  return hosts.map((layer) => layer.map((row) => row.slice(0, 1)));
+}
+
+/** Whether an expert of the current plan has no host on an active rank: after a loss, memory may hold not all of them. */
+export function someUnhosted(problem: Problem): boolean {
+  return problem.current?.some((layer) => layer.some((row) => row.length === 0)) ?? false;
 }

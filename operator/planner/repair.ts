@@ -4,8 +4,8 @@ import { AppError } from "../../crds/common.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
-import type { PlanInput } from "./policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
+import type { PlanInput, PlanOutput } from "./policy.ts";
+import { type Hosts, layerDemand, type Problem, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
 
 /** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
@@ -14,6 +14,11 @@ export function firstPlan(input: PlanInput): LayerPlan[] {
   if (!fits.ok) throw new AppError(fits.message, { code: fits.reason, operation: "making the first plan" });
   const hosts = roundRobin(problem) ?? bestFit(problem);
   return toLayers(problem, hosts);
+}
+
+/** The plan of a policy that leaves everything where it is, and why it does. */
+export function homesStay(input: PlanInput, why: string): PlanOutput {
+  return { layers: input.current ?? firstPlan(input), reason: `${why}: homes stay` };
 }
 
 function roundRobin(problem: Problem): Hosts | undefined {
@@ -90,11 +95,11 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
   const books = new RepairBooks(problem, hosts);
   books.relieve();
   const unhosted = problem.G === 0 ? orphans : orphans.filter(({ layer, expert }) => !books.adopt(layer, expert));
-  const planned = toLayers(problem, hosts);
   const layers = current.map((layer, l) => {
-    const next = planned[l];
+    if (!touched.has(l) && !books.evicted.has(l)) return layer;
+    const next = toLayer(problem, l, hosts[l] as number[][]);
     // Nothing to gain from a layer that only loses its place again: the plan would change for ever.
-    return next && (touched.has(l) || books.evicted.has(l)) && !sameLayer({ ...next, shares: layer.shares }, layer) ? next : layer;
+    return sameLayer({ ...next, shares: layer.shares }, layer) ? layer : next;
   });
   return {
     layers,
@@ -117,11 +122,18 @@ class RepairBooks {
   private readonly hosts: Hosts;
   private readonly used: Float64Array;
   private readonly load: Float64Array[];
+  /** Experts that each rank hosts, per layer. */
+  private readonly count: Int32Array[];
 
   constructor(problem: Problem, hosts: Hosts) {
     this.problem = problem;
     this.hosts = hosts;
     this.used = usedBytes(problem, hosts);
+    this.count = hosts.map((layer) => {
+      const count = new Int32Array(problem.G);
+      for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
+      return count;
+    });
     this.load = hosts.map((layer, l) => {
       const load = new Float64Array(problem.G);
       const demand = layerDemand(problem, l);
@@ -167,15 +179,19 @@ class RepairBooks {
     const row = this.hosts[layer]?.[expert] as number[];
     row.splice(row.indexOf(rank), 1);
     this.used[rank] = (this.used[rank] as number) - this.size(layer, expert);
+    const count = this.count[layer] as Int32Array;
+    count[rank] = (count[rank] as number) - 1;
     this.evicted.add(layer);
   }
 
   adopt(layer: number, expert: number): boolean {
-    const bytes = this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
-    const g = this.coldest(layer, bytes) ?? this.makeRoom(bytes);
+    const bytes = this.size(layer, expert);
+    const g = this.coldest(layer, bytes) ?? this.makeRoom(layer, bytes);
     if (g === undefined) return false;
     this.hosts[layer]?.[expert]?.push(g);
     this.used[g] = (this.used[g] as number) + bytes;
+    const count = this.count[layer] as Int32Array;
+    count[g] = (count[g] as number) + 1;
     const load = this.load[layer] as Float64Array;
     load[g] = (load[g] as number) + (layerDemand(this.problem, layer)[expert] as number);
     return true;
@@ -190,7 +206,7 @@ class RepairBooks {
     for (let g = 0; g < problem.G; g++) {
       const speed = problem.speed[g] as number;
       if (speed <= 0 || (used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
-      if ((this.hosts[layer] as number[][]).filter((row) => row.includes(g)).length >= problem.slotCap) continue;
+      if ((this.count[layer]?.[g] as number) >= problem.slotCap) continue;
       const level = (load[g] as number) / speed;
       const better = best === undefined || level < least || (level === least && (used[g] as number) < (used[best] as number));
       if (!better) continue;
@@ -200,27 +216,29 @@ class RepairBooks {
     return best;
   }
 
-  /** Drops the coldest redundant copy that is large enough where it frees room. */
-  private makeRoom(bytes: number): number | undefined {
-    const { problem } = this;
+  /** Drops the coldest redundant copy whose rank may then take so many bytes, and one more expert of the layer. */
+  private makeRoom(wanted: number, bytes: number): number | undefined {
     let found: { layer: number; expert: number; rank: number; rows: number } | undefined;
     this.hosts.forEach((layer, l) => {
+      const demand = layerDemand(this.problem, l);
       layer.forEach((row, expert) => {
-        if (row.length < 2) return;
-        const size = problem.input.shape.residentBytes[l * problem.E + expert] as number;
-        const rows = (layerDemand(problem, l)[expert] as number) / row.length;
-        for (const rank of row) {
-          if ((problem.capacity[rank] as number) - (this.used[rank] as number) + size + 1e-6 < bytes) continue;
-          if (!found || rows < found.rows) found = { layer: l, expert, rank, rows };
-        }
+        const rows = (demand[expert] as number) / row.length;
+        if (row.length < 2 || (found && rows >= found.rows)) return;
+        const rank = row.find((g) => this.takes(g, wanted, bytes, { layer: l, expert }));
+        if (rank !== undefined) found = { layer: l, expert, rank, rows };
       });
     });
     if (!found) return undefined;
-    const { layer, expert, rank } = found;
-    const row = this.hosts[layer]?.[expert] as number[];
-    row.splice(row.indexOf(rank), 1);
-    this.used[rank] = (this.used[rank] as number) - (problem.input.shape.residentBytes[layer * problem.E + expert] as number);
-    this.evicted.add(layer);
-    return rank;
+    this.drop(found.layer, found.expert, found.rank);
+    return found.rank;
+  }
+
+  /** May this rank take one more expert of a layer when a copy of another has left it? */
+  private takes(rank: number, layer: number, bytes: number, leaves: { readonly layer: number; readonly expert: number }): boolean {
+    const { problem } = this;
+    if ((problem.speed[rank] as number) <= 0) return false;
+    if ((this.count[layer]?.[rank] as number) - (leaves.layer === layer ? 1 : 0) >= problem.slotCap) return false;
+    const free = (problem.capacity[rank] as number) - (this.used[rank] as number) + this.size(leaves.layer, leaves.expert);
+    return free + 1e-6 >= bytes;
   }
 }

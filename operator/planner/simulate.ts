@@ -2,12 +2,14 @@
 // print. Pure but for the clock that the caller gives.
 import type { LayerPlan } from "../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../runtime/placement/diff.ts";
-import { bound, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
+import { bound, fastestOf, imbalance, jointBound, sum } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import { keepFloor } from "./copies.ts";
 import { Forecaster, layerTotals } from "./forecast.ts";
 import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { planNoise } from "./shipped.ts";
 import type { Trace } from "./traces.ts";
+import { assertPlan } from "./validate.ts";
 
 export type SplitName = "equal" | "fixed" | "optimal";
 
@@ -29,25 +31,27 @@ export interface SimulateOptions {
   /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
   readonly fixedShares?: boolean;
   readonly nodes?: number;
-  /** Tells the policy how much of the load is sampling noise, as the operator does: it moves nothing for it. */
-  readonly noise?: boolean;
+  /** Tells the policy how much of the load is sampling noise: "all" of it is moved for by none, "shipped" is what the operator tells. */
+  readonly noise?: "all" | "shipped";
+  /** What plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
+  readonly forecast?: "selected" | "last";
   /** Milliseconds; the only outside thing here. */
   readonly now: () => number;
-  readonly onWindow?: (result: WindowResult) => void;
+  /** Waited for. The plan is given here and not kept: of a long trace it is more than memory holds. */
+  readonly onWindow?: (result: WindowResult, layers: readonly LayerPlan[]) => void | Promise<void>;
 }
 
 export interface WindowResult {
   readonly window: number;
-  readonly layers: readonly LayerPlan[];
   readonly copies: number;
   readonly bytes: number;
   readonly ms: number;
   readonly reason: string;
-  /** On window t + 1 (absent for the last): mean/max averaged over layers, and the worst layer's max/mean. */
+  /** On window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
   readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
   readonly bound?: number;
-  /** Per layer and rank, on t + 1, with the fixed split. */
-  readonly rankLoad?: readonly Float64Array[];
+  /** Of each rank on t + 1 by the plan's shares: load over the mean rank's, mean of layers. */
+  readonly rankLoad?: Float64Array;
 }
 
 /** Plans of this many windows back keep their copies: no move there and back. */
@@ -79,41 +83,43 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     storedBytes: new Float64Array(cells).fill(1),
   };
   const forecaster = new Forecaster(trace.layers, trace.experts);
+  const transitions = options.policy.usesTransitions && trace.transitions ? Float64Array.from(trace.transitions) : undefined;
+  const windows = Math.min(options.windows ?? trace.windows, trace.windows);
   const history: { added: number[]; dropped: number[] }[] = [];
   const results: WindowResult[] = [];
   let current: readonly LayerPlan[] | undefined;
-  for (let t = 0; t < Math.min(options.windows ?? trace.windows, trace.windows); t++) {
+  for (let t = 0; t < windows; t++) {
     const counts = trace.counts.subarray(t * cells, (t + 1) * cells);
     const started = options.now();
     const forecast = forecaster.observe(counts);
-    const noise = options.noise ? forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), options.ranks) : undefined;
     const input = inputOf(options, {
       shape,
       ranks,
-      load: forecast.load,
+      load: options.forecast === "last" ? Float64Array.from(counts) : forecast.load,
       unrest: options.fixedShares ? undefined : forecast.unrest,
       current,
       history,
-      noise,
+      noise: noiseOf(options, forecaster, counts),
+      transitions,
     });
     const made = await options.policy.plan(input);
-    const output = { ...made, layers: keepFloor(input, made.layers) };
+    const layers = keepFloor(input, made.layers);
     const ms = options.now() - started;
-    const copies = current ? countMoves(current, output.layers) : 0;
-    remember(history, input, output.layers);
-    const next = t + 1 < trace.windows ? trace.counts.subarray((t + 1) * cells, (t + 2) * cells) : undefined;
+    assertPlan(input, layers);
+    const copies = current ? countMoves(current, layers) : 0;
+    remember(history, input, layers);
+    const next = t + 1 < windows ? trace.counts.subarray((t + 1) * cells, (t + 2) * cells) : undefined;
     const result = {
       window: t,
-      layers: output.layers,
       copies,
       bytes: copies,
       ms,
-      reason: output.reason,
-      ...(next ? score(options, next, output.layers, speed) : {}),
+      reason: made.reason,
+      ...(next ? score(options, next, layers, speed) : {}),
     };
     results.push(result);
-    options.onWindow?.(result);
-    current = output.layers;
+    await options.onWindow?.(result, layers);
+    current = layers;
   }
   return results;
 }
@@ -126,9 +132,16 @@ interface Step {
   readonly current: readonly LayerPlan[] | undefined;
   readonly history: readonly { readonly added: readonly number[]; readonly dropped: readonly number[] }[];
   readonly noise: Float64Array | undefined;
+  readonly transitions: Float64Array | undefined;
 }
 
-function inputOf(options: SimulateOptions, { history, noise, unrest, ...step }: Step): PlanInput {
+function noiseOf({ trace, noise, ranks }: SimulateOptions, forecaster: Forecaster, counts: Uint32Array): Float64Array | undefined {
+  if (noise === undefined) return undefined;
+  const all = forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), ranks);
+  return noise === "shipped" ? planNoise(all) : all;
+}
+
+function inputOf(options: SimulateOptions, { history, noise, unrest, transitions, ...step }: Step): PlanInput {
   return {
     ...step,
     ...(unrest === undefined ? {} : { unrest }),
@@ -140,7 +153,7 @@ function inputOf(options: SimulateOptions, { history, noise, unrest, ...step }: 
     ...(noise ? { noise } : {}),
     ...(options.slotsTotal === undefined && options.slots !== undefined ? { slotsPerRank: options.slots } : {}),
     ...(options.gainPerMove !== undefined ? { gainPerMove: options.gainPerMove } : {}),
-    ...(options.trace.transitions ? { transitions: Float64Array.from(options.trace.transitions) } : {}),
+    ...(transitions ? { transitions } : {}),
   };
 }
 
@@ -170,11 +183,25 @@ function score(
     return { balance: ratios.reduce((total, ratio) => total + 1 / ratio, 0) / ratios.length, worst: Math.max(...ratios) };
   };
   const slotsTotal = options.slotsTotal;
+  const fastest = fastestOf(speed);
   const best =
     slotsTotal !== undefined
-      ? jointBound(demands, options.ranks, slotsTotal * options.ranks)
-      : Math.max(...demands.map((demand) => bound(demand, options.ranks, (options.slots ?? trace.experts) * options.ranks)));
-  return { next: { equal: measure("equal"), fixed: measure("fixed"), optimal: measure("optimal") }, bound: best, rankLoad: loads.fixed };
+      ? jointBound(demands, options.ranks, slotsTotal * options.ranks, fastest)
+      : Math.max(...demands.map((demand) => bound(demand, options.ranks, (options.slots ?? trace.experts) * options.ranks, fastest)));
+  const next = { equal: measure("equal"), fixed: measure("fixed"), optimal: measure("optimal") };
+  return { next, bound: best, rankLoad: meanLoad(loads.fixed) };
+}
+
+/** Of each rank, load over the mean rank's, mean of layers. */
+function meanLoad(layers: readonly Float64Array[]): Float64Array {
+  const out = new Float64Array(layers[0]?.length ?? 0);
+  for (const load of layers) {
+    const all = sum(load);
+    for (let g = 0; g < load.length && all > 0; g++) {
+      out[g] = (out[g] as number) + ((load[g] as number) * load.length) / all / layers.length;
+    }
+  }
+  return out;
 }
 
 export interface Summary {
@@ -189,11 +216,14 @@ export interface Summary {
   readonly msMax: number;
 }
 
-/** Means over the scored windows, and copies per step (the first plan left out); worst figures under `split`. */
+/**
+ * Means over the scored windows, and copies per step (the first plan left out); worst figures under `split`. Where nothing
+ * was scored, as with a trace of one window, they are NaN: not known.
+ */
 export function summarise(results: readonly WindowResult[], split: SplitName = "optimal"): Summary {
   const scored = results.filter((result) => result.next !== undefined);
   const mean = (pick: (result: WindowResult) => number): number =>
-    scored.reduce((total, result) => total + pick(result), 0) / Math.max(1, scored.length);
+    scored.reduce((total, result) => total + pick(result), 0) / scored.length;
   const times = results
     .slice(1)
     .map((result) => result.ms)
@@ -206,7 +236,7 @@ export function summarise(results: readonly WindowResult[], split: SplitName = "
       optimal: mean((r) => r.next?.optimal.balance ?? 1),
     },
     meanWorst: mean((r) => r.next?.[split].worst ?? 1),
-    worst: Math.max(1, ...scored.map((r) => r.next?.[split].worst ?? 1)),
+    worst: scored.length > 0 ? Math.max(...scored.map((r) => r.next?.[split].worst ?? 1)) : Number.NaN,
     bound: mean((r) => r.bound ?? 1),
     copiesPerStep: copies / Math.max(1, results.length - 1),
     copies,

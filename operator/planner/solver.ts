@@ -1,5 +1,5 @@
 // Mixed-integer programs through HiGHS: the oracle for small instances. The only file that knows the solver; callers
-// describe rows and columns as data. Nothing is kept between calls.
+// describe rows and columns as data. Between calls only the loaded solver is kept, which knows no program.
 import highsModule from "highs";
 import { AppError } from "../../crds/common.ts";
 
@@ -36,16 +36,17 @@ const secondsMax = 60;
 /** undefined when there is no solution, or none was proven within the limit. */
 export async function solve(program: Program, options: SolveOptions): Promise<Solution | undefined> {
   engine ??= loadHighs();
-  const highs = await engine;
-  let found: ReturnType<typeof highs.solve>;
+  let found: ReturnType<Awaited<typeof engine>["solve"]>;
   try {
-    found = highs.solve(lpText(program), {
+    found = (await engine).solve(lpText(program), {
       mip_max_nodes: options.nodes,
       time_limit: secondsMax,
       mip_rel_gap: options.gap,
       output_flag: false,
     });
   } catch (cause) {
+    // Its memory is in an unknown state, or it was never loaded: the next program gets another one.
+    engine = undefined;
     throw new AppError(`the solver failed: ${String(cause)}`, { code: "SolverFailed", operation: "solving a program", cause });
   }
   if (found.Status !== "Optimal") return undefined;

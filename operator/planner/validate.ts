@@ -1,6 +1,6 @@
 // The invariants of a plan against the cluster it was made for. Run on every plan before it is written. Pure.
 import { AppError } from "../../crds/common.ts";
-import { type LayerPlan, sharesTotal } from "../../crds/plan.ts";
+import { type LayerPlan, planBounds, sharesTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { keepsFloor } from "./copies.ts";
 import type { PlanInput } from "./policy.ts";
@@ -23,14 +23,19 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
     if (layer.hosts.length !== shape.experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${shape.experts}`);
     const slots = new Map<number, number>();
     layer.hosts.forEach((row, e) => {
-      faults.push(...rowFaults(row, layer.shares[e] ?? [], `layer ${l}, expert ${e}`));
-      if (excused.has(l * shape.experts + e)) return;
+      for (const fault of rowFaults(row, layer.shares[e] ?? [])) faults.push(`layer ${l}, expert ${e}: ${fault}`);
+      if (excused.has(l * shape.experts + e) && !row.some((rank) => active.has(rank))) return;
       for (const rank of row) {
         if (!active.has(rank)) faults.push(`layer ${l}, expert ${e}: rank ${rank} is not active`);
         used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
         slots.set(rank, (slots.get(rank) ?? 0) + 1);
       }
     });
+    for (const [what, rows] of [["hosts", layer.hosts] as const, ["shares", layer.shares] as const]) {
+      const length = textLength(rows);
+      if (length > planBounds.layerText)
+        faults.push(`layer ${l}: ${length} characters of ${what}, at most ${planBounds.layerText} are stored`);
+    }
     for (const [rank, count] of slots) {
       if (count > (input.slotsPerRank ?? Infinity))
         faults.push(`layer ${l}: rank ${rank} hosts ${count} experts, at most ${input.slotsPerRank}`);
@@ -73,14 +78,27 @@ function hostedBytes(input: PlanInput, layers: readonly LayerPlan[]): Map<number
   return bytes;
 }
 
-function rowFaults(hosts: readonly number[], shares: readonly number[], where: string): string[] {
+function rowFaults(hosts: readonly number[], shares: readonly number[]): readonly string[] {
   const faults: string[] = [];
-  if (hosts.length === 0) faults.push(`${where}: no host`);
-  if (new Set(hosts).size !== hosts.length) faults.push(`${where}: a rank twice`);
-  if (shares.length !== hosts.length) faults.push(`${where}: ${hosts.length} hosts, ${shares.length} shares`);
-  if (shares.some((share) => share < 0 || !Number.isInteger(share))) faults.push(`${where}: a share is no natural number`);
-  if (shares.reduce((a, b) => a + b, 0) !== sharesTotal) faults.push(`${where}: shares do not sum to ${sharesTotal}`);
+  if (hosts.length === 0) faults.push("no host");
+  if (hosts.length > planBounds.hostsPerExpert) faults.push(`${hosts.length} hosts, at most ${planBounds.hostsPerExpert}`);
+  if (hosts.some((rank) => !Number.isInteger(rank) || rank < 0)) faults.push("a rank is no natural number");
+  if (hosts.length > 1 && new Set(hosts).size !== hosts.length) faults.push("a rank twice");
+  if (shares.length !== hosts.length) faults.push(`${hosts.length} hosts, ${shares.length} shares`);
+  if (shares.some((share) => share < 0 || !Number.isInteger(share))) faults.push("a share is no natural number");
+  if (shares.reduce((a, b) => a + b, 0) !== sharesTotal) faults.push(`shares do not sum to ${sharesTotal}`);
   return faults;
+}
+
+/** Characters of the rows' stored form (`encodeRows`), without making it. */
+function textLength(rows: readonly (readonly number[])[]): number {
+  let cells = 0;
+  let digits = 0;
+  for (const row of rows) {
+    cells += row.length;
+    for (const cell of row) digits += cell < 10 ? 1 : cell < 100 ? 2 : cell < 1000 ? 3 : 4;
+  }
+  return digits + Math.max(0, cells - 1);
 }
 
 /** Faults of the step from the current plan: budgets of moves and bytes. */

@@ -20,6 +20,7 @@ import { policies } from "../planner/index.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
+import { gainPerMove, planNoise } from "../planner/shipped.ts";
 import { TransitionBook } from "../planner/transitions.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
@@ -28,9 +29,6 @@ const dwellWindows = 3;
 const assumedBytesPerSecond = 200e6;
 /** A forecast is expected to hold for this many windows. */
 const lifetimeWindows = 20;
-const gainPerMove = 1e-3;
-/** Once a plan is made, layers this far above even are worked on although they may be so by chance: the trigger was the test. */
-const layerNoiseMax = 0.02;
 /** Selections per layer below which a window says nothing even beside others. */
 const windowRowsMin = 200;
 /** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
@@ -181,7 +179,6 @@ export class Balance {
       budget: {
         maxMoves: budget.maxMoves,
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
-        maxReceiveBytesPerRank: Infinity,
       },
       minCopies: facts.spec.experts.minCopies,
       split: "weighted",
@@ -189,7 +186,7 @@ export class Balance {
       gainPerMove,
       recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
       ...(transitions ? { transitions } : {}),
-      ...(this.noise && !options.even ? { noise: this.noise.map((noise) => Math.min(noise / 2, layerNoiseMax)) } : {}),
+      ...(this.noise && !options.even ? { noise: planNoise(this.noise) } : {}),
     };
   }
 

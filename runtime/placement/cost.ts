@@ -31,8 +31,6 @@ export interface Payback {
   readonly bytesPerSecond: number;
   /** How long the forecast is expected to hold. */
   readonly lifetimeSeconds: number;
-  /** Part of the time in which ranks compute experts at all. */
-  readonly busy: number;
 }
 
 /** A transfer slows serving by this part while it runs. */
@@ -43,16 +41,15 @@ const fixedSecondsPerMove = 0.002;
 export interface Verdict {
   readonly gainSeconds: number;
   readonly costSeconds: number;
-  readonly pays: boolean;
 }
 
 /**
- * Whether a plan saves more rank time while its forecast holds than its transfers take: seconds of layer time saved, against
- * seconds of interference while bytes move (bytesPerSecond, stored bytes) and a fixed cost per move. No move costs nothing.
+ * What a plan saves while its forecast holds, and what its transfers take: seconds of layer time, against seconds of
+ * interference while bytes move (bytesPerSecond, stored bytes) and a fixed cost per move. No move costs nothing.
  */
 export function payback(p: Payback): Verdict {
   const saved = p.before > 0 ? Math.max(0, (p.before - p.after) / p.before) : 0;
-  const gainSeconds = saved * p.lifetimeSeconds * p.busy;
+  const gainSeconds = saved * p.lifetimeSeconds;
   const costSeconds = p.moves === 0 ? 0 : (p.bytes / Math.max(1, p.bytesPerSecond)) * interference + p.moves * fixedSecondsPerMove;
-  return { gainSeconds, costSeconds, pays: gainSeconds > costSeconds };
+  return { gainSeconds, costSeconds };
 }

@@ -46,7 +46,7 @@ export function sameLayer(a: LayerPlan, b: LayerPlan): boolean {
   return a === b || (sameRows(a.hosts, b.hosts) && sameRows(a.shares, b.shares));
 }
 
-function sameRows(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): boolean {
+export function sameRows(a: readonly (readonly number[])[], b: readonly (readonly number[])[]): boolean {
   return (
     a === b || (a.length === b.length && a.every((row, i) => row.length === b[i]?.length && row.every((cell, j) => cell === b[i]?.[j])))
   );

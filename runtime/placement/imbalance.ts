@@ -38,16 +38,25 @@ export function slotsNeeded(demand: ArrayLike<number>, level: number): number {
 const boundSteps = 50; // halvings: far below the precision of any count
 
 /**
- * Smallest ratio M / mean >= 1 with sum_e max(1, ceil(w_e / M)) <= slots, where M is the load of the fastest rank's slot.
- * It depends on the demand and the number of slots only, never on a placement; with fewer slots than experts it is Infinity.
+ * Smallest ratio M / mean >= 1 with sum_e max(1, ceil(w_e / (M * fastest))) <= slots: no slot holds more than the fastest
+ * rank computes in the time that M takes on average. `fastest` is the highest speed over the mean speed. It depends on the
+ * demand, the number of slots and that speed only, never on a placement; with fewer slots than experts it is Infinity.
  */
-export function bound(demand: ArrayLike<number>, ranks: number, slots: number): number {
-  return jointBound([demand], ranks, slots);
+export function bound(demand: ArrayLike<number>, ranks: number, slots: number, fastest = 1): number {
+  return jointBound([demand], ranks, slots, fastest);
+}
+
+/** Highest speed over the mean speed: 1 where all are alike, or none is known. */
+export function fastestOf(speed: ArrayLike<number>): number {
+  const all = sum(speed);
+  let most = 0;
+  for (let g = 0; g < speed.length; g++) most = Math.max(most, speed[g] as number);
+  return all > 0 ? (most * speed.length) / all : 1;
 }
 
 /** The same for the worst layer when `slots` may be dealt among the layers at will. */
-export function jointBound(layers: readonly ArrayLike<number>[], ranks: number, slots: number): number {
-  const means = layers.map((demand) => sum(demand) / ranks);
+export function jointBound(layers: readonly ArrayLike<number>[], ranks: number, slots: number, fastest = 1): number {
+  const means = layers.map((demand) => (fastest * sum(demand)) / ranks);
   const needed = (ratio: number): number =>
     layers.reduce((n, demand, l) => n + ((means[l] as number) > 0 ? slotsNeeded(demand, ratio * (means[l] as number)) : demand.length), 0);
   if (needed(ranks + 1) > slots) return Number.POSITIVE_INFINITY;

@@ -5,8 +5,8 @@
 
 export interface MaterializeProblem {
   readonly load: ArrayLike<number>;
-  /** Rank of each expert's home. */
-  readonly home: readonly number[];
+  /** The home of each expert, alone in its row; an empty row where memory holds none. */
+  readonly homes: readonly (readonly number[])[];
   readonly ranks: number;
   /** Node of each rank. */
   readonly node: ArrayLike<number>;
@@ -14,22 +14,13 @@ export interface MaterializeProblem {
   readonly free: readonly number[];
   /** Overlap degree t: experts whose transfer is hidden. */
   readonly top: number;
-  readonly calibration?: Calibration;
-}
-
-/** After the gate is known, copies beyond t are taken if their gain exceeds the transfer that is not hidden. */
-export interface Calibration {
-  /** Seconds per row computed on one rank. */
-  readonly secondsPerRow: number;
-  /** Seconds to send one expert when nothing hides it. */
-  readonly secondsPerCopy: number;
 }
 
 /** hosts[e], home first. */
 export function materialize(p: MaterializeProblem): number[][] {
-  const hosts = p.home.map((rank) => [rank]);
-  const order = Array.from(p.home, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
-  const top = order.slice(0, Math.min(calibrated(p, order), order.length));
+  const hosts = p.homes.map((row) => row.slice());
+  const order = Array.from(p.homes, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
+  const top = order.slice(0, p.top);
   const free = p.free.slice();
   if (free.every((slots) => top.length <= slots)) {
     for (const e of top) for (let g = 0; g < p.ranks; g++) give(hosts, free, e, g);
@@ -90,13 +81,4 @@ function fillLeft(p: MaterializeProblem, hosts: number[][], free: number[], top:
   for (const e of top) {
     for (let g = 0; g < p.ranks; g++) if ((p.load[e] as number) / (hosts[e] as number[]).length > 0) give(hosts, free, e, g);
   }
-}
-
-/** Extends t while the next expert's gain (its rows spread over all ranks) beats its exposed transfer. */
-function calibrated(p: MaterializeProblem, order: readonly number[]): number {
-  let t = p.top;
-  if (!p.calibration) return t;
-  const { secondsPerRow, secondsPerCopy } = p.calibration;
-  while (t < order.length && (p.load[order[t] as number] as number) * (1 - 1 / p.ranks) * secondsPerRow > secondsPerCopy) t++;
-  return t;
 }

@@ -35,10 +35,13 @@ export function shardHomes(p: ShardProblem): number[][] | undefined {
   }
   // fix: the hottest of the hottest first, so that what is left over are the small ones
   holes.sort((a, b) => at(p.load, p, b.layer, b.expert) - at(p.load, p, a.layer, a.expert) || a.layer - b.layer || a.expert - b.expert);
+  const hotLoad = Array.from({ length: p.layers }, () => new Float64Array(p.ranks));
   for (const { layer, expert } of holes) {
-    const rank = emptiest(p, used, home[layer] as number[], at(p.bytes, p, layer, expert));
+    const hot = hotLoad[layer] as Float64Array;
+    const rank = leastHot(p, used, hot, at(p.bytes, p, layer, expert));
     if (rank < 0) return undefined;
     put(p, home, used, layer, expert, rank);
+    hot[rank] = (hot[rank] as number) + at(p.load, p, layer, expert);
   }
   return home;
 }
@@ -67,19 +70,20 @@ function lightest(p: ShardProblem, used: Float64Array, load: Float64Array, bytes
   return paced >= 0 ? paced : pick(1);
 }
 
-/** fix: among ranks with room the one with fewest hot experts of the same layer, then most free bytes. */
-function emptiest(p: ShardProblem, used: Float64Array, home: readonly number[], bytes: number): number {
+/** fix: the paper fills holes in any order; here a rank with room and the least hot load of the layer, then most free bytes. */
+function leastHot(p: ShardProblem, used: Float64Array, hot: Float64Array, bytes: number): number {
   let best = -1;
   let free = 0;
-  let same = 0;
+  let least = 0;
   for (let g = 0; g < p.ranks; g++) {
     const left = (p.capacity[g] as number) - (used[g] as number);
-    if ((p.speed[g] as number) <= 0 || left + 1e-6 < bytes) continue;
-    const here = home.filter((rank) => rank === g).length;
-    if (best >= 0 && (left < free || (left === free && here >= same))) continue;
+    const speed = p.speed[g] as number;
+    if (speed <= 0 || left + 1e-6 < bytes) continue;
+    const level = (hot[g] as number) / speed;
+    if (best >= 0 && (level > least || (level === least && left <= free))) continue;
     best = g;
     free = left;
-    same = here;
+    least = level;
   }
   return best;
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { sharesTotal } from "../../crds/plan.ts";
-import { bound, imbalance, jointBound } from "./imbalance.ts";
+import { bound, fastestOf, imbalance, jointBound } from "./imbalance.ts";
 import { loadByShares, quotas, splitEqually, splitLayer } from "./split.ts";
 
 const problem = fc
@@ -89,6 +89,17 @@ test("committed shares split a later window as they say", () => {
 test("a slow rank is level with a fast one at less load", () => {
   const { load } = splitLayer({ demand: [150], hosts: [[0, 1]], speed: Float64Array.of(1, 0.5) });
   assert.deepEqual([...load], [100, 50]);
+});
+
+test("no placement is below the bound, whatever the ranks' speeds", () => {
+  fc.assert(
+    fc.property(problem, (p) => {
+      const slots = p.hosts.reduce((n, row) => n + row.length, 0);
+      const least = bound(p.demand, p.speed.length, slots, fastestOf(p.speed));
+      assert.ok(imbalance(splitLayer(p, 500).load, p.speed) >= least - 1e-6);
+    }),
+    { numRuns: 1000, seed: 6 },
+  );
 });
 
 test("the bound counts slots, not places", () => {

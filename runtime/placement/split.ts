@@ -157,6 +157,7 @@ export function loadByShares(
 
 /** Integers that sum to `total`, proportional to `parts`, by largest remainder; ties to the lower index. All zero parts: equal. */
 export function quotas(parts: readonly number[], total = sharesTotal): number[] {
+  if (parts.length === 1) return [total];
   const sum = parts.reduce((a, b) => a + b, 0);
   const exact = parts.map((part) => (sum > 0 ? (part / sum) * total : total / parts.length));
   const whole = exact.map(Math.floor);

@@ -12,7 +12,8 @@ const engineOptions = [
   "--threads N    compute threads (default: all cores)",
   "--runs N       runs of each case; the best and the median are printed (default 5)",
 ];
-const rowNames = "ROW...         rows to run: 1 to 15, parts like 5a, or many, solver, growth, hops (default: all; minutes)";
+const rowNames =
+  "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {

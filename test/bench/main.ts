@@ -42,12 +42,16 @@ async function main(argv: readonly string[]): Promise<number> {
   const rows = await run(rest.filter((arg) => arg !== "--json"));
   if (rest.includes("--json")) process.stdout.write(`${JSON.stringify(rows)}\n`);
   else console.table(rows);
+  // A miss is a figure, not a failure of the benchmark.
+  const judged = rows.filter((row): row is { ok: boolean } => "ok" in row && typeof row.ok === "boolean");
+  if (judged.length > 0) process.stderr.write(`${judged.filter((row) => row.ok).length} of ${judged.length} rows hold\n`);
   return 0;
 }
 
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (caught) {
-  process.stderr.write(`bench: ${AppError.from(caught).message}\n`);
-  process.exitCode = 1;
+  const { code, message } = AppError.from(caught);
+  process.stderr.write(`bench: ${message}\n`);
+  process.exitCode = code === "InvalidOption" ? 2 : 1;
 }

@@ -4,11 +4,13 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 import { policies } from "../../operator/planner/index.ts";
 import { type PlanInput, unlimited } from "../../operator/planner/policy.ts";
+import { gainPerMove } from "../../operator/planner/shipped.ts";
 import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/simulate.ts";
 import { type Trace, windowOf } from "../../operator/planner/traces.ts";
 import { generateTrace, type PresetName, presets } from "../../operator/planner/traces-generate.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
+import { deployment } from "../builders/deployment.ts";
 
 export interface Row {
   readonly row: string;
@@ -36,6 +38,14 @@ export function traceOf(name: PresetName): Trace {
   made.set(name, trace);
   return trace;
 }
+
+/** As a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */
+export const shipped = {
+  fixedShares: true,
+  noise: "shipped",
+  gainPerMove,
+  budgetCopies: deployment().spec.rebalancing.budget.maxMoves,
+} as const;
 
 export async function simulated(name: PolicyName, options: Omit<SimulateOptions, "policy" | "now">): Promise<Summary> {
   return summarise(

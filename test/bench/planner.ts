@@ -1,6 +1,6 @@
 // `npm run bench -- planner`: the planner's acceptance table on generated traces of fixed seeds, with the in-repo EPLB and the
 // exact optimum as baselines; planning times, their growth, many deployments; hops of the affinity policies.
-
+import { AppError } from "../../crds/common.ts";
 import { hopsTable, solverRows } from "./planner-hops.ts";
 import type { Row } from "./planner-kit.ts";
 import { qualityRows } from "./planner-quality.ts";
@@ -18,7 +18,11 @@ const groups: Readonly<Record<string, () => Promise<readonly object[]>>> = {
 /** Names of rows or groups to run; none = all. */
 export async function plannerBench(args: readonly string[]): Promise<readonly object[]> {
   const wanted = args.filter((arg) => !arg.startsWith("-"));
-  const wants = (name: string): boolean => wanted.length === 0 || wanted.includes(name) || wanted.includes(name.replace(/[a-z]$/, ""));
+  const answersTo = (name: string): string[] => [name, name.replace(/[a-z]$/, "")];
+  const known = new Set([...Object.keys(qualityRows).flatMap(answersTo), ...Object.keys(groups)]);
+  const unknown = wanted.filter((name) => !known.has(name));
+  if (unknown.length > 0) throw new AppError(`no row ${unknown.join(", ")}; there are ${[...known].join(", ")}`, { code: "InvalidOption" });
+  const wants = (name: string): boolean => wanted.length === 0 || answersTo(name).some((answer) => wanted.includes(answer));
   const table: Row[] = [];
   const tables: (readonly object[])[] = [];
   for (const [name, run] of Object.entries(qualityRows)) {

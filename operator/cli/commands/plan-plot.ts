@@ -62,14 +62,14 @@ export function plot(plotted: Plotted): string {
   return `${parts.join("\n")}\n`;
 }
 
-/** One row per rank, one column per window: the mean over layers of load / mean load, worst in red. */
+/** One row per rank, one column per window scored: the mean over layers of load / mean load by the plan's shares, worst in red. */
 function heatMap(name: string, results: readonly WindowResult[]): string[] {
-  const columns = results.flatMap((r) => (r.rankLoad ? [{ window: r.window + 1, load: meanLoad(r.rankLoad) }] : []));
-  const ranks = columns[0]?.load.length ?? 0;
+  const columns = results.flatMap((r) => (r.rankLoad ? [r.rankLoad] : []));
+  const ranks = columns[0]?.length ?? 0;
   if (ranks === 0 || ranks * columns.length > heat.cellsMax) return [];
   const w = inner / columns.length;
   const h = heat.height / ranks;
-  const cells = columns.flatMap(({ load }, c) =>
+  const cells = columns.flatMap((load, c) =>
     Array.from(
       load,
       (value, g) =>
@@ -81,23 +81,12 @@ function heatMap(name: string, results: readonly WindowResult[]): string[] {
     return `<rect x="${width - margin.right + 14}" y="${y - 10}" width="12" height="12" fill="${heatColour(value)}"/>${text(width - margin.right + 32, y, `${value.toFixed(1)} x mean`)}`;
   });
   return [
-    text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), mean of layers: ${name}`),
+    text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), split by the plan's shares, mean of layers: ${name}`),
     ...cells,
     text(margin.left - 8, heat.top + 10, "rank 0", 11, "end"),
     text(margin.left - 8, heat.top + heat.height, String(ranks - 1), 11, "end"),
     ...legend,
   ];
-}
-
-function meanLoad(layers: readonly Float64Array[]): Float64Array {
-  const out = new Float64Array(layers[0]?.length ?? 0);
-  for (const load of layers) {
-    const all = load.reduce((a, b) => a + b, 0);
-    for (let g = 0; g < load.length && all > 0; g++) {
-      out[g] = (out[g] as number) + ((load[g] as number) * load.length) / all / layers.length;
-    }
-  }
-  return out;
 }
 
 /** White at the mean, blue below, red above; full colour 25% off. */

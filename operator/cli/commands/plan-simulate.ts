@@ -1,9 +1,7 @@
 // `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
 // prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
 
-import { once } from "node:events";
-import { createWriteStream } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { open, readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
@@ -83,14 +81,15 @@ export async function run(args: readonly string[]): Promise<number> {
   const split = oneOf(values.split ?? "fixed", splits, "--split");
   const setup = readSetup(values, trace, split);
   const expertBytes = whole(values["expert-bytes"], "--expert-bytes", 0, bounds.bytes) ?? defaultExpertBytes;
+  // What cannot work is said before anything is computed.
+  const chosen = names.map((name) => policyOf(name, setup));
+  const lines = values["plan-out"] === undefined ? undefined : await planWriter(values["plan-out"], expertBytes);
   const runs: { name: PolicyName; results: WindowResult[] }[] = [];
-  for (const name of names) {
-    const policy = policyOf(name, setup);
-    const first = runs.length === 0;
-    const lines = first && values["plan-out"] !== undefined ? planWriter(values["plan-out"], expertBytes) : undefined;
-    const results = await simulate({ ...setup, policy, onWindow: (result) => lines?.write(result) });
-    await lines?.close();
-    runs.push({ name, results });
+  for (const [i, policy] of chosen.entries()) {
+    const writer = i === 0 ? lines : undefined;
+    const results = await simulate({ ...setup, policy, ...(writer ? { onWindow: writer.write } : {}) });
+    await writer?.close();
+    runs.push({ name: policy.name, results });
   }
   const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
   if (values.plot !== undefined) await writeFile(values.plot, plot({ trace, split, runs, ranks: setup.ranks }));
@@ -188,9 +187,9 @@ function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: Spl
   const head = `${trace.name}: ${setup.windows ?? trace.windows} windows, ${trace.layers} layers x ${trace.experts} experts on ${setup.ranks} ranks, ${slots}; split ${split}`;
   const cells = rows.map((row) => [
     row.policy,
-    ...splits.map((name) => row.balance[name].toFixed(4)),
-    row.worstImbalance.toFixed(3),
-    row.bound.toFixed(3),
+    ...splits.map((name) => known(row.balance[name], 4)),
+    known(row.worstImbalance, 3),
+    known(row.bound, 3),
     row.copiesPerStep.toFixed(1),
     (row.bytesPerStep / 1e9).toFixed(2),
     row.msMedian.toFixed(1),
@@ -200,6 +199,11 @@ function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: Spl
   const note =
     "EQUAL, FIXED, OPTIMAL: balance = mean/max rank load, mean of layers, by split. WORST: highest max/mean of any layer and window.\nBOUND: least max/mean of the worst layer that the slots allow.";
   return [head, "", table(header, cells), "", note].join("\n");
+}
+
+/** A trace of one window scores nothing. */
+function known(value: number, digits: number): string {
+  return Number.isNaN(value) ? "-" : value.toFixed(digits);
 }
 
 /** What was run, for scripts. */
@@ -213,17 +217,18 @@ function sizes(trace: Trace): Record<string, unknown> {
 }
 
 interface PlanWriter {
-  write(result: WindowResult): void;
-  close(): Promise<void>;
+  readonly write: (result: WindowResult, layers: readonly LayerPlan[]) => Promise<void>;
+  readonly close: () => Promise<void>;
 }
 
 /** Epoch = window + 1: each window's plan replaces the one before. Shares are fractions that sum to 1. */
-function planWriter(file: string, expertBytes: number): PlanWriter {
-  const out = createWriteStream(file);
-  const failed = once(out, "error").then(([error]) => Promise.reject(error));
-  failed.catch(() => {});
+async function planWriter(file: string, expertBytes: number): Promise<PlanWriter> {
+  const failed = (cause: unknown): never => {
+    throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });
+  };
+  const out = await open(file, "w").catch(failed);
   return {
-    write({ window, layers, copies, ms }) {
+    async write({ window, copies, ms }, layers) {
       const line = {
         window,
         epoch: window + 1,
@@ -232,14 +237,9 @@ function planWriter(file: string, expertBytes: number): PlanWriter {
         bytes: copies * expertBytes,
         ms: Math.round(ms * 1000) / 1000,
       };
-      out.write(`${JSON.stringify(line)}\n`);
+      await out.appendFile(`${JSON.stringify(line)}\n`).catch(failed);
     },
-    async close() {
-      out.end();
-      await Promise.race([once(out, "finish"), failed]).catch((cause: unknown) => {
-        throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });
-      });
-    },
+    close: () => out.close().catch(failed),
   };
 }
 

@@ -1,8 +1,8 @@
 // What the two affinity policies share: flow between experts from the input's transitions, present homes as a start, and
 // the step from a target to a plan within the budget. Pure; not a policy itself.
-import type { PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, type Problem, toLayers, usedBytes } from "../problem.ts";
-import { firstPlan } from "../repair.ts";
+import type { PlanOutput } from "../policy.ts";
+import { fitsMemory, type Hosts, type Problem, toLayers } from "../problem.ts";
+import { homesStay } from "../repair.ts";
 import { type Chain, crossing, type Places } from "../search/chain.ts";
 import { type Aim, withinBudget } from "../search/within-budget.ts";
 
@@ -16,15 +16,9 @@ export function expertFlow(problem: Problem): (layer: number, i: number, j: numb
   return (layer, i, j) => counts?.[(layer * E + i) * E + j] ?? 0;
 }
 
-/** homes[layer][expert] as rank indexes; undefined while nothing is hosted. */
-export function homesOf(problem: Problem): Places | undefined {
+/** homes[layer][expert] as rank indexes; undefined while nothing is hosted. Every expert has a home: the others were asked for. */
+export function placesOf(problem: Problem): Places | undefined {
   return problem.current?.map((layer) => layer.map((row) => row[0] as number));
-}
-
-/** What an affinity policy answers while it does not know where tokens go. */
-export function withoutTransitions(input: PlanInput): PlanOutput {
-  const reason = "no transitions between layers are known: homes stay";
-  return { layers: input.current ?? firstPlan(input), reason };
 }
 
 /** Homes as planned; copies of experts that stay are dropped: these policies know none. */
@@ -34,12 +28,8 @@ export function affinityPlan(problem: Problem, places: Places): PlanOutput {
   const total = problem.input.transitions?.reduce((a, b) => a + b, 0) ?? 0;
   const after = crossing(chain, places);
   const part = (hops: number): string => `${((100 * hops) / Math.max(1, total)).toFixed(1)}%`;
-  const used = usedBytes(problem, target);
-  if (used.some((bytes, g) => bytes > (problem.capacity[g] as number) + 1e-6)) {
-    const layers = problem.input.current ?? firstPlan(problem.input);
-    return { layers, reason: "an equal number of experts per rank does not fit the memory: homes stay" };
-  }
-  const homes = homesOf(problem);
+  if (!fitsMemory(problem, target)) return homesStay(problem.input, "an equal number of experts per rank does not fit the memory");
+  const homes = placesOf(problem);
   if (!homes) return { layers: toLayers(problem, target), reason: `${part(after)} of the transitions change rank` };
   const before = crossing(chain, homes);
   if (after > before * (1 - worthwhile) && problem.input.current) {

@@ -1,12 +1,13 @@
 // DeepSeek's EPLB (github.com/deepseek-ai/EPLB) from its published description: replicas to the expert with the highest
-// load per copy, then replicas packed longest first on the rank with the least load that has a slot. Hierarchical when
-// groups and nodes are given: groups to nodes first. It plans without memory of the current placement: the baseline for
-// churn. Under a budget, its plan is a target that a sequence of plans approaches.
+// load per copy, then replicas packed longest first on the rank with the least load that has a slot; every layer and rank
+// has the same number of slots. It plans without memory of the current placement: the baseline for churn. Under a budget,
+// its plan is a target that a sequence of plans approaches. The policy is the global form; the hierarchical one, groups of
+// experts to nodes first, is what the published example shows and is here to be checked against it.
 import { AppError } from "../../../crds/common.ts";
 import { isUnlimited, type PlacementPolicy, type PlanInput, type PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { fitsMemory, type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { homesStay } from "../repair.ts";
 import { relabelled } from "../search/relabel.ts";
-import { layerSlots } from "../search/slots.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
 export const eplb: PlacementPolicy = {
@@ -20,21 +21,28 @@ export const eplb: PlacementPolicy = {
 
 function planEplb(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
-  const target = eplbHosts(problem, layerSlots(problem));
+  const target = eplbHosts(problem);
   const reason = "replicas by load per copy, packed longest first";
-  if (!problem.current || isUnlimited(input.budget)) return { layers: toLayers(problem, target), reason };
+  if (!problem.current || isUnlimited(input.budget)) {
+    // Experts of different sizes, or fewer slots than one per expert: equal slots are more than memory holds.
+    if (!fitsMemory(problem, target)) return homesStay(input, "an equal number of slots per layer and rank does not fit the memory");
+    return { layers: toLayers(problem, target), reason };
+  }
   const named = target.map((layer, l) => relabelled(problem, l, layer));
   const { hosts, layers } = withinBudget(problem, named);
   return { layers: toLayers(problem, hosts), reason: `${reason}; within the budget ${layers} layers change` };
 }
 
-/** Slots per rank are equal in EPLB: what is left over after an even division stays unused. */
-function eplbHosts(problem: Problem, slots: readonly number[]): Hosts {
-  return Array.from({ length: problem.L }, (_, l) => {
-    const perRank = Math.floor((slots[l] as number) / problem.G);
-    const { replicas } = eplbGlobal(layerDemand(problem, l), problem.G, Math.max(perRank, Math.ceil(problem.E / problem.G)));
-    return distinct(replicas, problem.E);
-  });
+function eplbHosts(problem: Problem): Hosts {
+  const perRank = Math.max(slotsPerLayer(problem), Math.ceil(problem.E / Math.max(1, problem.G)));
+  return Array.from({ length: problem.L }, (_, l) => distinct(eplbGlobal(layerDemand(problem, l), problem.G, perRank).replicas, problem.E));
+}
+
+/** Slots that every rank has for every layer: what is left over after an even division stays unused. */
+function slotsPerLayer({ slotCap, L, E, capacity, staging }: Problem): number {
+  if (slotCap !== Number.POSITIVE_INFINITY) return slotCap;
+  const bytes = capacity.reduce((least, room) => Math.min(least, room), Number.POSITIVE_INFINITY);
+  return staging > 0 ? Math.max(0, Math.min(E, Math.floor(bytes / staging / Math.max(1, L) + 1e-9))) : E;
 }
 
 /** Physical slots to hosts: two replicas on one rank are one copy. */

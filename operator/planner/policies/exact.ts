@@ -2,7 +2,7 @@
 // and, among equals, the copies to make. The oracle that other policies are measured against.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { type Hosts, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
 import { type Program, solve } from "../solver.ts";
 import { planIncremental } from "./incremental.ts";
@@ -24,28 +24,41 @@ export const exact: PlacementPolicy = {
   plan: planExact,
 };
 
-async function planExact(input: PlanInput): Promise<PlanOutput> {
+export interface ExactOutput extends PlanOutput {
+  /** Of each layer, whether its hosts before any budget are within the gap of the optimum. */
+  readonly proven: readonly boolean[];
+}
+
+export async function planExact(input: PlanInput): Promise<ExactOutput> {
   const problem = toProblem(input);
+  const none = new Array<boolean>(problem.L).fill(false);
+  if (someUnhosted(problem))
+    return { ...planIncremental(input), reason: "memory does not hold every expert: planned incrementally", proven: none };
   // Where the solver ends without an answer, and as the bar it must clear.
   const fallback = toProblem({ ...input, current: planIncremental({ ...input, current: undefined }).layers }).current as Hosts;
   const room = problem.capacity.slice();
-  let proven = 0;
+  const proven: boolean[] = [];
   const target: Hosts = [];
   for (let l = 0; l < problem.L; l++) {
     const found = await solveLayer(problem, l, roomOf(problem, l, room));
-    if (found) proven++;
+    proven.push(found !== undefined);
     const other = problem.slotCap === Number.POSITIVE_INFINITY ? undefined : (fallback[l] as number[][]);
     const better = found && (!other || worstOf(problem, l, found) <= worstOf(problem, l, other));
     const hosts = better ? found : other;
     if (!hosts)
-      return { ...planIncremental(input), reason: `layer ${l} is not proven within ${nodesPerLayer} nodes: planned incrementally` };
+      return {
+        ...planIncremental(input),
+        reason: `layer ${l} is not proven within ${nodesPerLayer} nodes: planned incrementally`,
+        proven: none,
+      };
     target.push(hosts);
     hosts.forEach((row, e) => {
       for (const g of row) room[g] = (room[g] as number) - (input.shape.residentBytes[l * problem.E + e] as number);
     });
   }
   const { hosts, layers } = withinBudget(problem, target);
-  return { layers: toLayers(problem, hosts), reason: `${proven} of ${problem.L} layers proven optimal, ${layers} changed` };
+  const count = proven.filter((yes) => yes).length;
+  return { layers: toLayers(problem, hosts), reason: `${count} of ${problem.L} layers proven optimal, ${layers} changed`, proven };
 }
 
 /** Bytes of each rank that this layer may take: its part of what the layers still to come need. */

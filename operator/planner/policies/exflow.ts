@@ -2,10 +2,11 @@
 // rank and layer, so that fewer activations change rank. Needs transitions; ignores load and makes no copies, as its
 // authors describe it.
 import type { PlacementPolicy } from "../policy.ts";
-import { toProblem } from "../problem.ts";
+import { someUnhosted, toProblem } from "../problem.ts";
 import { seeded } from "../random.ts";
+import { homesStay } from "../repair.ts";
 import { placeChain } from "../search/chain.ts";
-import { affinityPlan, expertFlow, homesOf, withoutTransitions } from "./affinity.ts";
+import { affinityPlan, expertFlow, placesOf } from "./affinity.ts";
 
 /** Experts^3 x layers of work per sweep; small models are tried from more starts. */
 const restartsSmall = 24;
@@ -19,10 +20,11 @@ export const exflow: PlacementPolicy = {
   usesTransitions: true,
   cellsMax: 300_000,
   plan(input) {
-    if (!input.transitions) return withoutTransitions(input);
+    if (!input.transitions) return homesStay(input, "no transitions between layers are known");
     const problem = toProblem(input);
+    if (someUnhosted(problem)) return homesStay(input, "memory does not hold every expert");
     const chain = { layers: problem.L, items: problem.E, ranks: problem.G, flow: expertFlow(problem) };
     const restarts = problem.E <= smallItems ? restartsSmall : restartsLarge;
-    return affinityPlan(problem, placeChain(chain, homesOf(problem), restarts, seeded(input.seed ?? 1)));
+    return affinityPlan(problem, placeChain(chain, placesOf(problem), restarts, seeded(input.seed ?? 1)));
   },
 };

@@ -3,7 +3,7 @@
 // broadcast. All ranks or none, as published.
 import { imbalance, sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
+import { type Hosts, homesOf, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
@@ -21,7 +21,7 @@ export const fastermoe: PlacementPolicy = {
 
 function planFastermoe(input: PlanInput): PlanOutput {
   const problem = toProblem(input.current ? input : { ...input, current: firstPlan(input) });
-  const homes = (problem.current as Hosts).map((layer) => layer.map((row) => [row[0] as number]));
+  const homes = homesOf(problem.current as Hosts);
   const used = usedBytes(problem, homes);
   let shadows = 0;
   const target = homes.map((layer, l) => {
@@ -41,13 +41,15 @@ function shadowLayer(problem: Problem, layer: number, homes: number[][], used: F
   const mean = sum(demand) / Math.max(1, G);
   const hosts = homes.slice();
   const load = new Float64Array(G);
-  homes.forEach((row, e) => {
-    const g = row[0] as number;
-    load[g] = (load[g] as number) + (demand[e] as number);
-  });
   const slots = new Int32Array(G);
-  for (const row of homes) slots[row[0] as number] = (slots[row[0] as number] as number) + 1;
-  const order = Array.from(demand, (_, e) => e).sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
+  homes.forEach((row, e) => {
+    for (const g of row) {
+      load[g] = (load[g] as number) + (demand[e] as number);
+      slots[g] = (slots[g] as number) + 1;
+    }
+  });
+  const hosted = Array.from(demand, (_, e) => e).filter((e) => homes[e]?.length === 1);
+  const order = hosted.sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
   let latency = imbalance(load, problem.speed);
   for (const e of order) {
     if (mean === 0 || !fits(problem, layer * E + e, homes[e]?.[0] as number, used, slots)) break;

@@ -6,7 +6,7 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import { materialize } from "../../../runtime/placement/materialize.ts";
 import { shardHomes } from "../../../runtime/placement/shard.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
+import { type Hosts, homesOf, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
 import { relabelled } from "../search/relabel.ts";
 import { withinBudget, worstOf } from "../search/within-budget.ts";
@@ -65,12 +65,8 @@ function copiesPerLayer(problem: Problem): number {
   return Math.max(0, Math.floor((slots - L * E) / Math.max(1, L)));
 }
 
-function homesOf(hosts: Hosts): number[][] {
-  return hosts.map((layer) => layer.map((row) => row[0] as number));
-}
-
 /** Homes take the part of memory that one copy of every expert needs; the rest is for copies. */
-function sharding(problem: Problem, top: number): number[][] | undefined {
+function sharding(problem: Problem, top: number): Hosts | undefined {
   const { shape, load } = problem.input;
   const { L, E, G, speed } = problem;
   const bytes = problem.slotCap === Number.POSITIVE_INFINITY ? shape.residentBytes : new Float64Array(L * E).fill(1);
@@ -79,22 +75,19 @@ function sharding(problem: Problem, top: number): number[][] | undefined {
     problem.slotCap === Number.POSITIVE_INFINITY
       ? problem.capacity.map((room) => Math.min(room, equal))
       : new Float64Array(G).fill(L * Math.ceil(E / G));
-  const homes = shardHomes({ layers: L, experts: E, ranks: G, load, bytes, capacity, speed, top });
+  const homes = shardHomes({ layers: L, experts: E, ranks: G, load, bytes, capacity, speed, top })?.map((layer) => layer.map((g) => [g]));
   if (problem.slotCap === Number.POSITIVE_INFINITY || !homes) return homes;
   // A slot cap is per layer: heterogeneous homes that exceed it are for byte budgets only.
   const fits = homes.every((layer) =>
-    Array.from({ length: G }, (_, g) => layer.filter((home) => home === g).length).every((n) => n <= problem.slotCap),
+    Array.from({ length: G }, (_, g) => layer.filter((row) => row[0] === g).length).every((n) => n <= problem.slotCap),
   );
   return fits ? homes : undefined;
 }
 
-function withCopies(problem: Problem, homes: readonly (readonly number[])[], top: number): Hosts {
+function withCopies(problem: Problem, homes: Hosts, top: number): Hosts {
   const { E, G, L } = problem;
   const unit = problem.staging;
-  const used = usedBytes(
-    problem,
-    homes.map((layer) => layer.map((rank) => [rank])),
-  );
+  const used = usedBytes(problem, homes);
   const room = problem.capacity.map((bytes, g) => {
     const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E;
     return free - Math.min(reserve, Math.floor(free / 3));
@@ -103,7 +96,7 @@ function withCopies(problem: Problem, homes: readonly (readonly number[])[], top
   const given = new Float64Array(G);
   return homes.map((layer, l) => {
     const free = Array.from({ length: G }, (_, g) => {
-      const own = layer.filter((home) => home === g).length;
+      const own = layer.filter((row) => row[0] === g).length;
       if (problem.slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, problem.slotCap - own);
       const slots = Math.max(0, Math.floor(((room[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
       given[g] = (given[g] as number) + slots;
@@ -112,7 +105,7 @@ function withCopies(problem: Problem, homes: readonly (readonly number[])[], top
     return frugal(problem, l, (slots) =>
       materialize({
         load: layerDemand(problem, l),
-        home: layer,
+        homes: layer,
         ranks: G,
         node: problem.node,
         free: free.map((n) => Math.min(n, slots)),

@@ -4,12 +4,13 @@
 // fix it needs.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { fitsMemory, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
 import { seeded } from "../random.ts";
+import { homesStay } from "../repair.ts";
 import { type Places, placeChain, seats } from "../search/chain.ts";
 import { withinBudget } from "../search/within-budget.ts";
 import { type Program, solve } from "../solver.ts";
-import { affinityPlan, expertFlow, homesOf } from "./affinity.ts";
+import { affinityPlan, expertFlow, placesOf } from "./affinity.ts";
 
 /** experts x ranks up to which HiGHS clusters a layer. */
 const solverCellsMax = 32;
@@ -30,11 +31,14 @@ export const moetuner: PlacementPolicy = {
 
 async function planMoetuner(input: PlanInput): Promise<PlanOutput> {
   const problem = toProblem(input);
+  if (someUnhosted(problem)) return homesStay(input, "memory does not hold every expert");
   const clusters: Places = [];
   for (let l = 0; l < problem.L; l++) clusters.push(await cluster(layerDemand(problem, l), problem.G));
   const places = placeClusters(problem, clusters);
   if (input.transitions) return affinityPlan(problem, places);
   const target = places.map((layer) => layer.map((g) => [g]));
+  if (!problem.current && !fitsMemory(problem, target))
+    return homesStay(input, "an equal number of experts per rank does not fit the memory");
   const { hosts, layers } = withinBudget(problem, target);
   return { layers: toLayers(problem, hosts), reason: `clusters of even load, no transitions known; ${layers} layers move` };
 }
@@ -134,7 +138,7 @@ function exchange(demand: ArrayLike<number>, start: readonly number[], clusters:
 /** Second program: clusters of each layer to ranks; without transitions to the rank that hosts most of them already. */
 function placeClusters(problem: Problem, clusters: Places): Places {
   const { L, G, E } = problem;
-  const homes = homesOf(problem);
+  const homes = placesOf(problem);
   const between = new Float64Array(Math.max(0, L - 1) * G * G);
   if (problem.input.transitions) {
     const flow = expertFlow(problem);

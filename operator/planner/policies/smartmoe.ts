@@ -3,8 +3,8 @@
 // No copies, as published.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "../problem.ts";
-import { firstPlan } from "../repair.ts";
+import { fitsMemory, type Hosts, homesOf, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
+import { firstPlan, homesStay } from "../repair.ts";
 import { seats } from "../search/chain.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
@@ -21,46 +21,43 @@ function planSmartmoe(input: PlanInput): PlanOutput {
   const problem = toProblem(input.current ? input : { ...input, current: firstPlan(input) });
   const current = problem.current as Hosts;
   let adopted = 0;
-  const target = current.map((layer, l) => {
-    const homes = layer.map((row) => row[0] as number);
+  const target = homesOf(current).map((homes, l) => {
     const packed = repack(problem, l, homes);
-    if (worst(problem, l, packed) >= worst(problem, l, homes) - 1e-9) return homes.map((g) => [g]);
+    if (worst(problem, l, packed) >= worst(problem, l, homes) - 1e-9) return homes;
     adopted++;
-    return packed.map((g) => [g]);
+    return packed;
   });
   const reason = `${adopted} of ${problem.L} layers are more even when repacked`;
-  const fits = usedBytes(problem, target).every((bytes, g) => bytes <= (problem.capacity[g] as number) + 1e-6);
-  if (!fits)
-    return { layers: input.current ?? firstPlan(input), reason: "an equal number of experts per rank does not fit the memory: homes stay" };
+  if (!fitsMemory(problem, target)) return homesStay(input, "an equal number of experts per rank does not fit the memory");
   if (!input.current) return { layers: toLayers(problem, target), reason };
   return { layers: toLayers(problem, withinBudget(problem, target).hosts), reason };
 }
 
-function worst(problem: Problem, layer: number, homes: readonly number[]): number {
+function worst(problem: Problem, layer: number, homes: readonly (readonly number[])[]): number {
   const load = new Float64Array(problem.G);
   const demand = layerDemand(problem, layer);
-  homes.forEach((g, e) => {
-    load[g] = (load[g] as number) + (demand[e] as number);
+  homes.forEach((row, e) => {
+    for (const g of row) load[g] = (load[g] as number) + (demand[e] as number);
   });
   return imbalance(load, problem.speed);
 }
 
-function repack(problem: Problem, layer: number, homes: readonly number[]): number[] {
+function repack(problem: Problem, layer: number, homes: readonly (readonly number[])[]): number[][] {
   const { E, G, speed } = problem;
   const demand = layerDemand(problem, layer);
   const left = new Array<number>(G).fill(0);
   for (const g of seats(E, G)) left[g] = (left[g] as number) + 1;
   const load = new Float64Array(G);
-  const packed = new Array<number>(E).fill(0);
+  const packed: number[][] = Array.from({ length: E }, () => []);
   const level = (g: number): number => ((speed[g] as number) > 0 ? (load[g] as number) / (speed[g] as number) : Number.POSITIVE_INFINITY);
   const order = Array.from(demand, (_, e) => e).sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
   for (const e of order) {
     let best = -1;
     for (let g = 0; g < G; g++) {
       if ((left[g] as number) === 0) continue;
-      if (best < 0 || level(g) < level(best) || (level(g) === level(best) && g === homes[e])) best = g;
+      if (best < 0 || level(g) < level(best) || (level(g) === level(best) && g === homes[e]?.[0])) best = g;
     }
-    packed[e] = best;
+    packed[e] = [best];
     left[best] = (left[best] as number) - 1;
     load[best] = (load[best] as number) + (demand[e] as number);
   }

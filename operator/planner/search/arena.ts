@@ -1,4 +1,4 @@
-// What a plan may still do while it is being searched: bytes per rank, receive limits, move budget, dwell. It says
+// What a plan may still do while it is being searched: bytes per rank, room beside old copies, move budget, dwell. It says
 // whether a copy may be added or dropped and keeps the books when it is. Pure; knows nothing of load.
 import { keepsFloor } from "../copies.ts";
 import { copyKey } from "../policy.ts";
@@ -19,7 +19,6 @@ export class Arena {
   moves = 0;
   bytes = 0;
   private readonly freeAtStart: Float64Array;
-  private readonly received: Float64Array;
   /** Bytes added per (layer, rank): old and new copies of a layer coexist until it is freed. */
   private readonly incoming: Float64Array;
 
@@ -27,7 +26,6 @@ export class Arena {
     this.problem = problem;
     this.used = usedBytes(problem, hosts);
     this.freeAtStart = this.used.map((used, g) => Math.max(0, (problem.capacity[g] as number) - used));
-    this.received = new Float64Array(problem.G);
     this.incoming = new Float64Array(problem.L * problem.G);
   }
 
@@ -59,7 +57,6 @@ export class Arena {
     if (already > 0 && already + bytes > problem.staging + (this.freeAtStart[rank] as number) + slack) return false;
     const stored = this.stored(layer, expert);
     if (this.moves + 1 > budget.maxMoves || this.bytes + stored > budget.maxBytes) return false;
-    if ((this.received[rank] as number) + stored > budget.maxReceiveBytesPerRank) return false;
     return !recent?.dropped.has(this.key(layer, expert, rank));
   }
 
@@ -95,7 +92,6 @@ export class Arena {
       const stored = this.stored(layer, expert);
       this.used[rank] = (this.used[rank] as number) + bytes;
       this.incoming[layer * this.problem.G + rank] = (this.incoming[layer * this.problem.G + rank] as number) + bytes;
-      this.received[rank] = (this.received[rank] as number) + stored;
       this.moves++;
       this.bytes += stored;
     }

@@ -1,5 +1,5 @@
-// What a plan has spent and what memory is left while layers are changed one after another: moves, bytes, bytes received
-// per rank, and room for new copies beside the old ones of a layer. Pure.
+// What a plan has spent and what memory is left while layers are changed one after another: moves, bytes, and room for new
+// copies beside the old ones of a layer. Pure.
 import { type Hosts, type Problem, usedBytes } from "../problem.ts";
 
 /** One layer from old to new hosts; arrays are [ranks]. */
@@ -12,7 +12,6 @@ export interface Change {
   /** Resident bytes. */
   readonly incoming: Float64Array;
   readonly outgoing: Float64Array;
-  readonly receivedStored: Float64Array;
 }
 
 /** What a layer's step from `from` to `to` (rank indexes per expert) moves, drops and brings to each rank. */
@@ -25,7 +24,6 @@ export function changeOf(
   const { shape } = problem.input;
   const incoming = new Float64Array(problem.G);
   const outgoing = new Float64Array(problem.G);
-  const receivedStored = new Float64Array(problem.G);
   let moves = 0;
   let drops = 0;
   let stored = 0;
@@ -38,7 +36,6 @@ export function changeOf(
       moves++;
       stored += shape.storedBytes[i] as number;
       incoming[g] = (incoming[g] as number) + (shape.residentBytes[i] as number);
-      receivedStored[g] = (receivedStored[g] as number) + (shape.storedBytes[i] as number);
     }
     for (const g of before) {
       if (row.includes(g)) continue;
@@ -46,7 +43,7 @@ export function changeOf(
       outgoing[g] = (outgoing[g] as number) + (shape.residentBytes[i] as number);
     }
   });
-  return { layer, moves, drops, stored, incoming, outgoing, receivedStored };
+  return { layer, moves, drops, stored, incoming, outgoing };
 }
 
 const slack = 1e-6;
@@ -55,14 +52,12 @@ const slack = 1e-6;
 export class Books {
   private readonly problem: Problem;
   private readonly used: Float64Array;
-  private readonly received: Float64Array;
   private moves = 0;
   private bytes = 0;
 
   constructor(problem: Problem, hosts: Hosts) {
     this.problem = problem;
     this.used = usedBytes(problem, hosts);
-    this.received = new Float64Array(problem.G);
   }
 
   get movesLeft(): number {
@@ -78,7 +73,6 @@ export class Books {
       // A rank that receives nothing cannot get worse, whatever a plan that was cut short left there.
       const peak = (this.used[g] as number) + (change.incoming[g] as number);
       if ((change.incoming[g] as number) > 0 && peak > (this.problem.capacity[g] as number) + this.problem.staging + slack) return false;
-      if ((this.received[g] as number) + (change.receivedStored[g] as number) > budget.maxReceiveBytesPerRank) return false;
     }
     return true;
   }
@@ -94,7 +88,6 @@ export class Books {
     this.bytes += change.stored;
     for (let g = 0; g < this.problem.G; g++) {
       this.used[g] = (this.used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
-      this.received[g] = (this.received[g] as number) + (change.receivedStored[g] as number);
     }
   }
 }

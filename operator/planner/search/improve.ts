@@ -47,6 +47,7 @@ export function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
 export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions): Improved {
   const arena = new Arena(problem, hosts);
   const states = makeStates(problem, hosts);
+  const worstAtStart = states.map((state) => state.worst());
   const steps: Record<MoveKind, number> = { add: 0, relocate: 0, replace: 0, swap: 0, chain: 0, drop: 0, reconcile: 0 };
   const best = new Array<Step | undefined>(states.length).fill(undefined);
   const reconciled = setCountsRight(problem, states, arena, options);
@@ -75,7 +76,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
       best[l] = undefined;
       continue;
     }
-    if (stillAllowed(step, states, arena)) {
+    if (stillAllowed(step, states, arena, losses)) {
       steps[step.kind]++;
       take(step, states, arena);
       if (step.evict) entangled.add(l).add(step.evict.layer);
@@ -87,7 +88,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     }
     find(l, options.leave);
   }
-  return { hosts: withoutNoise(problem, hosts, states, entangled), states, steps, limited };
+  return { hosts: withoutNoise(problem, { hosts, worst: worstAtStart }, states, entangled), states, steps, limited };
 }
 
 function setCountsRight(problem: Problem, states: readonly LayerState[], arena: Arena, options: ImproveOptions): readonly number[] {
@@ -99,13 +100,17 @@ function setCountsRight(problem: Problem, states: readonly LayerState[], arena: 
 }
 
 /** A layer that gains less than its noise goes back to what it was: the next window would undo it. */
-function withoutNoise(problem: Problem, before: Hosts, states: readonly LayerState[], entangled: ReadonlySet<number>): Hosts {
+function withoutNoise(
+  problem: Problem,
+  before: { readonly hosts: Hosts; readonly worst: readonly number[] },
+  states: readonly LayerState[],
+  entangled: ReadonlySet<number>,
+): Hosts {
   const { noise } = problem.input;
   if (!noise) return states.map((state) => state.hosts);
-  const old = makeStates(problem, before);
   return states.map((state, l) => {
-    const gain = (old[l] as LayerState).worst() - state.worst();
-    return !entangled.has(l) && gain < layerNoises * (noise[l] ?? 0) ? (before[l] as number[][]) : state.hosts;
+    const gain = (before.worst[l] as number) - state.worst();
+    return !entangled.has(l) && gain < layerNoises * (noise[l] ?? 0) ? (before.hosts[l] as number[][]) : state.hosts;
   });
 }
 
@@ -120,14 +125,18 @@ function highest(best: readonly (Step | undefined)[]): number {
   return top;
 }
 
-/** Books may have changed since the step was priced: other layers took bytes or budget. */
-function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena): boolean {
+/** Books may have changed since the step was priced: other layers took bytes, budget or the copy that was to make room. */
+function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, losses: LossBook): boolean {
   const state = states[step.layer] as LayerState;
-  if (step.evict) {
-    const other = states[step.evict.layer] as LayerState;
-    const { expert, rank } = step.evict.copy;
-    if (!(other.hosts[expert] as number[]).includes(rank) || !arena.mayDrop(other, expert, rank)) return false;
-    return step.adds.every((add) => arena.mayReceive(step.layer, add.expert, add.rank));
+  const { evict } = step;
+  if (evict) {
+    return step.adds.every(({ expert, rank }) => {
+      const short = arena.resident(step.layer, expert) - arena.free(rank);
+      const victim = losses.cheapest(rank, short, step.layer);
+      // Priced anew when another copy would do, or this one has become dearer.
+      if (!victim || victim.copy.expert !== evict.copy.expert || victim.layer !== evict.layer || victim.loss > evict.loss) return false;
+      return arena.mayReceive(step.layer, expert, rank);
+    });
   }
   return step.adds.every((add) => arena.mayAdd(state, add.expert, add.rank, step.drops.find((drop) => drop.rank === add.rank)?.expert));
 }

@@ -16,7 +16,14 @@ export interface Step {
   /** Gain per unit of cost: what steps of all layers are compared by. */
   readonly value: number;
   /** A copy of another layer that must go first to make room. */
-  readonly evict?: { readonly layer: number; readonly copy: Copy };
+  readonly evict?: Eviction;
+}
+
+/** A copy of another layer and what its layer loses with it. */
+export interface Eviction {
+  readonly layer: number;
+  readonly copy: Copy;
+  readonly loss: number;
 }
 
 export interface SearchWidth {
@@ -29,7 +36,8 @@ export interface SearchWidth {
   readonly chains: boolean;
 }
 
-export type Evictions = (rank: number, bytes: number, layer: number) => { layer: number; copy: Copy; loss: number } | undefined;
+/** The cheapest copy of a layer other than this one that frees so many bytes on the rank. */
+export type Evictions = (rank: number, bytes: number, layer: number) => Eviction | undefined;
 
 interface View {
   readonly state: LayerState;
@@ -186,18 +194,17 @@ function addByEviction(view: View, evictions: Evictions, e: number, rank: number
   const added = priceOne(state, e, none, rank);
   const moved = hosts.length === 1 && arena.mayLeave(state, e, hot) ? priceOne(state, e, hot, rank) : Number.POSITIVE_INFINITY;
   if (!beats(view, added, 0, cost, addPreference) && !beats(view, moved, 0, cost, 1)) return;
-  const victim = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
-  if (!victim) return;
-  const evict = { layer: victim.layer, copy: victim.copy };
+  const evict = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
+  if (!evict) return;
   const adds = [{ expert: e, rank }];
-  offer(view, added, victim.loss, cost, addPreference, () => ({
+  offer(view, added, evict.loss, cost, addPreference, () => ({
     kind: "replace",
     changes: [{ expert: e, hosts: [...hosts, rank] }],
     adds,
     drops: [],
     evict,
   }));
-  offer(view, moved, victim.loss, cost, 1, () => ({
+  offer(view, moved, evict.loss, cost, 1, () => ({
     kind: "relocate",
     changes: [{ expert: e, hosts: [rank] }],
     adds,

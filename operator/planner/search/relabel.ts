@@ -10,7 +10,10 @@ export function relabelled(problem: Problem, layer: number, hosts: readonly (rea
   copy.forEach((row, e) => {
     for (const from of row) for (const to of old[e] ?? []) same[from * problem.G + to] = (same[from * problem.G + to] as number) + 1;
   });
-  const pairs = Array.from(same, (count, i) => ({ from: Math.floor(i / problem.G), to: i % problem.G, count }));
+  const pairs: { from: number; to: number; count: number }[] = [];
+  same.forEach((count, i) => {
+    if (count > 0) pairs.push({ from: Math.floor(i / problem.G), to: i % problem.G, count });
+  });
   pairs.sort((a, b) => b.count - a.count || a.from - b.from || a.to - b.to);
   const target = new Map<number, number>();
   const taken = new Set<number>();
@@ -19,5 +22,8 @@ export function relabelled(problem: Problem, layer: number, hosts: readonly (rea
     target.set(from, to);
     taken.add(to);
   }
-  return copy.map((row) => row.map((g) => target.get(g) ?? g));
+  // Parts that overlap with nothing go to the ranks that are left, in order.
+  const left = Array.from({ length: problem.G }, (_, g) => g).filter((g) => !taken.has(g));
+  for (let from = 0; from < problem.G; from++) if (!target.has(from)) target.set(from, left.shift() as number);
+  return copy.map((row) => row.map((g) => target.get(g) as number));
 }

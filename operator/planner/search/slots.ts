@@ -10,7 +10,7 @@ export function rankWeights(problem: Problem): Float64Array {
   return problem.capacity.map((bytes) => (unit > 0 ? Math.max(0, Math.floor(bytes / unit + 1e-9)) : problem.L * problem.E));
 }
 
-/** Packing is tried out up to this many slots x ranks x layers; beyond, the slot-count bound decides. */
+/** Packing is tried out up to this many slots x ranks; beyond, the slot-count bound decides. */
 const tryOutMax = 8_000_000;
 /** Points of each layer's curve, and how far it reaches in multiples of the mean spare slots. */
 const curvePoints = 14;
@@ -24,7 +24,7 @@ export function layerSlots(problem: Problem): number[] {
   if (problem.slotCap !== Number.POSITIVE_INFINITY) return new Array<number>(L).fill(Math.min(E * G, G * problem.slotCap));
   const total = Math.min(sum(rankWeights(problem)), L * E * G);
   const spare = (total - L * E) / Math.max(1, L);
-  if (L > 1 && spare >= 1 && spare < 2 * G && total * G * curvePoints <= tryOutMax * curvePoints) return byTrial(problem, total, spare);
+  if (L > 1 && spare >= 1 && spare < 2 * G && total * G <= tryOutMax) return byTrial(problem, total, spare);
   return byBound(problem, total);
 }
 

@@ -1,6 +1,6 @@
 // For small models (experts x ranks <= 128): an annealed search over the hosts of one layer with the exact split as its
 // price. Greedy steps stop a few percent short there, because a good placement is several steps away. Seeded, pure.
-import { bound, imbalance, sum } from "../../../runtime/placement/imbalance.ts";
+import { bound, fastestOf, imbalance, sum } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { keepsFloor } from "../copies.ts";
 import { copyKey } from "../policy.ts";
@@ -68,7 +68,7 @@ function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used:
     problem.capacity.map((bytes, g) => (unit > 0 ? Math.floor(Math.max(0, bytes - (used[g] as number)) / unit) : problem.E)),
   );
   const slots = problem.slotCap === Number.POSITIVE_INFINITY ? held + spare : problem.slotCap * problem.G;
-  return bound(layerDemand(problem, layer), problem.G, Math.min(slots, problem.E * problem.G));
+  return bound(layerDemand(problem, layer), problem.G, Math.min(slots, problem.E * problem.G), fastestOf(problem.speed));
 }
 
 function addBytes(problem: Problem, layer: number, hosts: Hosts[number], used: Float64Array, sign: number): void {
@@ -240,7 +240,7 @@ class SmallSearch {
       }
       if (before.some((g) => !(hosts[e] as number[]).includes(g) && recent?.added.has(key(g)))) return false;
     }
-    if (bytes > budget.maxBytes || incoming.some((b) => b > budget.maxReceiveBytesPerRank)) return false;
+    if (bytes > budget.maxBytes) return false;
     return incoming.every((b, g) => b <= problem.staging + (free0[g] as number) + 1e-6);
   }
 }

@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { loadByShares, splitLayer } from "../../runtime/placement/split.ts";
+import { planFresh, planIncremental } from "./policies/incremental.ts";
+import { type PlanInput, unlimited } from "./policy.ts";
+import { toLayers, toProblem } from "./problem.ts";
+import { rankSpecs } from "./simulate.ts";
+import { windowOf } from "./traces.ts";
+import { generateTrace, presets } from "./traces-generate.ts";
+
+const trace = generateTrace("t", { ...presets.qwen3_48x128, layers: 8, windows: 2 }, 3);
+const bytes = new Float64Array(trace.layers * trace.experts).fill(1);
+const input = (window: number, more: Partial<PlanInput> = {}): PlanInput => ({
+  shape: { layers: trace.layers, experts: trace.experts, residentBytes: bytes, storedBytes: bytes },
+  ranks: rankSpecs({ ranks: 16 }),
+  load: Float64Array.from(windowOf(trace, window)),
+  current: undefined,
+  budget: unlimited,
+  minCopies: 1,
+  split: "weighted",
+  effort: "quality",
+  slotsPerRank: 9,
+  ...more,
+});
+
+test("new shares are only for layers whose hosts change, or that they even out by more than a hundredth", () => {
+  const current = planFresh(input(0)).layers;
+  const next = input(1, { current });
+  const problem = toProblem(next);
+  const layers = toLayers(problem, problem.current ?? []);
+  let kept = 0;
+  layers.forEach((layer, l) => {
+    const demand = next.load.subarray(l * trace.experts, (l + 1) * trace.experts);
+    const hosts = problem.current?.[l] ?? [];
+    const worst = (shares: readonly (readonly number[])[]): number => imbalance(loadByShares(demand, hosts, shares, 16), problem.speed);
+    const best = imbalance(splitLayer({ demand, hosts, speed: problem.speed }).load, problem.speed);
+    assert.equal(layer === current[l], worst(current[l]?.shares ?? []) - best <= 0.01, `layer ${l}`);
+    assert.ok(worst(layer.shares) <= best + 0.015, `layer ${l}`);
+    if (layer === current[l]) kept++;
+  });
+  const same = toLayers(toProblem(input(0, { current })), toProblem(input(0, { current })).current ?? []);
+  assert.deepEqual(diffPlans(current, same, () => 0).layers, [], "the same load asks for no other shares");
+  assert.ok(kept < trace.layers, "the test would say nothing");
+});
+
+test("a plan of one move changes the layer that it is in, not all of them", () => {
+  const current = planFresh(input(0)).layers;
+  const load = Float64Array.from(windowOf(trace, 0));
+  load[0] = (load[0] as number) * 4;
+  const { layers } = planIncremental(input(0, { current, load, budget: { ...unlimited, maxMoves: 1 } }));
+  const diff = diffPlans(current, layers, () => 0);
+  assert.deepEqual([diff.moves.map((move) => move.layer), diff.layers], [[0], [0]]);
+});

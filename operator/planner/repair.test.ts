@@ -1,0 +1,49 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { repairPlan } from "./repair.ts";
+
+function inputOf(experts: number, ranks: readonly Partial<RankSpec>[], more: Partial<PlanInput> = {}): PlanInput {
+  const bytes = new Float64Array(experts).fill(1);
+  return {
+    shape: { layers: 1, experts, residentBytes: bytes, storedBytes: bytes },
+    ranks: ranks.map((rank, g) => ({ rank: g, speed: 1, budgetBytes: 100, zone: "", node: `n${g}`, state: "active", ...rank })),
+    load: Float64Array.from({ length: experts }, (_, e) => 100 - e),
+    current: undefined,
+    budget: unlimited,
+    minCopies: 1,
+    split: "weighted",
+    effort: "fast",
+    ...more,
+  };
+}
+
+const layer = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+
+test("where every slot is taken, a copy of the same layer makes room for a lost expert, not one that frees bytes elsewhere", () => {
+  const two = new Float64Array(6).fill(1);
+  const shape = { layers: 2, experts: 3, residentBytes: two, storedBytes: two };
+  const ranks = [{}, {}, { state: "dead" as const }];
+  const input = inputOf(3, ranks, { shape, slotsPerRank: 2, load: Float64Array.of(9, 9, 9, 1, 1, 1) });
+  const full = layer([[0, 1], [1, 0], [2]])[0] as LayerPlan;
+  const cold = layer([[0, 1], [1], [0]])[0] as LayerPlan;
+  const { layers, unhosted } = repairPlan(input, [full, cold]);
+  assert.deepEqual(unhosted, []);
+  assert.equal(layers[1], cold, "the other layer's copies are of no use");
+  for (const g of [0, 1]) assert.ok((layers[0]?.hosts.filter((row) => row.includes(g)).length ?? 3) <= 2);
+});
+
+test("a rank that computes nothing is given no lost expert, not even in the place of a copy", () => {
+  const ranks = [{ budgetBytes: 3 }, { speed: 0, budgetBytes: 2 }, { state: "dead" as const }];
+  const current = layer([[0], [1, 0], [2]]);
+  const { layers, unhosted } = repairPlan(inputOf(3, ranks), current);
+  assert.deepEqual([layers[0]?.hosts[2], unhosted], [[0], []]);
+});
+
+test("a placement that lost nothing is returned as it is, layer by layer", () => {
+  const current = layer([[0, 1], [1]]);
+  const repaired = repairPlan(inputOf(2, [{}, {}]), current);
+  assert.equal(repaired.layers[0], current[0]);
+  assert.equal(repaired.changed, false);
+});
