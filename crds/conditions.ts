@@ -2,12 +2,12 @@
 import { z } from "zod";
 
 export const conditionSchema = z.object({
-  type: z.string().max(64),
-  status: z.enum(["True", "False", "Unknown"]),
-  reason: z.string().max(128),
-  message: z.string().max(2048),
-  lastTransitionTime: z.iso.datetime(),
-  observedGeneration: z.int().min(0).optional(),
+  type: z.string().max(64).meta({ description: "What is judged." }),
+  status: z.enum(["True", "False", "Unknown"]).meta({ description: "The verdict." }),
+  reason: z.string().max(128).meta({ description: "Why, in one word." }),
+  message: z.string().max(2048).meta({ description: "Why, for people, with the remedy where there is one." }),
+  lastTransitionTime: z.iso.datetime().meta({ description: "When the status last changed." }),
+  observedGeneration: z.int().min(0).optional().meta({ description: "Generation of the spec that was judged." }),
 });
 export type Condition = z.infer<typeof conditionSchema>;
 

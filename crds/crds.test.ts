@@ -53,6 +53,19 @@ test("every sample parses, and the defaults of the CRD are those of zod", () => 
   assert.deepEqual(moeDeploymentSpecSchema.parse(least), applyDefaults(specSchema, least));
 });
 
+test("kubectl explain says something about every field", () => {
+  const silent = (schema: any, path: string): string[] =>
+    Object.entries<any>(schema.properties ?? {}).flatMap(([name, child]) => [
+      ...(child.description ? [] : [`${path}.${name}`]),
+      ...silent(child, `${path}.${name}`),
+      ...silent(child.items ?? {}, `${path}.${name}[]`),
+    ]);
+  for (const { kind } of kinds) {
+    const { spec, status } = schemaOf(kind);
+    assert.deepEqual(silent({ properties: { spec, status } }, kind), []);
+  }
+});
+
 test("a partly given object gets the same defaults from zod and from the CRD", () => {
   const partial = fc.record(
     {

@@ -9,7 +9,8 @@ import { phases } from "./telemetry.ts";
 const rank = z
   .int32()
   .min(0)
-  .max(planBounds.ranks - 1);
+  .max(planBounds.ranks - 1)
+  .meta({ description: "Number of the rank." });
 const epoch = z.int().min(0);
 const percent = (description: string) => z.int32().min(0).optional().meta({ description });
 
@@ -32,7 +33,13 @@ export const expertPlacementSpecSchema = z
     planHash: z.string().max(128).meta({ description: "Hash of the whole plan; workers refuse an equal epoch with another hash." }),
     modelDigest: z.string().max(128).meta({ description: "Digest of the model store." }),
     ranks: z
-      .array(z.object({ rank, podName: z.string().max(253), podUID: z.string().max(64) }))
+      .array(
+        z.object({
+          rank,
+          podName: z.string().max(253).meta({ description: "Its pod." }),
+          podUID: z.string().max(64).meta({ description: "uid of that pod." }),
+        }),
+      )
       .max(planBounds.ranks)
       .meta({ description: "Members the plan was made for.", "x-kubernetes-list-type": "atomic" }),
     layers: z.array(layer).max(planBounds.layers).meta({ description: "Placement per layer.", "x-kubernetes-list-type": "atomic" }),
@@ -75,7 +82,7 @@ export const expertPlacementStatusSchema = z
       .array(
         z.object({
           rank,
-          bootId: z.string().max(64).optional(),
+          bootId: z.string().max(64).optional().meta({ description: "Its process; a restarted one has another." }),
           epoch: epoch.optional().meta({ description: "Epoch the rank runs." }),
           hostedBytes: z.int().min(0).optional().meta({ description: "Resident bytes of its experts." }),
           budgetBytes: z.int().min(0).optional().meta({ description: "Resident bytes it may hold." }),
@@ -93,7 +100,7 @@ export const expertPlacementStatusSchema = z
     phases: z
       .array(
         z.object({
-          phase: z.enum(phases),
+          phase: z.enum(phases).meta({ description: "prefill or decode." }),
           selections: z.int().min(0).meta({ description: "Expert selections of the last window." }),
           imbalancePercent: percent("Worst layer, if they are routed by the plan's shares."),
         }),
@@ -107,7 +114,10 @@ export const expertPlacementStatusSchema = z
     }),
     reason: z.string().max(1024).optional().meta({ description: "Why the plan was made or rolled back." }),
     decision: z
-      .object({ reason: z.string().max(64), message: z.string().max(1024) })
+      .object({
+        reason: z.string().max(64).meta({ description: "In one word." }),
+        message: z.string().max(1024).meta({ description: "With its numbers." }),
+      })
       .optional()
       .meta({ description: "What the planner last decided, to act or to hold, and why." }),
     conditions: conditionsSchema.optional(),

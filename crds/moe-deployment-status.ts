@@ -22,11 +22,11 @@ export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number
 /** What the operator is in the middle of; kept here so that a new leader sees the same deadline. */
 export const operationSchema = z
   .object({
-    type: z.enum(["Start", "Grow", "Shrink", "Roll", "Repair", "Stop"]),
-    fromRanks: z.int32().min(0),
-    toRanks: z.int32().min(0),
-    startTime: z.iso.datetime(),
-    deadline: z.iso.datetime(),
+    type: z.enum(["Start", "Grow", "Shrink", "Roll", "Repair", "Stop"]).meta({ description: "What is being done." }),
+    fromRanks: z.int32().min(0).meta({ description: "Ranks before it." }),
+    toRanks: z.int32().min(0).meta({ description: "Ranks after it." }),
+    startTime: z.iso.datetime().meta({ description: "When it began." }),
+    deadline: z.iso.datetime().meta({ description: "When it is reported as Progressing=False, DeadlineExceeded." }),
     message: text("What it waits for."),
   })
   .meta({ description: "The operation under way." });
@@ -34,11 +34,11 @@ export type Operation = z.infer<typeof operationSchema>;
 
 export const lastRebalanceSchema = z
   .object({
-    time: z.iso.datetime(),
-    result: z.string().max(64),
-    moves: z.int32().min(0),
-    bytes: z.int().min(0),
-    durationMs: z.int32().min(0),
+    time: z.iso.datetime().meta({ description: "When it ended." }),
+    result: z.string().max(64).meta({ description: "Committed, PartlyCommitted or Aborted." }),
+    moves: z.int32().min(0).meta({ description: "Expert copies that it newly placed." }),
+    bytes: z.int().min(0).meta({ description: "Stored bytes received for them." }),
+    durationMs: z.int32().min(0).meta({ description: "Milliseconds that it took." }),
     imbalanceBeforePercent: count("Worst layer before."),
     imbalanceAfterPercent: count("Worst layer after."),
   })
@@ -70,7 +70,7 @@ export const moeDeploymentStatusSchema = z
     placement: z
       .object({
         placementRef: z
-          .object({ name: z.string().max(253) })
+          .object({ name: z.string().max(253).meta({ description: "Its name, in the same namespace." }) })
           .optional()
           .meta({ description: "ExpertPlacement with the whole plan." }),
         epoch: z.int().min(0).optional().meta({ description: "Committed epoch." }),
@@ -102,7 +102,7 @@ export const moeDeploymentStatusSchema = z
       .optional()
       .meta({ description: "What workers found in the store." }),
     address: z
-      .object({ url: z.string().max(512) })
+      .object({ url: z.string().max(512).meta({ description: "Of the OpenAI API, inside the cluster." }) })
       .optional()
       .meta({ description: "Where clients reach the model." }),
     conditions: conditionsSchema.optional(),

@@ -102,7 +102,10 @@ const runtime = z
     expertCodec: z
       .enum(expertCodecNames)
       .default("int4")
-      .meta({ description: "Stored form of the experts that workers load; the import must have made it." }),
+      .meta({
+        description:
+          "Stored form of the experts that workers load: int4 is small, f32 is large and exact. The import must have written it.",
+      }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(
       "Bytes of attention cache per rank. A request takes 2 x layers x KV heads x head size x maxContext x 4 of them, so this decides how many run at once.",
@@ -138,7 +141,10 @@ const rebalancing = z
     mode: z
       .enum(rebalancingModes)
       .default("Auto")
-      .meta({ description: "Auto moves experts, Recommend only publishes the plan, Off does neither. Repair after a loss always runs." }),
+      .meta({
+        description:
+          "Auto moves experts. Recommend publishes the plan that Auto would carry out, in the status of ExpertPlacement. Off does neither. What losses, leaving and new ranks need is done in every mode.",
+      }),
     policy: z.enum(policyNames).default(defaultPolicy).meta({ description: policyText }),
     trigger,
     interval: duration("Least time between two plans.").default("15s"),
@@ -191,10 +197,10 @@ const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
     .looseObject({
       metadata: z
         .looseObject({
-          name: z.string().max(253).optional(),
-          namespace: z.string().max(63).optional(),
-          labels: labelMap.optional(),
-          annotations: labelMap.optional(),
+          name: z.string().max(253).optional().meta({ description: "Not allowed: the operator names pods." }),
+          namespace: z.string().max(63).optional().meta({ description: "Not allowed: pods are where the deployment is." }),
+          labels: labelMap.optional().meta({ description: "Added to the operator's own." }),
+          annotations: labelMap.optional().meta({ description: "Added to the operator's own." }),
         })
         .optional()
         .meta({
@@ -207,7 +213,7 @@ const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
       spec: z
         .looseObject({
           containers: z
-            .array(z.looseObject({ name: z.string().min(1).max(63) }))
+            .array(z.looseObject({ name: z.string().min(1).max(63).meta({ description: "By which containers are merged." }) }))
             .max(specBounds.containers)
             .optional()
             .meta({
@@ -236,7 +242,7 @@ const gateway = z
         key: z.string().min(1).max(253).default("key").meta({ description: "Key inside the Secret." }),
       })
       .optional()
-      .meta({ description: "When given, requests need `Authorization: Bearer <value of this Secret>`." }),
+      .meta({ description: "When given, requests need `Authorization: Bearer <key>`; the Secret holds one valid key per line." }),
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})
