@@ -22,12 +22,16 @@ export interface LoadRequest {
   /** That all limited loads of this rank may take together; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
+  /** Asked again while the load waits for room; false ends it with `Aborted`. Unset = wanted until the signal fires. */
+  readonly wanted?: () => boolean;
+  /** Told, again and again, while everything in memory is planned or in use. */
+  readonly onFull?: () => void;
 }
 
 export interface MaterializerOptions {
   readonly engine: Pick<Engine, "loadExpert" | "unloadExpert">;
   readonly residents: ResidentSet;
-  readonly shards: ShardClient;
+  readonly shards: Pick<ShardClient, "storedBytes" | "fetch">;
   readonly pace: TransferPace;
   readonly log: Log;
 }
@@ -35,7 +39,7 @@ export interface MaterializerOptions {
 export class Materializer {
   readonly residents: ResidentSet;
   readonly #engine: MaterializerOptions["engine"];
-  readonly #shards: ShardClient;
+  readonly #shards: MaterializerOptions["shards"];
   readonly #pace: TransferPace;
   readonly #log: Log;
   readonly #gate = new Gate(concurrentLoads);
@@ -56,7 +60,7 @@ export class Materializer {
   }
 
   /** Resolves once the expert is resident; returns the bytes that had to be fetched (0 = it was there, or somebody else
-   *  loaded it). Waits for room while memory is full, until the signal fires. */
+   *  loaded it). Waits for room while memory is full, until the signal fires or the expert is not wanted any more. */
   ensure(request: LoadRequest): Promise<number> {
     return this.#ensure(request, false);
   }
@@ -77,12 +81,14 @@ export class Materializer {
     const { layer, expert, kind, signal } = request;
     for (;;) {
       if (signal.aborted) throw abortReason(signal);
+      if (request.wanted?.() === false) throw new AppError(`expert ${layer}/${expert} is not wanted any more`, { code: "Aborted" });
       const admission = this.residents.admit(layer, expert, kind);
       if (admission.action === "present") {
         if (hold) this.residents.lease(layer, expert);
         return 0;
       }
       if (admission.action === "load") return await this.#load(request, hold);
+      if (admission.action === "full") request.onFull?.();
       if (admission.action === "evict") await this.#unload(admission.victim.layer, admission.victim.expert);
       else await this.#changed.wait(pollMs, signal);
     }

@@ -1,0 +1,142 @@
+// The plan keeper over the production materializer: calls that end before others, memory without room, and what the engine is told.
+// Made up are the engine (it takes everything) and the transfers (they come when the test lets them).
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import { until } from "../../test/support/ranks.ts";
+import { PlanState } from "../engine/core/plan-state.ts";
+import type { RoutingTables } from "../engine/engine.ts";
+import { Materializer } from "../experts/materializer.ts";
+import { ResidentSet } from "../experts/resident-set.ts";
+import type { FetchOptions } from "../experts/shard-client.ts";
+import { TransferPace } from "../experts/transfer-pace.ts";
+import { silentLog } from "../observe/log.ts";
+import { PlanKeeper, type PrepareOutcome } from "./worker-plan.ts";
+
+const [deploymentUid, modelDigest] = ["d", "digest"];
+
+/** Two layers of two experts at rank 0; transfers come in until there are `allowed` of them. */
+function keeper(capacity = 4) {
+  const tables: RoutingTables[] = [];
+  const fetched: string[] = [];
+  const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables };
+  const state = new PlanState({ deploymentUid, modelDigest, rank: 0, layers: 2, experts: 2 });
+  const fetch = async ({ layer, expert, signal }: FetchOptions) => {
+    while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
+    signal.throwIfAborted();
+    fetched.push(`${layer}.${expert}`);
+    return { unit: new Uint8Array(8), source: "store" as const };
+  };
+  const residents = new ResidentSet({ budgetBytes: capacity, expertBytes: 1 });
+  const plan = new PlanKeeper({
+    ...{ state, layers: 2, log: silentLog, metrics: { add: () => {} }, onChange: () => {} },
+    engine: { setRouting: async (next) => void tables.push(next), setDown: async () => {} },
+    materializer: new Materializer({
+      engine: { loadExpert: async () => {}, unloadExpert: async () => {} },
+      ...{ residents, shards: { storedBytes: () => 8, fetch }, pace: new TransferPace({ onChange: () => {} }), log: silentLog },
+    }),
+    peers: { self: { deploymentUid, rank: 0, podUid: "u", bootId: "b" }, onChange: () => () => {}, down: () => new Set() },
+  });
+  return Object.assign(self, { plan, state, residents });
+}
+
+/** `hosts[layer]` = the rank of each of the two experts; undefined leaves the layer out. */
+function planOf(epoch: number, hosts: readonly (readonly [number, number] | undefined)[]): PlacementPlan {
+  const layers = hosts.flatMap((row, layer): LayerPlacement[] =>
+    row === undefined ? [] : [{ layer, epoch, hosts: row.map((rank) => [rank]), shares: [[1000], [1000]] }],
+  );
+  return { deploymentUid, modelDigest, epoch, parentEpoch: epoch - 1, planHash: `h${epoch}`, layers };
+}
+const collect = (outcomes: PrepareOutcome[]) => (outcome: PrepareOutcome) => void outcomes.push(outcome);
+const said = (outcomes: readonly PrepareOutcome[]) =>
+  outcomes.map((outcome) => `${outcome.layer} ${outcome.type === "ready" ? "ready" : outcome.error.code}`);
+
+test("the deadline of one Prepare leaves a later one of the same epoch alone", async () => {
+  const self = keeper();
+  self.allowed = 0;
+  const plan = planOf(1, [[0, 0]]);
+  const [first, second]: PrepareOutcome[][] = [[], []];
+  const early = self.plan.prepare(plan, Date.now() + 100, 0, collect(first!));
+  const later = self.plan.prepare(plan, Date.now() + 60_000, 0, collect(second!));
+  await early;
+  assert.deepEqual(said(first!), ["0 DeadlineExceeded"]);
+  assert.equal(self.state.phase(0), "preparing");
+  self.allowed = 2;
+  await later;
+  assert.deepEqual(said(second!), ["0 ready"]);
+  assert.equal(self.state.phase(0), "ready");
+});
+
+test("when the caller leaves loading stops, and the next Prepare of the epoch fetches only the rest", async () => {
+  const self = keeper();
+  const plan = planOf(1, [
+    [0, 0],
+    [0, 0],
+  ]);
+  const left = new AbortController();
+  self.allowed = 2;
+  const running = self.plan.prepare(plan, 0, 0, () => {}, left.signal);
+  await until("half of it is there", () => self.residents.isResident(0, 0) && self.residents.isResident(0, 1));
+  left.abort();
+  await running;
+  assert.equal(self.state.phase(1), "preparing");
+  self.allowed = 4;
+  const outcomes: PrepareOutcome[] = [];
+  await self.plan.prepare(plan, 0, 0, collect(outcomes));
+  assert.deepEqual(said(outcomes).sort(), ["0 ready", "1 ready"]);
+  assert.equal(new Set(self.fetched).size, self.fetched.length, "nothing was fetched twice");
+});
+
+test("an aborted layer gives up its wait for room", async () => {
+  const self = keeper(1);
+  const outcomes: PrepareOutcome[] = [];
+  const running = self.plan.prepare(planOf(1, [[0, 0]]), 0, 0, collect(outcomes));
+  await until("one of the two is in memory", () => self.residents.isResident(0, 0) || self.residents.isResident(0, 1));
+  await self.plan.abort(1, [0]);
+  await running;
+  assert.deepEqual(said(outcomes), ["0 Aborted"]);
+  assert.equal(self.residents.count, 0);
+});
+
+test("a planned expert without room is the reason for not being ready, and is given up when the plan goes on", async () => {
+  const self = keeper(2);
+  await self.plan.adopt(
+    planOf(1, [
+      [0, 0],
+      [0, 1],
+    ]),
+  );
+  await until("the reason is named", () => /memory is full: 2 experts fit/.test(self.plan.notReady() ?? ""));
+  await self.plan.adopt(planOf(2, [undefined, [1, 1]]));
+  await until("it is ready", () => self.plan.notReady() === undefined);
+  assert.deepEqual(self.fetched.sort(), ["0.0", "0.1"]);
+  self.plan.close();
+});
+
+test("a commit tells the engine the layers that it changed, and no others", async () => {
+  const self = keeper();
+  for (const plan of [
+    planOf(1, [
+      [0, 1],
+      [0, 1],
+    ]),
+    planOf(2, [undefined, [1, 0]]),
+  ]) {
+    await self.plan.prepare(plan, 0, 0, () => {});
+    assert.equal((await self.plan.commit(plan)).refused, "");
+  }
+  assert.deepEqual(
+    self.tables.map(({ rank, layers }) => ({ rank, layers: layers.map(({ layer, epoch }) => [layer, epoch]) })),
+    [
+      {
+        rank: 0,
+        layers: [
+          [0, 1],
+          [1, 1],
+        ],
+      },
+      { rank: 0, layers: [[1, 2]] },
+    ],
+  );
+  self.plan.close();
+});
