@@ -99,13 +99,9 @@ const runtime = z
       description:
         "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),
-    expertCodec: z
-      .enum(expertCodecNames)
-      .default("int4")
-      .meta({
-        description:
-          "Stored form of the experts that workers load: int4 is small, f32 is large and exact. The import must have written it.",
-      }),
+    expertCodec: z.enum(expertCodecNames).default("int4").meta({
+      description: "Stored form of the experts that workers load: int4 is small, f32 is large and exact. The import must have written it.",
+    }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(
       "Bytes of attention cache per rank. A request takes 2 x layers x KV heads x head size x maxContext x 4 of them, so this decides how many run at once.",
@@ -138,13 +134,10 @@ const policyText =
   "exact: the optimum, for small models only.";
 const rebalancing = z
   .object({
-    mode: z
-      .enum(rebalancingModes)
-      .default("Auto")
-      .meta({
-        description:
-          "Auto moves experts. Recommend publishes the plan that Auto would carry out, in the status of ExpertPlacement. Off does neither. What losses, leaving and new ranks need is done in every mode.",
-      }),
+    mode: z.enum(rebalancingModes).default("Auto").meta({
+      description:
+        "Auto moves experts. Recommend publishes the plan that Auto would carry out, in the status of ExpertPlacement. Off does neither. What losses, leaving and new ranks need is done in every mode.",
+    }),
     policy: z.enum(policyNames).default(defaultPolicy).meta({ description: policyText }),
     trigger,
     interval: duration("Least time between two plans.").default("15s"),
