@@ -104,6 +104,7 @@ test("an object that cannot be read keeps its status, all but the condition that
   assert.deepEqual(others(after), others(conditions));
   await change(kube, { runtime: { kvPool: "256Mi" } });
   await until("all is well again", async () => conditionOf(await status(kube), "SpecAccepted")?.status === "True");
+  await until("it is told", () => kube.all(resources.events).some((event) => event.reason === "Accepted"));
   life.stop();
   await operator.stop();
 });

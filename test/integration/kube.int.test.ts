@@ -69,6 +69,10 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { podTemplate: { spec: { containers: [{ name: "x" }] } } }),
     want: /container named runtime/,
   },
+  "a gateway template without the gateway": {
+    change: (spec) => Object.assign(spec, { gateway: { podTemplate: { spec: { containers: [{ name: "runtime" }] } } } }),
+    want: /container named gateway/,
+  },
   "a template with a name": {
     change: (spec) => Object.assign(spec, { podTemplate: { metadata: { name: "x" } } }),
     want: /name and namespace are the operator's/,
@@ -111,10 +115,12 @@ for (const [sentence, { change, want }] of Object.entries(refused)) {
   });
 }
 
-test("a long name is refused, since Services and pods are named after it", async () => {
+test("a long name and the name default are refused, since Services, pods and a ServiceAccount are named after it", async () => {
   const object = sample();
   object.metadata.name = "a".repeat(41);
   await assert.rejects(kube.create(resources.moeDeployments, object, manager), /at most 40 characters/);
+  object.metadata.name = "default"; // the ServiceAccount of that name is the namespace's
+  await assert.rejects(kube.create(resources.moeDeployments, object, manager), /and not default/);
 });
 
 test("the model can change only while suspended or scaled to zero", async () => {
