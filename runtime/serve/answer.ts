@@ -20,13 +20,15 @@ export interface TextModel {
   /** Through the chat template, with the generation prompt; throws AppError `InvalidRequest` when the template refuses. */
   encodeChat(messages: readonly ChatMessage[]): readonly number[];
   decoder(): TokenDecoder;
-  /** The text of one token, for logprobs. */
-  piece(id: number): string;
+  /** What one token stands for, for logprobs: text in UTF-8, or a part of a character. */
+  piece(id: number): Uint8Array;
 }
 
 export interface TokenLogprob {
-  readonly token: string;
+  readonly bytes: Uint8Array;
   readonly logprob: number;
+  /** Characters of the answer before it. */
+  readonly offset: number;
 }
 
 export interface Piece {
@@ -151,7 +153,10 @@ export class Answer {
       return { text: rest.text, logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
     }
     this.#countToken();
-    if (this.#request.job.logprobs) this.#logprobs.push({ token: this.#deps.textModel.piece(event.id), logprob: event.logprob });
+    if (this.#request.job.logprobs) {
+      const bytes = this.#deps.textModel.piece(event.id);
+      this.#logprobs.push({ bytes, logprob: event.logprob, offset: text.length });
+    }
     const { text: certain, stopped } = text.push(event.id);
     if (stopped) return { text: certain, logprobs: this.#takeLogprobs(), finish: "stop" };
     return certain === "" ? undefined : { text: certain, logprobs: this.#takeLogprobs() };

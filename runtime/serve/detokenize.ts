@@ -28,6 +28,14 @@ export function byteLevelBytes(token: string): Uint8Array {
   return Uint8Array.from(bytes);
 }
 
+const byteToken = /^<0x([0-9A-F]{2})>$/;
+
+/** The bytes of one token of a SentencePiece vocabulary: "▁" is a space, "<0x0A>" a byte. */
+export function sentencePieceBytes(token: string): Uint8Array {
+  const byte = byteToken.exec(token)?.[1];
+  return byte === undefined ? new TextEncoder().encode(token.replaceAll("\u2581", " ")) : Uint8Array.of(Number.parseInt(byte, 16));
+}
+
 export class ByteLevelDecoder implements TokenDecoder {
   readonly #bytesOf: (id: number) => Uint8Array | undefined;
   readonly #text = new TextDecoder("utf-8", { ignoreBOM: true });

@@ -18,7 +18,7 @@ const letters: TextModel = {
   encode: (text) => [...text].map((letter) => letter.charCodeAt(0) % 256),
   encodeChat: (messages) => messages.flatMap(({ content }) => [...content].map((letter) => letter.charCodeAt(0) % 256)),
   decoder: () => ({ push: (id) => String.fromCharCode(0x4e00 + id), flush: () => "" }),
-  piece: (id) => String.fromCharCode(0x4e00 + id),
+  piece: (id) => new TextEncoder().encode(String.fromCharCode(0x4e00 + id)),
 };
 
 let store: Awaited<ReturnType<typeof tinyStore>>;

@@ -17,7 +17,6 @@ export function wholeBody(envelope: Envelope, pieces: readonly Piece[], usage: U
   const logprobs = logprobsOf(
     envelope,
     pieces.flatMap((piece) => piece.logprobs),
-    0,
   );
   const choice =
     envelope.endpoint === "chat"
@@ -34,7 +33,6 @@ export function wholeBody(envelope: Envelope, pieces: readonly Piece[], usage: U
 export class ChunkWriter {
   readonly #envelope: Envelope;
   readonly #includeUsage: boolean;
-  #textOffset = 0;
 
   constructor(envelope: Envelope, includeUsage: boolean) {
     this.#envelope = envelope;
@@ -49,8 +47,7 @@ export class ChunkWriter {
   }
 
   piece(piece: Piece): object {
-    const logprobs = logprobsOf(this.#envelope, piece.logprobs, this.#textOffset);
-    this.#textOffset += piece.text.length;
+    const logprobs = logprobsOf(this.#envelope, piece.logprobs);
     const finish_reason = piece.finish ?? null;
     if (this.#envelope.endpoint === "completions") return this.#chunk([{ index: 0, text: piece.text, logprobs, finish_reason }]);
     return this.#chunk([{ index: 0, delta: piece.text === "" ? {} : { content: piece.text }, logprobs, finish_reason }]);
@@ -83,22 +80,21 @@ function usageBody(usage: Usage): object {
   };
 }
 
-function logprobsOf(envelope: Envelope, tokens: readonly TokenLogprob[], textOffset: number): object | null {
+function logprobsOf(envelope: Envelope, tokens: readonly TokenLogprob[]): object | null {
   if (!envelope.logprobs) return null;
   if (envelope.endpoint === "chat") {
-    const content = tokens.map(({ token, logprob }) => ({ token, logprob, bytes: [...new TextEncoder().encode(token)], top_logprobs: [] }));
+    const content = tokens.map(({ bytes, logprob }) => ({ token: textOf(bytes), logprob, bytes: [...bytes], top_logprobs: [] }));
     return { content, refusal: null };
   }
-  let offset = textOffset;
-  const offsets = tokens.map(({ token }) => {
-    const at = offset;
-    offset += token.length;
-    return at;
-  });
   return {
-    tokens: tokens.map(({ token }) => token),
+    tokens: tokens.map(({ bytes }) => textOf(bytes)),
     token_logprobs: tokens.map(({ logprob }) => logprob),
     top_logprobs: null,
-    text_offset: offsets,
+    text_offset: tokens.map(({ offset }) => offset),
   };
+}
+
+/** A part of a character shows as U+FFFD; its bytes are exact. */
+function textOf(bytes: Uint8Array): string {
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
 }

@@ -18,10 +18,16 @@ export class StopText {
   readonly #decoder: TokenDecoder;
   readonly #stops: readonly string[];
   #held = "";
+  #length = 0;
 
   constructor(decoder: TokenDecoder, stops: readonly string[]) {
     this.#decoder = decoder;
     this.#stops = stops;
+  }
+
+  /** Characters so far, those held back included. */
+  get length(): number {
+    return this.#length;
   }
 
   push(id: number): TextPiece {
@@ -38,6 +44,7 @@ export class StopText {
   }
 
   #take(delta: string): TextPiece {
+    this.#length += delta.length;
     const text = this.#held + delta;
     const cut = firstStop(text, this.#stops);
     if (cut >= 0) {

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
-import { WindowDecoder } from "./detokenize.ts";
+import { sentencePieceBytes, WindowDecoder } from "./detokenize.ts";
 import { loadTokenizer } from "./tokenizer.ts";
 
 const golden = join(import.meta.dirname, "../../test/golden");
@@ -47,7 +47,8 @@ test("a stream of any tokens gives the same text as decoding them at once, and n
         const pieces = tokens.map((id) => stream.push(id));
         const all = pieces.join("") + stream.flush();
         for (const piece of pieces) assert.ok(piece.isWellFormed());
-        const bytes = Buffer.concat(tokens.map((id) => Buffer.from(tokenizer.piece(id) === "" ? [] : pieceBytes(tokenizer, id))));
+        const bytes = Buffer.concat(tokens.map((id) => Buffer.from(pieceBytes(id))));
+        assert.deepEqual(Buffer.concat(tokens.map((id) => tokenizer.piece(id))), bytes);
         assert.equal(all, new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
       },
     ),
@@ -58,11 +59,17 @@ test("a stream of any tokens gives the same text as decoding them at once, and n
 /** The oracle's own view of a token: latin-1 of the byte alphabet, rebuilt here from the vocabulary file. */
 const vocab: Record<string, number> = JSON.parse(await readFile(join(folder, "tokenizer.json"), "utf8")).model.vocab;
 const texts = new Map(Object.entries(vocab).map(([text, id]) => [id, text]));
-function pieceBytes(_tokenizer: unknown, id: number): number[] {
+function pieceBytes(id: number): number[] {
   const visible = [...Array(256).keys()].filter((b) => (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174);
   const hidden = [...Array(256).keys()].filter((b) => !visible.includes(b));
   return [...texts.get(id)!].map((c) => (c.charCodeAt(0) < 256 ? c.charCodeAt(0) : hidden[c.charCodeAt(0) - 256]!));
 }
+
+test("tokens of a SentencePiece vocabulary stand for their text and bytes, not for their names", () => {
+  const text = (token: string) => new TextDecoder().decode(sentencePieceBytes(token));
+  assert.deepEqual(["\u2581Hello", "\u2581\u2581", "é", "<0x>", "<0x0A>"].map(text), [" Hello", "  ", "é", "<0x>", "\n"]);
+  assert.deepEqual([...sentencePieceBytes("<0xF0>")], [0xf0]);
+});
 
 test("a window decoder looks back no further for special tokens, and a space after them stays", () => {
   let looked = 0;

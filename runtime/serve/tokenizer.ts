@@ -8,7 +8,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { TextModel } from "./answer.ts";
-import { ByteLevelDecoder, byteLevelBytes, WindowDecoder } from "./detokenize.ts";
+import { ByteLevelDecoder, byteLevelBytes, sentencePieceBytes, WindowDecoder } from "./detokenize.ts";
 import type { ChatMessage } from "./openai.ts";
 import type { TokenDecoder } from "./text.ts";
 
@@ -177,16 +177,16 @@ export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
   const tokenizer = build(path, json, config);
   const template = await chatTemplate(dir, config);
   const added = new Set(json.added_tokens.map((token) => token.id));
-  const bytesOf = (id: number): Uint8Array | undefined => {
-    const text = texts[id];
-    if (text === undefined || special.has(id)) return undefined;
-    return added.has(id) ? new TextEncoder().encode(text) : byteLevelBytes(text);
+  const byteLevel = isByteLevel(json.decoder);
+  const piece = (id: number): Uint8Array => {
+    const text = texts[id] ?? "";
+    if (added.has(id)) return new TextEncoder().encode(text);
+    return byteLevel ? byteLevelBytes(text) : sentencePieceBytes(text);
   };
+  const bytesOf = (id: number) => (texts[id] === undefined || special.has(id) ? undefined : piece(id));
   const decodeWindow = (ids: readonly number[]): string =>
     ids.length === 0 ? "" : tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false });
-  const decoder: () => TokenDecoder = isByteLevel(json.decoder)
-    ? () => new ByteLevelDecoder(bytesOf)
-    : () => new WindowDecoder(decodeWindow);
+  const decoder: () => TokenDecoder = byteLevel ? () => new ByteLevelDecoder(bytesOf) : () => new WindowDecoder(decodeWindow);
   const { eosIds } = await endIds(dir, config, texts);
   const chatText = (messages: readonly ChatMessage[]) => renderChat(template, config, messages);
   return {
@@ -201,11 +201,6 @@ export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
       const stream = decoder();
       return ids.map((id) => stream.push(id)).join("") + stream.flush();
     },
-    piece: (id) =>
-      texts[id] === undefined
-        ? ""
-        : isByteLevel(json.decoder) && !added.has(id)
-          ? new TextDecoder().decode(byteLevelBytes(texts[id]))
-          : texts[id],
+    piece,
   };
 }

@@ -21,5 +21,5 @@ export const byteText: TextModel = {
       flush: () => decoder.decode(),
     };
   },
-  piece: (id) => String.fromCodePoint(id),
+  piece: (id) => Uint8Array.of(id),
 };
