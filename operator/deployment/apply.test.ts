@@ -10,7 +10,7 @@ import { gatewayService } from "./objects/plumbing.ts";
 
 const owner = { name: "moe", uid: "uid-moe" };
 const at = { namespace: "ns", name: "moe" };
-const context = { deployment: deployment(), settings, natsKey: "" };
+const context = { deployment: deployment(), settings };
 const rendered = [{ resource: resources.services, object: gatewayService(context) }];
 const ours = ownerOf(context.deployment);
 let kube: FakeKube;

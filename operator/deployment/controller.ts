@@ -2,13 +2,13 @@
 
 import type { AppError } from "../../crds/common.ts";
 import { apiVersion, labels } from "../../crds/common.ts";
-import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import { type Controller, createController } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
-import { type Kube, type KubeObject, keyOf, type Ref, refOf, resources } from "../kube/kube.ts";
+import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
 import { Applier } from "./apply.ts";
 import { Identities } from "./identity.ts";
 import { type Informers, PodOverlay } from "./informers.ts";
+import { natsCredentials } from "./nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { Reconciler } from "./reconcile.ts";
@@ -56,7 +56,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     deployments: {
       identity: (ref, uid) => identities.operator(ref, uid),
       event,
-      natsCredentials: (ref, spec) => natsCredentials(kube, ref, spec),
+      natsCredentials: (secret) => natsCredentials(kube, secret),
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
     },
     connect(rebalance) {
@@ -108,16 +108,4 @@ function wake(informers: Informers, identities: Identities, add: (ref: Ref) => v
 function readyOf(node: KubeObject): string {
   const status = node.status as { conditions?: { type: string; status: string }[] } | undefined;
   return status?.conditions?.find((condition) => condition.type === "Ready")?.status ?? "Unknown";
-}
-
-async function natsCredentials(kube: Kube, ref: Ref, spec: MoEDeploymentSpec): Promise<{ creds?: string; token?: string } | undefined> {
-  const secret = spec.telemetry.nats.credentialsSecretRef;
-  if (!secret) return undefined;
-  const found = await kube.get(resources.secrets, { namespace: ref.namespace, name: secret.name });
-  const data = (found?.data ?? {}) as Record<string, string>;
-  const decode = (text: string) => Buffer.from(text, "base64").toString("utf8");
-  return {
-    ...(data["user.creds"] ? { creds: decode(data["user.creds"]) } : {}),
-    ...(data.token ? { token: decode(data.token).trim() } : {}),
-  };
 }

@@ -33,8 +33,8 @@ export interface Deployments {
   identity(ref: Ref, uid: string): Promise<Identity>;
   /** Records a Kubernetes event on the MoEDeployment. */
   event(deployment: Pick<MoEDeployment, "metadata">, type: "Normal" | "Warning", reason: string, message: string): void;
-  /** The credentials Secret of telemetry.nats, decoded: `user.creds` or `token`. undefined when none is named. */
-  natsCredentials(ref: Ref, spec: MoEDeploymentSpec): Promise<{ creds?: string; token?: string } | undefined>;
+  /** What a credentials Secret of telemetry.nats holds; throws `CredentialsNotFound`. */
+  natsCredentials(secret: Ref): Promise<string>;
   /** NATS server of a spec: its own or the operator's default; undefined: no telemetry. */
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
 }

@@ -78,7 +78,7 @@ export class Reconciler {
 
   async #converge(deployment: MoEDeployment): Promise<Outcome> {
     const deps = this.#deps;
-    const context: RenderContext = { deployment, settings: deps.settings, natsKey: await this.#natsKey(deployment) };
+    const context: RenderContext = { deployment, settings: deps.settings };
     const template = workerTemplate(context);
     const unsupported = [...template.refusals, ...gatewayTemplate(context).refusals];
     const uncertified = await this.#certifyGateway(deployment);
@@ -224,15 +224,6 @@ export class Reconciler {
     const problem = await dryRun(this.#deps.kube, context, template, oneMore);
     this.#dryRuns.set(uid, { hash: template.hash, at: now, problem });
     return problem;
-  }
-
-  /** Which key the credentials Secret has; workers get the path of that file. */
-  async #natsKey(deployment: MoEDeployment): Promise<string> {
-    const ref = deployment.spec.telemetry.nats.credentialsSecretRef;
-    if (!ref) return "";
-    const secret = await this.#deps.kube.get(resources.secrets, { namespace: deployment.metadata.namespace, name: ref.name });
-    const data = (secret?.data ?? {}) as Record<string, unknown>;
-    return "token" in data && !("user.creds" in data) ? "token" : "user.creds";
   }
 
   #forget(key: string, uid: string): void {

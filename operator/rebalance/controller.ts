@@ -1,9 +1,6 @@
 // The rebalance plane as the operator composes it: one loop per deployment, shared planner thread and NATS buses, and the
 // metrics of load and plans. Implements the port that the deployment plane calls.
 
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import { createBus } from "../../runtime/wire/nats.ts";
@@ -38,7 +35,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
   const { deployments, metrics, log } = options;
   const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
   const listeners = new Set<(ref: Ref) => void>();
-  const telemetry = new Telemetry(openBus, (reason) => metrics.add("enodia_telemetry_dropped_total", 1, { reason }));
+  const telemetry = new Telemetry((bus) => openBus(bus, deployments), (reason) => metrics.add("enodia_telemetry_dropped_total", 1, { reason }));
   const planner = threadPlanner();
   const ports: LoopPorts = {
     clock: systemClock,
@@ -50,7 +47,6 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     log,
     identity: (ref, uid) => deployments.identity(ref, uid),
     natsUrl: (spec) => deployments.natsUrl(spec),
-    natsCredentials: (ref, spec) => deployments.natsCredentials(ref, spec),
     event: (world, type, reason, message) => {
       const metadata = {
         name: world.ref.name,
@@ -68,6 +64,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     onRollout: (ref, running, done) => recordRollout(metrics, ref, running, done),
   };
   metrics.onCollect(() => {
+    metrics.set("enodia_nats_connected", telemetry.connected ? 1 : 0);
     for (const { loop, ref } of loops.values()) recordView(metrics, ref, loop.view());
   });
   return {
@@ -92,24 +89,8 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
   };
 }
 
-/** The NATS adapter reads credentials from a file, so that a rotated one works; the operator has them from a Secret. */
-function openBus(options: LoadBusOptions): LoadBus {
-  const secret = options.creds ?? options.token;
-  if (secret === undefined) return createBus({ url: options.url, name: "enodia-operator" });
-  const file = join(mkdtempSync(join(tmpdir(), "enodia-nats-")), "credentials");
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, secret, { mode: 0o600 });
-  const bus = createBus({ url: options.url, name: "enodia-operator", credsFile: file });
-  return {
-    get status() {
-      return bus.status;
-    },
-    subscribe: (subject, handler) => bus.subscribe(subject, handler),
-    close: async () => {
-      await bus.close();
-      rmSync(dirname(file), { recursive: true, force: true });
-    },
-  };
+function openBus({ url, secret }: LoadBusOptions, deployments: Deployments): LoadBus {
+  return createBus({ url, name: "enodia-operator", credentials: secret && (() => deployments.natsCredentials(secret)) });
 }
 
 function labelsOf(ref: Ref) {

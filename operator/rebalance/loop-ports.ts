@@ -21,7 +21,6 @@ export interface LoopPorts {
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
-  natsCredentials(ref: Ref, spec: MoEDeploymentSpec): Promise<{ creds?: string; token?: string } | undefined>;
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;
   /** A window was closed: gauges of load. */

@@ -206,15 +206,14 @@ export class DeploymentLoop {
     const { ref, spec } = this.seen.world;
     const url = this.ports.natsUrl(spec);
     const key = JSON.stringify([url, spec.telemetry.nats]);
-    if (this.telemetry?.key === key || !url || this.working) return;
-    this.act(this.ports.clock.now(), async () => {
-      const credentials = await this.ports.natsCredentials(ref, spec);
-      this.telemetry?.subscription.close();
-      const subscription = this.ports.telemetry.subscribe(ref, spec.telemetry.nats.subjectPrefix, { url, ...credentials }, (window) =>
-        this.receive(window),
-      );
-      this.telemetry = { key, subscription };
-    });
+    if (this.telemetry?.key === key) return;
+    this.telemetry?.subscription.close();
+    this.telemetry = undefined;
+    if (!url) return;
+    const { credentialsSecretRef, subjectPrefix } = spec.telemetry.nats;
+    const secret = credentialsSecretRef && { namespace: ref.namespace, name: credentialsSecretRef.name };
+    const subscription = this.ports.telemetry.subscribe(ref, subjectPrefix, { url, secret }, (window) => this.receive(window));
+    this.telemetry = { key, subscription };
   }
 
   private receive(window: LoadWindow): void {

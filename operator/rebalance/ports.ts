@@ -125,6 +125,7 @@ export interface PlacementStore {
 export interface BusStatus {
   readonly connected: boolean;
   readonly reason: string;
+  readonly message?: string;
 }
 
 /** The part of the NATS adapter that is used. */
@@ -136,8 +137,8 @@ export interface LoadBus {
 
 export interface LoadBusOptions {
   readonly url: string;
-  readonly creds?: string;
-  readonly token?: string;
+  /** Where its credentials are; none: it wants none. */
+  readonly secret: Ref | undefined;
 }
 
 export type OpenBus = (options: LoadBusOptions) => LoadBus;

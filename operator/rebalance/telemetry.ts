@@ -23,7 +23,7 @@ export class Telemetry {
   }
 
   subscribe(ref: Ref, prefix: string, options: LoadBusOptions, onWindow: (window: LoadWindow) => void): Subscription {
-    const key = JSON.stringify([options.url, options.creds ?? "", options.token ?? ""]);
+    const key = JSON.stringify([options.url, options.secret]);
     let entry = this.buses.get(key);
     if (!entry) {
       entry = { bus: this.open(options), users: 0 };
@@ -44,6 +44,11 @@ export class Telemetry {
         this.leave(key);
       },
     };
+  }
+
+  /** Every bus that is wanted is connected; false while none is. */
+  get connected(): boolean {
+    return this.buses.size > 0 && [...this.buses.values()].every(({ bus }) => bus.status.connected);
   }
 
   private leave(key: string): void {

@@ -121,7 +121,10 @@ function telemetryFresh(facts: TelemetryFacts): Verdict {
   const { bus, ageMs, staleAfterMs, reporting, expected } = facts;
   if (!bus)
     return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
-  if (!bus.connected) return { status: "False", reason: "NATSUnavailable", message: `NATS: ${bus.reason}` };
+  if (!bus.connected) {
+    const reason = bus.reason === "CredentialsNotFound" ? bus.reason : "NATSUnavailable";
+    return { status: "False", reason, message: `NATS: ${bus.message ?? bus.reason}` };
+  }
   if (expected === 0) return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
   if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms` };
   if (reporting < expected) return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load` };

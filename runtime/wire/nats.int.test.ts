@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
 import { until } from "../../test/support/ranks.ts";
-import { type Bus, createBus } from "./nats.ts";
+import { type Bus, createBus, credentialsAt } from "./nats.ts";
 
 let program: string;
 let port: number;
@@ -43,8 +43,8 @@ async function stop(child: ChildProcess): Promise<void> {
     child.kill("SIGKILL");
   });
 }
-function bus(credsFile?: string): Bus {
-  return createBus({ url: `nats://127.0.0.1:${port}`, name: "test", credsFile });
+function bus(creds?: string): Bus {
+  return createBus({ url: `nats://127.0.0.1:${port}`, name: "test", credentials: creds === undefined ? undefined : credentialsAt(creds) });
 }
 
 test("a bus starts without a server, drops and counts, and delivers once the server is there", async () => {
@@ -109,11 +109,20 @@ test("a wrong token is named as the reason, and a corrected file is taken withou
   }
 });
 
-test("a credentials file that is missing is a reason, not a crash", async () => {
-  const one = bus(join(dir, "nowhere"));
+test("a connection whose credentials were taken back takes the new ones by itself", async () => {
+  const token = join(dir, "rotated");
+  writeFileSync(token, "old");
+  let server = start("--auth", "old");
+  const one = bus(token);
   try {
-    await until("a reason", () => /ENOENT/.test(one.status.reason));
+    await until("connected", () => one.status.connected);
+    await stop(server);
+    server = start("--auth", "new");
+    await until("refused", () => one.status.reason === "AuthorizationViolation");
+    writeFileSync(token, "new");
+    await until("connected again", () => one.status.connected);
   } finally {
     await one.close();
+    await stop(server);
   }
 });

@@ -1,12 +1,17 @@
 // Core NATS as an optional bus: start-up never waits for it, it reconnects for ever, and while it is away messages are
 // dropped and counted instead of queued (old load is worse than none). No JetStream; no knowledge of subjects.
-import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { connect, credsAuthenticator, type NatsConnection, type Subscription, tokenAuthenticator } from "nats";
+import { AppError } from "../../crds/common.ts";
+import { natsCredentialKeys } from "../../crds/telemetry.ts";
 
 export interface BusStatus {
   readonly connected: boolean;
-  /** Why not, for conditions and logs: "Connecting", "AuthorizationViolation", "Disconnected", … */
+  /** Why not, for conditions and logs: "Connecting", "AuthorizationViolation", "CredentialsNotFound", "Disconnected", … */
   readonly reason: string;
+  /** What is to be done about it, where that is known. */
+  readonly message?: string;
 }
 
 export interface Bus {
@@ -23,8 +28,9 @@ export interface Bus {
 
 export interface BusOptions {
   readonly url: string;
-  /** Path of a `.creds` file, or of a file that holds a token. Read at every attempt, so a rotated Secret works. */
-  readonly credsFile?: string | undefined;
+  /** Text of a `.creds` file, or a token. Asked at every attempt, so a rotated Secret works; throws when there is none: a server
+   *  that wants credentials is never tried without. Absent: it wants none. */
+  readonly credentials?: (() => Promise<string>) | undefined;
   readonly name: string;
 }
 
@@ -36,6 +42,22 @@ const closeTimeoutMs = 1_000;
 
 export function createBus(options: BusOptions): Bus {
   return new NatsBus(options);
+}
+
+/** Credentials from a file, or from the folder of a mounted Secret. */
+export function credentialsAt(path: string): () => Promise<string> {
+  const places = [...natsCredentialKeys.map((key) => join(path, key)), path];
+  return async () => {
+    for (const place of places) {
+      const text = await readFile(place, "utf8").catch(() => ""); // not there, or a folder
+      if (text.trim() !== "") return text;
+    }
+    throw new AppError(`${path} holds no NATS credentials: neither a file nor a folder with ${natsCredentialKeys.join(" or ")}`, {
+      code: "CredentialsNotFound",
+      operation: "reading NATS credentials",
+      retry: "backoff",
+    });
+  };
 }
 
 class NatsBus implements Bus {
@@ -98,7 +120,8 @@ class NatsBus implements Bus {
       await Promise.race([connection.drain().catch(() => {}), new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref())]);
       await connection.close().catch(() => {});
     }
-    await this.#loop;
+    // A connection that is still being made is closed as soon as it stands; nobody waits for that.
+    await Promise.race([this.#loop, new Promise((resolve) => setTimeout(resolve, closeTimeoutMs).unref())]);
   }
 
   /** Connects again and again; inside one connection the client itself reconnects for ever. It gives up only on
@@ -107,7 +130,7 @@ class NatsBus implements Bus {
     let waitMs = retryFirstMs;
     while (!this.#closing.signal.aborted) {
       try {
-        this.#connection = await connect({
+        const connection = await connect({
           servers: this.#options.url,
           name: this.#options.name,
           timeout: connectTimeoutMs,
@@ -115,14 +138,13 @@ class NatsBus implements Bus {
           maxPingOut: 2,
           maxReconnectAttempts: -1,
           reconnectTimeWait: retryFirstMs,
-          ...this.#auth(),
+          ...(await this.#auth()),
         });
         waitMs = retryFirstMs;
-        this.#set({ connected: true, reason: "Connected" });
-        this.#attach();
-        await this.#follow(this.#connection);
+        if (this.#closing.signal.aborted) await connection.close();
+        else await this.#serve(connection);
       } catch (error) {
-        this.#set({ connected: false, reason: reasonOf(error) });
+        this.#set({ connected: false, ...why(error) });
       }
       this.#connection = undefined;
       for (const entry of this.#subscriptions.values()) delete entry.live;
@@ -132,18 +154,20 @@ class NatsBus implements Bus {
     this.#set({ connected: false, reason: "Closed" });
   }
 
-  async #follow(connection: NatsConnection): Promise<void> {
+  async #serve(connection: NatsConnection): Promise<void> {
+    this.#connection = connection;
+    this.#set({ connected: true, reason: "Connected" });
+    this.#attach();
     const states = (async () => {
       for await (const event of connection.status()) {
         if (event.type === "disconnect" || event.type === "staleConnection") this.#set({ connected: false, reason: "Disconnected" });
         if (event.type === "reconnect") this.#set({ connected: true, reason: "Connected" });
-        if (event.type === "error")
-          this.#set({ connected: !connection.isClosed() && this.#status.connected, reason: reasonOf(event.error) });
+        if (event.type === "error") this.#set({ connected: !connection.isClosed() && this.#status.connected, ...why(event.error) });
       }
     })();
     const error = await connection.closed();
     await states;
-    this.#set({ connected: false, reason: error === undefined ? "Disconnected" : reasonOf(error) });
+    this.#set({ connected: false, ...(error === undefined ? { reason: "Disconnected" } : why(error)) });
   }
 
   #attach(): void {
@@ -163,12 +187,11 @@ class NatsBus implements Bus {
     }
   }
 
-  #auth() {
-    const file = this.#options.credsFile;
-    if (file === undefined) return {};
-    const text = readFileSync(file);
+  async #auth() {
+    const text = await this.#options.credentials?.();
+    if (text === undefined) return {};
     const isCreds = text.includes("BEGIN NATS USER JWT");
-    return { authenticator: isCreds ? credsAuthenticator(text) : tokenAuthenticator(text.toString("utf8").trim()) };
+    return { authenticator: isCreds ? credsAuthenticator(Buffer.from(text)) : tokenAuthenticator(text.trim()) };
   }
 
   #set(status: BusStatus): void {
@@ -178,10 +201,11 @@ class NatsBus implements Bus {
   }
 }
 
-function reasonOf(error: unknown): string {
+function why(error: unknown): Pick<BusStatus, "reason" | "message"> {
+  if (error instanceof AppError) return { reason: error.code, message: error.message };
   const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
-  if (/authorization|authentication|permissions/i.test(text)) return "AuthorizationViolation";
-  return text.slice(0, 200);
+  if (/authorization|authentication|permissions/i.test(text)) return { reason: "AuthorizationViolation" };
+  return { reason: text.slice(0, 200) };
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {

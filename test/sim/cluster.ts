@@ -157,7 +157,6 @@ export class SimCluster {
         log: silentLog,
         identity: async () => ({ cert: "", key: "", ca: "" }),
         natsUrl: () => "nats://sim:4222",
-        natsCredentials: async () => undefined,
         event: (_world, type, reason, message) => this.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},
         onWindow: () => {},

@@ -6,7 +6,7 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
-import { type Bus, createBus } from "../../../runtime/wire/nats.ts";
+import { type Bus, createBus, credentialsAt } from "../../../runtime/wire/nats.ts";
 import { resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
@@ -58,7 +58,11 @@ export async function run(args: readonly string[]): Promise<number> {
   const url = values.nats ?? deployment.spec.telemetry.nats.url;
   if (url === undefined)
     throw new AppError("--nats: the deployment names no NATS server (spec.telemetry.nats.url)", { code: "InvalidOption" });
-  const bus = createBus({ url, name: "enodia-plan-record", credsFile: values.creds });
+  const bus = createBus({
+    url,
+    name: "enodia-plan-record",
+    credentials: values.creds === undefined ? undefined : credentialsAt(values.creds),
+  });
   try {
     await connected(bus, url);
     const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase));
@@ -87,7 +91,8 @@ function phaseOf(text: string | undefined): Phase | undefined {
 async function connected(bus: Bus, url: string): Promise<void> {
   const deadline = Date.now() + connectTimeoutMs;
   while (!bus.status.connected) {
-    if (Date.now() > deadline) throw new AppError(`NATS at ${url} does not answer: ${bus.status.reason}`, { code: "TelemetryUnavailable" });
+    if (Date.now() > deadline)
+      throw new AppError(`NATS at ${url} does not answer: ${bus.status.message ?? bus.status.reason}`, { code: "TelemetryUnavailable" });
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }

@@ -117,7 +117,7 @@ export interface RebalanceView {
   readonly drains: readonly DrainView[];
   /** Resolved | Opening | DigestMismatch ... */
   readonly modelAvailable: Verdict;
-  /** Fresh | Stale | NATSUnavailable | PartialRanks | NotConfigured */
+  /** Fresh | Stale | NATSUnavailable | CredentialsNotFound | PartialRanks | NotConfigured */
   readonly telemetryFresh: Verdict;
   /** Balanced | Imbalanced | RebalanceSuppressed | Rebalancing | Unknown */
   readonly placementBalanced: Verdict;

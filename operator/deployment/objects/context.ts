@@ -15,8 +15,6 @@ export interface Settings {
 export interface RenderContext {
   readonly deployment: MoEDeployment;
   readonly settings: Settings;
-  /** Key of the NATS credentials Secret: `user.creds` or `token`. */
-  readonly natsKey: string;
 }
 
 export type Component = "worker" | "gateway" | "tls" | "shared";

@@ -20,7 +20,6 @@ const Mi = 2 ** 20;
 const context = (spec: object = {}, more: Partial<RenderContext> = {}): RenderContext => ({
   deployment: deployment(spec),
   settings,
-  natsKey: "user.creds",
   ...more,
 });
 const worker = (spec: object = {}) => workerPod(context(spec), workerTemplate(context(spec)), 2, "abcde") as any;
@@ -49,7 +48,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   assert.equal(config.kvPoolBytes, 64 * Mi);
   assert.equal(config.peersDns, "moe-workers.ns.svc");
   assert.equal(config.natsUrl, "nats://nats.test:4222");
-  assert.equal(config.natsCreds, "/etc/enodia/nats/user.creds");
+  assert.equal(config.natsCreds, "/etc/enodia/nats", "whatever keys the Secret has: a template that followed them would roll the workers");
   const front = gateway(spec).spec.template.spec.containers[0];
   assert.equal(parseGatewayConfig(env(front)).apiKeyFile, "/etc/enodia/api-key/key");
   assert.equal(parseGatewayConfig(env(front)).servedName, "moe-8x");

@@ -6,7 +6,7 @@ import type { RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./gateway.ts";
 import { workerTemplate } from "./worker-pod.ts";
 
-const context = (spec: object): RenderContext => ({ deployment: deployment(spec), settings, natsKey: "user.creds" });
+const context = (spec: object): RenderContext => ({ deployment: deployment(spec), settings });
 const gateway = (spec: object) => gatewayDeployment(context(spec)) as any;
 
 test("a pod template is merged by name, and what is the operator's is refused by field", () => {

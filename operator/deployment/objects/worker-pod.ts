@@ -134,7 +134,7 @@ function workerEnv(context: RenderContext): Env[] {
     ...(url
       ? [
           { name: "ENODIA_NATS_URL", value: url },
-          ...(natsSecret(context) ? [{ name: "ENODIA_NATS_CREDS", value: `${paths.nats}/${context.natsKey}` }] : []),
+          ...(natsSecret(context) ? [{ name: "ENODIA_NATS_CREDS", value: paths.nats }] : []),
           { name: "ENODIA_NATS_PREFIX", value: spec.telemetry.nats.subjectPrefix },
           { name: "ENODIA_TELEMETRY_WINDOW_MS", value: String(sampleMs(spec.rebalancing.trigger.window)) },
         ]
