@@ -193,7 +193,6 @@ async function serve(base: Base, model: Model) {
   refresh();
   const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
   const creds = options.natsCreds === undefined ? undefined : credentialsAt(options.natsCreds);
-  const creds = options.natsCreds === undefined ? undefined : credentialsAt(options.natsCreds);
   const bus =
     base.overrides.bus ??
     (options.natsUrl === undefined ? undefined : createBus({ url: options.natsUrl, credentials: creds, name: options.podName }));
