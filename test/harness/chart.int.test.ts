@@ -1,0 +1,74 @@
+// The chart as Helm reads it: lint, schema, and what every rendered object must carry.
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { before, test } from "node:test";
+import { parseAllDocuments } from "yaml";
+import { ensureBinaries } from "../cluster/binaries.ts";
+import { exec, execOk } from "./process.ts";
+import { release, root } from "./product.ts";
+
+const chart = join(root, "charts/enodia");
+const valuesFiles = readdirSync(join(chart, "ci"));
+let helm: string;
+
+before(async () => {
+  ({ helm } = await ensureBinaries((line) => process.stderr.write(`${line}\n`), { only: ["helm"] }));
+});
+
+async function rendered(...args: string[]): Promise<any[]> {
+  const text = await execOk(helm, ["template", release, chart, "--kube-version", "1.31.0", ...args]);
+  return parseAllDocuments(text).flatMap((document) => document.toJS() ?? []);
+}
+const full = () => rendered("-f", join(chart, "ci/full-values.yaml"));
+const named = (objects: any[], kind: string, name: string) =>
+  objects.find((object) => object.kind === kind && object.metadata.name === name);
+
+test("every values file of ci passes a strict lint", async () => {
+  assert.ok(valuesFiles.length >= 3);
+  for (const file of valuesFiles) await execOk(helm, ["lint", "--strict", chart, "-f", join(chart, "ci", file)]);
+});
+
+test("a key that the chart does not know is refused by name", async () => {
+  const { code, stderr } = await exec(helm, ["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.enabeld=true"]);
+  assert.notEqual(code, 0);
+  assert.match(stderr, /enabeld/);
+});
+
+test("every object says of which release it is, and a new chart version alone rolls no pods", async () => {
+  for (const object of await full()) {
+    const { labels } = object.metadata;
+    assert.equal(labels["app.kubernetes.io/name"], "enodia", `${object.kind} ${object.metadata.name}`);
+    assert.equal(labels["app.kubernetes.io/instance"], release);
+    if (object.kind !== "Deployment") continue;
+    const pods = object.spec.template.metadata.labels;
+    assert.ok(!("helm.sh/chart" in pods));
+    for (const [key, value] of Object.entries(object.spec.selector.matchLabels)) assert.equal(pods[key], value);
+  }
+});
+
+test("operator and NATS are placed and extended as the values say", async () => {
+  const objects = await full();
+  const operator = named(objects, "Deployment", "enodia").spec.template.spec;
+  const nats = named(objects, "Deployment", "enodia-nats").spec.template.spec;
+  assert.deepEqual(operator.nodeSelector, { "kubernetes.io/os": "linux" });
+  assert.deepEqual(nats.nodeSelector, { disk: "ssd" });
+  assert.deepEqual(nats.tolerations, [{ key: "dedicated", operator: "Exists" }]);
+  assert.equal(nats.priorityClassName, "system-cluster-critical");
+  const [container] = operator.containers;
+  assert.equal(container.env.find((one: any) => one.name === "NODE_EXTRA_CA_CERTS").value, "/etc/ca/ca.crt");
+  assert.ok(
+    container.volumeMounts.some((mount: any) => mount.name === "ca") && operator.volumes.some((volume: any) => volume.name === "ca"),
+  );
+  assert.equal(container.securityContext.readOnlyRootFilesystem, true, "defaults stay beside what is set");
+  const bare = named(await rendered("--set", "podSecurityContext.runAsUser=null"), "Deployment", "enodia").spec.template.spec;
+  assert.ok(!("runAsUser" in bare.securityContext) && bare.securityContext.runAsNonRoot);
+});
+
+test("alerts link to runbooks only where a prefix is given", async () => {
+  const rules = (objects: any[]) => objects.find((object) => object.kind === "PrometheusRule").spec.groups[0].rules;
+  for (const { alert, annotations } of rules(await full()))
+    assert.equal(annotations.runbook_url, `https://wiki.example.com/enodia/${alert}`);
+  for (const { annotations } of rules(await rendered("--set", "monitoring.prometheusRule.enabled=true")))
+    assert.ok(!annotations.runbook_url);
+});
