@@ -15,7 +15,8 @@ Shows the MoEDeployments of a namespace, or the one named: model, conditions and
 
   STATE, EPOCH    of the rank, and the newest plan it has committed
   EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
-  MEMORY          of the container, as the kubelet reports it; "-" where the node does not answer
+  MEMORY          of the container, as the kubelet reports it; "-" where the node does not answer, or where you may not ask it
+                  (the right \`get\` on nodes/proxy)
   EXPECTED <=     what MEMORY should stay below: 1.15 x (dense part + KV pool + EXPERTS) + 400 MiB
   LOAD            rows of experts it computes, over the mean of the ranks, in the worst layer
 
