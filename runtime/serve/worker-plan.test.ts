@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import { VirtualClock } from "../../test/sim/clock.ts";
 import { until } from "../../test/support/ranks.ts";
 import { PlanState } from "../engine/core/plan-state.ts";
 import type { RoutingTables } from "../engine/engine.ts";
@@ -138,5 +139,21 @@ test("a commit tells the engine the layers that it changed, and no others", asyn
       { rank: 0, layers: [[1, 2]] },
     ],
   );
+  self.plan.close();
+});
+
+test("the end of an adoption frees nothing of a commit that came meanwhile: that waits for its Release", async () => {
+  const clock = new VirtualClock();
+  const self = keeper();
+  clock.after(0, () => void self.plan.adopt(planOf(1, [[0, 0]])));
+  await clock.run(1_000);
+  const next = planOf(2, [[0, 1]]);
+  clock.after(0, () => void self.plan.prepare(next, 0, 0, () => {}).then(() => self.plan.commit(next)));
+  await clock.run(10_000);
+  assert.equal(self.state.phase(0), "drained");
+  assert.ok(self.residents.isResident(0, 1), "other sources may still route to it");
+  clock.after(0, () => void self.plan.release(2, [0]));
+  await clock.run(100);
+  assert.ok(!self.residents.isResident(0, 1));
   self.plan.close();
 });

@@ -211,7 +211,8 @@ export class PlanKeeper {
     if (changed.length === 0) return false;
     this.#options.log.info({ epoch: plan.epoch, layers: changed.length }, "plan adopted");
     await this.#install(changed);
-    setTimeout(() => void this.#freeAdopted(changed), adoptedFreeMs).unref();
+    const adopted = plan.layers.filter(({ layer }) => changed.includes(layer));
+    setTimeout(() => void this.#freeAdopted(adopted), adoptedFreeMs).unref();
     this.#options.onChange();
     return true;
   }
@@ -233,10 +234,11 @@ export class PlanKeeper {
     return { released, pending, freedBytes };
   }
 
-  async #freeAdopted(layers: readonly number[]): Promise<void> {
+  /** What has been committed since then has a Release of its own to come: other sources may still route by its parent. */
+  async #freeAdopted(adopted: readonly LayerPlacement[]): Promise<void> {
     if (this.#stopping.signal.aborted) return;
-    for (const layer of layers) {
-      if (this.state.phase(layer) === "drained") await this.release(this.state.current(layer)?.epoch ?? 0, [layer]);
+    for (const { layer, epoch } of adopted) {
+      if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
     }
   }
 

@@ -1,5 +1,6 @@
 // Virtual time: timers run in order, and all promises that a timer settles run before the next one. One hour of cluster
-// life takes milliseconds, and the same seed takes the same path.
+// life takes milliseconds, and the same seed takes the same path. Production code that reads the process's clock and sets
+// its timers gets these while the clock runs.
 import type { Clock } from "../../operator/rebalance/ports.ts";
 
 interface Timer {
@@ -29,6 +30,16 @@ export class VirtualClock implements Clock {
     };
   }
 
+  every(ms: number, run: () => void): () => void {
+    let stop = () => {};
+    const again = (): void => {
+      stop = this.after(ms, again);
+      run();
+    };
+    stop = this.after(ms, again);
+    return () => stop();
+  }
+
   sleep(ms: number): Promise<void> {
     return new Promise((resolve) => {
       this.after(ms, resolve);
@@ -37,7 +48,15 @@ export class VirtualClock implements Clock {
 
   /** Runs timers until `done()` or until `ms` have passed; true when done. */
   async run(ms: number, done: () => boolean = () => false): Promise<boolean> {
-    const end = this.time + ms;
+    const giveBack = takeTimers(this);
+    try {
+      return await this.runUntil(this.time + ms, done);
+    } finally {
+      giveBack();
+    }
+  }
+
+  private async runUntil(end: number, done: () => boolean): Promise<boolean> {
     await settle();
     while (!done()) {
       const next = this.heap[0];
@@ -86,8 +105,50 @@ function before(a: Timer, b: Timer): boolean {
 }
 
 /** Promise chains of the code under test are at most this deep between two timers. */
-const turns = 40;
+const turns = 80;
 
 async function settle(): Promise<void> {
   for (let i = 0; i < turns; i++) await Promise.resolve();
+}
+
+/** What setTimeout and setInterval return in virtual time. */
+class Handle {
+  readonly stop: () => void;
+  constructor(stop: () => void) {
+    this.stop = stop;
+  }
+  ref(): this {
+    return this;
+  }
+  unref(): this {
+    return this;
+  }
+}
+
+type Run = (...args: unknown[]) => void;
+
+/** The process's timers and clocks become those of `clock`; returns the way to give them back. */
+function takeTimers(clock: VirtualClock): () => void {
+  const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
+  const dateNow = Date.now;
+  const performanceNow = performance.now;
+  const clear =
+    (real: (handle: never) => void) =>
+    (handle: unknown): void => {
+      if (handle instanceof Handle) handle.stop();
+      else real(handle as never);
+    };
+  Object.assign(globalThis, {
+    setTimeout: (run: Run, ms = 0, ...args: unknown[]) => new Handle(clock.after(ms, () => run(...args))),
+    setInterval: (run: Run, ms = 0, ...args: unknown[]) => new Handle(clock.every(ms, () => run(...args))),
+    clearTimeout: clear(clearTimeout),
+    clearInterval: clear(clearInterval),
+  });
+  Date.now = () => clock.now();
+  performance.now = () => clock.now();
+  return () => {
+    Object.assign(globalThis, { setTimeout, clearTimeout, setInterval, clearInterval });
+    Date.now = dateNow;
+    performance.now = performanceNow;
+  };
 }
