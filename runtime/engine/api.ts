@@ -19,7 +19,7 @@ export interface RemoteFrame {
   readonly traceparent?: string;
 }
 
-/** Lives on the main thread. Answers unweighted rows [pairs, hidden], or rejects once no host can be had.
+/** Lives on the main thread. Answers unweighted rows [pairs, hidden], which the engine takes over, or rejects once no host can be had.
  *  `rank` may be this worker's own (the plan names it but the expert is not loaded yet) or -1 (the layer has no table). */
 export interface RemoteExperts {
   dispatch(frame: RemoteFrame): Promise<Float32Array>;
@@ -93,12 +93,14 @@ export type LoadCounters = Readonly<
 
 /** Totals since start, and what is in use now. */
 export interface EngineStats {
-  readonly steps: number;
   readonly prefillTokens: number;
   readonly decodeTokens: number;
   readonly cachedTokens: number;
-  readonly stepSeconds: Readonly<Record<Phase, number>>;
+  /** Of each step since the last call, some thousands at most. */
+  readonly stepSeconds: Readonly<Record<Phase, readonly number[]>>;
   readonly slotsUsed: number;
+  /** Not used, but holding a prompt that may be reused. */
+  readonly slotsKept: number;
   readonly queuedRequests: number;
   readonly hostedExperts: number;
   /** Expert rows computed here, for this rank's tokens and for those of others. */
@@ -109,7 +111,7 @@ export interface Engine {
   describe(): EngineInfo;
   /** Throws AppError `Busy` (retry), `ContextOverflow`, `InvalidRequest`, `Draining`, on the first next(). */
   generate(request: GenerateRequest): AsyncIterable<GenerateEvent>;
-  /** `unit`: verified stored bytes; they are copied, and the expert serves once the promise resolves. */
+  /** `unit`: verified stored bytes, which the engine takes over; the expert serves once the promise resolves. */
   loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void>;
   /** Resolves once nothing computes with it any more and its memory is released. */
   unloadExpert(layer: number, expert: number): Promise<void>;

@@ -82,8 +82,8 @@ class EngineClient implements Engine {
   }
 
   async loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void> {
-    const copy = unit.slice();
-    await this.#call("loadExpert", { layer, expert, unit: copy }, [copy.buffer]);
+    const own = unit.byteLength === unit.buffer.byteLength ? unit : new Uint8Array(unit); // what else is in the buffer stays the caller's
+    await this.#call("loadExpert", { layer, expert, unit: own }, [own.buffer as ArrayBuffer]);
     this.#hosted[layer]?.add(expert);
   }
 
@@ -97,7 +97,8 @@ class EngineClient implements Engine {
   }
 
   runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
-    return this.#call("runExperts", frame);
+    const rows = frame.rows.slice(); // the rows alone: a message takes all of the buffer below a view, here a whole gRPC message
+    return this.#call("runExperts", { ...frame, rows }, [rows.buffer]);
   }
 
   setRouting(tables: Parameters<Engine["setRouting"]>[0]): Promise<void> {
@@ -193,7 +194,7 @@ class EngineClient implements Engine {
   async #dispatch(id: number, frame: RemoteFrame): Promise<void> {
     try {
       const rows = await this.#remote.dispatch(frame);
-      this.#post({ type: "dispatched", id, rows });
+      this.#post({ type: "dispatched", id, rows }, [rows.buffer as ArrayBuffer]);
     } catch (caught) {
       this.#post({ type: "dispatchFailed", id, error: toPlain(caught) });
     }

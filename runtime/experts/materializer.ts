@@ -123,9 +123,10 @@ export class Materializer {
     const bytesPerSecond = this.#pace.rate(request.bytesPerSecond);
     const { unit } = await this.#shards.fetch({ ...request, bytesPerSecond });
     if (signal.aborted) throw abortReason(signal);
+    const { byteLength } = unit; // the engine takes the unit over
     await this.#engine.loadExpert(layer, expert, unit);
-    this.#fetchedBytes += unit.byteLength;
-    return unit.byteLength;
+    this.#fetchedBytes += byteLength;
+    return byteLength;
   }
 
   async #unload(layer: number, expert: number): Promise<void> {
