@@ -138,7 +138,8 @@ function checkInformers(informers: Informers, health: ReturnType<typeof createHe
   for (const informer of informers.all()) {
     const { kind } = informer.resource;
     metrics.set("enodia_operator_informer_synced", informer.hasSynced ? 1 : 0, { kind });
-    metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (Date.now() - informer.silentMs) / 1000, { kind });
+    if (informer.hasSynced)
+      metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (Date.now() - informer.silentMs) / 1000, { kind });
     if (informer.silentMs > silentMaxMs) health.dead(`nothing was heard of ${informer.resource.plural} for ${silentMaxMs / 60_000} min`);
   }
 }

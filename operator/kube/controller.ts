@@ -1,5 +1,5 @@
 // Runs a reconcile function over a work queue with a number of workers. Shell; knows no kind.
-// A reconcile that throws is retried with back-off (or as its AppError says); one that returns may ask to be run again later.
+// A reconcile that throws is retried as its AppError says, with back-off by default; one that returns may ask to be run again later.
 import { AppError } from "../../crds/common.ts";
 import { WorkQueue } from "./workqueue.ts";
 
@@ -61,7 +61,9 @@ async function runOnce(options: ControllerOptions, queue: WorkQueue, key: string
     options.observe?.(outcome.requeueAfterMs === undefined ? "ok" : "requeue", seconds());
   } catch (caught) {
     const error = AppError.from(caught, `reconciling ${key}`);
-    if (error.retry === "backoff" || error.retry === "never") queue.addBackedOff(key);
+    if (error.retry === "backoff") queue.addBackedOff(key);
+    else if (error.retry === "never")
+      queue.forget(key); // until something changes, or the next resync
     else queue.addAfter(key, error.retry.afterMs);
     options.observe?.("error", seconds(), error, key);
   }

@@ -81,6 +81,27 @@ test("a controller retries what fails with back-off and what asks to be run agai
   assert.deepEqual(results.sort(), ["error", "ok", "ok", "requeue"]);
 });
 
+test("what can never succeed is not tried again by itself, only when something changes", { timeout: 10_000 }, async () => {
+  const runs: string[] = [];
+  const controller = createController({
+    name: "test",
+    workers: 1,
+    resyncMs: 60_000,
+    keys: () => ["x"],
+    reconcile: async (key) => {
+      runs.push(key);
+      throw new AppError("refused", { code: "Invalid", retry: "never" });
+    },
+  });
+  controller.start();
+  await sleep(400);
+  assert.equal(runs.length, 1);
+  controller.queue.add("x");
+  await sleep(50);
+  await controller.stop();
+  assert.equal(runs.length, 2);
+});
+
 const lease = { namespace: "ns", name: "leader" };
 function candidate(kube: FakeKube, clock: Clock, identity: string) {
   const log: string[] = [];
@@ -157,6 +178,46 @@ test("a leader that stops gives the lease back, so that the other leads within a
   await a.election.stop();
   await clock.advance(2_100);
   assert.equal(b.election.isLeader, true);
+});
+
+test("a turn that wins while the replica stops starts nothing, and the lease is given back", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  const a = candidate(kube, clock, "a");
+  a.election.start();
+  await a.election.stop();
+  assert.deepEqual(a.log, []);
+  assert.equal(((await kube.get(resources.leases, lease)) as any).spec.holderIdentity, "");
+});
+
+test("an answer that comes late does not make the lease older than it is", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  let late: (() => void) | undefined;
+  let hold = false;
+  const slow = new Proxy(kube, {
+    get: (target, key) => {
+      if (key !== "update" || !hold) return Reflect.get(target, key);
+      hold = false; // carried out at once, answered much later
+      return async (...args: Parameters<FakeKube["update"]>) => {
+        const written = await kube.update(...args);
+        await new Promise<void>((resolve) => {
+          late = resolve;
+        });
+        return written;
+      };
+    },
+  });
+  const a = candidate(slow, clock, "a");
+  a.election.start();
+  await clock.advance(3_000);
+  hold = true;
+  await clock.advance(14_000); // given up after 5 s; turns go on
+  late?.();
+  await clock.advance(0);
+  await clock.advance(1_000);
+  assert.equal(a.election.isLeader, true);
+  assert.deepEqual(a.log, ["elected"]);
 });
 
 test("a former leader's writes are refused and its reads are not", async () => {

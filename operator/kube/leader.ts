@@ -68,7 +68,6 @@ export class LeaderElection {
     this.#stopped = true;
     this.#cancel();
     await this.#turn;
-    if (!this.#leading) return;
     this.#leading = false;
     try {
       const lease = await this.#options.kube.get(resources.leases, this.#options.lease);
@@ -82,7 +81,8 @@ export class LeaderElection {
   async #step(): Promise<void> {
     try {
       const turn = await this.#within(this.#timing.renewDeadlineMs / 2, this.#tryHold());
-      if (turn === "held") this.#held();
+      if (turn === "held" && !this.#stopped)
+        this.#held(); // a turn that wins after stop() only has a lease to give back
       else if (turn === "taken" && this.#leading) this.#lose("another replica holds the lease");
     } catch (error) {
       this.#options.onError?.(error);
@@ -153,7 +153,7 @@ export class LeaderElection {
     try {
       const written = await write();
       this.#seen = { version: written.metadata.resourceVersion ?? "", at: before };
-      this.#renewedAt = before;
+      this.#renewedAt = Math.max(this.#renewedAt, before); // an answer may come late, after that of a later turn
       return "held";
     } catch (error) {
       if (hasCode(error, "Conflict", "AlreadyExists")) return "retry";
