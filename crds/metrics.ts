@@ -76,14 +76,17 @@ const table = {
     endpoint,
     code: "open",
   }),
-  enodia_gateway_requests_active: gateway.gauge("Requests that hold an admission slot."),
-  enodia_gateway_queue_requests: gateway.gauge("Requests that wait for an admission slot."),
+  enodia_gateway_requests_active: gateway.gauge("Admitted requests that a worker computes."),
+  enodia_gateway_queue_requests: gateway.gauge("Admitted requests that wait, for a worker or in a worker's queue."),
   enodia_gateway_rejected_total: gateway.counter("Requests refused before any work, by reason.", {
     reason: ["queue_full", "no_worker", "unauthorized", "invalid", "context_length", "too_large"],
   }),
   enodia_gateway_request_duration_seconds: gateway.histogram("From the parsed request to its last byte.", latency, { endpoint }),
   enodia_gateway_time_to_first_token_seconds: gateway.histogram("From the parsed request to its first token.", latency),
-  enodia_gateway_inter_token_seconds: gateway.histogram("Between two tokens of a request, failovers included.", latency),
+  enodia_gateway_inter_token_seconds: gateway.histogram(
+    "Wait for a request's next token after its first, failovers included; a slow client adds nothing.",
+    latency,
+  ),
   enodia_gateway_tokens_total: gateway.counter("Tokens read and written.", { kind: ["prompt", "output"] }),
   enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", {
     reason: ["lost", "draining", "silent", "error"],
@@ -101,8 +104,9 @@ const table = {
   }),
   enodia_worker_requests_active: worker.gauge("Requests in a KV slot."),
   enodia_worker_queue_requests: worker.gauge("Requests that wait for a KV slot."),
-  enodia_worker_queue_tokens: worker.gauge("Prompt and output tokens still to be computed for the requests here."),
+  enodia_worker_queue_tokens: worker.gauge("Prompt and replayed tokens of the requests here that have brought no token yet."),
   enodia_worker_tokens_total: worker.counter("Tokens computed, by phase.", { phase }),
+  enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
   enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase }),
   enodia_worker_kv_slots: worker.gauge("KV slots by state; cached slots keep a finished prefix and are free to take.", {

@@ -24,6 +24,9 @@ import type { OpenModel } from "./open.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 
+/** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
+const stepSecondsMax = 4_096;
+
 interface Waiting {
   resolve(rows: Float32Array): void;
   reject(error: unknown): void;
@@ -48,7 +51,9 @@ export class EngineLoop {
   /** Calls that change state wait here for the end of a step. */
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
-  readonly #totals = { steps: 0, prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: 0, decode: 0 } };
+  readonly #totals = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0 };
+  /** Since the last `stats`. */
+  #stepSeconds: Record<Phase, number[]> = { prefill: [], decode: [] };
 
   constructor(port: MessagePort, model: OpenModel, options: ThreadOptions) {
     const { program, backend, store, embed, blocks, head } = model;
@@ -200,10 +205,14 @@ export class EngineLoop {
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
-        const { slotsUsed, queued } = this.#batcher;
+        const { slotsUsed, slotsKept, queued } = this.#batcher;
+        const stepSeconds = this.#stepSeconds;
+        this.#stepSeconds = { prefill: [], decode: [] };
         return {
           ...this.#totals,
+          stepSeconds,
           slotsUsed,
+          slotsKept,
           queuedRequests: queued,
           hostedExperts: this.#experts.count,
           servedRows: this.#counter.servedTotal,
@@ -262,9 +271,8 @@ export class EngineLoop {
   }
 
   #count(phase: Phase, tokens: number, seconds: number): void {
-    this.#totals.steps += 1;
     this.#totals[phase === "prefill" ? "prefillTokens" : "decodeTokens"] += tokens;
-    this.#totals.stepSeconds[phase] += seconds;
+    if (this.#stepSeconds[phase].length < stepSecondsMax) this.#stepSeconds[phase].push(seconds);
   }
 
   #send(message: FromEngine, transfer: ArrayBuffer[] = []): void {

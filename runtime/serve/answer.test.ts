@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { byteText } from "../../test/support/byte-text.ts";
 import { silentLog } from "../observe/log.ts";
-import { createMetrics } from "../observe/metrics.ts";
+import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
 import { Answer, type Piece, prepare, type TextModel } from "./answer.ts";
 import type { WorkerEvent } from "./failover.ts";
@@ -43,13 +43,23 @@ test("text that no tokens could bring into the context is refused before it is t
 
 const envelope = { endpoint: "completions", id: "c", created: 0, model: "m", logprobs: true } as const;
 
+interface Circumstances {
+  readonly stops?: readonly string[];
+  readonly now?: () => number;
+  readonly metrics?: Metrics<"gateway">;
+  /** Runs between two pieces. */
+  readonly onPiece?: () => void;
+}
+
+const newMetrics = () => createMetrics({ process: "gateway", version: "0", constants: {} });
+
 /** The answer when one worker sends these bytes, a token each. */
-async function answer(bytes: readonly number[], stops: readonly string[] = []): Promise<Piece[]> {
+async function answer(bytes: readonly number[], circumstances: Circumstances = {}): Promise<Piece[]> {
+  const { stops = [], now = Date.now, metrics = newMetrics(), onPiece = () => {} } = circumstances;
   const events = async function* (): AsyncGenerator<WorkerEvent> {
     for (const [position, id] of bytes.entries()) yield { type: "token", id, position, logprob: -1 };
     yield { type: "finish", reason: "length" };
   };
-  const metrics = createMetrics({ process: "gateway", version: "0", constants: {} });
   const tracing = await createTracing({ service: "gateway" });
   const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
   const full = { ...job, sampling, stops, logprobs: true, ignoreEos: false };
@@ -59,13 +69,15 @@ async function answer(bytes: readonly number[], stops: readonly string[] = []): 
     { id: "a", job: full, prompt: [1], maxTokens: bytes.length, span, signal },
     {
       ...{ textModel: byteText, metrics, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
-      ...{ drawSeed: () => 1n, now: Date.now },
+      ...{ drawSeed: () => 1n, now },
       workers: { start: () => ({ rank: 0, events: events(), close: () => {} }), changed: async () => {} },
     },
   );
   const pieces: Piece[] = [];
-  for await (const piece of one.pieces()) pieces.push(piece);
-  await metrics.close();
+  for await (const piece of one.pieces()) {
+    pieces.push(piece);
+    onPiece();
+  }
   return pieces;
 }
 
@@ -91,10 +103,22 @@ test("a token that is part of a character has its own bytes, and offsets are pla
 });
 
 test("offsets do not lag behind while text is held back for a stop string", async () => {
-  const pieces = await answer([...new TextEncoder().encode("abEENcd")], ["END"]);
+  const pieces = await answer([...new TextEncoder().encode("abEENcd")], { stops: ["END"] });
   const writer = new ChunkWriter(envelope, false);
   assert.deepEqual(
     pieces.flatMap((piece) => (writer.piece(piece) as any).choices[0].logprobs.text_offset),
     [0, 1, 2, 3, 4, 5, 6],
   );
+});
+
+test("a client that reads slowly does not show as slow tokens", async () => {
+  const clock = { now: 0 };
+  const metrics = newMetrics();
+  const onPiece = () => {
+    clock.now += 5_000;
+  };
+  await answer([97, 98, 99], { now: () => clock.now, metrics, onPiece });
+  const text = await metrics.text();
+  assert.match(text, /^enodia_gateway_inter_token_seconds_sum(\{\})? 0$/m);
+  assert.match(text, /^enodia_gateway_inter_token_seconds_count(\{\})? 2$/m);
 });

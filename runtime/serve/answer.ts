@@ -112,7 +112,6 @@ export class Answer {
   readonly #request: AnswerRequest;
   readonly #deps: AnswerDeps;
   readonly #arrived: number;
-  #lastTokenAt = 0;
   #logprobs: TokenLogprob[] = [];
   outputTokens = 0;
   failovers = 0;
@@ -134,11 +133,13 @@ export class Answer {
     const { textModel, metrics } = this.#deps;
     const text = new StopText(textModel.decoder(), job.stops);
     metrics.add("enodia_gateway_tokens_total", this.#request.prompt.length, { kind: "prompt" });
+    let askedAt = this.#deps.now();
     for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
+      if (event.type === "token") this.#countToken(askedAt);
       const piece = this.#piece(event, text);
-      if (piece === undefined) continue;
-      yield piece;
-      if (piece.finish) return;
+      if (piece !== undefined) yield piece;
+      if (piece?.finish) return;
+      askedAt = this.#deps.now(); // a client that reads slowly holds up the yield, not the token
     }
   }
 
@@ -152,7 +153,6 @@ export class Answer {
       const rest = text.end();
       return { text: rest.text, logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
     }
-    this.#countToken();
     if (this.#request.job.logprobs) {
       const bytes = this.#deps.textModel.piece(event.id);
       this.#logprobs.push({ bytes, logprob: event.logprob, offset: text.length });
@@ -168,12 +168,11 @@ export class Answer {
     return taken;
   }
 
-  #countToken(): void {
+  #countToken(askedAt: number): void {
     const { metrics, now } = this.#deps;
     const at = now();
     if (this.outputTokens === 0) metrics.observe("enodia_gateway_time_to_first_token_seconds", (at - this.#arrived) / 1000);
-    else metrics.observe("enodia_gateway_inter_token_seconds", (at - this.#lastTokenAt) / 1000);
-    this.#lastTokenAt = at;
+    else metrics.observe("enodia_gateway_inter_token_seconds", (at - askedAt) / 1000);
     this.outputTokens++;
     metrics.add("enodia_gateway_tokens_total", 1, { kind: "output" });
   }

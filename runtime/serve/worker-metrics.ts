@@ -47,7 +47,8 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_worker_queue_requests", last?.queuedRequests ?? 0);
     metrics.set("enodia_worker_queue_tokens", load.queuedTokens);
     metrics.set("enodia_worker_kv_slots", last?.slotsUsed ?? 0, { state: "used" });
-    metrics.set("enodia_worker_kv_slots", info.kvSlots - (last?.slotsUsed ?? 0), { state: "free" });
+    metrics.set("enodia_worker_kv_slots", last?.slotsKept ?? 0, { state: "cached" });
+    metrics.set("enodia_worker_kv_slots", info.kvSlots - (last?.slotsUsed ?? 0) - (last?.slotsKept ?? 0), { state: "free" });
     const staged = experts.residents.stagedCount() * experts.residents.expertBytes;
     const memory = { dense: info.denseBytes, kv: info.kvBytes, experts: experts.residents.bytes - staged, staging: staged };
     for (const kind of ["dense", "kv", "experts", "staging"] as const) metrics.set("enodia_worker_memory_bytes", memory[kind], { kind });
@@ -73,10 +74,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
 function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats | undefined): void {
   metrics.add("enodia_worker_tokens_total", now.prefillTokens - (before?.prefillTokens ?? 0), { phase: "prefill" });
   metrics.add("enodia_worker_tokens_total", now.decodeTokens - (before?.decodeTokens ?? 0), { phase: "decode" });
-  const steps = now.steps - (before?.steps ?? 0);
-  if (steps <= 0) return;
-  for (const phase of phases) {
-    const seconds = now.stepSeconds[phase] - (before?.stepSeconds[phase] ?? 0);
-    if (seconds > 0) metrics.observe("enodia_worker_step_duration_seconds", seconds / steps, { phase });
-  }
+  metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
+  for (const phase of phases)
+    for (const seconds of now.stepSeconds[phase]) metrics.observe("enodia_worker_step_duration_seconds", seconds, { phase });
 }

@@ -141,8 +141,8 @@ class DoubleEngine implements Engine {
   }
   async stats() {
     return {
-      ...{ steps: 0, prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: 0, decode: 0 } },
-      ...{ slotsUsed: this.#active, queuedRequests: 0, hostedExperts: this.#seeds.size, servedRows: 0 },
+      ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
+      ...{ slotsUsed: this.#active, slotsKept: 0, queuedRequests: 0, hostedExperts: this.#seeds.size, servedRows: 0 },
     };
   }
   load() {

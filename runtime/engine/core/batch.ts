@@ -76,6 +76,10 @@ export class Batcher {
     return this.#ledger.used;
   }
 
+  get slotsKept(): number {
+    return this.#ledger.kept;
+  }
+
   get queued(): number {
     return this.#queue.length;
   }

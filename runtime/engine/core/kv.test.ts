@@ -28,6 +28,23 @@ const prompts = Array.from({ length: 4 }, (_, shared) =>
   Uint32Array.from({ length: 60 }, (_unused, i) => (i < 20 + shared * 8 ? i + 1 : (shared + 1) * 1000 + i)),
 );
 
+test("a slot counts as kept while nobody uses it and its prompt is long enough to be reused", () => {
+  const ledger = new SlotLedger(3);
+  const prompt = (length: number) => Uint32Array.from({ length }, (_, i) => i);
+  for (const [owner, length] of [
+    ["short", reuseTokensMin - 1],
+    ["long", reuseTokensMin],
+  ] as const) {
+    ledger.admit(owner, prompt(length));
+    ledger.prefilled(owner, prompt(length));
+    ledger.promote(owner);
+  }
+  assert.deepEqual([ledger.used, ledger.kept], [2, 0]);
+  ledger.leave("short");
+  ledger.leave("long");
+  assert.deepEqual([ledger.used, ledger.kept], [0, 1]);
+});
+
 test("whatever comes and goes, every request finds its own tokens in its slot, and decoding slots are a prefix", () => {
   const command = fc.record({ act: fc.constantFrom("admit", "prefill", "decode", "leave", "leavePrefill"), pick: fc.nat(1000) });
   fc.assert(

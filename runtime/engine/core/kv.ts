@@ -55,6 +55,11 @@ export class SlotLedger {
     return this.#decoding + (this.#prefilling === undefined ? 0 : 1);
   }
 
+  /** Slots that nobody uses and that still hold a prompt long enough to be reused. */
+  get kept(): number {
+    return this.#slots.filter(({ owner, prompt }) => owner === undefined && prompt.length >= reuseTokensMin).length;
+  }
+
   lengthOf(owner: string): number {
     return this.#slotOf(owner).slot.length;
   }
