@@ -50,7 +50,9 @@ export interface BalanceFacts {
 
 export class Balance {
   readonly book: LoadBook;
-  lastPlanAt = Number.NEGATIVE_INFINITY;
+  /** Unix ms since which load is listened to. */
+  readonly since: number;
+  private lastPlanAt = Number.NEGATIVE_INFINITY;
   decision: Decision | undefined;
   measured: MeasuredImbalance | undefined;
   bound: number | undefined;
@@ -71,6 +73,7 @@ export class Balance {
   private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
+    this.since = now;
     this.book = new LoadBook({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
     this.forecaster = new Forecaster(shape.layers, shape.experts);
   }
@@ -147,12 +150,14 @@ export class Balance {
       noise: facts.plan && this.forecast ? worstNoise(this.input(facts), this.noise) : 0,
       ...(this.transitions?.fresh ? { newTransitions: this.transitions.pairs } : {}),
     });
-    this.decision = decision;
+    // A recommendation stands until the next plan is made.
+    if (decision.reason !== "Interval" || this.decision?.reason !== "Recommended") this.decision = decision;
     return decision;
   }
 
   /** Second question, on the plan that a policy made. */
-  judge(input: PlanInput, { layers, hops }: PlanOutput, spec: MoEDeploymentSpec): Judged {
+  judge(input: PlanInput, { layers, hops }: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
+    this.lastPlanAt = now;
     this.transitions?.used();
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
@@ -213,10 +218,6 @@ export class Balance {
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
   forgetHistory(): void {
     this.history = [];
-  }
-
-  predicted(facts: BalanceFacts): readonly number[] {
-    return facts.plan && this.forecast ? predictedLayers(this.input(facts), facts.plan.layers) : [];
   }
 }
 

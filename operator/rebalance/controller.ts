@@ -6,13 +6,13 @@ import type { Metrics } from "../../runtime/observe/metrics.ts";
 import { createBus } from "../../runtime/wire/nats.ts";
 import type { Deployments, Rebalance, RebalanceView, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
+import { systemClock } from "../kube/workqueue.ts";
 import type { Balance, BalanceFacts } from "./balance.ts";
 import { DeploymentLoop } from "./loop.ts";
-import type { LoopPorts } from "./loop-ports.ts";
+import type { LoopPorts, PlanEnd } from "./loop-ports.ts";
 import { placementStore } from "./placement-store.ts";
 import { threadPlanner } from "./planner-thread.ts";
-import type { Clock, LoadBus, LoadBusOptions } from "./ports.ts";
-import type { RolloutResult } from "./rollout.ts";
+import type { LoadBus, LoadBusOptions } from "./ports.ts";
 import { openLink } from "./session.ts";
 import { Telemetry } from "./telemetry.ts";
 
@@ -23,19 +23,14 @@ export interface RebalanceOptions {
   readonly log: Log;
 }
 
-export const systemClock: Clock = {
-  now: () => Date.now(),
-  after: (ms, run) => {
-    const timer = setTimeout(run, ms);
-    return () => clearTimeout(timer);
-  },
-};
-
 export function createRebalance(options: RebalanceOptions): Rebalance {
   const { deployments, metrics, log } = options;
   const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
   const listeners = new Set<(ref: Ref) => void>();
-  const telemetry = new Telemetry((bus) => openBus(bus, deployments), (reason) => metrics.add("enodia_telemetry_dropped_total", 1, { reason }));
+  const telemetry = new Telemetry(
+    (bus) => openBus(bus, deployments),
+    (reason) => metrics.add("enodia_telemetry_dropped_total", 1, { reason }),
+  );
   const planner = threadPlanner();
   const ports: LoopPorts = {
     clock: systemClock,
@@ -75,8 +70,12 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     },
     view: (uid) => loops.get(uid)?.loop.view(),
     forget: (uid) => {
-      loops.get(uid)?.loop.close();
+      const known = loops.get(uid);
+      if (!known) return;
+      known.loop.close();
       loops.delete(uid);
+      // Gauges that it has set since the object was deleted.
+      metrics.forget(labelsOf(known.ref));
     },
     onChange: (listener) => {
       listeners.add(listener);
@@ -109,8 +108,10 @@ function recordWindow(metrics: Metrics<"operator">, ref: Ref, balance: Balance, 
   }
   if (balance.bound !== undefined && Number.isFinite(balance.bound))
     metrics.set("enodia_expert_imbalance_bound_ratio", balance.bound, { ...labels, layer_agg: "max" });
-  const age = balance.book.ageMs(facts.expected, Date.now());
-  if (Number.isFinite(age)) metrics.set("enodia_telemetry_age_seconds", age / 1000, labels);
+  const now = Date.now();
+  // A rank that was never heard is as old as the book: no fresh value may stay for it.
+  const age = Math.min(balance.book.ageMs(facts.expected, now), now - balance.since);
+  metrics.set("enodia_telemetry_age_seconds", age / 1000, labels);
 }
 
 function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView | undefined): void {
@@ -126,20 +127,17 @@ function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView 
   if (last) metrics.set("enodia_telemetry_last_sample_timestamp_seconds", Date.parse(last) / 1000, labels);
 }
 
-function recordRollout(
-  metrics: Metrics<"operator">,
-  ref: Ref,
-  running: boolean,
-  done: { readonly kind: string; readonly result: RolloutResult } | undefined,
-): void {
+function recordRollout(metrics: Metrics<"operator">, ref: Ref, running: boolean, done: PlanEnd | undefined): void {
   const labels = labelsOf(ref);
   metrics.set("enodia_rebalance_in_progress", running ? 1 : 0, labels);
   if (running) metrics.set("enodia_rebalance_started_timestamp_seconds", Date.now() / 1000, labels);
   if (!done) return;
   const { kind, result } = done;
   const reason = kind.charAt(0).toUpperCase() + kind.slice(1);
-  const counted = result.outcome.result === "committed" ? "committed" : result.outcome.result === "aborted" ? "aborted" : "failed";
+  const ended = result?.outcome.result ?? "superseded";
+  const counted = ended === "superseded" ? "failed" : ended;
   metrics.add("enodia_rebalances_total", 1, { ...labels, result: counted, reason });
+  if (!result) return;
   metrics.observe("enodia_rebalance_duration_seconds", result.durationMs / 1000, labels);
   if (counted === "committed") metrics.add("enodia_expert_moves_total", result.moves, labels);
   metrics.add("enodia_expert_move_bytes_total", result.bytes, labels);

@@ -27,12 +27,11 @@ export interface IntentInput {
   readonly waitedMs: number;
   /** Ranks of the plan without a usable process for longer than the grace. */
   readonly gone: ReadonlySet<number>;
-  /** Drains that were found impossible for the present members: not tried again until these change. */
-  readonly blocked: ReadonlySet<number>;
-  /** Experts of the plan that no live rank hosts, and whether the last repair already had these members. */
-  readonly repairTried: boolean;
-  /** New ranks were filled already: what they did not get then, load has to ask for. */
-  readonly fillTried: boolean;
+  /**
+   * Whether such a plan may be made now: not while one that failed waits for its next time, and not again for members for whom
+   * it was made or found impossible. Then what comes after it in the order is not held up.
+   */
+  readonly mayTry: (kind: "repair" | "drain" | "fill" | "protect") => boolean;
   /** Experts with fewer copies than the floor asks for, less those for which the present members had no room. */
   readonly unprotected: number;
 }
@@ -48,15 +47,14 @@ export function nextIntent(input: IntentInput): Intent {
   if (limbo.length > 0)
     return { kind: "wait", reason: "MembershipUnknown", message: `ranks ${limbo.join(", ")} do not answer; not declared lost yet` };
   const lost = [...used].filter((rank) => state.get(rank) === "dead");
-  if (lost.length > 0 && !input.repairTried && active.length > 0) return { kind: "repair", lost };
+  if (lost.length > 0 && active.length > 0 && input.mayTry("repair")) return { kind: "repair", lost };
   const leaving = input.views
     .filter((view) => view.leaving && view.leaving.reason !== "Stop" && used.has(view.rank) && view.usable)
     .map((view) => view.rank);
-  const drains = leaving.filter((rank) => !input.blocked.has(rank));
-  if (drains.length > 0 && active.length > 0) return { kind: "drain", ranks: drains };
+  if (leaving.length > 0 && active.length > 0 && input.mayTry("drain")) return { kind: "drain", ranks: leaving };
   const empty = active.filter((spec) => !used.has(spec.rank)).map((spec) => spec.rank);
-  if (empty.length > 0 && !input.fillTried) return { kind: "fill", ranks: empty };
-  if (input.unprotected > 0 && active.length > 1) return { kind: "protect" };
+  if (empty.length > 0 && input.mayTry("fill")) return { kind: "fill", ranks: empty };
+  if (input.unprotected > 0 && active.length > 1 && input.mayTry("protect")) return { kind: "protect" };
   return { kind: "balance" };
 }
 

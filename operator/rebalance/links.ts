@@ -16,6 +16,8 @@ export class Links {
   private readonly workers = new Map<string, Entry>();
   private readonly gateways = new Map<string, Entry>();
   private version = 0;
+  private now = 0;
+  private identity: Identity | undefined;
   private lastMembers = "";
   private members: readonly Member[] = [];
   private sampleTransitions = false;
@@ -40,8 +42,9 @@ export class Links {
       pod.ip ? [{ uid: pod.uid, ip: pod.ip, serverName: `gateway.${ref.name}.${ref.namespace}.enodia`, kind: "gateway" as const }] : [],
     );
     this.reconcile(this.gateways, gateways, world, identity);
-    // A new leader must not be taken for an older one: versions go on from the clock.
-    if (this.version === 0) this.version = now;
+    if (this.identity !== identity) for (const { link } of this.all()) link.renew(identity);
+    this.identity = identity;
+    this.now = now;
   }
 
   private reconcile(
@@ -62,18 +65,21 @@ export class Links {
       const link = this.open({ address, serverName, deploymentUid: world.uid, kind, podUid: uid, identity, onChange: this.onChange });
       entries.set(uid, { link, address });
       if (this.lastMembers !== "") link.push(this.membership());
-      if (this.plan) link.pushPlan(this.plan);
+      // Workers are told by boots.ts, once it is known what they run.
+      if (this.plan && kind === "gateway") link.pushPlan(this.plan);
     }
   }
 
   /** Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last. */
   setMembers(members: readonly Member[], sampleTransitions: boolean): void {
     const text = JSON.stringify([members, sampleTransitions]);
-    if (text === this.lastMembers) return;
+    const reported = Math.max(0, ...this.all().map(({ link }) => link.status?.membershipVersion ?? 0));
+    if (text === this.lastMembers && reported <= this.version) return;
     this.lastMembers = text;
     this.members = members;
     this.sampleTransitions = sampleTransitions;
-    this.version++;
+    // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
+    this.version = Math.max(this.version, reported, this.version === 0 ? this.now : 0) + 1;
     for (const { link } of this.all()) link.push(this.membership());
   }
 
@@ -84,6 +90,11 @@ export class Links {
   pushPlan(plan: PlacementPlan): void {
     this.plan = plan;
     for (const { link } of this.all()) link.pushPlan(plan);
+  }
+
+  /** The world runs another model: pods that come are not told the old plan. */
+  forgetPlan(): void {
+    this.plan = undefined;
   }
 
   private all(): Entry[] {

@@ -5,29 +5,49 @@ import { parseDuration } from "../../crds/quantity.ts";
 import type { LoadWindow } from "../../crds/telemetry.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
 import { policies } from "../planner/index.ts";
+import { Attempts, type StepEnd, type Tried, type Why } from "./attempts.ts";
 import { Balance, type BalanceFacts } from "./balance.ts";
+import { Boots } from "./boots.ts";
+import { Carrier } from "./carry.ts";
 import { Drains } from "./drains.ts";
 import { type Intent, nextIntent } from "./intent.ts";
 import { Links } from "./links.ts";
-import type { LoopPorts } from "./loop-ports.ts";
-import { everybodyDescribed, lostAfterMs, membersOf, rankSpecs, ranksOf, rankViews } from "./members.ts";
+import type { LoopPorts, Observed } from "./loop-ports.ts";
+import {
+  agreedModel,
+  everybodyDescribed,
+  lostAfterMs,
+  majorityDigest,
+  memberKey,
+  membersOf,
+  rankSpecs,
+  ranksOf,
+  rankViews,
+} from "./members.ts";
 import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
-import { type Observed, Steps } from "./steps.ts";
+import type { Description } from "./ports.ts";
+import { podsOf, Steps } from "./steps.ts";
 import type { Subscription } from "./telemetry.ts";
-import { rebalanceView } from "./view.ts";
+import { changeKey, rebalanceView } from "./view.ts";
 
 const tickMs = 200;
-/** After a failed step (store away, planner failed). */
-const retryMs = 2_000;
+/** Least time between two looks: what happens meanwhile is seen in one. */
+const pokeMs = 100;
+/** The operator's certificate is asked for anew this often; its issuer makes a new one well before the old one ends. */
+const identityMs = 24 * 3600_000;
 
 export class DeploymentLoop {
   private readonly ports: LoopPorts;
   private readonly links: Links;
   private readonly seen: Observed;
+  private readonly carrier: Carrier;
+  private readonly boots = new Boots();
+  private readonly attempts = new Attempts();
   private readonly steps: Steps;
   private readonly drains = new Drains();
   private readonly status: PlacementStatusWriter;
-  private identity: Identity | undefined;
+  private identity: { readonly known: Identity; readonly until: number } | undefined;
+  private waiting: Why | undefined;
   private telemetry: { readonly key: string; readonly subscription: Subscription } | undefined;
   private readonly usableAt = new Map<number, number>();
   private readonly startedAt: number;
@@ -41,18 +61,17 @@ export class DeploymentLoop {
 
   constructor(ports: LoopPorts, world: World) {
     this.ports = ports;
-    this.seen = { world, views: [], shape: undefined, balance: undefined };
+    this.seen = { world, views: [], model: undefined, shape: undefined, balance: undefined };
     this.startedAt = ports.clock.now();
-    this.status = new PlacementStatusWriter(ports.store, ports.clock);
     this.links = new Links(ports.openLink, () => this.poke());
-    this.steps = new Steps({
-      ports,
-      seen: this.seen,
-      links: this.links,
-      drains: this.drains,
-      facts: () => this.facts(),
-      poke: () => this.poke(),
-    });
+    const { seen, links, boots, drains } = this;
+    this.carrier = new Carrier({ ports, seen, links, boots, poke: () => this.poke() });
+    this.steps = new Steps({ ports, seen, links, drains, carrier: this.carrier, facts: () => this.facts() });
+    const { store, clock, log } = ports;
+    const onGone = () => {
+      this.carrier.recovered = false; // it is made again from what workers hold
+    };
+    this.status = new PlacementStatusWriter({ store, clock, log, onGone });
     this.schedule(0);
   }
 
@@ -66,10 +85,11 @@ export class DeploymentLoop {
   }
 
   private poked = false;
+  private lookedAt = Number.NEGATIVE_INFINITY;
   private poke(): void {
     if (this.poked || this.stopped) return;
     this.poked = true;
-    this.schedule(0);
+    this.schedule(Math.max(0, this.lookedAt + pokeMs - this.ports.clock.now()));
   }
 
   private schedule(ms: number): void {
@@ -77,6 +97,7 @@ export class DeploymentLoop {
     this.stopTimer = this.ports.clock.after(ms, () => {
       this.poked = false;
       if (this.stopped) return;
+      this.lookedAt = this.ports.clock.now();
       try {
         this.tick();
       } catch (caught) {
@@ -88,76 +109,72 @@ export class DeploymentLoop {
 
   private tick(): void {
     const now = this.ports.clock.now();
+    if (!this.identity || now >= this.identity.until) this.act("identity", () => this.identify());
     if (!this.identity) {
-      this.act(now, () => this.begin());
       this.report(now);
       return;
     }
-    this.links.sync(this.seen.world, this.identity, now);
+    this.links.sync(this.seen.world, this.identity.known, now);
     this.observe(now);
-    this.followRollout();
-    const planned = new Set(ranksOf(this.steps.committed));
+    const { committed, running } = this.carrier;
+    this.boots.follow(this.seen.views, this.usableAt, { running: running?.rollout, committed }, now);
+    const planned = new Set(ranksOf(committed));
     this.drains.step(
       this.seen.views,
       this.seen.world.leaving,
       // Until the plan was read every rank may hold the only copy of something.
-      (rank) => !this.steps.recovered || planned.has(rank),
+      (rank) => !this.carrier.recovered || planned.has(rank),
       parseDuration(this.seen.world.spec.elasticity.drain, "spec.elasticity.drain"),
       now,
     );
     this.listen();
-    if (!this.working && now >= this.steps.notBefore) this.decide(now);
+    if (!this.working) this.decide(now);
+    else if (this.steps.onlyPlanning && this.overtaken(now)) this.steps.abandonPlanning();
     this.report(now);
   }
 
-  /** Runs one asynchronous step; no other starts meanwhile. A failure is logged and tried again later. */
-  private act(now: number, run: () => Promise<void>): void {
-    if (this.working || now < this.steps.notBefore) return;
+  /** Runs one asynchronous step, unless it has to wait for its next time; no other starts meanwhile. */
+  private act(what: Tried, run: () => Promise<StepEnd>): void {
+    const members = memberKey(this.seen.views);
+    if (this.working || !this.attempts.mayTry(what, members, this.ports.clock.now())) return;
     this.working = true;
-    run().then(
-      () => {
-        this.working = false;
-      },
-      (caught) => {
-        const error = AppError.from(caught);
-        this.working = false;
-        this.steps.notBefore = this.ports.clock.now() + retryMs;
-        this.steps.waiting = { reason: error.code, message: error.message };
-        this.ports.log.warn({ err: error, deployment: this.seen.world.ref.name }, "rebalance step failed");
-        // Another writer was faster, or the object is gone: read it again before anything else.
-        if (error.code === "Conflict" || error.code === "NotFound" || error.code === "AlreadyExists") this.steps.recovered = false;
-      },
-    );
+    const ended = (end: StepEnd): void => {
+      this.working = false;
+      this.attempts.record(what, members, end, this.ports.clock.now());
+      if (end.end === "failed" || end.end === "wait") this.waiting = end.why;
+    };
+    run().then(ended, (caught) => {
+      const error = AppError.from(caught);
+      ended({ end: "failed", why: { reason: error.code, message: error.message } });
+      if (!this.stopped) this.ports.log.warn({ err: error, deployment: this.seen.world.ref.name, step: what }, "rebalance step failed");
+    });
   }
 
-  private async begin(): Promise<void> {
+  private async identify(): Promise<StepEnd> {
     const { ref, uid } = this.seen.world;
-    this.identity = await this.ports.identity(ref, uid);
+    this.identity = { known: await this.ports.identity(ref, uid), until: this.ports.clock.now() + identityMs };
+    return { end: "done" };
   }
 
   private observe(now: number): void {
-    const digest = this.steps.committed?.modelDigest ?? this.majorityDigest();
     this.seen.views = rankViews({
       workers: this.seen.world.workers,
       leaving: this.seen.world.leaving,
       link: (uid) => this.links.worker(uid),
-      digest,
+      digest:
+        this.carrier.committed?.modelDigest ?? majorityDigest(this.seen.world.workers.map(({ uid }) => ({ link: this.links.worker(uid) }))),
       now,
     });
+    if (!this.working && this.modelChanged()) {
+      this.forgetModel(now);
+      return;
+    }
     for (const view of this.seen.views) {
       if (!view.usable) continue;
       this.usableAt.set(view.rank, now);
       this.describedAt ??= now;
       const description = view.link?.description;
-      if (!this.seen.shape && description) {
-        this.seen.shape = {
-          layers: description.layers,
-          experts: description.experts,
-          residentBytes: description.residentBytes,
-          storedBytes: description.storedBytes,
-        };
-        this.seen.balance = new Balance(this.seen.shape, this.seen.world.uid, now);
-      }
+      if (description && this.seen.model?.digest !== description.modelDigest) this.takeModel(description, now);
     }
     // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
     this.introduced ||= everybodyDescribed(this.seen.views) || now - this.startedAt > lostAfterMs;
@@ -166,40 +183,38 @@ export class DeploymentLoop {
     this.links.setMembers(membersOf(this.seen.views), usesTransitions);
   }
 
-  private majorityDigest(): string | undefined {
-    const count = new Map<string, number>();
-    for (const pod of this.seen.world.workers) {
-      const digest = this.links.worker(pod.uid)?.description?.modelDigest;
-      if (digest) count.set(digest, (count.get(digest) ?? 0) + 1);
-    }
-    return [...count].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]))[0]?.[0];
+  private takeModel(description: Description, now: number): void {
+    const { modelDigest: digest, codec, layers, experts, residentBytes, storedBytes } = description;
+    this.seen.model = { digest, codec };
+    this.seen.shape = { layers, experts, residentBytes, storedBytes };
+    this.seen.balance = new Balance(this.seen.shape, this.seen.world.uid, now);
+  }
+
+  /** While suspended or at zero the model or the codec was changed, and no process of the old one is left. */
+  private modelChanged(): boolean {
+    const { model, views } = this.seen;
+    const agreed = agreedModel(views, podsOf(this.carrier.stored));
+    if (!agreed || !model) return false;
+    return agreed.digest !== (this.carrier.committed?.modelDigest ?? model.digest) || agreed.codec !== model.codec;
+  }
+
+  private forgetModel(now: number): void {
+    this.ports.log.info({ deployment: this.seen.world.ref.name, model: this.seen.model }, "the workers run another model");
+    this.carrier.forget();
+    this.seen.model = undefined;
+    this.seen.shape = undefined;
+    this.seen.balance = undefined;
+    this.usableAt.clear();
+    this.describedAt = undefined;
+    this.observe(now);
   }
 
   /** Ranks without a usable process for longer than the grace; at start everyone gets the grace. */
   private goneRanks(now: number): Set<number> {
     const gone = new Set<number>();
-    for (const rank of ranksOf(this.steps.committed))
+    for (const rank of ranksOf(this.carrier.committed))
       if (now - (this.usableAt.get(rank) ?? this.startedAt + lostAfterMs) > lostAfterMs) gone.add(rank);
     return gone;
-  }
-
-  /** Tells the running plan who came and who is lost, and new boots what is committed at this moment. */
-  private followRollout(): void {
-    const now = this.ports.clock.now();
-    for (const view of this.seen.views) {
-      const boot = view.link?.description?.bootId;
-      if (!view.usable || boot === undefined || this.steps.boots.get(view.rank) === boot) continue;
-      this.steps.boots.set(view.rank, boot);
-      const mix = this.steps.rollout ? this.steps.rollout.run.forJoiners() : this.steps.committed;
-      if (mix) view.link?.pushPlan(mix);
-      this.steps.rollout?.run.joined(view.rank, boot);
-    }
-    for (const rank of this.steps.boots.keys()) {
-      const view = this.seen.views.find((v) => v.rank === rank && v.usable);
-      if (view || now - (this.usableAt.get(rank) ?? 0) <= lostAfterMs) continue;
-      this.steps.boots.delete(rank);
-      this.steps.rollout?.run.lost(rank);
-    }
   }
 
   private listen(): void {
@@ -227,14 +242,14 @@ export class DeploymentLoop {
   }
 
   private facts(): BalanceFacts {
-    const plan = this.steps.committed;
+    const plan = this.carrier.committed;
     const active = this.seen.views.filter((view) => view.usable && view.leaving === undefined && !view.pod.terminating);
     const specs = rankSpecs(this.seen.views, plan);
     const usable = this.seen.views.filter((view) => view.usable);
     return {
       spec: this.seen.world.spec,
       synced: plan !== undefined && usable.every((view) => (view.link?.status?.epoch ?? 0) >= plan.epoch),
-      planInProgress: this.steps.rollout !== undefined,
+      planInProgress: this.carrier.running !== undefined,
       busConnected: this.telemetry?.subscription.status.connected ?? false,
       expected: active.map((view) => ({
         rank: view.rank,
@@ -248,38 +263,51 @@ export class DeploymentLoop {
   }
 
   private decide(now: number): void {
-    if (this.seen.world.spec.suspend || this.seen.world.desiredRanks === 0) {
-      this.steps.waiting = { reason: "Suspended", message: "no ranks are wanted" };
+    const { world } = this.seen;
+    if (world.spec.suspend || world.desiredRanks === 0) {
+      this.waiting = { reason: "Suspended", message: "no ranks are wanted" };
       return;
     }
-    if (!this.steps.recovered) {
-      this.act(now, () => this.steps.recover(this.startedAt));
+    if (!this.carrier.recovered) {
+      this.act("recover", () => this.steps.recover(this.startedAt));
       return;
     }
+    const members = memberKey(this.seen.views);
+    if (this.attempts.mayTry("drain", members, now)) this.drains.blocked.clear();
     const facts = this.facts();
-    const intent = nextIntent({
-      views: this.seen.views,
-      specs: facts.ranks,
-      shape: this.seen.shape,
-      plan: this.steps.committed,
-      desiredRanks: this.seen.world.desiredRanks,
-      waitedMs: now - (this.describedAt ?? now),
-      gone: this.goneRanks(now),
-      blocked: new Set(this.drains.blocked.keys()),
-      repairTried: this.steps.repairTried === this.steps.memberKey(),
-      fillTried: this.steps.fillTried === this.steps.memberKey(),
-      unprotected: this.steps.unprotected(facts),
-    });
-    this.steps.waiting = intent.kind === "wait" ? intent : undefined;
-    if (this.steps.drainTried !== this.steps.memberKey()) this.drains.blocked.clear();
-    if (this.seen.balance?.closeIfDue(facts, now)) this.ports.onWindow(this.seen.world.ref, this.seen.balance, facts);
+    const intent = this.intent(facts, now);
+    this.waiting = intent.kind === "wait" ? intent : this.attempts.pauseOf(intent.kind, members, now);
+    if (this.seen.balance?.closeIfDue(facts, now)) this.ports.onWindow(world.ref, this.seen.balance, facts);
     else if (intent.kind === "balance") return;
     this.follow(intent, facts, now);
   }
 
+  private intent(facts: BalanceFacts, now: number): Intent {
+    const members = memberKey(this.seen.views);
+    return nextIntent({
+      views: this.seen.views,
+      specs: facts.ranks,
+      shape: this.seen.shape,
+      plan: this.carrier.committed,
+      desiredRanks: this.seen.world.desiredRanks,
+      waitedMs: now - (this.describedAt ?? now),
+      gone: this.goneRanks(now),
+      mayTry: (kind) => this.attempts.mayTry(kind, members, now),
+      unprotected: this.steps.unprotected(facts),
+    });
+  }
+
+  /** While a plan for balance is being made: is anything else wanted by now? */
+  private overtaken(now: number): boolean {
+    const { spec, desiredRanks } = this.seen.world;
+    if (spec.suspend || desiredRanks === 0) return true;
+    const { kind } = this.intent(this.facts(), now);
+    return kind !== "balance" && kind !== "wait";
+  }
+
   private follow(intent: Intent, facts: BalanceFacts, now: number): void {
     if (intent.kind === "wait") return;
-    this.act(now, () => {
+    this.act(intent.kind, () => {
       if (intent.kind === "first") return this.steps.first(facts);
       if (intent.kind === "repair" || intent.kind === "drain") return this.steps.repair(intent, facts);
       if (intent.kind === "fill") return this.steps.fill(facts);
@@ -290,21 +318,20 @@ export class DeploymentLoop {
 
   private report(now: number): void {
     const facts = this.facts();
+    const { running } = this.carrier;
     const staleAfterMs = parseDuration(this.seen.world.spec.telemetry.staleAfter, "spec.telemetry.staleAfter");
     const view = rebalanceView({
       name: this.seen.world.ref.name,
       views: this.seen.views,
       shape: this.seen.shape,
-      plan: this.steps.committed,
+      plan: this.carrier.committed,
       ranks: facts.ranks,
       drains: this.drains.view(this.seen.world.leaving),
-      rollout: this.steps.rollout
-        ? { kind: this.steps.rollout.kind, phase: this.steps.rollout.run.phase, moves: this.steps.rollout.run.moves }
-        : undefined,
+      rollout: running ? { kind: running.kind, phase: running.rollout.phase, moves: running.rollout.moves } : undefined,
       decision: this.seen.balance?.decision,
       measured: this.seen.balance?.measured,
       bound: this.seen.balance?.bound,
-      waiting: this.steps.waiting,
+      waiting: this.waiting,
       telemetry: {
         bus: this.ports.natsUrl(this.seen.world.spec)
           ? (this.telemetry?.subscription.status ?? { connected: false, reason: "Connecting" })
@@ -315,11 +342,11 @@ export class DeploymentLoop {
         expected: facts.expected.length,
         lastSampleMs: this.seen.balance?.book.lastSampleMs() ?? 0,
       },
-      lastRebalance: this.steps.lastRebalance,
+      lastRebalance: this.carrier.lastRebalance,
     });
     const status = placementStatus({
-      report: this.steps.rollout?.run.report() ?? this.steps.lastReport,
-      running: this.steps.rollout !== undefined,
+      report: running?.rollout.report() ?? this.carrier.lastReport,
+      running: running !== undefined,
       views: this.seen.views,
       measured: this.seen.balance?.measured,
       bound: this.seen.balance?.bound,
@@ -329,12 +356,7 @@ export class DeploymentLoop {
     });
     if (status) this.status.offer(this.seen.world.ref, status);
     this.current = view;
-    // Times alone are no news to the deployment plane.
-    const text = JSON.stringify({
-      ...view,
-      telemetry: { ...view.telemetry, lastSampleTime: undefined },
-      telemetryFresh: view.telemetryFresh.reason,
-    });
+    const text = changeKey(view);
     if (text === this.currentText) return;
     this.currentText = text;
     this.ports.onChange(this.seen.world.ref);
@@ -343,7 +365,7 @@ export class DeploymentLoop {
   close(): void {
     this.stopped = true;
     this.stopTimer();
-    this.steps.rollout?.run.stop();
+    this.carrier.stop();
     this.telemetry?.subscription.close();
     this.links.close();
   }

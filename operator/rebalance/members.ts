@@ -101,6 +101,47 @@ export function planMembers(views: readonly RankView[]): Map<number, PlanMember>
   );
 }
 
+/** Changes with every process that comes, goes or is to leave. */
+export function memberKey(views: readonly RankView[]): string {
+  return views
+    .map((view) => `${view.rank}:${view.link?.description?.bootId ?? "-"}:${view.usable ? 1 : 0}:${view.leaving?.reason ?? ""}`)
+    .join(",");
+}
+
+/** What the processes of a world have in common: the model, and the form in which its experts are held. */
+export interface Model {
+  readonly digest: string;
+  readonly codec: string;
+}
+
+/**
+ * The model that all worker processes run: undefined while two differ, or while one of the pods that a plan names (`planned`)
+ * has not said what it runs. A pod on a silent node counts for nothing.
+ */
+export function agreedModel(views: readonly RankView[], planned: ReadonlySet<string>): Model | undefined {
+  let agreed: Model | undefined;
+  for (const { pod, link } of views) {
+    if (pod.lost) continue;
+    const described = link?.description;
+    if (!described && planned.has(pod.uid)) return undefined;
+    if (!described) continue;
+    const { modelDigest: digest, codec } = described;
+    if (agreed && (agreed.digest !== digest || agreed.codec !== codec)) return undefined;
+    agreed = { digest, codec };
+  }
+  return agreed;
+}
+
+/** What most of the described workers run. */
+export function majorityDigest(views: readonly Pick<RankView, "link">[]): string | undefined {
+  const count = new Map<string, number>();
+  for (const { link } of views) {
+    const digest = link?.description?.modelDigest;
+    if (digest) count.set(digest, (count.get(digest) ?? 0) + 1);
+  }
+  return [...count].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]))[0]?.[0];
+}
+
 /** Whether every worker that can be reached has said who it is. */
 export function everybodyDescribed(views: readonly RankView[]): boolean {
   return views.length > 0 && views.every((view) => view.lost || view.link === undefined || view.link.description !== undefined);
@@ -171,14 +212,27 @@ export function unhosted(plan: PlacementPlan | undefined, live: ReadonlySet<numb
   return count;
 }
 
-/** Resident bytes of experts that only this rank hosts. */
-export function uniqueBytes(plan: PlacementPlan | undefined, rank: number, live: ReadonlySet<number>, resident: Float64Array): number {
-  let bytes = 0;
-  for (const [l, layer] of (plan?.layers ?? []).entries()) {
-    layer.hosts.forEach((hosts, e) => {
-      if (hosts.includes(rank) && !hosts.some((other) => other !== rank && live.has(other)))
-        bytes += resident[l * layer.hosts.length + e] ?? 0;
-    });
+const uniqueByPlan = new WeakMap<PlacementPlan, { readonly key: string; readonly bytes: ReadonlyMap<number, number> }>();
+
+/** Resident bytes of experts that no live rank but this one hosts, by rank. Asked for at every tick, counted when it has changed. */
+export function uniqueBytes(plan: PlacementPlan, live: ReadonlySet<number>, resident: Float64Array): ReadonlyMap<number, number> {
+  const key = [...live].join();
+  const known = uniqueByPlan.get(plan);
+  if (known?.key === key) return known.bytes;
+  const bytes = countUnique(plan, live, resident);
+  uniqueByPlan.set(plan, { key, bytes });
+  return bytes;
+}
+
+function countUnique(plan: PlacementPlan, live: ReadonlySet<number>, resident: Float64Array): Map<number, number> {
+  const bytes = new Map<number, number>();
+  for (const [l, layer] of plan.layers.entries()) {
+    for (const [e, hosts] of layer.hosts.entries()) {
+      const serving = hosts.filter((rank) => live.has(rank));
+      if (serving.length > 1) continue;
+      const size = resident[l * layer.hosts.length + e] ?? 0;
+      for (const rank of serving.length === 1 ? serving : hosts) bytes.set(rank, (bytes.get(rank) ?? 0) + size);
+    }
   }
   return bytes;
 }

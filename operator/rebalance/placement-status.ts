@@ -1,10 +1,13 @@
 // ExpertPlacement.status as it should read now, and its writer. What a plan says of itself (PlanReport) comes from the
 // running rollout or from the last one; ranks and the measured balance are of this moment.
+import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import type { Log } from "../../runtime/observe/log.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Decision } from "../planner/decide.ts";
 import type { MeasuredImbalance } from "../planner/load.ts";
 import type { PhaseLoad } from "../planner/phases.ts";
+import { backoffMs } from "./attempts.ts";
 import { currentByRank, type RankView } from "./members.ts";
 import type { Clock, PlacementStore } from "./ports.ts";
 
@@ -95,44 +98,60 @@ export function percent(ratio: number): number {
 
 /** Figures alone are written this seldom; a change of phase or epoch at once. */
 const figuresEveryMs = 5_000;
-/** After a write that failed. */
-const retryMs = 1_000;
+/** Without any change it is written all the same: an object that somebody deleted is noticed. */
+const aliveEveryMs = 60_000;
+/** After writes that failed. */
+const firstPauseMs = 1_000;
+const longestPauseMs = 60_000;
+
+export interface StatusWriterPorts {
+  readonly store: Pick<PlacementStore, "writeStatus">;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** There is no such object any more. */
+  readonly onGone: () => void;
+}
 
 /** Writes the status whenever it has changed; one write at a time, the newest status wins. */
 export class PlacementStatusWriter {
-  private readonly store: PlacementStore;
-  private readonly clock: Clock;
+  private readonly ports: StatusWriterPorts;
   private writing = false;
+  private failures = 0;
   private notBefore = 0;
   private writtenAt = Number.NEGATIVE_INFINITY;
   private writtenPhase = "";
   private written = "";
 
-  constructor(store: PlacementStore, clock: Clock) {
-    this.store = store;
-    this.clock = clock;
+  constructor(ports: StatusWriterPorts) {
+    this.ports = ports;
   }
 
   /** Called with what should be there, as often as one likes. A failed write is made again by a later call. */
   offer(ref: Ref, status: ExpertPlacementStatus): void {
-    const now = this.clock.now();
+    const now = this.ports.clock.now();
     if (this.writing || now < this.notBefore) return;
     const text = JSON.stringify(status);
-    if (text === this.written) return;
     const phase = `${status.phase} ${status.committedEpoch}`;
-    if (phase === this.writtenPhase && now - this.writtenAt < figuresEveryMs) return;
+    const every = text === this.written ? aliveEveryMs : phase === this.writtenPhase ? figuresEveryMs : 0;
+    if (now - this.writtenAt < every) return;
     this.writing = true;
-    this.store.writeStatus(ref, status).then(
+    this.ports.store.writeStatus(ref, status).then(
       () => {
         this.writing = false;
+        this.failures = 0;
         this.writtenAt = now;
         this.writtenPhase = phase;
         this.written = text;
       },
-      () => {
-        this.writing = false;
-        this.notBefore = this.clock.now() + retryMs;
-      },
+      (caught) => this.failed(ref, AppError.from(caught)),
     );
+  }
+
+  private failed(ref: Ref, error: AppError): void {
+    this.writing = false;
+    const pause = backoffMs(++this.failures, firstPauseMs, longestPauseMs);
+    this.notBefore = this.ports.clock.now() + pause;
+    this.ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
+    if (error.code === "NotFound") this.ports.onGone();
   }
 }

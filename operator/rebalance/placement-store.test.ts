@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { labels } from "../../crds/common.ts";
 import type { ExpertPlacementSpec } from "../../crds/expert-placement.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { hasCode } from "../kube/errors.ts";
+import { resources } from "../kube/kube.ts";
 import { placementStore } from "./placement-store.ts";
 
 const ref = { namespace: "ns", name: "moe" };
@@ -28,4 +30,20 @@ test("a status written between reading and writing a plan costs nothing; another
   assert.equal(second.spec.epoch, 2);
   assert.equal(statuses, 3, "two writes met a status and were made again");
   await assert.rejects(store.write(ref, "owner", plan(2), first), (error) => hasCode(error, "Conflict"));
+});
+
+test("the object is labelled like everything the operator owns, and what others wrote on it stays", async () => {
+  const kube = new FakeKube();
+  const store = placementStore(kube);
+  const first = await store.write(ref, "owner", plan(1), undefined);
+  const made = await kube.get(resources.expertPlacements, ref);
+  assert.equal(made?.metadata.labels?.[labels.deployment], "moe");
+  const others = { labels: { team: "a" }, annotations: { note: "b" }, finalizers: ["example.com/keep"] };
+  await kube.patch(resources.expertPlacements, ref, { metadata: others }, { manager: "test" });
+  await store.write(ref, "owner", plan(2), first);
+  const metadata = (await kube.get(resources.expertPlacements, ref))?.metadata;
+  assert.deepEqual(metadata?.labels, { ...made?.metadata.labels, team: "a" });
+  assert.deepEqual(metadata?.annotations, others.annotations);
+  assert.deepEqual(metadata?.finalizers, others.finalizers);
+  assert.deepEqual(metadata?.ownerReferences, made?.metadata.ownerReferences);
 });

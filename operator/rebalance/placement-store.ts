@@ -2,7 +2,8 @@
 // successful write is what allocates an epoch; a Conflict means that another leader was faster.
 import { AppError, apiVersion } from "../../crds/common.ts";
 import { type ExpertPlacementSpec, type ExpertPlacementStatus, parseExpertPlacement } from "../../crds/expert-placement.ts";
-import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import { objectLabels } from "../deployment/objects/context.ts";
+import { type Kube, type KubeObject, type ObjectMeta, type Ref, resources } from "../kube/kube.ts";
 import type { PlacementStore, StoredPlacement } from "./ports.ts";
 
 const manager = "enodia-rebalance";
@@ -21,7 +22,7 @@ export function placementStore(kube: Kube): PlacementStore {
         const present = object ? stored(object) : undefined;
         if (present && !samePlan(present, known)) throw conflict(ref.name);
         try {
-          return await put(kube, placementObject(ref, ownerUid, spec, present?.resourceVersion));
+          return await put(kube, placementObject(ref, ownerUid, spec, object?.metadata));
         } catch (caught) {
           if (attempt >= writeAttemptsMax || AppError.from(caught).code !== "Conflict") throw caught;
         }
@@ -38,7 +39,8 @@ async function put(kube: Kube, object: KubeObject): Promise<StoredPlacement> {
   return stored(written);
 }
 
-function placementObject(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, resourceVersion: string | undefined): KubeObject {
+/** `known`: metadata of the object that is replaced; what others have written there stays. */
+function placementObject(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, known: ObjectMeta | undefined): KubeObject {
   const owner = {
     apiVersion,
     kind: resources.moeDeployments.kind,
@@ -47,10 +49,17 @@ function placementObject(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, 
     controller: true,
     blockOwnerDeletion: true,
   };
+  const { managedFields: _, ...kept } = known ?? {};
   return {
     apiVersion,
     kind: resources.expertPlacements.kind,
-    metadata: { name: ref.name, namespace: ref.namespace, ...(resourceVersion ? { resourceVersion } : {}), ownerReferences: [owner] },
+    metadata: {
+      ...kept,
+      name: ref.name,
+      namespace: ref.namespace,
+      labels: { ...known?.labels, ...objectLabels(ref.name, "shared") },
+      ownerReferences: [...(known?.ownerReferences ?? []).filter(({ kind }) => kind !== owner.kind), owner],
+    },
     spec,
   };
 }

@@ -7,7 +7,8 @@ import { makePlan, policies } from "../planner/index.ts";
 import type { PlanInput, PlanOutput } from "../planner/policy.ts";
 
 export interface Planner {
-  plan(policy: PolicyName, input: PlanInput): Promise<PlanOutput>;
+  /** `signal`: the plan is not wanted any more; it rejects with `PlanAbandoned`. */
+  plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput>;
   close(): Promise<void>;
 }
 
@@ -56,7 +57,7 @@ class PlannerThread implements Planner {
   private nextId = 1;
   private closed = false;
 
-  plan(policy: PolicyName, input: PlanInput): Promise<PlanOutput> {
+  plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput> {
     if (this.closed || this.queue.length >= waitingMax) {
       return Promise.reject(
         new AppError("the planner is closed or has too many plans waiting", {
@@ -67,7 +68,9 @@ class PlannerThread implements Planner {
       );
     }
     return new Promise((resolve, reject) => {
-      this.queue.push({ request: { id: this.nextId++, policy, input }, resolve, reject });
+      const waiting: Waiting = { request: { id: this.nextId++, policy, input }, resolve, reject };
+      signal?.addEventListener("abort", () => this.abandon(waiting), { once: true });
+      this.queue.push(waiting);
       this.next();
     });
   }
@@ -98,13 +101,23 @@ class PlannerThread implements Planner {
     this.next();
   }
 
+  /** What is being made ends with the thread; what waits is taken out of the queue. */
+  private abandon(waiting: Waiting): void {
+    const message = "the plan was abandoned";
+    const at = this.queue.indexOf(waiting);
+    if (this.current === waiting) this.fail(message, "PlanAbandoned");
+    if (at < 0) return;
+    this.queue.splice(at, 1);
+    waiting.reject(new AppError(message, { code: "PlanAbandoned", operation: "planning" }));
+  }
+
   /** The thread is of unknown state: a new one takes the next plan. */
-  private fail(message: string): void {
+  private fail(message: string, code = "PlannerFailed"): void {
     const { current, worker } = this;
     this.worker = undefined;
     void worker?.terminate();
     this.done();
-    current?.reject(new AppError(message, { code: "PlannerFailed", operation: "planning", retry: "backoff" }));
+    current?.reject(new AppError(message, { code, operation: "planning", retry: "backoff" }));
     this.next();
   }
 

@@ -8,13 +8,7 @@ import type { Membership } from "../../runtime/wire/mapping.ts";
 import type { Ref } from "../kube/kube.ts";
 
 export type { Member, MemberState, Membership } from "../../runtime/wire/mapping.ts";
-
-export interface Clock {
-  /** Unix ms. */
-  now(): number;
-  /** Runs once after ms; returns the way to cancel it. */
-  after(ms: number, run: () => void): () => void;
-}
+export type { Clock } from "../kube/workqueue.ts";
 
 /** What a worker says of itself once connected. */
 export interface Description {
@@ -83,6 +77,8 @@ export interface Link {
   /** Unix ms since which the stream is down; undefined while it is up. */
   readonly downSince: number | undefined;
   readonly lastError: string;
+  /** Connections from here on are made with this certificate. */
+  renew(identity: LinkTarget["identity"]): void;
   push(membership: Membership): void;
   pushPlan(plan: PlacementPlan): void;
   snapshot(): Promise<PlacementPlan | undefined>;

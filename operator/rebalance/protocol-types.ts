@@ -31,7 +31,7 @@ export interface RunLimits {
   readonly layersInFlight: number;
   /** From start: a layer not ready by then is rolled back. */
   readonly prepareMs: number;
-  /** From the last commit: what is not released by then is reported and left to the workers. */
+  /** From when no layer can be rolled back any more: what is not committed and released everywhere by then is left to the workers. */
   readonly releaseMs: number;
   /** Time for a rank that must follow a commit (it came up late) to load what it was given. */
   readonly catchUpMs: number;
@@ -85,8 +85,14 @@ export interface AbortedLayer {
   readonly reason: string;
 }
 
+/** Committed, but not by everybody, or not left behind by every source. */
+export interface UnreleasedLayer {
+  readonly layer: number;
+  readonly reason: string;
+}
+
 export type Outcome =
-  | { readonly result: "committed"; readonly aborted: readonly AbortedLayer[]; readonly unreleased: readonly number[] }
+  | { readonly result: "committed"; readonly aborted: readonly AbortedLayer[]; readonly unreleased: readonly UnreleasedLayer[] }
   | { readonly result: "aborted"; readonly aborted: readonly AbortedLayer[] }
   /** Another leader has a newer plan: this one must stop. */
   | { readonly result: "superseded"; readonly epoch: number; readonly message: string };

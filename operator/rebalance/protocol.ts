@@ -1,7 +1,7 @@
 // The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
 // its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
 // code. The shell (push.ts) performs the actions and reports what came of them.
-import type { Action, Event, LayerPhase, LayerTask, Outcome, RunOptions } from "./protocol-types.ts";
+import type { Action, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
 
 interface LayerRun {
   readonly task: LayerTask;
@@ -31,14 +31,14 @@ export class PlanRun {
   private readonly commits = new Map<number, Line>();
   private readonly releases = new Map<number, Line>();
   private now: number;
-  private lastCommit: number;
+  /** Since when every open layer can only go forward. */
+  private forwardSince: number | undefined;
   private done: Outcome | undefined;
 
   constructor(options: RunOptions) {
     this.options = options;
     this.epoch = options.epoch;
     this.now = options.now;
-    this.lastCommit = options.now;
     this.deadline = options.now + options.limits.prepareMs;
     this.members = new Map(options.members);
     this.used = new Map(options.used);
@@ -62,10 +62,6 @@ export class PlanRun {
   /** Set once the plan has ended; events after it change nothing. */
   get outcome(): Outcome | undefined {
     return this.done;
-  }
-
-  phaseOf(layer: number): LayerPhase | undefined {
-    return this.layers.get(layer)?.phase;
   }
 
   bootOf(rank: number): string | undefined {
@@ -144,7 +140,6 @@ export class PlanRun {
         line.busy = false;
         if (event.layers.length < event.asked.length) line.retryAt = this.now + this.options.limits.retryMs;
         for (const layer of event.layers) this.layers.get(layer)?.committed.add(event.rank);
-        this.lastCommit = this.now;
         return;
       }
       case "refused":
@@ -291,7 +286,6 @@ export class PlanRun {
       if (run.phase !== "releasing" || ![...this.members.keys()].every((rank) => run.released.has(rank))) continue;
       run.phase = "free";
       for (const [rank, bytes] of run.task.outgoing) this.used.set(rank, (this.used.get(rank) ?? 0) - bytes);
-      this.lastCommit = this.now;
     }
   }
 
@@ -301,16 +295,29 @@ export class PlanRun {
     return [...this.members.keys()].every((other) => run.task.outgoing.has(other) || run.released.has(other));
   }
 
+  /**
+   * Ends when every layer is free or aborted. What only goes forward may depend on one rank that cannot follow: after a time the
+   * plan ends as committed and says so, since that rank gets the plan as a whole (links.ts), and nobody else may wait for it.
+   */
   private settle(): void {
-    const open = this.inPhase("waiting", "preparing", "committing", "releasing");
-    const late = this.inPhase("releasing");
-    const stuck = open.length > 0 && open.length === late.length && this.now - this.lastCommit > this.options.limits.releaseMs;
-    if (open.length > 0 && !stuck) return;
+    const late = [...this.layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
+    if (this.inPhase("waiting", "preparing").length > 0) this.forwardSince = undefined;
+    else this.forwardSince ??= this.now;
+    if (this.forwardSince === undefined) return;
+    if (late.length > 0 && this.now - this.forwardSince <= this.options.limits.releaseMs) return;
     const aborted = [...this.layers.values()]
       .filter((run) => run.phase === "aborted")
       .map((run) => ({ layer: run.layer, reason: run.reason }));
     const nothing = aborted.length === this.layers.size && aborted.length > 0;
-    this.done = nothing ? { result: "aborted", aborted } : { result: "committed", aborted, unreleased: late };
+    this.done = nothing
+      ? { result: "aborted", aborted }
+      : { result: "committed", aborted, unreleased: late.map((run) => this.unreleased(run)) };
+  }
+
+  private unreleased(run: LayerRun): UnreleasedLayer {
+    const [answered, word] = run.phase === "committing" ? [run.committed, "committed"] : [run.released, "released"];
+    const ranks = [...this.members.keys()].filter((rank) => !answered.has(rank));
+    return { layer: run.layer, reason: `ranks ${ranks.join(", ")} have not ${word} it` };
   }
 
   private abort(run: LayerRun, reason: string, actions: Action[]): void {

@@ -2,6 +2,7 @@
 // dull on purpose; every decision is the protocol's.
 import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import { backoffMs } from "./attempts.ts";
 import type { Clock, Link } from "./ports.ts";
 import type { PlanRun } from "./protocol.ts";
 import type { Action, Event, Outcome } from "./protocol-types.ts";
@@ -19,6 +20,8 @@ export interface PushOptions {
 }
 
 const tickMs = 250;
+/** Between two Prepares to a rank that keeps failing; reached by doubling. */
+const longestPauseMs = 4_000;
 
 export class Push {
   readonly finished: Promise<Outcome>;
@@ -27,6 +30,8 @@ export class Push {
   private running = false;
   private resolve: (outcome: Outcome) => void = () => {};
   private stopped = false;
+  /** Failures of Prepare since the last layer that was ready, by rank. */
+  private readonly failures = new Map<number, number>();
 
   constructor(options: PushOptions) {
     this.o = options;
@@ -100,6 +105,7 @@ export class Push {
       await link.prepare(this.part(action.layers), action.deadline, this.o.maxBytesPerSecond(rank), (event) => {
         if (event.type === "progress") return;
         open.delete(event.layer);
+        if (event.type === "ready") this.failures.delete(rank);
         if (event.type === "ready") this.feed({ type: "ready", rank, bootId, layer: event.layer, bytes: event.bytes });
         else this.later({ type: "failed", rank, bootId, layer: event.layer, message: event.message });
       });
@@ -110,9 +116,11 @@ export class Push {
     }
   }
 
-  /** A failure is fed after a pause, so that its retry is not a busy loop. */
-  private later(event: Event): void {
-    this.o.clock.after(tickMs, () => this.feed(event));
+  /** A failure is fed after a pause that grows with them, since the answer to it is to ask again. */
+  private later(event: Extract<Event, { type: "failed" }>): void {
+    const failures = (this.failures.get(event.rank) ?? 0) + 1;
+    this.failures.set(event.rank, failures);
+    this.o.clock.after(backoffMs(failures, tickMs, longestPauseMs), () => this.feed(event));
   }
 
   private async commit(action: Extract<Action, { type: "commit" }>, link: Link | undefined, bootId: string): Promise<void> {

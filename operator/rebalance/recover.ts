@@ -20,11 +20,12 @@ export type Recovery =
   | { readonly kind: "rewrite"; readonly committed: PlacementPlan };
 
 /**
- * `fresh`: no worker serves any plan (all are new boots). Then an unfinished stored plan has no parent left to fall back to.
+ * `silent`: a connected worker did not say what it has committed. It may be any layer of the stored plan: these only go forward.
  */
-export function recover(stored: PlacementPlan | undefined, snapshots: readonly PlacementPlan[], layers: number): Recovery {
+export function recover(stored: PlacementPlan | undefined, snapshots: readonly PlacementPlan[], layers: number, silent = false): Recovery {
   const known = newestOf(snapshots, layers);
   if (!stored) return known ? { kind: "rewrite", committed: known } : { kind: "nothing" };
+  if (!known && silent) return { kind: "resume", parent: undefined, plan: stored, committed: new Set(stored.layers.keys()) };
   if (!known) return { kind: "settled", committed: stored };
   if (known.epoch > stored.epoch) return { kind: "rewrite", committed: known };
   const committed = new Set<number>();
@@ -42,7 +43,9 @@ export function recover(stored: PlacementPlan | undefined, snapshots: readonly P
       }
       continue;
     }
-    if (!sameLayer(layer, held)) open = true;
+    if (sameLayer(layer, held)) continue;
+    open = true;
+    if (silent) committed.add(l);
   }
   if (!open) return { kind: "settled", committed: stored };
   const parent: PlacementPlan = { ...known, layers: known.layers };

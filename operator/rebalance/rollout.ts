@@ -1,5 +1,6 @@
 // One plan from decision to done: write ExpertPlacement (the epoch is ours only then), push it, report on it, and when
 // some layers had to stay with their parent, write what really holds. Shell around protocol.ts.
+import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacementSpec } from "../../crds/expert-placement.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { slowestTransferMs } from "../../runtime/placement/backoff.ts";
@@ -64,6 +65,7 @@ export class Rollout {
   private readonly mostBytes: number;
   private run: PlanRun | undefined;
   private push: Push | undefined;
+  private stopped = false;
   private readonly resumed: boolean;
 
   /** `resume`: the plan is stored already and these layers are known to be committed somewhere. */
@@ -156,6 +158,7 @@ export class Rollout {
   /** Writes and pushes; resolves when the plan has ended one way or the other. Throws only what the store throws. */
   async carryOut(stored: StoredPlacement | undefined, alreadyStored: boolean): Promise<RolloutResult> {
     let current = alreadyStored ? stored : await this.write(this.plan, stored);
+    if (this.stopped) throw stoppedError();
     const outcome = await this.pushPlan();
     const committed = outcome.result === "superseded" ? this.parent : this.mix();
     const ended = {
@@ -168,8 +171,10 @@ export class Rollout {
     if (outcome.result === "superseded") return { ...ended, stored: current, report: this.report() };
     const phase = outcome.result === "aborted" ? "Aborted" : "Committed";
     if (outcome.aborted.length > 0 && committed) {
-      // The object must say what holds: its epoch was used, so what holds gets the next one.
-      const settled = nextPlan(committed, committed.layers, new Set(), { ...committed, epoch: this.plan.epoch + 1 });
+      // The object must say what holds: its epoch was used, so what holds gets the next one. So do the layers that were given
+      // up: a rank that committed one, its answer lost, takes the parent's placement back only as something newer.
+      const given = new Set(outcome.aborted.map(({ layer }) => layer));
+      const settled = nextPlan(committed, committed.layers, given, { ...committed, epoch: this.plan.epoch + 1 });
       const reason = `settled after ${outcome.aborted.length} layers kept their parent: ${outcome.aborted[0]?.reason ?? ""}`.slice(0, 1024);
       current = await this.write(settled, current, reason);
       return { ...ended, committed: settled, stored: current, report: this.finalReport(phase, settled, reason) };
@@ -214,6 +219,7 @@ export class Rollout {
       ...defaultLimits,
       prepareMs: defaultLimits.prepareMs + transferMs,
       catchUpMs: defaultLimits.catchUpMs + transferMs,
+      releaseMs: defaultLimits.releaseMs + transferMs,
       layersInFlight: this.wanted.allAtOnce ? this.plan.layers.length : defaultLimits.layersInFlight,
     };
   }
@@ -247,7 +253,13 @@ export class Rollout {
     this.push?.feed({ type: "lost", rank });
   }
 
+  get members(): ReadonlyMap<number, PlanMember> {
+    return this.wanted.members;
+  }
+
+  /** Nothing is pushed from here on; a write under way is the last. */
   stop(): void {
+    this.stopped = true;
     this.push?.stop();
   }
 
@@ -290,6 +302,10 @@ export class Rollout {
       reason: reason.slice(0, 1024),
     };
   }
+}
+
+export function stoppedError(): AppError {
+  return new AppError("the rebalance plane of this deployment was closed", { code: "Stopped", operation: "carrying out a plan" });
 }
 
 function mostOf(moves: readonly { readonly rank: number; readonly bytes: number }[]): number {

@@ -44,14 +44,17 @@ class Session implements Link {
     this.target = target;
     this.clock = clock;
     this.downSince = clock.now();
-    const { cert, key, ca } = target.identity;
-    this.tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
+    this.tls = fixedTls(material(target.identity));
     this.client = connect(Control, { address: target.address, serverName: target.serverName, tls: this.tls });
     void this.open();
   }
 
   get address(): string {
     return this.target.address;
+  }
+
+  renew(identity: LinkTarget["identity"]): void {
+    this.tls.update(material(identity));
   }
 
   private sender() {
@@ -227,6 +230,10 @@ class Session implements Link {
     this.client.close();
     this.tls.close();
   }
+}
+
+function material({ cert, key, ca }: LinkTarget["identity"]) {
+  return { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
 }
 
 function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {

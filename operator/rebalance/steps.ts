@@ -1,387 +1,289 @@
-// The steps of one deployment that take time: recover what holds, and make and carry out a plan for a first start, a repair,
-// a drain, new ranks, missing copies or balance. One runs at a time (loop.ts sees to it); each leaves `committed` and `stored` true.
+// The steps of one deployment that take time: recover what holds, and make a plan for a first start, a repair, a drain, new
+// ranks, missing copies or balance and have it carried out. One runs at a time (loop.ts sees to it); each says how it ended.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import type { RebalanceView, World } from "../deployment/ports.ts";
-import { schedulable } from "../planner/index.ts";
+import { bytesByRank, schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
-import { type ModelShape, type PlanInput, unlimited } from "../planner/policy.ts";
+import { type PlanInput, type PlanOutput, unlimited } from "../planner/policy.ts";
 import { firstPlan, orphans, repairPlan } from "../planner/repair.ts";
 import { assertPlan } from "../planner/validate.ts";
-import { type Balance, type BalanceFacts, transferLimit } from "./balance.ts";
+import type { StepEnd } from "./attempts.ts";
+import type { BalanceFacts } from "./balance.ts";
+import type { Carrier } from "./carry.ts";
 import type { Drains } from "./drains.ts";
 import type { Intent } from "./intent.ts";
 import type { Links } from "./links.ts";
-import type { LoopPorts } from "./loop-ports.ts";
-import { planMembers, type RankView } from "./members.ts";
+import type { LoopPorts, Observed } from "./loop-ports.ts";
+import { agreedModel, memberKey, type RankView } from "./members.ts";
 import { type PlanReport, recommendedMax } from "./placement-status.ts";
 import { fromSpec } from "./plan-object.ts";
-import type { Link, StoredPlacement } from "./ports.ts";
+import type { StoredPlacement } from "./ports.ts";
 import { Protection } from "./protection.ts";
 import { recover } from "./recover.ts";
-import { Rollout, type RolloutPlan, type RolloutResult } from "./rollout.ts";
 
-const pauseMs = 200;
-/** After a plan that had to be given up. */
-const retryMs = 2_000;
 /** A new leader waits this long for workers that the stored plan names before it judges what they hold. */
 const recoverWaitMs = 6_000;
+/** Connected workers that do not say what they have committed are asked this often; then their layers only go forward. */
+const snapshotTriesMax = 4;
 
-/** What the loop observes and the steps read. */
-export interface Observed {
-  world: World;
-  views: readonly RankView[];
-  shape: ModelShape | undefined;
-  balance: Balance | undefined;
+const done: StepEnd = { end: "done" };
+const settled: StepEnd = { end: "settled" };
+/** A plan that holds as it was wanted need not be made again for the same members. */
+const onceOnly = (end: StepEnd): StepEnd => (end.end === "done" ? settled : end);
+
+export interface StepParts {
+  readonly ports: LoopPorts;
+  readonly seen: Observed;
+  readonly links: Links;
+  readonly drains: Drains;
+  readonly carrier: Carrier;
+  readonly facts: () => BalanceFacts;
 }
 
-/** Moves for balance and for more safety are limited: the others are waited for. */
-const limitedKinds: readonly string[] = ["balance", "protect", "resume"];
-const limited = (kind: string, parent: PlacementPlan | undefined): boolean => limitedKinds.includes(kind) && parent !== undefined;
-
 export class Steps {
-  readonly seen: Observed;
-  stored: StoredPlacement | undefined;
-  committed: PlacementPlan | undefined;
-  recovered = false;
-  rollout: { readonly kind: string; readonly run: Rollout } | undefined;
-  waiting: { reason: string; message: string } | undefined;
-  lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
-  /** What the last plan said of itself when it ended. */
-  lastReport: PlanReport | undefined;
   /** Moves of the plan that mode Recommend holds back. */
   recommended: readonly string[] = [];
-  /** Boots that were told what is committed. */
-  readonly boots = new Map<number, string>();
-  repairTried = "";
-  fillTried = "";
-  drainTried = "";
   private readonly protection = new Protection();
-  notBefore = 0;
-  private readonly ports: LoopPorts;
-  private readonly links: Links;
-  private readonly drains: Drains;
-  private readonly facts: () => BalanceFacts;
-  private readonly poke: () => void;
+  private readonly parts: StepParts;
+  private snapshotTries = 0;
+  private planning: AbortController | undefined;
 
-  constructor(options: { ports: LoopPorts; seen: Observed; links: Links; drains: Drains; facts: () => BalanceFacts; poke: () => void }) {
-    this.ports = options.ports;
-    this.seen = options.seen;
-    this.links = options.links;
-    this.drains = options.drains;
-    this.facts = options.facts;
-    this.poke = options.poke;
+  constructor(parts: StepParts) {
+    this.parts = parts;
   }
 
-  memberKey(): string {
-    return this.seen.views
-      .map((view) => `${view.rank}:${view.link?.description?.bootId ?? "-"}:${view.usable ? 1 : 0}:${view.leaving?.reason ?? ""}`)
-      .join(",");
+  private get committed(): PlacementPlan | undefined {
+    return this.parts.carrier.committed;
   }
 
   /** What a new leader finds, or what holds when the stored plan is not ours. */
-  async recover(startedAt: number): Promise<void> {
-    const { ref } = this.seen.world;
-    this.stored = await this.ports.store.read(ref);
-    const plan = this.readable(ref.name);
-    const named = this.stored?.spec.ranks ?? [];
-    const connected = this.seen.views.filter((view) => view.usable);
+  async recover(startedAt: number): Promise<StepEnd> {
+    const { ports, seen, carrier } = this.parts;
+    const { ref, uid } = seen.world;
+    carrier.stored = await ports.store.read(ref);
+    const named = carrier.stored?.spec.ranks ?? [];
+    const connected = seen.views.filter((view) => view.usable);
     const all =
       named.length > 0
         ? named.every(({ rank }) => connected.some((view) => view.rank === rank))
-        : connected.length >= this.seen.world.desiredRanks;
-    if (connected.length === 0 || (!all && this.ports.clock.now() - startedAt < recoverWaitMs)) {
-      this.waiting = { reason: "WaitingForRanks", message: `${connected.length} workers are connected` };
-      this.notBefore = this.ports.clock.now() + pauseMs;
-      return;
+        : connected.length >= seen.world.desiredRanks;
+    if (connected.length === 0 || (!all && ports.clock.now() - startedAt < recoverWaitMs))
+      return { end: "wait", why: { reason: "WaitingForRanks", message: `${connected.length} workers are connected` } };
+    const { snapshots, silent } = await this.askAll(connected);
+    if (silent.length > 0 && ++this.snapshotTries < snapshotTriesMax) {
+      const message = `ranks ${silent.join(", ")} are connected and do not say what they have committed`;
+      return { end: "wait", why: { reason: "MembershipUnknown", message } };
     }
-    const snapshots = await Promise.all(connected.map((view) => view.link?.snapshot().catch(() => undefined)));
-    const found = recover(
-      plan,
-      snapshots.flatMap((snapshot) => (snapshot && snapshot.deploymentUid === this.seen.world.uid ? [snapshot] : [])),
-      this.seen.shape?.layers ?? 0,
-    );
-    this.recovered = true;
-    this.ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
-    if (found.kind === "settled" || found.kind === "rewrite") {
-      this.committed = found.committed;
-      this.lastReport = { ...reportIn(this.stored), phase: "Committed", committedEpoch: found.committed.epoch };
-      this.links.pushPlan(found.committed);
-      if (found.kind === "rewrite")
-        await this.run(
-          "rewrite",
-          this.facts(),
-          { layers: found.committed.layers, reason: "written again from what workers hold" },
-          found.committed,
-        );
-    } else if (found.kind === "resume") {
-      this.committed = found.parent;
-      if (found.parent) this.links.pushPlan(found.parent);
-      const stored = this.stored;
-      await this.run(
-        "resume",
-        this.facts(),
-        { layers: found.plan.layers, reason: stored?.spec.reason ?? "resumed by a new leader" },
-        found.parent,
-        { plan: found.plan, committed: found.committed },
-      );
-    }
+    this.snapshotTries = 0;
+    const plan = this.readable(snapshots.length === 0 && silent.length === 0);
+    const ours = snapshots.filter((snapshot) => snapshot.deploymentUid === uid);
+    const found = recover(plan, ours, seen.shape?.layers ?? 0, silent.length > 0);
+    carrier.recovered = true;
+    ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
+    return this.takeUp(found);
   }
 
-  /** The stored plan if it is of this deployment and says something; else what workers report decides. */
-  private readable(name: string): PlacementPlan | undefined {
-    if (!this.stored || this.stored.spec.deploymentUID !== this.seen.world.uid) return undefined;
+  private async askAll(connected: readonly RankView[]): Promise<{ snapshots: PlacementPlan[]; silent: number[] }> {
+    const silent: number[] = [];
+    const answers = await Promise.all(
+      connected.map((view) =>
+        view.link?.snapshot().catch(() => {
+          silent.push(view.rank);
+          return undefined;
+        }),
+      ),
+    );
+    return { snapshots: answers.flatMap((answer) => answer ?? []), silent };
+  }
+
+  private async takeUp(found: ReturnType<typeof recover>): Promise<StepEnd> {
+    const { carrier, links, facts } = this.parts;
+    if (found.kind === "nothing") {
+      carrier.committed = undefined;
+      return done;
+    }
+    if (found.kind === "resume") {
+      carrier.committed = found.parent;
+      if (found.parent) links.pushPlan(found.parent);
+      const { plan, committed, parent } = found;
+      const reason = carrier.stored?.spec.reason ?? "resumed by a new leader";
+      return carrier.run({ kind: "resume", layers: plan.layers, reason, parent, resume: { plan, committed } }, facts());
+    }
+    carrier.committed = found.committed;
+    carrier.lastReport = { ...reportIn(carrier.stored), phase: "Committed", committedEpoch: found.committed.epoch };
+    links.pushPlan(found.committed);
+    if (found.kind === "settled") return done;
+    const reason = "written again from what workers hold";
+    return carrier.run({ kind: "rewrite", layers: found.committed.layers, reason, parent: found.committed }, facts());
+  }
+
+  /** The stored plan if it is of this deployment and model and says something; else what workers report decides. */
+  private readable(unserved: boolean): PlacementPlan | undefined {
+    const { ports, seen, carrier } = this.parts;
+    const { stored } = carrier;
+    if (!stored || stored.spec.deploymentUID !== seen.world.uid) return undefined;
+    const deployment = seen.world.ref.name;
     try {
-      return fromSpec(this.stored.spec);
+      const plan = fromSpec(stored.spec);
+      const model = agreedModel(seen.views, podsOf(stored));
+      const other = model !== undefined && model.digest !== plan.modelDigest;
+      if (!other && !(unserved && this.overfull(plan))) return plan;
+      ports.log.info({ deployment, epoch: plan.epoch }, "the stored plan is of another model or memory: a first plan is made");
     } catch (caught) {
-      this.ports.log.warn({ err: caught, deployment: name }, "the stored plan cannot be read: it is made again from what workers hold");
-      return undefined;
+      ports.log.warn({ err: caught, deployment }, "the stored plan cannot be read: it is made again from what workers hold");
     }
+    return undefined;
   }
 
-  async first(facts: BalanceFacts): Promise<void> {
-    if (!this.seen.balance) return;
-    const input = { ...this.seen.balance.input(facts, { even: true }), current: undefined, budget: unlimited };
-    await this.run(
-      "first",
-      facts,
-      { layers: firstPlan(input), reason: `first plan: ${facts.expected.length} ranks, homes dealt round-robin` },
-      undefined,
-    );
+  /** Made for smaller experts, or for more memory, than there is. */
+  private overfull(plan: PlacementPlan): boolean {
+    const { shape, views } = this.parts.seen;
+    const bytes = shape ? bytesByRank(shape, plan.layers) : new Map<number, number>();
+    return views.some((view) => view.usable && (bytes.get(view.rank) ?? 0) > (view.link?.description?.budgetBytes ?? 0));
   }
 
-  async repair(intent: Extract<Intent, { kind: "repair" | "drain" }>, facts: BalanceFacts): Promise<void> {
-    if (!this.seen.balance || !this.committed) return;
-    const key = this.memberKey();
-    const input: PlanInput = { ...this.seen.balance.input(facts), budget: unlimited };
-    const { layers, unhosted, changed } = repairPlan(input, this.committed.layers);
-    if (intent.kind === "drain") {
-      this.drainTried = key;
-      if (unhosted.length > 0) {
-        const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank or keep replicas`;
-        for (const rank of intent.ranks) this.drains.blocked.set(rank, message);
-        return;
-      }
-    } else {
-      if (unhosted.length > 0)
-        this.ports.event(
-          this.seen.world,
-          "Warning",
-          "ExpertsUnhosted",
-          `${unhosted.length} experts have no room after the loss of ranks ${intent.lost.join(", ")}: loaded on demand`,
-        );
-      this.repairTried = key;
+  async first(facts: BalanceFacts): Promise<StepEnd> {
+    const { balance } = this.parts.seen;
+    if (!balance) return done;
+    const input = { ...balance.input(facts, { even: true }), current: undefined, budget: unlimited };
+    const reason = `first plan: ${facts.expected.length} ranks, homes dealt round-robin`;
+    return this.parts.carrier.run({ kind: "first", layers: firstPlan(input), reason, parent: undefined }, facts);
+  }
+
+  async repair(intent: Extract<Intent, { kind: "repair" | "drain" }>, facts: BalanceFacts): Promise<StepEnd> {
+    const { committed } = this;
+    const { balance, world } = this.parts.seen;
+    if (!balance || !committed) return done;
+    const input: PlanInput = { ...balance.input(facts), budget: unlimited };
+    const { layers, unhosted, changed } = repairPlan(input, committed.layers);
+    if (intent.kind === "drain" && unhosted.length > 0) {
+      const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank or keep replicas`;
+      for (const rank of intent.ranks) this.parts.drains.blocked.set(rank, message);
+      return settled;
     }
-    if (!changed) return;
+    if (intent.kind === "repair" && unhosted.length > 0) {
+      const message = `${unhosted.length} experts have no room after the loss of ranks ${intent.lost.join(", ")}: loaded on demand`;
+      this.parts.ports.event(world, "Warning", "ExpertsUnhosted", message);
+    }
+    if (!changed) return settled;
     assertPlan(input, layers, { unhosted });
-    this.seen.balance.forgetHistory();
+    balance.forgetHistory();
     const reason = intent.kind === "drain" ? `ranks ${intent.ranks.join(", ")} leave` : `ranks ${intent.lost.join(", ")} are lost`;
-    await this.run(intent.kind, facts, { layers, reason }, this.committed, undefined, input);
+    return onceOnly(await this.parts.carrier.run({ kind: intent.kind, layers, reason, parent: committed, input }, facts));
   }
 
   /** New ranks take experts and copies in the order of gain, whatever the trigger says. */
-  async fill(facts: BalanceFacts): Promise<void> {
-    if (!this.seen.balance || !this.committed) return;
-    this.fillTried = this.memberKey();
-    this.seen.balance.forgetHistory();
-    const input: PlanInput = { ...this.seen.balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" }), budget: unlimited };
+  async fill(facts: BalanceFacts): Promise<StepEnd> {
+    const { committed } = this;
+    const { balance } = this.parts.seen;
+    if (!balance || !committed) return done;
+    balance.forgetHistory();
+    const input: PlanInput = { ...balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" }), budget: unlimited };
     const { recent: _, noise: __, ...clean } = input;
     const layers = schedulable(input, planIncremental(clean).layers);
-    assertPlan(input, layers, { unhosted: orphans(input, this.committed.layers) });
-    await this.run("fill", facts, { layers, reason: "new ranks take their part" }, this.committed, undefined, input);
+    assertPlan(input, layers, { unhosted: orphans(input, committed.layers) });
+    const reason = "new ranks take their part";
+    return onceOnly(await this.parts.carrier.run({ kind: "fill", layers, reason, parent: committed, input }, facts));
   }
 
   /** Experts with fewer copies than spec.experts.minCopies for which there may be room. */
   unprotected(facts: BalanceFacts): number {
-    const { balance } = this.seen;
+    const { balance } = this.parts.seen;
     if (!balance || !this.committed || facts.spec.experts.minCopies <= 1) return 0;
     return this.protection.open(this.committed, this.protectKey(facts), () => balance.input(facts));
   }
 
   private protectKey(facts: BalanceFacts): string {
-    return `${this.memberKey()} ${facts.spec.experts.minCopies}`;
+    return `${memberKey(this.parts.seen.views)} ${facts.spec.experts.minCopies}`;
   }
 
   /** Copies on other nodes for experts that have too few, whatever load, trigger and mode say. */
-  async protect(facts: BalanceFacts): Promise<void> {
-    if (!this.seen.balance || !this.committed) return;
+  async protect(facts: BalanceFacts): Promise<StepEnd> {
+    const { committed } = this;
+    const { balance, world } = this.parts.seen;
+    if (!balance || !committed) return done;
     const { minCopies } = facts.spec.experts;
-    const input = this.seen.balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" });
-    const { layers, added, missing } = this.protection.plan(input, this.committed.layers, this.protectKey(facts));
+    const input = balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" });
+    const { layers, added, missing } = this.protection.plan(input, committed.layers, this.protectKey(facts));
     if (missing > 0) {
       const message = `${missing} experts have fewer than ${minCopies} copies on different nodes and no room for more: raise experts.memoryPerRank or replicas`;
-      this.ports.event(this.seen.world, "Warning", "CopiesMissing", message);
+      this.parts.ports.event(world, "Warning", "CopiesMissing", message);
     }
-    if (diffPlans(this.committed.layers, layers, () => 0).moves.length === 0) return;
-    assertPlan(input, layers, { unhosted: orphans(input, this.committed.layers) });
+    if (diffPlans(committed.layers, layers, () => 0).moves.length === 0) return done;
+    assertPlan(input, layers, { unhosted: orphans(input, committed.layers) });
     const reason = `${added} copies, so that experts have ${minCopies} on different nodes`;
-    await this.run("protect", facts, { layers, reason }, this.committed, undefined, input);
+    return this.parts.carrier.run({ kind: "protect", layers, reason, parent: committed, input }, facts);
   }
 
-  async rebalance(facts: BalanceFacts, now: number): Promise<void> {
+  async rebalance(facts: BalanceFacts, now: number): Promise<StepEnd> {
     const { committed } = this;
-    const { balance } = this.seen;
-    if (!balance || !committed) return;
+    const { seen, carrier } = this.parts;
+    const { balance } = seen;
+    if (!balance || !committed) return done;
     const asked = balance.ask(facts, now);
     if (!asked.act) return this.held(asked.reason);
     const input = balance.input(facts);
-    const { policy } = facts.spec.rebalancing;
-    const started = this.ports.clock.now();
-    const output = await this.ports.planner.plan(policy, input);
-    this.ports.metrics.observe("enodia_planner_duration_seconds", (this.ports.clock.now() - started) / 1000, { ...this.labels(), policy });
-    const judged = balance.judge(input, output, facts.spec);
+    const members = memberKey(seen.views);
+    const output = await this.plan(facts, input);
+    // Whatever came between, a plan for other members is of no use.
+    if (!output || memberKey(seen.views) !== members) return done;
+    const judged = balance.judge(input, output, facts.spec, now);
     if (judged.decision.reason === "Recommended") this.recommend(judged.decision.message, committed, output.layers);
     if (!judged.decision.act) return this.held(judged.decision.reason);
     const predicted = { before: judged.before, after: judged.after, bound: judged.bound };
-    await this.run(
-      "balance",
-      facts,
-      { layers: output.layers, reason: `${policy}: ${judged.decision.message}; ${output.reason}`, predicted },
-      committed,
-      undefined,
-      input,
-    );
+    const reason = `${facts.spec.rebalancing.policy}: ${judged.decision.message}; ${output.reason}`;
+    return carrier.run({ kind: "balance", layers: output.layers, reason, predicted, parent: committed, input }, facts);
+  }
+
+  /** Undefined: it was abandoned. */
+  private async plan(facts: BalanceFacts, input: PlanInput): Promise<PlanOutput | undefined> {
+    const { ports } = this.parts;
+    const { policy } = facts.spec.rebalancing;
+    const started = ports.clock.now();
+    const planning = new AbortController();
+    this.planning = planning;
+    try {
+      const output = await ports.planner.plan(policy, input, planning.signal);
+      ports.metrics.observe("enodia_planner_duration_seconds", (ports.clock.now() - started) / 1000, { ...this.labels(), policy });
+      return planning.signal.aborted ? undefined : output;
+    } catch (caught) {
+      if (planning.signal.aborted) return undefined;
+      throw caught;
+    } finally {
+      this.planning = undefined;
+    }
+  }
+
+  /** A plan for balance is being made: nothing is written yet. */
+  get onlyPlanning(): boolean {
+    return this.planning !== undefined;
+  }
+
+  /** Something stronger than balance has come up. */
+  abandonPlanning(): void {
+    this.planning?.abort();
   }
 
   private recommend(message: string, committed: PlacementPlan, layers: readonly LayerPlan[]): void {
     const { moves } = diffPlans(committed.layers, layers, () => 0);
     this.recommended = moves.slice(0, recommendedMax).map(({ layer, expert, rank }) => `${layer}/${expert} -> ${rank}`);
-    this.ports.event(this.seen.world, "Normal", "RebalanceRecommended", message);
+    this.parts.ports.event(this.parts.seen.world, "Normal", "RebalanceRecommended", message);
   }
 
-  private held(reason: string): void {
-    this.ports.metrics.add("enodia_rebalances_total", 1, { ...this.labels(), result: "held", reason });
+  private held(reason: string): StepEnd {
+    this.parts.ports.metrics.add("enodia_rebalances_total", 1, { ...this.labels(), result: "held", reason });
+    return done;
   }
 
-  labels() {
-    return { namespace: this.seen.world.ref.namespace, deployment: this.seen.world.ref.name };
+  private labels() {
+    const { ref } = this.parts.seen.world;
+    return { namespace: ref.namespace, deployment: ref.name };
   }
+}
 
-  private async run(
-    kind: string,
-    facts: BalanceFacts,
-    plan: { layers: readonly LayerPlan[]; reason: string; predicted?: NonNullable<RolloutPlan["predicted"]> },
-    parent: PlacementPlan | undefined,
-    resume?: { plan: PlacementPlan; committed: ReadonlySet<number> },
-    input?: PlanInput,
-  ): Promise<void> {
-    const { ref, uid } = this.seen.world;
-    const members = planMembers(this.seen.views);
-    for (const [rank, { bootId }] of members) this.boots.set(rank, bootId);
-    const epoch = Math.max(this.stored?.spec.epoch ?? 0, this.committed?.epoch ?? 0) + 1;
-    const modelDigest = this.seen.views.find((view) => view.usable)?.link?.description?.modelDigest ?? parent?.modelDigest ?? "";
-    const rollout = new Rollout(
-      {
-        ref,
-        ownerUid: uid,
-        store: this.ports.store,
-        clock: this.ports.clock,
-        link: (rank) => this.linkOf(rank),
-        bytesPerSecond: limited(kind, parent) ? transferLimit(facts.spec) : 0,
-        onProgress: this.poke,
-      },
-      parent,
-      {
-        layers: plan.layers,
-        reason: plan.reason,
-        members,
-        shape: facts.shape,
-        allAtOnce: parent === undefined,
-        ...(plan.predicted ? { predicted: plan.predicted } : {}),
-      },
-      { epoch, deploymentUid: uid, modelDigest },
-      resume,
-    );
-    if (kind !== "rewrite" && kind !== "first" && rollout.moves > 0)
-      this.ports.event(
-        this.seen.world,
-        "Normal",
-        "RebalanceStarted",
-        `epoch ${rollout.plan.epoch}, ${rollout.moves} moves: ${plan.reason}`,
-      );
-    if (!resume) this.abortLeftovers(epoch);
-    this.rollout = { kind, run: rollout };
-    this.ports.onRollout(ref, true, undefined);
-    try {
-      const result = await rollout.carryOut(this.stored, resume !== undefined);
-      this.finish(kind, result, plan, input);
-    } catch (caught) {
-      // Written or not, pushed or not: what holds is found out anew.
-      this.recovered = false;
-      throw caught;
-    } finally {
-      this.rollout = undefined;
-      this.ports.onRollout(ref, false, undefined);
-    }
-  }
-
-  /**
-   * An Abort that did not arrive leaves prepared copies on a worker, beside which the next plan's may not fit. Preparations of
-   * the two epochs before (a plan, and what settled it) are void by now; nobody waits for the answers.
-   */
-  private abortLeftovers(epoch: number): void {
-    for (const view of this.seen.views) {
-      if (!view.usable) continue;
-      for (const old of [epoch - 2, epoch - 1]) if (old > 0) void view.link?.abort(old, []).catch(() => {});
-    }
-  }
-
-  linkOf(rank: number): Link | undefined {
-    return this.seen.views.find((view) => view.rank === rank && view.usable)?.link;
-  }
-
-  private finish(
-    kind: string,
-    result: RolloutResult,
-    plan: { reason: string; predicted?: NonNullable<RolloutPlan["predicted"]> },
-    input: PlanInput | undefined,
-  ): void {
-    const { outcome } = result;
-    const now = this.ports.clock.now();
-    this.stored = result.stored;
-    this.lastReport = result.report;
-    if (outcome.result === "superseded") {
-      this.recovered = false;
-      this.ports.log.warn({ deployment: this.seen.world.ref.name, epoch: outcome.epoch }, "another leader has a newer plan");
-      return;
-    }
-    if (result.committed) {
-      this.committed = result.committed;
-      this.links.pushPlan(result.committed);
-    }
-    if (input && result.committed)
-      this.seen.balance?.committed(input, result.committed.layers, now, this.seen.world.spec.rebalancing.trigger.imbalancePercent);
-    else this.seen.balance?.restart(now);
-    const failed = outcome.aborted.map(({ layer, reason }) => `layer ${layer}: ${reason}`);
-    if (outcome.result === "aborted") this.notBefore = now + retryMs;
-    if (kind !== "first" && kind !== "rewrite" && result.moves > 0) {
-      this.lastRebalance = {
-        time: new Date(now).toISOString(),
-        result: outcome.result === "aborted" ? "Aborted" : failed.length > 0 ? "PartlyCommitted" : "Committed",
-        moves: result.moves,
-        bytes: result.bytes,
-        durationMs: Math.round(result.durationMs),
-        ...(plan.predicted
-          ? {
-              imbalanceBeforePercent: Math.round(plan.predicted.before * 100),
-              imbalanceAfterPercent: Math.round(plan.predicted.after * 100),
-            }
-          : {}),
-      };
-    }
-    const type = failed.length > 0 ? "Warning" : "Normal";
-    const text =
-      failed.length > 0
-        ? `${failed.length} layers kept their parent: ${failed[0]}`
-        : `${result.moves} moves, ${result.bytes} bytes in ${Math.round(result.durationMs)} ms`;
-    this.ports.event(
-      this.seen.world,
-      type,
-      outcome.result === "aborted" ? "RebalanceAborted" : "PlacementCommitted",
-      `${kind}, epoch ${result.committed?.epoch ?? 0}: ${text}`,
-    );
-    this.ports.onRollout(this.seen.world.ref, false, { kind, result });
-  }
+/** Pods that the stored plan was made for. */
+export function podsOf(stored: StoredPlacement | undefined): ReadonlySet<string> {
+  return new Set((stored?.spec.ranks ?? []).map(({ podUID }) => podUID));
 }
 
 /** What a stored status says of the plan, without what is of the moment. */

@@ -64,6 +64,16 @@ export function rebalanceView(input: ViewInput): RebalanceView {
   };
 }
 
+/** What has to change for the deployment plane to look again: not figures that it does not read, nor times. */
+export function changeKey(view: RebalanceView): string {
+  return JSON.stringify({
+    ...view,
+    members: view.members.map(({ activeRequests: _, hostedBytes: __, ...member }) => member),
+    telemetry: { ...view.telemetry, lastSampleTime: undefined },
+    telemetryFresh: view.telemetryFresh.reason,
+  });
+}
+
 function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>): MemberView {
   const status = view.link?.status;
   const description = view.link?.description;
@@ -82,7 +92,7 @@ function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>)
     budgetBytes: description?.budgetBytes ?? 0,
     denseBytes: description?.denseBytes ?? 0,
     kvBytes: description?.kvBytes ?? 0,
-    uniqueBytes: input.shape ? uniqueBytes(input.plan, view.rank, live, input.shape.residentBytes) : 0,
+    uniqueBytes: input.plan && input.shape ? (uniqueBytes(input.plan, live, input.shape.residentBytes).get(view.rank) ?? 0) : 0,
   };
 }
 

@@ -1,0 +1,36 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
+import { silentLog } from "../../runtime/observe/log.ts";
+import { createMetrics } from "../../runtime/observe/metrics.ts";
+import { FakeKube } from "../../test/contract/fake-kube.ts";
+import type { Deployments, World } from "../deployment/ports.ts";
+import { createRebalance } from "./controller.ts";
+
+const ref = { namespace: "ns", name: "moe" };
+
+test("gauges that were set after the deployment was deleted go with its loop", async () => {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  const deployments = {
+    identity: async () => ({ cert: "", key: "", ca: "" }),
+    natsUrl: () => undefined,
+    event: () => {},
+  } as unknown as Deployments;
+  const rebalance = createRebalance({ kube: new FakeKube(), deployments, metrics, log: silentLog });
+  const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
+  const world: World = { ref, uid: "uid", generation: 1, spec, desiredRanks: 1, workers: [], gateways: [], leaving: [] };
+  try {
+    rebalance.update(world);
+    await sleep(20);
+    const labels = { namespace: ref.namespace, deployment: ref.name };
+    metrics.forget(labels);
+    const series = /enodia_placement_epoch\{.*deployment="moe"/;
+    assert.match(await metrics.text(), series, "the loop goes on for a moment");
+    rebalance.forget("uid");
+    assert.doesNotMatch(await metrics.text(), series);
+  } finally {
+    await rebalance.close();
+    await metrics.close();
+  }
+});

@@ -1,0 +1,255 @@
+// What the loop makes of things that go wrong around it, in virtual time: another model, a store or a worker that does not
+// answer, a plan that fails, an object that is gone.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { SimCluster } from "../../test/sim/cluster.ts";
+import { SimLink, SimWorker } from "../../test/sim/worker.ts";
+import { DeploymentLoop } from "./loop.ts";
+import { inlinePlanner } from "./planner-thread.ts";
+import type { Description } from "./ports.ts";
+import { defaultLimits } from "./protocol-types.ts";
+
+const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
+const fast = { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } };
+const still = { rebalancing: { ...fast.rebalancing, mode: "Off" } };
+
+async function up(options: ConstructorParameters<typeof SimCluster>[0] = {}): Promise<SimCluster> {
+  const sim = new SimCluster(options);
+  sim.demand = skewed;
+  sim.startOperator();
+  assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan is committed");
+  return sim;
+}
+
+/** Replaces a method until the test ends. */
+function replace<T extends object, K extends keyof T>(
+  t: { after(run: () => void): void },
+  target: T,
+  name: K,
+  make: (original: T[K]) => T[K],
+): void {
+  const original = target[name];
+  target[name] = make(original);
+  t.after(() => {
+    target[name] = original;
+  });
+}
+
+/** Workers say this of themselves from now on; links look when they open, and at a new boot. */
+function describe(t: { after(run: () => void): void }, fields: Partial<Description>): void {
+  replace(
+    t,
+    SimWorker.prototype,
+    "describe",
+    (original) =>
+      function (this: SimWorker) {
+        return { ...original.call(this), ...fields };
+      },
+  );
+}
+
+function replaceAllPods(sim: SimCluster, ranks: number): void {
+  for (const worker of sim.pods.values()) worker.crash(undefined);
+  sim.pods.clear();
+  sim.refresh();
+  for (let rank = 0; rank < ranks; rank++) sim.addPod(rank);
+}
+
+async function suspendAndResume(sim: SimCluster, whileSuspended: () => void): Promise<void> {
+  sim.respec({ ...fast, suspend: true });
+  await sim.clock.run(1_000);
+  whileSuspended();
+  replaceAllPods(sim, 3);
+  await sim.clock.run(10_000);
+  sim.respec(fast);
+}
+
+test("a codec that changes while suspended gives a first plan for the new sizes", async (t) => {
+  const sim = await up({ spec: fast });
+  await suspendAndResume(sim, () => describe(t, { codec: "int4", residentBytes: new Float64Array(32).fill(150) }));
+  assert.ok(await sim.clock.run(30_000, () => sim.stored?.spec.reason?.startsWith("first plan") === true && (sim.plan()?.epoch ?? 0) > 1));
+  assert.ok(await sim.clock.run(30_000, () => sim.converged()));
+  assert.equal(sim.loop?.view()?.model?.expertBytes, 32 * 150);
+});
+
+test("a model that changes while suspended is planned for, and is no mismatch", async (t) => {
+  const sim = await up({ spec: fast });
+  const before = sim.plan()?.epoch ?? 0;
+  await suspendAndResume(sim, () => describe(t, { modelDigest: "sha256:other" }));
+  assert.ok(await sim.clock.run(30_000, () => sim.stored?.spec.modelDigest === "sha256:other"));
+  assert.ok((sim.plan()?.epoch ?? 0) > before);
+  assert.equal(sim.loop?.view()?.modelAvailable.reason, "Resolved");
+});
+
+test("one pod with another model does not take the plan from the others", async (t) => {
+  const sim = await up({ spec: { ...fast, replicas: 4 } });
+  describe(t, { modelDigest: "sha256:other" });
+  sim.addPod(3);
+  sim.refresh();
+  await sim.clock.run(30_000);
+  assert.deepEqual(sim.loop?.view()?.digestMismatch, [3]);
+  assert.notEqual(sim.stored?.spec.modelDigest, "sha256:other");
+});
+
+for (const [what, stale] of [
+  ["of another model", (sim: SimCluster) => Object.assign(sim.stored?.spec ?? {}, { modelDigest: "sha256:old" })],
+  [
+    "for smaller experts",
+    (_sim: SimCluster, t: { after(run: () => void): void }) => describe(t, { residentBytes: new Float64Array(32).fill(200) }),
+  ],
+] as const) {
+  test(`a new operator finds a stored plan ${what} that nobody serves, and makes a first one with the next epoch`, async (t) => {
+    const sim = await up({ spec: { ...fast, experts: { minCopies: 2 } } });
+    assert.ok(await sim.clock.run(30_000, () => sim.loop?.view()?.expertsAtRisk === 0));
+    const before = sim.plan()?.epoch ?? 0;
+    sim.stopOperator();
+    stale(sim, t);
+    sim.respec(fast);
+    replaceAllPods(sim, 3);
+    sim.startOperator();
+    assert.ok(await sim.clock.run(30_000, () => (sim.plan()?.epoch ?? 0) === before + 1 && sim.converged()));
+    assert.match(sim.stored?.spec.reason ?? "", /^first plan/);
+  });
+}
+
+test("a repair whose plan could not be written is made all the same", async () => {
+  const sim = await up();
+  sim.failWrites = 1;
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(30_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
+  assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
+});
+
+test("a drain that cannot be carried out is tried less and less often", async () => {
+  const sim = await up({ ranks: 3, spec: still, shape: { layers: 1, experts: 4 } });
+  sim.corruptNext = 1e9;
+  sim.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
+  sim.refresh();
+  await sim.clock.run(60_000);
+  const aborted = sim.events.filter(({ reason }) => reason === "RebalanceAborted").length;
+  assert.ok(aborted >= 3 && aborted <= 5, `${aborted} attempts in a minute`);
+  sim.corruptNext = 0;
+  assert.ok(await sim.clock.run(60_000, () => sim.loop?.view()?.drains[0]?.phase === "Drained"));
+});
+
+test("layers that a plan gave up are stored as something newer than what was given up", async () => {
+  const sim = await up();
+  sim.corruptNext = 1e9;
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(60_000, () => /^settled after/.test(sim.stored?.spec.reason ?? "")));
+  const spec = sim.stored?.spec;
+  assert.ok(
+    spec?.layers.every(({ epoch }) => epoch === spec.epoch),
+    JSON.stringify(spec?.layers.map(({ epoch }) => epoch)),
+  );
+});
+
+test("a rank that cannot take a committed layer holds up neither the end of the plan nor what comes after", async (t) => {
+  const sim = await up({ spec: still });
+  const { podUid } = sim.worker(2);
+  replace(
+    t,
+    SimLink.prototype,
+    "prepare",
+    (original) =>
+      async function (this: SimLink, ...args) {
+        if (this.description?.podUid === podUid) throw new AppError("the disk is full", { code: "Unavailable" });
+        return original.apply(this, args);
+      },
+  );
+  // It receives nothing, it just has to follow.
+  sim.leaving = [{ rank: 2, podUid, reason: "Shrink" }];
+  sim.refresh();
+  const drained = () => sim.events.find(({ message }) => message.startsWith("drain"));
+  assert.ok(await sim.clock.run(1.5 * defaultLimits.releaseMs, () => drained() !== undefined));
+  assert.match(drained()?.message ?? "", /layers are not released: layer \d+: ranks 2 have not committed it/);
+  assert.ok(await sim.clock.run(10_000, () => sim.worker(2).state.epoch === sim.plan()?.epoch), "it takes the plan as a whole");
+  assert.ok(await sim.clock.run(90_000, () => sim.loop?.view()?.drains[0]?.phase === "Drained"));
+});
+
+test("workers that do not say what they have committed are asked again before anything is concluded", async (t) => {
+  const sim = await up();
+  sim.stopOperator();
+  let asked = 0;
+  replace(
+    t,
+    SimLink.prototype,
+    "snapshot",
+    (original) =>
+      async function (this: SimLink) {
+        if (this.description?.rank === 1 && ++asked < 3) throw new AppError("busy", { code: "Unavailable" });
+        return original.call(this);
+      },
+  );
+  sim.stored = undefined; // only the workers know
+  sim.startOperator();
+  assert.ok(await sim.clock.run(20_000, () => sim.stored !== undefined && sim.converged()));
+  assert.equal(asked, 3);
+});
+
+test("an ExpertPlacement that is deleted by hand is made again from what workers hold", async () => {
+  const sim = await up({ spec: fast });
+  assert.ok(await sim.clock.run(60_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
+  const before = sim.plan();
+  sim.stored = undefined;
+  assert.ok(await sim.clock.run(90_000, () => sim.stored !== undefined));
+  assert.equal(sim.plan()?.epoch, (before?.epoch ?? 0) + 1);
+  assert.deepEqual(
+    sim.plan()?.layers.map(({ hosts }) => hosts),
+    before?.layers.map(({ hosts }) => hosts),
+  );
+});
+
+test("a plan for balance that takes its time does not hold up a repair", async (t) => {
+  const sim = await up({ spec: fast });
+  let abandoned = false;
+  replace(
+    t,
+    inlinePlanner,
+    "plan",
+    () => (_policy, _input, signal) =>
+      new Promise((_, reject) => {
+        signal?.addEventListener("abort", () => {
+          abandoned = true;
+          reject(new AppError("abandoned", { code: "PlanAbandoned" }));
+        });
+      }),
+  );
+  await sim.clock.run(30_000);
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(15_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
+  assert.ok(abandoned);
+});
+
+test("mode Recommend keeps to the interval, and its recommendation stands meanwhile", async () => {
+  const rebalancing = { ...fast.rebalancing, interval: "60s", mode: "Recommend" };
+  const sim = await up({ spec: { rebalancing } });
+  const recommended = () => sim.events.filter(({ reason }) => reason === "RebalanceRecommended").length;
+  assert.ok(await sim.clock.run(60_000, () => recommended() === 1));
+  await sim.clock.run(50_000);
+  assert.equal(recommended(), 1);
+  assert.equal(sim.stored?.status.phase, "Recommended");
+  assert.ok(await sim.clock.run(30_000, () => recommended() === 2));
+});
+
+test("news that comes in a burst is looked at once", async (t) => {
+  const sim = await up();
+  let looks = 0;
+  const holder = DeploymentLoop.prototype as unknown as { tick(): void };
+  replace(
+    t,
+    holder,
+    "tick",
+    (original) =>
+      function (this: DeploymentLoop) {
+        looks++;
+        original.call(this as never);
+      },
+  );
+  for (let ms = 0; ms < 1_000; ms += 5) {
+    sim.refresh();
+    await sim.clock.run(5);
+  }
+  assert.ok(looks >= 9 && looks <= 11, `${looks} looks in a second`);
+});

@@ -1,0 +1,58 @@
+// The protocol as a pure machine: how a plan ends when one rank cannot follow.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { PlanRun } from "./protocol.ts";
+import { type Action, defaultLimits, type Event } from "./protocol-types.ts";
+
+/** One layer that rank 0 receives; bootIds are their numbers. */
+function oneLayer(ranks: readonly number[]): PlanRun {
+  const placement = { layer: 0, epoch: 2, hosts: [[0]], shares: [[1000]] };
+  return new PlanRun({
+    epoch: 2,
+    tasks: [{ placement, incoming: new Map([[0, 100]]), outgoing: new Map([[1, 100]]), committedBefore: false }],
+    members: new Map(ranks.map((rank) => [rank, String(rank)])),
+    budget: new Map(),
+    used: new Map(),
+    now: 0,
+    limits: defaultLimits,
+  });
+}
+
+/** Answers every action well, but for rank 2, whose Prepare always fails; until the plan ends or `untilMs`. */
+function carryOut(run: PlanRun, untilMs: number): number {
+  let now = 0;
+  const queue: Event[] = [{ type: "start" }];
+  while (!run.outcome && now < untilMs) {
+    const events = queue.splice(0);
+    for (const event of events) for (const action of run.on(event)) queue.push(...answers(action));
+    now += 250;
+    queue.push({ type: "tick", now });
+  }
+  return now;
+}
+
+function answers({ type, rank, layers }: Action): Event[] {
+  const bootId = String(rank);
+  if (type === "prepare" && rank === 2) return layers.map((layer) => ({ type: "failed", rank, bootId, layer, message: "disk" }));
+  if (type === "prepare") return layers.map((layer) => ({ type: "ready", rank, bootId, layer, bytes: 0 }));
+  if (type === "commit") return [{ type: "committed", rank, bootId, layers, asked: layers }];
+  if (type === "release") return [{ type: "released", rank, bootId, layers, asked: layers }];
+  return [];
+}
+
+test("a plan ends as committed, and names who is behind, when a rank cannot prepare what the others have committed", () => {
+  const run = oneLayer([0, 1, 2]);
+  const took = carryOut(run, 10 * defaultLimits.releaseMs);
+  assert.deepEqual(run.outcome, {
+    result: "committed",
+    aborted: [],
+    unreleased: [{ layer: 0, reason: "ranks 2 have not committed it" }],
+  });
+  assert.ok(took >= defaultLimits.releaseMs && took <= defaultLimits.releaseMs + 1_000, `${took} ms`);
+});
+
+test("a plan that everybody follows ends at once and names nobody", () => {
+  const run = oneLayer([0, 1]);
+  assert.ok(carryOut(run, 10_000) < 5_000);
+  assert.deepEqual(run.outcome, { result: "committed", aborted: [], unreleased: [] });
+});
