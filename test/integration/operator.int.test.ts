@@ -233,6 +233,28 @@ test("what cannot be is refused with the server's reason, and nothing is made or
   });
 });
 
+test("a Service of somebody else is left alone until it is gone, and what a deleted namesake left is no obstacle", {
+  timeout: 120_000,
+}, async () => {
+  const at = { namespace, name: "taken" };
+  const service = { apiVersion: "v1", kind: "Service", metadata: at, spec: { selector: { app: "chat" }, ports: [{ port: 80 }] } };
+  const made = await kube.create(resources.services, service, manager);
+  await create("taken", { replicas: 0 });
+  const accepted = async () => condition("taken", "SpecAccepted");
+  await until("it to be refused", async () => (await accepted())?.reason === "ObjectRefused", { timeoutMs: 30_000 });
+  assert.match((await accepted()).message, /Service taken exists and does not belong to this MoEDeployment/);
+  assert.deepEqual(await kube.get(resources.services, at), made);
+  await kube.delete(resources.services, at);
+  await until("it to be accepted", async () => (await accepted())?.status === "True", { timeoutMs: 30_000 });
+
+  await kube.delete(resources.moeDeployments, at);
+  const { uid } = (await create("taken", { replicas: 0 })).metadata;
+  const owned = async () => (await kube.get(resources.services, at))?.metadata.ownerReferences?.every((owner) => owner.uid === uid);
+  await until("the new one to have its Service", async () => (await accepted())?.status === "True" && (await owned()), {
+    timeoutMs: 60_000,
+  });
+});
+
 test("suspend takes the pods and keeps the rest; delete takes everything", { timeout: 120_000 }, async () => {
   await patch("moe", { suspend: true });
   await until("no pods", async () => (await workers("moe")).length === 0, { timeoutMs: 90_000 });
