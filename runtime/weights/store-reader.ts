@@ -1,20 +1,19 @@
 // Opens a model store and reads what is asked, no more: one index, then single dense tensors and single expert units.
-// Every byte given out was checked against its SHA-256. Not here: fetching units from peers (runtime/experts).
-import { createHash } from "node:crypto";
+// Every weight given out was checked against its SHA-256, and index and config.json against the model digest.
+// Not here: fetching units from peers (runtime/experts).
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
+import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, widenTensor } from "./safetensors.ts";
 import { type CodecName, codecNames, type ExpertIndex, expertIndexSchema, type ModelStore, unitAlignment } from "./store.ts";
 
 const indexFile = "expert-index.json";
 const jsonBytesMax = 256 * 1024 * 1024;
-
-export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
 function notFound(dir: string, what: string, cause?: unknown): AppError {
   return new AppError(
@@ -36,11 +35,16 @@ function corrupt(dir: string, what: string): AppError {
 
 /** JSON of a model folder, bounded and with the file named in the error. */
 export async function readJson(path: string, code: string): Promise<unknown> {
+  return (await readJsonText(path, code)).json;
+}
+
+async function readJsonText(path: string, code: string): Promise<{ readonly text: string; readonly json: unknown }> {
   const info = await stat(path).catch(() => undefined);
   if (!info?.isFile()) throw new AppError(`${path}: not found`, { code });
   if (info.size > jsonBytesMax) throw new AppError(`${path}: has ${info.size} bytes, more than the ${jsonBytesMax} allowed`, { code });
   try {
-    return JSON.parse(await readFile(path, "utf8"));
+    const text = await readFile(path, "utf8");
+    return { text, json: JSON.parse(text) };
   } catch (cause) {
     throw new AppError(`${path}: is not JSON (${cause instanceof Error ? cause.message : cause})`, { code, cause });
   }
@@ -119,7 +123,9 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);
-  const config = await readJson(join(dir, "config.json"), "BadModelConfig");
+  const { text, json: config } = await readJsonText(join(dir, "config.json"), "BadModelConfig");
+  if (modelDigest(text, index.dense, index.codecs) !== index.modelDigest)
+    throw corrupt(dir, `config.json or ${indexFile} was changed after the import: the model digest does not match`);
   const dense = await openSafetensors(join(dir, "dense.safetensors"));
   const files = new Map<CodecName, Promise<RandomFile>>();
   const units = (codec: CodecName): Promise<RandomFile> => {
@@ -143,7 +149,8 @@ export async function openStore(dir: string): Promise<ModelStore> {
         });
       }
       const bytes = await file.read(unit.offset, unit.bytes);
-      if (sha256Hex(bytes) !== unit.sha256) throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
+      if ((await sha256InSlices(bytes)) !== unit.sha256)
+        throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
       return bytes;
     },
     decodeUnit(unit, codec) {

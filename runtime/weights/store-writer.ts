@@ -1,14 +1,13 @@
 // Writes a model store: everything into a temporary folder beside the target, then one rename. Streams; holds one expert at a time.
 // A crash leaves a `.tmp-` folder that the next write of the same store removes. Shell.
-import { createHash } from "node:crypto";
 import { copyFile, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { ExpertMatrices } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
+import { modelDigest, sha256Hex } from "./digest.ts";
 import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
-import { type CodecName, codecNames, type ExpertIndex, expertIndexSchema, storeVersion, unitAlignment } from "./store.ts";
-import { sha256Hex } from "./store-reader.ts";
+import { type CodecName, type ExpertIndex, expertIndexSchema, storeVersion, unitAlignment } from "./store.ts";
 
 export interface StoreSpec {
   /** Written as config.json. */
@@ -103,14 +102,6 @@ async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOption
     for (const codec of out) await codec.handle.close();
   }
   return Object.fromEntries(out.map(({ name, file, units }) => [name, { file, units }]));
-}
-
-/** Pure: the digest that all ranks must agree on. */
-export function modelDigest(configText: string, dense: ExpertIndex["dense"], codecs: ExpertIndex["codecs"]): string {
-  const hash = createHash("sha256").update(configText);
-  for (const name of Object.keys(dense).sort()) hash.update(`\n${name} ${dense[name]}`);
-  for (const codec of codecNames) for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
-  return hash.digest("hex");
 }
 
 /** Writes the store to `dir` and returns its index. */

@@ -108,6 +108,16 @@ test("one flipped bit in a dense tensor is found", async () => {
   await opened.close();
 });
 
+test("a config.json that was edited after the import is refused: ranks would agree on a digest and compute differently", async () => {
+  const copy = await damaged(async (folder) => {
+    const path = join(folder, "config.json");
+    const edited = (await readFile(path, "utf8")).replace(/"rope_theta": [\d.e]+/, '"rope_theta": 12345');
+    assert.match(edited, /12345/);
+    await writeFile(path, edited);
+  });
+  await assert.rejects(openStore(copy), refusal("CorruptShard", /config\.json .*does not match; .*import the model again/));
+});
+
 test("a truncated unit file is a corrupt shard, not a crash", async () => {
   const copy = await damaged(async (folder) => {
     const handle = await open(join(folder, "experts-f32.bin"), "r+");

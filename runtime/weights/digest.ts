@@ -1,0 +1,27 @@
+// The hashes of a model store: of bytes, of large units without holding up the thread, and the one that all ranks must agree on.
+import { createHash } from "node:crypto";
+import { setImmediate as turn } from "node:timers/promises";
+import { codecNames, type ExpertIndex } from "./store.ts";
+
+/** Hashed in one go, 2 to 10 ms; a unit of a large model has hundreds of them, and the thread has pings to answer. */
+const hashSliceBytes = 4 * 1024 * 1024;
+
+export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
+
+/** As sha256Hex, with a turn of the event loop between slices. */
+export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
+  const hash = createHash("sha256");
+  for (let from = 0; from < bytes.length; from += hashSliceBytes) {
+    if (from > 0) await turn();
+    hash.update(bytes.subarray(from, from + hashSliceBytes));
+  }
+  return hash.digest("hex");
+}
+
+/** Over config.json's text, the dense tensors' hashes and every unit hash, in order. */
+export function modelDigest(configText: string, dense: ExpertIndex["dense"], codecs: ExpertIndex["codecs"]): string {
+  const hash = createHash("sha256").update(configText);
+  for (const name of Object.keys(dense).sort()) hash.update(`\n${name} ${dense[name]}`);
+  for (const codec of codecNames) for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
+  return hash.digest("hex");
+}
