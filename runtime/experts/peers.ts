@@ -1,7 +1,7 @@
 // The other ranks as this one sees them: membership from the operator (or a peer), who is suspect, and clients to reach them.
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
 import type { Log } from "../observe/log.ts";
-import { Control, Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect } from "../wire/grpc.ts";
 import type { Identity, Member, Membership } from "../wire/mapping.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
@@ -125,14 +125,12 @@ function createPeerClients(address: string, serverName: string, tls: TlsSource) 
   const target = { address, serverName, tls };
   const experts = connect(Experts, target);
   const shards = connect(Shards, target);
-  const control = connect(Control, target);
   return {
-    address,
     experts,
     shards,
-    control,
     close: () => {
-      for (const client of [experts, shards, control]) client.close();
+      experts.close();
+      shards.close();
     },
   };
 }

@@ -153,7 +153,7 @@ export class WorkerControl {
     const before = vitals().fetchedBytes;
     const progress = setInterval(() => {
       const bytes = BigInt(vitals().fetchedBytes - before);
-      write(create(PrepareEventSchema, { event: { case: "progress", value: { bytes, totalBytes: 0n } } }));
+      write(create(PrepareEventSchema, { event: { case: "progress", value: { bytes } } }));
     }, progressEveryMs);
     const left = new AbortController();
     call.on("cancelled", () => left.abort());

@@ -1178,14 +1178,11 @@ export declare const LayerFailedSchema: GenMessage<LayerFailed>;
  */
 export declare type PrepareProgress = Message<"enodia.runtime.v1.PrepareProgress"> & {
   /**
+   * received since the call began
+   *
    * @generated from field: uint64 bytes = 1;
    */
   bytes: bigint;
-
-  /**
-   * @generated from field: uint64 total_bytes = 2;
-   */
-  totalBytes: bigint;
 };
 
 /**
