@@ -1,7 +1,11 @@
-// What the operator may do in the cluster: the single source of the chart's ClusterRole (npm run gen) and of its test. Pure.
-// Namespaced leases and events are here too, since both replicas write them wherever deployments live.
+// What the operator may do in the cluster, and where: the single source of the chart's roles (npm run gen) and of their test. Pure.
+
+/** watched: where deployments live, every namespace unless some are named; cluster: objects without a namespace; release: the
+ *  operator's own namespace. */
+export type Scope = "watched" | "cluster" | "release";
 
 export interface Rule {
+  readonly scope: Scope;
   readonly apiGroups: readonly string[];
   readonly resources: readonly string[];
   readonly verbs: readonly string[];
@@ -11,17 +15,12 @@ export interface Rule {
 
 const read = ["get", "list", "watch"];
 
-export const operatorRules: readonly Rule[] = [
+const watchedRules: readonly Omit<Rule, "scope">[] = [
   { apiGroups: ["enodia.dev"], resources: ["moedeployments"], verbs: read, why: "what is wanted" },
-  { apiGroups: ["enodia.dev"], resources: ["moedeployments/status"], verbs: ["get", "update", "patch"], why: "what was observed" },
+  { apiGroups: ["enodia.dev"], resources: ["moedeployments/status"], verbs: ["patch"], why: "what was observed" },
   { apiGroups: ["enodia.dev"], resources: ["moedeployments/finalizers"], verbs: ["update"], why: "owner references that block deletion" },
-  {
-    apiGroups: ["enodia.dev"],
-    resources: ["expertplacements"],
-    verbs: [...read, "create", "update", "patch", "delete"],
-    why: "the durable plan",
-  },
-  { apiGroups: ["enodia.dev"], resources: ["expertplacements/status"], verbs: ["get", "update", "patch"], why: "how far the plan is" },
+  { apiGroups: ["enodia.dev"], resources: ["expertplacements"], verbs: ["get", "create", "update"], why: "the durable plan" },
+  { apiGroups: ["enodia.dev"], resources: ["expertplacements/status"], verbs: ["patch"], why: "how far the plan is" },
   { apiGroups: [""], resources: ["pods"], verbs: [...read, "create", "patch", "delete"], why: "workers, one pod per rank" },
   {
     apiGroups: [""],
@@ -30,9 +29,21 @@ export const operatorRules: readonly Rule[] = [
     why: "what the pods need: addresses, an identity without a token, certificates; NATS credentials are read",
   },
   { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"], why: "whether the model's claim is there" },
-  { apiGroups: [""], resources: ["nodes"], verbs: read, why: "which workers are lost with their node" },
   { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, "create", "patch"], why: "gateways" },
   { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, "create", "patch"], why: "one rank at a time" },
-  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["get", "create", "update"], why: "leader election" },
-  { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events" },
+  { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events on the deployments" },
 ];
+
+export const operatorRules: readonly Rule[] = [
+  ...watchedRules.map((rule) => ({ scope: "watched" as const, ...rule })),
+  { scope: "cluster", apiGroups: [""], resources: ["nodes"], verbs: read, why: "which workers are lost with their node" },
+  {
+    scope: "release",
+    apiGroups: ["coordination.k8s.io"],
+    resources: ["leases"],
+    verbs: ["get", "create", "update"],
+    why: "leader election",
+  },
+];
+
+export const rulesOf = (scope: Scope): Rule[] => operatorRules.filter((rule) => rule.scope === scope);

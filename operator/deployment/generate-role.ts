@@ -1,45 +1,65 @@
-// Writes the chart's ClusterRole from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
+// Writes the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { operatorRules } from "../rbac.ts";
+import { rulesOf, type Scope } from "../rbac.ts";
 
-export const roleFile = join(import.meta.dirname, "../../charts/enodia/templates/clusterrole.yaml");
+export const roleFile = join(import.meta.dirname, "../../charts/enodia/templates/rbac.yaml");
 
-const head = `# Generated from operator/rbac.ts; do not edit.
-{{- if .Values.rbac.create }}
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
+const list = (items: readonly string[]): string => `[${items.map((item) => (item === "" ? '""' : item)).join(", ")}]`;
+
+function rules(scope: Scope): string {
+  return rulesOf(scope)
+    .map(
+      ({ why, apiGroups, resources, verbs }) =>
+        `  # ${why}\n  - apiGroups: ${list(apiGroups)}\n    resources: ${list(resources)}\n    verbs: ${list(verbs)}\n`,
+    )
+    .join("");
+}
+
+/** A role up to its rules, or a binding of it. `namespace`: a template expression; none: of the cluster. */
+function head(kind: "Role" | "RoleBinding", name: string, namespace: string | undefined): string {
+  return `apiVersion: rbac.authorization.k8s.io/v1
+kind: ${namespace ? "" : "Cluster"}${kind}
 metadata:
-  name: {{ include "enodia.fullname" . }}
-  labels:
-    {{- include "enodia.labels" . | nindent 4 }}
-rules:
+  name: ${name}
+${namespace ? `  namespace: {{ ${namespace} }}\n` : ""}  labels:
+    {{- include "enodia.labels" $ | nindent 4 }}
 `;
-const tail = `---
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata:
-  name: {{ include "enodia.fullname" . }}
-  labels:
-    {{- include "enodia.labels" . | nindent 4 }}
-roleRef:
+}
+
+function binding(name: string, namespace: string | undefined): string {
+  return `---
+${head("RoleBinding", name, namespace)}roleRef:
   apiGroup: rbac.authorization.k8s.io
-  kind: ClusterRole
-  name: {{ include "enodia.fullname" . }}
+  kind: ${namespace ? "Role" : "ClusterRole"}
+  name: ${name}
 subjects:
   - kind: ServiceAccount
-    name: {{ include "enodia.serviceAccountName" . }}
-    namespace: {{ .Release.Namespace }}
-{{- end }}
+    name: {{ include "enodia.serviceAccountName" $ }}
+    namespace: {{ $.Release.Namespace }}
 `;
+}
+
+const fullname = '{{ include "enodia.fullname" $ }}';
 
 export function roleTemplate(): string {
-  const list = (items: readonly string[]) => `[${items.map((item) => (item === "" ? '""' : item)).join(", ")}]`;
-  const rules = operatorRules.map(
-    (rule) =>
-      `  # ${rule.why}\n  - apiGroups: ${list(rule.apiGroups)}\n    resources: ${list(rule.resources)}\n    verbs: ${list(rule.verbs)}\n`,
-  );
-  return head + rules.join("") + tail;
+  return `# Generated from operator/rbac.ts; do not edit.
+{{- define "enodia.watchedRules" }}
+${rules("watched")}{{- end }}
+{{- if .Values.rbac.create }}
+${head("Role", fullname, undefined)}rules:
+${rules("cluster")}{{- if not .Values.watchNamespaces }}
+  {{- include "enodia.watchedRules" . }}
+{{- end }}
+${binding(fullname, undefined)}---
+${head("Role", `${fullname}-leader`, ".Release.Namespace")}rules:
+${rules("release")}${binding(`${fullname}-leader`, ".Release.Namespace")}{{- range .Values.watchNamespaces | uniq }}
+---
+${head("Role", fullname, ".")}rules:
+  {{- include "enodia.watchedRules" $ }}
+${binding(fullname, ".")}{{- end }}
+{{- end }}
+`;
 }
 
 if (import.meta.main) {
@@ -52,7 +72,7 @@ if (import.meta.main) {
   })();
   if (current !== roleTemplate()) {
     if (process.argv.includes("--check")) {
-      process.stderr.write("charts/enodia/templates/clusterrole.yaml is out of date: run `node operator/deployment/generate-role.ts`\n");
+      process.stderr.write("charts/enodia/templates/rbac.yaml is out of date: run `node operator/deployment/generate-role.ts`\n");
       process.exitCode = 1;
     } else writeFileSync(roleFile, roleTemplate());
   }

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { type Kube, resources } from "../../operator/kube/kube.ts";
-import { operatorRules } from "../../operator/rbac.ts";
+import { rulesOf, type Scope } from "../../operator/rbac.ts";
 import { down } from "../cluster/cluster.ts";
 import { until as poll } from "../harness/process.ts";
 import { namespaceObjects } from "../harness/product.ts";
@@ -31,19 +31,13 @@ const until = <T>(what: string, probe: () => Promise<T>, options: { timeoutMs: n
 before(
   async () => {
     ({ kube, kubectl, apply } = await controlPlane(name));
-    const rules = operatorRules.map(({ why: _, ...rule }) => rule);
     await apply(
       { apiVersion: "v1", kind: "Namespace", metadata: { name: system } },
       ...namespaceObjects(namespace, folder),
       { apiVersion: "v1", kind: "ServiceAccount", metadata: { name: "operator", namespace: system } },
-      { apiVersion: "rbac.authorization.k8s.io/v1", kind: "ClusterRole", metadata: { name: "operator" }, rules },
-      {
-        apiVersion: "rbac.authorization.k8s.io/v1",
-        kind: "ClusterRoleBinding",
-        metadata: { name: "operator" },
-        roleRef: { apiGroup: "rbac.authorization.k8s.io", kind: "ClusterRole", name: "operator" },
-        subjects: [{ kind: "ServiceAccount", name: "operator", namespace: system }],
-      },
+      ...grant("cluster", undefined),
+      ...grant("watched", namespace),
+      ...grant("release", system),
     );
     kubeconfig = await operatorKubeconfig();
   },
@@ -55,6 +49,24 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true });
   await down(name);
 });
+
+/** A role with the rules of one scope, and its binding: as the chart has them with `watchNamespaces`. */
+function grant(scope: Scope, within: string | undefined): object[] {
+  const apiVersion = "rbac.authorization.k8s.io/v1";
+  const kind = within ? "Role" : "ClusterRole";
+  const metadata = { name: `operator-${scope}`, ...(within ? { namespace: within } : {}) };
+  const rules = rulesOf(scope).map(({ why: _, scope: __, ...rule }) => rule);
+  return [
+    { apiVersion, kind, metadata, rules },
+    {
+      apiVersion,
+      kind: `${kind}Binding`,
+      metadata,
+      roleRef: { apiGroup: "rbac.authorization.k8s.io", kind, name: metadata.name },
+      subjects: [{ kind: "ServiceAccount", name: "operator", namespace: system }],
+    },
+  ];
+}
 
 /** A kubeconfig with the ServiceAccount's token instead of the administrator's certificate. */
 async function operatorKubeconfig(): Promise<string> {
@@ -77,6 +89,7 @@ function startOperator(replica: string): Operator {
     HOME: folder,
     ENODIA_POD_NAME: replica,
     ENODIA_NAMESPACE: system,
+    ENODIA_WATCH_NAMESPACES: namespace,
     ENODIA_METRICS_PORT: "0",
     ENODIA_RUNTIME_IMAGE: "enodia/absent:none",
     ENODIA_RUNTIME_PULL_POLICY: "Never", // a pull that waits for a network would hold up the pod's end too

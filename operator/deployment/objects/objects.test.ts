@@ -7,7 +7,7 @@ import { moeDeploymentSpecSchema } from "../../../crds/moe-deployment.ts";
 import { parseGatewayConfig, parseWorkerConfig } from "../../../runtime/config.ts";
 import { deployment, model, now, pod, settings, snapshot, view } from "../../../test/builders/deployment.ts";
 import { resources } from "../../kube/kube.ts";
-import { operatorRules } from "../../rbac.ts";
+import { operatorRules, rulesOf, type Scope } from "../../rbac.ts";
 import { memoryRefusals } from "../core/memory.ts";
 import { nextStatus } from "../core/status.ts";
 import { targetRanks } from "../core/target.ts";
@@ -239,7 +239,7 @@ test("no field of the spec is silently ignored", async () => {
     assert.match(source, new RegExp(`\\.${path.split(".").at(-1)}\\b`), `spec.${path} is read nowhere in the rebalance plane`);
 });
 
-test("the chart's role is the operator's rules, and the rules cover every resource it touches", () => {
+test("the chart's roles are the operator's rules, and the rules cover every resource it touches, each no wider than it has to be", () => {
   assert.equal(readFileSync(roleFile, "utf8"), roleTemplate());
   const touched = Object.values(resources).filter(
     (resource) => !["ConfigMap", "Namespace", "CustomResourceDefinition"].includes(resource.kind),
@@ -251,4 +251,7 @@ test("the chart's role is the operator's rules, and the rules cover every resour
       `${group}/${resource.plural} is not granted`,
     );
   }
+  const granted = (scope: Scope) => rulesOf(scope).flatMap((rule) => rule.resources);
+  assert.deepEqual(granted("cluster"), ["nodes"]);
+  assert.deepEqual(granted("release"), ["leases"]);
 });
