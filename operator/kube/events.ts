@@ -1,4 +1,5 @@
-// Kubernetes events about our objects (events.k8s.io/v1). Repeats within a time are counted on the first event, not written anew.
+// Kubernetes events about our objects (events.k8s.io/v1). Repeats within a time are counted on the first event, not written
+// anew; an object and reason whose notes keep differing has so many events in a burst, then one in a while with the rest counted.
 // Never fails its caller: an event is a courtesy.
 import { createHash } from "node:crypto";
 import { type Kube, type KubeObject, resources } from "./kube.ts";
@@ -8,6 +9,9 @@ const repeatWindowMs = 10 * 60_000;
 /** A repeated event is updated at most this often. */
 const seriesPatchMs = 30_000;
 const rememberedMax = 4096;
+/** Events of one object and reason whose notes differ: this many at once, then one for each pause. */
+const burstMax = 25;
+const burstPauseMs = 60_000;
 const noteCharsMax = 1000;
 
 export interface EventOptions {
@@ -39,10 +43,20 @@ interface Remembered {
   written: Promise<boolean>;
 }
 
+/** Of an object and reason. */
+interface Budget {
+  /** Events that may be written now; grows with time. */
+  left: number;
+  at: number;
+  /** The last that was written. */
+  key: string;
+}
+
 export class EventRecorder {
   readonly #options: EventOptions;
   readonly #clock: Clock;
   readonly #recent = new Map<string, Remembered>();
+  readonly #budgets = new Map<string, Budget>();
 
   constructor(options: EventOptions) {
     this.#options = options;
@@ -52,18 +66,34 @@ export class EventRecorder {
   record(event: EventInput): void {
     const now = this.#clock.now();
     const key = createHash("sha256").update(JSON.stringify(event)).digest("hex").slice(0, 16);
-    const known = this.#recent.get(key);
-    if (known && now - known.first < repeatWindowMs) {
-      known.count += 1;
-      if (now - known.patched >= seriesPatchMs) {
-        known.patched = now;
-        void this.#patchSeries(event, known, now);
-      }
-      return;
-    }
+    if (this.#repeats(key, event, now)) return;
+    const budget = this.#budget(event, now);
+    if (budget.left < 1 && this.#repeats(budget.key, event, now)) return;
+    budget.left = Math.max(0, budget.left - 1);
+    budget.key = key;
     const name = `${event.regarding.name}.${key}${now.toString(36)}`;
-    if (this.#recent.size >= rememberedMax) this.#recent.delete(this.#recent.keys().next().value ?? "");
-    this.#recent.set(key, { name, first: now, count: 1, patched: now, written: this.#write(event, name, now) });
+    remember(this.#recent, key, { name, first: now, count: 1, patched: now, written: this.#write(event, name, now) });
+  }
+
+  /** Counts it on an event that was written not long ago; false when there is none. */
+  #repeats(key: string, event: EventInput, now: number): boolean {
+    const known = this.#recent.get(key);
+    if (!known || now - known.first >= repeatWindowMs) return false;
+    known.count += 1;
+    if (now - known.patched >= seriesPatchMs) {
+      known.patched = now;
+      void this.#patchSeries(event, known, now);
+    }
+    return true;
+  }
+
+  #budget({ regarding, reason }: EventInput, now: number): Budget {
+    const key = `${regarding.uid}/${reason}`;
+    const budget = this.#budgets.get(key) ?? { left: burstMax, at: now, key: "" };
+    budget.left = Math.min(burstMax, budget.left + (now - budget.at) / burstPauseMs);
+    budget.at = now;
+    remember(this.#budgets, key, budget);
+    return budget;
   }
 
   /** Waits for what was recorded so far; for shutdown and tests. */
@@ -108,6 +138,13 @@ export class EventRecorder {
       this.#options.onError?.(error);
     }
   }
+}
+
+/** The least recent goes when there are too many. */
+function remember<V>(map: Map<string, V>, key: string, value: V): void {
+  map.delete(key);
+  if (map.size >= rememberedMax) map.delete(map.keys().next().value ?? "");
+  map.set(key, value);
 }
 
 const micro = (ms: number): string => new Date(ms).toISOString().replace("Z", "000Z");

@@ -254,6 +254,25 @@ test("a repeated event is counted on the first one, and a failing API server cos
   await recorder.flush();
 });
 
+test("an event whose note differs each time is written in a burst, then once in a while, and the rest is counted", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  const recorder = new EventRecorder({ kube, reportingInstance: "test", clock });
+  const regarding = { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", namespace: "ns", name: "moe", uid: "u" };
+  for (let epoch = 0; epoch < 200; epoch++) {
+    recorder.record({ regarding, type: "Normal", reason: "RebalanceAborted", note: `epoch ${epoch}` });
+    await clock.advance(3_000);
+  }
+  recorder.record({ regarding, type: "Normal", reason: "RebalanceStarted", note: "another reason" });
+  await recorder.flush();
+  const written = kube.all(resources.events) as any[];
+  const aborted = written.filter(({ reason }) => reason === "RebalanceAborted");
+  assert.ok(aborted.length >= 34 && aborted.length <= 36, `${aborted.length} of 200 in ten minutes`);
+  const counted = aborted.reduce((total, { series }) => total + (series?.count ?? 1), 0);
+  assert.ok(counted > 60, `${counted} are counted`);
+  assert.equal(written.length, aborted.length + 1);
+});
+
 test("a request about the lease that hangs does not cost the lease", async () => {
   const clock = new ManualClock();
   const kube = new FakeKube(clock.now);
