@@ -7,7 +7,7 @@ import type { RankView } from "./members.ts";
 /** Least time between two Drain calls to one pod. */
 const askMs = 1_000;
 
-export interface DrainFacts {
+interface DrainFacts {
   readonly leaving: LeavingRank;
   readonly view: RankView | undefined;
   /** Experts of the plan live there. */
@@ -19,7 +19,7 @@ export interface DrainFacts {
 }
 
 /** Pure. */
-export function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: DrainFacts): DrainView["phase"] {
+function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: DrainFacts): DrainView["phase"] {
   if (!view || view.lost) return "Drained";
   if (leaving.reason !== "Stop" && planned) return blocked ? "Blocked" : "Moving";
   const status = view.link?.status;
