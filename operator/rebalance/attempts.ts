@@ -3,7 +3,7 @@
 import type { Intent } from "./intent.ts";
 
 /** What the loop starts: a look at the outside, or an intent that makes a plan. */
-export type Tried = "identity" | "telemetry" | "recover" | Exclude<Intent["kind"], "wait">;
+export type Tried = "identity" | "recover" | Exclude<Intent["kind"], "wait">;
 
 /** How a step ended. */
 export type StepEnd =
@@ -36,9 +36,9 @@ const pauseMs = 200;
 const firstPauseMs = 2_000;
 /** Two epochs and two events an attempt: a plan that fails for ever costs no more than these once a minute. */
 const longestPauseMs = 60_000;
-/** Looks at the API server, a Secret, the workers. */
+/** Looks at the API server and the workers. */
 const longestLookMs = 10_000;
-const looks: readonly Tried[] = ["identity", "telemetry", "recover"];
+const looks: readonly Tried[] = ["identity", "recover"];
 
 /** first, 2 first, 4 first ... longest */
 export function backoffMs(failures: number, first: number, longest: number): number {

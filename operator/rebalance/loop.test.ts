@@ -194,6 +194,13 @@ test("a shrink that does not fit is refused with the remedy", async () => {
   assert.match(sim.loop?.view()?.drains[0]?.message ?? "", /memoryPerRank/);
 });
 
+test("the operator's certificate is asked for every minute: the CA may have changed", async () => {
+  const sim = await up();
+  const before = sim.identityAsks;
+  await sim.clock.run(125_000);
+  assert.equal(sim.identityAsks - before, 2);
+});
+
 test("without NATS nothing moves for balance, yet a loss is repaired", async () => {
   const sim = await up({ spec: fast });
   sim.bus.connected = false;

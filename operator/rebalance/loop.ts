@@ -33,8 +33,8 @@ import { changeKey, rebalanceView } from "./view.ts";
 const tickMs = 200;
 /** Least time between two looks: what happens meanwhile is seen in one. */
 const pokeMs = 100;
-/** The operator's certificate is asked for anew this often; its issuer makes a new one well before the old one ends. */
-const identityMs = 24 * 3600_000;
+/** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
+const identityMs = 60_000;
 
 export class DeploymentLoop {
   private readonly ports: LoopPorts;

@@ -49,6 +49,8 @@ export class SimCluster {
   storeDown = false;
   loop: DeploymentLoop | undefined;
   leaving: LeavingRank[] = [];
+  /** How often the loop asked for the operator's certificate. */
+  identityAsks = 0;
   readonly epochsWritten: number[] = [];
   /** Selections per expert of a layer: the demand that every rank's traffic has. */
   demand: (layer: number) => readonly number[] = () => [];
@@ -155,7 +157,10 @@ export class SimCluster {
         telemetry,
         metrics: { add: () => {}, set: () => {}, observe: () => {} },
         log: silentLog,
-        identity: async () => ({ cert: "", key: "", ca: "" }),
+        identity: async () => {
+          this.identityAsks++;
+          return { cert: "", key: "", ca: "" };
+        },
         natsUrl: () => "nats://sim:4222",
         event: (_world, type, reason, message) => this.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},
