@@ -2,7 +2,6 @@
 // Owned by the MoEDeployment, same name. Text form of layers: crds/plan.ts. Stays below 1 MiB at 61 x 256 on 144 ranks.
 import { z } from "zod";
 import { AppError } from "./common.ts";
-import { conditionsSchema } from "./conditions.ts";
 import { planBounds } from "./plan.ts";
 import { phases } from "./telemetry.ts";
 
@@ -43,15 +42,6 @@ export const expertPlacementSpecSchema = z
       .max(planBounds.ranks)
       .meta({ description: "Members the plan was made for.", "x-kubernetes-list-type": "atomic" }),
     layers: z.array(layer).max(planBounds.layers).meta({ description: "Placement per layer.", "x-kubernetes-list-type": "atomic" }),
-    load: z
-      .object({
-        windowStart: z.iso.datetime().optional().meta({ description: "Begin of the window." }),
-        windowEnd: z.iso.datetime().optional().meta({ description: "End of the window." }),
-        selections: z.int().min(0).optional().meta({ description: "Expert selections counted in it." }),
-        imbalancePercent: percent("Worst layer in it, under the parent plan."),
-      })
-      .optional()
-      .meta({ description: "Summary of the load the plan was made for." }),
     reason: z.string().max(1024).optional().meta({ description: "Why the plan was made." }),
   })
   .meta({ description: "The plan." });
@@ -120,7 +110,6 @@ export const expertPlacementStatusSchema = z
       })
       .optional()
       .meta({ description: "What the planner last decided, to act or to hold, and why." }),
-    conditions: conditionsSchema.optional(),
   })
   .meta({ description: "How far the plan is carried out." });
 export type ExpertPlacementStatus = z.infer<typeof expertPlacementStatusSchema>;

@@ -52,8 +52,9 @@ async function cluster(): Promise<FakeKube> {
   const created = await kube.create(resources.expertPlacements, plan, writer);
   await kube.updateStatus(resources.expertPlacements, { ...created, status: placement.status }, writer);
   for (const [rank, nodeName] of ["a", "a", "b"].entries()) {
-    const pod = object(resources.pods, `moe-${rank}-abcde`, { spec: { nodeName, containers: [] } });
-    const owned = { [labels.deployment]: "moe", [labels.component]: "worker" };
+    // Pods were replaced since the plan was made: their names are others.
+    const pod = object(resources.pods, `moe-${rank}-fghij`, { spec: { nodeName, containers: [] } });
+    const owned = { [labels.deployment]: "moe", [labels.component]: "worker", [labels.rank]: String(rank) };
     await kube.create(resources.pods, { ...pod, metadata: { ...pod.metadata, labels: owned } }, writer);
   }
   const event = (name: string, reason: string, time: string, kind = "MoEDeployment") =>

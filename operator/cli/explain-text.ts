@@ -18,8 +18,8 @@ export interface ExplainFacts {
   readonly placement: ExpertPlacement;
   /** Oldest first. */
   readonly events: readonly ExplainEvent[];
-  /** Node of each worker pod, by pod name; a pod that is not listed counts as a node of its own. */
-  readonly nodes: ReadonlyMap<string, string>;
+  /** Node of each rank's pod; a rank that is not listed counts as a node of its own. */
+  readonly nodes: ReadonlyMap<number, string>;
 }
 
 export interface Explained {
@@ -47,7 +47,7 @@ export interface Explained {
 export function explain({ deployment, placement, events, nodes }: ExplainFacts): Explained {
   const { spec, status } = placement;
   const layers = spec.layers.map((layer) => decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`));
-  const conditions = [...(deployment.status.conditions ?? []), ...(status.conditions ?? [])];
+  const conditions = deployment.status.conditions ?? [];
   return {
     policy: deployment.spec.rebalancing.policy,
     mode: deployment.spec.rebalancing.mode,
@@ -65,14 +65,14 @@ export function explain({ deployment, placement, events, nodes }: ExplainFacts):
     phases: status.phases ?? [],
     decision: status.decision,
     minCopies: deployment.spec.experts.minCopies,
-    atRisk: atRisk(placement, layers, nodes),
+    atRisk: atRisk(layers, nodes),
     events,
   };
 }
 
-function atRisk(placement: ExpertPlacement, layers: readonly LayerPlan[], nodes: ReadonlyMap<string, string>): number {
-  const node = new Map(placement.spec.ranks.map(({ rank, podName }) => [rank, nodes.get(podName) ?? podName]));
-  const alone = (row: readonly number[]): boolean => new Set(row.map((rank) => node.get(rank) ?? rank)).size < 2;
+/** By rank, not by the pods that the plan was made for: these are replaced without a new plan. */
+function atRisk(layers: readonly LayerPlan[], nodes: ReadonlyMap<number, string>): number {
+  const alone = (row: readonly number[]): boolean => new Set(row.map((rank) => nodes.get(rank) ?? rank)).size < 2;
   return layers.reduce((n, layer) => n + layer.hosts.filter(alone).length, 0);
 }
 

@@ -25,7 +25,6 @@ export interface Transport {
   request(call: Call): Promise<string>;
   /** Newline-separated JSON documents, one at a time. */
   stream(call: Call): AsyncIterable<string>;
-  close(): void;
 }
 
 /** What client-node falls back to when it finds no kubeconfig at all. */
@@ -89,7 +88,6 @@ export function createTransport(config: KubeConfig): Transport {
       if (response.statusCode !== 200) throw kubeError(response.statusCode ?? 0, await readAll(response), operation);
       yield* lines(response, operation);
     },
-    close() {},
   };
 }
 

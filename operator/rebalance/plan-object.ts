@@ -36,7 +36,7 @@ export function nextPlan(
   return { ...unhashed, planHash: planHash(unhashed) };
 }
 
-export function toSpec(plan: PlacementPlan, extra: Pick<ExpertPlacementSpec, "ranks" | "load" | "reason">): ExpertPlacementSpec {
+export function toSpec(plan: PlacementPlan, extra: Pick<ExpertPlacementSpec, "ranks" | "reason">): ExpertPlacementSpec {
   return {
     deploymentUID: plan.deploymentUid,
     epoch: plan.epoch,
@@ -45,7 +45,6 @@ export function toSpec(plan: PlacementPlan, extra: Pick<ExpertPlacementSpec, "ra
     modelDigest: plan.modelDigest,
     ranks: extra.ranks,
     layers: plan.layers.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...encodeLayer(layer) })),
-    ...(extra.load ? { load: extra.load } : {}),
     ...(extra.reason ? { reason: extra.reason.slice(0, 1024) } : {}),
   };
 }

@@ -1,7 +1,6 @@
 // One plan from decision to done: write ExpertPlacement (the epoch is ours only then), push it, report on it, and when
 // some layers had to stay with their parent, write what really holds. Shell around protocol.ts.
 import { AppError } from "../../crds/common.ts";
-import type { ExpertPlacementSpec } from "../../crds/expert-placement.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { slowestTransferMs } from "../../runtime/placement/backoff.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
@@ -36,7 +35,6 @@ export interface RolloutPlan {
   readonly members: ReadonlyMap<number, PlanMember>;
   readonly shape: ModelShape;
   readonly predicted?: { readonly before: number; readonly after: number; readonly bound: number };
-  readonly load?: ExpertPlacementSpec["load"];
   /** All layers at once: nothing is served yet. */
   readonly allAtOnce: boolean;
 }
@@ -187,7 +185,7 @@ export class Rollout {
       .map(([rank, member]) => ({ rank, podName: member.podName, podUID: member.podUid }))
       .sort((a, b) => a.rank - b.rank);
     const { ref, ownerUid, store } = this.ports;
-    return store.write(ref, ownerUid, toSpec(plan, { ranks, reason, ...(this.wanted.load ? { load: this.wanted.load } : {}) }), stored);
+    return store.write(ref, ownerUid, toSpec(plan, { ranks, reason }), stored);
   }
 
   private pushPlan(): Promise<Outcome> {

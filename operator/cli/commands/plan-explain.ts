@@ -73,7 +73,10 @@ export async function gather(kube: Kube, ref: { readonly namespace: string; read
     .map((item) => eventSchema.parse(item))
     .filter((event) => event.regarding.name === name && ["MoEDeployment", "ExpertPlacement"].includes(event.regarding.kind))
     .sort((a, b) => timeOf(a).localeCompare(timeOf(b)));
-  const nodes = pods.items.map((pod): [string, string] => [pod.metadata.name, podSchema.parse(pod).spec.nodeName ?? pod.metadata.name]);
+  const nodes = pods.items.map((pod): [number, string] => {
+    const rank = Number(pod.metadata.labels?.[labels.rank] ?? Number.NaN);
+    return [rank, podSchema.parse(pod).spec.nodeName ?? pod.metadata.name];
+  });
   return {
     deployment: parseMoEDeployment(deployment),
     placement: parseExpertPlacement(placement),
