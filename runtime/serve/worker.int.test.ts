@@ -206,6 +206,15 @@ test("a restarted worker gets plan and membership from its peers when no operato
   }
 });
 
+test("a worker without NATS says that it is not connected", async () => {
+  const ranks = await started(1);
+  try {
+    assert.match(await ranks.byRank.get(0)!.worker.metrics.text(), /^enodia_nats_connected(\{[^}]*\})? 0$/m);
+  } finally {
+    await ranks.close();
+  }
+});
+
 test("with too little memory for all experts, the staging slot serves the rest in turn", async () => {
   const ranks = await started(2, { budget: 5_000 }); // 4 of 8 experts each, and one slot
   try {
