@@ -366,6 +366,7 @@ export class DeploymentLoop {
     this.stopped = true;
     this.stopTimer();
     this.carrier.stop();
+    this.steps.abandonPlanning();
     this.telemetry?.subscription.close();
     this.links.close();
   }
