@@ -120,7 +120,10 @@ for (const policy of all) {
         const start = inputOf(c);
         if (!checkMemory(start.shape, start.ranks).ok) return;
         const transitions = policy.usesTransitions ? new Float64Array(c.layers * c.experts ** 2).fill(1) : undefined;
-        const input = { ...inputOf(c, firstPlan(start)), ranks: c.lost, ...(transitions ? { transitions } : {}) };
+        const { gainPerMove, ...any } = inputOf(c, firstPlan(start));
+        // Without a least gain, plans take what gains nothing too.
+        const least = gainPerMove !== undefined && c.maxMoves % 2 === 0 ? { gainPerMove } : {};
+        const input = { ...any, ...least, ranks: c.lost, ...(transitions ? { transitions } : {}) };
         const { layers: current, unhosted } = repairPlan(input, input.current ?? []);
         const whole = { ...input, current };
         const { layers } = await makePlan(policy, whole);

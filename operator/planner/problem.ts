@@ -61,10 +61,20 @@ export function toProblem(input: PlanInput): Problem {
     capacity: Float64Array.from(ranks, (rank) => rank.budgetBytes - staging),
     staging,
     slotCap: input.slotsPerRank ?? Number.POSITIVE_INFINITY,
-    current: input.current?.map((layer) => layer.hosts.map((hosts) => hosts.flatMap((rank) => index.get(rank) ?? []))),
+    current: input.current?.map((layer) => layer.hosts.map((hosts) => indexed(hosts, index))),
     node,
     nodes: nodes.size,
   };
+}
+
+/** The loop is for speed: a plan has tens of thousands of rows. */
+function indexed(hosts: readonly number[], index: ReadonlyMap<number, number>): number[] {
+  const row: number[] = [];
+  for (const rank of hosts) {
+    const g = index.get(rank);
+    if (g !== undefined) row.push(g);
+  }
+  return row;
 }
 
 /** Forecast selections of one layer, [experts]. A view, not a copy. */

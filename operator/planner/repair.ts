@@ -5,7 +5,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
 import type { PlanInput, PlanOutput } from "./policy.ts";
-import { type Hosts, layerDemand, type Problem, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
+import { fitsMemory, type Hosts, layerDemand, type Problem, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
 
 /** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
@@ -91,6 +91,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
       if (row.length === 0) orphans.push({ layer: l, expert: e, demand: layerDemand(problem, l)[e] as number });
     });
   });
+  if (touched.size === 0 && orphans.length === 0 && fitsMemory(problem, hosts)) return { layers: current, unhosted: [], changed: false };
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
   const books = new RepairBooks(problem, hosts);
   books.relieve();

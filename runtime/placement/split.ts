@@ -150,8 +150,13 @@ export function loadByShares(
   ranks: number,
 ): Float64Array {
   const load = new Float64Array(ranks);
-  const rows = hosts.map((row, e) => row.map((_, i) => ((demand[e] as number) * (shares[e]?.[i] ?? 0)) / sharesTotal));
-  addRows(hosts, rows, load);
+  hosts.forEach((row, e) => {
+    const part = shares[e];
+    for (let i = 0; i < row.length; i++) {
+      const g = row[i] as number;
+      load[g] = (load[g] as number) + ((demand[e] as number) * (part?.[i] ?? 0)) / sharesTotal;
+    }
+  });
   return load;
 }
 

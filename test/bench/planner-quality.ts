@@ -4,6 +4,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
 import { planExact } from "../../operator/planner/policies/exact.ts";
 import { planFresh, planIncremental } from "../../operator/planner/policies/incremental.ts";
+import type { PlanInput } from "../../operator/planner/policy.ts";
 import { toLayers, toProblem } from "../../operator/planner/problem.ts";
 import { repairPlan } from "../../operator/planner/repair.ts";
 import { rankSpecs, simulate } from "../../operator/planner/simulate.ts";
@@ -95,10 +96,9 @@ async function speeds(row: string, preset: PresetName, cluster: Cluster): Promis
 async function versusHecate(row: string, preset: PresetName, part: number): Promise<Row> {
   const trace = traceOf(preset);
   const ours = await simulated("incremental", { trace, ranks: 32, slots: 9 });
-  // The same memory, over all layers: its sharding gives a layer more experts on one rank than on another.
+  // The same memory, over all layers, as its sharding wants it.
   const memory = { ranks: 32, slotsTotal: 9 * trace.layers };
-  if (!sharded((await policies.hecate.plan(inputOf(trace, 0, memory))).layers, memory.ranks))
-    throw new Error("hecate's homes are dealt evenly: it was not sharded");
+  if (!(await sharded(inputOf(trace, 0, memory)))) throw new Error("hecate's homes were dealt round-robin, not sharded");
   const hecate = await simulated("hecate", { trace, ...memory });
   const copies = hecate.copiesPerStep / Math.max(1, ours.copiesPerStep);
   return {
@@ -110,12 +110,10 @@ async function versusHecate(row: string, preset: PresetName, part: number): Prom
   };
 }
 
-/** Whether some layer's homes differ in number between ranks by more than a remainder. */
-function sharded(layers: Layers, ranks: number): boolean {
-  return layers.some((layer) => {
-    const homes = Array.from({ length: ranks }, (_, g) => layer.hosts.filter((row) => row[0] === g).length);
-    return Math.max(...homes) - Math.min(...homes) > 1;
-  });
+/** Whether the homes are others than those that are dealt round-robin when sharding finds none. */
+async function sharded(input: PlanInput): Promise<boolean> {
+  const [homes, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
+  return homes.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
 }
 
 interface Exactly {

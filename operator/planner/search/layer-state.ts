@@ -32,6 +32,7 @@ export class LayerState {
   total = 0;
   private readonly raised: Float64Array;
   private readonly scratch: Float64Array;
+  private readonly order: Int32Array;
   private readonly seen: Int32Array;
   private stamp = 0;
   private readonly touched: number[] = [];
@@ -56,6 +57,7 @@ export class LayerState {
     this.load = new Float64Array(G);
     this.raised = new Float64Array(G);
     this.scratch = new Float64Array(G);
+    this.order = Int32Array.from({ length: G }, (_, g) => g);
     this.seen = new Int32Array(G);
     const all = options.demand.reduce((a, b) => a + b, 0);
     this.scale = Float64Array.from(options.speed, (s) => (all > 0 && s > 0 ? G / (all * s) : 0));
@@ -70,6 +72,24 @@ export class LayerState {
   /** Normalised load of a rank: 1 = its fair part. */
   normal(g: number): number {
     return (this.load[g] as number) * (this.scale[g] as number);
+  }
+
+  /** Ranks, the hottest first, of equal ones the lower number. Not a copy. Sorted anew by insertion: a step changes few places. */
+  hottestFirst(): Int32Array {
+    const { order } = this;
+    for (let i = 1; i < order.length; i++) {
+      const g = order[i] as number;
+      const level = this.normal(g);
+      let at = i;
+      for (; at > 0; at--) {
+        const other = order[at - 1] as number;
+        const above = this.normal(other) - level;
+        if (above > 0 || (above === 0 && other < g)) break;
+        order[at] = other;
+      }
+      order[at] = g;
+    }
+    return order;
   }
 
   /** The exact max/mean. */

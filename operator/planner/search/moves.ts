@@ -64,7 +64,7 @@ const least = 1e-9;
 
 /** The step with most gain per cost that relieves one of the hottest ranks; undefined when there is none. */
 export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, evictions: Evictions | undefined): Step | undefined {
-  const order = hottestFirst(state);
+  const order = state.hottestFirst();
   const redundant = redundantCopies(state, arena);
   const before = state.phi();
   const uniformCost = arena.problem.input.moveCost === undefined;
@@ -83,11 +83,6 @@ export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, ev
     if (view.step !== undefined) return view.step;
   }
   return undefined;
-}
-
-function hottestFirst(state: LayerState): number[] {
-  const normal = state.load.map((_, g) => state.normal(g));
-  return Array.from(normal, (_, g) => g).sort((a, b) => (normal[b] as number) - (normal[a] as number) || a - b);
 }
 
 function redundantCopies(state: LayerState, arena: Arena): Copy[] {

@@ -1,0 +1,41 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import fc from "fast-check";
+import { withFloor } from "../copies.ts";
+import { checkMemory } from "../feasibility.ts";
+import { planIncremental } from "../policies/incremental.ts";
+import { type PlanInput, unlimited } from "../policy.ts";
+import { fitsMemory, type Hosts, toProblem } from "../problem.ts";
+import { seeded } from "../random.ts";
+import { firstPlan } from "../repair.ts";
+
+/** Layers that share a tight memory, experts of different sizes, and copies that may give way to others. */
+function crowded(seed: number): PlanInput {
+  const random = seeded(seed);
+  const shape = { layers: 2 + random.below(4), experts: 34 + random.below(10) };
+  const cells = shape.layers * shape.experts;
+  const bytes = Float64Array.from({ length: cells }, () => 1 + random.below(4));
+  const need = bytes.reduce((a, b) => a + b, 0);
+  const budgetBytes = Math.ceil((need / 4) * (1.1 + random.next() / 2)) + 4;
+  const ranks = [0, 1, 2, 3].map((rank) => ({ rank, speed: 1, budgetBytes, zone: "", node: `n${rank}`, state: "active" as const }));
+  const input: PlanInput = {
+    ...{ shape: { ...shape, residentBytes: bytes, storedBytes: bytes }, ranks, load: new Float64Array(cells).fill(1), current: undefined },
+    ...{ budget: unlimited, minCopies: 2, split: "weighted", effort: "fast", gainPerMove: 1e-5 },
+  };
+  if (!checkMemory(input.shape, ranks).ok) return input;
+  const load = Float64Array.from({ length: cells }, () => 1000 * random.next() ** 6);
+  return { ...input, load, minCopies: 1, current: withFloor(input, firstPlan(input)).layers };
+}
+
+test("a copy that makes room for another layer's is there, and large enough, when it goes: no rank ends above its memory", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 1_000_000 }), (seed) => {
+      const input = crowded(seed);
+      if (!input.current) return;
+      const { layers } = planIncremental(input);
+      const problem = toProblem({ ...input, current: layers });
+      assert.ok(fitsMemory(problem, problem.current as Hosts));
+    }),
+    { numRuns: 200, seed: 1 },
+  );
+});
