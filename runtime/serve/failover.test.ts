@@ -279,6 +279,24 @@ test("a replay longer than the wait for a token is no silence", async () => {
   assert.equal(attempts, 1);
 });
 
+test("a worker that hangs in the middle of a replay is given up as soon as one that hangs between tokens", async () => {
+  const events = async function* (): AsyncGenerator<WorkerEvent> {
+    yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+    yield { type: "progress", position: 0 };
+    await new Promise(() => {});
+  };
+  const good = new Memory([], 1);
+  let asked = 0;
+  const workers: Workers = {
+    start: (request, replay) => (asked++ === 0 ? { rank: 9, close: () => {}, events: events() } : good.start(request, replay)),
+    changed: async () => {},
+  };
+  const answer = collect(generate(generation(1), workers, { ...limits, firstTokenMs: 60_000 }));
+  const late = AbortSignal.timeout(20_000);
+  const tooLate = new Promise((_, reject) => late.addEventListener("abort", () => reject(new Error("it was waited for"))));
+  assert.deepEqual(await Promise.race([answer, tooLate]), { ids: [truth(0)], finish: "length" });
+});
+
 test("an expert that no rank has ends a request once a worker could not be sought longer, and no worker is blamed", async () => {
   const clock = { now: 0 };
   const blamed: boolean[] = [];
