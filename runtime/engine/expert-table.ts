@@ -6,16 +6,13 @@ import type { Backend, Compiled } from "../backends/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import type { CodecName, ModelStore } from "../weights/store.ts";
 import { groupPairs } from "./core/combine.ts";
+import { gatherRows, type Pairs, scatterRows } from "./core/pairs.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 
-/** Rows [n, width] and the pairs that want them computed. */
-export interface PairBatch {
+export interface PairBatch extends Pairs {
   readonly layer: number;
   readonly phase: Phase;
-  readonly rows: Float32Array;
-  readonly pairRows: Uint32Array;
-  readonly pairExperts: Uint32Array;
 }
 
 interface Tools {
@@ -100,21 +97,15 @@ export class ExpertTable {
     const { hidden } = this.#tools.program;
     const groups = groupPairs(pairRows.length, (pair) => pairExperts[pair] as number);
     const calls = groups.map(({ key, pairs }) => {
-      const data = new Float32Array(pairs.length * hidden);
-      pairs.forEach((pair, i) => {
-        const from = (pairRows[pair] as number) * hidden;
-        data.set(rows.subarray(from, from + hidden), i * hidden);
-      });
+      const rowsOf = pairs.map((pair) => pairRows[pair] as number);
+      const data = gatherRows(rows, hidden, rowsOf);
       this.#tools.counter.served(phase, layer, key, pairs.length);
       return { program: programs.get(key) as Compiled, inputs: { x: { shape: [pairs.length, hidden], data } } };
     });
     const outputs = await this.#tools.backend.runMany(calls);
     const out = new Float32Array(pairRows.length * hidden);
     groups.forEach(({ pairs }, g) => {
-      const y = outputs[g]?.y?.data as Float32Array;
-      pairs.forEach((pair, i) => {
-        out.set(y.subarray(i * hidden, (i + 1) * hidden), pair * hidden);
-      });
+      scatterRows(out, hidden, pairs, outputs[g]?.y?.data as Float32Array);
     });
     return out;
   }

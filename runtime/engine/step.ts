@@ -6,6 +6,7 @@ import type { ModelProgram } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import type { RemoteFrame } from "./api.ts";
 import { combine, type Group, groupPairs } from "./core/combine.ts";
+import { gatherRows, scatterRows, selectPairs } from "./core/pairs.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
@@ -58,10 +59,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
 /** Logits of chosen rows, [chosen, vocab]. */
 export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readonly number[]): Promise<Float32Array> {
   const { hidden } = tools.program;
-  const data = new Float32Array(chosen.length * hidden);
-  chosen.forEach((row, i) => {
-    data.set(x.subarray(row * hidden, (row + 1) * hidden), i * hidden);
-  });
+  const data = gatherRows(x, hidden, chosen);
   return tools.experts.lock.run(async () => floats(await tools.head.run({ x: { shape: [chosen.length, hidden], data } }), "logits"));
 }
 
@@ -78,30 +76,11 @@ async function expertRows(tools: StepTools, { layer, phase, f, ids }: LayerRows)
     return here ? localKey : host;
   });
   const local = groups.find(({ key }) => key === localKey);
-  const frameOf = ({ pairs }: Group) => {
-    const used = [...new Set(pairs.map((pair) => Math.floor(pair / topK)))];
-    const at = new Map(used.map((row, i) => [row, i]));
-    const rows = new Float32Array(used.length * hidden);
-    used.forEach((row, i) => {
-      rows.set(f.subarray(row * hidden, (row + 1) * hidden), i * hidden);
-    });
-    return {
-      layer,
-      phase,
-      rows,
-      pairRows: Uint32Array.from(pairs, (pair) => at.get(Math.floor(pair / topK)) as number),
-      pairExperts: Uint32Array.from(pairs, (pair) => ids[pair] as number),
-    };
-  };
-  if (local && groups.length === 1) {
-    return experts.run({ layer, phase, rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) });
-  }
+  const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
+  if (local && groups.length === 1) return experts.run({ layer, phase, ...all });
   const out = new Float32Array(ids.length * hidden);
-  const place = (group: Group, rows: Float32Array): void => {
-    group.pairs.forEach((pair, i) => {
-      out.set(rows.subarray(i * hidden, (i + 1) * hidden), pair * hidden);
-    });
-  };
+  const frameOf = ({ pairs }: Group) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
+  const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
   const epoch = table.epochOf(layer);
   const remote = groups
     .filter(({ key }) => key !== localKey)

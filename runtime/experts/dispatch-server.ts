@@ -4,6 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { missingExperts } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Tracing } from "../observe/trace.ts";
+import { bytesOf, viewF32 } from "../weights/floats.ts";
 import type { DispatchFrame, DispatchReply, Experts } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { DispatchReplySchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Caller, ServerDuplex } from "../wire/grpc.ts";
@@ -11,7 +12,7 @@ import { toStatus } from "../wire/grpc.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
 import type { FrameOutcome } from "./frame-run.ts";
-import { bytesOf, floatsOf, frameFault } from "./frames.ts";
+import { frameFault } from "./frames.ts";
 import type { Peers } from "./peers.ts";
 import type { FrameRunner } from "./serve-frame.ts";
 
@@ -111,7 +112,7 @@ async function answer(
   // A restarted rank without a plan still helps out when its sender knows nobody else.
   const helpsOut = frame.onDemand && plan.current(frame.layer) === undefined;
   if (!helpsOut && !plan.serves(frame.layer, Number(frame.layerEpoch))) return notHosted(options, frame, [...new Set(frame.pairExperts)]);
-  const work = { rows: floatsOf(frame.rows), pairRows: Uint32Array.from(frame.pairRows), pairExperts: Uint32Array.from(frame.pairExperts) };
+  const work = { rows: viewF32(frame.rows), pairRows: Uint32Array.from(frame.pairRows), pairExperts: Uint32Array.from(frame.pairExperts) };
   const phase = frame.decode ? "decode" : "prefill";
   try {
     const rows = frame.onDemand ? await runner.runOnDemand(frame.layer, phase, work) : await runner.run(frame.layer, phase, work);

@@ -3,12 +3,14 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement } from "../../crds/plan.ts";
+import { type Pairs, scatterRows } from "../engine/core/pairs.ts";
 import type { RemoteFrame } from "../engine/engine.ts";
 import type { Tracing } from "../observe/trace.ts";
+import { bytesOf, viewF32 } from "../weights/floats.ts";
 import type { DispatchReply } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { frameBytesMax } from "../wire/grpc.ts";
 import { Attempts, busyPauseMs, type Choice } from "./attempts.ts";
-import { bytesOf, floatsOf, scatter, selectPairs, splitPairs, type Work } from "./frames.ts";
+import { partOf, splitPairs } from "./frames.ts";
 import type { Signal } from "./gate.ts";
 import type { PeerStream } from "./peer-stream.ts";
 import type { Peers } from "./peers.ts";
@@ -119,11 +121,11 @@ export class FrameRun {
   async #attempt(part: Part, traceparent: string): Promise<readonly number[]> {
     const { peers, runner, hidden } = this.#options;
     const { layer, phase } = this.#frame;
-    const work = selectPairs(this.#frame, hidden, part.pairs);
+    const work = partOf(this.#frame, hidden, part.pairs);
     if (part.rank === peers.self.rank) {
       // Routed to itself but not in memory: planned and still loading, or nobody else is left.
       const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
-      scatter(this.#out, hidden, part.pairs, await runner.runOnDemand(layer, phase, work, signal));
+      scatterRows(this.#out, hidden, part.pairs, await runner.runOnDemand(layer, phase, work, signal));
       return [];
     }
     if (part.rank < 0) return part.pairs; // the engine's table was older than the question: choose by the newest plan
@@ -132,7 +134,7 @@ export class FrameRun {
     return this.#send(part, work, traceparent);
   }
 
-  async #send(part: Part, work: Work, traceparent: string): Promise<readonly number[]> {
+  async #send(part: Part, work: Pairs, traceparent: string): Promise<readonly number[]> {
     const { peers, hidden, report } = this.#options;
     const { layer, phase } = this.#frame;
     const startedAt = performance.now();
@@ -173,7 +175,7 @@ export class FrameRun {
       }
       report.frame("ok", seconds);
       report.bytes("received", result.value.byteLength);
-      scatter(this.#out, hidden, part.pairs, floatsOf(result.value));
+      scatterRows(this.#out, hidden, part.pairs, viewF32(result.value));
       return [];
     }
     if (result.case === "notHosted") {

@@ -2,10 +2,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { bytesOf, floatsOf, frameFault, scatter, selectPairs, splitPairs, type Work } from "./frames.ts";
+import { type Pairs, scatterRows } from "../engine/core/pairs.ts";
+import { frameFault, partOf, splitPairs } from "./frames.ts";
 
 const hidden = 3;
-const work: fc.Arbitrary<Work> = fc.integer({ min: 1, max: 8 }).chain((rows) =>
+const work: fc.Arbitrary<Pairs> = fc.integer({ min: 1, max: 8 }).chain((rows) =>
   fc.array(fc.tuple(fc.nat({ max: rows - 1 }), fc.nat({ max: 5 })), { minLength: 1, maxLength: 30 }).map((pairs) => ({
     rows: Float32Array.from({ length: rows * hidden }, (_, i) => i + 1),
     pairRows: Uint32Array.from(pairs, ([row]) => row),
@@ -13,7 +14,7 @@ const work: fc.Arbitrary<Work> = fc.integer({ min: 1, max: 8 }).chain((rows) =>
   })),
 );
 /** Stands for the experts: y = x * (expert + 2). */
-function compute({ rows, pairRows, pairExperts }: Work): Float32Array {
+function compute({ rows, pairRows, pairExperts }: Pairs): Float32Array {
   const out = new Float32Array(pairRows.length * hidden);
   pairRows.forEach((row, pair) => {
     for (let i = 0; i < hidden; i++) out[pair * hidden + i] = rows[row * hidden + i]! * (pairExperts[pair]! + 2);
@@ -27,9 +28,9 @@ test("any split of a frame into parts computes the same answer", () => {
       const out = new Float32Array(whole.pairRows.length * hidden);
       const groups = [0, 1, 2, 3].map((wanted) => [...whole.pairRows.keys()].filter((pair) => colour(pair) === wanted));
       for (const pairs of groups.flatMap((group) => splitPairs(group, hidden, bytesMax))) {
-        const part = selectPairs(whole, hidden, pairs);
+        const part = partOf(whole, hidden, pairs);
         assert.ok(part.rows.length <= whole.rows.length);
-        scatter(out, hidden, pairs, compute(part));
+        scatterRows(out, hidden, pairs, compute(part));
       }
       assert.deepEqual(out, compute(whole));
     }),
@@ -39,15 +40,6 @@ test("any split of a frame into parts computes the same answer", () => {
 test("parts respect the size limit, and one pair always fits", () => {
   assert.deepEqual(splitPairs([0, 1, 2, 3, 4], 2, 16), [[0, 1], [2, 3], [4]]);
   assert.deepEqual(splitPairs([0, 1], 1000, 16), [[0], [1]]);
-});
-
-test("bytes of a message are read as floats at any alignment", () => {
-  const floats = Float32Array.of(1.5, -2, 3e-9);
-  for (const shift of [0, 1, 4]) {
-    const buffer = new Uint8Array(16);
-    buffer.set(bytesOf(floats), shift);
-    assert.deepEqual(floatsOf(buffer.subarray(shift, shift + 12)), floats);
-  }
 });
 
 test("a sound frame has no fault", () => {

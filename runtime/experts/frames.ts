@@ -1,35 +1,10 @@
-// Frames of expert work as plain arrays: choosing pairs, splitting by size, putting results back, and checking what a peer sent.
-// Pure; the wire's messages meet it in dispatch-client.ts and dispatch-server.ts.
+// Frames of expert work as plain arrays: cutting them by pairs and by size, and checking what a peer sent.
+// Pure; the wire's messages meet it in frame-run.ts and dispatch-server.ts.
+import { type Pairs, selectPairs } from "../engine/core/pairs.ts";
 
-/** Expert work: rows [n, hidden]; pair i = (row pairRows[i], expert pairExperts[i]). */
-export interface Work {
-  readonly rows: Float32Array;
-  readonly pairRows: Uint32Array;
-  readonly pairExperts: Uint32Array;
-}
-
-/** The part of a frame made of these pairs (indexes into it), with only the rows that they use. */
-export function selectPairs(work: Work, hidden: number, pairs: readonly number[]): Work {
-  if (pairs.length === work.pairExperts.length) return work; // indexes are ascending and distinct: that is all of it
-  const rowOf = new Map<number, number>();
-  const pairRows = new Uint32Array(pairs.length);
-  const pairExperts = new Uint32Array(pairs.length);
-  pairs.forEach((pair, i) => {
-    const row = work.pairRows[pair] ?? 0;
-    const at = rowOf.get(row) ?? rowOf.size;
-    rowOf.set(row, at);
-    pairRows[i] = at;
-    pairExperts[i] = work.pairExperts[pair] ?? 0;
-  });
-  const rows = new Float32Array(rowOf.size * hidden);
-  for (const [row, at] of rowOf) rows.set(work.rows.subarray(row * hidden, (row + 1) * hidden), at * hidden);
-  return { rows, pairRows, pairExperts };
-}
-
-/** Writes result rows [pairs.length, hidden] to where their pairs belong in the whole answer. */
-export function scatter(out: Float32Array, hidden: number, pairs: readonly number[], rows: Float32Array): void {
-  if (pairs.length * hidden === out.length) out.set(rows);
-  else pairs.forEach((pair, i) => void out.set(rows.subarray(i * hidden, (i + 1) * hidden), pair * hidden));
+/** As selectPairs, but all of the pairs (indices are ascending and distinct) are the frame itself. */
+export function partOf(frame: Pairs, hidden: number, pairs: readonly number[]): Pairs {
+  return pairs.length === frame.pairExperts.length ? frame : selectPairs(frame, hidden, pairs);
 }
 
 /** Cuts pairs so that neither the rows sent nor the rows answered pass bytesMax. One pair always fits. */
@@ -38,18 +13,6 @@ export function splitPairs(pairs: readonly number[], hidden: number, bytesMax: n
   const parts: number[][] = [];
   for (let i = 0; i < pairs.length; i += perFrame) parts.push(pairs.slice(i, i + perFrame));
   return parts;
-}
-
-/** Bytes of a message as f32; copies only when the slice is not aligned. */
-export function floatsOf(bytes: Uint8Array): Float32Array {
-  if (bytes.byteOffset % 4 === 0) return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
-  const copy = new Uint8Array(bytes.byteLength);
-  copy.set(bytes);
-  return new Float32Array(copy.buffer);
-}
-
-export function bytesOf(floats: Float32Array): Uint8Array {
-  return new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);
 }
 
 export interface FrameShape {

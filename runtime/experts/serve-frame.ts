@@ -2,8 +2,9 @@
 // Used for frames of other ranks (dispatch-server.ts) and for this rank's own work that nobody else can do (dispatch-client.ts).
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
+import { type Pairs, scatterRows } from "../engine/core/pairs.ts";
 import { type Engine, missingExperts } from "../engine/engine.ts";
-import { scatter, selectPairs, type Work } from "./frames.ts";
+import { partOf } from "./frames.ts";
 import type { Materializer } from "./materializer.ts";
 
 /** How long a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
@@ -26,12 +27,12 @@ export class FrameRunner {
   }
 
   /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts) when an expert is not here. */
-  run(layer: number, phase: Phase, work: Work): Promise<Float32Array> {
+  run(layer: number, phase: Phase, work: Pairs): Promise<Float32Array> {
     return this.#options.engine.runExperts({ layer, phase, ...work });
   }
 
   /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. */
-  async runOnDemand(layer: number, phase: Phase, work: Work, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
+  async runOnDemand(layer: number, phase: Phase, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
     try {
       return await this.run(layer, phase, work);
     } catch (error) {
@@ -41,12 +42,12 @@ export class FrameRunner {
     const out = new Float32Array(work.pairExperts.length * hidden);
     for (const expert of new Set(work.pairExperts)) {
       const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
-      scatter(out, hidden, pairs, await this.#runOne(layer, phase, expert, selectPairs(work, hidden, pairs), signal));
+      scatterRows(out, hidden, pairs, await this.#runOne(layer, phase, expert, partOf(work, hidden, pairs), signal));
     }
     return out;
   }
 
-  async #runOne(layer: number, phase: Phase, expert: number, work: Work, signal: AbortSignal): Promise<Float32Array> {
+  async #runOne(layer: number, phase: Phase, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
     const { materializer, sourcesOf, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident(layer, expert);
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;

@@ -40,7 +40,7 @@ export function widenBf16(bytes: Uint8Array): Float32Array {
 /** Little-endian f32 bytes as floats: a view when aligned, else a copy. */
 export function viewF32(bytes: Uint8Array): Float32Array {
   if (bytes.byteOffset % 4 === 0) return new Float32Array(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength >> 2);
-  return new Float32Array(bytes.slice().buffer as ArrayBuffer);
+  return new Float32Array(new Uint8Array(bytes).buffer); // slice() of a Buffer would be a view again
 }
 
 /** The bytes below a float array, without copying. */
