@@ -6,11 +6,11 @@ import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
 import { authorityIsGood, createAuthority, issueLeaf, type KeyPairPem, type LeafNames, leafIsGood } from "../tls/authority.ts";
+import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
 import { names, objectLabels, ownerOf } from "./objects/context.ts";
 import { type Identity, workerServerName } from "./ports.ts";
 
-const manager = "enodia-operator";
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
 /** A person or the garbage collector has to do something about the Secret; a change of one of ours wakes us earlier. */
