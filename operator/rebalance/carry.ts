@@ -65,7 +65,7 @@ export class Carrier {
     if (!wanted.resume) this.abortLeftovers(rollout.plan.epoch);
     boots.begin(rollout.members);
     this.running = { kind: wanted.kind, rollout };
-    ports.onRollout(ref, true, undefined);
+    ports.onRollout(ref, { deadlineMs: rollout.deadline }, undefined);
     let result: RolloutResult | undefined;
     try {
       result = await rollout.carryOut(this.stored, wanted.resume !== undefined);
@@ -76,7 +76,7 @@ export class Carrier {
       throw caught;
     } finally {
       this.running = undefined;
-      if (!this.stopped) ports.onRollout(ref, false, { kind: wanted.kind, result });
+      if (!this.stopped) ports.onRollout(ref, undefined, { kind: wanted.kind, result });
     }
   }
 

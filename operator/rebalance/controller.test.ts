@@ -6,7 +6,7 @@ import { silentLog } from "../../runtime/observe/log.ts";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
-import { createRebalance } from "./controller.ts";
+import { createRebalance, recordRollout } from "./controller.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 
@@ -31,6 +31,20 @@ test("gauges that were set after the deployment was deleted go with its loop", a
     assert.doesNotMatch(await metrics.text(), series);
   } finally {
     await rebalance.close();
+    await metrics.close();
+  }
+});
+
+test("a plan under way shows the time by which it must have ended, which stays when it has", async () => {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  try {
+    recordRollout(metrics, ref, { deadlineMs: 1_700_000_060_000 }, undefined);
+    assert.match(await metrics.text(), /enodia_rebalance_in_progress\{[^}]*\} 1\n/);
+    recordRollout(metrics, ref, undefined, { kind: "balance", result: undefined });
+    const text = await metrics.text();
+    assert.match(text, /enodia_rebalance_in_progress\{[^}]*\} 0\n/);
+    assert.match(text, /enodia_rebalance_deadline_timestamp_seconds\{[^}]*\} 1700000060\n/);
+  } finally {
     await metrics.close();
   }
 });

@@ -127,10 +127,18 @@ function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView 
   if (last) metrics.set("enodia_telemetry_last_sample_timestamp_seconds", Date.parse(last) / 1000, labels);
 }
 
-function recordRollout(metrics: Metrics<"operator">, ref: Ref, running: boolean, done: PlanEnd | undefined): void {
+export function recordRollout(
+  metrics: Metrics<"operator">,
+  ref: Ref,
+  running: { readonly deadlineMs: number } | undefined,
+  done: PlanEnd | undefined,
+): void {
   const labels = labelsOf(ref);
   metrics.set("enodia_rebalance_in_progress", running ? 1 : 0, labels);
-  if (running) metrics.set("enodia_rebalance_started_timestamp_seconds", Date.now() / 1000, labels);
+  if (running) {
+    metrics.set("enodia_rebalance_started_timestamp_seconds", Date.now() / 1000, labels);
+    metrics.set("enodia_rebalance_deadline_timestamp_seconds", running.deadlineMs / 1000, labels);
+  }
   if (!done) return;
   const { kind, result } = done;
   const reason = kind.charAt(0).toUpperCase() + kind.slice(1);

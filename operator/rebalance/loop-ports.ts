@@ -34,7 +34,7 @@ export interface LoopPorts {
   /** A window was closed: gauges of load. */
   onWindow(ref: Ref, balance: Balance, facts: BalanceFacts): void;
   /** A plan began, or ended. */
-  onRollout(ref: Ref, running: boolean, done: PlanEnd | undefined): void;
+  onRollout(ref: Ref, running: { readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
 }
 
 /** What the loop observes and the steps read. */

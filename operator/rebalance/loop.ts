@@ -269,7 +269,7 @@ export class DeploymentLoop {
       return;
     }
     if (!this.carrier.recovered) {
-      this.act("recover", () => this.steps.recover(this.startedAt));
+      this.act("recover", () => this.steps.recover((rank) => now - (this.usableAt.get(rank) ?? this.startedAt)));
       return;
     }
     const members = memberKey(this.seen.views);

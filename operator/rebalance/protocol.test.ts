@@ -51,6 +51,12 @@ test("a plan ends as committed, and names who is behind, when a rank cannot prep
   assert.ok(took >= defaultLimits.releaseMs && took <= defaultLimits.releaseMs + 1_000, `${took} ms`);
 });
 
+test("a layer whose receiver is not there keeps its parent, as when it is lost on the way", () => {
+  const run = oneLayer([1, 2]);
+  carryOut(run, 1_000);
+  assert.deepEqual(run.outcome, { result: "aborted", aborted: [{ layer: 0, reason: "rank 0 is not there to receive" }] });
+});
+
 test("a plan that everybody follows ends at once and names nobody", () => {
   const run = oneLayer([0, 1]);
   assert.ok(carryOut(run, 10_000) < 5_000);

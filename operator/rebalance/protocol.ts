@@ -99,7 +99,11 @@ export class PlanRun {
   private absorb(event: Event, actions: Action[]): void {
     switch (event.type) {
       case "start":
-        for (const run of this.layers.values()) if (run.phase === "committing") this.prepareAgain(run, actions);
+        for (const run of this.layers.values()) {
+          const absent = [...run.task.incoming.keys()].find((rank) => !this.members.has(rank));
+          if (run.phase === "committing") this.prepareAgain(run, actions);
+          else if (absent !== undefined) this.abort(run, `rank ${absent} is not there to receive`, actions);
+        }
         return;
       case "tick":
         this.now = Math.max(this.now, event.now);

@@ -261,6 +261,11 @@ export class Rollout {
     this.push?.stop();
   }
 
+  /** Unix ms: what is not ready by then is rolled back. */
+  get deadline(): number {
+    return this.run?.deadline ?? this.startedAt + this.limits().prepareMs;
+  }
+
   get phase(): "Preparing" | "Committing" | "Releasing" {
     return this.run?.phase ?? "Preparing";
   }

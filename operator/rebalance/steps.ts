@@ -56,18 +56,14 @@ export class Steps {
     return this.parts.carrier.committed;
   }
 
-  /** What a new leader finds, or what holds when the stored plan is not ours. */
-  async recover(startedAt: number): Promise<StepEnd> {
+  /** What a new leader finds, or what holds when the stored plan is not ours. `awayMs`: for how long a rank has not been usable. */
+  async recover(awayMs: (rank: number) => number): Promise<StepEnd> {
     const { ports, seen, carrier } = this.parts;
     const { ref, uid } = seen.world;
     carrier.stored = await ports.store.read(ref);
-    const named = carrier.stored?.spec.ranks ?? [];
     const connected = seen.views.filter((view) => view.usable);
-    const all =
-      named.length > 0
-        ? named.every(({ rank }) => connected.some((view) => view.rank === rank))
-        : connected.length >= seen.world.desiredRanks;
-    if (connected.length === 0 || (!all && ports.clock.now() - startedAt < recoverWaitMs))
+    const missing = this.namedRanks().filter((rank) => !connected.some((view) => view.rank === rank));
+    if (connected.length === 0 || missing.some((rank) => awayMs(rank) < recoverWaitMs))
       return { end: "wait", why: { reason: "WaitingForRanks", message: `${connected.length} workers are connected` } };
     const { snapshots, silent } = await this.askAll(connected);
     if (silent.length > 0 && ++this.snapshotTries < snapshotTriesMax) {
@@ -81,6 +77,13 @@ export class Steps {
     carrier.recovered = true;
     ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
     return this.takeUp(found);
+  }
+
+  /** Ranks that may know what is committed. */
+  private namedRanks(): number[] {
+    const { seen, carrier } = this.parts;
+    const named = carrier.stored?.spec.ranks ?? [];
+    return named.length > 0 ? named.map(({ rank }) => rank) : Array.from({ length: seen.world.desiredRanks }, (_, rank) => rank);
   }
 
   private async askAll(connected: readonly RankView[]): Promise<{ snapshots: PlacementPlan[]; silent: number[] }> {
