@@ -197,6 +197,9 @@ const table = {
   }),
   enodia_rebalance_in_progress: managed.gauge("1 from the written plan to its release."),
   enodia_rebalance_started_timestamp_seconds: managed.gauge("Unix time at which the running, or the last, rebalance began."),
+  enodia_rebalance_deadline_timestamp_seconds: managed.gauge(
+    "Unix time by which the running, or the last, rebalance is committed or rolled back.",
+  ),
   enodia_rebalance_duration_seconds: managed.histogram("From the written plan to its release.", moving),
   enodia_expert_moves_total: managed.counter("(layer, rank, expert) newly hosted by committed plans."),
   enodia_expert_move_bytes_total: managed.counter("Stored bytes received for those moves."),

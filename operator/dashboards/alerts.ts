@@ -40,11 +40,11 @@ export const alerts: readonly Alert[] = [
   },
   {
     alert: "EnodiaRebalanceStalled",
-    expr: "max by (namespace, deployment) (enodia_rebalance_in_progress) == 1 and max by (namespace, deployment) (time() - enodia_rebalance_started_timestamp_seconds) > 300",
+    expr: "max by (namespace, deployment) (enodia_rebalance_in_progress) == 1 and time() > max by (namespace, deployment) (enodia_rebalance_deadline_timestamp_seconds) + 60",
     for: "1m",
     severity: "warning",
     summary: "A rebalance of {{ $labels.namespace }}/{{ $labels.deployment }} makes no progress",
     description:
-      "A plan has been under way for over five minutes. It should have been committed or rolled back by its deadline. See the ExpertPlacement status and the operator's log.",
+      "A plan is under way more than a minute after its deadline, by which it should have been committed or rolled back. See the ExpertPlacement status and the operator's log.",
   },
 ];

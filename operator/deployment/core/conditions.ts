@@ -116,10 +116,7 @@ function degraded(findings: Findings): Verdict {
   const { snapshot, operation } = findings;
   const lost = lostRanks(findings);
   if (operation?.type === "Repair" && lost.length > 0) {
-    return yes(
-      "RanksLost",
-      `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`,
-    );
+    return yes("RanksLost", `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`);
   }
   const unhosted = snapshot.view?.unhostedExperts ?? 0;
   if (unhosted > 0) return yes("ExpertsUnhosted", `${unhosted} experts have no place in memory and are loaded on demand`);
