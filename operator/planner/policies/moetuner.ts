@@ -156,12 +156,12 @@ function placeClusters(problem: Problem, clusters: Places): Places {
   }
   if (!homes) return clusters;
   return clusters.map((layer, l) => {
-    const stays = {
-      layers: 2,
-      items: G,
-      ranks: G,
-      flow: (_: number, g: number, c: number) => layer.filter((own, e) => own === c && homes[l]?.[e] === g).length,
-    };
+    const both = new Int32Array(G * G);
+    layer.forEach((c, e) => {
+      const at = (homes[l]?.[e] as number) * G + c;
+      both[at] = (both[at] as number) + 1;
+    });
+    const stays = { layers: 2, items: G, ranks: G, flow: (_: number, g: number, c: number) => both[g * G + c] as number };
     const identity = Array.from({ length: G }, (_, g) => g);
     const ranks = placeChain(stays, [identity, identity], 0, seeded(1));
     const back = new Map((ranks[0] as number[]).map((g, i) => [g, i]));

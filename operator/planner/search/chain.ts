@@ -16,6 +16,16 @@ export interface Chain {
 export type Places = number[][];
 
 const sweepsMax = 12;
+/**
+ * Work of all sweeps and starts together, in items^3 per assignment of a layer: about 15 s of a core, well within what a plan
+ * may take. An amount and not a time, so that every machine makes the same plan.
+ */
+const workMax = 8e9;
+
+/** Layers that may still be placed. */
+interface Work {
+  layersLeft: number;
+}
 
 /** Flow between ranks: what is minimised. */
 export function crossing(chain: Chain, places: Places): number {
@@ -39,21 +49,22 @@ export function placeChain(chain: Chain, start: Places | undefined, restarts: nu
   const plain = seats(chain.items, chain.ranks);
   // Where items do not divide evenly, each layer keeps the ranks that have one more: else a start would be thrown away.
   const seat = Array.from({ length: chain.layers }, (_, l) => usable?.[l]?.toSorted((a, b) => a - b) ?? plain);
+  const work: Work = { layersLeft: Math.floor(workMax / chain.items ** 3) };
   let best = usable;
   let least = best ? crossing(chain, best) : Number.POSITIVE_INFINITY;
   const consider = (from: Places): void => {
-    const found = settle(chain, from, seat);
+    const found = settle(chain, from, seat, work);
     const cost = crossing(chain, found);
     if (cost < least - 1e-9) {
       best = found;
       least = cost;
     }
   };
-  consider(best ?? forward(chain, seat, (n) => n));
-  for (let r = 0; r < restarts; r++) {
+  consider(best ?? (work.layersLeft < chain.layers ? seat : forward(chain, seat, (n) => n, work)));
+  for (let r = 0; r < restarts && work.layersLeft >= 2 * chain.layers; r++) {
     if (r % 2 === 0) {
       const order = shuffled(chain.items, random);
-      consider(forward(chain, seat, (n) => order[n] as number));
+      consider(forward(chain, seat, (n) => order[n] as number, work));
     } else consider(disturbed(chain, best as Places, random));
   }
   return best as Places;
@@ -69,7 +80,8 @@ function fits(places: Places, { items, ranks }: Chain): boolean {
 }
 
 /** First layer as given, each next one optimal after the one before. */
-function forward(chain: Chain, seat: Places, first: (n: number) => number): Places {
+function forward(chain: Chain, seat: Places, first: (n: number) => number, work: Work): Places {
+  work.layersLeft -= chain.layers;
   const places: Places = [];
   for (let l = 0; l < chain.layers; l++) {
     const layer = new Array<number>(chain.items).fill(0);
@@ -80,10 +92,11 @@ function forward(chain: Chain, seat: Places, first: (n: number) => number): Plac
   return places;
 }
 
-function settle(chain: Chain, from: Places, seat: Places): Places {
+function settle(chain: Chain, from: Places, seat: Places, work: Work): Places {
   const places = from.map((layer) => layer.slice());
   let cost = crossing(chain, places);
-  for (let s = 0; s < sweepsMax; s++) {
+  for (let s = 0; s < sweepsMax && work.layersLeft >= chain.layers; s++) {
+    work.layersLeft -= chain.layers;
     for (let n = 0; n < chain.layers; n++) {
       const l = s % 2 === 0 ? n : chain.layers - 1 - n;
       places[l] = bestLayer(chain, places, l, seat[l] as number[]);
