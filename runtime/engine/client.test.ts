@@ -1,4 +1,5 @@
-// Whose the bytes are that pass the engine's door: units and the rows of other ranks change hands, a frame's rows do not.
+// The engine's door: whose the bytes are that pass it (units and the rows of other ranks change hands, a frame's rows do not), and
+// calls that come in an order of their own.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -32,6 +33,14 @@ async function start(layers: readonly number[], remote: RemoteExperts): Promise<
   return engine;
 }
 
+/** Generates two tokens; how many came. */
+async function tokensOf(engine: Engine): Promise<number> {
+  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+  let tokens = 0;
+  for await (const { type } of engine.generate({ prompt: [1, 2, 3], maxTokens: 2, sampling, eos: [] })) if (type === "token") tokens += 1;
+  return tokens;
+}
+
 test("a unit and the rows of another rank are handed over, a frame's rows stay the caller's", async () => {
   const host = await start([1], { dispatch: () => Promise.reject(new Error("it hosts all that it is asked for")) });
   const given: Float32Array[] = [];
@@ -43,10 +52,7 @@ test("a unit and the rows of another rank are handed over, a frame's rows stay t
       return rows;
     },
   });
-  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-  let tokens = 0;
-  for await (const { type } of engine.generate({ prompt: [1, 2, 3], maxTokens: 2, sampling, eos: [] })) if (type === "token") tokens += 1;
-  assert.equal(tokens, 2);
+  assert.equal(await tokensOf(engine), 2);
   assert.ok(given.length > 0 && given.every(({ length }) => length === 0));
 });
 
@@ -61,4 +67,20 @@ test("a unit that shares its buffer with something else is copied", async () => 
   }
   assert.equal(unit.length, 0);
   assert.ok(part.length > 0);
+});
+
+test("ranks that were down before the first tables came get nothing", async () => {
+  const asked = new Set<number>();
+  const host = await start([1], { dispatch: () => Promise.reject(new Error("it hosts all that it is asked for")) });
+  const engine = await start([0], {
+    dispatch: (frame) => {
+      asked.add(frame.rank);
+      return host.runExperts(frame);
+    },
+  });
+  await engine.setDown([1]);
+  const rows = (ranks: readonly number[]) => Array.from({ length: store.index.experts }, () => ranks);
+  await engine.setRouting({ rank: 0, layers: [{ layer: 1, epoch: 1, hosts: rows([1, 2]), shares: rows([500, 500]) }] });
+  assert.equal(await tokensOf(engine), 2);
+  assert.deepEqual([...asked], [2]);
 });

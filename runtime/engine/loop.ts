@@ -42,6 +42,7 @@ export class EngineLoop {
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
+  #down: ReadonlySet<number> = new Set();
   #nextDispatch = 0;
   readonly #traced = new TracedRequests();
   /** Of the running step. */
@@ -198,10 +199,12 @@ export class EngineLoop {
         return this.#atStepEnd(() => {
           const { rank, layers } = message.argument;
           if (rank !== this.#router.rank) this.#router = { rank, table: createRouter(rank) };
+          this.#router.table.setDown(this.#down);
           this.#router.table.setTables(layers);
         });
       case "setDown":
-        return this.#router.table.setDown(new Set(message.argument));
+        this.#down = new Set(message.argument);
+        return this.#router.table.setDown(this.#down);
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
