@@ -107,14 +107,26 @@ for (const [what, stale] of [
     stale(sim, t);
     sim.respec(fast);
     replaceAllPods(sim, 3);
+    const pushed = new Set<number>();
+    replace(
+      t,
+      SimLink.prototype,
+      "pushPlan",
+      (original) =>
+        function (this: SimLink, plan) {
+          pushed.add(plan.epoch);
+          original.call(this, plan);
+        },
+    );
     sim.startOperator();
     assert.ok(await sim.clock.run(30_000, () => (sim.plan()?.epoch ?? 0) === before + 1 && sim.converged()));
     assert.match(sim.stored?.spec.reason ?? "", /^first plan/);
+    assert.deepEqual([...pushed], [before + 1], "nobody is told the old plan");
   });
 }
 
 test("a repair whose plan could not be written is made all the same", async () => {
-  const sim = await up();
+  const sim = await up({ spec: still });
   sim.failWrites = 1;
   sim.worker(1).crash(undefined);
   assert.ok(await sim.clock.run(30_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
