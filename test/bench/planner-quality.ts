@@ -150,7 +150,8 @@ async function versusExact({ row, cluster, window }: Exactly): Promise<Row> {
 /** Windows until the forecast has settled on the mean of many. */
 const warmUp = 14;
 
-async function stationary(row: string, cluster: Cluster, most: number): Promise<Row> {
+/** `most` copies a step: the requirement; without one, what a cluster makes of noise, which it is told only a part of. */
+async function stationary(row: string, cluster: Cluster, most?: number): Promise<Row> {
   const { layers, experts } = traceOf("dsv3_drift");
   const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift"), 0) }, warmUp + 20, 200_000, 11);
   const plans: Layers[] = [];
@@ -159,7 +160,7 @@ async function stationary(row: string, cluster: Cluster, most: number): Promise<
     policy: policies.incremental,
     ...cluster,
     gainPerMove: shipped.gainPerMove,
-    noise: "all",
+    noise: most === undefined ? "shipped" : "all",
     now: () => performance.now(),
     onWindow: (_, layers) => void plans.push(layers),
   });
@@ -168,10 +169,10 @@ async function stationary(row: string, cluster: Cluster, most: number): Promise<
   const back = thereAndBack(plans);
   return {
     row,
-    what: `multinomial noise only, 200 k selections, EP${cluster.ranks}x${cluster.slots}, 20 windows after warm-up`,
+    what: `multinomial noise only${most === undefined ? ", as a cluster plans" : ""}, 200 k selections, EP${cluster.ranks}x${cluster.slots}, 20 windows after warm-up`,
     measured: `${mean.toFixed(2)} copies a step, most ${Math.max(...late)}; there and back within 3 plans: ${back}`,
-    required: `<= ${most} copies a step, 0 there and back`,
-    ok: mean <= most && back === 0,
+    required: most === undefined ? "none: what runs" : `<= ${most} copies a step, 0 there and back`,
+    ok: most === undefined ? "-" : mean <= most && back === 0,
   };
 }
 
@@ -267,6 +268,7 @@ export const qualityRows: Readonly<Record<string, () => Promise<Row> | Row>> = {
   "9c": () => versusExact({ row: "9c", cluster: { ranks: 8, slots: 2 }, window: 1 }),
   "10a": () => stationary("10a", { ranks: 32, slots: 9 }, 0),
   "10b": () => stationary("10b", { ranks: 144, slots: 2 }, 5),
+  "10s": () => stationary("10s", { ranks: 32, slots: 9 }),
   13: podLoss,
   15: () => versusEplb({ row: "15", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.02, copies: 5, split: "equal" }),
 };

@@ -24,7 +24,7 @@ export const exact: PlacementPolicy = {
   plan: planExact,
 };
 
-export interface ExactOutput extends PlanOutput {
+interface ExactOutput extends PlanOutput {
   /** Of each layer, whether its hosts before any budget are within the gap of the optimum. */
   readonly proven: readonly boolean[];
 }
