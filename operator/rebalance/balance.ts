@@ -50,8 +50,6 @@ export interface BalanceFacts {
 
 export class Balance {
   readonly book: LoadBook;
-  /** Unix ms since which load is listened to. */
-  readonly since: number;
   private lastPlanAt = Number.NEGATIVE_INFINITY;
   decision: Decision | undefined;
   measured: MeasuredImbalance | undefined;
@@ -59,6 +57,8 @@ export class Balance {
   window: ClosedWindow | undefined;
   /** The last window's load by phase, under the committed plan. */
   phases: readonly PhaseLoad[] = [];
+  /** Unix ms since which load is listened to. */
+  private readonly since: number;
   private readonly forecaster: Forecaster;
   private forecast: Forecast | undefined;
   private alarm = false;
@@ -85,6 +85,11 @@ export class Balance {
       this.transitions.add(window.transitions);
     }
     return accepted;
+  }
+
+  /** Of the oldest last message; a rank that was never heard is as old as the listening, so that no fresh figure stays for it. */
+  ageMs(expected: readonly ExpectedRank[], now: number): number {
+    return Math.min(this.book.ageMs(expected, now), now - this.since);
   }
 
   /** Ends the window when its time has come; true when there is something new to decide on. */

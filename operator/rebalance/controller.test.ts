@@ -43,6 +43,7 @@ test("a plan under way shows the time by which it must have ended, which stays w
     recordRollout(metrics, ref, undefined, { kind: "balance", result: undefined });
     const text = await metrics.text();
     assert.match(text, /enodia_rebalance_in_progress\{[^}]*\} 0\n/);
+    assert.match(text, /enodia_rebalances_total\{[^}]*result="failed",reason="Balance"[^}]*\} 1\n/);
     assert.match(text, /enodia_rebalance_deadline_timestamp_seconds\{[^}]*\} 1700000060\n/);
   } finally {
     await metrics.close();

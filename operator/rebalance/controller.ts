@@ -108,10 +108,7 @@ function recordWindow(metrics: Metrics<"operator">, ref: Ref, balance: Balance, 
   }
   if (balance.bound !== undefined && Number.isFinite(balance.bound))
     metrics.set("enodia_expert_imbalance_bound_ratio", balance.bound, { ...labels, layer_agg: "max" });
-  const now = Date.now();
-  // A rank that was never heard is as old as the book: no fresh value may stay for it.
-  const age = Math.min(balance.book.ageMs(facts.expected, now), now - balance.since);
-  metrics.set("enodia_telemetry_age_seconds", age / 1000, labels);
+  metrics.set("enodia_telemetry_age_seconds", balance.ageMs(facts.expected, Date.now()) / 1000, labels);
 }
 
 function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView | undefined): void {
