@@ -16,11 +16,16 @@ interface Strike {
   /** A rank that gives a copy of something that the plan moves, and one that takes it. */
   readonly source: number;
   readonly target: number;
+  readonly plan: PlacementPlan;
 }
 
 const healMs = 9_000;
+/** Loads without room wait until there is some, here beyond the deadline of the plan. */
+const fullMs = defaultLimits.prepareMs + healMs;
 const ranks = 3;
 const operator = -2;
+
+const noRoom = "memory of the target full";
 
 const faults: Readonly<Record<string, (strike: Strike) => void>> = {
   "source killed": ({ sim, source }) => sim.worker(source).crash(2_000),
@@ -46,9 +51,9 @@ const faults: Readonly<Record<string, (strike: Strike) => void>> = {
       sim.corruptNext = 0;
     });
   },
-  // Loads of a rank without room wait until there is some, or for the deadline.
-  "memory of the target full": ({ sim, target }) => {
-    sim.slow.set(target, 1e9);
+  [noRoom]: ({ sim, target, plan }) => {
+    const release = sim.worker(target).process.fillUp(plan);
+    sim.clock.after(fullMs, release);
   },
 };
 
@@ -64,8 +69,11 @@ function replace(sim: SimCluster, rank: number): void {
   });
 }
 
-/** Runs `strike` once, when the first call of a step of the plan after `epoch` has been answered, or for Prepare, is at work. */
-function atStep(sim: SimCluster, step: Step, epoch: number, strike: () => void): () => void {
+/**
+ * Runs `strike` once, when the first call of a step of the plan after `epoch` has been answered. For Prepare: `workMs` after it,
+ * when it is at work.
+ */
+function atStep(sim: SimCluster, step: Step, { epoch, workMs }: { epoch: number; workMs: number }, strike: () => void): () => void {
   const holder = SimLink.prototype as unknown as Record<Step, (...args: unknown[]) => Promise<unknown>>;
   const original = holder[step];
   let struck = false;
@@ -76,7 +84,8 @@ function atStep(sim: SimCluster, step: Step, epoch: number, strike: () => void):
   holder[step] = async function (this: SimLink, ...args: unknown[]) {
     const [what] = args;
     const mine = (typeof what === "number" ? what : (what as PlacementPlan).epoch) > epoch;
-    if (mine && step === "prepare") sim.clock.after(300, once);
+    if (mine && step === "prepare" && workMs > 0) sim.clock.after(workMs, once);
+    else if (mine && step === "prepare") once();
     const answer = await original.apply(this, args);
     if (mine && step !== "prepare") once();
     return answer;
@@ -106,11 +115,11 @@ async function inTable(fault: string, step: Step): Promise<string> {
   sim.demand = (layer) => Array.from({ length: 6 }, (_, e) => 600 * 0.5 ** ((e + layer) % 6) + 10);
   for (let rank = 0; rank < ranks; rank++) sim.slow.set(rank, 20);
   let struckAt = 0;
-  const restore = atStep(sim, step, 1, () => {
+  const restore = atStep(sim, step, { epoch: 1, workMs: fault === noRoom ? 0 : 300 }, () => {
     const plan = sim.plan();
     assert.ok(parent && plan);
     struckAt = sim.clock.now();
-    faults[fault]?.({ sim, ...endsOfAMove(parent, plan) });
+    faults[fault]?.({ sim, plan, ...endsOfAMove(parent, plan) });
     sim.respec({ rebalancing: { mode: "Off", trigger } }); // the plan under way is the last one for balance
     sim.refresh();
   });
@@ -125,6 +134,7 @@ async function inTable(fault: string, step: Step): Promise<string> {
     await sim.clock.run(1_000);
     assert.ok(await sim.clock.run(boundMs, settled), `still ${sim.stored?.status.phase} after ${boundMs} ms`);
     const outcome = `${sim.stored?.status.phase} ${Math.round(sim.clock.now() - struckAt)} ms after the fault: ${sim.stored?.status.reason}`;
+    if (fault === noRoom && step === "prepare") assert.match(outcome, /kept their parent: not ready within/);
     sim.slow.clear();
     assert.ok(await sim.clock.run(120_000, () => sim.converged()), "every expert is where the plan says");
     assert.deepEqual(sim.faults(), []);

@@ -1,27 +1,14 @@
-// Five bugs in the protocol, each planted into one simulated cluster, to show that the fault search would find them.
+// Five bugs in the protocol, each one change in one place, planted into the code under test to show that the fault search would
+// find them.
 import { PlanRun } from "../../operator/rebalance/protocol.ts";
+import { Rollout } from "../../operator/rebalance/rollout.ts";
 import { PlanState } from "../../runtime/engine/core/plan-state.ts";
-import type { SimCluster } from "./cluster.ts";
-import type { Plant } from "./faults.ts";
-import { SimWorker } from "./worker.ts";
 
-/** Private parts of the code under test, as the plants bend them. */
-interface RunParts {
-  layers: Map<number, { phase: string; ready: Set<number>; committed: Set<number>; released: Set<number> }>;
-  members: Map<number, string>;
-  commitIfReady(run: { phase: string; ready: Set<number> }): void;
-  mayRelease(): boolean;
-  sendCommits(actions: unknown[]): void;
-  expire(actions: unknown[]): void;
-}
+type Method = (this: never, ...args: never[]) => unknown;
 
 /** Replaces a method on a prototype; returns the way back. */
-function bend(
-  target: object,
-  name: string,
-  make: (original: (...args: unknown[]) => unknown) => (this: unknown, ...args: unknown[]) => unknown,
-): () => void {
-  const holder = target as Record<string, (...args: unknown[]) => unknown>;
+function bend<M extends Method>(target: object, name: string, make: (original: M) => M): () => void {
+  const holder = target as Record<string, M>;
   const original = holder[name]!;
   holder[name] = make(original);
   return () => {
@@ -29,14 +16,22 @@ function bend(
   };
 }
 
-function undo(removes: readonly (() => void)[]): void {
-  for (const remove of removes) remove();
+/** Private parts of a plan under way. */
+interface RunParts {
+  deadline: number;
+  readonly now: number;
+  readonly options: { readonly limits: { readonly prepareMs: number } };
 }
+
+type Write = (this: Rollout, plan: { epoch: number }, stored: { spec: { epoch: number } } | undefined, reason?: string) => unknown;
+
+/** The faults with which plans reach their deadlines. */
+export const crawl: readonly string[] = ["topic", "crawl"];
 
 export interface PlantedBug {
   readonly name: string;
   /** Plants it; returns the way to take it out again. */
-  readonly plant: () => { readonly into: Plant; readonly remove: () => void };
+  readonly plant: () => () => void;
   /** Faults that bring it out; all when not given. */
   readonly only?: readonly string[];
   /** What the oracle says when it sees it. */
@@ -45,90 +40,49 @@ export interface PlantedBug {
 
 export const plantedBugs: readonly PlantedBug[] = [
   {
-    name: "a rank commits without waiting for READY",
-    seen: /without its bytes/,
-    plant: () => {
-      const removes = [
-        bend(
-          PlanRun.prototype,
-          "commitIfReady",
-          () =>
-            function (this: unknown, run) {
-              const layer = run as { phase: string; ready: Set<number> };
-              layer.phase = "committing";
-              for (const rank of (this as RunParts).members.keys()) layer.ready.add(rank);
-            },
-        ),
-        // The worker has its own check; a bug has to get past both.
-        bend(
-          PlanState.prototype,
-          "commit",
-          (original) =>
-            function (this: unknown, plan) {
-              const state = this as PlanState;
-              for (const { layer, epoch } of (plan as { layers: { layer: number; epoch: number }[] }).layers) state.ready(layer, epoch);
-              return original.call(this, plan);
-            },
-        ),
-      ];
-      return { into: () => {}, remove: () => undo(removes) };
-    },
+    name: "a layer is committed when the first rank is READY",
+    seen: /lacks the expert of a frame/,
+    plant: () =>
+      bend<(run: { phase: string; ready: Set<number> }) => void>(PlanRun.prototype, "commitIfReady", () => (run) => {
+        if (run.phase === "preparing" && run.ready.size > 0) run.phase = "committing";
+      }),
   },
   {
-    name: "copies are freed before every source has left the parent",
-    seen: /still routes to it/,
-    plant: () => {
-      const removes = [
-        bend(
-          PlanRun.prototype,
-          "sendCommits",
-          (original) =>
-            function (this: unknown, actions) {
-              original.call(this, actions);
-              for (const layer of (this as RunParts).layers.values())
-                if (layer.phase === "committing" && layer.committed.size > 0) layer.phase = "releasing";
-            },
-        ),
-        bend(PlanRun.prototype, "mayRelease", () => () => true),
-      ];
-      return { into: () => {}, remove: () => undo(removes) };
-    },
+    name: "copies are freed before every source has drained",
+    seen: /freed .* routes to it/,
+    plant: () => bend<() => boolean>(PlanRun.prototype, "mayRelease", () => () => true),
   },
   {
     name: "a host serves frames of epoch n-2",
-    seen: /served a frame/,
-    plant: () => {
-      const remove = bend(PlanState.prototype, "serves", () => () => true);
-      return { into: () => {}, remove };
-    },
+    seen: /served a frame of layer/,
+    plant: () => bend<() => boolean>(PlanState.prototype, "serves", () => () => true),
   },
   {
-    name: "a layer is committed after its deadline",
-    only: ["topic", "crawl"],
+    name: "a plan's deadline starts anew with every event",
+    only: crawl,
     seen: /was first committed/,
-    plant: () => {
-      const removes = [
-        bend(PlanRun.prototype, "expire", () => () => undefined),
-        bend(
-          SimWorker.prototype,
-          "prepare",
-          (original) =>
-            function (this: unknown, plan, _deadline, onEvent) {
-              return original.call(this, plan, Number.POSITIVE_INFINITY, onEvent);
-            },
-        ),
-      ];
-      return { into: () => {}, remove: () => undo(removes) };
-    },
+    plant: () =>
+      bend<(this: RunParts, actions: unknown[]) => void>(
+        PlanRun.prototype,
+        "expire",
+        (original) =>
+          function (this: RunParts, actions) {
+            this.deadline = this.now + this.options.limits.prepareMs;
+            original.call(this, actions);
+          },
+      ),
   },
   {
     name: "an epoch is used twice",
-    seen: /was written after|written after/,
-    plant: () => ({
-      into: (sim: SimCluster) => {
-        sim.reuseEpochs = true;
-      },
-      remove: () => {},
-    }),
+    seen: /was written after/,
+    plant: () =>
+      bend<Write>(
+        Rollout.prototype,
+        "write",
+        (original) =>
+          function (this: Rollout, plan, stored, reason) {
+            return original.call(this, { ...plan, epoch: stored?.spec.epoch ?? plan.epoch }, stored, reason);
+          },
+      ),
   },
 ];

@@ -1,65 +1,29 @@
-// A worker without a model: the production epoch machine, a memory of expert bytes (as their content), fetches with
-// latency from peers or the store, and the Link the operator would hold to it. Faults are switched on from outside.
+// A worker without a model: the pod that starts processes (process.ts: the production worker plane), and the Link the operator
+// would hold to it. Made up besides: Control's wire, and the worker's answers beyond the plan. Faults are switched on from outside.
 import { AppError } from "../../crds/common.ts";
-import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../../operator/rebalance/ports.ts";
-import { PlanState } from "../../runtime/engine/core/plan-state.ts";
-import type { VirtualClock } from "./clock.ts";
+import type { PlanState } from "../../runtime/engine/core/plan-state.ts";
+import { digest, keyOf, type SimNetwork } from "./network.ts";
+import { SimProcess } from "./process.ts";
 
-export interface SimShape {
-  readonly layers: number;
-  readonly experts: number;
-  readonly bytes: number;
-  readonly budgetBytes: number;
-}
-
-export interface SimNetwork {
-  readonly clock: VirtualClock;
-  readonly random: () => number;
-  readonly shape: SimShape;
-  readonly deploymentUid: string;
-  worker(rank: number): SimWorker | undefined;
-  /** May a message pass between these two now? -2 = operator. */
-  connected(a: number, b: number): boolean;
-  /** Flips the bytes of one transfer. */
-  corrupts(): boolean;
-  /** Slows the fetches of a rank down. */
-  fetchFactor(rank: number): number;
-  /** Is this call delivered twice? */
-  duplicates(): boolean;
-  /** Told before a worker frees an expert and when it commits: the oracle looks on. */
-  onFree(worker: SimWorker, layer: number, expert: number): void;
-  onInstall(worker: SimWorker): void;
-  onCommit(worker: SimWorker, plan: PlacementPlan, layers: readonly number[]): void;
-}
-
-export const content = (layer: number, expert: number): string => `bytes ${layer}/${expert}`;
-export const digest = "sha256:model";
-const fetchMs = 20;
 const callMs = 3;
-const retryMs = 200;
 
 export class SimWorker {
   readonly rank: number;
   readonly podUid: string;
   readonly podName: string;
   bootId: string;
+  bootedAt: number;
   alive = true;
   stalled = false;
-  /** Loading a plan that was adopted whole: it serves what it has. */
-  private adoptions = 0;
-  get adopting(): boolean {
-    return this.adoptions > 0;
-  }
-  state: PlanState;
-  /** layer * experts + expert -> content held */
-  memory = new Map<number, string>();
+  process: SimProcess;
   membership: Membership | undefined;
   draining = false;
-  fetchedBytes = 0;
-  peakBytes = 0;
   private readonly net: SimNetwork;
   private boots = 0;
+  /** Placements ("layer/epoch") of plans that were adopted whole, as long as not all of their experts have been loaded. */
+  private adopted = new Set<string>();
 
   constructor(net: SimNetwork, rank: number, podUid: string) {
     this.net = net;
@@ -67,37 +31,63 @@ export class SimWorker {
     this.podUid = podUid;
     this.podName = `sim-${rank}-${podUid}`;
     this.bootId = `${podUid}-boot0`;
-    this.state = this.freshState();
+    this.bootedAt = net.clock.now();
+    this.process = this.start();
   }
 
-  private freshState(): PlanState {
-    const { layers, experts } = this.net.shape;
-    return new PlanState({ deploymentUid: this.net.deploymentUid, rank: this.rank, layers, experts, modelDigest: digest });
+  private start(): SimProcess {
+    const { net, rank, podUid, bootId } = this;
+    return new SimProcess({
+      ...{ net, rank, podUid, bootId },
+      onFree: (layer, expert) => net.onFree(this, layer, expert),
+      onMemory: (layer, expert) => {
+        if (this.holdsPlanned(layer)) this.adopted.delete(this.placementKey(layer));
+        net.onMemory(this, layer, expert);
+      },
+    });
+  }
+
+  private holdsPlanned(layer: number): boolean {
+    return this.state.planned(layer).every((expert) => this.memory.has(this.key(layer, expert)));
+  }
+  private placementKey(layer: number, epoch = this.state.current(layer)?.epoch): string {
+    return `${layer}/${epoch}`;
   }
 
   /** The process dies; the kubelet starts it again in the same pod after `ms`. */
   crash(restartMs: number | undefined): void {
     this.alive = false;
-    this.memory = new Map();
-    this.state = this.freshState();
+    this.process.kill();
+    this.adopted = new Set();
+    this.process = this.start();
     if (restartMs === undefined) return;
     this.net.clock.after(restartMs, () => {
-      this.boots++;
-      this.bootId = `${this.podUid}-boot${this.boots}`;
+      this.bootId = `${this.podUid}-boot${++this.boots}`;
+      this.bootedAt = this.net.clock.now();
       this.alive = true;
     });
   }
 
-  key(layer: number, expert: number): number {
-    return layer * this.net.shape.experts + expert;
+  get state(): PlanState {
+    return this.process.state;
   }
-
+  get memory(): Map<number, string> {
+    return this.process.memory;
+  }
   get ready(): boolean {
-    return this.state.complete;
+    return this.process.keeper.notReady() === undefined;
   }
-
   get hostedBytes(): number {
     return this.memory.size * this.net.shape.bytes;
+  }
+
+  key(layer: number, expert: number): number {
+    return keyOf(this.net.shape, layer, expert);
+  }
+
+  /** It learnt of this placement, or of the one before it, by a push after the others, and has not held all of it yet. */
+  catchingUp(layer: number, epoch: number): boolean {
+    return this.adopted.has(this.placementKey(layer, epoch)) || this.adopted.has(this.placementKey(layer));
   }
 
   hosted(): HostedLayer[] {
@@ -109,11 +99,12 @@ export class SimWorker {
   }
 
   status(): PodStatus {
+    const { state, ready } = this;
     return {
-      epoch: this.state.epoch,
-      planHash: this.state.planHash,
-      ready: this.ready,
-      notReadyReason: this.ready ? "" : "NoPlan",
+      epoch: state.epoch,
+      planHash: state.planHash,
+      ready,
+      notReadyReason: this.process.keeper.notReady() ?? "",
       hostedBytes: this.hostedBytes,
       queuedTokens: 0,
       activeRequests: 0,
@@ -147,134 +138,49 @@ export class SimWorker {
   }
 
   async adopt(plan: PlacementPlan): Promise<void> {
-    const boot = this.bootId;
-    this.adoptions++;
-    try {
-      await this.takeOver(plan, boot);
-    } finally {
-      this.adoptions--;
-    }
+    const before = this.epochs();
+    const adopting = this.process.keeper.adopt(plan);
+    const changed = this.changedSince(before);
+    for (const layer of changed) if (!this.holdsPlanned(layer)) this.adopted.add(this.placementKey(layer));
+    this.net.onAdopt(this, changed);
+    await adopting;
   }
 
-  private async takeOver(plan: PlacementPlan, boot: string): Promise<void> {
-    const changed = this.state.adopt(plan);
-    this.net.onInstall(this);
-    for (const layer of changed) {
-      const placement = this.state.current(layer);
-      if (placement) await this.loadInTheEnd(placement, boot);
-      if (!this.same(boot)) return;
-      this.state.drained(layer);
-      this.state.release(placement?.epoch ?? 0, [layer]);
-      this.free(layer);
-    }
-  }
-
-  private same(boot: string): boolean {
-    return this.alive && this.bootId === boot;
-  }
-
-  /** A committed placement is loaded however often it takes, unless a newer one replaces it. */
-  private async loadInTheEnd(placement: LayerPlacement, boot: string): Promise<void> {
-    while (this.same(boot) && this.state.current(placement.layer) === placement) {
-      try {
-        await this.load(placement, boot);
-        return;
-      } catch {
-        await this.net.clock.sleep(retryMs);
-      }
-    }
-  }
-
-  /** Fetches what the placement gives this rank; bytes are verified before they count. */
-  private async load(placement: LayerPlacement, boot: string, deadline = Number.POSITIVE_INFINITY): Promise<number> {
-    let bytes = 0;
-    for (const [expert, hosts] of placement.hosts.entries()) {
-      if (!hosts.includes(this.rank) || this.memory.has(this.key(placement.layer, expert))) continue;
-      await this.transfer(deadline, boot);
-      if (this.net.clock.now() > deadline) throw new AppError("past the deadline", { code: "DeadlineExceeded" });
-      if (!this.same(boot)) throw new AppError("the process died", { code: "Unavailable" });
-      const got = this.fetch(placement.layer, expert);
-      if (got !== content(placement.layer, expert))
-        throw new AppError(`expert ${placement.layer}/${expert}: wrong hash`, { code: "HashMismatch" });
-      this.memory.set(this.key(placement.layer, expert), got);
-      this.peakBytes = Math.max(this.peakBytes, this.hostedBytes);
-      bytes += this.net.shape.bytes;
-    }
-    this.fetchedBytes += bytes;
-    return bytes;
-  }
-
-  /** Takes its time, which may change under way, and ends at the deadline at the latest. */
-  private async transfer(deadline: number, boot: string): Promise<void> {
-    let left = fetchMs * (0.5 + this.net.random());
-    while (left > 0 && this.same(boot) && this.net.clock.now() <= deadline) {
-      const factor = this.net.fetchFactor(this.rank);
-      const slice = Math.min(left * factor, 500);
-      await this.net.clock.sleep(slice);
-      left -= slice / factor;
-      if (left < 1e-6) return;
-    }
-  }
-
-  private fetch(layer: number, expert: number): string {
-    const flipped = this.net.corrupts();
-    for (const rank of this.state.current(layer)?.hosts[expert] ?? []) {
-      const peer = this.net.worker(rank);
-      if (rank === this.rank || !peer?.alive || !this.net.connected(this.rank, rank)) continue;
-      const held = peer.memory.get(this.key(layer, expert));
-      if (held !== undefined) return flipped ? `${held}?` : held;
-    }
-    return flipped ? "?" : content(layer, expert);
-  }
-
-  private free(layer: number): void {
-    const wanted = this.state.wanted(layer);
-    for (let e = 0; e < this.net.shape.experts; e++) {
-      if (wanted.has(e) || !this.memory.has(this.key(layer, e))) continue;
-      this.net.onFree(this, layer, e);
-      this.memory.delete(this.key(layer, e));
-    }
-  }
-
-  async prepare(plan: PlacementPlan, deadline: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
-    const boot = this.bootId;
-    const { start, done } = this.state.prepare(plan);
-    for (const layer of done) onEvent({ type: "ready", layer, bytes: 0 });
-    for (const layer of start) {
-      try {
-        const bytes = await this.load(layer, boot, deadline);
-        if (this.net.clock.now() > deadline) throw new AppError("past the deadline", { code: "DeadlineExceeded" });
-        if (!this.state.ready(layer.layer, layer.epoch)) throw new AppError("aborted meanwhile", { code: "Aborted" });
-        onEvent({ type: "ready", layer: layer.layer, bytes });
-      } catch (caught) {
-        if (!this.same(boot)) throw caught;
-        this.state.failed(layer.layer, layer.epoch);
-        this.free(layer.layer);
-        onEvent({ type: "failed", layer: layer.layer, message: AppError.from(caught).message });
-      }
-    }
-  }
-
-  commit(plan: PlacementPlan) {
-    const reply = this.state.commit(plan);
-    this.net.onCommit(this, plan, reply.committed);
-    this.net.onInstall(this);
-    const boot = this.bootId;
-    // Frames of the parent epoch are answered a little later.
-    this.net.clock.after(10 + this.net.random() * 60, () => {
-      if (this.same(boot)) for (const layer of reply.committed) this.state.drained(layer);
+  prepare(plan: PlacementPlan, deadline: number, rate: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
+    return this.process.keeper.prepare(plan, deadline, rate, (outcome) => {
+      const { layer } = outcome;
+      if (outcome.type === "ready") onEvent({ type: "ready", layer, bytes: outcome.bytes });
+      else onEvent({ type: "failed", layer, message: outcome.error.message });
     });
-    return { ...reply, epoch: this.state.epoch };
   }
 
-  abort(epoch: number, layers: readonly number[]): void {
-    for (const layer of this.state.abort(epoch, layers)) this.free(layer);
+  async commit(plan: PlacementPlan) {
+    const before = this.epochs();
+    const committing = this.process.keeper.commit(plan);
+    const changed = this.changedSince(before);
+    this.net.onCommit(this, plan, changed);
+    try {
+      return { ...(await committing), epoch: this.state.epoch };
+    } catch (caught) {
+      const error = AppError.from(caught);
+      if (error.code === "StalePlan") return { committed: [], refused: error.message, epoch: this.state.epoch };
+      throw error;
+    }
+  }
+
+  async abort(epoch: number, layers: readonly number[]): Promise<void> {
+    await this.process.keeper.abort(epoch, layers);
   }
 
   release(epoch: number, layers: readonly number[]) {
-    const reply = this.state.release(epoch, layers);
-    for (const layer of reply.released) this.free(layer);
-    return reply;
+    return this.process.keeper.release(epoch, layers);
+  }
+
+  private epochs(): (number | undefined)[] {
+    return Array.from({ length: this.net.shape.layers }, (_, layer) => this.state.current(layer)?.epoch);
+  }
+  private changedSince(before: readonly (number | undefined)[]): number[] {
+    return [...before.keys()].filter((layer) => this.state.current(layer)?.epoch !== before[layer]);
   }
 }
 
@@ -331,6 +237,8 @@ export class SimLink implements Link {
     this.net.clock.after(statusMs, () => this.beat());
   }
 
+  renew(): void {}
+
   push(membership: Membership): void {
     this.membership = membership;
     const worker = this.reach();
@@ -360,8 +268,13 @@ export class SimLink implements Link {
   snapshot() {
     return this.call((worker) => worker.state.snapshot());
   }
-  prepare(plan: PlacementPlan, deadline: number, _rate: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
-    return this.call((worker) => worker.prepare(plan, deadline, onEvent));
+  prepare(plan: PlacementPlan, deadline: number, rate: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
+    return this.call((worker) => {
+      const boot = worker.bootId;
+      return worker.prepare(plan, deadline, rate, (event) => {
+        if (this.reach() === worker && worker.bootId === boot) onEvent(event);
+      });
+    });
   }
   commit(plan: PlacementPlan) {
     return this.call((worker) => worker.commit(plan), true);
