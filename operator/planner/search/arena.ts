@@ -40,7 +40,6 @@ export class Arena {
   /** May `rank` take this expert when `freed` leaves it? A replacement frees bytes and a slot of the same layer. */
   mayAdd(state: LayerState, expert: number, rank: number, freed: number | undefined): boolean {
     const { problem } = this;
-    if ((problem.speed[rank] as number) <= 0) return false;
     if ((state.on[rank] as number[]).length - (freed === undefined ? 0 : 1) >= problem.slotCap) return false;
     const bytes = this.resident(state.layer, expert);
     const back = freed === undefined ? 0 : this.resident(state.layer, freed);
@@ -52,6 +51,7 @@ export class Arena {
   mayReceive(layer: number, expert: number, rank: number): boolean {
     const { problem } = this;
     const { budget, recent } = problem.input;
+    if ((problem.speed[rank] as number) <= 0) return false;
     const bytes = this.resident(layer, expert);
     const already = this.incoming[layer * problem.G + rank] as number;
     if (already > 0 && already + bytes > problem.staging + (this.freeAtStart[rank] as number) + slack) return false;

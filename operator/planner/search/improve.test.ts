@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { diffPlans } from "../../../runtime/placement/diff.ts";
 import { withFloor } from "../copies.ts";
 import { checkMemory } from "../feasibility.ts";
 import { planIncremental } from "../policies/incremental.ts";
@@ -10,14 +11,14 @@ import { seeded } from "../random.ts";
 import { firstPlan } from "../repair.ts";
 
 /** Layers that share a tight memory, experts of different sizes, and copies that may give way to others. */
-function crowded(seed: number): PlanInput {
+function crowded(seed: number, speeds: readonly number[] = [1, 1, 1, 1]): PlanInput {
   const random = seeded(seed);
   const shape = { layers: 2 + random.below(4), experts: 34 + random.below(10) };
   const cells = shape.layers * shape.experts;
   const bytes = Float64Array.from({ length: cells }, () => 1 + random.below(4));
   const need = bytes.reduce((a, b) => a + b, 0);
   const budgetBytes = Math.ceil((need / 4) * (1.1 + random.next() / 2)) + 4;
-  const ranks = [0, 1, 2, 3].map((rank) => ({ rank, speed: 1, budgetBytes, zone: "", node: `n${rank}`, state: "active" as const }));
+  const ranks = speeds.map((speed, rank) => ({ rank, speed, budgetBytes, zone: "", node: `n${rank}`, state: "active" as const }));
   const input: PlanInput = {
     ...{ shape: { ...shape, residentBytes: bytes, storedBytes: bytes }, ranks, load: new Float64Array(cells).fill(1), current: undefined },
     ...{ budget: unlimited, minCopies: 2, split: "weighted", effort: "fast", gainPerMove: 1e-5 },
@@ -37,5 +38,19 @@ test("a copy that makes room for another layer's is there, and large enough, whe
       assert.ok(fitsMemory(problem, problem.current as Hosts));
     }),
     { numRuns: 200, seed: 1 },
+  );
+});
+
+test("a rank that computes nothing is given nothing, not even in the place of another layer's copy", () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 1, max: 1_000_000 }), (seed) => {
+      const input = crowded(seed, [1, 0, 1, 1]);
+      const moves = input.current ? diffPlans(input.current, planIncremental(input).layers, () => 1).moves : [];
+      assert.deepEqual(
+        moves.filter((move) => move.rank === 1),
+        [],
+      );
+    }),
+    { numRuns: 100, seed: 2 },
   );
 });
