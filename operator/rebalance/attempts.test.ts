@@ -33,6 +33,16 @@ test("other members end a long pause, not the growth of it, and no other step is
   assert.equal(attempts.mayTry("repair", "a", 0), true);
 });
 
+test("members that come back after others find nothing settled", () => {
+  const attempts = new Attempts();
+  attempts.record("repair", "a", { end: "settled" }, 0);
+  attempts.look("a");
+  assert.equal(attempts.mayTry("repair", "a", 0), false);
+  attempts.look("b");
+  attempts.look("a");
+  assert.equal(attempts.mayTry("repair", "a", 0), true);
+});
+
 test("what is settled waits for other members, what is done may be wanted at once", () => {
   const attempts = new Attempts();
   attempts.record("repair", "a", { end: "settled" }, 0);

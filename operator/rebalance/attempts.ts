@@ -48,6 +48,12 @@ export function backoffMs(failures: number, first: number, longest: number): num
 export class Attempts {
   private readonly entries = new Map<Tried, Entry>();
 
+  /** Told at every look: what is settled for some members is open again once these have changed, even if they come back. */
+  look(members: string): void {
+    for (const [what, entry] of this.entries)
+      if (entry.nextAt === Number.POSITIVE_INFINITY && entry.members !== members) this.entries.delete(what);
+  }
+
   mayTry(what: Tried, members: string, now: number): boolean {
     const entry = this.entries.get(what);
     return !entry || now >= (entry.members === members ? entry.nextAt : entry.othersAt);

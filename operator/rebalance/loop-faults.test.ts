@@ -133,6 +133,17 @@ test("a repair whose plan could not be written is made all the same", async () =
   assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
 });
 
+test("a rank that was lost, came back and dies for good is repaired again", async () => {
+  const sim = await up({ spec: still });
+  const hosts1 = () => sim.plan()?.layers.some((layer) => layer.hosts.some((hosts) => hosts.includes(1)));
+  sim.worker(1).stalled = true;
+  assert.ok(await sim.clock.run(20_000, () => !hosts1() && sim.converged()));
+  sim.worker(1).stalled = false;
+  assert.ok(await sim.clock.run(20_000, () => hosts1() === true && sim.converged()));
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(20_000, () => !hosts1() && sim.converged()));
+});
+
 test("a drain that cannot be carried out is tried less and less often", async () => {
   const sim = await up({ ranks: 3, spec: still, shape: { layers: 1, experts: 4 } });
   sim.corruptNext = 1e9;

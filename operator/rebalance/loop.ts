@@ -116,6 +116,7 @@ export class DeploymentLoop {
     }
     this.links.sync(this.seen.world, this.identity.known, now);
     this.observe(now);
+    this.attempts.look(memberKey(this.seen.views));
     const { committed, running } = this.carrier;
     this.boots.follow(this.seen.views, this.usableAt, { running: running?.rollout, committed }, now);
     const planned = new Set(ranksOf(committed));
