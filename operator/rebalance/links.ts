@@ -42,7 +42,7 @@ export class Links {
       pod.ip ? [{ uid: pod.uid, ip: pod.ip, serverName: `gateway.${ref.name}.${ref.namespace}.enodia`, kind: "gateway" as const }] : [],
     );
     this.reconcile(this.gateways, gateways, world, identity);
-    if (this.identity !== identity) for (const { link } of this.all()) link.renew(identity);
+    if (this.identity && this.identity !== identity) for (const { link } of this.all()) link.renew(identity);
     this.identity = identity;
     this.now = now;
   }
