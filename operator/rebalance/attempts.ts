@@ -34,8 +34,8 @@ interface Entry {
 const pauseMs = 200;
 /** After the first failure; doubled with each one. */
 const firstPauseMs = 2_000;
-/** Two epochs and two events an attempt: a plan that fails for ever costs no more than these once a minute. */
-const longestPauseMs = 60_000;
+/** Two epochs and two events an attempt: a plan that fails for ever costs no more than these twice a minute. */
+const longestPauseMs = 30_000;
 /** Looks at the API server and the workers. */
 const longestLookMs = 10_000;
 const looks: readonly Tried[] = ["identity", "recover"];
