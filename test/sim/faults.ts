@@ -118,6 +118,14 @@ const faults: readonly Fault[] = [
     },
   },
   {
+    name: "memory",
+    strike: (sim, random) => {
+      const { process, state } = anyWorker(sim, random);
+      const plan = state.snapshot();
+      if (plan) sim.clock.after(500 + random.below(9_000), process.fillUp(plan));
+    },
+  },
+  {
     name: "operator",
     strike: (sim, random) => {
       if (!sim.loop) return;

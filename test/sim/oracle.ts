@@ -150,7 +150,8 @@ export class Oracle {
 
   /** It came up, or came back, after the plan was written: it takes its part from peers and the store, and says NOT_HOSTED until then. */
   private loading(host: SimWorker, layer: number, epoch: number): boolean {
-    return host.catchingUp(layer, epoch) || host.bootedAt >= (this.writtenAt.get(epoch) ?? 0);
+    if (host.catchingUp(layer, epoch)) return true;
+    return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.writtenAt.get(epoch) ?? 0);
   }
 
   /** A live rank has the expert, or all hosts in force are gone or still load it: peers and the store are their sources. */
