@@ -15,7 +15,7 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
   quality: { hot: 4, cold: 24, experts: 9, chains: true },
 };
 /** Least decrease of max/mean per copy, by effort. */
-const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 2e-4 };
+const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
 /** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
 const sharedMemoryFactor = 4;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
