@@ -97,14 +97,22 @@ export interface Split {
 export function splitLayer(problem: SplitProblem, sweeps = splitSweeps): Split {
   const { demand, hosts, speed } = problem;
   const load = new Float64Array(speed.length);
-  const rows: number[][] = hosts.map((row) => new Array<number>(row.length).fill(0));
+  const rows: number[][] = [];
   const replicated: number[] = [];
   let total = 0;
   for (let e = 0; e < hosts.length; e++) {
     const row = hosts[e] as readonly number[];
-    total += demand[e] as number;
+    const amount = demand[e] as number;
+    total += amount;
+    if (row.length === 1) {
+      // Most experts have one host: no call, and no row that is written twice.
+      const only = row[0] as number;
+      load[only] = (load[only] as number) + amount;
+      rows.push([amount]);
+      continue;
+    }
+    rows.push(new Array<number>(row.length).fill(0));
     if (row.length > 1) replicated.push(e);
-    else if (row.length === 1) pour(demand[e] as number, row, load, speed, rows[e] as number[]);
   }
   replicated.sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
   for (const e of replicated) pour(demand[e] as number, hosts[e] as readonly number[], load, speed, rows[e] as number[]);
