@@ -59,7 +59,6 @@ let planted: PlantedLoad;
 let traffic: Traffic;
 /** One node has a copy of the model of its own. */
 let ownCopy: { readonly node: string; readonly folder: string; readonly index: ExpertIndex };
-const undo: (() => Promise<unknown>)[] = [];
 
 const system = () => kubectlOf(target, systemNamespace);
 
@@ -67,6 +66,7 @@ const system = () => kubectlOf(target, systemNamespace);
 type Heal = (planEnded: Promise<unknown>) => Promise<unknown>;
 const nothing: Heal = async () => {};
 
+/** In this order: a rank whose node is cut off comes back elsewhere, and the node with the copy of its own has none then. */
 const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
   "source killed": async ({ source }) => kill(source),
   "target killed": async ({ target: victim }) => kill(victim),
@@ -74,19 +74,19 @@ const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
     await system().run(["delete", "pod", leader, "--grace-period=0", "--force", "--wait=false"]);
     return nothing;
   },
-  "link of the target's node cut": async ({ target: victim }) => {
-    await cutLink(clusterName, victim.node);
-    return async () => {
-      await sleep(cutMs);
-      await healLink(clusterName, victim.node);
-    };
-  },
   "model file on the source's node corrupt": async ({ source, moves }) => {
     const cells = moves.filter((move) => move.sources.includes(source.rank));
     flipBits(ownCopy.folder, ownCopy.index, cells);
     return async (planEnded) => {
       await planEnded.catch(() => {});
       flipBits(ownCopy.folder, ownCopy.index, cells);
+    };
+  },
+  "link of the target's node cut": async ({ target: victim }) => {
+    await cutLink(clusterName, victim.node);
+    return async () => {
+      await sleep(cutMs);
+      await healLink(clusterName, victim.node);
     };
   },
   "memory of the target full": async ({ target: victim }) => {
@@ -127,7 +127,7 @@ async function startPlan(): Promise<{ readonly parent: number; readonly first: S
   const parent = watch.epoch;
   await planted.refresh();
   await patchRebalancing(moe, name, { mode: "Auto" });
-  const begins = () => watch.next("a plan to begin", (seen) => seen.epoch > parent && isMoving(seen), planStartsWithinMs);
+  const begins = () => watch.next("a plan to begin", (seen) => seen.epoch > parent, planStartsWithinMs);
   planted.flip();
   // After a plan that was rolled back, what is placed may be right for this skew already.
   const first = await begins().catch(() => {
@@ -187,6 +187,11 @@ async function assertIntact(struckAt: number): Promise<void> {
   process.stderr.write(`#   whole ${Date.now() - struckAt} ms after the fault, ${traffic.counts.requests} requests so far\n`);
 }
 
+/** Of the plan under way; the status says nothing of it yet when its spec was just written. */
+const layersCommitted = (seen: Seen): number => (isMoving(seen) ? (seen.status.layersCommitted ?? 0) : 0);
+/** What a status says of how a plan ended. */
+const outcome = ({ status }: Seen): string => JSON.stringify([status.phase, status.committedEpoch, status.reason, status.measured]);
+
 /** A plan in the step that is to be hit: before its first commit, or with some layers committed and others not. */
 async function planIn(step: Step): Promise<{ readonly parent: number; readonly first: Seen }> {
   for (let attempt = 1; ; attempt++) {
@@ -194,9 +199,8 @@ async function planIn(step: Step): Promise<{ readonly parent: number; readonly f
     if (step === "commit")
       await watch.next("some layers to be committed", (seen) => isMoving(seen) && (seen.status.layersCommitted ?? 0) > 0, planEndsWithinMs);
     const { latest } = watch;
-    const committed = latest?.status.layersCommitted ?? 0;
-    if (latest && isMoving(latest) && committed > 0 === (step === "commit")) return plan;
-    // A layer that has little to fetch may be committed before anybody looks.
+    if (latest && (step === "prepare" ? layersCommitted(latest) === 0 : isMoving(latest))) return plan;
+    // A layer that has nothing to fetch may be committed before anybody looks.
     assert.ok(attempt < attemptsMax, `${attempt} plans were past the step before they could be hit`);
   }
 }
@@ -209,15 +213,15 @@ async function strike(fault: string, step: Step): Promise<void> {
   ]);
   const { parent, first } = await planIn(step);
   const scene = sceneOf(watch.movesSince(parent), ranks, leader, fault, gateways[0]?.spec.nodeName);
-  const [struckAt, from, at] = [Date.now(), watch.seen.length, watch.latest?.status];
+  const [struckAt, from, at] = [Date.now(), watch.seen.length, watch.latest ?? first];
   const heal = await faults[fault]?.(scene);
-  const ends = watch.next("the plan to end", (seen) => seen.epoch >= first.epoch && hasEnded(seen), planEndsWithinMs, from);
+  const ends = watch.next("the plan to end", (seen) => hasEnded(seen) && outcome(seen) !== outcome(at), planEndsWithinMs, from);
   const off = patchRebalancing(moe, name, { mode: "Off" }); // nothing new for balance
   const [ended] = await Promise.all([ends, off, heal?.(ends)]);
   const own = watch.seen.filter((seen) => seen.epoch >= first.epoch && seen.at <= ended.at);
-  const deadline = own.findLast(({ status }) => status.deadline !== undefined)?.status.deadline;
+  const deadline = own.findLast((seen) => isMoving(seen) && seen.status.deadline !== undefined)?.status.deadline;
   process.stderr.write(
-    `# ${fault} in ${step} (${at?.layersCommitted ?? 0} layers committed, ${scene.moves.length} moves, source ${scene.source.rank}, target ${scene.target.rank}): ${ended.status.phase} after ${ended.at - struckAt} ms: ${ended.status.reason}\n`,
+    `# ${fault} in ${step} (${layersCommitted(at)} layers committed, ${scene.moves.length} moves, source ${scene.source.rank}, target ${scene.target.rank}): ${ended.status.phase} after ${ended.at - struckAt} ms: ${ended.status.reason}\n`,
   );
   if (deadline !== undefined)
     assert.ok(ended.at <= Date.parse(deadline), `ended ${new Date(ended.at).toISOString()}, deadline ${deadline}`);
@@ -234,7 +238,7 @@ before(async () => {
   copyModel(join(modelsFolder(), "smol-moe"), join(shared, "smol-moe"), "config.json");
   copyModel(join(modelsFolder(), "smol-moe"), folder, file);
   const node = `${clusterName}-3`;
-  undo.push(await replaceFolder(node, join(shared, "smol-moe"), folder));
+  await replaceFolder(node, join(shared, "smol-moe"), folder);
   ownCopy = { node, folder, index };
   const kubectl = await provideNamespace(target, "e2e-faults", shared);
   const rebalancing = {
@@ -260,7 +264,6 @@ after(async () => {
   await planted?.stop();
   await watch?.close();
   if (moe) await remove(moe);
-  for (const back of undo) await back();
 });
 
 for (const fault of Object.keys(faults)) {

@@ -32,10 +32,13 @@ export function limitMemory(pid: number, spareBytes: number): void {
   const v1 = lines.find((line) => line.split(":")[1]?.split(",").includes("memory"));
   const path = (v1 ?? lines.find((line) => line.startsWith("0::")))?.split(":")[2] ?? "/";
   const folder = join("/sys/fs/cgroup", v1 ? "memory" : "", path);
-  const [held, file] = v1 ? ["total_rss", "memory.limit_in_bytes"] : ["anon", "memory.max"];
-  const bytes = Number(new RegExp(`^${held} (\\d+)$`, "m").exec(readFileSync(join(folder, "memory.stat"), "utf8"))?.[1]);
-  if (!(bytes > 0)) throw new Error(`${folder}/memory.stat does not say ${held}`);
-  writeFileSync(join(folder, file), String(bytes + spareBytes));
+  const [usage, limit] = v1 ? ["memory.usage_in_bytes", "memory.limit_in_bytes"] : ["memory.current", "memory.max"];
+  const stat = readFileSync(join(folder, "memory.stat"), "utf8");
+  const cached = [...stat.matchAll(v1 ? /^total_(?:in)?active_file (\d+)$/gm : /^(?:in)?active_file (\d+)$/gm)];
+  if (cached.length !== 2) throw new Error(`${folder}/memory.stat does not say what it caches`);
+  // Pages of files are given up under pressure; what is left stays.
+  const held = Number(readFileSync(join(folder, usage), "utf8")) - cached.reduce((total, [, bytes]) => total + Number(bytes), 0);
+  writeFileSync(join(folder, limit), String(held + spareBytes));
 }
 
 /** Runs a command in the mount namespace of a node. */
@@ -47,10 +50,9 @@ function inNode(node: string, ...command: string[]): Promise<string> {
   return execOk("nsenter", ["-t", String(init.pid), "-m", "--", ...command]);
 }
 
-/** From now on pods that start on the node find `there` where others find `here`. Returns the way back. */
-export async function replaceFolder(node: string, here: string, there: string): Promise<() => Promise<unknown>> {
+/** From now on pods that start on the node find `there` where others find `here`, for as long as the node runs. */
+export async function replaceFolder(node: string, here: string, there: string): Promise<void> {
   await inNode(node, "mount", "--bind", there, here);
-  return () => inNode(node, "umount", "--lazy", here);
 }
 
 /** A second copy of a model folder, made anew; it shares all files but one, which is its own. */

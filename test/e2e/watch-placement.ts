@@ -70,7 +70,7 @@ export class PlacementWatch {
         const { epoch, status } = this.latest;
         throw new Error(`epoch ${epoch}, ${status.phase}, ${status.layersCommitted} layers committed: ${status.reason}`);
       },
-      { timeoutMs, everyMs: 50 },
+      { timeoutMs, everyMs: 10 },
     );
   }
 
