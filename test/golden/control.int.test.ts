@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { createEngine, type Engine } from "../../runtime/engine/engine.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../runtime/serve/tokenizer.ts";
+import { modelDigest } from "../../runtime/weights/digest.ts";
 import { bytesOf } from "../../runtime/weights/floats.ts";
 import { writeSafetensors } from "../../runtime/weights/safetensors-writer.ts";
 import type { ModelStore } from "../../runtime/weights/store.ts";
@@ -77,7 +78,8 @@ async function storeWithoutGates(): Promise<string> {
     })),
   );
   const index = JSON.parse(await readFile(join(model, "expert-index.json"), "utf8"));
-  await writeFile(join(dir, "expert-index.json"), JSON.stringify({ ...index, dense }));
+  const digest = modelDigest(await readFile(join(dir, "config.json"), "utf8"), dense, index.codecs);
+  await writeFile(join(dir, "expert-index.json"), JSON.stringify({ ...index, dense, modelDigest: digest }));
   await store.close();
   return dir;
 }
