@@ -120,12 +120,26 @@ test("a receiver that waits for its turn follows a change of the rate at once", 
   let slow = false;
   tokens(world, () => (slow ? 50 : 20));
   await world.time.run(10_000);
-  const at = receiveAll(world, 12, MB);
+  const at = receiveAll(world, 4, MB);
   slow = true;
-  await world.time.run(60_000);
+  await world.time.run(15_000);
   const gaps = at.slice(1).map((seconds, i) => seconds - (at[i] ?? 0));
   assert.ok(Math.abs((gaps[0] ?? 0) - 1) < 0.2, `first gap ${gaps[0]} s`);
   assert.ok((gaps.at(-1) ?? 0) > 7.5, `at an eighth of the rate a unit takes 8 s, not ${gaps.at(-1)}`);
+});
+
+test("latency that stays when almost nothing is transferred is the traffic's own, and the move goes on", async () => {
+  const world = virtual();
+  let traffic = 1;
+  tokens(world, () => 20 * traffic * (world.pace.rateInForce > 4 * MB ? 1.5 : 1));
+  await world.time.run(10_000);
+  traffic = 2;
+  world.pace.begin(8 * MB);
+  await world.time.run(15_000);
+  assert.equal(world.pace.rateInForce, MB);
+  await world.time.run(60_000);
+  assert.ok(world.pace.rateInForce >= 2 * MB && world.pace.rateInForce <= 4.5 * MB, `${world.pace.rateInForce} bytes a second`);
+  assert.ok(world.changes.slice(4).includes("LatencyRisen 0.28125"), "what the move itself costs still slows it down");
 });
 
 test("without traffic a move has the whole limit", async () => {

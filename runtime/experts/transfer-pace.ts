@@ -1,6 +1,6 @@
 // The pace of limited transfers at this rank, in both directions: a receiver takes one unit after the other at the rate in force,
 // from peers and store alike, and a source paces what it sends by its own share. The share follows the tokens (backoff.ts).
-import { type BackoffDecision, nextShare, summarize } from "../placement/backoff.ts";
+import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../placement/backoff.ts";
 import { Signal } from "./gate.ts";
 
 /** Between two looks at the tokens. */
@@ -38,9 +38,12 @@ interface Turn {
 export class TransferPace {
   readonly #clock: PaceClock;
   readonly #onChange: TransferPaceOptions["onChange"];
-  readonly #quiet: number[] = [];
+  #quiet: number[] = [];
   #quietNext = 0;
   #moving: number[] = [];
+  /** Of the looks in a row at the least share that found latency risen all the same. */
+  #atLeast: number[] = [];
+  #atLeastLooks = 0;
   readonly #limits = new Map<symbol, number>();
   /** While something moves, or did a moment ago. */
   #stopLooking: (() => void) | undefined;
@@ -123,8 +126,20 @@ export class TransferPace {
     const before = this.#share;
     const decision = nextShare(before, summarize(this.#quiet), summarize(this.#moving));
     this.#share = decision.share;
-    if (decision.reason !== "TooFewTokens") this.#moving = [];
+    if (decision.reason === "TooFewTokens") return;
+    if (decision.reason === "LatencyRisen" && before === leastShare) this.#stillRisen();
+    else [this.#atLeast, this.#atLeastLooks] = [[], 0];
+    this.#moving = [];
     if (decision.share !== before) this.#onChange(decision, before);
+  }
+
+  /** What lasts while almost nothing is transferred is the new traffic's own: later looks compare with it. */
+  #stillRisen(): void {
+    this.#atLeast.push(...this.#moving);
+    if (++this.#atLeastLooks < leastLooksMax) return;
+    this.#quiet = this.#atLeast.slice(-quietGaps);
+    this.#quietNext = this.#quiet.length % quietGaps;
+    [this.#atLeast, this.#atLeastLooks] = [[], 0];
   }
 }
 

@@ -18,6 +18,8 @@ export interface BackoffDecision {
 
 /** A move never stops: the memory of two placements is held until it ends. */
 export const leastShare = 1 / 8;
+/** Looks in a row at the least share with latency still risen: then traffic has grown, and the move is not what slows the tokens. */
+export const leastLooksMax = 15;
 /** Added in each calm period. */
 const shareStep = 1 / 16;
 /** Latency counts as risen above this many times the quiet one. */
