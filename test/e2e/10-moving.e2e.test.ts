@@ -8,7 +8,7 @@ import { type Target, workerPods } from "../harness/product.ts";
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
 import { type PlantedLoad, plantLoad } from "./planted-load.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
-import { hasEnded, isMoving, PlacementWatch } from "./watch-placement.ts";
+import { hasEnded, isMoving, outcome, PlacementWatch, type Seen } from "./watch-placement.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "moving";
@@ -98,9 +98,10 @@ async function measure(kind: Period["kind"], during: (ends: number) => Promise<u
 /** The planted load turns over as soon as the planner has followed it. */
 async function keepMoving(ends: number): Promise<void> {
   while (Date.now() < ends) {
-    const { epoch } = watch;
+    const { epoch, latest } = watch;
     planted.flip();
-    const done = watch.next("the load to be followed", (seen) => seen.epoch > epoch && hasEnded(seen), planWithinMs);
+    const followed = (seen: Seen): boolean => seen.epoch > epoch && hasEnded(seen) && (!latest || outcome(seen) !== outcome(latest));
+    const done = watch.next("the load to be followed", followed, planWithinMs);
     await Promise.race([done, sleep(Math.max(0, ends - Date.now()))]);
     done.catch(() => {}); // the next period waits for it and says so
   }

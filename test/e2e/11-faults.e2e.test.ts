@@ -16,7 +16,7 @@ import { patchRebalancing } from "./balance.ts";
 import { copyModel, flipBits, limitMemory, processOf, replaceFolder } from "./node-faults.ts";
 import { type PlantedLoad, plantLoad } from "./planted-load.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
-import { hasEnded, isMoving, type Moves, PlacementWatch, type Seen } from "./watch-placement.ts";
+import { hasEnded, isMoving, type Moves, outcome, PlacementWatch, type Seen } from "./watch-placement.ts";
 import { clusterName, type Deployed, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "faults";
@@ -189,8 +189,6 @@ async function assertIntact(struckAt: number): Promise<void> {
 
 /** Of the plan under way; the status says nothing of it yet when its spec was just written. */
 const layersCommitted = (seen: Seen): number => (isMoving(seen) ? (seen.status.layersCommitted ?? 0) : 0);
-/** What a status says of how a plan ended. */
-const outcome = ({ status }: Seen): string => JSON.stringify([status.phase, status.committedEpoch, status.reason, status.measured]);
 
 /** A plan in the step that is to be hit: before its first commit, or with some layers committed and others not. */
 async function planIn(step: Step): Promise<{ readonly parent: number; readonly first: Seen }> {

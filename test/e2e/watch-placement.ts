@@ -21,6 +21,8 @@ export type Moves = ReturnType<typeof diffPlans>["moves"];
 const movingPhases: readonly string[] = ["Preparing", "Committing", "Releasing"];
 export const isMoving = ({ status }: Seen): boolean => movingPhases.includes(status.phase ?? "");
 export const hasEnded = ({ status }: Seen): boolean => status.phase === "Committed" || status.phase === "Aborted";
+/** What a status says of how a plan ended: a plan is written first, and its status follows, so an ended one may be that of the plan before. */
+export const outcome = ({ status }: Seen): string => JSON.stringify([status.phase, status.committedEpoch, status.reason, status.measured]);
 
 export class PlacementWatch {
   readonly seen: Seen[] = [];
