@@ -90,8 +90,11 @@ const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
     };
   },
   "memory of the target full": async ({ target: victim }) => {
-    limitMemory(victim.pid, spareBytes);
-    return nothing;
+    const met = limitMemory(victim.pid, spareBytes);
+    return async (planEnded) => {
+      await planEnded;
+      assert.ok(met(), "the container had all the memory it wanted");
+    };
   },
 };
 

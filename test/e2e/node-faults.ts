@@ -2,6 +2,7 @@
 import {
   closeSync,
   copyFileSync,
+  existsSync,
   linkSync,
   mkdirSync,
   openSync,
@@ -26,8 +27,11 @@ export async function processOf(podUid: string): Promise<number> {
   return pid;
 }
 
-/** Leaves the container of a process `spareBytes` more than what it holds; a container that starts anew has its own limit. */
-export function limitMemory(pid: number, spareBytes: number): void {
+/**
+ * Leaves the container of a process `spareBytes` more than what it holds; a container that starts anew has its own limit.
+ * Returns a look at whether the limit was met since.
+ */
+export function limitMemory(pid: number, spareBytes: number): () => boolean {
   const lines = readFileSync(`/proc/${pid}/cgroup`, "utf8").trim().split("\n");
   const v1 = lines.find((line) => line.split(":")[1]?.split(",").includes("memory"));
   const path = (v1 ?? lines.find((line) => line.startsWith("0::")))?.split(":")[2] ?? "/";
@@ -38,7 +42,13 @@ export function limitMemory(pid: number, spareBytes: number): void {
   if (cached.length !== 2) throw new Error(`${folder}/memory.stat does not say what it caches`);
   // Pages of files are given up under pressure; what is left stays.
   const held = Number(readFileSync(join(folder, usage), "utf8")) - cached.reduce((total, [, bytes]) => total + Number(bytes), 0);
+  const met = (): number => {
+    const text = readFileSync(join(folder, v1 ? "memory.failcnt" : "memory.events"), "utf8");
+    return Number(v1 ? text : /^max (\d+)$/m.exec(text)?.[1]);
+  };
   writeFileSync(join(folder, limit), String(held + spareBytes));
+  const before = met();
+  return () => !existsSync(folder) || met() > before;
 }
 
 /** Runs a command in the mount namespace of a node. */
