@@ -4,7 +4,18 @@ import { X509Certificate } from "node:crypto";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, kubelet, readyWith, ref, startOperator, status, until, user, world } from "../../test/support/deployment-plane.ts";
+import {
+  conditionOf,
+  kubelet,
+  readyWith,
+  ref,
+  serving,
+  startOperator,
+  status,
+  until,
+  user,
+  world,
+} from "../../test/support/deployment-plane.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 
 const namespace = "ns";
@@ -32,10 +43,7 @@ async function secret(kube: FakeKube, at: typeof caRef, data: object, more: obje
 test("a namesake's Secrets are waited out, never adopted, and a collector that comes late takes nothing of ours", {
   timeout: 30_000,
 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, stop } = await serving();
   const old = await kube.get(resources.secrets, caRef);
   const { metadata: _, status: __, ...rest } = (await kube.get(resources.moeDeployments, ref)) as KubeObject;
   kube.collectsAtOnce = false;
@@ -51,15 +59,11 @@ test("a namesake's Secrets are waited out, never adopted, and a collector that c
   await sleep(50);
   assert.notEqual((await kube.get(resources.secrets, caRef))?.metadata.uid, old?.metadata.uid);
   assert.ok(oneAuthority(kube));
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("after a CA was deleted by hand all certificates come from one new CA, the operator's too", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, operator, stop } = await serving();
   const { uid = "" } = (await kube.get(resources.moeDeployments, ref))?.metadata ?? {};
   const before = await operator.plane.deployments.identity(ref, uid);
   kube.remove(resources.secrets, caRef);
@@ -70,20 +74,15 @@ test("after a CA was deleted by hand all certificates come from one new CA, the 
   const after = await operator.plane.deployments.identity(ref, uid);
   assert.equal(after.ca, text((await kube.get(resources.secrets, caRef)) as KubeObject, "ca.crt"));
   assert.ok(new X509Certificate(after.cert).checkIssued(new X509Certificate(after.ca)));
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a leaf that is deleted is made again at once", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, stop } = await serving();
   kube.remove(resources.secrets, gatewayRef);
   await until("it is back", async () => (await kube.get(resources.secrets, gatewayRef)) !== undefined);
   assert.ok(oneAuthority(kube));
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a CA Secret without keys is named in a condition with the remedy, and a person's own Secret is left alone", {

@@ -5,11 +5,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import {
   conditionOf,
-  kubelet,
   pods,
   ranks,
   readyWith,
   ref,
+  serving,
   startOperator,
   status,
   until,
@@ -19,10 +19,7 @@ import {
 import { resources } from "../kube/kube.ts";
 
 test("a deployment becomes Ready, scales, rolls, suspends, and its objects are all there", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, life, stop } = await serving();
   assert.deepEqual(ranks(kube), [0, 1, 2]);
   for (const resource of [resources.serviceAccounts, resources.podDisruptionBudgets, resources.deployments, resources.services])
     assert.ok(kube.all(resource).length > 0, resource.plural);
@@ -58,16 +55,12 @@ test("a deployment becomes Ready, scales, rolls, suspends, and its objects are a
   await until("all pods are gone", async () => pods(kube).length === 0 && conditionOf(await status(kube), "Ready")?.reason === "Suspended");
   await kube.patch(resources.moeDeployments, ref, { spec: { suspend: false } }, user);
   await until("it is back", readyWith(kube, 2));
-  life.stop();
-  await operator.stop();
+  await stop();
   assert.deepEqual(life.problems, []);
 });
 
 test("a steady deployment costs no writes", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, operator, stop } = await serving();
   await sleep(100);
   const before = kube.writes;
   for (let i = 0; i < 20; i++) {
@@ -75,15 +68,11 @@ test("a steady deployment costs no writes", { timeout: 30_000 }, async () => {
     await sleep(5);
   }
   assert.equal(kube.writes, before);
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a rank on a node that does not answer is replaced while the old pod still shows", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, operator, stop } = await serving();
   const victim = pods(kube).find((object) => object.metadata.labels["enodia.dev/rank"] === "1");
   kube.mutate(resources.nodes, { namespace: "", name: "node-1" }, (one) => Object.assign(one.status.conditions[0], { status: "Unknown" }));
   await until("a new pod has rank 1", () =>
@@ -92,17 +81,13 @@ test("a rank on a node that does not answer is replaced while the old pod still 
   assert.equal(await kube.get(resources.pods, { namespace: "ns", name: victim.metadata.name }), undefined);
   await operator.plane.controller.stop();
   assert.ok(kube.all(resources.events).some((event) => event.reason === "NodeLost"));
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("ranks that serve on are left alone though their nodes do not answer, and lost with the nodes they are not reached on", {
   timeout: 30_000,
 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, operator, stop } = await serving();
   const before = pods(kube).map((object) => object.metadata.uid);
   operator.rebalance.streamsOutliveNodes = true;
   for (const name of ["node-0", "node-1", "node-2"])
@@ -120,17 +105,13 @@ test("ranks that serve on are left alone though their nodes do not answer, and l
     before,
     "all nodes at once are no failure of nodes",
   );
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("what the API server or the operator refuses is said in SpecAccepted, and running pods are left alone", {
   timeout: 30_000,
 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, stop } = await serving();
   const uids = pods(kube)
     .map((object) => object.metadata.uid)
     .sort();
@@ -166,8 +147,7 @@ test("what the API server or the operator refuses is said in SpecAccepted, and r
       .sort(),
     uids,
   );
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a missing claim and an object that cannot be read are conditions, not crashes", { timeout: 30_000 }, async () => {
@@ -190,10 +170,7 @@ test("a missing claim and an object that cannot be read are conditions, not cras
 });
 
 test("a deleted deployment is forgotten, and one of the same name is another world with another CA", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, operator, stop } = await serving();
   const ca = JSON.stringify((await kube.get(resources.secrets, { namespace: "ns", name: "moe-ca" }))?.data);
   const old = await kube.get(resources.moeDeployments, ref);
   kube.remove(resources.moeDeployments, ref);
@@ -210,6 +187,5 @@ test("a deleted deployment is forgotten, and one of the same name is another wor
   await until("2 ranks serve", readyWith(kube, 2));
   assert.deepEqual(operator.rebalance.forgotten, [old?.metadata.uid]);
   assert.notEqual(JSON.stringify((await kube.get(resources.secrets, { namespace: "ns", name: "moe-ca" }))?.data), ca);
-  life.stop();
-  await operator.stop();
+  await stop();
 });

@@ -10,6 +10,7 @@ import {
   pods,
   readyWith,
   ref,
+  serving,
   startOperator,
   status,
   until,
@@ -37,10 +38,7 @@ function quota(kube: FakeKube, most: number): void {
 }
 
 test("a quota that just fits holds up no roll and no replacement", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, stop } = await serving();
   quota(kube, 3);
   const before = pods(kube).map((object) => object.metadata.uid);
   await change(kube, { runtime: { maxContext: 64 } });
@@ -49,8 +47,7 @@ test("a quota that just fits holds up no roll and no replacement", { timeout: 30
     async () => (await readyWith(kube, 3)()) && pods(kube).every((object) => !before.includes(object.metadata.uid)),
   );
   assert.equal(conditionOf(await status(kube), "SpecAccepted").status, "True");
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a quota that is short is said where the missing rank is, in one event, and the others serve", { timeout: 30_000 }, async () => {
@@ -91,10 +88,7 @@ test("a certificate that cannot be written holds up neither the status nor the r
 });
 
 test("an object that cannot be read keeps its status, all but the condition that says so", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, stop } = await serving();
   const { conditions, ...before } = await status(kube);
   await change(kube, { runtime: { kvPool: "9000Pi" } });
   await until("the field is named", refused(kube, "InvalidSpec", /spec\.runtime\.kvPool/));
@@ -105,8 +99,7 @@ test("an object that cannot be read keeps its status, all but the condition that
   await change(kube, { runtime: { kvPool: "256Mi" } });
   await until("all is well again", async () => conditionOf(await status(kube), "SpecAccepted")?.status === "True");
   await until("it is told", () => kube.all(resources.events).some((event) => event.reason === "Accepted"));
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a Service of somebody else by the name of the deployment stays theirs", { timeout: 30_000 }, async () => {
@@ -121,25 +114,17 @@ test("a Service of somebody else by the name of the deployment stays theirs", { 
 });
 
 test("a gateway template with a field of the operator's is refused and leaves the gateways as they are", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, stop } = await serving();
   const [before] = kube.all(resources.deployments);
   await change(kube, { gateway: { podTemplate: { spec: { hostNetwork: true, priorityClassName: "high" } } } });
   await until("it is refused", refused(kube, "FieldNotSupported", /spec\.gateway\.podTemplate\.spec\.hostNetwork must be false/));
   assert.deepEqual(kube.all(resources.deployments)[0]?.spec, before?.spec);
-  life.stop();
-  await operator.stop();
+  await stop();
 });
 
 test("a deployment that is being deleted is forgotten before it is gone", { timeout: 30_000 }, async () => {
-  const kube = await world();
-  const life = kubelet(kube);
-  const operator = await startOperator(kube);
-  await until("3 ranks serve", readyWith(kube, 3));
+  const { kube, operator, stop } = await serving();
   kube.mutate(resources.moeDeployments, ref, (one) => Object.assign(one.metadata, { deletionTimestamp: "2026-03-01T10:00:00Z" }));
   await until("its sessions are closed", () => operator.rebalance.forgotten.length === 1);
-  life.stop();
-  await operator.stop();
+  await stop();
 });

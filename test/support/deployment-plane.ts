@@ -165,3 +165,16 @@ export const readyWith = (kube: FakeKube, want: number) => async () => {
   const now = await status(kube);
   return conditionOf(now, "Ready")?.status === "True" && now.availableReplicas === want && pods(kube).length === want;
 };
+
+/** A world whose deployment serves with its three ranks. */
+export async function serving() {
+  const kube = await world();
+  const life = kubelet(kube);
+  const operator = await startOperator(kube);
+  await until("3 ranks serve", readyWith(kube, 3));
+  const stop = async (): Promise<void> => {
+    life.stop();
+    await operator.stop();
+  };
+  return { kube, life, operator, stop };
+}
