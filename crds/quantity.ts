@@ -69,13 +69,15 @@ function checkBytes(bytes: number, field: string): number {
   return bytes;
 }
 
-/** "2.55Gi": two decimals at most, the largest binary unit that keeps the number at 1 or more. */
-export function formatBytes(bytes: number): string {
+/** "2.55Gi": two decimals at most, the largest binary unit that keeps the number at 1 or more. A remedy is rounded up, so that
+ *  following it is enough. */
+export function formatBytes(bytes: number, round: "nearest" | "up" = "nearest"): string {
+  const rounded = round === "up" ? Math.ceil : Math.round;
   for (const unit of ["Pi", "Ti", "Gi", "Mi", "Ki"]) {
     const size = units[unit] ?? 1;
-    if (bytes >= size) return `${Number((bytes / size).toFixed(2))}${unit}`;
+    if (bytes >= size) return `${rounded((bytes / size) * 100) / 100}${unit}`;
   }
-  return String(Math.round(bytes));
+  return String(rounded(bytes));
 }
 
 const durationUnits: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };

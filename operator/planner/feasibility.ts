@@ -1,4 +1,5 @@
 // Do the experts fit the ranks' memory, and if not, what must change. Pure; run before any plan and at scale-down.
+import { formatBytes } from "../../crds/quantity.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import type { ModelShape, RankSpec } from "./policy.ts";
 import { stagingBytes } from "./problem.ts";
@@ -22,10 +23,12 @@ export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feas
   const room = per - staging;
   const more = room >= staging ? Math.ceil(need / (Math.floor(room / Math.max(1, staging)) * Math.max(1, staging))) : undefined;
   const have = budgets.every((budget) => budget === per)
-    ? `${active.length} ranks x ${gib(per)} = ${gib(sum(budgets))}`
-    : `${active.length} ranks have ${gib(sum(budgets))}`;
-  const remedy = `raise memoryPerRank to ${gib(raised, true)}${more !== undefined && more > active.length ? ` or replicas to ${more}` : ""}`;
-  return refuse(`experts need ${gib(need)} plus one staging slot of ${gib(staging)} per rank, ${have} (${gib(usable)} usable): ${remedy}`);
+    ? `${active.length} ranks x ${formatBytes(per)} = ${formatBytes(sum(budgets))}`
+    : `${active.length} ranks have ${formatBytes(sum(budgets))}`;
+  const remedy = `raise memoryPerRank to ${formatBytes(raised, "up")}${more !== undefined && more > active.length ? ` or replicas to ${more}` : ""}`;
+  return refuse(
+    `experts need ${formatBytes(need)} plus one staging slot of ${formatBytes(staging)} per rank, ${have} (${formatBytes(usable)} usable): ${remedy}`,
+  );
 }
 
 function refuse(message: string): Feasibility {
@@ -45,18 +48,4 @@ function packs(shape: ModelShape, budgets: readonly number[], staging: number): 
     room[best] = (room[best] as number) - size;
   }
   return true;
-}
-
-const units = [
-  ["Gi", 2 ** 30],
-  ["Mi", 2 ** 20],
-  ["Ki", 2 ** 10],
-] as const;
-
-/** Kubernetes quantity with two digits after the point; remedies are rounded up. */
-export function gib(bytes: number, up = false): string {
-  for (const [name, size] of units) {
-    if (bytes >= size) return `${(up ? Math.ceil((bytes / size) * 100) : Math.round((bytes / size) * 100)) / 100}${name}`;
-  }
-  return `${Math.ceil(bytes)}`;
 }

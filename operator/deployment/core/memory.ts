@@ -31,7 +31,7 @@ export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   const needed = (Math.ceil(count / Math.max(ranks, 1)) + 1) * slot;
   const more = slots > 0 ? ` or replicas to ${Math.ceil(count / slots)}` : "";
   const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
-  return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatUp(needed)}${more}` };
+  return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
 }
 
 /** Checks that need the model's sizes, which only running workers tell. */
@@ -54,18 +54,7 @@ export function memoryRefusals(
       reason: "InsufficientMemoryLimit",
       message:
         `memoryPerRank ${formatBytes(budget)} + dense part ${formatBytes(model.denseBytes)} + kvPool ${formatBytes(model.kvBytes)} + ` +
-        `${formatBytes(processBytes)} = ${formatUp(need)} is above the memory limit ${formatBytes(limitBytes)} of the container runtime: raise the limit or lower memoryPerRank`,
+        `${formatBytes(processBytes)} = ${formatBytes(need, "up")} is above the memory limit ${formatBytes(limitBytes)} of the container runtime: raise the limit or lower memoryPerRank`,
     },
   ];
-}
-
-/** Rounded up to one decimal of its unit, so that following the advice is enough. */
-function formatUp(bytes: number): string {
-  for (const [unit, size] of [
-    ["Gi", 2 ** 30],
-    ["Mi", 2 ** 20],
-  ] as const) {
-    if (bytes >= size) return `${Math.ceil((bytes / size) * 10) / 10}${unit}`;
-  }
-  return String(Math.ceil(bytes));
 }
