@@ -16,7 +16,7 @@ export function expertFlow(problem: Problem): (layer: number, i: number, j: numb
   return (layer, i, j) => counts?.[(layer * E + i) * E + j] ?? 0;
 }
 
-/** homes[layer][expert] as rank indexes; undefined while nothing is hosted. Every expert has a home: the others were asked for. */
+/** homes[layer][expert] as rank indexes; undefined while nothing is hosted. Callers have refused plans with unhosted experts. */
 export function placesOf(problem: Problem): Places | undefined {
   return problem.current?.map((layer) => layer.map((row) => row[0] as number));
 }
