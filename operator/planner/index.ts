@@ -17,7 +17,7 @@ import { moetuner } from "./policies/moetuner.ts";
 import { smartmoe } from "./policies/smartmoe.ts";
 import { uniform } from "./policies/uniform.ts";
 import type { ModelShape, PlacementPolicy, PlanInput, PlanOutput } from "./policy.ts";
-import { stagingBytes } from "./problem.ts";
+import { bytesByRank, stagingBytes } from "./problem.ts";
 import { repairPlan } from "./repair.ts";
 import { assertPlan } from "./validate.ts";
 
@@ -86,17 +86,6 @@ function overfull(
     if (most && growth(most) > 0) return [most.layer];
   }
   return [];
-}
-
-/** Resident bytes per rank of a placement. */
-export function bytesByRank(shape: ModelShape, layers: readonly LayerPlan[]): Map<number, number> {
-  const used = new Map<number, number>();
-  layers.forEach((layer, l) => {
-    layer.hosts.forEach((hosts, e) => {
-      for (const rank of hosts) used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
-    });
-  });
-  return used;
 }
 
 /** What each layer that changes brings to and takes from every rank. */

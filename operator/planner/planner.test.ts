@@ -7,8 +7,9 @@ import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { atRisk, belowFloor, withFloor } from "./copies.ts";
 import { checkMemory } from "./feasibility.ts";
-import { bytesByRank, layerBytes, makePlan, policies } from "./index.ts";
+import { layerBytes, makePlan, policies } from "./index.ts";
 import { type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { bytesByRank } from "./problem.ts";
 import { firstPlan, repairPlan } from "./repair.ts";
 import { budgetFaults, planFaults } from "./validate.ts";
 

@@ -1,10 +1,10 @@
 // A plan input in the planner's own terms: active ranks as indexes 0..G-1, bytes free after the staging slot, hosts as
 // index lists; and the way back to a plan with rank numbers and shares. Pure; every policy starts and ends here.
-import type { LayerPlan } from "../../crds/plan.ts";
+import { type LayerPlan, sharesTotal } from "../../crds/plan.ts";
 import { sameRows } from "../../runtime/placement/diff.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
-import type { PlanInput, RankSpec } from "./policy.ts";
+import type { ModelShape, PlanInput, RankSpec } from "./policy.ts";
 
 /** hosts[layer][expert] = rank indexes, home first. */
 export type Hosts = number[][][];
@@ -93,14 +93,26 @@ export function toLayers(problem: Problem, hosts: Hosts): LayerPlan[] {
 /** One layer of `toLayers`: the old one itself where hosts stay and new shares would gain too little. */
 export function toLayer(problem: Problem, l: number, layer: Hosts[number]): LayerPlan {
   const old = problem.input.current?.[l];
-  const hosts = layer.map((row, e) => (row.length > 0 ? row.map((g) => problem.ranks[g]?.rank ?? g) : (old?.hosts[e] ?? [])));
+  const hosts = layer.map((row, e) => hostsOf(problem, row, old?.hosts[e]));
   const stays = old !== undefined && sameRows(old.hosts, hosts);
   const demand = layerDemand(problem, l);
   const before = stays ? imbalance(loadByShares(demand, layer, old.shares, problem.G), problem.speed) : Number.POSITIVE_INFINITY;
   if (stays && before <= 1 + leastSharesGain) return old;
   const split = (problem.input.split === "equal" ? splitEqually : splitLayer)({ demand, hosts: layer, speed: problem.speed });
   if (stays && before - imbalance(split.load, problem.speed) <= leastSharesGain) return old;
-  return { hosts, shares: split.rows.map((rows, e) => (rows.length > 0 ? quotas(rows) : (old?.shares[e] ?? []))) };
+  const shares = split.rows.map((rows, e) => (rows.length === 1 ? whole : rows.length > 0 ? quotas(rows) : (old?.shares[e] ?? [])));
+  return { hosts, shares };
+}
+
+/** Shares of an expert with one host: most of a plan, and all the same. */
+const whole: readonly number[] = [sharesTotal];
+
+/** Rank numbers of a row; the old row itself where it says the same, or where no active rank is left. */
+function hostsOf(problem: Problem, row: readonly number[], old: readonly number[] | undefined): readonly number[] {
+  const { ranks } = problem;
+  if (row.length === 0) return old ?? [];
+  if (old !== undefined && old.length === row.length && row.every((g, i) => (ranks[g]?.rank ?? g) === old[i])) return old;
+  return row.map((g) => ranks[g]?.rank ?? g);
 }
 
 /** Resident bytes that each rank index hosts. */
@@ -113,6 +125,21 @@ export function usedBytes(problem: Problem, hosts: Hosts): Float64Array {
     });
   });
   return used;
+}
+
+/** Resident bytes per rank number of a placement. Counted in an array, since a plan has tens of thousands of rows. */
+export function bytesByRank(shape: ModelShape, layers: readonly LayerPlan[]): Map<number, number> {
+  const used: number[] = [];
+  layers.forEach((layer, l) => {
+    layer.hosts.forEach((hosts, e) => {
+      for (const rank of hosts) used[rank] = (used[rank] ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0);
+    });
+  });
+  const byRank = new Map<number, number>();
+  used.forEach((bytes, rank) => {
+    byRank.set(rank, bytes);
+  });
+  return byRank;
 }
 
 /** Whether a placement keeps to every rank's bytes. */

@@ -5,7 +5,7 @@ import type { LayerPlan } from "../../crds/plan.ts";
 import { sameLayer } from "../../runtime/placement/diff.ts";
 import { checkMemory } from "./feasibility.ts";
 import type { PlanInput, PlanOutput } from "./policy.ts";
-import { fitsMemory, type Hosts, layerDemand, type Problem, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
+import { bytesByRank, type Hosts, layerDemand, type Problem, stagingBytes, toLayer, toLayers, toProblem, usedBytes } from "./problem.ts";
 
 /** Epoch 1: home of expert e in layer l is rank (e + l) mod N, unless it is full; no copies. */
 export function firstPlan(input: PlanInput): LayerPlan[] {
@@ -81,6 +81,7 @@ export interface Repaired {
  * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise.
  */
 export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Repaired {
+  if (isSound(input, current)) return { layers: current, unhosted: [], changed: false };
   const problem = toProblem({ ...input, current });
   const hosts = problem.current as Hosts;
   const orphans: { layer: number; expert: number; demand: number }[] = [];
@@ -91,7 +92,6 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
       if (row.length === 0) orphans.push({ layer: l, expert: e, demand: layerDemand(problem, l)[e] as number });
     });
   });
-  if (touched.size === 0 && orphans.length === 0 && fitsMemory(problem, hosts)) return { layers: current, unhosted: [], changed: false };
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
   const books = new RepairBooks(problem, hosts);
   books.relieve();
@@ -107,6 +107,15 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
     unhosted: unhosted.map(({ layer, expert }) => ({ layer, expert })),
     changed: layers.some((layer, l) => layer !== current[l]),
   };
+}
+
+/** Nothing to repair: every host is active and every rank within its bytes. Asked before each plan, so without a Problem. */
+function isSound(input: PlanInput, current: readonly LayerPlan[]): boolean {
+  const staging = stagingBytes(input.shape);
+  const capacity = new Map<number, number>();
+  for (const { rank, state, budgetBytes } of input.ranks) if (state === "active") capacity.set(rank, budgetBytes - staging);
+  for (const [rank, bytes] of bytesByRank(input.shape, current)) if (!(bytes <= (capacity.get(rank) ?? -1) + 1e-6)) return false;
+  return current.every((layer) => layer.hosts.every((hosts) => hosts.length > 0));
 }
 
 /** Experts of a placement that no active rank hosts. */

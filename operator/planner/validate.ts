@@ -4,7 +4,7 @@ import { type LayerPlan, planBounds, sharesTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { keepsFloor } from "./copies.ts";
 import type { PlanInput } from "./policy.ts";
-import { stagingBytes, toProblem } from "./problem.ts";
+import { bytesByRank, stagingBytes, toProblem } from "./problem.ts";
 
 export interface ValidateOptions {
   /** Experts that may keep a lost home: after a loss that leaves too little memory. */
@@ -18,17 +18,21 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   if (layers.length !== shape.layers) return [`${layers.length} layers, the model has ${shape.layers}`];
   const active = new Map(input.ranks.filter((rank) => rank.state === "active").map((rank) => [rank.rank, rank]));
   const excused = new Set((options.unhosted ?? []).map(({ layer, expert }) => layer * shape.experts + expert));
-  const used = new Map<number, number>();
+  // By rank; arrays, since a plan has tens of thousands of rows.
+  const used: number[] = [];
   layers.forEach((layer, l) => {
     if (layer.hosts.length !== shape.experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${shape.experts}`);
-    const slots = new Map<number, number>();
+    const slots: number[] = [];
     layer.hosts.forEach((row, e) => {
       for (const fault of rowFaults(row, layer.shares[e] ?? [])) faults.push(`layer ${l}, expert ${e}: ${fault}`);
       if (excused.has(l * shape.experts + e) && !row.some((rank) => active.has(rank))) return;
       for (const rank of row) {
-        if (!active.has(rank)) faults.push(`layer ${l}, expert ${e}: rank ${rank} is not active`);
-        used.set(rank, (used.get(rank) ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0));
-        slots.set(rank, (slots.get(rank) ?? 0) + 1);
+        if (!active.has(rank)) {
+          faults.push(`layer ${l}, expert ${e}: rank ${rank} is not active`);
+          continue;
+        }
+        used[rank] = (used[rank] ?? 0) + (shape.residentBytes[l * shape.experts + e] ?? 0);
+        slots[rank] = (slots[rank] ?? 0) + 1;
       }
     });
     for (const [what, rows] of [["hosts", layer.hosts] as const, ["shares", layer.shares] as const]) {
@@ -36,20 +40,21 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
       if (length > planBounds.layerText)
         faults.push(`layer ${l}: ${length} characters of ${what}, at most ${planBounds.layerText} are stored`);
     }
-    for (const [rank, count] of slots) {
+    slots.forEach((count, rank) => {
       if (count > (input.slotsPerRank ?? Infinity))
         faults.push(`layer ${l}: rank ${rank} hosts ${count} experts, at most ${input.slotsPerRank}`);
-    }
+    });
   });
   faults.push(...floorFaults(input, layers));
   const staging = stagingBytes(shape);
-  const before = input.current ? hostedBytes(input, input.current) : new Map<number, number>();
-  for (const [rank, bytes] of used) {
-    const budget = active.get(rank)?.budgetBytes ?? Infinity;
-    // A plan that was cut short may have left a rank in its staging slot: it must not get worse.
-    if (bytes + staging > budget + 1e-6 && bytes > (before.get(rank) ?? 0) + 1e-6)
-      faults.push(`rank ${rank}: ${bytes} resident bytes and a staging slot of ${staging} exceed its budget of ${budget}`);
-  }
+  const over = used.map((bytes, rank) => bytes + staging > (active.get(rank)?.budgetBytes ?? Infinity) + 1e-6);
+  // A plan that was cut short may have left a rank in its staging slot: it must not get worse.
+  const before = over.includes(true) && input.current ? bytesByRank(shape, input.current) : new Map<number, number>();
+  used.forEach((bytes, rank) => {
+    if (!over[rank] || bytes <= (before.get(rank) ?? 0) + 1e-6) return;
+    const budget = active.get(rank)?.budgetBytes;
+    faults.push(`rank ${rank}: ${bytes} resident bytes and a staging slot of ${staging} exceed its budget of ${budget}`);
+  });
   return faults;
 }
 
@@ -68,17 +73,15 @@ function floorFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
   );
 }
 
-function hostedBytes(input: PlanInput, layers: readonly LayerPlan[]): Map<number, number> {
-  const bytes = new Map<number, number>();
-  layers.forEach((layer, l) => {
-    layer.hosts.forEach((row, e) => {
-      for (const rank of row) bytes.set(rank, (bytes.get(rank) ?? 0) + (input.shape.residentBytes[l * input.shape.experts + e] ?? 0));
-    });
-  });
-  return bytes;
+const none: readonly string[] = [];
+
+/** The common row, without a fault: one host that computes everything. */
+function isWhole(hosts: readonly number[], shares: readonly number[]): boolean {
+  return hosts.length === 1 && shares.length === 1 && shares[0] === sharesTotal && Number.isInteger(hosts[0]) && (hosts[0] as number) >= 0;
 }
 
 function rowFaults(hosts: readonly number[], shares: readonly number[]): readonly string[] {
+  if (isWhole(hosts, shares)) return none;
   const faults: string[] = [];
   if (hosts.length === 0) faults.push("no host");
   if (hosts.length > planBounds.hostsPerExpert) faults.push(`${hosts.length} hosts, at most ${planBounds.hostsPerExpert}`);

@@ -2,9 +2,10 @@
 // ranks, missing copies or balance and have it carried out. One runs at a time (loop.ts sees to it); each says how it ended.
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
-import { bytesByRank, schedulable } from "../planner/index.ts";
+import { schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
 import { type PlanInput, type PlanOutput, unlimited } from "../planner/policy.ts";
+import { bytesByRank } from "../planner/problem.ts";
 import { firstPlan, orphans, repairPlan } from "../planner/repair.ts";
 import { assertPlan } from "../planner/validate.ts";
 import type { StepEnd } from "./attempts.ts";

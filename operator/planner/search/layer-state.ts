@@ -19,7 +19,10 @@ export interface HostChange {
 export class LayerState {
   readonly layer: number;
   readonly demand: Float64Array;
+  /** By expert; a row is replaced, never changed. */
   readonly hosts: number[][];
+  /** Hosts of each expert. */
+  readonly copies: Int32Array;
   readonly rows: number[][];
   /** Experts that each rank hosts. */
   readonly on: number[][];
@@ -28,6 +31,8 @@ export class LayerState {
   readonly equal: boolean;
   /** Turns a rank's load into a multiple of its fair part. */
   readonly scale: Float64Array;
+  /** Turns rows per speed into a multiple of a rank's fair part; 0 where routers split equally, whatever the speeds. */
+  readonly perRow: number;
   /** Sum of normalised load ^ power: the smooth maximum before its root. */
   total = 0;
   private readonly raised: Float64Array;
@@ -51,7 +56,8 @@ export class LayerState {
     this.demand = options.demand;
     this.speed = options.speed;
     this.equal = options.equal;
-    this.hosts = options.hosts.map((row) => row.slice());
+    this.hosts = options.hosts.slice() as number[][];
+    this.copies = Int32Array.from(options.hosts, (row) => row.length);
     this.rows = options.hosts.map((row) => row.map(() => 0));
     this.on = Array.from({ length: G }, () => []);
     this.load = new Float64Array(G);
@@ -60,12 +66,13 @@ export class LayerState {
     this.order = Int32Array.from({ length: G }, (_, g) => g);
     this.seen = new Int32Array(G);
     const all = options.demand.reduce((a, b) => a + b, 0);
+    this.perRow = all > 0 && !options.equal ? G / all : 0;
     this.scale = Float64Array.from(options.speed, (s) => (all > 0 && s > 0 ? G / (all * s) : 0));
     this.hosts.forEach((row, e) => {
       for (const g of row) (this.on[g] as number[]).push(e);
     });
-    for (let e = 0; e < this.hosts.length; e++) if ((this.hosts[e] as number[]).length === 1) this.fill(e);
-    for (let e = 0; e < this.hosts.length; e++) if ((this.hosts[e] as number[]).length > 1) this.fill(e);
+    for (let e = 0; e < this.hosts.length; e++) if (this.copies[e] === 1) this.fill(e);
+    for (let e = 0; e < this.hosts.length; e++) if ((this.copies[e] as number) > 1) this.fill(e);
     this.settle(sweepsAtStart);
   }
 
@@ -173,6 +180,7 @@ export class LayerState {
     }
     for (const { expert, hosts } of changes) {
       this.hosts[expert] = hosts.slice();
+      this.copies[expert] = hosts.length;
       this.rows[expert] = hosts.map(() => 0);
       for (const g of hosts) (this.on[g] as number[]).push(expert);
       this.fill(expert);
@@ -203,8 +211,8 @@ export class LayerState {
   private settle(sweeps: number): void {
     for (let s = 0; s < sweeps && !this.equal; s++) {
       for (let e = 0; e < this.hosts.length; e++) {
+        if ((this.copies[e] as number) < 2) continue;
         const hosts = this.hosts[e] as number[];
-        if (hosts.length < 2) continue;
         const rows = this.rows[e] as number[];
         for (let i = 0; i < hosts.length; i++)
           this.load[hosts[i] as number] = (this.load[hosts[i] as number] as number) - (rows[i] as number);

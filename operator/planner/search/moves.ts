@@ -1,6 +1,7 @@
 // The best single step for one layer: add a copy, relocate, replace a redundant copy, swap, or an ejection chain, seen
 // from its hottest ranks. Priced by the decrease of the smooth maximum per copy made. Pure; the caller applies it.
 import type { Arena, Copy } from "./arena.ts";
+import { above, type Basin, basinOf, levelWith, meets, spillLevel } from "./bounds.ts";
 import { type HostChange, type LayerState, none, raise, root } from "./layer-state.ts";
 
 export type MoveKind = "add" | "relocate" | "replace" | "swap" | "chain" | "drop" | "reconcile";
@@ -39,6 +40,11 @@ export interface SearchWidth {
 /** The cheapest copy of a layer other than this one that frees so many bytes on the rank. */
 export type Evictions = (rank: number, bytes: number, layer: number) => Eviction | undefined;
 
+/** A copy that may go, and the level that its expert's other hosts then reach at least. */
+interface Redundant extends Copy {
+  readonly spill: number;
+}
+
 interface View {
   readonly state: LayerState;
   readonly arena: Arena;
@@ -46,7 +52,9 @@ interface View {
   readonly hot: number;
   readonly cold: readonly number[];
   readonly experts: readonly number[];
-  readonly redundant: readonly Copy[];
+  /** Of each of `experts`: its hosts together. */
+  readonly basins: readonly Basin[];
+  readonly redundant: readonly Redundant[];
   readonly uniformCost: boolean;
   value: number;
   step: Step | undefined;
@@ -74,7 +82,8 @@ export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, ev
     const cold: number[] = [];
     for (let c = order.length - 1; c > i && cold.length < width.cold; c--) cold.push(order[c] as number);
     const experts = hotExperts(state, hot, width.experts);
-    const view: View = { state, arena, before, hot, cold, experts, redundant, uniformCost, value: 0, step: undefined };
+    const basins = experts.map((e) => basinOf(state, e));
+    const view: View = { state, arena, before, hot, cold, experts, basins, redundant, uniformCost, value: 0, step: undefined };
     addsAndRelocations(view, evictions);
     replacements(view);
     swaps(view);
@@ -85,12 +94,13 @@ export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, ev
   return undefined;
 }
 
-function redundantCopies(state: LayerState, arena: Arena): Copy[] {
-  const copies: Copy[] = [];
+function redundantCopies(state: LayerState, arena: Arena): Redundant[] {
+  const copies: Redundant[] = [];
+  const { minCopies } = arena.problem.input;
   for (let e = 0; e < state.hosts.length; e++) {
-    const hosts = state.hosts[e] as number[];
-    if (hosts.length < 2 || hosts.length <= arena.problem.input.minCopies) continue;
-    for (const rank of hosts) if (arena.mayDrop(state, e, rank)) copies.push({ expert: e, rank });
+    if ((state.copies[e] as number) < 2 || (state.copies[e] as number) <= minCopies) continue;
+    for (const rank of state.hosts[e] as number[])
+      if (arena.mayDrop(state, e, rank)) copies.push({ expert: e, rank, spill: spillLevel(state, e, rank) });
   }
   return copies;
 }
@@ -105,6 +115,11 @@ function hotExperts(state: LayerState, hot: number, count: number): number[] {
 function beats(view: View, total: number, loss: number, cost: number, weight: number): boolean {
   const phi = view.before - loss - least - (view.value * cost) / weight;
   return phi > 0 && total < raise(phi);
+}
+
+/** What the worst rank must stay below for a step of so many copies, or more, to beat the best one so far. */
+function ceilingOf(view: View, copies: number): number {
+  return view.before - least - (view.uniformCost ? view.value * copies : 0);
 }
 
 function offer(
@@ -212,12 +227,18 @@ function addByEviction(view: View, evictions: Evictions, e: number, rank: number
 function replacements(view: View): void {
   const { state, arena, hot } = view;
   const limit = state.normal(hot);
-  for (const { expert: f, rank } of view.redundant) {
+  for (const { expert: f, rank, spill } of view.redundant) {
     if (rank === hot) continue;
-    if (state.normal(rank) - state.rowsOn(f, rank) * (state.scale[rank] as number) >= limit) continue;
-    for (const e of view.experts) {
+    const leaving = state.rowsOn(f, rank);
+    if (state.normal(rank) - leaving * (state.scale[rank] as number) >= limit) continue;
+    const fHosts = state.hosts[f] as number[];
+    for (let i = 0; i < view.experts.length; i++) {
+      const e = view.experts[i] as number;
       const hosts = state.hosts[e] as number[];
       if (e === f || hosts.includes(rank)) continue;
+      const ceiling = ceilingOf(view, 1);
+      const level = Math.max(spill, levelWith(state, view.basins[i] as Basin, rank, leaving));
+      if (above(level, ceiling) && !meets(fHosts, rank, hosts)) continue;
       state.begin();
       state.take(f);
       state.take(e);
@@ -230,7 +251,7 @@ function replacements(view: View): void {
       offer(view, total, 0, cost, weight, () => ({
         kind: "replace",
         changes: [
-          { expert: f, hosts: (state.hosts[f] as number[]).filter((g) => g !== rank) },
+          { expert: f, hosts: fHosts.filter((g) => g !== rank) },
           { expert: e, hosts: [...hosts, rank] },
         ],
         adds: [{ expert: e, rank }],
@@ -247,26 +268,36 @@ function swaps(view: View): void {
     if (!arena.mayLeave(state, e, hot)) continue;
     const hosts = state.hosts[e] as number[];
     const mine = state.rowsOn(e, hot);
-    for (const rank of view.cold) {
-      if (hosts.length > 1 && hosts.includes(rank)) continue;
-      const on = state.on[rank] as number[];
-      for (let i = 0; i < on.length; i++) swap(view, { e, f: on[i] as number, rank, mine });
-    }
+    for (const rank of view.cold) if (hosts.length === 1 || !hosts.includes(rank)) swapsWith(view, e, rank, mine);
+  }
+}
+
+/** Of the experts on a cold rank those that have fewer rows than this one, but not so few that its place is too hot afterwards. */
+function swapsWith(view: View, e: number, rank: number, mine: number): void {
+  const { state, hot } = view;
+  const on = state.on[rank] as number[];
+  const fewest = mine - (state.normal(hot) * (1 + resplitSlack)) / (state.scale[rank] as number) + (state.load[rank] as number);
+  for (let i = 0; i < on.length; i++) {
+    const f = on[i] as number;
+    const rows = state.copies[f] === 1 ? (state.demand[f] as number) : state.rowsOn(f, rank);
+    if (rows < mine && rows > fewest) swap(view, { e, f, rank, shift: mine - rows });
   }
 }
 
 /** Rows that a new split of the swapped experts may at best take off both ranks, as a part of what a swap shifts. */
 const resplitSlack = 0.02;
 
-function swap(view: View, { e, f, rank, mine }: { e: number; f: number; rank: number; mine: number }): void {
+function swap(view: View, { e, f, rank, shift }: { e: number; f: number; rank: number; shift: number }): void {
   const { state, arena, hot } = view;
   const fHosts = state.hosts[f] as number[];
-  const shift = mine - (fHosts.length === 1 ? (state.demand[f] as number) : state.rowsOn(f, rank));
-  if (shift <= 0 || (fHosts.length > 1 && fHosts.includes(hot))) return;
+  if (fHosts.length > 1 && fHosts.includes(hot)) return;
   const hosts = state.hosts[e] as number[];
   const single = hosts.length === 1 && fHosts.length === 1;
   const onRank = ((state.load[rank] as number) + shift) * (state.scale[rank] as number);
   if (onRank >= state.normal(hot) * (single ? 1 : 1 + resplitSlack)) return;
+  // Unreplicated experts: both ranks are known exactly.
+  const onHot = ((state.load[hot] as number) - shift) * (state.scale[hot] as number);
+  if (single && above(Math.max(onRank, onHot), ceilingOf(view, 2))) return;
   const cost = view.uniformCost ? 2 : copyCost(view, e, rank) + copyCost(view, f, hot);
   let total = state.shifted(hot, rank, shift);
   if (!single) {
@@ -313,25 +344,41 @@ function drops(view: View): void {
 /** C: e gets a copy on a cold rank, whose f goes to a third rank, where a redundant d gives way. Two copies. */
 function chains(view: View): void {
   const { state, hot } = view;
-  for (const { expert: d, rank: third } of view.redundant) {
+  const pieces: { readonly f: number; readonly rank: number; readonly rows: number }[] = [];
+  for (const rank of view.cold.slice(0, chainCold))
+    for (const f of state.on[rank] as number[]) pieces.push({ f, rank, rows: state.rowsOn(f, rank) });
+  for (const { expert: d, rank: third, spill } of view.redundant) {
     if (third === hot) continue;
-    for (let c = 0; c < Math.min(chainCold, view.cold.length); c++) {
-      const rank = view.cold[c] as number;
-      if (rank === third) continue;
-      for (const f of state.on[rank] as number[]) ejections(view, { d, third, f, rank });
-    }
+    // Above this, f would make the third rank as hot as the hot one.
+    const most = (state.normal(hot) - state.normal(third)) / (state.scale[third] as number) + state.rowsOn(d, third);
+    for (const { f, rank, rows } of pieces)
+      if (rank !== third && f !== d && rows < most) ejections(view, { d, third, spill, f, rank, rows });
   }
 }
 
-function ejections(view: View, chain: { d: number; third: number; f: number; rank: number }): void {
-  const { state, arena, hot } = view;
-  const { d, third, f, rank } = chain;
+interface Chain {
+  readonly d: number;
+  readonly third: number;
+  /** That d's other hosts reach at least. */
+  readonly spill: number;
+  readonly f: number;
+  readonly rank: number;
+  /** Of f on the rank. */
+  readonly rows: number;
+}
+
+function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void {
+  const { state, arena } = view;
   const fHosts = state.hosts[f] as number[];
-  const moved = state.rowsOn(f, rank) - state.rowsOn(d, third);
-  if (f === d || fHosts.includes(third) || state.normal(third) + moved * (state.scale[third] as number) >= state.normal(hot)) return;
-  for (const e of view.experts.slice(0, chainExperts)) {
+  if (fHosts.includes(third)) return;
+  const dHosts = state.hosts[d] as number[];
+  for (let i = 0; i < Math.min(chainExperts, view.experts.length); i++) {
+    const e = view.experts[i] as number;
     const hosts = state.hosts[e] as number[];
     if (e === f || e === d || hosts.includes(rank)) continue;
+    // The bounds hold where none of the three experts shares a host with another.
+    const apart = fHosts.length === 1 && !hosts.includes(third) && !dHosts.includes(rank) && !meets(dHosts, third, hosts);
+    if (apart && above(Math.max(spill, levelWith(state, view.basins[i] as Basin, rank, rows)), ceilingOf(view, 2))) continue;
     state.begin();
     for (const expert of [d, f, e]) state.take(expert);
     state.give(d, third, none);
@@ -344,7 +391,7 @@ function ejections(view: View, chain: { d: number; third: number; f: number; ran
     offer(view, total, 0, cost, 1, () => ({
       kind: "chain",
       changes: [
-        { expert: d, hosts: (state.hosts[d] as number[]).filter((g) => g !== third) },
+        { expert: d, hosts: dHosts.filter((g) => g !== third) },
         { expert: f, hosts: fHosts.map((g) => (g === rank ? third : g)) },
         { expert: e, hosts: [...hosts, rank] },
       ],

@@ -47,7 +47,7 @@ export function reconcile(states: readonly LayerState[], arena: Arena, options: 
 
 function exchangeOf(state: LayerState, arena: Arena, margin: number): Exchange | undefined {
   const G = state.load.length;
-  const perCopy = (e: number): number => (state.demand[e] as number) / (state.hosts[e] as number[]).length;
+  const perCopy = (e: number): number => (state.demand[e] as number) / (state.copies[e] as number);
   const receivers = topReceivers(state, G, perCopy);
   const donors = donorsOf(state, arena);
   for (const expert of receivers) {
@@ -64,7 +64,7 @@ function exchangeOf(state: LayerState, arena: Arena, margin: number): Exchange |
 function topReceivers(state: LayerState, ranks: number, perCopy: (e: number) => number): number[] {
   const top: number[] = [];
   for (let e = 0; e < state.hosts.length; e++) {
-    if ((state.hosts[e] as number[]).length >= ranks) continue;
+    if ((state.copies[e] as number) >= ranks) continue;
     const value = perCopy(e);
     if (top.length === receiversMax && value <= perCopy(top[receiversMax - 1] as number)) continue;
     let i = top.length;
@@ -79,7 +79,7 @@ function topReceivers(state: LayerState, ranks: number, perCopy: (e: number) => 
 function donorsOf(state: LayerState, arena: Arena): { expert: number; after: number }[] {
   const donors: { expert: number; after: number }[] = [];
   for (let e = 0; e < state.hosts.length; e++) {
-    const copies = (state.hosts[e] as number[]).length;
+    const copies = state.copies[e] as number;
     if (copies < 2 || copies <= arena.problem.input.minCopies) continue;
     donors.push({ expert: e, after: (state.demand[e] as number) / (copies - 1) });
   }
