@@ -4,6 +4,7 @@ import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
 import { type Target, waitReady } from "../harness/product.ts";
+import { explainFailures } from "./diagnose.ts";
 import { collectTexts, type Texts } from "./texts.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -11,6 +12,7 @@ let target: Target;
 let moe: Deployed;
 let oneWorker: Texts;
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
 });

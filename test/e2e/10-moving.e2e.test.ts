@@ -6,6 +6,7 @@ import { parseQuantity } from "../../crds/quantity.ts";
 import { sleep } from "../harness/process.ts";
 import { type Target, workerPods } from "../harness/product.ts";
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type PlantedLoad, plantLoad } from "./planted-load.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
 import { hasEnded, isMoving, outcome, PlacementWatch, type Seen } from "./watch-placement.ts";
@@ -107,6 +108,7 @@ async function keepMoving(ends: number): Promise<void> {
   }
 }
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   const rebalancing = {

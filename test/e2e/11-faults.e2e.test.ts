@@ -13,6 +13,7 @@ import { sleep, until } from "../harness/process.ts";
 import { gatewayAddress, kubectlOf, provideNamespace, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
 import { patchRebalancing } from "./balance.ts";
+import { explainFailures } from "./diagnose.ts";
 import { copyModel, flipBits, limitMemory, processOf, replaceFolder } from "./node-faults.ts";
 import { type PlantedLoad, plantLoad } from "./planted-load.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
@@ -229,6 +230,7 @@ async function strike(fault: string, step: Step): Promise<void> {
   await assertIntact(struckAt);
 }
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   const shared = `${modelsFolder()}-faults`;

@@ -5,6 +5,7 @@ import { type Load, startLoad } from "../harness/load.ts";
 import { sleep, until } from "../harness/process.ts";
 import type { Target } from "../harness/product.ts";
 import { type Balance, balanceOf, goalPercent, patchRebalancing } from "./balance.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "balance";
@@ -27,6 +28,7 @@ for (const policy of ["incremental", "hecate"] as const) {
   describe(`policy ${policy}`, () => {
     let moe: Deployed;
     let load: Load;
+    explainFailures(() => moe);
 
     before(async () => {
       moe = await deploy(

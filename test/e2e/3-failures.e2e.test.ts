@@ -6,6 +6,7 @@ import { type Answer, ask } from "../harness/openai.ts";
 import { exec, sleep, until } from "../harness/process.ts";
 import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
+import { explainFailures } from "./diagnose.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "fragile";
@@ -76,6 +77,7 @@ async function expertsAliveAgain(since: number): Promise<number> {
   return Date.now() - since;
 }
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   moe = await deploy(target, "e2e-failures", smolMoe(model));

@@ -6,6 +6,7 @@ import { type Load, startLoad } from "../harness/load.ts";
 import { sleep, until } from "../harness/process.ts";
 import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { balanceOf, patchRebalancing } from "./balance.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "steady";
@@ -16,6 +17,7 @@ let moe: Deployed;
 let system: Kubectl;
 let load: Load | undefined;
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   system = kubectlOf(target, systemNamespace);
@@ -103,9 +105,14 @@ test("a worker killed while the operator is away costs no request", async () => 
   );
   const [pod] = await workerPods(moe.kubectl, model);
   await moe.kubectl.run(["delete", "pod", pod?.metadata.name ?? "", "--grace-period=0", "--force", "--wait=false"]);
+  const killed = Date.now();
+  const answeredBefore = load?.counts.requests ?? 0;
   await sleep(20_000);
   const answered = load?.counts.requests ?? 0;
   await until("another request to finish", () => ((load?.counts.requests ?? 0) > answered ? true : undefined), { timeoutMs: 40_000 });
+  process.stderr.write(
+    `# ${answered - answeredBefore} requests in the first 20 s after the kill, the next ${((Date.now() - killed) / 1000 - 20).toFixed(1)} s later\n`,
+  );
   await system.run(["scale", "deployment/enodia", "--replicas=2"]);
   await waitReady(moe.kubectl, model);
   await load?.stop();

@@ -4,6 +4,7 @@ import { after, before, test } from "node:test";
 import { ask } from "../harness/openai.ts";
 import { execOk, sleep } from "../harness/process.ts";
 import { root, type Target, waitReady } from "../harness/product.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 interface Rank {
@@ -25,6 +26,7 @@ async function ranks(): Promise<readonly Rank[]> {
   return JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root }))[0].ranks as Rank[];
 }
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   const runtime = { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi" };

@@ -8,11 +8,13 @@ import { startLoad } from "../harness/load.ts";
 import { sleep } from "../harness/process.ts";
 import { kubectlOf, root, systemNamespace, type Target } from "../harness/product.ts";
 import { type Sample, scrape } from "../harness/scrape.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 let target: Target;
 let moe: Deployed;
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   moe = await deploy(

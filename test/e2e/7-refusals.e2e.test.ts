@@ -4,12 +4,14 @@ import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
 import type { Target } from "../harness/product.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 let target: Target;
 let moe: Deployed;
 let url = "";
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   moe = await deploy(target, "e2e-refusals", smolMoe("strict", { replicas: 2 }));

@@ -6,11 +6,13 @@ import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { ask } from "../harness/openai.ts";
 import { root, type Target } from "../harness/product.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove } from "./world.ts";
 
 let target: Target;
 let moe: Deployed;
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
 });

@@ -3,11 +3,13 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { execOk } from "../harness/process.ts";
 import { root, type Target } from "../harness/product.ts";
+import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 let target: Target;
 let moe: Deployed;
 
+explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
   moe = await deploy(target, "e2e-status", smolMoe("smol"));
