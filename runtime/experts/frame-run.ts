@@ -72,11 +72,8 @@ export class FrameRun {
 
   /** Unweighted rows [pairs, hidden], the caller's own. */
   async run(): Promise<Float32Array> {
-    const { peers, report } = this.#options;
-    const { rank, pairExperts } = this.#frame;
-    const all = [...pairExperts.keys()];
-    // A host that is down is not even tried: an address that swallows packets would cost every frame its patience.
-    let open: Part[] = peers.usable(rank) ? [{ pairs: all, rank, onDemand: false }] : this.#reroute(all);
+    const { report } = this.#options;
+    let open = this.#first();
     for (let round = 0; open.length > 0; round++) {
       if (this.#leftMs() <= 0 || this.#outbound.closed()) throw this.#unavailable();
       const unsent = open.flatMap((part) => this.#split(part));
@@ -89,6 +86,18 @@ export class FrameRun {
       open = this.#reroute(pairs);
     }
     return this.#out;
+  }
+
+  /** Where the engine's table sends it, but for hosts that are seen to be no use. */
+  #first(): Part[] {
+    const { peers } = this.#options;
+    const { rank, pairExperts } = this.#frame;
+    const pairs = [...pairExperts.keys()];
+    // The engine asks for this rank's own experts only if they are not in memory: another host is quicker than loading them.
+    if (rank === peers.self.rank) this.#attempts.fail({ rank, onDemand: false }, pairExperts);
+    // A host that is down is not even tried: an address that swallows packets would cost every frame its patience.
+    else if (peers.usable(rank)) return [{ pairs, rank, onDemand: false }];
+    return this.#reroute(pairs);
   }
 
   #leftMs(): number {
@@ -123,7 +132,7 @@ export class FrameRun {
     const { layer, phase } = this.#frame;
     const work = partOf(this.#frame, hidden, part.pairs);
     if (part.rank === peers.self.rank) {
-      // Routed to itself but not in memory: planned and still loading, or nobody else is left.
+      // Nobody else has it: planned here and still loading, or this rank is the one to load it.
       const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
       scatterRows(this.#out, hidden, part.pairs, await runner.runOnDemand(layer, phase, work, signal));
       return [];

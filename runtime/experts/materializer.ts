@@ -26,6 +26,15 @@ export interface LoadRequest {
   readonly wanted?: () => boolean;
   /** Told, again and again, while everything in memory is planned or in use. */
   readonly onFull?: () => void;
+  /** Of a staged expert: planned ones that may give it their place. */
+  readonly giveWay?: GiveWay;
+}
+
+/** Copies that others hold too give way to an expert that nobody holds. */
+export interface GiveWay {
+  may(layer: number, expert: number): boolean;
+  /** One did: it is to come back when its place is free again. */
+  done(layer: number, expert: number): void;
 }
 
 export interface MaterializerOptions {
@@ -82,15 +91,18 @@ export class Materializer {
     for (;;) {
       if (signal.aborted) throw abortReason(signal);
       if (request.wanted?.() === false) throw new AppError(`expert ${layer}/${expert} is not wanted any more`, { code: "Aborted" });
-      const admission = this.residents.admit(layer, expert, kind);
+      const admission = this.residents.admit(layer, expert, kind, request.giveWay?.may);
       if (admission.action === "present") {
         if (hold) this.residents.lease(layer, expert);
         return 0;
       }
       if (admission.action === "load") return await this.#load(request, hold);
       if (admission.action === "full") request.onFull?.();
-      if (admission.action === "evict") await this.#unload(admission.victim.layer, admission.victim.expert);
-      else await this.#changed.wait(pollMs, signal);
+      if (admission.action === "evict") {
+        const { victim, kind } = admission;
+        if (kind === "planned") request.giveWay?.done(victim.layer, victim.expert);
+        await this.#unload(victim.layer, victim.expert);
+      } else await this.#changed.wait(pollMs, signal);
     }
   }
 

@@ -1,5 +1,5 @@
 // Which experts are in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged
-// ones (loaded on demand, first to go). Pure: it admits and accounts; materializer.ts loads and unloads.
+// ones (loaded on demand, first to go). Pure but for the clock it is given: it admits and accounts; materializer.ts loads and unloads.
 
 export type Kind = "planned" | "staged";
 
@@ -15,8 +15,15 @@ interface Entry extends ResidentExpert {
   phase: Phase;
   /** Frames that are using a staged expert; it is not evicted while > 0. */
   leases: number;
+  /** Milliseconds of the clock. */
   usedAt: number;
 }
+
+/** May a planned expert give its place to one that no rank holds? */
+export type MayGiveWay = (layer: number, expert: number) => boolean;
+
+/** A staged expert that was not used for so long is no longer needed. */
+const stagedIdleMs = 10_000;
 
 export type Admission =
   /** It is there. */
@@ -26,7 +33,7 @@ export type Admission =
   /** Room is taken for it: load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
   /** Unload the victim (marked as leaving) first, call `gone` for it, and ask again. */
-  | { readonly action: "evict"; readonly victim: ResidentExpert }
+  | { readonly action: "evict"; readonly victim: ResidentExpert; readonly kind: Kind }
   /** Everything in memory is planned or in use. */
   | { readonly action: "full" };
 
@@ -34,9 +41,11 @@ export class ResidentSet {
   readonly budgetBytes: number;
   readonly expertBytes: number;
   readonly #entries = new Map<string, Entry>();
-  #clock = 0;
+  readonly #now: () => number;
 
-  constructor(options: { readonly budgetBytes: number; readonly expertBytes: number }) {
+  /** `now`: milliseconds that only grow. */
+  constructor(options: { readonly budgetBytes: number; readonly expertBytes: number; readonly now: () => number }) {
+    this.#now = options.now;
     this.budgetBytes = options.budgetBytes;
     this.expertBytes = Math.max(1, options.expertBytes);
   }
@@ -55,24 +64,31 @@ export class ResidentSet {
   stagedCount(): number {
     return [...this.#entries.values()].filter((entry) => entry.kind === "staged").length;
   }
+  /** Are experts that were loaded on demand still in use? */
+  pressed(): boolean {
+    return [...this.#entries.values()].some((entry) => entry.kind === "staged" && !this.#isIdle(entry));
+  }
 
-  /** Asks for room. A staged expert that the plan now wants becomes planned; a planned one never becomes staged here. */
-  admit(layer: number, expert: number, kind: Kind): Admission {
+  /**
+   * Asks for room. A staged expert that the plan now wants becomes planned; a planned one never becomes staged here. For a staged
+   * one, planned ones may give way (`mayGiveWay`): before another staged one that is in use, or the two would take turns for ever.
+   */
+  admit(layer: number, expert: number, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
     const entry = this.#entries.get(key(layer, expert));
     if (entry !== undefined) {
       if (kind === "planned") entry.kind = "planned";
       if (entry.phase !== "resident") return { action: "wait" };
-      entry.usedAt = ++this.#clock;
+      entry.usedAt = this.#now();
       return { action: "present" };
     }
     if (this.#entries.size < this.capacity) {
-      this.#entries.set(key(layer, expert), { layer, expert, kind, phase: "loading", leases: 0, usedAt: ++this.#clock });
+      this.#entries.set(key(layer, expert), { layer, expert, kind, phase: "loading", leases: 0, usedAt: this.#now() });
       return { action: "load" };
     }
-    const victim = this.#victim();
+    const victim = this.#victim(kind === "staged" ? mayGiveWay : undefined);
     if (victim === undefined) return { action: [...this.#entries.values()].some((e) => e.phase === "unloading") ? "wait" : "full" };
     victim.phase = "unloading";
-    return { action: "evict", victim: { layer: victim.layer, expert: victim.expert } };
+    return { action: "evict", victim: { layer: victim.layer, expert: victim.expert }, kind: victim.kind };
   }
 
   loaded(layer: number, expert: number): void {
@@ -89,7 +105,7 @@ export class ResidentSet {
     const entry = this.#entries.get(key(layer, expert));
     if (entry?.phase !== "resident") return false;
     entry.leases += 1;
-    entry.usedAt = ++this.#clock;
+    entry.usedAt = this.#now();
     return true;
   }
   unlease(layer: number, expert: number): void {
@@ -117,15 +133,22 @@ export class ResidentSet {
     return this.#entries.get(key(layer, expert))?.phase === "resident";
   }
 
-  #victim(): Entry | undefined {
-    let oldest: Entry | undefined;
-    for (const entry of this.#entries.values()) {
-      if (entry.kind !== "staged" || entry.phase !== "resident" || entry.leases > 0) continue;
-      if (oldest === undefined || entry.usedAt < oldest.usedAt) oldest = entry;
-    }
-    return oldest;
+  #victim(mayGiveWay: MayGiveWay | undefined): Entry | undefined {
+    let staged: Entry | undefined;
+    for (const entry of this.#entries.values())
+      if (entry.kind === "staged" && canLeave(entry) && (staged === undefined || entry.usedAt < staged.usedAt)) staged = entry;
+    if (mayGiveWay === undefined || (staged !== undefined && this.#isIdle(staged))) return staged;
+    for (const entry of this.#entries.values())
+      if (entry.kind === "planned" && canLeave(entry) && mayGiveWay(entry.layer, entry.expert)) return entry;
+    return staged;
+  }
+
+  #isIdle({ usedAt }: Entry): boolean {
+    return this.#now() - usedAt >= stagedIdleMs;
   }
 }
+
+const canLeave = ({ phase, leases }: Entry): boolean => phase === "resident" && leases === 0;
 
 function key(layer: number, expert: number): string {
   return `${layer}.${expert}`;

@@ -5,7 +5,7 @@ import type { Phase } from "../../crds/telemetry.ts";
 import { type Pairs, scatterRows } from "../engine/core/pairs.ts";
 import { type Engine, missingExperts } from "../engine/engine.ts";
 import { partOf } from "./frames.ts";
-import type { Materializer } from "./materializer.ts";
+import type { GiveWay, Materializer } from "./materializer.ts";
 
 /** How long a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
 export const expertWaitMs = 30_000;
@@ -16,6 +16,7 @@ export interface FrameRunnerOptions {
   readonly hidden: number;
   /** Ranks that may hold a copy, for the transfer. */
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
+  readonly giveWay: GiveWay;
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
@@ -48,9 +49,9 @@ export class FrameRunner {
   }
 
   async #runOne(layer: number, phase: Phase, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
-    const { materializer, sourcesOf, onDemandLoad } = this.#options;
+    const { materializer, sourcesOf, giveWay, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident(layer, expert);
-    const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
+    const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal, giveWay } as const;
     try {
       const rows = await materializer.withExpert(request, () => this.run(layer, phase, work));
       if (!wasHere) onDemandLoad("ok");

@@ -56,7 +56,11 @@ export function createWorkerExperts(options: ExpertsOptions) {
     ...{ deploymentUid: peers.self.deploymentUid, rank: peers.self.rank, modelDigest: info.modelDigest },
     ...{ layers: info.layers, experts: info.experts },
   });
-  const residents = new ResidentSet({ budgetBytes: options.budgetBytes, expertBytes: info.expertResidentBytes });
+  const residents = new ResidentSet({
+    budgetBytes: options.budgetBytes,
+    expertBytes: info.expertResidentBytes,
+    now: () => performance.now(),
+  });
   const shards = new ShardClient({ peers, store, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
   const materializer = new Materializer({ engine, residents, shards, pace, log });
@@ -66,6 +70,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     hidden: info.hidden,
     sourcesOf: (layer, expert) => plan.sources(layer, expert),
+    giveWay: plan.giveWay,
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
   const dispatch = new DispatchClient({

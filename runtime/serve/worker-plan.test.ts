@@ -17,7 +17,7 @@ import { PlanKeeper, type PrepareOutcome } from "./worker-plan.ts";
 const [deploymentUid, modelDigest] = ["d", "digest"];
 
 /** Two layers of two experts at rank 0; transfers come in until there are `allowed` of them. */
-function keeper(capacity = 4) {
+function keeper(capacity = 4, now = () => performance.now()) {
   const tables: RoutingTables[] = [];
   const fetched: string[] = [];
   const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables };
@@ -28,7 +28,7 @@ function keeper(capacity = 4) {
     fetched.push(`${layer}.${expert}`);
     return { unit: new Uint8Array(8), source: "store" as const };
   };
-  const residents = new ResidentSet({ budgetBytes: capacity, expertBytes: 1 });
+  const residents = new ResidentSet({ budgetBytes: capacity, expertBytes: 1, now });
   const plan = new PlanKeeper({
     ...{ state, layers: 2, log: silentLog, metrics: { add: () => {} }, onChange: () => {} },
     engine: { setRouting: async (next) => void tables.push(next), setDown: async () => {} },
@@ -36,7 +36,12 @@ function keeper(capacity = 4) {
       engine: { loadExpert: async () => {}, unloadExpert: async () => {} },
       ...{ residents, shards: { storedBytes: () => 8, fetch }, pace: new TransferPace({ onChange: () => {} }), log: silentLog },
     }),
-    peers: { self: { deploymentUid, rank: 0, podUid: "u", bootId: "b" }, onChange: () => () => {}, down: () => new Set() },
+    peers: {
+      self: { deploymentUid, rank: 0, podUid: "u", bootId: "b" },
+      onChange: () => () => {},
+      down: () => new Set(),
+      usable: () => true,
+    },
   });
   return Object.assign(self, { plan, state, residents });
 }
@@ -155,5 +160,57 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
   clock.after(0, () => void self.plan.release(2, [0]));
   await clock.run(100);
   assert.ok(!self.residents.isResident(0, 1));
+  self.plan.close();
+});
+
+test("a copy that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
+  const clock = new VirtualClock();
+  const self = keeper(4, () => clock.now());
+  const hosts = [
+    [[1, 0], [0]],
+    [
+      [0, 1],
+      [1, 0],
+    ],
+  ];
+  const layers = hosts.map((row, layer) => ({
+    layer,
+    epoch: 1,
+    hosts: row,
+    shares: row.map((ranks) => (ranks.length > 1 ? [500, 500] : [1000])),
+  }));
+  clock.after(0, () => void self.plan.adopt({ ...planOf(1, []), layers }));
+  await clock.run(1_000);
+  const may = (layer: number, expert: number) => self.plan.giveWay.may(layer, expert);
+  assert.deepEqual(
+    [may(0, 0), may(0, 1), may(1, 0), may(1, 1)],
+    [true, false, false, true],
+    "not the only copy, and not that of the first host",
+  );
+  const admitted = self.residents.admit(2, 0, "staged", may);
+  assert.deepEqual(admitted, { action: "evict", victim: { layer: 0, expert: 0 }, kind: "planned" });
+  clock.after(0, () => self.plan.giveWay.done(0, 0));
+  await clock.run(100);
+  self.residents.gone(0, 0);
+  self.residents.admit(2, 0, "staged");
+  self.residents.loaded(2, 0);
+  for (let i = 0; i < 4; i++) {
+    assert.ok(self.residents.lease(2, 0));
+    self.residents.unlease(2, 0);
+    await clock.run(6_000);
+    assert.ok(!self.residents.isResident(0, 0), "its place is in use");
+  }
+  await clock.run(10_000);
+  assert.ok(self.residents.isResident(0, 0));
+  self.plan.close();
+});
+
+test("while a layer is prepared its copies stay: one may be about to be the only one", async () => {
+  const self = keeper();
+  const both = { hosts: [[1, 0], [1]], shares: [[500, 500], [1000]] };
+  await self.plan.adopt({ ...planOf(1, []), layers: [{ layer: 0, epoch: 1, ...both }] });
+  assert.ok(self.plan.giveWay.may(0, 0));
+  await self.plan.prepare(planOf(2, [[0, 1]]), 0, 0, () => {});
+  assert.ok(!self.plan.giveWay.may(0, 0));
   self.plan.close();
 });

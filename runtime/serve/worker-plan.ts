@@ -5,7 +5,7 @@ import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { PlanState } from "../engine/core/plan-state.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { DispatchClient } from "../experts/dispatch-client.ts";
-import type { LoadRequest, Materializer } from "../experts/materializer.ts";
+import type { GiveWay, LoadRequest, Materializer } from "../experts/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -22,6 +22,8 @@ const prepareDefaultMs = 60_000;
 /** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
 const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
+/** Copies that gave way come back when experts loaded on demand are no longer used, looked at so often. */
+const comeBackMs = 5_000;
 const loadersAtOnce = 2;
 
 export type PrepareOutcome =
@@ -48,7 +50,7 @@ export interface PlanKeeperOptions {
   readonly state: PlanState;
   readonly engine: Pick<Engine, "setRouting" | "setDown">;
   readonly materializer: Materializer;
-  readonly peers: Pick<Peers, "self" | "onChange" | "down">;
+  readonly peers: Pick<Peers, "self" | "onChange" | "down" | "usable">;
   readonly layers: number;
   readonly metrics: Pick<Metrics<"worker">, "add">;
   readonly log: Log;
@@ -70,6 +72,9 @@ export class PlanKeeper {
   #loadAgain = false;
   #warm = false;
   #loadProblem = "";
+  /** Planned experts ("layer.expert") that left their place to others. */
+  readonly #gaveWay = new Set<string>();
+  #comingBack: NodeJS.Timeout | undefined;
 
   constructor(options: PlanKeeperOptions) {
     this.state = options.state;
@@ -98,6 +103,34 @@ export class PlanKeeper {
     const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
     hosts.delete(peers.self.rank);
     return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
+  }
+
+  /**
+   * A copy may give way while the first live host of its expert is another rank, so that not all hosts do it. Not while its layer
+   * is being prepared: it may be about to become the only copy.
+   */
+  readonly giveWay: GiveWay = {
+    may: (layer, expert) => {
+      const { peers } = this.#options;
+      const phase = this.state.phase(layer);
+      if (phase === "preparing" || phase === "ready") return false;
+      const keeper = this.state.current(layer)?.hosts[expert]?.find((rank) => peers.usable(rank));
+      return keeper !== undefined && keeper !== peers.self.rank;
+    },
+    done: (layer, expert) => {
+      if (this.#gaveWay.size === 0) this.#options.log.info({}, "memory is full: copies give way to experts that no other rank holds");
+      this.#gaveWay.add(`${layer}.${expert}`);
+      this.#comeBackLater();
+    },
+  };
+
+  #comeBackLater(): void {
+    this.#comingBack ??= setTimeout(() => {
+      this.#comingBack = undefined;
+      if (this.#options.materializer.residents.pressed()) this.#comeBackLater();
+      else void this.#loadMissing();
+    }, comeBackMs);
+    this.#comingBack.unref();
   }
 
   /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
@@ -244,6 +277,7 @@ export class PlanKeeper {
 
   close(): void {
     this.#stopping.abort(aborted(0));
+    clearTimeout(this.#comingBack);
     for (const { abort } of this.#calls) abort.abort(aborted(0));
   }
 
@@ -310,10 +344,13 @@ export class PlanKeeper {
 
   async #loadOnce(): Promise<AppError | undefined> {
     const { materializer, layers } = this.#options;
+    const { residents } = materializer;
+    if (!residents.pressed()) this.#gaveWay.clear();
     const missing: { layer: number; expert: number }[] = [];
     for (let layer = 0; layer < layers; layer++) {
-      for (const expert of this.state.planned(layer))
-        if (!materializer.residents.isResident(layer, expert)) missing.push({ layer, expert });
+      for (const expert of this.state.planned(layer)) {
+        if (!residents.isResident(layer, expert) && !this.#gaveWay.has(`${layer}.${expert}`)) missing.push({ layer, expert });
+      }
     }
     let failed: AppError | undefined;
     const work = async () => {

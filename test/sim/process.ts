@@ -48,7 +48,7 @@ export class SimProcess {
     const { net, rank, podUid, bootId } = options;
     const { layers, experts, bytes, budgetBytes } = net.shape;
     this.state = new PlanState({ deploymentUid: net.deploymentUid, rank, layers, experts, modelDigest: digest });
-    this.residents = new ResidentSet({ budgetBytes, expertBytes: bytes });
+    this.residents = new ResidentSet({ budgetBytes, expertBytes: bytes, now: () => net.clock.now() });
     const materializer = new Materializer({
       engine: {
         loadExpert: async (layer, expert, unit) => this.put(layer, expert, (unit as unknown as Unit).content),
@@ -63,7 +63,10 @@ export class SimProcess {
       state: this.state,
       engine: { setRouting: async () => {}, setDown: async () => {} },
       materializer,
-      peers: { self: { deploymentUid: net.deploymentUid, rank, podUid, bootId }, onChange: () => () => {}, down: () => new Set() },
+      peers: {
+        ...{ self: { deploymentUid: net.deploymentUid, rank, podUid, bootId }, onChange: () => () => {}, down: () => new Set() },
+        usable: (other) => net.worker(other) !== undefined,
+      },
       layers,
       metrics: { add: () => {} },
       log: silentLog,
