@@ -9,15 +9,8 @@ import fc from "fast-check";
 import { importMoe } from "../tools/import-moe.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
-import {
-  createEngine,
-  type Engine,
-  type EngineOptions,
-  type GenerateEvent,
-  type GenerateRequest,
-  missingExperts,
-  type RemoteExperts,
-} from "./engine.ts";
+import { missingExperts } from "./core/not-hosted.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "./engine.ts";
 
 const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
 const context = 96;

@@ -6,6 +6,7 @@ import type { Backend, Compiled } from "../backends/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import type { CodecName, ModelStore } from "../weights/store.ts";
 import { groupPairs } from "./core/combine.ts";
+import { notHosted } from "./core/not-hosted.ts";
 import { gatherRows, type Pairs, scatterRows } from "./core/pairs.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
@@ -85,11 +86,7 @@ export class ExpertTable {
       else missing.add(expert);
     }
     if (missing.size === 0) return programs;
-    throw new AppError(`layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`, {
-      code: "NotHosted",
-      retry: "backoff",
-      cause: { experts: [...missing] },
-    });
+    throw notHosted([...missing], `layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`);
   }
 
   async #compute(batch: PairBatch, programs: ReadonlyMap<number, Compiled>): Promise<Float32Array> {

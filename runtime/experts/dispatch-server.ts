@@ -1,7 +1,7 @@
 // Experts.Dispatch: frames of other ranks, checked and computed here. A frame is refused before any work when its sender is
 // not who the certificate says, when it is malformed, or when its epoch is older than what this rank still serves.
 import { AppError } from "../../crds/common.ts";
-import { missingExperts } from "../engine/engine.ts";
+import { missingExperts } from "../engine/core/not-hosted.ts";
 import type { Log } from "../observe/log.ts";
 import type { Tracing } from "../observe/trace.ts";
 import { bytesOf, viewF32 } from "../weights/floats.ts";

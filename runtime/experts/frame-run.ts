@@ -3,6 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement } from "../../crds/plan.ts";
+import { missingExperts } from "../engine/core/not-hosted.ts";
 import { type Pairs, scatterRows } from "../engine/core/pairs.ts";
 import type { RemoteFrame } from "../engine/engine.ts";
 import type { Tracing } from "../observe/trace.ts";
@@ -128,19 +129,29 @@ export class FrameRun {
 
   /** Has one part computed; returns the pairs that still have no row. */
   async #attempt(part: Part, traceparent: string): Promise<readonly number[]> {
-    const { peers, runner, hidden } = this.#options;
-    const { layer, phase } = this.#frame;
+    const { peers, hidden } = this.#options;
     const work = partOf(this.#frame, hidden, part.pairs);
-    if (part.rank === peers.self.rank) {
-      // Nobody else has it: planned here and still loading, or this rank is the one to load it.
-      const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
-      scatterRows(this.#out, hidden, part.pairs, await runner.runOnDemand(layer, phase, work, signal));
-      return [];
-    }
+    if (part.rank === peers.self.rank) return this.#here(part, work);
     if (part.rank < 0) return part.pairs; // the engine's table was older than the question: choose by the newest plan
     const pauseMs = Math.min(this.#attempts.busyUntil(part.rank) - performance.now(), this.#leftMs());
     if (pauseMs > 0) await sleep(pauseMs);
     return this.#send(part, work, traceparent);
+  }
+
+  /** Nobody else has it: planned here and still loading, or this rank is the one to load it. */
+  async #here(part: Part, work: Pairs): Promise<readonly number[]> {
+    const { runner, hidden } = this.#options;
+    const { layer, phase } = this.#frame;
+    try {
+      const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
+      scatterRows(this.#out, hidden, part.pairs, await runner.runOnDemand(layer, phase, work, signal));
+      return [];
+    } catch (caught) {
+      const missing = missingExperts(caught);
+      if (missing.length === 0) throw caught;
+      this.#attempts.fail({ rank: part.rank, onDemand: true }, missing);
+      return part.pairs;
+    }
   }
 
   async #send(part: Part, work: Pairs, traceparent: string): Promise<readonly number[]> {

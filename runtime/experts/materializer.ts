@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import { abortReason, Gate, Signal } from "./gate.ts";
-import type { Kind, ResidentSet } from "./resident-set.ts";
+import type { Admission, Kind, ResidentSet } from "./resident-set.ts";
 import type { ShardClient } from "./shard-client.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
@@ -69,7 +69,8 @@ export class Materializer {
   }
 
   /** Resolves once the expert is resident; returns the bytes that had to be fetched (0 = it was there, or somebody else
-   *  loaded it). Waits for room while memory is full, until the signal fires or the expert is not wanted any more. */
+   *  loaded it). Waits for room while memory is full, until the signal fires or the expert is not wanted any more; a staged
+   *  one waits only for others in use, and fails with `NoRoom` when only the plan can make room. */
   ensure(request: LoadRequest): Promise<number> {
     return this.#ensure(request, false);
   }
@@ -97,13 +98,17 @@ export class Materializer {
         return 0;
       }
       if (admission.action === "load") return await this.#load(request, hold);
-      if (admission.action === "full") request.onFull?.();
-      if (admission.action === "evict") {
-        const { victim, kind } = admission;
-        if (kind === "planned") request.giveWay?.done(victim.layer, victim.expert);
-        await this.#unload(victim.layer, victim.expert);
-      } else await this.#changed.wait(pollMs, signal);
+      if (admission.action === "evict") await this.#evict(admission, request);
+      else {
+        if (admission.action === "full") full(admission, request);
+        await this.#changed.wait(pollMs, signal);
+      }
     }
+  }
+
+  async #evict({ victim, kind }: Admission & { action: "evict" }, { giveWay }: LoadRequest): Promise<void> {
+    if (kind === "planned") giveWay?.done(victim.layer, victim.expert);
+    await this.#unload(victim.layer, victim.expert);
   }
 
   /** Unloads what a layer no longer wants. Returns the resident bytes that became free. */
@@ -151,4 +156,12 @@ export class Materializer {
       this.#changed.notify();
     }
   }
+}
+
+/** Room for a staged expert comes from others in use, or not before the plan changes. */
+function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onFull }: LoadRequest): void {
+  if (kind === "staged" && !inUse) {
+    throw new AppError(`expert ${layer}/${expert}: memory is full of what the plan wants here`, { code: "NoRoom", retry: "backoff" });
+  }
+  onFull?.();
 }

@@ -34,8 +34,8 @@ export type Admission =
   | { readonly action: "load" }
   /** Unload the victim (marked as leaving) first, call `gone` for it, and ask again. */
   | { readonly action: "evict"; readonly victim: ResidentExpert; readonly kind: Kind }
-  /** Everything in memory is planned or in use. */
-  | { readonly action: "full" };
+  /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
+  | { readonly action: "full"; readonly inUse: boolean };
 
 export class ResidentSet {
   readonly budgetBytes: number;
@@ -86,7 +86,7 @@ export class ResidentSet {
       return { action: "load" };
     }
     const victim = this.#victim(kind === "staged" ? mayGiveWay : undefined);
-    if (victim === undefined) return { action: [...this.#entries.values()].some((e) => e.phase === "unloading") ? "wait" : "full" };
+    if (victim === undefined) return this.#noVictim();
     victim.phase = "unloading";
     return { action: "evict", victim: { layer: victim.layer, expert: victim.expert }, kind: victim.kind };
   }
@@ -131,6 +131,12 @@ export class ResidentSet {
 
   isResident(layer: number, expert: number): boolean {
     return this.#entries.get(key(layer, expert))?.phase === "resident";
+  }
+
+  #noVictim(): Admission {
+    const entries = [...this.#entries.values()];
+    if (entries.some(({ phase }) => phase === "unloading")) return { action: "wait" };
+    return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
   #victim(mayGiveWay: MayGiveWay | undefined): Entry | undefined {

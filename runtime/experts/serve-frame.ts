@@ -2,8 +2,9 @@
 // Used for frames of other ranks (dispatch-server.ts) and for this rank's own work that nobody else can do (dispatch-client.ts).
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
+import { missingExperts, notHosted } from "../engine/core/not-hosted.ts";
 import { type Pairs, scatterRows } from "../engine/core/pairs.ts";
-import { type Engine, missingExperts } from "../engine/engine.ts";
+import type { Engine } from "../engine/engine.ts";
 import { partOf } from "./frames.ts";
 import type { GiveWay, Materializer } from "./materializer.ts";
 
@@ -32,7 +33,8 @@ export class FrameRunner {
     return this.#options.engine.runExperts({ layer, phase, ...work });
   }
 
-  /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. */
+  /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. `NotHosted` then means
+   *  that there is no room for an expert here. */
   async runOnDemand(layer: number, phase: Phase, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
     try {
       return await this.run(layer, phase, work);
@@ -59,6 +61,7 @@ export class FrameRunner {
     } catch (caught) {
       if (!wasHere) onDemandLoad("error");
       const error = AppError.from(caught);
+      if (error.code === "NoRoom") throw notHosted([expert], error.message);
       if (!signal.aborted) throw error;
       throw new AppError(`expert ${layer}/${expert} could not be loaded within ${expertWaitMs / 1000} s`, {
         code: "ExpertUnavailable",

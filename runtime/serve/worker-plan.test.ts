@@ -16,12 +16,12 @@ import { PlanKeeper, type PrepareOutcome } from "./worker-plan.ts";
 
 const [deploymentUid, modelDigest] = ["d", "digest"];
 
-/** Two layers of two experts at rank 0; transfers come in until there are `allowed` of them. */
-function keeper(capacity = 4, now = () => performance.now()) {
+/** Two layers of two experts at one rank; transfers come in until there are `allowed` of them. */
+function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
   const tables: RoutingTables[] = [];
   const fetched: string[] = [];
   const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables };
-  const state = new PlanState({ deploymentUid, modelDigest, rank: 0, layers: 2, experts: 2 });
+  const state = new PlanState({ deploymentUid, modelDigest, rank, layers: 2, experts: 2 });
   const fetch = async ({ layer, expert, signal }: FetchOptions) => {
     while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
     signal.throwIfAborted();
@@ -37,7 +37,7 @@ function keeper(capacity = 4, now = () => performance.now()) {
       ...{ residents, shards: { storedBytes: () => 8, fetch }, pace: new TransferPace({ onChange: () => {} }), log: silentLog },
     }),
     peers: {
-      self: { deploymentUid, rank: 0, podUid: "u", bootId: "b" },
+      self: { deploymentUid, rank, podUid: "u", bootId: "b" },
       onChange: () => () => {},
       down: () => new Set(),
       usable: () => true,
@@ -166,51 +166,63 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
 test("a copy that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
   const clock = new VirtualClock();
   const self = keeper(4, () => clock.now());
-  const hosts = [
-    [[1, 0], [0]],
-    [
+  const shares = [
+    [500, 500],
+    [500, 500],
+  ];
+  const both = [0, 1].map((layer) => ({
+    layer,
+    epoch: 1,
+    shares,
+    hosts: [
       [0, 1],
       [1, 0],
     ],
-  ];
-  const layers = hosts.map((row, layer) => ({
-    layer,
-    epoch: 1,
-    hosts: row,
-    shares: row.map((ranks) => (ranks.length > 1 ? [500, 500] : [1000])),
   }));
-  clock.after(0, () => void self.plan.adopt({ ...planOf(1, []), layers }));
+  clock.after(0, () => void self.plan.adopt({ ...planOf(1, []), layers: both }));
   await clock.run(1_000);
-  const may = (layer: number, expert: number) => self.plan.giveWay.may(layer, expert);
-  assert.deepEqual(
-    [may(0, 0), may(0, 1), may(1, 0), may(1, 1)],
-    [true, false, false, true],
-    "not the only copy, and not that of the first host",
-  );
+  const { may, done } = self.plan.giveWay;
   const admitted = self.residents.admit(2, 0, "staged", may);
-  assert.deepEqual(admitted, { action: "evict", victim: { layer: 0, expert: 0 }, kind: "planned" });
-  clock.after(0, () => self.plan.giveWay.done(0, 0));
+  assert.ok(admitted.action === "evict" && admitted.kind === "planned");
+  const { layer, expert } = admitted.victim;
+  clock.after(0, () => done(layer, expert));
   await clock.run(100);
-  self.residents.gone(0, 0);
+  self.residents.gone(layer, expert);
   self.residents.admit(2, 0, "staged");
   self.residents.loaded(2, 0);
   for (let i = 0; i < 4; i++) {
     assert.ok(self.residents.lease(2, 0));
     self.residents.unlease(2, 0);
     await clock.run(6_000);
-    assert.ok(!self.residents.isResident(0, 0), "its place is in use");
+    assert.ok(!self.residents.isResident(layer, expert), "its place is in use");
   }
-  await clock.run(10_000);
-  assert.ok(self.residents.isResident(0, 0));
+  await clock.run(20_000);
+  assert.ok(self.residents.isResident(layer, expert));
   self.plan.close();
 });
 
-test("while a layer is prepared its copies stay: one may be about to be the only one", async () => {
-  const self = keeper();
-  const both = { hosts: [[1, 0], [1]], shares: [[500, 500], [1000]] };
-  await self.plan.adopt({ ...planOf(1, []), layers: [{ layer: 0, epoch: 1, ...both }] });
-  assert.ok(self.plan.giveWay.may(0, 0));
-  await self.plan.prepare(planOf(2, [[0, 1]]), 0, 0, () => {});
-  assert.ok(!self.plan.giveWay.may(0, 0));
-  self.plan.close();
+test("of an expert's hosts one keeps it, whichever asks; the only host always, and while a layer is prepared by both placements", async () => {
+  const placement = (hosts: number[][]) => ({ layer: 0, epoch: 1, hosts, shares: hosts.map((row) => row.map(() => 1000 / row.length)) });
+  for (const experts of [0, 1]) {
+    const mays = await Promise.all(
+      [0, 1].map(async (rank) => {
+        const self = keeper(4, () => 0, rank);
+        await self.plan.adopt({
+          ...planOf(1, []),
+          layers: [
+            placement([
+              [0, 1],
+              [1, 0],
+            ]),
+          ],
+        });
+        const may = self.plan.giveWay.may(0, experts);
+        await self.plan.prepare({ ...planOf(2, []), layers: [{ ...placement([[rank], [rank]]), epoch: 2 }] }, 0, 0, () => {});
+        assert.ok(!self.plan.giveWay.may(0, experts), "it is to be the only host");
+        self.plan.close();
+        return may;
+      }),
+    );
+    assert.deepEqual(mays.toSorted(), [false, true]);
+  }
 });

@@ -106,16 +106,18 @@ export class PlanKeeper {
   }
 
   /**
-   * A copy may give way while the first live host of its expert is another rank, so that not all hosts do it. Not while its layer
-   * is being prepared: it may be about to become the only copy.
+   * A copy may give way while another live host keeps its expert, by the committed placement and by the one that is being
+   * prepared. Which host keeps it follows from its name, so that each of them may give up its part and not all the same.
    */
   readonly giveWay: GiveWay = {
     may: (layer, expert) => {
       const { peers } = this.#options;
-      const phase = this.state.phase(layer);
-      if (phase === "preparing" || phase === "ready") return false;
-      const keeper = this.state.current(layer)?.hosts[expert]?.find((rank) => peers.usable(rank));
-      return keeper !== undefined && keeper !== peers.self.rank;
+      const placements = [this.state.current(layer), this.state.next(layer)].filter((placement) => placement !== undefined);
+      return placements.every(({ hosts }) => {
+        const live = (hosts[expert] ?? []).filter((rank) => peers.usable(rank)).sort((a, b) => a - b);
+        const keeper = live[hash32(layer, expert) % Math.max(1, live.length)];
+        return keeper !== undefined && keeper !== peers.self.rank;
+      });
     },
     done: (layer, expert) => {
       if (this.#gaveWay.size === 0) this.#options.log.info({}, "memory is full: copies give way to experts that no other rank holds");

@@ -7,8 +7,8 @@ import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../p
 import { firstPlan } from "../repair.ts";
 import { freshHosts } from "../search/fresh.ts";
 import { type Improved, type ImproveOptions, improve } from "../search/improve.ts";
-import type { SearchWidth } from "../search/moves.ts";
 import { polishSmall, smallCellsMax } from "../search/small.ts";
+import type { SearchWidth } from "../search/step.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4, chains: false },

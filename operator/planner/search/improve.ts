@@ -4,8 +4,9 @@ import { type Hosts, layerDemand, type Problem } from "../problem.ts";
 import { Arena } from "./arena.ts";
 import { LayerState } from "./layer-state.ts";
 import { LossBook } from "./losses.ts";
-import { bestStep, type Evictions, type MoveKind, type SearchWidth, type Step } from "./moves.ts";
+import { bestStep } from "./moves.ts";
 import { reconcile } from "./reconcile.ts";
+import type { Evictions, MoveKind, SearchWidth, Step } from "./step.ts";
 
 export interface ImproveOptions {
   /** Least gain of max/mean per copy. */

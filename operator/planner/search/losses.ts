@@ -2,7 +2,7 @@
 // Kept up to date lazily: a layer that changed is priced anew at the next question. Pure.
 import type { Arena } from "./arena.ts";
 import { type LayerState, none, root } from "./layer-state.ts";
-import type { Eviction, Evictions } from "./moves.ts";
+import type { Eviction, Evictions } from "./step.ts";
 
 /** Cheapest copies to give up, per rank, over all layers. */
 export class LossBook {

@@ -1,74 +1,27 @@
 // The best single step for one layer: add a copy, relocate, replace a redundant copy, swap, or an ejection chain, seen
 // from its hottest ranks. Priced by the decrease of the smooth maximum per copy made. Pure; the caller applies it.
-import type { Arena, Copy } from "./arena.ts";
+import type { Arena } from "./arena.ts";
 import { above, type Basin, basinOf, levelWith, meets, spillLevel } from "./bounds.ts";
-import { type HostChange, type LayerState, none, raise, root } from "./layer-state.ts";
-
-export type MoveKind = "add" | "relocate" | "replace" | "swap" | "chain" | "drop" | "reconcile";
-
-export interface Step {
-  readonly kind: MoveKind;
-  readonly layer: number;
-  readonly changes: readonly HostChange[];
-  readonly adds: readonly Copy[];
-  readonly drops: readonly Copy[];
-  /** Decrease of the smooth maximum, less what an eviction in another layer costs. */
-  readonly gain: number;
-  /** Gain per unit of cost: what steps of all layers are compared by. */
-  readonly value: number;
-  /** A copy of another layer that must go first to make room. */
-  readonly evict?: Eviction;
-}
-
-/** A copy of another layer and what its layer loses with it. */
-export interface Eviction {
-  readonly layer: number;
-  readonly copy: Copy;
-  readonly loss: number;
-}
-
-export interface SearchWidth {
-  /** Hottest ranks tried until one has a step. */
-  readonly hot: number;
-  /** Coldest ranks that may take something. */
-  readonly cold: number;
-  /** Experts of a hot rank that may go, by rows. */
-  readonly experts: number;
-  readonly chains: boolean;
-}
-
-/** The cheapest copy of a layer other than this one that frees so many bytes on the rank. */
-export type Evictions = (rank: number, bytes: number, layer: number) => Eviction | undefined;
-
-/** A copy that may go, and the level that its expert's other hosts then reach at least. */
-interface Redundant extends Copy {
-  readonly spill: number;
-}
-
-interface View {
-  readonly state: LayerState;
-  readonly arena: Arena;
-  readonly before: number;
-  readonly hot: number;
-  readonly cold: readonly number[];
-  readonly experts: readonly number[];
-  /** Of each of `experts`: its hosts together. */
-  readonly basins: readonly Basin[];
-  readonly redundant: readonly Redundant[];
-  readonly uniformCost: boolean;
-  value: number;
-  step: Step | undefined;
-}
+import { chains } from "./ejections.ts";
+import { type LayerState, none } from "./layer-state.ts";
+import {
+  beats,
+  ceilingOf,
+  copyCost,
+  type Evictions,
+  least,
+  offer,
+  type Redundant,
+  type SearchWidth,
+  type Step,
+  spread,
+  type View,
+} from "./step.ts";
 
 /** A copy keeps memory busy that another layer could use; relocation does not. */
 const addPreference = 0.97;
-/** A second replica on one node adds no safety, though its copy is cheap: it must not win over one on another node by that. */
-const sameNodePreference = 0.45;
 /** A free step (drop) is compared as if it cost this part of a copy. */
 const dropCost = 0.1;
-const chainCold = 4;
-const chainExperts = 2;
-const least = 1e-9;
 
 /** The step with most gain per cost that relieves one of the hottest ranks; undefined when there is none. */
 export function bestStep(state: LayerState, arena: Arena, width: SearchWidth, evictions: Evictions | undefined): Step | undefined {
@@ -109,50 +62,6 @@ function hotExperts(state: LayerState, hot: number, count: number): number[] {
   const experts = (state.on[hot] as number[]).filter((e) => state.rowsOn(e, hot) > 0);
   experts.sort((a, b) => state.rowsOn(b, hot) - state.rowsOn(a, hot) || a - b);
   return experts.slice(0, count);
-}
-
-/** Would a step of this total, cost and weight beat the best one so far? Costs no root. */
-function beats(view: View, total: number, loss: number, cost: number, weight: number): boolean {
-  const phi = view.before - loss - least - (view.value * cost) / weight;
-  return phi > 0 && total < raise(phi);
-}
-
-/** What the worst rank must stay below for a step of so many copies, or more, to beat the best one so far. */
-function ceilingOf(view: View, copies: number): number {
-  return view.before - least - (view.uniformCost ? view.value * copies : 0);
-}
-
-function offer(
-  view: View,
-  total: number,
-  loss: number,
-  cost: number,
-  weight: number,
-  make: () => Omit<Step, "gain" | "value" | "layer">,
-): void {
-  if (!beats(view, total, loss, cost, weight)) return;
-  const made = make();
-  if (!view.arena.keepsFloor(view.state, made.changes)) return;
-  const gain = view.before - root(total) - loss;
-  view.value = (gain * weight) / cost;
-  view.step = { layer: view.state.layer, gain, value: view.value, ...made };
-}
-
-function copyCost(view: View, expert: number, rank: number): number {
-  const { moveCost } = view.arena.problem.input;
-  if (view.uniformCost || !moveCost) return 1;
-  const { ranks } = view.arena.problem;
-  const sources = (view.state.hosts[expert] as number[]).map((g) => ranks[g]?.rank ?? g);
-  return Math.max(least, moveCost(view.state.layer, expert, ranks[rank]?.rank ?? rank, sources));
-}
-
-/** Weight of a copy on `rank`; where the expert is on every node already, all are alike. */
-function spread(view: View, expert: number, rank: number): number {
-  const { node, nodes } = view.arena.problem;
-  const hosts = view.state.hosts[expert] as number[];
-  let shared = false;
-  for (let i = 0; i < hosts.length; i++) shared ||= node[hosts[i] as number] === node[rank];
-  return shared && new Set(hosts.map((g) => node[g])).size < nodes ? sameNodePreference : 1;
 }
 
 function addsAndRelocations(view: View, evictions: Evictions | undefined): void {
@@ -337,72 +246,6 @@ function drops(view: View): void {
       changes: [{ expert: e, hosts: hosts.filter((g) => g !== hot) }],
       adds: [],
       drops: [{ expert: e, rank: hot }],
-    }));
-  }
-}
-
-/** C: e gets a copy on a cold rank, whose f goes to a third rank, where a redundant d gives way. Two copies. */
-function chains(view: View): void {
-  const { state, hot } = view;
-  const pieces: { readonly f: number; readonly rank: number; readonly rows: number }[] = [];
-  for (const rank of view.cold.slice(0, chainCold))
-    for (const f of state.on[rank] as number[]) pieces.push({ f, rank, rows: state.rowsOn(f, rank) });
-  for (const { expert: d, rank: third, spill } of view.redundant) {
-    if (third === hot) continue;
-    // Above this, f would make the third rank as hot as the hot one.
-    const most = (state.normal(hot) - state.normal(third)) / (state.scale[third] as number) + state.rowsOn(d, third);
-    for (const { f, rank, rows } of pieces)
-      if (rank !== third && f !== d && rows < most) ejections(view, { d, third, spill, f, rank, rows });
-  }
-}
-
-interface Chain {
-  readonly d: number;
-  readonly third: number;
-  /** That d's other hosts reach at least. */
-  readonly spill: number;
-  readonly f: number;
-  readonly rank: number;
-  /** Of f on the rank. */
-  readonly rows: number;
-}
-
-function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void {
-  const { state, arena } = view;
-  const fHosts = state.hosts[f] as number[];
-  if (fHosts.includes(third)) return;
-  const dHosts = state.hosts[d] as number[];
-  for (let i = 0; i < Math.min(chainExperts, view.experts.length); i++) {
-    const e = view.experts[i] as number;
-    const hosts = state.hosts[e] as number[];
-    if (e === f || e === d || hosts.includes(rank)) continue;
-    // The bounds hold where none of the three experts shares a host with another.
-    const apart = fHosts.length === 1 && !hosts.includes(third) && !dHosts.includes(rank) && !meets(dHosts, third, hosts);
-    if (apart && above(Math.max(spill, levelWith(state, view.basins[i] as Basin, rank, rows)), ceilingOf(view, 2))) continue;
-    state.begin();
-    for (const expert of [d, f, e]) state.take(expert);
-    state.give(d, third, none);
-    state.give(f, rank, third);
-    state.give(e, none, rank);
-    const total = state.finish();
-    const cost = copyCost(view, e, rank) + copyCost(view, f, third);
-    if (!beats(view, total, 0, cost, 1)) continue;
-    if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d) || !arena.mayAdd(state, e, rank, f)) continue;
-    offer(view, total, 0, cost, 1, () => ({
-      kind: "chain",
-      changes: [
-        { expert: d, hosts: dHosts.filter((g) => g !== third) },
-        { expert: f, hosts: fHosts.map((g) => (g === rank ? third : g)) },
-        { expert: e, hosts: [...hosts, rank] },
-      ],
-      adds: [
-        { expert: e, rank },
-        { expert: f, rank: third },
-      ],
-      drops: [
-        { expert: f, rank },
-        { expert: d, rank: third },
-      ],
     }));
   }
 }

@@ -63,6 +63,10 @@ export class PlanState {
   previous(layer: number): LayerPlacement | undefined {
     return this.#layers[layer]?.previous;
   }
+  /** What is being prepared, or is ready. */
+  next(layer: number): LayerPlacement | undefined {
+    return this.#layers[layer]?.next;
+  }
   /** Epochs n and n-1 serve; anything older is stale. */
   serves(layer: number, epoch: number): boolean {
     const state = this.#layers[layer];
