@@ -86,7 +86,12 @@ export interface Link {
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void>;
   commit(plan: PlacementPlan): Promise<{ readonly committed: readonly number[]; readonly refused: string; readonly epoch: number }>;
   abort(epoch: number, layers: readonly number[]): Promise<void>;
-  release(epoch: number, layers: readonly number[]): Promise<{ readonly released: readonly number[]; readonly pending: readonly number[] }>;
+  /** `drainOnly`: only says of which layers every frame of the parent is answered; their copies stay. */
+  release(
+    epoch: number,
+    layers: readonly number[],
+    drainOnly: boolean,
+  ): Promise<{ readonly released: readonly number[]; readonly pending: readonly number[] }>;
   drain(cancel: boolean): Promise<void>;
   close(): void;
 }

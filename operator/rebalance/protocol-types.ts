@@ -67,6 +67,7 @@ export type Event =
       readonly bootId: string;
       readonly layers: readonly number[];
       readonly asked: readonly number[];
+      readonly drainOnly: boolean;
     }
   /** A commit or release call failed or left layers over: it is tried again. */
   | { readonly type: "unanswered"; readonly rank: number; readonly call: "commit" | "release" }
@@ -77,7 +78,8 @@ export type Event =
 export type Action =
   | { readonly type: "prepare"; readonly rank: number; readonly layers: readonly number[]; readonly deadline: number }
   | { readonly type: "commit"; readonly rank: number; readonly layers: readonly number[] }
-  | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[] }
+  /** `drainOnly`: it is asked whether its frames of the parent are answered, and keeps its copies. */
+  | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[]; readonly drainOnly: boolean }
   | { readonly type: "abort"; readonly rank: number; readonly layers: readonly number[] };
 
 export interface AbortedLayer {

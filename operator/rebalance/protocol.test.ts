@@ -4,12 +4,12 @@ import { test } from "node:test";
 import { PlanRun } from "./protocol.ts";
 import { type Action, defaultLimits, type Event } from "./protocol-types.ts";
 
-/** One layer that rank 0 receives; bootIds are their numbers. */
-function oneLayer(ranks: readonly number[]): PlanRun {
+/** One layer that rank 0 receives and others give up; bootIds are their numbers. */
+function oneLayer(ranks: readonly number[], givers: readonly number[] = [1]): PlanRun {
   const placement = { layer: 0, epoch: 2, hosts: [[0]], shares: [[1000]] };
   return new PlanRun({
     epoch: 2,
-    tasks: [{ placement, incoming: new Map([[0, 100]]), outgoing: new Map([[1, 100]]), committedBefore: false }],
+    tasks: [{ placement, incoming: new Map([[0, 100]]), outgoing: new Map(givers.map((rank) => [rank, 100])), committedBefore: false }],
     members: new Map(ranks.map((rank) => [rank, String(rank)])),
     budget: new Map(),
     used: new Map(),
@@ -31,12 +31,13 @@ function carryOut(run: PlanRun, untilMs: number): number {
   return now;
 }
 
-function answers({ type, rank, layers }: Action): Event[] {
+function answers(action: Action): Event[] {
+  const { type, rank, layers } = action;
   const bootId = String(rank);
   if (type === "prepare" && rank === 2) return layers.map((layer) => ({ type: "failed", rank, bootId, layer, message: "disk" }));
   if (type === "prepare") return layers.map((layer) => ({ type: "ready", rank, bootId, layer, bytes: 0 }));
   if (type === "commit") return [{ type: "committed", rank, bootId, layers, asked: layers }];
-  if (type === "release") return [{ type: "released", rank, bootId, layers, asked: layers }];
+  if (type === "release") return [{ type: "released", rank, bootId, layers, asked: layers, drainOnly: action.drainOnly }];
   return [];
 }
 
@@ -61,4 +62,27 @@ test("a plan that everybody follows ends at once and names nobody", () => {
   const run = oneLayer([0, 1]);
   assert.ok(carryOut(run, 10_000) < 5_000);
   assert.deepEqual(run.outcome, { result: "committed", aborted: [], unreleased: [] });
+});
+
+test("a rank that gives up copies frees them only when the frames of every other rank are answered, of those that give up some too", () => {
+  const run = oneLayer([0, 1, 3], [1, 3]);
+  const calls: string[] = [];
+  let answered = false;
+  const queue: Event[] = [{ type: "start" }];
+  for (let now = 0; !run.outcome && now < 10_000; now += 250) {
+    for (const action of queue.splice(0).flatMap((event) => run.on(event))) {
+      const { type, rank } = action;
+      if (type === "release") calls.push(`${action.drainOnly ? "drain" : "free"} ${rank}`);
+      // Frames of rank 3 take their time.
+      if (type !== "release" || rank !== 3 || answered) queue.push(...answers(action));
+      else queue.push({ type: "released", rank, bootId: "3", layers: [], asked: [0], drainOnly: action.drainOnly });
+    }
+    if (now === 2_000) {
+      assert.ok(calls.includes("drain 1") && !calls.includes("free 1"), calls.join());
+      answered = true;
+    }
+    queue.push({ type: "tick", now });
+  }
+  assert.deepEqual(run.outcome, { result: "committed", aborted: [], unreleased: [] });
+  for (const call of ["free 0", "free 1", "free 3"]) assert.ok(calls.includes(call), call);
 });

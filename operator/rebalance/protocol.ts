@@ -9,6 +9,8 @@ interface LayerRun {
   phase: LayerPhase;
   readonly ready: Set<number>;
   readonly committed: Set<number>;
+  /** Ranks whose frames of the parent are answered; those released have no copies of it either. */
+  readonly drained: Set<number>;
   readonly released: Set<number>;
   readonly attempts: Map<number, number>;
   reason: string;
@@ -52,6 +54,7 @@ export class PlanRun {
         phase,
         ready: new Set(),
         committed: new Set(),
+        drained: new Set(),
         released: new Set(),
         attempts: new Map(),
         reason: "",
@@ -156,7 +159,11 @@ export class PlanRun {
         return;
       case "released": {
         this.line(this.releases, event.rank).busy = false;
-        for (const layer of event.layers) this.layers.get(layer)?.released.add(event.rank);
+        for (const layer of event.layers) {
+          const run = this.layers.get(layer);
+          run?.drained.add(event.rank);
+          if (!event.drainOnly) run?.released.add(event.rank);
+        }
         if (event.layers.length < event.asked.length) this.line(this.releases, event.rank).retryAt = this.now + this.options.limits.retryMs;
         return;
       }
@@ -196,6 +203,7 @@ export class PlanRun {
       run.ready.delete(rank);
       run.attempts.delete(rank);
       run.committed.delete(rank);
+      run.drained.delete(rank);
       run.released.delete(rank);
       if (run.phase === "waiting") continue;
       if (run.phase === "releasing") run.phase = "committing"; // a source of unknown state blocks FREE
@@ -279,12 +287,12 @@ export class PlanRun {
     for (const rank of this.members.keys()) {
       const line = this.line(this.releases, rank);
       if (line.busy || this.now < line.retryAt) continue;
-      const layers = [...this.layers.values()]
-        .filter((run) => run.phase === "releasing" && !run.released.has(rank) && this.mayRelease(run, rank))
-        .map((run) => run.layer);
-      if (layers.length === 0) continue;
+      const open = [...this.layers.values()].filter((run) => run.phase === "releasing" && !run.released.has(rank));
+      const free = open.filter((run) => this.mayRelease(run, rank));
+      const drain = free.length > 0 ? [] : open.filter((run) => !run.drained.has(rank));
+      if (free.length + drain.length === 0) continue;
       line.busy = true;
-      actions.push({ type: "release", rank, layers });
+      actions.push({ type: "release", rank, layers: [...free, ...drain].map((run) => run.layer), drainOnly: free.length === 0 });
     }
     for (const run of this.layers.values()) {
       if (run.phase !== "releasing" || ![...this.members.keys()].every((rank) => run.released.has(rank))) continue;
@@ -295,8 +303,7 @@ export class PlanRun {
 
   /** Ranks that give up copies come last: only when every other source says that its frames of the parent are answered. */
   private mayRelease(run: LayerRun, rank: number): boolean {
-    if (!run.task.outgoing.has(rank)) return true;
-    return [...this.members.keys()].every((other) => run.task.outgoing.has(other) || run.released.has(other));
+    return !run.task.outgoing.has(rank) || [...this.members.keys()].every((other) => other === rank || run.drained.has(other));
   }
 
   /**

@@ -141,11 +141,12 @@ export class Push {
   }
 
   private async release(action: Extract<Action, { type: "release" }>, link: Link | undefined, bootId: string): Promise<void> {
-    const { rank, layers } = action;
+    const { rank, layers, drainOnly } = action;
     try {
       if (!link) return this.feed({ type: "unanswered", rank, call: "release" });
-      const reply = await link.release(this.o.run.epoch, layers);
-      this.feed({ type: "released", rank, bootId, layers: reply.released.filter((layer) => layers.includes(layer)), asked: layers });
+      const reply = await link.release(this.o.run.epoch, layers, drainOnly);
+      const released = reply.released.filter((layer) => layers.includes(layer));
+      this.feed({ type: "released", rank, bootId, layers: released, asked: layers, drainOnly });
     } catch {
       this.feed({ type: "unanswered", rank, call: "release" });
     }

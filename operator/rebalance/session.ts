@@ -204,9 +204,9 @@ class Session implements Link {
     await this.call("Abort", (options) => this.client.abort({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers] }, options));
   }
 
-  async release(epoch: number, layers: readonly number[]) {
+  async release(epoch: number, layers: readonly number[], drainOnly: boolean) {
     const reply = await this.call("Release", (options) =>
-      this.client.release({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers] }, options),
+      this.client.release({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers], drainOnly }, options),
     );
     return { released: reply.released, pending: reply.pending };
   }

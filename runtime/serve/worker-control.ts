@@ -115,7 +115,7 @@ export class WorkerControl {
       },
       release: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        const result = await plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers));
+        const result = await plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers), request.drainOnly);
         return { ...result, freedBytes: BigInt(result.freedBytes) };
       },
       drain: async (request, call) => {

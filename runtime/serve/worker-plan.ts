@@ -261,8 +261,14 @@ export class PlanKeeper {
     return given;
   }
 
-  async release(epoch: number, layers: readonly number[]): Promise<{ released: number[]; pending: number[]; freedBytes: number }> {
-    const { released, pending } = this.state.release(epoch, layers);
+  /** Frees the parent's copies of what is drained; with `drainOnly` it only says what is. */
+  async release(
+    epoch: number,
+    layers: readonly number[],
+    drainOnly = false,
+  ): Promise<{ released: number[]; pending: number[]; freedBytes: number }> {
+    const { released, pending } = this.state.release(epoch, layers, drainOnly);
+    if (drainOnly) return { released, pending, freedBytes: 0 };
     let freedBytes = 0;
     for (const layer of released) freedBytes += await this.#options.materializer.retain(layer, this.state.wanted(layer));
     if (released.length > 0) this.#options.onChange();

@@ -84,8 +84,7 @@ export class Oracle {
       // A copy loaded for a preparation that failed may go: only what a newer commit gave up is promised to older sources.
       for (const placement of routes(source, layer)) {
         const { epoch, hosts } = placement;
-        const promised = epoch < mine.epoch && !givesUp(source, placement);
-        if (promised && hosts[expert]?.includes(worker.rank))
+        if (epoch < mine.epoch && hosts[expert]?.includes(worker.rank))
           this.report(`rank ${worker.rank} freed ${layer}/${expert} while rank ${source.rank} routes to it at epoch ${epoch}`);
       }
     }
@@ -175,13 +174,4 @@ export class Oracle {
 function routes({ state }: SimWorker, layer: number): LayerPlacement[] {
   const placements = [state.current(layer), state.phase(layer) === "committed" ? state.previous(layer) : undefined];
   return placements.filter((placement) => placement !== undefined);
-}
-
-/**
- * Ranks that give up copies of one layer do not wait for each other to drain (protocol.ts, mayRelease): what they still have
- * under way to each other is answered NOT_HOSTED and goes elsewhere.
- */
-function givesUp({ rank, state }: SimWorker, parent: LayerPlacement): boolean {
-  const current = state.current(parent.layer);
-  return parent !== current && parent.hosts.some((hosts, expert) => hosts.includes(rank) && !current?.hosts[expert]?.includes(rank));
 }

@@ -172,8 +172,8 @@ export class SimWorker {
     await this.process.keeper.abort(epoch, layers);
   }
 
-  release(epoch: number, layers: readonly number[]) {
-    return this.process.keeper.release(epoch, layers);
+  release(epoch: number, layers: readonly number[], drainOnly: boolean) {
+    return this.process.keeper.release(epoch, layers, drainOnly);
   }
 
   private epochs(): (number | undefined)[] {
@@ -282,8 +282,8 @@ export class SimLink implements Link {
   abort(epoch: number, layers: readonly number[]) {
     return this.call((worker) => worker.abort(epoch, layers), true);
   }
-  release(epoch: number, layers: readonly number[]) {
-    return this.call((worker) => worker.release(epoch, layers), true);
+  release(epoch: number, layers: readonly number[], drainOnly: boolean) {
+    return this.call((worker) => worker.release(epoch, layers, drainOnly), true);
   }
   drain(cancel: boolean) {
     return this.call((worker) => {

@@ -185,8 +185,8 @@ export class PlanState {
     if (state.phase === "committed") state.phase = "drained";
   }
 
-  /** DRAINED -> FREE: the parent's copies are no longer wanted. Layers that are not drained stay and are named. */
-  release(epoch: number, layers: readonly number[]): { readonly released: number[]; readonly pending: number[] } {
+  /** DRAINED -> FREE: the parent's copies are no longer wanted. Layers that are not drained stay and are named; with `drainOnly` all do. */
+  release(epoch: number, layers: readonly number[], drainOnly = false): { readonly released: number[]; readonly pending: number[] } {
     const released: number[] = [];
     const pending: number[] = [];
     for (const layer of layers.length === 0 ? this.#layers.keys() : layers) {
@@ -197,7 +197,7 @@ export class PlanState {
         pending.push(layer);
         continue;
       }
-      if (state.phase === "drained" && state.current?.epoch === epoch) this.#toIdle(state);
+      if (!drainOnly && state.phase === "drained" && state.current?.epoch === epoch) this.#toIdle(state);
       released.push(layer);
     }
     return { released, pending };

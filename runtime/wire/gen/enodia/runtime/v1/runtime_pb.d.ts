@@ -1308,6 +1308,13 @@ export declare type ReleaseRequest = Message<"enodia.runtime.v1.ReleaseRequest">
    * @generated from field: repeated uint32 layers = 3;
    */
   layers: number[];
+
+  /**
+   * say which layers are drained, and free nothing yet
+   *
+   * @generated from field: bool drain_only = 4;
+   */
+  drainOnly: boolean;
 };
 
 /**
