@@ -32,6 +32,11 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./serve.ts")).loadBench,
   },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
+  gateway: {
+    summary: "CPU of the gateway per streamed token, beside a bare HTTP server that writes the same events",
+    options: ["--store DIR    model store, for its tokenizer (default: the upcycled SmolLM2, made on first use)"],
+    load: async () => (await import("./gateway.ts")).gatewayBench,
+  },
   planner: {
     summary: "balance, copies and time of placement policies against EPLB and the exact optimum",
     options: [rowNames],

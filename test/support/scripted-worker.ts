@@ -34,6 +34,8 @@ export interface Script {
   readonly delayMs?: number;
   /** Ends by itself after this many tokens, with the eos token. */
   readonly length?: number;
+  /** Other tokens than those of `tokenAt`. */
+  readonly token?: (position: number) => number;
   /** Called while the request is in the queue: it has a KV slot when this is done. May throw, hang or return "draining". */
   readonly slot?: () => Order | Promise<Order>;
   /** Called before each token; may throw, hang or return "draining". `sent` counts this attempt's tokens. */
@@ -112,7 +114,9 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
     for (let position = request.replay.length; position < request.maxTokens; position++) {
       if (await obey(await worker.script.before?.(position, sent, worker.requests.length))) return;
       const last = position === (worker.script.length ?? Number.POSITIVE_INFINITY);
-      const id = last ? eosId : tokenAt(request.prompt, request.sampling?.seed ?? 0n, request.sampling?.temperature ?? 0, position);
+      const { seed = 0n, temperature = 0 } = request.sampling ?? {};
+      const next = worker.script.token?.(position) ?? tokenAt(request.prompt, seed, temperature, position);
+      const id = last ? eosId : next;
       send({ event: { case: "token", value: { id, position, logprob: -0.5 } } });
       sent++;
       if (last && request.eos.includes(eosId)) return finish(call, FinishReason.STOP, sent);
