@@ -17,7 +17,7 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
 /** Least decrease of max/mean per copy, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
 /** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
-const sharedMemoryFactor = 4;
+const sharedMemoryFactor = 4.6;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
