@@ -5,11 +5,12 @@ import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { PlanState } from "../engine/core/plan-state.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { DispatchClient } from "../experts/dispatch-client.ts";
-import type { GiveWay, LoadRequest, Materializer } from "../experts/materializer.ts";
+import type { LoadRequest, Materializer } from "../experts/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import { hash32 } from "../placement/dispatch.ts";
+import { CopiesThatGaveWay } from "./give-way.ts";
 import { type PlannedLoad, plannedLoads } from "./worker-loads.ts";
 
 /** Experts of a plan asked for side by side; transfers are bounded again in the materializer. */
@@ -22,8 +23,6 @@ const prepareDefaultMs = 60_000;
 /** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
 const adoptedFreeMs = 5_000;
 const loadRetryMs = 1_000;
-/** Copies that gave way come back when experts loaded on demand are no longer used, looked at so often. */
-const comeBackMs = 5_000;
 const loadersAtOnce = 2;
 
 export type PrepareOutcome =
@@ -60,6 +59,8 @@ export interface PlanKeeperOptions {
 
 export class PlanKeeper {
   readonly state: PlanState;
+  /** For loads on demand. */
+  readonly giveWay: CopiesThatGaveWay;
   readonly #options: PlanKeeperOptions;
   readonly #calls = new Set<PrepareCall>();
   /** The call that last took a layer on: no other may fail it. */
@@ -72,13 +73,13 @@ export class PlanKeeper {
   #loadAgain = false;
   #warm = false;
   #loadProblem = "";
-  /** Planned experts ("layer.expert") that left their place to others. */
-  readonly #gaveWay = new Set<string>();
-  #comingBack: NodeJS.Timeout | undefined;
 
   constructor(options: PlanKeeperOptions) {
     this.state = options.state;
     this.#options = options;
+    const { state, peers, log } = options;
+    const { residents } = options.materializer;
+    this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
     options.peers.onChange(() => void this.#mask());
   }
   /** The engine's remote side, which needs the plan and so comes after it. */
@@ -103,36 +104,6 @@ export class PlanKeeper {
     const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
     hosts.delete(peers.self.rank);
     return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
-  }
-
-  /**
-   * A copy may give way while another live host keeps its expert, by the committed placement and by the one that is being
-   * prepared. Which host keeps it follows from its name, so that each of them may give up its part and not all the same.
-   */
-  readonly giveWay: GiveWay = {
-    may: (layer, expert) => {
-      const { peers } = this.#options;
-      const placements = [this.state.current(layer), this.state.next(layer)].filter((placement) => placement !== undefined);
-      return placements.every(({ hosts }) => {
-        const live = (hosts[expert] ?? []).filter((rank) => peers.usable(rank)).sort((a, b) => a - b);
-        const keeper = live[hash32(layer, expert) % Math.max(1, live.length)];
-        return keeper !== undefined && keeper !== peers.self.rank;
-      });
-    },
-    done: (layer, expert) => {
-      if (this.#gaveWay.size === 0) this.#options.log.info({}, "memory is full: copies give way to experts that no other rank holds");
-      this.#gaveWay.add(`${layer}.${expert}`);
-      this.#comeBackLater();
-    },
-  };
-
-  #comeBackLater(): void {
-    this.#comingBack ??= setTimeout(() => {
-      this.#comingBack = undefined;
-      if (this.#options.materializer.residents.pressed()) this.#comeBackLater();
-      else void this.#loadMissing();
-    }, comeBackMs);
-    this.#comingBack.unref();
   }
 
   /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
@@ -285,7 +256,7 @@ export class PlanKeeper {
 
   close(): void {
     this.#stopping.abort(aborted(0));
-    clearTimeout(this.#comingBack);
+    this.giveWay.close();
     for (const { abort } of this.#calls) abort.abort(aborted(0));
   }
 
@@ -353,11 +324,10 @@ export class PlanKeeper {
   async #loadOnce(): Promise<AppError | undefined> {
     const { materializer, layers } = this.#options;
     const { residents } = materializer;
-    if (!residents.pressed()) this.#gaveWay.clear();
     const missing: { layer: number; expert: number }[] = [];
     for (let layer = 0; layer < layers; layer++) {
       for (const expert of this.state.planned(layer)) {
-        if (!residents.isResident(layer, expert) && !this.#gaveWay.has(`${layer}.${expert}`)) missing.push({ layer, expert });
+        if (!residents.isResident(layer, expert) && !this.giveWay.isAway(layer, expert)) missing.push({ layer, expert });
       }
     }
     let failed: AppError | undefined;
