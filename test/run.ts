@@ -91,6 +91,13 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   });
 }
 
+/** Those that bring up a control plane come one after another, since they share what the machine has one of; the others beside them. */
+async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
+  const files = testFiles("integration", filters);
+  const planes = files.filter((file) => /\/test\/(cluster|integration)\//.test(file));
+  await Promise.all([planes, files.filter((file) => !planes.includes(file))].map((lane) => runFiles(lane, 1, counts)));
+}
+
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
 
 /** All e2e files share one cluster, which goes when they are done; ENODIA_KEEP=1 leaves it for a look. */
@@ -136,8 +143,7 @@ async function main(argv: readonly string[]): Promise<void> {
   const wants = (name: Target): boolean => target === "all" || target === name;
   if (wants("check")) runChecks(counts);
   if (wants("unit")) await runFiles(testFiles("unit", filters), 2, counts);
-  // One at a time: these own processes, ports and clusters.
-  if (wants("integration")) await runFiles(testFiles("integration", filters), 1, counts);
+  if (wants("integration")) await runIntegration(filters, counts);
   if (wants("e2e")) await runE2e(filters, counts, target === "all");
   const skipped = counts.skipped > 0 ? `, ${counts.skipped} skipped` : "";
   process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);

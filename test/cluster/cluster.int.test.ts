@@ -155,7 +155,11 @@ describe("a local cluster", { skip: reason }, () => {
       ["one", "one"],
     ] as const) {
       const url = encodeURIComponent(`http://service-${to}.probe.svc.cluster.local/`);
-      assert.equal((await askPod(from, `/fetch?url=${url}`)).pod, to);
+      // A pod is Ready a moment before the proxies of all nodes know it.
+      const answer = await waitFor(`${from} to reach ${to}`, { timeoutMs: 15_000, everyMs: 300 }, () =>
+        askPod(from, `/fetch?url=${url}`).catch(() => undefined),
+      );
+      assert.equal(answer.pod, to);
     }
   });
 

@@ -12,7 +12,7 @@ import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "
 const model = "fragile";
 /** Lost experts are live again within this time of the loss, or of its being declared. */
 const aliveWithinMs = 15_000;
-const maxTokens = 96;
+const maxTokens = 64;
 
 let target: Target;
 let moe: Deployed;

@@ -8,7 +8,7 @@ export interface Texts {
   readonly sampled: readonly string[];
 }
 
-const tokens = 32;
+const tokens = 20;
 
 /** Asks all prompts both ways, `parallel` at a time (batch mates vary with it). */
 export async function collectTexts(url: () => Promise<string>, model: string, parallel: number): Promise<Texts> {
