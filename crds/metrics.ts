@@ -116,6 +116,9 @@ const table = {
 
   // ---- worker: experts and dispatch
   enodia_expert_hosted: worker.gauge("(layer, expert) pairs this rank holds."),
+  enodia_expert_copies_away: worker.gauge(
+    "Planned copies that gave way, in a full memory, to experts that no other rank held; they come back when those are no longer used.",
+  ),
   enodia_expert_hosted_bytes: worker.gauge("Resident bytes of the experts this rank holds."),
   enodia_expert_budget_bytes: worker.gauge("Resident bytes this rank may spend on experts."),
   enodia_expert_rows_total: worker.counter("Expert rows computed here for this rank's own tokens or for others.", {

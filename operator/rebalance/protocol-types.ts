@@ -48,6 +48,9 @@ export const defaultLimits: RunLimits = {
   attempts: 3,
 };
 
+/** Calls of which a rank has one of each kind under way at most. `drain` = Release with `drainOnly`. */
+export type Call = "commit" | "drain" | "release";
+
 export type Event =
   | { readonly type: "start" }
   | { readonly type: "tick"; readonly now: number }
@@ -69,8 +72,8 @@ export type Event =
       readonly asked: readonly number[];
       readonly drainOnly: boolean;
     }
-  /** A commit or release call failed or left layers over: it is tried again. */
-  | { readonly type: "unanswered"; readonly rank: number; readonly call: "commit" | "release" }
+  /** A call failed: it is made again. */
+  | { readonly type: "unanswered"; readonly rank: number; readonly call: Call }
   /** A rank is live (again): new, or a new boot with empty memory. */
   | { readonly type: "joined"; readonly rank: number; readonly bootId: string }
   | { readonly type: "lost"; readonly rank: number };

@@ -86,3 +86,63 @@ test("a rank that gives up copies frees them only when the frames of every other
   assert.deepEqual(run.outcome, { result: "committed", aborted: [], unreleased: [] });
   for (const call of ["free 0", "free 1", "free 3"]) assert.ok(calls.includes(call), call);
 });
+
+test("a layer that is slow to drain at a rank does not hold up the other layers of that rank", () => {
+  const layers = [0, 1];
+  const run = new PlanRun({
+    ...{
+      epoch: 2,
+      members: new Map([
+        [0, "0"],
+        [1, "1"],
+      ]),
+      budget: new Map(),
+      used: new Map(),
+      now: 0,
+      limits: defaultLimits,
+    },
+    // Of layer 0 rank 1 gives up nothing and has frames under way; of layer 1 both give up copies.
+    tasks: layers.map((layer) => ({
+      placement: { layer, epoch: 2, hosts: [[0]], shares: [[1000]] },
+      ...{
+        incoming: new Map([[0, 100]]),
+        outgoing: new Map(
+          layer === 0
+            ? [[0, 100]]
+            : [
+                [0, 100],
+                [1, 100],
+              ],
+        ),
+        committedBefore: false,
+      },
+    })),
+  });
+  const queue: Event[] = [{ type: "start" }];
+  for (let now = 0; !run.freeLayers().includes(1) && now < 5_000; now += 250) {
+    for (const action of queue.splice(0).flatMap((event) => run.on(event))) {
+      const left = action.type === "release" && action.rank === 1 ? action.layers.filter((layer) => layer !== 0) : action.layers;
+      queue.push(
+        ...answers({ ...action, layers: left }).map((event) => (event.type === "released" ? { ...event, asked: action.layers } : event)),
+      );
+    }
+    queue.push({ type: "tick", now });
+  }
+  assert.deepEqual(run.freeLayers(), [1]);
+});
+
+test("a rank that comes up again between drain and free is waited for anew", () => {
+  const run = oneLayer([0, 1, 3], [1, 3]);
+  const events: Event[] = [{ type: "start" }];
+  for (let now = 0; now < 2_000; now += 250) {
+    for (const action of events.splice(0).flatMap((event) => run.on(event))) {
+      // Rank 1 does not answer its Release, so that the layer stays open.
+      if (action.type !== "release" || action.drainOnly || action.rank !== 1) events.push(...answers(action));
+    }
+    events.push({ type: "tick", now });
+  }
+  const asked = run.on({ type: "joined", rank: 3, bootId: "3b" });
+  assert.deepEqual(asked, [{ type: "prepare", rank: 3, layers: [0], deadline: defaultLimits.prepareMs }]);
+  assert.equal(run.phase, "Committing", "a source of unknown state blocks FREE");
+  assert.equal(run.outcome, undefined);
+});

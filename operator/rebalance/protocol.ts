@@ -1,7 +1,7 @@
 // The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
 // its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
 // code. The shell (push.ts) performs the actions and reports what came of them.
-import type { Action, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
+import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
 
 interface LayerRun {
   readonly task: LayerTask;
@@ -30,8 +30,7 @@ export class PlanRun {
   private readonly members: Map<number, string>;
   private readonly used: Map<number, number>;
   private readonly options: RunOptions;
-  private readonly commits = new Map<number, Line>();
-  private readonly releases = new Map<number, Line>();
+  private readonly lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
   private now: number;
   /** Since when every open layer can only go forward. */
   private forwardSince: number | undefined;
@@ -118,9 +117,7 @@ export class PlanRun {
         this.onLost(event.rank, actions);
         return;
       case "unanswered": {
-        const line = this.line(event.call === "commit" ? this.commits : this.releases, event.rank);
-        line.busy = false;
-        line.retryAt = this.now + this.options.limits.retryMs;
+        this.answered(event.call, event.rank, false);
         return;
       }
       default:
@@ -143,9 +140,7 @@ export class PlanRun {
         this.onFailed(event.rank, event.layer, event.message, actions);
         return;
       case "committed": {
-        const line = this.line(this.commits, event.rank);
-        line.busy = false;
-        if (event.layers.length < event.asked.length) line.retryAt = this.now + this.options.limits.retryMs;
+        this.answered("commit", event.rank, event.layers.length === event.asked.length);
         for (const layer of event.layers) this.layers.get(layer)?.committed.add(event.rank);
         return;
       }
@@ -154,17 +149,15 @@ export class PlanRun {
           this.done = { result: "superseded", epoch: event.epoch, message: event.message };
           return;
         }
-        this.line(this.commits, event.rank).busy = false;
-        this.line(this.commits, event.rank).retryAt = this.now + this.options.limits.retryMs;
+        this.answered("commit", event.rank, false);
         return;
       case "released": {
-        this.line(this.releases, event.rank).busy = false;
+        this.answered(event.drainOnly ? "drain" : "release", event.rank, event.layers.length === event.asked.length);
         for (const layer of event.layers) {
           const run = this.layers.get(layer);
           run?.drained.add(event.rank);
           if (!event.drainOnly) run?.released.add(event.rank);
         }
-        if (event.layers.length < event.asked.length) this.line(this.releases, event.rank).retryAt = this.now + this.options.limits.retryMs;
         return;
       }
       default:
@@ -196,8 +189,7 @@ export class PlanRun {
   private onJoined(rank: number, bootId: string, actions: Action[]): void {
     if (this.members.get(rank) === bootId) return;
     this.members.set(rank, bootId);
-    this.commits.delete(rank);
-    this.releases.delete(rank);
+    for (const lines of Object.values(this.lines)) lines.delete(rank);
     for (const run of this.layers.values()) {
       if (run.phase === "free" || run.phase === "aborted") continue;
       run.ready.delete(rank);
@@ -213,8 +205,7 @@ export class PlanRun {
 
   private onLost(rank: number, actions: Action[]): void {
     if (!this.members.delete(rank)) return;
-    this.commits.delete(rank);
-    this.releases.delete(rank);
+    for (const lines of Object.values(this.lines)) lines.delete(rank);
     for (const run of this.layers.values()) {
       if ((run.phase === "preparing" || run.phase === "waiting") && run.task.incoming.has(rank))
         this.abort(run, `rank ${rank} was lost before it was ready`, actions);
@@ -268,14 +259,9 @@ export class PlanRun {
 
   private sendCommits(actions: Action[]): void {
     for (const rank of this.members.keys()) {
-      const line = this.line(this.commits, rank);
-      if (line.busy || this.now < line.retryAt) continue;
-      const layers = [...this.layers.values()]
-        .filter((run) => run.phase === "committing" && !run.committed.has(rank) && run.ready.has(rank))
-        .map((run) => run.layer);
-      if (layers.length === 0) continue;
-      line.busy = true;
-      actions.push({ type: "commit", rank, layers });
+      const due = (run: LayerRun): boolean => run.phase === "committing" && !run.committed.has(rank) && run.ready.has(rank);
+      const layers = this.ask("commit", rank, due);
+      if (layers.length > 0) actions.push({ type: "commit", rank, layers });
     }
     for (const run of this.layers.values()) {
       if (run.phase !== "committing" || ![...this.members.keys()].every((rank) => run.committed.has(rank))) continue;
@@ -285,14 +271,11 @@ export class PlanRun {
 
   private sendReleases(actions: Action[]): void {
     for (const rank of this.members.keys()) {
-      const line = this.line(this.releases, rank);
-      if (line.busy || this.now < line.retryAt) continue;
-      const open = [...this.layers.values()].filter((run) => run.phase === "releasing" && !run.released.has(rank));
-      const free = open.filter((run) => this.mayRelease(run, rank));
-      const drain = free.length > 0 ? [] : open.filter((run) => !run.drained.has(rank));
-      if (free.length + drain.length === 0) continue;
-      line.busy = true;
-      actions.push({ type: "release", rank, layers: [...free, ...drain].map((run) => run.layer), drainOnly: free.length === 0 });
+      const open = (run: LayerRun): boolean => run.phase === "releasing" && !run.released.has(rank);
+      const drain = this.ask("drain", rank, (run) => open(run) && !run.drained.has(rank) && !this.mayRelease(run, rank));
+      if (drain.length > 0) actions.push({ type: "release", rank, layers: drain, drainOnly: true });
+      const free = this.ask("release", rank, (run) => open(run) && this.mayRelease(run, rank));
+      if (free.length > 0) actions.push({ type: "release", rank, layers: free, drainOnly: false });
     }
     for (const run of this.layers.values()) {
       if (run.phase !== "releasing" || ![...this.members.keys()].every((rank) => run.released.has(rank))) continue;
@@ -326,8 +309,14 @@ export class PlanRun {
   }
 
   private unreleased(run: LayerRun): UnreleasedLayer {
-    const [answered, word] = run.phase === "committing" ? [run.committed, "committed"] : [run.released, "released"];
-    const ranks = [...this.members.keys()].filter((rank) => !answered.has(rank));
+    const without = (ranks: ReadonlySet<number>): number[] => [...this.members.keys()].filter((rank) => !ranks.has(rank));
+    // Those that only wait for another's frames are not the ones to look at.
+    const [ranks, word] =
+      run.phase === "committing"
+        ? [without(run.committed), "committed"]
+        : without(run.drained).length > 0
+          ? [without(run.drained), "drained"]
+          : [without(run.released), "released"];
     return { layer: run.layer, reason: `ranks ${ranks.join(", ")} have not ${word} it` };
   }
 
@@ -356,13 +345,18 @@ export class PlanRun {
     return [...run.task.incoming.keys()].filter((rank) => this.members.has(rank));
   }
 
-  private line(lines: Map<number, Line>, rank: number): Line {
-    let line = lines.get(rank);
-    if (!line) {
-      line = { busy: false, retryAt: 0 };
-      lines.set(rank, line);
-    }
-    return line;
+  /** Layers to call a rank for now, if it is not being called already; it is from here on. */
+  private ask(call: Call, rank: number, due: (run: LayerRun) => boolean): number[] {
+    const line = this.lines[call].get(rank);
+    if (line && (line.busy || this.now < line.retryAt)) return [];
+    const layers = [...this.layers.values()].filter(due).map((run) => run.layer);
+    if (layers.length > 0) this.lines[call].set(rank, { busy: true, retryAt: 0 });
+    return layers;
+  }
+
+  /** The call has come back; what it left over is asked for after a pause. */
+  private answered(call: Call, rank: number, whole: boolean): void {
+    this.lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.now + this.options.limits.retryMs });
   }
 
   private inPhase(...phases: LayerPhase[]): number[] {

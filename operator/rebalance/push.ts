@@ -142,13 +142,14 @@ export class Push {
 
   private async release(action: Extract<Action, { type: "release" }>, link: Link | undefined, bootId: string): Promise<void> {
     const { rank, layers, drainOnly } = action;
+    const call = drainOnly ? "drain" : "release";
     try {
-      if (!link) return this.feed({ type: "unanswered", rank, call: "release" });
+      if (!link) return this.feed({ type: "unanswered", rank, call });
       const reply = await link.release(this.o.run.epoch, layers, drainOnly);
       const released = reply.released.filter((layer) => layers.includes(layer));
       this.feed({ type: "released", rank, bootId, layers: released, asked: layers, drainOnly });
     } catch {
-      this.feed({ type: "unanswered", rank, call: "release" });
+      this.feed({ type: "unanswered", rank, call });
     }
   }
 

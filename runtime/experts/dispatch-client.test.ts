@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, test } from "node:test";
 import type { LayerPlacement } from "../../crds/plan.ts";
+import { notHosted } from "../engine/core/not-hosted.ts";
 import { silentLog } from "../observe/log.ts";
 import { createTracing } from "../observe/trace.ts";
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
@@ -48,7 +49,16 @@ after(() => {
   for (const client of clients) client.close();
 });
 
-async function rankZero(scripts: Record<number, Script>, waitMs?: number) {
+interface Own {
+  readonly waitMs?: number;
+  /** Hosts of the one expert. */
+  readonly hosts?: number[];
+  /** Whether this rank has it in memory, and room for it. */
+  readonly here?: boolean;
+  readonly room?: boolean;
+}
+
+async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], here = false, room = true }: Own = {}) {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const peers = new ScriptedPeers({ self, namespace: "n", name: "m", tls: {} as TlsSource, log: silentLog });
   const members = Object.entries(scripts).map(([rank, script]) => {
@@ -60,20 +70,25 @@ async function rankZero(scripts: Record<number, Script>, waitMs?: number) {
   const client = new DispatchClient({
     ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {} },
     runner: {
+      run: async (_layer, _phase, work) => {
+        if (!here) throw notHosted([0], "not in memory");
+        return new Float32Array(work.pairExperts.length * hidden).fill(7);
+      },
       runOnDemand: async (_layer, _phase, work) => {
         own.push(...work.pairExperts);
+        if (!room) throw notHosted([0], "memory is full");
         return new Float32Array(work.pairExperts.length * hidden).fill(7);
       },
     },
-    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [[1]], shares: [[1000]] }],
+    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], shares: [[1000]] }],
     report: { frame: () => {}, bytes: () => {}, retry: () => {} },
     ...(waitMs === undefined ? {} : { waitMs }),
   });
   clients.push(client);
   return { client, peers, own };
 }
-const frame = () => ({
-  ...{ layer: 0, epoch: 1, rank: 1, phase: "decode" as const, rows: new Float32Array(hidden) },
+const frame = (rank = 1) => ({
+  ...{ layer: 0, epoch: 1, rank, phase: "decode" as const, rows: new Float32Array(hidden) },
   ...{ pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(0) },
 });
 
@@ -114,11 +129,42 @@ test("when a host stays busy another rank loads its expert", async () => {
 });
 
 test("a host that shows signs of life and never answers a frame costs the frame its time, and no more", async () => {
-  const { client, peers } = await rankZero({ 1: () => undefined }, 700);
+  const { client, peers } = await rankZero({ 1: () => undefined }, { waitMs: 700 });
   const startedAt = performance.now();
   await assert.rejects(client.dispatch(frame()), { code: "ExpertUnavailable" });
   const tookMs = performance.now() - startedAt;
   assert.ok(tookMs >= 600 && tookMs < 2_500, `${tookMs} ms`);
   assert.equal(peers.isSuspect(1), false, "its process answers");
   assert.equal(client.inFlight, 0);
+});
+
+test("what is planned here and not in memory is asked of another host, and loaded only when there is none", async () => {
+  const other = await rankZero({ 1: rowsFor }, { hosts: [0, 1] });
+  assert.deepEqual([...(await other.client.dispatch(frame(0)))], [7, 7, 7, 7]);
+  assert.deepEqual(other.own, []);
+  const alone = await rankZero({ 1: () => assert.fail("rank 1 does not host it") }, { hosts: [0] });
+  await alone.client.dispatch(frame(0));
+  assert.deepEqual(alone.own, [0]);
+});
+
+test("a host that says NOT_HOSTED is not followed by a load here while a third host has it", async () => {
+  const gone: Answer = { case: "notHosted", value: { $typeName: "enodia.runtime.v1.NotHosted", epoch: 1n, layerEpoch: 1n, experts: [0] } };
+  const { client, own } = await rankZero(
+    { 1: () => gone, 2: (got) => (got.onDemand ? assert.fail("it hosts it") : rowsFor(got)) },
+    { hosts: [0, 1, 2] },
+  );
+  await client.dispatch(frame(1));
+  assert.deepEqual(own, []);
+});
+
+test("without room here the next rank loads an expert that nobody holds", async () => {
+  const asked: boolean[] = [];
+  const other: Script = (got) => {
+    asked.push(got.onDemand);
+    return rowsFor(got);
+  };
+  const { client, own } = await rankZero({ 2: other, 3: other }, { hosts: [0], room: false });
+  await client.dispatch(frame(0));
+  assert.deepEqual(own, [0], "asked once");
+  assert.deepEqual(asked, [true]);
 });

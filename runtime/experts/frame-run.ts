@@ -26,7 +26,7 @@ export type FrameOutcome = "ok" | "not_hosted" | "busy" | "rejected" | "error";
 
 export interface FrameRunOptions {
   readonly peers: Peers;
-  readonly runner: Pick<FrameRunner, "runOnDemand">;
+  readonly runner: Pick<FrameRunner, "run" | "runOnDemand">;
   readonly hidden: number;
   /** The newest committed placement of a layer, and its parent while that still serves. */
   readonly placement: (layer: number) => readonly LayerPlacement[];
@@ -138,18 +138,19 @@ export class FrameRun {
     return this.#send(part, work, traceparent);
   }
 
-  /** Nobody else has it: planned here and still loading, or this rank is the one to load it. */
+  /** This rank's own experts, and on demand those that it is to load: nobody else has them. */
   async #here(part: Part, work: Pairs): Promise<readonly number[]> {
     const { runner, hidden } = this.#options;
     const { layer, phase } = this.#frame;
     try {
       const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
-      scatterRows(this.#out, hidden, part.pairs, await runner.runOnDemand(layer, phase, work, signal));
+      const rows = await (part.onDemand ? runner.runOnDemand(layer, phase, work, signal) : runner.run(layer, phase, work));
+      scatterRows(this.#out, hidden, part.pairs, rows);
       return [];
     } catch (caught) {
       const missing = missingExperts(caught);
       if (missing.length === 0) throw caught;
-      this.#attempts.fail({ rank: part.rank, onDemand: true }, missing);
+      this.#attempts.fail(part, missing);
       return part.pairs;
     }
   }

@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import { abortReason, Gate, Signal } from "./gate.ts";
-import type { Admission, Kind, ResidentSet } from "./resident-set.ts";
+import type { Admission, Kind, ResidentExpert, ResidentSet } from "./resident-set.ts";
 import type { ShardClient } from "./shard-client.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
@@ -98,23 +98,25 @@ export class Materializer {
         return 0;
       }
       if (admission.action === "load") return await this.#load(request, hold);
-      if (admission.action === "evict") await this.#evict(admission, request);
-      else {
-        if (admission.action === "full") full(admission, request);
-        await this.#changed.wait(pollMs, signal);
+      if (admission.action === "evict") {
+        if (await this.#replace(admission, request)) return await this.#load(request, hold);
+        continue;
       }
+      if (admission.action === "full") full(admission, request);
+      await this.#changed.wait(pollMs, signal);
     }
   }
 
-  async #evict({ victim, kind }: Admission & { action: "evict" }, { giveWay }: LoadRequest): Promise<void> {
-    if (kind === "planned") giveWay?.done(victim.layer, victim.expert);
-    await this.#unload(victim.layer, victim.expert);
+  /** Unloads the victim; true if its room is the request's now. */
+  async #replace({ victim, kind }: Admission & { action: "evict" }, request: LoadRequest): Promise<boolean> {
+    if (kind === "planned") request.giveWay?.done(victim.layer, victim.expert);
+    return this.#leave(victim, () => this.residents.takeOver(victim, request.layer, request.expert, request.kind));
   }
 
   /** Unloads what a layer no longer wants. Returns the resident bytes that became free. */
   async retain(layer: number, wanted: ReadonlySet<number>): Promise<number> {
     const leaving = this.residents.retain(layer, wanted);
-    for (const { expert } of leaving) await this.#unload(layer, expert);
+    for (const each of leaving) await this.#leave(each, () => this.residents.gone(layer, each.expert));
     return leaving.length * this.residents.expertBytes;
   }
 
@@ -146,13 +148,16 @@ export class Materializer {
     return byteLength;
   }
 
-  async #unload(layer: number, expert: number): Promise<void> {
+  async #leave<T>({ layer, expert }: ResidentExpert, left: () => T): Promise<T> {
     const slow = setTimeout(() => this.#log.warn({ layer, expert }, "an expert takes long to leave memory"), unloadWaitMs);
     try {
       await this.#engine.unloadExpert(layer, expert);
+      return left();
+    } catch (caught) {
+      this.residents.gone(layer, expert);
+      throw caught;
     } finally {
       clearTimeout(slow);
-      this.residents.gone(layer, expert);
       this.#changed.notify();
     }
   }

@@ -1,5 +1,6 @@
 // Which experts are in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged
 // ones (loaded on demand, first to go). Pure but for the clock it is given: it admits and accounts; materializer.ts loads and unloads.
+import { hash32 } from "../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";
 
@@ -17,6 +18,8 @@ interface Entry extends ResidentExpert {
   leases: number;
   /** Milliseconds of the clock. */
   usedAt: number;
+  /** Planned, and leaving for a staged one. */
+  givesWay: boolean;
 }
 
 /** May a planned expert give its place to one that no rank holds? */
@@ -32,7 +35,7 @@ export type Admission =
   | { readonly action: "wait" }
   /** Room is taken for it: load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
-  /** Unload the victim (marked as leaving) first, call `gone` for it, and ask again. */
+  /** Unload the victim (marked as leaving) first, then call `takeOver`. */
   | { readonly action: "evict"; readonly victim: ResidentExpert; readonly kind: Kind }
   /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
   | { readonly action: "full"; readonly inUse: boolean };
@@ -64,9 +67,9 @@ export class ResidentSet {
   stagedCount(): number {
     return [...this.#entries.values()].filter((entry) => entry.kind === "staged").length;
   }
-  /** Are experts that were loaded on demand still in use? */
+  /** Are experts that were loaded on demand still in use, or about to be? */
   pressed(): boolean {
-    return [...this.#entries.values()].some((entry) => entry.kind === "staged" && !this.#isIdle(entry));
+    return [...this.#entries.values()].some((entry) => entry.givesWay || (entry.kind === "staged" && !this.#isIdle(entry)));
   }
 
   /**
@@ -82,12 +85,13 @@ export class ResidentSet {
       return { action: "present" };
     }
     if (this.#entries.size < this.capacity) {
-      this.#entries.set(key(layer, expert), { layer, expert, kind, phase: "loading", leases: 0, usedAt: this.#now() });
+      this.#add(layer, expert, kind);
       return { action: "load" };
     }
     const victim = this.#victim(kind === "staged" ? mayGiveWay : undefined);
     if (victim === undefined) return this.#noVictim();
     victim.phase = "unloading";
+    victim.givesWay = victim.kind === "planned";
     return { action: "evict", victim: { layer: victim.layer, expert: victim.expert }, kind: victim.kind };
   }
 
@@ -95,6 +99,26 @@ export class ResidentSet {
     const entry = this.#entries.get(key(layer, expert));
     if (entry !== undefined) entry.phase = "resident";
   }
+  /** The victim is unloaded: its room goes to the one that it left for, before anybody else hears of it. False if that one came meanwhile. */
+  takeOver(victim: ResidentExpert, layer: number, expert: number, kind: Kind): boolean {
+    this.gone(victim.layer, victim.expert);
+    if (this.#entries.has(key(layer, expert))) return false;
+    this.#add(layer, expert, kind);
+    return true;
+  }
+  #add(layer: number, expert: number, kind: Kind): void {
+    this.#entries.set(key(layer, expert), { layer, expert, kind, phase: "loading", leases: 0, usedAt: this.#now(), givesWay: false });
+  }
+
+  /** Frames have used these experts of a layer. */
+  touch(layer: number, experts: Iterable<number>): void {
+    const now = this.#now();
+    for (const expert of experts) {
+      const entry = this.#entries.get(key(layer, expert));
+      if (entry !== undefined) entry.usedAt = now;
+    }
+  }
+
   /** The load failed or the unload is done: its room is free. */
   gone(layer: number, expert: number): void {
     this.#entries.delete(key(layer, expert));
@@ -144,13 +168,25 @@ export class ResidentSet {
     for (const entry of this.#entries.values())
       if (entry.kind === "staged" && canLeave(entry) && (staged === undefined || entry.usedAt < staged.usedAt)) staged = entry;
     if (mayGiveWay === undefined || (staged !== undefined && this.#isIdle(staged))) return staged;
-    for (const entry of this.#entries.values())
-      if (entry.kind === "planned" && canLeave(entry) && mayGiveWay(entry.layer, entry.expert)) return entry;
-    return staged;
+    return this.#yielding(mayGiveWay) ?? staged;
   }
 
-  #isIdle({ usedAt }: Entry): boolean {
-    return this.#now() - usedAt >= stagedIdleMs;
+  /** Any planned one that may: by hash, so that it is not always the experts of the same layers. */
+  #yielding(mayGiveWay: MayGiveWay): Entry | undefined {
+    let first: Entry | undefined;
+    let least = Number.POSITIVE_INFINITY;
+    for (const entry of this.#entries.values()) {
+      if (entry.kind !== "planned" || !canLeave(entry)) continue;
+      const place = hash32(entry.layer, entry.expert);
+      if (place >= least || !mayGiveWay(entry.layer, entry.expert)) continue;
+      first = entry;
+      least = place;
+    }
+    return first;
+  }
+
+  #isIdle({ usedAt, leases }: Entry): boolean {
+    return leases === 0 && this.#now() - usedAt >= stagedIdleMs;
   }
 }
 

@@ -17,7 +17,8 @@ export interface FrameRunnerOptions {
   readonly hidden: number;
   /** Ranks that may hold a copy, for the transfer. */
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
-  readonly giveWay: GiveWay;
+  /** Planned experts that may give way to this one; undefined where another rank is to have it. */
+  readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
@@ -29,8 +30,10 @@ export class FrameRunner {
   }
 
   /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts) when an expert is not here. */
-  run(layer: number, phase: Phase, work: Pairs): Promise<Float32Array> {
-    return this.#options.engine.runExperts({ layer, phase, ...work });
+  async run(layer: number, phase: Phase, work: Pairs): Promise<Float32Array> {
+    const rows = await this.#options.engine.runExperts({ layer, phase, ...work });
+    this.#options.materializer.residents.touch(layer, new Set(work.pairExperts));
+    return rows;
   }
 
   /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. `NotHosted` then means
@@ -41,11 +44,20 @@ export class FrameRunner {
     } catch (error) {
       if (missingExperts(error).length === 0) throw error;
     }
-    const { hidden } = this.#options;
+    const { hidden, materializer } = this.#options;
     const out = new Float32Array(work.pairExperts.length * hidden);
-    for (const expert of new Set(work.pairExperts)) {
+    const experts = new Set(work.pairExperts);
+    for (const expert of experts) {
       const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
-      scatterRows(out, hidden, pairs, await this.#runOne(layer, phase, expert, partOf(work, hidden, pairs), signal));
+      try {
+        scatterRows(out, hidden, pairs, await this.#runOne(layer, phase, expert, partOf(work, hidden, pairs), signal));
+      } catch (caught) {
+        const error = AppError.from(caught);
+        if (error.code !== "NoRoom") throw error;
+        // All at once: one after another, each would cost the sender a turn.
+        const absent = [...experts].filter((each) => !materializer.residents.isResident(layer, each));
+        throw notHosted(absent.length > 0 ? absent : [expert], error.message);
+      }
     }
     return out;
   }
@@ -53,15 +65,16 @@ export class FrameRunner {
   async #runOne(layer: number, phase: Phase, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
     const { materializer, sourcesOf, giveWay, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident(layer, expert);
-    const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal, giveWay } as const;
+    const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
+    const ways = giveWay(layer, expert);
     try {
-      const rows = await materializer.withExpert(request, () => this.run(layer, phase, work));
+      const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => this.run(layer, phase, work));
       if (!wasHere) onDemandLoad("ok");
       return rows;
     } catch (caught) {
-      if (!wasHere) onDemandLoad("error");
       const error = AppError.from(caught);
-      if (error.code === "NoRoom") throw notHosted([expert], error.message);
+      if (error.code === "NoRoom") throw error;
+      if (!wasHere) onDemandLoad("error");
       if (!signal.aborted) throw error;
       throw new AppError(`expert ${layer}/${expert} could not be loaded within ${expertWaitMs / 1000} s`, {
         code: "ExpertUnavailable",

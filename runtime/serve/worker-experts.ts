@@ -70,7 +70,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     hidden: info.hidden,
     sourcesOf: (layer, expert) => plan.sources(layer, expert),
-    giveWay: plan.giveWay,
+    giveWay: (layer, expert) => plan.giveWay.to(layer, expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
   const dispatch = new DispatchClient({

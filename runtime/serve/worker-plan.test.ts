@@ -20,7 +20,7 @@ const [deploymentUid, modelDigest] = ["d", "digest"];
 function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
   const tables: RoutingTables[] = [];
   const fetched: string[] = [];
-  const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables };
+  const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables, away: new Set<number>() };
   const state = new PlanState({ deploymentUid, modelDigest, rank, layers: 2, experts: 2 });
   const fetch = async ({ layer, expert, signal }: FetchOptions) => {
     while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -40,7 +40,8 @@ function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
       self: { deploymentUid, rank, podUid: "u", bootId: "b" },
       onChange: () => () => {},
       down: () => new Set(),
-      usable: () => true,
+      member: (other) => ({ rank: other, podName: "p", podUid: "u", bootId: "b", address: "a", state: "active" }),
+      usable: (other) => !self.away.has(other),
     },
   });
   return Object.assign(self, { plan, state, residents });
@@ -166,20 +167,7 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
 test("a copy that another rank keeps gives way, and comes back when what took its place is no longer used", async () => {
   const clock = new VirtualClock();
   const self = keeper(4, () => clock.now());
-  const shares = [
-    [500, 500],
-    [500, 500],
-  ];
-  const both = [0, 1].map((layer) => ({
-    layer,
-    epoch: 1,
-    shares,
-    hosts: [
-      [0, 1],
-      [1, 0],
-    ],
-  }));
-  clock.after(0, () => void self.plan.adopt({ ...planOf(1, []), layers: both }));
+  clock.after(0, () => void self.plan.adopt(everywhere([0, 1])));
   await clock.run(1_000);
   const { may, done } = self.plan.giveWay;
   const admitted = self.residents.admit(2, 0, "staged", may);
@@ -187,8 +175,7 @@ test("a copy that another rank keeps gives way, and comes back when what took it
   const { layer, expert } = admitted.victim;
   clock.after(0, () => done(layer, expert));
   await clock.run(100);
-  self.residents.gone(layer, expert);
-  self.residents.admit(2, 0, "staged");
+  assert.ok(self.residents.takeOver(admitted.victim, 2, 0, "staged"));
   self.residents.loaded(2, 0);
   for (let i = 0; i < 4; i++) {
     assert.ok(self.residents.lease(2, 0));
@@ -201,28 +188,87 @@ test("a copy that another rank keeps gives way, and comes back when what took it
   self.plan.close();
 });
 
-test("of an expert's hosts one keeps it, whichever asks; the only host always, and while a layer is prepared by both placements", async () => {
-  const placement = (hosts: number[][]) => ({ layer: 0, epoch: 1, hosts, shares: hosts.map((row) => row.map(() => 1000 / row.length)) });
-  for (const experts of [0, 1]) {
-    const mays = await Promise.all(
-      [0, 1].map(async (rank) => {
+/** Two layers of two experts, every expert on these ranks. */
+const everywhere = (ranks: number[]): PlacementPlan => ({
+  ...planOf(1, []),
+  layers: [0, 1].map((layer) => ({
+    ...{ layer, epoch: 1, hosts: [ranks, ranks.toReversed()] },
+    shares: [0, 1].map(() => ranks.map((_, i) => Math.floor(1000 / ranks.length) + (i === 0 ? 1000 % ranks.length : 0))),
+  })),
+});
+
+test("of an expert's hosts one keeps it, whichever ask, and the same one when another is gone or not seen by all", async () => {
+  const ranks = [0, 1, 2];
+  const keepersOf = async (layer: number, expert: number, away: (rank: number) => number[]): Promise<number[]> => {
+    const keeps = await Promise.all(
+      ranks.map(async (rank) => {
         const self = keeper(4, () => 0, rank);
-        await self.plan.adopt({
-          ...planOf(1, []),
-          layers: [
-            placement([
-              [0, 1],
-              [1, 0],
-            ]),
-          ],
-        });
-        const may = self.plan.giveWay.may(0, experts);
-        await self.plan.prepare({ ...planOf(2, []), layers: [{ ...placement([[rank], [rank]]), epoch: 2 }] }, 0, 0, () => {});
-        assert.ok(!self.plan.giveWay.may(0, experts), "it is to be the only host");
+        await self.plan.adopt(everywhere(ranks));
+        for (const other of away(rank)) self.away.add(other);
+        const may = self.plan.giveWay.may(layer, expert);
         self.plan.close();
-        return may;
+        return may ? [] : [rank];
       }),
     );
-    assert.deepEqual(mays.toSorted(), [false, true]);
+    return keeps.flat();
+  };
+  for (const [layer, expert] of [
+    [0, 0],
+    [0, 1],
+    [1, 0],
+    [1, 1],
+  ] as const) {
+    const [one, ...more] = await keepersOf(layer, expert, () => []);
+    assert.deepEqual(more, []);
+    for (const gone of ranks.filter((rank) => rank !== one)) {
+      assert.deepEqual(await keepersOf(layer, expert, (rank) => (rank === gone ? [] : [gone])), [one], `without rank ${gone}`);
+      assert.ok((await keepersOf(layer, expert, (rank) => (rank === one ? [gone] : []))).includes(one ?? -1), "seen by one rank only");
+    }
+  }
+});
+
+test("the only live host keeps its copy, a parent's copy stays until its release, and what is prepared counts as what is committed", async () => {
+  for (const rank of [0, 1]) {
+    const self = keeper(4, () => 0, rank);
+    await self.plan.adopt(everywhere([0, 1]));
+    const may = (expert: number) => self.plan.giveWay.may(0, expert);
+    const expert = [0, 1].find(may);
+    if (expert !== undefined) {
+      self.away.add(1 - rank);
+      assert.ok(!may(expert), "the other host is not there");
+      self.away.clear();
+      const alone = { layer: 0, epoch: 2, hosts: [[rank], [rank]], shares: [[1000], [1000]] };
+      await self.plan.prepare({ ...planOf(2, []), layers: [alone] }, 0, 0, () => {});
+      assert.ok(!may(expert), "it is to be the only host");
+      await self.plan.abort(2, []);
+      assert.ok(may(expert));
+      const other = { layer: 0, epoch: 3, hosts: [[1 - rank], [1 - rank]], shares: [[1000], [1000]] };
+      await self.plan.prepare({ ...planOf(3, []), layers: [other] }, 0, 0, () => {});
+      await self.plan.commit({ ...planOf(3, []), layers: [other] });
+      assert.ok(!may(expert), "sources of the parent may still route to it");
+    }
+    self.plan.close();
+  }
+});
+
+test("a copy that gave way is taken back when the rank that kept it is gone, while what took its place is still used", async () => {
+  const clock = new VirtualClock();
+  for (const rank of [0, 1]) {
+    const self = keeper(4, () => clock.now(), rank);
+    clock.after(0, () => void self.plan.adopt(everywhere([0, 1])));
+    await clock.run(1_000);
+    const { may, done } = self.plan.giveWay;
+    const admitted = self.residents.admit(2, 0, "staged", may);
+    if (admitted.action === "evict" && admitted.kind === "planned") {
+      const { layer, expert } = admitted.victim;
+      clock.after(0, () => done(layer, expert));
+      await clock.run(100);
+      assert.ok(self.residents.takeOver(admitted.victim, 2, 0, "staged"));
+      self.residents.loaded(2, 0);
+      assert.ok(self.plan.giveWay.isAway(layer, expert));
+      self.away.add(1 - rank);
+      assert.ok(!self.plan.giveWay.isAway(layer, expert));
+    }
+    self.plan.close();
   }
 });

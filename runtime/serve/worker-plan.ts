@@ -49,7 +49,7 @@ export interface PlanKeeperOptions {
   readonly state: PlanState;
   readonly engine: Pick<Engine, "setRouting" | "setDown">;
   readonly materializer: Materializer;
-  readonly peers: Pick<Peers, "self" | "onChange" | "down" | "usable">;
+  readonly peers: Pick<Peers, "self" | "onChange" | "down" | "member" | "usable">;
   readonly layers: number;
   readonly metrics: Pick<Metrics<"worker">, "add">;
   readonly log: Log;
@@ -80,7 +80,10 @@ export class PlanKeeper {
     const { state, peers, log } = options;
     const { residents } = options.materializer;
     this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
-    options.peers.onChange(() => void this.#mask());
+    options.peers.onChange(() => {
+      void this.#mask();
+      if (this.giveWay.count > 0) void this.#loadMissing(); // who keeps an expert may be gone
+    });
   }
   /** The engine's remote side, which needs the plan and so comes after it. */
   attach(dispatch: Pick<DispatchClient, "drained">): void {
@@ -327,7 +330,9 @@ export class PlanKeeper {
     const missing: { layer: number; expert: number }[] = [];
     for (let layer = 0; layer < layers; layer++) {
       for (const expert of this.state.planned(layer)) {
-        if (!residents.isResident(layer, expert) && !this.giveWay.isAway(layer, expert)) missing.push({ layer, expert });
+        if (this.giveWay.isAway(layer, expert)) continue;
+        if (!residents.isResident(layer, expert)) missing.push({ layer, expert });
+        else residents.admit(layer, expert, "planned"); // it may have come on demand
       }
     }
     let failed: AppError | undefined;

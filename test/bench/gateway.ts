@@ -38,11 +38,17 @@ export async function gatewayBench(args: readonly string[]): Promise<readonly Ga
   const store = values.store ?? (await provideSmolMoe((line) => void process.stderr.write(`${line}\n`)));
   const ca = createTestCa();
   const material = (member: string): TlsMaterial => ca.issue(member, ns, name, member === "gateway" ? member : `${name}-0-abcde`).current();
-  const worker = thread({ role: "worker", tls: material("rank-0") });
-  const gateway = thread({ role: "gateway", tls: material("gateway"), store, members: [(await first(worker)) as Member] });
-  const [port, barePort] = (await first(gateway)) as [number, number];
+  const threads: Worker[] = [];
+  const start = (role: Role): Worker => {
+    const started = thread(role);
+    threads.push(started);
+    return started;
+  };
   const rows: GatewayRow[] = [];
   try {
+    const worker = start({ role: "worker", tls: material("rank-0") });
+    const gateway = start({ role: "gateway", tls: material("gateway"), store, members: [(await first(worker)) as Member] });
+    const [port, barePort] = (await first(gateway)) as [number, number];
     for (const width of [16, ...streams]) {
       const own = await drive(gateway, `http://127.0.0.1:${port}/v1/completions`, width);
       const bare = await drive(gateway, `http://127.0.0.1:${barePort}/`, width);
@@ -55,7 +61,7 @@ export async function gatewayBench(args: readonly string[]): Promise<readonly Ga
       });
     }
   } finally {
-    await Promise.all([worker.terminate(), gateway.terminate()]);
+    await Promise.all(threads.map((each) => each.terminate()));
   }
   return rows.slice(1); // the first warms up
 }

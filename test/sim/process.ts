@@ -65,7 +65,7 @@ export class SimProcess {
       materializer,
       peers: {
         ...{ self: { deploymentUid: net.deploymentUid, rank, podUid, bootId }, onChange: () => () => {}, down: () => new Set() },
-        usable: (other) => net.worker(other) !== undefined,
+        ...{ usable: (other) => net.worker(other) !== undefined, member: () => undefined },
       },
       layers,
       metrics: { add: () => {} },
