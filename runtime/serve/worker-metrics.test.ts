@@ -19,7 +19,14 @@ test("steps are observed one by one, and KV slots are used, cached or free", asy
   const options = {
     engine: { stats: async () => polls.shift(), load: () => ({ queuedTokens: 0, activeRequests: 0 }) },
     info: { kvSlots: 8, denseBytes: 0, kvBytes: 0 },
-    experts: { remoteRows: () => 0, residents: { stagedCount: () => 0 }, dispatch: {}, state: {}, pace: {}, plan: { giveWay: { count: 0 } } },
+    experts: {
+      remoteRows: () => 0,
+      residents: { stagedCount: () => 0 },
+      dispatch: {},
+      state: {},
+      pace: {},
+      plan: { giveWay: { count: 0 } },
+    },
     ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, draining: () => false, health: {} },
   } as unknown as VitalsOptions;
   watchVitals(options);
