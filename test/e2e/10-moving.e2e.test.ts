@@ -1,8 +1,12 @@
 // Half of all experts are moved again and again under steady traffic: the time between tokens stays what it is without moves,
 // transfers keep to their limit, no request fails, and no text changes.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parseQuantity } from "../../crds/quantity.ts";
+import type { ExpertIndex } from "../../runtime/weights/store.ts";
+import { modelsFolder } from "../harness/models.ts";
 import { sleep } from "../harness/process.ts";
 import { type Target, workerPods } from "../harness/product.ts";
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
@@ -45,6 +49,7 @@ interface Period {
 /** What each worker has received and how often it slowed down, by pod. */
 interface Transfers {
   readonly at: number;
+  readonly epoch: number;
   readonly bytes: ReadonlyMap<string, number>;
   readonly backoffs: number;
 }
@@ -55,10 +60,25 @@ async function transfers(): Promise<Transfers> {
   for (const pod of pods) samples.set(pod.metadata.name, await scrape(moe.kubectl, moe.namespace, pod.metadata.name));
   return {
     at: Date.now(),
+    epoch: watch.epoch,
     bytes: new Map([...samples].map(([pod, all]) => [pod, sum(all, "enodia_shard_fetch_bytes_total")])),
     backoffs: [...samples.values()].reduce((total, all) => total + sum(all, "enodia_transfer_backoffs_total"), 0),
   };
 }
+
+/** Stored bytes of one expert of the model. */
+const unitBytes = (() => {
+  const index = JSON.parse(readFileSync(join(modelsFolder(), "smol-moe/expert-index.json"), "utf8")) as ExpertIndex;
+  return index.codecs.int4?.units[0]?.[0]?.bytes ?? Number.POSITIVE_INFINITY;
+})();
+
+/** Plans after an epoch that were committed. */
+const committedSince = (epoch: number): number =>
+  new Set(
+    watch.seen
+      .filter(({ status }) => status.phase === "Committed" && (status.committedEpoch ?? 0) > epoch)
+      .map(({ status }) => status.committedEpoch),
+  ).size;
 
 const quantile = (sorted: readonly number[], q: number): number => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? 0;
 const median = (values: readonly number[]): number => {
@@ -144,10 +164,19 @@ test("moves of half of all experts leave the time between tokens as it is, keep 
     const before = await transfers();
     periods.push(await measure("moving", keepMoving));
     const after = await transfers();
+    const movingSeconds = (watch.movingShare(before.at, after.at) * (after.at - before.at)) / 1000;
+    let received = 0;
     for (const [pod, bytes] of after.bytes) {
-      const rate = (bytes - (before.bytes.get(pod) ?? 0)) / ((after.at - before.at) / 1000);
-      assert.ok(rate <= perSecond * 1.05, `${pod} took ${Math.round(rate)} bytes a second, the limit is ${perSecond}`);
+      const own = bytes - (before.bytes.get(pod) ?? 0);
+      received += own;
+      assert.ok(
+        own <= perSecond * movingSeconds * 1.05,
+        `${pod} took ${own} bytes in ${movingSeconds} s, the limit is ${perSecond} a second`,
+      );
     }
+    const copies = received / unitBytes;
+    assert.ok(copies >= (layers * experts) / 2, `${copies.toFixed(0)} copies arrived in a moving period`);
+    assert.ok(committedSince(before.epoch) > 0, "no plan of the moving period was committed");
     for (const period of periods.slice(-2)) process.stderr.write(`# ${line(period)}\n`);
   }
   const end = await transfers();

@@ -14,6 +14,7 @@ import { gatewayAddress, kubectlOf, provideNamespace, systemNamespace, type Targ
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
 import { patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
+import { holders, rankOf } from "./held.ts";
 import { copyModel, flipBits, limitMemory, processOf, replaceFolder } from "./node-faults.ts";
 import { type PlantedLoad, plantLoad } from "./planted-load.ts";
 import { startTraffic, type Traffic } from "./steady-traffic.ts";
@@ -77,15 +78,22 @@ const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
   },
   "model file on the source's node corrupt": async ({ source, moves }) => {
     const cells = moves.filter((move) => move.sources.includes(source.rank));
+    const before = await corruptFetches();
     flipBits(ownCopy.folder, ownCopy.index, cells);
     return async (planEnded) => {
       await planEnded.catch(() => {});
       flipBits(ownCopy.folder, ownCopy.index, cells);
+      assert.ok((await corruptFetches()) > before, "nobody was given a corrupt expert");
     };
   },
   "link of the target's node cut": async ({ target: victim }) => {
+    const [pod] = (await workerPods(moe.kubectl, name)).filter(({ metadata }) => metadata.name === victim.pod);
     await cutLink(clusterName, victim.node);
     return async () => {
+      const answered = await fetch(`http://${pod?.status.podIP}:9464/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(
+        () => undefined,
+      );
+      assert.equal(answered, undefined, "the node can be reached");
       await sleep(cutMs);
       await healLink(clusterName, victim.node);
     };
@@ -99,6 +107,15 @@ const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
   },
 };
 
+/** Experts that were fetched with wrong bytes, by what the workers count. */
+async function corruptFetches(): Promise<number> {
+  const pods = await workerPods(moe.kubectl, name);
+  const counts = pods.map(async ({ metadata }) =>
+    sum(await scrape(moe.kubectl, moe.namespace, metadata.name), "enodia_shard_fetches_total", { result: "corrupt" }),
+  );
+  return (await Promise.all(counts)).reduce((a, b) => a + b, 0);
+}
+
 function kill({ pid }: Rank): Heal {
   process.kill(pid, "SIGKILL");
   return nothing;
@@ -108,7 +125,7 @@ async function ranksNow(): Promise<readonly Rank[]> {
   const pods = await workerPods(moe.kubectl, name);
   return Promise.all(
     pods.map(async ({ metadata, spec }) => ({
-      rank: Number(new RegExp(`^${name}-(\\d+)-`).exec(metadata.name)?.[1]),
+      rank: rankOf(metadata.name),
       pod: metadata.name,
       node: spec.nodeName as string,
       pid: await processOf(metadata.uid ?? ""),
@@ -171,13 +188,10 @@ async function assertIntact(struckAt: number): Promise<void> {
       assert.ok(
         plan.layers.length === layers && plan.layers.every(({ hosts }) => hosts.length === experts && hosts.every((row) => row.length > 0)),
       );
-      for (const pod of await workerPods(moe.kubectl, name)) {
-        const rank = Number(pod.metadata.name.split("-").at(-2));
-        const planned = plan.layers.reduce((count, { hosts }) => count + hosts.filter((row) => row.includes(rank)).length, 0);
-        const samples = await scrape(moe.kubectl, moe.namespace, pod.metadata.name);
-        const [held, epoch] = [sum(samples, "enodia_expert_hosted"), sum(samples, "enodia_plan_epoch")];
+      const all = await holders(moe, plan);
+      assert.equal(all.length, 3);
+      for (const { rank, planned, held, epoch } of all)
         assert.ok(held >= planned && epoch >= plan.epoch, `rank ${rank} holds ${held} of ${planned} experts at epoch ${epoch}`);
-      }
       return true;
     },
     { timeoutMs: healthyWithinMs, everyMs: 1_000 },
@@ -225,8 +239,8 @@ async function strike(fault: string, step: Step): Promise<void> {
   process.stderr.write(
     `# ${fault} in ${step} (${layersCommitted(at)} layers committed, ${scene.moves.length} moves, source ${scene.source.rank}, target ${scene.target.rank}): ${ended.status.phase} after ${ended.at - struckAt} ms: ${ended.status.reason}\n`,
   );
-  if (deadline !== undefined)
-    assert.ok(ended.at <= Date.parse(deadline), `ended ${new Date(ended.at).toISOString()}, deadline ${deadline}`);
+  assert.ok(deadline !== undefined, "the plan said no deadline");
+  assert.ok(ended.at <= Date.parse(deadline), `ended ${new Date(ended.at).toISOString()}, deadline ${deadline}`);
   await assertIntact(struckAt);
 }
 

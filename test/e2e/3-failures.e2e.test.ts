@@ -7,6 +7,7 @@ import { exec, sleep, until } from "../harness/process.ts";
 import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
 import { explainFailures } from "./diagnose.ts";
+import { holders, planOf, withoutLiveCopy } from "./held.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "fragile";
@@ -28,20 +29,41 @@ const requests = [
   { prompt: "Make up a recipe with apples.", temperature: 0.9, seed: 6 },
 ];
 
-/** Starts all streams and resolves `begun` when each has shown a few tokens. */
-function startStreams(): { begun: Promise<unknown>; answers: Promise<Answer[]> } {
+interface Streams {
+  /** When each has shown a few tokens, or all are done. */
+  readonly begun: Promise<unknown>;
+  readonly answers: Promise<Answer[]>;
+  /** Streams that have not ended yet. */
+  open(): number;
+}
+
+function startStreams(): Streams {
   const begun: Promise<void>[] = [];
-  const answers = requests.map((request) => {
+  let open = requests.length;
+  const answers = requests.map(async (request) => {
     let begin: () => void = () => undefined;
     begun.push(
       new Promise((done) => {
         begin = done;
       }),
     );
-    return ask({ url, model, maxTokens, ...request, onToken: (_, count) => (count === 4 ? begin() : undefined) });
+    try {
+      return await ask({ url, model, maxTokens, ...request, onToken: (_, count) => (count === 4 ? begin() : undefined) });
+    } finally {
+      open -= 1;
+    }
   });
   const all = Promise.all(answers);
-  return { begun: Promise.race([Promise.all(begun), all]), answers: all };
+  return { begun: Promise.race([Promise.all(begun), all]), answers: all, open: () => open };
+}
+
+/** Requests that the gateways took to another worker so far. */
+async function failovers(): Promise<number> {
+  const gateways = await moe.kubectl.list("pods", `enodia.dev/deployment=${model},enodia.dev/component=gateway`);
+  const counts = gateways.map(async ({ metadata }) =>
+    sum(await scrape(moe.kubectl, moe.namespace, metadata.name), "enodia_gateway_failovers_total"),
+  );
+  return (await Promise.all(counts)).reduce((a, b) => a + b, 0);
 }
 
 /** Metrics of the operator that leads, and its pod; a replica on a dead node is not waited for. */
@@ -59,21 +81,29 @@ async function leaderMetrics(): Promise<{ pod: string; samples: readonly Sample[
 
 const leaderPod = async (): Promise<string> => (await leaderMetrics()).pod;
 
-/** (layer, expert) pairs without a live copy, by the leader's own metric. */
-const expertsUnhosted = async (): Promise<number> => sum((await leaderMetrics()).samples, "enodia_experts_unhosted", { deployment: model });
-
 const activeRanks = async (): Promise<number> => (await moe.kubectl.get("moed", model)).status?.expertParallel?.activeRanks ?? 0;
 
-/** Milliseconds from `since` until a loss that was noticed is repaired: every expert has a live copy again. */
+/** (layer, expert) pairs of the plan in force that no worker process holds, by what the workers say of their memory. */
+async function lostExperts(): Promise<number> {
+  const plan = await planOf(moe);
+  return withoutLiveCopy(plan, await holders(moe, plan));
+}
+
+/** Milliseconds from `since` until experts that were lost are in memory again, all of them. */
 async function expertsAliveAgain(since: number): Promise<number> {
-  await until("the loss to be noticed", async () => ((await activeRanks()) < 3 || (await expertsUnhosted()) > 0 ? true : undefined), {
+  await until("the loss to be noticed", async () => ((await lostExperts()) > 0 || (await activeRanks()) < 3 ? true : undefined), {
     timeoutMs: 60_000,
     everyMs: 100,
   });
-  await until("every expert to be live", async () => ((await expertsUnhosted()) === 0 ? true : undefined), {
-    timeoutMs: 90_000,
-    everyMs: 200,
-  });
+  await until(
+    "every expert to be in memory",
+    async () => {
+      const lost = await lostExperts();
+      if (lost > 0) throw new Error(`${lost} experts are in no memory`);
+      return true;
+    },
+    { timeoutMs: 90_000, everyMs: 200 },
+  );
   return Date.now() - since;
 }
 
@@ -105,59 +135,64 @@ async function victim(): Promise<{ pod: string; containerPid: number; node: stri
   return { pod: pod.metadata.name, containerPid: pid, node: pod.spec.nodeName };
 }
 
-test("SIGKILL of a worker process: streams end with their text, no request fails, experts are live again", async () => {
-  const { begun, answers } = startStreams();
+/**
+ * Kills in the middle of all streams, which end with the text that they would have had. Resolves when the experts live again: to the
+ * milliseconds since the kill, or since the loss was declared.
+ */
+async function strike(kill: () => Promise<number>, declared?: Promise<number>): Promise<number> {
+  const before = await failovers();
+  const { begun, answers, open } = startStreams();
   await begun;
-  const { pod, containerPid } = await victim();
-  const killed = Date.now();
-  const { uid } = (await moe.kubectl.get("pod", pod)).metadata;
-  process.kill(containerPid, "SIGKILL");
-  const alive = expertsAliveAgain(killed);
+  const since = await kill();
+  assert.equal(open(), requests.length, "some streams had ended before");
+  const alive = (declared ?? Promise.resolve(since)).then(expertsAliveAgain);
+  alive.catch(() => {}); // awaited below
   assert.deepEqual(
     (await answers).map((answer) => answer.text),
     expected,
   );
+  assert.ok((await failovers()) > before, "no stream ran on what was killed");
   const ms = await alive;
   assert.ok(ms <= aliveWithinMs, `experts live after ${ms} ms`);
+  return ms;
+}
+
+test("SIGKILL of a worker process: streams end with their text, no request fails, experts are live again", async () => {
+  const { pod, containerPid } = await victim();
+  const { uid } = (await moe.kubectl.get("pod", pod)).metadata;
+  const ms = await strike(async () => {
+    process.kill(containerPid, "SIGKILL");
+    return Date.now();
+  });
   assert.equal((await moe.kubectl.get("pod", pod)).metadata.uid, uid, "the kubelet restarts the process in the same pod");
   process.stderr.write(`# process killed: experts live after ${ms} ms\n`);
   await waitReady(moe.kubectl, model);
 });
 
 test("pod deleted with grace 0: the same", async () => {
-  const { begun, answers } = startStreams();
-  await begun;
   const { pod } = await victim();
-  const killed = Date.now();
-  await moe.kubectl.run(["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]);
-  const alive = expertsAliveAgain(killed);
-  assert.deepEqual(
-    (await answers).map((answer) => answer.text),
-    expected,
-  );
-  const ms = await alive;
+  const ms = await strike(async () => {
+    const killed = Date.now();
+    await moe.kubectl.run(["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]);
+    return killed;
+  });
   process.stderr.write(`# pod deleted: experts live after ${ms} ms\n`);
-  assert.ok(ms <= aliveWithinMs, `experts live after ${ms} ms`);
   await waitReady(moe.kubectl, model);
 });
 
 test("node killed: streams end with their text, a replacement comes up on another node", async () => {
-  const { begun, answers } = startStreams();
-  await begun;
   const { node } = await victim();
-  await killNode(clusterName, node);
   try {
-    const alive = until("the loss to be declared", async () => ((await activeRanks()) < 3 ? Date.now() : undefined), {
+    const declared = until("the loss to be declared", async () => ((await activeRanks()) < 3 ? Date.now() : undefined), {
       timeoutMs: 60_000,
       everyMs: 100,
-    }).then((declared) => expertsAliveAgain(declared));
-    assert.deepEqual(
-      (await answers).map((answer) => answer.text),
-      expected,
-    );
-    const ms = await alive;
+    });
+    declared.catch(() => {}); // awaited below
+    const ms = await strike(async () => {
+      await killNode(clusterName, node);
+      return Date.now();
+    }, declared);
     process.stderr.write(`# node killed: experts live ${ms} ms after the loss was declared\n`);
-    assert.ok(ms <= aliveWithinMs, `experts live ${ms} ms after the loss was declared`);
     await waitReady(moe.kubectl, model);
     const nodes = (await workerPods(moe.kubectl, model))
       .filter((each) => each.status.phase === "Running")

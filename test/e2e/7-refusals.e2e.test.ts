@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
+import { until } from "../harness/process.ts";
 import type { Target } from "../harness/product.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
@@ -94,6 +95,43 @@ test("an impossible memory budget is SpecAccepted=False and says what would fit"
   assert.equal(accepted?.reason, "InsufficientExpertMemory");
   assert.match(accepted?.message ?? "", /raise memoryPerRank to .* or replicas to \d+/);
   await moe.kubectl.run(["delete", "moed", "tight", "--wait=false"]);
+});
+
+test("a gateway with API keys refuses requests without one, and serves those with one of them", async () => {
+  const keys = ["key-one-0123456789", "key-two-0123456789"];
+  await moe.kubectl.run(["create", "secret", "generic", "chat-api-key", `--from-literal=key=${keys.join("\n")}`]);
+  await moe.kubectl.run([
+    "patch",
+    "moed/strict",
+    "--type=merge",
+    "-p",
+    JSON.stringify({ spec: { gateway: { apiKeySecretRef: { name: "chat-api-key" } } } }),
+  ]);
+  await until(
+    "the gateway that asks for keys",
+    async () => {
+      url = await moe.url();
+      return (await post("/v1/chat/completions", chat({}))).status === 401 ? true : undefined;
+    },
+    { timeoutMs: 60_000, everyMs: 1_000 },
+  );
+  for (const apiKey of keys) assert.ok((await ask({ url, model: "strict", prompt: "Hello", maxTokens: 4, apiKey })).chunks > 0);
+  await assert.rejects(ask({ url, model: "strict", prompt: "Hello", maxTokens: 4, apiKey: "key-three-012345678" }), { status: 401 });
+  await moe.kubectl.run([
+    "patch",
+    "moed/strict",
+    "--type=json",
+    "-p",
+    JSON.stringify([{ op: "remove", path: "/spec/gateway/apiKeySecretRef" }]),
+  ]);
+  await until(
+    "the gateway that asks for none",
+    async () => {
+      url = await moe.url();
+      return (await post("/v1/chat/completions", chat({}))).status === 200 ? true : undefined;
+    },
+    { timeoutMs: 60_000, everyMs: 1_000 },
+  );
 });
 
 test("after all that the deployment still answers", async () => {

@@ -2,8 +2,7 @@
 // wants while the traffic stays what it is. A flip of the skew is a rebalance of the planner's own, carried out as any other.
 // A worker's own messages have smaller sequence numbers, and are dropped as duplicates meanwhile.
 import { encodeLoad, loadSubject, type Phase } from "../../crds/telemetry.ts";
-import { createBus } from "../../runtime/wire/nats.ts";
-import { kubectlOf, systemNamespace } from "../harness/product.ts";
+import { openBus } from "./load-watch.ts";
 import type { Deployed } from "./world.ts";
 
 const everyMs = 1_000;
@@ -14,7 +13,6 @@ const selections = 3_000;
 /** Load of one expert to that of the next colder one. */
 const decay = 0.6;
 const phase: Phase = "decode";
-const natsPort = 4222;
 
 export type Skew = "one" | "other";
 
@@ -46,8 +44,7 @@ export function plantedCounts(skew: Skew, { layers, experts, layersFlipped }: Pl
 /** Begins with skew "one". */
 export async function plantLoad({ target, kubectl, name, namespace }: Deployed, model: PlantedModel): Promise<PlantedLoad> {
   const { uid } = (await kubectl.get("moed", name)).metadata;
-  const [nats] = await kubectlOf(target, systemNamespace).list("pods", "app.kubernetes.io/component=nats");
-  const bus = createBus({ url: `nats://${nats?.status.podIP}:${natsPort}`, name: "planted-load" });
+  const bus = await openBus(target, "planted-load");
   let boots: { readonly rank: number; readonly bootId: string }[] = [];
   let skew: Skew = "one";
   let silentUntil = 0;

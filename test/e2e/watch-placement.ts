@@ -76,13 +76,21 @@ export class PlacementWatch {
     );
   }
 
-  /** What the plans after epoch `from` newly placed, in all. */
-  movesSince(from: number): Moves {
+  /** What each plan after epoch `from` newly placed. */
+  plansSince(from: number): readonly { readonly epoch: number; readonly moves: Moves }[] {
     const epochs = [...this.plans.keys()].filter((epoch) => epoch >= from).sort((a, b) => a - b);
     return epochs.slice(1).flatMap((epoch, i) => {
       const [before, after] = [this.plans.get(epochs[i] as number), this.plans.get(epoch)];
-      return before && after ? diffPlans(before.layers, after.layers, () => 0).moves : [];
+      return before && after ? [{ epoch, moves: diffPlans(before.layers, after.layers, () => 0).moves }] : [];
     });
+  }
+  movesSince(from: number): Moves {
+    return this.plansSince(from).flatMap(({ moves }) => moves);
+  }
+
+  /** When every layer of a plan was committed; undefined while that has not been seen. */
+  committedAt(epoch: number): number | undefined {
+    return this.seen.find((seen) => seen.epoch === epoch && seen.status.phase === "Committed" && seen.status.committedEpoch === epoch)?.at;
   }
 
   /** Part of the time between two moments in which a plan was carried out. */

@@ -49,6 +49,8 @@ export async function provideImages(target: Target, log: Log, options: { swiftsh
 
 /** `helm upgrade --install` of the chart with its own NATS; waits until both operator replicas are ready. */
 export async function installChart(target: Target, values: readonly string[] = []): Promise<void> {
+  // Operator and NATS must pass the restricted level too.
+  if (target.local) await kubectlOf(target, systemNamespace).apply(restrictedNamespace(systemNamespace));
   const sets = ["nats.enabled=true", ...imageValues(target.imageRegistry), ...values].flatMap((value) => ["--set", value]);
   await helm(target, [
     "upgrade",
@@ -83,16 +85,18 @@ export async function helm(target: Target, args: readonly string[]): Promise<str
   return execOk(target.helm, [...args, ...flags]);
 }
 
+const restrictedNamespace = (name: string): object => ({
+  apiVersion: "v1",
+  kind: "Namespace",
+  metadata: { name, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
+});
+
 /** A namespace that enforces the restricted Pod Security level, with the claim `models` on a folder of this machine. */
 export function namespaceObjects(namespace: string, modelsFolder: string): readonly object[] {
   const volume = `models-${namespace}`;
   const size = { storage: "20Gi" };
   return [
-    {
-      apiVersion: "v1",
-      kind: "Namespace",
-      metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
-    },
+    restrictedNamespace(namespace),
     {
       apiVersion: "v1",
       kind: "PersistentVolume",

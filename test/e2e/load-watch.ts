@@ -1,0 +1,59 @@
+// What the workers of a deployment report on NATS, counted by the test itself: the imbalance of the rows that ranks computed, over
+// the time and the number of selections that a test asks for, whatever the operator makes of them.
+import { decodeLoad, type LoadWindow, loadSubject } from "../../crds/telemetry.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { type Bus, createBus } from "../../runtime/wire/nats.ts";
+import { kubectlOf, systemNamespace, type Target } from "../harness/product.ts";
+import type { Deployed } from "./world.ts";
+
+const natsPort = 4222;
+
+/** The chart's NATS, from this machine. */
+export async function openBus(target: Target, name: string): Promise<Bus> {
+  const [nats] = await kubectlOf(target, systemNamespace).list("pods", "app.kubernetes.io/component=nats");
+  return createBus({ url: `nats://${nats?.status.podIP}:${natsPort}`, name });
+}
+
+export interface Served {
+  /** Rows computed, of the layer with fewest. */
+  readonly selections: number;
+  /** max/mean over the ranks, of the worst layer; 1 = even. */
+  readonly worst: number;
+}
+
+export class LoadWatch {
+  readonly #windows: LoadWindow[] = [];
+  readonly #bus: Bus;
+
+  private constructor(bus: Bus, { namespace, name }: Deployed) {
+    this.#bus = bus;
+    bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => void this.#windows.push(decodeLoad(bytes)));
+  }
+
+  static async open(deployed: Deployed): Promise<LoadWatch> {
+    return new LoadWatch(await openBus(deployed.target, "load-watch"), deployed);
+  }
+
+  /** Of the workers' windows that lie between two moments (unix ms). */
+  served(from: number, to = Number.POSITIVE_INFINITY): Served {
+    const windows = this.#windows.filter(({ windowStart, windowEnd }) => windowStart >= from && windowEnd <= to);
+    const ranks = [...new Set(windows.map(({ rank }) => rank))];
+    const [{ layers, experts } = { layers: 0, experts: 0 }] = windows;
+    const rows = Array.from({ length: layers }, () => new Float64Array(ranks.length));
+    for (const { rank, served } of windows) {
+      for (const [layer, load] of rows.entries()) {
+        const g = ranks.indexOf(rank);
+        for (let e = 0; e < experts; e++) load[g] = (load[g] as number) + (served[layer * experts + e] as number);
+      }
+    }
+    const even = new Float64Array(ranks.length).fill(1);
+    return {
+      selections: Math.min(...(layers > 0 ? rows.map((load) => load.reduce((a, b) => a + b, 0)) : [0])),
+      worst: Math.max(1, ...rows.map((load) => imbalance(load, even))),
+    };
+  }
+
+  async close(): Promise<void> {
+    await this.#bus.close();
+  }
+}
