@@ -1,22 +1,20 @@
 // The twenty prompts, greedy and sampled, as one list of texts: what must not depend on ranks, batch mates or moves.
 
 import { ask } from "../harness/openai.ts";
-import { twentyPrompts } from "../harness/topics.ts";
+import { asked, twentyPrompts } from "../harness/topics.ts";
 
 export interface Texts {
   readonly greedy: readonly string[];
   readonly sampled: readonly string[];
 }
 
-const tokens = 20;
-
 /** Asks all prompts both ways, `parallel` at a time (batch mates vary with it). */
 export async function collectTexts(url: () => Promise<string>, model: string, parallel: number): Promise<Texts> {
   const one = async (prompt: string, index: number, temperature: number): Promise<string> =>
-    (await ask({ url: await url(), model, prompt, maxTokens: tokens, temperature, seed: 1000 + index })).text;
+    (await ask({ url: await url(), model, prompt, maxTokens: asked.tokens, temperature, seed: asked.seed(index) })).text;
   return {
     greedy: await inParallel(twentyPrompts, parallel, (prompt, index) => one(prompt, index, 0)),
-    sampled: await inParallel(twentyPrompts, parallel, (prompt, index) => one(prompt, index, 0.8)),
+    sampled: await inParallel(twentyPrompts, parallel, (prompt, index) => one(prompt, index, asked.temperature)),
   };
 }
 

@@ -1,11 +1,11 @@
-// Negative control on the noisy model: what must not happen would show. The same 20 prompts give the same text twice, and
-// another text when two experts of a layer are swapped, or when gates are ignored. Real model, real engine, one worker.
-// Sampled at temperature 1: at noise 0.02 greedy text changes in few prompts only (measured: 1-2 of 14 in 64 tokens).
+// Negative control on the noisy model: what must not happen would show. The same 20 prompts, asked as the e2e tests ask them, give
+// the same texts twice, and other texts when two experts of a layer are swapped, or when gates are ignored. Real model, real engine,
+// one worker. Sampled texts change nearly all; greedy ones a fifth to a half within so few tokens.
 import assert from "node:assert/strict";
 import { copyFile, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, test } from "node:test";
+import { after, type TestContext, test } from "node:test";
 import { createEngine, type Engine } from "../../runtime/engine/engine.ts";
 import { loadTokenizer, type ModelTokenizer } from "../../runtime/serve/tokenizer.ts";
 import { modelDigest } from "../../runtime/weights/digest.ts";
@@ -14,16 +14,11 @@ import { writeSafetensors } from "../../runtime/weights/safetensors-writer.ts";
 import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { provideSmolMoe } from "../harness/models.ts";
+import { asked, twentyPrompts } from "../harness/topics.ts";
 
-const outputTokens = 96;
-const changedMin = 15;
-const prompts = [
-  "What is the capital of France?", "Write a Python function that reverses a string.", "How do I make tomato soup?", "Explain what a contract is.",
-  "What is diabetes?", "Who invented the telephone?", "What is compound interest?", "Tell me about Rome.", "Write a haiku about rain.",
-  "List three fruits and describe them.", "Describe the ocean.", "What is a prime number?", "Give me a tip for running.", "Why is the sky blue?",
-  "Summarise the plot of Hamlet.", "How does a vaccine work?", "What should I pack for the mountains?", "Explain recursion to a child.",
-  "Write a short poem about winter.", "What is the role of a judge?",
-];
+const changedMin = { sampled: 15, greedy: 3 } as const;
+const ways = ["sampled", "greedy"] as const;
+type Texts = Readonly<Record<(typeof ways)[number], readonly string[]>>;
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-control-"));
 after(() => rm(dir, { recursive: true }));
@@ -47,16 +42,27 @@ async function start(storeDir: string): Promise<{ readonly engine: Engine; reado
   return { engine, store };
 }
 
-async function answer(engine: Engine, tokenizer: ModelTokenizer, prompt: string): Promise<string> {
+async function answer(engine: Engine, tokenizer: ModelTokenizer, index: number, temperature: number): Promise<string> {
   const ids: number[] = [];
-  const sampling = { temperature: 1, topP: 1, topK: 0, seed: 7n };
-  const request = { prompt: tokenizer.encodeChat([{ role: "user", content: prompt }]), maxTokens: outputTokens, sampling, eos: tokenizer.eosIds };
+  const prompt = tokenizer.encodeChat([{ role: "user", content: twentyPrompts[index] as string }]);
+  const sampling = { temperature, topP: 1, topK: 0, seed: BigInt(asked.seed(index)) };
+  const request = { prompt, maxTokens: asked.tokens, sampling, eos: tokenizer.eosIds };
   for await (const event of engine.generate(request)) if (event.type === "token") ids.push(event.id);
   return tokenizer.decode(ids);
 }
 
-const answers = (engine: Engine, tokenizer: ModelTokenizer) => Promise.all(prompts.map((prompt) => answer(engine, tokenizer, prompt)));
-const changed = (a: readonly string[], b: readonly string[]) => a.filter((text, i) => text !== b[i]).length;
+async function answers(engine: Engine, tokenizer: ModelTokenizer): Promise<Texts> {
+  const all = (temperature: number) => Promise.all(twentyPrompts.map((_, index) => answer(engine, tokenizer, index, temperature)));
+  return { sampled: await all(asked.temperature), greedy: await all(0) };
+}
+
+function assertChanged(t: TestContext, what: string, want: Texts, got: Texts): void {
+  for (const way of ways) {
+    const changed = want[way].filter((text, i) => text !== got[way][i]).length;
+    t.diagnostic(`${what}: ${changed} of ${want[way].length} ${way} texts differ`);
+    assert.ok(changed >= changedMin[way], `only ${changed} of ${want[way].length} ${way} texts differ`);
+  }
+}
 
 /** The same store with every router's rows divided by 2^20: the same experts in the same order, all gates alike. */
 async function storeWithoutGates(): Promise<string> {
@@ -84,31 +90,27 @@ async function storeWithoutGates(): Promise<string> {
   return dir;
 }
 
-test("the same text twice, another text with two experts swapped or with gates ignored", { timeout: 1_800_000 }, async (t) => {
-  const tokenizer = await loadTokenizer(model);
-  const { engine, store } = await start(model);
-  const want = await answers(engine, tokenizer);
-  assert.equal(changed(want, await answers(engine, tokenizer)), 0, "the same prompts and seed gave another text");
+/** Texts of an engine of its own: what is cached of a prompt depends on the experts that computed it. */
+async function textsOf(storeDir: string, change: (engine: Engine, store: ModelStore) => Promise<void> = async () => {}): Promise<Texts> {
+  const { engine, store } = await start(storeDir);
+  try {
+    await change(engine, store);
+    return await answers(engine, await loadTokenizer(model));
+  } finally {
+    await engine.close();
+    await store.close();
+  }
+}
 
-  const layer = 15;
-  const swap = async (first: number, second: number) => {
-    for (const expert of [0, 1]) await engine.unloadExpert(layer, expert);
-    await engine.loadExpert(layer, 0, await store.readUnit(layer, first, "int4"));
-    await engine.loadExpert(layer, 1, await store.readUnit(layer, second, "int4"));
-  };
-  await swap(1, 0);
-  const swapped = changed(want, await answers(engine, tokenizer));
-  t.diagnostic(`experts 0 and 1 of layer ${layer} swapped: ${swapped} of ${prompts.length} texts differ`);
-  assert.ok(swapped >= changedMin, `only ${swapped} of ${prompts.length} texts differ`);
-  await swap(0, 1);
-  assert.equal(await answer(engine, tokenizer, prompts[0] as string), want[0], "swapped back, the text is the original one");
-  await engine.close();
-  await store.close();
-
-  const flat = await start(await storeWithoutGates());
-  const ignored = changed(want, await answers(flat.engine, tokenizer));
-  t.diagnostic(`gates ignored: ${ignored} of ${prompts.length} texts differ`);
-  assert.ok(ignored >= changedMin, `only ${ignored} of ${prompts.length} texts differ`);
-  await flat.engine.close();
-  await flat.store.close();
+test("the same texts twice, other texts with two experts swapped or with gates ignored", { timeout: 1_800_000 }, async (t) => {
+  const want = await textsOf(model);
+  assert.deepEqual(await textsOf(model), want, "the same prompts and seeds gave other texts");
+  for (const layer of [3, 27]) {
+    const swapped = await textsOf(model, async (engine, store) => {
+      for (const expert of [0, 1]) await engine.unloadExpert(layer, expert);
+      for (const expert of [0, 1]) await engine.loadExpert(layer, expert, await store.readUnit(layer, 1 - expert, "int4"));
+    });
+    assertChanged(t, `experts 0 and 1 of layer ${layer} swapped`, want, swapped);
+  }
+  assertChanged(t, "gates ignored", want, await textsOf(await storeWithoutGates()));
 });

@@ -36,6 +36,14 @@ export const topics = {
 
 export type Topic = keyof typeof topics;
 
+/** How the twenty prompts are asked where texts are compared; test/golden/control.int.test.ts shows that a wrong expert changes them. */
+export const asked = {
+  tokens: 20,
+  /** Of the sampled half; the other is greedy. */
+  temperature: 1,
+  seed: (prompt: number): number => 1000 + prompt,
+} as const;
+
 /** Twenty prompts of all kinds: the ones whose text must not depend on where experts live. */
 export const twentyPrompts: readonly string[] = [
   "What is the capital of France?",
