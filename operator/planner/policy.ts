@@ -27,15 +27,17 @@ export interface ModelShape {
 /** Limits of one plan. Infinity where there is none. */
 export interface MoveBudget {
   readonly maxMoves: number;
+  /** Copies that one rank may newly take. */
+  readonly maxMovesPerRank: number;
   readonly maxBytes: number;
 }
 
 /** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
-export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity };
+export const unlimited: MoveBudget = { maxMoves: Infinity, maxMovesPerRank: Infinity, maxBytes: Infinity };
 
 /** Whether a plan may change anything at once. */
 export function isUnlimited(budget: MoveBudget): boolean {
-  return budget.maxMoves === Infinity && budget.maxBytes === Infinity;
+  return budget.maxMoves === Infinity && budget.maxMovesPerRank === Infinity && budget.maxBytes === Infinity;
 }
 
 /** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */

@@ -23,6 +23,7 @@ export interface SimulateOptions {
   readonly slotsTotal?: number;
   readonly speeds?: readonly number[];
   readonly budgetCopies?: number;
+  readonly budgetCopiesPerRank?: number;
   readonly windows?: number;
   readonly gainPerMove?: number;
   readonly effort?: PlanInput["effort"];
@@ -145,7 +146,7 @@ function inputOf(options: SimulateOptions, { history, noise, unrest, transitions
   return {
     ...step,
     ...(unrest === undefined ? {} : { unrest }),
-    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity },
+    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity, maxMovesPerRank: options.budgetCopiesPerRank ?? Infinity },
     minCopies: options.minCopies ?? 1,
     split: options.split ?? "weighted",
     effort: options.effort ?? "quality",

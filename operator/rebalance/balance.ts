@@ -188,6 +188,7 @@ export class Balance {
       current: facts.plan?.layers,
       budget: {
         maxMoves: budget.maxMoves,
+        maxMovesPerRank: budget.maxMovesPerRank ?? Infinity,
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
       },
       minCopies: facts.spec.experts.minCopies,

@@ -30,6 +30,8 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --split NAME         how tokens are split among copies: equal; fixed (default): shares computed with the plan;
                            optimal: computed anew for the window scored, the limit
       --budget-copies K    at most K new copies per plan
+      --budget-copies-per-rank K
+                           at most K of them on one rank
       --rank-speeds LIST   relative speed of each rank, by comma; a shorter list is repeated
       --nodes N            ranks are on N nodes, in order (default: each on its own)
       --min-copies N       at least N hosts per expert (default 1)
@@ -49,6 +51,7 @@ const options = {
   compare: { type: "string" },
   split: { type: "string" },
   "budget-copies": { type: "string" },
+  "budget-copies-per-rank": { type: "string" },
   "rank-speeds": { type: "string" },
   nodes: { type: "string" },
   "min-copies": { type: "string" },
@@ -118,6 +121,7 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
   }
   const speeds = positives(values["rank-speeds"], "--rank-speeds");
   const budgetCopies = whole(values["budget-copies"], "--budget-copies", 0, bounds.copies);
+  const budgetCopiesPerRank = whole(values["budget-copies-per-rank"], "--budget-copies-per-rank", 0, bounds.copies);
   const windows = whole(values.windows, "--windows", 1, trace.windows);
   const nodes = whole(values.nodes, "--nodes", 1, ranks);
   const minCopies = whole(values["min-copies"], "--min-copies", 1, ranks);
@@ -132,6 +136,7 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
     ...(slotsTotal === undefined ? {} : { slotsTotal }),
     ...(speeds === undefined ? {} : { speeds }),
     ...(budgetCopies === undefined ? {} : { budgetCopies }),
+    ...(budgetCopiesPerRank === undefined ? {} : { budgetCopiesPerRank }),
     ...(windows === undefined ? {} : { windows }),
     ...(nodes === undefined ? {} : { nodes }),
     ...(minCopies === undefined ? {} : { minCopies }),
