@@ -17,18 +17,16 @@ import {
 } from "../planner/decide.ts";
 import { type Forecast, Forecaster } from "../planner/forecast.ts";
 import { policies } from "../planner/index.ts";
+import { windowsMin } from "../planner/lifetime.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
 import { gainPerMove, planNoise } from "../planner/shipped.ts";
 import { TransitionBook } from "../planner/transitions.ts";
+import { PathRates } from "./rates.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
 const dwellWindows = 3;
-/** Bandwidth assumed for the payback of a plan while none is measured. */
-const assumedBytesPerSecond = 200e6;
-/** A forecast is expected to hold for this many windows. */
-const lifetimeWindows = 20;
 /** Selections per layer below which a window says nothing even beside others. */
 const windowRowsMin = 200;
 /** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
@@ -50,6 +48,8 @@ export interface BalanceFacts {
 
 export class Balance {
   readonly book: LoadBook;
+  /** How fast bytes come, as receivers measure it. */
+  readonly rates = new PathRates();
   private lastPlanAt = Number.NEGATIVE_INFINITY;
   decision: Decision | undefined;
   measured: MeasuredImbalance | undefined;
@@ -168,8 +168,9 @@ export class Balance {
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
       noise: worstNoise(input, this.noise),
-      bytesPerSecond: transferRate(input, spec),
-      lifetimeSeconds: (lifetimeWindows * windowMs) / 1000,
+      rates: this.rates.rates(transferLimit(spec), now),
+      limit: transferLimit(spec),
+      lifetimeSeconds: ((this.forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
       ...(hops ? { hops } : {}),
     });
     this.decision = judged.decision;
@@ -230,12 +231,6 @@ export class Balance {
 /** Bytes per second that each receiver may take while experts move for balance. */
 export function transferLimit({ rebalancing: { budget } }: MoEDeploymentSpec): number {
   return parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
-}
-
-/** Bytes per second of all receivers together: what the limit allows, if that is less than the assumption. */
-function transferRate(input: PlanInput, spec: MoEDeploymentSpec): number {
-  const receivers = input.ranks.filter((rank) => rank.state === "active").length;
-  return Math.min(assumedBytesPerSecond, transferLimit(spec) * Math.max(1, receivers));
 }
 
 function leastOf(perLayer: Float64Array): number {
