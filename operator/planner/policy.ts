@@ -48,6 +48,18 @@ export interface RecentMoves {
 
 export type Effort = "fast" | "quality";
 
+/** What was measured of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
+export interface Timing {
+  /** Seconds in which a rank computes what is not experts. */
+  readonly denseSeconds: number;
+  /** Seconds that its steps wait for experts, here and elsewhere, under the current placement. */
+  readonly expertSeconds: number;
+  /** That a receiver gets from another rank, by the slowest path between ranks. */
+  readonly bytesPerSecond: number;
+  /** Windows that a plan is expected to hold. */
+  readonly windows: number;
+}
+
 export interface PlanInput {
   readonly shape: ModelShape;
   readonly ranks: readonly RankSpec[];
@@ -74,6 +86,9 @@ export interface PlanInput {
   readonly recent?: RecentMoves;
   /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
   readonly transitions?: Float64Array;
+  readonly timing?: Timing;
+  /** Windows since homes were last sharded anew; unset: not since planning began, ranks changed or the load did. */
+  readonly windowsSinceReshard?: number;
   readonly seed?: number;
   /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone. Unset: all alike. */
   readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
@@ -85,6 +100,8 @@ export interface PlanOutput {
   readonly reason: string;
   /** Parts of the transitions that change rank, for policies that plan with them. */
   readonly hops?: Hops;
+  /** Set when homes were to be sharded anew in this plan; true: budget or memory left some of that for the next one. */
+  readonly resharding?: boolean;
 }
 
 /** Parts of all transitions between layers, 0 to 1, whose two experts have homes on different ranks. */

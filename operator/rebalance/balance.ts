@@ -21,7 +21,9 @@ import { windowsMin } from "../planner/lifetime.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
+import { ReshardAge } from "../planner/reshard-age.ts";
 import { gainPerMove, planNoise } from "../planner/shipped.ts";
+import { timingOf } from "../planner/timing.ts";
 import { TransitionBook } from "../planner/transitions.ts";
 import { PathRates } from "./rates.ts";
 
@@ -70,6 +72,7 @@ export class Balance {
   private noise: Float64Array | undefined;
   /** Made with the first message that has transitions; workers send them while the policy asks. */
   private transitions: TransitionBook | undefined;
+  private readonly resharded = new ReshardAge();
   private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
@@ -117,6 +120,7 @@ export class Balance {
       if (this.alarm) {
         this.evidence = 0;
         this.settled = false;
+        this.resharded.forget();
       }
       this.evidence += least;
       // What was dropped before the load changed may be what is needed now.
@@ -161,7 +165,8 @@ export class Balance {
   }
 
   /** Second question, on the plan that a policy made. */
-  judge(input: PlanInput, { layers, hops }: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
+  judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
+    const { layers, hops } = output;
     this.lastPlanAt = now;
     this.transitions?.used();
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
@@ -173,6 +178,7 @@ export class Balance {
       lifetimeSeconds: ((this.forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
       ...(hops ? { hops } : {}),
     });
+    if (judged.decision.act) this.resharded.planned(this.forecast?.windows ?? 0, output);
     this.decision = judged.decision;
     return judged;
   }
@@ -181,6 +187,7 @@ export class Balance {
   input(facts: BalanceFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
     const transitions = this.transitions?.known();
+    const timing = this.timing(facts);
     const load = options.even || !this.forecast ? new Float64Array(facts.shape.layers * facts.shape.experts).fill(1) : this.forecast.load;
     return {
       shape: facts.shape,
@@ -198,8 +205,17 @@ export class Balance {
       gainPerMove,
       recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
       ...(transitions ? { transitions } : {}),
+      ...(timing ? { timing } : {}),
+      ...this.resharded.input(this.forecast?.windows ?? 0),
       ...(this.noise && !options.even ? { noise: planNoise(this.noise) } : {}),
     };
+  }
+
+  private timing({ spec, shape, ranks }: BalanceFacts): PlanInput["timing"] {
+    if (!this.window || !this.forecast) return undefined;
+    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+    const rates = this.rates.rates(transferLimit(spec), this.window.end);
+    return timingOf(this.window, { layers: shape.layers, ranks, rates, windowMs, windows: this.forecast.lifetime });
   }
 
   /** A plan was committed: its copies dwell, and the open window is of another world. */
@@ -225,6 +241,7 @@ export class Balance {
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
   forgetHistory(): void {
     this.history = [];
+    this.resharded.forget();
   }
 }
 

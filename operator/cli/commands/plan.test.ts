@@ -152,6 +152,7 @@ test("what is wrong with the options is said, with the remedy", async () => {
     policy: [["--trace", trace, "--ranks", "4", "--slots", "2", "--policy", "best"], /"best" is not one of uniform, incremental/],
     ranks: [["--trace", trace, "--ranks", "none", "--slots", "2"], /--ranks: "none" is not a whole number/],
     speeds: [["--trace", trace, "--ranks", "4", "--slots", "2", "--rank-speeds", "1,-1"], /not a list of numbers above 0/],
+    timing: [["--trace", trace, "--ranks", "4", "--slots", "2", "--timing", "1,2"], /--timing: 2 numbers, expected three/],
     trace: [["--trace", bad, "--ranks", "4", "--slots", "2"], /neither JSON nor gzip/],
     "plan file": [["--trace", trace, "--ranks", "4", "--slots", "2", "--plan-out", join(dir, "no", "where")], /--plan-out: cannot write/],
     "too large for a later policy": [["--trace", trace, "--ranks", "64", "--slots", "2", "--compare", "exact"], /exact is for small/],
