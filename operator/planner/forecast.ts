@@ -13,7 +13,7 @@ const startArm = 3;
 const noiseFactor = 2;
 /** Accumulated excess change that raises the alarm. */
 const alarmAt = 0.1;
-/** What is left, after each window, of the memory of changes: days of quiet make up for a busy hour. */
+/** Part of what was seen of changes that is remembered in the next window: of the last 100 windows most counts. */
 const changesDiscount = 0.99;
 
 export interface Forecast {

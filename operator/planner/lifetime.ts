@@ -4,7 +4,7 @@
 /** Windows between two changes of load while none was seen; it counts like so many windows watched. */
 export const assumedWindows = 20;
 /** A plan is never expected to hold for less, or for more, windows. */
-export const windowsMin = 5;
+export const windowsMin = 8;
 export const windowsMax = 80;
 
 export interface Restlessness {

@@ -8,7 +8,7 @@ import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { atRisk, belowFloor, withFloor } from "./copies.ts";
 import { checkMemory } from "./feasibility.ts";
 import { layerBytes, makePlan, policies } from "./index.ts";
-import { type MoveBudget, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { type MoveBudget, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "./policy.ts";
 import { bytesByRank } from "./problem.ts";
 import { firstPlan, repairPlan } from "./repair.ts";
 import { budgetFaults, planFaults } from "./validate.ts";
@@ -21,7 +21,10 @@ interface Cluster {
   readonly ranks: RankSpec[];
   readonly lost: RankSpec[];
   readonly budget: MoveBudget;
+  readonly timing: Timing | undefined;
 }
+
+const seconds = fc.double({ min: 0, max: 20, noNaN: true });
 
 /** Small clusters of every shape: idle, one expert takes all, slow ranks, tight and rich memory. `lost`: what becomes of ranks later. */
 const cluster: fc.Arbitrary<Cluster> = fc
@@ -35,6 +38,9 @@ const cluster: fc.Arbitrary<Cluster> = fc
     memory: fc.double({ min: 1, max: 3, noNaN: true }),
     maxMoves: fc.integer({ min: 0, max: 20 }),
     maxMovesPerRank: fc.oneof(fc.constant(Infinity), fc.integer({ min: 0, max: 4 })),
+    timing: fc.option(fc.record({ denseSeconds: seconds, expertSeconds: seconds, bytesPerSecond: fc.nat(500), windows: seconds }), {
+      nil: undefined,
+    }),
     maxBytes: fc.oneof(fc.constant(Infinity), fc.integer({ min: 0, max: 900 })),
     states: fc.array(fc.constantFrom("active" as const, "active" as const, "draining" as const, "dead" as const), {
       minLength: 6,
@@ -64,8 +70,8 @@ const cluster: fc.Arbitrary<Cluster> = fc
       }),
     );
     const lost = ranks.map((rank, g) => (g === 0 ? rank : { ...rank, state: c.states[g] as RankSpec["state"] }));
-    const { maxMoves, maxMovesPerRank, maxBytes } = c;
-    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, budget: { maxMoves, maxMovesPerRank, maxBytes } };
+    const { maxMoves, maxMovesPerRank, maxBytes, timing } = c;
+    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, budget: { maxMoves, maxMovesPerRank, maxBytes }, timing };
   });
 
 function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
@@ -80,6 +86,7 @@ function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
     split: "weighted",
     effort: "fast",
     gainPerMove: 1e-3,
+    ...(c.timing ? { timing: c.timing } : {}),
   };
 }
 

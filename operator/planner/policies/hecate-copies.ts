@@ -7,7 +7,7 @@ import { changeOf } from "../search/books.ts";
 import { worstOf } from "../search/within-budget.ts";
 
 /** Overlap degree where none is measured: larger ones are never worse (16 and less clearly are). */
-export const assumedOverlap = 32;
+const assumedOverlap = 32;
 /**
  * fix: copies never take the last slots of a rank. New homes arrive before old ones leave, so a rank full of copies could
  * not be re-sharded any more.
@@ -46,16 +46,17 @@ function copiesPerLayer(problem: Problem): number {
 
 /** `homes` with copies of each layer's hottest experts. */
 export function withCopies(problem: Problem, homes: Hosts, reach: Reach): Hosts {
+  const { timing, shape } = problem.input;
   const free = freeSlots(problem, homes);
+  const bytes = largest(shape.storedBytes);
   return homes.map((layer, l) => {
     const way = (top: number): Materialised => materialised(problem, l, layer, free[l] as number[], top);
-    const { timing } = problem.input;
     if (!timing) return way(reach.hidden).hosts;
     const worstNow = worstOf(problem, l, problem.current?.[l] ?? layer);
-    const ways = beyond(reach).map(way);
-    return calibrated([way(reach.hidden), ...ways], {
-      overlap: overlapDegree(timing.denseSeconds, timing.bytesPerSecond, largest(problem.input.shape.storedBytes)),
-      secondsPerCopy: largest(problem.input.shape.storedBytes) / timing.bytesPerSecond,
+    return calibrated([way(reach.hidden), ...beyond(reach).map(way)], {
+      overlap: overlapDegree(timing.denseSeconds, timing.bytesPerSecond, bytes),
+      secondsPerCopy: bytes / Math.max(1, timing.bytesPerSecond),
+      // Steps wait as long as the worst rank takes.
       secondsPerPoint: (timing.expertSeconds * timing.windows) / worstNow,
     }).hosts;
   });
