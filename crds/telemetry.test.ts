@@ -11,7 +11,9 @@ const transitions = { cells: Uint32Array.of(3, 0), counts: Uint32Array.of(9, 1) 
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const changed = (fields: object): Uint8Array => bytes(JSON.stringify({ ...JSON.parse(encodeLoad({ ...window, transitions })), ...fields }));
 
-test("a load message is the same after writing and reading, with and without transitions", () => {
+test("a load message is the same after writing and reading, with and without transitions and times", () => {
+  const seconds = { dense: 1.25, experts: 0 };
+  assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, seconds }))), { ...window, seconds });
   assert.deepEqual(decodeLoad(bytes(encodeLoad(window))), window);
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, transitions }))), { ...window, transitions });
 });
@@ -25,6 +27,7 @@ const refused: Record<string, [object, RegExp]> = {
     /transitions: cell 0 of 0/,
   ],
   "more pairs than allowed": [{ transitions: pairs(...new Array<number>(2 * transitionPairsMax + 6).fill(0)) }, /transitions/],
+  "time that runs backwards": [{ seconds: { dense: -1, experts: 1 } }, /seconds\.dense/],
   "counts of another length": [{ routed: pairs(1, 2, 3) }, /routed: 12 bytes, expected 16/],
 };
 for (const [name, [fields, message]] of Object.entries(refused)) {

@@ -28,6 +28,12 @@ const pairBytes = 8;
 /** (layers - 1) x experts x experts up to which a model's transitions are followed: what the planner would hold, 128 MiB. */
 export const transitionCellsMax = 2 ** 24;
 
+/** Of a rank's steps, sums over layers: computing what is not experts, and waiting for experts wherever they are. */
+export interface StepSeconds {
+  readonly dense: number;
+  readonly experts: number;
+}
+
 /** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1, cells[n] = (l * experts + i) * experts + j. */
 export interface Transitions {
   readonly cells: Uint32Array;
@@ -49,6 +55,7 @@ export const loadMessageSchema = z.object({
   /** base64 of little-endian uint32 [layers][experts]. */
   routed: counts,
   served: counts,
+  seconds: z.object({ dense: z.number().min(0), experts: z.number().min(0) }).optional(),
   /** base64 of little-endian uint32 [n][2]: cell, count. */
   transitions: z
     .string()
@@ -58,9 +65,10 @@ export const loadMessageSchema = z.object({
 export type LoadMessage = z.infer<typeof loadMessageSchema>;
 
 /** A parsed message with its vectors decoded, each of length layers * experts. */
-export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "transitions"> {
+export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "seconds" | "transitions"> {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;
+  readonly seconds?: StepSeconds;
   readonly transitions?: Transitions;
 }
 
@@ -85,12 +93,13 @@ export function decodeLoad(bytes: Uint8Array): LoadWindow {
   }
   const parsed = loadMessageSchema.safeParse(json);
   if (!parsed.success) throw invalid(z.prettifyError(parsed.error), parsed.error);
-  const { transitions, ...rest } = parsed.data;
+  const { seconds, transitions, ...rest } = parsed.data;
   const { layers, experts } = rest;
   return {
     ...rest,
     routed: decodeCounts(rest.routed, layers * experts, "routed"),
     served: decodeCounts(rest.served, layers * experts, "served"),
+    ...(seconds === undefined ? {} : { seconds }),
     ...(transitions === undefined ? {} : { transitions: decodeTransitions(transitions, (layers - 1) * experts * experts) }),
   };
 }

@@ -2,7 +2,6 @@
 // nodes and bytes; so that the loss of one node leaves no expert without a live copy. Adds what is missing, takes room from
 // copies above the floor when there is none, and touches nothing else. Pure.
 import type { LayerPlan } from "../../crds/plan.ts";
-import { countMoves } from "../../runtime/placement/diff.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
 
@@ -92,6 +91,35 @@ interface Copy {
   readonly rank: number;
 }
 
+/** What a plan may still move. */
+interface Left {
+  moves: number;
+  bytes: number;
+  readonly onRank: Float64Array;
+}
+
+function leftOf({ G, E, input }: Problem, before: Hosts | undefined, hosts: Hosts): Left {
+  const { budget, shape } = input;
+  const left: Left = { moves: budget.maxMoves, bytes: budget.maxBytes, onRank: new Float64Array(G).fill(budget.maxMovesPerRank) };
+  if (!before) return left;
+  hosts.forEach((layer, l) => {
+    layer.forEach((row, e) => {
+      for (const g of row) if (!before[l]?.[e]?.includes(g)) pay(left, g, shape.storedBytes[l * E + e] as number);
+    });
+  });
+  return left;
+}
+
+function affords(left: Left, g: number, bytes: number): boolean {
+  return left.moves >= 1 && left.bytes >= bytes && (left.onRank[g] as number) >= 1;
+}
+
+function pay(left: Left, g: number, bytes: number): void {
+  left.moves--;
+  left.bytes -= bytes;
+  left.onRank[g] = (left.onRank[g] as number) - 1;
+}
+
 class FloorKeeper {
   private readonly problem: Problem;
   private readonly floor: Floor;
@@ -101,7 +129,7 @@ class FloorKeeper {
   private readonly load: Float64Array[];
   private readonly count: Int32Array[];
   private readonly touched = new Set<number>();
-  private movesLeft: number;
+  private readonly left: Left;
   private spare: Copy[] | undefined;
 
   constructor(input: PlanInput, layers: readonly LayerPlan[]) {
@@ -123,7 +151,7 @@ class FloorKeeper {
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
-    this.movesLeft = input.budget.maxMoves - (input.current ? countMoves(input.current, layers) : 0);
+    this.left = leftOf(problem, this.before, hosts);
   }
 
   fill(): { readonly added: number; readonly missing: number } {
@@ -153,10 +181,14 @@ class FloorKeeper {
     const g = this.place(l, e) ?? this.makeRoom(l, e);
     if (g === undefined) return false;
     const row = this.hosts[l]?.[e] as number[];
-    if (!this.held(l, e, g)) this.movesLeft--;
+    if (!this.held(l, e, g)) pay(this.left, g, this.stored(l, e));
     row.push(g);
     this.shift({ layer: l, expert: e, rank: g }, 1);
     return true;
+  }
+
+  private stored(l: number, e: number): number {
+    return this.problem.input.shape.storedBytes[l * this.problem.E + e] as number;
   }
 
   private held(l: number, e: number, g: number): boolean {
@@ -168,7 +200,7 @@ class FloorKeeper {
     const { problem, floor } = this;
     const row = this.hosts[l]?.[e] as number[];
     if ((problem.speed[g] as number) <= 0 || row.includes(g)) return false;
-    if (this.movesLeft < 1 && !this.held(l, e, g)) return false;
+    if (!this.held(l, e, g) && !affords(this.left, g, this.stored(l, e))) return false;
     const newNode = !row.some((host) => problem.node[host] === problem.node[g]);
     return newNode || (nodesOf(problem, row) >= floor.nodes && row.length < floor.copies);
   }

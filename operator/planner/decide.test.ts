@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
+import { byPath } from "../../runtime/placement/cost.ts";
 import { type Situation, whetherToMove, whetherToPlan } from "./decide.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 
@@ -83,12 +84,18 @@ const input: PlanInput = {
   split: "weighted",
   effort: "quality",
 };
-const options = { mode: "Auto" as const, noise: 0.01, bytesPerSecond: 1e8, lifetimeSeconds: 100 };
+const rates = byPath(() => 1e8);
+const options = { mode: "Auto" as const, noise: 0.01, rates, limit: Number.POSITIVE_INFINITY, lifetimeSeconds: 100 };
 
 test("a plan that pays is carried out, with its numbers", () => {
   const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), options);
   assert.ok(judged.decision.act);
-  assert.deepEqual(judged.decision.numbers, { beforePercent: 180, afterPercent: 120, boundPercent: 100, moves: 1, bytes: 1e6 });
+  assert.deepEqual(judged.decision.numbers, {
+    ...{ beforePercent: 180, afterPercent: 120, boundPercent: 100, moves: 1, bytes: 1e6 },
+    // A third of the layer's time for 100 s, against a tenth of the 10 ms that 1 MB takes and 2 ms for the move.
+    ...{ gainSeconds: 33.33, lifetimeSeconds: 100, transferSeconds: 0.01, costSeconds: 0 },
+    ...{ nodeBytes: 1e6, zoneBytes: 0, remoteBytes: 0, storeBytes: 0 },
+  });
 });
 
 test("mode Recommend says what it would do", () => {
@@ -98,8 +105,24 @@ test("mode Recommend says what it would do", () => {
 });
 
 test("a plan whose transfer costs more than it saves is not", () => {
-  const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), { ...options, bytesPerSecond: 100, lifetimeSeconds: 10 });
+  const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), { ...options, limit: 1000, lifetimeSeconds: 10 });
   assert.equal(judged.decision.reason, "TransferNotWorth");
+  assert.equal(
+    judged.decision.message,
+    "180% -> 120% (bound 100%) saves 3.33 s of layer time in 10 s, its 1 moves (976.56Ki within nodes) take 1000.0 s and cost 100.00 s",
+  );
+});
+
+test("what a plan costs goes by the path of its bytes: the same move is worth it within a node and not between zones", () => {
+  const slow = { ...options, rates: { ...rates, remote: 1000 }, lifetimeSeconds: 10 };
+  const moved = alone([[0], [1], [1], [1]]);
+  const apart = { ...input, ranks: input.ranks.map((rank) => ({ ...rank, node: `n${rank.rank}`, zone: `z${rank.rank}` })) };
+  assert.ok(whetherToMove(input, moved, slow).decision.act);
+  const { decision } = whetherToMove(apart, moved, slow);
+  assert.equal(decision.reason, "TransferNotWorth");
+  assert.match(decision.message, /976.56Ki between zones/);
+  const dead = { ...apart, ranks: [{ ...apart.ranks[0]!, state: "dead" as const }, apart.ranks[1]!] };
+  assert.equal(whetherToMove(dead, moved, slow).decision.numbers.storeBytes, 1e6, "a dead rank is nobody's source");
 });
 
 test("fewer hops are worth a plan that balances nothing, if they pay for its transfer", () => {
@@ -111,7 +134,7 @@ test("fewer hops are worth a plan that balances nothing, if they pay for its tra
   assert.deepEqual([judged.decision.act, judged.decision.reason], [true, "Affinity"]);
   assert.match(judged.decision.message, /transitions that change rank 70.0% -> 30.0% with 4 moves/);
   assert.equal(whetherToMove(even, moved, { ...options, hops: { before: 0.7, after: 0.6999 } }).decision.reason, "NoBetterPlan");
-  assert.equal(whetherToMove(even, moved, { ...options, hops, bytesPerSecond: 100 }).decision.reason, "TransferNotWorth");
+  assert.equal(whetherToMove(even, moved, { ...options, hops, limit: 100 }).decision.reason, "TransferNotWorth");
   assert.equal(whetherToMove(even, even.current ?? [], { ...options, hops }).decision.reason, "NoBetterPlan");
 });
 

@@ -2,12 +2,12 @@
 // is explained like moving. Pure: the caller observes, plans between the two questions, and acts.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { RebalancingMode } from "../../crds/policies.ts";
-import { payback } from "../../runtime/placement/cost.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import type { Hops, PlanInput } from "./policy.ts";
 import { toProblem } from "./problem.ts";
+import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
 
 export type HoldReason =
   | "ModeOff"
@@ -134,18 +134,14 @@ export interface Judged {
   readonly bound: number;
 }
 
-export interface JudgeOptions {
+export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
   /** Noise of the worst layer's max/mean. */
   readonly noise: number;
-  readonly bytesPerSecond: number;
-  readonly lifetimeSeconds: number;
   /** What the plan does to transitions, for policies that place by them. */
   readonly hops?: Hops;
 }
 
-/** Part of a layer's time that goes into sending a token's row to another rank and back. */
-const hopTime = 0.3;
 /** Savings of transitions below this are within the sampling of them. */
 const leastHops = 0.001;
 
@@ -169,25 +165,19 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   // Layer time adds up over layers: the mean pays for the transfer, the worst layer is what users see.
   const meanBefore = meanOf(ratiosBefore);
   const meanAfter = meanOf(ratiosAfter);
-  const pay = payback({
-    before: meanBefore,
-    after: meanAfter,
-    bytes,
-    moves: moves.length,
-    bytesPerSecond: options.bytesPerSecond,
-    lifetimeSeconds: options.lifetimeSeconds,
-  });
+  const hopsSaved = options.hops ? options.hops.before - options.hops.after : 0;
+  const hops = hopsSaved >= leastHops && moves.length > 0 ? options.hops : undefined;
+  const worth = worthOf(input, moves, { before: meanBefore, after: meanAfter, hops }, options);
   const numbers = {
     beforePercent: Math.round(before * 100),
     afterPercent: Math.round(after * 100),
     boundPercent: Math.round(finite(best) * 100),
     moves: moves.length,
     bytes,
+    ...worthNumbers(worth),
   };
   const meanGain = meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
-  const hopsSaved = options.hops ? options.hops.before - options.hops.after : 0;
-  const hops = hopsSaved >= leastHops && moves.length > 0 ? options.hops : undefined;
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})${hops ? `, ${hopText(hops)}` : ""}`;
@@ -199,16 +189,11 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   if (moves.length === 0 && before - after < Math.max(sharesGain, 2 * options.noise)) {
     return held("NoBetterPlan", `shares alone would give ${change}: too little for an epoch of its own`);
   }
-  const gainSeconds = pay.gainSeconds + (hops ? hopsSaved * hopTime * options.lifetimeSeconds : 0);
-  if (gainSeconds <= pay.costSeconds) {
-    return held(
-      "TransferNotWorth",
-      `${change} saves ${gainSeconds.toFixed(2)} s, its ${moves.length} moves cost ${pay.costSeconds.toFixed(2)} s`,
-    );
-  }
-  if (options.mode === "Recommend") return held("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}`);
+  if (worth.gainSeconds <= worth.costSeconds) return held("TransferNotWorth", `${change} ${worthText(worth)}`);
+  if (options.mode === "Recommend")
+    return held("Recommended", `mode is Recommend: ${moves.length} moves would give ${change}; it ${worthText(worth)}`);
   const reason = hops && before - after < leastGain ? "Affinity" : "Imbalanced";
-  return judged({ act: true, reason, message: `${change} with ${moves.length} moves, ${bytes} bytes`, numbers });
+  return judged({ act: true, reason, message: `${change} with ${moves.length} moves, ${bytes} bytes: ${worthText(worth)}`, numbers });
 }
 
 function hopText({ before, after }: Hops): string {

@@ -1,5 +1,6 @@
 // Next window's load from past windows: several EWMAs run side by side and the one with the least recent error is used,
 // for all layers at once. A CUSUM on the change between windows tells a shift from noise. Pure; numbers only.
+import { expectedWindows } from "./lifetime.ts";
 
 /** Weight of the newest window in each arm; 1 = last value. */
 const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1] as const;
@@ -12,6 +13,8 @@ const startArm = 3;
 const noiseFactor = 2;
 /** Accumulated excess change that raises the alarm. */
 const alarmAt = 0.1;
+/** Part of what was seen of changes that is remembered in the next window: of the last 100 windows most counts. */
+const changesDiscount = 0.99;
 
 export interface Forecast {
   /** Expected rows per window, scaled to each layer's total in the last window that had any, [layers * experts]. */
@@ -27,6 +30,8 @@ export interface Forecast {
   readonly weight: number;
   /** Part of the load, 0 to 1, by which recent windows missed the forecast beyond sampling noise. */
   readonly unrest: number;
+  /** Windows that the forecast is expected to hold. */
+  readonly lifetime: number;
 }
 
 /** State of one deployment's forecast: the arms, their errors and the change detector. O(arms x layers x experts) a window. */
@@ -45,6 +50,9 @@ export class Forecaster {
   /** Discounted sums of what the chosen arm missed beyond noise, and of the windows counted. */
   private missed = 0;
   private missedWindows = 0;
+  /** Discounted: windows since the second, and alarms. */
+  private watched = 0;
+  private changes = 0;
   private windows = 0;
   private last: Float64Array | undefined;
 
@@ -65,20 +73,27 @@ export class Forecaster {
     const floor = noiseFloor(share, totals, this.layers, this.experts);
     const change = this.last ? variation(share, this.last, totals, this.experts) : 0;
     const alarm = this.detect(change, floor);
+    if (this.windows > 0) {
+      this.watched = changesDiscount * this.watched + 1;
+      this.changes = changesDiscount * this.changes + (alarm ? 1 : 0);
+    }
     // A jump is no news of the arms, all of them missed it, nor of the usual spread.
     if (this.windows > 0 && !alarm) this.learn(share, totals, floor);
     this.update(share, totals, alarm);
     this.last = share;
     this.windows++;
+    const unrest = this.missedWindows > 0 ? this.missed / this.missedWindows : 0;
+    const lasting = arms[this.arm] ?? 1;
     return {
       load: this.scaled(totals),
-      arm: arms[this.arm] ?? 1,
+      arm: lasting,
       change,
       noiseFloor: floor,
       alarm,
       windows: this.windows,
       weight: this.effective[this.arm] ?? 1,
-      unrest: this.missedWindows > 0 ? this.missed / this.missedWindows : 0,
+      unrest,
+      lifetime: expectedWindows({ watched: this.watched, changes: this.changes, unrest, lasting }),
     };
   }
 

@@ -3,7 +3,9 @@ import { test } from "node:test";
 import type { LoadWindow } from "../../crds/telemetry.ts";
 import { Forecaster } from "./forecast.ts";
 import { LoadBook, ServedRows } from "./load.ts";
+import type { RankSpec } from "./policy.ts";
 import { seeded } from "./random.ts";
+import { timingOf } from "./timing.ts";
 
 const ranks = [
   { rank: 0, bootId: "a", speed: 1 },
@@ -24,6 +26,9 @@ const message = (change: Partial<LoadWindow>): LoadWindow => ({
   served: Uint32Array.of(4, 0),
   ...change,
 });
+const rates = { node: 40, zone: 20, remote: 10, store: 5 };
+const specs = (nodes: string[], zones: string[] = []): RankSpec[] =>
+  nodes.map((node, rank) => ({ rank, speed: 1, budgetBytes: 1, zone: zones[rank] ?? "z", node, state: "active" }));
 const book = (): LoadBook => new LoadBook({ layers: 1, experts: 2, deploymentUid: "u", now: 1000 });
 
 const refused: Record<string, [Partial<LoadWindow>, string]> = {
@@ -98,6 +103,33 @@ test("a rank that restarts is a new one: its old messages say nothing of it", ()
   const reborn = [{ rank: 0, bootId: "a2", speed: 1 }];
   assert.equal(b.ageMs(reborn, 3000), Number.POSITIVE_INFINITY);
   assert.ok(b.accept(message({ bootId: "a2", seq: 0 }), reborn, 3000).ok);
+});
+
+test("where the time of steps went is the mean of ranks, phases added, and known only if all of them say", () => {
+  const b = book();
+  const seconds = (dense: number, experts: number) => ({ seconds: { dense, experts } });
+  b.accept(message({ seq: 1, phase: "prefill", ...seconds(1, 2) }), ranks, 2000);
+  b.accept(message({ seq: 2, ...seconds(2, 1) }), ranks, 2000);
+  b.accept(message({ rank: 1, bootId: "b", seq: 1, ...seconds(5, 1) }), ranks, 2000);
+  const closed = b.close(ranks, 3000);
+  assert.deepEqual(closed.seconds, { dense: 4, experts: 2 });
+  const options = { layers: 2, ranks: specs(["a", "a"]), rates, windowMs: 1000, windows: 7 };
+  // A window of twice the length, two layers.
+  assert.deepEqual(timingOf(closed, options), { denseSeconds: 1, expertSeconds: 0.5, bytesPerSecond: 40, windows: 7 });
+  b.accept(message({ seq: 3, ...seconds(1, 1) }), ranks, 4000);
+  b.accept(message({ rank: 1, bootId: "b", seq: 2 }), ranks, 4000);
+  const partly = b.close(ranks, 5000);
+  assert.equal(partly.seconds, undefined);
+  assert.equal(timingOf(partly, options), undefined);
+});
+
+test("transfers are timed by the slowest path between ranks", () => {
+  const window = { ...book().close([], 3000), seconds: { dense: 1, experts: 1 } };
+  const rate = (nodes: string[], zones?: string[]) =>
+    timingOf(window, { layers: 1, ranks: specs(nodes, zones), rates, windowMs: 1, windows: 1 })?.bytesPerSecond;
+  assert.equal(rate(["a", "a"]), 40);
+  assert.equal(rate(["a", "a", "b"]), 20);
+  assert.equal(rate(["a", "b", "c"], ["x", "x", "y"]), 10);
 });
 
 test("measured imbalance adds windows up until they say more than chance", () => {

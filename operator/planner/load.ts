@@ -1,6 +1,6 @@
 // Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
 // trusted. A rank that did not report is missing, never zero. Pure; the caller gives the time.
-import type { LoadWindow, Phase } from "../../crds/telemetry.ts";
+import type { LoadWindow, Phase, StepSeconds } from "../../crds/telemetry.ts";
 import { imbalance, relativeLoad } from "../../runtime/placement/imbalance.ts";
 
 export type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
@@ -24,6 +24,8 @@ export interface ClosedWindow {
   readonly missing: readonly number[];
   readonly selections: number;
   readonly perLayer: Float64Array;
+  /** Where the time of steps went, mean of ranks; unset unless all of them say. */
+  readonly seconds?: StepSeconds;
 }
 
 interface RankBook {
@@ -32,6 +34,7 @@ interface RankBook {
   lastMs: number;
   /** Rows served per layer. */
   served: Float64Array;
+  seconds: StepSeconds | undefined;
   heard: boolean;
 }
 
@@ -75,13 +78,14 @@ export class LoadBook {
       for (let e = 0; e < this.experts; e++) rows += window.served[l * this.experts + e] as number;
       book.served[l] = (book.served[l] as number) + rows;
     }
+    if (window.seconds) book.seconds = sumOf(book.seconds ?? noSeconds, window.seconds);
     return { ok: true };
   }
 
   private book(rank: number, bootId: string): RankBook {
     const known = this.ranks.get(rank);
     if (known && known.bootId === bootId) return known;
-    const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), heard: false };
+    const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
     this.ranks.set(rank, fresh);
     return fresh;
   }
@@ -142,6 +146,7 @@ export class LoadBook {
       missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
       selections: perLayer.reduce((a, b) => a + b, 0),
       perLayer,
+      ...meanSeconds(heard.map((book) => book?.seconds)),
     };
     this.open(now);
     return closed;
@@ -159,9 +164,23 @@ export class LoadBook {
     this.byPhase.decode.fill(0);
     for (const book of this.ranks.values()) {
       book.served.fill(0);
+      book.seconds = undefined;
       book.heard = false;
     }
   }
+}
+
+const noSeconds: StepSeconds = { dense: 0, experts: 0 };
+
+function sumOf(a: StepSeconds, b: StepSeconds): StepSeconds {
+  return { dense: a.dense + b.dense, experts: a.experts + b.experts };
+}
+
+function meanSeconds(ranks: readonly (StepSeconds | undefined)[]): Pick<ClosedWindow, "seconds"> {
+  const known = ranks.filter((seconds) => seconds !== undefined);
+  if (known.length < ranks.length || known.length === 0) return {};
+  const sum = known.reduce(sumOf);
+  return { seconds: { dense: sum.dense / ranks.length, experts: sum.experts / ranks.length } };
 }
 
 export interface MeasuredImbalance {

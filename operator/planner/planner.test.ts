@@ -8,7 +8,7 @@ import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { atRisk, belowFloor, withFloor } from "./copies.ts";
 import { checkMemory } from "./feasibility.ts";
 import { layerBytes, makePlan, policies } from "./index.ts";
-import { type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { type MoveBudget, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "./policy.ts";
 import { bytesByRank } from "./problem.ts";
 import { firstPlan, repairPlan } from "./repair.ts";
 import { budgetFaults, planFaults } from "./validate.ts";
@@ -20,8 +20,11 @@ interface Cluster {
   readonly loads: number[];
   readonly ranks: RankSpec[];
   readonly lost: RankSpec[];
-  readonly maxMoves: number;
+  readonly budget: MoveBudget;
+  readonly timing: Timing | undefined;
 }
+
+const seconds = fc.double({ min: 0, max: 20, noNaN: true });
 
 /** Small clusters of every shape: idle, one expert takes all, slow ranks, tight and rich memory. `lost`: what becomes of ranks later. */
 const cluster: fc.Arbitrary<Cluster> = fc
@@ -34,6 +37,11 @@ const cluster: fc.Arbitrary<Cluster> = fc
     skew: fc.integer({ min: 0, max: 12 }),
     memory: fc.double({ min: 1, max: 3, noNaN: true }),
     maxMoves: fc.integer({ min: 0, max: 20 }),
+    maxMovesPerRank: fc.oneof(fc.constant(Infinity), fc.integer({ min: 0, max: 4 })),
+    timing: fc.option(fc.record({ denseSeconds: seconds, expertSeconds: seconds, bytesPerSecond: fc.nat(500), windows: seconds }), {
+      nil: undefined,
+    }),
+    maxBytes: fc.oneof(fc.constant(Infinity), fc.integer({ min: 0, max: 900 })),
     states: fc.array(fc.constantFrom("active" as const, "active" as const, "draining" as const, "dead" as const), {
       minLength: 6,
       maxLength: 6,
@@ -62,7 +70,8 @@ const cluster: fc.Arbitrary<Cluster> = fc
       }),
     );
     const lost = ranks.map((rank, g) => (g === 0 ? rank : { ...rank, state: c.states[g] as RankSpec["state"] }));
-    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, maxMoves: c.maxMoves };
+    const { maxMoves, maxMovesPerRank, maxBytes, timing } = c;
+    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, budget: { maxMoves, maxMovesPerRank, maxBytes }, timing };
   });
 
 function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
@@ -72,11 +81,12 @@ function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
     ranks: c.ranks,
     load: Float64Array.from(c.loads),
     current,
-    budget: { ...unlimited, maxMoves: c.maxMoves },
+    budget: c.budget,
     minCopies: 1,
     split: "weighted",
     effort: "fast",
     gainPerMove: 1e-3,
+    ...(c.timing ? { timing: c.timing } : {}),
   };
 }
 
@@ -123,7 +133,7 @@ for (const policy of all) {
         const transitions = policy.usesTransitions ? new Float64Array(c.layers * c.experts ** 2).fill(1) : undefined;
         const { gainPerMove, ...any } = inputOf(c, firstPlan(start));
         // Without a least gain, plans take what gains nothing too.
-        const least = gainPerMove !== undefined && c.maxMoves % 2 === 0 ? { gainPerMove } : {};
+        const least = gainPerMove !== undefined && c.budget.maxMoves % 2 === 0 ? { gainPerMove } : {};
         const input = { ...any, ...least, ranks: c.lost, ...(transitions ? { transitions } : {}) };
         const { layers: current, unhosted } = repairPlan(input, input.current ?? []);
         const whole = { ...input, current };
@@ -142,6 +152,19 @@ for (const policy of all) {
     );
   });
 }
+
+test("the floor keeps to every budget of moves and bytes", () => {
+  fc.assert(
+    fc.property(cluster, fc.integer({ min: 2, max: 3 }), (c, minCopies) => {
+      const input = { ...inputOf(c), minCopies };
+      if (!checkMemory(input.shape, input.ranks).ok) return;
+      const current = firstPlan(input);
+      const { layers } = withFloor({ ...input, current }, current);
+      assert.deepEqual(budgetFaults({ ...input, current }, layers), []);
+    }),
+    { numRuns: 1000, seed: 6 },
+  );
+});
 
 test("the floor adds copies on other nodes as far as memory reaches, and takes none from an expert that needs it", () => {
   fc.assert(

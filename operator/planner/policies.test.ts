@@ -18,7 +18,7 @@ import { rankSpecs, simulate, summarise } from "./simulate.ts";
 import { solve } from "./solver.ts";
 import { windowOf } from "./traces.ts";
 import { generateTrace, plantTransitions, presets, stationaryTrace } from "./traces-generate.ts";
-import { planFaults } from "./validate.ts";
+import { budgetFaults, planFaults } from "./validate.ts";
 
 const now = (): number => 0;
 const small = generateTrace("small", { ...presets.qwen3_48x128, layers: 6, windows: 7 }, 4);
@@ -127,6 +127,34 @@ test("a budget of copies holds at every step", async () => {
     [],
   );
   assert.ok(results.some((result) => result.copies > 0));
+});
+
+for (const name of ["incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner"] as const) {
+  test(`${name}: no rank takes more copies than a plan may bring to one, and other ranks still take theirs`, async () => {
+    // All that is hot is on rank 0, which holds most; the last rank is empty.
+    const ranks = rankSpecs({ ranks: 8 }).map((rank) => ({ ...rank, budgetBytes: small.layers * 40 + 1 }));
+    const hosts = Array.from({ length: small.experts }, (_, e) => [e % 7]);
+    const current = Array.from({ length: small.layers }, () => ({ hosts, shares: hosts.map(() => [1000]) }));
+    const { slotsPerRank: _, ...input } = inputOf(small, 8, 40, { ranks, current, budget: { ...unlimited, maxMoves: 60 } });
+    const arrivals = async (budget: PlanInput["budget"]) => {
+      const { layers } = await makePlan(policies[name], { ...input, budget });
+      const byRank = Map.groupBy(diffPlans(current, layers, () => 1).moves, (move) => move.rank);
+      return [...byRank.values()].map((moves) => moves.length).sort((a, b) => b - a);
+    };
+    const free = await arrivals(input.budget);
+    const capped = await arrivals({ ...input.budget, maxMovesPerRank: 3 });
+    assert.ok(free[0]! > 3, `without a cap: ${free}`);
+    assert.ok(capped[0]! <= 3 && capped.length >= 2, `with it: ${capped}`);
+  });
+}
+
+test("a plan that brings one rank too much is a fault of the budget", () => {
+  const current = [{ hosts: [[0], [0], [1]], shares: [[1000], [1000], [1000]] }];
+  const trace = { name: "n", windows: 1, layers: 1, experts: 3, counts: new Uint32Array(3).fill(9) };
+  const input = inputOf(trace, 2, 3, { current, budget: { ...unlimited, maxMovesPerRank: 1 } });
+  const both = [{ hosts: [[1], [1], [1]], shares: [[1000], [1000], [1000]] }];
+  assert.deepEqual(budgetFaults(input, both), ["2 moves to rank 1, the budget is 1 per rank"]);
+  assert.deepEqual(budgetFaults({ ...input, budget: { ...unlimited, maxMovesPerRank: 2 } }, both), []);
 });
 
 for (const name of ["eplb", "hecate", "smartmoe"] as const) {

@@ -27,15 +27,17 @@ export interface ModelShape {
 /** Limits of one plan. Infinity where there is none. */
 export interface MoveBudget {
   readonly maxMoves: number;
+  /** Copies that one rank may newly take. */
+  readonly maxMovesPerRank: number;
   readonly maxBytes: number;
 }
 
 /** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
-export const unlimited: MoveBudget = { maxMoves: Infinity, maxBytes: Infinity };
+export const unlimited: MoveBudget = { maxMoves: Infinity, maxMovesPerRank: Infinity, maxBytes: Infinity };
 
 /** Whether a plan may change anything at once. */
 export function isUnlimited(budget: MoveBudget): boolean {
-  return budget.maxMoves === Infinity && budget.maxBytes === Infinity;
+  return budget.maxMoves === Infinity && budget.maxMovesPerRank === Infinity && budget.maxBytes === Infinity;
 }
 
 /** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
@@ -45,6 +47,18 @@ export interface RecentMoves {
 }
 
 export type Effort = "fast" | "quality";
+
+/** What was measured of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
+export interface Timing {
+  /** Seconds in which a rank computes what is not experts. */
+  readonly denseSeconds: number;
+  /** Seconds that its steps wait for experts, here and elsewhere, under the current placement. */
+  readonly expertSeconds: number;
+  /** That a receiver gets from another rank, by the slowest path between ranks. */
+  readonly bytesPerSecond: number;
+  /** Windows that a plan is expected to hold. */
+  readonly windows: number;
+}
 
 export interface PlanInput {
   readonly shape: ModelShape;
@@ -72,6 +86,9 @@ export interface PlanInput {
   readonly recent?: RecentMoves;
   /** Tokens going from expert i of layer l to j of l+1, [layers-1][experts][experts]; affinity policies only. */
   readonly transitions?: Float64Array;
+  readonly timing?: Timing;
+  /** Windows since homes were last sharded anew; unset: not since planning began, ranks changed or the load did. */
+  readonly windowsSinceReshard?: number;
   readonly seed?: number;
   /** Cost factor of one copy of this move, above 0, by path between source and receiver; 1 within a zone. Unset: all alike. */
   readonly moveCost?: (layer: number, expert: number, rank: number, sources: readonly number[]) => number;
@@ -83,6 +100,8 @@ export interface PlanOutput {
   readonly reason: string;
   /** Parts of the transitions that change rank, for policies that plan with them. */
   readonly hops?: Hops;
+  /** Set when homes were to be sharded anew in this plan; true: budget or memory left some of that for the next one. */
+  readonly resharding?: boolean;
 }
 
 /** Parts of all transitions between layers, 0 to 1, whose two experts have homes on different ranks. */

@@ -6,7 +6,8 @@ import { bound, fastestOf, imbalance, jointBound, sum } from "../../runtime/plac
 import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import { keepFloor } from "./copies.ts";
 import { Forecaster, layerTotals } from "./forecast.ts";
-import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "./policy.ts";
+import { ReshardAge } from "./reshard-age.ts";
 import { planNoise } from "./shipped.ts";
 import type { Trace } from "./traces.ts";
 import { assertPlan } from "./validate.ts";
@@ -23,6 +24,7 @@ export interface SimulateOptions {
   readonly slotsTotal?: number;
   readonly speeds?: readonly number[];
   readonly budgetCopies?: number;
+  readonly budgetCopiesPerRank?: number;
   readonly windows?: number;
   readonly gainPerMove?: number;
   readonly effort?: PlanInput["effort"];
@@ -35,6 +37,10 @@ export interface SimulateOptions {
   readonly noise?: "all" | "shipped";
   /** What plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
   readonly forecast?: "selected" | "last";
+  /** What transfers hide behind, one byte per expert; unset: not measured. */
+  readonly timing?: Omit<Timing, "windows">;
+  /** Homes may be sharded anew in every window, for policies that otherwise do so rarely. */
+  readonly reshardAlways?: boolean;
   /** Milliseconds; the only outside thing here. */
   readonly now: () => number;
   /** Waited for. The plan is given here and not kept: of a long trace it is more than memory holds. */
@@ -88,10 +94,12 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
   const history: { added: number[]; dropped: number[] }[] = [];
   const results: WindowResult[] = [];
   let current: readonly LayerPlan[] | undefined;
+  const resharded = new ReshardAge();
   for (let t = 0; t < windows; t++) {
     const counts = trace.counts.subarray(t * cells, (t + 1) * cells);
     const started = options.now();
     const forecast = forecaster.observe(counts);
+    if (forecast.alarm || options.reshardAlways) resharded.forget();
     const input = inputOf(options, {
       shape,
       ranks,
@@ -101,6 +109,8 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
       history,
       noise: noiseOf(options, forecaster, counts),
       transitions,
+      reshard: resharded.input(t),
+      lifetime: forecast.lifetime,
     });
     const made = await options.policy.plan(input);
     const layers = keepFloor(input, made.layers);
@@ -108,6 +118,7 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
     assertPlan(input, layers);
     const copies = current ? countMoves(current, layers) : 0;
     remember(history, input, layers);
+    resharded.planned(t, made);
     const next = t + 1 < windows ? trace.counts.subarray((t + 1) * cells, (t + 2) * cells) : undefined;
     const result = {
       window: t,
@@ -133,6 +144,8 @@ interface Step {
   readonly history: readonly { readonly added: readonly number[]; readonly dropped: readonly number[] }[];
   readonly noise: Float64Array | undefined;
   readonly transitions: Float64Array | undefined;
+  readonly reshard: Pick<PlanInput, "windowsSinceReshard">;
+  readonly lifetime: number;
 }
 
 function noiseOf({ trace, noise, ranks }: SimulateOptions, forecaster: Forecaster, counts: Uint32Array): Float64Array | undefined {
@@ -141,11 +154,13 @@ function noiseOf({ trace, noise, ranks }: SimulateOptions, forecaster: Forecaste
   return noise === "shipped" ? planNoise(all) : all;
 }
 
-function inputOf(options: SimulateOptions, { history, noise, unrest, transitions, ...step }: Step): PlanInput {
+function inputOf(options: SimulateOptions, { history, noise, unrest, transitions, reshard, lifetime, ...step }: Step): PlanInput {
   return {
     ...step,
+    ...reshard,
+    ...(options.timing ? { timing: { ...options.timing, windows: lifetime } } : {}),
     ...(unrest === undefined ? {} : { unrest }),
-    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity },
+    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity, maxMovesPerRank: options.budgetCopiesPerRank ?? Infinity },
     minCopies: options.minCopies ?? 1,
     split: options.split ?? "weighted",
     effort: options.effort ?? "quality",

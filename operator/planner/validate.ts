@@ -104,13 +104,16 @@ function textLength(rows: readonly (readonly number[])[]): number {
   return digits + Math.max(0, cells - 1);
 }
 
-/** Faults of the step from the current plan: budgets of moves and bytes. */
+/** Faults of the step from the current plan: budgets of moves, moves per rank and bytes. */
 export function budgetFaults(input: PlanInput, layers: readonly LayerPlan[]): string[] {
   if (!input.current) return [];
   const { moves } = diffPlans(input.current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);
   const bytes = moves.reduce((total, move) => total + move.bytes, 0);
   const faults: string[] = [];
   if (moves.length > input.budget.maxMoves) faults.push(`${moves.length} moves, the budget is ${input.budget.maxMoves}`);
+  for (const [rank, { length }] of Map.groupBy(moves, (move) => move.rank))
+    if (length > input.budget.maxMovesPerRank)
+      faults.push(`${length} moves to rank ${rank}, the budget is ${input.budget.maxMovesPerRank} per rank`);
   if (bytes > input.budget.maxBytes + 1e-6) faults.push(`${bytes} bytes to move, the budget is ${input.budget.maxBytes}`);
   return faults;
 }

@@ -17,18 +17,18 @@ import {
 } from "../planner/decide.ts";
 import { type Forecast, Forecaster } from "../planner/forecast.ts";
 import { policies } from "../planner/index.ts";
+import { windowsMin } from "../planner/lifetime.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
+import { ReshardAge } from "../planner/reshard-age.ts";
 import { gainPerMove, planNoise } from "../planner/shipped.ts";
+import { timingOf } from "../planner/timing.ts";
 import { TransitionBook } from "../planner/transitions.ts";
+import { PathRates } from "./rates.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
 const dwellWindows = 3;
-/** Bandwidth assumed for the payback of a plan while none is measured. */
-const assumedBytesPerSecond = 200e6;
-/** A forecast is expected to hold for this many windows. */
-const lifetimeWindows = 20;
 /** Selections per layer below which a window says nothing even beside others. */
 const windowRowsMin = 200;
 /** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
@@ -50,6 +50,8 @@ export interface BalanceFacts {
 
 export class Balance {
   readonly book: LoadBook;
+  /** How fast bytes come, as receivers measure it. */
+  readonly rates = new PathRates();
   private lastPlanAt = Number.NEGATIVE_INFINITY;
   decision: Decision | undefined;
   measured: MeasuredImbalance | undefined;
@@ -70,6 +72,7 @@ export class Balance {
   private noise: Float64Array | undefined;
   /** Made with the first message that has transitions; workers send them while the policy asks. */
   private transitions: TransitionBook | undefined;
+  private readonly resharded = new ReshardAge();
   private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
@@ -117,6 +120,7 @@ export class Balance {
       if (this.alarm) {
         this.evidence = 0;
         this.settled = false;
+        this.resharded.forget();
       }
       this.evidence += least;
       // What was dropped before the load changed may be what is needed now.
@@ -161,17 +165,20 @@ export class Balance {
   }
 
   /** Second question, on the plan that a policy made. */
-  judge(input: PlanInput, { layers, hops }: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
+  judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
+    const { layers, hops } = output;
     this.lastPlanAt = now;
     this.transitions?.used();
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
       noise: worstNoise(input, this.noise),
-      bytesPerSecond: transferRate(input, spec),
-      lifetimeSeconds: (lifetimeWindows * windowMs) / 1000,
+      rates: this.rates.rates(transferLimit(spec), now),
+      limit: transferLimit(spec),
+      lifetimeSeconds: ((this.forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
       ...(hops ? { hops } : {}),
     });
+    if (judged.decision.act) this.resharded.planned(this.forecast?.windows ?? 0, output);
     this.decision = judged.decision;
     return judged;
   }
@@ -180,6 +187,7 @@ export class Balance {
   input(facts: BalanceFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
     const transitions = this.transitions?.known();
+    const timing = this.timing(facts);
     const load = options.even || !this.forecast ? new Float64Array(facts.shape.layers * facts.shape.experts).fill(1) : this.forecast.load;
     return {
       shape: facts.shape,
@@ -188,6 +196,7 @@ export class Balance {
       current: facts.plan?.layers,
       budget: {
         maxMoves: budget.maxMoves,
+        maxMovesPerRank: budget.maxMovesPerRank ?? Infinity,
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
       },
       minCopies: facts.spec.experts.minCopies,
@@ -196,8 +205,17 @@ export class Balance {
       gainPerMove,
       recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
       ...(transitions ? { transitions } : {}),
+      ...(timing ? { timing } : {}),
+      ...this.resharded.input(this.forecast?.windows ?? 0),
       ...(this.noise && !options.even ? { noise: planNoise(this.noise) } : {}),
     };
+  }
+
+  private timing({ spec, shape, ranks }: BalanceFacts): PlanInput["timing"] {
+    if (!this.window || !this.forecast) return undefined;
+    const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
+    const rates = this.rates.rates(transferLimit(spec), this.window.end);
+    return timingOf(this.window, { layers: shape.layers, ranks, rates, windowMs, windows: this.forecast.lifetime });
   }
 
   /** A plan was committed: its copies dwell, and the open window is of another world. */
@@ -223,18 +241,13 @@ export class Balance {
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
   forgetHistory(): void {
     this.history = [];
+    this.resharded.forget();
   }
 }
 
 /** Bytes per second that each receiver may take while experts move for balance. */
 export function transferLimit({ rebalancing: { budget } }: MoEDeploymentSpec): number {
   return parseQuantity(budget.maxTransferBytesPerSecond, "spec.rebalancing.budget.maxTransferBytesPerSecond");
-}
-
-/** Bytes per second of all receivers together: what the limit allows, if that is less than the assumption. */
-function transferRate(input: PlanInput, spec: MoEDeploymentSpec): number {
-  const receivers = input.ranks.filter((rank) => rank.state === "active").length;
-  return Math.min(assumedBytesPerSecond, transferLimit(spec) * Math.max(1, receivers));
 }
 
 function leastOf(perLayer: Float64Array): number {

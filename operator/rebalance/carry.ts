@@ -94,6 +94,7 @@ export class Carrier {
         clock: ports.clock,
         link: (rank) => this.linkOf(rank),
         bytesPerSecond: limited(wanted.kind, parent) ? transferLimit(facts.spec) : 0,
+        onFetched: (rank, fetched) => seen.balance?.rates.add(facts.ranks, rank, fetched, ports.clock.now()),
         onProgress: poke,
       },
       parent,

@@ -39,6 +39,26 @@ test("skewed load is balanced within a minute, then nothing moves, then a topic 
   assert.deepEqual(sim.faults(), []);
 });
 
+test("hecate copies what transfers hide, or what pays for them, by the times that workers measure", async () => {
+  const run = async (seconds: SimCluster["seconds"]) => {
+    const sim = new SimCluster({ spec: { rebalancing: { ...fast.rebalancing, policy: "hecate" } } });
+    sim.demand = skewed;
+    sim.seconds = seconds;
+    sim.startOperator();
+    for (const demand of [skewed, otherTopic]) {
+      sim.demand = demand;
+      await sim.clock.run(60_000);
+    }
+    assert.deepEqual(sim.faults(), []);
+    const copies = sim.plan()?.layers.flatMap((layer) => layer.hosts.filter((row) => row.length > 1)).length ?? 0;
+    return { imbalance: sim.imbalance(), copies };
+  };
+  const measured = await run({ dense: 0.2, experts: 0.5 });
+  assert.ok(measured.imbalance <= 1.15 && measured.copies > 0, JSON.stringify(measured));
+  const idle = await run({ dense: 0, experts: 0 });
+  assert.equal(idle.copies, 0, "nothing to hide behind and nothing to save");
+});
+
 test("mode Off leaves the imbalance as it is and says why", async () => {
   const sim = await up({ spec: { rebalancing: { ...fast.rebalancing, mode: "Off" } } });
   await sim.clock.run(60_000);

@@ -4,6 +4,7 @@
 
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { Fetched } from "../../runtime/placement/cost.ts";
 import type { Membership } from "../../runtime/wire/mapping.ts";
 import type { Ref } from "../kube/kube.ts";
 
@@ -62,7 +63,7 @@ export interface PodStatus {
 }
 
 export type PrepareEvent =
-  | { readonly type: "ready"; readonly layer: number; readonly bytes: number }
+  | { readonly type: "ready"; readonly layer: number; readonly bytes: number; readonly fetched: readonly Fetched[] }
   | { readonly type: "failed"; readonly layer: number; readonly message: string }
   | { readonly type: "progress"; readonly bytes: number };
 

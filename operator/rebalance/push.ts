@@ -2,6 +2,7 @@
 // dull on purpose; every decision is the protocol's.
 import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { Fetched } from "../../runtime/placement/cost.ts";
 import { backoffMs } from "./attempts.ts";
 import type { Clock, Link } from "./ports.ts";
 import type { PlanRun } from "./protocol.ts";
@@ -15,6 +16,8 @@ export interface PushOptions {
   readonly link: (rank: number) => Link | undefined;
   /** Bytes per second this receiver may take; 0 = unlimited. */
   readonly maxBytesPerSecond: (rank: number) => number;
+  /** What a receiver took for a layer that is ready. */
+  readonly onFetched: (rank: number, fetched: readonly Fetched[]) => void;
   /** After every event that changed something. */
   readonly onProgress: () => void;
 }
@@ -106,6 +109,7 @@ export class Push {
         if (event.type === "progress") return;
         open.delete(event.layer);
         if (event.type === "ready") this.failures.delete(rank);
+        if (event.type === "ready") this.o.onFetched(rank, event.fetched);
         if (event.type === "ready") this.feed({ type: "ready", rank, bootId, layer: event.layer, bytes: event.bytes });
         else this.later({ type: "failed", rank, bootId, layer: event.layer, message: event.message });
       });

@@ -3,6 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { slowestTransferMs } from "../../runtime/placement/backoff.ts";
+import type { Fetched } from "../../runtime/placement/cost.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import type { Ref } from "../kube/kube.ts";
@@ -27,6 +28,7 @@ export interface RolloutPorts {
   readonly link: (rank: number) => Link | undefined;
   /** That each receiver may take; 0 = unlimited. */
   readonly bytesPerSecond: number;
+  readonly onFetched: (rank: number, fetched: readonly Fetched[]) => void;
   readonly onProgress: () => void;
 }
 
@@ -206,6 +208,7 @@ export class Rollout {
       clock: this.ports.clock,
       link: this.ports.link,
       maxBytesPerSecond: (rank) => this.limitOf(rank),
+      onFetched: this.ports.onFetched,
       onProgress: this.ports.onProgress,
     });
     return this.push.finished;

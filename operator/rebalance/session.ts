@@ -5,7 +5,7 @@ import { AppError, operatorRank } from "../../crds/common.ts";
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../../runtime/wire/grpc.ts";
-import { fromPlan, toMembership, toNumber, toPlan, toSender } from "../../runtime/wire/mapping.ts";
+import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../runtime/wire/mapping.ts";
 import { fixedTls } from "../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "./ports.ts";
 
@@ -185,8 +185,10 @@ class Session implements Link {
       const stream = this.client.prepare(request, { deadline: deadline + callTimeoutMs });
       stream.on("data", (message) => {
         const { event } = message;
-        if (event.case === "ready") onEvent({ type: "ready", layer: event.value.layer, bytes: Number(event.value.bytes) });
-        else if (event.case === "failed")
+        if (event.case === "ready") {
+          const { layer, bytes, fetched } = event.value;
+          onEvent({ type: "ready", layer, bytes: Number(bytes), fetched: fetched.map(fromFetched) });
+        } else if (event.case === "failed")
           onEvent({ type: "failed", layer: event.value.layer, message: `${event.value.code}: ${event.value.message}` });
         else if (event.case === "progress") onEvent({ type: "progress", bytes: Number(event.value.bytes) });
       });

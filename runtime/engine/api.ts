@@ -1,6 +1,6 @@
 // What a worker asks of the engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
-import type { Phase, Transitions } from "../../crds/telemetry.ts";
+import type { Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { CodecName } from "../weights/store.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
@@ -87,9 +87,14 @@ export interface RoutingTables {
 }
 
 /** Per phase, [layers * experts] since the last call: `routed` at the source, `served` where the rows were computed. */
-export type LoadCounters = Readonly<
-  Record<Phase, { readonly routed: Uint32Array; readonly served: Uint32Array; readonly transitions?: Transitions }>
->;
+export interface PhaseCounters {
+  readonly routed: Uint32Array;
+  readonly served: Uint32Array;
+  /** Not measured by engines that compute nothing. */
+  readonly seconds?: StepSeconds;
+  readonly transitions?: Transitions;
+}
+export type LoadCounters = Readonly<Record<Phase, PhaseCounters>>;
 
 /** Totals since start, and what is in use now. */
 export interface EngineStats {

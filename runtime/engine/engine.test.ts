@@ -270,17 +270,21 @@ describe("ranks", () => {
       for (const phase of ["prefill", "decode"] as const) {
         routed[phase] += counters[phase].routed.reduce((a, b) => a + b, 0);
         served[phase] += counters[phase].served.reduce((a, b) => a + b, 0);
+        const { dense, experts } = counters[phase].seconds!;
+        assert.ok(dense > 0 && experts > 0, `${phase}: ${dense} s and ${experts} s for experts`);
       }
     }
     assert.deepEqual(served, routed, "every routed pair was served once");
     const pairs = 2 * 2; // layers x top-k
     assert.equal(routed.prefill, pairs * requests.reduce((sum, request) => sum + request.prompt.length, 0));
     assert.equal(routed.decode, pairs * requests.length * (14 - 1));
+    const { decode } = await three[0]!.counters();
     assert.equal(
-      (await three[0]!.counters()).decode.routed.some((count) => count > 0),
+      decode.routed.some((count) => count > 0),
       false,
       "counters start again",
     );
+    assert.deepEqual(decode.seconds, { dense: 0, experts: 0 });
   });
 
   test("sampled tokens are followed through the layers only once asked, and the text stays", async () => {

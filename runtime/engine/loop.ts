@@ -22,6 +22,7 @@ import {
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
+import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
@@ -39,6 +40,7 @@ export class EngineLoop {
   readonly #experts: ExpertTable;
   readonly #counter: LoadCounter;
   readonly #transitions: TransitionSampler;
+  readonly #times = new StepTimes();
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
@@ -72,6 +74,7 @@ export class EngineLoop {
       experts: this.#experts,
       counter: this.#counter,
       transitions: this.#transitions,
+      times: this.#times,
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       breathe: () => this.#drainPort(),
@@ -239,9 +242,10 @@ export class EngineLoop {
   #takeCounters(wanted: boolean): LoadCounters {
     const { prefill, decode } = this.#counter.take();
     const transitions = this.#transitions.take(wanted);
+    const seconds = this.#times.take();
     return {
-      prefill: { ...prefill, ...(transitions.prefill ? { transitions: transitions.prefill } : {}) },
-      decode: { ...decode, ...(transitions.decode ? { transitions: transitions.decode } : {}) },
+      prefill: { ...prefill, seconds: seconds.prefill, ...(transitions.prefill ? { transitions: transitions.prefill } : {}) },
+      decode: { ...decode, seconds: seconds.decode, ...(transitions.decode ? { transitions: transitions.decode } : {}) },
     };
   }
 

@@ -1,6 +1,6 @@
 // One pass over the layers for the rows of a step: embed, then per layer attention, router, experts here and elsewhere at
 // the same time, combine; last the head for the rows that want logits. Knows no request and no mode.
-import type { Phase } from "../../crds/telemetry.ts";
+import type { Phase, StepSeconds } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs } from "../backends/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
@@ -9,6 +9,7 @@ import { combine, type Group, groupPairs } from "./core/combine.ts";
 import { gatherRows, scatterRows, selectPairs } from "./core/pairs.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
+import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
 
 export interface StepTools {
@@ -19,6 +20,7 @@ export interface StepTools {
   readonly experts: ExpertTable;
   readonly counter: LoadCounter;
   readonly transitions: TransitionSampler;
+  readonly times: StepTimes;
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   /** Called between layers: answers what must not wait for a whole step. */
@@ -34,14 +36,15 @@ interface LayerRows {
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
-  const { embed, blocks, experts, transitions } = tools;
+  const { embed, blocks, experts, transitions, times } = tools;
   const { hidden, topK } = tools.program;
   const rows = tokens.length;
   const followed = transitions.choose(rows).map((row) => ({ row, chose: undefined as Int32Array | undefined }));
   let x = await experts.lock.run(async () => floats(await embed.run({ ids: { shape: [rows], data: tokens } }), "x"));
   for (const [layer, block] of blocks.entries()) {
     const input = { x: { shape: [rows, hidden], data: x } };
-    const out = await experts.lock.run(() => block.run(input, kv));
+    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
+    const out = await experts.lock.run(() => timed(times, phase, "dense", () => block.run(input, kv)));
     const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
     const ids = out.ids?.data as Int32Array;
     for (const token of followed) {
@@ -49,11 +52,18 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
       if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
       token.chose = chosen;
     }
-    const pairs = await expertRows(tools, { layer, phase, f, ids });
+    const pairs = await timed(times, phase, "experts", () => expertRows(tools, { layer, phase, f, ids }));
     x = combine(h, gates, pairs, hidden);
     tools.breathe();
   }
   return x;
+}
+
+async function timed<T>(times: StepTimes, phase: Phase, kind: keyof StepSeconds, work: () => Promise<T>): Promise<T> {
+  const startedAt = performance.now();
+  const result = await work();
+  times.add(phase, kind, performance.now() - startedAt);
+  return result;
 }
 
 /** Logits of chosen rows, [chosen, vocab]. */

@@ -3,6 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
+import type { Fetched } from "../placement/cost.ts";
 import { abortReason, Gate, Signal } from "./gate.ts";
 import type { Admission, Kind, ResidentExpert, ResidentSet } from "./resident-set.ts";
 import type { ShardClient } from "./shard-client.ts";
@@ -22,6 +23,8 @@ export interface LoadRequest {
   /** That all limited loads of this rank may take together; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
+  /** Told when bytes have come for it. */
+  readonly onFetched?: (fetched: Fetched) => void;
   /** Asked again while the load waits for room; false ends it with `Aborted`. Unset = wanted until the signal fires. */
   readonly wanted?: () => boolean;
   /** Told, again and again, while everything in memory is planned or in use. */
@@ -140,9 +143,10 @@ export class Materializer {
   async #fetch(request: LoadRequest): Promise<number> {
     const { layer, expert, signal } = request;
     const bytesPerSecond = this.#pace.rate(request.bytesPerSecond);
-    const { unit } = await this.#shards.fetch({ ...request, bytesPerSecond });
-    if (signal.aborted) throw abortReason(signal);
+    const { unit, source, seconds } = await this.#shards.fetch({ ...request, bytesPerSecond });
     const { byteLength } = unit; // the engine takes the unit over
+    request.onFetched?.({ source, bytes: byteLength, seconds });
+    if (signal.aborted) throw abortReason(signal);
     await this.#engine.loadExpert(layer, expert, unit);
     this.#fetchedBytes += byteLength;
     return byteLength;

@@ -25,7 +25,7 @@ function runner(slots: number) {
       return new Float32Array(pairExperts.length * hidden);
     },
   };
-  const shards = { storedBytes: () => 1, fetch: async () => ({ unit: new Uint8Array(1), source: "store" as const }) };
+  const shards = { storedBytes: () => 1, fetch: async () => ({ unit: new Uint8Array(1), source: "store" as const, seconds: 0 }) };
   const materializer = new Materializer({ engine, residents, shards, pace: new TransferPace({ onChange: () => {} }), log: silentLog });
   const frames = new FrameRunner({
     ...{ engine, materializer, hidden, sourcesOf: () => [], giveWay: () => undefined },

@@ -3,11 +3,13 @@
 import { createHash } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import { leastShare } from "../placement/backoff.ts";
+import type { Fetched } from "../placement/cost.ts";
 import type { CodecName, ModelStore } from "../weights/store.ts";
 import { fromStatus } from "../wire/grpc.ts";
 import { toSender } from "../wire/mapping.ts";
 import type { Peers } from "./peers.ts";
 import { chunkBytesMax } from "./shard-server.ts";
+import { SharedTime, type Timed } from "./shared-time.ts";
 
 export interface FetchOptions {
   readonly layer: number;
@@ -19,9 +21,8 @@ export interface FetchOptions {
   readonly signal: AbortSignal;
 }
 
-export interface FetchResult {
+export interface FetchResult extends Pick<Fetched, "source" | "seconds"> {
   readonly unit: Uint8Array;
-  readonly source: "peer" | "store";
 }
 
 export interface FetchOutcome {
@@ -39,6 +40,7 @@ export class ShardClient {
   readonly #store: ModelStore;
   readonly #codec: CodecName;
   readonly #report: (outcome: FetchOutcome) => void;
+  readonly #time = new SharedTime(() => performance.now());
 
   constructor(options: { peers: Peers; store: ModelStore; codec: CodecName; report: (outcome: FetchOutcome) => void }) {
     this.#peers = options.peers;
@@ -55,15 +57,15 @@ export class ShardClient {
     const { layer, expert } = options;
     for (const rank of options.sources) {
       if (rank === this.#peers.self.rank || !this.#peers.usable(rank)) continue;
-      const unit = await this.#attempt("peer", options.signal, () => this.#fromPeer(rank, options));
-      if (unit !== undefined) return { unit, source: "peer" };
+      const got = await this.#attempt("peer", options.signal, () => this.#time.run(() => this.#fromPeer(rank, options)));
+      if (got !== undefined) return { unit: got.result, source: rank, seconds: got.ms / 1000 };
     }
     options.signal.throwIfAborted();
     const startedAt = performance.now();
     try {
-      const unit = await this.#store.readUnit(layer, expert, this.#codec);
+      const { result: unit, ms } = await this.#time.run(() => this.#store.readUnit(layer, expert, this.#codec));
       this.#report({ source: "store", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
-      return { unit, source: "store" };
+      return { unit, source: "store", seconds: ms / 1000 };
     } catch (caught) {
       const error = AppError.from(caught, "reading the model store");
       this.#report({ source: "store", result: error.code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
@@ -71,12 +73,12 @@ export class ShardClient {
     }
   }
 
-  async #attempt(source: "peer", signal: AbortSignal, run: () => Promise<Uint8Array>): Promise<Uint8Array | undefined> {
+  async #attempt(source: "peer", signal: AbortSignal, run: () => Promise<Timed<Uint8Array>>): Promise<Timed<Uint8Array> | undefined> {
     const startedAt = performance.now();
     try {
-      const unit = await run();
-      this.#report({ source, result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
-      return unit;
+      const got = await run();
+      this.#report({ source, result: "ok", bytes: got.result.byteLength, seconds: (performance.now() - startedAt) / 1000 });
+      return got;
     } catch (caught) {
       signal.throwIfAborted();
       const error = fromStatus(caught, "fetching a shard");

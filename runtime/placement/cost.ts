@@ -1,9 +1,25 @@
-// What a copy costs, by path, and whether a plan pays for itself before the load changes again. Pure.
+// What copies cost, by the path that their bytes take, and whether a plan pays for itself before the load changes again. Pure.
+import type { Move } from "../../crds/plan.ts";
+import { receiveSchedule } from "./receive.ts";
 
-export type Path = "pod" | "node" | "zone" | "remote" | "store";
+/** `pod`: the receiver itself, where nothing is sent. */
+export type Path = "pod" | TransferPath;
+export type TransferPath = (typeof transferPaths)[number];
+export const transferPaths = ["node", "zone", "remote", "store"] as const;
 
 /** Cost of a byte by path, relative to one within a node. */
 export const pathFactor: Readonly<Record<Path, number>> = { pod: 0, node: 1, zone: 2, remote: 6, store: 4 };
+
+/** Bytes per second that one receiver gets by each path; or bytes, where something has been added up. */
+export type ByPath = Readonly<Record<TransferPath, number>>;
+
+/** Of a receiver within its node, while nothing has been measured; other paths in proportion. */
+const assumedNodeBytesPerSecond = 400e6;
+export const assumedRates: ByPath = byPath((path) => assumedNodeBytesPerSecond / pathFactor[path]);
+
+export function byPath(value: (path: TransferPath) => number): ByPath {
+  return { node: value("node"), zone: value("zone"), remote: value("remote"), store: value("store") };
+}
 
 export interface Place {
   readonly rank: number;
@@ -11,24 +27,67 @@ export interface Place {
   readonly zone: string;
 }
 
+/** What a receiver took from a rank, or from the model store, and the time that it spent on it. */
+export interface Fetched {
+  readonly source: number | "store";
+  readonly bytes: number;
+  readonly seconds: number;
+}
+
+/** One sum per source. */
+export function addFetched(sums: Map<Fetched["source"], Fetched>, { source, bytes, seconds }: Fetched): void {
+  const known = sums.get(source);
+  sums.set(source, { source, bytes: (known?.bytes ?? 0) + bytes, seconds: (known?.seconds ?? 0) + seconds });
+}
+
+export function pathBetween(receiver: Place, source: Place): Path {
+  if (source.rank === receiver.rank) return "pod";
+  if (source.node === receiver.node) return "node";
+  return source.zone === receiver.zone ? "zone" : "remote";
+}
+
 /** Cheapest path from any source to the receiver; no source = the model store. */
 export function cheapestPath(receiver: Place, sources: readonly Place[]): Path {
   let best: Path = "store";
   for (const source of sources) {
-    const path: Path =
-      source.rank === receiver.rank ? "pod" : source.node === receiver.node ? "node" : source.zone === receiver.zone ? "zone" : "remote";
+    const path = pathBetween(receiver, source);
     if (best === "store" || pathFactor[path] < pathFactor[best]) best = path;
   }
   return best;
 }
 
+/**
+ * Bytes that each receiving rank takes, by path, when it asks whom the receive schedule tells it to. Ranks without a place are
+ * not there to be asked.
+ */
+export function receivedBytes(moves: readonly Move[], places: ReadonlyMap<number, Place>): Map<number, ByPath> {
+  const live = moves.map((move) => ({ ...move, sources: move.sources.filter((rank) => places.has(rank)) }));
+  const bytesOf = new Map(moves.map((move) => [moveKey(move), move.bytes]));
+  const received = new Map<number, Record<TransferPath, number>>();
+  for (const fetch of receiveSchedule(live)) {
+    const [from, to] = [places.get(fetch.source ?? -1), places.get(fetch.rank)];
+    const path = from && to ? pathBetween(to, from) : "store";
+    if (path === "pod") continue;
+    const sums = received.get(fetch.rank) ?? { ...nothing };
+    sums[path] += bytesOf.get(moveKey(fetch)) ?? 0;
+    received.set(fetch.rank, sums);
+  }
+  return received;
+}
+
+const nothing = byPath(() => 0);
+const moveKey = (move: Pick<Move, "layer" | "expert" | "rank">): string => `${move.layer}.${move.expert}.${move.rank}`;
+
 export interface Payback {
   /** Predicted max/mean before and after; layer time is proportional to it. */
   readonly before: number;
   readonly after: number;
-  readonly bytes: number;
+  /** Of each receiver. Stored bytes. */
+  readonly received: Iterable<ByPath>;
   readonly moves: number;
-  readonly bytesPerSecond: number;
+  readonly rates: ByPath;
+  /** Bytes per second that a receiver may take, whatever the path. */
+  readonly limit: number;
   /** How long the forecast is expected to hold. */
   readonly lifetimeSeconds: number;
 }
@@ -40,16 +99,25 @@ const fixedSecondsPerMove = 0.002;
 
 export interface Verdict {
   readonly gainSeconds: number;
+  /** Until the receiver that takes longest has its bytes. */
+  readonly transferSeconds: number;
   readonly costSeconds: number;
 }
 
 /**
  * What a plan saves while its forecast holds, and what its transfers take: seconds of layer time, against seconds of
- * interference while bytes move (bytesPerSecond, stored bytes) and a fixed cost per move. No move costs nothing.
+ * interference while bytes move and a fixed cost per move. Receivers take their bytes side by side, each one path after the
+ * other; a layer is as slow as its slowest rank, so what counts is the receiver that is at it longest. No move costs nothing.
  */
 export function payback(p: Payback): Verdict {
   const saved = p.before > 0 ? Math.max(0, (p.before - p.after) / p.before) : 0;
   const gainSeconds = saved * p.lifetimeSeconds;
-  const costSeconds = p.moves === 0 ? 0 : (p.bytes / Math.max(1, p.bytesPerSecond)) * interference + p.moves * fixedSecondsPerMove;
-  return { gainSeconds, costSeconds };
+  let transferSeconds = 0;
+  for (const bytes of p.received) transferSeconds = Math.max(transferSeconds, secondsOf(bytes, p.rates, p.limit));
+  const costSeconds = transferSeconds * interference + p.moves * fixedSecondsPerMove;
+  return { gainSeconds, transferSeconds, costSeconds };
+}
+
+function secondsOf(bytes: ByPath, rates: ByPath, limit: number): number {
+  return transferPaths.reduce((sum, path) => sum + bytes[path] / Math.max(1, Math.min(rates[path], limit)), 0);
 }

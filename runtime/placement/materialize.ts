@@ -21,7 +21,7 @@ export function materialize(p: MaterializeProblem): number[][] {
   const hosts = p.homes.map((row) => row.slice());
   const order = Array.from(p.homes, (_, e) => e).sort((a, b) => (p.load[b] as number) - (p.load[a] as number) || a - b);
   const top = order.slice(0, p.top);
-  const free = p.free.slice();
+  const free = p.free.map((slots) => Math.min(slots, top.length));
   if (free.every((slots) => top.length <= slots)) {
     for (const e of top) for (let g = 0; g < p.ranks; g++) give(hosts, free, e, g);
     return hosts;
@@ -57,11 +57,12 @@ function proportional(p: MaterializeProblem, top: readonly number[], free: reado
   return count;
 }
 
-/** Copies go to nodes with most free slots first; within a node to the rank with most. */
+/** Copies go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
 function spread(p: MaterializeProblem, hosts: number[][], free: number[], expert: number, count: number): void {
   for (let n = 0; n < count; n++) {
     const perNode = new Map<number, number>();
     for (let g = 0; g < p.ranks; g++) perNode.set(p.node[g] as number, (perNode.get(p.node[g] as number) ?? 0) + (free[g] as number));
+    const has = new Set((hosts[expert] as number[]).map((g) => p.node[g]));
     let best = -1;
     for (let g = 0; g < p.ranks; g++) {
       if ((free[g] as number) <= 0 || (hosts[expert] as number[]).includes(g)) continue;
@@ -70,6 +71,8 @@ function spread(p: MaterializeProblem, hosts: number[][], free: number[], expert
     if (best < 0) return;
     give(hosts, free, expert, best);
     function ahead(a: number, b: number): boolean {
+      const lacks = Number(!has.has(p.node[a])) - Number(!has.has(p.node[b]));
+      if (lacks !== 0) return lacks > 0;
       const byNode = (perNode.get(p.node[a] as number) ?? 0) - (perNode.get(p.node[b] as number) ?? 0);
       return byNode > 0 || (byNode === 0 && (free[a] as number) > (free[b] as number));
     }

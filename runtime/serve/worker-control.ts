@@ -15,7 +15,7 @@ import {
   WatchStatusSchema,
 } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from "../wire/grpc.ts";
-import { fromMembership, fromPlan, fromSender, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
+import { fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
 import type { PlanKeeper, PrepareOutcome } from "./worker-plan.ts";
@@ -257,7 +257,8 @@ export class WorkerControl {
 function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
   if (outcome.type === "ready") {
     const { layer, bytes, moves } = outcome;
-    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), moves } } });
+    const fetched = outcome.fetched.map(toFetched);
+    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), moves, fetched } } });
   }
   const { code, message } = outcome.error;
   return create(PrepareEventSchema, { event: { case: "failed", value: { layer: outcome.layer, code, message } } });

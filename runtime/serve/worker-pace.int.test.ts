@@ -5,7 +5,8 @@ import { after, before, test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { type DoubleOptions, doubleEngine } from "../../test/support/double-engine.ts";
 import { Ranks, tinyStore, until } from "../../test/support/ranks.ts";
-import { toPlan } from "../wire/mapping.ts";
+import { addFetched, type Fetched } from "../placement/cost.ts";
+import { fromFetched, toPlan } from "../wire/mapping.ts";
 
 let store: Awaited<ReturnType<typeof tinyStore>>;
 let unitBytes: number;
@@ -31,15 +32,18 @@ const allToOne = (ranks: Ranks) =>
 const moves = () => (store.index.layers * store.index.experts) / 2;
 
 /** Prepares at rank 1; milliseconds until all layers were READY, and the bytes they took. */
-async function timed(ranks: Ranks, plan: PlacementPlan, bytesPerSecond: number): Promise<{ ms: number; bytes: number }> {
+async function timed(ranks: Ranks, plan: PlacementPlan, bytesPerSecond: number) {
   const started = performance.now();
+  const fetched = new Map<Fetched["source"], Fetched>();
   let bytes = 0;
   const request = { sender: ranks.sender(), plan: toPlan(plan), maxBytesPerSecond: BigInt(bytesPerSecond) };
   for await (const { event } of ranks.control(1).prepare(request)) {
     assert.notEqual(event.case, "failed");
-    if (event.case === "ready") bytes += Number(event.value.bytes);
+    if (event.case !== "ready") continue;
+    bytes += Number(event.value.bytes);
+    for (const each of event.value.fetched) addFetched(fetched, fromFetched(each));
   }
-  return { ms: performance.now() - started, bytes };
+  return { ms: performance.now() - started, bytes, fetched: [...fetched.values()] };
 }
 
 async function metric(ranks: Ranks, rank: number, pattern: RegExp): Promise<number> {
@@ -53,8 +57,17 @@ for (const from of ["peers", "the store"] as const) {
     try {
       if (from === "the store") await ranks.push({ 0: "lost" });
       const limit = unitBytes * 4; // four units a second
-      const { ms, bytes } = await timed(ranks, allToOne(ranks), limit);
+      const { ms, bytes, fetched: taken } = await timed(ranks, allToOne(ranks), limit);
       assert.equal(bytes, moves() * unitBytes);
+      assert.deepEqual(
+        taken.map(({ source, bytes }) => [source, bytes]),
+        [[from === "peers" ? 0 : "store", bytes]],
+        "it is said what came from whom",
+      );
+      assert.ok(
+        taken.every(({ seconds }) => seconds > 0 && seconds * 1000 <= ms),
+        "in a part of the time",
+      );
       const source = from === "peers" ? "peer" : "store";
       const fetched = await metric(ranks, 1, new RegExp(`enodia_shard_fetches_total\\{source="${source}",result="ok"[^}]*\\} (\\d+)`));
       // The first plan came from the store, too.

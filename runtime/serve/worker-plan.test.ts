@@ -26,7 +26,7 @@ function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
     while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
     signal.throwIfAborted();
     fetched.push(`${layer}.${expert}`);
-    return { unit: new Uint8Array(8), source: "store" as const };
+    return { unit: new Uint8Array(8), source: "store" as const, seconds: 0.5 };
   };
   const residents = new ResidentSet({ budgetBytes: capacity, expertBytes: 1, now });
   const plan = new PlanKeeper({
@@ -92,6 +92,13 @@ test("when the caller leaves loading stops, and the next Prepare of the epoch fe
   await self.plan.prepare(plan, 0, 0, collect(outcomes));
   assert.deepEqual(said(outcomes).sort(), ["0 ready", "1 ready"]);
   assert.equal(new Set(self.fetched).size, self.fetched.length, "nothing was fetched twice");
+});
+
+test("a layer that is ready says what came for it from whom, and in how long", async () => {
+  const self = keeper();
+  const outcomes: PrepareOutcome[] = [];
+  await self.plan.prepare(planOf(1, [[0, 0]]), 0, 0, collect(outcomes));
+  assert.deepEqual(outcomes, [{ type: "ready", layer: 0, bytes: 16, moves: 2, fetched: [{ source: "store", bytes: 16, seconds: 1 }] }]);
 });
 
 test("an aborted layer gives up its wait for room", async () => {

@@ -9,6 +9,7 @@ import type { LoadRequest, Materializer } from "../experts/materializer.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { addFetched, type Fetched } from "../placement/cost.ts";
 import { hash32 } from "../placement/dispatch.ts";
 import { CopiesThatGaveWay } from "./give-way.ts";
 import { type PlannedLoad, plannedLoads } from "./worker-loads.ts";
@@ -26,7 +27,14 @@ const loadRetryMs = 1_000;
 const loadersAtOnce = 2;
 
 export type PrepareOutcome =
-  | { readonly type: "ready"; readonly layer: number; readonly bytes: number; readonly moves: number }
+  | {
+      readonly type: "ready";
+      readonly layer: number;
+      readonly bytes: number;
+      readonly moves: number;
+      /** One entry per source. */
+      readonly fetched: readonly Fetched[];
+    }
   | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
 
 /** A Prepare that is under way. Several may be: a new leader goes on with the epoch of the one before it. */
@@ -42,6 +50,7 @@ interface OpenLayer {
   left: number;
   bytes: number;
   moves: number;
+  readonly fetched: Map<Fetched["source"], Fetched>;
   error: AppError | undefined;
 }
 
@@ -119,7 +128,7 @@ export class PlanKeeper {
     left?: AbortSignal,
   ): Promise<void> {
     const { start, done } = this.state.prepare(plan);
-    for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0 });
+    for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0, fetched: [] });
     const { call, end } = this.#begin(plan.epoch, start, deadlineMs, left);
     const queue = plannedLoads({
       rank: this.#options.peers.self.rank,
@@ -171,7 +180,9 @@ export class PlanKeeper {
     try {
       if (open.error === undefined) {
         const wanted = () => this.state.wanted(layer).has(expert);
-        const got = await this.#options.materializer.ensure({ layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted });
+        const onFetched = (fetched: Fetched) => addFetched(open.fetched, fetched);
+        const request = { layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted, onFetched } as const;
+        const got = await this.#options.materializer.ensure(request);
         open.bytes += got;
         if (got > 0) open.moves += 1;
       }
@@ -183,13 +194,13 @@ export class PlanKeeper {
   }
 
   /** All experts of the layer are there, or one could not be had. */
-  async #prepared({ placement, bytes, moves, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
+  async #prepared({ placement, bytes, moves, fetched, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
     const { materializer, metrics } = this.#options;
     const { layer, epoch } = placement;
     const failure = error ?? (this.state.ready(layer, epoch) ? undefined : aborted(epoch));
     if (failure === undefined) {
       metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
-      return { type: "ready", layer, bytes, moves };
+      return { type: "ready", layer, bytes, moves, fetched: [...fetched.values()] };
     }
     if (this.#preparers.get(layer) === call) this.state.failed(layer, epoch);
     await materializer.retain(layer, this.state.wanted(layer));
@@ -368,7 +379,7 @@ export class PlanKeeper {
 
 function openLayer(placement: LayerPlacement, loads: readonly PlannedLoad[]): OpenLayer {
   const left = loads.filter(({ layer }) => layer === placement.layer).length;
-  return { placement, left, bytes: 0, moves: 0, error: undefined };
+  return { placement, left, bytes: 0, moves: 0, fetched: new Map(), error: undefined };
 }
 
 function aborted(epoch: number): AppError {

@@ -5,8 +5,8 @@ import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
 import { type LayerPlacement, type PlacementPlan, sharesTotal } from "../../crds/plan.ts";
-import { MemberState, MembershipSchema, PlanSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { fromMembership, fromPlan, type Membership, memberStates, toMembership, toPlan } from "./mapping.ts";
+import { FetchedSchema, MemberState, MembershipSchema, PlanSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { fromFetched, fromMembership, fromPlan, type Membership, memberStates, toFetched, toMembership, toPlan } from "./mapping.ts";
 
 const hostRow = fc.uniqueArray(fc.nat({ max: 4095 }), { minLength: 1, maxLength: 6 });
 function sharesFor(hosts: readonly number[]): number[] {
@@ -51,6 +51,16 @@ test("a membership comes back from the wire unchanged", () => {
   fc.assert(
     fc.property(membership, (m) =>
       assert.deepEqual(fromMembership(fromBinary(MembershipSchema, toBinary(MembershipSchema, toMembership(m)))), structuredClone(m)),
+    ),
+  );
+});
+
+test("what was fetched from whom comes back from the wire unchanged", () => {
+  const source = fc.oneof(fc.nat({ max: 4095 }), fc.constant("store" as const));
+  const fetched = fc.record({ source, bytes: epoch, seconds: fc.double({ noNaN: true }) });
+  fc.assert(
+    fc.property(fetched, (f) =>
+      assert.deepEqual(fromFetched(fromBinary(FetchedSchema, toBinary(FetchedSchema, toFetched(f)))), structuredClone(f)),
     ),
   );
 });

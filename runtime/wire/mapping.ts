@@ -3,7 +3,10 @@
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type PlacementPlan, planBounds } from "../../crds/plan.ts";
+import type { Fetched } from "../placement/cost.ts";
 import {
+  type Fetched as FetchedMessage,
+  FetchedSchema,
   MemberState as MemberStateMessage,
   type Membership as MembershipMessage,
   MembershipSchema,
@@ -94,6 +97,17 @@ const stateToWire: Readonly<Record<MemberState, MemberStateMessage>> = {
   draining: MemberStateMessage.DRAINING,
   lost: MemberStateMessage.LOST,
 };
+
+const storeSource = -1;
+
+export function toFetched({ source, bytes, seconds }: Fetched): FetchedMessage {
+  return create(FetchedSchema, { source: source === "store" ? storeSource : source, bytes: BigInt(bytes), seconds });
+}
+
+/** A figure for estimates: what is out of range is the reader's to leave out. */
+export function fromFetched({ source, bytes, seconds }: FetchedMessage): Fetched {
+  return { source: source < 0 ? "store" : source, bytes: Number(bytes), seconds };
+}
 
 export function toMembership(membership: Membership): MembershipMessage {
   const members: MessageInitShape<typeof MembershipSchema>["members"] = membership.members.map((member) => ({

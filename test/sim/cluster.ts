@@ -4,7 +4,7 @@
 import { AppError } from "../../crds/common.ts";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { encodeLoad, loadSubject, type Transitions } from "../../crds/telemetry.ts";
+import { encodeLoad, loadSubject, type StepSeconds, type Transitions } from "../../crds/telemetry.ts";
 import type { LeavingRank, WorkerPod, World } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
@@ -58,6 +58,8 @@ export class SimCluster {
   demand: (layer: number) => readonly number[] = () => [];
   /** Where sampled tokens go in a second; sent by workers that are asked for it. */
   flow: Transitions | undefined;
+  /** Where ranks say that the time of a second's steps went; unset: they do not say. */
+  seconds: StepSeconds | undefined;
   /** Load messages with transitions so far. */
   transitionsSent = 0;
   private readonly net: SimNetwork;
@@ -257,6 +259,7 @@ export class SimCluster {
     if (transitions) this.transitionsSent++;
     const text = encodeLoad({
       ...(transitions ? { transitions } : {}),
+      ...(this.seconds ? { seconds: this.seconds } : {}),
       v: 1,
       deploymentUID: uid,
       rank: worker.rank,

@@ -122,7 +122,7 @@ export class SimProcess {
       const peer = net.worker(source);
       if (!peer || peer.rank === rank || peer.stalled || !net.connected(rank, source)) continue;
       const held = peer.process.residents.isResident(layer, expert) ? peer.memory.get(keyOf(net.shape, layer, expert)) : undefined;
-      if (held !== undefined && received(held) === declared) return this.delivered(declared, "peer");
+      if (held !== undefined && received(held) === declared) return this.delivered(declared, source);
     }
     if (received(declared) === declared) return this.delivered(declared, "store");
     throw new AppError(`expert ${layer}/${expert}: the store's bytes do not have the index's hash`, { code: "CorruptShard" });
@@ -130,7 +130,7 @@ export class SimProcess {
 
   private delivered(bytes: string, source: FetchResult["source"]): FetchResult {
     const unit: Unit = { byteLength: this.o.net.shape.bytes, content: bytes };
-    return { unit: unit as unknown as Uint8Array, source };
+    return { unit: unit as unknown as Uint8Array, source, seconds: fetchMs / 1000 };
   }
 
   /** Takes its time, which may change under way, and ends with the signal at the latest. */

@@ -149,7 +149,7 @@ export class SimWorker {
   prepare(plan: PlacementPlan, deadline: number, rate: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
     return this.process.keeper.prepare(plan, deadline, rate, (outcome) => {
       const { layer } = outcome;
-      if (outcome.type === "ready") onEvent({ type: "ready", layer, bytes: outcome.bytes });
+      if (outcome.type === "ready") onEvent({ type: "ready", layer, bytes: outcome.bytes, fetched: outcome.fetched });
       else onEvent({ type: "failed", layer, message: outcome.error.message });
     });
   }

@@ -30,7 +30,11 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --split NAME         how tokens are split among copies: equal; fixed (default): shares computed with the plan;
                            optimal: computed anew for the window scored, the limit
       --budget-copies K    at most K new copies per plan
+      --budget-copies-per-rank K
+                           at most K of them on one rank
       --rank-speeds LIST   relative speed of each rank, by comma; a shorter list is repeated
+      --timing D,E,C       measured per window: D seconds of a layer's work that is not experts, E that it waits for experts,
+                           C copies a second that a rank can take; for hecate, which hides copies behind other work
       --nodes N            ranks are on N nodes, in order (default: each on its own)
       --min-copies N       at least N hosts per expert (default 1)
       --expert-bytes N     bytes of one expert, for the bytes printed (default ${44_040_192}: DeepSeek-V3 in FP8)
@@ -49,7 +53,9 @@ const options = {
   compare: { type: "string" },
   split: { type: "string" },
   "budget-copies": { type: "string" },
+  "budget-copies-per-rank": { type: "string" },
   "rank-speeds": { type: "string" },
+  timing: { type: "string" },
   nodes: { type: "string" },
   "min-copies": { type: "string" },
   "expert-bytes": { type: "string" },
@@ -118,6 +124,8 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
   }
   const speeds = positives(values["rank-speeds"], "--rank-speeds");
   const budgetCopies = whole(values["budget-copies"], "--budget-copies", 0, bounds.copies);
+  const budgetCopiesPerRank = whole(values["budget-copies-per-rank"], "--budget-copies-per-rank", 0, bounds.copies);
+  const timing = readTiming(values.timing);
   const windows = whole(values.windows, "--windows", 1, trace.windows);
   const nodes = whole(values.nodes, "--nodes", 1, ranks);
   const minCopies = whole(values["min-copies"], "--min-copies", 1, ranks);
@@ -132,10 +140,21 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
     ...(slotsTotal === undefined ? {} : { slotsTotal }),
     ...(speeds === undefined ? {} : { speeds }),
     ...(budgetCopies === undefined ? {} : { budgetCopies }),
+    ...(budgetCopiesPerRank === undefined ? {} : { budgetCopiesPerRank }),
+    ...(timing === undefined ? {} : { timing }),
     ...(windows === undefined ? {} : { windows }),
     ...(nodes === undefined ? {} : { nodes }),
     ...(minCopies === undefined ? {} : { minCopies }),
   };
+}
+
+function readTiming(text: string | undefined): SimulateOptions["timing"] {
+  const numbers = positives(text, "--timing");
+  if (numbers === undefined) return undefined;
+  const [denseSeconds, expertSeconds, bytesPerSecond] = numbers;
+  if (numbers.length !== 3 || denseSeconds === undefined || expertSeconds === undefined || bytesPerSecond === undefined)
+    throw invalid(`--timing: ${numbers.length} numbers, expected three: other work, waiting for experts, copies a second`);
+  return { denseSeconds, expertSeconds, bytesPerSecond };
 }
 
 /** A policy that would not end in reasonable time on this trace is refused with its limit. */

@@ -117,6 +117,8 @@ test("simulate honours the budget, speeds and slots that differ by layer", () =>
     "96",
     "--budget-copies",
     "3",
+    "--budget-copies-per-rank",
+    "1",
     "--rank-speeds",
     "1,0.5",
     "--plan-out",
@@ -128,10 +130,14 @@ test("simulate honours the budget, speeds and slots that differ by layer", () =>
     .trim()
     .split("\n")
     .map((line): Line => JSON.parse(line));
-  for (const line of lines) {
+  for (const [n, line] of lines.entries()) {
     assert.ok(line.window === 0 ? line.copies === 0 : line.copies <= 3);
-    for (let g = 0; g < 4; g++)
-      assert.ok(line.layers.reduce((n, layer) => n + layer.hosts.filter((row) => row.includes(g)).length, 0) <= 96);
+    for (let g = 0; g < 4; g++) {
+      const held = line.layers.map((layer) => layer.hosts.flatMap((row, e) => (row.includes(g) ? [e] : [])));
+      assert.ok(held.reduce((sum, layer) => sum + layer.length, 0) <= 96);
+      const taken = held.flatMap((layer, l) => layer.filter((e) => n > 0 && !lines[n - 1]!.layers[l]!.hosts[e]!.includes(g)));
+      assert.ok(taken.length <= 1, `window ${n}, rank ${g}: ${taken.length}`);
+    }
   }
 });
 
@@ -146,6 +152,7 @@ test("what is wrong with the options is said, with the remedy", async () => {
     policy: [["--trace", trace, "--ranks", "4", "--slots", "2", "--policy", "best"], /"best" is not one of uniform, incremental/],
     ranks: [["--trace", trace, "--ranks", "none", "--slots", "2"], /--ranks: "none" is not a whole number/],
     speeds: [["--trace", trace, "--ranks", "4", "--slots", "2", "--rank-speeds", "1,-1"], /not a list of numbers above 0/],
+    timing: [["--trace", trace, "--ranks", "4", "--slots", "2", "--timing", "1,2"], /--timing: 2 numbers, expected three/],
     trace: [["--trace", bad, "--ranks", "4", "--slots", "2"], /neither JSON nor gzip/],
     "plan file": [["--trace", trace, "--ranks", "4", "--slots", "2", "--plan-out", join(dir, "no", "where")], /--plan-out: cannot write/],
     "too large for a later policy": [["--trace", trace, "--ranks", "64", "--slots", "2", "--compare", "exact"], /exact is for small/],

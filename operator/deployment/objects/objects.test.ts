@@ -174,6 +174,7 @@ const readByRebalance = [
   "trigger.minTokens",
   "rebalancing.interval",
   "budget.maxMoves",
+  "budget.maxMovesPerRank",
   "budget.maxBytes",
   "budget.maxTransferBytesPerSecond",
   "telemetry.staleAfter",

@@ -21,12 +21,15 @@ export class Arena {
   private readonly freeAtStart: Float64Array;
   /** Bytes added per (layer, rank): old and new copies of a layer coexist until it is freed. */
   private readonly incoming: Float64Array;
+  /** Copies added per rank. */
+  private readonly arrivals: Int32Array;
 
   constructor(problem: Problem, hosts: Hosts) {
     this.problem = problem;
     this.used = usedBytes(problem, hosts);
     this.freeAtStart = this.used.map((used, g) => Math.max(0, (problem.capacity[g] as number) - used));
     this.incoming = new Float64Array(problem.L * problem.G);
+    this.arrivals = new Int32Array(problem.G);
   }
 
   resident(layer: number, expert: number): number {
@@ -57,7 +60,17 @@ export class Arena {
     if (already > 0 && already + bytes > problem.staging + (this.freeAtStart[rank] as number) + slack) return false;
     const stored = this.stored(layer, expert);
     if (this.moves + 1 > budget.maxMoves || this.bytes + stored > budget.maxBytes) return false;
+    if ((this.arrivals[rank] as number) + 1 > budget.maxMovesPerRank) return false;
     return !recent?.dropped.has(this.key(layer, expert, rank));
+  }
+
+  /** Are moves and bytes left for all copies of a step together? Of a rank, a step brings one at most. */
+  affords(layer: number, adds: readonly Copy[]): boolean {
+    const { maxMoves, maxBytes } = this.problem.input.budget;
+    if (this.moves + adds.length > maxMoves) return false;
+    return (
+      maxBytes === Number.POSITIVE_INFINITY || adds.reduce((sum, { expert }) => sum + this.stored(layer, expert), this.bytes) <= maxBytes
+    );
   }
 
   /** Would the books allow `moves` more copies of this layer's largest kind? A cheap check before a costly search. */
@@ -92,6 +105,7 @@ export class Arena {
       const stored = this.stored(layer, expert);
       this.used[rank] = (this.used[rank] as number) + bytes;
       this.incoming[layer * this.problem.G + rank] = (this.incoming[layer * this.problem.G + rank] as number) + bytes;
+      this.arrivals[rank] = (this.arrivals[rank] as number) + 1;
       this.moves++;
       this.bytes += stored;
     }

@@ -1,5 +1,6 @@
 // What a plan has spent and what memory is left while layers are changed one after another: moves, bytes, and room for new
 // copies beside the old ones of a layer. Pure.
+import type { MoveBudget } from "../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../problem.ts";
 
 /** One layer from old to new hosts; arrays are [ranks]. */
@@ -9,6 +10,8 @@ export interface Change {
   readonly drops: number;
   /** Stored bytes of all moves. */
   readonly stored: number;
+  /** New copies. */
+  readonly arrivals: Int32Array;
   /** Resident bytes. */
   readonly incoming: Float64Array;
   readonly outgoing: Float64Array;
@@ -24,6 +27,7 @@ export function changeOf(
   const { shape } = problem.input;
   const incoming = new Float64Array(problem.G);
   const outgoing = new Float64Array(problem.G);
+  const arrivals = new Int32Array(problem.G);
   let moves = 0;
   let drops = 0;
   let stored = 0;
@@ -35,6 +39,7 @@ export function changeOf(
       if (before.includes(g)) continue;
       moves++;
       stored += shape.storedBytes[i] as number;
+      arrivals[g] = (arrivals[g] as number) + 1;
       incoming[g] = (incoming[g] as number) + (shape.residentBytes[i] as number);
     }
     for (const g of before) {
@@ -43,31 +48,60 @@ export function changeOf(
       outgoing[g] = (outgoing[g] as number) + (shape.residentBytes[i] as number);
     }
   });
-  return { layer, moves, drops, stored, incoming, outgoing };
+  return { layer, moves, drops, stored, arrivals, incoming, outgoing };
 }
 
 const slack = 1e-6;
+
+/** What the layers changed so far have taken of a plan's budget. */
+export class Spent {
+  private moves = 0;
+  private bytes = 0;
+  private readonly arrivals: Int32Array;
+
+  constructor(ranks: number) {
+    this.arrivals = new Int32Array(ranks);
+  }
+
+  movesLeft({ maxMoves }: MoveBudget): number {
+    return maxMoves - this.moves;
+  }
+
+  allows(change: Change, budget: MoveBudget): boolean {
+    if (this.moves + change.moves > budget.maxMoves || this.bytes + change.stored > budget.maxBytes) return false;
+    return this.arrivals.every((had, g) => {
+      const more = change.arrivals[g] as number;
+      return more === 0 || had + more <= budget.maxMovesPerRank;
+    });
+  }
+
+  /** `sign` -1 takes a layer's change back. */
+  add(change: Change, sign = 1): void {
+    this.moves += sign * change.moves;
+    this.bytes += sign * change.stored;
+    for (let g = 0; g < this.arrivals.length; g++) this.arrivals[g] = (this.arrivals[g] as number) + sign * (change.arrivals[g] as number);
+  }
+}
 
 /** Books over whole layers: each layer is taken once, in the order in which they are offered. */
 export class Books {
   private readonly problem: Problem;
   private readonly used: Float64Array;
-  private moves = 0;
-  private bytes = 0;
+  private readonly spent: Spent;
 
   constructor(problem: Problem, hosts: Hosts) {
     this.problem = problem;
     this.used = usedBytes(problem, hosts);
+    this.spent = new Spent(problem.G);
   }
 
   get movesLeft(): number {
-    return this.problem.input.budget.maxMoves - this.moves;
+    return this.spent.movesLeft(this.problem.input.budget);
   }
 
   /** Each layer may be asked, and taken, once: old and new copies of a layer coexist until it is freed. */
   fits(change: Change): boolean {
-    const { budget } = this.problem.input;
-    if (this.moves + change.moves > budget.maxMoves || this.bytes + change.stored > budget.maxBytes) return false;
+    if (!this.spent.allows(change, this.problem.input.budget)) return false;
     for (let g = 0; g < this.problem.G; g++) {
       if (this.overfull(change, g)) return false;
       // A rank that receives nothing cannot get worse, whatever a plan that was cut short left there.
@@ -84,8 +118,7 @@ export class Books {
   }
 
   take(change: Change): void {
-    this.moves += change.moves;
-    this.bytes += change.stored;
+    this.spent.add(change);
     for (let g = 0; g < this.problem.G; g++) {
       this.used[g] = (this.used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
     }

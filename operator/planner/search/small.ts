@@ -6,6 +6,7 @@ import { keepsFloor } from "../copies.ts";
 import { copyKey } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
 import { type Random, seeded } from "../random.ts";
+import { type Change, changeOf, Spent } from "./books.ts";
 import type { ImproveOptions } from "./improve.ts";
 
 /** Experts x ranks up to which a layer is searched this way. */
@@ -28,26 +29,20 @@ export function polishSmall(problem: Problem, start: Hosts, options: ImproveOpti
   const free0 = problem.current
     ? usedBytes(problem, problem.current).map((bytes, g) => Math.max(0, (problem.capacity[g] as number) - bytes))
     : problem.capacity;
-  let moves = problem.current ? countNew(problem.current, hosts) : 0;
+  const spent = new Spent(problem.G);
+  const changes = hosts.map((layer, l) => changeOf(problem, l, problem.current?.[l] ?? layer, layer));
+  for (const change of changes) spent.add(change);
   const order = hosts.map((layer, l) => ({ l, worst: worstOf(problem, l, layer) })).sort((a, b) => b.worst - a.worst || a.l - b.l);
   for (const { l, worst } of order) {
     const layer = hosts[l] as number[][];
     const target = Math.max(options.leave, nearBound * layerBound(problem, l, layer, used));
     if (worst <= Math.max(target, options.enter, 1 + 2 * (problem.input.noise?.[l] ?? 0))) continue;
-    const before = problem.current ? countNew([problem.current[l] as number[][]], [layer]) : 0;
-    const search = new SmallSearch({
-      problem,
-      layer: l,
-      start: layer,
-      used,
-      free0,
-      movesLeft: problem.input.budget.maxMoves - moves + before,
-      target,
-      theta: options.theta,
-    });
+    const change = changes[l] as Change;
+    spent.add(change, -1);
+    const search = new SmallSearch({ problem, layer: l, start: layer, used, free0, others: spent, target, theta: options.theta });
     const found = search.run();
+    spent.add(found ? changeOf(problem, l, problem.current?.[l] ?? found, found) : change);
     if (!found) continue;
-    moves += (problem.current ? countNew([problem.current[l] as number[][]], [found]) : 0) - before;
     addBytes(problem, l, layer, used, -1);
     addBytes(problem, l, found, used, 1);
     hosts[l] = found;
@@ -94,7 +89,8 @@ interface SmallOptions {
   readonly start: Hosts[number];
   readonly used: Float64Array;
   readonly free0: Float64Array;
-  readonly movesLeft: number;
+  /** What other layers have spent of the budget. */
+  readonly others: Spent;
   readonly target: number;
   readonly theta: number;
 }
@@ -224,23 +220,18 @@ class SmallSearch {
     addBytes(problem, layer, hosts, base, 1);
     if (base.some((bytes, g) => bytes > (problem.capacity[g] as number) + 1e-6)) return false;
     if (!this.old) return true;
-    if (this.newCopies(hosts) > this.o.movesLeft) return false;
-    const incoming = new Float64Array(problem.G);
-    const { recent, shape, budget } = problem.input;
-    let bytes = 0;
+    const change = changeOf(problem, layer, this.old, hosts);
+    const { recent, budget } = problem.input;
+    if (!this.o.others.allows(change, budget)) return false;
     for (let e = 0; e < problem.E; e++) {
       const before = this.old[e] as number[];
-      const resident = shape.residentBytes[layer * problem.E + e] as number;
       const key = (g: number): number => copyKey(problem.input, layer, e, problem.ranks[g]?.rank ?? g);
       for (const g of hosts[e] as number[]) {
         if (before.includes(g)) continue;
         if (recent?.dropped.has(key(g))) return false;
-        incoming[g] = (incoming[g] as number) + resident;
-        bytes += shape.storedBytes[layer * problem.E + e] as number;
       }
       if (before.some((g) => !(hosts[e] as number[]).includes(g) && recent?.added.has(key(g)))) return false;
     }
-    if (bytes > budget.maxBytes) return false;
-    return incoming.every((b, g) => b <= problem.staging + (free0[g] as number) + 1e-6);
+    return change.incoming.every((b, g) => b <= problem.staging + (free0[g] as number) + 1e-6);
   }
 }

@@ -1137,6 +1137,13 @@ export declare type LayerReady = Message<"enodia.runtime.v1.LayerReady"> & {
    * @generated from field: uint32 moves = 3;
    */
   moves: number;
+
+  /**
+   * the same bytes by where they came from
+   *
+   * @generated from field: repeated enodia.runtime.v1.Fetched fetched = 4;
+   */
+  fetched: Fetched[];
 };
 
 /**
@@ -1144,6 +1151,36 @@ export declare type LayerReady = Message<"enodia.runtime.v1.LayerReady"> & {
  * Use `create(LayerReadySchema)` to create a new message.
  */
 export declare const LayerReadySchema: GenMessage<LayerReady>;
+
+/**
+ * Time is shared among units that come side by side, so that bytes / seconds is what the receiver gets from there.
+ *
+ * @generated from message enodia.runtime.v1.Fetched
+ */
+export declare type Fetched = Message<"enodia.runtime.v1.Fetched"> & {
+  /**
+   * rank; -1 = the model store
+   *
+   * @generated from field: sint32 source = 1;
+   */
+  source: number;
+
+  /**
+   * @generated from field: uint64 bytes = 2;
+   */
+  bytes: bigint;
+
+  /**
+   * @generated from field: double seconds = 3;
+   */
+  seconds: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Fetched.
+ * Use `create(FetchedSchema)` to create a new message.
+ */
+export declare const FetchedSchema: GenMessage<Fetched>;
 
 /**
  * @generated from message enodia.runtime.v1.LayerFailed

@@ -1,0 +1,143 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LayerPlan } from "../../crds/plan.ts";
+import { makePlan, policies } from "./index.ts";
+import { reshardEvery } from "./policies/hecate.ts";
+import { type PlanInput, type Timing, unlimited } from "./policy.ts";
+import { ReshardAge } from "./reshard-age.ts";
+import { rankSpecs, simulate } from "./simulate.ts";
+import { windowOf } from "./traces.ts";
+import { generateTrace, presets } from "./traces-generate.ts";
+
+const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+const bytes = new Float64Array(16).fill(1);
+/** Expert e has its home on rank e mod 4, two slots of each rank are free; experts 0 and 1 are hot. Mean of a rank: 75. */
+const input: PlanInput = {
+  shape: { layers: 1, experts: 16, residentBytes: bytes, storedBytes: bytes },
+  ranks: rankSpecs({ ranks: 4, slotsTotal: 6 }),
+  load: Float64Array.from({ length: 16 }, (_, e) => [100, 60][e] ?? 10),
+  current: alone(Array.from({ length: 16 }, (_, e) => [e % 4])),
+  windowsSinceReshard: 1,
+  budget: unlimited,
+  minCopies: 1,
+  split: "weighted",
+  effort: "quality",
+};
+const timing: Timing = { denseSeconds: 1, expertSeconds: 0, bytesPerSecond: 1, windows: 10 };
+const copied = async (more: Partial<PlanInput>): Promise<number[]> => {
+  const { layers } = await makePlan(policies.hecate, { ...input, ...more });
+  return (layers[0]?.hosts ?? []).flatMap((row, e) => (row.length > 1 ? [e] : []));
+};
+
+test("as many experts are copied as transfers hide behind other work", async () => {
+  assert.deepEqual(await copied({ timing: { ...timing, denseSeconds: 0 } }), []);
+  assert.deepEqual(await copied({ timing }), [0]);
+  assert.deepEqual(await copied({ timing: { ...timing, denseSeconds: 0.5, bytesPerSecond: 4 } }), [0, 1]);
+  // Nothing measured: as many as a quarter of the experts and the slots, which serve the hottest.
+  assert.deepEqual(await copied({}), [0, 1, 2, 3]);
+});
+
+test("copies beyond the overlap come when they save more than their transfer shows", async () => {
+  // Only expert 0 copied: rank 1 has 90 of 75, 1.2; expert 1 as well: 1.0. Now: 130 of 75. One more copy a rank takes 1 s.
+  const breakEven = (1 / 0.2) * (130 / 75);
+  assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10 } }), [0]);
+  assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (1.05 * breakEven) / 10 } }), [0, 1]);
+  assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10, windows: 20 } }), [0, 1]);
+});
+
+test("copies that are there cost nothing and stay for the least that they save", async () => {
+  const everywhere = Array.from({ length: 16 }, (_, e) => (e === 1 ? [1, 0, 2, 3] : [e % 4]));
+  assert.deepEqual(await copied({ current: alone(everywhere), timing: { ...timing, expertSeconds: 1e-3 } }), [0, 1]);
+});
+
+const small = generateTrace("small", { ...presets.qwen3_48x128, layers: 6, windows: 7 }, 4);
+const cells = small.layers * small.experts;
+const sizes = new Float64Array(cells).fill(1);
+const load = (window: number) => Float64Array.from(windowOf(small, window));
+/** The hottest experts are the coldest now. */
+const turned = load(0).map((_, i, all) => {
+  const layer = Math.floor(i / small.experts) * small.experts;
+  return all[layer + small.experts - 1 - (i - layer)] as number;
+});
+const wide: PlanInput = {
+  ...input,
+  shape: { layers: small.layers, experts: small.experts, residentBytes: sizes, storedBytes: sizes },
+  ranks: rankSpecs({ ranks: 16, slotsTotal: 9 * small.layers }),
+  load: load(0),
+  current: undefined,
+};
+const homes = (layers: readonly LayerPlan[]): number[] => layers.flatMap((layer) => layer.hosts.map((row) => row[0] ?? -1));
+
+test("homes are sharded anew when none were yet, and then every 100 windows, if that makes layers more even", async () => {
+  const first = await makePlan(policies.hecate, wide);
+  assert.equal(first.resharding, false);
+  const at = (windowsSinceReshard: number | undefined) => {
+    const { windowsSinceReshard: _, ...rest } = { ...wide, current: first.layers, load: turned };
+    return makePlan(policies.hecate, { ...rest, ...(windowsSinceReshard === undefined ? {} : { windowsSinceReshard }) });
+  };
+  for (const since of [0, 1, reshardEvery - 1]) {
+    const { layers, resharding, reason } = await at(since);
+    assert.deepEqual(homes(layers), homes(first.layers));
+    assert.equal(resharding, undefined);
+    assert.match(reason, /homes stay/);
+  }
+  for (const since of [undefined, reshardEvery, 10 * reshardEvery]) {
+    const { layers, resharding } = await at(since);
+    assert.notDeepEqual(homes(layers), homes(first.layers));
+    assert.notEqual(resharding, undefined);
+  }
+});
+
+test("a sharding that the budget ends goes on in the next plans, and ends", async () => {
+  let { layers: current } = await makePlan(policies.hecate, wide);
+  const { windowsSinceReshard: _, ...rest } = wide;
+  const age = new ReshardAge();
+  const steps: boolean[] = [];
+  for (let window = 0; window < 40 && steps.at(-1) !== false; window++) {
+    const made = await makePlan(policies.hecate, {
+      ...rest,
+      current,
+      load: turned,
+      budget: { ...unlimited, maxMoves: 60 },
+      ...age.input(window),
+    });
+    age.planned(window, made);
+    steps.push(made.resharding ?? assert.fail("it stopped before it was done"));
+    current = made.layers;
+  }
+  assert.ok(steps.length > 2 && steps.at(-1) === false, `${steps}`);
+  assert.deepEqual(age.input(1000), { windowsSinceReshard: 1000 - (steps.length - 1) });
+  age.forget();
+  assert.deepEqual(age.input(1000), {});
+});
+
+test("over a trace homes stay where they were sharded, unless they may move in every window", async () => {
+  const kept: number[][] = [];
+  const run = (reshardAlways: boolean) =>
+    simulate({
+      ...{ trace: small, policy: policies.hecate, ranks: 16, slotsTotal: 9 * small.layers, reshardAlways, now: () => 0 },
+      onWindow: (_, layers) => void kept.push(homes(layers)),
+    });
+  await run(false);
+  assert.ok(kept.length === 7 && kept.every((each) => each.join() === kept[0]?.join()));
+  kept.length = 0;
+  await run(true);
+  assert.ok(kept.some((each) => each.join() !== kept[0]?.join()));
+});
+
+test("with measured times a trace is balanced at least as well as with the assumed overlap, in the copies that hide", async () => {
+  const run = async (more: object) => {
+    const results = await simulate({
+      trace: small,
+      policy: policies.hecate,
+      ranks: 16,
+      slotsTotal: 9 * small.layers,
+      now: () => 0,
+      ...more,
+    });
+    return results.reduce((sum, { next }) => sum + (next?.optimal.balance ?? 0), 0) / 6;
+  };
+  const assumed = await run({});
+  const measured = await run({ timing: { denseSeconds: 1, expertSeconds: 1, bytesPerSecond: 12 } });
+  assert.ok(measured >= assumed - 0.005, `${measured} against ${assumed}`);
+});

@@ -1,0 +1,125 @@
+// The copies of the Hecate policy: sparse materialisation (Algorithm 1) of each layer in the slots that its homes leave free,
+// within the overlap degree, and beyond it by the calibration rule. Pure; not a policy itself.
+import { calibrated, type Materialised, overlapDegree } from "../../../runtime/placement/calibrate.ts";
+import { materialize } from "../../../runtime/placement/materialize.ts";
+import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
+import { changeOf } from "../search/books.ts";
+import { worstOf } from "../search/within-budget.ts";
+
+/** Overlap degree where none is measured: larger ones are never worse (16 and less clearly are). */
+const assumedOverlap = 32;
+/**
+ * fix: copies never take the last slots of a rank. New homes arrive before old ones leave, so a rank full of copies could
+ * not be re-sharded any more.
+ */
+const reserve = 3;
+/** A layer at or below this needs no more copies. */
+const balanced = 1.04;
+
+/** How many of each layer's hottest experts get copies. */
+export interface Reach {
+  /** Those whose transfer is hidden (the paper's t). */
+  readonly hidden: number;
+  /** Those that memory has room for. */
+  readonly most: number;
+}
+
+/**
+ * fix: the paper's t is what the link can hide; where memory holds fewer copies, only that many experts may be placed
+ * without regard to load, else the "holes" are filled with hot experts that never get their copies; and never more than
+ * a quarter of a layer, or nothing is left to be placed by load.
+ */
+export function reachOf(problem: Problem): Reach {
+  const most = Math.min(copiesPerLayer(problem), Math.ceil(problem.E / 4));
+  const { timing, shape } = problem.input;
+  if (!timing) return { hidden: Math.min(assumedOverlap, most), most: Math.min(assumedOverlap, most) };
+  const overlap = overlapDegree(timing.denseSeconds, timing.bytesPerSecond, largest(shape.storedBytes));
+  return { hidden: Math.min(overlap, most), most };
+}
+
+function copiesPerLayer(problem: Problem): number {
+  const { L, E, G, capacity, staging, slotCap } = problem;
+  if (slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, slotCap * G - E);
+  const slots = capacity.reduce((n, bytes) => n + (staging > 0 ? Math.max(0, Math.floor(bytes / staging + 1e-9)) : L * E), 0);
+  return Math.max(0, Math.floor((slots - L * E) / Math.max(1, L)));
+}
+
+/** `homes` with copies of each layer's hottest experts. */
+export function withCopies(problem: Problem, homes: Hosts, reach: Reach): Hosts {
+  const { timing, shape } = problem.input;
+  const free = freeSlots(problem, homes);
+  const bytes = largest(shape.storedBytes);
+  return homes.map((layer, l) => {
+    const way = (top: number): Materialised => materialised(problem, l, layer, free[l] as number[], top);
+    if (!timing) return way(reach.hidden).hosts;
+    const worstNow = worstOf(problem, l, problem.current?.[l] ?? layer);
+    return calibrated([way(reach.hidden), ...beyond(reach).map(way)], {
+      overlap: overlapDegree(timing.denseSeconds, timing.bytesPerSecond, bytes),
+      secondsPerCopy: bytes / Math.max(1, timing.bytesPerSecond),
+      // Steps wait as long as the worst rank takes.
+      secondsPerPoint: (timing.expertSeconds * timing.windows) / worstNow,
+    }).hosts;
+  });
+}
+
+/** Numbers of experts beyond the hidden ones that are tried: 1, 2, 4 ... more of them, and all. */
+function beyond({ hidden, most }: Reach): number[] {
+  const tops: number[] = [];
+  for (let more = 1; hidden + more < most; more *= 2) tops.push(hidden + more);
+  return most > hidden ? [...tops, most] : tops;
+}
+
+/** Free slots of each rank, dealt over the layers with the remainder rotated, so that no layer gets it all. [layers][ranks] */
+function freeSlots(problem: Problem, homes: Hosts): number[][] {
+  const { E, G, L } = problem;
+  const unit = problem.staging;
+  const used = usedBytes(problem, homes);
+  const room = problem.capacity.map((bytes, g) => {
+    const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E;
+    return free - Math.min(reserve, Math.floor(free / 3));
+  });
+  const given = new Float64Array(G);
+  return homes.map((layer, l) =>
+    Array.from({ length: G }, (_, g) => {
+      const own = layer.filter((row) => row[0] === g).length;
+      if (problem.slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, problem.slotCap - own);
+      const slots = Math.max(0, Math.floor(((room[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
+      given[g] = (given[g] as number) + slots;
+      return Math.min(slots, E - own);
+    }),
+  );
+}
+
+function materialised(problem: Problem, l: number, homes: Hosts[number], free: readonly number[], top: number): Materialised {
+  const most = Math.min(top, Math.max(0, ...free));
+  const hosts = frugal(problem, l, most, (slots) =>
+    materialize({
+      ...{ load: layerDemand(problem, l), homes, ranks: problem.G, node: problem.node, top },
+      free: free.map((n) => Math.min(n, slots)),
+    }),
+  );
+  const { arrivals } = changeOf(problem, l, problem.current?.[l] ?? homes, hosts);
+  return { hosts, worst: worstOf(problem, l, hosts), arrivals };
+}
+
+/**
+ * fix: in training every copy is made anew each iteration, so all slots are used. In serving a copy stays and is paid once,
+ * by a transfer: no more slots per rank are used than bring the layer into balance. Where copies are free, all are used.
+ */
+function frugal(problem: Problem, layer: number, most: number, withSlots: (slots: number) => number[][]): number[][] {
+  if (problem.input.gainPerMove === undefined) return withSlots(most);
+  let best = withSlots(0);
+  let worst = worstOf(problem, layer, best);
+  for (let slots = 1; slots <= most && worst > balanced; slots++) {
+    const hosts = withSlots(slots);
+    const ratio = worstOf(problem, layer, hosts);
+    if (ratio >= worst) continue;
+    best = hosts;
+    worst = ratio;
+  }
+  return best;
+}
+
+function largest(bytes: Float64Array): number {
+  return bytes.reduce((most, each) => Math.max(most, each), 0);
+}

@@ -1,0 +1,74 @@
+// What a finished plan is worth: what it saves while its forecast holds, against what its transfers cost by the paths that
+// their bytes take; and the sentence that says so. Pure; the two questions are in decide.ts.
+import type { Move } from "../../crds/plan.ts";
+import { formatBytes } from "../../crds/quantity.ts";
+import { type ByPath, byPath, payback, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";
+import type { Hops, PlanInput } from "./policy.ts";
+
+export interface WorthOptions {
+  /** Bytes per second that a receiver gets by each path. */
+  readonly rates: ByPath;
+  /** Bytes per second that a receiver may take by all paths; Infinity without a limit. */
+  readonly limit: number;
+  /** How long the forecast is expected to hold. */
+  readonly lifetimeSeconds: number;
+}
+
+export interface Worth extends Verdict {
+  readonly moves: number;
+  readonly bytes: ByPath;
+  readonly lifetimeSeconds: number;
+}
+
+/** Part of a layer's time that goes into sending a token's row to another rank and back. */
+const hopTime = 0.3;
+
+/** `before`, `after`: max/mean, mean of layers, since layer time adds up over them. `hops`: for plans that place by transitions. */
+export function worthOf(
+  input: PlanInput,
+  moves: readonly Move[],
+  { before, after, hops }: { readonly before: number; readonly after: number; readonly hops: Hops | undefined },
+  options: WorthOptions,
+): Worth {
+  const places = new Map(
+    input.ranks.flatMap(({ rank, node, zone, state }) =>
+      state === "dead" ? [] : [[rank, { rank, node: `${zone}/${node}`, zone }] as const],
+    ),
+  );
+  const received = [...receivedBytes(moves, places).values()];
+  const pay = payback({ before, after, received, moves: moves.length, ...options });
+  const saved = hops ? (hops.before - hops.after) * hopTime * options.lifetimeSeconds : 0;
+  const bytes = byPath((path) => received.reduce((sum, of) => sum + of[path], 0));
+  return { ...pay, gainSeconds: pay.gainSeconds + saved, moves: moves.length, bytes, lifetimeSeconds: options.lifetimeSeconds };
+}
+
+const pathNames: Readonly<Record<keyof ByPath, string>> = {
+  node: "within nodes",
+  zone: "within zones",
+  remote: "between zones",
+  store: "from the store",
+};
+
+/** "saves 0.27 s of layer time in 300 s, its 12 moves (80Mi within zones) take 2.4 s and cost 0.26 s" */
+export function worthText(worth: Worth): string {
+  const saves = `saves ${worth.gainSeconds.toFixed(2)} s of layer time in ${Math.round(worth.lifetimeSeconds)} s`;
+  if (worth.moves === 0) return saves;
+  const parts = transferPaths.flatMap((path) => (worth.bytes[path] > 0 ? [`${formatBytes(worth.bytes[path])} ${pathNames[path]}`] : []));
+  const bytes = parts.length > 0 ? ` (${parts.join(", ")})` : "";
+  return `${saves}, its ${worth.moves} moves${bytes} take ${worth.transferSeconds.toFixed(1)} s and cost ${worth.costSeconds.toFixed(2)} s`;
+}
+
+/** For a decision's numbers: seconds with two digits, bytes by path. */
+export function worthNumbers(worth: Worth): Readonly<Record<string, number>> {
+  const rounded = (seconds: number): number => Math.round(seconds * 100) / 100;
+  return {
+    gainSeconds: rounded(worth.gainSeconds),
+    lifetimeSeconds: rounded(worth.lifetimeSeconds),
+    transferSeconds: rounded(worth.transferSeconds),
+    costSeconds: rounded(worth.costSeconds),
+    nodeBytes: worth.bytes.node,
+    zoneBytes: worth.bytes.zone,
+    remoteBytes: worth.bytes.remote,
+    storeBytes: worth.bytes.store,
+  };
+}

@@ -1,0 +1,40 @@
+// Time of things that run side by side, shared among them: while two run, each is charged half of it. So what all of them got
+// over what all of them are charged is the rate of the whole. The clock is the caller's.
+
+export interface Timed<T> {
+  readonly result: T;
+  /** Its part of the time. What fails takes its own part with it. */
+  readonly ms: number;
+}
+
+export class SharedTime {
+  readonly #now: () => number;
+  readonly #running = new Set<{ ms: number }>();
+  #at = 0;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  async run<T>(work: () => Promise<T>): Promise<Timed<T>> {
+    this.#share();
+    const mine = { ms: 0 };
+    this.#running.add(mine);
+    try {
+      const result = await work();
+      this.#share();
+      return { result, ms: mine.ms };
+    } finally {
+      this.#share();
+      this.#running.delete(mine);
+    }
+  }
+
+  /** Deals out the time since somebody last began or ended. */
+  #share(): void {
+    const now = this.#now();
+    const part = (now - this.#at) / Math.max(1, this.#running.size);
+    for (const each of this.#running) each.ms += part;
+    this.#at = now;
+  }
+}

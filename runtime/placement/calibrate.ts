@@ -1,0 +1,44 @@
+// Hecate's overlap degree and calibration rule (arXiv 2502.02581), for serving: how many experts' bytes come behind the work that
+// is not experts, and which copies beyond those are worth the time that their transfer shows. Pure.
+
+/** Experts whose bytes come while a rank computes what is not experts: the paper's t = T_nonMoE x bandwidth / expert bytes. */
+export function overlapDegree(denseSeconds: number, bytesPerSecond: number, expertBytes: number): number {
+  if (expertBytes <= 0) return Number.POSITIVE_INFINITY;
+  return Math.floor((Math.max(0, denseSeconds) * bytesPerSecond) / expertBytes + 1e-9);
+}
+
+/** One way to materialise a layer. */
+export interface Materialised {
+  readonly hosts: number[][];
+  /** max/mean of the layer with these hosts. */
+  readonly worst: number;
+  /** Copies that each rank would newly take. */
+  readonly arrivals: ArrayLike<number>;
+}
+
+export interface Exposure {
+  /** Copies per rank that come unnoticed. */
+  readonly overlap: number;
+  /** Time of one copy's transfer. */
+  readonly secondsPerCopy: number;
+  /** Seconds that one point (1.0) of max/mean costs while the plan holds. */
+  readonly secondsPerPoint: number;
+}
+
+/** Time of a layer's transfers that nothing hides: that of the rank with most of them. */
+export function exposedSeconds({ arrivals }: Pick<Materialised, "arrivals">, { overlap, secondsPerCopy }: Exposure): number {
+  let most = 0;
+  for (let g = 0; g < arrivals.length; g++) most = Math.max(most, (arrivals[g] as number) - overlap);
+  return most > 0 ? most * secondsPerCopy : 0;
+}
+
+/**
+ * The calibration rule: of several ways to materialise a layer, the first one is taken unless what another saves while the plan
+ * holds exceeds the time that its transfers show beyond the first one's; of those the one with most left. Ties go to the earlier.
+ */
+export function calibrated<T extends Materialised>(ways: readonly [T, ...T[]], exposure: Exposure): T {
+  const cost = (way: T): number => way.worst * exposure.secondsPerPoint + exposedSeconds(way, exposure);
+  let best = ways[0];
+  for (const way of ways) if (cost(way) < cost(best) - 1e-12) best = way;
+  return best;
+}
