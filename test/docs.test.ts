@@ -1,0 +1,18 @@
+// What the documents tell people to type, held against what it does.
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { test } from "node:test";
+
+const root = resolve(import.meta.dirname, "..");
+const read = (file: string): string => readFileSync(join(root, file), "utf8");
+const documents = globSync(["*.md", "{charts,crds,operator,runtime}/**/*.md", "charts/**/NOTES.txt"], { cwd: root }).sort();
+
+test("what follows a port-forward in the background tries again until it listens", () => {
+  const following = documents.flatMap((file) =>
+    [...read(file).matchAll(/^kubectl port-forward .*&\n(.*)$/gm)].map(([, next = ""]) => ({ file, next })),
+  );
+  assert.ok(following.length >= 2, "README and the chart's notes have one each");
+  const impatient = following.filter(({ next }) => !/enodia -- chat |^curl .*--retry \d+ .*--retry-connrefused /.test(next));
+  assert.deepEqual(impatient, []);
+});
