@@ -156,6 +156,8 @@ interface ProductImagesOptions {
   readonly tag?: string;
   /** Also build `enodia/runtime:<tag>-swiftshader`; downloads about 32 MB of Debian packages once. */
   readonly swiftshader?: boolean;
+  /** Looked at between images. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 interface ProductImages {
@@ -174,6 +176,7 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
   const base = await nodeLayer();
   const sources = productSources(repo);
   const build = async (name: string, layers: readonly ImageLayer[], config: ImageConfig, suffix = ""): Promise<BuiltImage> => {
+    options.signal?.throwIfAborted();
     const image = await buildImage({ ref: `enodia/${name}:${tag}${suffix}`, layers, config, out: join(out, `${name}${suffix}.tar`) });
     log(`image ${image.ref}: ${Math.round(image.bytes / 1e6)} MB`);
     return image;
