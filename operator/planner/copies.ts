@@ -2,7 +2,7 @@
 // nodes and bytes; so that the loss of one node leaves no expert without a live copy. Adds what is missing, takes room from
 // copies above the floor when there is none, and touches nothing else. Pure.
 import type { LayerPlan } from "../../crds/plan.ts";
-import { countMoves } from "../../runtime/placement/diff.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
 
@@ -102,6 +102,7 @@ class FloorKeeper {
   private readonly count: Int32Array[];
   private readonly touched = new Set<number>();
   private movesLeft: number;
+  private bytesLeft: number;
   private spare: Copy[] | undefined;
 
   constructor(input: PlanInput, layers: readonly LayerPlan[]) {
@@ -123,7 +124,9 @@ class FloorKeeper {
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
-    this.movesLeft = input.budget.maxMoves - (input.current ? countMoves(input.current, layers) : 0);
+    const { moves } = input.current ? diffPlans(input.current, layers, (l, e) => this.stored(l, e)) : { moves: [] };
+    this.movesLeft = input.budget.maxMoves - moves.length;
+    this.bytesLeft = input.budget.maxBytes - moves.reduce((bytes, move) => bytes + move.bytes, 0);
   }
 
   fill(): { readonly added: number; readonly missing: number } {
@@ -153,10 +156,17 @@ class FloorKeeper {
     const g = this.place(l, e) ?? this.makeRoom(l, e);
     if (g === undefined) return false;
     const row = this.hosts[l]?.[e] as number[];
-    if (!this.held(l, e, g)) this.movesLeft--;
+    if (!this.held(l, e, g)) {
+      this.movesLeft--;
+      this.bytesLeft -= this.stored(l, e);
+    }
     row.push(g);
     this.shift({ layer: l, expert: e, rank: g }, 1);
     return true;
+  }
+
+  private stored(l: number, e: number): number {
+    return this.problem.input.shape.storedBytes[l * this.problem.E + e] as number;
   }
 
   private held(l: number, e: number, g: number): boolean {
@@ -168,7 +178,7 @@ class FloorKeeper {
     const { problem, floor } = this;
     const row = this.hosts[l]?.[e] as number[];
     if ((problem.speed[g] as number) <= 0 || row.includes(g)) return false;
-    if (this.movesLeft < 1 && !this.held(l, e, g)) return false;
+    if ((this.movesLeft < 1 || this.stored(l, e) > this.bytesLeft) && !this.held(l, e, g)) return false;
     const newNode = !row.some((host) => problem.node[host] === problem.node[g]);
     return newNode || (nodesOf(problem, row) >= floor.nodes && row.length < floor.copies);
   }

@@ -21,6 +21,7 @@ interface Cluster {
   readonly ranks: RankSpec[];
   readonly lost: RankSpec[];
   readonly maxMoves: number;
+  readonly maxBytes: number;
 }
 
 /** Small clusters of every shape: idle, one expert takes all, slow ranks, tight and rich memory. `lost`: what becomes of ranks later. */
@@ -34,6 +35,7 @@ const cluster: fc.Arbitrary<Cluster> = fc
     skew: fc.integer({ min: 0, max: 12 }),
     memory: fc.double({ min: 1, max: 3, noNaN: true }),
     maxMoves: fc.integer({ min: 0, max: 20 }),
+    maxBytes: fc.constantFrom(Number.POSITIVE_INFINITY, 100, 250, 900),
     states: fc.array(fc.constantFrom("active" as const, "active" as const, "draining" as const, "dead" as const), {
       minLength: 6,
       maxLength: 6,
@@ -62,7 +64,7 @@ const cluster: fc.Arbitrary<Cluster> = fc
       }),
     );
     const lost = ranks.map((rank, g) => (g === 0 ? rank : { ...rank, state: c.states[g] as RankSpec["state"] }));
-    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, maxMoves: c.maxMoves };
+    return { layers: c.layers, experts: c.experts, sizes, loads, ranks, lost, maxMoves: c.maxMoves, maxBytes: c.maxBytes };
   });
 
 function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
@@ -72,7 +74,7 @@ function inputOf(c: Cluster, current?: readonly LayerPlan[]): PlanInput {
     ranks: c.ranks,
     load: Float64Array.from(c.loads),
     current,
-    budget: { ...unlimited, maxMoves: c.maxMoves },
+    budget: { maxMoves: c.maxMoves, maxBytes: c.maxBytes },
     minCopies: 1,
     split: "weighted",
     effort: "fast",

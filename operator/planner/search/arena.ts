@@ -65,6 +65,14 @@ export class Arena {
     return this.moves >= this.problem.input.budget.maxMoves || this.bytes >= this.problem.input.budget.maxBytes;
   }
 
+  /** Does the move budget hold all of these copies? `mayReceive` asks for one at a time. */
+  affords(layer: number, adds: readonly Copy[]): boolean {
+    const { maxMoves, maxBytes } = this.problem.input.budget;
+    return (
+      this.moves + adds.length <= maxMoves && adds.reduce((bytes, { expert }) => bytes + this.stored(layer, expert), this.bytes) <= maxBytes
+    );
+  }
+
   mayDrop(state: LayerState, expert: number, rank: number): boolean {
     const hosts = state.hosts[expert] as number[];
     const { minCopies } = this.problem.input;

@@ -72,7 +72,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
       limited = true;
       break;
     }
-    if (arena.moves + step.adds.length > problem.input.budget.maxMoves) {
+    if (!arena.affords(l, step.adds)) {
       limited = true;
       best[l] = undefined;
       continue;

@@ -28,26 +28,31 @@ export function polishSmall(problem: Problem, start: Hosts, options: ImproveOpti
   const free0 = problem.current
     ? usedBytes(problem, problem.current).map((bytes, g) => Math.max(0, (problem.capacity[g] as number) - bytes))
     : problem.capacity;
+  const { budget } = problem.input;
   let moves = problem.current ? countNew(problem.current, hosts) : 0;
+  let bytes = hosts.reduce((total, layer, l) => total + storedNew(problem, l, layer), 0);
   const order = hosts.map((layer, l) => ({ l, worst: worstOf(problem, l, layer) })).sort((a, b) => b.worst - a.worst || a.l - b.l);
   for (const { l, worst } of order) {
     const layer = hosts[l] as number[][];
     const target = Math.max(options.leave, nearBound * layerBound(problem, l, layer, used));
     if (worst <= Math.max(target, options.enter, 1 + 2 * (problem.input.noise?.[l] ?? 0))) continue;
     const before = problem.current ? countNew([problem.current[l] as number[][]], [layer]) : 0;
+    const bytesBefore = storedNew(problem, l, layer);
     const search = new SmallSearch({
       problem,
       layer: l,
       start: layer,
       used,
       free0,
-      movesLeft: problem.input.budget.maxMoves - moves + before,
+      movesLeft: budget.maxMoves - moves + before,
+      bytesLeft: budget.maxBytes - bytes + bytesBefore,
       target,
       theta: options.theta,
     });
     const found = search.run();
     if (!found) continue;
     moves += (problem.current ? countNew([problem.current[l] as number[][]], [found]) : 0) - before;
+    bytes += storedNew(problem, l, found) - bytesBefore;
     addBytes(problem, l, layer, used, -1);
     addBytes(problem, l, found, used, 1);
     hosts[l] = found;
@@ -87,6 +92,16 @@ function countNew(from: Hosts, to: Hosts): number {
   return count;
 }
 
+/** Stored bytes of the copies that a layer has in `hosts` and not now. */
+function storedNew(problem: Problem, layer: number, hosts: Hosts[number]): number {
+  const old = problem.current?.[layer];
+  if (!old) return 0;
+  return hosts.reduce((bytes, row, e) => {
+    const added = row.reduce((count, g) => count + Number(!old[e]?.includes(g)), 0);
+    return bytes + added * (problem.input.shape.storedBytes[layer * problem.E + e] as number);
+  }, 0);
+}
+
 interface SmallOptions {
   readonly problem: Problem;
   readonly layer: number;
@@ -95,6 +110,8 @@ interface SmallOptions {
   readonly used: Float64Array;
   readonly free0: Float64Array;
   readonly movesLeft: number;
+  /** Stored bytes that this layer may receive. */
+  readonly bytesLeft: number;
   readonly target: number;
   readonly theta: number;
 }
@@ -224,10 +241,9 @@ class SmallSearch {
     addBytes(problem, layer, hosts, base, 1);
     if (base.some((bytes, g) => bytes > (problem.capacity[g] as number) + 1e-6)) return false;
     if (!this.old) return true;
-    if (this.newCopies(hosts) > this.o.movesLeft) return false;
+    if (this.newCopies(hosts) > this.o.movesLeft || storedNew(problem, layer, hosts) > this.o.bytesLeft) return false;
     const incoming = new Float64Array(problem.G);
-    const { recent, shape, budget } = problem.input;
-    let bytes = 0;
+    const { recent, shape } = problem.input;
     for (let e = 0; e < problem.E; e++) {
       const before = this.old[e] as number[];
       const resident = shape.residentBytes[layer * problem.E + e] as number;
@@ -236,11 +252,9 @@ class SmallSearch {
         if (before.includes(g)) continue;
         if (recent?.dropped.has(key(g))) return false;
         incoming[g] = (incoming[g] as number) + resident;
-        bytes += shape.storedBytes[layer * problem.E + e] as number;
       }
       if (before.some((g) => !(hosts[e] as number[]).includes(g) && recent?.added.has(key(g)))) return false;
     }
-    if (bytes > budget.maxBytes) return false;
     return incoming.every((b, g) => b <= problem.staging + (free0[g] as number) + 1e-6);
   }
 }
