@@ -16,3 +16,8 @@ test("what follows a port-forward in the background tries again until it listens
   const impatient = following.filter(({ next }) => !/enodia -- chat |^curl .*--retry \d+ .*--retry-connrefused /.test(next));
   assert.deepEqual(impatient, []);
 });
+
+test("the example of a trace is the script that made the one that is read in tests", () => {
+  const script = read("operator/planner/testdata/make_trace.py");
+  assert.ok(read("operator/README.md").includes(`\`\`\`python\n${script.slice(script.indexOf("import base64"))}\`\`\`\n`));
+});
