@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { parseGatewayConfig, parseWorkerConfig } from "../../../runtime/config.ts";
 import { deployment, model, settings } from "../../../test/builders/deployment.ts";
+import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { resources } from "../../kube/kube.ts";
 import { operatorRules, rulesOf, type Scope } from "../../rbac.ts";
 import { memoryRefusals } from "../core/memory.ts";
@@ -88,19 +89,9 @@ test("every variable of the runtime is rendered, or a pod template can set it", 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
   const apiKey = { gateway: { apiKeySecretRef: { name: "key" } } };
   for (const spec of [worker(apiKey).spec, gateway(apiKey).spec.template.spec]) {
+    assert.deepEqual(restrictedFaults(spec), []);
     assert.equal(spec.automountServiceAccountToken, false);
-    assert.equal(spec.securityContext.runAsNonRoot, true);
-    assert.equal(spec.securityContext.seccompProfile.type, "RuntimeDefault");
-    for (const container of spec.containers) {
-      assert.deepEqual(container.securityContext, {
-        allowPrivilegeEscalation: false,
-        readOnlyRootFilesystem: true,
-        capabilities: { drop: ["ALL"] },
-      });
-    }
-    for (const volume of spec.volumes) {
-      assert.ok(volume.emptyDir || volume.secret || volume.persistentVolumeClaim, `volume ${volume.name} is of no allowed kind`);
-    }
+    for (const container of spec.containers) assert.equal(container.securityContext.readOnlyRootFilesystem, true);
     assert.ok(spec.containers[0].volumeMounts.filter((mount: any) => mount.name !== "tmp").every((mount: any) => mount.readOnly));
   }
 });
