@@ -84,15 +84,6 @@ async function storeWithoutGates(): Promise<string> {
   return dir;
 }
 
-test("no two experts of the noisy model have the same bytes, in either codec", async () => {
-  const { index, close } = await openStore(model);
-  await close();
-  const count = index.layers * index.experts;
-  assert.equal(count, 240);
-  const distinct = Object.entries(index.codecs).map(([codec, { units }]) => [codec, new Set(units.flat().map(({ sha256 }) => sha256)).size]);
-  assert.deepEqual(Object.fromEntries(distinct), { int4: count, f32: count });
-});
-
 test("the same text twice, another text with two experts swapped or with gates ignored", { timeout: 1_800_000 }, async (t) => {
   const tokenizer = await loadTokenizer(model);
   const { engine, store } = await start(model);
