@@ -9,6 +9,7 @@ import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const nodeVersion = "24.21.0";
+const startedAt = Date.now();
 const lockWaitMsMax = 10 * 60 * 1000; // another set-up of the same clone may be running
 const root = resolve(dirname(fileURLToPath(import.meta.url)), "../..");
 const cache = process.env.ENODIA_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "enodia");
@@ -97,7 +98,7 @@ ensureDependencies(node);
 
 const child = spawn(node, ["--disable-warning=ExperimentalWarning", resolve(root, file), ...args], {
   stdio: "inherit",
-  env: { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}`, ENODIA_CACHE: cache },
+  env: { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}`, ENODIA_CACHE: cache, ENODIA_STARTED_AT: String(startedAt) },
 });
 // Ctrl-C reaches the child through the terminal's process group; what is sent to this process alone is passed on.
 for (const signal of ["SIGTERM", "SIGHUP"]) process.on(signal, () => child.kill(signal));

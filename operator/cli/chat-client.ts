@@ -1,10 +1,14 @@
 // A small client of the OpenAI chat API: streams the text of one answer. Used by `enodia chat` and by tests.
 // Not here: the terminal (commands/chat.ts).
+import { setTimeout as pause } from "node:timers/promises";
 import { AppError } from "../../crds/common.ts";
 
 /** A gateway sends a keep-alive comment every 10 s; three missed ones are a dead connection. */
 const silenceMs = 30_000;
 const errorBytesMax = 64 * 1024;
+/** `kubectl port-forward ... &` listens a moment after the shell has gone on: a refused connection is tried again for so long. */
+const refusedMsMax = 5000;
+const refusedPauseMs = 200;
 
 export interface ChatTurn {
   readonly role: "system" | "user" | "assistant";
@@ -15,6 +19,8 @@ export interface ChatOptions {
   /** Base URL, with or without /v1. */
   readonly url: string;
   readonly apiKey?: string | undefined;
+  /** Told once, when the connection is refused and will be tried again. */
+  readonly onRefused?: ((message: string) => void) | undefined;
 }
 
 export interface ChatRequest {
@@ -100,15 +106,40 @@ async function* sseData(body: ReadableStream<Uint8Array>, alive: () => void): As
 async function call(options: ChatOptions, path: string, init: RequestInit): Promise<Response> {
   const base = options.url.replace(/\/+$/, "").replace(/\/v1$/, "");
   const headers = { ...init.headers, ...(options.apiKey ? { authorization: `Bearer ${options.apiKey}` } : {}) };
-  let response: Response;
-  try {
-    response = await fetch(`${base}/v1/${path}`, { ...init, headers });
-  } catch (cause) {
-    const why = cause instanceof Error ? (cause.cause instanceof Error ? cause.cause.message : cause.message) : String(cause);
-    throw new AppError(`${base}: cannot be reached (${why}). Is --url right, and the Service forwarded?`, { code: "Unreachable", cause });
-  }
+  const response = await reach(base, () => fetch(`${base}/v1/${path}`, { ...init, headers }), options, init.signal);
   if (response.ok) return response;
   throw new AppError(`${base}: ${response.status}: ${await errorText(response)}`, { code: `Http${response.status}` });
+}
+
+/** Nothing was sent over a refused connection, so the request may be made again. */
+async function reach(
+  base: string,
+  request: () => Promise<Response>,
+  { onRefused }: ChatOptions,
+  signal: AbortSignal | null | undefined,
+): Promise<Response> {
+  const deadline = performance.now() + refusedMsMax;
+  for (let told = false; ; told = true) {
+    try {
+      return await request();
+    } catch (cause) {
+      if (signal?.aborted || !refused(cause) || performance.now() >= deadline) throw unreachable(base, cause);
+      if (!told) onRefused?.(`${base} refuses the connection: trying for ${refusedMsMax / 1000} s`);
+    }
+    await pause(refusedPauseMs, undefined, signal ? { signal } : {});
+  }
+}
+
+/** fetch hides the socket's error in `cause`; a name with several addresses gives one error for all of them, of the same code. */
+function refused(caught: unknown): boolean {
+  const cause = caught instanceof Error ? caught.cause : undefined;
+  return cause instanceof Error && "code" in cause && cause.code === "ECONNREFUSED";
+}
+
+function unreachable(base: string, cause: unknown): AppError {
+  const why =
+    cause instanceof Error ? (cause.cause instanceof Error ? cause.cause.message || cause.message : cause.message) : String(cause);
+  return new AppError(`${base}: cannot be reached (${why}). Is --url right, and the Service forwarded?`, { code: "Unreachable", cause });
 }
 
 async function errorText(response: Response): Promise<string> {

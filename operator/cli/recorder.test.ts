@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { encodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
 import { decodeTrace, encodeTrace } from "../planner/traces.ts";
 import { listen } from "./commands/plan-record.ts";
-import { Recorder } from "./recorder.ts";
+import { type Member, membersOf, Recorder } from "./recorder.ts";
 
 const load = (change: Partial<LoadWindow> = {}): Uint8Array =>
   new TextEncoder().encode(
@@ -13,28 +13,93 @@ const load = (change: Partial<LoadWindow> = {}): Uint8Array =>
       ...change,
     }),
   );
+const idle = { routed: new Uint32Array(4) };
+/** Both phases of a rank, as workers send them: the counts are in decode. */
+function report(recorder: Recorder, change: Partial<LoadWindow> = {}): void {
+  const seq = 2 * (change.seq ?? 1);
+  recorder.receive(load({ ...change, seq }));
+  recorder.receive(load({ ...change, ...idle, seq: seq + 1, phase: "prefill" }));
+}
+const serving = (...ranks: number[]): Member[] => ranks.map((rank) => ({ rank, bootId: "b", serves: true }));
+const kept = (selections: number) => ({ kept: true, selections, missing: [], unknown: [] });
+const leftOut = (missing: number[], unknown: number[] = []) => ({ kept: false, selections: 0, missing, unknown });
 
 test("a trace has what all ranks and both phases routed, window by window, and may be read again", async () => {
   const recorder = new Recorder("u", undefined);
   recorder.receive(load());
-  recorder.receive(load({ rank: 1, phase: "prefill" }));
-  assert.equal(recorder.close(), 20);
-  assert.equal(recorder.close(), 0, "a window without a message is not kept");
-  recorder.receive(load({ seq: 2 }));
-  recorder.close();
+  recorder.receive(load({ seq: 2, phase: "prefill" }));
+  report(recorder, { rank: 1 });
+  assert.deepEqual(recorder.close(serving(0, 1)), kept(30));
+  report(recorder, { seq: 2 });
+  report(recorder, { rank: 1, seq: 2 });
+  assert.deepEqual(recorder.close(serving(0, 1)), kept(20));
   const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
-  assert.deepEqual([read.windows, read.layers, read.experts, [...read.counts]], [2, 2, 2, [2, 4, 6, 8, 1, 2, 3, 4]]);
+  assert.deepEqual([read.name, read.windows, read.layers, read.experts], ["t", 2, 2, 2]);
+  assert.deepEqual([...read.counts], [3, 6, 9, 12, 2, 4, 6, 8]);
   assert.equal(read.transitions, undefined);
+  assert.deepEqual([recorder.messages, recorder.refused], [8, 0]);
 });
 
-test("transitions of all ranks and windows are added up", async () => {
+test("a window in which a rank said nothing, or of one phase only, is left out, and the trace's name says so", async () => {
   const recorder = new Recorder("u", undefined);
+  report(recorder);
+  assert.deepEqual(recorder.close(serving(0, 1)), leftOut([1]));
+  report(recorder, { seq: 2 });
+  recorder.receive(load({ rank: 1 }));
+  assert.deepEqual(recorder.close(serving(0, 1)), leftOut([1]));
+  assert.deepEqual(recorder.close(serving(0)), leftOut([0]), "silence");
+  assert.deepEqual(recorder.close([]), leftOut([]), "nobody serves");
+  report(recorder, { seq: 3 });
+  report(recorder, { rank: 1, seq: 3, ...idle });
+  assert.deepEqual(recorder.close(serving(0, 1)), kept(10), "a rank without traffic says so");
+  const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
+  assert.deepEqual([read.name, [...read.counts]], ["t (4 of 5 windows left out: not every rank reported)", [1, 2, 3, 4]]);
+});
+
+test("a process that the plan does not name is refused: an old boot counts nothing, and its rank is missing while the new one is silent", () => {
+  const recorder = new Recorder("u", undefined);
+  report(recorder, { bootId: "old" });
+  assert.deepEqual(recorder.close(serving(0)), leftOut([0]));
+  report(recorder, { bootId: "old", seq: 2 });
+  report(recorder, { seq: 1 });
+  assert.deepEqual(recorder.close(serving(0)), kept(10));
+  assert.deepEqual([recorder.messages, recorder.refused], [2, 4]);
+});
+
+test("tokens of a rank that nobody knows yet make a window incomplete, a rank that joins and idles does not", () => {
+  const recorder = new Recorder("u", undefined);
+  report(recorder);
+  report(recorder, { rank: 7 });
+  assert.deepEqual(recorder.close(serving(0)), leftOut([], [7]));
+  report(recorder, { seq: 2 });
+  report(recorder, { rank: 7, seq: 2, ...idle });
+  assert.deepEqual(recorder.close([...serving(0), { rank: 1, bootId: "b", serves: false }]), kept(10));
+});
+
+test("ranks that are active or drain have to report, others may", () => {
+  const ranks = ["active", "draining", "joining", "lost"].map((state, rank) => ({ rank, state, bootId: "b" }));
+  const members = membersOf({ ranks: [...ranks, { rank: 9, state: "active" }] });
+  assert.deepEqual(
+    members.map(({ rank, serves }) => [rank, serves]),
+    [
+      [0, true],
+      [1, true],
+      [2, false],
+      [3, false],
+    ],
+  );
+});
+
+test("transitions of all ranks and kept windows are added up", async () => {
+  const recorder = new Recorder("u", "decode");
   const flow = (cell: number, count: number) => ({ transitions: { cells: Uint32Array.of(cell), counts: Uint32Array.of(count) } });
   recorder.receive(load(flow(2, 5)));
-  recorder.close();
+  recorder.close(serving(0));
   recorder.receive(load({ seq: 2, ...flow(2, 1) }));
   recorder.receive(load({ rank: 1, ...flow(0, 3) }));
-  recorder.close();
+  recorder.close(serving(0, 1));
+  recorder.receive(load({ seq: 3, ...flow(1, 100) }));
+  recorder.close(serving(0, 1));
   const read = await decodeTrace(await encodeTrace(recorder.trace("t")));
   assert.deepEqual([...(read.transitions ?? [])], [3, 0, 6, 0]);
   assert.equal(recorder.transitions, 9);
@@ -48,22 +113,23 @@ const refused: Record<string, Uint8Array> = {
 };
 for (const [name, bytes] of Object.entries(refused)) {
   test(`${name} message is refused and counted`, () => {
-    const recorder = new Recorder("u", undefined);
+    const recorder = new Recorder("u", "decode");
     recorder.receive(load());
     recorder.receive(bytes);
-    assert.deepEqual([recorder.messages, recorder.refused, recorder.close()], [1, 1, 10]);
+    assert.deepEqual(recorder.close(serving(0)), kept(10));
+    assert.deepEqual([recorder.messages, recorder.refused], [1, 1]);
   });
 }
 
 test("one phase alone is recorded when asked for", () => {
   const recorder = new Recorder("u", "prefill");
   recorder.receive(load());
-  assert.equal(recorder.close(), 0);
+  assert.deepEqual(recorder.close(serving(0)), leftOut([0]));
   recorder.receive(load({ seq: 2, phase: "prefill" }));
-  assert.equal(recorder.close(), 10);
+  assert.deepEqual(recorder.close(serving(0)), kept(10));
 });
 
-test("recording listens to the subject for so many windows and lets go of it", async () => {
+test("recording listens to the subject for so many windows, asks at the end of each who had to report, and lets go of it", async () => {
   let handler: ((bytes: Uint8Array, subject: string) => void) | undefined;
   const bus = {
     subscribe: (subject: string, receive: typeof handler) => {
@@ -76,9 +142,11 @@ test("recording listens to the subject for so many windows and lets go of it", a
   };
   let seq = 0;
   const traffic = setInterval(() => handler?.(load({ seq: ++seq }), ""), 5);
-  const recorder = new Recorder("u", undefined);
-  const windows = await listen(bus, recorder, { subject: "enodia.v1.ns.moe.load.*", windows: 3, windowMs: 40 });
+  const recorder = new Recorder("u", "decode");
+  let asked = 0;
+  const members = async () => serving(...(++asked === 2 ? [0, 1] : [0]));
+  const windows = await listen(bus, recorder, { members, subject: "enodia.v1.ns.moe.load.*", windows: 4, windowMs: 40 });
   clearInterval(traffic);
-  assert.deepEqual([windows, handler], [3, undefined]);
+  assert.deepEqual([windows, recorder.dropped, asked, handler], [3, 1, 4, undefined]);
   assert.equal(recorder.trace("t").counts.length, 12);
 });

@@ -1,18 +1,57 @@
-// Load messages of all ranks to a trace: counts per window, and where tokens went from layer to layer if workers say so.
-// Messages of another deployment or shape, and ones delivered twice, are refused and counted. Knows no time and no network.
-import { decodeLoad, type LoadWindow, type Phase, transitionCellsMax } from "../../crds/telemetry.ts";
+// Load messages of all ranks to a trace: counts per window, and where tokens went from layer to layer if workers say so. A window
+// counts only when every rank that serves has reported in it, by the process that the ExpertPlacement names: missing is not zero.
+// Messages of another deployment or shape, of other processes, and ones delivered twice, are refused and counted. Knows no time
+// and no network.
+import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
 import type { Trace } from "../planner/traces.ts";
 
+/** A process that may report; `serves`: a window without it is incomplete. */
+export interface Member {
+  readonly rank: number;
+  readonly bootId: string;
+  readonly serves: boolean;
+}
+
+/** Ranks that the operator had a word with: those that join do not route tokens yet, lost ones no more. */
+export function membersOf(status: ExpertPlacementStatus): Member[] {
+  return (status.ranks ?? []).flatMap(({ rank, bootId, state }) =>
+    bootId === undefined ? [] : [{ rank, bootId, serves: state === "active" || state === "draining" }],
+  );
+}
+
+/** A window at its end. */
+export interface Closed {
+  readonly kept: boolean;
+  readonly selections: number;
+  /** Ranks that serve and did not report. */
+  readonly missing: readonly number[];
+  /** Ranks that routed tokens and that nobody knows yet. */
+  readonly unknown: readonly number[];
+}
+
+/** What one process reported in the open window. */
+interface Report {
+  readonly rank: number;
+  readonly bootId: string;
+  readonly routed: Uint32Array;
+  readonly heard: Set<Phase>;
+  readonly pairs: { readonly cell: number; readonly count: number }[];
+  messages: number;
+}
+
 export class Recorder {
+  /** Of kept windows. */
   messages = 0;
   refused = 0;
+  dropped = 0;
   /** Pairs of experts that followed tokens chose. */
   transitions = 0;
   readonly #uid: string;
-  readonly #phase: Phase | undefined;
+  readonly #phases: readonly Phase[];
   #layers = 0;
   #experts = 0;
-  #open: Uint32Array | undefined;
+  readonly #open = new Map<string, Report>();
   readonly #closed: Uint32Array[] = [];
   #flow: Uint32Array | undefined;
   /** Highest seq by rank and boot: NATS may deliver twice around a reconnect. */
@@ -21,7 +60,7 @@ export class Recorder {
   /** `phase`: only that one is recorded; undefined = both, added up. */
   constructor(deploymentUid: string, phase: Phase | undefined) {
     this.#uid = deploymentUid;
-    this.#phase = phase;
+    this.#phases = phase === undefined ? phases : [phase];
   }
 
   get windows(): number {
@@ -40,22 +79,24 @@ export class Recorder {
       this.refused++;
       return;
     }
-    this.messages++;
-    if (this.#phase !== undefined && load.phase !== this.#phase) return;
-    this.#open ??= new Uint32Array(this.#layers * this.#experts);
-    for (let i = 0; i < load.routed.length; i++) this.#open[i] = (this.#open[i] as number) + (load.routed[i] as number);
-    this.#follow(load);
+    const report = this.#reportOf(load);
+    report.messages++;
+    if (!this.#phases.includes(load.phase)) return;
+    report.heard.add(load.phase);
+    for (let i = 0; i < load.routed.length; i++) report.routed[i] = (report.routed[i] as number) + (load.routed[i] as number);
+    load.transitions?.cells.forEach((cell, n) => {
+      report.pairs.push({ cell, count: load.transitions?.counts[n] as number });
+    });
   }
 
-  #follow({ transitions }: LoadWindow): void {
-    const size = (this.#layers - 1) * this.#experts * this.#experts;
-    if (!transitions || size > transitionCellsMax) return;
-    this.#flow ??= new Uint32Array(size);
-    for (const [n, cell] of transitions.cells.entries()) {
-      const count = transitions.counts[n] as number;
-      this.#flow[cell] = (this.#flow[cell] as number) + count;
-      this.transitions += count;
-    }
+  #reportOf({ rank, bootId }: LoadWindow): Report {
+    const key = `${rank}/${bootId}`;
+    const known = this.#open.get(key);
+    if (known) return known;
+    const routed = new Uint32Array(this.#layers * this.#experts);
+    const report: Report = { rank, bootId, routed, heard: new Set(), pairs: [], messages: 0 };
+    this.#open.set(key, report);
+    return report;
   }
 
   #accept(load: LoadWindow): boolean {
@@ -71,22 +112,54 @@ export class Recorder {
     return true;
   }
 
-  /** Ends the window; its selections. One without any message is not kept: missing is not zero. */
-  close(): number {
-    if (!this.#open) return 0;
-    const rows = this.#open.reduce((a, b) => a + b, 0);
-    this.#closed.push(this.#open);
-    this.#open = undefined;
-    return rows;
+  /** Ends the window. It is kept when all members that serve have reported, and nobody else had tokens to route. */
+  close(members: readonly Member[]): Closed {
+    const reports = [...this.#open.values()];
+    this.#open.clear();
+    const own = (report: Report) => members.some(({ rank, bootId }) => rank === report.rank && bootId === report.bootId);
+    const reported = reports.filter(own);
+    const heard = new Set(reported.filter((report) => report.heard.size === this.#phases.length).map(({ rank }) => rank));
+    const missing = members.filter(({ rank, serves }) => serves && !heard.has(rank)).map(({ rank }) => rank);
+    const ranks = new Set(members.map(({ rank }) => rank));
+    const unknown = reports.filter(({ rank, routed }) => !ranks.has(rank) && routed.some((count) => count > 0)).map(({ rank }) => rank);
+    this.refused += reports.filter((report) => !own(report)).reduce((sum, { messages }) => sum + messages, 0);
+    const kept = members.some(({ serves }) => serves) && missing.length === 0 && unknown.length === 0;
+    const selections = kept ? this.#keep(reported) : 0;
+    if (!kept) this.dropped++;
+    return { kept, selections, missing, unknown };
   }
 
+  #keep(reports: readonly Report[]): number {
+    const total = new Uint32Array(this.#layers * this.#experts);
+    for (const { routed, pairs, messages } of reports) {
+      for (let i = 0; i < total.length; i++) total[i] = (total[i] as number) + (routed[i] as number);
+      this.#follow(pairs);
+      this.messages += messages;
+    }
+    this.#closed.push(total);
+    return total.reduce((a, b) => a + b, 0);
+  }
+
+  #follow(pairs: Report["pairs"]): void {
+    const size = (this.#layers - 1) * this.#experts * this.#experts;
+    if (pairs.length === 0 || size > transitionCellsMax) return;
+    this.#flow ??= new Uint32Array(size);
+    for (const { cell, count } of pairs) {
+      this.#flow[cell] = (this.#flow[cell] as number) + count;
+      this.transitions += count;
+    }
+  }
+
+  /** Its name says how many windows are left out. */
   trace(name: string): Trace {
     const cells = this.#layers * this.#experts;
     const counts = new Uint32Array(this.#closed.length * cells);
     this.#closed.forEach((window, t) => {
       counts.set(window, t * cells);
     });
-    const sizes = { name, windows: this.#closed.length, layers: this.#layers, experts: this.#experts };
+    const all = this.#closed.length + this.dropped;
+    const whole = this.dropped === 0 ? name : `${name} (${this.dropped} of ${all} windows left out: not every rank reported)`;
+    const sizes = { name: whole, windows: this.#closed.length, layers: this.#layers, experts: this.#experts };
     return { ...sizes, counts, ...(this.#flow ? { transitions: this.#flow } : {}) };
   }
 }

@@ -4,7 +4,8 @@ import type { Condition } from "../../crds/conditions.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { deployment, snapshot } from "../../test/builders/deployment.ts";
 import { verdicts } from "../deployment/core/conditions.ts";
-import { renderStatus } from "./status-text.ts";
+import { processBytes } from "../deployment/core/memory.ts";
+import { expectedMemory, expectedMemoryFormula, renderStatus } from "./status-text.ts";
 
 const condition = (type: string, status: Condition["status"], reason: string, message = `${type} says why`): Condition => ({
   type,
@@ -78,4 +79,11 @@ test("status: the planner's last decision is said once, also when it is why the 
     printed.split("\n").filter((line) => line.includes(text)),
     [`decision   ${text}`],
   );
+});
+
+test("a worker is expected to take what the operator leaves for its process beside what is resident, and the help says so", () => {
+  assert.equal(expectedMemory({ hostedBytes: 0 }), processBytes);
+  assert.equal(expectedMemory({ hostedBytes: 1000, denseBytes: 200, kvBytes: 300 }), 1725 + 400_000_000);
+  assert.equal(expectedMemory({ denseBytes: 200 }), undefined, "not known before the rank tells what it holds");
+  assert.equal(expectedMemoryFormula, "1.15 x (dense part + KV pool + EXPERTS) + 400 MB");
 });

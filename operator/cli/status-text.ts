@@ -2,6 +2,7 @@
 import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { processBytes } from "../deployment/core/memory.ts";
 import { bytes, percent, table } from "./table.ts";
 
 export interface RankRow {
@@ -14,7 +15,7 @@ export interface RankRow {
   readonly budgetBytes: number | undefined;
   /** Container memory as the kubelet reports it: usage less inactive file pages. */
   readonly memoryBytes: number | undefined;
-  /** 1.15 x (dense + KV + hosted) + 400 MiB: what that memory should stay below. */
+  /** What that memory should stay below: `expectedMemory`. */
   readonly memoryExpectedBytes: number | undefined;
   readonly loadPercent: number | undefined;
 }
@@ -23,6 +24,20 @@ export interface StatusDetail {
   readonly deployment: MoEDeployment;
   readonly placement: ExpertPlacement | undefined;
   readonly ranks: readonly RankRow[];
+}
+
+/** Buffers and fragments beside what is resident. */
+const residentFactor = 1.15;
+export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + EXPERTS) + ${processBytes / 1e6} MB`;
+
+/** What the container of a rank should take at most; undefined while the rank has not told what it holds. */
+export function expectedMemory(rank: {
+  readonly hostedBytes?: number | undefined;
+  readonly denseBytes?: number | undefined;
+  readonly kvBytes?: number | undefined;
+}): number | undefined {
+  if (rank.hostedBytes === undefined) return undefined;
+  return Math.round((rank.hostedBytes + (rank.denseBytes ?? 0) + (rank.kvBytes ?? 0)) * residentFactor) + processBytes;
 }
 
 export function renderStatus({ deployment, placement, ranks }: StatusDetail): string {

@@ -4,34 +4,26 @@ import { test } from "node:test";
 import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";
 import { alerts } from "./alerts.ts";
 import { expertsDashboard } from "./experts.ts";
+import { type Asked, dashboardExpressions, usesOf } from "./expressions.ts";
 
-interface Panel {
-  readonly title: string;
-  readonly targets: readonly { readonly expr: string }[];
-}
-
-const panels = expertsDashboard().panels as unknown as readonly Panel[];
-const expressions: readonly (readonly [where: string, expr: string])[] = [
-  ...panels.flatMap(({ title, targets }) => targets.map(({ expr }) => [title, expr] as const)),
-  ...alerts.map(({ alert, expr }) => [alert, expr] as const),
+const expressions: readonly Asked[] = [
+  ...dashboardExpressions(expertsDashboard()),
+  ...alerts.map(({ alert, expr }) => ({ where: alert, expr })),
 ];
 
 /** What is wrong with the metrics, labels and label values of an expression. */
 function unknown(expr: string): string[] {
-  const by = [...expr.matchAll(/by \(([^)]*)\)/g)].flatMap((match) => (match[1] ?? "").split(",").map((label) => label.trim()));
-  return [...expr.matchAll(/(enodia_\w+)(?:\{([^}]*)\})?/g)].flatMap(([, sample = "", selector = ""]) => {
+  return usesOf(expr).flatMap(({ sample, labels, selected }) => {
     const name = metricOfSample(sample);
     if (name === undefined) return [`${sample} is no metric`];
     const definition: MetricDefinition = metricTable[name];
     const known = [...metricLabelNames(name), "le"];
-    const selected = [...selector.matchAll(/(\w+)=~?"([^"]*)"/g)].map(([, label = "", value = ""]) => ({ label, value }));
-    const labels = [...by, ...selected.map(({ label }) => label)].filter((label) => !known.includes(label));
     const values = selected.filter(({ label, value }) => {
       const allowed = definition.labels[label];
       return allowed !== undefined && allowed !== "open" && !allowed.includes(value);
     });
     return [
-      ...labels.map((label) => `${name} has no label ${label}`),
+      ...labels.filter((label) => !known.includes(label)).map((label) => `${name} has no label ${label}`),
       ...values.map(({ label, value }) => `${name}: ${label} is never ${value}`),
     ];
   });
@@ -40,7 +32,7 @@ function unknown(expr: string): string[] {
 test("every metric, label and label value of the dashboard and the alerts is in the table", () => {
   assert.ok(expressions.length > 20);
   assert.deepEqual(
-    expressions.flatMap(([where, expr]) => unknown(expr).map((problem) => `${where}: ${problem}`)),
+    expressions.flatMap(({ where, expr }) => unknown(expr).map((problem) => `${where}: ${problem}`)),
     [],
   );
   assert.deepEqual(unknown('sum by (rank) (enodia_deployment_ranks{state="gone"}) + enodia_none'), [
@@ -48,10 +40,35 @@ test("every metric, label and label value of the dashboard and the alerts is in 
     "enodia_deployment_ranks: state is never gone",
     "enodia_none is no metric",
   ]);
+  assert.deepEqual(unknown('label_values(enodia_deployment_replicas{pod="x"}, node)'), [
+    "enodia_deployment_replicas has no label node",
+    "enodia_deployment_replicas has no label pod",
+  ]);
+});
+
+test("variables, annotations and panels of collapsed rows are read as well as panels", () => {
+  const places = expressions.map(({ where }) => where);
+  for (const where of ["variable namespace", "variable deployment", "annotation Rebalances", "Bytes moved", "EnodiaNoLeader"])
+    assert.ok(places.includes(where), where);
+  const dashboard = {
+    panels: [{ title: "row", panels: [{ title: "inner", targets: [{ expr: "a" }, {}] }] }],
+    templating: {
+      list: [
+        { name: "v", type: "query", query: { query: "b" } },
+        { name: "c", type: "custom", query: "1,2" },
+      ],
+    },
+    annotations: { list: [{ name: "built in" }, { name: "n", target: { expr: "c" } }] },
+  };
+  assert.deepEqual(dashboardExpressions(dashboard), [
+    { where: "inner", expr: "a" },
+    { where: "variable v", expr: "b" },
+    { where: "annotation n", expr: "c" },
+  ]);
 });
 
 test("ranks of different deployments are never one series", () => {
-  const merged = expressions.filter(([, expr]) => /by \(rank\)/.test(expr)).map(([where]) => where);
+  const merged = expressions.filter(({ expr }) => /by \(rank\)/.test(expr)).map(({ where }) => where);
   assert.deepEqual(merged, []);
 });
 

@@ -2,7 +2,7 @@
 // print. Pure but for the clock that the caller gives.
 import type { LayerPlan } from "../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../runtime/placement/diff.ts";
-import { bound, fastestOf, imbalance, jointBound, sum } from "../../runtime/placement/imbalance.ts";
+import { bound, fastestOf, imbalance, jointBound, relativeLoad } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import { keepFloor } from "./copies.ts";
 import { Forecaster, layerTotals } from "./forecast.ts";
@@ -56,8 +56,8 @@ export interface WindowResult {
   /** On window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
   readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
   readonly bound?: number;
-  /** Of each rank on t + 1 by the plan's shares: load over the mean rank's, mean of layers. */
-  readonly rankLoad?: Float64Array;
+  /** Of each rank on t + 1, by each split: load per speed over the mean, mean of layers. */
+  readonly rankLoad?: Readonly<Record<SplitName, Float64Array>>;
 }
 
 /** Plans of this many windows back keep their copies: no move there and back. */
@@ -204,18 +204,17 @@ function score(
       ? jointBound(demands, options.ranks, slotsTotal * options.ranks, fastest)
       : Math.max(...demands.map((demand) => bound(demand, options.ranks, (options.slots ?? trace.experts) * options.ranks, fastest)));
   const next = { equal: measure("equal"), fixed: measure("fixed"), optimal: measure("optimal") };
-  return { next, bound: best, rankLoad: meanLoad(loads.fixed) };
+  const ranks = (name: SplitName): Float64Array => meanLoad(loads[name], speed);
+  return { next, bound: best, rankLoad: { equal: ranks("equal"), fixed: ranks("fixed"), optimal: ranks("optimal") } };
 }
 
-/** Of each rank, load over the mean rank's, mean of layers. */
-function meanLoad(layers: readonly Float64Array[]): Float64Array {
-  const out = new Float64Array(layers[0]?.length ?? 0);
-  for (const load of layers) {
-    const all = sum(load);
-    for (let g = 0; g < load.length && all > 0; g++) {
-      out[g] = (out[g] as number) + ((load[g] as number) * load.length) / all / layers.length;
-    }
-  }
+/** Of each rank, load per speed over the mean, mean of layers. */
+function meanLoad(layers: readonly Float64Array[], speed: Float64Array): Float64Array {
+  const out = new Float64Array(speed.length);
+  for (const load of layers)
+    relativeLoad(load, speed).forEach((ratio, g) => {
+      out[g] = (out[g] as number) + ratio / layers.length;
+    });
   return out;
 }
 

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
@@ -18,6 +20,20 @@ test("plain JSON is read as well as gzip", async () => {
   const wanted = { name: "x", windows: 1, layers: 2, experts: 2, counts: Uint32Array.of(1, 2, 3, 4) };
   assert.deepEqual(await decodeTrace(Buffer.from(text)), wanted);
   assert.deepEqual(await decodeTrace(gzipSync(text)), wanted);
+});
+
+test("a trace that a script of another language made is read, index by index", async () => {
+  const trace = await decodeTrace(readFileSync(join(import.meta.dirname, "testdata/small.json.gz")));
+  const { counts, transitions, ...sizes } = trace;
+  assert.deepEqual(sizes, { name: "small", windows: 3, layers: 2, experts: 4 });
+  for (let w = 0; w < 3; w++)
+    for (let l = 0; l < 2; l++)
+      for (let e = 0; e < 4; e++) assert.equal(windowOf(trace, w)[l * 4 + e], 100 * w + 10 * l + e, `window ${w}, layer ${l}, expert ${e}`);
+  assert.deepEqual(
+    [...(transitions ?? [])],
+    Array.from({ length: 16 }, (_, cell) => 1 + Math.floor(cell / 4) + (cell % 4)),
+  );
+  assert.equal(counts.length, 24);
 });
 
 test("what is wrong with a trace is named", async () => {

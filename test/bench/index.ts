@@ -17,12 +17,12 @@ const rowNames =
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {
-    summary: "tokens/s of one worker answering 1 and 8 requests, beside the memory-bandwidth limit",
+    summary: "tokens/s of one worker answering 1 and 8 requests, beside the aim and the memory-bandwidth limit",
     options: engineOptions,
     load: async () => (await import("./serve.ts")).decodeBench,
   },
   prefill: {
-    summary: "prompt tokens/s of one worker, beside the memory-bandwidth limit",
+    summary: "prompt tokens/s of one worker, beside the aim and the memory-bandwidth limit",
     options: engineOptions,
     load: async () => (await import("./serve.ts")).prefillBench,
   },

@@ -307,7 +307,7 @@ async function change<T>(name: string, work: (state: ClusterState) => Promise<T>
 }
 
 /** Imports an OCI image tar into the running nodes (all, or those named). Nodes that come later get it too while the file is there. */
-export async function loadImage(name: string, tar: string, options: { nodes?: readonly string[] } = {}): Promise<void> {
+export async function loadImage(name: string, tar: string, options: { nodes?: readonly string[]; signal?: AbortSignal | undefined } = {}) {
   const file = resolve(tar);
   if (!existsSync(file)) throw new ClusterError(`image file ${file}: not found`);
   await change(name, async (state) => {
@@ -319,7 +319,7 @@ export async function loadImage(name: string, tar: string, options: { nodes?: re
     const binaries = binaryPaths();
     const imports = running.map(async ({ node, names }) => {
       const init = node.processes[0];
-      if (init !== undefined) await importImage({ cluster: namesOf(state), node: names, binaries }, init, file);
+      if (init !== undefined) await importImage({ cluster: namesOf(state), node: names, binaries }, init, file, options.signal);
     });
     for (const result of await Promise.allSettled(imports)) if (result.status === "rejected") throw result.reason;
     if (options.nodes === undefined && !state.images.includes(file)) state.images.push(file);

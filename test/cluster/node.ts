@@ -204,10 +204,10 @@ export async function killNodeProcesses(node: NodeNames, processes: readonly Pro
 }
 
 /** Runs a program inside the node's namespaces. */
-function runInNode(init: ProcessRecord, command: readonly string[], input?: string): Promise<RunResult> {
+function runInNode(init: ProcessRecord, command: readonly string[], input?: string, signal?: AbortSignal): Promise<RunResult> {
   const enter = `exec nsenter -t ${init.pid} -m -p -n -- ${command.map(quote).join(" ")}`;
   const redirect = input === undefined ? "" : ` < ${quote(input)}`;
-  return run("/bin/sh", ["-c", enter + redirect], { timeoutMs: importTimeoutMs });
+  return run("/bin/sh", ["-c", enter + redirect], { timeoutMs: importTimeoutMs, signal });
 }
 
 const ctr = (binaries: Binaries, ...args: string[]) => [binaries.ctr, "--address", runtimeSocket, "-n", "k8s.io", ...args];
@@ -240,11 +240,11 @@ async function describeTar(tar: string): Promise<{ name: string; digest: string 
 }
 
 /** Imports an OCI image tar of this machine, unless the node has that very image whole; layers that it has are skipped. */
-export async function importImage({ binaries }: NodeContext, init: ProcessRecord, tar: string): Promise<void> {
+export async function importImage({ binaries }: NodeContext, init: ProcessRecord, tar: string, signal?: AbortSignal): Promise<void> {
   const image = await describeTar(tar);
   if (image !== undefined) {
     const { stdout } = await runInNode(init, ctr(binaries, "images", "check", `name==${image.name}`));
     if (stdout.split("\n").some((line) => line.includes(image.digest) && line.includes("complete") && /\btrue\s*$/.test(line))) return;
   }
-  await runInNode(init, ctr(binaries, "images", "import", "-"), tar);
+  await runInNode(init, ctr(binaries, "images", "import", "-"), tar, signal);
 }

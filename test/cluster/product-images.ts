@@ -12,9 +12,9 @@ import { keepFile, keepSource, type Lockfile, productionPackages } from "./node-
 /** The user of all product images; matches the pods' restricted security context. */
 const imageUser = "65532:65532";
 const nodePath = "/usr/local/bin/node";
-const sourceFolders = ["operator", "runtime", "crds"];
+export const sourceFolders: readonly string[] = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
-const workerPackages = ["onnxruntime-node", "webgpu"];
+export const workerPackages: readonly string[] = ["onnxruntime-node", "webgpu"];
 const downloadTimeoutMs = 15 * 60_000;
 
 /** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */
@@ -88,8 +88,7 @@ async function addonLibraries(packages: readonly ImageFile[], base: ImageLayer):
   return closure.filter((file) => !have.has(file.path) && !folders.includes(dirname(file.path)));
 }
 
-/** The same as in the Dockerfiles of the released images. */
-const nodeConfig = (...main: string[]): ImageConfig => ({
+const nodeConfig = (main: readonly string[], env: Readonly<Record<string, string>> = {}): ImageConfig => ({
   entrypoint: [nodePath],
   cmd: main,
   user: imageUser,
@@ -97,12 +96,17 @@ const nodeConfig = (...main: string[]): ImageConfig => ({
   env: {
     PATH: "/usr/local/bin:/usr/bin:/bin",
     HOME: "/tmp",
-    XDG_RUNTIME_DIR: "/tmp",
     NODE_ENV: "production",
     NODE_OPTIONS: "--disable-warning=ExperimentalWarning",
-    NODE_EXTRA_CA_CERTS: "/etc/ssl/certs/ca-certificates.crt",
+    ...env,
   },
 });
+
+/** The same as in the Dockerfiles of the released images, to which a test compares them; PATH is there that of the base image. */
+export const imageConfigs = {
+  operator: nodeConfig(["operator/main.ts"]),
+  runtime: nodeConfig(["runtime/main.ts", "worker"], { XDG_RUNTIME_DIR: "/tmp", NVIDIA_DRIVER_CAPABILITIES: "compute,utility,graphics" }),
+} as const;
 
 /** Unpacks Debian packages into the cache without installing them; each once per machine. */
 async function debianFiles(names: readonly string[], log: Log): Promise<string> {
@@ -156,6 +160,8 @@ interface ProductImagesOptions {
   readonly tag?: string;
   /** Also build `enodia/runtime:<tag>-swiftshader`; downloads about 32 MB of Debian packages once. */
   readonly swiftshader?: boolean;
+  /** Looked at between images. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 interface ProductImages {
@@ -174,14 +180,15 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
   const base = await nodeLayer();
   const sources = productSources(repo);
   const build = async (name: string, layers: readonly ImageLayer[], config: ImageConfig, suffix = ""): Promise<BuiltImage> => {
+    options.signal?.throwIfAborted();
     const image = await buildImage({ ref: `enodia/${name}:${tag}${suffix}`, layers, config, out: join(out, `${name}${suffix}.tar`) });
     log(`image ${image.ref}: ${Math.round(image.bytes / 1e6)} MB`);
     return image;
   };
-  const operator = await build("operator", [base, { files: packageFiles(repo, workerPackages) }, sources], nodeConfig("operator/main.ts"));
+  const operator = await build("operator", [base, { files: packageFiles(repo, workerPackages) }, sources], imageConfigs.operator);
   const packages = packageFiles(repo, []);
   const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }];
-  const runtime = await build("runtime", [...runtimeLayers, sources], nodeConfig("runtime/main.ts", "worker"));
+  const runtime = await build("runtime", [...runtimeLayers, sources], imageConfigs.runtime);
   const { "nats-server": natsServer } = await ensureBinaries(log, { only: ["nats-server"] });
   const natsFiles = [...systemFiles(), { path: "/usr/local/bin/nats-server", source: natsServer, mode: 0o755 }];
   const nats = await build("nats", [{ files: natsFiles }], {
@@ -190,7 +197,7 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
     workdir: "/tmp",
   });
   if (options.swiftshader !== true) return { operator, runtime, nats };
-  const config = nodeConfig("runtime/main.ts", "worker");
+  const config = imageConfigs.runtime;
   const vulkan = { VK_ICD_FILENAMES: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json" };
   const layers = [...runtimeLayers, await swiftshaderLayer(base, log), sources];
   const swiftshader = await build("runtime", layers, { ...config, env: { ...config.env, ...vulkan } }, "-swiftshader");

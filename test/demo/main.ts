@@ -1,6 +1,11 @@
-// `npm run demo`: the whole product, live, on a real Kubernetes. Exit code 0 only if every step held.
+// `npm run demo`: the whole product, live, on a real Kubernetes. Exit code 0 only if every step and the time limits held.
+import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
+import { binaryPaths } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
+import { hasSmolMoe } from "../harness/models.ts";
+import { unlessAborted } from "../harness/process.ts";
+import { limits } from "./limits.ts";
 import { type Demo, steps } from "./steps.ts";
 import { ensureClusterTools } from "./tools.ts";
 import { bold, dim, heading, print, type Result, red, summary } from "./view.ts";
@@ -21,6 +26,11 @@ die and the deployment scale, under traffic. Needs root, Linux, Go >= 1.26 and P
   --namespace NS        namespace of the deployment (default demo)
   --help`;
 
+/** What shells report of a program that Ctrl-C ended. */
+const interruptedCode = 130;
+/** A cluster that is half up takes itself down within this time; everything else ends at once. */
+const stepEndMsMax = 15_000;
+
 const log = (line: string): void => print(dim(`  ${line}`));
 
 function options() {
@@ -38,14 +48,16 @@ function options() {
   }).values;
 }
 
-async function runSteps(demo: Demo, results: Result[]): Promise<void> {
+/** `late`: when aborted, the running step is left behind. */
+async function runSteps(demo: Demo, late: AbortSignal, results: Result[]): Promise<void> {
   const total = steps.length;
   for (const [index, step] of steps.entries()) {
     heading(index + 1, total, step.title);
     const started = performance.now();
     const seconds = (): number => (performance.now() - started) / 1000;
     try {
-      const note = await step.run(demo);
+      const note = await unlessAborted(step.run(demo), late);
+      demo.signal.throwIfAborted();
       results.push({ step: step.title, ok: true, seconds: seconds(), note });
     } catch (error) {
       const note = error instanceof Error ? error.message : String(error);
@@ -56,6 +68,46 @@ async function runSteps(demo: Demo, results: Result[]): Promise<void> {
   }
 }
 
+/** Aborted some time after `signal`: a step ends by itself when it is interrupted, and one that does not is left behind. */
+function lateAfter(signal: AbortSignal): AbortSignal {
+  const late = new AbortController();
+  signal.addEventListener("abort", () => setTimeout(() => late.abort(signal.reason), stepEndMsMax));
+  return late.signal;
+}
+
+/** Ctrl-C: the first one ends the running step and cleans up, the second says so, the third leaves what is there. */
+function abortOnInterrupt(remedy: string): AbortSignal {
+  const abort = new AbortController();
+  let times = 0;
+  const interrupted = (): void => {
+    times += 1;
+    if (times > 2) process.exit(interruptedCode);
+    if (times === 1) {
+      print(red("\n  interrupted: cleaning up"));
+      abort.abort(new Error("interrupted"));
+    } else print(red(`\n  cleaning up already; Ctrl-C once more leaves the rest as it is${remedy}`));
+  };
+  process.on("SIGINT", interrupted);
+  process.on("SIGTERM", interrupted);
+  return abort.signal;
+}
+
+/** Whether anything that is kept between runs has to be made. */
+function isCold(): boolean {
+  return !hasSmolMoe() || Object.values(binaryPaths()).some((path) => !existsSync(path));
+}
+
+/** When the command was given: the set-up of Node and of the dependencies is a part of it. */
+const startedAt = Number(process.env.ENODIA_STARTED_AT ?? performance.timeOrigin);
+
+async function takeDown(name: string, results: Result[]): Promise<void> {
+  log("taking the cluster down");
+  const started = performance.now();
+  await down(name).catch((error: unknown) => {
+    results.push({ step: "Take it down", ok: false, seconds: (performance.now() - started) / 1000, note: String(error) });
+  });
+}
+
 async function main(): Promise<number> {
   const flags = options();
   if (flags.help) {
@@ -64,42 +116,37 @@ async function main(): Promise<number> {
   }
   const nodes = Number(flags.nodes);
   if (!Number.isInteger(nodes) || nodes < 1) throw new Error(`--nodes ${flags.nodes}: must be a whole number from 1 on`);
-  const abort = new AbortController();
-  const interrupted = (): void => {
-    if (abort.signal.aborted) process.exit(130); // asked twice
-    print(red("\n  interrupted: cleaning up (Ctrl-C again to leave it as it is)"));
-    abort.abort();
-  };
-  process.on("SIGINT", interrupted);
-  process.on("SIGTERM", interrupted);
-
-  const results: Result[] = [];
   const foreign = flags.kubeconfig !== undefined || flags.context !== undefined;
+  const signal = abortOnInterrupt(foreign ? "" : ` (npm run cluster -- down --name ${flags.name} removes it)`);
+  const machine = foreign ? "unknown" : isCold() ? "cold" : "warm";
+  const results: Result[] = [];
+  const own = { kubeconfig: flags.kubeconfig, context: flags.context, imageRegistry: flags["image-registry"], signal };
   const demo: Demo = {
     namespace: flags.namespace,
-    signal: abort.signal,
+    signal,
     log,
     closers: [],
     target: foreign
-      ? () => ensureClusterTools({ kubeconfig: flags.kubeconfig, context: flags.context, imageRegistry: flags["image-registry"] })
+      ? () => ensureClusterTools(own)
       : async () => {
-          const cluster = await up({ name: flags.name, nodes, log, signal: abort.signal });
+          const cluster = await up({ name: flags.name, nodes, log, signal });
           return { kubeconfig: cluster.kubeconfig, kubectl: cluster.binaries.kubectl, helm: cluster.binaries.helm, local: cluster };
         },
   };
-  try {
-    await runSteps(demo, results);
-  } finally {
-    for (const close of demo.closers.reverse()) await close().catch(() => undefined);
-    summary(results);
-  }
-  const held = results.length === steps.length && results.every((result) => result.ok);
-  if (flags.keep && !abort.signal.aborted) printNext(demo, foreign ? undefined : flags.name);
-  else if (!foreign) {
-    log("taking the cluster down");
-    await down(flags.name);
-  }
-  return abort.signal.aborted ? 130 : held ? 0 : 1;
+  const late = lateAfter(signal);
+  await runSteps(demo, late, results);
+  for (const close of demo.closers.reverse()) await close().catch(() => undefined);
+  const complete = results.length === steps.length;
+  const keep = flags.keep && !signal.aborted;
+  // A cluster that did not come up removed itself; one of this name that was there before is somebody's.
+  const made = !foreign && (demo.cluster !== undefined || late.aborted);
+  if (!keep && made) await takeDown(flags.name, results);
+  results.push(...limits({ totalSeconds: (Date.now() - startedAt) / 1000, readySeconds: demo.readySeconds, machine }));
+  summary(results);
+  if (keep && demo.cluster) printNext(demo, foreign ? undefined : flags.name);
+  // What a step left behind may still wait for something.
+  if (signal.aborted) process.exit(interruptedCode);
+  return complete && results.every((result) => result.ok) ? 0 : 1;
 }
 
 /** `name`: of the local cluster, when it was that. */

@@ -1,7 +1,5 @@
 // The steps of the demo, in order. Each does one thing that a user would do, checks that it held, and returns a line for the summary.
-import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { parse } from "yaml";
 import type { Kubectl, KubeObject } from "../harness/kubectl.ts";
 import { startLoad } from "../harness/load.ts";
 import { modelsFolder, provideSmolMoe } from "../harness/models.ts";
@@ -26,6 +24,8 @@ export interface Demo {
   readonly signal: AbortSignal;
   readonly log: Log;
   readonly closers: (() => Promise<void>)[];
+  /** From the apply to Ready, once that was seen. */
+  readySeconds?: number;
   /** Brings the cluster up, or checks the user's. */
   target(): Promise<Target>;
   cluster?: Target;
@@ -45,14 +45,13 @@ const rebalanceSecondsMax = 90;
 const balancedPercent = 115;
 
 function ready(demo: Demo): { target: Target; kubectl: Kubectl; url: string } {
-  if (demo.signal.aborted) throw new Error("interrupted");
   const { cluster: target, kubectl, url } = demo;
   if (!target || !kubectl || !url) throw new Error("an earlier step did not hold");
   return { target, kubectl, url };
 }
 
 async function bringUp(demo: Demo): Promise<string> {
-  demo.cluster = await demo.target();
+  demo.cluster = { ...(await demo.target()), signal: demo.signal };
   const nodes = demo.cluster.local?.nodes.length;
   return nodes === undefined ? "your cluster" : `Kubernetes with ${nodes} nodes`;
 }
@@ -66,7 +65,7 @@ async function install(demo: Demo): Promise<string> {
 
 async function importModel(demo: Demo): Promise<string> {
   if (!demo.cluster) throw new Error("no cluster");
-  await provideSmolMoe(demo.log);
+  await provideSmolMoe(demo.log, demo.signal);
   demo.kubectl = await provideNamespace(demo.cluster, demo.namespace, modelsFolder());
   return "SmolLM2-135M upcycled to 8 experts, top-2";
 }
@@ -74,16 +73,13 @@ async function importModel(demo: Demo): Promise<string> {
 async function applySample(demo: Demo): Promise<string> {
   const { cluster: target, kubectl } = demo;
   if (!target || !kubectl) throw new Error("an earlier step did not hold");
-  const file = join(root, "crds/samples/smol-moe.yaml");
-  print(dim(`  kubectl apply -f ${file.slice(root.length + 1)}`));
+  const file = "crds/samples/smol-moe.yaml";
+  print(dim(`  kubectl -n ${demo.namespace} apply -f ${file}`));
   const started = performance.now();
-  const sample = parse(readFileSync(file, "utf8")) as { spec: { rebalancing: object } };
-  await kubectl.apply({
-    ...sample,
-    spec: { ...sample.spec, rebalancing: { ...sample.spec.rebalancing, interval: "5s", trigger: { window: "5s" } } },
-  });
+  await kubectl.run(["apply", "-f", join(root, file)]);
   await waitReady(kubectl, name);
   const seconds = (performance.now() - started) / 1000;
+  demo.readySeconds = seconds;
   const address = await gatewayAddress(target, kubectl, name);
   demo.closers.push(address.close);
   demo.url = address.url;
@@ -102,6 +98,7 @@ async function askQuestions(demo: Demo): Promise<string> {
       model: name,
       prompt,
       maxTokens: 48,
+      signal: demo.signal,
       onToken: (text) => process.stdout.write(text.replaceAll("\n", "\n    ")),
     });
     if (answer.text.trim() === "") throw new Error(`no answer to "${prompt}"`);
@@ -145,13 +142,13 @@ function showBalance(seconds: number, now: Balance): void {
 async function rebalance(demo: Demo): Promise<string> {
   const { kubectl, url } = ready(demo);
   const before = await balanceOf(kubectl);
-  const load = startLoad({ url: () => url, model: name, clients: 6, topic: "code" });
+  const load = startLoad({ url: () => url, model: name, clients: 6, topic: "code", signal: demo.signal });
   const started = performance.now();
   let worst = 0;
   let now = before;
   try {
     for (;;) {
-      await sleep(3000);
+      await sleep(3000, demo.signal);
       now = await balanceOf(kubectl);
       const seconds = (performance.now() - started) / 1000;
       showBalance(seconds, now);
@@ -161,7 +158,6 @@ async function rebalance(demo: Demo): Promise<string> {
       if (moved && now.imbalance !== undefined && now.imbalance <= goal) break;
       if (seconds > rebalanceSecondsMax)
         throw new Error(`not balanced after ${rebalanceSecondsMax} s: worst layer ${now.imbalance}%, goal ${goal}%`);
-      if (demo.signal.aborted) throw new Error("interrupted");
     }
   } finally {
     await load.stop();
@@ -186,13 +182,14 @@ async function busyWorker(demo: Demo, kubectl: Kubectl): Promise<string> {
       );
       return active.find((each) => each.active > 0)?.pod;
     },
-    { timeoutMs: 10_000, everyMs: 100 },
+    { timeoutMs: 10_000, everyMs: 100, signal: demo.signal },
   );
 }
 
 async function killWorker(demo: Demo): Promise<string> {
   const { kubectl, url } = ready(demo);
-  const request = { url, model: name, prompt: "Tell me a long story about a dragon who learns to bake bread.", maxTokens: 160 };
+  const prompt = "Tell me a long story about a dragon who learns to bake bread.";
+  const request = { url, model: name, prompt, maxTokens: 160, signal: demo.signal };
   const undisturbed = await ask(request);
   let begun: () => void = () => undefined;
   const streaming = new Promise<void>((done) => {
@@ -221,7 +218,7 @@ async function killWorker(demo: Demo): Promise<string> {
 
 async function scale(demo: Demo): Promise<string> {
   const { kubectl, url } = ready(demo);
-  const load = startLoad({ url: () => url, model: name, clients: 3, topic: "story" });
+  const load = startLoad({ url: () => url, model: name, clients: 3, topic: "story", signal: demo.signal });
   const times: string[] = [];
   try {
     for (const replicas of [4, 2]) {
@@ -231,6 +228,7 @@ async function scale(demo: Demo): Promise<string> {
       await waitReady(kubectl, name, 180_000);
       await until("the leaving pods to be gone", async () => ((await workerPods(kubectl, name)).length === replicas ? true : undefined), {
         timeoutMs: 120_000,
+        signal: demo.signal,
       });
       const seconds = ((performance.now() - started) / 1000).toFixed(0);
       times.push(`${replicas} in ${seconds} s`);

@@ -9,15 +9,17 @@ interface Own {
   readonly kubeconfig: string | undefined;
   readonly context: string | undefined;
   readonly imageRegistry: string | undefined;
+  readonly signal: AbortSignal;
 }
 
 export async function ensureClusterTools(own: Own): Promise<Target> {
+  const { signal } = own;
   for (const tool of ["kubectl", "helm"]) {
     const found = await exec("sh", ["-c", `command -v ${tool}`]);
     if (found.code !== 0) throw new Error(`${tool} is not on PATH: install it, or leave out --kubeconfig/--context for the local cluster`);
   }
   const flags = [...(own.kubeconfig ? ["--kubeconfig", own.kubeconfig] : [])];
-  const context = own.context ?? (await execOk("kubectl", [...flags, "config", "current-context"])).trim();
+  const context = own.context ?? (await execOk("kubectl", [...flags, "config", "current-context"], { signal })).trim();
   const target: Target = {
     kubectl: "kubectl",
     helm: "helm",
@@ -32,8 +34,8 @@ export async function ensureClusterTools(own: Own): Promise<Target> {
       `context "${context}" is neither kind nor k3d: push the images (README: Quick start) and pass --image-registry <registry>; nothing was changed`,
     );
   }
-  const images = await buildProductImages({ repo: root, out: imageFolder(), log: () => undefined });
-  for (const image of [images.operator, images.runtime, images.nats]) await execOk(loader.command, loader.args(image.out));
+  const images = await buildProductImages({ repo: root, out: imageFolder(), log: () => undefined, signal });
+  for (const image of [images.operator, images.runtime, images.nats]) await execOk(loader.command, loader.args(image.out), { signal });
   return target;
 }
 

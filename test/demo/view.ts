@@ -36,5 +36,5 @@ export function summary(results: readonly Result[]): void {
     print(`  ${ok ? green("✔") : red("✖")} ${step.padEnd(width)}  ${seconds.toFixed(1).padStart(6)} s  ${note}`);
   }
   const failed = results.filter((result) => !result.ok).length;
-  print(failed === 0 ? green(bold("\nEvery step held.")) : red(bold(`\n${failed} step(s) did not hold.`)));
+  print(failed === 0 ? green(bold("\nEvery step held.")) : red(bold(`\n${failed} did not hold.`)));
 }

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { alerts } from "../../operator/dashboards/alerts.ts";
+import { dashboardExpressions, usesOf } from "../../operator/dashboards/expressions.ts";
 import { startLoad } from "../harness/load.ts";
 import { sleep } from "../harness/process.ts";
 import { kubectlOf, root, systemNamespace, type Target } from "../harness/product.ts";
@@ -35,19 +36,8 @@ after(async () => {
 });
 
 function expressions(): string[] {
-  const dashboard = JSON.parse(readFileSync(join(root, "charts/enodia/dashboards/experts.json"), "utf8")) as any;
-  const panels = dashboard.panels.flatMap((panel: any) => [panel, ...(panel.panels ?? [])]);
-  const queries = panels.flatMap((panel: any) => (panel.targets ?? []).map((each: any) => each.expr as string));
-  return [...queries, ...alerts.map((alert) => alert.expr)];
-}
-
-/** metric name -> label names used with it, from selectors and `by` clauses of an expression. */
-function used(expression: string): { metric: string; labels: string[] }[] {
-  const by = [...expression.matchAll(/by \(([^)]*)\)/g)].flatMap((match) => (match[1] ?? "").split(",").map((label) => label.trim()));
-  return [...expression.matchAll(/(enodia_\w+)(?:\{([^}]*)\})?/g)].map((match) => ({
-    metric: match[1] ?? "",
-    labels: [...[...(match[2] ?? "").matchAll(/(\w+)\s*=~?/g)].map((label) => label[1] ?? ""), ...by].filter((label) => label !== "le"),
-  }));
+  const dashboard: unknown = JSON.parse(readFileSync(join(root, "charts/enodia/dashboards/experts.json"), "utf8"));
+  return [...dashboardExpressions(dashboard), ...alerts].map(({ expr }) => expr);
 }
 
 test("the dashboard and the alerts only use metrics and labels that the pods export", async () => {
@@ -58,8 +48,10 @@ test("the dashboard and the alerts only use metrics and labels that the pods exp
   for (const pod of operators) samples.push(...(await scrape(system, systemNamespace, pod.metadata.name)));
   for (const pod of pods) samples.push(...(await scrape(moe.kubectl, moe.namespace, pod.metadata.name)));
   const missing = expressions()
-    .flatMap(used)
-    .filter(({ metric, labels }) => !samples.some((sample) => sample.name === metric && labels.every((label) => label in sample.labels)))
-    .map(({ metric, labels }) => `${metric}{${labels.join(",")}}`);
+    .flatMap(usesOf)
+    .filter(
+      (use) => !samples.some(({ name, labels }) => name === use.sample && use.labels.every((label) => label in labels || label === "le")),
+    )
+    .map((use) => `${use.sample}{${use.labels.join(",")}}`);
   assert.deepEqual([...new Set(missing)], []);
 });

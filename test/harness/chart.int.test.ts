@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import { parseAllDocuments } from "yaml";
 import { ensureBinaries } from "../cluster/binaries.ts";
+import { podSpecs, restrictedFaults } from "./pod-security.ts";
 import { exec, execOk } from "./process.ts";
 import { release, root } from "./product.ts";
 
@@ -63,6 +64,17 @@ test("operator and NATS are placed and extended as the values say", async () => 
   assert.equal(container.securityContext.readOnlyRootFilesystem, true, "defaults stay beside what is set");
   const bare = named(await rendered("--set", "podSecurityContext.runAsUser=null"), "Deployment", "enodia").spec.template.spec;
   assert.ok(!("runAsUser" in bare.securityContext) && bare.securityContext.runAsNonRoot);
+});
+
+test("every pod of the chart keeps to the restricted Pod Security level, also where users and groups are the platform's to give", async () => {
+  const users = ["runAsUser", "runAsGroup", "fsGroup"].flatMap((field) => ["--set", `podSecurityContext.${field}=null`]);
+  const values = valuesFiles.map((file) => ["-f", join(chart, "ci", file)]);
+  for (const args of [...values, ["--set", "nats.enabled=true"], ["--set", "nats.enabled=true", ...users]]) {
+    const pods = podSpecs(await rendered(...args));
+    assert.ok(pods.some(({ where }) => where === "Deployment enodia"));
+    assert.equal(pods.length, args.some((arg) => /full-values|nats\.enabled/.test(arg)) ? 2 : 1, "operator, and NATS where it is on");
+    for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], `${where} with ${args.join(" ")}`);
+  }
 });
 
 test("alerts link to runbooks only where a prefix is given", async () => {

@@ -17,9 +17,12 @@ export interface Forward {
 export class Kubectl {
   readonly binary: string;
   readonly flags: readonly string[];
+  readonly #signal: AbortSignal | undefined;
 
-  constructor(binary: string, options: { kubeconfig?: string; context?: string; namespace?: string }) {
+  /** `signal`: when aborted, commands under way are ended and everything that waits throws its reason. */
+  constructor(binary: string, options: { kubeconfig?: string; context?: string; namespace?: string; signal?: AbortSignal | undefined }) {
     this.binary = binary;
+    this.#signal = options.signal;
     this.flags = [
       ...(options.kubeconfig ? ["--kubeconfig", options.kubeconfig] : []),
       ...(options.context ? ["--context", options.context] : []),
@@ -28,11 +31,11 @@ export class Kubectl {
   }
 
   run(args: readonly string[], input?: string): Promise<string> {
-    return execOk(this.binary, [...this.flags, ...args], input === undefined ? {} : { input });
+    return execOk(this.binary, [...this.flags, ...args], { signal: this.#signal, ...(input === undefined ? {} : { input }) });
   }
 
   try(args: readonly string[], input?: string): ReturnType<typeof exec> {
-    return exec(this.binary, [...this.flags, ...args], input === undefined ? {} : { input });
+    return exec(this.binary, [...this.flags, ...args], { signal: this.#signal, ...(input === undefined ? {} : { input }) });
   }
 
   apply(...objects: readonly object[]): Promise<string> {
@@ -61,9 +64,10 @@ export class Kubectl {
           last = await this.get(kind, name);
           return accept(last) ? last : undefined;
         },
-        { timeoutMs, everyMs: 500 },
+        { timeoutMs, everyMs: 500, signal: this.#signal },
       );
     } catch (error) {
+      this.#signal?.throwIfAborted();
       const conditions = last?.status?.conditions as { type: string; status: string; reason: string; message?: string }[] | undefined;
       const seen = conditions?.map((c) => `  ${c.type}=${c.status} ${c.reason} ${c.message ?? ""}`).join("\n");
       throw new Error(`${String(error)}\n${kind}/${name}:\n${seen ?? JSON.stringify(last?.status)}`);
@@ -89,7 +93,7 @@ export class Kubectl {
           if (child.exitCode !== null) throw new Error(out.trim());
           return /127\.0\.0\.1:(\d+)/.exec(out)?.[1];
         },
-        { timeoutMs: 15_000, everyMs: 50 },
+        { timeoutMs: 15_000, everyMs: 50, signal: this.#signal },
       );
       return { url: `http://127.0.0.1:${local}`, close: () => stop(child) };
     } catch (error) {

@@ -13,6 +13,8 @@ export interface LoadOptions {
   /** Texts of the topic in one prompt; about 60 tokens each. */
   readonly textsPerPrompt?: number;
   readonly onAnswer?: (answer: Answer) => void;
+  /** Cancels what is open and asks no more, as `stop`; what it cancels has not failed. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface Load {
@@ -45,7 +47,7 @@ export function startLoad(options: LoadOptions): Load {
   /** Topic of each client's open request. */
   const asking: Topic[] = [];
   const client = async (index: number): Promise<void> => {
-    while (running) {
+    while (running && !options.signal?.aborted) {
       asking[index] = topic;
       const prompt = promptOf(topic, next++, options.textsPerPrompt ?? 4);
       try {
@@ -56,11 +58,13 @@ export function startLoad(options: LoadOptions): Load {
           maxTokens: options.maxTokens ?? 16,
           temperature: 0.7,
           seed: next,
+          signal: options.signal,
         });
         counts.tokens += answer.usage?.completion_tokens ?? answer.chunks;
         gapsMs.push(...answer.gapsMs);
         options.onAnswer?.(answer);
       } catch (error) {
+        if (options.signal?.aborted) return;
         counts.failed += 1;
         if (errors.length < errorsKept) errors.push(String(error));
         await new Promise((done) => setTimeout(done, 200));
@@ -75,7 +79,8 @@ export function startLoad(options: LoadOptions): Load {
     gapsMs,
     switchTo: async (to) => {
       topic = to;
-      while (running && asking.some((each) => each !== to)) await new Promise((done) => setTimeout(done, switchPollMs));
+      while (running && !options.signal?.aborted && asking.some((each) => each !== to))
+        await new Promise((done) => setTimeout(done, switchPollMs));
     },
     stop: async () => {
       running = false;

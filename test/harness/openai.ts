@@ -12,7 +12,7 @@ export interface Ask {
   /** chat: the prompt is one user message; text: raw completion. */
   readonly api?: "chat" | "text";
   readonly onToken?: (text: string, count: number) => void;
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface Answer {

@@ -10,12 +10,18 @@ export interface Finished {
 
 const outputBytesMax = 64 * 1024 * 1024;
 
+interface ExecOptions {
+  readonly input?: string;
+  readonly env?: NodeJS.ProcessEnv;
+  readonly timeoutMs?: number;
+  readonly cwd?: string;
+  /** Ends the command by SIGTERM; the call then throws the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** Runs a command to its end. Never throws for an exit code: the caller decides. */
-export async function exec(
-  command: string,
-  args: readonly string[],
-  options: { input?: string; env?: NodeJS.ProcessEnv; timeoutMs?: number; cwd?: string } = {},
-): Promise<Finished> {
+export async function exec(command: string, args: readonly string[], options: ExecOptions = {}): Promise<Finished> {
+  options.signal?.throwIfAborted();
   const child = spawn(command, args, {
     cwd: options.cwd,
     env: options.env ?? process.env,
@@ -32,17 +38,22 @@ export async function exec(
   });
   child.stdin.on("error", () => {}); // the command may end before it has read its input
   child.stdin.end(options.input ?? "");
+  const end = (): void => {
+    child.kill("SIGTERM");
+  };
+  options.signal?.addEventListener("abort", end);
   const [code] = (await Promise.race([
     once(child, "close"),
     once(child, "error").then(([error]) => {
       throw new Error(`${command}: ${(error as Error).message}`);
     }),
-  ])) as [number | null];
+  ]).finally(() => options.signal?.removeEventListener("abort", end))) as [number | null];
+  options.signal?.throwIfAborted();
   return { code: code ?? 137, stdout, stderr };
 }
 
 /** As `exec`, but a non-zero exit is an error that carries the command's own words. */
-export async function execOk(command: string, args: readonly string[], options: Parameters<typeof exec>[2] = {}): Promise<string> {
+export async function execOk(command: string, args: readonly string[], options: ExecOptions = {}): Promise<string> {
   const done = await exec(command, args, options);
   if (done.code !== 0) throw new Error(`${command} ${args.join(" ")} exited ${done.code}\n${done.stderr.trim() || done.stdout.trim()}`);
   return done.stdout;
@@ -58,24 +69,49 @@ export async function stop(child: ChildProcess, graceMs = 3000): Promise<void> {
   clearTimeout(timer);
 }
 
-export const sleep = (ms: number): Promise<void> => new Promise((done) => setTimeout(done, ms));
+/** `work`; or the signal's reason as soon as it is aborted, whatever comes of `work` after that. */
+export async function unlessAborted<T>(work: Promise<T> | T, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  let give: () => void = () => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    give = () => reject(signal.reason);
+  });
+  if (signal.aborted) give();
+  signal.addEventListener("abort", give);
+  try {
+    return await Promise.race([aborted, work]);
+  } finally {
+    signal.removeEventListener("abort", give);
+  }
+}
+
+/** Waits; throws the signal's reason when that is aborted meanwhile. */
+export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const passed = new Promise<void>((done) => {
+    timer = setTimeout(done, ms);
+  });
+  await unlessAborted(passed, signal).finally(() => clearTimeout(timer));
+}
 
 /** Polls until `probe` gives something other than undefined; the error says what was waited for and what was last seen. */
 export async function until<T>(
   what: string,
   probe: () => Promise<T | undefined> | T | undefined,
-  options: { timeoutMs: number; everyMs?: number },
+  options: { readonly timeoutMs: number; readonly everyMs?: number; readonly signal?: AbortSignal | undefined },
 ): Promise<T> {
-  const deadline = Date.now() + options.timeoutMs;
+  const { timeoutMs, everyMs = 250, signal } = options;
+  const deadline = Date.now() + timeoutMs;
   let last: unknown;
   for (;;) {
     try {
-      const value = await probe();
+      const value = await unlessAborted(probe(), signal);
       if (value !== undefined) return value;
     } catch (error) {
+      signal?.throwIfAborted();
       last = error;
     }
-    if (Date.now() > deadline) throw new Error(`waited ${options.timeoutMs / 1000} s for ${what}${last ? `: ${String(last)}` : ""}`);
-    await sleep(options.everyMs ?? 250);
+    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs / 1000} s for ${what}${last ? `: ${String(last)}` : ""}`);
+    await sleep(everyMs, signal);
   }
 }

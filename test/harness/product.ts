@@ -26,11 +26,14 @@ export interface Target {
   /** Ours: images are imported into its nodes. Absent: `imageRegistry` must hold them. */
   readonly local?: Cluster;
   readonly imageRegistry?: string;
+  /** When aborted, what works on the cluster ends and throws its reason. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export function kubectlOf(target: Target, namespace: string): Kubectl {
   return new Kubectl(target.kubectl, {
     namespace,
+    signal: target.signal,
     ...(target.kubeconfig ? { kubeconfig: target.kubeconfig } : {}),
     ...(target.context ? { context: target.context } : {}),
   });
@@ -38,12 +41,13 @@ export function kubectlOf(target: Target, namespace: string): Kubectl {
 
 /** Builds the three images (cached by content) and imports them into every node of the local cluster. */
 export async function provideImages(target: Target, log: Log, options: { swiftshader?: boolean } = {}): Promise<void> {
+  const { signal } = target;
   if (!target.local) return;
-  const images = await buildProductImages({ repo: root, out: imageFolder(), log, ...options });
+  const images = await buildProductImages({ repo: root, out: imageFolder(), log, signal, ...options });
   for (const image of [images.operator, images.runtime, images.nats, images.swiftshader]) {
     if (!image) continue;
     log(`loading ${image.ref}`);
-    await loadImage(target.local.name, image.out);
+    await loadImage(target.local.name, image.out, { signal });
   }
 }
 
@@ -82,7 +86,7 @@ export async function helm(target: Target, args: readonly string[]): Promise<str
     ...(target.kubeconfig ? ["--kubeconfig", target.kubeconfig] : []),
     ...(target.context ? ["--kube-context", target.context] : []),
   ];
-  return execOk(target.helm, [...args, ...flags]);
+  return execOk(target.helm, [...args, ...flags], { signal: target.signal });
 }
 
 const restrictedNamespace = (name: string): object => ({
@@ -155,7 +159,7 @@ export async function gatewayAddress(target: Target, kubectl: Kubectl, name: str
       );
       return ready?.status?.podIP as string | undefined;
     },
-    { timeoutMs: 30_000 },
+    { timeoutMs: 30_000, signal: target.signal },
   );
   return { url: `http://${ip}:8000`, close: () => Promise.resolve() };
 }

@@ -45,6 +45,8 @@ export class SimCluster {
   /** An operator was started anew: deadlines of plans before it are void. */
   resumed = false;
   bus = { connected: true, reason: "Connected" };
+  /** Workers publish nothing, as if NATS had lost it. */
+  silent = false;
   stored: StoredPlacement | undefined;
   storeDown = false;
   /** So many writes of plans to come fail. */
@@ -235,7 +237,7 @@ export class SimCluster {
   private traffic(): void {
     this.clock.after(1000, () => this.traffic());
     this.oracle.frames();
-    if (!this.bus.connected) return;
+    if (!this.bus.connected || this.silent) return;
     const live = [...this.pods.values()].filter((worker) => worker.alive && worker.ready);
     const plan = live[0]?.state.snapshot();
     if (!plan) return;

@@ -20,6 +20,7 @@ export class SimWorker {
   process: SimProcess;
   membership: Membership | undefined;
   draining = false;
+  activeRequests = 0;
   private readonly net: SimNetwork;
   private boots = 0;
   /** Placements ("layer/epoch") of plans that were adopted whole, as long as not all of their experts have been loaded. */
@@ -107,7 +108,7 @@ export class SimWorker {
       notReadyReason: this.process.keeper.notReady() ?? "",
       hostedBytes: this.hostedBytes,
       queuedTokens: 0,
-      activeRequests: 0,
+      activeRequests: this.activeRequests,
       draining: this.draining,
       membershipVersion: this.membership?.version ?? 0,
     };

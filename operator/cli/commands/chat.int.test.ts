@@ -73,8 +73,13 @@ test("a prompt can be piped in, and the same seed gives the same text", async ()
   assert.equal(one.out, two.out);
 });
 
+/** Below the ports that the kernel gives out, and no service's. */
+const closed = "http://127.0.0.1:8191";
 const errors = new Map<string, { args: string[]; input?: string; want: RegExp }>([
-  ["nobody listens", { args: ["--url", "http://127.0.0.1:1", "hi"], want: /cannot be reached.*--url/ }],
+  [
+    "nobody listens",
+    { args: ["--url", closed, "hi"], want: /refuses the connection: trying for 5 s\n.*cannot be reached.*ECONNREFUSED.*--url/ },
+  ],
   ["no URL", { args: ["--url", "localhost:8000", "hi"], want: /must begin with http/ }],
   ["an unknown model", { args: ["--model", "gpt-4", "hi"], want: /404: The model `gpt-4` does not exist here: use `tiny`/ }],
   ["a bad number", { args: ["--temperature", "hot", "hi"], want: /--temperature hot: must be a number/ }],

@@ -11,7 +11,8 @@ import { type ChatOptions, type ChatRequest, type ChatTurn, firstModel, streamCh
 const help = `usage: enodia chat [options] [prompt...]
 
 Asks a gateway, or any server of the same API, and prints the answer as it comes. Without a prompt: in turns (/reset forgets the
-conversation, /exit or Ctrl-D leaves), or once with what is piped in. Ctrl-C ends an answer.
+conversation, /exit or Ctrl-D leaves), or once with what is piped in. Ctrl-C ends an answer. A refused connection is tried again
+for 5 s, so that it may follow "kubectl port-forward ... &" at once.
 
   --url URL              gateway (default http://127.0.0.1:8000, as after
                          kubectl port-forward -n NAMESPACE service/NAME 8000:8000)
@@ -69,7 +70,8 @@ export async function run(args: readonly string[], terminal: Terminal = processT
     terminal.output.write(`${help}\n`);
     return 0;
   }
-  const options = { url: parsed.url, apiKey: await apiKeyOf(parsed) };
+  const onRefused = (message: string) => terminal.errors.write(`enodia: ${message}\n`);
+  const options: ChatOptions = { url: parsed.url, apiKey: await apiKeyOf(parsed), onRefused };
   const model = parsed.model ?? (await firstModel(options, new AbortController().signal));
   const { temperature, top_p, seed, max_tokens } = parsed;
   const system: ChatTurn[] = parsed.system === undefined ? [] : [{ role: "system", content: parsed.system }];

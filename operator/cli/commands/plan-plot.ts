@@ -13,7 +13,8 @@ export interface Plotted {
 const width = 960;
 const margin = { left: 64, right: 170, top: 40 } as const;
 const inner = width - margin.left - margin.right;
-const heat = { top: 60, height: 260, cellsMax: 20_000 } as const;
+/** Ranks and windows beyond these share cells: more could not be told apart, and a picture stays below 20,000 of them. */
+const heat = { top: 60, height: 260, rowsMax: 130, columnsMax: 150 } as const;
 const series = { height: 150, gap: 60 } as const;
 const colours = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#6a4c93", "#2e4057", "#8d96a3", "#00798c", "#b56576"];
 
@@ -40,7 +41,7 @@ export function plot(plotted: Plotted): string {
       `${plotted.trace.name}: ${plotted.trace.layers} layers x ${plotted.trace.experts} experts on ${plotted.ranks} ranks, split ${plotted.split}`,
       15,
     ),
-    ...(first ? heatMap(first.name, first.results) : []),
+    ...(first ? heatMap(first, plotted.split) : []),
     ...chart({
       top: balanceTop,
       title: "balance on the next window (mean/max, mean of layers)",
@@ -62,16 +63,24 @@ export function plot(plotted: Plotted): string {
   return `${parts.join("\n")}\n`;
 }
 
-/** One row per rank, one column per window scored: the mean over layers of load / mean load by the plan's shares, worst in red. */
-function heatMap(name: string, results: readonly WindowResult[]): string[] {
-  const columns = results.flatMap((r) => (r.rankLoad ? [r.rankLoad] : []));
-  const ranks = columns[0]?.length ?? 0;
-  if (ranks === 0 || ranks * columns.length > heat.cellsMax) return [];
+const splitNames: Readonly<Record<SplitName, string>> = {
+  equal: "split equally",
+  fixed: "split by the plan's shares",
+  optimal: "split at best",
+};
+
+/** One row per rank, one column per window scored: the mean over layers of load / mean load, worst in red. */
+function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): string[] {
+  const loads = results.flatMap((r) => (r.rankLoad ? [r.rankLoad[split]] : []));
+  const ranks = loads[0]?.length ?? 0;
+  if (ranks === 0) return [];
+  const perRow = Math.ceil(ranks / heat.rowsMax);
+  const perColumn = Math.ceil(loads.length / heat.columnsMax);
+  const columns = coarse(loads, perRow, perColumn);
   const w = inner / columns.length;
-  const h = heat.height / ranks;
+  const h = heat.height / (columns[0]?.length ?? 1);
   const cells = columns.flatMap((load, c) =>
-    Array.from(
-      load,
+    load.map(
       (value, g) =>
         `<rect x="${(margin.left + c * w).toFixed(1)}" y="${(heat.top + g * h).toFixed(1)}" width="${(w + 0.3).toFixed(1)}" height="${(h + 0.3).toFixed(1)}" fill="${heatColour(value)}"/>`,
     ),
@@ -80,13 +89,28 @@ function heatMap(name: string, results: readonly WindowResult[]): string[] {
     const y = heat.top + 20 + i * 18;
     return `<rect x="${width - margin.right + 14}" y="${y - 10}" width="12" height="12" fill="${heatColour(value)}"/>${text(width - margin.right + 32, y, `${value.toFixed(1)} x mean`)}`;
   });
+  const shared = perRow * perColumn > 1 ? `; a cell is the highest of ${perRow} ranks x ${perColumn} windows` : "";
   return [
-    text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), split by the plan's shares, mean of layers: ${name}`),
+    text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), ${splitNames[split]}, mean of layers: ${name}${shared}`),
     ...cells,
     text(margin.left - 8, heat.top + 10, "rank 0", 11, "end"),
     text(margin.left - 8, heat.top + heat.height, String(ranks - 1), 11, "end"),
     ...legend,
   ];
+}
+
+/** Columns of cells that stand for `perRow` ranks and `perColumn` windows each, by the highest value: overload does not average out. */
+function coarse(columns: readonly Float64Array[], perRow: number, perColumn: number): number[][] {
+  const ranks = columns[0]?.length ?? 0;
+  const out = Array.from({ length: Math.ceil(columns.length / perColumn) }, () => new Array<number>(Math.ceil(ranks / perRow)).fill(0));
+  columns.forEach((load, c) => {
+    const cells = out[Math.floor(c / perColumn)] as number[];
+    load.forEach((value, g) => {
+      const row = Math.floor(g / perRow);
+      cells[row] = Math.max(cells[row] as number, value);
+    });
+  });
+  return out;
 }
 
 /** White at the mean, blue below, red above; full colour 25% off. */

@@ -1,27 +1,29 @@
 // `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
-// learns the uid and the subjects from the MoEDeployment, the model's size from the messages; NATS must be reachable from
-// here (--nats).
+// learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the model's size from the
+// messages; NATS must be reachable from here (--nats).
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
+import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
 import { type Bus, createBus, credentialsAt } from "../../../runtime/wire/nats.ts";
-import { resources } from "../../kube/kube.ts";
+import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { whole } from "../options.ts";
-import { Recorder } from "../recorder.ts";
+import { type Closed, type Member, membersOf, Recorder } from "../recorder.ts";
 
 const usage = `usage: enodia plan record NAME --out FILE [options]
 
 Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". Transitions between layers are in
-it when the deployment's policy asks workers for them (exflow, moetuner): one token in 64 is followed.
+it when the deployment's policy asks workers for them (exflow, moetuner): one token in 64 is followed. A window in which not
+every rank reported is left out; the name of the trace says how many.
 
 ${kubeFlagsHelp}
       --out FILE         where to write the trace
       --windows N        how many windows (default 20); ctrl-c ends earlier and keeps what there is
-      --window-seconds S length of a window (default 15)
+      --window-seconds S length of a window (default 15; workers report every 5 s or more often)
       --phase NAME       prefill or decode only (default: both together)
       --nats URL         NATS as reachable from here (default: spec.telemetry.nats.url)
       --creds FILE       .creds file or token of that NATS`;
@@ -66,16 +68,21 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     await connected(bus, url);
     const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase));
+    const members = membersReader(cluster.kube, { namespace: cluster.namespace, name });
+    if ((await members()).length === 0)
+      throw new AppError(`"${name}" has no plan that its workers run yet; see: enodia status ${name}`, { code: "NotFound" });
     const counted = await listen(bus, recorder, {
+      members,
       subject: loadSubject(deployment.spec.telemetry.nats.subjectPrefix, cluster.namespace, name, "*"),
       windows: whole(values.windows, "--windows", 1, windowsMax) ?? 20,
       windowMs: (whole(values["window-seconds"], "--window-seconds", 1, 86_400) ?? 15) * 1000,
     });
-    if (counted === 0) throw new AppError(`nothing was heard from the workers of ${name} on ${url}: is there traffic?`, { code: "NoLoad" });
+    if (counted === 0) throw new AppError(`no window in which every rank of ${name} reported on ${url}`, { code: "NoLoad" });
     await writeFile(values.out, await encodeTrace(recorder.trace(name)));
-    const { messages, refused, transitions } = recorder;
+    const { messages, refused, dropped, transitions } = recorder;
+    const left = dropped > 0 ? ` (${dropped} left out: not every rank reported)` : "";
     const followed = transitions > 0 ? `, ${transitions} transitions` : "";
-    process.stdout.write(`${values.out}: ${counted} windows, ${messages} load messages, ${refused} refused${followed}\n`);
+    process.stdout.write(`${values.out}: ${counted} windows${left}, ${messages} load messages, ${refused} refused${followed}\n`);
     return 0;
   } finally {
     await bus.close();
@@ -97,13 +104,28 @@ async function connected(bus: Bus, url: string): Promise<void> {
   }
 }
 
+/** Who has to report, by the ExpertPlacement; as before while the API server does not answer. */
+function membersReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }): () => Promise<readonly Member[]> {
+  let last: readonly Member[] | undefined;
+  return async () => {
+    try {
+      const object = await kube.get(resources.expertPlacements, ref);
+      last = object ? membersOf(parseExpertPlacement(object).status) : [];
+    } catch (caught) {
+      if (last === undefined) throw caught;
+    }
+    return last;
+  };
+}
+
 interface Listen {
+  readonly members: () => Promise<readonly Member[]>;
   readonly subject: string;
   readonly windows: number;
   readonly windowMs: number;
 }
 
-/** Ends after that many windows, or at SIGINT. Windows without any message are not kept: missing is not zero. */
+/** Ends after that many windows, or at SIGINT; gives the number of those kept. */
 export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, options: Listen): Promise<number> {
   let stopped = false;
   let wake = (): void => {};
@@ -119,12 +141,20 @@ export async function listen(bus: Pick<Bus, "subscribe">, recorder: Recorder, op
         wake = resolve;
         setTimeout(resolve, options.windowMs).unref();
       });
-      const rows = recorder.close();
-      process.stderr.write(`window ${n + 1}/${options.windows}: ${rows} selections\n`);
+      process.stderr.write(`window ${n + 1}/${options.windows}: ${said(recorder.close(await options.members()))}\n`);
     }
   } finally {
     unsubscribe();
     process.off("SIGINT", stop);
   }
   return recorder.windows;
+}
+
+function said({ kept, selections, missing, unknown }: Closed): string {
+  if (kept) return `${selections} selections`;
+  const why = [
+    ...(missing.length > 0 ? [`ranks ${missing.join(", ")} did not report`] : []),
+    ...(unknown.length > 0 ? [`ranks ${unknown.join(", ")} are not in the ExpertPlacement yet`] : []),
+  ];
+  return `left out: ${why.length > 0 ? why.join("; ") : "no rank serves"}`;
 }

@@ -2,6 +2,7 @@
 // prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
 
 import { open, readFile, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
@@ -42,7 +43,8 @@ Plans on the windows of a trace up to t and scores each plan on window t+1.
       --effort NAME        quality (default) or fast
       --json               the summary as JSON
       --plan-out FILE      one JSON line per window: {window, epoch, layers: [{hosts, shares}], copies, bytes, ms}
-      --plot FILE          heat map of rank loads and time series, SVG (default: none)`;
+      --plot FILE          heat map of rank loads and time series, SVG (default: beside the trace, as <trace>.plot.svg)
+      --no-plot            none`;
 
 const options = {
   trace: { type: "string" },
@@ -64,6 +66,7 @@ const options = {
   json: { type: "boolean" },
   "plan-out": { type: "string" },
   plot: { type: "string" },
+  "no-plot": { type: "boolean" },
   help: { type: "boolean", short: "h" },
 } as const;
 
@@ -85,6 +88,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const trace = await decodeTrace(await readFile(file));
   const names = [oneOf(values.policy ?? defaultPolicy, policyNames, "--policy"), ...compared(values.compare)];
   const split = oneOf(values.split ?? "fixed", splits, "--split");
+  if (values.plot !== undefined && values["no-plot"]) throw invalid("--plot and --no-plot exclude each other");
   const setup = readSetup(values, trace, split);
   const expertBytes = whole(values["expert-bytes"], "--expert-bytes", 0, bounds.bytes) ?? defaultExpertBytes;
   // What cannot work is said before anything is computed.
@@ -98,11 +102,32 @@ export async function run(args: readonly string[]): Promise<number> {
     runs.push({ name: policy.name, results });
   }
   const rows = runs.map(({ name, results }) => summary(name, results, split, expertBytes));
-  if (values.plot !== undefined) await writeFile(values.plot, plot({ trace, split, runs, ranks: setup.ranks }));
-  if (values.json)
-    process.stdout.write(`${JSON.stringify({ trace: sizes(trace), ...describe(values, setup, split), policies: rows }, null, 2)}\n`);
-  else process.stdout.write(`${render(trace, setup, split, rows)}\n`);
+  const picture = values["no-plot"] ? undefined : await savePlot(values.plot, file, plot({ trace, split, runs, ranks: setup.ranks }));
+  const report = { trace: sizes(trace), ...describe(values, setup, split), policies: rows, plot: picture ?? null };
+  if (values.json) process.stdout.write(`${JSON.stringify(report, null, 2)}\n`);
+  else process.stdout.write(`${[render(trace, setup, split, rows), ...(picture ? ["", `plot: ${picture}`] : [])].join("\n")}\n`);
   return 0;
+}
+
+/** Where the picture went: as asked, else beside the trace, or in the working directory where that folder takes none. */
+async function savePlot(asked: string | undefined, trace: string, picture: string): Promise<string | undefined> {
+  if (asked !== undefined) {
+    await writeFile(asked, picture).catch((cause: unknown) => {
+      throw new AppError(`--plot: cannot write ${asked}: ${String(cause)}`, { code: "WriteFailed", cause });
+    });
+    return asked;
+  }
+  const name = `${basename(trace).replace(/(\.json)?(\.gz)?$/, "")}.plot.svg`;
+  const places = [join(dirname(trace), name), name];
+  for (const place of places) {
+    const written = await writeFile(place, picture).then(
+      () => true,
+      () => false,
+    );
+    if (written) return place;
+  }
+  process.stderr.write(`enodia: no plot: ${places.join(" and ")} cannot be written; name another file with --plot, or --no-plot\n`);
+  return undefined;
 }
 
 function readSetup(values: Values, trace: Trace, split: SplitName): Omit<SimulateOptions, "policy"> {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
@@ -12,9 +12,12 @@ import { run as plan } from "./plan.ts";
 const main = resolve(import.meta.dirname, "../main.ts");
 const dir = mkdtempSync(join(tmpdir(), "enodia-plan-"));
 const trace = join(dir, "t.json.gz");
+/** The working directory of commands. */
+const work = join(dir, "work");
+mkdirSync(work);
 
 function enodia(...args: string[]): { code: number | null; out: string; err: string } {
-  const done = spawnSync(process.execPath, [main, "plan", ...args], { encoding: "utf8" });
+  const done = spawnSync(process.execPath, [main, "plan", ...args], { encoding: "utf8", cwd: work });
   return { code: done.status, out: done.stdout, err: done.stderr };
 }
 
@@ -141,6 +144,25 @@ test("simulate honours the budget, speeds and slots that differ by layer", () =>
   }
 });
 
+test("a plot is written beside the trace, or where one works, and its path is printed; --no-plot writes none", () => {
+  const args = ["simulate", "--trace", trace, "--ranks", "4", "--slots", "2"];
+  const beside = join(dir, "t.plot.svg");
+  rmSync(beside, { force: true });
+  assert.ok(!/plot/.test(enodia(...args, "--no-plot").out) && !existsSync(beside));
+  assert.match(enodia(...args).out, /\nplot: \S+\/t\.plot\.svg\n$/);
+  assert.ok(readFileSync(beside, "utf8").startsWith("<svg"));
+  rmSync(beside);
+  mkdirSync(beside); // in the way, as a folder that takes no file
+  assert.equal(JSON.parse(enodia(...args, "--json").out).plot, "t.plot.svg");
+  assert.ok(existsSync(join(work, "t.plot.svg")));
+  rmSync(join(work, "t.plot.svg"));
+  mkdirSync(join(work, "t.plot.svg"));
+  const nowhere = enodia(...args, "--json");
+  assert.deepEqual([nowhere.code, JSON.parse(nowhere.out).plot], [0, null]);
+  assert.match(nowhere.err, /no plot: .* cannot be written/);
+  assert.match(enodia(...args, "--plot", work).err, /--plot: cannot write/);
+});
+
 test("what is wrong with the options is said, with the remedy", async () => {
   const bad = join(dir, "bad.gz");
   writeFileSync(bad, "not a trace");
@@ -153,6 +175,7 @@ test("what is wrong with the options is said, with the remedy", async () => {
     ranks: [["--trace", trace, "--ranks", "none", "--slots", "2"], /--ranks: "none" is not a whole number/],
     speeds: [["--trace", trace, "--ranks", "4", "--slots", "2", "--rank-speeds", "1,-1"], /not a list of numbers above 0/],
     timing: [["--trace", trace, "--ranks", "4", "--slots", "2", "--timing", "1,2"], /--timing: 2 numbers, expected three/],
+    "plot and none": [["--trace", trace, "--ranks", "4", "--slots", "2", "--plot", "p", "--no-plot"], /exclude each other/],
     trace: [["--trace", bad, "--ranks", "4", "--slots", "2"], /neither JSON nor gzip/],
     "plan file": [["--trace", trace, "--ranks", "4", "--slots", "2", "--plan-out", join(dir, "no", "where")], /--plan-out: cannot write/],
     "too large for a later policy": [["--trace", trace, "--ranks", "64", "--slots", "2", "--compare", "exact"], /exact is for small/],

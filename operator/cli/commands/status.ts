@@ -7,7 +7,7 @@ import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert
 import { type MoEDeployment, parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { type KubeObject, resources } from "../../kube/kube.ts";
 import { type ClusterAccess, kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
-import { type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
+import { expectedMemory, expectedMemoryFormula, type RankRow, renderStatus, type StatusDetail } from "../status-text.ts";
 
 const usage = `usage: enodia status [NAME] [options]
 
@@ -17,15 +17,11 @@ Shows the MoEDeployments of a namespace, or the one named: model, conditions and
   EXPERTS BUDGET  bytes of experts it holds, and how many it may (experts.memoryPerRank)
   MEMORY          of the container, as the kubelet reports it; "-" where the node does not answer, or where you may not ask it
                   (the right \`get\` on nodes/proxy)
-  EXPECTED <=     what MEMORY should stay below: 1.15 x (dense part + KV pool + EXPERTS) + 400 MiB
+  EXPECTED <=     what MEMORY should stay below: ${expectedMemoryFormula}
   LOAD            rows of experts it computes, over the mean of the ranks, in the worst layer
 
 ${kubeFlagsHelp}
       --json             everything, for programs`;
-
-/** Memory a worker may take beside experts, dense part and KV: runtime, buffers, heap. What the check below allows. */
-const overheadBytes = 400 * 1024 * 1024;
-const headroom = 1.15;
 
 export async function run(args: readonly string[]): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -80,8 +76,6 @@ function rankRow(object: KubeObject, placement: ExpertPlacement | undefined, mem
   const rank = Number(pod.metadata.labels[labels.rank] ?? -1);
   const reported = placement?.status.ranks?.find((each) => each.rank === rank);
   const phase = pod.metadata.deletionTimestamp ? "Terminating" : (pod.status.phase ?? "Unknown");
-  const known =
-    reported?.hostedBytes === undefined ? undefined : reported.hostedBytes + (reported.denseBytes ?? 0) + (reported.kvBytes ?? 0);
   return {
     rank,
     pod: pod.metadata.name,
@@ -91,7 +85,7 @@ function rankRow(object: KubeObject, placement: ExpertPlacement | undefined, mem
     hostedBytes: reported?.hostedBytes,
     budgetBytes: reported?.budgetBytes,
     memoryBytes: memory.get(pod.metadata.name),
-    memoryExpectedBytes: known === undefined ? undefined : Math.round(known * headroom) + overheadBytes,
+    memoryExpectedBytes: expectedMemory(reported ?? {}),
     loadPercent: reported?.loadPercent,
   };
 }

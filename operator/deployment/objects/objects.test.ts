@@ -1,16 +1,13 @@
 import assert from "node:assert/strict";
-import { globSync, readFileSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { kinds } from "../../../crds/index.ts";
-import { moeDeploymentSpecSchema } from "../../../crds/moe-deployment.ts";
 import { parseGatewayConfig, parseWorkerConfig } from "../../../runtime/config.ts";
-import { deployment, model, now, pod, settings, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, model, settings } from "../../../test/builders/deployment.ts";
+import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { resources } from "../../kube/kube.ts";
 import { operatorRules, rulesOf, type Scope } from "../../rbac.ts";
 import { memoryRefusals } from "../core/memory.ts";
-import { nextStatus } from "../core/status.ts";
-import { targetRanks } from "../core/target.ts";
 import { roleFile, roleTemplate } from "../generate-role.ts";
 import type { RenderContext } from "./context.ts";
 import { appliedObjects } from "./index.ts";
@@ -92,19 +89,9 @@ test("every variable of the runtime is rendered, or a pod template can set it", 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {
   const apiKey = { gateway: { apiKeySecretRef: { name: "key" } } };
   for (const spec of [worker(apiKey).spec, gateway(apiKey).spec.template.spec]) {
+    assert.deepEqual(restrictedFaults(spec), []);
     assert.equal(spec.automountServiceAccountToken, false);
-    assert.equal(spec.securityContext.runAsNonRoot, true);
-    assert.equal(spec.securityContext.seccompProfile.type, "RuntimeDefault");
-    for (const container of spec.containers) {
-      assert.deepEqual(container.securityContext, {
-        allowPrivilegeEscalation: false,
-        readOnlyRootFilesystem: true,
-        capabilities: { drop: ["ALL"] },
-      });
-    }
-    for (const volume of spec.volumes) {
-      assert.ok(volume.emptyDir || volume.secret || volume.persistentVolumeClaim, `volume ${volume.name} is of no allowed kind`);
-    }
+    for (const container of spec.containers) assert.equal(container.securityContext.readOnlyRootFilesystem, true);
     assert.ok(spec.containers[0].volumeMounts.filter((mount: any) => mount.name !== "tmp").every((mount: any) => mount.readOnly));
   }
 });
@@ -134,110 +121,6 @@ test("experts that do not fit are refused with what would make them fit, and fol
   assert.match(limit?.message ?? "", /above the memory limit 256Mi .*raise the limit or lower memoryPerRank/);
   const gpu = deployment({ experts: { memoryPerRank: "9Mi" }, replicas: 2, runtime: { backend: "webgpu" } }).spec;
   assert.deepEqual(memoryRefusals(gpu, model, 2, 256 * Mi), [], "memory of a device is not the container's");
-});
-
-/** Every leaf of the spec with a value other than its default. A field missing here fails the test below. */
-const changes: Record<string, unknown> = {
-  suspend: true,
-  "model.uri": "pvc://other/moe",
-  "model.servedName": "other",
-  replicas: 7,
-  "experts.memoryPerRank": "3Gi",
-  "runtime.backend": "cpu",
-  "runtime.expertCodec": "f32",
-  "runtime.maxContext": 64,
-  "runtime.kvPool": "7Mi",
-  "rebalancing.trigger.window": "2s",
-  "telemetry.nats.url": "nats://other:4222",
-  "telemetry.nats.credentialsSecretRef.name": "creds",
-  "telemetry.nats.subjectPrefix": "other",
-  "podTemplate.metadata.labels": { a: "b" },
-  "podTemplate.metadata.annotations": { a: "b" },
-  "podTemplate.spec.containers": [{ name: "runtime", image: "other" }],
-  "gateway.replicas": 5,
-  "gateway.apiKeySecretRef.name": "key",
-  "gateway.apiKeySecretRef.key": "other",
-  "gateway.podTemplate.metadata.labels": { a: "b" },
-  "gateway.podTemplate.metadata.annotations": { a: "b" },
-  "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],
-  "service.port": 81,
-  "elasticity.settle": "9s",
-  "elasticity.operationTimeout": "9s",
-  "failurePolicy.minServingReplicas": 3,
-};
-/** Fields that decide what the planner and the drains do: read there by name. */
-const readByRebalance = [
-  "experts.minCopies",
-  "rebalancing.mode",
-  "rebalancing.policy",
-  "trigger.imbalancePercent",
-  "trigger.minTokens",
-  "rebalancing.interval",
-  "budget.maxMoves",
-  "budget.maxMovesPerRank",
-  "budget.maxBytes",
-  "budget.maxTransferBytesPerSecond",
-  "telemetry.staleAfter",
-  "elasticity.drain",
-];
-/** Fields the API server alone enforces, by CEL; the integration test asks it. */
-const enforcedByServer = [
-  "elasticity.minReplicas",
-  "elasticity.maxReplicas",
-  "podTemplate.metadata.name",
-  "podTemplate.metadata.namespace",
-];
-
-function leaves(schema: any, path: string[] = []): string[] {
-  const children = Object.entries(schema.properties ?? {});
-  return children.length === 0 ? [path.join(".")] : children.flatMap(([name, child]) => leaves(child, [...path, name]));
-}
-
-function put(path: string, value: unknown): any {
-  const [head = "", ...rest] = path.split(".");
-  return { [head]: rest.length === 0 ? value : put(rest.join("."), value) };
-}
-
-test("no field of the spec is silently ignored", async () => {
-  const { structuralSchema } = await import("../../../crds/openapi.ts");
-  assert.ok(kinds.length > 0);
-  const all = leaves(structuralSchema(moeDeploymentSpecSchema, "spec"));
-  const covered = (path: string) => path in changes || [...readByRebalance, ...enforcedByServer].some((known) => path.endsWith(known));
-  assert.deepEqual(
-    all.filter((path) => !covered(path)),
-    [],
-    "fields that nothing is known of",
-  );
-
-  // What a deployment leads to: objects, the worker pod, the target, the status.
-  const effects = (spec: any): string => {
-    const base = { model: { uri: "pvc://models/moe" }, replicas: 3 };
-    const merged = { ...base, ...spec, model: { ...base.model, ...spec.model } };
-    const object = deployment(merged, { expertParallel: { desiredRanks: 2, activeRanks: 2 } });
-    const target = targetRanks(object, now);
-    const pods = [pod(0), pod(1, { ready: false })];
-    const seen = snapshot({ deployment: object, pods, view: view() });
-    const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, failure: "" });
-    return JSON.stringify([
-      appliedObjects(context(merged)),
-      workerPod(context(merged), workerTemplate(context(merged)), 0, "x"),
-      target,
-      status,
-    ]);
-  };
-  const secret = { gateway: { apiKeySecretRef: { name: "key" } } };
-  for (const [path, value] of Object.entries(changes)) {
-    const spec = put(path, value);
-    const before = path === "gateway.apiKeySecretRef.key" ? secret : {};
-    if (path === "gateway.apiKeySecretRef.key") spec.gateway.apiKeySecretRef.name = "key";
-    assert.ok(effects(spec) !== effects(before), `spec.${path} changes nothing`);
-  }
-  const source = globSync("operator/{rebalance,planner}/**/*.ts", { cwd: join(import.meta.dirname, "../../..") })
-    .filter((file) => !file.endsWith(".test.ts"))
-    .map((file) => readFileSync(join(import.meta.dirname, "../../..", file), "utf8"))
-    .join("\n");
-  for (const path of readByRebalance)
-    assert.match(source, new RegExp(`\\.${path.split(".").at(-1)}\\b`), `spec.${path} is read nowhere in the rebalance plane`);
 });
 
 test("the chart's roles are the operator's rules, and the rules cover every resource it touches, each no wider than it has to be", () => {

@@ -1,0 +1,69 @@
+// Everything that a dashboard asks Prometheus for, and the metrics and labels in it. The unit test compares these with the table
+// of metrics, the e2e test with a scrape of running pods. Pure.
+
+/** A question, and where it is asked. */
+export interface Asked {
+  readonly where: string;
+  readonly expr: string;
+}
+
+export interface Use {
+  /** Name as scraped: `_bucket` and the like are part of it. */
+  readonly sample: string;
+  /** Labels that the expression needs of it: selectors, `by`, and what `label_values` reads. */
+  readonly labels: readonly string[];
+  /** Of the selectors with a fixed value. */
+  readonly selected: readonly { readonly label: string; readonly value: string }[];
+}
+
+/** As much of Grafana's JSON as has questions in it. */
+interface Panel {
+  readonly title?: string;
+  readonly targets?: readonly { readonly expr?: string }[];
+  /** Of a collapsed row. */
+  readonly panels?: readonly Panel[];
+}
+interface Dashboard {
+  readonly panels?: readonly Panel[];
+  readonly templating?: { readonly list?: readonly { readonly name: string; readonly type: string; readonly query?: unknown }[] };
+  readonly annotations?: {
+    readonly list?: readonly { readonly name: string; readonly expr?: string; readonly target?: { readonly expr?: string } }[];
+  };
+}
+
+/** Of panels, variables and annotations. `dashboard` is Grafana's JSON, or what the builder gives. */
+export function dashboardExpressions(dashboard: unknown): Asked[] {
+  const { panels = [], templating, annotations } = dashboard as Dashboard;
+  const variables = (templating?.list ?? []).filter(({ type }) => type === "query");
+  return [
+    ...panels.flatMap(panelExpressions),
+    ...variables.map(({ name, query }) => ({ where: `variable ${name}`, expr: queryText(query) })),
+    ...(annotations?.list ?? []).flatMap(({ name, expr, target }) => asked(`annotation ${name}`, expr ?? target?.expr)),
+  ];
+}
+
+function panelExpressions({ title = "", targets = [], panels = [] }: Panel): Asked[] {
+  return [...targets.flatMap(({ expr }) => asked(title, expr)), ...panels.flatMap(panelExpressions)];
+}
+
+const asked = (where: string, expr: string | undefined): Asked[] => (expr === undefined ? [] : [{ where, expr }]);
+
+/** A variable's query is a text, or an object that has it. */
+const queryText = (query: unknown): string =>
+  typeof query === "string" ? query : String((query as { query?: unknown } | undefined)?.query);
+
+const labelsIn = (list: string): string[] =>
+  list
+    .split(",")
+    .map((label) => label.trim())
+    .filter((label) => label !== "");
+
+/** The metrics of an expression. A `by` is put down to every one of them. */
+export function usesOf(expr: string): Use[] {
+  const by = [...expr.matchAll(/\bby \(([^)]*)\)/g)].flatMap(([, list = ""]) => labelsIn(list));
+  const read = [...expr.matchAll(/\blabel_values\(.*,\s*(\w+)\)/g)].map(([, label = ""]) => label);
+  return [...expr.matchAll(/(enodia_\w+)(?:\{([^}]*)\})?/g)].map(([, sample = "", selector = ""]) => {
+    const selected = [...selector.matchAll(/(\w+)\s*(?:=~?|!=|!~)\s*"([^"]*)"/g)].map(([, label = "", value = ""]) => ({ label, value }));
+    return { sample, labels: [...new Set([...by, ...read, ...selected.map(({ label }) => label)])], selected };
+  });
+}

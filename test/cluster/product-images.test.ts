@@ -1,0 +1,91 @@
+// The released images are built from Dockerfiles, those of the local cluster by product-images.ts: both hold and run the same.
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { test } from "node:test";
+import { keepSource } from "./node-modules.ts";
+import { imageConfigs, sourceFolders, workerPackages } from "./product-images.ts";
+
+const root = resolve(import.meta.dirname, "../..");
+const read = (file: string): string => readFileSync(join(root, file), "utf8");
+const images = ["operator", "runtime"] as const;
+
+interface Instruction {
+  readonly name: string;
+  readonly text: string;
+}
+
+/** Stages of a Dockerfile, each with its FROM first. */
+function stagesOf(image: string): Instruction[][] {
+  const lines = read(`${image}/Dockerfile`)
+    .replaceAll(/^\s*#.*\n/gm, "")
+    .replaceAll("\\\n", " ")
+    .split("\n");
+  const instructions = lines
+    .map((line) => line.trim())
+    .filter((line) => line !== "")
+    .map((line) => ({ name: line.split(" ")[0] ?? "", text: line.slice(line.indexOf(" ") + 1) }));
+  const starts = instructions.flatMap(({ name }, i) => (name === "FROM" ? [i] : []));
+  return starts.map((start, n) => instructions.slice(start, starts[n + 1]));
+}
+
+/** What a container of the image runs, and as whom. */
+function configOf(stage: readonly Instruction[]) {
+  const all = (name: string): string[] => stage.filter((each) => each.name === name).map(({ text }) => text);
+  const env = all("ENV").flatMap((text) => text.split(/\s+/).map((pair) => pair.split(/=(.*)/s).slice(0, 2)));
+  const list = (name: string): string[] => all(name).flatMap((text) => JSON.parse(text));
+  return {
+    entrypoint: list("ENTRYPOINT"),
+    cmd: list("CMD"),
+    user: all("USER").at(-1),
+    workdir: all("WORKDIR").at(-1),
+    env: Object.fromEntries(env),
+  };
+}
+
+for (const image of images) {
+  const stages = stagesOf(image);
+  const last = stages.at(-1) ?? [];
+  const copied = last.filter(({ name, text }) => name === "COPY" && !text.startsWith("--from")).map(({ text }) => text);
+
+  test(`${image}: entry point, command, user, folder and environment are the same`, () => {
+    const { PATH: _, ...env } = imageConfigs[image].env ?? {};
+    assert.deepEqual(configOf(last), { ...imageConfigs[image], env });
+    assert.ok(
+      !last.some(({ name }) => ["EXPOSE", "VOLUME", "HEALTHCHECK", "STOPSIGNAL"].includes(name)),
+      "the local image has none of these",
+    );
+  });
+
+  test(`${image}: the same folders are copied`, () => {
+    const wanted = [...sourceFolders.map((folder) => `${folder} ${folder}`), "package.json ./"];
+    assert.deepEqual(copied.toSorted(), wanted.toSorted());
+  });
+
+  test(`${image}: the base image has the Node that bootstrap brings`, () => {
+    const version = /nodeVersion = "([\d.]+)"/.exec(read("operator/cli/bootstrap.mjs"))?.[1];
+    assert.equal(stages.length, 2);
+    for (const [from] of stages) assert.match(from?.text ?? "", new RegExp(`^node:${version}-bookworm-slim( AS dependencies)?$`));
+  });
+}
+
+test("the native packages of workers are the optional ones, and only the operator's image leaves them out", () => {
+  assert.deepEqual(Object.keys(JSON.parse(read("package.json")).optionalDependencies), workerPackages);
+  const omits = images.map((image) => /--omit=optional/.test(read(`${image}/Dockerfile`)));
+  assert.deepEqual(omits, [true, false]);
+});
+
+test("of the copied folders both leave out the same files", () => {
+  const patterns = read(".dockerignore")
+    .split("\n")
+    .filter((line) => line !== "");
+  const ignored = new Set(
+    patterns.flatMap((pattern) => globSync([pattern, `${pattern}/**`], { cwd: root, exclude: ["node_modules", ".git"] })),
+  );
+  const files = sourceFolders.flatMap((folder) => globSync(`${folder}/**/*.*`, { cwd: root }));
+  assert.ok(files.length > 300);
+  assert.deepEqual(
+    files.filter((file) => keepSource(file) === ignored.has(file)),
+    [],
+  );
+});

@@ -1,0 +1,241 @@
+// No field of the spec is silently ignored: each is rendered, decides what the rebalance plane does, or is enforced by the API
+// server, and the tests show what follows when it changes. A new field fails the first test until it is in one of the lists.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
+import { structuralSchema } from "../crds/openapi.ts";
+import { nextStatus } from "../operator/deployment/core/status.ts";
+import { targetRanks } from "../operator/deployment/core/target.ts";
+import { appliedObjects } from "../operator/deployment/objects/index.ts";
+import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
+import { diffPlans } from "../runtime/placement/diff.ts";
+import { deployment, now, pod, settings, snapshot, view } from "./builders/deployment.ts";
+import { SimCluster } from "./sim/cluster.ts";
+
+/** Leaves of the spec with a value other than their default. Objects, pods, the target or the status follow it. */
+const changes: Record<string, unknown> = {
+  suspend: true,
+  "model.uri": "pvc://other/moe",
+  "model.servedName": "other",
+  replicas: 7,
+  "experts.memoryPerRank": "3Gi",
+  "runtime.backend": "cpu",
+  "runtime.expertCodec": "f32",
+  "runtime.maxContext": 64,
+  "runtime.kvPool": "7Mi",
+  "rebalancing.trigger.window": "2s",
+  "telemetry.nats.url": "nats://other:4222",
+  "telemetry.nats.credentialsSecretRef.name": "creds",
+  "telemetry.nats.subjectPrefix": "other",
+  "podTemplate.metadata.labels": { a: "b" },
+  "podTemplate.metadata.annotations": { a: "b" },
+  "podTemplate.spec.containers": [{ name: "runtime", image: "other" }],
+  "gateway.replicas": 5,
+  "gateway.apiKeySecretRef.name": "key",
+  "gateway.apiKeySecretRef.key": "other",
+  "gateway.podTemplate.metadata.labels": { a: "b" },
+  "gateway.podTemplate.metadata.annotations": { a: "b" },
+  "gateway.podTemplate.spec.containers": [{ name: "gateway", image: "other" }],
+  "service.port": 81,
+  "elasticity.settle": "9s",
+  "elasticity.operationTimeout": "9s",
+  "failurePolicy.minServingReplicas": 3,
+};
+
+/** One change of the spec and what the rebalance plane then does in a simulated cluster, beside what it does without. */
+interface Row {
+  /** What both have in common. */
+  readonly base?: object;
+  readonly change: object;
+  readonly outcome: (sim: SimCluster) => Promise<unknown>;
+  readonly without: unknown;
+  readonly with: unknown;
+}
+
+const quick = { interval: "5s", trigger: { window: "5s", minTokens: 1000 } };
+const rebalancing = (fields: object) => ({ rebalancing: { ...quick, ...fields } });
+const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
+const storyMs = 60_000;
+
+/** What the loop decided in a minute of skewed load: experts have moved, or the last reason why not. */
+async function verdict(sim: SimCluster): Promise<string> {
+  let held = "nothing said";
+  await sim.clock.run(storyMs, () => {
+    const reason = sim.stored?.status.decision?.reason;
+    if (reason !== undefined && reason !== "Imbalanced") held = reason; // that is why it plans, not what comes of it
+    return false;
+  });
+  return (sim.plan()?.epoch ?? 0) > 1 ? "moved" : held;
+}
+
+/** Whether plans of one minute moved one expert each, or some of them more. */
+async function movesPerPlan(sim: SimCluster): Promise<"one" | "more" | "none"> {
+  const moves = new Set<number>();
+  await sim.clock.run(storyMs, () => {
+    moves.add(sim.loop?.view()?.placement?.lastRebalance?.moves ?? 0);
+    return false;
+  });
+  return Math.max(...moves) > 1 ? "more" : moves.has(1) ? "one" : "none";
+}
+
+/** Whether a plan of the first minute brought one rank more than one expert. */
+async function arrivals(sim: SimCluster): Promise<"one" | "more"> {
+  let before = sim.plan();
+  let most = 0;
+  await sim.clock.run(storyMs, () => {
+    const plan = sim.plan();
+    if (!before || !plan || plan.epoch === before.epoch) return false;
+    const onRank = new Map<number, number>();
+    for (const { rank } of diffPlans(before.layers, plan.layers, () => 0).moves) onRank.set(rank, (onRank.get(rank) ?? 0) + 1);
+    most = Math.max(most, ...onRank.values());
+    before = plan;
+    return false;
+  });
+  return most > 1 ? "more" : "one";
+}
+
+/** Whether the first plan for balance took seconds, in a world where an expert is 100 bytes. */
+async function pace(sim: SimCluster): Promise<"at once" | "slowly"> {
+  const duration = () => sim.loop?.view()?.placement?.lastRebalance?.durationMs;
+  assert.ok(await sim.clock.run(10 * storyMs, () => duration() !== undefined));
+  return (duration() ?? 0) > 20_000 ? "slowly" : "at once";
+}
+
+/** Plans for balance in a minute of which each may move one expert only. */
+async function plansInAMinute(sim: SimCluster): Promise<"few" | "many"> {
+  await sim.clock.run(storyMs);
+  return sim.epochsWritten.length - 1 > storyMs / 30_000 ? "many" : "few";
+}
+
+/** Whether a leaving rank whose request never ends is let go within half a minute. */
+async function drained(sim: SimCluster): Promise<string | undefined> {
+  const worker = sim.worker(2);
+  worker.activeRequests = 1;
+  sim.scale(2);
+  sim.leaving = [{ rank: 2, podUid: worker.podUid, reason: "Shrink" }];
+  sim.refresh();
+  await sim.clock.run(30_000);
+  return sim.loop?.view()?.drains[0]?.phase;
+}
+
+async function silence(sim: SimCluster): Promise<string | undefined> {
+  await sim.clock.run(5000);
+  sim.silent = true;
+  await sim.clock.run(20_000);
+  return sim.loop?.view()?.telemetryFresh.reason;
+}
+
+async function leastHosts(sim: SimCluster): Promise<number> {
+  await sim.clock.run(storyMs);
+  return Math.min(...(sim.plan()?.layers ?? []).flatMap(({ hosts }) => hosts.map((row) => row.length)));
+}
+
+/** Fields that decide what the planner and the drains do. */
+const rebalancePlane: Readonly<Record<string, Row>> = {
+  "rebalancing.mode": { change: rebalancing({ mode: "Off" }), outcome: verdict, without: "moved", with: "ModeOff" },
+  "rebalancing.policy": { change: rebalancing({ policy: "uniform" }), outcome: verdict, without: "moved", with: "NoBetterPlan" },
+  "rebalancing.trigger.imbalancePercent": {
+    change: rebalancing({ trigger: { ...quick.trigger, imbalancePercent: 300 } }),
+    outcome: verdict,
+    without: "moved",
+    with: "Balanced",
+  },
+  "rebalancing.trigger.minTokens": {
+    change: rebalancing({ trigger: { ...quick.trigger, minTokens: 10_000_000 } }),
+    outcome: verdict,
+    without: "moved",
+    with: "TooFewTokens",
+  },
+  "rebalancing.interval": {
+    base: rebalancing({ budget: { maxMoves: 1 } }),
+    change: rebalancing({ budget: { maxMoves: 1 }, interval: "30s" }),
+    outcome: plansInAMinute,
+    without: "many",
+    with: "few",
+  },
+  "rebalancing.budget.maxMoves": { change: rebalancing({ budget: { maxMoves: 1 } }), outcome: movesPerPlan, without: "more", with: "one" },
+  "rebalancing.budget.maxMovesPerRank": {
+    change: rebalancing({ budget: { maxMovesPerRank: 1 } }),
+    outcome: arrivals,
+    without: "more",
+    with: "one",
+  },
+  "rebalancing.budget.maxBytes": {
+    change: rebalancing({ budget: { maxBytes: 100 } }),
+    outcome: movesPerPlan,
+    without: "more",
+    with: "one",
+  },
+  "rebalancing.budget.maxTransferBytesPerSecond": {
+    change: rebalancing({ budget: { maxTransferBytesPerSecond: 5 } }),
+    outcome: pace,
+    without: "at once",
+    with: "slowly",
+  },
+  "experts.minCopies": { change: { ...rebalancing({}), experts: { minCopies: 2 } }, outcome: leastHosts, without: 1, with: 2 },
+  "telemetry.staleAfter": {
+    change: { ...rebalancing({}), telemetry: { nats: { url: "nats://sim:4222" }, staleAfter: "10s" } },
+    outcome: silence,
+    without: "Fresh",
+    with: "Stale",
+  },
+  "elasticity.drain": { change: { elasticity: { drain: "10s" } }, outcome: drained, without: "Draining", with: "Drained" },
+};
+
+/** Fields the API server alone enforces, by CEL; the integration test asks it. */
+const enforcedByServer = [
+  "elasticity.minReplicas",
+  "elasticity.maxReplicas",
+  ...["podTemplate", "gateway.podTemplate"].flatMap((path) => [`${path}.metadata.name`, `${path}.metadata.namespace`]),
+];
+
+function leaves(schema: any, path: string[] = []): string[] {
+  const children = Object.entries(schema.properties ?? {});
+  return children.length === 0 ? [path.join(".")] : children.flatMap(([name, child]) => leaves(child, [...path, name]));
+}
+
+function put(path: string, value: unknown): any {
+  const [head = "", ...rest] = path.split(".");
+  return { [head]: rest.length === 0 ? value : put(rest.join("."), value) };
+}
+
+/** What a deployment leads to: objects, the worker pod, the target, the status. */
+function effects(spec: any): string {
+  const base = { model: { uri: "pvc://models/moe" }, replicas: 3 };
+  const merged = { ...base, ...spec, model: { ...base.model, ...spec.model } };
+  const object = deployment(merged, { expertParallel: { desiredRanks: 2, activeRanks: 2 } });
+  const target = targetRanks(object, now);
+  const pods = [pod(0), pod(1, { ready: false })];
+  const seen = snapshot({ deployment: object, pods, view: view() });
+  const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, failure: "" });
+  const context = { deployment: deployment(merged), settings };
+  return JSON.stringify([appliedObjects(context), workerPod(context, workerTemplate(context), 0, "x"), target, status]);
+}
+
+test("every field of the spec is in one of the lists, and nothing else is", () => {
+  const listed = [...Object.keys(changes), ...Object.keys(rebalancePlane), ...enforcedByServer];
+  assert.deepEqual(listed.toSorted(), leaves(structuralSchema(moeDeploymentSpecSchema, "spec")).toSorted());
+});
+
+test("what is rendered, wanted or reported follows every field that it is said to follow", () => {
+  const secret = { gateway: { apiKeySecretRef: { name: "key" } } };
+  for (const [path, value] of Object.entries(changes)) {
+    const spec = put(path, value);
+    const before = path === "gateway.apiKeySecretRef.key" ? secret : {};
+    if (path === "gateway.apiKeySecretRef.key") spec.gateway.apiKeySecretRef.name = "key";
+    assert.ok(effects(spec) !== effects(before), `spec.${path} changes nothing`);
+  }
+});
+
+for (const [path, row] of Object.entries(rebalancePlane)) {
+  test(`spec.${path} decides what the rebalance plane does`, async () => {
+    const outcome = async (spec: object) => {
+      const sim = new SimCluster({ spec: { ...spec } });
+      sim.demand = skewed;
+      sim.startOperator();
+      assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan is committed");
+      return row.outcome(sim);
+    };
+    assert.deepEqual([await outcome(row.base ?? rebalancing({})), await outcome(row.change)], [row.without, row.with]);
+  });
+}
