@@ -208,7 +208,7 @@ const table = {
   enodia_expert_move_bytes_total: managed.counter("Stored bytes received for those moves."),
   enodia_planner_duration_seconds: managed.histogram("Time to make one plan.", work, { policy: "open" }),
   enodia_telemetry_last_sample_timestamp_seconds: managed.gauge("Unix time of the last load message of any rank."),
-  enodia_telemetry_age_seconds: managed.gauge("Age of the oldest last load message among active ranks."),
+  enodia_telemetry_age_seconds: managed.gauge("Age of the oldest last load message among active ranks; not there where no NATS server is named."),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
   enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {
     reason: ["malformed", "too_large", "unknown_deployment", "stale_boot", "duplicate", "late"],

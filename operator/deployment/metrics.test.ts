@@ -9,9 +9,9 @@ async function ranksWhile(status: "True" | "False", reason: string): Promise<Rec
   const metrics = createMetrics({ process: "operator", version: "0" });
   const condition = { type: "Degraded", status, reason, message: "", lastTransitionTime: "2026-03-01T10:00:00Z" };
   const expertParallel = { desiredRanks: 3, activeRanks: 2, lostRanks: [1] };
-  const { metadata, spec, status: written } = deployment({}, { replicas: 3, expertParallel, conditions: [condition] });
+  const { spec, status: written } = deployment({}, { replicas: 3, expertParallel, conditions: [condition] });
   try {
-    recordStatus(metrics, [{ apiVersion: "", kind: "", metadata: { ...metadata, resourceVersion: "1" }, spec, status: written }]);
+    recordStatus(metrics, [{ apiVersion: "", kind: "", metadata: { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" }, spec, status: written }]);
     const text = await metrics.text();
     const value = (state: string): number =>
       Number(new RegExp(`enodia_deployment_ranks\\{[^}]*state="${state}"[^}]*\\} (\\d+)`).exec(text)?.[1]);

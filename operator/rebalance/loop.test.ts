@@ -211,6 +211,19 @@ test("without NATS nothing moves for balance, yet a loss is repaired", async () 
   assert.ok(await sim.clock.run(20_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
 });
 
+test("the age of load grows while no window closes, and without a NATS server there is none", async () => {
+  const sim = await up({ spec: fast });
+  await sim.clock.run(20_000);
+  assert.ok((sim.loop?.load().ageMs ?? Number.NaN) <= 2_000, `${sim.loop?.load().ageMs}`);
+  sim.bus.connected = false;
+  await sim.clock.run(60_000);
+  assert.ok((sim.loop?.load().ageMs ?? 0) >= 59_000, `${sim.loop?.load().ageMs}`);
+  sim.respec({ ...fast, telemetry: {} });
+  await sim.clock.run(1_000);
+  assert.equal(sim.loop?.load().ageMs, undefined);
+  assert.equal(sim.loop?.view()?.telemetryFresh.reason, "NotConfigured");
+});
+
 test("an operator killed at any moment of a rebalance leaves a plan that the next one finishes", async () => {
   for (let ms = 0; ms < 400; ms += 20) {
     const sim = await up({ spec: fast, seed: ms + 1, shape: { budgetBytes: 1_600 } });

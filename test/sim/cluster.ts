@@ -164,10 +164,9 @@ export class SimCluster {
           this.identityAsks++;
           return { cert: "", key: "", ca: "" };
         },
-        natsUrl: () => "nats://sim:4222",
+        natsUrl: (spec) => spec.telemetry.nats.url,
         event: (_world, type, reason, message) => this.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},
-        onWindow: () => {},
         onRollout: () => {},
       },
       this.world(),
