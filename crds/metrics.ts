@@ -181,7 +181,9 @@ const table = {
   }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),
-  enodia_experts_unhosted: managed.gauge("(layer, expert) pairs with no live copy."),
+  enodia_experts_unhosted: managed.gauge(
+    "(layer, expert) pairs of the plan that no rank holds; a restarted rank holds what it has loaded again.",
+  ),
   enodia_experts_at_risk: managed.gauge("(layer, expert) pairs that the loss of one node would leave without a live copy."),
   enodia_expert_imbalance_ratio: managed.gauge(
     "Rows computed on the busiest rank over the mean, in the last window: worst layer and mean of layers.",
@@ -208,7 +210,9 @@ const table = {
   enodia_expert_move_bytes_total: managed.counter("Stored bytes received for those moves."),
   enodia_planner_duration_seconds: managed.histogram("Time to make one plan.", work, { policy: "open" }),
   enodia_telemetry_last_sample_timestamp_seconds: managed.gauge("Unix time of the last load message of any rank."),
-  enodia_telemetry_age_seconds: managed.gauge("Age of the oldest last load message among active ranks; not there where no NATS server is named."),
+  enodia_telemetry_age_seconds: managed.gauge(
+    "Age of the oldest last load message among active ranks; not there where no NATS server is named.",
+  ),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
   enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {
     reason: ["malformed", "too_large", "unknown_deployment", "stale_boot", "duplicate", "late"],

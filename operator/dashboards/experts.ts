@@ -55,7 +55,8 @@ const stats: readonly Panel[] = [
   },
   {
     title: "Experts unhosted",
-    description: "(layer, expert) pairs without a live copy: requests for them wait for a load from the model store.",
+    description:
+      "(layer, expert) pairs without a live copy, also while a restarted rank loads: requests for them wait for a load from a peer or the model store.",
     unit: "none",
     queries: [{ expr: "sum(enodia_experts_unhosted{%})", legend: "experts" }],
     red: 1,

@@ -11,7 +11,9 @@ async function ranksWhile(status: "True" | "False", reason: string): Promise<Rec
   const expertParallel = { desiredRanks: 3, activeRanks: 2, lostRanks: [1] };
   const { spec, status: written } = deployment({}, { replicas: 3, expertParallel, conditions: [condition] });
   try {
-    recordStatus(metrics, [{ apiVersion: "", kind: "", metadata: { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" }, spec, status: written }]);
+    recordStatus(metrics, [
+      { apiVersion: "", kind: "", metadata: { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" }, spec, status: written },
+    ]);
     const text = await metrics.text();
     const value = (state: string): number =>
       Number(new RegExp(`enodia_deployment_ranks\\{[^}]*state="${state}"[^}]*\\} (\\d+)`).exec(text)?.[1]);

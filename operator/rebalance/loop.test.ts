@@ -172,6 +172,31 @@ test("a killed process is loaded again from its plan, or its experts move to oth
   assert.deepEqual(sim.faults(), []);
 });
 
+test("while a restarted process loads, what is said to have no live copy is what no process holds", async () => {
+  const sim = await up();
+  sim.slow.set(1, 200);
+  const heldBy = (layer: number, expert: number) => [...sim.pods.values()].some((w) => w.alive && w.memory.has(w.key(layer, expert)));
+  const missing = () => Array.from({ length: 32 }, (_, i) => heldBy(i >> 3, i % 8)).filter((held) => !held).length;
+  sim.worker(1).crash(1_000);
+  let seen = 0;
+  let loading = 0;
+  const settled = await sim.clock.run(30_000, () => {
+    const view = sim.loop?.view();
+    seen = Math.max(seen, view?.unhostedExperts ?? 0);
+    if (view?.loadingRanks.length) loading++;
+    // What the process has loaded since its last report, 200 ms ago, is not known yet.
+    assert.ok((view?.unhostedExperts ?? 0) >= missing() || !sim.worker(1).alive, `${view?.unhostedExperts} of ${missing()}`);
+    return sim.worker(1).alive && sim.converged();
+  });
+  assert.ok(settled);
+  await sim.clock.run(1_000);
+  assert.ok(seen > 5 && loading > 5, `${seen} experts at most, seen loading ${loading} times`);
+  assert.equal(sim.loop?.view()?.unhostedExperts, 0);
+  assert.deepEqual(sim.loop?.view()?.loadingRanks, []);
+  assert.equal(sim.plan()?.epoch, 1, "nothing was planned for it");
+  assert.deepEqual(sim.faults(), []);
+});
+
 test("scale up fills the new rank, scale down empties the leaving one before it may go", async () => {
   const sim = await up({ spec: fast });
   sim.scale(4);

@@ -205,13 +205,6 @@ function findRanks(plan: PlacementPlan): number[] {
   return [...ranks].sort((a, b) => a - b);
 }
 
-/** (layer, expert) pairs of which none of the given ranks is a host. */
-export function unhosted(plan: PlacementPlan | undefined, live: ReadonlySet<number>): number {
-  let count = 0;
-  for (const layer of plan?.layers ?? []) for (const hosts of layer.hosts) if (!hosts.some((rank) => live.has(rank))) count++;
-  return count;
-}
-
 const uniqueByPlan = new WeakMap<PlacementPlan, { readonly key: string; readonly bytes: ReadonlyMap<number, number> }>();
 
 /** Resident bytes of experts that no live rank but this one hosts, by rank. Asked for at every tick, counted when it has changed. */
