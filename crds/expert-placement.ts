@@ -79,6 +79,7 @@ export const expertPlacementStatusSchema = z
           denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
           kvBytes: z.int().min(0).optional().meta({ description: "Bytes of its attention cache." }),
           loadPercent: percent("Its served load over the mean, in the worst layer."),
+          speedPercent: percent("Its speed over the median rank's, as plans count with it."),
           state: z.string().max(32).optional().meta({ description: "joining, active, draining or lost." }),
         }),
       )

@@ -26,7 +26,7 @@ const placement = {
   status: {
     phase: "Committed",
     committedEpoch: 5,
-    ranks: [{ rank: 0, hostedBytes: 200, budgetBytes: 400 }],
+    ranks: [{ rank: 0, hostedBytes: 200, budgetBytes: 400, speedPercent: 80 }],
     predicted: { imbalancePercent: 108, boundPercent: 100, moves: 2, bytes: 200 },
     measured: { imbalancePercent: 111, moves: 2, bytes: 200, durationMs: 1500 },
     phases: [
@@ -93,13 +93,14 @@ test("explain counts experts whose copies are all on one node, whatever their nu
 test("explain lists what each rank hosts, and every expert of a layer with its shares", async () => {
   const facts = await gather(await cluster(), ref);
   assert.deepEqual(
-    explain(facts).hosting.map(({ rank, experts, copies, bytes }) => [rank, experts, copies, bytes]),
+    explain(facts).hosting.map(({ rank, experts, copies, bytes, speedPercent }) => [rank, experts, copies, bytes, speedPercent]),
     [
-      [0, 2, 0, 200],
-      [1, 3, 1, undefined],
-      [2, 4, 2, undefined],
+      [0, 2, 0, 200, 80],
+      [1, 3, 1, undefined, undefined],
+      [2, 4, 2, undefined, undefined],
     ],
   );
+  assert.match(renderExplained(facts, explain(facts)), /SPEED\n +0 .* 80%\n/);
   assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(home\) 50\.0%, 1 50\.0%/);
   assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
 });

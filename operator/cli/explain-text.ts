@@ -35,7 +35,14 @@ export interface Explained {
   readonly lastRebalance: NonNullable<MoEDeployment["status"]["placement"]>["lastRebalance"];
   readonly conditions: readonly { type: string; status: string; reason: string; message: string }[];
   readonly layersChanged: readonly number[];
-  readonly hosting: readonly { rank: number; experts: number; copies: number; bytes: number | undefined; budget: number | undefined }[];
+  readonly hosting: readonly {
+    rank: number;
+    experts: number;
+    copies: number;
+    bytes: number | undefined;
+    budget: number | undefined;
+    speedPercent: number | undefined;
+  }[];
   readonly phases: NonNullable<ExpertPlacement["status"]["phases"]>;
   readonly decision: ExpertPlacement["status"]["decision"];
   readonly minCopies: number;
@@ -87,6 +94,7 @@ function hostingOf(placement: ExpertPlacement, layers: readonly LayerPlan[]): Ex
       copies: held.filter((row) => row[0] !== rank).length,
       bytes: reported?.hostedBytes,
       budget: reported?.budgetBytes,
+      speedPercent: reported?.speedPercent,
     };
   });
 }
@@ -122,8 +130,15 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
   lines.push(
     "",
     table(
-      ["RANK", "EXPERTS", "OF THEM COPIES", "BYTES", "BUDGET"],
-      e.hosting.map((row) => [String(row.rank), String(row.experts), String(row.copies), bytes(row.bytes), bytes(row.budget)]),
+      ["RANK", "EXPERTS", "OF THEM COPIES", "BYTES", "BUDGET", "SPEED"],
+      e.hosting.map((row) => [
+        String(row.rank),
+        String(row.experts),
+        String(row.copies),
+        bytes(row.bytes),
+        bytes(row.budget),
+        percent(row.speedPercent),
+      ]),
     ),
   );
   const notable = e.conditions.filter(({ type }) => ["PlacementBalanced", "TelemetryFresh", "Degraded", "Progressing"].includes(type));

@@ -21,6 +21,7 @@ import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type Mea
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
 import { gainPerMove, planNoise } from "../planner/shipped.ts";
+import { type SpeedRank, Speeds } from "../planner/speeds.ts";
 import { TransitionBook } from "../planner/transitions.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
@@ -44,12 +45,14 @@ export interface BalanceFacts {
   readonly busConnected: boolean;
   readonly expected: readonly ExpectedRank[];
   readonly ranks: readonly RankSpec[];
+  readonly hardware: readonly SpeedRank[];
   readonly shape: ModelShape;
   readonly plan: PlacementPlan | undefined;
 }
 
 export class Balance {
   readonly book: LoadBook;
+  readonly speeds = new Speeds();
   private lastPlanAt = Number.NEGATIVE_INFINITY;
   decision: Decision | undefined;
   measured: MeasuredImbalance | undefined;
@@ -80,6 +83,7 @@ export class Balance {
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
     const accepted = this.book.accept(window, expected, now);
+    if (accepted.ok) this.speeds.take(window);
     if (accepted.ok && window.transitions) {
       this.transitions ??= new TransitionBook(this.book.layers, this.book.experts);
       this.transitions.add(window.transitions);
@@ -98,6 +102,7 @@ export class Balance {
     if (facts.planInProgress) {
       // Counts taken while experts move say nothing of either plan.
       this.book.reset(now);
+      this.speeds.drop();
       return false;
     }
     const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
@@ -106,6 +111,7 @@ export class Balance {
     const wanted = Math.min(facts.spec.rebalancing.trigger.minTokens, windowRows);
     if (this.book.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
     const closed = this.book.close(facts.expected, now);
+    this.speeds.close(facts.hardware);
     this.window = closed;
     if (policies[facts.spec.rebalancing.policy].usesTransitions) this.transitions?.fade();
     else this.transitions = undefined;
@@ -215,6 +221,7 @@ export class Balance {
   /** Another plan holds: what was measured says nothing of it. */
   restart(now: number): void {
     this.book.reset(now);
+    this.speeds.drop();
     this.served.clear();
     this.measured = undefined;
     this.phases = [];

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { loadByShares } from "../../runtime/placement/split.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
@@ -75,6 +76,42 @@ test("the placement's status names every rank's state, memory and load, and what
   const mean = ranks.reduce((total, { loadPercent }) => total + (loadPercent ?? 0), 0) / ranks.length;
   assert.ok(Math.abs(mean - 100) <= 1, `the ranks' loads are ${mean}% on average`);
   assert.ok(ranks.every(({ hostedBytes, budgetBytes }) => hostedBytes !== undefined && hostedBytes <= (budgetBytes ?? 0)));
+});
+
+/** Rows of each rank in all layers, under the stored plan. */
+function rowsOf(sim: SimCluster): number[] {
+  const rows = [0, 0, 0];
+  for (const [l, layer] of (sim.plan()?.layers ?? []).entries())
+    for (const [rank, load] of loadByShares(sim.demand(l), layer.hosts, layer.shares, 3).entries()) rows[rank] = (rows[rank] ?? 0) + load;
+  return rows;
+}
+
+test("a rank that turns out slow gets less work, for good: also a new leader leaves it so", async () => {
+  const sim = await up({ spec: fast });
+  sim.rates = { speed: (rank) => (rank === 2 ? 0.5 : 1), noise: 0.1 };
+  await sim.clock.run(180_000);
+  const [a, b, slow] = rowsOf(sim) as [number, number, number];
+  assert.ok(slow / ((a + b) / 2) < 0.62, `${slow} rows beside ${a} and ${b}`);
+  const speeds = sim.stored?.status.ranks?.map(({ speedPercent }) => speedPercent ?? 0) ?? [];
+  assert.ok(Math.abs((speeds[2] ?? 0) - 50) <= 8 && speeds[0] === 100 && speeds[1] === 100, `${speeds}`);
+  const settled = sim.epochsWritten.length;
+  await sim.clock.run(120_000);
+  assert.equal(sim.epochsWritten.length, settled, "steady speeds move nothing");
+  sim.stopOperator();
+  await sim.clock.run(1_000);
+  sim.startOperator();
+  await sim.clock.run(120_000);
+  assert.equal(sim.epochsWritten.length, settled, "a new leader knows them");
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("equal ranks whose measurements are noisy move nothing", async () => {
+  const sim = await up({ spec: fast });
+  await sim.clock.run(60_000);
+  const settled = sim.epochsWritten.length;
+  sim.rates = { speed: () => 1, noise: 0.3 };
+  await sim.clock.run(300_000);
+  assert.equal(sim.epochsWritten.length, settled);
 });
 
 const copiesOf = (sim: SimCluster): number[] =>

@@ -23,6 +23,7 @@ import {
   rankSpecs,
   ranksOf,
   rankViews,
+  speedRanks,
 } from "./members.ts";
 import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
 import type { Description } from "./ports.ts";
@@ -233,7 +234,7 @@ export class DeploymentLoop {
   private facts(): BalanceFacts {
     const plan = this.carrier.committed;
     const active = this.seen.views.filter((view) => view.usable && view.leaving === undefined && !view.pod.terminating);
-    const specs = rankSpecs(this.seen.views, plan);
+    const specs = rankSpecs(this.seen.views, plan, this.seen.balance?.speeds);
     const usable = this.seen.views.filter((view) => view.usable);
     return {
       spec: this.seen.world.spec,
@@ -246,6 +247,7 @@ export class DeploymentLoop {
         speed: specs.find((spec) => spec.rank === view.rank)?.speed ?? 1,
       })),
       ranks: specs,
+      hardware: speedRanks(this.seen.views),
       shape: this.seen.shape ?? { layers: 0, experts: 0, residentBytes: new Float64Array(0), storedBytes: new Float64Array(0) },
       plan,
     };
@@ -328,6 +330,7 @@ export class DeploymentLoop {
       report: running?.rollout.report() ?? this.carrier.lastReport,
       running: running !== undefined,
       views: this.seen.views,
+      speeds: facts.ranks,
       measured: this.seen.balance?.measured,
       bound: this.seen.balance?.bound,
       phases: this.seen.balance?.phases ?? [],

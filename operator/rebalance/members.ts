@@ -3,11 +3,12 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
 import type { RankSpec } from "../planner/policy.ts";
+import type { SpeedRank, Speeds } from "../planner/speeds.ts";
 import type { Link, Member, MemberState, PlanMember } from "./ports.ts";
 
 /** A Control stream that has failed for this long means the rank is lost. */
 export const lostAfterMs = 5_000;
-/** Speeds within this factor of the median are noise of the measurement, not other hardware. */
+/** Speeds at the start within this factor of the median are noise of the measurement, not other hardware. */
 const speedNoise = 1.3;
 
 export interface RankView {
@@ -151,17 +152,15 @@ function score(view: RankView): number {
   return (view.usable ? 4 : 0) + (view.pod.terminating ? 0 : 2) + (view.lost ? 0 : 1);
 }
 
-/** Ranks as the planner sees them: every rank that the plan names or that is there. */
-export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined): RankSpec[] {
-  const usable = new Map<number, RankView>();
-  for (const view of views) if (view.usable) usable.set(view.rank, view);
-  const speedOf = deviceSpeeds([...usable.values()].flatMap((view) => view.link?.description ?? []));
+/** Ranks as the planner sees them: every rank that the plan names or that is there. `speeds` says what their work has shown. */
+export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined, speeds?: Pick<Speeds, "of">): RankSpec[] {
+  const usable = usableByRank(views);
+  const known = new Map(speedRanks(views).map((each) => [each.bootId, speeds?.of(each) ?? each.prior]));
   const specs = [...usable.values()].map((view): RankSpec => {
     const { description } = view.link ?? {};
-    const relative = description ? speedOf(description.device) : 1;
     return {
       rank: view.rank,
-      speed: relative > speedNoise || relative < 1 / speedNoise ? relative : 1,
+      speed: known.get(description?.bootId ?? "") ?? 1,
       budgetBytes: description?.budgetBytes ?? 0,
       zone: view.pod.zone ?? "",
       node: view.pod.node ?? view.pod.name,
@@ -174,8 +173,27 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
   return specs.sort((a, b) => a.rank - b.rank);
 }
 
+function usableByRank(views: readonly RankView[]): Map<number, RankView> {
+  const usable = new Map<number, RankView>();
+  for (const view of views) if (view.usable) usable.set(view.rank, view);
+  return usable;
+}
+
+/** Usable ranks as far as their speed is concerned. A restarted process has the hardware of its pod. */
+export function speedRanks(views: readonly RankView[]): SpeedRank[] {
+  const usable = [...usableByRank(views).values()].flatMap(({ pod, link }) =>
+    link?.description ? [{ pod, described: link.description }] : [],
+  );
+  const speedOf = deviceSpeeds(usable.map(({ described }) => described));
+  return usable.map(({ pod, described: { bootId, device } }) => {
+    const relative = speedOf(device);
+    const prior = relative > speedNoise || relative < 1 / speedNoise ? relative : 1;
+    return { bootId, hardware: `${pod.uid} ${device}`, device, prior };
+  });
+}
+
 /**
- * Relative speed of a device: the median of the ranks that have it, over the median of all. A rank measures itself at its
+ * Relative speed of a device at the start: the median of the ranks that have it, over the median of all. A rank measures itself at its
  * start, when neighbours may be busy loading; the same hardware is the same speed, whatever one of its measurements says.
  */
 function deviceSpeeds(ranks: readonly { readonly device: string; readonly speed: number }[]): (device: string) => number {

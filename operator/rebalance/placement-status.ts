@@ -7,6 +7,7 @@ import type { Ref } from "../kube/kube.ts";
 import type { Decision } from "../planner/decide.ts";
 import type { MeasuredImbalance } from "../planner/load.ts";
 import type { PhaseLoad } from "../planner/phases.ts";
+import type { RankSpec } from "../planner/policy.ts";
 import { backoffMs } from "./attempts.ts";
 import { currentByRank, type RankView } from "./members.ts";
 import type { Clock, PlacementStore } from "./ports.ts";
@@ -21,6 +22,7 @@ export interface PlacementStatusInput {
   readonly report: PlanReport | undefined;
   readonly running: boolean;
   readonly views: readonly RankView[];
+  readonly speeds: readonly Pick<RankSpec, "rank" | "speed">[];
   readonly measured: MeasuredImbalance | undefined;
   /** As a ratio. */
   readonly bound: number | undefined;
@@ -43,7 +45,7 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
     ...(input.phases.length > 0
       ? { phases: input.phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
       : {}),
-    ranks: currentByRank(input.views).map((view) => rankStatus(view, input.measured)),
+    ranks: currentByRank(input.views).map((view) => rankStatus(view, input)),
     ...(decision ? { decision: { reason: decision.reason, message: decision.message.slice(0, reasonCharsMax) } } : {}),
   };
   return running || decision?.reason !== "Recommended" ? status : { ...status, ...recommendation(decision, input.recommended) };
@@ -56,10 +58,11 @@ function measuredOf({ measured, bound }: PlacementStatusInput): NonNullable<Expe
   };
 }
 
-function rankStatus(view: RankView, measured: MeasuredImbalance | undefined): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
+function rankStatus(view: RankView, { measured, speeds }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
   const description = view.link?.description;
   const status = view.link?.status;
   const load = measured?.ranks.find((each) => each.rank === view.rank)?.load;
+  const speed = view.usable ? speeds.find((each) => each.rank === view.rank)?.speed : undefined;
   return {
     rank: view.rank,
     state: view.state,
@@ -73,6 +76,7 @@ function rankStatus(view: RankView, measured: MeasuredImbalance | undefined): No
       : {}),
     ...(status ? { epoch: status.epoch, hostedBytes: status.hostedBytes } : {}),
     ...(load === undefined ? {} : { loadPercent: percent(load) }),
+    ...(speed === undefined ? {} : { speedPercent: percent(speed) }),
   };
 }
 

@@ -15,7 +15,7 @@ import type { Drains } from "./drains.ts";
 import type { Intent } from "./intent.ts";
 import type { Links } from "./links.ts";
 import type { LoopPorts, Observed } from "./loop-ports.ts";
-import { agreedModel, memberKey, type RankView } from "./members.ts";
+import { agreedModel, memberKey, type RankView, speedRanks } from "./members.ts";
 import { type PlanReport, recommendedMax } from "./placement-status.ts";
 import { fromSpec } from "./plan-object.ts";
 import type { StoredPlacement } from "./ports.ts";
@@ -62,6 +62,7 @@ export class Steps {
     const { ports, seen, carrier } = this.parts;
     const { ref, uid } = seen.world;
     carrier.stored = await ports.store.read(ref);
+    this.takeUpSpeeds();
     const connected = seen.views.filter((view) => view.usable);
     const missing = this.namedRanks().filter((rank) => !connected.some((view) => view.rank === rank));
     if (connected.length === 0 || missing.some((rank) => awayMs(rank) < recoverWaitMs))
@@ -78,6 +79,13 @@ export class Steps {
     carrier.recovered = true;
     ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
     return this.takeUp(found);
+  }
+
+  /** What the leader before has learnt of the ranks' speeds: without it plans would go back and forth at every change of leader. */
+  private takeUpSpeeds(): void {
+    const { seen, carrier } = this.parts;
+    const known = new Map((carrier.stored?.status.ranks ?? []).map(({ bootId, speedPercent }) => [bootId, speedPercent]));
+    for (const { bootId, hardware } of speedRanks(seen.views)) seen.balance?.speeds.seed(hardware, (known.get(bootId) ?? 0) / 100);
   }
 
   /** Ranks that may know what is committed. */

@@ -1,6 +1,6 @@
 // What a worker asks of the engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
-import type { Phase, Transitions } from "../../crds/telemetry.ts";
+import type { ComputeWork, Phase, Transitions } from "../../crds/telemetry.ts";
 import type { CodecName } from "../weights/store.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
@@ -59,6 +59,8 @@ export interface EngineInfo {
   readonly expertResidentBytes: number;
   /** Expert rows per second, measured at start; ratios between ranks are what matters. */
   readonly speed: number;
+  /** It computes on the cores of the machine, which other processes use too. */
+  readonly sharesCores: boolean;
 }
 
 export interface GenerateRequest {
@@ -86,9 +88,20 @@ export interface RoutingTables {
   }[];
 }
 
-/** Per phase, [layers * experts] since the last call: `routed` at the source, `served` where the rows were computed. */
+/** Per phase, since the last call; routed and served are [layers * experts]. */
 export type LoadCounters = Readonly<
-  Record<Phase, { readonly routed: Uint32Array; readonly served: Uint32Array; readonly transitions?: Transitions }>
+  Record<
+    Phase,
+    {
+      /** At the source. */
+      readonly routed: Uint32Array;
+      /** Where the rows were computed. */
+      readonly served: Uint32Array;
+      /** What it took to compute them here. */
+      readonly compute: Omit<ComputeWork, "machine">;
+      readonly transitions?: Transitions;
+    }
+  >
 >;
 
 /** Totals since start, and what is in use now. */

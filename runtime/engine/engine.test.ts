@@ -265,22 +265,29 @@ describe("ranks", () => {
     assert.deepEqual(got, want);
     const routed = { prefill: 0, decode: 0 };
     const served = { prefill: 0, decode: 0 };
+    const compute = { runs: 0, calls: 0, rows: 0, micros: 0 };
     for (const engine of three) {
       const counters = await engine.counters();
       for (const phase of ["prefill", "decode"] as const) {
         routed[phase] += counters[phase].routed.reduce((a, b) => a + b, 0);
         served[phase] += counters[phase].served.reduce((a, b) => a + b, 0);
+        for (const key of ["runs", "calls", "rows", "micros"] as const) compute[key] += counters[phase].compute[key];
       }
     }
     assert.deepEqual(served, routed, "every routed pair was served once");
+    assert.equal(compute.rows, served.prefill + served.decode, "every row was computed in some batch");
+    assert.ok(0 < compute.runs && compute.runs <= compute.calls && compute.calls <= compute.rows, JSON.stringify(compute));
+    assert.ok(compute.micros > 0);
     const pairs = 2 * 2; // layers x top-k
     assert.equal(routed.prefill, pairs * requests.reduce((sum, request) => sum + request.prompt.length, 0));
     assert.equal(routed.decode, pairs * requests.length * (14 - 1));
+    const { decode } = await three[0]!.counters();
     assert.equal(
-      (await three[0]!.counters()).decode.routed.some((count) => count > 0),
+      decode.routed.some((count) => count > 0),
       false,
       "counters start again",
     );
+    assert.deepEqual([decode.compute.runs, ...decode.compute.squares, ...decode.compute.times], new Array(10).fill(0));
   });
 
   test("sampled tokens are followed through the layers only once asked, and the text stays", async () => {

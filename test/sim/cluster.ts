@@ -4,7 +4,7 @@
 import { AppError } from "../../crds/common.ts";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { encodeLoad, loadSubject, type Transitions } from "../../crds/telemetry.ts";
+import { type ComputeWork, encodeLoad, loadSubject, type Transitions } from "../../crds/telemetry.ts";
 import type { LeavingRank, WorkerPod, World } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
@@ -14,6 +14,7 @@ import type { LoadBus, PlacementStore, StoredPlacement } from "../../operator/re
 import { Telemetry } from "../../operator/rebalance/telemetry.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
+import { computeWork } from "../builders/compute.ts";
 import { VirtualClock } from "./clock.ts";
 import type { SimNetwork, SimShape } from "./network.ts";
 import { Oracle } from "./oracle.ts";
@@ -22,6 +23,7 @@ import { SimLink, SimWorker } from "./worker.ts";
 
 const ref = { namespace: "ns", name: "sim" };
 const uid = "uid-1";
+const batchesPerSecond = 100;
 
 export interface SimOptions {
   readonly seed?: number;
@@ -58,6 +60,8 @@ export class SimCluster {
   demand: (layer: number) => readonly number[] = () => [];
   /** Where sampled tokens go in a second; sent by workers that are asked for it. */
   flow: Transitions | undefined;
+  /** How fast ranks compute, and by what part a window's figure is off at most; unset: workers do not tell what it takes. */
+  rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
   /** Load messages with transitions so far. */
   transitionsSent = 0;
   private readonly net: SimNetwork;
@@ -256,6 +260,7 @@ export class SimCluster {
     if (transitions) this.transitionsSent++;
     const text = encodeLoad({
       ...(transitions ? { transitions } : {}),
+      ...this.computeOf(worker, served),
       v: 1,
       deploymentUID: uid,
       rank: worker.rank,
@@ -271,6 +276,15 @@ export class SimCluster {
     });
     const bytes = new TextEncoder().encode(text);
     for (const handler of this.handlers) handler(bytes, loadSubject("enodia", ref.namespace, ref.name, worker.rank));
+  }
+
+  private computeOf(worker: SimWorker, served: Uint32Array): { compute?: ComputeWork } {
+    if (!this.rates) return {};
+    const rows = served.reduce((a, b) => a + b, 0) / batchesPerSecond;
+    const off = 1 + this.rates.noise * (2 * this.random.next() - 1);
+    const { experts } = this.shape;
+    const speed = this.rates.speed(worker.rank);
+    return rows > 0 ? { compute: computeWork({ batches: batchesPerSecond, rows, experts, speed, off }, this.random.next) } : {};
   }
 
   plan(): PlacementPlan | undefined {
