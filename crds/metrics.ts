@@ -196,6 +196,19 @@ const table = {
   enodia_expert_imbalance_bound_ratio: managed.gauge("The lowest imbalance that the memory budget allows for that load.", {
     layer_agg: ["max", "mean"],
   }),
+  enodia_predicted_imbalance_ratio: managed.gauge(
+    "Worst layer's busiest rank over the mean, for the forecast load: under the committed plan, and under the one last proposed.",
+    { plan: ["committed", "proposed"] },
+  ),
+  enodia_proposed_moves: managed.gauge("Copies that the plan last proposed would newly place, carried out or not."),
+  enodia_proposed_gain_seconds: managed.gauge("Layer time that it would save while its forecast is expected to hold."),
+  enodia_proposed_cost_seconds: managed.gauge("Layer time that its transfers would cost."),
+  enodia_forecast_newest_weight_ratio: managed.gauge("Weight of the newest window in the average that forecasts the load best, 0 to 1."),
+  enodia_forecast_error_ratio: managed.gauge(
+    "Part of the load, 0 to 1, by which this average missed recent windows: mean total variation.",
+  ),
+  enodia_forecast_noise_floor_ratio: managed.gauge("Part of the load by which two windows of the same load differ by chance."),
+  enodia_forecast_changed: managed.gauge("1 from a sudden change of the load until a plan was judged, at most four windows; else 0."),
   enodia_rebalances_total: managed.counter("Rebalance decisions by result and PascalCase reason.", {
     result: ["committed", "held", "aborted", "failed"],
     reason: "open",

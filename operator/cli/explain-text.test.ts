@@ -33,7 +33,12 @@ const placement = {
       { phase: "prefill", selections: 900, imbalancePercent: 140 },
       { phase: "decode", selections: 4000, imbalancePercent: 109 },
     ],
-    decision: { reason: "WithinNoise", message: "worst layer at 111%, trigger 110%, of which 2% may be chance" },
+    decision: {
+      reason: "WithinNoise",
+      message: "worst layer at 111%, trigger 110%, of which 2% may be chance",
+      numbers: { imbalancePercent: 111, triggerPercent: 110, noisePercent: 2 },
+    },
+    forecast: { newestWeightPercent: 35, errorPermille: 31, noisePermille: 12, changePermille: 25, changed: true, windows: 40 },
   },
 };
 
@@ -75,6 +80,8 @@ test("explain tells the plan, its reason, what came of it, the phases, the decis
     /^measured +imbalance 111%.* 1\.5 s$/m,
     /^by phase +prefill 140% worst layer of 900 selections, decode 109% .*planned for the sum/m,
     /^decision +WithinNoise: worst layer at 111%/m,
+    /^numbers +imbalancePercent 111, triggerPercent 110, noisePercent 2$/m,
+    /^forecast +the newest window weighs 35%; it misses 3\.1% of the load, of which 1\.2% are chance; .* changed 2\.5%; it has just changed/m,
     /^layers +changed by this plan: 0$/m,
     /RebalanceStarted: RebalanceStarted said\n.*PlacementCommitted: PlacementCommitted said$/,
   ])

@@ -17,6 +17,7 @@ const imbalanced: Situation = {
   minTokens: 5000,
   sinceLastPlanMs: 60_000,
   intervalMs: 15_000,
+  intervalFactor: 1,
   alarm: false,
   imbalance: 1.6,
   triggerPercent: 110,
@@ -67,6 +68,12 @@ test("new transitions ask for a plan where the load does not, after the interval
     assert.equal(whetherToPlan({ ...balanced, ...change }).reason, wantReason);
 });
 
+test("a longer interval says why, and how long", () => {
+  const { message, numbers } = whetherToPlan({ ...imbalanced, sinceLastPlanMs: 20_000, intervalMs: 60_000, intervalFactor: 4 });
+  assert.match(message, /last plan 20.0 s ago, at least 60.0 s apart, 4 times the usual while the load holds still/);
+  assert.deepEqual(numbers, { sinceMs: 20_000, intervalMs: 60_000 });
+});
+
 test("a change of load does not wait for the interval", () => {
   assert.ok(whetherToPlan({ ...imbalanced, sinceLastPlanMs: 1000, alarm: true }).act);
 });
@@ -88,7 +95,9 @@ const options = { mode: "Auto" as const, noise: 0.01, bytesPerSecond: 1e8, lifet
 test("a plan that pays is carried out, with its numbers", () => {
   const judged = whetherToMove(input, alone([[0], [1], [1], [1]]), options);
   assert.ok(judged.decision.act);
-  assert.deepEqual(judged.decision.numbers, { beforePercent: 180, afterPercent: 120, boundPercent: 100, moves: 1, bytes: 1e6 });
+  const { gainSeconds, costSeconds, ...rest } = judged.decision.numbers;
+  assert.deepEqual(rest, { beforePercent: 180, afterPercent: 120, boundPercent: 100, moves: 1, bytes: 1e6 });
+  assert.ok(Math.abs(gainSeconds! - 33.33) < 1e-9 && costSeconds! < gainSeconds!, `${gainSeconds} for ${costSeconds}`);
 });
 
 test("mode Recommend says what it would do", () => {

@@ -23,7 +23,8 @@ export type HoldReason =
   | "WithinNoise"
   | "NoBetterPlan"
   | "TransferNotWorth"
-  | "Recommended";
+  | "Recommended"
+  | "PlanFailed";
 
 /** Affinity: where tokens go from layer to layer is known anew, and the policy places by that. */
 export type ActReason = "Imbalanced" | "Affinity";
@@ -48,6 +49,8 @@ export interface Situation {
   readonly minTokens: number;
   readonly sinceLastPlanMs: number;
   readonly intervalMs: number;
+  /** The interval is so many times the usual one, since plans find nothing better and the load holds still. */
+  readonly intervalFactor: number;
   /** The load has just changed (CUSUM): the interval does not hold a plan back. */
   readonly alarm: boolean;
   /** Predicted worst layer under the committed plan, as a ratio. */
@@ -77,18 +80,22 @@ export function whetherToPlan(s: Situation): Decision {
   if (s.telemetryAgeMs > s.staleAfterMs) {
     return hold("TelemetryStale", `a rank's last load message is ${seconds(s.telemetryAgeMs)} old, at most ${seconds(s.staleAfterMs)}`, {
       ageMs: finite(s.telemetryAgeMs),
+      staleAfterMs: s.staleAfterMs,
     });
   }
   if (s.missingRanks.length > 0) {
     return hold("PartialRanks", `ranks ${s.missingRanks.slice(0, 8).join(", ")} did not report in the window`, {
       missing: s.missingRanks.length,
+      ranks: s.activeRanks,
     });
   }
   const calm = balanced(s);
   if (calm && s.newTransitions === undefined) return calm;
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
-    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, {
+    const why = s.intervalFactor > 1 ? `, ${s.intervalFactor} times the usual while the load holds still and no plan is better` : "";
+    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart${why}`, {
       sinceMs: s.sinceLastPlanMs,
+      intervalMs: s.intervalMs,
     });
   }
   const message = `worst layer at ${Math.round(s.imbalance * 100)}%, trigger ${s.triggerPercent}%`;
@@ -106,6 +113,7 @@ function balanced(s: Situation): Decision | undefined {
   if (s.selectionsPerLayer < wanted) {
     return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${wanted} are needed`, {
       selections: s.selectionsPerLayer,
+      wanted,
     });
   }
   const percent = Math.round(s.imbalance * 100);
@@ -123,6 +131,11 @@ function balanced(s: Situation): Decision | undefined {
 
 function hold(reason: HoldReason, message: string, numbers: Numbers = {}): Decision {
   return { act: false, reason, message, numbers };
+}
+
+/** No plan could be made, or it was not a valid one. `numbers`: of the decision to make it. */
+export function planFailed(message: string, numbers: Numbers = {}): Decision {
+  return hold("PlanFailed", message, numbers);
 }
 
 export interface Judged {
@@ -177,17 +190,20 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bytesPerSecond: options.bytesPerSecond,
     lifetimeSeconds: options.lifetimeSeconds,
   });
+  const hopsSaved = options.hops ? options.hops.before - options.hops.after : 0;
+  const hops = hopsSaved >= leastHops && moves.length > 0 ? options.hops : undefined;
+  const gainSeconds = pay.gainSeconds + (hops ? hopsSaved * hopTime * options.lifetimeSeconds : 0);
   const numbers = {
     beforePercent: Math.round(before * 100),
     afterPercent: Math.round(after * 100),
     boundPercent: Math.round(finite(best) * 100),
     moves: moves.length,
     bytes,
+    gainSeconds: Math.round(100 * gainSeconds) / 100,
+    costSeconds: Math.round(100 * pay.costSeconds) / 100,
   };
   const meanGain = meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
-  const hopsSaved = options.hops ? options.hops.before - options.hops.after : 0;
-  const hops = hopsSaved >= leastHops && moves.length > 0 ? options.hops : undefined;
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
   const change = `${percentOf(before)} -> ${percentOf(after)} (bound ${percentOf(best)})${hops ? `, ${hopText(hops)}` : ""}`;
@@ -199,7 +215,6 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
   if (moves.length === 0 && before - after < Math.max(sharesGain, 2 * options.noise)) {
     return held("NoBetterPlan", `shares alone would give ${change}: too little for an epoch of its own`);
   }
-  const gainSeconds = pay.gainSeconds + (hops ? hopsSaved * hopTime * options.lifetimeSeconds : 0);
   if (gainSeconds <= pay.costSeconds) {
     return held(
       "TransferNotWorth",

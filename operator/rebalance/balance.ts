@@ -9,6 +9,7 @@ import {
   type Decision,
   type Judged,
   layerBoundOf,
+  planFailed,
   predictedLayers,
   predictedWorst,
   settledPoints,
@@ -18,6 +19,7 @@ import {
 import { type Forecast, Forecaster } from "../planner/forecast.ts";
 import { policies } from "../planner/index.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
+import { movesAllowed, Pace } from "../planner/pace.ts";
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
 import { gainPerMove, planNoise } from "../planner/shipped.ts";
@@ -50,6 +52,11 @@ export interface BalanceFacts {
   readonly plan: PlacementPlan | undefined;
 }
 
+export interface Outlook extends Pick<Forecast, "arm" | "error" | "change" | "noiseFloor" | "windows"> {
+  /** The load has changed at once, and no plan was judged since. */
+  readonly changed: boolean;
+}
+
 export class Balance {
   readonly book: LoadBook;
   readonly speeds = new Speeds();
@@ -64,7 +71,11 @@ export class Balance {
   private readonly since: number;
   private readonly forecaster: Forecaster;
   private forecast: Forecast | undefined;
-  private alarm = false;
+  private readonly pace = new Pace();
+  /** Worst layer that the forecast gives under the committed plan, as last asked for. */
+  predicted: number | undefined;
+  /** What became of the last plan that was made. */
+  judged: Judged | undefined;
   /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
   private evidence = 0;
   private readonly served = new ServedRows();
@@ -119,19 +130,20 @@ export class Balance {
     const least = leastOf(closed.perLayer);
     if (least >= Math.min(wanted, windowRowsMin)) {
       this.forecast = this.forecaster.observe(closed.routed);
-      this.alarm = this.forecast.alarm;
-      if (this.alarm) {
+      const { alarm } = this.forecast;
+      this.pace.observe(this.forecast);
+      if (alarm) {
         this.evidence = 0;
         this.settled = false;
+        this.served.clear();
       }
       this.evidence += least;
       // What was dropped before the load changed may be what is needed now.
-      this.history = this.alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
+      this.history = alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
       this.noise = this.forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
       this.bound = layerBoundOf(this.input(facts));
       this.phases = facts.plan ? phaseLoads(this.input(facts), closed, windowRowsMin) : [];
     }
-    if (this.alarm) this.served.clear();
     this.served.add(closed, measuredRows);
     this.measured = this.served.measure(wanted);
     return true;
@@ -141,6 +153,8 @@ export class Balance {
   ask(facts: BalanceFacts, now: number): Decision {
     const { rebalancing, telemetry } = facts.spec;
     const closed = this.window;
+    const { intervalFactor } = this.pace;
+    this.predicted = facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : undefined;
     const decision = whetherToPlan({
       mode: rebalancing.mode,
       synced: facts.synced && facts.plan !== undefined,
@@ -153,9 +167,10 @@ export class Balance {
       selectionsPerLayer: Math.round(this.evidence),
       minTokens: rebalancing.trigger.minTokens,
       sinceLastPlanMs: now - this.lastPlanAt,
-      intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval"),
-      alarm: this.alarm,
-      imbalance: facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : 1,
+      intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval") * intervalFactor,
+      intervalFactor,
+      alarm: this.pace.changed,
+      imbalance: this.predicted ?? 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
       settled: this.settled,
       noise: facts.plan && this.forecast ? worstNoise(this.input(facts), this.noise) : 0,
@@ -179,7 +194,22 @@ export class Balance {
       ...(hops ? { hops } : {}),
     });
     this.decision = judged.decision;
+    this.judged = judged;
+    this.pace.judged(judged.decision);
     return judged;
+  }
+
+  /** There is no plan to judge. */
+  failed(message: string): Decision {
+    this.decision = planFailed(message, this.decision?.numbers);
+    return this.decision;
+  }
+
+  /** How the load is forecast; undefined until a window had enough of it. */
+  get outlook(): Outlook | undefined {
+    if (!this.forecast) return undefined;
+    const { arm, error, change, noiseFloor, windows } = this.forecast;
+    return { arm, error, change, noiseFloor, windows, changed: this.pace.changed };
   }
 
   /** Load to plan with: the forecast, or even load where none is known. */
@@ -193,7 +223,7 @@ export class Balance {
       load,
       current: facts.plan?.layers,
       budget: {
-        maxMoves: budget.maxMoves,
+        maxMoves: movesAllowed(budget.maxMoves, this.pace.changed),
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
       },
       minCopies: facts.spec.experts.minCopies,
@@ -230,6 +260,7 @@ export class Balance {
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
   forgetHistory(): void {
     this.history = [];
+    this.pace.forget();
   }
 }
 

@@ -120,6 +120,25 @@ function recordBalance(metrics: Pick<Metrics<"operator">, "set">, labels: Deploy
   }
   if (balance.bound !== undefined && Number.isFinite(balance.bound))
     metrics.set("enodia_expert_imbalance_bound_ratio", balance.bound, { ...labels, layer_agg: "max" });
+  recordDecisions(metrics, labels, balance);
+}
+
+/** The main numbers of what was last decided; all of them are in the ExpertPlacement. */
+function recordDecisions(metrics: Pick<Metrics<"operator">, "set">, labels: DeploymentLabels, balance: Balance): void {
+  const { predicted, judged, outlook } = balance;
+  if (predicted !== undefined) metrics.set("enodia_predicted_imbalance_ratio", predicted, { ...labels, plan: "committed" });
+  if (judged) {
+    const { gainSeconds, costSeconds } = judged.decision.numbers;
+    metrics.set("enodia_predicted_imbalance_ratio", judged.after, { ...labels, plan: "proposed" });
+    metrics.set("enodia_proposed_moves", judged.moves, labels);
+    if (gainSeconds !== undefined) metrics.set("enodia_proposed_gain_seconds", gainSeconds, labels);
+    if (costSeconds !== undefined) metrics.set("enodia_proposed_cost_seconds", costSeconds, labels);
+  }
+  if (!outlook) return;
+  metrics.set("enodia_forecast_newest_weight_ratio", outlook.arm, labels);
+  metrics.set("enodia_forecast_error_ratio", outlook.error, labels);
+  metrics.set("enodia_forecast_noise_floor_ratio", outlook.noiseFloor, labels);
+  metrics.set("enodia_forecast_changed", outlook.changed ? 1 : 0, labels);
 }
 
 function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView | undefined): void {

@@ -335,6 +335,7 @@ export class DeploymentLoop {
       bound: this.seen.balance?.bound,
       phases: this.seen.balance?.phases ?? [],
       decision: this.seen.balance?.decision,
+      outlook: this.seen.balance?.outlook,
       recommended: this.steps.recommended,
     });
     if (status) this.status.offer(this.seen.world.ref, status);

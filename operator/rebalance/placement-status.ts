@@ -1,7 +1,7 @@
 // ExpertPlacement.status as it should read now, and its writer. What a plan says of itself (PlanReport) comes from the
 // running rollout or from the last one; ranks and the measured balance are of this moment.
 import { AppError } from "../../crds/common.ts";
-import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import { decisionNumbersMax, type ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Decision } from "../planner/decide.ts";
@@ -9,6 +9,7 @@ import type { MeasuredImbalance } from "../planner/load.ts";
 import type { PhaseLoad } from "../planner/phases.ts";
 import type { RankSpec } from "../planner/policy.ts";
 import { backoffMs } from "./attempts.ts";
+import type { Outlook } from "./balance.ts";
 import { currentByRank, type RankView } from "./members.ts";
 import type { Clock, PlacementStore } from "./ports.ts";
 
@@ -28,6 +29,7 @@ export interface PlacementStatusInput {
   readonly bound: number | undefined;
   readonly phases: readonly PhaseLoad[];
   readonly decision: Decision | undefined;
+  readonly outlook: Outlook | undefined;
   /** Moves of the plan that mode Recommend holds back, as text. */
   readonly recommended: readonly string[];
 }
@@ -46,9 +48,31 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
       ? { phases: input.phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
       : {}),
     ranks: currentByRank(input.views).map((view) => rankStatus(view, input)),
-    ...(decision ? { decision: { reason: decision.reason, message: decision.message.slice(0, reasonCharsMax) } } : {}),
+    ...(decision ? { decision: decisionStatus(decision) } : {}),
+    ...(input.outlook ? { forecast: forecastStatus(input.outlook) } : {}),
   };
   return running || decision?.reason !== "Recommended" ? status : { ...status, ...recommendation(decision, input.recommended) };
+}
+
+function decisionStatus({ reason, message, numbers }: Decision): NonNullable<ExpertPlacementStatus["decision"]> {
+  // What JSON cannot hold would come back as null, and the object could not be read any more.
+  const finite = Object.entries(numbers).filter(([, value]) => Number.isFinite(value));
+  return { reason, message: message.slice(0, reasonCharsMax), numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
+}
+
+function forecastStatus({ arm, error, noiseFloor, change, changed, windows }: Outlook): NonNullable<ExpertPlacementStatus["forecast"]> {
+  return {
+    newestWeightPercent: percent(arm),
+    errorPermille: permille(error),
+    noisePermille: permille(noiseFloor),
+    changePermille: permille(change),
+    changed,
+    windows,
+  };
+}
+
+function permille(part: number): number {
+  return Math.round(1000 * Math.min(1, Math.max(0, part)));
 }
 
 function measuredOf({ measured, bound }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["measured"]> {

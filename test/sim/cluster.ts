@@ -64,6 +64,8 @@ export class SimCluster {
   rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
   /** Load messages with transitions so far. */
   transitionsSent = 0;
+  /** Every increase of a counter of the operator. */
+  private readonly counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
   private readonly net: SimNetwork;
   private readonly handlers = new Set<(bytes: Uint8Array, subject: string) => void>();
   private version = 0;
@@ -162,7 +164,7 @@ export class SimCluster {
         openLink: (target) => new SimLink(this.net, target, () => this.pods.get(target.podUid)),
         planner: inlinePlanner,
         telemetry,
-        metrics: { add: () => {}, set: () => {}, observe: () => {} },
+        metrics: { add: (name, _amount, ...[labels]) => void this.counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         log: silentLog,
         identity: async () => {
           this.identityAsks++;
@@ -303,6 +305,11 @@ export class SimCluster {
         return total === 0 ? 1 : Math.max(...ranks.map((rank) => load[rank] ?? 0)) / (total / ranks.length);
       }),
     );
+  }
+
+  /** Labels of each increase of a counter. */
+  counted(name: string): readonly { readonly result?: string; readonly reason?: string }[] {
+    return this.counts.filter((each) => each.name === name);
   }
 
   /** Promises that were broken, as the oracle saw it. */
