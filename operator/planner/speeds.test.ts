@@ -114,6 +114,25 @@ test("the device's speed at the start counts until there is work, and for ranks 
   assert.ok(Math.abs(found[3]! - 0.5) < 0.06, `${found[3]}`);
 });
 
+test("work of which a part is missing is not counted, and spoils nothing", () => {
+  const speeds = new Speeds();
+  const ranks = [0, 1, 2].map((rank) => rankOf(rank));
+  const fleet = { ...steady, speeds: [1, 1, 1] };
+  for (let t = 0; t < 20; t++) {
+    for (let rank = 0; rank < 3; rank++) {
+      const window = report(fleet, rank, "decode");
+      const { compute } = window;
+      speeds.take(rank === 1 && compute ? { ...window, compute: { ...compute, times: [0, 0, 0] } } : window);
+      speeds.take({ ...window, compute: { runs: 0, calls: 0, rows: 0, micros: 9e9, squares: [0, 0, 0, 0, 0, 0], times: [0, 0, 0] } });
+    }
+    speeds.close(ranks);
+  }
+  assert.deepEqual(
+    ranks.map((rank) => speeds.of(rank)),
+    [1, 1, 1],
+  );
+});
+
 test("a rank alone is as fast as the median", () => {
   assert.deepEqual(run({ loads: [1], noise: 0.1, random: seeded(1), speeds: [0.3] }, 20).at(-1), [1]);
 });

@@ -53,8 +53,8 @@ export class Throughput {
 
   /** `key` stands for one rank and its hardware. */
   add(key: string, work: Work): void {
-    // Of a time without work nothing can be said, nor of work of which parts are missing.
-    if (!work.amount.every((count) => count > 0) || !(work.micros > 0)) return;
+    // Of a time without work nothing can be said, nor of work of which parts are missing: one batch leaves no sum at zero.
+    if (![work.micros, ...work.amount, ...work.squares, ...work.times].every((sum) => sum > 0)) return;
     const rank = this.ranks.get(key) ?? freshRank();
     this.ranks.set(key, rank);
     rank.pending = sumOf(rank.pending, work, 1);
