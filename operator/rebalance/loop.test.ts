@@ -97,6 +97,14 @@ test("a rank that turns out slow gets less work, for good: also a new leader lea
   const settled = sim.epochsWritten.length;
   await sim.clock.run(120_000);
   assert.equal(sim.epochsWritten.length, settled, "steady speeds move nothing");
+  for (let ms = 0; ms < 20_000; ms += 4_000) {
+    sim.cuts.add("-2:2");
+    await sim.clock.run(3_000);
+    sim.cuts.clear();
+    await sim.clock.run(1_000);
+  }
+  await sim.clock.run(60_000);
+  assert.equal(sim.epochsWritten.length, settled, "a stream that is down for a moment says nothing of the rank's speed");
   sim.stopOperator();
   await sim.clock.run(1_000);
   sim.startOperator();

@@ -154,7 +154,8 @@ function score(view: RankView): number {
 
 /** Ranks as the planner sees them: every rank that the plan names or that is there. `speeds` says what their work has shown. */
 export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined, speeds?: Pick<Speeds, "of">): RankSpec[] {
-  const usable = usableByRank(views);
+  const usable = new Map<number, RankView>();
+  for (const view of views) if (view.usable) usable.set(view.rank, view);
   const known = new Map(speedRanks(views).map((each) => [each.bootId, speeds?.of(each) ?? each.prior]));
   const specs = [...usable.values()].map((view): RankSpec => {
     const { description } = view.link ?? {};
@@ -173,19 +174,14 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
   return specs.sort((a, b) => a.rank - b.rank);
 }
 
-function usableByRank(views: readonly RankView[]): Map<number, RankView> {
-  const usable = new Map<number, RankView>();
-  for (const view of views) if (view.usable) usable.set(view.rank, view);
-  return usable;
-}
-
-/** Usable ranks as far as their speed is concerned. A restarted process has the hardware of its pod. */
+/**
+ * Ranks as far as their speed is concerned: all that have described themselves, since one whose stream is down for a moment is as
+ * fast as before. A restarted process has the hardware of its pod.
+ */
 export function speedRanks(views: readonly RankView[]): SpeedRank[] {
-  const usable = [...usableByRank(views).values()].flatMap(({ pod, link }) =>
-    link?.description ? [{ pod, described: link.description }] : [],
-  );
-  const speedOf = deviceSpeeds(usable.map(({ described }) => described));
-  return usable.map(({ pod, described: { bootId, device } }) => {
+  const described = views.flatMap(({ pod, link }) => (link?.description ? [{ pod, ...link.description }] : []));
+  const speedOf = deviceSpeeds(described);
+  return described.map(({ pod, bootId, device }) => {
     const relative = speedOf(device);
     const prior = relative > speedNoise || relative < 1 / speedNoise ? relative : 1;
     return { bootId, hardware: `${pod.uid} ${device}`, device, prior };

@@ -1,4 +1,4 @@
-// The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and the time that they take.
+// The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and what they took.
 // Not here: which expert belongs where (placement), fetching of units (runtime/experts).
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
