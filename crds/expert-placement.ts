@@ -11,6 +11,9 @@ const rank = z
   .max(planBounds.ranks - 1)
   .meta({ description: "Number of the rank." });
 const epoch = z.int().min(0);
+const permille = (description: string) => z.int32().min(0).max(1000).meta({ description });
+/** Numbers that a decision may have. */
+export const decisionNumbersMax = 32;
 const percent = (description: string) => z.int32().min(0).optional().meta({ description });
 
 const layer = z.object({
@@ -79,6 +82,7 @@ export const expertPlacementStatusSchema = z
           denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
           kvBytes: z.int().min(0).optional().meta({ description: "Bytes of its attention cache." }),
           loadPercent: percent("Its served load over the mean, in the worst layer."),
+          speedPercent: percent("Its speed over the median rank's, as plans count with it."),
           state: z.string().max(32).optional().meta({ description: "joining, active, draining or lost." }),
         }),
       )
@@ -107,9 +111,25 @@ export const expertPlacementStatusSchema = z
       .object({
         reason: z.string().max(64).meta({ description: "In one word." }),
         message: z.string().max(1024).meta({ description: "With its numbers." }),
+        numbers: z
+          .record(z.string().max(64), z.number())
+          .refine((numbers) => Object.keys(numbers).length <= decisionNumbersMax, { error: `more than ${decisionNumbersMax} numbers` })
+          .optional()
+          .meta({ description: "The same numbers by name; names end in their unit.", maxProperties: decisionNumbersMax }),
       })
       .optional()
       .meta({ description: "What the planner last decided, to act or to hold, and why." }),
+    forecast: z
+      .object({
+        newestWeightPercent: percent("Weight of the newest window in the average that forecasts best."),
+        errorPermille: permille("Part of the load by which this average missed recent windows."),
+        noisePermille: permille("Part by which two windows of the same load differ by chance."),
+        changePermille: permille("Part by which the last window differed from the one before."),
+        changed: z.boolean().meta({ description: "The load has changed at once, and no plan was judged since." }),
+        windows: z.int32().min(0).meta({ description: "Windows taken in." }),
+      })
+      .optional()
+      .meta({ description: "How the load is forecast." }),
   })
   .meta({ description: "How far the plan is carried out." });
 export type ExpertPlacementStatus = z.infer<typeof expertPlacementStatusSchema>;

@@ -181,7 +181,9 @@ const table = {
   }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),
-  enodia_experts_unhosted: managed.gauge("(layer, expert) pairs with no live copy."),
+  enodia_experts_unhosted: managed.gauge(
+    "(layer, expert) pairs of the plan that no rank holds; a restarted rank holds what it has loaded again.",
+  ),
   enodia_experts_at_risk: managed.gauge("(layer, expert) pairs that the loss of one node would leave without a live copy."),
   enodia_expert_imbalance_ratio: managed.gauge(
     "Rows computed on the busiest rank over the mean, in the last window: worst layer and mean of layers.",
@@ -194,6 +196,19 @@ const table = {
   enodia_expert_imbalance_bound_ratio: managed.gauge("The lowest imbalance that the memory budget allows for that load.", {
     layer_agg: ["max", "mean"],
   }),
+  enodia_predicted_imbalance_ratio: managed.gauge(
+    "Worst layer's busiest rank over the mean, for the forecast load: under the committed plan, and under the one last proposed.",
+    { plan: ["committed", "proposed"] },
+  ),
+  enodia_proposed_moves: managed.gauge("Copies that the plan last proposed would newly place, carried out or not."),
+  enodia_proposed_gain_seconds: managed.gauge("Layer time that it would save while its forecast is expected to hold."),
+  enodia_proposed_cost_seconds: managed.gauge("Layer time that its transfers would cost."),
+  enodia_forecast_newest_weight_ratio: managed.gauge("Weight of the newest window in the average that forecasts the load best, 0 to 1."),
+  enodia_forecast_error_ratio: managed.gauge(
+    "Part of the load, 0 to 1, by which this average missed recent windows: mean total variation.",
+  ),
+  enodia_forecast_noise_floor_ratio: managed.gauge("Part of the load by which two windows of the same load differ by chance."),
+  enodia_forecast_changed: managed.gauge("1 from a sudden change of the load until a plan was judged, at most four windows; else 0."),
   enodia_rebalances_total: managed.counter("Rebalance decisions by result and PascalCase reason.", {
     result: ["committed", "held", "aborted", "failed"],
     reason: "open",
@@ -208,7 +223,9 @@ const table = {
   enodia_expert_move_bytes_total: managed.counter("Stored bytes received for those moves."),
   enodia_planner_duration_seconds: managed.histogram("Time to make one plan.", work, { policy: "open" }),
   enodia_telemetry_last_sample_timestamp_seconds: managed.gauge("Unix time of the last load message of any rank."),
-  enodia_telemetry_age_seconds: managed.gauge("Age of the oldest last load message among active ranks."),
+  enodia_telemetry_age_seconds: managed.gauge(
+    "Age of the oldest last load message among active ranks; not there where no NATS server is named.",
+  ),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
   enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {
     reason: ["malformed", "too_large", "unknown_deployment", "stale_boot", "duplicate", "late"],

@@ -143,7 +143,9 @@ const rebalancing = z
     interval: duration("Least time between two plans.").default("15s"),
     budget: z
       .object({
-        maxMoves: z.int32().min(1).max(1_000_000).default(64).meta({ description: "Expert copies one plan may newly place." }),
+        maxMoves: z.int32().min(1).max(1_000_000).optional().meta({
+          description: "Expert copies one plan may newly place, never more. When not given: 64, and 128 right after a change of load.",
+        }),
         maxMovesPerRank: z
           .int32()
           .min(1)

@@ -7,15 +7,29 @@ const window: LoadWindow = {
   routed: Uint32Array.of(1, 2, 3, 4_000_000_000),
   served: Uint32Array.of(4, 3, 2, 1),
 };
+const compute = {
+  runs: 30,
+  calls: 41,
+  rows: 99,
+  micros: 2_500,
+  squares: [9, 12, 21, 30.5, 40, 72],
+  times: [700, 900, 2100.25],
+  machine: "m",
+};
 const transitions = { cells: Uint32Array.of(3, 0), counts: Uint32Array.of(9, 1) };
 const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 const changed = (fields: object): Uint8Array => bytes(JSON.stringify({ ...JSON.parse(encodeLoad({ ...window, transitions })), ...fields }));
 
-test("a load message is the same after writing and reading, with and without transitions and times", () => {
+test("a load message is the same after writing and reading, with and without transitions, times and compute", () => {
   const seconds = { dense: 1.25, experts: 0 };
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, seconds }))), { ...window, seconds });
+  assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, compute }))), { ...window, compute });
   assert.deepEqual(decodeLoad(bytes(encodeLoad(window))), window);
   assert.deepEqual(decodeLoad(bytes(encodeLoad({ ...window, transitions }))), { ...window, transitions });
+});
+
+test("a field of a later version is ignored", () => {
+  assert.deepEqual(decodeLoad(changed({ later: 1, compute: { ...compute, watts: 3 } })), { ...window, transitions, compute });
 });
 
 const pairs = (...values: number[]): string => Buffer.from(Uint32Array.from(values).buffer).toString("base64");
@@ -28,6 +42,10 @@ const refused: Record<string, [object, RegExp]> = {
   ],
   "more pairs than allowed": [{ transitions: pairs(...new Array<number>(2 * transitionPairsMax + 6).fill(0)) }, /transitions/],
   "time that runs backwards": [{ seconds: { dense: -1, experts: 1 } }, /seconds\.dense/],
+  "a negative time": [{ compute: { ...compute, micros: -1 } }, /compute\.micros/],
+  "more time than there is": [{ compute: { ...compute, micros: 2 ** 41 } }, /compute\.micros/],
+  "too few sums": [{ compute: { ...compute, squares: [1, 2, 3] } }, /compute\.squares/],
+  "half a batch": [{ compute: { ...compute, runs: 0.5 } }, /compute\.runs/],
   "counts of another length": [{ routed: pairs(1, 2, 3) }, /routed: 12 bytes, expected 16/],
 };
 for (const [name, [fields, message]] of Object.entries(refused)) {

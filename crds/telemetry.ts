@@ -1,6 +1,7 @@
 // The load message that workers publish on core NATS, its subject and its bounds. Pure.
-// `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance), `transitions`
-// = where sampled tokens went from layer to layer, sent only while the placement policy asks for it.
+// `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance), `compute` = what
+// it took to compute them (speed of the rank), `transitions` = where sampled tokens went from layer to layer, sent only while
+// the placement policy asks for it. Readers ignore fields that they do not know, and do without those that may be missing.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
@@ -34,6 +35,32 @@ export interface StepSeconds {
   readonly experts: number;
 }
 
+/** Bound of counters of one message: microseconds of 12 days. */
+const computeMax = 2 ** 40;
+const computeCount = z.number().int().min(0).max(computeMax);
+/** Sums over batches of products of two of them, or of one and a time. */
+const computeSum = z
+  .number()
+  .min(0)
+  .max(computeMax ** 2);
+
+/** A batch is a frame of another rank, or this rank's own pairs of a layer. */
+const computeSchema = z.object({
+  runs: computeCount, // batches
+  calls: computeCount, // experts run in them
+  rows: computeCount,
+  micros: computeCount, // microseconds that they took, one after another
+  /**
+   * For least squares, since a batch has its price, and an expert's weights are read for any number of rows: sums over batches
+   * of x x' / w (the upper triangle by rows) and of x t / w, where x = (1, experts, rows), t its microseconds, w = experts + rows.
+   */
+  squares: z.array(computeSum).length(6),
+  times: z.array(computeSum).length(3),
+  /** Names the machine if it is computed on its cores: ranks of one machine share these. */
+  machine: z.string().min(1).max(64).optional(),
+});
+export type ComputeWork = z.infer<typeof computeSchema>;
+
 /** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1, cells[n] = (l * experts + i) * experts + j. */
 export interface Transitions {
   readonly cells: Uint32Array;
@@ -56,6 +83,7 @@ export const loadMessageSchema = z.object({
   routed: counts,
   served: counts,
   seconds: z.object({ dense: z.number().min(0), experts: z.number().min(0) }).optional(),
+  compute: computeSchema.optional(),
   /** base64 of little-endian uint32 [n][2]: cell, count. */
   transitions: z
     .string()

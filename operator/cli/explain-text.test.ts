@@ -26,14 +26,19 @@ const placement = {
   status: {
     phase: "Committed",
     committedEpoch: 5,
-    ranks: [{ rank: 0, hostedBytes: 200, budgetBytes: 400 }],
+    ranks: [{ rank: 0, hostedBytes: 200, budgetBytes: 400, speedPercent: 80 }],
     predicted: { imbalancePercent: 108, boundPercent: 100, moves: 2, bytes: 200 },
     measured: { imbalancePercent: 111, moves: 2, bytes: 200, durationMs: 1500 },
     phases: [
       { phase: "prefill", selections: 900, imbalancePercent: 140 },
       { phase: "decode", selections: 4000, imbalancePercent: 109 },
     ],
-    decision: { reason: "WithinNoise", message: "worst layer at 111%, trigger 110%, of which 2% may be chance" },
+    decision: {
+      reason: "WithinNoise",
+      message: "worst layer at 111%, trigger 110%, of which 2% may be chance",
+      numbers: { imbalancePercent: 111, triggerPercent: 110, noisePercent: 2 },
+    },
+    forecast: { newestWeightPercent: 35, errorPermille: 31, noisePermille: 12, changePermille: 25, changed: true, windows: 40 },
   },
 };
 
@@ -75,6 +80,8 @@ test("explain tells the plan, its reason, what came of it, the phases, the decis
     /^measured +imbalance 111%.* 1\.5 s$/m,
     /^by phase +prefill 140% worst layer of 900 selections, decode 109% .*planned for the sum/m,
     /^decision +WithinNoise: worst layer at 111%/m,
+    /^numbers +imbalancePercent 111, triggerPercent 110, noisePercent 2$/m,
+    /^forecast +the newest window weighs 35%; it misses 3\.1% of the load, of which 1\.2% are chance; .* changed 2\.5%; it has just changed/m,
     /^layers +changed by this plan: 0$/m,
     /RebalanceStarted: RebalanceStarted said\n.*PlacementCommitted: PlacementCommitted said$/,
   ])
@@ -93,13 +100,14 @@ test("explain counts experts whose copies are all on one node, whatever their nu
 test("explain lists what each rank hosts, and every expert of a layer with its shares", async () => {
   const facts = await gather(await cluster(), ref);
   assert.deepEqual(
-    explain(facts).hosting.map(({ rank, experts, copies, bytes }) => [rank, experts, copies, bytes]),
+    explain(facts).hosting.map(({ rank, experts, copies, bytes, speedPercent }) => [rank, experts, copies, bytes, speedPercent]),
     [
-      [0, 2, 0, 200],
-      [1, 3, 1, undefined],
-      [2, 4, 2, undefined],
+      [0, 2, 0, 200, 80],
+      [1, 3, 1, undefined, undefined],
+      [2, 4, 2, undefined, undefined],
     ],
   );
+  assert.match(renderExplained(facts, explain(facts)), /SPEED\n +0 .* 80%\n/);
   assert.match(renderLayer(facts.placement, 1), /^layer 1, epoch 3\n.*\n +0 +0 \(home\) 50\.0%, 1 50\.0%/);
   assert.throws(() => renderLayer(facts.placement, 7), { code: "InvalidOption", message: /the plan has layers 0, 1/ });
 });

@@ -35,9 +35,17 @@ export interface Explained {
   readonly lastRebalance: NonNullable<MoEDeployment["status"]["placement"]>["lastRebalance"];
   readonly conditions: readonly { type: string; status: string; reason: string; message: string }[];
   readonly layersChanged: readonly number[];
-  readonly hosting: readonly { rank: number; experts: number; copies: number; bytes: number | undefined; budget: number | undefined }[];
+  readonly hosting: readonly {
+    rank: number;
+    experts: number;
+    copies: number;
+    bytes: number | undefined;
+    budget: number | undefined;
+    speedPercent: number | undefined;
+  }[];
   readonly phases: NonNullable<ExpertPlacement["status"]["phases"]>;
   readonly decision: ExpertPlacement["status"]["decision"];
+  readonly forecast: ExpertPlacement["status"]["forecast"];
   readonly minCopies: number;
   /** Experts whose hosts are all on one node. */
   readonly atRisk: number;
@@ -64,6 +72,7 @@ export function explain({ deployment, placement, events, nodes }: ExplainFacts):
     hosting: hostingOf(placement, layers),
     phases: status.phases ?? [],
     decision: status.decision,
+    forecast: status.forecast,
     minCopies: deployment.spec.experts.minCopies,
     atRisk: atRisk(layers, nodes),
     events,
@@ -87,6 +96,7 @@ function hostingOf(placement: ExpertPlacement, layers: readonly LayerPlan[]): Ex
       copies: held.filter((row) => row[0] !== rank).length,
       bytes: reported?.hostedBytes,
       budget: reported?.budgetBytes,
+      speedPercent: reported?.speedPercent,
     };
   });
 }
@@ -105,6 +115,13 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
   // A placement that is left as it is gives the decision as its condition's message: said once, below.
   if (e.decision && !e.conditions.some(({ message }) => message.includes(e.decision?.message ?? "")))
     lines.push(`decision   ${e.decision.reason}: ${e.decision.message}`);
+  if (e.decision?.numbers && Object.keys(e.decision.numbers).length > 0)
+    lines.push(
+      `numbers    ${Object.entries(e.decision.numbers)
+        .map(([name, value]) => `${name} ${value}`)
+        .join(", ")}`,
+    );
+  if (e.forecast) lines.push(`forecast   ${forecastText(e.forecast)}`);
   if (e.lastRebalance) {
     const last = e.lastRebalance;
     lines.push(
@@ -122,8 +139,15 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
   lines.push(
     "",
     table(
-      ["RANK", "EXPERTS", "OF THEM COPIES", "BYTES", "BUDGET"],
-      e.hosting.map((row) => [String(row.rank), String(row.experts), String(row.copies), bytes(row.bytes), bytes(row.budget)]),
+      ["RANK", "EXPERTS", "OF THEM COPIES", "BYTES", "BUDGET", "SPEED"],
+      e.hosting.map((row) => [
+        String(row.rank),
+        String(row.experts),
+        String(row.copies),
+        bytes(row.bytes),
+        bytes(row.budget),
+        percent(row.speedPercent),
+      ]),
     ),
   );
   const notable = e.conditions.filter(({ type }) => ["PlacementBalanced", "TelemetryFresh", "Degraded", "Progressing"].includes(type));
@@ -135,6 +159,12 @@ export function renderExplained({ deployment }: Pick<ExplainFacts, "deployment">
       ...e.events.map((event) => `  ${event.time}  ${event.reason}${event.count > 1 ? ` (x${event.count})` : ""}: ${event.note}`),
     );
   return lines.join("\n");
+}
+
+function forecastText(f: NonNullable<ExpertPlacement["status"]["forecast"]>): string {
+  const part = (permille: number): string => `${(permille / 10).toFixed(1)}%`;
+  const state = f.changed ? "; it has just changed, and the next plan does not wait" : "";
+  return `the newest window weighs ${percent(f.newestWeightPercent)}; it misses ${part(f.errorPermille)} of the load, of which ${part(f.noisePermille)} are chance; the last of ${f.windows} windows changed ${part(f.changePermille)}${state}`;
 }
 
 function outcome(o: NonNullable<ExpertPlacement["status"]["predicted"]>): string {

@@ -55,7 +55,8 @@ const stats: readonly Panel[] = [
   },
   {
     title: "Experts unhosted",
-    description: "(layer, expert) pairs without a live copy: requests for them wait for a load from the model store.",
+    description:
+      "(layer, expert) pairs without a live copy, also while a restarted rank loads: requests for them wait for a load from a peer or the model store.",
     unit: "none",
     queries: [{ expr: "sum(enodia_experts_unhosted{%})", legend: "experts" }],
     red: 1,
@@ -120,6 +121,36 @@ const series: readonly Panel[] = [
     description: "Decisions of the planner by result and reason; held = it looked and did not move.",
     unit: "short",
     queries: [{ expr: `sum by (result, reason) (increase(enodia_rebalances_total{%}[${rate}]))`, legend: "{{result}}: {{reason}}" }],
+  },
+  {
+    title: "Plans: predicted and proposed",
+    description:
+      "Worst layer for the forecast load under the committed plan and under the one last proposed; the difference is what that would gain.",
+    unit: "none",
+    min: 1,
+    queries: [{ expr: `max by (${by}, plan) (enodia_predicted_imbalance_ratio{%})`, legend: "{{deployment}} {{plan}}" }],
+  },
+  {
+    title: "Plans: gain and cost",
+    description: "Layer time that the plan last proposed saves while its forecast holds, and what its transfers cost.",
+    unit: "s",
+    min: 0,
+    queries: [
+      { expr: `max by (${by}) (enodia_proposed_gain_seconds{%})`, legend: "{{deployment}} gain" },
+      { expr: `max by (${by}) (enodia_proposed_cost_seconds{%})`, legend: "{{deployment}} cost" },
+    ],
+  },
+  {
+    title: "Forecast error",
+    description:
+      "Part of the load that the forecast missed in recent windows, beside what chance alone gives; 1 = the load has just changed.",
+    unit: "percentunit",
+    min: 0,
+    queries: [
+      { expr: `max by (${by}) (enodia_forecast_error_ratio{%})`, legend: "{{deployment}} error" },
+      { expr: `max by (${by}) (enodia_forecast_noise_floor_ratio{%})`, legend: "{{deployment}} chance" },
+      { expr: `max by (${by}) (enodia_forecast_changed{%})`, legend: "{{deployment}} changed" },
+    ],
   },
   {
     title: "Ranks",

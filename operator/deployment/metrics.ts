@@ -25,7 +25,8 @@ function record(metrics: Pick<Metrics<"operator">, "set">, object: KubeObject): 
   metrics.set("enodia_deployment_replicas", spec.replicas, { ...labels, state: "desired" });
   metrics.set("enodia_deployment_replicas", replicas, { ...labels, state: "allocated" });
   metrics.set("enodia_deployment_replicas", status.readyReplicas ?? 0, { ...labels, state: "ready" });
-  const repairing = status.conditions?.some((one) => one.type === "Degraded" && one.status === "True") ?? false;
+  // Ranks that do not serve for another reason (a start, a crash loop, memory) are on their way, not lost.
+  const repairing = status.conditions?.some((one) => one.type === "Degraded" && one.status === "True" && one.reason === "RanksLost");
   metrics.set("enodia_deployment_ranks", active, { ...labels, state: "active" });
   metrics.set("enodia_deployment_ranks", repairing ? lost : 0, { ...labels, state: "lost" });
   metrics.set("enodia_deployment_ranks", repairing ? 0 : Math.max(0, Math.min(desired, replicas) - active), {

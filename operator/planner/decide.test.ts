@@ -18,6 +18,7 @@ const imbalanced: Situation = {
   minTokens: 5000,
   sinceLastPlanMs: 60_000,
   intervalMs: 15_000,
+  intervalFactor: 1,
   alarm: false,
   imbalance: 1.6,
   triggerPercent: 110,
@@ -66,6 +67,12 @@ test("new transitions ask for a plan where the load does not, after the interval
     [{ synced: false }, "NotSynced"],
   ] as const)
     assert.equal(whetherToPlan({ ...balanced, ...change }).reason, wantReason);
+});
+
+test("a longer interval says why, and how long", () => {
+  const { message, numbers } = whetherToPlan({ ...imbalanced, sinceLastPlanMs: 20_000, intervalMs: 60_000, intervalFactor: 4 });
+  assert.match(message, /last plan 20.0 s ago, at least 60.0 s apart, 4 times the usual while the load holds still/);
+  assert.deepEqual(numbers, { sinceMs: 20_000, intervalMs: 60_000 });
 });
 
 test("a change of load does not wait for the interval", () => {

@@ -23,7 +23,8 @@ export type HoldReason =
   | "WithinNoise"
   | "NoBetterPlan"
   | "TransferNotWorth"
-  | "Recommended";
+  | "Recommended"
+  | "PlanFailed";
 
 /** Affinity: where tokens go from layer to layer is known anew, and the policy places by that. */
 export type ActReason = "Imbalanced" | "Affinity";
@@ -48,6 +49,8 @@ export interface Situation {
   readonly minTokens: number;
   readonly sinceLastPlanMs: number;
   readonly intervalMs: number;
+  /** The interval is so many times the usual one, since plans find nothing better and the load holds still. */
+  readonly intervalFactor: number;
   /** The load has just changed (CUSUM): the interval does not hold a plan back. */
   readonly alarm: boolean;
   /** Predicted worst layer under the committed plan, as a ratio. */
@@ -77,18 +80,22 @@ export function whetherToPlan(s: Situation): Decision {
   if (s.telemetryAgeMs > s.staleAfterMs) {
     return hold("TelemetryStale", `a rank's last load message is ${seconds(s.telemetryAgeMs)} old, at most ${seconds(s.staleAfterMs)}`, {
       ageMs: finite(s.telemetryAgeMs),
+      staleAfterMs: s.staleAfterMs,
     });
   }
   if (s.missingRanks.length > 0) {
     return hold("PartialRanks", `ranks ${s.missingRanks.slice(0, 8).join(", ")} did not report in the window`, {
       missing: s.missingRanks.length,
+      ranks: s.activeRanks,
     });
   }
   const calm = balanced(s);
   if (calm && s.newTransitions === undefined) return calm;
   if (s.sinceLastPlanMs < s.intervalMs && !s.alarm) {
-    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart`, {
+    const why = s.intervalFactor > 1 ? `, ${s.intervalFactor} times the usual while the load holds still and no plan is better` : "";
+    return hold("Interval", `last plan ${seconds(s.sinceLastPlanMs)} ago, at least ${seconds(s.intervalMs)} apart${why}`, {
       sinceMs: s.sinceLastPlanMs,
+      intervalMs: s.intervalMs,
     });
   }
   const message = `worst layer at ${Math.round(s.imbalance * 100)}%, trigger ${s.triggerPercent}%`;
@@ -106,6 +113,7 @@ function balanced(s: Situation): Decision | undefined {
   if (s.selectionsPerLayer < wanted) {
     return hold("TooFewTokens", `${s.selectionsPerLayer} selections per layer, at least ${wanted} are needed`, {
       selections: s.selectionsPerLayer,
+      wanted,
     });
   }
   const percent = Math.round(s.imbalance * 100);
@@ -123,6 +131,11 @@ function balanced(s: Situation): Decision | undefined {
 
 function hold(reason: HoldReason, message: string, numbers: Numbers = {}): Decision {
   return { act: false, reason, message, numbers };
+}
+
+/** No plan could be made, or it was not a valid one. `numbers`: of the decision to make it. */
+export function planFailed(message: string, numbers: Numbers = {}): Decision {
+  return hold("PlanFailed", message, numbers);
 }
 
 export interface Judged {

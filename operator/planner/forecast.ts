@@ -20,6 +20,8 @@ export interface Forecast {
   /** Expected rows per window, scaled to each layer's total in the last window that had any, [layers * experts]. */
   readonly load: Float64Array;
   readonly arm: number;
+  /** Total variation between recent windows and what that average had forecast for them, mean; 0 until the second window. */
+  readonly error: number;
   /** Mean total variation between the last window and the one before; 0 for the first. */
   readonly change: number;
   /** Total variation that pure sampling noise would give. */
@@ -87,6 +89,7 @@ export class Forecaster {
     return {
       load: this.scaled(totals),
       arm: lasting,
+      error: this.missedWindows > 0 ? (this.errors[this.arm] ?? 0) / this.missedWindows : 0,
       change,
       noiseFloor: floor,
       alarm,

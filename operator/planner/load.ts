@@ -214,7 +214,8 @@ export class ServedRows {
 
   /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
   measure(minRows: number): MeasuredImbalance | undefined {
-    const speed = this.windows[0]?.ranks.map((rank) => rank.speed) ?? [];
+    // Of the ranks' speeds the newest are the best known.
+    const speed = this.windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
     let worst = 0;
     let worstLayer = -1;
     let total = 0;

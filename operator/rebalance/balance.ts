@@ -9,6 +9,7 @@ import {
   type Decision,
   type Judged,
   layerBoundOf,
+  planFailed,
   predictedLayers,
   predictedWorst,
   settledPoints,
@@ -19,10 +20,12 @@ import { type Forecast, Forecaster } from "../planner/forecast.ts";
 import { policies } from "../planner/index.ts";
 import { windowsMin } from "../planner/lifetime.ts";
 import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
+import { movesAllowed, Pace } from "../planner/pace.ts";
 import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
 import { ReshardAge } from "../planner/reshard-age.ts";
 import { gainPerMove, planNoise } from "../planner/shipped.ts";
+import { type SpeedRank, Speeds } from "../planner/speeds.ts";
 import { timingOf } from "../planner/timing.ts";
 import { TransitionBook } from "../planner/transitions.ts";
 import { PathRates } from "./rates.ts";
@@ -44,14 +47,21 @@ export interface BalanceFacts {
   readonly busConnected: boolean;
   readonly expected: readonly ExpectedRank[];
   readonly ranks: readonly RankSpec[];
+  readonly hardware: readonly SpeedRank[];
   readonly shape: ModelShape;
   readonly plan: PlacementPlan | undefined;
+}
+
+export interface Outlook extends Pick<Forecast, "arm" | "error" | "change" | "noiseFloor" | "windows"> {
+  /** The load has changed at once, and no plan was judged since. */
+  readonly changed: boolean;
 }
 
 export class Balance {
   readonly book: LoadBook;
   /** How fast bytes come, as receivers measure it. */
   readonly rates = new PathRates();
+  readonly speeds = new Speeds();
   private lastPlanAt = Number.NEGATIVE_INFINITY;
   decision: Decision | undefined;
   measured: MeasuredImbalance | undefined;
@@ -63,7 +73,11 @@ export class Balance {
   private readonly since: number;
   private readonly forecaster: Forecaster;
   private forecast: Forecast | undefined;
-  private alarm = false;
+  private readonly pace = new Pace();
+  /** Worst layer that the forecast gives under the committed plan, as last asked for. */
+  predicted: number | undefined;
+  /** What became of the last plan that was made. */
+  judged: Judged | undefined;
   /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
   private evidence = 0;
   private readonly served = new ServedRows();
@@ -83,6 +97,7 @@ export class Balance {
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
     const accepted = this.book.accept(window, expected, now);
+    if (accepted.ok) this.speeds.take(window);
     if (accepted.ok && window.transitions) {
       this.transitions ??= new TransitionBook(this.book.layers, this.book.experts);
       this.transitions.add(window.transitions);
@@ -101,6 +116,7 @@ export class Balance {
     if (facts.planInProgress) {
       // Counts taken while experts move say nothing of either plan.
       this.book.reset(now);
+      this.speeds.drop();
       return false;
     }
     const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
@@ -109,6 +125,7 @@ export class Balance {
     const wanted = Math.min(facts.spec.rebalancing.trigger.minTokens, windowRows);
     if (this.book.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
     const closed = this.book.close(facts.expected, now);
+    this.speeds.close(facts.hardware);
     this.window = closed;
     if (policies[facts.spec.rebalancing.policy].usesTransitions) this.transitions?.fade();
     else this.transitions = undefined;
@@ -116,20 +133,21 @@ export class Balance {
     const least = leastOf(closed.perLayer);
     if (least >= Math.min(wanted, windowRowsMin)) {
       this.forecast = this.forecaster.observe(closed.routed);
-      this.alarm = this.forecast.alarm;
-      if (this.alarm) {
+      const { alarm } = this.forecast;
+      this.pace.observe(this.forecast);
+      if (alarm) {
         this.evidence = 0;
         this.settled = false;
         this.resharded.forget();
+        this.served.clear();
       }
       this.evidence += least;
       // What was dropped before the load changed may be what is needed now.
-      this.history = this.alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
+      this.history = alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
       this.noise = this.forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
       this.bound = layerBoundOf(this.input(facts));
       this.phases = facts.plan ? phaseLoads(this.input(facts), closed, windowRowsMin) : [];
     }
-    if (this.alarm) this.served.clear();
     this.served.add(closed, measuredRows);
     this.measured = this.served.measure(wanted);
     return true;
@@ -139,6 +157,8 @@ export class Balance {
   ask(facts: BalanceFacts, now: number): Decision {
     const { rebalancing, telemetry } = facts.spec;
     const closed = this.window;
+    const { intervalFactor } = this.pace;
+    this.predicted = facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : undefined;
     const decision = whetherToPlan({
       mode: rebalancing.mode,
       synced: facts.synced && facts.plan !== undefined,
@@ -151,9 +171,10 @@ export class Balance {
       selectionsPerLayer: Math.round(this.evidence),
       minTokens: rebalancing.trigger.minTokens,
       sinceLastPlanMs: now - this.lastPlanAt,
-      intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval"),
-      alarm: this.alarm,
-      imbalance: facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : 1,
+      intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval") * intervalFactor,
+      intervalFactor,
+      alarm: this.pace.changed,
+      imbalance: this.predicted ?? 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
       settled: this.settled,
       noise: facts.plan && this.forecast ? worstNoise(this.input(facts), this.noise) : 0,
@@ -180,7 +201,22 @@ export class Balance {
     });
     if (judged.decision.act) this.resharded.planned(this.forecast?.windows ?? 0, output);
     this.decision = judged.decision;
+    this.judged = judged;
+    this.pace.judged(judged.decision);
     return judged;
+  }
+
+  /** There is no plan to judge. */
+  failed(message: string): Decision {
+    this.decision = planFailed(message, this.decision?.numbers);
+    return this.decision;
+  }
+
+  /** How the load is forecast; undefined until a window had enough of it. */
+  get outlook(): Outlook | undefined {
+    if (!this.forecast) return undefined;
+    const { arm, error, change, noiseFloor, windows } = this.forecast;
+    return { arm, error, change, noiseFloor, windows, changed: this.pace.changed };
   }
 
   /** Load to plan with: the forecast, or even load where none is known. */
@@ -195,7 +231,7 @@ export class Balance {
       load,
       current: facts.plan?.layers,
       budget: {
-        maxMoves: budget.maxMoves,
+        maxMoves: movesAllowed(budget.maxMoves, this.pace.changed),
         maxMovesPerRank: budget.maxMovesPerRank ?? Infinity,
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
       },
@@ -233,6 +269,7 @@ export class Balance {
   /** Another plan holds: what was measured says nothing of it. */
   restart(now: number): void {
     this.book.reset(now);
+    this.speeds.drop();
     this.served.clear();
     this.measured = undefined;
     this.phases = [];
@@ -242,6 +279,7 @@ export class Balance {
   forgetHistory(): void {
     this.history = [];
     this.resharded.forget();
+    this.pace.forget();
   }
 }
 

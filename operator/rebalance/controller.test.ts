@@ -6,7 +6,7 @@ import { silentLog } from "../../runtime/observe/log.ts";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
-import { createRebalance, recordRollout } from "./controller.ts";
+import { createRebalance, recordLoad, recordRollout } from "./controller.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 
@@ -45,6 +45,18 @@ test("a plan under way shows the time by which it must have ended, which stays w
     assert.match(text, /enodia_rebalance_in_progress\{[^}]*\} 0\n/);
     assert.match(text, /enodia_rebalances_total\{[^}]*result="failed",reason="Balance"[^}]*\} 1\n/);
     assert.match(text, /enodia_rebalance_deadline_timestamp_seconds\{[^}]*\} 1700000060\n/);
+  } finally {
+    await metrics.close();
+  }
+});
+
+test("the age of telemetry is shown while a NATS server is named, and goes with it", async () => {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  try {
+    recordLoad(metrics, ref, { balance: undefined, ageMs: 61_000 });
+    assert.match(await metrics.text(), /enodia_telemetry_age_seconds\{[^}]*\} 61\n/);
+    recordLoad(metrics, ref, { balance: undefined, ageMs: undefined });
+    assert.doesNotMatch(await metrics.text(), /enodia_telemetry_age_seconds\{/);
   } finally {
     await metrics.close();
   }

@@ -7,8 +7,8 @@ import { createBus } from "../../runtime/wire/nats.ts";
 import type { Deployments, Rebalance, RebalanceView, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";
-import type { Balance, BalanceFacts } from "./balance.ts";
-import { DeploymentLoop } from "./loop.ts";
+import type { Balance } from "./balance.ts";
+import { DeploymentLoop, type LoadView } from "./loop.ts";
 import type { LoopPorts, PlanEnd } from "./loop-ports.ts";
 import { placementStore } from "./placement-store.ts";
 import { threadPlanner } from "./planner-thread.ts";
@@ -55,12 +55,14 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     onChange: (ref) => {
       for (const listener of listeners) listener(ref);
     },
-    onWindow: (ref, balance, facts) => recordWindow(metrics, ref, balance, facts),
     onRollout: (ref, running, done) => recordRollout(metrics, ref, running, done),
   };
   metrics.onCollect(() => {
     metrics.set("enodia_nats_connected", telemetry.connected ? 1 : 0);
-    for (const { loop, ref } of loops.values()) recordView(metrics, ref, loop.view());
+    for (const { loop, ref } of loops.values()) {
+      recordLoad(metrics, ref, loop.load());
+      recordView(metrics, ref, loop.view());
+    }
   });
   return {
     update: (world: World) => {
@@ -96,8 +98,18 @@ function labelsOf(ref: Ref) {
   return { namespace: ref.namespace, deployment: ref.name };
 }
 
-function recordWindow(metrics: Metrics<"operator">, ref: Ref, balance: Balance, facts: BalanceFacts): void {
+/** At every scrape, since the age grows also while no window closes. */
+export function recordLoad(metrics: Pick<Metrics<"operator">, "set" | "unset">, ref: Ref, { balance, ageMs }: LoadView): void {
   const labels = labelsOf(ref);
+  // Where no NATS server is named there is no load that could be old.
+  if (ageMs === undefined) metrics.unset("enodia_telemetry_age_seconds", labels);
+  else metrics.set("enodia_telemetry_age_seconds", ageMs / 1000, labels);
+  if (balance) recordBalance(metrics, labels, balance);
+}
+
+type DeploymentLabels = ReturnType<typeof labelsOf>;
+
+function recordBalance(metrics: Pick<Metrics<"operator">, "set">, labels: DeploymentLabels, balance: Balance): void {
   if (balance.measured) {
     metrics.set("enodia_expert_imbalance_ratio", balance.measured.worst, { ...labels, layer_agg: "max" });
     metrics.set("enodia_expert_imbalance_ratio", balance.measured.mean, { ...labels, layer_agg: "mean" });
@@ -108,7 +120,25 @@ function recordWindow(metrics: Metrics<"operator">, ref: Ref, balance: Balance, 
   }
   if (balance.bound !== undefined && Number.isFinite(balance.bound))
     metrics.set("enodia_expert_imbalance_bound_ratio", balance.bound, { ...labels, layer_agg: "max" });
-  metrics.set("enodia_telemetry_age_seconds", balance.ageMs(facts.expected, Date.now()) / 1000, labels);
+  recordDecisions(metrics, labels, balance);
+}
+
+/** The main numbers of what was last decided; all of them are in the ExpertPlacement. */
+function recordDecisions(metrics: Pick<Metrics<"operator">, "set">, labels: DeploymentLabels, balance: Balance): void {
+  const { predicted, judged, outlook } = balance;
+  if (predicted !== undefined) metrics.set("enodia_predicted_imbalance_ratio", predicted, { ...labels, plan: "committed" });
+  if (judged) {
+    const { gainSeconds, costSeconds } = judged.decision.numbers;
+    metrics.set("enodia_predicted_imbalance_ratio", judged.after, { ...labels, plan: "proposed" });
+    metrics.set("enodia_proposed_moves", judged.moves, labels);
+    if (gainSeconds !== undefined) metrics.set("enodia_proposed_gain_seconds", gainSeconds, labels);
+    if (costSeconds !== undefined) metrics.set("enodia_proposed_cost_seconds", costSeconds, labels);
+  }
+  if (!outlook) return;
+  metrics.set("enodia_forecast_newest_weight_ratio", outlook.arm, labels);
+  metrics.set("enodia_forecast_error_ratio", outlook.error, labels);
+  metrics.set("enodia_forecast_noise_floor_ratio", outlook.noiseFloor, labels);
+  metrics.set("enodia_forecast_changed", outlook.changed ? 1 : 0, labels);
 }
 
 function recordView(metrics: Metrics<"operator">, ref: Ref, view: RebalanceView | undefined): void {

@@ -6,7 +6,7 @@ import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { Identity, World } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { ModelShape } from "../planner/policy.ts";
-import type { Balance, BalanceFacts } from "./balance.ts";
+import type { Balance } from "./balance.ts";
 import type { Model, RankView } from "./members.ts";
 import type { Planner } from "./planner-thread.ts";
 import type { Clock, OpenLink, PlacementStore } from "./ports.ts";
@@ -31,8 +31,6 @@ export interface LoopPorts {
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;
-  /** A window was closed: gauges of load. */
-  onWindow(ref: Ref, balance: Balance, facts: BalanceFacts): void;
   /** A plan began, or ended. */
   onRollout(ref: Ref, running: { readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
 }

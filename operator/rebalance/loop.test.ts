@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { loadByShares } from "../../runtime/placement/split.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
@@ -97,6 +98,50 @@ test("the placement's status names every rank's state, memory and load, and what
   assert.ok(ranks.every(({ hostedBytes, budgetBytes }) => hostedBytes !== undefined && hostedBytes <= (budgetBytes ?? 0)));
 });
 
+/** Rows of each rank in all layers, under the stored plan. */
+function rowsOf(sim: SimCluster): number[] {
+  const rows = [0, 0, 0];
+  for (const [l, layer] of (sim.plan()?.layers ?? []).entries())
+    for (const [rank, load] of loadByShares(sim.demand(l), layer.hosts, layer.shares, 3).entries()) rows[rank] = (rows[rank] ?? 0) + load;
+  return rows;
+}
+
+test("a rank that turns out slow gets less work, for good: also a new leader leaves it so", async () => {
+  const sim = await up({ spec: fast });
+  sim.rates = { speed: (rank) => (rank === 2 ? 0.5 : 1), noise: 0.1 };
+  await sim.clock.run(180_000);
+  const [a, b, slow] = rowsOf(sim) as [number, number, number];
+  assert.ok(slow / ((a + b) / 2) < 0.62, `${slow} rows beside ${a} and ${b}`);
+  const speeds = sim.stored?.status.ranks?.map(({ speedPercent }) => speedPercent ?? 0) ?? [];
+  assert.ok(Math.abs((speeds[2] ?? 0) - 50) <= 8 && speeds[0] === 100 && speeds[1] === 100, `${speeds}`);
+  const settled = sim.epochsWritten.length;
+  await sim.clock.run(120_000);
+  assert.equal(sim.epochsWritten.length, settled, "steady speeds move nothing");
+  for (let ms = 0; ms < 20_000; ms += 4_000) {
+    sim.cuts.add("-2:2");
+    await sim.clock.run(3_000);
+    sim.cuts.clear();
+    await sim.clock.run(1_000);
+  }
+  await sim.clock.run(60_000);
+  assert.equal(sim.epochsWritten.length, settled, "a stream that is down for a moment says nothing of the rank's speed");
+  sim.stopOperator();
+  await sim.clock.run(1_000);
+  sim.startOperator();
+  await sim.clock.run(120_000);
+  assert.equal(sim.epochsWritten.length, settled, "a new leader knows them");
+  assert.deepEqual(sim.faults(), []);
+});
+
+test("equal ranks whose measurements are noisy move nothing", async () => {
+  const sim = await up({ spec: fast });
+  await sim.clock.run(60_000);
+  const settled = sim.epochsWritten.length;
+  sim.rates = { speed: () => 1, noise: 0.3 };
+  await sim.clock.run(300_000);
+  assert.equal(sim.epochsWritten.length, settled);
+});
+
 const copiesOf = (sim: SimCluster): number[] =>
   (sim.plan()?.layers ?? []).flatMap((layer) => layer.hosts.map((hosts) => new Set(hosts).size));
 
@@ -192,6 +237,31 @@ test("a killed process is loaded again from its plan, or its experts move to oth
   assert.deepEqual(sim.faults(), []);
 });
 
+test("while a restarted process loads, what is said to have no live copy is what no process holds", async () => {
+  const sim = await up();
+  sim.slow.set(1, 200);
+  const heldBy = (layer: number, expert: number) => [...sim.pods.values()].some((w) => w.alive && w.memory.has(w.key(layer, expert)));
+  const missing = () => Array.from({ length: 32 }, (_, i) => heldBy(i >> 3, i % 8)).filter((held) => !held).length;
+  sim.worker(1).crash(1_000);
+  let seen = 0;
+  let loading = 0;
+  const settled = await sim.clock.run(30_000, () => {
+    const view = sim.loop?.view();
+    seen = Math.max(seen, view?.unhostedExperts ?? 0);
+    if (view?.loadingRanks.length) loading++;
+    // What the process has loaded since its last report, 200 ms ago, is not known yet.
+    assert.ok((view?.unhostedExperts ?? 0) >= missing() || !sim.worker(1).alive, `${view?.unhostedExperts} of ${missing()}`);
+    return sim.worker(1).alive && sim.converged();
+  });
+  assert.ok(settled);
+  await sim.clock.run(1_000);
+  assert.ok(seen > 5 && loading > 5, `${seen} experts at most, seen loading ${loading} times`);
+  assert.equal(sim.loop?.view()?.unhostedExperts, 0);
+  assert.deepEqual(sim.loop?.view()?.loadingRanks, []);
+  assert.equal(sim.plan()?.epoch, 1, "nothing was planned for it");
+  assert.deepEqual(sim.faults(), []);
+});
+
 test("scale up fills the new rank, scale down empties the leaving one before it may go", async () => {
   const sim = await up({ spec: fast });
   sim.scale(4);
@@ -229,6 +299,19 @@ test("without NATS nothing moves for balance, yet a loss is repaired", async () 
   assert.equal(sim.loop?.view()?.telemetryFresh.reason, "NATSUnavailable");
   sim.worker(0).crash(undefined);
   assert.ok(await sim.clock.run(20_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
+});
+
+test("the age of load grows while no window closes, and without a NATS server there is none", async () => {
+  const sim = await up({ spec: fast });
+  await sim.clock.run(20_000);
+  assert.ok((sim.loop?.load().ageMs ?? Number.NaN) <= 2_000, `${sim.loop?.load().ageMs}`);
+  sim.bus.connected = false;
+  await sim.clock.run(60_000);
+  assert.ok((sim.loop?.load().ageMs ?? 0) >= 59_000, `${sim.loop?.load().ageMs}`);
+  sim.respec({ ...fast, telemetry: {} });
+  await sim.clock.run(1_000);
+  assert.equal(sim.loop?.load().ageMs, undefined);
+  assert.equal(sim.loop?.view()?.telemetryFresh.reason, "NotConfigured");
 });
 
 test("an operator killed at any moment of a rebalance leaves a plan that the next one finishes", async () => {

@@ -2,7 +2,6 @@
 // report. At most one plan is made or carried out at a time. Shell: every decision is in the pure files it calls.
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
-import type { LoadWindow } from "../../crds/telemetry.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
 import { policies } from "../planner/index.ts";
 import { Attempts, type StepEnd, type Tried, type Why } from "./attempts.ts";
@@ -10,6 +9,7 @@ import { Balance, type BalanceFacts } from "./balance.ts";
 import { Boots } from "./boots.ts";
 import { Carrier } from "./carry.ts";
 import { Drains } from "./drains.ts";
+import { Intake } from "./intake.ts";
 import { type Intent, nextIntent } from "./intent.ts";
 import { Links } from "./links.ts";
 import type { LoopPorts, Observed } from "./loop-ports.ts";
@@ -23,11 +23,11 @@ import {
   rankSpecs,
   ranksOf,
   rankViews,
+  speedRanks,
 } from "./members.ts";
 import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
 import type { Description } from "./ports.ts";
 import { podsOf, Steps } from "./steps.ts";
-import type { Subscription } from "./telemetry.ts";
 import { changeKey, rebalanceView } from "./view.ts";
 
 const tickMs = 200;
@@ -35,6 +35,13 @@ const tickMs = 200;
 const pokeMs = 100;
 /** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
 const identityMs = 60_000;
+
+export interface LoadView {
+  /** Undefined until a worker was described. */
+  readonly balance: Balance | undefined;
+  /** Of the load messages; undefined where no NATS server is named. */
+  readonly ageMs: number | undefined;
+}
 
 export class DeploymentLoop {
   private readonly ports: LoopPorts;
@@ -48,7 +55,7 @@ export class DeploymentLoop {
   private readonly status: PlacementStatusWriter;
   private identity: { readonly known: Identity; readonly until: number } | undefined;
   private waiting: Why | undefined;
-  private telemetry: { readonly key: string; readonly subscription: Subscription } | undefined;
+  private readonly intake: Intake;
   private readonly usableAt = new Map<number, number>();
   private readonly startedAt: number;
   private describedAt: number | undefined;
@@ -67,6 +74,7 @@ export class DeploymentLoop {
     const { seen, links, boots, drains } = this;
     this.carrier = new Carrier({ ports, seen, links, boots, poke: () => this.poke() });
     this.steps = new Steps({ ports, seen, links, drains, carrier: this.carrier, facts: () => this.facts() });
+    this.intake = new Intake({ ports, seen, expected: () => this.facts().expected });
     const { store, clock, log } = ports;
     const onGone = () => {
       this.carrier.recovered = false; // it is made again from what workers hold
@@ -82,6 +90,11 @@ export class DeploymentLoop {
 
   view(): RebalanceView | undefined {
     return this.current;
+  }
+
+  /** What is known of the load, for gauges. */
+  load(): LoadView {
+    return { balance: this.seen.balance, ageMs: this.intake.ageMs() };
   }
 
   private poked = false;
@@ -128,7 +141,7 @@ export class DeploymentLoop {
       parseDuration(this.seen.world.spec.elasticity.drain, "spec.elasticity.drain"),
       now,
     );
-    this.listen();
+    this.intake.listen();
     if (!this.working) this.decide(now);
     else if (this.steps.onlyPlanning && this.overtaken(now)) this.steps.abandonPlanning();
     this.report(now);
@@ -218,46 +231,23 @@ export class DeploymentLoop {
     return gone;
   }
 
-  private listen(): void {
-    const { ref, spec } = this.seen.world;
-    const url = this.ports.natsUrl(spec);
-    const key = JSON.stringify([url, spec.telemetry.nats]);
-    if (this.telemetry?.key === key) return;
-    this.telemetry?.subscription.close();
-    this.telemetry = undefined;
-    if (!url) return;
-    const { credentialsSecretRef, subjectPrefix } = spec.telemetry.nats;
-    const secret = credentialsSecretRef && { namespace: ref.namespace, name: credentialsSecretRef.name };
-    const subscription = this.ports.telemetry.subscribe(ref, subjectPrefix, { url, secret }, (window) => this.receive(window));
-    this.telemetry = { key, subscription };
-  }
-
-  private receive(window: LoadWindow): void {
-    const { ref } = this.seen.world;
-    const accepted = this.seen.balance?.accept(window, this.facts().expected, this.ports.clock.now()) ?? {
-      ok: false as const,
-      reason: "unknown_deployment" as const,
-    };
-    if (accepted.ok) this.ports.metrics.add("enodia_telemetry_samples_total", 1, { namespace: ref.namespace, deployment: ref.name });
-    else this.ports.metrics.add("enodia_telemetry_dropped_total", 1, { reason: accepted.reason });
-  }
-
   private facts(): BalanceFacts {
     const plan = this.carrier.committed;
     const active = this.seen.views.filter((view) => view.usable && view.leaving === undefined && !view.pod.terminating);
-    const specs = rankSpecs(this.seen.views, plan);
+    const specs = rankSpecs(this.seen.views, plan, this.seen.balance?.speeds);
     const usable = this.seen.views.filter((view) => view.usable);
     return {
       spec: this.seen.world.spec,
       synced: plan !== undefined && usable.every((view) => (view.link?.status?.epoch ?? 0) >= plan.epoch),
       planInProgress: this.carrier.running !== undefined,
-      busConnected: this.telemetry?.subscription.status.connected ?? false,
+      busConnected: this.intake.connected,
       expected: active.map((view) => ({
         rank: view.rank,
         bootId: view.link?.description?.bootId ?? "",
         speed: specs.find((spec) => spec.rank === view.rank)?.speed ?? 1,
       })),
       ranks: specs,
+      hardware: speedRanks(this.seen.views),
       shape: this.seen.shape ?? { layers: 0, experts: 0, residentBytes: new Float64Array(0), storedBytes: new Float64Array(0) },
       plan,
     };
@@ -278,8 +268,8 @@ export class DeploymentLoop {
     const facts = this.facts();
     const intent = this.intent(facts, now);
     this.waiting = intent.kind === "wait" ? intent : this.attempts.pauseOf(intent.kind, members, now);
-    if (this.seen.balance?.closeIfDue(facts, now)) this.ports.onWindow(world.ref, this.seen.balance, facts);
-    else if (intent.kind === "balance") return;
+    const closed = this.seen.balance?.closeIfDue(facts, now) ?? false;
+    if (!closed && intent.kind === "balance") return;
     this.follow(intent, facts, now);
   }
 
@@ -333,26 +323,19 @@ export class DeploymentLoop {
       measured: this.seen.balance?.measured,
       bound: this.seen.balance?.bound,
       waiting: this.waiting,
-      telemetry: {
-        bus: this.ports.natsUrl(this.seen.world.spec)
-          ? (this.telemetry?.subscription.status ?? { connected: false, reason: "Connecting" })
-          : undefined,
-        ageMs: this.seen.balance?.book.ageMs(facts.expected, now) ?? Number.POSITIVE_INFINITY,
-        staleAfterMs,
-        reporting: this.seen.balance?.book.reporting(facts.expected, now, staleAfterMs) ?? 0,
-        expected: facts.expected.length,
-        lastSampleMs: this.seen.balance?.book.lastSampleMs() ?? 0,
-      },
+      telemetry: this.intake.facts(now, staleAfterMs),
       lastRebalance: this.carrier.lastRebalance,
     });
     const status = placementStatus({
       report: running?.rollout.report() ?? this.carrier.lastReport,
       running: running !== undefined,
       views: this.seen.views,
+      speeds: facts.ranks,
       measured: this.seen.balance?.measured,
       bound: this.seen.balance?.bound,
       phases: this.seen.balance?.phases ?? [],
       decision: this.seen.balance?.decision,
+      outlook: this.seen.balance?.outlook,
       recommended: this.steps.recommended,
     });
     if (status) this.status.offer(this.seen.world.ref, status);
@@ -368,7 +351,7 @@ export class DeploymentLoop {
     this.stopTimer();
     this.carrier.stop();
     this.steps.abandonPlanning();
-    this.telemetry?.subscription.close();
+    this.intake.close();
     this.links.close();
   }
 }

@@ -3,11 +3,12 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
 import type { RankSpec } from "../planner/policy.ts";
+import type { SpeedRank, Speeds } from "../planner/speeds.ts";
 import type { Link, Member, MemberState, PlanMember } from "./ports.ts";
 
 /** A Control stream that has failed for this long means the rank is lost. */
 export const lostAfterMs = 5_000;
-/** Speeds within this factor of the median are noise of the measurement, not other hardware. */
+/** Speeds at the start within this factor of the median are noise of the measurement, not other hardware. */
 const speedNoise = 1.3;
 
 export interface RankView {
@@ -151,17 +152,16 @@ function score(view: RankView): number {
   return (view.usable ? 4 : 0) + (view.pod.terminating ? 0 : 2) + (view.lost ? 0 : 1);
 }
 
-/** Ranks as the planner sees them: every rank that the plan names or that is there. */
-export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined): RankSpec[] {
+/** Ranks as the planner sees them: every rank that the plan names or that is there. `speeds` says what their work has shown. */
+export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined, speeds?: Pick<Speeds, "of">): RankSpec[] {
   const usable = new Map<number, RankView>();
   for (const view of views) if (view.usable) usable.set(view.rank, view);
-  const speedOf = deviceSpeeds([...usable.values()].flatMap((view) => view.link?.description ?? []));
+  const known = new Map(speedRanks(views).map((each) => [each.bootId, speeds?.of(each) ?? each.prior]));
   const specs = [...usable.values()].map((view): RankSpec => {
     const { description } = view.link ?? {};
-    const relative = description ? speedOf(description.device) : 1;
     return {
       rank: view.rank,
-      speed: relative > speedNoise || relative < 1 / speedNoise ? relative : 1,
+      speed: known.get(description?.bootId ?? "") ?? 1,
       budgetBytes: description?.budgetBytes ?? 0,
       zone: view.pod.zone ?? "",
       node: view.pod.node ?? view.pod.name,
@@ -175,7 +175,21 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
 }
 
 /**
- * Relative speed of a device: the median of the ranks that have it, over the median of all. A rank measures itself at its
+ * Ranks as far as their speed is concerned: all that have described themselves, since one whose stream is down for a moment is as
+ * fast as before. A restarted process has the hardware of its pod.
+ */
+export function speedRanks(views: readonly RankView[]): SpeedRank[] {
+  const described = views.flatMap(({ pod, link }) => (link?.description ? [{ pod, ...link.description }] : []));
+  const speedOf = deviceSpeeds(described);
+  return described.map(({ pod, bootId, device }) => {
+    const relative = speedOf(device);
+    const prior = relative > speedNoise || relative < 1 / speedNoise ? relative : 1;
+    return { bootId, hardware: `${pod.uid} ${device}`, device, prior };
+  });
+}
+
+/**
+ * Relative speed of a device at the start: the median of the ranks that have it, over the median of all. A rank measures itself at its
  * start, when neighbours may be busy loading; the same hardware is the same speed, whatever one of its measurements says.
  */
 function deviceSpeeds(ranks: readonly { readonly device: string; readonly speed: number }[]): (device: string) => number {
@@ -203,13 +217,6 @@ function findRanks(plan: PlacementPlan): number[] {
   const ranks = new Set<number>();
   for (const layer of plan.layers) for (const hosts of layer.hosts) for (const rank of hosts) ranks.add(rank);
   return [...ranks].sort((a, b) => a - b);
-}
-
-/** (layer, expert) pairs of which none of the given ranks is a host. */
-export function unhosted(plan: PlacementPlan | undefined, live: ReadonlySet<number>): number {
-  let count = 0;
-  for (const layer of plan?.layers ?? []) for (const hosts of layer.hosts) if (!hosts.some((rank) => live.has(rank))) count++;
-  return count;
 }
 
 const uniqueByPlan = new WeakMap<PlacementPlan, { readonly key: string; readonly bytes: ReadonlyMap<number, number> }>();

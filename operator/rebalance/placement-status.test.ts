@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../crds/expert-placement.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { VirtualClock } from "../../test/sim/clock.ts";
-import { PlacementStatusWriter } from "./placement-status.ts";
+import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const status = (layersCommitted: number): ExpertPlacementStatus => ({ phase: "Committed", committedEpoch: 3, layersCommitted });
@@ -48,4 +48,21 @@ test("an object that is gone is noticed, within a minute even when there is no n
   await run(60_000);
   assert.deepEqual(seen.times, [0, 60_000]);
   assert.equal(seen.gone, 1);
+});
+
+test("numbers that JSON cannot hold, or that are too many, do not make the object unreadable", () => {
+  const many = Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`n${n}`, n]));
+  const numbers = { ageMs: Number.POSITIVE_INFINITY, gainSeconds: Number.NaN, ...many };
+  const written = placementStatus({
+    ...{ report: { phase: "Committed" }, running: false, views: [], speeds: [], measured: undefined, bound: undefined, phases: [] },
+    decision: { act: false, reason: "Balanced", message: "m", numbers },
+    outlook: { arm: 0.35, error: 0.0312, noiseFloor: 0.012, change: 1.5, windows: 7, changed: false },
+    recommended: [],
+  });
+  const read = expertPlacementStatusSchema.parse(JSON.parse(JSON.stringify(written)));
+  assert.equal(Object.keys(read.decision?.numbers ?? {}).length, decisionNumbersMax);
+  assert.equal(read.decision?.numbers?.ageMs, undefined);
+  assert.deepEqual(read.forecast, {
+    ...{ newestWeightPercent: 35, errorPermille: 31, noisePermille: 12, changePermille: 1000, changed: false, windows: 7 },
+  });
 });

@@ -1,13 +1,15 @@
 // ExpertPlacement.status as it should read now, and its writer. What a plan says of itself (PlanReport) comes from the
 // running rollout or from the last one; ranks and the measured balance are of this moment.
 import { AppError } from "../../crds/common.ts";
-import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import { decisionNumbersMax, type ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Decision } from "../planner/decide.ts";
 import type { MeasuredImbalance } from "../planner/load.ts";
 import type { PhaseLoad } from "../planner/phases.ts";
+import type { RankSpec } from "../planner/policy.ts";
 import { backoffMs } from "./attempts.ts";
+import type { Outlook } from "./balance.ts";
 import { currentByRank, type RankView } from "./members.ts";
 import type { Clock, PlacementStore } from "./ports.ts";
 
@@ -21,11 +23,13 @@ export interface PlacementStatusInput {
   readonly report: PlanReport | undefined;
   readonly running: boolean;
   readonly views: readonly RankView[];
+  readonly speeds: readonly Pick<RankSpec, "rank" | "speed">[];
   readonly measured: MeasuredImbalance | undefined;
   /** As a ratio. */
   readonly bound: number | undefined;
   readonly phases: readonly PhaseLoad[];
   readonly decision: Decision | undefined;
+  readonly outlook: Outlook | undefined;
   /** Moves of the plan that mode Recommend holds back, as text. */
   readonly recommended: readonly string[];
 }
@@ -43,10 +47,32 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
     ...(input.phases.length > 0
       ? { phases: input.phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
       : {}),
-    ranks: currentByRank(input.views).map((view) => rankStatus(view, input.measured)),
-    ...(decision ? { decision: { reason: decision.reason, message: decision.message.slice(0, reasonCharsMax) } } : {}),
+    ranks: currentByRank(input.views).map((view) => rankStatus(view, input)),
+    ...(decision ? { decision: decisionStatus(decision) } : {}),
+    ...(input.outlook ? { forecast: forecastStatus(input.outlook) } : {}),
   };
   return running || decision?.reason !== "Recommended" ? status : { ...status, ...recommendation(decision, input.recommended) };
+}
+
+function decisionStatus({ reason, message, numbers }: Decision): NonNullable<ExpertPlacementStatus["decision"]> {
+  // What JSON cannot hold would come back as null, and the object could not be read any more.
+  const finite = Object.entries(numbers).filter(([, value]) => Number.isFinite(value));
+  return { reason, message: message.slice(0, reasonCharsMax), numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
+}
+
+function forecastStatus({ arm, error, noiseFloor, change, changed, windows }: Outlook): NonNullable<ExpertPlacementStatus["forecast"]> {
+  return {
+    newestWeightPercent: percent(arm),
+    errorPermille: permille(error),
+    noisePermille: permille(noiseFloor),
+    changePermille: permille(change),
+    changed,
+    windows,
+  };
+}
+
+function permille(part: number): number {
+  return Math.round(1000 * Math.min(1, Math.max(0, part)));
 }
 
 function measuredOf({ measured, bound }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["measured"]> {
@@ -56,10 +82,11 @@ function measuredOf({ measured, bound }: PlacementStatusInput): NonNullable<Expe
   };
 }
 
-function rankStatus(view: RankView, measured: MeasuredImbalance | undefined): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
+function rankStatus(view: RankView, { measured, speeds }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
   const description = view.link?.description;
   const status = view.link?.status;
   const load = measured?.ranks.find((each) => each.rank === view.rank)?.load;
+  const speed = view.usable ? speeds.find((each) => each.rank === view.rank)?.speed : undefined;
   return {
     rank: view.rank,
     state: view.state,
@@ -73,6 +100,7 @@ function rankStatus(view: RankView, measured: MeasuredImbalance | undefined): No
       : {}),
     ...(status ? { epoch: status.epoch, hostedBytes: status.hostedBytes } : {}),
     ...(load === undefined ? {} : { loadPercent: percent(load) }),
+    ...(speed === undefined ? {} : { speedPercent: percent(speed) }),
   };
 }
 

@@ -29,7 +29,7 @@ export interface Description {
   readonly budgetBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Backend and hardware, "webgpu: NVIDIA H100"; ranks with the same device are equally fast. */
+  /** Backend and hardware, "webgpu: NVIDIA H100"; ranks with the same device count as equally fast until their work shows. */
   readonly device: string;
   readonly speed: number;
 }

@@ -1,7 +1,9 @@
 // The steps of one deployment that take time: recover what holds, and make a plan for a first start, a repair, a drain, new
 // ranks, missing copies or balance and have it carried out. One runs at a time (loop.ts sees to it); each says how it ended.
+import { AppError } from "../../crds/common.ts";
 import type { LayerPlan, PlacementPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import type { Decision } from "../planner/decide.ts";
 import { schedulable } from "../planner/index.ts";
 import { planIncremental } from "../planner/policies/incremental.ts";
 import { type PlanInput, type PlanOutput, unlimited } from "../planner/policy.ts";
@@ -12,10 +14,11 @@ import type { StepEnd } from "./attempts.ts";
 import type { BalanceFacts } from "./balance.ts";
 import type { Carrier } from "./carry.ts";
 import type { Drains } from "./drains.ts";
+import { HoldNews } from "./hold-news.ts";
 import type { Intent } from "./intent.ts";
 import type { Links } from "./links.ts";
 import type { LoopPorts, Observed } from "./loop-ports.ts";
-import { agreedModel, memberKey, type RankView } from "./members.ts";
+import { agreedModel, memberKey, type RankView, speedRanks } from "./members.ts";
 import { type PlanReport, recommendedMax } from "./placement-status.ts";
 import { fromSpec } from "./plan-object.ts";
 import type { StoredPlacement } from "./ports.ts";
@@ -45,6 +48,7 @@ export class Steps {
   /** Moves of the plan that mode Recommend holds back. */
   recommended: readonly string[] = [];
   private readonly protection = new Protection();
+  private readonly news = new HoldNews();
   private readonly parts: StepParts;
   private snapshotTries = 0;
   private planning: AbortController | undefined;
@@ -62,6 +66,7 @@ export class Steps {
     const { ports, seen, carrier } = this.parts;
     const { ref, uid } = seen.world;
     carrier.stored = await ports.store.read(ref);
+    this.takeUpSpeeds();
     const connected = seen.views.filter((view) => view.usable);
     const missing = this.namedRanks().filter((rank) => !connected.some((view) => view.rank === rank));
     if (connected.length === 0 || missing.some((rank) => awayMs(rank) < recoverWaitMs))
@@ -78,6 +83,13 @@ export class Steps {
     carrier.recovered = true;
     ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
     return this.takeUp(found);
+  }
+
+  /** What the leader before has learnt of the ranks' speeds: without it plans would go back and forth at every change of leader. */
+  private takeUpSpeeds(): void {
+    const { seen, carrier } = this.parts;
+    const known = new Map((carrier.stored?.status.ranks ?? []).map(({ bootId, speedPercent }) => [bootId, speedPercent]));
+    for (const { bootId, hardware } of speedRanks(seen.views)) seen.balance?.speeds.seed(hardware, (known.get(bootId) ?? 0) / 100);
   }
 
   /** Ranks that may know what is committed. */
@@ -151,7 +163,8 @@ export class Steps {
     if (!balance) return done;
     const input = { ...balance.input(facts, { even: true }), current: undefined, budget: unlimited };
     const reason = `first plan: ${facts.expected.length} ranks, homes dealt round-robin`;
-    return this.parts.carrier.run({ kind: "first", layers: firstPlan(input), reason, parent: undefined }, facts);
+    const layers = this.making("first", () => firstPlan(input));
+    return this.parts.carrier.run({ kind: "first", layers, reason, parent: undefined }, facts);
   }
 
   async repair(intent: Extract<Intent, { kind: "repair" | "drain" }>, facts: BalanceFacts): Promise<StepEnd> {
@@ -170,7 +183,7 @@ export class Steps {
       this.parts.ports.event(world, "Warning", "ExpertsUnhosted", message);
     }
     if (!changed) return settled;
-    assertPlan(input, layers, { unhosted });
+    this.making(intent.kind, () => assertPlan(input, layers, { unhosted }));
     balance.forgetHistory();
     const reason = intent.kind === "drain" ? `ranks ${intent.ranks.join(", ")} leave` : `ranks ${intent.lost.join(", ")} are lost`;
     return onceOnly(await this.parts.carrier.run({ kind: intent.kind, layers, reason, parent: committed, input }, facts));
@@ -184,8 +197,11 @@ export class Steps {
     balance.forgetHistory();
     const input: PlanInput = { ...balance.input(facts, { even: facts.spec.rebalancing.mode === "Off" }), budget: unlimited };
     const { recent: _, noise: __, ...clean } = input;
-    const layers = schedulable(input, planIncremental(clean).layers);
-    assertPlan(input, layers, { unhosted: orphans(input, committed.layers) });
+    const layers = this.making("fill", () => {
+      const planned = schedulable(input, planIncremental(clean).layers);
+      assertPlan(input, planned, { unhosted: orphans(input, committed.layers) });
+      return planned;
+    });
     const reason = "new ranks take their part";
     return onceOnly(await this.parts.carrier.run({ kind: "fill", layers, reason, parent: committed, input }, facts));
   }
@@ -214,7 +230,7 @@ export class Steps {
       this.parts.ports.event(world, "Warning", "CopiesMissing", message);
     }
     if (diffPlans(committed.layers, layers, () => 0).moves.length === 0) return done;
-    assertPlan(input, layers, { unhosted: orphans(input, committed.layers) });
+    this.making("protect", () => assertPlan(input, layers, { unhosted: orphans(input, committed.layers) }));
     const reason = `${added} copies, so that experts have ${minCopies} on different nodes`;
     return this.parts.carrier.run({ kind: "protect", layers, reason, parent: committed, input }, facts);
   }
@@ -225,7 +241,7 @@ export class Steps {
     const { balance } = seen;
     if (!balance || !committed) return done;
     const asked = balance.ask(facts, now);
-    if (!asked.act) return this.held(asked.reason);
+    if (!asked.act) return this.held(asked, now);
     const input = balance.input(facts);
     const members = memberKey(seen.views);
     const output = await this.plan(facts, input);
@@ -233,7 +249,8 @@ export class Steps {
     if (!output || memberKey(seen.views) !== members) return done;
     const judged = balance.judge(input, output, facts.spec, now);
     if (judged.decision.reason === "Recommended") this.recommend(judged.decision.message, committed, output.layers);
-    if (!judged.decision.act) return this.held(judged.decision.reason);
+    if (!judged.decision.act) return this.held(judged.decision, now);
+    this.news.acted();
     const predicted = { before: judged.before, after: judged.after, bound: judged.bound };
     const reason = `${facts.spec.rebalancing.policy}: ${judged.decision.message}; ${output.reason}`;
     return carrier.run({ kind: "balance", layers: output.layers, reason, predicted, parent: committed, input }, facts);
@@ -252,7 +269,7 @@ export class Steps {
       return planning.signal.aborted ? undefined : output;
     } catch (caught) {
       if (planning.signal.aborted) return undefined;
-      throw caught;
+      throw this.planFailed("balance", caught);
     } finally {
       this.planning = undefined;
     }
@@ -274,9 +291,33 @@ export class Steps {
     this.parts.ports.event(this.parts.seen.world, "Normal", "RebalanceRecommended", message);
   }
 
-  private held(reason: string): StepEnd {
-    this.parts.ports.metrics.add("enodia_rebalances_total", 1, { ...this.labels(), result: "held", reason });
+  private held({ reason, message }: Decision, now: number): StepEnd {
+    const { ports, seen } = this.parts;
+    ports.metrics.add("enodia_rebalances_total", 1, { ...this.labels(), result: "held", reason });
+    // What is recommended has an event of its own, with its moves.
+    if (this.news.held(reason, now) && reason !== "Recommended")
+      ports.event(seen.world, "Normal", "RebalanceHeld", `${reason}: ${message}`);
     return done;
+  }
+
+  /** Runs what makes a plan; what it throws is said as a failure to plan, beside the loop's own handling. */
+  private making<T>(kind: Intent["kind"], make: () => T): T {
+    try {
+      return make();
+    } catch (caught) {
+      throw this.planFailed(kind, caught);
+    }
+  }
+
+  private planFailed(kind: Intent["kind"], caught: unknown): AppError {
+    const { ports, seen } = this.parts;
+    const error = AppError.from(caught);
+    const message = `${kind}: ${error.code}: ${error.message}`;
+    seen.balance?.failed(message);
+    this.news.acted();
+    ports.metrics.add("enodia_rebalances_total", 1, { ...this.labels(), result: "failed", reason: error.code });
+    ports.event(seen.world, "Warning", "PlanFailed", message);
+    return error;
   }
 
   private labels() {

@@ -43,7 +43,8 @@ const member: MemberView = {
 };
 const verdict = { status: "True", reason: "Fresh", message: "the oldest report is 1 s old" } as const;
 const view = (changed: Partial<MemberView>): RebalanceView => ({
-  ...{ members: [{ ...member, ...changed }], model: undefined, digestMismatch: [], unhostedExperts: 0, expertsAtRisk: 0, drains: [] },
+  ...{ members: [{ ...member, ...changed }], model: undefined, digestMismatch: [], expertsAtRisk: 0, drains: [] },
+  ...{ unhostedExperts: 0, homelessExperts: 0, loadingRanks: [] },
   ...{ modelAvailable: verdict, telemetryFresh: verdict, placementBalanced: verdict, placement: {} },
   telemetry: { ranksReporting: 1, ranksExpected: 1 },
 });
@@ -51,6 +52,9 @@ const view = (changed: Partial<MemberView>): RebalanceView => ({
 test("requests and bytes that come and go ask for no reconcile; what status and drains read does", () => {
   const key = changeKey(view({}));
   assert.equal(changeKey(view({ activeRequests: 7, hostedBytes: 90 })), key);
+  assert.equal(changeKey({ ...view({}), unhostedExperts: 3 }), key, "experts that come one by one");
+  assert.notEqual(changeKey({ ...view({}), homelessExperts: 3 }), key);
+  assert.notEqual(changeKey({ ...view({}), loadingRanks: [1] }), key);
   assert.equal(changeKey({ ...view({}), telemetryFresh: { ...verdict, message: "the oldest report is 2 s old" } }), key);
   for (const changed of [{ active: false }, { ready: false }, { epoch: 4 }, { uniqueBytes: 0 }, { draining: true }])
     assert.notEqual(changeKey(view(changed)), key, JSON.stringify(changed));

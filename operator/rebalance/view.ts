@@ -8,7 +8,8 @@ import type { Decision } from "../planner/decide.ts";
 import type { MeasuredImbalance } from "../planner/load.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import { stagingBytes } from "../planner/problem.ts";
-import { type RankView, unhosted, uniqueBytes } from "./members.ts";
+import { unheld } from "./holding.ts";
+import { type RankView, uniqueBytes } from "./members.ts";
 import type { BusStatus } from "./ports.ts";
 
 export interface ViewInput {
@@ -39,11 +40,14 @@ export interface TelemetryFacts {
 
 export function rebalanceView(input: ViewInput): RebalanceView {
   const live = new Set(input.views.filter((view) => view.usable).map((view) => view.rank));
+  const missing = unheld(input.plan, input.views);
   return {
     members: input.views.map((view) => memberView(view, input, live)),
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
-    unhostedExperts: unhosted(input.plan, live),
+    unhostedExperts: missing.unhosted,
+    homelessExperts: missing.homeless,
+    loadingRanks: missing.loading,
     expertsAtRisk: input.plan ? atRisk(input.ranks, input.plan.layers) : 0,
     drains: input.drains,
     modelAvailable: modelAvailable(input),
@@ -68,6 +72,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
 export function changeKey(view: RebalanceView): string {
   return JSON.stringify({
     ...view,
+    unhostedExperts: undefined,
     members: view.members.map(({ activeRequests: _, hostedBytes: __, ...member }) => member),
     telemetry: { ...view.telemetry, lastSampleTime: undefined },
     telemetryFresh: view.telemetryFresh.reason,

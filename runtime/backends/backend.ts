@@ -52,6 +52,8 @@ export interface Backend {
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
+  /** Computes on the machine's cores: what one process of the machine takes, the others lack. */
+  readonly sharesCores: boolean;
   compile(segment: Segment, weights: Weights): Promise<Compiled>;
   createKv(spec: {
     readonly layers: number;

@@ -80,6 +80,7 @@ const f32Bytes = (segment: Segment): number =>
 export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({
   device: "reference: plain TypeScript",
   numericClass: "exact",
+  sharesCores: true,
   compile: async (segment, weights) => compile(segment, weights),
   createKv: async (spec) => new ReferenceKv(spec),
   async runMany(calls) {

@@ -1,6 +1,6 @@
 // What a worker asks of the engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
-import type { Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { CodecName } from "../weights/store.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
@@ -59,6 +59,8 @@ export interface EngineInfo {
   readonly expertResidentBytes: number;
   /** Expert rows per second, measured at start; ratios between ranks are what matters. */
   readonly speed: number;
+  /** It computes on the cores of the machine, which other processes use too. */
+  readonly sharesCores: boolean;
 }
 
 export interface GenerateRequest {
@@ -90,6 +92,8 @@ export interface RoutingTables {
 export interface PhaseCounters {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;
+  /** What it took to compute the served rows here. */
+  readonly compute: Omit<ComputeWork, "machine">;
   /** Not measured by engines that compute nothing. */
   readonly seconds?: StepSeconds;
   readonly transitions?: Transitions;

@@ -265,6 +265,7 @@ describe("ranks", () => {
     assert.deepEqual(got, want);
     const routed = { prefill: 0, decode: 0 };
     const served = { prefill: 0, decode: 0 };
+    const compute = { runs: 0, calls: 0, rows: 0, micros: 0 };
     for (const engine of three) {
       const counters = await engine.counters();
       for (const phase of ["prefill", "decode"] as const) {
@@ -272,9 +273,13 @@ describe("ranks", () => {
         served[phase] += counters[phase].served.reduce((a, b) => a + b, 0);
         const { dense, experts } = counters[phase].seconds!;
         assert.ok(dense > 0 && experts > 0, `${phase}: ${dense} s and ${experts} s for experts`);
+        for (const key of ["runs", "calls", "rows", "micros"] as const) compute[key] += counters[phase].compute[key];
       }
     }
     assert.deepEqual(served, routed, "every routed pair was served once");
+    assert.equal(compute.rows, served.prefill + served.decode, "every row was computed in some batch");
+    assert.ok(0 < compute.runs && compute.runs <= compute.calls && compute.calls <= compute.rows, JSON.stringify(compute));
+    assert.ok(compute.micros > 0);
     const pairs = 2 * 2; // layers x top-k
     assert.equal(routed.prefill, pairs * requests.reduce((sum, request) => sum + request.prompt.length, 0));
     assert.equal(routed.decode, pairs * requests.length * (14 - 1));
@@ -285,6 +290,7 @@ describe("ranks", () => {
       "counters start again",
     );
     assert.deepEqual(decode.seconds, { dense: 0, experts: 0 });
+    assert.deepEqual([decode.compute.runs, ...decode.compute.squares, ...decode.compute.times], new Array(10).fill(0));
   });
 
   test("sampled tokens are followed through the layers only once asked, and the text stays", async () => {

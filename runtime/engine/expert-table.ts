@@ -1,4 +1,4 @@
-// The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served.
+// The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and what they took.
 // Not here: which expert belongs where (placement), fetching of units (runtime/experts).
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
@@ -91,6 +91,8 @@ export class ExpertTable {
 
   async #compute(batch: PairBatch, programs: ReadonlyMap<number, Compiled>): Promise<Float32Array> {
     const { layer, phase, rows, pairRows, pairExperts } = batch;
+    if (pairRows.length === 0) return new Float32Array(0);
+    const started = performance.now();
     const { hidden } = this.#tools.program;
     const groups = groupPairs(pairRows.length, (pair) => pairExperts[pair] as number);
     const calls = groups.map(({ key, pairs }) => {
@@ -104,6 +106,7 @@ export class ExpertTable {
     groups.forEach(({ pairs }, g) => {
       scatterRows(out, hidden, pairs, outputs[g]?.y?.data as Float32Array);
     });
+    this.#tools.counter.computed(phase, groups.length, pairRows.length, (performance.now() - started) / 1000);
     return out;
   }
 

@@ -1,14 +1,29 @@
-// Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed.
+// Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed, and
+// what it took to compute these.
 import type { Phase } from "../../crds/telemetry.ts";
 
 type Kind = "routed" | "served";
+
+export interface Counts extends Readonly<Record<Kind, Uint32Array>> {
+  readonly compute: Compute;
+}
+
+/** What crds/telemetry.ts says of `compute`. */
+interface Compute {
+  runs: number;
+  calls: number;
+  rows: number;
+  micros: number;
+  readonly squares: number[];
+  readonly times: number[];
+}
 
 export class LoadCounter {
   readonly #layers: number;
   readonly #experts: number;
   /** Since start; for metrics, while the counts are taken and reset by telemetry. */
   servedTotal = 0;
-  #counts: Record<Phase, Record<Kind, Uint32Array>>;
+  #counts: Record<Phase, Counts>;
 
   constructor(layers: number, experts: number) {
     this.#layers = layers;
@@ -25,7 +40,25 @@ export class LoadCounter {
     this.#add("served", phase, layer * this.#experts + expert, rows);
   }
 
-  take(): Record<Phase, Record<Kind, Uint32Array>> {
+  /** A batch was computed: rows of so many experts. */
+  computed(phase: Phase, experts: number, rows: number, seconds: number): void {
+    const { compute } = this.#counts[phase];
+    const micros = Math.round(seconds * 1e6);
+    compute.runs += 1;
+    compute.calls += experts;
+    compute.rows += rows;
+    compute.micros += micros;
+    const x = [1, experts, rows];
+    const weight = experts + rows;
+    let at = 0;
+    for (let i = 0; i < x.length; i++) {
+      const weighted = (x[i] as number) / weight;
+      compute.times[i] = (compute.times[i] as number) + weighted * micros;
+      for (let j = i; j < x.length; j++, at++) compute.squares[at] = (compute.squares[at] as number) + weighted * (x[j] as number);
+    }
+  }
+
+  take(): Record<Phase, Counts> {
     const counts = this.#counts;
     this.#counts = this.#zero();
     return counts;
@@ -36,8 +69,13 @@ export class LoadCounter {
     counts[cell] = (counts[cell] ?? 0) + rows;
   }
 
-  #zero(): Record<Phase, Record<Kind, Uint32Array>> {
+  #zero(): Record<Phase, Counts> {
     const cells = (): Uint32Array => new Uint32Array(this.#layers * this.#experts);
-    return { prefill: { routed: cells(), served: cells() }, decode: { routed: cells(), served: cells() } };
+    const counts = (): Counts => ({ routed: cells(), served: cells(), compute: freshCompute() });
+    return { prefill: counts(), decode: counts() };
   }
+}
+
+function freshCompute(): Compute {
+  return { runs: 0, calls: 0, rows: 0, micros: 0, squares: [0, 0, 0, 0, 0, 0], times: [0, 0, 0] };
 }

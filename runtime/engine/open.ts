@@ -96,6 +96,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     kvBytes: kv.bytes,
     kvSlots: kvSpec.slots,
     expertResidentBytes: backend.expertResidentBytes(program.expert, options.codec),
+    sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
   const close = async (): Promise<void> => {

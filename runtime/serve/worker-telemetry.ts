@@ -17,6 +17,8 @@ export interface TelemetryOptions {
   readonly layers: number;
   readonly experts: number;
   readonly windowMs: number;
+  /** Set where the engine computes on the cores of its machine. */
+  readonly machine: string | undefined;
   /** Whether the operator asks where tokens go from layer to layer. */
   readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
@@ -58,10 +60,11 @@ async function publish(options: TelemetryOptions, windowStart: number, windowEnd
   const counters = await engine.counters({ transitions: options.transitions() });
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
   for (const phase of phases) {
-    const { transitions, ...counts } = counters[phase];
+    const { transitions, compute, ...counts } = counters[phase];
     const load = {
       ...{ v: 1 as const, deploymentUID: self.deploymentUid, rank: self.rank, bootId: self.bootId, seq: nextSeq() },
       ...{ windowStart, windowEnd, phase, layers, experts, ...counts },
+      compute: { ...compute, ...(options.machine === undefined ? {} : { machine: options.machine }) },
     };
     const whole = encodeLoad(transitions ? { ...load, transitions } : load);
     // The load itself comes first: without it nothing is balanced at all.

@@ -15,6 +15,7 @@ import type { Identity } from "../wire/mapping.ts";
 import { type Bus, createBus, credentialsAt } from "../wire/nats.ts";
 import { folderTls, type PeerIdentity, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
+import { machineId } from "./machine.ts";
 import { WorkerControl } from "./worker-control.ts";
 import { createWorkerExperts, RemoteSocket, type WorkerExperts } from "./worker-experts.ts";
 import { createInferenceServer } from "./worker-generate.ts";
@@ -237,6 +238,7 @@ function startTelemetry(base: Base, { engine, info }: Model, bus: Bus, peers: Pe
   return publishLoad({
     ...{ engine, bus, self: identity, namespace: options.namespace, name: options.deployment, prefix: options.natsPrefix },
     ...{ layers: info.layers, experts: info.experts, windowMs: options.telemetryWindowMs, metrics, log },
+    machine: info.sharesCores ? machineId() : undefined,
     transitions: () => peers.membership.sampleTransitions ?? false,
   });
 }

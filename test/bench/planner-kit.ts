@@ -3,6 +3,7 @@
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 import { policies } from "../../operator/planner/index.ts";
+import { movesDefault } from "../../operator/planner/pace.ts";
 import { type PlanInput, unlimited } from "../../operator/planner/policy.ts";
 import { gainPerMove } from "../../operator/planner/shipped.ts";
 import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/simulate.ts";
@@ -10,7 +11,6 @@ import { type Trace, windowOf } from "../../operator/planner/traces.ts";
 import { generateTrace, type PresetName, presets } from "../../operator/planner/traces-generate.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
-import { deployment } from "../builders/deployment.ts";
 
 export interface Row {
   readonly row: string;
@@ -44,7 +44,7 @@ export const shipped = {
   fixedShares: true,
   noise: "shipped",
   gainPerMove,
-  budgetCopies: deployment().spec.rebalancing.budget.maxMoves,
+  budgetCopies: movesDefault,
 } as const;
 
 export async function simulated(name: PolicyName, options: Omit<SimulateOptions, "policy" | "now">): Promise<Summary> {

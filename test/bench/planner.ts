@@ -1,6 +1,7 @@
 // `npm run bench -- planner`: the planner's acceptance table on generated traces of fixed seeds, with the in-repo EPLB and the
 // exact optimum as baselines; planning times, their growth, many deployments; hops of the affinity policies.
 import { AppError } from "../../crds/common.ts";
+import { freshRows } from "./planner-fresh.ts";
 import { hopsTable, solverRows } from "./planner-hops.ts";
 import type { Row } from "./planner-kit.ts";
 import { qualityRows } from "./planner-quality.ts";
@@ -13,6 +14,7 @@ const groups: Readonly<Record<string, () => Promise<readonly object[]>>> = {
   solver: solverRows,
   growth: growthTable,
   hops: hopsTable,
+  fresh: freshRows,
 };
 
 /** Names of rows or groups to run; none = all. */

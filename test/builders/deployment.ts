@@ -87,6 +87,8 @@ export function view(more: Partial<RebalanceView> = {}): RebalanceView {
     model: undefined,
     digestMismatch: [],
     unhostedExperts: 0,
+    homelessExperts: 0,
+    loadingRanks: [],
     expertsAtRisk: 0,
     drains: [],
     modelAvailable: verdict,

@@ -4,7 +4,7 @@
 import { AppError } from "../../crds/common.ts";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { encodeLoad, loadSubject, type StepSeconds, type Transitions } from "../../crds/telemetry.ts";
+import { type ComputeWork, encodeLoad, loadSubject, type StepSeconds, type Transitions } from "../../crds/telemetry.ts";
 import type { LeavingRank, WorkerPod, World } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
@@ -14,6 +14,7 @@ import type { LoadBus, PlacementStore, StoredPlacement } from "../../operator/re
 import { Telemetry } from "../../operator/rebalance/telemetry.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
+import { computeWork } from "../builders/compute.ts";
 import { VirtualClock } from "./clock.ts";
 import type { SimNetwork, SimShape } from "./network.ts";
 import { Oracle } from "./oracle.ts";
@@ -22,6 +23,7 @@ import { SimLink, SimWorker } from "./worker.ts";
 
 const ref = { namespace: "ns", name: "sim" };
 const uid = "uid-1";
+const batchesPerSecond = 100;
 
 export interface SimOptions {
   readonly seed?: number;
@@ -62,8 +64,12 @@ export class SimCluster {
   flow: Transitions | undefined;
   /** Where ranks say that the time of a second's steps went; unset: they do not say. */
   seconds: StepSeconds | undefined;
+  /** How fast ranks compute, and by what part a window's figure is off at most; unset: workers do not tell what it takes. */
+  rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
   /** Load messages with transitions so far. */
   transitionsSent = 0;
+  /** Every increase of a counter of the operator. */
+  private readonly counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
   private readonly net: SimNetwork;
   private readonly handlers = new Set<(bytes: Uint8Array, subject: string) => void>();
   private version = 0;
@@ -162,16 +168,15 @@ export class SimCluster {
         openLink: (target) => new SimLink(this.net, target, () => this.pods.get(target.podUid)),
         planner: inlinePlanner,
         telemetry,
-        metrics: { add: () => {}, set: () => {}, observe: () => {} },
+        metrics: { add: (name, _amount, ...[labels]) => void this.counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         log: silentLog,
         identity: async () => {
           this.identityAsks++;
           return { cert: "", key: "", ca: "" };
         },
-        natsUrl: () => "nats://sim:4222",
+        natsUrl: (spec) => spec.telemetry.nats.url,
         event: (_world, type, reason, message) => this.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},
-        onWindow: () => {},
         onRollout: () => {},
       },
       this.world(),
@@ -262,6 +267,7 @@ export class SimCluster {
     const text = encodeLoad({
       ...(transitions ? { transitions } : {}),
       ...(this.seconds ? { seconds: this.seconds } : {}),
+      ...this.computeOf(worker, served),
       v: 1,
       deploymentUID: uid,
       rank: worker.rank,
@@ -277,6 +283,15 @@ export class SimCluster {
     });
     const bytes = new TextEncoder().encode(text);
     for (const handler of this.handlers) handler(bytes, loadSubject("enodia", ref.namespace, ref.name, worker.rank));
+  }
+
+  private computeOf(worker: SimWorker, served: Uint32Array): { compute?: ComputeWork } {
+    if (!this.rates) return {};
+    const rows = served.reduce((a, b) => a + b, 0) / batchesPerSecond;
+    const off = 1 + this.rates.noise * (2 * this.random.next() - 1);
+    const { experts } = this.shape;
+    const speed = this.rates.speed(worker.rank);
+    return rows > 0 ? { compute: computeWork({ batches: batchesPerSecond, rows, experts, speed, off }, this.random.next) } : {};
   }
 
   plan(): PlacementPlan | undefined {
@@ -295,6 +310,11 @@ export class SimCluster {
         return total === 0 ? 1 : Math.max(...ranks.map((rank) => load[rank] ?? 0)) / (total / ranks.length);
       }),
     );
+  }
+
+  /** Labels of each increase of a counter. */
+  counted(name: string): readonly { readonly result?: string; readonly reason?: string }[] {
+    return this.counts.filter((each) => each.name === name);
   }
 
   /** Promises that were broken, as the oracle saw it. */

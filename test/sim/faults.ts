@@ -32,6 +32,8 @@ export async function faultRun(seed: number, { only, noSpare = false }: FaultOpt
   let topic = 0;
   sim.demand = (layer) =>
     Array.from({ length: shape.experts }, (_, e) => 600 * 0.5 ** ((e * (1 + (topic % 2)) + layer + topic) % shape.experts) + 10);
+  // Every other seed, ranks say how fast they compute, unequally and with noise.
+  if (seed % 2 === 0) sim.rates = { speed: (rank) => (rank === seed % ranks ? 0.6 : 1), noise: 0.2 };
   sim.startOperator();
   await sim.clock.run(5_000);
   sim.duplicating = true;

@@ -52,7 +52,7 @@ class DoubleEngine implements Engine {
         backend: "double",
         device: "double",
       },
-      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvWidth: 1, expertResidentBytes: 1000, speed: 1 },
+      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvWidth: 1, expertResidentBytes: 1000, speed: 1, sharesCores: true },
     };
   }
   async *generate(request: GenerateRequest): AsyncGenerator<GenerateEvent> {
@@ -155,7 +155,9 @@ class DoubleEngine implements Engine {
 
   #zero(): LoadCounters {
     const cells = () => new Uint32Array(this.#index.layers * this.#index.experts);
-    return { prefill: { routed: cells(), served: cells() }, decode: { routed: cells(), served: cells() } };
+    const compute = { runs: 0, calls: 0, rows: 0, micros: 0, squares: [0, 0, 0, 0, 0, 0], times: [0, 0, 0] };
+    const counts = () => ({ routed: cells(), served: cells(), compute });
+    return { prefill: counts(), decode: counts() };
   }
   #count(kind: "routed" | "served", layer: number, expert: number): void {
     const cell = layer * this.#index.experts + expert;

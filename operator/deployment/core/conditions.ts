@@ -118,8 +118,13 @@ function degraded(findings: Findings): Verdict {
   if (operation?.type === "Repair" && lost.length > 0) {
     return yes("RanksLost", `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`);
   }
-  const unhosted = snapshot.view?.unhostedExperts ?? 0;
-  if (unhosted > 0) return yes("ExpertsUnhosted", `${unhosted} experts have no place in memory and are loaded on demand`);
+  const { homelessExperts = 0, loadingRanks = [] } = snapshot.view ?? {};
+  if (homelessExperts > 0)
+    return yes("ExpertsUnhosted", `${homelessExperts} experts are on no rank that is there: they are loaded on demand`);
+  if (loadingRanks.length > 0) {
+    const ranks = loadingRanks.slice(0, 16).join(", ");
+    return yes("ExpertsUnhosted", `ranks ${ranks} load their experts; those that no other rank holds are loaded on demand until then`);
+  }
   const crashing = living(snapshot.pods).find((pod) => pod.problem.startsWith("CrashLoopBackOff"));
   if (crashing) return yes("WorkerCrashing", `${crashing.name}: ${crashing.problem}`);
   return no("AsExpected", "no rank is missing and every expert has a place");

@@ -101,7 +101,11 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Progressing: "False DeadlineExceeded" },
   },
   "experts are loaded on demand": {
-    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3 }) },
+    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3, homelessExperts: 3 }) },
+    want: { Degraded: "True ExpertsUnhosted" },
+  },
+  "a restarted rank has yet to load what no other holds": {
+    world: { pods: both, view: view({ members: [member(0), member(1)], unhostedExperts: 3, loadingRanks: [1] }) },
     want: { Degraded: "True ExpertsUnhosted" },
   },
 };

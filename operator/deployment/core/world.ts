@@ -110,9 +110,13 @@ export interface RebalanceView {
   readonly model: ModelView | undefined;
   /** Ranks whose model digest differs from the world's. */
   readonly digestMismatch: readonly number[];
-  /** Experts that no active rank hosts (loaded on demand). */
+  /** Experts of the plan that no rank holds now. Grows and falls while a restarted rank loads: for the metric, not for conditions. */
   readonly unhostedExperts: number;
-  /** Experts that the loss of one node would leave without a live copy; unhosted ones included. */
+  /** Those of them that no rank is there to load: they are loaded on demand until a plan has room for them. */
+  readonly homelessExperts: number;
+  /** Ranks that have yet to load the others. */
+  readonly loadingRanks: readonly number[];
+  /** Experts that the loss of one node would leave without a live copy; homeless ones included. */
   readonly expertsAtRisk: number;
   readonly drains: readonly DrainView[];
   /** Resolved | Opening | DigestMismatch ... */

@@ -24,6 +24,7 @@ function describeDevice(threads: number): string {
 class CpuBackend implements Backend {
   readonly device: string;
   readonly numericClass = "exact";
+  readonly sharesCores = true;
   readonly #pool: Pool;
   readonly #denseBits: 8 | 32;
   readonly #splits = new WeakMap<Compiled, SplitCompiled>();

@@ -17,6 +17,8 @@ export interface Gpu {
   readonly device: GPUDevice;
   /** "webgpu: NVIDIA H100" */
   readonly name: string;
+  /** A rasteriser on the machine's cores, no GPU. */
+  readonly software: boolean;
   readonly limits: Pick<GPUSupportedLimits, "maxBufferSize" | "maxStorageBufferBindingSize" | "maxComputeWorkgroupsPerDimension">;
   /** Set once the driver took the device away; every later run says so. */
   lost(): AppError | undefined;
@@ -70,6 +72,7 @@ export async function openGpu(): Promise<Gpu> {
   return {
     device,
     name: `webgpu: ${adapterName(adapter)}`,
+    software: adapter.info.isFallbackAdapter,
     limits: device.limits,
     lost: () => lost,
     close() {

@@ -14,6 +14,7 @@ export function backendOn(gpu: Gpu, panelBytes: number = gpu.limits.maxStorageBu
   return {
     device: gpu.name,
     numericClass: "tolerance",
+    sharesCores: gpu.software,
     compile: async (segment, weights) => DeviceProgram.create(device, lowerSegment(segment, weights, panelBytes)),
     createKv: (spec) => DeviceKv.create(gpu, pool, spec),
     // All submissions go out before the first readback is awaited; the queue runs them in order.

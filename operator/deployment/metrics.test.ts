@@ -1,0 +1,38 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { createMetrics } from "../../runtime/observe/metrics.ts";
+import { deployment } from "../../test/builders/deployment.ts";
+import { recordStatus } from "./metrics.ts";
+
+/** Gauges of three wanted ranks, one of which does not serve, while Degraded says this. */
+async function ranksWhile(status: "True" | "False", reason: string): Promise<Record<string, number>> {
+  const metrics = createMetrics({ process: "operator", version: "0" });
+  const condition = { type: "Degraded", status, reason, message: "", lastTransitionTime: "2026-03-01T10:00:00Z" };
+  const expertParallel = { desiredRanks: 3, activeRanks: 2, lostRanks: [1] };
+  const { spec, status: written } = deployment({}, { replicas: 3, expertParallel, conditions: [condition] });
+  try {
+    recordStatus(metrics, [
+      { apiVersion: "", kind: "", metadata: { name: "moe", namespace: "ns", uid: "u", resourceVersion: "1" }, spec, status: written },
+    ]);
+    const text = await metrics.text();
+    const value = (state: string): number =>
+      Number(new RegExp(`enodia_deployment_ranks\\{[^}]*state="${state}"[^}]*\\} (\\d+)`).exec(text)?.[1]);
+    return { active: value("active"), lost: value("lost"), joining: value("joining") };
+  } finally {
+    await metrics.close();
+  }
+}
+
+test("a rank that does not serve counts as lost while Degraded says RanksLost", async () => {
+  assert.deepEqual(await ranksWhile("True", "RanksLost"), { active: 2, lost: 1, joining: 0 });
+});
+
+for (const reason of ["ExpertsUnhosted", "WorkerCrashing"]) {
+  test(`Degraded=${reason} makes no rank lost: the one that does not serve is joining`, async () => {
+    assert.deepEqual(await ranksWhile("True", reason), { active: 2, lost: 0, joining: 1 });
+  });
+}
+
+test("a rank that starts is joining", async () => {
+  assert.deepEqual(await ranksWhile("False", "AsExpected"), { active: 2, lost: 0, joining: 1 });
+});

@@ -1,0 +1,156 @@
+// How fast each rank computes expert rows beside the others, from what ranks report of their work. Rows per second alone
+// would tell the size of batches: reading an expert's weights costs the same for one row as for ten, so a rank with hot
+// experts would seem fast, get more of them, and seem faster. What a batch, an expert and a row cost is therefore fitted, for
+// all ranks together; a rank's speed is the time that its work should have taken over the time that it took. Pure.
+import { type Matrix, nonNegative, type Vector } from "./cost-fit.ts";
+
+/** Expert work of one rank in some time. A batch's x is (1, experts run in it, rows). */
+export interface Work {
+  /** Sum of x. */
+  readonly amount: Vector;
+  /** Microseconds that it took. */
+  readonly micros: number;
+  /** Sums of x x' / w and of x t / w over batches, t being a batch's microseconds: least squares with weights 1 / w. */
+  readonly squares: Matrix;
+  readonly times: Vector;
+}
+
+export interface MeasuredSpeed {
+  /** Natural logarithm of the speed over that of the median rank. */
+  readonly log: number;
+  /** Standard error of `log`. */
+  readonly error: number;
+  /** Windows in which there was work. */
+  readonly windows: number;
+}
+
+/** Weight of a window in the one after it: half of a speed is from the last 7, */
+const speedDiscount = 0.9;
+/** and half of the costs, which are the model's and not the rank's, from the last 34. */
+const costDiscount = 0.98;
+/** Less work than this, 0.1 s of it, says too little by itself and is added to what comes. */
+const microsMin = 100_000;
+/** Costs and speeds are fitted in turn, so often. */
+const rounds = 12;
+
+interface Rank {
+  pending: Work;
+  /** Of windows counted. */
+  squares: Matrix;
+  times: Vector;
+  amount: Vector;
+  micros: number;
+  /** Windows counted, older ones less. */
+  weight: number;
+  windows: number;
+  log: number;
+  /** Of `log` from one window. */
+  variance: number;
+}
+
+export class Throughput {
+  private readonly ranks = new Map<string, Rank>();
+
+  /** `key` stands for one rank and its hardware. */
+  add(key: string, work: Work): void {
+    // Of a time without work nothing can be said, nor of work of which parts are missing: one batch leaves no sum at zero.
+    if (![work.micros, ...work.amount, ...work.squares, ...work.times].every((sum) => sum > 0)) return;
+    const rank = this.ranks.get(key) ?? freshRank();
+    this.ranks.set(key, rank);
+    rank.pending = sumOf(rank.pending, work, 1);
+  }
+
+  /** Throws away what came since the last close. */
+  drop(): void {
+    for (const rank of this.ranks.values()) rank.pending = nothing;
+  }
+
+  /** Ends a window of these ranks; others are forgotten. True when there is news. */
+  close(keys: readonly string[]): boolean {
+    const there = new Set(keys);
+    for (const key of this.ranks.keys()) if (!there.has(key)) this.ranks.delete(key);
+    const news = [...this.ranks.values()].filter(({ pending }) => pending.micros >= microsMin);
+    if (news.length === 0) return false;
+    const counted = news.map((rank) => ({ rank, work: count(rank) }));
+    const { costs, common } = fit([...this.ranks.values()].filter(({ windows }) => windows > 0));
+    const found = counted.map(({ rank, work }) => ({ rank, off: Math.log(dot(costs, work.amount) / work.micros) - common - rank.log }));
+    // What slows all ranks at once says nothing of any.
+    const shared = median(found.map(({ off }) => off));
+    for (const { rank, off } of found)
+      rank.variance += ((off - shared) ** 2 - rank.variance) * Math.max(1 - speedDiscount, 1 / rank.windows);
+    return true;
+  }
+
+  /** Undefined: nothing was measured. */
+  of(key: string): MeasuredSpeed | undefined {
+    const rank = this.ranks.get(key);
+    if (!rank || rank.windows === 0) return undefined;
+    return { log: rank.log, error: Math.sqrt(rank.variance / rank.weight), windows: rank.windows };
+  }
+}
+
+const nothing: Work = { amount: [0, 0, 0], micros: 0, squares: [0, 0, 0, 0, 0, 0, 0, 0, 0], times: [0, 0, 0] };
+
+function freshRank(): Rank {
+  return { ...nothing, pending: nothing, weight: 0, windows: 0, log: 0, variance: 0 };
+}
+
+/** Takes what is pending into the sums; returns it. */
+function count(rank: Rank): Work {
+  const { pending } = rank;
+  const { amount, micros } = sumOf(rank, pending, speedDiscount);
+  const { squares, times } = sumOf(rank, pending, costDiscount);
+  rank.amount = amount;
+  rank.micros = micros;
+  rank.squares = squares;
+  rank.times = times;
+  rank.weight = rank.weight * speedDiscount + 1;
+  rank.windows += 1;
+  rank.pending = nothing;
+  return pending;
+}
+
+/** `discount` of a, and b. */
+function sumOf(a: Work, b: Work, discount: number): Work {
+  const add = (x: readonly number[], y: readonly number[]): number[] => x.map((value, i) => discount * value + (y[i] ?? 0));
+  return {
+    amount: add(a.amount, b.amount),
+    micros: discount * a.micros + b.micros,
+    squares: add(a.squares, b.squares),
+    times: add(a.times, b.times),
+  };
+}
+
+/** Microseconds that a batch, an expert and a row take at the common speed; and every rank's `log` beside it. */
+function fit(ranks: readonly Rank[]): { costs: Vector; common: number } {
+  let costs: Vector = nothing.amount;
+  let logs = ranks.map(() => 0);
+  let common = 0;
+  const squares = ranks.reduce<Matrix>((sum, rank) => sum.map((value, i) => value + (rank.squares[i] ?? 0)), nothing.squares);
+  for (let round = 0; round < rounds; round++) {
+    // At the common speed a rank's batches would have taken its speed times as long.
+    const times = ranks.reduce<Vector>(
+      (sum, rank, r) => sum.map((value, i) => value + (rank.times[i] ?? 0) * Math.exp((logs[r] ?? 0) - common)),
+      [0, 0, 0],
+    );
+    costs = nonNegative(squares, times);
+    logs = ranks.map((rank) => Math.log(dot(costs, rank.amount) / rank.micros));
+    common = median(logs);
+  }
+  ranks.forEach((rank, r) => {
+    rank.log = (logs[r] ?? 0) - common;
+  });
+  return { costs, common };
+}
+
+function dot(a: Vector, b: Vector): number {
+  return a.reduce((sum, value, i) => sum + value * (b[i] ?? 0), 0);
+}
+
+/** Of an even number of values the mean of the middle two. */
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const half = sorted.length >> 1;
+  const upper = sorted[half] ?? 0;
+  return sorted.length % 2 === 1 ? upper : ((sorted[half - 1] ?? upper) + upper) / 2;
+}
