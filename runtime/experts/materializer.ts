@@ -142,8 +142,8 @@ export class Materializer {
 
   async #fetch(request: LoadRequest): Promise<number> {
     const { layer, expert, signal } = request;
-    const bytesPerSecond = this.#pace.rate(request.bytesPerSecond);
-    const { unit, source, seconds } = await this.#shards.fetch({ ...request, bytesPerSecond });
+    const rate = this.#pace.rate(request.bytesPerSecond);
+    const { unit, source, seconds } = await this.#shards.fetch({ ...request, rate });
     const { byteLength } = unit; // the engine takes the unit over
     request.onFetched?.({ source, bytes: byteLength, seconds });
     if (signal.aborted) throw abortReason(signal);

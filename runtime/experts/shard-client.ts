@@ -16,8 +16,10 @@ export interface FetchOptions {
   readonly expert: number;
   /** Ranks to ask first, best first; this rank and unusable ones are skipped. */
   readonly sources: readonly number[];
-  /** Of one sender; 0 = unlimited. How units share this rank's limit is transfer-pace.ts's business. */
+  /** The limit, of which this rank and the sender each keep to their share; 0 = unlimited. */
   readonly bytesPerSecond: number;
+  /** What this rank takes of one sender at this time, in bytes per second. How units share it is transfer-pace.ts's business. */
+  readonly rate: number;
   readonly signal: AbortSignal;
 }
 
@@ -88,7 +90,7 @@ export class ShardClient {
     }
   }
 
-  async #fromPeer(rank: number, { layer, expert, bytesPerSecond, signal }: FetchOptions): Promise<Uint8Array> {
+  async #fromPeer(rank: number, { layer, expert, bytesPerSecond, rate, signal }: FetchOptions): Promise<Uint8Array> {
     const entry = this.#store.index.codecs[this.#codec]?.units[layer]?.[expert];
     const clients = this.#peers.clients(rank);
     if (entry === undefined || clients === undefined) throw new AppError(`rank ${rank} cannot be reached`, { code: "Unavailable" });
@@ -98,7 +100,8 @@ export class ShardClient {
       layer,
       expert,
       codec: this.#codec,
-      maxBytesPerSecond: BigInt(Math.floor(bytesPerSecond)),
+      maxBytesPerSecond: BigInt(Math.floor(rate)),
+      limitBytesPerSecond: BigInt(Math.floor(bytesPerSecond)),
     });
     const abort = () => call.cancel();
     // A chunk that is slow on purpose is not a stall, nor is one whose sender backs off.

@@ -34,9 +34,9 @@ export function createShardServer(options: ShardServerOptions): HandlersOf<typeo
         return;
       }
       active += 1;
-      const limit = Number(call.request.maxBytesPerSecond);
+      const { limit } = paceOf(call.request);
       const end = limit > 0 ? options.pace.begin(limit) : () => {};
-      send(call, limit, options)
+      send(call, options)
         .then(
           () => call.end(),
           (error) => void call.emit("error", toStatus(error)),
@@ -49,8 +49,8 @@ export function createShardServer(options: ShardServerOptions): HandlersOf<typeo
   };
 }
 
-async function send(call: ServerWritable<FetchRequest, FetchChunk>, limit: number, options: ShardServerOptions): Promise<void> {
-  const { store, codec } = options;
+async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: ShardServerOptions): Promise<void> {
+  const { store, codec, pace } = options;
   options.authorize(call);
   const { request } = call;
   const fault = checkRequest(request, store, codec);
@@ -60,6 +60,7 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, limit: numbe
   }
   const unit = await store.readUnit(request.layer, request.expert, codec);
   const sha256 = store.index.codecs[codec]?.units[request.layer]?.[request.expert]?.sha256 ?? "";
+  const { limit, most } = paceOf(request);
   let dueAt = performance.now();
   for (let offset = 0; offset < unit.byteLength; offset += chunkBytesMax) {
     if (call.cancelled) return;
@@ -74,9 +75,15 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, limit: numbe
     if (!call.write(chunk)) await drained(call);
     options.onServed(data.byteLength);
     if (limit <= 0) continue;
-    dueAt += (data.byteLength / options.pace.rate(limit)) * 1000;
+    dueAt += (data.byteLength / Math.min(most, pace.rate(limit))) * 1000;
     await waitUntil(call, dueAt);
   }
+}
+
+/** Bytes per second: the limit of which this rank keeps to its share, and the most that the receiver takes. A share of a share would be too slow for any deadline. */
+function paceOf(request: FetchRequest): { readonly limit: number; readonly most: number } {
+  const most = Number(request.maxBytesPerSecond);
+  return { most, limit: Number(request.limitBytesPerSecond) || most };
 }
 
 /** Waits until a point in time, in slices, so that a cancelled call leaves at once. */

@@ -532,11 +532,18 @@ export declare type FetchRequest = Message<"enodia.runtime.v1.FetchRequest"> & {
   codec: string;
 
   /**
-   * 0 = unlimited
+   * what the receiver takes at this time; 0 = unlimited
    *
    * @generated from field: uint64 max_bytes_per_second = 6;
    */
   maxBytesPerSecond: bigint;
+
+  /**
+   * the limit that each side takes its share of; 0 = max_bytes_per_second
+   *
+   * @generated from field: uint64 limit_bytes_per_second = 7;
+   */
+  limitBytesPerSecond: bigint;
 };
 
 /**
