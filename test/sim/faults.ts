@@ -33,10 +33,10 @@ export async function faultRun(seed: number, { only, noSpare = false }: FaultOpt
   sim.demand = (layer) =>
     Array.from({ length: shape.experts }, (_, e) => 600 * 0.5 ** ((e * (1 + (topic % 2)) + layer + topic) % shape.experts) + 10);
   // Every other seed, ranks say how fast they compute, unequally and with noise.
-  if (seed % 2 === 0) sim.rates = { speed: (rank) => (rank === seed % ranks ? 0.6 : 1), noise: 0.2 };
+  if (seed % 2 === 0) sim.load.rates = { speed: (rank) => (rank === seed % ranks ? 0.6 : 1), noise: 0.2 };
   sim.startOperator();
   await sim.clock.run(5_000);
-  sim.duplicating = true;
+  sim.troubles.duplicating = true;
   const log: string[] = [];
   const end = sim.clock.now() + unrestMs;
   while (sim.clock.now() < end) {
@@ -109,22 +109,22 @@ const faults: readonly Fault[] = [
       const a = random.below(ranks + 1) - 1;
       const b = random.below(ranks);
       const pair = a < 0 ? `-2:${b}` : `${Math.min(a, b)}:${Math.max(a, b)}`;
-      sim.cuts.add(pair);
-      sim.clock.after(500 + random.below(9_000), () => sim.cuts.delete(pair));
+      sim.troubles.cuts.add(pair);
+      sim.clock.after(500 + random.below(9_000), () => sim.troubles.cuts.delete(pair));
     },
   },
   {
     name: "corrupt",
     strike: (sim, random) => {
-      sim.corruptNext += 1 + random.below(6);
+      sim.troubles.corruptNext += 1 + random.below(6);
     },
   },
   {
     name: "memory",
     strike: (sim, random) => {
-      const { process, state } = anyWorker(sim, random);
-      const plan = state.snapshot();
-      if (plan) sim.clock.after(500 + random.below(9_000), process.fillUp(plan));
+      const worker = anyWorker(sim, random);
+      const plan = worker.state.snapshot();
+      if (plan) sim.clock.after(500 + random.below(9_000), worker.fillUp(plan));
     },
   },
   {
@@ -143,9 +143,9 @@ const faults: readonly Fault[] = [
   {
     name: "store",
     strike: (sim, random) => {
-      sim.storeDown = true;
+      sim.kube.storeDown = true;
       sim.clock.after(200 + random.below(5_000), () => {
-        sim.storeDown = false;
+        sim.kube.storeDown = false;
       });
     },
   },
@@ -153,8 +153,8 @@ const faults: readonly Fault[] = [
     name: "slow",
     strike: (sim, random) => {
       const rank = random.below(ranks);
-      sim.slow.set(rank, random.next() < 0.3 ? 5_000 : 50);
-      sim.clock.after(2_000 + random.below(90_000), () => sim.slow.delete(rank));
+      sim.troubles.slow.set(rank, random.next() < 0.3 ? 5_000 : 50);
+      sim.clock.after(2_000 + random.below(90_000), () => sim.troubles.slow.delete(rank));
     },
   },
   {
@@ -162,29 +162,29 @@ const faults: readonly Fault[] = [
     onDemand: true,
     strike: (sim, random, newTopic) => {
       newTopic();
-      if (sim.slow.size > 0) return;
-      for (let rank = 0; rank < ranks; rank++) sim.slow.set(rank, 5_000);
-      sim.clock.after(66_000 + random.below(4_000), () => sim.slow.clear());
+      if (sim.troubles.slow.size > 0) return;
+      for (let rank = 0; rank < ranks; rank++) sim.troubles.slow.set(rank, 5_000);
+      sim.clock.after(66_000 + random.below(4_000), () => sim.troubles.slow.clear());
     },
   },
   {
     name: "nats",
     strike: (sim, random) => {
-      sim.bus.connected = false;
+      sim.nats.status.connected = false;
       sim.clock.after(1_000 + random.below(5_000), () => {
-        sim.bus.connected = true;
+        sim.nats.status.connected = true;
       });
     },
   },
 ];
 
 function calm(sim: SimCluster): void {
-  sim.cuts.clear();
-  sim.slow.clear();
-  sim.corruptNext = 0;
-  sim.storeDown = false;
-  sim.bus.connected = true;
-  sim.duplicating = false;
+  sim.troubles.cuts.clear();
+  sim.troubles.slow.clear();
+  sim.troubles.corruptNext = 0;
+  sim.kube.storeDown = false;
+  sim.nats.status.connected = true;
+  sim.troubles.duplicating = false;
   for (const worker of sim.pods.values()) {
     worker.stalled = false;
     if (!worker.alive) worker.crash(10);
@@ -201,11 +201,11 @@ function calm(sim: SimCluster): void {
 function loseForGood(sim: SimCluster, random: Random): void {
   sim.respec({ rebalancing: { mode: "Off", trigger } });
   anyWorker(sim, random).crash(undefined);
-  if (random.next() < 0.5) sim.failWrites = 1;
+  if (random.next() < 0.5) sim.kube.failWrites = 1;
   else {
-    sim.corruptNext = Number.POSITIVE_INFINITY;
+    sim.troubles.corruptNext = Number.POSITIVE_INFINITY;
     sim.clock.after(15_000, () => {
-      sim.corruptNext = 0;
+      sim.troubles.corruptNext = 0;
     });
   }
 }
