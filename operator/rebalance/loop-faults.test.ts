@@ -51,7 +51,7 @@ async function suspendAndResume(sim: SimCluster, whileSuspended: () => void): Pr
   sim.respec(fast);
 }
 
-test("a codec that changes while suspended gives a first plan for the new sizes", async (t) => {
+test("a codec that changes while suspended gives a first plan for the new sizes", async () => {
   const sim = await up({ spec: fast });
   await suspendAndResume(sim, () => Object.assign(sim, { engineInfo: { codec: "int4", expertResidentBytes: 150 } }));
   assert.ok(await sim.clock.run(30_000, () => sim.stored?.spec.reason?.startsWith("first plan") === true && (sim.plan()?.epoch ?? 0) > 1));
@@ -59,7 +59,7 @@ test("a codec that changes while suspended gives a first plan for the new sizes"
   assert.equal(sim.loop?.view()?.model?.expertBytes, 32 * 150);
 });
 
-test("a model that changes while suspended is planned for, and is no mismatch", async (t) => {
+test("a model that changes while suspended is planned for, and is no mismatch", async () => {
   const sim = await up({ spec: fast });
   const before = sim.plan()?.epoch ?? 0;
   await suspendAndResume(sim, () => Object.assign(sim, { engineInfo: { modelDigest: "sha256:other" } }));
@@ -68,7 +68,7 @@ test("a model that changes while suspended is planned for, and is no mismatch", 
   assert.equal(sim.loop?.view()?.modelAvailable.reason, "Resolved");
 });
 
-test("one pod with another model does not take the plan from the others", async (t) => {
+test("one pod with another model does not take the plan from the others", async () => {
   const sim = await up({ spec: { ...fast, replicas: 4 } });
   sim.engineInfo = { modelDigest: "sha256:other" };
   sim.addPod(3);

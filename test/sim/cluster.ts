@@ -2,9 +2,7 @@
 // lies between wire and engine. Replaced are clock, network (wire.ts, bus.ts), store (store.ts), Kubernetes (kube.ts) and what
 // the engine computes (engine.ts, load.ts); imports.test.ts holds it to that. Used by tests of the rebalance plane and by the
 // seeded fault search.
-import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { LeavingRank } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";

@@ -53,7 +53,7 @@ export class SimEngine implements Engine {
   private stepping = false;
   private turn = 0;
   private chosen = new Int32Array(0);
-  private ended: AppError | undefined;
+  private ended = false;
 
   constructor(parts: EngineParts) {
     this.parts = parts;
@@ -69,7 +69,7 @@ export class SimEngine implements Engine {
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.block(layer, inputs.x?.data as Float32Array))),
       head: dense(async () => ({})),
       router: () => this.router,
-      dispatch: (frame) => (this.ended ? Promise.reject(this.ended) : parts.remote.dispatch(frame)),
+      dispatch: (frame) => (this.ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
       breathe: () => {},
     };
   }
@@ -139,7 +139,7 @@ export class SimEngine implements Engine {
 
   /** What changes the state of steps waits for the end of a running one. */
   private between(change: () => void): Promise<void> {
-    if (this.ended) return Promise.reject(this.ended);
+    if (this.ended) return Promise.reject(stopped());
     return new Promise((resolve) => {
       const run = () => {
         change();
@@ -152,7 +152,7 @@ export class SimEngine implements Engine {
 
   /** The thread that computes is gone: no call is answered any more. */
   end(): void {
-    this.ended ??= new AppError("engine: its thread ended", { code: "EngineStopped", retry: "backoff" });
+    this.ended = true;
   }
 
   describe(): EngineInfo {
@@ -163,7 +163,7 @@ export class SimEngine implements Engine {
   }
 
   async loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void> {
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
     const key = this.parts.model.key(layer, expert);
     this.units.set(unit, key);
     this.memory.set(key, fingerprint(unit));
@@ -172,7 +172,7 @@ export class SimEngine implements Engine {
   }
 
   async unloadExpert(layer: number, expert: number): Promise<void> {
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
     this.parts.onFree(layer, expert);
     await this.table.unload(layer, expert);
     this.memory.delete(this.parts.model.key(layer, expert));
@@ -186,9 +186,9 @@ export class SimEngine implements Engine {
   }
 
   async runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
     const rows = await this.table.run(frame);
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
     return rows;
   }
 
@@ -203,19 +203,19 @@ export class SimEngine implements Engine {
   }
 
   setDown(ranks: readonly number[]): Promise<void> {
-    if (this.ended) return Promise.reject(this.ended);
+    if (this.ended) return Promise.reject(stopped());
     this.down = new Set(ranks);
     this.router.table.setDown(this.down);
     return Promise.resolve();
   }
 
   async counters(options?: { readonly transitions: boolean }): Promise<LoadCounters> {
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
     return this.parts.counters(options?.transitions ?? false);
   }
 
   async stats(): ReturnType<Engine["stats"]> {
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
     const counts = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, queuedRequests: 0 };
     return { ...counts, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
   }
@@ -224,10 +224,12 @@ export class SimEngine implements Engine {
     return { queuedTokens: 0, activeRequests: this.parts.activeRequests() };
   }
   async drain(): Promise<void> {
-    if (this.ended) throw this.ended;
+    if (this.ended) throw stopped();
   }
   async close(): Promise<void> {}
 }
+
+const stopped = (): AppError => new AppError("engine: its thread ended", { code: "EngineStopped", retry: "backoff" });
 
 const rowsOf = (data: Float32Array) => ({ shape: [data.length / hidden, hidden], data });
 

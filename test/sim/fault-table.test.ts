@@ -6,6 +6,7 @@ import type { PlacementPlan } from "../../crds/plan.ts";
 import { defaultLimits } from "../../operator/rebalance/protocol-types.ts";
 import { Session } from "../../operator/rebalance/session.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { asOwner } from "./clock.ts";
 import { SimCluster } from "./cluster.ts";
 
 const steps = ["prepare", "commit", "release"] as const;
@@ -78,7 +79,7 @@ function atStep(sim: SimCluster, step: Step, { epoch, workMs }: { epoch: number;
   const original = holder[step];
   let struck = false;
   const once = (): void => {
-    if (!struck) strike();
+    if (!struck) asOwner(undefined, strike); // the call belongs to the operator, the fault does not
     struck = true;
   };
   holder[step] = async function (this: Session, ...args: unknown[]) {

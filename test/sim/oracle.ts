@@ -62,7 +62,7 @@ export class Oracle implements Watch {
     for (const layer of layers) {
       this.checkDeadline(plan.epoch, layer);
       for (const expert of worker.state.planned(layer)) {
-        if (!worker.memory.has(worker.key(layer, expert)))
+        if (!worker.memory.has(worker.key(layer, expert)) && !worker.gaveWay(layer, expert))
           this.report(`rank ${worker.rank} committed ${layer}/${expert} without its bytes`);
       }
     }
@@ -226,7 +226,7 @@ export class Oracle implements Watch {
     }
     for (const rank of newest?.hosts[expert] ?? []) {
       const host = this.workerOf(rank);
-      if (host && host.state.current(layer) === newest && !this.loading(host, layer, newest?.epoch ?? 0))
+      if (host && host.state.current(layer) === newest && !this.loading(host, layer, newest?.epoch ?? 0) && !host.gaveWay(layer, expert))
         this.report(`expert ${layer}/${expert} has no copy left, and rank ${rank} does not load it`);
     }
   }

@@ -199,7 +199,8 @@ export class SimWorker {
   }
 
   private freeing(layer: number, expert: number): void {
-    if (this.state.planned(layer).includes(expert)) this.away.add(this.key(layer, expert));
+    const planned = this.state.planned(layer).includes(expert) || this.state.next(layer)?.hosts[expert]?.includes(this.rank);
+    if (planned) this.away.add(this.key(layer, expert));
     this.around.watch.onFree(this, layer, expert);
   }
 
@@ -272,7 +273,7 @@ export class SimWorker {
         for (const [expert, row] of hosts.entries()) {
           if (row.includes(rank) || residents.count >= residents.capacity) continue;
           if (residents.admit(layer, expert, "staged").action !== "load") continue;
-          void process.engine.loadExpert(layer, expert, process.model.content(layer, expert));
+          process.engine.loadExpert(layer, expert, process.model.content(layer, expert)).catch(() => {}); // an engine that has ended takes nothing
           residents.loaded(layer, expert);
           residents.lease(layer, expert);
           filled.push({ layer, expert });
