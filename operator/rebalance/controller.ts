@@ -3,6 +3,7 @@
 
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
+import { grpcNetwork } from "../../runtime/wire/grpc.ts";
 import { createBus } from "../../runtime/wire/nats.ts";
 import type { Deployments, Rebalance, RebalanceView, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
@@ -13,7 +14,7 @@ import type { LoopPorts, PlanEnd } from "./loop-ports.ts";
 import { placementStore } from "./placement-store.ts";
 import { threadPlanner } from "./planner-thread.ts";
 import type { LoadBus, LoadBusOptions } from "./ports.ts";
-import { openLink } from "./session.ts";
+import { Session } from "./session.ts";
 import { Telemetry } from "./telemetry.ts";
 
 export interface RebalanceOptions {
@@ -35,7 +36,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
   const ports: LoopPorts = {
     clock: systemClock,
     store: placementStore(options.kube),
-    openLink: (target) => openLink(target, systemClock),
+    openLink: (target) => new Session(target, systemClock, grpcNetwork),
     planner,
     telemetry,
     metrics,

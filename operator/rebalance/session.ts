@@ -4,8 +4,9 @@ import { create, type MessageShape } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../crds/common.ts";
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../../runtime/wire/grpc.ts";
+import { fromStatus, type Network } from "../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../runtime/wire/mapping.ts";
+import type { ServiceClient } from "../../runtime/wire/service.ts";
 import { fixedTls } from "../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "./ports.ts";
 
@@ -16,14 +17,10 @@ const silenceMs = 4_000;
 const pingMs = 1_000;
 const reconnectMs = 500;
 
-type Client = ReturnType<typeof connect<(typeof Control)["method"]>>;
+type Client = ServiceClient<(typeof Control)["method"]>;
 type WatchStream = ReturnType<Client["watch"]>;
 
-export function openLink(target: LinkTarget, clock: Clock): Link {
-  return new Session(target, clock);
-}
-
-class Session implements Link {
+export class Session implements Link {
   description: Description | undefined;
   status: PodStatus | undefined;
   hosted = new Map<number, HostedLayer>();
@@ -40,12 +37,12 @@ class Session implements Link {
   private plan: PlacementPlan | undefined;
   private stopTimer: () => void = () => {};
 
-  constructor(target: LinkTarget, clock: Clock) {
+  constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">) {
     this.target = target;
     this.clock = clock;
     this.downSince = clock.now();
     this.tls = fixedTls(material(target.identity));
-    this.client = connect(Control, { address: target.address, serverName: target.serverName, tls: this.tls });
+    this.client = network.connect(Control, { address: target.address, serverName: target.serverName, tls: this.tls });
     void this.open();
   }
 

@@ -7,6 +7,7 @@ import { notHosted } from "../engine/core/not-hosted.ts";
 import { silentLog } from "../observe/log.ts";
 import { createTracing } from "../observe/trace.ts";
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { grpcNetwork } from "../wire/grpc.ts";
 import { create } from "../wire/service.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import { DispatchClient } from "./dispatch-client.ts";
@@ -60,7 +61,7 @@ interface Own {
 
 async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], here = false, room = true }: Own = {}) {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
-  const peers = new ScriptedPeers({ self, namespace: "n", name: "m", tls: {} as TlsSource, log: silentLog });
+  const peers = new ScriptedPeers({ self, namespace: "n", name: "m", tls: {} as TlsSource, network: grpcNetwork, log: silentLog });
   const members = Object.entries(scripts).map(([rank, script]) => {
     peers.scripts.set(Number(rank), script);
     return { rank: Number(rank), podName: `p${rank}`, podUid: `u${rank}`, bootId: "b", address: "a", state: "active" as const };

@@ -2,7 +2,7 @@
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
 import type { Log } from "../observe/log.ts";
 import { Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect } from "../wire/grpc.ts";
+import type { Network } from "../wire/grpc.ts";
 import type { Identity, Member, Membership } from "../wire/mapping.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 
@@ -11,6 +11,7 @@ export interface PeersOptions {
   readonly namespace: string;
   readonly name: string;
   readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
   readonly log: Log;
 }
 
@@ -98,7 +99,8 @@ export class Peers {
     const known = this.#clients.get(rank);
     if (known !== undefined && known.address === member.address) return known.clients;
     this.#drop(rank);
-    const clients = createPeerClients(member.address, serverNames.rank(rank, this.options.namespace, this.options.name), this.options.tls);
+    const { network, namespace, name, tls } = this.options;
+    const clients = createPeerClients(network, { address: member.address, serverName: serverNames.rank(rank, namespace, name), tls });
     this.#clients.set(rank, { address: member.address, clients });
     return clients;
   }
@@ -121,8 +123,7 @@ export class Peers {
 export type PeerClients = ReturnType<typeof createPeerClients>;
 
 /** One connection per service: a shard transfer must not stand in the way of a frame. */
-function createPeerClients(address: string, serverName: string, tls: TlsSource) {
-  const target = { address, serverName, tls };
+function createPeerClients({ connect }: Pick<Network, "connect">, target: Parameters<Network["connect"]>[1]) {
   const experts = connect(Experts, target);
   const shards = connect(Shards, target);
   return {

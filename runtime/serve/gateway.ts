@@ -9,7 +9,7 @@ import { createLog, type Log, type LogLevel } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { createServer } from "../wire/grpc.ts";
+import { createServer, grpcNetwork } from "../wire/grpc.ts";
 import type { Identity, Membership } from "../wire/mapping.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { Admission } from "./admission.ts";
@@ -123,7 +123,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   const grpcPort = await control.listen(host, config.grpcPort);
   opened.defer(() => control.close(controlCloseMs));
   opened.defer(() => pool.close());
-  const ask = { self: identity, namespace, name: deployment, tls, log };
+  const ask = { self: identity, namespace, name: deployment, tls, network: grpcNetwork, log };
   const addresses = overrides.peers ?? (async () => (config.peersDns ? resolvePeers(config.peersDns, grpcPort, config.podIp, log) : []));
   opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
 

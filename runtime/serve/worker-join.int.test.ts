@@ -5,7 +5,7 @@ import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
 import { silentLog } from "../observe/log.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { createServer, type GrpcServer } from "../wire/grpc.ts";
+import { createServer, type GrpcServer, grpcNetwork } from "../wire/grpc.ts";
 import { toMembership, toPlan } from "../wire/mapping.ts";
 import { askPeers, resolvePeers } from "./worker-join.ts";
 
@@ -37,7 +37,7 @@ test("the newest membership and plan win; a stranger and a closed port are passe
   await peer("127.0.0.3", port, 99, 99, "rank-0", "other");
   await peer("127.0.0.4", port, 99, 99, "gateway");
   const addresses = [1, 2, 3, 4, 5].map((host) => `127.0.0.${host}:${port}`);
-  const found = await askPeers(addresses, { self, namespace: "ns", name: "mix", tls, log: silentLog });
+  const found = await askPeers(addresses, { self, namespace: "ns", name: "mix", tls, network: grpcNetwork, log: silentLog });
   assert.equal(found.membership?.version, 6);
   assert.equal(found.plan?.epoch, 9);
 });

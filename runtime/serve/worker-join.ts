@@ -3,12 +3,16 @@
 import { resolve4 } from "node:dns/promises";
 import { AppError } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../wire/grpc.ts";
+import { fromStatus, type Network } from "../wire/grpc.ts";
 import { fromMembership, fromPlan, type Identity, type Membership, toSender } from "../wire/mapping.ts";
 import { peerIdentity, serverNames, type TlsSource } from "../wire/tls.ts";
+import type { PlanKeeper } from "./worker-plan.ts";
 
+/** How often a worker without plan or operator asks its peers. */
+const joinEveryMs = 1_000;
 const askTimeoutMs = 2_000;
 /** Peers asked in one round; any one of them knows the plan. */
 const peersAskedMax = 16;
@@ -23,6 +27,7 @@ export interface AskOptions {
   readonly namespace: string;
   readonly name: string;
   readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
   readonly log: Log;
 }
 
@@ -45,8 +50,8 @@ export async function askPeers(addresses: readonly string[], options: AskOptions
   return { plan: plans[0], membership: memberships[0] };
 }
 
-async function askOne(address: string, { self, namespace, name, tls, log }: AskOptions): Promise<Snapshot | undefined> {
-  const client = connect(Control, {
+async function askOne(address: string, { self, namespace, name, tls, network, log }: AskOptions): Promise<Snapshot | undefined> {
+  const client = network.connect(Control, {
     address,
     serverName: serverNames.rank(self.rank, namespace, name),
     tls,
@@ -64,5 +69,50 @@ async function askOne(address: string, { self, namespace, name, tls, log }: AskO
     return undefined;
   } finally {
     client.close();
+  }
+}
+
+export interface JoinerOptions extends AskOptions {
+  readonly peers: Peers;
+  readonly plan: PlanKeeper;
+}
+
+/** Gets plan and membership from peers: on a timer while the operator is away and something is missing, or from one rank now. */
+export class Joiner {
+  readonly #options: JoinerOptions;
+  #busy = false;
+
+  constructor(options: JoinerOptions) {
+    this.#options = options;
+  }
+
+  /** A rank that knows a newer epoch is asked for it. */
+  async from(rank: number): Promise<void> {
+    const address = this.#options.peers.member(rank)?.address;
+    if (address !== undefined) await this.#take(async () => [address]);
+  }
+
+  start(addresses: () => Promise<readonly string[]>, operatorPresent: () => boolean): () => void {
+    const { peers, plan } = this.#options;
+    const timer = setInterval(() => {
+      const complete = peers.membership.version > 0 && plan.state.complete;
+      if (!complete && !operatorPresent()) void this.#take(addresses);
+    }, joinEveryMs);
+    timer.unref();
+    return () => clearInterval(timer);
+  }
+
+  async #take(addresses: () => Promise<readonly string[]>): Promise<void> {
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      const { plan, membership } = await askPeers(await addresses(), this.#options);
+      if (membership !== undefined) this.#options.peers.apply(membership);
+      if (plan !== undefined) await this.#options.plan.adopt(plan);
+    } catch (err) {
+      this.#options.log.warn({ err }, "what a peer sent was refused");
+    } finally {
+      this.#busy = false;
+    }
   }
 }

@@ -119,6 +119,27 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
   };
 }
 
+/** Reads single units from the files of their codecs; each is checked against the index before it is given out. */
+export function unitReader(
+  dir: string,
+  index: ExpertIndex,
+  file: (codec: CodecName) => Promise<Pick<RandomFile, "read">>,
+): ModelStore["readUnit"] {
+  return async (layer, expert, codec) => {
+    const units = await file(codec);
+    const unit = index.codecs[codec]?.units[layer]?.[expert];
+    if (!unit) {
+      throw new AppError(`${dir}: no expert ${expert} in layer ${layer}; the model has ${index.layers} layers of ${index.experts}`, {
+        code: "ExpertNotFound",
+      });
+    }
+    const bytes = await units.read(unit.offset, unit.bytes);
+    if ((await sha256InSlices(bytes)) !== unit.sha256)
+      throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
+    return bytes;
+  };
+}
+
 /** Opens a store; cheap (index and header only). Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors, CorruptShard. */
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
@@ -140,19 +161,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
     config,
     denseNames: dense.names,
     readDense: denseReader(dir, index, dense),
-    async readUnit(layer, expert, codec) {
-      const file = await units(codec);
-      const unit = index.codecs[codec]?.units[layer]?.[expert];
-      if (!unit) {
-        throw new AppError(`${dir}: no expert ${expert} in layer ${layer}; the model has ${index.layers} layers of ${index.experts}`, {
-          code: "ExpertNotFound",
-        });
-      }
-      const bytes = await file.read(unit.offset, unit.bytes);
-      if ((await sha256InSlices(bytes)) !== unit.sha256)
-        throw corrupt(dir, `expert ${expert} of layer ${layer} (${codec}) does not match its hash`);
-      return bytes;
-    },
+    readUnit: unitReader(dir, index, units),
     decodeUnit(unit, codec) {
       checkUnitLength(codecFor(codec), unit, index);
       return codecFor(codec).decode(unit, index);

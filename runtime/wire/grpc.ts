@@ -114,6 +114,14 @@ export function connect<M extends GenServiceMethods>(
   });
 }
 
+/** How processes reach each other. Production has gRPC; a simulated one carries the same messages between the same handlers. */
+export interface Network {
+  readonly connect: typeof connect;
+  readonly createServer: typeof createServer;
+}
+
+export const grpcNetwork: Network = { connect, createServer };
+
 /** Who is calling, or an AppError `Unauthenticated` for a stranger. */
 export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {
   const identity = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
