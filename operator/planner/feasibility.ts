@@ -18,10 +18,8 @@ export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feas
   const usable = sum(budgets.map((budget) => Math.max(0, budget - staging)));
   if (packs(shape, budgets, staging)) return { ok: true };
   const per = Math.min(...budgets);
-  // Whole units: the remedy must hold for experts that cannot be cut.
-  const raised = Math.ceil(need / active.length / Math.max(1, staging)) * staging + staging;
-  const room = per - staging;
-  const more = room >= staging ? Math.ceil(need / (Math.floor(room / Math.max(1, staging)) * Math.max(1, staging))) : undefined;
+  const raised = leastMemory(shape, active.length, staging);
+  const more = leastReplicas(shape, per, staging);
   const have = budgets.every((budget) => budget === per)
     ? `${active.length} ranks x ${formatBytes(per)} = ${formatBytes(sum(budgets))}`
     : `${active.length} ranks have ${formatBytes(sum(budgets))}`;
@@ -29,6 +27,28 @@ export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feas
   return refuse(
     `experts need ${formatBytes(need)} plus one staging slot of ${formatBytes(staging)} per rank, ${have} (${formatBytes(usable)} usable): ${remedy}`,
   );
+}
+
+/** Whole units hold experts of one size; of unlike sizes, largest first may leave less than a unit unused on each rank. */
+function leastMemory(shape: ModelShape, ranks: number, staging: number): number {
+  const bytes = Math.ceil(sum(shape.residentBytes) / ranks / Math.max(1, staging)) * staging + staging;
+  return packs(shape, new Array<number>(ranks).fill(bytes), staging) ? bytes : bytes + staging;
+}
+
+/** Ranks of so many bytes that hold all experts; undefined when none of them has room for the largest. */
+function leastReplicas(shape: ModelShape, bytes: number, staging: number): number | undefined {
+  const room = bytes - staging;
+  if (room < staging) return undefined;
+  const need = sum(shape.residentBytes);
+  // What bytes alone would take, or one more, for experts of unlike sizes; then whole units, exact for those of one size.
+  const least = Math.ceil(need / Math.max(1, room));
+  const unit = Math.max(1, staging);
+  const tried = [least, least + 1, Math.ceil(need / (Math.max(1, Math.floor(room / unit)) * unit))];
+  const found = tried.find((ranks) => packs(shape, new Array<number>(ranks).fill(bytes), staging));
+  if (found !== undefined) return found;
+  // One rank each is enough, and so are ranks of which each leaves less than the largest expert unused.
+  const each = shape.residentBytes.reduce((count, size) => count + (size > 0 ? 1 : 0), 0);
+  return Math.min(each, Math.ceil(need / Math.max(1e-9, room - staging)));
 }
 
 function refuse(message: string): Feasibility {

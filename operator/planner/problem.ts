@@ -142,9 +142,16 @@ export function bytesByRank(shape: ModelShape, layers: readonly LayerPlan[]): Ma
   return byRank;
 }
 
-/** Whether a placement keeps to every rank's bytes. */
+/** Whether a placement keeps to every rank's bytes and slots. */
 export function fitsMemory(problem: Problem, hosts: Hosts): boolean {
-  return usedBytes(problem, hosts).every((bytes, g) => bytes <= (problem.capacity[g] as number) + 1e-6);
+  const bytes = usedBytes(problem, hosts).every((used, g) => used <= (problem.capacity[g] as number) + 1e-6);
+  return bytes && (problem.slotCap === Number.POSITIVE_INFINITY || hosts.every((layer) => fitsSlots(problem, layer)));
+}
+
+function fitsSlots(problem: Problem, layer: Hosts[number]): boolean {
+  const slots = new Int32Array(problem.G);
+  for (const row of layer) for (const g of row) slots[g] = (slots[g] as number) + 1;
+  return slots.every((count) => count <= problem.slotCap);
 }
 
 /** Each expert's home alone; an expert that no active rank hosts has an empty row. */

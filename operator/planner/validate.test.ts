@@ -1,48 +1,291 @@
+// One broken plan per sentence of the planner's own checks, made from a valid one: exactly that sentence is said, and the oracle
+// that judges the property tests breaks its own rule for it. So none of the two can be empty.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
-import { type PlanInput, unlimited } from "./policy.ts";
-import { rankSpecs } from "./simulate.ts";
-import { planFaults } from "./validate.ts";
+import { diffPlans } from "../../runtime/placement/diff.ts";
+import { journeyViolations, planViolations, type Rule, stepViolations } from "../../test/support/plan-oracle.ts";
+import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
+import { assertPlan, budgetFaults, planFaults } from "./validate.ts";
 
-function inputOf(experts: number, ranks: number): PlanInput {
-  const bytes = new Float64Array(experts).fill(1);
-  const shape = { layers: 1, experts, residentBytes: bytes, storedBytes: bytes };
-  const load = new Float64Array(experts);
+type Plan = { hosts: number[][]; shares: number[][] }[];
+
+/** Two layers of three experts of 10 resident and 5 stored bytes; ranks 0..3 on two nodes have room for five each, rank 9 is dead. */
+function inputOf(more: Partial<PlanInput> = {}, experts = 3): PlanInput {
+  const cells = 2 * experts;
+  const ranks = [0, 1, 2, 3, 9].map(
+    (rank): RankSpec => ({
+      rank,
+      speed: 1,
+      budgetBytes: 60,
+      zone: "z",
+      node: `n${rank % 2}`,
+      state: rank === 9 ? "dead" : "active",
+    }),
+  );
   return {
-    shape,
-    ranks: rankSpecs({ ranks }),
-    load,
-    current: undefined,
+    shape: { layers: 2, experts, residentBytes: new Float64Array(cells).fill(10), storedBytes: new Float64Array(cells).fill(5) },
+    ranks,
+    load: new Float64Array(cells).fill(1),
+    current: valid(),
     budget: unlimited,
     minCopies: 1,
     split: "weighted",
     effort: "fast",
+    ...more,
   };
 }
 
-const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
+function valid(): Plan {
+  const layer = (): Plan[number] => ({ hosts: [[0, 1], [1], [2]], shares: [[500, 500], [1000], [1000]] });
+  return [layer(), layer()];
+}
 
-test("a host that is no rank number is a fault, also of an expert that may keep its lost home", () => {
-  const unhosted = [{ layer: 0, expert: 0 }];
-  const input = inputOf(2, 2);
-  assert.deepEqual(planFaults(input, alone([[undefined as unknown as number], [1]]), { unhosted }), [
-    "layer 0, expert 0: a rank is no natural number",
-  ]);
-  assert.deepEqual(planFaults(input, alone([[7], [1]]), { unhosted }), [], "its lost home");
-  assert.deepEqual(planFaults(input, alone([[7], [1]])), ["layer 0, expert 0: rank 7 is not active"]);
+const alone = (hosts: number[][]): LayerPlan => ({ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) });
+
+interface Tampering {
+  readonly name: string;
+  readonly input?: Partial<PlanInput>;
+  readonly spoil: (plan: Plan) => Plan;
+  readonly sentences: readonly string[];
+  readonly rules: readonly Rule[];
+}
+
+/** What a row of the second layer becomes. */
+const row =
+  (expert: number, hosts: number[], shares: number[]): Tampering["spoil"] =>
+  (plan) => {
+    const layer = plan[1] as Plan[number];
+    layer.hosts[expert] = hosts;
+    layer.shares[expert] = shares;
+    return plan;
+  };
+
+const crowd = Array.from({ length: 600 }, (_, g): RankSpec => ({ ...(inputOf().ranks[0] as RankSpec), rank: g }));
+const everywhere = crowd.map(({ rank }) => rank);
+const first = (n: number): number[] => everywhere.slice(0, n);
+const shared = (n: number): number[] => [1000, ...new Array<number>(n - 1).fill(0)];
+const wide = (experts: number, hosts: number): Partial<PlanInput> => ({
+  ...inputOf({}, experts),
+  ranks: crowd.slice(0, hosts).map((rank) => ({ ...rank, budgetBytes: 1e6 })),
+  current: undefined,
+});
+
+const tamperings: readonly Tampering[] = [
+  {
+    name: "a layer is missing",
+    spoil: (plan) => plan.slice(1),
+    sentences: ["1 layers, the model has 2"],
+    rules: ["every layer and expert"],
+  },
+  {
+    name: "an expert is missing",
+    spoil: ([a, b]) => [a, { hosts: b?.hosts.slice(1), shares: b?.shares.slice(1) }] as Plan,
+    sentences: ["layer 1: 2 experts, the model has 3"],
+    rules: ["every layer and expert"],
+  },
+  {
+    name: "an expert has no host",
+    spoil: row(1, [], []),
+    sentences: ["layer 1, expert 1: no host", "layer 1, expert 1: shares do not sum to 1000"],
+    rules: ["hosted", "shares"],
+  },
+  {
+    name: "an expert has more hosts than are stored",
+    input: wide(3, 600),
+    spoil: row(0, first(513), shared(513)),
+    sentences: ["layer 1, expert 0: 513 hosts, at most 512"],
+    rules: ["storable"],
+  },
+  {
+    name: "a host is no rank number",
+    spoil: row(1, [1.5], [1000]),
+    sentences: ["layer 1, expert 1: a rank is no natural number", "layer 1, expert 1: rank 1.5 is not active"],
+    rules: ["real ranks", "active ranks"],
+  },
+  {
+    name: "a host is below zero",
+    spoil: row(1, [-1], [1000]),
+    sentences: ["layer 1, expert 1: a rank is no natural number", "layer 1, expert 1: rank -1 is not active"],
+    rules: ["real ranks", "active ranks"],
+  },
+  {
+    name: "a rank is named twice",
+    spoil: row(1, [1, 1], [500, 500]),
+    sentences: ["layer 1, expert 1: a rank twice"],
+    rules: ["distinct ranks"],
+  },
+  {
+    name: "a share is missing",
+    spoil: row(0, [0, 1], [1000]),
+    sentences: ["layer 1, expert 0: 2 hosts, 1 shares"],
+    rules: ["shares"],
+  },
+  {
+    name: "a share is a fraction",
+    spoil: row(0, [0, 1], [500.5, 499.5]),
+    sentences: ["layer 1, expert 0: a share is no natural number"],
+    rules: ["shares"],
+  },
+  {
+    name: "a share is below zero",
+    spoil: row(0, [0, 1], [1001, -1]),
+    sentences: ["layer 1, expert 0: a share is no natural number"],
+    rules: ["shares"],
+  },
+  {
+    name: "shares sum to less",
+    spoil: row(0, [0, 1], [500, 499]),
+    sentences: ["layer 1, expert 0: shares do not sum to 1000"],
+    rules: ["shares"],
+  },
+  {
+    name: "a host is dead",
+    spoil: row(1, [9], [1000]),
+    sentences: ["layer 1, expert 1: rank 9 is not active"],
+    rules: ["active ranks"],
+  },
+  {
+    name: "a host is not there",
+    spoil: row(0, [0, 7], [500, 500]),
+    sentences: ["layer 1, expert 0: rank 7 is not active"],
+    rules: ["active ranks"],
+  },
+  {
+    name: "hosts are more text than is stored",
+    input: wide(256, 144),
+    spoil: () => [0, 1].map((l) => alone(Array.from({ length: 256 }, () => (l === 0 ? [0] : first(144))))) as Plan,
+    sentences: [
+      `layer 1: ${256 * (first(144).join(".").length + 1) - 1} characters of hosts, at most 65536 are stored`,
+      `layer 1: ${256 * (shared(144).join(".").length + 1) - 1} characters of shares, at most 65536 are stored`,
+    ],
+    rules: ["storable"],
+  },
+  {
+    name: "a rank hosts more of a layer than it has slots",
+    input: { slotsPerRank: 2 },
+    spoil: row(2, [1], [1000]),
+    sentences: ["layer 1: rank 1 hosts 3 experts, at most 2"],
+    rules: ["slots"],
+  },
+  {
+    name: "an expert loses a copy that it needs",
+    input: { minCopies: 2 },
+    spoil: row(0, [0], [1000]),
+    sentences: ["layer 1, expert 0: 1 copies where it had 2, minCopies is 2"],
+    rules: ["floor"],
+  },
+  {
+    name: "an expert's copies come together on a node",
+    input: { minCopies: 2 },
+    spoil: row(0, [0, 2], [500, 500]),
+    sentences: ["layer 1, expert 0: 2 copies where it had 2, minCopies is 2"],
+    rules: ["floor"],
+  },
+  {
+    name: "a rank holds more than its memory",
+    input: { ranks: inputOf().ranks.map((rank) => (rank.rank === 3 ? { ...rank, budgetBytes: 29 } : rank)) },
+    spoil: (plan) => row(1, [3], [1000])(row(2, [3], [1000])(plan)),
+    sentences: ["rank 3: 20 resident bytes and a staging slot of 10 exceed its budget of 29"],
+    rules: ["bytes"],
+  },
+];
+
+for (const { name, input: more, spoil, sentences, rules } of tamperings) {
+  test(`a plan in which ${name} is refused in these words: ${sentences.join("; ")}`, () => {
+    const input = inputOf(more);
+    if (input.current) {
+      assert.deepEqual(planFaults(input, valid()), []);
+      assert.deepEqual(planViolations(input, valid()), []);
+    }
+    const spoiled = spoil(valid());
+    assert.deepEqual(planFaults(input, spoiled), sentences);
+    assert.deepEqual([...new Set(planViolations(input, spoiled).map(({ rule }) => rule))].toSorted(), rules.toSorted());
+    assert.throws(() => assertPlan(input, spoiled), { code: "InvalidPlan", message: /^the policy made an invalid plan \(\d+ faults\): / });
+  });
+}
+
+test("a rank that held too much before may keep it, and not get more", () => {
+  const ranks = inputOf().ranks.map((rank) => (rank.rank === 1 ? { ...rank, budgetBytes: 25 } : rank));
+  const input = inputOf({ ranks });
+  assert.deepEqual([...planFaults(input, valid()), ...planViolations(input, valid())], []);
+  const more = row(2, [1], [1000])(valid());
+  assert.deepEqual(planFaults(input, more), ["rank 1: 50 resident bytes and a staging slot of 10 exceed its budget of 25"]);
+  assert.deepEqual(
+    planViolations(input, more).map(({ rule }) => rule),
+    ["bytes"],
+  );
+});
+
+test("an expert that memory does not hold may keep its lost home, and nothing else", () => {
+  const lost = row(1, [9], [1000])(valid());
+  const input = inputOf({ current: lost });
+  assert.deepEqual(planFaults(input, lost, { unhosted: [{ layer: 1, expert: 1 }] }), []);
+  assert.deepEqual(planFaults(input, lost), ["layer 1, expert 1: rank 9 is not active"]);
+  const rules = (within: PlanInput, layers: readonly LayerPlan[]): Rule[] => planViolations(within, layers).map(({ rule }) => rule);
+  assert.deepEqual(rules(input, lost), ["hosted"], "there is room for it");
+  const full = { ...input, ranks: input.ranks.map((rank) => ({ ...rank, budgetBytes: 39, speed: rank.rank < 3 ? 1 : 0 })) };
+  assert.deepEqual(rules(full, lost), []);
+  assert.deepEqual(rules(full, row(1, [8], [1000])(valid())), ["active ranks"], "a home that it never had");
+  assert.deepEqual(rules({ ...full, current: valid() }, lost), ["active ranks"], "it had another");
 });
 
 test("an expert that found a host after all counts there", () => {
-  const input = { ...inputOf(2, 1), slotsPerRank: 1 };
-  const faults = planFaults(input, alone([[0], [0]]), { unhosted: [{ layer: 0, expert: 0 }] });
-  assert.deepEqual(faults, ["layer 0: rank 0 hosts 2 experts, at most 1"]);
+  const input = { ...inputOf(), slotsPerRank: 2 };
+  const spoiled = row(2, [1], [1000])(valid());
+  assert.deepEqual(planFaults(input, spoiled, { unhosted: [{ layer: 1, expert: 2 }] }), ["layer 1: rank 1 hosts 3 experts, at most 2"]);
 });
 
-test("a plan that an ExpertPlacement cannot store is a fault", () => {
-  const everywhere = Array.from({ length: 600 }, (_, rank) => rank);
-  assert.match(planFaults(inputOf(1, 600), alone([everywhere])).join(), /600 hosts, at most 512/);
-  const wide = everywhere.slice(0, 144);
-  const [fault] = planFaults(inputOf(256, 144), alone(Array.from({ length: 256 }, () => wide)));
-  assert.match(fault ?? "", /layer 0: \d+ characters of hosts, at most 65536 are stored/);
+const movesOf = (layers: readonly LayerPlan[], from = inputOf().current) => diffPlans(from, layers, () => 5).moves;
+/** Two experts go to rank 3: two moves of five bytes. */
+const moved = (): Plan => row(1, [3], [1000])(row(2, [3], [1000])(valid()));
+
+for (const { budget, sentence, rule } of [
+  { budget: { maxMoves: 1 }, sentence: "2 moves, the budget is 1", rule: "budget of moves" },
+  { budget: { maxMovesPerRank: 1 }, sentence: "2 moves to rank 3, the budget is 1 per rank", rule: "budget of moves to a rank" },
+  { budget: { maxBytes: 9 }, sentence: "10 bytes to move, the budget is 9", rule: "budget of bytes" },
+] as const) {
+  test(`a step beyond the budget is refused in these words: ${sentence}`, () => {
+    const input = inputOf({ budget: { ...unlimited, ...budget } });
+    assert.deepEqual(budgetFaults(input, moved()), [sentence]);
+    assert.deepEqual(
+      stepViolations(input, moved(), movesOf(moved())).map((found) => found.rule),
+      [rule],
+    );
+    const enough = inputOf({ budget: { maxMoves: 2, maxMovesPerRank: 2, maxBytes: 10 } });
+    assert.deepEqual(budgetFaults(enough, moved()), []);
+    assert.deepEqual(stepViolations(enough, moved(), movesOf(moved())), []);
+  });
+}
+
+test("the oracle sees moves that are missing, are too many, or read where nothing is hosted", () => {
+  const input = inputOf();
+  const moves = movesOf(moved());
+  const rules = (told: typeof moves): Rule[] => stepViolations(input, moved(), told).map(({ rule }) => rule);
+  assert.deepEqual(rules(moves), []);
+  assert.deepEqual(rules(moves.slice(1)), ["moves are the difference"]);
+  assert.deepEqual(rules([...moves, ...moves]), ["moves are the difference"]);
+  assert.deepEqual(rules(moves.map((move) => ({ ...move, sources: [3] }))), ["sources host", "sources host"]);
+  assert.deepEqual(rules(moves.map((move) => ({ ...move, sources: [] }))), ["sources host", "sources host"]);
+});
+
+test("the oracle sees a layer too early, too late or never: memory on the way, a source that is gone, another placement", () => {
+  // Rank 3 has room for one expert and a staging slot, and swaps one layer's expert for another's.
+  const ranks = inputOf().ranks.map((rank) => (rank.rank === 3 ? { ...rank, budgetBytes: 19 } : rank));
+  const before = valid();
+  (before[0] as Plan[number]).hosts[2] = [3];
+  const after = row(2, [3], [1000])(valid());
+  const input = inputOf({ ranks, current: before });
+  const moves = movesOf(after, before);
+  const rules = (order: readonly number[], told = moves): Rule[] => journeyViolations(input, after, told, order).map(({ rule }) => rule);
+  assert.deepEqual(rules([0, 1]), []);
+  assert.deepEqual(rules([1, 0]), ["memory on the way"]);
+  assert.deepEqual(rules([0]), ["moves are the difference"]);
+  assert.deepEqual(
+    rules(
+      [0, 1],
+      moves.map((move) => ({ ...move, sources: [1] })),
+    ),
+    ["sources host", "sources host"],
+  );
 });

@@ -21,6 +21,7 @@ export const eplb: PlacementPolicy = {
 
 function planEplb(input: PlanInput): PlanOutput {
   const problem = toProblem(input);
+  if (problem.slotCap * problem.G < problem.E) return homesStay(input, "a layer has more experts than the ranks have slots");
   const target = eplbHosts(problem);
   const reason = "replicas by load per copy, packed longest first";
   if (!problem.current || isUnlimited(input.budget)) {
