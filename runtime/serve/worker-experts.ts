@@ -71,6 +71,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     hidden: info.hidden,
     sourcesOf: (layer, expert) => plan.sources(layer, expert),
     giveWay: (layer, expert) => plan.giveWay.to(layer, expert),
+    wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
   const dispatch = new DispatchClient({
