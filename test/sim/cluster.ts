@@ -194,9 +194,19 @@ export class SimCluster {
   stopOperator(): void {
     const { operator } = this;
     this.operator = undefined;
-    if (!operator) return;
-    operator.owner.dead = true;
-    this.wire.killed(operator.host);
+    if (operator) this.kill(operator);
+  }
+
+  /** Another operator begins while this one goes on, until the returned function is called. */
+  supersedeOperator(): () => void {
+    const { operator } = this;
+    this.startOperator();
+    return () => operator && this.kill(operator);
+  }
+
+  private kill({ owner, host }: Operator): void {
+    owner.dead = true;
+    this.wire.killed(host);
   }
 
   plan(): PlacementPlan | undefined {

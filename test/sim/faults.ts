@@ -188,6 +188,15 @@ const faults: readonly Fault[] = [
     },
   },
   {
+    // Its lease is another's, and it does not know yet.
+    name: "two operators",
+    strike: (sim, random) => {
+      if (!sim.loop) return;
+      sim.clock.after(200 + random.below(4_000), sim.supersedeOperator());
+      sim.resumed = true;
+    },
+  },
+  {
     name: "store",
     strike: (sim, random) => {
       sim.kube.storeDown = true;
