@@ -82,7 +82,10 @@ for (const [layers, experts, ranks, seeds] of sizes) {
         assert.ok(found >= best - 1e-6, `seed ${seed}, layer ${l}: ${found} is less than what was proven, ${best}`);
       }
       const least = await leastHops(clusterChain(chain, places));
-      assert.ok(least !== undefined && hops(chain, places) <= 1.02 * least + 1e-6, `seed ${seed}: ${hops(chain, places)} hops, ${least} at best`);
+      assert.ok(
+        least !== undefined && hops(chain, places) <= 1.02 * least + 1e-6,
+        `seed ${seed}: ${hops(chain, places)} hops, ${least} at best`,
+      );
     }
   });
 }

@@ -52,7 +52,15 @@ export async function leastHops(chain: Chain): Promise<number | undefined> {
         );
         for (const j of numbers(experts)) {
           minimise.push([y(i, j, g), -(flow[(l * experts + i) * experts + j] ?? 0)]);
-          for (const end of [x(l, i, g), x(l + 1, j, g)]) rows.push({ terms: [[y(i, j, g), 1], [end, -1]], sense: "<=", rhs: 0 });
+          for (const end of [x(l, i, g), x(l + 1, j, g)])
+            rows.push({
+              terms: [
+                [y(i, j, g), 1],
+                [end, -1],
+              ],
+              sense: "<=",
+              rhs: 0,
+            });
         }
       }
     }
