@@ -101,6 +101,23 @@ test("the incremental plan of a small model is within 0.5% of the exact optimum"
   }
 });
 
+test("so it is where bytes are the limit and every byte is taken, and a replan spends its search on what fits", async () => {
+  for (let l = 0; l < mixtral.layers; l++) {
+    const cells = mixtral.layers * mixtral.experts;
+    const layer = (window: number) =>
+      mixtral.counts.slice(window * cells + l * mixtral.experts, window * cells + (l + 1) * mixtral.experts);
+    const one = { ...mixtral, layers: 1, windows: 1, counts: layer(0) };
+    const slots = inputOf(one, 8, 2);
+    const { slotsPerRank: _, ...bytes } = { ...slots, ranks: rankSpecs({ ranks: 8, slotsTotal: 2 }) };
+    const best = Math.max(...worst((await policies.exact.plan(slots)).layers, one, 8));
+    const fresh = planFresh(bytes).layers;
+    assert.ok(worst(fresh, one, 8)[0]! <= 1.005 * best, `layer ${l}: ${worst(fresh, one, 8)} against ${best}`);
+    // From homes alone, which a plan of everything must search its way out of.
+    const { layers } = await makePlan(policies.incremental, { ...bytes, current: firstPlan(bytes) });
+    assert.ok(worst(layers, one, 8)[0]! <= 1.05 * best, `layer ${l}, replanned: ${worst(layers, one, 8)} against ${best}`);
+  }
+});
+
 test("incremental is as even as EPLB at every step with a tenth of its copies or fewer", async () => {
   const run = async (name: "incremental" | "eplb") =>
     summarise(await simulate({ trace: small, policy: policies[name], ranks: 16, slots: 9, now }));
