@@ -59,13 +59,10 @@ const storyMs = 60_000;
 
 /** What the loop decided in a minute of skewed load: experts have moved, or the last reason why not. */
 async function verdict(sim: SimCluster): Promise<string> {
-  let held = "nothing said";
-  await sim.clock.run(storyMs, () => {
-    const reason = sim.stored?.status.decision?.reason;
-    if (reason !== undefined && reason !== "Imbalanced") held = reason; // that is why it plans, not what comes of it
-    return false;
-  });
-  return (sim.plan()?.epoch ?? 0) > 1 ? "moved" : held;
+  await sim.clock.run(storyMs);
+  const held = sim.events.filter(({ reason }) => reason === "RebalanceHeld").map(({ message }) => message.split(":")[0] ?? "");
+  // Interval says when it looks again, not what it sees.
+  return (sim.plan()?.epoch ?? 0) > 1 ? "moved" : (held.findLast((reason) => reason !== "Interval") ?? "nothing said");
 }
 
 /** Whether plans of one minute moved one expert each, or some of them more. */
@@ -120,7 +117,7 @@ async function drained(sim: SimCluster): Promise<string | undefined> {
 
 async function silence(sim: SimCluster): Promise<string | undefined> {
   await sim.clock.run(5000);
-  sim.silent = true;
+  sim.nats.silent = true;
   await sim.clock.run(20_000);
   return sim.loop?.view()?.telemetryFresh.reason;
 }

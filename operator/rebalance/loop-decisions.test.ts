@@ -22,7 +22,7 @@ test("why nothing moves is told when the reason changes, with its numbers, and n
   const before = held(sim);
   assert.equal(before.at(-1), "Balanced");
   assert.equal(new Set(before).size, before.length, `each once: ${before}`);
-  sim.bus.connected = false;
+  sim.nats.status.connected = false;
   await sim.clock.run(60_000);
   assert.deepEqual(held(sim), [...before, "TelemetryUnavailable"]);
   const message = sim.events.find(({ message }) => message.startsWith("Balanced"))?.message;

@@ -4,11 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
-import { SimLink, SimWorker } from "../../test/sim/worker.ts";
 import { DeploymentLoop } from "./loop.ts";
 import { inlinePlanner } from "./planner-thread.ts";
-import type { Description } from "./ports.ts";
 import { defaultLimits } from "./protocol-types.ts";
+import { Session } from "./session.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 const fast = { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } };
@@ -36,19 +35,6 @@ function replace<T extends object, K extends keyof T>(
   });
 }
 
-/** Workers say this of themselves from now on; links look when they open, and at a new boot. */
-function describe(t: { after(run: () => void): void }, fields: Partial<Description>): void {
-  replace(
-    t,
-    SimWorker.prototype,
-    "describe",
-    (original) =>
-      function (this: SimWorker) {
-        return { ...original.call(this), ...fields };
-      },
-  );
-}
-
 function replaceAllPods(sim: SimCluster, ranks: number): void {
   for (const worker of sim.pods.values()) worker.crash(undefined);
   sim.pods.clear();
@@ -65,26 +51,26 @@ async function suspendAndResume(sim: SimCluster, whileSuspended: () => void): Pr
   sim.respec(fast);
 }
 
-test("a codec that changes while suspended gives a first plan for the new sizes", async (t) => {
+test("a codec that changes while suspended gives a first plan for the new sizes", async () => {
   const sim = await up({ spec: fast });
-  await suspendAndResume(sim, () => describe(t, { codec: "int4", residentBytes: new Float64Array(32).fill(150) }));
+  await suspendAndResume(sim, () => Object.assign(sim, { engineInfo: { codec: "int4", expertResidentBytes: 150 } }));
   assert.ok(await sim.clock.run(30_000, () => sim.stored?.spec.reason?.startsWith("first plan") === true && (sim.plan()?.epoch ?? 0) > 1));
   assert.ok(await sim.clock.run(30_000, () => sim.converged()));
   assert.equal(sim.loop?.view()?.model?.expertBytes, 32 * 150);
 });
 
-test("a model that changes while suspended is planned for, and is no mismatch", async (t) => {
+test("a model that changes while suspended is planned for, and is no mismatch", async () => {
   const sim = await up({ spec: fast });
   const before = sim.plan()?.epoch ?? 0;
-  await suspendAndResume(sim, () => describe(t, { modelDigest: "sha256:other" }));
+  await suspendAndResume(sim, () => Object.assign(sim, { engineInfo: { modelDigest: "sha256:other" } }));
   assert.ok(await sim.clock.run(30_000, () => sim.stored?.spec.modelDigest === "sha256:other"));
   assert.ok((sim.plan()?.epoch ?? 0) > before);
   assert.equal(sim.loop?.view()?.modelAvailable.reason, "Resolved");
 });
 
-test("one pod with another model does not take the plan from the others", async (t) => {
+test("one pod with another model does not take the plan from the others", async () => {
   const sim = await up({ spec: { ...fast, replicas: 4 } });
-  describe(t, { modelDigest: "sha256:other" });
+  sim.engineInfo = { modelDigest: "sha256:other" };
   sim.addPod(3);
   sim.refresh();
   await sim.clock.run(30_000);
@@ -94,26 +80,23 @@ test("one pod with another model does not take the plan from the others", async 
 
 for (const [what, stale] of [
   ["of another model", (sim: SimCluster) => Object.assign(sim.stored?.spec ?? {}, { modelDigest: "sha256:old" })],
-  [
-    "for smaller experts",
-    (_sim: SimCluster, t: { after(run: () => void): void }) => describe(t, { residentBytes: new Float64Array(32).fill(200) }),
-  ],
+  ["for smaller experts", (sim: SimCluster) => Object.assign(sim, { engineInfo: { expertResidentBytes: 200 } })],
 ] as const) {
   test(`a new operator finds a stored plan ${what} that nobody serves, and makes a first one with the next epoch`, async (t) => {
     const sim = await up({ spec: { ...fast, experts: { minCopies: 2 } } });
     assert.ok(await sim.clock.run(30_000, () => sim.loop?.view()?.expertsAtRisk === 0));
     const before = sim.plan()?.epoch ?? 0;
     sim.stopOperator();
-    stale(sim, t);
+    stale(sim);
     sim.respec(fast);
     replaceAllPods(sim, 3);
     const pushed = new Set<number>();
     replace(
       t,
-      SimLink.prototype,
+      Session.prototype,
       "pushPlan",
       (original) =>
-        function (this: SimLink, plan) {
+        function (this: Session, plan) {
           pushed.add(plan.epoch);
           original.call(this, plan);
         },
@@ -127,7 +110,7 @@ for (const [what, stale] of [
 
 test("a repair whose plan could not be written is made all the same", async () => {
   const sim = await up({ spec: still });
-  sim.failWrites = 1;
+  sim.kube.failWrites = 1;
   sim.worker(1).crash(undefined);
   assert.ok(await sim.clock.run(30_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
   assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
@@ -146,19 +129,19 @@ test("a rank that was lost, came back and dies for good is repaired again", asyn
 
 test("a drain that cannot be carried out is tried less and less often", async () => {
   const sim = await up({ ranks: 3, spec: still, shape: { layers: 1, experts: 4 } });
-  sim.corruptNext = 1e9;
+  sim.troubles.corruptNext = 1e9;
   sim.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
   sim.refresh();
   await sim.clock.run(60_000);
   const aborted = sim.events.filter(({ reason }) => reason === "RebalanceAborted").length;
   assert.ok(aborted >= 3 && aborted <= 5, `${aborted} attempts in a minute`);
-  sim.corruptNext = 0;
+  sim.troubles.corruptNext = 0;
   assert.ok(await sim.clock.run(60_000, () => sim.loop?.view()?.drains[0]?.phase === "Drained"));
 });
 
 test("layers that a plan gave up are stored as something newer than what was given up", async () => {
   const sim = await up();
-  sim.corruptNext = 1e9;
+  sim.troubles.corruptNext = 1e9;
   sim.worker(1).crash(undefined);
   assert.ok(await sim.clock.run(60_000, () => /^settled after/.test(sim.stored?.spec.reason ?? "")));
   const spec = sim.stored?.spec;
@@ -173,10 +156,10 @@ test("a rank that cannot take a committed layer holds up neither the end of the 
   const { podUid } = sim.worker(2);
   replace(
     t,
-    SimLink.prototype,
+    Session.prototype,
     "prepare",
     (original) =>
-      async function (this: SimLink, ...args) {
+      async function (this: Session, ...args) {
         if (this.description?.podUid === podUid) throw new AppError("the disk is full", { code: "Unavailable" });
         return original.apply(this, args);
       },
@@ -197,10 +180,10 @@ test("workers that do not say what they have committed are asked again before an
   let asked = 0;
   replace(
     t,
-    SimLink.prototype,
+    Session.prototype,
     "snapshot",
     (original) =>
-      async function (this: SimLink) {
+      async function (this: Session) {
         if (this.description?.rank === 1 && ++asked < 3) throw new AppError("busy", { code: "Unavailable" });
         return original.call(this);
       },

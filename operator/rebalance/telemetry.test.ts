@@ -42,7 +42,7 @@ test("deployments share a bus of one server and one Secret, and it goes with the
 test("credentials that are missing hold up no plan, and are the reason of TelemetryFresh", async () => {
   const sim = new SimCluster({ spec: { telemetry: { nats: { url: "nats://sim:4222", credentialsSecretRef: { name: "creds" } } } } });
   const message = "Secret creds is missing";
-  sim.bus = Object.assign(sim.bus, { connected: false, reason: "CredentialsNotFound", message });
+  Object.assign(sim.nats.status, { connected: false, reason: "CredentialsNotFound", message });
   sim.startOperator();
   assert.ok(await sim.clock.run(30_000, () => sim.converged()), "the first plan needs no telemetry");
   await sim.clock.run(1_000);

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { leastShare } from "../../runtime/placement/backoff.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
-import { SimLink } from "../../test/sim/worker.ts";
 import { defaultLimits } from "./protocol-types.ts";
+import { Session } from "./session.ts";
 
 const bytes = 100;
 const limit = 50;
@@ -26,8 +26,8 @@ function watched(): { sim: SimCluster; prepares: Prepare[]; restore: () => void 
     },
   });
   const prepares: Prepare[] = [];
-  const original = SimLink.prototype.prepare;
-  SimLink.prototype.prepare = function (this: SimLink, plan, deadline, rate, onEvent) {
+  const original = Session.prototype.prepare;
+  Session.prototype.prepare = function (this: Session, plan, deadline, rate, onEvent) {
     prepares.push({ epoch: plan.epoch, boot: this.description?.bootId ?? "", forMs: deadline - sim.clock.now(), rate });
     return original.call(this, plan, deadline, rate, onEvent);
   };
@@ -35,7 +35,7 @@ function watched(): { sim: SimCluster; prepares: Prepare[]; restore: () => void 
     sim,
     prepares,
     restore: () => {
-      SimLink.prototype.prepare = original;
+      Session.prototype.prepare = original;
     },
   };
 }
@@ -64,13 +64,13 @@ test("repair after a loss is not limited, nor is a rank that comes back with emp
     sim.demand = skewed;
     sim.startOperator();
     assert.ok(await sim.clock.run(30_000, () => sim.converged()));
-    for (let rank = 0; rank < 3; rank++) sim.slow.set(rank, 200);
+    for (let rank = 0; rank < 3; rank++) sim.troubles.slow.set(rank, 200);
     assert.ok(await sim.clock.run(60_000, () => prepares.some(({ rate }) => rate === limit)));
     const worker = sim.worker(1);
     worker.crash(500);
     assert.ok(await sim.clock.run(60_000, () => prepares.some(({ boot }) => boot === worker.bootId && boot.endsWith("boot1"))));
     assert.ok(prepares.filter(({ boot }) => boot.endsWith("boot1")).every(({ rate }) => rate === 0));
-    sim.slow.clear();
+    sim.troubles.slow.clear();
     assert.ok(await sim.clock.run(60_000, () => sim.converged()));
     const epoch = sim.plan()?.epoch ?? 0;
     worker.crash(undefined);

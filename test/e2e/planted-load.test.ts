@@ -27,7 +27,7 @@ for (const layersFlipped of [30, 10]) {
   test(`a planted skew that turns over in ${layersFlipped} layers is followed within seconds, and then nothing moves`, async () => {
     const sim = new SimCluster({
       ranks: 3,
-      shape: { layers, experts, bytes: residentBytes, budgetBytes: 512 * 2 ** 20 },
+      shape: { layers, experts, bytes: residentBytes, storedBytes: 256, budgetBytes: 512 * 2 ** 20 },
       spec: {
         rebalancing: {
           policy: "smartmoe",

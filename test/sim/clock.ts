@@ -1,29 +1,53 @@
 // Virtual time: timers run in order, and all promises that a timer settles run before the next one. One hour of cluster
 // life takes milliseconds, and the same seed takes the same path. Production code that reads the process's clock and sets
-// its timers gets these while the clock runs.
+// its timers gets these while the clock runs (process-time.ts). Timers belong to the simulated process that set them, and end with it.
+import { AsyncLocalStorage } from "node:async_hooks";
+import { seeded } from "../../operator/planner/random.ts";
 import type { Clock } from "../../operator/rebalance/ports.ts";
+import { takeTime } from "./process-time.ts";
+
+/** A simulated process, as far as time goes: once dead, nothing that it was waiting for happens to it. */
+export interface Owner {
+  dead: boolean;
+}
+
+const owners = new AsyncLocalStorage<Owner | undefined>();
+
+/** Runs `work`, and all that comes of it, as a part of that process; undefined: of the world around them. */
+export function asOwner<T>(owner: Owner | undefined, work: () => T): T {
+  return owners.run(owner, work);
+}
 
 interface Timer {
   readonly at: number;
   readonly order: number;
+  readonly owner: Owner | undefined;
   run: (() => void) | undefined;
 }
 
 export class VirtualClock implements Clock {
+  readonly random: () => number;
   private time: number;
   private order = 0;
   private readonly heap: Timer[] = [];
 
-  constructor(start = 1_700_000_000_000) {
+  /** `random`: what Math.random answers while this clock runs. */
+  constructor(start = 1_700_000_000_000, random: () => number = seeded(start).next) {
     this.time = start;
+    this.random = random;
   }
 
+  /** Whole milliseconds, as Date.now gives them. */
   now(): number {
+    return Math.floor(this.time);
+  }
+  /** As performance.now. */
+  exact(): number {
     return this.time;
   }
 
   after(ms: number, run: () => void): () => void {
-    const timer: Timer = { at: this.time + Math.max(0, ms), order: this.order++, run };
+    const timer: Timer = { at: this.time + Math.max(0, ms), order: this.order++, owner: owners.getStore(), run };
     this.push(timer);
     return () => {
       timer.run = undefined;
@@ -48,7 +72,7 @@ export class VirtualClock implements Clock {
 
   /** Runs timers until `done()` or until `ms` have passed; true when done. */
   async run(ms: number, done: () => boolean = () => false): Promise<boolean> {
-    const giveBack = takeTimers(this);
+    const giveBack = takeTime(this);
     try {
       return await this.runUntil(this.time + ms, done);
     } finally {
@@ -66,8 +90,10 @@ export class VirtualClock implements Clock {
       }
       this.pop();
       this.time = Math.max(this.time, next.at);
-      if (!next.run) continue;
-      next.run();
+      const { run, owner } = next;
+      if (!run || owner?.dead) continue;
+      if (owners.getStore() === owner) run();
+      else owners.run(owner, run);
       await settle();
     }
     return true;
@@ -106,45 +132,3 @@ function before(a: Timer, b: Timer): boolean {
 
 /** A turn of the event loop: promises are settled before it, however long their chains. */
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
-/** What setTimeout and setInterval return in virtual time. */
-class Handle {
-  readonly stop: () => void;
-  constructor(stop: () => void) {
-    this.stop = stop;
-  }
-  ref(): this {
-    return this;
-  }
-  unref(): this {
-    return this;
-  }
-}
-
-type Run = (...args: unknown[]) => void;
-
-/** The process's timers and clocks become those of `clock`; returns the way to give them back. */
-function takeTimers(clock: VirtualClock): () => void {
-  const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
-  const dateNow = Date.now;
-  const performanceNow = performance.now;
-  const clear =
-    (real: (handle: never) => void) =>
-    (handle: unknown): void => {
-      if (handle instanceof Handle) handle.stop();
-      else real(handle as never);
-    };
-  Object.assign(globalThis, {
-    setTimeout: (run: Run, ms = 0, ...args: unknown[]) => new Handle(clock.after(ms, () => run(...args))),
-    setInterval: (run: Run, ms = 0, ...args: unknown[]) => new Handle(clock.every(ms, () => run(...args))),
-    clearTimeout: clear(clearTimeout),
-    clearInterval: clear(clearInterval),
-  });
-  Date.now = () => clock.now();
-  performance.now = () => clock.now();
-  return () => {
-    Object.assign(globalThis, { setTimeout, clearTimeout, setInterval, clearInterval });
-    Date.now = dateNow;
-    performance.now = performanceNow;
-  };
-}

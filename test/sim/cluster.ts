@@ -1,29 +1,29 @@
-// A whole cluster in virtual time: production loop, protocol and planner, and on each worker the production plan keeper, epoch
-// machine, materializer and resident set. Replaced are clock, network, store, Kubernetes, and the workers' engine, transfers and
-// frames (process.ts). Used by tests of the rebalance plane and by the seeded fault search.
-import { AppError } from "../../crds/common.ts";
-import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
+// A whole cluster in virtual time, of production code: the operator's loop, protocol, planner and sessions; on each worker all that
+// lies between wire and engine. Replaced are clock, network (wire.ts, bus.ts), store (store.ts), Kubernetes (kube.ts) and what
+// the engine computes (engine.ts, load.ts); imports.test.ts holds it to that. Used by tests of the rebalance plane and by the
+// seeded fault search.
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { type ComputeWork, encodeLoad, loadSubject, type StepSeconds, type Transitions } from "../../crds/telemetry.ts";
-import type { LeavingRank, WorkerPod, World } from "../../operator/deployment/ports.ts";
+import type { LeavingRank } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
 import { fromSpec } from "../../operator/rebalance/plan-object.ts";
 import { inlinePlanner } from "../../operator/rebalance/planner-thread.ts";
-import type { LoadBus, PlacementStore, StoredPlacement } from "../../operator/rebalance/ports.ts";
+import type { StoredPlacement } from "../../operator/rebalance/ports.ts";
+import { Session } from "../../operator/rebalance/session.ts";
 import { Telemetry } from "../../operator/rebalance/telemetry.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
-import { computeWork } from "../builders/compute.ts";
-import { VirtualClock } from "./clock.ts";
-import type { SimNetwork, SimShape } from "./network.ts";
+import { serverNames } from "../../runtime/wire/tls.ts";
+import { SimBus } from "./bus.ts";
+import { asOwner, type Owner, VirtualClock } from "./clock.ts";
+import { type RecordedEvent, SimKube } from "./kube.ts";
+import { SimLoad } from "./load.ts";
+import type { SimShape } from "./model.ts";
 import { Oracle } from "./oracle.ts";
-import type { RecordedEvent } from "./types.ts";
-import { SimLink, SimWorker } from "./worker.ts";
-
-const ref = { namespace: "ns", name: "sim" };
-const uid = "uid-1";
-const batchesPerSecond = 100;
+import { Troubles } from "./troubles.ts";
+import type { Host } from "./wire.ts";
+import { SimWire } from "./wire.ts";
+import { ref, SimWorker, type Surroundings } from "./worker.ts";
 
 export interface SimOptions {
   readonly seed?: number;
@@ -32,142 +32,149 @@ export interface SimOptions {
   readonly spec?: Record<string, unknown>;
 }
 
+interface Operator {
+  readonly owner: Owner;
+  readonly host: Host;
+  readonly loop: DeploymentLoop;
+}
+
 export class SimCluster {
-  readonly clock = new VirtualClock();
+  readonly clock: VirtualClock;
   readonly random;
   readonly shape: SimShape;
-  readonly pods = new Map<string, SimWorker>();
-  readonly events: RecordedEvent[] = [];
-  /** Pairs that cannot talk, as "a:b" with a < b. */
-  readonly cuts = new Set<string>();
-  corruptNext = 0;
-  slow = new Map<number, number>();
-  duplicating = false;
+  readonly kube: SimKube;
+  readonly load: SimLoad;
+  readonly nats = new SimBus();
+  /** What is wrong with network and disks at this time. */
+  readonly troubles: Troubles;
   readonly oracle: Oracle;
   /** An operator was started anew: deadlines of plans before it are void. */
   resumed = false;
-  bus = { connected: true, reason: "Connected" };
-  /** Workers publish nothing, as if NATS had lost it. */
-  silent = false;
-  stored: StoredPlacement | undefined;
-  storeDown = false;
-  /** So many writes of plans to come fail. */
-  failWrites = 0;
-  loop: DeploymentLoop | undefined;
-  leaving: LeavingRank[] = [];
   /** How often the loop asked for the operator's certificate. */
   identityAsks = 0;
-  readonly epochsWritten: number[] = [];
-  /** Selections per expert of a layer: the demand that every rank's traffic has. */
-  demand: (layer: number) => readonly number[] = () => [];
-  /** Where sampled tokens go in a second; sent by workers that are asked for it. */
-  flow: Transitions | undefined;
-  /** Where ranks say that the time of a second's steps went; unset: they do not say. */
-  seconds: StepSeconds | undefined;
-  /** How fast ranks compute, and by what part a window's figure is off at most; unset: workers do not tell what it takes. */
-  rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
-  /** Load messages with transitions so far. */
-  transitionsSent = 0;
   /** Every increase of a counter of the operator. */
   private readonly counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
-  private readonly net: SimNetwork;
-  private readonly handlers = new Set<(bytes: Uint8Array, subject: string) => void>();
-  private version = 0;
+  private readonly wire: SimWire;
+  private readonly around: Surroundings;
+  private operator: Operator | undefined;
   private podCount = 0;
-  private seq = 0;
-  private desired: number;
-  private spec;
 
   constructor(options: SimOptions = {}) {
-    const random = seeded(options.seed ?? 1);
-    this.random = random;
+    this.random = seeded(options.seed ?? 1);
+    this.clock = new VirtualClock(undefined, this.random.next);
     this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
-    this.desired = options.ranks ?? 3;
-    this.spec = this.specOf(options.spec);
-    this.net = {
-      clock: this.clock,
-      random: random.next,
-      shape: this.shape,
-      deploymentUid: uid,
-      worker: (rank) => [...this.pods.values()].find((worker) => worker.rank === rank && worker.alive),
-      connected: (a, b) => !this.cuts.has(`${Math.min(a, b)}:${Math.max(a, b)}`),
-      corrupts: () => this.corruptNext > 0 && this.corruptNext-- > 0,
-      fetchFactor: (rank) => this.slow.get(rank) ?? 1,
-      duplicates: () => this.duplicating && random.next() < 0.2,
-      onFree: (worker, layer, expert) => this.oracle.onFree(worker, layer, expert),
-      onMemory: (worker, layer, expert) => this.oracle.onMemory(worker, layer, expert),
-      onCommit: (worker, plan, layers) => this.oracle.onCommit(worker, plan, layers),
-      onAdopt: (worker, layers) => this.oracle.onInstall(worker, layers),
+    this.kube = new SimKube(this.clock, options.ranks ?? 3, options.spec, (epoch) => this.oracle.onWrite(epoch));
+    this.load = new SimLoad(this.shape, this.random);
+    this.troubles = new Troubles(this.random.next);
+    this.oracle = new Oracle(this);
+    this.wire = new SimWire(this.clock, {
+      ...this.troubles.ofWire(),
+      arriving: (message, call) => this.oracle.onMessage(this.troubles.damaged(message), call),
+    });
+    this.around = {
+      ...{ clock: this.clock, wire: this.wire, shape: this.shape, engineInfo: {}, watch: this.oracle },
+      disk: (rank) => this.troubles.disk(rank),
+      bus: () => this.nats.publisher(),
+      counters: (worker, transitions) => this.load.counters(worker, this.live().filter(({ ready }) => ready).length, transitions),
+      peerAddresses: (self) =>
+        this.live()
+          .filter((worker) => worker !== self)
+          .map(({ address }) => address),
     };
-    this.oracle = new Oracle(this, this.net);
-    for (let rank = 0; rank < this.desired; rank++) this.addPod(rank);
-    this.clock.after(1000, () => this.traffic());
+    for (let rank = 0; rank < this.kube.desired; rank++) this.addPod(rank);
+    this.clock.every(1_000, () => this.oracle.every());
   }
 
-  private specOf(fields: Record<string, unknown> | undefined) {
-    return moeDeploymentSpecSchema.parse({
-      model: { uri: "pvc://m/x" },
-      replicas: this.desired,
-      telemetry: { nats: { url: "nats://sim:4222" } },
-      ...fields,
-    });
+  get pods(): Map<string, SimWorker> {
+    return this.kube.pods;
+  }
+  get events(): readonly RecordedEvent[] {
+    return this.kube.events;
+  }
+  get epochsWritten(): readonly number[] {
+    return this.kube.epochsWritten;
+  }
+  get loop(): DeploymentLoop | undefined {
+    return this.operator?.loop;
+  }
+  get stored(): StoredPlacement | undefined {
+    return this.kube.stored;
+  }
+  set stored(placement: StoredPlacement | undefined) {
+    this.kube.stored = placement;
+  }
+  set leaving(ranks: LeavingRank[]) {
+    this.kube.leaving = ranks;
+  }
+  set demand(demand: SimLoad["demand"]) {
+    this.load.demand = demand;
+  }
+  get demand(): SimLoad["demand"] {
+    return this.load.demand;
+  }
+  /** What processes that start from now on say of themselves. */
+  set engineInfo(info: Surroundings["engineInfo"]) {
+    this.around.engineInfo = info;
+  }
+
+  private live(): SimWorker[] {
+    return [...this.pods.values()].filter(({ alive }) => alive);
   }
 
   /** The user edits the object. */
   respec(fields: Record<string, unknown>): void {
-    this.spec = this.specOf(fields);
+    this.kube.spec = this.kube.specOf(fields);
     this.refresh();
   }
 
   addPod(rank: number): SimWorker {
-    const worker = new SimWorker(this.net, rank, `pod${this.podCount++}`);
+    const count = this.podCount++;
+    const worker = new SimWorker(this.around, rank, `pod${count}`, `10.0.${count >> 8}.${count & 255}`);
     this.pods.set(worker.podUid, worker);
     return worker;
   }
 
   worker(rank: number): SimWorker {
-    const found = [...this.pods.values()].find((worker) => worker.rank === rank);
+    const found = this.ofRank(rank);
     if (!found) throw new Error(`no pod of rank ${rank}`);
     return found;
   }
 
-  scale(ranks: number): void {
-    this.desired = ranks;
+  /** The newest one. */
+  ofRank(rank: number): SimWorker | undefined {
+    return [...this.pods.values()].findLast((worker) => worker.rank === rank);
   }
 
-  world(): World {
-    const workers = [...this.pods.values()].map(
-      (worker): WorkerPod => ({
-        rank: worker.rank,
-        name: worker.podName,
-        uid: worker.podUid,
-        ip: `10.0.0.${worker.rank}`,
-        node: `n${worker.rank}`,
-        zone: undefined,
-        ready: worker.ready,
-        terminating: false,
-        lost: false,
-      }),
-    );
-    return { ref, uid, generation: 1, spec: this.spec, desiredRanks: this.desired, workers, gateways: [], leaving: this.leaving };
+  scale(ranks: number): void {
+    this.kube.desired = ranks;
   }
 
   refresh(): void {
-    this.loop?.update(this.world());
+    const { operator } = this;
+    if (operator) asOwner(operator.owner, () => operator.loop.update(this.kube.world()));
   }
 
   startOperator(): DeploymentLoop {
-    const telemetry = new Telemetry(
-      () => this.openBus(),
-      () => {},
-    );
-    this.loop = new DeploymentLoop(
+    const owner: Owner = { dead: false };
+    const san = `DNS:${serverNames.operator(ref.namespace, ref.name)}`;
+    const host: Host = { owner, id: -2, san, stalled: () => false };
+    const loop = asOwner(owner, () => this.makeLoop(owner, host));
+    this.operator = { owner, host, loop };
+    return loop;
+  }
+
+  private makeLoop(owner: Owner, host: Host): DeploymentLoop {
+    const network = this.wire.network(host, "operator:0");
+    return new DeploymentLoop(
       {
         clock: this.clock,
-        store: this.store(),
-        openLink: (target) => new SimLink(this.net, target, () => this.pods.get(target.podUid)),
+        store: this.kube.placements(),
+        openLink: (target) => new Session(target, this.clock, network),
         planner: inlinePlanner,
-        telemetry,
+        telemetry: new Telemetry(
+          () => this.nats.open(owner),
+          () => {},
+        ),
         metrics: { add: (name, _amount, ...[labels]) => void this.counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         log: silentLog,
         identity: async () => {
@@ -175,123 +182,21 @@ export class SimCluster {
           return { cert: "", key: "", ca: "" };
         },
         natsUrl: (spec) => spec.telemetry.nats.url,
-        event: (_world, type, reason, message) => this.events.push({ at: this.clock.now(), type, reason, message }),
+        event: (_world, type, reason, message) => this.kube.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},
         onRollout: () => {},
       },
-      this.world(),
+      this.kube.world(),
     );
-    return this.loop;
   }
 
+  /** Its process is killed: nothing that it was about to do happens. */
   stopOperator(): void {
-    this.loop?.close();
-    this.loop = undefined;
-  }
-
-  private openBus(): LoadBus {
-    const own = new Set<(bytes: Uint8Array, subject: string) => void>();
-    const bus = this.bus;
-    return {
-      get status() {
-        return bus;
-      },
-      subscribe: (_subject, handler) => {
-        own.add(handler);
-        this.handlers.add(handler);
-        return () => this.handlers.delete(handler);
-      },
-      close: async () => {
-        for (const handler of own) this.handlers.delete(handler);
-      },
-    };
-  }
-
-  private store(): PlacementStore {
-    const check = async (): Promise<void> => {
-      await this.clock.sleep(2);
-      if (this.storeDown) throw unavailable();
-    };
-    return {
-      read: async () => {
-        await check();
-        return this.stored;
-      },
-      write: async (_ref, _owner, spec, known) => {
-        await check();
-        if (this.failWrites > 0 && this.failWrites-- > 0) throw unavailable();
-        if (this.stored && this.stored.spec.planHash !== known?.spec.planHash)
-          throw new AppError("the plan has changed", { code: "Conflict" });
-        this.epochsWritten.push(spec.epoch);
-        this.oracle.onWrite(spec.epoch);
-        this.stored = { resourceVersion: String(++this.version), spec, status: this.stored?.status ?? {} };
-        return this.stored;
-      },
-      writeStatus: async (_ref, status) => {
-        await check();
-        if (!this.stored) throw new AppError("there is no such object", { code: "NotFound" });
-        this.stored = { ...this.stored, status };
-      },
-    };
-  }
-
-  /**
-   * Every second sources and hosts exchange frames, and each rank publishes a window: demand split evenly at the sources, work
-   * done where the plan sends it.
-   */
-  private traffic(): void {
-    this.clock.after(1000, () => this.traffic());
-    this.oracle.frames();
-    if (!this.bus.connected || this.silent) return;
-    const live = [...this.pods.values()].filter((worker) => worker.alive && worker.ready);
-    const plan = live[0]?.state.snapshot();
-    if (!plan) return;
-    for (const worker of live) this.publish(worker, plan, live.length);
-  }
-
-  private publish(worker: SimWorker, plan: PlacementPlan, sources: number): void {
-    const { layers, experts } = this.shape;
-    const routed = new Uint32Array(layers * experts);
-    const served = new Uint32Array(layers * experts);
-    for (let l = 0; l < layers; l++) {
-      const demand = this.demand(l);
-      for (let e = 0; e < experts; e++) {
-        routed[l * experts + e] = Math.round((demand[e] ?? 0) / sources);
-        const row = plan.layers[l]?.hosts[e] ?? [];
-        const at = row.indexOf(worker.rank);
-        served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.shares[e]?.[at] ?? 0)) / 1000);
-      }
-    }
-    const transitions = worker.membership?.sampleTransitions ? this.flow : undefined;
-    if (transitions) this.transitionsSent++;
-    const text = encodeLoad({
-      ...(transitions ? { transitions } : {}),
-      ...(this.seconds ? { seconds: this.seconds } : {}),
-      ...this.computeOf(worker, served),
-      v: 1,
-      deploymentUID: uid,
-      rank: worker.rank,
-      bootId: worker.bootId,
-      seq: this.seq++,
-      windowStart: this.clock.now() - 1000,
-      windowEnd: this.clock.now(),
-      phase: "decode",
-      layers,
-      experts,
-      routed,
-      served,
-    });
-    const bytes = new TextEncoder().encode(text);
-    for (const handler of this.handlers) handler(bytes, loadSubject("enodia", ref.namespace, ref.name, worker.rank));
-  }
-
-  private computeOf(worker: SimWorker, served: Uint32Array): { compute?: ComputeWork } {
-    if (!this.rates) return {};
-    const rows = served.reduce((a, b) => a + b, 0) / batchesPerSecond;
-    const off = 1 + this.rates.noise * (2 * this.random.next() - 1);
-    const { experts } = this.shape;
-    const speed = this.rates.speed(worker.rank);
-    return rows > 0 ? { compute: computeWork({ batches: batchesPerSecond, rows, experts, speed, off }, this.random.next) } : {};
+    const { operator } = this;
+    this.operator = undefined;
+    if (!operator) return;
+    operator.owner.dead = true;
+    this.wire.killed(operator.host);
   }
 
   plan(): PlacementPlan | undefined {
@@ -329,12 +234,10 @@ export class SimCluster {
     return plan.layers.every((layer, l) =>
       layer.hosts.every((hosts, e) =>
         hosts.every((rank) => {
-          const worker = this.net.worker(rank);
-          return worker?.memory.has(worker.key(l, e)) && worker.state.epoch >= plan.epoch;
+          const worker = this.ofRank(rank);
+          return worker?.alive && worker.memory.has(worker.key(l, e)) && worker.state.epoch >= plan.epoch;
         }),
       ),
     );
   }
 }
-
-const unavailable = (): AppError => new AppError("the API server does not answer", { code: "Unavailable", retry: "backoff" });

@@ -4,9 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { defaultLimits } from "../../operator/rebalance/protocol-types.ts";
+import { Session } from "../../operator/rebalance/session.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { asOwner } from "./clock.ts";
 import { SimCluster } from "./cluster.ts";
-import { SimLink } from "./worker.ts";
 
 const steps = ["prepare", "commit", "release"] as const;
 type Step = (typeof steps)[number];
@@ -40,19 +41,19 @@ const faults: Readonly<Record<string, (strike: Strike) => void>> = {
   "link of the target cut": ({ sim, target }) => {
     const others = [operator, ...Array.from({ length: ranks }, (_, rank) => rank).filter((rank) => rank !== target)];
     const pairs = others.map((other) => `${Math.min(other, target)}:${Math.max(other, target)}`);
-    for (const pair of pairs) sim.cuts.add(pair);
+    for (const pair of pairs) sim.troubles.cuts.add(pair);
     sim.clock.after(healMs, () => {
-      for (const pair of pairs) sim.cuts.delete(pair);
+      for (const pair of pairs) sim.troubles.cuts.delete(pair);
     });
   },
   "bytes corrupt": ({ sim }) => {
-    sim.corruptNext = 1_000;
+    sim.troubles.corruptNext = 1_000;
     sim.clock.after(healMs, () => {
-      sim.corruptNext = 0;
+      sim.troubles.corruptNext = 0;
     });
   },
   [noRoom]: ({ sim, target, plan }) => {
-    const release = sim.worker(target).process.fillUp(plan);
+    const release = sim.worker(target).fillUp(plan);
     sim.clock.after(fullMs, release);
   },
 };
@@ -74,14 +75,14 @@ function replace(sim: SimCluster, rank: number): void {
  * when it is at work.
  */
 function atStep(sim: SimCluster, step: Step, { epoch, workMs }: { epoch: number; workMs: number }, strike: () => void): () => void {
-  const holder = SimLink.prototype as unknown as Record<Step, (...args: unknown[]) => Promise<unknown>>;
+  const holder = Session.prototype as unknown as Record<Step, (...args: unknown[]) => Promise<unknown>>;
   const original = holder[step];
   let struck = false;
   const once = (): void => {
-    if (!struck) strike();
+    if (!struck) asOwner(undefined, strike); // the call belongs to the operator, the fault does not
     struck = true;
   };
-  holder[step] = async function (this: SimLink, ...args: unknown[]) {
+  holder[step] = async function (this: Session, ...args: unknown[]) {
     const [what] = args;
     const mine = (typeof what === "number" ? what : (what as PlacementPlan).epoch) > epoch;
     if (mine && step === "prepare" && workMs > 0) sim.clock.after(workMs, once);
@@ -113,7 +114,7 @@ async function inTable(fault: string, step: Step): Promise<string> {
     spec: { rebalancing: { trigger, interval: "3s" } },
   });
   sim.demand = (layer) => Array.from({ length: 6 }, (_, e) => 600 * 0.5 ** ((e + layer) % 6) + 10);
-  for (let rank = 0; rank < ranks; rank++) sim.slow.set(rank, 20);
+  for (let rank = 0; rank < ranks; rank++) sim.troubles.slow.set(rank, 20);
   let struckAt = 0;
   const restore = atStep(sim, step, { epoch: 1, workMs: fault === noRoom ? 0 : 300 }, () => {
     const plan = sim.plan();
@@ -135,7 +136,7 @@ async function inTable(fault: string, step: Step): Promise<string> {
     assert.ok(await sim.clock.run(boundMs, settled), `still ${sim.stored?.status.phase} after ${boundMs} ms`);
     const outcome = `${sim.stored?.status.phase} ${Math.round(sim.clock.now() - struckAt)} ms after the fault: ${sim.stored?.status.reason}`;
     if (fault === noRoom && step === "prepare") assert.match(outcome, /kept their parent: not ready within/);
-    sim.slow.clear();
+    sim.troubles.slow.clear();
     assert.ok(await sim.clock.run(120_000, () => sim.converged()), "every expert is where the plan says");
     assert.deepEqual(sim.faults(), []);
     return outcome;

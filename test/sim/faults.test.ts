@@ -3,9 +3,9 @@ import { test } from "node:test";
 import { type FaultOptions, type FaultRun, faultRun } from "./faults.ts";
 import { crawl, plantedBugs } from "./plants.ts";
 
-/** `node test/sim/faults.ts` runs a thousand; these are a sample that fits a unit test. */
-const seeds = 60;
-const fewSeeds = 10;
+/** `npm run test:sim` runs a thousand; these are a sample that fits a unit test. */
+const seeds = 30;
+const fewSeeds = 8;
 
 function seedsUpTo(count: number): number[] {
   return Array.from({ length: count }, (_, i) => i + 1);

@@ -1,6 +1,6 @@
 // Seeded fault search: a cluster under traffic, random faults between any two steps of plans, then peace; at the end the
-// cluster must have converged and the oracle must have seen nothing. `node test/sim/faults.ts 1000 1 no-spare` runs that many
-// seeds from the given one, in that mode.
+// cluster must have converged, every source must get its tokens, and the oracle must have seen nothing. Run over many seeds by
+// search.ts.
 import { seeded } from "../../operator/planner/random.ts";
 import { SimCluster } from "./cluster.ts";
 import type { SimWorker } from "./worker.ts";
@@ -10,6 +10,7 @@ export interface FaultRun {
   readonly faults: readonly string[];
   readonly log: readonly string[];
   readonly epochs: number;
+  readonly steps: { readonly done: number; readonly failed: number };
 }
 
 export interface FaultOptions {
@@ -22,6 +23,7 @@ export interface FaultOptions {
 const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
 const unrestMs = 60_000;
 const peaceMs = 240_000;
+const settleMs = 5_000;
 const ranks = 3;
 const trigger = { window: "3s", minTokens: 500 };
 
@@ -33,10 +35,10 @@ export async function faultRun(seed: number, { only, noSpare = false }: FaultOpt
   sim.demand = (layer) =>
     Array.from({ length: shape.experts }, (_, e) => 600 * 0.5 ** ((e * (1 + (topic % 2)) + layer + topic) % shape.experts) + 10);
   // Every other seed, ranks say how fast they compute, unequally and with noise.
-  if (seed % 2 === 0) sim.rates = { speed: (rank) => (rank === seed % ranks ? 0.6 : 1), noise: 0.2 };
+  if (seed % 2 === 0) sim.load.rates = { speed: (rank) => (rank === seed % ranks ? 0.6 : 1), noise: 0.2 };
   sim.startOperator();
   await sim.clock.run(5_000);
-  sim.duplicating = true;
+  sim.troubles.duplicating = true;
   const log: string[] = [];
   const end = sim.clock.now() + unrestMs;
   while (sim.clock.now() < end) {
@@ -53,9 +55,21 @@ export async function faultRun(seed: number, { only, noSpare = false }: FaultOpt
   calm(sim);
   if (noSpare) loseForGood(sim, random);
   const converged = await sim.clock.run(peaceMs, () => sim.converged());
-  const found = [...sim.faults()];
+  const quiet = converged ? await tokens(sim) : [];
+  const found = [...sim.faults(), ...quiet];
   if (!converged) found.push(`did not converge: ${sim.loop?.view()?.placementBalanced.message}; ${sim.loop?.view()?.placement?.phase}`);
-  return { seed, faults: found, log, epochs: sim.epochsWritten.length };
+  return { seed, faults: found, log, epochs: sim.epochsWritten.length, steps: sim.oracle.steps };
+}
+
+/** In peace, every source makes step after step, and none of them fails. */
+async function tokens(sim: SimCluster): Promise<string[]> {
+  await sim.clock.run(settleMs); // steps begun before may still wait
+  const before = { ...sim.oracle.steps };
+  await sim.clock.run(settleMs);
+  const { done, failed, lastFailure } = sim.oracle.steps;
+  const found = failed > before.failed ? [`a step failed in peace: ${lastFailure}`] : [];
+  const least = [...sim.pods.values()].filter(({ alive }) => alive).length;
+  return done - before.done >= least ? found : [...found, `only ${done - before.done} steps of ${least} sources ended in ${settleMs} ms`];
 }
 
 type Random = ReturnType<typeof seeded>;
@@ -109,22 +123,42 @@ const faults: readonly Fault[] = [
       const a = random.below(ranks + 1) - 1;
       const b = random.below(ranks);
       const pair = a < 0 ? `-2:${b}` : `${Math.min(a, b)}:${Math.max(a, b)}`;
-      sim.cuts.add(pair);
-      sim.clock.after(500 + random.below(9_000), () => sim.cuts.delete(pair));
+      sim.troubles.cuts.add(pair);
+      sim.clock.after(500 + random.below(9_000), () => sim.troubles.cuts.delete(pair));
     },
   },
   {
     name: "corrupt",
     strike: (sim, random) => {
-      sim.corruptNext += 1 + random.below(6);
+      sim.troubles.corruptNext += 1 + random.below(6);
     },
+  },
+  {
+    name: "rot",
+    strike: (sim, random) => {
+      const rank = random.below(ranks);
+      sim.troubles.rotten.add(rank);
+      sim.clock.after(1_000 + random.below(20_000), () => sim.troubles.rotten.delete(rank));
+    },
+  },
+  {
+    name: "hang",
+    strike: (sim, random) => {
+      const rank = random.below(ranks);
+      sim.troubles.hanging.add(rank);
+      sim.clock.after(1_000 + random.below(40_000), () => sim.troubles.hanging.delete(rank));
+    },
+  },
+  {
+    name: "engine",
+    strike: (sim, random) => anyWorker(sim, random).process?.engine.end(),
   },
   {
     name: "memory",
     strike: (sim, random) => {
-      const { process, state } = anyWorker(sim, random);
-      const plan = state.snapshot();
-      if (plan) sim.clock.after(500 + random.below(9_000), process.fillUp(plan));
+      const worker = anyWorker(sim, random);
+      const plan = worker.state.snapshot();
+      if (plan) sim.clock.after(500 + random.below(9_000), worker.fillUp(plan));
     },
   },
   {
@@ -143,9 +177,9 @@ const faults: readonly Fault[] = [
   {
     name: "store",
     strike: (sim, random) => {
-      sim.storeDown = true;
+      sim.kube.storeDown = true;
       sim.clock.after(200 + random.below(5_000), () => {
-        sim.storeDown = false;
+        sim.kube.storeDown = false;
       });
     },
   },
@@ -153,8 +187,8 @@ const faults: readonly Fault[] = [
     name: "slow",
     strike: (sim, random) => {
       const rank = random.below(ranks);
-      sim.slow.set(rank, random.next() < 0.3 ? 5_000 : 50);
-      sim.clock.after(2_000 + random.below(90_000), () => sim.slow.delete(rank));
+      sim.troubles.slow.set(rank, random.next() < 0.3 ? 5_000 : 50);
+      sim.clock.after(2_000 + random.below(90_000), () => sim.troubles.slow.delete(rank));
     },
   },
   {
@@ -162,29 +196,26 @@ const faults: readonly Fault[] = [
     onDemand: true,
     strike: (sim, random, newTopic) => {
       newTopic();
-      if (sim.slow.size > 0) return;
-      for (let rank = 0; rank < ranks; rank++) sim.slow.set(rank, 5_000);
-      sim.clock.after(66_000 + random.below(4_000), () => sim.slow.clear());
+      if (sim.troubles.slow.size > 0) return;
+      for (let rank = 0; rank < ranks; rank++) sim.troubles.slow.set(rank, 5_000);
+      sim.clock.after(66_000 + random.below(4_000), () => sim.troubles.slow.clear());
     },
   },
   {
     name: "nats",
     strike: (sim, random) => {
-      sim.bus.connected = false;
+      sim.nats.status.connected = false;
       sim.clock.after(1_000 + random.below(5_000), () => {
-        sim.bus.connected = true;
+        sim.nats.status.connected = true;
       });
     },
   },
 ];
 
 function calm(sim: SimCluster): void {
-  sim.cuts.clear();
-  sim.slow.clear();
-  sim.corruptNext = 0;
-  sim.storeDown = false;
-  sim.bus.connected = true;
-  sim.duplicating = false;
+  sim.troubles.calm();
+  sim.kube.storeDown = false;
+  sim.nats.status.connected = true;
   for (const worker of sim.pods.values()) {
     worker.stalled = false;
     if (!worker.alive) worker.crash(10);
@@ -201,28 +232,11 @@ function calm(sim: SimCluster): void {
 function loseForGood(sim: SimCluster, random: Random): void {
   sim.respec({ rebalancing: { mode: "Off", trigger } });
   anyWorker(sim, random).crash(undefined);
-  if (random.next() < 0.5) sim.failWrites = 1;
+  if (random.next() < 0.5) sim.kube.failWrites = 1;
   else {
-    sim.corruptNext = Number.POSITIVE_INFINITY;
+    sim.troubles.corruptNext = Number.POSITIVE_INFINITY;
     sim.clock.after(15_000, () => {
-      sim.corruptNext = 0;
+      sim.troubles.corruptNext = 0;
     });
   }
-}
-
-if (process.argv[1]?.endsWith("faults.ts")) {
-  const seeds = Number(process.argv[2] ?? 100);
-  const first = Number(process.argv[3] ?? 1);
-  const noSpare = process.argv[4] === "no-spare";
-  let epochs = 0;
-  let bad = 0;
-  for (let seed = first; seed < first + seeds; seed++) {
-    const run = await faultRun(seed, { noSpare });
-    epochs += run.epochs;
-    if (run.faults.length === 0) continue;
-    bad++;
-    process.stdout.write(`seed ${seed}: ${run.faults.slice(0, 3).join("; ")}\n${bad < 3 ? `  ${run.log.join(" ")}\n` : ""}`);
-  }
-  process.stdout.write(`${seeds} seeds, ${epochs} epochs, ${bad} with faults\n`);
-  process.exitCode = bad > 0 ? 1 : 0;
 }

@@ -1,11 +1,13 @@
 // Watches a simulated cluster from outside and says which promise was broken when. It knows the promises, not the code:
-// bytes before commit, declared bytes within the budget, no copy freed while a live source routes to it, no frame to a host that
-// lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit past the deadline, epochs
-// that only grow.
+// bytes before commit, declared bytes within the budget and in every row of a token, no copy freed while a live source routes to
+// it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit
+// past the deadline, epochs that only grow, and no step of a source that never ends.
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import type { DispatchFrame, DispatchReply } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { SimCluster } from "./cluster.ts";
-import { content, type SimNetwork } from "./network.ts";
-import type { SimWorker } from "./worker.ts";
+import { SimModel } from "./model.ts";
+import type { Taps } from "./wire.ts";
+import type { SimWorker, Watch } from "./worker.ts";
 
 /** Within which a layer must have been committed for the first time, or it keeps its parent. */
 const prepareMs = 60_000;
@@ -14,11 +16,19 @@ const deadlineSlackMs = 2_000;
 /** Only of a source that the operator has reached for this long is it certain that every plan waited for it. */
 const steadyMs = 12_000;
 const faultsMax = 20;
+/** A layer of a step waits so long for experts that nobody has, and then the step fails. */
+const layerMaxMs = 32_000;
 
-export class Oracle {
+export class Oracle implements Watch {
   readonly faults: string[] = [];
+  /** Steps of sources that ended, and how the last of them that failed did. */
+  readonly steps = { done: 0, failed: 0, lastFailure: "" };
   private readonly sim: SimCluster;
-  private readonly net: SimNetwork;
+  private readonly model: SimModel;
+  /** By boot: since when its step is under way. */
+  private readonly stepping = new Map<string, number>();
+  /** Frames that have arrived and are not answered, by call and number, with the oldest epoch that their host served then. */
+  private readonly frames = new Map<string, { readonly frame: DispatchFrame; readonly oldest: number }>();
   private readonly writtenAt = new Map<number, number>();
   private readonly firstCommit = new Map<string, number>();
   /** Layer epochs that a host has committed, newest last, by "boot/layer". */
@@ -27,9 +37,14 @@ export class Oracle {
   private readonly upSince = new Map<string, number>();
   private highest = 0;
 
-  constructor(sim: SimCluster, net: SimNetwork) {
+  constructor(sim: SimCluster) {
     this.sim = sim;
-    this.net = net;
+    this.model = new SimModel(sim.shape);
+  }
+
+  private workerOf(rank: number): SimWorker | undefined {
+    const worker = this.sim.ofRank(rank);
+    return worker?.alive ? worker : undefined;
   }
 
   private report(text: string): void {
@@ -47,7 +62,7 @@ export class Oracle {
     for (const layer of layers) {
       this.checkDeadline(plan.epoch, layer);
       for (const expert of worker.state.planned(layer)) {
-        if (!worker.memory.has(worker.key(layer, expert)))
+        if (!worker.memory.has(worker.key(layer, expert)) && !worker.gaveWay(layer, expert))
           this.report(`rank ${worker.rank} committed ${layer}/${expert} without its bytes`);
       }
     }
@@ -65,14 +80,58 @@ export class Oracle {
       this.report(`layer ${layer} of epoch ${epoch} was first committed ${now - written} ms after it was written`);
   }
 
+  onAdopt(worker: SimWorker, layers: readonly number[]): void {
+    this.onInstall(worker, layers);
+  }
+
   /** A worker has committed or adopted placements: sources and hosts go by them at once. */
-  onInstall(worker: SimWorker, layers: readonly number[]): void {
+  private onInstall(worker: SimWorker, layers: readonly number[]): void {
     for (const layer of layers) {
       const epoch = worker.state.current(layer)?.epoch ?? 0;
       const key = `${worker.bootId}/${layer}`;
-      this.history.set(key, [...(this.history.get(key) ?? []), epoch].slice(-4));
+      const known = this.history.get(key) ?? [];
+      if (epoch <= (known.at(-1) ?? 0)) this.report(`rank ${worker.rank} went from epoch ${known.at(-1)} of layer ${layer} to ${epoch}`);
+      this.history.set(key, [...known, epoch].slice(-4));
       this.look(layer);
     }
+  }
+
+  onStep(worker: SimWorker, event: "begun" | "done" | "failed" | "wrong", detail: string): void {
+    if (event === "wrong") this.report(`rank ${worker.rank} made a token from wrong bytes: ${detail}`);
+    else if (event === "begun") this.stepping.set(worker.bootId, this.sim.clock.now());
+    else {
+      this.stepping.delete(worker.bootId);
+      this.steps[event]++;
+    }
+    if (event === "failed") this.steps.lastFailure = `rank ${worker.rank}: ${detail}`;
+  }
+
+  /** Frames and their answers as they arrive. */
+  onMessage(message: unknown, { id, from, to }: Parameters<Taps["arriving"]>[1]): unknown {
+    const { $typeName } = (message ?? {}) as { $typeName?: string };
+    if ($typeName === "enodia.runtime.v1.DispatchFrame") this.arrived(id, to.id, message as DispatchFrame);
+    if ($typeName === "enodia.runtime.v1.DispatchReply") this.answered(id, from.id, message as DispatchReply);
+    return message;
+  }
+
+  private arrived(call: number, host: number, frame: DispatchFrame): void {
+    if (frame.pairExperts.length > 0)
+      this.frames.set(`${call}/${frame.seq}`, { frame, oldest: this.oldestServed(this.workerOf(host), frame.layer) });
+  }
+
+  private answered(call: number, host: number, { seq, result }: DispatchReply): void {
+    const key = `${call}/${seq}`;
+    const known = this.frames.get(key);
+    this.frames.delete(key);
+    if (!known || result.case !== "rows") return;
+    const { frame, oldest } = known;
+    if (Number(frame.layerEpoch) < oldest)
+      this.report(`rank ${host} served a frame of layer ${frame.layer} at epoch ${frame.layerEpoch}, the oldest it may is ${oldest}`);
+  }
+
+  private oldestServed(host: SimWorker | undefined, layer: number): number {
+    const known = this.history.get(`${host?.bootId}/${layer}`) ?? [];
+    return known.at(-2) ?? known[0] ?? 0;
   }
 
   /** No live source may still send rows for this expert here, or have some under way. */
@@ -98,21 +157,24 @@ export class Oracle {
   /** A worker has loaded or freed an expert. */
   onMemory(worker: SimWorker, layer: number, expert: number): void {
     const held = worker.memory.get(worker.key(layer, expert));
-    if (held !== undefined && held !== content(layer, expert)) this.report(`rank ${worker.rank} took wrong bytes for ${layer}/${expert}`);
+    if (held !== undefined && held !== this.model.fingerprint(layer, expert))
+      this.report(`rank ${worker.rank} took wrong bytes for ${layer}/${expert}`);
     const { budgetBytes } = this.sim.shape;
-    const accounted = worker.process.residents.bytes;
+    const accounted = worker.residents?.bytes ?? 0;
     if (Math.max(worker.hostedBytes, accounted) > budgetBytes)
       this.report(`rank ${worker.rank} holds ${worker.hostedBytes} bytes and counts ${accounted}, its budget is ${budgetBytes}`);
     this.look(layer);
   }
 
-  /** Every second: who can be reached, and one frame of every layer from every source to every host. */
-  frames(): void {
+  /** Every second: who can be reached, whose step does not end, and what holds of every layer. */
+  every(): void {
     const now = this.sim.clock.now();
     for (const worker of this.sim.pods.values()) {
-      const reached = worker.alive && !worker.stalled && this.net.connected(-2, worker.rank) && this.sim.loop !== undefined;
+      const reached = worker.alive && !worker.stalled && !this.sim.troubles.cuts.has(`-2:${worker.rank}`) && this.sim.loop !== undefined;
       if (!reached) this.upSince.delete(worker.bootId);
       else if (!this.upSince.has(worker.bootId)) this.upSince.set(worker.bootId, now);
+      const openMs = now - (worker.alive ? (this.stepping.get(worker.bootId) ?? now) : now);
+      if (openMs > this.sim.shape.layers * layerMaxMs) this.report(`a step of rank ${worker.rank} has not ended for ${openMs} ms`);
     }
     for (let layer = 0; layer < this.sim.shape.layers; layer++) this.look(layer);
   }
@@ -129,22 +191,22 @@ export class Oracle {
   private send(source: SimWorker, placement: LayerPlacement): void {
     const { layer, epoch, hosts } = placement;
     for (const rank of new Set(hosts.flat())) {
-      const host = rank === source.rank ? source : this.net.worker(rank);
-      if (!host || host.stalled || (host !== source && !this.net.connected(source.rank, rank))) continue;
+      const host = rank === source.rank ? source : this.workerOf(rank);
+      if (!host || host.stalled || (host !== source && this.sim.troubles.cuts.has(pairOf(source.rank, rank)))) continue;
       if (!host.state.serves(layer, epoch)) continue; // answered NOT_HOSTED
-      const known = this.history.get(`${host.bootId}/${layer}`) ?? [];
-      const oldest = known.at(-2) ?? known[0] ?? 0;
-      if (epoch < oldest) this.report(`rank ${rank} served a frame of layer ${layer} at epoch ${epoch}, it runs ${known.join(", ")}`);
+      const oldest = this.oldestServed(host, layer);
+      if (epoch < oldest) this.report(`rank ${rank} serves frames of layer ${layer} at epoch ${epoch}, the oldest it may is ${oldest}`);
       for (const [expert, row] of hosts.entries()) if (row.includes(rank)) this.checkServed(source, host, placement, expert);
     }
   }
 
   private checkServed(source: SimWorker, host: SimWorker, { layer, epoch }: LayerPlacement, expert: number): void {
     const held = host.memory.get(host.key(layer, expert));
-    if (held === content(layer, expert)) return;
+    if (held === this.model.fingerprint(layer, expert)) return;
     const frame = `a frame for ${layer}/${expert} of rank ${source.rank} at epoch ${epoch}`;
     if (held !== undefined) this.report(`rank ${host.rank} served ${frame} from wrong bytes`);
-    else if (!this.loading(host, layer, epoch)) this.report(`rank ${host.rank} lacks the expert of ${frame}`);
+    else if (!this.loading(host, layer, epoch) && !host.gaveWay(layer, expert))
+      this.report(`rank ${host.rank} lacks the expert of ${frame}`);
   }
 
   /** It came up, or came back, after the plan was written: it takes its part from peers and the store, and says NOT_HOSTED until then. */
@@ -158,17 +220,19 @@ export class Oracle {
     let newest: LayerPlacement | undefined;
     for (const worker of this.sim.pods.values()) {
       if (!worker.alive) continue;
-      if (worker.memory.get(worker.key(layer, expert)) === content(layer, expert)) return;
+      if (worker.memory.get(worker.key(layer, expert)) === this.model.fingerprint(layer, expert)) return;
       const current = worker.state.current(layer);
       if (current && current.epoch > (newest?.epoch ?? 0)) newest = current;
     }
     for (const rank of newest?.hosts[expert] ?? []) {
-      const host = this.net.worker(rank);
-      if (host && host.state.current(layer) === newest && !this.loading(host, layer, newest?.epoch ?? 0))
+      const host = this.workerOf(rank);
+      if (host && host.state.current(layer) === newest && !this.loading(host, layer, newest?.epoch ?? 0) && !host.gaveWay(layer, expert))
         this.report(`expert ${layer}/${expert} has no copy left, and rank ${rank} does not load it`);
     }
   }
 }
+
+const pairOf = (a: number, b: number): string => `${Math.min(a, b)}:${Math.max(a, b)}`;
 
 /** By what a source sends: its committed placement, and until it has drained, frames of the parent's are under way. */
 function routes({ state }: SimWorker, layer: number): LayerPlacement[] {

@@ -54,7 +54,7 @@ export const plantedBugs: readonly PlantedBug[] = [
   },
   {
     name: "a host serves frames of epoch n-2",
-    seen: /served a frame of layer/,
+    seen: /served a frame of layer|serves frames of layer/,
     plant: () => bend<() => boolean>(PlanState.prototype, "serves", () => () => true),
   },
   {

@@ -1,51 +1,213 @@
-// A worker without a model: the pod that starts processes (process.ts: the production worker plane), and the Link the operator
-// would hold to it. Made up besides: Control's wire, and the worker's answers beyond the plan. Faults are switched on from outside.
-import { AppError } from "../../crds/common.ts";
+// A worker pod and the processes that run in it, one after another. A process is the production worker plane over a simulated
+// network, disk and engine; the pod is what Kubernetes would do with it. Faults are switched on from outside.
+import { ports } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import type { Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../../operator/rebalance/ports.ts";
-import type { PlanState } from "../../runtime/engine/core/plan-state.ts";
-import { digest, keyOf, type SimNetwork } from "./network.ts";
-import { SimProcess } from "./process.ts";
+import { PlanState } from "../../runtime/engine/core/plan-state.ts";
+import type { EngineInfo, LoadCounters } from "../../runtime/engine/engine.ts";
+import type { ResidentSet } from "../../runtime/experts/resident-set.ts";
+import { createHealth, type Health } from "../../runtime/observe/health.ts";
+import { silentLog } from "../../runtime/observe/log.ts";
+import type { Metrics } from "../../runtime/observe/metrics.ts";
+import { tracingOff } from "../../runtime/observe/trace.ts";
+import { RemoteSocket } from "../../runtime/serve/worker-experts.ts";
+import { createWorkerPlane, type WorkerPlane } from "../../runtime/serve/worker-plane.ts";
+import type { Identity, Membership } from "../../runtime/wire/mapping.ts";
+import type { Bus } from "../../runtime/wire/nats.ts";
+import type { TlsSource } from "../../runtime/wire/tls.ts";
+import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
+import { SimEngine } from "./engine.ts";
+import { hidden, SimModel, type SimShape } from "./model.ts";
+import { type Disk, simStore } from "./store.ts";
+import type { Host, SimWire } from "./wire.ts";
 
-const callMs = 3;
+/** The kubelet asks a process whether it lives this often, and starts it again at the third no. */
+const probeMs = 1_000;
+const probesMax = 3;
+const startMs = 50;
+
+export const ref = { namespace: "ns", name: "sim" };
+export const deploymentUid = "uid-1";
+
+/** What pods have around them. */
+export interface Surroundings {
+  readonly clock: VirtualClock;
+  readonly wire: SimWire;
+  readonly shape: SimShape;
+  /** What engines say of themselves, where it is not the default. */
+  engineInfo: Partial<EngineInfo>;
+  disk(rank: number): Disk;
+  bus(worker: SimWorker): Bus;
+  counters(worker: SimWorker, transitions: boolean): LoadCounters;
+  peerAddresses(worker: SimWorker): string[];
+  readonly watch: Watch;
+}
+
+/** Told of what happens in processes. */
+export interface Watch {
+  /** Before an expert goes, and after one has come or gone. */
+  onFree(worker: SimWorker, layer: number, expert: number): void;
+  onMemory(worker: SimWorker, layer: number, expert: number): void;
+  /** Placements that are news to the worker: committed, or adopted as a whole. */
+  onCommit(worker: SimWorker, plan: PlacementPlan, layers: readonly number[]): void;
+  onAdopt(worker: SimWorker, layers: readonly number[]): void;
+  onStep(worker: SimWorker, event: "begun" | "done" | "failed" | "wrong", detail: string): void;
+}
+
+interface Process {
+  readonly owner: Owner;
+  readonly host: Host;
+  readonly health: Health;
+  readonly engine: SimEngine;
+  readonly plane: WorkerPlane;
+  readonly model: SimModel;
+}
+
+const metrics = { add() {}, set() {}, observe() {}, onCollect() {} } as unknown as Metrics<"worker">;
 
 export class SimWorker {
   readonly rank: number;
   readonly podUid: string;
   readonly podName: string;
+  readonly ip: string;
   bootId: string;
   bootedAt: number;
-  alive = true;
   stalled = false;
-  process: SimProcess;
-  membership: Membership | undefined;
-  draining = false;
   activeRequests = 0;
-  private readonly net: SimNetwork;
+  process: Process | undefined;
+  private readonly around: Surroundings;
   private boots = 0;
+  private gone = false;
   /** Placements ("layer/epoch") of plans that were adopted whole, as long as not all of their experts have been loaded. */
   private adopted = new Set<string>();
+  /** Planned experts whose place others have. */
+  private readonly away = new Set<number>();
+  private readonly noState: PlanState;
 
-  constructor(net: SimNetwork, rank: number, podUid: string) {
-    this.net = net;
+  constructor(around: Surroundings, rank: number, podUid: string, ip: string) {
+    this.around = around;
     this.rank = rank;
     this.podUid = podUid;
     this.podName = `sim-${rank}-${podUid}`;
+    this.ip = ip;
     this.bootId = `${podUid}-boot0`;
-    this.bootedAt = net.clock.now();
-    this.process = this.start();
+    this.bootedAt = around.clock.now();
+    const { layers, experts } = around.shape;
+    this.noState = new PlanState({ deploymentUid, rank, layers, experts, modelDigest: "" });
+    asOwner(undefined, () => around.clock.after(0, () => this.start()));
+    this.probe(0);
   }
 
-  private start(): SimProcess {
-    const { net, rank, podUid, bootId } = this;
-    return new SimProcess({
-      ...{ net, rank, podUid, bootId },
-      onFree: (layer, expert) => net.onFree(this, layer, expert),
-      onMemory: (layer, expert) => {
-        if (this.holdsPlanned(layer)) this.adopted.delete(this.placementKey(layer));
-        net.onMemory(this, layer, expert);
-      },
+  get alive(): boolean {
+    return this.process !== undefined;
+  }
+  get address(): string {
+    return `${this.ip}:${ports.grpc}`;
+  }
+  get state(): PlanState {
+    return this.process?.plane.experts.state ?? this.noState;
+  }
+  get memory(): Map<number, number> {
+    return this.process?.engine.memory ?? new Map();
+  }
+  get residents(): ResidentSet | undefined {
+    return this.process?.plane.experts.residents;
+  }
+  get membership(): Membership | undefined {
+    return this.process?.plane.experts.peers.membership;
+  }
+  get ready(): boolean {
+    return this.process !== undefined && this.process.health.reasons().length === 0;
+  }
+  get hostedBytes(): number {
+    return this.memory.size * this.around.shape.bytes;
+  }
+  key(layer: number, expert: number): number {
+    return layer * this.around.shape.experts + expert;
+  }
+
+  private start(): void {
+    if (this.gone || this.process) return;
+    const owner: Owner = { dead: false };
+    asOwner(owner, () => {
+      this.process = this.boot(owner);
     });
+  }
+
+  private boot(owner: Owner): Process {
+    const { around, rank, podUid, podName, bootId } = this;
+    const { namespace, name } = ref;
+    const san = `DNS:rank-${rank}.${name}.${namespace}.enodia, URI:spiffe://enodia/${namespace}/${name}/${podName}`;
+    const host: Host = { owner, id: rank, san, stalled: () => this.stalled };
+    const model = new SimModel(around.shape, around.engineInfo.modelDigest);
+    const info = infoOf(around);
+    const remote = new RemoteSocket();
+    const engine = new SimEngine({
+      ...{ clock: around.clock, model, info, remote },
+      counters: (transitions) => around.counters(this, transitions),
+      activeRequests: () => this.activeRequests,
+      onFree: (layer, expert) => this.freeing(layer, expert),
+      onMemory: (layer, expert) => this.changed(layer, expert),
+      onStep: (event, detail) => around.watch.onStep(this, event, detail),
+    });
+    const network = around.wire.network(host, this.address);
+    const health = createHealth();
+    const identity: Identity = { deploymentUid, rank, podUid, bootId };
+    const plane = createWorkerPlane({
+      ...{ identity, namespace, name, podName, network, tls: {} as TlsSource, engine, info, remote, health, metrics },
+      ...{ store: simStore(model, around.disk(rank), around.clock), budgetBytes: around.shape.budgetBytes, log: silentLog },
+      tracing: tracingOff,
+    });
+    this.follow(plane.experts.state);
+    const server = network.createServer({} as TlsSource);
+    plane.serve(server);
+    void server.listen(this.ip, ports.grpc);
+    plane.start({
+      peerAddresses: async () => around.peerAddresses(this),
+      load: { bus: around.bus(this), prefix: "enodia", windowMs: 1_000, machine: undefined },
+    });
+    engine.run(() => this.ready);
+    return { owner, host, health, engine, plane, model };
+  }
+
+  /** Looks at what the epoch machine takes on, at the moment when it does. */
+  private follow(state: PlanState): void {
+    const { watch } = this.around;
+    const looking = <A extends unknown[], R>(call: (...args: A) => R, told: (layers: number[], ...args: A) => void) => {
+      return (...args: A): R => {
+        const before = this.epochs(state);
+        const result = call.apply(state, args);
+        const changed = [...before.keys()].filter((layer) => state.current(layer)?.epoch !== before[layer]);
+        if (changed.length > 0) told(changed, ...args);
+        return result;
+      };
+    };
+    state.commit = looking(
+      (plan: PlacementPlan) => PlanState.prototype.commit.call(state, plan),
+      (layers, plan) => watch.onCommit(this, plan, layers),
+    );
+    state.adopt = looking(
+      (plan: PlacementPlan) => PlanState.prototype.adopt.call(state, plan),
+      (layers) => {
+        for (const layer of layers) if (!this.holdsPlanned(layer)) this.adopted.add(this.placementKey(layer));
+        watch.onAdopt(this, layers);
+      },
+    );
+  }
+
+  private epochs(state: PlanState): (number | undefined)[] {
+    return Array.from({ length: this.around.shape.layers }, (_, layer) => state.current(layer)?.epoch);
+  }
+
+  private freeing(layer: number, expert: number): void {
+    const planned = this.state.planned(layer).includes(expert) || this.state.next(layer)?.hosts[expert]?.includes(this.rank);
+    if (planned) this.away.add(this.key(layer, expert));
+    this.around.watch.onFree(this, layer, expert);
+  }
+
+  private changed(layer: number, expert: number): void {
+    if (this.memory.has(this.key(layer, expert))) this.away.delete(this.key(layer, expert));
+    if (this.holdsPlanned(layer)) this.adopted.delete(this.placementKey(layer));
+    this.around.watch.onMemory(this, layer, expert);
   }
 
   private holdsPlanned(layer: number): boolean {
@@ -55,243 +217,80 @@ export class SimWorker {
     return `${layer}/${epoch}`;
   }
 
-  /** The process dies; the kubelet starts it again in the same pod after `ms`. */
-  crash(restartMs: number | undefined): void {
-    this.alive = false;
-    this.process.kill();
-    this.adopted = new Set();
-    this.process = this.start();
-    if (restartMs === undefined) return;
-    this.net.clock.after(restartMs, () => {
-      this.bootId = `${this.podUid}-boot${++this.boots}`;
-      this.bootedAt = this.net.clock.now();
-      this.alive = true;
-    });
-  }
-
-  get state(): PlanState {
-    return this.process.state;
-  }
-  get memory(): Map<number, string> {
-    return this.process.memory;
-  }
-  get ready(): boolean {
-    return this.process.keeper.notReady() === undefined;
-  }
-  get hostedBytes(): number {
-    return this.memory.size * this.net.shape.bytes;
-  }
-
-  key(layer: number, expert: number): number {
-    return keyOf(this.net.shape, layer, expert);
-  }
-
   /** It learnt of this placement, or of the one before it, by a push after the others, and has not held all of it yet. */
   catchingUp(layer: number, epoch: number): boolean {
     return this.adopted.has(this.placementKey(layer, epoch)) || this.adopted.has(this.placementKey(layer));
   }
-
-  hosted(): HostedLayer[] {
-    return Array.from({ length: this.net.shape.layers }, (_, layer) => ({
-      layer,
-      epoch: this.state.current(layer)?.epoch ?? 0,
-      experts: Array.from({ length: this.net.shape.experts }, (_, e) => e).filter((e) => this.memory.has(this.key(layer, e))),
-    }));
+  /** Planned here, it gave its place to one that nobody else holds. */
+  gaveWay(layer: number, expert: number): boolean {
+    return this.away.has(this.key(layer, expert));
   }
 
-  status(): PodStatus {
-    const { state, ready } = this;
-    return {
-      epoch: state.epoch,
-      planHash: state.planHash,
-      ready,
-      notReadyReason: this.process.keeper.notReady() ?? "",
-      hostedBytes: this.hostedBytes,
-      queuedTokens: 0,
-      activeRequests: this.activeRequests,
-      draining: this.draining,
-      membershipVersion: this.membership?.version ?? 0,
-    };
-  }
-
-  describe(): Description {
-    const { layers, experts, bytes, budgetBytes } = this.net.shape;
-    const sizes = new Float64Array(layers * experts).fill(bytes);
-    return {
-      rank: this.rank,
-      podUid: this.podUid,
-      bootId: this.bootId,
-      podName: this.podName,
-      modelDigest: digest,
-      architecture: "sim",
-      layers,
-      experts,
-      topK: 2,
-      codec: "f32",
-      storedBytes: sizes,
-      residentBytes: sizes,
-      budgetBytes,
-      denseBytes: 1,
-      kvBytes: 1,
-      device: "simulated",
-      speed: 1,
-    };
-  }
-
-  async adopt(plan: PlacementPlan): Promise<void> {
-    const before = this.epochs();
-    const adopting = this.process.keeper.adopt(plan);
-    const changed = this.changedSince(before);
-    for (const layer of changed) if (!this.holdsPlanned(layer)) this.adopted.add(this.placementKey(layer));
-    this.net.onAdopt(this, changed);
-    await adopting;
-  }
-
-  prepare(plan: PlacementPlan, deadline: number, rate: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
-    return this.process.keeper.prepare(plan, deadline, rate, (outcome) => {
-      const { layer } = outcome;
-      if (outcome.type === "ready") onEvent({ type: "ready", layer, bytes: outcome.bytes, fetched: outcome.fetched });
-      else onEvent({ type: "failed", layer, message: outcome.error.message });
-    });
-  }
-
-  async commit(plan: PlacementPlan) {
-    const before = this.epochs();
-    const committing = this.process.keeper.commit(plan);
-    const changed = this.changedSince(before);
-    this.net.onCommit(this, plan, changed);
-    try {
-      return { ...(await committing), epoch: this.state.epoch };
-    } catch (caught) {
-      const error = AppError.from(caught);
-      if (error.code === "StalePlan") return { committed: [], refused: error.message, epoch: this.state.epoch };
-      throw error;
+  /** The process dies; the kubelet starts it again in the same pod after `ms`. */
+  crash(restartMs: number | undefined): void {
+    const { clock, wire } = this.around;
+    const { process } = this;
+    if (process) {
+      process.owner.dead = true;
+      wire.killed(process.host);
+    }
+    this.process = undefined;
+    this.adopted = new Set();
+    this.away.clear();
+    if (restartMs === undefined) this.gone = true;
+    else {
+      this.gone = false;
+      this.bootId = `${this.podUid}-boot${++this.boots}`;
+      asOwner(undefined, () =>
+        clock.after(restartMs, () => {
+          this.bootedAt = clock.now();
+          this.start();
+        }),
+      );
     }
   }
 
-  async abort(epoch: number, layers: readonly number[]): Promise<void> {
-    await this.process.keeper.abort(epoch, layers);
+  /** As the kubelet: a process that says of itself that it is dead is started again. */
+  private probe(failures: number): void {
+    const { clock } = this.around;
+    asOwner(undefined, () =>
+      clock.after(probeMs, () => {
+        const dead = this.process?.health.deadReason() !== undefined;
+        if (dead && failures + 1 >= probesMax) this.crash(startMs);
+        this.probe(dead && failures + 1 < probesMax ? failures + 1 : 0);
+      }),
+    );
   }
 
-  release(epoch: number, layers: readonly number[], drainOnly: boolean) {
-    return this.process.keeper.release(epoch, layers, drainOnly);
-  }
-
-  private epochs(): (number | undefined)[] {
-    return Array.from({ length: this.net.shape.layers }, (_, layer) => this.state.current(layer)?.epoch);
-  }
-  private changedSince(before: readonly (number | undefined)[]): number[] {
-    return [...before.keys()].filter((layer) => this.state.current(layer)?.epoch !== before[layer]);
+  /** Experts loaded on demand, in use, take all room beside what `plan` wants here, until the returned function is called. */
+  fillUp(plan: PlacementPlan): () => void {
+    const { process, rank } = this;
+    if (!process) return () => {};
+    const { residents } = process.plane.experts;
+    const filled: { layer: number; expert: number }[] = [];
+    asOwner(process.owner, () => {
+      for (const { layer, hosts } of plan.layers) {
+        for (const [expert, row] of hosts.entries()) {
+          if (row.includes(rank) || residents.count >= residents.capacity) continue;
+          if (residents.admit(layer, expert, "staged").action !== "load") continue;
+          process.engine.loadExpert(layer, expert, process.model.content(layer, expert)).catch(() => {}); // an engine that has ended takes nothing
+          residents.loaded(layer, expert);
+          residents.lease(layer, expert);
+          filled.push({ layer, expert });
+        }
+      }
+    });
+    return () => {
+      for (const { layer, expert } of filled) residents.unlease(layer, expert);
+    };
   }
 }
 
-const unavailable = (rank: number): AppError => new AppError(`rank ${rank} does not answer`, { code: "Unavailable", retry: "backoff" });
-const statusMs = 200;
-
-/** The operator's link to a simulated worker: latency, cuts and reboots as a gRPC session shows them. */
-export class SimLink implements Link {
-  description: Description | undefined;
-  status: PodStatus | undefined;
-  hosted: ReadonlyMap<number, HostedLayer> = new Map();
-  downSince: number | undefined;
-  lastError = "";
-  readonly address: string;
-  private readonly net: SimNetwork;
-  private readonly find: () => SimWorker | undefined;
-  private readonly target: LinkTarget;
-  private membership: Membership | undefined;
-  private plan: PlacementPlan | undefined;
-  private closed = false;
-
-  constructor(net: SimNetwork, target: LinkTarget, find: () => SimWorker | undefined) {
-    this.net = net;
-    this.target = target;
-    this.find = find;
-    this.address = target.address;
-    this.downSince = net.clock.now();
-    this.beat();
-  }
-
-  private reach(): SimWorker | undefined {
-    const worker = this.find();
-    return worker?.alive && !worker.stalled && this.net.connected(-2, worker.rank) && !this.closed ? worker : undefined;
-  }
-
-  private beat(): void {
-    if (this.closed) return;
-    const worker = this.reach();
-    if (!worker) {
-      this.downSince ??= this.net.clock.now();
-    } else {
-      const boot = this.description?.bootId !== worker.bootId;
-      const back = this.downSince !== undefined;
-      this.description = boot ? worker.describe() : this.description;
-      this.downSince = undefined;
-      this.status = worker.status();
-      this.hosted = new Map(worker.hosted().map((layer) => [layer.layer, layer]));
-      if (boot || back) {
-        if (this.membership) worker.membership = this.membership;
-        if (this.plan) void worker.adopt(this.plan).catch(() => {});
-      }
-    }
-    this.target.onChange();
-    this.net.clock.after(statusMs, () => this.beat());
-  }
-
-  renew(): void {}
-
-  push(membership: Membership): void {
-    this.membership = membership;
-    const worker = this.reach();
-    if (worker) worker.membership = membership;
-  }
-
-  pushPlan(plan: PlacementPlan): void {
-    this.plan = plan;
-    void this.reach()
-      ?.adopt(plan)
-      .catch(() => {});
-  }
-
-  private async call<T>(run: (worker: SimWorker) => T | Promise<T>, twice = false): Promise<T> {
-    await this.net.clock.sleep(callMs * (0.5 + this.net.random()));
-    const worker = this.reach();
-    if (!worker) throw unavailable(this.find()?.rank ?? -1);
-    const boot = worker.bootId;
-    const result = await run(worker);
-    if (twice && this.net.duplicates()) await run(worker);
-    await this.net.clock.sleep(callMs * (0.5 + this.net.random()));
-    // The answer may be lost although the call was carried out.
-    if (this.reach() !== worker || worker.bootId !== boot) throw unavailable(worker.rank);
-    return result;
-  }
-
-  snapshot() {
-    return this.call((worker) => worker.state.snapshot());
-  }
-  prepare(plan: PlacementPlan, deadline: number, rate: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
-    return this.call((worker) => {
-      const boot = worker.bootId;
-      return worker.prepare(plan, deadline, rate, (event) => {
-        if (this.reach() === worker && worker.bootId === boot) onEvent(event);
-      });
-    });
-  }
-  commit(plan: PlacementPlan) {
-    return this.call((worker) => worker.commit(plan), true);
-  }
-  abort(epoch: number, layers: readonly number[]) {
-    return this.call((worker) => worker.abort(epoch, layers), true);
-  }
-  release(epoch: number, layers: readonly number[], drainOnly: boolean) {
-    return this.call((worker) => worker.release(epoch, layers, drainOnly), true);
-  }
-  drain(cancel: boolean) {
-    return this.call((worker) => {
-      worker.draining = !cancel;
-    });
-  }
-  close(): void {
-    this.closed = true;
-  }
+function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
+  return {
+    ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden, ffn: 1 },
+    ...{ vocab: 1, codec: "f32", backend: "simulated", device: "simulated", maxContext: 1, denseBytes: 1, kvBytes: 1, kvSlots: 1 },
+    ...{ expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
+    ...engineInfo,
+  };
 }

@@ -1,0 +1,92 @@
+// The simulation is of production code: the modules that decide are among what it imports, and what it has instead of production code
+// is clock, network, store, Kubernetes and what the engine computes, file by file.
+import assert from "node:assert/strict";
+import { globSync, readFileSync } from "node:fs";
+import { dirname, relative, resolve } from "node:path";
+import { test } from "node:test";
+
+const root = resolve(import.meta.dirname, "../..");
+
+/** Specifiers of imports that exist when the code runs: those of types alone say nothing. */
+function importsOf(file: string): string[] {
+  const text = readFileSync(resolve(root, file), "utf8").replace(/^\s*\/\/.*$/gm, "");
+  const statements = text.matchAll(/(?:^|\n)\s*(?:import|export)\s(?!type\s)([^;"]*?)from\s+"([^"]+)"|(?:^|\n)import\s+"([^"]+)"/g);
+  return [...statements].flatMap(([, names = "", from, bare]) => {
+    const inBraces = /\{([^}]*)\}/.exec(names)?.[1] ?? "";
+    const onlyTypes =
+      /^\s*\{[^}]*\}\s*$/.test(names) && inBraces.split(",").every((name) => name.trim() === "" || name.trim().startsWith("type "));
+    return onlyTypes ? [] : [from ?? bare ?? ""];
+  });
+}
+
+function reached(start: string): Set<string> {
+  const seen = new Set<string>();
+  const queue = [start];
+  for (let file = queue.pop(); file !== undefined; file = queue.pop()) {
+    if (seen.has(file)) continue;
+    seen.add(file);
+    for (const specifier of importsOf(file))
+      if (specifier.startsWith(".")) queue.push(relative(root, resolve(root, dirname(file), specifier)));
+  }
+  return seen;
+}
+
+/** What takes part in placing, moving and serving experts. */
+const production = [
+  ...["loop", "steps", "protocol", "push", "rollout", "recover", "carry", "boots", "links", "session", "members", "balance", "drains"].map(
+    (name) => `operator/rebalance/${name}.ts`,
+  ),
+  ...["telemetry", "intake", "plan-object", "placement-status"].map((name) => `operator/rebalance/${name}.ts`),
+  ...["decide", "load", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
+  ...["worker-plane", "worker-experts", "worker-plan", "worker-loads", "worker-control", "worker-join", "worker-telemetry", "give-way"].map(
+    (name) => `runtime/serve/${name}.ts`,
+  ),
+  ...["materializer", "resident-set", "shard-client", "shard-server", "dispatch-client", "dispatch-server", "frame-run", "attempts"].map(
+    (name) => `runtime/experts/${name}.ts`,
+  ),
+  ...["serve-frame", "peers", "peer-stream", "gate", "transfer-pace"].map((name) => `runtime/experts/${name}.ts`),
+  ...["core/plan-state", "expert-table", "step"].map((name) => `runtime/engine/${name}.ts`),
+  ...["dispatch", "diff", "receive", "split"].map((name) => `runtime/placement/${name}.ts`),
+  ...["wire/mapping", "wire/grpc", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
+];
+
+/** Files of test/sim that stand for something of production, by what they stand for; the others set up, strike and watch. */
+const replacements: Readonly<Record<string, readonly string[]>> = {
+  clock: ["clock.ts", "process-time.ts"],
+  network: ["wire.ts", "calls.ts", "bus.ts"],
+  store: ["store.ts"],
+  Kubernetes: ["kube.ts", "worker.ts"],
+  "engine's computing": ["engine.ts", "load.ts", "model.ts"],
+};
+const around = ["cluster.ts", "troubles.ts", "oracle.ts", "faults.ts", "plants.ts", "search.ts"];
+
+test("the simulated cluster imports the production modules that decide", () => {
+  const seen = reached("test/sim/cluster.ts");
+  assert.deepEqual(
+    production.filter((file) => !seen.has(file)),
+    [],
+  );
+});
+
+test("a type's import does not count as one of its module", () => {
+  assert.ok(!reached("test/sim/store.ts").has("test/sim/clock.ts"), "store.ts names the clock's type only");
+  assert.ok(reached("test/sim/store.ts").has("runtime/weights/store-reader.ts"));
+});
+
+test("test/sim replaces clock, network, store, Kubernetes and the engine's computing, and nothing else", () => {
+  const files = globSync("*.ts", { cwd: import.meta.dirname }).filter((file) => !file.endsWith(".test.ts"));
+  assert.deepEqual(files.sort(), [...Object.values(replacements).flat(), ...around].sort());
+});
+
+test("what a replacement implements is a port of production, named in its file", () => {
+  const ports: Readonly<Record<string, string>> = {
+    "clock.ts": "implements Clock",
+    "wire.ts": "): Network {",
+    "bus.ts": "): LoadBus {",
+    "store.ts": "): ModelStore {",
+    "kube.ts": "): PlacementStore {",
+    "engine.ts": "implements Engine",
+  };
+  for (const [file, port] of Object.entries(ports))
+    assert.ok(readFileSync(resolve(import.meta.dirname, file), "utf8").includes(port), `${file}: ${port}`);
+});

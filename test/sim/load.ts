@@ -1,0 +1,66 @@
+// What simulated engines count: a demand that is set from outside, split evenly at the sources, work done where the plan sends it,
+// in the time that a rank's speed makes of it.
+import type { StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { Random } from "../../operator/planner/random.ts";
+import type { LoadCounters, PhaseCounters } from "../../runtime/engine/engine.ts";
+import { LoadCounter } from "../../runtime/engine/load-counter.ts";
+import { computeWork } from "../builders/compute.ts";
+import type { SimShape } from "./model.ts";
+import type { SimWorker } from "./worker.ts";
+
+const batchesPerSecond = 100;
+
+export class SimLoad {
+  /** Selections per expert of a layer: the demand that every rank's traffic has. */
+  demand: (layer: number) => readonly number[] = () => [];
+  /** Where sampled tokens go in a second; sent by workers that are asked for it. */
+  flow: Transitions | undefined;
+  /** Where ranks say that the time of a second's steps went; unset: they do not say. */
+  seconds: StepSeconds | undefined;
+  /** How fast ranks compute, and by what part a window's figure is off at most; unset: workers do not tell what it takes. */
+  rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
+  /** Load messages with transitions so far. */
+  transitionsSent = 0;
+  private readonly shape: SimShape;
+  private readonly random: Random;
+
+  constructor(shape: SimShape, random: Random) {
+    this.shape = shape;
+    this.random = random;
+  }
+
+  /** Of the last second of this worker; `sources`: how many are at work. */
+  counters(worker: SimWorker, sources: number, transitions: boolean): LoadCounters {
+    const decode = this.decode(worker, sources);
+    const flow = transitions ? this.flow : undefined;
+    if (flow) this.transitionsSent++;
+    const seconds = this.seconds ? { seconds: this.seconds } : {};
+    return { prefill: this.nothing(), decode: { ...decode, ...seconds, ...(flow ? { transitions: flow } : {}) } };
+  }
+
+  private nothing(): PhaseCounters {
+    const { layers, experts } = this.shape;
+    return new LoadCounter(layers, experts).take().decode;
+  }
+
+  private decode(worker: SimWorker, sources: number): PhaseCounters {
+    const { layers, experts } = this.shape;
+    const plan = worker.ready ? worker.state.snapshot() : undefined;
+    const counts = this.nothing();
+    if (!plan) return counts;
+    const { routed, served } = counts;
+    for (let l = 0; l < layers; l++) {
+      const demand = this.demand(l);
+      for (let e = 0; e < experts; e++) {
+        routed[l * experts + e] = Math.round((demand[e] ?? 0) / sources);
+        const at = plan.layers[l]?.hosts[e]?.indexOf(worker.rank) ?? -1;
+        served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.shares[e]?.[at] ?? 0)) / 1000);
+      }
+    }
+    const rows = served.reduce((a, b) => a + b, 0) / batchesPerSecond;
+    if (!this.rates || rows === 0) return counts;
+    const off = 1 + this.rates.noise * (2 * this.random.next() - 1);
+    const speed = this.rates.speed(worker.rank);
+    return { ...counts, compute: computeWork({ batches: batchesPerSecond, rows, experts, speed, off }, this.random.next) };
+  }
+}

@@ -1,0 +1,208 @@
+// The simulated network: production clients and handlers of gRPC services, with messages carried between them in virtual time instead
+// of over sockets. It takes its time, keeps order within a stream, is cut, breaks with a process, and loses answers; faults and
+// onlookers sit on it (`taps`). The calls as both ends see them are in calls.ts.
+import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
+import { AppError } from "../../crds/common.ts";
+import type { GrpcServer, Network } from "../../runtime/wire/grpc.ts";
+import type { Handlers, ServiceClient } from "../../runtime/wire/service.ts";
+import { BidiCall, type Call, StreamCall, UnaryCall } from "./calls.ts";
+import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
+
+/** One that talks: a process of a worker, or of the operator. */
+export interface Host {
+  readonly owner: Owner;
+  /** Rank, or -2 = operator: by which cuts are named. */
+  readonly id: number;
+  /** subjectaltname of its certificate. */
+  readonly san: string;
+  /** It runs, but nothing reaches it or leaves it. */
+  stalled(): boolean;
+}
+
+export interface Taps {
+  /** May a message pass between these two now? */
+  connected(a: number, b: number): boolean;
+  /** Is this call delivered twice? */
+  duplicates(method: string): boolean;
+  /** Time that this message takes beside the latency, at full speed; `factor` is asked again and again while it is on its way. */
+  transfer(method: string, message: unknown): { readonly ms: number; factor(to: Host): number } | undefined;
+  /** A message as it arrives: the same one, or a damaged copy. */
+  arriving(message: unknown, call: { readonly id: number; readonly method: string; readonly from: Host; readonly to: Host }): unknown;
+}
+
+/** Keepalive of the channels: a silent peer breaks its streams after so long. */
+const keepaliveMs = 8_000;
+const retryMs = 100;
+/** A transfer looks again so often how fast it goes. */
+const sliceMs = 500;
+const latencyMs = { least: 0.5, most: 3 };
+
+interface Service {
+  readonly host: Host;
+  readonly handlers: Map<string, unknown>;
+}
+
+export class SimWire {
+  readonly clock: VirtualClock;
+  readonly taps: Taps;
+  private readonly servers = new Map<string, Service>();
+  private readonly calls = new Set<Call>();
+  private nextCall = 0;
+
+  constructor(clock: VirtualClock, taps: Taps) {
+    this.clock = clock;
+    this.taps = taps;
+  }
+
+  /** What a process at this address has instead of gRPC. */
+  network(host: Host, address: string): Network {
+    const connect = <M extends GenServiceMethods>(service: GenService<M>, target: Parameters<Network["connect"]>[1]) =>
+      this.client(host, service, target);
+    return { connect, createServer: () => this.server(host, address) };
+  }
+
+  private server(host: Host, address: string): GrpcServer {
+    const own: Service = { host, handlers: new Map() };
+    return {
+      add: <M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>) => {
+        for (const [name, handler] of Object.entries(handlers)) own.handlers.set(`${service.typeName}/${name}`, handler);
+      },
+      listen: async () => {
+        this.servers.set(address, own);
+        return Number(address.split(":")[1]);
+      },
+      close: async () => void this.servers.delete(address),
+    };
+  }
+
+  private client<M extends GenServiceMethods>(
+    host: Host,
+    service: GenService<M>,
+    target: Parameters<Network["connect"]>[1],
+  ): ServiceClient<M> {
+    let closed = false;
+    const methods: Record<string, unknown> = {
+      close: () => {
+        closed = true;
+      },
+    };
+    const kinds = { unary: UnaryCall, server_streaming: StreamCall, bidi_streaming: BidiCall } as const;
+    for (const { localName, methodKind, input, output } of service.methods) {
+      const Kind = kinds[methodKind as keyof typeof kinds];
+      methods[localName] = (...args: unknown[]) => {
+        const method = `${service.typeName}/${localName}`;
+        const line = {
+          wire: this,
+          id: this.nextCall++,
+          method,
+          client: host,
+          find: () => (closed ? undefined : this.find(target)),
+          input,
+          output,
+        };
+        return new Kind(line).begin(args);
+      };
+    }
+    return methods as ServiceClient<M>;
+  }
+
+  private find(target: Parameters<Network["connect"]>[1]): Service | undefined {
+    const found = this.servers.get(target.address);
+    if (!found || found.host.owner.dead) return undefined;
+    const { san } = found.host;
+    const known = target.accept ? target.accept({ subjectaltname: san } as never) : san.split(", ").includes(`DNS:${target.serverName}`);
+    return known ? found : undefined;
+  }
+
+  open(call: Call): void {
+    this.calls.add(call);
+  }
+  closed(call: Call): void {
+    this.calls.delete(call);
+  }
+
+  passes(a: Host, b: Host): boolean {
+    return a === b || (!a.stalled() && !b.stalled() && this.taps.connected(a.id, b.id));
+  }
+
+  /** A process is gone: its streams are reset, where that can be heard at once, else by the keepalive. */
+  killed(host: Host): void {
+    for (const call of this.calls) {
+      const other = call.client === host ? call.server : call.server === host ? call.client : undefined;
+      if (!other) continue;
+      const heardMs = this.passes(host, other) ? latencyMs.most : keepaliveMs;
+      asOwner(undefined, () => this.clock.after(heardMs, () => call.break(unavailable("the connection was reset"))));
+    }
+  }
+}
+
+export function unavailable(message: string): AppError {
+  return new AppError(message, { code: "Unavailable", operation: "simulated network", retry: "backoff" });
+}
+
+interface Message {
+  readonly at: number;
+  readonly run: () => void;
+  left: number;
+  readonly factor: (to: Host) => number;
+}
+
+/** One direction of a call: messages arrive in the order in which they were sent. */
+export class Line {
+  private readonly queue: Message[] = [];
+  private readonly call: Call;
+  private readonly ends: () => { readonly from: Host; readonly to: Host } | undefined;
+  private moving = false;
+  private blockedSince: number | undefined;
+
+  constructor(call: Call, ends: () => { readonly from: Host; readonly to: Host } | undefined) {
+    this.call = call;
+    this.ends = ends;
+  }
+
+  /** `run` as the receiver, once it is there. */
+  send(run: () => void, transfer?: ReturnType<Taps["transfer"]>): void {
+    const { clock } = this.call.wire;
+    const latency = latencyMs.least + clock.random() * (latencyMs.most - latencyMs.least);
+    this.queue.push({ at: clock.exact() + latency, run, left: transfer?.ms ?? 0, factor: transfer?.factor ?? (() => 1) });
+    if (this.moving) return;
+    this.moving = true;
+    asOwner(undefined, () => clock.after(latency, () => this.move()));
+  }
+
+  private move(): void {
+    const { wire } = this.call;
+    for (let next = this.queue[0]; next; next = this.queue[0]) {
+      const ends = this.ends();
+      if (this.call.over || !ends) break;
+      const waitMs = this.waitFor(next, ends.from, ends.to);
+      if (waitMs > 0) {
+        wire.clock.after(waitMs, () => this.move());
+        return;
+      }
+      this.queue.shift();
+      if (!ends.to.owner.dead) asOwner(ends.to.owner, next.run);
+    }
+    this.moving = false;
+    if (this.call.over) this.queue.length = 0;
+  }
+
+  /** How long to wait before the next look at this message; 0 = it arrives now. */
+  private waitFor(message: Message, from: Host, to: Host): number {
+    const { wire } = this.call;
+    const now = wire.clock.exact();
+    if (message.at > now) return message.at - now;
+    if (!wire.passes(from, to)) {
+      this.blockedSince ??= now;
+      if (now - this.blockedSince < keepaliveMs) return retryMs;
+      this.call.break(unavailable("the peer did not answer the keepalive"));
+      return 0;
+    }
+    this.blockedSince = undefined;
+    if (message.left <= 1e-6) return 0;
+    const factor = message.factor(to);
+    const slice = Math.min(message.left * factor, sliceMs);
+    message.left -= slice / factor;
+    return slice;
+  }
+}
