@@ -8,16 +8,13 @@ import { splitLayer } from "../../runtime/placement/split.ts";
 import { makePlan, policies } from "./index.ts";
 import { eplbGlobal, eplbHierarchical } from "./policies/eplb.ts";
 import { planFresh } from "./policies/incremental.ts";
-import { clusterProgram, pack, unevenness } from "./policies/moetuner.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { seeded } from "./random.ts";
 import { firstPlan } from "./repair.ts";
 import { assign } from "./search/assignment.ts";
-import { type Chain, crossing, placeChain } from "./search/chain.ts";
 import { rankSpecs, simulate, summarise } from "./simulate.ts";
-import { solve } from "./solver.ts";
 import { windowOf } from "./traces.ts";
-import { generateTrace, plantTransitions, presets, stationaryTrace } from "./traces-generate.ts";
+import { generateTrace, presets, stationaryTrace } from "./traces-generate.ts";
 import { budgetFaults, planFaults } from "./validate.ts";
 
 const now = (): number => 0;
@@ -101,6 +98,23 @@ test("the incremental plan of a small model is within 0.5% of the exact optimum"
     const ours = worst(planFresh(input).layers, mixtral, ranks);
     const best = worst((await policies.exact.plan(input)).layers, mixtral, ranks);
     for (const [l, ratio] of ours.entries()) assert.ok(ratio <= best[l]! * 1.005, `layer ${l}: ${ratio} against ${best[l]}`);
+  }
+});
+
+test("so it is where bytes are the limit and every byte is taken, and a replan spends its search on what fits", async () => {
+  for (let l = 0; l < mixtral.layers; l++) {
+    const cells = mixtral.layers * mixtral.experts;
+    const layer = (window: number) =>
+      mixtral.counts.slice(window * cells + l * mixtral.experts, window * cells + (l + 1) * mixtral.experts);
+    const one = { ...mixtral, layers: 1, windows: 1, counts: layer(0) };
+    const slots = inputOf(one, 8, 2);
+    const { slotsPerRank: _, ...bytes } = { ...slots, ranks: rankSpecs({ ranks: 8, slotsTotal: 2 }) };
+    const best = Math.max(...worst((await policies.exact.plan(slots)).layers, one, 8));
+    const fresh = planFresh(bytes).layers;
+    assert.ok(worst(fresh, one, 8)[0]! <= 1.005 * best, `layer ${l}: ${worst(fresh, one, 8)} against ${best}`);
+    // From homes alone, which a plan of everything must search its way out of.
+    const { layers } = await makePlan(policies.incremental, { ...bytes, current: firstPlan(bytes) });
+    assert.ok(worst(layers, one, 8)[0]! <= 1.05 * best, `layer ${l}, replanned: ${worst(layers, one, 8)} against ${best}`);
   }
 });
 
@@ -230,82 +244,6 @@ test("sampling noise moves nothing", async () => {
     results.slice(4).reduce((sum, result) => sum + result.copies, 0),
     0,
   );
-});
-
-function tinyChain(seed: number, affinity: number, ranks: number): Chain {
-  const trace = plantTransitions(
-    generateTrace("tiny", { ...presets.mixtral_32x8, layers: 3, experts: 6, windows: 1, selections: 3000 }, seed),
-    affinity,
-    1000,
-    seed,
-  );
-  return { layers: 3, items: 6, ranks, flow: (l, i, j) => trace.transitions?.[(l * 6 + i) * 6 + j] ?? 0 };
-}
-
-/** All ways to put six experts on ranks with equal seats. */
-function layouts(ranks: number): number[][] {
-  const found: number[][] = [];
-  const extend = (row: number[]): void => {
-    if (row.length === 6) found.push(row);
-    else for (let g = 0; g < ranks; g++) if (row.filter((x) => x === g).length < 6 / ranks) extend([...row, g]);
-  };
-  extend([]);
-  return found;
-}
-
-test("ExFlow's placement is within 2% of the least crossing of all placements", () => {
-  for (const [seed, affinity] of [
-    [1, 0],
-    [2, 0.3],
-    [3, 0.6],
-    [4, 0.9],
-  ] as const) {
-    const chain = tinyChain(seed, affinity, 2);
-    const all = layouts(2);
-    // Rank names do not matter: the first layer is fixed up to renaming, the chain is solved by dynamic programming.
-    let best = Array.from(all, () => 0);
-    for (let l = 1; l < 3; l++) {
-      const step = { ...chain, layers: 2, flow: (_: number, i: number, j: number) => chain.flow(l - 1, i, j) };
-      best = all.map((to) => Math.min(...all.map((from, k) => best[k]! + crossing(step, [from, to]))));
-    }
-    const optimum = Math.min(...best);
-    const ours = crossing(chain, placeChain(chain, undefined, 24, seeded(1)));
-    assert.ok(ours <= optimum * 1.02 + 1e-9, `${ours} against ${optimum}`);
-  }
-});
-
-test("MoETuner's clusters are as even as the solver's optimum allows", async () => {
-  for (const seed of [1, 2, 3]) {
-    const trace = generateTrace("tiny", { ...presets.mixtral_32x8, layers: 1, experts: 6, windows: 1 }, seed);
-    const plan = await policies.moetuner.plan(inputOf(trace, 3, 2));
-    const demand = Float64Array.from(windowOf(trace, 0));
-    const solved = await solve(clusterProgram(demand, 3), { nodes: 20_000, gap: 1e-7 });
-    const ours = unevenness(
-      demand,
-      plan.layers[0]!.hosts.map((row) => row[0]!),
-      3,
-    );
-    assert.ok(solved);
-    assert.ok(3 + ours <= (3 + solved.objective) * 1.02, `${ours} against ${solved.objective}`);
-    assert.ok(ours <= unevenness(demand, pack(demand, 3), 3) + 1e-9);
-  }
-});
-
-test("planted affinity halves the hops, a trace without it hardly changes them", async () => {
-  const hops = async (name: "uniform" | "exflow", affinity: number): Promise<number> => {
-    const trace = plantTransitions(mixtral, affinity, 20_000, 5);
-    const transitions = Float64Array.from(trace.transitions ?? []);
-    const { layers } = await policies[name].plan(inputOf(trace, 4, 2, { transitions }));
-    const chain = { layers: 8, items: 8, ranks: 4, flow: (l: number, i: number, j: number) => transitions[(l * 8 + i) * 8 + j]! };
-    return (
-      crossing(
-        chain,
-        layers.map((layer) => layer.hosts.map((row) => row[0]!)),
-      ) / transitions.reduce((a, b) => a + b, 0)
-    );
-  };
-  assert.ok((await hops("exflow", 0.7)) <= 0.5 * (await hops("uniform", 0.7)));
-  assert.ok((await hops("exflow", 0)) >= 0.9 * (await hops("uniform", 0)));
 });
 
 test("affinity policies without transitions leave homes where they are", async () => {

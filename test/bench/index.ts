@@ -13,7 +13,7 @@ const engineOptions = [
   "--runs N       runs of each case; the best and the median are printed (default 5)",
 ];
 const rowNames =
-  "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops (default: all; minutes)";
+  "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops, fresh (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {
@@ -39,7 +39,14 @@ export const benches: Readonly<Record<string, Bench>> = {
   },
   planner: {
     summary: "balance, copies and time of placement policies against EPLB and the exact optimum",
-    options: [rowNames],
+    options: [rowNames, "--seed N       other traces than those of seed 1; --seeds 1,5 or 1-3 for several, one after another"],
     load: async () => (await import("./planner.ts")).plannerBench,
   },
 };
+
+/** How many of the rows that are judged hold. A miss is a figure, not a failure of the benchmark, unless `strict` asks for that. */
+export function verdict(rows: readonly object[], strict: boolean): { readonly said: string; readonly code: number } {
+  const judged = rows.filter((row): row is { ok: boolean } => "ok" in row && typeof row.ok === "boolean");
+  const held = judged.filter((row) => row.ok).length;
+  return { said: judged.length > 0 ? `${held} of ${judged.length} rows hold\n` : "", code: strict && held < judged.length ? 1 : 0 };
+}

@@ -59,16 +59,17 @@ const cases: readonly (readonly [PresetName, Cluster, readonly number[]])[] = [
   ["mixtral_32x8", { ranks: 8, slots: 2 }, [64]],
 ];
 
-export async function freshRows(): Promise<readonly object[]> {
+export async function freshRows(seed: number): Promise<readonly object[]> {
   const rows: object[] = [];
   for (const [preset, cluster, budgets] of cases) {
     for (const budget of budgets) {
-      const run = (name: Approach): Promise<Approached> => approached(name, traceOf(preset), cluster, budget);
+      const run = (name: Approach): Promise<Approached> => approached(name, traceOf(preset, seed), cluster, budget);
       const [ours, each, once] = [await run("incremental"), await run("fresh each window"), await run("fresh once")];
       const mean = ({ balance }: Approached): string => fixed(balance.slice(1).reduce((a, b) => a + b, 0) / (balance.length - 1), 3);
       const ahead = (other: Approached): number => other.balance.filter((value, t) => value > (ours.balance[t] ?? 1) + 0.03).length;
       rows.push({
         row: "fresh",
+        seed,
         what: `${preset} EP${cluster.ranks}x${cluster.slots}, ${budget} copies a plan`,
         incremental: `${mean(ours)} with ${ours.copies} copies`,
         freshEachWindow: `${mean(each)} with ${each.copies}, more than 3 points ahead in ${ahead(each)} of ${ours.balance.length - 1} windows`,

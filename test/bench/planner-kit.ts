@@ -1,4 +1,4 @@
-// What the parts of the planner benchmark share: traces of fixed seeds, in-sample scores, medians. No figures of its own.
+// What the parts of the planner benchmark share: traces by seed, in-sample scores, medians. No figures of its own.
 
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
@@ -14,6 +14,7 @@ import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 
 export interface Row {
   readonly row: string;
+  readonly seed?: number;
   readonly what: string;
   readonly measured: string;
   readonly required: string;
@@ -22,21 +23,30 @@ export interface Row {
 
 /** 12 transitions. */
 export const windows = 13;
-const seeds: Readonly<Record<PresetName, number>> = {
+/** The traces of --seed 1; others are thousands away. */
+const firstSeeds: Readonly<Record<PresetName, number>> = {
   dsv3_drift: 101,
   dsv3_burst: 102,
   qwen3_48x128: 103,
   qwen3_94x128: 104,
   mixtral_32x8: 105,
 };
-const made = new Map<PresetName, Trace>();
+const made = new Map<string, Trace>();
 
-export function traceOf(name: PresetName): Trace {
-  const known = made.get(name);
+export const seedOf = (name: PresetName, seed: number): number => firstSeeds[name] + 1000 * (seed - 1);
+
+export function traceOf(name: PresetName, seed: number): Trace {
+  const key = `${name} ${seed}`;
+  const known = made.get(key);
   if (known) return known;
-  const trace = generateTrace(name, { ...presets[name], windows }, seeds[name]);
-  made.set(name, trace);
+  const trace = generateTrace(name, { ...presets[name], windows }, seedOf(name, seed));
+  made.set(key, trace);
   return trace;
+}
+
+/** Traces of a seed that is done with. */
+export function forgetTraces(): void {
+  made.clear();
 }
 
 /** As a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */

@@ -25,8 +25,8 @@ interface Versus {
 }
 
 /** Out-of-sample balance of incremental against EPLB at every step: at least EPLB + margin with at most copies of its copies. */
-async function versusEplb({ row, preset, cluster, margin, copies, split }: Versus): Promise<Row> {
-  const trace = traceOf(preset);
+async function versusEplb(seed: number, { row, preset, cluster, margin, copies, split }: Versus): Promise<Row> {
+  const trace = traceOf(preset, seed);
   const slots = cluster.slots ?? 2;
   const ours = await simulated("incremental", { trace, ...cluster, ...(split ? { split } : {}) });
   const eplb = await simulated("eplb", { trace, ranks: cluster.ranks, slots, forecast: "last", ...(split ? { split } : {}) });
@@ -42,8 +42,8 @@ async function versusEplb({ row, preset, cluster, margin, copies, split }: Versu
 }
 
 /** What a cluster reaches with its own settings: shares that hold, least gain, noise and budget of a deployment's defaults. */
-async function asShipped(row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
-  const ours = await simulated("incremental", { trace: traceOf(preset), ...cluster, ...shipped });
+async function asShipped(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
+  const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...shipped });
   return {
     row,
     what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : cluster.slots}, as a cluster plans by default`,
@@ -53,8 +53,8 @@ async function asShipped(row: string, preset: PresetName, cluster: Cluster): Pro
   };
 }
 
-async function heterogeneousInSample(): Promise<Row> {
-  const trace = traceOf("dsv3_drift");
+async function heterogeneousInSample(seed: number): Promise<Row> {
+  const trace = traceOf("dsv3_drift", seed);
   const cluster = { ranks: 144, slotsTotal: 116 };
   const ours = ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers);
   const even = { ranks: 144, slots: 2 };
@@ -69,8 +69,8 @@ async function heterogeneousInSample(): Promise<Row> {
   };
 }
 
-async function budgeted(): Promise<Row> {
-  const ours = await simulated("incremental", { trace: traceOf("dsv3_drift"), ranks: 32, slots: 9, budgetCopies: 64 });
+async function budgeted(seed: number): Promise<Row> {
+  const ours = await simulated("incremental", { trace: traceOf("dsv3_drift", seed), ranks: 32, slots: 9, budgetCopies: 64 });
   return {
     row: "6",
     what: "dsv3_drift EP32x9, at most 64 copies a step",
@@ -80,8 +80,8 @@ async function budgeted(): Promise<Row> {
   };
 }
 
-async function speeds(row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
-  const trace = traceOf(preset);
+async function speeds(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
+  const trace = traceOf(preset, seed);
   const ours = balance(ratios(trace, 0, cluster, planFresh(inputOf(trace, 0, cluster)).layers));
   const eplb = balance(ratios(trace, 0, cluster, (await policies.eplb.plan(inputOf(trace, 0, cluster))).layers, "equal"));
   return {
@@ -93,8 +93,8 @@ async function speeds(row: string, preset: PresetName, cluster: Cluster): Promis
   };
 }
 
-async function versusHecate(row: string, preset: PresetName, part: number): Promise<Row> {
-  const trace = traceOf(preset);
+async function versusHecate(seed: number, row: string, preset: PresetName, part: number): Promise<Row> {
+  const trace = traceOf(preset, seed);
   const ours = await simulated("incremental", { trace, ranks: 32, slots: 9 });
   // The same memory, over all layers, as its sharding wants it.
   const memory = { ranks: 32, slotsTotal: 9 * trace.layers };
@@ -125,8 +125,8 @@ interface Exactly {
   readonly window: number;
 }
 
-async function versusExact({ row, cluster, window }: Exactly): Promise<Row> {
-  const trace = traceOf("mixtral_32x8");
+async function versusExact(seed: number, { row, cluster, window }: Exactly): Promise<Row> {
+  const trace = traceOf("mixtral_32x8", seed);
   const input = inputOf(trace, window, cluster);
   const current = window > 0 ? planFresh(inputOf(trace, window - 1, cluster)).layers : undefined;
   const ours = ratios(trace, window, cluster, planIncremental({ ...input, current }).layers);
@@ -153,9 +153,9 @@ async function versusExact({ row, cluster, window }: Exactly): Promise<Row> {
 const warmUp = 14;
 
 /** `most` copies a step: the requirement; without one, what a cluster makes of noise, which it is told only a part of. */
-async function stationary(row: string, cluster: Cluster, most?: number): Promise<Row> {
-  const { layers, experts } = traceOf("dsv3_drift");
-  const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift"), 0) }, warmUp + 20, 200_000, 11);
+async function stationary(seed: number, row: string, cluster: Cluster, most?: number): Promise<Row> {
+  const { layers, experts } = traceOf("dsv3_drift", seed);
+  const trace = stationaryTrace({ layers, experts, load: windowOf(traceOf("dsv3_drift", seed), 0) }, warmUp + 20, 200_000, 10 + seed);
   const plans: Layers[] = [];
   const results = await simulate({
     trace,
@@ -203,8 +203,8 @@ function thereAndBack(plans: readonly Layers[]): number {
 
 const lostRank = 7;
 
-function podLoss(): Row {
-  const trace = traceOf("dsv3_drift");
+function podLoss(seed: number): Row {
+  const trace = traceOf("dsv3_drift", seed);
   const cluster = { ranks: 32, slots: 9 };
   const input = inputOf(trace, 0, cluster);
   const { layers } = planFresh(input);
@@ -248,29 +248,31 @@ function bystanders(before: Layers, after: Layers): { gained: number; gaveWay: n
   return { gained, gaveWay };
 }
 
-export const qualityRows: Readonly<Record<string, () => Promise<Row> | Row>> = {
-  1: () => versusEplb({ row: "1", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.003, copies: 30 }),
-  2: () => versusEplb({ row: "2", preset: "dsv3_burst", cluster: { ranks: 64, slots: 5 }, margin: 0, copies: 10 }),
-  3: () => versusEplb({ row: "3", preset: "qwen3_94x128", cluster: { ranks: 32, slots: 5 }, margin: 0.01, copies: 20 }),
-  4: () => versusEplb({ row: "4", preset: "dsv3_drift", cluster: { ranks: 144, slots: 2 }, margin: -0.025, copies: 10 }),
+export const qualityRows: Readonly<Record<string, (seed: number) => Promise<Row> | Row>> = {
+  1: (seed) => versusEplb(seed, { row: "1", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.003, copies: 30 }),
+  2: (seed) => versusEplb(seed, { row: "2", preset: "dsv3_burst", cluster: { ranks: 64, slots: 5 }, margin: 0, copies: 10 }),
+  3: (seed) => versusEplb(seed, { row: "3", preset: "qwen3_94x128", cluster: { ranks: 32, slots: 5 }, margin: 0.01, copies: 20 }),
+  4: (seed) => versusEplb(seed, { row: "4", preset: "dsv3_drift", cluster: { ranks: 144, slots: 2 }, margin: -0.025, copies: 10 }),
   "5a": heterogeneousInSample,
-  "5b": () => versusEplb({ row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, copies: 15 }),
-  "1s": () => asShipped("1s", "dsv3_drift", { ranks: 32, slots: 9 }),
-  "2s": () => asShipped("2s", "dsv3_burst", { ranks: 64, slots: 5 }),
-  "3s": () => asShipped("3s", "qwen3_94x128", { ranks: 32, slots: 5 }),
-  "4s": () => asShipped("4s", "dsv3_drift", { ranks: 144, slots: 2 }),
-  "5s": () => asShipped("5s", "dsv3_drift", { ranks: 144, slotsTotal: 116 }),
+  "5b": (seed) =>
+    versusEplb(seed, { row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, copies: 15 }),
+  "1s": (seed) => asShipped(seed, "1s", "dsv3_drift", { ranks: 32, slots: 9 }),
+  "2s": (seed) => asShipped(seed, "2s", "dsv3_burst", { ranks: 64, slots: 5 }),
+  "3s": (seed) => asShipped(seed, "3s", "qwen3_94x128", { ranks: 32, slots: 5 }),
+  "4s": (seed) => asShipped(seed, "4s", "dsv3_drift", { ranks: 144, slots: 2 }),
+  "5s": (seed) => asShipped(seed, "5s", "dsv3_drift", { ranks: 144, slotsTotal: 116 }),
   6: budgeted,
-  "7a": () => speeds("7a", "qwen3_48x128", { ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
-  "7b": () => speeds("7b", "dsv3_drift", { ranks: 32, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
-  "8a": () => versusHecate("8a", "dsv3_drift", 6),
-  "8b": () => versusHecate("8b", "dsv3_burst", 2),
-  "9a": () => versusExact({ row: "9a", cluster: { ranks: 8, slots: 2 }, window: 0 }),
-  "9b": () => versusExact({ row: "9b", cluster: { ranks: 4, slots: 3 }, window: 0 }),
-  "9c": () => versusExact({ row: "9c", cluster: { ranks: 8, slots: 2 }, window: 1 }),
-  "10a": () => stationary("10a", { ranks: 32, slots: 9 }, 0),
-  "10b": () => stationary("10b", { ranks: 144, slots: 2 }, 5),
-  "10s": () => stationary("10s", { ranks: 32, slots: 9 }),
+  "7a": (seed) => speeds(seed, "7a", "qwen3_48x128", { ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
+  "7b": (seed) => speeds(seed, "7b", "dsv3_drift", { ranks: 32, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
+  "8a": (seed) => versusHecate(seed, "8a", "dsv3_drift", 6),
+  "8b": (seed) => versusHecate(seed, "8b", "dsv3_burst", 2),
+  "9a": (seed) => versusExact(seed, { row: "9a", cluster: { ranks: 8, slots: 2 }, window: 0 }),
+  "9b": (seed) => versusExact(seed, { row: "9b", cluster: { ranks: 4, slots: 3 }, window: 0 }),
+  "9c": (seed) => versusExact(seed, { row: "9c", cluster: { ranks: 8, slots: 2 }, window: 1 }),
+  "10a": (seed) => stationary(seed, "10a", { ranks: 32, slots: 9 }, 0),
+  "10b": (seed) => stationary(seed, "10b", { ranks: 144, slots: 2 }, 5),
+  "10s": (seed) => stationary(seed, "10s", { ranks: 32, slots: 9 }),
   13: podLoss,
-  15: () => versusEplb({ row: "15", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.02, copies: 5, split: "equal" }),
+  15: (seed) =>
+    versusEplb(seed, { row: "15", preset: "dsv3_drift", cluster: { ranks: 32, slots: 9 }, margin: -0.02, copies: 5, split: "equal" }),
 };

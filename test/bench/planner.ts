@@ -1,15 +1,16 @@
-// `npm run bench -- planner`: the planner's acceptance table on generated traces of fixed seeds, with the in-repo EPLB and the
-// exact optimum as baselines; planning times, their growth, many deployments; hops of the affinity policies.
+// `npm run bench -- planner`: the planner's acceptance table on generated traces, with the in-repo EPLB and the exact optimum as
+// baselines; planning times, their growth, many deployments; hops of the affinity policies. On any number of seeds.
 import { AppError } from "../../crds/common.ts";
 import { freshRows } from "./planner-fresh.ts";
 import { hopsTable, solverRows } from "./planner-hops.ts";
-import type { Row } from "./planner-kit.ts";
+import { forgetTraces, type Row } from "./planner-kit.ts";
+import { manyDeployments } from "./planner-many.ts";
 import { qualityRows } from "./planner-quality.ts";
-import { growthTable, manyDeployments, replanRows, splitRow } from "./planner-times.ts";
+import { growthTable, replanRows, splitRow } from "./planner-times.ts";
 
-const groups: Readonly<Record<string, () => Promise<readonly object[]>>> = {
+const groups: Readonly<Record<string, (seed: number) => Promise<readonly object[]>>> = {
   11: replanRows,
-  12: async () => [await splitRow()],
+  12: async (seed) => [await splitRow(seed)],
   many: manyDeployments,
   solver: solverRows,
   growth: growthTable,
@@ -17,29 +18,64 @@ const groups: Readonly<Record<string, () => Promise<readonly object[]>>> = {
   fresh: freshRows,
 };
 
-/** Names of rows or groups to run; none = all. */
-export async function plannerBench(args: readonly string[]): Promise<readonly object[]> {
-  const wanted = args.filter((arg) => !arg.startsWith("-"));
+const seedMax = 1_000_000;
+
+interface Wanted {
+  readonly rows: (name: string) => boolean;
+  readonly seeds: readonly number[];
+}
+
+/** Names of rows or groups to run, none = all; --seed N or --seeds A,B or A-B. */
+function wantedOf(args: readonly string[]): Wanted {
+  const names: string[] = [];
+  let seeds: readonly number[] = [1];
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i] as string;
+    if (!arg.startsWith("-")) names.push(arg);
+    else if (arg === "--seed" || arg === "--seeds") seeds = seedsOf(arg, args[++i]);
+    else throw new AppError(`no option ${arg}; there are --seed, --seeds`, { code: "InvalidOption" });
+  }
   const answersTo = (name: string): string[] => [name, name.replace(/[a-z]$/, "")];
   const known = new Set([...Object.keys(qualityRows).flatMap(answersTo), ...Object.keys(groups)]);
-  const unknown = wanted.filter((name) => !known.has(name));
+  const unknown = names.filter((name) => !known.has(name));
   if (unknown.length > 0) throw new AppError(`no row ${unknown.join(", ")}; there are ${[...known].join(", ")}`, { code: "InvalidOption" });
-  const wants = (name: string): boolean => wanted.length === 0 || answersTo(name).some((answer) => wanted.includes(answer));
-  const table: Row[] = [];
-  const tables: (readonly object[])[] = [];
-  for (const [name, run] of Object.entries(qualityRows)) {
-    if (!wants(name)) continue;
-    const row = await run();
-    process.stderr.write(
-      `${row.ok === true ? "ok  " : row.ok === false ? "MISS" : "    "} ${row.row}: ${row.what}: ${row.measured} (must: ${row.required})\n`,
-    );
-    table.push(row);
+  return { rows: (name) => names.length === 0 || answersTo(name).some((answer) => names.includes(answer)), seeds };
+}
+
+function seedsOf(option: string, text = ""): readonly number[] {
+  const [first = Number.NaN, last = first] = (/^\d+-\d+$/.test(text) ? text.split("-") : [text]).map(Number);
+  const seeds = /^\d+(-\d+)?$/.test(text)
+    ? Array.from({ length: Math.min(100, Math.max(0, last - first + 1)) }, (_, i) => first + i)
+    : text.split(",").map(Number);
+  if (seeds.length === 0 || seeds.some((seed) => !Number.isInteger(seed) || seed < 1 || seed > seedMax))
+    throw new AppError(`${option}: "${text}" is no seed from 1 to ${seedMax}, list such as 1,5 or range such as 1-3`, {
+      code: "InvalidOption",
+    });
+  return seeds;
+}
+
+export async function plannerBench(args: readonly string[]): Promise<readonly object[]> {
+  const wanted = wantedOf(args);
+  const rows: object[] = [];
+  for (const seed of wanted.seeds) {
+    for (const [name, run] of Object.entries(qualityRows)) {
+      if (wanted.rows(name)) rows.push(told({ ...(await run(seed)), seed }));
+    }
+    for (const [name, run] of Object.entries(groups)) {
+      if (wanted.rows(name)) rows.push(...(await run(seed)).map((row) => told({ ...row, seed })));
+    }
+    forgetTraces();
   }
-  for (const [name, run] of Object.entries(groups)) {
-    if (!wants(name)) continue;
-    const rows = await run();
-    tables.push(rows);
-    for (const row of rows) process.stderr.write(`${JSON.stringify(row)}\n`);
-  }
-  return [...table, ...tables.flat()];
+  return rows;
+}
+
+/** To standard error as soon as it is known: all rows take minutes. */
+function told<T extends object>(row: T): T {
+  process.stderr.write(`${"measured" in row ? sentence(row as unknown as Row) : JSON.stringify(row)}\n`);
+  return row;
+}
+
+function sentence({ row, seed, what, measured, required, ok }: Row): string {
+  const mark = ok === true ? "ok  " : ok === false ? "MISS" : "    ";
+  return `${mark} ${row} (seed ${seed}): ${what}: ${measured} (must: ${required})`;
 }

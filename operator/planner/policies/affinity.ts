@@ -7,7 +7,7 @@ import { type Chain, crossing, type Places } from "../search/chain.ts";
 import { type Aim, withinBudget } from "../search/within-budget.ts";
 
 /** A target is followed only if it saves this part of the present hops. */
-const worthwhile = 0.02;
+const worthwhile = 0.015;
 
 /** Transitions from expert i of a layer to expert j of the next; 0 where none are known. */
 export function expertFlow(problem: Problem): (layer: number, i: number, j: number) => number {

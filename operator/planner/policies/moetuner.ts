@@ -1,11 +1,11 @@
 // MoETuner (arXiv 2502.06643): per layer, clusters of experts of equal size with even load (first program), then
 // clusters to ranks so that tokens stay on a rank from layer to layer (second program). Small layers are clustered by
-// HiGHS, larger ones by longest-first packing and exchanges. The paper leaves cluster sizes open; equal sizes are the
+// HiGHS, larger ones by longest-first packing and exchanges, from random starts too. The paper leaves cluster sizes open; equal sizes are the
 // fix it needs.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { fitsMemory, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
-import { seeded } from "../random.ts";
+import { type Random, seeded } from "../random.ts";
 import { homesStay } from "../repair.ts";
 import { type Places, placeChain, seats } from "../search/chain.ts";
 import { withinBudget } from "../search/within-budget.ts";
@@ -18,7 +18,10 @@ const solverNodes = 300;
 const solverGap = 5e-3;
 /** A clustering as even as this is not worth a solver run. */
 const evenEnough = 0.01;
-const restarts = 24;
+/** Clusters of a small model are placed from more starts, and searched further. */
+const small = { starts: 12, kicks: 1200 };
+const large = { starts: 1, kicks: 60 };
+const smallClusters = 16;
 
 export const moetuner: PlacementPolicy = {
   name: "moetuner",
@@ -33,7 +36,8 @@ async function planMoetuner(input: PlanInput): Promise<PlanOutput> {
   const problem = toProblem(input);
   if (someUnhosted(problem)) return homesStay(input, "memory does not hold every expert");
   const clusters: Places = [];
-  for (let l = 0; l < problem.L; l++) clusters.push(await cluster(layerDemand(problem, l), problem.G));
+  const random = seeded(input.seed ?? 1);
+  for (let l = 0; l < problem.L; l++) clusters.push(await cluster(layerDemand(problem, l), problem.G, random));
   const places = placeClusters(problem, clusters);
   if (input.transitions) return affinityPlan(problem, places);
   const target = places.map((layer) => layer.map((g) => [g]));
@@ -44,8 +48,8 @@ async function planMoetuner(input: PlanInput): Promise<PlanOutput> {
 }
 
 /** Cluster of each expert: sizes differ by at most one, sum of |load - mean| least. */
-async function cluster(demand: Float64Array, clusters: number): Promise<number[]> {
-  const packed = exchange(demand, pack(demand, clusters), clusters);
+async function cluster(demand: Float64Array, clusters: number, random: Random): Promise<number[]> {
+  const packed = exchanged(demand, clusters, random);
   if (demand.length * clusters > solverCellsMax || unevenness(demand, packed, clusters) < evenEnough) return packed;
   const solved = await solve(clusterProgram(demand, clusters), { nodes: solverNodes, gap: solverGap });
   if (!solved) return packed;
@@ -57,7 +61,7 @@ async function cluster(demand: Float64Array, clusters: number): Promise<number[]
 }
 
 /** First program of MoETuner: which cluster each expert is in, so that the sum over clusters of |load - mean| / mean is least. */
-export function clusterProgram(demand: ArrayLike<number>, clusters: number): Program {
+function clusterProgram(demand: ArrayLike<number>, clusters: number): Program {
   const mean = sum(demand) / clusters || 1;
   const experts = Array.from({ length: demand.length }, (_, e) => e);
   const all = Array.from({ length: clusters }, (_, c) => c);
@@ -75,7 +79,7 @@ export function clusterProgram(demand: ArrayLike<number>, clusters: number): Pro
 }
 
 /** Sum over clusters of |load - mean| / mean: the first program's objective. */
-export function unevenness(demand: ArrayLike<number>, cluster: readonly number[], clusters: number): number {
+function unevenness(demand: ArrayLike<number>, cluster: readonly number[], clusters: number): number {
   const mean = sum(demand) / clusters || 1;
   return clusterLoad(demand, cluster, clusters).reduce((total, load) => total + Math.abs(load - mean) / mean, 0);
 }
@@ -89,7 +93,7 @@ function clusterLoad(demand: ArrayLike<number>, cluster: readonly number[], clus
 }
 
 /** Longest first into the lightest cluster with a seat. */
-export function pack(demand: ArrayLike<number>, clusters: number): number[] {
+function pack(demand: ArrayLike<number>, clusters: number): number[] {
   const left = new Array<number>(clusters).fill(0);
   for (const c of seats(demand.length, clusters)) left[c] = (left[c] as number) + 1;
   const load = new Float64Array(clusters);
@@ -103,6 +107,34 @@ export function pack(demand: ArrayLike<number>, clusters: number): number[] {
     load[best] = (load[best] as number) + (demand[e] as number);
   }
   return cluster;
+}
+
+/** Random starts of exchanges for a layer, and the work of all of them, in pairs of experts: large layers have few. */
+const exchangeStarts = 200;
+const exchangeWork = 2e5;
+
+/** Exchanges from the packing, then from random clusters until they are even enough; the most even are returned. */
+function exchanged(demand: Float64Array, clusters: number, random: Random): number[] {
+  let best = exchange(demand, pack(demand, clusters), clusters);
+  let least = unevenness(demand, best, clusters);
+  const starts = Math.min(exchangeStarts, Math.floor(exchangeWork / demand.length ** 2));
+  const start = seats(demand.length, clusters);
+  for (let n = 0; n < starts && least >= evenEnough; n++) {
+    shuffle(start, random);
+    const found = exchange(demand, start, clusters);
+    const uneven = unevenness(demand, found, clusters);
+    if (uneven >= least) continue;
+    best = found;
+    least = uneven;
+  }
+  return best;
+}
+
+function shuffle(row: number[], random: Random): void {
+  for (let i = row.length - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    [row[i], row[j]] = [row[j] as number, row[i] as number];
+  }
 }
 
 const roundsMax = 50;
@@ -151,7 +183,7 @@ function placeClusters(problem: Problem, clusters: Places): Places {
       }
     }
     const chain = { layers: L, items: G, ranks: G, flow: (l: number, i: number, j: number) => between[(l * G + i) * G + j] as number };
-    const ranks = placeChain(chain, undefined, G <= 16 ? restarts : 1, seeded(problem.input.seed ?? 1));
+    const ranks = placeChain(chain, undefined, G <= smallClusters ? small : large, seeded(problem.input.seed ?? 1));
     return clusters.map((layer, l) => layer.map((c) => ranks[l]?.[c] as number));
   }
   if (!homes) return clusters;
@@ -163,7 +195,7 @@ function placeClusters(problem: Problem, clusters: Places): Places {
     });
     const stays = { layers: 2, items: G, ranks: G, flow: (_: number, g: number, c: number) => both[g * G + c] as number };
     const identity = Array.from({ length: G }, (_, g) => g);
-    const ranks = placeChain(stays, [identity, identity], 0, seeded(1));
+    const ranks = placeChain(stays, [identity, identity], { starts: 0, kicks: 0 }, seeded(1));
     const back = new Map((ranks[0] as number[]).map((g, i) => [g, i]));
     return layer.map((c) => back.get(ranks[1]?.[c] as number) ?? c);
   });

@@ -39,6 +39,10 @@ export function polishSmall(problem: Problem, start: Hosts, options: ImproveOpti
     if (worst <= Math.max(target, options.enter, 1 + 2 * (problem.input.noise?.[l] ?? 0))) continue;
     const change = changes[l] as Change;
     spent.add(change, -1);
+    if (spent.movesLeft(problem.input.budget) < 1) {
+      spent.add(change);
+      continue;
+    }
     const search = new SmallSearch({ problem, layer: l, start: layer, used, free0, others: spent, target, theta: options.theta });
     const found = search.run();
     spent.add(found ? changeOf(problem, l, problem.current?.[l] ?? found, found) : change);
@@ -100,12 +104,16 @@ class SmallSearch {
   private readonly demand: Float64Array;
   private readonly old: Hosts[number] | undefined;
   private readonly random: Random;
+  /** Resident bytes that each rank has left with the hosts that the search is at, and what the step in hand would take of them. */
+  private room: Float64Array = new Float64Array(0);
+  private readonly taken: Float64Array;
 
   constructor(options: SmallOptions) {
     this.o = options;
     this.demand = layerDemand(options.problem, options.layer);
     this.old = options.problem.current?.[options.layer];
     this.random = seeded((options.problem.input.seed ?? 1) * 1009 + options.layer);
+    this.taken = new Float64Array(options.problem.G);
   }
 
   /** Better hosts for the layer, or undefined. */
@@ -149,6 +157,7 @@ class SmallSearch {
     let hosts = start;
     let score = this.score(hosts);
     let best = { hosts, score };
+    this.room = this.roomOf(hosts);
     const cooling = (coldest / hot) ** (1 / steps);
     let temperature = hot;
     for (let n = 0; n < steps; n++, temperature *= cooling) {
@@ -158,6 +167,7 @@ class SmallSearch {
       if (value > score && this.random.next() >= Math.exp((score - value) / temperature)) continue;
       hosts = next;
       score = value;
+      for (let g = 0; g < this.taken.length; g++) this.room[g] = (this.room[g] as number) - (this.taken[g] as number);
       if (score < best.score - 1e-9 && this.feasible(hosts)) {
         best = { hosts, score };
         if (score <= this.o.target + 1e-9) break;
@@ -197,7 +207,27 @@ class SmallSearch {
       if (!keepsFloor(this.o.problem, hosts[e] as number[], row)) return undefined;
       next[e] = row;
     }
-    return this.fits(next, changes) ? next : undefined;
+    return this.fits(next, changes) && this.takes(hosts, changes) ? next : undefined;
+  }
+
+  private roomOf(hosts: Hosts[number]): Float64Array {
+    const { problem, layer, used, start } = this.o;
+    const left = used.slice();
+    addBytes(problem, layer, start, left, -1);
+    addBytes(problem, layer, hosts, left, 1);
+    return left.map((bytes, g) => (problem.capacity[g] as number) - bytes);
+  }
+
+  /** Whether every rank that gets more has room for it. Without this most of a full memory's neighbours are priced in vain. */
+  private takes(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
+    const { problem, layer } = this.o;
+    this.taken.fill(0);
+    for (const [e, row] of changes) {
+      const bytes = problem.input.shape.residentBytes[layer * problem.E + e] as number;
+      for (const g of row) this.taken[g] = (this.taken[g] as number) + bytes;
+      for (const g of hosts[e] as number[]) this.taken[g] = (this.taken[g] as number) - bytes;
+    }
+    return this.taken.every((bytes, g) => bytes <= 1e-6 || bytes <= (this.room[g] as number) + 1e-6);
   }
 
   private fits(next: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
