@@ -51,7 +51,7 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
   const whole: PlanInput = { ...input, ...(repaired ? { current: repaired.layers } : {}), ...(moveCost ? { moveCost } : {}) };
   const output = await policy.plan(whole);
   const layers = schedulable(whole, keepFloor(whole, output.layers));
-  assertPlan(whole, layers, repaired ? { unhosted: [...repaired.unhosted, ...repaired.later] } : {});
+  assertPlan(whole, layers, repaired ? { unhosted: repaired.unhosted } : {});
   return { ...output, layers };
 }
 

@@ -85,9 +85,10 @@ export interface Repaired {
 
 /**
  * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new home where the load is
- * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise.
+ * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise. `carriedOut`: this
+ * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old copies.
  */
-export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Repaired {
+export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { carriedOut = false } = {}): Repaired {
   if (isSound(input, current)) return { layers: current, unhosted: [], later: [], changed: false };
   const problem = toProblem({ ...input, current });
   const hosts = problem.current as Hosts;
@@ -100,7 +101,7 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
     });
   });
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
-  const books = new RepairBooks(problem, hosts);
+  const books = new RepairBooks(problem, hosts, carriedOut);
   books.relieve();
   const unhosted: Orphan[] = [];
   const later: Orphan[] = [];
@@ -150,12 +151,14 @@ class RepairBooks {
   private readonly before: Float64Array;
   private readonly incoming: Float64Array[];
   private readonly staging: number;
+  private readonly carriedOut: boolean;
   private readonly load: Float64Array[];
   /** Experts that each rank hosts, per layer. */
   private readonly count: Int32Array[];
 
-  constructor(problem: Problem, hosts: Hosts) {
+  constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
     this.problem = problem;
+    this.carriedOut = carriedOut;
     this.hosts = hosts;
     this.used = usedBytes(problem, hosts);
     this.before = this.used.slice();
@@ -219,6 +222,7 @@ class RepairBooks {
   adopt(layer: number, expert: number): boolean {
     const bytes = this.size(layer, expert);
     const arrives = (g: number): boolean => {
+      if (!this.carriedOut) return true;
       const onItsWay = (this.before[g] as number) + (this.incoming[layer]?.[g] as number) + bytes;
       return onItsWay <= (this.problem.capacity[g] as number) + this.staging + 1e-6;
     };
