@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement } from "../../crds/plan.ts";
 import { notHosted } from "../engine/core/not-hosted.ts";
 import { silentLog } from "../observe/log.ts";
@@ -57,9 +58,11 @@ interface Own {
   /** Whether this rank has it in memory, and room for it. */
   readonly here?: boolean;
   readonly room?: boolean;
+  /** Why a load here fails. */
+  readonly failure?: AppError;
 }
 
-async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], here = false, room = true }: Own = {}) {
+async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], here = false, room = true, failure }: Own = {}) {
   const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
   const peers = new ScriptedPeers({ self, namespace: "n", name: "m", tls: {} as TlsSource, network: grpcNetwork, log: silentLog });
   const members = Object.entries(scripts).map(([rank, script]) => {
@@ -77,6 +80,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
       },
       runOnDemand: async (_layer, _phase, work) => {
         own.push(...work.pairExperts);
+        if (failure) throw failure;
         if (!room) throw notHosted([0], "memory is full");
         return new Float32Array(work.pairExperts.length * hidden).fill(7);
       },
@@ -168,4 +172,24 @@ test("without room here the next rank loads an expert that nobody holds", async 
   await client.dispatch(frame(0));
   assert.deepEqual(own, [0], "asked once");
   assert.deepEqual(asked, [true]);
+});
+
+test("where the store here is damaged or stuck another rank loads the expert; when none can, the frame says why", async () => {
+  for (const code of ["CorruptShard", "Unavailable"]) {
+    const failure = new AppError("the store is damaged", { code });
+    const { client, own } = await rankZero({ 2: rowsFor }, { hosts: [0], failure });
+    assert.deepEqual([...(await client.dispatch(frame(0)))], [7, 7, 7, 7]);
+    assert.deepEqual(own, [0]);
+    const alone = await rankZero({}, { hosts: [0], failure, waitMs: 300 });
+    await assert.rejects(alone.client.dispatch(frame(0)), {
+      code: "ExpertUnavailable",
+      message: /no host for 0.3 s: the store is damaged/,
+    });
+  }
+});
+
+test("an engine that has ended fails the frame at once", async () => {
+  const failure = new AppError("its thread ended", { code: "EngineStopped" });
+  const { client } = await rankZero({ 2: () => assert.fail("asked elsewhere") }, { hosts: [0], failure });
+  await assert.rejects(client.dispatch(frame(0)), { code: "EngineStopped" });
 });

@@ -19,6 +19,8 @@ import type { FrameRunner } from "./serve-frame.ts";
 
 const retryFirstMs = 20;
 const retryMaxMs = 500;
+/** Why an expert could not be loaded for a frame, where another rank may fare better. */
+const loadFailed: ReadonlySet<string> = new Set(["CorruptShard", "Unavailable"]);
 /** Rounds after which what failed is tried again. */
 const roundsRemembered = 4;
 
@@ -61,6 +63,7 @@ export class FrameRun {
   readonly #endsAt: number;
   readonly #attempts = new Attempts();
   readonly #out: Float32Array;
+  #lastError: AppError | undefined;
 
   constructor(options: FrameRunOptions, outbound: Outbound, frame: RemoteFrame, waitMs: number) {
     this.#options = options;
@@ -149,8 +152,11 @@ export class FrameRun {
       return [];
     } catch (caught) {
       const missing = missingExperts(caught);
-      if (missing.length === 0) throw caught;
-      this.#attempts.fail(part, missing);
+      const error = AppError.from(caught);
+      // A store that is damaged or stuck here need not be so elsewhere.
+      if (missing.length === 0 && !(part.onDemand && loadFailed.has(error.code))) throw caught;
+      if (missing.length === 0) this.#lastError = error;
+      this.#attempts.fail(part, missing.length > 0 ? missing : this.#experts(part));
       return part.pairs;
     }
   }
@@ -254,9 +260,11 @@ export class FrameRun {
   }
 
   #unavailable(): AppError {
-    return new AppError(`experts of layer ${this.#frame.layer} had no host for ${this.#waitMs / 1000} s`, {
+    const why = this.#lastError ? `: ${this.#lastError.message}` : "";
+    return new AppError(`experts of layer ${this.#frame.layer} had no host for ${this.#waitMs / 1000} s${why}`, {
       code: "ExpertUnavailable",
       operation: "dispatching",
+      ...(this.#lastError ? { cause: this.#lastError } : {}),
       retry: { afterMs: 1_000 },
     });
   }
