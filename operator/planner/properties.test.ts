@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { LayerPlan } from "../../crds/plan.ts";
+import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { type ClusterSizes, randomClusters } from "../../test/builders/planner-cluster.ts";
@@ -36,16 +37,17 @@ async function planned(policy: PlacementPolicy, input: PlanInput, what: string):
   return layers;
 }
 
-/** Solver runs take most of the time where there are any. */
-const sizes: Readonly<Record<"exact" | "moetuner" | "others", ClusterSizes>> = {
+/** Policies that solve programs or search far get smaller ones. */
+const large: ClusterSizes = { layers: 3, experts: 10, ranks: 14 };
+const sizes: Readonly<Partial<Record<PolicyName, ClusterSizes>>> = {
   exact: { layers: 2, experts: 5, ranks: 4 },
-  moetuner: { layers: 2, experts: 8, ranks: 12 },
-  others: { layers: 3, experts: 10, ranks: 14 },
+  moetuner: { layers: 2, experts: 6, ranks: 6 },
+  exflow: { layers: 3, experts: 6, ranks: 8 },
 };
 
 for (const policy of Object.values(policies) as PlacementPolicy[]) {
   const least = policy.name === "exact" ? 300 : 1000;
-  const most = policy.name === "exact" || policy.name === "moetuner" ? sizes[policy.name] : sizes.others;
+  const most = sizes[policy.name] ?? large;
   test(`${policy.name}: plans of ${least} random clusters keep the contract, at first, after losses and after their return`, async () => {
     let judged = 0;
     const property = fc.asyncProperty(randomClusters(most), async (c) => {
