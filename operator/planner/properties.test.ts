@@ -38,8 +38,9 @@ async function planned(policy: PlacementPolicy, input: PlanInput, what: string):
 }
 
 /** Policies that solve programs or search far get smaller ones. */
-const large: ClusterSizes = { layers: 3, experts: 10, ranks: 14 };
+const large: ClusterSizes = { layers: 5, experts: 20, ranks: 20 };
 const sizes: Readonly<Partial<Record<PolicyName, ClusterSizes>>> = {
+  incremental: { layers: 3, experts: 10, ranks: 14 },
   exact: { layers: 2, experts: 5, ranks: 4 },
   moetuner: { layers: 2, experts: 6, ranks: 6 },
   exflow: { layers: 3, experts: 6, ranks: 8 },
@@ -59,6 +60,7 @@ for (const policy of Object.values(policies) as PlacementPolicy[]) {
       // One copy of each comes before two of some.
       assert.deepEqual(planViolations({ ...lost, minCopies: 1 }, repaired), [], "repair");
       assert.deepEqual(planViolations({ ...lost, current: repaired }, repaired), [], "repair leaves no room unused");
+      assert.equal(repairPlan({ ...lost, current: repaired }, repaired).changed, false, "repair is not repeated");
       const second = await planned(policy, { ...lost, current: repaired }, "after losses");
       assertStep({ ...lost, current: repaired }, second, "after losses");
       const third = (await makePlan(policy, { ...c.after, current: second })).layers;
