@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
+import { layerBytes } from "./index.ts";
 import { type PlanInput, type RankSpec, unlimited } from "./policy.ts";
-import { repairPlan } from "./repair.ts";
+import { bytesByRank } from "./problem.ts";
+import { orphans, repairPlan } from "./repair.ts";
 
 function inputOf(experts: number, ranks: readonly Partial<RankSpec>[], more: Partial<PlanInput> = {}): PlanInput {
   const bytes = new Float64Array(experts).fill(1);
@@ -32,6 +34,26 @@ test("where every slot is taken, a copy of the same layer makes room for a lost 
   assert.deepEqual(unhosted, []);
   assert.equal(layers[1], cold, "the other layer's copies are of no use");
   for (const g of [0, 1]) assert.ok((layers[0]?.hosts.filter((row) => row.includes(g)).length ?? 3) <= 2);
+});
+
+test("two lost experts go into the places of two copies of one rank one after the other: there is room for one on its way", () => {
+  // Both ranks are full but for the staging slot; copies of 0 and 1 are on rank 0 and could leave it.
+  const ranks = [{ budgetBytes: 5 }, { budgetBytes: 5 }, { state: "dead" as const }];
+  const current = layer([[1, 0], [1, 0], [0], [0], [1], [1], [2], [2]]);
+  const budget = new Map(ranks.map((rank, g) => [g, rank.budgetBytes ?? 0]));
+  let layers: readonly LayerPlan[] = current;
+  const plans = [];
+  for (let round = 0; round < 3; round++) {
+    const input = inputOf(8, ranks, { current: layers });
+    const repaired = repairPlan(input, layers, { carriedOut: true });
+    const incoming = layerBytes(input.shape, layers, repaired.layers)[0]?.incoming ?? new Map();
+    for (const [rank, bytes] of incoming) assert.ok((bytesByRank(input.shape, layers).get(rank) ?? 0) + bytes <= (budget.get(rank) ?? 0));
+    plans.push([repaired.unhosted.length, repaired.later.length, repaired.changed]);
+    layers = repaired.layers;
+  }
+  assert.ok(plans.every(([unhosted]) => unhosted === 0));
+  assert.deepEqual(plans.at(-1), [0, 0, false], "in the end every expert has a home");
+  assert.deepEqual(orphans(inputOf(8, ranks), layers), []);
 });
 
 test("a rank that computes nothing is given no lost expert, not even in the place of a copy", () => {

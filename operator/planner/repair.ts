@@ -69,19 +69,27 @@ function mostFree(problem: Problem, used: Float64Array, fits: (g: number) => boo
   return best;
 }
 
+interface Orphan {
+  readonly layer: number;
+  readonly expert: number;
+}
+
 export interface Repaired {
   readonly layers: readonly LayerPlan[];
   /** Experts for which no rank has room: they keep their lost home and are loaded on demand. */
-  readonly unhosted: readonly { readonly layer: number; readonly expert: number }[];
+  readonly unhosted: readonly Orphan[];
+  /** Experts that find room once this plan is done: more do not fit beside the old ones on their way. They too keep their home. */
+  readonly later: readonly Orphan[];
   readonly changed: boolean;
 }
 
 /**
  * Takes hosts on dead and draining ranks out of `current`; experts left without one get a new home where the load is
- * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise.
+ * lowest among ranks with room, the hottest first, evicting redundant copies only if there is no room otherwise. `carriedOut`: this
+ * is the plan that is carried out, and not what another is made from: it brings a layer no more than fits beside the old copies.
  */
-export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Repaired {
-  if (isSound(input, current)) return { layers: current, unhosted: [], changed: false };
+export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { carriedOut = false } = {}): Repaired {
+  if (isSound(input, current)) return { layers: current, unhosted: [], later: [], changed: false };
   const problem = toProblem({ ...input, current });
   const hosts = problem.current as Hosts;
   const orphans: { layer: number; expert: number; demand: number }[] = [];
@@ -93,9 +101,12 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
     });
   });
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
-  const books = new RepairBooks(problem, hosts);
+  const books = new RepairBooks(problem, hosts, carriedOut);
   books.relieve();
-  const unhosted = problem.G === 0 ? orphans : books.adoptAll(orphans);
+  const left = problem.G === 0 ? orphans : books.adoptAll(orphans);
+  const unhosted: Orphan[] = [];
+  const later: Orphan[] = [];
+  for (const { layer, expert } of left) (problem.G > 0 && books.hasRoom(layer, expert) ? later : unhosted).push({ layer, expert });
   const layers = current.map((layer, l) => {
     if (!touched.has(l) && !books.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
@@ -104,7 +115,8 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[]): Rep
   });
   return {
     layers,
-    unhosted: unhosted.map(({ layer, expert }) => ({ layer, expert })),
+    unhosted,
+    later,
     changed: layers.some((layer, l) => layer !== current[l]),
   };
 }
@@ -119,26 +131,37 @@ function isSound(input: PlanInput, current: readonly LayerPlan[]): boolean {
 }
 
 /** Experts of a placement that no active rank hosts. */
-export function orphans(input: PlanInput, layers: readonly LayerPlan[]): { layer: number; expert: number }[] {
+export function orphans(input: PlanInput, layers: readonly LayerPlan[]): Orphan[] {
   const active = new Set(input.ranks.filter((rank) => rank.state === "active").map((rank) => rank.rank));
   return layers.flatMap((layer, l) =>
     layer.hosts.flatMap((hosts, expert) => (hosts.some((rank) => active.has(rank)) ? [] : [{ layer: l, expert }])),
   );
 }
 
+const anywhere = (): boolean => true;
+
 class RepairBooks {
   readonly evicted = new Set<number>();
   private readonly problem: Problem;
   private readonly hosts: Hosts;
   private readonly used: Float64Array;
+  /** What ranks hold until layers of this plan are done, and what each layer brings them beside it. */
+  private readonly before: Float64Array;
+  private readonly incoming: Float64Array[];
+  private readonly staging: number;
+  private readonly carriedOut: boolean;
   private readonly load: Float64Array[];
   /** Experts that each rank hosts, per layer. */
   private readonly count: Int32Array[];
 
-  constructor(problem: Problem, hosts: Hosts) {
+  constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
     this.problem = problem;
+    this.carriedOut = carriedOut;
     this.hosts = hosts;
     this.used = usedBytes(problem, hosts);
+    this.before = this.used.slice();
+    this.incoming = hosts.map(() => new Float64Array(problem.G));
+    this.staging = stagingBytes(problem.input.shape);
     this.count = hosts.map((layer) => {
       const count = new Int32Array(problem.G);
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
@@ -206,8 +229,15 @@ class RepairBooks {
 
   private adopt(layer: number, expert: number): boolean {
     const bytes = this.size(layer, expert);
-    const g = this.coldest(layer, bytes) ?? this.makeRoom(layer, bytes);
+    const arrives = (g: number): boolean => {
+      if (!this.carriedOut) return true;
+      const onItsWay = (this.before[g] as number) + (this.incoming[layer]?.[g] as number) + bytes;
+      return onItsWay <= (this.problem.capacity[g] as number) + this.staging + 1e-6;
+    };
+    const g = this.coldest(layer, bytes, arrives) ?? this.makeRoom(layer, bytes, arrives);
     if (g === undefined) return false;
+    const incoming = this.incoming[layer] as Float64Array;
+    incoming[g] = (incoming[g] as number) + bytes;
     this.hosts[layer]?.[expert]?.push(g);
     this.used[g] = (this.used[g] as number) + bytes;
     const count = this.count[layer] as Int32Array;
@@ -217,8 +247,14 @@ class RepairBooks {
     return true;
   }
 
+  /** Is there a place for it, whatever is on its way now? */
+  hasRoom(layer: number, expert: number): boolean {
+    const bytes = this.size(layer, expert);
+    return this.coldest(layer, bytes, anywhere) !== undefined || this.coldestCopy(layer, bytes, anywhere) !== undefined;
+  }
+
   /** Least loaded rank of the layer with room; equal loads: most free bytes. */
-  private coldest(layer: number, bytes: number): number | undefined {
+  private coldest(layer: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
     const { problem, used } = this;
     const load = this.load[layer] as Float64Array;
     let best: number | undefined;
@@ -226,7 +262,7 @@ class RepairBooks {
     for (let g = 0; g < problem.G; g++) {
       const speed = problem.speed[g] as number;
       if (speed <= 0 || (used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
-      if ((this.count[layer]?.[g] as number) >= problem.slotCap) continue;
+      if ((this.count[layer]?.[g] as number) >= problem.slotCap || !arrives(g)) continue;
       const level = (load[g] as number) / speed;
       const better = best === undefined || level < least || (level === least && (used[g] as number) < (used[best] as number));
       if (!better) continue;
@@ -236,21 +272,26 @@ class RepairBooks {
     return best;
   }
 
-  /** Drops the coldest redundant copy whose rank may then take so many bytes, and one more expert of the layer. */
-  private makeRoom(wanted: number, bytes: number): number | undefined {
-    let found: { layer: number; expert: number; rank: number; rows: number } | undefined;
+  private makeRoom(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
+    const found = this.coldestCopy(wanted, bytes, arrives);
+    if (!found) return undefined;
+    this.drop(found.layer, found.expert, found.rank);
+    return found.rank;
+  }
+
+  /** The coldest redundant copy whose rank may take so many bytes, and one more expert of the layer, in its place. */
+  private coldestCopy(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
+    let found: (Orphan & { readonly rank: number; readonly rows: number }) | undefined;
     this.hosts.forEach((layer, l) => {
       const demand = layerDemand(this.problem, l);
       layer.forEach((row, expert) => {
         const rows = (demand[expert] as number) / row.length;
         if (row.length < 2 || (found && rows >= found.rows)) return;
-        const rank = row.find((g) => this.takes(g, wanted, bytes, { layer: l, expert }));
+        const rank = row.find((g) => arrives(g) && this.takes(g, wanted, bytes, { layer: l, expert }));
         if (rank !== undefined) found = { layer: l, expert, rank, rows };
       });
     });
-    if (!found) return undefined;
-    this.drop(found.layer, found.expert, found.rank);
-    return found.rank;
+    return found as (Orphan & { readonly rank: number }) | undefined;
   }
 
   /** May this rank take one more expert of a layer when a copy of another has left it? */

@@ -172,7 +172,7 @@ export class Steps {
     const { balance, world } = this.parts.seen;
     if (!balance || !committed) return done;
     const input: PlanInput = { ...balance.input(facts), budget: unlimited };
-    const { layers, unhosted, changed } = repairPlan(input, committed.layers);
+    const { layers, unhosted, later, changed } = repairPlan(input, committed.layers, { carriedOut: true });
     if (intent.kind === "drain" && unhosted.length > 0) {
       const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank or keep replicas`;
       for (const rank of intent.ranks) this.parts.drains.blocked.set(rank, message);
@@ -183,7 +183,7 @@ export class Steps {
       this.parts.ports.event(world, "Warning", "ExpertsUnhosted", message);
     }
     if (!changed) return settled;
-    this.making(intent.kind, () => assertPlan(input, layers, { unhosted }));
+    this.making(intent.kind, () => assertPlan(input, layers, { unhosted: [...unhosted, ...later] }));
     balance.forgetHistory();
     const reason = intent.kind === "drain" ? `ranks ${intent.ranks.join(", ")} leave` : `ranks ${intent.lost.join(", ")} are lost`;
     return onceOnly(await this.parts.carrier.run({ kind: intent.kind, layers, reason, parent: committed, input }, facts));

@@ -11,7 +11,7 @@ import { TransferPace } from "./transfer-pace.ts";
 
 const hidden = 2;
 
-function runner(slots: number) {
+function runner(slots: number, wanted: readonly number[] = []) {
   let ms = 0;
   const held = new Set<number>();
   const counted: string[] = [];
@@ -29,6 +29,7 @@ function runner(slots: number) {
   const materializer = new Materializer({ engine, residents, shards, pace: new TransferPace({ onChange: () => {} }), log: silentLog });
   const frames = new FrameRunner({
     ...{ engine, materializer, hidden, sourcesOf: () => [], giveWay: () => undefined },
+    wanted: (_layer, expert) => wanted.includes(expert),
     onDemandLoad: (result) => void counted.push(result),
   });
   const ask = (...experts: number[]) => {
@@ -56,6 +57,14 @@ test("an expert loaded on demand is in use as long as frames hit it, and idle af
   assert.deepEqual(counted, ["ok"], "loaded once");
   pass(10_000);
   assert.ok(!residents.pressed());
+});
+
+test("an expert that the plan wants here stays, although a frame has brought it", async () => {
+  const { residents, ask } = runner(2, [3]);
+  await ask(3);
+  for (const other of [4, 5, 6]) await ask(other);
+  assert.ok(residents.isResident(0, 3));
+  assert.equal(residents.stagedCount(), 1);
 });
 
 test("memory full of what the plan wants is told at once, with every expert that is not here", async () => {

@@ -19,6 +19,8 @@ export interface FrameRunnerOptions {
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
   /** Planned experts that may give way to this one; undefined where another rank is to have it. */
   readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
+  /** Does the plan want it here, whatever brought it? */
+  readonly wanted: (layer: number, expert: number) => boolean;
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
@@ -63,12 +65,16 @@ export class FrameRunner {
   }
 
   async #runOne(layer: number, phase: Phase, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
-    const { materializer, sourcesOf, giveWay, onDemandLoad } = this.#options;
+    const { materializer, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident(layer, expert);
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
     const ways = giveWay(layer, expert);
     try {
-      const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => this.run(layer, phase, work));
+      const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
+        // What the plan wants here stays until the plan lets it go: sources may route by it until they have drained.
+        if (wanted(layer, expert)) materializer.residents.admit(layer, expert, "planned");
+        return this.run(layer, phase, work);
+      });
       if (!wasHere) onDemandLoad("ok");
       return rows;
     } catch (caught) {

@@ -10,6 +10,7 @@ import { toSender } from "../wire/mapping.ts";
 import type { Peers } from "./peers.ts";
 import { chunkBytesMax } from "./shard-server.ts";
 import { SharedTime, type Timed } from "./shared-time.ts";
+import type { StoreReads } from "./store-reads.ts";
 
 export interface FetchOptions {
   readonly layer: number;
@@ -39,14 +40,22 @@ const stallMs = 5_000;
 
 export class ShardClient {
   readonly #peers: Peers;
-  readonly #store: ModelStore;
+  readonly #store: Pick<ModelStore, "index">;
+  readonly #reads: StoreReads;
   readonly #codec: CodecName;
   readonly #report: (outcome: FetchOutcome) => void;
   readonly #time = new SharedTime(() => performance.now());
 
-  constructor(options: { peers: Peers; store: ModelStore; codec: CodecName; report: (outcome: FetchOutcome) => void }) {
+  constructor(options: {
+    readonly peers: Peers;
+    readonly store: Pick<ModelStore, "index">;
+    readonly reads: StoreReads;
+    readonly codec: CodecName;
+    readonly report: (outcome: FetchOutcome) => void;
+  }) {
     this.#peers = options.peers;
     this.#store = options.store;
+    this.#reads = options.reads;
     this.#codec = options.codec;
     this.#report = options.report;
   }
@@ -65,7 +74,7 @@ export class ShardClient {
     options.signal.throwIfAborted();
     const startedAt = performance.now();
     try {
-      const { result: unit, ms } = await this.#time.run(() => this.#store.readUnit(layer, expert, this.#codec));
+      const { result: unit, ms } = await this.#time.run(() => this.#reads.read(layer, expert, options.signal));
       this.#report({ source: "store", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
       return { unit, source: "store", seconds: ms / 1000 };
     } catch (caught) {

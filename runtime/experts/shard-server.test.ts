@@ -9,6 +9,7 @@ import { Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer, fromStatus } from "../wire/grpc.ts";
 import { serverNames } from "../wire/tls.ts";
 import { createShardServer } from "./shard-server.ts";
+import { StoreReads } from "./store-reads.ts";
 import { TransferPace } from "./transfer-pace.ts";
 
 const unit = new Uint8Array(1000);
@@ -22,7 +23,15 @@ async function serverAndCaller(ready: Promise<void>, pace: TransferPace) {
     readUnit: () => ready.then(() => unit),
   } as unknown as ModelStore;
   const server = createServer(ca.issue("rank-0", "default", "mix"));
-  const shards = createShardServer({ store, codec: "f32", pace, hosts: () => true, authorize: () => {}, onServed: () => {} });
+  const shards = createShardServer({
+    store,
+    reads: new StoreReads(store, "f32"),
+    codec: "f32",
+    pace,
+    hosts: () => true,
+    authorize: () => {},
+    onServed: () => {},
+  });
   server.add(Shards, shards);
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   const client = connect(Shards, { address, serverName: serverNames.rank(0, "default", "mix"), tls: ca.issue("rank-1", "default", "mix") });

@@ -7,6 +7,7 @@ import type { FetchChunk, FetchRequest, Shards } from "../wire/gen/enodia/runtim
 import { FetchChunkSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type ServerWritable, toStatus } from "../wire/grpc.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
+import type { StoreReads } from "./store-reads.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
 export const chunkBytesMax = 1024 * 1024;
@@ -15,7 +16,8 @@ const concurrentFetchesMax = 8;
 const paceSliceMs = 100;
 
 export interface ShardServerOptions {
-  readonly store: ModelStore;
+  readonly store: Pick<ModelStore, "index">;
+  readonly reads: StoreReads;
   readonly codec: CodecName;
   readonly pace: TransferPace;
   readonly hosts: (layer: number, expert: number) => boolean;
@@ -58,7 +60,9 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
   if (!options.hosts(request.layer, request.expert)) {
     throw new AppError(`expert ${request.layer}/${request.expert} is not hosted here`, { code: "NotHosted", operation: "serving a shard" });
   }
-  const unit = await store.readUnit(request.layer, request.expert, codec);
+  const left = new AbortController();
+  call.on("cancelled", () => left.abort());
+  const unit = await options.reads.read(request.layer, request.expert, left.signal);
   const sha256 = store.index.codecs[codec]?.units[request.layer]?.[request.expert]?.sha256 ?? "";
   const { limit, most } = paceOf(request);
   let dueAt = performance.now();
@@ -93,7 +97,7 @@ async function waitUntil(call: { readonly cancelled: boolean }, untilMs: number)
   }
 }
 
-function checkRequest(request: FetchRequest, store: ModelStore, codec: CodecName): string | undefined {
+function checkRequest(request: FetchRequest, store: Pick<ModelStore, "index">, codec: CodecName): string | undefined {
   if (request.modelDigest !== store.index.modelDigest) return `model_digest: ${request.modelDigest} is not the model here`;
   if (request.codec !== codec) return `codec: ${request.codec}, this rank holds ${codec}`;
   if (request.layer >= store.index.layers || request.expert >= store.index.experts)

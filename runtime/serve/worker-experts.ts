@@ -10,6 +10,7 @@ import { ResidentSet } from "../experts/resident-set.ts";
 import { FrameRunner } from "../experts/serve-frame.ts";
 import { type FetchOutcome, ShardClient } from "../experts/shard-client.ts";
 import { createShardServer } from "../experts/shard-server.ts";
+import { StoreReads } from "../experts/store-reads.ts";
 import { TransferPace } from "../experts/transfer-pace.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
@@ -61,7 +62,8 @@ export function createWorkerExperts(options: ExpertsOptions) {
     expertBytes: info.expertResidentBytes,
     now: () => performance.now(),
   });
-  const shards = new ShardClient({ peers, store, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
+  const reads = new StoreReads(store, info.codec);
+  const shards = new ShardClient({ peers, store, reads, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
   const materializer = new Materializer({ engine, residents, shards, pace, log });
   const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
@@ -71,6 +73,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     hidden: info.hidden,
     sourcesOf: (layer, expert) => plan.sources(layer, expert),
     giveWay: (layer, expert) => plan.giveWay.to(layer, expert),
+    wanted: (layer, expert) => state.wanted(layer).has(expert),
     onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
   });
   const dispatch = new DispatchClient({
@@ -106,7 +109,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     tracing: options.tracing,
   });
   const shardsService = createShardServer({
-    ...{ store, codec: info.codec, pace },
+    ...{ store, reads, codec: info.codec, pace },
     hosts: (layer, expert) => residents.isResident(layer, expert),
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),

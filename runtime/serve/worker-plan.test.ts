@@ -20,7 +20,7 @@ const [deploymentUid, modelDigest] = ["d", "digest"];
 function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
   const tables: RoutingTables[] = [];
   const fetched: string[] = [];
-  const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables, away: new Set<number>() };
+  const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables, away: new Set<number>(), ended: false };
   const state = new PlanState({ deploymentUid, modelDigest, rank, layers: 2, experts: 2 });
   const fetch = async ({ layer, expert, signal }: FetchOptions) => {
     while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
@@ -33,7 +33,7 @@ function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
     ...{ state, layers: 2, log: silentLog, metrics: { add: () => {} }, onChange: () => {} },
     engine: { setRouting: async (next) => void tables.push(next), setDown: async () => {} },
     materializer: new Materializer({
-      engine: { loadExpert: async () => {}, unloadExpert: async () => {} },
+      engine: { loadExpert: async () => {}, unloadExpert: async () => assert.ok(!self.ended, "the engine has ended") },
       ...{ residents, shards: { storedBytes: () => 8, fetch }, pace: new TransferPace({ onChange: () => {} }), log: silentLog },
     }),
     peers: {
@@ -277,5 +277,43 @@ test("a copy that gave way is taken back when the rank that kept it is gone, whi
       assert.ok(!self.plan.giveWay.isAway(layer, expert));
     }
     self.plan.close();
+  }
+});
+
+test("an engine that has ended when a plan's copies are to be freed ends no process", async () => {
+  const clock = new VirtualClock();
+  const self = keeper(4, () => clock.now());
+  const crashes: unknown[] = [];
+  const crash = (error: unknown) => void crashes.push(error);
+  process.on("unhandledRejection", crash);
+  try {
+    clock.after(
+      0,
+      () =>
+        void self.plan.adopt(
+          planOf(1, [
+            [0, 0],
+            [0, 0],
+          ]),
+        ),
+    );
+    clock.after(
+      1_000,
+      () =>
+        void self.plan.adopt(
+          planOf(2, [
+            [1, 1],
+            [0, 0],
+          ]),
+        ),
+    );
+    await clock.run(2_000);
+    assert.equal(self.residents.count, 4);
+    self.ended = true;
+    await clock.run(10_000);
+    assert.deepEqual(crashes, []);
+    assert.equal(self.state.phase(0), "idle", "it was released");
+  } finally {
+    process.off("unhandledRejection", crash);
   }
 });

@@ -263,8 +263,12 @@ export class PlanKeeper {
   /** What has been committed since then has a Release of its own to come: other sources may still route by its parent. */
   async #freeAdopted(adopted: readonly LayerPlacement[]): Promise<void> {
     if (this.#stopping.signal.aborted) return;
-    for (const { layer, epoch } of adopted) {
-      if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
+    try {
+      for (const { layer, epoch } of adopted) {
+        if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
+      }
+    } catch (err) {
+      this.#options.log.error({ err }, "copies of the plan before could not be freed");
     }
   }
 

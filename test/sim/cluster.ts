@@ -32,6 +32,9 @@ export interface SimOptions {
   readonly spec?: Record<string, unknown>;
 }
 
+/** After so long only one operator's calls are under way, and what both have said is known everywhere. */
+const settledMs = 10_000;
+
 interface Operator {
   readonly owner: Owner;
   readonly host: Host;
@@ -50,6 +53,8 @@ export class SimCluster {
   readonly oracle: Oracle;
   /** An operator was started anew: deadlines of plans before it are void. */
   resumed = false;
+  /** Two of them carried out one epoch, and may have ended it differently. */
+  twoOperatorsUntil = 0;
   /** How often the loop asked for the operator's certificate. */
   identityAsks = 0;
   /** Every increase of a counter of the operator. */
@@ -194,9 +199,23 @@ export class SimCluster {
   stopOperator(): void {
     const { operator } = this;
     this.operator = undefined;
-    if (!operator) return;
-    operator.owner.dead = true;
-    this.wire.killed(operator.host);
+    if (operator) this.kill(operator);
+  }
+
+  /** Another operator begins while this one goes on, until the returned function is called. */
+  supersedeOperator(): () => void {
+    const { operator } = this;
+    this.startOperator();
+    this.twoOperatorsUntil = Number.POSITIVE_INFINITY;
+    return () => {
+      if (operator) this.kill(operator);
+      this.twoOperatorsUntil = this.clock.now() + settledMs;
+    };
+  }
+
+  private kill({ owner, host }: Operator): void {
+    owner.dead = true;
+    this.wire.killed(host);
   }
 
   plan(): PlacementPlan | undefined {

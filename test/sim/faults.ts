@@ -1,6 +1,7 @@
 // Seeded fault search: a cluster under traffic, random faults between any two steps of plans, then peace; at the end the
 // cluster must have converged, every source must get its tokens, and the oracle must have seen nothing. Run over many seeds by
 // search.ts.
+import { AppError } from "../../crds/common.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { SimCluster } from "./cluster.ts";
 import type { SimWorker } from "./worker.ts";
@@ -27,7 +28,19 @@ const settleMs = 5_000;
 const ranks = 3;
 const trigger = { window: "3s", minTokens: 500 };
 
-export async function faultRun(seed: number, { only, noSpare = false }: FaultOptions = {}): Promise<FaultRun> {
+export async function faultRun(seed: number, options: FaultOptions = {}): Promise<FaultRun> {
+  const crashes: string[] = [];
+  const crash = (caught: unknown) => void crashes.push(`a process would have crashed: ${AppError.from(caught).stack}`);
+  process.on("unhandledRejection", crash);
+  try {
+    const run = await runWithFaults(seed, options);
+    return { ...run, faults: [...run.faults, ...crashes] };
+  } finally {
+    process.off("unhandledRejection", crash);
+  }
+}
+
+async function runWithFaults(seed: number, { only, noSpare = false }: FaultOptions): Promise<FaultRun> {
   const chosen = only ? faults.filter((fault) => only.includes(fault.name)) : faults.filter((fault) => !fault.onDemand);
   const random = seeded(seed * 7919);
   const sim = new SimCluster({ seed, shape, ranks, spec: { rebalancing: { trigger, interval: "3s" } } });
@@ -172,6 +185,15 @@ const faults: readonly Fault[] = [
           sim.startOperator();
         }
       });
+    },
+  },
+  {
+    // Its lease is another's, and it does not know yet.
+    name: "two operators",
+    strike: (sim, random) => {
+      if (!sim.loop) return;
+      sim.clock.after(200 + random.below(4_000), sim.supersedeOperator());
+      sim.resumed = true;
     },
   },
   {

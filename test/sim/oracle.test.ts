@@ -30,6 +30,27 @@ test("bytes that are not the declared ones are seen when they serve", async () =
   assert.match(await said(sim), /rank \d served a frame for 1\/2 of rank \d at epoch 1 from wrong bytes/);
 });
 
+test("a token that wrong bytes have served is seen at its source, though no other promise is looked at", async () => {
+  const { sim, host, key } = await atRest();
+  host.memory.set(key, 1);
+  sim.oracle.onMessage = (message) => message;
+  assert.match(await said(sim), /rank \d made a token from wrong bytes: a row of 1\/2 was not computed from the declared bytes/);
+});
+
+test("a step that does not end is seen", async () => {
+  const { sim, host } = await atRest();
+  sim.oracle.onStep(host, "begun", "");
+  sim.oracle.onStep = () => {};
+  await sim.clock.run(5 * 32_000);
+  assert.match(sim.faults().join("; "), /a step of rank \d has not ended for 1\d+ ms/);
+});
+
+test("a layer that goes back to an older epoch is seen", async () => {
+  const { sim, host } = await atRest();
+  sim.oracle.onAdopt(host, [layer]);
+  assert.match(sim.faults().join("; "), /rank \d went from epoch 1 of layer 1 to 1/);
+});
+
 test("bytes that are not the declared ones are seen when they are taken", async () => {
   const { sim, host, key } = await atRest();
   host.memory.set(key, 1);

@@ -211,7 +211,10 @@ export class Oracle implements Watch {
 
   /** It came up, or came back, after the plan was written: it takes its part from peers and the store, and says NOT_HOSTED until then. */
   private loading(host: SimWorker, layer: number, epoch: number): boolean {
+    const now = this.sim.clock.now();
     if (host.catchingUp(layer, epoch)) return true;
+    // Of what two operators have settled between them, a host may hear a moment after a source.
+    if (now < this.sim.twoOperatorsUntil && !this.firstCommit.has(`${epoch}/${layer}`)) return true;
     return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.writtenAt.get(epoch) ?? 0);
   }
 

@@ -180,6 +180,7 @@ export class Line {
         wire.clock.after(waitMs, () => this.move());
         return;
       }
+      if (this.call.over) break; // it broke while this was waiting
       this.queue.shift();
       if (!ends.to.owner.dead) asOwner(ends.to.owner, next.run);
     }

@@ -266,12 +266,12 @@ export class SimWorker {
   fillUp(plan: PlacementPlan): () => void {
     const { process, rank } = this;
     if (!process) return () => {};
-    const { residents } = process.plane.experts;
+    const { residents, state } = process.plane.experts;
     const filled: { layer: number; expert: number }[] = [];
     asOwner(process.owner, () => {
       for (const { layer, hosts } of plan.layers) {
         for (const [expert, row] of hosts.entries()) {
-          if (row.includes(rank) || residents.count >= residents.capacity) continue;
+          if (row.includes(rank) || state.wanted(layer).has(expert) || residents.count >= residents.capacity) continue;
           if (residents.admit(layer, expert, "staged").action !== "load") continue;
           process.engine.loadExpert(layer, expert, process.model.content(layer, expert)).catch(() => {}); // an engine that has ended takes nothing
           residents.loaded(layer, expert);
