@@ -113,7 +113,8 @@ export class UnaryCall extends Call {
         const reply = serve();
         if (taps.duplicates(this.parts.method)) serve().catch(() => {});
         reply.then(
-          (answered) => this.toClient.send(() => answer(create(this.parts.output, answered as Init), undefined)),
+          (answered) =>
+            this.toClient.send(() => answer(this.arrived(create(this.parts.output, answered as Init), server, this.client), undefined)),
           (caught) => this.toClient.send(() => answer(undefined, toStatus(caught))),
         );
       });

@@ -35,6 +35,8 @@ export interface SimOptions {
 /** After so long only one operator's calls are under way, and what both have said is known everywhere. */
 const settledMs = 10_000;
 
+const protocolCalls = /\.Control\/(prepare|commit|abort|release)$/;
+
 interface Operator {
   readonly owner: Owner;
   readonly host: Host;
@@ -55,6 +57,8 @@ export class SimCluster {
   resumed = false;
   /** Two of them carried out one epoch, and may have ended it differently. */
   twoOperatorsUntil = 0;
+  /** Requests, answers and events of the protocol that have arrived. */
+  protocolMessages = 0;
   /** How often the loop asked for the operator's certificate. */
   identityAsks = 0;
   /** Every increase of a counter of the operator. */
@@ -74,7 +78,10 @@ export class SimCluster {
     this.oracle = new Oracle(this);
     this.wire = new SimWire(this.clock, {
       ...this.troubles.ofWire(),
-      arriving: (message, call) => this.oracle.onMessage(this.troubles.damaged(message), call),
+      arriving: (message, call) => {
+        if (protocolCalls.test(call.method)) this.protocolMessages++;
+        return this.oracle.onMessage(this.troubles.damaged(message), call);
+      },
     });
     this.around = {
       ...{ clock: this.clock, wire: this.wire, shape: this.shape, engineInfo: {}, watch: this.oracle },

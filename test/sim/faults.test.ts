@@ -20,6 +20,12 @@ test("random faults between any two steps break no promise, and the cluster alwa
   for (const seed of seedsUpTo(seeds)) await mustHold(seed);
 });
 
+test("a seed is one story: run again, it goes the same way", async () => {
+  const [first, again] = [await faultRun(3), await faultRun(3)];
+  assert.ok(first.steps.done > 0 && first.epochs > 1);
+  assert.deepEqual(again, first);
+});
+
 test("experts of a rank that dies for good are repaired, although the first attempt fails", async () => {
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { noSpare: true });
 });

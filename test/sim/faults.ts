@@ -25,6 +25,10 @@ const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
 const unrestMs = 60_000;
 const peaceMs = 240_000;
 const settleMs = 5_000;
+/** Half of the faults strike between two steps of a plan, right after the one of some messages that begins then. */
+const atStepShare = 0.5;
+const stepsAhead = 24;
+const stepWaitMs = 6_000;
 const ranks = 3;
 const trigger = { window: "3s", minTokens: 500 };
 
@@ -56,6 +60,7 @@ async function runWithFaults(seed: number, { only, noSpare = false }: FaultOptio
   const end = sim.clock.now() + unrestMs;
   while (sim.clock.now() < end) {
     await sim.clock.run(200 + random.below(4_000));
+    if (random.next() < atStepShare) await nextStep(sim, random);
     const fault = chosen[random.below(chosen.length)] as Fault;
     if (sim.pods.size === 0) continue; // all are being replaced
     log.push(`${sim.clock.now()}: ${fault.name}`);
@@ -72,6 +77,12 @@ async function runWithFaults(seed: number, { only, noSpare = false }: FaultOptio
   const found = [...sim.faults(), ...quiet];
   if (!converged) found.push(`did not converge: ${sim.loop?.view()?.placementBalanced.message}; ${sim.loop?.view()?.placement?.phase}`);
   return { seed, faults: found, log, epochs: sim.epochsWritten.length, steps: sim.oracle.steps };
+}
+
+/** Until a message of the protocol has arrived, if a plan is under way or begins soon. */
+async function nextStep(sim: SimCluster, random: Random): Promise<void> {
+  const at = sim.protocolMessages + 1 + random.below(stepsAhead);
+  await sim.clock.run(stepWaitMs, () => sim.protocolMessages >= at);
 }
 
 /** In peace, every source makes step after step, and none of them fails. */

@@ -82,8 +82,10 @@ test("memory beyond the budget is seen at the load that exceeds it", async () =>
 test("a copy that goes while a source still routes to it is seen, and so is an epoch written twice", async () => {
   const { sim, host, placement } = await atRest();
   const hosts = placement.hosts.with(expert, [(host.rank + 1) % 3]);
-  const plan = { ...(await host.state.snapshot()!), epoch: 2, planHash: "next", layers: [{ ...placement, hosts, epoch: 2 }] };
-  host.state.adopt(plan);
+  const plan = { ...host.state.snapshot()!, epoch: 2, planHash: "next", layers: [{ ...placement, hosts, epoch: 2 }] };
+  host.state.prepare(plan);
+  host.state.ready(layer, 2);
+  host.state.commit(plan);
   sim.oracle.onFree(host, layer, expert);
   assert.match(sim.faults().join("; "), /rank \d freed 1\/2 while rank \d routes to it at epoch 1/);
   sim.oracle.onWrite(1);

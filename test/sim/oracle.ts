@@ -33,6 +33,8 @@ export class Oracle implements Watch {
   private readonly firstCommit = new Map<string, number>();
   /** Layer epochs that a host has committed, newest last, by "boot/layer". */
   private readonly history = new Map<string, number[]>();
+  /** Epoch that a host last took as a whole, by "boot/layer": it was not there when the plan waited for all to drain. */
+  private readonly adopted = new Map<string, number>();
   /** Since when the operator has reached a process without a break, by boot. */
   private readonly upSince = new Map<string, number>();
   private highest = 0;
@@ -81,6 +83,7 @@ export class Oracle implements Watch {
   }
 
   onAdopt(worker: SimWorker, layers: readonly number[]): void {
+    for (const layer of layers) this.adopted.set(`${worker.bootId}/${layer}`, worker.state.current(layer)?.epoch ?? 0);
     this.onInstall(worker, layers);
   }
 
@@ -138,12 +141,15 @@ export class Oracle implements Watch {
   onFree(worker: SimWorker, layer: number, expert: number): void {
     const mine = worker.state.current(layer);
     if (!mine || mine.hosts[expert]?.includes(worker.rank)) return;
+    if (this.adopted.get(`${worker.bootId}/${layer}`) === mine.epoch) return;
+    const ran = this.history.get(`${worker.bootId}/${layer}`) ?? [];
     for (const source of this.sim.pods.values()) {
       if (!source.alive || source === worker || this.unreachable(source)) continue;
-      // A copy loaded for a preparation that failed may go: only what a newer commit gave up is promised to older sources.
+      // A copy loaded for a preparation that failed, or by a process that came up later, may go: only what a newer commit gave up
+      // is promised to older sources.
       for (const placement of routes(source, layer)) {
         const { epoch, hosts } = placement;
-        if (epoch < mine.epoch && hosts[expert]?.includes(worker.rank))
+        if (epoch < mine.epoch && ran.includes(epoch) && hosts[expert]?.includes(worker.rank))
           this.report(`rank ${worker.rank} freed ${layer}/${expert} while rank ${source.rank} routes to it at epoch ${epoch}`);
       }
     }
