@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import type { LayerPlan } from "../../crds/plan.ts";
+import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { type ClusterSizes, randomClusters } from "../../test/builders/planner-cluster.ts";
@@ -36,16 +37,18 @@ async function planned(policy: PlacementPolicy, input: PlanInput, what: string):
   return layers;
 }
 
-/** Solver runs take most of the time where there are any. */
-const sizes: Readonly<Record<"exact" | "moetuner" | "others", ClusterSizes>> = {
+/** Policies that solve programs or search far get smaller ones. */
+const large: ClusterSizes = { layers: 5, experts: 20, ranks: 20 };
+const sizes: Readonly<Partial<Record<PolicyName, ClusterSizes>>> = {
+  incremental: { layers: 3, experts: 10, ranks: 14 },
   exact: { layers: 2, experts: 5, ranks: 4 },
-  moetuner: { layers: 2, experts: 8, ranks: 12 },
-  others: { layers: 3, experts: 10, ranks: 14 },
+  moetuner: { layers: 2, experts: 6, ranks: 6 },
+  exflow: { layers: 3, experts: 6, ranks: 8 },
 };
 
 for (const policy of Object.values(policies) as PlacementPolicy[]) {
   const least = policy.name === "exact" ? 300 : 1000;
-  const most = policy.name === "exact" || policy.name === "moetuner" ? sizes[policy.name] : sizes.others;
+  const most = sizes[policy.name] ?? large;
   test(`${policy.name}: plans of ${least} random clusters keep the contract, at first, after losses and after their return`, async () => {
     let judged = 0;
     const property = fc.asyncProperty(randomClusters(most), async (c) => {
@@ -57,6 +60,7 @@ for (const policy of Object.values(policies) as PlacementPolicy[]) {
       // One copy of each comes before two of some.
       assert.deepEqual(planViolations({ ...lost, minCopies: 1 }, repaired), [], "repair");
       assert.deepEqual(planViolations({ ...lost, current: repaired }, repaired), [], "repair leaves no room unused");
+      assert.equal(repairPlan({ ...lost, current: repaired }, repaired).changed, false, "repair is not repeated");
       const second = await planned(policy, { ...lost, current: repaired }, "after losses");
       assertStep({ ...lost, current: repaired }, second, "after losses");
       const third = (await makePlan(policy, { ...c.after, current: second })).layers;

@@ -14,7 +14,8 @@ export interface Schedule {
   readonly stuck: readonly number[];
 }
 
-const slack = 1;
+/** Sums of bytes are whole numbers, or nearly: budgets may be in other units. */
+const slack = 1e-6;
 
 /** `used`: bytes per rank before the plan; `budget`: bytes per rank, staging included. Ranks without a budget have no limit. */
 export function scheduleLayers(

@@ -61,6 +61,7 @@ export function randomClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> 
       transitions: fc.boolean(),
       gain: fc.boolean(),
       timed: fc.boolean(),
+      noise: fc.constantFrom(0, 0, 0.02, 0.2),
       seed: fc.integer({ min: 0, max: 2 ** 31 - 1 }),
     })
     .map((c) => {
@@ -96,6 +97,7 @@ export function randomClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> 
         split: c.split,
         effort: c.effort,
         ...(c.memory === "slots" ? { slotsPerRank: Math.ceil(c.experts / c.ranks) + random.below(3) } : {}),
+        ...(c.noise > 0 ? { noise: Float64Array.from({ length: c.layers }, () => c.noise * random.next()) } : {}),
         ...(c.gain ? { gainPerMove: 1e-3 } : {}),
         ...(c.transitions ? { transitions } : {}),
         ...(c.timed

@@ -112,6 +112,23 @@ export class Arena {
     for (const { expert, rank } of drops) this.used[rank] = (this.used[rank] as number) - this.resident(layer, expert);
   }
 
+  /** Puts other hosts of a layer in the place of these, if every rank that gets more has the bytes for it. Moves are not counted. */
+  replaces(layer: number, from: Hosts[number], to: Hosts[number]): boolean {
+    const more = new Float64Array(this.problem.G);
+    const count = (hosts: Hosts[number], sign: number): void => {
+      hosts.forEach((row, e) => {
+        for (const g of row) more[g] = (more[g] as number) + sign * this.resident(layer, e);
+      });
+    };
+    count(to, 1);
+    count(from, -1);
+    if (more.some((bytes, g) => bytes > slack && bytes > this.free(g) + slack)) return false;
+    more.forEach((bytes, g) => {
+      this.used[g] = (this.used[g] as number) + bytes;
+    });
+    return true;
+  }
+
   private key(layer: number, expert: number, rank: number): number {
     return copyKey(this.problem.input, layer, expert, this.problem.ranks[rank]?.rank ?? rank);
   }

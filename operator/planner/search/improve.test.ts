@@ -41,6 +41,30 @@ test("a copy that makes room for another layer's is there, and large enough, whe
   );
 });
 
+test("a layer that gained less than its noise does not go back to room that another has taken", () => {
+  const [layers, experts, count] = [6, 40, 8];
+  const bytes = new Float64Array(layers * experts).fill(1);
+  const budgetBytes = Math.ceil((bytes.length / count) * 1.02) + 1;
+  const ranks = Array.from({ length: count }, (_, rank) => ({ rank, speed: 1, budgetBytes, zone: "", node: "", state: "active" as const }));
+  let back = 0;
+  for (let seed = 1; seed <= 80; seed++) {
+    const random = seeded(seed);
+    const load = Float64Array.from(bytes, () => 1000 * random.next() ** 2);
+    const noise = Float64Array.from({ length: layers }, () => 0.05 * random.next());
+    const input: PlanInput = {
+      ...{ shape: { layers, experts, residentBytes: bytes, storedBytes: bytes }, ranks, load, current: undefined },
+      ...{ budget: unlimited, minCopies: 1, split: "weighted", effort: "quality", gainPerMove: 1e-4 },
+    };
+    const current = planIncremental({ ...input, current: firstPlan(input) }).layers;
+    const next = { ...input, current, load: load.map((rows) => 0.8 * rows + 200 * random.next() ** 2), noise };
+    const planned = planIncremental(next).layers;
+    const problem = toProblem({ ...input, current: planned });
+    assert.ok(fitsMemory(problem, problem.current as Hosts), `seed ${seed}`);
+    if (planned.some((layer, l) => layer.hosts === current[l]?.hosts) && planned.some((layer, l) => layer !== current[l])) back++;
+  }
+  assert.ok(back > 20, `${back} plans in which some layers stay and others do not`);
+});
+
 test("a rank that computes nothing is given nothing, not even in the place of another layer's copy", () => {
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 1_000_000 }), (seed) => {

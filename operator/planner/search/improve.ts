@@ -89,7 +89,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
     }
     find(l, options.leave);
   }
-  return { hosts: withoutNoise(problem, { hosts, worst: worstAtStart }, states, entangled), states, steps, limited };
+  return { hosts: withoutNoise(arena, { hosts, worst: worstAtStart }, states, entangled), states, steps, limited };
 }
 
 function setCountsRight(problem: Problem, states: readonly LayerState[], arena: Arena, options: ImproveOptions): readonly number[] {
@@ -100,19 +100,31 @@ function setCountsRight(problem: Problem, states: readonly LayerState[], arena: 
   return reconcile(states, arena, { margin: (l) => at + countNoise(problem, l), movesMax });
 }
 
-/** A layer that gains less than its noise goes back to what it was: the next window would undo it. */
+/**
+ * A layer that gains less than its noise goes back to what it was: the next window would undo it. Not where another layer has
+ * taken the room that it left, as long as that one stays.
+ */
 function withoutNoise(
-  problem: Problem,
+  arena: Arena,
   before: { readonly hosts: Hosts; readonly worst: readonly number[] },
   states: readonly LayerState[],
   entangled: ReadonlySet<number>,
 ): Hosts {
-  const { noise } = problem.input;
-  if (!noise) return states.map((state) => state.hosts);
-  return states.map((state, l) => {
-    const gain = (before.worst[l] as number) - state.worst();
-    return !entangled.has(l) && gain < layerNoises * (noise[l] ?? 0) ? (before.hosts[l] as number[][]) : state.hosts;
-  });
+  const hosts = states.map((state) => state.hosts);
+  const { noise } = arena.problem.input;
+  if (!noise) return hosts;
+  const gain = (l: number): number => (before.worst[l] as number) - (states[l] as LayerState).worst();
+  let open = states.flatMap((_, l) => (!entangled.has(l) && gain(l) < layerNoises * (noise[l] ?? 0) ? [l] : []));
+  for (let stuck = -1; open.length > 0 && open.length !== stuck; ) {
+    stuck = open.length;
+    open = open.filter((l) => {
+      const back = before.hosts[l] as number[][];
+      if (!arena.replaces(l, hosts[l] as number[][], back)) return true;
+      hosts[l] = back;
+      return false;
+    });
+  }
+  return hosts;
 }
 
 /** Relative noise of an expert with the rows of one slot, from the noise of a rank's load: a rank sums more rows. */
