@@ -21,6 +21,8 @@ const sharedMemoryFactor = 4.6;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
+/** Where a copy must gain much, a layer is entered above this at least: what is known better with time is no reason to move. */
+const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
 /** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
 const reconcileAt = { perLayer: 0.05, shared: 0.2 } as const;
 const usualTheta = 5e-4;
@@ -51,7 +53,7 @@ export function planIncremental(input: PlanInput): PlanOutput {
   const problem = hedged(exact);
   const options: ImproveOptions = {
     theta: input.gainPerMove ?? thetas[input.effort] * (Number.isFinite(problem.slotCap) ? 1 : sharedMemoryFactor),
-    enter: enterAt[input.effort],
+    enter: (input.gainPerMove ?? 0) >= quiet.gainPerMove ? quiet.enter : enterAt[input.effort],
     leave: leaveAt,
     width: widthOf(problem, problem.current as Hosts),
     stepsMax: problem.L * problem.G * stepsPerRank,
