@@ -103,10 +103,10 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
   const books = new RepairBooks(problem, hosts, carriedOut);
   books.relieve();
-  const left = problem.G === 0 ? orphans : books.adoptAll(orphans);
+  const left = books.adoptAll(orphans);
   const unhosted: Orphan[] = [];
   const later: Orphan[] = [];
-  for (const { layer, expert } of left) (problem.G > 0 && books.hasRoom(layer, expert) ? later : unhosted).push({ layer, expert });
+  for (const { layer, expert } of left) (books.hasRoom(layer, expert) ? later : unhosted).push({ layer, expert });
   const layers = current.map((layer, l) => {
     if (!touched.has(l) && !books.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
@@ -218,7 +218,7 @@ class RepairBooks {
   }
 
   /** In this order, again as long as one found a home: what gave way to it may have left room for one before it. */
-  adoptAll<T extends { readonly layer: number; readonly expert: number }>(orphans: readonly T[]): readonly T[] {
+  adoptAll(orphans: readonly Orphan[]): readonly Orphan[] {
     let open = orphans;
     for (let before = open.length + 1; open.length > 0 && open.length < before; ) {
       before = open.length;

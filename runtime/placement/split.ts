@@ -42,18 +42,18 @@ export function pour(amount: number, hosts: readonly number[], load: Float64Arra
 }
 
 function pourTwo(amount: number, a: number, b: number, load: Float64Array, speed: Float64Array, out: number[]): void {
-  const sa = speed[a] as number;
-  const sb = speed[b] as number;
-  const la = load[a] as number;
-  const lb = load[b] as number;
-  const both = sa + sb;
-  let toA = both > 0 ? ((amount + la + lb) * sa) / both - la : amount;
-  if (toA < 0) toA = 0;
-  else if (toA > amount) toA = amount;
-  out[0] = toA;
-  out[1] = amount - toA;
-  load[a] = la + toA;
-  load[b] = lb + amount - toA;
+  const first = levelOfTwo(amount, a, b, load[a] as number, load[b] as number, speed);
+  out[0] = first;
+  out[1] = amount - first;
+  load[a] = (load[a] as number) + first;
+  load[b] = (load[b] as number) + amount - first;
+}
+
+/** What rank a gets of an amount so that a and b, at these loads, are level; as near to it as rows from 0 to the amount come. */
+function levelOfTwo(amount: number, a: number, b: number, loadA: number, loadB: number, speed: Float64Array): number {
+  const both = (speed[a] as number) + (speed[b] as number);
+  const level = both > 0 ? ((amount + loadA + loadB) * (speed[a] as number)) / both - loadA : amount;
+  return Math.min(amount, Math.max(0, level));
 }
 
 /**
@@ -125,6 +125,7 @@ export function splitLayer(problem: SplitProblem, sweeps = splitSweeps): Split {
 
 function sweep(problem: SplitProblem, replicated: readonly number[], rows: number[][], load: Float64Array): number {
   let largest = 0;
+  const was: number[] = [];
   for (const e of replicated) {
     const row = problem.hosts[e] as readonly number[];
     const mine = rows[e] as number[];
@@ -138,7 +139,7 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
       load[row[i] as number] = (load[row[i] as number] as number) - part;
     }
     pour(problem.demand[e] as number, row, load, problem.speed, mine);
-    overshoot(row, mine, load);
+    overshoot(row, was, mine, load);
     for (let i = 0; i < row.length; i++) largest = Math.max(largest, Math.abs((mine[i] as number) - (was[i] as number)));
   }
   return largest;
@@ -151,9 +152,7 @@ function levelTwo(amount: number, row: readonly number[], mine: number[], load: 
   const before = mine[0] as number;
   const la = (load[a] as number) - before;
   const lb = (load[b] as number) - (mine[1] as number);
-  const both = (speed[a] as number) + (speed[b] as number);
-  const level = both > 0 ? ((amount + la + lb) * (speed[a] as number)) / both - la : amount;
-  const target = Math.min(amount, Math.max(0, level));
+  const target = levelOfTwo(amount, a, b, la, lb, speed);
   const after = Math.min(amount, Math.max(0, before + relaxation * (target - before)));
   mine[0] = after;
   mine[1] = amount - after;
@@ -162,11 +161,8 @@ function levelTwo(amount: number, row: readonly number[], mine: number[], load: 
   return Math.abs(after - before);
 }
 
-/** What an expert's hosts got before; one for all calls, since nothing here waits. */
-const was: number[] = [];
-
-/** Goes beyond the level by part of the way that led there, as far as no host's rows become negative: rows still sum to the demand. */
-function overshoot(row: readonly number[], mine: number[], load: Float64Array): void {
+/** Goes beyond the level by part of the way from what it `was`, as far as no host's rows become negative: their sum stays the demand. */
+function overshoot(row: readonly number[], was: readonly number[], mine: number[], load: Float64Array): void {
   let further = relaxation - 1;
   for (let i = 0; i < row.length; i++) {
     const step = (mine[i] as number) - (was[i] as number);

@@ -39,18 +39,20 @@ export interface PlaneOptions {
   readonly log: Log;
 }
 
+interface LoadReports {
+  readonly bus: Bus;
+  /** First part of the subject. */
+  readonly prefix: string;
+  readonly windowMs: number;
+  /** See ComputeWork. */
+  readonly machine: string | undefined;
+}
+
 export interface PlaneStart {
   /** ip:port of whom to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
   /** Where load is published; none: it is not. */
-  readonly load:
-    | {
-        readonly bus: Bus;
-        readonly prefix: string;
-        readonly windowMs: number /** See ComputeWork. */;
-        readonly machine: string | undefined;
-      }
-    | undefined;
+  readonly load: LoadReports | undefined;
 }
 
 export interface WorkerPlane {

@@ -8,11 +8,6 @@ import { homesStay } from "../repair.ts";
 import { placeChain } from "../search/chain.ts";
 import { affinityPlan, expertFlow, placesOf } from "./affinity.ts";
 
-/** Experts^3 x layers of work per sweep; small models are searched from more starts, and further. */
-const small = { starts: 12, kicks: 1200 };
-const large = { starts: 1, kicks: 60 };
-const smallItems = 16;
-
 export const exflow: PlacementPolicy = {
   name: "exflow",
   summary: "homes by inter-layer affinity (needs transitions); fewest hops between ranks",
@@ -24,7 +19,6 @@ export const exflow: PlacementPolicy = {
     const problem = toProblem(input);
     if (someUnhosted(problem)) return homesStay(input, "memory does not hold every expert");
     const chain = { layers: problem.L, items: problem.E, ranks: problem.G, flow: expertFlow(problem) };
-    const effort = problem.E <= smallItems ? small : large;
-    return affinityPlan(problem, placeChain(chain, placesOf(problem), effort, seeded(input.seed ?? 1)));
+    return affinityPlan(problem, placeChain(chain, placesOf(problem), seeded(input.seed ?? 1)));
   },
 };

@@ -1,12 +1,13 @@
 // MoETuner (arXiv 2502.06643): per layer, clusters of experts of equal size with even load (first program), then
 // clusters to ranks so that tokens stay on a rank from layer to layer (second program). Small layers are clustered by
-// HiGHS, larger ones by longest-first packing and exchanges, from random starts too. The paper leaves cluster sizes open; equal sizes are the
-// fix it needs.
+// HiGHS, larger ones by longest-first packing and exchanges, from random starts too. The paper leaves cluster sizes open;
+// equal sizes are the fix it needs.
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { fitsMemory, layerDemand, type Problem, someUnhosted, toLayers, toProblem } from "../problem.ts";
-import { type Random, seeded } from "../random.ts";
+import { type Random, seeded, shuffled } from "../random.ts";
 import { homesStay } from "../repair.ts";
+import { assign } from "../search/assignment.ts";
 import { type Places, placeChain, seats } from "../search/chain.ts";
 import { withinBudget } from "../search/within-budget.ts";
 import { type Program, solve } from "../solver.ts";
@@ -18,10 +19,6 @@ const solverNodes = 300;
 const solverGap = 5e-3;
 /** A clustering as even as this is not worth a solver run. */
 const evenEnough = 0.01;
-/** Clusters of a small model are placed from more starts, and searched further. */
-const small = { starts: 12, kicks: 1200 };
-const large = { starts: 1, kicks: 60 };
-const smallClusters = 16;
 
 export const moetuner: PlacementPolicy = {
   name: "moetuner",
@@ -118,9 +115,9 @@ function exchanged(demand: Float64Array, clusters: number, random: Random): numb
   let best = exchange(demand, pack(demand, clusters), clusters);
   let least = unevenness(demand, best, clusters);
   const starts = Math.min(exchangeStarts, Math.floor(exchangeWork / demand.length ** 2));
-  const start = seats(demand.length, clusters);
+  const seat = seats(demand.length, clusters);
   for (let n = 0; n < starts && least >= evenEnough; n++) {
-    shuffle(start, random);
+    const start = shuffled(demand.length, random).map((e) => seat[e] as number);
     const found = exchange(demand, start, clusters);
     const uneven = unevenness(demand, found, clusters);
     if (uneven >= least) continue;
@@ -128,13 +125,6 @@ function exchanged(demand: Float64Array, clusters: number, random: Random): numb
     least = uneven;
   }
   return best;
-}
-
-function shuffle(row: number[], random: Random): void {
-  for (let i = row.length - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [row[i], row[j]] = [row[j] as number, row[i] as number];
-  }
 }
 
 const roundsMax = 50;
@@ -183,7 +173,7 @@ function placeClusters(problem: Problem, clusters: Places): Places {
       }
     }
     const chain = { layers: L, items: G, ranks: G, flow: (l: number, i: number, j: number) => between[(l * G + i) * G + j] as number };
-    const ranks = placeChain(chain, undefined, G <= smallClusters ? small : large, seeded(problem.input.seed ?? 1));
+    const ranks = placeChain(chain, undefined, seeded(problem.input.seed ?? 1));
     return clusters.map((layer, l) => layer.map((c) => ranks[l]?.[c] as number));
   }
   if (!homes) return clusters;
@@ -193,10 +183,7 @@ function placeClusters(problem: Problem, clusters: Places): Places {
       const at = (homes[l]?.[e] as number) * G + c;
       both[at] = (both[at] as number) + 1;
     });
-    const stays = { layers: 2, items: G, ranks: G, flow: (_: number, g: number, c: number) => both[g * G + c] as number };
-    const identity = Array.from({ length: G }, (_, g) => g);
-    const ranks = placeChain(stays, [identity, identity], { starts: 0, kicks: 0 }, seeded(1));
-    const back = new Map((ranks[0] as number[]).map((g, i) => [g, i]));
-    return layer.map((c) => back.get(ranks[1]?.[c] as number) ?? c);
+    const rank = assign(G, (c, g) => -(both[g * G + c] as number));
+    return layer.map((c) => rank[c] as number);
   });
 }

@@ -2,7 +2,7 @@
 // fixed number of places per layer. Few layouts: the optimum. Else a search: one layer is optimal given its neighbours (an
 // assignment problem); sweeps over the layers, from several starts, and kicks that change several layers at once do the rest.
 // For ExFlow (items = experts) and MoETuner (items = clusters). Pure, seeded.
-import type { Random } from "../random.ts";
+import { type Random, shuffled } from "../random.ts";
 import { assign } from "./assignment.ts";
 import { bestLayouts } from "./layouts.ts";
 
@@ -25,12 +25,17 @@ const sweepsMax = 12;
 const workMax = 8e9;
 
 /** How widely is searched beyond the first start. */
-export interface Effort {
+interface Effort {
   /** Starts from random first layers. */
   readonly starts: number;
   /** Disturbances of the best found, each followed by sweeps where it struck. */
   readonly kicks: number;
 }
+
+/** A sweep takes items^3 x layers: small chains are searched from more starts, and further. */
+const smallItems = 16;
+const small: Effort = { starts: 12, kicks: 1200 };
+const large: Effort = { starts: 1, kicks: 60 };
 
 /** Layers that may still be placed. */
 interface Work {
@@ -53,13 +58,13 @@ export function seats(items: number, ranks: number): number[] {
   return Array.from({ length: items }, (_, n) => Math.floor((n * ranks) / items));
 }
 
-/** The least crossing that the effort finds, never more than that of `start`, and named as much like `start` as it can be. */
-export function placeChain(chain: Chain, start: Places | undefined, effort: Effort, random: Random): Places {
+/** The least crossing that a bounded search finds, never more than that of `start`, and named as much like `start` as it can be. */
+export function placeChain(chain: Chain, start: Places | undefined, random: Random): Places {
   const usable = start && fits(start, chain) ? start : undefined;
   const plain = seats(chain.items, chain.ranks);
   // Where items do not divide evenly, each layer keeps the ranks that have one more: else a start would be thrown away.
   const seat = Array.from({ length: chain.layers }, (_, l) => usable?.[l]?.toSorted((a, b) => a - b) ?? plain);
-  const best = optimum(chain, seat) ?? searched(chain, usable, seat, effort, random);
+  const best = optimum(chain, seat) ?? searched(chain, usable, seat, random);
   if (!usable || crossing(chain, best) >= crossing(chain, usable) - 1e-9) return usable ?? best;
   return chain.items % chain.ranks === 0 ? renamed(chain, best, usable) : best;
 }
@@ -72,7 +77,8 @@ function optimum(chain: Chain, seat: Places): Places | undefined {
 }
 
 /** Improves from a start (or from nothing), from random ones, and by kicks. */
-function searched(chain: Chain, start: Places | undefined, seat: Places, effort: Effort, random: Random): Places {
+function searched(chain: Chain, start: Places | undefined, seat: Places, random: Random): Places {
+  const effort = chain.items <= smallItems ? small : large;
   const work: Work = { layersLeft: Math.floor(workMax / chain.items ** 3) };
   let best = start;
   let least = best ? crossing(chain, best) : Number.POSITIVE_INFINITY;
@@ -254,13 +260,4 @@ function bestLayer(chain: Chain, places: Places, layer: number, seat: readonly n
 
 function add(values: Float64Array, at: number, amount: number): void {
   values[at] = (values[at] as number) + amount;
-}
-
-function shuffled(n: number, random: Random): number[] {
-  const order = Array.from({ length: n }, (_, i) => i);
-  for (let i = n - 1; i > 0; i--) {
-    const j = random.below(i + 1);
-    [order[i], order[j]] = [order[j] as number, order[i] as number];
-  }
-  return order;
 }
