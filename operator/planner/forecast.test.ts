@@ -77,16 +77,3 @@ test("the error that is told is that of recent windows: sampling noise alone, th
   }
   assert.ok(last.error > 2 * last.noiseFloor, `${last.error} beside ${last.noiseFloor}`);
 });
-
-test("the second window decides whether averages have the advantage: not over a load that has visibly moved, and over chance they do", () => {
-  const experts = 16;
-  const load = new Float64Array(layers * experts).fill(1);
-  const still = stationaryTrace({ layers, experts, load }, 2, 100_000, 8);
-  const secondOf = (second: Float64Array): number => {
-    const forecaster = new Forecaster(layers, experts);
-    forecaster.observe(windowOf(still, 0));
-    return forecaster.observe(second).arm;
-  };
-  assert.ok(secondOf(Float64Array.from(windowOf(still, 1))) < 1);
-  assert.equal(secondOf(Float64Array.from(windowOf(still, 1), (count, i) => Math.round(count * (1 + 0.1 * Math.sin(i))))), 1);
-});

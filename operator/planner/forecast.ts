@@ -7,9 +7,8 @@ const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1] as const;
 const errorDiscount = 0.8;
 /** Another arm must be this much better before it is used. */
 const switchMargin = 0.9;
-/** The last-value arm follows noise as well as load: others have the advantage until the second window shows more change than that. */
+/** The last-value arm follows noise as well as load: it starts with no advantage. */
 const startArm = 3;
-const lastArm = arms.length - 1;
 /** Change beyond this multiple of the noise floor counts as change at all. */
 const noiseFactor = 2;
 /** Accumulated excess change that raises the alarm. */
@@ -43,8 +42,6 @@ export class Forecaster {
   readonly experts: number;
   private readonly means: Float64Array[];
   private readonly errors: number[];
-  /** The part of it that all arms have alike, since they had seen the same single window: it is no reason for any of them. */
-  private commonError = 0;
   private readonly spread: Float64Array;
   private readonly effective: number[];
   /** Selections of each layer in the last window that had any of it. */
@@ -82,7 +79,6 @@ export class Forecaster {
       this.watched = changesDiscount * this.watched + 1;
       this.changes = changesDiscount * this.changes + (alarm ? 1 : 0);
     }
-    if (this.windows === 1 && change > noiseFactor * floor) this.arm = lastArm;
     // A jump is no news of the arms, all of them missed it, nor of the usual spread.
     if (this.windows > 0 && !alarm) this.learn(share, totals, floor);
     this.update(share, totals, alarm);
@@ -140,11 +136,9 @@ export class Forecaster {
     this.means.forEach((mean, a) => {
       this.errors[a] = errorDiscount * (this.errors[a] as number) + variation(share, mean, totals, this.experts);
     });
-    this.commonError = errorDiscount * this.commonError + (this.effective.every((seen) => seen === 1) ? miss : 0);
-    const own = this.errors.map((error) => error - this.commonError);
     let best = 0;
-    for (let a = 1; a < arms.length; a++) if ((own[a] as number) < (own[best] as number)) best = a;
-    if ((own[best] as number) < switchMargin * (own[this.arm] as number)) this.arm = best;
+    for (let a = 1; a < arms.length; a++) if ((this.errors[a] as number) < (this.errors[best] as number)) best = a;
+    if ((this.errors[best] as number) < switchMargin * (this.errors[this.arm] as number)) this.arm = best;
     const mean = this.means[this.arm] as Float64Array;
     for (let i = 0; i < share.length; i++) {
       const off = (share[i] as number) - (mean[i] as number);
