@@ -77,3 +77,18 @@ test("the error that is told is that of recent windows: sampling noise alone, th
   }
   assert.ok(last.error > 2 * last.noiseFloor, `${last.error} beside ${last.noiseFloor}`);
 });
+
+test("the second window decides whether averages have the advantage: not over a load that has plainly moved, and over chance they do", () => {
+  const experts = 16;
+  const load = new Float64Array(layers * experts).fill(1);
+  const still = stationaryTrace({ layers, experts, load }, 2, 100_000, 8);
+  const armAfter = (swing: number): number => {
+    const forecaster = new Forecaster(layers, experts);
+    forecaster.observe(windowOf(still, 0));
+    return forecaster.observe(windowOf(still, 1).map((count, i) => Math.round(count * (1 + swing * Math.sin(i))))).arm;
+  };
+  assert.ok(armAfter(0) < 1);
+  // About twice what sampling explains, as when tokens of one request are alike.
+  assert.ok(armAfter(0.035) < 1);
+  assert.equal(armAfter(0.1), 1);
+});

@@ -7,8 +7,11 @@ const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1] as const;
 const errorDiscount = 0.8;
 /** Another arm must be this much better before it is used. */
 const switchMargin = 0.9;
-/** The last-value arm follows noise as well as load: it starts with no advantage. */
+/** The last-value arm follows noise as well as load: others have the advantage, unless the second window leaves no doubt. */
 const startArm = 3;
+const lastArm = arms.length - 1;
+/** Change beyond this multiple of the noise floor leaves no doubt: tokens of one request are alike, so chance reaches twice the floor. */
+const plainFactor = 3;
 /** Change beyond this multiple of the noise floor counts as change at all. */
 const noiseFactor = 2;
 /** Accumulated excess change that raises the alarm. */
@@ -79,6 +82,7 @@ export class Forecaster {
       this.watched = changesDiscount * this.watched + 1;
       this.changes = changesDiscount * this.changes + (alarm ? 1 : 0);
     }
+    if (this.windows === 1 && change > plainFactor * floor) this.arm = lastArm;
     // A jump is no news of the arms, all of them missed it, nor of the usual spread.
     if (this.windows > 0 && !alarm) this.learn(share, totals, floor);
     this.update(share, totals, alarm);
