@@ -17,14 +17,14 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
 /** Least decrease of max/mean per copy, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
 /** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
-const sharedMemoryFactor = 4.6;
+const sharedMemoryFactor = 4.1;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
 /** Where a copy must gain much, a layer is entered above this at least: what is known better with time is no reason to move. */
 const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
 /** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
-const reconcileAt = { perLayer: 0.05, shared: 0.2 } as const;
+const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;
 const usualTheta = 5e-4;
 /**
  * Of a restless load this multiple of what forecasts miss, up to the maximum, is planned for as if it came evenly to all

@@ -22,7 +22,7 @@ export interface ImproveOptions {
 }
 
 /** Counts may take this part of a limited budget: the moves that even out the forecast come from the rest. */
-const reconcilePart = 0.25;
+const reconcilePart = 0.1;
 /** A layer must gain this many standard deviations of a rank's load: the hottest of many ranks is an extreme. */
 const layerNoises = 3;
 /** Standard deviations of sampling noise that a disproportion must exceed. */
