@@ -5,7 +5,9 @@ import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
 import { DeploymentLoop } from "./loop.ts";
+import { fromSpec, nextPlan, toSpec } from "./plan-object.ts";
 import { inlinePlanner } from "./planner-thread.ts";
+import type { StoredPlacement } from "./ports.ts";
 import { defaultLimits } from "./protocol-types.ts";
 import { Session } from "./session.ts";
 
@@ -115,6 +117,30 @@ test("a repair whose plan could not be written is made all the same", async () =
   assert.ok(await sim.clock.run(30_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
   assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
 });
+
+for (const [what, lose] of [
+  ["lost", (sim: SimCluster) => sim.worker(2).crash(undefined)],
+  ["leaving", (sim: SimCluster) => Object.assign(sim, { leaving: [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }] })],
+] as const) {
+  test(`the experts of a rank that is ${what} all find a home, also where fewer fit beside the old copies at once`, async () => {
+    const sim = await up({ shape: { layers: 1, experts: 8, bytes: 100, budgetBytes: 600 }, spec: still });
+    // Two ranks full of each other's copies: of rank 2's three experts each can take one beside what it holds.
+    sim.stopOperator();
+    const [both, last] = [[0, 1], [2]];
+    const hosts = Array.from({ length: 8 }, (_, e) => (e < 5 ? both : last));
+    const shares = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
+    const stored = sim.stored as StoredPlacement;
+    const plan = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
+    sim.stored = { ...stored, spec: toSpec(plan, { ranks: stored.spec.ranks }) };
+    sim.startOperator();
+    assert.ok(await sim.clock.run(30_000, () => sim.plan()?.layers[0]?.hosts[0]?.length === 2 && sim.converged()));
+    lose(sim);
+    sim.refresh();
+    const home = (): boolean => sim.plan()?.layers[0]?.hosts.every((row) => row.length > 0 && !row.includes(2)) === true;
+    assert.ok(await sim.clock.run(60_000, () => home() && sim.converged()), JSON.stringify(sim.plan()?.layers[0]?.hosts));
+    assert.ok(sim.events.every(({ reason }) => reason !== "ExpertsUnhosted"));
+  });
+}
 
 test("a rank that was lost, came back and dies for good is repaired again", async () => {
   const sim = await up({ spec: still });

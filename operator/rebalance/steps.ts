@@ -186,7 +186,9 @@ export class Steps {
     this.making(intent.kind, () => assertPlan(input, layers, { unhosted: [...unhosted, ...later] }));
     balance.forgetHistory();
     const reason = intent.kind === "drain" ? `ranks ${intent.ranks.join(", ")} leave` : `ranks ${intent.lost.join(", ")} are lost`;
-    return onceOnly(await this.parts.carrier.run({ kind: intent.kind, layers, reason, parent: committed, input }, facts));
+    const end = await this.parts.carrier.run({ kind: intent.kind, layers, reason, parent: committed, input }, facts);
+    // What did not fit beside the old copies on their way finds room in the next plan, with the same members.
+    return later.length > 0 ? end : onceOnly(end);
   }
 
   /** New ranks take experts and copies in the order of gain, whatever the trigger says. */
