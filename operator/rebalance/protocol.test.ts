@@ -146,3 +146,25 @@ test("a rank that comes up again between drain and free is waited for anew", () 
   assert.equal(run.phase, "Committing", "a source of unknown state blocks FREE");
   assert.equal(run.outcome, undefined);
 });
+
+test("a rank that comes while a plan is under way frees nothing before the frames of all others are answered", () => {
+  const run = oneLayer([0, 1], []);
+  const toThree: Action[] = [];
+  const events: Event[] = [{ type: "start" }, { type: "joined", rank: 3, bootId: "3" }];
+  const drive = (drains: boolean, fromMs: number): void => {
+    for (let now = fromMs; now < fromMs + 5_000; now += 250) {
+      for (const action of events.splice(0).flatMap((event) => run.on(event))) {
+        if (action.rank === 3) toThree.push(action);
+        const pending = action.type === "release" && action.rank === 1 && !drains;
+        const answered = answers(pending ? { ...action, layers: [] } : action);
+        events.push(...answered.map((event) => (event.type === "released" ? { ...event, asked: action.layers } : event)));
+      }
+      events.push({ type: "tick", now });
+    }
+  };
+  const frees = (): boolean => toThree.some((action) => action.type === "release" && !action.drainOnly);
+  drive(false, 0);
+  assert.ok(toThree.some(({ type }) => type === "commit") && !frees(), JSON.stringify(toThree));
+  drive(true, 5_000);
+  assert.ok(frees(), "and then it does");
+});

@@ -12,6 +12,8 @@ interface LayerRun {
   /** Ranks whose frames of the parent are answered; those released have no copies of it either. */
   readonly drained: Set<number>;
   readonly released: Set<number>;
+  /** Ranks that give up copies, or may: what a rank holds that came while the plan was under way is not known. */
+  readonly givers: Set<number>;
   readonly attempts: Map<number, number>;
   reason: string;
 }
@@ -55,6 +57,7 @@ export class PlanRun {
         committed: new Set(),
         drained: new Set(),
         released: new Set(),
+        givers: new Set(task.outgoing.keys()),
         attempts: new Map(),
         reason: "",
       });
@@ -197,6 +200,7 @@ export class PlanRun {
       run.committed.delete(rank);
       run.drained.delete(rank);
       run.released.delete(rank);
+      run.givers.add(rank);
       if (run.phase === "waiting") continue;
       if (run.phase === "releasing") run.phase = "committing"; // a source of unknown state blocks FREE
       this.prepareAgain(run, actions, rank);
@@ -286,7 +290,7 @@ export class PlanRun {
 
   /** Ranks that give up copies come last: only when every other source says that its frames of the parent are answered. */
   private mayRelease(run: LayerRun, rank: number): boolean {
-    return !run.task.outgoing.has(rank) || [...this.members.keys()].every((other) => other === rank || run.drained.has(other));
+    return !run.givers.has(rank) || [...this.members.keys()].every((other) => other === rank || run.drained.has(other));
   }
 
   /**

@@ -70,11 +70,13 @@ async function heterogeneousInSample(seed: number): Promise<Row> {
 }
 
 async function budgeted(seed: number): Promise<Row> {
-  const ours = await simulated("incremental", { trace: traceOf("dsv3_drift", seed), ranks: 32, slots: 9, budgetCopies: 64 });
+  const cluster = { trace: traceOf("dsv3_drift", seed), ranks: 32, slots: 9 };
+  const ours = await simulated("incremental", { ...cluster, budgetCopies: 64 });
+  const eplb = await simulated("eplb", { ...cluster, forecast: "last" });
   return {
     row: "6",
     what: "dsv3_drift EP32x9, at most 64 copies a step",
-    measured: `${fixed(ours.balance.optimal)}, shares of the plan ${fixed(ours.balance.fixed)}, with ${ours.copiesPerStep.toFixed(0)} copies`,
+    measured: `${fixed(ours.balance.optimal)}, shares of the plan ${fixed(ours.balance.fixed)}, with ${ours.copiesPerStep.toFixed(0)} copies; EPLB at every step ${fixed(eplb.balance.optimal)}, ${eplb.copiesPerStep.toFixed(0)} copies`,
     required: ">= 0.96, copies <= 64",
     ok: ours.balance.optimal >= 0.96 && ours.copiesPerStep <= 64,
   };

@@ -19,9 +19,13 @@ export interface FaultOptions {
   readonly only?: readonly string[];
   /** In the end one rank dies for good, and nothing takes its place: its experts must be repaired, whatever fails on the way. */
   readonly noSpare?: boolean;
+  /** spec.experts.minCopies; there is memory for them on all ranks together, and in the end every expert has them. */
+  readonly minCopies?: number;
 }
 
 const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
+/** Of a rank, where experts have a second copy: enough for all of them, and for two copies more on each rank. */
+const budgetOfCopies = 1900;
 const unrestMs = 60_000;
 const peaceMs = 240_000;
 const settleMs = 5_000;
@@ -44,10 +48,14 @@ export async function faultRun(seed: number, options: FaultOptions = {}): Promis
   }
 }
 
-async function runWithFaults(seed: number, { only, noSpare = false }: FaultOptions): Promise<FaultRun> {
+async function runWithFaults(seed: number, { only, noSpare = false, minCopies = 1 }: FaultOptions): Promise<FaultRun> {
   const chosen = only ? faults.filter((fault) => only.includes(fault.name)) : faults.filter((fault) => !fault.onDemand);
   const random = seeded(seed * 7919);
-  const sim = new SimCluster({ seed, shape, ranks, spec: { rebalancing: { trigger, interval: "3s" } } });
+  const sim = new SimCluster({
+    ...{ seed, ranks },
+    shape: minCopies > 1 ? { ...shape, budgetBytes: budgetOfCopies } : shape,
+    spec: { rebalancing: { trigger, interval: "3s" }, experts: { minCopies } },
+  });
   let topic = 0;
   sim.demand = (layer) =>
     Array.from({ length: shape.experts }, (_, e) => 600 * 0.5 ** ((e * (1 + (topic % 2)) + layer + topic) % shape.experts) + 10);
@@ -72,7 +80,8 @@ async function runWithFaults(seed: number, { only, noSpare = false }: FaultOptio
   await sim.clock.run(15_000); // faults that end by themselves have ended
   calm(sim);
   if (noSpare) loseForGood(sim, random);
-  const converged = await sim.clock.run(peaceMs, () => sim.converged());
+  const copied = (): boolean => sim.plan()?.layers.every(({ hosts }) => hosts.every((row) => row.length >= minCopies)) === true;
+  const converged = await sim.clock.run(peaceMs, () => sim.converged() && copied());
   const quiet = converged ? await tokens(sim) : [];
   const found = [...sim.faults(), ...quiet];
   if (!converged) found.push(`did not converge: ${sim.loop?.view()?.placementBalanced.message}; ${sim.loop?.view()?.placement?.phase}`);

@@ -6,7 +6,12 @@ import { availableParallelism } from "node:os";
 import { type FaultOptions, type FaultRun, faultRun } from "./faults.ts";
 import { crawl } from "./plants.ts";
 
-const modes: Readonly<Record<string, FaultOptions>> = { default: {}, "no-spare": { noSpare: true }, crawl: { only: crawl } };
+const modes: Readonly<Record<string, FaultOptions>> = {
+  default: {},
+  "no-spare": { noSpare: true },
+  copies: { minCopies: 2 },
+  crawl: { only: crawl },
+};
 const seedsDefault = 1_000;
 const progressEvery = 100;
 const detailsMax = 3;
