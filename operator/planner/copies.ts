@@ -1,6 +1,6 @@
 // The floor under every expert's copies: at least `minCopies` hosts, on as many different nodes, as far as there are ranks,
-// nodes and bytes; so that the loss of one node leaves no expert without a live copy. Adds what is missing, takes room from
-// copies above the floor when there is none, and touches nothing else. Pure.
+// nodes and bytes; so that the loss of one node leaves no expert without a live copy. Adds what is missing; where there is no room,
+// a copy above the floor goes, or one makes way for it on a rank that has some. Touches nothing else. Pure.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem, usedBytes } from "./problem.ts";
@@ -91,6 +91,9 @@ interface Copy {
   readonly rank: number;
 }
 
+/** Experts of a plan for which a copy that makes way is looked for, at most: each look is at all copies, and the next plan goes on. */
+const waysMax = 64;
+
 /** What a plan may still move. */
 interface Left {
   moves: number;
@@ -131,6 +134,7 @@ class FloorKeeper {
   private readonly touched = new Set<number>();
   private readonly left: Left;
   private spare: Copy[] | undefined;
+  private waysSought = 0;
 
   constructor(input: PlanInput, layers: readonly LayerPlan[]) {
     const problem = toProblem({ ...input, current: layers });
@@ -156,18 +160,20 @@ class FloorKeeper {
 
   fill(): { readonly added: number; readonly missing: number } {
     const { problem, floor } = this;
-    const open = this.hosts.flatMap((layer, l) =>
-      layer.flatMap((row, e) => (meets(problem, floor, row) ? [] : [{ l, e, rows: layerDemand(problem, l)[e] as number }])),
+    let open = this.hosts.flatMap((layer, l) =>
+      layer.flatMap((row, e) => (meets(problem, floor, row) ? [] : [{ l, e, row, rows: layerDemand(problem, l)[e] as number }])),
     );
     open.sort((a, b) => b.rows - a.rows || a.l - b.l || a.e - b.e);
     let added = 0;
-    let missing = 0;
-    for (const { l, e } of open) {
-      const row = this.hosts[l]?.[e] as number[];
-      while (!meets(problem, floor, row) && this.add(l, e)) added++;
-      if (!meets(problem, floor, row)) missing++;
+    // Again as long as one was added: what made way for it may have left room for one before it.
+    for (let before = -1; open.length > 0 && added > before; ) {
+      before = added;
+      open = open.filter(({ l, e, row }) => {
+        while (!meets(problem, floor, row) && this.add(l, e)) added++;
+        return !meets(problem, floor, row);
+      });
     }
-    return { added, missing };
+    return { added, missing: open.length };
   }
 
   /** Layers that were touched, with new shares. */
@@ -178,13 +184,27 @@ class FloorKeeper {
   }
 
   private add(l: number, e: number): boolean {
-    const g = this.place(l, e) ?? this.makeRoom(l, e);
+    const g = this.place(l, e) ?? this.makeRoom(l, e) ?? this.makeWay(l, e);
     if (g === undefined) return false;
-    const row = this.hosts[l]?.[e] as number[];
-    if (!this.held(l, e, g)) pay(this.left, g, this.stored(l, e));
-    row.push(g);
-    this.shift({ layer: l, expert: e, rank: g }, 1);
+    this.put({ layer: l, expert: e, rank: g });
     return true;
+  }
+
+  private put(copy: Copy): void {
+    const { layer, expert, rank } = copy;
+    if (!this.held(layer, expert, rank)) pay(this.left, rank, this.stored(layer, expert));
+    this.hosts[layer]?.[expert]?.push(rank);
+    this.shift(copy, 1);
+  }
+
+  private take(copy: Copy): void {
+    const row = this.hosts[copy.layer]?.[copy.expert] as number[];
+    row.splice(row.indexOf(copy.rank), 1);
+    this.shift(copy, -1);
+  }
+
+  private resident(l: number, e: number): number {
+    return this.problem.input.shape.residentBytes[l * this.problem.E + e] as number;
   }
 
   private stored(l: number, e: number): number {
@@ -196,31 +216,29 @@ class FloorKeeper {
   }
 
   /** May this rank take a copy, room aside? */
-  private wants(l: number, e: number, g: number): boolean {
+  private wants(l: number, e: number, g: number, row = this.hosts[l]?.[e] as readonly number[]): boolean {
     const { problem, floor } = this;
-    const row = this.hosts[l]?.[e] as number[];
     if ((problem.speed[g] as number) <= 0 || row.includes(g)) return false;
     if (!this.held(l, e, g) && !affords(this.left, g, this.stored(l, e))) return false;
     const newNode = !row.some((host) => problem.node[host] === problem.node[g]);
     return newNode || (nodesOf(problem, row) >= floor.nodes && row.length < floor.copies);
   }
 
-  private place(l: number, e: number): number | undefined {
+  private place(l: number, e: number, row = this.hosts[l]?.[e] as readonly number[]): number | undefined {
     const { problem } = this;
-    const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
+    const bytes = this.resident(l, e);
     let best: number | undefined;
     for (let g = 0; g < problem.G; g++) {
-      if (!this.wants(l, e, g) || (this.count[l]?.[g] as number) >= problem.slotCap) continue;
+      if (!this.wants(l, e, g, row) || (this.count[l]?.[g] as number) >= problem.slotCap) continue;
       if ((this.used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
-      if (best === undefined || this.preferred(l, e, g, best)) best = g;
+      if (best === undefined || this.preferred(l, e, row, g, best)) best = g;
     }
     return best;
   }
 
   /** Where it is now; a node, then (from the third copy on) a zone without one; the least loaded; the emptiest. */
-  private preferred(l: number, e: number, a: number, b: number): boolean {
+  private preferred(l: number, e: number, row: readonly number[], a: number, b: number): boolean {
     const { problem } = this;
-    const row = this.hosts[l]?.[e] as number[];
     const apart = (g: number): number => {
       const node = row.some((host) => problem.node[host] === problem.node[g]) ? 0 : 2;
       const zone = row.length < 2 || row.some((host) => problem.ranks[host]?.zone === problem.ranks[g]?.zone) ? 0 : 1;
@@ -239,36 +257,75 @@ class FloorKeeper {
   /** Drops the copy above the floor that carries least, on a rank that wants this one. */
   private makeRoom(l: number, e: number): number | undefined {
     const { problem, floor } = this;
-    const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
     this.spare ??= this.spares();
-    const at = this.spare.findIndex(({ layer, expert, rank }) => {
-      const row = this.hosts[layer]?.[expert] as number[];
-      const without = row.filter((g) => g !== rank);
-      if (without.length === row.length || !meets(problem, floor, without) || !this.wants(l, e, rank)) return false;
-      const size = problem.input.shape.residentBytes[layer * problem.E + expert] as number;
-      const slots = (this.count[l]?.[rank] as number) - (layer === l ? 1 : 0);
-      return slots < problem.slotCap && (this.used[rank] as number) + bytes - size <= (problem.capacity[rank] as number) + 1e-6;
+    const at = this.spare.findIndex((copy) => {
+      const row = this.hosts[copy.layer]?.[copy.expert] as number[];
+      const without = row.filter((g) => g !== copy.rank);
+      return without.length < row.length && meets(problem, floor, without) && this.fitsInPlaceOf(l, e, copy);
     });
     const found = this.spare[at];
     if (!found) return undefined;
     this.spare.splice(at, 1);
-    const row = this.hosts[found.layer]?.[found.expert] as number[];
-    row.splice(row.indexOf(found.rank), 1);
-    this.shift(found, -1);
+    this.take(found);
     return found.rank;
+  }
+
+  /** Would this expert's copy be wanted and fit where that one is now? */
+  private fitsInPlaceOf(l: number, e: number, { layer, expert, rank }: Copy): boolean {
+    const { problem } = this;
+    if (!this.wants(l, e, rank)) return false;
+    const slots = (this.count[l]?.[rank] as number) - (layer === l ? 1 : 0);
+    const bytes = (this.used[rank] as number) + this.resident(l, e) - this.resident(layer, expert);
+    return slots < problem.slotCap && bytes <= (problem.capacity[rank] as number) + 1e-6;
+  }
+
+  /** Moves the copy that carries least, on a rank that wants this one, to another rank that has room for it. */
+  private makeWay(l: number, e: number): number | undefined {
+    if (this.left.moves < 2 || this.waysSought >= waysMax || !this.anyRoom()) return undefined;
+    this.waysSought++;
+    let found: { readonly copy: Copy; readonly to: number } | undefined;
+    let least = Number.POSITIVE_INFINITY;
+    for (const { rows, ...copy } of this.copies(() => true)) {
+      if (rows >= least || (copy.layer === l && copy.expert === e) || !this.fitsInPlaceOf(l, e, copy)) continue;
+      const to = this.otherPlace(copy);
+      if (to === undefined || this.left.bytes < this.stored(l, e) + this.stored(copy.layer, copy.expert)) continue;
+      found = { copy, to };
+      least = rows;
+    }
+    if (!found) return undefined;
+    this.take(found.copy);
+    this.put({ ...found.copy, rank: found.to });
+    return found.copy.rank;
+  }
+
+  private anyRoom(): boolean {
+    const smallest = this.problem.input.shape.residentBytes.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
+    return this.used.some((bytes, g) => bytes + smallest <= (this.problem.capacity[g] as number) + 1e-6);
+  }
+
+  /** A rank with room for a copy that is to leave its own, on which its expert is no nearer to the floor. */
+  private otherPlace({ layer, expert, rank }: Copy): number | undefined {
+    const row = this.hosts[layer]?.[expert] as number[];
+    const without = row.filter((g) => g !== rank);
+    const to = this.place(layer, expert, without);
+    return to !== undefined && to !== rank && keepsFloor(this.problem, row, [...without, to]) ? to : undefined;
   }
 
   /** Copies of experts above the floor, those that carry least first. */
   private spares(): Copy[] {
-    const { problem, floor } = this;
-    const found = this.hosts.flatMap((layer, l) =>
-      layer.flatMap((row, expert) =>
-        row.length > floor.copies
-          ? row.map((rank) => ({ layer: l, expert, rank, rows: (layerDemand(problem, l)[expert] as number) / row.length }))
-          : [],
-      ),
-    );
+    const found = this.copies((row) => row.length > this.floor.copies);
     return found.sort((a, b) => a.rows - b.rows || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
+  }
+
+  /** Copies of experts with such hosts, each with the rows that it carries. */
+  private copies(of: (row: readonly number[]) => boolean): (Copy & { readonly rows: number })[] {
+    const { problem } = this;
+    return this.hosts.flatMap((layer, l) => {
+      const demand = layerDemand(problem, l);
+      return layer.flatMap((row, expert) =>
+        of(row) ? row.map((rank) => ({ layer: l, expert, rank, rows: (demand[expert] as number) / row.length })) : [],
+      );
+    });
   }
 
   private shift({ layer, expert, rank }: Copy, sign: number): void {

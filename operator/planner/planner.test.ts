@@ -107,7 +107,9 @@ test("the floor adds copies on other nodes as far as memory reaches, and takes n
       const { layers, missing, added } = withFloor({ ...input, current }, current);
       assert.deepEqual(planFaults({ ...input, current }, layers), []);
       assert.equal(belowFloor(input, layers), missing);
-      assert.equal(diffPlans(current, layers, () => 1).moves.length, added);
+      const copies = layers.reduce((n, { hosts }) => n + hosts.flat().length, 0);
+      assert.equal(copies, c.layers * c.experts + added);
+      assert.ok(diffPlans(current, layers, () => 1).moves.length >= added, "some make way for others");
       const nodes = new Set(c.ranks.map((rank) => `${rank.zone}/${rank.node}`)).size;
       if (missing === 0) assert.equal(atRisk(c.ranks, layers), nodes > 1 ? 0 : c.layers * c.experts);
       const bytes = c.sizes.reduce((a, b) => a + b, 0);
@@ -118,6 +120,32 @@ test("the floor adds copies on other nodes as far as memory reaches, and takes n
     }),
     { numRuns: 1500, seed: 5 },
   );
+});
+
+test("where only a rank of the same node has room, a copy of another expert makes way", () => {
+  const bytes = new Float64Array(3).fill(1);
+  const shape = { layers: 1, experts: 3, residentBytes: bytes, storedBytes: bytes };
+  // Ranks 0 and 1 are full but for the staging slot, rank 2 is not; expert 2 is there alone.
+  const ranks = [3, 3, 4].map(
+    (budgetBytes, rank): RankSpec => ({ rank, speed: 1, budgetBytes, zone: "", node: `n${rank}`, state: "active" }),
+  );
+  const current = [{ hosts: [[0, 1], [1, 0], [2]], shares: [[500, 500], [500, 500], [1000]] }];
+  const input: PlanInput = {
+    ...{ shape, ranks, load: Float64Array.from([5, 9, 7]), budget: unlimited, minCopies: 2, split: "weighted", effort: "fast", current },
+  };
+  const { layers, added, missing } = withFloor(input, current);
+  assert.deepEqual([added, missing], [1, 0]);
+  assert.deepEqual(
+    layers[0]?.hosts,
+    [
+      [1, 2],
+      [1, 0],
+      [2, 0],
+    ],
+    "the coldest copy goes, one only",
+  );
+  const tight = withFloor({ ...input, budget: { ...unlimited, maxMoves: 1 } }, current);
+  assert.deepEqual([tight.layers, tight.missing], [current, 1], "one move is not enough");
 });
 
 test("copies of one expert go to different nodes, from the third on to different zones", () => {

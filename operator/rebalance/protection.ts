@@ -11,7 +11,7 @@ export const protectMovesMax = 1024;
 export interface Protected {
   readonly layers: readonly LayerPlan[];
   readonly added: number;
-  /** Experts that stay below the floor for want of room; 0 while another plan goes on. */
+  /** Experts that stay below the floor for want of room; 0 while plans bring it nearer. */
   readonly missing: number;
 }
 
@@ -32,9 +32,10 @@ export class Protection {
     const bounded = { ...input, budget: { ...unlimited, maxMoves: protectMovesMax } };
     const floored = withFloor(bounded, layers);
     const next = schedulable(bounded, floored.layers);
-    const all = floored.added < protectMovesMax;
-    const missing = all ? belowFloor(bounded, next) : 0;
-    if (all) this.roomless = { key, count: missing };
+    const below = belowFloor(bounded, next);
+    // What this plan leaves, for its length or for want of room beside the old copies, the next one may bring.
+    const missing = below < belowFloor(bounded, layers) ? 0 : below;
+    this.roomless = { key, count: missing };
     return { layers: next, added: floored.added, missing };
   }
 }
