@@ -303,7 +303,7 @@ class FloorKeeper {
     return this.used.some((bytes, g) => bytes + smallest <= (this.problem.capacity[g] as number) + 1e-6);
   }
 
-  /** A rank with room for a copy that is to leave its own, on which its expert is no nearer to the floor. */
+  /** A rank with room for a copy that is to leave its own, where its expert falls no further below the floor. */
   private otherPlace({ layer, expert, rank }: Copy): number | undefined {
     const row = this.hosts[layer]?.[expert] as number[];
     const without = row.filter((g) => g !== rank);
@@ -330,12 +330,11 @@ class FloorKeeper {
 
   private shift({ layer, expert, rank }: Copy, sign: number): void {
     const { problem } = this;
-    const bytes = problem.input.shape.residentBytes[layer * problem.E + expert] as number;
     const copies = this.hosts[layer]?.[expert]?.length ?? 0;
     const rows = (layerDemand(problem, layer)[expert] as number) / Math.max(1, copies);
     const load = this.load[layer] as Float64Array;
     const count = this.count[layer] as Int32Array;
-    this.used[rank] = (this.used[rank] as number) + sign * bytes;
+    this.used[rank] = (this.used[rank] as number) + sign * this.resident(layer, expert);
     load[rank] = (load[rank] as number) + sign * rows;
     count[rank] = (count[rank] as number) + sign;
     this.touched.add(layer);
