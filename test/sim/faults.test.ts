@@ -30,6 +30,10 @@ test("experts of a rank that dies for good are repaired, although the first atte
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { noSpare: true });
 });
 
+test("with minCopies every expert has its copies in the end, whatever failed on the way", async () => {
+  for (const seed of [...seedsUpTo(fewSeeds), 2240]) await mustHold(seed, { minCopies: 2 }); // the last one: copies had to make way
+});
+
 test("transfers that crawl past every deadline break no promise", async () => {
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { only: crawl });
 });
