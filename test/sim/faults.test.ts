@@ -34,6 +34,10 @@ test("with minCopies every expert has its copies in the end, whatever failed on 
   for (const seed of [...seedsUpTo(fewSeeds), 2240]) await mustHold(seed, { minCopies: 2 }); // the last one: copies had to make way
 });
 
+test("a deployment shrinks and grows while all this happens", async () => {
+  for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { also: ["resize"] });
+});
+
 test("transfers that crawl past every deadline break no promise", async () => {
   for (const seed of seedsUpTo(fewSeeds)) await mustHold(seed, { only: crawl });
 });

@@ -15,8 +15,10 @@ export interface FaultRun {
 }
 
 export interface FaultOptions {
-  /** Names of the faults to strike with; all when not given. */
+  /** Names of the faults to strike with; all but those on demand when not given. */
   readonly only?: readonly string[];
+  /** Names of faults on demand to strike with as well. */
+  readonly also?: readonly string[];
   /** In the end one rank dies for good, and nothing takes its place: its experts must be repaired, whatever fails on the way. */
   readonly noSpare?: boolean;
   /** spec.experts.minCopies; there is memory for them on all ranks together, and in the end every expert has them. */
@@ -48,8 +50,9 @@ export async function faultRun(seed: number, options: FaultOptions = {}): Promis
   }
 }
 
-async function runWithFaults(seed: number, { only, noSpare = false, minCopies = 1 }: FaultOptions): Promise<FaultRun> {
-  const chosen = only ? faults.filter((fault) => only.includes(fault.name)) : faults.filter((fault) => !fault.onDemand);
+async function runWithFaults(seed: number, options: FaultOptions): Promise<FaultRun> {
+  const { only, also = [], noSpare = false, minCopies = 1 } = options;
+  const chosen = faults.filter(({ name, onDemand }) => (only ? only.includes(name) : !onDemand || also.includes(name)));
   const random = seeded(seed * 7919);
   const sim = new SimCluster({
     ...{ seed, ranks },
@@ -135,8 +138,22 @@ const faults: readonly Fault[] = [
       worker.crash(undefined);
       sim.pods.delete(worker.podUid);
       sim.clock.after(500 + random.below(8_000), () => {
-        sim.addPod(worker.rank);
+        if (worker.rank < sim.kube.desired && !hasPod(sim, worker.rank)) sim.addPod(worker.rank);
         sim.refresh();
+      });
+    },
+  },
+  {
+    name: "resize",
+    onDemand: true,
+    strike: (sim, random) => {
+      if (sim.kube.desired < ranks) return;
+      sim.scale(ranks - 1);
+      const stop = sim.clock.every(reconcileMs, () => reconcile(sim));
+      sim.clock.after(3_000 + random.below(30_000), () => {
+        sim.scale(ranks);
+        reconcile(sim);
+        stop();
       });
     },
   },
@@ -254,15 +271,35 @@ const faults: readonly Fault[] = [
   },
 ];
 
+const reconcileMs = 500;
+
+const hasPod = (sim: SimCluster, rank: number): boolean => [...sim.pods.values()].some((worker) => worker.rank === rank);
+
+/** What the reconciler does of a scale: pods too many leave, and go when they are empty; those that are missing come. */
+function reconcile(sim: SimCluster): void {
+  const { desired } = sim.kube;
+  const drained = new Set(sim.loop?.view()?.drains.flatMap(({ phase, podUid }) => (phase === "Drained" ? [podUid] : [])));
+  for (const worker of [...sim.pods.values()]) {
+    if (worker.rank < desired || !drained.has(worker.podUid)) continue;
+    worker.crash(undefined);
+    sim.pods.delete(worker.podUid);
+  }
+  sim.leaving = [...sim.pods.values()].flatMap(({ rank, podUid }) => (rank < desired ? [] : [{ rank, podUid, reason: "Shrink" as const }]));
+  if (desired === ranks && !hasPod(sim, ranks - 1)) sim.addPod(ranks - 1);
+  sim.refresh();
+}
+
 function calm(sim: SimCluster): void {
   sim.troubles.calm();
+  sim.scale(ranks);
+  sim.leaving = [];
   sim.kube.storeDown = false;
   sim.nats.status.connected = true;
   for (const worker of sim.pods.values()) {
     worker.stalled = false;
     if (!worker.alive) worker.crash(10);
   }
-  for (let rank = 0; rank < ranks; rank++) if (![...sim.pods.values()].some((worker) => worker.rank === rank)) sim.addPod(rank);
+  for (let rank = 0; rank < ranks; rank++) if (!hasPod(sim, rank)) sim.addPod(rank);
   if (!sim.loop) sim.startOperator();
   sim.refresh();
 }

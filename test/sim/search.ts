@@ -10,6 +10,7 @@ const modes: Readonly<Record<string, FaultOptions>> = {
   default: {},
   "no-spare": { noSpare: true },
   copies: { minCopies: 2 },
+  resize: { also: ["resize"] },
   crawl: { only: crawl },
 };
 const seedsDefault = 1_000;
