@@ -133,6 +133,8 @@ class FloorKeeper {
   private readonly count: Int32Array[];
   private readonly touched = new Set<number>();
   private readonly left: Left;
+  /** Resident bytes of the smallest expert. */
+  private readonly smallest: number;
   private spare: Copy[] | undefined;
   private waysSought = 0;
 
@@ -156,6 +158,7 @@ class FloorKeeper {
       return count;
     });
     this.left = leftOf(problem, this.before, hosts);
+    this.smallest = problem.input.shape.residentBytes.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
   }
 
   fill(): { readonly added: number; readonly missing: number } {
@@ -299,8 +302,7 @@ class FloorKeeper {
   }
 
   private anyRoom(): boolean {
-    const smallest = this.problem.input.shape.residentBytes.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
-    return this.used.some((bytes, g) => bytes + smallest <= (this.problem.capacity[g] as number) + 1e-6);
+    return this.used.some((bytes, g) => bytes + this.smallest <= (this.problem.capacity[g] as number) + 1e-6);
   }
 
   /** A rank with room for a copy that is to leave its own, where its expert falls no further below the floor. */

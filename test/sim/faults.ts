@@ -36,6 +36,8 @@ const atStepShare = 0.5;
 const stepsAhead = 24;
 const stepWaitMs = 6_000;
 const ranks = 3;
+/** Between two looks of what stands for the reconciler, while the deployment is resized. */
+const reconcileMs = 500;
 const trigger = { window: "3s", minTokens: 500 };
 
 export async function faultRun(seed: number, options: FaultOptions = {}): Promise<FaultRun> {
@@ -270,8 +272,6 @@ const faults: readonly Fault[] = [
     },
   },
 ];
-
-const reconcileMs = 500;
 
 const hasPod = (sim: SimCluster, rank: number): boolean => [...sim.pods.values()].some((worker) => worker.rank === rank);
 
