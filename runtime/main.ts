@@ -14,11 +14,11 @@ interface Process {
 
 const roles: Readonly<Record<string, () => Promise<Process>>> = {
   worker: async () => {
-    const { startWorker } = await import("./serve/worker.ts");
+    const { startWorker } = await import("./worker/worker.ts");
     return startWorker({ ...parseWorkerConfig(process.env), version: packageJson.version });
   },
   gateway: async () => {
-    const { startGateway } = await import("./serve/gateway.ts");
+    const { startGateway } = await import("./gateway/gateway.ts");
     return startGateway({ ...parseGatewayConfig(process.env), version: packageJson.version });
   },
 };

@@ -20,7 +20,7 @@ test("what follows a port-forward in the background tries again until it listens
 });
 
 test("the example of a trace is the script that made the one that is read in tests", () => {
-  const script = read("operator/planner/testdata/make_trace.py");
+  const script = read("operator/planner/offline/testdata/make_trace.py");
   assert.ok(read("operator/README.md").includes(`\`\`\`python\n${script.slice(script.indexOf("import base64"))}\`\`\`\n`));
 });
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { encodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
-import { decodeTrace, encodeTrace } from "../planner/traces.ts";
+import { decodeTrace, encodeTrace } from "../planner/offline/traces.ts";
 import { listen } from "./commands/plan-record.ts";
 import { type Member, membersOf, Recorder } from "./recorder.ts";
 

@@ -4,7 +4,7 @@
 // and no network.
 import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
-import type { Trace } from "../planner/traces.ts";
+import type { Trace } from "../planner/offline/traces.ts";
 
 /** A process that may report; `serves`: a window without it is incomplete. */
 export interface Member {

@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Chain, clusterChain, hops, leastHops, leastSpread, spread } from "../../test/support/affinity-programs.ts";
 import { policies } from "./index.ts";
+import { rankSpecs } from "./offline/simulate.ts";
+import { generateTrace, plantTransitions, presets } from "./offline/traces-generate.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
-import { rankSpecs } from "./simulate.ts";
-import { generateTrace, plantTransitions, presets } from "./traces-generate.ts";
 
 interface Instance {
   readonly chain: Chain & { readonly flow: Float64Array };

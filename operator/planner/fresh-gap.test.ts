@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { approached } from "../../test/bench/planner-fresh.ts";
-import { generateTrace, presets } from "./traces-generate.ts";
+import { generateTrace, presets } from "./offline/traces-generate.ts";
 
 const cluster = { ranks: 16, slots: 9 };
 /** Behind by this much for so many windows in a row, a plan from nothing would be worth a thought. */

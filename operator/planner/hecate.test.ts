@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
 import { makePlan, policies } from "./index.ts";
+import { ReshardAge } from "./load/reshard-age.ts";
+import { rankSpecs, simulate } from "./offline/simulate.ts";
+import { windowOf } from "./offline/traces.ts";
+import { generateTrace, presets } from "./offline/traces-generate.ts";
 import { reshardEvery } from "./policies/hecate.ts";
 import { type PlanInput, type Timing, unlimited } from "./policy.ts";
-import { ReshardAge } from "./reshard-age.ts";
-import { rankSpecs, simulate } from "./simulate.ts";
-import { windowOf } from "./traces.ts";
-import { generateTrace, presets } from "./traces-generate.ts";
 
 const alone = (hosts: number[][]): LayerPlan[] => [{ hosts, shares: hosts.map((row) => row.map((_, i) => (i === 0 ? 1000 : 0))) }];
 const bytes = new Float64Array(16).fill(1);

@@ -3,12 +3,12 @@ import { test } from "node:test";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, splitLayer } from "../../runtime/placement/split.ts";
+import { rankSpecs } from "./offline/simulate.ts";
+import { windowOf } from "./offline/traces.ts";
+import { generateTrace, presets } from "./offline/traces-generate.ts";
 import { planFresh, planIncremental } from "./policies/incremental.ts";
 import { type PlanInput, unlimited } from "./policy.ts";
 import { toLayers, toProblem } from "./problem.ts";
-import { rankSpecs } from "./simulate.ts";
-import { windowOf } from "./traces.ts";
-import { generateTrace, presets } from "./traces-generate.ts";
 
 const trace = generateTrace("t", { ...presets.qwen3_48x128, layers: 8, windows: 2 }, 3);
 const bytes = new Float64Array(trace.layers * trace.experts).fill(1);

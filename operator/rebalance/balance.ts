@@ -16,18 +16,25 @@ import {
   whetherToMove,
   whetherToPlan,
 } from "../planner/decide.ts";
-import { type Forecast, Forecaster } from "../planner/forecast.ts";
+import { gainPerMove, planNoise } from "../planner/defaults.ts";
 import { policies } from "../planner/index.ts";
-import { windowsMin } from "../planner/lifetime.ts";
-import { type Accepted, type ClosedWindow, type ExpectedRank, LoadBook, type MeasuredImbalance, ServedRows } from "../planner/load.ts";
-import { movesAllowed, Pace } from "../planner/pace.ts";
-import { type PhaseLoad, phaseLoads } from "../planner/phases.ts";
+import { type Forecast, Forecaster } from "../planner/load/forecast.ts";
+import { windowsMin } from "../planner/load/lifetime.ts";
+import { movesAllowed, Pace } from "../planner/load/pace.ts";
+import { type PhaseLoad, phaseLoads } from "../planner/load/phases.ts";
+import { ReshardAge } from "../planner/load/reshard-age.ts";
+import { type SpeedRank, Speeds } from "../planner/load/speeds.ts";
+import { timingOf } from "../planner/load/timing.ts";
+import { TransitionBook } from "../planner/load/transitions.ts";
+import {
+  type Accepted,
+  type ClosedWindow,
+  type ExpectedRank,
+  LoadBook,
+  type MeasuredImbalance,
+  ServedRows,
+} from "../planner/load/windows.ts";
 import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../planner/policy.ts";
-import { ReshardAge } from "../planner/reshard-age.ts";
-import { gainPerMove, planNoise } from "../planner/shipped.ts";
-import { type SpeedRank, Speeds } from "../planner/speeds.ts";
-import { timingOf } from "../planner/timing.ts";
-import { TransitionBook } from "../planner/transitions.ts";
 import { PathRates } from "./rates.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */

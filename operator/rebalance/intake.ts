@@ -1,6 +1,6 @@
 // The load messages of one deployment: subscribed to where its spec says, handed to its balance, counted, and how old they are.
 import type { LoadWindow } from "../../crds/telemetry.ts";
-import type { ExpectedRank } from "../planner/load.ts";
+import type { ExpectedRank } from "../planner/load/windows.ts";
 import type { LoopPorts, Observed } from "./loop-ports.ts";
 import type { Subscription } from "./telemetry.ts";
 import type { TelemetryFacts } from "./view.ts";

@@ -2,8 +2,8 @@
 // and the planner's view of it. Pure.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
+import type { SpeedRank, Speeds } from "../planner/load/speeds.ts";
 import type { RankSpec } from "../planner/policy.ts";
-import type { SpeedRank, Speeds } from "../planner/speeds.ts";
 import type { Link, Member, MemberState, PlanMember } from "./ports.ts";
 
 /** A Control stream that has failed for this long means the rank is lost. */

@@ -5,8 +5,8 @@ import { decisionNumbersMax, type ExpertPlacementStatus } from "../../crds/exper
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Decision } from "../planner/decide.ts";
-import type { MeasuredImbalance } from "../planner/load.ts";
-import type { PhaseLoad } from "../planner/phases.ts";
+import type { PhaseLoad } from "../planner/load/phases.ts";
+import type { MeasuredImbalance } from "../planner/load/windows.ts";
 import type { RankSpec } from "../planner/policy.ts";
 import { backoffMs } from "./attempts.ts";
 import type { Outlook } from "./balance.ts";

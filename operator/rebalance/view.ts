@@ -5,7 +5,7 @@ import { sum } from "../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../deployment/ports.ts";
 import { atRisk } from "../planner/copies.ts";
 import type { Decision } from "../planner/decide.ts";
-import type { MeasuredImbalance } from "../planner/load.ts";
+import type { MeasuredImbalance } from "../planner/load/windows.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import { stagingBytes } from "../planner/problem.ts";
 import { unheld } from "./holding.ts";

@@ -2,19 +2,7 @@
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
-
-/** A weight's bytes as a backend receives them. f32 is row-major; int4 is the block-32 form of weights/codecs. */
-export type WeightData =
-  | { readonly codec: "f32"; readonly shape: readonly number[]; readonly data: Float32Array }
-  | {
-      readonly codec: "int4"; // w = (q - z) * s per block of 32 along the last axis
-      readonly shape: readonly number[]; // logical [N, K], K a multiple of 32
-      readonly q: Uint8Array; // [N, K/32, 16] two values a byte, low nibble first
-      readonly s: Float32Array; // [N, K/32]
-      readonly z: Uint8Array; // [N, K/32] one zero point a byte, 0..15
-    };
-
-export type Weights = Readonly<Record<string, WeightData>>;
+import type { WeightData, Weights } from "../kernels/weights.ts";
 
 /** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k and for v. */
 export interface KvCache {

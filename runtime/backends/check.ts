@@ -3,7 +3,8 @@
 import { AppError } from "../../crds/common.ts";
 import { checkKvRows } from "../kernels/attention.ts";
 import type { Segment } from "../kernels/segment.ts";
-import type { Inputs, KvCall, WeightData, Weights } from "./backend.ts";
+import type { WeightData, Weights } from "../kernels/weights.ts";
+import type { Inputs, KvCall } from "./backend.ts";
 
 function invalid(segment: Segment, message: string): AppError {
   return new AppError(`${segment.name}: ${message}`, { code: "InvalidArgument", operation: "running a segment" });

@@ -3,8 +3,9 @@
 import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
+import type { Weights } from "../kernels/weights.ts";
 import { dequantizeInt4 } from "../weights/codecs/int4.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, KvCache, KvCall, Outputs, Weights } from "./backend.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, KvCache, KvCall, Outputs } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, weightOf } from "./check.ts";
 
 const bytesPerValue = 4;

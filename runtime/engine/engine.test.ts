@@ -6,10 +6,10 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
+import { missingExperts } from "../placement/frames/not-hosted.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
-import { missingExperts } from "./core/not-hosted.ts";
 import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "./engine.ts";
 
 const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");

@@ -4,10 +4,10 @@ import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Backend, Compiled } from "../backends/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
+import { notHosted } from "../placement/frames/not-hosted.ts";
+import { gatherRows, type Pairs, scatterRows } from "../placement/frames/pairs.ts";
 import type { CodecName, ModelStore } from "../weights/store.ts";
 import { groupPairs } from "./core/combine.ts";
-import { notHosted } from "./core/not-hosted.ts";
-import { gatherRows, type Pairs, scatterRows } from "./core/pairs.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 

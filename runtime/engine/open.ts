@@ -1,9 +1,10 @@
 // Opens a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor once.
 // Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { Backend, Compiled, KvCache, Weights } from "../backends/backend.ts";
+import type { Backend, Compiled, KvCache } from "../backends/backend.ts";
 import { createBackend } from "../backends/index.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
+import type { Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";

@@ -2,7 +2,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import type { ModelTokenizer } from "../serve/tokenizer.ts";
+import type { ModelTokenizer } from "../text/tokenizer.ts";
 
 const separator = "\n---\n";
 /** Longer texts are cut: one sequence is one prefill without a past. */

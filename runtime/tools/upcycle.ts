@@ -7,7 +7,7 @@ import { createBackend } from "../backends/index.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { mixtral, mixtralArchitecture } from "../models/mixtral.ts";
-import { loadTokenizer } from "../serve/tokenizer.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
 import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import { bytesOf } from "../weights/floats.ts";

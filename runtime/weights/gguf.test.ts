@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { loadTokenizer } from "../serve/tokenizer.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
 import { importModel } from "../tools/import.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { bytesOf } from "./floats.ts";

@@ -6,7 +6,7 @@
 //   generation_config.json chat_template.jinja         copied when the source has them
 // This file: the schema and the reader's interface. Reading: store-reader.ts. Writing: store-writer.ts.
 import { z } from "zod";
-import type { WeightData, Weights } from "../backends/backend.ts";
+import type { WeightData, Weights } from "../kernels/weights.ts";
 
 export const storeVersion = 1;
 export const unitAlignment = 4096;

@@ -3,15 +3,15 @@
 // towards a plan from nothing, made anew for every window or once and kept.
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
+import { simulate } from "../../operator/planner/offline/simulate.ts";
+import type { Trace } from "../../operator/planner/offline/traces.ts";
+import type { PresetName } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
 import type { PlacementPolicy, PlanInput } from "../../operator/planner/policy.ts";
 import { type Hosts, toLayers, toProblem } from "../../operator/planner/problem.ts";
 import { firstPlan } from "../../operator/planner/repair.ts";
 import { relabelled } from "../../operator/planner/search/relabel.ts";
 import { withinBudget } from "../../operator/planner/search/within-budget.ts";
-import { simulate } from "../../operator/planner/simulate.ts";
-import type { Trace } from "../../operator/planner/traces.ts";
-import type { PresetName } from "../../operator/planner/traces-generate.ts";
 import { type Cluster, fixed, shipped, traceOf } from "./planner-kit.ts";
 
 export type Approach = "incremental" | "fresh each window" | "fresh once";

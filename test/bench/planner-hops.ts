@@ -2,7 +2,7 @@
 // transitions change rank compared with uniform placement, with planted affinity and without (the negative control).
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
-import { generateTrace, plantTransitions, presets } from "../../operator/planner/traces-generate.ts";
+import { generateTrace, plantTransitions, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { clusterChain, hops, leastHops, leastSpread, spread } from "../support/affinity-programs.ts";
 import { fixed, inputOf, type Row } from "./planner-kit.ts";
 

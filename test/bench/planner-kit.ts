@@ -2,13 +2,13 @@
 
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
+import { gainPerMove } from "../../operator/planner/defaults.ts";
 import { policies } from "../../operator/planner/index.ts";
-import { movesDefault } from "../../operator/planner/pace.ts";
+import { movesDefault } from "../../operator/planner/load/pace.ts";
+import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/offline/simulate.ts";
+import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
+import { generateTrace, type PresetName, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { type PlanInput, unlimited } from "../../operator/planner/policy.ts";
-import { gainPerMove } from "../../operator/planner/shipped.ts";
-import { rankSpecs, type SimulateOptions, type Summary, simulate, summarise } from "../../operator/planner/simulate.ts";
-import { type Trace, windowOf } from "../../operator/planner/traces.ts";
-import { generateTrace, type PresetName, presets } from "../../operator/planner/traces-generate.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 

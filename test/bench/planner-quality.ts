@@ -2,15 +2,15 @@
 
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
+import { rankSpecs, simulate } from "../../operator/planner/offline/simulate.ts";
+import { windowOf } from "../../operator/planner/offline/traces.ts";
+import type { PresetName } from "../../operator/planner/offline/traces-generate.ts";
+import { stationaryTrace } from "../../operator/planner/offline/traces-generate.ts";
 import { planExact } from "../../operator/planner/policies/exact.ts";
 import { planFresh, planIncremental } from "../../operator/planner/policies/incremental.ts";
 import type { PlanInput } from "../../operator/planner/policy.ts";
 import { toLayers, toProblem } from "../../operator/planner/problem.ts";
 import { repairPlan } from "../../operator/planner/repair.ts";
-import { rankSpecs, simulate } from "../../operator/planner/simulate.ts";
-import { windowOf } from "../../operator/planner/traces.ts";
-import type { PresetName } from "../../operator/planner/traces-generate.ts";
-import { stationaryTrace } from "../../operator/planner/traces-generate.ts";
 import { countMoves } from "../../runtime/placement/diff.ts";
 import { bound } from "../../runtime/placement/imbalance.ts";
 import { balance, type Cluster, fixed, inputOf, median, type Row, ratios, shipped, simulated, traceOf } from "./planner-kit.ts";

@@ -1,12 +1,12 @@
 // Rows 11 and 12 and the growth of planning time, beside the in-repo EPLB in the same process.
 import type { LayerPlan } from "../../crds/plan.ts";
 import { makePlan, policies } from "../../operator/planner/index.ts";
+import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
+import { generateTrace, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
 import type { PlanInput } from "../../operator/planner/policy.ts";
 import { toProblem } from "../../operator/planner/problem.ts";
 import { type Program, solve } from "../../operator/planner/solver.ts";
-import { type Trace, windowOf } from "../../operator/planner/traces.ts";
-import { generateTrace, presets } from "../../operator/planner/traces-generate.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../runtime/placement/split.ts";
 import { type Cluster, inputOf, median, quantile, type Row, seedOf, traceOf } from "./planner-kit.ts";

@@ -2,12 +2,13 @@
 // The oracle is the reference backend; tolerances are each op's own times `slack`.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { Backend, Compiled, KvCache, KvCall, Outputs, WeightData, Weights } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/backends/backend.ts";
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
 import { allCases } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { Tensor } from "../../runtime/kernels/segment.ts";
+import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { loadModel, relativeError } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 

@@ -2,9 +2,10 @@
 // with noise on the experts they do not (the control). Called by one test file per backend.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { Backend, Compiled, WeightData, Weights } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled } from "../../runtime/backends/backend.ts";
 import { gaussian } from "../../runtime/kernels/random.ts";
 import type { Segment, Tensor } from "../../runtime/kernels/segment.ts";
+import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { ffnTensors, llamaProgram } from "../../runtime/models/llama.ts";
 import { loadModel, type ModelWeights, relativeError } from "./harness.ts";

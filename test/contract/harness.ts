@@ -1,7 +1,8 @@
 // The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
-import type { Backend, Compiled, KvCache, WeightData, Weights } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled, KvCache } from "../../runtime/backends/backend.ts";
 import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
+import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 
 export interface ModelWeights {
   readonly program: ModelProgram;

@@ -1,7 +1,8 @@
 // A small Mixtral with seeded random weights, for suites that need a whole model and no files.
-import type { WeightData, Weights } from "../../runtime/backends/backend.ts";
+
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { ModelProgram, Segment } from "../../runtime/kernels/segment.ts";
+import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { quantizeInt4 } from "../../runtime/weights/codecs/int4.ts";
 

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, type TestContext, test } from "node:test";
 import { createEngine, type Engine } from "../../runtime/engine/engine.ts";
-import { loadTokenizer, type ModelTokenizer } from "../../runtime/serve/tokenizer.ts";
+import { loadTokenizer, type ModelTokenizer } from "../../runtime/text/tokenizer.ts";
 import { modelDigest } from "../../runtime/weights/digest.ts";
 import { bytesOf } from "../../runtime/weights/floats.ts";
 import { writeSafetensors } from "../../runtime/weights/safetensors-writer.ts";

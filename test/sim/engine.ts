@@ -3,7 +3,7 @@
 // the one before it: a token that wrong bytes have served is seen where it came from.
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend, Compiled, Outputs, Weights } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled, Outputs } from "../../runtime/backends/backend.ts";
 import type { Engine, EngineInfo, LoadCounters, RemoteExperts, RoutingTables } from "../../runtime/engine/engine.ts";
 import { ExpertTable } from "../../runtime/engine/expert-table.ts";
 import { LoadCounter } from "../../runtime/engine/load-counter.ts";
@@ -11,6 +11,7 @@ import { forward, type StepTools } from "../../runtime/engine/step.ts";
 import { StepTimes } from "../../runtime/engine/step-times.ts";
 import { TransitionSampler } from "../../runtime/engine/transition-sampler.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import type { Weights } from "../../runtime/kernels/weights.ts";
 import { createRouter } from "../../runtime/placement/dispatch.ts";
 import type { VirtualClock } from "./clock.ts";
 import { fingerprint, hidden, type SimModel } from "./model.ts";

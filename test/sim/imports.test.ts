@@ -37,16 +37,17 @@ const production = [
     (name) => `operator/rebalance/${name}.ts`,
   ),
   ...["telemetry", "intake", "plan-object", "placement-status"].map((name) => `operator/rebalance/${name}.ts`),
-  ...["decide", "load", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
-  ...["worker-plane", "worker-experts", "worker-plan", "worker-loads", "worker-control", "worker-join", "worker-telemetry", "give-way"].map(
-    (name) => `runtime/serve/${name}.ts`,
+  ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
+  ...["plane", "experts", "plan", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
+    (name) => `runtime/worker/${name}.ts`,
   ),
-  ...["materializer", "resident-set", "shard-client", "shard-server", "dispatch-client", "dispatch-server", "frame-run", "attempts"].map(
-    (name) => `runtime/experts/${name}.ts`,
+  ...["materializer", "resident-set", "semaphore", "shard-client", "shard-server", "transfer-pace"].map(
+    (name) => `runtime/experts/memory/${name}.ts`,
   ),
-  ...["serve-frame", "peers", "peer-stream", "gate", "transfer-pace"].map((name) => `runtime/experts/${name}.ts`),
-  ...["core/plan-state", "expert-table", "step"].map((name) => `runtime/engine/${name}.ts`),
-  ...["dispatch", "diff", "receive", "split"].map((name) => `runtime/placement/${name}.ts`),
+  ...["client", "server", "frame-run", "attempts", "serve-frame", "peer-stream"].map((name) => `runtime/experts/dispatch/${name}.ts`),
+  ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),
+  ...["expert-table", "step"].map((name) => `runtime/engine/${name}.ts`),
+  ...["dispatch", "diff", "receive", "split", "frames/pairs", "frames/frames"].map((name) => `runtime/placement/${name}.ts`),
   ...["wire/mapping", "wire/grpc", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
 ];
 

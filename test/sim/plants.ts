@@ -2,7 +2,7 @@
 // find them.
 import { PlanRun } from "../../operator/rebalance/protocol.ts";
 import { Rollout } from "../../operator/rebalance/rollout.ts";
-import { PlanState } from "../../runtime/engine/core/plan-state.ts";
+import { PlanState } from "../../runtime/worker/plan-state.ts";
 
 type Method = (this: never, ...args: never[]) => unknown;
 

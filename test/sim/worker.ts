@@ -2,18 +2,18 @@
 // network, disk and engine; the pod is what Kubernetes would do with it. Faults are switched on from outside.
 import { ports } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { PlanState } from "../../runtime/engine/core/plan-state.ts";
 import type { EngineInfo, LoadCounters } from "../../runtime/engine/engine.ts";
-import type { ResidentSet } from "../../runtime/experts/resident-set.ts";
+import type { ResidentSet } from "../../runtime/experts/memory/resident-set.ts";
 import { createHealth, type Health } from "../../runtime/observe/health.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import { tracingOff } from "../../runtime/observe/trace.ts";
-import { RemoteSocket } from "../../runtime/serve/worker-experts.ts";
-import { createWorkerPlane, type WorkerPlane } from "../../runtime/serve/worker-plane.ts";
 import type { Identity, Membership } from "../../runtime/wire/mapping.ts";
 import type { Bus } from "../../runtime/wire/nats.ts";
 import type { TlsSource } from "../../runtime/wire/tls.ts";
+import { RemoteSocket } from "../../runtime/worker/experts.ts";
+import { PlanState } from "../../runtime/worker/plan-state.ts";
+import { createWorkerPlane, type WorkerPlane } from "../../runtime/worker/plane.ts";
 import { asOwner, type Owner, type VirtualClock } from "./clock.ts";
 import { SimEngine } from "./engine.ts";
 import { hidden, SimModel, type SimShape } from "./model.ts";

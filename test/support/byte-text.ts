@@ -1,6 +1,6 @@
 // A text model for gateway tests: one token per UTF-8 byte (0..255), 299 ends the text. Same interface as the real one.
 import { AppError } from "../../crds/common.ts";
-import type { TextModel } from "../../runtime/serve/answer.ts";
+import type { TextModel } from "../../runtime/text/text-model.ts";
 import { eosId, vocab } from "./scripted-worker.ts";
 
 const encode = (text: string) => [...new TextEncoder().encode(text)];

@@ -1,9 +1,9 @@
 // A gateway before scripted workers, over real HTTP and real gRPC with mutual TLS, and what its tests ask and expect of it.
 import assert from "node:assert/strict";
 import { after, afterEach, before } from "node:test";
+import { type Gateway, type GatewayConfig, type GatewayOverrides, startGateway } from "../../runtime/gateway/gateway.ts";
+import { failoverLimits } from "../../runtime/gateway/patience.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { type Gateway, type GatewayConfig, type GatewayOverrides, startGateway } from "../../runtime/serve/gateway.ts";
-import { failoverLimits } from "../../runtime/serve/patience.ts";
 import { byteText } from "./byte-text.ts";
 import { createTestCa, type TestCa } from "./certs.ts";
 import { name, ns, type Script, type ScriptedWorker, startWorker, tokenAt } from "./scripted-worker.ts";

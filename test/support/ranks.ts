@@ -1,12 +1,11 @@
 // Workers of one deployment in this process, over real gRPC and TLS on loopback, and the two that speak to them: an operator
-// driver (membership, plans) and a gateway (requests with failover, as serve/failover.ts does it).
+// driver (membership, plans) and a gateway (requests with failover, as gateway/failover.ts does it).
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gatewayRank, operatorRank } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
-import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../runtime/serve/worker.ts";
 import { importMoe } from "../../runtime/tools/import-moe.ts";
 import type { ExpertIndex } from "../../runtime/weights/store.ts";
 import {
@@ -20,6 +19,7 @@ import { connect } from "../../runtime/wire/grpc.ts";
 import { type Member, toMembership, toPlan, toSender } from "../../runtime/wire/mapping.ts";
 import { create } from "../../runtime/wire/service.ts";
 import { serverNames, type TlsSource } from "../../runtime/wire/tls.ts";
+import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../runtime/worker/worker.ts";
 import { createTestCa, type TestCa } from "./certs.ts";
 
 export const namespace = "default";

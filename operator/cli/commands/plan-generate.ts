@@ -2,8 +2,8 @@
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { encodeTrace } from "../../planner/traces.ts";
-import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/traces-generate.ts";
+import { encodeTrace } from "../../planner/offline/traces.ts";
+import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/offline/traces-generate.ts";
 import { fraction, whole } from "../options.ts";
 
 const usage = `usage: enodia plan generate --preset NAME --out FILE [options]

@@ -1,7 +1,7 @@
 // What a picture of a simulation shows, by its cells.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { SplitName, WindowResult } from "../../planner/simulate.ts";
+import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
 import { plot } from "./plan-plot.ts";
 
 const red = 'fill="rgb(255,0,0)"';

@@ -1,7 +1,7 @@
 // The picture of a simulation as SVG: rank loads over time of the first policy as a heat map, balance and copies of all
 // policies as time series. Pure: results in, text out.
-import type { SplitName, WindowResult } from "../../planner/simulate.ts";
-import type { Trace } from "../../planner/traces.ts";
+import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
+import type { Trace } from "../../planner/offline/traces.ts";
 
 export interface Plotted {
   readonly trace: Trace;

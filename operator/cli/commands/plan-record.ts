@@ -9,7 +9,7 @@ import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
 import { type Bus, createBus, credentialsAt } from "../../../runtime/wire/nats.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
-import { encodeTrace } from "../../planner/traces.ts";
+import { encodeTrace } from "../../planner/offline/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { whole } from "../options.ts";
 import { type Closed, type Member, membersOf, Recorder } from "../recorder.ts";

@@ -6,7 +6,7 @@ import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../../runtime/placement/split.ts";
-import { decodeTrace, windowOf } from "../../planner/traces.ts";
+import { decodeTrace, windowOf } from "../../planner/offline/traces.ts";
 import { run as plan } from "./plan.ts";
 
 const main = resolve(import.meta.dirname, "../main.ts");

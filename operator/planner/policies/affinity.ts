@@ -3,7 +3,7 @@
 import type { PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, type Problem, toLayers } from "../problem.ts";
 import { homesStay } from "../repair.ts";
-import { type Chain, crossing, type Places } from "../search/chain.ts";
+import { type Chain, crossing, type Places } from "../search/affinity/chain.ts";
 import { type Aim, withinBudget } from "../search/within-budget.ts";
 
 /** A target is followed only if it saves this part of the present hops. */

@@ -5,7 +5,7 @@ import type { PlacementPolicy } from "../policy.ts";
 import { someUnhosted, toProblem } from "../problem.ts";
 import { seeded } from "../random.ts";
 import { homesStay } from "../repair.ts";
-import { placeChain } from "../search/chain.ts";
+import { placeChain } from "../search/affinity/chain.ts";
 import { affinityPlan, expertFlow, placesOf } from "./affinity.ts";
 
 export const exflow: PlacementPolicy = {

@@ -3,7 +3,7 @@
 import { calibrated, type Materialised, overlapDegree } from "../../../runtime/placement/calibrate.ts";
 import { materialize } from "../../../runtime/placement/materialize.ts";
 import { type Hosts, layerDemand, type Problem, usedBytes } from "../problem.ts";
-import { changeOf } from "../search/books.ts";
+import { changeOf } from "../search/ledger.ts";
 import { worstOf } from "../search/within-budget.ts";
 
 /** Overlap degree where none is measured: larger ones are never worse (16 and less clearly are). */

@@ -5,10 +5,10 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import { type PlacementPolicy, type PlanInput, type PlanOutput, unlimited } from "../policy.ts";
 import { type Hosts, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { firstPlan } from "../repair.ts";
-import { freshHosts } from "../search/fresh.ts";
-import { type Improved, type ImproveOptions, improve } from "../search/improve.ts";
-import { polishSmall, smallCellsMax } from "../search/small.ts";
-import type { SearchWidth } from "../search/step.ts";
+import { freshHosts } from "../search/incremental/fresh.ts";
+import { type Improved, type ImproveOptions, improve } from "../search/incremental/improve.ts";
+import { polishSmall, smallCellsMax } from "../search/incremental/small.ts";
+import type { SearchWidth } from "../search/incremental/step.ts";
 
 const widths: Record<PlanInput["effort"], SearchWidth> = {
   fast: { hot: 1, cold: 8, experts: 4, chains: false },

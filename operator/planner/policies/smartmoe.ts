@@ -5,7 +5,7 @@ import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, homesOf, layerDemand, type Problem, toLayers, toProblem } from "../problem.ts";
 import { firstPlan, homesStay } from "../repair.ts";
-import { seats } from "../search/chain.ts";
+import { seats } from "../search/affinity/chain.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
 export const smartmoe: PlacementPolicy = {

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { rankSpecs } from "../offline/simulate.ts";
 import { type PlanInput, unlimited } from "../policy.ts";
 import { toProblem } from "../problem.ts";
-import { rankSpecs } from "../simulate.ts";
 import { relabelled } from "./relabel.ts";
 
 test("parts go to the ranks that hold most of them, those that nobody holds to the ranks that are left", () => {

@@ -1,11 +1,11 @@
 // Takes a target placement as far as budget and memory allow, for policies that plan one without regard to what is hosted:
-// whole layers first, the best gain per copy first, then parts of those that did not fit (towards.ts). A target that
+// whole layers first, the best gain per copy first, then parts of those that did not fit (partial.ts). A target that
 // exceeds the budget is so reached by a sequence of plans, each better than the one before. Pure.
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
-import { Books, type Change, changeOf } from "./books.ts";
-import { smoothWorst, towards } from "./towards.ts";
+import { Books, type Change, changeOf } from "./ledger.ts";
+import { smoothWorst, towards } from "./partial.ts";
 
 export interface Limited {
   readonly hosts: Hosts;

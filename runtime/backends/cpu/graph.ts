@@ -2,7 +2,7 @@
 // Fused on the way: q, k and v projections into one matrix, add + rmsNorm into one node, silu * b. Rows are [batch, tokens, width]
 // in graphs with attention (GroupQueryAttention wants three axes), [n, width] elsewhere.
 import type { Op, Segment } from "../../kernels/segment.ts";
-import type { Weights } from "../backend.ts";
+import type { Weights } from "../../kernels/weights.ts";
 import { type Graph, type Initializer, type Node, type OnnxModel, onnxType, type ValueInfo, writeModel } from "./onnx.ts";
 import { blockSize, dims, type Matrix, packZeroPoints, quantizeInt8, stackRows, transpose } from "./quantize.ts";
 

@@ -3,7 +3,8 @@
 import { cpus } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs, Weights } from "../backend.ts";
+import type { Weights } from "../../kernels/weights.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
 import { expertBytes, residentBytes } from "./memory.ts";

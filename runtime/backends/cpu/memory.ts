@@ -2,7 +2,7 @@
 // MALLOC_MMAP_THRESHOLD_=1048576 so that the allocator gives big buffers back; without it f32 takes twice as much).
 // f32: 0.99-1.1 x the weights (prepacked, originals dropped); quantised: 1.5-2.1 x (scales stay beside the packed form).
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightData } from "../backend.ts";
+import type { WeightData } from "../../kernels/weights.ts";
 
 const f32Factor = 1.08;
 const quantizedFactor = 2;

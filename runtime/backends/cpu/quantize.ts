@@ -1,6 +1,6 @@
 // Weight matrices as MatMulNBits and Gemm want them: slices of rows and columns, int8 blocks, packed zero points. Pure.
 // A matrix is [N, K] as Hugging Face stores a projection (out, in). Not here: the int4 codec of stored units (weights/codecs).
-import type { WeightData } from "../backend.ts";
+import type { WeightData } from "../../kernels/weights.ts";
 
 export const blockSize = 32;
 

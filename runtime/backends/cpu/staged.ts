@@ -3,8 +3,9 @@
 // and its new rows are stored after the run.
 import { kernelOf } from "../../kernels/index.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
+import type { WeightData, Weights } from "../../kernels/weights.ts";
 import { dequantizeInt4 } from "../../weights/codecs/int4.ts";
-import type { Compiled, KvCall, Outputs, WeightData, Weights } from "../backend.ts";
+import type { Compiled, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
 import { type BuiltGraph, newKey, newValue } from "./graph.ts";
 import type { CpuKv } from "./kv.ts";

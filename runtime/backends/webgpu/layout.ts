@@ -1,6 +1,6 @@
 // How weights lie on the device: [K][N] with four columns to a vector, so that neighbouring threads read neighbouring bytes;
 // wide matrices in panels of columns, each within the GPU's binding limit. Pure.
-import type { WeightData } from "../backend.ts";
+import type { WeightData } from "../../kernels/weights.ts";
 
 /** Columns n0 .. n0 + columns of a matrix, in its own buffers. */
 export interface Panel {

@@ -2,8 +2,9 @@
 import { checkIds } from "../../kernels/gather.ts";
 import { ints } from "../../kernels/kernel.ts";
 import type { Segment } from "../../kernels/segment.ts";
+import type { WeightData, Weights } from "../../kernels/weights.ts";
 import { dequantizeInt4 } from "../../weights/codecs/int4.ts";
-import type { Inputs, WeightData, Weights } from "../backend.ts";
+import type { Inputs } from "../backend.ts";
 import { weightOf } from "../check.ts";
 import { matrixBytes } from "./layout.ts";
 import { lower } from "./wgsl/index.ts";

@@ -1,6 +1,6 @@
 // What a codec of expert units is: three matrices to bytes and back. Interface and the shapes all codecs share. Pure.
 import { AppError } from "../../../crds/common.ts";
-import type { Weights } from "../../backends/backend.ts";
+import type { Weights } from "../../kernels/weights.ts";
 
 export interface ExpertShape {
   readonly hidden: number;

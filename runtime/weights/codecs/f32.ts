@@ -1,5 +1,5 @@
 // Codec f32 of an expert unit: w1 | w2 | w3 as row-major little-endian f32, nothing between. Pure.
-import type { Weights } from "../../backends/backend.ts";
+import type { Weights } from "../../kernels/weights.ts";
 import { bytesOf, viewF32 } from "../floats.ts";
 import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
 import { matrixShapes } from "./codec.ts";

@@ -1,7 +1,7 @@
 // Codec int4: blocks of 32 along the last axis, w = (q - z) * s, one f32 scale and one zero point (0..15) a block. Pure.
 // Unit layout: w1.q w1.s w1.z w2.q w2.s w2.z w3.q w3.s w3.z, each section padded to 64 bytes so that views stay aligned.
 import { AppError } from "../../../crds/common.ts";
-import type { WeightData, Weights } from "../../backends/backend.ts";
+import type { WeightData, Weights } from "../../kernels/weights.ts";
 import { viewF32 } from "../floats.ts";
 import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
 import { matrixShapes } from "./codec.ts";

@@ -1,6 +1,6 @@
 // What an op becomes on the device: dispatches over named values, weights and KV. Types and helpers only. Pure.
 import type { Op } from "../../../kernels/segment.ts";
-import type { WeightData } from "../../backend.ts";
+import type { WeightData } from "../../../kernels/weights.ts";
 import { workgroupSize } from "./shader.ts";
 
 /** What a kernel's storage binding is bound to. */

@@ -1,0 +1,94 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { type Trace, windowOf } from "../offline/traces.ts";
+import { generateTrace, type PresetName, presets, stationaryTrace } from "../offline/traces-generate.ts";
+import { Forecaster } from "./forecast.ts";
+
+/** Weights of the newest window that single averages are tried with. */
+const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1];
+/** What online selection may miss, of what the average misses that proves best over the whole trace. */
+const regretMax = 1.07;
+const layers = 8;
+
+function sharesOf(counts: ArrayLike<number>, experts: number): Float64Array {
+  const shares = Float64Array.from(counts);
+  for (let l = 0; l < layers; l++) {
+    const layer = shares.subarray(l * experts, (l + 1) * experts);
+    const all = layer.reduce((a, b) => a + b, 0);
+    for (let e = 0; e < experts; e++) layer[e] = (layer[e] as number) / all;
+  }
+  return shares;
+}
+
+/** Mean over layers. */
+function variation(a: Float64Array, b: Float64Array): number {
+  return a.reduce((sum, value, i) => sum + Math.abs(value - (b[i] as number)), 0) / 2 / layers;
+}
+
+/** One-step errors over a trace: of the forecaster, and of each average alone. */
+function errorsOn(trace: Trace): { chosen: number; single: number[] } {
+  const forecaster = new Forecaster(layers, trace.experts);
+  const means = arms.map(() => new Float64Array(layers * trace.experts));
+  const single = arms.map(() => 0);
+  let chosen = 0;
+  let forecast: Float64Array | undefined;
+  for (let t = 0; t < trace.windows; t++) {
+    const shares = sharesOf(windowOf(trace, t), trace.experts);
+    if (forecast) chosen += variation(sharesOf(forecast, trace.experts), shares);
+    for (const [a, mean] of means.entries()) {
+      if (t > 0) single[a] = (single[a] as number) + variation(mean, shares);
+      const gain = Math.max(arms[a] as number, 1 / (t + 1));
+      for (let i = 0; i < mean.length; i++) mean[i] = (mean[i] as number) + gain * ((shares[i] as number) - (mean[i] as number));
+    }
+    forecast = forecaster.observe(windowOf(trace, t)).load;
+  }
+  return { chosen, single };
+}
+
+function assertSmallRegret(trace: Trace): void {
+  const { chosen, single } = errorsOn(trace);
+  const best = Math.min(...single);
+  assert.ok(chosen <= regretMax * best, `${(chosen / best).toFixed(3)} times the error of the best average, ${arms[single.indexOf(best)]}`);
+}
+
+for (const name of Object.keys(presets) as PresetName[]) {
+  test(`${name}: the selected forecast misses at most 7% more than the average that is best in hindsight`, () => {
+    for (const seed of [1, 2, 3]) assertSmallRegret(generateTrace(name, { ...presets[name], layers }, seed));
+  });
+}
+
+test("so it does where nothing but chance moves, however little is counted", () => {
+  const { experts, counts } = generateTrace("t", { ...presets.qwen3_48x128, layers, windows: 1 }, 5);
+  for (const selections of [1_000, 20_000, 500_000])
+    assertSmallRegret(stationaryTrace({ layers, experts, load: counts }, 60, selections, 6));
+});
+
+test("the error that is told is that of recent windows: sampling noise alone, then the miss after a drift sets in", () => {
+  const experts = 16;
+  const still = stationaryTrace({ layers, experts, load: new Float64Array(layers * experts).fill(1) }, 40, 100_000, 7);
+  const forecaster = new Forecaster(layers, experts);
+  let last = forecaster.observe(windowOf(still, 0));
+  assert.equal(last.error, 0, "nothing was forecast yet");
+  for (let t = 1; t < still.windows; t++) last = forecaster.observe(windowOf(still, t));
+  assert.ok(last.error > 0.5 * last.noiseFloor && last.error < 1.2 * last.noiseFloor, `${last.error} beside ${last.noiseFloor}`);
+  for (let t = 0; t < 12; t++) {
+    const moved = windowOf(still, t).map((count, i) => Math.round(count * (1 + 0.1 * Math.sin(i + t / 2))));
+    last = forecaster.observe(moved);
+  }
+  assert.ok(last.error > 2 * last.noiseFloor, `${last.error} beside ${last.noiseFloor}`);
+});
+
+test("the second window decides whether averages have the advantage: not over a load that has plainly moved, and over chance they do", () => {
+  const experts = 16;
+  const load = new Float64Array(layers * experts).fill(1);
+  const still = stationaryTrace({ layers, experts, load }, 2, 100_000, 8);
+  const armAfter = (swing: number): number => {
+    const forecaster = new Forecaster(layers, experts);
+    forecaster.observe(windowOf(still, 0));
+    return forecaster.observe(windowOf(still, 1).map((count, i) => Math.round(count * (1 + swing * Math.sin(i))))).arm;
+  };
+  assert.ok(armAfter(0) < 1);
+  // About twice what sampling explains, as when tokens of one request are alike.
+  assert.ok(armAfter(0.035) < 1);
+  assert.equal(armAfter(0.1), 1);
+});

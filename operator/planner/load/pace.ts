@@ -1,0 +1,55 @@
+// How soon the next plan may come and how much it may move, by how the load behaves: at once and more right after a change of
+// load, later while the load holds still and plans find nothing better. Pure.
+import type { Decision } from "../decide.ts";
+import type { Forecast } from "./forecast.ts";
+
+/** Copies that a plan may newly place where spec.rebalancing.budget.maxMoves is not given, */
+export const movesDefault = 64;
+/** and so many times as many right after a change of load. A cap that somebody has set is never raised. */
+const changeFactor = 2;
+/** A change of load is news for so many windows, or until a plan was judged: what comes later follows the usual pace. */
+const changeWindows = 4;
+/** The load holds still when so many windows in a row differed by no more than this many times their sampling noise. */
+const quietWindowsMin = 8;
+const quietNoise = 2;
+/** Each plan in a row that found nothing better doubles the interval of a quiet load, up to so many times. */
+const intervalFactorMax = 4;
+
+export class Pace {
+  private changeLeft = 0;
+  private quiet = 0;
+  private fruitless = 0;
+
+  /** A window was taken into the forecast. */
+  observe({ alarm, change, noiseFloor }: Pick<Forecast, "alarm" | "change" | "noiseFloor">): void {
+    this.changeLeft = alarm ? changeWindows : Math.max(0, this.changeLeft - 1);
+    this.quiet = alarm || change > quietNoise * noiseFloor ? 0 : this.quiet + 1;
+    if (this.quiet === 0) this.fruitless = 0;
+  }
+
+  /** A plan was made, and this is what came of it. */
+  judged({ reason }: Pick<Decision, "reason">): void {
+    this.changeLeft = 0;
+    this.fruitless = reason === "NoBetterPlan" || reason === "TransferNotWorth" ? this.fruitless + 1 : 0;
+  }
+
+  /** Ranks came or went: what was not worth a plan before may be now. */
+  forget(): void {
+    this.fruitless = 0;
+  }
+
+  /** The load has changed, and no plan was judged since. */
+  get changed(): boolean {
+    return this.changeLeft > 0;
+  }
+
+  /** Of the time between plans. */
+  get intervalFactor(): number {
+    return this.quiet < quietWindowsMin ? 1 : Math.min(intervalFactorMax, 2 ** this.fruitless);
+  }
+}
+
+/** Copies that the next plan may newly place. `given`: what the spec says. */
+export function movesAllowed(given: number | undefined, changed: boolean): number {
+  return given ?? movesDefault * (changed ? changeFactor : 1);
+}

@@ -1,0 +1,262 @@
+// Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
+// trusted. A rank that did not report is missing, never zero. Pure; the caller gives the time.
+import type { LoadWindow, Phase, StepSeconds } from "../../../crds/telemetry.ts";
+import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
+
+export type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
+export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
+
+export interface ExpectedRank {
+  readonly rank: number;
+  readonly bootId: string;
+  readonly speed: number;
+}
+
+export interface ClosedWindow {
+  readonly start: number;
+  readonly end: number;
+  /** Selections counted at their source, [layers * experts]: what the planner forecasts. */
+  readonly routed: Float64Array;
+  readonly routedByPhase: Readonly<Record<Phase, Float64Array>>;
+  /** Rows computed, per layer [ranks], in the order of `ranks`. */
+  readonly served: readonly Float64Array[];
+  readonly ranks: readonly ExpectedRank[];
+  readonly missing: readonly number[];
+  readonly selections: number;
+  readonly perLayer: Float64Array;
+  /** Where the time of steps went, mean of ranks; unset unless all of them say. */
+  readonly seconds?: StepSeconds;
+}
+
+interface RankBook {
+  bootId: string;
+  seq: number;
+  lastMs: number;
+  /** Rows served per layer. */
+  served: Float64Array;
+  seconds: StepSeconds | undefined;
+  heard: boolean;
+}
+
+/** The open window of one deployment: messages in, one ClosedWindow out. Times are unix ms. */
+export class LoadBook {
+  readonly layers: number;
+  readonly experts: number;
+  readonly deploymentUid: string;
+  private readonly ranks = new Map<number, RankBook>();
+  private readonly byPhase: Record<Phase, Float64Array>;
+  private openedAt: number;
+  /** What began before this speaks of another plan or other ranks as well. */
+  private cleanSince = Number.NEGATIVE_INFINITY;
+
+  constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
+    this.layers = options.layers;
+    this.experts = options.experts;
+    this.deploymentUid = options.deploymentUid;
+    this.openedAt = options.now;
+    this.byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
+  }
+
+  accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
+    const from = expected.find((rank) => rank.rank === window.rank);
+    if (window.deploymentUID !== this.deploymentUid || window.layers !== this.layers || window.experts !== this.experts || !from) {
+      return { ok: false, reason: "unknown_deployment" };
+    }
+    if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
+    if (window.windowEnd < this.openedAt) return { ok: false, reason: "late" };
+    const book = this.book(window.rank, window.bootId);
+    if (window.seq <= book.seq) return { ok: false, reason: "duplicate" };
+    book.seq = window.seq;
+    book.lastMs = now;
+    // Counted over two worlds: a sign of life, and no more.
+    if (window.windowStart < this.cleanSince) return { ok: true };
+    book.heard = true;
+    const routed = this.byPhase[window.phase];
+    for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
+    for (let l = 0; l < this.layers; l++) {
+      let rows = 0;
+      for (let e = 0; e < this.experts; e++) rows += window.served[l * this.experts + e] as number;
+      book.served[l] = (book.served[l] as number) + rows;
+    }
+    if (window.seconds) book.seconds = sumOf(book.seconds ?? noSeconds, window.seconds);
+    return { ok: true };
+  }
+
+  private book(rank: number, bootId: string): RankBook {
+    const known = this.ranks.get(rank);
+    if (known && known.bootId === bootId) return known;
+    const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
+    this.ranks.set(rank, fresh);
+    return fresh;
+  }
+
+  /** Time since the oldest last message of the expected ranks; Infinity when one was never heard. */
+  ageMs(expected: readonly ExpectedRank[], now: number): number {
+    return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.lastHeard(rank, bootId)), 0);
+  }
+
+  reporting(expected: readonly ExpectedRank[], now: number, staleMs: number): number {
+    return expected.filter(({ rank, bootId }) => now - this.lastHeard(rank, bootId) <= staleMs).length;
+  }
+
+  lastSampleMs(): number {
+    return Math.max(0, ...[...this.ranks.values()].map((book) => book.lastMs));
+  }
+
+  private lastHeard(rank: number, bootId: string): number {
+    const book = this.ranks.get(rank);
+    return book && book.bootId === bootId && book.lastMs > 0 ? book.lastMs : Number.NEGATIVE_INFINITY;
+  }
+
+  get openSince(): number {
+    return this.openedAt;
+  }
+
+  /** Selections so far of the layer with the fewest among those that had any. */
+  openSelections(): number {
+    let least = Number.POSITIVE_INFINITY;
+    for (let l = 0; l < this.layers; l++) {
+      let count = 0;
+      for (let i = l * this.experts; i < (l + 1) * this.experts; i++)
+        count += (this.byPhase.prefill[i] as number) + (this.byPhase.decode[i] as number);
+      if (count > 0) least = Math.min(least, count);
+    }
+    return Number.isFinite(least) ? least : 0;
+  }
+
+  /** Ends the window and opens the next. */
+  close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
+    const routed = this.byPhase.prefill.map((count, i) => count + (this.byPhase.decode[i] as number));
+    const heard = expected.map(({ rank, bootId }) => {
+      const book = this.ranks.get(rank);
+      return book && book.bootId === bootId && book.heard ? book : undefined;
+    });
+    const perLayer = new Float64Array(this.layers);
+    routed.forEach((count, i) => {
+      const l = Math.floor(i / this.experts);
+      perLayer[l] = (perLayer[l] as number) + count;
+    });
+    const closed: ClosedWindow = {
+      start: this.openedAt,
+      end: now,
+      routed,
+      routedByPhase: { prefill: this.byPhase.prefill.slice(), decode: this.byPhase.decode.slice() },
+      served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (book) => book?.served[l] ?? 0)),
+      ranks: expected,
+      missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
+      selections: perLayer.reduce((a, b) => a + b, 0),
+      perLayer,
+      ...meanSeconds(heard.map((book) => book?.seconds)),
+    };
+    this.open(now);
+    return closed;
+  }
+
+  /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two worlds. */
+  reset(now: number): void {
+    this.cleanSince = now;
+    this.open(now);
+  }
+
+  private open(now: number): void {
+    this.openedAt = now;
+    this.byPhase.prefill.fill(0);
+    this.byPhase.decode.fill(0);
+    for (const book of this.ranks.values()) {
+      book.served.fill(0);
+      book.seconds = undefined;
+      book.heard = false;
+    }
+  }
+}
+
+const noSeconds: StepSeconds = { dense: 0, experts: 0 };
+
+function sumOf(a: StepSeconds, b: StepSeconds): StepSeconds {
+  return { dense: a.dense + b.dense, experts: a.experts + b.experts };
+}
+
+function meanSeconds(ranks: readonly (StepSeconds | undefined)[]): Pick<ClosedWindow, "seconds"> {
+  const known = ranks.filter((seconds) => seconds !== undefined);
+  if (known.length < ranks.length || known.length === 0) return {};
+  const sum = known.reduce(sumOf);
+  return { seconds: { dense: sum.dense / ranks.length, experts: sum.experts / ranks.length } };
+}
+
+export interface MeasuredImbalance {
+  readonly worst: number;
+  readonly mean: number;
+  readonly worstLayer: number;
+  /** Layers with enough rows to say anything. */
+  readonly layers: number;
+  /** Load of each rank in the worst layer, per speed, over the mean. */
+  readonly ranks: readonly { readonly rank: number; readonly load: number }[];
+}
+
+/**
+ * Rows computed per layer and rank over as many windows as the figure needs to be more than chance: windows are added up
+ * until every layer has enough, then the oldest go. Emptied when the plan, the ranks or the load change.
+ */
+export class ServedRows {
+  private windows: ClosedWindow[] = [];
+
+  add(window: ClosedWindow, enough: number): void {
+    const last = this.windows.at(-1);
+    if (last && last.ranks.map((rank) => rank.bootId).join() !== window.ranks.map((rank) => rank.bootId).join()) this.clear();
+    this.windows.push(window);
+    while (this.windows.length > servedWindowsMax || (this.windows.length > 1 && leastRows(this.windows.slice(1)) >= enough))
+      this.windows.shift();
+  }
+
+  clear(): void {
+    this.windows = [];
+  }
+
+  /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
+  measure(minRows: number): MeasuredImbalance | undefined {
+    // Of the ranks' speeds the newest are the best known.
+    const speed = this.windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
+    let worst = 0;
+    let worstLayer = -1;
+    let total = 0;
+    let layers = 0;
+    const rows = sumRows(this.windows);
+    for (const [l, load] of rows.entries()) {
+      if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) continue;
+      const ratio = imbalance(load, speed);
+      total += ratio;
+      layers++;
+      if (ratio <= worst) continue;
+      worst = ratio;
+      worstLayer = l;
+    }
+    if (layers === 0) return undefined;
+    const relative = relativeLoad(rows[worstLayer] ?? [], speed);
+    const ranks = (this.windows[0]?.ranks ?? []).map(({ rank }, g) => ({ rank, load: relative[g] ?? 0 }));
+    return { worst, mean: total / layers, worstLayer, layers, ranks };
+  }
+}
+
+/** A bound on memory, not on meaning. */
+const servedWindowsMax = 60;
+
+function sumRows(windows: readonly ClosedWindow[]): Float64Array[] {
+  const sums = (windows[0]?.served ?? []).map((load) => Float64Array.from(load));
+  for (const window of windows.slice(1)) {
+    window.served.forEach((load, l) => {
+      load.forEach((rows, g) => {
+        const sum = sums[l];
+        if (sum) sum[g] = (sum[g] ?? 0) + rows;
+      });
+    });
+  }
+  return sums;
+}
+
+/** Rows of the layer with the fewest among those that had any. */
+function leastRows(windows: readonly ClosedWindow[]): number {
+  const totals = sumRows(windows)
+    .map((load) => load.reduce((a, b) => a + b, 0))
+    .filter((rows) => rows > 0);
+  return totals.length > 0 ? Math.min(...totals) : 0;
+}

@@ -1,0 +1,65 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { policies } from "../index.ts";
+import type { PlacementPolicy } from "../policy.ts";
+import { type SimulateOptions, simulate, summarise, type WindowResult } from "./simulate.ts";
+import { generateTrace, presets } from "./traces-generate.ts";
+
+const trace = generateTrace("t", { ...presets.qwen3_48x128, layers: 4, windows: 5 }, 4);
+const now = (): number => 0;
+const run = (options: Partial<SimulateOptions>): Promise<WindowResult[]> =>
+  simulate({ trace, policy: policies.incremental, ranks: 16, slots: 9, now, ...options });
+
+test("the first windows of a trace give what a trace cut after them gives: the last plan is not scored", async () => {
+  const cut = { ...trace, windows: 3, counts: trace.counts.slice(0, 3 * trace.layers * trace.experts) };
+  const first = await run({ windows: 3 });
+  assert.deepEqual(first, await run({ trace: cut }));
+  assert.deepEqual(
+    first.map((result) => result.next !== undefined),
+    [true, true, false],
+  );
+});
+
+test("one window scores nothing: no balance and no bound are known", async () => {
+  const all = summarise(await run({ windows: 1 }));
+  for (const figure of [all.balance.optimal, all.balance.fixed, all.bound, all.worst, all.meanWorst]) assert.ok(Number.isNaN(figure));
+  assert.equal(all.copies, 0);
+});
+
+for (const name of ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow"] as const) {
+  test(`${name}: slots over all layers hold, whatever is left over by an even division`, async () => {
+    const on = new Set<number>();
+    for (const slotsTotal of [32, 35, 47]) {
+      await run({
+        policy: policies[name],
+        slotsTotal,
+        windows: 3,
+        onWindow: (_, layers) => {
+          for (let g = 0; g < 16; g++) on.add(layers.reduce((n, layer) => n + layer.hosts.filter((row) => row.includes(g)).length, 0));
+          assert.ok(Math.max(...on) <= slotsTotal, `${Math.max(...on)} of ${slotsTotal}`);
+        },
+      });
+    }
+  });
+}
+
+test("memory that holds no equal number of experts per rank and layer leaves EPLB and MoETuner with what fits", async () => {
+  // 5 ranks need 26 slots a layer to hold 128 experts evenly; in all they hold them.
+  for (const name of ["eplb", "moetuner"] as const) {
+    const [first] = await run({ policy: policies[name], ranks: 5, slotsTotal: 103, windows: 1 });
+    assert.match(first?.reason ?? "", /does not fit the memory: homes stay/, name);
+  }
+});
+
+test("a policy may be given the last window as it was", async () => {
+  const load: Float64Array[] = [];
+  const policy: PlacementPolicy = {
+    ...policies.uniform,
+    plan: (input) => {
+      load.push(input.load);
+      return policies.uniform.plan(input);
+    },
+  };
+  await run({ policy, forecast: "last" });
+  assert.deepEqual(Array.from(load[2] ?? []), Array.from(trace.counts.subarray(2 * 512, 3 * 512)));
+});

@@ -1,0 +1,260 @@
+// Runs a policy over a trace: plan from windows <= t, score on t + 1. What `enodia plan simulate` and the benchmark
+// print. Pure but for the clock that the caller gives.
+import type { LayerPlan } from "../../../crds/plan.ts";
+import { countMoves, diffPlans } from "../../../runtime/placement/diff.ts";
+import { bound, fastestOf, imbalance, jointBound, relativeLoad } from "../../../runtime/placement/imbalance.ts";
+import { loadByShares, splitEqually, splitLayer } from "../../../runtime/placement/split.ts";
+import { keepFloor } from "../copies.ts";
+import { planNoise } from "../defaults.ts";
+import { Forecaster, layerTotals } from "../load/forecast.ts";
+import { ReshardAge } from "../load/reshard-age.ts";
+import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, type Timing, unlimited } from "../policy.ts";
+import { assertPlan } from "../validate.ts";
+import type { Trace } from "./traces.ts";
+
+export type SplitName = "equal" | "fixed" | "optimal";
+
+export interface SimulateOptions {
+  readonly trace: Trace;
+  readonly policy: PlacementPolicy;
+  readonly ranks: number;
+  /** Experts per (layer, rank). */
+  readonly slots?: number;
+  /** Experts per rank over all layers: layers may differ. */
+  readonly slotsTotal?: number;
+  readonly speeds?: readonly number[];
+  readonly budgetCopies?: number;
+  readonly budgetCopiesPerRank?: number;
+  readonly windows?: number;
+  readonly gainPerMove?: number;
+  readonly effort?: PlanInput["effort"];
+  readonly minCopies?: number;
+  readonly split?: "weighted" | "equal";
+  /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
+  readonly fixedShares?: boolean;
+  readonly nodes?: number;
+  /** Tells the policy how much of the load is sampling noise: "all" of it is moved for by none, "shipped" is what the operator tells. */
+  readonly noise?: "all" | "shipped";
+  /** What plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
+  readonly forecast?: "selected" | "last";
+  /** What transfers hide behind, one byte per expert; unset: not measured. */
+  readonly timing?: Omit<Timing, "windows">;
+  /** Homes may be sharded anew in every window, for policies that otherwise do so rarely. */
+  readonly reshardAlways?: boolean;
+  /** Milliseconds; the only outside thing here. */
+  readonly now: () => number;
+  /** Waited for. The plan is given here and not kept: of a long trace it is more than memory holds. */
+  readonly onWindow?: (result: WindowResult, layers: readonly LayerPlan[]) => void | Promise<void>;
+}
+
+export interface WindowResult {
+  readonly window: number;
+  readonly copies: number;
+  readonly bytes: number;
+  readonly ms: number;
+  readonly reason: string;
+  /** On window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
+  readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
+  readonly bound?: number;
+  /** Of each rank on t + 1, by each split: load per speed over the mean, mean of layers. */
+  readonly rankLoad?: Readonly<Record<SplitName, Float64Array>>;
+}
+
+/** Plans of this many windows back keep their copies: no move there and back. */
+const dwellWindows = 3;
+
+/** Ranks 0 .. ranks - 1, all active; budgets in experts (one unit of bytes each), speeds repeated in turn, nodes of equal size. */
+export function rankSpecs(options: Pick<SimulateOptions, "ranks" | "slots" | "slotsTotal" | "speeds" | "nodes">): RankSpec[] {
+  const budget = options.slotsTotal !== undefined ? options.slotsTotal + 1 : Number.POSITIVE_INFINITY;
+  return Array.from({ length: options.ranks }, (_, rank) => ({
+    rank,
+    speed: options.speeds?.[rank % options.speeds.length] ?? 1,
+    budgetBytes: budget,
+    zone: "z0",
+    node: `n${Math.floor((rank * (options.nodes ?? options.ranks)) / options.ranks)}`,
+    state: "active" as const,
+  }));
+}
+
+/** One result per window, in order. The first plan is made from nothing: its copies do not count. */
+export async function simulate(options: SimulateOptions): Promise<WindowResult[]> {
+  const { trace } = options;
+  const cells = trace.layers * trace.experts;
+  const ranks = rankSpecs(options);
+  const speed = Float64Array.from(ranks, (rank) => rank.speed);
+  const shape = {
+    layers: trace.layers,
+    experts: trace.experts,
+    residentBytes: new Float64Array(cells).fill(1),
+    storedBytes: new Float64Array(cells).fill(1),
+  };
+  const forecaster = new Forecaster(trace.layers, trace.experts);
+  const transitions = options.policy.usesTransitions && trace.transitions ? Float64Array.from(trace.transitions) : undefined;
+  const windows = Math.min(options.windows ?? trace.windows, trace.windows);
+  const history: { added: number[]; dropped: number[] }[] = [];
+  const results: WindowResult[] = [];
+  let current: readonly LayerPlan[] | undefined;
+  const resharded = new ReshardAge();
+  for (let t = 0; t < windows; t++) {
+    const counts = trace.counts.subarray(t * cells, (t + 1) * cells);
+    const started = options.now();
+    const forecast = forecaster.observe(counts);
+    if (forecast.alarm || options.reshardAlways) resharded.forget();
+    const input = inputOf(options, {
+      shape,
+      ranks,
+      load: options.forecast === "last" ? Float64Array.from(counts) : forecast.load,
+      unrest: options.fixedShares ? undefined : forecast.unrest,
+      current,
+      history,
+      noise: noiseOf(options, forecaster, counts),
+      transitions,
+      reshard: resharded.input(t),
+      lifetime: forecast.lifetime,
+    });
+    const made = await options.policy.plan(input);
+    const layers = keepFloor(input, made.layers);
+    const ms = options.now() - started;
+    assertPlan(input, layers);
+    const copies = current ? countMoves(current, layers) : 0;
+    remember(history, input, layers);
+    resharded.planned(t, made);
+    const next = t + 1 < windows ? trace.counts.subarray((t + 1) * cells, (t + 2) * cells) : undefined;
+    const result = {
+      window: t,
+      copies,
+      bytes: copies,
+      ms,
+      reason: made.reason,
+      ...(next ? score(options, next, layers, speed) : {}),
+    };
+    results.push(result);
+    await options.onWindow?.(result, layers);
+    current = layers;
+  }
+  return results;
+}
+
+interface Step {
+  readonly shape: PlanInput["shape"];
+  readonly ranks: readonly RankSpec[];
+  readonly load: Float64Array;
+  readonly unrest: number | undefined;
+  readonly current: readonly LayerPlan[] | undefined;
+  readonly history: readonly { readonly added: readonly number[]; readonly dropped: readonly number[] }[];
+  readonly noise: Float64Array | undefined;
+  readonly transitions: Float64Array | undefined;
+  readonly reshard: Pick<PlanInput, "windowsSinceReshard">;
+  readonly lifetime: number;
+}
+
+function noiseOf({ trace, noise, ranks }: SimulateOptions, forecaster: Forecaster, counts: Uint32Array): Float64Array | undefined {
+  if (noise === undefined) return undefined;
+  const all = forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), ranks);
+  return noise === "shipped" ? planNoise(all) : all;
+}
+
+function inputOf(options: SimulateOptions, { history, noise, unrest, transitions, reshard, lifetime, ...step }: Step): PlanInput {
+  return {
+    ...step,
+    ...reshard,
+    ...(options.timing ? { timing: { ...options.timing, windows: lifetime } } : {}),
+    ...(unrest === undefined ? {} : { unrest }),
+    budget: { ...unlimited, maxMoves: options.budgetCopies ?? Infinity, maxMovesPerRank: options.budgetCopiesPerRank ?? Infinity },
+    minCopies: options.minCopies ?? 1,
+    split: options.split ?? "weighted",
+    effort: options.effort ?? "quality",
+    recent: { added: new Set(history.flatMap((h) => h.added)), dropped: new Set(history.flatMap((h) => h.dropped)) },
+    ...(noise ? { noise } : {}),
+    ...(options.slotsTotal === undefined && options.slots !== undefined ? { slotsPerRank: options.slots } : {}),
+    ...(options.gainPerMove !== undefined ? { gainPerMove: options.gainPerMove } : {}),
+    ...(transitions ? { transitions } : {}),
+  };
+}
+
+function remember(history: { added: number[]; dropped: number[] }[], input: PlanInput, layers: readonly LayerPlan[]): void {
+  if (!input.current) return;
+  const diff = diffPlans(input.current, layers, () => 1);
+  const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
+  history.push({ added: diff.moves.map(key), dropped: diff.drops.map(key) });
+  if (history.length > dwellWindows - 1) history.shift();
+}
+
+function score(
+  options: SimulateOptions,
+  counts: Uint32Array,
+  layers: readonly LayerPlan[],
+  speed: Float64Array,
+): Required<Pick<WindowResult, "next" | "bound" | "rankLoad">> {
+  const { trace } = options;
+  const demands = layers.map((_, l) => counts.subarray(l * trace.experts, (l + 1) * trace.experts));
+  const loads: Record<SplitName, Float64Array[]> = {
+    equal: layers.map((layer, l) => splitEqually({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
+    fixed: layers.map((layer, l) => loadByShares(demands[l] as Uint32Array, layer.hosts, layer.shares, options.ranks)),
+    optimal: layers.map((layer, l) => splitLayer({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
+  };
+  const measure = (name: SplitName): { balance: number; worst: number } => {
+    const ratios = loads[name].map((load) => imbalance(load, speed));
+    return { balance: ratios.reduce((total, ratio) => total + 1 / ratio, 0) / ratios.length, worst: Math.max(...ratios) };
+  };
+  const slotsTotal = options.slotsTotal;
+  const fastest = fastestOf(speed);
+  const best =
+    slotsTotal !== undefined
+      ? jointBound(demands, options.ranks, slotsTotal * options.ranks, fastest)
+      : Math.max(...demands.map((demand) => bound(demand, options.ranks, (options.slots ?? trace.experts) * options.ranks, fastest)));
+  const next = { equal: measure("equal"), fixed: measure("fixed"), optimal: measure("optimal") };
+  const ranks = (name: SplitName): Float64Array => meanLoad(loads[name], speed);
+  return { next, bound: best, rankLoad: { equal: ranks("equal"), fixed: ranks("fixed"), optimal: ranks("optimal") } };
+}
+
+/** Of each rank, load per speed over the mean, mean of layers. */
+function meanLoad(layers: readonly Float64Array[], speed: Float64Array): Float64Array {
+  const out = new Float64Array(speed.length);
+  for (const load of layers)
+    relativeLoad(load, speed).forEach((ratio, g) => {
+      out[g] = (out[g] as number) + ratio / layers.length;
+    });
+  return out;
+}
+
+export interface Summary {
+  readonly balance: Readonly<Record<SplitName, number>>;
+  /** Worst layer's max/mean under that split: mean over windows, and the highest. */
+  readonly meanWorst: number;
+  readonly worst: number;
+  readonly bound: number;
+  readonly copiesPerStep: number;
+  readonly copies: number;
+  readonly msMedian: number;
+  readonly msMax: number;
+}
+
+/**
+ * Means over the scored windows, and copies per step (the first plan left out); worst figures under `split`. Where nothing
+ * was scored, as with a trace of one window, they are NaN: not known.
+ */
+export function summarise(results: readonly WindowResult[], split: SplitName = "optimal"): Summary {
+  const scored = results.filter((result) => result.next !== undefined);
+  const mean = (pick: (result: WindowResult) => number): number =>
+    scored.reduce((total, result) => total + pick(result), 0) / scored.length;
+  const times = results
+    .slice(1)
+    .map((result) => result.ms)
+    .sort((a, b) => a - b);
+  const copies = results.reduce((total, result) => total + result.copies, 0);
+  return {
+    balance: {
+      equal: mean((r) => r.next?.equal.balance ?? 1),
+      fixed: mean((r) => r.next?.fixed.balance ?? 1),
+      optimal: mean((r) => r.next?.optimal.balance ?? 1),
+    },
+    meanWorst: mean((r) => r.next?.[split].worst ?? 1),
+    worst: scored.length > 0 ? Math.max(...scored.map((r) => r.next?.[split].worst ?? 1)) : Number.NaN,
+    bound: mean((r) => r.bound ?? 1),
+    copiesPerStep: copies / Math.max(1, results.length - 1),
+    copies,
+    msMedian: times[Math.floor(times.length / 2)] ?? results[0]?.ms ?? 0,
+    msMax: Math.max(0, ...times),
+  };
+}

@@ -1,0 +1,104 @@
+// The trace format (operator/README.md): what `enodia plan record` saves and `enodia plan simulate` reads. gzip (or plain) JSON
+// {name, windows, layers, experts, counts[, transitions]}; counts = base64 of little-endian uint32 [windows][layers][experts],
+// selections per expert in a window; transitions = the same of [layers-1][experts][experts]. Pure: bytes in, bytes out.
+import { z } from "zod";
+import { AppError } from "../../../crds/common.ts";
+import { planBounds } from "../../../crds/plan.ts";
+
+export interface Trace {
+  readonly name: string;
+  readonly windows: number;
+  readonly layers: number;
+  readonly experts: number;
+  /** [windows][layers][experts] */
+  readonly counts: Uint32Array;
+  /** [layers-1][experts][experts]: tokens that went from expert i of a layer to expert j of the next. */
+  readonly transitions?: Uint32Array;
+}
+
+/** Counts of one trace at most: 256 MiB of them, 4,500 windows at 58 x 256. */
+const cellsMax = 64 * 1024 * 1024;
+/** Text of a trace after decompression, in bytes: base64 of the above and room for transitions. */
+const textBytesMax = 500 * 1024 * 1024;
+
+const schema = z.object({
+  name: z.string().max(256),
+  windows: z.int().min(1),
+  layers: z.int().min(1).max(planBounds.layers),
+  experts: z.int().min(1).max(planBounds.experts),
+  counts: z.string(),
+  transitions: z.string().optional(),
+});
+
+/** Parses a file's bytes, compressed or not; throws AppError `InvalidTrace` that names the field. */
+export async function decodeTrace(bytes: Uint8Array): Promise<Trace> {
+  const text = new TextDecoder("utf-8").decode(await unpack(bytes));
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw invalid("neither JSON nor gzip of JSON", cause);
+  }
+  const parsed = schema.safeParse(json);
+  if (!parsed.success) throw invalid(z.prettifyError(parsed.error), parsed.error);
+  const { name, windows, layers, experts, counts, transitions } = parsed.data;
+  return {
+    name,
+    windows,
+    layers,
+    experts,
+    counts: numbers(counts, windows * layers * experts, "counts", "windows x layers x experts"),
+    ...(transitions === undefined
+      ? {}
+      : { transitions: numbers(transitions, (layers - 1) * experts * experts, "transitions", "(layers - 1) x experts x experts") }),
+  };
+}
+
+/** The file's bytes: gzip of JSON. */
+export async function encodeTrace(trace: Trace): Promise<Uint8Array> {
+  const { counts, transitions, ...sizes } = trace;
+  const text = JSON.stringify({ ...sizes, counts: base64(counts), ...(transitions ? { transitions: base64(transitions) } : {}) });
+  const stream = new Blob([text]).stream().pipeThrough(new CompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** Counts of one window, [layers * experts]. A view, not a copy. */
+export function windowOf(trace: Trace, window: number): Uint32Array {
+  const cells = trace.layers * trace.experts;
+  return trace.counts.subarray(window * cells, (window + 1) * cells);
+}
+
+async function unpack(bytes: Uint8Array): Promise<Uint8Array> {
+  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  try {
+    for await (const chunk of new Blob([bytes.slice()]).stream().pipeThrough(new DecompressionStream("gzip"))) {
+      size += chunk.byteLength;
+      if (size > textBytesMax) throw invalid(`more than ${textBytesMax} bytes of text`);
+      chunks.push(chunk);
+    }
+  } catch (cause) {
+    throw cause instanceof AppError ? cause : invalid("its gzip is damaged or cut off", cause);
+  }
+  return Buffer.concat(chunks);
+}
+
+function numbers(text: string, cells: number, field: string, product: string): Uint32Array {
+  if (cells > cellsMax) throw invalid(`${field}: ${cells} numbers, at most ${cellsMax}`);
+  const bytes = Buffer.from(text, "base64"); // skips what is not base64, so the length check is the validation
+  if (bytes.byteLength !== cells * 4) throw invalid(`${field}: ${bytes.byteLength} bytes, expected ${cells * 4} = ${product} x 4`);
+  const out = new Uint32Array(cells);
+  for (let i = 0; i < cells; i++) out[i] = bytes.readUInt32LE(i * 4);
+  return out;
+}
+
+function base64(values: Uint32Array): string {
+  const bytes = Buffer.alloc(values.length * 4);
+  for (let i = 0; i < values.length; i++) bytes.writeUInt32LE(values[i] as number, i * 4);
+  return bytes.toString("base64");
+}
+
+function invalid(what: string, cause?: unknown): AppError {
+  return new AppError(`trace: ${what}`, { code: "InvalidTrace", operation: "reading a trace", cause });
+}

@@ -1,0 +1,135 @@
+// What a plan may still do while it is being searched: bytes per rank, room beside old copies, move budget, dwell. It says
+// whether a copy may be added or dropped and keeps the books when it is. Pure; knows nothing of load.
+import { keepsFloor } from "../../copies.ts";
+import { copyKey } from "../../policy.ts";
+import { type Hosts, type Problem, usedBytes } from "../../problem.ts";
+import type { HostChange, LayerState } from "../layer-state.ts";
+
+export interface Copy {
+  readonly expert: number;
+  readonly rank: number;
+}
+
+const slack = 1e-6;
+
+/** Books of one search over all layers; bytes are resident where memory counts, stored where transfers do. */
+export class Arena {
+  readonly problem: Problem;
+  readonly used: Float64Array;
+  moves = 0;
+  bytes = 0;
+  private readonly freeAtStart: Float64Array;
+  /** Bytes added per (layer, rank): old and new copies of a layer coexist until it is freed. */
+  private readonly incoming: Float64Array;
+  /** Copies added per rank. */
+  private readonly arrivals: Int32Array;
+
+  constructor(problem: Problem, hosts: Hosts) {
+    this.problem = problem;
+    this.used = usedBytes(problem, hosts);
+    this.freeAtStart = this.used.map((used, g) => Math.max(0, (problem.capacity[g] as number) - used));
+    this.incoming = new Float64Array(problem.L * problem.G);
+    this.arrivals = new Int32Array(problem.G);
+  }
+
+  resident(layer: number, expert: number): number {
+    return this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
+  }
+
+  private stored(layer: number, expert: number): number {
+    return this.problem.input.shape.storedBytes[layer * this.problem.E + expert] as number;
+  }
+
+  /** May `rank` take this expert when `freed` leaves it? A replacement frees bytes and a slot of the same layer. */
+  mayAdd(state: LayerState, expert: number, rank: number, freed: number | undefined): boolean {
+    const { problem } = this;
+    if ((state.on[rank] as number[]).length - (freed === undefined ? 0 : 1) >= problem.slotCap) return false;
+    const bytes = this.resident(state.layer, expert);
+    const back = freed === undefined ? 0 : this.resident(state.layer, freed);
+    if ((this.used[rank] as number) + bytes - back > (problem.capacity[rank] as number) + slack) return false;
+    return this.mayReceive(state.layer, expert, rank);
+  }
+
+  /** The limits that do not depend on free bytes. */
+  mayReceive(layer: number, expert: number, rank: number): boolean {
+    const { problem } = this;
+    const { budget, recent } = problem.input;
+    if ((problem.speed[rank] as number) <= 0) return false;
+    const bytes = this.resident(layer, expert);
+    const already = this.incoming[layer * problem.G + rank] as number;
+    if (already > 0 && already + bytes > problem.staging + (this.freeAtStart[rank] as number) + slack) return false;
+    const stored = this.stored(layer, expert);
+    if (this.moves + 1 > budget.maxMoves || this.bytes + stored > budget.maxBytes) return false;
+    if ((this.arrivals[rank] as number) + 1 > budget.maxMovesPerRank) return false;
+    return !recent?.dropped.has(this.key(layer, expert, rank));
+  }
+
+  /** Are moves and bytes left for all copies of a step together? Of a rank, a step brings one at most. */
+  affords(layer: number, adds: readonly Copy[]): boolean {
+    const { maxMoves, maxBytes } = this.problem.input.budget;
+    if (this.moves + adds.length > maxMoves) return false;
+    return (
+      maxBytes === Number.POSITIVE_INFINITY || adds.reduce((sum, { expert }) => sum + this.stored(layer, expert), this.bytes) <= maxBytes
+    );
+  }
+
+  /** Would the books allow `moves` more copies of this layer's largest kind? A cheap check before a costly search. */
+  exhausted(): boolean {
+    return this.moves >= this.problem.input.budget.maxMoves || this.bytes >= this.problem.input.budget.maxBytes;
+  }
+
+  mayDrop(state: LayerState, expert: number, rank: number): boolean {
+    const hosts = state.hosts[expert] as number[];
+    const { minCopies } = this.problem.input;
+    if (hosts.length <= minCopies || !this.mayLeave(state, expert, rank)) return false;
+    return minCopies <= 1 || this.keepsFloor(state, [{ expert, hosts: hosts.filter((g) => g !== rank) }]);
+  }
+
+  /** Do the experts that change keep their copies on as many nodes as the floor asks? */
+  keepsFloor(state: LayerState, changes: readonly HostChange[]): boolean {
+    return changes.every(({ expert, hosts }) => keepsFloor(this.problem, state.hosts[expert] as number[], hosts));
+  }
+
+  /** May the copy on `rank` go when another takes its place? Not if a recent plan has just made it. */
+  mayLeave(state: LayerState, expert: number, rank: number): boolean {
+    return !this.problem.input.recent?.added.has(this.key(state.layer, expert, rank));
+  }
+
+  free(rank: number): number {
+    return (this.problem.capacity[rank] as number) - (this.used[rank] as number);
+  }
+
+  record(layer: number, adds: readonly Copy[], drops: readonly Copy[]): void {
+    for (const { expert, rank } of adds) {
+      const bytes = this.resident(layer, expert);
+      const stored = this.stored(layer, expert);
+      this.used[rank] = (this.used[rank] as number) + bytes;
+      this.incoming[layer * this.problem.G + rank] = (this.incoming[layer * this.problem.G + rank] as number) + bytes;
+      this.arrivals[rank] = (this.arrivals[rank] as number) + 1;
+      this.moves++;
+      this.bytes += stored;
+    }
+    for (const { expert, rank } of drops) this.used[rank] = (this.used[rank] as number) - this.resident(layer, expert);
+  }
+
+  /** Puts other hosts of a layer in the place of these, if every rank that gets more has the bytes for it. Moves are not counted. */
+  replaces(layer: number, from: Hosts[number], to: Hosts[number]): boolean {
+    const more = new Float64Array(this.problem.G);
+    const count = (hosts: Hosts[number], sign: number): void => {
+      hosts.forEach((row, e) => {
+        for (const g of row) more[g] = (more[g] as number) + sign * this.resident(layer, e);
+      });
+    };
+    count(to, 1);
+    count(from, -1);
+    if (more.some((bytes, g) => bytes > slack && bytes > this.free(g) + slack)) return false;
+    more.forEach((bytes, g) => {
+      this.used[g] = (this.used[g] as number) + bytes;
+    });
+    return true;
+  }
+
+  private key(layer: number, expert: number, rank: number): number {
+    return copyKey(this.problem.input, layer, expert, this.problem.ranks[rank]?.rank ?? rank);
+  }
+}

@@ -1,0 +1,108 @@
+// Keeps replica counts in proportion to load: a copy of the expert that needs its copies least gives its place to the
+// expert with most rows per copy. It gains little on the forecast and much when the load differs from it, since each
+// copy then carries less of the surprise. One copy a step; the worst disproportion of any layer first. Pure.
+
+import { type LayerState, none } from "../layer-state.ts";
+import type { Arena, Copy } from "./arena.ts";
+
+export interface ReconcileOptions {
+  /** Part by which rows per copy must exceed those after the loss of a copy, per layer. */
+  readonly margin: (layer: number) => number;
+  readonly movesMax: number;
+}
+
+interface Exchange {
+  readonly expert: number;
+  readonly rank: number;
+  readonly from: number;
+  /** How disproportionate it is: > 1. */
+  readonly excess: number;
+}
+
+/** Experts tried per layer as receivers before it is left alone. */
+const receiversMax = 4;
+
+/** The layer of every exchange made. */
+export function reconcile(states: readonly LayerState[], arena: Arena, options: ReconcileOptions): number[] {
+  const next = states.map((state, l) => exchangeOf(state, arena, options.margin(l)));
+  const made: number[] = [];
+  while (made.length < options.movesMax && !arena.exhausted()) {
+    let top = -1;
+    for (let l = 0; l < next.length; l++) if ((next[l]?.excess ?? 0) > (next[top]?.excess ?? 0)) top = l;
+    const exchange = next[top];
+    const state = states[top];
+    if (!exchange || !state) break;
+    const { expert, rank, from } = exchange;
+    if (arena.mayAdd(state, expert, rank, from)) {
+      state.apply([
+        { expert: from, hosts: (state.hosts[from] as number[]).filter((g) => g !== rank) },
+        { expert, hosts: [...(state.hosts[expert] as number[]), rank] },
+      ]);
+      arena.record(state.layer, [{ expert, rank }], [{ expert: from, rank }]);
+      made.push(top);
+      next[top] = exchangeOf(state, arena, options.margin(top));
+    } else next[top] = undefined;
+  }
+  return made;
+}
+
+function exchangeOf(state: LayerState, arena: Arena, margin: number): Exchange | undefined {
+  const G = state.load.length;
+  const perCopy = (e: number): number => (state.demand[e] as number) / (state.copies[e] as number);
+  const receivers = topReceivers(state, G, perCopy);
+  const donors = donorsOf(state, arena);
+  for (const expert of receivers) {
+    for (const { expert: from, after } of donors) {
+      const excess = perCopy(expert) / Math.max(1e-12, after * (1 + margin));
+      if (excess <= 1) break;
+      const rank = from === expert ? undefined : bestPlace(state, arena, expert, from);
+      if (rank !== undefined) return { expert, rank, from, excess };
+    }
+  }
+  return undefined;
+}
+
+function topReceivers(state: LayerState, ranks: number, perCopy: (e: number) => number): number[] {
+  const top: number[] = [];
+  for (let e = 0; e < state.hosts.length; e++) {
+    if ((state.copies[e] as number) >= ranks) continue;
+    const value = perCopy(e);
+    if (top.length === receiversMax && value <= perCopy(top[receiversMax - 1] as number)) continue;
+    let i = top.length;
+    while (i > 0 && perCopy(top[i - 1] as number) < value) i--;
+    top.splice(i, 0, e);
+    if (top.length > receiversMax) top.pop();
+  }
+  return top;
+}
+
+/** Experts with a copy to give, those that would carry least per copy afterwards first. */
+function donorsOf(state: LayerState, arena: Arena): { expert: number; after: number }[] {
+  const donors: { expert: number; after: number }[] = [];
+  for (let e = 0; e < state.hosts.length; e++) {
+    const copies = state.copies[e] as number;
+    if (copies < 2 || copies <= arena.problem.input.minCopies) continue;
+    donors.push({ expert: e, after: (state.demand[e] as number) / (copies - 1) });
+  }
+  return donors.sort((a, b) => a.after - b.after || a.expert - b.expert);
+}
+
+/** The donor's rank where the layer ends up best. */
+function bestPlace(state: LayerState, arena: Arena, expert: number, from: number): number | undefined {
+  const hosts = state.hosts[expert] as number[];
+  let best: Copy | undefined;
+  let least = Number.POSITIVE_INFINITY;
+  for (const rank of state.hosts[from] as number[]) {
+    if (hosts.includes(rank) || !arena.mayDrop(state, from, rank) || !arena.mayAdd(state, expert, rank, from)) continue;
+    state.begin();
+    state.take(from);
+    state.take(expert);
+    state.give(from, rank, none);
+    state.give(expert, none, rank);
+    const total = state.finish();
+    if (total >= least) continue;
+    least = total;
+    best = { expert, rank };
+  }
+  return best?.rank;
+}

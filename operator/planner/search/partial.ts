@@ -1,0 +1,156 @@
+// Part of one layer's way to a target, when the whole of it does not fit budget or memory: an expert takes the hosts that
+// the target gives it, together with those that must make room for it, and of all such groups the one with most gain per
+// copy is taken, again and again, while there is gain. Pure and deterministic.
+import { sum } from "../../../runtime/placement/imbalance.ts";
+import { splitLayer } from "../../../runtime/placement/split.ts";
+import { layerDemand, type Problem } from "../problem.ts";
+import { raise, root } from "./layer-state.ts";
+import { type Books, type Change, changeOf } from "./ledger.ts";
+
+type Rows = readonly (readonly number[])[];
+
+export interface Way {
+  readonly layer: number;
+  /** hosts[e] as rank indexes, now and in the target. */
+  readonly from: Rows;
+  readonly to: Rows;
+  /** Gain per copy that a group must have. */
+  readonly leastRate: number;
+  /** What it gains when `experts` get the hosts of `rows` instead of those of `now`. */
+  readonly gain: (experts: readonly number[], rows: Rows, now: Rows) => number;
+  /** Told after every step. */
+  readonly take: (rows: number[][]) => void;
+}
+
+/** Experts tried as the first of a group, per step; those with most rows on hot ranks. */
+const seedsMax = 48;
+/** Experts that one group may change. */
+const groupMax = 12;
+const splitSweeps = 6;
+/** A step that moves nothing is compared as if it cost this part of a copy. */
+const dropCost = 0.1;
+const least = 1e-9;
+
+/** True if anything was taken; the books then hold it. */
+export function towards(problem: Problem, books: Books, way: Way): boolean {
+  let rows = way.from.map((row) => row.slice());
+  let change: Change | undefined;
+  for (let step = 0; step < problem.E; step++) {
+    const best = bestGroup(problem, books, way, rows);
+    if (!best) break;
+    rows = best.rows;
+    change = best.change;
+    way.take(rows);
+  }
+  if (!change) return false;
+  books.take(change);
+  return true;
+}
+
+interface Group {
+  readonly rows: number[][];
+  /** From the layer as it was at first. */
+  readonly change: Change;
+  readonly rate: number;
+}
+
+function bestGroup(problem: Problem, books: Books, way: Way, now: number[][]): Group | undefined {
+  let best: Group | undefined;
+  const before = changeOf(problem, way.layer, way.from, now).moves;
+  for (const seed of seeds(problem, way, now)) {
+    const group = closed(problem, books, way, now, seed);
+    if (!group) continue;
+    const gain = way.gain(group.experts, group.rows, now);
+    const rate = gain / Math.max(dropCost, group.change.moves - before);
+    if (gain > least && rate >= way.leastRate && rate > (best?.rate ?? 0)) best = { rows: group.rows, change: group.change, rate };
+  }
+  return best;
+}
+
+/** Experts that are not where the target has them, those first that burden the hottest rank. */
+function seeds(problem: Problem, way: Way, now: Rows): number[] {
+  const open = now.flatMap((row, e) => (same(row, way.to[e] ?? []) ? [] : [e]));
+  if (open.length <= seedsMax) return open;
+  const split = splitLayer({ demand: layerDemand(problem, way.layer), hosts: now, speed: problem.speed }, splitSweeps);
+  const level = split.load.map((load, g) => ((problem.speed[g] as number) > 0 ? load / (problem.speed[g] as number) : 0));
+  const burden = (e: number): number =>
+    (now[e] ?? []).reduce((most, g, i) => Math.max(most, (level[g] ?? 0) * (split.rows[e]?.[i] ?? 0)), 0);
+  const order = new Map(open.map((e) => [e, burden(e)]));
+  return open.sort((a, b) => (order.get(b) ?? 0) - (order.get(a) ?? 0) || a - b).slice(0, seedsMax);
+}
+
+/** The seed and whoever must go so that it fits; undefined when that takes too many, or more than the books allow. */
+function closed(
+  problem: Problem,
+  books: Books,
+  way: Way,
+  now: number[][],
+  seed: number,
+): { readonly experts: readonly number[]; readonly rows: number[][]; readonly change: Change } | undefined {
+  const rows = now.slice();
+  const experts: number[] = [];
+  for (let next: number | undefined = seed; next !== undefined; ) {
+    experts.push(next);
+    rows[next] = (way.to[next] ?? []).slice();
+    const change = changeOf(problem, way.layer, way.from, rows);
+    if (change.moves > books.movesLeft || experts.length > groupMax) return undefined;
+    const full = fullRank(problem, books, way, rows, change);
+    if (full === undefined) return books.fits(change) ? { experts, rows, change } : undefined;
+    next = leaver(way, rows, full, experts);
+    if (next === undefined) return undefined;
+  }
+  return undefined;
+}
+
+/** A rank that ends with too many bytes, or more experts of the layer than a slot cap or the target itself allows. */
+function fullRank(problem: Problem, books: Books, way: Way, rows: Rows, change: Change): number | undefined {
+  const count = countOn(problem, rows);
+  const wanted = countOn(problem, way.to);
+  const most = Math.max(...wanted);
+  const had = countOn(problem, way.from);
+  for (let g = 0; g < problem.G; g++) {
+    if (books.overfull(change, g)) return g;
+    const cap = Math.min(problem.slotCap, Math.max(most, had[g] as number));
+    if ((count[g] as number) > cap) return g;
+  }
+  return undefined;
+}
+
+function countOn(problem: Problem, rows: Rows): Int32Array {
+  const count = new Int32Array(problem.G);
+  for (const row of rows) for (const g of row) count[g] = (count[g] as number) + 1;
+  return count;
+}
+
+/** An expert that the target takes off this rank; one that goes to where the group came from closes the circle at once. */
+function leaver(way: Way, rows: Rows, full: number, experts: readonly number[]): number | undefined {
+  const left = new Set(experts.flatMap((e) => (way.from[e] ?? []).filter((g) => !(way.to[e] ?? []).includes(g))));
+  let found: number | undefined;
+  for (let e = 0; e < rows.length; e++) {
+    const to = way.to[e] ?? [];
+    if (!(rows[e] ?? []).includes(full) || to.includes(full)) continue;
+    const comes = to.filter((g) => !(rows[e] ?? []).includes(g));
+    if (comes.every((g) => left.has(g))) return e;
+    found ??= e;
+  }
+  return found;
+}
+
+function same(a: readonly number[], b: readonly number[]): boolean {
+  return a.length === b.length && a.every((g, i) => g === b[i]);
+}
+
+/** Smooth maximum of the normalised rank loads under the best split; 1 = even. */
+export function smoothWorst(problem: Problem, layer: number, rows: Rows): number {
+  const demand = layerDemand(problem, layer);
+  const all = sum(demand);
+  const speeds = sum(problem.speed);
+  if (all <= 0 || speeds <= 0) return 1;
+  const { load } = splitLayer({ demand, hosts: rows, speed: problem.speed }, splitSweeps);
+  let total = 0;
+  for (let g = 0; g < problem.G; g++) {
+    const speed = problem.speed[g] as number;
+    if (speed > 0) total += raise(((load[g] as number) / speed) * (speeds / all));
+  }
+  return root(total);
+}

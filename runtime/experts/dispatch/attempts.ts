@@ -1,0 +1,79 @@
+// What the attempts at one frame have shown so far, and which rank to ask next: a host of the plan that can, one that asked for
+// time when there is no other, and only then a rank that loads the expert on demand. Pure; the caller gives the time.
+import { hash32, successor } from "../../placement/dispatch.ts";
+
+/** What a busy host asks for is kept to, but no longer than this. */
+const busyWaitMaxMs = 1_000;
+/** A host that names no time, or a stream that takes no more frames. */
+const busyWaitMs = 50;
+/** After so many answers of that kind a frame goes elsewhere. */
+const busyAnswersMax = 3;
+
+/** When to ask a busy host again: not before it wants, and not all senders at once. `random` in 0..1. */
+export function busyPauseMs(retryAfterMs: number, random: number): number {
+  return Math.min(retryAfterMs > 0 ? retryAfterMs : busyWaitMs, busyWaitMaxMs) * (1 + random / 2);
+}
+
+export interface Choice {
+  readonly rank: number;
+  /** The rank is to load the expert for this frame. */
+  readonly onDemand: boolean;
+}
+
+export interface Question {
+  readonly layer: number;
+  readonly expert: number;
+  readonly self: number;
+  /** Usable ranks that the plan names, newest plan first. */
+  readonly hosts: readonly number[];
+  /** Usable ranks, this one included. */
+  readonly live: readonly number[];
+  readonly nowMs: number;
+}
+
+/** (rank, expert) pairs that did not work out, as hosts of the plan and on demand apart, and hosts that asked for time. */
+export class Attempts {
+  readonly #failed = new Set<string>();
+  readonly #busy = new Map<number, { answers: number; untilMs: number }>();
+
+  fail({ rank, onDemand }: Choice, experts: Iterable<number>): void {
+    for (const expert of experts) this.#failed.add(`${rank}.${expert}.${onDemand}`);
+  }
+
+  /** A host that is busy again and again counts as failed in both ways: it will not load what it has no time to compute. */
+  busy({ rank }: Choice, experts: Iterable<number>, untilMs: number): void {
+    const answers = (this.#busy.get(rank)?.answers ?? 0) + 1;
+    this.#busy.set(rank, { answers, untilMs });
+    if (answers < busyAnswersMax) return;
+    for (const onDemand of [false, true]) this.fail({ rank, onDemand }, experts);
+  }
+
+  /** When the rank may be asked again; 0 = any time. */
+  busyUntil(rank: number): number {
+    return this.#busy.get(rank)?.untilMs ?? 0;
+  }
+
+  /** Hosts load and plans change: what failed may work now. */
+  forget(): void {
+    this.#failed.clear();
+    this.#busy.clear();
+  }
+
+  choose({ layer, expert, self, hosts, live, nowMs }: Question): Choice {
+    const able = [...new Set(hosts)].filter((rank) => this.#willing(rank, expert, false));
+    const free = able.filter((rank) => this.busyUntil(rank) <= nowMs);
+    const pick = free[hash32(self, layer, expert) % Math.max(1, free.length)] ?? this.#firstFree(able);
+    if (pick !== undefined) return { rank: pick, onDemand: false };
+    // A planned host that is up but empty (a restarted one) loads it first of all; else the successor that all sources agree on.
+    const willing = (rank: number) => this.#willing(rank, expert, true);
+    return { rank: hosts.find(willing) ?? successor(layer, expert, live.filter(willing)) ?? self, onDemand: true };
+  }
+
+  #willing(rank: number, expert: number, onDemand: boolean): boolean {
+    return !this.#failed.has(`${rank}.${expert}.${onDemand}`);
+  }
+
+  #firstFree(ranks: readonly number[]): number | undefined {
+    return ranks.toSorted((a, b) => this.busyUntil(a) - this.busyUntil(b))[0];
+  }
+}

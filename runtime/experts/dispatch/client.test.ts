@@ -1,0 +1,195 @@
+// Frames to hosts that are busy, or that answer pings and nothing else. The wire is replaced by a script per rank.
+import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
+import { after, test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import type { LayerPlacement } from "../../../crds/plan.ts";
+import { silentLog } from "../../observe/log.ts";
+import { createTracing } from "../../observe/trace.ts";
+import { notHosted } from "../../placement/frames/not-hosted.ts";
+import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { grpcNetwork } from "../../wire/grpc.ts";
+import { create } from "../../wire/service.ts";
+import type { TlsSource } from "../../wire/tls.ts";
+import { type PeerClients, Peers } from "../peers.ts";
+import { DispatchClient } from "./client.ts";
+
+const hidden = 4;
+type Answer = DispatchReply["result"] | undefined;
+type Script = (frame: DispatchFrame) => Answer;
+
+/** A stream whose host answers each frame by the script; pings always. Undefined: no answer. */
+class ScriptedStream extends EventEmitter {
+  readonly #script: Script;
+  constructor(script: Script) {
+    super();
+    this.#script = script;
+  }
+  write(frame: DispatchFrame): void {
+    const ping = frame.pairExperts.length === 0;
+    const result: Answer = ping ? { case: "rows", value: new Uint8Array(0) } : this.#script(frame);
+    if (result) setImmediate(() => this.emit("data", create(DispatchReplySchema, { seq: frame.seq, result })));
+  }
+  cancel(): void {}
+}
+
+class ScriptedPeers extends Peers {
+  readonly scripts = new Map<number, Script>();
+  override clients(rank: number): PeerClients | undefined {
+    const script = this.scripts.get(rank);
+    return script && ({ experts: { dispatch: () => new ScriptedStream(script) } } as unknown as PeerClients);
+  }
+}
+
+const rowsFor = (frame: DispatchFrame): Answer => ({
+  case: "rows",
+  value: new Uint8Array(new Float32Array(frame.pairExperts.length * hidden).fill(7).buffer),
+});
+const busy = (retryAfterMs: number): Answer => ({ case: "busy", value: { $typeName: "enodia.runtime.v1.Busy", retryAfterMs } });
+const clients: DispatchClient[] = [];
+after(() => {
+  for (const client of clients) client.close();
+});
+
+interface Own {
+  readonly waitMs?: number;
+  /** Hosts of the one expert. */
+  readonly hosts?: number[];
+  /** Whether this rank has it in memory, and room for it. */
+  readonly here?: boolean;
+  readonly room?: boolean;
+  /** Why a load here fails. */
+  readonly failure?: AppError;
+}
+
+async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], here = false, room = true, failure }: Own = {}) {
+  const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
+  const peers = new ScriptedPeers({ self, namespace: "n", name: "m", tls: {} as TlsSource, network: grpcNetwork, log: silentLog });
+  const members = Object.entries(scripts).map(([rank, script]) => {
+    peers.scripts.set(Number(rank), script);
+    return { rank: Number(rank), podName: `p${rank}`, podUid: `u${rank}`, bootId: "b", address: "a", state: "active" as const };
+  });
+  peers.apply({ version: 1, members });
+  const own: number[] = [];
+  const client = new DispatchClient({
+    ...{ peers, hidden, tracing: await createTracing({ service: "worker" }), onNewerEpoch: () => {} },
+    runner: {
+      run: async (_layer, _phase, work) => {
+        if (!here) throw notHosted([0], "not in memory");
+        return new Float32Array(work.pairExperts.length * hidden).fill(7);
+      },
+      runOnDemand: async (_layer, _phase, work) => {
+        own.push(...work.pairExperts);
+        if (failure) throw failure;
+        if (!room) throw notHosted([0], "memory is full");
+        return new Float32Array(work.pairExperts.length * hidden).fill(7);
+      },
+    },
+    placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], shares: [[1000]] }],
+    report: { frame: () => {}, bytes: () => {}, retry: () => {} },
+    ...(waitMs === undefined ? {} : { waitMs }),
+  });
+  clients.push(client);
+  return { client, peers, own };
+}
+const frame = (rank = 1) => ({
+  ...{ layer: 0, epoch: 1, rank, phase: "decode" as const, rows: new Float32Array(hidden) },
+  ...{ pairRows: Uint32Array.of(0), pairExperts: Uint32Array.of(0) },
+});
+
+test("a busy host is asked again as a host after the time that it named, and nobody else loads its expert", async () => {
+  const asked: { at: number; onDemand: boolean }[] = [];
+  const { client, own } = await rankZero({
+    1: (got) => {
+      asked.push({ at: performance.now(), onDemand: got.onDemand });
+      return asked.length < 3 ? busy(60) : rowsFor(got);
+    },
+    2: () => assert.fail("a rank that does not host it was asked"),
+  });
+  assert.deepEqual([...(await client.dispatch(frame()))], [7, 7, 7, 7]);
+  assert.deepEqual(
+    asked.map(({ onDemand }) => onDemand),
+    [false, false, false],
+  );
+  for (const [i, { at }] of asked.entries()) if (i > 0) assert.ok(at - asked[i - 1]!.at >= 59, `asked after ${at - asked[i - 1]!.at} ms`);
+  assert.deepEqual(own, []);
+});
+
+test("when a host stays busy another rank loads its expert", async () => {
+  const asked: number[] = [];
+  const onDemand: boolean[] = [];
+  const { client, own } = await rankZero({
+    1: () => {
+      asked.push(1);
+      return busy(5);
+    },
+    2: (got) => {
+      onDemand.push(got.onDemand);
+      return rowsFor(got);
+    },
+  });
+  await client.dispatch(frame());
+  assert.equal(asked.length, 3);
+  assert.ok((onDemand.length === 1 && onDemand[0] === true) || own.length === 1, "the successor is rank 2 or this one");
+});
+
+test("a host that shows signs of life and never answers a frame costs the frame its time, and no more", async () => {
+  const { client, peers } = await rankZero({ 1: () => undefined }, { waitMs: 700 });
+  const startedAt = performance.now();
+  await assert.rejects(client.dispatch(frame()), { code: "ExpertUnavailable" });
+  const tookMs = performance.now() - startedAt;
+  assert.ok(tookMs >= 600 && tookMs < 2_500, `${tookMs} ms`);
+  assert.equal(peers.isSuspect(1), false, "its process answers");
+  assert.equal(client.inFlight, 0);
+});
+
+test("what is planned here and not in memory is asked of another host, and loaded only when there is none", async () => {
+  const other = await rankZero({ 1: rowsFor }, { hosts: [0, 1] });
+  assert.deepEqual([...(await other.client.dispatch(frame(0)))], [7, 7, 7, 7]);
+  assert.deepEqual(other.own, []);
+  const alone = await rankZero({ 1: () => assert.fail("rank 1 does not host it") }, { hosts: [0] });
+  await alone.client.dispatch(frame(0));
+  assert.deepEqual(alone.own, [0]);
+});
+
+test("a host that says NOT_HOSTED is not followed by a load here while a third host has it", async () => {
+  const gone: Answer = { case: "notHosted", value: { $typeName: "enodia.runtime.v1.NotHosted", epoch: 1n, layerEpoch: 1n, experts: [0] } };
+  const { client, own } = await rankZero(
+    { 1: () => gone, 2: (got) => (got.onDemand ? assert.fail("it hosts it") : rowsFor(got)) },
+    { hosts: [0, 1, 2] },
+  );
+  await client.dispatch(frame(1));
+  assert.deepEqual(own, []);
+});
+
+test("without room here the next rank loads an expert that nobody holds", async () => {
+  const asked: boolean[] = [];
+  const other: Script = (got) => {
+    asked.push(got.onDemand);
+    return rowsFor(got);
+  };
+  const { client, own } = await rankZero({ 2: other, 3: other }, { hosts: [0], room: false });
+  await client.dispatch(frame(0));
+  assert.deepEqual(own, [0], "asked once");
+  assert.deepEqual(asked, [true]);
+});
+
+test("where the store here is damaged or stuck another rank loads the expert; when none can, the frame says why", async () => {
+  for (const code of ["CorruptShard", "Unavailable"]) {
+    const failure = new AppError("the store is damaged", { code });
+    const { client, own } = await rankZero({ 2: rowsFor }, { hosts: [0], failure });
+    assert.deepEqual([...(await client.dispatch(frame(0)))], [7, 7, 7, 7]);
+    assert.deepEqual(own, [0]);
+    const alone = await rankZero({}, { hosts: [0], failure, waitMs: 300 });
+    await assert.rejects(alone.client.dispatch(frame(0)), {
+      code: "ExpertUnavailable",
+      message: /no host for 0.3 s: the store is damaged/,
+    });
+  }
+});
+
+test("an engine that has ended fails the frame at once", async () => {
+  const failure = new AppError("its thread ended", { code: "EngineStopped" });
+  const { client } = await rankZero({ 2: () => assert.fail("asked elsewhere") }, { hosts: [0], failure });
+  await assert.rejects(client.dispatch(frame(0)), { code: "EngineStopped" });
+});

@@ -1,0 +1,100 @@
+// This rank's expert work for others, the engine's `remote`: one stream to each other rank, the frames in flight, and the probes
+// that bring back a suspect. How one frame finds its hosts is frame-run.ts's business.
+import { AppError } from "../../../crds/common.ts";
+import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
+import { toSender } from "../../wire/mapping.ts";
+import { Signal } from "../signal.ts";
+import { FrameRun, type FrameRunOptions, type Outbound } from "./frame-run.ts";
+import { PeerStream } from "./peer-stream.ts";
+import { expertWaitMs } from "./serve-frame.ts";
+
+const probeEveryMs = 500;
+
+export interface DispatchClientOptions extends FrameRunOptions {
+  /** That a frame may take; unset = what a request waits for an expert. */
+  readonly waitMs?: number;
+}
+
+export class DispatchClient implements RemoteExperts {
+  readonly #options: DispatchClientOptions;
+  readonly #streams = new Map<number, PeerStream>();
+  /** Frames in flight by layer and epoch: a layer is drained when none of an older epoch is left. */
+  readonly #inFlight = new Map<string, number>();
+  readonly #progress = new Signal();
+  readonly #outbound: Outbound;
+  readonly #prober: NodeJS.Timeout;
+  #frames = 0;
+  #closed = false;
+
+  constructor(options: DispatchClientOptions) {
+    this.#options = options;
+    this.#outbound = { closed: () => this.#closed, progress: this.#progress, stream: (rank) => this.#stream(rank) };
+    this.#prober = setInterval(() => this.#probe(), probeEveryMs);
+    this.#prober.unref();
+  }
+  get inFlight(): number {
+    return this.#frames;
+  }
+
+  async dispatch(frame: RemoteFrame): Promise<Float32Array> {
+    const key = `${frame.layer}.${frame.epoch}`;
+    this.#inFlight.set(key, (this.#inFlight.get(key) ?? 0) + 1);
+    this.#frames += 1;
+    try {
+      return await new FrameRun(this.#options, this.#outbound, frame, this.#options.waitMs ?? expertWaitMs).run();
+    } finally {
+      this.#frames -= 1;
+      const left = (this.#inFlight.get(key) ?? 1) - 1;
+      if (left > 0) this.#inFlight.set(key, left);
+      else this.#inFlight.delete(key);
+      this.#progress.notify();
+    }
+  }
+
+  /** Resolves true once no frame of an epoch below this one is in flight for the layer; false after maxMs. */
+  async drained(layer: number, epoch: number, maxMs: number): Promise<boolean> {
+    const deadline = performance.now() + maxMs;
+    const older = () => [...this.#inFlight.keys()].some((key) => Number(key.split(".")[0]) === layer && Number(key.split(".")[1]) < epoch);
+    while (older()) {
+      const leftMs = deadline - performance.now();
+      if (leftMs <= 0) return false;
+      await this.#progress.wait(leftMs);
+    }
+    return true;
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearInterval(this.#prober);
+    for (const stream of this.#streams.values()) stream.close(new AppError("this rank is stopping", { code: "Cancelled" }));
+  }
+
+  #stream(rank: number): PeerStream {
+    const { peers } = this.#options;
+    const known = this.#streams.get(rank);
+    if (known !== undefined && !known.closed) return known;
+    const clients = peers.clients(rank);
+    if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
+    const stream = new PeerStream(rank, clients, toSender(peers.self));
+    this.#streams.set(rank, stream);
+    return stream;
+  }
+
+  /** Asks suspects for a sign of life; the first answer clears them. */
+  #probe(): void {
+    const { peers } = this.#options;
+    for (const { rank, state } of peers.membership.members) {
+      if (!peers.isSuspect(rank) || state === "lost") continue;
+      try {
+        const stream = this.#stream(rank);
+        if (stream.inFlight > 0) continue;
+        stream.ping().then(
+          () => peers.clear(rank),
+          () => {}, // still away: the next tick tries again
+        );
+      } catch {
+        // no client for it yet
+      }
+    }
+  }
+}

@@ -1,0 +1,93 @@
+// Computes a frame of expert work on this rank's engine, loading experts on demand when asked to.
+// Used for frames of other ranks (server.ts) and for this rank's own work that nobody else can do (client.ts).
+import { AppError } from "../../../crds/common.ts";
+import type { Phase } from "../../../crds/telemetry.ts";
+import type { Engine } from "../../engine/engine.ts";
+import { partOf } from "../../placement/frames/frames.ts";
+import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts";
+import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
+import type { GiveWay, Materializer } from "../memory/materializer.ts";
+
+/** How long a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
+export const expertWaitMs = 30_000;
+
+export interface FrameRunnerOptions {
+  readonly engine: Pick<Engine, "runExperts">;
+  readonly materializer: Materializer;
+  readonly hidden: number;
+  /** Ranks that may hold a copy, for the transfer. */
+  readonly sourcesOf: (layer: number, expert: number) => readonly number[];
+  /** Planned experts that may give way to this one; undefined where another rank is to have it. */
+  readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
+  /** Does the plan want it here, whatever brought it? */
+  readonly wanted: (layer: number, expert: number) => boolean;
+  readonly onDemandLoad: (result: "ok" | "error") => void;
+}
+
+export class FrameRunner {
+  readonly #options: FrameRunnerOptions;
+
+  constructor(options: FrameRunnerOptions) {
+    this.#options = options;
+  }
+
+  /** Unweighted rows [pairs, hidden]; rejects with `NotHosted` (see missingExperts) when an expert is not here. */
+  async run(layer: number, phase: Phase, work: Pairs): Promise<Float32Array> {
+    const rows = await this.#options.engine.runExperts({ layer, phase, ...work });
+    this.#options.materializer.residents.touch(layer, new Set(work.pairExperts));
+    return rows;
+  }
+
+  /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. `NotHosted` then means
+   *  that there is no room for an expert here. */
+  async runOnDemand(layer: number, phase: Phase, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
+    try {
+      return await this.run(layer, phase, work);
+    } catch (error) {
+      if (missingExperts(error).length === 0) throw error;
+    }
+    const { hidden, materializer } = this.#options;
+    const out = new Float32Array(work.pairExperts.length * hidden);
+    const experts = new Set(work.pairExperts);
+    for (const expert of experts) {
+      const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
+      try {
+        scatterRows(out, hidden, pairs, await this.#runOne(layer, phase, expert, partOf(work, hidden, pairs), signal));
+      } catch (caught) {
+        const error = AppError.from(caught);
+        if (error.code !== "NoRoom") throw error;
+        // All at once: one after another, each would cost the sender a turn.
+        const absent = [...experts].filter((each) => !materializer.residents.isResident(layer, each));
+        throw notHosted(absent.length > 0 ? absent : [expert], error.message);
+      }
+    }
+    return out;
+  }
+
+  async #runOne(layer: number, phase: Phase, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
+    const { materializer, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
+    const wasHere = materializer.residents.isResident(layer, expert);
+    const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
+    const ways = giveWay(layer, expert);
+    try {
+      const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
+        // What the plan wants here stays until the plan lets it go: sources may route by it until they have drained.
+        if (wanted(layer, expert)) materializer.residents.admit(layer, expert, "planned");
+        return this.run(layer, phase, work);
+      });
+      if (!wasHere) onDemandLoad("ok");
+      return rows;
+    } catch (caught) {
+      const error = AppError.from(caught);
+      if (error.code === "NoRoom") throw error;
+      if (!wasHere) onDemandLoad("error");
+      if (!signal.aborted) throw error;
+      throw new AppError(`expert ${layer}/${expert} could not be loaded within ${expertWaitMs / 1000} s`, {
+        code: "ExpertUnavailable",
+        operation: "loading on demand",
+        cause: error,
+        retry: { afterMs: 1_000 },
+      });
+    }
+  }
+}

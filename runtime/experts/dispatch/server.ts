@@ -1,0 +1,179 @@
+// Experts.Dispatch: frames of other ranks, checked and computed here. A frame is refused before any work when its sender is
+// not who the certificate says, when it is malformed, or when its epoch is older than what this rank still serves.
+import { AppError } from "../../../crds/common.ts";
+import type { Log } from "../../observe/log.ts";
+import type { Tracing } from "../../observe/trace.ts";
+import { frameFault } from "../../placement/frames/frames.ts";
+import { missingExperts } from "../../placement/frames/not-hosted.ts";
+import { bytesOf, viewF32 } from "../../weights/floats.ts";
+import type { DispatchFrame, DispatchReply, Experts } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import type { Caller, ServerDuplex } from "../../wire/grpc.ts";
+import { toStatus } from "../../wire/grpc.ts";
+import { create, type HandlersOf } from "../../wire/service.ts";
+import type { PeerIdentity } from "../../wire/tls.ts";
+import type { Peers } from "../peers.ts";
+import type { FrameOutcome } from "./frame-run.ts";
+import type { FrameRunner } from "./serve-frame.ts";
+
+/** Frames of one stream being worked on; more are told to come back. */
+const framesPerStreamMax = 512;
+const busyRetryMs = 50;
+const strangerRetryMs = 200;
+
+export interface DispatchServerOptions {
+  readonly peers: Peers;
+  readonly runner: FrameRunner;
+  readonly model: { readonly layers: number; readonly experts: number; readonly hidden: number };
+  readonly plan: {
+    readonly epoch: number;
+    serves(layer: number, epoch: number): boolean;
+    current(layer: number): { readonly epoch: number } | undefined;
+  };
+  /** Who calls, by certificate; throws for strangers and for those that are no workers. */
+  readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
+  readonly log: Log;
+  /** `rows`: expert rows computed for the frame, 0 unless ok. */
+  readonly report: (result: FrameOutcome, rows: number) => void;
+  readonly tracing: Tracing;
+}
+
+type Result = DispatchReply["result"];
+type Call = ServerDuplex<DispatchFrame, DispatchReply>;
+
+export function createDispatchServer(options: DispatchServerOptions): HandlersOf<typeof Experts> {
+  // An engine that has ended never comes back in this process. Streams end then, pings included: callers are to look elsewhere.
+  let ended: AppError | undefined;
+  const onEnded = (error: AppError) => {
+    ended = error;
+  };
+  return {
+    dispatch: (call) => {
+      let caller: Extract<PeerIdentity, { role: "worker" }>;
+      try {
+        caller = options.caller(call);
+        if (ended !== undefined) throw ended;
+      } catch (error) {
+        options.report("rejected", 0);
+        call.emit("error", toStatus(error));
+        return;
+      }
+      serveStream(call, caller, options, onEnded);
+    },
+  };
+}
+
+function serveStream(
+  call: Call,
+  caller: Extract<PeerIdentity, { role: "worker" }>,
+  options: DispatchServerOptions,
+  onEnded: (error: AppError) => void,
+): void {
+  let running = 0;
+  call.on("data", (frame: DispatchFrame) => {
+    running += 1;
+    const attributes = { "enodia.layer": frame.layer, "enodia.from_rank": caller.rank, "enodia.pairs": frame.pairExperts.length };
+    const span = frame.traceparent
+      ? options.tracing.start("experts.serve", { parent: frame.traceparent, role: "server", attributes })
+      : undefined;
+    answer(frame, caller, running > framesPerStreamMax, options)
+      .then((result) => {
+        span?.set({ "enodia.result": result.case ?? "" });
+        if (!call.destroyed && !call.cancelled) call.write(create(DispatchReplySchema, { seq: frame.seq, result }));
+      })
+      .catch((err) => {
+        options.log.error({ err, peer: caller.rank }, "an answer could not be sent");
+        if (!isEnded(err)) return;
+        onEnded(err);
+        call.emit("error", toStatus(err));
+      })
+      .finally(() => {
+        span?.end();
+        running -= 1;
+      });
+  });
+  call.on("error", (error) => options.log.info({ peer: caller.rank, reason: error.message }, "a dispatch stream broke"));
+  call.on("end", () => call.end());
+}
+
+async function answer(
+  frame: DispatchFrame,
+  caller: { rank: number; podName: string | undefined },
+  full: boolean,
+  options: DispatchServerOptions,
+): Promise<Result> {
+  const refused = refuseSender(frame, caller, options);
+  if (refused !== undefined) return refused;
+  if (frame.pairExperts.length === 0 && frame.pairRows.length === 0) return { case: "rows", value: new Uint8Array(0) }; // ping
+  if (full) return busy(options, busyRetryMs);
+  const { model, plan, runner, report } = options;
+  const fault = frameFault({ ...frame, rowBytes: frame.rows.byteLength }, model);
+  if (fault !== undefined) return rejected(options, caller.rank, fault);
+  // A restarted rank without a plan still helps out when its sender knows nobody else.
+  const helpsOut = frame.onDemand && plan.current(frame.layer) === undefined;
+  if (!helpsOut && !plan.serves(frame.layer, Number(frame.layerEpoch))) return notHosted(options, frame, [...new Set(frame.pairExperts)]);
+  const work = { rows: viewF32(frame.rows), pairRows: Uint32Array.from(frame.pairRows), pairExperts: Uint32Array.from(frame.pairExperts) };
+  const phase = frame.decode ? "decode" : "prefill";
+  try {
+    const rows = frame.onDemand ? await runner.runOnDemand(frame.layer, phase, work) : await runner.run(frame.layer, phase, work);
+    report("ok", frame.pairExperts.length);
+    return { case: "rows", value: bytesOf(rows) };
+  } catch (caught) {
+    const missing = missingExperts(caught);
+    if (missing.length > 0) return notHosted(options, frame, missing);
+    const error = AppError.from(caught, "computing a frame");
+    if (isEnded(error)) throw error;
+    options.log.warn(
+      { err: error, rank: caller.rank, layer: frame.layer },
+      "a frame could not be computed; its sender is told to go elsewhere",
+    );
+    return busy(options, strangerRetryMs);
+  }
+}
+
+const isEnded = (error: unknown): error is AppError => error instanceof AppError && error.code === "EngineStopped";
+
+/** Identity: the certificate's rank and pod against what the frame claims and what membership says. */
+function refuseSender(
+  frame: DispatchFrame,
+  caller: { rank: number; podName: string | undefined },
+  options: DispatchServerOptions,
+): Result | undefined {
+  const { sender } = frame;
+  const { peers } = options;
+  if (sender === undefined) return rejected(options, caller.rank, "sender: missing");
+  if (sender.deploymentUid !== peers.self.deploymentUid) return rejected(options, caller.rank, "sender.deployment_uid: another deployment");
+  if (sender.rank !== caller.rank)
+    return rejected(options, caller.rank, `sender.rank: ${sender.rank}, the certificate says ${caller.rank}`);
+  if (peers.membership.version === 0) return undefined; // a restarted rank knows nobody yet: the certificate is enough
+  const member = peers.member(sender.rank);
+  if (member !== undefined && member.podUid === sender.podUid) return undefined;
+  if (member !== undefined && member.podName === caller.podName) return rejected(options, caller.rank, "sender.pod_uid: not the pod's");
+  // A replaced pod that lives on, or a new one of which this rank has not heard yet: not served, but not forged either.
+  return busy(options, strangerRetryMs);
+}
+
+function rejected(options: DispatchServerOptions, rank: number, reason: string): Result {
+  options.report("rejected", 0);
+  options.log.warn({ peer: rank, reason }, "a frame was refused");
+  return { case: "rejected", value: { $typeName: "enodia.runtime.v1.Rejected", reason } };
+}
+
+function busy(options: DispatchServerOptions, retryAfterMs: number): Result {
+  options.report("busy", 0);
+  return { case: "busy", value: { $typeName: "enodia.runtime.v1.Busy", retryAfterMs } };
+}
+
+function notHosted(options: DispatchServerOptions, frame: DispatchFrame, experts: readonly number[]): Result {
+  options.report("not_hosted", 0);
+  const { plan } = options;
+  return {
+    case: "notHosted",
+    value: {
+      $typeName: "enodia.runtime.v1.NotHosted",
+      epoch: BigInt(plan.epoch),
+      layerEpoch: BigInt(plan.current(frame.layer)?.epoch ?? 0),
+      experts: [...experts],
+    },
+  };
+}

@@ -1,0 +1,177 @@
+// Brings experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded transfers.
+// Which experts are wanted is the plan's business (plan-state.ts); which fit is resident-set.ts's; old copies stay until told.
+import { AppError } from "../../../crds/common.ts";
+import type { Engine } from "../../engine/engine.ts";
+import type { Log } from "../../observe/log.ts";
+import type { Fetched } from "../../placement/cost.ts";
+import { abortReason, Signal } from "../signal.ts";
+import type { Admission, Kind, ResidentExpert, ResidentSet } from "./resident-set.ts";
+import { Semaphore } from "./semaphore.ts";
+import type { ShardClient } from "./shard-client.ts";
+import type { TransferPace } from "./transfer-pace.ts";
+
+/** Units in memory on their way, at most: bounds staging memory and the disturbance of serving. */
+export const concurrentLoads = 2;
+const pollMs = 200;
+const unloadWaitMs = 10_000;
+
+export interface LoadRequest {
+  readonly layer: number;
+  readonly expert: number;
+  readonly kind: Kind;
+  /** Ranks that may hold it, best first. */
+  readonly sources: readonly number[];
+  /** That all limited loads of this rank may take together; 0 = unlimited. */
+  readonly bytesPerSecond: number;
+  readonly signal: AbortSignal;
+  /** Told when bytes have come for it. */
+  readonly onFetched?: (fetched: Fetched) => void;
+  /** Asked again while the load waits for room; false ends it with `Aborted`. Unset = wanted until the signal fires. */
+  readonly wanted?: () => boolean;
+  /** Told, again and again, while everything in memory is planned or in use. */
+  readonly onFull?: () => void;
+  /** Of a staged expert: planned ones that may give it their place. */
+  readonly giveWay?: GiveWay;
+}
+
+/** Copies that others hold too give way to an expert that nobody holds. */
+export interface GiveWay {
+  may(layer: number, expert: number): boolean;
+  /** One did: it is to come back when its place is free again. */
+  done(layer: number, expert: number): void;
+}
+
+export interface MaterializerOptions {
+  readonly engine: Pick<Engine, "loadExpert" | "unloadExpert">;
+  readonly residents: ResidentSet;
+  readonly shards: Pick<ShardClient, "storedBytes" | "fetch">;
+  readonly pace: TransferPace;
+  readonly log: Log;
+}
+
+export class Materializer {
+  readonly residents: ResidentSet;
+  readonly #engine: MaterializerOptions["engine"];
+  readonly #shards: MaterializerOptions["shards"];
+  readonly #pace: TransferPace;
+  readonly #log: Log;
+  readonly #gate = new Semaphore(concurrentLoads);
+  readonly #changed = new Signal();
+  #fetchedBytes = 0;
+
+  constructor(options: MaterializerOptions) {
+    this.residents = options.residents;
+    this.#engine = options.engine;
+    this.#shards = options.shards;
+    this.#pace = options.pace;
+    this.#log = options.log;
+  }
+
+  /** Stored bytes received since start, from peers and store. */
+  get fetchedBytes(): number {
+    return this.#fetchedBytes;
+  }
+
+  /** Resolves once the expert is resident; returns the bytes that had to be fetched (0 = it was there, or somebody else
+   *  loaded it). Waits for room while memory is full, until the signal fires or the expert is not wanted any more; a staged
+   *  one waits only for others in use, and fails with `NoRoom` when only the plan can make room. */
+  ensure(request: LoadRequest): Promise<number> {
+    return this.#ensure(request, false);
+  }
+
+  /** Runs work while a staged expert is held in memory. It is held from the moment that it is loaded: were it taken up a moment
+   *  later, two frames that share one slot could evict each other for ever. */
+  async withExpert<T>(request: LoadRequest, work: () => Promise<T>): Promise<T> {
+    await this.#ensure(request, true);
+    try {
+      return await work();
+    } finally {
+      this.residents.unlease(request.layer, request.expert);
+      this.#changed.notify();
+    }
+  }
+
+  async #ensure(request: LoadRequest, hold: boolean): Promise<number> {
+    const { layer, expert, kind, signal } = request;
+    for (;;) {
+      if (signal.aborted) throw abortReason(signal);
+      if (request.wanted?.() === false) throw new AppError(`expert ${layer}/${expert} is not wanted any more`, { code: "Aborted" });
+      const admission = this.residents.admit(layer, expert, kind, request.giveWay?.may);
+      if (admission.action === "present") {
+        if (hold) this.residents.lease(layer, expert);
+        return 0;
+      }
+      if (admission.action === "load") return await this.#load(request, hold);
+      if (admission.action === "evict") {
+        if (await this.#replace(admission, request)) return await this.#load(request, hold);
+        continue;
+      }
+      if (admission.action === "full") full(admission, request);
+      await this.#changed.wait(pollMs, signal);
+    }
+  }
+
+  /** Unloads the victim; true if its room is the request's now. */
+  async #replace({ victim, kind }: Admission & { action: "evict" }, request: LoadRequest): Promise<boolean> {
+    if (kind === "planned") request.giveWay?.done(victim.layer, victim.expert);
+    return this.#leave(victim, () => this.residents.takeOver(victim, request.layer, request.expert, request.kind));
+  }
+
+  /** Unloads what a layer no longer wants. Returns the resident bytes that became free. */
+  async retain(layer: number, wanted: ReadonlySet<number>): Promise<number> {
+    const leaving = this.residents.retain(layer, wanted);
+    for (const each of leaving) await this.#leave(each, () => this.residents.gone(layer, each.expert));
+    return leaving.length * this.residents.expertBytes;
+  }
+
+  async #load(request: LoadRequest, hold: boolean): Promise<number> {
+    const { layer, expert, signal } = request;
+    const turn = { bytes: this.#shards.storedBytes(layer, expert), limit: request.bytesPerSecond, signal };
+    try {
+      // Limited loads wait outside of the gate, so that urgent ones find it free.
+      const bytes = await this.#pace.receive(turn, () => this.#gate.run(request.kind === "staged", () => this.#fetch(request)));
+      this.residents.loaded(layer, expert);
+      if (hold) this.residents.lease(layer, expert);
+      return bytes;
+    } catch (caught) {
+      this.residents.gone(layer, expert);
+      throw AppError.from(caught, `loading expert ${layer}/${expert}`);
+    } finally {
+      this.#changed.notify();
+    }
+  }
+
+  async #fetch(request: LoadRequest): Promise<number> {
+    const { layer, expert, signal } = request;
+    const rate = this.#pace.rate(request.bytesPerSecond);
+    const { unit, source, seconds } = await this.#shards.fetch({ ...request, rate });
+    const { byteLength } = unit; // the engine takes the unit over
+    request.onFetched?.({ source, bytes: byteLength, seconds });
+    if (signal.aborted) throw abortReason(signal);
+    await this.#engine.loadExpert(layer, expert, unit);
+    this.#fetchedBytes += byteLength;
+    return byteLength;
+  }
+
+  async #leave<T>({ layer, expert }: ResidentExpert, left: () => T): Promise<T> {
+    const slow = setTimeout(() => this.#log.warn({ layer, expert }, "an expert takes long to leave memory"), unloadWaitMs);
+    try {
+      await this.#engine.unloadExpert(layer, expert);
+      return left();
+    } catch (caught) {
+      this.residents.gone(layer, expert);
+      throw caught;
+    } finally {
+      clearTimeout(slow);
+      this.#changed.notify();
+    }
+  }
+}
+
+/** Room for a staged expert comes from others in use, or not before the plan changes. */
+function full({ inUse }: { readonly inUse: boolean }, { layer, expert, kind, onFull }: LoadRequest): void {
+  if (kind === "staged" && !inUse) {
+    throw new AppError(`expert ${layer}/${expert}: memory is full of what the plan wants here`, { code: "NoRoom", retry: "backoff" });
+  }
+  onFull?.();
+}

@@ -1,0 +1,148 @@
+// Gets the verified stored bytes of one expert: from the peers that host it, one after another, and from the model store last.
+// Every byte is checked against this rank's own index, whoever sent it.
+import { createHash } from "node:crypto";
+import { AppError } from "../../../crds/common.ts";
+import { leastShare } from "../../placement/backoff.ts";
+import type { Fetched } from "../../placement/cost.ts";
+import type { CodecName, ModelStore } from "../../weights/store.ts";
+import { fromStatus } from "../../wire/grpc.ts";
+import { toSender } from "../../wire/mapping.ts";
+import type { Peers } from "../peers.ts";
+import { chunkBytesMax } from "./shard-server.ts";
+import { SharedTime, type Timed } from "./shared-time.ts";
+import type { StoreReads } from "./store-reads.ts";
+
+export interface FetchOptions {
+  readonly layer: number;
+  readonly expert: number;
+  /** Ranks to ask first, best first; this rank and unusable ones are skipped. */
+  readonly sources: readonly number[];
+  /** The limit, of which this rank and the sender each keep to their share; 0 = unlimited. */
+  readonly bytesPerSecond: number;
+  /** What this rank takes of one sender at this time, in bytes per second. How units share it is transfer-pace.ts's business. */
+  readonly rate: number;
+  readonly signal: AbortSignal;
+}
+
+export interface FetchResult extends Pick<Fetched, "source" | "seconds"> {
+  readonly unit: Uint8Array;
+}
+
+export interface FetchOutcome {
+  readonly source: "peer" | "store";
+  readonly result: "ok" | "error" | "corrupt";
+  readonly bytes: number;
+  readonly seconds: number;
+}
+
+/** A transfer that delivers nothing for so long is given up and the next source asked. */
+const stallMs = 5_000;
+
+export class ShardClient {
+  readonly #peers: Peers;
+  readonly #store: Pick<ModelStore, "index">;
+  readonly #reads: StoreReads;
+  readonly #codec: CodecName;
+  readonly #report: (outcome: FetchOutcome) => void;
+  readonly #time = new SharedTime(() => performance.now());
+
+  constructor(options: {
+    readonly peers: Peers;
+    readonly store: Pick<ModelStore, "index">;
+    readonly reads: StoreReads;
+    readonly codec: CodecName;
+    readonly report: (outcome: FetchOutcome) => void;
+  }) {
+    this.#peers = options.peers;
+    this.#store = options.store;
+    this.#reads = options.reads;
+    this.#codec = options.codec;
+    this.#report = options.report;
+  }
+
+  storedBytes(layer: number, expert: number): number {
+    return this.#store.index.codecs[this.#codec]?.units[layer]?.[expert]?.bytes ?? 0;
+  }
+
+  async fetch(options: FetchOptions): Promise<FetchResult> {
+    const { layer, expert } = options;
+    for (const rank of options.sources) {
+      if (rank === this.#peers.self.rank || !this.#peers.usable(rank)) continue;
+      const got = await this.#attempt("peer", options.signal, () => this.#time.run(() => this.#fromPeer(rank, options)));
+      if (got !== undefined) return { unit: got.result, source: rank, seconds: got.ms / 1000 };
+    }
+    options.signal.throwIfAborted();
+    const startedAt = performance.now();
+    try {
+      const { result: unit, ms } = await this.#time.run(() => this.#reads.read(layer, expert, options.signal));
+      this.#report({ source: "store", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
+      return { unit, source: "store", seconds: ms / 1000 };
+    } catch (caught) {
+      const error = AppError.from(caught, "reading the model store");
+      this.#report({ source: "store", result: error.code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
+      throw error;
+    }
+  }
+
+  async #attempt(source: "peer", signal: AbortSignal, run: () => Promise<Timed<Uint8Array>>): Promise<Timed<Uint8Array> | undefined> {
+    const startedAt = performance.now();
+    try {
+      const got = await run();
+      this.#report({ source, result: "ok", bytes: got.result.byteLength, seconds: (performance.now() - startedAt) / 1000 });
+      return got;
+    } catch (caught) {
+      signal.throwIfAborted();
+      const error = fromStatus(caught, "fetching a shard");
+      this.#peers.options.log.info({ code: error.code, reason: error.message }, "a source could not deliver; asking the next");
+      this.#report({ source, result: error.code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
+      return undefined;
+    }
+  }
+
+  async #fromPeer(rank: number, { layer, expert, bytesPerSecond, rate, signal }: FetchOptions): Promise<Uint8Array> {
+    const entry = this.#store.index.codecs[this.#codec]?.units[layer]?.[expert];
+    const clients = this.#peers.clients(rank);
+    if (entry === undefined || clients === undefined) throw new AppError(`rank ${rank} cannot be reached`, { code: "Unavailable" });
+    const call = clients.shards.fetch({
+      sender: toSender(this.#peers.self),
+      modelDigest: this.#store.index.modelDigest,
+      layer,
+      expert,
+      codec: this.#codec,
+      maxBytesPerSecond: BigInt(Math.floor(rate)),
+      limitBytesPerSecond: BigInt(Math.floor(bytesPerSecond)),
+    });
+    const abort = () => call.cancel();
+    // A chunk that is slow on purpose is not a stall, nor is one whose sender backs off.
+    const chunkMs = bytesPerSecond > 0 ? (Math.min(chunkBytesMax, entry.bytes) / (bytesPerSecond * leastShare)) * 1000 : 0;
+    const patienceMs = stallMs + chunkMs;
+    let stall = setTimeout(abort, patienceMs);
+    signal.addEventListener("abort", abort, { once: true });
+    const unit = new Uint8Array(entry.bytes);
+    const hash = createHash("sha256");
+    let received = 0;
+    try {
+      for await (const chunk of call as AsyncIterable<{ offset: bigint; totalBytes: bigint; data: Uint8Array }>) {
+        clearTimeout(stall);
+        stall = setTimeout(abort, patienceMs);
+        const bad =
+          Number(chunk.totalBytes) !== entry.bytes || Number(chunk.offset) !== received || received + chunk.data.byteLength > entry.bytes;
+        if (bad) throw corrupt(rank, layer, expert, "sizes do not match the index");
+        unit.set(chunk.data, received);
+        hash.update(chunk.data);
+        received += chunk.data.byteLength;
+      }
+    } finally {
+      clearTimeout(stall);
+      signal.removeEventListener("abort", abort);
+      call.cancel();
+    }
+    if (received !== entry.bytes) throw corrupt(rank, layer, expert, `${received} of ${entry.bytes} bytes`);
+    if (hash.digest("hex") !== entry.sha256) throw corrupt(rank, layer, expert, "its SHA-256 is not the index's");
+    return unit;
+  }
+}
+
+function corrupt(rank: number, layer: number, expert: number, why: string): AppError {
+  return new AppError(`expert ${layer}/${expert} from rank ${rank}: ${why}`, { code: "CorruptShard", operation: "fetching a shard" });
+}

@@ -1,0 +1,82 @@
+// Reads of single experts from the model store, for this rank and for those that fetch from it. A disk that does not answer holds up
+// nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it. Reads under
+// way are bounded, since each has its memory and one of the process's few I/O threads.
+import { AppError } from "../../../crds/common.ts";
+import type { CodecName, ModelStore } from "../../weights/store.ts";
+import { abortReason, Signal } from "../signal.ts";
+
+/** The process has four threads for files and names; one stays free. */
+const readsMax = 3;
+/** A caller waits so long for a read; what is slow and not stuck is there at a later try. */
+const patienceMs = 30_000;
+
+interface Read {
+  readonly bytes: Promise<Uint8Array>;
+  callers: number;
+}
+
+export class StoreReads {
+  readonly #store: Pick<ModelStore, "readUnit">;
+  readonly #codec: CodecName;
+  readonly #reads = new Map<string, Read>();
+  readonly #ended = new Signal();
+
+  constructor(store: Pick<ModelStore, "readUnit">, codec: CodecName) {
+    this.#store = store;
+    this.#codec = codec;
+  }
+
+  /** The verified stored bytes of an expert, the caller's own. Throws `CorruptShard`, `Unavailable` when the store does not answer,
+   *  or what the signal was aborted with. */
+  async read(layer: number, expert: number, signal: AbortSignal): Promise<Uint8Array> {
+    const endsAt = performance.now() + patienceMs;
+    const key = `${layer}.${expert}`;
+    while (!this.#reads.has(key) && this.#reads.size >= readsMax) await this.#ended.wait(this.#left(endsAt), signal);
+    const read = this.#reads.get(key) ?? this.#start(key, layer, expert);
+    read.callers += 1;
+    const bytes = await this.#wait(read, endsAt, signal);
+    return read.callers === 1 ? bytes : bytes.slice(); // an engine takes over what it is given
+  }
+
+  #start(key: string, layer: number, expert: number): Read {
+    const bytes = this.#store.readUnit(layer, expert, this.#codec).finally(() => {
+      this.#reads.delete(key);
+      this.#ended.notify();
+    });
+    const read = { bytes, callers: 0 };
+    this.#reads.set(key, read);
+    return read;
+  }
+
+  #wait(read: Read, endsAt: number, signal: AbortSignal): Promise<Uint8Array> {
+    return new Promise((resolve, reject) => {
+      const leave = () => end(() => reject(abortReason(signal)));
+      const late = setTimeout(() => end(() => reject(stuck())), Math.max(0, endsAt - performance.now()));
+      const end = (settle: () => void) => {
+        clearTimeout(late);
+        signal.removeEventListener("abort", leave);
+        settle();
+      };
+      read.bytes.then(
+        (bytes) => end(() => resolve(bytes)),
+        (error) => end(() => reject(error)),
+      );
+      if (signal.aborted) leave();
+      else signal.addEventListener("abort", leave, { once: true });
+    });
+  }
+
+  #left(endsAt: number): number {
+    const leftMs = endsAt - performance.now();
+    if (leftMs <= 0) throw stuck();
+    return leftMs;
+  }
+}
+
+function stuck(): AppError {
+  return new AppError(`the model store has not answered for ${patienceMs / 1000} s`, {
+    code: "Unavailable",
+    operation: "reading the model store",
+    retry: "backoff",
+  });
+}

@@ -1,0 +1,153 @@
+// The pace of limited transfers at this rank, in both directions: a receiver takes one unit after the other at the rate in force,
+// from peers and store alike, and a source paces what it sends by its own share. The share follows the tokens (backoff.ts).
+import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../../placement/backoff.ts";
+import { Signal } from "../signal.ts";
+
+/** Between two looks at the tokens. */
+const decideEveryMs = 1_000;
+/** The latest gaps of quiet times that are kept, and of a period of moving at most. */
+const quietGaps = 1024;
+const movingGapsMax = 4096;
+/** Transfers so close to each other are one move: a source sends for a moment only, again and again. */
+const lingerMs = 3_000;
+/** Waits look again so often, since the rate may have changed. */
+const sliceMs = 100;
+
+export interface PaceClock {
+  /** Milliseconds that only grow. */
+  now(): number;
+  /** Rejects when the signal fires. */
+  wait(ms: number, signal?: AbortSignal): Promise<void>;
+  /** Returns the way to stop. */
+  every(ms: number, run: () => void): () => void;
+}
+
+export interface TransferPaceOptions {
+  /** After each look that changed the share. */
+  readonly onChange: (decision: BackoffDecision, before: number) => void;
+  readonly clock?: PaceClock;
+}
+
+interface Turn {
+  readonly bytes: number;
+  /** Bytes per second; 0 = unlimited. */
+  readonly limit: number;
+  readonly signal: AbortSignal;
+}
+
+export class TransferPace {
+  readonly #clock: PaceClock;
+  readonly #onChange: TransferPaceOptions["onChange"];
+  #quiet: number[] = [];
+  #quietNext = 0;
+  #moving: number[] = [];
+  /** Of the looks in a row at the least share that found latency risen all the same. */
+  #atLeast: number[] = [];
+  #atLeastLooks = 0;
+  readonly #limits = new Map<symbol, number>();
+  /** While something moves, or did a moment ago. */
+  #stopLooking: (() => void) | undefined;
+  #endedAt = 0;
+  #share = 1;
+  /** Bytes received ahead of the rate, and when that was so. */
+  #ahead = 0;
+  #aheadAt = 0;
+
+  constructor(options: TransferPaceOptions) {
+    this.#clock = options.clock ?? realClock;
+    this.#onChange = options.onChange;
+  }
+
+  /** Bytes per second that limited transfers may take now; 0 while there is none. */
+  get rateInForce(): number {
+    return this.rate(Math.max(0, ...this.#limits.values()));
+  }
+
+  /** What is left of a limit at this moment; 0 = unlimited. */
+  rate(limit: number): number {
+    return limit * this.#share;
+  }
+
+  /** A token came so long after the one before it. */
+  token(gapMs: number): void {
+    if (this.#stopLooking === undefined) {
+      this.#quiet[this.#quietNext] = gapMs;
+      this.#quietNext = (this.#quietNext + 1) % quietGaps;
+    } else if (this.#moving.length < movingGapsMax) this.#moving.push(gapMs);
+  }
+
+  /** Receives a unit when its turn has come. What is unlimited does not wait. */
+  async receive<T>(turn: Turn, work: () => Promise<T>): Promise<T> {
+    if (turn.limit <= 0) return await work();
+    const end = this.begin(turn.limit);
+    try {
+      await this.#wait(turn);
+      return await work();
+    } finally {
+      end();
+    }
+  }
+
+  /** Something limited moves through this rank until the returned function is called. */
+  begin(limit: number): () => void {
+    const key = Symbol();
+    this.#limits.set(key, limit);
+    this.#stopLooking ??= this.#clock.every(decideEveryMs, () => this.#look());
+    return () => {
+      this.#limits.delete(key);
+      this.#endedAt = this.#clock.now();
+    };
+  }
+
+  /** Until what was taken before has been paid off at the rate in force. */
+  async #wait({ bytes, limit, signal }: Turn): Promise<void> {
+    for (;;) {
+      const rate = this.rate(limit) / 1000;
+      const now = this.#clock.now();
+      this.#ahead = Math.max(0, this.#ahead - rate * (now - this.#aheadAt));
+      this.#aheadAt = now;
+      if (this.#ahead < 1) break;
+      await this.#clock.wait(Math.min(sliceMs, Math.ceil(this.#ahead / rate)), signal);
+    }
+    this.#ahead += bytes;
+  }
+
+  #look(): void {
+    if (this.#limits.size > 0 || this.#clock.now() - this.#endedAt < lingerMs) {
+      this.#decide();
+      return;
+    }
+    this.#stopLooking?.();
+    this.#stopLooking = undefined;
+    this.#moving = [];
+  }
+
+  #decide(): void {
+    const before = this.#share;
+    const decision = nextShare(before, summarize(this.#quiet), summarize(this.#moving));
+    this.#share = decision.share;
+    if (decision.reason === "TooFewTokens") return;
+    if (decision.reason === "LatencyRisen" && before === leastShare) this.#stillRisen();
+    else [this.#atLeast, this.#atLeastLooks] = [[], 0];
+    this.#moving = [];
+    if (decision.share !== before) this.#onChange(decision, before);
+  }
+
+  /** What lasts while almost nothing is transferred is the new traffic's own: later looks compare with it. */
+  #stillRisen(): void {
+    this.#atLeast.push(...this.#moving);
+    if (++this.#atLeastLooks < leastLooksMax) return;
+    this.#quiet = this.#atLeast.slice(-quietGaps);
+    this.#quietNext = this.#quiet.length % quietGaps;
+    [this.#atLeast, this.#atLeastLooks] = [[], 0];
+  }
+}
+
+const realClock: PaceClock = {
+  now: () => performance.now(),
+  wait: (ms, signal) => new Signal().wait(ms, signal),
+  every: (ms, run) => {
+    const timer = setInterval(run, ms).unref();
+    return () => clearInterval(timer);
+  },
+};

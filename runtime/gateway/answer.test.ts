@@ -1,0 +1,125 @@
+// One request without HTTP: what is asked of the tokenizer before it is known to fit, and the logprobs of what comes.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { byteText } from "../../test/support/byte-text.ts";
+import { silentLog } from "../observe/log.ts";
+import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { createTracing } from "../observe/trace.ts";
+import type { TextModel } from "../text/text-model.ts";
+import { Answer, type Piece, prepare } from "./answer.ts";
+import type { WorkerEvent } from "./failover.ts";
+import type { GenerationJob } from "./openai.ts";
+import { ChunkWriter, wholeBody } from "./openai-body.ts";
+import { failoverLimits } from "./patience.ts";
+
+const job = { endpoint: "completions", maxTokens: 1 } as GenerationJob;
+
+test("text that no tokens could bring into the context is refused before it is tokenised", () => {
+  let encoded = 0;
+  const textModel: TextModel = {
+    ...byteText,
+    charsPerTokenMax: 4,
+    encode: (text) => {
+      encoded++;
+      return byteText.encode(text).filter((_, i) => i % 4 === 0);
+    },
+    encodeChat: () => assert.fail("rendered"),
+  };
+  const deps = { textModel, maxContext: 11 };
+  assert.ok("prompt" in prepare({ ...job, prompt: { text: "x".repeat(40) } }, deps));
+  assert.equal(encoded, 1);
+  const messages = ["a", "b"].map((letter) => ({ role: "user", content: letter.repeat(30) }) as const);
+  for (const [prompt, param] of [
+    [{ text: "x".repeat(45) }, "prompt"],
+    [{ messages }, "messages"],
+  ] as const) {
+    const prepared = prepare({ ...job, endpoint: "text" in prompt ? "completions" : "chat", prompt }, deps);
+    assert.ok("problem" in prepared);
+    assert.equal(prepared.problem.code, "context_length_exceeded");
+    assert.equal(prepared.problem.param, param);
+    assert.match(prepared.problem.message, /context holds 11 tokens.*(45|60) characters of/);
+  }
+  assert.equal(encoded, 1);
+});
+
+const envelope = { endpoint: "completions", id: "c", created: 0, model: "m", logprobs: true } as const;
+
+interface Circumstances {
+  readonly stops?: readonly string[];
+  readonly now?: () => number;
+  readonly metrics?: Metrics<"gateway">;
+  /** Runs between two pieces. */
+  readonly onPiece?: () => void;
+}
+
+const newMetrics = () => createMetrics({ process: "gateway", version: "0", constants: {} });
+
+/** The answer when one worker sends these bytes, a token each. */
+async function answer(bytes: readonly number[], circumstances: Circumstances = {}): Promise<Piece[]> {
+  const { stops = [], now = Date.now, metrics = newMetrics(), onPiece = () => {} } = circumstances;
+  const events = async function* (): AsyncGenerator<WorkerEvent> {
+    for (const [position, id] of bytes.entries()) yield { type: "token", id, position, logprob: -1 };
+    yield { type: "finish", reason: "length" };
+  };
+  const tracing = await createTracing({ service: "gateway" });
+  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+  const full = { ...job, sampling, stops, logprobs: true, ignoreEos: false };
+  const signal = new AbortController().signal;
+  const span = tracing.start("a", { role: "server", attributes: {} });
+  const one = new Answer(
+    { id: "a", job: full, prompt: [1], maxTokens: bytes.length, span, signal },
+    {
+      ...{ textModel: byteText, metrics, log: silentLog, maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits },
+      ...{ drawSeed: () => 1n, now },
+      workers: { start: () => ({ rank: 0, events: events(), close: () => {} }), changed: async () => {} },
+    },
+  );
+  const pieces: Piece[] = [];
+  for await (const piece of one.pieces()) {
+    pieces.push(piece);
+    onPiece();
+  }
+  return pieces;
+}
+
+test("a token that is part of a character has its own bytes, and offsets are places in the text", async () => {
+  const bytes = [...new TextEncoder().encode("aé🙂b")];
+  const pieces = await answer(bytes);
+  const offsets = [0, 1, 1, 2, 2, 2, 2, 4];
+  const usage = { promptTokens: 1, outputTokens: 8 };
+  const plain: any = wholeBody(envelope, pieces, usage);
+  assert.deepEqual(plain.choices[0].logprobs.text_offset, offsets);
+  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, pieces, usage);
+  const { content } = chat.choices[0].logprobs;
+  assert.deepEqual(
+    content.flatMap((one: any) => one.bytes),
+    bytes,
+  );
+  assert.deepEqual(content[1], { token: "\uFFFD", logprob: -1, bytes: [0xc3], top_logprobs: [] });
+  const writer = new ChunkWriter(envelope, false);
+  assert.deepEqual(
+    pieces.flatMap((piece) => (writer.piece(piece) as any).choices[0].logprobs.text_offset),
+    offsets,
+  );
+});
+
+test("offsets do not lag behind while text is held back for a stop string", async () => {
+  const pieces = await answer([...new TextEncoder().encode("abEENcd")], { stops: ["END"] });
+  const writer = new ChunkWriter(envelope, false);
+  assert.deepEqual(
+    pieces.flatMap((piece) => (writer.piece(piece) as any).choices[0].logprobs.text_offset),
+    [0, 1, 2, 3, 4, 5, 6],
+  );
+});
+
+test("a client that reads slowly does not show as slow tokens", async () => {
+  const clock = { now: 0 };
+  const metrics = newMetrics();
+  const onPiece = () => {
+    clock.now += 5_000;
+  };
+  await answer([97, 98, 99], { now: () => clock.now, metrics, onPiece });
+  const text = await metrics.text();
+  assert.match(text, /^enodia_gateway_inter_token_seconds_sum(\{\})? 0$/m);
+  assert.match(text, /^enodia_gateway_inter_token_seconds_count(\{\})? 2$/m);
+});

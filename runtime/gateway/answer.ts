@@ -1,0 +1,193 @@
+// One request from its parsed job to its text: tokenise, check the context, generate with failover, detokenise, stop
+// strings, usage. Yields pieces as they become certain. Not here: HTTP, JSON shapes (openai-body.ts), connections.
+import { AppError } from "../../crds/common.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { Span } from "../observe/trace.ts";
+import { StopText } from "../text/stop-text.ts";
+import type { TextModel } from "../text/text-model.ts";
+import { type Generated, type Generation, generate, type Workers } from "./failover.ts";
+import type { GenerationJob } from "./openai.ts";
+import type { FailoverLimits } from "./patience.ts";
+import { invalid, type Problem } from "./problem.ts";
+
+export interface TokenLogprob {
+  readonly bytes: Uint8Array;
+  readonly logprob: number;
+  /** Characters of the answer before it. */
+  readonly offset: number;
+}
+
+export interface Piece {
+  /** The first piece is empty: it only says that a worker computes the request. */
+  readonly text: string;
+  /** Of the tokens since the last piece; empty unless asked for. */
+  readonly logprobs: readonly TokenLogprob[];
+  readonly finish?: "stop" | "length";
+}
+
+export interface Usage {
+  readonly promptTokens: number;
+  readonly outputTokens: number;
+}
+
+export interface AnswerDeps {
+  readonly textModel: TextModel;
+  readonly workers: Workers;
+  readonly metrics: Metrics<"gateway">;
+  readonly log: Log;
+  readonly maxContext: number;
+  readonly requestTimeoutMs: number;
+  readonly limits: FailoverLimits;
+  /** 64 random bits. */
+  readonly drawSeed: () => bigint;
+  readonly now: () => number;
+}
+
+/** The tokenised request, or why it does not fit the model. */
+export function prepare(
+  job: GenerationJob,
+  deps: Pick<AnswerDeps, "textModel" | "maxContext">,
+): { prompt: readonly number[]; maxTokens: number } | { problem: Problem } {
+  const { textModel, maxContext } = deps;
+  const param = job.endpoint === "chat" ? "messages" : "prompt";
+  const tooLong = (what: string): { problem: Problem } => {
+    const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
+    return { problem: invalid(message, param, "context_length_exceeded") };
+  };
+  // Before tokenising, which holds up all other requests while it runs.
+  const characters = charactersOf(job.prompt);
+  if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(`${characters} characters of ${param}`);
+  let prompt: readonly number[];
+  try {
+    if ("messages" in job.prompt) prompt = textModel.encodeChat(job.prompt.messages);
+    else prompt = "text" in job.prompt ? textModel.encode(job.prompt.text) : job.prompt.tokens;
+  } catch (caught) {
+    const error = AppError.from(caught);
+    if (error.code === "InvalidRequest") return { problem: invalid(error.message, param, "invalid_value") };
+    throw error;
+  }
+  if (prompt.length === 0) return { problem: invalid(`\`${param}\` has no tokens: send some text.`, param, "invalid_value") };
+  const unknown = prompt.find((id) => id >= textModel.vocab);
+  if (unknown !== undefined)
+    return { problem: invalid(`\`prompt\`: token ${unknown} is not below ${textModel.vocab}.`, "prompt", "invalid_value") };
+  const room = maxContext - prompt.length;
+  const maxTokens = job.maxTokens ?? room;
+  if (room < 1 || maxTokens > room) {
+    const asked = job.maxTokens === undefined ? "" : ` and ${job.maxTokens} of output`;
+    return tooLong(`${prompt.length} of ${param}${asked}`);
+  }
+  return { prompt, maxTokens };
+}
+
+function charactersOf(prompt: GenerationJob["prompt"]): number {
+  if ("text" in prompt) return prompt.text.length;
+  return "messages" in prompt ? prompt.messages.reduce((sum, { content }) => sum + content.length, 0) : 0;
+}
+
+export interface AnswerRequest {
+  readonly id: string;
+  readonly job: GenerationJob;
+  readonly prompt: readonly number[];
+  readonly maxTokens: number;
+  readonly span: Span;
+  readonly signal: AbortSignal;
+}
+
+/** A running answer. `pieces` is read once; the other fields are final when it ended. */
+export class Answer {
+  readonly #request: AnswerRequest;
+  readonly #deps: AnswerDeps;
+  readonly #arrived: number;
+  #logprobs: TokenLogprob[] = [];
+  outputTokens = 0;
+  failovers = 0;
+  /** A worker computes it, or did. */
+  started = false;
+
+  constructor(request: AnswerRequest, deps: AnswerDeps) {
+    this.#request = request;
+    this.#deps = deps;
+    this.#arrived = deps.now();
+  }
+
+  get usage(): Usage {
+    return { promptTokens: this.#request.prompt.length, outputTokens: this.outputTokens };
+  }
+
+  async *pieces(): AsyncGenerator<Piece, void, void> {
+    const { job } = this.#request;
+    const { textModel, metrics } = this.#deps;
+    const text = new StopText(textModel.decoder(), job.stops);
+    metrics.add("enodia_gateway_tokens_total", this.#request.prompt.length, { kind: "prompt" });
+    let askedAt = this.#deps.now();
+    for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
+      if (event.type === "token") this.#countToken(askedAt);
+      const piece = this.#piece(event, text);
+      if (piece !== undefined) yield piece;
+      if (piece?.finish) return;
+      askedAt = this.#deps.now(); // a client that reads slowly holds up the yield, not the token
+    }
+  }
+
+  #piece(event: Generated, text: StopText): Piece | undefined {
+    if (event.type === "started") {
+      const first = !this.started;
+      this.started = true;
+      return first ? { text: "", logprobs: [] } : undefined;
+    }
+    if (event.type === "finish") {
+      const rest = text.end();
+      return { text: rest.text, logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
+    }
+    if (this.#request.job.logprobs) {
+      const bytes = this.#deps.textModel.piece(event.id);
+      this.#logprobs.push({ bytes, logprob: event.logprob, offset: text.length });
+    }
+    const { text: certain, stopped } = text.push(event.id);
+    if (stopped) return { text: certain, logprobs: this.#takeLogprobs(), finish: "stop" };
+    return certain === "" ? undefined : { text: certain, logprobs: this.#takeLogprobs() };
+  }
+
+  #takeLogprobs(): TokenLogprob[] {
+    const taken = this.#logprobs;
+    this.#logprobs = [];
+    return taken;
+  }
+
+  #countToken(askedAt: number): void {
+    const { metrics, now } = this.#deps;
+    const at = now();
+    if (this.outputTokens === 0) metrics.observe("enodia_gateway_time_to_first_token_seconds", (at - this.#arrived) / 1000);
+    else metrics.observe("enodia_gateway_inter_token_seconds", (at - askedAt) / 1000);
+    this.outputTokens++;
+    metrics.add("enodia_gateway_tokens_total", 1, { kind: "output" });
+  }
+
+  #generation(): Generation {
+    const { id, job, prompt, maxTokens, span, signal } = this.#request;
+    return {
+      requestId: id,
+      prompt,
+      maxTokens,
+      sampling: { ...job.sampling, seed: job.sampling.seed ?? this.#deps.drawSeed(), logprobs: job.logprobs },
+      eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
+      deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
+      traceparent: span.traceparent,
+      signal,
+    };
+  }
+
+  #hooks() {
+    const { metrics, log, now } = this.#deps;
+    return {
+      now,
+      onFailover: (reason: "lost" | "draining" | "silent" | "error", rank: number, tokens: number, err: AppError) => {
+        this.failovers++;
+        metrics.add("enodia_gateway_failovers_total", 1, { reason });
+        this.#request.span.event("failover", { "enodia.rank": rank, "enodia.reason": reason, "enodia.tokens": tokens });
+        log.warn({ requestId: this.#request.id, rank, reason, tokens, err }, "request goes on at another worker");
+      },
+    };
+  }
+}

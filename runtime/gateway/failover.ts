@@ -1,0 +1,241 @@
+// Owns one request until its last token. A worker that errs, drains, falls silent or vanishes is replaced by another one
+// that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token.
+// Not here: how long it waits for what (patience.ts), which worker (router.ts), the connection (pool.ts), text (../text/).
+import { AppError } from "../../crds/common.ts";
+import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, type Wait } from "./patience.ts";
+
+export interface Generation {
+  readonly requestId: string;
+  readonly prompt: readonly number[];
+  readonly maxTokens: number;
+  readonly sampling: {
+    readonly temperature: number;
+    readonly topP: number;
+    readonly topK: number;
+    readonly seed: bigint;
+    readonly logprobs: boolean;
+  };
+  readonly eos: readonly number[];
+  readonly deadlineUnixMs: number;
+  /** Of the request span; "" without tracing. */
+  readonly traceparent: string;
+  readonly signal: AbortSignal;
+}
+
+export type WorkerEvent =
+  /** In the worker's queue: it waits for a KV slot there. */
+  | { readonly type: "queued"; readonly queuedTokens: number }
+  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  /** The tokens up to this position were replayed. */
+  | { readonly type: "progress"; readonly position: number }
+  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
+  | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
+
+export type Generated =
+  | { readonly type: "started"; readonly rank: number }
+  | { readonly type: "token"; readonly id: number; readonly logprob: number }
+  | { readonly type: "finish"; readonly reason: "stop" | "length" };
+
+/** A worker that was chosen for one attempt. */
+export interface Attempt {
+  readonly rank: number;
+  /** Ends with an AppError when the stream breaks. Returning early cancels it at the worker. */
+  readonly events: AsyncIterable<WorkerEvent>;
+  /** Frees the accounting; `failed` keeps the router away from the rank for a moment. */
+  close(failed: boolean): void;
+}
+
+/** The workers, as failover sees them. */
+export interface Workers {
+  /** Starts on the best worker, other than `avoid` when there is a choice; a reason when there is none now. */
+  start(generation: Generation, replay: readonly number[], avoid: ReadonlySet<number>): Attempt | { readonly none: string };
+  /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
+  changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
+}
+
+export type FailoverReason = "lost" | "draining" | "silent" | "error";
+
+const waitStepMs = 250;
+
+export interface FailoverHooks {
+  onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
+  readonly now?: () => number;
+}
+
+export async function* generate(
+  generation: Generation,
+  workers: Workers,
+  limits: FailoverLimits = failoverLimits,
+  hooks: FailoverHooks = {},
+): AsyncGenerator<Generated, void, void> {
+  const state = new RequestState(generation, limits, hooks);
+  while (true) {
+    state.check();
+    const attempt = workers.start(generation, state.tokens, state.avoid);
+    if ("none" in attempt) {
+      await state.waitFor(workers, attempt.none);
+      continue;
+    }
+    let ended: AppError | undefined;
+    try {
+      ended = yield* follow(attempt, state);
+    } finally {
+      attempt.close(ended !== undefined && classify(ended) === "worker" && !generation.signal.aborted);
+    }
+    if (ended === undefined) return;
+    const finished = state.finishedAnyway();
+    if (finished) {
+      yield { type: "finish", reason: finished };
+      return;
+    }
+    const fault = state.failed(attempt.rank, ended);
+    if (fault === "busy" || fault === "expert") await workers.changed(state.pauseMs(), generation.signal);
+  }
+}
+
+/** One attempt: yields its tokens; returns undefined when the request is finished, else why the attempt ended. */
+async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Generated, AppError | undefined, void> {
+  const iterator = attempt.events[Symbol.asyncIterator]();
+  try {
+    while (true) {
+      const next = await orSilence(iterator.next(), state.patience.silence(attempt.rank));
+      if (next.done) return new AppError(`rank ${attempt.rank} ended the stream before the text`, { code: "Lost" });
+      const event = next.value;
+      switch (event.type) {
+        case "queued":
+          state.patience.queued();
+          break;
+        case "started":
+          state.patience.started();
+          yield { type: "started", rank: attempt.rank };
+          break;
+        case "progress":
+          state.patience.progressed();
+          break;
+        case "token":
+          if (state.take(event.id, event.position)) yield { type: "token", id: event.id, logprob: event.logprob };
+          break;
+        case "finish":
+          if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
+          yield { type: "finish", reason: event.reason };
+          return undefined;
+      }
+    }
+  } catch (caught) {
+    return AppError.from(caught, "generating");
+  } finally {
+    iterator.return?.().then(nothing, nothing);
+  }
+}
+
+class RequestState {
+  readonly generation: Generation;
+  readonly patience: Patience;
+  readonly tokens: number[] = [];
+  readonly avoid = new Set<number>();
+  readonly #limits: FailoverLimits;
+  readonly #hooks: FailoverHooks;
+  readonly #now: () => number;
+  // In a row, without a token:
+  #attempts = 0;
+  #startedAttempts = 0;
+  #internalErrors = 0;
+  #pauses = 0;
+  #lastError: AppError | undefined;
+
+  constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
+    this.generation = generation;
+    this.#limits = limits;
+    this.#hooks = hooks;
+    this.#now = hooks.now ?? Date.now;
+    this.patience = new Patience(limits, generation.prompt.length, this.#now);
+  }
+
+  /** Throws when the request may go on no longer. */
+  check(): void {
+    const { signal, deadlineUnixMs } = this.generation;
+    if (signal.aborted) throw new AppError("the client went away", { code: "Cancelled" });
+    if (this.#now() >= deadlineUnixMs) throw deadlinePassed(this.#lastError);
+    const over = this.patience.over();
+    const tooMany = this.#attempts >= this.#limits.attemptsMax || this.#startedAttempts >= this.#limits.startedAttemptsMax;
+    if (over || tooMany) throw this.#giveUp(over);
+  }
+
+  async waitFor(workers: Workers, reason: string): Promise<void> {
+    this.#lastError ??= new AppError(reason, { code: "NoWorker", retry: { afterMs: 5_000 } });
+    this.avoid.clear();
+    await workers.changed(waitStepMs, this.generation.signal);
+  }
+
+  pauseMs(): number {
+    return pauseMs(this.#pauses++, Math.random());
+  }
+
+  /** Whether this token is the next one; one that was seen is dropped, a gap is the worker's error. */
+  take(id: number, position: number): boolean {
+    if (position < this.tokens.length) return false;
+    if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
+    this.tokens.push(id);
+    this.patience.token();
+    this.#attempts = 0;
+    this.#startedAttempts = 0;
+    this.#internalErrors = 0;
+    this.#pauses = 0;
+    this.#lastError = undefined;
+    return true;
+  }
+
+  /** The worker died between the last token and its finish event. */
+  finishedAnyway(): "stop" | "length" | undefined {
+    const last = this.tokens.at(-1);
+    if (last !== undefined && this.generation.eos.includes(last)) return "stop";
+    return this.tokens.length >= this.generation.maxTokens ? "length" : undefined;
+  }
+
+  /** The attempt ended with `error`; throws when another one would not help. */
+  failed(rank: number, error: AppError): Fault {
+    const fault = classify(error);
+    if (this.generation.signal.aborted) return fault;
+    if (fault === "caller") throw error;
+    if (fault === "deadline") throw deadlinePassed(error);
+    if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
+    this.patience.failed(fault);
+    this.#lastError = error;
+    this.avoid.add(rank);
+    if (fault === "busy") return fault;
+    this.#attempts++;
+    if (error.code === "Internal" && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
+    this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
+    return fault;
+  }
+
+  #giveUp(waitedFor: Wait | undefined): AppError {
+    const last = this.#lastError;
+    const busy = waitedFor === "queue" || (waitedFor !== "expert" && last !== undefined && classify(last) === "busy");
+    const [code, afterMs] = busy ? ["QueueFull", 2_000] : ["NoWorker", 5_000];
+    return new AppError(last?.message ?? "no worker is known", { code, retry: { afterMs }, cause: last });
+  }
+}
+
+function deadlinePassed(cause: AppError | undefined): AppError {
+  return new AppError("The request's deadline passed.", { code: "DeadlineExceeded", cause });
+}
+
+function reasonOf(error: AppError): FailoverReason {
+  if (error.code === "Silent") return "silent";
+  if (error.code === "Draining") return "draining";
+  return error.code === "Lost" || error.code === "Unavailable" ? "lost" : "error";
+}
+
+async function orSilence<T>(next: Promise<T>, silence: ReturnType<Patience["silence"]>): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const timer = setTimeout(() => reject(silence.error()), silence.ms);
+  try {
+    return await Promise.race([next, promise]);
+  } finally {
+    clearTimeout(timer);
+    next.catch(nothing); // after a silence nobody else looks at it
+  }
+}
+
+function nothing(): void {}

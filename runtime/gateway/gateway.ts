@@ -1,0 +1,237 @@
+// The gateway process: tokenizer, worker pool, HTTP API, Control server, health. Wiring only; started by runtime/main.ts.
+// Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (pool.ts).
+import { randomBytes, randomUUID } from "node:crypto";
+import type { AddressInfo } from "node:net";
+import { createAdaptorServer, type ServerType } from "@hono/node-server";
+import { AppError, gatewayRank } from "../../crds/common.ts";
+import { createHealth, type Health, serveHealth } from "../observe/health.ts";
+import { createLog, type Log, type LogLevel } from "../observe/log.ts";
+import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { createTracing, type Tracing } from "../observe/trace.ts";
+import type { TextModel } from "../text/text-model.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
+import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { createServer, grpcNetwork } from "../wire/grpc.ts";
+import type { Identity, Membership } from "../wire/mapping.ts";
+import { askPeers, resolvePeers } from "../wire/snapshot.ts";
+import { folderTls, type TlsSource } from "../wire/tls.ts";
+import { Admission } from "./admission.ts";
+import { ApiKeys } from "./api-key.ts";
+import { createApp } from "./app.ts";
+import { controlHandlers } from "./control.ts";
+import { modelContext } from "./model-context.ts";
+import { type FailoverLimits, failoverLimits } from "./patience.ts";
+import { WorkerPool } from "./pool.ts";
+
+/** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
+export const queueRequestsMaxDefault = 512;
+const requestTimeoutMs = 600_000;
+/** No worker ready for longer than this: new requests are refused instead of waiting for one. */
+const unreadyGraceMs = 60_000;
+const headersTimeoutMs = 30_000;
+const bodyTimeoutMs = 120_000;
+/** Above the idle timeouts of common load balancers, so that they close first. */
+const idleTimeoutMs = 75_000;
+/** Endpoints take about this long to leave kube-proxy after a pod is told to stop. */
+const stopListeningAfterMs = 3_000;
+const controlCloseMs = 500;
+/** The operator usually comes first; peers are for when it is away. */
+const askPeersEveryMs = 2_000;
+
+export interface GatewayConfig {
+  readonly namespace: string;
+  readonly deployment: string;
+  readonly deploymentUid: string;
+  readonly podName: string;
+  readonly podUid: string;
+  readonly podIp?: string | undefined;
+  /** The headless Service of the workers, asked for membership while the operator is away; unset = only the operator tells. */
+  readonly peersDns?: string | undefined;
+  readonly servedName: string;
+  /** The store folder; only its tokenizer and configs are read. */
+  readonly modelDir: string;
+  readonly maxContext: number;
+  readonly tlsDir: string;
+  readonly httpPort: number;
+  readonly grpcPort: number;
+  readonly metricsPort: number;
+  readonly host?: string;
+  readonly logLevel: LogLevel;
+  readonly otlpEndpoint?: string | undefined;
+  readonly apiKeyFile?: string | undefined;
+  readonly queueRequestsMax?: number | undefined;
+  readonly version: string;
+}
+
+/** What tests replace; production leaves all of it out. */
+export interface GatewayOverrides {
+  readonly tls?: TlsSource;
+  readonly textModel?: TextModel;
+  readonly limits?: FailoverLimits;
+  readonly log?: Log;
+  readonly tracing?: Tracing;
+  readonly drawSeed?: () => bigint;
+  /** Addresses to ask instead of the headless Service's. */
+  readonly peers?: () => Promise<string[]>;
+}
+
+export interface Gateway {
+  readonly httpPort: number;
+  readonly grpcPort: number;
+  readonly metricsPort: number;
+  readonly pool: WorkerPool;
+  readonly health: Health;
+  /** What the operator's watch does with a pushed membership. */
+  apply(membership: Membership): void;
+  /** Stops taking requests, lets running ones end for up to graceMs, then cuts them. */
+  close(graceMs: number): Promise<void>;
+}
+
+export async function startGateway(config: GatewayConfig, overrides: GatewayOverrides = {}): Promise<Gateway> {
+  await using opened = new AsyncDisposableStack(); // closed in reverse when the start fails; else by close()
+  const { namespace, deployment, podName } = config;
+  const log = overrides.log ?? createLog({ level: config.logLevel, name: "gateway", fields: { namespace, deployment, pod: podName } });
+  const metrics = createMetrics({ process: "gateway", version: config.version, constants: { namespace, deployment } });
+  opened.defer(() => metrics.close());
+  const health = createHealth({ workers: "no membership known yet", start: "starting" });
+  const host = config.host ?? "0.0.0.0";
+  const healthServer = await serveHealth({ health, metrics, port: config.metricsPort, host, log });
+  opened.defer(() => healthServer.close());
+  const tracing = overrides.tracing ?? (await openTracing(config));
+  opened.defer(() => tracing.close());
+  const textModel = overrides.textModel ?? (await loadTokenizer(config.modelDir));
+  const maxContext = overrides.textModel ? config.maxContext : Math.min(config.maxContext, await modelContext(config.modelDir));
+  const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
+  const tls = overrides.tls ?? folderTls(config.tlsDir);
+  opened.defer(() => tls.close());
+
+  const identity: Identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, tracing });
+  const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
+  const readiness = new Readiness(pool, health);
+  metrics.onCollect(() => showWorkers(pool, metrics));
+  const onMembership = (membership: Membership) => readiness.apply(membership, log);
+  let draining = false;
+  const state = {
+    membership: () => pool.membership(),
+    notReady: () => health.reasons(),
+    activeRequests: () => admission.inside,
+    draining: () => draining,
+  };
+  const control = createServer(tls);
+  control.add(Control, controlHandlers({ identity, podName, namespace, deployment, log, onMembership, ...state }));
+  const grpcPort = await control.listen(host, config.grpcPort);
+  opened.defer(() => control.close(controlCloseMs));
+  opened.defer(() => pool.close());
+  const ask = { self: identity, namespace, name: deployment, tls, network: grpcNetwork, log };
+  const addresses = overrides.peers ?? (async () => (config.peersDns ? resolvePeers(config.peersDns, grpcPort, config.podIp, log) : []));
+  opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
+
+  const app = createApp({
+    ...{ textModel, workers: pool, metrics, log, tracing, admission, apiKeys, requestTimeoutMs },
+    ...{ servedName: config.servedName, maxContext, created: Math.floor(Date.now() / 1000) },
+    limits: overrides.limits ?? failoverLimits,
+    drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
+    now: Date.now,
+    unavailable: () => readiness.unavailable(),
+  });
+  const http = await listen(app.fetch, host, config.httpPort);
+  opened.defer(() => http.close(0));
+  health.ready("start");
+  log.info({ httpPort: http.port, grpcPort, model: config.servedName }, "gateway listens");
+
+  const kept = opened.move();
+  const close = async (graceMs: number) => {
+    draining = true;
+    health.notReady("start", "stopping");
+    await sleep(Math.min(stopListeningAfterMs, graceMs));
+    await http.close(graceMs);
+    await kept.disposeAsync();
+  };
+  return { httpPort: http.port, grpcPort, metricsPort: healthServer.port, pool, health, apply: onMembership, close };
+}
+
+function openTracing(config: GatewayConfig): Promise<Tracing> {
+  const attributes = { "k8s.namespace.name": config.namespace, "k8s.pod.name": config.podName, "enodia.deployment": config.deployment };
+  return createTracing({ service: "gateway", endpoint: config.otlpEndpoint, attributes });
+}
+
+/** Ready = a membership is known and some worker in it takes requests. */
+class Readiness {
+  readonly #pool: WorkerPool;
+  readonly #health: Health;
+  #readyUntil = 0;
+
+  constructor(pool: WorkerPool, health: Health) {
+    this.#pool = pool;
+    this.#health = health;
+  }
+
+  apply(membership: Membership, log: Log): void {
+    const wasReady = this.#pool.countByState().active > 0;
+    if (!this.#pool.apply(membership)) return;
+    const { active } = this.#pool.countByState();
+    if (active > 0) this.#health.ready("workers");
+    else this.#health.notReady("workers", `none of ${membership.members.length} workers is ready`);
+    if (wasReady && active === 0) this.#readyUntil = Date.now() + unreadyGraceMs;
+    const members = membership.members.map(({ rank, state }) => `${rank}:${state}`).join(" ");
+    log.info({ version: membership.version, members }, "membership");
+  }
+
+  /** A worker lost a moment ago is being replaced: new requests wait for it like the running ones. */
+  unavailable(): string | undefined {
+    if (this.#pool.countByState().active > 0 || Date.now() < this.#readyUntil) return undefined;
+    return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
+  }
+}
+
+function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
+  for (const [state, count] of Object.entries(pool.countByState())) {
+    metrics.set("enodia_gateway_workers", count, { state: state as "joining" | "active" | "draining" | "lost" });
+  }
+  if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
+}
+
+/** Asks peers until somebody, operator or peer, has told a membership. Returns how to stop. */
+function untilKnown(
+  pool: WorkerPool,
+  ask: () => Promise<Membership | undefined>,
+  onMembership: (membership: Membership) => void,
+): () => void {
+  const round = async () => {
+    if (pool.version >= 0) return clearInterval(timer);
+    const membership = await ask();
+    if (membership && membership.version > pool.version) onMembership(membership);
+  };
+  const timer = setInterval(() => void round(), askPeersEveryMs);
+  void round();
+  return () => clearInterval(timer);
+}
+
+interface HttpServer {
+  readonly port: number;
+  close(graceMs: number): Promise<void>;
+}
+
+async function listen(fetch: Parameters<typeof createAdaptorServer>[0]["fetch"], host: string, port: number): Promise<HttpServer> {
+  const serverOptions = { headersTimeout: headersTimeoutMs, requestTimeout: bodyTimeoutMs, keepAliveTimeout: idleTimeoutMs };
+  const server: ServerType = createAdaptorServer({ fetch, serverOptions });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (cause) => reject(new AppError(`HTTP port ${port}: ${cause.message}`, { code: "ListenFailed", cause })));
+    server.listen(port, host, resolve);
+  });
+  const close = (graceMs: number) =>
+    new Promise<void>((resolve) => {
+      const cut = setTimeout(() => "closeAllConnections" in server && server.closeAllConnections(), graceMs);
+      server.close(() => {
+        clearTimeout(cut);
+        resolve();
+      });
+      if ("closeIdleConnections" in server) server.closeIdleConnections();
+    });
+  return { port: (server.address() as AddressInfo).port, close };
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,37 @@
+// Frames of expert work as plain arrays: cutting them by pairs and by size, and checking what a peer sent.
+// Pure; the wire's messages meet it in experts/dispatch.
+import { type Pairs, selectPairs } from "./pairs.ts";
+
+/** As selectPairs, but all of the pairs (indices are ascending and distinct) are the frame itself. */
+export function partOf(frame: Pairs, hidden: number, pairs: readonly number[]): Pairs {
+  return pairs.length === frame.pairExperts.length ? frame : selectPairs(frame, hidden, pairs);
+}
+
+/** Cuts pairs so that neither the rows sent nor the rows answered pass bytesMax. One pair always fits. */
+export function splitPairs(pairs: readonly number[], hidden: number, bytesMax: number): number[][] {
+  const perFrame = Math.max(1, Math.floor(bytesMax / (hidden * 4)));
+  const parts: number[][] = [];
+  for (let i = 0; i < pairs.length; i += perFrame) parts.push(pairs.slice(i, i + perFrame));
+  return parts;
+}
+
+export interface FrameShape {
+  readonly layer: number;
+  readonly hidden: number;
+  readonly rowBytes: number;
+  readonly pairRows: readonly number[];
+  readonly pairExperts: readonly number[];
+}
+
+/** Why a frame is malformed, naming the field; undefined when it is sound. */
+export function frameFault(frame: FrameShape, model: { layers: number; experts: number; hidden: number }): string | undefined {
+  if (frame.layer >= model.layers) return `layer: ${frame.layer} of ${model.layers}`;
+  if (frame.hidden !== model.hidden) return `hidden: ${frame.hidden}, the model has ${model.hidden}`;
+  if (frame.rowBytes % (frame.hidden * 4) !== 0) return `rows: ${frame.rowBytes} bytes are no whole rows of ${frame.hidden} f32`;
+  const rows = frame.rowBytes / (frame.hidden * 4);
+  if (frame.pairRows.length !== frame.pairExperts.length) return "pair_rows and pair_experts differ in length";
+  if (frame.pairRows.length > rows * model.experts) return `pair_rows: ${frame.pairRows.length} pairs for ${rows} rows`;
+  if (frame.pairRows.some((row) => row >= rows)) return `pair_rows: names a row beyond ${rows}`;
+  if (frame.pairExperts.some((expert) => expert >= model.experts)) return `pair_experts: names an expert beyond ${model.experts}`;
+  return undefined;
+}

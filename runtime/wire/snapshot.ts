@@ -1,0 +1,73 @@
+// Plan and membership as the workers of a deployment know them, read from any of them: for processes that start while the operator is
+// away (a worker that joins, a gateway). It only reads; the newest answer wins, and the caller decides what to do with it.
+import { resolve4 } from "node:dns/promises";
+import { AppError } from "../../crds/common.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { Control } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus, type Network } from "./grpc.ts";
+import { fromMembership, fromPlan, type Identity, type Membership, toSender } from "./mapping.ts";
+import { peerIdentity, serverNames, type TlsSource } from "./tls.ts";
+
+const askTimeoutMs = 2_000;
+/** Peers asked in one round; any one of them knows the plan. */
+const peersAskedMax = 16;
+
+/** Where an unanswered question is noted; it is no error. */
+interface DebugLog {
+  debug(fields: Readonly<Record<string, unknown>>, message: string): void;
+}
+
+export interface Snapshot {
+  readonly plan: PlacementPlan | undefined;
+  readonly membership: Membership | undefined;
+}
+
+export interface AskOptions {
+  readonly self: Identity;
+  readonly namespace: string;
+  readonly name: string;
+  readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
+  readonly log: DebugLog;
+}
+
+/** ip:port of the pods behind a headless Service, without `own`. An unknown name is no error: there may be no peers. */
+export async function resolvePeers(dns: string, port: number, own: string | undefined, log: DebugLog): Promise<string[]> {
+  try {
+    const ips = await resolve4(dns);
+    return ips.filter((ip) => ip !== own).map((ip) => `${ip}:${port}`);
+  } catch (error) {
+    log.debug({ err: error, dns }, "no peers by DNS");
+    return [];
+  }
+}
+
+/** Asks the workers at these addresses; gives the plan of the highest epoch and the membership of the highest version. */
+export async function askPeers(addresses: readonly string[], options: AskOptions): Promise<Snapshot> {
+  const answers = await Promise.all(addresses.slice(0, peersAskedMax).map((address) => askOne(address, options)));
+  const plans = answers.flatMap((answer) => answer?.plan ?? []).sort((a, b) => b.epoch - a.epoch);
+  const memberships = answers.flatMap((answer) => answer?.membership ?? []).sort((a, b) => b.version - a.version);
+  return { plan: plans[0], membership: memberships[0] };
+}
+
+async function askOne(address: string, { self, namespace, name, tls, network, log }: AskOptions): Promise<Snapshot | undefined> {
+  const client = network.connect(Control, {
+    address,
+    serverName: serverNames.rank(self.rank, namespace, name),
+    tls,
+    accept: (cert) => peerIdentity(cert, namespace, name)?.role === "worker",
+  });
+  try {
+    const reply = await client.snapshot({ sender: toSender(self) }, { deadline: Date.now() + askTimeoutMs });
+    const plan = reply.plan === undefined ? undefined : fromPlan(reply.plan);
+    const membership = reply.membership === undefined ? undefined : fromMembership(reply.membership);
+    if (plan !== undefined && plan.deploymentUid !== self.deploymentUid)
+      throw new AppError("plan of another deployment", { code: "InvalidPlan" });
+    return { plan, membership };
+  } catch (caught) {
+    log.debug({ err: fromStatus(caught, "asking a peer"), address }, "a peer did not answer");
+    return undefined;
+  } finally {
+    client.close();
+  }
+}

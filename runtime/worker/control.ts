@@ -1,0 +1,265 @@
+// The worker's Control service: what it is and holds (Describe, Watch), what the operator pushes, and the steps of a plan.
+// Callers are told apart by certificate: only the operator steers; members may read a snapshot.
+import { AppError } from "../../crds/common.ts";
+import type { EngineInfo } from "../engine/engine.ts";
+import type { Peers } from "../experts/peers.ts";
+import type { Log } from "../observe/log.ts";
+import {
+  type Control,
+  type PrepareEvent,
+  PrepareEventSchema,
+  type PrepareRequest,
+  type Sender,
+  type WatchPush,
+  type WatchStatus,
+  WatchStatusSchema,
+} from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from "../wire/grpc.ts";
+import { fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
+import { create, type HandlersOf } from "../wire/service.ts";
+import type { PeerIdentity } from "../wire/tls.ts";
+import type { PlanKeeper, PrepareOutcome } from "./plan.ts";
+
+/** The contract asks for a status at least once a second. */
+const statusEveryMs = 900;
+/** Without a push or ping for so long, the operator counts as away. */
+const operatorSilentMs = 5_000;
+const progressEveryMs = 500;
+
+/** Numbers of a status that live elsewhere in the worker. */
+export interface WorkerVitals {
+  readonly notReady: readonly string[];
+  readonly hostedBytes: number;
+  readonly budgetBytes: number;
+  readonly fetchedBytes: number;
+  readonly queuedTokens: number;
+  readonly activeRequests: number;
+  readonly draining: boolean;
+  readonly hosted: readonly (readonly number[])[];
+}
+
+export interface WorkerControlOptions {
+  readonly podName: string;
+  readonly info: EngineInfo;
+  readonly storedUnitBytes: readonly number[];
+  readonly peers: Peers;
+  readonly plan: PlanKeeper;
+  readonly vitals: () => WorkerVitals;
+  readonly drain: (on: boolean) => Promise<void>;
+  readonly caller: (call: Caller) => PeerIdentity;
+  readonly log: Log;
+}
+
+type WatchCall = ServerDuplex<WatchPush, WatchStatus>;
+
+export class WorkerControl {
+  readonly #options: WorkerControlOptions;
+  readonly #watchers = new Set<() => void>();
+  #operatorHeardAt = Number.NEGATIVE_INFINITY;
+
+  constructor(options: WorkerControlOptions) {
+    this.#options = options;
+  }
+
+  /** True while an operator watches and has spoken lately. */
+  get operatorPresent(): boolean {
+    return performance.now() - this.#operatorHeardAt < operatorSilentMs;
+  }
+  /** Sends a status to every watcher now. */
+  changed(): void {
+    for (const send of this.#watchers) send();
+  }
+
+  handlers(): HandlersOf<typeof Control> {
+    const { plan, info, peers, podName } = this.#options;
+    return {
+      describe: async (request, call) => {
+        this.#from(call, request.sender, "operator");
+        const { vitals, storedUnitBytes } = this.#options;
+        return {
+          ...{ self: toSender(peers.self), podName, modelDigest: info.modelDigest, architecture: info.architecture },
+          ...{ layers: info.layers, experts: info.experts, topK: info.topK, codec: info.codec, backend: info.backend, device: info.device },
+          storedBytes: storedUnitBytes.map(BigInt),
+          residentBytes: [BigInt(info.expertResidentBytes)],
+          budgetBytes: BigInt(vitals().budgetBytes),
+          denseBytes: BigInt(info.denseBytes),
+          kvBytes: BigInt(info.kvBytes),
+          speed: info.speed,
+          status: this.#status(true),
+        };
+      },
+      snapshot: async (request, call) => {
+        this.#from(call, request.sender, "operator", "worker", "gateway");
+        const committed = plan.state.snapshot();
+        const { membership } = peers;
+        return {
+          ...(committed === undefined ? {} : { plan: toPlan(committed) }),
+          ...(membership.version === 0 ? {} : { membership: toMembership(membership) }),
+        };
+      },
+      watch: (call) => this.#watch(call),
+      prepare: (call) => this.#prepare(call),
+      commit: async (request, call) => {
+        this.#from(call, request.sender, "operator");
+        const known = () => BigInt(plan.state.epoch);
+        try {
+          return { ...(await plan.commit(fromPlan(request.plan))), epoch: known() };
+        } catch (error) {
+          if (error instanceof AppError && error.code === "StalePlan") return { committed: [], refused: error.message, epoch: known() };
+          throw error;
+        }
+      },
+      abort: async (request, call) => {
+        this.#from(call, request.sender, "operator");
+        return { aborted: await plan.abort(toNumber(request.epoch, "epoch"), this.#layers(request.layers)) };
+      },
+      release: async (request, call) => {
+        this.#from(call, request.sender, "operator");
+        const result = await plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers), request.drainOnly);
+        return { ...result, freedBytes: BigInt(result.freedBytes) };
+      },
+      drain: async (request, call) => {
+        this.#from(call, request.sender, "operator");
+        await this.#options.drain(!request.cancel);
+        this.changed();
+        return { activeRequests: this.#options.vitals().activeRequests };
+      },
+    };
+  }
+
+  /** Checks the certificate's role and, where the message names a sender, its deployment. */
+  #from(call: Caller, sender: Sender | undefined, ...roles: readonly PeerIdentity["role"][]): void {
+    const { caller, peers } = this.#options;
+    const identity = caller(call);
+    if (!roles.includes(identity.role))
+      throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Control" });
+    if (fromSender(sender).deploymentUid !== peers.self.deploymentUid) {
+      throw new AppError(`sender.deployment_uid: ${sender?.deploymentUid} is not this deployment`, {
+        code: "Forbidden",
+        operation: "Control",
+      });
+    }
+  }
+
+  #layers(layers: readonly number[]): readonly number[] {
+    const bad = layers.find((layer) => layer >= this.#options.info.layers);
+    if (bad === undefined) return layers;
+    throw new AppError(`layers: layer ${bad} of ${this.#options.info.layers}`, { code: "InvalidRequest", operation: "Control" });
+  }
+
+  #prepare(call: ServerWritable<PrepareRequest, PrepareEvent>): void {
+    const { plan, vitals } = this.#options;
+    const write = (event: PrepareEvent) => void (call.cancelled || call.write(event));
+    const before = vitals().fetchedBytes;
+    const progress = setInterval(() => {
+      const bytes = BigInt(vitals().fetchedBytes - before);
+      write(create(PrepareEventSchema, { event: { case: "progress", value: { bytes } } }));
+    }, progressEveryMs);
+    const left = new AbortController();
+    call.on("cancelled", () => left.abort());
+    const run = async () => {
+      const { request } = call;
+      this.#from(call, request.sender, "operator");
+      const limit = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
+      const report = (outcome: PrepareOutcome) => write(toPrepareEvent(outcome));
+      await plan.prepare(fromPlan(request.plan), Number(request.deadlineUnixMs), limit, report, left.signal);
+    };
+    run()
+      .then(
+        () => call.end(),
+        (error) => void call.emit("error", toStatus(error)),
+      )
+      .finally(() => clearInterval(progress));
+  }
+
+  #watch(call: WatchCall): void {
+    let sentHosted = "";
+    const send = () => {
+      if (call.cancelled || call.destroyed) return;
+      const hosted = JSON.stringify(this.#options.vitals().hosted);
+      const status = this.#status(hosted !== sentHosted);
+      sentHosted = hosted;
+      call.write(status);
+    };
+    const timer = setInterval(send, statusEveryMs);
+    const stop = () => {
+      clearInterval(timer);
+      this.#watchers.delete(send);
+    };
+    const refuse = (caught: unknown) => {
+      stop();
+      this.#options.log.warn({ err: caught }, "a push was refused");
+      call.emit("error", toStatus(caught));
+    };
+    for (const event of ["close", "cancelled", "error"] as const) call.on(event, stop);
+    call.on("end", () => {
+      stop();
+      call.end();
+    });
+    call.on("data", (push: WatchPush) => {
+      this.#take(push, call).then(send, refuse);
+    });
+    try {
+      if (this.#options.caller(call).role !== "operator")
+        throw new AppError("only the operator may watch", { code: "Forbidden", operation: "Control.Watch" });
+      this.#watchers.add(send);
+      send();
+    } catch (caught) {
+      refuse(caught);
+    }
+  }
+
+  async #take(push: WatchPush, call: WatchCall): Promise<void> {
+    this.#from(call, push.sender, "operator");
+    this.#operatorHeardAt = performance.now();
+    const { peers, plan, log } = this.#options;
+    if (push.push.case === "membership") peers.apply(fromMembership(push.push.value));
+    if (push.push.case !== "plan") return;
+    try {
+      await plan.adopt(fromPlan(push.push.value));
+    } catch (caught) {
+      // A plan that does not fit (stale, another model) is refused; the stream lives on and the status shows what is served.
+      const error = AppError.from(caught);
+      if (error.code !== "StalePlan" && error.code !== "InvalidPlan") throw error;
+      log.warn({ err: error }, "a pushed plan was refused");
+    }
+  }
+
+  #status(withHosted: boolean): WatchStatus {
+    const { peers, plan, podName, info } = this.#options;
+    const vitals = this.#options.vitals();
+    const hosted = vitals.hosted.map((experts, layer) => ({
+      layer,
+      epoch: BigInt(plan.state.current(layer)?.epoch ?? 0),
+      experts: [...experts],
+    }));
+    return create(WatchStatusSchema, {
+      self: toSender(peers.self),
+      podName,
+      epoch: BigInt(plan.state.epoch),
+      planHash: plan.state.planHash,
+      ready: vitals.notReady.length === 0,
+      notReadyReason: vitals.notReady.join("; "),
+      hostedBytes: BigInt(vitals.hostedBytes),
+      budgetBytes: BigInt(vitals.budgetBytes),
+      queuedTokens: vitals.queuedTokens,
+      activeRequests: vitals.activeRequests,
+      draining: vitals.draining,
+      membershipVersion: BigInt(peers.membership.version),
+      hosted: withHosted ? hosted : [],
+      denseBytes: BigInt(info.denseBytes),
+      kvBytes: BigInt(info.kvBytes),
+      fetchedBytesTotal: BigInt(vitals.fetchedBytes),
+    });
+  }
+}
+
+function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
+  if (outcome.type === "ready") {
+    const { layer, bytes, moves } = outcome;
+    const fetched = outcome.fetched.map(toFetched);
+    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), moves, fetched } } });
+  }
+  const { code, message } = outcome.error;
+  return create(PrepareEventSchema, { event: { case: "failed", value: { layer: outcome.layer, code, message } } });
+}

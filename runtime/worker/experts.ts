@@ -1,0 +1,145 @@
+// Wires this rank's side of experts together: memory, transfers, plan, frames out and frames in. Construction only.
+import { AppError } from "../../crds/common.ts";
+import type { Engine, EngineInfo, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
+import { DispatchClient } from "../experts/dispatch/client.ts";
+import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
+import { createDispatchServer } from "../experts/dispatch/server.ts";
+import { Materializer } from "../experts/memory/materializer.ts";
+import { ResidentSet } from "../experts/memory/resident-set.ts";
+import { type FetchOutcome, ShardClient } from "../experts/memory/shard-client.ts";
+import { createShardServer } from "../experts/memory/shard-server.ts";
+import { StoreReads } from "../experts/memory/store-reads.ts";
+import { TransferPace } from "../experts/memory/transfer-pace.ts";
+import type { Peers } from "../experts/peers.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { Tracing } from "../observe/trace.ts";
+import type { BackoffDecision } from "../placement/backoff.ts";
+import type { ModelStore } from "../weights/store.ts";
+import type { Caller } from "../wire/grpc.ts";
+import type { PeerIdentity } from "../wire/tls.ts";
+import { PlanKeeper } from "./plan.ts";
+import { PlanState } from "./plan-state.ts";
+
+/** The engine is made before what answers it; calls before `connect` are refused. */
+export class RemoteSocket implements RemoteExperts {
+  #target: RemoteExperts | undefined;
+
+  connect(target: RemoteExperts): void {
+    this.#target = target;
+  }
+  dispatch(frame: RemoteFrame): Promise<Float32Array> {
+    if (this.#target === undefined) return Promise.reject(new AppError("the worker is starting", { code: "NotReady", retry: "backoff" }));
+    return this.#target.dispatch(frame);
+  }
+}
+
+export interface ExpertsOptions {
+  readonly engine: Engine;
+  readonly info: EngineInfo;
+  readonly store: ModelStore;
+  readonly peers: Peers;
+  readonly budgetBytes: number;
+  readonly caller: (call: Caller) => PeerIdentity;
+  readonly metrics: Metrics<"worker">;
+  readonly tracing: Tracing;
+  readonly log: Log;
+  readonly onChange: () => void;
+  /** A peer serves a newer epoch than this rank knows. */
+  readonly onNewerEpoch: (rank: number) => void;
+}
+
+export type WorkerExperts = ReturnType<typeof createWorkerExperts>;
+
+export function createWorkerExperts(options: ExpertsOptions) {
+  const { engine, info, store, peers, metrics, log, onChange } = options;
+  const state = new PlanState({
+    ...{ deploymentUid: peers.self.deploymentUid, rank: peers.self.rank, modelDigest: info.modelDigest },
+    ...{ layers: info.layers, experts: info.experts },
+  });
+  const residents = new ResidentSet({
+    budgetBytes: options.budgetBytes,
+    expertBytes: info.expertResidentBytes,
+    now: () => performance.now(),
+  });
+  const reads = new StoreReads(store, info.codec);
+  const shards = new ShardClient({ peers, store, reads, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
+  const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
+  const materializer = new Materializer({ engine, residents, shards, pace, log });
+  const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
+  const runner = new FrameRunner({
+    engine,
+    materializer,
+    hidden: info.hidden,
+    sourcesOf: (layer, expert) => plan.sources(layer, expert),
+    giveWay: (layer, expert) => plan.giveWay.to(layer, expert),
+    wanted: (layer, expert) => state.wanted(layer).has(expert),
+    onDemandLoad: (result) => metrics.add("enodia_expert_on_demand_loads_total", 1, { result }),
+  });
+  const dispatch = new DispatchClient({
+    peers,
+    runner,
+    hidden: info.hidden,
+    placement: (layer) => plan.placements(layer),
+    onNewerEpoch: options.onNewerEpoch,
+    report: {
+      frame: (result, seconds) => {
+        metrics.add("enodia_dispatch_frames_total", 1, { result });
+        if (result === "ok") metrics.observe("enodia_dispatch_duration_seconds", seconds);
+      },
+      bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
+      retry: () => metrics.add("enodia_dispatch_retries_total", 1),
+    },
+    tracing: options.tracing,
+  });
+  plan.attach(dispatch);
+  let remoteRows = 0;
+  const workerOnly = (call: Caller) => {
+    const identity = options.caller(call);
+    if (identity.role === "worker") return identity;
+    throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
+  };
+  const expertsService = createDispatchServer({
+    ...{ peers, runner, plan: state, model: info, log, caller: workerOnly },
+    report: (result, rows) => {
+      metrics.add("enodia_dispatch_served_frames_total", 1, { result });
+      metrics.add("enodia_expert_rows_total", rows, { origin: "remote" });
+      remoteRows += rows;
+    },
+    tracing: options.tracing,
+  });
+  const shardsService = createShardServer({
+    ...{ store, reads, codec: info.codec, pace },
+    hosts: (layer, expert) => residents.isResident(layer, expert),
+    authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
+    onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
+  });
+  const close = () => {
+    plan.close();
+    dispatch.close();
+    peers.close();
+  };
+  const services = { expertsService, shardsService };
+  return { peers, state, plan, residents, materializer, pace, dispatch, ...services, remoteRows: () => remoteRows, close };
+}
+
+function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {
+  if (deploymentUid !== peers.self.deploymentUid) throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden" });
+  const member = peers.member(identity.rank);
+  if (member === undefined || member.podName === identity.podName) return;
+  throw new AppError(`rank ${identity.rank} is pod ${member.podName}, not ${identity.podName}`, { code: "Forbidden", operation: "Shards" });
+}
+
+function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {
+  const slower = share < before;
+  if (slower) metrics.add("enodia_transfer_backoffs_total", 1);
+  // Every step up is no news; that it slows down, and that it is at full rate again, is.
+  log[slower || share === 1 ? "info" : "debug"]({ share, reason }, `transfers go ${slower ? "slower" : "faster"}: ${message}`);
+}
+
+function reportFetch(metrics: Metrics<"worker">, { source, result, bytes, seconds }: FetchOutcome): void {
+  metrics.add("enodia_shard_fetches_total", 1, { source, result });
+  if (result !== "ok") return;
+  metrics.add("enodia_shard_fetch_bytes_total", bytes, { source });
+  metrics.observe("enodia_shard_fetch_duration_seconds", seconds, { source });
+}

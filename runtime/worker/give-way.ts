@@ -1,0 +1,96 @@
+// Which of this rank's planned copies may give way, while memory is full, to experts that no other rank holds, and when they come
+// back. The room is made by resident-set.ts, the loading is done by plan.ts.
+import type { LayerPlacement } from "../../crds/plan.ts";
+import type { GiveWay } from "../experts/memory/materializer.ts";
+import type { ResidentSet } from "../experts/memory/resident-set.ts";
+import type { Peers } from "../experts/peers.ts";
+import type { Log } from "../observe/log.ts";
+import { successor } from "../placement/dispatch.ts";
+import type { PlanState } from "./plan-state.ts";
+
+/** It is looked so often whether experts loaded on demand are still used. */
+const comeBackMs = 5_000;
+
+export interface GiveWayOptions {
+  readonly state: Pick<PlanState, "current" | "next" | "previous">;
+  readonly peers: Pick<Peers, "self" | "member" | "usable">;
+  readonly residents: Pick<ResidentSet, "pressed">;
+  readonly log: Log;
+  /** There is room again: what gave way may be loaded. */
+  readonly comeBack: () => void;
+}
+
+export class CopiesThatGaveWay implements GiveWay {
+  readonly #options: GiveWayOptions;
+  /** "layer.expert". */
+  readonly #away = new Set<string>();
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: GiveWayOptions) {
+    this.#options = options;
+  }
+
+  get count(): number {
+    return this.#away.size;
+  }
+
+  /** What may give way to this expert: something, when none of its hosts but this one is there. */
+  to(layer: number, expert: number): GiveWay | undefined {
+    const { peers } = this.#options;
+    const elsewhere = this.#live(this.#options.state.current(layer), expert).some((rank) => rank !== peers.self.rank);
+    return elsewhere ? undefined : this;
+  }
+
+  /**
+   * A copy may give way while another live host keeps its expert, by the committed placement and by the one that is being
+   * prepared; one that only the parent placement names stays until it is released. Which host keeps an expert follows from its
+   * name, and stays the same when others come and go: not all of them give it up, though each decides alone.
+   */
+  readonly may = (layer: number, expert: number): boolean => {
+    const { state, peers } = this.#options;
+    const { rank } = peers.self;
+    const [current, next, parent] = [state.current(layer), state.next(layer), state.previous(layer)];
+    if (parent?.hosts[expert]?.includes(rank) && !current?.hosts[expert]?.includes(rank)) return false;
+    return [current, next].every((placement) => {
+      if (placement === undefined) return true;
+      const keeper = successor(layer, expert, this.#live(placement, expert));
+      return keeper !== undefined && keeper !== rank;
+    });
+  };
+
+  readonly done = (layer: number, expert: number): void => {
+    if (this.#away.size === 0) this.#options.log.info({}, "memory is full: copies give way to experts that no other rank holds");
+    this.#away.add(`${layer}.${expert}`);
+    this.#later();
+  };
+
+  /** Is this copy to stay away for now: is its place still needed, and its expert still kept by another rank? */
+  isAway(layer: number, expert: number): boolean {
+    const key = `${layer}.${expert}`;
+    if (!this.#away.has(key)) return false;
+    const stays = this.#options.residents.pressed() && this.may(layer, expert);
+    if (stays) this.#later();
+    else this.#away.delete(key);
+    return stays;
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+  }
+
+  /** Hosts of a placement that serve, as far as this rank knows. */
+  #live(placement: LayerPlacement | undefined, expert: number): number[] {
+    const { peers } = this.#options;
+    const serves = (rank: number) => rank === peers.self.rank || (peers.usable(rank) && peers.member(rank)?.state === "active");
+    return (placement?.hosts[expert] ?? []).filter(serves);
+  }
+
+  #later(): void {
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      if (this.#options.residents.pressed()) this.#later();
+      else this.#options.comeBack();
+    }, comeBackMs);
+    this.#timer.unref();
+  }
+}

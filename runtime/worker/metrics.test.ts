@@ -1,0 +1,48 @@
+// What the worker's series say of the engine's numbers.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { EngineStats } from "../engine/engine.ts";
+import { createMetrics } from "../observe/metrics.ts";
+import { type VitalsOptions, watchVitals } from "./metrics.ts";
+
+test("steps are observed one by one, and KV slots are used, cached or free", async (t) => {
+  t.mock.timers.enable({ apis: ["setInterval"] });
+  const idle: EngineStats = {
+    ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
+    ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, servedRows: 0 },
+  };
+  const polls: EngineStats[] = [
+    { ...idle, cachedTokens: 5, slotsUsed: 3, slotsKept: 2, stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] } },
+    { ...idle, cachedTokens: 9, slotsUsed: 1, slotsKept: 2, stepSeconds: { prefill: [], decode: [0.02] } },
+  ];
+  const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
+  const options = {
+    engine: { stats: async () => polls.shift(), load: () => ({ queuedTokens: 0, activeRequests: 0 }) },
+    info: { kvSlots: 8, denseBytes: 0, kvBytes: 0 },
+    experts: {
+      remoteRows: () => 0,
+      residents: { stagedCount: () => 0 },
+      dispatch: {},
+      state: {},
+      pace: {},
+      plan: { giveWay: { count: 0 } },
+    },
+    ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, draining: () => false, health: {} },
+  } as unknown as VitalsOptions;
+  watchVitals(options);
+  for (let i = 0; i < 2; i++) {
+    t.mock.timers.tick(1_000);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+  const text = await metrics.text();
+  const value = (series: RegExp) => Number(new RegExp(`^${series.source}\\S* (\\S+)`, "m").exec(text)?.[1]);
+  assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="prefill"/), 1);
+  assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="decode"/), 5);
+  assert.equal(value(/enodia_worker_step_duration_seconds_bucket\{phase="decode",le="0.025"/), 4);
+  assert.deepEqual(
+    ["used", "cached", "free"].map((state) => value(new RegExp(`enodia_worker_kv_slots\\{state="${state}"`))),
+    [1, 2, 5],
+  );
+  assert.equal(value(/enodia_worker_cached_prompt_tokens_total/), 9);
+  await metrics.close();
+});

@@ -1,0 +1,81 @@
+// Numbers of a worker for its status and for Prometheus, read where they live: engine, memory, dispatch. Decides nothing.
+import { phases } from "../../crds/telemetry.ts";
+import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
+import type { Peers } from "../experts/peers.ts";
+import type { Health } from "../observe/health.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { WorkerVitals } from "./control.ts";
+import type { WorkerExperts } from "./experts.ts";
+
+const statsEveryMs = 1_000;
+
+export interface VitalsOptions {
+  readonly engine: Engine;
+  readonly info: EngineInfo;
+  readonly experts: WorkerExperts;
+  readonly peers: Peers;
+  readonly metrics: Metrics<"worker">;
+  readonly budgetBytes: number;
+  readonly draining: () => boolean;
+  readonly health: Health;
+}
+
+/** Registers the scrape and returns what status messages read. Engine totals are polled, since the engine is another thread. */
+export function watchVitals(options: VitalsOptions): () => WorkerVitals {
+  const { engine, info, experts, peers, metrics } = options;
+  let last: EngineStats | undefined;
+  let localRows = 0;
+  const poll = setInterval(() => {
+    engine.stats().then(
+      (stats) => {
+        count(metrics, stats, last);
+        const local = Math.max(localRows, stats.servedRows - experts.remoteRows());
+        metrics.add("enodia_expert_rows_total", local - localRows, { origin: "local" });
+        localRows = local;
+        last = stats;
+      },
+      (error) => {
+        clearInterval(poll);
+        options.health.dead(`the engine ended: ${error instanceof Error ? error.message : String(error)}`);
+      },
+    );
+  }, statsEveryMs);
+  poll.unref();
+  metrics.onCollect(() => {
+    const load = engine.load();
+    metrics.set("enodia_worker_requests_active", last?.slotsUsed ?? 0);
+    metrics.set("enodia_worker_queue_requests", last?.queuedRequests ?? 0);
+    metrics.set("enodia_worker_queue_tokens", load.queuedTokens);
+    metrics.set("enodia_worker_kv_slots", last?.slotsUsed ?? 0, { state: "used" });
+    metrics.set("enodia_worker_kv_slots", last?.slotsKept ?? 0, { state: "cached" });
+    metrics.set("enodia_worker_kv_slots", info.kvSlots - (last?.slotsUsed ?? 0) - (last?.slotsKept ?? 0), { state: "free" });
+    const staged = experts.residents.stagedCount() * experts.residents.expertBytes;
+    const memory = { dense: info.denseBytes, kv: info.kvBytes, experts: experts.residents.bytes - staged, staging: staged };
+    for (const kind of ["dense", "kv", "experts", "staging"] as const) metrics.set("enodia_worker_memory_bytes", memory[kind], { kind });
+    metrics.set("enodia_expert_hosted", experts.residents.count);
+    metrics.set("enodia_expert_copies_away", experts.plan.giveWay.count);
+    metrics.set("enodia_expert_hosted_bytes", experts.residents.bytes);
+    metrics.set("enodia_expert_budget_bytes", options.budgetBytes);
+    metrics.set("enodia_dispatch_in_flight", experts.dispatch.inFlight);
+    metrics.set("enodia_plan_epoch", experts.state.epoch);
+    metrics.set("enodia_transfer_rate_bytes_per_second", experts.pace.rateInForce);
+    metrics.set("enodia_membership_version", peers.membership.version);
+  });
+  return () => ({
+    notReady: options.health.reasons(),
+    hostedBytes: experts.residents.bytes,
+    budgetBytes: options.budgetBytes,
+    fetchedBytes: experts.materializer.fetchedBytes,
+    ...engine.load(),
+    draining: options.draining(),
+    hosted: engine.hosted(),
+  });
+}
+
+function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats | undefined): void {
+  metrics.add("enodia_worker_tokens_total", now.prefillTokens - (before?.prefillTokens ?? 0), { phase: "prefill" });
+  metrics.add("enodia_worker_tokens_total", now.decodeTokens - (before?.decodeTokens ?? 0), { phase: "decode" });
+  metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
+  for (const phase of phases)
+    for (const seconds of now.stepSeconds[phase]) metrics.observe("enodia_worker_step_duration_seconds", seconds, { phase });
+}

@@ -1,0 +1,264 @@
+// The epoch machine of one worker, layer by layer: IDLE -> PREPARING -> READY -> COMMITTED -> DRAINED -> FREE (= IDLE).
+// It decides what is accepted and which experts this rank must hold; it moves nothing (experts/memory/materializer.ts does).
+// Fencing: an epoch below the highest seen, or that epoch with another hash, is refused, so an old leader cannot act.
+import { AppError } from "../../crds/common.ts";
+import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+
+export type LayerPhase = "idle" | "preparing" | "ready" | "committed" | "drained";
+
+interface LayerState {
+  phase: LayerPhase;
+  current: LayerPlacement | undefined;
+  /** What is being prepared; set in PREPARING and READY. */
+  next: LayerPlacement | undefined;
+  /** The parent placement, still served; set in COMMITTED and DRAINED. */
+  previous: LayerPlacement | undefined;
+}
+
+export interface PlanStateOptions {
+  readonly deploymentUid: string;
+  readonly rank: number;
+  readonly layers: number;
+  readonly experts: number;
+  readonly modelDigest: string;
+}
+
+export class PlanState {
+  readonly #options: PlanStateOptions;
+  readonly #layers: LayerState[];
+  /** The fence: highest epoch accepted by prepare, commit or adopt, and its hash. */
+  #fence = { epoch: 0, hash: "" };
+  /** The committed plan as a whole: highest epoch with a committed layer. */
+  #epoch = 0;
+  #hash = "";
+  #parentEpoch = 0;
+
+  constructor(options: PlanStateOptions) {
+    this.#options = options;
+    this.#layers = Array.from({ length: options.layers }, () => ({
+      phase: "idle",
+      current: undefined,
+      next: undefined,
+      previous: undefined,
+    }));
+  }
+
+  /** Epoch of the newest commit, 0 before the first. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+  get planHash(): string {
+    return this.#hash;
+  }
+  /** True once every layer has a committed placement. */
+  get complete(): boolean {
+    return this.#layers.every((layer) => layer.current !== undefined);
+  }
+  phase(layer: number): LayerPhase {
+    return this.#at(layer).phase;
+  }
+  current(layer: number): LayerPlacement | undefined {
+    return this.#layers[layer]?.current;
+  }
+  previous(layer: number): LayerPlacement | undefined {
+    return this.#layers[layer]?.previous;
+  }
+  /** What is being prepared, or is ready. */
+  next(layer: number): LayerPlacement | undefined {
+    return this.#layers[layer]?.next;
+  }
+  /** Epochs n and n-1 serve; anything older is stale. */
+  serves(layer: number, epoch: number): boolean {
+    const state = this.#layers[layer];
+    if (state?.current === undefined) return false;
+    return epoch >= (state.previous ?? state.current).epoch;
+  }
+
+  /** The committed plan, to hand to a peer or to compare; undefined before every layer has one. */
+  snapshot(): PlacementPlan | undefined {
+    const layers = this.#layers.flatMap((state) => (state.current === undefined ? [] : [state.current]));
+    if (layers.length < this.#layers.length) return undefined;
+    const { deploymentUid, modelDigest } = this.#options;
+    return { deploymentUid, modelDigest, epoch: this.#epoch, parentEpoch: this.#parentEpoch, planHash: this.#hash, layers };
+  }
+
+  /** Experts of a layer that this rank must hold now: committed, parent until freed, and what is being prepared. */
+  wanted(layer: number): Set<number> {
+    const { current, previous, next } = this.#at(layer);
+    return new Set([current, previous, next].flatMap((placement) => hostedBy(placement, this.#options.rank)));
+  }
+  /** Experts that the committed plan alone gives this rank. */
+  planned(layer: number): number[] {
+    return hostedBy(this.#at(layer).current, this.#options.rank);
+  }
+
+  /** Starts preparing the layers that a plan changes. Returns those that still need work, and those already committed. */
+  prepare(plan: PlacementPlan): { readonly start: LayerPlacement[]; readonly done: number[] } {
+    this.#check(plan);
+    this.#raiseFence(plan);
+    const start: LayerPlacement[] = [];
+    const done: number[] = [];
+    for (const layer of plan.layers) {
+      const state = this.#at(layer.layer);
+      if (state.current !== undefined && state.current.epoch >= plan.epoch) {
+        done.push(layer.layer); // the same plan, committed here before: idempotent
+        continue;
+      }
+      if (state.phase !== "ready" || state.next?.epoch !== plan.epoch) {
+        // Unreleased copies of an older commit stay wanted no longer than needed: a new plan starts from the committed one.
+        state.previous = undefined;
+        state.phase = "preparing";
+        state.next = { ...layer, epoch: plan.epoch };
+      }
+      start.push({ ...layer, epoch: plan.epoch });
+    }
+    return { start, done };
+  }
+
+  /** PREPARING -> READY; false when that preparation was aborted or replaced meanwhile. */
+  ready(layer: number, epoch: number): boolean {
+    const state = this.#at(layer);
+    if (state.next?.epoch !== epoch || (state.phase !== "preparing" && state.phase !== "ready")) return false;
+    state.phase = "ready";
+    return true;
+  }
+
+  /** A preparation that failed here: back to IDLE under the parent plan. */
+  failed(layer: number, epoch: number): void {
+    if (this.#at(layer).next?.epoch === epoch) this.#toIdle(this.#at(layer));
+  }
+
+  /** Commits what is READY (or was committed before). Layers not ready are refused by name; the others commit all the same. */
+  commit(plan: PlacementPlan): { readonly committed: number[]; readonly refused: string } {
+    this.#check(plan);
+    this.#raiseFence(plan);
+    const committed: number[] = [];
+    const refused: number[] = [];
+    for (const { layer } of plan.layers) {
+      const state = this.#at(layer);
+      if (state.current !== undefined && state.current.epoch >= plan.epoch) committed.push(layer);
+      else if (state.phase === "ready" && state.next?.epoch === plan.epoch) {
+        this.#install(state, state.next, plan);
+        committed.push(layer);
+      } else refused.push(layer);
+    }
+    return { committed, refused: refused.length === 0 ? "" : `layers ${refused.join(",")} are not ready for epoch ${plan.epoch}` };
+  }
+
+  /** Takes a committed plan as a whole (operator's push, or a peer's snapshot): roll forward only. Returns the layers that changed. */
+  adopt(plan: PlacementPlan): number[] {
+    if (plan.deploymentUid !== this.#options.deploymentUid || plan.epoch < this.#epoch) return [];
+    this.#check(plan, { fenced: false });
+    if (plan.epoch === this.#epoch && this.#hash !== "" && plan.planHash !== this.#hash) {
+      throw stale(`epoch ${plan.epoch} is known here with another hash`);
+    }
+    const changed: number[] = [];
+    for (const layer of plan.layers) {
+      const state = this.#at(layer.layer);
+      if (state.current !== undefined && layer.epoch <= state.current.epoch) continue;
+      if (state.next !== undefined && state.next.epoch > layer.epoch) {
+        state.current = layer; // a restarted rank that prepares n while it learns of n-1: the preparation goes on
+      } else this.#install(state, layer, plan);
+      changed.push(layer.layer);
+    }
+    if (plan.epoch >= this.#fence.epoch) this.#raiseFence(plan);
+    this.#setPlan(plan);
+    return changed;
+  }
+
+  /** Gives up preparations of an epoch; an empty list means all of them. Committed layers only roll forward. */
+  abort(epoch: number, layers: readonly number[]): number[] {
+    const chosen = layers.length === 0 ? this.#layers.keys() : layers;
+    const aborted: number[] = [];
+    for (const layer of chosen) {
+      const state = this.#at(layer);
+      if (state.next?.epoch !== epoch) continue;
+      this.#toIdle(state);
+      aborted.push(layer);
+    }
+    return aborted;
+  }
+
+  /** COMMITTED -> DRAINED: this source has no frame of the parent epoch in flight any more. */
+  drained(layer: number): void {
+    const state = this.#at(layer);
+    if (state.phase === "committed") state.phase = "drained";
+  }
+
+  /** DRAINED -> FREE: the parent's copies are no longer wanted. Layers that are not drained stay and are named; with `drainOnly` all do. */
+  release(epoch: number, layers: readonly number[], drainOnly = false): { readonly released: number[]; readonly pending: number[] } {
+    const released: number[] = [];
+    const pending: number[] = [];
+    for (const layer of layers.length === 0 ? this.#layers.keys() : layers) {
+      const state = this.#at(layer);
+      const behind = (state.current?.epoch ?? 0) < epoch;
+      if (behind && layers.length === 0) continue; // "all" means all that this epoch committed
+      if (behind || (state.phase === "committed" && state.current?.epoch === epoch)) {
+        pending.push(layer);
+        continue;
+      }
+      if (!drainOnly && state.phase === "drained" && state.current?.epoch === epoch) this.#toIdle(state);
+      released.push(layer);
+    }
+    return { released, pending };
+  }
+
+  #install(state: LayerState, layer: LayerPlacement, plan: PlacementPlan): void {
+    state.previous = state.current;
+    state.current = layer;
+    state.next = undefined;
+    state.phase = state.previous === undefined ? "idle" : "committed";
+    if (plan.epoch > this.#epoch) this.#setPlan(plan);
+  }
+
+  #setPlan(plan: PlacementPlan): void {
+    this.#epoch = plan.epoch;
+    this.#hash = plan.planHash;
+    this.#parentEpoch = plan.parentEpoch;
+  }
+
+  #toIdle(state: LayerState): void {
+    state.phase = "idle";
+    state.next = undefined;
+    state.previous = undefined;
+  }
+
+  #raiseFence(plan: PlacementPlan): void {
+    this.#fence = { epoch: plan.epoch, hash: plan.planHash };
+  }
+
+  #check(plan: PlacementPlan, { fenced = true } = {}): void {
+    const { deploymentUid, modelDigest, layers, experts } = this.#options;
+    if (plan.deploymentUid !== deploymentUid) throw invalid(`plan.deploymentUid: ${plan.deploymentUid} is not this deployment`);
+    if (plan.modelDigest !== modelDigest) throw invalid(`plan.modelDigest: ${plan.modelDigest} is not the model here (${modelDigest})`);
+    if (plan.epoch < 1) throw invalid("plan.epoch: must be at least 1");
+    for (const layer of plan.layers) {
+      if (layer.layer >= layers) throw invalid(`plan.layers: layer ${layer.layer} of ${layers}`);
+      if (layer.hosts.length !== experts)
+        throw invalid(`plan.layers: layer ${layer.layer} places ${layer.hosts.length} experts of ${experts}`);
+    }
+    if (!fenced) return;
+    if (plan.epoch < this.#fence.epoch) throw stale(`epoch ${plan.epoch} is below ${this.#fence.epoch}`);
+    if (plan.epoch === this.#fence.epoch && plan.planHash !== this.#fence.hash) {
+      throw stale(`epoch ${plan.epoch} is known here with another hash`);
+    }
+  }
+
+  #at(layer: number): LayerState {
+    const state = this.#layers[layer];
+    if (state === undefined) throw invalid(`layer ${layer}: the model has ${this.#options.layers}`);
+    return state;
+  }
+}
+
+function hostedBy(placement: LayerPlacement | undefined, rank: number): number[] {
+  return (placement?.hosts ?? []).flatMap((hosts, expert) => (hosts.includes(rank) ? [expert] : []));
+}
+
+function invalid(message: string): AppError {
+  return new AppError(message, { code: "InvalidPlan", operation: "accepting a plan" });
+}
+
+function stale(message: string): AppError {
+  return new AppError(message, { code: "StalePlan", operation: "accepting a plan" });
+}

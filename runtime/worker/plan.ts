@@ -1,0 +1,391 @@
+// Carries out what the operator asks of this rank's plan: prepare, commit, abort, release, adopt. The rules are in
+// plan-state.ts, the loading in materializer.ts; here they meet the engine's routing and the clock.
+import { AppError } from "../../crds/common.ts";
+import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { DispatchClient } from "../experts/dispatch/client.ts";
+import type { LoadRequest, Materializer } from "../experts/memory/materializer.ts";
+import type { Peers } from "../experts/peers.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import { addFetched, type Fetched } from "../placement/cost.ts";
+import { hash32 } from "../placement/dispatch.ts";
+import { CopiesThatGaveWay } from "./give-way.ts";
+import { type PlannedLoad, plannedLoads } from "./loads.ts";
+import type { PlanState } from "./plan-state.ts";
+
+/** Experts of a plan asked for side by side; transfers are bounded again in the materializer. */
+const asksAtOnce = 4;
+/** A commit answers after so long at most, drained or not; Release then says what is pending. */
+const drainWaitMs = 250;
+const drainGiveUpMs = 60_000;
+/** For a Prepare that names no deadline. */
+const prepareDefaultMs = 60_000;
+/** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
+const adoptedFreeMs = 5_000;
+const loadRetryMs = 1_000;
+const loadersAtOnce = 2;
+
+export type PrepareOutcome =
+  | {
+      readonly type: "ready";
+      readonly layer: number;
+      readonly bytes: number;
+      readonly moves: number;
+      /** One entry per source. */
+      readonly fetched: readonly Fetched[];
+    }
+  | { readonly type: "failed"; readonly layer: number; readonly error: AppError };
+
+/** A Prepare that is under way. Several may be: a new leader goes on with the epoch of the one before it. */
+interface PrepareCall {
+  readonly epoch: number;
+  readonly abort: AbortController;
+}
+
+/** A layer that is being prepared. */
+interface OpenLayer {
+  readonly placement: LayerPlacement;
+  /** Experts still to be loaded. */
+  left: number;
+  bytes: number;
+  moves: number;
+  readonly fetched: Map<Fetched["source"], Fetched>;
+  error: AppError | undefined;
+}
+
+export interface PlanKeeperOptions {
+  readonly state: PlanState;
+  readonly engine: Pick<Engine, "setRouting" | "setDown">;
+  readonly materializer: Materializer;
+  readonly peers: Pick<Peers, "self" | "onChange" | "down" | "member" | "usable">;
+  readonly layers: number;
+  readonly metrics: Pick<Metrics<"worker">, "add">;
+  readonly log: Log;
+  /** Something that status or readiness shows has changed. */
+  readonly onChange: () => void;
+}
+
+export class PlanKeeper {
+  readonly state: PlanState;
+  /** For loads on demand. */
+  readonly giveWay: CopiesThatGaveWay;
+  readonly #options: PlanKeeperOptions;
+  readonly #calls = new Set<PrepareCall>();
+  /** The call that last took a layer on: no other may fail it. */
+  readonly #preparers = new Map<number, PrepareCall>();
+  /** Ranks that a committed plan has named. */
+  readonly #named = new Set<number>();
+  readonly #stopping = new AbortController();
+  #dispatch: Pick<DispatchClient, "drained"> | undefined;
+  #loading = false;
+  #loadAgain = false;
+  #warm = false;
+  #loadProblem = "";
+
+  constructor(options: PlanKeeperOptions) {
+    this.state = options.state;
+    this.#options = options;
+    const { state, peers, log } = options;
+    const { residents } = options.materializer;
+    this.giveWay = new CopiesThatGaveWay({ state, peers, residents, log, comeBack: () => void this.#loadMissing() });
+    options.peers.onChange(() => {
+      void this.#mask();
+      if (this.giveWay.count > 0) void this.#loadMissing(); // who keeps an expert may be gone
+    });
+  }
+  /** The engine's remote side, which needs the plan and so comes after it. */
+  attach(dispatch: Pick<DispatchClient, "drained">): void {
+    this.#dispatch = dispatch;
+  }
+
+  /** Why this rank cannot serve yet; undefined once it has a plan and has held all that the plan gave it. */
+  notReady(): string | undefined {
+    if (!this.state.complete) return "no plan yet: neither the operator nor a peer has sent one";
+    if (this.#warm) return undefined;
+    return this.#loadProblem === "" ? "loading the experts of the plan" : `loading the experts of the plan: ${this.#loadProblem}`;
+  }
+
+  /** Committed placement of a layer and, until freed, its parent: what dispatch may choose from, newest first. */
+  placements(layer: number): LayerPlacement[] {
+    return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
+  }
+  /** Ranks that may hold a copy of an expert, nearest first is unknown, so spread by hash. */
+  sources(layer: number, expert: number): number[] {
+    const { peers } = this.#options;
+    const hosts = new Set(this.placements(layer).flatMap((placement) => placement.hosts[expert] ?? []));
+    hosts.delete(peers.self.rank);
+    return [...hosts].sort((a, b) => hash32(peers.self.rank, layer, expert, a) - hash32(peers.self.rank, layer, expert, b));
+  }
+
+  /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
+   *  loading stops and what has come stays: the next Prepare of this epoch goes on from there. */
+  async prepare(
+    plan: PlacementPlan,
+    deadlineMs: number,
+    bytesPerSecond: number,
+    report: (outcome: PrepareOutcome) => void,
+    left?: AbortSignal,
+  ): Promise<void> {
+    const { start, done } = this.state.prepare(plan);
+    for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0, fetched: [] });
+    const { call, end } = this.#begin(plan.epoch, start, deadlineMs, left);
+    const queue = plannedLoads({
+      rank: this.#options.peers.self.rank,
+      layers: start,
+      parent: (layer) => this.state.current(layer),
+      sources: (layer, expert) => this.sources(layer, expert),
+    });
+    const open = new Map(start.map((placement) => [placement.layer, openLayer(placement, queue)]));
+    const work = async () => {
+      for (let load = queue.shift(); load !== undefined; load = queue.shift()) {
+        const layer = open.get(load.layer) as OpenLayer;
+        if (await this.#load(load, layer, bytesPerSecond, call.abort.signal)) report(await this.#prepared(layer, call));
+      }
+    };
+    try {
+      for (const layer of open.values()) if (layer.left === 0) report(await this.#prepared(layer, call));
+      await Promise.all(Array.from({ length: Math.min(asksAtOnce, queue.length) }, work));
+    } finally {
+      end();
+    }
+  }
+
+  /** A call with its own end: the deadline or the leaving of one caller does not touch the loads of another. */
+  #begin(epoch: number, layers: readonly LayerPlacement[], deadlineMs: number, left: AbortSignal | undefined) {
+    for (const older of this.#calls) if (older.epoch < epoch) older.abort.abort(aborted(older.epoch));
+    const call: PrepareCall = { epoch, abort: new AbortController() };
+    this.#calls.add(call);
+    for (const { layer } of layers) this.#preparers.set(layer, call);
+    const budgetMs = deadlineMs === 0 ? prepareDefaultMs : Math.max(0, deadlineMs - Date.now());
+    const late = setTimeout(() => {
+      call.abort.abort(new AppError(`epoch ${epoch} was not prepared by its deadline`, { code: "DeadlineExceeded", retry: "backoff" }));
+    }, budgetMs);
+    const leave = () => {
+      for (const [layer, preparer] of this.#preparers) if (preparer === call) this.#preparers.delete(layer);
+      call.abort.abort(aborted(epoch));
+    };
+    if (left?.aborted) leave();
+    left?.addEventListener("abort", leave, { once: true });
+    const end = () => {
+      clearTimeout(late);
+      left?.removeEventListener("abort", leave);
+      this.#calls.delete(call);
+    };
+    return { call, end };
+  }
+
+  /** One expert of a layer under preparation; true if it was the layer's last. Once one has failed, no other is asked for. */
+  async #load({ layer, expert, sources }: PlannedLoad, open: OpenLayer, bytesPerSecond: number, signal: AbortSignal): Promise<boolean> {
+    try {
+      if (open.error === undefined) {
+        const wanted = () => this.state.wanted(layer).has(expert);
+        const onFetched = (fetched: Fetched) => addFetched(open.fetched, fetched);
+        const request = { layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted, onFetched } as const;
+        const got = await this.#options.materializer.ensure(request);
+        open.bytes += got;
+        if (got > 0) open.moves += 1;
+      }
+    } catch (caught) {
+      open.error ??= AppError.from(caught, `preparing layer ${layer}`);
+    }
+    open.left -= 1;
+    return open.left === 0;
+  }
+
+  /** All experts of the layer are there, or one could not be had. */
+  async #prepared({ placement, bytes, moves, fetched, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
+    const { materializer, metrics } = this.#options;
+    const { layer, epoch } = placement;
+    const failure = error ?? (this.state.ready(layer, epoch) ? undefined : aborted(epoch));
+    if (failure === undefined) {
+      metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
+      return { type: "ready", layer, bytes, moves, fetched: [...fetched.values()] };
+    }
+    if (this.#preparers.get(layer) === call) this.state.failed(layer, epoch);
+    await materializer.retain(layer, this.state.wanted(layer));
+    metrics.add("enodia_plan_prepares_total", 1, { result: failure.code === "Aborted" ? "aborted" : "failed" });
+    return { type: "failed", layer, error: failure };
+  }
+
+  async commit(plan: PlacementPlan): Promise<{ readonly committed: number[]; readonly refused: string }> {
+    const { metrics, log, onChange } = this.#options;
+    const before = new Map(plan.layers.map(({ layer }) => [layer, this.state.current(layer)?.epoch ?? 0]));
+    const epochBefore = this.state.epoch;
+    const result = this.state.commit(plan);
+    metrics.add("enodia_plan_commits_total", 1, { result: result.refused === "" ? "committed" : "refused" });
+    const fresh = result.committed.filter((layer) => before.get(layer) !== plan.epoch);
+    if (fresh.length > 0) {
+      // A plan commits in many small parts; the first one is news.
+      const level = epochBefore < plan.epoch ? "info" : "debug";
+      log[level]({ epoch: plan.epoch, layers: fresh.length }, "plan committed");
+      await this.#install(fresh);
+      onChange();
+    }
+    return result;
+  }
+
+  /** The committed plan as a whole, from the operator or a peer. Missing experts are loaded in the background. */
+  async adopt(plan: PlacementPlan): Promise<boolean> {
+    const changed = this.state.adopt(plan);
+    if (changed.length === 0) return false;
+    this.#options.log.info({ epoch: plan.epoch, layers: changed.length }, "plan adopted");
+    await this.#install(changed);
+    const adopted = plan.layers.filter(({ layer }) => changed.includes(layer));
+    setTimeout(() => void this.#freeAdopted(adopted), adoptedFreeMs).unref();
+    this.#options.onChange();
+    return true;
+  }
+
+  async abort(epoch: number, layers: readonly number[]): Promise<number[]> {
+    const { materializer, metrics } = this.#options;
+    const given = this.state.abort(epoch, layers);
+    if (layers.length === 0) for (const call of this.#calls) if (call.epoch === epoch) call.abort.abort(aborted(epoch));
+    for (const layer of given) await materializer.retain(layer, this.state.wanted(layer));
+    if (given.length > 0) metrics.add("enodia_plan_rollbacks_total", given.length);
+    return given;
+  }
+
+  /** Frees the parent's copies of what is drained; with `drainOnly` it only says what is. */
+  async release(
+    epoch: number,
+    layers: readonly number[],
+    drainOnly = false,
+  ): Promise<{ released: number[]; pending: number[]; freedBytes: number }> {
+    const { released, pending } = this.state.release(epoch, layers, drainOnly);
+    if (drainOnly) return { released, pending, freedBytes: 0 };
+    let freedBytes = 0;
+    for (const layer of released) freedBytes += await this.#options.materializer.retain(layer, this.state.wanted(layer));
+    if (released.length > 0) this.#options.onChange();
+    return { released, pending, freedBytes };
+  }
+
+  /** What has been committed since then has a Release of its own to come: other sources may still route by its parent. */
+  async #freeAdopted(adopted: readonly LayerPlacement[]): Promise<void> {
+    if (this.#stopping.signal.aborted) return;
+    try {
+      for (const { layer, epoch } of adopted) {
+        if (this.state.current(layer)?.epoch === epoch && this.state.phase(layer) === "drained") await this.release(epoch, [layer]);
+      }
+    } catch (err) {
+      this.#options.log.error({ err }, "copies of the plan before could not be freed");
+    }
+  }
+
+  close(): void {
+    this.#stopping.abort(aborted(0));
+    this.giveWay.close();
+    for (const { abort } of this.#calls) abort.abort(aborted(0));
+  }
+
+  /** New tables to the engine, then the wait for frames of the old ones; loading what is missing goes on beside. */
+  async #install(layers: readonly number[]): Promise<void> {
+    const routed = this.#route(layers);
+    const drained = Promise.all(layers.map((layer) => this.#drain(layer, routed)));
+    void this.#loadMissing();
+    await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, drainWaitMs).unref())]);
+  }
+
+  async #drain(layer: number, routed: Promise<void>): Promise<void> {
+    const epoch = this.state.current(layer)?.epoch ?? 0;
+    await routed;
+    const clear = (await this.#dispatch?.drained(layer, epoch, drainGiveUpMs)) ?? true;
+    if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
+  }
+
+  /** Committed tables of layers that changed, to the engine's router; it keeps those of the others. */
+  async #route(changed: readonly number[]): Promise<void> {
+    const { engine, peers, log } = this.#options;
+    const layers = changed.flatMap((layer) => this.state.current(layer) ?? []);
+    for (const { hosts } of layers) for (const row of hosts) for (const rank of row) this.#named.add(rank);
+    try {
+      await this.#mask();
+      await engine.setRouting({ rank: peers.self.rank, layers });
+    } catch (err) {
+      log.error({ err }, "the engine did not take its routing tables");
+    }
+  }
+
+  /** Tells the router whom to leave out: hosts that are lost, suspect or unknown. */
+  async #mask(): Promise<void> {
+    const { engine, peers, log } = this.#options;
+    try {
+      await engine.setDown([...peers.down(this.#named)]);
+    } catch (err) {
+      log.error({ err }, "the engine did not take the ranks that are down");
+    }
+  }
+
+  /** Loads what the committed plan gives this rank and memory lacks: after a restart, a first start or a repair. */
+  async #loadMissing(): Promise<void> {
+    this.#loadAgain = true;
+    if (this.#loading) return;
+    this.#loading = true;
+    try {
+      while (this.#loadAgain && !this.#stopping.signal.aborted) {
+        this.#loadAgain = false;
+        const failed = await this.#loadOnce();
+        this.#loadProblem = failed?.message ?? "";
+        if (failed === undefined) this.#warm ||= this.state.complete;
+        else {
+          this.#options.log.warn({ err: failed }, "some planned experts could not be loaded; trying again");
+          await new Promise((resolve) => setTimeout(resolve, loadRetryMs));
+          this.#loadAgain = true;
+        }
+        this.#options.onChange();
+      }
+    } finally {
+      this.#loading = false;
+    }
+  }
+
+  async #loadOnce(): Promise<AppError | undefined> {
+    const { materializer, layers } = this.#options;
+    const { residents } = materializer;
+    const missing: { layer: number; expert: number }[] = [];
+    for (let layer = 0; layer < layers; layer++) {
+      for (const expert of this.state.planned(layer)) {
+        if (this.giveWay.isAway(layer, expert)) continue;
+        if (!residents.isResident(layer, expert)) missing.push({ layer, expert });
+        else residents.admit(layer, expert, "planned"); // it may have come on demand
+      }
+    }
+    let failed: AppError | undefined;
+    const work = async () => {
+      for (let next = missing.shift(); next !== undefined; next = missing.shift()) {
+        const { layer, expert } = next;
+        const request: LoadRequest = {
+          ...{ layer, expert, kind: "planned", sources: this.sources(layer, expert), bytesPerSecond: 0, signal: this.#stopping.signal },
+          wanted: () => this.state.planned(layer).includes(expert),
+          onFull: () => this.#full(),
+        };
+        await materializer.ensure(request).catch((caught) => {
+          const error = AppError.from(caught);
+          if (error.code !== "Aborted") failed = error; // else the plan went on meanwhile
+        });
+      }
+    };
+    await Promise.all(Array.from({ length: loadersAtOnce }, work));
+    return failed;
+  }
+
+  /** A planned expert waits for room: nothing need come of it before plan or memory change. */
+  #full(): void {
+    const { materializer, log, onChange } = this.#options;
+    const { capacity } = materializer.residents;
+    const problem = `memory is full: ${capacity} experts fit, and all here are planned or in use`;
+    if (this.#loadProblem === problem) return;
+    this.#loadProblem = problem;
+    log.warn({ experts: capacity }, "a planned expert waits: memory is full");
+    onChange();
+  }
+}
+
+function openLayer(placement: LayerPlacement, loads: readonly PlannedLoad[]): OpenLayer {
+  const left = loads.filter(({ layer }) => layer === placement.layer).length;
+  return { placement, left, bytes: 0, moves: 0, fetched: new Map(), error: undefined };
+}
+
+function aborted(epoch: number): AppError {
+  return new AppError(`epoch ${epoch} was aborted`, { code: "Aborted", operation: "preparing a plan" });
+}

@@ -1,0 +1,122 @@
+// A worker's part in the cluster, all that lies between the wire and the engine: plan, memory, transfers, frames out and in, peers,
+// Control, and the load that it reports. Network, bus, store, engine and clock are given, so that the same code runs in a process
+// (worker.ts) and in a simulated cluster. Not here: requests of users (generate.ts).
+import type { Engine, EngineInfo } from "../engine/engine.ts";
+import { Peers } from "../experts/peers.ts";
+import type { Health } from "../observe/health.ts";
+import type { Log } from "../observe/log.ts";
+import type { Metrics } from "../observe/metrics.ts";
+import type { Tracing } from "../observe/trace.ts";
+import type { ModelStore } from "../weights/store.ts";
+import { Control, Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { type Caller, callerOf, type GrpcServer, type Network } from "../wire/grpc.ts";
+import type { Identity } from "../wire/mapping.ts";
+import type { Bus } from "../wire/nats.ts";
+import type { PeerIdentity, TlsSource } from "../wire/tls.ts";
+import { WorkerControl } from "./control.ts";
+import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
+import { Joiner } from "./join.ts";
+import { watchVitals } from "./metrics.ts";
+import { publishLoad } from "./telemetry.ts";
+
+export interface PlaneOptions {
+  readonly identity: Identity;
+  readonly namespace: string;
+  readonly name: string;
+  readonly podName: string;
+  readonly network: Pick<Network, "connect">;
+  readonly tls: TlsSource;
+  readonly store: ModelStore;
+  readonly engine: Engine;
+  readonly info: EngineInfo;
+  /** The engine's way to other ranks; connected here. */
+  readonly remote: RemoteSocket;
+  /** Resident bytes that experts may take. */
+  readonly budgetBytes: number;
+  readonly health: Health;
+  readonly metrics: Metrics<"worker">;
+  readonly tracing: Tracing;
+  readonly log: Log;
+}
+
+interface LoadReports {
+  readonly bus: Bus;
+  /** First part of the subject. */
+  readonly prefix: string;
+  readonly windowMs: number;
+  /** See ComputeWork. */
+  readonly machine: string | undefined;
+}
+
+export interface PlaneStart {
+  /** ip:port of whom to ask for the plan while the operator is away. */
+  readonly peerAddresses: () => Promise<readonly string[]>;
+  /** Where load is published; none: it is not. */
+  readonly load: LoadReports | undefined;
+}
+
+export interface WorkerPlane {
+  readonly experts: WorkerExperts;
+  /** Who calls, by certificate. */
+  caller(call: Caller): PeerIdentity;
+  /** Adds what operator and peers call. */
+  serve(server: GrpcServer): void;
+  /** Looks for a plan and reports load, until the returned function is called. */
+  start(start: PlaneStart): () => void;
+  drain(on: boolean): Promise<void>;
+  close(): void;
+}
+
+export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
+  const { identity, namespace, name, podName, network, tls, engine, info, store, budgetBytes, health, metrics, tracing, log } = options;
+  const caller = (call: Caller) => callerOf(call, namespace, name);
+  const peers = new Peers({ self: identity, namespace, name, tls, network, log });
+  let draining = false;
+  const refresh = () => {
+    const reason = experts.plan.notReady();
+    if (reason === undefined) health.ready("plan");
+    else health.notReady("plan", reason);
+    if (draining) health.notReady("drain", "draining");
+    else health.ready("drain");
+    control.changed();
+  };
+  const experts = createWorkerExperts({
+    ...{ engine, info, store, peers, budgetBytes, caller, metrics, tracing, log },
+    onChange: () => refresh(),
+    onNewerEpoch: (rank) => void joiner.from(rank),
+  });
+  options.remote.connect(experts.dispatch);
+  const joiner = new Joiner({ self: identity, namespace, name, tls, network, log, peers, plan: experts.plan });
+  const drain = async (on: boolean) => {
+    draining = on;
+    await engine.drain(on);
+    refresh();
+  };
+  const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, draining: () => draining, health });
+  const storedUnitBytes = unitBytes(store, info.codec);
+  const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, caller, log });
+  refresh();
+  const start = ({ peerAddresses, load }: PlaneStart) => {
+    const stopJoin = joiner.start(peerAddresses, () => control.operatorPresent);
+    const transitions = () => peers.membership.sampleTransitions ?? false;
+    const { layers, experts: count } = info;
+    const stopLoad =
+      load && publishLoad({ ...load, engine, self: identity, namespace, name, layers, experts: count, transitions, metrics, log });
+    return () => {
+      stopJoin();
+      stopLoad?.();
+    };
+  };
+  const serve = (server: GrpcServer) => {
+    server.add(Control, control.handlers());
+    server.add(Experts, experts.expertsService);
+    server.add(Shards, experts.shardsService);
+  };
+  return { experts, caller, serve, start, drain, close: () => experts.close() };
+}
+
+/** One value when all units have the same size, as they do in one model and codec so far. */
+function unitBytes(store: ModelStore, codec: EngineInfo["codec"]): number[] {
+  const all = (store.index.codecs[codec]?.units ?? []).flatMap((layer) => layer.map((unit) => unit.bytes));
+  return new Set(all).size === 1 ? all.slice(0, 1) : all;
+}

@@ -1,0 +1,62 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { decodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
+import { LoadCounter } from "../engine/load-counter.ts";
+import { silentLog } from "../observe/log.ts";
+import { createMetrics } from "../observe/metrics.ts";
+import type { Bus } from "../wire/nats.ts";
+import { machineId } from "./machine.ts";
+import { publishLoad } from "./telemetry.ts";
+
+/** The messages of the first window that a rank publishes after what `count` has counted. */
+async function published(machine: string | undefined, count: (counter: LoadCounter) => void): Promise<LoadWindow[]> {
+  const counter = new LoadCounter(1, 2);
+  count(counter);
+  const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "ns", deployment: "moe", rank: "0" } });
+  const { promise, resolve } = Promise.withResolvers<LoadWindow[]>();
+  const windows: LoadWindow[] = [];
+  const bus = {
+    publish: (_subject: string, text: string) => {
+      windows.push(decodeLoad(new TextEncoder().encode(text)));
+      if (windows.length === 2) resolve(windows);
+      return true;
+    },
+  } as unknown as Bus;
+  const stop = publishLoad({
+    engine: { counters: async () => counter.take() },
+    ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine, metrics, log: silentLog },
+    self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
+    transitions: () => false,
+  });
+  try {
+    return await promise;
+  } finally {
+    stop();
+    await metrics.close();
+  }
+}
+
+test("a load message tells what its rows took, as sums that least squares need", async () => {
+  const [prefill, decode] = await published("m", (counter) => {
+    counter.served("decode", 0, 1, 6);
+    counter.computed("decode", 1, 2, 0.001);
+    counter.computed("decode", 2, 4, 0.003);
+  });
+  assert.deepEqual(decode?.compute, {
+    ...{ runs: 2, calls: 3, rows: 6, micros: 4_000, machine: "m" },
+    // x = (1, experts, rows), weighted by 1 / (experts + rows): (1, 1, 2) by 1/3 and (1, 2, 4) by 1/6.
+    squares: [1 / 3 + 1 / 6, 1 / 3 + 2 / 6, 2 / 3 + 4 / 6, 1 / 3 + 4 / 6, 2 / 3 + 8 / 6, 4 / 3 + 16 / 6],
+    times: [1_000 / 3 + 3_000 / 6, 1_000 / 3 + 6_000 / 6, 2_000 / 3 + 12_000 / 6],
+  });
+  assert.deepEqual([prefill?.phase, prefill?.compute?.runs, prefill?.compute?.micros], ["prefill", 0, 0]);
+});
+
+test("a rank that computes on a device of its own names no machine", async () => {
+  const [, decode] = await published(undefined, (counter) => counter.computed("decode", 1, 1, 0.001));
+  assert.ok(decode?.compute && !("machine" in decode.compute));
+});
+
+test("all processes of a machine give it the same name", () => {
+  assert.match(machineId() ?? "", /^[0-9a-f-]{36}$/);
+  assert.equal(machineId(), machineId());
+});

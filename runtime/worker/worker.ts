@@ -1,0 +1,196 @@
+// A worker process: opens the model, serves Control at once, gets its plan from the operator or a peer, and then serves
+// tokens and experts until it is told to stop. Construction and life cycle; the work is in the files it imports.
+import { randomUUID } from "node:crypto";
+import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
+import { createHealth, type Health, serveHealth } from "../observe/health.ts";
+import { createLog, type Log } from "../observe/log.ts";
+import { createMetrics, type Metrics } from "../observe/metrics.ts";
+import { createTracing, type Tracing } from "../observe/trace.ts";
+import type { ModelStore } from "../weights/store.ts";
+import { openStore } from "../weights/store-reader.ts";
+import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { createServer, grpcNetwork } from "../wire/grpc.ts";
+import type { Identity } from "../wire/mapping.ts";
+import { type Bus, createBus, credentialsAt } from "../wire/nats.ts";
+import { resolvePeers } from "../wire/snapshot.ts";
+import { folderTls, type TlsSource } from "../wire/tls.ts";
+import { expertBudgetBytes } from "./expert-budget.ts";
+import { RemoteSocket, type WorkerExperts } from "./experts.ts";
+import { createInferenceServer } from "./generate.ts";
+import { machineId } from "./machine.ts";
+import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
+
+const lastFramesMs = 500;
+const idlePollMs = 20;
+
+export interface WorkerOptions {
+  readonly namespace: string;
+  readonly deployment: string;
+  readonly deploymentUid: string;
+  readonly podName: string;
+  readonly podUid: string;
+  readonly podIp?: string | undefined;
+  readonly rank: number;
+  readonly modelDir: string;
+  readonly peersDns?: string | undefined;
+  readonly tlsDir: string;
+  readonly host?: string;
+  readonly grpcPort: number;
+  readonly metricsPort: number;
+  readonly maxContext: number;
+  readonly backend: "Auto" | "cpu" | "webgpu" | "reference";
+  readonly codec: "int4" | "f32";
+  readonly kvPoolBytes: number;
+  readonly expertBudgetBytes: number;
+  readonly threads?: number | undefined;
+  readonly natsUrl?: string | undefined;
+  readonly natsCreds?: string | undefined;
+  readonly natsPrefix: string;
+  readonly telemetryWindowMs: number;
+  readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "silent";
+  readonly otlpEndpoint?: string | undefined;
+  readonly version: string;
+}
+
+/** What tests replace; production leaves all of it out. */
+export interface WorkerOverrides {
+  readonly tls?: TlsSource;
+  readonly log?: Log;
+  readonly bus?: Bus;
+  readonly tracing?: Tracing;
+  readonly createEngine?: (options: EngineOptions) => Promise<Engine>;
+  /** Addresses to ask instead of the headless Service's. */
+  readonly peers?: () => Promise<string[]>;
+}
+
+export interface Worker {
+  readonly identity: Identity;
+  readonly grpcPort: number;
+  readonly metricsPort: number;
+  readonly health: Health;
+  readonly engine: Engine;
+  readonly experts: WorkerExperts;
+  readonly metrics: Metrics<"worker">;
+  /** Open requests end with `draining`, so that gateways go on elsewhere; frames in work end; then everything closes. */
+  close(graceMs: number): Promise<void>;
+}
+
+/** What every later step of the start needs. */
+interface Base {
+  readonly options: WorkerOptions;
+  readonly overrides: WorkerOverrides;
+  readonly identity: Identity;
+  readonly log: Log;
+  readonly metrics: Metrics<"worker">;
+  readonly health: Health;
+  readonly tracing: Tracing;
+  readonly tls: TlsSource;
+}
+
+export async function startWorker(options: WorkerOptions, overrides: WorkerOverrides = {}): Promise<Worker> {
+  const { namespace, deployment, rank, deploymentUid, podUid } = options;
+  const fields = { namespace, deployment, rank, pod: options.podName };
+  const log = overrides.log ?? createLog({ level: options.logLevel, name: "worker", fields });
+  const metrics = createMetrics({ process: "worker", version: options.version, constants: { namespace, deployment, rank: String(rank) } });
+  const health = createHealth({ start: "opening the model" });
+  const healthServer = await serveHealth({ health, metrics, port: options.metricsPort, host: options.host ?? "0.0.0.0", log });
+  const attributes = {
+    "k8s.namespace.name": namespace,
+    "k8s.pod.name": options.podName,
+    "enodia.deployment": deployment,
+    "enodia.rank": rank,
+  };
+  const tracing = overrides.tracing ?? (await createTracing({ service: "worker", endpoint: options.otlpEndpoint, attributes }));
+  const tls = overrides.tls ?? folderTls(options.tlsDir);
+  const identity: Identity = { deploymentUid, rank, podUid, bootId: randomUUID() };
+  const base: Base = { options, overrides, identity, log, metrics, health, tracing, tls };
+
+  const store = await openStore(options.modelDir);
+  const remote = new RemoteSocket();
+  const engine = await (overrides.createEngine ?? createEngine)({
+    ...{ storeDir: options.modelDir, backend: options.backend, codec: options.codec, remote },
+    ...{ kvPoolBytes: options.kvPoolBytes, maxContext: options.maxContext },
+    ...(options.threads === undefined ? {} : { threads: options.threads }),
+  });
+  const info = engine.describe();
+  log.info(
+    { device: info.device, backend: info.backend, layers: info.layers, experts: info.experts, kvSlots: info.kvSlots },
+    "model opened",
+  );
+
+  const running = await serve(base, { store, engine, info, remote, budgetBytes: expertBudgetBytes(options.expertBudgetBytes, info) });
+  health.ready("start");
+  const close = async (graceMs: number) => {
+    health.notReady("stopping", "the process was told to stop");
+    await running.close(graceMs);
+    await engine.close();
+    await store.close();
+    await Promise.all([healthServer.close(), metrics.close(), tracing.close()]);
+    tls.close();
+  };
+  return { identity, grpcPort: running.grpcPort, metricsPort: healthServer.port, health, engine, experts: running.experts, metrics, close };
+}
+
+interface Model {
+  readonly store: ModelStore;
+  readonly engine: Engine;
+  readonly info: EngineInfo;
+  readonly remote: RemoteSocket;
+  /** Resident bytes that experts may take. */
+  readonly budgetBytes: number;
+}
+
+async function serve(base: Base, model: Model) {
+  const { options, identity, log, metrics, health, tracing, tls } = base;
+  const { store, engine, info, remote, budgetBytes } = model;
+  const { namespace, deployment: name, podName } = options;
+  const plane = createWorkerPlane({
+    ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, remote, budgetBytes },
+    ...{ health, metrics, tracing, log },
+  });
+  const { experts } = plane;
+  const server = createServer(tls);
+  plane.serve(server);
+  server.add(Inference, inference(base, engine, plane));
+  const grpcPort = await server.listen(options.host ?? "0.0.0.0", options.grpcPort);
+  const bus = openBus(base);
+  const { peersDns, podIp, natsPrefix: prefix, telemetryWindowMs: windowMs } = options;
+  const byDns = async () => (peersDns === undefined ? [] : resolvePeers(peersDns, grpcPort, podIp, log));
+  const stop = plane.start({
+    peerAddresses: base.overrides.peers ?? byDns,
+    load: bus && { bus, prefix, windowMs, machine: info.sharesCores ? machineId() : undefined },
+  });
+  const close = async (graceMs: number) => {
+    await plane.drain(true);
+    stop();
+    await idle(engine, graceMs);
+    // Streams of peers and operator never end by themselves; what is in work on them now has this long.
+    await server.close(Math.min(graceMs, lastFramesMs));
+    plane.close();
+    await bus?.close();
+  };
+  return { grpcPort, experts, close };
+}
+
+function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
+  const { natsUrl: url, natsCreds, podName: name } = options;
+  const credentials = natsCreds === undefined ? undefined : credentialsAt(natsCreds);
+  const bus = overrides.bus ?? (url === undefined ? undefined : createBus({ url, credentials, name }));
+  metrics.onCollect(() => metrics.set("enodia_nats_connected", bus?.status.connected ? 1 : 0));
+  bus?.onStatus((status) => log.info({ ...status }, "NATS"));
+  return bus;
+}
+
+function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, caller }: WorkerPlane) {
+  return createInferenceServer({
+    ...{ engine, deploymentUid: options.deploymentUid, caller, metrics, tracing, log },
+    notReady: () => experts.plan.notReady(),
+    onGap: (ms) => experts.pace.token(ms),
+  });
+}
+
+/** Resolves once no request is open, or after maxMs. */
+async function idle(engine: Engine, maxMs: number): Promise<void> {
+  const end = performance.now() + maxMs;
+  while (engine.load().activeRequests > 0 && performance.now() < end) await new Promise((resolve) => setTimeout(resolve, idlePollMs));
+}
