@@ -4,7 +4,7 @@ import type { Condition } from "../../crds/conditions.ts";
 import { parseExpertPlacement } from "../../crds/expert-placement.ts";
 import { deployment, snapshot } from "../../test/builders/deployment.ts";
 import { verdicts } from "../deployment/core/conditions.ts";
-import { processBytes } from "../deployment/core/memory.ts";
+import { processBytes } from "../deployment/core/memory-fit.ts";
 import { expectedMemory, expectedMemoryFormula, renderStatus } from "./status-text.ts";
 
 const condition = (type: string, status: Condition["status"], reason: string, message = `${type} says why`): Condition => ({

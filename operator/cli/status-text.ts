@@ -2,7 +2,7 @@
 import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
-import { processBytes } from "../deployment/core/memory.ts";
+import { processBytes } from "../deployment/core/memory-fit.ts";
 import { bytes, percent, table } from "./table.ts";
 
 export interface RankRow {

@@ -5,7 +5,7 @@ import { rfc3339 } from "../../crds/conditions.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
-import type { Action } from "./core/rollout.ts";
+import type { Action } from "./core/pod-actions.ts";
 import type { Identities } from "./identity.ts";
 import type { PodOverlay } from "./informers.ts";
 import type { RenderContext } from "./objects/context.ts";

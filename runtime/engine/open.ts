@@ -9,7 +9,7 @@ import { programOf } from "../models/index.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { EngineInfo } from "./api.ts";
-import { slotsOf } from "./core/kv.ts";
+import { slotsOf } from "./core/kv-slots.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {

@@ -10,7 +10,7 @@ import type { ApiKeys } from "./api-key.ts";
 import { type GenerationJob, type Parsed, parseChat, parseCompletion } from "./openai.ts";
 import { ChunkWriter, type Envelope, modelBody, wholeBody } from "./openai-body.ts";
 import { invalid, type Problem, problemBody, problemOf, problems, rejectReason } from "./problem.ts";
-import { sseBody, sseComment, sseData, sseHeaders } from "./stream.ts";
+import { sseBody, sseComment, sseData, sseHeaders } from "./sse.ts";
 
 export const bodyBytesMax = 8 * 1024 * 1024;
 const requestIdPattern = /^[\w.:-]{1,128}$/;

@@ -13,7 +13,7 @@ import { loadTokenizer } from "../text/tokenizer.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, grpcNetwork } from "../wire/grpc.ts";
 import type { Identity, Membership } from "../wire/mapping.ts";
-import { askPeers, resolvePeers } from "../wire/snapshot.ts";
+import { askPeers, resolvePeers } from "../wire/peer-snapshot.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { Admission } from "./admission.ts";
 import { ApiKeys } from "./api-key.ts";
@@ -21,7 +21,7 @@ import { createApp } from "./app.ts";
 import { controlHandlers } from "./control.ts";
 import { modelContext } from "./model-context.ts";
 import { type FailoverLimits, failoverLimits } from "./patience.ts";
-import { WorkerPool } from "./pool.ts";
+import { WorkerPool } from "./worker-pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
 export const queueRequestsMaxDefault = 512;

@@ -10,10 +10,10 @@ import { type GgufFile, openGguf } from "../weights/gguf.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeFolder } from "../weights/store-writer.ts";
-import { inFolder } from "./config.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { huggingFaceName, llamaConfig, undoRotaryPermutation } from "./gguf-llama.ts";
 import { tokenizerFromGguf } from "./gguf-tokenizer.ts";
+import { inFolder } from "./model-config.ts";
 import { checkShape, refuseUnknown } from "./tensors.ts";
 
 /** A safetensors folder: checked and normalised to f32 under our own names. */

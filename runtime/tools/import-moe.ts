@@ -10,8 +10,8 @@ import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import type { CodecName, ExpertIndex } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
-import { architectureIn, inFolder } from "./config.ts";
 import { companionFiles, type Log } from "./files.ts";
+import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape, refuseUnknown } from "./tensors.ts";
 
 export interface ImportMoe {

@@ -7,10 +7,10 @@ import { knownArchitectures } from "../models/index.ts";
 import { llamaArchitecture } from "../models/llama.ts";
 import type { CodecName } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
-import { architectureIn } from "./config.ts";
 import type { Log } from "./files.ts";
 import { importDenseFolder, importGguf } from "./import-dense.ts";
 import { importMoe } from "./import-moe.ts";
+import { architectureIn } from "./model-config.ts";
 import { fetchSource, sourceName } from "./sources.ts";
 
 export interface ImportOptions {

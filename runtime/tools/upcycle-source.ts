@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { llamaArchitecture } from "../models/llama.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { readJson } from "../weights/store-reader.ts";
-import { architectureIn } from "./config.ts";
 import type { Log } from "./files.ts";
 import { importModel } from "./import.ts";
+import { architectureIn } from "./model-config.ts";
 import { localSource, sourceName } from "./sources.ts";
 import { type UpcycleOptions, type UpcycleResult, upcycle } from "./upcycle.ts";
 

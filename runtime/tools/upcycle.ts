@@ -16,11 +16,11 @@ import type { CodecName, ExpertIndex } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { calibrationSequences } from "./calibration.ts";
-import { architectureIn, inFolder } from "./config.ts";
 import { companionFiles, type Log } from "./files.ts";
+import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
+import { architectureIn, inFolder } from "./model-config.ts";
 import { keyOf, withNoise } from "./noise.ts";
-import { fitRouter } from "./router.ts";
 
 /** Mean probability of the first choice that the router's scale is set to. */
 const topProbability = 0.6;

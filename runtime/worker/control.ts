@@ -18,7 +18,7 @@ import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from ".
 import { fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
-import type { PlanKeeper, PrepareOutcome } from "./plan.ts";
+import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 
 /** The contract asks for a status at least once a second. */
 const statusEveryMs = 900;

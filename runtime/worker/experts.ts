@@ -18,7 +18,7 @@ import type { BackoffDecision } from "../placement/backoff.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { Caller } from "../wire/grpc.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
-import { PlanKeeper } from "./plan.ts";
+import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
 /** The engine is made before what answers it; calls before `connect` are refused. */

@@ -7,7 +7,7 @@ import { silentLog } from "../observe/log.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, type GrpcServer, grpcNetwork } from "../wire/grpc.ts";
 import { toMembership, toPlan } from "../wire/mapping.ts";
-import { askPeers, resolvePeers } from "../wire/snapshot.ts";
+import { askPeers, resolvePeers } from "../wire/peer-snapshot.ts";
 
 const servers: GrpcServer[] = [];
 let ca: TestCa;

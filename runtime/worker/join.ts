@@ -3,8 +3,8 @@
 
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
-import { type AskOptions, askPeers } from "../wire/snapshot.ts";
-import type { PlanKeeper } from "./plan.ts";
+import { type AskOptions, askPeers } from "../wire/peer-snapshot.ts";
+import type { PlanKeeper } from "./plan-keeper.ts";
 
 /** How often a worker without plan or operator asks its peers. */
 const joinEveryMs = 1_000;

@@ -12,11 +12,11 @@ import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, grpcNetwork } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
 import { type Bus, createBus, credentialsAt } from "../wire/nats.ts";
-import { resolvePeers } from "../wire/snapshot.ts";
+import { resolvePeers } from "../wire/peer-snapshot.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
-import { createInferenceServer } from "./generate.ts";
+import { createInferenceServer } from "./inference.ts";
 import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 

@@ -1,8 +1,8 @@
 // The deployment plane on the in-memory API, with a kubelet and a rebalance plane played here: the world of its tests.
 import { setTimeout as sleep } from "node:timers/promises";
-import { createDeploymentPlane, type DeploymentPlane } from "../../operator/deployment/controller.ts";
 import type { DrainPhase, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
+import { createDeploymentPlane, type DeploymentPlane } from "../../operator/deployment/plane.ts";
 import type { Rebalance, World } from "../../operator/deployment/ports.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
 import { type KubeObject, resources } from "../../operator/kube/kube.ts";

@@ -1,6 +1,6 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
 import type { MoEDeploymentConditionType, Operation } from "../../../crds/moe-deployment-status.ts";
-import type { Blocked } from "./rollout.ts";
+import type { Blocked } from "./pod-actions.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
 

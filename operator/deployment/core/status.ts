@@ -4,7 +4,7 @@ import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation } from "../../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
-import type { Action, Blocked } from "./rollout.ts";
+import type { Action, Blocked } from "./pod-actions.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { Target } from "./target.ts";
 

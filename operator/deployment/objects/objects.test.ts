@@ -7,7 +7,7 @@ import { deployment, model, settings } from "../../../test/builders/deployment.t
 import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { resources } from "../../kube/kube.ts";
 import { operatorRules, rulesOf, type Scope } from "../../rbac.ts";
-import { memoryRefusals } from "../core/memory.ts";
+import { memoryRefusals } from "../core/memory-fit.ts";
 import { roleFile, roleTemplate } from "../generate-role.ts";
 import type { RenderContext } from "./context.ts";
 import { appliedObjects } from "./index.ts";

@@ -8,9 +8,9 @@ import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs } from 
 import { checkInputs, checkKv, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
 import { expertBytes, residentBytes } from "./memory.ts";
-import { ffnShape, partsPerProgram, planProgram } from "./plan.ts";
+import { ffnShape, partsPerProgram, planProgram } from "./plan-program.ts";
 import { Pool } from "./pool.ts";
-import { openSplit, runSplits, type SplitCompiled } from "./split.ts";
+import { openSplit, runSplits, type SplitCompiled } from "./split-program.ts";
 import { compileStaged } from "./staged.ts";
 
 function checkWeights(segment: Segment, weights: Weights): void {

@@ -10,7 +10,7 @@ import { checkInputs, checkKv } from "../check.ts";
 import { type BuiltGraph, newKey, newValue } from "./graph.ts";
 import type { CpuKv } from "./kv.ts";
 import { residentBytes } from "./memory.ts";
-import type { Stage, StagedProgram } from "./plan.ts";
+import type { Stage, StagedProgram } from "./plan-program.ts";
 import { f32, i32, i64, Session, type Values } from "./session.ts";
 
 interface GraphStage {

@@ -3,7 +3,7 @@
 // whose result is known. The engine thread executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
-import { SlotLedger, type SlotMove } from "./kv.ts";
+import { SlotLedger, type SlotMove } from "./kv-slots.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
 
 export interface Ticket {

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { reuseTokensMin, SlotLedger, slotsOf } from "./kv.ts";
+import { reuseTokensMin, SlotLedger, slotsOf } from "./kv-slots.ts";
 
 /** Slots as arrays of what was written: prompt tokens by prefill are positive, decoded ones negative. */
 class Memory {

@@ -11,7 +11,7 @@ import { ResidentSet } from "../experts/memory/resident-set.ts";
 import type { FetchOptions } from "../experts/memory/shard-client.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import { silentLog } from "../observe/log.ts";
-import { PlanKeeper, type PrepareOutcome } from "./plan.ts";
+import { PlanKeeper, type PrepareOutcome } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
 const [deploymentUid, modelDigest] = ["d", "digest"];

@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { roundToBf16 } from "../weights/floats.ts";
+import { fitRouter } from "./fit-router.ts";
 import { keyOf, rootMeanSquare, uniform, withNoise } from "./noise.ts";
-import { fitRouter } from "./router.ts";
 
 const hidden = 32;
 const experts = 4;

@@ -8,7 +8,7 @@ import { createMetrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
 import { type GenerateEvent, GenerateRequestSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { create } from "../wire/service.ts";
-import { createInferenceServer } from "./generate.ts";
+import { createInferenceServer } from "./inference.ts";
 
 /** Queues a request and never gives it a slot. */
 const engine: Pick<Engine, "generate"> = {

@@ -8,8 +8,8 @@ import { type Identity, type Member, type MemberState, type Membership, memberSt
 import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
+import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
 import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
-import { type Candidate, choose, prefixHash } from "./router.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 export const suspectMs = 1_000;

@@ -4,7 +4,7 @@
 import type { Tensor } from "../../kernels/segment.ts";
 import type { Outputs } from "../backend.ts";
 import type { BuiltGraph } from "./graph.ts";
-import type { SplitProgram } from "./plan.ts";
+import type { SplitProgram } from "./plan-program.ts";
 import type { Job, PartHandle, Pool } from "./pool.ts";
 
 /** What running needs of a program. Not its builders: they hold the weights, which the sessions have copied. */

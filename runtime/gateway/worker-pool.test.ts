@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { createTracing } from "../observe/trace.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import type { Attempt, Generation } from "./failover.ts";
-import { WorkerPool } from "./pool.ts";
+import { WorkerPool } from "./worker-pool.ts";
 
 const request = { prompt: [1, 2, 3], maxTokens: 4, traceparent: "", signal: new AbortController().signal } as unknown as Generation;
 

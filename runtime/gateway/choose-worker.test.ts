@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { type Candidate, choose, prefixHash, tieTokens } from "./router.ts";
+import { type Candidate, choose, prefixHash, tieTokens } from "./choose-worker.ts";
 
 const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): Candidate => ({
   rank,

@@ -1,7 +1,7 @@
 // Server-sent events: read on demand, kept alive while nothing comes, ended when the client goes or never reads.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { sseBody, sseComment, sseData } from "./stream.ts";
+import { sseBody, sseComment, sseData } from "./sse.ts";
 
 const text = (bytes: Uint8Array | undefined) => new TextDecoder().decode(bytes);
 
