@@ -1,5 +1,5 @@
 // The gateway process: tokenizer, worker pool, HTTP API, Control server, health. Wiring only; started by runtime/main.ts.
-// Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (pool.ts).
+// Not here: routes (app.ts), requests (answer.ts, failover.ts), workers (worker-pool.ts).
 import { randomBytes, randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer, type ServerType } from "@hono/node-server";

@@ -1,5 +1,5 @@
 // The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
-// a moment ago. Starts attempts for failover.ts on the rank that router.ts chooses; cuts the streams of lost pods at once.
+// a moment ago. Starts attempts for failover.ts on the rank that choose-worker.ts chooses; cuts the streams of lost pods at once.
 import { AppError } from "../../crds/common.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
