@@ -101,14 +101,14 @@ export function repairPlan(input: PlanInput, current: readonly LayerPlan[], { ca
     });
   });
   orphans.sort((a, b) => b.demand - a.demand || a.layer - b.layer || a.expert - b.expert);
-  const books = new RepairBooks(problem, hosts, carriedOut);
-  books.relieve();
-  const left = books.adoptAll(orphans);
+  const repair = new Repair(problem, hosts, carriedOut);
+  repair.relieve();
+  const left = repair.adoptAll(orphans);
   const unhosted: Orphan[] = [];
   const later: Orphan[] = [];
-  for (const { layer, expert } of left) (books.hasRoom(layer, expert) ? later : unhosted).push({ layer, expert });
+  for (const { layer, expert } of left) (repair.hasRoom(layer, expert) ? later : unhosted).push({ layer, expert });
   const layers = current.map((layer, l) => {
-    if (!touched.has(l) && !books.evicted.has(l)) return layer;
+    if (!touched.has(l) && !repair.evicted.has(l)) return layer;
     const next = toLayer(problem, l, hosts[l] as number[][]);
     // Nothing to gain from a layer that only loses its place again: the plan would change for ever.
     return sameLayer({ ...next, shares: layer.shares }, layer) ? layer : next;
@@ -140,7 +140,7 @@ export function orphans(input: PlanInput, layers: readonly LayerPlan[]): Orphan[
 
 const anywhere = (): boolean => true;
 
-class RepairBooks {
+class Repair {
   readonly evicted = new Set<number>();
   private readonly problem: Problem;
   private readonly hosts: Hosts;

@@ -12,7 +12,7 @@ import { type Hosts, toLayers, toProblem } from "../../operator/planner/problem.
 import { firstPlan } from "../../operator/planner/repair.ts";
 import { relabelled } from "../../operator/planner/search/relabel.ts";
 import { withinBudget } from "../../operator/planner/search/within-budget.ts";
-import { type Cluster, fixed, shipped, traceOf } from "./planner-kit.ts";
+import { asOnCluster, type Cluster, fixed, traceOf } from "./planner-kit.ts";
 
 export type Approach = "incremental" | "fresh each window" | "fresh once";
 
@@ -44,7 +44,7 @@ export interface Approached {
 
 /** As a cluster plans, with so many copies a plan. */
 export async function approached(name: Approach, trace: Trace, cluster: Cluster, budgetCopies: number): Promise<Approached> {
-  const results = await simulate({ trace, policy: approach(name), ...cluster, ...shipped, budgetCopies, now: () => 0 });
+  const results = await simulate({ trace, policy: approach(name), ...cluster, ...asOnCluster, budgetCopies, now: () => 0 });
   return {
     balance: results.flatMap(({ next }) => (next ? [next.fixed.balance] : [])),
     copies: results.reduce((sum, result) => sum + result.copies, 0),

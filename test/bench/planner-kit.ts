@@ -50,9 +50,9 @@ export function forgetTraces(): void {
 }
 
 /** As a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */
-export const shipped = {
+export const asOnCluster = {
   fixedShares: true,
-  noise: "shipped",
+  noise: "cluster",
   gainPerMove,
   budgetCopies: movesDefault,
 } as const;

@@ -13,7 +13,7 @@ import { toLayers, toProblem } from "../../operator/planner/problem.ts";
 import { repairPlan } from "../../operator/planner/repair.ts";
 import { countMoves } from "../../runtime/placement/diff.ts";
 import { bound } from "../../runtime/placement/imbalance.ts";
-import { balance, type Cluster, fixed, inputOf, median, type Row, ratios, shipped, simulated, traceOf } from "./planner-kit.ts";
+import { asOnCluster, balance, type Cluster, fixed, inputOf, median, type Row, ratios, simulated, traceOf } from "./planner-kit.ts";
 
 interface Versus {
   readonly row: string;
@@ -42,8 +42,8 @@ async function versusEplb(seed: number, { row, preset, cluster, margin, copies, 
 }
 
 /** What a cluster reaches with its own settings: shares that hold, least gain, noise and budget of a deployment's defaults. */
-async function asShipped(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
-  const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...shipped });
+async function withDefaults(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
+  const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...asOnCluster });
   return {
     row,
     what: `${preset} EP${cluster.ranks}x${cluster.slotsTotal ? `${cluster.slotsTotal} in all` : cluster.slots}, as a cluster plans by default`,
@@ -163,8 +163,8 @@ async function stationary(seed: number, row: string, cluster: Cluster, most?: nu
     trace,
     policy: policies.incremental,
     ...cluster,
-    gainPerMove: shipped.gainPerMove,
-    noise: most === undefined ? "shipped" : "all",
+    gainPerMove: asOnCluster.gainPerMove,
+    noise: most === undefined ? "cluster" : "all",
     now: () => performance.now(),
     onWindow: (_, layers) => void plans.push(layers),
   });
@@ -258,11 +258,11 @@ export const qualityRows: Readonly<Record<string, (seed: number) => Promise<Row>
   "5a": heterogeneousInSample,
   "5b": (seed) =>
     versusEplb(seed, { row: "5b", preset: "dsv3_drift", cluster: { ranks: 144, slotsTotal: 116 }, margin: -0.01, copies: 15 }),
-  "1s": (seed) => asShipped(seed, "1s", "dsv3_drift", { ranks: 32, slots: 9 }),
-  "2s": (seed) => asShipped(seed, "2s", "dsv3_burst", { ranks: 64, slots: 5 }),
-  "3s": (seed) => asShipped(seed, "3s", "qwen3_94x128", { ranks: 32, slots: 5 }),
-  "4s": (seed) => asShipped(seed, "4s", "dsv3_drift", { ranks: 144, slots: 2 }),
-  "5s": (seed) => asShipped(seed, "5s", "dsv3_drift", { ranks: 144, slotsTotal: 116 }),
+  "1s": (seed) => withDefaults(seed, "1s", "dsv3_drift", { ranks: 32, slots: 9 }),
+  "2s": (seed) => withDefaults(seed, "2s", "dsv3_burst", { ranks: 64, slots: 5 }),
+  "3s": (seed) => withDefaults(seed, "3s", "qwen3_94x128", { ranks: 32, slots: 5 }),
+  "4s": (seed) => withDefaults(seed, "4s", "dsv3_drift", { ranks: 144, slots: 2 }),
+  "5s": (seed) => withDefaults(seed, "5s", "dsv3_drift", { ranks: 144, slotsTotal: 116 }),
   6: budgeted,
   "7a": (seed) => speeds(seed, "7a", "qwen3_48x128", { ranks: 16, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),
   "7b": (seed) => speeds(seed, "7b", "dsv3_drift", { ranks: 32, slots: 9, speeds: [1, 0.8, 0.6, 0.6] }),

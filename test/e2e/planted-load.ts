@@ -45,17 +45,17 @@ export function plantedCounts(skew: Skew, { layers, experts, layersFlipped }: Pl
 export async function plantLoad({ target, kubectl, name, namespace }: Deployed, model: PlantedModel): Promise<PlantedLoad> {
   const { uid } = (await kubectl.get("moed", name)).metadata;
   const bus = await openBus(target, "planted-load");
-  let boots: { readonly rank: number; readonly bootId: string }[] = [];
+  let processes: { readonly rank: number; readonly bootId: string }[] = [];
   let skew: Skew = "one";
   let silentUntil = 0;
   const refresh = async (): Promise<void> => {
-    boots = (await kubectl.get("eplace", name)).status?.ranks?.filter((rank: { bootId?: string }) => rank.bootId !== undefined) ?? [];
+    processes = (await kubectl.get("eplace", name)).status?.ranks?.filter((rank: { bootId?: string }) => rank.bootId !== undefined) ?? [];
   };
   const publish = (): void => {
     const now = Date.now();
     if (now < silentUntil) return;
-    const routed = Uint32Array.from(plantedCounts(skew, model), (count) => Math.round(count / Math.max(1, boots.length)));
-    for (const { rank, bootId } of boots) {
+    const routed = Uint32Array.from(plantedCounts(skew, model), (count) => Math.round(count / Math.max(1, processes.length)));
+    for (const { rank, bootId } of processes) {
       const window = { v: 1, deploymentUID: uid ?? "", rank, bootId, seq: now, windowStart: now - everyMs, windowEnd: now, phase } as const;
       const { layers, experts } = model;
       bus.publish(loadSubject("enodia", namespace, name, rank), encodeLoad({ ...window, layers, experts, routed, served: routed }));

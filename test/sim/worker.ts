@@ -75,7 +75,7 @@ export class SimWorker {
   activeRequests = 0;
   process: Process | undefined;
   private readonly around: Surroundings;
-  private boots = 0;
+  private starts = 0;
   private gone = false;
   /** Placements ("layer/epoch") of plans that were adopted whole, as long as not all of their experts have been loaded. */
   private adopted = new Set<string>();
@@ -240,7 +240,7 @@ export class SimWorker {
     if (restartMs === undefined) this.gone = true;
     else {
       this.gone = false;
-      this.bootId = `${this.podUid}-boot${++this.boots}`;
+      this.bootId = `${this.podUid}-boot${++this.starts}`;
       asOwner(undefined, () =>
         clock.after(restartMs, () => {
           this.bootedAt = clock.now();

@@ -65,13 +65,13 @@ export class Throughput {
     for (const rank of this.ranks.values()) rank.pending = nothing;
   }
 
-  /** Ends a window of these ranks; others are forgotten. True when there is news. */
+  /** Ends a window of these ranks; others are forgotten. True when some rank was measured. */
   close(keys: readonly string[]): boolean {
     const there = new Set(keys);
     for (const key of this.ranks.keys()) if (!there.has(key)) this.ranks.delete(key);
-    const news = [...this.ranks.values()].filter(({ pending }) => pending.micros >= microsMin);
-    if (news.length === 0) return false;
-    const counted = news.map((rank) => ({ rank, work: count(rank) }));
+    const measured = [...this.ranks.values()].filter(({ pending }) => pending.micros >= microsMin);
+    if (measured.length === 0) return false;
+    const counted = measured.map((rank) => ({ rank, work: count(rank) }));
     const { costs, common } = fit([...this.ranks.values()].filter(({ windows }) => windows > 0));
     const found = counted.map(({ rank, work }) => ({ rank, off: Math.log(dot(costs, work.amount) / work.micros) - common - rank.log }));
     // What slows all ranks at once says nothing of any.

@@ -33,8 +33,8 @@ export interface SimulateOptions {
   /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
   readonly fixedShares?: boolean;
   readonly nodes?: number;
-  /** Tells the policy how much of the load is sampling noise: "all" of it is moved for by none, "shipped" is what the operator tells. */
-  readonly noise?: "all" | "shipped";
+  /** Tells the policy how much of the load is sampling noise: "all" of it is moved for by none, "cluster" is what the operator tells. */
+  readonly noise?: "all" | "cluster";
   /** What plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
   readonly forecast?: "selected" | "last";
   /** What transfers hide behind, one byte per expert; unset: not measured. */
@@ -151,7 +151,7 @@ interface Step {
 function noiseOf({ trace, noise, ranks }: SimulateOptions, forecaster: Forecaster, counts: Uint32Array): Float64Array | undefined {
   if (noise === undefined) return undefined;
   const all = forecaster.layerNoise(layerTotals(counts, trace.layers, trace.experts), ranks);
-  return noise === "shipped" ? planNoise(all) : all;
+  return noise === "cluster" ? planNoise(all) : all;
 }
 
 function inputOf(options: SimulateOptions, { history, noise, unrest, transitions, reshard, lifetime, ...step }: Step): PlanInput {

@@ -83,8 +83,8 @@ export class Spent {
   }
 }
 
-/** Books over whole layers: each layer is taken once, in the order in which they are offered. */
-export class Books {
+/** The ledger over whole layers: each layer is taken once, in the order in which they are offered. */
+export class Ledger {
   private readonly problem: Problem;
   private readonly used: Float64Array;
   private readonly spent: Spent;

@@ -5,7 +5,7 @@ import { sum } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { layerDemand, type Problem } from "../problem.ts";
 import { raise, root } from "./layer-state.ts";
-import { type Books, type Change, changeOf } from "./ledger.ts";
+import { type Change, changeOf, type Ledger } from "./ledger.ts";
 
 type Rows = readonly (readonly number[])[];
 
@@ -31,19 +31,19 @@ const splitSweeps = 6;
 const dropCost = 0.1;
 const least = 1e-9;
 
-/** True if anything was taken; the books then hold it. */
-export function towards(problem: Problem, books: Books, way: Way): boolean {
+/** Moves a layer part of its way within budget and memory. True if anything was taken; the ledger has then booked it. */
+export function applyInPart(problem: Problem, ledger: Ledger, way: Way): boolean {
   let rows = way.from.map((row) => row.slice());
   let change: Change | undefined;
   for (let step = 0; step < problem.E; step++) {
-    const best = bestGroup(problem, books, way, rows);
+    const best = bestGroup(problem, ledger, way, rows);
     if (!best) break;
     rows = best.rows;
     change = best.change;
     way.take(rows);
   }
   if (!change) return false;
-  books.take(change);
+  ledger.take(change);
   return true;
 }
 
@@ -54,11 +54,11 @@ interface Group {
   readonly rate: number;
 }
 
-function bestGroup(problem: Problem, books: Books, way: Way, now: number[][]): Group | undefined {
+function bestGroup(problem: Problem, ledger: Ledger, way: Way, now: number[][]): Group | undefined {
   let best: Group | undefined;
   const before = changeOf(problem, way.layer, way.from, now).moves;
   for (const seed of seeds(problem, way, now)) {
-    const group = closed(problem, books, way, now, seed);
+    const group = closed(problem, ledger, way, now, seed);
     if (!group) continue;
     const gain = way.gain(group.experts, group.rows, now);
     const rate = gain / Math.max(dropCost, group.change.moves - before);
@@ -79,10 +79,10 @@ function seeds(problem: Problem, way: Way, now: Rows): number[] {
   return open.sort((a, b) => (order.get(b) ?? 0) - (order.get(a) ?? 0) || a - b).slice(0, seedsMax);
 }
 
-/** The seed and whoever must go so that it fits; undefined when that takes too many, or more than the books allow. */
+/** The seed and whoever must go so that it fits; undefined when that takes too many, or more than the ledger allows. */
 function closed(
   problem: Problem,
-  books: Books,
+  ledger: Ledger,
   way: Way,
   now: number[][],
   seed: number,
@@ -93,9 +93,9 @@ function closed(
     experts.push(next);
     rows[next] = (way.to[next] ?? []).slice();
     const change = changeOf(problem, way.layer, way.from, rows);
-    if (change.moves > books.movesLeft || experts.length > groupMax) return undefined;
-    const full = fullRank(problem, books, way, rows, change);
-    if (full === undefined) return books.fits(change) ? { experts, rows, change } : undefined;
+    if (change.moves > ledger.movesLeft || experts.length > groupMax) return undefined;
+    const full = fullRank(problem, ledger, way, rows, change);
+    if (full === undefined) return ledger.fits(change) ? { experts, rows, change } : undefined;
     next = leaver(way, rows, full, experts);
     if (next === undefined) return undefined;
   }
@@ -103,13 +103,13 @@ function closed(
 }
 
 /** A rank that ends with too many bytes, or more experts of the layer than a slot cap or the target itself allows. */
-function fullRank(problem: Problem, books: Books, way: Way, rows: Rows, change: Change): number | undefined {
+function fullRank(problem: Problem, ledger: Ledger, way: Way, rows: Rows, change: Change): number | undefined {
   const count = countOn(problem, rows);
   const wanted = countOn(problem, way.to);
   const most = Math.max(...wanted);
   const had = countOn(problem, way.from);
   for (let g = 0; g < problem.G; g++) {
-    if (books.overfull(change, g)) return g;
+    if (ledger.overfull(change, g)) return g;
     const cap = Math.min(problem.slotCap, Math.max(most, had[g] as number));
     if ((count[g] as number) > cap) return g;
   }

@@ -4,8 +4,8 @@
 import { imbalance } from "../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../runtime/placement/split.ts";
 import { type Hosts, layerDemand, type Problem } from "../problem.ts";
-import { Books, type Change, changeOf } from "./ledger.ts";
-import { smoothWorst, towards } from "./partial.ts";
+import { type Change, changeOf, Ledger } from "./ledger.ts";
+import { applyInPart, smoothWorst } from "./partial.ts";
 
 export interface Limited {
   readonly hosts: Hosts;
@@ -42,7 +42,7 @@ interface Walk {
   readonly problem: Problem;
   readonly target: Hosts;
   readonly aim: Aim | undefined;
-  readonly books: Books;
+  readonly ledger: Ledger;
   /** The present hosts, changed as steps are taken. */
   readonly hosts: Hosts;
   /** A policy that plans a target anew would follow every fluctuation of load: what gains too little per copy stays. */
@@ -54,7 +54,7 @@ export function withinBudget(problem: Problem, target: Hosts, aim?: Aim): Limite
   const { current, input } = problem;
   if (!current) return { hosts: target, layers: problem.L };
   const leastRate = aim ? Number.NEGATIVE_INFINITY : (input.gainPerMove ?? Number.NEGATIVE_INFINITY);
-  const walk: Walk = { problem, target, aim, books: new Books(problem, current), hosts: current.slice(), leastRate };
+  const walk: Walk = { problem, target, aim, ledger: new Ledger(problem, current), hosts: current.slice(), leastRate };
   const all = candidates(problem, current, target, aim);
   const left = all.filter((candidate) => !whole(walk, candidate));
   // What is done in part is done where it shows most.
@@ -63,18 +63,18 @@ export function withinBudget(problem: Problem, target: Hosts, aim?: Aim): Limite
   return { hosts: walk.hosts, layers: all.length - left.length + parts };
 }
 
-function whole({ books, hosts, target, leastRate }: Walk, candidate: Candidate): boolean {
+function whole({ ledger, hosts, target, leastRate }: Walk, candidate: Candidate): boolean {
   const { change } = candidate;
-  if (rateOf(candidate) < leastRate || !books.fits(change)) return false;
+  if (rateOf(candidate) < leastRate || !ledger.fits(change)) return false;
   hosts[change.layer] = target[change.layer] as number[][];
-  books.take(change);
+  ledger.take(change);
   return true;
 }
 
-function part({ problem, target, aim, books, hosts, leastRate }: Walk, { change, gain }: Candidate): boolean {
+function part({ problem, target, aim, ledger, hosts, leastRate }: Walk, { change, gain }: Candidate): boolean {
   const { layer } = change;
-  if (books.movesLeft <= 0 || gain < (aim ? 0 : leastGain)) return false;
-  return towards(problem, books, {
+  if (ledger.movesLeft <= 0 || gain < (aim ? 0 : leastGain)) return false;
+  return applyInPart(problem, ledger, {
     layer,
     from: hosts[layer] as number[][],
     to: target[layer] as number[][],

@@ -3,7 +3,7 @@
 import { type Hosts, layerDemand, type Problem } from "../../problem.ts";
 import { LayerState } from "../layer-state.ts";
 import { Arena } from "./arena.ts";
-import { LossBook } from "./losses.ts";
+import { LossTable } from "./losses.ts";
 import { bestStep } from "./moves.ts";
 import { reconcile } from "./replica-counts.ts";
 import type { Evictions, MoveKind, SearchWidth, Step } from "./step.ts";
@@ -53,7 +53,7 @@ export function improve(problem: Problem, hosts: Hosts, options: ImproveOptions)
   const best = new Array<Step | undefined>(states.length).fill(undefined);
   const reconciled = setCountsRight(problem, states, arena, options);
   steps.reconcile = reconciled.length;
-  const losses = new LossBook(states, arena);
+  const losses = new LossTable(states, arena);
   const evictions: Evictions | undefined = problem.slotCap === Number.POSITIVE_INFINITY ? losses.cheapest : undefined;
   const find = (l: number, threshold: number): void => {
     const state = states[l] as LayerState;
@@ -139,7 +139,7 @@ function highest(best: readonly (Step | undefined)[]): number {
 }
 
 /** Books may have changed since the step was priced: other layers took bytes, budget or the copy that was to make room. */
-function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, losses: LossBook): boolean {
+function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, losses: LossTable): boolean {
   const state = states[step.layer] as LayerState;
   const { evict } = step;
   if (evict) {

@@ -6,7 +6,7 @@ import type { Arena } from "./arena.ts";
 import type { Eviction, Evictions } from "./step.ts";
 
 /** Cheapest copies to give up, per rank, over all layers. */
-export class LossBook {
+export class LossTable {
   private readonly states: readonly LayerState[];
   private readonly arena: Arena;
   private readonly stale = new Set<number>();
