@@ -1,4 +1,4 @@
-// What the documents tell people to type, held against what it does.
+// The commands that the documents tell people to type, held against what the product does.
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";

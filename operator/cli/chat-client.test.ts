@@ -1,4 +1,4 @@
-// How the chat client meets a server that is not there yet, and one that stays away. Real sockets on loopback.
+// The chat client against a server that is not there yet, and against one that stays away. Real sockets on loopback.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";

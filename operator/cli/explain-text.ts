@@ -1,5 +1,6 @@
-// What `enodia plan explain` says: the plan and its reason, prediction and measurement, what is at risk, who hosts what, and
-// the last decisions, "not moving" included. Pure: from objects to an explanation, and from that to text.
+// The text of `enodia plan explain`: the plan and its reason, prediction and measurement, what is at risk, who hosts what, and the
+// last decisions, "not moving" included. Called by commands/plan-explain.ts. Pure: from objects to an explanation, and from that to
+// text. Not here: reading the API server.
 import { AppError } from "../../crds/common.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";

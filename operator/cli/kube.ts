@@ -1,4 +1,5 @@
-// How commands reach a cluster: the flags every one of them takes, and the client they give. Same rules as kubectl.
+// The way of commands to a cluster: the flags that status, plan record and plan explain take, and the client that these give. Same
+// rules as kubectl. Not here: the client itself (../kube/client.ts).
 import { createKube } from "../kube/client.ts";
 import type { Kube } from "../kube/kube.ts";
 import { createTransport, loadKubeConfig, type Transport } from "../kube/transport.ts";

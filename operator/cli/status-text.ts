@@ -1,4 +1,5 @@
-// What `enodia status` prints of one deployment: the model, the conditions and what is wrong, the plan, the ranks. Pure.
+// The text of `enodia status` for one deployment: the model, the conditions and what is wrong, the plan, the ranks. Pure; called by
+// commands/status.ts, which gathers.
 import type { Condition } from "../../crds/conditions.ts";
 import type { ExpertPlacement } from "../../crds/expert-placement.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";

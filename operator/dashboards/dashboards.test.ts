@@ -1,4 +1,4 @@
-// What dashboard and alerts ask Prometheus for is in the table of metrics; that pods export it is e2e's to see.
+// Dashboards and alerts ask Prometheus only for what is in the table of metrics; that pods export it is e2e's to see.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type MetricDefinition, metricLabelNames, metricOfSample, metricTable } from "../../crds/metrics.ts";

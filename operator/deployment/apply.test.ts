@@ -1,4 +1,4 @@
-// Whose objects are applied: this deployment's, never somebody else's.
+// The apply takes this deployment's objects, never somebody else's.
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
 import { deployment, settings } from "../../test/builders/deployment.ts";

@@ -88,7 +88,7 @@ export class Informers {
   }
 }
 
-/** A write is remembered at most this long: a watch that has not caught up by then ends the process (main.ts). */
+/** A write is remembered at most this long: a watch that has not caught up by then ends the process (operator/main.ts). */
 const overlayMs = 600_000;
 
 /** Own pod writes on top of the cache: without it a reconcile right after a create would create the rank again. */

@@ -1,4 +1,4 @@
-// What is read from pods and nodes.
+// The facts that are read from pods and nodes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { labels } from "../../crds/common.ts";

@@ -1,6 +1,6 @@
-// What the deployment plane (pods, Services, status) and the rebalance plane (sessions with workers, plans) ask of each other.
-// Types only. The rebalance plane implements Rebalance, the deployment plane calls it; main.ts joins them.
-// Neither waits for the other: update() says what is wanted, view() tells what is, onChange() asks for another look.
+// The two ports between the deployment plane (pods, Services, status) and the rebalance plane (sessions with workers, plans). Types
+// only. The rebalance plane implements Rebalance, the deployment plane calls it; operator/main.ts joins them. Neither waits for the
+// other: update() says what is wanted, view() tells what is, onChange() asks for another look.
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { RebalanceView, World } from "./core/world.ts";

@@ -1,4 +1,4 @@
-// What the deployment plane makes of a deployment's life: start, scale, roll, suspend, lost nodes, refusals, deletion.
+// The life of a deployment as the deployment plane makes it: start, scale, roll, suspend, lost nodes, refusals, deletion.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";

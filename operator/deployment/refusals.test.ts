@@ -1,4 +1,4 @@
-// What is refused, by the operator, by a quota, by somebody else's object: said in the status, and nothing else stops for it.
+// Refusals by the operator, by a quota, by somebody else's object: each is said in the status, and nothing else stops for it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -1,4 +1,4 @@
-// What the chart's roles grant, as Helm renders them with and without `watchNamespaces`.
+// The grants of the chart's roles, as Helm renders them with and without `watchNamespaces`.
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { test } from "node:test";

@@ -1,4 +1,4 @@
-// How an informer keeps up with the API server: dropped, expired, short and silent watches.
+// An informer keeps up with the API server through dropped, expired, short and silent watches.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";

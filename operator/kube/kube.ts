@@ -44,7 +44,7 @@ export interface Resource {
 
 const core = (kind: string, plural: string, namespaced = true): Resource => ({ apiVersion: "v1", kind, plural, namespaced });
 
-/** The resources that the operator, the command line and the tests touch; rbac.ts says what of them the operator may. */
+/** The resources that the operator, the command line and the tests touch; operator/rbac.ts says what of them the operator may. */
 export const resources = {
   moeDeployments: { apiVersion: enodiaApi, kind: "MoEDeployment", plural: "moedeployments", namespaced: true },
   expertPlacements: { apiVersion: enodiaApi, kind: "ExpertPlacement", plural: "expertplacements", namespaced: true },

@@ -1,5 +1,6 @@
-// Whether to plan, and whether to carry a plan out. Every answer has a PascalCase reason and its numbers: "not moving"
-// is explained like moving. Pure: the caller observes, plans between the two questions, and acts.
+// The two questions around a plan: is one asked for, and is the finished one worth its moves. Every answer has a PascalCase reason
+// and its numbers: "not moving" is explained like moving. Pure: the rebalance plane observes, plans between the two questions, and
+// acts.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { RebalancingMode } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";

@@ -1,5 +1,5 @@
-// What a cluster plans with beside its own settings. The operator uses it, and simulations that are to tell what it does.
-// Pure.
+// Defaults of planning on a cluster that no field of the spec sets. The operator uses them, and so do simulations that are to tell
+// what it does. Pure.
 
 /** Least decrease of max/mean per copy. */
 export const gainPerMove = 1e-3;

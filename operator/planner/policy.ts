@@ -1,5 +1,5 @@
-// What a placement policy is given and what it must return. One file per policy in policies/, chosen by
-// spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
+// The contract of a placement policy: the input that it is given and the plan that it must return. One file per policy in
+// policies/, chosen by spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 

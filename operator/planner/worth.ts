@@ -1,5 +1,5 @@
-// What a finished plan is worth: what it saves while its forecast holds, against what its transfers cost by the paths that
-// their bytes take; and the sentence that says so. Pure; the two questions are in decide.ts.
+// The worth of a finished plan: what it saves while its forecast holds, against what its transfers cost by the paths that their
+// bytes take; and the sentence that says so. Pure; called by decide.ts, which asks the two questions.
 import type { Move } from "../../crds/plan.ts";
 import { formatBytes } from "../../crds/quantity.ts";
 import { type ByPath, byPath, payback, receivedBytes, transferPaths, type Verdict } from "../../runtime/placement/cost.ts";

@@ -1,4 +1,4 @@
-// What a worker asks of the engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
+// The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
 import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { CodecName } from "../weights/store.ts";

@@ -1,4 +1,4 @@
-// What the main thread and the engine thread say to each other over one MessagePort. Types, and errors as plain data.
+// The messages between the main thread and the engine thread over one MessagePort. Types, and errors as plain data.
 import { AppError, type Retry } from "../../crds/common.ts";
 import type { EngineInfo, EngineOptions, EngineStats, GenerateEvent, LoadCounters, RemoteFrame, RoutingTables, Sampling } from "./api.ts";
 import type { PairBatch } from "./expert-table.ts";

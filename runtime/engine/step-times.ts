@@ -1,5 +1,5 @@
-// Where the time of steps goes, per phase since the last reading: computing what is not experts, and waiting for experts, here and
-// elsewhere. What the planner hides transfers behind.
+// The time of steps by what it went into, per phase since the last reading: computing what is not experts, and waiting for experts,
+// here and elsewhere. The planner hides transfers behind the first.
 import type { Phase, StepSeconds } from "../../crds/telemetry.ts";
 
 export class StepTimes {

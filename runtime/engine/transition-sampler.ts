@@ -1,5 +1,6 @@
-// Where tokens go from layer to layer, for placement policies that keep them on a rank: of one token in 64 (transitionSampling),
-// the experts it chose in each layer and in the next, counted by pair. Costs nothing while nobody asks for it.
+// A sampler of the ways of tokens from layer to layer, for placement policies that keep them on a rank: of one token in 64
+// (transitionSampling), the experts it chose in each layer and in the next, counted by pair. Costs nothing while nobody asks for
+// it.
 import { type Phase, phases, type Transitions, transitionCellsMax, transitionPairsMax, transitionSampling } from "../../crds/telemetry.ts";
 
 /** Pairs held between two readings, per phase; of a model with more, new ones are not counted until the next reading. */

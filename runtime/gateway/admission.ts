@@ -1,5 +1,5 @@
-// How many requests may be inside the gateway at once, those that wait for a worker included. Beyond that: 429. A count,
-// not a queue: workers order what they accepted, failover.ts waits for one that accepts. Pure but for its own state.
+// The limit on requests inside the gateway at once, those that wait for a worker included. Beyond that: 429. A count, not a queue:
+// workers order what they accepted, failover.ts waits for one that accepts. Pure but for its own state.
 import type { Metrics } from "../observe/metrics.ts";
 
 /** Kept short: the queue drains by the second, and clients add their own jitter. */

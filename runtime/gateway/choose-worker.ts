@@ -1,5 +1,6 @@
-// Which rank takes a request: the one with the fewest queued tokens; among about equal ones the one that a hash of the
-// prompt's beginning prefers, since it may still hold that prefix in its KV cache. Pure.
+// The choice of the rank that takes a request, made by the worker pool: the one with the fewest queued tokens; among about equal
+// ones the one that a hash of the prompt's beginning prefers, since it may still hold that prefix in its KV cache. Pure. Nothing to
+// do with the routers of the model, which choose experts.
 import type { MemberState } from "../wire/mapping.ts";
 
 /** What the gateway knows of one worker when it chooses. */

@@ -1,4 +1,4 @@
-// How many tokens the model itself allows, from its config.json: the gateway must not promise more than workers accept.
+// The number of tokens that the model itself allows, from its config.json: the gateway must not promise more than workers accept.
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";

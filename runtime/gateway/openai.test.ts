@@ -1,4 +1,4 @@
-// What the OpenAI schemas take, and the message each refused request gets.
+// The OpenAI schemas: what they take, and the message that each refused request gets.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";

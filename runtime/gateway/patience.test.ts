@@ -1,4 +1,4 @@
-// Whose fault an error is, and pauses that spread those who wait.
+// The fault behind an error, and pauses that spread those who wait.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";

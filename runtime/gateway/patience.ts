@@ -1,6 +1,6 @@
-// How long a request waits, and for what: a worker that takes it, a KV slot in a worker's queue, an expert that some rank can
-// compute, the next sign of life. Each wait has its own limit. Whose fault an error is, and so what follows from it, is here
-// too. Pure but for its own state; knows no worker.
+// The patience of a request: how long it waits, and for what: a worker that takes it, a KV slot in a worker's queue, an expert that
+// some rank can compute, the next sign of life. Each wait has its own limit. Whose fault an error is, and so what follows from it,
+// is here too. Pure but for its own state; used by failover.ts, knows no worker.
 import { AppError } from "../../crds/common.ts";
 
 export interface FailoverLimits {

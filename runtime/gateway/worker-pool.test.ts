@@ -1,4 +1,4 @@
-// Who is woken when an attempt ends. The connections themselves are for the integration tests.
+// The waiter that is woken when an attempt ends. The connections themselves are for the integration tests.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTracing } from "../observe/trace.ts";

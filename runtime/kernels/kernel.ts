@@ -1,4 +1,4 @@
-// What an op declares in its one file: names it reads and writes, forward, backward, tolerance, and the cases it is tested on.
+// The declaration of an op in its one file: names it reads and writes, forward, backward, tolerance, and the cases it is tested on.
 // The reference backend runs `forward`; every other backend is compared with it; training will run `backward`. Pure.
 import type { Op, Segment, Tensor } from "./segment.ts";
 

@@ -1,4 +1,4 @@
-// What decoder-only families share: the common fields of their config.json and the wiring of embedding, attention and head.
+// The common part of decoder-only families: the shared fields of their config.json and the wiring of embedding, attention and head.
 // Not here: what differs (experts, routers, dense FFN): mixtral.ts, llama.ts. Pure.
 import { z } from "zod";
 import type { Op, Segment, WeightDecl } from "../kernels/segment.ts";

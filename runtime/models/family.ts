@@ -1,5 +1,5 @@
-// What a model family declares: how its config.json reads, how its tensors are called, how its layers are wired.
-// Not here: any one family (their own files), the registry (index.ts), reading of files (weights/). Pure.
+// The declaration of a model family: how its config.json reads, how its tensors are called, how its layers are wired. Not here: any
+// one family (their own files), the registry (index.ts), reading of files (weights/). Pure.
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";

@@ -1,5 +1,6 @@
-// How much of its transfer limit a rank uses while experts move under traffic: halved when the time between tokens rises above
-// that of the quiet time before, a step more each time it does not. Pure; transfer-pace.ts observes and applies.
+// The share of its transfer limit that a rank uses while experts move under traffic: halved when the time between tokens rises
+// above that of the quiet time before, a step more each time it does not. Pure; experts/memory/transfer-pace.ts observes and
+// applies.
 
 /** Times between two tokens of one request. */
 export interface Gaps {

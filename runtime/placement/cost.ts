@@ -1,4 +1,5 @@
-// What copies cost, by the path that their bytes take, and whether a plan pays for itself before the load changes again. Pure.
+// The cost of copies by the path that their bytes take, and whether a plan pays for itself before the load changes again. Pure;
+// shared by the planner, the rebalance plane and workers.
 import type { Move } from "../../crds/plan.ts";
 import { receiveSchedule } from "./receive.ts";
 

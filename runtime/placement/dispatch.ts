@@ -1,6 +1,6 @@
-// Which rank computes a (token, expert) pair: a router per source rank that honours the plan's shares by error diffusion.
-// Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and deterministic.
-// The engine thread asks it per pair; who is suspect or dead comes from outside (experts/peers.ts).
+// The dispatch table of a source: which rank computes a (token, expert) pair. A router per source rank that honours the plan's
+// shares by error diffusion. Every source routes alone; nothing depends on agreement, only the balance is better with it. Pure and
+// deterministic. The engine thread asks it per pair; who is suspect or dead comes from outside (experts/peers.ts).
 
 /** Routing of one layer as committed: hosts[e] home first, shares[e] per mille. */
 export interface RoutingLayer {

@@ -1,4 +1,5 @@
-// How uneven a layer is, and how even it could be: imbalance and the placement-independent bound. Pure.
+// The measures of unevenness: how uneven a layer is, and how even it could be, as imbalance and the placement-independent bound.
+// Pure.
 
 /** max over ranks of load/speed, divided by total load / total speed. 1 when there is no load. Ranks of speed 0 are left out. */
 export function imbalance(load: ArrayLike<number>, speed: ArrayLike<number>): number {

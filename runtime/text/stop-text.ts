@@ -1,4 +1,4 @@
-// From token ids to the text a client may see: streaming detokenisation and stop strings. Text that could still become
+// A transform from token ids to the text a client may see: streaming detokenisation and stop strings. Text that could still become
 // a stop string is held back until it cannot. Pure; one per request.
 
 /** A streaming detokeniser: returns the text that is certain so far (whole UTF-8 characters), special tokens left out. */

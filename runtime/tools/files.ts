@@ -1,4 +1,4 @@
-// Which files of a model folder travel beside the weights, and where they are. Shell.
+// The files of a model folder that travel beside the weights, and where they are. Shell; used by import, inspect and upcycle.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";

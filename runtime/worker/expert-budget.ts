@@ -1,5 +1,5 @@
-// How many resident bytes a rank may spend on experts when spec.experts.memoryPerRank does not say.
-// The one place that asks the machine for its memory.
+// The resident bytes that a rank may spend on experts when spec.experts.memoryPerRank does not say. Called once by worker.ts; the
+// one place that asks the machine for its memory.
 import { totalmem } from "node:os";
 import { AppError } from "../../crds/common.ts";
 import { deviceMemoryBackends } from "../../crds/moe-deployment.ts";

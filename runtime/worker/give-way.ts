@@ -1,5 +1,5 @@
-// Which of this rank's planned copies may give way, while memory is full, to experts that no other rank holds, and when they come
-// back. The room is made by resident-set.ts, the loading is done by plan-keeper.ts.
+// The planned copies of this rank that may give way, while memory is full, to experts that no other rank holds, and their way
+// back. The room is made by experts/memory/resident-set.ts, the loading is done by plan-keeper.ts.
 import type { LayerPlacement } from "../../crds/plan.ts";
 import type { GiveWay } from "../experts/memory/materializer.ts";
 import type { ResidentSet } from "../experts/memory/resident-set.ts";

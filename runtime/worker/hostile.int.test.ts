@@ -1,5 +1,5 @@
-// What a worker refuses: strangers, forged senders, stale epochs, oversized and malformed frames, stale plans. After each, the
-// honest work next to it is done as before.
+// A worker's refusals: strangers, forged senders, stale epochs, oversized and malformed frames, stale plans. After each, the honest
+// work next to it is done as before.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { doubleEngine } from "../../test/support/double-engine.ts";

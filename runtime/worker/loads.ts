@@ -1,5 +1,6 @@
-// What this rank has to load for the layers of a plan, in the order in which it should, and whom to ask first. The order
-// is the receive schedule that every rank makes for itself from the same plan (placement/receive.ts). Pure.
+// The list of loads of this rank for the layers of a plan, in the order in which it should take them, and whom to ask first. Called
+// by plan-keeper.ts. The order is the receive schedule that every rank makes for itself from the same plan (placement/receive.ts).
+// Pure; loads nothing.
 import type { LayerPlacement, LayerPlan } from "../../crds/plan.ts";
 import { diffPlans } from "../placement/diff.ts";
 import { receiveSchedule } from "../placement/receive.ts";

@@ -1,5 +1,5 @@
-// Which machine this process runs on: Linux draws an id at each boot, the same one in all containers of the machine. Pods on
-// nodes that are containers themselves share a machine as well.
+// The name of the machine this process runs on: Linux draws an id at each boot, the same one in all containers of the machine. Pods
+// on nodes that are containers themselves share a machine as well.
 import { readFileSync } from "node:fs";
 
 const bootIdFile = "/proc/sys/kernel/random/boot_id";

@@ -1,4 +1,4 @@
-// What the worker's series say of the engine's numbers.
+// The worker's series against the engine's numbers.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { EngineStats } from "../engine/engine.ts";

@@ -1,5 +1,5 @@
 // One and three workers of one deployment over real gRPC and TLS: the text depends neither on their number, nor on where
-// experts are, nor on a rank that dies. A stand-in engine computes (worker-engine.int.test.ts has the real one).
+// experts are, nor on a rank that dies. A stand-in engine computes (engine.int.test.ts has the real one).
 import assert from "node:assert/strict";
 import { type AddressInfo, connect as connectTo, createServer as createProxy, type Socket } from "node:net";
 import { after, before, describe, test } from "node:test";

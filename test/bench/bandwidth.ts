@@ -1,5 +1,5 @@
-// What the memory of this machine gives when read in order: every thread compares two equal buffers far larger than the
-// caches (memcmp reads both ends to the last byte and writes nothing). The limit that decoding is measured against.
+// The bandwidth of this machine's memory when read in order: every thread compares two equal buffers far larger than the caches
+// (memcmp reads both ends to the last byte and writes nothing). The limit that decoding is measured against.
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 
 const bufferBytes = 128 * 1024 * 1024;

@@ -1,5 +1,5 @@
-// What a token costs the gateway: real HTTP, real gRPC with mutual TLS, the real tokenizer; the worker behind it is scripted and
-// sends tokens as fast as they are taken. Beside it a bare HTTP server of the same runtime that writes the same events from
+// The cost of a token at the gateway: real HTTP, real gRPC with mutual TLS, the real tokenizer; the worker behind it is scripted
+// and sends tokens as fast as they are taken. Beside it a bare HTTP server of the same runtime that writes the same events from
 // memory: the least that any gateway here can cost. Worker, gateway and clients have a thread each; the gateway's own CPU counts.
 import { once } from "node:events";
 import { createServer } from "node:http";

@@ -1,6 +1,6 @@
-// Would it pay to drop the placement for one planned from nothing, when incremental plans fall behind such a one? Both are tried
-// from the first plan of a deployment on (homes dealt round-robin, no copies), with the same budget a plan: incremental, and steps
-// towards a plan from nothing, made anew for every window or once and kept.
+// A row of the planner benchmark: would it pay to drop the placement for one planned from nothing, when incremental plans fall
+// behind such a one? Both are tried from the first plan of a deployment on (homes dealt round-robin, no copies), with the same
+// budget a plan: incremental, and steps to a plan from nothing, made anew for every window or once and kept.
 import type { LayerPlan } from "../../crds/plan.ts";
 import { policies } from "../../operator/planner/index.ts";
 import { simulate } from "../../operator/planner/offline/simulate.ts";

@@ -1,4 +1,4 @@
-// What the parts of the planner benchmark share: traces by seed, in-sample scores, medians. No figures of its own.
+// The common parts of the planner benchmark: traces by seed, in-sample scores, medians. No figures of its own.
 
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";

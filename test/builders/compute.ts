@@ -1,4 +1,4 @@
-// What a worker would report of its expert work: batches whose time is that of a cost model, counted by the production counter.
+// The report of a worker on its expert work: batches whose time is that of a cost model, counted by the production counter.
 import type { ComputeWork } from "../../crds/telemetry.ts";
 import { LoadCounter } from "../../runtime/engine/load-counter.ts";
 

@@ -1,4 +1,4 @@
-// Which packages and files a production image holds.
+// The packages and files that a production image holds.
 
 import assert from "node:assert/strict";
 import { existsSync, readFileSync } from "node:fs";

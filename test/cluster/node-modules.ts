@@ -1,4 +1,5 @@
-// Which installed packages a production image needs, by package-lock.json, and which of their files. Pure; reading folders is the caller's.
+// The installed packages that a production image needs, by package-lock.json, and which of their files. Pure; reading folders is
+// the caller's.
 
 interface LockPackage {
   readonly dependencies?: Readonly<Record<string, string>>;

@@ -1,4 +1,5 @@
-// What the operator relies on from the Kubernetes API. The in-memory twin and the real API server pass the same tests.
+// The contract of the Kubernetes API as far as the operator relies on it. The in-memory twin and the real API server pass the same
+// tests.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { test } from "node:test";

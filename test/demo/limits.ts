@@ -1,5 +1,5 @@
-// What the demo promises of its own time, and whether this run kept it. On the local cluster only: of a user's own nobody knows
-// what it has to pull. Pure.
+// The demo's promises of its own time, and whether this run kept them. On the local cluster only: of a user's own nobody knows what
+// it has to pull. Pure.
 import type { Result } from "./view.ts";
 
 export const readySecondsMax = 30;

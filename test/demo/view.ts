@@ -1,4 +1,4 @@
-// What the demo prints: headings, progress that overwrites itself on a terminal, bars, the closing table. No logic.
+// The demo's prints: headings, progress that overwrites itself on a terminal, bars, the closing table. No logic.
 
 const tty = process.stdout.isTTY === true && !process.env.NO_COLOR;
 const paint = (code: number) => (text: string) => (tty ? `\u001b[${code}m${text}\u001b[0m` : text);

@@ -1,4 +1,5 @@
-// From kubectl apply to tokens, and: the same request gives the same text with 1 and 3 workers, with other batch mates, while experts move.
+// Serving from kubectl apply to tokens; and the same request gives the same text with 1 and 3 workers, with other batch mates,
+// while experts move.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";

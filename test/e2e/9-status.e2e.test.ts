@@ -1,4 +1,4 @@
-// What `enodia status` says of a running deployment, on a terminal and as JSON.
+// `enodia status` of a running deployment, on a terminal and as JSON.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { execOk } from "../harness/process.ts";

@@ -1,4 +1,4 @@
-// What counts as balanced, and how a test changes the planner's settings.
+// The measure of balance that e2e tests share, and their way to change the planner's settings.
 import type { Deployed } from "./world.ts";
 
 /** max(1.15, 1.05 x bound), of max/mean. Without a bound there is nothing that memory keeps uneven. */

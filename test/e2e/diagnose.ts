@@ -1,4 +1,4 @@
-// What the cluster says when an e2e test has failed, printed at once: later tests and the end of the run change or remove it.
+// The report of a cluster when an e2e test has failed, printed at once: later tests and the end of the run change or remove it.
 import { afterEach } from "node:test";
 import type { Kubectl } from "../harness/kubectl.ts";
 import { kubectlOf, systemNamespace } from "../harness/product.ts";

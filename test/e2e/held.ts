@@ -1,4 +1,4 @@
-// Whether experts are in memory where the plan says, by what each worker says of its own memory.
+// The check that experts are in memory where the plan says, by what each worker says of its own memory.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { fromSpec } from "../../operator/rebalance/plan-object.ts";
 import { workerPods } from "../harness/product.ts";

@@ -1,5 +1,5 @@
-// What the workers of a deployment report on NATS, counted by the test itself: the imbalance of the rows that ranks computed, over
-// the time and the number of selections that a test asks for, whatever the operator makes of them.
+// A count of the load that workers of a deployment report on NATS, made by the test itself: the imbalance of the rows that ranks
+// computed, over the time and the number of selections that a test asks for, whatever the operator makes of them.
 import { decodeLoad, type LoadWindow, loadSubject } from "../../crds/telemetry.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { type Bus, createBus } from "../../runtime/wire/nats.ts";

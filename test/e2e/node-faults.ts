@@ -1,4 +1,4 @@
-// What a test does to processes and files of a node of the local cluster, from the machine that all nodes run on.
+// Faults of a node of the local cluster: what a test does to its processes and files, from the machine that all nodes run on.
 import {
   closeSync,
   copyFileSync,

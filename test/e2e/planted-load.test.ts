@@ -1,5 +1,5 @@
-// What the e2e files count on: the planner follows a planted skew, is content with it, and moves half of all experts when it
-// turns over. Seen in the simulation, with the model's sizes.
+// The premises of e2e files with a planted load: the planner follows a planted skew, is content with it, and moves half of all
+// experts when it turns over. Seen in the simulation, with the model's sizes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { diffPlans } from "../../runtime/placement/diff.ts";

@@ -1,4 +1,4 @@
-// What the operator sees of Kubernetes in a simulated cluster: pods as a world, and the object that holds the plan, which answers
+// The Kubernetes of a simulated cluster as the operator sees it: pods as a world, and the object that holds the plan, which answers
 // late, not at all, or not what it did.
 import { AppError } from "../../crds/common.ts";
 import { type MoEDeploymentSpec, moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";

@@ -1,5 +1,5 @@
-// What simulated engines count: a demand that is set from outside, split evenly at the sources, work done where the plan sends it,
-// in the time that a rank's speed makes of it.
+// The counters of simulated engines: a demand that is set from outside, split evenly at the sources, work done where the plan sends
+// it, in the time that a rank's speed makes of it.
 import type { StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { Random } from "../../operator/planner/random.ts";
 import type { LoadCounters, PhaseCounters } from "../../runtime/engine/engine.ts";

@@ -1,5 +1,5 @@
-// What ExFlow and MoETuner minimise, as their papers define it, and as programs for HiGHS written from that definition alone:
-// the oracle for policies that search. Small instances only. Flow is tokens [layers - 1][experts][experts], in that order.
+// The aims of ExFlow and MoETuner as their papers define them, and as programs for HiGHS written from that definition alone: the
+// oracle for policies that search. Small instances only. Flow is tokens [layers - 1][experts][experts], in that order.
 import { type Program, solve } from "../../operator/planner/solver.ts";
 
 export interface Chain {

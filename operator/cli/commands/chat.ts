@@ -1,5 +1,5 @@
 // `enodia chat`: talk to a deployment through its OpenAI API, once (a prompt as argument or on stdin) or in turns.
-// Ctrl-C cancels the answer that is coming; at the prompt it leaves. Not here: the protocol (chat-client.ts).
+// Ctrl-C cancels the answer that is coming; at the prompt it leaves. Not here: the protocol (../chat-client.ts).
 import { readFile } from "node:fs/promises";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";

@@ -1,4 +1,4 @@
-// What a picture of a simulation shows, by its cells.
+// The picture of a simulation, read by its cells.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";

@@ -1,4 +1,4 @@
-// Whose node's silence is a loss.
+// The silence of a node: when it is a loss, and when it is not.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { member, pod, view } from "../../../test/builders/deployment.ts";

@@ -1,5 +1,6 @@
-// Which pods are lost with their node. A node that does not answer proves little by itself: its kubelet or its way to the API
-// server may be gone while the rank serves on, so the rank's own Control stream has a say. Pure.
+// The rule for pods that are lost with their node; reconcile.ts asks it in every pass. A node that does not answer proves little by
+// itself: its kubelet or its way to the API server may be gone while the rank serves on, so the rank's own Control stream has a
+// say. Pure; deletes nothing.
 import type { ObservedPod, PodFacts } from "./snapshot.ts";
 import type { RebalanceView } from "./world.ts";
 

@@ -1,4 +1,5 @@
-// Whether the experts of a model fit into a number of ranks, and what to say when they do not. Pure.
+// The memory check of the deployment plane: whether the experts of a model fit into a number of ranks, and the refusal when they do
+// not. Pure. Not here: room during a plan, which is the planner's.
 
 import { deviceMemoryBackends, type MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";

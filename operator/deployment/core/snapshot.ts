@@ -1,4 +1,4 @@
-// One look at everything that decides what happens to a deployment next. Gathered by observe.ts, read by the pure files here.
+// One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 

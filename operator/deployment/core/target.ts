@@ -1,5 +1,5 @@
-// How many ranks are wanted now: spec.replicas once it stood still for elasticity.settle, 0 while suspended. Pure.
-// The value acted on and the one that waits are kept in status, so that a new leader settles on the same moment.
+// The number of ranks that are wanted now: spec.replicas once it stood still for elasticity.settle, 0 while suspended. Pure; called
+// by reconcile.ts. The value acted on and the one that waits are kept in status, so that a new leader settles on the same moment.
 
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseDuration } from "../../../crds/quantity.ts";

@@ -1,5 +1,5 @@
 // The world of one deployment as types: what Kubernetes has of it and what the rebalance plane knows of it. Pure.
-// ports.ts re-exports these for the rebalance plane.
+// ../ports.ts re-exports these for the rebalance plane.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 

@@ -1,4 +1,4 @@
-// What every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
+// The context that every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";

@@ -1,4 +1,4 @@
-// What a template of the spec does to the pods of workers and gateways, and what it may not do.
+// Templates of the spec: what they do to the pods of workers and gateways, and what they may not do.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, settings } from "../../../test/builders/deployment.ts";

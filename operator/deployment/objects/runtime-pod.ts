@@ -1,4 +1,5 @@
-// What worker and gateway pods have in common: security, environment, probes, volumes. Pure; the process contract as objects.
+// The parts that worker and gateway pods have in common: security, environment, probes, volumes. Used by worker-pod.ts and
+// gateway.ts. Pure; the process contract as objects.
 import { labels, paths, ports } from "../../../crds/common.ts";
 import { parseModelUri } from "../../../crds/moe-deployment.ts";
 import { names, type RenderContext } from "./context.ts";

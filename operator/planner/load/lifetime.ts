@@ -1,5 +1,5 @@
-// How long a forecast is expected to hold: what a plan that was made for it may count on. A load that changes often, or moves on
-// all the time, makes plans short-lived. Pure; the Forecaster watches, this judges.
+// The time that a forecast is expected to hold: what a plan that was made for it may count on. A load that changes often, or moves
+// on all the time, makes plans short-lived. Pure; the Forecaster watches, this judges.
 
 /** Windows between two changes of load while none was seen; it counts like so many windows watched. */
 export const assumedWindows = 20;

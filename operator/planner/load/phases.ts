@@ -1,5 +1,5 @@
-// How evenly a plan spreads a window's prefill and its decode, each by itself. A plan is made for the sum of both, since one
-// placement serves both; where they choose other experts, this shows what that costs. Pure.
+// The balance of prefill and decode under a plan, each by itself. A plan is made for the sum of both, since one placement serves
+// both; where they choose other experts, this shows what that costs. Pure; for the status, decides nothing.
 import { type Phase, phases } from "../../../crds/telemetry.ts";
 import { predictedLayers } from "../decide.ts";
 import type { PlanInput } from "../policy.ts";

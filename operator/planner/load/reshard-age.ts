@@ -1,5 +1,5 @@
-// When homes were last sharded anew, for policies that do so rarely: kept beside the plans by whoever asks for them, since a
-// policy has no memory. Windows are numbered by the caller. No I/O.
+// The age of the last resharding of homes, for policies that reshard rarely: kept beside the plans by whoever asks for them, since
+// a policy has no memory. Windows are numbered by the caller. No I/O.
 import type { PlanInput, PlanOutput } from "../policy.ts";
 
 export class ReshardAge {

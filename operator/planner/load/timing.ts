@@ -1,5 +1,5 @@
-// What a plan's transfers may hide behind, from what was measured: where the time of a window's steps went, and how fast bytes come
-// by the slowest path between ranks. Pure.
+// The timing that policies hide transfers behind, from what was measured: where the time of a window's steps went, and how fast
+// bytes come by the slowest path between ranks. Pure.
 import { type ByPath, pathBetween } from "../../../runtime/placement/cost.ts";
 import type { RankSpec, Timing } from "../policy.ts";
 import type { ClosedWindow } from "./windows.ts";

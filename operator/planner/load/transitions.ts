@@ -1,5 +1,5 @@
-// Where sampled tokens went from layer to layer, summed over all ranks and windows, old ones fading: what affinity policies
-// plan with. Sampling is sparse, so nothing is known before a good number of tokens was followed. Pure.
+// The transitions of sampled tokens from layer to layer, summed over all ranks and windows, old ones fading: affinity policies plan
+// with them. Sampling is sparse, so nothing is known before a good number of tokens was followed. Pure.
 import { type Transitions, transitionCellsMax } from "../../../crds/telemetry.ts";
 
 /** A window's counts weigh this much of the next one's: half is forgotten after 34 windows. */

@@ -1,5 +1,5 @@
-// What the two affinity policies share: flow between experts from the input's transitions, present homes as a start, and
-// the step from a target to a plan within the budget. Pure; not a policy itself.
+// The common part of the two affinity policies (exflow.ts, moetuner.ts): flow between experts from the input's transitions, present
+// homes as a start, and the step from a target to a plan within the budget. Pure; not a policy itself.
 import type { PlanOutput } from "../policy.ts";
 import { fitsMemory, type Hosts, type Problem, toLayers } from "../problem.ts";
 import { homesStay } from "../repair.ts";

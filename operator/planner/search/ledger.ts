@@ -1,5 +1,5 @@
-// What a plan has spent and what memory is left while layers are changed one after another: moves, bytes, and room for new
-// copies beside the old ones of a layer. Pure.
+// The ledger of a plan while layers are changed one after another: the moves and bytes it has spent, and the memory that is left
+// for new copies beside the old ones of a layer. Pure; decides nothing.
 import type { MoveBudget } from "../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../problem.ts";
 

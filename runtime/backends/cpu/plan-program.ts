@@ -1,6 +1,6 @@
-// How a segment runs on CPUs: which ops go into ONNX graphs, which run in JavaScript, and what is split over threads. Pure.
-// A gated FFN and a wide last projection are cut in `partsPerProgram` halves that run on two threads; the cut depends on
-// shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
+// The plan of a segment for CPUs: which ops go into ONNX graphs, which run in JavaScript, and what is split over threads. Pure;
+// builds no graph itself (graph.ts). A gated FFN and a wide last projection are cut in `partsPerProgram` halves that run on two
+// threads; the cut depends on shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
 import type { Op, Segment } from "../../kernels/segment.ts";
 import type { WeightData, Weights } from "../../kernels/weights.ts";
 import { type BuiltGraph, buildGraph, type GraphSource, widthsOf } from "./graph.ts";

@@ -1,5 +1,5 @@
-// How long a thread polls before it sleeps. Waking a sleeper costs 25-50 us, a layer of decoding 200 us, so polling pays
-// while cores are idle; where others want the cores (several workers on one machine) it would only take their time.
+// The time that a thread polls before it sleeps; pool.ts asks for it. Waking a sleeper costs 25-50 us, a layer of decoding 200 us,
+// so polling pays while cores are idle; where others want the cores (several workers on one machine) it would only take their time.
 // The gauge watches the process's involuntary context switches: they rise when threads fight for cores.
 const sampleMs = 250;
 /** Involuntary switches per second and process above which nobody polls. */

@@ -1,4 +1,4 @@
-// How weights lie on the device: [K][N] with four columns to a vector, so that neighbouring threads read neighbouring bytes;
+// The layout of weights on the device: [K][N] with four columns to a vector, so that neighbouring threads read neighbouring bytes;
 // wide matrices in panels of columns, each within the GPU's binding limit. Pure.
 import type { WeightData } from "../../kernels/weights.ts";
 

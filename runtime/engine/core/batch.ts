@@ -1,6 +1,6 @@
-// Which rows the next step computes, pure: a bounded queue, one prompt prefilled at a time in chunks, all others decoding.
-// While requests decode, prefill chunks and decode steps take turns, so neither starves. Replayed tokens are decode steps
-// whose result is known. The engine thread executes the steps; this file never sees numbers of the model.
+// The scheduler of rows, pure: which ones the next step computes. A bounded queue, one prompt prefilled at a time in chunks, all
+// others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Replayed tokens are
+// decode steps whose result is known. The engine thread executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import { SlotLedger, type SlotMove } from "./kv-slots.ts";

@@ -1,4 +1,4 @@
-// How expert rows come back together: x = h + sum over k of gates[k] * y[k], in gate order and in f32 (part of the bit
+// The sum of expert rows at their source: x = h + sum over k of gates[k] * y[k], in gate order and in f32 (part of the bit
 // contract: the source does this, so the sum does not depend on which rank computed which row). Pure.
 
 /** h [n, width], gates [n, topK], pairs [n * topK, width] in (row, k) order; the result is written over `h`. */

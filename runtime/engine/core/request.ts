@@ -1,4 +1,4 @@
-// What a request is and what comes out of it. Types only; the rest of the engine's interface is in engine/api.ts.
+// A request to the engine and the events that come out of it. Types only; the rest of the engine's interface is in engine/api.ts.
 
 export interface EngineLimits {
   /** Requests that wait for a slot; one more is refused with `Busy`. */

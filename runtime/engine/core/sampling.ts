@@ -1,5 +1,5 @@
-// From logits to a token, pure: greedy, temperature, top-k, top-p, with random numbers that depend on (seed, output position)
-// alone. So a request gives the same text on any worker, with any batch mates, and after a replay.
+// The sampler, from logits to a token, pure: greedy, temperature, top-k, top-p, with random numbers that depend on (seed, output
+// position) alone. So a request gives the same text on any worker, with any batch mates, and after a replay.
 import type { Sampling } from "./request.ts";
 
 export interface Sampled {

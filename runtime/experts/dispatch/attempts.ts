@@ -1,5 +1,6 @@
-// What the attempts at one frame have shown so far, and which rank to ask next: a host of the plan that can, one that asked for
-// time when there is no other, and only then a rank that loads the expert on demand. Pure; the caller gives the time.
+// The attempts at one frame, what they have shown so far, and which rank to ask next: a host of the plan that can, one that asked
+// for time when there is no other, and only then a rank that loads the expert on demand. Pure; called by frame-run.ts, which gives
+// the time.
 import { hash32, successor } from "../../placement/dispatch.ts";
 
 /** What a busy host asks for is kept to, but no longer than this. */

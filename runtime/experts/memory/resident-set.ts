@@ -1,5 +1,5 @@
-// Which experts are in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged
-// ones (loaded on demand, first to go). Pure but for the clock it is given: it admits and accounts; materializer.ts loads and unloads.
+// The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones
+// (loaded on demand, first to go). Pure but for the clock it is given: it admits and accounts; materializer.ts loads and unloads.
 import { hash32 } from "../../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";

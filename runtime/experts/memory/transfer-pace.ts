@@ -1,5 +1,5 @@
 // The pace of limited transfers at this rank, in both directions: a receiver takes one unit after the other at the rate in force,
-// from peers and store alike, and a source paces what it sends by its own share. The share follows the tokens (backoff.ts).
+// from peers and store alike, and a source paces what it sends by its own share. The share follows the tokens (placement/backoff.ts).
 import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../../placement/backoff.ts";
 import { Signal } from "../signal.ts";
 

@@ -1,5 +1,5 @@
-// What a plan may still do while it is being searched: bytes per rank, room beside old copies, move budget, dwell. It says
-// whether a copy may be added or dropped and keeps the books when it is. Pure; knows nothing of load.
+// The account of a plan while it is being searched: bytes per rank, room beside old copies, move budget, dwell. It says whether a
+// copy may be added or dropped, and takes note when it is. Pure; knows nothing of load.
 import { keepsFloor } from "../../copies.ts";
 import { copyKey } from "../../policy.ts";
 import { type Hosts, type Problem, usedBytes } from "../../problem.ts";

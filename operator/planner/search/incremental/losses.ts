@@ -1,5 +1,5 @@
-// What dropping each redundant copy would cost its layer; the cheapest on a rank makes room there for another layer.
-// Kept up to date lazily: a layer that changed is priced anew at the next question. Pure.
+// The price of dropping each redundant copy, as what its layer would lose; the cheapest on a rank makes room there for another
+// layer. Used by improve.ts. Kept up to date lazily: a layer that changed is priced anew at the next question. Pure.
 
 import { type LayerState, none, root } from "../layer-state.ts";
 import type { Arena } from "./arena.ts";

@@ -1,5 +1,5 @@
-// How many slots each layer gets when memory, not a cap per layer, is the limit: the same total where it helps most.
-// What a layer would reach with so many slots is tried out by packing its replicas longest first. Pure.
+// The division of slots between layers when memory, not a cap per layer, is the limit: the same total where it helps most. Used by
+// fresh.ts. What a layer would reach with so many slots is tried out by packing its replicas longest first. Pure.
 import { jointBound, slotsNeeded, sum } from "../../../../runtime/placement/imbalance.ts";
 import { layerDemand, type Problem } from "../../problem.ts";
 

@@ -1,4 +1,4 @@
-// Which lowering an op has. An op without a line here does not compile. Pure.
+// The registry of lowerings, one per op. An op without a line here does not compile. Pure.
 import type { Op, OpName } from "../../../kernels/segment.ts";
 import { lowerAttention } from "./attention.ts";
 import { lowerAdd, lowerSiluMul } from "./elementwise.ts";

@@ -1,4 +1,5 @@
-// What an op becomes on the device: dispatches over named values, weights and KV. Types and helpers only. Pure.
+// The form of a lowered op: dispatches over named values, weights and KV. Types and helpers only; the lowerings are in the files
+// beside this one. Pure.
 import type { Op } from "../../../kernels/segment.ts";
 import type { WeightData } from "../../../kernels/weights.ts";
 import { workgroupSize } from "./shader.ts";
