@@ -19,7 +19,7 @@ export const annotations = {
 
 export const ports = { http: 8000, grpc: 9440, metrics: 9464 } as const;
 
-/** Where the operator mounts things in runtime pods. */
+/** Paths at which the operator mounts things in runtime pods. */
 export const paths = {
   tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
   models: "/models", // the claim; the model is a folder below it
@@ -36,7 +36,7 @@ export type Retry = "never" | "backoff" | { readonly afterMs: number };
 export interface AppErrorOptions {
   /** PascalCase reason, as in conditions and metrics: `ModelNotFound`, `DigestMismatch`. */
   readonly code: string;
-  /** What was being done, as a verb phrase: "reading expert-index.json". */
+  /** The step that failed, as a verb phrase: "reading expert-index.json". */
   readonly operation?: string;
   readonly cause?: unknown;
   readonly retry?: Retry;

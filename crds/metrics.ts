@@ -16,7 +16,7 @@ export interface MetricDefinition {
   readonly type: MetricType;
   readonly help: string;
   readonly in: readonly ProcessKind[];
-  /** What one series describes; decides whether the operator must name the deployment. */
+  /** The thing that one series describes; it decides whether the operator must name the deployment. */
   readonly per: "process" | "deployment";
   readonly labels: Readonly<Record<string, LabelValues>>;
   readonly buckets?: readonly number[];
@@ -245,7 +245,7 @@ export type MetricNameOf<P extends ProcessKind, T extends MetricType> = {
 type ValuesOf<V> = V extends readonly (infer One)[] ? One : string;
 type OwnLabels<N extends MetricName> = { readonly [L in keyof MetricTable[N]["labels"]]: ValuesOf<MetricTable[N]["labels"][L]> };
 
-/** Which deployment a series of the operator describes. */
+/** Labels that say which deployment a series of the operator describes. */
 export interface DeploymentLabels {
   readonly namespace: string;
   readonly deployment: string;

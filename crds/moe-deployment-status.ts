@@ -19,7 +19,7 @@ export const moeDeploymentConditions = [
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
-/** What the operator is in the middle of; kept here so that a new leader sees the same deadline. */
+/** The operation that the operator is in the middle of; kept here so that a new leader sees the same deadline. */
 export const operationSchema = z
   .object({
     type: z.enum(["Start", "Grow", "Shrink", "Roll", "Repair", "Stop"]).meta({ description: "What is being done." }),

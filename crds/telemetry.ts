@@ -29,7 +29,7 @@ const pairBytes = 8;
 /** (layers - 1) x experts x experts up to which a model's transitions are followed: what the planner would hold, 128 MiB. */
 export const transitionCellsMax = 2 ** 24;
 
-/** Of a rank's steps, sums over layers: computing what is not experts, and waiting for experts wherever they are. */
+/** Seconds of a rank's steps, summed over layers: computing what is not experts, and waiting for experts wherever they are. */
 export interface StepSeconds {
   readonly dense: number;
   readonly experts: number;

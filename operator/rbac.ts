@@ -10,7 +10,7 @@ export interface Rule {
   readonly apiGroups: readonly string[];
   readonly resources: readonly string[];
   readonly verbs: readonly string[];
-  /** Why; printed above the rule. */
+  /** The reason for the rule; printed above it. */
   readonly why: string;
 }
 

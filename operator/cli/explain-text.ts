@@ -80,7 +80,7 @@ export function explain({ deployment, placement, events, nodes }: ExplainFacts):
   };
 }
 
-/** By rank, not by the pods that the plan was made for: these are replaced without a new plan. */
+/** Counts by rank, not by the pods that the plan was made for: these are replaced without a new plan. */
 function atRisk(layers: readonly LayerPlan[], nodes: ReadonlyMap<number, string>): number {
   const alone = (row: readonly number[]): boolean => new Set(row.map((rank) => nodes.get(rank) ?? rank)).size < 2;
   return layers.reduce((n, layer) => n + layer.hosts.filter(alone).length, 0);

@@ -41,7 +41,7 @@ async function main(argv: readonly string[]): Promise<number> {
   return (await command.load()).run(rest);
 }
 
-/** What node:util says of an option it does not know, without its lecture on positional arguments. */
+/** The words of node:util on an option it does not know, without its lecture on positional arguments. */
 function misused(caught: unknown): string | undefined {
   const { code, message } = caught as NodeJS.ErrnoException;
   return code?.startsWith("ERR_PARSE_ARGS") ? `${message.split(/\. |\n/)[0]}; --help lists the options` : undefined;

@@ -30,7 +30,7 @@ export interface Closed {
   readonly unknown: readonly number[];
 }
 
-/** What one process reported in the open window. */
+/** The report of one process in the open window. */
 interface Report {
   readonly rank: number;
   readonly bootId: string;
@@ -41,7 +41,7 @@ interface Report {
 }
 
 export class Recorder {
-  /** Of kept windows. */
+  /** Messages of kept windows. */
   messages = 0;
   refused = 0;
   dropped = 0;

@@ -16,7 +16,7 @@ export interface RankRow {
   readonly budgetBytes: number | undefined;
   /** Container memory as the kubelet reports it: usage less inactive file pages. */
   readonly memoryBytes: number | undefined;
-  /** What that memory should stay below: `expectedMemory`. */
+  /** The memory that `memoryBytes` should stay below: `expectedMemory`. */
   readonly memoryExpectedBytes: number | undefined;
   readonly loadPercent: number | undefined;
 }
@@ -31,7 +31,7 @@ export interface StatusDetail {
 const residentFactor = 1.15;
 export const expectedMemoryFormula = `${residentFactor} x (dense part + KV pool + EXPERTS) + ${processBytes / 1e6} MB`;
 
-/** What the container of a rank should take at most; undefined while the rank has not told what it holds. */
+/** The memory that the container of a rank should take at most; undefined while the rank has not told what it holds. */
 export function expectedMemory(rank: {
   readonly hostedBytes?: number | undefined;
   readonly denseBytes?: number | undefined;
@@ -78,7 +78,7 @@ function wrong(conditions: readonly Condition[]): Condition[] {
   });
 }
 
-/** What the planner last decided and why, "not moving" included. */
+/** The last decision of the planner and its reason, "not moving" included. */
 function decisionOf(placement: ExpertPlacement | undefined): string | undefined {
   const decision = placement?.status.decision;
   return decision && `${decision.reason}: ${decision.message}`;

@@ -12,15 +12,15 @@ export interface Use {
   readonly sample: string;
   /** Labels that the expression needs of it: selectors, `by`, and what `label_values` reads. */
   readonly labels: readonly string[];
-  /** Of the selectors with a fixed value. */
+  /** Labels that selectors hold to a fixed value. */
   readonly selected: readonly { readonly label: string; readonly value: string }[];
 }
 
-/** As much of Grafana's JSON as has questions in it. */
+/** The part of Grafana's JSON that has questions in it. */
 interface Panel {
   readonly title?: string;
   readonly targets?: readonly { readonly expr?: string }[];
-  /** Of a collapsed row. */
+  /** Panels inside a collapsed row. */
   readonly panels?: readonly Panel[];
 }
 interface Dashboard {
@@ -31,7 +31,7 @@ interface Dashboard {
   };
 }
 
-/** Of panels, variables and annotations. `dashboard` is Grafana's JSON, or what the builder gives. */
+/** The questions of panels, variables and annotations. `dashboard` is Grafana's JSON, or what the builder gives. */
 export function dashboardExpressions(dashboard: unknown): Asked[] {
   const { panels = [], templating, annotations } = dashboard as Dashboard;
   const variables = (templating?.list ?? []).filter(({ type }) => type === "query");

@@ -18,7 +18,7 @@ export interface Owner {
 export class Applier {
   readonly #kube: Kube;
   readonly #live: (resource: Resource, ref: Ref) => KubeObject | undefined;
-  /** By owner's uid, then by object. */
+  /** The last write of each object, by owner's uid, then by object. */
   readonly #last = new Map<string, Map<string, { hash: string; version: string }>>();
 
   /** live: what the informers have; they follow objects with our labels only. */
@@ -63,7 +63,7 @@ export class Applier {
   }
 }
 
-/** Why an object that is there cannot be taken; undefined when it is this deployment's. */
+/** The reason why an object that is there cannot be taken; undefined when it is this deployment's. */
 function foreignness({ metadata }: KubeObject, kind: string, owner: Owner): string | undefined {
   const owners = metadata.ownerReferences ?? [];
   if (owners.some((one) => one.uid === owner.uid)) return undefined;

@@ -29,11 +29,11 @@ export class Identities {
   readonly #kube: Kube;
   readonly #informers: Informers;
   readonly #now: () => Date;
-  /** By the CA Secret's key. */
+  /** Authorities in memory, by the CA Secret's key. */
   readonly #authorities = new Map<string, { readonly uid: string; readonly pair: Promise<KeyPairPem> }>();
-  /** By the deployment's uid. */
+  /** The operator's own identities, by the deployment's uid. */
   readonly #operator = new Map<string, { readonly identity: Identity; readonly until: number }>();
-  /** By the leaf Secret's key: found good for this owner, under this CA, until then. */
+  /** Leaves found good for this owner, under this CA, until then; by the leaf Secret's key. */
   readonly #checked = new Map<string, { readonly owner: string; readonly ca: string; readonly until: number }>();
 
   constructor(kube: Kube, informers: Informers, now: () => Date) {

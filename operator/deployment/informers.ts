@@ -78,7 +78,7 @@ export class Informers {
     return name ? this.get(name, ref) : undefined;
   }
 
-  /** Whether the copy holds every write up to this object's version. */
+  /** True when the copy holds every write up to this object's version. */
   covers(name: Watched, object: KubeObject): boolean {
     return this.#of(name).some((informer) => informer.follows(object.metadata.namespace) && versionOf(informer.version) >= version(object));
   }

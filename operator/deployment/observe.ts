@@ -92,7 +92,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
   };
 }
 
-/** When the scheduler gave the pod its node. */
+/** The time at which the scheduler gave the pod its node. */
 function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
   const scheduled = status.conditions.find((one) => one.type === "PodScheduled" && one.status === "True");
   return Date.parse(scheduled?.lastTransitionTime ?? "") || Date.parse(pod.metadata.creationTimestamp ?? "") || now;
@@ -119,7 +119,7 @@ function problem(pod: KubeObject, status: PodStatus, now: number): string {
   return scheduled ? text(scheduled.reason, scheduled.message) : "";
 }
 
-/** In whole minutes, so that the text does not change with every look. */
+/** The text on a pod that is slow to be created; its age goes in whole steps, so that the text does not change with every look. */
 function creating({ metadata }: KubeObject, ms: number): string {
   if (ms < creatingMs) return "";
   const seconds = (Math.floor(ms / creatingMs) * creatingMs) / 1000;

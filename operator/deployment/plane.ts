@@ -77,12 +77,12 @@ function parseKey(key: string): Ref {
   return { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
 }
 
-/** Which change means another look at which deployment. */
+/** Maps changes of watched objects to the deployments that then need another look. */
 function wake(informers: Informers, identities: Identities, add: (ref: Ref) => void): void {
   const seen = new Map<string, string>();
   informers.onChange("moeDeployments", (object, change) => {
     const key = keyOf(refOf(object));
-    // Our own status writes are no news.
+    // Our own status writes wake nobody.
     const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
     if (change === "set" && seen.get(key) === mark) return;
     if (change === "set") seen.set(key, mark);

@@ -27,13 +27,13 @@ export interface Identity {
   readonly ca: string;
 }
 
-/** What the rebalance plane may ask of the deployment plane and its shells. */
+/** The questions and wishes that the rebalance plane may put to the deployment plane and its shells. */
 export interface Deployments {
   /** TLS material `operator.<name>.<ns>.enodia`, made from the CA Secret; cached by uid. */
   identity(ref: Ref, uid: string): Promise<Identity>;
   /** Records a Kubernetes event on the MoEDeployment. */
   event(deployment: Pick<MoEDeployment, "metadata">, type: "Normal" | "Warning", reason: string, message: string): void;
-  /** What a credentials Secret of telemetry.nats holds; throws `CredentialsNotFound`. */
+  /** The content of a credentials Secret of telemetry.nats; throws `CredentialsNotFound`. */
   natsCredentials(secret: Ref): Promise<string>;
   /** NATS server of a spec: its own or the operator's default; undefined: no telemetry. */
   natsUrl(spec: MoEDeploymentSpec): string | undefined;

@@ -22,7 +22,7 @@ import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
-/** How long an answer of a dry run stands; a quota or a policy may change without us hearing of it. */
+/** The answer of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const dryRunMs = 30_000;
 /** What is refused may be possible later without us hearing of it: another owner's object was deleted, a quota raised. */
 const refusedMs = 10_000;

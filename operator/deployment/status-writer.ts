@@ -11,7 +11,7 @@ const manager = "enodia-operator-status";
 /** Texts and times alone are not worth a write more often than this. */
 const softIntervalMs = 10_000;
 
-/** Conditions whose change is news for whoever watches events, and which status is the bad one. */
+/** Conditions whose change is worth an event, and which status is the bad one. */
 const announced: Readonly<Record<string, "True" | "False">> = {
   Ready: "False",
   Available: "False",
@@ -51,7 +51,7 @@ export class StatusWriter {
     return undefined;
   }
 
-  /** Of an object that cannot be read: one condition says so, the rest of its status stays as it is, if that can be read. */
+  /** Writes the status of an object that cannot be read: one condition says so, the rest stays as it is, if that can be read. */
   async refuse(object: KubeObject, next: ConditionState): Promise<void> {
     const { uid = "", name, namespace } = object.metadata;
     const old = this.#written.get(uid)?.status ?? moeDeploymentStatusSchema.safeParse(object.status).data ?? {};
@@ -70,7 +70,7 @@ export class StatusWriter {
     this.#written.delete(uid);
   }
 
-  /** What was written last, which the cache may not show yet. */
+  /** The status that was written last, which the cache may not show yet. */
   latest(deployment: MoEDeployment): MoEDeploymentStatus {
     return this.#written.get(deployment.metadata.uid)?.status ?? deployment.status;
   }
@@ -80,7 +80,7 @@ export class StatusWriter {
       const bad = announced[condition.type];
       const old = before.conditions?.find((one) => one.type === condition.type);
       if (!bad || (old?.status === condition.status && old.reason === condition.reason)) continue;
-      if (old === undefined && condition.status !== "True") continue; // a start is no news
+      if (old === undefined && condition.status !== "True") continue; // a condition that starts well is no event
       this.#event(
         deployment,
         condition.status === bad ? "Warning" : "Normal",

@@ -43,7 +43,7 @@ interface Remembered {
   written: Promise<boolean>;
 }
 
-/** Of an object and reason. */
+/** The budget of one object and reason. */
 interface Budget {
   /** Events that may be written now; grows with time. */
   left: number;

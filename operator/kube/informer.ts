@@ -73,7 +73,7 @@ export class Informer {
     return this.#version;
   }
 
-  /** Whether objects of this namespace are in the copy. */
+  /** True when objects of this namespace are in the copy. */
   follows(namespace: string | undefined): boolean {
     return this.#options.namespace === undefined || this.#options.namespace === namespace;
   }

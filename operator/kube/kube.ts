@@ -86,7 +86,7 @@ export interface ObjectList {
 
 export type WatchEvent =
   | { readonly type: "ADDED" | "MODIFIED" | "DELETED"; readonly object: KubeObject }
-  /** Only a newer resourceVersion to go on from. */
+  /** A bookmark brings only a newer resourceVersion to go on from. */
   | { readonly type: "BOOKMARK"; readonly resourceVersion: string };
 
 export interface WriteOptions {

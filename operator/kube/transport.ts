@@ -27,7 +27,7 @@ export interface Transport {
   stream(call: Call): AsyncIterable<string>;
 }
 
-/** What client-node falls back to when it finds no kubeconfig at all. */
+/** The server that client-node falls back to when it finds no kubeconfig at all. */
 const noServer = "http://localhost:8080";
 
 /** `kubeconfig`: path; undefined = $KUBECONFIG, ~/.kube/config or the pod's own credentials. Throws `NoCluster`. */

@@ -34,7 +34,7 @@ export function belowFloor(input: PlanInput, layers: readonly LayerPlan[]): numb
   return (problem.current ?? []).reduce((n, layer) => n + layer.filter((row) => !meets(problem, floor, row)).length, 0);
 }
 
-/** Whether an expert may go from some hosts to others (rank indexes) without falling below the floor, or further below it. */
+/** True when an expert may go from some hosts to others (rank indexes) without falling below the floor, or further below it. */
 export function keepsFloor(problem: Problem, from: readonly number[], to: readonly number[]): boolean {
   const { minCopies } = problem.input;
   if (minCopies <= 1) return true;
@@ -94,7 +94,7 @@ interface Copy {
 /** Experts of a plan for which a copy that makes way is looked for, at most: each look is at all copies, and the next plan goes on. */
 const waysMax = 64;
 
-/** What a plan may still move. */
+/** The budget that a plan has left. */
 interface Left {
   moves: number;
   bytes: number;
@@ -239,7 +239,10 @@ class FloorKeeper {
     return best;
   }
 
-  /** Where it is now; a node, then (from the third copy on) a zone without one; the least loaded; the emptiest. */
+  /**
+   * True when rank a suits an expert better than rank b, by these in turn: it holds the expert now; its node, then (from the third
+   * copy on) its zone, has no copy yet; it has less load; it has more room.
+   */
   private preferred(l: number, e: number, row: readonly number[], a: number, b: number): boolean {
     const { problem } = this;
     const apart = (g: number): number => {
@@ -313,7 +316,7 @@ class FloorKeeper {
     return to !== undefined && to !== rank && keepsFloor(this.problem, row, [...without, to]) ? to : undefined;
   }
 
-  /** Copies of experts above the floor, those that carry least first. */
+  /** Copies of experts above the floor, those with the least load first. */
   private spares(): Copy[] {
     const found = this.copies((row) => row.length > this.floor.copies);
     return found.sort((a, b) => a.rows - b.rows || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);

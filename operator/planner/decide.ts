@@ -57,7 +57,7 @@ export interface Situation {
   /** Predicted worst layer under the committed plan, as a ratio. */
   readonly imbalance: number;
   readonly triggerPercent: number;
-  /** How much of that ratio may be chance: a placement that is near the trigger is not changed for it. */
+  /** The part of that ratio that may be chance: a placement that is near the trigger is not changed for it. */
   readonly noise: number;
   /** The last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
   readonly settled: boolean;
@@ -106,7 +106,7 @@ export function whetherToPlan(s: Situation): Decision {
   return { act: true, reason: "Affinity", message: `${transitions} transitions are known anew; ${message}`, numbers };
 }
 
-/** Why the load alone asks for no plan; undefined when it does. */
+/** The reason why the load alone asks for no plan; undefined when it does. */
 function balanced(s: Situation): Decision | undefined {
   // What stands out this far is no chance even with half the counts: after a change of load every second is felt.
   const glaring = s.imbalance - s.triggerPercent / 100 > glaringSigmas * s.noise;
@@ -152,7 +152,7 @@ export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
   /** Noise of the worst layer's max/mean. */
   readonly noise: number;
-  /** What the plan does to transitions, for policies that place by them. */
+  /** The transitions before and after the plan, for policies that place by them. */
   readonly hops?: Hops;
 }
 
@@ -163,7 +163,7 @@ const leastHops = 0.001;
 const leastGain = 0.02;
 /** New shares without a move follow every fluctuation; routers and bound are no better for it. */
 const sharesGain = 0.05;
-/** Or the same over all layers, while the worst one has to wait for memory or budget. */
+/** The least gain over all layers that is worth a plan, while the worst one has to wait for memory or budget. */
 const leastMeanGain = 0.01;
 
 /** Second question: is this plan worth carrying out? */

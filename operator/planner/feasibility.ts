@@ -8,7 +8,10 @@ export type Feasibility =
   | { readonly ok: true }
   | { readonly ok: false; readonly reason: "InsufficientExpertMemory"; readonly message: string };
 
-/** Whether one copy of every expert fits the active ranks (resident bytes) beside a staging slot each; a refusal names the remedy. */
+/**
+ * Checks that one copy of every expert fits the active ranks (resident bytes) beside a staging slot each; a refusal names the
+ * remedy.
+ */
 export function checkMemory(shape: ModelShape, ranks: readonly RankSpec[]): Feasibility {
   const active = ranks.filter((rank) => rank.state === "active");
   const staging = stagingBytes(shape);
@@ -40,7 +43,7 @@ function leastReplicas(shape: ModelShape, bytes: number, staging: number): numbe
   const room = bytes - staging;
   if (room < staging) return undefined;
   const need = sum(shape.residentBytes);
-  // What bytes alone would take, or one more, for experts of unlike sizes; then whole units, exact for those of one size.
+  // Ranks by bytes alone, or one more, for experts of unlike sizes; then by whole units, exact for those of one size.
   const least = Math.ceil(need / Math.max(1, room));
   const unit = Math.max(1, staging);
   const tried = [least, least + 1, Math.ceil(need / (Math.max(1, Math.floor(room / unit)) * unit))];

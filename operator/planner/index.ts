@@ -88,7 +88,7 @@ function overfull(
   return [];
 }
 
-/** What each layer that changes brings to and takes from every rank. */
+/** The bytes that each layer that changes brings to and takes from every rank. */
 export function layerBytes(shape: ModelShape, from: readonly LayerPlan[] | undefined, to: readonly LayerPlan[]): LayerBytes[] {
   const diff = diffPlans(from, to, () => 0);
   const changes = new Map(

@@ -35,7 +35,7 @@ export interface MoveBudget {
 /** No limit at all: for repair, drain, fill, and plans of traces without --budget-copies. */
 export const unlimited: MoveBudget = { maxMoves: Infinity, maxMovesPerRank: Infinity, maxBytes: Infinity };
 
-/** Whether a plan may change anything at once. */
+/** True when a plan may change anything at once. */
 export function isUnlimited(budget: MoveBudget): boolean {
   return budget.maxMoves === Infinity && budget.maxMovesPerRank === Infinity && budget.maxBytes === Infinity;
 }
@@ -48,13 +48,13 @@ export interface RecentMoves {
 
 export type Effort = "fast" | "quality";
 
-/** What was measured of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
+/** The measured times of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
 export interface Timing {
   /** Seconds in which a rank computes what is not experts. */
   readonly denseSeconds: number;
   /** Seconds that its steps wait for experts, here and elsewhere, under the current placement. */
   readonly expertSeconds: number;
-  /** That a receiver gets from another rank, by the slowest path between ranks. */
+  /** Bytes per second that a receiver gets from another rank, by the slowest path between ranks. */
   readonly bytesPerSecond: number;
   /** Windows that a plan is expected to hold. */
   readonly windows: number;

@@ -142,7 +142,7 @@ export function bytesByRank(shape: ModelShape, layers: readonly LayerPlan[]): Ma
   return byRank;
 }
 
-/** Whether a placement keeps to every rank's bytes and slots. */
+/** True when a placement keeps to every rank's bytes and slots. */
 export function fitsMemory(problem: Problem, hosts: Hosts): boolean {
   const bytes = usedBytes(problem, hosts).every((used, g) => used <= (problem.capacity[g] as number) + 1e-6);
   return bytes && (problem.slotCap === Number.POSITIVE_INFINITY || hosts.every((layer) => fitsSlots(problem, layer)));
@@ -159,7 +159,7 @@ export function homesOf(hosts: Hosts): Hosts {
   return hosts.map((layer) => layer.map((row) => row.slice(0, 1)));
 }
 
-/** Whether an expert of the current plan has no host on an active rank: after a loss, memory may hold not all of them. */
+/** True when an expert of the current plan has no host on an active rank: after a loss, memory may hold not all of them. */
 export function someUnhosted(problem: Problem): boolean {
   return problem.current?.some((layer) => layer.some((row) => row.length === 0)) ?? false;
 }

@@ -42,7 +42,7 @@ function roundRobin(problem: Problem): Hosts | undefined {
   return hosts;
 }
 
-/** For tight budgets with experts of different sizes: largest first, where most is free. */
+/** The first homes under tight budgets with experts of different sizes: largest first, where most is free. */
 function bestFit(problem: Problem): Hosts {
   const used = new Float64Array(problem.G);
   const bytes = problem.input.shape.residentBytes;
@@ -145,7 +145,7 @@ class Repair {
   private readonly problem: Problem;
   private readonly hosts: Hosts;
   private readonly used: Float64Array;
-  /** What ranks hold until layers of this plan are done, and what each layer brings them beside it. */
+  /** The bytes that ranks hold until layers of this plan are done, and what each layer brings them beside it. */
   private readonly before: Float64Array;
   private readonly incoming: Float64Array[];
   private readonly staging: number;
@@ -217,7 +217,7 @@ class Repair {
     this.evicted.add(layer);
   }
 
-  /** In this order, again as long as one found a home: what gave way to it may have left room for one before it. */
+  /** Adopts in this order, again as long as one found a home: what gave way to it may have left room for one before it. */
   adoptAll(orphans: readonly Orphan[]): readonly Orphan[] {
     let open = orphans;
     for (let before = open.length + 1; open.length > 0 && open.length < before; ) {

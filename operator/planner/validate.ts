@@ -18,7 +18,7 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   if (layers.length !== shape.layers) return [`${layers.length} layers, the model has ${shape.layers}`];
   const active = new Map(input.ranks.filter((rank) => rank.state === "active").map((rank) => [rank.rank, rank]));
   const excused = new Set((options.unhosted ?? []).map(({ layer, expert }) => layer * shape.experts + expert));
-  // By rank; arrays, since a plan has tens of thousands of rows.
+  // Bytes used by rank; arrays, since a plan has tens of thousands of rows.
   const used: number[] = [];
   layers.forEach((layer, l) => {
     if (layer.hosts.length !== shape.experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${shape.experts}`);

@@ -10,7 +10,7 @@ export interface WorthOptions {
   readonly rates: ByPath;
   /** Bytes per second that a receiver may take by all paths; Infinity without a limit. */
   readonly limit: number;
-  /** How long the forecast is expected to hold. */
+  /** Seconds that the forecast is expected to hold. */
   readonly lifetimeSeconds: number;
 }
 
@@ -58,7 +58,7 @@ export function worthText(worth: Worth): string {
   return `${saves}, its ${worth.moves} moves${bytes} take ${worth.transferSeconds.toFixed(1)} s and cost ${worth.costSeconds.toFixed(2)} s`;
 }
 
-/** For a decision's numbers: seconds with two digits, bytes by path. */
+/** The worth as a decision's numbers: seconds with two digits, bytes by path. */
 export function worthNumbers(worth: Worth): Readonly<Record<string, number>> {
   const rounded = (seconds: number): number => Math.round(seconds * 100) / 100;
   return {

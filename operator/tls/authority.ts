@@ -74,7 +74,7 @@ export async function issueLeaf(authority: KeyPairPem, names: LeafNames, now: Da
   return { cert: cert.toString("pem"), key: await exportKey(keys.privateKey) };
 }
 
-/** Whether a leaf still serves: readable, signed by this authority, of these names, not near its end. */
+/** True when a leaf still serves: readable, signed by this authority, of these names, not near its end. */
 export async function leafIsGood(authority: KeyPairPem, certPem: string, names: LeafNames, now: Date): Promise<boolean> {
   try {
     const issuer = new x509.X509Certificate(authority.cert);
@@ -90,7 +90,7 @@ export async function leafIsGood(authority: KeyPairPem, certPem: string, names: 
   }
 }
 
-/** Whether a CA Secret's content can be used. */
+/** True when a CA Secret's content can be used. */
 export async function authorityIsGood(authority: KeyPairPem, now: Date): Promise<boolean> {
   try {
     const cert = new x509.X509Certificate(authority.cert);

@@ -36,7 +36,7 @@ export interface Compiled {
 }
 
 export interface Backend {
-  /** What a pod reports: "cpu: AVX-512, 2 threads", "webgpu: NVIDIA H100". */
+  /** The device as a pod reports it: "cpu: AVX-512, 2 threads", "webgpu: NVIDIA H100". */
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
@@ -54,7 +54,7 @@ export interface Backend {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
   expertResidentBytes(segment: Segment, codec: WeightData["codec"]): number;
-  /** Why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
+  /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
   close(): Promise<void>;
 }

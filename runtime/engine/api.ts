@@ -92,9 +92,9 @@ export interface RoutingTables {
 export interface PhaseCounters {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;
-  /** What it took to compute the served rows here. */
+  /** The work that it took to compute the served rows here. */
   readonly compute: Omit<ComputeWork, "machine">;
-  /** Not measured by engines that compute nothing. */
+  /** Time of steps by what it went into; not measured by engines that compute nothing. */
   readonly seconds?: StepSeconds;
   readonly transitions?: Transitions;
 }
@@ -105,10 +105,10 @@ export interface EngineStats {
   readonly prefillTokens: number;
   readonly decodeTokens: number;
   readonly cachedTokens: number;
-  /** Of each step since the last call, some thousands at most. */
+  /** Seconds of each step since the last call, some thousands at most. */
   readonly stepSeconds: Readonly<Record<Phase, readonly number[]>>;
   readonly slotsUsed: number;
-  /** Not used, but holding a prompt that may be reused. */
+  /** Slots not in use that hold a prompt which may be reused. */
   readonly slotsKept: number;
   readonly queuedRequests: number;
   readonly hostedExperts: number;

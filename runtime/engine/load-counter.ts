@@ -8,7 +8,7 @@ export interface Counts extends Readonly<Record<Kind, Uint32Array>> {
   readonly compute: Compute;
 }
 
-/** What crds/telemetry.ts says of `compute`. */
+/** Sums for `compute` as crds/telemetry.ts defines it. */
 interface Compute {
   runs: number;
   calls: number;
@@ -21,7 +21,7 @@ interface Compute {
 export class LoadCounter {
   readonly #layers: number;
   readonly #experts: number;
-  /** Since start; for metrics, while the counts are taken and reset by telemetry. */
+  /** Rows served since start; for metrics, while the counts are taken and reset by telemetry. */
   servedTotal = 0;
   #counts: Record<Phase, Counts>;
 

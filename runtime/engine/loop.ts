@@ -47,7 +47,7 @@ export class EngineLoop {
   #down: ReadonlySet<number> = new Set();
   #nextDispatch = 0;
   readonly #traced = new TracedRequests();
-  /** Of the running step. */
+  /** The trace of the running step. */
   #traceparent: string | undefined;
   #draining = false;
   #closing = false;
@@ -55,7 +55,7 @@ export class EngineLoop {
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
   readonly #totals = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0 };
-  /** Since the last `stats`. */
+  /** Seconds of each step since the last `stats`. */
   #stepSeconds: Record<Phase, number[]> = { prefill: [], decode: [] };
 
   constructor(port: MessagePort, model: OpenModel, options: ThreadOptions) {
@@ -82,7 +82,7 @@ export class EngineLoop {
     port.on("message", (message: ToEngine) => this.#receive(message));
   }
 
-  /** Until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
+  /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
   async run(): Promise<void> {
     for (;;) {
       this.#flushNotices();

@@ -11,7 +11,7 @@ export class Stream<T> implements AsyncIterable<T> {
     this.#wake?.();
   }
 
-  /** What was pushed before is still read. */
+  /** Ends the stream with an error; what was pushed before is still read. */
   fail(error: unknown): void {
     this.#failed ??= { error };
     this.#wake?.();

@@ -42,7 +42,7 @@ export class TransitionSampler {
     }
   }
 
-  /** What was counted since the last reading, the most frequent pairs; `wanted` says whether to count on. */
+  /** The most frequent pairs counted since the last reading; `wanted` says whether to count on. */
   take(wanted: boolean): Partial<Record<Phase, Transitions>> {
     const taken: Partial<Record<Phase, Transitions>> = {};
     for (const phase of phases) {

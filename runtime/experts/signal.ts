@@ -29,7 +29,7 @@ export class Signal {
   }
 }
 
-/** What an aborted wait rejects with: the AppError given to `abort()`, or a plain one. */
+/** The error that an aborted wait rejects with: the AppError given to `abort()`, or a plain one. */
 export function abortReason(signal: AbortSignal | undefined): AppError {
   return signal?.reason instanceof AppError ? signal.reason : new AppError("cancelled", { code: "Cancelled", cause: signal?.reason });
 }

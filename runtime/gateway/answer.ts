@@ -21,7 +21,7 @@ export interface TokenLogprob {
 export interface Piece {
   /** The first piece is empty: it only says that a worker computes the request. */
   readonly text: string;
-  /** Of the tokens since the last piece; empty unless asked for. */
+  /** Log probabilities of the tokens since the last piece; empty unless asked for. */
   readonly logprobs: readonly TokenLogprob[];
   readonly finish?: "stop" | "length";
 }

@@ -23,7 +23,7 @@ export interface AppDeps extends AnswerDeps {
   readonly admission: Admission;
   readonly apiKeys: ApiKeys | undefined;
   readonly tracing: Tracing;
-  /** Why no request can be taken now; undefined = some worker is or was ready a moment ago. */
+  /** The reason why no request can be taken now; undefined = some worker is or was ready a moment ago. */
   readonly unavailable: () => string | undefined;
 }
 

@@ -3,7 +3,7 @@
 // do with the routers of the model, which choose experts.
 import type { MemberState } from "../wire/mapping.ts";
 
-/** What the gateway knows of one worker when it chooses. */
+/** The gateway's knowledge of one worker when it chooses. */
 export interface Candidate {
   readonly rank: number;
   readonly state: MemberState;
@@ -15,7 +15,7 @@ export interface Candidate {
 
 export interface Choice {
   readonly rank: number | undefined;
-  /** Why none, for errors and logs; "" when there is one. */
+  /** The reason for none, for errors and logs; "" when there is one. */
   readonly reason: string;
 }
 

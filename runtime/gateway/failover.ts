@@ -17,13 +17,13 @@ export interface Generation {
   };
   readonly eos: readonly number[];
   readonly deadlineUnixMs: number;
-  /** Of the request span; "" without tracing. */
+  /** The trace of the request span; "" without tracing. */
   readonly traceparent: string;
   readonly signal: AbortSignal;
 }
 
 export type WorkerEvent =
-  /** In the worker's queue: it waits for a KV slot there. */
+  /** The request is in the worker's queue and waits for a KV slot there. */
   | { readonly type: "queued"; readonly queuedTokens: number }
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
   /** The tokens up to this position were replayed. */
@@ -136,7 +136,7 @@ class RequestState {
   readonly #limits: FailoverLimits;
   readonly #hooks: FailoverHooks;
   readonly #now: () => number;
-  // In a row, without a token:
+  // Counted in a row, without a token between them.
   #attempts = 0;
   #startedAttempts = 0;
   #internalErrors = 0;
@@ -171,7 +171,7 @@ class RequestState {
     return pauseMs(this.#pauses++, Math.random());
   }
 
-  /** Whether this token is the next one; one that was seen is dropped, a gap is the worker's error. */
+  /** True when this token is the next one; one that was seen is dropped, a gap is the worker's error. */
   take(id: number, position: number): boolean {
     if (position < this.tokens.length) return false;
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });

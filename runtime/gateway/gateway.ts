@@ -63,7 +63,7 @@ export interface GatewayConfig {
   readonly version: string;
 }
 
-/** What tests replace; production leaves all of it out. */
+/** The parts that tests replace; production leaves all of it out. */
 export interface GatewayOverrides {
   readonly tls?: TlsSource;
   readonly textModel?: TextModel;
@@ -81,7 +81,7 @@ export interface Gateway {
   readonly metricsPort: number;
   readonly pool: WorkerPool;
   readonly health: Health;
-  /** What the operator's watch does with a pushed membership. */
+  /** Takes a membership as the operator's watch pushes it. */
   apply(membership: Membership): void;
   /** Stops taking requests, lets running ones end for up to graceMs, then cuts them. */
   close(graceMs: number): Promise<void>;

@@ -1,7 +1,7 @@
 // The bodies of answers in OpenAI's shapes: whole and in chunks, chat and completions, and the model list. Pure.
 import type { Piece, TokenLogprob, Usage } from "./answer.ts";
 
-/** What stays the same in all chunks of an answer. */
+/** The fields that stay the same in all chunks of an answer. */
 export interface Envelope {
   readonly endpoint: "chat" | "completions";
   readonly id: string;

@@ -7,18 +7,18 @@ export interface FailoverLimits {
   /** No worker takes the request, or no rank can compute an expert it needs, for longer than this: it fails. Covers the reload
    *  of a lost expert or a replaced pod. */
   readonly noWorkerMs: number;
-  /** In the queues of workers, waiting for a KV slot, all workers together: then the client is told to come again. */
+  /** Milliseconds in the queues of workers, waiting for a KV slot, all workers together: then the client is told to come again. */
   readonly queueMs: number;
-  /** From asking a worker to its first event, which comes at once; below noWorkerMs, so that there is time for another worker. */
+  /** Milliseconds from asking a worker to its first event, which comes at once; below noWorkerMs, so that there is time for another. */
   readonly answerMs: number;
-  /** From the KV slot to the first token: this, and per prompt token what a slow prefill takes. */
+  /** Milliseconds from the KV slot to the first token: this, and per prompt token what a slow prefill takes. */
   readonly firstTokenMs: number;
   readonly perPromptTokenMs: number;
-  /** Between two tokens. Broken connections show much earlier, by keepalive; this finds workers that hang. */
+  /** Milliseconds between two tokens. Broken connections show much earlier, by keepalive; this finds workers that hang. */
   readonly nextTokenMs: number;
   /** Attempts in a row that brought no token. */
   readonly attemptsMax: number;
-  /** Those of them that a worker had begun to compute: a request that ends workers must not meet them all. */
+  /** Attempts of these that a worker had begun to compute: a request that ends workers must not meet them all. */
   readonly startedAttemptsMax: number;
   /** Internal errors in a row: then it is the request, not the worker. */
   readonly internalErrorsMax: number;
@@ -63,14 +63,14 @@ export function pauseMs(pausesBefore: number, random: number): number {
 }
 
 export type Wait = "worker" | "queue" | "expert";
-/** How far the running attempt has come. */
+/** The point that the running attempt has come to. */
 type Stage = "asked" | "queued" | "started" | "running";
 
 export class Patience {
   readonly #limits: FailoverLimits;
   readonly #promptTokens: number;
   readonly #now: () => number;
-  /** Since when the request waits for this. A worker is waited for all the time; whatever takes the request begins it anew. */
+  /** The time since when the request waits for this. A worker is waited for all the time; whatever takes the request begins it anew. */
   readonly #since = new Map<Wait, number>();
   #stage: Stage = "asked";
 
@@ -81,7 +81,7 @@ export class Patience {
     this.#since.set("worker", now());
   }
 
-  /** Whether the worker had begun to compute. */
+  /** True when the worker had begun to compute. */
   get computing(): boolean {
     return this.#stage === "started" || this.#stage === "running";
   }
@@ -112,7 +112,7 @@ export class Patience {
     if (fault === "expert" && !this.#since.has("expert")) this.#since.set("expert", this.#now());
   }
 
-  /** What the request has waited for too long. */
+  /** The thing that the request has waited for too long. */
   over(): Wait | undefined {
     const { noWorkerMs, queueMs } = this.#limits;
     const limits = { worker: noWorkerMs, queue: queueMs, expert: noWorkerMs };
@@ -120,7 +120,7 @@ export class Patience {
     return undefined;
   }
 
-  /** How long the next event may take, and the error when it does not come. */
+  /** The time that the next event may take, and the error when it does not come. */
   silence(rank: number): { readonly ms: number; readonly error: () => AppError } {
     const ms = this.#silenceMs();
     if (this.#stage !== "queued") return { ms, error: () => new AppError(`rank ${rank} sent nothing for ${ms} ms`, { code: "Silent" }) };

@@ -82,7 +82,7 @@ export const problems = {
   }),
 } as const;
 
-/** What a client sees of an error that ended an accepted request. */
+/** The error as a client sees it, of one that ended an accepted request. */
 export function problemOf(caught: unknown, requestId: string): Problem {
   const error = AppError.from(caught);
   const retryAfterSeconds = typeof error.retry === "object" ? Math.max(1, Math.ceil(error.retry.afterMs / 1000)) : 1;
@@ -110,7 +110,7 @@ export function problemOfIssue(error: z.ZodError): Problem {
   );
 }
 
-// Of a union, the branch that has the right type and fails in a detail says most, then the one that got deepest.
+// The issue that says most: of a union, that of the branch which has the right type and fails in a detail, then the deepest.
 function firstIssue(issues: readonly z.core.$ZodIssue[]): z.core.$ZodIssue | undefined {
   const issue = issues[0];
   if (issue?.code !== "invalid_union" || issue.errors.length === 0) return issue;

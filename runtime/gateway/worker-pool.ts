@@ -13,9 +13,9 @@ import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 export const suspectMs = 1_000;
-/** How long a worker's own count of queued tokens is believed. */
+/** A worker's own count of queued tokens is believed for so long. */
 const reportedLoadMs = 2_000;
-/** What an answer in decode counts, at most: nobody knows how long it will be. */
+/** Tokens that an answer in decode counts, at most: nobody knows how long it will be. */
 const decodeTokensCounted = 128;
 /** A worker that is up answers within milliseconds; this long means that its node or link is gone. */
 const connectTimeoutMs = 2_000;
@@ -238,7 +238,7 @@ export class WorkerPool implements Workers {
     for (const done of [...this.#waiting]) done();
   }
 
-  /** Who has waited longest may take the place; all at once would send their prompts for it. */
+  /** Wakes the one that has waited longest, which may take the place; all at once would send their prompts for it. */
   #notifyOne(): void {
     this.#waiting.values().next().value?.();
   }

@@ -44,7 +44,7 @@ export const rmsNorm: Kernel<RmsNorm> = {
     }
     return { [op.out]: { shape: [rows, width], data: out } };
   },
-  /** With r = 1/rms, g = dOut * weight: dx = r g - x r^3 mean(g x); dWeight = sum_n dOut x r. */
+  /** The gradients, with r = 1/rms, g = dOut * weight: dx = r g - x r^3 mean(g x); dWeight = sum_n dOut x r. */
   backward(op, context, outputs) {
     const x = context.read(op.x);
     const weight = floats(context.read(op.weight));

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 
-/** Where one expert's three matrices are in a Hugging Face checkpoint. */
+/** The names of one expert's three matrices in a Hugging Face checkpoint. */
 export interface ExpertTensors {
   readonly w1: string; // gate projection [ffn, hidden]
   readonly w2: string; // down projection [hidden, ffn]

@@ -44,7 +44,7 @@ export interface HealthServer {
   close(): Promise<void>;
 }
 
-/** What of Metrics the server needs; any process kind fits. */
+/** The part of Metrics that the server needs; any process kind fits. */
 interface Scrapable {
   text(): Promise<string>;
   onCollect(callback: () => void): void;

@@ -19,10 +19,10 @@ export interface Log {
 
 export interface LogOptions {
   readonly level: LogLevel;
-  /** Which process: operator, gateway, worker. */
+  /** The process: operator, gateway, worker. */
   readonly name: string;
   readonly fields?: Fields;
-  /** Where lines go; stdout by default. */
+  /** The sink of lines; stdout by default. */
   readonly write?: (line: string) => void;
 }
 
@@ -43,7 +43,7 @@ export function createLog(options: LogOptions): Log {
   );
 }
 
-/** For tests and tools that want no lines. */
+/** A log for tests and tools that want no lines. */
 export const silentLog: Log = { debug: nothing, info: nothing, warn: nothing, error: nothing, child: () => silentLog };
 
 function nothing(): void {}

@@ -26,7 +26,7 @@ const traceparentPattern = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/;
 export type SpanRole = "server" | "client" | "internal";
 
 export interface Span {
-  /** For the next message or child; "" when tracing is off and there was no parent. */
+  /** The trace for the next message or child; "" when tracing is off and there was no parent. */
   readonly traceparent: string;
   set(attributes: Attributes): void;
   event(name: string, attributes?: Attributes): void;

@@ -11,7 +11,7 @@ export interface Gaps {
 export type BackoffReason = "LatencyRisen" | "Calm" | "NoTokens" | "TooFewTokens" | "NoBaseline";
 
 export interface BackoffDecision {
-  /** Of the limit, between `leastShare` and 1. */
+  /** The part of the limit that is used, between `leastShare` and 1. */
   readonly share: number;
   readonly reason: BackoffReason;
   readonly message: string;

@@ -14,7 +14,7 @@ export const pathFactor: Readonly<Record<Path, number>> = { pod: 0, node: 1, zon
 /** Bytes per second that one receiver gets by each path; or bytes, where something has been added up. */
 export type ByPath = Readonly<Record<TransferPath, number>>;
 
-/** Of a receiver within its node, while nothing has been measured; other paths in proportion. */
+/** The assumed rate of a receiver within its node, while nothing has been measured; other paths in proportion. */
 const assumedNodeBytesPerSecond = 400e6;
 export const assumedRates: ByPath = byPath((path) => assumedNodeBytesPerSecond / pathFactor[path]);
 
@@ -28,7 +28,7 @@ export interface Place {
   readonly zone: string;
 }
 
-/** What a receiver took from a rank, or from the model store, and the time that it spent on it. */
+/** The bytes that a receiver took from a rank, or from the model store, and the time that it spent on them. */
 export interface Fetched {
   readonly source: number | "store";
   readonly bytes: number;
@@ -83,13 +83,13 @@ export interface Payback {
   /** Predicted max/mean before and after; layer time is proportional to it. */
   readonly before: number;
   readonly after: number;
-  /** Of each receiver. Stored bytes. */
+  /** Stored bytes that each receiver gets. */
   readonly received: Iterable<ByPath>;
   readonly moves: number;
   readonly rates: ByPath;
   /** Bytes per second that a receiver may take, whatever the path. */
   readonly limit: number;
-  /** How long the forecast is expected to hold. */
+  /** Seconds that the forecast is expected to hold. */
   readonly lifetimeSeconds: number;
 }
 
@@ -100,7 +100,7 @@ const fixedSecondsPerMove = 0.002;
 
 export interface Verdict {
   readonly gainSeconds: number;
-  /** Until the receiver that takes longest has its bytes. */
+  /** Seconds until the receiver that takes longest has its bytes. */
   readonly transferSeconds: number;
   readonly costSeconds: number;
 }

@@ -21,7 +21,7 @@ export interface Router {
   epochOf(layer: number): number;
 }
 
-/** What `route` answers for a layer without a table. */
+/** The answer of `route` for a layer without a table. */
 export const noRank = -1;
 /** Steps of diffusion that a source is ahead of another, at most: spreads the first tokens of many sources. */
 const phaseSteps = 32;
@@ -33,7 +33,7 @@ interface ExpertState {
   live: readonly number[];
   weights: readonly number[];
   total: number;
-  /** What each live host is owed, in shares; made on first use. */
+  /** The shares that each live host is owed; made on first use. */
   credits: number[] | undefined;
 }
 
@@ -122,7 +122,7 @@ export function hash32(...values: readonly number[]): number {
   return h >>> 0;
 }
 
-/** Who loads an expert whose every host is gone: highest hash wins, so all sources name the same rank without talking. */
+/** The rank that loads an expert whose every host is gone: highest hash wins, so all sources name the same rank without talking. */
 export function successor(layer: number, expert: number, live: readonly number[]): number | undefined {
   let best: number | undefined;
   let bestHash = -1;

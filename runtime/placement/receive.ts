@@ -8,9 +8,9 @@ import type { Move } from "../../crds/plan.ts";
 export interface Fetch {
   readonly layer: number;
   readonly expert: number;
-  /** Who receives it. */
+  /** The rank that receives it. */
   readonly rank: number;
-  /** Whom to ask first; undefined = no rank hosts it, the model store does. */
+  /** The rank to ask first; undefined = no rank hosts it, the model store does. */
   readonly source: number | undefined;
   /** 0-based; of two fetches of a receiver the one with the lower round comes first. */
   readonly round: number;

@@ -49,7 +49,10 @@ function pourTwo(amount: number, a: number, b: number, load: Float64Array, speed
   load[b] = (load[b] as number) + amount - first;
 }
 
-/** What rank a gets of an amount so that a and b, at these loads, are level; as near to it as rows from 0 to the amount come. */
+/**
+ * The rows of an amount that rank a gets so that a and b, at these loads, are level; as near to it as rows from 0 to the amount
+ * come.
+ */
 function levelOfTwo(amount: number, a: number, b: number, loadA: number, loadB: number, speed: Float64Array): number {
   const both = (speed[a] as number) + (speed[b] as number);
   const level = both > 0 ? ((amount + loadA + loadB) * (speed[a] as number)) / both - loadA : amount;
@@ -145,7 +148,10 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
   return largest;
 }
 
-/** As for any number of hosts, without calls: nearly all copies are second ones. Returns how far rows moved. */
+/**
+ * Levels two hosts as the general case does any number, without calls: nearly all copies are second ones. Returns how far rows
+ * moved.
+ */
 function levelTwo(amount: number, row: readonly number[], mine: number[], load: Float64Array, speed: Float64Array): number {
   const a = row[0] as number;
   const b = row[1] as number;

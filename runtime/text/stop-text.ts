@@ -4,7 +4,7 @@
 /** A streaming detokeniser: returns the text that is certain so far (whole UTF-8 characters), special tokens left out. */
 export interface TokenDecoder {
   push(id: number): string;
-  /** What is left when no token follows. */
+  /** The text that is left when no token follows. */
   flush(): string;
 }
 
@@ -57,7 +57,7 @@ export class StopText {
   }
 }
 
-/** Where the earliest stop string begins, or -1. */
+/** The index at which the earliest stop string begins, or -1. */
 function firstStop(text: string, stops: readonly string[]): number {
   const found = stops.map((stop) => text.indexOf(stop)).filter((at) => at >= 0);
   return found.length === 0 ? -1 : Math.min(...found);

@@ -18,6 +18,6 @@ export interface TextModel {
   /** Through the chat template, with the generation prompt; throws AppError `InvalidRequest` when the template refuses. */
   encodeChat(messages: readonly ChatMessage[]): readonly number[];
   decoder(): TokenDecoder;
-  /** What one token stands for, for logprobs: text in UTF-8, or a part of a character. */
+  /** The bytes that one token stands for, for logprobs: text in UTF-8, or a part of a character. */
   piece(id: number): Uint8Array;
 }

@@ -11,7 +11,7 @@ const userToken = 4;
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true } as const;
 
-/** By `tokenizer.ggml.pre`. smollm splits every digit off before GPT-2's own pattern. */
+/** Pre-tokenizers by `tokenizer.ggml.pre`. smollm splits every digit off before GPT-2's own pattern. */
 const preTokenizers: Readonly<Record<string, unknown>> = {
   "gpt-2": byteLevel,
   smollm: { type: "Sequence", pretokenizers: [{ type: "Digits", individual_digits: true }, byteLevel] },

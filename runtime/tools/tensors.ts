@@ -2,7 +2,7 @@
 // nothing else. Pure.
 import { AppError } from "../../crds/common.ts";
 
-/** Trailing parts of names that checkpoints carry and no program reads: a head that is tied, tables that are computed. */
+/** Trailing parts of names that checkpoints have and no program reads: a head that is tied, tables that are computed. */
 const needless = ["lm_head.weight", "rotary_emb.inv_freq"];
 
 export function checkShape(where: string, name: string, have: readonly number[] | undefined, want: readonly number[]): void {

@@ -8,7 +8,7 @@ const hashSliceBytes = 4 * 1024 * 1024;
 
 export const sha256Hex = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 
-/** As sha256Hex, with a turn of the event loop between slices. */
+/** The digest that sha256Hex gives, with a turn of the event loop between slices. */
 export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
   const hash = createHash("sha256");
   for (let from = 0; from < bytes.length; from += hashSliceBytes) {

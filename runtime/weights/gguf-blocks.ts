@@ -47,7 +47,7 @@ function widenQ8Zero(bytes: Uint8Array): Float32Array {
   return out;
 }
 
-/** By GGML type number. */
+/** Block formats by GGML type number. */
 export const blockFormats: Readonly<Record<number, BlockFormat>> = {
   0: { name: "F32", values: 1, bytes: 4, widen: viewF32 },
   1: { name: "F16", values: 1, bytes: 2, widen: widenF16 },

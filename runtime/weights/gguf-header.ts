@@ -8,7 +8,7 @@ export type GgufValue = number | bigint | string | boolean | readonly GgufValue[
 export interface GgufTensor {
   readonly name: string;
   readonly type: number;
-  /** As stored: fastest dimension first. */
+  /** Dimensions as stored: fastest first. */
   readonly dimensions: readonly number[];
   /** Relative to the data section. */
   readonly offset: number;
@@ -17,7 +17,7 @@ export interface GgufTensor {
 export interface GgufHeader {
   readonly metadata: ReadonlyMap<string, GgufValue>;
   readonly tensors: readonly GgufTensor[];
-  /** Where tensor data begins in the file. */
+  /** The offset in the file at which tensor data begins. */
   readonly dataStart: number;
   readonly alignment: number;
 }

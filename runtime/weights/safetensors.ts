@@ -22,7 +22,7 @@ export interface TensorInfo {
   readonly end: number;
 }
 
-/** What every checkpoint format offers: named tensors, widened to f32 on reading. */
+/** The offer of every checkpoint format: named tensors, widened to f32 on reading. */
 export interface TensorSource {
   readonly names: readonly string[];
   shape(name: string): readonly number[] | undefined;

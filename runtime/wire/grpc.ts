@@ -114,7 +114,10 @@ export function connect<M extends GenServiceMethods>(
   });
 }
 
-/** How processes reach each other. Production has gRPC; a simulated one carries the same messages between the same handlers. */
+/**
+ * The way in which processes reach each other. Production has gRPC; a simulated one carries the same messages between the same
+ * handlers.
+ */
 export interface Network {
   readonly connect: typeof connect;
   readonly createServer: typeof createServer;
@@ -122,7 +125,7 @@ export interface Network {
 
 export const grpcNetwork: Network = { connect, createServer };
 
-/** Who is calling, or an AppError `Unauthenticated` for a stranger. */
+/** The identity of a caller, or an AppError `Unauthenticated` for a stranger. */
 export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {
   const identity = peerIdentity(call.getAuthContext().sslPeerCertificate, namespace, name);
   if (identity !== undefined) return identity;
@@ -150,7 +153,7 @@ const statusByCode: Readonly<Record<string, grpc.status>> = {
 };
 const codeKey = "enodia-code";
 
-/** What the other end sees: status, message and the AppError code as metadata. Causes stay here. */
+/** The error as the other end sees it: status, message and the AppError code as metadata. Causes stay here. */
 export function toStatus(caught: unknown): grpc.ServiceError {
   const error = AppError.from(caught);
   const metadata = new grpc.Metadata();

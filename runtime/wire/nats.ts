@@ -8,9 +8,12 @@ import { natsCredentialKeys } from "../../crds/telemetry.ts";
 
 export interface BusStatus {
   readonly connected: boolean;
-  /** Why not, for conditions and logs: "Connecting", "AuthorizationViolation", "CredentialsNotFound", "Disconnected", … */
+  /**
+   * The reason for no connection, for conditions and logs: "Connecting", "AuthorizationViolation", "CredentialsNotFound",
+   * "Disconnected", …
+   */
   readonly reason: string;
-  /** What is to be done about it, where that is known. */
+  /** The remedy, where it is known. */
   readonly message?: string;
 }
 

@@ -12,7 +12,7 @@ const askTimeoutMs = 2_000;
 /** Peers asked in one round; any one of them knows the plan. */
 const peersAskedMax = 16;
 
-/** Where an unanswered question is noted; it is no error. */
+/** The log in which an unanswered question is noted; it is no error. */
 interface DebugLog {
   debug(fields: Readonly<Record<string, unknown>>, message: string): void;
 }

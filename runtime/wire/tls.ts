@@ -95,7 +95,7 @@ function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
 }
 
-/** Who the other end is, as its certificate (signed by the deployment's CA) says. */
+/** The identity of the other end, as its certificate (signed by the deployment's CA) says. */
 export type PeerIdentity =
   | { readonly role: "worker"; readonly rank: number; readonly podName: string | undefined }
   | { readonly role: "gateway" | "operator"; readonly podName: string | undefined };

@@ -133,7 +133,7 @@ function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, dep
 function reportPace(metrics: Metrics<"worker">, log: Log, { share, reason, message }: BackoffDecision, before: number): void {
   const slower = share < before;
   if (slower) metrics.add("enodia_transfer_backoffs_total", 1);
-  // Every step up is no news; that it slows down, and that it is at full rate again, is.
+  // A step up is not worth a line; that it slows down, and that it is at full rate again, is.
   log[slower || share === 1 ? "info" : "debug"]({ share, reason }, `transfers go ${slower ? "slower" : "faster"}: ${message}`);
 }
 

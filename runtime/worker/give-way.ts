@@ -34,7 +34,7 @@ export class CopiesThatGaveWay implements GiveWay {
     return this.#away.size;
   }
 
-  /** What may give way to this expert: something, when none of its hosts but this one is there. */
+  /** The copies that may give way to this expert: some, when none of its hosts but this one is there. */
   to(layer: number, expert: number): GiveWay | undefined {
     const { peers } = this.#options;
     const elsewhere = this.#live(this.#options.state.current(layer), expert).some((rank) => rank !== peers.self.rank);

@@ -20,7 +20,7 @@ export interface GenerateOptions {
   readonly engine: Pick<Engine, "generate">;
   readonly deploymentUid: string;
   readonly caller: (call: Caller) => PeerIdentity;
-  /** Why no request can be taken now. */
+  /** The reason why no request can be taken now. */
   readonly notReady: () => string | undefined;
   /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;

@@ -6,7 +6,7 @@ import type { Log } from "../observe/log.ts";
 import { type AskOptions, askPeers } from "../wire/peer-snapshot.ts";
 import type { PlanKeeper } from "./plan-keeper.ts";
 
-/** How often a worker without plan or operator asks its peers. */
+/** The interval in which a worker without plan or operator asks its peers. */
 const joinEveryMs = 1_000;
 
 export interface JoinerOptions extends AskOptions {

@@ -19,7 +19,7 @@ const asksAtOnce = 4;
 /** A commit answers after so long at most, drained or not; Release then says what is pending. */
 const drainWaitMs = 250;
 const drainGiveUpMs = 60_000;
-/** For a Prepare that names no deadline. */
+/** The deadline of a Prepare that names none. */
 const prepareDefaultMs = 60_000;
 /** After an adopted plan no Release need come; others serve it already, so its parent's copies go this long after the drain. */
 const adoptedFreeMs = 5_000;
@@ -68,7 +68,7 @@ export interface PlanKeeperOptions {
 
 export class PlanKeeper {
   readonly state: PlanState;
-  /** For loads on demand. */
+  /** The copies that may give way to loads on demand. */
   readonly giveWay: CopiesThatGaveWay;
   readonly #options: PlanKeeperOptions;
   readonly #calls = new Set<PrepareCall>();
@@ -99,7 +99,7 @@ export class PlanKeeper {
     this.#dispatch = dispatch;
   }
 
-  /** Why this rank cannot serve yet; undefined once it has a plan and has held all that the plan gave it. */
+  /** The reason why this rank cannot serve yet; undefined once it has a plan and has held all that the plan gave it. */
   notReady(): string | undefined {
     if (!this.state.complete) return "no plan yet: neither the operator nor a peer has sent one";
     if (this.#warm) return undefined;
@@ -216,7 +216,7 @@ export class PlanKeeper {
     metrics.add("enodia_plan_commits_total", 1, { result: result.refused === "" ? "committed" : "refused" });
     const fresh = result.committed.filter((layer) => before.get(layer) !== plan.epoch);
     if (fresh.length > 0) {
-      // A plan commits in many small parts; the first one is news.
+      // A plan commits in many small parts; only the first one is worth a line.
       const level = epochBefore < plan.epoch ? "info" : "debug";
       log[level]({ epoch: plan.epoch, layers: fresh.length }, "plan committed");
       await this.#install(fresh);
@@ -260,7 +260,10 @@ export class PlanKeeper {
     return { released, pending, freedBytes };
   }
 
-  /** What has been committed since then has a Release of its own to come: other sources may still route by its parent. */
+  /**
+   * Frees what a plan adopted as a whole has replaced. Layers committed since then have a Release of their own to come: other
+   * sources may still route by their parent.
+   */
   async #freeAdopted(adopted: readonly LayerPlacement[]): Promise<void> {
     if (this.#stopping.signal.aborted) return;
     try {

@@ -9,7 +9,7 @@ export type LayerPhase = "idle" | "preparing" | "ready" | "committed" | "drained
 interface LayerState {
   phase: LayerPhase;
   current: LayerPlacement | undefined;
-  /** What is being prepared; set in PREPARING and READY. */
+  /** The placement being prepared; set in PREPARING and READY. */
   next: LayerPlacement | undefined;
   /** The parent placement, still served; set in COMMITTED and DRAINED. */
   previous: LayerPlacement | undefined;
@@ -63,7 +63,7 @@ export class PlanState {
   previous(layer: number): LayerPlacement | undefined {
     return this.#layers[layer]?.previous;
   }
-  /** What is being prepared, or is ready. */
+  /** The placement that is being prepared, or is ready. */
   next(layer: number): LayerPlacement | undefined {
     return this.#layers[layer]?.next;
   }

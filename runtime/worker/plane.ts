@@ -51,13 +51,13 @@ interface LoadReports {
 export interface PlaneStart {
   /** ip:port of whom to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
-  /** Where load is published; none: it is not. */
+  /** The bus on which load is published; none: it is not. */
   readonly load: LoadReports | undefined;
 }
 
 export interface WorkerPlane {
   readonly experts: WorkerExperts;
-  /** Who calls, by certificate. */
+  /** Tells the caller by its certificate. */
   caller(call: Caller): PeerIdentity;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;

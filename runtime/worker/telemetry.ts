@@ -19,7 +19,7 @@ export interface TelemetryOptions {
   readonly windowMs: number;
   /** Set where the engine computes on the cores of its machine. */
   readonly machine: string | undefined;
-  /** Whether the operator asks where tokens go from layer to layer. */
+  /** True while the operator asks where tokens go from layer to layer. */
   readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
   readonly log: Log;

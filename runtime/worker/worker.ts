@@ -52,7 +52,7 @@ export interface WorkerOptions {
   readonly version: string;
 }
 
-/** What tests replace; production leaves all of it out. */
+/** The parts that tests replace; production leaves all of it out. */
 export interface WorkerOverrides {
   readonly tls?: TlsSource;
   readonly log?: Log;
@@ -75,7 +75,7 @@ export interface Worker {
   close(graceMs: number): Promise<void>;
 }
 
-/** What every later step of the start needs. */
+/** The values that every later step of the start needs. */
 interface Base {
   readonly options: WorkerOptions;
   readonly overrides: WorkerOverrides;

@@ -37,7 +37,7 @@ const flags = {
   "api-key-file": text,
   help: { type: "boolean", short: "h" },
 } as const;
-/** What shells report of a program that Ctrl-C ended. */
+/** The exit code that shells report of a program that Ctrl-C ended. */
 const interrupted = 130;
 
 export interface Terminal {

@@ -104,7 +104,7 @@ async function connected(bus: Bus, url: string): Promise<void> {
   }
 }
 
-/** Who has to report, by the ExpertPlacement; as before while the API server does not answer. */
+/** The ranks that have to report, by the ExpertPlacement; the last known ones while the API server does not answer. */
 function membersReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }): () => Promise<readonly Member[]> {
   let last: readonly Member[] | undefined;
   return async () => {

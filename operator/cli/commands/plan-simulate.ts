@@ -109,7 +109,10 @@ export async function run(args: readonly string[]): Promise<number> {
   return 0;
 }
 
-/** Where the picture went: as asked, else beside the trace, or in the working directory where that folder takes none. */
+/**
+ * Writes the picture and returns its path: as asked, else beside the trace, or in the working directory where that folder takes
+ * none.
+ */
 async function savePlot(asked: string | undefined, trace: string, picture: string): Promise<string | undefined> {
   if (asked !== undefined) {
     await writeFile(asked, picture).catch((cause: unknown) => {
@@ -250,7 +253,7 @@ function known(value: number, digits: number): string {
   return Number.isNaN(value) ? "-" : value.toFixed(digits);
 }
 
-/** What was run, for scripts. */
+/** The settings of the run, for scripts. */
 function describe(values: Values, setup: Omit<SimulateOptions, "policy">, split: SplitName): Record<string, unknown> {
   const { trace: _trace, now: _now, ...rest } = setup;
   return { file: values.trace, options: { ...rest, split } };

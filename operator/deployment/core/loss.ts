@@ -20,7 +20,7 @@ export function withLosses(pods: readonly ObservedPod[], view: RebalanceView | u
   });
 }
 
-/** Why nothing is deleted for silence: most of the nodes in use being silent is an outage of something else. */
+/** The reason why nothing is deleted for silence: most of the nodes in use being silent is an outage of something else. */
 function massSilence(pods: readonly ObservedPod[]): string | undefined {
   const nodes = new Set(pods.flatMap((pod) => (pod.terminal ? [] : (pod.node ?? []))));
   const silent = new Set(pods.flatMap((pod) => (pod.silent && !pod.terminal ? (pod.node ?? []) : [])));

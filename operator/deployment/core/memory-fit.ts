@@ -6,7 +6,7 @@ import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import type { Refusal } from "./snapshot.ts";
 import type { ModelView } from "./world.ts";
 
-/** What a runtime process needs beside dense part, KV pool and experts. */
+/** Bytes that a runtime process needs beside dense part, KV pool and experts. */
 export const processBytes = 400 * 1000 * 1000;
 /** Share of the container limit left free when memoryPerRank is not given. */
 const headroom = 0.15;

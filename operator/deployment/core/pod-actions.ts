@@ -20,7 +20,7 @@ export interface Blocked {
 export interface Step {
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  /** When to look again though nothing changed. */
+  /** Milliseconds until the next look, though nothing changed. */
   readonly againInMs: number | undefined;
 }
 
@@ -149,11 +149,14 @@ function infeasible(input: RolloutInput, present: number): Blocked | undefined {
   const budget = model ? expertBudget(input.snapshot.deployment.spec, model, input.limitBytes) : undefined;
   if (!model || budget === undefined) return undefined;
   const result = fit(model, input.ranks, budget);
-  // What does not fit now either is refused as a whole elsewhere; going down must stay possible then.
+  // Ranks that do not fit now either are refused as a whole elsewhere; going down must stay possible then.
   return result.fits || !fit(model, present, budget).fits ? undefined : { reason: "ScaleDownBlocked", message: result.message };
 }
 
-/** Who is being emptied anyway, then unready ones, then who holds the fewest unique expert bytes, then the highest rank. */
+/**
+ * Orders the candidates for leaving: those being emptied anyway, then unready ones, then those with the fewest unique expert
+ * bytes, then the highest rank.
+ */
 function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
   const unique = (pod: PodFacts) => snapshot.view?.members.find((member) => member.podUid === pod.uid)?.uniqueBytes ?? 0;
   const leaving = (pod: PodFacts) => Number(pod.leaving !== undefined);

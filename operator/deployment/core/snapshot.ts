@@ -11,9 +11,9 @@ export interface PodFacts extends WorkerPod {
   readonly createdMs: number;
   /** Marked by us as on its way out. */
   readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
-  /** When a pod with a deletionTimestamp should be gone. */
+  /** The time by which a pod with a deletionTimestamp should be gone. */
   readonly goneByMs: number | undefined;
-  /** Why it does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */
+  /** The reason why the pod does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */
   readonly problem: string;
 }
 
@@ -22,7 +22,7 @@ export type ObservedPod = Omit<PodFacts, "lost">;
 
 export interface GatewayFacts {
   readonly ready: number;
-  /** Why there are not more; empty when nothing is wrong. */
+  /** The reason why there are not more; empty when nothing is wrong. */
   readonly message: string;
 }
 
@@ -33,11 +33,11 @@ export interface Snapshot {
   readonly gateway: GatewayFacts;
   /** Hash of the worker pod as it would be made now. */
   readonly templateHash: string;
-  /** Why that pod cannot be made (podTemplate fields of ours, refused by the API server), empty when it can. */
+  /** The reasons why that pod cannot be made (podTemplate fields of ours, refused by the API server); empty when it can. */
   readonly refusals: readonly Refusal[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
-  /** This process leads for a moment only and opens its sessions: what it does not know yet is no news. */
+  /** This process leads for a moment only and opens its sessions: what it does not know yet proves nothing. */
   readonly warmingUp: boolean;
 }
 

@@ -14,7 +14,7 @@ export interface StatusInput {
   readonly refusals: readonly Refusal[];
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  /** Why an action could not be carried out; empty when all were. */
+  /** The reason why an action could not be carried out; empty when all were. */
   readonly failure: string;
 }
 
@@ -66,8 +66,10 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
   };
 }
 
-/** What the rebalance plane says, or what was said last while it has nothing to say. An empty object is never written: applied
- *  over a filled one it would become null. */
+/**
+ * The rebalance plane's word, or its last one while it has nothing to say. An empty object is never written: applied over a filled
+ * one it would become null.
+ */
 function known<K extends "placement" | "telemetry">(
   key: K,
   now: MoEDeploymentStatus[K],
@@ -84,7 +86,7 @@ function modelStatus({ view }: Snapshot): Pick<MoEDeploymentStatus, "model"> | u
   return { model: { digest, architecture, layers, expertsPerLayer: experts, topK, expertBytes, denseBytes } };
 }
 
-/** What is going on, with the start and deadline it had before when it is still the same. */
+/** The operation that is under way, with the start and deadline it had before when it is still the same. */
 function currentOperation(input: StatusInput): Operation | undefined {
   const { snapshot, target } = input;
   const { spec, status } = snapshot.deployment;

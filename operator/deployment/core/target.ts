@@ -7,7 +7,7 @@ import { parseDuration } from "../../../crds/quantity.ts";
 export interface Target {
   readonly ranks: number;
   readonly pending: { readonly replicas: number; readonly since: Date } | undefined;
-  /** When to look again. */
+  /** Milliseconds until the value that waits takes effect; undefined when none waits. */
   readonly settlesInMs: number | undefined;
 }
 

@@ -112,7 +112,7 @@ export interface RebalanceView {
   readonly digestMismatch: readonly number[];
   /** Experts of the plan that no rank holds now. Grows and falls while a restarted rank loads: for the metric, not for conditions. */
   readonly unhostedExperts: number;
-  /** Those of them that no rank is there to load: they are loaded on demand until a plan has room for them. */
+  /** The unhosted experts that no rank is there to load: they are loaded on demand until a plan has room for them. */
   readonly homelessExperts: number;
   /** Ranks that have yet to load the others. */
   readonly loadingRanks: readonly number[];

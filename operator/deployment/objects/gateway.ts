@@ -5,7 +5,7 @@ import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } f
 import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
 import { commonEnv, commonMounts, commonVolumes, containerSecurity, podSecurity, probes, terminationGraceSeconds } from "./runtime-pod.ts";
 
-/** Of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
+/** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
 const requests = { cpu: "100m", memory: "512Mi" };
 
 export function gatewayDeployment(context: RenderContext): KubeObject {

@@ -13,7 +13,7 @@ export function serviceAccount(context: RenderContext): KubeObject {
   };
 }
 
-/** Where clients come in. */
+/** The Service through which clients come in. */
 export function gatewayService(context: RenderContext): KubeObject {
   const { name } = context.deployment.metadata;
   return {
@@ -27,7 +27,7 @@ export function gatewayService(context: RenderContext): KubeObject {
   };
 }
 
-/** For pods that start while the operator is away: they ask every rank that has an address, ready or not. */
+/** The Service for pods that start while the operator is away: they ask every rank that has an address, ready or not. */
 export function workersService(context: RenderContext): KubeObject {
   const { name } = context.deployment.metadata;
   return {

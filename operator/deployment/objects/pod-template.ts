@@ -25,9 +25,9 @@ const mergedLists: Readonly<Record<string, (item: Fields) => unknown>> = {
   ports: (item) => item.containerPort,
 };
 
-/** Which pods a template is for. */
+/** The kind of pods that a template is for. */
 export interface TemplateKind {
-  /** Where it stands in the spec. */
+  /** The field of the spec that holds the template. */
   readonly field: "podTemplate" | "gateway.podTemplate";
   /** The container that is the runtime process; others run beside it. */
   readonly container: "runtime" | "gateway";
@@ -50,7 +50,7 @@ export interface Merged {
   readonly refusals: readonly Refusal[];
 }
 
-/** What a merge finds wrong is collected, so that one look at the status shows all of it. */
+/** A merge under way. Its faults are collected, so that one look at the status shows all of them. */
 interface Merge extends TemplateKind {
   readonly problems: string[];
 }
@@ -150,7 +150,7 @@ export function templateContainer(template: PodTemplate | undefined, { container
   return template?.spec?.containers?.find(({ name }) => name === container);
 }
 
-/** What the workers' template holds for the gateway's environment, unless the gateway's own says it. */
+/** The environment that the workers' template holds for the gateway, unless the gateway's own says it. */
 export function passedOnEnv(workers: PodTemplate | undefined, gateway: PodTemplate | undefined): Fields[] {
   const envOf = (template: PodTemplate | undefined, kind: TemplateKind) => asList(templateContainer(template, kind)?.env) ?? [];
   const own = new Set(envOf(gateway, gatewayKind).map(({ name }) => name));

@@ -83,7 +83,7 @@ export class Forecaster {
       this.changes = changesDiscount * this.changes + (alarm ? 1 : 0);
     }
     if (this.windows === 1 && change > plainFactor * floor) this.arm = lastArm;
-    // A jump is no news of the arms, all of them missed it, nor of the usual spread.
+    // A jump teaches nothing about the arms, all of them missed it, nor about the usual spread.
     if (this.windows > 0 && !alarm) this.learn(share, totals, floor);
     this.update(share, totals, alarm);
     this.last = share;

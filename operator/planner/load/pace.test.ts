@@ -13,7 +13,7 @@ function after(windows: number, seen: Parameters<Pace["observe"]>[0], pace = new
   return pace;
 }
 
-test("a change of load is news until a plan was judged, or for four windows", () => {
+test("a change of load counts as fresh until a plan was judged, or for four windows", () => {
   const pace = after(1, jump);
   assert.ok(pace.changed);
   pace.judged(nothing);

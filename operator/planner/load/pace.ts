@@ -8,7 +8,7 @@ import type { Forecast } from "./forecast.ts";
 export const movesDefault = 64;
 /** and so many times as many right after a change of load. A cap that somebody has set is never raised. */
 const changeFactor = 2;
-/** A change of load is news for so many windows, or until a plan was judged: what comes later follows the usual pace. */
+/** A change of load counts as fresh for so many windows, or until a plan was judged: what comes later follows the usual pace. */
 const changeWindows = 4;
 /** The load holds still when so many windows in a row differed by no more than this many times their sampling noise. */
 const quietWindowsMin = 8;
@@ -44,7 +44,7 @@ export class Pace {
     return this.changeLeft > 0;
   }
 
-  /** Of the time between plans. */
+  /** The factor on the time between plans. */
   get intervalFactor(): number {
     return this.quiet < quietWindowsMin ? 1 : Math.min(intervalFactorMax, 2 ** this.fruitless);
   }

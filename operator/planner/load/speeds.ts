@@ -16,7 +16,7 @@ export interface SpeedRank {
 
 /** Speeds closer to each other than this are the same: 10%. */
 const deadBand = Math.log(1.1);
-/** So are those closer than so many standard errors. */
+/** Ratios closer than so many standard errors are equal, too. */
 const errorsMin = 2;
 /** Windows of work before which nothing is concluded: how far they lie apart is not known either. */
 const windowsMin = 3;
@@ -27,9 +27,9 @@ const ratioMax = 16;
 
 export class Speeds {
   private readonly throughput = new Throughput();
-  /** In force, by hardware; logarithms. */
+  /** Logarithms of the ratios in force, by hardware. */
   private readonly inForce = new Map<string, number>();
-  /** What a former leader had found, by hardware; logarithms. */
+  /** Logarithms of the ratios that a former leader had found, by hardware. */
   private readonly seeds = new Map<string, number>();
   /** Machines on whose cores ranks compute, by hardware. */
   private readonly machines = new Map<string, string>();
@@ -42,7 +42,7 @@ export class Speeds {
     return log === undefined ? prior : Math.exp(log);
   }
 
-  /** What a former leader had found is in force until work says otherwise. Later than that it is no news. */
+  /** Takes the ratio of a former leader, which is in force until work says otherwise. Later than that it teaches nothing. */
   seed(hardware: string, ratio: number): void {
     if (!(ratio > 0) || this.inForce.has(hardware)) return;
     const log = bounded(Math.log(ratio));
@@ -96,7 +96,10 @@ export class Speeds {
     }
   }
 
-  /** What one takes of a machine's cores, the others lack: they are as fast as all of them together. */
+  /**
+   * The pool of cores that a rank computes on: what one takes of a machine's cores the others lack, so they are as fast as all
+   * together.
+   */
   private poolOf({ hardware, device }: SpeedRank): string {
     const machine = this.machines.get(hardware);
     return machine === undefined ? hardware : `${device} on ${machine}`;

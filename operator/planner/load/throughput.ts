@@ -35,7 +35,7 @@ const rounds = 12;
 
 interface Rank {
   pending: Work;
-  /** Of windows counted. */
+  /** Sums over the windows counted. */
   squares: Matrix;
   times: Vector;
   amount: Vector;
@@ -44,7 +44,7 @@ interface Rank {
   weight: number;
   windows: number;
   log: number;
-  /** Of `log` from one window. */
+  /** The variance of `log` from one window. */
   variance: number;
 }
 
@@ -53,7 +53,7 @@ export class Throughput {
 
   /** `key` stands for one rank and its hardware. */
   add(key: string, work: Work): void {
-    // Of a time without work nothing can be said, nor of work of which parts are missing: one batch leaves no sum at zero.
+    // A time without work says nothing, nor does work of which parts are missing: one batch leaves no sum at zero.
     if (![work.micros, ...work.amount, ...work.squares, ...work.times].every((sum) => sum > 0)) return;
     const rank = this.ranks.get(key) ?? freshRank();
     this.ranks.set(key, rank);
@@ -74,7 +74,7 @@ export class Throughput {
     const counted = measured.map((rank) => ({ rank, work: count(rank) }));
     const { costs, common } = fit([...this.ranks.values()].filter(({ windows }) => windows > 0));
     const found = counted.map(({ rank, work }) => ({ rank, off: Math.log(dot(costs, work.amount) / work.micros) - common - rank.log }));
-    // What slows all ranks at once says nothing of any.
+    // A slowdown of all ranks at once says nothing of any.
     const shared = median(found.map(({ off }) => off));
     for (const { rank, off } of found)
       rank.variance += ((off - shared) ** 2 - rank.variance) * Math.max(1 - speedDiscount, 1 / rank.windows);
@@ -147,7 +147,7 @@ function dot(a: Vector, b: Vector): number {
   return a.reduce((sum, value, i) => sum + value * (b[i] ?? 0), 0);
 }
 
-/** Of an even number of values the mean of the middle two. */
+/** The median; of an even number of values the mean of the middle two. */
 export function median(values: readonly number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const half = sorted.length >> 1;

@@ -24,11 +24,11 @@ export interface ClosedWindow {
   readonly missing: readonly number[];
   readonly selections: number;
   readonly perLayer: Float64Array;
-  /** Where the time of steps went, mean of ranks; unset unless all of them say. */
+  /** The time of steps by what it went into, mean of ranks; unset unless all of them say. */
   readonly seconds?: StepSeconds;
 }
 
-interface RankBook {
+interface RankRecord {
   bootId: string;
   seq: number;
   lastMs: number;
@@ -43,10 +43,10 @@ export class LoadBook {
   readonly layers: number;
   readonly experts: number;
   readonly deploymentUid: string;
-  private readonly ranks = new Map<number, RankBook>();
+  private readonly ranks = new Map<number, RankRecord>();
   private readonly byPhase: Record<Phase, Float64Array>;
   private openedAt: number;
-  /** What began before this speaks of another plan or other ranks as well. */
+  /** Windows that began before this speak of another plan or other ranks as well. */
   private cleanSince = Number.NEGATIVE_INFINITY;
 
   constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
@@ -64,7 +64,7 @@ export class LoadBook {
     }
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
     if (window.windowEnd < this.openedAt) return { ok: false, reason: "late" };
-    const book = this.book(window.rank, window.bootId);
+    const book = this.record(window.rank, window.bootId);
     if (window.seq <= book.seq) return { ok: false, reason: "duplicate" };
     book.seq = window.seq;
     book.lastMs = now;
@@ -82,7 +82,7 @@ export class LoadBook {
     return { ok: true };
   }
 
-  private book(rank: number, bootId: string): RankBook {
+  private record(rank: number, bootId: string): RankRecord {
     const known = this.ranks.get(rank);
     if (known && known.bootId === bootId) return known;
     const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
@@ -214,7 +214,7 @@ export class ServedRows {
 
   /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
   measure(minRows: number): MeasuredImbalance | undefined {
-    // Of the ranks' speeds the newest are the best known.
+    // The newest speeds of the ranks are the best known.
     const speed = this.windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
     let worst = 0;
     let worstLayer = -1;

@@ -33,11 +33,11 @@ export interface SimulateOptions {
   /** Shares hold until the next plan, as they do on a cluster today; unset: routers find them anew on every window. */
   readonly fixedShares?: boolean;
   readonly nodes?: number;
-  /** Tells the policy how much of the load is sampling noise: "all" of it is moved for by none, "cluster" is what the operator tells. */
+  /** The noise that the policy is told of: with "all" it moves for no sampling noise, "cluster" is what the operator tells it. */
   readonly noise?: "all" | "cluster";
-  /** What plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
+  /** The load that plans are made for: the planner's forecast (default), or the last window as it was, as in the published EPLB. */
   readonly forecast?: "selected" | "last";
-  /** What transfers hide behind, one byte per expert; unset: not measured. */
+  /** The work that transfers hide behind, one byte per expert; unset: not measured. */
   readonly timing?: Omit<Timing, "windows">;
   /** Homes may be sharded anew in every window, for policies that otherwise do so rarely. */
   readonly reshardAlways?: boolean;
@@ -56,7 +56,7 @@ export interface WindowResult {
   /** On window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
   readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
   readonly bound?: number;
-  /** Of each rank on t + 1, by each split: load per speed over the mean, mean of layers. */
+  /** Load per speed of each rank over the mean on t + 1, mean of layers, by each split. */
   readonly rankLoad?: Readonly<Record<SplitName, Float64Array>>;
 }
 
@@ -208,7 +208,7 @@ function score(
   return { next, bound: best, rankLoad: { equal: ranks("equal"), fixed: ranks("fixed"), optimal: ranks("optimal") } };
 }
 
-/** Of each rank, load per speed over the mean, mean of layers. */
+/** Load per speed of each rank over the mean, mean of layers. */
 function meanLoad(layers: readonly Float64Array[], speed: Float64Array): Float64Array {
   const out = new Float64Array(speed.length);
   for (const load of layers)

@@ -25,7 +25,7 @@ export const exact: PlacementPolicy = {
 };
 
 interface ExactOutput extends PlanOutput {
-  /** Of each layer, whether its hosts before any budget are within the gap of the optimum. */
+  /** True for each layer whose hosts before any budget are within the gap of the optimum. */
   readonly proven: readonly boolean[];
 }
 
@@ -34,7 +34,7 @@ export async function planExact(input: PlanInput): Promise<ExactOutput> {
   const none = new Array<boolean>(problem.L).fill(false);
   if (someUnhosted(problem))
     return { ...planIncremental(input), reason: "memory does not hold every expert: planned incrementally", proven: none };
-  // Where the solver ends without an answer, and as the bar it must clear.
+  // The fallback serves where the solver ends without an answer, and as the bar it must clear.
   const fallback = toProblem({ ...input, current: planIncremental({ ...input, current: undefined }).layers }).current as Hosts;
   const room = problem.capacity.slice();
   const proven: boolean[] = [];

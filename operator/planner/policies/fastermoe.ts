@@ -7,7 +7,7 @@ import { type Hosts, homesOf, layerDemand, type Problem, toLayers, toProblem, us
 import { firstPlan } from "../repair.ts";
 import { withinBudget } from "../search/within-budget.ts";
 
-/** What broadcasting one expert costs, as a part of the mean rank's time in a layer: its bytes over the link's speed. */
+/** The cost of broadcasting one expert, as a part of the mean rank's time in a layer: its bytes over the link's speed. */
 const shadowCost = 0.02;
 
 export const fastermoe: PlacementPolicy = {

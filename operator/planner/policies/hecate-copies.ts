@@ -16,11 +16,11 @@ const reserve = 3;
 /** A layer at or below this needs no more copies. */
 const balanced = 1.04;
 
-/** How many of each layer's hottest experts get copies. */
+/** The number of each layer's hottest experts that get copies. */
 export interface Reach {
-  /** Those whose transfer is hidden (the paper's t). */
+  /** Experts whose transfer is hidden (the paper's t). */
   readonly hidden: number;
-  /** Those that memory has room for. */
+  /** Experts that memory has room for. */
   readonly most: number;
 }
 

@@ -54,7 +54,7 @@ function resharded(problem: Problem, kept: Hosts, homes: Hosts | undefined, reac
   return {
     layers: toLayers(problem, hosts),
     reason: `materialised ${layers} layers, homes of ${better.filter((is) => is).length} re-sharded`,
-    // What does not get on by itself is not waited for.
+    // A resharding that no longer makes headway is not waited for.
     resharding: left && better.some((is, l) => is && moved(l)),
   };
 }

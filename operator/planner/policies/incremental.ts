@@ -16,12 +16,15 @@ const widths: Record<PlanInput["effort"], SearchWidth> = {
 };
 /** Least decrease of max/mean per copy, by effort. */
 const thetas: Record<PlanInput["effort"], number> = { fast: 5e-4, quality: 1.5e-4 };
-/** Where only bytes count, a copy may take the place of another layer's: it must gain more. */
+/** The gain that a copy must have to take the place of another layer's where only bytes count, as a multiple. */
 const sharedMemoryFactor = 4.1;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
-/** Where a copy must gain much, a layer is entered above this at least: what is known better with time is no reason to move. */
+/**
+ * The level above which a layer is entered at least, where a copy must gain much: what is known better with time is no reason to
+ * move.
+ */
 const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
 /** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
 const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;
@@ -75,7 +78,7 @@ export function planIncremental(input: PlanInput): PlanOutput {
 function hedged(problem: Problem): Problem {
   const { input, L, E, G } = problem;
   const part = Math.min(hedgeMax, hedgePerUnrest * (input.unrest ?? 0));
-  // Where layers share memory, slots already go where variance is: measured, hedging twice costs balance.
+  // Slots already go where variance is when layers share memory: measured, hedging twice costs balance.
   if (part <= 0 || E * G <= smallCellsMax || input.split !== "weighted" || !Number.isFinite(problem.slotCap)) return problem;
   const load = input.load.map((rows) => (1 - part) * rows);
   for (let l = 0; l < L; l++) {

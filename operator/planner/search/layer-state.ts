@@ -19,7 +19,7 @@ export interface HostChange {
 export class LayerState {
   readonly layer: number;
   readonly demand: Float64Array;
-  /** By expert; a row is replaced, never changed. */
+  /** Hosts by expert; a row is replaced, never changed. */
   readonly hosts: number[][];
   /** Hosts of each expert. */
   readonly copies: Int32Array;

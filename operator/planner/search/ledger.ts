@@ -17,7 +17,7 @@ export interface Change {
   readonly outgoing: Float64Array;
 }
 
-/** What a layer's step from `from` to `to` (rank indexes per expert) moves, drops and brings to each rank. */
+/** The change that a layer's step from `from` to `to` (rank indexes per expert) is: what it moves, drops and brings to each rank. */
 export function changeOf(
   problem: Problem,
   layer: number,
@@ -53,7 +53,7 @@ export function changeOf(
 
 const slack = 1e-6;
 
-/** What the layers changed so far have taken of a plan's budget. */
+/** The part of a plan's budget that the layers changed so far have taken. */
 export class Spent {
   private moves = 0;
   private bytes = 0;

@@ -16,7 +16,7 @@ export interface Way {
   readonly to: Rows;
   /** Gain per copy that a group must have. */
   readonly leastRate: number;
-  /** What it gains when `experts` get the hosts of `rows` instead of those of `now`. */
+  /** The gain when `experts` get the hosts of `rows` instead of those of `now`. */
   readonly gain: (experts: readonly number[], rows: Rows, now: Rows) => number;
   /** Told after every step. */
   readonly take: (rows: number[][]) => void;
@@ -49,7 +49,7 @@ export function applyInPart(problem: Problem, ledger: Ledger, way: Way): boolean
 
 interface Group {
   readonly rows: number[][];
-  /** From the layer as it was at first. */
+  /** The change from the layer as it was at first. */
   readonly change: Change;
   readonly rate: number;
 }

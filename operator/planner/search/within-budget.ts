@@ -13,11 +13,11 @@ export interface Limited {
   readonly layers: number;
 }
 
-/** What a change is worth, for policies whose aim is not balance. Both in the same unit, whatever it is. */
+/** The worth of a change, for policies whose aim is not balance. Both in the same unit, whatever it is. */
 export interface Aim {
-  /** Of the whole layer, when its neighbours follow their targets too. */
+  /** The worth of the whole layer's target, when its neighbours follow their targets too. */
   readonly layer: (layer: number) => number;
-  /** Of some experts of a layer with `rows` as their hosts, in the placement as it is then. */
+  /** The worth of some experts of a layer with `rows` as their hosts, in the placement as it is then. */
   readonly experts: (layer: number, experts: readonly number[], rows: readonly (readonly number[])[], hosts: Hosts) => number;
 }
 
@@ -57,7 +57,7 @@ export function withinBudget(problem: Problem, target: Hosts, aim?: Aim): Limite
   const walk: Walk = { problem, target, aim, ledger: new Ledger(problem, current), hosts: current.slice(), leastRate };
   const all = candidates(problem, current, target, aim);
   const left = all.filter((candidate) => !whole(walk, candidate));
-  // What is done in part is done where it shows most.
+  // Partial changes go first where they show most.
   if (!aim) left.sort((a, b) => b.before - a.before || a.change.layer - b.change.layer);
   const parts = left.filter((candidate) => part(walk, candidate)).length;
   return { hosts: walk.hosts, layers: all.length - left.length + parts };
@@ -79,7 +79,7 @@ function part({ problem, target, aim, ledger, hosts, leastRate }: Walk, { change
     from: hosts[layer] as number[][],
     to: target[layer] as number[][],
     leastRate,
-    // Of several equally hot ranks each one counts: the plain maximum would see no gain before the last is relieved.
+    // Each of several equally hot ranks counts: the plain maximum would see no gain before the last is relieved.
     gain: (experts, rows, now) =>
       aim ? aim.experts(layer, experts, rows, hosts) : smoothWorst(problem, layer, now) - smoothWorst(problem, layer, rows),
     take: (rows) => {

@@ -109,7 +109,7 @@ function f32Of(source: GraphSource, name: string): Extract<Matrix, { codec: "f32
   return weight;
 }
 
-/** What the dense part's matrices become under `denseBits`. */
+/** The form that the dense part's matrices get under `denseBits`. */
 function densePolicy(source: GraphSource, matrix: Matrix, out: string): Matrix {
   const fits = matrix.codec === "f32" && dims(matrix).k % blockSize === 0;
   return source.denseBits === 8 && fits && !source.routerLogits.has(out) ? quantizeInt8(matrix) : matrix;

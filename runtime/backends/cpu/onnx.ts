@@ -38,7 +38,7 @@ export interface Graph {
 
 export interface OnnxModel {
   readonly model: Uint8Array;
-  /** What `model` calls `externalName`; undefined when every initializer is small. */
+  /** The bytes that `model` calls `externalName`; undefined when every initializer is small. */
   readonly external: Uint8Array | undefined;
 }
 

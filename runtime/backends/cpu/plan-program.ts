@@ -46,7 +46,7 @@ function source(segment: Segment, weights: Weights, options: PlanOptions, ops: r
   return { ops, inputs: [], outputs: [], widths: widthsOf(segment), weights, denseBits: options.denseBits, routerLogits };
 }
 
-/** Whether a segment is [matMul, matMul, siluMul, matMul] that can be cut along the FFN width. */
+/** The widths of a segment [matMul, matMul, siluMul, matMul] that can be cut along the FFN width; undefined for any other. */
 export function ffnShape(segment: Segment): { readonly hidden: number; readonly ffn: number } | undefined {
   const [a, b, act, down] = segment.ops;
   if (segment.ops.length !== 4 || a?.op !== "matMul" || b?.op !== "matMul" || act?.op !== "siluMul" || down?.op !== "matMul")

@@ -59,7 +59,7 @@ export class Pool {
     this.#shareArena();
   }
 
-  /** Why nothing can be computed any more. */
+  /** The reason why nothing can be computed any more. */
   get fault(): AppError | undefined {
     return this.#fault;
   }

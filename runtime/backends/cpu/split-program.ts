@@ -7,7 +7,7 @@ import type { BuiltGraph } from "./graph.ts";
 import type { SplitProgram } from "./plan-program.ts";
 import type { Job, PartHandle, Pool } from "./pool.ts";
 
-/** What running needs of a program. Not its builders: they hold the weights, which the sessions have copied. */
+/** The part of a program that running needs. Not its builders: they hold the weights, which the sessions have copied. */
 type SplitLayout = Omit<SplitProgram, "parts"> & { readonly parts: number };
 
 export interface SplitCompiled {

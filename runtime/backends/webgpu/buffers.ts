@@ -48,7 +48,7 @@ export class BufferPool {
     else this.#free.set(key, [buffer]);
   }
 
-  /** For a buffer whose state is unknown after an error. */
+  /** Destroys a buffer whose state is unknown after an error. */
   discard(buffer: GPUBuffer): void {
     this.#all.delete(buffer);
     buffer.destroy();

@@ -35,7 +35,7 @@ interface Prepared {
   readonly pipeline: GPUComputePipeline;
 }
 
-/** What one run binds; everything taken is given back after the submission. */
+/** The bindings of one run; everything taken is given back after the submission. */
 interface Run {
   readonly rows: number;
   readonly params: GPUBuffer;
@@ -51,7 +51,7 @@ interface Part {
   readonly bytes: number;
 }
 
-/** Where each output lies in the readback buffer. */
+/** The place of each output in the readback buffer. */
 function partsOf(segment: Segment, widths: ReadonlyMap<string, number>, rows: number): { parts: Part[]; bytes: number } {
   const parts: Part[] = [];
   let offset = 0;

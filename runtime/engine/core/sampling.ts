@@ -69,7 +69,7 @@ class Ranked {
   readonly #ids: Uint32Array;
   #heap: number;
 
-  /** Of the ids heavier than `floor`, and `best`. */
+  /** Makes a heap of the ids heavier than `floor`, and of `best`. */
   constructor(weights: Float64Array, floor: number, best: number) {
     this.#weights = weights;
     this.#ids = new Uint32Array(weights.length);

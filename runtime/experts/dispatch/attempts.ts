@@ -3,14 +3,14 @@
 // the time.
 import { hash32, successor } from "../../placement/dispatch.ts";
 
-/** What a busy host asks for is kept to, but no longer than this. */
+/** The longest pause that a busy host may ask for. */
 const busyWaitMaxMs = 1_000;
 /** A host that names no time, or a stream that takes no more frames. */
 const busyWaitMs = 50;
 /** After so many answers of that kind a frame goes elsewhere. */
 const busyAnswersMax = 3;
 
-/** When to ask a busy host again: not before it wants, and not all senders at once. `random` in 0..1. */
+/** The pause before a busy host is asked again: not before it wants, and not all senders at once. `random` in 0..1. */
 export function busyPauseMs(retryAfterMs: number, random: number): number {
   return Math.min(retryAfterMs > 0 ? retryAfterMs : busyWaitMs, busyWaitMaxMs) * (1 + random / 2);
 }
@@ -49,7 +49,7 @@ export class Attempts {
     for (const onDemand of [false, true]) this.fail({ rank, onDemand }, experts);
   }
 
-  /** When the rank may be asked again; 0 = any time. */
+  /** The time at which the rank may be asked again; 0 = any time. */
   busyUntil(rank: number): number {
     return this.#busy.get(rank)?.untilMs ?? 0;
   }

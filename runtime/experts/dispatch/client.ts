@@ -11,7 +11,7 @@ import { expertWaitMs } from "./serve-frame.ts";
 const probeEveryMs = 500;
 
 export interface DispatchClientOptions extends FrameRunOptions {
-  /** That a frame may take; unset = what a request waits for an expert. */
+  /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
   readonly waitMs?: number;
 }
 

@@ -19,7 +19,7 @@ import type { FrameRunner } from "./serve-frame.ts";
 
 const retryFirstMs = 20;
 const retryMaxMs = 500;
-/** Why an expert could not be loaded for a frame, where another rank may fare better. */
+/** Codes of failed loads where another rank may fare better. */
 const loadFailed: ReadonlySet<string> = new Set(["CorruptShard", "Unavailable"]);
 /** Rounds after which what failed is tried again. */
 const roundsRemembered = 4;
@@ -42,7 +42,7 @@ export interface FrameRunOptions {
   readonly tracing: Tracing;
 }
 
-/** What the frames of a rank share. */
+/** The surroundings that the frames of a rank share. */
 export interface Outbound {
   closed(): boolean;
   /** Something changed that a waiting frame may profit from. */
@@ -92,7 +92,7 @@ export class FrameRun {
     return this.#out;
   }
 
-  /** Where the engine's table sends it, but for hosts that are seen to be no use. */
+  /** The first routing: by the engine's table, but for hosts that are seen to be no use. */
   #first(): Part[] {
     const { peers } = this.#options;
     const { rank, pairExperts } = this.#frame;
@@ -228,7 +228,7 @@ export class FrameRun {
     return pairs.map((pair) => this.#frame.pairExperts[pair] ?? 0);
   }
 
-  /** Frames carry the newest epoch this rank knows: a table may have changed between two attempts. */
+  /** Frames name the newest epoch this rank knows: a table may have changed between two attempts. */
   #epoch(): number {
     return Math.max(this.#frame.epoch, this.#options.placement(this.#frame.layer)[0]?.epoch ?? 0);
   }

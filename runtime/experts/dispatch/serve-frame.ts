@@ -8,7 +8,7 @@ import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts"
 import { type Pairs, scatterRows } from "../../placement/frames/pairs.ts";
 import type { GiveWay, Materializer } from "../memory/materializer.ts";
 
-/** How long a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
+/** The time that a request waits for an expert that no rank holds, before it fails with `ExpertUnavailable`. */
 export const expertWaitMs = 30_000;
 
 export interface FrameRunnerOptions {
@@ -38,8 +38,10 @@ export class FrameRunner {
     return rows;
   }
 
-  /** As run, but loads what is missing, expert by expert, so that one staging slot is enough for any frame. `NotHosted` then means
-   *  that there is no room for an expert here. */
+  /**
+   * Runs a frame as `run` does, but loads what is missing, expert by expert, so that one staging slot is enough for any frame.
+   * `NotHosted` then means that there is no room for an expert here.
+   */
   async runOnDemand(layer: number, phase: Phase, work: Pairs, signal = AbortSignal.timeout(expertWaitMs)): Promise<Float32Array> {
     try {
       return await this.run(layer, phase, work);
@@ -71,7 +73,7 @@ export class FrameRunner {
     const ways = giveWay(layer, expert);
     try {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
-        // What the plan wants here stays until the plan lets it go: sources may route by it until they have drained.
+        // Experts that the plan wants here stay until the plan lets them go: sources may route by it until they have drained.
         if (wanted(layer, expert)) materializer.residents.admit(layer, expert, "planned");
         return this.run(layer, phase, work);
       });

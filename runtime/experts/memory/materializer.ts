@@ -21,7 +21,7 @@ export interface LoadRequest {
   readonly kind: Kind;
   /** Ranks that may hold it, best first. */
   readonly sources: readonly number[];
-  /** That all limited loads of this rank may take together; 0 = unlimited. */
+  /** Bytes per second that all limited loads of this rank may take together; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
   /** Told when bytes have come for it. */
@@ -30,7 +30,7 @@ export interface LoadRequest {
   readonly wanted?: () => boolean;
   /** Told, again and again, while everything in memory is planned or in use. */
   readonly onFull?: () => void;
-  /** Of a staged expert: planned ones that may give it their place. */
+  /** Planned experts that may give their place to this one; for staged experts. */
   readonly giveWay?: GiveWay;
 }
 

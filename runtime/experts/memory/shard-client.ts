@@ -19,7 +19,7 @@ export interface FetchOptions {
   readonly sources: readonly number[];
   /** The limit, of which this rank and the sender each keep to their share; 0 = unlimited. */
   readonly bytesPerSecond: number;
-  /** What this rank takes of one sender at this time, in bytes per second. How units share it is transfer-pace.ts's business. */
+  /** Bytes per second that this rank takes of one sender at this time. How units share it is transfer-pace.ts's business. */
   readonly rate: number;
   readonly signal: AbortSignal;
 }

@@ -41,11 +41,11 @@ export class TransferPace {
   #quiet: number[] = [];
   #quietNext = 0;
   #moving: number[] = [];
-  /** Of the looks in a row at the least share that found latency risen all the same. */
+  /** Gaps of the looks in a row at the least share that found latency risen all the same. */
   #atLeast: number[] = [];
   #atLeastLooks = 0;
   readonly #limits = new Map<symbol, number>();
-  /** While something moves, or did a moment ago. */
+  /** Set while something moves, or did a moment ago; ends the looks. */
   #stopLooking: (() => void) | undefined;
   #endedAt = 0;
   #share = 1;
@@ -63,7 +63,7 @@ export class TransferPace {
     return this.rate(Math.max(0, ...this.#limits.values()));
   }
 
-  /** What is left of a limit at this moment; 0 = unlimited. */
+  /** The part of a limit that is left at this moment; 0 = unlimited. */
   rate(limit: number): number {
     return limit * this.#share;
   }
@@ -99,7 +99,7 @@ export class TransferPace {
     };
   }
 
-  /** Until what was taken before has been paid off at the rate in force. */
+  /** Waits until what was taken before has been paid off at the rate in force. */
   async #wait({ bytes, limit, signal }: Turn): Promise<void> {
     for (;;) {
       const rate = this.rate(limit) / 1000;
@@ -133,7 +133,7 @@ export class TransferPace {
     if (decision.share !== before) this.#onChange(decision, before);
   }
 
-  /** What lasts while almost nothing is transferred is the new traffic's own: later looks compare with it. */
+  /** A rise that lasts while almost nothing is transferred is the new traffic's own: later looks compare with it. */
   #stillRisen(): void {
     this.#atLeast.push(...this.#moving);
     if (++this.#atLeastLooks < leastLooksMax) return;

@@ -2,7 +2,7 @@
 // Pure; the wire's messages meet it in experts/dispatch.
 import { type Pairs, selectPairs } from "./pairs.ts";
 
-/** As selectPairs, but all of the pairs (indices are ascending and distinct) are the frame itself. */
+/** A part of a frame as selectPairs makes it, but with all of the pairs (indices are ascending and distinct) it is the frame itself. */
 export function partOf(frame: Pairs, hidden: number, pairs: readonly number[]): Pairs {
   return pairs.length === frame.pairExperts.length ? frame : selectPairs(frame, hidden, pairs);
 }
@@ -23,7 +23,7 @@ export interface FrameShape {
   readonly pairExperts: readonly number[];
 }
 
-/** Why a frame is malformed, naming the field; undefined when it is sound. */
+/** The reason why a frame is malformed, naming the field; undefined when it is sound. */
 export function frameFault(frame: FrameShape, model: { layers: number; experts: number; hidden: number }): string | undefined {
   if (frame.layer >= model.layers) return `layer: ${frame.layer} of ${model.layers}`;
   if (frame.hidden !== model.hidden) return `hidden: ${frame.hidden}, the model has ${model.hidden}`;

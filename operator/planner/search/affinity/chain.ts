@@ -24,7 +24,7 @@ const sweepsMax = 12;
  */
 const workMax = 8e9;
 
-/** How widely is searched beyond the first start. */
+/** The width of the search beyond the first start. */
 interface Effort {
   /** Starts from random first layers. */
   readonly starts: number;
@@ -62,7 +62,7 @@ export function seats(items: number, ranks: number): number[] {
 export function placeChain(chain: Chain, start: Places | undefined, random: Random): Places {
   const usable = start && fits(start, chain) ? start : undefined;
   const plain = seats(chain.items, chain.ranks);
-  // Where items do not divide evenly, each layer keeps the ranks that have one more: else a start would be thrown away.
+  // Each layer keeps the ranks that have one item more, where items do not divide evenly: else a start would be thrown away.
   const seat = Array.from({ length: chain.layers }, (_, l) => usable?.[l]?.toSorted((a, b) => a - b) ?? plain);
   const best = optimum(chain, seat) ?? searched(chain, usable, seat, random);
   if (!usable || crossing(chain, best) >= crossing(chain, usable) - 1e-9) return usable ?? best;
@@ -184,7 +184,7 @@ function settle(
   return places;
 }
 
-/** Those layers and their neighbours. */
+/** The given layers and their neighbours. */
 function around(chain: Chain, layers: ReadonlySet<number>): number[] {
   return [...layers].flatMap((l) => [l - 1, l, l + 1]).filter((l) => l >= 0 && l < chain.layers);
 }
@@ -233,7 +233,7 @@ function kicked(chain: Chain, best: Places, random: Random): { places: Places; s
 /** Layers that one kick changes at most. */
 const lengthMax = 64;
 
-/** Of the items that a layer has on a rank, the one that gets most of an item's flow; -1 if it has none. */
+/** The item that gets most of an item's flow among those that a layer has on a rank; -1 if it has none. */
 function follower(chain: Chain, layer: number, item: number, row: readonly number[], rank: number): number {
   let best = -1;
   for (let j = 0; j < chain.items; j++) {

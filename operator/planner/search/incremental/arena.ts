@@ -12,7 +12,7 @@ export interface Copy {
 
 const slack = 1e-6;
 
-/** Books of one search over all layers; bytes are resident where memory counts, stored where transfers do. */
+/** The account of one search over all layers; bytes are resident where memory counts, stored where transfers do. */
 export class Arena {
   readonly problem: Problem;
   readonly used: Float64Array;
@@ -73,7 +73,7 @@ export class Arena {
     );
   }
 
-  /** Would the books allow `moves` more copies of this layer's largest kind? A cheap check before a costly search. */
+  /** True when the budget allows no more copies at all. A cheap check before a costly search. */
   exhausted(): boolean {
     return this.moves >= this.problem.input.budget.maxMoves || this.bytes >= this.problem.input.budget.maxBytes;
   }

@@ -25,11 +25,11 @@ export function chains(view: View): void {
 interface Chain {
   readonly d: number;
   readonly third: number;
-  /** That d's other hosts reach at least. */
+  /** The level that d's other hosts reach at least. */
   readonly spill: number;
   readonly f: number;
   readonly rank: number;
-  /** Of f on the rank. */
+  /** Rows of f on the rank. */
   readonly rows: number;
 }
 

@@ -138,7 +138,7 @@ function highest(best: readonly (Step | undefined)[]): number {
   return top;
 }
 
-/** Books may have changed since the step was priced: other layers took bytes, budget or the copy that was to make room. */
+/** The accounts may have changed since the step was priced: other layers took bytes, budget or the copy that was to make room. */
 function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, losses: LossTable): boolean {
   const state = states[step.layer] as LayerState;
   const { evict } = step;

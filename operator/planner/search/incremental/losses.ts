@@ -10,7 +10,7 @@ export class LossTable {
   private readonly states: readonly LayerState[];
   private readonly arena: Arena;
   private readonly stale = new Set<number>();
-  /** Of each rank, over all layers, cheapest first. */
+  /** Copies that each rank may give up, over all layers, cheapest first. */
   private readonly byRank: Eviction[][];
 
   constructor(states: readonly LayerState[], arena: Arena) {

@@ -182,7 +182,10 @@ function swaps(view: View): void {
   }
 }
 
-/** Of the experts on a cold rank those that have fewer rows than this one, but not so few that its place is too hot afterwards. */
+/**
+ * Offers swaps with those experts on a cold rank that have fewer rows than this one, but not so few that its place is too hot
+ * afterwards.
+ */
 function swapsWith(view: View, e: number, rank: number, mine: number): void {
   const { state, hot } = view;
   const on = state.on[rank] as number[];

@@ -15,7 +15,7 @@ interface Exchange {
   readonly expert: number;
   readonly rank: number;
   readonly from: number;
-  /** How disproportionate it is: > 1. */
+  /** The factor by which it is disproportionate: > 1. */
   readonly excess: number;
 }
 
@@ -76,7 +76,7 @@ function topReceivers(state: LayerState, ranks: number, perCopy: (e: number) => 
   return top;
 }
 
-/** Experts with a copy to give, those that would carry least per copy afterwards first. */
+/** Experts with a copy to give, those first whose copies would have the least load each afterwards. */
 function donorsOf(state: LayerState, arena: Arena): { expert: number; after: number }[] {
   const donors: { expert: number; after: number }[] = [];
   for (let e = 0; e < state.hosts.length; e++) {

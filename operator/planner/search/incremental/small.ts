@@ -59,7 +59,7 @@ function worstOf(problem: Problem, layer: number, hosts: readonly (readonly numb
   return imbalance(load, problem.speed);
 }
 
-/** What this layer could reach with the slots it holds and those that free bytes would add. */
+/** The bound that this layer could reach with the slots it holds and those that free bytes would add. */
 function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used: Float64Array): number {
   const held = hosts.reduce((n, row) => n + row.length, 0);
   const unit = sum(problem.input.shape.residentBytes) / Math.max(1, problem.L * problem.E);
@@ -93,7 +93,7 @@ interface SmallOptions {
   readonly start: Hosts[number];
   readonly used: Float64Array;
   readonly free0: Float64Array;
-  /** What other layers have spent of the budget. */
+  /** The part of the budget that other layers have spent. */
   readonly others: Spent;
   readonly target: number;
   readonly theta: number;
@@ -218,7 +218,7 @@ class SmallSearch {
     return left.map((bytes, g) => (problem.capacity[g] as number) - bytes);
   }
 
-  /** Whether every rank that gets more has room for it. Without this most of a full memory's neighbours are priced in vain. */
+  /** True when every rank that gets more has room for it. Without this most of a full memory's neighbours are priced in vain. */
   private takes(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
     const { problem, layer } = this.o;
     this.taken.fill(0);

@@ -53,7 +53,7 @@ export interface View {
   readonly hot: number;
   readonly cold: readonly number[];
   readonly experts: readonly number[];
-  /** Of each of `experts`: its hosts together. */
+  /** The hosts together of each of `experts`. */
   readonly basins: readonly Basin[];
   readonly redundant: readonly Redundant[];
   readonly uniformCost: boolean;
@@ -71,7 +71,7 @@ export function beats(view: View, total: number, loss: number, cost: number, wei
   return phi > 0 && total < raise(phi);
 }
 
-/** What the worst rank must stay below for a step of so many copies, or more, to beat the best one so far. */
+/** The level that the worst rank must stay below for a step of so many copies, or more, to beat the best one so far. */
 export function ceilingOf(view: View, copies: number): number {
   return view.before - least - (view.uniformCost ? view.value * copies : 0);
 }

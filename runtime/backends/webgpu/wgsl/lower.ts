@@ -4,7 +4,7 @@ import type { Op } from "../../../kernels/segment.ts";
 import type { WeightData } from "../../../kernels/weights.ts";
 import { workgroupSize } from "./shader.ts";
 
-/** What a kernel's storage binding is bound to. */
+/** The thing that a kernel's storage binding is bound to. */
 export type Binding =
   | { readonly kind: "value"; readonly name: string }
   | { readonly kind: "weight"; readonly id: string }
