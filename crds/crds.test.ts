@@ -23,7 +23,7 @@ function schemaOf(kind: string): { [key: string]: JsonObject } {
   return (customResourceDefinition(found) as any).spec.versions[0].schema.openAPIV3Schema.properties;
 }
 
-/** What the API server does with defaults: fill them outside in, wherever the parent exists. */
+/** Fills defaults as the API server does: outside in, wherever the parent exists. */
 function applyDefaults(schema: any, value: any): any {
   const filled = value === undefined && schema.default !== undefined ? structuredClone(schema.default) : value;
   if (filled === null || typeof filled !== "object") return filled;

@@ -1,7 +1,7 @@
 // The permissions of the operator in the cluster, and where they hold: the single source of the chart's roles (npm run gen) and of
 // their test. Pure.
 
-/** watched: where deployments live, every namespace unless some are named; cluster: objects without a namespace; release: the
+/** `watched` is where deployments live, every namespace unless some are named; cluster: objects without a namespace; release: the
  *  operator's own namespace. */
 export type Scope = "watched" | "cluster" | "release";
 

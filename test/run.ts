@@ -92,7 +92,7 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   });
 }
 
-/** Those that bring up a control plane come one after another, since they share what the machine has one of; the others beside them. */
+/** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
 async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
   const files = testFiles("integration", filters);
   const planes = files.filter((file) => /\/test\/(cluster|integration)\//.test(file));

@@ -44,7 +44,7 @@ const changes: Record<string, unknown> = {
 
 /** One change of the spec and what the rebalance plane then does in a simulated cluster, beside what it does without. */
 interface Row {
-  /** What both have in common. */
+  /** The fields that both have in common. */
   readonly base?: object;
   readonly change: object;
   readonly outcome: (sim: SimCluster) => Promise<unknown>;
@@ -57,7 +57,7 @@ const rebalancing = (fields: object) => ({ rebalancing: { ...quick, ...fields } 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 const storyMs = 60_000;
 
-/** What the loop decided in a minute of skewed load: experts have moved, or the last reason why not. */
+/** The decision of the loop in a minute of skewed load: experts have moved, or the last reason why not. */
 async function verdict(sim: SimCluster): Promise<string> {
   await sim.clock.run(storyMs);
   const held = sim.events.filter(({ reason }) => reason === "RebalanceHeld").map(({ message }) => message.split(":")[0] ?? "");
@@ -65,7 +65,7 @@ async function verdict(sim: SimCluster): Promise<string> {
   return (sim.plan()?.epoch ?? 0) > 1 ? "moved" : (held.findLast((reason) => reason !== "Interval") ?? "nothing said");
 }
 
-/** Whether plans of one minute moved one expert each, or some of them more. */
+/** Tells if plans of one minute moved one expert each, or some of them more. */
 async function movesPerPlan(sim: SimCluster): Promise<"one" | "more" | "none"> {
   const moves = new Set<number>();
   await sim.clock.run(storyMs, () => {
@@ -75,7 +75,7 @@ async function movesPerPlan(sim: SimCluster): Promise<"one" | "more" | "none"> {
   return Math.max(...moves) > 1 ? "more" : moves.has(1) ? "one" : "none";
 }
 
-/** Whether a plan of the first minute brought one rank more than one expert. */
+/** Tells if a plan of the first minute brought one rank more than one expert. */
 async function arrivals(sim: SimCluster): Promise<"one" | "more"> {
   let before = sim.plan();
   let most = 0;
@@ -91,7 +91,7 @@ async function arrivals(sim: SimCluster): Promise<"one" | "more"> {
   return most > 1 ? "more" : "one";
 }
 
-/** Whether the first plan for balance took seconds, in a world where an expert is 100 bytes. */
+/** Tells if the first plan for balance took seconds, in a world where an expert is 100 bytes. */
 async function pace(sim: SimCluster): Promise<"at once" | "slowly"> {
   const duration = () => sim.loop?.view()?.placement?.lastRebalance?.durationMs;
   assert.ok(await sim.clock.run(10 * storyMs, () => duration() !== undefined));
@@ -104,7 +104,7 @@ async function plansInAMinute(sim: SimCluster): Promise<"few" | "many"> {
   return sim.epochsWritten.length - 1 > storyMs / 30_000 ? "many" : "few";
 }
 
-/** Whether a leaving rank whose request never ends is let go within half a minute. */
+/** Tells if a leaving rank whose request never ends is let go within half a minute. */
 async function drained(sim: SimCluster): Promise<string | undefined> {
   const worker = sim.worker(2);
   worker.activeRequests = 1;
@@ -196,7 +196,7 @@ function put(path: string, value: unknown): any {
   return { [head]: rest.length === 0 ? value : put(rest.join("."), value) };
 }
 
-/** What a deployment leads to: objects, the worker pod, the target, the status. */
+/** The effects of a deployment: objects, the worker pod, the target, the status. */
 function effects(spec: any): string {
   const base = { model: { uri: "pvc://models/moe" }, replicas: 3 };
   const merged = { ...base, ...spec, model: { ...base.model, ...spec.model } };

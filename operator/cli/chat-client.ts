@@ -19,7 +19,7 @@ export interface ChatOptions {
   /** Base URL, with or without /v1. */
   readonly url: string;
   readonly apiKey?: string | undefined;
-  /** Told once, when the connection is refused and will be tried again. */
+  /** Called once, when the connection is refused and will be tried again. */
   readonly onRefused?: ((message: string) => void) | undefined;
 }
 

@@ -11,7 +11,7 @@ const expressions: readonly Asked[] = [
   ...alerts.map(({ alert, expr }) => ({ where: alert, expr })),
 ];
 
-/** What is wrong with the metrics, labels and label values of an expression. */
+/** The faults in the metrics, labels and label values of an expression. */
 function unknown(expr: string): string[] {
   return usesOf(expr).flatMap(({ sample, labels, selected }) => {
     const name = metricOfSample(sample);

@@ -21,7 +21,7 @@ export class Applier {
   /** The last write of each object, by owner's uid, then by object. */
   readonly #last = new Map<string, Map<string, { hash: string; version: string }>>();
 
-  /** live: what the informers have; they follow objects with our labels only. */
+  /** `live` gives what the informers have; they follow objects with our labels only. */
   constructor(kube: Kube, live: (resource: Resource, ref: Ref) => KubeObject | undefined) {
     this.#kube = kube;
     this.#live = live;

@@ -114,7 +114,7 @@ export class Identities {
     const now = this.#now();
     const known = this.#checked.get(key);
     if (known && known.owner === owner.uid && known.ca === ca.cert && known.until > now.getTime()) return;
-    // Before the look: a change during it means another one.
+    // Noted before the look: a change during it means another one.
     this.#checked.set(key, { owner: owner.uid, ca: ca.cert, until: now.getTime() + recheckMs });
     try {
       const live = this.#informers.get("secrets", ref) ?? (await this.#kube.get(resources.secrets, ref));

@@ -98,7 +98,7 @@ export class PodOverlay {
   readonly #covers: (object: KubeObject) => boolean;
   readonly #now: () => number;
 
-  /** covers: whether the cache has heard of a write, and so of all that came before it. */
+  /** `covers` says whether the cache has heard of a write, and so of all that came before it. */
   constructor(covers: (object: KubeObject) => boolean, now: () => number) {
     this.#covers = covers;
     this.#now = now;

@@ -41,7 +41,7 @@ const podSchema = z.object({
 type PodStatus = z.infer<typeof podSchema>["status"];
 
 export interface NodeHealth {
-  /** unknown: not in the cache. */
+  /** State of a node; unknown when it is not in the cache. */
   readonly state: (node: string) => "answers" | "silent" | "unknown";
   readonly zone: (node: string) => string | undefined;
 }
@@ -64,7 +64,7 @@ export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
   return { state: (node) => states.get(node) ?? "unknown", zone: (node) => zones.get(node) };
 }
 
-/** undefined for a pod without a readable rank: not one of ours. */
+/** The facts of a pod; undefined for one without a readable rank: not one of ours. */
 export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): ObservedPod | undefined {
   const rank = Number(pod.metadata.labels?.[labels.rank] ?? "x");
   const parsed = podSchema.safeParse(pod);
@@ -135,7 +135,7 @@ export function gatewayPods(pods: readonly KubeObject[]): GatewayPod[] {
   });
 }
 
-/** undefined for a pod that has ended or is to end. */
+/** The status of a pod; undefined for one that has ended or is to end. */
 function livingStatus(pod: KubeObject): PodStatus | undefined {
   const parsed = podSchema.safeParse(pod);
   if (!parsed.success || pod.metadata.deletionTimestamp !== undefined) return undefined;

@@ -10,7 +10,7 @@ export type * from "./core/world.ts";
 export interface Rebalance {
   /** Says what the world is now. Idempotent; returns at once; the work goes on in the background. */
   update(world: World): void;
-  /** undefined: nothing known of it yet. */
+  /** The view of a deployment; undefined when nothing is known of it yet. */
   view(uid: string): RebalanceView | undefined;
   /** The deployment is gone (or this process no longer leads): close its sessions. */
   forget(uid: string): void;

@@ -18,7 +18,7 @@ export interface InformerDeps {
   readonly kube: Pick<Kube, "list" | "watch">;
   readonly clock?: Clock;
   readonly random?: () => number;
-  /** Told about every failed list or watch. */
+  /** Called with every failed list or watch. */
   readonly onError?: (error: unknown) => void;
 }
 

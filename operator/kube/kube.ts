@@ -106,7 +106,7 @@ export interface DeleteOptions {
  * Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
  */
 export interface Kube {
-  /** undefined when it is not there. */
+  /** The object; undefined when it is not there. */
   get(resource: Resource, ref: Ref): Promise<KubeObject | undefined>;
   /** Everything, in pages of 500. */
   list(resource: Resource, options?: ListOptions): Promise<ObjectList>;
@@ -125,7 +125,7 @@ export interface Kube {
   updateStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
   /** JSON merge patch; put metadata.uid or metadata.resourceVersion in it to make it conditional. */
   patch(resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject>;
-  /** false when it is not there (any more) or has another uid. Dependents go in the background. */
+  /** Returns false when it is not there (any more) or has another uid. Dependents go in the background. */
   delete(resource: Resource, ref: Ref, options?: DeleteOptions): Promise<boolean>;
 }
 

@@ -74,7 +74,7 @@ export class WorkQueue {
     this.#delayed.set(key, { at, cancel });
   }
 
-  /** After a failure: base * 2^n, at most max. */
+  /** Adds a key again after a failure, with a pause of base * 2^n, at most max. */
   addBackedOff(key: string): number {
     const failures = Math.min(this.#failures.get(key) ?? 0, failuresMax);
     this.#failures.set(key, failures + 1);

@@ -168,7 +168,7 @@ class FloorKeeper {
     );
     open.sort((a, b) => b.rows - a.rows || a.l - b.l || a.e - b.e);
     let added = 0;
-    // Again as long as one was added: what made way for it may have left room for one before it.
+    // The round goes on as long as one was added: what made way for it may have left room for one before it.
     for (let before = -1; open.length > 0 && added > before; ) {
       before = added;
       open = open.filter(({ l, e, row }) => {

@@ -1,4 +1,4 @@
-// Do the experts fit the ranks' memory, and if not, what must change. Pure; run before any plan and at scale-down.
+// The check that experts fit the ranks' memory, and what must change if they do not. Pure; run before any plan and at scale-down.
 import { formatBytes } from "../../crds/quantity.ts";
 import { sum } from "../../runtime/placement/imbalance.ts";
 import type { ModelShape, RankSpec } from "./policy.ts";

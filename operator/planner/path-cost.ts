@@ -3,7 +3,7 @@
 import { cheapestPath, pathFactor } from "../../runtime/placement/cost.ts";
 import type { PlanInput, RankSpec } from "./policy.ts";
 
-/** Never free: a copy on the same node still has to be loaded and verified. */
+/** The least cost, which is not zero: a copy on the same node still has to be loaded and verified. */
 const least = 0.25;
 
 /** Cost factor of a copy, >= 0.25, where one within a zone costs 1; undefined when every rank has a node of one zone to itself. */

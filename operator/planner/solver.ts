@@ -19,7 +19,7 @@ export interface SolveOptions {
   readonly gap: number;
 }
 
-/** Within the gap of the optimum. */
+/** A solution within the gap of the optimum. */
 export interface Solution {
   readonly objective: number;
   value(name: string): number;

@@ -51,7 +51,7 @@ interface Tampering {
   readonly rules: readonly Rule[];
 }
 
-/** What a row of the second layer becomes. */
+/** The row that takes the place of one in the second layer. */
 const row =
   (expert: number, hosts: number[], shares: number[]): Tampering["spoil"] =>
   (plan) => {

@@ -2,7 +2,7 @@
 // workers order what they accepted, failover.ts waits for one that accepts. Pure but for its own state.
 import type { Metrics } from "../observe/metrics.ts";
 
-/** Kept short: the queue drains by the second, and clients add their own jitter. */
+/** The Retry-After of a 429, kept short: the queue drains by the second, and clients add their own jitter. */
 export const retryAfterSeconds = 2;
 
 export interface Admitted {
@@ -28,7 +28,7 @@ export class Admission {
     return this.#inside;
   }
 
-  /** Undefined: full. */
+  /** Takes a request in; undefined when the gateway is full. */
   enter(): Admitted | undefined {
     if (this.#inside >= this.#max) return undefined;
     this.#inside++;

@@ -55,7 +55,7 @@ export function prepare(
     const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
     return { problem: invalid(message, param, "context_length_exceeded") };
   };
-  // Before tokenising, which holds up all other requests while it runs.
+  // The length is checked before tokenising, which holds up all other requests while it runs.
   const characters = charactersOf(job.prompt);
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(`${characters} characters of ${param}`);
   let prompt: readonly number[];

@@ -12,7 +12,7 @@ import { createTracing } from "../observe/trace.ts";
 const { startAll, onEnd } = useGateways();
 
 const cut = new AppError("the process is gone", { code: "Unavailable" });
-/** How the first worker breaks after 6 tokens, and what the metric calls it. */
+/** Ways in which the first worker breaks after 6 tokens, and what the metric calls them. */
 const breakages = new Map<string, { reason: string; script: Script }>([
   [
     "errs",

@@ -53,7 +53,7 @@ export class ChunkWriter {
     return this.#chunk([{ index: 0, delta: piece.text === "" ? {} : { content: piece.text }, logprobs, finish_reason }]);
   }
 
-  /** After the last piece, when the client asked for it. */
+  /** The chunk after the last piece, when the client asked for it. */
   usage(usage: Usage): object | undefined {
     return this.#includeUsage ? { ...this.#chunk([]), usage: usageBody(usage) } : undefined;
   }

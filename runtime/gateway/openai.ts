@@ -24,14 +24,14 @@ export interface JobSampling {
   readonly temperature: number;
   readonly topP: number;
   readonly topK: number;
-  /** Undefined: the gateway draws one. */
+  /** The seed; when undefined the gateway draws one. */
   readonly seed: bigint | undefined;
 }
 
 export interface GenerationJob {
   readonly endpoint: "chat" | "completions";
   readonly prompt: { readonly messages: readonly ChatMessage[] } | { readonly text: string } | { readonly tokens: readonly number[] };
-  /** Undefined: as long as the context allows. */
+  /** The most tokens to make; when undefined as many as the context allows. */
   readonly maxTokens: number | undefined;
   readonly sampling: JobSampling;
   readonly stops: readonly string[];

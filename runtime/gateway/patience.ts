@@ -56,7 +56,7 @@ export function classify(error: AppError): Fault {
 const pauseMsLeast = 100;
 const pauseMsMost = 2_000;
 
-/** Before a full worker is asked again: longer each time and never the same for two, so that those who wait for it do not come
+/** The pause before a full worker is asked again: longer each time and never the same for two, so that those who wait for it do not come
  *  all at once. `random` is in [0, 1). */
 export function pauseMs(pausesBefore: number, random: number): number {
   return Math.min(pauseMsMost, pauseMsLeast * 2 ** pausesBefore) * (0.5 + random / 2);

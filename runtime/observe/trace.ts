@@ -36,7 +36,7 @@ export interface Span {
 }
 
 export interface SpanOptions {
-  /** traceparent of the caller; empty or malformed = a new trace. */
+  /** The caller's traceparent; empty or malformed = a new trace. */
   readonly parent?: string | undefined;
   readonly role?: SpanRole;
   readonly attributes?: Attributes;
@@ -54,7 +54,7 @@ export interface TracingOptions {
   /** Base URL of an OTLP/HTTP collector ("http://host:4318"); unset = tracing off. */
   readonly endpoint?: string | undefined;
   readonly attributes?: Attributes;
-  /** Instead of the endpoint: where spans go, at once. For tests. */
+  /** Takes spans at once, instead of the endpoint. For tests. */
   readonly exporter?: SpanExporter;
 }
 

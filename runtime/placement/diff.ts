@@ -41,7 +41,7 @@ export function diffPlans(
   return { moves, drops, layers };
 }
 
-/** Same hosts in the same order, and same shares. */
+/** True when both have the same hosts in the same order, and the same shares. */
 export function sameLayer(a: LayerPlan, b: LayerPlan): boolean {
   return a === b || (sameRows(a.hosts, b.hosts) && sameRows(a.shares, b.shares));
 }

@@ -133,7 +133,7 @@ function edgeColours(edges: readonly Edge[]): number[] {
   return colours;
 }
 
-/** Per vertex: edge of each colour. */
+/** The edge of each colour, per vertex. */
 class Vertices {
   private readonly byId = new Map<number, (number | undefined)[]>();
 

@@ -58,7 +58,7 @@ test("a converged split cannot be improved: hosts that take rows of an expert ar
 });
 
 test("a chain of experts, each on two ranks, is split evenly to 1e-3", () => {
-  // What one expert gives up the next passes on: without over-relaxation 16 ranks are still 1.6e-2 off after all sweeps.
+  // The load that one expert gives up the next passes on: without over-relaxation 16 ranks are still 1.6e-2 off after all sweeps.
   for (const ranks of [4, 8, 12, 16]) {
     const hosts = Array.from({ length: ranks - 1 }, (_, g) => [g, g + 1]);
     const speed = new Float64Array(ranks).fill(1);

@@ -73,7 +73,7 @@ test("tokens of a SentencePiece vocabulary stand for their text and bytes, not f
 
 test("a window decoder looks back no further for special tokens, and a space after them stays", () => {
   let looked = 0;
-  // As SentencePiece: a word begins with its space, which the first word of a text loses; 0 is special.
+  // Words begin with their space, as in SentencePiece, and the first word of a text loses it; 0 is special.
   const decode = (ids: readonly number[]) => {
     looked += ids.length;
     return ids

@@ -22,7 +22,7 @@ export interface InspectReport {
   readonly ffn: number;
   readonly denseTensors: number;
   readonly codecs: Partial<Record<CodecName, CodecReport>>;
-  /** undefined = not asked for; else every unit and dense tensor matched its hash (a mismatch throws). */
+  /** Undefined when not asked for; else every unit and dense tensor matched its hash (a mismatch throws). */
   readonly verified?: { readonly units: number; readonly denseTensors: number };
 }
 

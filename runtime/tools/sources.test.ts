@@ -19,7 +19,7 @@ const quiet = () => undefined;
 
 let requests: string[] = [];
 let tokens: (string | undefined)[] = [];
-/** Where a hub keeps large files: another host. */
+/** The other host on which a hub keeps large files. */
 const storage = createServer(async (request, response) => {
   tokens.push(request.headers.authorization);
   response.end(await readFile(join(golden, "tiny-f32", "model.safetensors")));

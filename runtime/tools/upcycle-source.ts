@@ -18,7 +18,7 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
   readonly hubToken?: string | undefined;
 }
 
-/** Undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */
+/** The architecture of a folder; undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */
 async function architectureAt(dir: string): Promise<string | undefined> {
   if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return undefined;
   return architectureIn(dir, await readJson(join(dir, "config.json"), "ModelNotFound"));

@@ -18,7 +18,7 @@ export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
   return hash.digest("hex");
 }
 
-/** Over config.json's text, the dense tensors' hashes and every unit hash, in order. */
+/** The digest of a model, over config.json's text, the dense tensors' hashes and every unit hash, in order. */
 export function modelDigest(configText: string, dense: ExpertIndex["dense"], codecs: ExpertIndex["codecs"]): string {
   const hash = createHash("sha256").update(configText);
   for (const name of Object.keys(dense).sort()) hash.update(`\n${name} ${dense[name]}`);

@@ -9,7 +9,7 @@ import { AppError } from "../../crds/common.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** On purpose: the default of 4 MB is below one prefill frame of a large model. */
+/** The largest message; the default of 4 MB is below one prefill frame of a large model. */
 export const messageBytesMax = 16 * 1024 * 1024;
 /** Frames above this are split by the sender, so that one frame never holds a stream for long. */
 export const frameBytesMax = 8 * 1024 * 1024;

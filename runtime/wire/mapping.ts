@@ -32,7 +32,7 @@ export interface Member {
   readonly podName: string;
   readonly podUid: string;
   readonly bootId: string;
-  /** ip:port of its gRPC server */
+  /** Address of its gRPC server, ip:port. */
   readonly address: string;
   readonly state: MemberState;
 }

@@ -31,7 +31,7 @@ export interface AskOptions {
   readonly log: DebugLog;
 }
 
-/** ip:port of the pods behind a headless Service, without `own`. An unknown name is no error: there may be no peers. */
+/** Addresses (ip:port) of the pods behind a headless Service, without `own`. An unknown name is no error: there may be no peers. */
 export async function resolvePeers(dns: string, port: number, own: string | undefined, log: DebugLog): Promise<string[]> {
   try {
     const ips = await resolve4(dns);

@@ -22,7 +22,7 @@ import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 
 /** The contract asks for a status at least once a second. */
 const statusEveryMs = 900;
-/** Without a push or ping for so long, the operator counts as away. */
+/** The operator counts as away after so long without a push or ping. */
 const operatorSilentMs = 5_000;
 const progressEveryMs = 500;
 

@@ -64,7 +64,7 @@ export class CopiesThatGaveWay implements GiveWay {
     this.#later();
   };
 
-  /** Is this copy to stay away for now: is its place still needed, and its expert still kept by another rank? */
+  /** True while this copy is to stay away: its place is still needed, and its expert still kept by another rank. */
   isAway(layer: number, expert: number): boolean {
     const key = `${layer}.${expert}`;
     if (!this.#away.has(key)) return false;

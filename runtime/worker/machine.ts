@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 const bootIdFile = "/proc/sys/kernel/random/boot_id";
 const idCharsMax = 64;
 
-/** Undefined where the kernel does not tell. */
+/** The machine's id; undefined where the kernel does not tell. */
 export function machineId(): string | undefined {
   try {
     return readFileSync(bootIdFile, "utf8").trim().slice(0, idCharsMax) || undefined;

@@ -49,7 +49,7 @@ interface LoadReports {
 }
 
 export interface PlaneStart {
-  /** ip:port of whom to ask for the plan while the operator is away. */
+  /** Addresses (ip:port) of the workers to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
   /** The bus on which load is published; none: it is not. */
   readonly load: LoadReports | undefined;

@@ -17,7 +17,7 @@ export interface TelemetryOptions {
   readonly layers: number;
   readonly experts: number;
   readonly windowMs: number;
-  /** Set where the engine computes on the cores of its machine. */
+  /** Id of the machine, set where the engine computes on the cores of its machine. */
   readonly machine: string | undefined;
   /** True while the operator asks where tokens go from layer to layer. */
   readonly transitions: () => boolean;

@@ -44,7 +44,10 @@ export const benches: Readonly<Record<string, Bench>> = {
   },
 };
 
-/** How many of the rows that are judged hold. A miss is a figure, not a failure of the benchmark, unless `strict` asks for that. */
+/**
+ * The count of rows that hold among those that are judged. A miss is a figure, not a failure of the benchmark, unless `strict`
+ * asks for that.
+ */
 export function verdict(rows: readonly object[], strict: boolean): { readonly said: string; readonly code: number } {
   const judged = rows.filter((row): row is { ok: boolean } => "ok" in row && typeof row.ok === "boolean");
   const held = judged.filter((row) => row.ok).length;

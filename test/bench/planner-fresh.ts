@@ -16,7 +16,7 @@ import { asOnCluster, type Cluster, fixed, traceOf } from "./planner-kit.ts";
 
 export type Approach = "incremental" | "fresh each window" | "fresh once";
 
-/** From homes alone on. */
+/** An approach as a policy, from homes alone on. */
 function approach(name: Approach): PlacementPolicy {
   let target: Hosts | undefined;
   const plan = (input: PlanInput): { readonly layers: readonly LayerPlan[]; readonly reason: string } => {
@@ -42,7 +42,7 @@ export interface Approached {
   readonly copies: number;
 }
 
-/** As a cluster plans, with so many copies a plan. */
+/** Plans by an approach as a cluster does, with so many copies a plan. */
 export async function approached(name: Approach, trace: Trace, cluster: Cluster, budgetCopies: number): Promise<Approached> {
   const results = await simulate({ trace, policy: approach(name), ...cluster, ...asOnCluster, budgetCopies, now: () => 0 });
   return {

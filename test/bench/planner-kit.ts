@@ -49,7 +49,7 @@ export function forgetTraces(): void {
   made.clear();
 }
 
-/** As a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */
+/** The settings with which a cluster plans: shares that hold until the next plan, its least gain per copy, its noise, its budget. */
 export const asOnCluster = {
   fixedShares: true,
   noise: "cluster",

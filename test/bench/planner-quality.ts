@@ -41,7 +41,7 @@ async function versusEplb(seed: number, { row, preset, cluster, margin, copies, 
   };
 }
 
-/** What a cluster reaches with its own settings: shares that hold, least gain, noise and budget of a deployment's defaults. */
+/** A cluster with its own settings: shares that hold, least gain, noise and budget of a deployment's defaults. */
 async function withDefaults(seed: number, row: string, preset: PresetName, cluster: Cluster): Promise<Row> {
   const ours = await simulated("incremental", { trace: traceOf(preset, seed), ...cluster, ...asOnCluster });
   return {
@@ -114,7 +114,7 @@ async function versusHecate(seed: number, row: string, preset: PresetName, part:
   };
 }
 
-/** Whether the homes are others than those that are dealt round-robin when sharding finds none. */
+/** True when the homes are others than those that are dealt round-robin when sharding finds none. */
 async function sharded(input: PlanInput): Promise<boolean> {
   const [homes, dealt] = [await policies.hecate.plan(input), await policies.uniform.plan(input)];
   return homes.layers.every((layer, l) => layer.hosts.some((row, e) => row[0] !== dealt.layers[l]?.hosts[e]?.[0]));
@@ -135,7 +135,7 @@ async function versusExact(seed: number, { row, cluster, window }: Exactly): Pro
   const eplb = ratios(trace, window, cluster, (await policies.eplb.plan(input)).layers);
   const exact = await planExact(input);
   const solved = ratios(trace, window, cluster, exact.layers);
-  // What the solver did not prove is compared with what the slots allow at best.
+  // Layers that the solver did not prove are compared with what the slots allow at best.
   const best = solved.map((ratio, l) => {
     const demand = windowOf(trace, window).subarray(l * trace.experts, (l + 1) * trace.experts);
     return exact.proven[l] ? ratio : bound(demand, cluster.ranks, cluster.ranks * (cluster.slots ?? 1));
@@ -234,7 +234,10 @@ function podLoss(seed: number): Row {
   };
 }
 
-/** What a repair did to experts that had another host left: how many got new ones, and how many copies they lost beside those of the dead rank. */
+/**
+ * The effect of a repair on experts that had another host left: how many got new ones, and how many copies they lost beside those
+ * of the dead rank.
+ */
 function bystanders(before: Layers, after: Layers): { gained: number; gaveWay: number } {
   let gained = 0;
   let gaveWay = 0;

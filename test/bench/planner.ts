@@ -69,7 +69,7 @@ export async function plannerBench(args: readonly string[]): Promise<readonly ob
   return rows;
 }
 
-/** To standard error as soon as it is known: all rows take minutes. */
+/** Prints a row to standard error as soon as it is known: all rows take minutes. */
 function told<T extends object>(row: T): T {
   process.stderr.write(`${"measured" in row ? sentence(row as unknown as Row) : JSON.stringify(row)}\n`);
   return row;

@@ -148,7 +148,7 @@ export async function decodeBench(args: readonly string[]): Promise<readonly Row
     const rates: number[] = [];
     for (let run = 0; run < runs; run++) {
       const all = await Promise.all(Array.from({ length: batch }, () => times(engine, prompt(32, info.vocab), 65)));
-      // From the moment all decode to the moment the first ends: a full batch throughout.
+      // The time is measured from the moment all decode to the moment the first ends: a full batch throughout.
       const from = Math.max(...all.map((at) => at[0] ?? 0));
       const to = Math.min(...all.map((at) => at.at(-1) ?? 0));
       const tokens = all.flat().filter((at) => at > from && at <= to).length;

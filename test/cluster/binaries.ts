@@ -20,7 +20,7 @@ interface Group {
 const kubernetes = "k8s.io/kubernetes/cmd";
 const containerd = "github.com/containerd/containerd/v2/cmd";
 
-/** What other helpers need first is built first. */
+/** Groups of helpers; one that others need is built first. */
 const groups: readonly Group[] = [
   { name: "nats", minutes: 0.3, programs: [["nats-server", "github.com/nats-io/nats-server/v2"]] },
   {

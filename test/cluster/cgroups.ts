@@ -74,7 +74,7 @@ export function favour(path: string): void {
   }
 }
 
-/** In v2 a node's own level must hand its controllers down before the kubelet makes `kubepods` in it. */
+/** Hands a node's controllers down, as cgroup v2 asks before the kubelet makes `kubepods` in it. */
 export function delegateCgroup(path: string): void {
   if (isPureV2()) enableControllers(join(mountPoint, path));
 }

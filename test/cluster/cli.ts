@@ -79,7 +79,7 @@ function printStatus(args: Arguments): void {
   }
 }
 
-/** For a shell: the cluster, and the kubectl and helm that were built for it. */
+/** The environment for a shell: the cluster, and the kubectl and helm that were built for it. */
 function environment({ kubeconfig, binaries }: Cluster): string {
   const folders = [binaries.kubectl, binaries.helm].map((path) => dirname(path));
   return `export KUBECONFIG=${kubeconfig} PATH=${folders.join(":")}:$PATH`;

@@ -58,7 +58,7 @@ function killIfThere(pid: number): void {
 const waitReady = (node: string, want: (status: string) => boolean) =>
   waitFor(`${node} to change`, { timeoutMs: 60_000, everyMs: 500 }, async () => (want(await nodeReady(node)) ? true : undefined));
 
-/** What a cluster may leave on a machine, as text that can be compared. Clusters of other names are not looked at. */
+/** The traces that a cluster may leave on a machine, as text that can be compared. Clusters of other names are not looked at. */
 async function machine(): Promise<Record<string, string>> {
   const of = async (command: string, ...args: string[]) => (await run(command, args, { allowFailure: true })).stdout;
   const cgroups = readdirSync("/sys/fs/cgroup").flatMap((hierarchy) => {

@@ -33,7 +33,7 @@ export const defaultNodes = 3;
 const nodeReadyTimeoutMs = 180_000;
 
 export interface ClusterNode {
-  /** As in `kubectl get nodes`: <cluster>-1, <cluster>-2, ... */
+  /** The name that `kubectl get nodes` shows: <cluster>-1, <cluster>-2, ... */
   readonly name: string;
   readonly address: string;
   readonly zone: string;
@@ -283,7 +283,7 @@ export interface ClusterReport {
   readonly nodes: readonly NodeReport[];
 }
 
-/** What runs, from the records and the processes alone; without a name, of every cluster here. */
+/** The clusters that run, from the records and the processes alone; without a name, all of them here. */
 export function status(name?: string): ClusterReport[] {
   const states = name === undefined ? clusterStates() : [need(name)];
   return states.map((state) => ({

@@ -55,7 +55,7 @@ export interface ImageConfig {
 }
 
 export interface ImageSpec {
-  /** As pods name it, e.g. `enodia/operator:dev`. */
+  /** The name that pods use, e.g. `enodia/operator:dev`. */
   readonly ref: string;
   readonly layers: readonly ImageLayer[];
   readonly config: ImageConfig;
@@ -146,7 +146,7 @@ export function layerEntries(files: readonly ImageFile[]): TarEntry[] {
   return [...entries.values()].sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
 }
 
-/** What a layer is, without reading its archive: equal keys mean equal archives. */
+/** The key of a layer, without reading its archive: equal keys mean equal archives. */
 async function layerKey(entries: readonly TarEntry[]): Promise<string> {
   const hash = createHash("sha256");
   for (const entry of entries) {

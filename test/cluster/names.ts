@@ -139,7 +139,7 @@ function cidrRange(cidr: string): Range | undefined {
   return { first, last: first + size - 1 };
 }
 
-/** Whether two IPv4 ranges share an address; a range that is not IPv4 (a default route) shares none. */
+/** True when two IPv4 ranges share an address; a range that is not IPv4 (a default route) shares none. */
 export function cidrsOverlap(a: string, b: string): boolean {
   const left = cidrRange(a);
   const right = cidrRange(b);

@@ -46,17 +46,17 @@ export function productionPackages(lock: Lockfile, exclude: readonly string[] = 
   return [...found].sort();
 }
 
-/** Only of use to compilers and people. */
+/** Files of use to compilers and people only. */
 const needlessFile = /\.(d\.ts|d\.mts|d\.cts|map|md|markdown|flow)$|\/(LICENSE|CHANGELOG|AUTHORS)[^/]*$/i;
 
-/** Whether a package's file belongs into an image for linux on `arch`; paths are relative to the package. */
+/** True when a package's file belongs into an image for linux on `arch`; paths are relative to the package. */
 export function keepFile(packageName: string, path: string, arch: string): boolean {
   if (packageName === "onnxruntime-node" && path.startsWith("bin/")) return path.includes(`/linux/${arch}/`);
   if (packageName === "webgpu" && /^dist\/(darwin|linux|win32)-/.test(path)) return path.startsWith(`dist/linux-${arch}/`);
   return !needlessFile.test(`/${path}`) || /^\/?(license|notice)/i.test(path);
 }
 
-/** Whether a file of the product's own source folders belongs into an image. */
+/** True when a file of the product's own source folders belongs into an image. */
 export function keepSource(path: string): boolean {
   return !/\.test\.ts$|\.int\.ts$|(^|\/)(golden|testdata|fixtures)\//.test(path);
 }

@@ -16,7 +16,7 @@ import { flags, type Program, quote, supervisorScript } from "./supervisor.ts";
 /** Inside the node, whose /run is its own and empty at every start. */
 const runtimeSocket = "/run/containerd/containerd.sock";
 export const pauseImage = "enodia/pause:1";
-/** Where the kubelet writes whatever its --root-dir says: every node gets its own, the host's stay empty. */
+/** Folders that the kubelet writes whatever its --root-dir says: every node gets its own, the host's stay empty. */
 export const fixedFolders = ["/var/lib/kubelet", "/var/log/containers"];
 const initTimeoutMs = 10_000;
 const runtimeTimeoutMs = 60_000;
@@ -196,7 +196,10 @@ export async function startNodeProcesses(context: NodeContext): Promise<ProcessR
   return [inner, outer];
 }
 
-/** As a power cut: nothing inside gets to say goodbye. The pid namespace dies with its first process, the mounts with the namespace. */
+/**
+ * Ends a node like a power cut: nothing inside gets to say goodbye. The pid namespace dies with its first process, the mounts with
+ * the namespace.
+ */
 export async function killNodeProcesses(node: NodeNames, processes: readonly ProcessRecord[]): Promise<void> {
   await endProcesses(processes);
   await killCgroup(node.cgroup);

@@ -29,7 +29,7 @@ function stagesOf(image: string): Instruction[][] {
   return starts.map((start, n) => instructions.slice(start, starts[n + 1]));
 }
 
-/** What a container of the image runs, and as whom. */
+/** The command that a container of the image runs, and its user. */
 function configOf(stage: readonly Instruction[]) {
   const all = (name: string): string[] => stage.filter((each) => each.name === name).map(({ text }) => text);
   const env = all("ENV").flatMap((text) => text.split(/\s+/).map((pair) => pair.split(/=(.*)/s).slice(0, 2)));

@@ -158,7 +158,7 @@ interface ProductImagesOptions {
   readonly out: string;
   readonly log?: Log;
   readonly tag?: string;
-  /** Also build `enodia/runtime:<tag>-swiftshader`; downloads about 32 MB of Debian packages once. */
+  /** When true, `enodia/runtime:<tag>-swiftshader` is built as well; downloads about 32 MB of Debian packages once. */
   readonly swiftshader?: boolean;
   /** Looked at between images. */
   readonly signal?: AbortSignal | undefined;

@@ -32,7 +32,7 @@ export interface ClusterState {
   firewall: string[][];
   /** Image tars imported so far, for nodes that come later. */
   images: string[];
-  /** How the machine was before the first cluster, for the last one to restore. */
+  /** The host before the first cluster, for the last one to restore. */
   host?: { readonly settings: Readonly<Record<string, string>>; readonly folders: readonly string[] };
   /** Boot id of the machine: after a reboot no recorded pid means anything. */
   readonly bootId: string;

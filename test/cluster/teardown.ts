@@ -36,7 +36,7 @@ export function hostBefore(): HostBefore {
   return { settings: Object.fromEntries(settings), folders: fixedFolders.filter((folder) => !existsSync(folder)) };
 }
 
-/** After what it changes was recorded by `hostBefore`. */
+/** Prepares the host, after what it changes was recorded by `hostBefore`. */
 export function prepareHost(): void {
   for (const [key, value] of Object.entries(inotifyMin)) {
     const file = `/proc/sys/${key}`;
@@ -98,7 +98,7 @@ export async function clearCluster(state: ClusterState): Promise<void> {
   if (state.host !== undefined && clusterStates().length === 0) restoreHost(state.host);
 }
 
-/** What is still on the machine of a cluster; empty after `down`. */
+/** The things of a cluster that are still on the machine; empty after `down`. */
 export function leftovers(state: ClusterState): string[] {
   const cluster = namesOf(state);
   const left: string[] = [];

@@ -15,7 +15,7 @@ import { syntheticModel } from "./synthetic.ts";
 export interface BackendContract {
   readonly name: string;
   readonly make: () => Promise<Backend>;
-  /** What the backend must call itself; "exact" is then proven. */
+  /** The class that the backend must call itself; "exact" is then proven. */
   readonly numericClass: Backend["numericClass"];
   /** Factor on every op's own tolerance: 1 for f32 sums in a good order, more where exp or division is approximate. */
   readonly slack: number;

@@ -19,7 +19,7 @@ type Json = any;
 interface Stored {
   object: KubeObject;
   resource: Resource;
-  /** Per manager what it applied last. */
+  /** The last apply of each manager. */
   applied: Map<string, Json>;
 }
 interface Change {
@@ -48,7 +48,7 @@ export class FakeKube implements Kube {
   /** Judges pods as admission would; throws to refuse. */
   admit: (resource: Resource, object: KubeObject) => void = () => {};
   writes = 0;
-  /** Whether what an object owns goes with it at once; otherwise collect() plays the garbage collector, as late as a test wants. */
+  /** True: what an object owns goes with it at once; otherwise collect() plays the garbage collector, as late as a test wants. */
   collectsAtOnce = true;
   readonly #departed = new Set<string>();
 

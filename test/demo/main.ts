@@ -26,7 +26,7 @@ die and the deployment scale, under traffic. Needs root, Linux, Go >= 1.26 and P
   --namespace NS        namespace of the deployment (default demo)
   --help`;
 
-/** What shells report of a program that Ctrl-C ended. */
+/** The exit code that shells report of a program that Ctrl-C ended. */
 const interruptedCode = 130;
 /** A cluster that is half up takes itself down within this time; everything else ends at once. */
 const stepEndMsMax = 15_000;
@@ -92,12 +92,12 @@ function abortOnInterrupt(remedy: string): AbortSignal {
   return abort.signal;
 }
 
-/** Whether anything that is kept between runs has to be made. */
+/** True when anything that is kept between runs has to be made. */
 function isCold(): boolean {
   return !hasSmolMoe() || Object.values(binaryPaths()).some((path) => !existsSync(path));
 }
 
-/** When the command was given: the set-up of Node and of the dependencies is a part of it. */
+/** The time at which the command was given: the set-up of Node and of the dependencies is a part of it. */
 const startedAt = Number(process.env.ENODIA_STARTED_AT ?? performance.timeOrigin);
 
 async function takeDown(name: string, results: Result[]): Promise<void> {
@@ -144,7 +144,7 @@ async function main(): Promise<number> {
   results.push(...limits({ totalSeconds: (Date.now() - startedAt) / 1000, readySeconds: demo.readySeconds, machine }));
   summary(results);
   if (keep && demo.cluster) printNext(demo, foreign ? undefined : flags.name);
-  // What a step left behind may still wait for something.
+  // Work that a step left behind may still wait for something.
   if (signal.aborted) process.exit(interruptedCode);
   return complete && results.every((result) => result.ok) ? 0 : 1;
 }

@@ -24,7 +24,7 @@ export interface Demo {
   readonly signal: AbortSignal;
   readonly log: Log;
   readonly closers: (() => Promise<void>)[];
-  /** From the apply to Ready, once that was seen. */
+  /** Seconds from the apply to Ready, once that was seen. */
   readySeconds?: number;
   /** Brings the cluster up, or checks the user's. */
   target(): Promise<Target>;

@@ -12,7 +12,7 @@ import { collectTexts, type Texts } from "./texts.ts";
 import { PlacementWatch } from "./watch-placement.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
-/** Of the time in which texts are made, at least, experts are on the move. */
+/** The least part of the time in which texts are made that experts are on the move. */
 const movingShareMin = 0.1;
 
 let target: Target;

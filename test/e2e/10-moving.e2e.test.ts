@@ -28,7 +28,7 @@ const contentMs = 8_000;
 const planWithinMs = 240_000;
 const limit = "4Mi";
 const ratioMax = 1.1;
-/** Of a moving period, in which a plan is being carried out. */
+/** The least part of a moving period in which a plan is being carried out. */
 const movingShareMin = 0.5;
 
 let target: Target;
@@ -46,7 +46,7 @@ interface Period {
   readonly movingShare: number;
 }
 
-/** What each worker has received and how often it slowed down, by pod. */
+/** The bytes that each worker has received and how often it slowed down, by pod. */
 interface Transfers {
   readonly at: number;
   readonly epoch: number;

@@ -68,7 +68,7 @@ const system = () => kubectlOf(target, systemNamespace);
 type Heal = (planEnded: Promise<unknown>) => Promise<unknown>;
 const nothing: Heal = async () => {};
 
-/** In this order: a rank whose node is cut off comes back elsewhere, and the node with the copy of its own has none then. */
+/** The faults in this order: a rank whose node is cut off comes back elsewhere, and the node with the copy of its own has none then. */
 const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
   "source killed": async ({ source }) => kill(source),
   "target killed": async ({ target: victim }) => kill(victim),
@@ -158,7 +158,7 @@ async function startPlan(): Promise<{ readonly parent: number; readonly first: S
   return { parent, first };
 }
 
-/** Who gives most and who takes most; the fault may ask for a node. */
+/** The ranks that give most and take most; the fault may ask for a node. */
 function sceneOf(moves: Moves, ranks: readonly Rank[], leader: string, fault: string, gatewayNode: string): Scene {
   const most = (count: (rank: Rank) => number, among: readonly Rank[]): Rank => {
     const [first] = among.toSorted((a, b) => count(b) - count(a));
@@ -205,7 +205,7 @@ async function assertIntact(struckAt: number): Promise<void> {
   process.stderr.write(`#   whole ${Date.now() - struckAt} ms after the fault, ${traffic.counts.requests} requests so far\n`);
 }
 
-/** Of the plan under way; the status says nothing of it yet when its spec was just written. */
+/** Layers committed of the plan under way; the status says nothing of it yet when its spec was just written. */
 const layersCommitted = (seen: Seen): number => (isMoving(seen) ? (seen.status.layersCommitted ?? 0) : 0);
 
 /** A plan in the step that is to be hit: before its first commit, or with some layers committed and others not. */

@@ -14,10 +14,10 @@ import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 const model = "balance";
 const clients = 6;
 const windowMs = 5_000;
-/** From the first full window of the load to the last commit. */
+/** Milliseconds from the first full window of the load to the last commit. */
 const balanceWithinMs = 60_000;
 const steadyWindows = 10;
-/** Set, so that a change of load does not raise it. */
+/** The cap on moves, given in the spec so that a change of load does not raise it. */
 const movesMax = 64;
 const skewed = 1.5;
 /** Selections per layer over which a figure is taken at last, and of a first look. */
@@ -146,7 +146,7 @@ for (const policy of ["incremental", "hecate"] as const) {
       const since = Date.now();
       const planned = await placement.next("a plan for the new load", ({ epoch }) => epoch > parent, 60_000, seen);
       const committed = await until("its commit", () => placement.committedAt(planned.epoch), { timeoutMs: 60_000 });
-      // Until then the experts are where the old load wanted them. The first clients turn while the last still read old answers,
+      // The experts are where the old load wanted them until then. The first clients turn while the last still read old answers,
       // and on a busy machine the plan may be there before those end.
       const turned = reported.served(asked, committed);
       assert.ok(turned.worst > (await goal()), `worst layer ${turned.worst} of ${turned.selections} selections: the load did not turn`);

@@ -30,7 +30,7 @@ const requests = [
 ];
 
 interface Streams {
-  /** When each has shown a few tokens, or all are done. */
+  /** Settles when each has shown a few tokens, or all are done. */
   readonly begun: Promise<unknown>;
   readonly answers: Promise<Answer[]>;
   /** Streams that have not ended yet. */
@@ -123,8 +123,8 @@ async function victim(): Promise<{ pod: string; containerPid: number; node: stri
   const gateways = await moe.kubectl.list("pods", `enodia.dev/deployment=${model},enodia.dev/component=gateway`);
   const operators = await kubectlOf(target, systemNamespace).list("pods", "app.kubernetes.io/component=operator");
   const leading = operators.find((pod) => pod.metadata.name === leader);
-  // Not on the gateway's node: a dead gateway loses its connections, which is documented. Nor on that of the operator
-  // that leads: what its death costs is the next file's subject.
+  // The victim is not on the gateway's node: a dead gateway loses its connections, which is documented. Nor is it on that of the
+  // operator that leads: what its death costs is the next file's subject.
   const spared = new Set([...gateways, ...(leading ? [leading] : [])].map((pod) => pod.spec.nodeName));
   const pod = pods.find((each) => !spared.has(each.spec.nodeName));
   assert.ok(pod);

@@ -55,7 +55,7 @@ const exports = (sample: Sample, use: Use): boolean =>
 test("the dashboard and the alerts only use metrics and labels that the pods export", async () => {
   const url = await moe.url();
   const load = startLoad({ url: () => url, model: "observed", clients: 4, topic: "code" });
-  // What is measured goes with each new plan and comes with the next window: one look does not see everything.
+  // Measured values go with each new plan and come with the next window: one look does not see everything.
   let missing = expressions().flatMap(usesOf);
   const end = Date.now() + seenWithinMs;
   while (missing.length > 0 && Date.now() < end) {

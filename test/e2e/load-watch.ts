@@ -34,7 +34,7 @@ export class LoadWatch {
     return new LoadWatch(await openBus(deployed.target, "load-watch"), deployed);
   }
 
-  /** Of the workers' windows that lie between two moments (unix ms). */
+  /** Counts the workers' windows that lie between two moments (unix ms). */
   served(from: number, to = Number.POSITIVE_INFINITY): Served {
     const windows = this.#windows.filter(({ windowStart, windowEnd }) => windowStart >= from && windowEnd <= to);
     const ranks = [...new Set(windows.map(({ rank }) => rank))];

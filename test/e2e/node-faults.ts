@@ -60,7 +60,10 @@ function inNode(node: string, ...command: string[]): Promise<string> {
   return execOk("nsenter", ["-t", String(init.pid), "-m", "--", ...command]);
 }
 
-/** From now on pods that start on the node find `there` where others find `here`, for as long as the node runs. */
+/**
+ * Replaces a folder for pods that start on the node from now on: they find `there` where others find `here`, for as long as the
+ * node runs.
+ */
 export async function replaceFolder(node: string, here: string, there: string): Promise<void> {
   await inNode(node, "mount", "--bind", there, here);
 }

@@ -9,7 +9,7 @@ export interface TrafficOptions {
   readonly url: () => string;
   readonly model: string;
   readonly clients: number;
-  /** Between the starts of two requests of a client; a slower answer delays the next. */
+  /** Milliseconds between the starts of two requests of a client; a slower answer delays the next. */
   readonly everyMs: number;
   readonly tokens: number;
 }

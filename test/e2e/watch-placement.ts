@@ -21,7 +21,10 @@ export type Moves = ReturnType<typeof diffPlans>["moves"];
 const movingPhases: readonly string[] = ["Preparing", "Committing", "Releasing"];
 export const isMoving = ({ status }: Seen): boolean => movingPhases.includes(status.phase ?? "");
 export const hasEnded = ({ status }: Seen): boolean => status.phase === "Committed" || status.phase === "Aborted";
-/** What a status says of how a plan ended: a plan is written first, and its status follows, so an ended one may be that of the plan before. */
+/**
+ * The outcome of a plan as a status says it: a plan is written first, and its status follows, so an ended one may be that of the
+ * plan before.
+ */
 export const outcome = ({ status }: Seen): string => JSON.stringify([status.phase, status.committedEpoch, status.reason, status.measured]);
 
 export class PlacementWatch {
@@ -76,7 +79,7 @@ export class PlacementWatch {
     );
   }
 
-  /** What each plan after epoch `from` newly placed. */
+  /** The new places of each plan after epoch `from`. */
   plansSince(from: number): readonly { readonly epoch: number; readonly moves: Moves }[] {
     const epochs = [...this.plans.keys()].filter((epoch) => epoch >= from).sort((a, b) => a - b);
     return epochs.slice(1).flatMap((epoch, i) => {
@@ -88,7 +91,7 @@ export class PlacementWatch {
     return this.plansSince(from).flatMap(({ moves }) => moves);
   }
 
-  /** When every layer of a plan was committed; undefined while that has not been seen. */
+  /** The time at which every layer of a plan was committed; undefined while that has not been seen. */
   committedAt(epoch: number): number | undefined {
     return this.seen.find((seen) => seen.epoch === epoch && seen.status.phase === "Committed" && seen.status.committedEpoch === epoch)?.at;
   }

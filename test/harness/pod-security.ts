@@ -59,7 +59,7 @@ function volumeFaults(volumes: NonNullable<PodSpec["volumes"]>): string[] {
   });
 }
 
-/** What may be wrong in a pod's context and in a container's. */
+/** The faults in a pod's context and in a container's. */
 function contextFaults(context: SecurityContext): string[] {
   const { seLinuxOptions: seLinux } = context;
   const wrong: Readonly<Record<string, boolean>> = {

@@ -9,7 +9,7 @@ const soonMs = 2000;
 const longMs = 60_000;
 const reason = new Error("interrupted");
 
-/** What `work` gives when it is interrupted 50 ms after its start, and how long that took. */
+/** Interrupts `work` 50 ms after its start, and checks what it gives and how long that took. */
 async function interrupted(work: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
   const abort = new AbortController();
   const started = performance.now();

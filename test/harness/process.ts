@@ -52,7 +52,7 @@ export async function exec(command: string, args: readonly string[], options: Ex
   return { code: code ?? 137, stdout, stderr };
 }
 
-/** As `exec`, but a non-zero exit is an error that carries the command's own words. */
+/** Runs a command like `exec`, but a non-zero exit is an error that has the command's own words. */
 export async function execOk(command: string, args: readonly string[], options: ExecOptions = {}): Promise<string> {
   const done = await exec(command, args, options);
   if (done.code !== 0) throw new Error(`${command} ${args.join(" ")} exited ${done.code}\n${done.stderr.trim() || done.stdout.trim()}`);

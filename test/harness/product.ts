@@ -10,7 +10,7 @@ import { execOk, until } from "./process.ts";
 
 export const root = resolve(import.meta.dirname, "../..");
 export const release = "enodia";
-/** Where image tars are kept between runs. */
+/** The folder in which image tars are kept between runs. */
 export const imageFolder = (): string => join(cacheRoot(), "images");
 export const systemNamespace = "enodia-system";
 const readyTimeoutMs = 120_000;
@@ -26,7 +26,7 @@ export interface Target {
   /** Ours: images are imported into its nodes. Absent: `imageRegistry` must hold them. */
   readonly local?: Cluster;
   readonly imageRegistry?: string;
-  /** When aborted, what works on the cluster ends and throws its reason. */
+  /** When aborted, work on the cluster ends and throws its reason. */
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -36,10 +36,13 @@ export const topics = {
 
 export type Topic = keyof typeof topics;
 
-/** How the twenty prompts are asked where texts are compared; test/golden/control.int.test.ts shows that a wrong expert changes them. */
+/**
+ * The way in which the twenty prompts are asked where texts are compared; test/golden/control.int.test.ts shows that a wrong
+ * expert changes them.
+ */
 export const asked = {
   tokens: 20,
-  /** Of the sampled half; the other is greedy. */
+  /** Temperature of the sampled half; the other is greedy. */
   temperature: 1,
   seed: (prompt: number): number => 1000 + prompt,
 } as const;

@@ -6,7 +6,7 @@ import { asOwner, type Owner } from "./clock.ts";
 type Handler = (bytes: Uint8Array, subject: string) => void;
 
 export class SimBus {
-  /** What the operator reads; changed from outside. */
+  /** The status that the operator reads; changed from outside. */
   status: BusStatus & { connected: boolean } = { connected: true, reason: "Connected" };
   /** Nothing that is published arrives, although all are connected. */
   silent = false;

@@ -25,7 +25,7 @@ export interface CallParts {
 type Message = unknown;
 type Init = MessageInitShape<DescMessage>;
 
-/** What both ends share: where they are, and that it is over once. */
+/** A call as both ends share it: where they are, and that it is over once. */
 export abstract class Call {
   readonly wire: SimWire;
   readonly client: Host;

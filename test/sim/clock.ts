@@ -41,7 +41,7 @@ export class VirtualClock implements Clock {
   now(): number {
     return Math.floor(this.time);
   }
-  /** As performance.now. */
+  /** The time that performance.now gives. */
   exact(): number {
     return this.time;
   }

@@ -50,7 +50,7 @@ export class SimCluster {
   readonly kube: SimKube;
   readonly load: SimLoad;
   readonly nats = new SimBus();
-  /** What is wrong with network and disks at this time. */
+  /** The troubles of network and disks at this time. */
   readonly troubles: Troubles;
   readonly oracle: Oracle;
   /** An operator was started anew: deadlines of plans before it are void. */
@@ -59,7 +59,7 @@ export class SimCluster {
   twoOperatorsUntil = 0;
   /** Requests, answers and events of the protocol that have arrived. */
   protocolMessages = 0;
-  /** How often the loop asked for the operator's certificate. */
+  /** The number of times that the loop asked for the operator's certificate. */
   identityAsks = 0;
   /** Every increase of a counter of the operator. */
   private readonly counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
@@ -124,7 +124,7 @@ export class SimCluster {
   get demand(): SimLoad["demand"] {
     return this.load.demand;
   }
-  /** What processes that start from now on say of themselves. */
+  /** The info that engines of processes which start from now on give of themselves. */
   set engineInfo(info: Surroundings["engineInfo"]) {
     this.around.engineInfo = info;
   }

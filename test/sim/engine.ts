@@ -29,7 +29,7 @@ export interface EngineParts {
   readonly remote: RemoteExperts;
   readonly counters: (transitions: boolean) => LoadCounters;
   readonly activeRequests: () => number;
-  /** Before an expert goes, and after one has come or gone. */
+  /** Called before an expert goes, and `onMemory` after one has come or gone. */
   readonly onFree: (layer: number, expert: number) => void;
   readonly onMemory: (layer: number, expert: number) => void;
   /** A step began, ended well, failed, or gave rows that are not those of the declared bytes. */
@@ -42,7 +42,7 @@ interface Held extends Compiled {
 }
 
 export class SimEngine implements Engine {
-  /** By the model's key: what the bytes held say. */
+  /** Fingerprints of the bytes held, by the model's key. */
   readonly memory = new Map<number, number>();
   private readonly parts: EngineParts;
   private readonly table: ExpertTable;
@@ -61,7 +61,7 @@ export class SimEngine implements Engine {
     const { layers, experts } = parts.model.shape;
     const program = { layers, experts, topK: 1, hidden, expert: { name: "expert" } } as unknown as ModelProgram;
     const counter = new LoadCounter(layers, experts);
-    // What ExpertTable would decode is handed on as it is: compile() finds out whose bytes they are.
+    // The store hands on as it is what ExpertTable would decode: compile() finds out whose bytes they are.
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
     this.table = new ExpertTable({ backend: this.backend(), store, program, codec: parts.info.codec, counter });
     this.tools = {
@@ -138,7 +138,7 @@ export class SimEngine implements Engine {
     for (const change of this.deferred.splice(0)) change();
   }
 
-  /** What changes the state of steps waits for the end of a running one. */
+  /** Changes the state of steps, after the end of a running one. */
   private between(change: () => void): Promise<void> {
     if (this.ended) return Promise.reject(stopped());
     return new Promise((resolve) => {

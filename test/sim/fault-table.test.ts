@@ -104,7 +104,7 @@ function endsOfAMove(parent: PlacementPlan, plan: PlacementPlan): { source: numb
   return { source, target: move.rank };
 }
 
-/** What came of it, in words. */
+/** Runs one fault at one step, and returns what came of it in words. */
 async function inTable(fault: string, step: Step): Promise<string> {
   const trigger = { window: "3s", minTokens: 500 };
   const sim = new SimCluster({

@@ -19,14 +19,17 @@ export interface FaultOptions {
   readonly only?: readonly string[];
   /** Names of faults on demand to strike with as well. */
   readonly also?: readonly string[];
-  /** In the end one rank dies for good, and nothing takes its place: its experts must be repaired, whatever fails on the way. */
+  /**
+   * When true, one rank dies for good in the end, and nothing takes its place: its experts must be repaired, whatever fails on the
+   * way.
+   */
   readonly noSpare?: boolean;
   /** spec.experts.minCopies; there is memory for them on all ranks together, and in the end every expert has them. */
   readonly minCopies?: number;
 }
 
 const shape = { layers: 4, experts: 6, bytes: 100, budgetBytes: 1500 };
-/** Of a rank, where experts have a second copy: enough for all of them, and for two copies more on each rank. */
+/** The budget of a rank where experts have a second copy: enough for all of them, and for two copies more on each rank. */
 const budgetOfCopies = 1900;
 const unrestMs = 60_000;
 const peaceMs = 240_000;
@@ -36,7 +39,7 @@ const atStepShare = 0.5;
 const stepsAhead = 24;
 const stepWaitMs = 6_000;
 const ranks = 3;
-/** Between two looks of what stands for the reconciler, while the deployment is resized. */
+/** Milliseconds between two looks of what stands for the reconciler, while the deployment is resized. */
 const reconcileMs = 500;
 const trigger = { window: "3s", minTokens: 500 };
 
@@ -93,13 +96,13 @@ async function runWithFaults(seed: number, options: FaultOptions): Promise<Fault
   return { seed, faults: found, log, epochs: sim.epochsWritten.length, steps: sim.oracle.steps };
 }
 
-/** Until a message of the protocol has arrived, if a plan is under way or begins soon. */
+/** Waits until a message of the protocol has arrived, if a plan is under way or begins soon. */
 async function nextStep(sim: SimCluster, random: Random): Promise<void> {
   const at = sim.protocolMessages + 1 + random.below(stepsAhead);
   await sim.clock.run(stepWaitMs, () => sim.protocolMessages >= at);
 }
 
-/** In peace, every source makes step after step, and none of them fails. */
+/** Checks that in peace every source makes step after step, and none of them fails. */
 async function tokens(sim: SimCluster): Promise<string[]> {
   await sim.clock.run(settleMs); // steps begun before may still wait
   const before = { ...sim.oracle.steps };
@@ -275,7 +278,7 @@ const faults: readonly Fault[] = [
 
 const hasPod = (sim: SimCluster, rank: number): boolean => [...sim.pods.values()].some((worker) => worker.rank === rank);
 
-/** What the reconciler does of a scale: pods too many leave, and go when they are empty; those that are missing come. */
+/** Plays the reconciler's part in a scale: pods too many leave, and go when they are empty; those that are missing come. */
 function reconcile(sim: SimCluster): void {
   const { desired } = sim.kube;
   const drained = new Set(sim.loop?.view()?.drains.flatMap(({ phase, podUid }) => (phase === "Drained" ? [podUid] : [])));

@@ -31,7 +31,7 @@ function reached(start: string): Set<string> {
   return seen;
 }
 
-/** What takes part in placing, moving and serving experts. */
+/** Files that take part in placing, moving and serving experts. */
 const production = [
   ...["loop", "steps", "protocol", "push", "rollout", "recover", "carry", "boots", "links", "session", "members", "balance", "drains"].map(
     (name) => `operator/rebalance/${name}.ts`,

@@ -23,7 +23,7 @@ export class SimKube {
   leaving: LeavingRank[] = [];
   stored: StoredPlacement | undefined;
   storeDown = false;
-  /** So many writes of plans to come fail. */
+  /** The number of writes of plans to come that fail. */
   failWrites = 0;
   spec: MoEDeploymentSpec;
   desired: number;

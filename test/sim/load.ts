@@ -13,11 +13,14 @@ const batchesPerSecond = 100;
 export class SimLoad {
   /** Selections per expert of a layer: the demand that every rank's traffic has. */
   demand: (layer: number) => readonly number[] = () => [];
-  /** Where sampled tokens go in a second; sent by workers that are asked for it. */
+  /** The ways that sampled tokens take in a second; sent by workers that are asked for it. */
   flow: Transitions | undefined;
-  /** Where ranks say that the time of a second's steps went; unset: they do not say. */
+  /** The time of a second's steps by what it went into, as ranks say it; unset: they do not say. */
   seconds: StepSeconds | undefined;
-  /** How fast ranks compute, and by what part a window's figure is off at most; unset: workers do not tell what it takes. */
+  /**
+   * The speeds at which ranks compute, and the part by which a window's figure is off at most; unset: workers do not tell what it
+   * takes.
+   */
   rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
   /** Load messages with transitions so far. */
   transitionsSent = 0;
@@ -29,7 +32,7 @@ export class SimLoad {
     this.random = random;
   }
 
-  /** Of the last second of this worker; `sources`: how many are at work. */
+  /** The counts of this worker in the last second; `sources` is the number of those at work. */
   counters(worker: SimWorker, sources: number, transitions: boolean): LoadCounters {
     const decode = this.decode(worker, sources);
     const flow = transitions ? this.flow : undefined;

@@ -17,7 +17,7 @@ export const defaultDigest = "sha256:model";
 export const hidden = 2;
 const headerBytes = 8;
 
-/** Of an expert's bytes as they are in memory; exact in f32. */
+/** The fingerprint of an expert's bytes as they are in memory; exact in f32. */
 export function fingerprint(bytes: Uint8Array): number {
   let h = 0x811c9dc5;
   const step = Math.max(1, Math.floor(bytes.length / 256));
@@ -63,12 +63,12 @@ export class SimModel {
     return unit;
   }
 
-  /** What a row computed from the declared bytes says. */
+  /** The fingerprint that a row computed from the declared bytes has. */
   fingerprint(layer: number, expert: number): number {
     return this.declared[this.key(layer, expert)] as number;
   }
 
-  /** Whose unit starts at this byte of the file. */
+  /** The expert whose unit starts at this byte of the file. */
   at(offset: number): { readonly layer: number; readonly expert: number } {
     const key = this.index.codecs.f32?.units.flat().findIndex((unit) => unit.offset === offset) ?? 0;
     return { layer: Math.floor(key / this.shape.experts), expert: key % this.shape.experts };

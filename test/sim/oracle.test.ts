@@ -18,7 +18,7 @@ async function atRest() {
   return { sim, host, key: host.key(layer, expert), placement };
 }
 
-/** What is said within the next seconds, of the expert or of the rank. */
+/** The oracle's words within the next seconds, of the expert or of the rank. */
 async function said(sim: SimCluster): Promise<string> {
   await sim.clock.run(2_000);
   return sim.faults().join("; ");

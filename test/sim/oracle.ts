@@ -9,11 +9,11 @@ import { SimModel } from "./model.ts";
 import type { Taps } from "./wire.ts";
 import type { SimWorker, Watch } from "./worker.ts";
 
-/** Within which a layer must have been committed for the first time, or it keeps its parent. */
+/** A layer must have been committed for the first time within this, or it keeps its parent. */
 const prepareMs = 60_000;
 /** Transfers add to the base deadline; in these small models that is nothing, but calls and retries take a moment. */
 const deadlineSlackMs = 2_000;
-/** Only of a source that the operator has reached for this long is it certain that every plan waited for it. */
+/** A source must have been reached for this long before it is certain that every plan waited for it. */
 const steadyMs = 12_000;
 const faultsMax = 20;
 /** A layer of a step waits so long for experts that nobody has, and then the step fails. */
@@ -25,7 +25,7 @@ export class Oracle implements Watch {
   readonly steps = { done: 0, failed: 0, lastFailure: "" };
   private readonly sim: SimCluster;
   private readonly model: SimModel;
-  /** By boot: since when its step is under way. */
+  /** The time since when a process's step is under way, by boot id. */
   private readonly stepping = new Map<string, number>();
   /** Frames that have arrived and are not answered, by call and number, with the oldest epoch that their host served then. */
   private readonly frames = new Map<string, { readonly frame: DispatchFrame; readonly oldest: number }>();
@@ -35,7 +35,7 @@ export class Oracle implements Watch {
   private readonly history = new Map<string, number[]>();
   /** Epoch that a host last took as a whole, by "boot/layer": it was not there when the plan waited for all to drain. */
   private readonly adopted = new Map<string, number>();
-  /** Since when the operator has reached a process without a break, by boot. */
+  /** The time since when the operator has reached a process without a break, by boot id. */
   private readonly upSince = new Map<string, number>();
   private highest = 0;
 
@@ -59,7 +59,7 @@ export class Oracle implements Watch {
     this.writtenAt.set(epoch, this.sim.clock.now());
   }
 
-  /** `layers`: those of which this is news to the worker. */
+  /** `layers` are those whose placement is new to the worker. */
   onCommit(worker: SimWorker, plan: PlacementPlan, layers: readonly number[]): void {
     for (const layer of layers) {
       this.checkDeadline(plan.epoch, layer);
@@ -185,7 +185,7 @@ export class Oracle implements Watch {
     for (let layer = 0; layer < this.sim.shape.layers; layer++) this.look(layer);
   }
 
-  /** What holds of a layer at every moment. */
+  /** Checks what holds of a layer at every moment. */
   private look(layer: number): void {
     for (const source of this.sim.pods.values()) {
       if (source.alive) for (const placement of routes(source, layer)) this.send(source, placement);
@@ -219,7 +219,7 @@ export class Oracle implements Watch {
   private loading(host: SimWorker, layer: number, epoch: number): boolean {
     const now = this.sim.clock.now();
     if (host.catchingUp(layer, epoch)) return true;
-    // Of what two operators have settled between them, a host may hear a moment after a source.
+    // A host may hear of what two operators have settled between them a moment after a source.
     if (now < this.sim.twoOperatorsUntil && !this.firstCommit.has(`${epoch}/${layer}`)) return true;
     return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.writtenAt.get(epoch) ?? 0);
   }
@@ -243,7 +243,7 @@ export class Oracle implements Watch {
 
 const pairOf = (a: number, b: number): string => `${Math.min(a, b)}:${Math.max(a, b)}`;
 
-/** By what a source sends: its committed placement, and until it has drained, frames of the parent's are under way. */
+/** The placements that a source sends by: its committed one, and until it has drained, frames of the parent's are under way. */
 function routes({ state }: SimWorker, layer: number): LayerPlacement[] {
   const placements = [state.current(layer), state.phase(layer) === "committed" ? state.previous(layer) : undefined];
   return placements.filter((placement) => placement !== undefined);

@@ -34,7 +34,7 @@ export interface PlantedBug {
   readonly plant: () => () => void;
   /** Faults that bring it out; all when not given. */
   readonly only?: readonly string[];
-  /** What the oracle says when it sees it. */
+  /** The oracle's words when it sees it. */
   readonly seen: RegExp;
 }
 

@@ -3,7 +3,7 @@
 import { syncBuiltinESMExports } from "node:module";
 import promised from "node:timers/promises";
 
-/** What virtual time must offer. */
+/** The offer that virtual time must make. */
 interface Time {
   now(): number;
   exact(): number;
@@ -13,7 +13,7 @@ interface Time {
   readonly random: () => number;
 }
 
-/** What setTimeout and setInterval return in virtual time. */
+/** The handle that setTimeout and setInterval return in virtual time. */
 class Handle {
   readonly stop: () => void;
   constructor(stop: () => void) {
@@ -52,7 +52,7 @@ function abortAfter(time: Time, ms: number): AbortSignal {
   return controller.signal;
 }
 
-/** From now on the process's time is `time`; returns the way to give it back. */
+/** Makes `time` the process's time from now on; returns the way to give it back. */
 export function takeTime(time: Time): () => void {
   const { setTimeout, clearTimeout, setInterval, clearInterval } = globalThis;
   const before = { running, now: Date.now, performanceNow: performance.now, random: Math.random, timeout: AbortSignal.timeout };

@@ -14,9 +14,9 @@ const chunkType = "enodia.runtime.v1.FetchChunk";
 export class Troubles {
   /** Pairs that cannot talk, as "a:b" with a < b; -2 = operator. */
   readonly cuts = new Set<string>();
-  /** So many transfers and reads to come have a bit flipped. */
+  /** The number of transfers and reads to come that have a bit flipped. */
   corruptNext = 0;
-  /** By rank: how much longer its transfers and reads take. */
+  /** The factor by which transfers and reads take longer, by rank. */
   slow = new Map<number, number>();
   /** Calls of the protocol are delivered twice now and then. */
   duplicating = false;

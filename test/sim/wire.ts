@@ -54,7 +54,7 @@ export class SimWire {
     this.taps = taps;
   }
 
-  /** What a process at this address has instead of gRPC. */
+  /** The network that a process at this address has instead of gRPC. */
   network(host: Host, address: string): Network {
     const connect = <M extends GenServiceMethods>(service: GenService<M>, target: Parameters<Network["connect"]>[1]) =>
       this.client(host, service, target);
@@ -188,7 +188,7 @@ export class Line {
     if (this.call.over) this.queue.length = 0;
   }
 
-  /** How long to wait before the next look at this message; 0 = it arrives now. */
+  /** The pause before the next look at this message; 0 = it arrives now. */
   private waitFor(message: Message, from: Host, to: Host): number {
     const { wire } = this.call;
     const now = wire.clock.exact();

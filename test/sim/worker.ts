@@ -28,12 +28,12 @@ const startMs = 50;
 export const ref = { namespace: "ns", name: "sim" };
 export const deploymentUid = "uid-1";
 
-/** What pods have around them. */
+/** The surroundings of pods. */
 export interface Surroundings {
   readonly clock: VirtualClock;
   readonly wire: SimWire;
   readonly shape: SimShape;
-  /** What engines say of themselves, where it is not the default. */
+  /** The info that engines give of themselves, where it is not the default. */
   engineInfo: Partial<EngineInfo>;
   disk(rank: number): Disk;
   bus(worker: SimWorker): Bus;
@@ -42,12 +42,12 @@ export interface Surroundings {
   readonly watch: Watch;
 }
 
-/** Told of what happens in processes. */
+/** The onlooker of what happens in processes. */
 export interface Watch {
-  /** Before an expert goes, and after one has come or gone. */
+  /** Called before an expert goes, and `onMemory` after one has come or gone. */
   onFree(worker: SimWorker, layer: number, expert: number): void;
   onMemory(worker: SimWorker, layer: number, expert: number): void;
-  /** Placements that are news to the worker: committed, or adopted as a whole. */
+  /** Called for placements that are new to the worker: committed, or adopted as a whole. */
   onCommit(worker: SimWorker, plan: PlacementPlan, layers: readonly number[]): void;
   onAdopt(worker: SimWorker, layers: readonly number[]): void;
   onStep(worker: SimWorker, event: "begun" | "done" | "failed" | "wrong", detail: string): void;
@@ -250,7 +250,7 @@ export class SimWorker {
     }
   }
 
-  /** As the kubelet: a process that says of itself that it is dead is started again. */
+  /** Plays the kubelet: a process that says of itself that it is dead is started again. */
   private probe(failures: number): void {
     const { clock } = this.around;
     asOwner(undefined, () =>

@@ -23,7 +23,7 @@ interface Gateways {
   onEnd(cleanup: () => Promise<unknown> | unknown): void;
 }
 
-/** For one test file: what its tests start ends with them. */
+/** Gateways for one test file: what its tests start ends with them. */
 export function useGateways(): Gateways {
   let ca: TestCa;
   const cleanups: (() => Promise<unknown> | unknown)[] = [];

@@ -96,7 +96,7 @@ function rowViolations(input: PlanInput, layers: Layers): Violation[] {
       const before = input.current?.[l]?.hosts[e] ?? [];
       const lost = before.length > 0 && !before.some((rank) => active.has(rank));
       if (!lost || gone.length < row.length || row.join() !== before.join()) add("active ranks");
-      // Where a plan itself makes the room, the next repair takes it.
+      // The next repair takes the room, where a plan itself makes it.
       else if ([layers, input.current ?? []].every((placed) => hasRoom(input, placed, { layer: l, expert: e, rank: -1 }))) add("hosted");
     }
   }
@@ -145,7 +145,7 @@ function storedViolations(layers: Layers): Violation[] {
   });
 }
 
-/** With minCopies set, no expert has fewer live copies, or live copies on fewer nodes, than before, unless it has enough of them. */
+/** The rule of minCopies: no expert has fewer live copies, or live copies on fewer nodes, than before, unless it has enough of them. */
 function floorViolations(input: PlanInput, layers: Layers): Violation[] {
   const { current, minCopies } = input;
   if (!current || minCopies < 2) return [];

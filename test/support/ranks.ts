@@ -92,7 +92,7 @@ export class Ranks {
     return entry;
   }
 
-  /** As a SIGKILL looks to the others: connections break, nothing is said, memory is gone. */
+  /** Ends a rank as a SIGKILL looks to the others: connections break, nothing is said, memory is gone. */
   async kill(rank: number): Promise<number> {
     const { worker } = this.#at(rank);
     await worker.close(0);

@@ -99,7 +99,7 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
   worker.active++;
   try {
     const send = (event: Parameters<typeof create<typeof GenerateEventSchema>>[1]) => call.write(create(GenerateEventSchema, event));
-    /** Whether the order ended the call. */
+    /** Returns true when the order ended the call. */
     const obey = async (order: Order): Promise<boolean> => {
       if (order instanceof AppError) throw order;
       if (order === "silent") await new Promise<void>((resolve) => (wake = resolve));

@@ -9,7 +9,7 @@ export type Action =
   | { readonly type: "create"; readonly rank: number; readonly reason: string }
   | { readonly type: "mark"; readonly pod: PodFacts; readonly reason: LeavingReason; readonly why: string }
   | { readonly type: "unmark"; readonly pod: PodFacts; readonly why: string }
-  /** force: grace 0, since nobody is there to take the signal. */
+  /** `force` is a grace of 0, since nobody is there to take the signal. */
   | { readonly type: "delete"; readonly pod: PodFacts; readonly force: boolean; readonly reason: string; readonly why: string };
 
 export interface Blocked {

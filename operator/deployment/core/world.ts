@@ -8,10 +8,10 @@ export interface WorkerPod {
   readonly rank: number;
   readonly name: string;
   readonly uid: string;
-  /** undefined until the pod has an address. */
+  /** Address of the pod; undefined until it has one. */
   readonly ip: string | undefined;
   readonly node: string | undefined;
-  /** topology.kubernetes.io/zone of its node. */
+  /** Zone of its node (topology.kubernetes.io/zone). */
   readonly zone: string | undefined;
   /** Ready by its probe. */
   readonly ready: boolean;
@@ -106,7 +106,7 @@ export interface Verdict {
 
 export interface RebalanceView {
   readonly members: readonly MemberView[];
-  /** undefined until one worker was described. */
+  /** The model; undefined until one worker was described. */
   readonly model: ModelView | undefined;
   /** Ranks whose model digest differs from the world's. */
   readonly digestMismatch: readonly number[];

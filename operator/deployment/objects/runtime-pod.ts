@@ -6,7 +6,7 @@ import { names, type RenderContext } from "./context.ts";
 
 export type Env = { name: string; value: string } | { name: string; valueFrom: { fieldRef: { fieldPath: string } } };
 
-/** uid of the images' user. */
+/** User id that the images run as. */
 const userId = 65532;
 
 export const podSecurity = {

@@ -6,7 +6,7 @@ import { Forecaster } from "./forecast.ts";
 
 /** Weights of the newest window that single averages are tried with. */
 const arms = [0.05, 0.1, 0.2, 0.35, 0.6, 1];
-/** What online selection may miss, of what the average misses that proves best over the whole trace. */
+/** The most that online selection may miss, over what the average misses that proves best over the whole trace. */
 const regretMax = 1.07;
 const layers = 8;
 

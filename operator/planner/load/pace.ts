@@ -4,9 +4,9 @@
 import type { Decision } from "../decide.ts";
 import type { Forecast } from "./forecast.ts";
 
-/** Copies that a plan may newly place where spec.rebalancing.budget.maxMoves is not given, */
+/** Copies that a plan may newly place where spec.rebalancing.budget.maxMoves is not given. */
 export const movesDefault = 64;
-/** and so many times as many right after a change of load. A cap that somebody has set is never raised. */
+/** A plan right after a change of load may place so many times as many. A cap that somebody has set is never raised. */
 const changeFactor = 2;
 /** A change of load counts as fresh for so many windows, or until a plan was judged: what comes later follows the usual pace. */
 const changeWindows = 4;

@@ -11,7 +11,7 @@ interface Fleet {
   readonly speeds: readonly number[];
   /** Rows of each rank over the mean. */
   readonly loads: readonly number[];
-  /** Of a window's time, as a part. */
+  /** The noise as a part of a window's time. */
   readonly noise: number;
   readonly random: Random;
   readonly machine?: string;
@@ -21,7 +21,7 @@ interface Fleet {
 
 const rankOf = (rank: number, prior = 1): SpeedRank => ({ bootId: `b${rank}`, hardware: `h${rank}`, device: "gpu", prior });
 
-/** What a rank reports of a window: many small batches in decode, few large ones in prefill. */
+/** The report of a rank on a window: many small batches in decode, few large ones in prefill. */
 function report(fleet: Fleet, rank: number, phase: "prefill" | "decode"): LoadWindow {
   const { random, noise, machine, silent, speeds, loads } = fleet;
   const rows = (phase === "decode" ? 4 : 100) * (loads[rank] ?? 1) * (0.8 + 0.4 * random.next());

@@ -36,7 +36,7 @@ export class Speeds {
   /** Messages of the open window, by process. */
   private readonly pending = new Map<string, LoadWindow[]>();
 
-  /** Over the median rank's; `prior` while no other is in force. */
+  /** The speed over the median rank's; `prior` while no other is in force. */
   of({ hardware, prior }: Pick<SpeedRank, "hardware" | "prior">): number {
     const log = this.inForce.get(hardware);
     return log === undefined ? prior : Math.exp(log);

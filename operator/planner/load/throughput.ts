@@ -24,9 +24,9 @@ export interface MeasuredSpeed {
   readonly windows: number;
 }
 
-/** Weight of a window in the one after it: half of a speed is from the last 7, */
+/** Weight of a window in the one after it, for speeds: half of a speed is from the last 7. */
 const speedDiscount = 0.9;
-/** and half of the costs, which are the model's and not the rank's, from the last 34. */
+/** The same weight for costs, which are the model's and not the rank's: half of them is from the last 34. */
 const costDiscount = 0.98;
 /** Less work than this, 0.1 s of it, says too little by itself and is added to what comes. */
 const microsMin = 100_000;
@@ -81,7 +81,7 @@ export class Throughput {
     return true;
   }
 
-  /** Undefined: nothing was measured. */
+  /** The measured speed; undefined when nothing was measured. */
   of(key: string): MeasuredSpeed | undefined {
     const rank = this.ranks.get(key);
     if (!rank || rank.windows === 0) return undefined;

@@ -15,7 +15,7 @@ export interface TimingOptions {
   readonly windows: number;
 }
 
-/** Undefined where a rank does not say where its time went. */
+/** The timing of a window; undefined where a rank does not say where its time went. */
 export function timingOf({ seconds, start, end }: ClosedWindow, options: TimingOptions): Timing | undefined {
   if (!seconds || end <= start || options.layers === 0) return undefined;
   const part = options.windowMs / (end - start) / options.layers;

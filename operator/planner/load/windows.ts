@@ -64,21 +64,21 @@ export class LoadBook {
     }
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
     if (window.windowEnd < this.openedAt) return { ok: false, reason: "late" };
-    const book = this.record(window.rank, window.bootId);
-    if (window.seq <= book.seq) return { ok: false, reason: "duplicate" };
-    book.seq = window.seq;
-    book.lastMs = now;
+    const record = this.record(window.rank, window.bootId);
+    if (window.seq <= record.seq) return { ok: false, reason: "duplicate" };
+    record.seq = window.seq;
+    record.lastMs = now;
     // Counted over two worlds: a sign of life, and no more.
     if (window.windowStart < this.cleanSince) return { ok: true };
-    book.heard = true;
+    record.heard = true;
     const routed = this.byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
     for (let l = 0; l < this.layers; l++) {
       let rows = 0;
       for (let e = 0; e < this.experts; e++) rows += window.served[l * this.experts + e] as number;
-      book.served[l] = (book.served[l] as number) + rows;
+      record.served[l] = (record.served[l] as number) + rows;
     }
-    if (window.seconds) book.seconds = sumOf(book.seconds ?? noSeconds, window.seconds);
+    if (window.seconds) record.seconds = sumOf(record.seconds ?? noSeconds, window.seconds);
     return { ok: true };
   }
 
@@ -100,12 +100,12 @@ export class LoadBook {
   }
 
   lastSampleMs(): number {
-    return Math.max(0, ...[...this.ranks.values()].map((book) => book.lastMs));
+    return Math.max(0, ...[...this.ranks.values()].map((record) => record.lastMs));
   }
 
   private lastHeard(rank: number, bootId: string): number {
-    const book = this.ranks.get(rank);
-    return book && book.bootId === bootId && book.lastMs > 0 ? book.lastMs : Number.NEGATIVE_INFINITY;
+    const record = this.ranks.get(rank);
+    return record && record.bootId === bootId && record.lastMs > 0 ? record.lastMs : Number.NEGATIVE_INFINITY;
   }
 
   get openSince(): number {
@@ -128,8 +128,8 @@ export class LoadBook {
   close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
     const routed = this.byPhase.prefill.map((count, i) => count + (this.byPhase.decode[i] as number));
     const heard = expected.map(({ rank, bootId }) => {
-      const book = this.ranks.get(rank);
-      return book && book.bootId === bootId && book.heard ? book : undefined;
+      const record = this.ranks.get(rank);
+      return record && record.bootId === bootId && record.heard ? record : undefined;
     });
     const perLayer = new Float64Array(this.layers);
     routed.forEach((count, i) => {
@@ -141,12 +141,12 @@ export class LoadBook {
       end: now,
       routed,
       routedByPhase: { prefill: this.byPhase.prefill.slice(), decode: this.byPhase.decode.slice() },
-      served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (book) => book?.served[l] ?? 0)),
+      served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (record) => record?.served[l] ?? 0)),
       ranks: expected,
       missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
       selections: perLayer.reduce((a, b) => a + b, 0),
       perLayer,
-      ...meanSeconds(heard.map((book) => book?.seconds)),
+      ...meanSeconds(heard.map((record) => record?.seconds)),
     };
     this.open(now);
     return closed;
@@ -162,10 +162,10 @@ export class LoadBook {
     this.openedAt = now;
     this.byPhase.prefill.fill(0);
     this.byPhase.decode.fill(0);
-    for (const book of this.ranks.values()) {
-      book.served.fill(0);
-      book.seconds = undefined;
-      book.heard = false;
+    for (const record of this.ranks.values()) {
+      record.served.fill(0);
+      record.seconds = undefined;
+      record.heard = false;
     }
   }
 }

@@ -43,7 +43,7 @@ export interface SimulateOptions {
   readonly reshardAlways?: boolean;
   /** Milliseconds; the only outside thing here. */
   readonly now: () => number;
-  /** Waited for. The plan is given here and not kept: of a long trace it is more than memory holds. */
+  /** Called after each window and waited for. The plan is given here and not kept: of a long trace it is more than memory holds. */
   readonly onWindow?: (result: WindowResult, layers: readonly LayerPlan[]) => void | Promise<void>;
 }
 
@@ -53,7 +53,7 @@ export interface WindowResult {
   readonly bytes: number;
   readonly ms: number;
   readonly reason: string;
-  /** On window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
+  /** Scores on window t + 1 (absent for the last one planned): mean/max averaged over layers, and the worst layer's max/mean. */
   readonly next?: Readonly<Record<SplitName, { readonly balance: number; readonly worst: number }>>;
   readonly bound?: number;
   /** Load per speed of each rank over the mean on t + 1, mean of layers, by each split. */

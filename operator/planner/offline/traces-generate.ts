@@ -10,9 +10,9 @@ export interface TraceModel {
   readonly windows: number;
   /** Selections per layer and window. */
   readonly selections: number;
-  /** Each layer's popularity falls as rank^-s, s uniform in this range, */
+  /** Each layer's popularity falls as rank^-s, s uniform in this range. */
   readonly zipf: readonly [number, number];
-  /** with this much log-normal noise. */
+  /** Log-normal noise on that popularity. */
   readonly noise: number;
   readonly topics: number;
   readonly topicSpread: number;

@@ -236,7 +236,7 @@ export class LayerState {
   }
 }
 
-/** x ^ power. Of a smooth maximum: the total that stands for it. */
+/** x ^ power: the total that stands for a smooth maximum. */
 export function raise(x: number): number {
   const x2 = x * x;
   const x4 = x2 * x2;

@@ -18,7 +18,7 @@ export interface Way {
   readonly leastRate: number;
   /** The gain when `experts` get the hosts of `rows` instead of those of `now`. */
   readonly gain: (experts: readonly number[], rows: Rows, now: Rows) => number;
-  /** Told after every step. */
+  /** Called after every step. */
   readonly take: (rows: number[][]) => void;
 }
 

@@ -55,10 +55,10 @@ interface Own {
   readonly waitMs?: number;
   /** Hosts of the one expert. */
   readonly hosts?: number[];
-  /** Whether this rank has it in memory, and room for it. */
+  /** True when this rank has it in memory, and room for it. */
   readonly here?: boolean;
   readonly room?: boolean;
-  /** Why a load here fails. */
+  /** The error with which a load here fails. */
   readonly failure?: AppError;
 }
 

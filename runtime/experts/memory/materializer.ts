@@ -24,11 +24,11 @@ export interface LoadRequest {
   /** Bytes per second that all limited loads of this rank may take together; 0 = unlimited. */
   readonly bytesPerSecond: number;
   readonly signal: AbortSignal;
-  /** Told when bytes have come for it. */
+  /** Called when bytes have come for it. */
   readonly onFetched?: (fetched: Fetched) => void;
-  /** Asked again while the load waits for room; false ends it with `Aborted`. Unset = wanted until the signal fires. */
+  /** Called again while the load waits for room; false ends it with `Aborted`. Unset = wanted until the signal fires. */
   readonly wanted?: () => boolean;
-  /** Told, again and again, while everything in memory is planned or in use. */
+  /** Called again and again while everything in memory is planned or in use. */
   readonly onFull?: () => void;
   /** Planned experts that may give their place to this one; for staged experts. */
   readonly giveWay?: GiveWay;

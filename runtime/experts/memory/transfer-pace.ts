@@ -3,7 +3,7 @@
 import { type BackoffDecision, leastLooksMax, leastShare, nextShare, summarize } from "../../placement/backoff.ts";
 import { Signal } from "../signal.ts";
 
-/** Between two looks at the tokens. */
+/** Milliseconds between two looks at the tokens. */
 const decideEveryMs = 1_000;
 /** The latest gaps of quiet times that are kept, and of a period of moving at most. */
 const quietGaps = 1024;
@@ -23,7 +23,7 @@ export interface PaceClock {
 }
 
 export interface TransferPaceOptions {
-  /** After each look that changed the share. */
+  /** Called after each look that changed the share. */
   readonly onChange: (decision: BackoffDecision, before: number) => void;
   readonly clock?: PaceClock;
 }

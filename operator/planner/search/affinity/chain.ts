@@ -97,9 +97,9 @@ function searched(chain: Chain, start: Places | undefined, seat: Places, random:
   return wandered(chain, { best: best as Places, seat, kicks: effort.kicks }, work, random);
 }
 
-/** A kick may lead to what is worse by this part of the best, */
+/** A kick may lead to what is worse by this part of the best. */
 const worseBy = 0.04;
-/** and after this many in a row without a new best the walk goes on from the best. Both tried on chains with a known optimum. */
+/** After this many kicks in a row without a new best the walk goes on from the best. Both tried on chains with a known optimum. */
 const backAfter = 60;
 
 interface Walk {
