@@ -1,4 +1,4 @@
-// The owners of certificate Secrets, and what becomes of the others when one goes: namesakes, hands, the garbage collector.
+// The owners of certificate Secrets, and what becomes of the others when one goes: namesakes, deletion by hand, the garbage collector.
 import assert from "node:assert/strict";
 import { X509Certificate } from "node:crypto";
 import { test } from "node:test";

@@ -25,12 +25,12 @@ import { type PhaseLoad, phaseLoads } from "../planner/load/phases.ts";
 import { ReshardAge } from "../planner/load/reshard-age.ts";
 import { type SpeedRank, Speeds } from "../planner/load/speeds.ts";
 import { timingOf } from "../planner/load/timing.ts";
-import { TransitionBook } from "../planner/load/transitions.ts";
+import { TransitionCounts } from "../planner/load/transitions.ts";
 import {
   type Accepted,
   type ClosedWindow,
   type ExpectedRank,
-  LoadBook,
+  LoadWindows,
   type MeasuredImbalance,
   ServedRows,
 } from "../planner/load/windows.ts";
@@ -65,7 +65,7 @@ export interface Outlook extends Pick<Forecast, "arm" | "error" | "change" | "no
 }
 
 export class Balance {
-  readonly book: LoadBook;
+  readonly book: LoadWindows;
   /** How fast bytes come, as receivers measure it. */
   readonly rates = new PathRates();
   readonly speeds = new Speeds();
@@ -92,13 +92,13 @@ export class Balance {
   /** Of each layer's max/mean. */
   private noise: Float64Array | undefined;
   /** Made with the first message that has transitions; workers send them while the policy asks. */
-  private transitions: TransitionBook | undefined;
+  private transitions: TransitionCounts | undefined;
   private readonly resharded = new ReshardAge();
   private history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
     this.since = now;
-    this.book = new LoadBook({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
+    this.book = new LoadWindows({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
     this.forecaster = new Forecaster(shape.layers, shape.experts);
   }
 
@@ -106,7 +106,7 @@ export class Balance {
     const accepted = this.book.accept(window, expected, now);
     if (accepted.ok) this.speeds.take(window);
     if (accepted.ok && window.transitions) {
-      this.transitions ??= new TransitionBook(this.book.layers, this.book.experts);
+      this.transitions ??= new TransitionCounts(this.book.layers, this.book.experts);
       this.transitions.add(window.transitions);
     }
     return accepted;

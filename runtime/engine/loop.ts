@@ -77,7 +77,7 @@ export class EngineLoop {
       times: this.#times,
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
-      breathe: () => this.#drainPort(),
+      betweenLayers: () => this.#drainPort(),
     };
     port.on("message", (message: ToEngine) => this.#receive(message));
   }

@@ -24,7 +24,7 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   /** Called between layers: answers what must not wait for a whole step. */
-  readonly breathe: () => void;
+  readonly betweenLayers: () => void;
 }
 
 interface LayerRows {
@@ -54,7 +54,7 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
     }
     const pairs = await timed(times, phase, "experts", () => expertRows(tools, { layer, phase, f, ids }));
     x = combine(h, gates, pairs, hidden);
-    tools.breathe();
+    tools.betweenLayers();
   }
   return x;
 }

@@ -3,13 +3,13 @@
 import type { Result } from "./view.ts";
 
 export const readySecondsMax = 30;
-/** Of the whole command. Cold: programs or the model had to be made. */
+/** Minutes of the whole command. Cold: programs or the model had to be made. */
 export const totalMinutesMax = { warm: 5, cold: 15 } as const;
 
 export interface Times {
-  /** From the start of the command until everything was taken down again. */
+  /** Seconds from the start of the command until everything was taken down again. */
   readonly totalSeconds: number;
-  /** From the apply to Ready; undefined when it did not come to that. */
+  /** Seconds from the apply to Ready; undefined when it did not come to that. */
   readonly readySeconds: number | undefined;
   readonly machine: "warm" | "cold" | "unknown";
 }

@@ -71,7 +71,7 @@ export class SimEngine implements Engine {
       head: dense(async () => ({})),
       router: () => this.router,
       dispatch: (frame) => (this.ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
-      breathe: () => {},
+      betweenLayers: () => {},
     };
   }
 

@@ -10,14 +10,14 @@ const pairsPerExpert = 32;
 const newPart = 0.5;
 
 /** The transitions of one deployment; 8 bytes per (layer, expert, expert). */
-export class TransitionBook {
+export class TransitionCounts {
   /** Followed pairs that the sums stand for, faded ones less. */
   pairs = 0;
   private readonly sums: Float64Array;
   private readonly enough: number;
   private since = 0;
 
-  /** A model too large to be followed has an empty book. */
+  /** A model too large to be followed has no counts. */
   constructor(layers: number, experts: number) {
     const cells = Math.max(0, layers - 1) * experts * experts;
     this.sums = new Float64Array(cells <= transitionCellsMax ? cells : 0);

@@ -5,7 +5,7 @@ import type { RankSpec } from "../policy.ts";
 import { seeded } from "../random.ts";
 import { Forecaster } from "./forecast.ts";
 import { timingOf } from "./timing.ts";
-import { LoadBook, ServedRows } from "./windows.ts";
+import { LoadWindows, ServedRows } from "./windows.ts";
 
 const ranks = [
   { rank: 0, bootId: "a", speed: 1 },
@@ -29,7 +29,7 @@ const message = (change: Partial<LoadWindow>): LoadWindow => ({
 const rates = { node: 40, zone: 20, remote: 10, store: 5 };
 const specs = (nodes: string[], zones: string[] = []): RankSpec[] =>
   nodes.map((node, rank) => ({ rank, speed: 1, budgetBytes: 1, zone: zones[rank] ?? "z", node, state: "active" }));
-const book = (): LoadBook => new LoadBook({ layers: 1, experts: 2, deploymentUid: "u", now: 1000 });
+const opened = (): LoadWindows => new LoadWindows({ layers: 1, experts: 2, deploymentUid: "u", now: 1000 });
 
 const refused: Record<string, [Partial<LoadWindow>, string]> = {
   "a message of another deployment": [{ deploymentUID: "x" }, "unknown_deployment"],
@@ -40,12 +40,12 @@ const refused: Record<string, [Partial<LoadWindow>, string]> = {
 };
 for (const [name, [change, wantReason]] of Object.entries(refused)) {
   test(`${name} is refused as ${wantReason}`, () => {
-    assert.deepEqual(book().accept(message(change), ranks, 2000), { ok: false, reason: wantReason });
+    assert.deepEqual(opened().accept(message(change), ranks, 2000), { ok: false, reason: wantReason });
   });
 }
 
 test("a message that began before a change of plan is a sign of life and counts nothing", () => {
-  const load = book();
+  const load = opened();
   load.reset(6_000);
   assert.deepEqual(load.accept(message({ seq: 1, windowStart: 4_000, windowEnd: 7_000 }), ranks, 7_100), { ok: true });
   assert.equal(load.openSelections(), 0);
@@ -83,14 +83,14 @@ test("a load that holds still is no unrest, however few are counted; one that mo
 });
 
 test("a message delivered twice counts once", () => {
-  const b = book();
+  const b = opened();
   assert.ok(b.accept(message({}), ranks, 2000).ok);
   assert.deepEqual(b.accept(message({}), ranks, 2000), { ok: false, reason: "duplicate" });
   assert.deepEqual([...b.close(ranks, 6000).routed], [3, 1]);
 });
 
 test("a silent rank is missing, and an idle one is not", () => {
-  const b = book();
+  const b = opened();
   b.accept(message({ routed: Uint32Array.of(0, 0), served: Uint32Array.of(0, 0) }), ranks, 2000);
   assert.deepEqual(b.close(ranks, 6000).missing, [1]);
   assert.equal(b.ageMs(ranks, 6000), Number.POSITIVE_INFINITY);
@@ -98,7 +98,7 @@ test("a silent rank is missing, and an idle one is not", () => {
 });
 
 test("a rank that restarts is a new one: its old messages say nothing of it", () => {
-  const b = book();
+  const b = opened();
   b.accept(message({ seq: 9 }), ranks, 2000);
   const reborn = [{ rank: 0, bootId: "a2", speed: 1 }];
   assert.equal(b.ageMs(reborn, 3000), Number.POSITIVE_INFINITY);
@@ -106,7 +106,7 @@ test("a rank that restarts is a new one: its old messages say nothing of it", ()
 });
 
 test("where the time of steps went is the mean of ranks, phases added, and known only if all of them say", () => {
-  const b = book();
+  const b = opened();
   const seconds = (dense: number, experts: number) => ({ seconds: { dense, experts } });
   b.accept(message({ seq: 1, phase: "prefill", ...seconds(1, 2) }), ranks, 2000);
   b.accept(message({ seq: 2, ...seconds(2, 1) }), ranks, 2000);
@@ -124,7 +124,7 @@ test("where the time of steps went is the mean of ranks, phases added, and known
 });
 
 test("transfers are timed by the slowest path between ranks", () => {
-  const window = { ...book().close([], 3000), seconds: { dense: 1, experts: 1 } };
+  const window = { ...opened().close([], 3000), seconds: { dense: 1, experts: 1 } };
   const rate = (nodes: string[], zones?: string[]) =>
     timingOf(window, { layers: 1, ranks: specs(nodes, zones), rates, windowMs: 1, windows: 1 })?.bytesPerSecond;
   assert.equal(rate(["a", "a"]), 40);

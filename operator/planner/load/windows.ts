@@ -39,7 +39,7 @@ interface RankRecord {
 }
 
 /** The open window of one deployment: messages in, one ClosedWindow out. Times are unix ms. */
-export class LoadBook {
+export class LoadWindows {
   readonly layers: number;
   readonly experts: number;
   readonly deploymentUid: string;

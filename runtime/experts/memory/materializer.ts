@@ -55,7 +55,7 @@ export class Materializer {
   readonly #shards: MaterializerOptions["shards"];
   readonly #pace: TransferPace;
   readonly #log: Log;
-  readonly #gate = new Semaphore(concurrentLoads);
+  readonly #slots = new Semaphore(concurrentLoads);
   readonly #changed = new Signal();
   #fetchedBytes = 0;
 
@@ -128,8 +128,8 @@ export class Materializer {
     const { layer, expert, signal } = request;
     const turn = { bytes: this.#shards.storedBytes(layer, expert), limit: request.bytesPerSecond, signal };
     try {
-      // Limited loads wait outside of the gate, so that urgent ones find it free.
-      const bytes = await this.#pace.receive(turn, () => this.#gate.run(request.kind === "staged", () => this.#fetch(request)));
+      // Limited loads wait before they take a slot, so that urgent ones find one free.
+      const bytes = await this.#pace.receive(turn, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
       this.residents.loaded(layer, expert);
       if (hold) this.residents.lease(layer, expert);
       return bytes;
