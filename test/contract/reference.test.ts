@@ -1,5 +1,5 @@
 // The reference backend against the contract; being its own oracle, it proves here the checks, KV, slots and bookkeeping.
-// That its numbers are right is shown by kernels.test.ts and gradients.test.ts in runtime/kernels, and by golden-logits.ts.
+// That its numbers are right is shown by runtime/kernels/kernels.test.ts, runtime/kernels/gradients.test.ts and golden-logits.ts.
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
 import { runBackendContract } from "./backend.ts";
 import { runDenseEquality } from "./dense.ts";

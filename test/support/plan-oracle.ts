@@ -1,5 +1,5 @@
 // The rules that a plan must keep, written a second time from the contract and sharing no code with the planner's own checks
-// (planner/validate.ts, planner/problem.ts), so that one mistake is not made on both sides. Each broken rule is named.
+// (operator/planner/validate.ts and operator/planner/problem.ts), so that one mistake is not made on both sides. Each broken rule is named.
 import type { LayerPlan, Move } from "../../crds/plan.ts";
 import type { PlanInput, RankSpec } from "../../operator/planner/policy.ts";
 

@@ -1,5 +1,5 @@
 // Workers of one deployment in this process, over real gRPC and TLS on loopback, and the two that speak to them: an operator
-// driver (membership, plans) and a gateway (requests with failover, as gateway/failover.ts does it).
+// driver (membership, plans) and a gateway (requests with failover, as runtime/gateway/failover.ts does it).
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

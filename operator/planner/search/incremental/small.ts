@@ -1,4 +1,4 @@
-// For small models (experts x ranks <= 128): an annealed search over the hosts of one layer with the exact split as its
+// The search for small models (experts x ranks <= 128): annealing over the hosts of one layer with the exact split as its
 // price. Greedy steps stop a few percent short there, because a good placement is several steps away. Seeded, pure.
 import { bound, fastestOf, imbalance, sum } from "../../../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../../../runtime/placement/split.ts";
