@@ -1,5 +1,5 @@
-// Writes what is generated from crds/: CRD manifests, their chart copies, the reference page. `--check` fails on drift instead.
-// The one file of this folder that touches the disk; run by `npm run gen` and `npm run check`.
+// The generator of what is made from crds/: CRD manifests, their chart copies, the reference page. `--check` fails on drift
+// instead. The one file of this folder that touches the disk; run by `npm run gen` and `npm run check`.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { stringify } from "yaml";

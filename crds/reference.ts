@@ -1,4 +1,4 @@
-// Renders the CRD schemas as one Markdown page. Pure; generate.ts writes it to crds/REFERENCE.md.
+// The CRD schemas as one Markdown page. Pure; generate.ts writes it to crds/REFERENCE.md.
 import { customResourceDefinition, type Kind, kinds } from "./index.ts";
 import type { Json, JsonObject } from "./openapi.ts";
 

@@ -1,4 +1,4 @@
-// Writes the dashboards and the PrometheusRule template into the chart; `--check` fails on drift instead.
+// The generator of the dashboards and the PrometheusRule template in the chart; `--check` fails on drift instead.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { alerts } from "./alerts.ts";

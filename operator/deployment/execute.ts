@@ -1,4 +1,5 @@
-// Carries out the actions that core/pod-actions.ts decided on. Each may be repeated; each failure is reported, none stops the others.
+// The executor of the actions that core/pod-actions.ts decided on. Each may be repeated; each failure is reported, none stops the
+// others.
 import { randomInt } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import { rfc3339 } from "../../crds/conditions.ts";

@@ -1,4 +1,4 @@
-// Writes the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
+// The generator of the chart's roles from operator/rbac.ts: `node operator/deployment/generate-role.ts`. `--check` fails on drift.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { rulesOf, type Scope } from "../rbac.ts";

@@ -1,4 +1,4 @@
-// Writes a MoEDeployment's status when it says something new, and the events that go with changed conditions.
+// The writer of a MoEDeployment's status: it writes when it says something new, and the events that go with changed conditions.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
 import { type ConditionState, withTransition } from "../../crds/conditions.ts";

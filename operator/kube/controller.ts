@@ -1,5 +1,5 @@
-// Runs a reconcile function over a work queue with a number of workers. Shell; knows no kind.
-// A reconcile that throws is retried as its AppError says, with back-off by default; one that returns may ask to be run again later.
+// The runner of a reconcile function over a work queue with a number of workers. Shell; knows no kind. A reconcile that throws is
+// retried as its AppError says, with back-off by default; one that returns may ask to be run again later.
 import { AppError } from "../../crds/common.ts";
 import { WorkQueue } from "./workqueue.ts";
 

@@ -1,5 +1,5 @@
-// Opens a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor once.
-// Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
+// The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
+// once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
 import type { Backend, Compiled, KvCache } from "../backends/backend.ts";
 import { createBackend } from "../backends/index.ts";

@@ -1,6 +1,6 @@
-// Owns one request until its last token. A worker that errs, drains, falls silent or vanishes is replaced by another one
-// that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token.
-// Not here: how long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
+// The owner of one request until its last token. A worker that errs, drains, falls silent or vanishes is replaced by another one
+// that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
+// long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, type Wait } from "./patience.ts";
 

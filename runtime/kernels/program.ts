@@ -1,4 +1,5 @@
-// Runs a whole segment by its kernels, forward and backward: what the reference backend executes and where training hooks in. Pure.
+// The run of a whole segment by its kernels, forward and backward: what the reference backend executes and where training hooks in.
+// Pure.
 import { kernelOf } from "./index.ts";
 import { floats, type Gradients, type KvRows, type Values } from "./kernel.ts";
 import type { Segment, Tensor } from "./segment.ts";

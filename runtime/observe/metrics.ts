@@ -1,4 +1,4 @@
-// Records the metrics of crds/metrics.ts and writes them as Prometheus text. An unknown name, a missing label or a wrong
+// The recorder of the metrics of crds/metrics.ts, which writes them as Prometheus text. An unknown name, a missing label or a wrong
 // label value does not compile. Not here: the HTTP handler (health.ts) and what is measured (the callers).
 //
 //   const metrics = createMetrics({ process: "worker", constants: { namespace, deployment, rank: "0" } });

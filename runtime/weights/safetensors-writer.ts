@@ -1,4 +1,4 @@
-// Writes one safetensors file, tensor by tensor, without holding the model in memory. Shell.
+// The writer of one safetensors file, tensor by tensor, without holding the model in memory. Shell.
 import { createHash } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";

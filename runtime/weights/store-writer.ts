@@ -1,5 +1,5 @@
-// Writes a model store: everything into a temporary folder beside the target, then one rename. Streams; holds one expert at a time.
-// A crash leaves a `.tmp-` folder that the next write of the same store removes. Shell.
+// The writer of a model store: everything into a temporary folder beside the target, then one rename. Streams; holds one expert at
+// a time. A crash leaves a `.tmp-` folder that the next write of the same store removes. Shell.
 import { copyFile, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";

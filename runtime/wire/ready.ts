@@ -1,5 +1,5 @@
-// Waits until a client's connection stands. Without it a call to an address that swallows packets would wait for the
-// transport's own timeout of 20 s; with it callers turn to another rank after their own.
+// The wait until a client's connection stands. Without it a call to an address that swallows packets would wait for the transport's
+// own timeout of 20 s; with it callers turn to another rank after their own.
 import { type Channel, connectivityState } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 

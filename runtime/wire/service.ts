@@ -1,5 +1,5 @@
-// Adapts protobuf-es service descriptors to grpc-js: a service definition for servers, a typed client for callers.
-// Nothing here opens a socket (grpc.ts does) or knows what a message means (mapping.ts does).
+// The adapter of protobuf-es service descriptors to grpc-js: a service definition for servers, a typed client for callers. Nothing
+// here opens a socket (grpc.ts does) or knows what a message means (mapping.ts does).
 import { create, type DescMessage, fromBinary, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";

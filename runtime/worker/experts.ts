@@ -1,4 +1,4 @@
-// Wires this rank's side of experts together: memory, transfers, plan, frames out and frames in. Construction only.
+// The wiring of this rank's side of experts: memory, transfers, plan, frames out and frames in. Construction only.
 import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, RemoteExperts, RemoteFrame } from "../engine/engine.ts";
 import { DispatchClient } from "../experts/dispatch/client.ts";

@@ -1,5 +1,5 @@
-// Carries out what the operator asks of this rank's plan: prepare, commit, abort, release, adopt. The rules are in
-// plan-state.ts, the loading in experts/memory/materializer.ts; here they meet the engine's routing and the clock.
+// The keeper of this rank's plan, which carries out what the operator asks of it: prepare, commit, abort, release, adopt. The rules
+// are in plan-state.ts, the loading in experts/memory/materializer.ts; here they meet the engine's routing and the clock.
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { Engine } from "../engine/engine.ts";

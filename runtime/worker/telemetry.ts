@@ -1,5 +1,5 @@
-// Publishes what this rank routed and served in each window, per phase, on the bus; dropped and counted when the bus is away.
-// Windows are aligned to wall-clock multiples of their length, so that those of all ranks cover the same time.
+// The publisher of what this rank routed and served in each window, per phase, on the bus; dropped and counted when the bus is
+// away. Windows are aligned to wall-clock multiples of their length, so that those of all ranks cover the same time.
 import { encodeLoad, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";

@@ -1,4 +1,5 @@
-// Builds the cluster's programs from the pinned Go modules below gomod/ and keeps them in the user's cache. Nothing comes from an image registry.
+// The build of the cluster's programs from the pinned Go modules below gomod/, kept in the user's cache. Nothing comes from an
+// image registry.
 
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";

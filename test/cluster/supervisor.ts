@@ -1,4 +1,4 @@
-// Renders the shell scripts that keep a cluster's programs running, and the programs' arguments. Pure: it starts nothing.
+// The shell scripts that keep a cluster's programs running, and the programs' arguments. Pure: it starts nothing.
 
 export interface Program {
   readonly name: string;

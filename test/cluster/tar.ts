@@ -1,4 +1,5 @@
-// Writes tar archives (POSIX ustar with pax records for long names) so that equal input gives equal bytes. Pure but for reading the files it packs.
+// The writer of tar archives (POSIX ustar with pax records for long names) so that equal input gives equal bytes. Pure but for
+// reading the files it packs.
 
 import { createReadStream } from "node:fs";
 

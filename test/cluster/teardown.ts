@@ -1,4 +1,5 @@
-// Removes everything a cluster of a given name has on this machine, however far it had come and however it ended. Every step may be repeated.
+// The removal of everything a cluster of a given name has on this machine, however far it had come and however it ended. Every step
+// may be repeated.
 
 import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { cgroupExists, killCgroup, removeCgroup } from "./cgroups.ts";

@@ -1,5 +1,5 @@
-// Follows an ExpertPlacement with one `kubectl get --watch`, so that looking costs the machine the same whether experts move
-// or not, and no short phase is missed between two looks.
+// A watch on an ExpertPlacement by one `kubectl get --watch`, so that looking costs the machine the same whether experts move or
+// not, and no short phase is missed between two looks.
 import { type ChildProcess, spawn } from "node:child_process";
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";

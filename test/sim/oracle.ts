@@ -1,6 +1,6 @@
-// Watches a simulated cluster from outside and says which promise was broken when. It knows the promises, not the code:
-// bytes before commit, declared bytes within the budget and in every row of a token, no copy freed while a live source routes to
-// it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit
+// An oracle that watches a simulated cluster from outside and says which promise was broken when. It knows the promises, not the
+// code: bytes before commit, declared bytes within the budget and in every row of a token, no copy freed while a live source routes
+// to it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit
 // past the deadline, epochs that only grow, and no step of a source that never ends.
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
 import type { DispatchFrame, DispatchReply } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";

@@ -1,5 +1,5 @@
-// Runs a policy over a trace: plan from windows <= t, score on t + 1. What `enodia plan simulate` and the benchmark
-// print. Pure but for the clock that the caller gives.
+// The run of a policy over a trace: plan from windows <= t, score on t + 1. What `enodia plan simulate` and the benchmark print.
+// Pure but for the clock that the caller gives.
 import type { LayerPlan } from "../../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound, relativeLoad } from "../../../runtime/placement/imbalance.ts";

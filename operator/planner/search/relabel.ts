@@ -1,4 +1,4 @@
-// Gives the parts of a layer that was planned from nothing to the ranks that hold most of them already. Pure.
+// The relabelling of a layer that was planned from nothing: its parts go to the ranks that hold most of them already. Pure.
 import type { Problem } from "../problem.ts";
 
 /** Ranks of `hosts` renamed so that few copies move: largest overlap first. Only among equal ranks; a part is what one rank holds. */

@@ -1,5 +1,5 @@
-// Computes a frame of expert work on this rank's engine, loading experts on demand when asked to.
-// Used for frames of other ranks (server.ts) and for this rank's own work that nobody else can do (client.ts).
+// The computation of a frame of expert work on this rank's engine, loading experts on demand when asked to. Used for frames of
+// other ranks (server.ts) and for this rank's own work that nobody else can do (client.ts).
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { Engine } from "../../engine/engine.ts";

@@ -1,5 +1,6 @@
-// Brings experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded transfers.
-// Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old copies stay until told.
+// The way of experts into this rank's memory and out again: fetch, verify, load, under the memory budget and with bounded
+// transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old copies
+// stay until told.
 import { AppError } from "../../../crds/common.ts";
 import type { Engine } from "../../engine/engine.ts";
 import type { Log } from "../../observe/log.ts";

@@ -1,5 +1,5 @@
-// Gets the verified stored bytes of one expert: from the peers that host it, one after another, and from the model store last.
-// Every byte is checked against this rank's own index, whoever sent it.
+// The client that gets the verified stored bytes of one expert: from the peers that host it, one after another, and from the model
+// store last. Every byte is checked against this rank's own index, whoever sent it.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import { leastShare } from "../../placement/backoff.ts";
