@@ -42,7 +42,7 @@ function roundRobin(problem: Problem): Hosts | undefined {
   return hosts;
 }
 
-/** The first homes under tight budgets with experts of different sizes: largest first, where most is free. */
+/** Homes under tight budgets with experts of different sizes: largest first, where most is free. */
 function bestFit(problem: Problem): Hosts {
   const used = new Float64Array(problem.G);
   const bytes = problem.input.shape.residentBytes;

@@ -112,7 +112,7 @@ export class Patience {
     if (fault === "expert" && !this.#since.has("expert")) this.#since.set("expert", this.#now());
   }
 
-  /** The thing that the request has waited for too long. */
+  /** The wait that has lasted too long; undefined while none has. */
   over(): Wait | undefined {
     const { noWorkerMs, queueMs } = this.#limits;
     const limits = { worker: noWorkerMs, queue: queueMs, expert: noWorkerMs };

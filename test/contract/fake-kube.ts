@@ -48,7 +48,7 @@ export class FakeKube implements Kube {
   /** Judges pods as admission would; throws to refuse. */
   admit: (resource: Resource, object: KubeObject) => void = () => {};
   writes = 0;
-  /** True: what an object owns goes with it at once; otherwise collect() plays the garbage collector, as late as a test wants. */
+  /** When true, what an object owns goes with it at once; otherwise collect() plays the garbage collector, as late as a test wants. */
   collectsAtOnce = true;
   readonly #departed = new Set<string>();
 

@@ -96,7 +96,7 @@ function rowViolations(input: PlanInput, layers: Layers): Violation[] {
       const before = input.current?.[l]?.hosts[e] ?? [];
       const lost = before.length > 0 && !before.some((rank) => active.has(rank));
       if (!lost || gone.length < row.length || row.join() !== before.join()) add("active ranks");
-      // The next repair takes the room, where a plan itself makes it.
+      // Room that a plan itself makes is taken by the next repair.
       else if ([layers, input.current ?? []].every((placed) => hasRoom(input, placed, { layer: l, expert: e, rank: -1 }))) add("hosted");
     }
   }

@@ -20,7 +20,7 @@ export interface Restlessness {
   readonly lasting: number;
 }
 
-/** Windows that a plan is expected to hold, between `windowsMin` and `windowsMax`. */
+/** Windows that the forecast is expected to hold, between `windowsMin` and `windowsMax`. */
 export function expectedWindows({ watched, changes, unrest, lasting }: Restlessness): number {
   const untilChange = (assumedWindows + watched) / (1 + changes);
   // The gain fades evenly until as much has moved as there is load: worth half of that time in full.

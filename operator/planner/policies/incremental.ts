@@ -21,10 +21,7 @@ const sharedMemoryFactor = 4.1;
 /** Dead band: a layer is entered above the first and worked on down to the second. */
 const enterAt: Record<PlanInput["effort"], number> = { fast: 1.05, quality: 1.03 };
 const leaveAt = 1.02;
-/**
- * The level above which a layer is entered at least, where a copy must gain much: what is known better with time is no reason to
- * move.
- */
+/** A layer is entered only above this where a copy must gain much: what is known better with time is no reason to move. */
 const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
 /** Replica counts out of proportion by this part are set right; more where moves must gain more, or layers share memory. */
 const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;

@@ -109,7 +109,7 @@ function f32Of(source: GraphSource, name: string): Extract<Matrix, { codec: "f32
   return weight;
 }
 
-/** The form that the dense part's matrices get under `denseBits`. */
+/** A matrix of the dense part in the form that `denseBits` asks for. */
 function densePolicy(source: GraphSource, matrix: Matrix, out: string): Matrix {
   const fits = matrix.codec === "f32" && dims(matrix).k % blockSize === 0;
   return source.denseBits === 8 && fits && !source.routerLogits.has(out) ? quantizeInt8(matrix) : matrix;

@@ -73,7 +73,7 @@ export class Arena {
     );
   }
 
-  /** True when the budget allows no more copies at all. A cheap check before a costly search. */
+  /** True when moves or bytes of the budget are used up. A cheap check before a costly search. */
   exhausted(): boolean {
     return this.moves >= this.problem.input.budget.maxMoves || this.bytes >= this.problem.input.budget.maxBytes;
   }
