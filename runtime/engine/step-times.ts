@@ -1,5 +1,5 @@
 // The time of steps by what it went into, per phase since the last reading: computing what is not experts, and waiting for experts,
-// here and elsewhere. The planner hides transfers behind the first.
+// here and elsewhere. The planner hides transfers behind it.
 import type { Phase, StepSeconds } from "../../crds/telemetry.ts";
 
 export class StepTimes {

@@ -57,7 +57,7 @@ export interface PlaneStart {
 
 export interface WorkerPlane {
   readonly experts: WorkerExperts;
-  /** Tells the caller by its certificate. */
+  /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;

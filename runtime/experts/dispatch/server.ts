@@ -30,7 +30,7 @@ export interface DispatchServerOptions {
     serves(layer: number, epoch: number): boolean;
     current(layer: number): { readonly epoch: number } | undefined;
   };
-  /** Tells the caller by its certificate; throws for strangers and for those that are no workers. */
+  /** Tells who the caller is, by its certificate; throws for strangers and for those that are no workers. */
   readonly caller: (call: Caller) => Extract<PeerIdentity, { role: "worker" }>;
   readonly log: Log;
   /** `rows`: expert rows computed for the frame, 0 unless ok. */
