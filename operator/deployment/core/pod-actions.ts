@@ -27,7 +27,7 @@ export interface Step {
 /** A terminating pod is forced out this long after its grace period. */
 export const terminatingSlackMs = 10_000;
 
-export interface RolloutInput {
+export interface PodsInput {
   readonly snapshot: Snapshot;
   readonly ranks: number;
   /** Nothing new may be made: the spec is refused. Dead pods still go. */
@@ -35,7 +35,7 @@ export interface RolloutInput {
   readonly limitBytes: number | undefined;
 }
 
-export function nextStep(input: RolloutInput): Step {
+export function nextStep(input: PodsInput): Step {
   const { snapshot, ranks, frozen } = input;
   const gone = removals(snapshot);
   const removed = new Set(gone.actions.map((action) => (action.type === "delete" ? action.pod.uid : "")));
@@ -114,7 +114,7 @@ function create(pods: readonly PodFacts[], ranks: number): Action[] {
   return actions;
 }
 
-function shrink(input: RolloutInput, pods: readonly PodFacts[]): { actions: Action[]; blocked: Blocked | undefined } {
+function shrink(input: PodsInput, pods: readonly PodFacts[]): { actions: Action[]; blocked: Blocked | undefined } {
   const { snapshot, ranks } = input;
   const stop = ranks === 0;
   const surplus = Math.max(0, pods.length - ranks);
@@ -144,7 +144,7 @@ function shrink(input: RolloutInput, pods: readonly PodFacts[]): { actions: Acti
 const mark = (pod: PodFacts, reason: LeavingReason, why: string): Action => ({ type: "mark", pod, reason, why });
 
 /** A shrink is refused when the ranks that stay cannot hold one copy of every expert. */
-function infeasible(input: RolloutInput, present: number): Blocked | undefined {
+function infeasible(input: PodsInput, present: number): Blocked | undefined {
   const { model } = input.snapshot.view ?? {};
   const budget = model ? expertBudget(input.snapshot.deployment.spec, model, input.limitBytes) : undefined;
   if (!model || budget === undefined) return undefined;

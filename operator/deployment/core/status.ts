@@ -1,4 +1,4 @@
-// The status of a MoEDeployment from a snapshot and what rollout decided. Pure; the only place that writes status fields.
+// The status of a MoEDeployment from a snapshot and the pod actions that were decided. Pure; the only place that writes status fields.
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation } from "../../../crds/moe-deployment-status.ts";
