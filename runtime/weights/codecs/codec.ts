@@ -1,4 +1,4 @@
-// The interface of a codec of expert units: three matrices to bytes and back. Interface and the shapes all codecs share. Pure.
+// The interface of a codec of expert units: three matrices to bytes and back; and the shapes that all codecs share. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { Weights } from "../../kernels/weights.ts";
 
