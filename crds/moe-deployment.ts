@@ -3,7 +3,7 @@
 import { z } from "zod";
 import { AppError } from "./common.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
-import { defaultPolicy, policyNames, rebalancingModes } from "./policies.ts";
+import { defaultPolicy, policyNames, rebalancingModes } from "./names.ts";
 import { duration, quantity } from "./quantity.ts";
 
 /** Names users may type, beside those of policies.ts. The registries are checked against these lists by the compiler. */

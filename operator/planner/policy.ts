@@ -1,7 +1,8 @@
 // What a placement policy is given and what it must return. One file per policy in policies/, chosen by
 // spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
+
+import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
-import type { PolicyName } from "../../crds/policies.ts";
 
 export type RankState = "active" | "draining" | "dead";
 
