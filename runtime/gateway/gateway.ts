@@ -4,8 +4,9 @@ import { randomBytes, randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer, type ServerType } from "@hono/node-server";
 import { AppError, gatewayRank } from "../../crds/common.ts";
+import type { LogLevel, MemberState } from "../../crds/names.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
-import { createLog, type Log, type LogLevel } from "../observe/log.ts";
+import { createLog, type Log } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
@@ -187,7 +188,7 @@ class Readiness {
 
 function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
   for (const [state, count] of Object.entries(pool.countByState())) {
-    metrics.set("enodia_gateway_workers", count, { state: state as "joining" | "active" | "draining" | "lost" });
+    metrics.set("enodia_gateway_workers", count, { state: state as MemberState });
   }
   if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
 }

@@ -1,6 +1,6 @@
 // Which rank takes a request: the one with the fewest queued tokens; among about equal ones the one that a hash of the
 // prompt's beginning prefers, since it may still hold that prefix in its KV cache. Pure.
-import type { MemberState } from "../wire/mapping.ts";
+import type { MemberState } from "../../crds/names.ts";
 
 /** What the gateway knows of one worker when it chooses. */
 export interface Candidate {

@@ -6,12 +6,11 @@
 //   generation_config.json chat_template.jinja         copied when the source has them
 // This file: the schema and the reader's interface. Reading: store-reader.ts. Writing: store-writer.ts.
 import { z } from "zod";
+import { type CodecName, codecNames } from "../../crds/names.ts";
 import type { WeightData, Weights } from "../kernels/weights.ts";
 
 export const storeVersion = 1;
 export const unitAlignment = 4096;
-export const codecNames = ["f32", "int4"] as const;
-export type CodecName = (typeof codecNames)[number];
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
@@ -37,6 +36,11 @@ export const expertIndexSchema = z.object({
   ),
 });
 export type ExpertIndex = z.infer<typeof expertIndexSchema>;
+
+/** The codecs of a store by their names: an order that holds when a codec is added, since the model digest depends on it. */
+export function codecsOf({ codecs }: Pick<ExpertIndex, "codecs">): CodecName[] {
+  return codecNames.filter((name) => codecs[name] !== undefined).toSorted();
+}
 
 export interface ModelStore {
   readonly dir: string;

@@ -1,6 +1,7 @@
 // A worker process: opens the model, serves Control at once, gets its plan from the operator or a peer, and then serves
 // tokens and experts until it is told to stop. Construction and life cycle; the work is in the files it imports.
 import { randomUUID } from "node:crypto";
+import type { BackendChoice, CodecName, LogLevel } from "../../crds/names.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
@@ -38,8 +39,8 @@ export interface WorkerOptions {
   readonly grpcPort: number;
   readonly metricsPort: number;
   readonly maxContext: number;
-  readonly backend: "Auto" | "cpu" | "webgpu" | "reference";
-  readonly codec: "int4" | "f32";
+  readonly backend: BackendChoice;
+  readonly codec: CodecName;
   readonly kvPoolBytes: number;
   readonly expertBudgetBytes: number;
   readonly threads?: number | undefined;
@@ -47,7 +48,7 @@ export interface WorkerOptions {
   readonly natsCreds?: string | undefined;
   readonly natsPrefix: string;
   readonly telemetryWindowMs: number;
-  readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "silent";
+  readonly logLevel: LogLevel;
   readonly otlpEndpoint?: string | undefined;
   readonly version: string;
 }

@@ -1,5 +1,6 @@
 // What a codec of expert units is: three matrices to bytes and back. Interface and the shapes all codecs share. Pure.
 import { AppError } from "../../../crds/common.ts";
+import type { CodecName } from "../../../crds/names.ts";
 import type { Weights } from "../../kernels/weights.ts";
 
 export interface ExpertShape {
@@ -15,7 +16,7 @@ export interface ExpertMatrices {
 }
 
 export interface UnitCodec {
-  readonly name: "f32" | "int4";
+  readonly name: CodecName;
   /** Bytes of one unit, the same for every expert of a model. */
   unitBytes(shape: ExpertShape): number;
   encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array;
