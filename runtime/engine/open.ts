@@ -2,7 +2,7 @@
 // Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
 import type { Backend, Compiled, KvCache } from "../backends/backend.ts";
-import { createBackend } from "../backends/index.ts";
+import { chooseBackend, createBackend } from "../backends/index.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
@@ -32,9 +32,10 @@ export async function openModel(options: ThreadOptions): Promise<OpenModel> {
   try {
     const program = programOf(store.config);
     const kvSpec = kvShape(program, options);
-    const backend = await createBackend(options.backend, { threads: options.threads, denseBits: options.codec === "int4" ? 8 : 32 });
+    const name = await chooseBackend(options.backend);
+    const backend = await createBackend(name, { threads: options.threads, denseBits: options.codec === "int4" ? 8 : 32 });
     try {
-      return await compileModel({ store, program, backend, options, kvSpec });
+      return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
     } catch (caught) {
       await backend.close();
       throw caught;
