@@ -1,5 +1,5 @@
-// What the operator has to know of a backend before any worker runs. A worker's own questions to its backend are the
-// interface in runtime/backends/backend.ts.
+// This table declares of each backend what the operator has to know before any worker runs; the CRD's rules are made of it.
+// What a worker asks of a running backend is the interface in runtime/backends/backend.ts.
 import { type BackendName, backendNames } from "./names.ts";
 
 /**

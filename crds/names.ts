@@ -1,6 +1,6 @@
-// Every name that users type or that one plane hands to another, each listed once. Schemas, configurations, command lines and
-// registries are typed by these arrays, so that a name without its implementation does not compile. Nothing here but names:
-// what a name stands for is said by its implementation, which declares what shared code may ask of it.
+// This file lists every name that users type or that one plane hands to another, each once. Schemas, configurations, command
+// lines and registries are typed by these arrays, so that a name without its implementation does not compile. It holds nothing
+// but names: an implementation declares what shared code may ask of it, and test/names.test.ts finds comparisons of names.
 
 /** How placements are planned: `spec.rebalancing.policy`. */
 export const policyNames = ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow", "exact"] as const;

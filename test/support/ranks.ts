@@ -80,7 +80,8 @@ export class Ranks {
     const podName = `${deployment}-${pod}`;
     const worker = await startWorker(
       {
-        ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" },
+        ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, tlsDir: "", host: "127.0.0.1" },
+        ...{ servedName: deployment, modelDir: this.dir },
         ...{ grpcPort, metricsPort: 0, maxContext: 256, backend: "cpu", codec: "f32", kvPoolBytes: 4 << 20, expertBudgetBytes: 1 << 30 },
         ...{ natsPrefix: "enodia", telemetryWindowMs: 1000, logLevel: "silent", version: "test", threads: 1 },
         ...own,
