@@ -116,7 +116,7 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
     if (!info) throw new AppError(`${dir}: the dense part has no tensor "${name}"`, { code: "MissingTensor" });
     const bytes = await dense.readRaw(name);
     if (sha256Hex(bytes) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
-    return { codec: "f32", shape: info.shape, data: widenTensor(info, bytes) };
+    return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
   };
 }
 

@@ -7,7 +7,7 @@
 // This file: the schema and the reader's interface. Reading: store-reader.ts. Writing: store-writer.ts.
 import { z } from "zod";
 import { type CodecName, codecNames } from "../../crds/names.ts";
-import type { WeightData, Weights } from "../kernels/weights.ts";
+import type { WeightOf, Weights } from "../kernels/weights.ts";
 
 export const storeVersion = 1;
 export const unitAlignment = 4096;
@@ -49,7 +49,7 @@ export interface ModelStore {
   readonly config: unknown;
   readonly denseNames: readonly string[];
   /** One dense tensor, widened to f32. */
-  readDense(name: string): Promise<Extract<WeightData, { codec: "f32" }>>;
+  readDense(name: string): Promise<WeightOf<"f32">>;
   /** The stored bytes of one expert, verified against its hash; throws AppError `CorruptShard`. */
   readUnit(layer: number, expert: number, codec: CodecName): Promise<Uint8Array>;
   /** Splits verified unit bytes into w1, w2, w3 without copying where alignment allows. */
