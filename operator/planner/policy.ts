@@ -47,7 +47,8 @@ export interface RecentMoves {
   readonly dropped: ReadonlySet<number>;
 }
 
-export type Effort = "fast" | "quality";
+export const efforts = ["fast", "quality"] as const;
+export type Effort = (typeof efforts)[number];
 
 /** What was measured of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
 export interface Timing {
