@@ -1,9 +1,12 @@
 // The condition type of both kinds and the rule for changing one: the transition time moves only with the status. Pure.
 import { z } from "zod";
 
+export const conditionStatuses = ["True", "False", "Unknown"] as const;
+export type ConditionStatus = (typeof conditionStatuses)[number];
+
 export const conditionSchema = z.object({
   type: z.string().max(64).meta({ description: "What is judged." }),
-  status: z.enum(["True", "False", "Unknown"]).meta({ description: "The verdict." }),
+  status: z.enum(conditionStatuses).meta({ description: "The verdict." }),
   reason: z.string().max(128).meta({ description: "Why, in one word." }),
   message: z.string().max(2048).meta({ description: "Why, for people, with the remedy where there is one." }),
   lastTransitionTime: z.iso.datetime().meta({ description: "When the status last changed." }),

@@ -6,6 +6,10 @@
 // operator passes namespace and deployment itself on metrics `per: "deployment"`. No label is ever an expert or a layer:
 // layer detail is aggregated as `layer_agg`, full vectors travel on NATS.
 
+import { conditionStatuses } from "./conditions.ts";
+import { failoverReasons, memberStates } from "./names.ts";
+import { phases as phase } from "./telemetry.ts";
+
 export type ProcessKind = "operator" | "gateway" | "worker";
 export type MetricType = "counter" | "gauge" | "histogram";
 
@@ -52,7 +56,6 @@ const latency = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 const work = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
-const phase = ["prefill", "decode"] as const;
 const endpoint = ["chat", "completions", "models", "other"] as const;
 const shardSource = ["peer", "store"] as const;
 const frameResult = ["ok", "not_hosted", "busy", "rejected", "error"] as const;
@@ -89,12 +92,12 @@ const table = {
   ),
   enodia_gateway_tokens_total: gateway.counter("Tokens read and written.", { kind: ["prompt", "output"] }),
   enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", {
-    reason: ["lost", "draining", "silent", "error"],
+    reason: failoverReasons,
   }),
   enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
   enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
   enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", {
-    state: ["joining", "active", "draining", "lost"],
+    state: memberStates,
   }),
   enodia_membership_version: pods.gauge("Version of the membership this pod knows."),
 
@@ -173,11 +176,11 @@ const table = {
   // ---- operator: per deployment
   enodia_deployment_replicas: managed.gauge("Worker pods wanted, existing and ready.", { state: ["desired", "allocated", "ready"] }),
   enodia_deployment_ranks: managed.gauge("Ranks by state; lost = not serving and routed around.", {
-    state: ["active", "joining", "draining", "lost"],
+    state: memberStates,
   }),
   enodia_deployment_condition: managed.gauge("1 for the present status of each condition, 0 for the others.", {
     type: "open",
-    status: ["True", "False", "Unknown"],
+    status: conditionStatuses,
   }),
   enodia_placement_epoch: managed.gauge("Epoch of the ExpertPlacement."),
   enodia_placement_epoch_lag: managed.gauge("Epoch of the ExpertPlacement less the lowest epoch an active rank serves."),

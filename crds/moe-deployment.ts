@@ -1,17 +1,11 @@
 // MoEDeployment: one model served by one expert-parallel world. The spec, its defaults and its CEL rules.
 // Every field here is rendered by the operator or refused through SpecAccepted=False. Status: moe-deployment-status.ts.
 import { z } from "zod";
+import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
-import { defaultPolicy, policyNames, rebalancingModes } from "./policies.ts";
+import { backendChoices, codecNames, defaultBackend, defaultCodec, defaultPolicy, policyNames, rebalancingModes } from "./names.ts";
 import { duration, quantity } from "./quantity.ts";
-
-/** Names users may type, beside those of policies.ts. The registries are checked against these lists by the compiler. */
-export const backendNames = ["Auto", "cpu", "webgpu", "reference"] as const;
-export type BackendName = (typeof backendNames)[number];
-/** Hold the model in memory of a device, which no container limit counts and which WebGPU does not tell the size of. */
-export const deviceMemoryBackends: readonly BackendName[] = ["webgpu"];
-export const expertCodecNames = ["int4", "f32"] as const;
 
 /** Bounds that also keep the cost of the CEL rules small. */
 export const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16, copies: 16 } as const;
@@ -95,11 +89,11 @@ const experts = z
 
 const runtime = z
   .object({
-    backend: z.enum(backendNames).default("Auto").meta({
+    backend: z.enum(backendChoices).default(defaultBackend).meta({
       description:
         "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),
-    expertCodec: z.enum(expertCodecNames).default("int4").meta({
+    expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description: "Stored form of the experts that workers load: int4 is small, f32 is large and exact. The import must have written it.",
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),

@@ -19,6 +19,16 @@ export const natsCredentialKeys = ["user.creds", "token"] as const;
 export const phases = ["prefill", "decode"] as const;
 export type Phase = (typeof phases)[number];
 
+/** Load is sampled at least this often, and several times in the span that a decision looks at: a sample that covers a change of plan is not counted. */
+const sampleMsMax = 5_000;
+const sampleMsMin = 250;
+const samplesPerWindow = 3;
+
+/** Milliseconds between two load messages of a worker; the planner sums them into its window. */
+export function loadSampleMs(windowMs: number): number {
+  return Math.min(sampleMsMax, Math.max(sampleMsMin, Math.floor(windowMs / samplesPerWindow)));
+}
+
 const counts = z.string().max(loadMessageBytesMax);
 
 /** A worker follows one token in so many through the layers. */

@@ -1,12 +1,13 @@
 // The chart's values as zod: charts/enodia/values.schema.json is generated from it, so a typo in a values file fails the install.
 // Defaults stay in values.yaml, where users read them; a test checks that file against this schema.
 import { z } from "zod";
+import { operatorLogLevels, pullPolicies } from "./names.ts";
 
 const name = z.string().max(253);
 const stringMap = z.record(z.string(), z.string());
 const object = z.record(z.string(), z.unknown());
 const objects = z.array(object).max(64);
-const pullPolicy = z.enum(["Always", "IfNotPresent", "Never"]);
+const pullPolicy = z.enum(pullPolicies);
 const url = z.string().max(512);
 
 const image = z
@@ -39,7 +40,7 @@ const chartValuesSchema = z
     runtimeImage: image,
     replicaCount: z.int().min(0).max(16),
     watchNamespaces: z.array(z.string().max(63)).max(64),
-    logLevel: z.enum(["debug", "info", "warn", "error"]),
+    logLevel: z.enum(operatorLogLevels),
     resources,
     ...scheduling,
     podAnnotations: stringMap,

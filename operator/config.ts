@@ -2,6 +2,7 @@
 import { parseArgs } from "node:util";
 import { z } from "zod";
 import { AppError, ports } from "../crds/common.ts";
+import { defaultLogLevel, type OperatorLogLevel, operatorLogLevels, type PullPolicy, pullPolicies } from "../crds/names.ts";
 
 const optional = z
   .string()
@@ -12,8 +13,8 @@ const schema = z.object({
   ENODIA_NAMESPACE: z.string().min(1).default("enodia-system"),
   ENODIA_POD_NAME: optional,
   ENODIA_RUNTIME_IMAGE: z.string().min(1).default("enodia/runtime:dev"),
-  ENODIA_RUNTIME_PULL_POLICY: z.enum(["Always", "IfNotPresent", "Never"]).default("IfNotPresent"),
-  ENODIA_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
+  ENODIA_RUNTIME_PULL_POLICY: z.enum(pullPolicies).default("IfNotPresent"),
+  ENODIA_LOG_LEVEL: z.enum(operatorLogLevels).default(defaultLogLevel),
   ENODIA_NATS_URL: optional,
   ENODIA_OTLP_ENDPOINT: optional,
   ENODIA_WATCH_NAMESPACES: z
@@ -32,8 +33,8 @@ export interface OperatorConfig {
   readonly namespace: string;
   readonly identity: string;
   readonly runtimeImage: string;
-  readonly pullPolicy: "Always" | "IfNotPresent" | "Never";
-  readonly logLevel: "debug" | "info" | "warn" | "error";
+  readonly pullPolicy: PullPolicy;
+  readonly logLevel: OperatorLogLevel;
   readonly natsUrl: string | undefined;
   readonly otlpEndpoint: string | undefined;
   readonly watchNamespaces: readonly string[];

@@ -35,7 +35,7 @@ const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/observe/": ["crds/"],
   "runtime/weights/": weights,
   "runtime/text/": ["crds/"],
-  "runtime/backends/": [...kernels, "runtime/weights/codecs/"],
+  "runtime/backends/": kernels,
   "runtime/engine/": [...weights, "runtime/engine/core/", "runtime/backends/backend.ts", "runtime/backends/index.ts"],
   "runtime/experts/": experts,
   "runtime/experts/memory/": experts,

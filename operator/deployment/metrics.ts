@@ -1,9 +1,8 @@
 // Gauges of the deployment plane, read from the statuses in the cache at each scrape.
+import { conditionStatuses } from "../../crds/conditions.ts";
 import { parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { KubeObject } from "../kube/kube.ts";
-
-const statuses = ["True", "False", "Unknown"] as const;
 
 export function recordStatus(metrics: Pick<Metrics<"operator">, "set">, objects: readonly KubeObject[]): void {
   for (const object of objects) {
@@ -35,7 +34,7 @@ function record(metrics: Pick<Metrics<"operator">, "set">, object: KubeObject): 
   });
   metrics.set("enodia_deployment_ranks", Math.max(0, replicas - desired), { ...labels, state: "draining" });
   for (const condition of status.conditions ?? []) {
-    for (const value of statuses) {
+    for (const value of conditionStatuses) {
       metrics.set("enodia_deployment_condition", condition.status === value ? 1 : 0, { ...labels, type: condition.type, status: value });
     }
   }

@@ -1,8 +1,9 @@
 // The two questions around a plan: is one asked for, and is the finished one worth its moves. Every answer has a PascalCase reason
 // and its numbers: "not moving" is explained like moving. Pure: the rebalance plane observes, plans between the two questions, and
 // acts.
+
+import type { RebalancingMode } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
-import type { RebalancingMode } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";

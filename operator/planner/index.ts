@@ -1,8 +1,8 @@
 // The registry of placement policies, typed by the names of the CRD, and the one way to run a policy: current placement
 // made whole, plan made, invariants checked. Pure.
 import { AppError } from "../../crds/common.ts";
+import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
-import type { PolicyName } from "../../crds/policies.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { type LayerBytes, scheduleLayers } from "../../runtime/placement/schedule.ts";
 import { keepFloor } from "./copies.ts";

@@ -1,7 +1,8 @@
 // The contract of a placement policy: the input that it is given and the plan that it must return. One file per policy in
 // policies/, chosen by spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
+
+import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
-import type { PolicyName } from "../../crds/policies.ts";
 
 export type RankState = "active" | "draining" | "dead";
 
@@ -46,7 +47,8 @@ export interface RecentMoves {
   readonly dropped: ReadonlySet<number>;
 }
 
-export type Effort = "fast" | "quality";
+export const efforts = ["fast", "quality"] as const;
+export type Effort = (typeof efforts)[number];
 
 /** The measured times of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
 export interface Timing {

@@ -2,7 +2,7 @@
 // is both ends: `threadPlanner()` for the operator, and the thread's own loop when it is started as a worker.
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
-import { type PolicyName, policyNames } from "../../crds/policies.ts";
+import { type PolicyName, policyNames } from "../../crds/names.ts";
 import { makePlan, policies } from "../planner/index.ts";
 import type { PlanInput, PlanOutput } from "../planner/policy.ts";
 

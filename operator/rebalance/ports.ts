@@ -8,7 +8,8 @@ import type { Fetched } from "../../runtime/placement/cost.ts";
 import type { Membership } from "../../runtime/wire/mapping.ts";
 import type { Ref } from "../kube/kube.ts";
 
-export type { Member, MemberState, Membership } from "../../runtime/wire/mapping.ts";
+export type { MemberState } from "../../crds/names.ts";
+export type { Member, Membership } from "../../runtime/wire/mapping.ts";
 export type { Clock } from "../kube/workqueue.ts";
 
 /** What a worker says of itself once connected. */

@@ -2,7 +2,7 @@
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
-import type { WeightData, Weights } from "../kernels/weights.ts";
+import type { WeightForm, Weights } from "../kernels/weights.ts";
 
 /** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k and for v. */
 export interface KvCache {
@@ -53,7 +53,7 @@ export interface Backend {
   /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
-  expertResidentBytes(segment: Segment, codec: WeightData["codec"]): number;
+  expertResidentBytes(segment: Segment, form: WeightForm): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
   close(): Promise<void>;

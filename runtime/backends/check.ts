@@ -3,7 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import { checkKvRows } from "../kernels/attention.ts";
 import type { Segment } from "../kernels/segment.ts";
-import type { WeightData, Weights } from "../kernels/weights.ts";
+import { valuesIn, type WeightData, type Weights } from "../kernels/weights.ts";
 import type { Inputs, KvCall } from "./backend.ts";
 
 function invalid(segment: Segment, message: string): AppError {
@@ -20,7 +20,7 @@ export function weightOf(segment: Segment, weights: Weights, name: string): Weig
   if (declared.shape.join() !== weight.shape.join()) {
     throw invalid(segment, `weight ${name} is [${weight.shape.join(", ")}], the model wants [${declared.shape.join(", ")}]`);
   }
-  const values = weight.codec === "f32" ? weight.data.length : weight.s.length * 32;
+  const values = valuesIn(weight);
   if (values !== sizeOf(declared.shape)) throw invalid(segment, `weight ${name} holds ${values} values, not ${sizeOf(declared.shape)}`);
   return weight;
 }

@@ -1,28 +1,40 @@
 // The backends there are, by the name spec.runtime.backend takes. To add one: its folder, its name in crds, one line here
 // (a missing line is a compile error). Loaded lazily, so an image without a backend's library still runs the others.
 import { AppError } from "../../crds/common.ts";
-import type { BackendName } from "../../crds/moe-deployment.ts";
+import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
 import type { Backend, BackendFactory, BackendOptions } from "./backend.ts";
 
-export type ConcreteBackendName = Exclude<BackendName, "Auto">;
-
-export const backends: { readonly [Name in ConcreteBackendName]: () => Promise<BackendFactory> } = {
-  cpu: async () => (await import("./cpu/index.ts")).createCpuBackend,
-  webgpu: async () => (await import("./webgpu/index.ts")).createWebGpuBackend,
-  reference: async () => (await import("./reference.ts")).createReferenceBackend,
-};
-
-/** Auto: webgpu when an adapter that is no software rasteriser is there, else cpu. */
-export async function chooseBackend(name: BackendName): Promise<ConcreteBackendName> {
-  if (name !== "Auto") return name;
-  const { findHardwareAdapter } = await import("./webgpu/device.ts");
-  return (await findHardwareAdapter()) ? "webgpu" : "cpu";
+interface Entry {
+  load(): Promise<BackendFactory>;
+  /** Whether Auto may take it on this machine; a backend without this answer is taken only by its name. */
+  suits?(): Promise<boolean>;
 }
 
-export async function createBackend(name: BackendName, options: BackendOptions): Promise<Backend> {
-  const chosen = await chooseBackend(name);
+/** In the order in which Auto asks them. */
+const backends = {
+  webgpu: {
+    load: async () => (await import("./webgpu/index.ts")).createWebGpuBackend,
+    suits: async () => (await (await import("./webgpu/device.ts")).findHardwareAdapter()) !== undefined,
+  },
+  cpu: { load: async () => (await import("./cpu/index.ts")).createCpuBackend, suits: async () => true },
+  reference: { load: async () => (await import("./reference.ts")).createReferenceBackend },
+} as const satisfies Readonly<Record<BackendName, Entry>>;
+
+/** The backend of that name; for Auto, the first that suits the machine. */
+export async function chooseBackend(choice: BackendChoice): Promise<BackendName> {
+  const named = backendNames.find((name) => name === choice);
+  if (named !== undefined) return named;
+  for (const [name, { suits }] of Object.entries<Entry>(backends)) if (await suits?.()) return name as BackendName;
+  throw new AppError("no backend suits this machine; set spec.runtime.backend", {
+    code: "BackendUnavailable",
+    operation: "choosing a backend",
+  });
+}
+
+export async function createBackend(choice: BackendChoice, options: BackendOptions): Promise<Backend> {
+  const chosen = await chooseBackend(choice);
   try {
-    return await (await backends[chosen]())(options);
+    return await (await backends[chosen].load())(options);
   } catch (caught) {
     if (caught instanceof AppError) throw caught;
     throw new AppError(`backend ${chosen} does not start: ${caught instanceof Error ? caught.message : String(caught)}`, {

@@ -3,8 +3,7 @@
 import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
-import type { Weights } from "../kernels/weights.ts";
-import { dequantizeInt4 } from "../weights/codecs/int4.ts";
+import { copyF32, type Weights } from "../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCache, KvCall, Outputs } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, weightOf } from "./check.ts";
 
@@ -60,7 +59,7 @@ function compile(segment: Segment, weights: Weights): Compiled {
   const constants: Record<string, Tensor> = {};
   for (const { name, shape } of segment.weights) {
     const weight = weightOf(segment, weights, name);
-    constants[name] = { shape, data: weight.codec === "f32" ? weight.data.slice() : dequantizeInt4(weight) };
+    constants[name] = { shape, data: copyF32(weight) };
   }
   return {
     residentBytes: f32Bytes(segment),

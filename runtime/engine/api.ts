@@ -1,7 +1,7 @@
 // The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
+import type { BackendChoice, CodecName } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
-import type { CodecName } from "../weights/store.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
 export type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
@@ -27,7 +27,7 @@ export interface RemoteExperts {
 
 export interface EngineOptions {
   readonly storeDir: string;
-  readonly backend: "Auto" | "cpu" | "webgpu" | "reference";
+  readonly backend: BackendChoice;
   readonly codec: CodecName;
   readonly kvPoolBytes: number;
   /** Tokens of one request, prompt and output together; at most the model's own limit. */

@@ -1,12 +1,13 @@
 // The experts this rank holds, compiled, and the batch that runs (row, expert) pairs on them. Counts rows served, and what they took.
 // Not here: which expert belongs where (placement), fetching of units (runtime/experts).
 import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Backend, Compiled } from "../backends/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import { gatherRows, type Pairs, scatterRows } from "../placement/frames/pairs.ts";
-import type { CodecName, ModelStore } from "../weights/store.ts";
+import type { ModelStore } from "../weights/store.ts";
 import { groupPairs } from "./core/combine.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";

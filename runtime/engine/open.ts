@@ -2,10 +2,11 @@
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
 import type { Backend, Compiled, KvCache } from "../backends/backend.ts";
-import { createBackend } from "../backends/index.ts";
+import { chooseBackend, createBackend } from "../backends/index.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
+import { codecFor } from "../weights/codecs/index.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { EngineInfo } from "./api.ts";
@@ -32,9 +33,11 @@ export async function openModel(options: ThreadOptions): Promise<OpenModel> {
   try {
     const program = programOf(store.config);
     const kvSpec = kvShape(program, options);
-    const backend = await createBackend(options.backend, { threads: options.threads, denseBits: options.codec === "int4" ? 8 : 32 });
+    const codec = codecFor(options.codec);
+    const name = await chooseBackend(options.backend);
+    const backend = await createBackend(name, { threads: options.threads, denseBits: codec.exact ? 32 : 8 });
     try {
-      return await compileModel({ store, program, backend, options, kvSpec });
+      return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
     } catch (caught) {
       await backend.close();
       throw caught;
@@ -96,7 +99,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
     kvSlots: kvSpec.slots,
-    expertResidentBytes: backend.expertResidentBytes(program.expert, options.codec),
+    expertResidentBytes: backend.expertResidentBytes(program.expert, codecFor(options.codec).form),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };

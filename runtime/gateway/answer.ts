@@ -1,6 +1,7 @@
 // One request from its parsed job to its text: tokenise, check the context, generate with failover, detokenise, stop
 // strings, usage. Yields pieces as they become certain. Not here: HTTP, JSON shapes (openai-body.ts), connections.
 import { AppError } from "../../crds/common.ts";
+import type { FailoverReason } from "../../crds/names.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";
@@ -182,7 +183,7 @@ export class Answer {
     const { metrics, log, now } = this.#deps;
     return {
       now,
-      onFailover: (reason: "lost" | "draining" | "silent" | "error", rank: number, tokens: number, err: AppError) => {
+      onFailover: (reason: FailoverReason, rank: number, tokens: number, err: AppError) => {
         this.failovers++;
         metrics.add("enodia_gateway_failovers_total", 1, { reason });
         this.#request.span.event("failover", { "enodia.rank": rank, "enodia.reason": reason, "enodia.tokens": tokens });

@@ -3,15 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
-import {
-  type Attempt,
-  type FailoverReason,
-  type Generated,
-  type Generation,
-  generate,
-  type WorkerEvent,
-  type Workers,
-} from "./failover.ts";
+import type { FailoverReason } from "../../crds/names.ts";
+import { type Attempt, type Generated, type Generation, generate, type WorkerEvent, type Workers } from "./failover.ts";
 import { failoverLimits } from "./patience.ts";
 
 const truth = (position: number) => 1000 + position * 3;

@@ -2,6 +2,7 @@
 // that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
+import type { FailoverReason } from "../../crds/names.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, type Wait } from "./patience.ts";
 
 export interface Generation {
@@ -52,8 +53,6 @@ export interface Workers {
   /** Resolves when the membership changed, when a place became free and it is this request's turn, or after timeoutMs. */
   changed(timeoutMs: number, signal: AbortSignal): Promise<void>;
 }
-
-export type FailoverReason = "lost" | "draining" | "silent" | "error";
 
 const waitStepMs = 250;
 

@@ -4,8 +4,10 @@ import { randomBytes, randomUUID } from "node:crypto";
 import type { AddressInfo } from "node:net";
 import { createAdaptorServer, type ServerType } from "@hono/node-server";
 import { AppError, gatewayRank } from "../../crds/common.ts";
+import type { MemberState } from "../../crds/names.ts";
+import type { GatewaySettings } from "../../crds/process.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
-import { createLog, type Log, type LogLevel } from "../observe/log.ts";
+import { createLog, type Log } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
@@ -38,28 +40,10 @@ const controlCloseMs = 500;
 /** The operator usually comes first; peers are for when it is away. */
 const askPeersEveryMs = 2_000;
 
-export interface GatewayConfig {
-  readonly namespace: string;
-  readonly deployment: string;
-  readonly deploymentUid: string;
-  readonly podName: string;
-  readonly podUid: string;
-  readonly podIp?: string | undefined;
-  /** The headless Service of the workers, asked for membership while the operator is away; unset = only the operator tells. */
-  readonly peersDns?: string | undefined;
-  readonly servedName: string;
-  /** The store folder; only its tokenizer and configs are read. */
-  readonly modelDir: string;
-  readonly maxContext: number;
-  readonly tlsDir: string;
-  readonly httpPort: number;
-  readonly grpcPort: number;
-  readonly metricsPort: number;
+/** What the operator tells the gateway through its environment, and what the process knows of itself. */
+export interface GatewayConfig extends GatewaySettings {
+  /** Address that its servers listen on; all when not given. */
   readonly host?: string;
-  readonly logLevel: LogLevel;
-  readonly otlpEndpoint?: string | undefined;
-  readonly apiKeyFile?: string | undefined;
-  readonly queueRequestsMax?: number | undefined;
   readonly version: string;
 }
 
@@ -187,7 +171,7 @@ class Readiness {
 
 function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {
   for (const [state, count] of Object.entries(pool.countByState())) {
-    metrics.set("enodia_gateway_workers", count, { state: state as "joining" | "active" | "draining" | "lost" });
+    metrics.set("enodia_gateway_workers", count, { state: state as MemberState });
   }
   if (pool.version >= 0) metrics.set("enodia_membership_version", pool.version);
 }

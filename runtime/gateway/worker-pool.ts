@@ -1,10 +1,11 @@
 // The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
 // a moment ago. Starts attempts for failover.ts on the rank that choose-worker.ts chooses; cuts the streams of lost pods at once.
 import { AppError } from "../../crds/common.ts";
+import { type MemberState, memberStates } from "../../crds/names.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, fromStatus } from "../wire/grpc.ts";
-import { type Identity, type Member, type MemberState, type Membership, memberStates, toSender } from "../wire/mapping.ts";
+import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
 import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";

@@ -4,9 +4,8 @@
 //   const log = createLog({ level: "info", name: "worker", fields: { rank: 0 } });
 //   log.info({ epoch: 7 }, "plan committed");   log.error({ err }, "fetch failed");   const child = log.child({ requestId });
 import { pino } from "pino";
+import type { LogLevel } from "../../crds/names.ts";
 
-export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
-export type LogLevel = (typeof logLevels)[number];
 type Fields = Readonly<Record<string, unknown>>;
 
 export interface Log {

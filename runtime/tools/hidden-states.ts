@@ -18,7 +18,7 @@ async function weightsOf(
   names: readonly { readonly name: string; readonly shape: readonly number[] }[],
 ): Promise<Record<string, WeightData>> {
   const weights: Record<string, WeightData> = {};
-  for (const { name, shape } of names) weights[name] = { codec: "f32", shape, data: await source.read(name) };
+  for (const { name, shape } of names) weights[name] = { form: "f32", shape, data: await source.read(name) };
   return weights;
 }
 

@@ -1,13 +1,14 @@
 // A folder of a served family (Hugging Face layout, safetensors) to a model store: experts become units, everything else is
 // copied as stored. What tensors there are, and their shapes, is what the family's program reads.
 import { join } from "node:path";
+import type { CodecName } from "../../crds/names.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { denseWeights, type ModelFamily } from "../models/family.ts";
 import { familyOf } from "../models/index.ts";
 import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
-import type { CodecName, ExpertIndex } from "../weights/store.ts";
+import type { ExpertIndex } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { companionFiles, type Log } from "./files.ts";

@@ -3,9 +3,9 @@
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { llamaArchitecture } from "../models/llama.ts";
-import type { CodecName } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 import { importDenseFolder, importGguf } from "./import-dense.ts";

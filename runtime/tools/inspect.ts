@@ -1,7 +1,8 @@
 // `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash. Reads, never writes.
 import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
 import { codecFor } from "../weights/codecs/index.ts";
-import { type CodecName, codecNames, type ModelStore } from "../weights/store.ts";
+import { codecsOf, type ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 
@@ -35,8 +36,7 @@ async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units:
     });
   log(`${store.denseNames.length} dense tensors match their hashes`);
   let units = 0;
-  for (const codec of codecNames) {
-    if (!store.index.codecs[codec]) continue;
+  for (const codec of codecsOf(store.index)) {
     for (let layer = 0; layer < store.index.layers; layer++) {
       for (let expert = 0; expert < store.index.experts; expert++) {
         await store.readUnit(layer, expert, codec);
@@ -53,9 +53,8 @@ export async function inspect(options: { readonly dir: string; readonly verify: 
   try {
     const { index } = store;
     const codecs: Partial<Record<CodecName, CodecReport>> = {};
-    for (const name of codecNames) {
-      const units = index.codecs[name]?.units.flat();
-      if (!units) continue;
+    for (const name of codecsOf(index)) {
+      const units = index.codecs[name]?.units.flat() ?? [];
       const unitBytes = codecFor(name).unitBytes(index);
       codecs[name] = { unitBytes, totalBytes: unitBytes * units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
     }

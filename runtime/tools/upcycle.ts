@@ -3,6 +3,7 @@
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
 import { createBackend } from "../backends/index.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
@@ -12,7 +13,7 @@ import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import { bytesOf } from "../weights/floats.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
-import type { CodecName, ExpertIndex } from "../weights/store.ts";
+import type { ExpertIndex } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { calibrationSequences } from "./calibration.ts";

@@ -1,7 +1,7 @@
 // The hashes of a model store: of bytes, of large units without holding up the thread, and the one that all ranks must agree on.
 import { createHash } from "node:crypto";
 import { setImmediate as turn } from "node:timers/promises";
-import { codecNames, type ExpertIndex } from "./store.ts";
+import { codecsOf, type ExpertIndex } from "./store.ts";
 
 /** Hashed in one go, 2 to 10 ms; a unit of a large model has hundreds of them, and the thread has pings to answer. */
 const hashSliceBytes = 4 * 1024 * 1024;
@@ -22,6 +22,6 @@ export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
 export function modelDigest(configText: string, dense: ExpertIndex["dense"], codecs: ExpertIndex["codecs"]): string {
   const hash = createHash("sha256").update(configText);
   for (const name of Object.keys(dense).sort()) hash.update(`\n${name} ${dense[name]}`);
-  for (const codec of codecNames) for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
+  for (const codec of codecsOf({ codecs })) for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
   return hash.digest("hex");
 }

@@ -4,13 +4,14 @@
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, widenTensor } from "./safetensors.ts";
-import { type CodecName, codecNames, type ExpertIndex, expertIndexSchema, type ModelStore, unitAlignment } from "./store.ts";
+import { codecsOf, type ExpertIndex, expertIndexSchema, type ModelStore, unitAlignment } from "./store.ts";
 
 const indexFile = "expert-index.json";
 const jsonBytesMax = 256 * 1024 * 1024;
@@ -74,7 +75,7 @@ function checkIndex(dir: string, index: ExpertIndex): void {
     });
   }
   if (index.topK > index.experts) throw corrupt(dir, `top-k ${index.topK} of only ${index.experts} experts`);
-  for (const name of codecNames) {
+  for (const name of codecsOf(index)) {
     const entry = index.codecs[name];
     if (!entry) continue;
     const want = codecFor(name).unitBytes(index);
@@ -115,7 +116,7 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
     if (!info) throw new AppError(`${dir}: the dense part has no tensor "${name}"`, { code: "MissingTensor" });
     const bytes = await dense.readRaw(name);
     if (sha256Hex(bytes) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
-    return { codec: "f32", shape: info.shape, data: widenTensor(info, bytes) };
+    return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
   };
 }
 

@@ -3,11 +3,12 @@
 import { copyFile, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
+import type { CodecName } from "../../crds/names.ts";
 import type { ExpertMatrices } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
 import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
-import { type CodecName, type ExpertIndex, expertIndexSchema, storeVersion, unitAlignment } from "./store.ts";
+import { type ExpertIndex, expertIndexSchema, storeVersion, unitAlignment } from "./store.ts";
 
 export interface StoreSpec {
   /** Written as config.json. */

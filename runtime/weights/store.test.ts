@@ -5,9 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
+import { asF32 } from "../kernels/weights.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { openCheckpoint } from "./checkpoint.ts";
-import { dequantizeInt4 } from "./codecs/int4.ts";
 import { openStore } from "./store-reader.ts";
 import { writeFolder } from "./store-writer.ts";
 
@@ -36,10 +36,10 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
         const want = await checkpoint.read(`model.layers.${layer}.block_sparse_moe.experts.${expert}.${matrix}.weight`);
         const have = exact[matrix]!;
         const quantized = coarse[matrix]!;
-        assert.ok(have.codec === "f32" && quantized.codec === "int4");
+        assert.ok(have.form === "f32" && quantized.form === "int4");
         assert.deepEqual(have.data, want);
         const widest = Math.max(...quantized.s);
-        assert.ok(dequantizeInt4(quantized).every((value, i) => Math.abs(value - want[i]!) <= 2.3 * widest));
+        assert.ok(asF32(quantized).every((value, i) => Math.abs(value - want[i]!) <= 2.3 * widest));
       }
     }
   }

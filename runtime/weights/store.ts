@@ -6,12 +6,11 @@
 //   generation_config.json chat_template.jinja         copied when the source has them
 // This file: the schema and the reader's interface. Reading: store-reader.ts. Writing: store-writer.ts.
 import { z } from "zod";
-import type { WeightData, Weights } from "../kernels/weights.ts";
+import { type CodecName, codecNames } from "../../crds/names.ts";
+import type { WeightOf, Weights } from "../kernels/weights.ts";
 
 export const storeVersion = 1;
 export const unitAlignment = 4096;
-export const codecNames = ["f32", "int4"] as const;
-export type CodecName = (typeof codecNames)[number];
 
 const sha256 = z.string().regex(/^[0-9a-f]{64}$/);
 
@@ -38,6 +37,11 @@ export const expertIndexSchema = z.object({
 });
 export type ExpertIndex = z.infer<typeof expertIndexSchema>;
 
+/** The codecs of a store by their names: an order that holds when a codec is added, since the model digest depends on it. */
+export function codecsOf({ codecs }: Pick<ExpertIndex, "codecs">): CodecName[] {
+  return codecNames.filter((name) => codecs[name] !== undefined).toSorted();
+}
+
 export interface ModelStore {
   readonly dir: string;
   readonly index: ExpertIndex;
@@ -45,7 +49,7 @@ export interface ModelStore {
   readonly config: unknown;
   readonly denseNames: readonly string[];
   /** One dense tensor, widened to f32. */
-  readDense(name: string): Promise<Extract<WeightData, { codec: "f32" }>>;
+  readDense(name: string): Promise<WeightOf<"f32">>;
   /** The stored bytes of one expert, verified against its hash; throws AppError `CorruptShard`. */
   readUnit(layer: number, expert: number, codec: CodecName): Promise<Uint8Array>;
   /** Splits verified unit bytes into w1, w2, w3 without copying where alignment allows. */

@@ -4,9 +4,10 @@ import { test } from "node:test";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
+import { memberStates } from "../../crds/names.ts";
 import { type LayerPlacement, type PlacementPlan, sharesTotal } from "../../crds/plan.ts";
 import { FetchedSchema, MemberState, MembershipSchema, PlanSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
-import { fromFetched, fromMembership, fromPlan, type Membership, memberStates, toFetched, toMembership, toPlan } from "./mapping.ts";
+import { fromFetched, fromMembership, fromPlan, type Membership, toFetched, toMembership, toPlan } from "./mapping.ts";
 
 const hostRow = fc.uniqueArray(fc.nat({ max: 4095 }), { minLength: 1, maxLength: 6 });
 function sharesFor(hosts: readonly number[]): number[] {

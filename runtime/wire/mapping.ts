@@ -2,6 +2,7 @@
 // checked here and named. Pure.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
+import { type MemberState, memberStates } from "../../crds/names.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import type { Fetched } from "../placement/cost.ts";
 import {
@@ -23,9 +24,6 @@ export interface Identity {
   readonly podUid: string;
   readonly bootId: string;
 }
-
-export const memberStates = ["joining", "active", "draining", "lost"] as const;
-export type MemberState = (typeof memberStates)[number];
 
 export interface Member {
   readonly rank: number;

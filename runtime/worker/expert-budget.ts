@@ -1,8 +1,8 @@
 // The resident bytes that a rank may spend on experts when spec.experts.memoryPerRank does not say. Called once by worker.ts; the
 // one place that asks the machine for its memory.
 import { totalmem } from "node:os";
+import { usesDeviceMemory } from "../../crds/backends.ts";
 import { AppError } from "../../crds/common.ts";
-import { deviceMemoryBackends } from "../../crds/moe-deployment.ts";
 
 /** Left free of the limit: allocator slack, buffers of requests and transfers. */
 const headroom = 0.15;
@@ -18,7 +18,7 @@ export function expertBudgetBytes(
   memory: { readonly limit: number; readonly total: number } = { limit: process.constrainedMemory(), total: totalmem() },
 ): number {
   if (configured > 0) return configured;
-  if (deviceMemoryBackends.some((backend) => backend === model.backend)) {
+  if (usesDeviceMemory(model.backend)) {
     throw new AppError(
       `experts.memoryPerRank: must be given, since this rank computes on ${model.device}, which does not tell how much memory it has; or set runtime.backend to cpu`,
       { code: "InvalidConfig", operation: "sizing the memory for experts" },

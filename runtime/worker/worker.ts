@@ -1,6 +1,7 @@
 // A worker process: opens the model, serves Control at once, gets its plan from the operator or a peer, and then serves
 // tokens and experts until it is told to stop. Construction and life cycle; the work is in the files it imports.
 import { randomUUID } from "node:crypto";
+import type { WorkerSettings } from "../../crds/process.ts";
 import { createEngine, type Engine, type EngineInfo, type EngineOptions } from "../engine/engine.ts";
 import { createHealth, type Health, serveHealth } from "../observe/health.ts";
 import { createLog, type Log } from "../observe/log.ts";
@@ -23,32 +24,10 @@ import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 const lastFramesMs = 500;
 const idlePollMs = 20;
 
-export interface WorkerOptions {
-  readonly namespace: string;
-  readonly deployment: string;
-  readonly deploymentUid: string;
-  readonly podName: string;
-  readonly podUid: string;
-  readonly podIp?: string | undefined;
-  readonly rank: number;
-  readonly modelDir: string;
-  readonly peersDns?: string | undefined;
-  readonly tlsDir: string;
+/** What the operator tells the worker through its environment, and what the process knows of itself. */
+export interface WorkerOptions extends WorkerSettings {
+  /** Address that its servers listen on; all when not given. */
   readonly host?: string;
-  readonly grpcPort: number;
-  readonly metricsPort: number;
-  readonly maxContext: number;
-  readonly backend: "Auto" | "cpu" | "webgpu" | "reference";
-  readonly codec: "int4" | "f32";
-  readonly kvPoolBytes: number;
-  readonly expertBudgetBytes: number;
-  readonly threads?: number | undefined;
-  readonly natsUrl?: string | undefined;
-  readonly natsCreds?: string | undefined;
-  readonly natsPrefix: string;
-  readonly telemetryWindowMs: number;
-  readonly logLevel: "trace" | "debug" | "info" | "warn" | "error" | "silent";
-  readonly otlpEndpoint?: string | undefined;
   readonly version: string;
 }
 

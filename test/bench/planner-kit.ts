@@ -1,7 +1,7 @@
 // The common parts of the planner benchmark: traces by seed, in-sample scores, medians. No figures of its own.
 
+import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
-import type { PolicyName } from "../../crds/policies.ts";
 import { gainPerMove } from "../../operator/planner/defaults.ts";
 import { policies } from "../../operator/planner/index.ts";
 import { movesDefault } from "../../operator/planner/load/pace.ts";

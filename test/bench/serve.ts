@@ -3,10 +3,10 @@
 // Prompts are random tokens with seeds; nothing is cached between runs. The best of several runs is reported, with the median.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import type { CodecName } from "../../crds/names.ts";
 import { createEngine, type Engine, type EngineInfo } from "../../runtime/engine/engine.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
 import { programOf } from "../../runtime/models/index.ts";
-import type { CodecName } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { provideSmolMoe } from "../harness/models.ts";
 import { readBandwidth } from "./bandwidth.ts";

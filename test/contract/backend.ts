@@ -8,7 +8,7 @@ import { allCases } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { Tensor } from "../../runtime/kernels/segment.ts";
-import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
+import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
 import { loadModel, relativeError } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
@@ -29,7 +29,7 @@ export interface BackendContract {
 const rowsGrid = [1, 2, 3, 63, 64, 65];
 
 const weightsOf = (kernelCase: KernelCase): Weights =>
-  Object.fromEntries(Object.entries(kernelCase.weights).map(([name, tensor]) => [name, { codec: "f32" as const, ...tensor }]));
+  Object.fromEntries(Object.entries(kernelCase.weights).map(([name, tensor]) => [name, { form: "f32" as const, ...tensor }]));
 
 async function runCase(backend: Backend, kernelCase: KernelCase): Promise<Outputs> {
   const program = await backend.compile(kernelCase.segment, weightsOf(kernelCase));
@@ -95,34 +95,31 @@ export function runBackendContract(contract: BackendContract): void {
     const model = syntheticModel();
     const { program } = model;
 
-    for (const codec of ["f32", "int4"] as const) {
-      check(`expert, ${codec}: ${rowsGrid.join(", ")} rows equal the reference`, async () => {
+    for (const form of ["f32", "int4"] as const) {
+      check(`expert, ${form}: ${rowsGrid.join(", ")} rows equal the reference`, async () => {
         const [mine, theirs] = await Promise.all(
-          [backend, oracle].map((b) => b.compile(program.expert, model.expert(0, 1, codec)) as Promise<Compiled>),
+          [backend, oracle].map((b) => b.compile(program.expert, model.expert(0, 1, form)) as Promise<Compiled>),
         );
         for (const rows of rowsGrid) {
           const inputs = x(rows, rows, program.hidden);
-          const tolerance = codec === "f32" ? contract.tolerance : contract.int4Tolerance;
+          const tolerance = form === "f32" ? contract.tolerance : contract.int4Tolerance;
           assertClose(await mine!.run(inputs), await theirs!.run(inputs), tolerance, `${rows} rows`);
         }
         await mine!.dispose();
       });
 
-      check(`expert, ${codec}: resident bytes stay within what the budget planned`, async () => {
-        const expert = await backend.compile(program.expert, model.expert(0, 0, codec));
+      check(`expert, ${form}: resident bytes stay within what the budget planned`, async () => {
+        const expert = await backend.compile(program.expert, model.expert(0, 0, form));
         assert.ok(expert.residentBytes > 0);
-        assert.ok(expert.residentBytes <= backend.expertResidentBytes(program.expert, codec), `${expert.residentBytes} resident`);
+        assert.ok(expert.residentBytes <= backend.expertResidentBytes(program.expert, form), `${expert.residentBytes} resident`);
         await expert.dispose();
       });
     }
 
     check("expert: weights are taken at compile time, so the caller's buffer may be overwritten afterwards", async () => {
       const own = Object.fromEntries(
-        Object.entries(model.expert(0, 1)).map(([name, w]) => [
-          name,
-          { ...w, data: (w as Extract<WeightData, { codec: "f32" }>).data.slice() },
-        ]),
-      ) as Record<string, Extract<WeightData, { codec: "f32" }>>;
+        Object.entries(model.expert(0, 1)).map(([name, w]) => [name, { ...w, data: (w as WeightOf<"f32">).data.slice() }]),
+      ) as Record<string, WeightOf<"f32">>;
       const expert = await backend.compile(program.expert, own);
       const inputs = x(4, 2, program.hidden);
       const want = keep(await expert.run(inputs));
@@ -299,14 +296,14 @@ export function runBackendContract(contract: BackendContract): void {
 
     if (contract.numericClass !== "exact") return;
     check("a row's bits depend on neither its batch nor its mates", async () => {
-      for (const codec of ["f32", "int4"] as const) {
-        const expert = await backend.compile(program.expert, model.expert(0, 2, codec));
+      for (const form of ["f32", "int4"] as const) {
+        const expert = await backend.compile(program.expert, model.expert(0, 2, form));
         const all = x(9, 65, program.hidden).x;
         const whole = keep(await expert.run({ x: all })).y!.data;
         for (const row of [0, 1, 31, 64]) {
           const alone = { shape: [1, program.hidden], data: all.data.slice(row * program.hidden, (row + 1) * program.hidden) };
           const got = (await expert.run({ x: alone })).y!.data;
-          assert.deepEqual([...got], [...whole.slice(row * program.hidden, (row + 1) * program.hidden)], `${codec} row ${row}`);
+          assert.deepEqual([...got], [...whole.slice(row * program.hidden, (row + 1) * program.hidden)], `${form} row ${row}`);
         }
         await expert.dispose();
       }

@@ -6,6 +6,7 @@ import fc from "fast-check";
 import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/backends/backend.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
+import type { WeightForm } from "../../runtime/kernels/weights.ts";
 import { syntheticModel } from "./synthetic.ts";
 
 /** Widths of a small real model, so that the backend takes the code paths it takes in service. */
@@ -77,8 +78,8 @@ export function runBitContract(options: { readonly name: string; readonly make: 
       await two?.close();
     });
 
-    const rowsOf = async (segment: Segment, codec: "f32" | "int4"): Promise<void> => {
-      const weights = segment === program.expert ? model.expert(0, 1, codec) : model.weights(segment);
+    const rowsOf = async (segment: Segment, form: WeightForm): Promise<void> => {
+      const weights = segment === program.expert ? model.expert(0, 1, form) : model.weights(segment);
       const [a, b] = await Promise.all([one, two].map((backend) => backend.compile(segment, weights)));
       const x = randomTensor(1, [rowsMax, hidden]).data;
       const whole = await a!.run({ x: { shape: [rowsMax, hidden], data: x } });
@@ -98,8 +99,8 @@ export function runBitContract(options: { readonly name: string; readonly make: 
       await b!.dispose();
     };
 
-    for (const codec of ["f32", "int4"] as const) {
-      test(`expert, ${codec}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(program.expert, codec));
+    for (const form of ["f32", "int4"] as const) {
+      test(`expert, ${form}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(program.expert, form));
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
 

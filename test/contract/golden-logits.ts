@@ -45,7 +45,7 @@ function modelOf(folder: string, checkpoint: Checkpoint): ModelWeights {
   const config: unknown = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
   const family = familyOf(config);
   const read = async (name: string): Promise<WeightData> => ({
-    codec: "f32",
+    form: "f32",
     shape: checkpoint.shape(name) ?? [],
     data: await checkpoint.read(name),
   });

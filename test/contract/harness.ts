@@ -2,12 +2,12 @@
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
 import type { Backend, Compiled, KvCache } from "../../runtime/backends/backend.ts";
 import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
-import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
+import type { WeightForm, Weights } from "../../runtime/kernels/weights.ts";
 
 export interface ModelWeights {
   readonly program: ModelProgram;
   weights(segment: Segment): Weights | Promise<Weights>;
-  expert(layer: number, expert: number, codec?: WeightData["codec"]): Weights | Promise<Weights>;
+  expert(layer: number, expert: number, form?: WeightForm): Weights | Promise<Weights>;
 }
 
 export interface LoadedModel {
@@ -24,7 +24,7 @@ const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).dat
 export async function loadModel(
   backend: Backend,
   model: ModelWeights,
-  spec: { readonly context: number; readonly slots?: number; readonly codec?: WeightData["codec"] },
+  spec: { readonly context: number; readonly slots?: number; readonly form?: WeightForm },
 ): Promise<LoadedModel> {
   const { program } = model;
   const compile = async (segment: Segment): Promise<Compiled> => backend.compile(segment, await model.weights(segment));
@@ -35,7 +35,7 @@ export async function loadModel(
   for (const [layer, block] of program.blocks.entries()) {
     blocks.push(await compile(block));
     const row: Compiled[] = [];
-    for (let e = 0; e < program.experts; e++) row.push(await backend.compile(program.expert, await model.expert(layer, e, spec.codec)));
+    for (let e = 0; e < program.experts; e++) row.push(await backend.compile(program.expert, await model.expert(layer, e, spec.form)));
     experts.push(row);
   }
   const routes: Int32Array[] = [];

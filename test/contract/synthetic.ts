@@ -2,14 +2,14 @@
 
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { ModelProgram, Segment } from "../../runtime/kernels/segment.ts";
-import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
+import type { WeightForm, WeightOf, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { quantizeInt4 } from "../../runtime/weights/codecs/int4.ts";
 
 export interface SyntheticModel {
   readonly program: ModelProgram;
   weights(segment: Segment): Weights;
-  expert(layer: number, expert: number, codec?: WeightData["codec"]): Weights;
+  expert(layer: number, expert: number, form?: WeightForm): Weights;
 }
 
 const base = {
@@ -31,10 +31,10 @@ const base = {
 /** A number from a name, so that every tensor has its own values. */
 const seedOf = (name: string): number => [...name].reduce((hash, char) => Math.imul(hash ^ char.charCodeAt(0), 16777619) >>> 0, 2166136261);
 
-export function syntheticWeight(name: string, shape: readonly number[]): Extract<WeightData, { codec: "f32" }> {
+export function syntheticWeight(name: string, shape: readonly number[]): WeightOf<"f32"> {
   const fanIn = shape[1] ?? 1;
   const values = randomTensor(seedOf(name), shape, shape.length === 1 ? 0.2 : 1 / Math.sqrt(fanIn));
-  return { codec: "f32", shape, data: shape.length === 1 ? values.data.map((value) => value + 1) : values.data };
+  return { form: "f32", shape, data: shape.length === 1 ? values.data.map((value) => value + 1) : values.data };
 }
 
 export function syntheticModel(overrides: object = {}): SyntheticModel {
@@ -42,12 +42,12 @@ export function syntheticModel(overrides: object = {}): SyntheticModel {
   return {
     program,
     weights: (segment) => Object.fromEntries(segment.weights.map(({ name, shape }) => [name, syntheticWeight(name, shape)])),
-    expert(layer, expert, codec = "f32") {
+    expert(layer, expert, form = "f32") {
       return Object.fromEntries(
         program.expert.weights.map(({ name, shape }) => {
           const f32 = syntheticWeight(`${layer}.${expert}.${name}`, shape);
           const [rows, columns] = shape as [number, number];
-          return [name, codec === "f32" ? f32 : quantizeInt4(f32.data, rows, columns)];
+          return [name, form === "f32" ? f32 : quantizeInt4(f32.data, rows, columns)];
         }),
       );
     },

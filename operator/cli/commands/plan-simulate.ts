@@ -5,18 +5,22 @@ import { open, readFile, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
+import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/names.ts";
 import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
-import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/policies.ts";
 import { policies } from "../../planner/index.ts";
-import { type SimulateOptions, type SplitName, simulate, summarise, type WindowResult } from "../../planner/offline/simulate.ts";
+import {
+  type SimulateOptions,
+  type SplitName,
+  simulate,
+  splitNames,
+  summarise,
+  type WindowResult,
+} from "../../planner/offline/simulate.ts";
 import { decodeTrace, type Trace } from "../../planner/offline/traces.ts";
-import type { PlacementPolicy } from "../../planner/policy.ts";
+import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
 import { positives, whole } from "../options.ts";
 import { table } from "../table.ts";
 import { plot } from "./plan-plot.ts";
-
-const splits = ["equal", "fixed", "optimal"] as const satisfies readonly SplitName[];
-const efforts = ["fast", "quality"] as const;
 
 const usage = `usage: enodia plan simulate --trace FILE --ranks N --slots C [options]
 
@@ -87,7 +91,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const file = required(values.trace, "--trace", "the file to read");
   const trace = await decodeTrace(await readFile(file));
   const names = [oneOf(values.policy ?? defaultPolicy, policyNames, "--policy"), ...compared(values.compare)];
-  const split = oneOf(values.split ?? "fixed", splits, "--split");
+  const split = oneOf(values.split ?? "fixed", splitNames, "--split");
   if (values.plot !== undefined && values["no-plot"]) throw invalid("--plot and --no-plot exclude each other");
   const setup = readSetup(values, trace, split);
   const expertBytes = whole(values["expert-bytes"], "--expert-bytes", 0, bounds.bytes) ?? defaultExpertBytes;
@@ -234,7 +238,7 @@ function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: Spl
   const head = `${trace.name}: ${setup.windows ?? trace.windows} windows, ${trace.layers} layers x ${trace.experts} experts on ${setup.ranks} ranks, ${slots}; split ${split}`;
   const cells = rows.map((row) => [
     row.policy,
-    ...splits.map((name) => known(row.balance[name], 4)),
+    ...splitNames.map((name) => known(row.balance[name], 4)),
     known(row.worstImbalance, 3),
     known(row.bound, 3),
     row.copiesPerStep.toFixed(1),

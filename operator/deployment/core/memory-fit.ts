@@ -1,7 +1,8 @@
 // The memory check of the deployment plane: whether the experts of a model fit into a number of ranks, and the refusal when they do
 // not. Pure. Not here: room during a plan, which is the planner's.
 
-import { deviceMemoryBackends, type MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import { usesDeviceMemory } from "../../../crds/backends.ts";
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
 import type { Refusal } from "./snapshot.ts";
 import type { ModelView } from "./world.ts";
@@ -47,7 +48,7 @@ export function memoryRefusals(
   if (budget === undefined) return [];
   const result = fit(model, ranks, budget);
   if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
-  if (deviceMemoryBackends.includes(spec.runtime.backend)) return [];
+  if (usesDeviceMemory(spec.runtime.backend)) return [];
   const need = budget + model.denseBytes + model.kvBytes + processBytes;
   if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
   return [

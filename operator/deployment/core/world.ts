@@ -1,5 +1,6 @@
 // The world of one deployment as types: what Kubernetes has of it and what the rebalance plane knows of it. Pure.
 // ../ports.ts re-exports these for the rebalance plane.
+import type { ConditionStatus } from "../../../crds/conditions.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
 
@@ -98,7 +99,7 @@ export interface DrainView {
 
 /** A condition the rebalance plane decides; the deployment plane writes it. */
 export interface Verdict {
-  readonly status: "True" | "False" | "Unknown";
+  readonly status: ConditionStatus;
   /** PascalCase. */
   readonly reason: string;
   readonly message: string;

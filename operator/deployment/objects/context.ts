@@ -1,15 +1,16 @@
 // The context that every rendered object shares: owner, labels, names, and the settings of this operator. Pure.
 import { apiVersion, labels } from "../../../crds/common.ts";
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
 
 export interface Settings {
   readonly runtimeImage: string;
-  readonly pullPolicy: "Always" | "IfNotPresent" | "Never";
+  readonly pullPolicy: PullPolicy;
   /** NATS of deployments that name none. */
   readonly natsUrl: string | undefined;
   readonly otlpEndpoint: string | undefined;
-  readonly logLevel: string;
+  readonly logLevel: LogLevel;
 }
 
 export interface RenderContext {

@@ -1,9 +1,19 @@
 // The gateway Deployment: HTTP front, no GPU, no API token. Pure.
 import { paths, ports } from "../../../crds/common.ts";
+import { gatewayProcess } from "../../../crds/process.ts";
+import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
-import { commonEnv, commonMounts, commonVolumes, containerSecurity, podSecurity, probes, terminationGraceSeconds } from "./runtime-pod.ts";
+import {
+  commonMounts,
+  commonVolumes,
+  containerSecurity,
+  podSecurity,
+  probes,
+  processFacts,
+  terminationGraceSeconds,
+} from "./runtime-pod.ts";
 
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
 const requests = { cpu: "100m", memory: "512Mi" };
@@ -56,12 +66,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
         imagePullPolicy: (runtime?.imagePullPolicy as string | undefined) ?? settings.pullPolicy,
         command: ["node", "runtime/main.ts", "gateway"],
         workingDir: "/app",
-        env: [
-          ...commonEnv(context),
-          { name: "ENODIA_HTTP_PORT", value: String(ports.http) },
-          ...(key ? [{ name: "ENODIA_API_KEY_FILE", value: paths.apiKey }] : []),
-          ...passedOnEnv(podTemplate, gateway.podTemplate),
-        ],
+        env: [...renderEnv(gatewayProcess, processFacts(context)), ...passedOnEnv(podTemplate, gateway.podTemplate)],
         ports: [
           { name: "http", containerPort: ports.http },
           { name: "grpc", containerPort: ports.grpc },

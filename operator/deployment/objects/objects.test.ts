@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { test } from "node:test";
 import { parseGatewayConfig, parseWorkerConfig } from "../../../runtime/config.ts";
 import { deployment, model, settings } from "../../../test/builders/deployment.ts";
@@ -30,60 +29,74 @@ const env = (container: any): Record<string, string> =>
     ]),
   );
 
-test("what is rendered for workers and gateways is what the runtime reads from its environment", () => {
-  const spec = {
-    model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
-    runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi" },
-    experts: { memoryPerRank: "1Gi" },
-    telemetry: { nats: { credentialsSecretRef: { name: "creds" } } },
-    gateway: { apiKeySecretRef: { name: "key" } },
+const traced = { ...settings, otlpEndpoint: "http://otel.test:4318" };
+const everything = {
+  model: { uri: "pvc://models/a/b", servedName: "moe-8x" },
+  runtime: { backend: "cpu", expertCodec: "f32", maxContext: 512, kvPool: "64Mi" },
+  experts: { memoryPerRank: "1Gi" },
+  telemetry: { nats: { credentialsSecretRef: { name: "creds" }, subjectPrefix: "moe" } },
+  rebalancing: { trigger: { window: "6s" } },
+  gateway: { apiKeySecretRef: { name: "key" } },
+  podTemplate: {
+    spec: {
+      containers: [
+        {
+          name: "runtime",
+          env: [
+            { name: "ENODIA_THREADS", value: "3" },
+            { name: "ENODIA_QUEUE_REQUESTS_MAX", value: "64" },
+          ],
+        },
+      ],
+    },
+  },
+};
+/** What both kinds of pods are told, the downward fields as `env` fills them in. */
+const shared = {
+  namespace: "ns",
+  deployment: "moe",
+  deploymentUid: "uid-moe",
+  podName: "x",
+  podUid: "x",
+  podIp: "x",
+  tlsDir: "/etc/enodia/tls",
+};
+
+test("what is rendered for workers and gateways is what the runtime reads from its environment, setting by setting", () => {
+  const full = context(everything, { settings: traced });
+  const template = workerTemplate(full);
+  assert.deepEqual(template.refusals, []);
+  const rank = env((workerPod(full, template, 2, "abcde") as any).spec.containers[0]);
+  const deployed = appliedObjects(full).find(({ object }) => object.kind === "Deployment")?.object as any;
+  const front = env(deployed.spec.template.spec.containers[0]);
+  const common = {
+    ...{ ...shared, servedName: "moe-8x", modelDir: "/models/a/b", peersDns: "moe-workers.ns.svc", grpcPort: 9440, metricsPort: 9464 },
+    ...{ maxContext: 512, logLevel: "info", otlpEndpoint: "http://otel.test:4318" },
   };
-  const config = parseWorkerConfig(env(worker(spec).spec.containers[0]));
-  assert.equal(config.rank, 2);
-  assert.equal(config.modelDir, "/models/a/b");
-  assert.equal(config.expertBudgetBytes, 2 ** 30);
-  assert.equal(config.kvPoolBytes, 64 * Mi);
-  assert.equal(config.peersDns, "moe-workers.ns.svc");
-  assert.equal(config.natsUrl, "nats://nats.test:4222");
-  assert.equal(config.natsCreds, "/etc/enodia/nats", "whatever keys the Secret has: a template that followed them would roll the workers");
-  const front = gateway(spec).spec.template.spec.containers[0];
-  assert.equal(parseGatewayConfig(env(front)).apiKeyFile, "/etc/enodia/api-key/key");
-  assert.equal(parseGatewayConfig(env(front)).servedName, "moe-8x");
+  assert.deepEqual(parseWorkerConfig(rank), {
+    ...common,
+    ...{ rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
+    ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
+    natsCreds: "/etc/enodia/nats", // whatever keys the Secret has: a template that followed them would roll the workers
+  });
+  assert.deepEqual(parseGatewayConfig(front), { ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 });
+  assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
 });
 
-test("every variable of the runtime is rendered, or a pod template can set it", () => {
-  const spec = {
-    telemetry: { nats: { credentialsSecretRef: { name: "creds" } } },
-    gateway: { apiKeySecretRef: { name: "key" } },
-    podTemplate: {
-      spec: {
-        containers: [
-          {
-            name: "runtime",
-            env: [
-              { name: "ENODIA_THREADS", value: "3" },
-              { name: "ENODIA_QUEUE_REQUESTS_MAX", value: "64" },
-            ],
-          },
-        ],
-      },
-    },
+test("what a spec leaves open, the runtime takes as unset or by its own default", () => {
+  const bare = context({}, { settings: { ...settings, natsUrl: undefined } });
+  const rank = parseWorkerConfig(env((workerPod(bare, workerTemplate(bare), 2, "abcde") as any).spec.containers[0]));
+  const common = {
+    ...{ ...shared, servedName: "moe", modelDir: "/models/moe", peersDns: "moe-workers.ns.svc", grpcPort: 9440, metricsPort: 9464 },
+    ...{ maxContext: 4096, logLevel: "info", otlpEndpoint: undefined },
   };
-  const traced = context(spec, { settings: { ...settings, otlpEndpoint: "http://otel.test:4318" } });
-  const template = workerTemplate(traced);
-  assert.deepEqual(template.refusals, []);
-  const rank = env((workerPod(traced, template, 2, "abcde") as any).spec.containers[0]);
-  const deployed = appliedObjects(traced).find(({ object }) => object.kind === "Deployment")?.object as any;
-  const front = env(deployed.spec.template.spec.containers[0]);
-  assert.equal(parseWorkerConfig(rank).threads, 3);
-  assert.equal(parseGatewayConfig(front).queueRequestsMax, 64);
-  assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
-  const read = readFileSync(join(import.meta.dirname, "../../../runtime/config.ts"), "utf8").match(/ENODIA_\w+(?=:)/g) ?? [];
-  assert.ok(read.length > 20);
-  assert.deepEqual(
-    read.filter((name) => !(name in rank) && !(name in front)),
-    [],
-  );
+  assert.deepEqual(rank, {
+    ...common,
+    ...{ rank: 2, backend: "Auto", codec: "int4", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
+    ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 15_000 },
+  });
+  const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
+  assert.deepEqual(front, { ...common, httpPort: 8000, apiKeyFile: undefined, queueRequestsMax: undefined });
 });
 
 test("pods keep to the restricted Pod Security level and hold no API token", () => {

@@ -1,5 +1,7 @@
 // spec.podTemplate and spec.gateway.podTemplate merged into rendered worker and gateway pods. What belongs to the operator is refused, never dropped. Pure.
 import type { PodTemplate } from "../../../crds/moe-deployment.ts";
+import { gatewayProcess, workerProcess } from "../../../crds/process.ts";
+import { variablesLeft } from "../../../crds/variables.ts";
 import type { Refusal } from "../core/snapshot.ts";
 
 type Fields = Record<string, unknown>;
@@ -36,11 +38,11 @@ export interface TemplateKind {
   /** Variables that go to the other kind of pod. */
   readonly passedOn: readonly string[];
 }
-const gatewayVariables = ["ENODIA_QUEUE_REQUESTS_MAX"];
+const gatewayVariables = variablesLeft(gatewayProcess);
 export const workerKind: TemplateKind = {
   field: "podTemplate",
   container: "runtime",
-  open: ["ENODIA_THREADS"],
+  open: variablesLeft(workerProcess),
   passedOn: gatewayVariables,
 };
 export const gatewayKind: TemplateKind = { field: "gateway.podTemplate", container: "gateway", open: gatewayVariables, passedOn: [] };

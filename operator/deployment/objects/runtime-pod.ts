@@ -1,10 +1,9 @@
-// The parts that worker and gateway pods have in common: security, environment, probes, volumes. Used by worker-pod.ts and
-// gateway.ts. Pure; the process contract as objects.
-import { labels, paths, ports } from "../../../crds/common.ts";
+// The parts that worker and gateway pods have in common: security, probes, volumes, and the facts that their environment is
+// rendered from. Used by worker-pod.ts and gateway.ts. Pure.
+import { paths } from "../../../crds/common.ts";
 import { parseModelUri } from "../../../crds/moe-deployment.ts";
+import type { ProcessFacts } from "../../../crds/process.ts";
 import { names, type RenderContext } from "./context.ts";
-
-export type Env = { name: string; value: string } | { name: string; valueFrom: { fieldRef: { fieldPath: string } } };
 
 /** User id that the images run as. */
 const userId = 65532;
@@ -24,31 +23,11 @@ export const containerSecurity = {
   capabilities: { drop: ["ALL"] },
 };
 
-const field = (name: string, fieldPath: string): Env => ({ name, valueFrom: { fieldRef: { fieldPath } } });
-
-export function commonEnv({ deployment, settings }: RenderContext): Env[] {
-  const { name, namespace, uid } = deployment.metadata;
-  const { spec } = deployment;
-  return [
-    { name: "ENODIA_NAMESPACE", value: namespace },
-    { name: "ENODIA_DEPLOYMENT", value: name },
-    { name: "ENODIA_DEPLOYMENT_UID", value: uid },
-    field("ENODIA_POD_NAME", "metadata.name"),
-    field("ENODIA_POD_UID", "metadata.uid"),
-    field("ENODIA_POD_IP", "status.podIP"),
-    { name: "ENODIA_SERVED_NAME", value: spec.model.servedName ?? name },
-    { name: "ENODIA_MODEL_PATH", value: `${paths.models}/${parseModelUri(spec.model.uri).folder}` },
-    { name: "ENODIA_PEERS_DNS", value: `${names.workers(name)}.${namespace}.svc` },
-    { name: "ENODIA_TLS_DIR", value: paths.tls },
-    { name: "ENODIA_GRPC_PORT", value: String(ports.grpc) },
-    { name: "ENODIA_METRICS_PORT", value: String(ports.metrics) },
-    { name: "ENODIA_MAX_CONTEXT", value: String(spec.runtime.maxContext) },
-    { name: "ENODIA_LOG_LEVEL", value: settings.logLevel },
-    ...(settings.otlpEndpoint ? [{ name: "ENODIA_OTLP_ENDPOINT", value: settings.otlpEndpoint }] : []),
-  ];
+/** What the environment of a pod is rendered from. */
+export function processFacts({ deployment, settings }: RenderContext): ProcessFacts {
+  const { name, namespace } = deployment.metadata;
+  return { deployment, settings, peersDns: `${names.workers(name)}.${namespace}.svc` };
 }
-
-export const rankEnv = (): Env => field("ENODIA_RANK", `metadata.labels['${labels.rank}']`);
 
 /** Ready is asked often, since traffic and experts wait for it; live is patient, since a restart empties the memory. */
 export const probes = {

@@ -1,27 +1,22 @@
 // The pod of one rank. Created by POST and never re-applied: a changed template gives another hash, and the pod is replaced.
 import { createHash } from "node:crypto";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
+import { workerProcess } from "../../../crds/process.ts";
+import { parseQuantity } from "../../../crds/quantity.ts";
+import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
 import {
-  commonEnv,
   commonMounts,
   commonVolumes,
   containerSecurity,
-  type Env,
   podSecurity,
   probes,
-  rankEnv,
+  processFacts,
   terminationGraceSeconds,
 } from "./runtime-pod.ts";
-
-/** Load is sampled at least this often; the planner sums samples into its window. */
-const telemetrySampleMs = 5_000;
-const telemetrySampleMsMin = 250;
-const samplesPerWindow = 3;
 
 export interface WorkerTemplate {
   readonly pod: PodShape;
@@ -97,7 +92,7 @@ function basePod(context: RenderContext): PodShape {
           imagePullPolicy: settings.pullPolicy,
           command: ["node", "runtime/main.ts", "worker"],
           workingDir: "/app",
-          env: [...commonEnv(context), ...workerEnv(context)],
+          env: renderEnv(workerProcess, processFacts(context)),
           ports: [
             { name: "grpc", containerPort: ports.grpc },
             { name: "metrics", containerPort: ports.metrics },
@@ -110,42 +105,6 @@ function basePod(context: RenderContext): PodShape {
       volumes: [...commonVolumes(context, ""), ...natsVolume(context)],
     },
   };
-}
-
-/** glibc: weights of an expert are mapped on their own (1 MiB and more), so that a released expert's memory leaves the container. */
-const allocator: readonly Env[] = [
-  { name: "MALLOC_MMAP_THRESHOLD_", value: "1048576" },
-  { name: "MALLOC_ARENA_MAX", value: "2" },
-];
-
-function workerEnv(context: RenderContext): Env[] {
-  const { spec } = context.deployment;
-  const url = spec.telemetry.nats.url ?? context.settings.natsUrl;
-  const { memoryPerRank } = spec.experts;
-  // 0 = the worker takes what its container limit leaves beside dense part, KV pool and 15%.
-  const budget = memoryPerRank === undefined ? 0 : parseQuantity(memoryPerRank, "spec.experts.memoryPerRank");
-  return [
-    rankEnv(),
-    ...allocator,
-    { name: "ENODIA_BACKEND", value: spec.runtime.backend },
-    { name: "ENODIA_EXPERT_CODEC", value: spec.runtime.expertCodec },
-    { name: "ENODIA_KV_POOL_BYTES", value: String(parseQuantity(spec.runtime.kvPool, "spec.runtime.kvPool")) },
-    { name: "ENODIA_EXPERT_BUDGET_BYTES", value: String(budget) },
-    ...(url
-      ? [
-          { name: "ENODIA_NATS_URL", value: url },
-          ...(natsSecret(context) ? [{ name: "ENODIA_NATS_CREDS", value: paths.nats }] : []),
-          { name: "ENODIA_NATS_PREFIX", value: spec.telemetry.nats.subjectPrefix },
-          { name: "ENODIA_TELEMETRY_WINDOW_MS", value: String(sampleMs(spec.rebalancing.trigger.window)) },
-        ]
-      : []),
-  ];
-}
-
-/** Several samples a window: one that covers a change of plan is not counted. */
-function sampleMs(window: string): number {
-  const share = Math.floor(parseDuration(window, "spec.rebalancing.trigger.window") / samplesPerWindow);
-  return Math.min(telemetrySampleMs, Math.max(telemetrySampleMsMin, share));
 }
 
 const natsSecret = (context: RenderContext): string | undefined => context.deployment.spec.telemetry.nats.credentialsSecretRef?.name;

@@ -12,7 +12,8 @@ import { copyKey, type PlacementPolicy, type PlanInput, type RankSpec, type Timi
 import { assertPlan } from "../validate.ts";
 import type { Trace } from "./traces.ts";
 
-export type SplitName = "equal" | "fixed" | "optimal";
+export const splitNames = ["equal", "fixed", "optimal"] as const;
+export type SplitName = (typeof splitNames)[number];
 
 export interface SimulateOptions {
   readonly trace: Trace;

@@ -34,9 +34,9 @@ const bits = (outputs: Outputs): Uint32Array => {
   return new Uint32Array((first!.data as Float32Array).slice().buffer);
 };
 
-for (const codec of ["f32", "int4"] as const) {
-  test(`${codec} experts: any rows in any batch, on 1, 2 or 3 threads, give the same bits`, async () => {
-    const weights = model.expert(0, 1, codec);
+for (const form of ["f32", "int4"] as const) {
+  test(`${form} experts: any rows in any batch, on 1, 2 or 3 threads, give the same bits`, async () => {
+    const weights = model.expert(0, 1, form);
     const experts = await Promise.all([1, 2, 3].map(async (threads) => (await backend(threads)).compile(program.expert, weights)));
     const want = bits(await experts[0]!.run(rows(0, rowsMax)));
     await fc.assert(
@@ -177,7 +177,7 @@ test("a graph that ONNX Runtime refuses on a helper thread is an error, and the 
   const weights = model.expert(0, 0);
   const broken = { ...program.expert, weights: program.expert.weights.map((w) => ({ ...w, shape: [0, 0] })) };
   const empty = Object.fromEntries(
-    program.expert.weights.map(({ name }) => [name, { codec: "f32" as const, shape: [0, 0], data: new Float32Array(0) }]),
+    program.expert.weights.map(({ name }) => [name, { form: "f32" as const, shape: [0, 0], data: new Float32Array(0) }]),
   );
   await assert.rejects(async () => {
     const compiled = await b.compile(broken, empty);

@@ -2,9 +2,9 @@
 // Fused on the way: q, k and v projections into one matrix, add + rmsNorm into one node, silu * b. Rows are [batch, tokens, width]
 // in graphs with attention (GroupQueryAttention wants three axes), [n, width] elsewhere.
 import type { Op, Segment } from "../../kernels/segment.ts";
-import type { Weights } from "../../kernels/weights.ts";
+import { blockSize, type Weights } from "../../kernels/weights.ts";
 import { type Graph, type Initializer, type Node, type OnnxModel, onnxType, type ValueInfo, writeModel } from "./onnx.ts";
-import { blockSize, dims, type Matrix, packZeroPoints, quantizeInt8, stackRows, transpose } from "./quantize.ts";
+import { dims, type Matrix, packZeroPoints, quantizeInt8, stackRows, transpose } from "./quantize.ts";
 
 type OpOf<Name extends Op["op"]> = Extract<Op, { op: Name }>;
 
@@ -47,30 +47,52 @@ class Builder {
   }
 
   matMul(x: string, name: string, matrix: Matrix, out: string): void {
-    const { n, k } = dims(matrix);
-    if (matrix.codec === "f32") {
-      this.f32Bytes += matrix.data.byteLength;
-      if (this.#rank3) {
-        this.#add(name, onnxType.f32, [k, n], transpose(matrix.data, n, k));
-        this.nodes.push({ op: "MatMul", inputs: [x, name], outputs: [out] });
-      } else {
-        this.#add(name, onnxType.f32, [n, k], matrix.data);
-        this.nodes.push({ op: "Gemm", inputs: [x, name], outputs: [out], attributes: { transB: 1 } });
-      }
-      return;
+    switch (matrix.form) {
+      case "f32":
+        this.#plain(x, name, matrix, out);
+        break;
+      case "int4":
+        this.#blocks({ x, name, out }, matrix, 4, packZeroPoints(matrix.z, dims(matrix).n));
+        break;
+      case "int8":
+        this.#blocks({ x, name, out }, matrix, 8);
+        break;
+      default:
+        matrix satisfies never;
     }
+  }
+
+  #plain(x: string, name: string, matrix: Extract<Matrix, { form: "f32" }>, out: string): void {
+    const { n, k } = dims(matrix);
+    this.f32Bytes += matrix.data.byteLength;
+    if (this.#rank3) {
+      this.#add(name, onnxType.f32, [k, n], transpose(matrix.data, n, k));
+      this.nodes.push({ op: "MatMul", inputs: [x, name], outputs: [out] });
+    } else {
+      this.#add(name, onnxType.f32, [n, k], matrix.data);
+      this.nodes.push({ op: "Gemm", inputs: [x, name], outputs: [out], attributes: { transB: 1 } });
+    }
+  }
+
+  /** A matrix in blocks of `bits` a value; without zero points, values are around the middle of their range. */
+  #blocks(
+    { x, name, out }: { readonly x: string; readonly name: string; readonly out: string },
+    matrix: Exclude<Matrix, { form: "f32" }>,
+    bits: 4 | 8,
+    zeroPoints?: Uint8Array,
+  ): void {
+    const { n, k } = dims(matrix);
     const blocks = k / blockSize;
     const inputs = [x, `${name}.q`, `${name}.s`];
     this.#add(`${name}.q`, onnxType.u8, [n, blocks, matrix.q.length / n / blocks], matrix.q);
     this.#add(`${name}.s`, onnxType.f32, [n * blocks], matrix.s);
     this.quantizedBytes += matrix.q.byteLength + matrix.s.byteLength;
-    if (matrix.codec === "int4") {
-      const packed = packZeroPoints(matrix.z, n);
-      this.#add(`${name}.z`, onnxType.u8, [packed.length], packed);
-      this.quantizedBytes += packed.byteLength;
+    if (zeroPoints) {
+      this.#add(`${name}.z`, onnxType.u8, [zeroPoints.length], zeroPoints);
+      this.quantizedBytes += zeroPoints.byteLength;
       inputs.push(`${name}.z`);
     }
-    const attributes = { K: k, N: n, bits: matrix.codec === "int4" ? 4 : 8, block_size: blockSize, accuracy_level: 4 };
+    const attributes = { K: k, N: n, bits, block_size: blockSize, accuracy_level: 4 };
     this.nodes.push({ op: "MatMulNBits", domain: "com.microsoft", inputs, outputs: [out], attributes });
   }
 
@@ -100,18 +122,18 @@ function packedProjections(source: GraphSource, op: OpOf<"attention">): readonly
   if (q?.op !== "matMul" || k?.op !== "matMul" || v?.op !== "matMul") return undefined;
   if (q.x !== k.x || q.x !== v.x || [op.q, op.k, op.v].some((name) => reads(name).length > 1 || source.outputs.includes(name)))
     return undefined;
-  return [q, k, v].every((projection) => source.weights[projection.weight]?.codec === "f32") ? [q, k, v] : undefined;
+  return [q, k, v].every((projection) => source.weights[projection.weight]?.form === "f32") ? [q, k, v] : undefined;
 }
 
-function f32Of(source: GraphSource, name: string): Extract<Matrix, { codec: "f32" }> {
+function f32Of(source: GraphSource, name: string): Extract<Matrix, { form: "f32" }> {
   const weight = source.weights[name];
-  if (weight?.codec !== "f32") throw new TypeError(`${name} must be f32`);
+  if (weight?.form !== "f32") throw new TypeError(`${name} must be f32`);
   return weight;
 }
 
 /** A matrix of the dense part in the form that `denseBits` asks for. */
 function densePolicy(source: GraphSource, matrix: Matrix, out: string): Matrix {
-  const fits = matrix.codec === "f32" && dims(matrix).k % blockSize === 0;
+  const fits = matrix.form === "f32" && dims(matrix).k % blockSize === 0;
   return source.denseBits === 8 && fits && !source.routerLogits.has(out) ? quantizeInt8(matrix) : matrix;
 }
 

@@ -3,7 +3,7 @@
 import { cpus } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
-import type { Weights } from "../../kernels/weights.ts";
+import type { WeightForm, Weights } from "../../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
@@ -73,8 +73,8 @@ class CpuBackend implements Backend {
     );
   }
 
-  expertResidentBytes(segment: Segment, codec: "f32" | "int4"): number {
-    return expertBytes(segment, codec, ffnShape(segment) ? partsPerProgram : 1);
+  expertResidentBytes(segment: Segment, form: WeightForm): number {
+    return expertBytes(segment, form, ffnShape(segment) ? partsPerProgram : 1);
   }
 
   fault(): AppError | undefined {

@@ -2,7 +2,7 @@
 // MALLOC_MMAP_THRESHOLD_=1048576 so that the allocator gives big buffers back; without it f32 takes twice as much).
 // f32: 0.99-1.1 x the weights (prepacked, originals dropped); quantised: 1.5-2.1 x (scales stay beside the packed form).
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightData } from "../../kernels/weights.ts";
+import type { WeightForm } from "../../kernels/weights.ts";
 
 const f32Factor = 1.08;
 const quantizedFactor = 2;
@@ -16,11 +16,13 @@ export function residentBytes(f32Bytes: number, quantizedBytes: number, sessions
 }
 
 /** Upper bound before loading. */
-export function expertBytes(segment: Segment, codec: WeightData["codec"], sessions: number): number {
+export function expertBytes(segment: Segment, form: WeightForm, sessions: number): number {
   const values = segment.weights.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
   const rows = segment.weights.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
-  // Rows of an odd number of blocks pad their zero points by half a byte.
-  return codec === "f32"
-    ? residentBytes(values * 4, 0, sessions)
-    : residentBytes(0, values * int4BytesPerValue + rows * sessions, sessions);
+  const byForm: Readonly<Record<WeightForm, () => number>> = {
+    f32: () => residentBytes(values * 4, 0, sessions),
+    // Rows of an odd number of blocks pad their zero points by half a byte.
+    int4: () => residentBytes(0, values * int4BytesPerValue + rows * sessions, sessions),
+  };
+  return byForm[form]();
 }

@@ -2,9 +2,9 @@
 // builds no graph itself (graph.ts). A gated FFN and a wide last projection are cut in `partsPerProgram` halves that run on two
 // threads; the cut depends on shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
 import type { Op, Segment } from "../../kernels/segment.ts";
-import type { WeightData, Weights } from "../../kernels/weights.ts";
+import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { type BuiltGraph, buildGraph, type GraphSource, widthsOf } from "./graph.ts";
-import { blockSize, sliceColumns, sliceRows } from "./quantize.ts";
+import { sliceColumns, sliceRows } from "./quantize.ts";
 
 export const partsPerProgram = 2;
 /** Projections narrower than this are not worth a second thread. */

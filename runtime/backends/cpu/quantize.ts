@@ -1,12 +1,10 @@
 // Weight matrices as MatMulNBits and Gemm want them: slices of rows and columns, int8 blocks, packed zero points. Pure.
-// A matrix is [N, K] as Hugging Face stores a projection (out, in). Not here: the int4 codec of stored units (weights/codecs).
-import type { WeightData } from "../../kernels/weights.ts";
-
-export const blockSize = 32;
+// A matrix is [N, K] as Hugging Face stores a projection (out, in). The int4 codec of stored units is weights/codecs.
+import { blockSize, byForm, type WeightData, type WeightOf } from "../../kernels/weights.ts";
 
 /** w = (q - 128) * s per block of 32 along K: what the dense part becomes beside int4 experts. */
 export interface Int8Weight {
-  readonly codec: "int8";
+  readonly form: "int8";
   readonly shape: readonly number[];
   readonly q: Uint8Array; // [N, K/32, 32]
   readonly s: Float32Array; // [N, K/32]
@@ -35,37 +33,41 @@ export function quantizeInt8(weight: { readonly shape: readonly number[]; readon
       q[i] = zeroPoint + Math.max(-levels, Math.min(levels, Math.round((data[i] as number) * inverse)));
     }
   }
-  return { codec: "int8", shape, q, s };
+  return { form: "int8", shape, q, s };
 }
 
 /** Rows [from, to) without copying. */
 export function sliceRows(weight: WeightData, from: number, to: number): WeightData {
   const { k } = dims(weight);
   const shape = [to - from, k];
-  if (weight.codec === "f32") return { codec: "f32", shape, data: weight.data.subarray(from * k, to * k) };
   const blocks = k / blockSize;
-  return {
-    codec: "int4",
-    shape,
-    q: weight.q.subarray(from * blocks * 16, to * blocks * 16),
-    s: weight.s.subarray(from * blocks, to * blocks),
-    z: weight.z.subarray(from * blocks, to * blocks),
-  };
+  return byForm<WeightData>(weight, {
+    f32: ({ form, data }) => ({ form, shape, data: data.subarray(from * k, to * k) }),
+    int4: ({ form, q, s, z }) => ({
+      form,
+      shape,
+      q: q.subarray(from * blocks * 16, to * blocks * 16),
+      s: s.subarray(from * blocks, to * blocks),
+      z: z.subarray(from * blocks, to * blocks),
+    }),
+  });
 }
 
 /** Columns [from, to), copied. Bounds are multiples of 32 for int4. */
 export function sliceColumns(weight: WeightData, from: number, to: number): WeightData {
   const { n, k } = dims(weight);
   const shape = [n, to - from];
-  if (weight.codec === "f32") return { codec: "f32", shape, data: columns(weight.data, n, k, from, to) };
   const [blocks, first, last] = [k / blockSize, from / blockSize, to / blockSize];
-  return {
-    codec: "int4",
-    shape,
-    q: columns(weight.q, n, blocks * 16, first * 16, last * 16),
-    s: columns(weight.s, n, blocks, first, last),
-    z: columns(weight.z, n, blocks, first, last),
-  };
+  return byForm<WeightData>(weight, {
+    f32: ({ form, data }) => ({ form, shape, data: columns(data, n, k, from, to) }),
+    int4: ({ form, q, s, z }) => ({
+      form,
+      shape,
+      q: columns(q, n, blocks * 16, first * 16, last * 16),
+      s: columns(s, n, blocks, first, last),
+      z: columns(z, n, blocks, first, last),
+    }),
+  });
 }
 
 function columns<T extends Float32Array | Uint8Array>(source: T, rows: number, width: number, from: number, to: number): T {
@@ -75,11 +77,7 @@ function columns<T extends Float32Array | Uint8Array>(source: T, rows: number, w
 }
 
 /** One matrix above another: [N1 + N2 + ..., K]. */
-export function stackRows(weights: readonly { readonly shape: readonly number[]; readonly data: Float32Array }[]): {
-  readonly codec: "f32";
-  readonly shape: readonly number[];
-  readonly data: Float32Array;
-} {
+export function stackRows(weights: readonly { readonly shape: readonly number[]; readonly data: Float32Array }[]): WeightOf<"f32"> {
   const k = weights[0]?.shape[1] ?? 0;
   const data = new Float32Array(weights.reduce((sum, weight) => sum + weight.data.length, 0));
   let at = 0;
@@ -87,7 +85,7 @@ export function stackRows(weights: readonly { readonly shape: readonly number[];
     data.set(weight.data, at);
     at += weight.data.length;
   }
-  return { codec: "f32", shape: [data.length / k, k], data };
+  return { form: "f32", shape: [data.length / k, k], data };
 }
 
 /** [N, K] -> [K, N] */

@@ -3,8 +3,7 @@
 // and its new rows are stored after the run.
 import { kernelOf } from "../../kernels/index.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
-import type { WeightData, Weights } from "../../kernels/weights.ts";
-import { dequantizeInt4 } from "../../weights/codecs/int4.ts";
+import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { Compiled, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
 import { type BuiltGraph, newKey, newValue } from "./graph.ts";
@@ -30,7 +29,7 @@ interface Call {
 }
 
 function tableOf(weight: WeightData): Tensor {
-  return { shape: weight.shape, data: weight.codec === "f32" ? weight.data.slice() : dequantizeInt4(weight) };
+  return { shape: weight.shape, data: copyF32(weight) };
 }
 
 function attentionFeeds(attention: NonNullable<BuiltGraph["attention"]>, kv: KvCall): Values {

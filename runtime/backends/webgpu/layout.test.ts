@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
+import { asF32 } from "../../kernels/weights.ts";
 import { programOf } from "../../models/index.ts";
-import { dequantizeInt4, quantizeInt4 } from "../../weights/codecs/int4.ts";
+import { quantizeInt4 } from "../../weights/codecs/int4.ts";
 import { grid, matrixBytes, matrixPanels, type Panel, tablePanels, vectors } from "./layout.ts";
 import { lowerSegment, residentBytesOf } from "./lowered.ts";
 
@@ -16,7 +17,7 @@ test("f32: value (n, k) lies at [k][n] of its panel, padding is zero, and no pan
     fc.property(fc.integer({ min: 1, max: 70 }), fc.integer({ min: 1, max: 70 }), fc.integer({ min: 300, max: 9000 }), (n, k, limit) => {
       const { data } = randomTensor(1, [n, k]);
       fc.pre(limit >= 16 * k);
-      const panels = matrixPanels({ codec: "f32", shape: [n, k], data }, limit);
+      const panels = matrixPanels({ form: "f32", shape: [n, k], data }, limit);
       let covered = 0;
       for (const { first, columns, parts } of panels) {
         assert.equal(first, covered);
@@ -40,7 +41,7 @@ test("int4: words, scales and zeros of the panels give back the dequantised weig
       const weight = quantizeInt4(randomTensor(2, [n, k]).data, n, k);
       const moved = new Uint8Array(weight.q.length + shift);
       moved.set(weight.q, shift);
-      const want = dequantizeInt4(weight);
+      const want = asF32(weight);
       for (const { first, columns, parts } of matrixPanels({ ...weight, q: moved.subarray(shift) }, 4096)) {
         const stride = vectors(columns) * 4;
         const [words, scales, zeros] = parts as [Uint32Array, Float32Array, Float32Array];
@@ -75,7 +76,7 @@ test("a grid holds every workgroup, wastes less than a row, and stays within the
   );
 });
 
-test("planned resident bytes of an expert are exactly what its upload takes, in both codecs", () => {
+test("planned resident bytes of an expert are exactly what its upload takes, in both forms", () => {
   const config = {
     architectures: ["MixtralForCausalLM"],
     hidden_size: 96,
@@ -88,18 +89,18 @@ test("planned resident bytes of an expert are exactly what its upload takes, in 
     num_experts_per_tok: 1,
   };
   const { expert } = programOf(config);
-  for (const codec of ["f32", "int4"] as const) {
+  for (const form of ["f32", "int4"] as const) {
     const weights = Object.fromEntries(
       expert.weights.map(({ name, shape }) => {
         const [n, k] = shape as [number, number];
         const { data } = randomTensor(4, shape);
-        return [name, codec === "f32" ? { codec, shape, data } : quantizeInt4(data, n, k)];
+        return [name, form === "f32" ? { form, shape, data } : quantizeInt4(data, n, k)];
       }),
     );
     const { uploads } = lowerSegment(expert, weights, 1 << 20);
     const uploaded = [...uploads.values()].reduce((bytes, data) => bytes + data.byteLength, 0);
-    assert.equal(residentBytesOf(expert, codec), uploaded);
+    assert.equal(residentBytesOf(expert, form), uploaded);
   }
-  const panels = matrixPanels({ codec: "f32", shape: [6, 5], data: new Float32Array(30) }, 1 << 20);
+  const panels = matrixPanels({ form: "f32", shape: [6, 5], data: new Float32Array(30) }, 1 << 20);
   assert.equal(matrixBytes("f32", [6, 5]), bytesOf(panels));
 });

@@ -1,6 +1,6 @@
 // The layout of weights on the device: [K][N] with four columns to a vector, so that neighbouring threads read neighbouring bytes;
 // wide matrices in panels of columns, each within the GPU's binding limit. Pure.
-import type { WeightData } from "../../kernels/weights.ts";
+import { blockSize, byForm, type WeightData, type WeightForm } from "../../kernels/weights.ts";
 
 /** Columns n0 .. n0 + columns of a matrix, in its own buffers. */
 export interface Panel {
@@ -11,7 +11,6 @@ export interface Panel {
 }
 
 export const vectorWidth = 4;
-export const blockSize = 32;
 /** Values of one column in a 32-bit word of an int4 matrix. */
 const valuesPerWord = 8;
 /** Tile of the blocked transposition: rows and columns that stay in cache together. */
@@ -45,23 +44,22 @@ function wordsOf(q: Uint8Array): Uint32Array {
   return new Uint32Array(q.slice().buffer);
 }
 
-/** Bytes on the device of one column of K values. */
-function columnBytes(codec: WeightData["codec"], k: number): number {
-  if (codec === "f32") return 4 * k;
-  return 4 * (k / valuesPerWord) + 2 * 4 * (k / blockSize);
-}
+/** Bytes on the device of one column of K values: its largest part, and all parts together. */
+const columnBytes: Readonly<Record<WeightForm, (k: number) => { readonly largest: number; readonly all: number }>> = {
+  f32: (k) => ({ largest: 4 * k, all: 4 * k }),
+  int4: (k) => ({ largest: (4 * k) / valuesPerWord, all: 4 * (k / valuesPerWord) + 2 * 4 * (k / blockSize) }),
+};
 
 /** Bytes that a matrix [N, K] takes on the device, padding included. */
-export function matrixBytes(codec: WeightData["codec"], shape: readonly number[]): number {
+export function matrixBytes(form: WeightForm, shape: readonly number[]): number {
   const [n = 1, k = 1] = shape;
-  return vectors(n) * vectorWidth * columnBytes(codec, k);
+  return vectors(n) * vectorWidth * columnBytes[form](k).all;
 }
 
 /** A projection [N, K] as panels, none of whose parts exceeds `bindingBytes`. */
 export function matrixPanels(weight: WeightData, bindingBytes: number): Panel[] {
   const [n = 1, k = 1] = weight.shape;
-  const largestColumn = weight.codec === "f32" ? 4 * k : (4 * k) / valuesPerWord;
-  const columnsMax = Math.max(vectorWidth, Math.floor(bindingBytes / largestColumn / vectorWidth) * vectorWidth);
+  const columnsMax = Math.max(vectorWidth, Math.floor(bindingBytes / columnBytes[weight.form](k).largest / vectorWidth) * vectorWidth);
   const panels: Panel[] = [];
   for (let first = 0; first < n; first += columnsMax) {
     const columns = Math.min(columnsMax, n - first);
@@ -72,14 +70,18 @@ export function matrixPanels(weight: WeightData, bindingBytes: number): Panel[] 
 
 function partsOf(weight: WeightData, k: number, first: number, columns: number): Panel["parts"] {
   const stride = vectors(columns) * vectorWidth;
-  if (weight.codec === "f32") return [transpose(weight.data, { first, rows: columns, width: k }, new Float32Array(stride * k))];
-  const words = k / valuesPerWord;
-  const blocks = k / blockSize;
-  return [
-    transpose(wordsOf(weight.q), { first, rows: columns, width: words }, new Uint32Array(stride * words)),
-    transpose(weight.s, { first, rows: columns, width: blocks }, new Float32Array(stride * blocks)),
-    transpose(weight.z, { first, rows: columns, width: blocks }, new Float32Array(stride * blocks)),
-  ];
+  return byForm<Panel["parts"]>(weight, {
+    f32: ({ data }) => [transpose(data, { first, rows: columns, width: k }, new Float32Array(stride * k))],
+    int4({ q, s, z }) {
+      const words = k / valuesPerWord;
+      const blocks = k / blockSize;
+      return [
+        transpose(wordsOf(q), { first, rows: columns, width: words }, new Uint32Array(stride * words)),
+        transpose(s, { first, rows: columns, width: blocks }, new Float32Array(stride * blocks)),
+        transpose(z, { first, rows: columns, width: blocks }, new Float32Array(stride * blocks)),
+      ];
+    },
+  });
 }
 
 /** A lookup table [rows, width] as panels of whole rows. */

@@ -2,8 +2,7 @@
 import { checkIds } from "../../kernels/gather.ts";
 import { ints } from "../../kernels/kernel.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightData, Weights } from "../../kernels/weights.ts";
-import { dequantizeInt4 } from "../../weights/codecs/int4.ts";
+import { asF32, type WeightForm, type Weights } from "../../kernels/weights.ts";
 import type { Inputs } from "../backend.ts";
 import { weightOf } from "../check.ts";
 import { matrixBytes } from "./layout.ts";
@@ -17,8 +16,6 @@ export interface LoweredSegment {
   /** 4-byte elements a row, of inputs and of everything written. */
   readonly widths: ReadonlyMap<string, number>;
 }
-
-const asF32 = (weight: WeightData): Float32Array => (weight.codec === "f32" ? weight.data : dequantizeInt4(weight));
 
 export function lowerSegment(segment: Segment, weights: Weights, bindingBytes: number): LoweredSegment {
   for (const { name } of segment.weights) weightOf(segment, weights, name);
@@ -44,9 +41,9 @@ export function lowerSegment(segment: Segment, weights: Weights, bindingBytes: n
   return { segment, dispatches, uploads, widths };
 }
 
-/** Bytes the segment's weights take on the device with this codec, known before they are read. */
-export function residentBytesOf(segment: Segment, codec: WeightData["codec"]): number {
-  return segment.weights.reduce((bytes, { shape }) => bytes + matrixBytes(shape.length === 2 ? codec : "f32", shape), 0);
+/** Bytes the segment's weights take on the device in this form, known before they are read. */
+export function residentBytesOf(segment: Segment, form: WeightForm): number {
+  return segment.weights.reduce((bytes, { shape }) => bytes + matrixBytes(shape.length === 2 ? form : "f32", shape), 0);
 }
 
 /** Ids that arrive as inputs are checked on the host: a kernel would only skip what is out of range. */

@@ -2,9 +2,10 @@
 // store last. Every byte is checked against this rank's own index, whoever sent it.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
+import type { CodecName } from "../../../crds/names.ts";
 import { leastShare } from "../../placement/backoff.ts";
 import type { Fetched } from "../../placement/cost.ts";
-import type { CodecName, ModelStore } from "../../weights/store.ts";
+import type { ModelStore } from "../../weights/store.ts";
 import { fromStatus } from "../../wire/grpc.ts";
 import { toSender } from "../../wire/mapping.ts";
 import type { Peers } from "../peers.ts";

@@ -2,7 +2,8 @@
 // Bytes come from the store and are verified before they leave; a corrupt copy is an error here, and the receiver asks elsewhere.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
-import type { CodecName, ModelStore } from "../../weights/store.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import type { ModelStore } from "../../weights/store.ts";
 import type { FetchChunk, FetchRequest, Shards } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { FetchChunkSchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type ServerWritable, toStatus } from "../../wire/grpc.ts";

@@ -2,7 +2,8 @@
 // nobody for longer than a while: a caller leaves, the read goes on, and whoever asks for that expert again joins it. Reads under
 // way are bounded, since each has its memory and one of the process's few I/O threads.
 import { AppError } from "../../../crds/common.ts";
-import type { CodecName, ModelStore } from "../../weights/store.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import type { ModelStore } from "../../weights/store.ts";
 import { abortReason, Signal } from "../signal.ts";
 
 /** The process has four threads for files and names; one stays free. */

@@ -1,6 +1,7 @@
 // The interface of a codec of expert units: three matrices to bytes and back; and the shapes that all codecs share. Pure.
 import { AppError } from "../../../crds/common.ts";
-import type { Weights } from "../../kernels/weights.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import type { WeightForm, Weights } from "../../kernels/weights.ts";
 
 export interface ExpertShape {
   readonly hidden: number;
@@ -15,7 +16,11 @@ export interface ExpertMatrices {
 }
 
 export interface UnitCodec {
-  readonly name: "f32" | "int4";
+  readonly name: CodecName;
+  /** Form of the matrices that it decodes into: what backends size and compile. */
+  readonly form: WeightForm;
+  /** Gives back the very values that were imported. Beside experts that are not, the dense part may be kept coarser too. */
+  readonly exact: boolean;
   /** Bytes of one unit, the same for every expert of a model. */
   unitBytes(shape: ExpertShape): number;
   encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array;

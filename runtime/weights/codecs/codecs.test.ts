@@ -3,11 +3,12 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../../crds/common.ts";
+import { asF32, blockSize } from "../../kernels/weights.ts";
 import { uniform } from "../../tools/noise.ts";
 import { checkUnitLength, matrixShapes } from "./codec.ts";
 import { f32 } from "./f32.ts";
 import { codecFor } from "./index.ts";
-import { blockErrorBound, blockSize, dequantizeInt4, int4, quantizeInt4 } from "./int4.ts";
+import { blockErrorBound, int4, quantizeInt4 } from "./int4.ts";
 
 const value = fc.oneof(fc.float({ min: -4, max: 4, noNaN: true }), fc.constantFrom(0, -0, 1e-30, -1e-30, 1e-38, 3e4, -3e4));
 const block = fc.array(value, { minLength: blockSize, maxLength: blockSize });
@@ -16,7 +17,7 @@ test("a block comes back within half a level of its range, in the root mean squa
   fc.assert(
     fc.property(fc.array(block, { minLength: 1, maxLength: 6 }), (blocks) => {
       const data = Float32Array.from(blocks.flat());
-      const back = dequantizeInt4(quantizeInt4(data, 1, data.length));
+      const back = asF32(quantizeInt4(data, 1, data.length));
       for (let at = 0; at < data.length; at += blockSize) {
         const part = data.subarray(at, at + blockSize);
         const plain = (Math.max(0, ...part) - Math.min(0, ...part)) / 15;
@@ -31,7 +32,7 @@ test("a block comes back within half a level of its range, in the root mean squa
 test("bell-shaped weights lose less than 9% of their size", () => {
   const bell = (i: number) => [1, 2, 3, 4, 5, 6].reduce((sum, key) => sum + uniform(key, i) - 0.5, 0);
   const data = Float32Array.from({ length: 32_000 }, (_, i) => bell(i));
-  const back = dequantizeInt4(quantizeInt4(data, 1000, 32));
+  const back = asF32(quantizeInt4(data, 1000, 32));
   const size = (values: Float32Array) => Math.hypot(...values.subarray(0, 32_000));
   assert.ok(size(back.map((value, i) => value - data[i]!)) / size(data) < 0.09);
 });
@@ -43,7 +44,7 @@ test("zero points are levels and zero stays exactly zero", () => {
       data[at] = 0;
       const weight = quantizeInt4(data, 1, blockSize);
       assert.ok(weight.z[0]! <= 15);
-      assert.equal(dequantizeInt4(weight)[at], 0);
+      assert.equal(asF32(weight)[at], 0);
     }),
   );
 });
@@ -81,7 +82,7 @@ for (const codec of [f32, int4]) {
       for (const { name, rows, columns } of matrixShapes(shape)) {
         const weight = weights[name]!;
         assert.deepEqual(weight.shape, [rows, columns]);
-        if (weight.codec === "f32") assert.deepEqual(weight.data, matrices[name]);
+        if (weight.form === "f32") assert.deepEqual(weight.data, matrices[name]);
         else assert.deepEqual(weight, quantizeInt4(matrices[name], rows, columns));
       }
     }

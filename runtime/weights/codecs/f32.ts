@@ -10,6 +10,8 @@ function unitBytes(shape: ExpertShape): number {
 
 export const f32: UnitCodec = {
   name: "f32",
+  form: "f32",
+  exact: true,
   unitBytes,
   encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array {
     const unit = new Uint8Array(unitBytes(shape));
@@ -27,7 +29,7 @@ export const f32: UnitCodec = {
     return Object.fromEntries(
       matrixShapes(shape).map(({ name, rows, columns }, i) => [
         name,
-        { codec: "f32" as const, shape: [rows, columns], data: floats.subarray(i * size, (i + 1) * size) },
+        { form: "f32" as const, shape: [rows, columns], data: floats.subarray(i * size, (i + 1) * size) },
       ]),
     );
   },

@@ -1,16 +1,13 @@
 // Codec int4: blocks of 32 along the last axis, w = (q - z) * s, one f32 scale and one zero point (0..15) a block. Pure.
 // Unit layout: w1.q w1.s w1.z w2.q w2.s w2.z w3.q w3.s w3.z, each section padded to 64 bytes so that views stay aligned.
 import { AppError } from "../../../crds/common.ts";
-import type { WeightData, Weights } from "../../kernels/weights.ts";
+import { blockSize, type WeightOf, type Weights } from "../../kernels/weights.ts";
 import { viewF32 } from "../floats.ts";
 import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
 import { matrixShapes } from "./codec.ts";
 
-export const blockSize = 32;
 const levels = 15;
 const sectionAlignment = 64;
-
-export type Int4Weight = Extract<WeightData, { codec: "int4" }>;
 
 const padded = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
 
@@ -65,7 +62,7 @@ function quantizeBlock(data: Float32Array, at: number, block: number, out: Int4A
 }
 
 /** Row-major [rows, columns] to int4; `into` gives the arrays to fill (zeroed), else new ones are made. */
-export function quantizeInt4(data: Float32Array, rows: number, columns: number, into?: Int4Arrays): Int4Weight {
+export function quantizeInt4(data: Float32Array, rows: number, columns: number, into?: Int4Arrays): WeightOf<"int4"> {
   if (columns % blockSize !== 0) {
     throw new AppError(`int4 needs rows of a multiple of ${blockSize} values, this matrix has ${columns}; use --codec f32`, {
       code: "UnsupportedShape",
@@ -74,23 +71,7 @@ export function quantizeInt4(data: Float32Array, rows: number, columns: number, 
   const blocks = (rows * columns) / blockSize;
   const out = into ?? { q: new Uint8Array(blocks * 16), s: new Float32Array(blocks), z: new Uint8Array(blocks) };
   for (let block = 0; block < blocks; block++) quantizeBlock(data, block * blockSize, block, out);
-  return { codec: "int4", shape: [rows, columns], ...out };
-}
-
-/** Back to row-major f32: what the quantised weight means. */
-export function dequantizeInt4(weight: Int4Weight): Float32Array {
-  const { q, s, z } = weight;
-  const out = new Float32Array(s.length * blockSize);
-  for (let block = 0; block < s.length; block++) {
-    const scale = s[block] as number;
-    const zero = z[block] as number;
-    for (let i = 0; i < 16; i++) {
-      const pair = q[block * 16 + i] as number;
-      out[block * blockSize + 2 * i] = ((pair & 15) - zero) * scale;
-      out[block * blockSize + 2 * i + 1] = ((pair >> 4) - zero) * scale;
-    }
-  }
-  return out;
+  return { form: "int4", shape: [rows, columns], ...out };
 }
 
 interface Section {
@@ -125,6 +106,8 @@ function views(unit: Uint8Array, at: Section): Int4Arrays {
 
 export const int4: UnitCodec = {
   name: "int4",
+  form: "int4",
+  exact: false,
   unitBytes: (shape) => (sections(shape)[2] as Section).end,
   encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array {
     const layout = sections(shape);
@@ -139,7 +122,7 @@ export const int4: UnitCodec = {
     return Object.fromEntries(
       matrixShapes(shape).map(({ name, rows, columns }, i) => [
         name,
-        { codec: "int4" as const, shape: [rows, columns], ...views(unit, layout[i] as Section) },
+        { form: "int4" as const, shape: [rows, columns], ...views(unit, layout[i] as Section) },
       ]),
     );
   },

@@ -33,7 +33,7 @@ export interface LowerContext {
   /** Width of a value already there. */
   width(name: string): number;
   weight(name: string): WeightData;
-  /** A weight as f32, whatever its codec: for what is looked up or scaled by. */
+  /** A weight as f32, whatever its form: for what is looked up or scaled by. */
   weightF32(name: string): Float32Array;
   readonly bindingBytes: number;
 }

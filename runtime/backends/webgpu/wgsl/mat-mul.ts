@@ -1,7 +1,8 @@
 // matMul on the device: a thread computes four columns of four rows, weights read as [K][N] vectors. f32 and int4. Pure.
 // A row's sum runs over K in order whatever the other rows are, so its bits do not depend on the batch.
 import type { Op } from "../../../kernels/segment.ts";
-import { blockSize, matrixPanels, vectors, vectorWidth } from "../layout.ts";
+import { blockSize, type WeightForm } from "../../../kernels/weights.ts";
+import { matrixPanels, vectors, vectorWidth } from "../layout.ts";
 import { type Lower, value, weightId } from "./lower.ts";
 import { reads, type Storage, shader, workgroupSize, writes } from "./shader.ts";
 
@@ -75,15 +76,17 @@ ${accumulate("w", "k", "        ")}
   );
 }
 
+const wgslOf: Readonly<Record<WeightForm, (shape: MatMulShape) => string>> = { f32: matMulF32Wgsl, int4: matMulInt4Wgsl };
+
 export const lowerMatMul: Lower<Extract<Op, { op: "matMul" }>> = (op, context) => {
   const weight = context.weight(op.weight);
   const [n = 1, k = 1] = weight.shape;
   const panels = matrixPanels(weight, context.bindingBytes);
-  const wgsl = weight.codec === "f32" ? matMulF32Wgsl : matMulInt4Wgsl;
+  const wgsl = wgslOf[weight.form];
   const id = (panel: number, part: number) => `${op.weight} columns ${panel}.${part}`;
   return {
     dispatches: panels.map(({ first, columns, parts }, i) => ({
-      label: `matMul ${weight.codec}`,
+      label: `matMul ${weight.form}`,
       wgsl: wgsl({ k, n, first, columns }),
       bindings: [value(op.x), ...parts.map((_, part) => weightId(id(i, part))), value(op.out)],
       groups: (rows) => Math.ceil(rows / rowTile) * Math.ceil(vectors(columns) / workgroupSize),

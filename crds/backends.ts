@@ -1,0 +1,16 @@
+// This table declares of each backend what the operator has to know before any worker runs; the CRD's rules are made of it.
+// What a worker asks of a running backend is the interface in runtime/backends/backend.ts.
+import { type BackendName, backendNames } from "./names.ts";
+
+/**
+ * Where a backend holds experts. `host`: memory that the container's limit counts. `device`: memory that no container limit
+ * counts and of which the size cannot be read, so that spec.experts.memoryPerRank has to say it.
+ */
+const expertMemory = { cpu: "host", webgpu: "device", reference: "host" } as const satisfies Record<BackendName, "host" | "device">;
+
+export const deviceMemoryBackends: readonly BackendName[] = backendNames.filter((name) => expertMemory[name] === "device");
+
+/** `backend`: a name, or anything else a deployment or a worker calls its backend, which then is not known to use a device. */
+export function usesDeviceMemory(backend: string): boolean {
+  return deviceMemoryBackends.some((name) => name === backend);
+}

@@ -1,0 +1,44 @@
+// This file lists every name that users type or that one plane hands to another, each once. Schemas, configurations, command
+// lines and registries are typed by these arrays, so that a name without its implementation does not compile. It holds nothing
+// but names: an implementation declares what shared code may ask of it, and test/names.test.ts finds comparisons of names.
+
+/** How placements are planned: `spec.rebalancing.policy`. */
+export const policyNames = ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow", "exact"] as const;
+export type PolicyName = (typeof policyNames)[number];
+export const defaultPolicy: PolicyName = "incremental";
+
+/** Auto moves experts; Recommend computes and publishes the plan but moves nothing; Off only measures. */
+export const rebalancingModes = ["Auto", "Recommend", "Off"] as const;
+export type RebalancingMode = (typeof rebalancingModes)[number];
+
+/** What computes in a worker. */
+export const backendNames = ["cpu", "webgpu", "reference"] as const;
+export type BackendName = (typeof backendNames)[number];
+/** What `spec.runtime.backend` takes: a backend, or Auto for the first one that suits the machine. */
+export const backendChoices = ["Auto", ...backendNames] as const;
+export type BackendChoice = (typeof backendChoices)[number];
+export const defaultBackend: BackendChoice = "Auto";
+
+/** Stored forms of experts: `spec.runtime.expertCodec`, `--codec` and the parts of a model store. */
+export const codecNames = ["int4", "f32"] as const;
+export type CodecName = (typeof codecNames)[number];
+export const defaultCodec: CodecName = "int4";
+
+/** Levels a runtime process logs at, and those of them that the operator takes for itself and hands on. */
+export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
+export type LogLevel = (typeof logLevels)[number];
+export const operatorLogLevels = ["debug", "info", "warn", "error"] as const satisfies readonly LogLevel[];
+export type OperatorLogLevel = (typeof operatorLogLevels)[number];
+export const defaultLogLevel: OperatorLogLevel = "info";
+
+/** Kubernetes' own names of when an image is pulled. */
+export const pullPolicies = ["Always", "IfNotPresent", "Never"] as const;
+export type PullPolicy = (typeof pullPolicies)[number];
+
+/** States of a rank in the membership that the operator sends to workers and gateways. */
+export const memberStates = ["joining", "active", "draining", "lost"] as const;
+export type MemberState = (typeof memberStates)[number];
+
+/** Why a gateway goes on with a request at another worker. */
+export const failoverReasons = ["lost", "draining", "silent", "error"] as const;
+export type FailoverReason = (typeof failoverReasons)[number];

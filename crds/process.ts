@@ -1,0 +1,112 @@
+// This is the contract between the operator and the processes it starts: the environment of workers and gateways, one row per
+// setting. The operator renders it into pods (operator/deployment/objects), the process parses it at its start
+// (runtime/config.ts) and types its options by it. A setting that comes from the spec is its field in moe-deployment.ts, a row
+// here, and its use.
+import { z } from "zod";
+import { labels, paths, ports } from "./common.ts";
+import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
+import { backendChoices, codecNames, defaultBackend, defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
+import { parseDuration, parseQuantity } from "./quantity.ts";
+import { loadSampleMs } from "./telemetry.ts";
+import { rowsFrom, type SettingsOf } from "./variables.ts";
+
+/** What the environment of a pod is rendered from. */
+export interface ProcessFacts {
+  readonly deployment: MoEDeployment;
+  /** The operator's own settings that it hands on. */
+  readonly settings: {
+    /** NATS of deployments that name none. */
+    readonly natsUrl: string | undefined;
+    readonly otlpEndpoint: string | undefined;
+    readonly logLevel: LogLevel;
+  };
+  /** Name of the headless Service of the workers. */
+  readonly peersDns: string;
+}
+const { rendered, leftToTemplate, fixed } = rowsFrom<ProcessFacts>();
+
+const name = z.string().min(1).max(253);
+const uid = z.string().min(1).max(64);
+const path = z.string().max(1024);
+const whole = (min: number, max: number) => z.coerce.number<string>().int().min(min).max(max);
+const port = whole(0, 65_535);
+const bytes = whole(0, Number.MAX_SAFE_INTEGER);
+/** An empty text counts as no value. */
+const optional = <S extends z.ZodType>(schema: S) =>
+  z.preprocess((text: string | undefined) => (text === "" ? undefined : text), schema.optional());
+
+const natsOf = ({ deployment, settings }: ProcessFacts): string | undefined => deployment.spec.telemetry.nats.url ?? settings.natsUrl;
+/** Without a server there is nobody to publish load for, and the worker takes its defaults. */
+const whenHeard = (facts: ProcessFacts, text: string | undefined): string | undefined => (natsOf(facts) ? text : undefined);
+
+const common = {
+  namespace: rendered("ENODIA_NAMESPACE", name, ({ deployment }) => deployment.metadata.namespace),
+  deployment: rendered("ENODIA_DEPLOYMENT", name, ({ deployment }) => deployment.metadata.name),
+  deploymentUid: rendered("ENODIA_DEPLOYMENT_UID", uid, ({ deployment }) => deployment.metadata.uid),
+  podName: rendered("ENODIA_POD_NAME", name, () => ({ fieldPath: "metadata.name" })),
+  podUid: rendered("ENODIA_POD_UID", uid, () => ({ fieldPath: "metadata.uid" })),
+  podIp: rendered("ENODIA_POD_IP", optional(z.string().max(64)), () => ({ fieldPath: "status.podIP" })),
+  servedName: rendered("ENODIA_SERVED_NAME", name, ({ deployment }) => deployment.spec.model.servedName ?? deployment.metadata.name),
+  /** The store: a folder below the mounted claim, or an absolute path when run outside of a pod. */
+  modelDir: rendered(
+    "ENODIA_MODEL_PATH",
+    path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
+    ({ deployment }) => `${paths.models}/${parseModelUri(deployment.spec.model.uri).folder}`,
+  ),
+  /** Asked for membership and plan while the operator is away; unset = only the operator tells. */
+  peersDns: rendered("ENODIA_PEERS_DNS", optional(z.string().max(253)), ({ peersDns }) => peersDns),
+  tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
+  grpcPort: rendered("ENODIA_GRPC_PORT", port.default(ports.grpc), () => String(ports.grpc)),
+  metricsPort: rendered("ENODIA_METRICS_PORT", port.default(ports.metrics), () => String(ports.metrics)),
+  maxContext: rendered("ENODIA_MAX_CONTEXT", whole(1, 1_048_576), ({ deployment }) => String(deployment.spec.runtime.maxContext)),
+  logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ settings }) => settings.logLevel),
+  otlpEndpoint: rendered("ENODIA_OTLP_ENDPOINT", optional(z.url()), ({ settings }) => settings.otlpEndpoint || undefined),
+};
+
+export const workerProcess = {
+  ...common,
+  rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
+  // For glibc: weights of an expert are mapped on their own (1 MiB and more), so that a released expert's memory leaves the container.
+  mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),
+  arenas: fixed("MALLOC_ARENA_MAX", "2"),
+  backend: rendered("ENODIA_BACKEND", z.enum(backendChoices).default(defaultBackend), ({ deployment }) => deployment.spec.runtime.backend),
+  codec: rendered("ENODIA_EXPERT_CODEC", z.enum(codecNames), ({ deployment }) => deployment.spec.runtime.expertCodec),
+  kvPoolBytes: rendered("ENODIA_KV_POOL_BYTES", bytes, ({ deployment }) =>
+    String(parseQuantity(deployment.spec.runtime.kvPool, "spec.runtime.kvPool")),
+  ),
+  /** 0 = what the container limit leaves beside dense part, KV pool and 15%. */
+  expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {
+    const { memoryPerRank } = deployment.spec.experts;
+    return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));
+  }),
+  threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
+  natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => natsOf(facts) || undefined),
+  natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) =>
+    whenHeard(facts, facts.deployment.spec.telemetry.nats.credentialsSecretRef ? paths.nats : undefined),
+  ),
+  natsPrefix: rendered(
+    "ENODIA_NATS_PREFIX",
+    z
+      .string()
+      .regex(/^[\w-]+$/)
+      .default("enodia"),
+    (facts) => whenHeard(facts, facts.deployment.spec.telemetry.nats.subjectPrefix),
+  ),
+  telemetryWindowMs: rendered("ENODIA_TELEMETRY_WINDOW_MS", whole(250, 3_600_000).default(15_000), (facts) =>
+    whenHeard(
+      facts,
+      String(loadSampleMs(parseDuration(facts.deployment.spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window"))),
+    ),
+  ),
+};
+export type WorkerSettings = SettingsOf<typeof workerProcess>;
+
+export const gatewayProcess = {
+  ...common,
+  httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),
+  apiKeyFile: rendered("ENODIA_API_KEY_FILE", optional(path), ({ deployment }) =>
+    deployment.spec.gateway.apiKeySecretRef ? paths.apiKey : undefined,
+  ),
+  queueRequestsMax: leftToTemplate("ENODIA_QUEUE_REQUESTS_MAX", optional(whole(1, 1_000_000))),
+};
+export type GatewaySettings = SettingsOf<typeof gatewayProcess>;
