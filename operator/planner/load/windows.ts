@@ -43,18 +43,18 @@ export class LoadBook {
   readonly layers: number;
   readonly experts: number;
   readonly deploymentUid: string;
-  private readonly ranks = new Map<number, RankBook>();
-  private readonly byPhase: Record<Phase, Float64Array>;
-  private openedAt: number;
+  readonly #ranks = new Map<number, RankBook>();
+  readonly #byPhase: Record<Phase, Float64Array>;
+  #openedAt: number;
   /** What began before this speaks of another plan or other ranks as well. */
-  private cleanSince = Number.NEGATIVE_INFINITY;
+  #cleanSince = Number.NEGATIVE_INFINITY;
 
   constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
     this.layers = options.layers;
     this.experts = options.experts;
     this.deploymentUid = options.deploymentUid;
-    this.openedAt = options.now;
-    this.byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
+    this.#openedAt = options.now;
+    this.#byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
   }
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
@@ -63,15 +63,15 @@ export class LoadBook {
       return { ok: false, reason: "unknown_deployment" };
     }
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
-    if (window.windowEnd < this.openedAt) return { ok: false, reason: "late" };
-    const book = this.book(window.rank, window.bootId);
+    if (window.windowEnd < this.#openedAt) return { ok: false, reason: "late" };
+    const book = this.#book(window.rank, window.bootId);
     if (window.seq <= book.seq) return { ok: false, reason: "duplicate" };
     book.seq = window.seq;
     book.lastMs = now;
     // Counted over two worlds: a sign of life, and no more.
-    if (window.windowStart < this.cleanSince) return { ok: true };
+    if (window.windowStart < this.#cleanSince) return { ok: true };
     book.heard = true;
-    const routed = this.byPhase[window.phase];
+    const routed = this.#byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
     for (let l = 0; l < this.layers; l++) {
       let rows = 0;
@@ -82,34 +82,34 @@ export class LoadBook {
     return { ok: true };
   }
 
-  private book(rank: number, bootId: string): RankBook {
-    const known = this.ranks.get(rank);
+  #book(rank: number, bootId: string): RankBook {
+    const known = this.#ranks.get(rank);
     if (known && known.bootId === bootId) return known;
     const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
-    this.ranks.set(rank, fresh);
+    this.#ranks.set(rank, fresh);
     return fresh;
   }
 
   /** Time since the oldest last message of the expected ranks; Infinity when one was never heard. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
-    return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.lastHeard(rank, bootId)), 0);
+    return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.#lastHeard(rank, bootId)), 0);
   }
 
   reporting(expected: readonly ExpectedRank[], now: number, staleMs: number): number {
-    return expected.filter(({ rank, bootId }) => now - this.lastHeard(rank, bootId) <= staleMs).length;
+    return expected.filter(({ rank, bootId }) => now - this.#lastHeard(rank, bootId) <= staleMs).length;
   }
 
   lastSampleMs(): number {
-    return Math.max(0, ...[...this.ranks.values()].map((book) => book.lastMs));
+    return Math.max(0, ...[...this.#ranks.values()].map((book) => book.lastMs));
   }
 
-  private lastHeard(rank: number, bootId: string): number {
-    const book = this.ranks.get(rank);
+  #lastHeard(rank: number, bootId: string): number {
+    const book = this.#ranks.get(rank);
     return book && book.bootId === bootId && book.lastMs > 0 ? book.lastMs : Number.NEGATIVE_INFINITY;
   }
 
   get openSince(): number {
-    return this.openedAt;
+    return this.#openedAt;
   }
 
   /** Selections so far of the layer with the fewest among those that had any. */
@@ -118,7 +118,7 @@ export class LoadBook {
     for (let l = 0; l < this.layers; l++) {
       let count = 0;
       for (let i = l * this.experts; i < (l + 1) * this.experts; i++)
-        count += (this.byPhase.prefill[i] as number) + (this.byPhase.decode[i] as number);
+        count += (this.#byPhase.prefill[i] as number) + (this.#byPhase.decode[i] as number);
       if (count > 0) least = Math.min(least, count);
     }
     return Number.isFinite(least) ? least : 0;
@@ -126,9 +126,9 @@ export class LoadBook {
 
   /** Ends the window and opens the next. */
   close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
-    const routed = this.byPhase.prefill.map((count, i) => count + (this.byPhase.decode[i] as number));
+    const routed = this.#byPhase.prefill.map((count, i) => count + (this.#byPhase.decode[i] as number));
     const heard = expected.map(({ rank, bootId }) => {
-      const book = this.ranks.get(rank);
+      const book = this.#ranks.get(rank);
       return book && book.bootId === bootId && book.heard ? book : undefined;
     });
     const perLayer = new Float64Array(this.layers);
@@ -137,10 +137,10 @@ export class LoadBook {
       perLayer[l] = (perLayer[l] as number) + count;
     });
     const closed: ClosedWindow = {
-      start: this.openedAt,
+      start: this.#openedAt,
       end: now,
       routed,
-      routedByPhase: { prefill: this.byPhase.prefill.slice(), decode: this.byPhase.decode.slice() },
+      routedByPhase: { prefill: this.#byPhase.prefill.slice(), decode: this.#byPhase.decode.slice() },
       served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (book) => book?.served[l] ?? 0)),
       ranks: expected,
       missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
@@ -148,21 +148,21 @@ export class LoadBook {
       perLayer,
       ...meanSeconds(heard.map((book) => book?.seconds)),
     };
-    this.open(now);
+    this.#open(now);
     return closed;
   }
 
   /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two worlds. */
   reset(now: number): void {
-    this.cleanSince = now;
-    this.open(now);
+    this.#cleanSince = now;
+    this.#open(now);
   }
 
-  private open(now: number): void {
-    this.openedAt = now;
-    this.byPhase.prefill.fill(0);
-    this.byPhase.decode.fill(0);
-    for (const book of this.ranks.values()) {
+  #open(now: number): void {
+    this.#openedAt = now;
+    this.#byPhase.prefill.fill(0);
+    this.#byPhase.decode.fill(0);
+    for (const book of this.#ranks.values()) {
       book.served.fill(0);
       book.seconds = undefined;
       book.heard = false;
@@ -198,29 +198,29 @@ export interface MeasuredImbalance {
  * until every layer has enough, then the oldest go. Emptied when the plan, the ranks or the load change.
  */
 export class ServedRows {
-  private windows: ClosedWindow[] = [];
+  #windows: ClosedWindow[] = [];
 
   add(window: ClosedWindow, enough: number): void {
-    const last = this.windows.at(-1);
+    const last = this.#windows.at(-1);
     if (last && last.ranks.map((rank) => rank.bootId).join() !== window.ranks.map((rank) => rank.bootId).join()) this.clear();
-    this.windows.push(window);
-    while (this.windows.length > servedWindowsMax || (this.windows.length > 1 && leastRows(this.windows.slice(1)) >= enough))
-      this.windows.shift();
+    this.#windows.push(window);
+    while (this.#windows.length > servedWindowsMax || (this.#windows.length > 1 && leastRows(this.#windows.slice(1)) >= enough))
+      this.#windows.shift();
   }
 
   clear(): void {
-    this.windows = [];
+    this.#windows = [];
   }
 
   /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
   measure(minRows: number): MeasuredImbalance | undefined {
     // Of the ranks' speeds the newest are the best known.
-    const speed = this.windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
+    const speed = this.#windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
     let worst = 0;
     let worstLayer = -1;
     let total = 0;
     let layers = 0;
-    const rows = sumRows(this.windows);
+    const rows = sumRows(this.#windows);
     for (const [l, load] of rows.entries()) {
       if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) continue;
       const ratio = imbalance(load, speed);
@@ -232,7 +232,7 @@ export class ServedRows {
     }
     if (layers === 0) return undefined;
     const relative = relativeLoad(rows[worstLayer] ?? [], speed);
-    const ranks = (this.windows[0]?.ranks ?? []).map(({ rank }, g) => ({ rank, load: relative[g] ?? 0 }));
+    const ranks = (this.#windows[0]?.ranks ?? []).map(({ rank }, g) => ({ rank, load: relative[g] ?? 0 }));
     return { worst, mean: total / layers, worstLayer, layers, ranks };
   }
 }
