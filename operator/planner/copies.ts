@@ -236,22 +236,22 @@ class FloorKeeper {
     for (let g = 0; g < problem.G; g++) {
       if (!this.#wants(l, e, g, row) || (this.#count[l]?.[g] as number) >= problem.slotCap) continue;
       if ((this.#used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
-      if (best === undefined || this.#preferred(l, e, row, g, best)) best = g;
+      if (best === undefined || this.#preferred({ layer: l, expert: e }, row, g, best)) best = g;
     }
     return best;
   }
 
   /** Where it is now; a node, then (from the third copy on) a zone without one; the least loaded; the emptiest. */
-  #preferred(l: number, e: number, row: readonly number[], a: number, b: number): boolean {
+  #preferred({ layer, expert }: Omit<Copy, "rank">, row: readonly number[], a: number, b: number): boolean {
     const problem = this.#problem;
     const apart = (g: number): number => {
       const node = row.some((host) => problem.node[host] === problem.node[g]) ? 0 : 2;
       const zone = row.length < 2 || row.some((host) => problem.ranks[host]?.zone === problem.ranks[g]?.zone) ? 0 : 1;
       return node + zone;
     };
-    const level = (g: number): number => (this.#load[l]?.[g] as number) / (problem.speed[g] as number);
+    const level = (g: number): number => (this.#load[layer]?.[g] as number) / (problem.speed[g] as number);
     const order = [
-      Number(this.#held(l, e, a)) - Number(this.#held(l, e, b)),
+      Number(this.#held(layer, expert, a)) - Number(this.#held(layer, expert, b)),
       apart(a) - apart(b),
       level(b) - level(a),
       (this.#used[b] as number) - (this.#used[a] as number),

@@ -44,7 +44,14 @@ function bad(path: string, what: string, cause?: unknown): AppError {
   });
 }
 
-function parseEntry(path: string, name: string, raw: unknown, dataStart: number, fileSize: number): TensorInfo {
+/** Where the tensors of a file begin and the file ends, for messages with its name. */
+interface DataRange {
+  readonly path: string;
+  readonly dataStart: number;
+  readonly fileSize: number;
+}
+
+function parseEntry({ path, dataStart, fileSize }: DataRange, name: string, raw: unknown): TensorInfo {
   const parsed = entrySchema.safeParse(raw);
   if (!parsed.success) throw bad(path, `tensor "${name}" has a broken header entry (${parsed.error.issues[0]?.message ?? "invalid"})`);
   const { dtype, shape, data_offsets } = parsed.data;
@@ -73,7 +80,7 @@ export function parseHeader(path: string, text: string, dataStart: number, fileS
   if (typeof json !== "object" || json === null || Array.isArray(json)) throw bad(path, "the header is not a JSON object");
   const entries = Object.entries(json).filter(([name]) => name !== "__metadata__");
   if (entries.length > tensorsMax) throw bad(path, `the header lists ${entries.length} tensors, more than ${tensorsMax}`);
-  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry(path, name, raw, dataStart, fileSize)] as const));
+  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry({ path, dataStart, fileSize }, name, raw)] as const));
   const ordered = [...tensors].sort((a, b) => a[1].begin - b[1].begin || a[1].end - b[1].end);
   let end = dataStart;
   for (const [name, info] of ordered) {

@@ -160,9 +160,10 @@ export class WorkerControl {
     const run = async () => {
       const { request } = call;
       this.#from(call, request.sender, "operator");
-      const limit = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
+      const bytesPerSecond = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
+      const limits = { deadlineMs: Number(request.deadlineUnixMs), bytesPerSecond, left: left.signal };
       const report = (outcome: PrepareOutcome) => write(toPrepareEvent(outcome));
-      await plan.prepare(fromPlan(request.plan), Number(request.deadlineUnixMs), limit, report, left.signal);
+      await plan.prepare(fromPlan(request.plan), limits, report);
     };
     run()
       .then(

@@ -66,6 +66,14 @@ export interface PlanKeeperOptions {
   readonly onChange: () => void;
 }
 
+/** What the caller of a Prepare allows it; nothing said is the default deadline and no limit. */
+interface PrepareLimits {
+  readonly deadlineMs?: number;
+  readonly bytesPerSecond?: number;
+  /** Aborted when the caller has left. */
+  readonly left?: AbortSignal;
+}
+
 export class PlanKeeper {
   readonly state: PlanState;
   /** For loads on demand. */
@@ -120,13 +128,8 @@ export class PlanKeeper {
 
   /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
    *  loading stops and what has come stays: the next Prepare of this epoch goes on from there. */
-  async prepare(
-    plan: PlacementPlan,
-    deadlineMs: number,
-    bytesPerSecond: number,
-    report: (outcome: PrepareOutcome) => void,
-    left?: AbortSignal,
-  ): Promise<void> {
+  async prepare(plan: PlacementPlan, limits: PrepareLimits, report: (outcome: PrepareOutcome) => void): Promise<void> {
+    const { deadlineMs = 0, bytesPerSecond = 0, left } = limits;
     const { start, done } = this.state.prepare(plan);
     for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0, fetched: [] });
     const { call, end } = this.#begin(plan.epoch, start, deadlineMs, left);

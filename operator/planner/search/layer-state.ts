@@ -1,6 +1,6 @@
 // One layer under search: who hosts what, how the rows are split, and a smooth maximum of the normalised rank loads.
 // It can price a change of a few experts' hosts without making it. Pure; knows no budget and no other layer.
-import { pour } from "../../../runtime/placement/split.ts";
+import { pour, type Ranks } from "../../../runtime/placement/split.ts";
 
 /** Exponent of the smooth maximum: high enough that only the hottest ranks count, low enough that ties still pull. */
 const power = 32;
@@ -36,7 +36,10 @@ export class LayerState {
   /** Sum of normalised load ^ power: the smooth maximum before its root. */
   total = 0;
   readonly #raised: Float64Array;
+  readonly #ranks: Ranks;
+  /** The loads while a change is priced. */
   readonly #scratch: Float64Array;
+  readonly #priced: Ranks;
   readonly #order: Int32Array;
   readonly #seen: Int32Array;
   #stamp = 0;
@@ -62,7 +65,9 @@ export class LayerState {
     this.on = Array.from({ length: G }, () => []);
     this.load = new Float64Array(G);
     this.#raised = new Float64Array(G);
+    this.#ranks = { load: this.load, speed: this.speed };
     this.#scratch = new Float64Array(G);
+    this.#priced = { load: this.#scratch, speed: this.speed };
     this.#order = Int32Array.from({ length: G }, (_, g) => g);
     this.#seen = new Int32Array(G);
     const all = options.demand.reduce((a, b) => a + b, 0);
@@ -150,7 +155,7 @@ export class LayerState {
     for (let i = 0; i < n; i++) this.#touch(hosts[i] as number);
     const demand = this.demand[expert] as number;
     if (!this.equal) {
-      pour(demand, hosts, this.#scratch, this.speed, this.#spareRows);
+      pour(demand, hosts, this.#priced, this.#spareRows);
       return;
     }
     for (let i = 0; i < n; i++) this.#scratch[hosts[i] as number] = (this.#scratch[hosts[i] as number] as number) + demand / n;
@@ -198,7 +203,7 @@ export class LayerState {
     const rows = this.rows[expert] as number[];
     const demand = this.demand[expert] as number;
     if (!this.equal) {
-      pour(demand, hosts, this.load, this.speed, rows);
+      pour(demand, hosts, this.#ranks, rows);
       return;
     }
     for (let i = 0; i < hosts.length; i++) {

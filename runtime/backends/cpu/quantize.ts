@@ -57,18 +57,22 @@ export function sliceRows(weight: WeightData, from: number, to: number): WeightD
 export function sliceColumns(weight: WeightData, from: number, to: number): WeightData {
   const { n, k } = dims(weight);
   const shape = [n, to - from];
-  if (weight.codec === "f32") return { codec: "f32", shape, data: columns(weight.data, n, k, from, to) };
+  if (weight.codec === "f32") return { codec: "f32", shape, data: columns(weight.data, n, { width: k, from, to }) };
   const [blocks, first, last] = [k / blockSize, from / blockSize, to / blockSize];
   return {
     codec: "int4",
     shape,
-    q: columns(weight.q, n, blocks * 16, first * 16, last * 16),
-    s: columns(weight.s, n, blocks, first, last),
-    z: columns(weight.z, n, blocks, first, last),
+    q: columns(weight.q, n, { width: blocks * 16, from: first * 16, to: last * 16 }),
+    s: columns(weight.s, n, { width: blocks, from: first, to: last }),
+    z: columns(weight.z, n, { width: blocks, from: first, to: last }),
   };
 }
 
-function columns<T extends Float32Array | Uint8Array>(source: T, rows: number, width: number, from: number, to: number): T {
+function columns<T extends Float32Array | Uint8Array>(
+  source: T,
+  rows: number,
+  { width, from, to }: { readonly width: number; readonly from: number; readonly to: number },
+): T {
   const out = new (source.constructor as new (length: number) => T)(rows * (to - from));
   for (let row = 0; row < rows; row++) out.set(source.subarray(row * width + from, row * width + to), row * (to - from));
   return out;

@@ -47,8 +47,7 @@ export function polishSmall(problem: Problem, start: Hosts, options: ImproveOpti
     const found = search.run();
     spent.add(found ? changeOf(problem, l, problem.current?.[l] ?? found, found) : change);
     if (!found) continue;
-    addBytes(problem, l, layer, used, -1);
-    addBytes(problem, l, found, used, 1);
+    exchangeBytes(problem, l, { from: layer, to: found }, used);
     hosts[l] = found;
   }
   return hosts;
@@ -70,10 +69,11 @@ function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used:
   return bound(layerDemand(problem, layer), problem.G, Math.min(slots, problem.E * problem.G), fastestOf(problem.speed));
 }
 
-function addBytes(problem: Problem, layer: number, hosts: Hosts[number], used: Float64Array, sign: number): void {
-  hosts.forEach((row, e) => {
-    for (const g of row) used[g] = (used[g] as number) + sign * (problem.input.shape.residentBytes[layer * problem.E + e] as number);
-  });
+/** The layer's hosts become others: their resident bytes leave and enter `used`. */
+function exchangeBytes(problem: Problem, layer: number, { from, to }: Record<"from" | "to", Hosts[number]>, used: Float64Array): void {
+  const bytes = (e: number): number => problem.input.shape.residentBytes[layer * problem.E + e] as number;
+  for (const [e, row] of from.entries()) for (const g of row) used[g] = (used[g] as number) - bytes(e);
+  for (const [e, row] of to.entries()) for (const g of row) used[g] = (used[g] as number) + bytes(e);
 }
 
 function countNew(from: Hosts, to: Hosts): number {
@@ -213,8 +213,7 @@ class SmallSearch {
   #roomOf(hosts: Hosts[number]): Float64Array {
     const { problem, layer, used, start } = this.#o;
     const left = used.slice();
-    addBytes(problem, layer, start, left, -1);
-    addBytes(problem, layer, hosts, left, 1);
+    exchangeBytes(problem, layer, { from: start, to: hosts }, left);
     return left.map((bytes, g) => (problem.capacity[g] as number) - bytes);
   }
 
@@ -246,8 +245,7 @@ class SmallSearch {
   #feasible(hosts: Hosts[number]): boolean {
     const { problem, layer, used, free0 } = this.#o;
     const base = used.slice();
-    addBytes(problem, layer, this.#o.start, base, -1);
-    addBytes(problem, layer, hosts, base, 1);
+    exchangeBytes(problem, layer, { from: this.#o.start, to: hosts }, base);
     if (base.some((bytes, g) => bytes > (problem.capacity[g] as number) + 1e-6)) return false;
     if (!this.#old) return true;
     const change = changeOf(problem, layer, this.#old, hosts);
