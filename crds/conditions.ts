@@ -1,7 +1,7 @@
 // The condition type of both kinds and the rule for changing one: the transition time moves only with the status. Pure.
 import { z } from "zod";
 
-export const conditionSchema = z.object({
+const conditionSchema = z.object({
   type: z.string().max(64).meta({ description: "What is judged." }),
   status: z.enum(["True", "False", "Unknown"]).meta({ description: "The verdict." }),
   reason: z.string().max(128).meta({ description: "Why, in one word." }),

@@ -68,7 +68,6 @@ export function parseWorkerConfig(env: Environment) {
     telemetryWindowMs: e.ENODIA_TELEMETRY_WINDOW_MS,
   };
 }
-export type WorkerConfig = ReturnType<typeof parseWorkerConfig>;
 
 export function parseGatewayConfig(env: Environment) {
   const e = parse(gateway, env);

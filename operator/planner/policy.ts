@@ -3,7 +3,7 @@
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
 
-export type RankState = "active" | "draining" | "dead";
+type RankState = "active" | "draining" | "dead";
 
 export interface RankSpec {
   readonly rank: number;
@@ -41,12 +41,12 @@ export function isUnlimited(budget: MoveBudget): boolean {
 }
 
 /** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
-export interface RecentMoves {
+interface RecentMoves {
   readonly added: ReadonlySet<number>;
   readonly dropped: ReadonlySet<number>;
 }
 
-export type Effort = "fast" | "quality";
+type Effort = "fast" | "quality";
 
 /** What was measured of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
 export interface Timing {

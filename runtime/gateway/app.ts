@@ -12,7 +12,7 @@ import { ChunkWriter, type Envelope, modelBody, wholeBody } from "./openai-body.
 import { invalid, type Problem, problemBody, problemOf, problems, rejectReason } from "./problem.ts";
 import { sseBody, sseComment, sseData, sseHeaders } from "./stream.ts";
 
-export const bodyBytesMax = 8 * 1024 * 1024;
+const bodyBytesMax = 8 * 1024 * 1024;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
 const clientGone = 499;
 

@@ -24,7 +24,7 @@ import { type FailoverLimits, failoverLimits } from "./patience.ts";
 import { WorkerPool } from "./pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
-export const queueRequestsMaxDefault = 512;
+const queueRequestsMaxDefault = 512;
 const requestTimeoutMs = 600_000;
 /** No worker ready for longer than this: new requests are refused instead of waiting for one. */
 const unreadyGraceMs = 60_000;

@@ -12,7 +12,7 @@ import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
 import { type Candidate, choose, prefixHash } from "./router.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
-export const suspectMs = 1_000;
+const suspectMs = 1_000;
 /** How long a worker's own count of queued tokens is believed. */
 const reportedLoadMs = 2_000;
 /** What an answer in decode counts, at most: nobody knows how long it will be. */

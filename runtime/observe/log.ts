@@ -5,7 +5,7 @@
 //   log.info({ epoch: 7 }, "plan committed");   log.error({ err }, "fetch failed");   const child = log.child({ requestId });
 import { pino } from "pino";
 
-export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
+const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
 export type LogLevel = (typeof logLevels)[number];
 type Fields = Readonly<Record<string, unknown>>;
 

@@ -7,7 +7,7 @@ export interface Gaps {
   readonly p90Ms: number;
 }
 
-export type BackoffReason = "LatencyRisen" | "Calm" | "NoTokens" | "TooFewTokens" | "NoBaseline";
+type BackoffReason = "LatencyRisen" | "Calm" | "NoTokens" | "TooFewTokens" | "NoBaseline";
 
 export interface BackoffDecision {
   /** Of the limit, between `leastShare` and 1. */

@@ -3,7 +3,7 @@
 import { sharesTotal } from "../../crds/plan.ts";
 
 /** Sweeps after which the split is within 1e-3 of the exact optimum on every trace tried; most settle sooner. */
-export const splitSweeps = 48;
+const splitSweeps = 48;
 /** A sweep that changes no rank load by more than this part of the mean ends the iteration. */
 const settledPart = 5e-4;
 /** Successive over-relaxation: each expert goes this multiple of the way to its level. Chains of experts settle in a third of the sweeps. */

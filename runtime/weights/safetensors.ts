@@ -7,7 +7,7 @@ import { openFile, type RandomFile } from "./file.ts";
 import { viewF32, widenBf16, widenF16 } from "./floats.ts";
 
 /** 100 MB, the bound of the reference implementation. */
-export const headerBytesMax = 100_000_000;
+const headerBytesMax = 100_000_000;
 const tensorsMax = 1_000_000;
 const dimensionsMax = 8;
 
@@ -70,7 +70,7 @@ function parseEntry({ path, dataStart, fileSize }: DataRange, name: string, raw:
 }
 
 /** Pure: the header's JSON text to tensors, with every offset checked. */
-export function parseHeader(path: string, text: string, dataStart: number, fileSize: number): ReadonlyMap<string, TensorInfo> {
+function parseHeader(path: string, text: string, dataStart: number, fileSize: number): ReadonlyMap<string, TensorInfo> {
   let json: unknown;
   try {
     json = JSON.parse(text);

@@ -48,7 +48,7 @@ interface LoadReports {
   readonly machine: string | undefined;
 }
 
-export interface PlaneStart {
+interface PlaneStart {
   /** ip:port of whom to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
   /** Where load is published; none: it is not. */

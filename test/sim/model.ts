@@ -12,7 +12,7 @@ export interface SimShape {
   readonly budgetBytes: number;
 }
 
-export const defaultDigest = "sha256:model";
+const defaultDigest = "sha256:model";
 /** Width of rows. */
 export const hidden = 2;
 const headerBytes = 8;

@@ -3,7 +3,7 @@
 import type { LoadWindow, Phase, StepSeconds } from "../../../crds/telemetry.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
-export type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
+type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
 export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
 
 export interface ExpectedRank {
