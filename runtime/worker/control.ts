@@ -111,18 +111,18 @@ export class WorkerControl {
       },
       abort: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        return { aborted: await plan.abort(toNumber(request.epoch, "epoch"), this.#layers(request.layers)) };
+        await plan.abort(toNumber(request.epoch, "epoch"), this.#layers(request.layers));
+        return {};
       },
       release: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        const result = await plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers), request.drainOnly);
-        return { ...result, freedBytes: BigInt(result.freedBytes) };
+        return plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers), request.drainOnly);
       },
       drain: async (request, call) => {
         this.#from(call, request.sender, "operator");
         await this.#options.drain(!request.cancel);
         this.changed();
-        return { activeRequests: this.#options.vitals().activeRequests };
+        return {};
       },
     };
   }
@@ -227,7 +227,7 @@ export class WorkerControl {
   }
 
   #status(withHosted: boolean): WatchStatus {
-    const { peers, plan, podName, info } = this.#options;
+    const { peers, plan } = this.#options;
     const vitals = this.#options.vitals();
     const hosted = vitals.hosted.map((experts, layer) => ({
       layer,
@@ -236,30 +236,25 @@ export class WorkerControl {
     }));
     return create(WatchStatusSchema, {
       self: toSender(peers.self),
-      podName,
       epoch: BigInt(plan.state.epoch),
       planHash: plan.state.planHash,
       ready: vitals.notReady.length === 0,
       notReadyReason: vitals.notReady.join("; "),
       hostedBytes: BigInt(vitals.hostedBytes),
-      budgetBytes: BigInt(vitals.budgetBytes),
       queuedTokens: vitals.queuedTokens,
       activeRequests: vitals.activeRequests,
       draining: vitals.draining,
       membershipVersion: BigInt(peers.membership.version),
       hosted: withHosted ? hosted : [],
-      denseBytes: BigInt(info.denseBytes),
-      kvBytes: BigInt(info.kvBytes),
-      fetchedBytesTotal: BigInt(vitals.fetchedBytes),
     });
   }
 }
 
 function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
   if (outcome.type === "ready") {
-    const { layer, bytes, moves } = outcome;
+    const { layer, bytes } = outcome;
     const fetched = outcome.fetched.map(toFetched);
-    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), moves, fetched } } });
+    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), fetched } } });
   }
   const { code, message } = outcome.error;
   return create(PrepareEventSchema, { event: { case: "failed", value: { layer: outcome.layer, code, message } } });

@@ -98,7 +98,7 @@ test("a layer that is ready says what came for it from whom, and in how long", a
   const self = keeper();
   const outcomes: PrepareOutcome[] = [];
   await self.plan.prepare(planOf(1, [[0, 0]]), {}, collect(outcomes));
-  assert.deepEqual(outcomes, [{ type: "ready", layer: 0, bytes: 16, moves: 2, fetched: [{ source: "store", bytes: 16, seconds: 1 }] }]);
+  assert.deepEqual(outcomes, [{ type: "ready", layer: 0, bytes: 16, fetched: [{ source: "store", bytes: 16, seconds: 1 }] }]);
 });
 
 test("an aborted layer gives up its wait for room", async () => {
