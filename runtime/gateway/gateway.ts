@@ -106,7 +106,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(() => tls.close());
 
   const identity: Identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
-  const pool = new WorkerPool({ identity, namespace, deployment, tls, tracing });
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, network: grpcNetwork, tracing });
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
   const readiness = new Readiness(pool, health);
   metrics.onCollect(() => showWorkers(pool, metrics));
@@ -128,8 +128,17 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
 
   const app = createApp({
-    ...{ textModel, workers: pool, metrics, log, tracing, admission, apiKeys, requestTimeoutMs },
-    ...{ servedName: config.servedName, maxContext, created: Math.floor(Date.now() / 1000) },
+    textModel,
+    workers: pool,
+    metrics,
+    log,
+    tracing,
+    admission,
+    apiKeys,
+    requestTimeoutMs,
+    servedName: config.servedName,
+    maxContext,
+    created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
     now: Date.now,

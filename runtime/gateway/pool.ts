@@ -3,7 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../wire/grpc.ts";
+import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, type MemberState, type Membership, memberStates, toSender } from "../wire/mapping.ts";
 import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
@@ -29,6 +29,7 @@ export interface PoolOptions {
   readonly namespace: string;
   readonly deployment: string;
   readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
   readonly tracing: Tracing;
   readonly now?: () => number;
 }
@@ -222,9 +223,9 @@ export class WorkerPool implements Workers {
   }
 
   #client(worker: Worker): InferenceClient {
-    const { namespace, deployment, tls } = this.#options;
+    const { namespace, deployment, tls, network } = this.#options;
     const { address, rank } = worker.member;
-    worker.client ??= connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
+    worker.client ??= network.connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
     return worker.client;
   }
 

@@ -77,8 +77,15 @@ export class WorkerControl {
         this.#from(call, request.sender, "operator");
         const { vitals, storedUnitBytes } = this.#options;
         return {
-          ...{ self: toSender(peers.self), podName, modelDigest: info.modelDigest, architecture: info.architecture },
-          ...{ layers: info.layers, experts: info.experts, topK: info.topK, codec: info.codec, backend: info.backend, device: info.device },
+          self: toSender(peers.self),
+          podName,
+          modelDigest: info.modelDigest,
+          architecture: info.architecture,
+          layers: info.layers,
+          experts: info.experts,
+          topK: info.topK,
+          codec: info.codec,
+          device: info.device,
           storedBytes: storedUnitBytes.map(BigInt),
           residentBytes: [BigInt(info.expertResidentBytes)],
           budgetBytes: BigInt(vitals().budgetBytes),

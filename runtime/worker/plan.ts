@@ -349,7 +349,12 @@ export class PlanKeeper {
       for (let next = missing.shift(); next !== undefined; next = missing.shift()) {
         const { layer, expert } = next;
         const request: LoadRequest = {
-          ...{ layer, expert, kind: "planned", sources: this.sources(layer, expert), bytesPerSecond: 0, signal: this.#stopping.signal },
+          layer,
+          expert,
+          kind: "planned",
+          sources: this.sources(layer, expert),
+          bytesPerSecond: 0,
+          signal: this.#stopping.signal,
           wanted: () => this.state.planned(layer).includes(expert),
           onFull: () => this.#full(),
         };

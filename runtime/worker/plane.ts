@@ -81,7 +81,15 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     control.changed();
   };
   const experts = createWorkerExperts({
-    ...{ engine, info, store, peers, budgetBytes, caller, metrics, tracing, log },
+    engine,
+    info,
+    store,
+    peers,
+    budgetBytes,
+    caller,
+    metrics,
+    tracing,
+    log,
     onChange: () => refresh(),
     onNewerEpoch: (rank) => void joiner.from(rank),
   });
