@@ -50,8 +50,7 @@ export const expertPlacementSpecSchema = z
   .meta({ description: "The plan." });
 export type ExpertPlacementSpec = z.infer<typeof expertPlacementSpecSchema>;
 
-export const placementPhases = ["Preparing", "Committing", "Releasing", "Committed", "Aborted", "Recommended"] as const;
-export type PlacementPhase = (typeof placementPhases)[number];
+const placementPhases = ["Preparing", "Committing", "Releasing", "Committed", "Aborted", "Recommended"] as const;
 
 const outcome = (description: string) =>
   z

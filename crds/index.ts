@@ -6,7 +6,7 @@ import { moeDeploymentNameRule, moeDeploymentSpecSchema } from "./moe-deployment
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import { type JsonObject, structuralSchema } from "./openapi.ts";
 
-export interface Column {
+interface Column {
   readonly name: string;
   readonly type: "string" | "integer" | "date";
   readonly jsonPath: string;

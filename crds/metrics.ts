@@ -11,10 +11,10 @@ import { failoverReasons, memberStates } from "./names.ts";
 import { phases as phase } from "./telemetry.ts";
 
 export type ProcessKind = "operator" | "gateway" | "worker";
-export type MetricType = "counter" | "gauge" | "histogram";
+type MetricType = "counter" | "gauge" | "histogram";
 
 /** Label values: a closed list, or `open` where code alone bounds them (reasons, status codes), never user input. */
-export type LabelValues = readonly string[] | "open";
+type LabelValues = readonly string[] | "open";
 
 export interface MetricDefinition {
   readonly type: MetricType;
@@ -237,7 +237,7 @@ const table = {
 // Apart from the table, since a contextual type would widen the labels of every entry.
 export const metricTable = table satisfies Readonly<Record<string, MetricDefinition>>;
 
-export type MetricTable = typeof metricTable;
+type MetricTable = typeof metricTable;
 export type MetricName = keyof MetricTable;
 
 /** Names a process may record, of one type. */

@@ -20,7 +20,7 @@ export const moeDeploymentConditions = [
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
 /** The operation that the operator is in the middle of; kept here so that a new leader sees the same deadline. */
-export const operationSchema = z
+const operationSchema = z
   .object({
     type: z.enum(["Start", "Grow", "Shrink", "Roll", "Repair", "Stop"]).meta({ description: "What is being done." }),
     fromRanks: z.int32().min(0).meta({ description: "Ranks before it." }),
@@ -32,7 +32,7 @@ export const operationSchema = z
   .meta({ description: "The operation under way." });
 export type Operation = z.infer<typeof operationSchema>;
 
-export const lastRebalanceSchema = z
+const lastRebalanceSchema = z
   .object({
     time: z.iso.datetime().meta({ description: "When it ended." }),
     result: z.string().max(64).meta({ description: "Committed, PartlyCommitted or Aborted." }),

@@ -8,9 +8,9 @@ import { backendChoices, codecNames, defaultBackend, defaultCodec, defaultPolicy
 import { duration, quantity } from "./quantity.ts";
 
 /** Bounds that also keep the cost of the CEL rules small. */
-export const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16, copies: 16 } as const;
+const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16, copies: 16 } as const;
 /** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
-export const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
+const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
 const rules = (...list: { rule: string; message: string; fieldPath?: string }[]) => ({ "x-kubernetes-validations": list });
 const count = (max: number) => z.int32().min(0).max(max);

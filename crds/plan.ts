@@ -39,11 +39,11 @@ export const sharesTotal = 1000;
 /** Bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText`: characters of a layer's hosts, and of its shares. */
 export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 
-export function encodeRows(rows: readonly (readonly number[])[]): string {
+function encodeRows(rows: readonly (readonly number[])[]): string {
   return rows.map((row) => row.join(".")).join(",");
 }
 
-export function decodeRows(text: string, field: string): number[][] {
+function decodeRows(text: string, field: string): number[][] {
   const rows = text.split(",");
   if (rows.length > planBounds.experts) throw bad(field, `more than ${planBounds.experts} experts`);
   return rows.map((row, expert) => {

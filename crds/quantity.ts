@@ -3,8 +3,8 @@
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
-export const quantityPattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$";
-export const durationPattern = "^([0-9]{1,6}(ms|s|m|h)){1,3}$";
+const quantityPattern = "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$";
+const durationPattern = "^([0-9]{1,6}(ms|s|m|h)){1,3}$";
 
 const units: Readonly<Record<string, number>> = {
   "": 1,

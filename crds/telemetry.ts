@@ -5,7 +5,7 @@
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
-export const telemetryVersion = 1;
+const telemetryVersion = 1;
 /** NATS' own default limit; larger messages are refused at both ends. */
 export const loadMessageBytesMax = 1024 * 1024;
 
@@ -77,7 +77,7 @@ export interface Transitions {
   readonly counts: Uint32Array;
 }
 
-export const loadMessageSchema = z.object({
+const loadMessageSchema = z.object({
   v: z.literal(telemetryVersion),
   deploymentUID: z.string().min(1).max(64),
   rank: z.number().int().min(0).max(4095),
@@ -100,7 +100,7 @@ export const loadMessageSchema = z.object({
     .max(Math.ceil((transitionPairsMax * pairBytes) / 3) * 4)
     .optional(),
 });
-export type LoadMessage = z.infer<typeof loadMessageSchema>;
+type LoadMessage = z.infer<typeof loadMessageSchema>;
 
 /** A parsed message with its vectors decoded, each of length layers * experts. */
 export interface LoadWindow extends Omit<LoadMessage, "routed" | "served" | "seconds" | "transitions"> {
@@ -142,7 +142,7 @@ export function decodeLoad(bytes: Uint8Array): LoadWindow {
   };
 }
 
-export function encodeCounts(counts: Uint32Array): string {
+function encodeCounts(counts: Uint32Array): string {
   const bytes = Buffer.alloc(counts.length * 4);
   counts.forEach((count, i) => {
     bytes.writeUInt32LE(count, i * 4);
@@ -150,7 +150,7 @@ export function encodeCounts(counts: Uint32Array): string {
   return bytes.toString("base64");
 }
 
-export function decodeCounts(text: string, cells: number, field: string): Uint32Array {
+function decodeCounts(text: string, cells: number, field: string): Uint32Array {
   const bytes = Buffer.from(text, "base64"); // skips what is not base64, so the length check below is the validation
   if (bytes.byteLength !== cells * 4) throw invalid(`${field}: ${bytes.byteLength} bytes, expected ${cells * 4} = layers x experts x 4`);
   return Uint32Array.from({ length: cells }, (_, i) => bytes.readUInt32LE(i * 4));

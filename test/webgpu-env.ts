@@ -47,7 +47,7 @@ function unpack(target: string): void {
 }
 
 /** Environment that makes SwiftShader the Vulkan device of a process started with it. */
-export function swiftshaderEnv(): Record<string, string> {
+function swiftshaderEnv(): Record<string, string> {
   const folder = cacheFolder();
   if (!existsSync(join(folder, "vk_swiftshader_icd.json"))) unpack(folder);
   return {

@@ -66,7 +66,7 @@ function ensureDependencies(node) {
   try {
     if (done()) return;
     say("installing dependencies (npm ci)");
-    run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"], root, "installing dependencies", node);
+    run("installing dependencies", ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], root, node);
     writeFileSync(stamp, `${want}\n`);
   } finally {
     rmSync(lock, { recursive: true, force: true });
@@ -84,7 +84,7 @@ function takeLock(lock) {
   }
 }
 
-function run(command, args, cwd, what, node = process.execPath) {
+function run(what, [command, ...args], cwd, node = process.execPath) {
   const env = { ...process.env, PATH: `${dirname(node)}:${process.env.PATH}` };
   const done = spawnSync(command, args, { cwd, env, stdio: ["ignore", 2, 2] });
   if (done.error?.code === "ENOENT") fail(`${what}: ${command} is not on PATH; install Node.js with npm (any version from 20 on)`);

@@ -1,6 +1,7 @@
 // The `enodia` command: finds the subcommand and hands over the rest of the line. One file per command in commands/.
 // Composition root of the CLI; commands are loaded lazily so that `enodia chat` does not load a compute backend.
 import { AppError } from "../../crds/common.ts";
+import { showsTraces } from "./environment.ts";
 
 interface Command {
   readonly summary: string;
@@ -52,6 +53,6 @@ try {
 } catch (caught) {
   const error = AppError.from(caught);
   process.stderr.write(`enodia: ${misused(caught) ?? error.message}\n`);
-  if (process.env.ENODIA_LOG_LEVEL === "debug") process.stderr.write(`${error.stack}\n${String(error.cause ?? "")}\n`);
+  if (showsTraces()) process.stderr.write(`${error.stack}\n${String(error.cause ?? "")}\n`);
   process.exitCode = 1;
 }

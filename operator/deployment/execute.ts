@@ -18,7 +18,7 @@ import type { Deployments } from "./ports.ts";
 const alphabet = "bcdfghjklmnpqrstvwxz2456789";
 const suffixLength = 5;
 
-export function podSuffix(random: (below: number) => number = randomInt): string {
+function podSuffix(random: (below: number) => number = randomInt): string {
   return Array.from({ length: suffixLength }, () => alphabet[random(alphabet.length)]).join("");
 }
 

@@ -12,7 +12,7 @@ const requestTimeoutMs = 30_000;
 /** Largest answer that is buffered: a list page of 500 large objects stays well below. */
 const responseBytesMax = 256 * 1024 * 1024;
 
-export interface Call {
+interface Call {
   readonly method: "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
   /** Path and query below the server address. */
   readonly path: string;

@@ -124,46 +124,47 @@ function pay(left: Left, g: number, bytes: number): void {
 }
 
 class FloorKeeper {
-  private readonly problem: Problem;
-  private readonly floor: Floor;
-  private readonly hosts: Hosts;
-  private readonly before: Hosts | undefined;
-  private readonly used: Float64Array;
-  private readonly load: Float64Array[];
-  private readonly count: Int32Array[];
-  private readonly touched = new Set<number>();
-  private readonly left: Left;
+  readonly #problem: Problem;
+  readonly #floor: Floor;
+  readonly #hosts: Hosts;
+  readonly #before: Hosts | undefined;
+  readonly #used: Float64Array;
+  readonly #load: Float64Array[];
+  readonly #count: Int32Array[];
+  readonly #touched = new Set<number>();
+  readonly #left: Left;
   /** Resident bytes of the smallest expert. */
-  private readonly smallest: number;
-  private spare: Copy[] | undefined;
-  private waysSought = 0;
+  readonly #smallest: number;
+  #spare: Copy[] | undefined;
+  #waysSought = 0;
 
   constructor(input: PlanInput, layers: readonly LayerPlan[]) {
     const problem = toProblem({ ...input, current: layers });
     const hosts = problem.current as Hosts;
-    this.problem = problem;
-    this.floor = floorOf(problem);
-    this.hosts = hosts;
-    this.before = toProblem(input).current;
-    this.used = usedBytes(problem, hosts);
-    this.load = hosts.map((layer, l) => {
+    this.#problem = problem;
+    this.#floor = floorOf(problem);
+    this.#hosts = hosts;
+    this.#before = toProblem(input).current;
+    this.#used = usedBytes(problem, hosts);
+    this.#load = hosts.map((layer, l) => {
       const load = new Float64Array(problem.G);
       for (const [e, row] of layer.entries())
         for (const g of row) load[g] = (load[g] as number) + (layerDemand(problem, l)[e] as number) / row.length;
       return load;
     });
-    this.count = hosts.map((layer) => {
+    this.#count = hosts.map((layer) => {
       const count = new Int32Array(problem.G);
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
-    this.left = leftOf(problem, this.before, hosts);
-    this.smallest = problem.input.shape.residentBytes.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
+    this.#left = leftOf(problem, this.#before, hosts);
+    this.#smallest = problem.input.shape.residentBytes.reduce((a, b) => Math.min(a, b), Number.POSITIVE_INFINITY);
   }
 
   fill(): { readonly added: number; readonly missing: number } {
-    const { problem, floor } = this;
-    let open = this.hosts.flatMap((layer, l) =>
+    const problem = this.#problem;
+    const floor = this.#floor;
+    let open = this.#hosts.flatMap((layer, l) =>
       layer.flatMap((row, e) => (meets(problem, floor, row) ? [] : [{ l, e, row, rows: layerDemand(problem, l)[e] as number }])),
     );
     open.sort((a, b) => b.rows - a.rows || a.l - b.l || a.e - b.e);
@@ -172,7 +173,7 @@ class FloorKeeper {
     for (let before = -1; open.length > 0 && added > before; ) {
       before = added;
       open = open.filter(({ l, e, row }) => {
-        while (!meets(problem, floor, row) && this.add(l, e)) added++;
+        while (!meets(problem, floor, row) && this.#add(l, e)) added++;
         return !meets(problem, floor, row);
       });
     }
@@ -181,60 +182,61 @@ class FloorKeeper {
 
   /** Layers that were touched, with new shares. */
   changed(layers: readonly LayerPlan[]): readonly LayerPlan[] {
-    if (this.touched.size === 0) return layers;
-    const planned = toLayers(this.problem, this.hosts);
-    return layers.map((layer, l) => (this.touched.has(l) ? (planned[l] ?? layer) : layer));
+    if (this.#touched.size === 0) return layers;
+    const planned = toLayers(this.#problem, this.#hosts);
+    return layers.map((layer, l) => (this.#touched.has(l) ? (planned[l] ?? layer) : layer));
   }
 
-  private add(l: number, e: number): boolean {
-    const g = this.place(l, e) ?? this.makeRoom(l, e) ?? this.makeWay(l, e);
+  #add(l: number, e: number): boolean {
+    const g = this.#place(l, e) ?? this.#makeRoom(l, e) ?? this.#makeWay(l, e);
     if (g === undefined) return false;
-    this.put({ layer: l, expert: e, rank: g });
+    this.#put({ layer: l, expert: e, rank: g });
     return true;
   }
 
-  private put(copy: Copy): void {
+  #put(copy: Copy): void {
     const { layer, expert, rank } = copy;
-    if (!this.held(layer, expert, rank)) pay(this.left, rank, this.stored(layer, expert));
-    this.hosts[layer]?.[expert]?.push(rank);
-    this.shift(copy, 1);
+    if (!this.#held(layer, expert, rank)) pay(this.#left, rank, this.#stored(layer, expert));
+    this.#hosts[layer]?.[expert]?.push(rank);
+    this.#shift(copy, 1);
   }
 
-  private take(copy: Copy): void {
-    const row = this.hosts[copy.layer]?.[copy.expert] as number[];
+  #take(copy: Copy): void {
+    const row = this.#hosts[copy.layer]?.[copy.expert] as number[];
     row.splice(row.indexOf(copy.rank), 1);
-    this.shift(copy, -1);
+    this.#shift(copy, -1);
   }
 
-  private resident(l: number, e: number): number {
-    return this.problem.input.shape.residentBytes[l * this.problem.E + e] as number;
+  #resident(l: number, e: number): number {
+    return this.#problem.input.shape.residentBytes[l * this.#problem.E + e] as number;
   }
 
-  private stored(l: number, e: number): number {
-    return this.problem.input.shape.storedBytes[l * this.problem.E + e] as number;
+  #stored(l: number, e: number): number {
+    return this.#problem.input.shape.storedBytes[l * this.#problem.E + e] as number;
   }
 
-  private held(l: number, e: number, g: number): boolean {
-    return this.before?.[l]?.[e]?.includes(g) ?? false;
+  #held(l: number, e: number, g: number): boolean {
+    return this.#before?.[l]?.[e]?.includes(g) ?? false;
   }
 
   /** May this rank take a copy, room aside? */
-  private wants(l: number, e: number, g: number, row = this.hosts[l]?.[e] as readonly number[]): boolean {
-    const { problem, floor } = this;
+  #wants(l: number, e: number, g: number, row = this.#hosts[l]?.[e] as readonly number[]): boolean {
+    const problem = this.#problem;
+    const floor = this.#floor;
     if ((problem.speed[g] as number) <= 0 || row.includes(g)) return false;
-    if (!this.held(l, e, g) && !affords(this.left, g, this.stored(l, e))) return false;
+    if (!this.#held(l, e, g) && !affords(this.#left, g, this.#stored(l, e))) return false;
     const newNode = !row.some((host) => problem.node[host] === problem.node[g]);
     return newNode || (nodesOf(problem, row) >= floor.nodes && row.length < floor.copies);
   }
 
-  private place(l: number, e: number, row = this.hosts[l]?.[e] as readonly number[]): number | undefined {
-    const { problem } = this;
-    const bytes = this.resident(l, e);
+  #place(l: number, e: number, row = this.#hosts[l]?.[e] as readonly number[]): number | undefined {
+    const problem = this.#problem;
+    const bytes = this.#resident(l, e);
     let best: number | undefined;
     for (let g = 0; g < problem.G; g++) {
-      if (!this.wants(l, e, g, row) || (this.count[l]?.[g] as number) >= problem.slotCap) continue;
-      if ((this.used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
-      if (best === undefined || this.preferred(l, e, row, g, best)) best = g;
+      if (!this.#wants(l, e, g, row) || (this.#count[l]?.[g] as number) >= problem.slotCap) continue;
+      if ((this.#used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
+      if (best === undefined || this.#preferred({ layer: l, expert: e }, row, g, best)) best = g;
     }
     return best;
   }
@@ -243,89 +245,90 @@ class FloorKeeper {
    * True when rank a suits an expert better than rank b, by these in turn: it holds the expert now; its node, then (from the third
    * copy on) its zone, has no copy yet; it has less load; it has more room.
    */
-  private preferred(l: number, e: number, row: readonly number[], a: number, b: number): boolean {
-    const { problem } = this;
+  #preferred({ layer, expert }: Omit<Copy, "rank">, row: readonly number[], a: number, b: number): boolean {
+    const problem = this.#problem;
     const apart = (g: number): number => {
       const node = row.some((host) => problem.node[host] === problem.node[g]) ? 0 : 2;
       const zone = row.length < 2 || row.some((host) => problem.ranks[host]?.zone === problem.ranks[g]?.zone) ? 0 : 1;
       return node + zone;
     };
-    const level = (g: number): number => (this.load[l]?.[g] as number) / (problem.speed[g] as number);
+    const level = (g: number): number => (this.#load[layer]?.[g] as number) / (problem.speed[g] as number);
     const order = [
-      Number(this.held(l, e, a)) - Number(this.held(l, e, b)),
+      Number(this.#held(layer, expert, a)) - Number(this.#held(layer, expert, b)),
       apart(a) - apart(b),
       level(b) - level(a),
-      (this.used[b] as number) - (this.used[a] as number),
+      (this.#used[b] as number) - (this.#used[a] as number),
     ];
     return (order.find((difference) => difference !== 0) ?? 0) > 0;
   }
 
   /** Drops the copy above the floor that carries least, on a rank that wants this one. */
-  private makeRoom(l: number, e: number): number | undefined {
-    const { problem, floor } = this;
-    this.spare ??= this.spares();
-    const at = this.spare.findIndex((copy) => {
-      const row = this.hosts[copy.layer]?.[copy.expert] as number[];
+  #makeRoom(l: number, e: number): number | undefined {
+    const problem = this.#problem;
+    const floor = this.#floor;
+    this.#spare ??= this.#spares();
+    const at = this.#spare.findIndex((copy) => {
+      const row = this.#hosts[copy.layer]?.[copy.expert] as number[];
       const without = row.filter((g) => g !== copy.rank);
-      return without.length < row.length && meets(problem, floor, without) && this.fitsInPlaceOf(l, e, copy);
+      return without.length < row.length && meets(problem, floor, without) && this.#fitsInPlaceOf(l, e, copy);
     });
-    const found = this.spare[at];
+    const found = this.#spare[at];
     if (!found) return undefined;
-    this.spare.splice(at, 1);
-    this.take(found);
+    this.#spare.splice(at, 1);
+    this.#take(found);
     return found.rank;
   }
 
   /** Would this expert's copy be wanted and fit where that one is now? */
-  private fitsInPlaceOf(l: number, e: number, { layer, expert, rank }: Copy): boolean {
-    const { problem } = this;
-    if (!this.wants(l, e, rank)) return false;
-    const slots = (this.count[l]?.[rank] as number) - (layer === l ? 1 : 0);
-    const bytes = (this.used[rank] as number) + this.resident(l, e) - this.resident(layer, expert);
+  #fitsInPlaceOf(l: number, e: number, { layer, expert, rank }: Copy): boolean {
+    const problem = this.#problem;
+    if (!this.#wants(l, e, rank)) return false;
+    const slots = (this.#count[l]?.[rank] as number) - (layer === l ? 1 : 0);
+    const bytes = (this.#used[rank] as number) + this.#resident(l, e) - this.#resident(layer, expert);
     return slots < problem.slotCap && bytes <= (problem.capacity[rank] as number) + 1e-6;
   }
 
   /** Moves the copy that carries least, on a rank that wants this one, to another rank that has room for it. */
-  private makeWay(l: number, e: number): number | undefined {
-    if (this.left.moves < 2 || this.waysSought >= waysMax || !this.anyRoom()) return undefined;
-    this.waysSought++;
+  #makeWay(l: number, e: number): number | undefined {
+    if (this.#left.moves < 2 || this.#waysSought >= waysMax || !this.#anyRoom()) return undefined;
+    this.#waysSought++;
     let found: { readonly copy: Copy; readonly to: number } | undefined;
     let least = Number.POSITIVE_INFINITY;
-    for (const { rows, ...copy } of this.copies(() => true)) {
-      if (rows >= least || (copy.layer === l && copy.expert === e) || !this.fitsInPlaceOf(l, e, copy)) continue;
-      const to = this.otherPlace(copy);
-      if (to === undefined || this.left.bytes < this.stored(l, e) + this.stored(copy.layer, copy.expert)) continue;
+    for (const { rows, ...copy } of this.#copies(() => true)) {
+      if (rows >= least || (copy.layer === l && copy.expert === e) || !this.#fitsInPlaceOf(l, e, copy)) continue;
+      const to = this.#otherPlace(copy);
+      if (to === undefined || this.#left.bytes < this.#stored(l, e) + this.#stored(copy.layer, copy.expert)) continue;
       found = { copy, to };
       least = rows;
     }
     if (!found) return undefined;
-    this.take(found.copy);
-    this.put({ ...found.copy, rank: found.to });
+    this.#take(found.copy);
+    this.#put({ ...found.copy, rank: found.to });
     return found.copy.rank;
   }
 
-  private anyRoom(): boolean {
-    return this.used.some((bytes, g) => bytes + this.smallest <= (this.problem.capacity[g] as number) + 1e-6);
+  #anyRoom(): boolean {
+    return this.#used.some((bytes, g) => bytes + this.#smallest <= (this.#problem.capacity[g] as number) + 1e-6);
   }
 
   /** A rank with room for a copy that is to leave its own, where its expert falls no further below the floor. */
-  private otherPlace({ layer, expert, rank }: Copy): number | undefined {
-    const row = this.hosts[layer]?.[expert] as number[];
+  #otherPlace({ layer, expert, rank }: Copy): number | undefined {
+    const row = this.#hosts[layer]?.[expert] as number[];
     const without = row.filter((g) => g !== rank);
-    const to = this.place(layer, expert, without);
-    return to !== undefined && to !== rank && keepsFloor(this.problem, row, [...without, to]) ? to : undefined;
+    const to = this.#place(layer, expert, without);
+    return to !== undefined && to !== rank && keepsFloor(this.#problem, row, [...without, to]) ? to : undefined;
   }
 
   /** Copies of experts above the floor, those with the least load first. */
-  private spares(): Copy[] {
-    const found = this.copies((row) => row.length > this.floor.copies);
+  #spares(): Copy[] {
+    const found = this.#copies((row) => row.length > this.#floor.copies);
     return found.sort((a, b) => a.rows - b.rows || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
   }
 
   /** Copies of experts with such hosts, each with the rows that it carries. */
-  private copies(of: (row: readonly number[]) => boolean): (Copy & { readonly rows: number })[] {
-    const { problem } = this;
-    return this.hosts.flatMap((layer, l) => {
+  #copies(of: (row: readonly number[]) => boolean): (Copy & { readonly rows: number })[] {
+    const problem = this.#problem;
+    return this.#hosts.flatMap((layer, l) => {
       const demand = layerDemand(problem, l);
       return layer.flatMap((row, expert) =>
         of(row) ? row.map((rank) => ({ layer: l, expert, rank, rows: (demand[expert] as number) / row.length })) : [],
@@ -333,15 +336,15 @@ class FloorKeeper {
     });
   }
 
-  private shift({ layer, expert, rank }: Copy, sign: number): void {
-    const { problem } = this;
-    const copies = this.hosts[layer]?.[expert]?.length ?? 0;
+  #shift({ layer, expert, rank }: Copy, sign: number): void {
+    const problem = this.#problem;
+    const copies = this.#hosts[layer]?.[expert]?.length ?? 0;
     const rows = (layerDemand(problem, layer)[expert] as number) / Math.max(1, copies);
-    const load = this.load[layer] as Float64Array;
-    const count = this.count[layer] as Int32Array;
-    this.used[rank] = (this.used[rank] as number) + sign * this.resident(layer, expert);
+    const load = this.#load[layer] as Float64Array;
+    const count = this.#count[layer] as Int32Array;
+    this.#used[rank] = (this.#used[rank] as number) + sign * this.#resident(layer, expert);
     load[rank] = (load[rank] as number) + sign * rows;
     count[rank] = (count[rank] as number) + sign;
-    this.touched.add(layer);
+    this.#touched.add(layer);
   }
 }

@@ -11,7 +11,7 @@ import type { Hops, PlanInput } from "./policy.ts";
 import { toProblem } from "./problem.ts";
 import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
 
-export type HoldReason =
+type HoldReason =
   | "ModeOff"
   | "NotSynced"
   | "PlanInProgress"
@@ -29,7 +29,7 @@ export type HoldReason =
   | "PlanFailed";
 
 /** Affinity: where tokens go from layer to layer is known anew, and the policy places by that. */
-export type ActReason = "Imbalanced" | "Affinity";
+type ActReason = "Imbalanced" | "Affinity";
 
 export type Numbers = Readonly<Record<string, number>>;
 export type Decision =

@@ -4,7 +4,7 @@
 import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
 
-export type RankState = "active" | "draining" | "dead";
+type RankState = "active" | "draining" | "dead";
 
 export interface RankSpec {
   readonly rank: number;
@@ -42,7 +42,7 @@ export function isUnlimited(budget: MoveBudget): boolean {
 }
 
 /** Copies that recent plans made or dropped, keyed by `copyKey`: a policy with dwell does not take them back at once. */
-export interface RecentMoves {
+interface RecentMoves {
   readonly added: ReadonlySet<number>;
   readonly dropped: ReadonlySet<number>;
 }

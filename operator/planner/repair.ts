@@ -142,32 +142,32 @@ const anywhere = (): boolean => true;
 
 class Repair {
   readonly evicted = new Set<number>();
-  private readonly problem: Problem;
-  private readonly hosts: Hosts;
-  private readonly used: Float64Array;
+  readonly #problem: Problem;
+  readonly #hosts: Hosts;
+  readonly #used: Float64Array;
   /** The bytes that ranks hold until layers of this plan are done, and what each layer brings them beside it. */
-  private readonly before: Float64Array;
-  private readonly incoming: Float64Array[];
-  private readonly staging: number;
-  private readonly carriedOut: boolean;
-  private readonly load: Float64Array[];
+  readonly #before: Float64Array;
+  readonly #incoming: Float64Array[];
+  readonly #staging: number;
+  readonly #carriedOut: boolean;
+  readonly #load: Float64Array[];
   /** Experts that each rank hosts, per layer. */
-  private readonly count: Int32Array[];
+  readonly #count: Int32Array[];
 
   constructor(problem: Problem, hosts: Hosts, carriedOut: boolean) {
-    this.problem = problem;
-    this.carriedOut = carriedOut;
-    this.hosts = hosts;
-    this.used = usedBytes(problem, hosts);
-    this.before = this.used.slice();
-    this.incoming = hosts.map(() => new Float64Array(problem.G));
-    this.staging = stagingBytes(problem.input.shape);
-    this.count = hosts.map((layer) => {
+    this.#problem = problem;
+    this.#carriedOut = carriedOut;
+    this.#hosts = hosts;
+    this.#used = usedBytes(problem, hosts);
+    this.#before = this.#used.slice();
+    this.#incoming = hosts.map(() => new Float64Array(problem.G));
+    this.#staging = stagingBytes(problem.input.shape);
+    this.#count = hosts.map((layer) => {
       const count = new Int32Array(problem.G);
       for (const row of layer) for (const g of row) count[g] = (count[g] as number) + 1;
       return count;
     });
-    this.load = hosts.map((layer, l) => {
+    this.#load = hosts.map((layer, l) => {
       const load = new Float64Array(problem.G);
       const demand = layerDemand(problem, l);
       layer.forEach((row, e) => {
@@ -182,37 +182,37 @@ class Repair {
    * remains in the staging slot is moved by later plans.
    */
   relieve(): void {
-    for (let g = 0; g < this.problem.G; g++) {
-      while ((this.used[g] as number) > (this.problem.capacity[g] as number) + 1e-6 && this.dropColdest(g)) {
+    for (let g = 0; g < this.#problem.G; g++) {
+      while ((this.#used[g] as number) > (this.#problem.capacity[g] as number) + 1e-6 && this.#dropColdest(g)) {
         // each turn drops one copy
       }
     }
   }
 
-  private dropColdest(rank: number): boolean {
+  #dropColdest(rank: number): boolean {
     let found: { layer: number; expert: number; rows: number } | undefined;
-    this.hosts.forEach((layer, l) => {
-      const demand = layerDemand(this.problem, l);
+    this.#hosts.forEach((layer, l) => {
+      const demand = layerDemand(this.#problem, l);
       layer.forEach((row, expert) => {
         const rows = (demand[expert] as number) / row.length;
-        if (row.length > 1 && row.includes(rank) && this.size(l, expert) > 0 && (!found || rows < found.rows))
+        if (row.length > 1 && row.includes(rank) && this.#size(l, expert) > 0 && (!found || rows < found.rows))
           found = { layer: l, expert, rows };
       });
     });
     if (!found) return false;
-    this.drop(found.layer, found.expert, rank);
+    this.#drop(found.layer, found.expert, rank);
     return true;
   }
 
-  private size(layer: number, expert: number): number {
-    return this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
+  #size(layer: number, expert: number): number {
+    return this.#problem.input.shape.residentBytes[layer * this.#problem.E + expert] as number;
   }
 
-  private drop(layer: number, expert: number, rank: number): void {
-    const row = this.hosts[layer]?.[expert] as number[];
+  #drop(layer: number, expert: number, rank: number): void {
+    const row = this.#hosts[layer]?.[expert] as number[];
     row.splice(row.indexOf(rank), 1);
-    this.used[rank] = (this.used[rank] as number) - this.size(layer, expert);
-    const count = this.count[layer] as Int32Array;
+    this.#used[rank] = (this.#used[rank] as number) - this.#size(layer, expert);
+    const count = this.#count[layer] as Int32Array;
     count[rank] = (count[rank] as number) - 1;
     this.evicted.add(layer);
   }
@@ -222,47 +222,48 @@ class Repair {
     let open = orphans;
     for (let before = open.length + 1; open.length > 0 && open.length < before; ) {
       before = open.length;
-      open = open.filter(({ layer, expert }) => !this.adopt(layer, expert));
+      open = open.filter(({ layer, expert }) => !this.#adopt(layer, expert));
     }
     return open;
   }
 
-  private adopt(layer: number, expert: number): boolean {
-    const bytes = this.size(layer, expert);
+  #adopt(layer: number, expert: number): boolean {
+    const bytes = this.#size(layer, expert);
     const arrives = (g: number): boolean => {
-      if (!this.carriedOut) return true;
-      const onItsWay = (this.before[g] as number) + (this.incoming[layer]?.[g] as number) + bytes;
-      return onItsWay <= (this.problem.capacity[g] as number) + this.staging + 1e-6;
+      if (!this.#carriedOut) return true;
+      const onItsWay = (this.#before[g] as number) + (this.#incoming[layer]?.[g] as number) + bytes;
+      return onItsWay <= (this.#problem.capacity[g] as number) + this.#staging + 1e-6;
     };
-    const g = this.coldest(layer, bytes, arrives) ?? this.makeRoom(layer, bytes, arrives);
+    const g = this.#coldest(layer, bytes, arrives) ?? this.#makeRoom(layer, bytes, arrives);
     if (g === undefined) return false;
-    const incoming = this.incoming[layer] as Float64Array;
+    const incoming = this.#incoming[layer] as Float64Array;
     incoming[g] = (incoming[g] as number) + bytes;
-    this.hosts[layer]?.[expert]?.push(g);
-    this.used[g] = (this.used[g] as number) + bytes;
-    const count = this.count[layer] as Int32Array;
+    this.#hosts[layer]?.[expert]?.push(g);
+    this.#used[g] = (this.#used[g] as number) + bytes;
+    const count = this.#count[layer] as Int32Array;
     count[g] = (count[g] as number) + 1;
-    const load = this.load[layer] as Float64Array;
-    load[g] = (load[g] as number) + (layerDemand(this.problem, layer)[expert] as number);
+    const load = this.#load[layer] as Float64Array;
+    load[g] = (load[g] as number) + (layerDemand(this.#problem, layer)[expert] as number);
     return true;
   }
 
   /** Is there a place for it, whatever is on its way now? */
   hasRoom(layer: number, expert: number): boolean {
-    const bytes = this.size(layer, expert);
-    return this.coldest(layer, bytes, anywhere) !== undefined || this.coldestCopy(layer, bytes, anywhere) !== undefined;
+    const bytes = this.#size(layer, expert);
+    return this.#coldest(layer, bytes, anywhere) !== undefined || this.#coldestCopy(layer, bytes, anywhere) !== undefined;
   }
 
   /** Least loaded rank of the layer with room; equal loads: most free bytes. */
-  private coldest(layer: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
-    const { problem, used } = this;
-    const load = this.load[layer] as Float64Array;
+  #coldest(layer: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
+    const problem = this.#problem;
+    const used = this.#used;
+    const load = this.#load[layer] as Float64Array;
     let best: number | undefined;
     let least = 0;
     for (let g = 0; g < problem.G; g++) {
       const speed = problem.speed[g] as number;
       if (speed <= 0 || (used[g] as number) + bytes > (problem.capacity[g] as number) + 1e-6) continue;
-      if ((this.count[layer]?.[g] as number) >= problem.slotCap || !arrives(g)) continue;
+      if ((this.#count[layer]?.[g] as number) >= problem.slotCap || !arrives(g)) continue;
       const level = (load[g] as number) / speed;
       const better = best === undefined || level < least || (level === least && (used[g] as number) < (used[best] as number));
       if (!better) continue;
@@ -272,22 +273,22 @@ class Repair {
     return best;
   }
 
-  private makeRoom(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
-    const found = this.coldestCopy(wanted, bytes, arrives);
+  #makeRoom(wanted: number, bytes: number, arrives: (rank: number) => boolean): number | undefined {
+    const found = this.#coldestCopy(wanted, bytes, arrives);
     if (!found) return undefined;
-    this.drop(found.layer, found.expert, found.rank);
+    this.#drop(found.layer, found.expert, found.rank);
     return found.rank;
   }
 
   /** The coldest redundant copy whose rank may take so many bytes, and one more expert of the layer, in its place. */
-  private coldestCopy(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
+  #coldestCopy(wanted: number, bytes: number, arrives: (rank: number) => boolean) {
     let found: (Orphan & { readonly rank: number; readonly rows: number }) | undefined;
-    this.hosts.forEach((layer, l) => {
-      const demand = layerDemand(this.problem, l);
+    this.#hosts.forEach((layer, l) => {
+      const demand = layerDemand(this.#problem, l);
       layer.forEach((row, expert) => {
         const rows = (demand[expert] as number) / row.length;
         if (row.length < 2 || (found && rows >= found.rows)) return;
-        const rank = row.find((g) => arrives(g) && this.takes(g, wanted, bytes, { layer: l, expert }));
+        const rank = row.find((g) => arrives(g) && this.#takes(g, wanted, bytes, { layer: l, expert }));
         if (rank !== undefined) found = { layer: l, expert, rank, rows };
       });
     });
@@ -295,11 +296,11 @@ class Repair {
   }
 
   /** May this rank take one more expert of a layer when a copy of another has left it? */
-  private takes(rank: number, layer: number, bytes: number, leaves: { readonly layer: number; readonly expert: number }): boolean {
-    const { problem } = this;
+  #takes(rank: number, layer: number, bytes: number, leaves: { readonly layer: number; readonly expert: number }): boolean {
+    const problem = this.#problem;
     if ((problem.speed[rank] as number) <= 0) return false;
-    if ((this.count[layer]?.[rank] as number) - (leaves.layer === layer ? 1 : 0) >= problem.slotCap) return false;
-    const free = (problem.capacity[rank] as number) - (this.used[rank] as number) + this.size(leaves.layer, leaves.expert);
+    if ((this.#count[layer]?.[rank] as number) - (leaves.layer === layer ? 1 : 0) >= problem.slotCap) return false;
+    const free = (problem.capacity[rank] as number) - (this.#used[rank] as number) + this.#size(leaves.layer, leaves.expert);
     return free + 1e-6 >= bytes;
   }
 }

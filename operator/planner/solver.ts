@@ -3,7 +3,7 @@
 import highsModule from "highs";
 import { AppError } from "../../crds/common.ts";
 
-export type Terms = readonly (readonly [name: string, factor: number])[];
+type Terms = readonly (readonly [name: string, factor: number])[];
 
 export interface Program {
   readonly minimise: Terms;

@@ -15,7 +15,7 @@ export type Intent =
   | { readonly kind: "balance" };
 
 /** Without all ranks, the first plan waits this long for the others. */
-export const firstPlanWaitMs = 20_000;
+const firstPlanWaitMs = 20_000;
 
 export interface IntentInput {
   readonly views: readonly RankView[];

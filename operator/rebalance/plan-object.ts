@@ -5,7 +5,7 @@ import type { ExpertPlacementSpec } from "../../crds/expert-placement.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../crds/plan.ts";
 
 /** Over what every rank must agree on; not over who wrote it when. */
-export function planHash(plan: Omit<PlacementPlan, "planHash">): string {
+function planHash(plan: Omit<PlacementPlan, "planHash">): string {
   const hash = createHash("sha256");
   hash.update(`${plan.deploymentUid}\n${plan.epoch}\n${plan.modelDigest}\n`);
   for (const layer of plan.layers) {

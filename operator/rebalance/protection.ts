@@ -6,7 +6,7 @@ import { schedulable } from "../planner/index.ts";
 import { type PlanInput, unlimited } from "../planner/policy.ts";
 
 /** Copies that one plan adds: what comes up meanwhile does not wait for all of them. */
-export const protectMovesMax = 1024;
+const protectMovesMax = 1024;
 
 export interface Protected {
   readonly layers: readonly LayerPlan[];

@@ -85,7 +85,7 @@ export type Action =
   | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[]; readonly drainOnly: boolean }
   | { readonly type: "abort"; readonly rank: number; readonly layers: readonly number[] };
 
-export interface AbortedLayer {
+interface AbortedLayer {
   readonly layer: number;
   readonly reason: string;
 }

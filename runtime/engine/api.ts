@@ -4,7 +4,7 @@ import type { BackendChoice, CodecName } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
-export type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
+export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden] and, per (row, expert) pair, which row and which expert. */
 export interface RemoteFrame {

@@ -12,7 +12,7 @@ import { ChunkWriter, type Envelope, modelBody, wholeBody } from "./openai-body.
 import { invalid, type Problem, problemBody, problemOf, problems, rejectReason } from "./problem.ts";
 import { sseBody, sseComment, sseData, sseHeaders } from "./sse.ts";
 
-export const bodyBytesMax = 8 * 1024 * 1024;
+const bodyBytesMax = 8 * 1024 * 1024;
 const requestIdPattern = /^[\w.:-]{1,128}$/;
 const clientGone = 499;
 
@@ -96,7 +96,7 @@ async function generation(
   if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));
   const admitted = deps.admission.enter();
   if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
-  return new Exchange(c, deps, parsed.job, prepared, admitted).run();
+  return new Exchange(c, deps, { job: parsed.job, prepared, admitted }).run();
 }
 
 async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem }> {
@@ -115,6 +115,13 @@ async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem 
   }
 }
 
+/** What a request asks for, checked, with its place among those that are computed. */
+interface Task {
+  readonly job: GenerationJob;
+  readonly prepared: { readonly prompt: readonly number[]; readonly maxTokens: number };
+  readonly admitted: Admitted;
+}
+
 /** One admitted request from its first token to the accounting after its last byte. */
 class Exchange {
   readonly #c: Ctx;
@@ -127,7 +134,7 @@ class Exchange {
   readonly #abort = new AbortController();
   #ended = false;
 
-  constructor(c: Ctx, deps: AppDeps, job: GenerationJob, prepared: { prompt: readonly number[]; maxTokens: number }, admitted: Admitted) {
+  constructor(c: Ctx, deps: AppDeps, { job, prepared, admitted }: Task) {
     this.#c = c;
     this.#deps = deps;
     this.#job = job;

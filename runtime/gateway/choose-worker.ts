@@ -22,7 +22,7 @@ export interface Choice {
 /** Differences below this are no reason to leave a warm prefix: about one step of a small batch. */
 export const tieTokens = 64;
 /** Tokens from the beginning that make the affinity: system prompts differ within that. */
-export const prefixTokens = 64;
+const prefixTokens = 64;
 
 export function choose(candidates: readonly Candidate[], prefix: number, avoid: ReadonlySet<number> = new Set()): Choice {
   if (candidates.length === 0) return { rank: undefined, reason: "no worker is known" };

@@ -96,7 +96,6 @@ function statusOf(options: ControlOptions, plan: PlacementPlan | undefined): Wat
   const reasons = options.notReady();
   return create(WatchStatusSchema, {
     self: toSender({ ...options.identity, rank: gatewayRank }),
-    podName: options.podName,
     epoch: BigInt(plan?.epoch ?? 0),
     planHash: plan?.planHash ?? "",
     ready: reasons.length === 0,

@@ -50,7 +50,7 @@ class Memory implements Workers {
     if (fault?.kind === "busy") throw new AppError("full", { code: "QueueFull" });
     yield { type: "queued", queuedTokens: 0 };
     if (fault?.kind === "queued") await closed;
-    yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+    yield { type: "started", queuedTokens: 0 };
     for (let position = from; position < generation.maxTokens; position++) {
       if (fault && position - from >= fault.after) {
         if (fault.kind === "error") throw new AppError("bad", { code: "EngineStopped" });
@@ -161,7 +161,7 @@ test("an error of the request itself is not tried elsewhere", async () => {
       rank: 0,
       close: () => {},
       events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        yield { type: "started", queuedTokens: 0 };
         throw new AppError("prompt is 9 tokens, the context holds 8", { code: "ContextOverflow" });
       })(),
     }),
@@ -206,7 +206,7 @@ test("a request queued longer than a worker may be sought goes on elsewhere when
           clock.now += 10 * limits.noWorkerMs;
           return yield { type: "finish", reason: "draining" };
         }
-        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        yield { type: "started", queuedTokens: 0 };
         yield { type: "token", id: 7, position: 0, logprob: 0 };
         yield { type: "finish", reason: "length" };
       })(),
@@ -257,7 +257,7 @@ test("a place in a queue that never comes is no fault of the worker: the client 
 test("a replay longer than the wait for a token is no silence", async () => {
   const events = async function* (): AsyncGenerator<WorkerEvent> {
     yield { type: "queued", queuedTokens: 0 };
-    yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+    yield { type: "started", queuedTokens: 0 };
     for (let position = 0; position < 8; position++) {
       await new Promise((resolve) => setTimeout(resolve, 20));
       yield { type: "progress", position };
@@ -274,7 +274,7 @@ test("a replay longer than the wait for a token is no silence", async () => {
 
 test("a worker that hangs in the middle of a replay is given up as soon as one that hangs between tokens", async () => {
   const events = async function* (): AsyncGenerator<WorkerEvent> {
-    yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+    yield { type: "started", queuedTokens: 0 };
     yield { type: "progress", position: 0 };
     await new Promise(() => {});
   };
@@ -298,7 +298,7 @@ test("an expert that no rank has ends a request once a worker could not be sough
       rank: blamed.length,
       close: (failed) => void blamed.push(failed),
       events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        yield { type: "started", queuedTokens: 0 };
         clock.now += 30_000; // what a source waits for an expert
         throw new AppError("expert 3 had no host", { code: "ExpertUnavailable" });
       })(),
@@ -317,7 +317,7 @@ test("a deadline that a worker finds passed ends the request, and the worker is 
       rank: 0,
       close: (failed) => void blamed.push(failed),
       events: (async function* (): AsyncGenerator<WorkerEvent> {
-        yield { type: "started", queuedTokens: 0, cachedPromptTokens: 0 };
+        yield { type: "started", queuedTokens: 0 };
         throw new AppError("the request's deadline has passed", { code: "DeadlineExceeded" });
       })(),
     }),

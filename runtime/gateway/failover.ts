@@ -26,7 +26,7 @@ export interface Generation {
 export type WorkerEvent =
   /** The request is in the worker's queue and waits for a KV slot there. */
   | { readonly type: "queued"; readonly queuedTokens: number }
-  | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
+  | { readonly type: "started"; readonly queuedTokens: number }
   /** The tokens up to this position were replayed. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }

@@ -26,7 +26,7 @@ import { type FailoverLimits, failoverLimits } from "./patience.ts";
 import { WorkerPool } from "./worker-pool.ts";
 
 /** Requests inside a gateway at once, waiting ones included, when the deployment names no other number. */
-export const queueRequestsMaxDefault = 512;
+const queueRequestsMaxDefault = 512;
 const requestTimeoutMs = 600_000;
 /** No worker ready for longer than this: new requests are refused instead of waiting for one. */
 const unreadyGraceMs = 60_000;
@@ -90,7 +90,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(() => tls.close());
 
   const identity: Identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
-  const pool = new WorkerPool({ identity, namespace, deployment, tls, tracing });
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, network: grpcNetwork, tracing });
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
   const readiness = new Readiness(pool, health);
   metrics.onCollect(() => showWorkers(pool, metrics));
@@ -112,8 +112,17 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(untilKnown(pool, async () => (await askPeers(await addresses(), ask)).membership, onMembership));
 
   const app = createApp({
-    ...{ textModel, workers: pool, metrics, log, tracing, admission, apiKeys, requestTimeoutMs },
-    ...{ servedName: config.servedName, maxContext, created: Math.floor(Date.now() / 1000) },
+    textModel,
+    workers: pool,
+    metrics,
+    log,
+    tracing,
+    admission,
+    apiKeys,
+    requestTimeoutMs,
+    servedName: config.servedName,
+    maxContext,
+    created: Math.floor(Date.now() / 1000),
     limits: overrides.limits ?? failoverLimits,
     drawSeed: overrides.drawSeed ?? (() => randomBytes(8).readBigUInt64LE()),
     now: Date.now,

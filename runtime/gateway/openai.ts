@@ -20,7 +20,7 @@ export const requestBounds = {
 
 const tokenIdMax = 0xffffffff;
 
-export interface JobSampling {
+interface JobSampling {
   readonly temperature: number;
   readonly topP: number;
   readonly topK: number;
@@ -106,7 +106,7 @@ const message = z.discriminatedUnion(
   "must be system, developer, user or assistant",
 );
 
-export const chatRequestSchema = z.strictObject({
+const chatRequestSchema = z.strictObject({
   ...shared,
   messages: z.array(message, "must be a list of messages").min(1, "at least one message").max(requestBounds.messages),
   max_completion_tokens: maxTokens,
@@ -140,7 +140,7 @@ const tokenIds = z
     return ids as number[];
   });
 
-export const completionRequestSchema = z.strictObject({
+const completionRequestSchema = z.strictObject({
   ...shared,
   prompt: z.union(
     [text, tokenIds, z.array(text).length(1, "one prompt per request is implemented")],

@@ -1,7 +1,7 @@
 // Server-sent events: a pull-driven body, so that a slow client slows the reading of tokens and buffers nothing here, and
 // keep-alive comments while nothing comes, so that proxies keep the connection and a dead client is noticed.
 
-export const keepAliveMs = 10_000;
+const keepAliveMs = 10_000;
 
 const encoder = new TextEncoder();
 

@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createTracing } from "../observe/trace.ts";
+import { grpcNetwork } from "../wire/grpc.ts";
 import type { TlsSource } from "../wire/tls.ts";
 import type { Attempt, Generation } from "./failover.ts";
 import { WorkerPool } from "./worker-pool.ts";
@@ -11,7 +12,8 @@ const request = { prompt: [1, 2, 3], maxTokens: 4, traceparent: "", signal: new 
 test("an attempt that no worker accepted wakes nobody: nothing became free", async () => {
   const identity = { deploymentUid: "uid", rank: -1, podUid: "gw", bootId: "b" };
   const tls = {} as TlsSource; // nobody connects here
-  const pool = new WorkerPool({ identity, namespace: "ns", deployment: "mix", tls, tracing: await createTracing({ service: "gateway" }) });
+  const tracing = await createTracing({ service: "gateway" });
+  const pool = new WorkerPool({ identity, namespace: "ns", deployment: "mix", tls, network: grpcNetwork, tracing });
   const member = { rank: 0, podName: "mix-0", podUid: "p0", bootId: "b0", address: "127.0.0.1:1", state: "active" } as const;
   pool.apply({ version: 1, members: [member] });
   let woken = 0;

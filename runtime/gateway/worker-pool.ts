@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
 import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus } from "../wire/grpc.ts";
+import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
 import { whenReady } from "../wire/ready.ts";
 import type { ServiceClient } from "../wire/service.ts";
@@ -13,7 +13,7 @@ import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
 import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
-export const suspectMs = 1_000;
+const suspectMs = 1_000;
 /** A worker's own count of queued tokens is believed for so long. */
 const reportedLoadMs = 2_000;
 /** Tokens that an answer in decode counts, at most: nobody knows how long it will be. */
@@ -30,6 +30,7 @@ export interface PoolOptions {
   readonly namespace: string;
   readonly deployment: string;
   readonly tls: TlsSource;
+  readonly network: Pick<Network, "connect">;
   readonly tracing: Tracing;
   readonly now?: () => number;
 }
@@ -223,9 +224,9 @@ export class WorkerPool implements Workers {
   }
 
   #client(worker: Worker): InferenceClient {
-    const { namespace, deployment, tls } = this.#options;
+    const { namespace, deployment, tls, network } = this.#options;
     const { address, rank } = worker.member;
-    worker.client ??= connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
+    worker.client ??= network.connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
     return worker.client;
   }
 

@@ -46,7 +46,7 @@ function scratch(op: Attention, rows: number): KvRows {
 }
 
 /** Rotates the new keys into the cache, copies the new values. */
-function append(op: Attention, kv: KvRows, tables: RopeTables, k: Float32Array, v: Float32Array): void {
+function append(op: Attention, kv: KvRows, tables: RopeTables, { k, v }: { readonly k: Float32Array; readonly v: Float32Array }): void {
   const width = op.kvHeads * op.headDim;
   for (let row = 0; row < kv.batch * kv.tokens; row++) {
     const b = Math.floor(row / kv.tokens);
@@ -54,7 +54,7 @@ function append(op: Attention, kv: KvRows, tables: RopeTables, k: Float32Array, 
     for (let head = 0; head < op.kvHeads; head++) {
       const from = row * width + head * op.headDim;
       const to = (((kv.firstSlot + b) * op.kvHeads + head) * kv.context + position) * op.headDim;
-      rotate(tables, position, op.headDim, { x: k, from }, { out: kv.keys, to });
+      rotate(tables, { position }, { x: k, from }, { out: kv.keys, to });
       kv.values.set(v.subarray(from, from + op.headDim), to);
     }
   }
@@ -94,7 +94,7 @@ function attend(op: Attention, kv: KvRows, tables: RopeTables, q: Float32Array):
     const first = firstKey(position, op.window);
     for (let head = 0; head < op.heads; head++) {
       const from = (row * op.heads + head) * op.headDim;
-      rotate(tables, position, op.headDim, { x: q, from }, { out: query, to: 0 });
+      rotate(tables, { position }, { x: q, from }, { out: query, to: 0 });
       const base = ((kv.firstSlot + b) * op.kvHeads + Math.floor(head / group)) * kv.context * op.headDim;
       const weights = weigh(op, kv, query, { base, first, position });
       for (let d = 0; d < op.headDim; d++) {
@@ -119,7 +119,7 @@ export const attention: Kernel<Attention> = {
     const { rows, width } = matrix(q);
     const kv = context.kv ?? scratch(op, rows);
     const tables = ropeTables(positionsOf(kv), op.headDim, op.ropeBase);
-    append(op, kv, tables, floats(context.read(op.k)), floats(context.read(op.v)));
+    append(op, kv, tables, { k: floats(context.read(op.k)), v: floats(context.read(op.v)) });
     return { [op.out]: { shape: [rows, width], data: attend(op, kv, tables, floats(q)) } };
   },
   backward: attentionBackward,

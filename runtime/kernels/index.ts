@@ -9,7 +9,7 @@ import { route } from "./route.ts";
 import type { Op, OpName } from "./segment.ts";
 import { siluMul } from "./silu-mul.ts";
 
-export const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } = {
+const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } = {
   gather,
   rmsNorm,
   matMul,

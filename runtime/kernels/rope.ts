@@ -2,6 +2,7 @@
 // Tables are rounded as transformers rounds them (inverse frequency and angle in f32), and every backend uses these tables.
 
 export interface RopeTables {
+  readonly headDim: number;
   /** [positions, headDim / 2] */
   readonly cos: Float32Array;
   readonly sin: Float32Array;
@@ -19,19 +20,17 @@ export function ropeTables(positions: number, headDim: number, base: number): Ro
       sin[p * half + i] = Math.sin(angle);
     }
   }
-  return { cos, sin };
+  return { headDim, cos, sin };
 }
 
 /** Writes the head at x[from .. from + headDim), turned to `position`, to out[to ...). `turn` = -1 turns back (the gradient). */
 export function rotate(
   tables: RopeTables,
-  position: number,
-  headDim: number,
+  { position, turn = 1 }: { readonly position: number; readonly turn?: 1 | -1 },
   source: { readonly x: Float32Array; readonly from: number },
   target: { readonly out: Float32Array; readonly to: number },
-  turn: 1 | -1 = 1,
 ): void {
-  const half = headDim / 2;
+  const half = tables.headDim / 2;
   for (let i = 0; i < half; i++) {
     const c = tables.cos[position * half + i] as number;
     const s = turn * (tables.sin[position * half + i] as number);

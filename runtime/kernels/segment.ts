@@ -2,7 +2,7 @@
 // Backends compile segments; this file only says what a segment is. Pure.
 // Segments are cut where tokens may travel between ranks: embed, block (attention + router), expert, head.
 
-export type DType = "f32" | "i32";
+type DType = "f32" | "i32";
 
 /** A dense host tensor, row-major. */
 export interface Tensor {

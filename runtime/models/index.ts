@@ -4,7 +4,7 @@ import type { ModelProgram } from "../kernels/segment.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
 import { mixtral } from "./mixtral.ts";
 
-export const families: readonly ModelFamily[] = [mixtral];
+const families: readonly ModelFamily[] = [mixtral];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

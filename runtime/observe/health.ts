@@ -64,10 +64,10 @@ export async function serveHealth(options: HealthServerOptions): Promise<HealthS
   metrics.onCollect(() => metrics.set("enodia_ready", health.reasons().length === 0 ? 1 : 0));
   const server = createServer({ requestTimeout: requestTimeoutMs }, (request, response) => {
     answer(request, options).then(
-      ([status, type, body]) => send(response, request.method === "HEAD", status, type, body),
+      (reply) => send(response, reply, request.method === "HEAD"),
       (err) => {
         log.error({ err }, "scrape failed");
-        send(response, false, 500, "text/plain; charset=utf-8", "internal error\n");
+        send(response, [500, plain, "internal error\n"]);
       },
     );
   });
@@ -88,8 +88,10 @@ export async function serveHealth(options: HealthServerOptions): Promise<HealthS
   };
 }
 
-async function answer(request: IncomingMessage, { health, metrics }: HealthServerOptions): Promise<[number, string, string]> {
-  const plain = "text/plain; charset=utf-8";
+type Reply = readonly [status: number, type: string, body: string];
+const plain = "text/plain; charset=utf-8";
+
+async function answer(request: IncomingMessage, { health, metrics }: HealthServerOptions): Promise<Reply> {
   if (request.method !== "GET" && request.method !== "HEAD") return [405, plain, "only GET and HEAD\n"];
   const path = (request.url ?? "/").split("?", 1)[0];
   if (path === "/metrics") return [200, metricsContentType, await metrics.text()];
@@ -104,7 +106,7 @@ async function answer(request: IncomingMessage, { health, metrics }: HealthServe
   return [404, plain, "not found: /healthz, /readyz and /metrics are here\n"];
 }
 
-function send(response: ServerResponse, head: boolean, status: number, type: string, body: string): void {
+function send(response: ServerResponse, [status, type, body]: Reply, headOnly = false): void {
   response.writeHead(status, { "content-type": type, "content-length": Buffer.byteLength(body) });
-  response.end(head ? undefined : body);
+  response.end(headOnly ? undefined : body);
 }

@@ -23,7 +23,7 @@ const exportQueueMax = 2048;
 const exportTimeoutMs = 2_000;
 const traceparentPattern = /^00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$/;
 
-export type SpanRole = "server" | "client" | "internal";
+type SpanRole = "server" | "client" | "internal";
 
 export interface Span {
   /** The trace for the next message or child; "" when tracing is off and there was no parent. */
@@ -35,7 +35,7 @@ export interface Span {
   end(): void;
 }
 
-export interface SpanOptions {
+interface SpanOptions {
   /** The caller's traceparent; empty or malformed = a new trace. */
   readonly parent?: string | undefined;
   readonly role?: SpanRole;

@@ -8,7 +8,7 @@ export interface Gaps {
   readonly p90Ms: number;
 }
 
-export type BackoffReason = "LatencyRisen" | "Calm" | "NoTokens" | "TooFewTokens" | "NoBaseline";
+type BackoffReason = "LatencyRisen" | "Calm" | "NoTokens" | "TooFewTokens" | "NoBaseline";
 
 export interface BackoffDecision {
   /** The part of the limit that is used, between `leastShare` and 1. */

@@ -2,7 +2,7 @@
 // and what may be dropped. Reorder and share changes are no moves. Pure.
 import type { LayerPlan, Move } from "../../crds/plan.ts";
 
-export interface Drop {
+interface Drop {
   readonly layer: number;
   readonly expert: number;
   readonly rank: number;

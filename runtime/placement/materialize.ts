@@ -27,7 +27,7 @@ export function materialize(p: MaterializeProblem): number[][] {
     return hosts;
   }
   const count = proportional(p, top, free);
-  for (const [i, e] of top.entries()) spread(p, hosts, free, e, count[i] as number);
+  for (const [i, e] of top.entries()) spread(p, { hosts, free }, e, count[i] as number);
   fillLeft(p, hosts, free, top);
   return hosts;
 }
@@ -58,7 +58,12 @@ function proportional(p: MaterializeProblem, top: readonly number[], free: reado
 }
 
 /** Copies go to nodes without one first, then to those with most free slots; within a node to the rank with most. */
-function spread(p: MaterializeProblem, hosts: number[][], free: number[], expert: number, count: number): void {
+function spread(
+  p: MaterializeProblem,
+  { hosts, free }: { readonly hosts: number[][]; readonly free: number[] },
+  expert: number,
+  count: number,
+): void {
   for (let n = 0; n < count; n++) {
     const perNode = new Map<number, number>();
     for (let g = 0; g < p.ranks; g++) perNode.set(p.node[g] as number, (perNode.get(p.node[g] as number) ?? 0) + (free[g] as number));

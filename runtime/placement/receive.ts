@@ -36,59 +36,59 @@ function chooseSources(options: readonly (readonly number[])[]): (number | undef
 
 class Choice {
   readonly chosen: (number | undefined)[];
-  private readonly options: readonly (readonly number[])[];
+  readonly #options: readonly (readonly number[])[];
   /** Fetches of each source. */
-  private readonly given = new Map<number, Set<number>>();
+  readonly #given = new Map<number, Set<number>>();
 
   constructor(options: readonly (readonly number[])[]) {
-    this.options = options;
+    this.#options = options;
     this.chosen = new Array<number | undefined>(options.length).fill(undefined);
-    for (const row of options) for (const source of row) if (!this.given.has(source)) this.given.set(source, new Set());
+    for (const row of options) for (const source of row) if (!this.#given.has(source)) this.#given.set(source, new Set());
   }
 
-  private load(source: number): number {
-    return this.given.get(source)?.size ?? 0;
+  #load(source: number): number {
+    return this.#given.get(source)?.size ?? 0;
   }
 
   /** The least busy of its sources. */
   settle(fetch: number): void {
     let best: number | undefined;
-    for (const source of this.options[fetch] ?? []) if (best === undefined || this.load(source) < this.load(best)) best = source;
-    if (best !== undefined) this.give(fetch, best);
+    for (const source of this.#options[fetch] ?? []) if (best === undefined || this.#load(source) < this.#load(best)) best = source;
+    if (best !== undefined) this.#give(fetch, best);
   }
 
-  private give(fetch: number, source: number): void {
-    this.given.get(this.chosen[fetch] ?? source)?.delete(fetch);
-    this.given.get(source)?.add(fetch);
+  #give(fetch: number, source: number): void {
+    this.#given.get(this.chosen[fetch] ?? source)?.delete(fetch);
+    this.#given.get(source)?.add(fetch);
     this.chosen[fetch] = source;
   }
 
   /** Exchanges along a path from a busiest source to one with at least two fetches less; false when no busiest one has such a path. */
   relieve(): boolean {
     let most = 0;
-    for (const fetches of this.given.values()) most = Math.max(most, fetches.size);
-    for (const [start, { size }] of this.given) {
+    for (const fetches of this.#given.values()) most = Math.max(most, fetches.size);
+    for (const [start, { size }] of this.#given) {
       if (size < most) continue;
-      const path = this.path(start, most - 2);
-      for (const { fetch, to } of path ?? []) this.give(fetch, to);
+      const path = this.#path(start, most - 2);
+      for (const { fetch, to } of path ?? []) this.#give(fetch, to);
       // Without a path, all that can be reached are as busy as this one, bar one fetch each: no choice asks less of the busiest.
       return path !== undefined;
     }
     return false;
   }
 
-  private path(start: number, loadMax: number): readonly { readonly fetch: number; readonly to: number }[] | undefined {
+  #path(start: number, loadMax: number): readonly { readonly fetch: number; readonly to: number }[] | undefined {
     const cameBy = new Map<number, { fetch: number; to: number; from: number } | undefined>([[start, undefined]]);
     const open = [start];
     for (let at = 0; at < open.length; at++) {
       const from = open[at] as number;
-      if (this.load(from) <= loadMax) {
+      if (this.#load(from) <= loadMax) {
         const path: { fetch: number; to: number }[] = [];
         for (let step = cameBy.get(from); step; step = cameBy.get(step.from)) path.push(step);
         return path;
       }
-      for (const fetch of this.given.get(from) ?? []) {
-        for (const to of this.options[fetch] ?? []) {
+      for (const fetch of this.#given.get(from) ?? []) {
+        for (const to of this.#options[fetch] ?? []) {
           if (cameBy.has(to)) continue;
           cameBy.set(to, { fetch, to, from });
           open.push(to);
@@ -135,13 +135,13 @@ function edgeColours(edges: readonly Edge[]): number[] {
 
 /** The edge of each colour, per vertex. */
 class Vertices {
-  private readonly byId = new Map<number, (number | undefined)[]>();
+  readonly #byId = new Map<number, (number | undefined)[]>();
 
   at(id: number): (number | undefined)[] {
-    let row = this.byId.get(id);
+    let row = this.#byId.get(id);
     if (!row) {
       row = [];
-      this.byId.set(id, row);
+      this.#byId.set(id, row);
     }
     return row;
   }

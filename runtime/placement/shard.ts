@@ -18,10 +18,17 @@ export interface ShardProblem {
   readonly top: number;
 }
 
+/** The homes found so far, and what they take of each rank. */
+interface Placed {
+  readonly home: number[][];
+  readonly used: Float64Array;
+}
+
 /** home[layer][expert] = rank, or undefined when the homes do not fit. */
 export function shardHomes(p: ShardProblem): number[][] | undefined {
   const home = Array.from({ length: p.layers }, () => new Array<number>(p.experts).fill(-1));
   const used = new Float64Array(p.ranks);
+  const placed: Placed = { home, used };
   const orders = Array.from({ length: p.layers }, (_, layer) =>
     Array.from({ length: p.experts }, (_, e) => e).sort((a, b) => at(p.load, p, layer, b) - at(p.load, p, layer, a) || a - b),
   );
@@ -31,25 +38,25 @@ export function shardHomes(p: ShardProblem): number[][] | undefined {
   for (const [n, layer] of byWeight.entries()) {
     const load = new Float64Array(p.ranks);
     for (const expert of (orders[layer] as number[]).slice(p.top)) {
-      const rank = lightest(p, used, load, at(p.bytes, p, layer, expert), (n + 1) / p.layers);
+      const rank = lightest(p, { used, load }, at(p.bytes, p, layer, expert), (n + 1) / p.layers);
       if (rank < 0) return undefined;
-      put(p, home, used, layer, expert, rank);
+      put(p, placed, { layer, expert, rank });
       load[rank] = (load[rank] as number) + at(p.load, p, layer, expert);
     }
   }
-  return fillHoles(p, home, used, orders) ? home : undefined;
+  return fillHoles(p, placed, orders) ? home : undefined;
 }
 
 /** fix: the paper fills holes in any order; here the hottest of the hottest come first, so that what is left over are the small ones. */
-function fillHoles(p: ShardProblem, home: number[][], used: Float64Array, orders: readonly (readonly number[])[]): boolean {
+function fillHoles(p: ShardProblem, placed: Placed, orders: readonly (readonly number[])[]): boolean {
   const holes = orders.flatMap((order, layer) => order.slice(0, p.top).map((expert) => ({ layer, expert })));
   holes.sort((a, b) => at(p.load, p, b.layer, b.expert) - at(p.load, p, a.layer, a.expert) || a.layer - b.layer || a.expert - b.expert);
   const hotLoad = Array.from({ length: p.layers }, () => new Float64Array(p.ranks));
   for (const { layer, expert } of holes) {
     const hot = hotLoad[layer] as Float64Array;
-    const rank = leastHot(p, used, hot, at(p.bytes, p, layer, expert));
+    const rank = leastHot(p, placed.used, hot, at(p.bytes, p, layer, expert));
     if (rank < 0) return false;
-    put(p, home, used, layer, expert, rank);
+    put(p, placed, { layer, expert, rank });
     hot[rank] = (hot[rank] as number) + at(p.load, p, layer, expert);
   }
   return true;
@@ -59,7 +66,7 @@ function at(values: ArrayLike<number>, p: ShardProblem, layer: number, expert: n
   return values[layer * p.experts + expert] as number;
 }
 
-function put(p: ShardProblem, home: number[][], used: Float64Array, layer: number, expert: number, rank: number): void {
+function put(p: ShardProblem, { home, used }: Placed, { layer, expert, rank }: Record<"layer" | "expert" | "rank", number>): void {
   (home[layer] as number[])[expert] = rank;
   used[rank] = (used[rank] as number) + at(p.bytes, p, layer, expert);
 }
@@ -69,13 +76,13 @@ function put(p: ShardProblem, home: number[][], used: Float64Array, layer: numbe
  * placed, since no rank may be full before the last layer; loads are per speed; and of equals the first, where the paper takes
  * the fuller one: on bursts that costs 0.3 points of balance.
  */
-function lightest(p: ShardProblem, used: Float64Array, load: Float64Array, bytes: number, pace: number): number {
+function lightest(p: ShardProblem, { used, load }: Record<"used" | "load", Float64Array>, bytes: number, pace: number): number {
   const nodes = nodeLevels(p, load);
   const pick = (limit: number): number => {
     let best = -1;
     for (let g = 0; g < p.ranks; g++) {
       if ((p.speed[g] as number) <= 0 || (used[g] as number) + bytes > (p.capacity[g] as number) * limit + 1e-6) continue;
-      if (best < 0 || lighter(p, load, nodes, g, best)) best = g;
+      if (best < 0 || lighter(p, { load, nodes }, g, best)) best = g;
     }
     return best;
   };
@@ -95,7 +102,7 @@ function nodeLevels(p: ShardProblem, load: Float64Array): Float64Array {
   return loads.map((sum, n) => ((speeds[n] as number) > 0 ? sum / (speeds[n] as number) : 0));
 }
 
-function lighter(p: ShardProblem, load: Float64Array, nodes: Float64Array, a: number, b: number): boolean {
+function lighter(p: ShardProblem, { load, nodes }: Record<"load" | "nodes", Float64Array>, a: number, b: number): boolean {
   const [m, n] = [p.node[a] as number, p.node[b] as number];
   if (nodes[m] !== nodes[n]) return (nodes[m] as number) < (nodes[n] as number);
   return (load[a] as number) / (p.speed[a] as number) < (load[b] as number) / (p.speed[b] as number);

@@ -3,18 +3,25 @@
 import { sharesTotal } from "../../crds/plan.ts";
 
 /** Sweeps after which the split is within 1e-3 of the exact optimum on every trace tried; most settle sooner. */
-export const splitSweeps = 48;
+const splitSweeps = 48;
 /** A sweep that changes no rank load by more than this part of the mean ends the iteration. */
 const settledPart = 5e-4;
 /** Successive over-relaxation: each expert goes this multiple of the way to its level. Chains of experts settle in a third of the sweeps. */
 const relaxation = 1.5;
+
+/** Rows and relative speed of each rank. */
+export interface Ranks {
+  readonly load: Float64Array;
+  readonly speed: Float64Array;
+}
 
 /**
  * Adds `amount` to `load` over `hosts` so that the touched ranks end at one common level load/speed where possible
  * (hosts already above the level get nothing). Writes what each host got to `out`. Hosts of speed 0 get nothing
  * unless all are.
  */
-export function pour(amount: number, hosts: readonly number[], load: Float64Array, speed: Float64Array, out: number[]): void {
+export function pour(amount: number, hosts: readonly number[], ranks: Ranks, out: number[]): void {
+  const { load, speed } = ranks;
   const n = hosts.length;
   if (n === 1) {
     const only = hosts[0] as number;
@@ -24,7 +31,7 @@ export function pour(amount: number, hosts: readonly number[], load: Float64Arra
   }
   if (n === 0) return;
   if (n === 2) {
-    pourTwo(amount, hosts[0] as number, hosts[1] as number, load, speed, out);
+    pourTwo(amount, hosts, ranks, out);
     return;
   }
   const level = waterLevel(amount, hosts, load, speed);
@@ -41,22 +48,21 @@ export function pour(amount: number, hosts: readonly number[], load: Float64Arra
   for (let i = 0; i < n; i++) load[hosts[i] as number] = (load[hosts[i] as number] as number) + (out[i] as number);
 }
 
-function pourTwo(amount: number, a: number, b: number, load: Float64Array, speed: Float64Array, out: number[]): void {
-  const first = levelOfTwo(amount, a, b, load[a] as number, load[b] as number, speed);
+function pourTwo(amount: number, hosts: readonly number[], { load, speed }: Ranks, out: number[]): void {
+  const a = hosts[0] as number;
+  const b = hosts[1] as number;
+  const all = amount + (load[a] as number) + (load[b] as number);
+  const first = Math.min(amount, Math.max(0, levelOfTwo(all, load[a] as number, speed[a] as number, speed[b] as number)));
   out[0] = first;
   out[1] = amount - first;
   load[a] = (load[a] as number) + first;
   load[b] = (load[b] as number) + amount - first;
 }
 
-/**
- * The rows of an amount that rank a gets so that a and b, at these loads, are level; as near to it as rows from 0 to the amount
- * come.
- */
-function levelOfTwo(amount: number, a: number, b: number, loadA: number, loadB: number, speed: Float64Array): number {
-  const both = (speed[a] as number) + (speed[b] as number);
-  const level = both > 0 ? ((amount + loadA + loadB) * (speed[a] as number)) / both - loadA : amount;
-  return Math.min(amount, Math.max(0, level));
+/** Rows that the first of two ranks, at this load, takes more so that both are level when they have `all` together. No bound: the caller's. */
+function levelOfTwo(all: number, load: number, speed: number, otherSpeed: number): number {
+  const both = speed + otherSpeed;
+  return both > 0 ? (all * speed) / both - load : Number.POSITIVE_INFINITY;
 }
 
 /**
@@ -120,20 +126,22 @@ export function splitLayer(problem: SplitProblem, sweeps = splitSweeps): Split {
     if (row.length > 1) replicated.push(e);
   }
   replicated.sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
-  for (const e of replicated) pour(demand[e] as number, hosts[e] as readonly number[], load, speed, rows[e] as number[]);
+  const ranks: Ranks = { load, speed };
+  for (const e of replicated) pour(demand[e] as number, hosts[e] as readonly number[], ranks, rows[e] as number[]);
   const settled = (total / Math.max(1, speed.length)) * settledPart;
-  for (let s = 1; s < sweeps && sweep(problem, replicated, rows, load) > settled; s++);
+  for (let s = 1; s < sweeps && sweep(problem, replicated, rows, ranks) > settled; s++);
   return { rows, load };
 }
 
-function sweep(problem: SplitProblem, replicated: readonly number[], rows: number[][], load: Float64Array): number {
+function sweep(problem: SplitProblem, replicated: readonly number[], rows: number[][], ranks: Ranks): number {
+  const { load } = ranks;
   let largest = 0;
   const was: number[] = [];
   for (const e of replicated) {
     const row = problem.hosts[e] as readonly number[];
     const mine = rows[e] as number[];
     if (row.length === 2) {
-      largest = Math.max(largest, levelTwo(problem.demand[e] as number, row, mine, load, problem.speed));
+      largest = Math.max(largest, levelTwo(problem.demand[e] as number, row, mine, ranks));
       continue;
     }
     for (let i = 0; i < row.length; i++) {
@@ -141,7 +149,7 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
       was[i] = part;
       load[row[i] as number] = (load[row[i] as number] as number) - part;
     }
-    pour(problem.demand[e] as number, row, load, problem.speed, mine);
+    pour(problem.demand[e] as number, row, ranks, mine);
     overshoot(row, was, mine, load);
     for (let i = 0; i < row.length; i++) largest = Math.max(largest, Math.abs((mine[i] as number) - (was[i] as number)));
   }
@@ -152,13 +160,13 @@ function sweep(problem: SplitProblem, replicated: readonly number[], rows: numbe
  * Levels two hosts as the general case does any number, without calls: nearly all copies are second ones. Returns how far rows
  * moved.
  */
-function levelTwo(amount: number, row: readonly number[], mine: number[], load: Float64Array, speed: Float64Array): number {
+function levelTwo(amount: number, row: readonly number[], mine: number[], { load, speed }: Ranks): number {
   const a = row[0] as number;
   const b = row[1] as number;
   const before = mine[0] as number;
   const la = (load[a] as number) - before;
   const lb = (load[b] as number) - (mine[1] as number);
-  const target = levelOfTwo(amount, a, b, la, lb, speed);
+  const target = Math.min(amount, Math.max(0, levelOfTwo(amount + la + lb, la, speed[a] as number, speed[b] as number)));
   const after = Math.min(amount, Math.max(0, before + relaxation * (target - before)));
   mine[0] = after;
   mine[1] = amount - after;

@@ -6,7 +6,7 @@ import type { ModelTokenizer } from "../text/tokenizer.ts";
 
 const separator = "\n---\n";
 /** Longer texts are cut: one sequence is one prefill without a past. */
-export const sequenceTokensMax = 512;
+const sequenceTokensMax = 512;
 
 export interface Sequence {
   readonly topic: string;

@@ -3,8 +3,8 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 
-export const requiredFiles = ["tokenizer.json"] as const;
-export const optionalFiles = ["tokenizer_config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json"] as const;
+const requiredFiles = ["tokenizer.json"] as const;
+const optionalFiles = ["tokenizer_config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json"] as const;
 
 export type Log = (line: string) => void;
 

@@ -58,8 +58,9 @@ function directions(states: Float32Array, hidden: number, mean: Float64Array): F
   return out;
 }
 
-/** rows [n, hidden] times centres [experts, hidden], into `out` [experts] for one row. */
-function scores(row: Float32Array, at: number, centres: Float32Array, hidden: number, out: Float64Array): void {
+/** A row [hidden] times centres [experts, hidden], into `out` [experts]. */
+function scores(row: Float32Array, centres: Float32Array, out: Float64Array): void {
+  const hidden = row.length;
   for (let expert = 0, from = 0; expert < out.length; expert++, from += hidden) {
     let a = 0;
     let b = 0;
@@ -67,12 +68,12 @@ function scores(row: Float32Array, at: number, centres: Float32Array, hidden: nu
     let d = 0;
     let i = 0;
     for (; i + 3 < hidden; i += 4) {
-      a += (row[at + i] as number) * (centres[from + i] as number);
-      b += (row[at + i + 1] as number) * (centres[from + i + 1] as number);
-      c += (row[at + i + 2] as number) * (centres[from + i + 2] as number);
-      d += (row[at + i + 3] as number) * (centres[from + i + 3] as number);
+      a += (row[i] as number) * (centres[from + i] as number);
+      b += (row[i + 1] as number) * (centres[from + i + 1] as number);
+      c += (row[i + 2] as number) * (centres[from + i + 2] as number);
+      d += (row[i + 3] as number) * (centres[from + i + 3] as number);
     }
-    for (; i < hidden; i++) a += (row[at + i] as number) * (centres[from + i] as number);
+    for (; i < hidden; i++) a += (row[i] as number) * (centres[from + i] as number);
     out[expert] = a + b + (c + d);
   }
 }
@@ -97,7 +98,7 @@ function firstCentres(rows: Float32Array, hidden: number, experts: number, key: 
     const centre = rows.slice(chosen * hidden, (chosen + 1) * hidden);
     centres.set(centre, expert * hidden);
     for (let i = 0; i < count; i++) {
-      scores(rows, i * hidden, centre, hidden, score);
+      scores(rows.subarray(i * hidden, (i + 1) * hidden), centre, score);
       distance[i] = Math.min(distance[i] as number, Math.max(0, 1 - (score[0] as number)) ** 2);
     }
   }
@@ -116,7 +117,7 @@ function cluster(rows: Float32Array, hidden: number, experts: number, key: numbe
     let changed = 0;
     let worst = { row: 0, score: 2 };
     for (let i = 0; i < count; i++) {
-      scores(rows, i * hidden, centres, hidden, score);
+      scores(rows.subarray(i * hidden, (i + 1) * hidden), centres, score);
       const best = largest(score);
       if (owner[i] !== best) changed++;
       owner[i] = best;
@@ -138,8 +139,10 @@ function cluster(rows: Float32Array, hidden: number, experts: number, key: numbe
 function allScores(states: Float32Array, hidden: number, centres: Float32Array, experts: number): Float64Array {
   const tokens = states.length / hidden;
   const out = new Float64Array(tokens * experts);
-  for (let token = 0; token < tokens; token++)
-    scores(states, token * hidden, centres, hidden, out.subarray(token * experts, (token + 1) * experts));
+  for (let token = 0; token < tokens; token++) {
+    const row = states.subarray(token * hidden, (token + 1) * hidden);
+    scores(row, centres, out.subarray(token * experts, (token + 1) * experts));
+  }
   return out;
 }
 

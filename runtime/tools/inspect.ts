@@ -6,7 +6,7 @@ import { codecsOf, type ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 
-export interface CodecReport {
+interface CodecReport {
   readonly unitBytes: number;
   readonly totalBytes: number;
   readonly distinctHashes: number;

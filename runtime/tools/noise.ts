@@ -6,7 +6,7 @@ const halfRange = 32768; // noise is one of 65536 levels, symmetric around zero
 const levelSpread = Math.sqrt((65536 ** 2 - 1) / 12); // standard deviation of those levels, in levels
 
 /** Avalanche of 32 bits (the finaliser of MurmurHash3). */
-export function mix32(value: number): number {
+function mix32(value: number): number {
   let h = value | 0;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);

@@ -11,11 +11,12 @@ interface BlockFormat {
 
 const half = (bytes: Uint8Array, at: number): number => halfToFloat((bytes[at] as number) | ((bytes[at + 1] as number) << 8));
 
-function nibbles(bytes: Uint8Array, at: number, out: Float32Array, to: number, scale: number, shift: number): void {
+/** The 32 nibbles of 16 bytes, each times `scale` plus `shift`, into `out`. */
+function nibbles(bytes: Uint8Array, out: Float32Array, scale: number, shift: number): void {
   for (let i = 0; i < 16; i++) {
-    const pair = bytes[at + i] as number;
-    out[to + i] = (pair & 15) * scale + shift;
-    out[to + 16 + i] = (pair >> 4) * scale + shift;
+    const pair = bytes[i] as number;
+    out[i] = (pair & 15) * scale + shift;
+    out[16 + i] = (pair >> 4) * scale + shift;
   }
 }
 
@@ -23,7 +24,7 @@ function nibbles(bytes: Uint8Array, at: number, out: Float32Array, to: number, s
 function widenQ4Zero(bytes: Uint8Array): Float32Array {
   const out = new Float32Array((bytes.length / 18) * 32);
   for (let at = 0, to = 0; at < bytes.length; at += 18, to += 32) {
-    nibbles(bytes, at + 2, out, to, 1, -8);
+    nibbles(bytes.subarray(at + 2, at + 18), out.subarray(to, to + 32), 1, -8);
     const scale = half(bytes, at);
     for (let i = to; i < to + 32; i++) out[i] = (out[i] as number) * scale;
   }
@@ -33,7 +34,8 @@ function widenQ4Zero(bytes: Uint8Array): Float32Array {
 /** w = q * d + m */
 function widenQ4One(bytes: Uint8Array): Float32Array {
   const out = new Float32Array((bytes.length / 20) * 32);
-  for (let at = 0, to = 0; at < bytes.length; at += 20, to += 32) nibbles(bytes, at + 4, out, to, half(bytes, at), half(bytes, at + 2));
+  for (let at = 0, to = 0; at < bytes.length; at += 20, to += 32)
+    nibbles(bytes.subarray(at + 4, at + 20), out.subarray(to, to + 32), half(bytes, at), half(bytes, at + 2));
   return out;
 }
 

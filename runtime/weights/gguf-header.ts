@@ -43,16 +43,16 @@ export function badGguf(path: string, what: string): AppError {
 class Cursor {
   readonly path: string;
   readonly fileSize: number;
-  private readonly view: DataView;
-  private readonly bytes: Uint8Array;
-  private readonly text = new TextDecoder("utf-8", { fatal: true });
+  readonly #view: DataView;
+  readonly #bytes: Uint8Array;
+  readonly #text = new TextDecoder("utf-8", { fatal: true });
   at = 0;
 
   constructor(path: string, bytes: Uint8Array, fileSize: number) {
     this.path = path;
-    this.bytes = bytes;
+    this.#bytes = bytes;
     this.fileSize = fileSize;
-    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
   /** Position of the next `length` bytes, which are there; moves past them. */
@@ -60,17 +60,17 @@ class Cursor {
     const at = this.at;
     if (at + length > this.fileSize)
       throw badGguf(this.path, `is cut short: byte ${at} announces ${length} more, the file has ${this.fileSize}`);
-    if (at + length > this.bytes.length) throw new NeedMore();
+    if (at + length > this.#bytes.length) throw new NeedMore();
     this.at = at + length;
     return at;
   }
 
   u32(): number {
-    return this.view.getUint32(this.take(4), true);
+    return this.#view.getUint32(this.take(4), true);
   }
 
   u64(what: string): number {
-    const value = this.view.getBigUint64(this.take(8), true);
+    const value = this.#view.getBigUint64(this.take(8), true);
     if (value > BigInt(Number.MAX_SAFE_INTEGER)) throw badGguf(this.path, `${what} is ${value}`);
     return Number(value);
   }
@@ -85,7 +85,7 @@ class Cursor {
     const length = this.count(`length of ${what}`, textBytesMax);
     const at = this.take(length);
     try {
-      return this.text.decode(this.bytes.subarray(at, at + length));
+      return this.#text.decode(this.#bytes.subarray(at, at + length));
     } catch {
       throw badGguf(this.path, `${what} is not UTF-8`);
     }
@@ -93,7 +93,7 @@ class Cursor {
 
   scalar(type: number): number | bigint | boolean {
     const at = this.take(scalarBytes[type] as number);
-    const { view } = this;
+    const view = this.#view;
     switch (type) {
       case 0:
         return view.getUint8(at);

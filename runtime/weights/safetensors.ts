@@ -7,7 +7,7 @@ import { openFile, type RandomFile } from "./file.ts";
 import { viewF32, widenBf16, widenF16 } from "./floats.ts";
 
 /** 100 MB, the bound of the reference implementation. */
-export const headerBytesMax = 100_000_000;
+const headerBytesMax = 100_000_000;
 const tensorsMax = 1_000_000;
 const dimensionsMax = 8;
 
@@ -44,7 +44,14 @@ function bad(path: string, what: string, cause?: unknown): AppError {
   });
 }
 
-function parseEntry(path: string, name: string, raw: unknown, dataStart: number, fileSize: number): TensorInfo {
+/** Where the tensors of a file begin and the file ends, for messages with its name. */
+interface DataRange {
+  readonly path: string;
+  readonly dataStart: number;
+  readonly fileSize: number;
+}
+
+function parseEntry({ path, dataStart, fileSize }: DataRange, name: string, raw: unknown): TensorInfo {
   const parsed = entrySchema.safeParse(raw);
   if (!parsed.success) throw bad(path, `tensor "${name}" has a broken header entry (${parsed.error.issues[0]?.message ?? "invalid"})`);
   const { dtype, shape, data_offsets } = parsed.data;
@@ -63,7 +70,7 @@ function parseEntry(path: string, name: string, raw: unknown, dataStart: number,
 }
 
 /** Pure: the header's JSON text to tensors, with every offset checked. */
-export function parseHeader(path: string, text: string, dataStart: number, fileSize: number): ReadonlyMap<string, TensorInfo> {
+function parseHeader(path: string, text: string, dataStart: number, fileSize: number): ReadonlyMap<string, TensorInfo> {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -73,7 +80,7 @@ export function parseHeader(path: string, text: string, dataStart: number, fileS
   if (typeof json !== "object" || json === null || Array.isArray(json)) throw bad(path, "the header is not a JSON object");
   const entries = Object.entries(json).filter(([name]) => name !== "__metadata__");
   if (entries.length > tensorsMax) throw bad(path, `the header lists ${entries.length} tensors, more than ${tensorsMax}`);
-  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry(path, name, raw, dataStart, fileSize)] as const));
+  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry({ path, dataStart, fileSize }, name, raw)] as const));
   const ordered = [...tensors].sort((a, b) => a[1].begin - b[1].begin || a[1].end - b[1].end);
   let end = dataStart;
   for (const [name, info] of ordered) {

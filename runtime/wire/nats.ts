@@ -6,7 +6,7 @@ import { connect, credsAuthenticator, type NatsConnection, type Subscription, to
 import { AppError } from "../../crds/common.ts";
 import { natsCredentialKeys } from "../../crds/telemetry.ts";
 
-export interface BusStatus {
+interface BusStatus {
   readonly connected: boolean;
   /**
    * The reason for no connection, for conditions and logs: "Connecting", "AuthorizationViolation", "CredentialsNotFound",

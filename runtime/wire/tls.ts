@@ -22,7 +22,7 @@ export interface TlsSource {
 }
 
 /** kubelet renews a mounted Secret within about a minute; half of that again is soon enough. */
-export const tlsRefreshMs = 30_000;
+const tlsRefreshMs = 30_000;
 
 class Provider implements experimental.CertificateProvider {
   #material: TlsMaterial;

@@ -77,8 +77,15 @@ export class WorkerControl {
         this.#from(call, request.sender, "operator");
         const { vitals, storedUnitBytes } = this.#options;
         return {
-          ...{ self: toSender(peers.self), podName, modelDigest: info.modelDigest, architecture: info.architecture },
-          ...{ layers: info.layers, experts: info.experts, topK: info.topK, codec: info.codec, backend: info.backend, device: info.device },
+          self: toSender(peers.self),
+          podName,
+          modelDigest: info.modelDigest,
+          architecture: info.architecture,
+          layers: info.layers,
+          experts: info.experts,
+          topK: info.topK,
+          codec: info.codec,
+          device: info.device,
           storedBytes: storedUnitBytes.map(BigInt),
           residentBytes: [BigInt(info.expertResidentBytes)],
           budgetBytes: BigInt(vitals().budgetBytes),
@@ -111,18 +118,18 @@ export class WorkerControl {
       },
       abort: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        return { aborted: await plan.abort(toNumber(request.epoch, "epoch"), this.#layers(request.layers)) };
+        await plan.abort(toNumber(request.epoch, "epoch"), this.#layers(request.layers));
+        return {};
       },
       release: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        const result = await plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers), request.drainOnly);
-        return { ...result, freedBytes: BigInt(result.freedBytes) };
+        return plan.release(toNumber(request.epoch, "epoch"), this.#layers(request.layers), request.drainOnly);
       },
       drain: async (request, call) => {
         this.#from(call, request.sender, "operator");
         await this.#options.drain(!request.cancel);
         this.changed();
-        return { activeRequests: this.#options.vitals().activeRequests };
+        return {};
       },
     };
   }
@@ -160,9 +167,10 @@ export class WorkerControl {
     const run = async () => {
       const { request } = call;
       this.#from(call, request.sender, "operator");
-      const limit = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
+      const bytesPerSecond = toNumber(request.maxBytesPerSecond, "max_bytes_per_second");
+      const limits = { deadlineMs: Number(request.deadlineUnixMs), bytesPerSecond, left: left.signal };
       const report = (outcome: PrepareOutcome) => write(toPrepareEvent(outcome));
-      await plan.prepare(fromPlan(request.plan), Number(request.deadlineUnixMs), limit, report, left.signal);
+      await plan.prepare(fromPlan(request.plan), limits, report);
     };
     run()
       .then(
@@ -226,7 +234,7 @@ export class WorkerControl {
   }
 
   #status(withHosted: boolean): WatchStatus {
-    const { peers, plan, podName, info } = this.#options;
+    const { peers, plan } = this.#options;
     const vitals = this.#options.vitals();
     const hosted = vitals.hosted.map((experts, layer) => ({
       layer,
@@ -235,30 +243,25 @@ export class WorkerControl {
     }));
     return create(WatchStatusSchema, {
       self: toSender(peers.self),
-      podName,
       epoch: BigInt(plan.state.epoch),
       planHash: plan.state.planHash,
       ready: vitals.notReady.length === 0,
       notReadyReason: vitals.notReady.join("; "),
       hostedBytes: BigInt(vitals.hostedBytes),
-      budgetBytes: BigInt(vitals.budgetBytes),
       queuedTokens: vitals.queuedTokens,
       activeRequests: vitals.activeRequests,
       draining: vitals.draining,
       membershipVersion: BigInt(peers.membership.version),
       hosted: withHosted ? hosted : [],
-      denseBytes: BigInt(info.denseBytes),
-      kvBytes: BigInt(info.kvBytes),
-      fetchedBytesTotal: BigInt(vitals.fetchedBytes),
     });
   }
 }
 
 function toPrepareEvent(outcome: PrepareOutcome): PrepareEvent {
   if (outcome.type === "ready") {
-    const { layer, bytes, moves } = outcome;
+    const { layer, bytes } = outcome;
     const fetched = outcome.fetched.map(toFetched);
-    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), moves, fetched } } });
+    return create(PrepareEventSchema, { event: { case: "ready", value: { layer, bytes: BigInt(bytes), fetched } } });
   }
   const { code, message } = outcome.error;
   return create(PrepareEventSchema, { event: { case: "failed", value: { layer: outcome.layer, code, message } } });

@@ -54,8 +54,11 @@ export type WorkerExperts = ReturnType<typeof createWorkerExperts>;
 export function createWorkerExperts(options: ExpertsOptions) {
   const { engine, info, store, peers, metrics, log, onChange } = options;
   const state = new PlanState({
-    ...{ deploymentUid: peers.self.deploymentUid, rank: peers.self.rank, modelDigest: info.modelDigest },
-    ...{ layers: info.layers, experts: info.experts },
+    deploymentUid: peers.self.deploymentUid,
+    rank: peers.self.rank,
+    modelDigest: info.modelDigest,
+    layers: info.layers,
+    experts: info.experts,
   });
   const residents = new ResidentSet({
     budgetBytes: options.budgetBytes,
@@ -100,7 +103,12 @@ export function createWorkerExperts(options: ExpertsOptions) {
     throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
   };
   const expertsService = createDispatchServer({
-    ...{ peers, runner, plan: state, model: info, log, caller: workerOnly },
+    peers,
+    runner,
+    plan: state,
+    model: info,
+    log,
+    caller: workerOnly,
     report: (result, rows) => {
       metrics.add("enodia_dispatch_served_frames_total", 1, { result });
       metrics.add("enodia_expert_rows_total", rows, { origin: "remote" });
@@ -109,7 +117,10 @@ export function createWorkerExperts(options: ExpertsOptions) {
     tracing: options.tracing,
   });
   const shardsService = createShardServer({
-    ...{ store, reads, codec: info.codec, pace },
+    store,
+    reads,
+    codec: info.codec,
+    pace,
     hosts: (layer, expert) => residents.isResident(layer, expert),
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
@@ -119,8 +130,19 @@ export function createWorkerExperts(options: ExpertsOptions) {
     dispatch.close();
     peers.close();
   };
-  const services = { expertsService, shardsService };
-  return { peers, state, plan, residents, materializer, pace, dispatch, ...services, remoteRows: () => remoteRows, close };
+  return {
+    peers,
+    state,
+    plan,
+    residents,
+    materializer,
+    pace,
+    dispatch,
+    expertsService,
+    shardsService,
+    remoteRows: () => remoteRows,
+    close,
+  };
 }
 
 function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, deploymentUid: string | undefined, peers: Peers): void {

@@ -135,10 +135,9 @@ function toEvent(event: EngineEvent): GenerateEvent {
     return create(GenerateEventSchema, { event: { case: "queued", value: { queuedTokens: event.queuedTokens } } });
   if (event.type === "progress") return create(GenerateEventSchema, { event: { case: "progress", value: { position: event.position } } });
   if (event.type === "started") {
-    const { queuedTokens, cachedPromptTokens } = event;
-    return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens, cachedPromptTokens } } });
+    return create(GenerateEventSchema, { event: { case: "started", value: { queuedTokens: event.queuedTokens } } });
   }
   return create(GenerateEventSchema, {
-    event: { case: "finish", value: { reason: reasons[event.reason], outputTokens: event.outputTokens } },
+    event: { case: "finish", value: { reason: reasons[event.reason] } },
   });
 }

@@ -63,8 +63,8 @@ test("the deadline of one Prepare leaves a later one of the same epoch alone", a
   self.allowed = 0;
   const plan = planOf(1, [[0, 0]]);
   const [first, second]: PrepareOutcome[][] = [[], []];
-  const early = self.plan.prepare(plan, Date.now() + 100, 0, collect(first!));
-  const later = self.plan.prepare(plan, Date.now() + 60_000, 0, collect(second!));
+  const early = self.plan.prepare(plan, { deadlineMs: Date.now() + 100 }, collect(first!));
+  const later = self.plan.prepare(plan, { deadlineMs: Date.now() + 60_000 }, collect(second!));
   await early;
   assert.deepEqual(said(first!), ["0 DeadlineExceeded"]);
   assert.equal(self.state.phase(0), "preparing");
@@ -82,14 +82,14 @@ test("when the caller leaves loading stops, and the next Prepare of the epoch fe
   ]);
   const left = new AbortController();
   self.allowed = 2;
-  const running = self.plan.prepare(plan, 0, 0, () => {}, left.signal);
+  const running = self.plan.prepare(plan, { left: left.signal }, () => {});
   await until("half of it is there", () => self.residents.isResident(0, 0) && self.residents.isResident(0, 1));
   left.abort();
   await running;
   assert.equal(self.state.phase(1), "preparing");
   self.allowed = 4;
   const outcomes: PrepareOutcome[] = [];
-  await self.plan.prepare(plan, 0, 0, collect(outcomes));
+  await self.plan.prepare(plan, {}, collect(outcomes));
   assert.deepEqual(said(outcomes).sort(), ["0 ready", "1 ready"]);
   assert.equal(new Set(self.fetched).size, self.fetched.length, "nothing was fetched twice");
 });
@@ -97,14 +97,14 @@ test("when the caller leaves loading stops, and the next Prepare of the epoch fe
 test("a layer that is ready says what came for it from whom, and in how long", async () => {
   const self = keeper();
   const outcomes: PrepareOutcome[] = [];
-  await self.plan.prepare(planOf(1, [[0, 0]]), 0, 0, collect(outcomes));
-  assert.deepEqual(outcomes, [{ type: "ready", layer: 0, bytes: 16, moves: 2, fetched: [{ source: "store", bytes: 16, seconds: 1 }] }]);
+  await self.plan.prepare(planOf(1, [[0, 0]]), {}, collect(outcomes));
+  assert.deepEqual(outcomes, [{ type: "ready", layer: 0, bytes: 16, fetched: [{ source: "store", bytes: 16, seconds: 1 }] }]);
 });
 
 test("an aborted layer gives up its wait for room", async () => {
   const self = keeper(1);
   const outcomes: PrepareOutcome[] = [];
-  const running = self.plan.prepare(planOf(1, [[0, 0]]), 0, 0, collect(outcomes));
+  const running = self.plan.prepare(planOf(1, [[0, 0]]), {}, collect(outcomes));
   await until("one of the two is in memory", () => self.residents.isResident(0, 0) || self.residents.isResident(0, 1));
   await self.plan.abort(1, [0]);
   await running;
@@ -136,7 +136,7 @@ test("a commit tells the engine the layers that it changed, and no others", asyn
     ]),
     planOf(2, [undefined, [1, 0]]),
   ]) {
-    await self.plan.prepare(plan, 0, 0, () => {});
+    await self.plan.prepare(plan, {}, () => {});
     assert.equal((await self.plan.commit(plan)).refused, "");
   }
   assert.deepEqual(
@@ -161,7 +161,7 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
   clock.after(0, () => void self.plan.adopt(planOf(1, [[0, 0]])));
   await clock.run(1_000);
   const next = planOf(2, [[0, 1]]);
-  clock.after(0, () => void self.plan.prepare(next, 0, 0, () => {}).then(() => self.plan.commit(next)));
+  clock.after(0, () => void self.plan.prepare(next, {}, () => {}).then(() => self.plan.commit(next)));
   await clock.run(10_000);
   assert.equal(self.state.phase(0), "drained");
   assert.ok(self.residents.isResident(0, 1), "other sources may still route to it");
@@ -245,12 +245,12 @@ test("the only live host keeps its copy, a parent's copy stays until its release
       assert.ok(!may(expert), "the other host is not there");
       self.away.clear();
       const alone = { layer: 0, epoch: 2, hosts: [[rank], [rank]], shares: [[1000], [1000]] };
-      await self.plan.prepare({ ...planOf(2, []), layers: [alone] }, 0, 0, () => {});
+      await self.plan.prepare({ ...planOf(2, []), layers: [alone] }, {}, () => {});
       assert.ok(!may(expert), "it is to be the only host");
       await self.plan.abort(2, []);
       assert.ok(may(expert));
       const other = { layer: 0, epoch: 3, hosts: [[1 - rank], [1 - rank]], shares: [[1000], [1000]] };
-      await self.plan.prepare({ ...planOf(3, []), layers: [other] }, 0, 0, () => {});
+      await self.plan.prepare({ ...planOf(3, []), layers: [other] }, {}, () => {});
       await self.plan.commit({ ...planOf(3, []), layers: [other] });
       assert.ok(!may(expert), "sources of the parent may still route to it");
     }

@@ -31,7 +31,6 @@ export type PrepareOutcome =
       readonly type: "ready";
       readonly layer: number;
       readonly bytes: number;
-      readonly moves: number;
       /** One entry per source. */
       readonly fetched: readonly Fetched[];
     }
@@ -49,7 +48,6 @@ interface OpenLayer {
   /** Experts still to be loaded. */
   left: number;
   bytes: number;
-  moves: number;
   readonly fetched: Map<Fetched["source"], Fetched>;
   error: AppError | undefined;
 }
@@ -64,6 +62,14 @@ export interface PlanKeeperOptions {
   readonly log: Log;
   /** Something that status or readiness shows has changed. */
   readonly onChange: () => void;
+}
+
+/** What the caller of a Prepare allows it; nothing said is the default deadline and no limit. */
+interface PrepareLimits {
+  readonly deadlineMs?: number;
+  readonly bytesPerSecond?: number;
+  /** Aborted when the caller has left. */
+  readonly left?: AbortSignal;
 }
 
 export class PlanKeeper {
@@ -120,15 +126,10 @@ export class PlanKeeper {
 
   /** Loads what the plan's layers newly give this rank; reports each layer as it becomes ready or fails. When the caller has `left`,
    *  loading stops and what has come stays: the next Prepare of this epoch goes on from there. */
-  async prepare(
-    plan: PlacementPlan,
-    deadlineMs: number,
-    bytesPerSecond: number,
-    report: (outcome: PrepareOutcome) => void,
-    left?: AbortSignal,
-  ): Promise<void> {
+  async prepare(plan: PlacementPlan, limits: PrepareLimits, report: (outcome: PrepareOutcome) => void): Promise<void> {
+    const { deadlineMs = 0, bytesPerSecond = 0, left } = limits;
     const { start, done } = this.state.prepare(plan);
-    for (const layer of done) report({ type: "ready", layer, bytes: 0, moves: 0, fetched: [] });
+    for (const layer of done) report({ type: "ready", layer, bytes: 0, fetched: [] });
     const { call, end } = this.#begin(plan.epoch, start, deadlineMs, left);
     const queue = plannedLoads({
       rank: this.#options.peers.self.rank,
@@ -184,7 +185,6 @@ export class PlanKeeper {
         const request = { layer, expert, kind: "planned", sources, bytesPerSecond, signal, wanted, onFetched } as const;
         const got = await this.#options.materializer.ensure(request);
         open.bytes += got;
-        if (got > 0) open.moves += 1;
       }
     } catch (caught) {
       open.error ??= AppError.from(caught, `preparing layer ${layer}`);
@@ -194,13 +194,13 @@ export class PlanKeeper {
   }
 
   /** All experts of the layer are there, or one could not be had. */
-  async #prepared({ placement, bytes, moves, fetched, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
+  async #prepared({ placement, bytes, fetched, error }: OpenLayer, call: PrepareCall): Promise<PrepareOutcome> {
     const { materializer, metrics } = this.#options;
     const { layer, epoch } = placement;
     const failure = error ?? (this.state.ready(layer, epoch) ? undefined : aborted(epoch));
     if (failure === undefined) {
       metrics.add("enodia_plan_prepares_total", 1, { result: "ready" });
-      return { type: "ready", layer, bytes, moves, fetched: [...fetched.values()] };
+      return { type: "ready", layer, bytes, fetched: [...fetched.values()] };
     }
     if (this.#preparers.get(layer) === call) this.state.failed(layer, epoch);
     await materializer.retain(layer, this.state.wanted(layer));
@@ -237,27 +237,21 @@ export class PlanKeeper {
     return true;
   }
 
-  async abort(epoch: number, layers: readonly number[]): Promise<number[]> {
+  async abort(epoch: number, layers: readonly number[]): Promise<void> {
     const { materializer, metrics } = this.#options;
     const given = this.state.abort(epoch, layers);
     if (layers.length === 0) for (const call of this.#calls) if (call.epoch === epoch) call.abort.abort(aborted(epoch));
     for (const layer of given) await materializer.retain(layer, this.state.wanted(layer));
     if (given.length > 0) metrics.add("enodia_plan_rollbacks_total", given.length);
-    return given;
   }
 
   /** Frees the parent's copies of what is drained; with `drainOnly` it only says what is. */
-  async release(
-    epoch: number,
-    layers: readonly number[],
-    drainOnly = false,
-  ): Promise<{ released: number[]; pending: number[]; freedBytes: number }> {
+  async release(epoch: number, layers: readonly number[], drainOnly = false): Promise<{ released: number[]; pending: number[] }> {
     const { released, pending } = this.state.release(epoch, layers, drainOnly);
-    if (drainOnly) return { released, pending, freedBytes: 0 };
-    let freedBytes = 0;
-    for (const layer of released) freedBytes += await this.#options.materializer.retain(layer, this.state.wanted(layer));
+    if (drainOnly) return { released, pending };
+    for (const layer of released) await this.#options.materializer.retain(layer, this.state.wanted(layer));
     if (released.length > 0) this.#options.onChange();
-    return { released, pending, freedBytes };
+    return { released, pending };
   }
 
   /**
@@ -358,7 +352,12 @@ export class PlanKeeper {
       for (let next = missing.shift(); next !== undefined; next = missing.shift()) {
         const { layer, expert } = next;
         const request: LoadRequest = {
-          ...{ layer, expert, kind: "planned", sources: this.sources(layer, expert), bytesPerSecond: 0, signal: this.#stopping.signal },
+          layer,
+          expert,
+          kind: "planned",
+          sources: this.sources(layer, expert),
+          bytesPerSecond: 0,
+          signal: this.#stopping.signal,
           wanted: () => this.state.planned(layer).includes(expert),
           onFull: () => this.#full(),
         };
@@ -386,7 +385,7 @@ export class PlanKeeper {
 
 function openLayer(placement: LayerPlacement, loads: readonly PlannedLoad[]): OpenLayer {
   const left = loads.filter(({ layer }) => layer === placement.layer).length;
-  return { placement, left, bytes: 0, moves: 0, fetched: new Map(), error: undefined };
+  return { placement, left, bytes: 0, fetched: new Map(), error: undefined };
 }
 
 function aborted(epoch: number): AppError {

@@ -48,7 +48,7 @@ interface LoadReports {
   readonly machine: string | undefined;
 }
 
-export interface PlaneStart {
+interface PlaneStart {
   /** Addresses (ip:port) of the workers to ask for the plan while the operator is away. */
   readonly peerAddresses: () => Promise<readonly string[]>;
   /** The bus on which load is published; none: it is not. */
@@ -81,7 +81,15 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     control.changed();
   };
   const experts = createWorkerExperts({
-    ...{ engine, info, store, peers, budgetBytes, caller, metrics, tracing, log },
+    engine,
+    info,
+    store,
+    peers,
+    budgetBytes,
+    caller,
+    metrics,
+    tracing,
+    log,
     onChange: () => refresh(),
     onNewerEpoch: (rank) => void joiner.from(rank),
   });

@@ -62,8 +62,17 @@ async function publish(options: TelemetryOptions, windowStart: number, windowEnd
   for (const phase of phases) {
     const { transitions, compute, ...counts } = counters[phase];
     const load = {
-      ...{ v: 1 as const, deploymentUID: self.deploymentUid, rank: self.rank, bootId: self.bootId, seq: nextSeq() },
-      ...{ windowStart, windowEnd, phase, layers, experts, ...counts },
+      v: 1 as const,
+      deploymentUID: self.deploymentUid,
+      rank: self.rank,
+      bootId: self.bootId,
+      seq: nextSeq(),
+      windowStart,
+      windowEnd,
+      phase,
+      layers,
+      experts,
+      ...counts,
       compute: { ...compute, ...(options.machine === undefined ? {} : { machine: options.machine }) },
     };
     const whole = encodeLoad(transitions ? { ...load, transitions } : load);

@@ -87,8 +87,12 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const store = await openStore(options.modelDir);
   const remote = new RemoteSocket();
   const engine = await (overrides.createEngine ?? createEngine)({
-    ...{ storeDir: options.modelDir, backend: options.backend, codec: options.codec, remote },
-    ...{ kvPoolBytes: options.kvPoolBytes, maxContext: options.maxContext },
+    storeDir: options.modelDir,
+    backend: options.backend,
+    codec: options.codec,
+    remote,
+    kvPoolBytes: options.kvPoolBytes,
+    maxContext: options.maxContext,
     ...(options.threads === undefined ? {} : { threads: options.threads }),
   });
   const info = engine.describe();
@@ -124,8 +128,21 @@ async function serve(base: Base, model: Model) {
   const { store, engine, info, remote, budgetBytes } = model;
   const { namespace, deployment: name, podName } = options;
   const plane = createWorkerPlane({
-    ...{ identity, namespace, name, podName, network: grpcNetwork, tls, store, engine, info, remote, budgetBytes },
-    ...{ health, metrics, tracing, log },
+    identity,
+    namespace,
+    name,
+    podName,
+    network: grpcNetwork,
+    tls,
+    store,
+    engine,
+    info,
+    remote,
+    budgetBytes,
+    health,
+    metrics,
+    tracing,
+    log,
   });
   const { experts } = plane;
   const server = createServer(tls);
@@ -162,7 +179,12 @@ function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
 
 function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, caller }: WorkerPlane) {
   return createInferenceServer({
-    ...{ engine, deploymentUid: options.deploymentUid, caller, metrics, tracing, log },
+    engine,
+    deploymentUid: options.deploymentUid,
+    caller,
+    metrics,
+    tracing,
+    log,
     notReady: () => experts.plan.notReady(),
     onGap: (ms) => experts.pace.token(ms),
   });

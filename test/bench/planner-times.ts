@@ -11,7 +11,7 @@ import { sum } from "../../runtime/placement/imbalance.ts";
 import { splitLayer } from "../../runtime/placement/split.ts";
 import { type Cluster, inputOf, median, quantile, type Row, seedOf, traceOf } from "./planner-kit.ts";
 
-export interface Times {
+interface Times {
   readonly eplb: number[];
   readonly fast: number[];
   readonly quality: number[];
@@ -21,7 +21,7 @@ export interface Times {
  * Replans window after window from each mode's own plan; the three take turns, each for its number of steps. Measured is
  * what makePlan does of an input that is there: planning, validation, and what else a plan goes through.
  */
-export async function timePlans(trace: Trace, cluster: Cluster, steps: Readonly<Record<keyof Times, number>>): Promise<Times> {
+async function timePlans(trace: Trace, cluster: Cluster, steps: Readonly<Record<keyof Times, number>>): Promise<Times> {
   const times: Times = { eplb: [], fast: [], quality: [] };
   const first = planFresh(inputOf(trace, 0, cluster)).layers;
   const current: Record<"fast" | "quality", readonly LayerPlan[]> = { fast: first, quality: first };

@@ -2,9 +2,9 @@
 // it has to pull. Pure.
 import type { Result } from "./view.ts";
 
-export const readySecondsMax = 30;
+const readySecondsMax = 30;
 /** Minutes of the whole command. Cold: programs or the model had to be made. */
-export const totalMinutesMax = { warm: 5, cold: 15 } as const;
+const totalMinutesMax = { warm: 5, cold: 15 } as const;
 
 export interface Times {
   /** Seconds from the start of the command until everything was taken down again. */

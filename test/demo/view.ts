@@ -4,7 +4,7 @@ const tty = process.stdout.isTTY === true && !process.env.NO_COLOR;
 const paint = (code: number) => (text: string) => (tty ? `\u001b[${code}m${text}\u001b[0m` : text);
 export const bold = paint(1);
 export const dim = paint(2);
-export const green = paint(32);
+const green = paint(32);
 export const red = paint(31);
 export const cyan = paint(36);
 

@@ -14,7 +14,7 @@ export interface TrafficOptions {
   readonly tokens: number;
 }
 
-export interface Gap {
+interface Gap {
   /** Unix ms at its end. */
   readonly at: number;
   readonly ms: number;

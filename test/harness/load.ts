@@ -30,7 +30,7 @@ const errorsKept = 20;
 const switchPollMs = 100;
 
 /** The i-th prompt of a topic: a number, so that prompts differ from the start, and texts in an order that depends on it. */
-export function promptOf(topic: Topic, i: number, texts: number): string {
+function promptOf(topic: Topic, i: number, texts: number): string {
   const all = topics[topic];
   const step = 1 + (Math.floor(i / all.length) % (all.length - 1)); // walks through the texts in different orders
   const chosen = Array.from({ length: texts }, (_, k) => all[(i + k * step) % all.length]);

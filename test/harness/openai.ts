@@ -26,7 +26,7 @@ export interface Answer {
   readonly headers: Headers;
 }
 
-export class ApiError extends Error {
+class ApiError extends Error {
   readonly status: number;
   readonly body: string;
 

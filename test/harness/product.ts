@@ -79,7 +79,7 @@ export function imageValues(registry: string | undefined): string[] {
 /** Tag of the released images. */
 export const productVersion = (): string => JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version;
 
-export async function helm(target: Target, args: readonly string[]): Promise<string> {
+async function helm(target: Target, args: readonly string[]): Promise<string> {
   const flags = [
     "--namespace",
     systemNamespace,
@@ -134,7 +134,7 @@ export function waitReady(kubectl: Kubectl, name: string, timeoutMs = readyTimeo
   return kubectl.waitFor("moedeployment", name, `${name} to be Ready`, isReady, timeoutMs);
 }
 
-export function isReady(moed: KubeObject): boolean {
+function isReady(moed: KubeObject): boolean {
   const status = moed.status ?? {};
   return (
     status.observedGeneration === moed.metadata.generation &&

@@ -10,7 +10,7 @@ export class SimBus {
   status: BusStatus & { connected: boolean } = { connected: true, reason: "Connected" };
   /** Nothing that is published arrives, although all are connected. */
   silent = false;
-  private readonly handlers = new Map<Handler, Owner | undefined>();
+  readonly #handlers = new Map<Handler, Owner | undefined>();
 
   /** The operator's end. */
   open(owner: Owner | undefined): LoadBus {
@@ -22,11 +22,11 @@ export class SimBus {
       },
       subscribe: (_subject, handler) => {
         own.add(handler);
-        this.handlers.set(handler, owner);
-        return () => this.handlers.delete(handler);
+        this.#handlers.set(handler, owner);
+        return () => this.#handlers.delete(handler);
       },
       close: async () => {
-        for (const handler of own) this.handlers.delete(handler);
+        for (const handler of own) this.#handlers.delete(handler);
       },
     };
   }
@@ -37,7 +37,7 @@ export class SimBus {
     const publish = (subject: string, payload: string | Uint8Array): boolean => {
       if (!this.status.connected || this.silent) return false;
       const bytes = typeof payload === "string" ? new TextEncoder().encode(payload) : payload;
-      for (const [handler, owner] of this.handlers) if (!owner?.dead) asOwner(owner, () => handler(bytes, subject));
+      for (const [handler, owner] of this.#handlers) if (!owner?.dead) asOwner(owner, () => handler(bytes, subject));
       return true;
     };
     return {

@@ -89,20 +89,20 @@ export abstract class Call {
 type Unary = (request: Message, call: unknown) => Promise<object>;
 
 export class UnaryCall extends Call {
-  private reject: (error: Error) => void = () => {};
+  #reject: (error: Error) => void = () => {};
 
   begin([request, options]: readonly unknown[]): Promise<unknown> {
     const { deadline } = (options ?? {}) as { deadline?: number };
     const { clock, taps } = this.wire;
     return new Promise((resolve, reject) => {
-      const late = deadline === undefined ? undefined : clock.after(deadline - clock.now(), () => this.expire());
-      this.reject = (error) => {
+      const late = deadline === undefined ? undefined : clock.after(deadline - clock.now(), () => this.#expire());
+      this.#reject = (error) => {
         late?.();
         reject(error);
       };
       const answer = (reply: unknown, error: Error | undefined) => {
         this.end();
-        if (error) return this.reject(error);
+        if (error) return this.#reject(error);
         late?.();
         resolve(reply);
       };
@@ -121,13 +121,13 @@ export class UnaryCall extends Call {
     });
   }
 
-  private expire(): void {
+  #expire(): void {
     if (this.over) return;
     this.end();
-    this.reject(toStatus(new AppError("deadline exceeded", { code: "DeadlineExceeded" })));
+    this.#reject(toStatus(new AppError("deadline exceeded", { code: "DeadlineExceeded" })));
   }
   protected clientFailed(error: Error): void {
-    this.reject(error);
+    this.#reject(error);
   }
   protected serverLeft(): void {}
 }
@@ -135,10 +135,10 @@ export class UnaryCall extends Call {
 /** The client's end of a stream: an emitter, and what arrived for a `for await`. */
 class ClientStream extends EventEmitter {
   readonly call: StreamingCall;
-  private readonly values: Message[] = [];
-  private ended = false;
-  private error: Error | undefined;
-  private wake: () => void = () => {};
+  readonly #values: Message[] = [];
+  #ended = false;
+  #error: Error | undefined;
+  #wake: () => void = () => {};
 
   constructor(call: StreamingCall) {
     super();
@@ -155,26 +155,26 @@ class ClientStream extends EventEmitter {
     this.call.cancel();
   }
   take(message: Message): void {
-    if (this.listenerCount("data") === 0) this.values.push(message);
+    if (this.listenerCount("data") === 0) this.#values.push(message);
     this.emit("data", message);
-    this.wake();
+    this.#wake();
   }
   finish(error?: Error): void {
-    if (this.ended) return;
-    this.ended = true;
-    this.error = error;
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#error = error;
     if (!error) this.emit("end");
     else if (this.listenerCount("error") > 0) this.emit("error", error);
-    this.wake();
+    this.#wake();
   }
   async *[Symbol.asyncIterator](): AsyncGenerator<Message> {
     for (;;) {
-      if (this.values.length > 0) yield this.values.shift();
-      else if (this.error) throw this.error;
-      else if (this.ended) return;
+      if (this.#values.length > 0) yield this.#values.shift();
+      else if (this.#error) throw this.#error;
+      else if (this.#ended) return;
       else
         await new Promise<void>((resolve) => {
-          this.wake = resolve;
+          this.#wake = resolve;
         });
     }
   }
@@ -185,38 +185,38 @@ class ServerStream extends EventEmitter {
   readonly request: Message;
   cancelled = false;
   destroyed = false;
-  private readonly call: StreamingCall;
+  readonly #call: StreamingCall;
 
   constructor(call: StreamingCall, request: Message) {
     super();
-    this.call = call;
+    this.#call = call;
     this.request = request;
   }
   getAuthContext() {
-    return this.call.auth();
+    return this.#call.auth();
   }
   write(message: Message): boolean {
-    if (!this.destroyed) this.call.fromServer(message);
+    if (!this.destroyed) this.#call.fromServer(message);
     return true;
   }
   end(): void {
-    this.close();
-    this.call.serverEnds(undefined);
+    this.#close();
+    this.#call.serverEnds(undefined);
   }
   override emit(event: string, ...args: unknown[]): boolean {
     if (event !== "error") return super.emit(event, ...args);
     const heard = this.listenerCount("error") > 0 && super.emit(event, ...args);
-    this.close();
-    this.call.serverEnds(args[0] as Error);
+    this.#close();
+    this.#call.serverEnds(args[0] as Error);
     return heard;
   }
   leave(): void {
     if (this.destroyed) return;
     this.cancelled = true;
     this.emit("cancelled");
-    this.close();
+    this.#close();
   }
-  private close(): void {
+  #close(): void {
     if (this.destroyed) return;
     this.destroyed = true;
     queueMicrotask(() => super.emit("close"));

@@ -27,28 +27,28 @@ interface Timer {
 
 export class VirtualClock implements Clock {
   readonly random: () => number;
-  private time: number;
-  private order = 0;
-  private readonly heap: Timer[] = [];
+  #time: number;
+  #order = 0;
+  readonly #heap: Timer[] = [];
 
   /** `random`: what Math.random answers while this clock runs. */
   constructor(start = 1_700_000_000_000, random: () => number = seeded(start).next) {
-    this.time = start;
+    this.#time = start;
     this.random = random;
   }
 
   /** Whole milliseconds, as Date.now gives them. */
   now(): number {
-    return Math.floor(this.time);
+    return Math.floor(this.#time);
   }
   /** The time that performance.now gives. */
   exact(): number {
-    return this.time;
+    return this.#time;
   }
 
   after(ms: number, run: () => void): () => void {
-    const timer: Timer = { at: this.time + Math.max(0, ms), order: this.order++, owner: owners.getStore(), run };
-    this.push(timer);
+    const timer: Timer = { at: this.#time + Math.max(0, ms), order: this.#order++, owner: owners.getStore(), run };
+    this.#push(timer);
     return () => {
       timer.run = undefined;
     };
@@ -74,22 +74,22 @@ export class VirtualClock implements Clock {
   async run(ms: number, done: () => boolean = () => false): Promise<boolean> {
     const giveBack = takeTime(this);
     try {
-      return await this.runUntil(this.time + ms, done);
+      return await this.#runUntil(this.#time + ms, done);
     } finally {
       giveBack();
     }
   }
 
-  private async runUntil(end: number, done: () => boolean): Promise<boolean> {
+  async #runUntil(end: number, done: () => boolean): Promise<boolean> {
     await settle();
     while (!done()) {
-      const next = this.heap[0];
+      const next = this.#heap[0];
       if (!next || next.at > end) {
-        this.time = end;
+        this.#time = end;
         return done();
       }
-      this.pop();
-      this.time = Math.max(this.time, next.at);
+      this.#pop();
+      this.#time = Math.max(this.#time, next.at);
       const { run, owner } = next;
       if (!run || owner?.dead) continue;
       if (owners.getStore() === owner) run();
@@ -99,8 +99,8 @@ export class VirtualClock implements Clock {
     return true;
   }
 
-  private push(timer: Timer): void {
-    const { heap } = this;
+  #push(timer: Timer): void {
+    const heap = this.#heap;
     heap.push(timer);
     for (let i = heap.length - 1; i > 0; ) {
       const parent = (i - 1) >> 1;
@@ -110,8 +110,8 @@ export class VirtualClock implements Clock {
     }
   }
 
-  private pop(): void {
-    const { heap } = this;
+  #pop(): void {
+    const heap = this.#heap;
     const last = heap.pop()!;
     if (heap.length === 0) return;
     heap[0] = last;

@@ -62,11 +62,11 @@ export class SimCluster {
   /** The number of times that the loop asked for the operator's certificate. */
   identityAsks = 0;
   /** Every increase of a counter of the operator. */
-  private readonly counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
-  private readonly wire: SimWire;
-  private readonly around: Surroundings;
-  private operator: Operator | undefined;
-  private podCount = 0;
+  readonly #counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
+  readonly #wire: SimWire;
+  readonly #around: Surroundings;
+  #operator: Operator | undefined;
+  #podCount = 0;
 
   constructor(options: SimOptions = {}) {
     this.random = seeded(options.seed ?? 1);
@@ -76,20 +76,20 @@ export class SimCluster {
     this.load = new SimLoad(this.shape, this.random);
     this.troubles = new Troubles(this.random.next);
     this.oracle = new Oracle(this);
-    this.wire = new SimWire(this.clock, {
+    this.#wire = new SimWire(this.clock, {
       ...this.troubles.ofWire(),
       arriving: (message, call) => {
         if (protocolCalls.test(call.method)) this.protocolMessages++;
         return this.oracle.onMessage(this.troubles.damaged(message), call);
       },
     });
-    this.around = {
-      ...{ clock: this.clock, wire: this.wire, shape: this.shape, engineInfo: {}, watch: this.oracle },
+    this.#around = {
+      ...{ clock: this.clock, wire: this.#wire, shape: this.shape, engineInfo: {}, watch: this.oracle },
       disk: (rank) => this.troubles.disk(rank),
       bus: () => this.nats.publisher(),
-      counters: (worker, transitions) => this.load.counters(worker, this.live().filter(({ ready }) => ready).length, transitions),
+      counters: (worker, transitions) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length, transitions),
       peerAddresses: (self) =>
-        this.live()
+        this.#live()
           .filter((worker) => worker !== self)
           .map(({ address }) => address),
     };
@@ -107,7 +107,7 @@ export class SimCluster {
     return this.kube.epochsWritten;
   }
   get loop(): DeploymentLoop | undefined {
-    return this.operator?.loop;
+    return this.#operator?.loop;
   }
   get stored(): StoredPlacement | undefined {
     return this.kube.stored;
@@ -126,10 +126,10 @@ export class SimCluster {
   }
   /** The info that engines of processes which start from now on give of themselves. */
   set engineInfo(info: Surroundings["engineInfo"]) {
-    this.around.engineInfo = info;
+    this.#around.engineInfo = info;
   }
 
-  private live(): SimWorker[] {
+  #live(): SimWorker[] {
     return [...this.pods.values()].filter(({ alive }) => alive);
   }
 
@@ -140,8 +140,8 @@ export class SimCluster {
   }
 
   addPod(rank: number): SimWorker {
-    const count = this.podCount++;
-    const worker = new SimWorker(this.around, rank, `pod${count}`, `10.0.${count >> 8}.${count & 255}`);
+    const count = this.#podCount++;
+    const worker = new SimWorker(this.#around, rank, `pod${count}`, `10.0.${count >> 8}.${count & 255}`);
     this.pods.set(worker.podUid, worker);
     return worker;
   }
@@ -162,7 +162,7 @@ export class SimCluster {
   }
 
   refresh(): void {
-    const { operator } = this;
+    const operator = this.#operator;
     if (operator) asOwner(operator.owner, () => operator.loop.update(this.kube.world()));
   }
 
@@ -170,13 +170,13 @@ export class SimCluster {
     const owner: Owner = { dead: false };
     const san = `DNS:${serverNames.operator(ref.namespace, ref.name)}`;
     const host: Host = { owner, id: -2, san, stalled: () => false };
-    const loop = asOwner(owner, () => this.makeLoop(owner, host));
-    this.operator = { owner, host, loop };
+    const loop = asOwner(owner, () => this.#makeLoop(owner, host));
+    this.#operator = { owner, host, loop };
     return loop;
   }
 
-  private makeLoop(owner: Owner, host: Host): DeploymentLoop {
-    const network = this.wire.network(host, "operator:0");
+  #makeLoop(owner: Owner, host: Host): DeploymentLoop {
+    const network = this.#wire.network(host, "operator:0");
     return new DeploymentLoop(
       {
         clock: this.clock,
@@ -187,7 +187,7 @@ export class SimCluster {
           () => this.nats.open(owner),
           () => {},
         ),
-        metrics: { add: (name, _amount, ...[labels]) => void this.counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
+        metrics: { add: (name, _amount, ...[labels]) => void this.#counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         log: silentLog,
         identity: async () => {
           this.identityAsks++;
@@ -204,25 +204,25 @@ export class SimCluster {
 
   /** Its process is killed: nothing that it was about to do happens. */
   stopOperator(): void {
-    const { operator } = this;
-    this.operator = undefined;
-    if (operator) this.kill(operator);
+    const operator = this.#operator;
+    this.#operator = undefined;
+    if (operator) this.#kill(operator);
   }
 
   /** Another operator begins while this one goes on, until the returned function is called. */
   supersedeOperator(): () => void {
-    const { operator } = this;
+    const operator = this.#operator;
     this.startOperator();
     this.twoOperatorsUntil = Number.POSITIVE_INFINITY;
     return () => {
-      if (operator) this.kill(operator);
+      if (operator) this.#kill(operator);
       this.twoOperatorsUntil = this.clock.now() + settledMs;
     };
   }
 
-  private kill({ owner, host }: Operator): void {
+  #kill({ owner, host }: Operator): void {
     owner.dead = true;
-    this.wire.killed(host);
+    this.#wire.killed(host);
   }
 
   plan(): PlacementPlan | undefined {
@@ -245,7 +245,7 @@ export class SimCluster {
 
   /** Labels of each increase of a counter. */
   counted(name: string): readonly { readonly result?: string; readonly reason?: string }[] {
-    return this.counts.filter((each) => each.name === name);
+    return this.#counts.filter((each) => each.name === name);
   }
 
   /** Promises that were broken, as the oracle saw it. */

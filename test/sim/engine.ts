@@ -44,44 +44,44 @@ interface Held extends Compiled {
 export class SimEngine implements Engine {
   /** Fingerprints of the bytes held, by the model's key. */
   readonly memory = new Map<number, number>();
-  private readonly parts: EngineParts;
-  private readonly table: ExpertTable;
-  private readonly tools: StepTools;
-  private readonly units = new WeakMap<object, number>();
-  private router = { rank: -1, table: createRouter(-1) };
-  private down: ReadonlySet<number> = new Set();
-  private deferred: (() => void)[] = [];
-  private stepping = false;
-  private turn = 0;
-  private chosen = new Int32Array(0);
-  private ended = false;
+  readonly #parts: EngineParts;
+  readonly #table: ExpertTable;
+  readonly #tools: StepTools;
+  readonly #units = new WeakMap<object, number>();
+  #router = { rank: -1, table: createRouter(-1) };
+  #down: ReadonlySet<number> = new Set();
+  #deferred: (() => void)[] = [];
+  #stepping = false;
+  #turn = 0;
+  #chosen = new Int32Array(0);
+  #ended = false;
 
   constructor(parts: EngineParts) {
-    this.parts = parts;
+    this.#parts = parts;
     const { layers, experts } = parts.model.shape;
     const program = { layers, experts, topK: 1, hidden, expert: { name: "expert" } } as unknown as ModelProgram;
     const counter = new LoadCounter(layers, experts);
     // The store hands on as it is what ExpertTable would decode: compile() finds out whose bytes they are.
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
-    this.table = new ExpertTable({ backend: this.backend(), store, program, codec: parts.info.codec, counter });
-    this.tools = {
-      ...{ program, experts: this.table, counter, times: new StepTimes(), transitions: new TransitionSampler(layers, experts) },
+    this.#table = new ExpertTable({ backend: this.#backend(), store, program, codec: parts.info.codec, counter });
+    this.#tools = {
+      ...{ program, experts: this.#table, counter, times: new StepTimes(), transitions: new TransitionSampler(layers, experts) },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
-      blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.block(layer, inputs.x?.data as Float32Array))),
+      blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
       head: dense(async () => ({})),
-      router: () => this.router,
-      dispatch: (frame) => (this.ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
+      router: () => this.#router,
+      dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
       betweenLayers: () => {},
     };
   }
 
-  private backend(): Backend {
+  #backend(): Backend {
     const compile = async (_segment: unknown, weights: Weights): Promise<Held> => {
-      const key = this.units.get(weights) as number;
-      return { key, residentBytes: this.parts.info.expertResidentBytes, run: async () => ({}), dispose: async () => {} };
+      const key = this.#units.get(weights) as number;
+      return { key, residentBytes: this.#parts.info.expertResidentBytes, run: async () => ({}), dispose: async () => {} };
     };
     const runMany: Backend["runMany"] = async (calls) => {
-      const { clock } = this.parts;
+      const { clock } = this.#parts;
       const busy = clock.random() < busyShare;
       await clock.sleep(busy ? clock.random() * computeMs.busy : computeMs.least + clock.random() * (computeMs.most - computeMs.least));
       return calls.map(({ program, inputs }) => {
@@ -94,138 +94,138 @@ export class SimEngine implements Engine {
   }
 
   /** Attention and gate: checks what the layer before gave, and asks every expert of this one, each row another. */
-  private block(layer: number, x: Float32Array): Outputs {
-    if (layer > 0) this.check(layer - 1, x);
-    const { experts } = this.parts.model.shape;
-    this.chosen = Int32Array.from({ length: experts }, (_, row) => (row + this.turn + layer) % experts);
+  #block(layer: number, x: Float32Array): Outputs {
+    if (layer > 0) this.#check(layer - 1, x);
+    const { experts } = this.#parts.model.shape;
+    this.#chosen = Int32Array.from({ length: experts }, (_, row) => (row + this.#turn + layer) % experts);
     const gates = { shape: [experts, 1], data: new Float32Array(experts).fill(1) };
-    const ids = { shape: [experts, 1], data: this.chosen };
+    const ids = { shape: [experts, 1], data: this.#chosen };
     return { h: rowsOf(new Float32Array(experts * hidden)), f: rowsOf(new Float32Array(experts * hidden)), gates, ids };
   }
 
-  private check(layer: number, x: Float32Array): void {
-    for (const [row, expert] of this.chosen.entries()) {
-      if (x[row * hidden] !== this.parts.model.fingerprint(layer, expert))
-        this.parts.onStep("wrong", `a row of ${layer}/${expert} was not computed from the declared bytes`);
+  #check(layer: number, x: Float32Array): void {
+    for (const [row, expert] of this.#chosen.entries()) {
+      if (x[row * hidden] !== this.#parts.model.fingerprint(layer, expert))
+        this.#parts.onStep("wrong", `a row of ${layer}/${expert} was not computed from the declared bytes`);
     }
   }
 
   /** One step of a request after another, while `ready`. */
   run(ready: () => boolean): void {
-    const { clock } = this.parts;
+    const { clock } = this.#parts;
     const next = async (): Promise<void> => {
-      if (ready() && !this.ended) await this.step();
+      if (ready() && !this.#ended) await this.#step();
       clock.after(stepEveryMs * (0.5 + clock.random()), () => void next());
     };
     clock.after(stepEveryMs * clock.random(), () => void next());
   }
 
-  private async step(): Promise<void> {
-    const { shape } = this.parts.model;
-    this.turn++;
-    this.stepping = true;
-    const phase: Phase = this.turn % 4 === 0 ? "prefill" : "decode";
-    this.parts.onStep("begun", "");
+  async #step(): Promise<void> {
+    const { shape } = this.#parts.model;
+    this.#turn++;
+    this.#stepping = true;
+    const phase: Phase = this.#turn % 4 === 0 ? "prefill" : "decode";
+    this.#parts.onStep("begun", "");
     try {
-      const x = await forward(this.tools, new Int32Array(shape.experts), undefined as never, phase);
-      this.check(shape.layers - 1, x);
-      this.parts.onStep("done", "");
+      const x = await forward(this.#tools, new Int32Array(shape.experts), undefined as never, phase);
+      this.#check(shape.layers - 1, x);
+      this.#parts.onStep("done", "");
     } catch (caught) {
       const error = AppError.from(caught);
-      this.parts.onStep("failed", `${error.code}: ${error.message}`);
+      this.#parts.onStep("failed", `${error.code}: ${error.message}`);
     }
-    this.stepping = false;
-    for (const change of this.deferred.splice(0)) change();
+    this.#stepping = false;
+    for (const change of this.#deferred.splice(0)) change();
   }
 
   /** Changes the state of steps, after the end of a running one. */
-  private between(change: () => void): Promise<void> {
-    if (this.ended) return Promise.reject(stopped());
+  #between(change: () => void): Promise<void> {
+    if (this.#ended) return Promise.reject(stopped());
     return new Promise((resolve) => {
       const run = () => {
         change();
         resolve();
       };
-      if (this.stepping) this.deferred.push(run);
+      if (this.#stepping) this.#deferred.push(run);
       else run();
     });
   }
 
   /** The thread that computes is gone: no call is answered any more. */
   end(): void {
-    this.ended = true;
+    this.#ended = true;
   }
 
   describe(): EngineInfo {
-    return this.parts.info;
+    return this.#parts.info;
   }
   generate(): never {
     throw new Error("a simulated engine makes its own steps");
   }
 
   async loadExpert(layer: number, expert: number, unit: Uint8Array): Promise<void> {
-    if (this.ended) throw stopped();
-    const key = this.parts.model.key(layer, expert);
-    this.units.set(unit, key);
+    if (this.#ended) throw stopped();
+    const key = this.#parts.model.key(layer, expert);
+    this.#units.set(unit, key);
     this.memory.set(key, fingerprint(unit));
-    await this.table.load(layer, expert, unit);
-    this.parts.onMemory(layer, expert);
+    await this.#table.load(layer, expert, unit);
+    this.#parts.onMemory(layer, expert);
   }
 
   async unloadExpert(layer: number, expert: number): Promise<void> {
-    if (this.ended) throw stopped();
-    this.parts.onFree(layer, expert);
-    await this.table.unload(layer, expert);
-    this.memory.delete(this.parts.model.key(layer, expert));
-    this.parts.onMemory(layer, expert);
+    if (this.#ended) throw stopped();
+    this.#parts.onFree(layer, expert);
+    await this.#table.unload(layer, expert);
+    this.memory.delete(this.#parts.model.key(layer, expert));
+    this.#parts.onMemory(layer, expert);
   }
 
   hosted(): readonly (readonly number[])[] {
-    const { layers, experts } = this.parts.model.shape;
+    const { layers, experts } = this.#parts.model.shape;
     const ids = Array.from({ length: experts }, (_, expert) => expert);
-    return Array.from({ length: layers }, (_, layer) => ids.filter((expert) => this.memory.has(this.parts.model.key(layer, expert))));
+    return Array.from({ length: layers }, (_, layer) => ids.filter((expert) => this.memory.has(this.#parts.model.key(layer, expert))));
   }
 
   async runExperts(frame: Parameters<Engine["runExperts"]>[0]): Promise<Float32Array> {
-    if (this.ended) throw stopped();
-    const rows = await this.table.run(frame);
-    if (this.ended) throw stopped();
+    if (this.#ended) throw stopped();
+    const rows = await this.#table.run(frame);
+    if (this.#ended) throw stopped();
     return rows;
   }
 
   setRouting({ rank, layers }: RoutingTables): Promise<void> {
-    return this.between(() => {
-      if (this.router.rank !== rank) {
-        this.router = { rank, table: createRouter(rank) };
-        this.router.table.setDown(this.down);
+    return this.#between(() => {
+      if (this.#router.rank !== rank) {
+        this.#router = { rank, table: createRouter(rank) };
+        this.#router.table.setDown(this.#down);
       }
-      this.router.table.setTables(layers);
+      this.#router.table.setTables(layers);
     });
   }
 
   setDown(ranks: readonly number[]): Promise<void> {
-    if (this.ended) return Promise.reject(stopped());
-    this.down = new Set(ranks);
-    this.router.table.setDown(this.down);
+    if (this.#ended) return Promise.reject(stopped());
+    this.#down = new Set(ranks);
+    this.#router.table.setDown(this.#down);
     return Promise.resolve();
   }
 
   async counters(options?: { readonly transitions: boolean }): Promise<LoadCounters> {
-    if (this.ended) throw stopped();
-    return this.parts.counters(options?.transitions ?? false);
+    if (this.#ended) throw stopped();
+    return this.#parts.counters(options?.transitions ?? false);
   }
 
   async stats(): ReturnType<Engine["stats"]> {
-    if (this.ended) throw stopped();
+    if (this.#ended) throw stopped();
     const counts = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, queuedRequests: 0 };
     return { ...counts, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
   }
 
   load() {
-    return { queuedTokens: 0, activeRequests: this.parts.activeRequests() };
+    return { queuedTokens: 0, activeRequests: this.#parts.activeRequests() };
   }
   async drain(): Promise<void> {
-    if (this.ended) throw stopped();
+    if (this.#ended) throw stopped();
   }
   async close(): Promise<void> {}
 }

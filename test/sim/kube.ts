@@ -27,14 +27,14 @@ export class SimKube {
   failWrites = 0;
   spec: MoEDeploymentSpec;
   desired: number;
-  private readonly clock: VirtualClock;
-  private readonly onWrite: (epoch: number) => void;
-  private version = 0;
+  readonly #clock: VirtualClock;
+  readonly #onWrite: (epoch: number) => void;
+  #version = 0;
 
   constructor(clock: VirtualClock, desired: number, fields: Record<string, unknown> | undefined, onWrite: (epoch: number) => void) {
-    this.clock = clock;
+    this.#clock = clock;
     this.desired = desired;
-    this.onWrite = onWrite;
+    this.#onWrite = onWrite;
     this.spec = this.specOf(fields);
   }
 
@@ -67,19 +67,19 @@ export class SimKube {
 
   placements(): PlacementStore {
     return {
-      read: () => this.call(() => this.stored),
+      read: () => this.#call(() => this.stored),
       write: (_ref, _owner, spec, known) =>
-        this.call(() => {
+        this.#call(() => {
           if (this.failWrites > 0 && this.failWrites-- > 0) throw unavailable();
           if (this.stored && this.stored.spec.planHash !== known?.spec.planHash)
             throw new AppError("the plan has changed", { code: "Conflict" });
           this.epochsWritten.push(spec.epoch);
-          this.onWrite(spec.epoch);
-          this.stored = { resourceVersion: String(++this.version), spec, status: this.stored?.status ?? {} };
+          this.#onWrite(spec.epoch);
+          this.stored = { resourceVersion: String(++this.#version), spec, status: this.stored?.status ?? {} };
           return this.stored;
         }),
       writeStatus: (_ref, status) =>
-        this.call(() => {
+        this.#call(() => {
           if (!this.stored) throw new AppError("there is no such object", { code: "NotFound" });
           this.stored = { ...this.stored, status };
         }),
@@ -87,16 +87,16 @@ export class SimKube {
   }
 
   /** There and back; a caller that dies meanwhile does not take back what it has asked for. */
-  private call<T>(carryOut: () => T): Promise<T> {
+  #call<T>(carryOut: () => T): Promise<T> {
     return new Promise((resolve, reject) => {
       asOwner(undefined, () =>
-        this.clock.after(callMs, () => {
+        this.#clock.after(callMs, () => {
           try {
             if (this.storeDown) throw unavailable();
             const result = carryOut();
-            this.clock.after(callMs, () => resolve(result));
+            this.#clock.after(callMs, () => resolve(result));
           } catch (caught) {
-            this.clock.after(callMs, () => reject(caught));
+            this.#clock.after(callMs, () => reject(caught));
           }
         }),
       );

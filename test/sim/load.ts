@@ -24,32 +24,32 @@ export class SimLoad {
   rates: { readonly speed: (rank: number) => number; readonly noise: number } | undefined;
   /** Load messages with transitions so far. */
   transitionsSent = 0;
-  private readonly shape: SimShape;
-  private readonly random: Random;
+  readonly #shape: SimShape;
+  readonly #random: Random;
 
   constructor(shape: SimShape, random: Random) {
-    this.shape = shape;
-    this.random = random;
+    this.#shape = shape;
+    this.#random = random;
   }
 
   /** The counts of this worker in the last second; `sources` is the number of those at work. */
   counters(worker: SimWorker, sources: number, transitions: boolean): LoadCounters {
-    const decode = this.decode(worker, sources);
+    const decode = this.#decode(worker, sources);
     const flow = transitions ? this.flow : undefined;
     if (flow) this.transitionsSent++;
     const seconds = this.seconds ? { seconds: this.seconds } : {};
-    return { prefill: this.nothing(), decode: { ...decode, ...seconds, ...(flow ? { transitions: flow } : {}) } };
+    return { prefill: this.#nothing(), decode: { ...decode, ...seconds, ...(flow ? { transitions: flow } : {}) } };
   }
 
-  private nothing(): PhaseCounters {
-    const { layers, experts } = this.shape;
+  #nothing(): PhaseCounters {
+    const { layers, experts } = this.#shape;
     return new LoadCounter(layers, experts).take().decode;
   }
 
-  private decode(worker: SimWorker, sources: number): PhaseCounters {
-    const { layers, experts } = this.shape;
+  #decode(worker: SimWorker, sources: number): PhaseCounters {
+    const { layers, experts } = this.#shape;
     const plan = worker.ready ? worker.state.snapshot() : undefined;
-    const counts = this.nothing();
+    const counts = this.#nothing();
     if (!plan) return counts;
     const { routed, served } = counts;
     for (let l = 0; l < layers; l++) {
@@ -62,8 +62,8 @@ export class SimLoad {
     }
     const rows = served.reduce((a, b) => a + b, 0) / batchesPerSecond;
     if (!this.rates || rows === 0) return counts;
-    const off = 1 + this.rates.noise * (2 * this.random.next() - 1);
+    const off = 1 + this.rates.noise * (2 * this.#random.next() - 1);
     const speed = this.rates.speed(worker.rank);
-    return { ...counts, compute: computeWork({ batches: batchesPerSecond, rows, experts, speed, off }, this.random.next) };
+    return { ...counts, compute: computeWork({ batches: batchesPerSecond, rows, experts, speed, off }, this.#random.next) };
   }
 }

@@ -12,7 +12,7 @@ export interface SimShape {
   readonly budgetBytes: number;
 }
 
-export const defaultDigest = "sha256:model";
+const defaultDigest = "sha256:model";
 /** Width of rows. */
 export const hidden = 2;
 const headerBytes = 8;
@@ -28,7 +28,7 @@ export function fingerprint(bytes: Uint8Array): number {
 export class SimModel {
   readonly shape: SimShape;
   readonly index: ExpertIndex;
-  private readonly declared: readonly number[];
+  readonly #declared: readonly number[];
 
   constructor(shape: SimShape, digest = defaultDigest) {
     this.shape = shape;
@@ -45,7 +45,7 @@ export class SimModel {
       ...{ version: 1, modelDigest: digest, architecture: "sim", layers, experts, topK: 2, hidden, ffn: 1, dense: {} },
       codecs: { f32: file, int4: file },
     };
-    this.declared = units.flatMap((row, layer) => row.map((_, expert) => fingerprint(this.content(layer, expert))));
+    this.#declared = units.flatMap((row, layer) => row.map((_, expert) => fingerprint(this.content(layer, expert))));
   }
 
   key(layer: number, expert: number): number {
@@ -65,7 +65,7 @@ export class SimModel {
 
   /** The fingerprint that a row computed from the declared bytes has. */
   fingerprint(layer: number, expert: number): number {
-    return this.declared[this.key(layer, expert)] as number;
+    return this.#declared[this.key(layer, expert)] as number;
   }
 
   /** The expert whose unit starts at this byte of the file. */

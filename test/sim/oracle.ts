@@ -23,87 +23,87 @@ export class Oracle implements Watch {
   readonly faults: string[] = [];
   /** Steps of sources that ended, and how the last of them that failed did. */
   readonly steps = { done: 0, failed: 0, lastFailure: "" };
-  private readonly sim: SimCluster;
-  private readonly model: SimModel;
+  readonly #sim: SimCluster;
+  readonly #model: SimModel;
   /** The time since when a process's step is under way, by boot id. */
-  private readonly stepping = new Map<string, number>();
+  readonly #stepping = new Map<string, number>();
   /** Frames that have arrived and are not answered, by call and number, with the oldest epoch that their host served then. */
-  private readonly frames = new Map<string, { readonly frame: DispatchFrame; readonly oldest: number }>();
-  private readonly writtenAt = new Map<number, number>();
-  private readonly firstCommit = new Map<string, number>();
+  readonly #frames = new Map<string, { readonly frame: DispatchFrame; readonly oldest: number }>();
+  readonly #writtenAt = new Map<number, number>();
+  readonly #firstCommit = new Map<string, number>();
   /** Layer epochs that a host has committed, newest last, by "boot/layer". */
-  private readonly history = new Map<string, number[]>();
+  readonly #history = new Map<string, number[]>();
   /** Epoch that a host last took as a whole, by "boot/layer": it was not there when the plan waited for all to drain. */
-  private readonly adopted = new Map<string, number>();
+  readonly #adopted = new Map<string, number>();
   /** The time since when the operator has reached a process without a break, by boot id. */
-  private readonly upSince = new Map<string, number>();
-  private highest = 0;
+  readonly #upSince = new Map<string, number>();
+  #highest = 0;
 
   constructor(sim: SimCluster) {
-    this.sim = sim;
-    this.model = new SimModel(sim.shape);
+    this.#sim = sim;
+    this.#model = new SimModel(sim.shape);
   }
 
-  private workerOf(rank: number): SimWorker | undefined {
-    const worker = this.sim.ofRank(rank);
+  #workerOf(rank: number): SimWorker | undefined {
+    const worker = this.#sim.ofRank(rank);
     return worker?.alive ? worker : undefined;
   }
 
-  private report(text: string): void {
-    if (this.faults.length < faultsMax) this.faults.push(`${this.sim.clock.now()}: ${text}`);
+  #report(text: string): void {
+    if (this.faults.length < faultsMax) this.faults.push(`${this.#sim.clock.now()}: ${text}`);
   }
 
   onWrite(epoch: number): void {
-    if (epoch <= this.highest) this.report(`epoch ${epoch} was written after ${this.highest}`);
-    this.highest = Math.max(this.highest, epoch);
-    this.writtenAt.set(epoch, this.sim.clock.now());
+    if (epoch <= this.#highest) this.#report(`epoch ${epoch} was written after ${this.#highest}`);
+    this.#highest = Math.max(this.#highest, epoch);
+    this.#writtenAt.set(epoch, this.#sim.clock.now());
   }
 
   /** `layers` are those whose placement is new to the worker. */
   onCommit(worker: SimWorker, plan: PlacementPlan, layers: readonly number[]): void {
     for (const layer of layers) {
-      this.checkDeadline(plan.epoch, layer);
+      this.#checkDeadline(plan.epoch, layer);
       for (const expert of worker.state.planned(layer)) {
         if (!worker.memory.has(worker.key(layer, expert)) && !worker.gaveWay(layer, expert))
-          this.report(`rank ${worker.rank} committed ${layer}/${expert} without its bytes`);
+          this.#report(`rank ${worker.rank} committed ${layer}/${expert} without its bytes`);
       }
     }
-    this.onInstall(worker, layers);
+    this.#onInstall(worker, layers);
   }
 
-  private checkDeadline(epoch: number, layer: number): void {
+  #checkDeadline(epoch: number, layer: number): void {
     const key = `${epoch}/${layer}`;
-    if (this.firstCommit.has(key)) return;
-    const now = this.sim.clock.now();
-    this.firstCommit.set(key, now);
-    const written = this.writtenAt.get(epoch);
+    if (this.#firstCommit.has(key)) return;
+    const now = this.#sim.clock.now();
+    this.#firstCommit.set(key, now);
+    const written = this.#writtenAt.get(epoch);
     // A resumed plan has a new deadline; its old one is no promise any more.
-    if (written !== undefined && !this.sim.resumed && now - written > prepareMs + deadlineSlackMs)
-      this.report(`layer ${layer} of epoch ${epoch} was first committed ${now - written} ms after it was written`);
+    if (written !== undefined && !this.#sim.resumed && now - written > prepareMs + deadlineSlackMs)
+      this.#report(`layer ${layer} of epoch ${epoch} was first committed ${now - written} ms after it was written`);
   }
 
   onAdopt(worker: SimWorker, layers: readonly number[]): void {
-    for (const layer of layers) this.adopted.set(`${worker.bootId}/${layer}`, worker.state.current(layer)?.epoch ?? 0);
-    this.onInstall(worker, layers);
+    for (const layer of layers) this.#adopted.set(`${worker.bootId}/${layer}`, worker.state.current(layer)?.epoch ?? 0);
+    this.#onInstall(worker, layers);
   }
 
   /** A worker has committed or adopted placements: sources and hosts go by them at once. */
-  private onInstall(worker: SimWorker, layers: readonly number[]): void {
+  #onInstall(worker: SimWorker, layers: readonly number[]): void {
     for (const layer of layers) {
       const epoch = worker.state.current(layer)?.epoch ?? 0;
       const key = `${worker.bootId}/${layer}`;
-      const known = this.history.get(key) ?? [];
-      if (epoch <= (known.at(-1) ?? 0)) this.report(`rank ${worker.rank} went from epoch ${known.at(-1)} of layer ${layer} to ${epoch}`);
-      this.history.set(key, [...known, epoch].slice(-4));
-      this.look(layer);
+      const known = this.#history.get(key) ?? [];
+      if (epoch <= (known.at(-1) ?? 0)) this.#report(`rank ${worker.rank} went from epoch ${known.at(-1)} of layer ${layer} to ${epoch}`);
+      this.#history.set(key, [...known, epoch].slice(-4));
+      this.#look(layer);
     }
   }
 
   onStep(worker: SimWorker, event: "begun" | "done" | "failed" | "wrong", detail: string): void {
-    if (event === "wrong") this.report(`rank ${worker.rank} made a token from wrong bytes: ${detail}`);
-    else if (event === "begun") this.stepping.set(worker.bootId, this.sim.clock.now());
+    if (event === "wrong") this.#report(`rank ${worker.rank} made a token from wrong bytes: ${detail}`);
+    else if (event === "begun") this.#stepping.set(worker.bootId, this.#sim.clock.now());
     else {
-      this.stepping.delete(worker.bootId);
+      this.#stepping.delete(worker.bootId);
       this.steps[event]++;
     }
     if (event === "failed") this.steps.lastFailure = `rank ${worker.rank}: ${detail}`;
@@ -112,28 +112,28 @@ export class Oracle implements Watch {
   /** Frames and their answers as they arrive. */
   onMessage(message: unknown, { id, from, to }: Parameters<Taps["arriving"]>[1]): unknown {
     const { $typeName } = (message ?? {}) as { $typeName?: string };
-    if ($typeName === "enodia.runtime.v1.DispatchFrame") this.arrived(id, to.id, message as DispatchFrame);
-    if ($typeName === "enodia.runtime.v1.DispatchReply") this.answered(id, from.id, message as DispatchReply);
+    if ($typeName === "enodia.runtime.v1.DispatchFrame") this.#arrived(id, to.id, message as DispatchFrame);
+    if ($typeName === "enodia.runtime.v1.DispatchReply") this.#answered(id, from.id, message as DispatchReply);
     return message;
   }
 
-  private arrived(call: number, host: number, frame: DispatchFrame): void {
+  #arrived(call: number, host: number, frame: DispatchFrame): void {
     if (frame.pairExperts.length > 0)
-      this.frames.set(`${call}/${frame.seq}`, { frame, oldest: this.oldestServed(this.workerOf(host), frame.layer) });
+      this.#frames.set(`${call}/${frame.seq}`, { frame, oldest: this.#oldestServed(this.#workerOf(host), frame.layer) });
   }
 
-  private answered(call: number, host: number, { seq, result }: DispatchReply): void {
+  #answered(call: number, host: number, { seq, result }: DispatchReply): void {
     const key = `${call}/${seq}`;
-    const known = this.frames.get(key);
-    this.frames.delete(key);
+    const known = this.#frames.get(key);
+    this.#frames.delete(key);
     if (!known || result.case !== "rows") return;
     const { frame, oldest } = known;
     if (Number(frame.layerEpoch) < oldest)
-      this.report(`rank ${host} served a frame of layer ${frame.layer} at epoch ${frame.layerEpoch}, the oldest it may is ${oldest}`);
+      this.#report(`rank ${host} served a frame of layer ${frame.layer} at epoch ${frame.layerEpoch}, the oldest it may is ${oldest}`);
   }
 
-  private oldestServed(host: SimWorker | undefined, layer: number): number {
-    const known = this.history.get(`${host?.bootId}/${layer}`) ?? [];
+  #oldestServed(host: SimWorker | undefined, layer: number): number {
+    const known = this.#history.get(`${host?.bootId}/${layer}`) ?? [];
     return known.at(-2) ?? known[0] ?? 0;
   }
 
@@ -141,102 +141,102 @@ export class Oracle implements Watch {
   onFree(worker: SimWorker, layer: number, expert: number): void {
     const mine = worker.state.current(layer);
     if (!mine || mine.hosts[expert]?.includes(worker.rank)) return;
-    if (this.adopted.get(`${worker.bootId}/${layer}`) === mine.epoch) return;
-    const ran = this.history.get(`${worker.bootId}/${layer}`) ?? [];
-    for (const source of this.sim.pods.values()) {
-      if (!source.alive || source === worker || this.unreachable(source)) continue;
+    if (this.#adopted.get(`${worker.bootId}/${layer}`) === mine.epoch) return;
+    const ran = this.#history.get(`${worker.bootId}/${layer}`) ?? [];
+    for (const source of this.#sim.pods.values()) {
+      if (!source.alive || source === worker || this.#unreachable(source)) continue;
       // A copy loaded for a preparation that failed, or by a process that came up later, may go: only what a newer commit gave up
       // is promised to older sources.
       for (const placement of routes(source, layer)) {
         const { epoch, hosts } = placement;
         if (epoch < mine.epoch && ran.includes(epoch) && hosts[expert]?.includes(worker.rank))
-          this.report(`rank ${worker.rank} freed ${layer}/${expert} while rank ${source.rank} routes to it at epoch ${epoch}`);
+          this.#report(`rank ${worker.rank} freed ${layer}/${expert} while rank ${source.rank} routes to it at epoch ${epoch}`);
       }
     }
   }
 
   /** A source that was away a moment ago may have been declared lost: its old routes are answered NOT_HOSTED. */
-  private unreachable(source: SimWorker): boolean {
-    return this.sim.clock.now() - (this.upSince.get(source.bootId) ?? Number.POSITIVE_INFINITY) < steadyMs;
+  #unreachable(source: SimWorker): boolean {
+    return this.#sim.clock.now() - (this.#upSince.get(source.bootId) ?? Number.POSITIVE_INFINITY) < steadyMs;
   }
 
   /** A worker has loaded or freed an expert. */
   onMemory(worker: SimWorker, layer: number, expert: number): void {
     const held = worker.memory.get(worker.key(layer, expert));
-    if (held !== undefined && held !== this.model.fingerprint(layer, expert))
-      this.report(`rank ${worker.rank} took wrong bytes for ${layer}/${expert}`);
-    const { budgetBytes } = this.sim.shape;
+    if (held !== undefined && held !== this.#model.fingerprint(layer, expert))
+      this.#report(`rank ${worker.rank} took wrong bytes for ${layer}/${expert}`);
+    const { budgetBytes } = this.#sim.shape;
     const accounted = worker.residents?.bytes ?? 0;
     if (Math.max(worker.hostedBytes, accounted) > budgetBytes)
-      this.report(`rank ${worker.rank} holds ${worker.hostedBytes} bytes and counts ${accounted}, its budget is ${budgetBytes}`);
-    this.look(layer);
+      this.#report(`rank ${worker.rank} holds ${worker.hostedBytes} bytes and counts ${accounted}, its budget is ${budgetBytes}`);
+    this.#look(layer);
   }
 
   /** Every second: who can be reached, whose step does not end, and what holds of every layer. */
   every(): void {
-    const now = this.sim.clock.now();
-    for (const worker of this.sim.pods.values()) {
-      const reached = worker.alive && !worker.stalled && !this.sim.troubles.cuts.has(`-2:${worker.rank}`) && this.sim.loop !== undefined;
-      if (!reached) this.upSince.delete(worker.bootId);
-      else if (!this.upSince.has(worker.bootId)) this.upSince.set(worker.bootId, now);
-      const openMs = now - (worker.alive ? (this.stepping.get(worker.bootId) ?? now) : now);
-      if (openMs > this.sim.shape.layers * layerMaxMs) this.report(`a step of rank ${worker.rank} has not ended for ${openMs} ms`);
+    const now = this.#sim.clock.now();
+    for (const worker of this.#sim.pods.values()) {
+      const reached = worker.alive && !worker.stalled && !this.#sim.troubles.cuts.has(`-2:${worker.rank}`) && this.#sim.loop !== undefined;
+      if (!reached) this.#upSince.delete(worker.bootId);
+      else if (!this.#upSince.has(worker.bootId)) this.#upSince.set(worker.bootId, now);
+      const openMs = now - (worker.alive ? (this.#stepping.get(worker.bootId) ?? now) : now);
+      if (openMs > this.#sim.shape.layers * layerMaxMs) this.#report(`a step of rank ${worker.rank} has not ended for ${openMs} ms`);
     }
-    for (let layer = 0; layer < this.sim.shape.layers; layer++) this.look(layer);
+    for (let layer = 0; layer < this.#sim.shape.layers; layer++) this.#look(layer);
   }
 
   /** Checks what holds of a layer at every moment. */
-  private look(layer: number): void {
-    for (const source of this.sim.pods.values()) {
-      if (source.alive) for (const placement of routes(source, layer)) this.send(source, placement);
+  #look(layer: number): void {
+    for (const source of this.#sim.pods.values()) {
+      if (source.alive) for (const placement of routes(source, layer)) this.#send(source, placement);
     }
-    for (let expert = 0; expert < this.sim.shape.experts; expert++) this.checkCopies(layer, expert);
+    for (let expert = 0; expert < this.#sim.shape.experts; expert++) this.#checkCopies(layer, expert);
   }
 
   /** Frames of all of a layer's experts to their hosts: served by the newest two epochs only, and from the declared bytes. */
-  private send(source: SimWorker, placement: LayerPlacement): void {
+  #send(source: SimWorker, placement: LayerPlacement): void {
     const { layer, epoch, hosts } = placement;
     for (const rank of new Set(hosts.flat())) {
-      const host = rank === source.rank ? source : this.workerOf(rank);
-      if (!host || host.stalled || (host !== source && this.sim.troubles.cuts.has(pairOf(source.rank, rank)))) continue;
+      const host = rank === source.rank ? source : this.#workerOf(rank);
+      if (!host || host.stalled || (host !== source && this.#sim.troubles.cuts.has(pairOf(source.rank, rank)))) continue;
       if (!host.state.serves(layer, epoch)) continue; // answered NOT_HOSTED
-      const oldest = this.oldestServed(host, layer);
-      if (epoch < oldest) this.report(`rank ${rank} serves frames of layer ${layer} at epoch ${epoch}, the oldest it may is ${oldest}`);
-      for (const [expert, row] of hosts.entries()) if (row.includes(rank)) this.checkServed(source, host, placement, expert);
+      const oldest = this.#oldestServed(host, layer);
+      if (epoch < oldest) this.#report(`rank ${rank} serves frames of layer ${layer} at epoch ${epoch}, the oldest it may is ${oldest}`);
+      for (const [expert, row] of hosts.entries()) if (row.includes(rank)) this.#checkServed(source, host, placement, expert);
     }
   }
 
-  private checkServed(source: SimWorker, host: SimWorker, { layer, epoch }: LayerPlacement, expert: number): void {
+  #checkServed(source: SimWorker, host: SimWorker, { layer, epoch }: LayerPlacement, expert: number): void {
     const held = host.memory.get(host.key(layer, expert));
-    if (held === this.model.fingerprint(layer, expert)) return;
+    if (held === this.#model.fingerprint(layer, expert)) return;
     const frame = `a frame for ${layer}/${expert} of rank ${source.rank} at epoch ${epoch}`;
-    if (held !== undefined) this.report(`rank ${host.rank} served ${frame} from wrong bytes`);
-    else if (!this.loading(host, layer, epoch) && !host.gaveWay(layer, expert))
-      this.report(`rank ${host.rank} lacks the expert of ${frame}`);
+    if (held !== undefined) this.#report(`rank ${host.rank} served ${frame} from wrong bytes`);
+    else if (!this.#loading(host, layer, epoch) && !host.gaveWay(layer, expert))
+      this.#report(`rank ${host.rank} lacks the expert of ${frame}`);
   }
 
   /** It came up, or came back, after the plan was written: it takes its part from peers and the store, and says NOT_HOSTED until then. */
-  private loading(host: SimWorker, layer: number, epoch: number): boolean {
-    const now = this.sim.clock.now();
+  #loading(host: SimWorker, layer: number, epoch: number): boolean {
+    const now = this.#sim.clock.now();
     if (host.catchingUp(layer, epoch)) return true;
     // A host may hear of what two operators have settled between them a moment after a source.
-    if (now < this.sim.twoOperatorsUntil && !this.firstCommit.has(`${epoch}/${layer}`)) return true;
-    return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.writtenAt.get(epoch) ?? 0);
+    if (now < this.#sim.twoOperatorsUntil && !this.#firstCommit.has(`${epoch}/${layer}`)) return true;
+    return (host.state.current(layer)?.epoch ?? 0) < epoch && host.bootedAt >= (this.#writtenAt.get(epoch) ?? 0);
   }
 
   /** A live rank has the expert, or all hosts in force are gone or still load it: peers and the store are their sources. */
-  private checkCopies(layer: number, expert: number): void {
+  #checkCopies(layer: number, expert: number): void {
     let newest: LayerPlacement | undefined;
-    for (const worker of this.sim.pods.values()) {
+    for (const worker of this.#sim.pods.values()) {
       if (!worker.alive) continue;
-      if (worker.memory.get(worker.key(layer, expert)) === this.model.fingerprint(layer, expert)) return;
+      if (worker.memory.get(worker.key(layer, expert)) === this.#model.fingerprint(layer, expert)) return;
       const current = worker.state.current(layer);
       if (current && current.epoch > (newest?.epoch ?? 0)) newest = current;
     }
     for (const rank of newest?.hosts[expert] ?? []) {
-      const host = this.workerOf(rank);
-      if (host && host.state.current(layer) === newest && !this.loading(host, layer, newest?.epoch ?? 0) && !host.gaveWay(layer, expert))
-        this.report(`expert ${layer}/${expert} has no copy left, and rank ${rank} does not load it`);
+      const host = this.#workerOf(rank);
+      if (host && host.state.current(layer) === newest && !this.#loading(host, layer, newest?.epoch ?? 0) && !host.gaveWay(layer, expert))
+        this.#report(`expert ${layer}/${expert} has no copy left, and rank ${rank} does not load it`);
     }
   }
 }

@@ -23,10 +23,10 @@ export class Troubles {
   /** Ranks whose disk does not answer, and whose disk has rotted. */
   readonly hanging = new Set<number>();
   readonly rotten = new Set<number>();
-  private readonly random: () => number;
+  readonly #random: () => number;
 
   constructor(random: () => number) {
-    this.random = random;
+    this.#random = random;
   }
 
   calm(): void {
@@ -35,14 +35,14 @@ export class Troubles {
     this.duplicating = false;
   }
 
-  private corrupts(): boolean {
+  #corrupts(): boolean {
     return this.corruptNext > 0 && this.corruptNext-- > 0;
   }
 
   disk(rank: number): Disk {
     return {
       hanging: () => this.hanging.has(rank),
-      damaged: () => this.rotten.has(rank) || this.corrupts(),
+      damaged: () => this.rotten.has(rank) || this.#corrupts(),
       factor: () => this.slow.get(rank) ?? 1,
     };
   }
@@ -50,11 +50,11 @@ export class Troubles {
   ofWire(): Omit<Taps, "arriving"> {
     return {
       connected: (a, b) => !this.cuts.has(`${Math.min(a, b)}:${Math.max(a, b)}`),
-      duplicates: (method) => this.duplicating && twice.test(method) && this.random() < 0.2,
+      duplicates: (method) => this.duplicating && twice.test(method) && this.#random() < 0.2,
       transfer: (_method, message) =>
         isChunk(message)
           ? {
-              ms: transferMs * (0.5 + this.random()) * (message.data.length / Number(message.totalBytes)),
+              ms: transferMs * (0.5 + this.#random()) * (message.data.length / Number(message.totalBytes)),
               factor: ({ id }) => this.slow.get(id) ?? 1,
             }
           : undefined,
@@ -63,8 +63,8 @@ export class Troubles {
 
   /** Bytes of experts are what may arrive damaged here: all else would not pass TLS. */
   damaged(message: unknown): unknown {
-    if (!isChunk(message) || !this.corrupts()) return message;
-    return create(FetchChunkSchema, { ...message, data: flipped(message.data, this.random) });
+    if (!isChunk(message) || !this.#corrupts()) return message;
+    return create(FetchChunkSchema, { ...message, data: flipped(message.data, this.#random) });
   }
 }
 

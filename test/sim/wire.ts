@@ -45,9 +45,9 @@ interface Service {
 export class SimWire {
   readonly clock: VirtualClock;
   readonly taps: Taps;
-  private readonly servers = new Map<string, Service>();
-  private readonly calls = new Set<Call>();
-  private nextCall = 0;
+  readonly #servers = new Map<string, Service>();
+  readonly #calls = new Set<Call>();
+  #nextCall = 0;
 
   constructor(clock: VirtualClock, taps: Taps) {
     this.clock = clock;
@@ -57,29 +57,25 @@ export class SimWire {
   /** The network that a process at this address has instead of gRPC. */
   network(host: Host, address: string): Network {
     const connect = <M extends GenServiceMethods>(service: GenService<M>, target: Parameters<Network["connect"]>[1]) =>
-      this.client(host, service, target);
-    return { connect, createServer: () => this.server(host, address) };
+      this.#client(host, service, target);
+    return { connect, createServer: () => this.#server(host, address) };
   }
 
-  private server(host: Host, address: string): GrpcServer {
+  #server(host: Host, address: string): GrpcServer {
     const own: Service = { host, handlers: new Map() };
     return {
       add: <M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>) => {
         for (const [name, handler] of Object.entries(handlers)) own.handlers.set(`${service.typeName}/${name}`, handler);
       },
       listen: async () => {
-        this.servers.set(address, own);
+        this.#servers.set(address, own);
         return Number(address.split(":")[1]);
       },
-      close: async () => void this.servers.delete(address),
+      close: async () => void this.#servers.delete(address),
     };
   }
 
-  private client<M extends GenServiceMethods>(
-    host: Host,
-    service: GenService<M>,
-    target: Parameters<Network["connect"]>[1],
-  ): ServiceClient<M> {
+  #client<M extends GenServiceMethods>(host: Host, service: GenService<M>, target: Parameters<Network["connect"]>[1]): ServiceClient<M> {
     let closed = false;
     const methods: Record<string, unknown> = {
       close: () => {
@@ -93,10 +89,10 @@ export class SimWire {
         const method = `${service.typeName}/${localName}`;
         const line = {
           wire: this,
-          id: this.nextCall++,
+          id: this.#nextCall++,
           method,
           client: host,
-          find: () => (closed ? undefined : this.find(target)),
+          find: () => (closed ? undefined : this.#find(target)),
           input,
           output,
         };
@@ -106,8 +102,8 @@ export class SimWire {
     return methods as ServiceClient<M>;
   }
 
-  private find(target: Parameters<Network["connect"]>[1]): Service | undefined {
-    const found = this.servers.get(target.address);
+  #find(target: Parameters<Network["connect"]>[1]): Service | undefined {
+    const found = this.#servers.get(target.address);
     if (!found || found.host.owner.dead) return undefined;
     const { san } = found.host;
     const known = target.accept ? target.accept({ subjectaltname: san } as never) : san.split(", ").includes(`DNS:${target.serverName}`);
@@ -115,10 +111,10 @@ export class SimWire {
   }
 
   open(call: Call): void {
-    this.calls.add(call);
+    this.#calls.add(call);
   }
   closed(call: Call): void {
-    this.calls.delete(call);
+    this.#calls.delete(call);
   }
 
   passes(a: Host, b: Host): boolean {
@@ -127,7 +123,7 @@ export class SimWire {
 
   /** A process is gone: its streams are reset, where that can be heard at once, else by the keepalive. */
   killed(host: Host): void {
-    for (const call of this.calls) {
+    for (const call of this.#calls) {
       const other = call.client === host ? call.server : call.server === host ? call.client : undefined;
       if (!other) continue;
       const heardMs = this.passes(host, other) ? latencyMs.most : keepaliveMs;
@@ -149,57 +145,57 @@ interface Message {
 
 /** One direction of a call: messages arrive in the order in which they were sent. */
 export class Line {
-  private readonly queue: Message[] = [];
-  private readonly call: Call;
-  private readonly ends: () => { readonly from: Host; readonly to: Host } | undefined;
-  private moving = false;
-  private blockedSince: number | undefined;
+  readonly #queue: Message[] = [];
+  readonly #call: Call;
+  readonly #ends: () => { readonly from: Host; readonly to: Host } | undefined;
+  #moving = false;
+  #blockedSince: number | undefined;
 
   constructor(call: Call, ends: () => { readonly from: Host; readonly to: Host } | undefined) {
-    this.call = call;
-    this.ends = ends;
+    this.#call = call;
+    this.#ends = ends;
   }
 
   /** `run` as the receiver, once it is there. */
   send(run: () => void, transfer?: ReturnType<Taps["transfer"]>): void {
-    const { clock } = this.call.wire;
+    const { clock } = this.#call.wire;
     const latency = latencyMs.least + clock.random() * (latencyMs.most - latencyMs.least);
-    this.queue.push({ at: clock.exact() + latency, run, left: transfer?.ms ?? 0, factor: transfer?.factor ?? (() => 1) });
-    if (this.moving) return;
-    this.moving = true;
-    asOwner(undefined, () => clock.after(latency, () => this.move()));
+    this.#queue.push({ at: clock.exact() + latency, run, left: transfer?.ms ?? 0, factor: transfer?.factor ?? (() => 1) });
+    if (this.#moving) return;
+    this.#moving = true;
+    asOwner(undefined, () => clock.after(latency, () => this.#move()));
   }
 
-  private move(): void {
-    const { wire } = this.call;
-    for (let next = this.queue[0]; next; next = this.queue[0]) {
-      const ends = this.ends();
-      if (this.call.over || !ends) break;
-      const waitMs = this.waitFor(next, ends.from, ends.to);
+  #move(): void {
+    const { wire } = this.#call;
+    for (let next = this.#queue[0]; next; next = this.#queue[0]) {
+      const ends = this.#ends();
+      if (this.#call.over || !ends) break;
+      const waitMs = this.#waitFor(next, ends.from, ends.to);
       if (waitMs > 0) {
-        wire.clock.after(waitMs, () => this.move());
+        wire.clock.after(waitMs, () => this.#move());
         return;
       }
-      if (this.call.over) break; // it broke while this was waiting
-      this.queue.shift();
+      if (this.#call.over) break; // it broke while this was waiting
+      this.#queue.shift();
       if (!ends.to.owner.dead) asOwner(ends.to.owner, next.run);
     }
-    this.moving = false;
-    if (this.call.over) this.queue.length = 0;
+    this.#moving = false;
+    if (this.#call.over) this.#queue.length = 0;
   }
 
   /** The pause before the next look at this message; 0 = it arrives now. */
-  private waitFor(message: Message, from: Host, to: Host): number {
-    const { wire } = this.call;
+  #waitFor(message: Message, from: Host, to: Host): number {
+    const { wire } = this.#call;
     const now = wire.clock.exact();
     if (message.at > now) return message.at - now;
     if (!wire.passes(from, to)) {
-      this.blockedSince ??= now;
-      if (now - this.blockedSince < keepaliveMs) return retryMs;
-      this.call.break(unavailable("the peer did not answer the keepalive"));
+      this.#blockedSince ??= now;
+      if (now - this.#blockedSince < keepaliveMs) return retryMs;
+      this.#call.break(unavailable("the peer did not answer the keepalive"));
       return 0;
     }
-    this.blockedSince = undefined;
+    this.#blockedSince = undefined;
     if (message.left <= 1e-6) return 0;
     const factor = message.factor(to);
     const slice = Math.min(message.left * factor, sliceMs);

@@ -74,17 +74,17 @@ export class SimWorker {
   stalled = false;
   activeRequests = 0;
   process: Process | undefined;
-  private readonly around: Surroundings;
-  private starts = 0;
-  private gone = false;
+  readonly #around: Surroundings;
+  #starts = 0;
+  #gone = false;
   /** Placements ("layer/epoch") of plans that were adopted whole, as long as not all of their experts have been loaded. */
-  private adopted = new Set<string>();
+  #adopted = new Set<string>();
   /** Planned experts whose place others have. */
-  private readonly away = new Set<number>();
-  private readonly noState: PlanState;
+  readonly #away = new Set<number>();
+  readonly #noState: PlanState;
 
   constructor(around: Surroundings, rank: number, podUid: string, ip: string) {
-    this.around = around;
+    this.#around = around;
     this.rank = rank;
     this.podUid = podUid;
     this.podName = `sim-${rank}-${podUid}`;
@@ -92,9 +92,9 @@ export class SimWorker {
     this.bootId = `${podUid}-boot0`;
     this.bootedAt = around.clock.now();
     const { layers, experts } = around.shape;
-    this.noState = new PlanState({ deploymentUid, rank, layers, experts, modelDigest: "" });
-    asOwner(undefined, () => around.clock.after(0, () => this.start()));
-    this.probe(0);
+    this.#noState = new PlanState({ deploymentUid, rank, layers, experts, modelDigest: "" });
+    asOwner(undefined, () => around.clock.after(0, () => this.#start()));
+    this.#probe(0);
   }
 
   get alive(): boolean {
@@ -104,7 +104,7 @@ export class SimWorker {
     return `${this.ip}:${ports.grpc}`;
   }
   get state(): PlanState {
-    return this.process?.plane.experts.state ?? this.noState;
+    return this.process?.plane.experts.state ?? this.#noState;
   }
   get memory(): Map<number, number> {
     return this.process?.engine.memory ?? new Map();
@@ -119,22 +119,23 @@ export class SimWorker {
     return this.process !== undefined && this.process.health.reasons().length === 0;
   }
   get hostedBytes(): number {
-    return this.memory.size * this.around.shape.bytes;
+    return this.memory.size * this.#around.shape.bytes;
   }
   key(layer: number, expert: number): number {
-    return layer * this.around.shape.experts + expert;
+    return layer * this.#around.shape.experts + expert;
   }
 
-  private start(): void {
-    if (this.gone || this.process) return;
+  #start(): void {
+    if (this.#gone || this.process) return;
     const owner: Owner = { dead: false };
     asOwner(owner, () => {
-      this.process = this.boot(owner);
+      this.process = this.#boot(owner);
     });
   }
 
-  private boot(owner: Owner): Process {
-    const { around, rank, podUid, podName, bootId } = this;
+  #boot(owner: Owner): Process {
+    const { rank, podUid, podName, bootId } = this;
+    const around = this.#around;
     const { namespace, name } = ref;
     const san = `DNS:rank-${rank}.${name}.${namespace}.enodia, URI:spiffe://enodia/${namespace}/${name}/${podName}`;
     const host: Host = { owner, id: rank, san, stalled: () => this.stalled };
@@ -145,8 +146,8 @@ export class SimWorker {
       ...{ clock: around.clock, model, info, remote },
       counters: (transitions) => around.counters(this, transitions),
       activeRequests: () => this.activeRequests,
-      onFree: (layer, expert) => this.freeing(layer, expert),
-      onMemory: (layer, expert) => this.changed(layer, expert),
+      onFree: (layer, expert) => this.#freeing(layer, expert),
+      onMemory: (layer, expert) => this.#changed(layer, expert),
       onStep: (event, detail) => around.watch.onStep(this, event, detail),
     });
     const network = around.wire.network(host, this.address);
@@ -157,7 +158,7 @@ export class SimWorker {
       ...{ store: simStore(model, around.disk(rank), around.clock), budgetBytes: around.shape.budgetBytes, log: silentLog },
       tracing: tracingOff,
     });
-    this.follow(plane.experts.state);
+    this.#follow(plane.experts.state);
     const server = network.createServer({} as TlsSource);
     plane.serve(server);
     void server.listen(this.ip, ports.grpc);
@@ -170,11 +171,11 @@ export class SimWorker {
   }
 
   /** Looks at what the epoch machine takes on, at the moment when it does. */
-  private follow(state: PlanState): void {
-    const { watch } = this.around;
+  #follow(state: PlanState): void {
+    const { watch } = this.#around;
     const looking = <A extends unknown[], R>(call: (...args: A) => R, told: (layers: number[], ...args: A) => void) => {
       return (...args: A): R => {
-        const before = this.epochs(state);
+        const before = this.#epochs(state);
         const result = call.apply(state, args);
         const changed = [...before.keys()].filter((layer) => state.current(layer)?.epoch !== before[layer]);
         if (changed.length > 0) told(changed, ...args);
@@ -188,76 +189,76 @@ export class SimWorker {
     state.adopt = looking(
       (plan: PlacementPlan) => PlanState.prototype.adopt.call(state, plan),
       (layers) => {
-        for (const layer of layers) if (!this.holdsPlanned(layer)) this.adopted.add(this.placementKey(layer));
+        for (const layer of layers) if (!this.#holdsPlanned(layer)) this.#adopted.add(this.#placementKey(layer));
         watch.onAdopt(this, layers);
       },
     );
   }
 
-  private epochs(state: PlanState): (number | undefined)[] {
-    return Array.from({ length: this.around.shape.layers }, (_, layer) => state.current(layer)?.epoch);
+  #epochs(state: PlanState): (number | undefined)[] {
+    return Array.from({ length: this.#around.shape.layers }, (_, layer) => state.current(layer)?.epoch);
   }
 
-  private freeing(layer: number, expert: number): void {
+  #freeing(layer: number, expert: number): void {
     const planned = this.state.planned(layer).includes(expert) || this.state.next(layer)?.hosts[expert]?.includes(this.rank);
-    if (planned) this.away.add(this.key(layer, expert));
-    this.around.watch.onFree(this, layer, expert);
+    if (planned) this.#away.add(this.key(layer, expert));
+    this.#around.watch.onFree(this, layer, expert);
   }
 
-  private changed(layer: number, expert: number): void {
-    if (this.memory.has(this.key(layer, expert))) this.away.delete(this.key(layer, expert));
-    if (this.holdsPlanned(layer)) this.adopted.delete(this.placementKey(layer));
-    this.around.watch.onMemory(this, layer, expert);
+  #changed(layer: number, expert: number): void {
+    if (this.memory.has(this.key(layer, expert))) this.#away.delete(this.key(layer, expert));
+    if (this.#holdsPlanned(layer)) this.#adopted.delete(this.#placementKey(layer));
+    this.#around.watch.onMemory(this, layer, expert);
   }
 
-  private holdsPlanned(layer: number): boolean {
+  #holdsPlanned(layer: number): boolean {
     return this.state.planned(layer).every((expert) => this.memory.has(this.key(layer, expert)));
   }
-  private placementKey(layer: number, epoch = this.state.current(layer)?.epoch): string {
+  #placementKey(layer: number, epoch = this.state.current(layer)?.epoch): string {
     return `${layer}/${epoch}`;
   }
 
   /** It learnt of this placement, or of the one before it, by a push after the others, and has not held all of it yet. */
   catchingUp(layer: number, epoch: number): boolean {
-    return this.adopted.has(this.placementKey(layer, epoch)) || this.adopted.has(this.placementKey(layer));
+    return this.#adopted.has(this.#placementKey(layer, epoch)) || this.#adopted.has(this.#placementKey(layer));
   }
   /** Planned here, it gave its place to one that nobody else holds. */
   gaveWay(layer: number, expert: number): boolean {
-    return this.away.has(this.key(layer, expert));
+    return this.#away.has(this.key(layer, expert));
   }
 
   /** The process dies; the kubelet starts it again in the same pod after `ms`. */
   crash(restartMs: number | undefined): void {
-    const { clock, wire } = this.around;
+    const { clock, wire } = this.#around;
     const { process } = this;
     if (process) {
       process.owner.dead = true;
       wire.killed(process.host);
     }
     this.process = undefined;
-    this.adopted = new Set();
-    this.away.clear();
-    if (restartMs === undefined) this.gone = true;
+    this.#adopted = new Set();
+    this.#away.clear();
+    if (restartMs === undefined) this.#gone = true;
     else {
-      this.gone = false;
-      this.bootId = `${this.podUid}-boot${++this.starts}`;
+      this.#gone = false;
+      this.bootId = `${this.podUid}-boot${++this.#starts}`;
       asOwner(undefined, () =>
         clock.after(restartMs, () => {
           this.bootedAt = clock.now();
-          this.start();
+          this.#start();
         }),
       );
     }
   }
 
   /** Plays the kubelet: a process that says of itself that it is dead is started again. */
-  private probe(failures: number): void {
-    const { clock } = this.around;
+  #probe(failures: number): void {
+    const { clock } = this.#around;
     asOwner(undefined, () =>
       clock.after(probeMs, () => {
         const dead = this.process?.health.deadReason() !== undefined;
         if (dead && failures + 1 >= probesMax) this.crash(startMs);
-        this.probe(dead && failures + 1 < probesMax ? failures + 1 : 0);
+        this.#probe(dead && failures + 1 < probesMax ? failures + 1 : 0);
       }),
     );
   }

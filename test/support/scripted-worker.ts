@@ -104,7 +104,7 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
       if (order instanceof AppError) throw order;
       if (order === "silent") await new Promise<void>((resolve) => (wake = resolve));
       if (!gone && order === "end") call.end();
-      if (!gone && order === "draining") finish(call, FinishReason.DRAINING, sent);
+      if (!gone && order === "draining") finish(call, FinishReason.DRAINING);
       return gone || order === "end" || order === "draining";
     };
     let sent = 0;
@@ -119,18 +119,18 @@ async function serve(worker: ScriptedWorker, call: Call): Promise<void> {
       const id = last ? eosId : next;
       send({ event: { case: "token", value: { id, position, logprob: -0.5 } } });
       sent++;
-      if (last && request.eos.includes(eosId)) return finish(call, FinishReason.STOP, sent);
+      if (last && request.eos.includes(eosId)) return finish(call, FinishReason.STOP);
       if (worker.script.delayMs !== undefined) await new Promise((resolve) => setTimeout(resolve, worker.script.delayMs));
       else if (position % 64 === 0) await new Promise((resolve) => setImmediate(resolve));
     }
-    finish(call, FinishReason.LENGTH, sent);
+    finish(call, FinishReason.LENGTH);
   } finally {
     worker.active--;
     if (gone) worker.cancelled++;
   }
 }
 
-function finish(call: Call, reason: FinishReason, outputTokens: number): void {
-  call.write(create(GenerateEventSchema, { event: { case: "finish", value: { reason, outputTokens } } }));
+function finish(call: Call, reason: FinishReason): void {
+  call.write(create(GenerateEventSchema, { event: { case: "finish", value: { reason } } }));
   call.end();
 }

@@ -99,7 +99,7 @@ export async function converse(session: Session, terminal: Terminal): Promise<nu
     const content = line.trim();
     if (content === "/exit") break;
     if (content === "/reset") history = session.system;
-    else if (content !== "") history = await turn(session, history, content, terminal, lines);
+    else if (content !== "") history = await turn(session, history, content, { terminal, lines });
     lines.prompt();
   }
   lines.close();
@@ -111,8 +111,7 @@ async function turn(
   session: Session,
   history: readonly ChatTurn[],
   content: string,
-  terminal: Terminal,
-  lines: ReturnType<typeof createInterface>,
+  { terminal, lines }: { readonly terminal: Terminal; readonly lines: ReturnType<typeof createInterface> },
 ): Promise<readonly ChatTurn[]> {
   const asked: readonly ChatTurn[] = [...history, { role: "user", content }];
   const cancelling = new AbortController();

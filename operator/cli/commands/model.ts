@@ -1,9 +1,10 @@
 // `enodia model import | upcycle | inspect`: parses the line and calls runtime/tools, which is loaded only then.
-import { availableParallelism, homedir } from "node:os";
-import { join } from "node:path";
+import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames } from "../../../crds/names.ts";
+
+import { cacheFolder, hubToken } from "../environment.ts";
 
 /** What `--codec` takes beside a name. */
 const everyCodec = "both";
@@ -80,11 +81,6 @@ function number(name: string, text: string): number {
   return value;
 }
 
-const cacheOf = (values: Values): string =>
-  values.cache ?? process.env.ENODIA_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "enodia");
-
-const hubToken = (): string | undefined => process.env.HF_TOKEN?.trim() || undefined;
-
 /** Progress goes to stderr, so that stdout holds the result alone. */
 const log = (line: string): void => void process.stderr.write(`${line}\n`);
 
@@ -99,7 +95,7 @@ async function runImport(source: string, values: Values): Promise<number> {
       ...(values.out === undefined ? {} : { out: values.out }),
       codecs: codecs(values.codec),
       overwrite: values.overwrite,
-      cache: cacheOf(values),
+      cache: values.cache ?? cacheFolder(),
       hub: values.hub,
       hubToken: hubToken(),
     },
@@ -124,7 +120,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       codecs: codecs(values.codec),
       overwrite: values.overwrite,
       threads: values.threads === undefined ? availableParallelism() : number("threads", values.threads),
-      cache: cacheOf(values),
+      cache: values.cache ?? cacheFolder(),
       hub: values.hub,
       hubToken: hubToken(),
     },

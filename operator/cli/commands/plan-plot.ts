@@ -16,6 +16,8 @@ const inner = width - margin.left - margin.right;
 /** Ranks and windows beyond these share cells: more could not be told apart, and a picture stays below 20,000 of them. */
 const heat = { top: 60, height: 260, rowsMax: 130, columnsMax: 150 } as const;
 const series = { height: 150, gap: 60 } as const;
+/** Numbers and names along an axis end at it. */
+const axis = { size: 11, anchor: "end" } as const;
 const colours = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#6a4c93", "#2e4057", "#8d96a3", "#00798c", "#b56576"];
 
 export function plot(plotted: Plotted): string {
@@ -39,7 +41,7 @@ export function plot(plotted: Plotted): string {
       margin.left,
       22,
       `${plotted.trace.name}: ${plotted.trace.layers} layers x ${plotted.trace.experts} experts on ${plotted.ranks} ranks, split ${plotted.split}`,
-      15,
+      { size: 15, anchor: "start" },
     ),
     ...(first ? heatMap(first, plotted.split) : []),
     ...chart({
@@ -93,8 +95,8 @@ function heatMap({ name, results }: Plotted["runs"][number], split: SplitName): 
   return [
     text(margin.left, heat.top - 8, `load of each rank (rows) by window (columns), ${splitNames[split]}, mean of layers: ${name}${shared}`),
     ...cells,
-    text(margin.left - 8, heat.top + 10, "rank 0", 11, "end"),
-    text(margin.left - 8, heat.top + heat.height, String(ranks - 1), 11, "end"),
+    text(margin.left - 8, heat.top + 10, "rank 0", axis),
+    text(margin.left - 8, heat.top + heat.height, String(ranks - 1), axis),
     ...legend,
   ];
 }
@@ -135,7 +137,7 @@ function chart({ top, title, lines, low, high, label }: Chart): string[] {
   const py = (y: number): string => (top + series.height * (1 - (y - low) / Math.max(1e-9, high - low))).toFixed(1);
   const ticks = [low, (low + high) / 2, high].map(
     (y) =>
-      `<line x1="${margin.left}" x2="${margin.left + inner}" y1="${py(y)}" y2="${py(y)}" stroke="#ddd"/>${text(margin.left - 8, Number(py(y)) + 4, label(y), 11, "end")}`,
+      `<line x1="${margin.left}" x2="${margin.left + inner}" y1="${py(y)}" y2="${py(y)}" stroke="#ddd"/>${text(margin.left - 8, Number(py(y)) + 4, label(y), axis)}`,
   );
   const drawn = lines.map(({ name, points }, i) => {
     const colour = colours[i % colours.length] ?? "black";
@@ -146,11 +148,16 @@ function chart({ top, title, lines, low, high, label }: Chart): string[] {
     text(margin.left, top - 10, title),
     ...ticks,
     ...drawn,
-    text(margin.left + inner, top + series.height + 16, `window ${last}`, 11, "end"),
+    text(margin.left + inner, top + series.height + 16, `window ${last}`, axis),
   ];
 }
 
-function text(x: number, y: number, what: string, size = 12, anchor = "start"): string {
+function text(
+  x: number,
+  y: number,
+  what: string,
+  { size, anchor }: { readonly size: number; readonly anchor: string } = { size: 12, anchor: "start" },
+): string {
   return `<text x="${x}" y="${y}" font-size="${size}" text-anchor="${anchor}">${escaped(what)}</text>`;
 }
 

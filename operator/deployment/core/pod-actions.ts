@@ -25,7 +25,7 @@ export interface Step {
 }
 
 /** A terminating pod is forced out this long after its grace period. */
-export const terminatingSlackMs = 10_000;
+const terminatingSlackMs = 10_000;
 
 export interface PodsInput {
   readonly snapshot: Snapshot;

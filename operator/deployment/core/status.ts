@@ -20,7 +20,7 @@ export interface StatusInput {
 
 const lostRanksMax = 64;
 
-export function workerSelector(name: string): string {
+function workerSelector(name: string): string {
   return `${labels.deployment}=${name},${labels.component}=worker`;
 }
 

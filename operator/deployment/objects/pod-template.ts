@@ -94,7 +94,7 @@ function mergeSpec(merge: Merge, base: PodShape["spec"], template: Fields): PodS
       merge.problems.push(`${field} must be ${String(fixed[key])}: runtime pods have no other form`);
     else if (operatorsPodFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "containers") out.containers = containers(merge, base.containers, listOf(merge, value, field));
-    else if (key === "volumes") out.volumes = append(merge, base.volumes, listOf(merge, value, field), (item) => item.name, field);
+    else if (key === "volumes") out.volumes = append(merge, base.volumes, { more: listOf(merge, value, field), field });
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
     else out[key] = value;
   }
@@ -115,14 +115,22 @@ function mergeContainer(merge: Merge, base: Fields, template: Fields): Fields {
     const before = () => (base[key] as Fields[] | undefined) ?? [];
     if (operatorsContainerFields.includes(key)) merge.problems.push(`${field} is the operator's`);
     else if (key === "env") out.env = appendEnv(merge, before(), listOf(merge, value, field), field);
-    else if (identity) out[key] = append(merge, before(), listOf(merge, value, field), identity, field);
+    else if (identity) out[key] = append(merge, before(), { more: listOf(merge, value, field), field, identity });
     else if (key === "securityContext") out.securityContext = { ...(base.securityContext as Fields), ...(value as Fields) };
     else out[key] = value;
   }
   return out;
 }
 
-function append(merge: Merge, base: Fields[], more: Fields[], identity: (item: Fields) => unknown, field: string): Fields[] {
+interface Addition {
+  readonly more: Fields[];
+  /** Where the template has them, for refusals. */
+  readonly field: string;
+  /** Two items with the same one are the same item; their name where nothing else is said. */
+  readonly identity?: (item: Fields) => unknown;
+}
+
+function append(merge: Merge, base: Fields[], { more, field, identity = (item) => item.name }: Addition): Fields[] {
   const taken = new Set(base.map(identity));
   for (const item of more) if (taken.has(identity(item))) merge.problems.push(`${field}: "${String(identity(item))}" is the operator's`);
   return [...base, ...more.filter((item) => !taken.has(identity(item)))];
@@ -132,7 +140,7 @@ function appendEnv(merge: Merge, base: Fields[], more: Fields[], field: string):
   const left = more.filter(({ name }) => !merge.passedOn.includes(String(name)));
   const open = left.filter(({ name }) => !String(name).startsWith("ENODIA_") || merge.open.includes(String(name)));
   for (const item of left) if (!open.includes(item)) merge.problems.push(`${field}: "${String(item.name)}" is the operator's`);
-  return append(merge, base, open, (item) => item.name, field);
+  return append(merge, base, { more: open, field });
 }
 
 /** The API server checks nothing below spec: null is an empty list as it is to Kubernetes, anything else is refused. */

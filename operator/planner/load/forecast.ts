@@ -43,136 +43,136 @@ export interface Forecast {
 export class Forecaster {
   readonly layers: number;
   readonly experts: number;
-  private readonly means: Float64Array[];
-  private readonly errors: number[];
-  private readonly spread: Float64Array;
-  private readonly effective: number[];
+  readonly #means: Float64Array[];
+  readonly #errors: number[];
+  readonly #spread: Float64Array;
+  readonly #effective: number[];
   /** Selections of each layer in the last window that had any of it. */
-  private readonly volume: Float64Array;
-  private arm = startArm;
-  private cusum = 0;
-  private usualChange = 0;
+  readonly #volume: Float64Array;
+  #arm = startArm;
+  #cusum = 0;
+  #usualChange = 0;
   /** Discounted sums of what the chosen arm missed beyond noise, and of the windows counted. */
-  private missed = 0;
-  private missedWindows = 0;
+  #missed = 0;
+  #missedWindows = 0;
   /** Discounted: windows since the second, and alarms. */
-  private watched = 0;
-  private changes = 0;
-  private windows = 0;
-  private last: Float64Array | undefined;
+  #watched = 0;
+  #changes = 0;
+  #windows = 0;
+  #last: Float64Array | undefined;
 
   constructor(layers: number, experts: number) {
     this.layers = layers;
     this.experts = experts;
-    this.means = arms.map(() => new Float64Array(layers * experts));
-    this.errors = arms.map(() => 0);
-    this.spread = new Float64Array(layers * experts);
-    this.effective = arms.map(() => 0);
-    this.volume = new Float64Array(layers);
+    this.#means = arms.map(() => new Float64Array(layers * experts));
+    this.#errors = arms.map(() => 0);
+    this.#spread = new Float64Array(layers * experts);
+    this.#effective = arms.map(() => 0);
+    this.#volume = new Float64Array(layers);
   }
 
   /** Takes one full window of selections, [layers * experts]; layers without any keep their old forecast. */
   observe(counts: ArrayLike<number>): Forecast {
-    const share = this.normalise(counts);
+    const share = this.#normalise(counts);
     const totals = layerTotals(counts, this.layers, this.experts);
     const floor = noiseFloor(share, totals, this.layers, this.experts);
-    const change = this.last ? variation(share, this.last, totals, this.experts) : 0;
-    const alarm = this.detect(change, floor);
-    if (this.windows > 0) {
-      this.watched = changesDiscount * this.watched + 1;
-      this.changes = changesDiscount * this.changes + (alarm ? 1 : 0);
+    const change = this.#last ? variation(share, this.#last, totals, this.experts) : 0;
+    const alarm = this.#detect(change, floor);
+    if (this.#windows > 0) {
+      this.#watched = changesDiscount * this.#watched + 1;
+      this.#changes = changesDiscount * this.#changes + (alarm ? 1 : 0);
     }
-    if (this.windows === 1 && change > plainFactor * floor) this.arm = lastArm;
+    if (this.#windows === 1 && change > plainFactor * floor) this.#arm = lastArm;
     // A jump teaches nothing about the arms, all of them missed it, nor about the usual spread.
-    if (this.windows > 0 && !alarm) this.learn(share, totals, floor);
-    this.update(share, totals, alarm);
-    this.last = share;
-    this.windows++;
-    const unrest = this.missedWindows > 0 ? this.missed / this.missedWindows : 0;
-    const lasting = arms[this.arm] ?? 1;
+    if (this.#windows > 0 && !alarm) this.#learn(share, totals, floor);
+    this.#update(share, totals, alarm);
+    this.#last = share;
+    this.#windows++;
+    const unrest = this.#missedWindows > 0 ? this.#missed / this.#missedWindows : 0;
+    const lasting = arms[this.#arm] ?? 1;
     return {
-      load: this.scaled(totals),
+      load: this.#scaled(totals),
       arm: lasting,
-      error: this.missedWindows > 0 ? (this.errors[this.arm] ?? 0) / this.missedWindows : 0,
+      error: this.#missedWindows > 0 ? (this.#errors[this.#arm] ?? 0) / this.#missedWindows : 0,
       change,
       noiseFloor: floor,
       alarm,
-      windows: this.windows,
-      weight: this.effective[this.arm] ?? 1,
+      windows: this.#windows,
+      weight: this.#effective[this.#arm] ?? 1,
       unrest,
-      lifetime: expectedWindows({ watched: this.watched, changes: this.changes, unrest, lasting }),
+      lifetime: expectedWindows({ watched: this.#watched, changes: this.#changes, unrest, lasting }),
     };
   }
 
   /** Noise of each layer's rank load as a part of the mean: how much of max/mean may be chance. */
   layerNoise(perWindow: ArrayLike<number>, ranks: number): Float64Array {
-    const weight = Math.max(1, this.effective[this.arm] ?? 1);
+    const weight = Math.max(1, this.#effective[this.#arm] ?? 1);
     return Float64Array.from({ length: this.layers }, (_, l) => {
       const n = (perWindow[l] as number) * weight;
       const sampling = n > 0 ? Math.sqrt(Math.max(0, ranks - 1) / n) : 0;
       let variance = 0;
-      for (let e = 0; e < this.experts; e++) variance += this.spread[l * this.experts + e] as number;
+      for (let e = 0; e < this.experts; e++) variance += this.#spread[l * this.experts + e] as number;
       // Window-to-window variance of expert shares, as one rank of `ranks` sees it.
-      const observed = this.windows > 2 ? Math.sqrt((variance * Math.max(1, ranks)) / weight) : 0;
+      const observed = this.#windows > 2 ? Math.sqrt((variance * Math.max(1, ranks)) / weight) : 0;
       return Math.max(sampling, Math.min(observed, 1));
     });
   }
 
-  private normalise(counts: ArrayLike<number>): Float64Array {
+  #normalise(counts: ArrayLike<number>): Float64Array {
     const share = new Float64Array(counts.length);
     for (let l = 0; l < this.layers; l++) {
       let total = 0;
       for (let e = 0; e < this.experts; e++) total += counts[l * this.experts + e] as number;
       for (let e = 0; e < this.experts; e++) {
         const i = l * this.experts + e;
-        share[i] = total > 0 ? (counts[i] as number) / total : (this.last?.[i] ?? 1 / this.experts);
+        share[i] = total > 0 ? (counts[i] as number) / total : (this.#last?.[i] ?? 1 / this.experts);
       }
     }
     return share;
   }
 
-  private learn(share: Float64Array, totals: Float64Array, floor: number): void {
+  #learn(share: Float64Array, totals: Float64Array, floor: number): void {
     // The floor is between two windows; a forecast that averages `weight` of them is less noisy than one.
-    const noise = floor * Math.sqrt((1 + 1 / Math.max(1, this.effective[this.arm] ?? 1)) / 2);
-    const miss = variation(share, this.means[this.arm] as Float64Array, totals, this.experts);
-    this.missed = errorDiscount * this.missed + Math.max(0, miss - noise);
-    this.missedWindows = errorDiscount * this.missedWindows + 1;
-    this.means.forEach((mean, a) => {
-      this.errors[a] = errorDiscount * (this.errors[a] as number) + variation(share, mean, totals, this.experts);
+    const noise = floor * Math.sqrt((1 + 1 / Math.max(1, this.#effective[this.#arm] ?? 1)) / 2);
+    const miss = variation(share, this.#means[this.#arm] as Float64Array, totals, this.experts);
+    this.#missed = errorDiscount * this.#missed + Math.max(0, miss - noise);
+    this.#missedWindows = errorDiscount * this.#missedWindows + 1;
+    this.#means.forEach((mean, a) => {
+      this.#errors[a] = errorDiscount * (this.#errors[a] as number) + variation(share, mean, totals, this.experts);
     });
     let best = 0;
-    for (let a = 1; a < arms.length; a++) if ((this.errors[a] as number) < (this.errors[best] as number)) best = a;
-    if ((this.errors[best] as number) < switchMargin * (this.errors[this.arm] as number)) this.arm = best;
-    const mean = this.means[this.arm] as Float64Array;
+    for (let a = 1; a < arms.length; a++) if ((this.#errors[a] as number) < (this.#errors[best] as number)) best = a;
+    if ((this.#errors[best] as number) < switchMargin * (this.#errors[this.#arm] as number)) this.#arm = best;
+    const mean = this.#means[this.#arm] as Float64Array;
     for (let i = 0; i < share.length; i++) {
       const off = (share[i] as number) - (mean[i] as number);
-      this.spread[i] = this.windows === 1 ? off * off : 0.8 * (this.spread[i] as number) + 0.2 * off * off;
+      this.#spread[i] = this.#windows === 1 ? off * off : 0.8 * (this.#spread[i] as number) + 0.2 * off * off;
     }
   }
 
   /** CUSUM of the change beyond what is usual: sampling noise, or the unrest that this traffic always has. */
-  private detect(change: number, floor: number): boolean {
-    const usual = Math.max(floor, this.usualChange);
-    if (this.windows > 1) this.usualChange += 0.2 * (Math.min(change, 2 * usual + floor) - this.usualChange);
-    else this.usualChange = Math.max(floor, change);
-    if (this.windows === 0) return false;
-    this.cusum = Math.max(0, this.cusum + change - noiseFactor * usual);
-    if (this.cusum < alarmAt) return false;
-    this.cusum = 0;
+  #detect(change: number, floor: number): boolean {
+    const usual = Math.max(floor, this.#usualChange);
+    if (this.#windows > 1) this.#usualChange += 0.2 * (Math.min(change, 2 * usual + floor) - this.#usualChange);
+    else this.#usualChange = Math.max(floor, change);
+    if (this.#windows === 0) return false;
+    this.#cusum = Math.max(0, this.#cusum + change - noiseFactor * usual);
+    if (this.#cusum < alarmAt) return false;
+    this.#cusum = 0;
     return true;
   }
 
   /** After an alarm every arm starts from the new window: what was before does not predict what comes. */
-  private update(share: Float64Array, totals: Float64Array, alarm: boolean): void {
-    this.means.forEach((mean, a) => {
+  #update(share: Float64Array, totals: Float64Array, alarm: boolean): void {
+    this.#means.forEach((mean, a) => {
       const alpha = arms[a] as number;
-      const fresh = this.windows === 0 || alarm;
+      const fresh = this.#windows === 0 || alarm;
       // A young mean weighs its windows equally, so that slow arms are usable from the start.
-      const seen = fresh ? 0 : (this.effective[a] as number);
+      const seen = fresh ? 0 : (this.#effective[a] as number);
       const gain = fresh ? 1 : Math.max(alpha, 1 / (seen + 1));
-      this.effective[a] = fresh ? 1 : Math.min((this.effective[a] as number) + 1, (2 - alpha) / alpha);
+      this.#effective[a] = fresh ? 1 : Math.min((this.#effective[a] as number) + 1, (2 - alpha) / alpha);
       for (let l = 0; l < this.layers; l++) {
-        if ((totals[l] as number) === 0 && this.windows > 0) continue;
+        if ((totals[l] as number) === 0 && this.#windows > 0) continue;
         for (let e = 0; e < this.experts; e++) {
           const i = l * this.experts + e;
           mean[i] = (mean[i] as number) + gain * ((share[i] as number) - (mean[i] as number));
@@ -181,12 +181,12 @@ export class Forecaster {
     });
   }
 
-  private scaled(totals: Float64Array): Float64Array {
-    const mean = this.means[this.arm] as Float64Array;
+  #scaled(totals: Float64Array): Float64Array {
+    const mean = this.#means[this.#arm] as Float64Array;
     totals.forEach((total, l) => {
-      if (total > 0) this.volume[l] = total;
+      if (total > 0) this.#volume[l] = total;
     });
-    return mean.map((share, i) => share * (this.volume[Math.floor(i / this.experts)] as number));
+    return mean.map((share, i) => share * (this.#volume[Math.floor(i / this.experts)] as number));
   }
 }
 

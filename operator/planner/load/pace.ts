@@ -17,36 +17,36 @@ const quietNoise = 2;
 const intervalFactorMax = 4;
 
 export class Pace {
-  private changeLeft = 0;
-  private quiet = 0;
-  private fruitless = 0;
+  #changeLeft = 0;
+  #quiet = 0;
+  #fruitless = 0;
 
   /** A window was taken into the forecast. */
   observe({ alarm, change, noiseFloor }: Pick<Forecast, "alarm" | "change" | "noiseFloor">): void {
-    this.changeLeft = alarm ? changeWindows : Math.max(0, this.changeLeft - 1);
-    this.quiet = alarm || change > quietNoise * noiseFloor ? 0 : this.quiet + 1;
-    if (this.quiet === 0) this.fruitless = 0;
+    this.#changeLeft = alarm ? changeWindows : Math.max(0, this.#changeLeft - 1);
+    this.#quiet = alarm || change > quietNoise * noiseFloor ? 0 : this.#quiet + 1;
+    if (this.#quiet === 0) this.#fruitless = 0;
   }
 
   /** A plan was made, and this is what came of it. */
   judged({ reason }: Pick<Decision, "reason">): void {
-    this.changeLeft = 0;
-    this.fruitless = reason === "NoBetterPlan" || reason === "TransferNotWorth" ? this.fruitless + 1 : 0;
+    this.#changeLeft = 0;
+    this.#fruitless = reason === "NoBetterPlan" || reason === "TransferNotWorth" ? this.#fruitless + 1 : 0;
   }
 
   /** Ranks came or went: what was not worth a plan before may be now. */
   forget(): void {
-    this.fruitless = 0;
+    this.#fruitless = 0;
   }
 
   /** The load has changed, and no plan was judged since. */
   get changed(): boolean {
-    return this.changeLeft > 0;
+    return this.#changeLeft > 0;
   }
 
   /** The factor on the time between plans. */
   get intervalFactor(): number {
-    return this.quiet < quietWindowsMin ? 1 : Math.min(intervalFactorMax, 2 ** this.fruitless);
+    return this.#quiet < quietWindowsMin ? 1 : Math.min(intervalFactorMax, 2 ** this.#fruitless);
   }
 }
 

@@ -3,19 +3,19 @@
 import type { PlanInput, PlanOutput } from "../policy.ts";
 
 export class ReshardAge {
-  private last: number | undefined;
+  #last: number | undefined;
 
   /** Ranks or the load have changed: what homes were sharded for is gone. */
   forget(): void {
-    this.last = undefined;
+    this.#last = undefined;
   }
 
   /** A plan was taken in this window. What the budget left of a sharding goes on in the next plan. */
   planned(window: number, { resharding }: Pick<PlanOutput, "resharding">): void {
-    if (resharding !== undefined) this.last = resharding ? undefined : window;
+    if (resharding !== undefined) this.#last = resharding ? undefined : window;
   }
 
   input(window: number): Pick<PlanInput, "windowsSinceReshard"> {
-    return this.last === undefined ? {} : { windowsSinceReshard: window - this.last };
+    return this.#last === undefined ? {} : { windowsSinceReshard: window - this.#last };
   }
 }

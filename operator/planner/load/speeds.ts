@@ -26,62 +26,62 @@ const priorWindows = 2;
 const ratioMax = 16;
 
 export class Speeds {
-  private readonly throughput = new Throughput();
+  readonly #throughput = new Throughput();
   /** Logarithms of the ratios in force, by hardware. */
-  private readonly inForce = new Map<string, number>();
+  readonly #inForce = new Map<string, number>();
   /** Logarithms of the ratios that a former leader had found, by hardware. */
-  private readonly seeds = new Map<string, number>();
+  readonly #seeds = new Map<string, number>();
   /** Machines on whose cores ranks compute, by hardware. */
-  private readonly machines = new Map<string, string>();
+  readonly #machines = new Map<string, string>();
   /** Messages of the open window, by process. */
-  private readonly pending = new Map<string, LoadWindow[]>();
+  readonly #pending = new Map<string, LoadWindow[]>();
 
   /** The speed over the median rank's; `prior` while no other is in force. */
   of({ hardware, prior }: Pick<SpeedRank, "hardware" | "prior">): number {
-    const log = this.inForce.get(hardware);
+    const log = this.#inForce.get(hardware);
     return log === undefined ? prior : Math.exp(log);
   }
 
   /** Takes the ratio of a former leader, which is in force until work says otherwise. Later than that it teaches nothing. */
   seed(hardware: string, ratio: number): void {
-    if (!(ratio > 0) || this.inForce.has(hardware)) return;
+    if (!(ratio > 0) || this.#inForce.has(hardware)) return;
     const log = bounded(Math.log(ratio));
-    this.seeds.set(hardware, log);
-    this.inForce.set(hardware, log);
+    this.#seeds.set(hardware, log);
+    this.#inForce.set(hardware, log);
   }
 
   /** An accepted message. A worker that does not say what its work took is of unknown speed, not slow. */
   take(window: LoadWindow): void {
     if (!window.compute) return;
-    const taken = this.pending.get(window.bootId);
+    const taken = this.#pending.get(window.bootId);
     if (taken) taken.push(window);
-    else this.pending.set(window.bootId, [window]);
+    else this.#pending.set(window.bootId, [window]);
   }
 
   /** Throws away what was not closed: it was measured while experts moved. */
   drop(): void {
-    this.pending.clear();
-    this.throughput.drop();
+    this.#pending.clear();
+    this.#throughput.drop();
   }
 
   /** Ends a window of these ranks; what others ran on is forgotten. */
   close(ranks: readonly SpeedRank[]): void {
     const there = new Set(ranks.map(({ hardware }) => hardware));
-    for (const map of [this.inForce, this.seeds, this.machines]) for (const key of map.keys()) if (!there.has(key)) map.delete(key);
+    for (const map of [this.#inForce, this.#seeds, this.#machines]) for (const key of map.keys()) if (!there.has(key)) map.delete(key);
     for (const rank of ranks) {
-      const windows = this.pending.get(rank.bootId) ?? [];
+      const windows = this.#pending.get(rank.bootId) ?? [];
       const machine = windows[0]?.compute?.machine;
-      if (machine !== undefined) this.machines.set(rank.hardware, machine);
-      for (const { compute } of windows) if (compute) this.throughput.add(this.poolOf(rank), workOf(compute));
+      if (machine !== undefined) this.#machines.set(rank.hardware, machine);
+      for (const { compute } of windows) if (compute) this.#throughput.add(this.#poolOf(rank), workOf(compute));
     }
-    this.pending.clear();
-    if (this.throughput.close([...new Set(ranks.map((rank) => this.poolOf(rank)))])) this.judge(ranks);
+    this.#pending.clear();
+    if (this.#throughput.close([...new Set(ranks.map((rank) => this.#poolOf(rank)))])) this.#judge(ranks);
   }
 
-  private judge(ranks: readonly SpeedRank[]): void {
+  #judge(ranks: readonly SpeedRank[]): void {
     const found = ranks.flatMap((rank) => {
-      const measured = this.throughput.of(this.poolOf(rank));
-      const prior = this.seeds.get(rank.hardware) ?? Math.log(rank.prior);
+      const measured = this.#throughput.of(this.#poolOf(rank));
+      const prior = this.#seeds.get(rank.hardware) ?? Math.log(rank.prior);
       return measured ? [{ rank, measured, prior }] : [];
     });
     // Speeds are relative: the median of the ranks that tell is what it was, beside those that do not.
@@ -91,8 +91,8 @@ export class Speeds {
       const weight = measured.windows / (measured.windows + priorWindows);
       const log = bounded(weight * (measured.log + shift) + (1 - weight) * prior);
       const band = Math.max(deadBand, errorsMin * weight * measured.error);
-      const now = this.inForce.get(rank.hardware) ?? Math.log(rank.prior);
-      if (Math.abs(log - now) > band) this.inForce.set(rank.hardware, Math.abs(log) <= band ? 0 : log);
+      const now = this.#inForce.get(rank.hardware) ?? Math.log(rank.prior);
+      if (Math.abs(log - now) > band) this.#inForce.set(rank.hardware, Math.abs(log) <= band ? 0 : log);
     }
   }
 
@@ -100,8 +100,8 @@ export class Speeds {
    * The pool of cores that a rank computes on: what one takes of a machine's cores the others lack, so they are as fast as all
    * together.
    */
-  private poolOf({ hardware, device }: SpeedRank): string {
-    const machine = this.machines.get(hardware);
+  #poolOf({ hardware, device }: SpeedRank): string {
+    const machine = this.#machines.get(hardware);
     return machine === undefined ? hardware : `${device} on ${machine}`;
   }
 }

@@ -49,30 +49,30 @@ interface Rank {
 }
 
 export class Throughput {
-  private readonly ranks = new Map<string, Rank>();
+  readonly #ranks = new Map<string, Rank>();
 
   /** `key` stands for one rank and its hardware. */
   add(key: string, work: Work): void {
     // A time without work says nothing, nor does work of which parts are missing: one batch leaves no sum at zero.
     if (![work.micros, ...work.amount, ...work.squares, ...work.times].every((sum) => sum > 0)) return;
-    const rank = this.ranks.get(key) ?? freshRank();
-    this.ranks.set(key, rank);
+    const rank = this.#ranks.get(key) ?? freshRank();
+    this.#ranks.set(key, rank);
     rank.pending = sumOf(rank.pending, work, 1);
   }
 
   /** Throws away what came since the last close. */
   drop(): void {
-    for (const rank of this.ranks.values()) rank.pending = nothing;
+    for (const rank of this.#ranks.values()) rank.pending = nothing;
   }
 
   /** Ends a window of these ranks; others are forgotten. True when some rank was measured. */
   close(keys: readonly string[]): boolean {
     const there = new Set(keys);
-    for (const key of this.ranks.keys()) if (!there.has(key)) this.ranks.delete(key);
-    const measured = [...this.ranks.values()].filter(({ pending }) => pending.micros >= microsMin);
+    for (const key of this.#ranks.keys()) if (!there.has(key)) this.#ranks.delete(key);
+    const measured = [...this.#ranks.values()].filter(({ pending }) => pending.micros >= microsMin);
     if (measured.length === 0) return false;
     const counted = measured.map((rank) => ({ rank, work: count(rank) }));
-    const { costs, common } = fit([...this.ranks.values()].filter(({ windows }) => windows > 0));
+    const { costs, common } = fit([...this.#ranks.values()].filter(({ windows }) => windows > 0));
     const found = counted.map(({ rank, work }) => ({ rank, off: Math.log(dot(costs, work.amount) / work.micros) - common - rank.log }));
     // A slowdown of all ranks at once says nothing of any.
     const shared = median(found.map(({ off }) => off));
@@ -83,7 +83,7 @@ export class Throughput {
 
   /** The measured speed; undefined when nothing was measured. */
   of(key: string): MeasuredSpeed | undefined {
-    const rank = this.ranks.get(key);
+    const rank = this.#ranks.get(key);
     if (!rank || rank.windows === 0) return undefined;
     return { log: rank.log, error: Math.sqrt(rank.variance / rank.weight), windows: rank.windows };
   }

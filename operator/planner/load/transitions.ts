@@ -13,45 +13,45 @@ const newPart = 0.5;
 export class TransitionCounts {
   /** Followed pairs that the sums stand for, faded ones less. */
   pairs = 0;
-  private readonly sums: Float64Array;
-  private readonly enough: number;
-  private since = 0;
+  readonly #sums: Float64Array;
+  readonly #enough: number;
+  #since = 0;
 
   /** A model too large to be followed has no counts. */
   constructor(layers: number, experts: number) {
     const cells = Math.max(0, layers - 1) * experts * experts;
-    this.sums = new Float64Array(cells <= transitionCellsMax ? cells : 0);
-    this.enough = Math.max(1, layers - 1) * experts * pairsPerExpert;
+    this.#sums = new Float64Array(cells <= transitionCellsMax ? cells : 0);
+    this.#enough = Math.max(1, layers - 1) * experts * pairsPerExpert;
   }
 
   add({ cells, counts }: Transitions): void {
     cells.forEach((cell, n) => {
-      if (cell >= this.sums.length) return;
+      if (cell >= this.#sums.length) return;
       const count = counts[n] as number;
-      this.sums[cell] = (this.sums[cell] as number) + count;
+      this.#sums[cell] = (this.#sums[cell] as number) + count;
       this.pairs += count;
-      this.since += count;
+      this.#since += count;
     });
   }
 
   /** A window has ended. */
   fade(): void {
-    for (let i = 0; i < this.sums.length; i++) this.sums[i] = (this.sums[i] as number) * fading;
+    for (let i = 0; i < this.#sums.length; i++) this.#sums[i] = (this.#sums[i] as number) * fading;
     this.pairs *= fading;
   }
 
   /** [layers-1][experts][experts]; undefined while too few tokens were followed. Not a copy. */
   known(): Float64Array | undefined {
-    return this.pairs >= this.enough ? this.sums : undefined;
+    return this.pairs >= this.#enough ? this.#sums : undefined;
   }
 
   /** Enough is known, and much of it since the last plan. */
   get fresh(): boolean {
-    return this.pairs >= this.enough && this.since >= Math.max(this.enough, newPart * this.pairs);
+    return this.pairs >= this.#enough && this.#since >= Math.max(this.#enough, newPart * this.pairs);
   }
 
   /** A plan was made of what is known. */
   used(): void {
-    this.since = 0;
+    this.#since = 0;
   }
 }

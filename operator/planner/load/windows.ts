@@ -3,7 +3,7 @@
 import type { LoadWindow, Phase, StepSeconds } from "../../../crds/telemetry.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
-export type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
+type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
 export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
 
 export interface ExpectedRank {
@@ -43,18 +43,18 @@ export class LoadWindows {
   readonly layers: number;
   readonly experts: number;
   readonly deploymentUid: string;
-  private readonly ranks = new Map<number, RankRecord>();
-  private readonly byPhase: Record<Phase, Float64Array>;
-  private openedAt: number;
+  readonly #ranks = new Map<number, RankRecord>();
+  readonly #byPhase: Record<Phase, Float64Array>;
+  #openedAt: number;
   /** Windows that began before this speak of another plan or other ranks as well. */
-  private cleanSince = Number.NEGATIVE_INFINITY;
+  #cleanSince = Number.NEGATIVE_INFINITY;
 
   constructor(options: { layers: number; experts: number; deploymentUid: string; now: number }) {
     this.layers = options.layers;
     this.experts = options.experts;
     this.deploymentUid = options.deploymentUid;
-    this.openedAt = options.now;
-    this.byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
+    this.#openedAt = options.now;
+    this.#byPhase = { prefill: new Float64Array(this.layers * this.experts), decode: new Float64Array(this.layers * this.experts) };
   }
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
@@ -63,15 +63,15 @@ export class LoadWindows {
       return { ok: false, reason: "unknown_deployment" };
     }
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
-    if (window.windowEnd < this.openedAt) return { ok: false, reason: "late" };
-    const record = this.record(window.rank, window.bootId);
+    if (window.windowEnd < this.#openedAt) return { ok: false, reason: "late" };
+    const record = this.#record(window.rank, window.bootId);
     if (window.seq <= record.seq) return { ok: false, reason: "duplicate" };
     record.seq = window.seq;
     record.lastMs = now;
     // Counted over two worlds: a sign of life, and no more.
-    if (window.windowStart < this.cleanSince) return { ok: true };
+    if (window.windowStart < this.#cleanSince) return { ok: true };
     record.heard = true;
-    const routed = this.byPhase[window.phase];
+    const routed = this.#byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);
     for (let l = 0; l < this.layers; l++) {
       let rows = 0;
@@ -82,34 +82,34 @@ export class LoadWindows {
     return { ok: true };
   }
 
-  private record(rank: number, bootId: string): RankRecord {
-    const known = this.ranks.get(rank);
+  #record(rank: number, bootId: string): RankRecord {
+    const known = this.#ranks.get(rank);
     if (known && known.bootId === bootId) return known;
     const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
-    this.ranks.set(rank, fresh);
+    this.#ranks.set(rank, fresh);
     return fresh;
   }
 
   /** Time since the oldest last message of the expected ranks; Infinity when one was never heard. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
-    return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.lastHeard(rank, bootId)), 0);
+    return expected.reduce((age, { rank, bootId }) => Math.max(age, now - this.#lastHeard(rank, bootId)), 0);
   }
 
   reporting(expected: readonly ExpectedRank[], now: number, staleMs: number): number {
-    return expected.filter(({ rank, bootId }) => now - this.lastHeard(rank, bootId) <= staleMs).length;
+    return expected.filter(({ rank, bootId }) => now - this.#lastHeard(rank, bootId) <= staleMs).length;
   }
 
   lastSampleMs(): number {
-    return Math.max(0, ...[...this.ranks.values()].map((record) => record.lastMs));
+    return Math.max(0, ...[...this.#ranks.values()].map((record) => record.lastMs));
   }
 
-  private lastHeard(rank: number, bootId: string): number {
-    const record = this.ranks.get(rank);
+  #lastHeard(rank: number, bootId: string): number {
+    const record = this.#ranks.get(rank);
     return record && record.bootId === bootId && record.lastMs > 0 ? record.lastMs : Number.NEGATIVE_INFINITY;
   }
 
   get openSince(): number {
-    return this.openedAt;
+    return this.#openedAt;
   }
 
   /** Selections so far of the layer with the fewest among those that had any. */
@@ -118,7 +118,7 @@ export class LoadWindows {
     for (let l = 0; l < this.layers; l++) {
       let count = 0;
       for (let i = l * this.experts; i < (l + 1) * this.experts; i++)
-        count += (this.byPhase.prefill[i] as number) + (this.byPhase.decode[i] as number);
+        count += (this.#byPhase.prefill[i] as number) + (this.#byPhase.decode[i] as number);
       if (count > 0) least = Math.min(least, count);
     }
     return Number.isFinite(least) ? least : 0;
@@ -126,9 +126,9 @@ export class LoadWindows {
 
   /** Ends the window and opens the next. */
   close(expected: readonly ExpectedRank[], now: number): ClosedWindow {
-    const routed = this.byPhase.prefill.map((count, i) => count + (this.byPhase.decode[i] as number));
+    const routed = this.#byPhase.prefill.map((count, i) => count + (this.#byPhase.decode[i] as number));
     const heard = expected.map(({ rank, bootId }) => {
-      const record = this.ranks.get(rank);
+      const record = this.#ranks.get(rank);
       return record && record.bootId === bootId && record.heard ? record : undefined;
     });
     const perLayer = new Float64Array(this.layers);
@@ -137,10 +137,10 @@ export class LoadWindows {
       perLayer[l] = (perLayer[l] as number) + count;
     });
     const closed: ClosedWindow = {
-      start: this.openedAt,
+      start: this.#openedAt,
       end: now,
       routed,
-      routedByPhase: { prefill: this.byPhase.prefill.slice(), decode: this.byPhase.decode.slice() },
+      routedByPhase: { prefill: this.#byPhase.prefill.slice(), decode: this.#byPhase.decode.slice() },
       served: Array.from({ length: this.layers }, (_, l) => Float64Array.from(heard, (record) => record?.served[l] ?? 0)),
       ranks: expected,
       missing: expected.filter((_, i) => heard[i] === undefined).map((rank) => rank.rank),
@@ -148,21 +148,21 @@ export class LoadWindows {
       perLayer,
       ...meanSeconds(heard.map((record) => record?.seconds)),
     };
-    this.open(now);
+    this.#open(now);
     return closed;
   }
 
   /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two worlds. */
   reset(now: number): void {
-    this.cleanSince = now;
-    this.open(now);
+    this.#cleanSince = now;
+    this.#open(now);
   }
 
-  private open(now: number): void {
-    this.openedAt = now;
-    this.byPhase.prefill.fill(0);
-    this.byPhase.decode.fill(0);
-    for (const record of this.ranks.values()) {
+  #open(now: number): void {
+    this.#openedAt = now;
+    this.#byPhase.prefill.fill(0);
+    this.#byPhase.decode.fill(0);
+    for (const record of this.#ranks.values()) {
       record.served.fill(0);
       record.seconds = undefined;
       record.heard = false;
@@ -198,29 +198,29 @@ export interface MeasuredImbalance {
  * until every layer has enough, then the oldest go. Emptied when the plan, the ranks or the load change.
  */
 export class ServedRows {
-  private windows: ClosedWindow[] = [];
+  #windows: ClosedWindow[] = [];
 
   add(window: ClosedWindow, enough: number): void {
-    const last = this.windows.at(-1);
+    const last = this.#windows.at(-1);
     if (last && last.ranks.map((rank) => rank.bootId).join() !== window.ranks.map((rank) => rank.bootId).join()) this.clear();
-    this.windows.push(window);
-    while (this.windows.length > servedWindowsMax || (this.windows.length > 1 && leastRows(this.windows.slice(1)) >= enough))
-      this.windows.shift();
+    this.#windows.push(window);
+    while (this.#windows.length > servedWindowsMax || (this.#windows.length > 1 && leastRows(this.#windows.slice(1)) >= enough))
+      this.#windows.shift();
   }
 
   clear(): void {
-    this.windows = [];
+    this.#windows = [];
   }
 
   /** max/mean of layers with at least `minRows`; undefined when no layer has them. */
   measure(minRows: number): MeasuredImbalance | undefined {
     // The newest speeds of the ranks are the best known.
-    const speed = this.windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
+    const speed = this.#windows.at(-1)?.ranks.map((rank) => rank.speed) ?? [];
     let worst = 0;
     let worstLayer = -1;
     let total = 0;
     let layers = 0;
-    const rows = sumRows(this.windows);
+    const rows = sumRows(this.#windows);
     for (const [l, load] of rows.entries()) {
       if (load.reduce((a, b) => a + b, 0) < Math.max(1, minRows)) continue;
       const ratio = imbalance(load, speed);
@@ -232,7 +232,7 @@ export class ServedRows {
     }
     if (layers === 0) return undefined;
     const relative = relativeLoad(rows[worstLayer] ?? [], speed);
-    const ranks = (this.windows[0]?.ranks ?? []).map(({ rank }, g) => ({ rank, load: relative[g] ?? 0 }));
+    const ranks = (this.#windows[0]?.ranks ?? []).map(({ rank }, g) => ({ rank, load: relative[g] ?? 0 }));
     return { worst, mean: total / layers, worstLayer, layers, ranks };
   }
 }

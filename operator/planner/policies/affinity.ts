@@ -36,7 +36,7 @@ export function affinityPlan(problem: Problem, places: Places): PlanOutput {
     return { layers: problem.input.current, reason: `${part(before)} of the transitions change rank, at best ${part(after)}: homes stay` };
   }
   const aim: Aim = {
-    layer: (l) => hopsSaved(chain, homes, places, l, total),
+    layer: (l) => hopsSaved(chain, { from: homes, to: places, layer: l }, total),
     experts: (l, experts, rows, hosts) => hopsSavedBy(chain, experts, { layer: l, rows, hosts }, total),
   };
   const { hosts, layers } = withinBudget(problem, target, aim);
@@ -72,7 +72,11 @@ function hopsSavedBy(
 }
 
 /** Part of all transitions that layer's new homes save between it and its neighbours when those move too. */
-function hopsSaved(chain: Chain, from: Places, to: Places, layer: number, total: number): number {
+function hopsSaved(
+  chain: Chain,
+  { from, to, layer }: { readonly from: Places; readonly to: Places; readonly layer: number },
+  total: number,
+): number {
   let saved = 0;
   for (const l of [layer - 1, layer]) {
     if (l < 0 || l + 1 >= chain.layers) continue;

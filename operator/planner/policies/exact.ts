@@ -84,7 +84,7 @@ async function solveLayer(problem: Problem, layer: number, room: Float64Array): 
 }
 
 /** Columns: m = worst normalised load; x = hosted; y = rows, in units of the mean rank. */
-export function layerProgram(problem: Problem, layer: number, room: Float64Array): Program {
+function layerProgram(problem: Problem, layer: number, room: Float64Array): Program {
   const { E, G, input } = problem;
   const demand = layerDemand(problem, layer);
   const mean = sum(demand) / Math.max(1, G) || 1;

@@ -52,7 +52,7 @@ function shadowLayer(problem: Problem, layer: number, homes: number[][], used: F
   const order = hosted.sort((a, b) => (demand[b] as number) - (demand[a] as number) || a - b);
   let latency = imbalance(load, problem.speed);
   for (const e of order) {
-    if (mean === 0 || !fits(problem, layer * E + e, homes[e]?.[0] as number, used, slots)) break;
+    if (mean === 0 || !fits(problem, { cell: layer * E + e, home: homes[e]?.[0] as number }, used, slots)) break;
     const home = homes[e]?.[0] as number;
     const rows = demand[e] as number;
     const next = load.map((own, g) => own - (g === home ? rows : 0) + rows / G);
@@ -70,7 +70,12 @@ function shadowLayer(problem: Problem, layer: number, homes: number[][], used: F
   return hosts;
 }
 
-function fits(problem: Problem, cell: number, home: number, used: Float64Array, slots: Int32Array): boolean {
+function fits(
+  problem: Problem,
+  { cell, home }: { readonly cell: number; readonly home: number },
+  used: Float64Array,
+  slots: Int32Array,
+): boolean {
   const bytes = problem.input.shape.residentBytes[cell] as number;
   for (let g = 0; g < problem.G; g++) {
     if (g === home || (problem.speed[g] as number) <= 0) continue;

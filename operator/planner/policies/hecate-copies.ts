@@ -50,7 +50,7 @@ export function withCopies(problem: Problem, homes: Hosts, reach: Reach): Hosts 
   const free = freeSlots(problem, homes);
   const bytes = largest(shape.storedBytes);
   return homes.map((layer, l) => {
-    const way = (top: number): Materialised => materialised(problem, l, layer, free[l] as number[], top);
+    const way = (top: number): Materialised => materialised(problem, l, layer, { free: free[l] as number[], top });
     if (!timing) return way(reach.hidden).hosts;
     const worstNow = worstOf(problem, l, problem.current?.[l] ?? layer);
     return calibrated([way(reach.hidden), ...beyond(reach).map(way)], {
@@ -90,7 +90,12 @@ function freeSlots(problem: Problem, homes: Hosts): number[][] {
   );
 }
 
-function materialised(problem: Problem, l: number, homes: Hosts[number], free: readonly number[], top: number): Materialised {
+function materialised(
+  problem: Problem,
+  l: number,
+  homes: Hosts[number],
+  { free, top }: { readonly free: readonly number[]; readonly top: number },
+): Materialised {
   const most = Math.min(top, Math.max(0, ...free));
   const hosts = frugal(problem, l, most, (slots) =>
     materialize({

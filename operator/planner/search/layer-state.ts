@@ -1,6 +1,6 @@
 // One layer under search: who hosts what, how the rows are split, and a smooth maximum of the normalised rank loads.
 // It can price a change of a few experts' hosts without making it. Pure; knows no budget and no other layer.
-import { pour } from "../../../runtime/placement/split.ts";
+import { pour, type Ranks } from "../../../runtime/placement/split.ts";
 
 /** Exponent of the smooth maximum: high enough that only the hottest ranks count, low enough that ties still pull. */
 const power = 32;
@@ -35,14 +35,17 @@ export class LayerState {
   readonly perRow: number;
   /** Sum of normalised load ^ power: the smooth maximum before its root. */
   total = 0;
-  private readonly raised: Float64Array;
-  private readonly scratch: Float64Array;
-  private readonly order: Int32Array;
-  private readonly seen: Int32Array;
-  private stamp = 0;
-  private readonly touched: number[] = [];
-  private readonly spareRows: number[] = [];
-  private readonly spareHosts: number[] = [];
+  readonly #raised: Float64Array;
+  readonly #ranks: Ranks;
+  /** The loads while a change is priced. */
+  readonly #scratch: Float64Array;
+  readonly #priced: Ranks;
+  readonly #order: Int32Array;
+  readonly #seen: Int32Array;
+  #stamp = 0;
+  readonly #touched: number[] = [];
+  readonly #spareRows: number[] = [];
+  readonly #spareHosts: number[] = [];
 
   constructor(options: {
     layer: number;
@@ -61,19 +64,21 @@ export class LayerState {
     this.rows = options.hosts.map((row) => row.map(() => 0));
     this.on = Array.from({ length: G }, () => []);
     this.load = new Float64Array(G);
-    this.raised = new Float64Array(G);
-    this.scratch = new Float64Array(G);
-    this.order = Int32Array.from({ length: G }, (_, g) => g);
-    this.seen = new Int32Array(G);
+    this.#raised = new Float64Array(G);
+    this.#ranks = { load: this.load, speed: this.speed };
+    this.#scratch = new Float64Array(G);
+    this.#priced = { load: this.#scratch, speed: this.speed };
+    this.#order = Int32Array.from({ length: G }, (_, g) => g);
+    this.#seen = new Int32Array(G);
     const all = options.demand.reduce((a, b) => a + b, 0);
     this.perRow = all > 0 && !options.equal ? G / all : 0;
     this.scale = Float64Array.from(options.speed, (s) => (all > 0 && s > 0 ? G / (all * s) : 0));
     this.hosts.forEach((row, e) => {
       for (const g of row) (this.on[g] as number[]).push(e);
     });
-    for (let e = 0; e < this.hosts.length; e++) if (this.copies[e] === 1) this.fill(e);
-    for (let e = 0; e < this.hosts.length; e++) if ((this.copies[e] as number) > 1) this.fill(e);
-    this.settle(sweepsAtStart);
+    for (let e = 0; e < this.hosts.length; e++) if (this.copies[e] === 1) this.#fill(e);
+    for (let e = 0; e < this.hosts.length; e++) if ((this.copies[e] as number) > 1) this.#fill(e);
+    this.#settle(sweepsAtStart);
   }
 
   /** Normalised load of a rank: 1 = its fair part. */
@@ -83,7 +88,7 @@ export class LayerState {
 
   /** Ranks, the hottest first, of equal ones the lower number. Not a copy. Sorted anew by insertion: a step changes few places. */
   hottestFirst(): Int32Array {
-    const { order } = this;
+    const order = this.#order;
     for (let i = 1; i < order.length; i++) {
       const g = order[i] as number;
       const level = this.normal(g);
@@ -120,13 +125,13 @@ export class LayerState {
   shifted(a: number, b: number, rowsMoved: number): number {
     const na = raise(((this.load[a] as number) - rowsMoved) * (this.scale[a] as number));
     const nb = raise(((this.load[b] as number) + rowsMoved) * (this.scale[b] as number));
-    return Math.max(this.total - (this.raised[a] as number) - (this.raised[b] as number) + na + nb, na, nb);
+    return Math.max(this.total - (this.#raised[a] as number) - (this.#raised[b] as number) + na + nb, na, nb);
   }
 
   // Pricing without making: begin, take the experts out, give them back with other hosts, finish = the new total.
   begin(): void {
-    this.stamp++;
-    this.touched.length = 0;
+    this.#stamp++;
+    this.#touched.length = 0;
   }
 
   take(expert: number): void {
@@ -134,37 +139,37 @@ export class LayerState {
     const rows = this.rows[expert] as number[];
     for (let i = 0; i < hosts.length; i++) {
       const g = hosts[i] as number;
-      this.touch(g);
-      this.scratch[g] = (this.scratch[g] as number) - (rows[i] as number);
+      this.#touch(g);
+      this.#scratch[g] = (this.#scratch[g] as number) - (rows[i] as number);
     }
   }
 
   /** Its present hosts without one and with another; `none` for neither. */
   give(expert: number, without: number, withRank: number): void {
     const now = this.hosts[expert] as number[];
-    const hosts = this.spareHosts;
+    const hosts = this.#spareHosts;
     let n = 0;
     for (let i = 0; i < now.length; i++) if (now[i] !== without) hosts[n++] = now[i] as number;
     if (withRank !== none) hosts[n++] = withRank;
     hosts.length = n;
-    for (let i = 0; i < n; i++) this.touch(hosts[i] as number);
+    for (let i = 0; i < n; i++) this.#touch(hosts[i] as number);
     const demand = this.demand[expert] as number;
     if (!this.equal) {
-      pour(demand, hosts, this.scratch, this.speed, this.spareRows);
+      pour(demand, hosts, this.#priced, this.#spareRows);
       return;
     }
-    for (let i = 0; i < n; i++) this.scratch[hosts[i] as number] = (this.scratch[hosts[i] as number] as number) + demand / n;
+    for (let i = 0; i < n; i++) this.#scratch[hosts[i] as number] = (this.#scratch[hosts[i] as number] as number) + demand / n;
   }
 
   finish(): number {
     let total = this.total;
     let top = 0;
-    for (let i = 0; i < this.touched.length; i++) {
-      const g = this.touched[i] as number;
-      const after = raise((this.scratch[g] as number) * (this.scale[g] as number));
-      total += after - (this.raised[g] as number);
+    for (let i = 0; i < this.#touched.length; i++) {
+      const g = this.#touched[i] as number;
+      const after = raise((this.#scratch[g] as number) * (this.scale[g] as number));
+      total += after - (this.#raised[g] as number);
       if (after > top) top = after;
-      this.scratch[g] = this.load[g] as number;
+      this.#scratch[g] = this.load[g] as number;
     }
     return Math.max(total, top);
   }
@@ -176,29 +181,29 @@ export class LayerState {
       row.forEach((g, i) => {
         this.load[g] = (this.load[g] as number) - (rows[i] as number);
       });
-      for (const g of row) this.forget(g, expert);
+      for (const g of row) this.#forget(g, expert);
     }
     for (const { expert, hosts } of changes) {
       this.hosts[expert] = hosts.slice();
       this.copies[expert] = hosts.length;
       this.rows[expert] = hosts.map(() => 0);
       for (const g of hosts) (this.on[g] as number[]).push(expert);
-      this.fill(expert);
+      this.#fill(expert);
     }
-    this.settle(sweepsAfterApply);
+    this.#settle(sweepsAfterApply);
   }
 
-  private forget(g: number, expert: number): void {
+  #forget(g: number, expert: number): void {
     const list = this.on[g] as number[];
     list.splice(list.indexOf(expert), 1);
   }
 
-  private fill(expert: number): void {
+  #fill(expert: number): void {
     const hosts = this.hosts[expert] as number[];
     const rows = this.rows[expert] as number[];
     const demand = this.demand[expert] as number;
     if (!this.equal) {
-      pour(demand, hosts, this.load, this.speed, rows);
+      pour(demand, hosts, this.#ranks, rows);
       return;
     }
     for (let i = 0; i < hosts.length; i++) {
@@ -208,7 +213,7 @@ export class LayerState {
   }
 
   /** Gauss-Seidel over the replicated experts, then the sum anew: increments would keep rounding of large terms. */
-  private settle(sweeps: number): void {
+  #settle(sweeps: number): void {
     for (let s = 0; s < sweeps && !this.equal; s++) {
       for (let e = 0; e < this.hosts.length; e++) {
         if ((this.copies[e] as number) < 2) continue;
@@ -216,23 +221,23 @@ export class LayerState {
         const rows = this.rows[e] as number[];
         for (let i = 0; i < hosts.length; i++)
           this.load[hosts[i] as number] = (this.load[hosts[i] as number] as number) - (rows[i] as number);
-        this.fill(e);
+        this.#fill(e);
       }
     }
     this.total = 0;
     for (let g = 0; g < this.load.length; g++) {
       if ((this.load[g] as number) < 0) this.load[g] = 0;
       const part = raise(this.normal(g));
-      this.raised[g] = part;
+      this.#raised[g] = part;
       this.total += part;
-      this.scratch[g] = this.load[g] as number;
+      this.#scratch[g] = this.load[g] as number;
     }
   }
 
-  private touch(g: number): void {
-    if (this.seen[g] === this.stamp) return;
-    this.seen[g] = this.stamp;
-    this.touched.push(g);
+  #touch(g: number): void {
+    if (this.#seen[g] === this.#stamp) return;
+    this.#seen[g] = this.#stamp;
+    this.#touched.push(g);
   }
 }
 

@@ -55,21 +55,21 @@ const slack = 1e-6;
 
 /** The part of a plan's budget that the layers changed so far have taken. */
 export class Spent {
-  private moves = 0;
-  private bytes = 0;
-  private readonly arrivals: Int32Array;
+  #moves = 0;
+  #bytes = 0;
+  readonly #arrivals: Int32Array;
 
   constructor(ranks: number) {
-    this.arrivals = new Int32Array(ranks);
+    this.#arrivals = new Int32Array(ranks);
   }
 
   movesLeft({ maxMoves }: MoveBudget): number {
-    return maxMoves - this.moves;
+    return maxMoves - this.#moves;
   }
 
   allows(change: Change, budget: MoveBudget): boolean {
-    if (this.moves + change.moves > budget.maxMoves || this.bytes + change.stored > budget.maxBytes) return false;
-    return this.arrivals.every((had, g) => {
+    if (this.#moves + change.moves > budget.maxMoves || this.#bytes + change.stored > budget.maxBytes) return false;
+    return this.#arrivals.every((had, g) => {
       const more = change.arrivals[g] as number;
       return more === 0 || had + more <= budget.maxMovesPerRank;
     });
@@ -77,50 +77,51 @@ export class Spent {
 
   /** `sign` -1 takes a layer's change back. */
   add(change: Change, sign = 1): void {
-    this.moves += sign * change.moves;
-    this.bytes += sign * change.stored;
-    for (let g = 0; g < this.arrivals.length; g++) this.arrivals[g] = (this.arrivals[g] as number) + sign * (change.arrivals[g] as number);
+    this.#moves += sign * change.moves;
+    this.#bytes += sign * change.stored;
+    for (let g = 0; g < this.#arrivals.length; g++)
+      this.#arrivals[g] = (this.#arrivals[g] as number) + sign * (change.arrivals[g] as number);
   }
 }
 
 /** The ledger over whole layers: each layer is taken once, in the order in which they are offered. */
 export class Ledger {
-  private readonly problem: Problem;
-  private readonly used: Float64Array;
-  private readonly spent: Spent;
+  readonly #problem: Problem;
+  readonly #used: Float64Array;
+  readonly #spent: Spent;
 
   constructor(problem: Problem, hosts: Hosts) {
-    this.problem = problem;
-    this.used = usedBytes(problem, hosts);
-    this.spent = new Spent(problem.G);
+    this.#problem = problem;
+    this.#used = usedBytes(problem, hosts);
+    this.#spent = new Spent(problem.G);
   }
 
   get movesLeft(): number {
-    return this.spent.movesLeft(this.problem.input.budget);
+    return this.#spent.movesLeft(this.#problem.input.budget);
   }
 
   /** Each layer may be asked, and taken, once: old and new copies of a layer coexist until it is freed. */
   fits(change: Change): boolean {
-    if (!this.spent.allows(change, this.problem.input.budget)) return false;
-    for (let g = 0; g < this.problem.G; g++) {
+    if (!this.#spent.allows(change, this.#problem.input.budget)) return false;
+    for (let g = 0; g < this.#problem.G; g++) {
       if (this.overfull(change, g)) return false;
       // A rank that receives nothing cannot get worse, whatever a plan that was cut short left there.
-      const peak = (this.used[g] as number) + (change.incoming[g] as number);
-      if ((change.incoming[g] as number) > 0 && peak > (this.problem.capacity[g] as number) + this.problem.staging + slack) return false;
+      const peak = (this.#used[g] as number) + (change.incoming[g] as number);
+      if ((change.incoming[g] as number) > 0 && peak > (this.#problem.capacity[g] as number) + this.#problem.staging + slack) return false;
     }
     return true;
   }
 
   /** Would this rank end with more than it may hold? */
   overfull(change: Change, g: number): boolean {
-    const after = (this.used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
-    return (change.incoming[g] as number) > 0 && after > (this.problem.capacity[g] as number) + slack;
+    const after = (this.#used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
+    return (change.incoming[g] as number) > 0 && after > (this.#problem.capacity[g] as number) + slack;
   }
 
   take(change: Change): void {
-    this.spent.add(change);
-    for (let g = 0; g < this.problem.G; g++) {
-      this.used[g] = (this.used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
+    this.#spent.add(change);
+    for (let g = 0; g < this.#problem.G; g++) {
+      this.#used[g] = (this.#used[g] as number) + (change.incoming[g] as number) - (change.outgoing[g] as number);
     }
   }
 }

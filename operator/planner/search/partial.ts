@@ -33,10 +33,11 @@ const least = 1e-9;
 
 /** Moves a layer part of its way within budget and memory. True if anything was taken; the ledger has then booked it. */
 export function applyInPart(problem: Problem, ledger: Ledger, way: Way): boolean {
+  const walk: Walk = { problem, ledger, way };
   let rows = way.from.map((row) => row.slice());
   let change: Change | undefined;
   for (let step = 0; step < problem.E; step++) {
-    const best = bestGroup(problem, ledger, way, rows);
+    const best = bestGroup(walk, rows);
     if (!best) break;
     rows = best.rows;
     change = best.change;
@@ -47,6 +48,12 @@ export function applyInPart(problem: Problem, ledger: Ledger, way: Way): boolean
   return true;
 }
 
+interface Walk {
+  readonly problem: Problem;
+  readonly ledger: Ledger;
+  readonly way: Way;
+}
+
 interface Group {
   readonly rows: number[][];
   /** The change from the layer as it was at first. */
@@ -54,11 +61,12 @@ interface Group {
   readonly rate: number;
 }
 
-function bestGroup(problem: Problem, ledger: Ledger, way: Way, now: number[][]): Group | undefined {
+function bestGroup(walk: Walk, now: number[][]): Group | undefined {
+  const { problem, way } = walk;
   let best: Group | undefined;
   const before = changeOf(problem, way.layer, way.from, now).moves;
   for (const seed of seeds(problem, way, now)) {
-    const group = closed(problem, ledger, way, now, seed);
+    const group = closed(walk, now, seed);
     if (!group) continue;
     const gain = way.gain(group.experts, group.rows, now);
     const rate = gain / Math.max(dropCost, group.change.moves - before);
@@ -81,12 +89,11 @@ function seeds(problem: Problem, way: Way, now: Rows): number[] {
 
 /** The seed and whoever must go so that it fits; undefined when that takes too many, or more than the ledger allows. */
 function closed(
-  problem: Problem,
-  ledger: Ledger,
-  way: Way,
+  walk: Walk,
   now: number[][],
   seed: number,
 ): { readonly experts: readonly number[]; readonly rows: number[][]; readonly change: Change } | undefined {
+  const { problem, ledger, way } = walk;
   const rows = now.slice();
   const experts: number[] = [];
   for (let next: number | undefined = seed; next !== undefined; ) {
@@ -94,7 +101,7 @@ function closed(
     rows[next] = (way.to[next] ?? []).slice();
     const change = changeOf(problem, way.layer, way.from, rows);
     if (change.moves > ledger.movesLeft || experts.length > groupMax) return undefined;
-    const full = fullRank(problem, ledger, way, rows, change);
+    const full = fullRank(walk, rows, change);
     if (full === undefined) return ledger.fits(change) ? { experts, rows, change } : undefined;
     next = leaver(way, rows, full, experts);
     if (next === undefined) return undefined;
@@ -103,7 +110,7 @@ function closed(
 }
 
 /** A rank that ends with too many bytes, or more experts of the layer than a slot cap or the target itself allows. */
-function fullRank(problem: Problem, ledger: Ledger, way: Way, rows: Rows, change: Change): number | undefined {
+function fullRank({ problem, ledger, way }: Walk, rows: Rows, change: Change): number | undefined {
   const count = countOn(problem, rows);
   const wanted = countOn(problem, way.to);
   const most = Math.max(...wanted);

@@ -44,7 +44,7 @@ function runJobs(): void {
     for (let i = 0; i < jobs; i++) {
       const at = headerWords + i * jobWords;
       const [id, rows, input, output] = control.subarray(at, at + jobWords) as unknown as [number, number, number, number];
-      parts.run(id, rows, arena, input, output);
+      parts.run(arena, { id, rows, input, output });
     }
   } catch (caught) {
     control[word.failed] = 1;

@@ -4,9 +4,9 @@
 // are never copied into the protobuf.
 
 export const onnxType = { f32: 1, u8: 2, i32: 6, i64: 7 } as const;
-export type OnnxType = (typeof onnxType)[keyof typeof onnxType];
+type OnnxType = (typeof onnxType)[keyof typeof onnxType];
 
-export type Attribute = number | { readonly float: number } | { readonly ints: readonly number[] };
+type Attribute = number | { readonly float: number } | { readonly ints: readonly number[] };
 
 export interface Node {
   readonly op: string;

@@ -9,6 +9,14 @@ interface Part {
   readonly io: PartIo;
 }
 
+/** One part's work: `input` and `output` are offsets in the arena, in floats. */
+interface PartJob {
+  readonly id: number;
+  readonly rows: number;
+  readonly input: number;
+  readonly output: number;
+}
+
 export class Parts {
   readonly #parts = new Map<number, Part>();
 
@@ -16,8 +24,7 @@ export class Parts {
     this.#parts.set(id, { session: new Session(model), io });
   }
 
-  /** Offsets are in floats of `arena`. */
-  run(id: number, rows: number, arena: Float32Array, input: number, output: number): void {
+  run(arena: Float32Array, { id, rows, input, output }: PartJob): void {
     const part = this.#parts.get(id);
     if (!part) throw new RangeError(`part ${id} is not open on this thread`);
     const { io, session } = part;

@@ -102,7 +102,8 @@ export class Pool {
     }
     for (const helper of this.#helpers) if (helper.jobs > 0) this.#post(helper, spins);
     try {
-      for (const { part, rows, input, output } of jobs) if (part.thread === 0) this.#own.run(part.id, rows, this.#arena, input, output);
+      for (const { part, rows, input, output } of jobs)
+        if (part.thread === 0) this.#own.run(this.#arena, { id: part.id, rows, input, output });
     } finally {
       this.#joinAll();
     }

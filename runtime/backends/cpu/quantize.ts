@@ -59,18 +59,22 @@ export function sliceColumns(weight: WeightData, from: number, to: number): Weig
   const shape = [n, to - from];
   const [blocks, first, last] = [k / blockSize, from / blockSize, to / blockSize];
   return byForm<WeightData>(weight, {
-    f32: ({ form, data }) => ({ form, shape, data: columns(data, n, k, from, to) }),
+    f32: ({ form, data }) => ({ form, shape, data: columns(data, n, { width: k, from, to }) }),
     int4: ({ form, q, s, z }) => ({
       form,
       shape,
-      q: columns(q, n, blocks * 16, first * 16, last * 16),
-      s: columns(s, n, blocks, first, last),
-      z: columns(z, n, blocks, first, last),
+      q: columns(q, n, { width: blocks * 16, from: first * 16, to: last * 16 }),
+      s: columns(s, n, { width: blocks, from: first, to: last }),
+      z: columns(z, n, { width: blocks, from: first, to: last }),
     }),
   });
 }
 
-function columns<T extends Float32Array | Uint8Array>(source: T, rows: number, width: number, from: number, to: number): T {
+function columns<T extends Float32Array | Uint8Array>(
+  source: T,
+  rows: number,
+  { width, from, to }: { readonly width: number; readonly from: number; readonly to: number },
+): T {
   const out = new (source.constructor as new (length: number) => T)(rows * (to - from));
   for (let row = 0; row < rows; row++) out.set(source.subarray(row * width + from, row * width + to), row * (to - from));
   return out;

@@ -62,7 +62,7 @@ function runGraph({ inputs, outputs, session, attention }: GraphStage, values: M
     fetches[name] = f32(data, shape(width(name)));
     values.set(name, { shape: [call.rows, width(name)], data });
   }
-  if (attention && call.kv) runAttention(session, attention, feeds, fetches, { ...call, kv: call.kv });
+  if (attention && call.kv) runAttention(session, attention, { feeds, fetches }, { ...call, kv: call.kv });
   else session.run(feeds, fetches);
 }
 
@@ -70,8 +70,7 @@ function runGraph({ inputs, outputs, session, attention }: GraphStage, values: M
 function runAttention(
   session: Session,
   attention: NonNullable<BuiltGraph["attention"]>,
-  feeds: Values,
-  fetches: Values,
+  { feeds, fetches }: { readonly feeds: Values; readonly fetches: Values },
   { kv, rows, buffer }: Call & { readonly kv: KvCall },
 ): void {
   const width = attention.kvHeads * attention.headDim;

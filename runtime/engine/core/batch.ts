@@ -29,7 +29,7 @@ export interface Step {
   readonly ids: readonly string[];
 }
 
-export interface Wanted {
+interface Wanted {
   readonly row: number;
   readonly id: string;
   readonly position: number;
@@ -50,7 +50,7 @@ interface Open {
   next: number;
 }
 
-export const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
+const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
 /** Chunk when nobody is decoding: large products are the fastest. */
 const chunkTokensAlone = 256;
 /** Replayed tokens between two signs of life: well below what a gateway waits for one token. */

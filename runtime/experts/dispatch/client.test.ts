@@ -153,7 +153,7 @@ test("what is planned here and not in memory is asked of another host, and loade
 });
 
 test("a host that says NOT_HOSTED is not followed by a load here while a third host has it", async () => {
-  const gone: Answer = { case: "notHosted", value: { $typeName: "enodia.runtime.v1.NotHosted", epoch: 1n, layerEpoch: 1n, experts: [0] } };
+  const gone: Answer = { case: "notHosted", value: { $typeName: "enodia.runtime.v1.NotHosted", layerEpoch: 1n, experts: [0] } };
   const { client, own } = await rankZero(
     { 1: () => gone, 2: (got) => (got.onDemand ? assert.fail("it hosts it") : rowsFor(got)) },
     { hosts: [0, 1, 2] },

@@ -254,7 +254,11 @@ export class FrameRun {
     const { layer } = this.#frame;
     const hosts = placement(layer).flatMap((plan) => plan.hosts[expert] ?? []);
     return this.#attempts.choose({
-      ...{ layer, expert, self: peers.self.rank, live: peers.live(), nowMs: performance.now() },
+      layer,
+      expert,
+      self: peers.self.rank,
+      live: peers.live(),
+      nowMs: performance.now(),
       hosts: hosts.filter((rank) => peers.usable(rank)),
     });
   }

@@ -7,7 +7,7 @@ import { create } from "../../wire/service.ts";
 import type { PeerClients } from "../peers.ts";
 
 /** A host that says nothing for so long, pings included, is suspect (decision: 2 s). */
-export const silenceMs = 2_000;
+const silenceMs = 2_000;
 const pingEveryMs = 500;
 /** Frames sent and not answered on one stream; the engine sends one per layer and destination, so this is far away. */
 const inFlightMax = 1_024;

@@ -24,6 +24,12 @@ export interface FrameRunnerOptions {
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }
 
+/** One expert of a frame. */
+interface Wanted {
+  readonly layer: number;
+  readonly expert: number;
+}
+
 export class FrameRunner {
   readonly #options: FrameRunnerOptions;
 
@@ -54,7 +60,7 @@ export class FrameRunner {
     for (const expert of experts) {
       const pairs = [...work.pairExperts.keys()].filter((pair) => work.pairExperts[pair] === expert);
       try {
-        scatterRows(out, hidden, pairs, await this.#runOne(layer, phase, expert, partOf(work, hidden, pairs), signal));
+        scatterRows(out, hidden, pairs, await this.#runOne({ layer, expert }, phase, partOf(work, hidden, pairs), signal));
       } catch (caught) {
         const error = AppError.from(caught);
         if (error.code !== "NoRoom") throw error;
@@ -66,7 +72,7 @@ export class FrameRunner {
     return out;
   }
 
-  async #runOne(layer: number, phase: Phase, expert: number, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
+  async #runOne({ layer, expert }: Wanted, phase: Phase, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
     const { materializer, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
     const wasHere = materializer.residents.isResident(layer, expert);
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;

@@ -171,7 +171,6 @@ function notHosted(options: DispatchServerOptions, frame: DispatchFrame, experts
     case: "notHosted",
     value: {
       $typeName: "enodia.runtime.v1.NotHosted",
-      epoch: BigInt(plan.epoch),
       layerEpoch: BigInt(plan.current(frame.layer)?.epoch ?? 0),
       experts: [...experts],
     },

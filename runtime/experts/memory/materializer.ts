@@ -12,7 +12,7 @@ import type { ShardClient } from "./shard-client.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
 /** Units in memory on their way, at most: bounds staging memory and the disturbance of serving. */
-export const concurrentLoads = 2;
+const concurrentLoads = 2;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
 

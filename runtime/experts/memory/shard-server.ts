@@ -64,19 +64,12 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
   const left = new AbortController();
   call.on("cancelled", () => left.abort());
   const unit = await options.reads.read(request.layer, request.expert, left.signal);
-  const sha256 = store.index.codecs[codec]?.units[request.layer]?.[request.expert]?.sha256 ?? "";
   const { limit, most } = paceOf(request);
   let dueAt = performance.now();
   for (let offset = 0; offset < unit.byteLength; offset += chunkBytesMax) {
     if (call.cancelled) return;
     const data = unit.subarray(offset, offset + chunkBytesMax);
-    const last = offset + data.byteLength >= unit.byteLength;
-    const chunk = create(FetchChunkSchema, {
-      offset: BigInt(offset),
-      totalBytes: BigInt(unit.byteLength),
-      data,
-      sha256: last ? sha256 : "",
-    });
+    const chunk = create(FetchChunkSchema, { offset: BigInt(offset), totalBytes: BigInt(unit.byteLength), data });
     if (!call.write(chunk)) await drained(call);
     options.onServed(data.byteLength);
     if (limit <= 0) continue;

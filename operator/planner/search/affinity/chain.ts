@@ -220,7 +220,7 @@ function kicked(chain: Chain, best: Places, random: Random): { places: Places; s
   const length = 1 + random.below(Math.min(lengthMax, chain.layers - first));
   for (let l = first; l < first + length; l++) {
     const next = (places[l] as number[]).slice();
-    if (l > first) [a, b] = [follower(chain, l, a, next, g), follower(chain, l, b, next, h)];
+    if (l > first) [a, b] = [follower(chain, l, a, { row: next, rank: g }), follower(chain, l, b, { row: next, rank: h })];
     if (a < 0 || b < 0) break;
     next[a] = h;
     next[b] = g;
@@ -234,7 +234,12 @@ function kicked(chain: Chain, best: Places, random: Random): { places: Places; s
 const lengthMax = 64;
 
 /** The item that gets most of an item's flow among those that a layer has on a rank; -1 if it has none. */
-function follower(chain: Chain, layer: number, item: number, row: readonly number[], rank: number): number {
+function follower(
+  chain: Chain,
+  layer: number,
+  item: number,
+  { row, rank }: { readonly row: readonly number[]; readonly rank: number },
+): number {
   let best = -1;
   for (let j = 0; j < chain.items; j++) {
     if (row[j] !== rank) continue;

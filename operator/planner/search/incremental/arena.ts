@@ -18,25 +18,25 @@ export class Arena {
   readonly used: Float64Array;
   moves = 0;
   bytes = 0;
-  private readonly freeAtStart: Float64Array;
+  readonly #freeAtStart: Float64Array;
   /** Bytes added per (layer, rank): old and new copies of a layer coexist until it is freed. */
-  private readonly incoming: Float64Array;
+  readonly #incoming: Float64Array;
   /** Copies added per rank. */
-  private readonly arrivals: Int32Array;
+  readonly #arrivals: Int32Array;
 
   constructor(problem: Problem, hosts: Hosts) {
     this.problem = problem;
     this.used = usedBytes(problem, hosts);
-    this.freeAtStart = this.used.map((used, g) => Math.max(0, (problem.capacity[g] as number) - used));
-    this.incoming = new Float64Array(problem.L * problem.G);
-    this.arrivals = new Int32Array(problem.G);
+    this.#freeAtStart = this.used.map((used, g) => Math.max(0, (problem.capacity[g] as number) - used));
+    this.#incoming = new Float64Array(problem.L * problem.G);
+    this.#arrivals = new Int32Array(problem.G);
   }
 
   resident(layer: number, expert: number): number {
     return this.problem.input.shape.residentBytes[layer * this.problem.E + expert] as number;
   }
 
-  private stored(layer: number, expert: number): number {
+  #stored(layer: number, expert: number): number {
     return this.problem.input.shape.storedBytes[layer * this.problem.E + expert] as number;
   }
 
@@ -56,12 +56,12 @@ export class Arena {
     const { budget, recent } = problem.input;
     if ((problem.speed[rank] as number) <= 0) return false;
     const bytes = this.resident(layer, expert);
-    const already = this.incoming[layer * problem.G + rank] as number;
-    if (already > 0 && already + bytes > problem.staging + (this.freeAtStart[rank] as number) + slack) return false;
-    const stored = this.stored(layer, expert);
+    const already = this.#incoming[layer * problem.G + rank] as number;
+    if (already > 0 && already + bytes > problem.staging + (this.#freeAtStart[rank] as number) + slack) return false;
+    const stored = this.#stored(layer, expert);
     if (this.moves + 1 > budget.maxMoves || this.bytes + stored > budget.maxBytes) return false;
-    if ((this.arrivals[rank] as number) + 1 > budget.maxMovesPerRank) return false;
-    return !recent?.dropped.has(this.key(layer, expert, rank));
+    if ((this.#arrivals[rank] as number) + 1 > budget.maxMovesPerRank) return false;
+    return !recent?.dropped.has(this.#key(layer, expert, rank));
   }
 
   /** Are moves and bytes left for all copies of a step together? Of a rank, a step brings one at most. */
@@ -69,7 +69,7 @@ export class Arena {
     const { maxMoves, maxBytes } = this.problem.input.budget;
     if (this.moves + adds.length > maxMoves) return false;
     return (
-      maxBytes === Number.POSITIVE_INFINITY || adds.reduce((sum, { expert }) => sum + this.stored(layer, expert), this.bytes) <= maxBytes
+      maxBytes === Number.POSITIVE_INFINITY || adds.reduce((sum, { expert }) => sum + this.#stored(layer, expert), this.bytes) <= maxBytes
     );
   }
 
@@ -92,7 +92,7 @@ export class Arena {
 
   /** May the copy on `rank` go when another takes its place? Not if a recent plan has just made it. */
   mayLeave(state: LayerState, expert: number, rank: number): boolean {
-    return !this.problem.input.recent?.added.has(this.key(state.layer, expert, rank));
+    return !this.problem.input.recent?.added.has(this.#key(state.layer, expert, rank));
   }
 
   free(rank: number): number {
@@ -102,10 +102,10 @@ export class Arena {
   record(layer: number, adds: readonly Copy[], drops: readonly Copy[]): void {
     for (const { expert, rank } of adds) {
       const bytes = this.resident(layer, expert);
-      const stored = this.stored(layer, expert);
+      const stored = this.#stored(layer, expert);
       this.used[rank] = (this.used[rank] as number) + bytes;
-      this.incoming[layer * this.problem.G + rank] = (this.incoming[layer * this.problem.G + rank] as number) + bytes;
-      this.arrivals[rank] = (this.arrivals[rank] as number) + 1;
+      this.#incoming[layer * this.problem.G + rank] = (this.#incoming[layer * this.problem.G + rank] as number) + bytes;
+      this.#arrivals[rank] = (this.#arrivals[rank] as number) + 1;
       this.moves++;
       this.bytes += stored;
     }
@@ -129,7 +129,7 @@ export class Arena {
     return true;
   }
 
-  private key(layer: number, expert: number, rank: number): number {
+  #key(layer: number, expert: number, rank: number): number {
     return copyKey(this.problem.input, layer, expert, this.problem.ranks[rank]?.rank ?? rank);
   }
 }

@@ -50,11 +50,10 @@ function ejections(view: View, { d, third, spill, f, rank, rows }: Chain): void 
     state.give(d, third, none);
     state.give(f, rank, third);
     state.give(e, none, rank);
-    const total = state.finish();
-    const cost = copyCost(view, e, rank) + copyCost(view, f, third);
-    if (!beats(view, total, 0, cost, 1)) continue;
+    const price = { total: state.finish(), cost: copyCost(view, e, rank) + copyCost(view, f, third) };
+    if (!beats(view, price)) continue;
     if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, f, third, d) || !arena.mayAdd(state, e, rank, f)) continue;
-    offer(view, total, 0, cost, 1, () => ({
+    offer(view, price, () => ({
       kind: "chain",
       changes: [
         { expert: d, hosts: dHosts.filter((g) => g !== third) },

@@ -8,21 +8,26 @@ import { layerSlots, rankWeights, replicaCounts } from "./slots.ts";
 export function freshHosts(problem: Problem): Hosts | undefined {
   const slots = layerSlots(problem);
   const used = new Float64Array(problem.G);
-  const given = new Float64Array(problem.G);
-  const wanted = new Float64Array(problem.G);
-  const weight = rankWeights(problem);
+  const deal: Deal = { weight: rankWeights(problem), given: new Float64Array(problem.G), wanted: new Float64Array(problem.G) };
   const hosts: Hosts = [];
   for (let l = 0; l < problem.L; l++) {
-    const caps = rankCaps(problem, slots[l] as number, weight, given, wanted);
-    const layer = packLayer(problem, l, caps, slots[l] as number, used);
+    const caps = rankCaps(problem, slots[l] as number, deal);
+    const layer = packLayer(problem, l, { caps, slots: slots[l] as number }, used);
     if (!layer) return undefined;
     hosts.push(layer);
   }
   return hosts;
 }
 
+/** Slots of all layers so far, by rank. */
+interface Deal {
+  readonly weight: Float64Array;
+  readonly given: Float64Array;
+  readonly wanted: Float64Array;
+}
+
 /** Deals a layer's slots to ranks so that each rank's running total follows its weight. */
-function rankCaps(problem: Problem, slots: number, weight: Float64Array, given: Float64Array, wanted: Float64Array): number[] {
+function rankCaps(problem: Problem, slots: number, { weight, given, wanted }: Deal): number[] {
   const { G, E } = problem;
   if (problem.slotCap !== Number.POSITIVE_INFINITY) return new Array<number>(G).fill(problem.slotCap);
   const all = sum(weight);
@@ -43,7 +48,13 @@ function rankCaps(problem: Problem, slots: number, weight: Float64Array, given: 
   return caps;
 }
 
-function packLayer(problem: Problem, layer: number, caps: number[], slots: number, used: Float64Array): number[][] | undefined {
+/** Slots that one layer has on each rank, and altogether. */
+interface LayerSlots {
+  readonly caps: number[];
+  readonly slots: number;
+}
+
+function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots, used: Float64Array): number[][] | undefined {
   const demand = layerDemand(problem, layer);
   const count = replicaCounts(demand, Math.max(problem.E, slots), problem.G, problem.input.minCopies);
   const pieces = count.flatMap((n, e) => Array.from({ length: n }, (_, i) => ({ e, rows: (demand[e] as number) / n, home: i === 0 })));
@@ -57,7 +68,8 @@ function packLayer(problem: Problem, layer: number, caps: number[], slots: numbe
     if (!home && room <= homes) continue;
     const bytes = problem.input.shape.residentBytes[layer * problem.E + e] as number;
     const row = hosts[e] as number[];
-    const g = place(problem, row, bytes, load, caps, used) ?? (home ? place(problem, row, bytes, load, undefined, used) : undefined);
+    const piece = { row, bytes };
+    const g = place(problem, piece, { load, used, caps }) ?? (home ? place(problem, piece, { load, used }) : undefined);
     if (home) homes--;
     if (g === undefined) {
       if (row.length > 0 || !home) continue;
@@ -72,13 +84,18 @@ function packLayer(problem: Problem, layer: number, caps: number[], slots: numbe
   return hosts;
 }
 
+/** What the ranks hold so far, and the slots that are left on each; without `caps` any rank with room will do. */
+interface Filled {
+  readonly load: Float64Array;
+  readonly used: Float64Array;
+  readonly caps?: readonly number[];
+}
+
+/** The least loaded rank that can take one more copy of an expert with hosts `row`. */
 function place(
   problem: Problem,
-  row: readonly number[],
-  bytes: number,
-  load: Float64Array,
-  caps: readonly number[] | undefined,
-  used: Float64Array,
+  { row, bytes }: { readonly row: readonly number[]; readonly bytes: number },
+  { load, used, caps }: Filled,
 ): number | undefined {
   let best: number | undefined;
   let least = Number.POSITIVE_INFINITY;

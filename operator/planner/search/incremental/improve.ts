@@ -37,7 +37,7 @@ export interface Improved {
 }
 
 /** One search state per layer, split as the input asks. */
-export function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
+function makeStates(problem: Problem, hosts: Hosts): LayerState[] {
   const equal = problem.input.split === "equal";
   return hosts.map(
     (rows, layer) => new LayerState({ layer, demand: layerDemand(problem, layer), hosts: rows, speed: problem.speed, equal }),

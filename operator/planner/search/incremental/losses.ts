@@ -7,57 +7,57 @@ import type { Eviction, Evictions } from "./step.ts";
 
 /** Cheapest copies to give up, per rank, over all layers. */
 export class LossTable {
-  private readonly states: readonly LayerState[];
-  private readonly arena: Arena;
-  private readonly stale = new Set<number>();
+  readonly #states: readonly LayerState[];
+  readonly #arena: Arena;
+  readonly #stale = new Set<number>();
   /** Copies that each rank may give up, over all layers, cheapest first. */
-  private readonly byRank: Eviction[][];
+  readonly #byRank: Eviction[][];
 
   constructor(states: readonly LayerState[], arena: Arena) {
-    this.states = states;
-    this.arena = arena;
-    this.byRank = Array.from({ length: arena.problem.G }, () => []);
-    for (let l = 0; l < states.length; l++) this.stale.add(l);
+    this.#states = states;
+    this.#arena = arena;
+    this.#byRank = Array.from({ length: arena.problem.G }, () => []);
+    for (let l = 0; l < states.length; l++) this.#stale.add(l);
   }
 
   forget(layer: number): void {
-    this.stale.add(layer);
+    this.#stale.add(layer);
   }
 
   readonly cheapest: Evictions = (rank, bytes, layer) => {
-    if (this.stale.size > 0) this.refresh();
-    for (const entry of this.byRank[rank] as Eviction[]) {
-      if (entry.layer !== layer && this.arena.resident(entry.layer, entry.copy.expert) >= bytes) return entry;
+    if (this.#stale.size > 0) this.#refresh();
+    for (const entry of this.#byRank[rank] as Eviction[]) {
+      if (entry.layer !== layer && this.#arena.resident(entry.layer, entry.copy.expert) >= bytes) return entry;
     }
     return undefined;
   };
 
-  private refresh(): void {
+  #refresh(): void {
     const ranks = new Set<number>();
-    for (let g = 0; g < this.byRank.length; g++) {
-      const list = this.byRank[g] as Eviction[];
-      const kept = list.filter((entry) => !this.stale.has(entry.layer));
-      if (kept.length < list.length) this.byRank[g] = kept;
+    for (let g = 0; g < this.#byRank.length; g++) {
+      const list = this.#byRank[g] as Eviction[];
+      const kept = list.filter((entry) => !this.#stale.has(entry.layer));
+      if (kept.length < list.length) this.#byRank[g] = kept;
     }
-    for (const layer of this.stale) {
-      for (const entry of this.lossesOf(layer)) {
-        (this.byRank[entry.copy.rank] as Eviction[]).push(entry);
+    for (const layer of this.#stale) {
+      for (const entry of this.#lossesOf(layer)) {
+        (this.#byRank[entry.copy.rank] as Eviction[]).push(entry);
         ranks.add(entry.copy.rank);
       }
     }
     for (const g of ranks)
-      (this.byRank[g] as Eviction[]).sort((a, b) => a.loss - b.loss || a.layer - b.layer || a.copy.expert - b.copy.expert);
-    this.stale.clear();
+      (this.#byRank[g] as Eviction[]).sort((a, b) => a.loss - b.loss || a.layer - b.layer || a.copy.expert - b.copy.expert);
+    this.#stale.clear();
   }
 
-  private lossesOf(layer: number): Eviction[] {
-    const state = this.states[layer] as LayerState;
+  #lossesOf(layer: number): Eviction[] {
+    const state = this.#states[layer] as LayerState;
     const before = state.phi();
     const list: Eviction[] = [];
     state.hosts.forEach((hosts, expert) => {
       if (hosts.length < 2) return;
       for (const rank of hosts) {
-        if (!this.arena.mayDrop(state, expert, rank)) continue;
+        if (!this.#arena.mayDrop(state, expert, rank)) continue;
         state.begin();
         state.take(expert);
         state.give(expert, rank, none);

@@ -91,14 +91,14 @@ function add(view: View, e: number, rank: number): void {
   const adds = [{ expert: e, rank }];
   const cost = copyCost(view, e, rank);
   const weight = addPreference * spread(view, e, rank);
-  offer(view, priceOne(state, e, none, rank), 0, cost, weight, () => ({
+  offer(view, { total: priceOne(state, e, none, rank), cost, weight }, () => ({
     kind: "add",
     changes: [{ expert: e, hosts: [...hosts, rank] }],
     adds,
     drops: [],
   }));
   if (!arena.mayLeave(state, e, hot)) return;
-  offer(view, priceOne(state, e, hot, rank), 0, cost, 1, () => ({
+  offer(view, { total: priceOne(state, e, hot, rank), cost }, () => ({
     kind: "relocate",
     changes: [{ expert: e, hosts: hosts.map((g) => (g === hot ? rank : g)) }],
     adds,
@@ -113,18 +113,18 @@ function addByEviction(view: View, evictions: Evictions, e: number, rank: number
   const cost = copyCost(view, e, rank);
   const added = priceOne(state, e, none, rank);
   const moved = hosts.length === 1 && arena.mayLeave(state, e, hot) ? priceOne(state, e, hot, rank) : Number.POSITIVE_INFINITY;
-  if (!beats(view, added, 0, cost, addPreference) && !beats(view, moved, 0, cost, 1)) return;
+  if (!beats(view, { total: added, cost, weight: addPreference }) && !beats(view, { total: moved, cost })) return;
   const evict = evictions(rank, arena.resident(state.layer, e) - arena.free(rank), state.layer);
   if (!evict) return;
   const adds = [{ expert: e, rank }];
-  offer(view, added, evict.loss, cost, addPreference, () => ({
+  offer(view, { total: added, loss: evict.loss, cost, weight: addPreference }, () => ({
     kind: "replace",
     changes: [{ expert: e, hosts: [...hosts, rank] }],
     adds,
     drops: [],
     evict,
   }));
-  offer(view, moved, evict.loss, cost, 1, () => ({
+  offer(view, { total: moved, loss: evict.loss, cost }, () => ({
     kind: "relocate",
     changes: [{ expert: e, hosts: [rank] }],
     adds,
@@ -154,11 +154,9 @@ function replacements(view: View): void {
       state.take(e);
       state.give(f, rank, none);
       state.give(e, none, rank);
-      const total = state.finish();
-      const cost = copyCost(view, e, rank);
-      const weight = spread(view, e, rank);
-      if (!beats(view, total, 0, cost, weight) || !arena.mayAdd(state, e, rank, f)) continue;
-      offer(view, total, 0, cost, weight, () => ({
+      const price = { total: state.finish(), cost: copyCost(view, e, rank), weight: spread(view, e, rank) };
+      if (!beats(view, price) || !arena.mayAdd(state, e, rank, f)) continue;
+      offer(view, price, () => ({
         kind: "replace",
         changes: [
           { expert: f, hosts: fHosts.filter((g) => g !== rank) },
@@ -221,9 +219,9 @@ function swap(view: View, { e, f, rank, shift }: { e: number; f: number; rank: n
     state.give(e, hot, rank);
     total = Math.min(total, state.finish());
   }
-  if (!beats(view, total, 0, cost, 1)) return;
+  if (!beats(view, { total, cost })) return;
   if (!arena.mayLeave(state, f, rank) || !arena.mayAdd(state, e, rank, f) || !arena.mayAdd(state, f, hot, e)) return;
-  offer(view, total, 0, cost, 1, () => ({
+  offer(view, { total, cost }, () => ({
     kind: "swap",
     changes: [
       { expert: f, hosts: fHosts.map((g) => (g === rank ? hot : g)) },
@@ -245,7 +243,7 @@ function drops(view: View): void {
   for (const e of view.experts) {
     const hosts = state.hosts[e] as number[];
     if (hosts.length < 2 || !arena.mayDrop(state, e, hot)) continue;
-    offer(view, priceOne(state, e, hot, none), 0, dropCost, 1, () => ({
+    offer(view, { total: priceOne(state, e, hot, none), cost: dropCost }, () => ({
       kind: "drop",
       changes: [{ expert: e, hosts: hosts.filter((g) => g !== hot) }],
       adds: [],

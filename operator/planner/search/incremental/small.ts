@@ -47,8 +47,7 @@ export function polishSmall(problem: Problem, start: Hosts, options: ImproveOpti
     const found = search.run();
     spent.add(found ? changeOf(problem, l, problem.current?.[l] ?? found, found) : change);
     if (!found) continue;
-    addBytes(problem, l, layer, used, -1);
-    addBytes(problem, l, found, used, 1);
+    exchangeBytes(problem, l, { from: layer, to: found }, used);
     hosts[l] = found;
   }
   return hosts;
@@ -70,10 +69,11 @@ function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used:
   return bound(layerDemand(problem, layer), problem.G, Math.min(slots, problem.E * problem.G), fastestOf(problem.speed));
 }
 
-function addBytes(problem: Problem, layer: number, hosts: Hosts[number], used: Float64Array, sign: number): void {
-  hosts.forEach((row, e) => {
-    for (const g of row) used[g] = (used[g] as number) + sign * (problem.input.shape.residentBytes[layer * problem.E + e] as number);
-  });
+/** The layer's hosts become others: their resident bytes leave and enter `used`. */
+function exchangeBytes(problem: Problem, layer: number, { from, to }: Record<"from" | "to", Hosts[number]>, used: Float64Array): void {
+  const bytes = (e: number): number => problem.input.shape.residentBytes[layer * problem.E + e] as number;
+  for (const [e, row] of from.entries()) for (const g of row) used[g] = (used[g] as number) - bytes(e);
+  for (const [e, row] of to.entries()) for (const g of row) used[g] = (used[g] as number) + bytes(e);
 }
 
 function countNew(from: Hosts, to: Hosts): number {
@@ -100,138 +100,137 @@ interface SmallOptions {
 }
 
 class SmallSearch {
-  private readonly o: SmallOptions;
-  private readonly demand: Float64Array;
-  private readonly old: Hosts[number] | undefined;
-  private readonly random: Random;
+  readonly #o: SmallOptions;
+  readonly #demand: Float64Array;
+  readonly #old: Hosts[number] | undefined;
+  readonly #random: Random;
   /** Resident bytes that each rank has left with the hosts that the search is at, and what the step in hand would take of them. */
-  private room: Float64Array = new Float64Array(0);
-  private readonly taken: Float64Array;
+  #room: Float64Array = new Float64Array(0);
+  readonly #taken: Float64Array;
 
   constructor(options: SmallOptions) {
-    this.o = options;
-    this.demand = layerDemand(options.problem, options.layer);
-    this.old = options.problem.current?.[options.layer];
-    this.random = seeded((options.problem.input.seed ?? 1) * 1009 + options.layer);
-    this.taken = new Float64Array(options.problem.G);
+    this.#o = options;
+    this.#demand = layerDemand(options.problem, options.layer);
+    this.#old = options.problem.current?.[options.layer];
+    this.#random = seeded((options.problem.input.seed ?? 1) * 1009 + options.layer);
+    this.#taken = new Float64Array(options.problem.G);
   }
 
   /** Better hosts for the layer, or undefined. */
   run(): Hosts[number] | undefined {
-    const { start } = this.o;
-    const { effort } = this.o.problem.input;
-    const first = this.score(start);
-    const starts = this.old ? 1 : restarts[effort];
-    const steps = Math.ceil(trials[effort] * (this.old ? replanPart : 1));
+    const { start } = this.#o;
+    const { effort } = this.#o.problem.input;
+    const first = this.#score(start);
+    const starts = this.#old ? 1 : restarts[effort];
+    const steps = Math.ceil(trials[effort] * (this.#old ? replanPart : 1));
     let best = start;
     let bestScore = first;
-    for (let r = 0; r < starts && bestScore > this.goal(best); r++) {
-      const found = this.anneal(r % 2 === 0 ? best : start, steps);
+    for (let r = 0; r < starts && bestScore > this.#goal(best); r++) {
+      const found = this.#anneal(r % 2 === 0 ? best : start, steps);
       if (found.score < bestScore) {
         best = found.hosts;
         bestScore = found.score;
       }
     }
-    return bestScore < first - this.o.theta ? best : undefined;
+    return bestScore < first - this.#o.theta ? best : undefined;
   }
 
-  private goal(hosts: Hosts[number]): number {
-    return this.o.target + this.price() * this.newCopies(hosts);
+  #goal(hosts: Hosts[number]): number {
+    return this.#o.target + this.#price() * this.#newCopies(hosts);
   }
 
-  private price(): number {
-    return this.old ? this.o.theta : 1e-6;
+  #price(): number {
+    return this.#old ? this.#o.theta : 1e-6;
   }
 
-  private newCopies(hosts: Hosts[number]): number {
-    return this.old ? countNew([this.old], [hosts]) : 0;
+  #newCopies(hosts: Hosts[number]): number {
+    return this.#old ? countNew([this.#old], [hosts]) : 0;
   }
 
-  private score(hosts: Hosts[number]): number {
-    const { problem } = this.o;
-    const { load } = splitLayer({ demand: this.demand, hosts, speed: problem.speed }, splitSweepsInSearch);
-    return Math.max(this.o.target, imbalance(load, problem.speed)) + this.price() * this.newCopies(hosts);
+  #score(hosts: Hosts[number]): number {
+    const { problem } = this.#o;
+    const { load } = splitLayer({ demand: this.#demand, hosts, speed: problem.speed }, splitSweepsInSearch);
+    return Math.max(this.#o.target, imbalance(load, problem.speed)) + this.#price() * this.#newCopies(hosts);
   }
 
-  private anneal(start: Hosts[number], steps: number): { hosts: Hosts[number]; score: number } {
+  #anneal(start: Hosts[number], steps: number): { hosts: Hosts[number]; score: number } {
     let hosts = start;
-    let score = this.score(hosts);
+    let score = this.#score(hosts);
     let best = { hosts, score };
-    this.room = this.roomOf(hosts);
+    this.#room = this.#roomOf(hosts);
     const cooling = (coldest / hot) ** (1 / steps);
     let temperature = hot;
     for (let n = 0; n < steps; n++, temperature *= cooling) {
-      const next = this.neighbour(hosts);
+      const next = this.#neighbour(hosts);
       if (!next) continue;
-      const value = this.score(next);
-      if (value > score && this.random.next() >= Math.exp((score - value) / temperature)) continue;
+      const value = this.#score(next);
+      if (value > score && this.#random.next() >= Math.exp((score - value) / temperature)) continue;
       hosts = next;
       score = value;
-      for (let g = 0; g < this.taken.length; g++) this.room[g] = (this.room[g] as number) - (this.taken[g] as number);
-      if (score < best.score - 1e-9 && this.feasible(hosts)) {
+      for (let g = 0; g < this.#taken.length; g++) this.#room[g] = (this.#room[g] as number) - (this.#taken[g] as number);
+      if (score < best.score - 1e-9 && this.#feasible(hosts)) {
         best = { hosts, score };
-        if (score <= this.o.target + 1e-9) break;
+        if (score <= this.#o.target + 1e-9) break;
       }
     }
     return best;
   }
 
-  private neighbour(hosts: Hosts[number]): Hosts[number] | undefined {
-    const { problem } = this.o;
-    const e = this.random.below(problem.E);
+  #neighbour(hosts: Hosts[number]): Hosts[number] | undefined {
+    const { problem } = this.#o;
+    const e = this.#random.below(problem.E);
     const row = hosts[e] as number[];
-    const g = this.random.below(problem.G);
-    const kind = this.random.below(4);
-    const at = this.random.below(row.length);
+    const g = this.#random.below(problem.G);
+    const kind = this.#random.below(4);
+    const at = this.#random.below(row.length);
     if (row.length === 0 && kind > 0) return undefined; // nobody hosts it: only an added copy makes sense
-    if (kind === 0) return row.includes(g) ? undefined : this.checked(hosts, [[e, [...row, g]]]);
+    if (kind === 0) return row.includes(g) ? undefined : this.#checked(hosts, [[e, [...row, g]]]);
     if (kind === 1)
-      return row.length > Math.max(1, problem.input.minCopies) ? this.checked(hosts, [[e, row.filter((_, i) => i !== at)]]) : undefined;
+      return row.length > Math.max(1, problem.input.minCopies) ? this.#checked(hosts, [[e, row.filter((_, i) => i !== at)]]) : undefined;
     if (row.includes(g)) return undefined;
     const moved = row.map((rank, i) => (i === at ? g : rank));
-    if (kind === 2) return this.checked(hosts, [[e, moved]]);
+    if (kind === 2) return this.#checked(hosts, [[e, moved]]);
     const from = row[at] as number;
     const others = hosts.map((_, f) => f).filter((f) => f !== e && hosts[f]?.includes(g) && !hosts[f]?.includes(from));
     if (others.length === 0) return undefined;
-    const f = others[this.random.below(others.length)] as number;
-    return this.checked(hosts, [
+    const f = others[this.#random.below(others.length)] as number;
+    return this.#checked(hosts, [
       [e, moved],
       [f, (hosts[f] as number[]).map((rank) => (rank === g ? from : rank))],
     ]);
   }
 
   /** The changed layer if it keeps to slots, bytes and speeds. */
-  private checked(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): Hosts[number] | undefined {
+  #checked(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): Hosts[number] | undefined {
     const next = hosts.slice();
     for (const [e, row] of changes) {
-      if (!keepsFloor(this.o.problem, hosts[e] as number[], row)) return undefined;
+      if (!keepsFloor(this.#o.problem, hosts[e] as number[], row)) return undefined;
       next[e] = row;
     }
-    return this.fits(next, changes) && this.takes(hosts, changes) ? next : undefined;
+    return this.#fits(next, changes) && this.#takes(hosts, changes) ? next : undefined;
   }
 
-  private roomOf(hosts: Hosts[number]): Float64Array {
-    const { problem, layer, used, start } = this.o;
+  #roomOf(hosts: Hosts[number]): Float64Array {
+    const { problem, layer, used, start } = this.#o;
     const left = used.slice();
-    addBytes(problem, layer, start, left, -1);
-    addBytes(problem, layer, hosts, left, 1);
+    exchangeBytes(problem, layer, { from: start, to: hosts }, left);
     return left.map((bytes, g) => (problem.capacity[g] as number) - bytes);
   }
 
   /** True when every rank that gets more has room for it. Without this most of a full memory's neighbours are priced in vain. */
-  private takes(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
-    const { problem, layer } = this.o;
-    this.taken.fill(0);
+  #takes(hosts: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
+    const { problem, layer } = this.#o;
+    this.#taken.fill(0);
     for (const [e, row] of changes) {
       const bytes = problem.input.shape.residentBytes[layer * problem.E + e] as number;
-      for (const g of row) this.taken[g] = (this.taken[g] as number) + bytes;
-      for (const g of hosts[e] as number[]) this.taken[g] = (this.taken[g] as number) - bytes;
+      for (const g of row) this.#taken[g] = (this.#taken[g] as number) + bytes;
+      for (const g of hosts[e] as number[]) this.#taken[g] = (this.#taken[g] as number) - bytes;
     }
-    return this.taken.every((bytes, g) => bytes <= 1e-6 || bytes <= (this.room[g] as number) + 1e-6);
+    return this.#taken.every((bytes, g) => bytes <= 1e-6 || bytes <= (this.#room[g] as number) + 1e-6);
   }
 
-  private fits(next: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
-    const { problem } = this.o;
+  #fits(next: Hosts[number], changes: readonly (readonly [number, number[]])[]): boolean {
+    const { problem } = this.#o;
     for (const [, row] of changes) {
       for (const g of row) {
         if ((problem.speed[g] as number) <= 0) return false;
@@ -243,18 +242,17 @@ class SmallSearch {
   }
 
   /** The limits that need the whole layer: bytes, what a rank receives at once, budget, dwell. Checked for new bests only. */
-  private feasible(hosts: Hosts[number]): boolean {
-    const { problem, layer, used, free0 } = this.o;
+  #feasible(hosts: Hosts[number]): boolean {
+    const { problem, layer, used, free0 } = this.#o;
     const base = used.slice();
-    addBytes(problem, layer, this.o.start, base, -1);
-    addBytes(problem, layer, hosts, base, 1);
+    exchangeBytes(problem, layer, { from: this.#o.start, to: hosts }, base);
     if (base.some((bytes, g) => bytes > (problem.capacity[g] as number) + 1e-6)) return false;
-    if (!this.old) return true;
-    const change = changeOf(problem, layer, this.old, hosts);
+    if (!this.#old) return true;
+    const change = changeOf(problem, layer, this.#old, hosts);
     const { recent, budget } = problem.input;
-    if (!this.o.others.allows(change, budget)) return false;
+    if (!this.#o.others.allows(change, budget)) return false;
     for (let e = 0; e < problem.E; e++) {
-      const before = this.old[e] as number[];
+      const before = this.#old[e] as number[];
       const key = (g: number): number => copyKey(problem.input, layer, e, problem.ranks[g]?.rank ?? g);
       for (const g of hosts[e] as number[]) {
         if (before.includes(g)) continue;

@@ -65,8 +65,19 @@ export interface View {
 const sameNodePreference = 0.45;
 export const least = 1e-9;
 
-/** Would a step of this total, cost and weight beat the best one so far? Costs no root. */
-export function beats(view: View, total: number, loss: number, cost: number, weight: number): boolean {
+/** What a step would bring and take. */
+export interface Price {
+  /** The layer's total afterwards. */
+  readonly total: number;
+  /** What another layer loses with it; none where not said. */
+  readonly loss?: number;
+  readonly cost: number;
+  /** By how much its gain counts; 1 where not said. */
+  readonly weight?: number;
+}
+
+/** Would a step of this price beat the best one so far? Costs no root. */
+export function beats(view: View, { total, loss = 0, cost, weight = 1 }: Price): boolean {
   const phi = view.before - loss - least - (view.value * cost) / weight;
   return phi > 0 && total < raise(phi);
 }
@@ -76,15 +87,9 @@ export function ceilingOf(view: View, copies: number): number {
   return view.before - least - (view.uniformCost ? view.value * copies : 0);
 }
 
-export function offer(
-  view: View,
-  total: number,
-  loss: number,
-  cost: number,
-  weight: number,
-  make: () => Omit<Step, "gain" | "value" | "layer">,
-): void {
-  if (!beats(view, total, loss, cost, weight)) return;
+export function offer(view: View, price: Price, make: () => Omit<Step, "gain" | "value" | "layer">): void {
+  if (!beats(view, price)) return;
+  const { total, loss = 0, cost, weight = 1 } = price;
   const made = make();
   if (!view.arena.keepsFloor(view.state, made.changes)) return;
   const gain = view.before - root(total) - loss;

@@ -226,11 +226,6 @@ export declare type Started = Message<"enodia.runtime.v1.Started"> & {
    * @generated from field: uint32 queued_tokens = 1;
    */
   queuedTokens: number;
-
-  /**
-   * @generated from field: uint32 cached_prompt_tokens = 2;
-   */
-  cachedPromptTokens: number;
 };
 
 /**
@@ -295,11 +290,6 @@ export declare type Finish = Message<"enodia.runtime.v1.Finish"> & {
    * @generated from field: enodia.runtime.v1.FinishReason reason = 1;
    */
   reason: FinishReason;
-
-  /**
-   * @generated from field: uint32 output_tokens = 2;
-   */
-  outputTokens: number;
 };
 
 /**
@@ -357,13 +347,6 @@ export declare type DispatchFrame = Message<"enodia.runtime.v1.DispatchFrame"> &
    * @generated from field: repeated uint32 pair_experts = 8;
    */
   pairExperts: number[];
-
-  /**
-   * optional router state that crosses layers
-   *
-   * @generated from field: bytes carry = 9;
-   */
-  carry: Uint8Array;
 
   /**
    * phase, for the load counters
@@ -445,13 +428,8 @@ export declare const DispatchReplySchema: GenMessage<DispatchReply>;
  */
 export declare type NotHosted = Message<"enodia.runtime.v1.NotHosted"> & {
   /**
-   * the host's plan epoch
+   * the host's epoch of this layer
    *
-   * @generated from field: uint64 epoch = 1;
-   */
-  epoch: bigint;
-
-  /**
    * @generated from field: uint64 layer_epoch = 2;
    */
   layerEpoch: bigint;
@@ -572,13 +550,6 @@ export declare type FetchChunk = Message<"enodia.runtime.v1.FetchChunk"> & {
    * @generated from field: bytes data = 3;
    */
   data: Uint8Array;
-
-  /**
-   * hex, of the whole unit; on the last chunk
-   *
-   * @generated from field: string sha256 = 4;
-   */
-  sha256: string;
 };
 
 /**
@@ -675,11 +646,6 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
    * @generated from field: uint64 kv_bytes = 13;
    */
   kvBytes: bigint;
-
-  /**
-   * @generated from field: string backend = 14;
-   */
-  backend: string;
 
   /**
    * @generated from field: string device = 15;
@@ -907,11 +873,6 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
   self?: Sender | undefined;
 
   /**
-   * @generated from field: string pod_name = 2;
-   */
-  podName: string;
-
-  /**
    * @generated from field: uint64 epoch = 3;
    */
   epoch: bigint;
@@ -939,11 +900,6 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
   hostedBytes: bigint;
 
   /**
-   * @generated from field: uint64 budget_bytes = 8;
-   */
-  budgetBytes: bigint;
-
-  /**
    * @generated from field: uint32 queued_tokens = 9;
    */
   queuedTokens: number;
@@ -969,21 +925,6 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: repeated enodia.runtime.v1.HostedLayer hosted = 13;
    */
   hosted: HostedLayer[];
-
-  /**
-   * @generated from field: uint64 dense_bytes = 14;
-   */
-  denseBytes: bigint;
-
-  /**
-   * @generated from field: uint64 kv_bytes = 15;
-   */
-  kvBytes: bigint;
-
-  /**
-   * @generated from field: uint64 fetched_bytes_total = 16;
-   */
-  fetchedBytesTotal: bigint;
 };
 
 /**
@@ -1139,11 +1080,6 @@ export declare type LayerReady = Message<"enodia.runtime.v1.LayerReady"> & {
    * @generated from field: uint64 bytes = 2;
    */
   bytes: bigint;
-
-  /**
-   * @generated from field: uint32 moves = 3;
-   */
-  moves: number;
 
   /**
    * the same bytes by where they came from
@@ -1322,10 +1258,6 @@ export declare const AbortRequestSchema: GenMessage<AbortRequest>;
  * @generated from message enodia.runtime.v1.AbortReply
  */
 export declare type AbortReply = Message<"enodia.runtime.v1.AbortReply"> & {
-  /**
-   * @generated from field: repeated uint32 aborted = 1;
-   */
-  aborted: number[];
 };
 
 /**
@@ -1382,11 +1314,6 @@ export declare type ReleaseReply = Message<"enodia.runtime.v1.ReleaseReply"> & {
    * @generated from field: repeated uint32 pending = 2;
    */
   pending: number[];
-
-  /**
-   * @generated from field: uint64 freed_bytes = 3;
-   */
-  freedBytes: bigint;
 };
 
 /**
@@ -1422,10 +1349,6 @@ export declare const DrainRequestSchema: GenMessage<DrainRequest>;
  * @generated from message enodia.runtime.v1.DrainReply
  */
 export declare type DrainReply = Message<"enodia.runtime.v1.DrainReply"> & {
-  /**
-   * @generated from field: uint32 active_requests = 1;
-   */
-  activeRequests: number;
 };
 
 /**

@@ -1,0 +1,276 @@
+// The architecture as tables: which folder may import which, which are pure, who may construct what and read the environment.
+// The rules (rules.ts) read them, and say when a row is dead; how a row reads is told at each table. No code but the tables.
+
+/**
+ * Folder or file -> what it may import besides itself. A folder with a row of its own is another room than the one around it:
+ * naming the outer one opens no inner one. Rows name no more than is used, so that a new kind of import is a decision.
+ */
+export const law: Readonly<Record<string, readonly string[]>> = {
+  // Contracts, then pure rooms, then adapters: nothing below imports what is further down.
+  "crds/": [],
+  "runtime/placement/": ["crds/"],
+  "runtime/kernels/": ["crds/"],
+  "runtime/models/": ["crds/", "runtime/kernels/"],
+  "runtime/engine/core/": ["crds/"],
+  "runtime/wire/": ["crds/", "runtime/placement/"],
+  "runtime/observe/": ["crds/"],
+  "runtime/text/": ["crds/"],
+  "runtime/weights/": ["crds/", "runtime/kernels/", "runtime/models/"],
+  // Backends know each other only through the table of all; of weights they know how codecs lay out a matrix.
+  "runtime/backends/": ["crds/", "runtime/kernels/", "runtime/weights/codecs/", "runtime/backends/cpu/", "runtime/backends/webgpu/"],
+  "runtime/backends/cpu/": ["crds/", "runtime/kernels/", "runtime/weights/codecs/", "runtime/backends/"],
+  "runtime/backends/webgpu/": ["crds/", "runtime/kernels/", "runtime/weights/codecs/", "runtime/backends/"],
+  "runtime/engine/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/kernels/",
+    "runtime/models/",
+    "runtime/weights/",
+    "runtime/backends/",
+    "runtime/engine/core/",
+  ],
+  // Experts see the engine through its interface; memory knows nothing of dispatch.
+  "runtime/experts/": ["crds/", "runtime/wire/", "runtime/observe/"],
+  "runtime/experts/memory/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/weights/",
+    "runtime/wire/",
+    "runtime/observe/",
+    "runtime/engine/engine.ts",
+    "runtime/experts/",
+  ],
+  "runtime/experts/dispatch/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/weights/floats.ts",
+    "runtime/wire/",
+    "runtime/observe/",
+    "runtime/engine/engine.ts",
+    "runtime/experts/",
+    "runtime/experts/memory/",
+  ],
+  // The two roles never know each other.
+  "runtime/worker/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/weights/",
+    "runtime/wire/",
+    "runtime/observe/",
+    "runtime/engine/engine.ts",
+    "runtime/experts/",
+    "runtime/experts/memory/",
+    "runtime/experts/dispatch/",
+  ],
+  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/"],
+  "runtime/tools/": ["crds/", "runtime/kernels/", "runtime/models/", "runtime/weights/", "runtime/backends/", "runtime/text/"],
+  "runtime/config.ts": ["crds/"],
+  "runtime/main.ts": ["crds/", "runtime/config.ts", "runtime/worker/worker.ts", "runtime/gateway/gateway.ts", "package.json"],
+  // The planner is pure; only its root sees the policies, and searches know no policy.
+  "operator/planner/": ["crds/", "runtime/placement/", "operator/planner/policies/"],
+  "operator/planner/load/": ["crds/", "runtime/placement/", "operator/planner/decide.ts", "operator/planner/policy.ts"],
+  "operator/planner/search/": ["runtime/placement/", "operator/planner/policy.ts", "operator/planner/problem.ts"],
+  "operator/planner/search/incremental/": [
+    "runtime/placement/",
+    "operator/planner/copies.ts",
+    "operator/planner/policy.ts",
+    "operator/planner/problem.ts",
+    "operator/planner/random.ts",
+    "operator/planner/search/",
+  ],
+  "operator/planner/search/affinity/": ["operator/planner/random.ts"],
+  "operator/planner/policies/": [
+    "crds/",
+    "runtime/placement/",
+    "operator/planner/policy.ts",
+    "operator/planner/problem.ts",
+    "operator/planner/random.ts",
+    "operator/planner/repair.ts",
+    "operator/planner/solver.ts",
+    "operator/planner/search/",
+    "operator/planner/search/affinity/",
+    "operator/planner/search/incremental/",
+  ],
+  "operator/planner/offline/": ["crds/", "runtime/placement/", "operator/planner/", "operator/planner/load/"],
+  "operator/kube/": ["crds/"],
+  "operator/tls/": [],
+  "operator/dashboards/": [],
+  "operator/rbac.ts": [],
+  "operator/config.ts": ["crds/"],
+  // The deployment plane knows neither planner nor rebalance plane: they meet in its ports, and in main.
+  "operator/deployment/core/": ["crds/"],
+  "operator/deployment/objects/": ["crds/", "operator/kube/kube.ts", "operator/deployment/core/"],
+  "operator/deployment/": [
+    "crds/",
+    "runtime/observe/",
+    "operator/kube/",
+    "operator/tls/",
+    "operator/rbac.ts",
+    "operator/deployment/core/",
+    "operator/deployment/objects/",
+  ],
+  "operator/rebalance/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/wire/",
+    "runtime/observe/",
+    "operator/kube/",
+    "operator/planner/",
+    "operator/planner/load/",
+    "operator/planner/policies/incremental.ts",
+    "operator/deployment/ports.ts",
+    "operator/deployment/objects/context.ts",
+  ],
+  "operator/main.ts": [
+    "crds/",
+    "runtime/observe/",
+    "operator/config.ts",
+    "operator/kube/",
+    "operator/deployment/",
+    "operator/rebalance/controller.ts",
+    "package.json",
+  ],
+  // The command line reads what the planes publish and plans offline; it never loads a plane.
+  "operator/cli/": ["crds/", "operator/kube/", "operator/deployment/core/memory.ts", "operator/planner/offline/", "operator/cli/commands/"],
+  "operator/cli/commands/": [
+    "crds/",
+    "runtime/weights/store.ts",
+    "runtime/wire/nats.ts",
+    "runtime/tools/",
+    "operator/kube/kube.ts",
+    "operator/planner/",
+    "operator/planner/offline/",
+    "operator/cli/",
+  ],
+};
+
+/** Rows of the law whose folder is still to come -> why they stand there already. A row leaves this list with its first file. */
+export const planned: Readonly<Record<string, string>> = {};
+
+/** Rooms without clock, random, network or file system: what they need of it comes as an argument, so that tests and replays decide it. */
+export const pureFolders: readonly string[] = [
+  "crds/",
+  "runtime/placement/",
+  "runtime/kernels/",
+  "runtime/models/",
+  "runtime/engine/core/",
+  "operator/planner/",
+  "operator/deployment/core/",
+];
+
+/** Files in pure rooms that are not pure themselves -> why. */
+export const notPure: Readonly<Record<string, string>> = {
+  "crds/generate.ts": "a script: writes manifests and the reference, and nothing imports it",
+};
+
+/** npm package (prefix) -> the one folder that imports it, so that replacing a client is work in one room. */
+export const clients: Readonly<Record<string, string>> = {
+  "@kubernetes/client-node": "operator/kube/",
+  "@grpc/grpc-js": "runtime/wire/",
+  nats: "runtime/wire/",
+  "@opentelemetry/": "runtime/observe/",
+  pino: "runtime/observe/",
+  webgpu: "runtime/backends/webgpu/",
+  "onnxruntime-node": "runtime/backends/cpu/",
+  "@hono/": "runtime/gateway/",
+  hono: "runtime/gateway/",
+  highs: "operator/planner/solver.ts",
+  "@huggingface/tokenizers": "runtime/text/",
+  "@huggingface/jinja": "runtime/text/",
+  "@peculiar/x509": "operator/tls/",
+  "@grafana/": "operator/dashboards/",
+};
+
+/** zod is free everywhere; protobuf messages are made with `create` wherever they are sent, and by the ONNX subset of the cpu backend. */
+export const free: Readonly<Record<string, readonly string[]>> = {
+  zod: [""],
+  yaml: ["crds/generate.ts"],
+  "@bufbuild/protobuf": ["runtime/", "operator/rebalance/"],
+};
+
+/** Who reads process.env -> why. Everybody else is told by arguments: what a process depends on stands in one place each. */
+export const environment: Readonly<Record<string, string>> = {
+  "operator/main.ts": "root of the operator: hands it to config.ts",
+  "runtime/main.ts": "root of worker and gateway: hands it to config.ts",
+  "operator/cli/environment.ts": "what the command line takes from the user's machine",
+  "operator/cli/bootstrap.mjs": "runs before anything is installed: finds Node and the cache, and passes its environment on",
+};
+
+export interface Construction {
+  /** With flag g; matches calls, not declarations. */
+  readonly pattern: RegExp;
+  /** Who does it -> why: an adapter, which wraps the package once, or a root, which composes. */
+  readonly where: Readonly<Record<string, string>>;
+}
+
+/** What reaches outside of the process, and who may construct it: all others are handed it, and so can be tested without it. */
+export const constructions: Readonly<Record<string, Construction>> = {
+  "a client of the API server": {
+    pattern: /\bnew KubeConfig\(|(?<!function )\b(?:loadKubeConfig|createTransport|createKube)\(/g,
+    where: {
+      "operator/kube/transport.ts": "adapter",
+      "operator/main.ts": "root of the operator",
+      "operator/cli/kube.ts": "root of all commands that read a cluster",
+    },
+  },
+  "a gRPC client or server": {
+    pattern: /\bnew grpc\.(?:Client|Server)\(|(?<!function )\b(?:createClient|createServer)\(tls|\bgrpcNetwork\b(?=[,; )])(?<!import.*)/g,
+    where: {
+      "runtime/wire/service.ts": "adapter: clients",
+      "runtime/wire/grpc.ts": "adapter: servers",
+      "runtime/worker/worker.ts": "root of the worker",
+      "runtime/gateway/gateway.ts": "root of the gateway",
+      "operator/rebalance/controller.ts": "root of the rebalance plane: links to pods",
+    },
+  },
+  "a connection to NATS": {
+    pattern: /\bnew NatsBus\(|(?<!function )\bcreateBus\(|\bawait connect\(/g,
+    where: {
+      "runtime/wire/nats.ts": "adapter",
+      "runtime/worker/worker.ts": "root of the worker: publishes load",
+      "operator/rebalance/controller.ts": "root of the rebalance plane: takes load in, one server per deployment",
+      "operator/cli/commands/plan-record.ts": "the command that records load",
+    },
+  },
+  "logs, metrics or traces": {
+    pattern:
+      /\b(?:pino|(?<!function )createLog|(?<!function )createMetrics|(?<!function )createTracing)\(|\bnew (?:MeterProvider|PrometheusExporter|PrometheusSerializer|OTLPTraceExporter)\(/g,
+    where: {
+      "runtime/observe/log.ts": "adapter",
+      "runtime/observe/metrics.ts": "adapter",
+      "runtime/observe/trace.ts": "adapter",
+      "operator/main.ts": "root of the operator",
+      "runtime/worker/worker.ts": "root of the worker",
+      "runtime/gateway/gateway.ts": "root of the gateway",
+    },
+  },
+  "an HTTP server": {
+    pattern: /(?<!function )\b(?:serveHealth|createAdaptorServer)\(|\bcreateServer\(\{/g,
+    where: {
+      "runtime/observe/health.ts": "adapter: probes and metrics",
+      "operator/main.ts": "root of the operator",
+      "runtime/worker/worker.ts": "root of the worker",
+      "runtime/gateway/gateway.ts": "root of the gateway, and its API",
+    },
+  },
+  "an HTTP request": {
+    pattern: /(?<![.#\w])(?<!async )fetch\(/g,
+    where: {
+      "operator/cli/chat-client.ts": "the command that talks to a gateway",
+      "runtime/tools/sources.ts": "downloads of models",
+    },
+  },
+  "a thread": {
+    pattern: /\bnew Worker\(/g,
+    where: {
+      "runtime/engine/client.ts": "the engine's loop, beside the process's own",
+      "runtime/backends/cpu/pool.ts": "parts of one matrix product side by side",
+      "operator/rebalance/planner-thread.ts": "plans take seconds; the loop goes on meanwhile",
+    },
+  },
+};
+
+/** Folders where the keyword `private` still stands -> why. */
+export const keywordPrivate: Readonly<Record<string, string>> = {
+  "operator/rebalance/": "its files are about to be laid out anew, and change then",
+};
