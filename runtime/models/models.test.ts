@@ -1,7 +1,9 @@
 // config.json to segments: what is read, what is refused and with which words.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { kernelOf } from "../kernels/index.ts";
 import type { Segment } from "../kernels/segment.ts";
+import { widthsOf } from "../kernels/widths.ts";
 import { denseWeights } from "./family.ts";
 import { familyOf, programOf } from "./index.ts";
 import { llamaProgram } from "./llama.ts";
@@ -45,16 +47,15 @@ test("every value an op reads is an input, a weight or an earlier output, in all
     ...[mixtral.embed, ...mixtral.blocks, mixtral.expert, mixtral.head],
     ...[llama.embed, ...llama.blocks, llama.head],
   ]) {
-    const known = new Set([...segment.inputs, ...segment.weights].map((value) => value.name));
+    const widths = widthsOf(segment); // throws at a value that is read before it is written
+    for (const { name, width } of segment.outputs) assert.equal(widths.get(name), width, `${segment.name}: output ${name}`);
     for (const op of segment.ops) {
-      const outs = op.op === "route" ? [op.ids, op.gates] : [op.out];
-      for (const [key, value] of Object.entries(op)) {
-        if (typeof value !== "string" || key === "op" || outs.includes(value)) continue;
-        assert.ok(known.has(value), `${segment.name}: ${op.op}.${key} reads ${value}`);
-      }
-      for (const out of outs) known.add(out);
+      const outs = kernelOf(op)
+        .outputs(op)
+        .map(({ name }) => name);
+      const reads = Object.entries(op).flatMap(([key, value]) => (typeof value === "string" && key !== "op" ? [value] : []));
+      assert.deepEqual(new Set([...kernelOf(op).reads(op), ...outs]), new Set(reads), `${segment.name}: ${op.op} declares all it names`);
     }
-    for (const output of segment.outputs) assert.ok(known.has(output.name), `${segment.name}: output ${output.name}`);
   }
 });
 

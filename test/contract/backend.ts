@@ -4,10 +4,10 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/backends/backend.ts";
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
-import { allCases } from "../../runtime/kernels/index.ts";
+import { allCases, opNames } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
-import type { Tensor } from "../../runtime/kernels/segment.ts";
+import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { loadModel, relativeError } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
@@ -23,6 +23,8 @@ export interface BackendContract {
   readonly tolerance: number;
   /** The same for int4 experts, which a backend may run with rounded activations. */
   readonly int4Tolerance: number;
+  /** Ops that it does not compute: refused by name, and no others. */
+  readonly lacks?: readonly OpName[];
   readonly skip?: readonly { readonly reason: string; readonly tests: RegExp }[];
 }
 
@@ -86,14 +88,32 @@ export function runBackendContract(contract: BackendContract): void {
       assert.match(backend.device, /^[a-z]+: \S/);
     });
 
+    const model = syntheticModel();
+    const { program } = model;
+
+    const refusedOp = (segment: Segment, op: string) => (error: any) =>
+      error.code === "UnsupportedOp" && [op, segment.name, backend.device].every((what) => error.message.includes(what));
+
+    check("an op that it lacks is refused by name when a segment is compiled", async () => {
+      assert.deepEqual(
+        opNames.filter((op) => !backend.ops.has(op)),
+        contract.lacks ?? [],
+      );
+      const block = model.program.blocks[0]!;
+      const planted: Segment = { ...block, ops: [{ op: "planted", x: "x", out: "h" } as never, ...block.ops] };
+      await assert.rejects(backend.compile(planted, model.weights(block)), refusedOp(planted, "planted"));
+      for (const { op, case: kernelCase } of allCases()) {
+        if (backend.ops.has(op)) continue;
+        await assert.rejects(backend.compile(kernelCase.segment, weightsOf(kernelCase)), refusedOp(kernelCase.segment, op));
+      }
+    });
+
     for (const { op, tolerance, case: kernelCase } of allCases()) {
+      if (contract.lacks?.includes(op)) continue;
       check(`${op}: ${kernelCase.name}`, async () => {
         assertClose(await runCase(backend, kernelCase), await runCase(oracle, kernelCase), tolerance * contract.slack);
       });
     }
-
-    const model = syntheticModel();
-    const { program } = model;
 
     for (const codec of ["f32", "int4"] as const) {
       check(`expert, ${codec}: ${rowsGrid.join(", ")} rows equal the reference`, async () => {
