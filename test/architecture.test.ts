@@ -14,6 +14,7 @@ const models = [...kernels, "runtime/models/"];
 const adapters = [...pure, "runtime/wire/", "runtime/observe/"];
 const weights = [...models, "runtime/weights/"];
 const engine = [...weights, "runtime/engine/"];
+const backendDoor = ["runtime/backends/backend.ts", "runtime/backends/check.ts", "runtime/backends/index.ts"];
 const experts = [...engine, ...adapters, "runtime/experts/peers.ts", "runtime/experts/signal.ts"];
 const planner = [
   "operator/planner/decide.ts",
@@ -36,7 +37,7 @@ const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/weights/": weights,
   "runtime/text/": ["crds/"],
   "runtime/backends/": [...kernels, "runtime/weights/codecs/"],
-  "runtime/engine/": [...weights, "runtime/engine/core/", "runtime/backends/backend.ts", "runtime/backends/index.ts"],
+  "runtime/engine/": [...weights, "runtime/engine/core/", ...backendDoor],
   "runtime/experts/": experts,
   "runtime/experts/memory/": experts,
   "runtime/experts/dispatch/": [...experts, "runtime/experts/memory/"],

@@ -2,6 +2,7 @@
 // spec.rebalancing.policy. Policies are pure and total: same input, same plan; bad input was refused before.
 import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/policies.ts";
+import type { ExpertGrid } from "../../runtime/placement/grid.ts";
 
 export type RankState = "active" | "draining" | "dead";
 
@@ -16,10 +17,8 @@ export interface RankSpec {
   readonly state: RankState;
 }
 
-/** Sizes of the model. Arrays are [layers * experts]; an expert may have zero bytes. */
-export interface ModelShape {
-  readonly layers: number;
-  readonly experts: number;
+/** Sizes of the model. Arrays are [layers * experts], zero where a layer has no such expert; an expert may have zero bytes too. */
+export interface ModelShape extends ExpertGrid {
   readonly residentBytes: Float64Array;
   readonly storedBytes: Float64Array;
 }
@@ -117,6 +116,8 @@ export interface PlacementPolicy {
   readonly keepsCurrent: boolean;
   /** Asks workers for inter-layer transitions. */
   readonly usesTransitions: boolean;
+  /** Plans only models whose layers have equally many experts; unset = any. */
+  readonly evenLayersOnly?: boolean;
   /** Largest layers * experts * ranks that ends in reasonable time; Infinity for any. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;

@@ -55,7 +55,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   const { engine, info, store, peers, metrics, log, onChange } = options;
   const state = new PlanState({
     ...{ deploymentUid: peers.self.deploymentUid, rank: peers.self.rank, modelDigest: info.modelDigest },
-    ...{ layers: info.layers, experts: info.experts },
+    ...{ layers: info.layers, experts: info.experts, layerExperts: info.layerExperts },
   });
   const residents = new ResidentSet({
     budgetBytes: options.budgetBytes,

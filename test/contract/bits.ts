@@ -6,6 +6,7 @@ import fc from "fast-check";
 import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/backends/backend.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
+import { kvOf } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
 /** Widths of a small real model, so that the backend takes the code paths it takes in service. */
@@ -78,7 +79,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
     });
 
     const rowsOf = async (segment: Segment, codec: "f32" | "int4"): Promise<void> => {
-      const weights = segment === program.expert ? model.expert(0, 1, codec) : model.weights(segment);
+      const weights = segment === model.form ? model.expert(0, 1, codec) : model.weights(segment);
       const [a, b] = await Promise.all([one, two].map((backend) => backend.compile(segment, weights)));
       const x = randomTensor(1, [rowsMax, hidden]).data;
       const whole = await a!.run({ x: { shape: [rowsMax, hidden], data: x } });
@@ -99,12 +100,12 @@ export function runBitContract(options: { readonly name: string; readonly make: 
     };
 
     for (const codec of ["f32", "int4"] as const) {
-      test(`expert, ${codec}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(program.expert, codec));
+      test(`expert, ${codec}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(model.form, codec));
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
 
     describe("block", () => {
-      const block = program.blocks[0]!;
+      const block = model.blocks[0]!;
       const slots = 4;
       let sides: { program: Compiled; kv: KvCache }[];
       before(async () => {
@@ -112,7 +113,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
         for (const backend of [one, two]) {
           sides.push({
             program: await backend.compile(block, model.weights(block)),
-            kv: await backend.createKv({ ...program, slots, context: contextMax }),
+            kv: await backend.createKv({ ...kvOf(program), slots, context: contextMax }),
           });
         }
       });

@@ -10,7 +10,7 @@ import { LoadCounter } from "../../runtime/engine/load-counter.ts";
 import { forward, type StepTools } from "../../runtime/engine/step.ts";
 import { StepTimes } from "../../runtime/engine/step-times.ts";
 import { TransitionSampler } from "../../runtime/engine/transition-sampler.ts";
-import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import type { Layer } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 import { createRouter } from "../../runtime/placement/dispatch.ts";
 import type { VirtualClock } from "./clock.ts";
@@ -59,13 +59,14 @@ export class SimEngine implements Engine {
   constructor(parts: EngineParts) {
     this.parts = parts;
     const { layers, experts } = parts.model.shape;
-    const program = { layers, experts, topK: 1, hidden, expert: { name: "expert" } } as unknown as ModelProgram;
-    const counter = new LoadCounter(layers, experts);
+    const layer = { kind: "moe", experts, topK: 1, expert: { name: "expert" } } as unknown as Layer;
+    const program = { layers: new Array<Layer>(layers).fill(layer), hidden };
+    const counter = new LoadCounter({ layers, experts });
     // What ExpertTable would decode is handed on as it is: compile() finds out whose bytes they are.
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
     this.table = new ExpertTable({ backend: this.backend(), store, program, codec: parts.info.codec, counter });
     this.tools = {
-      ...{ program, experts: this.table, counter, times: new StepTimes(), transitions: new TransitionSampler(layers, experts) },
+      ...{ program, experts: this.table, counter, times: new StepTimes(), transitions: new TransitionSampler({ layers, experts }) },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.block(layer, inputs.x?.data as Float32Array))),
       head: dense(async () => ({})),

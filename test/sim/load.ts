@@ -40,7 +40,7 @@ export class SimLoad {
 
   private nothing(): PhaseCounters {
     const { layers, experts } = this.shape;
-    return new LoadCounter(layers, experts).take().decode;
+    return new LoadCounter({ layers, experts }).take().decode;
   }
 
   private decode(worker: SimWorker, sources: number): PhaseCounters {

@@ -288,7 +288,7 @@ export class SimWorker {
 
 function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
   return {
-    ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden, ffn: 1 },
+    ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden },
     ...{ vocab: 1, codec: "f32", backend: "simulated", device: "simulated", maxContext: 1, denseBytes: 1, kvBytes: 1, kvSlots: 1 },
     ...{ expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
     ...engineInfo,
