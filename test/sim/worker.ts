@@ -271,17 +271,17 @@ export class SimWorker {
     asOwner(process.owner, () => {
       for (const { layer, hosts } of plan.layers) {
         for (const [expert, row] of hosts.entries()) {
-          if (row.includes(rank) || state.wanted(layer).has(expert) || residents.count >= residents.capacity) continue;
-          if (residents.admit(layer, expert, "staged").action !== "load") continue;
+          if (row.includes(rank) || state.wanted(layer).has(expert) || !residents.hasRoom({ layer, expert })) continue;
+          if (residents.admit({ layer, expert }, "staged").action !== "load") continue;
           process.engine.loadExpert(layer, expert, process.model.content(layer, expert)).catch(() => {}); // an engine that has ended takes nothing
-          residents.loaded(layer, expert);
-          residents.lease(layer, expert);
+          residents.loaded({ layer, expert });
+          residents.lease({ layer, expert });
           filled.push({ layer, expert });
         }
       }
     });
     return () => {
-      for (const { layer, expert } of filled) residents.unlease(layer, expert);
+      for (const { layer, expert } of filled) residents.unlease({ layer, expert });
     };
   }
 }
