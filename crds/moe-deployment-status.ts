@@ -93,8 +93,8 @@ export const moeDeploymentStatusSchema = z
       .object({
         digest: text("Digest of the model store.", 128),
         architecture: text("Model family.", 128),
-        layers: count("MoE layers."),
-        expertsPerLayer: count("Experts of a layer."),
+        layers: count("Layers, those without experts included."),
+        expertsPerLayer: count("Experts of a layer; where layers differ, of the one with most."),
         topK: count("Experts per token."),
         expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
         denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),

@@ -3,7 +3,7 @@
 // Pure; knows nothing of load, policies or Kubernetes.
 import { AppError } from "./common.ts";
 
-/** Placement of one layer. `hosts[e]` lists distinct ranks, home first; `shares[e]` sums to 1000, aligned with hosts[e]. */
+/** Placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, home first; `shares[e]` sums to 1000, aligned with hosts[e]. */
 export interface LayerPlan {
   readonly hosts: readonly (readonly number[])[];
   readonly shares: readonly (readonly number[])[];
@@ -44,6 +44,7 @@ function encodeRows(rows: readonly (readonly number[])[]): string {
 }
 
 function decodeRows(text: string, field: string): number[][] {
+  if (text === "") return []; // a layer without experts; whoever knows the model checks the number
   const rows = text.split(",");
   if (rows.length > planBounds.experts) throw bad(field, `more than ${planBounds.experts} experts`);
   return rows.map((row, expert) => {

@@ -71,7 +71,7 @@ const computeSchema = z.object({
 });
 export type ComputeWork = z.infer<typeof computeSchema>;
 
-/** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1, cells[n] = (l * experts + i) * experts + j. */
+/** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1 (both with experts), cells[n] = (l * experts + i) * experts + j. */
 export interface Transitions {
   readonly cells: Uint32Array;
   readonly counts: Uint32Array;
@@ -88,6 +88,7 @@ const loadMessageSchema = z.object({
   windowEnd: z.number().int(),
   phase: z.enum(phases),
   layers: z.number().int().min(1).max(1024),
+  /** Of the layer with most; the last cells of a layer with fewer are zero. */
   experts: z.number().int().min(1).max(4096),
   /** base64 of little-endian uint32 [layers][experts]. */
   routed: counts,

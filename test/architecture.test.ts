@@ -1,5 +1,5 @@
 // The architecture of the house: each rule of test/architecture/ over all sources, and beside it what it must catch, planted
-// among them. A rule that its own plant gets past is no rule. Limits that Biome and knip count are planted in tools.test.ts.
+// among them. A rule that its own plant gets past is no rule. Limits that Biome and knip count are planted in architecture/tools.test.ts.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -64,13 +64,13 @@ const house: Readonly<Record<string, Row>> = {
   "no row of the law is dead: each has files, and needs all that it allows": {
     rule: rules.everyRowIsAlive(),
     planted: [
-      stale(rules.everyRowIsAlive({ ...law, "runtime/attic/": [] }, {}), /row "runtime\/attic\/" has no file/),
+      stale(rules.everyRowIsAlive({ ...law, "runtime/attic/": [] }), /row "runtime\/attic\/" has no file/),
       stale(
         rules.everyRowIsAlive({ ...law, "runtime/text/": ["crds/", "runtime/wire/"] }),
         /"runtime\/text\/" allows "runtime\/wire\/", which no file/,
       ),
-      stale(rules.everyRowIsAlive(law, { "runtime/attic/": "to come" }), /"runtime\/attic\/" is planned and has no row/),
-      stale(rules.everyRowIsAlive(law, { "runtime/text/": "to come" }), /"runtime\/text\/" has files now/),
+      stale(rules.everyRowIsAlive(law, { ...planned, "runtime/attic/": "to come" }), /"runtime\/attic\/" is planned and has no row/),
+      stale(rules.everyRowIsAlive(law, { ...planned, "runtime/text/": "to come" }), /"runtime\/text\/" has files now/),
     ],
   },
   "pure folders import nothing of Node": {

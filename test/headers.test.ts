@@ -117,7 +117,7 @@ const planted: Readonly<Record<string, { readonly source: string; readonly want:
     source: `// The parts.\nrun(); ${"//"} see gone.mjs\n`,
     want: ["names gone.mjs, which is not there"],
   },
-  "a folder that is gone": { source: `// The door of runtime/serve.\n${code}`, want: ["names runtime/serve, which is not there"] },
+  "a folder that is gone": { source: `// The door of runtime/gone.\n${code}`, want: ["names runtime/gone, which is not there"] },
   "patterns and other people's files": { source: `// Runs *.test.ts, <family>.ts and their mapping.py.\n${code}`, want: [] },
 };
 for (const [name, { source, want }] of Object.entries(planted))

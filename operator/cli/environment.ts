@@ -1,5 +1,5 @@
-// What the `enodia` command takes from its environment, read here and nowhere else in the CLI: everything that has an option
-// is an option, these are what belongs to the user's machine rather than to one line. kubectl's own KUBECONFIG is read by its client.
+// The environment of the `enodia` command, read here and nowhere else in the CLI: everything that has an option is an option, and
+// these belong to the user's machine rather than to one line. kubectl's own KUBECONFIG is read by its client.
 import { homedir } from "node:os";
 import { join } from "node:path";
 

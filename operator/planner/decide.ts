@@ -8,7 +8,7 @@ import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import type { Hops, PlanInput } from "./policy.ts";
-import { toProblem } from "./problem.ts";
+import { layerDemand, toProblem } from "./problem.ts";
 import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
 
 type HoldReason =
@@ -224,8 +224,7 @@ export function predictedWorst(input: PlanInput, layers: readonly LayerPlan[]): 
 export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]): number[] {
   const problem = toProblem({ ...input, current: layers });
   return layers.map((layer, l) => {
-    const demand = input.load.subarray(l * problem.E, (l + 1) * problem.E);
-    return imbalance(loadByShares(demand, problem.current?.[l] ?? [], layer.shares, problem.G), problem.speed);
+    return imbalance(loadByShares(layerDemand(problem, l), problem.current?.[l] ?? [], layer.shares, problem.G), problem.speed);
   });
 }
 
@@ -233,12 +232,13 @@ export function predictedLayers(input: PlanInput, layers: readonly LayerPlan[]):
 export function layerBoundOf(input: PlanInput): number {
   const { shape } = input;
   const active = input.ranks.filter((rank) => rank.state === "active");
-  const demands = Array.from({ length: shape.layers }, (_, l) => input.load.subarray(l * shape.experts, (l + 1) * shape.experts));
+  const problem = toProblem(input);
+  const demands = Array.from({ length: shape.layers }, (_, l) => layerDemand(problem, l));
   if (active.length === 0) return Number.POSITIVE_INFINITY;
   const fastest = fastestOf(active.map((rank) => Math.max(0, rank.speed)));
   if (input.slotsPerRank !== undefined)
     return Math.max(...demands.map((demand) => bound(demand, active.length, active.length * (input.slotsPerRank ?? 0), fastest)));
-  return jointBound(demands, active.length, Math.min(slotsOf(input), shape.layers * shape.experts * active.length), fastest);
+  return jointBound(demands, active.length, Math.min(slotsOf(input), problem.total * active.length), fastest);
 }
 
 function slotsOf(input: PlanInput): number {

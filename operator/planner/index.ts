@@ -36,7 +36,7 @@ export const policies = {
 
 /**
  * Runs a policy on a placement that may name ranks that are gone; throws `InvalidPlan` rather than return a broken plan, and
- * `PolicyTooSmall` for an instance that would take it too long.
+ * `PolicyTooSmall` for an instance that would take it too long, or that is of a kind it does not plan.
  */
 export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promise<PlanOutput> {
   const cells = input.shape.layers * input.shape.experts * input.ranks.length;
@@ -45,6 +45,13 @@ export async function makePlan(policy: PlacementPolicy, input: PlanInput): Promi
       `policy ${policy.name} is for small instances, layers x experts x ranks <= ${policy.cellsMax}, here are ${cells}: choose another`,
       { code: "PolicyTooSmall", operation: "planning" },
     );
+  }
+  const { layerExperts, experts } = input.shape;
+  if (policy.evenLayersOnly && layerExperts?.some((count) => count !== experts)) {
+    throw new AppError(`policy ${policy.name} plans only models whose layers have equally many experts: choose another`, {
+      code: "PolicyTooSmall",
+      operation: "planning",
+    });
   }
   const repaired = input.current ? repairPlan(input, input.current) : undefined;
   const moveCost = input.moveCost ?? pathCost(input.ranks);

@@ -3,6 +3,7 @@
 
 import type { PolicyName } from "../../crds/names.ts";
 import type { LayerPlan } from "../../crds/plan.ts";
+import type { ExpertGrid } from "../../runtime/placement/grid.ts";
 
 type RankState = "active" | "draining" | "dead";
 
@@ -17,10 +18,8 @@ export interface RankSpec {
   readonly state: RankState;
 }
 
-/** Sizes of the model. Arrays are [layers * experts]; an expert may have zero bytes. */
-export interface ModelShape {
-  readonly layers: number;
-  readonly experts: number;
+/** Sizes of the model. Arrays are [layers * experts], zero where a layer has no such expert; an expert may have zero bytes too. */
+export interface ModelShape extends ExpertGrid {
   readonly residentBytes: Float64Array;
   readonly storedBytes: Float64Array;
 }
@@ -119,6 +118,8 @@ export interface PlacementPolicy {
   readonly keepsCurrent: boolean;
   /** Asks workers for inter-layer transitions. */
   readonly usesTransitions: boolean;
+  /** Plans only models whose layers have equally many experts; unset = any. */
+  readonly evenLayersOnly?: boolean;
   /** Largest layers * experts * ranks that ends in reasonable time; Infinity for any. */
   readonly cellsMax: number;
   plan(input: PlanInput): PlanOutput | Promise<PlanOutput>;

@@ -2,6 +2,7 @@
 // index lists; and the way back to a plan with rank numbers and shares. Pure; every policy starts and ends here.
 import { type LayerPlan, sharesTotal } from "../../crds/plan.ts";
 import { sameRows } from "../../runtime/placement/diff.ts";
+import { expertCount, expertsIn } from "../../runtime/placement/grid.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByShares, quotas, splitEqually, splitLayer } from "../../runtime/placement/split.ts";
 import type { ModelShape, PlanInput, RankSpec } from "./policy.ts";
@@ -15,7 +16,11 @@ const leastSharesGain = 0.01;
 export interface Problem {
   readonly input: PlanInput;
   readonly L: number;
+  /** Cells of a layer in flat arrays: experts of the layer with most. */
   readonly E: number;
+  /** Experts of each layer, and of all. */
+  readonly experts: readonly number[];
+  readonly total: number;
   readonly G: number;
   readonly ranks: readonly RankSpec[];
   /** Speed of each rank, mean 1. */
@@ -55,6 +60,8 @@ export function toProblem(input: PlanInput): Problem {
     input,
     L: input.shape.layers,
     E: input.shape.experts,
+    experts: Array.from({ length: input.shape.layers }, (_, layer) => expertsIn(input.shape, layer)),
+    total: expertCount(input.shape),
     G: ranks.length,
     ranks,
     speed: Float64Array.from(ranks, (rank) => (meanSpeed > 0 ? Math.max(0, rank.speed) / meanSpeed : 1)),
@@ -79,7 +86,8 @@ function indexed(hosts: readonly number[], index: ReadonlyMap<number, number>): 
 
 /** Forecast selections of one layer, [experts]. A view, not a copy. */
 export function layerDemand(problem: Problem, layer: number): Float64Array {
-  return problem.input.load.subarray(layer * problem.E, (layer + 1) * problem.E);
+  const first = layer * problem.E;
+  return problem.input.load.subarray(first, first + (problem.experts[layer] as number));
 }
 
 /**

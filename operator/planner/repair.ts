@@ -27,7 +27,7 @@ function roundRobin(problem: Problem): Hosts | undefined {
   for (let l = 0; l < problem.L; l++) {
     const caps = new Array<number>(problem.G).fill(problem.slotCap);
     const layer: number[][] = [];
-    for (let e = 0; e < problem.E; e++) {
+    for (let e = 0; e < (problem.experts[l] as number); e++) {
       const bytes = problem.input.shape.residentBytes[l * problem.E + e] as number;
       const fits = (g: number): boolean => (caps[g] as number) > 0 && (used[g] as number) + bytes <= (problem.capacity[g] as number) + 1e-6;
       const home = (e + l) % problem.G;
@@ -46,8 +46,10 @@ function roundRobin(problem: Problem): Hosts | undefined {
 function bestFit(problem: Problem): Hosts {
   const used = new Float64Array(problem.G);
   const bytes = problem.input.shape.residentBytes;
-  const hosts: Hosts = Array.from({ length: problem.L }, () => Array.from({ length: problem.E }, () => []));
-  const order = Array.from(bytes, (_, i) => i).sort((a, b) => (bytes[b] as number) - (bytes[a] as number) || a - b);
+  const hosts: Hosts = problem.experts.map((count) => Array.from({ length: count }, () => []));
+  const exists = (i: number): boolean => i % problem.E < (problem.experts[Math.floor(i / problem.E)] as number);
+  const cells = Array.from(bytes, (_, i) => i).filter(exists);
+  const order = cells.sort((a, b) => (bytes[b] as number) - (bytes[a] as number) || a - b);
   for (const i of order) {
     const g = mostFree(problem, used, () => true) ?? 0;
     used[g] = (used[g] as number) + (bytes[i] as number);

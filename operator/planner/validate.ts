@@ -2,6 +2,7 @@
 import { AppError } from "../../crds/common.ts";
 import { type LayerPlan, planBounds, sharesTotal } from "../../crds/plan.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
+import { expertsIn } from "../../runtime/placement/grid.ts";
 import { keepsFloor } from "./copies.ts";
 import type { PlanInput } from "./policy.ts";
 import { bytesByRank, stagingBytes, toProblem } from "./problem.ts";
@@ -21,7 +22,8 @@ export function planFaults(input: PlanInput, layers: readonly LayerPlan[], optio
   // Bytes used by rank; arrays, since a plan has tens of thousands of rows.
   const used: number[] = [];
   layers.forEach((layer, l) => {
-    if (layer.hosts.length !== shape.experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${shape.experts}`);
+    const experts = expertsIn(shape, l);
+    if (layer.hosts.length !== experts) faults.push(`layer ${l}: ${layer.hosts.length} experts, the model has ${experts}`);
     const slots: number[] = [];
     layer.hosts.forEach((row, e) => {
       for (const fault of rowFaults(row, layer.shares[e] ?? [])) faults.push(`layer ${l}, expert ${e}: ${fault}`);

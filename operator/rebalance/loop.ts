@@ -198,9 +198,9 @@ export class DeploymentLoop {
   }
 
   private takeModel(description: Description, now: number): void {
-    const { modelDigest: digest, codec, layers, experts, residentBytes, storedBytes } = description;
+    const { modelDigest: digest, codec, layers, experts, layerExperts, residentBytes, storedBytes } = description;
     this.seen.model = { digest, codec };
-    this.seen.shape = { layers, experts, residentBytes, storedBytes };
+    this.seen.shape = { layers, experts, layerExperts, residentBytes, storedBytes };
     this.seen.balance = new Balance(this.seen.shape, this.seen.world.uid, now);
   }
 

@@ -233,11 +233,12 @@ export function uniqueBytes(plan: PlacementPlan, live: ReadonlySet<number>, resi
 
 function countUnique(plan: PlacementPlan, live: ReadonlySet<number>, resident: Float64Array): Map<number, number> {
   const bytes = new Map<number, number>();
+  const width = resident.length / Math.max(1, plan.layers.length); // cells of a layer, not all of them used where layers differ
   for (const [l, layer] of plan.layers.entries()) {
     for (const [e, hosts] of layer.hosts.entries()) {
       const serving = hosts.filter((rank) => live.has(rank));
       if (serving.length > 1) continue;
-      const size = resident[l * layer.hosts.length + e] ?? 0;
+      const size = resident[l * width + e] ?? 0;
       for (const rank of serving.length === 1 ? serving : hosts) bytes.set(rank, (bytes.get(rank) ?? 0) + size);
     }
   }

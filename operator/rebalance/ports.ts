@@ -21,7 +21,10 @@ export interface Description {
   readonly modelDigest: string;
   readonly architecture: string;
   readonly layers: number;
+  /** Of the layer with most. */
   readonly experts: number;
+  /** See ExpertGrid. */
+  readonly layerExperts?: readonly number[] | undefined;
   readonly topK: number;
   readonly codec: string;
   /** [layers * experts] */

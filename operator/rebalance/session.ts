@@ -3,6 +3,7 @@
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../crds/common.ts";
 import { type PlacementPlan, planBounds } from "../../crds/plan.ts";
+import { cellValues, type ExpertGrid } from "../../runtime/placement/grid.ts";
 import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../runtime/wire/mapping.ts";
@@ -236,7 +237,7 @@ function material({ cert, key, ca }: LinkTarget["identity"]) {
 }
 
 function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
-  const { self, layers, experts } = reply;
+  const { self, layers, experts, layerExperts: described } = reply;
   if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
   if (layers < 1 || layers > planBounds.layers || experts < 1 || experts > planBounds.experts) {
     throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
@@ -244,6 +245,13 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
       operation: "Describe",
     });
   }
+  if (described.length > 0 && (described.length !== layers || described.some((count) => count > experts))) {
+    throw new AppError(`describe.layerExperts: not up to ${experts} experts for each of ${layers} layers`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  const grid = described.length === 0 ? { layers, experts } : { layers, experts, layerExperts: described };
   return {
     rank: self.rank,
     podUid: self.podUid,
@@ -251,12 +259,11 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     podName: reply.podName,
     modelDigest: reply.modelDigest,
     architecture: reply.architecture,
-    layers,
-    experts,
+    ...grid,
     topK: reply.topK,
     codec: reply.codec,
-    storedBytes: bytesOf(reply.storedBytes, layers * experts, "storedBytes"),
-    residentBytes: bytesOf(reply.residentBytes, layers * experts, "residentBytes"),
+    storedBytes: bytesOf(reply.storedBytes, grid, "storedBytes"),
+    residentBytes: bytesOf(reply.residentBytes, grid, "residentBytes"),
     budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
     denseBytes: toNumber(reply.denseBytes, "denseBytes"),
     kvBytes: toNumber(reply.kvBytes, "kvBytes"),
@@ -266,7 +273,8 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
 }
 
 /** One value for all experts, or one each. */
-function bytesOf(values: readonly bigint[], cells: number, field: string): Float64Array {
+function bytesOf(values: readonly bigint[], grid: ExpertGrid, field: string): Float64Array {
+  const cells = grid.layers * grid.experts;
   if (values.length !== 1 && values.length !== cells) {
     throw new AppError(`describe.${field}: ${values.length} values, expected 1 or ${cells}`, {
       code: "InvalidRequest",
@@ -274,5 +282,5 @@ function bytesOf(values: readonly bigint[], cells: number, field: string): Float
     });
   }
   const numbers = values.map((value) => toNumber(value, `describe.${field}`));
-  return Float64Array.from({ length: cells }, (_, i) => numbers[values.length === 1 ? 0 : i] ?? 0);
+  return Float64Array.from(cellValues(grid, (layer, expert) => numbers[values.length === 1 ? 0 : layer * grid.experts + expert] ?? 0));
 }

@@ -109,6 +109,7 @@ function modelView(input: ViewInput): ModelView | undefined {
     architecture: description.architecture,
     layers: description.layers,
     experts: description.experts,
+    layerExperts: description.layerExperts,
     topK: description.topK,
     expertBytes: sum(input.shape.residentBytes),
     largestExpertBytes: stagingBytes(input.shape),

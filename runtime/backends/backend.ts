@@ -42,6 +42,9 @@ export interface Backend {
   readonly numericClass: "exact" | "tolerance";
   /** Computes on the machine's cores: what one process of the machine takes, the others lack. */
   readonly sharesCores: boolean;
+  /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
+  readonly ops: ReadonlySet<string>;
+  /** Throws AppError `UnsupportedOp` that names op and segment. */
   compile(segment: Segment, weights: Weights): Promise<Compiled>;
   createKv(spec: {
     readonly layers: number;

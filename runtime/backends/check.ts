@@ -1,10 +1,12 @@
-// The checks that every backend makes before it computes: weights fit the segment, inputs have its names, types and widths, KV rows
+// The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and widths, KV
+// rows
 // fit. Pure. Caller mistakes become AppError `InvalidArgument` here, instead of reads out of bounds on a device.
 import { AppError } from "../../crds/common.ts";
 import { checkKvRows } from "../kernels/attention.ts";
+import { kernelOf } from "../kernels/index.ts";
 import type { Segment } from "../kernels/segment.ts";
 import { valuesIn, type WeightData, type Weights } from "../kernels/weights.ts";
-import type { Inputs, KvCall } from "./backend.ts";
+import type { Backend, Inputs, KvCall } from "./backend.ts";
 
 function invalid(segment: Segment, message: string): AppError {
   return new AppError(`${segment.name}: ${message}`, { code: "InvalidArgument", operation: "running a segment" });
@@ -43,10 +45,21 @@ export function checkInputs(segment: Segment, inputs: Inputs): number {
   return Math.max(rows, 0);
 }
 
-/** A segment with attention needs KV; its rows must fit the cache. */
+/** Refuses a segment with an op that the backend has no lowering for: when a model opens, not in the middle of a request. */
+export function checkOps({ device, ops }: Pick<Backend, "device" | "ops">, segment: Segment): void {
+  const missing = segment.ops.find(({ op }) => !ops.has(op));
+  if (missing === undefined) return;
+  throw new AppError(`${segment.name}: op ${missing.op} is not computed by this backend (${device})`, {
+    code: "UnsupportedOp",
+    operation: "opening a model",
+  });
+}
+
+/** A segment whose ops use the KV cache needs a KV call; its rows must fit the cache. */
 export function checkKv(segment: Segment, kv: KvCall | undefined, rows: number): void {
-  if (!segment.ops.some((op) => op.op === "attention")) return;
-  if (!kv) throw invalid(segment, "has attention and needs a KV call");
+  const user = segment.ops.find((op) => kernelOf(op).kvLayer !== undefined);
+  if (user === undefined) return;
+  if (!kv) throw invalid(segment, `has ${user.op} and needs a KV call`);
   const { cache, firstSlot, batch, tokens, past } = kv;
   checkKvRows({ firstSlot, batch, tokens, past, context: cache.context, slots: cache.slots }, rows);
 }

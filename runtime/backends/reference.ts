@@ -1,11 +1,12 @@
 // The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious:
 // the oracle of every other backend. Serves small models; int4 weights are widened to f32 when a segment is compiled.
+import { opNames } from "../kernels/index.ts";
 import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCache, KvCall, Outputs } from "./backend.ts";
-import { checkCopy, checkInputs, checkKv, weightOf } from "./check.ts";
+import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
 
 const bytesPerValue = 4;
 
@@ -77,11 +78,17 @@ function compile(segment: Segment, weights: Weights): Compiled {
 const f32Bytes = (segment: Segment): number =>
   segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, bytesPerValue), 0);
 
+/** It has every op that there is: an op's forward is what it runs. */
+const capabilities = { device: "reference: plain TypeScript", ops: new Set<string>(opNames) };
+
 export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({
-  device: "reference: plain TypeScript",
+  ...capabilities,
   numericClass: "exact",
   sharesCores: true,
-  compile: async (segment, weights) => compile(segment, weights),
+  async compile(segment, weights) {
+    checkOps(capabilities, segment);
+    return compile(segment, weights);
+  },
   createKv: async (spec) => new ReferenceKv(spec),
   async runMany(calls) {
     const outputs: Outputs[] = [];

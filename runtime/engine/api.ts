@@ -2,6 +2,7 @@
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
 import type { BackendChoice, CodecName } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { ExpertGrid } from "../placement/grid.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
 export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
@@ -38,14 +39,12 @@ export interface EngineOptions {
   readonly limits?: Partial<EngineLimits>;
 }
 
-export interface EngineInfo {
+export interface EngineInfo extends ExpertGrid {
   readonly modelDigest: string;
   readonly architecture: string;
-  readonly layers: number;
-  readonly experts: number;
+  /** Experts that a token uses; where layers differ, in the layer with most. */
   readonly topK: number;
   readonly hidden: number;
-  readonly ffn: number;
   readonly vocab: number;
   readonly codec: CodecName;
   readonly backend: string;
@@ -55,8 +54,10 @@ export interface EngineInfo {
   readonly denseBytes: number;
   readonly kvBytes: number;
   readonly kvSlots: number;
-  /** Upper bound of what one resident expert takes; what budgets count. */
+  /** Upper bound of what one resident expert takes, of the largest where layers differ; what budgets count. */
   readonly expertResidentBytes: number;
+  /** The same of each layer, 0 for a dense one. Unset: `expertResidentBytes` in all. */
+  readonly layerResidentBytes?: readonly number[] | undefined;
   /** Expert rows per second, measured at start; ratios between ranks are what matters. */
   readonly speed: number;
   /** It computes on the cores of the machine, which other processes use too. */
@@ -88,7 +89,7 @@ export interface RoutingTables {
   }[];
 }
 
-/** Per phase, [layers * experts] since the last call: `routed` at the source, `served` where the rows were computed. */
+/** Per phase, a value for each cell of the model's grid (placement/grid.ts) since the last call: `routed` at the source, `served` where the rows were computed. */
 export interface PhaseCounters {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;

@@ -4,9 +4,10 @@ import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Backend, Compiled } from "../backends/backend.ts";
-import type { ModelProgram } from "../kernels/segment.ts";
+import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import { gatherRows, type Pairs, scatterRows } from "../placement/frames/pairs.ts";
+import { describeGrid, gridOf } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { groupPairs } from "./core/combine.ts";
 import type { LoadCounter } from "./load-counter.ts";
@@ -20,7 +21,7 @@ export interface PairBatch extends Pairs {
 interface Tools {
   readonly backend: Backend;
   readonly store: Pick<ModelStore, "decodeUnit">;
-  readonly program: ModelProgram;
+  readonly program: Pick<ModelProgram, "layers" | "hidden">;
   readonly codec: CodecName;
   readonly counter: LoadCounter;
 }
@@ -33,8 +34,9 @@ export class ExpertTable {
 
   constructor(tools: Tools) {
     this.#tools = tools;
-    const { layers, experts } = tools.program;
-    this.#layers = Array.from({ length: layers }, () => new Array<Compiled | undefined>(experts).fill(undefined));
+    this.#layers = tools.program.layers.map((layer) =>
+      layer.kind === "moe" ? new Array<Compiled | undefined>(layer.experts).fill(undefined) : [],
+    );
   }
 
   get count(): number {
@@ -48,8 +50,9 @@ export class ExpertTable {
   async load(layer: number, expert: number, unit: Uint8Array): Promise<void> {
     const row = this.#row(layer, expert);
     if (row[expert]) return;
-    const { backend, store, program, codec } = this.#tools;
-    const compiled = await this.lock.run(() => backend.compile(program.expert, store.decodeUnit(unit, codec)));
+    const { backend, store, codec } = this.#tools;
+    const form = this.#form(layer);
+    const compiled = await this.lock.run(() => backend.compile(form, store.decodeUnit(unit, codec, layer)));
     if (row[expert])
       await compiled.dispose(); // two loads of one expert at once
     else {
@@ -114,7 +117,13 @@ export class ExpertTable {
   #row(layer: number, expert: number): (Compiled | undefined)[] {
     const row = this.#layers[layer];
     if (row && expert >= 0 && expert < row.length) return row;
-    const { layers, experts } = this.#tools.program;
-    throw new AppError(`no expert ${expert} in layer ${layer}: the model has ${layers} layers of ${experts}`, { code: "ExpertNotFound" });
+    const model = describeGrid(gridOf(this.#layers.map(({ length }) => length)));
+    throw new AppError(`no expert ${expert} in layer ${layer}: the model has ${model}`, { code: "ExpertNotFound" });
+  }
+
+  #form(layer: number): Segment {
+    const found = this.#tools.program.layers[layer];
+    if (found?.kind === "moe") return found.expert;
+    throw new AppError(`layer ${layer} has no experts`, { code: "ExpertNotFound" });
   }
 }

@@ -1,6 +1,7 @@
 // Rows per (phase, layer, expert) since the last reading: routed where they come from, served where they are computed, and
 // what it took to compute these.
 import type { Phase } from "../../crds/telemetry.ts";
+import type { ExpertGrid } from "../placement/grid.ts";
 
 type Kind = "routed" | "served";
 
@@ -19,25 +20,23 @@ interface Compute {
 }
 
 export class LoadCounter {
-  readonly #layers: number;
-  readonly #experts: number;
+  readonly #grid: ExpertGrid;
   /** Rows served since start; for metrics, while the counts are taken and reset by telemetry. */
   servedTotal = 0;
   #counts: Record<Phase, Counts>;
 
-  constructor(layers: number, experts: number) {
-    this.#layers = layers;
-    this.#experts = experts;
+  constructor(grid: ExpertGrid) {
+    this.#grid = grid;
     this.#counts = this.#zero();
   }
 
   routed(phase: Phase, layer: number, expert: number, rows: number): void {
-    this.#add("routed", phase, layer * this.#experts + expert, rows);
+    this.#add("routed", phase, layer * this.#grid.experts + expert, rows);
   }
 
   served(phase: Phase, layer: number, expert: number, rows: number): void {
     this.servedTotal += rows;
-    this.#add("served", phase, layer * this.#experts + expert, rows);
+    this.#add("served", phase, layer * this.#grid.experts + expert, rows);
   }
 
   /** A batch was computed: rows of so many experts. */
@@ -70,7 +69,7 @@ export class LoadCounter {
   }
 
   #zero(): Record<Phase, Counts> {
-    const cells = (): Uint32Array => new Uint32Array(this.#layers * this.#experts);
+    const cells = (): Uint32Array => new Uint32Array(this.#grid.layers * this.#grid.experts);
     const counts = (): Counts => ({ routed: cells(), served: cells(), compute: freshCompute() });
     return { prefill: counts(), decode: counts() };
   }

@@ -63,8 +63,8 @@ export class EngineLoop {
     this.#port = port;
     this.#model = model;
     this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits);
-    this.#counter = new LoadCounter(program.layers, program.experts);
-    this.#transitions = new TransitionSampler(program.layers, program.experts);
+    this.#counter = new LoadCounter(model.info);
+    this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#tools = {
       program,

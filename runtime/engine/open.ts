@@ -2,11 +2,14 @@
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
 import type { Backend, Compiled, KvCache } from "../backends/backend.ts";
+import { checkOps } from "../backends/check.ts";
 import { chooseBackend, createBackend } from "../backends/index.ts";
-import type { ModelProgram, Segment } from "../kernels/segment.ts";
+import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
+import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
 import { codecFor } from "../weights/codecs/index.ts";
+import { checkLayerShapes } from "../weights/layer-shapes.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { EngineInfo } from "./api.ts";
@@ -31,19 +34,25 @@ const speedRuns = 8;
 export async function openModel(options: ThreadOptions): Promise<OpenModel> {
   const store = await openStore(options.storeDir);
   try {
-    const program = programOf(store.config);
-    const kvSpec = kvShape(program, options);
-    const codec = codecFor(options.codec);
-    const name = await chooseBackend(options.backend);
-    const backend = await createBackend(name, { threads: options.threads, denseBits: codec.exact ? 32 : 8 });
-    try {
-      return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
-    } catch (caught) {
-      await backend.close();
-      throw caught;
-    }
+    return await openProgram(store, programOf(store.config), options);
   } catch (caught) {
     await store.close();
+    throw caught;
+  }
+}
+
+/** A program over the store that it came from; whatever would fail in the middle of a request is refused here. */
+export async function openProgram(store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<OpenModel> {
+  checkProgram(program);
+  checkLayerShapes(store, program);
+  const kvSpec = kvShape(program, options);
+  const name = await chooseBackend(options.backend);
+  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).exact ? 32 : 8 });
+  try {
+    for (const segment of segmentsOf(program)) checkOps(backend, segment);
+    return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
+  } catch (caught) {
+    await backend.close();
     throw caught;
   }
 }
@@ -58,7 +67,7 @@ interface KvShape {
 
 function kvShape(program: ModelProgram, { maxContext, kvPoolBytes }: ThreadOptions): KvShape {
   const context = Math.min(maxContext, program.maxContext);
-  const shape = { layers: program.layers, kvHeads: program.kvHeads, headDim: program.headDim, context };
+  const shape = { layers: program.layers.length, kvHeads: program.kvHeads, headDim: program.headDim, context };
   const slots = slotsOf(kvPoolBytes, shape);
   if (slots >= 1) return { ...shape, slots };
   const needed = 2 * shape.layers * shape.kvHeads * shape.headDim * context * Float32Array.BYTES_PER_ELEMENT;
@@ -79,18 +88,16 @@ interface Parts {
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
   const embed = await compileDense(backend, program.embed, store);
   const blocks: Compiled[] = [];
-  for (const block of program.blocks) blocks.push(await compileDense(backend, block, store));
+  for (const { block } of program.layers) blocks.push(await compileDense(backend, block, store));
   const head = await compileDense(backend, program.head, store);
   const kv = await backend.createKv(kvSpec);
-  const { layers, experts, topK, hidden, ffn, vocab } = program;
+  const { hidden, vocab } = program;
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
     architecture: store.index.architecture,
-    layers,
-    experts,
-    topK,
+    ...expertGrid(program),
+    topK: store.index.topK,
     hidden,
-    ffn,
     vocab,
     codec: options.codec,
     backend: options.backend,
@@ -99,7 +106,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
     kvSlots: kvSpec.slots,
-    expertResidentBytes: backend.expertResidentBytes(program.expert, codecFor(options.codec).form),
+    ...residentBytesOf(program, (expert) => backend.expertResidentBytes(expert, codecFor(options.codec).form)),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
@@ -117,9 +124,24 @@ async function compileDense(backend: Backend, segment: Segment, store: ModelStor
   return backend.compile(segment, weights);
 }
 
-/** Expert rows per second on one expert of the store, loaded for this and dropped. */
+/** What one resident expert takes: of the largest, and of each layer where they differ. */
+function residentBytesOf(
+  program: ModelProgram,
+  bytesOf: (expert: Segment) => number,
+): Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes"> {
+  const perLayer = program.layers.map((layer) => (layer.kind === "moe" ? bytesOf(layer.expert) : 0));
+  const expertResidentBytes = perLayer.reduce((most, bytes) => Math.max(most, bytes), 0);
+  return perLayer.every((bytes) => bytes === expertResidentBytes)
+    ? { expertResidentBytes }
+    : { expertResidentBytes, layerResidentBytes: perLayer };
+}
+
+/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped. */
 async function measureSpeed(backend: Backend, store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<number> {
-  const expert = await backend.compile(program.expert, store.decodeUnit(await store.readUnit(0, 0, options.codec), options.codec));
+  const layer = program.layers.findIndex(({ kind }) => kind === "moe");
+  const form = (program.layers[layer] as MoeLayer).expert;
+  const unit = await store.readUnit(layer, 0, options.codec);
+  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer));
   const data = new Float32Array(speedRows * program.hidden).fill(0.01);
   const inputs = { x: { shape: [speedRows, program.hidden], data } };
   await expert.run(inputs);

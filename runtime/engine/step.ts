@@ -13,7 +13,7 @@ import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
 
 export interface StepTools {
-  readonly program: ModelProgram;
+  readonly program: Pick<ModelProgram, "layers" | "hidden">;
   readonly embed: Compiled;
   readonly blocks: readonly Compiled[];
   readonly head: Compiled;
@@ -32,31 +32,50 @@ interface LayerRows {
   readonly phase: Phase;
   readonly f: Float32Array; // [n, hidden]
   readonly ids: Int32Array; // [n, topK]
+  readonly topK: number;
+}
+
+/** A token whose way through the layers is followed. */
+interface Followed {
+  readonly row: number;
+  /** Experts it chose in the layer before, if that one has any. */
+  chose: Int32Array | undefined;
 }
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
   const { embed, blocks, experts, transitions, times } = tools;
-  const { hidden, topK } = tools.program;
+  const { hidden, layers } = tools.program;
   const rows = tokens.length;
-  const followed = transitions.choose(rows).map((row) => ({ row, chose: undefined as Int32Array | undefined }));
+  const followed: Followed[] = transitions.choose(rows).map((row) => ({ row, chose: undefined }));
   let x = await experts.lock.run(async () => floats(await embed.run({ ids: { shape: [rows], data: tokens } }), "x"));
   for (const [layer, block] of blocks.entries()) {
     const input = { x: { shape: [rows, hidden], data: x } };
     // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
     const out = await experts.lock.run(() => timed(times, phase, "dense", () => block.run(input, kv)));
-    const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
-    const ids = out.ids?.data as Int32Array;
-    for (const token of followed) {
-      const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
-      if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
-      token.chose = chosen;
+    const shape = layers[layer];
+    if (shape?.kind === "moe") {
+      const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
+      const ids = out.ids?.data as Int32Array;
+      follow(transitions, followed, { layer, phase, ids, topK: shape.topK });
+      const pairs = await timed(times, phase, "experts", () => expertRows(tools, { layer, phase, f, ids, topK: shape.topK }));
+      x = combine(h, gates, pairs, hidden);
+    } else {
+      x = floats(out, "y").slice();
+      for (const token of followed) token.chose = undefined;
     }
-    const pairs = await timed(times, phase, "experts", () => expertRows(tools, { layer, phase, f, ids }));
-    x = combine(h, gates, pairs, hidden);
     tools.betweenLayers();
   }
   return x;
+}
+
+/** Counts where followed tokens went from the layer before to this one. */
+function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, phase, ids, topK }: Omit<LayerRows, "f">): void {
+  for (const token of followed) {
+    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
+    if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
+    token.chose = chosen;
+  }
 }
 
 async function timed<T>(times: StepTimes, phase: Phase, kind: keyof StepSeconds, work: () => Promise<T>): Promise<T> {
@@ -74,8 +93,8 @@ export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readon
 }
 
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]. */
-async function expertRows(tools: StepTools, { layer, phase, f, ids }: LayerRows): Promise<Float32Array> {
-  const { hidden, topK } = tools.program;
+async function expertRows(tools: StepTools, { layer, phase, f, ids, topK }: LayerRows): Promise<Float32Array> {
+  const { hidden } = tools.program;
   const { experts, counter } = tools;
   const { rank, table } = tools.router();
   const groups = groupPairs(ids.length, (pair) => {

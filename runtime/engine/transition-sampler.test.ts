@@ -4,13 +4,13 @@ import { transitionPairsMax, transitionSampling } from "../../crds/telemetry.ts"
 import { TransitionSampler } from "./transition-sampler.ts";
 
 const asked = (layers = 3, experts = 8): TransitionSampler => {
-  const sampler = new TransitionSampler(layers, experts);
+  const sampler = new TransitionSampler({ layers, experts });
   sampler.take(true);
   return sampler;
 };
 
 test("nothing is followed until it is asked for, and no longer once it is not", () => {
-  const sampler = new TransitionSampler(3, 8);
+  const sampler = new TransitionSampler({ layers: 3, experts: 8 });
   assert.deepEqual(sampler.choose(10_000), []);
   assert.deepEqual(sampler.take(true), {});
   assert.ok(sampler.choose(10_000).length > 0);

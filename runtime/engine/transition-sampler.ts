@@ -2,6 +2,7 @@
 // (transitionSampling), the experts it chose in each layer and in the next, counted by pair. Costs nothing while nobody asks for
 // it.
 import { type Phase, phases, type Transitions, transitionCellsMax, transitionPairsMax, transitionSampling } from "../../crds/telemetry.ts";
+import type { ExpertGrid } from "../placement/grid.ts";
 
 /** Pairs held between two readings, per phase; of a model with more, new ones are not counted until the next reading. */
 const pairsHeldMax = 4 * transitionPairsMax;
@@ -16,7 +17,8 @@ export class TransitionSampler {
   #state = 0x2545f491;
   #counts: Record<Phase, Map<number, number>> = { prefill: new Map(), decode: new Map() };
 
-  constructor(layers: number, experts: number) {
+  /** Cells as in crds/telemetry.ts: `experts` is the width of a row of the model's grid. */
+  constructor({ layers, experts }: Pick<ExpertGrid, "layers" | "experts">) {
     this.#experts = experts;
     this.#possible = layers > 1 && (layers - 1) * experts * experts <= transitionCellsMax;
   }

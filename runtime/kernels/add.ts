@@ -26,7 +26,7 @@ function sized(rows: number, width: number): KernelCase {
 export const add: Kernel<Add> = {
   name: "add",
   reads: (op) => [op.a, op.b],
-  writes: (op) => [op.out],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: ({ width }) => width(op.a) }],
   tolerance: 0,
   forward(op, context) {
     const a = context.read(op.a);

@@ -112,7 +112,8 @@ function attend(op: Attention, kv: KvRows, tables: RopeTables, q: Float32Array):
 export const attention: Kernel<Attention> = {
   name: "attention",
   reads: (op) => [op.q, op.k, op.v],
-  writes: (op) => [op.out],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: () => op.heads * op.headDim }],
+  kvLayer: (op) => op.layer,
   tolerance: 5e-6,
   forward(op, context) {
     const q = context.read(op.q);

@@ -33,7 +33,7 @@ function sized(rows: number, vocab: number, width: number): KernelCase {
 export const gather: Kernel<Gather> = {
   name: "gather",
   reads: (op) => [op.ids, op.table],
-  writes: (op) => [op.out],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: ({ shape }) => shape(op.table)[1] ?? 1 }],
   tolerance: 0,
   forward(op, context) {
     const ids = ints(context.read(op.ids));

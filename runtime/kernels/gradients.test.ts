@@ -46,6 +46,7 @@ const cases: Record<string, Case> = {
   },
   matMul: { op: { op: "matMul", x: "x", weight: "w", out: "out" }, values: { x: randomTensor(8, [3, 5]), w: randomTensor(9, [4, 5]) } },
   add: { op: { op: "add", a: "a", b: "b", out: "out" }, values: { a: randomTensor(10, [2, 3]), b: randomTensor(11, [2, 3]) } },
+  addRow: { op: { op: "addRow", x: "x", row: "r", out: "out" }, values: { x: randomTensor(17, [4, 3]), r: randomTensor(18, [3]) } },
   "add of a value to itself": { op: { op: "add", a: "a", b: "a", out: "out" }, values: { a: randomTensor(12, [2, 3]) } },
   siluMul: { op: { op: "siluMul", a: "a", b: "b", out: "out" }, values: { a: randomTensor(13, [3, 4], 2), b: randomTensor(14, [3, 4]) } },
   "attention, causal": { op: attention(0), values: qkv(5) },

@@ -1,5 +1,7 @@
 // The ops there are. To add one: its member in segment.ts, its file, one line here (a missing line is a compile error). Pure.
+import { AppError } from "../../crds/common.ts";
 import { add } from "./add.ts";
+import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
 import { gather } from "./gather.ts";
 import type { Kernel } from "./kernel.ts";
@@ -15,15 +17,18 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   matMul,
   attention,
   add,
+  addRow,
   siluMul,
   route,
 };
 
 export const opNames = Object.keys(kernels) as readonly OpName[];
 
-/** The kernel of an op, usable with that op. */
+/** The kernel of an op, usable with that op; throws AppError `UnsupportedOp` for one that there is not. */
 export function kernelOf(op: Op): Kernel {
-  return kernels[op.op] as unknown as Kernel;
+  const kernel: unknown = kernels[op.op];
+  if (kernel === undefined) throw new AppError(`there is no op ${op.op}`, { code: "UnsupportedOp", operation: "reading a program" });
+  return kernel as Kernel;
 }
 
 /** Every test case of every op. */

@@ -1,6 +1,7 @@
-// The declaration of an op in its one file: names it reads and writes, forward, backward, tolerance, and the cases it is tested on.
+// The declaration of an op in its one file: what it reads, what it writes and how wide, whether it uses the KV cache, forward, backward,
+// tolerance, and the cases it is tested on.
 // The reference backend runs `forward`; every other backend is compared with it; training will run `backward`. Pure.
-import type { Op, Segment, Tensor } from "./segment.ts";
+import type { DType, Op, Segment, Tensor } from "./segment.ts";
 
 /** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim], and which rows the call adds.
  *  Rows are slot-major: row b * tokens + t is token past[b] + t of slot firstSlot + b. */
@@ -40,10 +41,26 @@ export interface KernelCase {
   };
 }
 
+/** Sizes of what an op reads, where it stands in its segment. */
+export interface Sizes {
+  /** Elements a row of a value; 0 for integers [n]. */
+  width(value: string): number;
+  shape(weight: string): readonly number[];
+}
+
+export interface OpOutput {
+  readonly name: string;
+  readonly dtype: DType;
+  /** Elements a row. */
+  readonly width: (sizes: Sizes) => number;
+}
+
 export interface Kernel<O extends Op = Op> {
   readonly name: O["op"];
   reads(op: O): readonly string[];
-  writes(op: O): readonly string[];
+  outputs(op: O): readonly OpOutput[];
+  /** Layer of the KV cache that the op reads and appends to; left out by ops that use none. */
+  kvLayer?(op: O): number;
   /** Returns the written values. f32 storage, f64 accumulation: the oracle. */
   forward(op: O, context: OpContext): Values;
   /** Gradients of the values read (integers have none) from those of the values written. KV ops: sequences that start at past 0. */

@@ -23,7 +23,7 @@ function sized(rows: number, k: number, n: number): KernelCase {
 export const matMul: Kernel<MatMul> = {
   name: "matMul",
   reads: (op) => [op.x, op.weight],
-  writes: (op) => [op.out],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: ({ shape }) => shape(op.weight)[0] ?? 1 }],
   tolerance: 2e-6,
   forward(op, context) {
     const x = context.read(op.x);

@@ -1,10 +1,10 @@
 // The run of a whole segment by its kernels, forward and backward: what the reference backend executes and where training hooks in.
 // Pure.
 import { kernelOf } from "./index.ts";
-import { floats, type Gradients, type KvRows, type Values } from "./kernel.ts";
-import type { Segment, Tensor } from "./segment.ts";
+import { floats, type Gradients, type Kernel, type KvRows, type Values } from "./kernel.ts";
+import type { Op, Segment, Tensor } from "./segment.ts";
 
-/** The KV rows of a layer; a segment without attention never asks. */
+/** The KV rows of a layer; a segment whose ops use no cache never asks. */
 export type KvOfLayer = (layer: number) => KvRows | undefined;
 
 function reader(values: Map<string, Tensor>, segment: Segment): (name: string) => Tensor {
@@ -15,12 +15,18 @@ function reader(values: Map<string, Tensor>, segment: Segment): (name: string) =
   };
 }
 
+function kvRowsOf(op: Op, kernel: Kernel, kvOf: KvOfLayer): KvRows | undefined {
+  const layer = kernel.kvLayer?.(op);
+  return layer === undefined ? undefined : kvOf(layer);
+}
+
 /** Every value of the segment by name: inputs and weights given, and what its ops wrote (a tape, when it is kept). */
 export function evaluate(segment: Segment, given: Values, kvOf: KvOfLayer): Map<string, Tensor> {
   const values = new Map(Object.entries(given));
   for (const op of segment.ops) {
-    const kv = op.op === "attention" ? kvOf(op.layer) : undefined;
-    for (const [name, value] of Object.entries(kernelOf(op).forward(op, { read: reader(values, segment), kv }))) values.set(name, value);
+    const kernel = kernelOf(op);
+    const kv = kvRowsOf(op, kernel, kvOf);
+    for (const [name, value] of Object.entries(kernel.forward(op, { read: reader(values, segment), kv }))) values.set(name, value);
   }
   return values;
 }
@@ -38,11 +44,10 @@ export function differentiate(segment: Segment, tape: Map<string, Tensor>, outpu
   for (const op of segment.ops.toReversed()) {
     const kernel = kernelOf(op);
     const written: Record<string, Float32Array> = {};
-    for (const name of kernel.writes(op)) {
-      const value = read(name);
-      if (value.data instanceof Float32Array) written[name] = gradients.get(name) ?? new Float32Array(floats(value).length);
+    for (const { name, dtype } of kernel.outputs(op)) {
+      if (dtype === "f32") written[name] = gradients.get(name) ?? new Float32Array(floats(read(name)).length);
     }
-    const kv = op.op === "attention" ? kvOf(op.layer) : undefined;
+    const kv = kvRowsOf(op, kernel, kvOf);
     for (const [name, gradient] of Object.entries(kernel.backward(op, { read, kv }, written))) accumulate(name, gradient);
   }
   return Object.fromEntries(gradients);

@@ -30,7 +30,7 @@ function sized(rows: number, width: number): KernelCase {
 export const rmsNorm: Kernel<RmsNorm> = {
   name: "rmsNorm",
   reads: (op) => [op.x, op.weight],
-  writes: (op) => [op.out],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: ({ width }) => width(op.x) }],
   tolerance: 1e-6,
   forward(op, context) {
     const x = context.read(op.x);

@@ -53,7 +53,10 @@ function ties(): KernelCase {
 export const route: Kernel<Route> = {
   name: "route",
   reads: (op) => [op.logits],
-  writes: (op) => [op.ids, op.gates],
+  outputs: (op) => [
+    { name: op.ids, dtype: "i32", width: () => op.topK },
+    { name: op.gates, dtype: "f32", width: () => op.topK },
+  ],
   tolerance: 2e-6,
   forward(op, context) {
     const logits = context.read(op.logits);

@@ -1,8 +1,8 @@
 // Programs as data: a model family is a wiring of segments, a segment is a short list of ops over named tensors.
 // Backends compile segments; this file only says what a segment is. Pure.
-// Segments are cut where tokens may travel between ranks: embed, block (attention + router), expert, head.
+// Segments are cut where tokens may travel between ranks: embed, block (attention + router, or a whole dense layer), expert, head.
 
-type DType = "f32" | "i32";
+export type DType = "f32" | "i32";
 
 /** A dense host tensor, row-major. */
 export interface Tensor {
@@ -12,7 +12,7 @@ export interface Tensor {
 
 /** A weight as a segment needs it. Shapes are as stored by Hugging Face: a projection is [out, in]. */
 export interface WeightDecl {
-  /** Checkpoint tensor name, or `w1 | w2 | w3` inside an expert unit. */
+  /** Checkpoint tensor name, or the name of a matrix or bias inside an expert unit. */
   readonly name: string;
   readonly shape: readonly number[];
 }
@@ -42,6 +42,8 @@ export type Op =
       readonly out: string;
     }
   | { readonly op: "add"; readonly a: string; readonly b: string; readonly out: string }
+  /** out[n, d] = x[n, d] + row[d]: the bias of a projection */
+  | { readonly op: "addRow"; readonly x: string; readonly row: string; readonly out: string }
   /** out = silu(a) * b */
   | { readonly op: "siluMul"; readonly a: string; readonly b: string; readonly out: string }
   /** ids[n, topK] i32 by descending gate, ties to the lowest expert id; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if `normalize`. */
@@ -64,23 +66,41 @@ export interface Segment {
   readonly ops: readonly Op[];
 }
 
-/** A model as segments. Tensor names between segments:
- *  embed: ids -> x;  block: x -> h (residual after attention), f (normed FFN input), ids, gates;
- *  expert: x -> y (unweighted);  the engine adds h + sum_k gates[k] * y[k] in gate order;  head: x -> logits. */
-export interface ModelProgram {
-  readonly family: string; // "mixtral"
-  readonly layers: number;
+/** A layer that computes all of itself for every token, on the token's own rank. */
+export interface DenseLayer {
+  readonly kind: "dense";
+  /** x -> y (output of the layer). */
+  readonly block: Segment;
+}
+
+/** A layer with experts that tokens are routed to, wherever they are. */
+export interface MoeLayer {
+  readonly kind: "moe";
+  /** x -> h (what expert rows are added to: the residual, and the rows of shared experts), f (what experts see), ids, gates. */
+  readonly block: Segment;
   readonly experts: number;
   readonly topK: number;
+  /** x -> y (unweighted). Its weights are the matrices and biases of one expert's unit, in stored order; any number. Layers of equal
+   *  shape share one object. */
+  readonly expert: Segment;
+  /** Experts beside the routed ones that every token passes: wired into the block, part of the dense weights. */
+  readonly shared: number;
+}
+
+export type Layer = DenseLayer | MoeLayer;
+
+/** A model as segments. Tensor names between segments:
+ *  embed: ids -> x;  layers: see above;  after a MoE block the engine adds h + sum_k gates[k] * y[k] in gate order;  head: x -> logits. */
+export interface ModelProgram {
+  readonly family: string; // "mixtral"
+  readonly layers: readonly Layer[];
+  /** Width of the rows between layers, which experts take and give too. */
   readonly hidden: number;
-  readonly ffn: number;
   readonly vocab: number;
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
   readonly maxContext: number;
   readonly embed: Segment;
-  readonly blocks: readonly Segment[];
-  readonly expert: Segment; // one segment, compiled once per resident expert; weights w1 [ffn, hidden], w2 [hidden, ffn], w3 [ffn, hidden]
   readonly head: Segment;
 }

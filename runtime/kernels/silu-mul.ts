@@ -38,7 +38,7 @@ function extremes(): KernelCase {
 export const siluMul: Kernel<SiluMul> = {
   name: "siluMul",
   reads: (op) => [op.a, op.b],
-  writes: (op) => [op.out],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: ({ width }) => width(op.a) }],
   tolerance: 2e-6,
   forward(op, context) {
     const a = context.read(op.a);

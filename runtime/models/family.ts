@@ -4,8 +4,8 @@ import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 
-/** The names of one expert's three matrices in a Hugging Face checkpoint. */
-export interface ExpertTensors {
+/** The names of the matrices of a gated FFN in a Hugging Face checkpoint. */
+export interface GatedFfnTensors {
   readonly w1: string; // gate projection [ffn, hidden]
   readonly w2: string; // down projection [hidden, ffn]
   readonly w3: string; // up projection [ffn, hidden]
@@ -17,7 +17,8 @@ export interface ModelFamily {
   readonly architectures: readonly string[];
   /** Throws AppError `InvalidModelConfig` naming the field, or `UnsupportedModel` naming the field and what is supported. */
   program(config: unknown): ModelProgram;
-  expertTensors(layer: number, expert: number): ExpertTensors;
+  /** Where the matrices and biases of an expert's unit are in a Hugging Face checkpoint: unit name -> tensor name. */
+  expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
 }
 
 /** The field in every Hugging Face config.json that says which family reads it. */
@@ -46,10 +47,14 @@ export function unsupported(field: string, found: unknown, supported: string): A
   });
 }
 
+/** The blocks of a dense model, or the layers of one with experts. */
+type DenseParts = { readonly blocks: readonly Segment[] } | Pick<ModelProgram, "layers">;
+
 /** Every tensor outside the experts that a program reads, without duplicates (tied embeddings), in program order. */
-export function denseWeights(program: Pick<ModelProgram, "embed" | "blocks" | "head">): Segment["weights"] {
+export function denseWeights(program: Pick<ModelProgram, "embed" | "head"> & DenseParts): Segment["weights"] {
   const seen = new Map<string, Segment["weights"][number]>();
-  for (const segment of [program.embed, ...program.blocks, program.head]) {
+  const blocks = "blocks" in program ? program.blocks : program.layers.map(({ block }) => block);
+  for (const segment of [program.embed, ...blocks, program.head]) {
     for (const weight of segment.weights) if (!seen.has(weight.name)) seen.set(weight.name, weight);
   }
   return [...seen.values()];

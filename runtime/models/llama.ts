@@ -3,7 +3,7 @@
 import { z } from "zod";
 import type { Segment } from "../kernels/segment.ts";
 import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
-import { type ExpertTensors, parseConfig } from "./family.ts";
+import { type GatedFfnTensors, parseConfig } from "./family.ts";
 
 /** `architectures[0]` of its config.json. */
 export const llamaArchitecture = "LlamaForCausalLM";
@@ -25,7 +25,7 @@ export interface DenseProgram extends DecoderDims {
 }
 
 /** The dense FFN's matrices under the names an expert unit gives them. */
-export function ffnTensors(layer: number): ExpertTensors {
+export function ffnTensors(layer: number): GatedFfnTensors {
   const at = `model.layers.${layer}.mlp`;
   return { w1: `${at}.gate_proj.weight`, w2: `${at}.down_proj.weight`, w3: `${at}.up_proj.weight` };
 }

@@ -59,21 +59,24 @@ function program(config: unknown): ModelProgram {
   const experts = parsed.num_local_experts;
   const topK = parsed.num_experts_per_tok;
   if (topK > experts) throw unsupported("num_experts_per_tok", topK, `at most num_local_experts (${experts})`);
+  const expert = expertSegment(dims); // one for all layers
   return {
     family: mixtral.name,
-    layers: dims.layers,
-    experts,
-    topK,
+    layers: Array.from({ length: dims.layers }, (_, layer) => ({
+      kind: "moe" as const,
+      block: blockSegment(dims, layer, experts, topK),
+      experts,
+      topK,
+      expert,
+      shared: 0,
+    })),
     hidden: dims.hidden,
-    ffn: dims.ffn,
     vocab: dims.vocab,
     heads: dims.heads,
     kvHeads: dims.kvHeads,
     headDim: dims.headDim,
     maxContext: dims.maxContext,
     embed: embedSegment(dims),
-    blocks: Array.from({ length: dims.layers }, (_, layer) => blockSegment(dims, layer, experts, topK)),
-    expert: expertSegment(dims),
     head: headSegment(dims),
   };
 }

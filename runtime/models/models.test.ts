@@ -1,7 +1,10 @@
 // config.json to segments: what is read, what is refused and with which words.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { segmentsOf } from "../kernels/check-program.ts";
+import { kernelOf } from "../kernels/index.ts";
 import type { Segment } from "../kernels/segment.ts";
+import { widthsOf } from "../kernels/widths.ts";
 import { denseWeights } from "./family.ts";
 import { familyOf, programOf } from "./index.ts";
 import { llamaProgram } from "./llama.ts";
@@ -29,32 +32,29 @@ const attentionOf = (segment: Segment | undefined) => {
 
 test("a Mixtral config becomes embed, one block per layer, expert and head", () => {
   const program = programOf(base);
-  assert.equal(program.blocks.length, 2);
-  assert.deepEqual([program.experts, program.topK, program.hidden, program.ffn, program.headDim], [4, 2, 64, 96, 16]);
+  const [, layer] = program.layers;
+  assert.ok(program.layers.length === 2 && layer?.kind === "moe");
+  assert.deepEqual([layer.experts, layer.topK, program.hidden, layer.expert.weights[0]?.shape[0], program.headDim], [4, 2, 64, 96, 16]);
   assert.deepEqual(
-    program.blocks[1]?.ops.map((op) => op.op),
+    layer.block.ops.map((op) => op.op),
     ["rmsNorm", "matMul", "matMul", "matMul", "attention", "matMul", "add", "rmsNorm", "matMul", "route"],
   );
-  assert.equal(attentionOf(program.blocks[1]).layer, 1);
+  assert.equal(attentionOf(layer.block).layer, 1);
 });
 
 test("every value an op reads is an input, a weight or an earlier output, in all segments of both families", () => {
   const llama = llamaProgram({ ...base, architectures: ["LlamaForCausalLM"] });
   const mixtral = programOf(base);
-  for (const segment of [
-    ...[mixtral.embed, ...mixtral.blocks, mixtral.expert, mixtral.head],
-    ...[llama.embed, ...llama.blocks, llama.head],
-  ]) {
-    const known = new Set([...segment.inputs, ...segment.weights].map((value) => value.name));
+  for (const segment of [...segmentsOf(mixtral), ...[llama.embed, ...llama.blocks, llama.head]]) {
+    const widths = widthsOf(segment); // throws at a value that is read before it is written
+    for (const { name, width } of segment.outputs) assert.equal(widths.get(name), width, `${segment.name}: output ${name}`);
     for (const op of segment.ops) {
-      const outs = op.op === "route" ? [op.ids, op.gates] : [op.out];
-      for (const [key, value] of Object.entries(op)) {
-        if (typeof value !== "string" || key === "op" || outs.includes(value)) continue;
-        assert.ok(known.has(value), `${segment.name}: ${op.op}.${key} reads ${value}`);
-      }
-      for (const out of outs) known.add(out);
+      const outs = kernelOf(op)
+        .outputs(op)
+        .map(({ name }) => name);
+      const reads = Object.entries(op).flatMap(([key, value]) => (typeof value === "string" && key !== "op" ? [value] : []));
+      assert.deepEqual(new Set([...kernelOf(op).reads(op), ...outs]), new Set(reads), `${segment.name}: ${op.op} declares all it names`);
     }
-    for (const output of segment.outputs) assert.ok(known.has(output.name), `${segment.name}: output ${output.name}`);
   }
 });
 
@@ -86,7 +86,7 @@ test("options of real checkpoints are honoured", () => {
     "no num_key_value_heads": { config: { num_key_value_heads: null }, read: (op) => op.kvHeads, want: 4 },
   };
   for (const [name, { config, read, want }] of Object.entries(cases)) {
-    assert.equal(read(attentionOf(programOf({ ...base, ...config }).blocks[0])), want, name);
+    assert.equal(read(attentionOf(programOf({ ...base, ...config }).layers[0]?.block)), want, name);
   }
 });
 

@@ -1,10 +1,13 @@
 // Hecate's Algorithm 2 (arXiv 2502.02581), heterogeneous sharding: every expert gets one home. A rank holds any number
 // of experts per layer and the same number over all layers. Experts that will not be replicated are placed by load; the
 // hottest, which Algorithm 1 copies anyway, fill the holes. Pure. Our reading of the paper; deviations are marked "fix".
+import { expertsIn } from "./grid.ts";
 
 export interface ShardProblem {
   readonly layers: number;
   readonly experts: number;
+  /** Experts of each layer where layers differ; `experts` is then that of the one with most. */
+  readonly layerExperts?: readonly number[];
   readonly ranks: number;
   /** [layers * experts] */
   readonly load: ArrayLike<number>;
@@ -26,11 +29,11 @@ interface Placed {
 
 /** home[layer][expert] = rank, or undefined when the homes do not fit. */
 export function shardHomes(p: ShardProblem): number[][] | undefined {
-  const home = Array.from({ length: p.layers }, () => new Array<number>(p.experts).fill(-1));
+  const home = Array.from({ length: p.layers }, (_, layer) => new Array<number>(expertsIn(p, layer)).fill(-1));
   const used = new Float64Array(p.ranks);
   const placed: Placed = { home, used };
   const orders = Array.from({ length: p.layers }, (_, layer) =>
-    Array.from({ length: p.experts }, (_, e) => e).sort((a, b) => at(p.load, p, layer, b) - at(p.load, p, layer, a) || a - b),
+    Array.from({ length: expertsIn(p, layer) }, (_, e) => e).sort((a, b) => at(p.load, p, layer, b) - at(p.load, p, layer, a) || a - b),
   );
   // Layers by their heaviest expert that is placed by load.
   const heaviest = orders.map((order, layer) => (order.length > p.top ? at(p.load, p, layer, order[p.top] as number) : 0));

@@ -2,13 +2,16 @@
 // copied as stored. What tensors there are, and their shapes, is what the family's program reads.
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
+import { expertGrid } from "../kernels/check-program.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { denseWeights, type ModelFamily } from "../models/family.ts";
 import { familyOf } from "../models/index.ts";
+import { describeGrid } from "../placement/grid.ts";
 import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
+import { layerShapes } from "../weights/layer-shapes.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
-import type { ExpertIndex } from "../weights/store.ts";
+import type { ExpertIndex, LayerShape } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { companionFiles, type Log } from "./files.ts";
@@ -22,17 +25,16 @@ export interface ImportMoe {
   readonly overwrite: boolean;
 }
 
-const matrices = ["w1", "w2", "w3"] as const;
-
-function expertReader(checkpoint: Checkpoint, family: ModelFamily, program: ModelProgram) {
-  const shapes = new Map(program.expert.weights.map(({ name, shape }) => [name, shape]));
+function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: readonly LayerShape[]) {
   return async (layer: number, expert: number): Promise<ExpertMatrices> => {
     const tensors = family.expertTensors(layer, expert);
-    const read = async (matrix: (typeof matrices)[number]) => {
-      checkShape(checkpoint.dir, tensors[matrix], checkpoint.shape(tensors[matrix]), shapes.get(matrix) ?? []);
-      return checkpoint.read(tensors[matrix]);
-    };
-    return { w1: await read("w1"), w2: await read("w2"), w3: await read("w3") };
+    const read: Record<string, Float32Array> = {};
+    for (const { name, shape } of shapes[layer]?.matrices ?? []) {
+      const tensor = tensors[name] ?? name;
+      checkShape(checkpoint.dir, tensor, checkpoint.shape(tensor), shape);
+      read[name] = await checkpoint.read(tensor);
+    }
+    return read;
   };
 }
 
@@ -44,14 +46,10 @@ function denseTensors(checkpoint: Checkpoint, program: ModelProgram): readonly T
   });
 }
 
-function knownTensors(family: ModelFamily, program: ModelProgram): ReadonlySet<string> {
+function knownTensors(family: ModelFamily, program: ModelProgram, shapes: readonly LayerShape[]): ReadonlySet<string> {
   const known = new Set(denseWeights(program).map(({ name }) => name));
-  for (let layer = 0; layer < program.layers; layer++) {
-    for (let expert = 0; expert < program.experts; expert++) {
-      const tensors = family.expertTensors(layer, expert);
-      for (const matrix of matrices) known.add(tensors[matrix]);
-    }
-  }
+  for (const [layer, { experts }] of shapes.entries())
+    for (let expert = 0; expert < experts; expert++) for (const name of Object.values(family.expertTensors(layer, expert))) known.add(name);
   return known;
 }
 
@@ -63,23 +61,21 @@ export async function importMoe(options: ImportMoe, log: Log): Promise<ExpertInd
   const architecture = architectureIn(from, config);
   const checkpoint = await openCheckpoint(from);
   try {
-    refuseUnknown(from, checkpoint.names, knownTensors(family, program), architecture);
-    const { layers, experts, topK, hidden, ffn } = program;
-    log(`importing ${architecture}: ${layers} layers of ${experts} experts, codecs ${codecs.join(", ")}`);
-    const step = Math.max(1, Math.floor(layers / 10)) * experts;
+    const shapes = layerShapes(program);
+    refuseUnknown(from, checkpoint.names, knownTensors(family, program, shapes), architecture);
+    const grid = expertGrid(program);
+    log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
+    const step = Math.max(1, Math.floor(grid.layers / 10)) * grid.experts;
     return await writeStore(
       options.out,
       {
         config,
         architecture,
-        layers,
-        experts,
-        topK,
-        hidden,
-        ffn,
+        layers: shapes,
+        hidden: program.hidden,
         codecs,
         dense: denseTensors(checkpoint, program),
-        expert: expertReader(checkpoint, family, program),
+        expert: expertReader(checkpoint, family, shapes),
         files: await companionFiles(from),
       },
       {

@@ -1,13 +1,14 @@
 // `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash. Reads, never writes.
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import { codecFor } from "../weights/codecs/index.ts";
 import { codecsOf, type ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 
 interface CodecReport {
+  /** Of the largest. */
   readonly unitBytes: number;
+  readonly units: number;
   readonly totalBytes: number;
   readonly distinctHashes: number;
 }
@@ -20,7 +21,8 @@ export interface InspectReport {
   readonly experts: number;
   readonly topK: number;
   readonly hidden: number;
-  readonly ffn: number;
+  /** Unset where layers have experts of their own shapes. */
+  readonly ffn?: number;
   readonly denseTensors: number;
   readonly codecs: Partial<Record<CodecName, CodecReport>>;
   /** Undefined when not asked for; else every unit and dense tensor matched its hash (a mismatch throws). */
@@ -38,7 +40,7 @@ async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units:
   let units = 0;
   for (const codec of codecsOf(store.index)) {
     for (let layer = 0; layer < store.index.layers; layer++) {
-      for (let expert = 0; expert < store.index.experts; expert++) {
+      for (let expert = 0; expert < (store.layerShapes[layer]?.experts ?? 0); expert++) {
         await store.readUnit(layer, expert, codec);
         units++;
       }
@@ -55,8 +57,9 @@ export async function inspect(options: { readonly dir: string; readonly verify: 
     const codecs: Partial<Record<CodecName, CodecReport>> = {};
     for (const name of codecsOf(index)) {
       const units = index.codecs[name]?.units.flat() ?? [];
-      const unitBytes = codecFor(name).unitBytes(index);
-      codecs[name] = { unitBytes, totalBytes: unitBytes * units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
+      const unitBytes = units.reduce((most, { bytes }) => Math.max(most, bytes), 0);
+      const totalBytes = units.reduce((sum, { bytes }) => sum + bytes, 0);
+      codecs[name] = { unitBytes, totalBytes, units: units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
     }
     const { architecture, modelDigest, layers, experts, topK, hidden, ffn } = index;
     const report = {
@@ -67,7 +70,7 @@ export async function inspect(options: { readonly dir: string; readonly verify: 
       experts,
       topK,
       hidden,
-      ffn,
+      ...(ffn === undefined ? {} : { ffn }),
       denseTensors: store.denseNames.length,
       codecs,
     };
@@ -85,13 +88,12 @@ export function formatReport(report: InspectReport): string {
     `digest       ${report.modelDigest}`,
     `layers       ${report.layers}`,
     `experts      ${report.experts} a layer, top-${report.topK}`,
-    `dimensions   hidden ${report.hidden}, ffn ${report.ffn}`,
+    `dimensions   hidden ${report.hidden}${report.ffn === undefined ? "" : `, ffn ${report.ffn}`}`,
     `dense part   ${report.denseTensors} tensors`,
   ];
   for (const [name, codec] of Object.entries(report.codecs)) {
-    const total = report.layers * report.experts;
     lines.push(
-      `codec ${name.padEnd(6)} ${(codec.unitBytes / 1e6).toFixed(2)} MB an expert, ${(codec.totalBytes / 1e6).toFixed(0)} MB in all, ${codec.distinctHashes} of ${total} hashes distinct`,
+      `codec ${name.padEnd(6)} ${(codec.unitBytes / 1e6).toFixed(2)} MB an expert, ${(codec.totalBytes / 1e6).toFixed(0)} MB in all, ${codec.distinctHashes} of ${codec.units} hashes distinct`,
     );
   }
   if (report.verified)

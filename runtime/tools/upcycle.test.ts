@@ -33,20 +33,22 @@ async function weights(store: ModelStore, segment: Segment): Promise<Weights> {
 async function logits(store: ModelStore, ids: readonly number[]): Promise<Float32Array> {
   const backend = await createReferenceBackend({ threads: 1 });
   const program = programOf(store.config);
-  const { layers, kvHeads, headDim, hidden, topK } = program;
-  const cache = await backend.createKv({ layers, slots: 1, kvHeads, context: ids.length, headDim });
+  const { layers, kvHeads, headDim, hidden } = program;
+  const cache = await backend.createKv({ layers: layers.length, slots: 1, kvHeads, context: ids.length, headDim });
   const kv: KvCall = { cache, firstSlot: 0, batch: 1, tokens: ids.length, past: Int32Array.of(0) };
   const run = async (segment: Segment, given: Weights, inputs: Inputs, call?: KvCall) =>
     (await backend.compile(segment, given)).run(inputs, call);
   let { x } = await run(program.embed, await weights(store, program.embed), { ids: { shape: [ids.length], data: Int32Array.from(ids) } });
-  for (const [layer, segment] of program.blocks.entries()) {
-    const out = await run(segment, await weights(store, segment), { x: x as Tensor }, kv);
+  for (const [layer, shape] of layers.entries()) {
+    assert.ok(shape.kind === "moe");
+    const { block, expert, topK } = shape;
+    const out = await run(block, await weights(store, block), { x: x as Tensor }, kv);
     const next = Float32Array.from(out.h!.data);
     for (let row = 0; row < ids.length; row++) {
       const input = { shape: [1, hidden], data: (out.f!.data as Float32Array).subarray(row * hidden, (row + 1) * hidden) };
       for (let k = 0; k < topK; k++) {
-        const unit = store.decodeUnit(await store.readUnit(layer, out.ids!.data[row * topK + k]!, "f32"), "f32");
-        const { y } = await run(program.expert, unit, { x: input });
+        const unit = store.decodeUnit(await store.readUnit(layer, out.ids!.data[row * topK + k]!, "f32"), "f32", layer);
+        const { y } = await run(expert, unit, { x: input });
         for (let i = 0; i < hidden; i++) next[row * hidden + i]! += out.gates!.data[row * topK + k]! * y!.data[i]!;
       }
     }

@@ -12,6 +12,7 @@ import { loadTokenizer } from "../text/tokenizer.ts";
 import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import { bytesOf } from "../weights/floats.ts";
+import { layerShapes } from "../weights/layer-shapes.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
 import { readJson } from "../weights/store-reader.ts";
@@ -124,7 +125,7 @@ function denseTensors(checkpoint: Checkpoint, config: unknown, routers: readonly
 
 /** Experts of a layer share their base weights: read once, kept while the layer lasts. */
 function expertMaker(checkpoint: Checkpoint, options: UpcycleOptions): (layer: number, expert: number) => Promise<ExpertMatrices> {
-  let base: { readonly layer: number; readonly matrices: ExpertMatrices } | undefined;
+  let base: { readonly layer: number; readonly matrices: Readonly<Record<"w1" | "w2" | "w3", Float32Array>> } | undefined;
   return async (layer, expert) => {
     if (base?.layer !== layer) {
       const names = ffnTensors(layer);
@@ -164,11 +165,8 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
       {
         config: moe,
         architecture: mixtralArchitecture,
-        layers,
-        experts: options.experts,
-        topK: options.topK,
+        layers: layerShapes(mixtral.program(moe)),
         hidden: program.hidden,
-        ffn: program.ffn,
         codecs: options.codecs,
         dense: denseTensors(checkpoint, moe, routers),
         expert: expertMaker(checkpoint, options),

@@ -6,12 +6,23 @@ import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import { knownArchitectures } from "../models/index.ts";
+import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, widenTensor } from "./safetensors.ts";
-import { codecsOf, type ExpertIndex, expertIndexSchema, type ModelStore, unitAlignment } from "./store.ts";
+import {
+  codecsOf,
+  type ExpertIndex,
+  expertIndexSchema,
+  type LayerShape,
+  layerShapesOf,
+  type ModelStore,
+  sizesOf,
+  storeGrid,
+  unitAlignment,
+} from "./store.ts";
 
 const indexFile = "expert-index.json";
 const jsonBytesMax = 256 * 1024 * 1024;
@@ -74,26 +85,41 @@ function checkIndex(dir: string, index: ExpertIndex): void {
       code: "UnknownArchitecture",
     });
   }
-  if (index.topK > index.experts) throw corrupt(dir, `top-k ${index.topK} of only ${index.experts} experts`);
-  for (const name of codecsOf(index)) {
-    const entry = index.codecs[name];
-    if (!entry) continue;
-    const want = codecFor(name).unitBytes(index);
-    if (entry.units.length !== index.layers)
-      throw corrupt(dir, `${indexFile} lists ${entry.units.length} layers of ${name} units, not ${index.layers}`);
-    const flat = entry.units.flat();
-    if (entry.units.some((layer) => layer.length !== index.experts))
-      throw corrupt(dir, `${indexFile} lists a layer without ${index.experts} ${name} units`);
-    const ordered = flat.toSorted((a, b) => a.offset - b.offset);
-    ordered.forEach((unit, i) => {
-      const before = ordered[i - 1];
-      if (unit.bytes !== want) throw corrupt(dir, `${indexFile}: a ${name} unit has ${unit.bytes} bytes, not ${want}`);
-      if (unit.offset % unitAlignment !== 0)
-        throw corrupt(dir, `${indexFile}: unit offset ${unit.offset} is not a multiple of ${unitAlignment}`);
-      if (before && before.offset + before.bytes > unit.offset) throw corrupt(dir, `${indexFile}: units overlap at ${unit.offset}`);
-    });
-  }
+  const shapes = layerShapesOf(index);
+  checkShapes(dir, index, shapes);
+  for (const name of codecsOf(index)) if (index.codecs[name]) checkUnits(dir, index, name, shapes);
   if (Object.keys(index.codecs).length === 0) throw corrupt(dir, `${indexFile} lists no codec`);
+}
+
+function checkShapes(dir: string, index: ExpertIndex, shapes: readonly LayerShape[]): void {
+  if ((index.ffn === undefined) === (index.layerShapes === undefined)) throw corrupt(dir, `${indexFile} needs either ffn or layerShapes`);
+  if (shapes.length !== index.layers) throw corrupt(dir, `${indexFile} describes ${shapes.length} layers of ${index.layers}`);
+  for (const { experts, topK, matrices } of shapes) {
+    if (topK > experts) throw corrupt(dir, `top-k ${topK} of only ${experts} experts`);
+    if (experts > 0 && matrices.length === 0) throw corrupt(dir, `${indexFile} describes experts without matrices`);
+  }
+  const { experts, topK } = sizesOf(shapes, index.hidden);
+  if (experts !== index.experts || topK !== index.topK)
+    throw corrupt(dir, `${indexFile} has layers of up to ${experts} experts and top-${topK}, not ${index.experts} and ${index.topK}`);
+}
+
+function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: readonly LayerShape[]): void {
+  const units = index.codecs[name]?.units ?? [];
+  if (units.length !== index.layers) throw corrupt(dir, `${indexFile} lists ${units.length} layers of ${name} units, not ${index.layers}`);
+  units.forEach((layer, l) => {
+    const { experts, matrices } = shapes[l] as LayerShape;
+    if (layer.length !== experts) throw corrupt(dir, `${indexFile} lists a layer without ${experts} ${name} units`);
+    const want = codecFor(name).unitBytes(matrices);
+    const wrong = layer.find(({ bytes }) => bytes !== want);
+    if (wrong !== undefined) throw corrupt(dir, `${indexFile}: a ${name} unit has ${wrong.bytes} bytes, not ${want}`);
+  });
+  const ordered = units.flat().toSorted((a, b) => a.offset - b.offset);
+  ordered.forEach((unit, i) => {
+    const before = ordered[i - 1];
+    if (unit.offset % unitAlignment !== 0)
+      throw corrupt(dir, `${indexFile}: unit offset ${unit.offset} is not a multiple of ${unitAlignment}`);
+    if (before && before.offset + before.bytes > unit.offset) throw corrupt(dir, `${indexFile}: units overlap at ${unit.offset}`);
+  });
 }
 
 async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Promise<RandomFile> {
@@ -130,7 +156,7 @@ export function unitReader(
     const units = await file(codec);
     const unit = index.codecs[codec]?.units[layer]?.[expert];
     if (!unit) {
-      throw new AppError(`${dir}: no expert ${expert} in layer ${layer}; the model has ${index.layers} layers of ${index.experts}`, {
+      throw new AppError(`${dir}: no expert ${expert} in layer ${layer}; the model has ${describeGrid(storeGrid(index))}`, {
         code: "ExpertNotFound",
       });
     }
@@ -149,6 +175,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
   if (modelDigest(text, index.dense, index.codecs) !== index.modelDigest)
     throw corrupt(dir, `config.json or ${indexFile} was changed after the import: the model digest does not match`);
   const dense = await openSafetensors(join(dir, "dense.safetensors"));
+  const layerShapes = layerShapesOf(index);
   const files = new Map<CodecName, Promise<RandomFile>>();
   const units = (codec: CodecName): Promise<RandomFile> => {
     const open = files.get(codec) ?? openUnits(dir, index, codec);
@@ -163,9 +190,11 @@ export async function openStore(dir: string): Promise<ModelStore> {
     denseNames: dense.names,
     readDense: denseReader(dir, index, dense),
     readUnit: unitReader(dir, index, units),
-    decodeUnit(unit, codec) {
-      checkUnitLength(codecFor(codec), unit, index);
-      return codecFor(codec).decode(unit, index);
+    layerShapes,
+    decodeUnit(unit, codec, layer) {
+      const matrices = layerShapes[layer]?.matrices ?? [];
+      checkUnitLength(codecFor(codec), unit, matrices);
+      return codecFor(codec).decode(unit, matrices);
     },
     async close() {
       await dense.close();

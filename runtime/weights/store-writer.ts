@@ -8,17 +8,14 @@ import type { ExpertMatrices } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
 import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
-import { type ExpertIndex, expertIndexSchema, storeVersion, unitAlignment } from "./store.ts";
+import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment } from "./store.ts";
 
 export interface StoreSpec {
   /** Written as config.json. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly architecture: string;
-  readonly layers: number;
-  readonly experts: number;
-  readonly topK: number;
+  readonly layers: readonly LayerShape[];
   readonly hidden: number;
-  readonly ffn: number;
   readonly codecs: readonly CodecName[];
   readonly dense: readonly TensorToWrite[];
   /** One expert in f32; called once for each, layer by layer. */
@@ -74,29 +71,29 @@ async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOption
   const out = await Promise.all(
     spec.codecs.map(async (name) => {
       const file = `experts-${name}.bin`;
-      const bytes = codecFor(name).unitBytes(spec);
-      const stride = Math.ceil(bytes / unitAlignment) * unitAlignment;
-      return { name, file, bytes, stride, handle: await open(join(work, file), "wx"), units: [] as CodecEntry["units"] };
+      return { name, file, end: 0, handle: await open(join(work, file), "wx"), units: [] as CodecEntry["units"] };
     }),
   );
-  let written = 0;
+  const of = spec.layers.reduce((sum, { experts }) => sum + experts, 0);
+  let [written, units] = [0, 0];
   try {
-    for (let layer = 0; layer < spec.layers; layer++) {
+    for (const [layer, { experts, matrices }] of spec.layers.entries()) {
       for (const codec of out) codec.units.push([]);
-      for (let expert = 0; expert < spec.experts; expert++) {
-        const matrices = await spec.expert(layer, expert);
+      for (let expert = 0; expert < experts; expert++) {
+        const values = await spec.expert(layer, expert);
         for (const codec of out) {
-          const unit = codecFor(codec.name).encode(matrices, spec);
-          const offset = (layer * spec.experts + expert) * codec.stride;
-          await writeAll(codec.handle, unit, offset);
-          codec.units[layer]?.push({ offset, bytes: unit.length, sha256: sha256Hex(unit) });
+          const unit = codecFor(codec.name).encode(values, matrices);
+          await writeAll(codec.handle, unit, codec.end);
+          codec.units[layer]?.push({ offset: codec.end, bytes: unit.length, sha256: sha256Hex(unit) });
+          codec.end += Math.ceil(unit.length / unitAlignment) * unitAlignment;
           written += unit.length;
         }
-        onProgress?.({ units: layer * spec.experts + expert + 1, of: spec.layers * spec.experts, bytes: written });
+        units += 1;
+        onProgress?.({ units, of, bytes: written });
       }
     }
     for (const codec of out) {
-      await codec.handle.truncate(spec.layers * spec.experts * codec.stride);
+      await codec.handle.truncate(codec.end);
       await codec.handle.sync();
     }
   } finally {
@@ -114,17 +111,12 @@ export async function writeStore(dir: string, spec: StoreSpec, options: WriteOpt
     for (const [name, from] of spec.files) await copyFile(from, join(work, name));
     const dense = await writeSafetensors(join(work, "dense.safetensors"), spec.dense);
     const codecs = await writeUnits(work, spec, options.onProgress);
-    const { architecture, layers, experts, topK, hidden, ffn } = spec;
     const modelDigestHex = modelDigest(configText, dense, codecs);
     index = expertIndexSchema.parse({
       version: storeVersion,
       modelDigest: modelDigestHex,
-      architecture,
-      layers,
-      experts,
-      topK,
-      hidden,
-      ffn,
+      architecture: spec.architecture,
+      ...sizesOf(spec.layers, spec.hidden),
       dense,
       codecs,
     });

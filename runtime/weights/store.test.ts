@@ -30,8 +30,8 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
   const checkpoint = await openCheckpoint(join(golden, "tiny-f32"));
   for (let layer = 0; layer < 2; layer++) {
     for (let expert = 0; expert < 4; expert++) {
-      const exact = opened.decodeUnit(await opened.readUnit(layer, expert, "f32"), "f32");
-      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "int4"), "int4");
+      const exact = opened.decodeUnit(await opened.readUnit(layer, expert, "f32"), "f32", layer);
+      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "int4"), "int4", layer);
       for (const matrix of ["w1", "w2", "w3"] as const) {
         const want = await checkpoint.read(`model.layers.${layer}.block_sparse_moe.experts.${expert}.${matrix}.weight`);
         const have = exact[matrix]!;
@@ -143,6 +143,13 @@ test("a folder that is no store says how to make one; a codec or expert that is 
   await f32Only.close();
 });
 
+const oneByOne =
+  (layers: number, experts = 4) =>
+  (json: any) => {
+    delete json.ffn;
+    json.layerShapes = Array.from({ length: layers }, () => ({ experts, topK: 2, matrices: [{ name: "w", shape: [2, 1] }] }));
+  };
+
 const wrongIndex: Record<string, { change: (json: any) => void; code: string; want: RegExp }> = {
   "another version": { change: (json) => (json.version = 9), code: "BadModelIndex", want: /field version/ },
   "an architecture nobody serves": {
@@ -159,6 +166,14 @@ const wrongIndex: Record<string, { change: (json: any) => void; code: string; wa
   },
   "a file outside the folder": { change: (json) => (json.codecs.f32.file = "../x"), code: "BadModelIndex", want: /codecs\.f32\.file/ },
   "a layer too few": { change: (json) => json.codecs.f32.units.pop(), code: "CorruptShard", want: /1 layers/ },
+  "neither ffn nor layers one by one": { change: (json) => delete json.ffn, code: "CorruptShard", want: /either ffn or layerShapes/ },
+  "layers one by one, but not all": { change: oneByOne(1), code: "CorruptShard", want: /describes 1 layers of 2/ },
+  "layers of other experts than its units": {
+    change: oneByOne(2, 3),
+    code: "CorruptShard",
+    want: /up to 3 experts and top-2, not 4 and 2/,
+  },
+  "matrices of another size than its units": { change: oneByOne(2), code: "CorruptShard", want: /a f32 unit has \d+ bytes, not 8/ },
   "a billion experts": { change: (json) => (json.experts = 1e9), code: "BadModelIndex", want: /field experts/ },
 };
 

@@ -18,6 +18,7 @@ import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from ".
 import { fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
+import { describedLayers, residentCells } from "./expert-bytes.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 
 /** The contract asks for a status at least once a second. */
@@ -87,7 +88,8 @@ export class WorkerControl {
           codec: info.codec,
           device: info.device,
           storedBytes: storedUnitBytes.map(BigInt),
-          residentBytes: [BigInt(info.expertResidentBytes)],
+          residentBytes: residentCells(info).map(BigInt),
+          layerExperts: describedLayers(info),
           budgetBytes: BigInt(vitals().budgetBytes),
           denseBytes: BigInt(info.denseBytes),
           kvBytes: BigInt(info.kvBytes),

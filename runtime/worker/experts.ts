@@ -5,10 +5,12 @@ import { DispatchClient } from "../experts/dispatch/client.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
-import { ResidentSet } from "../experts/memory/resident-set.ts";
-import { type FetchOutcome, ShardClient } from "../experts/memory/shard-client.ts";
+import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
+import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
+import { SharedTime } from "../experts/memory/shared-time.ts";
 import { StoreReads } from "../experts/memory/store-reads.ts";
+import { type Device, inOrder } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
@@ -18,6 +20,7 @@ import type { BackoffDecision } from "../placement/backoff.ts";
 import type { ModelStore } from "../weights/store.ts";
 import type { Caller } from "../wire/grpc.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
+import { residentBytesIn } from "./expert-bytes.ts";
 import { PlanKeeper } from "./plan-keeper.ts";
 import { PlanState } from "./plan-state.ts";
 
@@ -59,16 +62,16 @@ export function createWorkerExperts(options: ExpertsOptions) {
     modelDigest: info.modelDigest,
     layers: info.layers,
     experts: info.experts,
+    layerExperts: info.layerExperts,
   });
   const residents = new ResidentSet({
     budgetBytes: options.budgetBytes,
-    expertBytes: info.expertResidentBytes,
+    bytesOf: ({ layer }) => residentBytesIn(info, layer),
     now: () => performance.now(),
   });
   const reads = new StoreReads(store, info.codec);
-  const shards = new ShardClient({ peers, store, reads, codec: info.codec, report: (outcome) => reportFetch(metrics, outcome) });
   const pace = new TransferPace({ onChange: (decision, before) => reportPace(metrics, log, decision, before) });
-  const materializer = new Materializer({ engine, residents, shards, pace, log });
+  const materializer = new Materializer({ device: deviceOf(engine), residents, ...below(options, reads), pace, log });
   const plan = new PlanKeeper({ state, engine, materializer, peers, layers: info.layers, metrics, log, onChange });
   const runner = new FrameRunner({
     engine,
@@ -121,7 +124,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     reads,
     codec: info.codec,
     pace,
-    hosts: (layer, expert) => residents.isResident(layer, expert),
+    hosts: (layer, expert) => residents.isResident({ layer, expert }),
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
@@ -142,6 +145,24 @@ export function createWorkerExperts(options: ExpertsOptions) {
     shardsService,
     remoteRows: () => remoteRows,
     close,
+  };
+}
+
+/** What lies below memory: the peers, then the store. */
+function below({ peers, store, info, metrics }: ExpertsOptions, reads: StoreReads) {
+  const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
+  const units = store.index.codecs[info.codec]?.units;
+  return {
+    tiers: inOrder([new PeerTier({ peers, store, codec: info.codec, ...reporting }), storeTier(reads, reporting)]),
+    storedBytes: ({ layer, expert }: ResidentExpert) => units?.[layer]?.[expert]?.bytes ?? 0,
+  };
+}
+
+/** The engine as what experts are loaded into; it takes weights alone. */
+function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
+  return {
+    load: ({ layer, expert }, unit) => engine.loadExpert(layer, expert, unit),
+    unload: ({ layer, expert }) => engine.unloadExpert(layer, expert),
   };
 }
 

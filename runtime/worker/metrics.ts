@@ -49,7 +49,7 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_worker_kv_slots", last?.slotsUsed ?? 0, { state: "used" });
     metrics.set("enodia_worker_kv_slots", last?.slotsKept ?? 0, { state: "cached" });
     metrics.set("enodia_worker_kv_slots", info.kvSlots - (last?.slotsUsed ?? 0) - (last?.slotsKept ?? 0), { state: "free" });
-    const staged = experts.residents.stagedCount() * experts.residents.expertBytes;
+    const staged = experts.residents.stagedBytes();
     const memory = { dense: info.denseBytes, kv: info.kvBytes, experts: experts.residents.bytes - staged, staging: staged };
     for (const kind of ["dense", "kv", "experts", "staging"] as const) metrics.set("enodia_worker_memory_bytes", memory[kind], { kind });
     metrics.set("enodia_expert_hosted", experts.residents.count);

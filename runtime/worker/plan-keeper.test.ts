@@ -7,8 +7,8 @@ import { VirtualClock } from "../../test/sim/clock.ts";
 import { until } from "../../test/support/ranks.ts";
 import type { RoutingTables } from "../engine/engine.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
-import { ResidentSet } from "../experts/memory/resident-set.ts";
-import type { FetchOptions } from "../experts/memory/shard-client.ts";
+import { ResidentSet, type Victim } from "../experts/memory/resident-set.ts";
+import type { TierRequest } from "../experts/memory/tier.ts";
 import { TransferPace } from "../experts/memory/transfer-pace.ts";
 import { silentLog } from "../observe/log.ts";
 import { PlanKeeper, type PrepareOutcome } from "./plan-keeper.ts";
@@ -22,19 +22,19 @@ function keeper(capacity = 4, now = () => performance.now(), rank = 0) {
   const fetched: string[] = [];
   const self = { allowed: Number.POSITIVE_INFINITY, fetched, tables, away: new Set<number>(), ended: false };
   const state = new PlanState({ deploymentUid, modelDigest, rank, layers: 2, experts: 2 });
-  const fetch = async ({ layer, expert, signal }: FetchOptions) => {
+  const read = async ({ layer, expert, signal }: TierRequest) => {
     while (fetched.length >= self.allowed && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
     signal.throwIfAborted();
     fetched.push(`${layer}.${expert}`);
     return { unit: new Uint8Array(8), source: "store" as const, seconds: 0.5 };
   };
-  const residents = new ResidentSet({ budgetBytes: capacity, expertBytes: 1, now });
+  const residents = new ResidentSet({ budgetBytes: capacity, bytesOf: () => 1, now });
   const plan = new PlanKeeper({
     ...{ state, layers: 2, log: silentLog, metrics: { add: () => {} }, onChange: () => {} },
     engine: { setRouting: async (next) => void tables.push(next), setDown: async () => {} },
     materializer: new Materializer({
-      engine: { loadExpert: async () => {}, unloadExpert: async () => assert.ok(!self.ended, "the engine has ended") },
-      ...{ residents, shards: { storedBytes: () => 8, fetch }, pace: new TransferPace({ onChange: () => {} }), log: silentLog },
+      device: { load: async () => {}, unload: async () => assert.ok(!self.ended, "the engine has ended") },
+      ...{ residents, tiers: { read }, storedBytes: () => 8, pace: new TransferPace({ onChange: () => {} }), log: silentLog },
     }),
     peers: {
       self: { deploymentUid, rank, podUid: "u", bootId: "b" },
@@ -83,7 +83,10 @@ test("when the caller leaves loading stops, and the next Prepare of the epoch fe
   const left = new AbortController();
   self.allowed = 2;
   const running = self.plan.prepare(plan, { left: left.signal }, () => {});
-  await until("half of it is there", () => self.residents.isResident(0, 0) && self.residents.isResident(0, 1));
+  await until(
+    "half of it is there",
+    () => self.residents.isResident({ layer: 0, expert: 0 }) && self.residents.isResident({ layer: 0, expert: 1 }),
+  );
   left.abort();
   await running;
   assert.equal(self.state.phase(1), "preparing");
@@ -105,7 +108,10 @@ test("an aborted layer gives up its wait for room", async () => {
   const self = keeper(1);
   const outcomes: PrepareOutcome[] = [];
   const running = self.plan.prepare(planOf(1, [[0, 0]]), {}, collect(outcomes));
-  await until("one of the two is in memory", () => self.residents.isResident(0, 0) || self.residents.isResident(0, 1));
+  await until(
+    "one of the two is in memory",
+    () => self.residents.isResident({ layer: 0, expert: 0 }) || self.residents.isResident({ layer: 0, expert: 1 }),
+  );
   await self.plan.abort(1, [0]);
   await running;
   assert.deepEqual(said(outcomes), ["0 Aborted"]);
@@ -164,10 +170,10 @@ test("the end of an adoption frees nothing of a commit that came meanwhile: that
   clock.after(0, () => void self.plan.prepare(next, {}, () => {}).then(() => self.plan.commit(next)));
   await clock.run(10_000);
   assert.equal(self.state.phase(0), "drained");
-  assert.ok(self.residents.isResident(0, 1), "other sources may still route to it");
+  assert.ok(self.residents.isResident({ layer: 0, expert: 1 }), "other sources may still route to it");
   clock.after(0, () => void self.plan.release(2, [0]));
   await clock.run(100);
-  assert.ok(!self.residents.isResident(0, 1));
+  assert.ok(!self.residents.isResident({ layer: 0, expert: 1 }));
   self.plan.close();
 });
 
@@ -177,21 +183,21 @@ test("a copy that another rank keeps gives way, and comes back when what took it
   clock.after(0, () => void self.plan.adopt(everywhere([0, 1])));
   await clock.run(1_000);
   const { may, done } = self.plan.giveWay;
-  const admitted = self.residents.admit(2, 0, "staged", may);
-  assert.ok(admitted.action === "evict" && admitted.kind === "planned");
-  const { layer, expert } = admitted.victim;
+  const admitted = self.residents.admit({ layer: 2, expert: 0 }, "staged", may);
+  assert.ok(admitted.action === "evict" && admitted.victims[0]?.kind === "planned");
+  const [{ layer, expert }] = admitted.victims as [Victim];
   clock.after(0, () => done(layer, expert));
   await clock.run(100);
-  assert.ok(self.residents.takeOver(admitted.victim, 2, 0, "staged"));
-  self.residents.loaded(2, 0);
+  assert.ok(self.residents.takeOver(admitted.victims, { layer: 2, expert: 0 }, "staged"));
+  self.residents.loaded({ layer: 2, expert: 0 });
   for (let i = 0; i < 4; i++) {
-    assert.ok(self.residents.lease(2, 0));
-    self.residents.unlease(2, 0);
+    assert.ok(self.residents.lease({ layer: 2, expert: 0 }));
+    self.residents.unlease({ layer: 2, expert: 0 });
     await clock.run(6_000);
-    assert.ok(!self.residents.isResident(layer, expert), "its place is in use");
+    assert.ok(!self.residents.isResident({ layer, expert }), "its place is in use");
   }
   await clock.run(20_000);
-  assert.ok(self.residents.isResident(layer, expert));
+  assert.ok(self.residents.isResident({ layer, expert }));
   self.plan.close();
 });
 
@@ -265,13 +271,13 @@ test("a copy that gave way is taken back when the rank that kept it is gone, whi
     clock.after(0, () => void self.plan.adopt(everywhere([0, 1])));
     await clock.run(1_000);
     const { may, done } = self.plan.giveWay;
-    const admitted = self.residents.admit(2, 0, "staged", may);
-    if (admitted.action === "evict" && admitted.kind === "planned") {
-      const { layer, expert } = admitted.victim;
+    const admitted = self.residents.admit({ layer: 2, expert: 0 }, "staged", may);
+    if (admitted.action === "evict" && admitted.victims[0]?.kind === "planned") {
+      const [{ layer, expert }] = admitted.victims as [Victim];
       clock.after(0, () => done(layer, expert));
       await clock.run(100);
-      assert.ok(self.residents.takeOver(admitted.victim, 2, 0, "staged"));
-      self.residents.loaded(2, 0);
+      assert.ok(self.residents.takeOver(admitted.victims, { layer: 2, expert: 0 }, "staged"));
+      self.residents.loaded({ layer: 2, expert: 0 });
       assert.ok(self.plan.giveWay.isAway(layer, expert));
       self.away.add(1 - rank);
       assert.ok(!self.plan.giveWay.isAway(layer, expert));

@@ -343,8 +343,8 @@ export class PlanKeeper {
     for (let layer = 0; layer < layers; layer++) {
       for (const expert of this.state.planned(layer)) {
         if (this.giveWay.isAway(layer, expert)) continue;
-        if (!residents.isResident(layer, expert)) missing.push({ layer, expert });
-        else residents.admit(layer, expert, "planned"); // it may have come on demand
+        if (!residents.isResident({ layer, expert })) missing.push({ layer, expert });
+        else residents.admit({ layer, expert }, "planned"); // it may have come on demand
       }
     }
     let failed: AppError | undefined;
@@ -374,11 +374,11 @@ export class PlanKeeper {
   /** A planned expert waits for room: nothing need come of it before plan or memory change. */
   #full(): void {
     const { materializer, log, onChange } = this.#options;
-    const { capacity } = materializer.residents;
-    const problem = `memory is full: ${capacity} experts fit, and all here are planned or in use`;
+    const { count } = materializer.residents;
+    const problem = `memory is full: ${count} experts fit, and all here are planned or in use`;
     if (this.#loadProblem === problem) return;
     this.#loadProblem = problem;
-    log.warn({ experts: capacity }, "a planned expert waits: memory is full");
+    log.warn({ experts: count }, "a planned expert waits: memory is full");
     onChange();
   }
 }

@@ -3,6 +3,7 @@
 // Fencing: an epoch below the highest seen, or that epoch with another hash, is refused, so an old leader cannot act.
 import { AppError } from "../../crds/common.ts";
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import { type ExpertGrid, expertsIn } from "../placement/grid.ts";
 
 export type LayerPhase = "idle" | "preparing" | "ready" | "committed" | "drained";
 
@@ -15,11 +16,9 @@ interface LayerState {
   previous: LayerPlacement | undefined;
 }
 
-export interface PlanStateOptions {
+export interface PlanStateOptions extends ExpertGrid {
   readonly deploymentUid: string;
   readonly rank: number;
-  readonly layers: number;
-  readonly experts: number;
   readonly modelDigest: string;
 }
 
@@ -228,12 +227,13 @@ export class PlanState {
   }
 
   #check(plan: PlacementPlan, { fenced = true } = {}): void {
-    const { deploymentUid, modelDigest, layers, experts } = this.#options;
+    const { deploymentUid, modelDigest, layers } = this.#options;
     if (plan.deploymentUid !== deploymentUid) throw invalid(`plan.deploymentUid: ${plan.deploymentUid} is not this deployment`);
     if (plan.modelDigest !== modelDigest) throw invalid(`plan.modelDigest: ${plan.modelDigest} is not the model here (${modelDigest})`);
     if (plan.epoch < 1) throw invalid("plan.epoch: must be at least 1");
     for (const layer of plan.layers) {
       if (layer.layer >= layers) throw invalid(`plan.layers: layer ${layer.layer} of ${layers}`);
+      const experts = expertsIn(this.#options, layer.layer);
       if (layer.hosts.length !== experts)
         throw invalid(`plan.layers: layer ${layer.layer} places ${layer.hosts.length} experts of ${experts}`);
     }

@@ -14,6 +14,7 @@ import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
 import type { PeerIdentity, TlsSource } from "../wire/tls.ts";
 import { WorkerControl } from "./control.ts";
+import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { Joiner } from "./join.ts";
 import { watchVitals } from "./metrics.ts";
@@ -101,7 +102,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     refresh();
   };
   const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, draining: () => draining, health });
-  const storedUnitBytes = unitBytes(store, info.codec);
+  const storedUnitBytes = storedCells(store.index, info);
   const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, caller, log });
   refresh();
   const start = ({ peerAddresses, load }: PlaneStart) => {
@@ -121,10 +122,4 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.add(Shards, experts.shardsService);
   };
   return { experts, caller, serve, start, drain, close: () => experts.close() };
-}
-
-/** One value when all units have the same size, as they do in one model and codec so far. */
-function unitBytes(store: ModelStore, codec: EngineInfo["codec"]): number[] {
-  const all = (store.index.codecs[codec]?.units ?? []).flatMap((layer) => layer.map((unit) => unit.bytes));
-  return new Set(all).size === 1 ? all.slice(0, 1) : all;
 }

@@ -48,7 +48,7 @@ test("with memory full of copies and a rank dead, experts that only it held are 
     assert.deepEqual(await within(10_000, ranks.text([1], prompt, tokens), "a text of rank 1"), want);
     for (const rank of [0, 1]) {
       const { residents } = ranks.byRank.get(rank)!.worker.experts;
-      assert.ok(residents.count <= residents.capacity);
+      assert.ok(residents.bytes <= residents.budgetBytes);
     }
     // A lost expert was loaded once by each rank at most (a rank that does not yet miss the dead one sends others on), and stays.
     const loads = async () => (await onDemandLoads(ranks, 0)) + (await onDemandLoads(ranks, 1));

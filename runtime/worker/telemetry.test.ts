@@ -10,7 +10,7 @@ import { publishLoad } from "./telemetry.ts";
 
 /** The messages of the first window that a rank publishes after what `count` has counted. */
 async function published(machine: string | undefined, count: (counter: LoadCounter) => void): Promise<LoadWindow[]> {
-  const counter = new LoadCounter(1, 2);
+  const counter = new LoadCounter({ layers: 1, experts: 2 });
   count(counter);
   const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "ns", deployment: "moe", rank: "0" } });
   const { promise, resolve } = Promise.withResolvers<LoadWindow[]>();

@@ -73,16 +73,21 @@ async function setUp(args: readonly string[]): Promise<Setup> {
 }
 
 /** Bytes a token's products read. Dense matrices are int8 blocks beside int4 experts. */
-function bytesPerToken(info: EngineInfo, dense: { readonly attention: number; readonly head: number }): { dense: number; expert: number } {
+function bytesPerToken(
+  info: EngineInfo,
+  dense: { readonly attention: number; readonly head: number; readonly expert: number },
+): { dense: number; expert: number } {
   const int4 = 20.5 / 32;
-  const expert = 3 * info.hidden * info.ffn * (info.codec === "int4" ? int4 : 4);
+  const expert = dense.expert * (info.codec === "int4" ? int4 : 4);
   const each = info.codec === "int4" ? 36 / 32 : 4;
   return { dense: (info.layers * dense.attention + dense.head) * each, expert };
 }
 
-/** Weights of the attention part of a layer and of the head (query width = hidden, as in SmolLM2). */
-function denseShapes({ hidden, kvHeads, headDim, vocab }: ModelProgram): { attention: number; head: number } {
-  return { attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim, head: vocab * hidden };
+/** Weights of the attention part of a layer, of the head (query width = hidden, as in SmolLM2), and of an expert. */
+function weightsOf({ hidden, kvHeads, headDim, vocab, layers }: ModelProgram): { attention: number; head: number; expert: number } {
+  const matrices = layers.flatMap((layer) => (layer.kind === "moe" ? [layer.expert.weights] : []))[0] ?? [];
+  const expert = matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0);
+  return { expert, attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim, head: vocab * hidden };
 }
 
 let seed = 0;
@@ -142,7 +147,7 @@ export function row(name: string, { rates, bytesPerToken, bandwidth, aim }: Meas
 export async function decodeBench(args: readonly string[]): Promise<readonly Row[]> {
   const { engine, info, program, threads, runs, aims: wanted } = await setUp(args);
   const bandwidth = await readBandwidth(threads);
-  const bytes = bytesPerToken(info, denseShapes(program));
+  const bytes = bytesPerToken(info, weightsOf(program));
   const rows: Row[] = [];
   for (const batch of [1, 8]) {
     const rates: number[] = [];
@@ -166,7 +171,7 @@ export async function decodeBench(args: readonly string[]): Promise<readonly Row
 export async function prefillBench(args: readonly string[]): Promise<readonly Row[]> {
   const { engine, info, program, threads, runs, aims: wanted } = await setUp(args);
   const bandwidth = await readBandwidth(threads);
-  const bytes = bytesPerToken(info, denseShapes(program));
+  const bytes = bytesPerToken(info, weightsOf(program));
   const rows: Row[] = [];
   for (const length of [128, 512, 1024]) {
     const rates: number[] = [];

@@ -17,7 +17,7 @@ export interface Batches {
 }
 
 export function computeWork({ batches, rows, experts, speed, off }: Batches, random: () => number): ComputeWork {
-  const counter = new LoadCounter(1, 1);
+  const counter = new LoadCounter({ layers: 1, experts: 1 });
   for (let n = 0; n < batches; n++) {
     const count = Math.max(1, Math.round(rows * (0.5 + random())));
     const asked = Math.min(count, Math.max(1, Math.round(experts * (1 - Math.exp(-count / experts)))));

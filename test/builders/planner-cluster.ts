@@ -110,3 +110,17 @@ export function randomClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> 
       return { start, later, after: { ...start, load: loadOf(c.loads[2], sizes, random), budget } };
     });
 }
+
+/** The same clusters with a number of experts for each layer: some have none, one has most. */
+export function unlikeClusters(most: ClusterSizes): fc.Arbitrary<RandomCluster> {
+  return fc.tuple(randomClusters(most), fc.integer({ min: 0, max: 2 ** 31 - 1 })).map(([cluster, seed]) => {
+    const random = seeded(seed);
+    const { layers, experts, residentBytes, storedBytes } = cluster.start.shape;
+    const largest = random.below(layers);
+    const layerExperts = Array.from({ length: layers }, (_, l) => (l === largest ? experts : random.below(experts + 1)));
+    const cut = (bytes: Float64Array) => bytes.map((size, i) => (i % experts < (layerExperts[Math.floor(i / experts)] ?? 0) ? size : 0));
+    const shape = { layers, experts, layerExperts, residentBytes: cut(residentBytes), storedBytes: cut(storedBytes) };
+    const { start, later, after } = cluster;
+    return { start: { ...start, shape }, later: { ...later, shape }, after: { ...after, shape } };
+  });
+}

@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/backends/backend.ts";
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
-import { allCases } from "../../runtime/kernels/index.ts";
+import { allCases, opNames } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
-import type { Tensor } from "../../runtime/kernels/segment.ts";
+import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
-import { loadModel, relativeError } from "./harness.ts";
+import { kvOf, loadModel, relativeError } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
 export interface BackendContract {
@@ -23,6 +23,8 @@ export interface BackendContract {
   readonly tolerance: number;
   /** The same for int4 experts, which a backend may run with rounded activations. */
   readonly int4Tolerance: number;
+  /** Ops that it does not compute: refused by name, and no others. */
+  readonly lacks?: readonly OpName[];
   readonly skip?: readonly { readonly reason: string; readonly tests: RegExp }[];
 }
 
@@ -86,19 +88,37 @@ export function runBackendContract(contract: BackendContract): void {
       assert.match(backend.device, /^[a-z]+: \S/);
     });
 
+    const model = syntheticModel();
+    const { program, expertSegment, blocks } = model;
+
+    const refusedOp = (segment: Segment, op: string) => (error: any) =>
+      error.code === "UnsupportedOp" && [op, segment.name, backend.device].every((what) => error.message.includes(what));
+
+    check("an op that it lacks is refused by name when a segment is compiled", async () => {
+      assert.deepEqual(
+        opNames.filter((op) => !backend.ops.has(op)),
+        contract.lacks ?? [],
+      );
+      const block = blocks[0]!;
+      const planted: Segment = { ...block, ops: [{ op: "planted", x: "x", out: "h" } as never, ...block.ops] };
+      await assert.rejects(backend.compile(planted, model.weights(block)), refusedOp(planted, "planted"));
+      for (const { op, case: kernelCase } of allCases()) {
+        if (backend.ops.has(op)) continue;
+        await assert.rejects(backend.compile(kernelCase.segment, weightsOf(kernelCase)), refusedOp(kernelCase.segment, op));
+      }
+    });
+
     for (const { op, tolerance, case: kernelCase } of allCases()) {
+      if (contract.lacks?.includes(op)) continue;
       check(`${op}: ${kernelCase.name}`, async () => {
         assertClose(await runCase(backend, kernelCase), await runCase(oracle, kernelCase), tolerance * contract.slack);
       });
     }
 
-    const model = syntheticModel();
-    const { program } = model;
-
     for (const form of ["f32", "int4"] as const) {
       check(`expert, ${form}: ${rowsGrid.join(", ")} rows equal the reference`, async () => {
         const [mine, theirs] = await Promise.all(
-          [backend, oracle].map((b) => b.compile(program.expert, model.expert(0, 1, form)) as Promise<Compiled>),
+          [backend, oracle].map((b) => b.compile(expertSegment, model.expert(0, 1, form)) as Promise<Compiled>),
         );
         for (const rows of rowsGrid) {
           const inputs = x(rows, rows, program.hidden);
@@ -109,9 +129,9 @@ export function runBackendContract(contract: BackendContract): void {
       });
 
       check(`expert, ${form}: resident bytes stay within what the budget planned`, async () => {
-        const expert = await backend.compile(program.expert, model.expert(0, 0, form));
+        const expert = await backend.compile(expertSegment, model.expert(0, 0, form));
         assert.ok(expert.residentBytes > 0);
-        assert.ok(expert.residentBytes <= backend.expertResidentBytes(program.expert, form), `${expert.residentBytes} resident`);
+        assert.ok(expert.residentBytes <= backend.expertResidentBytes(expertSegment, form), `${expert.residentBytes} resident`);
         await expert.dispose();
       });
     }
@@ -120,7 +140,7 @@ export function runBackendContract(contract: BackendContract): void {
       const own = Object.fromEntries(
         Object.entries(model.expert(0, 1)).map(([name, w]) => [name, { ...w, data: (w as WeightOf<"f32">).data.slice() }]),
       ) as Record<string, WeightOf<"f32">>;
-      const expert = await backend.compile(program.expert, own);
+      const expert = await backend.compile(expertSegment, own);
       const inputs = x(4, 2, program.hidden);
       const want = keep(await expert.run(inputs));
       for (const weight of Object.values(own)) weight.data.fill(Number.NaN);
@@ -129,14 +149,14 @@ export function runBackendContract(contract: BackendContract): void {
     });
 
     check("a call of no rows gives no rows", async () => {
-      const expert = await backend.compile(program.expert, model.expert(0, 0));
+      const expert = await backend.compile(expertSegment, model.expert(0, 0));
       const none = await expert.run({ x: { shape: [0, program.hidden], data: new Float32Array(0) } });
       assert.equal(none.y?.data.length, 0);
       await expert.dispose();
     });
 
     check("runMany answers in the order of its calls, with what single runs give", async () => {
-      const experts = await Promise.all([0, 1, 2, 3].map((e) => backend.compile(program.expert, model.expert(1, e))));
+      const experts = await Promise.all([0, 1, 2, 3].map((e) => backend.compile(expertSegment, model.expert(1, e))));
       const calls = experts.map((expert, e) => ({ program: expert, inputs: x(e, e + 1, program.hidden) }));
       const together = (await backend.runMany(calls)).map(keep);
       for (const [i, { program: single, inputs }] of calls.entries()) {
@@ -149,18 +169,18 @@ export function runBackendContract(contract: BackendContract): void {
     check("fifty experts compiled and disposed one after another leave the last one right", async () => {
       const inputs = x(5, 3, program.hidden);
       for (let i = 0; i < 50; i++) {
-        const expert = await backend.compile(program.expert, model.expert(0, i % program.experts));
+        const expert = await backend.compile(expertSegment, model.expert(0, i % model.experts));
         await expert.run(inputs);
         await expert.dispose();
       }
-      const [mine, theirs] = await Promise.all([backend, oracle].map((b) => b.compile(program.expert, model.expert(0, 3))));
+      const [mine, theirs] = await Promise.all([backend, oracle].map((b) => b.compile(expertSegment, model.expert(0, 3))));
       assertClose(await mine!.run(inputs), await theirs!.run(inputs), contract.tolerance);
       await mine!.dispose();
     });
 
     describe("block with KV", () => {
-      const spec = { ...program, slots: 4, context: 80 };
-      const block = program.blocks[1]!;
+      const spec = { ...kvOf(program), slots: 4, context: 80 };
+      const block = blocks[1]!;
       let pair: { readonly program: Compiled; readonly kv: KvCache }[];
       before(async () => {
         pair = [];
@@ -258,9 +278,9 @@ export function runBackendContract(contract: BackendContract): void {
       const weights = model.expert(0, 0);
       const { w1, ...without } = weights;
       const refused = (want: RegExp) => (error: any) => error.code === "InvalidArgument" && want.test(error.message);
-      await assert.rejects(backend.compile(program.expert, without), refused(/w1/));
-      await assert.rejects(backend.compile(program.expert, { ...weights, w1: weights.w2! }), refused(/w1/));
-      const expert = await backend.compile(program.expert, weights);
+      await assert.rejects(backend.compile(expertSegment, without), refused(/w1/));
+      await assert.rejects(backend.compile(expertSegment, { ...weights, w1: weights.w2! }), refused(/w1/));
+      const expert = await backend.compile(expertSegment, weights);
       await assert.rejects(expert.run({}), refused(/x/));
       await assert.rejects(expert.run({ x: { shape: [1, 3], data: new Float32Array(3) } }), refused(/x/));
       await assert.rejects(expert.run({ x: { shape: [1, 64], data: new Int32Array(64) } }), refused(/x/));
@@ -297,7 +317,7 @@ export function runBackendContract(contract: BackendContract): void {
     if (contract.numericClass !== "exact") return;
     check("a row's bits depend on neither its batch nor its mates", async () => {
       for (const form of ["f32", "int4"] as const) {
-        const expert = await backend.compile(program.expert, model.expert(0, 2, form));
+        const expert = await backend.compile(expertSegment, model.expert(0, 2, form));
         const all = x(9, 65, program.hidden).x;
         const whole = keep(await expert.run({ x: all })).y!.data;
         for (const row of [0, 1, 31, 64]) {

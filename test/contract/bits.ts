@@ -7,6 +7,7 @@ import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/backends
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
 import type { WeightForm } from "../../runtime/kernels/weights.ts";
+import { kvOf } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
 /** Widths of a small real model, so that the backend takes the code paths it takes in service. */
@@ -79,7 +80,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
     });
 
     const rowsOf = async (segment: Segment, form: WeightForm): Promise<void> => {
-      const weights = segment === program.expert ? model.expert(0, 1, form) : model.weights(segment);
+      const weights = segment === model.expertSegment ? model.expert(0, 1, form) : model.weights(segment);
       const [a, b] = await Promise.all([one, two].map((backend) => backend.compile(segment, weights)));
       const x = randomTensor(1, [rowsMax, hidden]).data;
       const whole = await a!.run({ x: { shape: [rowsMax, hidden], data: x } });
@@ -100,12 +101,12 @@ export function runBitContract(options: { readonly name: string; readonly make: 
     };
 
     for (const form of ["f32", "int4"] as const) {
-      test(`expert, ${form}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(program.expert, form));
+      test(`expert, ${form}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(model.expertSegment, form));
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
 
     describe("block", () => {
-      const block = program.blocks[0]!;
+      const block = model.blocks[0]!;
       const slots = 4;
       let sides: { program: Compiled; kv: KvCache }[];
       before(async () => {
@@ -113,7 +114,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
         for (const backend of [one, two]) {
           sides.push({
             program: await backend.compile(block, model.weights(block)),
-            kv: await backend.createKv({ ...program, slots, context: contextMax }),
+            kv: await backend.createKv({ ...kvOf(program), slots, context: contextMax }),
           });
         }
       });

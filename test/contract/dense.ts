@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled } from "../../runtime/backends/backend.ts";
 import { gaussian } from "../../runtime/kernels/random.ts";
-import type { Segment, Tensor } from "../../runtime/kernels/segment.ts";
+import type { MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { ffnTensors, llamaProgram } from "../../runtime/models/llama.ts";
@@ -37,7 +37,7 @@ function upcycled(noise: number): ModelWeights {
     weights: weightsOf,
     expert: (layer, expert) =>
       Object.fromEntries(
-        program.expert.weights.map(({ name, shape }): [string, WeightData] => {
+        (program.layers[layer] as MoeLayer).expert.weights.map(({ name, shape }): [string, WeightData] => {
           const weight = syntheticWeight(ffnTensors(layer)[name as "w1" | "w2" | "w3"], shape);
           const added = gaussian(expert + 1, weight.data.length, noise / Math.sqrt(shape[1]!));
           return [name, { ...weight, data: weight.data.map((value, i) => value + added[i]!) }];

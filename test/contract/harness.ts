@@ -1,7 +1,7 @@
 // The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
 import type { Backend, Compiled, KvCache } from "../../runtime/backends/backend.ts";
-import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
+import type { ModelProgram, MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightForm, Weights } from "../../runtime/kernels/weights.ts";
 
 export interface ModelWeights {
@@ -19,6 +19,9 @@ export interface LoadedModel {
   dispose(): Promise<void>;
 }
 
+/** What a KV cache of this program is like, but for its slots and context. */
+export const kvOf = ({ layers, kvHeads, headDim }: ModelProgram) => ({ layers: layers.length, kvHeads, headDim });
+
 const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).data as Float32Array;
 
 export async function loadModel(
@@ -32,14 +35,15 @@ export async function loadModel(
   const head = await compile(program.head);
   const blocks: Compiled[] = [];
   const experts: Compiled[][] = [];
-  for (const [layer, block] of program.blocks.entries()) {
-    blocks.push(await compile(block));
+  for (const [l, layer] of program.layers.entries()) {
+    blocks.push(await compile(layer.block));
     const row: Compiled[] = [];
-    for (let e = 0; e < program.experts; e++) row.push(await backend.compile(program.expert, await model.expert(layer, e, spec.form)));
+    const count = layer.kind === "moe" ? layer.experts : 0;
+    for (let e = 0; e < count; e++) row.push(await backend.compile((layer as MoeLayer).expert, await model.expert(l, e, spec.form)));
     experts.push(row);
   }
   const routes: Int32Array[] = [];
-  const kv = await backend.createKv({ ...program, slots: spec.slots ?? 1, context: spec.context });
+  const kv = await backend.createKv({ ...kvOf(program), slots: spec.slots ?? 1, context: spec.context });
 
   async function layerOf(
     layer: number,
@@ -48,9 +52,12 @@ export async function loadModel(
     past: number,
     slot: number,
   ): Promise<Float32Array> {
-    const { hidden, topK } = program;
+    const { hidden } = program;
     const input = { x: { shape: [tokens, hidden], data: x } };
     const out = await blocks[layer]!.run(input, { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) });
+    const shape = program.layers[layer]!;
+    if (shape.kind === "dense") return f32(out.y).slice();
+    const { topK } = shape;
     const [h, f, gates] = [f32(out.h).slice(), f32(out.f).slice(), f32(out.gates).slice()];
     const ids = (out.ids as Tensor).data.slice();
     routes[layer] = Int32Array.from(ids);
@@ -81,7 +88,7 @@ export async function loadModel(
     routes,
     async forward(ids, past, slot = 0) {
       let x: Float32Array = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
-      for (let layer = 0; layer < program.layers; layer++) x = await layerOf(layer, x, ids.length, past, slot);
+      for (let layer = 0; layer < program.layers.length; layer++) x = await layerOf(layer, x, ids.length, past, slot);
       return f32((await head.run({ x: { shape: [ids.length, program.hidden], data: x } })).logits).slice();
     },
     async dispose() {

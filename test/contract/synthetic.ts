@@ -1,13 +1,17 @@
 // A small Mixtral with seeded random weights, for suites that need a whole model and no files.
 
 import { randomTensor } from "../../runtime/kernels/random.ts";
-import type { ModelProgram, Segment } from "../../runtime/kernels/segment.ts";
+import type { ModelProgram, MoeLayer, Segment } from "../../runtime/kernels/segment.ts";
 import type { WeightForm, WeightOf, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { quantizeInt4 } from "../../runtime/weights/codecs/int4.ts";
 
 export interface SyntheticModel {
   readonly program: ModelProgram;
+  readonly blocks: readonly Segment[];
+  /** The expert of every layer. */
+  readonly expertSegment: Segment;
+  readonly experts: number;
   weights(segment: Segment): Weights;
   expert(layer: number, expert: number, form?: WeightForm): Weights;
 }
@@ -39,12 +43,16 @@ export function syntheticWeight(name: string, shape: readonly number[]): WeightO
 
 export function syntheticModel(overrides: object = {}): SyntheticModel {
   const program = programOf({ ...base, ...overrides });
+  const { expert: expertSegment, experts } = program.layers[0] as MoeLayer;
   return {
     program,
+    blocks: program.layers.map(({ block }) => block),
+    expertSegment,
+    experts,
     weights: (segment) => Object.fromEntries(segment.weights.map(({ name, shape }) => [name, syntheticWeight(name, shape)])),
     expert(layer, expert, form = "f32") {
       return Object.fromEntries(
-        program.expert.weights.map(({ name, shape }) => {
+        expertSegment.weights.map(({ name, shape }) => {
           const f32 = syntheticWeight(`${layer}.${expert}.${name}`, shape);
           const [rows, columns] = shape as [number, number];
           return [name, form === "f32" ? f32 : quantizeInt4(f32.data, rows, columns)];

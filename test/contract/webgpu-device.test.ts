@@ -27,7 +27,7 @@ function limitsOf({ maxBufferSize, maxStorageBufferBindingSize }: { maxBufferSiz
 }
 
 const model = syntheticModel();
-const { expert } = model.program;
+const { expertSegment: expert } = model;
 const input = { x: randomTensor(1, [2, model.program.hidden]) };
 
 test("Auto takes no software rasteriser: cpu is chosen, and the adapter is not called hardware", async () => {

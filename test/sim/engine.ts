@@ -10,9 +10,10 @@ import { LoadCounter } from "../../runtime/engine/load-counter.ts";
 import { forward, type StepTools } from "../../runtime/engine/step.ts";
 import { StepTimes } from "../../runtime/engine/step-times.ts";
 import { TransitionSampler } from "../../runtime/engine/transition-sampler.ts";
-import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import type { Layer } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 import { createRouter } from "../../runtime/placement/dispatch.ts";
+import { expertsIn } from "../../runtime/placement/grid.ts";
 import type { VirtualClock } from "./clock.ts";
 import { fingerprint, hidden, type SimModel } from "./model.ts";
 
@@ -58,14 +59,15 @@ export class SimEngine implements Engine {
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
-    const { layers, experts } = parts.model.shape;
-    const program = { layers, experts, topK: 1, hidden, expert: { name: "expert" } } as unknown as ModelProgram;
-    const counter = new LoadCounter(layers, experts);
+    const { shape } = parts.model;
+    const { layers, experts } = shape;
+    const program = { layers: Array.from({ length: layers }, (_, layer) => layerOf(expertsIn(shape, layer))), hidden };
+    const counter = new LoadCounter(shape);
     // The store hands on as it is what ExpertTable would decode: compile() finds out whose bytes they are.
     const store = { decodeUnit: (unit: Uint8Array) => unit as unknown as Weights };
     this.#table = new ExpertTable({ backend: this.#backend(), store, program, codec: parts.info.codec, counter });
     this.#tools = {
-      ...{ program, experts: this.#table, counter, times: new StepTimes(), transitions: new TransitionSampler(layers, experts) },
+      ...{ program, experts: this.#table, counter, times: new StepTimes(), transitions: new TransitionSampler(shape) },
       embed: dense(async () => ({ x: rowsOf(new Float32Array(experts * hidden)) })),
       blocks: Array.from({ length: layers }, (_, layer) => dense(async (inputs) => this.#block(layer, inputs.x?.data as Float32Array))),
       head: dense(async () => ({})),
@@ -96,8 +98,14 @@ export class SimEngine implements Engine {
   /** Attention and gate: checks what the layer before gave, and asks every expert of this one, each row another. */
   #block(layer: number, x: Float32Array): Outputs {
     if (layer > 0) this.#check(layer - 1, x);
-    const { experts } = this.#parts.model.shape;
-    this.#chosen = Int32Array.from({ length: experts }, (_, row) => (row + this.#turn + layer) % experts);
+    const { shape } = this.#parts.model;
+    const { experts } = shape;
+    const count = expertsIn(shape, layer);
+    if (count === 0) {
+      this.#chosen = new Int32Array(0);
+      return { y: rowsOf(new Float32Array(experts * hidden)) };
+    }
+    this.#chosen = Int32Array.from({ length: experts }, (_, row) => (row + this.#turn + layer) % count);
     const gates = { shape: [experts, 1], data: new Float32Array(experts).fill(1) };
     const ids = { shape: [experts, 1], data: this.#chosen };
     return { h: rowsOf(new Float32Array(experts * hidden)), f: rowsOf(new Float32Array(experts * hidden)), gates, ids };
@@ -236,4 +244,9 @@ const rowsOf = (data: Float32Array) => ({ shape: [data.length / hidden, hidden],
 
 function dense(run: Compiled["run"]): Compiled {
   return { residentBytes: 1, run, dispose: async () => {} };
+}
+
+/** A layer as steps see it; its segments are never compiled. */
+function layerOf(experts: number): Layer {
+  return (experts > 0 ? { kind: "moe", experts, topK: 1, expert: { name: "expert" } } : { kind: "dense" }) as unknown as Layer;
 }

@@ -4,6 +4,7 @@ import type { StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { Random } from "../../operator/planner/random.ts";
 import type { LoadCounters, PhaseCounters } from "../../runtime/engine/engine.ts";
 import { LoadCounter } from "../../runtime/engine/load-counter.ts";
+import { expertsIn } from "../../runtime/placement/grid.ts";
 import { computeWork } from "../builders/compute.ts";
 import type { SimShape } from "./model.ts";
 import type { SimWorker } from "./worker.ts";
@@ -42,8 +43,7 @@ export class SimLoad {
   }
 
   #nothing(): PhaseCounters {
-    const { layers, experts } = this.#shape;
-    return new LoadCounter(layers, experts).take().decode;
+    return new LoadCounter(this.#shape).take().decode;
   }
 
   #decode(worker: SimWorker, sources: number): PhaseCounters {
@@ -54,7 +54,7 @@ export class SimLoad {
     const { routed, served } = counts;
     for (let l = 0; l < layers; l++) {
       const demand = this.demand(l);
-      for (let e = 0; e < experts; e++) {
+      for (let e = 0; e < expertsIn(this.#shape, l); e++) {
         routed[l * experts + e] = Math.round((demand[e] ?? 0) / sources);
         const at = plan.layers[l]?.hosts[e]?.indexOf(worker.rank) ?? -1;
         served[l * experts + e] = at < 0 ? 0 : Math.round(((demand[e] ?? 0) * (plan.layers[l]?.shares[e]?.[at] ?? 0)) / 1000);

@@ -1,12 +1,13 @@
 // The simulated model: its shape, the bytes that each expert is declared to have, and what a row says of the bytes that computed it.
 import { createHash } from "node:crypto";
+import { cellValues, type ExpertGrid, expertsIn } from "../../runtime/placement/grid.ts";
 import { type ExpertIndex, unitAlignment } from "../../runtime/weights/store.ts";
 
-export interface SimShape {
-  readonly layers: number;
-  readonly experts: number;
-  /** Resident bytes of an expert. */
+export interface SimShape extends ExpertGrid {
+  /** Resident bytes of an expert, of the largest where layers differ. */
   readonly bytes: number;
+  /** Of each layer, resident and stored; unset: `bytes` in all. */
+  readonly layerBytes?: readonly number[];
   /** Stored ones; unset = as many. */
   readonly storedBytes?: number;
   readonly budgetBytes: number;
@@ -34,7 +35,7 @@ export class SimModel {
     this.shape = shape;
     const { layers, experts } = shape;
     const units = Array.from({ length: layers }, (_, layer) =>
-      Array.from({ length: experts }, (_, expert) => {
+      Array.from({ length: expertsIn(shape, layer) }, (_, expert) => {
         const bytes = this.content(layer, expert);
         const sha256 = createHash("sha256").update(bytes).digest("hex");
         return { offset: this.key(layer, expert) * unitAlignment * Math.ceil(bytes.length / unitAlignment), bytes: bytes.length, sha256 };
@@ -45,7 +46,7 @@ export class SimModel {
       ...{ version: 1, modelDigest: digest, architecture: "sim", layers, experts, topK: 2, hidden, ffn: 1, dense: {} },
       codecs: { f32: file, int4: file },
     };
-    this.#declared = units.flatMap((row, layer) => row.map((_, expert) => fingerprint(this.content(layer, expert))));
+    this.#declared = cellValues(shape, (layer, expert) => fingerprint(this.content(layer, expert)));
   }
 
   key(layer: number, expert: number): number {
@@ -54,8 +55,8 @@ export class SimModel {
 
   /** The declared bytes, a fresh copy. */
   content(layer: number, expert: number): Uint8Array {
-    const { storedBytes, bytes } = this.shape;
-    const unit = new Uint8Array(Math.max(headerBytes, storedBytes ?? bytes));
+    const { storedBytes, bytes, layerBytes } = this.shape;
+    const unit = new Uint8Array(Math.max(headerBytes, layerBytes?.[layer] ?? storedBytes ?? bytes));
     const view = new DataView(unit.buffer);
     view.setUint32(0, layer);
     view.setUint32(4, expert);
@@ -70,8 +71,9 @@ export class SimModel {
 
   /** The expert whose unit starts at this byte of the file. */
   at(offset: number): { readonly layer: number; readonly expert: number } {
-    const key = this.index.codecs.f32?.units.flat().findIndex((unit) => unit.offset === offset) ?? 0;
-    return { layer: Math.floor(key / this.shape.experts), expert: key % this.shape.experts };
+    const units = this.index.codecs.f32?.units ?? [];
+    const layer = units.findIndex((row) => row.some((unit) => unit.offset === offset));
+    return { layer, expert: units[layer]?.findIndex((unit) => unit.offset === offset) ?? -1 };
   }
 }
 

@@ -3,6 +3,7 @@
 // to it, no frame to a host that lacks its expert, frames of n and n-1 only, no expert without a copy or a source, no first commit
 // past the deadline, epochs that only grow, and no step of a source that never ends.
 import type { LayerPlacement, PlacementPlan } from "../../crds/plan.ts";
+import { expertsIn } from "../../runtime/placement/grid.ts";
 import type { DispatchFrame, DispatchReply } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { SimCluster } from "./cluster.ts";
 import { SimModel } from "./model.ts";
@@ -190,7 +191,7 @@ export class Oracle implements Watch {
     for (const source of this.#sim.pods.values()) {
       if (source.alive) for (const placement of routes(source, layer)) this.#send(source, placement);
     }
-    for (let expert = 0; expert < this.#sim.shape.experts; expert++) this.#checkCopies(layer, expert);
+    for (let expert = 0; expert < expertsIn(this.#sim.shape, layer); expert++) this.#checkCopies(layer, expert);
   }
 
   /** Frames of all of a layer's experts to their hosts: served by the newest two epochs only, and from the declared bytes. */

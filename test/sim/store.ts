@@ -34,7 +34,16 @@ export function simStore(model: SimModel, disk: Disk, clock: VirtualClock): Mode
     throw new Error("a simulated store has experts only");
   };
   return {
-    ...{ dir: "simulated", index: model.index, config: {}, denseNames: [], readDense: never, decodeUnit: never, close: async () => {} },
+    ...{
+      dir: "simulated",
+      index: model.index,
+      config: {},
+      denseNames: [],
+      layerShapes: [],
+      readDense: never,
+      decodeUnit: never,
+      close: async () => {},
+    },
     readUnit: unitReader("simulated", model.index, async () => ({ read })),
   };
 }

@@ -91,8 +91,8 @@ export class SimWorker {
     this.ip = ip;
     this.bootId = `${podUid}-boot0`;
     this.bootedAt = around.clock.now();
-    const { layers, experts } = around.shape;
-    this.#noState = new PlanState({ deploymentUid, rank, layers, experts, modelDigest: "" });
+    const { layers, experts, layerExperts } = around.shape;
+    this.#noState = new PlanState({ deploymentUid, rank, layers, experts, layerExperts, modelDigest: "" });
     asOwner(undefined, () => around.clock.after(0, () => this.#start()));
     this.#probe(0);
   }
@@ -119,7 +119,9 @@ export class SimWorker {
     return this.process !== undefined && this.process.health.reasons().length === 0;
   }
   get hostedBytes(): number {
-    return this.memory.size * this.#around.shape.bytes;
+    const { bytes, experts, layerBytes } = this.#around.shape;
+    if (layerBytes === undefined) return this.memory.size * bytes;
+    return [...this.memory.keys()].reduce((sum, key) => sum + (layerBytes[Math.floor(key / experts)] ?? bytes), 0);
   }
   key(layer: number, expert: number): number {
     return layer * this.#around.shape.experts + expert;
@@ -272,24 +274,25 @@ export class SimWorker {
     asOwner(process.owner, () => {
       for (const { layer, hosts } of plan.layers) {
         for (const [expert, row] of hosts.entries()) {
-          if (row.includes(rank) || state.wanted(layer).has(expert) || residents.count >= residents.capacity) continue;
-          if (residents.admit(layer, expert, "staged").action !== "load") continue;
+          if (row.includes(rank) || state.wanted(layer).has(expert) || !residents.hasRoom({ layer, expert })) continue;
+          if (residents.admit({ layer, expert }, "staged").action !== "load") continue;
           process.engine.loadExpert(layer, expert, process.model.content(layer, expert)).catch(() => {}); // an engine that has ended takes nothing
-          residents.loaded(layer, expert);
-          residents.lease(layer, expert);
+          residents.loaded({ layer, expert });
+          residents.lease({ layer, expert });
           filled.push({ layer, expert });
         }
       }
     });
     return () => {
-      for (const { layer, expert } of filled) residents.unlease(layer, expert);
+      for (const { layer, expert } of filled) residents.unlease({ layer, expert });
     };
   }
 }
 
 function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
   return {
-    ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden, ffn: 1 },
+    ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden },
+    ...{ layerExperts: shape.layerExperts, layerResidentBytes: shape.layerBytes },
     ...{ vocab: 1, codec: "f32", backend: "simulated", device: "simulated", maxContext: 1, denseBytes: 1, kvBytes: 1, kvSlots: 1 },
     ...{ expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
     ...engineInfo,

@@ -37,7 +37,7 @@ class DoubleEngine implements Engine {
     this.#counts = this.#zero();
   }
   describe(): EngineInfo {
-    const { modelDigest, architecture, layers, experts, hidden, ffn } = this.#index;
+    const { modelDigest, architecture, layers, experts, hidden } = this.#index;
     return {
       ...{
         modelDigest,
@@ -46,7 +46,6 @@ class DoubleEngine implements Engine {
         experts,
         topK,
         hidden,
-        ffn,
         vocab: 256,
         codec: this.#options.codec,
         backend: "double",

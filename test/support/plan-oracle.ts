@@ -68,7 +68,9 @@ function largest({ shape }: PlanInput): number {
 
 /** A placement by itself, beside the ranks there are and what was placed before (`input.current`). */
 export function planViolations(input: PlanInput, layers: Layers): Violation[] {
-  const sized = layers.length === input.shape.layers && layers.every(({ hosts }) => hosts.length === input.shape.experts);
+  const sized =
+    layers.length === input.shape.layers &&
+    layers.every(({ hosts }, l) => hosts.length === (input.shape.layerExperts?.[l] ?? input.shape.experts));
   if (!sized) return [{ rule: "every layer and expert", where: `${layers.length} layers` }];
   return [
     ...rowViolations(input, layers),

@@ -4,6 +4,7 @@
 import { usesDeviceMemory } from "../../../crds/backends.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { formatBytes, parseQuantity } from "../../../crds/quantity.ts";
+import { expertCount } from "../../../runtime/placement/grid.ts";
 import type { Refusal } from "./snapshot.ts";
 import type { ModelView } from "./world.ts";
 
@@ -23,15 +24,19 @@ export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitByt
   return limitBytes === undefined ? undefined : Math.floor(limitBytes * (1 - headroom) - model.denseBytes - model.kvBytes);
 }
 
-/** One copy of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. */
+/** One copy of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
 export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
   const slot = Math.max(model.largestExpertBytes, 1);
-  const count = model.layers * model.experts;
+  const count = expertCount(model);
   const slots = Math.floor(perRank / slot) - 1;
-  if (ranks > 0 && slots * ranks >= count) return { fits: true, message };
-  const needed = (Math.ceil(count / Math.max(ranks, 1)) + 1) * slot;
-  const more = slots > 0 ? ` or replicas to ${Math.ceil(count / slots)}` : "";
+  // Experts of unlike sizes: a rank that has no room left for the largest one has less than that unused.
+  const filled = perRank - 2 * slot;
+  if (ranks > 0 && (slots * ranks >= count || filled * ranks >= model.expertBytes)) return { fits: true, message };
+  const bySlots = (Math.ceil(count / Math.max(ranks, 1)) + 1) * slot;
+  const needed = Math.min(bySlots, Math.ceil(model.expertBytes / Math.max(ranks, 1)) + 2 * slot);
+  const replicas = Math.min(slots > 0 ? Math.ceil(count / slots) : Infinity, filled > 0 ? Math.ceil(model.expertBytes / filled) : Infinity);
+  const more = Number.isFinite(replicas) ? ` or replicas to ${replicas}` : "";
   const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
   return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
 }

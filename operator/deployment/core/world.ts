@@ -3,6 +3,7 @@
 import type { ConditionStatus } from "../../../crds/conditions.ts";
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
+import type { ExpertGrid } from "../../../runtime/placement/grid.ts";
 
 /** One worker pod that exists and is not terminal. */
 export interface WorkerPod {
@@ -71,11 +72,9 @@ export interface MemberView {
   readonly uniqueBytes: number;
 }
 
-export interface ModelView {
+export interface ModelView extends ExpertGrid {
   readonly digest: string;
   readonly architecture: string;
-  readonly layers: number;
-  readonly experts: number;
   readonly topK: number;
   /** Resident bytes of one copy of every expert, and of the largest one (the staging slot). */
   readonly expertBytes: number;

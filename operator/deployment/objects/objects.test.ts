@@ -118,8 +118,9 @@ test("the hash speaks of the template, not of the rank or the name", () => {
   assert.equal(workerTemplate(context({ replicas: 9 })).hash, template.hash);
 });
 
+const spec = (memoryPerRank: string, replicas = 2) => deployment({ experts: { memoryPerRank }, replicas }).spec;
+
 test("experts that do not fit are refused with what would make them fit, and following the advice is enough", () => {
-  const spec = (memoryPerRank: string, replicas = 2) => deployment({ experts: { memoryPerRank }, replicas }).spec;
   const message = memoryRefusals(spec("6Mi"), model, 2, undefined)[0]?.message ?? "";
   assert.equal(
     message,
@@ -134,6 +135,17 @@ test("experts that do not fit are refused with what would make them fit, and fol
   assert.match(limit?.message ?? "", /above the memory limit 256Mi .*raise the limit or lower memoryPerRank/);
   const gpu = deployment({ experts: { memoryPerRank: "9Mi" }, replicas: 2, runtime: { backend: "webgpu" } }).spec;
   assert.deepEqual(memoryRefusals(gpu, model, 2, 256 * Mi), [], "memory of a device is not the container's");
+});
+
+test("experts of unlike sizes are counted in bytes, layers without experts not at all", () => {
+  // One layer of 2 experts of 4 Mi, two of 8 of half a Mi, one without: 16 Mi in all.
+  const unlike = { ...model, layers: 4, experts: 8, layerExperts: [0, 2, 8, 8], expertBytes: 16 * Mi, largestExpertBytes: 4 * Mi };
+  assert.deepEqual(memoryRefusals(spec("16Mi"), unlike, 2, undefined), [], "16 Mi fit beside what at most stays unused");
+  const [refusal] = memoryRefusals(spec("10Mi"), unlike, 2, undefined);
+  assert.match(refusal?.message ?? "", /raise memoryPerRank to 16Mi or replicas to 8$/);
+  assert.deepEqual(memoryRefusals(spec("10Mi"), unlike, 8, undefined), []);
+  const few = { ...unlike, layerExperts: [0, 2, 0, 0], expertBytes: 8 * Mi };
+  assert.deepEqual(memoryRefusals(spec("8Mi"), few, 2, undefined), [], "two experts, one a rank, each beside a staging slot");
 });
 
 test("the chart's roles are the operator's rules, and the rules cover every resource it touches, each no wider than it has to be", () => {

@@ -36,7 +36,11 @@ function planEplb(input: PlanInput): PlanOutput {
 
 function eplbHosts(problem: Problem): Hosts {
   const perRank = Math.max(slotsPerLayer(problem), Math.ceil(problem.E / Math.max(1, problem.G)));
-  return Array.from({ length: problem.L }, (_, l) => distinct(eplbGlobal(layerDemand(problem, l), problem.G, perRank).replicas, problem.E));
+  return Array.from({ length: problem.L }, (_, l) => layerHosts(layerDemand(problem, l), problem.G, perRank));
+}
+
+function layerHosts(demand: Float64Array, ranks: number, perRank: number): number[][] {
+  return demand.length === 0 ? [] : distinct(eplbGlobal(demand, ranks, perRank).replicas, demand.length);
 }
 
 /** Slots that every rank has for every layer: what is left over after an even division stays unused. */

@@ -71,10 +71,11 @@ function roomOf(problem: Problem, layer: number, room: Float64Array): Float64Arr
 }
 
 async function solveLayer(problem: Problem, layer: number, room: Float64Array): Promise<number[][] | undefined> {
+  if (problem.experts[layer] === 0) return [];
   const solved = await solve(layerProgram(problem, layer, room), { nodes: nodesPerLayer, gap });
   if (!solved) return undefined;
   const current = problem.current?.[layer];
-  const hosts = Array.from({ length: problem.E }, (_, e) => {
+  const hosts = Array.from({ length: problem.experts[layer] as number }, (_, e) => {
     const row = Array.from({ length: problem.G }, (_, g) => g).filter((g) => solved.value(`x${e}_${g}`) > 0.5);
     // The home stays first where it stays at all.
     const home = current?.[e]?.[0];
@@ -88,7 +89,7 @@ function layerProgram(problem: Problem, layer: number, room: Float64Array): Prog
   const { E, G, input } = problem;
   const demand = layerDemand(problem, layer);
   const mean = sum(demand) / Math.max(1, G) || 1;
-  const experts = Array.from({ length: E }, (_, e) => e);
+  const experts = Array.from(demand, (_, e) => e);
   const ranks = Array.from({ length: G }, (_, g) => g);
   const minimise: [string, number][] = [["m", 1]];
   const rows: Program["rows"][number][] = [];

@@ -13,6 +13,7 @@ export const exflow: PlacementPolicy = {
   summary: "homes by inter-layer affinity (needs transitions); fewest hops between ranks",
   keepsCurrent: true,
   usesTransitions: true,
+  evenLayersOnly: true,
   cellsMax: 300_000,
   plan(input) {
     if (!input.transitions) return homesStay(input, "no transitions between layers are known");

@@ -38,10 +38,10 @@ export function reachOf(problem: Problem): Reach {
 }
 
 function copiesPerLayer(problem: Problem): number {
-  const { L, E, G, capacity, staging, slotCap } = problem;
+  const { L, E, G, capacity, staging, slotCap, total } = problem;
   if (slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, slotCap * G - E);
-  const slots = capacity.reduce((n, bytes) => n + (staging > 0 ? Math.max(0, Math.floor(bytes / staging + 1e-9)) : L * E), 0);
-  return Math.max(0, Math.floor((slots - L * E) / Math.max(1, L)));
+  const slots = capacity.reduce((n, bytes) => n + (staging > 0 ? Math.max(0, Math.floor(bytes / staging + 1e-9)) : total), 0);
+  return Math.max(0, Math.floor((slots - total) / Math.max(1, L)));
 }
 
 /** `homes` with copies of each layer's hottest experts. */
@@ -71,11 +71,11 @@ function beyond({ hidden, most }: Reach): number[] {
 
 /** Free slots of each rank, dealt over the layers with the remainder rotated, so that no layer gets it all. [layers][ranks] */
 function freeSlots(problem: Problem, homes: Hosts): number[][] {
-  const { E, G, L } = problem;
+  const { G, L } = problem;
   const unit = problem.staging;
   const used = usedBytes(problem, homes);
   const room = problem.capacity.map((bytes, g) => {
-    const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : L * E;
+    const free = unit > 0 ? Math.max(0, Math.floor((bytes - (used[g] as number)) / unit + 1e-9)) : problem.total;
     return free - Math.min(reserve, Math.floor(free / 3));
   });
   const given = new Float64Array(G);
@@ -85,7 +85,7 @@ function freeSlots(problem: Problem, homes: Hosts): number[][] {
       if (problem.slotCap !== Number.POSITIVE_INFINITY) return Math.max(0, problem.slotCap - own);
       const slots = Math.max(0, Math.floor(((room[g] as number) * (l + 1)) / L + 1e-9) - (given[g] as number));
       given[g] = (given[g] as number) + slots;
-      return Math.min(slots, E - own);
+      return Math.min(slots, layer.length - own);
     }),
   );
 }

@@ -1,6 +1,7 @@
 // Hecate's algorithms (arXiv 2502.02581) as a serving policy: homes by heterogeneous sharding (Algorithm 2), re-sharded
 // rarely; copies by sparse materialisation (Algorithm 1, hecate-copies.ts) in the slots that are free. Load estimate, budget
 // and shares are the planner's.
+import { cellValues } from "../../../runtime/placement/grid.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import { shardHomes } from "../../../runtime/placement/shard.ts";
 import type { PlacementPolicy, PlanInput, PlanOutput } from "../policy.ts";
@@ -66,16 +67,25 @@ function homesMoved(from: Hosts[number], to: Hosts[number]): boolean {
 /** Homes take the part of memory that one copy of every expert needs; the rest is for copies. */
 function sharding(problem: Problem, top: number): Hosts | undefined {
   const { shape, load } = problem.input;
-  const { L, E, G, speed } = problem;
-  const bytes = problem.slotCap === Number.POSITIVE_INFINITY ? shape.residentBytes : new Float64Array(L * E).fill(1);
-  const equal = Math.ceil(sum(bytes) / G + (L * E > 0 ? sum(bytes) / (L * E) : 0));
+  const { L, E, G, speed, experts, total } = problem;
+  const bytes = problem.slotCap === Number.POSITIVE_INFINITY ? shape.residentBytes : Float64Array.from(cellValues(shape, () => 1));
+  const equal = Math.ceil(sum(bytes) / G + (total > 0 ? sum(bytes) / total : 0));
   const capacity =
     problem.slotCap === Number.POSITIVE_INFINITY
       ? problem.capacity.map((room) => Math.min(room, equal))
-      : new Float64Array(G).fill(L * Math.ceil(E / G));
-  const homes = shardHomes({ layers: L, experts: E, ranks: G, load, bytes, capacity, speed, node: problem.node, top })?.map((layer) =>
-    layer.map((g) => [g]),
-  );
+      : new Float64Array(G).fill(sum(experts.map((count) => Math.ceil(count / G))));
+  const homes = shardHomes({
+    layers: L,
+    experts: E,
+    layerExperts: experts,
+    ranks: G,
+    load,
+    bytes,
+    capacity,
+    speed,
+    node: problem.node,
+    top,
+  })?.map((layer) => layer.map((g) => [g]));
   if (problem.slotCap === Number.POSITIVE_INFINITY || !homes) return homes;
   // A slot cap is per layer: heterogeneous homes that exceed it are for byte budgets only.
   const fits = homes.every((layer) =>

@@ -73,14 +73,15 @@ export function planIncremental(input: PlanInput): PlanOutput {
 
 /** The same problem with part of each layer's load spread evenly; for shares the true forecast stays. */
 function hedged(problem: Problem): Problem {
-  const { input, L, E, G } = problem;
+  const { input, L, E, G, experts } = problem;
   const part = Math.min(hedgeMax, hedgePerUnrest * (input.unrest ?? 0));
   // Slots already go where variance is when layers share memory: measured, hedging twice costs balance.
   if (part <= 0 || E * G <= smallCellsMax || input.split !== "weighted" || !Number.isFinite(problem.slotCap)) return problem;
   const load = input.load.map((rows) => (1 - part) * rows);
   for (let l = 0; l < L; l++) {
-    const even = (part * sum(layerDemand(problem, l))) / E;
-    for (let e = 0; e < E; e++) load[l * E + e] = (load[l * E + e] as number) + even;
+    const count = experts[l] as number;
+    const even = (part * sum(layerDemand(problem, l))) / count;
+    for (let e = 0; e < count; e++) load[l * E + e] = (load[l * E + e] as number) + even;
   }
   return { ...problem, input: { ...input, load } };
 }

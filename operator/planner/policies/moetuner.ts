@@ -25,6 +25,7 @@ export const moetuner: PlacementPolicy = {
   summary: "equal clusters of even load, clusters placed by inter-layer transitions (MoETuner)",
   keepsCurrent: true,
   usesTransitions: true,
+  evenLayersOnly: true,
   cellsMax: 2_000_000,
   plan: planMoetuner,
 };

@@ -43,8 +43,9 @@ function worst(problem: Problem, layer: number, homes: readonly (readonly number
 }
 
 function repack(problem: Problem, layer: number, homes: readonly (readonly number[])[]): number[][] {
-  const { E, G, speed } = problem;
+  const { G, speed } = problem;
   const demand = layerDemand(problem, layer);
+  const E = demand.length;
   const left = new Array<number>(G).fill(0);
   for (const g of seats(E, G)) left[g] = (left[g] as number) + 1;
   const load = new Float64Array(G);

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import fc from "fast-check";
+import { kvOf } from "../../../test/contract/harness.ts";
 import { syntheticModel } from "../../../test/contract/synthetic.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Tensor } from "../../kernels/segment.ts";
@@ -37,7 +38,7 @@ const bits = (outputs: Outputs): Uint32Array => {
 for (const form of ["f32", "int4"] as const) {
   test(`${form} experts: any rows in any batch, on 1, 2 or 3 threads, give the same bits`, async () => {
     const weights = model.expert(0, 1, form);
-    const experts = await Promise.all([1, 2, 3].map(async (threads) => (await backend(threads)).compile(program.expert, weights)));
+    const experts = await Promise.all([1, 2, 3].map(async (threads) => (await backend(threads)).compile(model.expertSegment, weights)));
     const want = bits(await experts[0]!.run(rows(0, rowsMax)));
     await fc.assert(
       fc.asyncProperty(fc.nat(2), fc.nat(rowsMax - 1), fc.integer({ min: 1, max: rowsMax }), async (which, from, count) => {
@@ -69,7 +70,7 @@ for (const denseBits of [32, 8] as const) {
   });
 }
 
-const spec = { ...program, context: 80 };
+const spec = { ...kvOf(program), context: 80 };
 
 /** Outputs of the block for the rows of one sequence, fed in chunks to one slot; null = a decode step of one token. */
 async function feed(b: Backend, block: Compiled, slot: number, slots: number, chunks: readonly number[]): Promise<Uint32Array[]> {
@@ -90,7 +91,7 @@ const flat = (parts: readonly Uint32Array[]): number[] => parts.flatMap((part) =
 for (const denseBits of [32, 8] as const) {
   test(`attention, ${denseBits}-bit weights: a prompt's bits do not depend on its chunks nor on its slot`, async () => {
     const b = await backend(2, denseBits);
-    const block = await b.compile(program.blocks[0]!, model.weights(program.blocks[0]!));
+    const block = await b.compile(model.blocks[0]!, model.weights(model.blocks[0]!));
     const want = flat(await feed(b, block, 0, 1, [rowsMax]));
     await fc.assert(
       fc.asyncProperty(fc.array(fc.integer({ min: 2, max: 30 }), { minLength: 1, maxLength: 20 }), fc.nat(2), async (sizes, slot) => {
@@ -109,7 +110,7 @@ for (const denseBits of [32, 8] as const) {
 
   test(`attention, ${denseBits}-bit weights: a decode step's bits do not depend on mates, their lengths, or the slot`, async () => {
     const b = await backend(2, denseBits);
-    const block = await b.compile(program.blocks[1]!, model.weights(program.blocks[1]!));
+    const block = await b.compile(model.blocks[1]!, model.weights(model.blocks[1]!));
     const lengths = [5, 33, 1, 12];
     const alone: number[][] = [];
     for (const [i, length] of lengths.entries()) {
@@ -144,7 +145,7 @@ for (const denseBits of [32, 8] as const) {
 
 test("a cache whose layout grew with a long neighbour, and shrank after it, gives the bits of a fresh one", async () => {
   const b = await backend(1);
-  const block = await b.compile(program.blocks[0]!, model.weights(program.blocks[0]!));
+  const block = await b.compile(model.blocks[0]!, model.weights(model.blocks[0]!));
   const cache = await b.createKv({ ...spec, context: 500, slots: 3 });
   const run = async (kv: typeof cache, slot: number, from: number, tokens: number, past: number): Promise<Uint32Array> =>
     bits({ h: (await block.run(rows(from, tokens), { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) })).h! });
@@ -165,7 +166,7 @@ test("a cache whose layout grew with a long neighbour, and shrank after it, give
 
 test("parts of experts on other threads are summed in part order: many at once give what each gives alone", async () => {
   const b = await backend(3);
-  const experts = await Promise.all([0, 1, 2, 3].map((e) => b.compile(program.expert, model.expert(1, e, "int4"))));
+  const experts = await Promise.all([0, 1, 2, 3].map((e) => b.compile(model.expertSegment, model.expert(1, e, "int4"))));
   const alone = [];
   for (const [e, expert] of experts.entries()) alone.push(bits(await expert.run(rows(e, e + 1))));
   const calls = experts.map((expert, e) => ({ program: expert, inputs: rows(e, e + 1) }));
@@ -175,14 +176,14 @@ test("parts of experts on other threads are summed in part order: many at once g
 test("a graph that ONNX Runtime refuses on a helper thread is an error, and the helper works on", async () => {
   const b = await backend(2);
   const weights = model.expert(0, 0);
-  const broken = { ...program.expert, weights: program.expert.weights.map((w) => ({ ...w, shape: [0, 0] })) };
+  const broken = { ...model.expertSegment, weights: model.expertSegment.weights.map((w) => ({ ...w, shape: [0, 0] })) };
   const empty = Object.fromEntries(
-    program.expert.weights.map(({ name }) => [name, { form: "f32" as const, shape: [0, 0], data: new Float32Array(0) }]),
+    model.expertSegment.weights.map(({ name }) => [name, { form: "f32" as const, shape: [0, 0], data: new Float32Array(0) }]),
   );
   await assert.rejects(async () => {
     const compiled = await b.compile(broken, empty);
     await compiled.run(rows(0, 1));
   });
-  const expert = await b.compile(program.expert, weights);
+  const expert = await b.compile(model.expertSegment, weights);
   assert.equal((await expert.run(rows(0, 2))).y?.data.length, 2 * hidden);
 });

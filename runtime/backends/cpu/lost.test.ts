@@ -13,7 +13,7 @@ test("a dead compute thread is a fault of the backend, and no later step waits f
   process.once("worker", (worker: Worker) => threads.push(worker));
   const model = syntheticModel({ intermediate_size: 128 }); // cut in two halves, one for each thread
   const backend = await createCpuBackend({ threads: 2 });
-  const program = await backend.compile(model.program.expert, model.expert(0, 0));
+  const program = await backend.compile(model.expertSegment, model.expert(0, 0));
   const input = { x: randomTensor(1, [2, model.program.hidden]) };
   await program.run(input);
   assert.equal(backend.fault(), undefined);
@@ -22,7 +22,7 @@ test("a dead compute thread is a fault of the backend, and no later step waits f
   await threads[0]!.terminate();
   const startedAt = performance.now();
   await assert.rejects(program.run(input), { code: "BackendFailed" });
-  await assert.rejects(backend.compile(model.program.expert, model.expert(0, 2)), { code: "BackendFailed" });
+  await assert.rejects(backend.compile(model.expertSegment, model.expert(0, 2)), { code: "BackendFailed" });
   await program.dispose();
   assert.equal(backend.fault()?.code, "BackendFailed");
   await backend.close();

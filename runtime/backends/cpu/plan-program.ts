@@ -1,9 +1,12 @@
 // The plan of a segment for CPUs: which ops go into ONNX graphs, which run in JavaScript, and what is split over threads. Pure;
 // builds no graph itself (graph.ts). A gated FFN and a wide last projection are cut in `partsPerProgram` halves that run on two
 // threads; the cut depends on shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
+import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
-import { type BuiltGraph, buildGraph, type GraphSource, widthsOf } from "./graph.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import { type BuiltGraph, buildGraph } from "./graph.ts";
+import { type GraphSource, isJs } from "./lower.ts";
 import { sliceColumns, sliceRows } from "./quantize.ts";
 
 export const partsPerProgram = 2;
@@ -11,7 +14,8 @@ export const partsPerProgram = 2;
 const splitColumnsMin = 4096;
 
 export type Stage =
-  | { readonly kind: "js"; readonly op: Extract<Op, { op: "gather" | "route" }> }
+  /** `tables`: the weights that the op reads. */
+  | { readonly kind: "js"; readonly op: Op; readonly tables: readonly string[] }
   | { readonly kind: "graph"; readonly inputs: readonly string[]; readonly outputs: readonly string[]; readonly build: () => BuiltGraph };
 
 export interface SplitProgram {
@@ -109,26 +113,6 @@ function splitColumns(segment: Segment, weights: Weights, options: PlanOptions):
   };
 }
 
-const isJs = (op: Op): op is Extract<Op, { op: "gather" | "route" }> => op.op === "gather" || op.op === "route";
-
-function reads(op: Op): string[] {
-  switch (op.op) {
-    case "gather":
-      return [op.ids];
-    case "route":
-      return [op.logits];
-    case "attention":
-      return [op.q, op.k, op.v];
-    case "rmsNorm":
-    case "matMul":
-      return [op.x];
-    default:
-      return [op.a, op.b];
-  }
-}
-
-const writes = (op: Op): string[] => (op.op === "route" ? [op.ids, op.gates] : [op.out]);
-
 function staged(segment: Segment, weights: Weights, options: PlanOptions): StagedProgram {
   const runs: Op[][] = [];
   for (const op of segment.ops) {
@@ -136,13 +120,21 @@ function staged(segment: Segment, weights: Weights, options: PlanOptions): Stage
     if (isJs(op) || !current || current.some(isJs)) runs.push([op]);
     else current.push(op);
   }
+  const constants = new Set(segment.weights.map(({ name }) => name));
   const wanted = new Set(segment.outputs.map(({ name }) => name));
   const stages: Stage[] = [];
   for (const ops of runs.toReversed()) {
     const [first] = ops;
-    const inside = new Set(ops.flatMap(writes));
-    const inputs = [...new Set(ops.flatMap(reads))].filter((name) => !inside.has(name));
-    if (first && isJs(first)) stages.push({ kind: "js", op: first });
+    const read = [...new Set(ops.flatMap((op) => kernelOf(op).reads(op)))];
+    const inside = new Set(
+      ops.flatMap((op) =>
+        kernelOf(op)
+          .outputs(op)
+          .map(({ name }) => name),
+      ),
+    );
+    const inputs = read.filter((name) => !inside.has(name) && !constants.has(name));
+    if (first && isJs(first)) stages.push({ kind: "js", op: first, tables: read.filter((name) => constants.has(name)) });
     else {
       const outputs = [...inside].filter((name) => wanted.has(name));
       const from = source(segment, weights, options, ops);

@@ -6,8 +6,9 @@ import type { Segment, Tensor } from "../../kernels/segment.ts";
 import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { Compiled, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
-import { type BuiltGraph, newKey, newValue } from "./graph.ts";
+import type { BuiltGraph } from "./graph.ts";
 import type { CpuKv } from "./kv.ts";
+import { newKey, newValue } from "./lower.ts";
 import { residentBytes } from "./memory.ts";
 import type { Stage, StagedProgram } from "./plan-program.ts";
 import { f32, i32, i64, Session, type Values } from "./session.ts";
@@ -92,9 +93,9 @@ function openStages(weights: Weights, plan: StagedProgram): Opened {
   let [f32Bytes, quantizedBytes, sessions, tableBytes] = [0, 0, 0, 0];
   const stages = plan.stages.map((stage): Runnable => {
     if (stage.kind === "js") {
-      if (stage.op.op === "gather") {
-        const table = tableOf(weights[stage.op.table] as WeightData);
-        tables.set(stage.op.table, table);
+      for (const name of stage.tables) {
+        const table = tableOf(weights[name] as WeightData);
+        tables.set(name, table);
         tableBytes += table.data.byteLength;
       }
       return stage;

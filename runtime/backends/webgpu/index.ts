@@ -1,11 +1,13 @@
 // The webgpu backend: own WGSL kernels through Dawn, on whatever GPU the adapter is. Untuned f32; int4 weights stay int4.
 import type { Backend, BackendFactory } from "../backend.ts";
+import { checkOps } from "../check.ts";
 import { BufferPool } from "./buffers.ts";
 import { type Gpu, openGpu } from "./device.ts";
 import { DeviceKv } from "./kv.ts";
 import { lowerSegment, residentBytesOf } from "./lowered.ts";
 import { PipelineCache } from "./pipelines.ts";
 import { DeviceProgram } from "./program.ts";
+import { webgpuOps } from "./wgsl/index.ts";
 
 /** A backend on an open GPU, which it closes with itself. Weights are cut into panels of at most `panelBytes`. */
 export function backendOn(gpu: Gpu, panelBytes: number = gpu.limits.maxStorageBufferBindingSize): Backend {
@@ -15,7 +17,11 @@ export function backendOn(gpu: Gpu, panelBytes: number = gpu.limits.maxStorageBu
     device: gpu.name,
     numericClass: "tolerance",
     sharesCores: gpu.software,
-    compile: async (segment, weights) => DeviceProgram.create(device, lowerSegment(segment, weights, panelBytes)),
+    ops: webgpuOps,
+    async compile(segment, weights) {
+      checkOps({ device: gpu.name, ops: webgpuOps }, segment);
+      return DeviceProgram.create(device, lowerSegment(segment, weights, panelBytes));
+    },
     createKv: (spec) => DeviceKv.create(gpu, pool, spec),
     // All submissions go out before the first readback is awaited; the queue runs them in order.
     runMany: (calls) => Promise.all(calls.map(({ program, inputs }) => program.run(inputs))),

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { randomTensor } from "../../kernels/random.ts";
+import type { MoeLayer } from "../../kernels/segment.ts";
 import { asF32 } from "../../kernels/weights.ts";
 import { programOf } from "../../models/index.ts";
 import { quantizeInt4 } from "../../weights/codecs/int4.ts";
@@ -88,7 +89,7 @@ test("planned resident bytes of an expert are exactly what its upload takes, in 
     num_local_experts: 2,
     num_experts_per_tok: 1,
   };
-  const { expert } = programOf(config);
+  const { expert } = programOf(config).layers[0] as MoeLayer;
   for (const form of ["f32", "int4"] as const) {
     const weights = Object.fromEntries(
       expert.weights.map(({ name, shape }) => {

@@ -5,7 +5,7 @@ import { silentLog } from "../../observe/log.ts";
 import { missingExperts, notHosted } from "../../placement/frames/not-hosted.ts";
 import type { Pairs } from "../../placement/frames/pairs.ts";
 import { Materializer } from "../memory/materializer.ts";
-import { ResidentSet } from "../memory/resident-set.ts";
+import { type ResidentExpert, ResidentSet } from "../memory/resident-set.ts";
 import { TransferPace } from "../memory/transfer-pace.ts";
 import { FrameRunner } from "./serve-frame.ts";
 
@@ -15,18 +15,27 @@ function runner(slots: number, wanted: readonly number[] = []) {
   let ms = 0;
   const held = new Set<number>();
   const counted: string[] = [];
-  const residents = new ResidentSet({ budgetBytes: slots, expertBytes: 1, now: () => ms });
+  const residents = new ResidentSet({ budgetBytes: slots, bytesOf: () => 1, now: () => ms });
   const engine = {
-    loadExpert: async (_layer: number, expert: number) => void held.add(expert),
-    unloadExpert: async (_layer: number, expert: number) => void held.delete(expert),
     runExperts: async ({ pairExperts }: Pairs) => {
       const missing = [...pairExperts].filter((expert) => !held.has(expert));
       if (missing.length > 0) throw notHosted(missing, "not here");
       return new Float32Array(pairExperts.length * hidden);
     },
   };
-  const shards = { storedBytes: () => 1, fetch: async () => ({ unit: new Uint8Array(1), source: "store" as const, seconds: 0 }) };
-  const materializer = new Materializer({ engine, residents, shards, pace: new TransferPace({ onChange: () => {} }), log: silentLog });
+  const device = {
+    load: async ({ expert }: ResidentExpert) => void held.add(expert),
+    unload: async ({ expert }: ResidentExpert) => void held.delete(expert),
+  };
+  const tiers = { read: async () => ({ unit: new Uint8Array(1), source: "store" as const, seconds: 0 }) };
+  const materializer = new Materializer({
+    device,
+    residents,
+    tiers,
+    storedBytes: () => 1,
+    pace: new TransferPace({ onChange: () => {} }),
+    log: silentLog,
+  });
   const frames = new FrameRunner({
     ...{ engine, materializer, hidden, sourcesOf: () => [], giveWay: () => undefined },
     wanted: (_layer, expert) => wanted.includes(expert),
@@ -63,15 +72,15 @@ test("an expert that the plan wants here stays, although a frame has brought it"
   const { residents, ask } = runner(2, [3]);
   await ask(3);
   for (const other of [4, 5, 6]) await ask(other);
-  assert.ok(residents.isResident(0, 3));
+  assert.ok(residents.isResident({ layer: 0, expert: 3 }));
   assert.equal(residents.stagedCount(), 1);
 });
 
 test("memory full of what the plan wants is told at once, with every expert that is not here", async () => {
   const { residents, ask, counted } = runner(2);
   for (const expert of [0, 1]) {
-    residents.admit(0, expert, "planned");
-    residents.loaded(0, expert);
+    residents.admit({ layer: 0, expert }, "planned");
+    residents.loaded({ layer: 0, expert });
   }
   await assert.rejects(ask(4, 5, 6), (error) => {
     assert.deepEqual(missingExperts(error), [4, 5, 6]);

@@ -65,7 +65,7 @@ export class FrameRunner {
         const error = AppError.from(caught);
         if (error.code !== "NoRoom") throw error;
         // All at once: one after another, each would cost the sender a turn.
-        const absent = [...experts].filter((each) => !materializer.residents.isResident(layer, each));
+        const absent = [...experts].filter((each) => !materializer.residents.isResident({ layer, expert: each }));
         throw notHosted(absent.length > 0 ? absent : [expert], error.message);
       }
     }
@@ -74,13 +74,13 @@ export class FrameRunner {
 
   async #runOne({ layer, expert }: Wanted, phase: Phase, work: Pairs, signal: AbortSignal): Promise<Float32Array> {
     const { materializer, sourcesOf, giveWay, wanted, onDemandLoad } = this.#options;
-    const wasHere = materializer.residents.isResident(layer, expert);
+    const wasHere = materializer.residents.isResident({ layer, expert });
     const request = { layer, expert, kind: "staged", sources: sourcesOf(layer, expert), bytesPerSecond: 0, signal } as const;
     const ways = giveWay(layer, expert);
     try {
       const rows = await materializer.withExpert(ways ? { ...request, giveWay: ways } : request, () => {
         // Experts that the plan wants here stay until the plan lets them go: sources may route by it until they have drained.
-        if (wanted(layer, expert)) materializer.residents.admit(layer, expert, "planned");
+        if (wanted(layer, expert)) materializer.residents.admit({ layer, expert }, "planned");
         return this.run(layer, phase, work);
       });
       if (!wasHere) onDemandLoad("ok");

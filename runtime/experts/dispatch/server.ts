@@ -5,6 +5,7 @@ import type { Log } from "../../observe/log.ts";
 import type { Tracing } from "../../observe/trace.ts";
 import { frameFault } from "../../placement/frames/frames.ts";
 import { missingExperts } from "../../placement/frames/not-hosted.ts";
+import type { ExpertGrid } from "../../placement/grid.ts";
 import { bytesOf, viewF32 } from "../../weights/floats.ts";
 import type { DispatchFrame, DispatchReply, Experts } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
@@ -24,7 +25,7 @@ const strangerRetryMs = 200;
 export interface DispatchServerOptions {
   readonly peers: Peers;
   readonly runner: FrameRunner;
-  readonly model: { readonly layers: number; readonly experts: number; readonly hidden: number };
+  readonly model: ExpertGrid & { readonly hidden: number };
   readonly plan: {
     readonly epoch: number;
     serves(layer: number, epoch: number): boolean;

@@ -2,13 +2,12 @@
 // transfers. Which experts are wanted is the plan's business (worker/plan-state.ts); which fit is resident-set.ts's; old copies
 // stay until told.
 import { AppError } from "../../../crds/common.ts";
-import type { Engine } from "../../engine/engine.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Fetched } from "../../placement/cost.ts";
 import { abortReason, Signal } from "../signal.ts";
-import type { Admission, Kind, ResidentExpert, ResidentSet } from "./resident-set.ts";
+import type { Kind, ResidentExpert, ResidentSet, Victim } from "./resident-set.ts";
 import { Semaphore } from "./semaphore.ts";
-import type { ShardClient } from "./shard-client.ts";
+import type { Device, TierRead, TierRequest } from "./tier.ts";
 import type { TransferPace } from "./transfer-pace.ts";
 
 /** Units in memory on their way, at most: bounds staging memory and the disturbance of serving. */
@@ -16,9 +15,7 @@ const concurrentLoads = 2;
 const pollMs = 200;
 const unloadWaitMs = 10_000;
 
-export interface LoadRequest {
-  readonly layer: number;
-  readonly expert: number;
+export interface LoadRequest extends ResidentExpert {
   readonly kind: Kind;
   /** Ranks that may hold it, best first. */
   readonly sources: readonly number[];
@@ -43,17 +40,21 @@ export interface GiveWay {
 }
 
 export interface MaterializerOptions {
-  readonly engine: Pick<Engine, "loadExpert" | "unloadExpert">;
+  readonly device: Device;
   readonly residents: ResidentSet;
-  readonly shards: Pick<ShardClient, "storedBytes" | "fetch">;
+  /** What lies below memory (tier.ts). */
+  readonly tiers: { read(request: TierRequest): Promise<TierRead> };
+  /** Of an expert, as its unit is stored: what a transfer of it takes. */
+  readonly storedBytes: (expert: ResidentExpert) => number;
   readonly pace: TransferPace;
   readonly log: Log;
 }
 
 export class Materializer {
   readonly residents: ResidentSet;
-  readonly #engine: MaterializerOptions["engine"];
-  readonly #shards: MaterializerOptions["shards"];
+  readonly #device: Device;
+  readonly #tiers: MaterializerOptions["tiers"];
+  readonly #storedBytes: MaterializerOptions["storedBytes"];
   readonly #pace: TransferPace;
   readonly #log: Log;
   readonly #slots = new Semaphore(concurrentLoads);
@@ -62,8 +63,9 @@ export class Materializer {
 
   constructor(options: MaterializerOptions) {
     this.residents = options.residents;
-    this.#engine = options.engine;
-    this.#shards = options.shards;
+    this.#device = options.device;
+    this.#tiers = options.tiers;
+    this.#storedBytes = options.storedBytes;
     this.#pace = options.pace;
     this.#log = options.log;
   }
@@ -87,24 +89,24 @@ export class Materializer {
     try {
       return await work();
     } finally {
-      this.residents.unlease(request.layer, request.expert);
+      this.residents.unlease(request);
       this.#changed.notify();
     }
   }
 
   async #ensure(request: LoadRequest, hold: boolean): Promise<number> {
-    const { layer, expert, kind, signal } = request;
+    const { layer, expert, kind, signal, giveWay } = request;
     for (;;) {
       if (signal.aborted) throw abortReason(signal);
       if (request.wanted?.() === false) throw new AppError(`expert ${layer}/${expert} is not wanted any more`, { code: "Aborted" });
-      const admission = this.residents.admit(layer, expert, kind, request.giveWay?.may);
+      const admission = this.residents.admit(request, kind, giveWay?.may);
       if (admission.action === "present") {
-        if (hold) this.residents.lease(layer, expert);
+        if (hold) this.residents.lease(request);
         return 0;
       }
       if (admission.action === "load") return await this.#load(request, hold);
       if (admission.action === "evict") {
-        if (await this.#replace(admission, request)) return await this.#load(request, hold);
+        if (await this.#replace(admission.victims, request)) return await this.#load(request, hold);
         continue;
       }
       if (admission.action === "full") full(admission, request);
@@ -112,30 +114,30 @@ export class Materializer {
     }
   }
 
-  /** Unloads the victim; true if its room is the request's now. */
-  async #replace({ victim, kind }: Admission & { action: "evict" }, request: LoadRequest): Promise<boolean> {
-    if (kind === "planned") request.giveWay?.done(victim.layer, victim.expert);
-    return this.#leave(victim, () => this.residents.takeOver(victim, request.layer, request.expert, request.kind));
+  /** Unloads the victims; true if their room is the request's now. */
+  async #replace(victims: readonly Victim[], request: LoadRequest): Promise<boolean> {
+    for (const { kind, layer, expert } of victims) if (kind === "planned") request.giveWay?.done(layer, expert);
+    return this.#leave(victims, () => this.residents.takeOver(victims, request, request.kind));
   }
 
   /** Unloads what a layer no longer wants. Returns the resident bytes that became free. */
   async retain(layer: number, wanted: ReadonlySet<number>): Promise<number> {
     const leaving = this.residents.retain(layer, wanted);
-    for (const each of leaving) await this.#leave(each, () => this.residents.gone(layer, each.expert));
-    return leaving.length * this.residents.expertBytes;
+    for (const each of leaving) await this.#leave([each], () => this.residents.gone(each));
+    return leaving.reduce((sum, each) => sum + this.residents.bytesOf(each), 0);
   }
 
   async #load(request: LoadRequest, hold: boolean): Promise<number> {
     const { layer, expert, signal } = request;
-    const turn = { bytes: this.#shards.storedBytes(layer, expert), limit: request.bytesPerSecond, signal };
+    const turn = { bytes: this.#storedBytes(request), limit: request.bytesPerSecond, signal };
     try {
       // Limited loads wait before they take a slot, so that urgent ones find one free.
       const bytes = await this.#pace.receive(turn, () => this.#slots.run(request.kind === "staged", () => this.#fetch(request)));
-      this.residents.loaded(layer, expert);
-      if (hold) this.residents.lease(layer, expert);
+      this.residents.loaded(request);
+      if (hold) this.residents.lease(request);
       return bytes;
     } catch (caught) {
-      this.residents.gone(layer, expert);
+      this.residents.gone(request);
       throw AppError.from(caught, `loading expert ${layer}/${expert}`);
     } finally {
       this.#changed.notify();
@@ -143,25 +145,26 @@ export class Materializer {
   }
 
   async #fetch(request: LoadRequest): Promise<number> {
-    const { layer, expert, signal } = request;
+    const { signal } = request;
     const rate = this.#pace.rate(request.bytesPerSecond);
-    const { unit, source, seconds } = await this.#shards.fetch({ ...request, rate });
-    const { byteLength } = unit; // the engine takes the unit over
+    const { unit, source, seconds } = await this.#tiers.read({ ...request, rate });
+    const { byteLength } = unit; // the device takes the unit over
     request.onFetched?.({ source, bytes: byteLength, seconds });
     if (signal.aborted) throw abortReason(signal);
-    await this.#engine.loadExpert(layer, expert, unit);
+    await this.#device.load(request, unit);
     this.#fetchedBytes += byteLength;
     return byteLength;
   }
 
-  async #leave<T>({ layer, expert }: ResidentExpert, left: () => T): Promise<T> {
-    const slow = setTimeout(() => this.#log.warn({ layer, expert }, "an expert takes long to leave memory"), unloadWaitMs);
+  /** Unloads experts that are marked as leaving; all of them are gone afterwards, whatever one of them met with. */
+  async #leave<T>(leaving: readonly ResidentExpert[], left: () => T): Promise<T> {
+    const slow = setTimeout(() => this.#log.warn({ experts: leaving }, "experts take long to leave memory"), unloadWaitMs);
     try {
-      await this.#engine.unloadExpert(layer, expert);
-      return left();
-    } catch (caught) {
-      this.residents.gone(layer, expert);
-      throw caught;
+      const results = await Promise.allSettled(leaving.map((each) => this.#device.unload(each)));
+      const failed = results.find((result) => result.status === "rejected");
+      if (failed === undefined) return left();
+      for (const each of leaving) this.residents.gone(each);
+      throw failed.reason;
     } finally {
       clearTimeout(slow);
       this.#changed.notify();

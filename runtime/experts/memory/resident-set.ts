@@ -1,17 +1,24 @@
 // The set of experts in this rank's memory, under a budget of resident bytes: planned ones (homes and copies) and staged ones
-// (loaded on demand, first to go). Pure but for the clock it is given: it admits and accounts; materializer.ts loads and unloads.
+// (loaded on demand, first to go). Experts may be of any size, and of each there may be more than its weights. Pure but for the
+// clock it is given: it admits and accounts; materializer.ts loads and unloads.
 import { hash32 } from "../../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";
 
+/** What of an expert lies in memory: serving holds weights; training holds what their owner adds to them, beside them. */
+export type Content = "weights" | "gradient" | "optimizer";
+
 export interface ResidentExpert {
   readonly layer: number;
   readonly expert: number;
+  /** Unset: its weights. */
+  readonly content?: Content;
 }
 
 type Phase = "loading" | "resident" | "unloading";
 
-interface Entry extends ResidentExpert {
+interface Entry extends Required<ResidentExpert> {
+  readonly bytes: number;
   kind: Kind;
   phase: Phase;
   /** Frames that are using a staged expert; it is not evicted while > 0. */
@@ -28,6 +35,11 @@ export type MayGiveWay = (layer: number, expert: number) => boolean;
 /** A staged expert that was not used for so long is no longer needed. */
 const stagedIdleMs = 10_000;
 
+/** What leaves memory for another. */
+export interface Victim extends Required<ResidentExpert> {
+  readonly kind: Kind;
+}
+
 export type Admission =
   /** It is there. */
   | { readonly action: "present" }
@@ -35,37 +47,51 @@ export type Admission =
   | { readonly action: "wait" }
   /** Room is taken for it: load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
-  /** Unload the victim (marked as leaving) first, then call `takeOver`. */
-  | { readonly action: "evict"; readonly victim: ResidentExpert; readonly kind: Kind }
+  /** Unload the victims (marked as leaving) first, then call `takeOver`. One is enough where all are of one size. */
+  | { readonly action: "evict"; readonly victims: readonly Victim[] }
   /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
   | { readonly action: "full"; readonly inUse: boolean };
 
+export interface ResidentSetOptions {
+  readonly budgetBytes: number;
+  /** Upper bound of what it takes in memory, known before it is loaded; the same at every call. */
+  readonly bytesOf: (expert: Required<ResidentExpert>) => number;
+  /** Milliseconds that only grow. */
+  readonly now: () => number;
+}
+
 export class ResidentSet {
   readonly budgetBytes: number;
-  readonly expertBytes: number;
   readonly #entries = new Map<string, Entry>();
+  readonly #bytesOf: ResidentSetOptions["bytesOf"];
   readonly #now: () => number;
+  #bytes = 0;
 
-  /** `now`: milliseconds that only grow. */
-  constructor(options: { readonly budgetBytes: number; readonly expertBytes: number; readonly now: () => number }) {
+  constructor(options: ResidentSetOptions) {
     this.#now = options.now;
+    this.#bytesOf = options.bytesOf;
     this.budgetBytes = options.budgetBytes;
-    this.expertBytes = Math.max(1, options.expertBytes);
   }
 
-  /** Experts that fit into the budget, the staging slot included; at least one, or nothing could ever be served. */
-  get capacity(): number {
-    return Math.max(1, Math.floor(this.budgetBytes / this.expertBytes));
-  }
   get count(): number {
     return this.#entries.size;
   }
   /** Resident bytes, what is loading or leaving included. */
   get bytes(): number {
-    return this.#entries.size * this.expertBytes;
+    return this.#bytes;
   }
   stagedCount(): number {
-    return [...this.#entries.values()].filter((entry) => entry.kind === "staged").length;
+    return this.#staged().length;
+  }
+  stagedBytes(): number {
+    return this.#staged().reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+  bytesOf(expert: ResidentExpert): number {
+    return this.#bytesOf(named(expert));
+  }
+  /** Could it be loaded without another leaving? One always fits, or nothing could ever be served. */
+  hasRoom(expert: ResidentExpert): boolean {
+    return this.#bytes === 0 || this.#bytes + this.bytesOf(expert) <= this.budgetBytes;
   }
   /** Are experts that were loaded on demand still in use, or about to be? */
   pressed(): boolean {
@@ -76,73 +102,86 @@ export class ResidentSet {
    * Asks for room. A staged expert that the plan now wants becomes planned; a planned one never becomes staged here. For a staged
    * one, planned ones may give way (`mayGiveWay`): before another staged one that is in use, or the two would take turns for ever.
    */
-  admit(layer: number, expert: number, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
-    const entry = this.#entries.get(key(layer, expert));
+  admit(expert: ResidentExpert, kind: Kind, mayGiveWay?: MayGiveWay): Admission {
+    const entry = this.#entries.get(key(expert));
     if (entry !== undefined) {
       if (kind === "planned") entry.kind = "planned";
       if (entry.phase !== "resident") return { action: "wait" };
       entry.usedAt = this.#now();
       return { action: "present" };
     }
-    if (this.#entries.size < this.capacity) {
-      this.#add(layer, expert, kind);
+    if (this.hasRoom(expert)) {
+      this.#add(expert, kind);
       return { action: "load" };
     }
-    const victim = this.#victim(kind === "staged" ? mayGiveWay : undefined);
-    if (victim === undefined) return this.#noVictim();
-    victim.phase = "unloading";
-    victim.givesWay = victim.kind === "planned";
-    return { action: "evict", victim: { layer: victim.layer, expert: victim.expert }, kind: victim.kind };
+    const victims = this.#victims(this.bytesOf(expert), kind === "staged" ? mayGiveWay : undefined);
+    if (victims === undefined) return this.#noVictim();
+    for (const victim of victims) {
+      victim.phase = "unloading";
+      victim.givesWay = victim.kind === "planned";
+    }
+    return {
+      action: "evict",
+      victims: victims.map(({ layer, expert: id, content, kind: was }) => ({ layer, expert: id, content, kind: was })),
+    };
   }
 
-  loaded(layer: number, expert: number): void {
-    const entry = this.#entries.get(key(layer, expert));
+  loaded(expert: ResidentExpert): void {
+    const entry = this.#entries.get(key(expert));
     if (entry !== undefined) entry.phase = "resident";
   }
-  /** The victim is unloaded: its room goes to the one that it left for, before anybody else hears of it. False if that one came meanwhile. */
-  takeOver(victim: ResidentExpert, layer: number, expert: number, kind: Kind): boolean {
-    this.gone(victim.layer, victim.expert);
-    if (this.#entries.has(key(layer, expert))) return false;
-    this.#add(layer, expert, kind);
+  /**
+   * The victims are unloaded: their room goes to the one that they left for, before anybody else hears of it. False if that one came
+   * meanwhile, or if something smaller took what was free beside them: then it asks again.
+   */
+  takeOver(victims: readonly ResidentExpert[], expert: ResidentExpert, kind: Kind): boolean {
+    for (const victim of victims) this.gone(victim);
+    if (this.#entries.has(key(expert)) || !this.hasRoom(expert)) return false;
+    this.#add(expert, kind);
     return true;
   }
-  #add(layer: number, expert: number, kind: Kind): void {
-    this.#entries.set(key(layer, expert), { layer, expert, kind, phase: "loading", leases: 0, usedAt: this.#now(), givesWay: false });
+  #add(expert: ResidentExpert, kind: Kind): void {
+    const bytes = this.bytesOf(expert);
+    this.#bytes += bytes;
+    this.#entries.set(key(expert), { ...named(expert), bytes, kind, phase: "loading", leases: 0, usedAt: this.#now(), givesWay: false });
   }
 
   /** Frames have used these experts of a layer. */
   touch(layer: number, experts: Iterable<number>): void {
     const now = this.#now();
     for (const expert of experts) {
-      const entry = this.#entries.get(key(layer, expert));
+      const entry = this.#entries.get(key({ layer, expert }));
       if (entry !== undefined) entry.usedAt = now;
     }
   }
 
   /** The load failed or the unload is done: its room is free. */
-  gone(layer: number, expert: number): void {
-    this.#entries.delete(key(layer, expert));
+  gone(expert: ResidentExpert): void {
+    const entry = this.#entries.get(key(expert));
+    if (entry === undefined) return;
+    this.#bytes -= entry.bytes;
+    this.#entries.delete(key(expert));
   }
 
   /** Holds a present expert in memory for the time of a frame; false when it is not there any more. */
-  lease(layer: number, expert: number): boolean {
-    const entry = this.#entries.get(key(layer, expert));
+  lease(expert: ResidentExpert): boolean {
+    const entry = this.#entries.get(key(expert));
     if (entry?.phase !== "resident") return false;
     entry.leases += 1;
     entry.usedAt = this.#now();
     return true;
   }
-  unlease(layer: number, expert: number): void {
-    const entry = this.#entries.get(key(layer, expert));
+  unlease(expert: ResidentExpert): void {
+    const entry = this.#entries.get(key(expert));
     if (entry !== undefined) entry.leases = Math.max(0, entry.leases - 1);
   }
 
-  /** Experts of a layer that the plan no longer wants, marked as leaving, for the caller to unload. What is in use or
+  /** Experts of a layer whose weights the plan no longer wants, marked as leaving, for the caller to unload. What is in use or
    *  still loading becomes staged instead and leaves under pressure. */
   retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
     const leaving: ResidentExpert[] = [];
     for (const entry of this.#entries.values()) {
-      if (entry.layer !== layer || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
+      if (entry.layer !== layer || entry.content !== "weights" || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
       if (entry.phase !== "resident" || entry.leases > 0) {
         entry.kind = "staged"; // in use or still loading: leaves under pressure
         continue;
@@ -153,8 +192,12 @@ export class ResidentSet {
     return leaving;
   }
 
-  isResident(layer: number, expert: number): boolean {
-    return this.#entries.get(key(layer, expert))?.phase === "resident";
+  isResident(expert: ResidentExpert): boolean {
+    return this.#entries.get(key(expert))?.phase === "resident";
+  }
+
+  #staged(): Entry[] {
+    return [...this.#entries.values()].filter((entry) => entry.kind === "staged");
   }
 
   #noVictim(): Admission {
@@ -163,20 +206,42 @@ export class ResidentSet {
     return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
-  #victim(mayGiveWay: MayGiveWay | undefined): Entry | undefined {
+  /** What has to leave for so many bytes; undefined when even all that may leave is not enough. */
+  #victims(bytes: number, mayGiveWay: MayGiveWay | undefined): Entry[] | undefined {
+    const chosen = new Set<Entry>();
+    let missing = this.#bytes + bytes - this.budgetBytes;
+    let freed = 0;
+    for (let next = this.#victim(chosen, mayGiveWay); missing > 0 && next; next = this.#victim(chosen, mayGiveWay)) {
+      chosen.add(next);
+      missing -= next.bytes;
+      freed += next.bytes;
+    }
+    if (missing > 0 && freed < this.#bytes) return undefined;
+    // A large one that came last may make small ones before it needless.
+    for (const victim of [...chosen].reverse()) {
+      if (missing + victim.bytes > 0) continue;
+      chosen.delete(victim);
+      missing += victim.bytes;
+    }
+    return [...chosen];
+  }
+
+  #victim(chosen: ReadonlySet<Entry>, mayGiveWay: MayGiveWay | undefined): Entry | undefined {
     let staged: Entry | undefined;
-    for (const entry of this.#entries.values())
-      if (entry.kind === "staged" && canLeave(entry) && (staged === undefined || entry.usedAt < staged.usedAt)) staged = entry;
+    for (const entry of this.#entries.values()) {
+      if (entry.kind !== "staged" || !canLeave(entry) || chosen.has(entry)) continue;
+      if (staged === undefined || entry.usedAt < staged.usedAt) staged = entry;
+    }
     if (mayGiveWay === undefined || (staged !== undefined && this.#isIdle(staged))) return staged;
-    return this.#yielding(mayGiveWay) ?? staged;
+    return this.#yielding(chosen, mayGiveWay) ?? staged;
   }
 
   /** Any planned one that may: by hash, so that it is not always the experts of the same layers. */
-  #yielding(mayGiveWay: MayGiveWay): Entry | undefined {
+  #yielding(chosen: ReadonlySet<Entry>, mayGiveWay: MayGiveWay): Entry | undefined {
     let first: Entry | undefined;
     let least = Number.POSITIVE_INFINITY;
     for (const entry of this.#entries.values()) {
-      if (entry.kind !== "planned" || !canLeave(entry)) continue;
+      if (entry.kind !== "planned" || entry.content !== "weights" || !canLeave(entry) || chosen.has(entry)) continue;
       const place = hash32(entry.layer, entry.expert);
       if (place >= least || !mayGiveWay(entry.layer, entry.expert)) continue;
       first = entry;
@@ -190,8 +255,11 @@ export class ResidentSet {
   }
 }
 
-const canLeave = ({ phase, leases }: Entry): boolean => phase === "resident" && leases === 0;
+/** What weighs nothing makes no room. */
+const canLeave = ({ phase, leases, bytes }: Entry): boolean => phase === "resident" && leases === 0 && bytes > 0;
 
-function key(layer: number, expert: number): string {
-  return `${layer}.${expert}`;
+const named = ({ layer, expert, content = "weights" }: ResidentExpert): Required<ResidentExpert> => ({ layer, expert, content });
+
+function key({ layer, expert, content = "weights" }: ResidentExpert): string {
+  return `${layer}.${expert}.${content}`;
 }

@@ -1,33 +1,17 @@
-// The client that gets the verified stored bytes of one expert: from the peers that host it, one after another, and from the model
-// store last. Every byte is checked against this rank's own index, whoever sent it.
+// The tiers below this rank's memory: peers that host an expert, one after another, and the model store. Every byte is checked against
+// this rank's own index, whoever sent it.
 import { createHash } from "node:crypto";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { leastShare } from "../../placement/backoff.ts";
-import type { Fetched } from "../../placement/cost.ts";
 import type { ModelStore } from "../../weights/store.ts";
 import { fromStatus } from "../../wire/grpc.ts";
 import { toSender } from "../../wire/mapping.ts";
 import type { Peers } from "../peers.ts";
 import { chunkBytesMax } from "./shard-server.ts";
-import { SharedTime, type Timed } from "./shared-time.ts";
+import type { SharedTime, Timed } from "./shared-time.ts";
 import type { StoreReads } from "./store-reads.ts";
-
-export interface FetchOptions {
-  readonly layer: number;
-  readonly expert: number;
-  /** Ranks to ask first, best first; this rank and unusable ones are skipped. */
-  readonly sources: readonly number[];
-  /** The limit, of which this rank and the sender each keep to their share; 0 = unlimited. */
-  readonly bytesPerSecond: number;
-  /** Bytes per second that this rank takes of one sender at this time. How units share it is transfer-pace.ts's business. */
-  readonly rate: number;
-  readonly signal: AbortSignal;
-}
-
-export interface FetchResult extends Pick<Fetched, "source" | "seconds"> {
-  readonly unit: Uint8Array;
-}
+import type { Tier, TierRead, TierRequest } from "./tier.ts";
 
 export interface FetchOutcome {
   readonly source: "peer" | "store";
@@ -39,50 +23,41 @@ export interface FetchOutcome {
 /** A transfer that delivers nothing for so long is given up and the next source asked. */
 const stallMs = 5_000;
 
-export class ShardClient {
+interface ReportOptions {
+  /** Shared by the tiers of a rank, since they come over one link. */
+  readonly time: SharedTime;
+  readonly report: (outcome: FetchOutcome) => void;
+}
+
+export interface PeerTierOptions extends ReportOptions {
+  readonly peers: Peers;
+  readonly store: Pick<ModelStore, "index">;
+  readonly codec: CodecName;
+}
+
+/** Asks the ranks that may hold the expert, best first. */
+export class PeerTier implements Tier {
   readonly #peers: Peers;
   readonly #store: Pick<ModelStore, "index">;
-  readonly #reads: StoreReads;
   readonly #codec: CodecName;
   readonly #report: (outcome: FetchOutcome) => void;
-  readonly #time = new SharedTime(() => performance.now());
+  readonly #time: SharedTime;
 
-  constructor(options: {
-    readonly peers: Peers;
-    readonly store: Pick<ModelStore, "index">;
-    readonly reads: StoreReads;
-    readonly codec: CodecName;
-    readonly report: (outcome: FetchOutcome) => void;
-  }) {
+  constructor(options: PeerTierOptions) {
     this.#peers = options.peers;
     this.#store = options.store;
-    this.#reads = options.reads;
     this.#codec = options.codec;
     this.#report = options.report;
+    this.#time = options.time;
   }
 
-  storedBytes(layer: number, expert: number): number {
-    return this.#store.index.codecs[this.#codec]?.units[layer]?.[expert]?.bytes ?? 0;
-  }
-
-  async fetch(options: FetchOptions): Promise<FetchResult> {
-    const { layer, expert } = options;
-    for (const rank of options.sources) {
+  async read(request: TierRequest): Promise<TierRead | undefined> {
+    for (const rank of request.sources) {
       if (rank === this.#peers.self.rank || !this.#peers.usable(rank)) continue;
-      const got = await this.#attempt("peer", options.signal, () => this.#time.run(() => this.#fromPeer(rank, options)));
+      const got = await this.#attempt("peer", request.signal, () => this.#time.run(() => this.#fromPeer(rank, request)));
       if (got !== undefined) return { unit: got.result, source: rank, seconds: got.ms / 1000 };
     }
-    options.signal.throwIfAborted();
-    const startedAt = performance.now();
-    try {
-      const { result: unit, ms } = await this.#time.run(() => this.#reads.read(layer, expert, options.signal));
-      this.#report({ source: "store", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
-      return { unit, source: "store", seconds: ms / 1000 };
-    } catch (caught) {
-      const error = AppError.from(caught, "reading the model store");
-      this.#report({ source: "store", result: error.code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
-      throw error;
-    }
+    return undefined;
   }
 
   async #attempt(source: "peer", signal: AbortSignal, run: () => Promise<Timed<Uint8Array>>): Promise<Timed<Uint8Array> | undefined> {
@@ -100,7 +75,7 @@ export class ShardClient {
     }
   }
 
-  async #fromPeer(rank: number, { layer, expert, bytesPerSecond, rate, signal }: FetchOptions): Promise<Uint8Array> {
+  async #fromPeer(rank: number, { layer, expert, bytesPerSecond, rate, signal }: TierRequest): Promise<Uint8Array> {
     const entry = this.#store.index.codecs[this.#codec]?.units[layer]?.[expert];
     const clients = this.#peers.clients(rank);
     if (entry === undefined || clients === undefined) throw new AppError(`rank ${rank} cannot be reached`, { code: "Unavailable" });
@@ -146,4 +121,22 @@ export class ShardClient {
 
 function corrupt(rank: number, layer: number, expert: number, why: string): AppError {
   return new AppError(`expert ${layer}/${expert} from rank ${rank}: ${why}`, { code: "CorruptShard", operation: "fetching a shard" });
+}
+
+/** The last tier: what it does not have is nowhere. */
+export function storeTier(reads: Pick<StoreReads, "read">, { time, report }: ReportOptions): Tier {
+  return {
+    async read({ layer, expert, signal }) {
+      const startedAt = performance.now();
+      try {
+        const { result: unit, ms } = await time.run(() => reads.read(layer, expert, signal));
+        report({ source: "store", result: "ok", bytes: unit.byteLength, seconds: (performance.now() - startedAt) / 1000 });
+        return { unit, source: "store", seconds: ms / 1000 };
+      } catch (caught) {
+        const error = AppError.from(caught, "reading the model store");
+        report({ source: "store", result: error.code === "CorruptShard" ? "corrupt" : "error", bytes: 0, seconds: 0 });
+        throw error;
+      }
+    },
+  };
 }

@@ -94,7 +94,7 @@ async function waitUntil(call: { readonly cancelled: boolean }, untilMs: number)
 function checkRequest(request: FetchRequest, store: Pick<ModelStore, "index">, codec: CodecName): string | undefined {
   if (request.modelDigest !== store.index.modelDigest) return `model_digest: ${request.modelDigest} is not the model here`;
   if (request.codec !== codec) return `codec: ${request.codec}, this rank holds ${codec}`;
-  if (request.layer >= store.index.layers || request.expert >= store.index.experts)
+  if (store.index.codecs[codec]?.units[request.layer]?.[request.expert] === undefined)
     return `layer ${request.layer}, expert ${request.expert}: out of range`;
   return undefined;
 }

@@ -1,5 +1,6 @@
 // Frames of expert work as plain arrays: cutting them by pairs and by size, and checking what a peer sent.
 // Pure; the wire's messages meet it in experts/dispatch.
+import { type ExpertGrid, expertsIn } from "../grid.ts";
 import { type Pairs, selectPairs } from "./pairs.ts";
 
 /** A part of a frame as selectPairs makes it, but with all of the pairs (indices are ascending and distinct) it is the frame itself. */
@@ -24,14 +25,15 @@ export interface FrameShape {
 }
 
 /** The reason why a frame is malformed, naming the field; undefined when it is sound. */
-export function frameFault(frame: FrameShape, model: { layers: number; experts: number; hidden: number }): string | undefined {
+export function frameFault(frame: FrameShape, model: ExpertGrid & { readonly hidden: number }): string | undefined {
   if (frame.layer >= model.layers) return `layer: ${frame.layer} of ${model.layers}`;
   if (frame.hidden !== model.hidden) return `hidden: ${frame.hidden}, the model has ${model.hidden}`;
   if (frame.rowBytes % (frame.hidden * 4) !== 0) return `rows: ${frame.rowBytes} bytes are no whole rows of ${frame.hidden} f32`;
   const rows = frame.rowBytes / (frame.hidden * 4);
   if (frame.pairRows.length !== frame.pairExperts.length) return "pair_rows and pair_experts differ in length";
-  if (frame.pairRows.length > rows * model.experts) return `pair_rows: ${frame.pairRows.length} pairs for ${rows} rows`;
+  const experts = expertsIn(model, frame.layer);
+  if (frame.pairRows.length > rows * experts) return `pair_rows: ${frame.pairRows.length} pairs for ${rows} rows`;
   if (frame.pairRows.some((row) => row >= rows)) return `pair_rows: names a row beyond ${rows}`;
-  if (frame.pairExperts.some((expert) => expert >= model.experts)) return `pair_experts: names an expert beyond ${model.experts}`;
+  if (frame.pairExperts.some((expert) => expert >= experts)) return `pair_experts: names an expert beyond ${experts}`;
   return undefined;
 }

@@ -1,19 +1,14 @@
-// The interface of a codec of expert units: three matrices to bytes and back; and the shapes that all codecs share. Pure.
+// The interface of a codec of expert units: named matrices and biases to bytes and back; and what that all codecs share. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
+import type { WeightDecl } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
 
-export interface ExpertShape {
-  readonly hidden: number;
-  readonly ffn: number;
-}
+/** What lies in the unit of one expert, in this order: matrices [rows, columns] and biases [columns]. */
+export type UnitShape = readonly WeightDecl[];
 
-/** w1 [ffn, hidden] (gate), w2 [hidden, ffn] (down), w3 [ffn, hidden] (up), row-major f32. */
-export interface ExpertMatrices {
-  readonly w1: Float32Array;
-  readonly w2: Float32Array;
-  readonly w3: Float32Array;
-}
+/** Row-major f32 by name. */
+export type ExpertMatrices = Readonly<Record<string, Float32Array>>;
 
 export interface UnitCodec {
   readonly name: CodecName;
@@ -21,24 +16,34 @@ export interface UnitCodec {
   readonly form: WeightForm;
   /** Gives back the very values that were imported. Beside experts that are not, the dense part may be kept coarser too. */
   readonly exact: boolean;
-  /** Bytes of one unit, the same for every expert of a model. */
-  unitBytes(shape: ExpertShape): number;
-  encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array;
+  /** Bytes of a unit of this shape. */
+  unitBytes(shape: UnitShape): number;
+  encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array;
   /** Views into `unit` where its alignment allows. */
-  decode(unit: Uint8Array, shape: ExpertShape): Weights;
+  decode(unit: Uint8Array, shape: UnitShape): Weights;
 }
 
-export function matrixShapes(
-  shape: ExpertShape,
-): readonly { readonly name: keyof ExpertMatrices; readonly rows: number; readonly columns: number }[] {
+/** The unit of a gated FFN: w1 (gate), w2 (down), w3 (up). */
+export function gatedFfnUnit(hidden: number, ffn: number): UnitShape {
   return [
-    { name: "w1", rows: shape.ffn, columns: shape.hidden },
-    { name: "w2", rows: shape.hidden, columns: shape.ffn },
-    { name: "w3", rows: shape.ffn, columns: shape.hidden },
+    { name: "w1", shape: [ffn, hidden] },
+    { name: "w2", shape: [hidden, ffn] },
+    { name: "w3", shape: [ffn, hidden] },
   ];
 }
 
-export function checkUnitLength(codec: UnitCodec, unit: Uint8Array, shape: ExpertShape): void {
+export const valuesOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
+
+/** The values of a matrix that is to be stored. */
+export function matrixOf(matrices: ExpertMatrices, { name, shape }: WeightDecl): Float32Array {
+  const data = matrices[name];
+  if (data?.length === valuesOf(shape)) return data;
+  throw new AppError(`expert matrix ${name} has ${data?.length ?? "no"} values, [${shape.join(", ")}] are wanted`, {
+    code: "UnsupportedShape",
+  });
+}
+
+export function checkUnitLength(codec: UnitCodec, unit: Uint8Array, shape: UnitShape): void {
   const want = codec.unitBytes(shape);
   if (unit.length === want) return;
   throw new AppError(`an expert unit of codec ${codec.name} has ${unit.length} bytes, expected ${want}`, { code: "CorruptShard" });

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { AppError } from "../../../crds/common.ts";
 import { asF32, blockSize } from "../../kernels/weights.ts";
 import { uniform } from "../../tools/noise.ts";
-import { checkUnitLength, matrixShapes } from "./codec.ts";
+import { checkUnitLength, gatedFfnUnit, type UnitShape } from "./codec.ts";
 import { f32 } from "./f32.ts";
 import { codecFor } from "./index.ts";
 import { blockErrorBound, int4, quantizeInt4 } from "./int4.ts";
@@ -63,31 +63,45 @@ test("rows that are no whole number of blocks are refused with the remedy", () =
   );
 });
 
-const shape = { hidden: 64, ffn: 96 };
-const matrices = Object.fromEntries(
-  matrixShapes(shape).map(({ name, rows, columns }, m) => [
-    name,
-    Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(i * 0.37 + m)),
-  ]),
-) as { w1: Float32Array; w2: Float32Array; w3: Float32Array };
+const shape = gatedFfnUnit(64, 96);
+/** Two matrices of unlike sizes with their biases, neither as long as a section's padding. */
+const biased: UnitShape = [
+  { name: "up", shape: [40, 64] },
+  { name: "up.bias", shape: [40] },
+  { name: "down", shape: [64, 32] },
+  { name: "down.bias", shape: [65] },
+];
+const matricesOf = (unit: UnitShape) =>
+  Object.fromEntries(
+    unit.map(({ name, shape: [rows = 1, columns = 1] }, m) => [
+      name,
+      Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(i * 0.37 + m)),
+    ]),
+  );
 
-for (const codec of [f32, int4]) {
-  test(`a unit of codec ${codec.name} decodes to the three matrices in their shapes, from any alignment`, () => {
-    const unit = codec.encode(matrices, shape);
-    assert.equal(unit.length, codec.unitBytes(shape));
-    const shifted = new Uint8Array(unit.length + 1);
-    shifted.set(unit, 1);
-    for (const bytes of [unit, shifted.subarray(1)]) {
-      const weights = codec.decode(bytes, shape);
-      for (const { name, rows, columns } of matrixShapes(shape)) {
-        const weight = weights[name]!;
-        assert.deepEqual(weight.shape, [rows, columns]);
-        if (weight.form === "f32") assert.deepEqual(weight.data, matrices[name]);
-        else assert.deepEqual(weight, quantizeInt4(matrices[name], rows, columns));
+for (const [what, shape] of [
+  ["the three matrices of a gated FFN", gatedFfnUnit(64, 96)],
+  ["two matrices with biases", biased],
+] as const)
+  for (const codec of [f32, int4]) {
+    test(`a unit of codec ${codec.name} decodes to ${what} in their shapes, from any alignment`, () => {
+      const matrices = matricesOf(shape);
+      const unit = codec.encode(matrices, shape);
+      assert.equal(unit.length, codec.unitBytes(shape));
+      const shifted = new Uint8Array(unit.length + 1);
+      shifted.set(unit, 1);
+      for (const bytes of [unit, shifted.subarray(1)]) {
+        const weights = codec.decode(bytes, shape);
+        for (const { name, shape: wanted } of shape) {
+          const weight = weights[name]!;
+          assert.deepEqual(weight.shape, wanted);
+          assert.equal(weight.form, wanted.length === 1 ? "f32" : codec.form, "a bias stays f32");
+          if (weight.form === "f32") assert.deepEqual(weight.data, matrices[name]);
+          else assert.deepEqual(weight, quantizeInt4(matrices[name]!, wanted[0]!, wanted[1]!));
+        }
       }
-    }
-  });
-}
+    });
+  }
 
 test("a unit of the wrong length is a corrupt shard", () => {
   assert.throws(

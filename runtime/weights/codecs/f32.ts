@@ -1,11 +1,10 @@
-// Codec f32 of an expert unit: w1 | w2 | w3 as row-major little-endian f32, nothing between. Pure.
+// Codec f32 of an expert unit: its matrices and biases as row-major little-endian f32, in order, nothing between. Pure.
 import type { Weights } from "../../kernels/weights.ts";
 import { bytesOf, viewF32 } from "../floats.ts";
-import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
-import { matrixShapes } from "./codec.ts";
+import { type ExpertMatrices, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
 
-function unitBytes(shape: ExpertShape): number {
-  return 3 * 4 * shape.hidden * shape.ffn;
+function unitBytes(shape: UnitShape): number {
+  return shape.reduce((bytes, matrix) => bytes + 4 * valuesOf(matrix.shape), 0);
 }
 
 export const f32: UnitCodec = {
@@ -13,24 +12,25 @@ export const f32: UnitCodec = {
   form: "f32",
   exact: true,
   unitBytes,
-  encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array {
+  encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array {
     const unit = new Uint8Array(unitBytes(shape));
     let at = 0;
-    for (const { name } of matrixShapes(shape)) {
-      const bytes = bytesOf(matrices[name]);
+    for (const matrix of shape) {
+      const bytes = bytesOf(matrixOf(matrices, matrix));
       unit.set(bytes, at);
       at += bytes.length;
     }
     return unit;
   },
-  decode(unit: Uint8Array, shape: ExpertShape): Weights {
+  decode(unit: Uint8Array, shape: UnitShape): Weights {
     const floats = viewF32(unit);
-    const size = shape.hidden * shape.ffn;
+    let at = 0;
     return Object.fromEntries(
-      matrixShapes(shape).map(({ name, rows, columns }, i) => [
-        name,
-        { form: "f32" as const, shape: [rows, columns], data: floats.subarray(i * size, (i + 1) * size) },
-      ]),
+      shape.map((matrix) => {
+        const data = floats.subarray(at, at + valuesOf(matrix.shape));
+        at += data.length;
+        return [matrix.name, { form: "f32" as const, shape: matrix.shape, data }];
+      }),
     );
   },
 };

@@ -1,10 +1,9 @@
 // Codec int4: blocks of 32 along the last axis, w = (q - z) * s, one f32 scale and one zero point (0..15) a block. Pure.
-// Unit layout: w1.q w1.s w1.z w2.q w2.s w2.z w3.q w3.s w3.z, each section padded to 64 bytes so that views stay aligned.
+// Unit layout: of each matrix in order q, s, z; of each bias its f32 values; each section padded to 64 bytes so that views stay aligned.
 import { AppError } from "../../../crds/common.ts";
 import { blockSize, type WeightOf, type Weights } from "../../kernels/weights.ts";
 import { viewF32 } from "../floats.ts";
-import type { ExpertMatrices, ExpertShape, UnitCodec } from "./codec.ts";
-import { matrixShapes } from "./codec.ts";
+import { type ExpertMatrices, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
 
 const levels = 15;
 const sectionAlignment = 64;
@@ -74,7 +73,10 @@ export function quantizeInt4(data: Float32Array, rows: number, columns: number, 
   return { form: "int4", shape: [rows, columns], ...out };
 }
 
+/** Where a matrix lies in its unit. A bias has no blocks: its f32 values begin at `q`. */
 interface Section {
+  readonly name: string;
+  readonly shape: readonly number[];
   readonly q: number;
   readonly s: number;
   readonly z: number;
@@ -82,18 +84,18 @@ interface Section {
   readonly end: number;
 }
 
-function section(start: number, values: number): Section {
-  const blocks = values / blockSize;
-  const s = start + padded(blocks * 16);
-  const z = s + padded(blocks * 4);
-  return { q: start, s, z, blocks, end: z + padded(blocks) };
-}
+const isBias = (shape: readonly number[]): boolean => shape.length < 2;
 
-function sections(shape: ExpertShape): readonly Section[] {
-  const values = shape.hidden * shape.ffn;
-  const first = section(0, values);
-  const second = section(first.end, values);
-  return [first, second, section(second.end, values)];
+function sections(unit: UnitShape): readonly Section[] {
+  let start = 0;
+  return unit.map(({ name, shape }) => {
+    const blocks = isBias(shape) ? 0 : valuesOf(shape) / blockSize;
+    const s = start + padded(isBias(shape) ? valuesOf(shape) * 4 : blocks * 16);
+    const z = s + padded(blocks * 4);
+    const section = { name, shape, q: start, s, z, blocks, end: z + padded(blocks) };
+    start = section.end;
+    return section;
+  });
 }
 
 function views(unit: Uint8Array, at: Section): Int4Arrays {
@@ -104,25 +106,33 @@ function views(unit: Uint8Array, at: Section): Int4Arrays {
   };
 }
 
+const biasOf = (unit: Uint8Array, { q, shape }: Section): Float32Array => viewF32(unit.subarray(q, q + valuesOf(shape) * 4));
+
+const bytesIn = (layout: readonly Section[]): number => layout.at(-1)?.end ?? 0;
+
 export const int4: UnitCodec = {
   name: "int4",
   form: "int4",
   exact: false,
-  unitBytes: (shape) => (sections(shape)[2] as Section).end,
-  encode(matrices: ExpertMatrices, shape: ExpertShape): Uint8Array {
+  unitBytes: (shape) => bytesIn(sections(shape)),
+  encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array {
     const layout = sections(shape);
-    const unit = new Uint8Array((layout[2] as Section).end);
-    matrixShapes(shape).forEach(({ name, rows, columns }, i) => {
-      quantizeInt4(matrices[name], rows, columns, views(unit, layout[i] as Section));
-    });
+    const unit = new Uint8Array(bytesIn(layout));
+    for (const section of layout) {
+      const data = matrixOf(matrices, section);
+      const [rows = 1, columns = 1] = section.shape;
+      if (isBias(section.shape)) biasOf(unit, section).set(data);
+      else quantizeInt4(data, rows, columns, views(unit, section));
+    }
     return unit;
   },
-  decode(unit: Uint8Array, shape: ExpertShape): Weights {
-    const layout = sections(shape);
+  decode(unit: Uint8Array, shape: UnitShape): Weights {
     return Object.fromEntries(
-      matrixShapes(shape).map(({ name, rows, columns }, i) => [
-        name,
-        { form: "int4" as const, shape: [rows, columns], ...views(unit, layout[i] as Section) },
+      sections(shape).map((section) => [
+        section.name,
+        isBias(section.shape)
+          ? { form: "f32" as const, shape: section.shape, data: biasOf(unit, section) }
+          : { form: "int4" as const, shape: section.shape, ...views(unit, section) },
       ]),
     );
   },

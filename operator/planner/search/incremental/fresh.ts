@@ -11,7 +11,7 @@ export function freshHosts(problem: Problem): Hosts | undefined {
   const deal: Deal = { weight: rankWeights(problem), given: new Float64Array(problem.G), wanted: new Float64Array(problem.G) };
   const hosts: Hosts = [];
   for (let l = 0; l < problem.L; l++) {
-    const caps = rankCaps(problem, slots[l] as number, deal);
+    const caps = rankCaps(problem, { experts: problem.experts[l] as number, slots: slots[l] as number }, deal);
     const layer = packLayer(problem, l, { caps, slots: slots[l] as number }, used);
     if (!layer) return undefined;
     hosts.push(layer);
@@ -27,12 +27,18 @@ interface Deal {
 }
 
 /** Deals a layer's slots to ranks so that each rank's running total follows its weight. */
-function rankCaps(problem: Problem, slots: number, { weight, given, wanted }: Deal): number[] {
-  const { G, E } = problem;
+function rankCaps(
+  problem: Problem,
+  { experts, slots }: { readonly experts: number; readonly slots: number },
+  { weight, given, wanted }: Deal,
+): number[] {
+  const { G } = problem;
   if (problem.slotCap !== Number.POSITIVE_INFINITY) return new Array<number>(G).fill(problem.slotCap);
   const all = sum(weight);
   for (let g = 0; g < G; g++) wanted[g] = (wanted[g] as number) + (all > 0 ? (slots * (weight[g] as number)) / all : 0);
-  const caps = Array.from({ length: G }, (_, g) => Math.max(0, Math.min(E, Math.floor((wanted[g] as number) - (given[g] as number)))));
+  const caps = Array.from({ length: G }, (_, g) =>
+    Math.max(0, Math.min(experts, Math.floor((wanted[g] as number) - (given[g] as number)))),
+  );
   let left = slots - sum(caps);
   const order = Array.from({ length: G }, (_, g) => g).sort((a, b) => rest(b) - rest(a) || a - b);
   function rest(g: number): number {
@@ -40,7 +46,7 @@ function rankCaps(problem: Problem, slots: number, { weight, given, wanted }: De
   }
   for (let i = 0; left > 0 && i < 2 * G; i++) {
     const g = order[i % G] as number;
-    if ((caps[g] as number) >= E) continue;
+    if ((caps[g] as number) >= experts) continue;
     caps[g] = (caps[g] as number) + 1;
     left--;
   }
@@ -56,14 +62,14 @@ interface LayerSlots {
 
 function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots, used: Float64Array): number[][] | undefined {
   const demand = layerDemand(problem, layer);
-  const count = replicaCounts(demand, Math.max(problem.E, slots), problem.G, problem.input.minCopies);
+  const count = replicaCounts(demand, Math.max(demand.length, slots), problem.G, problem.input.minCopies);
   const pieces = count.flatMap((n, e) => Array.from({ length: n }, (_, i) => ({ e, rows: (demand[e] as number) / n, home: i === 0 })));
   pieces.sort((a, b) => b.rows - a.rows || Number(b.home) - Number(a.home) || a.e - b.e);
-  const hosts: number[][] = Array.from({ length: problem.E }, () => []);
+  const hosts: number[][] = Array.from({ length: demand.length }, () => []);
   const load = new Float64Array(problem.G);
   // Homes still to come keep their slots: a copy is placed only while slots remain for them.
   let room = sum(caps);
-  let homes = problem.E;
+  let homes = demand.length;
   for (const { e, rows, home } of pieces) {
     if (!home && room <= homes) continue;
     const bytes = problem.input.shape.residentBytes[layer * problem.E + e] as number;

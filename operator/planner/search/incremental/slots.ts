@@ -6,8 +6,8 @@ import { layerDemand, type Problem } from "../../problem.ts";
 /** Slots that every rank can hold over all layers, in units of the mean expert. */
 export function rankWeights(problem: Problem): Float64Array {
   if (problem.slotCap !== Number.POSITIVE_INFINITY) return new Float64Array(problem.G).fill(1);
-  const unit = sum(problem.input.shape.residentBytes) / Math.max(1, problem.L * problem.E);
-  return problem.capacity.map((bytes) => (unit > 0 ? Math.max(0, Math.floor(bytes / unit + 1e-9)) : problem.L * problem.E));
+  const unit = sum(problem.input.shape.residentBytes) / Math.max(1, problem.total);
+  return problem.capacity.map((bytes) => (unit > 0 ? Math.max(0, Math.floor(bytes / unit + 1e-9)) : problem.total));
 }
 
 /** Packing is tried out up to this many slots x ranks; beyond, the slot-count bound decides. */
@@ -20,30 +20,33 @@ const worstPower = 5;
 
 /** Slots of each layer, [layers], over all ranks: equal under a slot cap, else where the memory helps most. */
 export function layerSlots(problem: Problem): number[] {
-  const { L, E, G } = problem;
-  if (problem.slotCap !== Number.POSITIVE_INFINITY) return new Array<number>(L).fill(Math.min(E * G, G * problem.slotCap));
-  const total = Math.min(sum(rankWeights(problem)), L * E * G);
-  const spare = (total - L * E) / Math.max(1, L);
+  const { L, G } = problem;
+  if (problem.slotCap !== Number.POSITIVE_INFINITY) return mostSlots(problem).map((slots) => Math.min(slots, G * problem.slotCap));
+  const total = Math.min(sum(rankWeights(problem)), problem.total * G);
+  const spare = (total - problem.total) / Math.max(1, L);
   if (L > 1 && spare >= 1 && spare < 2 * G && total * G <= tryOutMax) return byTrial(problem, total, spare);
   return byBound(problem, total);
 }
 
 /** One common ratio of slot load to mean for all layers, the rest dealt in turn. */
 function byBound(problem: Problem, total: number): number[] {
-  const { L, E, G } = problem;
+  const { L, G } = problem;
   const demands = Array.from({ length: L }, (_, l) => layerDemand(problem, l));
   const ratio = jointBound(demands, G, total);
   const slots = demands.map((demand) => {
     const mean = sum(demand) / G;
-    return Number.isFinite(ratio) && mean > 0 ? slotsNeeded(demand, ratio * mean) : E;
+    return Number.isFinite(ratio) && mean > 0 ? slotsNeeded(demand, ratio * mean) : demand.length;
   });
-  return dealRest(slots, total - sum(slots), E * G);
+  return dealRest(slots, total - sum(slots), mostSlots(problem));
 }
 
-function dealRest(slots: number[], rest: number, most: number): number[] {
+/** Every expert of a layer on every rank. */
+const mostSlots = ({ experts, G }: Problem): number[] => experts.map((count) => count * G);
+
+function dealRest(slots: number[], rest: number, most: readonly number[]): number[] {
   let left = rest;
-  for (let l = 0; left > 0 && slots.some((n) => n < most); l = (l + 1) % slots.length) {
-    if ((slots[l] as number) >= most) continue;
+  for (let l = 0; left > 0 && slots.some((n, i) => n < (most[i] as number)); l = (l + 1) % slots.length) {
+    if ((slots[l] as number) >= (most[l] as number)) continue;
     slots[l] = (slots[l] as number) + 1;
     left--;
   }
@@ -58,11 +61,12 @@ interface Segment {
 
 /** Segments of the convex hulls of all curves, steepest first, until the slots are spent. */
 function byTrial(problem: Problem, total: number, spare: number): number[] {
-  const { L, E, G } = problem;
+  const { L, G } = problem;
   const step = Math.max(1, Math.round((spare * curveReach) / curvePoints));
   const segments: Segment[] = [];
   for (let l = 0; l < L; l++) {
     const demand = layerDemand(problem, l);
+    const E = demand.length;
     const points = Array.from({ length: curvePoints + 1 }, (_, i) => {
       const slots = Math.min(E * G, E + i * step);
       return { slots, cost: packedWorst(demand, G, slots) ** worstPower };
@@ -70,14 +74,14 @@ function byTrial(problem: Problem, total: number, spare: number): number[] {
     for (const segment of hull(points)) segments.push({ layer: l, ...segment });
   }
   segments.sort((a, b) => b.gain / b.slots - a.gain / a.slots || a.layer - b.layer);
-  const slots = new Array<number>(L).fill(E);
-  let left = total - L * E;
+  const slots = problem.experts.slice();
+  let left = total - problem.total;
   for (const segment of segments) {
     const given = Math.min(left, segment.slots);
     slots[segment.layer] = (slots[segment.layer] as number) + given;
     left -= given;
   }
-  return dealRest(slots, left, E * G);
+  return dealRest(slots, left, mostSlots(problem));
 }
 
 function hull(points: readonly { readonly slots: number; readonly cost: number }[]): { slots: number; gain: number }[] {

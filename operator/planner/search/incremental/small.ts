@@ -61,12 +61,12 @@ function worstOf(problem: Problem, layer: number, hosts: readonly (readonly numb
 /** The bound that this layer could reach with the slots it holds and those that free bytes would add. */
 function layerBound(problem: Problem, layer: number, hosts: Hosts[number], used: Float64Array): number {
   const held = hosts.reduce((n, row) => n + row.length, 0);
-  const unit = sum(problem.input.shape.residentBytes) / Math.max(1, problem.L * problem.E);
+  const unit = sum(problem.input.shape.residentBytes) / Math.max(1, problem.total);
   const spare = sum(
-    problem.capacity.map((bytes, g) => (unit > 0 ? Math.floor(Math.max(0, bytes - (used[g] as number)) / unit) : problem.E)),
+    problem.capacity.map((bytes, g) => (unit > 0 ? Math.floor(Math.max(0, bytes - (used[g] as number)) / unit) : hosts.length)),
   );
   const slots = problem.slotCap === Number.POSITIVE_INFINITY ? held + spare : problem.slotCap * problem.G;
-  return bound(layerDemand(problem, layer), problem.G, Math.min(slots, problem.E * problem.G), fastestOf(problem.speed));
+  return bound(layerDemand(problem, layer), problem.G, Math.min(slots, hosts.length * problem.G), fastestOf(problem.speed));
 }
 
 /** The layer's hosts become others: their resident bytes leave and enter `used`. */
@@ -178,7 +178,7 @@ class SmallSearch {
 
   #neighbour(hosts: Hosts[number]): Hosts[number] | undefined {
     const { problem } = this.#o;
-    const e = this.#random.below(problem.E);
+    const e = this.#random.below(hosts.length);
     const row = hosts[e] as number[];
     const g = this.#random.below(problem.G);
     const kind = this.#random.below(4);
@@ -251,7 +251,7 @@ class SmallSearch {
     const change = changeOf(problem, layer, this.#old, hosts);
     const { recent, budget } = problem.input;
     if (!this.#o.others.allows(change, budget)) return false;
-    for (let e = 0; e < problem.E; e++) {
+    for (let e = 0; e < hosts.length; e++) {
       const before = this.#old[e] as number[];
       const key = (g: number): number => copyKey(problem.input, layer, e, problem.ranks[g]?.rank ?? g);
       for (const g of hosts[e] as number[]) {

@@ -604,6 +604,8 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
   layers: number;
 
   /**
+   * of a layer; where layers differ, of the one with most
+   *
    * @generated from field: uint32 experts = 6;
    */
   experts: number;
@@ -619,7 +621,7 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
   codec: string;
 
   /**
-   * [layers * experts], or one value for all
+   * [layers * experts], 0 where a layer has no such expert, or one value for all
    *
    * @generated from field: repeated uint64 stored_bytes = 9;
    */
@@ -663,6 +665,13 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
    * @generated from field: enodia.runtime.v1.WatchStatus status = 17;
    */
   status?: WatchStatus | undefined;
+
+  /**
+   * [layers], 0 for a dense one; empty = all have `experts`
+   *
+   * @generated from field: repeated uint32 layer_experts = 18;
+   */
+  layerExperts: number[];
 };
 
 /**

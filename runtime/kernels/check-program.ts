@@ -1,0 +1,72 @@
+// The contract between a model family and whoever runs its program: every value is read after it is written, segments have the inputs
+// and outputs that the engine binds, and layers are what they say. Called once when a model opens; computes nothing. Pure.
+import { AppError } from "../../crds/common.ts";
+import { type ExpertGrid, gridOf } from "../placement/grid.ts";
+import { kernelOf } from "./index.ts";
+import type { DType, Layer, ModelProgram, Segment } from "./segment.ts";
+import { widthsOf } from "./widths.ts";
+
+type Values = readonly (readonly [name: string, dtype: DType, width: number])[];
+
+/** Every segment of a program, each once: what a backend must be able to compute. */
+export function segmentsOf(program: ModelProgram): readonly Segment[] {
+  const layers = program.layers.flatMap((layer) => (layer.kind === "moe" ? [layer.block, layer.expert] : [layer.block]));
+  return [...new Set([program.embed, ...layers, program.head])];
+}
+
+export function expertGrid(program: Pick<ModelProgram, "layers">): ExpertGrid {
+  return gridOf(program.layers.map((layer) => (layer.kind === "moe" ? layer.experts : 0)));
+}
+
+/** Throws AppError `InvalidProgram` that names the segment. */
+export function checkProgram(program: ModelProgram): void {
+  const { hidden, vocab, embed, head, layers } = program;
+  const x: Values = [["x", "f32", hidden]];
+  check(embed, [["ids", "i32", 0]], x);
+  check(head, x, [["logits", "f32", vocab]]);
+  if (!layers.some(({ kind }) => kind === "moe")) throw invalid(program.family, "no layer has experts");
+  for (const [index, layer] of layers.entries()) {
+    if (layer.kind === "dense") check(layer.block, x, [["y", "f32", hidden]]);
+    else checkMoe(layer, hidden, x);
+    checkKvLayers(layer.block, index);
+  }
+}
+
+function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Values): void {
+  const { block, expert, experts, topK } = layer;
+  check(block, x, [
+    ["h", "f32", hidden],
+    ["f", "f32", hidden],
+    ["ids", "i32", topK],
+    ["gates", "f32", topK],
+  ]);
+  check(expert, x, [["y", "f32", hidden]]);
+  if (topK < 1 || topK > experts) throw invalid(block.name, `top-${topK} of ${experts} experts`);
+  if (usesKv(expert).length > 0) throw invalid(expert.name, "an expert cannot use the KV cache: its rows come from any rank");
+}
+
+const usesKv = (segment: Segment): number[] => segment.ops.flatMap((op) => kernelOf(op).kvLayer?.(op) ?? []);
+
+function checkKvLayers(block: Segment, index: number): void {
+  const other = usesKv(block).find((layer) => layer !== index);
+  if (other !== undefined) throw invalid(block.name, `uses the KV cache of layer ${other}`);
+}
+
+function check(segment: Segment, inputs: Values, outputs: Values): void {
+  const names = segment.weights.map(({ name }) => name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw invalid(segment.name, `declares weight ${twice} twice`);
+  const widths = widthsOf(segment);
+  for (const [what, declared, wanted] of [["input", segment.inputs, inputs] as const, ["output", segment.outputs, outputs] as const]) {
+    if (declared.length !== wanted.length) throw invalid(segment.name, `has ${declared.length} ${what}s, not ${wanted.length}`);
+    for (const [name, dtype, width] of wanted) {
+      const value = declared.find((each) => each.name === name);
+      if (value?.dtype !== dtype || value.width !== width || widths.get(name) !== width)
+        throw invalid(segment.name, `${what} ${name} is not ${dtype} of ${width} values a row`);
+    }
+  }
+}
+
+function invalid(segment: string, message: string): AppError {
+  return new AppError(`${segment}: ${message}`, { code: "InvalidProgram", operation: "reading a program" });
+}
