@@ -5,7 +5,7 @@ import { DispatchClient } from "../experts/dispatch/client.ts";
 import { FrameRunner } from "../experts/dispatch/serve-frame.ts";
 import { createDispatchServer } from "../experts/dispatch/server.ts";
 import { Materializer } from "../experts/memory/materializer.ts";
-import { type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
+import { isWeights, type ResidentExpert, ResidentSet } from "../experts/memory/resident-set.ts";
 import { type FetchOutcome, PeerTier, storeTier } from "../experts/memory/shard-client.ts";
 import { createShardServer } from "../experts/memory/shard-server.ts";
 import { SharedTime } from "../experts/memory/shared-time.ts";
@@ -161,7 +161,10 @@ function below({ peers, store, info, metrics }: ExpertsOptions, reads: StoreRead
 /** The engine as what experts are loaded into; it takes weights alone. */
 function deviceOf(engine: Pick<Engine, "loadExpert" | "unloadExpert">): Device {
   return {
-    load: ({ layer, expert }, unit) => engine.loadExpert(layer, expert, unit),
+    async load(resident, unit) {
+      if (!isWeights(resident)) throw new AppError(`an engine that serves takes no ${resident.content}`, { code: "Internal" });
+      await engine.loadExpert(resident.layer, resident.expert, unit);
+    },
     unload: ({ layer, expert }) => engine.unloadExpert(layer, expert),
   };
 }

@@ -20,6 +20,7 @@ runBackendContract({
   slack: 10,
   tolerance: 1e-4,
   int4Tolerance: 1e-4,
+  lacks: ["addRow"],
 });
 
 function limitsOf({ maxBufferSize, maxStorageBufferBindingSize }: { maxBufferSize: number; maxStorageBufferBindingSize: number }) {

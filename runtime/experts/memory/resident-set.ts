@@ -15,6 +15,8 @@ export interface ResidentExpert {
   readonly content?: Content;
 }
 
+export const isWeights = ({ content = "weights" }: ResidentExpert): boolean => content === "weights";
+
 type Phase = "loading" | "resident" | "unloading";
 
 interface Entry extends Required<ResidentExpert> {
@@ -181,7 +183,7 @@ export class ResidentSet {
   retain(layer: number, wanted: ReadonlySet<number>): ResidentExpert[] {
     const leaving: ResidentExpert[] = [];
     for (const entry of this.#entries.values()) {
-      if (entry.layer !== layer || entry.content !== "weights" || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
+      if (entry.layer !== layer || !isWeights(entry) || entry.kind !== "planned" || wanted.has(entry.expert)) continue;
       if (entry.phase !== "resident" || entry.leases > 0) {
         entry.kind = "staged"; // in use or still loading: leaves under pressure
         continue;
@@ -241,7 +243,7 @@ export class ResidentSet {
     let first: Entry | undefined;
     let least = Number.POSITIVE_INFINITY;
     for (const entry of this.#entries.values()) {
-      if (entry.kind !== "planned" || entry.content !== "weights" || !canLeave(entry) || chosen.has(entry)) continue;
+      if (entry.kind !== "planned" || !isWeights(entry) || !canLeave(entry) || chosen.has(entry)) continue;
       const place = hash32(entry.layer, entry.expert);
       if (place >= least || !mayGiveWay(entry.layer, entry.expert)) continue;
       first = entry;

@@ -8,6 +8,7 @@ import type { ModelStore } from "../../weights/store.ts";
 import { fromStatus } from "../../wire/grpc.ts";
 import { toSender } from "../../wire/mapping.ts";
 import type { Peers } from "../peers.ts";
+import { isWeights } from "./resident-set.ts";
 import { chunkBytesMax } from "./shard-server.ts";
 import type { SharedTime, Timed } from "./shared-time.ts";
 import type { StoreReads } from "./store-reads.ts";
@@ -52,6 +53,7 @@ export class PeerTier implements Tier {
   }
 
   async read(request: TierRequest): Promise<TierRead | undefined> {
+    if (!isWeights(request)) return undefined; // ranks serve what the store has
     for (const rank of request.sources) {
       if (rank === this.#peers.self.rank || !this.#peers.usable(rank)) continue;
       const got = await this.#attempt("peer", request.signal, () => this.#time.run(() => this.#fromPeer(rank, request)));
@@ -123,10 +125,12 @@ function corrupt(rank: number, layer: number, expert: number, why: string): AppE
   return new AppError(`expert ${layer}/${expert} from rank ${rank}: ${why}`, { code: "CorruptShard", operation: "fetching a shard" });
 }
 
-/** The last tier: what it does not have is nowhere. */
+/** The last tier of weights: what it does not have is nowhere. */
 export function storeTier(reads: Pick<StoreReads, "read">, { time, report }: ReportOptions): Tier {
   return {
-    async read({ layer, expert, signal }) {
+    async read(request) {
+      if (!isWeights(request)) return undefined;
+      const { layer, expert, signal } = request;
       const startedAt = performance.now();
       try {
         const { result: unit, ms } = await time.run(() => reads.read(layer, expert, signal));
