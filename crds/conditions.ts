@@ -4,7 +4,7 @@ import { z } from "zod";
 export const conditionStatuses = ["True", "False", "Unknown"] as const;
 export type ConditionStatus = (typeof conditionStatuses)[number];
 
-export const conditionSchema = z.object({
+const conditionSchema = z.object({
   type: z.string().max(64).meta({ description: "What is judged." }),
   status: z.enum(conditionStatuses).meta({ description: "The verdict." }),
   reason: z.string().max(128).meta({ description: "Why, in one word." }),

@@ -5,7 +5,7 @@ import { z } from "zod";
 import { AppError } from "./common.ts";
 
 /** A value that only the pod itself has, by the path of the field in it. */
-export interface PodField {
+interface PodField {
   readonly fieldPath: string;
 }
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { clients, constructions, environment, free, law } from "./architecture/law.ts";
+import { clients, constructions, environment, free, law, planned } from "./architecture/law.ts";
 import * as rules from "./architecture/rules.ts";
 import { readProduct, readSources, root, type Source } from "./architecture/sources.ts";
 

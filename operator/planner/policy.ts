@@ -47,7 +47,7 @@ interface RecentMoves {
 }
 
 export const efforts = ["fast", "quality"] as const;
-export type Effort = (typeof efforts)[number];
+type Effort = (typeof efforts)[number];
 
 /** The measured times of a window, per layer, for policies that hide transfers behind other work. Means of ranks. */
 export interface Timing {

@@ -42,13 +42,13 @@ export interface KernelCase {
 }
 
 /** Sizes of what an op reads, where it stands in its segment. */
-export interface Sizes {
+interface Sizes {
   /** Elements a row of a value; 0 for integers [n]. */
   width(value: string): number;
   shape(weight: string): readonly number[];
 }
 
-export interface OpOutput {
+interface OpOutput {
   readonly name: string;
   readonly dtype: DType;
   /** Elements a row. */

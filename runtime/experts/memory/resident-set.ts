@@ -6,7 +6,7 @@ import { hash32 } from "../../placement/dispatch.ts";
 export type Kind = "planned" | "staged";
 
 /** What of an expert lies in memory: serving holds weights; training holds what their owner adds to them, beside them. */
-export type Content = "weights" | "gradient" | "optimizer";
+type Content = "weights" | "gradient" | "optimizer";
 
 export interface ResidentExpert {
   readonly layer: number;
