@@ -31,14 +31,14 @@ function reached(start: string): Set<string> {
   return seen;
 }
 
-/** Files that take part in placing, moving and serving experts. */
+/** What takes part in placing, moving and serving experts. */
 const production = [
   ...["loop", "steps", "protocol", "push", "rollout", "recover", "carry", "boots", "links", "session", "members", "balance", "drains"].map(
     (name) => `operator/rebalance/${name}.ts`,
   ),
   ...["telemetry", "intake", "plan-object", "placement-status"].map((name) => `operator/rebalance/${name}.ts`),
   ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
-  ...["plane", "experts", "plan", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
+  ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,
   ),
   ...["materializer", "resident-set", "semaphore", "shard-client", "shard-server", "transfer-pace"].map(
