@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { binaryPaths } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
+import { terminalLog } from "../cluster/terminal-log.ts";
 import { hasSmolMoe } from "../harness/models.ts";
 import { unlessAborted } from "../harness/process.ts";
 import { exitCode, timeRows } from "./aims.ts";
@@ -32,7 +33,7 @@ const interruptedCode = 130;
 /** A cluster that is half up takes itself down within this time; everything else ends at once. */
 const stepEndMsMax = 15_000;
 
-const log = (line: string): void => print(dim(`  ${line}`));
+const log = terminalLog(process.stdout, (line) => dim(`  ${line}`));
 
 function options() {
   return parseArgs({
