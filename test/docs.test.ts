@@ -6,7 +6,12 @@ import { tmpdir } from "node:os";
 import { dirname, join, normalize, resolve } from "node:path";
 import { test } from "node:test";
 import { promisify } from "node:util";
-import { parseAllDocuments } from "yaml";
+import { parse, parseAllDocuments } from "yaml";
+import { moeDeploymentSpecSchema, parseMoEDeployment } from "../crds/moe-deployment.ts";
+import { structuralSchema } from "../crds/openapi.ts";
+import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
+import { workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
+import { settings } from "./builders/deployment.ts";
 import { anchors, filesNamed, foldersNamed, links, paragraphs, words } from "./docs/markdown.ts";
 import { decisionText, objectsText } from "./docs/worked-example.ts";
 import { podSpecs, restrictedFaults } from "./harness/pod-security.ts";
@@ -36,6 +41,39 @@ test("pods that README has people apply keep to the restricted Pod Security leve
   assert.equal(pods.length, 1);
   for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], where);
 });
+
+const complete = "crds/samples/complete.yaml";
+
+test("README has the complete deployment, with every field of the spec and a comment on each", () => {
+  const text = read(complete);
+  assert.ok(read("README.md").includes(`\`\`\`yaml\n${text}\`\`\``), `README.md has ${complete} as it is`);
+  const uncommented = text.split("\n").filter((line) => /^\s+(- )?\w+: \S/.test(line) && !line.includes("# "));
+  assert.deepEqual(uncommented, []);
+  const { spec } = parse(text);
+  const schema = structuralSchema(moeDeploymentSpecSchema, "spec");
+  const missing = leaves(schema).filter((path) => at(spec, path) === undefined);
+  const refused = ["podTemplate", "gateway.podTemplate"].flatMap((path) => [`${path}.metadata.name`, `${path}.metadata.namespace`]);
+  assert.deepEqual(missing, refused);
+  assert.match(text, /name and namespace are refused/);
+});
+
+test("the complete deployment is accepted, and no field of its pod templates is refused", () => {
+  const object = parse(read(complete));
+  const deployment = parseMoEDeployment({ ...object, metadata: { ...object.metadata, uid: "uid" } });
+  assert.deepEqual(workerTemplate({ deployment, settings }).refusals, []);
+  assert.deepEqual(gatewayTemplate({ deployment, settings }).refusals, []);
+});
+
+/** Paths of a schema's fields that have none of their own; of lists, those of their entries. */
+function leaves(schema: any, path: string[] = []): string[] {
+  const children = Object.entries(schema.properties ?? schema.items?.properties ?? {});
+  return children.length === 0 ? [path.join(".")] : children.flatMap(([name, child]) => leaves(child, [...path, name]));
+}
+
+/** Of a list the first entry's. */
+function at(value: any, path: string): unknown {
+  return path.split(".").reduce((inner, name) => (Array.isArray(inner) ? inner[0] : inner)?.[name], value);
+}
 
 /** People read these from the top; the reference of the API is looked up. */
 const guides = ["README.md", "operator/README.md", "runtime/README.md", "charts/enodia/README.md", "CHANGELOG.md"];
