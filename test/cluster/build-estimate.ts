@@ -25,7 +25,7 @@ const trustSeconds = 20;
 const overduePart = 0.1;
 
 const usual = (steps: readonly { readonly usualSeconds: number }[]): number => steps.reduce((sum, step) => sum + step.usualSeconds, 0);
-export const spent = (done: readonly Done[]): number => done.reduce((sum, step) => sum + step.seconds, 0);
+const spent = (done: readonly Done[]): number => done.reduce((sum, step) => sum + step.seconds, 0);
 
 /** Seconds per usual second on this machine, by the builds that are done and one that takes longer than it should. */
 function pace({ done, now }: Standing): number {

@@ -3,11 +3,11 @@
 // since nobody knows what it has to pull. Pure.
 import type { Result } from "./view.ts";
 
-export const readySecondsAim = 30;
+const readySecondsAim = 30;
 /** Of the whole command. Cold: programs or the model had to be made. */
-export const totalMinutesAim = { warm: 5, cold: 15 } as const;
+const totalMinutesAim = { warm: 5, cold: 15 } as const;
 /** From skewed load to a placement near its bound; a step of its own shows it. */
-export const balancedSecondsAim = 90;
+const balancedSecondsAim = 90;
 
 export interface Times {
   /** From the start of the command until everything was taken down again. */
