@@ -19,7 +19,7 @@ interface Group {
 
 /**
  * Name, Go package, and the seconds that its first build took, measured on 2026-11-26 on 2 busy cores with a cold Go cache: the
- * estimate of the time left goes by their proportions. The first program of a group compiles what the group shares.
+ * estimate of the time left goes by their proportions. Programs that come first in a group compile what later ones share.
  */
 type Program = readonly [string, string, number];
 
