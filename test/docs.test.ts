@@ -1,11 +1,22 @@
 // The commands that the documents tell people to type, held against what the product does.
 import assert from "node:assert/strict";
-import { globSync, readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { execFile } from "node:child_process";
+import { globSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, normalize, resolve } from "node:path";
 import { test } from "node:test";
-import { parseAllDocuments } from "yaml";
+import { promisify } from "node:util";
+import { parse, parseAllDocuments } from "yaml";
+import { moeDeploymentSpecSchema, parseMoEDeployment } from "../crds/moe-deployment.ts";
+import { structuralSchema } from "../crds/openapi.ts";
+import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
+import { workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
+import { settings } from "./builders/deployment.ts";
+import { anchors, filesNamed, foldersNamed, links, paragraphs, words } from "./docs/markdown.ts";
+import { decisionText, objectsText } from "./docs/worked-example.ts";
 import { podSpecs, restrictedFaults } from "./harness/pod-security.ts";
 
+const run = promisify(execFile);
 const root = resolve(import.meta.dirname, "..");
 const read = (file: string): string => readFileSync(join(root, file), "utf8");
 const documents = globSync(["*.md", "{charts,crds,operator,runtime}/**/*.md", "charts/**/NOTES.txt"], { cwd: root }).sort();
@@ -29,4 +40,128 @@ test("pods that README has people apply keep to the restricted Pod Security leve
   const pods = podSpecs(applied.map((document) => document.toJS()));
   assert.equal(pods.length, 1);
   for (const { where, spec } of pods) assert.deepEqual(restrictedFaults(spec), [], where);
+});
+
+const complete = "crds/samples/complete.yaml";
+
+test("README has the complete deployment, with every field of the spec and a comment on each", () => {
+  const text = read(complete);
+  assert.ok(read("README.md").includes(`\`\`\`yaml\n${text}\`\`\``), `README.md has ${complete} as it is`);
+  const uncommented = text.split("\n").filter((line) => /^\s+(- )?\w+: \S/.test(line) && !line.includes("# "));
+  assert.deepEqual(uncommented, []);
+  const { spec } = parse(text);
+  const schema = structuralSchema(moeDeploymentSpecSchema, "spec");
+  const missing = leaves(schema).filter((path) => at(spec, path) === undefined);
+  const refused = ["podTemplate", "gateway.podTemplate"].flatMap((path) => [`${path}.metadata.name`, `${path}.metadata.namespace`]);
+  assert.deepEqual(missing, refused);
+  assert.match(text, /name and namespace are refused/);
+});
+
+test("the complete deployment is accepted, and no field of its pod templates is refused", () => {
+  const object = parse(read(complete));
+  const deployment = parseMoEDeployment({ ...object, metadata: { ...object.metadata, uid: "uid" } });
+  assert.deepEqual(workerTemplate({ deployment, settings }).refusals, []);
+  assert.deepEqual(gatewayTemplate({ deployment, settings }).refusals, []);
+});
+
+/** Paths of a schema's fields that have none of their own; of lists, those of their entries. */
+function leaves(schema: any, path: string[] = []): string[] {
+  const children = Object.entries(schema.properties ?? schema.items?.properties ?? {});
+  return children.length === 0 ? [path.join(".")] : children.flatMap(([name, child]) => leaves(child, [...path, name]));
+}
+
+/** Of a list the first entry's. */
+function at(value: any, path: string): unknown {
+  return path.split(".").reduce((inner, name) => (Array.isArray(inner) ? inner[0] : inner)?.[name], value);
+}
+
+/** People read these from the top; the reference of the API is looked up. */
+const guides = ["README.md", "operator/README.md", "runtime/README.md", "charts/enodia/README.md", "CHANGELOG.md"];
+const paragraphWordsMax = 100;
+
+test("no paragraph, item or row of the guides is longer than a hundred words", () => {
+  const long = guides.flatMap((file) =>
+    paragraphs(read(file))
+      .filter(({ text }) => words(text) > paragraphWordsMax)
+      .map(({ line, text }) => `${file}:${line} ${words(text)} words: ${text.slice(0, 40)}`),
+  );
+  assert.deepEqual(long, []);
+});
+
+test("paragraphs are told apart from code, headings, items and rows", () => {
+  const text = "# A b\none two\nthree\n\n- four\n  five\n- six\n\n| a | b |\n|---|---|\n```sh\nno words\n```\n1. seven";
+  assert.deepEqual(
+    paragraphs(text).map((paragraph) => [paragraph.line, words(paragraph.text)]),
+    [
+      [2, 3],
+      [5, 2],
+      [7, 1],
+      [9, 2],
+      [10, 0],
+      [14, 2],
+    ],
+  );
+});
+
+const tracked = globSync("{*,{charts,crds,operator,runtime,test}/**/*}", { cwd: root });
+/** From the root, from the document's folder, or as the end of a path that is told in a sentence about its folder. */
+const exists = (path: string, from: string): boolean =>
+  tracked.some((file) => file === path || file === normalize(join(from, path)) || file.endsWith(`/${path}`));
+
+test("every file and folder that a document names is there", () => {
+  const missing = documents.flatMap((file) => {
+    const named = [...filesNamed(read(file)), ...foldersNamed(read(file)).map((path) => path.slice(0, -1))];
+    return named.filter((path) => !exists(path, dirname(file))).map((path) => `${file}: ${path}`);
+  });
+  assert.deepEqual(missing, []);
+});
+
+test("names of files are found in sentences, code and commands, and patterns are none", () => {
+  const text =
+    "`core/target.ts` and x.ts; `<name>.ts`, `models/<family>.ts`, `*.test.ts`\n```sh\nkubectl apply -f crds/samples/a.yaml\n```\nhttps://a.b/c.ts";
+  assert.deepEqual(filesNamed(text), ["core/target.ts", "x.ts", "crds/samples/a.yaml"]);
+});
+
+test("every link leads to a file, and to a heading of it", () => {
+  const broken = documents.flatMap((file) =>
+    links(read(file))
+      .filter(({ path, anchor }) => {
+        const target = path === "" ? file : normalize(join(dirname(file), path));
+        if (!tracked.includes(target.replace(/\/$/, ""))) return true;
+        return anchor !== undefined && !anchors(read(target)).includes(anchor);
+      })
+      .map(({ path, anchor }) => `${file}: ${path}${anchor === undefined ? "" : `#${anchor}`}`),
+  );
+  assert.deepEqual(broken, []);
+});
+
+for (const [section, text] of Object.entries({ decision: decisionText, objects: objectsText }))
+  test(`the worked example "${section}" is what \`npm run -s example -- ${section}\` prints`, async () => {
+    const shown = await text();
+    const remedy = `put the output of \`npm run -s example -- ${section}\` into operator/README.md`;
+    assert.ok(read("operator/README.md").includes(`$ npm run -s example -- ${section}\n${shown}`), `${remedy}:\n${shown}`);
+  });
+
+test("the table of policies on a trace is what the two commands beside it print, but for milliseconds", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "enodia-docs-"));
+  try {
+    const shown = /^\$ npm run -s enodia -- (plan generate .*)\n\$ npm run -s enodia -- (plan simulate .*)\n([\s\S]*?)\n\.\.\.$/m;
+    const [, generate = "", simulate = "", table = ""] = shown.exec(read("operator/README.md")) ?? [];
+    const enodia = (command: string) => run(process.execPath, [join(root, "operator/cli/main.ts"), ...command.split(" ")], { cwd: folder });
+    await enodia(generate);
+    const { stdout } = await enodia(simulate);
+    // Columns but the last two, which are times.
+    const figures = (text: string) =>
+      text.split("\n").map((line) =>
+        line
+          .trim()
+          .split(/\s{2,}/)
+          .slice(0, -2),
+      );
+    const printed = stdout.slice(stdout.indexOf("POLICY")).split("\n\n")[0] ?? "";
+    assert.ok(table.includes("incremental"));
+    assert.deepEqual(figures(table), figures(printed));
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });

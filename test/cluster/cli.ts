@@ -20,6 +20,7 @@ import {
 } from "./cluster.ts";
 import { ClusterError } from "./names.ts";
 import { buildProductImages } from "./product-images.ts";
+import { terminalLog } from "./terminal-log.ts";
 
 const help = `A real Kubernetes on this machine, for tests and demonstrations (Linux, root, Go for the first start).
 
@@ -41,9 +42,7 @@ Usage: npm run cluster -- <command> [arguments] [options]        with npm run -s
 Options: --name <cluster> (default ${defaultName}), --nodes <count> (up, default ${defaultNodes}), --json (status), --swiftshader (images), --help
 Environment: ENODIA_CACHE (programs; default ~/.cache/enodia), ENODIA_STATE (clusters; default /var/lib/enodia-clusters)`;
 
-const log = (line: string): void => {
-  process.stderr.write(`${line}\n`);
-};
+const log = terminalLog(process.stderr);
 const print = (line: string): void => {
   process.stdout.write(`${line}\n`);
 };

@@ -4,7 +4,11 @@ import { spawn } from "node:child_process";
 import { ClusterError } from "./names.ts";
 
 /** Progress goes to whoever calls; the command line gives stderr. */
-export type Log = (line: string) => void;
+export interface Log {
+  (line: string): void;
+  /** On a terminal: shows a line that the next one replaces; an empty one clears it. */
+  readonly replace?: (line: string) => void;
+}
 
 export interface RunOptions {
   readonly cwd?: string;

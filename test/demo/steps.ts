@@ -1,4 +1,5 @@
-// The steps of the demo, in order. Each does one thing that a user would do, checks that it held, and returns a line for the summary.
+// The steps of the demo, in order. Each does one thing that a user would do, checks that it held, and returns a line for the
+// summary; main.ts runs them. How long they should take is no check of theirs but an aim (aims.ts).
 import { join } from "node:path";
 import type { Kubectl, KubeObject } from "../harness/kubectl.ts";
 import { startLoad } from "../harness/load.ts";
@@ -26,6 +27,8 @@ export interface Demo {
   readonly closers: (() => Promise<void>)[];
   /** Seconds from the apply to Ready, once that was seen. */
   readySeconds?: number;
+  /** From the beginning of skewed load to a placement near its bound, once that was seen. */
+  balancedSeconds?: number;
   /** Brings the cluster up, or checks the user's. */
   target(): Promise<Target>;
   cluster?: Target;
@@ -41,7 +44,8 @@ interface Step {
 }
 
 const name = "smol-moe";
-const rebalanceSecondsMax = 90;
+/** Nothing on any machine takes this long: it did not happen. How long it should take is in aims.ts. */
+const stepGiveUpMs = 600_000;
 const balancedPercent = 115;
 
 function ready(demo: Demo): { target: Target; kubectl: Kubectl; url: string } {
@@ -77,7 +81,7 @@ async function applySample(demo: Demo): Promise<string> {
   print(dim(`  kubectl -n ${demo.namespace} apply -f ${file}`));
   const started = performance.now();
   await kubectl.run(["apply", "-f", join(root, file)]);
-  await waitReady(kubectl, name);
+  await waitReady(kubectl, name, stepGiveUpMs);
   const seconds = (performance.now() - started) / 1000;
   demo.readySeconds = seconds;
   const address = await gatewayAddress(target, kubectl, name);
@@ -155,9 +159,12 @@ async function rebalance(demo: Demo): Promise<string> {
       worst = Math.max(worst, now.imbalance ?? 0);
       const goal = Math.max(balancedPercent, Math.round((now.bound ?? 100) * 1.05));
       const moved = now.last !== undefined && now.last.time !== before.last?.time;
-      if (moved && now.imbalance !== undefined && now.imbalance <= goal) break;
-      if (seconds > rebalanceSecondsMax)
-        throw new Error(`not balanced after ${rebalanceSecondsMax} s: worst layer ${now.imbalance}%, goal ${goal}%`);
+      if (moved && now.imbalance !== undefined && now.imbalance <= goal) {
+        demo.balancedSeconds = seconds;
+        break;
+      }
+      if (seconds * 1000 > stepGiveUpMs)
+        throw new Error(`not balanced after ${seconds.toFixed(0)} s: worst layer ${now.imbalance}%, goal ${goal}%`);
     }
   } finally {
     await load.stop();
@@ -182,7 +189,7 @@ async function busyWorker(demo: Demo, kubectl: Kubectl): Promise<string> {
       );
       return active.find((each) => each.active > 0)?.pod;
     },
-    { timeoutMs: 10_000, everyMs: 100, signal: demo.signal },
+    { timeoutMs: 60_000, everyMs: 100, signal: demo.signal },
   );
 }
 
@@ -211,7 +218,7 @@ async function killWorker(demo: Demo): Promise<string> {
   const answer = await disturbed;
   print();
   if (answer.text !== undisturbed.text) throw new Error("the text differs from an undisturbed run");
-  await waitReady(kubectl, name);
+  await waitReady(kubectl, name, stepGiveUpMs);
   const gap = Math.max(...answer.gapsMs);
   return `stream finished with the same ${answer.text.length} characters; longest pause ${(gap / 1000).toFixed(1)} s`;
 }
@@ -225,9 +232,9 @@ async function scale(demo: Demo): Promise<string> {
       const started = performance.now();
       print(dim(`  kubectl scale moed/${name} --replicas=${replicas}`));
       await kubectl.run(["scale", `moed/${name}`, `--replicas=${replicas}`]);
-      await waitReady(kubectl, name, 180_000);
+      await waitReady(kubectl, name, stepGiveUpMs);
       await until("the leaving pods to be gone", async () => ((await workerPods(kubectl, name)).length === replicas ? true : undefined), {
-        timeoutMs: 120_000,
+        timeoutMs: stepGiveUpMs,
         signal: demo.signal,
       });
       const seconds = ((performance.now() - started) / 1000).toFixed(0);

@@ -43,6 +43,7 @@ test("every sample is accepted by the server", async () => {
   await kubectl("create", "namespace", "serving");
   await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/smol-moe.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/production.yaml"));
+  await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/complete.yaml"));
   await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/tiny-webgpu.yaml"));
 });
 

@@ -1,0 +1,75 @@
+// The parts of a Markdown document that docs.test.ts judges: its paragraphs, its links and headings, and the files that it
+// names. Knows as much of Markdown as the repository's documents use. Pure.
+
+export interface Paragraph {
+  readonly line: number;
+  readonly text: string;
+}
+
+/** Blocks of text; an item of a list and a row of a table count each as one, headings and code are left out. */
+export function paragraphs(document: string): Paragraph[] {
+  const found: Paragraph[] = [];
+  let open: { line: number; text: string } | undefined;
+  let fence: string | undefined;
+  for (const [index, line] of document.split("\n").entries()) {
+    const mark = /^\s*(```+|~~~+)/.exec(line)?.[1];
+    if (fence !== undefined) {
+      if (mark?.startsWith(fence)) fence = undefined;
+      continue;
+    }
+    if (mark !== undefined) fence = mark;
+    const aside = mark !== undefined || line.trim() === "" || /^#{1,6} /.test(line);
+    if (aside) {
+      open = undefined;
+      continue;
+    }
+    if (open && !/^\s*([-*+]|\d+\.) |^\s*\|/.test(line)) open.text += ` ${line.trim()}`;
+    else {
+      open = { line: index + 1, text: line.trim() };
+      found.push(open);
+    }
+  }
+  return found;
+}
+
+/** Words as a reader counts them: what stands between spaces and has a letter or a digit in it. */
+export const words = (text: string): number => text.split(/\s+/).filter((word) => /[\p{L}\p{N}]/u.test(word)).length;
+
+/** The part that is no code between fences. */
+const prose = (document: string): string => document.replaceAll(/^\s*(```+)[\s\S]*?^\s*\1\s*$/gm, "");
+
+/** Targets of links, relative ones only. */
+export function links(document: string): { readonly path: string; readonly anchor: string | undefined }[] {
+  return [...prose(document).matchAll(/\]\(([^)\s]+)\)/g)]
+    .map(([, target = ""]) => target)
+    .filter((target) => !/^[a-z]+:/.test(target))
+    .map((target) => {
+      const [path = "", anchor] = target.split("#");
+      return { path, anchor };
+    });
+}
+
+/** What headings are linked by, as GitHub makes it. */
+export function anchors(document: string): string[] {
+  return [...prose(document).matchAll(/^#{1,6} (.+)$/gm)].map(([, title = ""]) =>
+    title
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N}\s-]/gu, "")
+      .trim()
+      .replaceAll(/\s/g, "-"),
+  );
+}
+
+const source = /(?<![\w./<*-])(?:[\w@.-]+\/)*\w[\w.-]*\.(?:ts|mjs|py|proto)(?![\w<])/g;
+const data = /(?<![\w./<*-])(?:[\w@.-]+\/)+[\w.-]+\.(?:md|ya?ml|json|tpl|svg)(?![\w<])/g;
+
+/** Files of the repository that are named: sources also without a folder, others with one. Patterns such as `<name>.ts` are none. */
+export function filesNamed(document: string): string[] {
+  const text = document.replaceAll(/\bhttps?:\S+/g, "");
+  return [...new Set([...text.matchAll(source), ...text.matchAll(data)].map(([path]) => path))];
+}
+
+/** Folders of the repository that are named as code with a slash at the end. */
+export function foldersNamed(document: string): string[] {
+  return [...new Set([...prose(document).matchAll(/`((?:[\w.-]+\/)+)`/g)].map(([, path = ""]) => path))];
+}
