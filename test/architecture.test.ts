@@ -188,6 +188,13 @@ const house: Readonly<Record<string, Row>> = {
       stale(rules.privateIsPrivate({ "operator/rebalance/": "", "runtime/text/": "" }), /runtime\/text\/ has no keyword "private" left/),
     ],
   },
+  "no literal is spread into another": {
+    rule: rules.literalsStandTogether,
+    planted: [
+      plant("runtime/text/planted.ts", "open({\n  ...{ a, b },\n  c,\n});", /^runtime\/text\/planted\.ts:3: spreads a literal/),
+      plant("runtime/text/planted.ts", "open({ ...options, ...(a ? { a } : {}) });"),
+    ],
+  },
   "every field of the wire is written and read": {
     rule: rules.everyWireFieldIsUsed(protos),
     planted: [
