@@ -93,6 +93,8 @@ const house: Readonly<Record<string, Row>> = {
     rule: rules.onlyRootsReadTheEnvironment(),
     planted: [
       plant("runtime/worker/planted.ts", "const home = process.env.HOME;", /^runtime\/worker\/planted\.ts:2: reads the environment/),
+      plant("runtime/worker/planted.ts", "const { env } = process;", /planted\.ts:2: reads the environment/),
+      plant("runtime/worker/planted.ts", 'import { env } from "node:process";', /planted\.ts:2: imports node:process/),
       plant("operator/cli/commands/planted.ts", "const { HOME } = process.env;", /commands\/planted\.ts:2: reads the environment/),
       stale(
         rules.onlyRootsReadTheEnvironment({ ...environment, "operator/config.ts": "root" }),

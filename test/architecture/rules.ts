@@ -112,8 +112,14 @@ function onlyWhere(sources: readonly Source[], what: string, pattern: RegExp, wh
 
 export const onlyRootsReadTheEnvironment =
   (where = tables.environment): Rule =>
-  (sources) =>
-    onlyWhere(sources, "reads the environment", /\bprocess\.env\b|\bfrom "node:process"/g, where);
+  (sources) => [
+    ...onlyWhere(sources, "reads the environment", /\bprocess\.env\b|\}\s*=\s*process\b(?!\.)/g, where),
+    ...sources.flatMap((source) =>
+      importsOf(source)
+        .filter(({ specifier }) => specifier === "node:process")
+        .map(({ line }) => at(source.file, line, "imports node:process, which hides what is read of it: write process.argv and the like")),
+    ),
+  ];
 
 export const onlyRootsConstructClients =
   (constructions = tables.constructions): Rule =>
