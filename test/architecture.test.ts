@@ -93,6 +93,8 @@ const house: Readonly<Record<string, Row>> = {
     rule: rules.onlyRootsReadTheEnvironment(),
     planted: [
       plant("runtime/worker/planted.ts", "const home = process.env.HOME;", /^runtime\/worker\/planted\.ts:2: reads the environment/),
+      plant("runtime/worker/planted.ts", "const { env } = process;", /planted\.ts:2: reads the environment/),
+      plant("runtime/worker/planted.ts", 'import { env } from "node:process";', /planted\.ts:2: imports node:process/),
       plant("operator/cli/commands/planted.ts", "const { HOME } = process.env;", /commands\/planted\.ts:2: reads the environment/),
       stale(
         rules.onlyRootsReadTheEnvironment({ ...environment, "operator/config.ts": "root" }),
@@ -186,6 +188,13 @@ const house: Readonly<Record<string, Row>> = {
       plant("crds/planted.ts", "class A {\n  get() {\n    return this._x;\n  }\n}", /crds\/planted\.ts:4: "this\._x"/),
       plant("crds/planted.ts", "class A {\n  private constructor() {}\n}"),
       stale(rules.privateIsPrivate({ "operator/rebalance/": "", "runtime/text/": "" }), /runtime\/text\/ has no keyword "private" left/),
+    ],
+  },
+  "no literal is spread into another": {
+    rule: rules.literalsStandTogether,
+    planted: [
+      plant("runtime/text/planted.ts", "open({\n  ...{ a, b },\n  c,\n});", /^runtime\/text\/planted\.ts:3: spreads a literal/),
+      plant("runtime/text/planted.ts", "open({ ...options, ...(a ? { a } : {}) });"),
     ],
   },
   "every field of the wire is written and read": {

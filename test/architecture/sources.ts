@@ -46,18 +46,30 @@ const uncommented = (text: string): string => text.replace(/^\s*\/\/.*$/gm, (lin
 
 const importPattern = /(?:^|\n)\s*(?:import|export)\s[^;]*?from\s+"([^"]+)"|import\(\s*"([^"]+)"\s*\)|(?:^|\n)import\s+"([^"]+)"/g;
 
-export function importsOf({ file, text }: Source): Import[] {
+/** Rules look at the same few hundred sources again for each plant. */
+function remembered<T>(read: (source: Source) => T): (source: Source) => T {
+  const known = new WeakMap<Source, { readonly value: T }>();
+  return (source) => {
+    const found = known.get(source) ?? { value: read(source) };
+    known.set(source, found);
+    return found.value;
+  };
+}
+
+export const importsOf = remembered(({ file, text }: Source): readonly Import[] => {
   const code = uncommented(text);
   return [...code.matchAll(importPattern)].map((match) => {
     const specifier = match[1] ?? match[2] ?? match[3] ?? "";
     const target = specifier.startsWith(".") ? relative(root, resolve(root, dirname(file), specifier)) : undefined;
     return { specifier, target, line: lineAt(code, match.index + match[0].lastIndexOf(specifier)) };
   });
-}
+});
+
+const codeIn = remembered(({ text }) => codeOf(text));
 
 /** Where a pattern (with flag g) is in the code of a source. */
-export function findings({ text }: Source, pattern: RegExp): { readonly line: number; readonly found: string }[] {
-  const code = codeOf(text);
+export function findings(source: Source, pattern: RegExp): { readonly line: number; readonly found: string }[] {
+  const code = codeIn(source);
   return [...code.matchAll(pattern)].map((match) => ({ line: lineAt(code, match.index + match[0].search(/\S/)), found: match[0].trim() }));
 }
 

@@ -99,7 +99,11 @@ function materialised(
   const most = Math.min(top, Math.max(0, ...free));
   const hosts = frugal(problem, l, most, (slots) =>
     materialize({
-      ...{ load: layerDemand(problem, l), homes, ranks: problem.G, node: problem.node, top },
+      load: layerDemand(problem, l),
+      homes,
+      ranks: problem.G,
+      node: problem.node,
+      top,
       free: free.map((n) => Math.min(n, slots)),
     }),
   );
