@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames } from "../../../crds/names.ts";
 
-/** What `--codec` takes beside a name. */
+/** The value of `--codec` that stands for every name. */
 const everyCodec = "both";
 
 const help = `usage: enodia model import <source> [options]
