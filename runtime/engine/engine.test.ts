@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
-import { backendNames } from "../../crds/names.ts";
 import { missingExperts } from "../placement/frames/not-hosted.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { ModelStore } from "../weights/store.ts";
@@ -78,12 +77,6 @@ test("greedy text is what Hugging Face transformers generates", async () => {
   for (const { ids, greedy: want } of cases) {
     if (ids.length + want.length <= context) assert.deepEqual(await text(engine, { prompt: ids, maxTokens: want.length }), want);
   }
-});
-
-test("an engine that is asked for Auto says which backend it took, by which the memory for experts is judged", async () => {
-  const { backend, device } = (await start({ backend: "Auto" })).describe();
-  assert.ok(backendNames.some((name) => name === backend));
-  assert.ok(device.startsWith(`${backend}:`));
 });
 
 describe("one request, many circumstances", () => {
