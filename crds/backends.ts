@@ -3,14 +3,14 @@
 import { type BackendName, backendNames } from "./names.ts";
 
 /**
- * Where a backend holds experts. `host`: memory that the container's limit counts. `device`: memory that no container limit
+ * The memory in which a backend holds experts. `host`: memory that the container's limit counts. `device`: memory that no container limit
  * counts and of which the size cannot be read, so that spec.experts.memoryPerRank has to say it.
  */
 const expertMemory = { cpu: "host", webgpu: "device", reference: "host" } as const satisfies Record<BackendName, "host" | "device">;
 
 export const deviceMemoryBackends: readonly BackendName[] = backendNames.filter((name) => expertMemory[name] === "device");
 
-/** `backend`: a name, or anything else a deployment or a worker calls its backend, which then is not known to use a device. */
+/** True for a backend whose experts lie in memory of a device; Auto and names that are no backend are not known to use one. */
 export function usesDeviceMemory(backend: string): boolean {
   return deviceMemoryBackends.some((name) => name === backend);
 }

@@ -2,7 +2,7 @@
 // lines and registries are typed by these arrays, so that a name without its implementation does not compile. It holds nothing
 // but names: an implementation declares what shared code may ask of it, and test/names.test.ts finds comparisons of names.
 
-/** How placements are planned: `spec.rebalancing.policy`. */
+/** Policies by which placements are planned: `spec.rebalancing.policy`. */
 export const policyNames = ["uniform", "incremental", "hecate", "eplb", "fastermoe", "smartmoe", "moetuner", "exflow", "exact"] as const;
 export type PolicyName = (typeof policyNames)[number];
 export const defaultPolicy: PolicyName = "incremental";
@@ -11,10 +11,10 @@ export const defaultPolicy: PolicyName = "incremental";
 export const rebalancingModes = ["Auto", "Recommend", "Off"] as const;
 export type RebalancingMode = (typeof rebalancingModes)[number];
 
-/** What computes in a worker. */
+/** Backends: each computes in a worker on one kind of device. */
 export const backendNames = ["cpu", "webgpu", "reference"] as const;
 export type BackendName = (typeof backendNames)[number];
-/** What `spec.runtime.backend` takes: a backend, or Auto for the first one that suits the machine. */
+/** Values of `spec.runtime.backend`: a backend, or Auto for the first one that suits the machine. */
 export const backendChoices = ["Auto", ...backendNames] as const;
 export type BackendChoice = (typeof backendChoices)[number];
 export const defaultBackend: BackendChoice = "Auto";
@@ -39,6 +39,6 @@ export type PullPolicy = (typeof pullPolicies)[number];
 export const memberStates = ["joining", "active", "draining", "lost"] as const;
 export type MemberState = (typeof memberStates)[number];
 
-/** Why a gateway goes on with a request at another worker. */
+/** Reasons for which a gateway goes on with a request at another worker. */
 export const failoverReasons = ["lost", "draining", "silent", "error"] as const;
 export type FailoverReason = (typeof failoverReasons)[number];

@@ -10,7 +10,7 @@ import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
-/** What the environment of a pod is rendered from. */
+/** Facts that the environment of a pod is rendered from. */
 export interface ProcessFacts {
   readonly deployment: MoEDeployment;
   /** The operator's own settings that it hands on. */

@@ -9,7 +9,7 @@ interface PodField {
   readonly fieldPath: string;
 }
 
-/** What a variable may be parsed with: its input is text, and undefined only where the schema stands without a value. */
+/** A schema that a variable may be parsed with: its input is text, and undefined only where the schema stands without a value. */
 type TextSchema = z.ZodType<unknown, string | undefined>;
 
 /** A variable that the operator sets. `undefined` leaves it out, which the schema has to allow. */
@@ -48,7 +48,7 @@ export function rowsFrom<Facts>() {
   };
 }
 
-/** What a process reads from its environment: the output of every row that has a schema. */
+/** The settings that a process reads from its environment: the output of every row that has a schema. */
 export type SettingsOf<R> = z.output<z.ZodObject<{ [F in keyof R as R[F] extends Fixed ? never : F]: SchemaOf<R[F]> }>>;
 type SchemaOf<R> = R extends { readonly schema: infer S extends z.ZodType } ? S : never;
 

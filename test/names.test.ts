@@ -15,7 +15,7 @@ const kinds: readonly { readonly names: readonly string[]; readonly own: (name: 
   // A backend's lowering tells forms of matrices apart, and forms have the names of the codecs that introduced them.
   { names: codecNames, own: (name) => new RegExp(`^runtime/weights/codecs/${name}\\.|^runtime/backends/\\w+/`) },
 ];
-/** What else may have such a value: types of tensors, the class of a backend's numbers, the mode of rebalancing. */
+/** Subjects that may have such a value too: types of tensors, the class of a backend's numbers, the mode of rebalancing. */
 const otherSubjects = ["dtype", "numericClass", "mode"];
 
 const literal = `"([^"\\n]+)"`;

@@ -6,11 +6,11 @@ import type { Backend, BackendFactory, BackendOptions } from "./backend.ts";
 
 interface Entry {
   load(): Promise<BackendFactory>;
-  /** Whether Auto may take it on this machine; a backend without this answer is taken only by its name. */
+  /** True where Auto may take it; a backend without this answer is taken only by its name. */
   suits?(): Promise<boolean>;
 }
 
-/** In the order in which Auto asks them. */
+/** The registry, in the order in which Auto asks. */
 const backends = {
   webgpu: {
     load: async () => (await import("./webgpu/index.ts")).createWebGpuBackend,

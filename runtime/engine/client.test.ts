@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, test } from "node:test";
+import { type BackendChoice, backendNames } from "../../crds/names.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { createEngine, type Engine, type RemoteExperts } from "./engine.ts";
@@ -23,8 +24,8 @@ after(async () => {
   rmSync(root, { recursive: true });
 });
 
-async function start(layers: readonly number[], remote: RemoteExperts): Promise<Engine> {
-  const options = { backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 32 } as const;
+async function start(layers: readonly number[], remote: RemoteExperts, backend: BackendChoice = "reference"): Promise<Engine> {
+  const options = { backend, codec: "f32", kvPoolBytes: 1 << 20, maxContext: 32 } as const;
   const engine = await createEngine({ storeDir, ...options, remote });
   engines.push(engine);
   for (const layer of layers)
@@ -83,4 +84,11 @@ test("ranks that were down before the first tables came get nothing", async () =
   await engine.setRouting({ rank: 0, layers: [{ layer: 1, epoch: 1, hosts: rows([1, 2]), shares: rows([500, 500]) }] });
   assert.equal(await tokensOf(engine), 2);
   assert.deepEqual([...asked], [2]);
+});
+
+test("an engine that is asked for Auto says which backend it took, by which the memory for experts is judged", async () => {
+  const engine = await start([], { dispatch: () => Promise.reject(new Error("nobody else is there")) }, "Auto");
+  const { backend, device } = engine.describe();
+  assert.ok(backendNames.some((name) => name === backend));
+  assert.ok(device.startsWith(`${backend}:`));
 });

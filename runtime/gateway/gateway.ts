@@ -40,7 +40,7 @@ const controlCloseMs = 500;
 /** The operator usually comes first; peers are for when it is away. */
 const askPeersEveryMs = 2_000;
 
-/** What the operator tells the gateway through its environment, and what the process knows of itself. */
+/** Settings that the operator gives the gateway through its environment, and those that the process has of itself. */
 export interface GatewayConfig extends GatewaySettings {
   /** Address that its servers listen on; all when not given. */
   readonly host?: string;

@@ -25,13 +25,13 @@ export type Weights = Readonly<Record<string, WeightData>>;
 
 type ByForm<R> = { readonly [F in WeightForm]: (weight: WeightOf<F>) => R };
 
-/** What the entry for the weight's form makes of it. */
+/** Calls the entry for the weight's form. */
 export function byForm<R>(weight: WeightData, entries: ByForm<R>): R {
   const entry = entries[weight.form] as (weight: WeightData) => R; // the compiler does not see that both have one form
   return entry(weight);
 }
 
-/** How many values a matrix holds, by its arrays. */
+/** Number of values that a matrix holds, by its arrays. */
 export function valuesIn(weight: WeightData): number {
   return byForm(weight, { f32: ({ data }) => data.length, int4: ({ s }) => s.length * blockSize });
 }

@@ -21,7 +21,7 @@ test("steps are observed one by one, and KV slots are used, cached or free", asy
     info: { kvSlots: 8, denseBytes: 0, kvBytes: 0 },
     experts: {
       remoteRows: () => 0,
-      residents: { stagedCount: () => 0 },
+      residents: { bytes: 0, count: 0, stagedBytes: () => 0 },
       dispatch: {},
       state: {},
       pace: {},

@@ -24,7 +24,7 @@ import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 const lastFramesMs = 500;
 const idlePollMs = 20;
 
-/** What the operator tells the worker through its environment, and what the process knows of itself. */
+/** Settings that the operator gives the worker through its environment, and those that the process has of itself. */
 export interface WorkerOptions extends WorkerSettings {
   /** Address that its servers listen on; all when not given. */
   readonly host?: string;

@@ -3,10 +3,9 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type CodecName, codecNames } from "../../../crds/names.ts";
-
 import { cacheFolder, hubToken } from "../environment.ts";
 
-/** What `--codec` takes beside a name. */
+/** The value of `--codec` that stands for every name. */
 const everyCodec = "both";
 
 const help = `usage: enodia model import <source> [options]

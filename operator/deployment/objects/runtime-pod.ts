@@ -23,7 +23,7 @@ export const containerSecurity = {
   capabilities: { drop: ["ALL"] },
 };
 
-/** What the environment of a pod is rendered from. */
+/** Facts that the environment of a pod is rendered from. */
 export function processFacts({ deployment, settings }: RenderContext): ProcessFacts {
   const { name, namespace } = deployment.metadata;
   return { deployment, settings, peersDns: `${names.workers(name)}.${namespace}.svc` };
