@@ -148,3 +148,21 @@ test("fewer hops are worth a plan that balances nothing, if they pay for its tra
 test("a plan that changes nothing is not", () => {
   assert.equal(whetherToMove(input, input.current ?? [], options).decision.reason, "NoBetterPlan");
 });
+
+test("while the worst layer stays as it is, moves must gain what new shares alone would not", () => {
+  const two = new Float64Array(8).fill(1e6);
+  const split = { hosts: [[0, 1], [0], [1], [1]], shares: [[900, 100], [1000], [1000], [1000]] };
+  const stuck = { hosts: [[0], [1], [1], [1]], shares: [[1000], [1000], [1000], [1000]] };
+  const wide: PlanInput = {
+    ...input,
+    shape: { layers: 2, experts: 4, residentBytes: two, storedBytes: two },
+    load: Float64Array.of(400, 200, 200, 200, 700, 100, 100, 100),
+    current: [split, stuck],
+  };
+  const evener = { hosts: split.hosts, shares: [[750, 250], [1000], [1000], [1000]] };
+  const idle = { hosts: [[0], [1], [1], [1, 0]], shares: [[1000], [1000], [1000], [1000, 0]] };
+  const judged = whetherToMove(wide, [evener, idle], options);
+  assert.deepEqual([judged.decision.reason, judged.moves], ["NoBetterPlan", 1]);
+  const moving = whetherToMove(wide, [{ hosts: [[1], [0], [0], [1]], shares: stuck.shares }, stuck], { ...options, noise: 0 });
+  assert.equal(moving.decision.act, false, "what new shares give as well is no gain of the moves");
+});

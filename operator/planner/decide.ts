@@ -8,7 +8,7 @@ import { diffPlans } from "../../runtime/placement/diff.ts";
 import { bound, fastestOf, imbalance, jointBound } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import type { Hops, PlanInput } from "./policy.ts";
-import { layerDemand, toProblem } from "./problem.ts";
+import { type Hosts, layerDemand, toLayers, toProblem } from "./problem.ts";
 import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts";
 
 type HoldReason =
@@ -191,7 +191,8 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
     bytes,
     ...worthNumbers(worth),
   };
-  const meanGain = meanBefore - meanAfter;
+  // While the worst layer waits, moves must gain by themselves: what new shares would give without them is too little for an epoch.
+  const meanGain = before - after < leastGain && current.length > 0 ? meanOf(withNewShares(input)) - meanAfter : meanBefore - meanAfter;
   const enough = Math.max(leastMeanGain, options.noise / 4);
   const judged = (decision: Decision): Judged => ({ decision, moves: moves.length, bytes, before, after, bound: best });
   const held = (reason: HoldReason, message: string): Judged => judged(hold(reason, message, numbers));
@@ -213,6 +214,12 @@ export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], op
 
 function hopText({ before, after }: Hops): string {
   return `transitions that change rank ${(100 * before).toFixed(1)}% -> ${(100 * after).toFixed(1)}%`;
+}
+
+/** max/mean of each layer if no expert moved and shares followed the forecast. */
+function withNewShares(input: PlanInput): number[] {
+  const problem = toProblem(input);
+  return predictedLayers(input, toLayers(problem, problem.current as Hosts));
 }
 
 /** Worst layer if the forecast is routed by the plan's shares; layers without load count as even. */

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LayerPlan } from "../../crds/plan.ts";
+import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { loadByShares } from "../../runtime/placement/split.ts";
 import { makePlan, policies } from "./index.ts";
 import { ReshardAge } from "./load/reshard-age.ts";
 import { rankSpecs, simulate } from "./offline/simulate.ts";
@@ -140,4 +142,24 @@ test("with measured times a trace is balanced at least as well as with the assum
   const assumed = await run({});
   const measured = await run({ timing: { denseSeconds: 1, expertSeconds: 1, bytesPerSecond: 12 } });
   assert.ok(measured >= assumed - 0.005, `${measured} against ${assumed}`);
+});
+
+/** Those of rank 0 are warmer than the others. */
+const lopsided = (warm: number): Float64Array => Float64Array.from({ length: 16 }, (_, e) => (e % 4 === 0 ? warm : 20));
+const paid = { gainPerMove: 1e-3, timing: { ...timing, denseSeconds: 0, expertSeconds: 10 } };
+
+test("a layer whose homes have become uneven gets copies beyond a quarter of its experts, the hottest of which are elsewhere", async () => {
+  const hottest = [1, 2, 3, 5];
+  const load = lopsided(35).map((rows, e) => (e % 4 === 0 ? rows : hottest.includes(e) ? 40 : 10));
+  const { layers, reason } = await makePlan(policies.hecate, { ...input, ...paid, load });
+  assert.match(reason, /materialised 1 layers, homes stay/);
+  const shared = loadByShares(load, layers[0]?.hosts ?? [], layers[0]?.shares ?? [], 4);
+  const worst = imbalance(shared, new Float64Array(4).fill(1));
+  assert.ok(worst <= 1.05, `${worst}`);
+});
+
+test("a layer that is even but for chance, or would gain no more than chance, keeps its copies", async () => {
+  assert.deepEqual(await copied({ ...paid, load: lopsided(21) }), []);
+  assert.deepEqual(await copied({ ...paid, load: lopsided(24), noise: Float64Array.of(0.1) }), []);
+  assert.notDeepEqual(await copied({ ...paid, load: lopsided(24), noise: Float64Array.of(0.01) }), []);
 });

@@ -92,3 +92,15 @@ test("the second window decides whether averages have the advantage: not over a 
   assert.ok(armAfter(0.035) < 1);
   assert.equal(armAfter(0.1), 1);
 });
+
+test("a change that falls into the middle of a window is noticed when the next one is full of it, and once only", () => {
+  const experts = 16;
+  const still = stationaryTrace({ layers, experts, load: new Float64Array(layers * experts).fill(1) }, 16, 20_000, 9);
+  const moved = (t: number, part: number): number[] =>
+    Array.from(windowOf(still, t), (count, i) => Math.round(count * (1 + part * (i % 2 === 0 ? 0.3 : -0.3))));
+  const forecaster = new Forecaster(layers, experts);
+  const alarms: number[] = [];
+  // Half of the change in window 8, all of it from 9 on: no two windows in a row differ by enough.
+  for (let t = 0; t < still.windows; t++) if (forecaster.observe(moved(t, t < 8 ? 0 : t === 8 ? 0.5 : 1)).alarm) alarms.push(t);
+  assert.deepEqual(alarms, [9]);
+});

@@ -50,8 +50,8 @@ export class Forecaster {
   /** Selections of each layer in the last window that had any of it. */
   readonly #volume: Float64Array;
   #arm = startArm;
-  #cusum = 0;
-  #usualChange = 0;
+  readonly #recent = new ChangeWatch();
+  readonly #wider = new ChangeWatch();
   /** Discounted sums of what the chosen arm missed beyond noise, and of the windows counted. */
   #missed = 0;
   #missedWindows = 0;
@@ -60,6 +60,8 @@ export class Forecaster {
   #changes = 0;
   #windows = 0;
   #last: Float64Array | undefined;
+  /** The window before that; unset after an alarm, since it tells of the load before. */
+  #former: Float64Array | undefined;
 
   constructor(layers: number, experts: number) {
     this.layers = layers;
@@ -77,15 +79,16 @@ export class Forecaster {
     const totals = layerTotals(counts, this.layers, this.experts);
     const floor = noiseFloor(share, totals, this.layers, this.experts);
     const change = this.#last ? variation(share, this.#last, totals, this.experts) : 0;
-    const alarm = this.#detect(change, floor);
+    const alarm = this.#detect(share, totals, change, floor);
     if (this.#windows > 0) {
       this.#watched = changesDiscount * this.#watched + 1;
       this.#changes = changesDiscount * this.#changes + (alarm ? 1 : 0);
     }
     if (this.#windows === 1 && change > plainFactor * floor) this.#arm = lastArm;
-    // A jump teaches nothing about the arms, all of them missed it, nor about the usual spread.
+    // A jump is no news of the arms, all of them missed it, nor of the usual spread.
     if (this.#windows > 0 && !alarm) this.#learn(share, totals, floor);
     this.#update(share, totals, alarm);
+    this.#former = alarm ? undefined : this.#last;
     this.#last = share;
     this.#windows++;
     const unrest = this.#missedWindows > 0 ? this.#missed / this.#missedWindows : 0;
@@ -150,15 +153,14 @@ export class Forecaster {
     }
   }
 
-  /** CUSUM of the change beyond what is usual: sampling noise, or the unrest that this traffic always has. */
-  #detect(change: number, floor: number): boolean {
-    const usual = Math.max(floor, this.#usualChange);
-    if (this.#windows > 1) this.#usualChange += 0.2 * (Math.min(change, 2 * usual + floor) - this.#usualChange);
-    else this.#usualChange = Math.max(floor, change);
-    if (this.#windows === 0) return false;
-    this.#cusum = Math.max(0, this.#cusum + change - noiseFactor * usual);
-    if (this.#cusum < alarmAt) return false;
-    this.#cusum = 0;
+  /** A change that falls into the middle of a window is half seen by the next one: it shows in full between windows two apart. */
+  #detect(share: Float64Array, totals: Float64Array, change: number, floor: number): boolean {
+    if (!this.#last) return false;
+    const sudden = this.#recent.sees(change, floor);
+    const late = this.#former !== undefined && this.#wider.sees(variation(share, this.#former, totals, this.experts), floor);
+    if (!sudden && !late) return false;
+    this.#recent.rest();
+    this.#wider.rest();
     return true;
   }
 
@@ -187,6 +189,25 @@ export class Forecaster {
       if (total > 0) this.#volume[l] = total;
     });
     return mean.map((share, i) => share * (this.#volume[Math.floor(i / this.experts)] as number));
+  }
+}
+
+/** CUSUM of change beyond what is usual: sampling noise, or the unrest that this traffic always has. */
+class ChangeWatch {
+  #cusum = 0;
+  #usual: number | undefined;
+
+  /** Whether it is too much by now. */
+  sees(change: number, floor: number): boolean {
+    const usual = Math.max(floor, this.#usual ?? 0);
+    this.#usual =
+      this.#usual === undefined ? Math.max(floor, change) : this.#usual + 0.2 * (Math.min(change, 2 * usual + floor) - this.#usual);
+    this.#cusum = Math.max(0, this.#cusum + change - noiseFactor * usual);
+    return this.#cusum >= alarmAt;
+  }
+
+  rest(): void {
+    this.#cusum = 0;
   }
 }
 

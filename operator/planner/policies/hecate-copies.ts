@@ -20,21 +20,23 @@ const balanced = 1.04;
 export interface Reach {
   /** Experts whose transfer is hidden (the paper's t). */
   readonly hidden: number;
-  /** Experts that memory has room for. */
+  /** Experts that memory has room for: copies beyond the hidden ones must save more than their transfer shows. */
   readonly most: number;
 }
 
 /**
  * fix: the paper's t is what the link can hide; where memory holds fewer copies, only that many experts may be placed
  * without regard to load, else the "holes" are filled with hot experts that never get their copies; and never more than
- * a quarter of a layer, or nothing is left to be placed by load.
+ * a quarter of a layer, or nothing is left to be placed by load. That quarter is for placing homes: a layer whose other
+ * experts have become uneven since gets copies of those as well, or it would stay uneven until homes are sharded anew.
  */
 export function reachOf(problem: Problem): Reach {
-  const most = Math.min(copiesPerLayer(problem), Math.ceil(problem.E / 4));
+  const room = Math.min(copiesPerLayer(problem), problem.E);
   const { timing, shape } = problem.input;
-  if (!timing) return { hidden: Math.min(assumedOverlap, most), most: Math.min(assumedOverlap, most) };
+  const placed = Math.min(room, Math.ceil(problem.E / 4));
+  if (!timing) return { hidden: Math.min(assumedOverlap, placed), most: Math.min(assumedOverlap, placed) };
   const overlap = overlapDegree(timing.denseSeconds, timing.bytesPerSecond, largest(shape.storedBytes));
-  return { hidden: Math.min(overlap, most), most };
+  return { hidden: Math.min(overlap, placed), most: room };
 }
 
 function copiesPerLayer(problem: Problem): number {

@@ -15,6 +15,11 @@ import { reachOf, withCopies } from "./hecate-copies.ts";
 export const reshardEvery = 100;
 /** New homes must beat the present ones by this much of max/mean before a layer is re-sharded. */
 const reshardGain = 0.05;
+/** Dead band: a layer gets other copies from this max/mean on, and so many deviations of its noise above even. */
+const enterAt = 1.05;
+const enterNoises = 2;
+/** Other copies must gain so many deviations: the hottest of many ranks is an extreme. */
+const gainNoises = 3;
 
 export const hecate: PlacementPolicy = {
   name: "hecate",
@@ -33,7 +38,7 @@ function planHecate(input: PlanInput): PlanOutput {
     const layers = toLayers(problem, withCopies(problem, homes, reach));
     return { layers, reason: "homes by load, copies of the hottest", resharding: false };
   }
-  const kept = withCopies(problem, homesOf(problem.current), reach);
+  const kept = calm(problem, problem.current, withCopies(problem, homesOf(problem.current), reach));
   const since = input.windowsSinceReshard;
   if (since !== undefined && since < reshardEvery) {
     const { hosts, layers } = withinBudget(problem, kept);
@@ -41,6 +46,22 @@ function planHecate(input: PlanInput): PlanOutput {
     return { layers: toLayers(problem, hosts), reason };
   }
   return resharded(problem, kept, sharding(problem, reach.hidden), reach);
+}
+
+/**
+ * fix: the paper makes copies anew in every iteration; where each is paid for by a transfer, a layer that is even but for chance
+ * keeps those it has, and so does one that would gain no more than chance: the next window would ask for others.
+ */
+function calm(problem: Problem, current: Hosts, target: Hosts): Hosts {
+  if (problem.input.gainPerMove === undefined) return target;
+  return target.map((layer, l) => {
+    const now = current[l] as number[][];
+    const noise = problem.input.noise?.[l] ?? 0;
+    if (now.some((row) => row.length === 0)) return layer;
+    const worst = worstOf(problem, l, now);
+    if (worst <= Math.max(enterAt, 1 + enterNoises * noise)) return now;
+    return worst - worstOf(problem, l, layer) < gainNoises * noise ? now : layer;
+  });
 }
 
 /** Layers that new homes make more even get them, as far as the budget goes. */
