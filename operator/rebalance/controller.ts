@@ -8,14 +8,14 @@ import { createBus } from "../../runtime/wire/nats.ts";
 import type { Deployments, Rebalance, RebalanceView, World } from "../deployment/ports.ts";
 import type { Kube, Ref } from "../kube/kube.ts";
 import { systemClock } from "../kube/workqueue.ts";
-import type { Balance } from "./balance.ts";
+import { threadPlanner } from "./intents/planner-thread.ts";
+import type { Balance } from "./links/load-picture.ts";
+import { Session } from "./links/session.ts";
+import { Telemetry } from "./links/telemetry.ts";
 import { DeploymentLoop, type LoadView } from "./loop.ts";
 import type { LoopPorts, PlanEnd } from "./loop-ports.ts";
-import { placementStore } from "./placement-store.ts";
-import { threadPlanner } from "./planner-thread.ts";
 import type { LoadBus, LoadBusOptions } from "./ports.ts";
-import { Session } from "./session.ts";
-import { Telemetry } from "./telemetry.ts";
+import { placementStore } from "./rollout/store.ts";
 
 export interface RebalanceOptions {
   readonly kube: Kube;

@@ -6,12 +6,12 @@ import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { Identity, World } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { ModelShape } from "../planner/policy.ts";
-import type { Balance } from "./balance.ts";
-import type { Model, RankView } from "./members.ts";
-import type { Planner } from "./planner-thread.ts";
+import type { Planner } from "./intents/planner-thread.ts";
+import type { Balance } from "./links/load-picture.ts";
+import type { Model, RankView } from "./links/members.ts";
+import type { Telemetry } from "./links/telemetry.ts";
 import type { Clock, OpenLink, PlacementStore } from "./ports.ts";
-import type { RolloutResult } from "./rollout.ts";
-import type { Telemetry } from "./telemetry.ts";
+import type { RolloutResult } from "./rollout/rollout.ts";
 
 export interface PlanEnd {
   readonly kind: string;

@@ -4,15 +4,13 @@ import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
 import { policies } from "../planner/index.ts";
-import { Attempts, type StepEnd, type Tried, type Why } from "./attempts.ts";
-import { Balance, type BalanceFacts } from "./balance.ts";
-import { Boots } from "./boots.ts";
-import { Carrier } from "./carry.ts";
-import { Drains } from "./drains.ts";
-import { Intake } from "./intake.ts";
-import { type Intent, nextIntent } from "./intent.ts";
-import { Links } from "./links.ts";
-import type { LoopPorts, Observed } from "./loop-ports.ts";
+import { Attempts, type StepEnd, type Tried, type Why } from "./intents/attempts.ts";
+import { type Intent, nextIntent } from "./intents/intent.ts";
+import { podsOf, Steps } from "./intents/steps.ts";
+import { Drains } from "./links/drains.ts";
+import { Intake } from "./links/intake.ts";
+import { Links } from "./links/links.ts";
+import { Balance, type BalanceFacts } from "./links/load-picture.ts";
 import {
   agreedModel,
   everybodyDescribed,
@@ -24,11 +22,13 @@ import {
   ranksOf,
   rankViews,
   speedRanks,
-} from "./members.ts";
-import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
+} from "./links/members.ts";
+import type { LoopPorts, Observed } from "./loop-ports.ts";
 import type { Description } from "./ports.ts";
-import { podsOf, Steps } from "./steps.ts";
-import { changeKey, rebalanceView } from "./view.ts";
+import { Boots } from "./rollout/boots.ts";
+import { Carrier } from "./rollout/placement.ts";
+import { PlacementStatusWriter, placementStatus } from "./status/placement-status.ts";
+import { changeKey, rebalanceView } from "./status/view.ts";
 
 const tickMs = 200;
 /** Least time between two looks: what happens meanwhile is seen in one. */

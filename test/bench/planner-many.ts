@@ -11,8 +11,8 @@ import { rankSpecs } from "../../operator/planner/offline/simulate.ts";
 import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
 import { generateTrace, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
-import { Balance, type BalanceFacts } from "../../operator/rebalance/balance.ts";
-import { type Planner, threadPlanner } from "../../operator/rebalance/planner-thread.ts";
+import { type Planner, threadPlanner } from "../../operator/rebalance/intents/planner-thread.ts";
+import { Balance, type BalanceFacts } from "../../operator/rebalance/links/load-picture.ts";
 import { inputOf, quantile, type Row } from "./planner-kit.ts";
 
 const deployments = 1000;

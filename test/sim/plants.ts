@@ -1,7 +1,7 @@
 // Five bugs in the protocol, each one change in one place, planted into the code under test to show that the fault search would
 // find them.
-import { PlanRun } from "../../operator/rebalance/protocol.ts";
-import { Rollout } from "../../operator/rebalance/rollout.ts";
+import { PlanRun } from "../../operator/rebalance/rollout/protocol.ts";
+import { Rollout } from "../../operator/rebalance/rollout/rollout.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";
 
 type Method = (this: never, ...args: never[]) => unknown;

@@ -1,0 +1,90 @@
+// Plans as they are stored: the ExpertPlacement spec to a PlacementPlan and back, the plan's hash, and the plan as it is
+// committed while a newer one is under way. No I/O; the hash needs node:crypto.
+import { createHash } from "node:crypto";
+import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
+import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../../crds/plan.ts";
+
+/** Over what every rank must agree on; not over who wrote it when. */
+export function planHash(plan: Omit<PlacementPlan, "planHash">): string {
+  const hash = createHash("sha256");
+  hash.update(`${plan.deploymentUid}\n${plan.epoch}\n${plan.modelDigest}\n`);
+  for (const layer of plan.layers) {
+    const { hosts, shares } = encodeLayer(layer);
+    hash.update(`${layer.layer} ${layer.epoch} ${hosts} ${shares}\n`);
+  }
+  return hash.digest("hex");
+}
+
+/** The next plan: layers that differ from the parent get the new epoch, the others keep theirs. */
+export function nextPlan(
+  parent: PlacementPlan | undefined,
+  layers: readonly LayerPlan[],
+  changed: ReadonlySet<number>,
+  world: { readonly deploymentUid: string; readonly modelDigest: string; readonly epoch: number },
+): PlacementPlan {
+  const placed = layers.map((plan, layer): LayerPlacement => {
+    const old = parent?.layers[layer];
+    return old && !changed.has(layer) ? old : { layer, epoch: world.epoch, hosts: plan.hosts, shares: plan.shares };
+  });
+  const unhashed = {
+    deploymentUid: world.deploymentUid,
+    modelDigest: world.modelDigest,
+    epoch: world.epoch,
+    parentEpoch: parent?.epoch ?? 0,
+    layers: placed,
+  };
+  return { ...unhashed, planHash: planHash(unhashed) };
+}
+
+export function toSpec(plan: PlacementPlan, extra: Pick<ExpertPlacementSpec, "ranks" | "reason">): ExpertPlacementSpec {
+  return {
+    deploymentUID: plan.deploymentUid,
+    epoch: plan.epoch,
+    parentEpoch: plan.parentEpoch,
+    planHash: plan.planHash,
+    modelDigest: plan.modelDigest,
+    ranks: extra.ranks,
+    layers: plan.layers.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...encodeLayer(layer) })),
+    ...(extra.reason ? { reason: extra.reason.slice(0, 1024) } : {}),
+  };
+}
+
+export function fromSpec(spec: ExpertPlacementSpec): PlacementPlan {
+  return {
+    deploymentUid: spec.deploymentUID,
+    epoch: spec.epoch,
+    parentEpoch: spec.parentEpoch,
+    planHash: spec.planHash,
+    modelDigest: spec.modelDigest,
+    layers: spec.layers.map((layer) => ({
+      layer: layer.layer,
+      epoch: layer.epoch,
+      ...decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`),
+    })),
+  };
+}
+
+/** What is committed while `plan` is under way: its committed layers, the parent's otherwise. */
+export function committedMix(
+  parent: PlacementPlan | undefined,
+  plan: PlacementPlan,
+  committed: ReadonlySet<number>,
+): PlacementPlan | undefined {
+  if (!parent) return committed.size === plan.layers.length ? plan : undefined;
+  if (committed.size === 0) return parent;
+  return { ...plan, layers: plan.layers.map((layer, i) => (committed.has(layer.layer) ? layer : (parent.layers[i] ?? layer))) };
+}
+
+/** The newest committed placement of every layer that workers know; undefined unless every layer has one. */
+export function newestOf(snapshots: readonly PlacementPlan[], layers: number): PlacementPlan | undefined {
+  const top = snapshots.toSorted((a, b) => b.epoch - a.epoch)[0];
+  if (!top) return undefined;
+  const best: LayerPlacement[] = [];
+  for (let l = 0; l < layers; l++) {
+    const known = snapshots.flatMap((plan) => plan.layers.filter((layer) => layer.layer === l));
+    const newest = known.toSorted((a, b) => b.epoch - a.epoch)[0];
+    if (!newest) return undefined;
+    best.push(newest);
+  }
+  return { ...top, layers: best };
+}
