@@ -1,5 +1,5 @@
-// What the loop makes of things that go wrong around it, in virtual time: another model, a store or a worker that does not
-// answer, a plan that fails, an object that is gone.
+// The loop among things that go wrong around it, in virtual time: another model, a store or a worker that does not answer, a plan that
+// fails, an object that is gone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";

@@ -5,6 +5,7 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
+import { intents } from "../../operator/rebalance/intents/index.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
@@ -199,6 +200,7 @@ export class SimCluster {
         onRollout: () => {},
       },
       this.kube.world(),
+      intents(),
     );
   }
 

@@ -34,10 +34,10 @@ function reached(start: string): Set<string> {
 /** What takes part in placing, moving and serving experts. */
 const production = [
   ...[
-    "loop",
+    ...["loop", "observe"],
     ...["session", "links", "members", "load-picture", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
-    ...["protocol", "push", "rollout", "placement", "boots", "plan-object"].map((name) => `rollout/${name}`),
-    ...["steps", "recover"].map((name) => `intents/${name}`),
+    ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
+    ...["recover", "first", "repair", "drain", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
   ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),

@@ -1,5 +1,5 @@
-// Plans are made on one worker thread, so that a large model never holds up the reconcile loop or the lease. This file
-// is both ends: `threadPlanner()` for the operator, and the thread's own loop when it is started as a worker.
+// The planner thread: policies run on one worker thread, so that a large model never holds up the reconcile loop or the lease. This
+// file is both ends: `threadPlanner()` for controller.ts, and the thread's own loop when it is started as a worker.
 import { isMainThread, parentPort, Worker } from "node:worker_threads";
 import { AppError } from "../../../crds/common.ts";
 import { type PolicyName, policyNames } from "../../../crds/policies.ts";
@@ -50,15 +50,15 @@ interface Waiting {
 }
 
 class PlannerThread implements Planner {
-  private worker: Worker | undefined;
-  private readonly queue: Waiting[] = [];
-  private current: Waiting | undefined;
-  private timer: NodeJS.Timeout | undefined;
-  private nextId = 1;
-  private closed = false;
+  #worker: Worker | undefined;
+  readonly #queue: Waiting[] = [];
+  #current: Waiting | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #nextId = 1;
+  #closed = false;
 
   plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput> {
-    if (this.closed || this.queue.length >= waitingMax) {
+    if (this.#closed || this.#queue.length >= waitingMax) {
       return Promise.reject(
         new AppError("the planner is closed or has too many plans waiting", {
           code: "PlannerBusy",
@@ -68,70 +68,71 @@ class PlannerThread implements Planner {
       );
     }
     return new Promise((resolve, reject) => {
-      const waiting: Waiting = { request: { id: this.nextId++, policy, input }, resolve, reject };
-      signal?.addEventListener("abort", () => this.abandon(waiting), { once: true });
-      this.queue.push(waiting);
-      this.next();
+      const waiting: Waiting = { request: { id: this.#nextId++, policy, input }, resolve, reject };
+      signal?.addEventListener("abort", () => this.#abandon(waiting), { once: true });
+      this.#queue.push(waiting);
+      this.#next();
     });
   }
 
-  private next(): void {
-    if (this.current || this.queue.length === 0) return;
-    this.current = this.queue.shift();
-    this.timer = setTimeout(() => this.fail(`no plan within ${planTimeoutMs} ms`), planTimeoutMs);
-    this.thread().postMessage(this.current?.request);
+  #next(): void {
+    if (this.#current || this.#queue.length === 0) return;
+    this.#current = this.#queue.shift();
+    this.#timer = setTimeout(() => this.#fail(`no plan within ${planTimeoutMs} ms`), planTimeoutMs);
+    this.#thread().postMessage(this.#current?.request);
   }
 
-  private thread(): Worker {
-    if (this.worker) return this.worker;
+  #thread(): Worker {
+    if (this.#worker) return this.#worker;
     const worker = new Worker(new URL(import.meta.url), { name: "planner" });
     worker.unref();
-    worker.on("message", (reply: Reply) => this.answer(reply));
-    worker.on("error", (error) => this.fail(`the planner thread failed: ${error instanceof Error ? error.message : String(error)}`));
-    this.worker = worker;
+    worker.on("message", (reply: Reply) => this.#answer(reply));
+    worker.on("error", (error) => this.#fail(`the planner thread failed: ${error instanceof Error ? error.message : String(error)}`));
+    this.#worker = worker;
     return worker;
   }
 
-  private answer(reply: Reply): void {
-    const { current } = this;
+  #answer(reply: Reply): void {
+    const current = this.#current;
     if (!current || current.request.id !== reply.id) return;
-    this.done();
+    this.#done();
     if ("output" in reply) current.resolve(reply.output);
     else current.reject(new AppError(reply.message, { code: reply.code, operation: "planning" }));
-    this.next();
+    this.#next();
   }
 
   /** What is being made ends with the thread; what waits is taken out of the queue. */
-  private abandon(waiting: Waiting): void {
+  #abandon(waiting: Waiting): void {
     const message = "the plan was abandoned";
-    const at = this.queue.indexOf(waiting);
-    if (this.current === waiting) this.fail(message, "PlanAbandoned");
+    const at = this.#queue.indexOf(waiting);
+    if (this.#current === waiting) this.#fail(message, "PlanAbandoned");
     if (at < 0) return;
-    this.queue.splice(at, 1);
+    this.#queue.splice(at, 1);
     waiting.reject(new AppError(message, { code: "PlanAbandoned", operation: "planning" }));
   }
 
   /** The thread is of unknown state: a new one takes the next plan. */
-  private fail(message: string, code = "PlannerFailed"): void {
-    const { current, worker } = this;
-    this.worker = undefined;
+  #fail(message: string, code = "PlannerFailed"): void {
+    const current = this.#current;
+    const worker = this.#worker;
+    this.#worker = undefined;
     void worker?.terminate();
-    this.done();
+    this.#done();
     current?.reject(new AppError(message, { code, operation: "planning", retry: "backoff" }));
-    this.next();
+    this.#next();
   }
 
-  private done(): void {
-    clearTimeout(this.timer);
-    this.current = undefined;
+  #done(): void {
+    clearTimeout(this.#timer);
+    this.#current = undefined;
   }
 
   async close(): Promise<void> {
-    this.closed = true;
-    clearTimeout(this.timer);
+    this.#closed = true;
+    clearTimeout(this.#timer);
     const error = new AppError("the planner is closing", { code: "PlannerBusy", operation: "planning" });
-    for (const waiting of [...(this.current ? [this.current] : []), ...this.queue.splice(0)]) waiting.reject(error);
-    await this.worker?.terminate();
+    for (const waiting of [...(this.#current ? [this.#current] : []), ...this.#queue.splice(0)]) waiting.reject(error);
+    await this.#worker?.terminate();
   }
 }
 

@@ -1,13 +1,18 @@
-// How a rank that leaves is emptied of requests, and how it is taken back.
+// A rank that leaves is emptied of requests, or taken back.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { LeavingRank } from "../../deployment/ports.ts";
-import { Drains } from "./drains.ts";
-import type { RankView } from "./members.ts";
+import type { RankView } from "../observed.ts";
+import { type DrainStep, Drains } from "./drains.ts";
 
 const drainMs = 60_000;
 const leaving: LeavingRank = { rank: 1, podUid: "p", reason: "Shrink" };
 const none = () => false;
+const step = (views: DrainStep["views"], marked: DrainStep["leaving"], planned: DrainStep["planned"], now: number): DrainStep => ({
+  ...{ views, leaving: marked, planned, now },
+  ...{ blocked: new Map(), drainMs },
+});
+const phaseOf = (drains: Drains, mark: LeavingRank) => drains.view({ leaving: [mark], blocked: new Map() })[0]?.phase;
 
 /** A worker whose Drain calls fail while `broken`. */
 function worker() {
@@ -28,10 +33,11 @@ function worker() {
       rank: 1,
       pod: { uid: "p", terminating: state.terminating },
       link,
+      report: link,
       leaving: mark,
       lost: state.lost,
       usable: state.usable,
-    }) as RankView;
+    }) as unknown as RankView;
   return { told, state, view };
 }
 
@@ -41,20 +47,20 @@ test("a rank that is taken back is told so until its status says that it serves,
   Object.assign(state, { draining: true, broken: true });
   const drains = new Drains();
   for (let now = 0; now <= 2_000; now += 200) {
-    drains.step([view()], [], none, drainMs, now);
+    drains.step(step([view()], [], none, now));
     await Promise.resolve();
   }
   assert.deepEqual(told, ["cancel", "cancel", "cancel"]);
   state.broken = false;
-  drains.step([view()], [], none, drainMs, 3_000);
-  drains.step([view()], [], none, drainMs, 10_000);
+  drains.step(step([view()], [], none, 3_000));
+  drains.step(step([view()], [], none, 10_000));
   assert.equal(told.length, 4, "its status says that it serves");
 });
 
 test("a pod that ends drains by itself and is not told otherwise", () => {
   const { told, state, view } = worker();
   Object.assign(state, { draining: true, terminating: true });
-  new Drains().step([view()], [], none, drainMs, 0);
+  new Drains().step(step([view()], [], none, 0));
   assert.deepEqual(told, []);
 });
 
@@ -62,8 +68,8 @@ test("a leaving rank is drained once its experts are elsewhere, and Drained when
   const { told, state, view } = worker();
   const drains = new Drains();
   const phase = (planned: boolean, now: number) => {
-    drains.step([view(leaving)], [leaving], () => planned, drainMs, now);
-    return drains.view([leaving])[0]?.phase;
+    drains.step(step([view(leaving)], [leaving], () => planned, now));
+    return phaseOf(drains, leaving);
   };
   assert.equal(phase(true, 0), "Moving");
   assert.deepEqual(told, []);
@@ -81,8 +87,8 @@ test("a worker that cannot be told to drain is given up after the drain time, ho
   const drains = new Drains();
   const phases = new Map<number, string | undefined>();
   for (let now = 0; now <= drainMs + 1_000; now += 500) {
-    drains.step([view(leaving)], [leaving], none, drainMs, now);
-    phases.set(now, drains.view([leaving])[0]?.phase);
+    drains.step(step([view(leaving)], [leaving], none, now));
+    phases.set(now, phaseOf(drains, leaving));
   }
   assert.ok(told.length > 10);
   assert.deepEqual([phases.get(0), phases.get(drainMs), phases.get(drainMs + 500)], ["Draining", "Draining", "Drained"]);
@@ -92,11 +98,11 @@ test("a rank that is lost or gone needs no draining, and Stop moves nothing", ()
   const { state, view } = worker();
   const drains = new Drains();
   const stop: LeavingRank = { ...leaving, reason: "Stop" };
-  drains.step([view(stop)], [stop], () => true, drainMs, 0);
-  assert.equal(drains.view([stop])[0]?.phase, "Draining");
+  drains.step(step([view(stop)], [stop], () => true, 0));
+  assert.equal(phaseOf(drains, stop), "Draining");
   state.lost = true;
-  drains.step([view(leaving)], [leaving], () => true, drainMs, 0);
-  assert.equal(drains.view([leaving])[0]?.phase, "Drained");
-  drains.step([], [leaving], () => true, drainMs, 0);
-  assert.equal(drains.view([leaving])[0]?.phase, "Drained");
+  drains.step(step([view(leaving)], [leaving], () => true, 0));
+  assert.equal(phaseOf(drains, leaving), "Drained");
+  drains.step(step([], [leaving], () => true, 0));
+  assert.equal(phaseOf(drains, leaving), "Drained");
 });

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../../crds/plan.ts";
+import type { RankView } from "../observed.ts";
 import { unheld } from "./holding.ts";
-import type { RankView } from "./members.ts";
 
 /** One layer: expert 0 on ranks 0 and 1, expert 1 on rank 1, experts 2 and 3 on rank 2. */
 const plan = { epoch: 3, layers: [{ layer: 0, epoch: 3, hosts: [[0, 1], [1], [2], [2]], shares: [] }] } as unknown as PlacementPlan;
@@ -16,7 +16,7 @@ interface Facts {
 
 function view(rank: number, { usable = true, ready = true, epoch = 3, held = [] }: Facts = {}): RankView {
   const hosted = new Map([[0, { layer: 0, epoch, experts: held }]]);
-  return { rank, usable, link: { status: { ready, epoch }, hosted } } as unknown as RankView;
+  return { rank, usable, report: { status: { ready, epoch }, hosted } } as unknown as RankView;
 }
 
 test("ranks that are ready hold what the plan gives them, whatever their last report says", () => {

@@ -1,16 +1,7 @@
-// Which experts of a plan no rank holds at this moment, as their processes report it: a process that has restarted is empty
-// until it has loaded them again. For what is said of a deployment; who is to be repaired is decided by who is there. Pure.
+// The experts of a plan that no rank holds at this moment, as their processes report it: a process that has restarted is empty until
+// it has loaded them again. The status says it; who is to be repaired is decided by who is there, not by this. Pure.
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { RankView } from "./members.ts";
-
-export interface Unheld {
-  /** (layer, expert) pairs without a live copy. */
-  readonly unhosted: number;
-  /** Those of them that no usable rank is planned to hold. */
-  readonly homeless: number;
-  /** Usable ranks that have yet to load some of the others, ascending. */
-  readonly loading: readonly number[];
-}
+import type { RankView, Unheld } from "../observed.ts";
 
 export function unheld(plan: PlacementPlan | undefined, views: readonly RankView[]): Unheld {
   const usable = new Map<number, Holder>();
@@ -33,9 +24,9 @@ export function unheld(plan: PlacementPlan | undefined, views: readonly RankView
 /** Whether a rank that is planned to hold (layer, expert) does. */
 type Holder = (layer: number, expert: number) => boolean;
 
-function holderOf({ link }: RankView): Holder {
+function holderOf({ report }: RankView): Holder {
   // Ready once it has held all that the plan gave it. Its report may be of a moment before the plan was committed.
-  if (link?.status?.ready && link.status.epoch > 0) return () => true;
-  const held = new Map([...(link?.hosted ?? [])].map(([layer, { experts }]) => [layer, new Set(experts)]));
+  if (report?.status?.ready && report.status.epoch > 0) return () => true;
+  const held = new Map([...(report?.hosted ?? [])].map(([layer, { experts }]) => [layer, new Set(experts)]));
   return (layer, expert) => held.get(layer)?.has(expert) ?? false;
 }

@@ -1,5 +1,5 @@
-// What one deployment knows of its load and what it last decided: closes windows, forecasts, asks the two questions of
-// planner/decide.ts and remembers the answers. No I/O; time and messages come from the loop.
+// The load picture of one deployment: it closes windows, forecasts, asks the two questions of planner/decide.ts and remembers the
+// answers. The loop closes windows, the intents plan with its input, the rollout tells it what was committed; it starts nothing itself.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { parseDuration, parseQuantity } from "../../../crds/quantity.ts";
@@ -23,7 +23,7 @@ import { windowsMin } from "../../planner/load/lifetime.ts";
 import { movesAllowed, Pace } from "../../planner/load/pace.ts";
 import { type PhaseLoad, phaseLoads } from "../../planner/load/phases.ts";
 import { ReshardAge } from "../../planner/load/reshard-age.ts";
-import { type SpeedRank, Speeds } from "../../planner/load/speeds.ts";
+import { Speeds } from "../../planner/load/speeds.ts";
 import { timingOf } from "../../planner/load/timing.ts";
 import { TransitionBook } from "../../planner/load/transitions.ts";
 import {
@@ -34,7 +34,8 @@ import {
   type MeasuredImbalance,
   ServedRows,
 } from "../../planner/load/windows.ts";
-import { copyKey, type ModelShape, type PlanInput, type PlanOutput, type RankSpec } from "../../planner/policy.ts";
+import { copyKey, type ModelShape, type PlanInput, type PlanOutput } from "../../planner/policy.ts";
+import type { LoadSnapshot, Observed, Outlook } from "../observed.ts";
 import { PathRates } from "./rates.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
@@ -47,78 +48,63 @@ const stretchMax = 4;
 /** Rows per layer that the measured imbalance adds up. */
 const measuredRows = 10_000;
 
-export interface BalanceFacts {
-  readonly spec: MoEDeploymentSpec;
-  readonly synced: boolean;
-  readonly planInProgress: boolean;
-  readonly busConnected: boolean;
-  readonly expected: readonly ExpectedRank[];
-  readonly ranks: readonly RankSpec[];
-  readonly hardware: readonly SpeedRank[];
-  readonly shape: ModelShape;
-  readonly plan: PlacementPlan | undefined;
-}
+/** What is read of an observation. */
+export type LoadFacts = Pick<Observed, "spec" | "synced" | "planInProgress" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
 
-export interface Outlook extends Pick<Forecast, "arm" | "error" | "change" | "noiseFloor" | "windows"> {
-  /** The load has changed at once, and no plan was judged since. */
-  readonly changed: boolean;
-}
-
-export class Balance {
+export class LoadPicture {
   readonly book: LoadBook;
   /** How fast bytes come, as receivers measure it. */
   readonly rates = new PathRates();
   readonly speeds = new Speeds();
-  private lastPlanAt = Number.NEGATIVE_INFINITY;
-  decision: Decision | undefined;
-  measured: MeasuredImbalance | undefined;
-  bound: number | undefined;
-  window: ClosedWindow | undefined;
-  /** The last window's load by phase, under the committed plan. */
-  phases: readonly PhaseLoad[] = [];
+  #lastPlanAt = Number.NEGATIVE_INFINITY;
+  readonly #shape: ModelShape;
+  #decision: Decision | undefined;
+  #measured: MeasuredImbalance | undefined;
+  #bound: number | undefined;
+  #window: ClosedWindow | undefined;
+  #phases: readonly PhaseLoad[] = [];
   /** Unix ms since which load is listened to. */
-  private readonly since: number;
-  private readonly forecaster: Forecaster;
-  private forecast: Forecast | undefined;
-  private readonly pace = new Pace();
-  /** Worst layer that the forecast gives under the committed plan, as last asked for. */
-  predicted: number | undefined;
-  /** What became of the last plan that was made. */
-  judged: Judged | undefined;
+  readonly #since: number;
+  readonly #forecaster: Forecaster;
+  #forecast: Forecast | undefined;
+  readonly #pace = new Pace();
+  #predicted: number | undefined;
+  #judged: Judged | undefined;
   /** Selections per layer that the forecast rests on: slow traffic needs several windows for the same certainty. */
-  private evidence = 0;
-  private readonly served = new ServedRows();
-  private settled = false;
+  #evidence = 0;
+  readonly #served = new ServedRows();
+  #settled = false;
   /** Of each layer's max/mean. */
-  private noise: Float64Array | undefined;
+  #noise: Float64Array | undefined;
   /** Made with the first message that has transitions; workers send them while the policy asks. */
-  private transitions: TransitionBook | undefined;
-  private readonly resharded = new ReshardAge();
-  private history: { windows: number; added: number[]; dropped: number[] }[] = [];
+  #transitions: TransitionBook | undefined;
+  readonly #resharded = new ReshardAge();
+  #history: { windows: number; added: number[]; dropped: number[] }[] = [];
 
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
-    this.since = now;
+    this.#shape = shape;
+    this.#since = now;
     this.book = new LoadBook({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
-    this.forecaster = new Forecaster(shape.layers, shape.experts);
+    this.#forecaster = new Forecaster(shape.layers, shape.experts);
   }
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
     const accepted = this.book.accept(window, expected, now);
     if (accepted.ok) this.speeds.take(window);
     if (accepted.ok && window.transitions) {
-      this.transitions ??= new TransitionBook(this.book.layers, this.book.experts);
-      this.transitions.add(window.transitions);
+      this.#transitions ??= new TransitionBook(this.book.layers, this.book.experts);
+      this.#transitions.add(window.transitions);
     }
     return accepted;
   }
 
   /** Of the oldest last message; a rank that was never heard is as old as the listening, so that no fresh figure stays for it. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
-    return Math.min(this.book.ageMs(expected, now), now - this.since);
+    return Math.min(this.book.ageMs(expected, now), now - this.#since);
   }
 
   /** Ends the window when its time has come; true when there is something new to decide on. */
-  closeIfDue(facts: BalanceFacts, now: number): boolean {
+  closeIfDue(facts: LoadFacts, now: number): boolean {
     const { window } = facts.spec.rebalancing.trigger;
     if (facts.planInProgress) {
       // Counts taken while experts move say nothing of either plan.
@@ -133,39 +119,39 @@ export class Balance {
     if (this.book.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
     const closed = this.book.close(facts.expected, now);
     this.speeds.close(facts.hardware);
-    this.window = closed;
-    if (policies[facts.spec.rebalancing.policy].usesTransitions) this.transitions?.fade();
-    else this.transitions = undefined;
+    this.#window = closed;
+    if (policies[facts.spec.rebalancing.policy].usesTransitions) this.#transitions?.fade();
+    else this.#transitions = undefined;
     if (closed.missing.length > 0 || closed.selections === 0) return true;
     const least = leastOf(closed.perLayer);
     if (least >= Math.min(wanted, windowRowsMin)) {
-      this.forecast = this.forecaster.observe(closed.routed);
-      const { alarm } = this.forecast;
-      this.pace.observe(this.forecast);
+      this.#forecast = this.#forecaster.observe(closed.routed);
+      const { alarm } = this.#forecast;
+      this.#pace.observe(this.#forecast);
       if (alarm) {
-        this.evidence = 0;
-        this.settled = false;
-        this.resharded.forget();
-        this.served.clear();
+        this.#evidence = 0;
+        this.#settled = false;
+        this.#resharded.forget();
+        this.#served.clear();
       }
-      this.evidence += least;
+      this.#evidence += least;
       // What was dropped before the load changed may be what is needed now.
-      this.history = alarm ? [] : this.history.filter((plan) => ++plan.windows <= dwellWindows);
-      this.noise = this.forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
-      this.bound = layerBoundOf(this.input(facts));
-      this.phases = facts.plan ? phaseLoads(this.input(facts), closed, windowRowsMin) : [];
+      this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
+      this.#noise = this.#forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
+      this.#bound = layerBoundOf(this.input(facts));
+      this.#phases = facts.plan ? phaseLoads(this.input(facts), closed, windowRowsMin) : [];
     }
-    this.served.add(closed, measuredRows);
-    this.measured = this.served.measure(wanted);
+    this.#served.add(closed, measuredRows);
+    this.#measured = this.#served.measure(wanted);
     return true;
   }
 
   /** First question, on the window just closed. */
-  ask(facts: BalanceFacts, now: number): Decision {
+  ask(facts: LoadFacts, now: number): Decision {
     const { rebalancing, telemetry } = facts.spec;
-    const closed = this.window;
-    const { intervalFactor } = this.pace;
-    this.predicted = facts.plan && this.forecast ? predictedWorst(this.input(facts), facts.plan.layers) : undefined;
+    const closed = this.#window;
+    const { intervalFactor } = this.#pace;
+    this.#predicted = facts.plan && this.#forecast ? predictedWorst(this.input(facts), facts.plan.layers) : undefined;
     const decision = whetherToPlan({
       mode: rebalancing.mode,
       synced: facts.synced && facts.plan !== undefined,
@@ -175,70 +161,82 @@ export class Balance {
       staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
       missingRanks: closed?.missing ?? [],
       activeRanks: facts.expected.length,
-      selectionsPerLayer: Math.round(this.evidence),
+      selectionsPerLayer: Math.round(this.#evidence),
       minTokens: rebalancing.trigger.minTokens,
-      sinceLastPlanMs: now - this.lastPlanAt,
+      sinceLastPlanMs: now - this.#lastPlanAt,
       intervalMs: parseDuration(rebalancing.interval, "spec.rebalancing.interval") * intervalFactor,
       intervalFactor,
-      alarm: this.pace.changed,
-      imbalance: this.predicted ?? 1,
+      alarm: this.#pace.changed,
+      imbalance: this.#predicted ?? 1,
       triggerPercent: rebalancing.trigger.imbalancePercent,
-      settled: this.settled,
-      noise: facts.plan && this.forecast ? worstNoise(this.input(facts), this.noise) : 0,
-      ...(this.transitions?.fresh ? { newTransitions: this.transitions.pairs } : {}),
+      settled: this.#settled,
+      noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
+      ...(this.#transitions?.fresh ? { newTransitions: this.#transitions.pairs } : {}),
     });
     // A recommendation stands until the next plan is made.
-    if (decision.reason !== "Interval" || this.decision?.reason !== "Recommended") this.decision = decision;
+    if (decision.reason !== "Interval" || this.#decision?.reason !== "Recommended") this.#decision = decision;
     return decision;
   }
 
   /** Second question, on the plan that a policy made. */
   judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
     const { layers, hops } = output;
-    this.lastPlanAt = now;
-    this.transitions?.used();
+    this.#lastPlanAt = now;
+    this.#transitions?.used();
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
     const judged = whetherToMove(input, layers, {
       mode: spec.rebalancing.mode,
-      noise: worstNoise(input, this.noise),
+      noise: worstNoise(input, this.#noise),
       rates: this.rates.rates(transferLimit(spec), now),
       limit: transferLimit(spec),
-      lifetimeSeconds: ((this.forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
+      lifetimeSeconds: ((this.#forecast?.lifetime ?? windowsMin) * windowMs) / 1000,
       ...(hops ? { hops } : {}),
     });
-    if (judged.decision.act) this.resharded.planned(this.forecast?.windows ?? 0, output);
-    this.decision = judged.decision;
-    this.judged = judged;
-    this.pace.judged(judged.decision);
+    if (judged.decision.act) this.#resharded.planned(this.#forecast?.windows ?? 0, output);
+    this.#decision = judged.decision;
+    this.#judged = judged;
+    this.#pace.judged(judged.decision);
     return judged;
   }
 
   /** There is no plan to judge. */
   failed(message: string): Decision {
-    this.decision = planFailed(message, this.decision?.numbers);
-    return this.decision;
+    this.#decision = planFailed(message, this.#decision?.numbers);
+    return this.#decision;
   }
 
-  /** How the load is forecast; undefined until a window had enough of it. */
-  get outlook(): Outlook | undefined {
-    if (!this.forecast) return undefined;
-    const { arm, error, change, noiseFloor, windows } = this.forecast;
-    return { arm, error, change, noiseFloor, windows, changed: this.pace.changed };
+  /** As it is now. */
+  snapshot(): LoadSnapshot {
+    return {
+      decision: this.#decision,
+      measured: this.#measured,
+      bound: this.#bound,
+      phases: this.#phases,
+      predicted: this.#predicted,
+      judged: this.#judged,
+      outlook: this.#outlook(),
+    };
+  }
+
+  #outlook(): Outlook | undefined {
+    if (!this.#forecast) return undefined;
+    const { arm, error, change, noiseFloor, windows } = this.#forecast;
+    return { arm, error, change, noiseFloor, windows, changed: this.#pace.changed };
   }
 
   /** Load to plan with: the forecast, or even load where none is known. */
-  input(facts: BalanceFacts, options: { readonly even?: boolean } = {}): PlanInput {
+  input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
-    const transitions = this.transitions?.known();
-    const timing = this.timing(facts);
-    const load = options.even || !this.forecast ? new Float64Array(facts.shape.layers * facts.shape.experts).fill(1) : this.forecast.load;
+    const transitions = this.#transitions?.known();
+    const timing = this.#timing(facts);
+    const load = options.even || !this.#forecast ? new Float64Array(this.#shape.layers * this.#shape.experts).fill(1) : this.#forecast.load;
     return {
-      shape: facts.shape,
+      shape: this.#shape,
       ranks: facts.ranks,
       load,
       current: facts.plan?.layers,
       budget: {
-        maxMoves: movesAllowed(budget.maxMoves, this.pace.changed),
+        maxMoves: movesAllowed(budget.maxMoves, this.#pace.changed),
         maxMovesPerRank: budget.maxMovesPerRank ?? Infinity,
         maxBytes: budget.maxBytes === undefined ? Infinity : parseQuantity(budget.maxBytes, "spec.rebalancing.budget.maxBytes"),
       },
@@ -246,30 +244,30 @@ export class Balance {
       split: "weighted",
       effort: "quality",
       gainPerMove,
-      recent: { added: new Set(this.history.flatMap((h) => h.added)), dropped: new Set(this.history.flatMap((h) => h.dropped)) },
+      recent: { added: new Set(this.#history.flatMap((h) => h.added)), dropped: new Set(this.#history.flatMap((h) => h.dropped)) },
       ...(transitions ? { transitions } : {}),
       ...(timing ? { timing } : {}),
-      ...this.resharded.input(this.forecast?.windows ?? 0),
-      ...(this.noise && !options.even ? { noise: planNoise(this.noise) } : {}),
+      ...this.#resharded.input(this.#forecast?.windows ?? 0),
+      ...(this.#noise && !options.even ? { noise: planNoise(this.#noise) } : {}),
     };
   }
 
-  private timing({ spec, shape, ranks }: BalanceFacts): PlanInput["timing"] {
-    if (!this.window || !this.forecast) return undefined;
+  #timing({ spec, ranks }: LoadFacts): PlanInput["timing"] {
+    if (!this.#window || !this.#forecast) return undefined;
     const windowMs = parseDuration(spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window");
-    const rates = this.rates.rates(transferLimit(spec), this.window.end);
-    return timingOf(this.window, { layers: shape.layers, ranks, rates, windowMs, windows: this.forecast.lifetime });
+    const rates = this.rates.rates(transferLimit(spec), this.#window.end);
+    return timingOf(this.#window, { layers: this.#shape.layers, ranks, rates, windowMs, windows: this.#forecast.lifetime });
   }
 
   /** A plan was committed: its copies dwell, and the open window is of another world. */
   committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
-      this.settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
+      this.#settled = predictedWorst(input, layers) * 100 < triggerPercent + settledPoints;
       const key = (copy: { layer: number; expert: number; rank: number }): number => copyKey(input, copy.layer, copy.expert, copy.rank);
-      this.history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
+      this.#history.push({ windows: 0, added: diff.moves.map(key), dropped: diff.drops.map(key) });
     }
-    this.lastPlanAt = now;
+    this.#lastPlanAt = now;
     this.restart(now);
   }
 
@@ -277,16 +275,16 @@ export class Balance {
   restart(now: number): void {
     this.book.reset(now);
     this.speeds.drop();
-    this.served.clear();
-    this.measured = undefined;
-    this.phases = [];
+    this.#served.clear();
+    this.#measured = undefined;
+    this.#phases = [];
   }
 
   /** Ranks came or went: what was dropped or added before is no longer a hint. */
   forgetHistory(): void {
-    this.history = [];
-    this.resharded.forget();
-    this.pace.forget();
+    this.#history = [];
+    this.#resharded.forget();
+    this.#pace.forget();
   }
 }
 

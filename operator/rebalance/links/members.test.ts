@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import { agreedModel, type RankView, uniqueBytes } from "./members.ts";
+import type { RankView } from "../observed.ts";
+import { agreedModel, uniqueBytes } from "./members.ts";
 
 interface Facts {
   readonly model?: string;
@@ -10,8 +11,8 @@ interface Facts {
 }
 
 function view(uid: string, { model, codec = "f32", lost = false }: Facts): RankView {
-  const link = model === undefined ? {} : { description: { modelDigest: model, codec } };
-  return { pod: { uid, lost }, link } as unknown as RankView;
+  const report = model === undefined ? {} : { description: { modelDigest: model, codec } };
+  return { pod: { uid, lost }, report } as unknown as RankView;
 }
 
 test("workers agree on a model when all that may run another have spoken", () => {

@@ -1,28 +1,16 @@
-// Who is in the world: joins what Kubernetes says of worker pods with what their links say, and derives each rank's state
-// and the planner's view of it. Pure.
+// The members of a deployment: worker pods as Kubernetes says them, joined with what their links say, each rank's state, and ranks as
+// the planner sees them. Pure; observe.ts derives them once per tick, all others read them.
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { LeavingRank, WorkerPod } from "../../deployment/ports.ts";
 import type { SpeedRank, Speeds } from "../../planner/load/speeds.ts";
 import type { RankSpec } from "../../planner/policy.ts";
-import type { Link, Member, MemberState, PlanMember } from "../ports.ts";
+import type { RankView } from "../observed.ts";
+import type { Link, Member, MemberState, PlanMember, StoredPlacement } from "../ports.ts";
 
 /** A Control stream that has failed for this long means the rank is lost. */
 export const lostAfterMs = 5_000;
 /** Speeds at the start within this factor of the median are noise of the measurement, not other hardware. */
 const speedNoise = 1.3;
-
-export interface RankView {
-  readonly rank: number;
-  readonly pod: WorkerPod;
-  readonly link: Link | undefined;
-  readonly leaving: LeavingRank | undefined;
-  /** Its stream works and it runs the model of this world. */
-  readonly usable: boolean;
-  /** Nothing more is to be expected of this process. */
-  readonly lost: boolean;
-  readonly mismatch: boolean;
-  readonly state: MemberState;
-}
 
 export interface MembersInput {
   readonly workers: readonly WorkerPod[];
@@ -36,9 +24,10 @@ export function rankViews(input: MembersInput): RankView[] {
   return input.workers.map((pod) => {
     const link = input.link(pod.uid);
     const leaving = input.leaving.find((rank) => rank.podUid === pod.uid);
-    const described = link?.description;
-    const connected = described !== undefined && link?.downSince === undefined;
-    const down = described !== undefined && link?.downSince !== undefined && input.now - link.downSince > lostAfterMs;
+    const report = link && reportOf(link);
+    const described = report?.description;
+    const connected = described !== undefined && report?.downSince === undefined;
+    const down = described !== undefined && report?.downSince !== undefined && input.now - report.downSince > lostAfterMs;
     const lost = pod.lost || down;
     const mismatch = described !== undefined && input.digest !== undefined && described.modelDigest !== input.digest;
     const usable = connected && !pod.lost && !mismatch;
@@ -46,19 +35,25 @@ export function rankViews(input: MembersInput): RankView[] {
       rank: pod.rank,
       pod,
       link,
+      report,
       leaving,
       usable,
       lost,
       mismatch,
-      state: stateOf({ lost, leaving: leaving !== undefined || pod.terminating, link, usable }),
+      state: stateOf({ lost, leaving: leaving !== undefined || pod.terminating, report, usable }),
     };
   });
 }
 
-function stateOf(view: { lost: boolean; leaving: boolean; link: Link | undefined; usable: boolean }): MemberState {
+/** Of this moment: a link goes on changing. */
+function reportOf({ address, description, status, hosted, downSince, lastError }: Link): NonNullable<RankView["report"]> {
+  return { address, description, status, hosted, downSince, lastError };
+}
+
+function stateOf(view: Pick<RankView, "lost" | "report" | "usable"> & { readonly leaving: boolean }): MemberState {
   if (view.lost) return "lost";
   if (view.leaving) return "draining";
-  const status = view.link?.status;
+  const status = view.report?.status;
   return view.usable && status !== undefined && status.epoch > 0 && status.ready ? "active" : "joining";
 }
 
@@ -74,13 +69,13 @@ export function currentByRank(views: readonly RankView[]): RankView[] {
 
 export function membersOf(views: readonly RankView[]): Member[] {
   return currentByRank(views)
-    .filter((view) => view.link?.description !== undefined)
+    .filter((view) => view.report?.description !== undefined)
     .map((view) => ({
       rank: view.rank,
       podName: view.pod.name,
       podUid: view.pod.uid,
-      bootId: view.link?.description?.bootId ?? "",
-      address: view.link?.address ?? "",
+      bootId: view.report?.description?.bootId ?? "",
+      address: view.report?.address ?? "",
       state: view.state,
     }));
 }
@@ -89,14 +84,14 @@ export function membersOf(views: readonly RankView[]): Member[] {
 export function planMembers(views: readonly RankView[]): Map<number, PlanMember> {
   const usable = views.filter((view) => view.usable);
   return new Map(
-    usable.map(({ rank, pod, link }): [number, PlanMember] => [
+    usable.map(({ rank, pod, report }): [number, PlanMember] => [
       rank,
       {
-        bootId: link?.description?.bootId ?? "",
+        bootId: report?.description?.bootId ?? "",
         podName: pod.name,
         podUid: pod.uid,
-        budgetBytes: link?.description?.budgetBytes ?? 0,
-        held: link?.hosted ?? new Map(),
+        budgetBytes: report?.description?.budgetBytes ?? 0,
+        held: report?.hosted ?? new Map(),
       },
     ]),
   );
@@ -105,7 +100,7 @@ export function planMembers(views: readonly RankView[]): Map<number, PlanMember>
 /** Changes with every process that comes, goes or is to leave. */
 export function memberKey(views: readonly RankView[]): string {
   return views
-    .map((view) => `${view.rank}:${view.link?.description?.bootId ?? "-"}:${view.usable ? 1 : 0}:${view.leaving?.reason ?? ""}`)
+    .map((view) => `${view.rank}:${view.report?.description?.bootId ?? "-"}:${view.usable ? 1 : 0}:${view.leaving?.reason ?? ""}`)
     .join(",");
 }
 
@@ -121,9 +116,9 @@ export interface Model {
  */
 export function agreedModel(views: readonly RankView[], planned: ReadonlySet<string>): Model | undefined {
   let agreed: Model | undefined;
-  for (const { pod, link } of views) {
+  for (const { pod, report } of views) {
     if (pod.lost) continue;
-    const described = link?.description;
+    const described = report?.description;
     if (!described && planned.has(pod.uid)) return undefined;
     if (!described) continue;
     const { modelDigest: digest, codec } = described;
@@ -133,10 +128,15 @@ export function agreedModel(views: readonly RankView[], planned: ReadonlySet<str
   return agreed;
 }
 
+/** Pods that the stored plan was made for. */
+export function podsOf(stored: StoredPlacement | undefined): ReadonlySet<string> {
+  return new Set((stored?.spec.ranks ?? []).map(({ podUID }) => podUID));
+}
+
 /** What most of the described workers run. */
-export function majorityDigest(views: readonly Pick<RankView, "link">[]): string | undefined {
+export function majorityDigest(links: readonly (Pick<Link, "description"> | undefined)[]): string | undefined {
   const count = new Map<string, number>();
-  for (const { link } of views) {
+  for (const link of links) {
     const digest = link?.description?.modelDigest;
     if (digest) count.set(digest, (count.get(digest) ?? 0) + 1);
   }
@@ -145,7 +145,7 @@ export function majorityDigest(views: readonly Pick<RankView, "link">[]): string
 
 /** Whether every worker that can be reached has said who it is. */
 export function everybodyDescribed(views: readonly RankView[]): boolean {
-  return views.length > 0 && views.every((view) => view.lost || view.link === undefined || view.link.description !== undefined);
+  return views.length > 0 && views.every((view) => view.lost || view.report === undefined || view.report.description !== undefined);
 }
 
 function score(view: RankView): number {
@@ -158,7 +158,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
   for (const view of views) if (view.usable) usable.set(view.rank, view);
   const known = new Map(speedRanks(views).map((each) => [each.bootId, speeds?.of(each) ?? each.prior]));
   const specs = [...usable.values()].map((view): RankSpec => {
-    const { description } = view.link ?? {};
+    const { description } = view.report ?? {};
     return {
       rank: view.rank,
       speed: known.get(description?.bootId ?? "") ?? 1,
@@ -179,7 +179,7 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
  * fast as before. A restarted process has the hardware of its pod.
  */
 export function speedRanks(views: readonly RankView[]): SpeedRank[] {
-  const described = views.flatMap(({ pod, link }) => (link?.description ? [{ pod, ...link.description }] : []));
+  const described = views.flatMap(({ pod, report }) => (report?.description ? [{ pod, ...report.description }] : []));
   const speedOf = deviceSpeeds(described);
   return described.map(({ pod, bootId, device }) => {
     const relative = speedOf(device);

@@ -1,5 +1,6 @@
-// How fast bytes of experts really come, by path: receivers say with each layer that is ready what they took from whom and how
-// long that took them (Fetched), nodes and zones say which path that was. What nobody has measured is assumed. No I/O.
+// The rates at which bytes of experts really come, by path: receivers say with each layer that is ready what they took from whom and
+// how long that took them (Fetched), nodes and zones say which path that was. What nobody has measured is assumed. The load picture
+// keeps them for the price of plans; nothing is paced by them. No I/O.
 import { assumedRates, type ByPath, byPath, type Fetched, pathBetween, type TransferPath } from "../../../runtime/placement/cost.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 
@@ -17,8 +18,8 @@ interface Sums {
 }
 
 export class PathRates {
-  private readonly sums = new Map<TransferPath, Sums>();
-  private limit: number | undefined;
+  readonly #sums = new Map<TransferPath, Sums>();
+  #limit: number | undefined;
 
   /** `ranks` place the receiver and its sources; what came from one that is not among them is left out. */
   add(ranks: readonly RankSpec[], receiver: number, fetched: readonly Fetched[], now: number): void {
@@ -31,12 +32,12 @@ export class PathRates {
       const from = source === "store" ? undefined : placeOf(source);
       if (!to || (source !== "store" && !from) || !(bytes > 0 && seconds > 0 && seconds < Infinity)) continue;
       const path = from ? pathBetween(to, from) : "store";
-      if (path !== "pod") this.count(path, bytes, seconds, now);
+      if (path !== "pod") this.#count(path, bytes, seconds, now);
     }
   }
 
-  private count(path: TransferPath, bytes: number, seconds: number, now: number): void {
-    const known = this.sums.get(path);
+  #count(path: TransferPath, bytes: number, seconds: number, now: number): void {
+    const known = this.#sums.get(path);
     const sums = known && now - known.at <= measuredForMs ? known : { bytes: 0, seconds: 0, at: now };
     sums.bytes += bytes;
     sums.seconds += seconds;
@@ -45,7 +46,7 @@ export class PathRates {
       sums.bytes /= 2;
       sums.seconds /= 2;
     }
-    this.sums.set(path, sums);
+    this.#sums.set(path, sums);
   }
 
   /**
@@ -53,10 +54,10 @@ export class PathRates {
    * allows, so they are forgotten.
    */
   rates(limit: number, now: number): ByPath {
-    if (this.limit !== undefined && limit !== this.limit) this.sums.clear();
-    this.limit = limit;
+    if (this.#limit !== undefined && limit !== this.#limit) this.#sums.clear();
+    this.#limit = limit;
     return byPath((path) => {
-      const sums = this.sums.get(path);
+      const sums = this.#sums.get(path);
       const measured = sums && sums.bytes >= leastBytes && now - sums.at <= measuredForMs;
       return Math.min(limit, measured ? sums.bytes / sums.seconds : assumedRates[path]);
     });

@@ -1,5 +1,5 @@
 // One connection to a worker or gateway pod: Describe, then a Control.Watch stream that is opened again whenever it
-// ends, and the calls of the protocol with deadlines. Knows nothing of plans' contents or of other pods.
+// ends, and the calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
@@ -23,124 +23,125 @@ type WatchStream = ReturnType<Client["watch"]>;
 export class Session implements Link {
   description: Description | undefined;
   status: PodStatus | undefined;
-  hosted = new Map<number, HostedLayer>();
+  /** Replaced, never changed: what was observed of it stays as it was. */
+  hosted: ReadonlyMap<number, HostedLayer> = new Map();
   downSince: number | undefined;
   lastError = "";
-  private readonly target: LinkTarget;
-  private readonly clock: Clock;
-  private readonly client: Client;
-  private readonly tls: ReturnType<typeof fixedTls>;
-  private stream: WatchStream | undefined;
-  private closed = false;
-  private heardAt = 0;
-  private membership: Membership | undefined;
-  private plan: PlacementPlan | undefined;
-  private stopTimer: () => void = () => {};
+  readonly #target: LinkTarget;
+  readonly #clock: Clock;
+  readonly #client: Client;
+  readonly #tls: ReturnType<typeof fixedTls>;
+  #stream: WatchStream | undefined;
+  #closed = false;
+  #heardAt = 0;
+  #membership: Membership | undefined;
+  #plan: PlacementPlan | undefined;
+  #stopTimer: () => void = () => {};
 
   constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">) {
-    this.target = target;
-    this.clock = clock;
+    this.#target = target;
+    this.#clock = clock;
     this.downSince = clock.now();
-    this.tls = fixedTls(material(target.identity));
-    this.client = network.connect(Control, { address: target.address, serverName: target.serverName, tls: this.tls });
-    void this.open();
+    this.#tls = fixedTls(material(target.identity));
+    this.#client = network.connect(Control, { address: target.address, serverName: target.serverName, tls: this.#tls });
+    void this.#open();
   }
 
   get address(): string {
-    return this.target.address;
+    return this.#target.address;
   }
 
   renew(identity: LinkTarget["identity"]): void {
-    this.tls.update(material(identity));
+    this.#tls.update(material(identity));
   }
 
-  private sender() {
-    return toSender({ deploymentUid: this.target.deploymentUid, rank: operatorRank, podUid: "operator", bootId: "operator" });
+  #sender() {
+    return toSender({ deploymentUid: this.#target.deploymentUid, rank: operatorRank, podUid: "operator", bootId: "operator" });
   }
 
-  private async open(): Promise<void> {
+  async #open(): Promise<void> {
     try {
-      if (this.target.kind === "worker") {
-        const reply = await this.client.describe({ sender: this.sender() }, { deadline: this.clock.now() + describeTimeoutMs });
-        if (this.closed) return;
-        this.takeDescription(reply);
+      if (this.#target.kind === "worker") {
+        const reply = await this.#client.describe({ sender: this.#sender() }, { deadline: this.#clock.now() + describeTimeoutMs });
+        if (this.#closed) return;
+        this.#takeDescription(reply);
       }
-      this.watch();
+      this.#watch();
     } catch (caught) {
-      this.down(fromStatus(caught, "Describe"));
+      this.#down(fromStatus(caught, "Describe"));
     }
   }
 
-  private takeDescription(reply: DescribeReply): void {
+  #takeDescription(reply: DescribeReply): void {
     const description = toDescription(reply);
-    if (description.podUid !== this.target.podUid) {
-      throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.target.podUid}`, {
+    if (description.podUid !== this.#target.podUid) {
+      throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
         code: "WrongPod",
         retry: "backoff",
       });
     }
     if (this.description?.bootId !== description.bootId) this.hosted = new Map();
     this.description = description;
-    if (reply.status) this.takeStatus(reply.status);
+    if (reply.status) this.#takeStatus(reply.status);
   }
 
-  private watch(): void {
-    const stream = this.client.watch();
-    this.stream = stream;
-    this.heardAt = this.clock.now();
+  #watch(): void {
+    const stream = this.#client.watch();
+    this.#stream = stream;
+    this.#heardAt = this.#clock.now();
     stream.on("data", (status: WatchStatus) => {
-      if (this.stream !== stream) return;
+      if (this.#stream !== stream) return;
       const boot = status.self?.bootId;
       if (this.description && boot !== undefined && boot !== this.description.bootId) {
         stream.cancel();
-        return this.lost(stream, "the process restarted");
+        return this.#lost(stream, "the process restarted");
       }
       const first = this.downSince !== undefined;
       this.downSince = undefined;
-      this.heardAt = this.clock.now();
-      this.takeStatus(status);
+      this.#heardAt = this.#clock.now();
+      this.#takeStatus(status);
       if (first) this.lastError = "";
-      this.target.onChange();
+      this.#target.onChange();
     });
-    stream.on("error", (error: Error) => this.lost(stream, error.message));
-    stream.on("end", () => this.lost(stream, "the stream ended"));
-    stream.write(create(WatchPushSchema, { sender: this.sender(), push: { case: "ping", value: true } }));
-    if (this.membership) this.push(this.membership);
-    if (this.plan) this.pushPlan(this.plan);
-    this.beat(stream);
+    stream.on("error", (error: Error) => this.#lost(stream, error.message));
+    stream.on("end", () => this.#lost(stream, "the stream ended"));
+    stream.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true } }));
+    if (this.#membership) this.push(this.#membership);
+    if (this.#plan) this.pushPlan(this.#plan);
+    this.#beat(stream);
   }
 
   /** Pings, and ends a stream that has gone silent. */
-  private beat(stream: WatchStream): void {
-    this.stopTimer = this.clock.after(pingMs, () => {
-      if (this.closed || this.stream !== stream) return;
-      if (this.clock.now() - this.heardAt > silenceMs) {
+  #beat(stream: WatchStream): void {
+    this.#stopTimer = this.#clock.after(pingMs, () => {
+      if (this.#closed || this.#stream !== stream) return;
+      if (this.#clock.now() - this.#heardAt > silenceMs) {
         stream.cancel();
-        return this.lost(stream, `no status for ${silenceMs} ms`);
+        return this.#lost(stream, `no status for ${silenceMs} ms`);
       }
-      stream.write(create(WatchPushSchema, { sender: this.sender(), push: { case: "ping", value: true } }));
-      this.beat(stream);
+      stream.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true } }));
+      this.#beat(stream);
     });
   }
 
-  private lost(stream: WatchStream, message: string): void {
-    if (this.stream !== stream) return;
-    this.down(new AppError(message, { code: "Unavailable", retry: "backoff" }));
+  #lost(stream: WatchStream, message: string): void {
+    if (this.#stream !== stream) return;
+    this.#down(new AppError(message, { code: "Unavailable", retry: "backoff" }));
   }
 
-  private down(error: AppError): void {
-    if (this.closed) return;
-    this.stream = undefined;
+  #down(error: AppError): void {
+    if (this.#closed) return;
+    this.#stream = undefined;
     this.lastError = error.message;
-    this.downSince ??= this.clock.now();
-    this.target.onChange();
-    this.stopTimer();
-    this.stopTimer = this.clock.after(reconnectMs, () => {
-      if (!this.closed) void this.open();
+    this.downSince ??= this.#clock.now();
+    this.#target.onChange();
+    this.#stopTimer();
+    this.#stopTimer = this.#clock.after(reconnectMs, () => {
+      if (!this.#closed) void this.#open();
     });
   }
 
-  private takeStatus(status: WatchStatus): void {
+  #takeStatus(status: WatchStatus): void {
     this.status = {
       epoch: toNumber(status.epoch, "status.epoch"),
       planHash: status.planHash,
@@ -152,34 +153,36 @@ export class Session implements Link {
       draining: status.draining,
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
     };
-    for (const { layer, epoch, experts } of status.hosted)
-      this.hosted.set(layer, { layer, epoch: toNumber(epoch, "hosted.epoch"), experts });
+    if (status.hosted.length === 0) return;
+    const hosted = new Map(this.hosted);
+    for (const { layer, epoch, experts } of status.hosted) hosted.set(layer, { layer, epoch: toNumber(epoch, "hosted.epoch"), experts });
+    this.hosted = hosted;
   }
 
   push(membership: Membership): void {
-    this.membership = membership;
-    this.stream?.write(create(WatchPushSchema, { sender: this.sender(), push: { case: "membership", value: toMembership(membership) } }));
+    this.#membership = membership;
+    this.#stream?.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "membership", value: toMembership(membership) } }));
   }
 
   pushPlan(plan: PlacementPlan): void {
-    this.plan = plan;
-    this.stream?.write(create(WatchPushSchema, { sender: this.sender(), push: { case: "plan", value: toPlan(plan) } }));
+    this.#plan = plan;
+    this.#stream?.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "plan", value: toPlan(plan) } }));
   }
 
   async snapshot(): Promise<PlacementPlan | undefined> {
-    const reply = await this.call("Snapshot", (options) => this.client.snapshot({ sender: this.sender() }, options));
+    const reply = await this.#call("Snapshot", (options) => this.#client.snapshot({ sender: this.#sender() }, options));
     return reply.plan ? fromPlan(reply.plan) : undefined;
   }
 
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
     const request = {
-      sender: this.sender(),
+      sender: this.#sender(),
       plan: toPlan(plan),
       deadlineUnixMs: BigInt(deadline),
       maxBytesPerSecond: BigInt(Math.floor(maxBytesPerSecond)),
     };
     return new Promise((resolve, reject) => {
-      const stream = this.client.prepare(request, { deadline: deadline + callTimeoutMs });
+      const stream = this.#client.prepare(request, { deadline: deadline + callTimeoutMs });
       stream.on("data", (message) => {
         const { event } = message;
         if (event.case === "ready") {
@@ -195,39 +198,41 @@ export class Session implements Link {
   }
 
   async commit(plan: PlacementPlan) {
-    const reply = await this.call("Commit", (options) => this.client.commit({ sender: this.sender(), plan: toPlan(plan) }, options));
+    const reply = await this.#call("Commit", (options) => this.#client.commit({ sender: this.#sender(), plan: toPlan(plan) }, options));
     return { committed: reply.committed, refused: reply.refused, epoch: toNumber(reply.epoch, "commit.epoch") };
   }
 
   async abort(epoch: number, layers: readonly number[]): Promise<void> {
-    await this.call("Abort", (options) => this.client.abort({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers] }, options));
+    await this.#call("Abort", (options) =>
+      this.#client.abort({ sender: this.#sender(), epoch: BigInt(epoch), layers: [...layers] }, options),
+    );
   }
 
   async release(epoch: number, layers: readonly number[], drainOnly: boolean) {
-    const reply = await this.call("Release", (options) =>
-      this.client.release({ sender: this.sender(), epoch: BigInt(epoch), layers: [...layers], drainOnly }, options),
+    const reply = await this.#call("Release", (options) =>
+      this.#client.release({ sender: this.#sender(), epoch: BigInt(epoch), layers: [...layers], drainOnly }, options),
     );
     return { released: reply.released, pending: reply.pending };
   }
 
   async drain(cancel: boolean): Promise<void> {
-    await this.call("Drain", (options) => this.client.drain({ sender: this.sender(), cancel }, options));
+    await this.#call("Drain", (options) => this.#client.drain({ sender: this.#sender(), cancel }, options));
   }
 
-  private async call<T>(operation: string, run: (options: { deadline: number }) => Promise<T>): Promise<T> {
+  async #call<T>(operation: string, run: (options: { deadline: number }) => Promise<T>): Promise<T> {
     try {
-      return await run({ deadline: this.clock.now() + callTimeoutMs });
+      return await run({ deadline: this.#clock.now() + callTimeoutMs });
     } catch (caught) {
       throw fromStatus(caught, operation);
     }
   }
 
   close(): void {
-    this.closed = true;
-    this.stopTimer();
-    this.stream?.cancel();
-    this.client.close();
-    this.tls.close();
+    this.#closed = true;
+    this.#stopTimer();
+    this.#stream?.cancel();
+    this.#client.close();
+    this.#tls.close();
   }
 }
 

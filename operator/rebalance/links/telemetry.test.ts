@@ -1,4 +1,4 @@
-// Who shares a connection to NATS, and what a loop says while it has none.
+// Deployments share a connection to NATS, and a loop says when it has none.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { SimCluster } from "../../../test/sim/cluster.ts";

@@ -1,19 +1,8 @@
-// Plans as they are stored: the ExpertPlacement spec to a PlacementPlan and back, the plan's hash, and the plan as it is
-// committed while a newer one is under way. No I/O; the hash needs node:crypto.
+// A plan as an object: the next one after its parent, with its epochs and its hash, the ExpertPlacement spec to a PlacementPlan and
+// back, and the newest of what workers know. No I/O; the hash needs node:crypto.
 import { createHash } from "node:crypto";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../../crds/plan.ts";
-
-/** Over what every rank must agree on; not over who wrote it when. */
-export function planHash(plan: Omit<PlacementPlan, "planHash">): string {
-  const hash = createHash("sha256");
-  hash.update(`${plan.deploymentUid}\n${plan.epoch}\n${plan.modelDigest}\n`);
-  for (const layer of plan.layers) {
-    const { hosts, shares } = encodeLayer(layer);
-    hash.update(`${layer.layer} ${layer.epoch} ${hosts} ${shares}\n`);
-  }
-  return hash.digest("hex");
-}
 
 /** The next plan: layers that differ from the parent get the new epoch, the others keep theirs. */
 export function nextPlan(
@@ -33,7 +22,14 @@ export function nextPlan(
     parentEpoch: parent?.epoch ?? 0,
     layers: placed,
   };
-  return { ...unhashed, planHash: planHash(unhashed) };
+  // Over what every rank must agree on; not over who wrote it when.
+  const hash = createHash("sha256");
+  hash.update(`${world.deploymentUid}\n${world.epoch}\n${world.modelDigest}\n`);
+  for (const layer of placed) {
+    const { hosts, shares } = encodeLayer(layer);
+    hash.update(`${layer.layer} ${layer.epoch} ${hosts} ${shares}\n`);
+  }
+  return { ...unhashed, planHash: hash.digest("hex") };
 }
 
 export function toSpec(plan: PlacementPlan, extra: Pick<ExpertPlacementSpec, "ranks" | "reason">): ExpertPlacementSpec {
@@ -62,17 +58,6 @@ export function fromSpec(spec: ExpertPlacementSpec): PlacementPlan {
       ...decodeLayer(layer.hosts, layer.shares, `spec.layers[${layer.layer}]`),
     })),
   };
-}
-
-/** What is committed while `plan` is under way: its committed layers, the parent's otherwise. */
-export function committedMix(
-  parent: PlacementPlan | undefined,
-  plan: PlacementPlan,
-  committed: ReadonlySet<number>,
-): PlacementPlan | undefined {
-  if (!parent) return committed.size === plan.layers.length ? plan : undefined;
-  if (committed.size === 0) return parent;
-  return { ...plan, layers: plan.layers.map((layer, i) => (committed.has(layer.layer) ? layer : (parent.layers[i] ?? layer))) };
 }
 
 /** The newest committed placement of every layer that workers know; undefined unless every layer has one. */

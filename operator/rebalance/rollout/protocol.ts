@@ -1,6 +1,6 @@
 // The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
 // its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
-// code. The shell (push.ts) performs the actions and reports what came of them.
+// code. The shell (rollout.ts) performs the actions and reports what came of them.
 import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
 
 interface LayerRun {

@@ -1,5 +1,5 @@
-// ExpertPlacement through the Kubernetes port: read, write with the resourceVersion it was read at, status. The
-// successful write is what allocates an epoch; a Conflict means that another leader was faster.
+// The ExpertPlacement through the Kubernetes port: read, write with the resourceVersion it was read at, status. The successful write is
+// what allocates an epoch; a Conflict means that another leader was faster. It remembers nothing: the owner is placement.ts.
 import { AppError, apiVersion } from "../../../crds/common.ts";
 import { type ExpertPlacementSpec, type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { objectLabels } from "../../deployment/objects/context.ts";

@@ -1,4 +1,4 @@
-// What rate and what deadline the operator gives with each Prepare, seen at the links of a simulated cluster.
+// The rate and the deadline that the operator gives with each Prepare, seen at the links of a simulated cluster.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { leastShare } from "../../../runtime/placement/backoff.ts";

@@ -54,10 +54,12 @@ test("numbers that JSON cannot hold, or that are too many, do not make the objec
   const many = Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`n${n}`, n]));
   const numbers = { ageMs: Number.POSITIVE_INFINITY, gainSeconds: Number.NaN, ...many };
   const written = placementStatus({
-    ...{ report: { phase: "Committed" }, running: false, views: [], speeds: [], measured: undefined, bound: undefined, phases: [] },
-    decision: { act: false, reason: "Balanced", message: "m", numbers },
-    outlook: { arm: 0.35, error: 0.0312, noiseFloor: 0.012, change: 1.5, windows: 7, changed: false },
-    recommended: [],
+    ...{ report: { phase: "Committed" }, running: false, views: [], speeds: [], recommended: [] },
+    load: {
+      ...{ measured: undefined, bound: undefined, phases: [], predicted: undefined, judged: undefined },
+      decision: { act: false, reason: "Balanced", message: "m", numbers },
+      outlook: { arm: 0.35, error: 0.0312, noiseFloor: 0.012, change: 1.5, windows: 7, changed: false },
+    },
   });
   const read = expertPlacementStatusSchema.parse(JSON.parse(JSON.stringify(written)));
   assert.equal(Object.keys(read.decision?.numbers ?? {}).length, decisionNumbersMax);

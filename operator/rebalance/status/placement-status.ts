@@ -1,22 +1,18 @@
-// ExpertPlacement.status as it should read now, and its writer. What a plan says of itself (PlanReport) comes from the
-// running rollout or from the last one; ranks and the measured balance are of this moment.
+// ExpertPlacement.status as it should read now, and its writer, which writes it when it has changed. The reporter calls both: what a
+// plan says of itself (PlanReport) comes from the rollout, ranks and the measured balance are of this moment.
 import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { Log } from "../../../runtime/observe/log.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { Decision } from "../../planner/decide.ts";
-import type { PhaseLoad } from "../../planner/load/phases.ts";
-import type { MeasuredImbalance } from "../../planner/load/windows.ts";
 import type { RankSpec } from "../../planner/policy.ts";
-import { backoffMs } from "../intents/attempts.ts";
-import type { Outlook } from "../links/load-picture.ts";
-import { currentByRank, type RankView } from "../links/members.ts";
+import { backoffMs } from "../backoff.ts";
+import { currentByRank } from "../links/members.ts";
+import type { LoadSnapshot, Outlook, RankView } from "../observed.ts";
 import type { Clock, PlacementStore } from "../ports.ts";
-
-export type PlanReport = Pick<
-  ExpertPlacementStatus,
-  "phase" | "committedEpoch" | "layersCommitted" | "deadline" | "predicted" | "measured" | "reason"
->;
+import { percent, reasonCharsMax } from "../rollout/plan-report.ts";
+import type { PlanReport } from "../rollout/proposal.ts";
+import { recommendedMax } from "./decision-events.ts";
 
 export interface PlacementStatusInput {
   /** Undefined until a plan was written. */
@@ -24,32 +20,24 @@ export interface PlacementStatusInput {
   readonly running: boolean;
   readonly views: readonly RankView[];
   readonly speeds: readonly Pick<RankSpec, "rank" | "speed">[];
-  readonly measured: MeasuredImbalance | undefined;
-  /** As a ratio. */
-  readonly bound: number | undefined;
-  readonly phases: readonly PhaseLoad[];
-  readonly decision: Decision | undefined;
-  readonly outlook: Outlook | undefined;
+  readonly load: LoadSnapshot | undefined;
   /** Moves of the plan that mode Recommend holds back, as text. */
   readonly recommended: readonly string[];
 }
 
-/** Moves named in a recommendation; a longer one is cut. */
-export const recommendedMax = 256;
-const reasonCharsMax = 1024;
-
 export function placementStatus(input: PlacementStatusInput): ExpertPlacementStatus | undefined {
-  const { report, running, decision } = input;
+  const { report, running } = input;
+  const { decision, measured, phases = [], outlook } = input.load ?? {};
   if (!report) return undefined;
   const status: ExpertPlacementStatus = {
     ...report,
-    ...(running || !(report.measured || input.measured) ? {} : { measured: { ...report.measured, ...measuredOf(input) } }),
-    ...(input.phases.length > 0
-      ? { phases: input.phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
+    ...(running || !(report.measured || measured) ? {} : { measured: { ...report.measured, ...measuredOf(input.load) } }),
+    ...(phases.length > 0
+      ? { phases: phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
       : {}),
     ranks: currentByRank(input.views).map((view) => rankStatus(view, input)),
     ...(decision ? { decision: decisionStatus(decision) } : {}),
-    ...(input.outlook ? { forecast: forecastStatus(input.outlook) } : {}),
+    ...(outlook ? { forecast: forecastStatus(outlook) } : {}),
   };
   return running || decision?.reason !== "Recommended" ? status : { ...status, ...recommendation(decision, input.recommended) };
 }
@@ -75,17 +63,17 @@ function permille(part: number): number {
   return Math.round(1000 * Math.min(1, Math.max(0, part)));
 }
 
-function measuredOf({ measured, bound }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["measured"]> {
+function measuredOf({ measured, bound }: Partial<LoadSnapshot> = {}): NonNullable<ExpertPlacementStatus["measured"]> {
   return {
     ...(measured ? { imbalancePercent: percent(measured.worst) } : {}),
     ...(bound !== undefined && Number.isFinite(bound) ? { boundPercent: percent(bound) } : {}),
   };
 }
 
-function rankStatus(view: RankView, { measured, speeds }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
-  const description = view.link?.description;
-  const status = view.link?.status;
-  const load = measured?.ranks.find((each) => each.rank === view.rank)?.load;
+function rankStatus(view: RankView, { load: picture, speeds }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
+  const description = view.report?.description;
+  const status = view.report?.status;
+  const load = picture?.measured?.ranks.find((each) => each.rank === view.rank)?.load;
   const speed = view.usable ? speeds.find((each) => each.rank === view.rank)?.speed : undefined;
   return {
     rank: view.rank,
@@ -120,10 +108,6 @@ function recommendation(decision: Decision, moves: readonly string[]): Partial<E
   };
 }
 
-export function percent(ratio: number): number {
-  return Math.round(Math.min(ratio, 1000) * 100);
-}
-
 /** Figures alone are written this seldom; a change of phase or epoch at once. */
 const figuresEveryMs = 5_000;
 /** Without any change it is written all the same: an object that somebody deleted is noticed. */
@@ -142,44 +126,44 @@ export interface StatusWriterPorts {
 
 /** Writes the status whenever it has changed; one write at a time, the newest status wins. */
 export class PlacementStatusWriter {
-  private readonly ports: StatusWriterPorts;
-  private writing = false;
-  private failures = 0;
-  private notBefore = 0;
-  private writtenAt = Number.NEGATIVE_INFINITY;
-  private writtenPhase = "";
-  private written = "";
+  readonly #ports: StatusWriterPorts;
+  #writing = false;
+  #failures = 0;
+  #notBefore = 0;
+  #writtenAt = Number.NEGATIVE_INFINITY;
+  #writtenPhase = "";
+  #written = "";
 
   constructor(ports: StatusWriterPorts) {
-    this.ports = ports;
+    this.#ports = ports;
   }
 
   /** Called with what should be there, as often as one likes. A failed write is made again by a later call. */
   offer(ref: Ref, status: ExpertPlacementStatus): void {
-    const now = this.ports.clock.now();
-    if (this.writing || now < this.notBefore) return;
+    const now = this.#ports.clock.now();
+    if (this.#writing || now < this.#notBefore) return;
     const text = JSON.stringify(status);
     const phase = `${status.phase} ${status.committedEpoch}`;
-    const every = text === this.written ? aliveEveryMs : phase === this.writtenPhase ? figuresEveryMs : 0;
-    if (now - this.writtenAt < every) return;
-    this.writing = true;
-    this.ports.store.writeStatus(ref, status).then(
+    const every = text === this.#written ? aliveEveryMs : phase === this.#writtenPhase ? figuresEveryMs : 0;
+    if (now - this.#writtenAt < every) return;
+    this.#writing = true;
+    this.#ports.store.writeStatus(ref, status).then(
       () => {
-        this.writing = false;
-        this.failures = 0;
-        this.writtenAt = now;
-        this.writtenPhase = phase;
-        this.written = text;
+        this.#writing = false;
+        this.#failures = 0;
+        this.#writtenAt = now;
+        this.#writtenPhase = phase;
+        this.#written = text;
       },
-      (caught) => this.failed(ref, AppError.from(caught)),
+      (caught) => this.#failed(ref, AppError.from(caught)),
     );
   }
 
-  private failed(ref: Ref, error: AppError): void {
-    this.writing = false;
-    const pause = backoffMs(++this.failures, firstPauseMs, longestPauseMs);
-    this.notBefore = this.ports.clock.now() + pause;
-    this.ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
-    if (error.code === "NotFound") this.ports.onGone();
+  #failed(ref: Ref, error: AppError): void {
+    this.#writing = false;
+    const pause = backoffMs(++this.#failures, firstPauseMs, longestPauseMs);
+    this.#notBefore = this.#ports.clock.now() + pause;
+    this.#ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
+    if (error.code === "NotFound") this.#ports.onGone();
   }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { MemberView, RebalanceView } from "../../deployment/ports.ts";
-import type { RankView } from "../links/members.ts";
+import type { RankView } from "../observed.ts";
 import { changeKey, rebalanceView, type ViewInput } from "./view.ts";
 
 const rank = (number: number, device: string) =>
@@ -11,20 +11,19 @@ const rank = (number: number, device: string) =>
     usable: true,
     mismatch: false,
     state: "active",
-    link: { description: { device } },
+    report: { description: { device } },
   }) as unknown as RankView;
 
 const input = (views: readonly RankView[]): ViewInput => ({
-  name: "moe",
+  world: { ref: { namespace: "ns", name: "moe" } } as ViewInput["world"],
   views,
   shape: { layers: 1, experts: 1, storedBytes: new Float64Array(1), residentBytes: new Float64Array(1) } as unknown as ViewInput["shape"],
   plan: undefined,
   ranks: [],
+  holding: { unhosted: 0, homeless: 0, loading: [] },
   drains: [],
   rollout: undefined,
-  decision: undefined,
-  measured: undefined,
-  bound: undefined,
+  load: undefined,
   waiting: undefined,
   telemetry: { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0 },
   lastRebalance: undefined,

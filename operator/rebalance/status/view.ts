@@ -1,63 +1,46 @@
-// The rebalance plane's state of one deployment as the deployment plane and `kubectl get` see it. Pure.
+// The rebalance plane's state of one deployment as the deployment plane and `kubectl get` see it. The reporter makes it at every tick;
+// ExpertPlacement.status, with the figures of the plan, is placement-status.ts. Pure.
 
-import type { PlacementPlan } from "../../../crds/plan.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../../deployment/ports.ts";
 import { atRisk } from "../../planner/copies.ts";
-import type { Decision } from "../../planner/decide.ts";
-import type { MeasuredImbalance } from "../../planner/load/windows.ts";
-import type { ModelShape, RankSpec } from "../../planner/policy.ts";
 import { stagingBytes } from "../../planner/problem.ts";
-import { unheld } from "../links/holding.ts";
-import { type RankView, uniqueBytes } from "../links/members.ts";
-import type { BusStatus } from "../ports.ts";
+import { uniqueBytes } from "../links/members.ts";
+import type { LoadSnapshot, Observed, PlacementFacts, RankView, TelemetryFacts, Why } from "../observed.ts";
 
-export interface ViewInput {
-  readonly name: string;
-  readonly views: readonly RankView[];
-  readonly shape: ModelShape | undefined;
-  readonly plan: PlacementPlan | undefined;
-  readonly ranks: readonly RankSpec[];
+/** What is said of an observation, beside it: how far what it led to has come. */
+export interface Progress {
   readonly drains: readonly DrainView[];
   readonly rollout: { readonly kind: string; readonly phase: string; readonly moves: number } | undefined;
-  readonly decision: Decision | undefined;
-  readonly measured: MeasuredImbalance | undefined;
-  readonly bound: number | undefined;
-  readonly waiting: { readonly reason: string; readonly message: string } | undefined;
-  readonly telemetry: TelemetryFacts;
-  readonly lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
+  readonly load: LoadSnapshot | undefined;
+  readonly waiting: Why | undefined;
 }
 
-export interface TelemetryFacts {
-  /** Undefined: no NATS server is named. */
-  readonly bus: BusStatus | undefined;
-  readonly ageMs: number;
-  readonly staleAfterMs: number;
-  readonly reporting: number;
-  readonly expected: number;
-  readonly lastSampleMs: number;
-}
+export type ViewInput = Progress &
+  Pick<Observed, "world" | "views" | "shape" | "plan" | "ranks" | "holding" | "telemetry"> & {
+    readonly lastRebalance: PlacementFacts["lastRebalance"];
+  };
 
 export function rebalanceView(input: ViewInput): RebalanceView {
   const live = new Set(input.views.filter((view) => view.usable).map((view) => view.rank));
-  const missing = unheld(input.plan, input.views);
+  const { holding, load } = input;
   return {
     members: input.views.map((view) => memberView(view, input, live)),
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
-    unhostedExperts: missing.unhosted,
-    homelessExperts: missing.homeless,
-    loadingRanks: missing.loading,
+    unhostedExperts: holding.unhosted,
+    homelessExperts: holding.homeless,
+    loadingRanks: holding.loading,
     expertsAtRisk: input.plan ? atRisk(input.ranks, input.plan.layers) : 0,
     drains: input.drains,
     modelAvailable: modelAvailable(input),
     telemetryFresh: telemetryFresh(input.telemetry),
     placementBalanced: placementBalanced(input),
     placement: {
-      ...(input.plan ? { placementRef: { name: input.name }, epoch: input.plan.epoch } : {}),
+      ...(input.plan ? { placementRef: { name: input.world.ref.name }, epoch: input.plan.epoch } : {}),
       ...(input.rollout ? { phase: input.rollout.phase } : input.plan ? { phase: "Committed" } : {}),
-      ...(input.measured ? { imbalancePercent: Math.round(input.measured.worst * 100) } : {}),
-      ...(input.bound !== undefined && Number.isFinite(input.bound) ? { boundPercent: Math.round(input.bound * 100) } : {}),
+      ...(load?.measured ? { imbalancePercent: Math.round(load.measured.worst * 100) } : {}),
+      ...(load?.bound !== undefined && Number.isFinite(load.bound) ? { boundPercent: Math.round(load.bound * 100) } : {}),
       ...(input.lastRebalance ? { lastRebalance: input.lastRebalance } : {}),
     },
     telemetry: {
@@ -80,16 +63,16 @@ export function changeKey(view: RebalanceView): string {
 }
 
 function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>): MemberView {
-  const status = view.link?.status;
-  const description = view.link?.description;
+  const status = view.report?.status;
+  const description = view.report?.description;
   return {
     rank: view.rank,
     podUid: view.pod.uid,
     bootId: description?.bootId ?? "",
-    connected: view.link !== undefined && view.link.downSince === undefined,
+    connected: view.report !== undefined && view.report.downSince === undefined,
     active: view.state === "active",
     ready: status?.ready ?? false,
-    notReadyReason: view.mismatch ? "DigestMismatch" : (status?.notReadyReason ?? view.link?.lastError ?? "NotConnected"),
+    notReadyReason: view.mismatch ? "DigestMismatch" : (status?.notReadyReason ?? view.report?.lastError ?? "NotConnected"),
     draining: status?.draining ?? false,
     activeRequests: status?.activeRequests ?? 0,
     epoch: status?.epoch ?? 0,
@@ -102,7 +85,7 @@ function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>)
 }
 
 function modelView(input: ViewInput): ModelView | undefined {
-  const description = input.views.find((view) => view.link?.description && !view.mismatch)?.link?.description;
+  const description = input.views.find((view) => view.report?.description && !view.mismatch)?.link?.description;
   if (!description || !input.shape) return undefined;
   return {
     digest: description.modelDigest,
@@ -128,7 +111,7 @@ function modelAvailable(input: ViewInput): Verdict {
   }
   if (!input.shape)
     return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
-  const devices = [...new Set(input.views.flatMap((view) => view.link?.description?.device ?? []))].sort().join("; ");
+  const devices = [...new Set(input.views.flatMap((view) => view.report?.description?.device ?? []))].sort().join("; ");
   return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devices}` };
 }
 
@@ -147,7 +130,8 @@ function telemetryFresh(facts: TelemetryFacts): Verdict {
 }
 
 function placementBalanced(input: ViewInput): Verdict {
-  const { rollout, decision, waiting } = input;
+  const { rollout, waiting } = input;
+  const decision = input.load?.decision;
   if (rollout) return { status: "False", reason: "Rebalancing", message: `${rollout.kind}: ${rollout.moves} moves, ${rollout.phase}` };
   if (waiting) return { status: "Unknown", reason: waiting.reason, message: waiting.message };
   if (!decision) return { status: "Unknown", reason: "Unknown", message: "no full window of load yet" };
