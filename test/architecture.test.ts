@@ -23,6 +23,8 @@ const planner = [
   ...pure,
 ];
 const operator = [...pure, "operator/", "runtime/wire/", "runtime/observe/"];
+/** Inside the rebalance plane. */
+const plane = (...files: readonly string[]): string[] => files.map((file) => `operator/rebalance/${file}`);
 
 /** folder (longest prefix wins) -> what else it may import; a folder with a row of its own is another room than the one around it. */
 const law: Readonly<Record<string, readonly string[]>> = {
@@ -61,7 +63,30 @@ const law: Readonly<Record<string, readonly string[]>> = {
   "operator/kube/": ["crds/", "runtime/observe/"],
   "operator/tls/": ["crds/"],
   "operator/dashboards/": ["crds/"],
-  "operator/rebalance/": operator,
+  "operator/rebalance/": [
+    ...[...adapters, "operator/planner/", "operator/kube/kube.ts", "operator/kube/workqueue.ts", "operator/deployment/ports.ts"],
+    ...plane("links/", "intents/", "rollout/", "status/"),
+  ],
+  "operator/rebalance/links/": [
+    ...[...pure, "runtime/wire/", "operator/planner/", "operator/kube/kube.ts", "operator/deployment/ports.ts"],
+    ...plane("observed.ts", "ports.ts", "loop-ports.ts"),
+  ],
+  "operator/rebalance/rollout/": [
+    ...[...pure, "operator/planner/index.ts", "operator/planner/policy.ts", "operator/planner/problem.ts"],
+    ...["operator/kube/kube.ts", "operator/deployment/objects/context.ts"],
+    ...plane("observed.ts", "ports.ts", "loop-ports.ts", "backoff.ts"),
+    ...plane("links/links.ts", "links/load-picture.ts", "links/members.ts"),
+  ],
+  "operator/rebalance/intents/": [
+    ...[...pure, "operator/planner/"],
+    ...plane("observed.ts", "ports.ts", "loop-ports.ts", "backoff.ts", "links/load-picture.ts", "links/members.ts"),
+    ...plane("rollout/placement.ts", "rollout/plan-object.ts", "rollout/proposal.ts", "status/decision-events.ts"),
+  ],
+  "operator/rebalance/status/": [
+    ...[...pure, "runtime/observe/", "operator/kube/kube.ts", "operator/deployment/ports.ts"],
+    ...["copies", "decide", "policy", "problem"].map((file) => `operator/planner/${file}.ts`),
+    ...plane("observed.ts", "ports.ts", "backoff.ts", "links/members.ts", "rollout/plan-report.ts", "rollout/proposal.ts"),
+  ],
   "operator/deployment/": operator,
   "operator/rbac.ts": ["crds/"],
   "operator/config.ts": ["crds/"],
