@@ -203,7 +203,19 @@ export class DeploymentLoop {
   }
 
   async #pursue(intent: Intent, seen: Observed): Promise<StepEnd> {
-    const made = await this.#make(intent, seen);
+    const abort = new AbortController();
+    this.#making = { intent, abort };
+    let made: Made;
+    try {
+      const making = intent.make(seen, this.#tools(abort.signal));
+      // No wait where there is none: the report of this tick shows the plan.
+      made = making instanceof Promise ? await making : making;
+    } catch (caught) {
+      if (intent.cost === "plan") this.#observer.load?.failed(this.#decisions.failed(intent.kind, caught, seen.world));
+      throw caught;
+    } finally {
+      this.#making = undefined;
+    }
     if ("end" in made) return made;
     if (this.#stopped) throw stoppedError();
     const parts = { ports: this.#ports, placement: this.#placement, links: this.#links, load: () => this.#observer.load };
@@ -217,11 +229,9 @@ export class DeploymentLoop {
     }
   }
 
-  async #make(intent: Intent, seen: Observed): Promise<Made> {
-    const abort = new AbortController();
-    this.#making = { intent, abort };
+  #tools(signal: AbortSignal): Tools {
     const observer = this.#observer;
-    const tools: Tools = {
+    return {
       ports: this.#ports,
       placement: this.#placement,
       links: this.#links,
@@ -230,16 +240,8 @@ export class DeploymentLoop {
       },
       decisions: this.#decisions,
       latest: () => this.#seen,
-      signal: abort.signal,
+      signal,
     };
-    try {
-      return await intent.make(seen, tools);
-    } catch (caught) {
-      if (intent.cost === "plan") observer.load?.failed(this.#decisions.failed(intent.kind, caught, seen.world));
-      throw caught;
-    } finally {
-      this.#making = undefined;
-    }
   }
 
   #report(seen: Observed): void {

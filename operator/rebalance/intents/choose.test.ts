@@ -77,7 +77,7 @@ test("a list with one more intent lets it act at its place", () => {
   const surge: Intent = {
     ...{ kind: "surge", cost: "plan", holdsUpOthers: false, onWindow: false },
     wanted: ({ ranks }) => ranks.length > 2,
-    make: async () => done,
+    make: () => done,
   };
   const [recover, ...rest] = intents();
   const list = [recover!, surge, ...rest];

@@ -14,7 +14,7 @@ export const drain: Intent = {
   holdsUpOthers: false,
   onWindow: false,
   wanted: (seen) => leavingRanks(seen).length > 0 && seen.ranks.some((rank) => rank.state === "active"),
-  async make(seen, { load }) {
+  make(seen, { load }) {
     if (!load || !seen.plan) return done;
     const leaving = leavingRanks(seen);
     const input: PlanInput = { ...load.input(seen), budget: unlimited };

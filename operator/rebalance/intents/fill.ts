@@ -17,7 +17,7 @@ export const fill: Intent = {
     const used = new Set(ranksOf(plan));
     return ranks.some((rank) => rank.state === "active" && !used.has(rank.rank));
   },
-  async make(seen, { load }) {
+  make(seen, { load }) {
     if (!load || !seen.plan) return done;
     load.forgetHistory();
     const input: PlanInput = { ...load.input(seen, { even: seen.spec.rebalancing.mode === "Off" }), budget: unlimited };

@@ -15,7 +15,7 @@ export const first: Intent = {
   holdsUpOthers: true,
   onWindow: false,
   wanted,
-  async make(seen, { load }) {
+  make(seen, { load }) {
     if (!load) return done;
     const input = { ...load.input(seen, { even: true }), current: undefined, budget: unlimited };
     const reason = `first plan: ${seen.expected.length} ranks, homes dealt round-robin`;

@@ -17,7 +17,7 @@ export interface Intent extends Step {
   /** Reads the observation and, at most, what this intent found before; starts nothing. */
   wanted(seen: Observed): Wanted;
   /** Its plan, or how the attempt ended without one. What it throws is a failure. */
-  make(seen: Observed, tools: Tools): Promise<Made>;
+  make(seen: Observed, tools: Tools): Made | Promise<Made>;
 }
 
 /** A reason: nothing may be planned until that has passed. */

@@ -28,7 +28,7 @@ export class Protect implements Intent {
     return below > (this.#roomless.key === keyOf(seen) ? this.#roomless.count : 0);
   }
 
-  async make(seen: Observed, { load, ports }: Tools): Promise<Made> {
+  make(seen: Observed, { load, ports }: Tools): Made {
     const { plan, spec } = seen;
     if (!load || !plan) return done;
     const { minCopies } = spec.experts;

@@ -14,7 +14,7 @@ export const repair: Intent = {
   holdsUpOthers: false,
   onWindow: false,
   wanted,
-  async make(seen, { load, ports }) {
+  make(seen, { load, ports }) {
     if (!load || !seen.plan) return done;
     const lost = deadRanks(seen);
     const input: PlanInput = { ...load.input(seen), budget: unlimited };
