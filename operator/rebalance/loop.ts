@@ -1,8 +1,8 @@
 // The loop of one deployment: at every tick it observes once, lets at most one intent act, and reports. The controller makes one per
 // deployment. It has no rule of its own on what to plan (intents/) or on how a plan is carried out (rollout/).
 //
-// A plan on its way from the decision to the written status, by the functions of this folder that it is passed to; * = back in a file
-// that was left before:
+// A plan on its way from the decision to the written status, by the functions of this folder that it is passed to (arithmetic of
+// planner/ and runtime/placement/ aside); * = back in a file that was left before:
 //    1 new Rollout        rollout/rollout.ts        7   link.prepare          links/session.ts
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts

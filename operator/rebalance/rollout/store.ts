@@ -1,7 +1,7 @@
 // The ExpertPlacement through the Kubernetes port: read, write with the resourceVersion it was read at, status. The successful write is
 // what allocates an epoch; a Conflict means that another leader was faster. It remembers nothing: the owner is placement.ts.
 import { AppError, apiVersion } from "../../../crds/common.ts";
-import { type ExpertPlacementSpec, type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { objectLabels } from "../../deployment/objects/context.ts";
 import { type Kube, type KubeObject, type ObjectMeta, type Ref, resources } from "../../kube/kube.ts";
 import type { PlacementStore, StoredPlacement } from "../ports.ts";
@@ -21,8 +21,14 @@ export function placementStore(kube: Kube): PlacementStore {
         const object = await kube.get(resources.expertPlacements, ref);
         const present = object ? stored(object) : undefined;
         if (present && !samePlan(present, known)) throw conflict(ref.name);
+        const metadata = metadataOf(ref, ownerUid, object?.metadata);
+        const next: KubeObject = { apiVersion, kind: resources.expertPlacements.kind, metadata, spec };
+        const { expertPlacements } = resources;
         try {
-          return await put(kube, placementObject(ref, ownerUid, spec, object?.metadata));
+          const written = metadata.resourceVersion
+            ? await kube.update(expertPlacements, next, { manager })
+            : await kube.create(expertPlacements, next, { manager });
+          return stored(written);
         } catch (caught) {
           if (attempt >= writeAttemptsMax || AppError.from(caught).code !== "Conflict") throw caught;
         }
@@ -32,15 +38,8 @@ export function placementStore(kube: Kube): PlacementStore {
   };
 }
 
-async function put(kube: Kube, object: KubeObject): Promise<StoredPlacement> {
-  const written = object.metadata.resourceVersion
-    ? await kube.update(resources.expertPlacements, object, { manager })
-    : await kube.create(resources.expertPlacements, object, { manager });
-  return stored(written);
-}
-
 /** `known`: metadata of the object that is replaced; what others have written there stays. */
-function placementObject(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, known: ObjectMeta | undefined): KubeObject {
+function metadataOf(ref: Ref, ownerUid: string, known: ObjectMeta | undefined): KubeObject["metadata"] {
   const owner = {
     apiVersion,
     kind: resources.moeDeployments.kind,
@@ -51,16 +50,11 @@ function placementObject(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, 
   };
   const { managedFields: _, ...kept } = known ?? {};
   return {
-    apiVersion,
-    kind: resources.expertPlacements.kind,
-    metadata: {
-      ...kept,
-      name: ref.name,
-      namespace: ref.namespace,
-      labels: { ...known?.labels, ...objectLabels(ref.name, "shared") },
-      ownerReferences: [...(known?.ownerReferences ?? []).filter(({ kind }) => kind !== owner.kind), owner],
-    },
-    spec,
+    ...kept,
+    name: ref.name,
+    namespace: ref.namespace,
+    labels: { ...known?.labels, ...objectLabels(ref.name, "shared") },
+    ownerReferences: [...(known?.ownerReferences ?? []).filter(({ kind }) => kind !== owner.kind), owner],
   };
 }
 
