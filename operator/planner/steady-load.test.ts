@@ -3,8 +3,8 @@
 // seeds, since chance decides on every single one.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { LayerPlan } from "../../crds/plan.ts";
 import type { PolicyName } from "../../crds/names.ts";
+import type { LayerPlan } from "../../crds/plan.ts";
 import { byPath } from "../../runtime/placement/cost.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";

@@ -6,7 +6,8 @@ import { silentLog } from "../../runtime/observe/log.ts";
 import { createMetrics } from "../../runtime/observe/metrics.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import type { Deployments, World } from "../deployment/ports.ts";
-import { createRebalance, recordLoad, recordRollout } from "./controller.ts";
+import { createRebalance } from "./controller.ts";
+import { recordLoad, recordRollout } from "./status/metrics.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 
@@ -53,9 +54,9 @@ test("a plan under way shows the time by which it must have ended, which stays w
 test("the age of telemetry is shown while a NATS server is named, and goes with it", async () => {
   const metrics = createMetrics({ process: "operator", version: "0" });
   try {
-    recordLoad(metrics, ref, { balance: undefined, ageMs: 61_000 });
+    recordLoad(metrics, ref, { load: undefined, ageMs: 61_000 });
     assert.match(await metrics.text(), /enodia_telemetry_age_seconds\{[^}]*\} 61\n/);
-    recordLoad(metrics, ref, { balance: undefined, ageMs: undefined });
+    recordLoad(metrics, ref, { load: undefined, ageMs: undefined });
     assert.doesNotMatch(await metrics.text(), /enodia_telemetry_age_seconds\{/);
   } finally {
     await metrics.close();

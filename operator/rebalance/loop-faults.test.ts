@@ -1,15 +1,15 @@
-// What the loop makes of things that go wrong around it, in virtual time: another model, a store or a worker that does not
-// answer, a plan that fails, an object that is gone.
+// The loop among things that go wrong around it, in virtual time: another model, a store or a worker that does not answer, a plan that
+// fails, an object that is gone.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
+import { inlinePlanner } from "./intents/planner-thread.ts";
+import { Session } from "./links/session.ts";
 import { DeploymentLoop } from "./loop.ts";
-import { fromSpec, nextPlan, toSpec } from "./plan-object.ts";
-import { inlinePlanner } from "./planner-thread.ts";
 import type { StoredPlacement } from "./ports.ts";
-import { defaultLimits } from "./protocol-types.ts";
-import { Session } from "./session.ts";
+import { fromSpec, nextPlan, toSpec } from "./rollout/plan-object.ts";
+import { defaultLimits } from "./rollout/protocol-types.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 const fast = { rebalancing: { trigger: { window: "5s", minTokens: 1000 }, interval: "5s" } };

@@ -1,23 +1,14 @@
-// What one deployment's loop is given by the controller, and what its parts share. Types only.
+// The ports of one deployment's loop: what the controller gives it, beside the outside world of ports.ts. Types only.
 
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import type { Identity, World } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
-import type { ModelShape } from "../planner/policy.ts";
-import type { Balance } from "./balance.ts";
-import type { Model, RankView } from "./members.ts";
-import type { Planner } from "./planner-thread.ts";
+import type { Planner } from "./intents/planner-thread.ts";
+import type { Telemetry } from "./links/telemetry.ts";
 import type { Clock, OpenLink, PlacementStore } from "./ports.ts";
-import type { RolloutResult } from "./rollout.ts";
-import type { Telemetry } from "./telemetry.ts";
-
-export interface PlanEnd {
-  readonly kind: string;
-  /** Undefined: it was cut short, such as when the store did not answer. */
-  readonly result: RolloutResult | undefined;
-}
+import type { PlanEnd } from "./rollout/proposal.ts";
 
 export interface LoopPorts {
   readonly clock: Clock;
@@ -33,14 +24,4 @@ export interface LoopPorts {
   onChange(ref: Ref): void;
   /** A plan began, or ended. */
   onRollout(ref: Ref, running: { readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
-}
-
-/** What the loop observes and the steps read. */
-export interface Observed {
-  world: World;
-  views: readonly RankView[];
-  /** What `shape` and `balance` are of. */
-  model: Model | undefined;
-  shape: ModelShape | undefined;
-  balance: Balance | undefined;
 }

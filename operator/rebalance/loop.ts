@@ -1,357 +1,268 @@
-// The loop of one deployment: observe (links, members, load) -> decide (intent.ts, balance.ts) -> carry out (rollout.ts) ->
-// report. At most one plan is made or carried out at a time. Shell: every decision is in the pure files it calls.
+// The loop of one deployment: at every tick it observes once, lets at most one intent act, and reports. The controller makes one per
+// deployment. It has no rule of its own on what to plan (intents/) or on how a plan is carried out (rollout/).
+//
+// A plan on its way from the decision to the written status, by the functions of this folder that it is passed to (arithmetic of
+// planner/ and runtime/placement/ aside); * = back in a file that was left before:
+//    1 new Rollout        rollout/rollout.ts        7   link.prepare          links/session.ts
+//    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
+//    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
+//    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
+//    5 * toSpec           rollout/plan-object.ts   11   load.committed        links/load-picture.ts
+//    6 store.write        rollout/store.ts         12   reporter.report       status/reporter.ts
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
 import { policies } from "../planner/index.ts";
-import { Attempts, type StepEnd, type Tried, type Why } from "./attempts.ts";
-import { Balance, type BalanceFacts } from "./balance.ts";
-import { Boots } from "./boots.ts";
-import { Carrier } from "./carry.ts";
-import { Drains } from "./drains.ts";
-import { Intake } from "./intake.ts";
-import { type Intent, nextIntent } from "./intent.ts";
-import { Links } from "./links.ts";
-import type { LoopPorts, Observed } from "./loop-ports.ts";
-import {
-  agreedModel,
-  everybodyDescribed,
-  lostAfterMs,
-  majorityDigest,
-  memberKey,
-  membersOf,
-  rankSpecs,
-  ranksOf,
-  rankViews,
-  speedRanks,
-} from "./members.ts";
-import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
-import type { Description } from "./ports.ts";
-import { podsOf, Steps } from "./steps.ts";
-import { changeKey, rebalanceView } from "./view.ts";
+import { Attempts, type Step, type StepEnd } from "./intents/attempts.ts";
+import { chooseIntent, suspended } from "./intents/choose.ts";
+import type { Intent, Made, Tools } from "./intents/intent.ts";
+import { Drains } from "./links/drains.ts";
+import { Intake } from "./links/intake.ts";
+import { Links } from "./links/links.ts";
+import { membersOf, ranksOf } from "./links/members.ts";
+import type { LoopPorts } from "./loop-ports.ts";
+import { Observer } from "./observe.ts";
+import type { Observed, Why } from "./observed.ts";
+import { Placement } from "./rollout/placement.ts";
+import { Rollout, stoppedError } from "./rollout/rollout.ts";
+import { DecisionEvents } from "./status/decision-events.ts";
+import type { LoadView } from "./status/metrics.ts";
+import { Reporter } from "./status/reporter.ts";
 
 const tickMs = 200;
 /** Least time between two looks: what happens meanwhile is seen in one. */
 const pokeMs = 100;
 /** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
 const identityMs = 60_000;
-
-export interface LoadView {
-  /** Undefined until a worker was described. */
-  readonly balance: Balance | undefined;
-  /** Of the load messages; undefined where no NATS server is named. */
-  readonly ageMs: number | undefined;
-}
+const identify: Step = { kind: "identity", cost: "look" };
 
 export class DeploymentLoop {
-  private readonly ports: LoopPorts;
-  private readonly links: Links;
-  private readonly seen: Observed;
-  private readonly carrier: Carrier;
-  private readonly boots = new Boots();
-  private readonly attempts = new Attempts();
-  private readonly steps: Steps;
-  private readonly drains = new Drains();
-  private readonly status: PlacementStatusWriter;
-  private identity: { readonly known: Identity; readonly until: number } | undefined;
-  private waiting: Why | undefined;
-  private readonly intake: Intake;
-  private readonly usableAt = new Map<number, number>();
-  private readonly startedAt: number;
-  private describedAt: number | undefined;
-  private introduced = false;
-  private working = false;
-  private stopped = false;
-  private stopTimer: () => void = () => {};
-  private current: RebalanceView | undefined;
-  private currentText = "";
+  readonly #ports: LoopPorts;
+  readonly #intents: readonly Intent[];
+  readonly #links: Links;
+  readonly #placement: Placement;
+  readonly #attempts = new Attempts();
+  readonly #intake: Intake;
+  readonly #observer: Observer;
+  readonly #drains = new Drains();
+  readonly #decisions: DecisionEvents;
+  readonly #reporter: Reporter;
+  #world: World;
+  #seen: Observed;
+  #identity: { readonly known: Identity; readonly until: number } | undefined;
+  #waiting: Why | undefined;
+  #working = false;
+  /** The intent whose plan is being made: nothing is written yet. */
+  #making: { readonly intent: Intent; readonly abort: AbortController } | undefined;
+  #rollout: Rollout | undefined;
+  #stopped = false;
+  #poked = false;
+  #lookedAt = Number.NEGATIVE_INFINITY;
+  #stopTimer: () => void = () => {};
 
-  constructor(ports: LoopPorts, world: World) {
-    this.ports = ports;
-    this.seen = { world, views: [], model: undefined, shape: undefined, balance: undefined };
-    this.startedAt = ports.clock.now();
-    this.links = new Links(ports.openLink, () => this.poke());
-    const { seen, links, boots, drains } = this;
-    this.carrier = new Carrier({ ports, seen, links, boots, poke: () => this.poke() });
-    this.steps = new Steps({ ports, seen, links, drains, carrier: this.carrier, facts: () => this.facts() });
-    this.intake = new Intake({ ports, seen, expected: () => this.facts().expected });
-    const { store, clock, log } = ports;
-    const onGone = () => {
-      this.carrier.recovered = false; // it is made again from what workers hold
-    };
-    this.status = new PlacementStatusWriter({ store, clock, log, onGone });
-    this.schedule(0);
+  constructor(ports: LoopPorts, world: World, intents: readonly Intent[]) {
+    const { clock, log, store } = ports;
+    this.#ports = ports;
+    this.#intents = intents;
+    this.#world = world;
+    this.#links = new Links(ports.openLink, () => this.#poke());
+    this.#placement = new Placement({ store, ref: world.ref, ownerUid: world.uid });
+    this.#intake = new Intake(ports);
+    const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts, log };
+    this.#observer = new Observer(sources, clock.now());
+    this.#decisions = new DecisionEvents(ports);
+    const onGone = () => this.#placement.doubt(); // it is made again from what workers hold
+    this.#reporter = new Reporter({ store, clock, log, onGone, onChange: (ref) => ports.onChange(ref) });
+    this.#seen = this.#observe();
+    this.#schedule(0);
   }
 
   update(world: World): void {
-    this.seen.world = world;
-    this.poke();
+    this.#world = world;
+    this.#poke();
   }
 
   view(): RebalanceView | undefined {
-    return this.current;
+    return this.#reporter.current;
   }
 
   /** What is known of the load, for gauges. */
   load(): LoadView {
-    return { balance: this.seen.balance, ageMs: this.intake.ageMs() };
+    return { load: this.#observer.load?.snapshot(), ageMs: this.#intake.ageMs(this.#world) };
   }
 
-  private poked = false;
-  private lookedAt = Number.NEGATIVE_INFINITY;
-  private poke(): void {
-    if (this.poked || this.stopped) return;
-    this.poked = true;
-    this.schedule(Math.max(0, this.lookedAt + pokeMs - this.ports.clock.now()));
+  #poke(): void {
+    if (this.#poked || this.#stopped) return;
+    this.#poked = true;
+    this.#schedule(Math.max(0, this.#lookedAt + pokeMs - this.#ports.clock.now()));
   }
 
-  private schedule(ms: number): void {
-    this.stopTimer();
-    this.stopTimer = this.ports.clock.after(ms, () => {
-      this.poked = false;
-      if (this.stopped) return;
-      this.lookedAt = this.ports.clock.now();
+  #schedule(ms: number): void {
+    this.#stopTimer();
+    this.#stopTimer = this.#ports.clock.after(ms, () => {
+      this.#poked = false;
+      if (this.#stopped) return;
+      this.#lookedAt = this.#ports.clock.now();
       try {
         this.tick();
       } catch (caught) {
-        this.ports.log.error({ err: caught, deployment: this.seen.world.ref.name }, "rebalance tick failed");
+        this.#ports.log.error({ err: caught, deployment: this.#world.ref.name }, "rebalance tick failed");
       }
-      this.schedule(tickMs);
+      this.#schedule(tickMs);
     });
   }
 
-  private tick(): void {
-    const now = this.ports.clock.now();
-    if (!this.identity || now >= this.identity.until) this.act("identity", () => this.identify());
-    if (!this.identity) {
-      this.report(now);
-      return;
-    }
-    this.links.sync(this.seen.world, this.identity.known, now);
-    this.observe(now);
-    this.attempts.look(memberKey(this.seen.views));
-    const { committed, running } = this.carrier;
-    this.boots.follow(this.seen.views, this.usableAt, { running: running?.rollout, committed }, now);
-    const planned = new Set(ranksOf(committed));
-    this.drains.step(
-      this.seen.views,
-      this.seen.world.leaving,
-      // Until the plan was read every rank may hold the only copy of something.
-      (rank) => !this.carrier.recovered || planned.has(rank),
-      parseDuration(this.seen.world.spec.elasticity.drain, "spec.elasticity.drain"),
-      now,
-    );
-    this.intake.listen();
-    if (!this.working) this.decide(now);
-    else if (this.steps.onlyPlanning && this.overtaken(now)) this.steps.abandonPlanning();
-    this.report(now);
+  /** One look; the loop's own timer calls it. */
+  tick(): void {
+    const now = this.#ports.clock.now();
+    if (!this.#identity || now >= this.#identity.until) this.#act(identify, () => this.#identify());
+    if (this.#identity) this.#links.sync(this.#world, this.#identity.known, this.#placement.facts.committed, now);
+    const seen = this.#observe();
+    this.#seen = seen;
+    if (this.#identity) this.#follow(seen);
+    this.#report(seen);
   }
 
-  /** Runs one asynchronous step, unless it has to wait for its next time; no other starts meanwhile. */
-  private act(what: Tried, run: () => Promise<StepEnd>): void {
-    const members = memberKey(this.seen.views);
-    if (this.working || !this.attempts.mayTry(what, members, this.ports.clock.now())) return;
-    this.working = true;
+  #observe(): Observed {
+    // Until the operator has its certificate no pod can be asked.
+    const world = this.#identity ? this.#world : { ...this.#world, workers: [] };
+    const planInProgress = this.#rollout !== undefined;
+    return this.#observer.observe(world, { now: this.#ports.clock.now(), busy: this.#working, planInProgress });
+  }
+
+  async #identify(): Promise<StepEnd> {
+    const { ref, uid } = this.#world;
+    this.#identity = { known: await this.#ports.identity(ref, uid), until: this.#ports.clock.now() + identityMs };
+    return { end: "done" };
+  }
+
+  #follow(seen: Observed): void {
+    const { world, spec, views, placement, blocked, now } = seen;
+    if (seen.introduced) this.#links.setMembers(membersOf(views), policies[spec.rebalancing.policy].usesTransitions);
+    this.#tellJoiners(seen);
+    const planned = new Set(ranksOf(placement.committed));
+    this.#drains.step({
+      views,
+      leaving: world.leaving,
+      // Until the plan was read every rank may hold the only copy of something.
+      planned: (rank) => !placement.recovered || planned.has(rank),
+      blocked,
+      drainMs: parseDuration(spec.elasticity.drain, "spec.elasticity.drain"),
+      now,
+    });
+    this.#intake.listen({ world, expected: seen.expected, load: this.#observer.load });
+    if (!this.#working) this.#decide(seen);
+    else if (this.#making && this.#overtaken(seen, this.#making.intent)) this.#making.abort.abort();
+  }
+
+  /** Processes that have come up hear what holds, and a plan under way hears of them. */
+  #tellJoiners(seen: Observed): void {
+    const rollout = this.#rollout;
+    rollout?.follow(seen);
+    const { joined, lost } = this.#links.tell(seen, rollout ? rollout.forJoiners() : seen.plan);
+    for (const { rank, bootId } of joined) rollout?.joined(rank, bootId);
+    for (const rank of lost) rollout?.lost(rank);
+  }
+
+  #decide(seen: Observed): void {
+    if (suspended(seen)) {
+      this.#waiting = { reason: "Suspended", message: "no ranks are wanted" };
+      return;
+    }
+    const { intent, wait } = chooseIntent(seen, this.#intents);
+    // A look that is repeated says itself what it waits for, and the load means nothing until what holds is known.
+    if (intent?.cost !== "look") {
+      this.#waiting = wait ?? (intent && seen.paused.get(intent.kind));
+      const closed = this.#observer.load?.closeIfDue(seen, seen.now) ?? false;
+      if (intent?.onWindow && !closed) return;
+    }
+    if (intent) this.#act(intent, () => this.#pursue(intent, seen));
+  }
+
+  /** While a plan is being made: is something wanted by now that comes before it? */
+  #overtaken(seen: Observed, made: Intent): boolean {
+    const { intent } = chooseIntent(seen, this.#intents);
+    return suspended(seen) || (intent !== undefined && intent !== made);
+  }
+
+  /** Runs one step, unless it has to wait for its next time; no other starts meanwhile. */
+  #act(step: Step, run: () => Promise<StepEnd>): void {
+    const { members } = this.#seen;
+    if (this.#working || !this.#attempts.mayTry(step.kind, members, this.#ports.clock.now())) return;
+    this.#working = true;
     const ended = (end: StepEnd): void => {
-      this.working = false;
-      this.attempts.record(what, members, end, this.ports.clock.now());
-      if (end.end === "failed" || end.end === "wait") this.waiting = end.why;
+      this.#working = false;
+      this.#attempts.record(step, members, end, this.#ports.clock.now());
+      if (end.end === "failed" || end.end === "wait") this.#waiting = end.why;
     };
     run().then(ended, (caught) => {
       const error = AppError.from(caught);
       ended({ end: "failed", why: { reason: error.code, message: error.message } });
-      if (!this.stopped) this.ports.log.warn({ err: error, deployment: this.seen.world.ref.name, step: what }, "rebalance step failed");
+      if (!this.#stopped) this.#ports.log.warn({ err: error, deployment: this.#world.ref.name, step: step.kind }, "rebalance step failed");
     });
   }
 
-  private async identify(): Promise<StepEnd> {
-    const { ref, uid } = this.seen.world;
-    this.identity = { known: await this.ports.identity(ref, uid), until: this.ports.clock.now() + identityMs };
-    return { end: "done" };
-  }
-
-  private observe(now: number): void {
-    this.seen.views = rankViews({
-      workers: this.seen.world.workers,
-      leaving: this.seen.world.leaving,
-      link: (uid) => this.links.worker(uid),
-      digest:
-        this.carrier.committed?.modelDigest ?? majorityDigest(this.seen.world.workers.map(({ uid }) => ({ link: this.links.worker(uid) }))),
-      now,
-    });
-    if (!this.working && this.modelChanged()) {
-      this.forgetModel(now);
-      return;
+  async #pursue(intent: Intent, seen: Observed): Promise<StepEnd> {
+    const abort = new AbortController();
+    this.#making = { intent, abort };
+    let made: Made;
+    try {
+      const making = intent.make(seen, this.#tools(abort.signal));
+      // No wait where there is none: the report of this tick shows the plan.
+      made = making instanceof Promise ? await making : making;
+    } catch (caught) {
+      if (intent.cost === "plan") this.#observer.load?.failed(this.#decisions.failed(intent.kind, caught, seen.world));
+      throw caught;
+    } finally {
+      this.#making = undefined;
     }
-    for (const view of this.seen.views) {
-      if (!view.usable) continue;
-      this.usableAt.set(view.rank, now);
-      this.describedAt ??= now;
-      const description = view.link?.description;
-      if (description && this.seen.model?.digest !== description.modelDigest) this.takeModel(description, now);
+    if ("end" in made) return made;
+    if (this.#stopped) throw stoppedError();
+    const parts = { ports: this.#ports, placement: this.#placement, links: this.#links, load: () => this.#observer.load };
+    this.#rollout = new Rollout({ ...parts, onProgress: () => this.#poke() }, made, this.#seen);
+    try {
+      const why = await this.#rollout.run();
+      if (why) return { end: "failed", why };
+      return { end: made.once ? "settled" : "done" };
+    } finally {
+      this.#rollout = undefined;
     }
-    // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
-    this.introduced ||= everybodyDescribed(this.seen.views) || now - this.startedAt > lostAfterMs;
-    if (!this.introduced) return;
-    const { usesTransitions } = policies[this.seen.world.spec.rebalancing.policy];
-    this.links.setMembers(membersOf(this.seen.views), usesTransitions);
   }
 
-  private takeModel(description: Description, now: number): void {
-    const { modelDigest: digest, codec, layers, experts, layerExperts, residentBytes, storedBytes } = description;
-    this.seen.model = { digest, codec };
-    this.seen.shape = { layers, experts, layerExperts, residentBytes, storedBytes };
-    this.seen.balance = new Balance(this.seen.shape, this.seen.world.uid, now);
-  }
-
-  /** While suspended or at zero the model or the codec was changed, and no process of the old one is left. */
-  private modelChanged(): boolean {
-    const { model, views } = this.seen;
-    const agreed = agreedModel(views, podsOf(this.carrier.stored));
-    if (!agreed || !model) return false;
-    return agreed.digest !== (this.carrier.committed?.modelDigest ?? model.digest) || agreed.codec !== model.codec;
-  }
-
-  private forgetModel(now: number): void {
-    this.ports.log.info({ deployment: this.seen.world.ref.name, model: this.seen.model }, "the workers run another model");
-    this.carrier.forget();
-    this.seen.model = undefined;
-    this.seen.shape = undefined;
-    this.seen.balance = undefined;
-    this.usableAt.clear();
-    this.describedAt = undefined;
-    this.observe(now);
-  }
-
-  /** Ranks without a usable process for longer than the grace; at start everyone gets the grace. */
-  private goneRanks(now: number): Set<number> {
-    const gone = new Set<number>();
-    for (const rank of ranksOf(this.carrier.committed))
-      if (now - (this.usableAt.get(rank) ?? this.startedAt + lostAfterMs) > lostAfterMs) gone.add(rank);
-    return gone;
-  }
-
-  private facts(): BalanceFacts {
-    const plan = this.carrier.committed;
-    const active = this.seen.views.filter((view) => view.usable && view.leaving === undefined && !view.pod.terminating);
-    const specs = rankSpecs(this.seen.views, plan, this.seen.balance?.speeds);
-    const usable = this.seen.views.filter((view) => view.usable);
+  #tools(signal: AbortSignal): Tools {
+    const observer = this.#observer;
     return {
-      spec: this.seen.world.spec,
-      synced: plan !== undefined && usable.every((view) => (view.link?.status?.epoch ?? 0) >= plan.epoch),
-      planInProgress: this.carrier.running !== undefined,
-      busConnected: this.intake.connected,
-      expected: active.map((view) => ({
-        rank: view.rank,
-        bootId: view.link?.description?.bootId ?? "",
-        speed: specs.find((spec) => spec.rank === view.rank)?.speed ?? 1,
-      })),
-      ranks: specs,
-      hardware: speedRanks(this.seen.views),
-      shape: this.seen.shape ?? { layers: 0, experts: 0, residentBytes: new Float64Array(0), storedBytes: new Float64Array(0) },
-      plan,
+      ports: this.#ports,
+      placement: this.#placement,
+      links: this.#links,
+      get load() {
+        return observer.load;
+      },
+      decisions: this.#decisions,
+      latest: () => this.#seen,
+      signal,
     };
   }
 
-  private decide(now: number): void {
-    const { world } = this.seen;
-    if (world.spec.suspend || world.desiredRanks === 0) {
-      this.waiting = { reason: "Suspended", message: "no ranks are wanted" };
-      return;
-    }
-    if (!this.carrier.recovered) {
-      this.act("recover", () => this.steps.recover((rank) => now - (this.usableAt.get(rank) ?? this.startedAt)));
-      return;
-    }
-    const members = memberKey(this.seen.views);
-    if (this.attempts.mayTry("drain", members, now)) this.drains.blocked.clear();
-    const facts = this.facts();
-    const intent = this.intent(facts, now);
-    this.waiting = intent.kind === "wait" ? intent : this.attempts.pauseOf(intent.kind, members, now);
-    const closed = this.seen.balance?.closeIfDue(facts, now) ?? false;
-    if (!closed && intent.kind === "balance") return;
-    this.follow(intent, facts, now);
-  }
-
-  private intent(facts: BalanceFacts, now: number): Intent {
-    const members = memberKey(this.seen.views);
-    return nextIntent({
-      views: this.seen.views,
-      specs: facts.ranks,
-      shape: this.seen.shape,
-      plan: this.carrier.committed,
-      desiredRanks: this.seen.world.desiredRanks,
-      waitedMs: now - (this.describedAt ?? now),
-      gone: this.goneRanks(now),
-      mayTry: (kind) => this.attempts.mayTry(kind, members, now),
-      unprotected: this.steps.unprotected(facts),
+  #report(seen: Observed): void {
+    const rollout = this.#rollout;
+    this.#reporter.report(seen, {
+      drains: this.#drains.view({ leaving: seen.world.leaving, blocked: seen.blocked }),
+      rollout: rollout && { kind: rollout.kind, phase: rollout.phase, moves: rollout.moves },
+      report: rollout?.report(),
+      load: this.#observer.load?.snapshot(),
+      waiting: this.#waiting,
+      recommended: this.#decisions.recommended,
     });
   }
 
-  /** While a plan for balance is being made: is anything else wanted by now? */
-  private overtaken(now: number): boolean {
-    const { spec, desiredRanks } = this.seen.world;
-    if (spec.suspend || desiredRanks === 0) return true;
-    const { kind } = this.intent(this.facts(), now);
-    return kind !== "balance" && kind !== "wait";
-  }
-
-  private follow(intent: Intent, facts: BalanceFacts, now: number): void {
-    if (intent.kind === "wait") return;
-    this.act(intent.kind, () => {
-      if (intent.kind === "first") return this.steps.first(facts);
-      if (intent.kind === "repair" || intent.kind === "drain") return this.steps.repair(intent, facts);
-      if (intent.kind === "fill") return this.steps.fill(facts);
-      if (intent.kind === "protect") return this.steps.protect(facts);
-      return this.steps.rebalance(facts, now);
-    });
-  }
-
-  private report(now: number): void {
-    const facts = this.facts();
-    const { running } = this.carrier;
-    const staleAfterMs = parseDuration(this.seen.world.spec.telemetry.staleAfter, "spec.telemetry.staleAfter");
-    const view = rebalanceView({
-      name: this.seen.world.ref.name,
-      views: this.seen.views,
-      shape: this.seen.shape,
-      plan: this.carrier.committed,
-      ranks: facts.ranks,
-      drains: this.drains.view(this.seen.world.leaving),
-      rollout: running ? { kind: running.kind, phase: running.rollout.phase, moves: running.rollout.moves } : undefined,
-      decision: this.seen.balance?.decision,
-      measured: this.seen.balance?.measured,
-      bound: this.seen.balance?.bound,
-      waiting: this.waiting,
-      telemetry: this.intake.facts(now, staleAfterMs),
-      lastRebalance: this.carrier.lastRebalance,
-    });
-    const status = placementStatus({
-      report: running?.rollout.report() ?? this.carrier.lastReport,
-      running: running !== undefined,
-      views: this.seen.views,
-      speeds: facts.ranks,
-      measured: this.seen.balance?.measured,
-      bound: this.seen.balance?.bound,
-      phases: this.seen.balance?.phases ?? [],
-      decision: this.seen.balance?.decision,
-      outlook: this.seen.balance?.outlook,
-      recommended: this.steps.recommended,
-    });
-    if (status) this.status.offer(this.seen.world.ref, status);
-    this.current = view;
-    const text = changeKey(view);
-    if (text === this.currentText) return;
-    this.currentText = text;
-    this.ports.onChange(this.seen.world.ref);
-  }
-
+  /** Nothing is written or pushed from here on. */
   close(): void {
-    this.stopped = true;
-    this.stopTimer();
-    this.carrier.stop();
-    this.steps.abandonPlanning();
-    this.intake.close();
-    this.links.close();
+    this.#stopped = true;
+    this.#stopTimer();
+    this.#rollout?.stop();
+    this.#making?.abort.abort();
+    this.#intake.close();
+    this.#links.close();
   }
 }

@@ -1,6 +1,5 @@
-// What the rebalance plane needs from outside, as types: links to workers and gateways, the durable plan, the load bus,
-// a clock. Adapters: session.ts (gRPC), placement-store.ts (Kubernetes), main.ts (NATS). Twins for tests and simulation
-// implement the same.
+// The outside world of the rebalance plane, as types: links to workers and gateways, the durable plan, the load bus, a clock. Adapters
+// are links/session.ts (gRPC), rollout/store.ts (Kubernetes) and the bus that controller.ts opens (NATS); test/sim implements the same.
 
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";

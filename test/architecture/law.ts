@@ -121,17 +121,61 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/deployment/core/",
     "operator/deployment/objects/",
   ],
+  // The rebalance plane: links know the pods, intents say what is wanted, the rollout carries it out, status tells; the root joins them.
   "operator/rebalance/": [
     "crds/",
     "runtime/placement/",
     "runtime/wire/",
     "runtime/observe/",
-    "operator/kube/",
     "operator/planner/",
     "operator/planner/load/",
-    "operator/planner/policies/incremental.ts",
+    "operator/kube/kube.ts",
+    "operator/kube/workqueue.ts",
     "operator/deployment/ports.ts",
+    "operator/rebalance/links/",
+    "operator/rebalance/intents/",
+    "operator/rebalance/rollout/",
+    "operator/rebalance/status/",
+  ],
+  "operator/rebalance/links/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/wire/",
+    "operator/planner/",
+    "operator/planner/load/",
+    "operator/kube/kube.ts",
+    "operator/deployment/ports.ts",
+    "operator/rebalance/",
+  ],
+  "operator/rebalance/rollout/": [
+    "crds/",
+    "runtime/placement/",
+    "operator/planner/",
+    "operator/kube/kube.ts",
     "operator/deployment/objects/context.ts",
+    "operator/rebalance/",
+    "operator/rebalance/links/",
+  ],
+  "operator/rebalance/intents/": [
+    "crds/",
+    "runtime/placement/",
+    "operator/planner/",
+    "operator/planner/policies/incremental.ts",
+    "operator/rebalance/",
+    "operator/rebalance/links/",
+    "operator/rebalance/rollout/",
+    "operator/rebalance/status/decision-events.ts",
+  ],
+  "operator/rebalance/status/": [
+    "crds/",
+    "runtime/placement/",
+    "runtime/observe/",
+    "operator/planner/",
+    "operator/kube/kube.ts",
+    "operator/deployment/ports.ts",
+    "operator/rebalance/",
+    "operator/rebalance/links/members.ts",
+    "operator/rebalance/rollout/",
   ],
   "operator/main.ts": [
     "crds/",
@@ -285,12 +329,12 @@ export const constructions: Readonly<Record<string, Construction>> = {
     where: {
       "runtime/engine/client.ts": "the engine's loop, beside the process's own",
       "runtime/backends/cpu/pool.ts": "parts of one matrix product side by side",
-      "operator/rebalance/planner-thread.ts": "plans take seconds; the loop goes on meanwhile",
+      "operator/rebalance/intents/planner-thread.ts": "plans take seconds; the loop goes on meanwhile",
     },
   },
 };
 
 /** Folders where the keyword `private` still stands -> why. */
 export const keywordPrivate: Readonly<Record<string, string>> = {
-  "operator/rebalance/": "its files are about to be laid out anew, and change then",
+  "operator/rebalance/rollout/protocol.ts": "the simulation plants its bugs by bending these members (test/sim/plants.ts)",
 };

@@ -11,8 +11,8 @@ import { rankSpecs } from "../../operator/planner/offline/simulate.ts";
 import { type Trace, windowOf } from "../../operator/planner/offline/traces.ts";
 import { generateTrace, presets } from "../../operator/planner/offline/traces-generate.ts";
 import { planFresh } from "../../operator/planner/policies/incremental.ts";
-import { Balance, type BalanceFacts } from "../../operator/rebalance/balance.ts";
-import { type Planner, threadPlanner } from "../../operator/rebalance/planner-thread.ts";
+import { type Planner, threadPlanner } from "../../operator/rebalance/intents/planner-thread.ts";
+import { type LoadFacts, LoadPicture } from "../../operator/rebalance/links/load-picture.ts";
 import { inputOf, quantile, type Row } from "./planner-kit.ts";
 
 const deployments = 1000;
@@ -35,14 +35,14 @@ const expected = Array.from({ length: cluster.ranks }, (_, rank): ExpectedRank =
 
 class Deployment {
   readonly #trace: Trace;
-  readonly #balance: Balance;
+  readonly #load: LoadPicture;
   #plan: PlacementPlan;
   /** Steps of this deployment that changed its placement. */
   acted = 0;
 
   constructor(trace: Trace, layers: readonly LayerPlan[], now: number) {
     this.#trace = trace;
-    this.#balance = new Balance(inputOf(trace, 0, cluster).shape, "uid", now);
+    this.#load = new LoadPicture(inputOf(trace, 0, cluster).shape, "uid", now);
     this.#plan = planOf(layers, 1);
   }
 
@@ -57,27 +57,26 @@ class Deployment {
 
   /** Milliseconds that its plan took, waiting included. It is planned for whatever the first question answers. */
   async replan(planner: Planner, messages: readonly Uint8Array[], now: number): Promise<number> {
-    const balance = this.#balance;
-    for (const bytes of messages) balance.accept(decodeLoad(bytes), expected, now);
+    const load = this.#load;
+    for (const bytes of messages) load.accept(decodeLoad(bytes), expected, now);
     const facts = this.#facts();
-    balance.closeIfDue(facts, now);
-    balance.ask(facts, now);
-    const input = balance.input(facts);
+    load.closeIfDue(facts, now);
+    load.ask(facts, now);
+    const input = load.input(facts);
     const started = performance.now();
     const output = await planner.plan(spec.rebalancing.policy, input);
     const ms = performance.now() - started;
-    if (balance.judge(input, output, spec, now).decision.act) {
+    if (load.judge(input, output, spec, now).decision.act) {
       this.#plan = planOf(output.layers, this.#plan.epoch + 1);
-      balance.committed(input, this.#plan.layers, now, spec.rebalancing.trigger.imbalancePercent);
+      load.committed(input, this.#plan.layers, now, spec.rebalancing.trigger.imbalancePercent);
       this.acted++;
     }
     return ms;
   }
 
-  #facts(): BalanceFacts {
-    const { shape } = inputOf(this.#trace, 0, cluster);
+  #facts(): LoadFacts {
     const world = { synced: true, planInProgress: false, busConnected: true };
-    return { ...world, spec, expected, ranks: rankSpecs(cluster), hardware: [], shape, plan: this.#plan };
+    return { ...world, spec, expected, ranks: rankSpecs(cluster), hardware: [], plan: this.#plan };
   }
 }
 

@@ -22,39 +22,39 @@ export function topicOf({ layers, experts, skew }: TrafficOptions, random: Rando
 
 export class Traffic {
   topic: Topic;
-  private readonly options: TrafficOptions;
-  private readonly random: Random;
+  readonly #options: TrafficOptions;
+  readonly #random: Random;
   /** Selections that the open request has left, and what it chooses. */
-  private left = 0;
-  private request: Topic;
+  #left = 0;
+  #request: Topic;
 
   constructor(options: TrafficOptions, topic: Topic, random: Random) {
-    this.options = options;
+    this.#options = options;
     this.topic = topic;
-    this.request = topic;
-    this.random = random;
+    this.#request = topic;
+    this.#random = random;
   }
 
   /** Selections of the next second, [layers][experts]. */
   second(): number[][] {
-    const { layers, experts, perRequest, perSecond } = this.options;
+    const { layers, experts, perRequest, perSecond } = this.#options;
     const counts = Array.from({ length: layers }, () => new Array<number>(experts).fill(0));
     for (let wanted = perSecond; wanted > 0; ) {
-      if (this.left === 0) {
-        this.left = perRequest;
-        this.request = this.likeTopic();
+      if (this.#left === 0) {
+        this.#left = perRequest;
+        this.#request = this.#likeTopic();
       }
-      const taken = Math.min(this.left, wanted);
-      this.left -= taken;
+      const taken = Math.min(this.#left, wanted);
+      this.#left -= taken;
       wanted -= taken;
-      for (let l = 0; l < layers; l++) draw(this.request[l] as Float64Array, taken, counts[l] as number[], this.random);
+      for (let l = 0; l < layers; l++) draw(this.#request[l] as Float64Array, taken, counts[l] as number[], this.#random);
     }
     return counts;
   }
 
-  private likeTopic(): Topic {
-    const { unlike } = this.options;
-    return this.topic.map((layer) => normalised(layer.map((share) => share * Math.exp(unlike * this.random.normal()))));
+  #likeTopic(): Topic {
+    const { unlike } = this.#options;
+    return this.topic.map((layer) => normalised(layer.map((share) => share * Math.exp(unlike * this.#random.normal()))));
   }
 }
 

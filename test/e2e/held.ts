@@ -1,6 +1,6 @@
 // The check that experts are in memory where the plan says, by what each worker says of its own memory.
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { fromSpec } from "../../operator/rebalance/plan-object.ts";
+import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { workerPods } from "../harness/product.ts";
 import { scrape, sum } from "../harness/scrape.ts";
 import type { Deployed } from "./world.ts";

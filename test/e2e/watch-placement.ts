@@ -3,7 +3,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { fromSpec } from "../../operator/rebalance/plan-object.ts";
+import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { stop, until } from "../harness/process.ts";
 import type { Deployed } from "./world.ts";

@@ -5,12 +5,13 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
+import { intents } from "../../operator/rebalance/intents/index.ts";
+import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
+import { Session } from "../../operator/rebalance/links/session.ts";
+import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
 import { DeploymentLoop } from "../../operator/rebalance/loop.ts";
-import { fromSpec } from "../../operator/rebalance/plan-object.ts";
-import { inlinePlanner } from "../../operator/rebalance/planner-thread.ts";
 import type { StoredPlacement } from "../../operator/rebalance/ports.ts";
-import { Session } from "../../operator/rebalance/session.ts";
-import { Telemetry } from "../../operator/rebalance/telemetry.ts";
+import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import { serverNames } from "../../runtime/wire/tls.ts";
@@ -199,6 +200,7 @@ export class SimCluster {
         onRollout: () => {},
       },
       this.kube.world(),
+      intents(),
     );
   }
 

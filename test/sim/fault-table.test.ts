@@ -3,8 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../crds/plan.ts";
-import { defaultLimits } from "../../operator/rebalance/protocol-types.ts";
-import { Session } from "../../operator/rebalance/session.ts";
+import { Session } from "../../operator/rebalance/links/session.ts";
+import { defaultLimits } from "../../operator/rebalance/rollout/protocol-types.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { asOwner } from "./clock.ts";
 import { SimCluster } from "./cluster.ts";

@@ -33,10 +33,13 @@ function reached(start: string): Set<string> {
 
 /** What takes part in placing, moving and serving experts. */
 const production = [
-  ...["loop", "steps", "protocol", "push", "rollout", "recover", "carry", "boots", "links", "session", "members", "balance", "drains"].map(
-    (name) => `operator/rebalance/${name}.ts`,
-  ),
-  ...["telemetry", "intake", "plan-object", "placement-status"].map((name) => `operator/rebalance/${name}.ts`),
+  ...[
+    ...["loop", "observe"],
+    ...["session", "links", "members", "load-picture", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
+    ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
+    ...["recover", "first", "repair", "drain", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
+    "status/placement-status",
+  ].map((name) => `operator/rebalance/${name}.ts`),
   ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),
   ...["plane", "experts", "plan-keeper", "loads", "control", "join", "telemetry", "give-way", "plan-state"].map(
     (name) => `runtime/worker/${name}.ts`,

@@ -1,7 +1,8 @@
 // Five bugs in the protocol, each one change in one place, planted into the code under test to show that the fault search would
 // find them.
-import { PlanRun } from "../../operator/rebalance/protocol.ts";
-import { Rollout } from "../../operator/rebalance/rollout.ts";
+
+import { Placement, type PlanNote } from "../../operator/rebalance/rollout/placement.ts";
+import { PlanRun } from "../../operator/rebalance/rollout/protocol.ts";
 import { PlanState } from "../../runtime/worker/plan-state.ts";
 
 type Method = (this: never, ...args: never[]) => unknown;
@@ -23,7 +24,7 @@ interface RunParts {
   readonly options: { readonly limits: { readonly prepareMs: number } };
 }
 
-type Write = (this: Rollout, plan: { epoch: number }, stored: { spec: { epoch: number } } | undefined, reason?: string) => unknown;
+type Write = (this: Placement, plan: { epoch: number }, note: PlanNote) => unknown;
 
 /** The faults with which plans reach their deadlines. */
 export const crawl: readonly string[] = ["topic", "crawl"];
@@ -77,11 +78,11 @@ export const plantedBugs: readonly PlantedBug[] = [
     seen: /was written after/,
     plant: () =>
       bend<Write>(
-        Rollout.prototype,
+        Placement.prototype,
         "write",
         (original) =>
-          function (this: Rollout, plan, stored, reason) {
-            return original.call(this, { ...plan, epoch: stored?.spec.epoch ?? plan.epoch }, stored, reason);
+          function (this: Placement, plan, note) {
+            return original.call(this, { ...plan, epoch: this.facts.stored?.spec.epoch ?? plan.epoch }, note);
           },
       ),
   },

@@ -1,0 +1,92 @@
+// The pace of what the loop tries: a step may be tried again at once, after a pause that grows with every failure, or not before
+// members change. Pure: times and members come from the loop, which records how each step ended.
+import { backoffMs } from "../backoff.ts";
+import type { Why } from "../observed.ts";
+
+/** What the loop starts: a look at the outside, or an intent. */
+export interface Step {
+  readonly kind: string;
+  /** A look asks pods and the API server and may soon be repeated; a plan that fails costs epochs and events. */
+  readonly cost: "look" | "plan";
+}
+
+/** How a step ended. */
+export type StepEnd =
+  /** It may be wanted again at once. */
+  | { readonly end: "done" }
+  /** With these members there is nothing more to do. `blocked`: ranks that it could not empty, and why. */
+  | { readonly end: "settled"; readonly blocked?: ReadonlyMap<number, string> }
+  /** Again after a pause. */
+  | { readonly end: "failed"; readonly why: Why }
+  /** Its time has not come: asked again soon. */
+  | { readonly end: "wait"; readonly why: Why };
+
+export const done: StepEnd = { end: "done" };
+export const settled: StepEnd = { end: "settled" };
+
+interface Entry {
+  readonly members: string;
+  readonly failures: number;
+  /** With the same members not before. */
+  readonly nextAt: number;
+  /** With others not before. */
+  readonly othersAt: number;
+  readonly why?: Why;
+  readonly blocked?: ReadonlyMap<number, string>;
+}
+
+const pauseMs = 200;
+/** After the first failure; doubled with each one. */
+const firstPauseMs = 2_000;
+const longestPauseMs: Readonly<Record<Step["cost"], number>> = {
+  look: 10_000,
+  /** Two epochs and two events an attempt: a plan that fails for ever costs no more than these twice a minute. */
+  plan: 30_000,
+};
+
+export class Attempts {
+  readonly #entries = new Map<string, Entry>();
+
+  /** Told at every look: what is settled for some members is open again once these have changed, even if they come back. */
+  look(members: string): void {
+    for (const [kind, entry] of this.#entries)
+      if (entry.nextAt === Number.POSITIVE_INFINITY && entry.members !== members) this.#entries.delete(kind);
+  }
+
+  mayTry(kind: string, members: string, now: number): boolean {
+    const entry = this.#entries.get(kind);
+    return !entry || now >= (entry.members === members ? entry.nextAt : entry.othersAt);
+  }
+
+  /** What is not to be tried now, and why; no reason where nothing is left to do. */
+  paused(members: string, now: number): ReadonlyMap<string, Why | undefined> {
+    const held = [...this.#entries].filter(([kind]) => !this.mayTry(kind, members, now));
+    return new Map(held.map(([kind, { why }]) => [kind, why]));
+  }
+
+  /** Ranks that could not be emptied with the present members. */
+  blocked(): ReadonlyMap<number, string> {
+    return new Map([...this.#entries.values()].flatMap(({ blocked }) => [...(blocked ?? [])]));
+  }
+
+  record({ kind, cost }: Step, members: string, result: StepEnd, now: number): void {
+    const failures = this.#entries.get(kind)?.failures ?? 0;
+    switch (result.end) {
+      case "done":
+        this.#entries.delete(kind);
+        return;
+      case "settled": {
+        const { blocked } = result;
+        this.#entries.set(kind, { members, failures: 0, nextAt: Number.POSITIVE_INFINITY, othersAt: 0, ...(blocked ? { blocked } : {}) });
+        return;
+      }
+      case "wait":
+        this.#entries.set(kind, { members, failures, nextAt: now + pauseMs, othersAt: 0, why: result.why });
+        return;
+      case "failed": {
+        const pause = backoffMs(failures + 1, firstPauseMs, longestPauseMs[cost]);
+        this.#entries.set(kind, { members, failures: failures + 1, nextAt: now + pause, othersAt: now + firstPauseMs, why: result.why });
+      }
+    }
+  }
+}

@@ -1,0 +1,28 @@
+// The choice of the intent that acts now: the first in order that is wanted and may be tried. Pure; the loop calls it at every tick.
+import type { Observed, Why } from "../observed.ts";
+import type { Intent } from "./intent.ts";
+
+/** Nothing is planned for a deployment that wants no ranks. */
+export function suspended({ spec, world }: Observed): boolean {
+  return spec.suspend || world.desiredRanks === 0;
+}
+
+export interface Choice {
+  /** Undefined: nothing acts. */
+  readonly intent?: Intent;
+  /** What is waited for where nothing acts. */
+  readonly wait?: Why;
+}
+
+export function chooseIntent(seen: Observed, intents: readonly Intent[]): Choice {
+  let wait: Why | undefined;
+  for (const intent of intents) {
+    const wanted = intent.wanted(seen);
+    if (typeof wanted === "object") return { wait: wanted };
+    if (!wanted) continue;
+    if (intent.holdsUpOthers || !seen.paused.has(intent.kind)) return { intent };
+    // It pauses after a failure, or has nothing left to do for these members: those after it are not held up.
+    wait = seen.paused.get(intent.kind);
+  }
+  return wait ? { wait } : {};
+}

@@ -1,0 +1,30 @@
+// The intent for new ranks: they take experts and copies in the order of gain, whatever the trigger says.
+import { schedulable } from "../../planner/index.ts";
+import { planIncremental } from "../../planner/policies/incremental.ts";
+import { type PlanInput, unlimited } from "../../planner/policy.ts";
+import { orphans } from "../../planner/repair.ts";
+import { assertPlan } from "../../planner/validate.ts";
+import { ranksOf } from "../links/members.ts";
+import { done } from "./attempts.ts";
+import type { Intent } from "./intent.ts";
+
+export const fill: Intent = {
+  kind: "fill",
+  cost: "plan",
+  holdsUpOthers: false,
+  onWindow: false,
+  wanted({ plan, ranks }) {
+    const used = new Set(ranksOf(plan));
+    return ranks.some((rank) => rank.state === "active" && !used.has(rank.rank));
+  },
+  make(seen, { load }) {
+    if (!load || !seen.plan) return done;
+    load.forgetHistory();
+    const input: PlanInput = { ...load.input(seen, { even: seen.spec.rebalancing.mode === "Off" }), budget: unlimited };
+    const { recent: _, noise: __, ...clean } = input;
+    const layers = schedulable(input, planIncremental(clean).layers);
+    assertPlan(input, layers, { unhosted: orphans(input, seen.plan.layers) });
+    const reason = "new ranks take their part";
+    return { kind: "fill", layers, reason, parent: seen.plan, limited: false, announced: true, once: true, input };
+  },
+};

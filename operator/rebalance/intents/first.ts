@@ -1,0 +1,36 @@
+// The intent for a deployment without any placement: every expert gets a home as soon as enough ranks are there.
+import { checkMemory } from "../../planner/feasibility.ts";
+import { unlimited } from "../../planner/policy.ts";
+import { firstPlan } from "../../planner/repair.ts";
+import type { Observed } from "../observed.ts";
+import { done } from "./attempts.ts";
+import type { Intent, Wanted } from "./intent.ts";
+
+/** Without all ranks, the first plan waits this long for the others. */
+const firstPlanWaitMs = 20_000;
+
+export const first: Intent = {
+  kind: "first",
+  cost: "plan",
+  holdsUpOthers: true,
+  onWindow: false,
+  wanted,
+  make(seen, { load }) {
+    if (!load) return done;
+    const input = { ...load.input(seen, { even: true }), current: undefined, budget: unlimited };
+    const reason = `first plan: ${seen.expected.length} ranks, homes dealt round-robin`;
+    return { kind: "first", layers: firstPlan(input), reason, parent: undefined, limited: false, announced: false, once: false };
+  },
+};
+
+function wanted({ shape, plan, ranks, world, waitedMs }: Observed): Wanted {
+  if (!shape) return { reason: "NoWorker", message: "no worker has described itself yet" };
+  if (plan) return false;
+  const active = ranks.filter((rank) => rank.state === "active");
+  if (active.length === 0) return { reason: "NoWorker", message: "no worker is connected" };
+  const fits = checkMemory(shape, active);
+  const missing = world.desiredRanks - active.length;
+  if (missing > 0 && (waitedMs < firstPlanWaitMs || !fits.ok))
+    return { reason: "WaitingForRanks", message: `${active.length} of ${world.desiredRanks} ranks are connected` };
+  return fits.ok || { reason: fits.reason, message: fits.message };
+}

@@ -1,0 +1,23 @@
+// The intents of a deployment, in the order in which they are tried: the first that is wanted acts, the others wait for another tick.
+// A new kind of plan is a file beside these and a line here. controller.ts hands the list to each loop.
+import { Balance } from "./balance.ts";
+import { drain } from "./drain.ts";
+import { fill } from "./fill.ts";
+import { first } from "./first.ts";
+import type { Intent } from "./intent.ts";
+import { Protect } from "./protect.ts";
+import { Recover } from "./recover.ts";
+import { repair } from "./repair.ts";
+
+/** For one deployment: some remember what they found. */
+export function intents(): readonly Intent[] {
+  return [
+    new Recover(), // nothing is planned on top of a plan that nobody has read
+    first, // without any placement there is nothing to repair, fill or balance
+    repair, // experts without a live copy are slow or refused until they have a home
+    drain, // a rank that is to go holds up whoever shrinks or replaces it
+    fill, // a new rank without experts does nothing for its memory
+    new Protect(), // copies against the next loss come before speed
+    new Balance(), // only gains speed, and waits for a window of load
+  ];
+}

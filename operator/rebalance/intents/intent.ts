@@ -1,0 +1,41 @@
+// An intent: one kind of plan, with when it is wanted and how it is made. The loop tries those of index.ts in order at every tick, and
+// at most one acts. Types only; it neither carries a plan out (rollout/) nor paces attempts (attempts.ts).
+import type { LoadPicture } from "../links/load-picture.ts";
+import type { LoopPorts } from "../loop-ports.ts";
+import type { Observed, Why } from "../observed.ts";
+import type { Link } from "../ports.ts";
+import type { Placement } from "../rollout/placement.ts";
+import type { Proposal } from "../rollout/proposal.ts";
+import type { DecisionEvents } from "../status/decision-events.ts";
+import type { Step, StepEnd } from "./attempts.ts";
+
+export interface Intent extends Step {
+  /** While it is wanted nothing after it acts, also while it pauses after a failure. */
+  readonly holdsUpOthers: boolean;
+  /** It acts on a window of load: at the tick that closes one. */
+  readonly onWindow: boolean;
+  /** Reads the observation and, at most, what this intent found before; starts nothing. */
+  wanted(seen: Observed): Wanted;
+  /** Its plan, or how the attempt ended without one. What it throws is a failure. */
+  make(seen: Observed, tools: Tools): Made | Promise<Made>;
+}
+
+/** A reason: nothing may be planned until that has passed. */
+export type Wanted = boolean | Why;
+
+export type Made = Proposal | StepEnd;
+
+/** What a plan is made with. */
+export interface Tools {
+  readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner">;
+  readonly placement: Placement;
+  /** Every link that is open, those of gateways too. */
+  readonly links: { all(): readonly Link[] };
+  /** Of this moment; undefined until a worker was described. */
+  readonly load: LoadPicture | undefined;
+  readonly decisions: DecisionEvents;
+  /** The newest observation, for plans that take time to make. */
+  readonly latest: () => Observed;
+  /** The plan is not wanted any more: something that comes before it is. */
+  readonly signal: AbortSignal;
+}

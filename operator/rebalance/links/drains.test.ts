@@ -1,0 +1,108 @@
+// A rank that leaves is emptied of requests, or taken back.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LeavingRank } from "../../deployment/ports.ts";
+import type { RankView } from "../observed.ts";
+import { type DrainStep, Drains } from "./drains.ts";
+
+const drainMs = 60_000;
+const leaving: LeavingRank = { rank: 1, podUid: "p", reason: "Shrink" };
+const none = () => false;
+const step = (views: DrainStep["views"], marked: DrainStep["leaving"], planned: DrainStep["planned"], now: number): DrainStep => ({
+  ...{ views, leaving: marked, planned, now },
+  ...{ blocked: new Map(), drainMs },
+});
+const phaseOf = (drains: Drains, mark: LeavingRank) => drains.view({ leaving: [mark], blocked: new Map() })[0]?.phase;
+
+/** A worker whose Drain calls fail while `broken`. */
+function worker() {
+  const told: ("drain" | "cancel")[] = [];
+  const state = { draining: false, activeRequests: 1, broken: false, lost: false, usable: true, terminating: false };
+  const link = {
+    get status() {
+      return { draining: state.draining, activeRequests: state.activeRequests };
+    },
+    drain: async (cancel: boolean) => {
+      told.push(cancel ? "cancel" : "drain");
+      if (state.broken) throw new Error("unavailable");
+      state.draining = !cancel;
+    },
+  };
+  const view = (mark?: LeavingRank) =>
+    ({
+      rank: 1,
+      pod: { uid: "p", terminating: state.terminating },
+      link,
+      report: link,
+      leaving: mark,
+      lost: state.lost,
+      usable: state.usable,
+    }) as unknown as RankView;
+  return { told, state, view };
+}
+
+test("a rank that is taken back is told so until its status says that it serves, at most once a second", async () => {
+  const { told, state, view } = worker();
+  // As a new leader finds it: this process never told it anything.
+  Object.assign(state, { draining: true, broken: true });
+  const drains = new Drains();
+  for (let now = 0; now <= 2_000; now += 200) {
+    drains.step(step([view()], [], none, now));
+    await Promise.resolve();
+  }
+  assert.deepEqual(told, ["cancel", "cancel", "cancel"]);
+  state.broken = false;
+  drains.step(step([view()], [], none, 3_000));
+  drains.step(step([view()], [], none, 10_000));
+  assert.equal(told.length, 4, "its status says that it serves");
+});
+
+test("a pod that ends drains by itself and is not told otherwise", () => {
+  const { told, state, view } = worker();
+  Object.assign(state, { draining: true, terminating: true });
+  new Drains().step(step([view()], [], none, 0));
+  assert.deepEqual(told, []);
+});
+
+test("a leaving rank is drained once its experts are elsewhere, and Drained when its requests are done", () => {
+  const { told, state, view } = worker();
+  const drains = new Drains();
+  const phase = (planned: boolean, now: number) => {
+    drains.step(step([view(leaving)], [leaving], () => planned, now));
+    return phaseOf(drains, leaving);
+  };
+  assert.equal(phase(true, 0), "Moving");
+  assert.deepEqual(told, []);
+  assert.equal(phase(false, 1_000), "Draining");
+  state.usable = false; // its stream has a moment's trouble
+  assert.equal(phase(false, 2_000), "Draining");
+  state.activeRequests = 0;
+  assert.equal(phase(false, 3_000), "Drained");
+  assert.deepEqual(told, ["drain"]);
+});
+
+test("a worker that cannot be told to drain is given up after the drain time, however often it is asked", () => {
+  const { told, state, view } = worker();
+  state.broken = true;
+  const drains = new Drains();
+  const phases = new Map<number, string | undefined>();
+  for (let now = 0; now <= drainMs + 1_000; now += 500) {
+    drains.step(step([view(leaving)], [leaving], none, now));
+    phases.set(now, phaseOf(drains, leaving));
+  }
+  assert.ok(told.length > 10);
+  assert.deepEqual([phases.get(0), phases.get(drainMs), phases.get(drainMs + 500)], ["Draining", "Draining", "Drained"]);
+});
+
+test("a rank that is lost or gone needs no draining, and Stop moves nothing", () => {
+  const { state, view } = worker();
+  const drains = new Drains();
+  const stop: LeavingRank = { ...leaving, reason: "Stop" };
+  drains.step(step([view(stop)], [stop], () => true, 0));
+  assert.equal(phaseOf(drains, stop), "Draining");
+  state.lost = true;
+  drains.step(step([view(leaving)], [leaving], () => true, 0));
+  assert.equal(phaseOf(drains, leaving), "Drained");
+  drains.step(step([], [leaving], () => true, 0));
+  assert.equal(phaseOf(drains, leaving), "Drained");
+});

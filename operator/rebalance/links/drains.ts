@@ -1,0 +1,87 @@
+// The last steps of a rank that leaves: its experts are moved by plans (intents/drain.ts); when none depends on it any more it is told
+// to finish its requests, and reported Drained when it has, or when its time is up. Level-triggered: what a worker is told follows
+// from what its status says, and is said again until it does. The loop calls it at every tick.
+import type { DrainView, LeavingRank } from "../../deployment/ports.ts";
+import type { RankView } from "../observed.ts";
+
+/** Least time between two Drain calls to one pod. */
+const askMs = 1_000;
+
+interface DrainFacts {
+  readonly leaving: LeavingRank;
+  readonly view: RankView | undefined;
+  /** Experts of the plan live there. */
+  readonly planned: boolean;
+  readonly blocked: boolean;
+  /** For how long no expert has depended on it. */
+  readonly emptyMs: number;
+  readonly drainMs: number;
+}
+
+export interface DrainStep {
+  readonly views: readonly RankView[];
+  readonly leaving: readonly LeavingRank[];
+  readonly planned: (rank: number) => boolean;
+  /** Ranks whose experts the others cannot take, and why. */
+  readonly blocked: ReadonlyMap<number, string>;
+  readonly drainMs: number;
+  readonly now: number;
+}
+
+/** Pure. */
+function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: DrainFacts): DrainView["phase"] {
+  if (!view || view.lost) return "Drained";
+  if (leaving.reason !== "Stop" && planned) return blocked ? "Blocked" : "Moving";
+  const status = view.report?.status;
+  return (status?.draining && status.activeRequests === 0) || emptyMs > drainMs ? "Drained" : "Draining";
+}
+
+export class Drains {
+  #phases = new Map<string, DrainView["phase"]>();
+  /** Since when no expert depends on a leaving pod. */
+  #emptySince = new Map<string, number>();
+  #asked = new Map<string, number>();
+
+  step({ views, leaving, planned, blocked, drainMs, now }: DrainStep): void {
+    const phases = new Map<string, DrainView["phase"]>();
+    const emptySince = new Map<string, number>();
+    for (const rank of leaving) {
+      const { podUid } = rank;
+      const since = this.#emptySince.get(podUid) ?? now;
+      const phase = drainPhase({
+        leaving: rank,
+        view: views.find((view) => view.pod.uid === podUid),
+        planned: planned(rank.rank),
+        blocked: blocked.has(rank.rank),
+        emptyMs: now - since,
+        drainMs,
+      });
+      phases.set(podUid, phase);
+      if (phase === "Draining" || phase === "Drained") emptySince.set(podUid, since);
+    }
+    this.#phases = phases;
+    this.#emptySince = emptySince;
+    this.#tell(views, now);
+  }
+
+  /** A leaving rank is told to finish, one that was taken back to serve on. One that terminates drains by itself. */
+  #tell(views: readonly RankView[], now: number): void {
+    const asked = new Map<string, number>();
+    for (const { pod, leaving, link, report } of views) {
+      const draining = report?.status?.draining ?? false;
+      const wanted = leaving ? draining || this.#phases.get(pod.uid) === "Draining" : pod.terminating && draining;
+      const last = this.#asked.get(pod.uid) ?? Number.NEGATIVE_INFINITY;
+      const due = link !== undefined && wanted !== draining && now - last >= askMs;
+      if (due) void link.drain(!wanted).catch(() => {}); // its status will not say so, and it is asked again
+      if (due || now - last < askMs) asked.set(pod.uid, due ? now : last);
+    }
+    this.#asked = asked;
+  }
+
+  view({ leaving, blocked }: Pick<DrainStep, "leaving" | "blocked">): DrainView[] {
+    return leaving.map(({ rank, podUid }) => {
+      const phase = this.#phases.get(podUid) ?? "Moving";
+      return { rank, podUid, phase, message: phase === "Blocked" ? (blocked.get(rank) ?? "") : "" };
+    });
+  }
+}

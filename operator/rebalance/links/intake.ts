@@ -1,0 +1,80 @@
+// The load messages of one deployment: subscribed to where its spec says, handed to its load picture, counted, and how old they are.
+// The loop tells it at every tick which ranks should report; telemetry.ts owns the connections.
+import type { LoadWindow } from "../../../crds/telemetry.ts";
+import type { World } from "../../deployment/ports.ts";
+import type { ExpectedRank } from "../../planner/load/windows.ts";
+import type { LoopPorts } from "../loop-ports.ts";
+import type { TelemetryFacts } from "../observed.ts";
+import type { LoadPicture } from "./load-picture.ts";
+import type { Subscription } from "./telemetry.ts";
+
+/** Whose messages count, and for what. */
+export interface Listening {
+  readonly world: World;
+  /** Ranks that should report. */
+  readonly expected: readonly ExpectedRank[];
+  /** Undefined until a worker was described. */
+  readonly load: LoadPicture | undefined;
+}
+
+export class Intake {
+  readonly #ports: Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "telemetry">;
+  #open: { readonly key: string; readonly subscription: Subscription } | undefined;
+  #listening: Listening | undefined;
+
+  constructor(ports: Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "telemetry">) {
+    this.#ports = ports;
+  }
+
+  /** Follows the spec: another server, prefix or Secret is another subscription, no server none. */
+  listen(listening: Listening): void {
+    this.#listening = listening;
+    const { ref, spec } = listening.world;
+    const url = this.#ports.natsUrl(spec);
+    const key = JSON.stringify([url, spec.telemetry.nats]);
+    if (this.#open?.key === key) return;
+    this.close();
+    if (!url) return;
+    const { credentialsSecretRef, subjectPrefix } = spec.telemetry.nats;
+    const secret = credentialsSecretRef && { namespace: ref.namespace, name: credentialsSecretRef.name };
+    const subscription = this.#ports.telemetry.subscribe(ref, subjectPrefix, { url, secret }, (window) => this.#receive(ref, window));
+    this.#open = { key, subscription };
+  }
+
+  #receive({ namespace, name: deployment }: World["ref"], window: LoadWindow): void {
+    const { metrics, clock } = this.#ports;
+    const { load, expected = [] } = this.#listening ?? {};
+    const accepted = load?.accept(window, expected, clock.now()) ?? { ok: false as const, reason: "unknown_deployment" as const };
+    if (accepted.ok) metrics.add("enodia_telemetry_samples_total", 1, { namespace, deployment });
+    else metrics.add("enodia_telemetry_dropped_total", 1, { reason: accepted.reason });
+  }
+
+  get connected(): boolean {
+    return this.#open?.subscription.status.connected ?? false;
+  }
+
+  /** Of the oldest last message of a rank that should report; undefined where no NATS server is named: nothing can be stale. */
+  ageMs({ spec }: World): number | undefined {
+    if (!this.#ports.natsUrl(spec)) return undefined;
+    const { load, expected = [] } = this.#listening ?? {};
+    return load?.ageMs(expected, this.#ports.clock.now()) ?? 0;
+  }
+
+  facts({ world, expected, load }: Listening, now: number, staleAfterMs: number): TelemetryFacts {
+    const named = Boolean(this.#ports.natsUrl(world.spec));
+    const book = load?.book;
+    return {
+      bus: named ? (this.#open?.subscription.status ?? { connected: false, reason: "Connecting" }) : undefined,
+      ageMs: book?.ageMs(expected, now) ?? Number.POSITIVE_INFINITY,
+      staleAfterMs,
+      reporting: book?.reporting(expected, now, staleAfterMs) ?? 0,
+      expected: expected.length,
+      lastSampleMs: book?.lastSampleMs() ?? 0,
+    };
+  }
+
+  close(): void {
+    this.#open?.subscription.close();
+    this.#open = undefined;
+  }
+}

@@ -1,0 +1,122 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { PlacementPlan } from "../../../crds/plan.ts";
+import type { Identity, World } from "../../deployment/ports.ts";
+import type { RankView } from "../observed.ts";
+import type { Link, LinkTarget, Member, Membership, PlanMember } from "../ports.ts";
+import { Links } from "./links.ts";
+
+const now = 1_000_000;
+const identity: Identity = { cert: "1", key: "", ca: "" };
+const world = {
+  ref: { namespace: "ns", name: "moe" },
+  uid: "uid",
+  workers: [0, 1].map((rank) => ({ rank, uid: `w${rank}`, ip: `10.0.0.${rank}`, lost: false })),
+  gateways: [{ name: "g", uid: "g", ip: "10.0.1.0" }],
+} as unknown as World;
+const member = (rank: number): Member => ({ rank, podName: "", podUid: `w${rank}`, bootId: "b", address: "", state: "active" });
+
+interface FakeLink {
+  readonly target: LinkTarget;
+  readonly pushed: Membership[];
+  readonly plans: number[];
+  readonly renewed: string[];
+  status: { membershipVersion: number };
+}
+
+function opened() {
+  const fakes: FakeLink[] = [];
+  const links = new Links(
+    (target) => {
+      const fake: FakeLink = { target, pushed: [], plans: [], renewed: [], status: { membershipVersion: 0 } };
+      fakes.push(fake);
+      const link = {
+        get status() {
+          return fake.status;
+        },
+        push: (membership: Membership) => void fake.pushed.push(membership),
+        pushPlan: (plan: { epoch: number }) => void fake.plans.push(plan.epoch),
+        renew: ({ cert }: Identity) => void fake.renewed.push(cert),
+        close: () => {},
+      };
+      return link as unknown as Link;
+    },
+    () => {},
+  );
+  links.sync(world, identity, undefined, now);
+  return { links, fakes };
+}
+
+test("membership goes on from the clock, or from a higher version that a pod has from a leader before", () => {
+  const { links, fakes } = opened();
+  links.setMembers([member(0)], false);
+  links.setMembers([member(0)], false);
+  assert.deepEqual(
+    fakes[0]?.pushed.map(({ version }) => version),
+    [now + 1],
+  );
+  fakes[1]!.status = { membershipVersion: now + 500 };
+  links.setMembers([member(0)], false);
+  assert.deepEqual(
+    fakes[0]?.pushed.map(({ version }) => version),
+    [now + 1, now + 501],
+    "the same members, said so that they are heard",
+  );
+  fakes[0]!.status = { membershipVersion: now + 501 };
+  links.setMembers([member(0), member(1)], false);
+  assert.equal(fakes[2]?.pushed.at(-1)?.version, now + 502);
+});
+
+test("a renewed certificate goes to the links that are open, which stay open", () => {
+  const { links, fakes } = opened();
+  links.sync(world, identity, undefined, now);
+  assert.deepEqual(
+    fakes.map(({ renewed }) => renewed),
+    [[], [], []],
+  );
+  links.sync(world, { ...identity, cert: "2" }, undefined, now);
+  assert.deepEqual(
+    fakes.map(({ renewed }) => renewed),
+    [["2"], ["2"], ["2"]],
+  );
+});
+
+const plan = { epoch: 3 } as unknown as PlacementPlan;
+
+test("pods that come later hear the plan from links when they are gateways, and no plan of a model before", () => {
+  const { links, fakes } = opened();
+  const more = {
+    ...world,
+    workers: [...world.workers, { ...world.workers[0], rank: 2, uid: "w2", ip: "10.0.0.2" }],
+    gateways: [...world.gateways, { name: "g2", uid: "g2", ip: "10.0.1.1" }],
+  } as World;
+  links.sync(more, identity, plan, now);
+  links.sync(more, identity, plan, now);
+  const planOf = (uid: string) => fakes.find(({ target }) => target.podUid === uid)?.plans;
+  assert.deepEqual([planOf("w0"), planOf("w2"), planOf("g"), planOf("g2")], [[], [], [], [3]]);
+  assert.equal(links.all().length, 5);
+  links.sync({ ...more, gateways: [...more.gateways, { name: "g3", uid: "g3", ip: "10.0.1.2" }] }, identity, undefined, now);
+  assert.deepEqual(planOf("g3"), []);
+});
+
+test("a worker hears the plan once per process, unless a plan began with it, and is lost when away for the grace", () => {
+  const { links, fakes } = opened();
+  const view = (rank: number, bootId: string, usable = true) => {
+    const link = links.worker(`w${rank}`);
+    return { rank, usable, link, report: { description: { bootId } } } as unknown as RankView;
+  };
+  const seen = (views: readonly RankView[], at: number, usableAt: number) => ({
+    ...{ views, now: at },
+    usableAt: new Map(views.map(({ rank }) => [rank, usableAt])),
+  });
+  links.planBegins(new Map([[0, { bootId: "a" } as PlanMember]]));
+  const both = [view(0, "a"), view(1, "a")];
+  assert.deepEqual(links.tell(seen(both, 0, 0), plan), { joined: [{ rank: 1, bootId: "a" }], lost: [] });
+  assert.deepEqual(links.tell(seen(both, 1, 1), plan), { joined: [], lost: [] });
+  assert.deepEqual(links.tell(seen([view(0, "b"), view(1, "a")], 2, 2), plan).joined, [{ rank: 0, bootId: "b" }]);
+  assert.deepEqual([fakes[0]?.plans, fakes[1]?.plans], [[3], [3]]);
+  const away = [view(0, "b"), view(1, "a", false)];
+  assert.deepEqual(links.tell(seen(away, 5_002, 2), plan).lost, []);
+  assert.deepEqual(links.tell(seen(away, 5_003, 2), plan).lost, [1]);
+  assert.deepEqual(links.tell(seen(away, 6_000, 2), plan).lost, [], "once");
+});

@@ -1,0 +1,145 @@
+// The links of one deployment: one per worker and gateway pod that has an address, opened and closed as pods come and go. It pushes
+// membership to all of them when it changes, and to processes that come the plan that holds. The loop calls it at every tick; calls
+// of one pod are session.ts.
+import { ports } from "../../../crds/common.ts";
+import type { PlacementPlan } from "../../../crds/plan.ts";
+import { type Identity, type World, workerServerName } from "../../deployment/ports.ts";
+import type { Observed } from "../observed.ts";
+import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
+import { lostAfterMs } from "./members.ts";
+
+interface Entry {
+  readonly link: Link;
+  readonly address: string;
+}
+
+interface Wanted {
+  readonly uid: string;
+  readonly ip: string;
+  readonly serverName: string;
+  readonly kind: "worker" | "gateway";
+}
+
+/** Worker processes that came up, and ranks that were lost, since the last look. */
+export interface Changes {
+  readonly joined: readonly { readonly rank: number; readonly bootId: string }[];
+  readonly lost: readonly number[];
+}
+
+export class Links {
+  readonly #open: OpenLink;
+  readonly #onChange: () => void;
+  readonly #workers = new Map<string, Entry>();
+  readonly #gateways = new Map<string, Entry>();
+  #version = 0;
+  #now = 0;
+  #identity: Identity | undefined;
+  #lastMembers = "";
+  #members: readonly Member[] = [];
+  #sampleTransitions = false;
+  /** Worker processes that know of the plan, by rank. */
+  readonly #told = new Map<number, string>();
+
+  constructor(open: OpenLink, onChange: () => void) {
+    this.#open = open;
+    this.#onChange = onChange;
+  }
+
+  worker(podUid: string): Link | undefined {
+    return this.#workers.get(podUid)?.link;
+  }
+
+  /** Every link that is open, those of gateways too. */
+  all(): Link[] {
+    return [...this.#workers.values(), ...this.#gateways.values()].map(({ link }) => link);
+  }
+
+  /** `plan`: what holds; a gateway that comes hears it at once. */
+  sync(world: World, identity: Identity, plan: PlacementPlan | undefined, now: number): void {
+    const { ref } = world;
+    const wanted = world.workers.flatMap((pod) =>
+      pod.ip && !pod.lost ? [{ uid: pod.uid, ip: pod.ip, serverName: workerServerName(ref, pod.rank), kind: "worker" as const }] : [],
+    );
+    const gateways = world.gateways.flatMap((pod) =>
+      pod.ip ? [{ uid: pod.uid, ip: pod.ip, serverName: `gateway.${ref.name}.${ref.namespace}.enodia`, kind: "gateway" as const }] : [],
+    );
+    const target = { deploymentUid: world.uid, identity, onChange: this.#onChange };
+    // Workers are told by `tell`, once it is known what they run.
+    this.#reconcile(this.#workers, wanted, target);
+    for (const link of this.#reconcile(this.#gateways, gateways, target)) if (plan) link.pushPlan(plan);
+    if (this.#identity && this.#identity !== identity) for (const link of this.all()) link.renew(identity);
+    this.#identity = identity;
+    this.#now = now;
+  }
+
+  /** The links that were opened. */
+  #reconcile(
+    entries: Map<string, Entry>,
+    wanted: readonly Wanted[],
+    target: { readonly deploymentUid: string; readonly identity: Identity; readonly onChange: () => void },
+  ): Link[] {
+    for (const [uid, entry] of entries) {
+      const still = wanted.find((pod) => pod.uid === uid);
+      if (still && `${still.ip}:${ports.grpc}` === entry.address) continue;
+      entry.link.close();
+      entries.delete(uid);
+    }
+    const opened: Link[] = [];
+    for (const { uid, ip, serverName, kind } of wanted) {
+      if (entries.has(uid)) continue;
+      const address = `${ip}:${ports.grpc}`;
+      const link = this.#open({ ...target, address, serverName, kind, podUid: uid });
+      entries.set(uid, { link, address });
+      opened.push(link);
+      if (this.#lastMembers !== "") link.push(this.#membership());
+    }
+    return opened;
+  }
+
+  /** Pushes membership, and whether workers are to follow tokens from layer to layer, if they differ from the last. */
+  setMembers(members: readonly Member[], sampleTransitions: boolean): void {
+    const text = JSON.stringify([members, sampleTransitions]);
+    const reported = Math.max(0, ...this.all().map((link) => link.status?.membershipVersion ?? 0));
+    if (text === this.#lastMembers && reported <= this.#version) return;
+    this.#lastMembers = text;
+    this.#members = members;
+    this.#sampleTransitions = sampleTransitions;
+    // Pods ignore what is older than what they have: a new leader goes on from its clock, or from a leader whose clock was ahead.
+    this.#version = Math.max(this.#version, reported, this.#version === 0 ? this.#now : 0) + 1;
+    for (const link of this.all()) link.push(this.#membership());
+  }
+
+  #membership(): Membership {
+    return { version: this.#version, members: this.#members, sampleTransitions: this.#sampleTransitions };
+  }
+
+  /** A plan begins with these: it tells them itself. */
+  planBegins(members: ReadonlyMap<number, PlanMember>): void {
+    for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
+  }
+
+  /** Tells worker processes that have come up `plan`; a rank whose process has been away for the grace counts as lost. */
+  tell({ views, usableAt, now }: Pick<Observed, "views" | "usableAt" | "now">, plan: PlacementPlan | undefined): Changes {
+    const joined: { rank: number; bootId: string }[] = [];
+    const lost: number[] = [];
+    for (const { rank, usable, link, report } of views) {
+      const bootId = report?.description?.bootId;
+      if (!usable || bootId === undefined || this.#told.get(rank) === bootId) continue;
+      this.#told.set(rank, bootId);
+      if (plan) link?.pushPlan(plan);
+      joined.push({ rank, bootId });
+    }
+    for (const rank of this.#told.keys()) {
+      if (views.some((view) => view.rank === rank && view.usable) || now - (usableAt.get(rank) ?? 0) <= lostAfterMs) continue;
+      this.#told.delete(rank);
+      lost.push(rank);
+    }
+    return { joined, lost };
+  }
+
+  close(): void {
+    for (const link of this.all()) link.close();
+    this.#workers.clear();
+    this.#gateways.clear();
+  }
+}

@@ -1,0 +1,291 @@
+// One connection to a worker or gateway pod: Describe, then a Control.Watch stream that is opened again whenever it
+// ends, and the calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
+import { create, type MessageShape } from "@bufbuild/protobuf";
+import { AppError, operatorRank } from "../../../crds/common.ts";
+import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
+import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
+import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
+import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
+import type { ServiceClient } from "../../../runtime/wire/service.ts";
+import { fixedTls } from "../../../runtime/wire/tls.ts";
+import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
+
+const describeTimeoutMs = 5_000;
+const callTimeoutMs = 10_000;
+/** No status for this long counts as a broken stream; pods send one at least every second. */
+const silenceMs = 4_000;
+const pingMs = 1_000;
+const reconnectMs = 500;
+
+type Client = ServiceClient<(typeof Control)["method"]>;
+type WatchStream = ReturnType<Client["watch"]>;
+
+export class Session implements Link {
+  description: Description | undefined;
+  status: PodStatus | undefined;
+  /** Replaced, never changed: what was observed of it stays as it was. */
+  hosted: ReadonlyMap<number, HostedLayer> = new Map();
+  downSince: number | undefined;
+  lastError = "";
+  readonly #target: LinkTarget;
+  readonly #clock: Clock;
+  readonly #client: Client;
+  readonly #tls: ReturnType<typeof fixedTls>;
+  #stream: WatchStream | undefined;
+  #closed = false;
+  #heardAt = 0;
+  #membership: Membership | undefined;
+  #plan: PlacementPlan | undefined;
+  #stopTimer: () => void = () => {};
+
+  constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">) {
+    this.#target = target;
+    this.#clock = clock;
+    this.downSince = clock.now();
+    this.#tls = fixedTls(material(target.identity));
+    this.#client = network.connect(Control, { address: target.address, serverName: target.serverName, tls: this.#tls });
+    void this.#open();
+  }
+
+  get address(): string {
+    return this.#target.address;
+  }
+
+  renew(identity: LinkTarget["identity"]): void {
+    this.#tls.update(material(identity));
+  }
+
+  #sender() {
+    return toSender({ deploymentUid: this.#target.deploymentUid, rank: operatorRank, podUid: "operator", bootId: "operator" });
+  }
+
+  async #open(): Promise<void> {
+    try {
+      if (this.#target.kind === "worker") {
+        const reply = await this.#client.describe({ sender: this.#sender() }, { deadline: this.#clock.now() + describeTimeoutMs });
+        if (this.#closed) return;
+        this.#takeDescription(reply);
+      }
+      this.#watch();
+    } catch (caught) {
+      this.#down(fromStatus(caught, "Describe"));
+    }
+  }
+
+  #takeDescription(reply: DescribeReply): void {
+    const description = toDescription(reply);
+    if (description.podUid !== this.#target.podUid) {
+      throw new AppError(`pod ${description.podName} answers with uid ${description.podUid}, expected ${this.#target.podUid}`, {
+        code: "WrongPod",
+        retry: "backoff",
+      });
+    }
+    if (this.description?.bootId !== description.bootId) this.hosted = new Map();
+    this.description = description;
+    if (reply.status) this.#takeStatus(reply.status);
+  }
+
+  #watch(): void {
+    const stream = this.#client.watch();
+    this.#stream = stream;
+    this.#heardAt = this.#clock.now();
+    stream.on("data", (status: WatchStatus) => {
+      if (this.#stream !== stream) return;
+      const boot = status.self?.bootId;
+      if (this.description && boot !== undefined && boot !== this.description.bootId) {
+        stream.cancel();
+        return this.#lost(stream, "the process restarted");
+      }
+      const first = this.downSince !== undefined;
+      this.downSince = undefined;
+      this.#heardAt = this.#clock.now();
+      this.#takeStatus(status);
+      if (first) this.lastError = "";
+      this.#target.onChange();
+    });
+    stream.on("error", (error: Error) => this.#lost(stream, error.message));
+    stream.on("end", () => this.#lost(stream, "the stream ended"));
+    stream.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true } }));
+    if (this.#membership) this.push(this.#membership);
+    if (this.#plan) this.pushPlan(this.#plan);
+    this.#beat(stream);
+  }
+
+  /** Pings, and ends a stream that has gone silent. */
+  #beat(stream: WatchStream): void {
+    this.#stopTimer = this.#clock.after(pingMs, () => {
+      if (this.#closed || this.#stream !== stream) return;
+      if (this.#clock.now() - this.#heardAt > silenceMs) {
+        stream.cancel();
+        return this.#lost(stream, `no status for ${silenceMs} ms`);
+      }
+      stream.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true } }));
+      this.#beat(stream);
+    });
+  }
+
+  #lost(stream: WatchStream, message: string): void {
+    if (this.#stream !== stream) return;
+    this.#down(new AppError(message, { code: "Unavailable", retry: "backoff" }));
+  }
+
+  #down(error: AppError): void {
+    if (this.#closed) return;
+    this.#stream = undefined;
+    this.lastError = error.message;
+    this.downSince ??= this.#clock.now();
+    this.#target.onChange();
+    this.#stopTimer();
+    this.#stopTimer = this.#clock.after(reconnectMs, () => {
+      if (!this.#closed) void this.#open();
+    });
+  }
+
+  #takeStatus(status: WatchStatus): void {
+    this.status = {
+      epoch: toNumber(status.epoch, "status.epoch"),
+      planHash: status.planHash,
+      ready: status.ready,
+      notReadyReason: status.notReadyReason,
+      hostedBytes: toNumber(status.hostedBytes, "status.hostedBytes"),
+      queuedTokens: status.queuedTokens,
+      activeRequests: status.activeRequests,
+      draining: status.draining,
+      membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
+    };
+    if (status.hosted.length === 0) return;
+    const hosted = new Map(this.hosted);
+    for (const { layer, epoch, experts } of status.hosted) hosted.set(layer, { layer, epoch: toNumber(epoch, "hosted.epoch"), experts });
+    this.hosted = hosted;
+  }
+
+  push(membership: Membership): void {
+    this.#membership = membership;
+    this.#stream?.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "membership", value: toMembership(membership) } }));
+  }
+
+  pushPlan(plan: PlacementPlan): void {
+    this.#plan = plan;
+    this.#stream?.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "plan", value: toPlan(plan) } }));
+  }
+
+  async snapshot(): Promise<PlacementPlan | undefined> {
+    const reply = await this.#call("Snapshot", (options) => this.#client.snapshot({ sender: this.#sender() }, options));
+    return reply.plan ? fromPlan(reply.plan) : undefined;
+  }
+
+  prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void> {
+    const request = {
+      sender: this.#sender(),
+      plan: toPlan(plan),
+      deadlineUnixMs: BigInt(deadline),
+      maxBytesPerSecond: BigInt(Math.floor(maxBytesPerSecond)),
+    };
+    return new Promise((resolve, reject) => {
+      const stream = this.#client.prepare(request, { deadline: deadline + callTimeoutMs });
+      stream.on("data", (message) => {
+        const { event } = message;
+        if (event.case === "ready") {
+          const { layer, bytes, fetched } = event.value;
+          onEvent({ type: "ready", layer, bytes: Number(bytes), fetched: fetched.map(fromFetched) });
+        } else if (event.case === "failed")
+          onEvent({ type: "failed", layer: event.value.layer, message: `${event.value.code}: ${event.value.message}` });
+        else if (event.case === "progress") onEvent({ type: "progress", bytes: Number(event.value.bytes) });
+      });
+      stream.on("error", (error) => reject(fromStatus(error, "Prepare")));
+      stream.on("end", resolve);
+    });
+  }
+
+  async commit(plan: PlacementPlan) {
+    const reply = await this.#call("Commit", (options) => this.#client.commit({ sender: this.#sender(), plan: toPlan(plan) }, options));
+    return { committed: reply.committed, refused: reply.refused, epoch: toNumber(reply.epoch, "commit.epoch") };
+  }
+
+  async abort(epoch: number, layers: readonly number[]): Promise<void> {
+    await this.#call("Abort", (options) =>
+      this.#client.abort({ sender: this.#sender(), epoch: BigInt(epoch), layers: [...layers] }, options),
+    );
+  }
+
+  async release(epoch: number, layers: readonly number[], drainOnly: boolean) {
+    const reply = await this.#call("Release", (options) =>
+      this.#client.release({ sender: this.#sender(), epoch: BigInt(epoch), layers: [...layers], drainOnly }, options),
+    );
+    return { released: reply.released, pending: reply.pending };
+  }
+
+  async drain(cancel: boolean): Promise<void> {
+    await this.#call("Drain", (options) => this.#client.drain({ sender: this.#sender(), cancel }, options));
+  }
+
+  async #call<T>(operation: string, run: (options: { deadline: number }) => Promise<T>): Promise<T> {
+    try {
+      return await run({ deadline: this.#clock.now() + callTimeoutMs });
+    } catch (caught) {
+      throw fromStatus(caught, operation);
+    }
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#stopTimer();
+    this.#stream?.cancel();
+    this.#client.close();
+    this.#tls.close();
+  }
+}
+
+function material({ cert, key, ca }: LinkTarget["identity"]) {
+  return { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
+}
+
+function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
+  const { self, layers, experts, layerExperts: described } = reply;
+  if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
+  if (layers < 1 || layers > planBounds.layers || experts < 1 || experts > planBounds.experts) {
+    throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  if (described.length > 0 && (described.length !== layers || described.some((count) => count > experts))) {
+    throw new AppError(`describe.layerExperts: not up to ${experts} experts for each of ${layers} layers`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  const grid = described.length === 0 ? { layers, experts } : { layers, experts, layerExperts: described };
+  return {
+    rank: self.rank,
+    podUid: self.podUid,
+    bootId: self.bootId,
+    podName: reply.podName,
+    modelDigest: reply.modelDigest,
+    architecture: reply.architecture,
+    ...grid,
+    topK: reply.topK,
+    codec: reply.codec,
+    storedBytes: bytesOf(reply.storedBytes, grid, "storedBytes"),
+    residentBytes: bytesOf(reply.residentBytes, grid, "residentBytes"),
+    budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
+    denseBytes: toNumber(reply.denseBytes, "denseBytes"),
+    kvBytes: toNumber(reply.kvBytes, "kvBytes"),
+    device: reply.device,
+    speed: reply.speed > 0 ? reply.speed : 1,
+  };
+}
+
+/** One value for all experts, or one each. */
+function bytesOf(values: readonly bigint[], grid: ExpertGrid, field: string): Float64Array {
+  const cells = grid.layers * grid.experts;
+  if (values.length !== 1 && values.length !== cells) {
+    throw new AppError(`describe.${field}: ${values.length} values, expected 1 or ${cells}`, {
+      code: "InvalidRequest",
+      operation: "Describe",
+    });
+  }
+  const numbers = values.map((value) => toNumber(value, `describe.${field}`));
+  return Float64Array.from(cellValues(grid, (layer, expert) => numbers[values.length === 1 ? 0 : layer * grid.experts + expert] ?? 0));
+}

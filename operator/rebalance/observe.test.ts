@@ -1,0 +1,72 @@
+// One observation is one value: it stays as it was while links go on changing, and what only shows over time is kept between them.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
+import { silentLog } from "../../runtime/observe/log.ts";
+import type { WorkerPod, World } from "../deployment/ports.ts";
+import { Attempts } from "./intents/attempts.ts";
+import { lostAfterMs } from "./links/members.ts";
+import { Observer } from "./observe.ts";
+import type { Link } from "./ports.ts";
+import { Placement } from "./rollout/placement.ts";
+
+const sizes = Float64Array.from([1, 1]);
+const description = {
+  ...{ rank: 0, podUid: "w0", bootId: "a", podName: "moe-0", modelDigest: "m", architecture: "", layers: 1, experts: 2, topK: 1 },
+  ...{ codec: "f32", storedBytes: sizes, residentBytes: sizes, budgetBytes: 10, denseBytes: 0, kvBytes: 0, device: "cpu", speed: 1 },
+};
+const status = { epoch: 1, ready: true, membershipVersion: 1 };
+
+function observing() {
+  const link = { description, status, hosted: new Map(), downSince: undefined as number | undefined, lastError: "", address: "" };
+  const pod = { rank: 0, uid: "w0", name: "moe-0", lost: false, terminating: false } as unknown as WorkerPod;
+  const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
+  const world = { ref: { namespace: "ns", name: "moe" }, uid: "uid", spec, desiredRanks: 1, workers: [pod], gateways: [], leaving: [] };
+  const telemetry = { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0 };
+  const store = { read: async () => undefined, write: () => Promise.reject(new Error("nothing is written")) };
+  const placement = new Placement({ store, ref: world.ref, ownerUid: "uid" });
+  const observer = new Observer(
+    {
+      links: { worker: () => link as unknown as Link },
+      intake: { connected: true, facts: () => telemetry },
+      placement,
+      attempts: new Attempts(),
+      log: silentLog,
+    },
+    0,
+  );
+  const look = (now: number, busy = false) => observer.observe(world as unknown as World, { now, busy, planInProgress: false });
+  return { link, placement, look };
+}
+
+test("an observation does not change with its links, and cannot be written", () => {
+  const { link, look } = observing();
+  const seen = look(0);
+  link.description = { ...description, bootId: "b" };
+  link.status = { ...status, epoch: 2 };
+  link.downSince = 1;
+  const [view] = seen.views;
+  assert.deepEqual([view?.report?.description?.bootId, view?.report?.status?.epoch, view?.report?.downSince], ["a", 1, undefined]);
+  assert.deepEqual(seen.expected, [{ rank: 0, bootId: "a", speed: 1 }]);
+  assert.notEqual(look(100).members, seen.members);
+  assert.throws(() => Object.assign(seen, { plan: undefined }), TypeError);
+});
+
+test("a rank without a usable process counts as gone after the grace, not before", () => {
+  const { link, placement, look } = observing();
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  assert.deepEqual([...look(1_000).gone], []);
+  link.downSince = 1_000;
+  assert.deepEqual([...look(1_000 + lostAfterMs).gone], []);
+  assert.deepEqual([...look(1_001 + lostAfterMs).gone], [0]);
+});
+
+test("another model is taken up when no step is under way, and nothing of the old one holds then", () => {
+  const { link, placement, look } = observing();
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  assert.equal(look(0).plan?.epoch, 1);
+  link.description = { ...description, modelDigest: "n", layers: 3 };
+  assert.deepEqual([look(100, true).views[0]?.mismatch, look(200, true).plan?.epoch], [true, 1]);
+  const seen = look(300);
+  assert.deepEqual([seen.views[0]?.mismatch, seen.plan, seen.shape?.layers], [false, undefined, 3]);
+});

@@ -1,0 +1,181 @@
+// The observer of one deployment: at every tick of the loop it gathers what Kubernetes, the links, the load, the placement and the
+// attempts say into one value (observed.ts), and keeps what only shows over time: which model runs, and when a rank was last usable.
+// It decides and pushes nothing.
+import type { PlacementPlan } from "../../crds/plan.ts";
+import { parseDuration } from "../../crds/quantity.ts";
+import type { Log } from "../../runtime/observe/log.ts";
+import type { World } from "../deployment/ports.ts";
+import { belowFloor } from "../planner/copies.ts";
+import type { ModelShape, RankSpec } from "../planner/policy.ts";
+import type { Attempts } from "./intents/attempts.ts";
+import { unheld } from "./links/holding.ts";
+import type { Intake } from "./links/intake.ts";
+import type { Links } from "./links/links.ts";
+import { LoadPicture } from "./links/load-picture.ts";
+import {
+  agreedModel,
+  everybodyDescribed,
+  lostAfterMs,
+  type Model,
+  majorityDigest,
+  memberKey,
+  podsOf,
+  rankSpecs,
+  ranksOf,
+  rankViews,
+  speedRanks,
+} from "./links/members.ts";
+import type { Observed, RankView } from "./observed.ts";
+import type { Placement } from "./rollout/placement.ts";
+
+export interface Sources {
+  readonly links: Pick<Links, "worker">;
+  readonly intake: Pick<Intake, "connected" | "facts">;
+  readonly placement: Placement;
+  readonly attempts: Attempts;
+  readonly log: Log;
+}
+
+/** What the loop knows of its own doing. */
+export interface Doing {
+  readonly now: number;
+  /** A step is under way: what it rests on is not taken from under it. */
+  readonly busy: boolean;
+  readonly planInProgress: boolean;
+}
+
+export class Observer {
+  readonly #sources: Sources;
+  readonly #startedAt: number;
+  /** What shape and load are of. */
+  #model: Model | undefined;
+  #shape: ModelShape | undefined;
+  #load: LoadPicture | undefined;
+  readonly #usableAt = new Map<number, number>();
+  #describedAt: number | undefined;
+  #introduced = false;
+  /** The last count of belowFloor, and of which plan and members. */
+  #counted: { readonly plan: PlacementPlan; readonly key: string; readonly below: number } | undefined;
+
+  constructor(sources: Sources, startedAt: number) {
+    this.#sources = sources;
+    this.#startedAt = startedAt;
+  }
+
+  /** Undefined until a worker was described. */
+  get load(): LoadPicture | undefined {
+    return this.#load;
+  }
+
+  observe(world: World, { now, busy, planInProgress }: Doing): Observed {
+    const { placement, intake, attempts } = this.#sources;
+    let views = this.#views(world, now);
+    if (!busy && this.#modelChanged(views)) {
+      this.#forget(world);
+      views = this.#views(world, now);
+    }
+    this.#remember(views, world, now);
+    const { committed: plan } = placement.facts;
+    const members = memberKey(views);
+    attempts.look(members);
+    const ranks = rankSpecs(views, plan, this.#load?.speeds);
+    const expected = expectedOf(views, ranks);
+    const staleAfterMs = parseDuration(world.spec.telemetry.staleAfter, "spec.telemetry.staleAfter");
+    const seen: Omit<Observed, "belowFloor"> = {
+      now,
+      world,
+      spec: world.spec,
+      views,
+      members,
+      ranks,
+      hardware: speedRanks(views),
+      expected,
+      shape: this.#shape,
+      placement: placement.facts,
+      plan,
+      synced: plan !== undefined && views.every((view) => !view.usable || (view.report?.status?.epoch ?? 0) >= plan.epoch),
+      planInProgress,
+      holding: unheld(plan, views),
+      load: this.#load?.snapshot(),
+      telemetry: intake.facts({ world, expected, load: this.#load }, now, staleAfterMs),
+      busConnected: intake.connected,
+      introduced: this.#introduced,
+      waitedMs: now - (this.#describedAt ?? now),
+      usableAt: new Map(this.#usableAt),
+      startedAt: this.#startedAt,
+      gone: this.#gone(plan, now),
+      paused: attempts.paused(members, now),
+      blocked: attempts.blocked(),
+    };
+    return Object.freeze({ ...seen, belowFloor: this.#belowFloor(seen) });
+  }
+
+  #views(world: World, now: number): RankView[] {
+    const { links, placement } = this.#sources;
+    const link = (uid: string) => links.worker(uid);
+    const digest = placement.facts.committed?.modelDigest ?? majorityDigest(world.workers.map(({ uid }) => link(uid)));
+    return rankViews({ workers: world.workers, leaving: world.leaving, link, digest, now });
+  }
+
+  /** While suspended or at zero the model or the codec was changed, and no process of the old one is left. */
+  #modelChanged(views: readonly RankView[]): boolean {
+    const { stored, committed } = this.#sources.placement.facts;
+    const agreed = agreedModel(views, podsOf(stored));
+    if (!agreed || !this.#model) return false;
+    return agreed.digest !== (committed?.modelDigest ?? this.#model.digest) || agreed.codec !== this.#model.codec;
+  }
+
+  #forget({ ref }: World): void {
+    const { log, placement } = this.#sources;
+    log.info({ deployment: ref.name, model: this.#model }, "the workers run another model");
+    placement.forget();
+    this.#model = undefined;
+    this.#shape = undefined;
+    this.#load = undefined;
+    this.#usableAt.clear();
+    this.#describedAt = undefined;
+  }
+
+  #remember(views: readonly RankView[], { uid }: World, now: number): void {
+    for (const { rank, usable, report } of views) {
+      if (!usable) continue;
+      this.#usableAt.set(rank, now);
+      this.#describedAt ??= now;
+      const { description } = report ?? {};
+      if (!description || this.#model?.digest === description.modelDigest) continue;
+      const { modelDigest: digest, codec, layers, experts, layerExperts, residentBytes, storedBytes } = description;
+      this.#model = { digest, codec };
+      this.#shape = { layers, experts, layerExperts, residentBytes, storedBytes };
+      this.#load = new LoadPicture(this.#shape, uid, now);
+    }
+    // A new leader first gets to know everybody: a membership of those who answered fastest would cut the others off.
+    this.#introduced ||= everybodyDescribed(views) || now - this.#startedAt > lostAfterMs;
+  }
+
+  /** At start everyone gets the grace. */
+  #gone(plan: PlacementPlan | undefined, now: number): Set<number> {
+    const since = (rank: number): number => this.#usableAt.get(rank) ?? this.#startedAt + lostAfterMs;
+    return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
+  }
+
+  /** Counted when plan, members or the floor have changed. */
+  #belowFloor(seen: Omit<Observed, "belowFloor">): number {
+    const { plan, members, spec } = seen;
+    if (!plan || !this.#load || spec.experts.minCopies <= 1) return 0;
+    const key = `${members} ${spec.experts.minCopies}`;
+    if (this.#counted?.plan !== plan || this.#counted.key !== key)
+      this.#counted = { plan, key, below: belowFloor(this.#load.input(seen), plan.layers) };
+    return this.#counted.below;
+  }
+}
+
+/** Ranks that serve and should report their load. */
+function expectedOf(views: readonly RankView[], ranks: readonly RankSpec[]): Observed["expected"] {
+  return views
+    .filter((view) => view.usable && view.leaving === undefined && !view.pod.terminating)
+    .map(({ rank, report }) => ({
+      rank,
+      bootId: report?.description?.bootId ?? "",
+      speed: ranks.find((spec) => spec.rank === rank)?.speed ?? 1,
+    }));
+}

@@ -1,0 +1,130 @@
+// The value that one look at a deployment gives. observe.ts gathers it once per tick; the intents, the load picture, the rollout and
+// the status read it and nothing writes it: what changes meanwhile is in the next one. Types only.
+import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import type { LeavingRank, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
+import type { Decision, Judged } from "../planner/decide.ts";
+import type { Forecast } from "../planner/load/forecast.ts";
+import type { PhaseLoad } from "../planner/load/phases.ts";
+import type { SpeedRank } from "../planner/load/speeds.ts";
+import type { ExpectedRank, MeasuredImbalance } from "../planner/load/windows.ts";
+import type { ModelShape, RankSpec } from "../planner/policy.ts";
+import type { BusStatus, Link, MemberState, StoredPlacement } from "./ports.ts";
+import type { PlanReport } from "./rollout/proposal.ts";
+
+/** What one pod's link said last. */
+type LinkReport = Pick<Link, "address" | "description" | "status" | "hosted" | "downSince" | "lastError">;
+
+export interface RankView {
+  readonly rank: number;
+  readonly pod: WorkerPod;
+  /** To call it; facts are read from `report`. */
+  readonly link: Link | undefined;
+  readonly report: LinkReport | undefined;
+  readonly leaving: LeavingRank | undefined;
+  /** Its stream works and it runs the model of this world. */
+  readonly usable: boolean;
+  /** Nothing more is to be expected of this process. */
+  readonly lost: boolean;
+  readonly mismatch: boolean;
+  readonly state: MemberState;
+}
+
+/** What is known of the plan that holds; rollout/placement.ts owns it. */
+export interface PlacementFacts {
+  readonly stored: StoredPlacement | undefined;
+  readonly committed: PlacementPlan | undefined;
+  /** Whether `stored` and `committed` are what holds; else it is found out anew. */
+  readonly recovered: boolean;
+  /** What the last plan said of itself when it ended. */
+  readonly report: PlanReport | undefined;
+  readonly lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
+}
+
+/** The load and what was last decided about it; links/load-picture.ts keeps it. */
+export interface LoadSnapshot {
+  readonly decision: Decision | undefined;
+  readonly measured: MeasuredImbalance | undefined;
+  /** As a ratio: what the most even placement would have. */
+  readonly bound: number | undefined;
+  /** The last window's load by phase, under the committed plan. */
+  readonly phases: readonly PhaseLoad[];
+  /** Worst layer that the forecast gives under the committed plan, as last asked for. */
+  readonly predicted: number | undefined;
+  /** The verdict on the last plan that was made. */
+  readonly judged: Judged | undefined;
+  /** Undefined until a window had enough load. */
+  readonly outlook: Outlook | undefined;
+}
+
+export interface Outlook extends Pick<Forecast, "arm" | "error" | "change" | "noiseFloor" | "windows"> {
+  /** The load has changed at once, and no plan was judged since. */
+  readonly changed: boolean;
+}
+
+export interface TelemetryFacts {
+  /** Undefined: no NATS server is named. */
+  readonly bus: BusStatus | undefined;
+  readonly ageMs: number;
+  readonly staleAfterMs: number;
+  readonly reporting: number;
+  readonly expected: number;
+  readonly lastSampleMs: number;
+}
+
+export interface Unheld {
+  /** (layer, expert) pairs without a live copy. */
+  readonly unhosted: number;
+  /** Those of them that no usable rank is planned to hold. */
+  readonly homeless: number;
+  /** Usable ranks that have yet to load some of the others, ascending. */
+  readonly loading: readonly number[];
+}
+
+export interface Why {
+  readonly reason: string;
+  readonly message: string;
+}
+
+export interface Observed {
+  /** Unix ms. */
+  readonly now: number;
+  readonly world: World;
+  readonly spec: MoEDeploymentSpec;
+  /** Worker pods joined with what their links say. */
+  readonly views: readonly RankView[];
+  /** Changes with every process that comes, goes or is to leave. */
+  readonly members: string;
+  /** Ranks as the planner sees them. */
+  readonly ranks: readonly RankSpec[];
+  readonly hardware: readonly SpeedRank[];
+  /** Ranks that should report load. */
+  readonly expected: readonly ExpectedRank[];
+  /** Of the model that the workers run; undefined until one was described. */
+  readonly shape: ModelShape | undefined;
+  readonly placement: PlacementFacts;
+  /** The committed plan. */
+  readonly plan: PlacementPlan | undefined;
+  /** Every usable rank has taken it up. */
+  readonly synced: boolean;
+  readonly planInProgress: boolean;
+  readonly holding: Unheld;
+  /** Experts of the plan with fewer copies than spec.experts.minCopies asks for. */
+  readonly belowFloor: number;
+  readonly load: LoadSnapshot | undefined;
+  readonly telemetry: TelemetryFacts;
+  readonly busConnected: boolean;
+  /** Everybody was heard, or had time enough to be: a membership may be said. */
+  readonly introduced: boolean;
+  /** Since the first worker was described. */
+  readonly waitedMs: number;
+  /** Unix ms at which each rank was last usable, and at which looking began. */
+  readonly usableAt: ReadonlyMap<number, number>;
+  readonly startedAt: number;
+  /** Ranks of the plan without a usable process for longer than the grace. */
+  readonly gone: ReadonlySet<number>;
+  /** Intents, by kind, that are not to be tried now, and why where that is worth saying. */
+  readonly paused: ReadonlyMap<string, Why | undefined>;
+  /** Ranks that cannot be emptied with the present members, and why. */
+  readonly blocked: ReadonlyMap<number, string>;
+}

@@ -1,0 +1,369 @@
+// The protocol that carries a plan out: per layer waiting -> preparing -> committing -> releasing -> free, or aborted before
+// its first commit. Events in, actions out; no clock, network or store, so that the whole-cluster simulation runs this very
+// code. The shell (rollout.ts) performs the actions and reports what came of them.
+import type { Action, Call, Event, LayerPhase, LayerTask, Outcome, RunOptions, UnreleasedLayer } from "./protocol-types.ts";
+
+interface LayerRun {
+  readonly task: LayerTask;
+  readonly layer: number;
+  phase: LayerPhase;
+  readonly ready: Set<number>;
+  readonly committed: Set<number>;
+  /** Ranks whose frames of the parent are answered; those released have no copies of it either. */
+  readonly drained: Set<number>;
+  readonly released: Set<number>;
+  /** Ranks that give up copies, or may: what a rank holds that came while the plan was under way is not known. */
+  readonly givers: Set<number>;
+  readonly attempts: Map<number, number>;
+  reason: string;
+}
+
+interface Line {
+  busy: boolean;
+  /** Not before. */
+  retryAt: number;
+}
+
+export class PlanRun {
+  readonly epoch: number;
+  readonly deadline: number;
+  receivedBytes = 0;
+  private readonly layers = new Map<number, LayerRun>();
+  private readonly members: Map<number, string>;
+  private readonly used: Map<number, number>;
+  private readonly options: RunOptions;
+  private readonly lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
+  private now: number;
+  /** Since when every open layer can only go forward. */
+  private forwardSince: number | undefined;
+  private done: Outcome | undefined;
+
+  constructor(options: RunOptions) {
+    this.options = options;
+    this.epoch = options.epoch;
+    this.now = options.now;
+    this.deadline = options.now + options.limits.prepareMs;
+    this.members = new Map(options.members);
+    this.used = new Map(options.used);
+    for (const task of options.tasks) {
+      const { layer } = task.placement;
+      const phase: LayerPhase = task.committedBefore ? "committing" : "waiting";
+      if (task.committedBefore) this.hold(task, 1);
+      this.layers.set(layer, {
+        task,
+        layer,
+        phase,
+        ready: new Set(),
+        committed: new Set(),
+        drained: new Set(),
+        released: new Set(),
+        givers: new Set(task.outgoing.keys()),
+        attempts: new Map(),
+        reason: "",
+      });
+    }
+  }
+
+  /** Set once the plan has ended; events after it change nothing. */
+  get outcome(): Outcome | undefined {
+    return this.done;
+  }
+
+  bootOf(rank: number): string | undefined {
+    return this.members.get(rank);
+  }
+
+  /** Layers of which at least one rank has, or may have, committed the new placement. */
+  committedLayers(): number[] {
+    return this.inPhase("committing", "releasing", "free");
+  }
+
+  /** Layers whose every source has left the parent behind. */
+  freeLayers(): number[] {
+    return this.inPhase("free");
+  }
+
+  get phase(): "Preparing" | "Committing" | "Releasing" {
+    if (this.inPhase("waiting", "preparing").length > 0) return "Preparing";
+    return this.inPhase("committing").length > 0 ? "Committing" : "Releasing";
+  }
+
+  on(event: Event): Action[] {
+    if (this.done) return [];
+    const actions: Action[] = [];
+    this.absorb(event, actions);
+    if (this.done) return actions;
+    this.expire(actions);
+    this.admit(actions);
+    this.sendCommits(actions);
+    this.sendReleases(actions);
+    this.settle();
+    return actions;
+  }
+
+  private absorb(event: Event, actions: Action[]): void {
+    switch (event.type) {
+      case "start":
+        for (const run of this.layers.values()) {
+          const absent = [...run.task.incoming.keys()].find((rank) => !this.members.has(rank));
+          if (run.phase === "committing") this.prepareAgain(run, actions);
+          else if (absent !== undefined) this.abort(run, `rank ${absent} is not there to receive`, actions);
+        }
+        return;
+      case "tick":
+        this.now = Math.max(this.now, event.now);
+        return;
+      case "joined":
+        this.onJoined(event.rank, event.bootId, actions);
+        return;
+      case "lost":
+        this.onLost(event.rank, actions);
+        return;
+      case "unanswered": {
+        this.answered(event.call, event.rank, false);
+        return;
+      }
+      default:
+        // An answer of a boot that is no longer a member says nothing about the present one.
+        if (this.members.get(event.rank) === event.bootId) this.onAnswer(event, actions);
+    }
+  }
+
+  private onAnswer(event: Extract<Event, { bootId: string }>, actions: Action[]): void {
+    switch (event.type) {
+      case "ready": {
+        const run = this.layers.get(event.layer);
+        if (!run || run.ready.has(event.rank)) return;
+        run.ready.add(event.rank);
+        this.receivedBytes += event.bytes;
+        this.commitIfReady(run);
+        return;
+      }
+      case "failed":
+        this.onFailed(event.rank, event.layer, event.message, actions);
+        return;
+      case "committed": {
+        this.answered("commit", event.rank, event.layers.length === event.asked.length);
+        for (const layer of event.layers) this.layers.get(layer)?.committed.add(event.rank);
+        return;
+      }
+      case "refused":
+        if (event.epoch > this.epoch) {
+          this.done = { result: "superseded", epoch: event.epoch, message: event.message };
+          return;
+        }
+        this.answered("commit", event.rank, false);
+        return;
+      case "released": {
+        this.answered(event.drainOnly ? "drain" : "release", event.rank, event.layers.length === event.asked.length);
+        for (const layer of event.layers) {
+          const run = this.layers.get(layer);
+          run?.drained.add(event.rank);
+          if (!event.drainOnly) run?.released.add(event.rank);
+        }
+        return;
+      }
+      default:
+        return;
+    }
+  }
+
+  /** A receiver could not get its experts: again, by other sources, then the layer keeps its parent. */
+  private onFailed(rank: number, layer: number, message: string, actions: Action[]): void {
+    const run = this.layers.get(layer);
+    if (!run || run.ready.has(rank)) return;
+    const attempts = (run.attempts.get(rank) ?? 0) + 1;
+    run.attempts.set(rank, attempts);
+    const open = run.phase === "preparing" || run.phase === "committing";
+    // After the first commit there is only forward; and a rank that receives nothing holds nobody up, it just tries on.
+    const mayGiveUp = run.phase === "preparing" && run.task.incoming.has(rank);
+    if (open && !(mayGiveUp && (attempts >= this.options.limits.attempts || this.now >= this.deadline))) {
+      actions.push({ type: "prepare", rank, layers: [layer], deadline: this.prepareDeadline() });
+      return;
+    }
+    if (mayGiveUp) this.abort(run, `rank ${rank}: ${message}`, actions);
+  }
+
+  /** READY quorum: every live rank that newly hosts something. The others commit as soon as they are ready. */
+  private commitIfReady(run: LayerRun): void {
+    if (run.phase === "preparing" && this.receivers(run).every((rank) => run.ready.has(rank))) run.phase = "committing";
+  }
+
+  private onJoined(rank: number, bootId: string, actions: Action[]): void {
+    if (this.members.get(rank) === bootId) return;
+    this.members.set(rank, bootId);
+    for (const lines of Object.values(this.lines)) lines.delete(rank);
+    for (const run of this.layers.values()) {
+      if (run.phase === "free" || run.phase === "aborted") continue;
+      run.ready.delete(rank);
+      run.attempts.delete(rank);
+      run.committed.delete(rank);
+      run.drained.delete(rank);
+      run.released.delete(rank);
+      run.givers.add(rank);
+      if (run.phase === "waiting") continue;
+      if (run.phase === "releasing") run.phase = "committing"; // a source of unknown state blocks FREE
+      this.prepareAgain(run, actions, rank);
+    }
+  }
+
+  private onLost(rank: number, actions: Action[]): void {
+    if (!this.members.delete(rank)) return;
+    for (const lines of Object.values(this.lines)) lines.delete(rank);
+    for (const run of this.layers.values()) {
+      if ((run.phase === "preparing" || run.phase === "waiting") && run.task.incoming.has(rank))
+        this.abort(run, `rank ${rank} was lost before it was ready`, actions);
+    }
+  }
+
+  private expire(actions: Action[]): void {
+    if (this.now < this.deadline) return;
+    for (const run of this.layers.values()) {
+      if (run.phase !== "preparing" && run.phase !== "waiting") continue;
+      const missing = this.receivers(run).filter((rank) => !run.ready.has(rank));
+      this.abort(run, `not ready within ${this.options.limits.prepareMs} ms: ranks ${missing.join(", ")}`, actions);
+    }
+  }
+
+  /** Takes waiting layers into preparation, in their order, while their copies fit beside the old ones. */
+  private admit(actions: Action[]): void {
+    const wanted = new Map<number, number[]>();
+    let inFlight = this.inPhase("preparing", "committing", "releasing").length;
+    for (const run of this.layers.values()) {
+      if (run.phase !== "waiting") continue;
+      if (inFlight >= this.options.limits.layersInFlight) break;
+      if (!this.fits(run.task)) {
+        // The order is one that works: what does not fit yet waits for those before it. If none is left, others may pass.
+        if (inFlight > 0) break;
+        continue;
+      }
+      run.phase = "preparing";
+      this.hold(run.task, 1);
+      inFlight++;
+      this.commitIfReady(run);
+      for (const rank of this.members.keys()) wanted.set(rank, [...(wanted.get(rank) ?? []), run.layer]);
+    }
+    for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.prepareDeadline() });
+    if (inFlight > 0) return;
+    // Nothing runs and nothing fits: it never will.
+    for (const run of this.layers.values())
+      if (run.phase === "waiting") this.abort(run, "no room for its copies beside the old ones", actions);
+  }
+
+  private fits(task: LayerTask): boolean {
+    for (const [rank, bytes] of task.incoming) {
+      if ((this.used.get(rank) ?? 0) + bytes > (this.options.budget.get(rank) ?? Number.POSITIVE_INFINITY) + 1) return false;
+    }
+    return true;
+  }
+
+  private hold(task: LayerTask, sign: number): void {
+    for (const [rank, bytes] of task.incoming) this.used.set(rank, (this.used.get(rank) ?? 0) + sign * bytes);
+  }
+
+  private sendCommits(actions: Action[]): void {
+    for (const rank of this.members.keys()) {
+      const due = (run: LayerRun): boolean => run.phase === "committing" && !run.committed.has(rank) && run.ready.has(rank);
+      const layers = this.ask("commit", rank, due);
+      if (layers.length > 0) actions.push({ type: "commit", rank, layers });
+    }
+    for (const run of this.layers.values()) {
+      if (run.phase !== "committing" || ![...this.members.keys()].every((rank) => run.committed.has(rank))) continue;
+      run.phase = "releasing";
+    }
+  }
+
+  private sendReleases(actions: Action[]): void {
+    for (const rank of this.members.keys()) {
+      const open = (run: LayerRun): boolean => run.phase === "releasing" && !run.released.has(rank);
+      const drain = this.ask("drain", rank, (run) => open(run) && !run.drained.has(rank) && !this.mayRelease(run, rank));
+      if (drain.length > 0) actions.push({ type: "release", rank, layers: drain, drainOnly: true });
+      const free = this.ask("release", rank, (run) => open(run) && this.mayRelease(run, rank));
+      if (free.length > 0) actions.push({ type: "release", rank, layers: free, drainOnly: false });
+    }
+    for (const run of this.layers.values()) {
+      if (run.phase !== "releasing" || ![...this.members.keys()].every((rank) => run.released.has(rank))) continue;
+      run.phase = "free";
+      for (const [rank, bytes] of run.task.outgoing) this.used.set(rank, (this.used.get(rank) ?? 0) - bytes);
+    }
+  }
+
+  /** Ranks that give up copies come last: only when every other source says that its frames of the parent are answered. */
+  private mayRelease(run: LayerRun, rank: number): boolean {
+    return !run.givers.has(rank) || [...this.members.keys()].every((other) => other === rank || run.drained.has(other));
+  }
+
+  /**
+   * Ends when every layer is free or aborted. What only goes forward may depend on one rank that cannot follow: after a time the
+   * plan ends as committed and says so, since that rank gets the plan as a whole (links/links.ts), and nobody else may wait for it.
+   */
+  private settle(): void {
+    const late = [...this.layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
+    if (this.inPhase("waiting", "preparing").length > 0) this.forwardSince = undefined;
+    else this.forwardSince ??= this.now;
+    if (this.forwardSince === undefined) return;
+    if (late.length > 0 && this.now - this.forwardSince <= this.options.limits.releaseMs) return;
+    const aborted = [...this.layers.values()]
+      .filter((run) => run.phase === "aborted")
+      .map((run) => ({ layer: run.layer, reason: run.reason }));
+    const nothing = aborted.length === this.layers.size && aborted.length > 0;
+    this.done = nothing
+      ? { result: "aborted", aborted }
+      : { result: "committed", aborted, unreleased: late.map((run) => this.unreleased(run)) };
+  }
+
+  private unreleased(run: LayerRun): UnreleasedLayer {
+    const without = (ranks: ReadonlySet<number>): number[] => [...this.members.keys()].filter((rank) => !ranks.has(rank));
+    // Those that only wait for another's frames are not the ones to look at.
+    const [ranks, word] =
+      run.phase === "committing"
+        ? [without(run.committed), "committed"]
+        : without(run.drained).length > 0
+          ? [without(run.drained), "drained"]
+          : [without(run.released), "released"];
+    return { layer: run.layer, reason: `ranks ${ranks.join(", ")} have not ${word} it` };
+  }
+
+  private abort(run: LayerRun, reason: string, actions: Action[]): void {
+    if (run.phase === "preparing") {
+      this.hold(run.task, -1);
+      for (const rank of this.members.keys()) actions.push({ type: "abort", rank, layers: [run.layer] });
+    }
+    run.phase = "aborted";
+    run.reason = reason;
+  }
+
+  private prepareAgain(run: LayerRun, actions: Action[], only?: number): void {
+    for (const rank of this.members.keys()) {
+      if (run.ready.has(rank) || (only !== undefined && rank !== only)) continue;
+      actions.push({ type: "prepare", rank, layers: [run.layer], deadline: this.prepareDeadline() });
+    }
+  }
+
+  private prepareDeadline(): number {
+    return Math.max(this.deadline, this.now + this.options.limits.catchUpMs);
+  }
+
+  /** Live ranks that newly host an expert of this layer. */
+  private receivers(run: LayerRun): number[] {
+    return [...run.task.incoming.keys()].filter((rank) => this.members.has(rank));
+  }
+
+  /** Layers to call a rank for now, if it is not being called already; it is from here on. */
+  private ask(call: Call, rank: number, due: (run: LayerRun) => boolean): number[] {
+    const line = this.lines[call].get(rank);
+    if (line && (line.busy || this.now < line.retryAt)) return [];
+    const layers = [...this.layers.values()].filter(due).map((run) => run.layer);
+    if (layers.length > 0) this.lines[call].set(rank, { busy: true, retryAt: 0 });
+    return layers;
+  }
+
+  /** The call has come back; what it left over is asked for after a pause. */
+  private answered(call: Call, rank: number, whole: boolean): void {
+    this.lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.now + this.options.limits.retryMs });
+  }
+
+  private inPhase(...phases: LayerPhase[]): number[] {
+    return [...this.layers.values()].filter((run) => phases.includes(run.phase)).map((run) => run.layer);
+  }
+}

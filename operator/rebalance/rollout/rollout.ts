@@ -1,0 +1,364 @@
+// The rollout of one plan, from the proposal to its end: it takes an epoch by writing the ExpertPlacement, performs the actions of
+// protocol.ts through the links and feeds back what came of them, and when some layers kept their parent writes what really holds.
+// The loop makes one per plan. Every decision about layers is the protocol's, about what to plan the intents'.
+import { AppError } from "../../../crds/common.ts";
+import type { PlacementPlan } from "../../../crds/plan.ts";
+import { backoffMs } from "../backoff.ts";
+import type { Links } from "../links/links.ts";
+import { type LoadPicture, transferLimit } from "../links/load-picture.ts";
+import { planMembers } from "../links/members.ts";
+import type { LoopPorts } from "../loop-ports.ts";
+import type { Observed, Why } from "../observed.ts";
+import type { Link, PlanMember } from "../ports.ts";
+import type { Placement } from "./placement.ts";
+import { nextPlan } from "./plan-object.ts";
+import { endWords, type Figures, type Foreseen, lastRebalance, planReport, settledReason } from "./plan-report.ts";
+import type { PlanReport, PlanResult, Proposal } from "./proposal.ts";
+import { PlanRun } from "./protocol.ts";
+import type { Action, Event, Outcome } from "./protocol-types.ts";
+import { type Staged, stage } from "./staging.ts";
+
+const tickMs = 250;
+/** Between two Prepares to a rank that keeps failing; reached by doubling. */
+const longestPauseMs = 4_000;
+
+export interface RolloutParts {
+  readonly ports: Pick<LoopPorts, "clock" | "log" | "event" | "onRollout">;
+  readonly placement: Placement;
+  readonly links: Pick<Links, "all" | "planBegins">;
+  readonly load: () => LoadPicture | undefined;
+  /** After every event that changed something. */
+  readonly onProgress: () => void;
+}
+
+type Of<T extends Action["type"]> = Extract<Action, { type: T }>;
+
+export class Rollout {
+  readonly #parts: RolloutParts;
+  readonly #proposal: Proposal;
+  readonly #staged: Staged;
+  readonly #foreseen: Foreseen;
+  readonly #members: ReadonlyMap<number, PlanMember>;
+  readonly #bytesPerSecond: number;
+  readonly #startedAt: number;
+  /** The last observation: whom to call. */
+  #seen: Observed;
+  #run: PlanRun | undefined;
+  readonly #queue: Event[] = [];
+  #feeding = false;
+  #stopped = false;
+  #resolve: (outcome: Outcome) => void = () => {};
+  /** Failures of Prepare since the last layer that was ready, by rank. */
+  readonly #failures = new Map<number, number>();
+
+  constructor(parts: RolloutParts, proposal: Proposal, seen: Observed) {
+    const { parent } = proposal;
+    this.#parts = parts;
+    this.#proposal = proposal;
+    this.#seen = seen;
+    this.#members = planMembers(seen.views);
+    this.#bytesPerSecond = proposal.limited && parent ? transferLimit(seen.spec) : 0;
+    this.#startedAt = parts.ports.clock.now();
+    const described = seen.views.find((view) => view.usable)?.report?.description;
+    this.#staged = stage(proposal, {
+      members: this.#members,
+      shape: seen.shape ?? { layers: 0, experts: 0, residentBytes: new Float64Array(0), storedBytes: new Float64Array(0) },
+      epoch: parts.placement.nextEpoch,
+      deploymentUid: seen.world.uid,
+      modelDigest: described?.modelDigest ?? parent?.modelDigest ?? "",
+      bytesPerSecond: this.#bytesPerSecond,
+    });
+    const { kind, reason, predicted } = proposal;
+    this.#foreseen = { kind, reason, predicted, moves: this.#staged.moves, bytes: this.#staged.bytes };
+  }
+
+  /** Resolves when the plan has ended one way or the other, with why when layers kept their parent. Throws what the store throws. */
+  async run(): Promise<Why | undefined> {
+    const { ports, placement, links } = this.#parts;
+    const { kind, reason, resume } = this.#proposal;
+    const { plan } = this.#staged;
+    const { world } = this.#seen;
+    this.#announce();
+    if (!resume) this.#abortLeftovers();
+    links.planBegins(this.#members);
+    ports.onRollout(world.ref, { deadlineMs: this.#deadline }, undefined);
+    let result: PlanResult | undefined;
+    try {
+      if (!resume) await placement.write(plan, { members: this.#members, reason });
+      if (this.#stopped) throw stoppedError();
+      const outcome = await this.#push();
+      result = { ...this.#figures(), outcome: outcome.result };
+      return await this.#end(outcome);
+    } catch (caught) {
+      // Written or not, pushed or not: what holds is found out anew.
+      placement.doubt();
+      throw caught;
+    } finally {
+      if (!this.#stopped) ports.onRollout(world.ref, undefined, { kind, result });
+    }
+  }
+
+  #announce(): void {
+    const { announced, reason } = this.#proposal;
+    const { plan, moves } = this.#staged;
+    if (!announced || moves === 0) return;
+    this.#parts.ports.event(this.#seen.world, "Normal", "RebalanceStarted", `epoch ${plan.epoch}, ${moves} moves: ${reason}`);
+  }
+
+  /**
+   * An Abort that did not arrive leaves prepared copies on a worker, beside which this plan's may not fit. Preparations of the two
+   * epochs before (a plan, and what settled it) are void by now; nobody waits for the answers.
+   */
+  #abortLeftovers(): void {
+    const { epoch } = this.#staged.plan;
+    for (const view of this.#seen.views) {
+      if (!view.usable) continue;
+      for (const old of [epoch - 2, epoch - 1]) if (old > 0) void view.link?.abort(old, []).catch(() => {});
+    }
+  }
+
+  async #end(outcome: Outcome): Promise<Why | undefined> {
+    const { ports, placement, links } = this.#parts;
+    const { world } = this.#seen;
+    if (outcome.result === "superseded") {
+      placement.ended(undefined, this.report(), undefined);
+      placement.doubt();
+      ports.log.warn({ deployment: world.ref.name, epoch: outcome.epoch }, "another leader has a newer plan");
+      return undefined;
+    }
+    const { moves, bytes, durationMs } = this.#figures();
+    const partly = outcome.aborted.length > 0;
+    const held = this.#mix(this.#run?.committedLayers() ?? []);
+    const committed = partly && held ? await this.#settle(held, outcome) : held;
+    const now = ports.clock.now();
+    const figures: Figures = { outcome, epoch: committed?.epoch ?? 0, moves, bytes, durationMs };
+    const last = this.#proposal.announced && moves > 0 ? lastRebalance(this.#foreseen, figures, now) : undefined;
+    placement.ended(committed, this.#finalReport(figures, committed?.layers.length ?? 0), last);
+    if (committed) for (const link of links.all()) link.pushPlan(committed);
+    const { input } = this.#proposal;
+    const load = this.#parts.load();
+    if (input && committed) load?.committed(input, committed.layers, now, world.spec.rebalancing.trigger.imbalancePercent);
+    else load?.restart(now);
+    const why = endWords(this.#foreseen, figures);
+    ports.event(world, partly ? "Warning" : "Normal", why.reason, why.message);
+    return partly ? why : undefined;
+  }
+
+  /**
+   * The object must say what holds: the plan's epoch was used, so what holds gets the next one. So do the layers that were given up:
+   * a rank that committed one, its answer lost, takes the parent's placement back only as something newer.
+   */
+  async #settle(held: PlacementPlan, outcome: Exclude<Outcome, { result: "superseded" }>): Promise<PlacementPlan> {
+    const given = new Set(outcome.aborted.map(({ layer }) => layer));
+    const settled = nextPlan(held, held.layers, given, { ...held, epoch: this.#staged.plan.epoch + 1 });
+    await this.#parts.placement.write(settled, { members: this.#members, reason: settledReason(outcome) });
+    return settled;
+  }
+
+  #push(): Promise<Outcome> {
+    const { tasks, plan, budget, used, limits } = this.#staged;
+    const members = new Map([...this.#members].map(([rank, member]) => [rank, member.bootId]));
+    const now = this.#parts.ports.clock.now();
+    this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits });
+    return new Promise((resolve) => {
+      this.#resolve = resolve;
+      this.#feed({ type: "start" });
+      this.#tick();
+    });
+  }
+
+  /** At every tick: who is there now. */
+  follow(seen: Observed): void {
+    this.#seen = seen;
+  }
+
+  /** A process has come up, for the first time or again: the protocol takes it forward like the others. */
+  joined(rank: number, bootId: string): void {
+    if (this.#run) this.#feed({ type: "joined", rank, bootId });
+  }
+
+  lost(rank: number): void {
+    if (this.#run) this.#feed({ type: "lost", rank });
+  }
+
+  #tick(): void {
+    const { clock } = this.#parts.ports;
+    clock.after(tickMs, () => {
+      if (this.#stopped || this.#run?.outcome) return;
+      this.#feed({ type: "tick", now: clock.now() });
+      this.#tick();
+    });
+  }
+
+  #feed(event: Event): void {
+    const run = this.#run;
+    if (this.#stopped || !run || run.outcome) return;
+    this.#queue.push(event);
+    if (this.#feeding) return;
+    this.#feeding = true;
+    for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
+      for (const action of run.on(next)) void this.#perform(action, run);
+    }
+    this.#feeding = false;
+    if (run.outcome) this.#resolve(run.outcome);
+    this.#parts.onProgress();
+  }
+
+  async #perform(action: Action, run: PlanRun): Promise<void> {
+    const link = this.#linkOf(action.rank);
+    // Without a link the failure is the boot's that the protocol has in mind: another name would be ignored, and the retry lost.
+    const bootId = link?.description?.bootId ?? run.bootOf(action.rank) ?? "";
+    switch (action.type) {
+      case "prepare":
+        return this.#prepare(action, link, bootId);
+      case "commit":
+        return this.#commit(action, link, bootId);
+      case "release":
+        return this.#release(action, link, bootId);
+      case "abort":
+        // Best effort: the fence of the next epoch aborts it as well.
+        await link?.abort(run.epoch, action.layers).catch(() => {});
+        return;
+    }
+  }
+
+  async #prepare({ rank, layers, deadline }: Of<"prepare">, link: Link | undefined, bootId: string): Promise<void> {
+    const open = new Set(layers);
+    const failed = (layer: number, message: string): void => this.#later({ type: "failed", rank, bootId, layer, message });
+    try {
+      if (!link) throw new AppError(`rank ${rank} is not connected`, { code: "Unavailable", retry: "backoff" });
+      await link.prepare(this.#part(layers), deadline, this.#limitOf(rank), (event) => {
+        if (event.type === "progress") return;
+        open.delete(event.layer);
+        if (event.type === "failed") return failed(event.layer, event.message);
+        this.#failures.delete(rank);
+        this.#parts.load()?.rates.add(this.#seen.ranks, rank, event.fetched, this.#parts.ports.clock.now());
+        this.#feed({ type: "ready", rank, bootId, layer: event.layer, bytes: event.bytes });
+      });
+      for (const layer of open) failed(layer, "the stream ended without an answer for the layer");
+    } catch (caught) {
+      for (const layer of open) failed(layer, AppError.from(caught).message);
+    }
+  }
+
+  /** A failure is fed after a pause that grows with them, since the answer to it is to ask again. */
+  #later(event: Extract<Event, { type: "failed" }>): void {
+    const failures = (this.#failures.get(event.rank) ?? 0) + 1;
+    this.#failures.set(event.rank, failures);
+    this.#parts.ports.clock.after(backoffMs(failures, tickMs, longestPauseMs), () => this.#feed(event));
+  }
+
+  async #commit({ rank, layers }: Of<"commit">, link: Link | undefined, bootId: string): Promise<void> {
+    const { epoch } = this.#staged.plan;
+    try {
+      if (!link) return this.#feed({ type: "unanswered", rank, call: "commit" });
+      const reply = await link.commit(this.#part(layers));
+      const committed = reply.committed.filter((layer) => layers.includes(layer));
+      if (reply.refused !== "" && reply.epoch > epoch)
+        this.#feed({ type: "refused", rank, bootId, epoch: reply.epoch, message: reply.refused });
+      else this.#feed({ type: "committed", rank, bootId, layers: committed, asked: layers });
+    } catch (caught) {
+      const error = AppError.from(caught);
+      // A worker that has seen a newer epoch answers StalePlan: another leader is at work.
+      if (error.code === "StalePlan") this.#feed({ type: "refused", rank, bootId, epoch: epoch + 1, message: error.message });
+      else this.#feed({ type: "unanswered", rank, call: "commit" });
+    }
+  }
+
+  async #release({ rank, layers, drainOnly }: Of<"release">, link: Link | undefined, bootId: string): Promise<void> {
+    const call = drainOnly ? "drain" : "release";
+    try {
+      if (!link) return this.#feed({ type: "unanswered", rank, call });
+      const reply = await link.release(this.#staged.plan.epoch, layers, drainOnly);
+      const released = reply.released.filter((layer) => layers.includes(layer));
+      this.#feed({ type: "released", rank, bootId, layers: released, asked: layers, drainOnly });
+    } catch {
+      this.#feed({ type: "unanswered", rank, call });
+    }
+  }
+
+  #linkOf(rank: number): Link | undefined {
+    return this.#seen.views.find((view) => view.rank === rank && view.usable)?.link;
+  }
+
+  /** A process that came up meanwhile has lost everything, and the plan waits for it: it takes what it can. */
+  #limitOf(rank: number): number {
+    const known = this.#members.get(rank)?.bootId;
+    return known === this.#linkOf(rank)?.description?.bootId ? this.#bytesPerSecond : 0;
+  }
+
+  #part(layers: readonly number[]): PlacementPlan {
+    const { plan } = this.#staged;
+    return { ...plan, layers: plan.layers.filter(({ layer }) => layers.includes(layer)) };
+  }
+
+  /** The plan in these of its layers, its parent in the others. */
+  #mix(layers: readonly number[]): PlacementPlan | undefined {
+    const { plan, tasks } = this.#staged;
+    const { parent } = this.#proposal;
+    if (tasks.length === 0) return plan; // nothing to commit: only the epoch is new
+    if (!parent) return layers.length === plan.layers.length ? plan : undefined;
+    if (layers.length === 0) return parent;
+    return { ...plan, layers: plan.layers.map((layer, l) => (layers.includes(layer.layer) ? layer : (parent.layers[l] ?? layer))) };
+  }
+
+  /**
+   * What a process that comes up meanwhile is told: layers still under way keep their parent for it, so that it frees nothing that
+   * another source may still route to; the protocol then takes it forward like the others.
+   */
+  forJoiners(): PlacementPlan | undefined {
+    return this.#mix(this.#run?.freeLayers() ?? []);
+  }
+
+  /** Nothing is pushed from here on: leadership is lost. A write under way is the last, answers of calls under way are dropped. */
+  stop(): void {
+    this.#stopped = true;
+  }
+
+  get kind(): string {
+    return this.#proposal.kind;
+  }
+
+  get moves(): number {
+    return this.#staged.moves;
+  }
+
+  get phase(): "Preparing" | "Committing" | "Releasing" {
+    return this.#run?.phase ?? "Preparing";
+  }
+
+  /** Unix ms: what is not ready by then is rolled back. */
+  get #deadline(): number {
+    return this.#run?.deadline ?? this.#startedAt + this.#staged.limits.prepareMs;
+  }
+
+  #figures(): { readonly moves: number; readonly bytes: number; readonly durationMs: number } {
+    const durationMs = this.#parts.ports.clock.now() - this.#startedAt;
+    return { moves: this.#staged.moves, bytes: this.#run?.receivedBytes ?? 0, durationMs };
+  }
+
+  /** What the plan says of itself while it is carried out. */
+  report(): PlanReport {
+    return planReport(this.#foreseen, {
+      phase: this.phase,
+      committedEpoch: this.#proposal.parent?.epoch ?? 0,
+      layersCommitted: this.#run?.committedLayers().length ?? 0,
+      ...(this.#run ? { deadline: new Date(this.#run.deadline).toISOString() } : {}),
+    });
+  }
+
+  #finalReport({ outcome, epoch }: Figures, layersCommitted: number): PlanReport {
+    const settled = outcome.result !== "superseded" && outcome.aborted.length > 0 && layersCommitted > 0;
+    return planReport(this.#foreseen, {
+      phase: outcome.result === "aborted" ? "Aborted" : "Committed",
+      committedEpoch: epoch,
+      layersCommitted,
+      measured: this.#figures(),
+      ...(settled ? { reason: settledReason(outcome) } : {}),
+    });
+  }
+}
+
+export function stoppedError(): AppError {
+  return new AppError("the rebalance plane of this deployment was closed", { code: "Stopped", operation: "carrying out a plan" });
+}

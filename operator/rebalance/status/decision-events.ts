@@ -1,0 +1,85 @@
+// The events and counts of decisions: why nothing moves, when that is news; a plan that mode Recommend holds back; a plan that could
+// not be made. Intents and loop call it; what a plan that is carried out comes to is said by the rollout.
+import { AppError } from "../../../crds/common.ts";
+import type { LayerPlan } from "../../../crds/plan.ts";
+import type { Metrics } from "../../../runtime/observe/metrics.ts";
+import { diffPlans } from "../../../runtime/placement/diff.ts";
+import type { World } from "../../deployment/ports.ts";
+import type { Decision } from "../../planner/decide.ts";
+
+/** Reasons that come and go, such as Balanced and WithinNoise, are each told once in so long. */
+const repeatMs = 10 * 60_000;
+/** Moves named in a recommendation; a longer one is cut. */
+export const recommendedMax = 256;
+
+/**
+ * The reasons not to move that were told. One is news when it is another than the last and was not told a moment ago; what is decided in
+ * every window is in the status and the metrics.
+ */
+export class HoldReasons {
+  #last: Decision["reason"] | undefined;
+  readonly #told = new Map<Decision["reason"], number>();
+
+  isNews(reason: Decision["reason"], now: number): boolean {
+    const same = reason === this.#last;
+    this.#last = reason;
+    const at = this.#told.get(reason);
+    if (same || (at !== undefined && now - at < repeatMs)) return false;
+    this.#told.set(reason, now);
+    return true;
+  }
+
+  clear(): void {
+    this.#last = undefined;
+    this.#told.clear();
+  }
+}
+
+export interface DecisionPorts {
+  readonly metrics: Pick<Metrics<"operator">, "add">;
+  event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
+}
+
+export class DecisionEvents {
+  /** Moves of the plan that mode Recommend holds back. */
+  recommended: readonly string[] = [];
+  readonly #ports: DecisionPorts;
+  readonly #reasons = new HoldReasons();
+
+  constructor(ports: DecisionPorts) {
+    this.#ports = ports;
+  }
+
+  /** Nothing moves. */
+  held({ reason, message }: Decision, world: World, now: number): void {
+    this.#ports.metrics.add("enodia_rebalances_total", 1, { ...labelsOf(world), result: "held", reason });
+    // What is recommended has an event of its own, with its moves.
+    if (this.#reasons.isNews(reason, now) && reason !== "Recommended")
+      this.#ports.event(world, "Normal", "RebalanceHeld", `${reason}: ${message}`);
+  }
+
+  recommend(message: string, world: World, before: readonly LayerPlan[], after: readonly LayerPlan[]): void {
+    const { moves } = diffPlans(before, after, () => 0);
+    this.recommended = moves.slice(0, recommendedMax).map(({ layer, expert, rank }) => `${layer}/${expert} -> ${rank}`);
+    this.#ports.event(world, "Normal", "RebalanceRecommended", message);
+  }
+
+  /** A plan is carried out: whatever holds the next one is news again. */
+  acted(): void {
+    this.#reasons.clear();
+  }
+
+  /** No plan could be made; the message is what is said of it. */
+  failed(kind: string, caught: unknown, world: World): string {
+    const error = AppError.from(caught);
+    const message = `${kind}: ${error.code}: ${error.message}`;
+    this.#reasons.clear();
+    this.#ports.metrics.add("enodia_rebalances_total", 1, { ...labelsOf(world), result: "failed", reason: error.code });
+    this.#ports.event(world, "Warning", "PlanFailed", message);
+    return message;
+  }
+}
+
+function labelsOf({ ref }: World) {
+  return { namespace: ref.namespace, deployment: ref.name };
+}

@@ -1,0 +1,70 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import { decisionNumbersMax, type ExpertPlacementStatus, expertPlacementStatusSchema } from "../../../crds/expert-placement.ts";
+import type { Log } from "../../../runtime/observe/log.ts";
+import { silentLog } from "../../../runtime/observe/log.ts";
+import { VirtualClock } from "../../../test/sim/clock.ts";
+import { PlacementStatusWriter, placementStatus } from "./placement-status.ts";
+
+const ref = { namespace: "ns", name: "moe" };
+const status = (layersCommitted: number): ExpertPlacementStatus => ({ phase: "Committed", committedEpoch: 3, layersCommitted });
+
+/** A writer whose store fails with `error` while it is set; `run` offers a status every 100 ms. */
+function writing(error: AppError | undefined) {
+  const clock = new VirtualClock(0);
+  const seen = { error, times: [] as number[], warned: 0, gone: 0 };
+  const log: Log = { ...silentLog, warn: () => void seen.warned++ };
+  const writeStatus = async (): Promise<void> => {
+    seen.times.push(clock.now());
+    if (seen.error) throw seen.error;
+  };
+  const writer = new PlacementStatusWriter({ store: { writeStatus }, clock, log, onGone: () => void seen.gone++ });
+  const run = async (ms: number, layersCommitted = 4): Promise<void> => {
+    for (let at = 0; at < ms; at += 100) {
+      writer.offer(ref, status(layersCommitted));
+      await clock.run(100);
+    }
+  };
+  return { seen, run };
+}
+
+test("a status that cannot be written is said in the log and tried again with growing pauses", async () => {
+  const { seen, run } = writing(new AppError("no rights", { code: "Forbidden" }));
+  await run(10_000);
+  assert.deepEqual(seen.times, [0, 1_000, 3_000, 7_000]);
+  assert.equal(seen.warned, 4);
+  assert.equal(seen.gone, 0);
+  seen.error = undefined;
+  await run(10_000);
+  assert.deepEqual(seen.times.slice(4), [15_000]);
+});
+
+test("an object that is gone is noticed, within a minute even when there is no news", async () => {
+  const { seen, run } = writing(undefined);
+  await run(1_000);
+  assert.deepEqual(seen.times, [0]);
+  seen.error = new AppError("not found", { code: "NotFound" });
+  await run(60_000);
+  assert.deepEqual(seen.times, [0, 60_000]);
+  assert.equal(seen.gone, 1);
+});
+
+test("numbers that JSON cannot hold, or that are too many, do not make the object unreadable", () => {
+  const many = Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`n${n}`, n]));
+  const numbers = { ageMs: Number.POSITIVE_INFINITY, gainSeconds: Number.NaN, ...many };
+  const written = placementStatus({
+    ...{ report: { phase: "Committed" }, running: false, views: [], speeds: [], recommended: [] },
+    load: {
+      ...{ measured: undefined, bound: undefined, phases: [], predicted: undefined, judged: undefined },
+      decision: { act: false, reason: "Balanced", message: "m", numbers },
+      outlook: { arm: 0.35, error: 0.0312, noiseFloor: 0.012, change: 1.5, windows: 7, changed: false },
+    },
+  });
+  const read = expertPlacementStatusSchema.parse(JSON.parse(JSON.stringify(written)));
+  assert.equal(Object.keys(read.decision?.numbers ?? {}).length, decisionNumbersMax);
+  assert.equal(read.decision?.numbers?.ageMs, undefined);
+  assert.deepEqual(read.forecast, {
+    ...{ newestWeightPercent: 35, errorPermille: 31, noisePermille: 12, changePermille: 1000, changed: false, windows: 7 },
+  });
+});

@@ -1,0 +1,169 @@
+// ExpertPlacement.status as it should read now, and its writer, which writes it when it has changed. The reporter calls both: what a
+// plan says of itself (PlanReport) comes from the rollout, ranks and the measured balance are of this moment.
+import { AppError } from "../../../crds/common.ts";
+import { decisionNumbersMax, type ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
+import type { Log } from "../../../runtime/observe/log.ts";
+import type { Ref } from "../../kube/kube.ts";
+import type { Decision } from "../../planner/decide.ts";
+import type { RankSpec } from "../../planner/policy.ts";
+import { backoffMs } from "../backoff.ts";
+import { currentByRank } from "../links/members.ts";
+import type { LoadSnapshot, Outlook, RankView } from "../observed.ts";
+import type { Clock, PlacementStore } from "../ports.ts";
+import { percent, reasonCharsMax } from "../rollout/plan-report.ts";
+import type { PlanReport } from "../rollout/proposal.ts";
+import { recommendedMax } from "./decision-events.ts";
+
+export interface PlacementStatusInput {
+  /** Undefined until a plan was written. */
+  readonly report: PlanReport | undefined;
+  readonly running: boolean;
+  readonly views: readonly RankView[];
+  readonly speeds: readonly Pick<RankSpec, "rank" | "speed">[];
+  readonly load: LoadSnapshot | undefined;
+  /** Moves of the plan that mode Recommend holds back, as text. */
+  readonly recommended: readonly string[];
+}
+
+export function placementStatus(input: PlacementStatusInput): ExpertPlacementStatus | undefined {
+  const { report, running } = input;
+  const { decision, measured, phases = [], outlook } = input.load ?? {};
+  if (!report) return undefined;
+  const status: ExpertPlacementStatus = {
+    ...report,
+    ...(running || !(report.measured || measured) ? {} : { measured: { ...report.measured, ...measuredOf(input.load) } }),
+    ...(phases.length > 0
+      ? { phases: phases.map(({ phase, selections, worst }) => ({ phase, selections, imbalancePercent: percent(worst) })) }
+      : {}),
+    ranks: currentByRank(input.views).map((view) => rankStatus(view, input)),
+    ...(decision ? { decision: decisionStatus(decision) } : {}),
+    ...(outlook ? { forecast: forecastStatus(outlook) } : {}),
+  };
+  return running || decision?.reason !== "Recommended" ? status : { ...status, ...recommendation(decision, input.recommended) };
+}
+
+function decisionStatus({ reason, message, numbers }: Decision): NonNullable<ExpertPlacementStatus["decision"]> {
+  // What JSON cannot hold would come back as null, and the object could not be read any more.
+  const finite = Object.entries(numbers).filter(([, value]) => Number.isFinite(value));
+  return { reason, message: message.slice(0, reasonCharsMax), numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
+}
+
+function forecastStatus({ arm, error, noiseFloor, change, changed, windows }: Outlook): NonNullable<ExpertPlacementStatus["forecast"]> {
+  return {
+    newestWeightPercent: percent(arm),
+    errorPermille: permille(error),
+    noisePermille: permille(noiseFloor),
+    changePermille: permille(change),
+    changed,
+    windows,
+  };
+}
+
+function permille(part: number): number {
+  return Math.round(1000 * Math.min(1, Math.max(0, part)));
+}
+
+function measuredOf({ measured, bound }: Partial<LoadSnapshot> = {}): NonNullable<ExpertPlacementStatus["measured"]> {
+  return {
+    ...(measured ? { imbalancePercent: percent(measured.worst) } : {}),
+    ...(bound !== undefined && Number.isFinite(bound) ? { boundPercent: percent(bound) } : {}),
+  };
+}
+
+function rankStatus(view: RankView, { load: picture, speeds }: PlacementStatusInput): NonNullable<ExpertPlacementStatus["ranks"]>[number] {
+  const description = view.report?.description;
+  const status = view.report?.status;
+  const load = picture?.measured?.ranks.find((each) => each.rank === view.rank)?.load;
+  const speed = view.usable ? speeds.find((each) => each.rank === view.rank)?.speed : undefined;
+  return {
+    rank: view.rank,
+    state: view.state,
+    ...(description
+      ? {
+          bootId: description.bootId,
+          budgetBytes: description.budgetBytes,
+          denseBytes: description.denseBytes,
+          kvBytes: description.kvBytes,
+        }
+      : {}),
+    ...(status ? { epoch: status.epoch, hostedBytes: status.hostedBytes } : {}),
+    ...(load === undefined ? {} : { loadPercent: percent(load) }),
+    ...(speed === undefined ? {} : { speedPercent: percent(speed) }),
+  };
+}
+
+/** Mode Recommend: what would be done, under a phase of its own. The plan that holds stays in spec. */
+function recommendation(decision: Decision, moves: readonly string[]): Partial<ExpertPlacementStatus> {
+  const { afterPercent, boundPercent, moves: count, bytes } = decision.numbers;
+  return {
+    phase: "Recommended",
+    predicted: {
+      ...(afterPercent === undefined ? {} : { imbalancePercent: afterPercent }),
+      ...(boundPercent === undefined || boundPercent < 0 ? {} : { boundPercent }),
+      ...(count === undefined ? {} : { moves: count }),
+      ...(bytes === undefined ? {} : { bytes }),
+    },
+    recommended: moves.slice(0, recommendedMax),
+    reason: decision.message.slice(0, reasonCharsMax),
+  };
+}
+
+/** Figures alone are written this seldom; a change of phase or epoch at once. */
+const figuresEveryMs = 5_000;
+/** Without any change it is written all the same: an object that somebody deleted is noticed. */
+const aliveEveryMs = 60_000;
+/** After writes that failed. */
+const firstPauseMs = 1_000;
+const longestPauseMs = 60_000;
+
+export interface StatusWriterPorts {
+  readonly store: Pick<PlacementStore, "writeStatus">;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** There is no such object any more. */
+  readonly onGone: () => void;
+}
+
+/** Writes the status whenever it has changed; one write at a time, the newest status wins. */
+export class PlacementStatusWriter {
+  readonly #ports: StatusWriterPorts;
+  #writing = false;
+  #failures = 0;
+  #notBefore = 0;
+  #writtenAt = Number.NEGATIVE_INFINITY;
+  #writtenPhase = "";
+  #written = "";
+
+  constructor(ports: StatusWriterPorts) {
+    this.#ports = ports;
+  }
+
+  /** Called with what should be there, as often as one likes. A failed write is made again by a later call. */
+  offer(ref: Ref, status: ExpertPlacementStatus): void {
+    const now = this.#ports.clock.now();
+    if (this.#writing || now < this.#notBefore) return;
+    const text = JSON.stringify(status);
+    const phase = `${status.phase} ${status.committedEpoch}`;
+    const every = text === this.#written ? aliveEveryMs : phase === this.#writtenPhase ? figuresEveryMs : 0;
+    if (now - this.#writtenAt < every) return;
+    this.#writing = true;
+    this.#ports.store.writeStatus(ref, status).then(
+      () => {
+        this.#writing = false;
+        this.#failures = 0;
+        this.#writtenAt = now;
+        this.#writtenPhase = phase;
+        this.#written = text;
+      },
+      (caught) => this.#failed(ref, AppError.from(caught)),
+    );
+  }
+
+  #failed(ref: Ref, error: AppError): void {
+    this.#writing = false;
+    const pause = backoffMs(++this.#failures, firstPauseMs, longestPauseMs);
+    this.#notBefore = this.#ports.clock.now() + pause;
+    this.#ports.log.warn({ err: error, deployment: ref.name, pauseMs: pause }, "the status of the ExpertPlacement could not be written");
+    if (error.code === "NotFound") this.#ports.onGone();
+  }
+}

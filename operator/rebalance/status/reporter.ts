@@ -1,0 +1,53 @@
+// The reporter of one deployment: at the end of every tick it makes the view that the deployment plane reads, asks that plane for
+// another look when it has changed in a way that matters, and offers the status of the ExpertPlacement to its writer.
+import type { RebalanceView } from "../../deployment/ports.ts";
+import type { Ref } from "../../kube/kube.ts";
+import type { Observed } from "../observed.ts";
+import type { PlanReport } from "../rollout/proposal.ts";
+import { type PlacementStatusInput, PlacementStatusWriter, placementStatus, type StatusWriterPorts } from "./placement-status.ts";
+import { changeKey, type Progress, rebalanceView } from "./view.ts";
+
+export interface ReporterPorts extends StatusWriterPorts {
+  onChange(ref: Ref): void;
+}
+
+/** How far the things are that an observation led to. */
+export interface Said extends Progress, Pick<PlacementStatusInput, "recommended"> {
+  /** Of the plan under way. */
+  readonly report: PlanReport | undefined;
+}
+
+export class Reporter {
+  readonly #ports: ReporterPorts;
+  readonly #status: PlacementStatusWriter;
+  #current: RebalanceView | undefined;
+  #currentKey = "";
+
+  constructor(ports: ReporterPorts) {
+    this.#ports = ports;
+    this.#status = new PlacementStatusWriter(ports);
+  }
+
+  get current(): RebalanceView | undefined {
+    return this.#current;
+  }
+
+  report(seen: Observed, said: Said): void {
+    const { ref } = seen.world;
+    const { report, lastRebalance } = seen.placement;
+    const status = placementStatus({
+      report: said.report ?? report,
+      running: said.rollout !== undefined,
+      views: seen.views,
+      speeds: seen.ranks,
+      load: said.load,
+      recommended: said.recommended,
+    });
+    if (status) this.#status.offer(ref, status);
+    this.#current = rebalanceView({ ...seen, ...said, lastRebalance });
+    const key = changeKey(this.#current);
+    if (key === this.#currentKey) return;
+    this.#currentKey = key;
+    this.#ports.onChange(ref);
+  }
+}

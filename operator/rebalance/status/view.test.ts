@@ -1,0 +1,60 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { MemberView, RebalanceView } from "../../deployment/ports.ts";
+import type { RankView } from "../observed.ts";
+import { changeKey, rebalanceView, type ViewInput } from "./view.ts";
+
+const rank = (number: number, device: string) =>
+  ({
+    rank: number,
+    pod: { uid: `pod-${number}` },
+    usable: true,
+    mismatch: false,
+    state: "active",
+    report: { description: { device } },
+  }) as unknown as RankView;
+
+const input = (views: readonly RankView[]): ViewInput => ({
+  world: { ref: { namespace: "ns", name: "moe" } } as ViewInput["world"],
+  views,
+  shape: { layers: 1, experts: 1, storedBytes: new Float64Array(1), residentBytes: new Float64Array(1) } as unknown as ViewInput["shape"],
+  plan: undefined,
+  ranks: [],
+  holding: { unhosted: 0, homeless: 0, loading: [] },
+  drains: [],
+  rollout: undefined,
+  load: undefined,
+  waiting: undefined,
+  telemetry: { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0 },
+  lastRebalance: undefined,
+});
+
+test("ModelAvailable names each kind of device that ranks took, once", () => {
+  const views = [rank(0, "webgpu: NVIDIA H100"), rank(1, "cpu: EPYC, 8 threads"), rank(2, "webgpu: NVIDIA H100")];
+  const { status, message } = rebalanceView(input(views)).modelAvailable;
+  assert.equal(status, "True");
+  assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; webgpu: NVIDIA H100");
+});
+
+const member: MemberView = {
+  ...{ rank: 0, podUid: "u", bootId: "b", connected: true, active: true, ready: true, notReadyReason: "", draining: false, epoch: 3 },
+  ...{ activeRequests: 0, hostedBytes: 100, budgetBytes: 200, denseBytes: 1, kvBytes: 1, uniqueBytes: 50 },
+};
+const verdict = { status: "True", reason: "Fresh", message: "the oldest report is 1 s old" } as const;
+const view = (changed: Partial<MemberView>): RebalanceView => ({
+  ...{ members: [{ ...member, ...changed }], model: undefined, digestMismatch: [], expertsAtRisk: 0, drains: [] },
+  ...{ unhostedExperts: 0, homelessExperts: 0, loadingRanks: [] },
+  ...{ modelAvailable: verdict, telemetryFresh: verdict, placementBalanced: verdict, placement: {} },
+  telemetry: { ranksReporting: 1, ranksExpected: 1 },
+});
+
+test("requests and bytes that come and go ask for no reconcile; what status and drains read does", () => {
+  const key = changeKey(view({}));
+  assert.equal(changeKey(view({ activeRequests: 7, hostedBytes: 90 })), key);
+  assert.equal(changeKey({ ...view({}), unhostedExperts: 3 }), key, "experts that come one by one");
+  assert.notEqual(changeKey({ ...view({}), homelessExperts: 3 }), key);
+  assert.notEqual(changeKey({ ...view({}), loadingRanks: [1] }), key);
+  assert.equal(changeKey({ ...view({}), telemetryFresh: { ...verdict, message: "the oldest report is 2 s old" } }), key);
+  for (const changed of [{ active: false }, { ready: false }, { epoch: 4 }, { uniqueBytes: 0 }, { draining: true }])
+    assert.notEqual(changeKey(view(changed)), key, JSON.stringify(changed));
+});

@@ -1,0 +1,146 @@
+// The rebalance plane's state of one deployment as the deployment plane and `kubectl get` see it. The reporter makes it at every tick;
+// ExpertPlacement.status, with the figures of the plan, is placement-status.ts. Pure.
+
+import { sum } from "../../../runtime/placement/imbalance.ts";
+import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../../deployment/ports.ts";
+import { atRisk } from "../../planner/copies.ts";
+import { stagingBytes } from "../../planner/problem.ts";
+import { uniqueBytes } from "../links/members.ts";
+import type { LoadSnapshot, Observed, PlacementFacts, RankView, TelemetryFacts, Why } from "../observed.ts";
+
+/** What is said of an observation, beside it: how far what it led to has come. */
+export interface Progress {
+  readonly drains: readonly DrainView[];
+  readonly rollout: { readonly kind: string; readonly phase: string; readonly moves: number } | undefined;
+  readonly load: LoadSnapshot | undefined;
+  readonly waiting: Why | undefined;
+}
+
+export type ViewInput = Progress &
+  Pick<Observed, "world" | "views" | "shape" | "plan" | "ranks" | "holding" | "telemetry"> & {
+    readonly lastRebalance: PlacementFacts["lastRebalance"];
+  };
+
+export function rebalanceView(input: ViewInput): RebalanceView {
+  const live = new Set(input.views.filter((view) => view.usable).map((view) => view.rank));
+  const { holding, load } = input;
+  return {
+    members: input.views.map((view) => memberView(view, input, live)),
+    model: modelView(input),
+    digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
+    unhostedExperts: holding.unhosted,
+    homelessExperts: holding.homeless,
+    loadingRanks: holding.loading,
+    expertsAtRisk: input.plan ? atRisk(input.ranks, input.plan.layers) : 0,
+    drains: input.drains,
+    modelAvailable: modelAvailable(input),
+    telemetryFresh: telemetryFresh(input.telemetry),
+    placementBalanced: placementBalanced(input),
+    placement: {
+      ...(input.plan ? { placementRef: { name: input.world.ref.name }, epoch: input.plan.epoch } : {}),
+      ...(input.rollout ? { phase: input.rollout.phase } : input.plan ? { phase: "Committed" } : {}),
+      ...(load?.measured ? { imbalancePercent: Math.round(load.measured.worst * 100) } : {}),
+      ...(load?.bound !== undefined && Number.isFinite(load.bound) ? { boundPercent: Math.round(load.bound * 100) } : {}),
+      ...(input.lastRebalance ? { lastRebalance: input.lastRebalance } : {}),
+    },
+    telemetry: {
+      ...(input.telemetry.lastSampleMs > 0 ? { lastSampleTime: new Date(input.telemetry.lastSampleMs).toISOString() } : {}),
+      ranksReporting: input.telemetry.reporting,
+      ranksExpected: input.telemetry.expected,
+    },
+  };
+}
+
+/** What has to change for the deployment plane to look again: not figures that it does not read, nor times. */
+export function changeKey(view: RebalanceView): string {
+  return JSON.stringify({
+    ...view,
+    unhostedExperts: undefined,
+    members: view.members.map(({ activeRequests: _, hostedBytes: __, ...member }) => member),
+    telemetry: { ...view.telemetry, lastSampleTime: undefined },
+    telemetryFresh: view.telemetryFresh.reason,
+  });
+}
+
+function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>): MemberView {
+  const status = view.report?.status;
+  const description = view.report?.description;
+  return {
+    rank: view.rank,
+    podUid: view.pod.uid,
+    bootId: description?.bootId ?? "",
+    connected: view.report !== undefined && view.report.downSince === undefined,
+    active: view.state === "active",
+    ready: status?.ready ?? false,
+    notReadyReason: view.mismatch ? "DigestMismatch" : (status?.notReadyReason ?? view.report?.lastError ?? "NotConnected"),
+    draining: status?.draining ?? false,
+    activeRequests: status?.activeRequests ?? 0,
+    epoch: status?.epoch ?? 0,
+    hostedBytes: status?.hostedBytes ?? 0,
+    budgetBytes: description?.budgetBytes ?? 0,
+    denseBytes: description?.denseBytes ?? 0,
+    kvBytes: description?.kvBytes ?? 0,
+    uniqueBytes: input.plan && input.shape ? (uniqueBytes(input.plan, live, input.shape.residentBytes).get(view.rank) ?? 0) : 0,
+  };
+}
+
+function modelView(input: ViewInput): ModelView | undefined {
+  const description = input.views.find((view) => view.report?.description && !view.mismatch)?.link?.description;
+  if (!description || !input.shape) return undefined;
+  return {
+    digest: description.modelDigest,
+    architecture: description.architecture,
+    layers: description.layers,
+    experts: description.experts,
+    layerExperts: description.layerExperts,
+    topK: description.topK,
+    expertBytes: sum(input.shape.residentBytes),
+    largestExpertBytes: stagingBytes(input.shape),
+    denseBytes: description.denseBytes,
+    kvBytes: description.kvBytes,
+  };
+}
+
+function modelAvailable(input: ViewInput): Verdict {
+  const mismatch = input.views.filter((view) => view.mismatch).map((view) => view.rank);
+  if (mismatch.length > 0) {
+    return {
+      status: "False",
+      reason: "DigestMismatch",
+      message: `ranks ${mismatch.join(", ")} hold another model than the others: their claim or folder differs`,
+    };
+  }
+  if (!input.shape)
+    return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
+  const devices = [...new Set(input.views.flatMap((view) => view.report?.description?.device ?? []))].sort().join("; ");
+  return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devices}` };
+}
+
+function telemetryFresh(facts: TelemetryFacts): Verdict {
+  const { bus, ageMs, staleAfterMs, reporting, expected } = facts;
+  if (!bus)
+    return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
+  if (!bus.connected) {
+    const reason = bus.reason === "CredentialsNotFound" ? bus.reason : "NATSUnavailable";
+    return { status: "False", reason, message: `NATS: ${bus.message ?? bus.reason}` };
+  }
+  if (expected === 0) return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
+  if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms` };
+  if (reporting < expected) return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load` };
+  return { status: "True", reason: "Fresh", message: `the oldest report is ${Math.round(ageMs / 1000)} s old` };
+}
+
+function placementBalanced(input: ViewInput): Verdict {
+  const { rollout, waiting } = input;
+  const decision = input.load?.decision;
+  if (rollout) return { status: "False", reason: "Rebalancing", message: `${rollout.kind}: ${rollout.moves} moves, ${rollout.phase}` };
+  if (waiting) return { status: "Unknown", reason: waiting.reason, message: waiting.message };
+  if (!decision) return { status: "Unknown", reason: "Unknown", message: "no full window of load yet" };
+  if (decision.act && decision.reason === "Imbalanced") return { status: "False", reason: "Imbalanced", message: decision.message };
+  if (decision.act || decision.reason === "Balanced" || decision.reason === "SingleRank")
+    return { status: "True", reason: "Balanced", message: decision.message };
+  const known = decision.numbers.imbalancePercent !== undefined || decision.numbers.beforePercent !== undefined;
+  return known || decision.reason === "ModeOff"
+    ? { status: "False", reason: "RebalanceSuppressed", message: `${decision.reason}: ${decision.message}` }
+    : { status: "Unknown", reason: "Unknown", message: `${decision.reason}: ${decision.message}` };
+}
