@@ -140,6 +140,13 @@ test("the program holds what its layers declare, and what does not is refused by
       layers: [dense, { ...first, expert: { ...first.expert, ops: first.expert.ops.slice(0, -1) } }],
       says: /expert.gated: output y/,
     },
+    "expert ids that an op writes as floats": {
+      layers: [
+        dense,
+        { ...first, block: { ...first.block, ops: [...first.block.ops, { op: "add", a: "gates", b: "gates", out: "ids" }] } },
+      ],
+      says: /block.1: output ids is not i32 of 2 values a row/,
+    },
     "a value that nothing wrote": {
       layers: [dense, { ...first, expert: { ...first.expert, ops: first.expert.ops.slice(1) } }],
       says: /expert.gated: g is read before it is written/,

@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { kernelOf } from "./index.ts";
 import type { DType, Layer, ModelProgram, Segment } from "./segment.ts";
-import { widthsOf } from "./widths.ts";
+import { valuesOf } from "./widths.ts";
 
 type Values = readonly (readonly [name: string, dtype: DType, width: number])[];
 
@@ -56,12 +56,12 @@ function check(segment: Segment, inputs: Values, outputs: Values): void {
   const names = segment.weights.map(({ name }) => name);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice !== undefined) throw invalid(segment.name, `declares weight ${twice} twice`);
-  const widths = widthsOf(segment);
+  const computed = valuesOf(segment);
   for (const [what, declared, wanted] of [["input", segment.inputs, inputs] as const, ["output", segment.outputs, outputs] as const]) {
     if (declared.length !== wanted.length) throw invalid(segment.name, `has ${declared.length} ${what}s, not ${wanted.length}`);
     for (const [name, dtype, width] of wanted) {
-      const value = declared.find((each) => each.name === name);
-      if (value?.dtype !== dtype || value.width !== width || widths.get(name) !== width)
+      const said = [declared.find((each) => each.name === name), computed.get(name)];
+      if (said.some((value) => value?.dtype !== dtype || value.width !== width))
         throw invalid(segment.name, `${what} ${name} is not ${dtype} of ${width} values a row`);
     }
   }
