@@ -134,6 +134,8 @@ test("the program holds what its layers declare, and what does not is refused by
   const wrong: Record<string, { layers: ModelProgram["layers"]; says: RegExp }> = {
     "no experts at all": { layers: [dense], says: /no layer has experts/ },
     "top-k above experts": { layers: [dense, { ...first, experts: 1 }], says: /block.1: top-2 of 1 experts/ },
+    "half a shared expert": { layers: [dense, { ...first, shared: 0.5 }], says: /block.1: 0.5 shared experts/ },
+    "less than no shared expert": { layers: [dense, { ...first, shared: -1 }], says: /block.1: -1 shared experts/ },
     "another top-k than the block's": { layers: [dense, { ...first, topK: 1 }], says: /block.1: output ids/ },
     "a layer at another place": { layers: [dense, second], says: /block.2: uses the KV cache of layer 2/ },
     "an output that nothing writes": {

@@ -33,7 +33,7 @@ export function checkProgram(program: ModelProgram): void {
 }
 
 function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Values): void {
-  const { block, expert, experts, topK } = layer;
+  const { block, expert, experts, topK, shared } = layer;
   check(block, x, [
     ["h", "f32", hidden],
     ["f", "f32", hidden],
@@ -41,6 +41,7 @@ function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Val
     ["gates", "f32", topK],
   ]);
   check(expert, x, [["y", "f32", hidden]]);
+  if (!Number.isInteger(shared) || shared < 0) throw invalid(block.name, `${shared} shared experts`);
   if (topK < 1 || topK > experts) throw invalid(block.name, `top-${topK} of ${experts} experts`);
   if (usesKv(expert).length > 0) throw invalid(expert.name, "an expert cannot use the KV cache: its rows come from any rank");
 }

@@ -334,7 +334,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
   },
 };
 
-/** Folders where the keyword `private` still stands -> why. */
+/** Files where the keyword `private` still stands -> why. */
 export const keywordPrivate: Readonly<Record<string, string>> = {
   "operator/rebalance/rollout/protocol.ts": "the simulation plants its bugs by bending these members (test/sim/plants.ts)",
 };

@@ -26,7 +26,7 @@ export function readSources(pattern: string): Source[] {
   return files.sort().map((file) => ({ file, text: readFileSync(join(root, file), "utf8") }));
 }
 
-/** What is shipped: no tests, nothing generated. */
+/** What the product is made of: no tests, nothing generated. */
 export const readProduct = (): Source[] => readSources("{crds,operator,runtime}/**/*.{ts,mjs}").filter(({ file }) => !isTest(file));
 
 export const isTest = (file: string): boolean => file.endsWith(".test.ts") || file.startsWith("test/");

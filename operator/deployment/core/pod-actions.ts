@@ -1,4 +1,4 @@
-// The next steps towards the wanted ranks: remove what is dead, fill free ranks, empty and release surplus ranks, roll pods
+// The next steps on the way to the wanted ranks: remove what is dead, fill free ranks, empty and release surplus ranks, roll pods
 // of an old template one at a time. Pure and stateless: everything is derived from the snapshot, so a crash loses nothing.
 // Leaving ranks are marked on the pod first; the rebalance plane empties them; only then the pod goes.
 import { expertBudget, fit } from "./memory-fit.ts";
