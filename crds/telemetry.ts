@@ -19,7 +19,8 @@ export const natsCredentialKeys = ["user.creds", "token"] as const;
 export const phases = ["prefill", "decode"] as const;
 export type Phase = (typeof phases)[number];
 
-/** Load is sampled at least this often, and several times in the span that a decision looks at: a sample that covers a change of plan is not counted. */
+/** Load is sampled at least this often, and several times in the span that a decision looks at: a sample that covers a change of plan is
+ *  not counted. */
 const sampleMsMax = 5_000;
 const sampleMsMin = 250;
 const samplesPerWindow = 3;
@@ -71,7 +72,8 @@ const computeSchema = z.object({
 });
 export type ComputeWork = z.infer<typeof computeSchema>;
 
-/** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1 (both with experts), cells[n] = (l * experts + i) * experts + j. */
+/** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1 (both with experts),
+ *  cells[n] = (l * experts + i) * experts + j. */
 export interface Transitions {
   readonly cells: Uint32Array;
   readonly counts: Uint32Array;

@@ -89,7 +89,8 @@ export interface RoutingTables {
   }[];
 }
 
-/** Per phase, a value for each cell of the model's grid (placement/grid.ts) since the last call: `routed` at the source, `served` where the rows were computed. */
+/** Per phase, a value for each cell of the model's grid (placement/grid.ts) since the last call: `routed` at the source, `served` where the
+ *  rows were computed. */
 export interface PhaseCounters {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;

@@ -167,7 +167,8 @@ export function unitReader(
   };
 }
 
-/** Opens a store; cheap (index and header only). Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors, CorruptShard. */
+/** Opens a store; cheap (index and header only). Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors,
+ *  CorruptShard. */
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);

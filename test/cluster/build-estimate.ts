@@ -1,5 +1,5 @@
-// The progress of a list of builds, as numbers and as one line: how far it is, and how long the rest will take. build-progress.ts asks it before, while
-// and after each program is built; it runs nothing itself. Pure.
+// The progress of a list of builds, as numbers and as one line: how far it is, and how long the rest will take. build-progress.ts asks it
+// before, while and after each program is built; it runs nothing itself. Pure.
 
 export interface Step {
   readonly program: string;

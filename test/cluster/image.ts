@@ -1,4 +1,5 @@
-// Builds OCI images as tar files without a container runtime or registry: equal input gives an equal file. What goes into them is the caller's matter.
+// Builds OCI images as tar files without a container runtime or registry: equal input gives an equal file. What goes into them is the
+// caller's matter.
 
 import { createHash, randomBytes } from "node:crypto";
 import {

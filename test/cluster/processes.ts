@@ -1,4 +1,5 @@
-// Long-lived processes of a cluster: started detached into their cgroup and log file, recorded with their start time, ended by that record only.
+// Long-lived processes of a cluster: started detached into their cgroup and log file, recorded with their start time, ended by that record
+// only.
 
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";

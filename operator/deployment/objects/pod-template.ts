@@ -1,4 +1,5 @@
-// spec.podTemplate and spec.gateway.podTemplate merged into rendered worker and gateway pods. What belongs to the operator is refused, never dropped. Pure.
+// spec.podTemplate and spec.gateway.podTemplate merged into rendered worker and gateway pods. What belongs to the operator is refused,
+// never dropped. Pure.
 import type { PodTemplate } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess, workerProcess } from "../../../crds/process.ts";
 import { variablesLeft } from "../../../crds/variables.ts";

@@ -152,7 +152,8 @@ export class LoadWindows {
     return closed;
   }
 
-  /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two worlds. */
+  /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two
+   *  worlds. */
   reset(now: number): void {
     this.#cleanSince = now;
     this.#open(now);

@@ -1,6 +1,6 @@
-// The lowering of ops on CPUs, a table by op: nodes of an ONNX graph, or its kernel's own forward in JavaScript where that is better. An op without a
-// line in the table is refused by name when a model opens. Fused on the way: q, k and v projections into one matrix, add + rmsNorm
-// into one node. Pure.
+// The lowering of ops on CPUs, a table by op: nodes of an ONNX graph, or its kernel's own forward in JavaScript where that is better. An op
+// without a line in the table is refused by name when a model opens. Fused on the way: q, k and v projections into one matrix, add +
+// rmsNorm into one node. Pure.
 import type { Op, OpName } from "../../kernels/segment.ts";
 import { blockSize, type Weights } from "../../kernels/weights.ts";
 import type { Builder } from "./builder.ts";
