@@ -1,6 +1,6 @@
 // Forecast, both questions and a policy together, window by window as a deployment asks them, on traffic of whole requests: a change
-// of topic that falls into the middle of a window is answered with few plans, and a load that holds still with none. Over many
-// seeds, since chance decides on every single one.
+// of topic that falls into the middle of a window is answered with few plans, and few follow while the load holds still. Over many
+// seeds, since chance decides on every single one. Interval and dwell, by which a deployment plans still less, are left out.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PolicyName } from "../../crds/names.ts";
@@ -126,13 +126,13 @@ function windowOf(source: Traffic, seconds = windowSeconds): Float64Array {
   return counts;
 }
 
-/** Of one topic after another, each of which begins in the middle of a window. */
 interface Answer {
   readonly plans: number;
   readonly worst: number;
   readonly steadyPlans: number;
 }
 
+/** Answers to one topic after another, each of which begins in the middle of a window. */
 async function answersTo(policy: PolicyName, seed: number): Promise<Answer[]> {
   const random = seeded(7919 * seed);
   const deployment = new Deployment(policy);
@@ -158,7 +158,7 @@ async function answersTo(policy: PolicyName, seed: number): Promise<Answer[]> {
 const mean = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
 for (const policy of ["hecate", "incremental"] as const) {
-  test(`${policy}: a topic that comes in the middle of a window is balanced with few plans, and hardly any follow`, async () => {
+  test(`${policy}: a topic that comes in the middle of a window is balanced with few plans, and few follow`, async () => {
     const answers: Answer[] = [];
     for (let seed = 1; seed <= seeds[policy]; seed++) answers.push(...(await answersTo(policy, seed)));
     const plans = mean(answers.map((answer) => answer.plans));

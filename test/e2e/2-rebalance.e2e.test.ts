@@ -14,9 +14,12 @@ import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 const model = "balance";
 const clients = 6;
 const windowMs = 5_000;
-/** Milliseconds from the first full window of the load to the last commit: windows of the planner, which takes longer ones where traffic is slow. */
+/** Windows of the planner from the first full one of the load to the last commit; they are longer where traffic is slow. */
 const balanceWithin = 12;
+/** Plans for one load: one that answers it, and those that refine what the first windows told of it. */
+const plansMax = 3;
 const windowSelections = 1_000;
+const windowStretchMax = 4;
 /** Enough of any machine: the limits above are counted in windows and selections. */
 const patienceMs = 300_000;
 const steadyWindows = 10;
@@ -92,9 +95,11 @@ for (const policy of ["incremental", "hecate"] as const) {
         },
         { timeoutMs: patienceMs, everyMs: 500 },
       );
-    /** Windows that the planner saw between two moments: of 5 s each, or of enough selections where that takes longer. */
-    const windowsIn = (from: number, to: number): number =>
-      Math.min((to - from) / windowMs, reported.served(from, to).selections / windowSelections);
+    /** Windows that the planner saw between two moments: of 5 s each, or of enough selections where that takes up to four times longer. */
+    const windowsIn = (from: number, to: number): number => {
+      const ofTime = (to - from) / windowMs;
+      return Math.min(ofTime, Math.max(ofTime / windowStretchMax, reported.served(from, to).selections / windowSelections));
+    };
     const goal = async (): Promise<number> => goalOf((await moe.kubectl.get("moed", model)).status?.placement?.boundPercent);
 
     /** The moment of a commit after which the load is even, as a first look shows it. */
@@ -118,9 +123,9 @@ for (const policy of ["incremental", "hecate"] as const) {
      */
     async function balanced({ since, parent, name, skew }: { since: number; parent: number; name: string; skew: Served }): Promise<void> {
       let committed: number;
-      let settled: number;
+      let settled = parent;
       do {
-        committed = await evenAfter(parent);
+        committed = await evenAfter(settled);
         settled = placement.epoch;
         const taken = windowsIn(since, committed);
         const why = `epoch ${settled}: ${placement.latest?.status.reason}`;
@@ -132,6 +137,7 @@ for (const policy of ["incremental", "hecate"] as const) {
         while (placement.epoch === settled && Date.now() < steadyUntil) await sleep(500);
       } while (placement.epoch !== settled);
       const moves = placement.plansSince(parent).map((plan) => plan.moves.length);
+      assert.ok(moves.length <= plansMax, `${moves.length} plans for one load`);
       for (const each of moves) assert.ok(each <= movesMax, `${each} moves in one plan`);
       const steady = await over(selectionsMin, committed);
       assert.ok(steady.worst <= (await goal()), `worst layer ${steady.worst} of ${steady.selections} selections, goal ${await goal()}`);

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type Trace, windowOf } from "../offline/traces.ts";
 import { generateTrace, type PresetName, presets, stationaryTrace } from "../offline/traces-generate.ts";
+import { seeded } from "../random.ts";
 import { Forecaster } from "./forecast.ts";
 
 /** Weights of the newest window that single averages are tried with. */
@@ -103,4 +104,28 @@ test("a change that falls into the middle of a window is noticed when the next o
   // Half of the change in window 8, all of it from 9 on: no two windows in a row differ by enough.
   for (let t = 0; t < still.windows; t++) if (forecaster.observe(moved(t, t < 8 ? 0 : t === 8 ? 0.5 : 1)).alarm) alarms.push(t);
   assert.deepEqual(alarms, [9]);
+});
+
+test("a window of little traffic beside full ones is no change of load, first of all or in a lull", () => {
+  const experts = 128;
+  const selections = {
+    "a thin first window": [300, 10_000, 10_000],
+    "two thin windows, then full ones": [250, 400, 5_000, 5_000],
+    "a lull": [20_000, 20_000, 20_000, 300, 20_000, 20_000],
+  };
+  for (const [what, windows] of Object.entries(selections)) {
+    for (let seed = 1; seed <= 5; seed++) {
+      const random = seeded(seed);
+      const popularity = Float64Array.from({ length: experts }, () => Math.exp(random.normal()));
+      const all = popularity.reduce((a, b) => a + b, 0);
+      const forecaster = new Forecaster(layers, experts);
+      for (const [i, total] of windows.entries()) {
+        const counts = Float64Array.from({ length: layers * experts }, (_, cell) => {
+          const mean = (total * (popularity[cell % experts] as number)) / all;
+          return Math.max(0, Math.round(mean + Math.sqrt(mean) * random.normal()));
+        });
+        assert.equal(forecaster.observe(counts).alarm, false, `${what}, seed ${seed}, window ${i}`);
+      }
+    }
+  }
 });

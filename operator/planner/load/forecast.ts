@@ -39,6 +39,13 @@ export interface Forecast {
   readonly lifetime: number;
 }
 
+/** One window as the next ones are compared with it. */
+interface Seen {
+  readonly share: Float64Array;
+  /** Total variation that sampling noise alone would give between two such windows. */
+  readonly floor: number;
+}
+
 /** State of one deployment's forecast: the arms, their errors and the change detector. O(arms x layers x experts) a window. */
 export class Forecaster {
   readonly layers: number;
@@ -59,9 +66,9 @@ export class Forecaster {
   #watched = 0;
   #changes = 0;
   #windows = 0;
-  #last: Float64Array | undefined;
+  #last: Seen | undefined;
   /** The window before that; unset after an alarm, since it tells of the load before. */
-  #former: Float64Array | undefined;
+  #former: Seen | undefined;
 
   constructor(layers: number, experts: number) {
     this.layers = layers;
@@ -78,8 +85,8 @@ export class Forecaster {
     const share = this.#normalise(counts);
     const totals = layerTotals(counts, this.layers, this.experts);
     const floor = noiseFloor(share, totals, this.layers, this.experts);
-    const change = this.#last ? variation(share, this.#last, totals, this.experts) : 0;
-    const alarm = this.#detect(share, totals, change, floor);
+    const change = this.#last ? variation(share, this.#last.share, totals, this.experts) : 0;
+    const alarm = this.#detect({ share, floor }, totals, change);
     if (this.#windows > 0) {
       this.#watched = changesDiscount * this.#watched + 1;
       this.#changes = changesDiscount * this.#changes + (alarm ? 1 : 0);
@@ -89,7 +96,7 @@ export class Forecaster {
     if (this.#windows > 0 && !alarm) this.#learn(share, totals, floor);
     this.#update(share, totals, alarm);
     this.#former = alarm ? undefined : this.#last;
-    this.#last = share;
+    this.#last = { share, floor };
     this.#windows++;
     const unrest = this.#missedWindows > 0 ? this.#missed / this.#missedWindows : 0;
     const lasting = arms[this.#arm] ?? 1;
@@ -128,7 +135,7 @@ export class Forecaster {
       for (let e = 0; e < this.experts; e++) total += counts[l * this.experts + e] as number;
       for (let e = 0; e < this.experts; e++) {
         const i = l * this.experts + e;
-        share[i] = total > 0 ? (counts[i] as number) / total : (this.#last?.[i] ?? 1 / this.experts);
+        share[i] = total > 0 ? (counts[i] as number) / total : (this.#last?.share[i] ?? 1 / this.experts);
       }
     }
     return share;
@@ -154,10 +161,13 @@ export class Forecaster {
   }
 
   /** A change that falls into the middle of a window is half seen by the next one: it shows in full between windows two apart. */
-  #detect(share: Float64Array, totals: Float64Array, change: number, floor: number): boolean {
+  #detect({ share, floor }: Seen, totals: Float64Array, change: number): boolean {
     if (!this.#last) return false;
-    const sudden = this.#recent.sees(change, floor);
-    const late = this.#former !== undefined && this.#wider.sees(variation(share, this.#former, totals, this.experts), floor);
+    // Two windows differ by the chance of both: a thin one beside a full one has the floor of the thin one.
+    const sudden = this.#recent.sees(change, Math.max(floor, this.#last.floor));
+    const former = this.#former;
+    const late =
+      former !== undefined && this.#wider.sees(variation(share, former.share, totals, this.experts), Math.max(floor, former.floor));
     if (!sudden && !late) return false;
     this.#recent.rest();
     this.#wider.rest();
