@@ -190,12 +190,14 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "operator/cli/": [
     "crds/",
     "operator/kube/",
+    "runtime/placement/grid.ts",
     "operator/deployment/core/memory-fit.ts",
     "operator/planner/offline/",
     "operator/cli/commands/",
   ],
   "operator/cli/commands/": [
     "crds/",
+    "runtime/placement/grid.ts",
     "runtime/wire/nats.ts",
     "runtime/tools/",
     "operator/kube/kube.ts",
