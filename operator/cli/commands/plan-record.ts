@@ -70,8 +70,10 @@ export async function run(args: readonly string[]): Promise<number> {
     const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase));
     const placement = placementReader(cluster.kube, { namespace: cluster.namespace, name });
     const members = async (): Promise<readonly Member[]> => membersOf((await placement())?.status ?? {});
-    if ((await members()).length === 0)
+    const plan = await placement();
+    if (plan === undefined || membersOf(plan.status).length === 0)
       throw new AppError(`"${name}" has no plan that its workers run yet; see: enodia status ${name}`, { code: "NotFound" });
+    const grid = gridIn(plan.spec);
     const counted = await listen(bus, recorder, {
       members,
       subject: loadSubject(deployment.spec.telemetry.nats.subjectPrefix, cluster.namespace, name, "*"),
@@ -79,8 +81,7 @@ export async function run(args: readonly string[]): Promise<number> {
       windowMs: (whole(values["window-seconds"], "--window-seconds", 1, 86_400) ?? 15) * 1000,
     });
     if (counted === 0) throw new AppError(`no window in which every rank of ${name} reported on ${url}`, { code: "NoLoad" });
-    const plan = await placement();
-    await writeFile(values.out, await encodeTrace(recorder.trace(name, plan && gridIn(plan.spec))));
+    await writeFile(values.out, await encodeTrace(recorder.trace(name, grid)));
     const { messages, refused, dropped, transitions } = recorder;
     const left = dropped > 0 ? ` (${dropped} left out: not every rank reported)` : "";
     const followed = transitions > 0 ? `, ${transitions} transitions` : "";

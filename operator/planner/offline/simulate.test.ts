@@ -52,7 +52,7 @@ test("memory that holds no equal number of experts per rank and layer leaves EPL
 });
 
 test("experts that a layer lacks are not placed, take no memory and count nothing", async () => {
-  // Layers of 0, 128, 5 and 128 experts: what the others have no part in is as if it were not there.
+  // A dense layer, and one with few experts.
   const layerExperts = [0, 128, 5, 128];
   const counts = trace.counts.map((count, i) => (i % 128 < (layerExperts[Math.floor(i / 128) % 4] ?? 0) ? count : 0));
   const lone = {

@@ -190,7 +190,7 @@ function score(
   speed: Float64Array,
 ): Required<Pick<WindowResult, "next" | "bound" | "rankLoad">> {
   const { trace } = options;
-  // Layers without experts are balanced by nothing.
+  // A layer without experts has nothing to balance.
   const spread = plan.map((layer, l) => ({ layer, l, experts: expertsIn(trace, l) })).filter(({ experts }) => experts > 0);
   const layers = spread.map(({ layer }) => layer);
   const demands = spread.map(({ l, experts }) => counts.subarray(l * trace.experts, l * trace.experts + experts));
