@@ -216,7 +216,7 @@ export class Rollout {
       case "release":
         return this.#release(action, link, bootId);
       case "abort":
-        // A failure does no harm: the next rollout aborts leftovers, and a newer epoch makes this one void.
+        // A failure does no harm, since the next rollout aborts what is left over.
         await link?.abort(run.epoch, action.layers).catch(() => {});
         return;
     }

@@ -7,7 +7,7 @@ import { diffPlans } from "../../../runtime/placement/diff.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { Decision } from "../../planner/decide.ts";
 
-/** Reasons that come and go, such as Balanced and WithinNoise, are each told once in so long. */
+/** Reasons that come and go, such as Balanced and WithinNoise, are each told at most once in this time. */
 const repeatMs = 10 * 60_000;
 /** Moves named in a recommendation; a longer one is cut. */
 export const recommendedMax = 256;
