@@ -116,9 +116,9 @@ export interface PlacementPolicy {
   readonly summary: string;
   /** Starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
-  /** Asks workers for inter-layer transitions. */
+  /** True when workers are to send transitions between layers for it. */
   readonly usesTransitions: boolean;
-  /** Plans only models whose layers have equally many experts; unset = any. */
+  /** True when it plans only models whose layers have equally many experts; unset = any. */
   readonly evenLayersOnly?: boolean;
   /** Largest layers * experts * ranks that ends in reasonable time; Infinity for any. */
   readonly cellsMax: number;
