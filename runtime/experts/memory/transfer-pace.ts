@@ -18,7 +18,7 @@ export interface PaceClock {
   now(): number;
   /** Rejects when the signal fires. */
   wait(ms: number, signal?: AbortSignal): Promise<void>;
-  /** Returns the way to stop. */
+  /** Calls back again and again; the returned function ends that. */
   every(ms: number, run: () => void): () => void;
 }
 
