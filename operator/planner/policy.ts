@@ -101,7 +101,7 @@ export interface PlanOutput {
   readonly reason: string;
   /** Parts of the transitions that change rank, for policies that plan with them. */
   readonly hops?: Hops;
-  /** Set when homes were to be sharded anew in this plan; true: budget or memory left some of that for the next one. */
+  /** Set when homes were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
   readonly resharding?: boolean;
 }
 

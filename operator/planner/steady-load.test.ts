@@ -64,7 +64,7 @@ class Deployment {
     this.layers = firstPlan(this.#start);
   }
 
-  /** Feeds one window of selections; a plan that it leads to is carried out before the next one. */
+  /** What a window of selections leads to; a plan is carried out before the next one. */
   async window(counts: Float64Array): Promise<void> {
     const forecast = this.#forecaster.observe(counts);
     if (forecast.alarm) {
@@ -126,7 +126,7 @@ function windowOf(source: Traffic, seconds = windowSeconds): Float64Array {
   return counts;
 }
 
-/** The figures of one topic after another, each of which begins in the middle of a window. */
+/** Of one topic after another, each of which begins in the middle of a window. */
 interface Answer {
   readonly plans: number;
   readonly worst: number;

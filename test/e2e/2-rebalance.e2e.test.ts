@@ -14,7 +14,7 @@ import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 const model = "balance";
 const clients = 6;
 const windowMs = 5_000;
-/** Windows from the first full one of the load to the last commit; the planner takes longer windows where traffic is slow. */
+/** Milliseconds from the first full window of the load to the last commit: windows of the planner, which takes longer ones where traffic is slow. */
 const balanceWithin = 12;
 const windowSelections = 1_000;
 /** Enough of any machine: the limits above are counted in windows and selections. */

@@ -128,7 +128,7 @@ function limitsOf(transferMs: number, layersInFlight: number): RunLimits {
   };
 }
 
-/** The stored bytes that the rank which receives most receives. */
+/** The most stored bytes that one rank receives. */
 function mostOf(moves: readonly { readonly rank: number; readonly bytes: number }[]): number {
   const received = new Map<number, number>();
   for (const { rank, bytes } of moves) received.set(rank, (received.get(rank) ?? 0) + bytes);
