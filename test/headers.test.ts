@@ -7,7 +7,7 @@ import { test } from "node:test";
 
 const root = resolve(import.meta.dirname, "..");
 const roots = ["crds", "operator", "runtime", "test", "charts"];
-/** Folders that are not read: generated code, and the rebalance plane while its files are rearranged. */
+/** Folders that are not read, of generated code. */
 const unread = ["runtime/wire/gen/"];
 
 /** Words that open a question or go on from a line above: a header that begins with one reads only with the file's name before it. */
