@@ -1,5 +1,6 @@
 // ExpertPlacement: the durable plan of one MoEDeployment, written before it is pushed, and what the ranks run of it.
-// Owned by the MoEDeployment, same name. Text form of layers: crds/plan.ts. Stays below 1 MiB at 61 x 256 on 144 ranks.
+// It is owned by the MoEDeployment and has its name; crds/plan.ts has the text form of layers. It stays below 1 MiB at 61 x 256 on
+// 144 ranks.
 import { z } from "zod";
 import { AppError } from "./common.ts";
 import { planBounds } from "./plan.ts";

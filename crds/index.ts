@@ -1,4 +1,4 @@
-// The kinds of the API group: names, columns, subresources. The registration point; schemas live in one file per kind.
+// The kinds of the API group, with names, columns and subresources. Every kind is registered here; each schema has a file of its own.
 import type { z } from "zod";
 import { apiGroup } from "./common.ts";
 import { expertPlacementSpecSchema, expertPlacementStatusSchema } from "./expert-placement.ts";

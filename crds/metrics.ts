@@ -240,7 +240,7 @@ export const metricTable = table satisfies Readonly<Record<string, MetricDefinit
 type MetricTable = typeof metricTable;
 export type MetricName = keyof MetricTable;
 
-/** Names a process may record, of one type. */
+/** The names of metrics of one type that a process may record. */
 export type MetricNameOf<P extends ProcessKind, T extends MetricType> = {
   [N in MetricName]: MetricTable[N]["type"] extends T ? (P extends MetricTable[N]["in"][number] ? N : never) : never;
 }[MetricName];

@@ -3,8 +3,10 @@
 // Pure; knows nothing of load, policies or Kubernetes.
 import { AppError } from "./common.ts";
 
-/** Placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, home first; `shares[e]` sums to 1000, aligned
- *  with hosts[e]. */
+/**
+ * The placement of one layer, empty for one without experts. `hosts[e]` lists distinct ranks, home first; `shares[e]` is aligned
+ * with it and sums to 1000.
+ */
 export interface LayerPlan {
   readonly hosts: readonly (readonly number[])[];
   readonly shares: readonly (readonly number[])[];
@@ -37,8 +39,10 @@ export interface Move {
 }
 
 export const sharesTotal = 1000;
-/** Bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText`: characters of a layer's hosts, and of
- *  its shares. */
+/**
+ * The bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText` bounds the characters of a
+ * layer's hosts, and those of its shares.
+ */
 export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 
 function encodeRows(rows: readonly (readonly number[])[]): string {

@@ -15,7 +15,7 @@ export interface ProcessFacts {
   readonly deployment: MoEDeployment;
   /** The operator's own settings that it hands on. */
   readonly settings: {
-    /** NATS of deployments that name none. */
+    /** The NATS server of deployments that name none. */
     readonly natsUrl: string | undefined;
     readonly otlpEndpoint: string | undefined;
     readonly logLevel: LogLevel;
@@ -36,7 +36,7 @@ const optional = <S extends z.ZodType>(schema: S) =>
   z.preprocess((text: string | undefined) => (text === "" ? undefined : text), schema.optional());
 
 const natsOf = ({ deployment, settings }: ProcessFacts): string | undefined => deployment.spec.telemetry.nats.url ?? settings.natsUrl;
-/** Without a server there is nobody to publish load for, and the worker takes its defaults. */
+/** The text where a NATS server is named; without one nobody takes load messages, and the worker keeps its defaults. */
 const whenHeard = (facts: ProcessFacts, text: string | undefined): string | undefined => (natsOf(facts) ? text : undefined);
 
 const common = {
@@ -53,7 +53,7 @@ const common = {
     path.transform((text) => (text.startsWith("/") ? text : `${paths.models}/${text}`)),
     ({ deployment }) => `${paths.models}/${parseModelUri(deployment.spec.model.uri).folder}`,
   ),
-  /** Asked for membership and plan while the operator is away; unset = only the operator tells. */
+  /** The DNS name of the peers that are asked for membership and plan while the operator is away; unset = only the operator tells. */
   peersDns: rendered("ENODIA_PEERS_DNS", optional(z.string().max(253)), ({ peersDns }) => peersDns),
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   grpcPort: rendered("ENODIA_GRPC_PORT", port.default(ports.grpc), () => String(ports.grpc)),
@@ -66,7 +66,7 @@ const common = {
 export const workerProcess = {
   ...common,
   rank: rendered("ENODIA_RANK", whole(0, 4095), () => ({ fieldPath: `metadata.labels['${labels.rank}']` })),
-  // For glibc: weights of an expert are mapped on their own (1 MiB and more), so that a released expert's memory leaves the container.
+  // glibc maps an expert's weights on their own (1 MiB and more), so that the memory of a released expert leaves the container.
   mappedFrom: fixed("MALLOC_MMAP_THRESHOLD_", "1048576"),
   arenas: fixed("MALLOC_ARENA_MAX", "2"),
   backend: rendered("ENODIA_BACKEND", z.enum(backendChoices).default(defaultBackend), ({ deployment }) => deployment.spec.runtime.backend),
@@ -74,7 +74,7 @@ export const workerProcess = {
   kvPoolBytes: rendered("ENODIA_KV_POOL_BYTES", bytes, ({ deployment }) =>
     String(parseQuantity(deployment.spec.runtime.kvPool, "spec.runtime.kvPool")),
   ),
-  /** 0 = what the container limit leaves beside dense part, KV pool and 15%. */
+  /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {
     const { memoryPerRank } = deployment.spec.experts;
     return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));

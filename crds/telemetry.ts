@@ -19,8 +19,10 @@ export const natsCredentialKeys = ["user.creds", "token"] as const;
 export const phases = ["prefill", "decode"] as const;
 export type Phase = (typeof phases)[number];
 
-/** Load is sampled at least this often, and several times in the span that a decision looks at: a sample that covers a change of plan is
- *  not counted. */
+/**
+ * Load is sampled at least this often, and several times in the span that a decision looks at, since a sample that covers a change
+ * of plan is not counted.
+ */
 const sampleMsMax = 5_000;
 const sampleMsMin = 250;
 const samplesPerWindow = 3;
@@ -62,8 +64,8 @@ const computeSchema = z.object({
   rows: computeCount,
   micros: computeCount, // microseconds that they took, one after another
   /**
-   * For least squares, since a batch has its price, and an expert's weights are read for any number of rows: sums over batches
-   * of x x' / w (the upper triangle by rows) and of x t / w, where x = (1, experts, rows), t its microseconds, w = experts + rows.
+   * The sums of a least-squares fit, since a batch has its price, and an expert's weights are read for any number of rows: over all
+   * batches, x x' / w (the upper triangle by rows) and x t / w, where x = (1, experts, rows), t its microseconds, w = experts + rows.
    */
   squares: z.array(computeSum).length(6),
   times: z.array(computeSum).length(3),
@@ -72,8 +74,10 @@ const computeSchema = z.object({
 });
 export type ComputeWork = z.infer<typeof computeSchema>;
 
-/** Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and j in layer l + 1 (both with experts),
- *  cells[n] = (l * experts + i) * experts + j. */
+/**
+ * Sparse counts: `counts[n]` sampled tokens chose expert i in layer l and expert j in layer l + 1 (both with experts), where
+ * cells[n] = (l * experts + i) * experts + j.
+ */
 export interface Transitions {
   readonly cells: Uint32Array;
   readonly counts: Uint32Array;
@@ -90,7 +94,7 @@ const loadMessageSchema = z.object({
   windowEnd: z.number().int(),
   phase: z.enum(phases),
   layers: z.number().int().min(1).max(1024),
-  /** Of the layer with most; the last cells of a layer with fewer are zero. */
+  /** The experts of the layer that has most; the last cells of a layer with fewer are zero. */
   experts: z.number().int().min(1).max(4096),
   /** base64 of little-endian uint32 [layers][experts]. */
   routed: counts,

@@ -5,7 +5,7 @@ import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
 import { parseGatewayConfig, parseWorkerConfig } from "./config.ts";
 
-/** Below the pod's termination grace period of 60 s, so that closing is orderly. */
+/** The time to close in, below the pod's termination grace period of 60 s, so that closing is orderly. */
 const graceMs = 45_000;
 
 interface Process {

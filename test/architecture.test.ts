@@ -19,7 +19,7 @@ interface Plant {
   readonly file: string;
   readonly text: string;
   readonly finds: readonly RegExp[];
-  /** For tables that are out of date: the rule with such tables. */
+  /** The rule with tables that are out of date, for cases that plant such tables. */
   readonly rule?: rules.Rule;
 }
 

@@ -70,7 +70,7 @@ function leaves(schema: any, path: string[] = []): string[] {
   return children.length === 0 ? [path.join(".")] : children.flatMap(([name, child]) => leaves(child, [...path, name]));
 }
 
-/** Of a list the first entry's. */
+/** The value at a path; a list stands for its first entry. */
 function at(value: any, path: string): unknown {
   return path.split(".").reduce((inner, name) => (Array.isArray(inner) ? inner[0] : inner)?.[name], value);
 }
@@ -104,7 +104,7 @@ test("paragraphs are told apart from code, headings, items and rows", () => {
 });
 
 const tracked = globSync("{*,{charts,crds,operator,runtime,test}/**/*}", { cwd: root });
-/** From the root, from the document's folder, or as the end of a path that is told in a sentence about its folder. */
+/** True for a path from the root, from the document's folder, or the end of a path whose folder the sentence around it names. */
 const exists = (path: string, from: string): boolean =>
   tracked.some((file) => file === path || file === normalize(join(from, path)) || file.endsWith(`/${path}`));
 

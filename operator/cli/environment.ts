@@ -11,5 +11,5 @@ export const cacheFolder = (): string => env.ENODIA_CACHE ?? join(env.XDG_CACHE_
 /** Access token for gated and private models; sent to the hub alone. */
 export const hubToken = (): string | undefined => env.HF_TOKEN?.trim() || undefined;
 
-/** Whether errors are shown with their stack traces. */
+/** True when errors are to be shown with their stack traces. */
 export const showsTraces = (): boolean => env.ENODIA_LOG_LEVEL === "debug";

@@ -17,9 +17,9 @@ export interface ExplainEvent {
 export interface ExplainFacts {
   readonly deployment: MoEDeployment;
   readonly placement: ExpertPlacement;
-  /** Oldest first. */
+  /** The events of the deployment, oldest first. */
   readonly events: readonly ExplainEvent[];
-  /** Node of each rank's pod; a rank that is not listed counts as a node of its own. */
+  /** The node of each rank's pod; a rank that is not listed counts as a node of its own. */
   readonly nodes: ReadonlyMap<number, string>;
 }
 

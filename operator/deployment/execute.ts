@@ -71,7 +71,7 @@ async function patchPod(
     const patched = await deps.kube.patch(resources.pods, ref, { metadata: { uid, annotations } }, { manager });
     deps.overlay.wrote(patched);
   } catch (error) {
-    // Gone, or another pod has the name: the next look at the world decides anew.
+    // The pod is gone, or another has its name: the next look at the world decides anew.
     if (!hasCode(error, "NotFound", "Conflict", "Invalid")) throw error;
   }
 }
@@ -97,7 +97,7 @@ async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: 
   }
 }
 
-/** Each attempt has another pod name; what is said of it is to stay the same. */
+/** The message without the random end of the pod's name: every attempt has another name, and the message should stay the same. */
 function withoutSuffix(message: string, { metadata: { name } }: KubeObject): string {
   return message.replaceAll(name, name.slice(0, -suffixLength - 1));
 }

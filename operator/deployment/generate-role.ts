@@ -16,7 +16,7 @@ function rules(scope: Scope): string {
     .join("");
 }
 
-/** A role up to its rules, or a binding of it. `namespace`: a template expression; none: of the cluster. */
+/** A role up to its rules, or a binding of it. `namespace` is a template expression; without one it is of the cluster. */
 function head(kind: "Role" | "RoleBinding", name: string, namespace: string | undefined): string {
   return `apiVersion: rbac.authorization.k8s.io/v1
 kind: ${namespace ? "" : "Cluster"}${kind}

@@ -13,7 +13,7 @@ import { type Identity, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
-/** A person or the garbage collector has to do something about the Secret; a change of one of ours wakes us earlier. */
+/** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
 const secretRetryMs = 10_000;
 
 /** Codes of what is wrong with a Secret that has a certificate's name. */

@@ -29,7 +29,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
 export class Informers {
   readonly #sets = new Map<Watched, Informer[]>();
 
-  /** No namespaces = all. */
+  /** The namespaces that are watched; none = all. */
   constructor(namespaces: readonly string[], deps: InformerDeps) {
     for (const [name, { resource, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
       const scopes = resource.namespaced && namespaces.length > 0 ? namespaces : [undefined];
@@ -108,7 +108,7 @@ export class PodOverlay {
     this.#written.set(object.metadata.uid ?? "", { object, at: this.#now() });
   }
 
-  /** Deleted with grace 0: it is gone, whatever the cache still shows. */
+  /** Takes note of a pod that was deleted with grace 0: it is gone, whatever the cache still shows. */
   removed(uid: string): void {
     this.#written.delete(uid);
     this.#gone.set(uid, this.#now());

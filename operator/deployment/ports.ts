@@ -35,7 +35,7 @@ export interface Deployments {
   event(deployment: Pick<MoEDeployment, "metadata">, type: "Normal" | "Warning", reason: string, message: string): void;
   /** The content of a credentials Secret of telemetry.nats; throws `CredentialsNotFound`. */
   natsCredentials(secret: Ref): Promise<string>;
-  /** NATS server of a spec: its own or the operator's default; undefined: no telemetry. */
+  /** The NATS server of a spec, its own or the operator's default; undefined where there is no telemetry. */
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
 }
 

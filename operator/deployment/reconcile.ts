@@ -24,7 +24,7 @@ import type { StatusWriter } from "./status-writer.ts";
 
 /** The answer of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const dryRunMs = 30_000;
-/** What is refused may be possible later without us hearing of it: another owner's object was deleted, a quota raised. */
+/** A refused action is tried again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
 /** A new leader needs this long to open its sessions with workers and NATS. */
 const warmUpMs = 10_000;
@@ -205,7 +205,7 @@ export class Reconciler {
     };
   }
 
-  /** A Secret that waits for a person or the garbage collector is said in a condition. */
+  /** A Secret that waits for a person or the garbage collector is told of in a condition. */
   async #certifyGateway(deployment: MoEDeployment): Promise<Refusal[]> {
     try {
       await this.#deps.identities.ensureGateway(deployment);

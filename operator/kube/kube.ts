@@ -74,7 +74,7 @@ export interface Ref {
 }
 
 export interface ListOptions {
-  /** All namespaces when not given. */
+  /** The namespace; all when it is not given. */
   readonly namespace?: string;
   readonly labelSelector?: string;
 }
@@ -96,7 +96,7 @@ export interface WriteOptions {
 }
 
 export interface DeleteOptions {
-  /** Deletes only this incarnation. */
+  /** The uid of the only object that is to be deleted, not of a later one with its name. */
   readonly uid?: string;
   readonly graceSeconds?: number;
 }
@@ -108,7 +108,7 @@ export interface DeleteOptions {
 export interface Kube {
   /** The object; undefined when it is not there. */
   get(resource: Resource, ref: Ref): Promise<KubeObject | undefined>;
-  /** Everything, in pages of 500. */
+  /** All objects, read in pages of 500. */
   list(resource: Resource, options?: ListOptions): Promise<ObjectList>;
   /** Ends when the server ends it; throws `Expired` when the version is too old. */
   watch(

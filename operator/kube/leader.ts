@@ -8,7 +8,7 @@ import { type Clock, systemClock } from "./workqueue.ts";
 export interface LeaderOptions {
   readonly kube: Kube;
   readonly lease: Ref;
-  /** Unique per process. */
+  /** The identity of this process in the lease, unique per process. */
   readonly identity: string;
   readonly clock?: Clock;
   readonly onElected: () => void;

@@ -77,7 +77,7 @@ for (const [layers, experts, ranks, seeds] of sizes) {
         const best = await leastSpread(tokens, ranks);
         assert.ok(best !== undefined, "HiGHS proves it");
         const found = spread(tokens, clusters, ranks);
-        // Between clusters that are even to a hundredth, 2% is less than a token.
+        // For clusters that are even to a hundredth, 2% is less than a token.
         assert.ok(found <= Math.max(1.02 * best, evenEnough), `seed ${seed}, layer ${l}: ${found}, ${best} at best`);
         assert.ok(found >= best - 1e-6, `seed ${seed}, layer ${l}: ${found} is less than what was proven, ${best}`);
       }

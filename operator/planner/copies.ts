@@ -262,7 +262,7 @@ class FloorKeeper {
     return (order.find((difference) => difference !== 0) ?? 0) > 0;
   }
 
-  /** Drops the copy above the floor that carries least, on a rank that wants this one. */
+  /** Drops the copy above the floor with the fewest rows, on a rank that wants this one. */
   #makeRoom(l: number, e: number): number | undefined {
     const problem = this.#problem;
     const floor = this.#floor;
@@ -288,7 +288,7 @@ class FloorKeeper {
     return slots < problem.slotCap && bytes <= (problem.capacity[rank] as number) + 1e-6;
   }
 
-  /** Moves the copy that carries least, on a rank that wants this one, to another rank that has room for it. */
+  /** Moves the copy with the fewest rows, on a rank that wants this one, to another rank that has room for it. */
   #makeWay(l: number, e: number): number | undefined {
     if (this.#left.moves < 2 || this.#waysSought >= waysMax || !this.#anyRoom()) return undefined;
     this.#waysSought++;
@@ -325,7 +325,7 @@ class FloorKeeper {
     return found.sort((a, b) => a.rows - b.rows || a.layer - b.layer || a.expert - b.expert || a.rank - b.rank);
   }
 
-  /** Copies of experts with such hosts, each with the rows that it carries. */
+  /** Copies of experts with such hosts, each with the rows that it computes. */
   #copies(of: (row: readonly number[]) => boolean): (Copy & { readonly rows: number })[] {
     const problem = this.#problem;
     return this.#hosts.flatMap((layer, l) => {

@@ -38,7 +38,7 @@ export type Decision =
 
 export interface Situation {
   readonly mode: RebalancingMode;
-  /** Every active rank runs the committed epoch. */
+  /** True when every active rank runs the committed epoch. */
   readonly synced: boolean;
   readonly planInProgress: boolean;
   readonly busConnected: boolean;
@@ -55,12 +55,12 @@ export interface Situation {
   readonly intervalFactor: number;
   /** The load has just changed (CUSUM): the interval does not hold a plan back. */
   readonly alarm: boolean;
-  /** Predicted worst layer under the committed plan, as a ratio. */
+  /** The predicted max/mean of the worst layer under the committed plan. */
   readonly imbalance: number;
   readonly triggerPercent: number;
   /** The part of that ratio that may be chance: a placement that is near the trigger is not changed for it. */
   readonly noise: number;
-  /** The last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
+  /** True when the last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
   readonly settled: boolean;
   /** Pairs of experts that followed tokens chose, for policies that place by them; set when enough of it is new. */
   readonly newTransitions?: number;
@@ -69,10 +69,10 @@ export interface Situation {
 /** Points above the trigger that a settled placement may drift. */
 export const settledPoints = 3;
 const glaringSigmas = 5;
-/** Noise never hides more than this: what is that far above the trigger is acted on. */
+/** Noise never hides more than this: an imbalance that far above the trigger is acted on. */
 const noiseMax = 0.05;
 
-/** First question: is a plan worth computing? */
+/** The first question, whether a plan is worth computing. */
 export function whetherToPlan(s: Situation): Decision {
   if (s.mode === "Off") return hold("ModeOff", "rebalancing.mode is Off");
   if (!s.busConnected) return hold("TelemetryUnavailable", "no load arrives: NATS is not connected");
@@ -109,7 +109,7 @@ export function whetherToPlan(s: Situation): Decision {
 
 /** The reason why the load alone asks for no plan; undefined when it does. */
 function balanced(s: Situation): Decision | undefined {
-  // What stands out this far is no chance even with half the counts: after a change of load every second is felt.
+  // An imbalance that stands out this far is no chance even with half the counts, and after a change of load every second is felt.
   const glaring = s.imbalance - s.triggerPercent / 100 > glaringSigmas * s.noise;
   const wanted = glaring ? s.minTokens / 2 : s.minTokens;
   if (s.selectionsPerLayer < wanted) {
@@ -151,7 +151,7 @@ export interface Judged {
 
 export interface JudgeOptions extends WorthOptions {
   readonly mode: RebalancingMode;
-  /** Noise of the worst layer's max/mean. */
+  /** The noise of the worst layer's max/mean. */
   readonly noise: number;
   /** The transitions before and after the plan, for policies that place by them. */
   readonly hops?: Hops;
@@ -167,7 +167,7 @@ const sharesGain = 0.05;
 /** The least gain over all layers that is worth a plan, while the worst one has to wait for memory or budget. */
 const leastMeanGain = 0.01;
 
-/** Second question: is this plan worth carrying out? */
+/** The second question, whether this plan is worth carrying out. */
 export function whetherToMove(input: PlanInput, layers: readonly LayerPlan[], options: JudgeOptions): Judged {
   const current = input.current ?? [];
   const { moves } = diffPlans(current, layers, (l, e) => input.shape.storedBytes[l * input.shape.experts + e] ?? 0);

@@ -40,7 +40,7 @@ test("as many experts are copied as transfers hide behind other work", async () 
 });
 
 test("copies beyond the overlap come when they save more than their transfer shows", async () => {
-  // Only expert 0 copied: rank 1 has 90 of 75, 1.2; expert 1 as well: 1.0. Now: 130 of 75. One more copy a rank takes 1 s.
+  // Now rank 0 has 130 of 75. With expert 0 copied rank 1 has 90 of 75 (1.2), with expert 1 as well 75 (1.0). A copy a rank takes 1 s.
   const breakEven = (1 / 0.2) * (130 / 75);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (0.95 * breakEven) / 10 } }), [0]);
   assert.deepEqual(await copied({ timing: { ...timing, expertSeconds: (1.05 * breakEven) / 10 } }), [0, 1]);

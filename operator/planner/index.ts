@@ -80,7 +80,7 @@ export function schedulable(input: PlanInput, layers: readonly LayerPlan[]): rea
   return current;
 }
 
-/** When a layer that would have freed memory stays, one that counted on it must stay too: the one that grows most there. */
+/** Chooses the layer that must stay because another, which would have freed memory for it, stays: the one that grows most there. */
 function overfull(
   changes: readonly LayerBytes[],
   bytes: { before: ReadonlyMap<number, number>; after: ReadonlyMap<number, number>; budget: ReadonlyMap<number, number>; staging: number },

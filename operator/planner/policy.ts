@@ -101,7 +101,7 @@ export interface PlanOutput {
   readonly reason: string;
   /** Parts of the transitions that change rank, for policies that plan with them. */
   readonly hops?: Hops;
-  /** Set when homes were to be sharded anew in this plan; true: budget or memory left some of that for the next one. */
+  /** Set when homes were to be sharded anew in this plan; true when budget or memory left some of that for the next one. */
   readonly resharding?: boolean;
 }
 
@@ -116,9 +116,9 @@ export interface PlacementPolicy {
   readonly summary: string;
   /** Starts from the current plan, so that a small change of load gives a small change of plan. */
   readonly keepsCurrent: boolean;
-  /** Asks workers for inter-layer transitions. */
+  /** True when workers are to send transitions between layers for it. */
   readonly usesTransitions: boolean;
-  /** Plans only models whose layers have equally many experts; unset = any. */
+  /** True when it plans only models whose layers have equally many experts; unset = any. */
   readonly evenLayersOnly?: boolean;
   /** Largest layers * experts * ranks that ends in reasonable time; Infinity for any. */
   readonly cellsMax: number;

@@ -1,7 +1,7 @@
 // Seeded random numbers for search and traces: the same seed gives the same plan on every machine. Pure.
 
 export interface Random {
-  /** [0, 1) */
+  /** A number in [0, 1). */
   next(): number;
   /** Integer in [0, n). */
   below(n: number): number;

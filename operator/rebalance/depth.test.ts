@@ -10,7 +10,7 @@ const files = globSync("**/*.ts", { cwd: import.meta.dirname }).filter((file) =>
 
 interface Import {
   readonly target: string;
-  /** Gone when the code runs. */
+  /** True for an import of types only, which is gone when the code runs. */
   readonly typeOnly: boolean;
 }
 

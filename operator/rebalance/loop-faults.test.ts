@@ -190,7 +190,7 @@ test("a rank that cannot take a committed layer holds up neither the end of the 
         return original.apply(this, args);
       },
   );
-  // It receives nothing, it just has to follow.
+  // Rank 2 receives nothing, it just has to follow.
   sim.leaving = [{ rank: 2, podUid, reason: "Shrink" }];
   sim.refresh();
   const drained = () => sim.events.find(({ message }) => message.startsWith("drain"));
@@ -214,7 +214,7 @@ test("workers that do not say what they have committed are asked again before an
         return original.call(this);
       },
   );
-  sim.stored = undefined; // only the workers know
+  sim.stored = undefined; // now only the workers know the plan
   sim.startOperator();
   assert.ok(await sim.clock.run(20_000, () => sim.stored !== undefined && sim.converged()));
   assert.equal(asked, 3);

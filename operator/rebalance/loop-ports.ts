@@ -22,6 +22,6 @@ export interface LoopPorts {
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;
-  /** A plan began, or ended. */
+  /** Called when a plan begins (`running`), and when it ends (`done`). */
   onRollout(ref: Ref, running: { readonly deadlineMs: number } | undefined, done: PlanEnd | undefined): void;
 }

@@ -178,7 +178,7 @@ test("raising minCopies adds copies, and what memory does not hold is said once"
   assert.deepEqual(sim.faults(), []);
 });
 
-/** Of each layer, expert e's tokens mostly go to expert (e * 3 + 1) mod 8 of the next. */
+/** Transitions in which the tokens of each layer's expert e mostly go to expert (e * 3 + 1) mod 8 of the next layer. */
 function plantedFlow(layers: number, experts: number): { cells: Uint32Array; counts: Uint32Array } {
   const pairs: [number, number][] = [];
   for (let l = 0; l + 1 < layers; l++)
@@ -249,7 +249,7 @@ test("while a restarted process loads, what is said to have no live copy is what
     const view = sim.loop?.view();
     seen = Math.max(seen, view?.unhostedExperts ?? 0);
     if (view?.loadingRanks.length) loading++;
-    // What the process has loaded since its last report, a second ago at most, is not known yet.
+    // Experts that the process has loaded since its last report, a second ago at most, are not known yet.
     assert.ok((view?.unhostedExperts ?? 0) >= missing() || !sim.worker(1).alive, `${view?.unhostedExperts} of ${missing()}`);
     return sim.worker(1).alive && sim.converged();
   });

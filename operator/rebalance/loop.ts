@@ -30,7 +30,7 @@ import type { LoadView } from "./status/metrics.ts";
 import { Reporter } from "./status/reporter.ts";
 
 const tickMs = 200;
-/** Least time between two looks: what happens meanwhile is seen in one. */
+/** The least time between two looks; all that happens meanwhile is seen in one look. */
 const pokeMs = 100;
 /** The operator's certificate is asked for anew this often: pods have new ones soon after the CA has changed. */
 const identityMs = 60_000;
@@ -52,7 +52,7 @@ export class DeploymentLoop {
   #identity: { readonly known: Identity; readonly until: number } | undefined;
   #waiting: Why | undefined;
   #working = false;
-  /** The intent whose plan is being made: nothing is written yet. */
+  /** The intent whose plan is being made; nothing of it is written yet. */
   #making: { readonly intent: Intent; readonly abort: AbortController } | undefined;
   #rollout: Rollout | undefined;
   #stopped = false;
@@ -86,7 +86,7 @@ export class DeploymentLoop {
     return this.#reporter.current;
   }
 
-  /** What is known of the load, for gauges. */
+  /** The load as it is known now, for gauges. */
   load(): LoadView {
     return { load: this.#observer.load?.snapshot(), ageMs: this.#intake.ageMs(this.#world) };
   }
@@ -179,7 +179,7 @@ export class DeploymentLoop {
     if (intent) this.#act(intent, () => this.#pursue(intent, seen));
   }
 
-  /** While a plan is being made: is something wanted by now that comes before it? */
+  /** True when something is wanted by now that comes before the plan that is being made. */
   #overtaken(seen: Observed, made: Intent): boolean {
     const { intent } = chooseIntent(seen, this.#intents);
     return suspended(seen) || (intent !== undefined && intent !== made);

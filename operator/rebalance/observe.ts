@@ -36,10 +36,10 @@ export interface Sources {
   readonly log: Log;
 }
 
-/** What the loop knows of its own doing. */
+/** The loop's own part of an observation: the time, and whether it is at work. */
 export interface Doing {
   readonly now: number;
-  /** A step is under way: what it rests on is not taken from under it. */
+  /** A step is under way, so that the plan and the model that it rests on are not forgotten meanwhile. */
   readonly busy: boolean;
   readonly planInProgress: boolean;
 }
@@ -47,14 +47,14 @@ export interface Doing {
 export class Observer {
   readonly #sources: Sources;
   readonly #startedAt: number;
-  /** What shape and load are of. */
+  /** The model that shape and load belong to. */
   #model: Model | undefined;
   #shape: ModelShape | undefined;
   #load: LoadPicture | undefined;
   readonly #usableAt = new Map<number, number>();
   #describedAt: number | undefined;
   #introduced = false;
-  /** The last count of belowFloor, and of which plan and members. */
+  /** The last count of belowFloor, with the plan and the members that it was made for. */
   #counted: { readonly plan: PlacementPlan; readonly key: string; readonly below: number } | undefined;
 
   constructor(sources: Sources, startedAt: number) {
@@ -62,7 +62,7 @@ export class Observer {
     this.#startedAt = startedAt;
   }
 
-  /** Undefined until a worker was described. */
+  /** The load picture; undefined until a worker was described. */
   get load(): LoadPicture | undefined {
     return this.#load;
   }
@@ -117,7 +117,7 @@ export class Observer {
     return rankViews({ workers: world.workers, leaving: world.leaving, link, digest, now });
   }
 
-  /** While suspended or at zero the model or the codec was changed, and no process of the old one is left. */
+  /** True when the model or the codec was changed, as happens while suspended or at zero, and no process of the old one is left. */
   #modelChanged(views: readonly RankView[]): boolean {
     const { stored, committed } = this.#sources.placement.facts;
     const agreed = agreedModel(views, podsOf(stored));
@@ -152,13 +152,13 @@ export class Observer {
     this.#introduced ||= everybodyDescribed(views) || now - this.#startedAt > lostAfterMs;
   }
 
-  /** At start everyone gets the grace. */
+  /** Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more. */
   #gone(plan: PlacementPlan | undefined, now: number): Set<number> {
     const since = (rank: number): number => this.#usableAt.get(rank) ?? this.#startedAt + lostAfterMs;
     return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
   }
 
-  /** Counted when plan, members or the floor have changed. */
+  /** The number of experts below the floor, counted anew only when plan, members or the floor have changed. */
   #belowFloor(seen: Omit<Observed, "belowFloor">): number {
     const { plan, members, spec } = seen;
     if (!plan || !this.#load || spec.experts.minCopies <= 1) return 0;

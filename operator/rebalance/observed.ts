@@ -12,31 +12,31 @@ import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import type { BusStatus, Link, MemberState, StoredPlacement } from "./ports.ts";
 import type { PlanReport } from "./rollout/proposal.ts";
 
-/** What one pod's link said last. */
+/** The last report of one pod's link. */
 type LinkReport = Pick<Link, "address" | "description" | "status" | "hosted" | "downSince" | "lastError">;
 
 export interface RankView {
   readonly rank: number;
   readonly pod: WorkerPod;
-  /** To call it; facts are read from `report`. */
+  /** The link for calls to the pod; facts are read from `report`. */
   readonly link: Link | undefined;
   readonly report: LinkReport | undefined;
   readonly leaving: LeavingRank | undefined;
-  /** Its stream works and it runs the model of this world. */
+  /** True while its stream works and it runs the model of this deployment. */
   readonly usable: boolean;
-  /** Nothing more is to be expected of this process. */
+  /** True when nothing more is to be expected of this process. */
   readonly lost: boolean;
   readonly mismatch: boolean;
   readonly state: MemberState;
 }
 
-/** What is known of the plan that holds; rollout/placement.ts owns it. */
+/** The known facts of the plan that holds; rollout/placement.ts owns them. */
 export interface PlacementFacts {
   readonly stored: StoredPlacement | undefined;
   readonly committed: PlacementPlan | undefined;
-  /** Whether `stored` and `committed` are what holds; else it is found out anew. */
+  /** True when `stored` and `committed` are what holds; else the recover intent finds out anew. */
   readonly recovered: boolean;
-  /** What the last plan said of itself when it ended. */
+  /** The report of the last plan that ended. */
   readonly report: PlanReport | undefined;
   readonly lastRebalance: NonNullable<RebalanceView["placement"]>["lastRebalance"];
 }
@@ -45,25 +45,25 @@ export interface PlacementFacts {
 export interface LoadSnapshot {
   readonly decision: Decision | undefined;
   readonly measured: MeasuredImbalance | undefined;
-  /** As a ratio: what the most even placement would have. */
+  /** The least worst-layer max/mean that memory allows for the forecast. */
   readonly bound: number | undefined;
   /** The last window's load by phase, under the committed plan. */
   readonly phases: readonly PhaseLoad[];
-  /** Worst layer that the forecast gives under the committed plan, as last asked for. */
+  /** The worst layer's max/mean under the committed plan and the forecast, as it was when last asked for. */
   readonly predicted: number | undefined;
   /** The verdict on the last plan that was made. */
   readonly judged: Judged | undefined;
-  /** Undefined until a window had enough load. */
+  /** The last forecast's figures; undefined until a window had enough load. */
   readonly outlook: Outlook | undefined;
 }
 
 export interface Outlook extends Pick<Forecast, "arm" | "error" | "change" | "noiseFloor" | "windows"> {
-  /** The load has changed at once, and no plan was judged since. */
+  /** True when the load has changed at once, and no plan was judged since. */
   readonly changed: boolean;
 }
 
 export interface TelemetryFacts {
-  /** Undefined: no NATS server is named. */
+  /** The state of the connection to NATS; undefined where no server is named. */
   readonly bus: BusStatus | undefined;
   readonly ageMs: number;
   readonly staleAfterMs: number;
@@ -75,9 +75,9 @@ export interface TelemetryFacts {
 export interface Unheld {
   /** (layer, expert) pairs without a live copy. */
   readonly unhosted: number;
-  /** Those of them that no usable rank is planned to hold. */
+  /** The number of these that no usable rank is planned to hold. */
   readonly homeless: number;
-  /** Usable ranks that have yet to load some of the others, ascending. */
+  /** Usable ranks that have yet to load some of the other pairs, ascending. */
   readonly loading: readonly number[];
 }
 
@@ -93,19 +93,19 @@ export interface Observed {
   readonly spec: MoEDeploymentSpec;
   /** Worker pods joined with what their links say. */
   readonly views: readonly RankView[];
-  /** Changes with every process that comes, goes or is to leave. */
+  /** A key that changes with every process that comes, goes or is to leave. */
   readonly members: string;
   /** Ranks as the planner sees them. */
   readonly ranks: readonly RankSpec[];
   readonly hardware: readonly SpeedRank[];
   /** Ranks that should report load. */
   readonly expected: readonly ExpectedRank[];
-  /** Of the model that the workers run; undefined until one was described. */
+  /** The shape of the model that the workers run; undefined until one was described. */
   readonly shape: ModelShape | undefined;
   readonly placement: PlacementFacts;
   /** The committed plan. */
   readonly plan: PlacementPlan | undefined;
-  /** Every usable rank has taken it up. */
+  /** True when every usable rank has taken up the committed plan. */
   readonly synced: boolean;
   readonly planInProgress: boolean;
   readonly holding: Unheld;
@@ -114,16 +114,16 @@ export interface Observed {
   readonly load: LoadSnapshot | undefined;
   readonly telemetry: TelemetryFacts;
   readonly busConnected: boolean;
-  /** Everybody was heard, or had time enough to be: a membership may be said. */
+  /** True when every worker was heard or had time enough to be, so that a membership may be pushed. */
   readonly introduced: boolean;
-  /** Since the first worker was described. */
+  /** Milliseconds since the first worker was described. */
   readonly waitedMs: number;
   /** Unix ms at which each rank was last usable, and at which looking began. */
   readonly usableAt: ReadonlyMap<number, number>;
   readonly startedAt: number;
   /** Ranks of the plan without a usable process for longer than the grace. */
   readonly gone: ReadonlySet<number>;
-  /** Intents, by kind, that are not to be tried now, and why where that is worth saying. */
+  /** The intents, by kind, that are not to be tried now, with the reason where there is one to tell. */
   readonly paused: ReadonlyMap<string, Why | undefined>;
   /** Ranks that cannot be emptied with the present members, and why. */
   readonly blocked: ReadonlyMap<number, string>;

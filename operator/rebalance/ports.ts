@@ -11,7 +11,7 @@ export type { MemberState } from "../../crds/names.ts";
 export type { Member, Membership } from "../../runtime/wire/mapping.ts";
 export type { Clock } from "../kube/workqueue.ts";
 
-/** What a worker says of itself once connected. */
+/** A worker's description of itself, which it gives once connected. */
 export interface Description {
   readonly rank: number;
   readonly podUid: string;
@@ -20,19 +20,19 @@ export interface Description {
   readonly modelDigest: string;
   readonly architecture: string;
   readonly layers: number;
-  /** Of the layer with most. */
+  /** The experts of the layer that has most. */
   readonly experts: number;
-  /** See ExpertGrid. */
+  /** The experts of each layer where layers differ, as in ExpertGrid. */
   readonly layerExperts?: readonly number[] | undefined;
   readonly topK: number;
   readonly codec: string;
-  /** [layers * experts] */
+  /** Bytes of each expert as stored, [layers * experts]; `residentBytes` likewise, as held in memory. */
   readonly storedBytes: Float64Array;
   readonly residentBytes: Float64Array;
   readonly budgetBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Backend and hardware, "webgpu: NVIDIA H100"; ranks with the same device count as equally fast until their work shows. */
+  /** Backend and hardware, as "webgpu: NVIDIA H100". Ranks with the same device count as equally fast until their work shows more. */
   readonly device: string;
   readonly speed: number;
 }
@@ -49,7 +49,7 @@ export interface PlanMember {
   readonly podName: string;
   readonly podUid: string;
   readonly budgetBytes: number;
-  /** What it really holds, by layer. */
+  /** The experts that it really holds, by layer. */
   readonly held: ReadonlyMap<number, HostedLayer>;
 }
 
@@ -70,27 +70,27 @@ export type PrepareEvent =
   | { readonly type: "failed"; readonly layer: number; readonly message: string }
   | { readonly type: "progress"; readonly bytes: number };
 
-/** One pod of the deployment: keeps itself connected; every call may throw AppError. */
+/** The link to one pod of the deployment, which keeps itself connected; every call may throw AppError. */
 export interface Link {
   readonly address: string;
-  /** Undefined until the first Describe of the present connection; a new boot gives a new one. Gateways have none. */
+  /** The pod's last description, undefined until its first; a new process gives a new one. Gateways have none. */
   readonly description: Description | undefined;
   readonly status: PodStatus | undefined;
-  /** Per layer what it really holds, newest known. */
+  /** The experts that it really holds, by layer, as it reported last. */
   readonly hosted: ReadonlyMap<number, HostedLayer>;
   /** Unix ms since which the stream is down; undefined while it is up. */
   readonly downSince: number | undefined;
   readonly lastError: string;
-  /** Connections from here on are made with this certificate. */
+  /** Makes connections from here on with this certificate. */
   renew(identity: LinkTarget["identity"]): void;
   push(membership: Membership): void;
   pushPlan(plan: PlacementPlan): void;
   snapshot(): Promise<PlacementPlan | undefined>;
-  /** Resolves when the stream ends. */
+  /** Prepares the plan's layers on the pod and calls `onEvent` for each answer. Resolves when the stream ends. */
   prepare(plan: PlacementPlan, deadline: number, maxBytesPerSecond: number, onEvent: (event: PrepareEvent) => void): Promise<void>;
   commit(plan: PlacementPlan): Promise<{ readonly committed: readonly number[]; readonly refused: string; readonly epoch: number }>;
   abort(epoch: number, layers: readonly number[]): Promise<void>;
-  /** `drainOnly`: only says of which layers every frame of the parent is answered; their copies stay. */
+  /** Gives up the parent's copies. With `drainOnly` it only says of which layers every frame of the parent is answered. */
   release(
     epoch: number,
     layers: readonly number[],
@@ -102,7 +102,7 @@ export interface Link {
 
 export interface LinkTarget {
   readonly address: string;
-  /** Name that its certificate must carry. */
+  /** The name that must stand in the pod's certificate. */
   readonly serverName: string;
   readonly deploymentUid: string;
   readonly kind: "worker" | "gateway";
@@ -119,10 +119,10 @@ export interface StoredPlacement {
   readonly status: ExpertPlacementStatus;
 }
 
-/** ExpertPlacement of a deployment. */
+/** The store of a deployment's ExpertPlacement. */
 export interface PlacementStore {
   read(ref: Ref): Promise<StoredPlacement | undefined>;
-  /** Creates or replaces; throws `Conflict` when the plan there is not the `known` one: the epoch is not ours then. */
+  /** Creates or replaces the object; throws `Conflict` when the plan there is not the `known` one: the epoch is not ours then. */
   write(ref: Ref, ownerUid: string, spec: ExpertPlacementSpec, known: StoredPlacement | undefined): Promise<StoredPlacement>;
   writeStatus(ref: Ref, status: ExpertPlacementStatus): Promise<void>;
 }
@@ -142,7 +142,7 @@ export interface LoadBus {
 
 export interface LoadBusOptions {
   readonly url: string;
-  /** Where its credentials are; none: it wants none. */
+  /** The Secret with the server's credentials; undefined where it wants none. */
   readonly secret: Ref | undefined;
 }
 

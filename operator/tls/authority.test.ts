@@ -36,7 +36,7 @@ test("two ends with leaves of one CA meet over mutual TLS, and a stranger is ref
   };
   try {
     assert.equal(await say(client), "hi");
-    // With TLS 1.3 the refusal arrives after the client's handshake: as an error or as an end without a word.
+    // TLS 1.3 brings the refusal after the client's handshake, as an error or as an end without a word.
     assert.notEqual(await say(stranger).catch(() => "refused"), "hi");
   } finally {
     listening.close();

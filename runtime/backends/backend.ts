@@ -40,7 +40,7 @@ export interface Backend {
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
-  /** Computes on the machine's cores: what one process of the machine takes, the others lack. */
+  /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
   /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
   readonly ops: ReadonlySet<string>;
@@ -64,7 +64,7 @@ export interface Backend {
 
 export interface BackendOptions {
   readonly threads: number;
-  /** 8: the dense part's matrices may be kept in int8 blocks of 32 (beside int4 experts); a backend may ignore it. Unset: 32. */
+  /** With 8 the dense part's matrices may be kept in int8 blocks of 32 (beside int4 experts), which a backend may ignore; unset = 32. */
   readonly denseBits?: 8 | 32;
 }
 

@@ -1,5 +1,5 @@
-// The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and widths,
-// KV rows fit. Pure. Caller mistakes become AppError `InvalidArgument` here, instead of reads out of bounds on a device.
+// The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and
+// widths, KV rows fit. Pure. Caller mistakes become AppError `InvalidArgument` here, instead of reads out of bounds on a device.
 import { AppError } from "../../crds/common.ts";
 import { checkKvRows } from "../kernels/attention.ts";
 import { kernelOf } from "../kernels/index.ts";

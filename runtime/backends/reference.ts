@@ -78,7 +78,7 @@ function compile(segment: Segment, weights: Weights): Compiled {
 const f32Bytes = (segment: Segment): number =>
   segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, bytesPerValue), 0);
 
-/** It has every op that there is: an op's forward is what it runs. */
+/** The reference has every op that there is, since it runs an op's own forward. */
 const capabilities = { device: "reference: plain TypeScript", ops: new Set<string>(opNames) };
 
 export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({

@@ -60,7 +60,7 @@ export interface EngineInfo extends ExpertGrid {
   readonly layerResidentBytes?: readonly number[] | undefined;
   /** Expert rows per second, measured at start; ratios between ranks are what matters. */
   readonly speed: number;
-  /** It computes on the cores of the machine, which other processes use too. */
+  /** True when it computes on the cores of the machine, which other processes use too. */
   readonly sharesCores: boolean;
 }
 
@@ -89,8 +89,10 @@ export interface RoutingTables {
   }[];
 }
 
-/** Per phase, a value for each cell of the model's grid (placement/grid.ts) since the last call: `routed` at the source, `served` where the
- *  rows were computed. */
+/**
+ * The counts of one phase since the last call, with a value for each cell of the model's grid (placement/grid.ts): `routed` at the
+ * source, `served` where the rows were computed.
+ */
 export interface PhaseCounters {
   readonly routed: Uint32Array;
   readonly served: Uint32Array;

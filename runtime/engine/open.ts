@@ -124,7 +124,7 @@ async function compileDense(backend: Backend, segment: Segment, store: ModelStor
   return backend.compile(segment, weights);
 }
 
-/** What one resident expert takes: of the largest, and of each layer where they differ. */
+/** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */
 function residentBytesOf(
   program: ModelProgram,
   bytesOf: (expert: Segment) => number,

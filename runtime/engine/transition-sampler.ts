@@ -62,7 +62,7 @@ export class TransitionSampler {
   }
 }
 
-/** At most so many pairs, none left out that is more frequent than one kept. Linear: it runs between two steps of the engine. */
+/** At most so many pairs, the most frequent ones. It takes linear time, since it runs between two steps of the engine. */
 function mostFrequent(counts: ReadonlyMap<number, number>, most: number): Transitions {
   const size = Math.min(counts.size, most);
   const byCount = new Map<number, number>();

@@ -6,9 +6,9 @@ import type { Metrics } from "../observe/metrics.ts";
 export const retryAfterSeconds = 2;
 
 export interface Admitted {
-  /** A worker computes it: it no longer waits. */
+  /** Tells that a worker computes it, so that it counts no longer among those that wait. */
   started(): void;
-  /** Idempotent. */
+  /** Gives its place back; idempotent. */
   leave(): void;
 }
 

@@ -40,7 +40,7 @@ export interface AnswerDeps {
   readonly maxContext: number;
   readonly requestTimeoutMs: number;
   readonly limits: FailoverLimits;
-  /** 64 random bits. */
+  /** A seed of 64 random bits. */
   readonly drawSeed: () => bigint;
   readonly now: () => number;
 }
@@ -103,7 +103,7 @@ export class Answer {
   #logprobs: TokenLogprob[] = [];
   outputTokens = 0;
   failovers = 0;
-  /** A worker computes it, or did. */
+  /** True once a worker computes it, or did. */
   started = false;
 
   constructor(request: AnswerRequest, deps: AnswerDeps) {

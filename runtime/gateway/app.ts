@@ -115,7 +115,7 @@ async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem 
   }
 }
 
-/** What a request asks for, checked, with its place among those that are computed. */
+/** The checked job of one request, with its place among those that are computed. */
 interface Task {
   readonly job: GenerationJob;
   readonly prepared: { readonly prompt: readonly number[]; readonly maxTokens: number };
@@ -251,7 +251,7 @@ function count(c: Ctx, deps: AppDeps, code: number): void {
   deps.metrics.observe("enodia_gateway_request_duration_seconds", (deps.now() - c.get("startedAt")) / 1000, { endpoint });
 }
 
-/** Refused before any work. */
+/** Answers a request that is refused before any work. */
 function refuse(c: Ctx, deps: AppDeps, problem: Problem): Response {
   deps.metrics.add("enodia_gateway_rejected_total", 1, { reason: rejectReason(problem) });
   return problemResponse(c, problem);

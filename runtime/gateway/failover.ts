@@ -135,7 +135,7 @@ class RequestState {
   readonly #limits: FailoverLimits;
   readonly #hooks: FailoverHooks;
   readonly #now: () => number;
-  // Counted in a row, without a token between them.
+  // These counts are of failures in a row: every token sets them back.
   #attempts = 0;
   #startedAttempts = 0;
   #internalErrors = 0;
@@ -184,14 +184,14 @@ class RequestState {
     return true;
   }
 
-  /** The worker died between the last token and its finish event. */
+  /** The reason for which the text is complete although the worker died before it said so; undefined when it is not complete. */
   finishedAnyway(): "stop" | "length" | undefined {
     const last = this.tokens.at(-1);
     if (last !== undefined && this.generation.eos.includes(last)) return "stop";
     return this.tokens.length >= this.generation.maxTokens ? "length" : undefined;
   }
 
-  /** The attempt ended with `error`; throws when another one would not help. */
+  /** Takes the error that an attempt ended with; throws when another one would not help. */
   failed(rank: number, error: AppError): Fault {
     const fault = classify(error);
     if (this.generation.signal.aborted) return fault;

@@ -27,7 +27,7 @@ before(async () => {
 });
 after(() => store.remove());
 
-/** Undefined `layerMs`: the real engine computes. */
+/** A gateway before three workers, whose real engines compute where `layerMs` is undefined. */
 async function world(layerMs: number | undefined, overrides: GatewayOverrides = {}) {
   const engine = layerMs === undefined ? {} : { createEngine: doubleEngine(store.index, { layerMs }) };
   const ranks = new Ranks(store, () => ({ overrides: { ...engine, ...(overrides.tracing ? { tracing: overrides.tracing } : {}) } }));

@@ -32,7 +32,7 @@ const requestTimeoutMs = 600_000;
 const unreadyGraceMs = 60_000;
 const headersTimeoutMs = 30_000;
 const bodyTimeoutMs = 120_000;
-/** Above the idle timeouts of common load balancers, so that they close first. */
+/** The idle timeout of connections, above those of common load balancers, so that they close first. */
 const idleTimeoutMs = 75_000;
 /** Endpoints take about this long to leave kube-proxy after a pod is told to stop. */
 const stopListeningAfterMs = 3_000;

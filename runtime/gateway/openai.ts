@@ -82,7 +82,7 @@ const shared = {
     .nullish(),
   /** Extension: go on after the end-of-text token, for benchmarks. */
   ignore_eos: z.boolean().nullish(),
-  /** Accepted without effect: who asks, not what. */
+  /** The user's name, accepted without effect: it tells who asks, not what. */
   user: z.string().max(512).nullish(),
 };
 

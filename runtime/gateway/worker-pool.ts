@@ -47,7 +47,7 @@ interface Worker {
   member: Member;
   client: InferenceClient | undefined;
   readonly leases: Set<Lease>;
-  /** No longer in the membership. */
+  /** True when it is no longer in the membership. */
   left: boolean;
   suspectUntil: number;
   /** Load that others gave it, as it said at `reportedAt`. */
@@ -67,7 +67,7 @@ export class WorkerPool implements Workers {
     this.#now = options.now ?? Date.now;
   }
 
-  /** -1: none known yet. */
+  /** The version of the known membership; -1 while none is known. */
   get version(): number {
     return this.#version;
   }

@@ -9,7 +9,7 @@ type Attention = Extract<Op, { op: "attention" }>;
 
 interface Sequences {
   readonly rows: number;
-  /** Of each sequence. */
+  /** The tokens of each sequence. */
   readonly tokens: number;
   readonly tables: RopeTables;
 }

@@ -24,7 +24,7 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
 
 export const opNames = Object.keys(kernels) as readonly OpName[];
 
-/** The kernel of an op, usable with that op; throws AppError `UnsupportedOp` for one that there is not. */
+/** The kernel of an op; throws AppError `UnsupportedOp` where there is none. */
 export function kernelOf(op: Op): Kernel {
   const kernel: unknown = kernels[op.op];
   if (kernel === undefined) throw new AppError(`there is no op ${op.op}`, { code: "UnsupportedOp", operation: "reading a program" });

@@ -46,8 +46,10 @@ export type Op =
   | { readonly op: "addRow"; readonly x: string; readonly row: string; readonly out: string }
   /** out = silu(a) * b */
   | { readonly op: "siluMul"; readonly a: string; readonly b: string; readonly out: string }
-  /** ids[n, topK] i32 by descending gate, ties to the lowest expert id; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1 if
-   *  `normalize`. */
+  /**
+   * ids[n, topK] i32 by descending gate, ties to the lowest expert id; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1
+   * if `normalize`.
+   */
   | {
       readonly op: "route";
       readonly logits: string;

@@ -17,7 +17,7 @@ export interface ModelFamily {
   readonly architectures: readonly string[];
   /** Throws AppError `InvalidModelConfig` naming the field, or `UnsupportedModel` naming the field and what is supported. */
   program(config: unknown): ModelProgram;
-  /** Where the matrices and biases of an expert's unit are in a Hugging Face checkpoint: unit name -> tensor name. */
+  /** The tensors of a Hugging Face checkpoint that an expert's unit is made of: name of the matrix or bias -> name of the tensor. */
   expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
 }
 

@@ -14,9 +14,9 @@ const requestTimeoutMs = 10_000;
 const connectionsMax = 64;
 
 export interface Health {
-  /** Names a check that does not hold, with the reason that /readyz shows. */
+  /** Takes note that a check does not hold, with the reason that /readyz shows. */
   notReady(check: string, reason: string): void;
-  /** The check holds. */
+  /** Takes note that a check holds. */
   ready(check: string): void;
   /** /healthz fails from now on, so that the kubelet restarts the container. Only for what cannot heal by itself. */
   dead(reason: string): void;

@@ -17,11 +17,11 @@ export interface BackoffDecision {
   readonly message: string;
 }
 
-/** A move never stops: the memory of two placements is held until it ends. */
+/** The least share of the limit: a move never stops, since the memory of two placements is held until it ends. */
 export const leastShare = 1 / 8;
 /** Looks in a row at the least share with latency still risen: then traffic has grown, and the move is not what slows the tokens. */
 export const leastLooksMax = 15;
-/** Added in each calm period. */
+/** The part of the limit that is added in each calm period. */
 const shareStep = 1 / 16;
 /** Latency counts as risen above this many times the quiet one. */
 const risenRatio = 1.25;

@@ -106,7 +106,7 @@ export interface Verdict {
 }
 
 /**
- * What a plan saves while its forecast holds, and what its transfers take: seconds of layer time, against seconds of
+ * The gain of a plan while its forecast holds, and the cost of its transfers: seconds of layer time, against seconds of
  * interference while bytes move and a fixed cost per move. Receivers take their bytes side by side, each one path after the
  * other; a layer is as slow as its slowest rank, so what counts is the receiver that is at it longest. No move costs nothing.
  */

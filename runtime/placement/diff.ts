@@ -15,7 +15,7 @@ export interface PlanDiff {
   readonly layers: readonly number[];
 }
 
-/** Undefined `from` = nothing is hosted yet. `bytes(layer, expert)` = stored bytes. */
+/** The difference of two placements. `from` is undefined when nothing is hosted yet; `bytes(layer, expert)` gives stored bytes. */
 export function diffPlans(
   from: readonly LayerPlan[] | undefined,
   to: readonly LayerPlan[],

@@ -71,7 +71,7 @@ class Choice {
       if (size < most) continue;
       const path = this.#path(start, most - 2);
       for (const { fetch, to } of path ?? []) this.#give(fetch, to);
-      // Without a path, all that can be reached are as busy as this one, bar one fetch each: no choice asks less of the busiest.
+      // If there is no path, all that can be reached are as busy as this one, bar one fetch each: no choice asks less of the busiest.
       return path !== undefined;
     }
     return false;

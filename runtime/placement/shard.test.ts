@@ -18,7 +18,7 @@ test("hot experts that fill the holes share no rank within a layer while another
 const one = { bytes: new Float64Array(4).fill(1), top: 0, speed: [1, 1, 1, 1], node: [0, 0, 1, 1] };
 
 test("experts that are not copied go to the least loaded node, there to the least loaded rank", () => {
-  // By ranks alone it would be 0, 1, 2, 3; the third expert finds 8 on node 0 and 5 on node 1.
+  // The order would be 0, 1, 2, 3 by ranks alone; the third expert finds 8 on node 0 and 5 on node 1.
   const homes = shardHomes({ ...one, layers: 1, experts: 4, ranks: 4, load: [8, 5, 4, 1], capacity: [2, 2, 2, 2] });
   assert.deepEqual(homes, [[0, 2, 3, 1]]);
 });

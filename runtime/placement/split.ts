@@ -6,8 +6,7 @@ import { sharesTotal } from "../../crds/plan.ts";
 const splitSweeps = 48;
 /** A sweep that changes no rank load by more than this part of the mean ends the iteration. */
 const settledPart = 5e-4;
-/** Successive over-relaxation: each expert goes this multiple of the way to its level. Chains of experts settle in a third of the
- *  sweeps. */
+/** Successive over-relaxation: each expert goes this multiple of the way to its level, so that chains settle in a third of the sweeps. */
 const relaxation = 1.5;
 
 /** Rows and relative speed of each rank. */
@@ -60,8 +59,7 @@ function pourTwo(amount: number, hosts: readonly number[], { load, speed }: Rank
   load[b] = (load[b] as number) + amount - first;
 }
 
-/** Rows that the first of two ranks, at this load, takes more so that both are level when they have `all` together. No bound: the
- *  caller's. */
+/** Rows that the first of two ranks, at this load, takes more so that both are level with `all` rows together. The caller bounds it. */
 function levelOfTwo(all: number, load: number, speed: number, otherSpeed: number): number {
   const both = speed + otherSpeed;
   return both > 0 ? (all * speed) / both - load : Number.POSITIVE_INFINITY;

@@ -6,7 +6,7 @@ import { openStore } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 
 interface CodecReport {
-  /** Of the largest. */
+  /** The bytes of the largest unit. */
   readonly unitBytes: number;
   readonly units: number;
   readonly totalBytes: number;
@@ -25,7 +25,7 @@ export interface InspectReport {
   readonly ffn?: number;
   readonly denseTensors: number;
   readonly codecs: Partial<Record<CodecName, CodecReport>>;
-  /** Undefined when not asked for; else every unit and dense tensor matched its hash (a mismatch throws). */
+  /** The units and dense tensors that were compared with their hashes (a mismatch throws); undefined when that was not asked for. */
   readonly verified?: { readonly units: number; readonly denseTensors: number };
 }
 

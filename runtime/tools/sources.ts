@@ -123,7 +123,7 @@ async function fetchWheel(name: string, version: string, options: SourceOptions,
   return ready;
 }
 
-/** False: not there, and not required. fetch() follows redirects, and sends the token to no other host. */
+/** Returns false for a file that is not there and not required. fetch() follows redirects, and sends the token to no other host. */
 async function download(url: string, to: string, required: boolean, token?: string): Promise<boolean> {
   const wait = AbortSignal.timeout(downloadTimeoutMs);
   const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };

@@ -28,7 +28,7 @@ async function architectureAt(dir: string): Promise<string | undefined> {
 async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<string> {
   const cached = join(options.cache, "models", `${sourceName(options.source)}-dense`);
   const remote = /^(pypi|hf):/.test(options.source);
-  // Whether a folder can be upcycled is asked there, before anything is written.
+  // A local folder is asked whether it can be upcycled before anything is written.
   if (!remote && (await architectureAt(localSource(options.source)))) return localSource(options.source);
   if (remote && (await architectureAt(cached)) === llamaArchitecture) {
     await (await openCheckpoint(cached)).close(); // a broken cache shows here, by name

@@ -147,8 +147,7 @@ function readTensor(cursor: Cursor): GgufTensor {
   return { name, type, dimensions, offset: cursor.u64(`the offset of "${name}"`) };
 }
 
-/** Parses the header from the first bytes of a file of `fileSize`; throws NeedMore when `prefix` is too short, AppError BadGguf when it is
- *  wrong. */
+/** Parses the header from the first bytes of a file; throws NeedMore when `prefix` is too short, AppError BadGguf when it is wrong. */
 export function parseGgufHeader(path: string, prefix: Uint8Array, fileSize: number): GgufHeader {
   const cursor = new Cursor(path, prefix, fileSize);
   if (cursor.u32() !== magic) throw badGguf(path, "does not begin with GGUF");

@@ -44,7 +44,7 @@ function bad(path: string, what: string, cause?: unknown): AppError {
   });
 }
 
-/** Where the tensors of a file begin and the file ends, for messages with its name. */
+/** The offsets at which a file's tensors begin and the file ends, with its name for messages. */
 interface DataRange {
   readonly path: string;
   readonly dataStart: number;

@@ -167,8 +167,10 @@ export function unitReader(
   };
 }
 
-/** Opens a store; cheap (index and header only). Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture, BadSafetensors,
- *  CorruptShard. */
+/**
+ * Opens a store, of which it reads index and header only. Throws AppError ModelNotFound, BadModelIndex, UnknownArchitecture,
+ * BadSafetensors or CorruptShard.
+ */
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);

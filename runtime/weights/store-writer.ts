@@ -11,7 +11,7 @@ import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-wr
 import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment } from "./store.ts";
 
 export interface StoreSpec {
-  /** Written as config.json. */
+  /** The model's configuration, written as config.json. */
   readonly config: Readonly<Record<string, unknown>>;
   readonly architecture: string;
   readonly layers: readonly LayerShape[];
@@ -25,7 +25,7 @@ export interface StoreSpec {
 }
 
 export interface WriteOptions {
-  /** Replace an existing store; without it an existing folder is an error. */
+  /** True to replace an existing store; else an existing folder is an error. */
   readonly overwrite: boolean;
   readonly onProgress?: (done: { readonly units: number; readonly of: number; readonly bytes: number }) => void;
 }

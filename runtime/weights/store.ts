@@ -20,7 +20,7 @@ const matricesMax = 16;
 const layerShapeSchema = z.object({
   experts: z.number().int().min(0).max(4096), // 0: a dense layer
   topK: z.number().int().min(0).max(64),
-  /** What lies in a unit, in this order. */
+  /** The matrices and biases of a unit, in this order. */
   matrices: z
     .array(z.object({ name: z.string().regex(/^[\w.-]+$/), shape: z.array(z.number().int().min(1).max(262144)).min(1).max(2) }))
     .max(matricesMax),
@@ -39,7 +39,7 @@ export const expertIndexSchema = z.object({
   hidden: z.number().int().min(1).max(65536),
   /** Width of the gated FFN that every expert of every layer is; left out where `layerShapes` says more. */
   ffn: z.number().int().min(1).max(262144).optional(),
-  /** Of each layer, where layers differ or experts are no gated FFN. */
+  /** The shape of each layer, where layers differ or experts are no gated FFN. */
   layerShapes: z.array(layerShapeSchema).max(1024).optional(),
   /** SHA-256 of every dense tensor as stored; `readDense` checks it. */
   dense: z.record(z.string(), sha256),

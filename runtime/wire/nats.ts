@@ -21,9 +21,9 @@ export interface Bus {
   readonly status: BusStatus;
   /** Messages not sent because the bus was away. */
   readonly dropped: number;
-  /** True when handed to the connection. Never blocks, never throws. */
+  /** Hands a message to the connection; false when it could not. Never blocks, never throws. */
   publish(subject: string, payload: string | Uint8Array): boolean;
-  /** Survives reconnects. The handler must not throw; what it throws is dropped. Returns the way out. */
+  /** Subscribes, over reconnects too; the returned function ends it. The handler should not throw: an error of its is dropped. */
   subscribe(subject: string, handler: (bytes: Uint8Array, subject: string) => void): () => void;
   onStatus(listener: (status: BusStatus) => void): () => void;
   close(): Promise<void>;
@@ -31,8 +31,8 @@ export interface Bus {
 
 export interface BusOptions {
   readonly url: string;
-  /** Text of a `.creds` file, or a token. Asked at every attempt, so a rotated Secret works; throws when there is none: a server
-   *  that wants credentials is never tried without. Absent: it wants none. */
+  /** The text of a `.creds` file, or a token; unset where the server wants none. It is asked for at every attempt, so that a rotated
+   *  Secret works, and throws when there is none: a server that wants credentials is never tried without. */
   readonly credentials?: (() => Promise<string>) | undefined;
   readonly name: string;
 }

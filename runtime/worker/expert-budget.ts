@@ -24,7 +24,7 @@ export function expertBudgetBytes(
       { code: "InvalidConfig", operation: "sizing the memory for experts" },
     );
   }
-  // Without a limit cgroup v1 gives a number beyond any machine, v2 gives 0.
+  // If there is no limit, cgroup v1 gives a number beyond any machine, and v2 gives 0.
   const bytes = memory.limit > 0 ? Math.min(memory.limit, memory.total) : memory.total;
   return Math.max(0, Math.floor(bytes * (1 - headroom) - model.denseBytes - model.kvBytes));
 }

@@ -148,7 +148,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
   };
 }
 
-/** What lies below memory: the peers, then the store. */
+/** The tiers below memory: the peers, then the store. */
 function below({ peers, store, info, metrics }: ExpertsOptions, reads: StoreReads) {
   const reporting = { time: new SharedTime(() => performance.now()), report: (outcome: FetchOutcome) => reportFetch(metrics, outcome) };
   const units = store.index.codecs[info.codec]?.units;

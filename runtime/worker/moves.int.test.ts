@@ -43,7 +43,7 @@ function copyOfStore(name: string): { dir: string; spoil: (layer: number, expert
   return { dir, spoil };
 }
 const hostedAt = (ranks: Ranks, rank: number) => ranks.byRank.get(rank)!.worker.engine.hosted();
-/** In layer 0 rank 0 hosts experts 0 and 2 at first; this gives it all four, or takes all from it. */
+/** A plan that gives a rank all four experts of layer 0, of which rank 0 hosts 0 and 2 at first. */
 const allTo = (ranks: Ranks, rank: number) => ranks.nextPlan([ranks.layerPlan(0, 0, () => [rank])]);
 
 test("a source whose copy is corrupt is passed over; the bytes come from elsewhere and the plan commits", async () => {

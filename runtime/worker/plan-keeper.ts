@@ -64,7 +64,7 @@ export interface PlanKeeperOptions {
   readonly onChange: () => void;
 }
 
-/** What the caller of a Prepare allows it; nothing said is the default deadline and no limit. */
+/** The limits that the caller of a Prepare sets it; without them it has the default deadline and no limit. */
 interface PrepareLimits {
   readonly deadlineMs?: number;
   readonly bytesPerSecond?: number;
@@ -112,7 +112,7 @@ export class PlanKeeper {
     return this.#loadProblem === "" ? "loading the experts of the plan" : `loading the experts of the plan: ${this.#loadProblem}`;
   }
 
-  /** Committed placement of a layer and, until freed, its parent: what dispatch may choose from, newest first. */
+  /** The committed placement of a layer and, until freed, its parent; dispatch may choose from these, newest first. */
   placements(layer: number): LayerPlacement[] {
     return [this.state.current(layer), this.state.previous(layer)].filter((placement) => placement !== undefined);
   }
@@ -290,7 +290,7 @@ export class PlanKeeper {
     if (clear && this.state.current(layer)?.epoch === epoch) this.state.drained(layer);
   }
 
-  /** Committed tables of layers that changed, to the engine's router; it keeps those of the others. */
+  /** Hands the committed tables of layers that changed to the engine's router, which keeps those of the others. */
   async #route(changed: readonly number[]): Promise<void> {
     const { engine, peers, log } = this.#options;
     const layers = changed.flatMap((layer) => this.state.current(layer) ?? []);

@@ -42,7 +42,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/",
     "runtime/experts/memory/",
   ],
-  // To come with training, which serves nobody, and with what carries its collectives out (see `planned`).
+  // These rooms come with training, which serves nobody, and with its collectives (see `planned`).
   "runtime/comm/": ["crds/", "runtime/placement/", "runtime/kernels/", "runtime/wire/", "runtime/observe/"],
   "runtime/train/": [
     "crds/",
@@ -254,7 +254,7 @@ export const free: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": ["runtime/", "operator/rebalance/"],
 };
 
-/** Who reads process.env -> why. Everybody else is told by arguments: what a process depends on stands in one place each. */
+/** The files that read process.env -> why. All others are given arguments, so that a process's settings stand in one place each. */
 export const environment: Readonly<Record<string, string>> = {
   "operator/main.ts": "root of the operator: hands it to config.ts",
   "runtime/main.ts": "root of worker and gateway: hands it to config.ts",
@@ -263,13 +263,13 @@ export const environment: Readonly<Record<string, string>> = {
 };
 
 export interface Construction {
-  /** With flag g; matches calls, not declarations. */
+  /** The pattern of such code, with flag g; it matches calls, not declarations. */
   readonly pattern: RegExp;
-  /** Who does it -> why: an adapter, which wraps the package once, or a root, which composes. */
+  /** The files that may have it -> why: an adapter, which wraps the package once, or a root, which composes. */
   readonly where: Readonly<Record<string, string>>;
 }
 
-/** What reaches outside of the process, and who may construct it: all others are handed it, and so can be tested without it. */
+/** The things that reach outside of the process, with the files that may construct them: all others are handed them, for tests too. */
 export const constructions: Readonly<Record<string, Construction>> = {
   "a client of the API server": {
     pattern: /\bnew KubeConfig\(|(?<!function )\b(?:loadKubeConfig|createTransport|createKube)\(/g,

@@ -5,12 +5,12 @@ import { findings, type Import, importsOf, isTest, lineAt, longest, type Source 
 
 export type Rule = (sources: readonly Source[]) => string[];
 
-/** Beyond it a file does more than one thing. */
+/** The most lines of a file; one with more does more than one thing. */
 export const linesMax = 400;
 
 const at = (file: string, line: number, what: string): string => `${file}:${line}: ${what}`;
 
-/** Every import that stays in the house, with the file it stands in. */
+/** Every import of a file of this repository, with the file it stands in. */
 const within = (sources: readonly Source[]): { readonly file: string; readonly target: string; readonly line: number }[] =>
   sources.flatMap((source) =>
     importsOf(source).flatMap(({ target, line }) => (target === undefined ? [] : [{ file: source.file, target, line }])),
@@ -93,7 +93,7 @@ export const pureFoldersHaveNoClockAndNoRandom: Rule = (sources) =>
       ),
     );
 
-/** Where a thing may be done and is not done, the table is out of date. */
+/** Finds a thing done elsewhere than `where` allows; and a file that may do it and does not, since the table is out of date then. */
 function onlyWhere(sources: readonly Source[], what: string, pattern: RegExp, where: Readonly<Record<string, string>>): string[] {
   const found = sources.map((source) => ({ file: source.file, places: findings(source, pattern) }));
   const elsewhere = found
@@ -204,7 +204,7 @@ export const filesSayWhatTheyAre: Rule = (sources) =>
     .filter(({ text }) => !/^(#!.*\n)?(\/\/|\/\*)/.test(text))
     .map(({ file }) => at(file, 1, "does not open with a comment: say what the file is, who calls it and what it is not"));
 
-/** What is private is so at run time too, and one look at a use tells it. A private constructor has no other form than the keyword. */
+/** Members that are private are so at run time too, and show it where they are used. A private constructor has only the keyword. */
 export const privateIsPrivate =
   (exempt = tables.keywordPrivate): Rule =>
   (sources) => {
@@ -230,9 +230,10 @@ export const literalsStandTogether: Rule = (sources) =>
   );
 
 /**
- * Every field of the wire is written and read by product code that knows the wire, or by crds/plan.ts, which encodes rows for it. By name,
- * without a compiler: a field that shares its name with one that is used passes, so this finds the name that nobody knows any more, and not
- * every dead field. To find the others, take the fields out of the generated types and see which the compiler does not miss.
+ * Every field of the wire is written and read by product code that knows the wire, or by crds/plan.ts, which encodes rows for it. It
+ * compares names, without a compiler: a field that shares its name with one that is used passes, so this finds the name that nobody
+ * knows any more, and not every dead field. To find the others, take the fields out of the generated types and see which the compiler
+ * does not miss.
  */
 export const everyWireFieldIsUsed =
   (protos: readonly Source[]): Rule =>

@@ -6,7 +6,7 @@ import { dirname, join, relative, resolve } from "node:path";
 export const root = resolve(import.meta.dirname, "../..");
 
 export interface Source {
-  /** From the root of the repository. */
+  /** The path from the root of the repository. */
   readonly file: string;
   readonly text: string;
 }
@@ -26,7 +26,7 @@ export function readSources(pattern: string): Source[] {
   return files.sort().map((file) => ({ file, text: readFileSync(join(root, file), "utf8") }));
 }
 
-/** What the product is made of: no tests, nothing generated. */
+/** The sources of the product, without tests and generated files. */
 export const readProduct = (): Source[] => readSources("{crds,operator,runtime}/**/*.{ts,mjs}").filter(({ file }) => !isTest(file));
 
 export const isTest = (file: string): boolean => file.endsWith(".test.ts") || file.startsWith("test/");
@@ -41,7 +41,7 @@ function codeOf(text: string): string {
   return text.replace(/"(?:[^"\\\n]|\\.)*"|\/\*[\s\S]*?\*\/|\/\/[^\n]*/g, (found) => found.replace(/[^\n]/g, " "));
 }
 
-/** Without comments that stand on lines of their own. */
+/** The text without comments that stand on lines of their own. */
 const uncommented = (text: string): string => text.replace(/^\s*\/\/.*$/gm, (line) => " ".repeat(line.length));
 
 const importPattern = /(?:^|\n)\s*(?:import|export)\s[^;]*?from\s+"([^"]+)"|import\(\s*"([^"]+)"\s*\)|(?:^|\n)import\s+"([^"]+)"/g;
@@ -67,12 +67,12 @@ export const importsOf = remembered(({ file, text }: Source): readonly Import[] 
 
 const codeIn = remembered(({ text }) => codeOf(text));
 
-/** Where a pattern (with flag g) is in the code of a source. */
+/** The places at which a pattern (with flag g) is found in the code of a source. */
 export function findings(source: Source, pattern: RegExp): { readonly line: number; readonly found: string }[] {
   const code = codeIn(source);
   return [...code.matchAll(pattern)].map((match) => ({ line: lineAt(code, match.index + match[0].search(/\S/)), found: match[0].trim() }));
 }
 
-/** Of prefixes the longest that a file begins with. */
+/** The longest of the prefixes that a file begins with. */
 export const longest = (file: string, prefixes: readonly string[]): string | undefined =>
   prefixes.filter((prefix) => file.startsWith(prefix)).sort((a, b) => b.length - a.length)[0];

@@ -1,5 +1,5 @@
 // Planted violations for the limits that Biome and knip count with the settings of this repository: parameters, lines of a function,
-// types that are exported and used by nobody else. What the tools find in the house is `npm run check`; this shows that they look.
+// types that are exported and used by nobody else. `npm run check` runs the tools on this repository; this shows that they look.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 import { test } from "node:test";
 import { root } from "./sources.ts";
 
-/** What a tool prints as JSON about a folder of these files, with our settings. */
+/** The JSON that a tool prints about a folder of these files, with our settings. */
 function report(tool: string, argv: readonly string[], files: Readonly<Record<string, string>>): any {
   const folder = mkdtempSync(join(tmpdir(), "enodia-planted-"));
   try {

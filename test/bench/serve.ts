@@ -72,7 +72,7 @@ async function setUp(args: readonly string[]): Promise<Setup> {
   };
 }
 
-/** Bytes a token's products read. Dense matrices are int8 blocks beside int4 experts. */
+/** The bytes that the products of one token read. Dense matrices are int8 blocks beside int4 experts. */
 function bytesPerToken(
   info: EngineInfo,
   dense: { readonly attention: number; readonly head: number; readonly expert: number },
@@ -122,7 +122,7 @@ interface Row {
 interface Measured {
   readonly rates: readonly number[];
   readonly bytesPerToken: number;
-  /** GB/s. */
+  /** The memory's bandwidth in GB/s. */
   readonly bandwidth: number;
   readonly aim: number | undefined;
 }

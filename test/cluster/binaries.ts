@@ -12,7 +12,7 @@ import { ClusterError } from "./names.ts";
 
 interface Group {
   readonly name: string;
-  /** In build order. */
+  /** The programs, in the order in which they are built. */
   readonly programs: readonly Program[];
   /** Go variables that hold the version: `go build` of a module leaves them at a placeholder. */
   readonly version?: Readonly<Record<string, string>>;
@@ -112,7 +112,7 @@ export function binaryPaths(): Binaries {
 }
 
 async function checkGo(): Promise<void> {
-  // Asked where go.mod asks for that version: a somewhat older Go then fetches the newer one by itself.
+  // Go is asked in the folder whose go.mod asks for that version: a somewhat older Go then fetches the newer one by itself.
   const found = await run("go", ["env", "GOVERSION"], { allowFailure: true, cwd: moduleFolder("pause") }).catch(() => undefined);
   const minor = Number(/^go1\.(\d+)/.exec(found?.stdout ?? "")?.[1] ?? 0);
   if (minor < goMinor) {

@@ -1,9 +1,9 @@
-// The progress of a list of builds, as numbers and as one line: how far it is, and how long the rest will take. build-progress.ts asks it
-// before, while and after each program is built; it runs nothing itself. Pure.
+// The progress of a list of builds, as numbers and as one line: how far it is, and how long the rest will take. build-progress.ts asks
+// it before, while and after each program is built; it runs nothing itself. Pure.
 
 export interface Step {
   readonly program: string;
-  /** What its build took where it was once measured; only the proportions to the others count. */
+  /** The seconds of its build where that was once measured; only the proportions to the others count. */
   readonly usualSeconds: number;
 }
 
@@ -12,7 +12,7 @@ export interface Done {
   readonly seconds: number;
 }
 
-/** Where a run stands: what is built, what is being built for how long, and what is still to come. */
+/** The standing of a run: the steps that are done, the one under way and for how long, and those still to come. */
 export interface Standing {
   readonly done: readonly Done[];
   readonly now: Step & { readonly seconds: number };

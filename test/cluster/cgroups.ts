@@ -1,5 +1,5 @@
-// Cgroup trees of a cluster on v1, hybrid and pure v2 machines: making them, joining them, ending what runs in them. It sets no limits; the
-// kubelet does.
+// The cgroup trees of a cluster on v1, hybrid and pure v2 machines: making them, joining them, ending what runs in them. It sets no
+// limits; the kubelet does.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

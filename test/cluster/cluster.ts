@@ -1,5 +1,6 @@
-// A real Kubernetes on this machine: control plane on the host, every node in namespaces of its own. Used by e2e tests, the demo and the
-// command line. All calls need root on Linux. One command at a time works on a cluster of a given name; two clusters may live at once.
+// A real Kubernetes on this machine: control plane on the host, every node in namespaces of its own. The e2e tests, the demo and the
+// command line use it. All calls need root on Linux. One command at a time works on a cluster of a given name; two clusters may live
+// at once.
 
 import { existsSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";

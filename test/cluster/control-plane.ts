@@ -1,5 +1,5 @@
-// The control plane of a local cluster: etcd, API server, controller manager, scheduler and CoreDNS on the host's side of the bridge. It
-// knows no nodes.
+// The control plane of a local cluster: etcd, API server, controller manager, scheduler and CoreDNS on the host's side of the bridge.
+// It knows no nodes.
 
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { request } from "node:https";

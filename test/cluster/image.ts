@@ -1,5 +1,5 @@
-// Builds OCI images as tar files without a container runtime or registry: equal input gives an equal file. What goes into them is the
-// caller's matter.
+// The builder of OCI images, which it writes as tar files without a container runtime or registry: equal input gives an equal file.
+// Callers decide on the content.
 
 import { createHash, randomBytes } from "node:crypto";
 import {
@@ -199,7 +199,7 @@ async function writeTar(file: string, entries: readonly TarEntry[]): Promise<voi
 }
 
 /**
- * Whether the file is the archive of these entries already. Its second entry, the index, names the manifest by digest and that names
+ * True when the file is the archive of these entries already. Its second entry, the index, names the manifest by digest and that names
  * everything else, and files appear under their names only when whole: so the first two entries and the size tell.
  */
 async function startsWith(file: string, entries: readonly TarEntry[]): Promise<boolean> {

@@ -1,5 +1,5 @@
-// The program that runs in the integration test's pods, as text for an image: an HTTP server that looks at the cluster from inside. Not
-// product code.
+// The program that runs in the integration test's pods, as text for an image: an HTTP server that looks at the cluster from inside. It
+// is no product code.
 
 export const podProgram = `
 import { lookup } from 'node:dns/promises';

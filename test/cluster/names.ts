@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 
-/** Bound by the 15 bytes of an interface name and by what reads well in `kubectl get nodes`. */
+/** The longest name of a cluster, for the 15 bytes of an interface name and for the columns of `kubectl get nodes`. */
 export const nameLengthMax = 20;
 /** Node addresses are .10 and up in a /24. */
 export const nodesMax = 100;

@@ -1,5 +1,5 @@
-// The wires of a local cluster: one bridge on the host, per node a network namespace with a veth pair, and the routes between them. Every
-// step may be repeated.
+// The wires of a local cluster: one bridge on the host, per node a network namespace with a veth pair, and the routes between them.
+// Every step may be repeated.
 
 import { existsSync, unlinkSync } from "node:fs";
 import { run } from "./exec.ts";
@@ -61,8 +61,10 @@ async function routeBetween(nodes: readonly NodeNames[]): Promise<void> {
 
 let wiring: Promise<void> = Promise.resolve();
 
-/** A node's network and the routes from and to the others. One at a time, though nodes boot side by side: others have a network or none,
- *  not half of one. */
+/**
+ * Makes a node's network and the routes from and to the others. It makes one at a time, though nodes boot side by side, so that every
+ * other has a network or none, not half of one.
+ */
 export function wireNode(cluster: ClusterNames, node: NodeNames, nodes: readonly NodeNames[]): Promise<void> {
   const wired = wiring.then(async () => {
     await makeNodeNetwork(cluster, node);

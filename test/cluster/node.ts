@@ -1,5 +1,5 @@
-// One node of a local cluster: a network, mount and pid namespace with containerd, kubelet and kube-proxy. Ending its first process ends
-// all of it.
+// One node of a local cluster: a network, mount and pid namespace with containerd, kubelet and kube-proxy. Ending its first process
+// ends all of it.
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,5 +1,5 @@
-// Long-lived processes of a cluster: started detached into their cgroup and log file, recorded with their start time, ended by that record
-// only.
+// The long-lived processes of a cluster: they are started detached into their cgroup and log file, recorded with their start time, and
+// ended by that record only.
 
 import { spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";

@@ -171,8 +171,10 @@ interface ProductImages {
   readonly swiftshader?: BuiltImage;
 }
 
-/** Builds enodia/operator, enodia/runtime and enodia/nats as tars below `out`. A pod's `args` give the script: `operator/main.ts`,
- *  `runtime/main.ts <role>`. */
+/**
+ * Builds enodia/operator, enodia/runtime and enodia/nats as tars below `out`. A pod's `args` give the script: `operator/main.ts`, or
+ * `runtime/main.ts <role>`.
+ */
 export async function buildProductImages(options: ProductImagesOptions): Promise<ProductImages> {
   const { repo, out } = options;
   const log = options.log ?? (() => undefined);

@@ -1,5 +1,5 @@
-// The record of one local cluster on disk: what `down` may touch. Written before a thing is made, so that a dead run leaves nothing
-// unrecorded.
+// The record of one local cluster on disk: the things that `down` may touch. It is written before a thing is made, so that a run that
+// dies leaves nothing unrecorded.
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -19,7 +19,7 @@ export interface LoadedModel {
   dispose(): Promise<void>;
 }
 
-/** What a KV cache of this program is like, but for its slots and context. */
+/** The shape of this program's KV cache, but for its slots and context. */
 export const kvOf = ({ layers, kvHeads, headDim }: ModelProgram) => ({ layers: layers.length, kvHeads, headDim });
 
 const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).data as Float32Array;

@@ -4,17 +4,17 @@
 import type { Result } from "./view.ts";
 
 const readySecondsAim = 30;
-/** Of the whole command. Cold: programs or the model had to be made. */
+/** The aim for the whole command; on a cold machine programs or the model had to be made. */
 const totalMinutesAim = { warm: 5, cold: 15 } as const;
-/** From skewed load to a placement near its bound; a step of its own shows it. */
+/** The aim for the time from skewed load to a placement near its bound, which a step of its own shows. */
 const balancedSecondsAim = 90;
 
 export interface Times {
-  /** From the start of the command until everything was taken down again. */
+  /** The time from the start of the command until everything was taken down again. */
   readonly totalSeconds: number;
-  /** From the apply to Ready; undefined when it did not come to that. */
+  /** The time from the apply to Ready; undefined when it did not come to that. */
   readonly readySeconds: number | undefined;
-  /** From the beginning of skewed load to a balanced placement; undefined when it did not come to that. */
+  /** The time from the beginning of skewed load to a balanced placement; undefined when it did not come to that. */
   readonly balancedSeconds: number | undefined;
   readonly machine: "warm" | "cold" | "unknown";
 }
@@ -23,7 +23,7 @@ export interface Times {
 export function timeRows({ totalSeconds, readySeconds, balancedSeconds, machine }: Times): Result[] {
   if (machine === "unknown") return [{ step: "Total", seconds: totalSeconds, ok: true, note: "" }];
   const rows: Result[] = [];
-  // Where programs or the model were just made, the first start reads them from a cold disk.
+  // The first start reads programs and model from a cold disk where they were just made.
   if (machine === "warm" && readySeconds !== undefined)
     rows.push(row("Apply to Ready", readySeconds, readySecondsAim, `${readySecondsAim} s`));
   if (balancedSeconds !== undefined)

@@ -152,7 +152,7 @@ async function main(): Promise<number> {
   return complete ? exitCode(results) : 1;
 }
 
-/** `name`: of the local cluster, when it was that. */
+/** Prints what to try on the cluster that is left running. `name` is that of a local cluster; undefined for the user's own. */
 function printNext(demo: Demo, name: string | undefined): void {
   print(`\n${bold("Left running.")} Try:`);
   if (name !== undefined) print(`  eval "$(npm run -s cluster -- env --name ${name})"    # KUBECONFIG; kubectl and helm on PATH`);

@@ -27,7 +27,7 @@ export interface Demo {
   readonly closers: (() => Promise<void>)[];
   /** Seconds from the apply to Ready, once that was seen. */
   readySeconds?: number;
-  /** From the beginning of skewed load to a placement near its bound, once that was seen. */
+  /** The time from the beginning of skewed load to a placement near its bound, once that was seen. */
   balancedSeconds?: number;
   /** Brings the cluster up, or checks the user's. */
   target(): Promise<Target>;
@@ -38,7 +38,7 @@ export interface Demo {
 
 interface Step {
   readonly title: string;
-  /** Without it the following steps make no sense. */
+  /** True when the following steps make no sense without it. */
   readonly needed: boolean;
   run(demo: Demo): Promise<string>;
 }

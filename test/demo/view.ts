@@ -28,7 +28,7 @@ export interface Result {
   readonly ok: boolean;
   readonly seconds: number;
   readonly note: string;
-  /** Took longer than the demo aims at, which is told and fails nothing. */
+  /** True when it took longer than the demo aims at, which is told and fails nothing. */
   readonly slow?: boolean;
 }
 

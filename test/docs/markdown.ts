@@ -49,7 +49,7 @@ export function links(document: string): { readonly path: string; readonly ancho
     });
 }
 
-/** What headings are linked by, as GitHub makes it. */
+/** The anchors of the headings, as GitHub makes them. */
 export function anchors(document: string): string[] {
   return [...prose(document).matchAll(/^#{1,6} (.+)$/gm)].map(([, title = ""]) =>
     title

@@ -17,13 +17,13 @@ const layers = 4;
 const experts = 6;
 const expertSize = "1Mi";
 const expertBytes = parseQuantity(expertSize, "example");
-/** How often the experts of a layer are chosen in a second; only layer 0 is uneven. */
+/** The selections of each expert of a layer in a second; only layer 0 is uneven. */
 const skewed = [2100, 1500, 1200, 900, 900, 600];
 const even = skewed.map(() => skewed.reduce((a, b) => a + b, 0) / experts);
 const demand = (layer: number): readonly number[] => (layer === 0 ? skewed : even);
 /** Virtual time in which the first plan is made and the load of one window judged. */
 const storyMs = 25_000;
-/** Of what is printed. */
+/** The width of the printed lines. */
 const lineWidth = 130;
 
 interface Setting {
@@ -74,7 +74,7 @@ function meanImbalance(sim: SimCluster): number {
 
 const percent = (ratio: number): string => `${(ratio * 100).toFixed(2)}%`;
 
-/** From the load to `TransferNotWorth`, and what a faster transfer or more memory would have led to. */
+/** The text of the decision, from the load to `TransferNotWorth`, and what a faster transfer or more memory would have led to. */
 export async function decisionText(): Promise<string> {
   const [held, moved, copied] = await Promise.all([tight, usual, roomy].map(played));
   if (!held || !moved || !copied) throw new Error("the example has three runs");
@@ -124,7 +124,7 @@ function podLine({ metadata, spec }: WorkerPod): string {
   return `pod/${metadata.name}  ${labels.rank}=${metadata.labels[labels.rank]}  ${budget?.name}=${budget?.value}`;
 }
 
-/** Of lists the first entries, and what tells the story. */
+/** The object with the first entries of its lists, and only the fields that the example tells of. */
 function shortened({ stored }: SimCluster): object {
   if (!stored) throw new Error("the example has a plan");
   const { epoch, parentEpoch, modelDigest, ranks, layers, reason } = stored.spec;

@@ -150,7 +150,7 @@ async function startPlan(): Promise<{ readonly parent: number; readonly first: S
   await patchRebalancing(moe, name, { mode: "Auto" });
   const begins = () => watch.next("a plan to begin", (seen) => seen.epoch > parent, planStartsWithinMs);
   planted.flip();
-  // After a plan that was rolled back, what is placed may be right for this skew already.
+  // The placement may be right for this skew already, if the last plan was rolled back.
   const first = await begins().catch(() => {
     planted.flip();
     return begins();

@@ -1,4 +1,4 @@
-// The chart as Helm reads it: lint, schema, and what every rendered object must carry.
+// The chart as Helm reads it: lint, schema, and the labels and fields that every rendered object must have.
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";

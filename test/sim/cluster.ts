@@ -153,7 +153,7 @@ export class SimCluster {
     return found;
   }
 
-  /** The newest one. */
+  /** The newest pod of a rank. */
   ofRank(rank: number): SimWorker | undefined {
     return [...this.pods.values()].findLast((worker) => worker.rank === rank);
   }

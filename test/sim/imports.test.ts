@@ -31,7 +31,7 @@ function reached(start: string): Set<string> {
   return seen;
 }
 
-/** What takes part in placing, moving and serving experts. */
+/** The production files that take part in placing, moving and serving experts. */
 const production = [
   ...[
     ...["loop", "observe"],

@@ -6,9 +6,9 @@ import { type ExpertIndex, unitAlignment } from "../../runtime/weights/store.ts"
 export interface SimShape extends ExpertGrid {
   /** Resident bytes of an expert, of the largest where layers differ. */
   readonly bytes: number;
-  /** Of each layer, resident and stored; unset: `bytes` in all. */
+  /** The bytes of an expert in each layer, resident and stored; unset = `bytes` in all layers. */
   readonly layerBytes?: readonly number[];
-  /** Stored ones; unset = as many. */
+  /** The bytes of a stored expert; unset = as many as `bytes`. */
   readonly storedBytes?: number;
   readonly budgetBytes: number;
 }

@@ -73,7 +73,7 @@ test("a prompt can be piped in, and the same seed gives the same text", async ()
   assert.equal(one.out, two.out);
 });
 
-/** Below the ports that the kernel gives out, and no service's. */
+/** The address of a port that no service has, below those that the kernel gives out. */
 const closed = "http://127.0.0.1:8191";
 const errors = new Map<string, { args: string[]; input?: string; want: RegExp }>([
   [

@@ -96,7 +96,7 @@ export async function run(args: readonly string[]): Promise<number> {
   if (values.plot !== undefined && values["no-plot"]) throw invalid("--plot and --no-plot exclude each other");
   const setup = readSetup(values, trace, split);
   const expertBytes = whole(values["expert-bytes"], "--expert-bytes", 0, bounds.bytes) ?? defaultExpertBytes;
-  // What cannot work is said before anything is computed.
+  // A policy that cannot work with this setup is refused before anything is computed.
   const chosen = names.map((name) => policyOf(name, setup));
   const lines = values["plan-out"] === undefined ? undefined : await planWriter(values["plan-out"], expertBytes);
   const runs: { name: PolicyName; results: WindowResult[] }[] = [];

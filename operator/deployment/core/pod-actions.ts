@@ -1,6 +1,6 @@
-// The next steps on the way to the wanted ranks: remove what is dead, fill free ranks, empty and release surplus ranks, roll pods
-// of an old template one at a time. Pure and stateless: everything is derived from the snapshot, so a crash loses nothing.
-// Leaving ranks are marked on the pod first; the rebalance plane empties them; only then the pod goes.
+// The next actions that bring the pods closer to the wanted ranks: remove dead pods, fill free ranks, empty and release surplus ranks,
+// roll pods of an old template one at a time. Pure and stateless: everything is derived from the snapshot, so a crash loses nothing.
+// A rank that leaves is marked on its pod first, then the rebalance plane empties it, and only then the pod goes.
 import { expertBudget, fit } from "./memory-fit.ts";
 import { isMember, living, type PodFacts, type Snapshot } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";
@@ -20,7 +20,7 @@ export interface Blocked {
 export interface Step {
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
-  /** Milliseconds until the next look, though nothing changed. */
+  /** Milliseconds after which to look again, even if nothing changes. */
   readonly againInMs: number | undefined;
 }
 

@@ -3,13 +3,13 @@ import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
-  /** Its node does not answer, or is not there. */
+  /** True when its node does not answer, or is not there. */
   readonly silent: boolean;
-  /** Failed or Succeeded: will never run again. */
+  /** True when it has Failed or Succeeded and will never run again. */
   readonly terminal: boolean;
   readonly templateHash: string;
   readonly createdMs: number;
-  /** Marked by us as on its way out. */
+  /** The mark that we put on a pod that is to go. */
   readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
   /** The time by which a pod with a deletionTimestamp should be gone. */
   readonly goneByMs: number | undefined;
@@ -31,18 +31,18 @@ export interface Snapshot {
   readonly deployment: MoEDeployment;
   readonly pods: readonly PodFacts[];
   readonly gateway: GatewayFacts;
-  /** Hash of the worker pod as it would be made now. */
+  /** The hash of the worker pod as it would be made now. */
   readonly templateHash: string;
   /** The reasons why that pod cannot be made (podTemplate fields of ours, refused by the API server); empty when it can. */
   readonly refusals: readonly Refusal[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
-  /** This process leads for a moment only and opens its sessions: what it does not know yet proves nothing. */
+  /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
   readonly warmingUp: boolean;
 }
 
 export interface Refusal {
-  /** Reason of SpecAccepted=False. */
+  /** The reason of SpecAccepted=False. */
   readonly reason: string;
   readonly message: string;
 }

@@ -15,11 +15,11 @@ export interface WorkerPod {
   readonly node: string | undefined;
   /** Zone of its node (topology.kubernetes.io/zone). */
   readonly zone: string | undefined;
-  /** Ready by its probe. */
+  /** True when its probe says that it is ready. */
   readonly ready: boolean;
-  /** Has a deletionTimestamp: it may still answer, but is on its way out. */
+  /** True when it has a deletionTimestamp: it may still answer, but is on its way out. */
   readonly terminating: boolean;
-  /** Neither its node nor the rank itself answers: nothing more is to be expected of it. */
+  /** True when neither its node nor the rank itself answers, so that nothing more is to be expected of it. */
   readonly lost: boolean;
 }
 
@@ -54,9 +54,9 @@ export interface MemberView {
   readonly rank: number;
   readonly podUid: string;
   readonly bootId: string;
-  /** Its Control stream works. */
+  /** True while its Control stream works. */
   readonly connected: boolean;
-  /** Connected, described, of the right model, and Commit has reached it: it serves. */
+  /** True when it serves: it is connected and described, runs the right model, and a Commit has reached it. */
   readonly active: boolean;
   readonly ready: boolean;
   readonly notReadyReason: string;
@@ -99,7 +99,7 @@ export interface DrainView {
 /** A condition the rebalance plane decides; the deployment plane writes it. */
 export interface Verdict {
   readonly status: ConditionStatus;
-  /** PascalCase. */
+  /** The condition's reason, in PascalCase. */
   readonly reason: string;
   readonly message: string;
 }
@@ -110,22 +110,22 @@ export interface RebalanceView {
   readonly model: ModelView | undefined;
   /** Ranks whose model digest differs from the world's. */
   readonly digestMismatch: readonly number[];
-  /** Experts of the plan that no rank holds now. Grows and falls while a restarted rank loads: for the metric, not for conditions. */
+  /** Experts of the plan that no rank holds now. They come and go while a restarted rank loads: for the metric, not for conditions. */
   readonly unhostedExperts: number;
   /** The unhosted experts that no rank is there to load: they are loaded on demand until a plan has room for them. */
   readonly homelessExperts: number;
-  /** Ranks that have yet to load the others. */
+  /** Ranks that have yet to load the other unhosted experts. */
   readonly loadingRanks: readonly number[];
   /** Experts that the loss of one node would leave without a live copy; homeless ones included. */
   readonly expertsAtRisk: number;
   readonly drains: readonly DrainView[];
-  /** Resolved | Opening | DigestMismatch ... */
+  /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */
   readonly modelAvailable: Verdict;
-  /** Fresh | Stale | NATSUnavailable | CredentialsNotFound | PartialRanks | NotConfigured */
+  /** The verdict on TelemetryFresh: Fresh, Stale, NATSUnavailable, CredentialsNotFound, PartialRanks, NoRanks or NotConfigured. */
   readonly telemetryFresh: Verdict;
-  /** Balanced | Imbalanced | RebalanceSuppressed | Rebalancing | Unknown */
+  /** The verdict on PlacementBalanced: Balanced, Imbalanced, RebalanceSuppressed, Rebalancing, Unknown, or what is waited for. */
   readonly placementBalanced: Verdict;
-  /** Copied into status as they are. */
+  /** The parts `placement` and `telemetry` of the status, which are copied into it as they are. */
   readonly placement: MoEDeploymentStatus["placement"];
   readonly telemetry: MoEDeploymentStatus["telemetry"];
 }

@@ -51,7 +51,7 @@ const everything = {
     },
   },
 };
-/** What both kinds of pods are told, the downward fields as `env` fills them in. */
+/** The configuration that both kinds of pods get, with the downward fields as `env` fills them in. */
 const shared = {
   namespace: "ns",
   deployment: "moe",

@@ -1,5 +1,5 @@
-// spec.podTemplate and spec.gateway.podTemplate merged into rendered worker and gateway pods. What belongs to the operator is refused,
-// never dropped. Pure.
+// The merge of spec.podTemplate and spec.gateway.podTemplate into rendered worker and gateway pods. A field that belongs to the
+// operator is refused, never dropped. Pure.
 import type { PodTemplate } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess, workerProcess } from "../../../crds/process.ts";
 import { variablesLeft } from "../../../crds/variables.ts";
@@ -125,9 +125,9 @@ function mergeContainer(merge: Merge, base: Fields, template: Fields): Fields {
 
 interface Addition {
   readonly more: Fields[];
-  /** Where the template has them, for refusals. */
+  /** The field of the template that has them, which refusals name. */
   readonly field: string;
-  /** Two items with the same one are the same item; their name where nothing else is said. */
+  /** The identity by which two items are the same; their name where this is not given. */
   readonly identity?: (item: Fields) => unknown;
 }
 

@@ -26,7 +26,7 @@ export interface WorkerTemplate {
   readonly limitBytes: number | undefined;
 }
 
-/** The pod without rank and name: what the hash is taken of. */
+/** The pod without rank and name, of which the hash is taken. */
 export function workerTemplate(context: RenderContext): WorkerTemplate {
   const { pod, refusals } = mergePodTemplate(basePod(context), context.deployment.spec.podTemplate, workerKind);
   const hash = createHash("sha256").update(JSON.stringify(pod)).digest("hex").slice(0, 16);

@@ -1,8 +1,8 @@
 // Least squares in three unknowns that may not be negative, such as what a batch, an expert and a row cost. Pure.
 
-/** Three numbers. */
+/** A vector of three numbers. */
 export type Vector = readonly number[];
-/** 3 x 3 by rows, symmetric. */
+/** A symmetric 3 x 3 matrix, by rows. */
 export type Matrix = readonly number[];
 
 /** Unknowns in use: all three, pairs, single ones. */

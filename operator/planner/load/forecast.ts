@@ -62,7 +62,7 @@ export class Forecaster {
   /** Discounted sums of what the chosen arm missed beyond noise, and of the windows counted. */
   #missed = 0;
   #missedWindows = 0;
-  /** Discounted: windows since the second, and alarms. */
+  /** The discounted number of windows since the second; `changes` is that of the alarms among them. */
   #watched = 0;
   #changes = 0;
   #windows = 0;
@@ -92,7 +92,7 @@ export class Forecaster {
       this.#changes = changesDiscount * this.#changes + (alarm ? 1 : 0);
     }
     if (this.#windows === 1 && change > plainFactor * floor) this.#arm = lastArm;
-    // A jump is no news of the arms, all of them missed it, nor of the usual spread.
+    // A jump says nothing of the arms, all of which missed it, nor of the usual spread.
     if (this.#windows > 0 && !alarm) this.#learn(share, totals, floor);
     this.#update(share, totals, alarm);
     this.#former = alarm ? undefined : this.#last;
@@ -207,7 +207,7 @@ class ChangeWatch {
   #cusum = 0;
   #usual: number | undefined;
 
-  /** Whether it is too much by now. */
+  /** Takes one window's change; true when there was too much of it by now. */
   sees(change: number, floor: number): boolean {
     const usual = Math.max(floor, this.#usual ?? 0);
     this.#usual =

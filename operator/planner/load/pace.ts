@@ -8,7 +8,7 @@ import type { Forecast } from "./forecast.ts";
 export const movesDefault = 64;
 /** A plan right after a change of load may place so many times as many. A cap that somebody has set is never raised. */
 const changeFactor = 2;
-/** A change of load counts as fresh for so many windows, or until a plan was judged: what comes later follows the usual pace. */
+/** A change of load counts as fresh for so many windows, or until a plan was judged; after that the usual pace holds. */
 const changeWindows = 4;
 /** The load holds still when so many windows in a row differed by no more than this many times their sampling noise. */
 const quietWindowsMin = 8;
@@ -21,25 +21,25 @@ export class Pace {
   #quiet = 0;
   #fruitless = 0;
 
-  /** A window was taken into the forecast. */
+  /** Takes note that a window was taken into the forecast. */
   observe({ alarm, change, noiseFloor }: Pick<Forecast, "alarm" | "change" | "noiseFloor">): void {
     this.#changeLeft = alarm ? changeWindows : Math.max(0, this.#changeLeft - 1);
     this.#quiet = alarm || change > quietNoise * noiseFloor ? 0 : this.#quiet + 1;
     if (this.#quiet === 0) this.#fruitless = 0;
   }
 
-  /** A plan was made, and this is what came of it. */
+  /** Takes the decision on a plan that was made. */
   judged({ reason }: Pick<Decision, "reason">): void {
     this.#changeLeft = 0;
     this.#fruitless = reason === "NoBetterPlan" || reason === "TransferNotWorth" ? this.#fruitless + 1 : 0;
   }
 
-  /** Ranks came or went: what was not worth a plan before may be now. */
+  /** Forgets that plans found nothing better, since ranks came or went and the next one may. */
   forget(): void {
     this.#fruitless = 0;
   }
 
-  /** The load has changed, and no plan was judged since. */
+  /** True when the load has changed, and no plan was judged since. */
   get changed(): boolean {
     return this.#changeLeft > 0;
   }
@@ -50,7 +50,7 @@ export class Pace {
   }
 }
 
-/** Copies that the next plan may newly place. `given`: what the spec says. */
+/** The number of copies that the next plan may newly place; `given` is the spec's. */
 export function movesAllowed(given: number | undefined, changed: boolean): number {
   return given ?? movesDefault * (changed ? changeFactor : 1);
 }

@@ -1,16 +1,16 @@
-// The age of the last resharding of homes, for policies that reshard rarely: kept beside the plans by whoever asks for them, since
-// a policy has no memory. Windows are numbered by the caller. No I/O.
+// The age of the last resharding of homes, for policies that reshard rarely. A policy has no memory, so those that ask it for plans keep
+// this beside them, and number the windows. No I/O.
 import type { PlanInput, PlanOutput } from "../policy.ts";
 
 export class ReshardAge {
   #last: number | undefined;
 
-  /** Ranks or the load have changed: what homes were sharded for is gone. */
+  /** Forgets when homes were sharded, since ranks or the load have changed. */
   forget(): void {
     this.#last = undefined;
   }
 
-  /** A plan was taken in this window. What the budget left of a sharding goes on in the next plan. */
+  /** Takes note of a plan that was taken in this window. A sharding that the budget cut short goes on in the next plan. */
   planned(window: number, { resharding }: Pick<PlanOutput, "resharding">): void {
     if (resharding !== undefined) this.#last = resharding ? undefined : window;
   }

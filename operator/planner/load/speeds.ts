@@ -6,7 +6,7 @@ import { median, Throughput, type Work } from "./throughput.ts";
 /** A rank as far as its speed is concerned. */
 export interface SpeedRank {
   readonly bootId: string;
-  /** Names what it runs on: what was measured on one is not true of another. */
+  /** The name of the hardware that it runs on: a measurement on one is not true of another. */
   readonly hardware: string;
   /** Its kind of device: ranks of a kind that compute on the cores of one machine are measured as one. */
   readonly device: string;
@@ -58,7 +58,7 @@ export class Speeds {
     else this.#pending.set(window.bootId, [window]);
   }
 
-  /** Throws away what was not closed: it was measured while experts moved. */
+  /** Throws away what came since the last close, which was measured while experts moved. */
   drop(): void {
     this.#pending.clear();
     this.#throughput.drop();

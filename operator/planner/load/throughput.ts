@@ -6,7 +6,7 @@ import { type Matrix, nonNegative, type Vector } from "./cost-fit.ts";
 
 /** Expert work of one rank in some time. A batch's x is (1, experts run in it, rows). */
 export interface Work {
-  /** Sum of x. */
+  /** The sum of x. */
   readonly amount: Vector;
   /** Microseconds that it took. */
   readonly micros: number;
@@ -128,7 +128,7 @@ function fit(ranks: readonly Rank[]): { costs: Vector; common: number } {
   let common = 0;
   const squares = ranks.reduce<Matrix>((sum, rank) => sum.map((value, i) => value + (rank.squares[i] ?? 0)), nothing.squares);
   for (let round = 0; round < rounds; round++) {
-    // At the common speed a rank's batches would have taken its speed times as long.
+    // A rank's batches would have taken its speed times as long at the common speed.
     const times = ranks.reduce<Vector>(
       (sum, rank, r) => sum.map((value, i) => value + (rank.times[i] ?? 0) * Math.exp((logs[r] ?? 0) - common)),
       [0, 0, 0],

@@ -34,7 +34,7 @@ export class TransitionCounts {
     });
   }
 
-  /** A window has ended. */
+  /** Lets what is known fade a little, as a window has ended. */
   fade(): void {
     for (let i = 0; i < this.#sums.length; i++) this.#sums[i] = (this.#sums[i] as number) * fading;
     this.pairs *= fading;
@@ -45,12 +45,12 @@ export class TransitionCounts {
     return this.pairs >= this.#enough ? this.#sums : undefined;
   }
 
-  /** Enough is known, and much of it since the last plan. */
+  /** True when enough is known, and much of it is newer than the last plan. */
   get fresh(): boolean {
     return this.pairs >= this.#enough && this.#since >= Math.max(this.#enough, newPart * this.pairs);
   }
 
-  /** A plan was made of what is known. */
+  /** Takes note that a plan was made of what is known. */
   used(): void {
     this.#since = 0;
   }

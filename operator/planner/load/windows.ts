@@ -68,7 +68,7 @@ export class LoadWindows {
     if (window.seq <= record.seq) return { ok: false, reason: "duplicate" };
     record.seq = window.seq;
     record.lastMs = now;
-    // Counted over two worlds: a sign of life, and no more.
+    // A window that began before the last reset counts two plans' load: it is a sign of life, and no more.
     if (window.windowStart < this.#cleanSince) return { ok: true };
     record.heard = true;
     const routed = this.#byPhase[window.phase];
@@ -152,8 +152,7 @@ export class LoadWindows {
     return closed;
   }
 
-  /** Throws away what the open window holds, and what comes later of a time before: after a change of plan or ranks it would mix two
-   *  worlds. */
+  /** Throws away what the open window holds, and later messages on a time before now: they would mix two plans or sets of ranks. */
   reset(now: number): void {
     this.#cleanSince = now;
     this.#open(now);

@@ -27,9 +27,9 @@ const quiet = { gainPerMove: 1e-3, enter: 1.05 } as const;
 const reconcileAt = { perLayer: 0.08, shared: 0.4 } as const;
 const usualTheta = 5e-4;
 /**
- * Of a restless load this multiple of what forecasts miss, up to the maximum, is planned for as if it came evenly to all
- * experts: who will be hot next is not known, so copies are not spent on those that are hot now alone. It pays where shares
- * follow the load within a window; with shares that stay, the forecast as it is is better (PlanInput.unrest).
+ * The part of a restless load, as a multiple of what forecasts miss and up to the maximum, that is planned for as if it came evenly
+ * to all experts: nobody knows which will be hot next, so copies are not spent on those that are hot now alone. It pays where shares
+ * follow the load within a window; with shares that stay, the plain forecast is better (PlanInput.unrest).
  */
 const hedgePerUnrest = 3;
 const hedgeMax = 0.3;

@@ -6,7 +6,7 @@ import { pour, type Ranks } from "../../../runtime/placement/split.ts";
 const power = 32;
 const sweepsAfterApply = 2;
 const sweepsAtStart = 8;
-/** No rank: for `give`. */
+/** The rank that `give` takes for none. */
 export const none = -1;
 
 /** Hosts that one expert would have. */

@@ -97,7 +97,7 @@ function candidates(problem: Problem, current: Hosts, target: Hosts, aim: Aim | 
     const before = worstOf(problem, layer, from);
     return [{ change, before, gain: aim ? aim.layer(layer) : before - worstOf(problem, layer, to) }];
   });
-  // Layers that are really uneven come first: the headline is the worst one.
+  // Layers that are really uneven come first, since the worst one counts.
   const uneven = ({ before }: Candidate): number => (before > unevenAbove ? 1 : 0);
   return found.sort((a, b) => uneven(b) - uneven(a) || rateOf(b) - rateOf(a) || a.change.layer - b.change.layer);
 }

@@ -6,7 +6,7 @@ const drain: Step = { kind: "drain", cost: "plan" };
 const repair: Step = { kind: "repair", cost: "plan" };
 const why = { reason: "Unavailable", message: "the API server does not answer" };
 
-/** Pauses of a step that always fails. */
+/** The pauses of a step that always fails. */
 function pauses(what: Step, count: number): number[] {
   const attempts = new Attempts();
   let now = 0;

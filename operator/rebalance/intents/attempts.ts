@@ -3,22 +3,22 @@
 import { backoffMs } from "../backoff.ts";
 import type { Why } from "../observed.ts";
 
-/** What the loop starts: a look at the outside, or an intent. */
+/** A step that the loop starts: a look at the outside, or an intent. */
 export interface Step {
   readonly kind: string;
   /** A look asks pods and the API server and may soon be repeated; a plan that fails costs epochs and events. */
   readonly cost: "look" | "plan";
 }
 
-/** How a step ended. */
+/** The end that one step came to. */
 export type StepEnd =
   /** It may be wanted again at once. */
   | { readonly end: "done" }
-  /** With these members there is nothing more to do. `blocked`: ranks that it could not empty, and why. */
+  /** There is nothing more to do with these members. `blocked` has the ranks that it could not empty, and why. */
   | { readonly end: "settled"; readonly blocked?: ReadonlyMap<number, string> }
-  /** Again after a pause. */
+  /** It is tried again after a pause that grows. */
   | { readonly end: "failed"; readonly why: Why }
-  /** Its time has not come: asked again soon. */
+  /** Its time has not come, and it is tried again soon. */
   | { readonly end: "wait"; readonly why: Why };
 
 export const done: StepEnd = { end: "done" };
@@ -27,27 +27,27 @@ export const settled: StepEnd = { end: "settled" };
 interface Entry {
   readonly members: string;
   readonly failures: number;
-  /** With the same members not before. */
+  /** The time before which it is not tried with the same members. */
   readonly nextAt: number;
-  /** With others not before. */
+  /** The time before which it is not tried with other members. */
   readonly othersAt: number;
   readonly why?: Why;
   readonly blocked?: ReadonlyMap<number, string>;
 }
 
 const pauseMs = 200;
-/** After the first failure; doubled with each one. */
+/** The pause after the first failure, which is doubled with each further one. */
 const firstPauseMs = 2_000;
 const longestPauseMs: Readonly<Record<Step["cost"], number>> = {
   look: 10_000,
-  /** Two epochs and two events an attempt: a plan that fails for ever costs no more than these twice a minute. */
+  /** An attempt costs two epochs and two events: a plan that fails for ever costs them no more than twice a minute. */
   plan: 30_000,
 };
 
 export class Attempts {
   readonly #entries = new Map<string, Entry>();
 
-  /** Told at every look: what is settled for some members is open again once these have changed, even if they come back. */
+  /** Called at every look: reopens what was settled for members that have changed by now, even if they come back later. */
   look(members: string): void {
     for (const [kind, entry] of this.#entries)
       if (entry.nextAt === Number.POSITIVE_INFINITY && entry.members !== members) this.#entries.delete(kind);
@@ -58,13 +58,13 @@ export class Attempts {
     return !entry || now >= (entry.members === members ? entry.nextAt : entry.othersAt);
   }
 
-  /** What is not to be tried now, and why; no reason where nothing is left to do. */
+  /** The kinds of step that are not to be tried now, with the reason; without one where nothing is left to do. */
   paused(members: string, now: number): ReadonlyMap<string, Why | undefined> {
     const held = [...this.#entries].filter(([kind]) => !this.mayTry(kind, members, now));
     return new Map(held.map(([kind, { why }]) => [kind, why]));
   }
 
-  /** Ranks that could not be emptied with the present members. */
+  /** The ranks that could not be emptied with the present members, and why. */
   blocked(): ReadonlyMap<number, string> {
     return new Map([...this.#entries.values()].flatMap(({ blocked }) => [...(blocked ?? [])]));
   }

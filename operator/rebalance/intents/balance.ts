@@ -40,7 +40,7 @@ export class Balance implements Intent {
   }
 }
 
-/** Undefined: it was given up. */
+/** The policy's plan; undefined when the plan was abandoned meanwhile. */
 async function planned(
   { spec, world }: Observed,
   input: PlanInput,

@@ -8,9 +8,9 @@ export function suspended({ spec, world }: Observed): boolean {
 }
 
 export interface Choice {
-  /** Undefined: nothing acts. */
+  /** The intent that acts; undefined when none does. */
   readonly intent?: Intent;
-  /** What is waited for where nothing acts. */
+  /** The reason for waiting where none acts. */
   readonly wait?: Why;
 }
 

@@ -32,7 +32,7 @@ export const drain: Intent = {
   },
 };
 
-/** Ranks with experts that are to move; of a rank that stops nothing moves. */
+/** The leaving ranks whose experts are to move. A rank that leaves because the deployment stops keeps its own. */
 function leavingRanks({ views, plan }: Observed): number[] {
   const used = new Set(ranksOf(plan));
   return views

@@ -6,7 +6,7 @@ import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
 import type { Intent, Wanted } from "./intent.ts";
 
-/** Without all ranks, the first plan waits this long for the others. */
+/** The first plan waits this long for all ranks; then it is made for those that are there, if their memory suffices. */
 const firstPlanWaitMs = 20_000;
 
 export const first: Intent = {

@@ -9,7 +9,7 @@ import { Protect } from "./protect.ts";
 import { Recover } from "./recover.ts";
 import { repair } from "./repair.ts";
 
-/** For one deployment: some remember what they found. */
+/** The intents of one deployment, made anew for each, since some remember what they found. */
 export function intents(): readonly Intent[] {
   return [
     new Recover(), // nothing is planned on top of a plan that nobody has read

@@ -10,32 +10,32 @@ import type { DecisionEvents } from "../status/decision-events.ts";
 import type { Step, StepEnd } from "./attempts.ts";
 
 export interface Intent extends Step {
-  /** While it is wanted nothing after it acts, also while it pauses after a failure. */
+  /** True when nothing after it acts while it is wanted, not even while it pauses after a failure. */
   readonly holdsUpOthers: boolean;
-  /** It acts on a window of load: at the tick that closes one. */
+  /** True when it acts on a window of load, and so only at the tick that closes one. */
   readonly onWindow: boolean;
-  /** Reads the observation and, at most, what this intent found before; starts nothing. */
+  /** Says whether it is wanted, from the observation and, at most, what this intent found before; starts nothing. */
   wanted(seen: Observed): Wanted;
-  /** Its plan, or how the attempt ended without one. What it throws is a failure. */
+  /** Makes its plan, or tells how the attempt ended without one. Whatever it throws counts as a failure. */
   make(seen: Observed, tools: Tools): Made | Promise<Made>;
 }
 
-/** A reason: nothing may be planned until that has passed. */
+/** An answer to `wanted`; a reason in its place says that nothing may be planned until that has passed. */
 export type Wanted = boolean | Why;
 
 export type Made = Proposal | StepEnd;
 
-/** What a plan is made with. */
+/** The tools that a plan is made with. */
 export interface Tools {
   readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner">;
   readonly placement: Placement;
   /** Every link that is open, those of gateways too. */
   readonly links: { all(): readonly Link[] };
-  /** Of this moment; undefined until a worker was described. */
+  /** The load picture as it is at the moment of reading; undefined until a worker was described. */
   readonly load: LoadPicture | undefined;
   readonly decisions: DecisionEvents;
   /** The newest observation, for plans that take time to make. */
   readonly latest: () => Observed;
-  /** The plan is not wanted any more: something that comes before it is. */
+  /** Aborted when the plan is not wanted any more, since something that comes before it is. */
   readonly signal: AbortSignal;
 }

@@ -25,7 +25,7 @@ test("plans that are abandoned reject, the one being made and one that waits, an
     abandoned.abort();
     for (const plan of abandon) await assert.rejects(plan, (error) => hasCode(error, "PlanAbandoned"));
     assert.equal((await kept).layers.length, 1);
-    abandoned.abort(); // what has ended cannot be abandoned
+    abandoned.abort(); // plans that have ended cannot be abandoned
   } finally {
     await planner.close();
   }

@@ -7,14 +7,14 @@ import { makePlan, policies } from "../../planner/index.ts";
 import type { PlanInput, PlanOutput } from "../../planner/policy.ts";
 
 export interface Planner {
-  /** `signal`: the plan is not wanted any more; it rejects with `PlanAbandoned`. */
+  /** Makes a plan. When `signal` aborts, the plan is not wanted any more, and this rejects with `PlanAbandoned`. */
   plan(policy: PolicyName, input: PlanInput, signal?: AbortSignal): Promise<PlanOutput>;
   close(): Promise<void>;
 }
 
 /** A plan that takes longer is given up, and the thread with it. */
 const planTimeoutMs = 60_000;
-/** Plans waiting for the thread; one per deployment is all there is, so this is a bound on deployments. */
+/** The number of plans that may wait for the thread; each deployment has one at most, so this bounds the deployments. */
 const waitingMax = 10_000;
 
 interface Request {
@@ -26,7 +26,7 @@ type Reply =
   | { readonly id: number; readonly output: PlanOutput }
   | { readonly id: number; readonly code: string; readonly message: string };
 
-/** In this thread: for tests and small tools. */
+/** The planner in the caller's own thread, for tests and small tools. */
 export const inlinePlanner: Planner = { plan: runPolicy, close: async () => {} };
 
 async function runPolicy(policy: PolicyName, input: PlanInput): Promise<PlanOutput> {
@@ -101,7 +101,7 @@ class PlannerThread implements Planner {
     this.#next();
   }
 
-  /** What is being made ends with the thread; what waits is taken out of the queue. */
+  /** Gives up one plan: the thread is ended if it makes it now, and a plan that waits is taken out of the queue. */
   #abandon(waiting: Waiting): void {
     const message = "the plan was abandoned";
     const at = this.#queue.indexOf(waiting);
@@ -111,7 +111,7 @@ class PlannerThread implements Planner {
     waiting.reject(new AppError(message, { code: "PlanAbandoned", operation: "planning" }));
   }
 
-  /** The thread is of unknown state: a new one takes the next plan. */
+  /** Fails the current plan and ends the thread, whose state is unknown; a new one takes the next plan. */
   #fail(message: string, code = "PlannerFailed"): void {
     const current = this.#current;
     const worker = this.#worker;

@@ -11,7 +11,7 @@ import type { Observed } from "../observed.ts";
 import { done } from "./attempts.ts";
 import type { Intent, Made, Tools } from "./intent.ts";
 
-/** Copies that one plan adds: what comes up meanwhile does not wait for all of them. */
+/** The most copies that one plan adds, so that more urgent plans do not wait for all of them. */
 const protectMovesMax = 1024;
 
 export class Protect implements Intent {
@@ -19,7 +19,7 @@ export class Protect implements Intent {
   readonly cost = "plan";
   readonly holdsUpOthers = false;
   readonly onWindow = false;
-  /** Experts for which the members of this key had no room. */
+  /** The number of experts for which the members of this key had no room. */
   #roomless = { key: "", count: 0 };
 
   wanted(seen: Observed): boolean {
@@ -46,21 +46,21 @@ export class Protect implements Intent {
   }
 }
 
-/** Stands for the members and the floor. */
+/** A key for the members and the floor. */
 function keyOf({ members, spec }: Observed): string {
   return `${members} ${spec.experts.minCopies}`;
 }
 
 /**
- * The next step up to the floor, whatever the move budget of the input says. `missing`: experts that stay below it for want of
- * room; 0 while plans bring it nearer.
+ * The next step up to the floor, whatever the move budget of the input says. `missing` counts the experts that stay below it for
+ * want of room; it is 0 while plans still bring it nearer.
  */
 function nearerToFloor(input: PlanInput, layers: readonly LayerPlan[]) {
   const bounded = { ...input, budget: { ...unlimited, maxMoves: protectMovesMax } };
   const floored = withFloor(bounded, layers);
   const next = schedulable(bounded, floored.layers);
   const below = belowFloor(bounded, next);
-  // What this plan leaves, for its length or for want of room beside the old copies, the next one may bring.
+  // Copies that this plan leaves out, for its length or for want of room beside the old ones, the next one may bring.
   const missing = below < belowFloor(bounded, layers) ? 0 : below;
   return { layers: next, added: floored.added, missing };
 }

@@ -5,9 +5,9 @@ import { recovery } from "./recover.ts";
 
 const host = (rank: number) => ({ hosts: [[rank]], shares: [[1000]] });
 const parts = { deploymentUid: "uid", modelDigest: "digest", planHash: "", parentEpoch: 0 };
-/** Epoch 1: both layers on rank 0. */
+/** The plan of epoch 1, with both layers on rank 0. */
 const parent: PlacementPlan = { ...parts, epoch: 1, layers: [0, 1].map((layer) => ({ layer, epoch: 1, ...host(0) })) };
-/** Epoch 2: layer 1 goes to rank 1. */
+/** The plan of epoch 2, in which layer 1 goes to rank 1. */
 const stored: PlacementPlan = { ...parts, epoch: 2, layers: [parent.layers[0]!, { layer: 1, epoch: 2, ...host(1) }] };
 
 test("an unfinished plan is gone on with; a layer that nobody has committed can still be rolled back", () => {
@@ -24,7 +24,7 @@ test("while a worker is silent a layer that it may have committed only goes forw
 });
 
 test("when nobody says anything the stored plan is carried to everyone, not taken as finished", () => {
-  assert.equal(recovery(stored, [], 2).kind, "settled", "all are new boots");
+  assert.equal(recovery(stored, [], 2).kind, "settled", "all are new processes");
   const found = recovery(stored, [], 2, true);
   assert.ok(found.kind === "resume");
   assert.deepEqual([...found.committed], [0, 1]);

@@ -32,7 +32,7 @@ export class Recover implements Intent {
     const stored = await placement.read();
     const seen = tools.latest(); // reading took its time
     const { load } = tools;
-    // What the leader before has learnt of the ranks' speeds: without it plans would go back and forth at every change of leader.
+    // The former leader's knowledge of the ranks' speeds is kept: without it plans would go back and forth at every change of leader.
     const known = new Map((stored?.status.ranks ?? []).map(({ bootId, speedPercent }) => [bootId, speedPercent]));
     for (const { bootId, hardware } of speedRanks(seen.views)) load?.speeds.seed(hardware, (known.get(bootId) ?? 0) / 100);
     const connected = seen.views.filter((view) => view.usable);
@@ -53,12 +53,12 @@ export class Recover implements Intent {
   }
 }
 
-/** For how long a rank has not been usable. */
+/** The time for which a rank has not been usable. */
 function awayMs({ now, usableAt, startedAt }: Observed, rank: number): number {
   return now - (usableAt.get(rank) ?? startedAt);
 }
 
-/** Ranks that may know what is committed. */
+/** The ranks that may know what is committed: those that the stored plan names, or all that are wanted. */
 function namedRanks({ world }: Observed, stored: StoredPlacement | undefined): number[] {
   const named = stored?.spec.ranks ?? [];
   return named.length > 0 ? named.map(({ rank }) => rank) : Array.from({ length: world.desiredRanks }, (_, rank) => rank);
@@ -121,13 +121,13 @@ function readable(
   return undefined;
 }
 
-/** Made for smaller experts, or for more memory, than there is. */
+/** True when the plan puts more on a rank than it has memory for: it was made for smaller experts, or for more memory. */
 function overfull({ shape, views }: Observed, plan: PlacementPlan): boolean {
   const bytes = shape ? bytesByRank(shape, plan.layers) : new Map<number, number>();
   return views.some((view) => view.usable && (bytes.get(view.rank) ?? 0) > (view.report?.description?.budgetBytes ?? 0));
 }
 
-/** What a stored status says of the plan, without what is of the moment. */
+/** The part of a stored status that is about the plan itself, not about the moment it was written. */
 function reportIn(stored: StoredPlacement | undefined): PlanReport {
   const { layersCommitted, predicted, measured, reason } = stored?.status ?? {};
   return {
@@ -143,18 +143,19 @@ type Recovery =
   | { readonly kind: "nothing" }
   /** The stored plan holds everywhere, or nobody remembers another. */
   | { readonly kind: "settled"; readonly committed: PlacementPlan }
-  /** A stored plan is unfinished: go on from here. */
+  /** The stored plan is unfinished, and the rollout goes on with it. */
   | {
       readonly kind: "resume";
       readonly parent: PlacementPlan | undefined;
       readonly plan: PlacementPlan;
       readonly committed: ReadonlySet<number>;
     }
-  /** Workers know a plan that is not stored: write it down again. */
+  /** Workers know a plan that is not stored, and it is written down again. */
   | { readonly kind: "rewrite"; readonly committed: PlacementPlan };
 
 /**
- * `silent`: a connected worker did not say what it has committed. It may be any layer of the stored plan: these only go forward.
+ * Compares the stored plan with what workers know. `silent` says that a connected worker did not tell what it has committed: that may
+ * be any layer of the stored plan, so all of these only go forward.
  */
 export function recovery(stored: PlacementPlan | undefined, snapshots: readonly PlacementPlan[], layers: number, silent = false): Recovery {
   const known = newestOf(snapshots, layers);
@@ -167,7 +168,7 @@ export function recovery(stored: PlacementPlan | undefined, snapshots: readonly 
   for (const [l, layer] of stored.layers.entries()) {
     const held = known.layers[l];
     if (!held || layer.epoch <= held.epoch) {
-      // Committed somewhere; whether everywhere, only a commit to all can tell. It is idempotent.
+      // The layer is committed somewhere; only a commit to all, which is idempotent, can tell whether it is everywhere.
       if (
         layer.epoch === stored.epoch &&
         snapshots.some((plan) => (plan.layers.find(({ layer: at }) => at === l)?.epoch ?? 0) < layer.epoch)

@@ -1,5 +1,5 @@
-// The intent for ranks that are lost: experts whose only copies went with them get new homes on the others. What finds no room is said
-// and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
+// The intent for ranks that are lost: experts whose only copies went with them get new homes on the others. Experts without room are
+// told in an event and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
 import { type PlanInput, unlimited } from "../../planner/policy.ts";
 import { repairPlan } from "../../planner/repair.ts";
 import { assertPlan } from "../../planner/validate.ts";
@@ -27,7 +27,7 @@ export const repair: Intent = {
     assertPlan(input, layers, { unhosted: [...unhosted, ...later] });
     load.forgetHistory();
     const reason = `ranks ${lost.join(", ")} are lost`;
-    // What did not fit beside the old copies on their way finds room in the next plan, with the same members.
+    // Copies that did not fit beside the old ones while these were on their way find room in the next plan, with the same members.
     const once = later.length === 0;
     return { kind: "repair", layers, reason, parent: seen.plan, limited: false, announced: true, once, input };
   },
@@ -40,7 +40,7 @@ function wanted(seen: Observed): Wanted {
   return dead.length > 0 && seen.ranks.some((rank) => rank.state === "active");
 }
 
-/** Ranks of the plan that no usable process has. */
+/** The ranks of the plan for which there is no usable process. */
 function deadRanks({ plan, ranks }: Observed): number[] {
   const dead = new Set(ranks.filter((rank) => rank.state === "dead").map(({ rank }) => rank));
   return ranksOf(plan).filter((rank) => dead.has(rank));

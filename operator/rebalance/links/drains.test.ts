@@ -43,7 +43,7 @@ function worker() {
 
 test("a rank that is taken back is told so until its status says that it serves, at most once a second", async () => {
   const { told, state, view } = worker();
-  // As a new leader finds it: this process never told it anything.
+  // A new leader finds it so: this operator process never told it anything.
   Object.assign(state, { draining: true, broken: true });
   const drains = new Drains();
   for (let now = 0; now <= 2_000; now += 200) {

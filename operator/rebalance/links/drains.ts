@@ -4,16 +4,16 @@
 import type { DrainView, LeavingRank } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 
-/** Least time between two Drain calls to one pod. */
+/** The least time between two Drain calls to one pod. */
 const askMs = 1_000;
 
 interface DrainFacts {
   readonly leaving: LeavingRank;
   readonly view: RankView | undefined;
-  /** Experts of the plan live there. */
+  /** True while experts of the plan live there. */
   readonly planned: boolean;
   readonly blocked: boolean;
-  /** For how long no expert has depended on it. */
+  /** The time for which no expert has depended on it. */
   readonly emptyMs: number;
   readonly drainMs: number;
 }
@@ -28,7 +28,7 @@ export interface DrainStep {
   readonly now: number;
 }
 
-/** Pure. */
+/** The phase of one leaving rank, from what is known of it now. Pure. */
 function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: DrainFacts): DrainView["phase"] {
   if (!view || view.lost) return "Drained";
   if (leaving.reason !== "Stop" && planned) return blocked ? "Blocked" : "Moving";
@@ -38,7 +38,7 @@ function drainPhase({ leaving, view, planned, blocked, emptyMs, drainMs }: Drain
 
 export class Drains {
   #phases = new Map<string, DrainView["phase"]>();
-  /** Since when no expert depends on a leaving pod. */
+  /** Unix ms since which no expert depends on a leaving pod, by uid. */
   #emptySince = new Map<string, number>();
   #asked = new Map<string, number>();
 
@@ -64,7 +64,7 @@ export class Drains {
     this.#tell(views, now);
   }
 
-  /** A leaving rank is told to finish, one that was taken back to serve on. One that terminates drains by itself. */
+  /** Tells a leaving rank to finish, and one that was taken back to serve on. One that terminates drains by itself. */
   #tell(views: readonly RankView[], now: number): void {
     const asked = new Map<string, number>();
     for (const { pod, leaving, link, report } of views) {

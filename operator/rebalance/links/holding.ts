@@ -21,11 +21,11 @@ export function unheld(plan: PlacementPlan | undefined, views: readonly RankView
   return { unhosted: homeless + waiting, homeless, loading: [...loading].sort((a, b) => a - b) };
 }
 
-/** Whether a rank that is planned to hold (layer, expert) does. */
+/** The question whether a rank that is planned to hold (layer, expert) does. */
 type Holder = (layer: number, expert: number) => boolean;
 
 function holderOf({ report }: RankView): Holder {
-  // Ready once it has held all that the plan gave it. Its report may be of a moment before the plan was committed.
+  // A worker is ready once it has held all that the plan gave it. The report of what it holds may be older than the commit.
   if (report?.status?.ready && report.status.epoch > 0) return () => true;
   const held = new Map([...(report?.hosted ?? [])].map(([layer, { experts }]) => [layer, new Set(experts)]));
   return (layer, expert) => held.get(layer)?.has(expert) ?? false;

@@ -1,5 +1,5 @@
-// The load messages of one deployment: subscribed to where its spec says, handed to its load picture, counted, and how old they are.
-// The loop tells it at every tick which ranks should report; telemetry.ts owns the connections.
+// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load picture, counts them and
+// knows how old they are. The loop tells it at every tick which ranks should report; telemetry.ts owns the connections.
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
@@ -8,12 +8,12 @@ import type { TelemetryFacts } from "../observed.ts";
 import type { LoadPicture } from "./load-picture.ts";
 import type { Subscription } from "./telemetry.ts";
 
-/** Whose messages count, and for what. */
+/** The deployment that is listened to, the ranks whose messages count, and the picture that takes them. */
 export interface Listening {
   readonly world: World;
   /** Ranks that should report. */
   readonly expected: readonly ExpectedRank[];
-  /** Undefined until a worker was described. */
+  /** The load picture; undefined until a worker was described. */
   readonly load: LoadPicture | undefined;
 }
 
@@ -26,7 +26,7 @@ export class Intake {
     this.#ports = ports;
   }
 
-  /** Follows the spec: another server, prefix or Secret is another subscription, no server none. */
+  /** Follows the spec: another server, prefix or Secret is another subscription, and without a server there is none. */
   listen(listening: Listening): void {
     this.#listening = listening;
     const { ref, spec } = listening.world;
@@ -53,7 +53,7 @@ export class Intake {
     return this.#open?.subscription.status.connected ?? false;
   }
 
-  /** Of the oldest last message of a rank that should report; undefined where no NATS server is named: nothing can be stale. */
+  /** The age of the oldest last message of a rank that should report; undefined where no NATS server is named, so that none is stale. */
   ageMs({ spec }: World): number | undefined {
     if (!this.#ports.natsUrl(spec)) return undefined;
     const { load, expected = [] } = this.#listening ?? {};
@@ -62,14 +62,14 @@ export class Intake {
 
   facts({ world, expected, load }: Listening, now: number, staleAfterMs: number): TelemetryFacts {
     const named = Boolean(this.#ports.natsUrl(world.spec));
-    const book = load?.book;
+    const windows = load?.windows;
     return {
       bus: named ? (this.#open?.subscription.status ?? { connected: false, reason: "Connecting" }) : undefined,
-      ageMs: book?.ageMs(expected, now) ?? Number.POSITIVE_INFINITY,
+      ageMs: windows?.ageMs(expected, now) ?? Number.POSITIVE_INFINITY,
       staleAfterMs,
-      reporting: book?.reporting(expected, now, staleAfterMs) ?? 0,
+      reporting: windows?.reporting(expected, now, staleAfterMs) ?? 0,
       expected: expected.length,
-      lastSampleMs: book?.lastSampleMs() ?? 0,
+      lastSampleMs: windows?.lastSampleMs() ?? 0,
     };
   }
 

@@ -1,6 +1,6 @@
 // The links of one deployment: one per worker and gateway pod that has an address, opened and closed as pods come and go. It pushes
-// membership to all of them when it changes, and to processes that come the plan that holds. The loop calls it at every tick; calls
-// of one pod are session.ts.
+// membership to all of them when it changes, and the plan that holds to each process that comes up. The loop calls it at every tick;
+// the calls to one pod are session.ts.
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { type Identity, type World, workerServerName } from "../../deployment/ports.ts";
@@ -37,7 +37,7 @@ export class Links {
   #lastMembers = "";
   #members: readonly Member[] = [];
   #sampleTransitions = false;
-  /** Worker processes that know of the plan, by rank. */
+  /** The bootId of the worker process that was told the plan last, by rank. */
   readonly #told = new Map<number, string>();
 
   constructor(open: OpenLink, onChange: () => void) {
@@ -54,7 +54,7 @@ export class Links {
     return [...this.#workers.values(), ...this.#gateways.values()].map(({ link }) => link);
   }
 
-  /** `plan`: what holds; a gateway that comes hears it at once. */
+  /** Opens and closes links as pods come and go. A gateway that comes up is told the `plan` that holds at once. */
   sync(world: World, identity: Identity, plan: PlacementPlan | undefined, now: number): void {
     const { ref } = world;
     const wanted = world.workers.flatMap((pod) =>
@@ -72,7 +72,7 @@ export class Links {
     this.#now = now;
   }
 
-  /** The links that were opened. */
+  /** Closes links to pods that are gone or have another address, opens those that are wanted, and returns the new ones. */
   #reconcile(
     entries: Map<string, Entry>,
     wanted: readonly Wanted[],
@@ -113,7 +113,7 @@ export class Links {
     return { version: this.#version, members: this.#members, sampleTransitions: this.#sampleTransitions };
   }
 
-  /** A plan begins with these: it tells them itself. */
+  /** Takes note of the processes that a plan begins with: the rollout itself tells them of it. */
   planBegins(members: ReadonlyMap<number, PlanMember>): void {
     for (const [rank, { bootId }] of members) this.#told.set(rank, bootId);
   }

@@ -40,20 +40,20 @@ import { PathRates } from "./rates.ts";
 
 /** For this many windows after a plan its copies are not taken back, unless the load has changed. */
 const dwellWindows = 3;
-/** Selections per layer below which a window says nothing even beside others. */
+/** The number of selections per layer below which a window says nothing even beside others. */
 const windowRowsMin = 200;
 /** A window of slow traffic is stretched until it holds this many selections per layer, at most so many times its length. */
 const windowRows = 1000;
 const stretchMax = 4;
-/** Rows per layer that the measured imbalance adds up. */
+/** The number of rows per layer that the measured imbalance adds up, over several windows where one has fewer. */
 const measuredRows = 10_000;
 
-/** What is read of an observation. */
+/** The part of an observation that the picture reads. */
 export type LoadFacts = Pick<Observed, "spec" | "synced" | "planInProgress" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
 
 export class LoadPicture {
-  readonly book: LoadWindows;
-  /** How fast bytes come, as receivers measure it. */
+  readonly windows: LoadWindows;
+  /** The rates at which bytes of experts come, as receivers measure them. */
   readonly rates = new PathRates();
   readonly speeds = new Speeds();
   #lastPlanAt = Number.NEGATIVE_INFINITY;
@@ -63,7 +63,7 @@ export class LoadPicture {
   #bound: number | undefined;
   #window: ClosedWindow | undefined;
   #phases: readonly PhaseLoad[] = [];
-  /** Unix ms since which load is listened to. */
+  /** Unix ms at which this picture began to listen for load. */
   readonly #since: number;
   readonly #forecaster: Forecaster;
   #forecast: Forecast | undefined;
@@ -74,9 +74,9 @@ export class LoadPicture {
   #evidence = 0;
   readonly #served = new ServedRows();
   #settled = false;
-  /** Of each layer's max/mean. */
+  /** The part of each layer's max/mean that may be chance. */
   #noise: Float64Array | undefined;
-  /** Made with the first message that has transitions; workers send them while the policy asks. */
+  /** The counts of transitions, made with the first message that has some; workers send them while the policy uses them. */
   #transitions: TransitionCounts | undefined;
   readonly #resharded = new ReshardAge();
   #history: { windows: number; added: number[]; dropped: number[] }[] = [];
@@ -84,23 +84,23 @@ export class LoadPicture {
   constructor(shape: ModelShape, deploymentUid: string, now: number) {
     this.#shape = shape;
     this.#since = now;
-    this.book = new LoadWindows({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
+    this.windows = new LoadWindows({ layers: shape.layers, experts: shape.experts, deploymentUid, now });
     this.#forecaster = new Forecaster(shape.layers, shape.experts);
   }
 
   accept(window: LoadWindow, expected: readonly ExpectedRank[], now: number): Accepted {
-    const accepted = this.book.accept(window, expected, now);
+    const accepted = this.windows.accept(window, expected, now);
     if (accepted.ok) this.speeds.take(window);
     if (accepted.ok && window.transitions) {
-      this.#transitions ??= new TransitionCounts(this.book.layers, this.book.experts);
+      this.#transitions ??= new TransitionCounts(this.windows.layers, this.windows.experts);
       this.#transitions.add(window.transitions);
     }
     return accepted;
   }
 
-  /** Of the oldest last message; a rank that was never heard is as old as the listening, so that no fresh figure stays for it. */
+  /** The age of the oldest last message. A rank that was never heard counts as old as this picture, so that the figure grows for it. */
   ageMs(expected: readonly ExpectedRank[], now: number): number {
-    return Math.min(this.book.ageMs(expected, now), now - this.#since);
+    return Math.min(this.windows.ageMs(expected, now), now - this.#since);
   }
 
   /** Ends the window when its time has come; true when there is something new to decide on. */
@@ -108,16 +108,16 @@ export class LoadPicture {
     const { window } = facts.spec.rebalancing.trigger;
     if (facts.planInProgress) {
       // Counts taken while experts move say nothing of either plan.
-      this.book.reset(now);
+      this.windows.reset(now);
       this.speeds.drop();
       return false;
     }
     const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
-    const openMs = now - this.book.openSince;
+    const openMs = now - this.windows.openSince;
     if (openMs < windowMs) return false;
     const wanted = Math.min(facts.spec.rebalancing.trigger.minTokens, windowRows);
-    if (this.book.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
-    const closed = this.book.close(facts.expected, now);
+    if (this.windows.openSelections() < wanted && openMs < windowMs * stretchMax) return false;
+    const closed = this.windows.close(facts.expected, now);
     this.speeds.close(facts.hardware);
     this.#window = closed;
     if (policies[facts.spec.rebalancing.policy].usesTransitions) this.#transitions?.fade();
@@ -135,7 +135,7 @@ export class LoadPicture {
         this.#served.clear();
       }
       this.#evidence += least;
-      // What was dropped before the load changed may be what is needed now.
+      // Copies that were dropped before the load changed may be needed now.
       this.#history = alarm ? [] : this.#history.filter((plan) => ++plan.windows <= dwellWindows);
       this.#noise = this.#forecaster.layerNoise(closed.perLayer, Math.max(1, facts.expected.length));
       this.#bound = layerBoundOf(this.input(facts));
@@ -146,7 +146,7 @@ export class LoadPicture {
     return true;
   }
 
-  /** First question, on the window just closed. */
+  /** Asks the first question of planner/decide.ts, whether to plan, on the window that was closed last. */
   ask(facts: LoadFacts, now: number): Decision {
     const { rebalancing, telemetry } = facts.spec;
     const closed = this.#window;
@@ -157,7 +157,7 @@ export class LoadPicture {
       synced: facts.synced && facts.plan !== undefined,
       planInProgress: facts.planInProgress,
       busConnected: facts.busConnected,
-      telemetryAgeMs: this.book.ageMs(facts.expected, now),
+      telemetryAgeMs: this.windows.ageMs(facts.expected, now),
       staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
       missingRanks: closed?.missing ?? [],
       activeRanks: facts.expected.length,
@@ -178,7 +178,7 @@ export class LoadPicture {
     return decision;
   }
 
-  /** Second question, on the plan that a policy made. */
+  /** Asks the second question of planner/decide.ts, whether to move, on the plan that a policy made. */
   judge(input: PlanInput, output: PlanOutput, spec: MoEDeploymentSpec, now: number): Judged {
     const { layers, hops } = output;
     this.#lastPlanAt = now;
@@ -199,13 +199,13 @@ export class LoadPicture {
     return judged;
   }
 
-  /** There is no plan to judge. */
+  /** Takes note that no plan could be made, and returns the decision that says so. */
   failed(message: string): Decision {
     this.#decision = planFailed(message, this.#decision?.numbers);
     return this.#decision;
   }
 
-  /** As it is now. */
+  /** The picture as it is now, for the observation of a tick. */
   snapshot(): LoadSnapshot {
     return {
       decision: this.#decision,
@@ -224,7 +224,7 @@ export class LoadPicture {
     return { arm, error, change, noiseFloor, windows, changed: this.#pace.changed };
   }
 
-  /** Load to plan with: the forecast, or even load where none is known. */
+  /** The planner's input, with the forecast as its load; with even load where none is known, or where `even` asks for it. */
   input(facts: LoadFacts, options: { readonly even?: boolean } = {}): PlanInput {
     const { budget } = facts.spec.rebalancing;
     const transitions = this.#transitions?.known();
@@ -259,7 +259,7 @@ export class LoadPicture {
     return timingOf(this.#window, { layers: this.#shape.layers, ranks, rates, windowMs, windows: this.#forecast.lifetime });
   }
 
-  /** A plan was committed: its copies dwell, and the open window is of another world. */
+  /** Takes note that a plan was committed: its copies stay for some windows, and the counts of the open window are void. */
   committed(input: PlanInput, layers: PlacementPlan["layers"], now: number, triggerPercent: number): void {
     if (input.current) {
       const diff = diffPlans(input.current, layers, () => 0);
@@ -271,16 +271,16 @@ export class LoadPicture {
     this.restart(now);
   }
 
-  /** Another plan holds: what was measured says nothing of it. */
+  /** Forgets what was measured, which says nothing of the plan that holds now. */
   restart(now: number): void {
-    this.book.reset(now);
+    this.windows.reset(now);
     this.speeds.drop();
     this.#served.clear();
     this.#measured = undefined;
     this.#phases = [];
   }
 
-  /** Ranks came or went: what was dropped or added before is no longer a hint. */
+  /** Forgets what was added and dropped, which is no hint any more once ranks have come or gone. */
   forgetHistory(): void {
     this.#history = [];
     this.#resharded.forget();
@@ -299,7 +299,7 @@ function leastOf(perLayer: Float64Array): number {
   return Number.isFinite(least) ? least : 0;
 }
 
-/** Noise of the layer that is worst under the current plan. */
+/** The noise of the layer that is worst under the current plan. */
 function worstNoise(input: PlanInput, noise: Float64Array | undefined): number {
   if (!noise || !input.current) return 0;
   const ratios = predictedLayers(input, input.current);

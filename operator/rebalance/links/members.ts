@@ -45,7 +45,7 @@ export function rankViews(input: MembersInput): RankView[] {
   });
 }
 
-/** Of this moment: a link goes on changing. */
+/** A copy of the link's facts at this moment, since the link goes on changing. */
 function reportOf({ address, description, status, hosted, downSince, lastError }: Link): NonNullable<RankView["report"]> {
   return { address, description, status, hosted, downSince, lastError };
 }
@@ -57,7 +57,7 @@ function stateOf(view: Pick<RankView, "lost" | "report" | "usable"> & { readonly
   return view.usable && status !== undefined && status.epoch > 0 && status.ready ? "active" : "joining";
 }
 
-/** One pod per rank: while a pod is replaced, the one that is usable, else the newest. */
+/** One pod per rank: while a pod is replaced the one that is usable, else the one that does not terminate or is not lost. */
 export function currentByRank(views: readonly RankView[]): RankView[] {
   const byRank = new Map<number, RankView>();
   for (const view of views) {
@@ -80,7 +80,7 @@ export function membersOf(views: readonly RankView[]): Member[] {
     }));
 }
 
-/** Ranks that take part in a plan, as the rollout knows them. */
+/** The ranks that take part in a plan, as the rollout knows them. */
 export function planMembers(views: readonly RankView[]): Map<number, PlanMember> {
   const usable = views.filter((view) => view.usable);
   return new Map(
@@ -97,14 +97,14 @@ export function planMembers(views: readonly RankView[]): Map<number, PlanMember>
   );
 }
 
-/** Changes with every process that comes, goes or is to leave. */
+/** A key that changes with every process that comes, goes or is to leave. */
 export function memberKey(views: readonly RankView[]): string {
   return views
     .map((view) => `${view.rank}:${view.report?.description?.bootId ?? "-"}:${view.usable ? 1 : 0}:${view.leaving?.reason ?? ""}`)
     .join(",");
 }
 
-/** What the processes of a world have in common: the model, and the form in which its experts are held. */
+/** The model that all processes of a deployment run, and the form in which its experts are held. */
 export interface Model {
   readonly digest: string;
   readonly codec: string;
@@ -128,12 +128,12 @@ export function agreedModel(views: readonly RankView[], planned: ReadonlySet<str
   return agreed;
 }
 
-/** Pods that the stored plan was made for. */
+/** The pods that the stored plan was made for, by uid. */
 export function podsOf(stored: StoredPlacement | undefined): ReadonlySet<string> {
   return new Set((stored?.spec.ranks ?? []).map(({ podUID }) => podUID));
 }
 
-/** What most of the described workers run. */
+/** The digest of the model that most of the described workers run. */
 export function majorityDigest(links: readonly (Pick<Link, "description"> | undefined)[]): string | undefined {
   const count = new Map<string, number>();
   for (const link of links) {
@@ -143,7 +143,7 @@ export function majorityDigest(links: readonly (Pick<Link, "description"> | unde
   return [...count].sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]))[0]?.[0];
 }
 
-/** Whether every worker that can be reached has said who it is. */
+/** True when every worker that can be reached has described itself. */
 export function everybodyDescribed(views: readonly RankView[]): boolean {
   return views.length > 0 && views.every((view) => view.lost || view.report === undefined || view.report.description !== undefined);
 }
@@ -152,7 +152,7 @@ function score(view: RankView): number {
   return (view.usable ? 4 : 0) + (view.pod.terminating ? 0 : 2) + (view.lost ? 0 : 1);
 }
 
-/** Ranks as the planner sees them: every rank that the plan names or that is there. `speeds` says what their work has shown. */
+/** The ranks as the planner sees them: all that the plan names or that are there. `speeds` tells what their work has shown. */
 export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | undefined, speeds?: Pick<Speeds, "of">): RankSpec[] {
   const usable = new Map<number, RankView>();
   for (const view of views) if (view.usable) usable.set(view.rank, view);
@@ -175,8 +175,8 @@ export function rankSpecs(views: readonly RankView[], plan: PlacementPlan | unde
 }
 
 /**
- * Ranks as far as their speed is concerned: all that have described themselves, since one whose stream is down for a moment is as
- * fast as before. A restarted process has the hardware of its pod.
+ * The ranks whose speed is estimated: all that have described themselves, since one whose stream is down for a moment is as fast as
+ * before. A restarted process has the hardware of its pod.
  */
 export function speedRanks(views: readonly RankView[]): SpeedRank[] {
   const described = views.flatMap(({ pod, report }) => (report?.description ? [{ pod, ...report.description }] : []));
@@ -189,8 +189,8 @@ export function speedRanks(views: readonly RankView[]): SpeedRank[] {
 }
 
 /**
- * Relative speed of a device at the start: the median of the ranks that have it, over the median of all. A rank measures itself at its
- * start, when neighbours may be busy loading; the same hardware is the same speed, whatever one of its measurements says.
+ * The relative speed of a device at the start: the median of the ranks that have it, over the median of all. A rank measures itself
+ * when it starts and its neighbours may be busy loading; the same hardware has the same speed, whatever one measurement says.
  */
 function deviceSpeeds(ranks: readonly { readonly device: string; readonly speed: number }[]): (device: string) => number {
   const all = median(ranks.map((rank) => rank.speed));
@@ -221,7 +221,7 @@ function findRanks(plan: PlacementPlan): number[] {
 
 const uniqueByPlan = new WeakMap<PlacementPlan, { readonly key: string; readonly bytes: ReadonlyMap<number, number> }>();
 
-/** Resident bytes of experts that no live rank but this one hosts, by rank. Asked for at every tick, counted when it has changed. */
+/** Resident bytes of experts that no live rank but this one hosts, by rank. The last count is kept, since every tick asks for it. */
 export function uniqueBytes(plan: PlacementPlan, live: ReadonlySet<number>, resident: Float64Array): ReadonlyMap<number, number> {
   const key = [...live].join();
   const known = uniqueByPlan.get(plan);

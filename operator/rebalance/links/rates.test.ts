@@ -79,7 +79,7 @@ test("in a cluster the second plan is priced by what the first one's transfers w
   assert.ok(await sim.clock.run(90_000, () => sim.converged()));
   const assumed = await seconds(1);
   const measured = await seconds(3);
-  // 2Mi in two seconds, where 200 MB/s were assumed.
+  // The receiver took 2 Mi in two seconds, where 200 MB/s were assumed.
   assert.ok(assumed <= 0.2, `${assumed}`);
   assert.ok(measured >= 2, `${measured}`);
 });

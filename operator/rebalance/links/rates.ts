@@ -1,14 +1,14 @@
-// The rates at which bytes of experts really come, by path: receivers say with each layer that is ready what they took from whom and
-// how long that took them (Fetched), nodes and zones say which path that was. What nobody has measured is assumed. The load picture
-// keeps them for the price of plans; nothing is paced by them. No I/O.
+// The rates at which bytes of experts really come, by path: with each layer that is ready receivers say what they took from whom and
+// how long that took them (Fetched), and nodes and zones tell the path. A path that nobody has measured has an assumed rate. The load
+// picture keeps them for the price of plans; nothing is paced by them. No I/O.
 import { assumedRates, type ByPath, byPath, type Fetched, pathBetween, type TransferPath } from "../../../runtime/placement/cost.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 
-/** Of the transfers of a path the last few minutes count: sums are halved beyond so many seconds of receiving. */
+/** The newest transfers of a path count most: its sums are halved beyond so many seconds of receiving. */
 const rememberedSeconds = 120;
-/** An hour ago a slow path may have been an outage; held back by that, it would never be measured again. */
+/** A measurement is forgotten after this: a path that was slow in an outage would else be avoided, and never measured again. */
 const measuredForMs = 3_600_000;
-/** Below this a path counts as not measured: what is small says how long a call takes, not how fast bytes come. */
+/** A path with fewer bytes counts as not measured: little data shows how long a call takes, not how fast bytes come. */
 const leastBytes = 1024 * 1024;
 
 interface Sums {
@@ -21,7 +21,7 @@ export class PathRates {
   readonly #sums = new Map<TransferPath, Sums>();
   #limit: number | undefined;
 
-  /** `ranks` place the receiver and its sources; what came from one that is not among them is left out. */
+  /** Adds what a receiver took. `ranks` place it and its sources; bytes from a rank that is not among them are left out. */
   add(ranks: readonly RankSpec[], receiver: number, fetched: readonly Fetched[], now: number): void {
     const placeOf = (rank: number) => {
       const spec = ranks.find((one) => one.rank === rank);
@@ -50,8 +50,8 @@ export class PathRates {
   }
 
   /**
-   * Bytes per second of one receiver. `limit`: what it may take; transfers under another limit say nothing of what this one
-   * allows, so they are forgotten.
+   * Bytes per second that one receiver gets by each path, at most the `limit` that it may take. Transfers under another limit say
+   * nothing of what this one allows, so they are forgotten.
    */
   rates(limit: number, now: number): ByPath {
     if (this.#limit !== undefined && limit !== this.#limit) this.#sums.clear();

@@ -1,5 +1,5 @@
-// One connection to a worker or gateway pod: Describe, then a Control.Watch stream that is opened again whenever it
-// ends, and the calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
+// The session with one worker or gateway pod: Describe, then a Control.Watch stream that is opened again whenever it ends, and the
+// calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
 import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
@@ -13,7 +13,7 @@ import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, Pod
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
-/** No status for this long counts as a broken stream; pods send one at least every second. */
+/** A stream that brings no status for this long counts as broken; pods send one at least every second. */
 const silenceMs = 4_000;
 const pingMs = 1_000;
 const reconnectMs = 500;
@@ -24,7 +24,7 @@ type WatchStream = ReturnType<Client["watch"]>;
 export class Session implements Link {
   description: Description | undefined;
   status: PodStatus | undefined;
-  /** Replaced, never changed: what was observed of it stays as it was. */
+  /** The map is replaced, never changed, so that an observation keeps it as it was. */
   hosted: ReadonlyMap<number, HostedLayer> = new Map();
   downSince: number | undefined;
   lastError = "";
@@ -277,7 +277,7 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
   };
 }
 
-/** One value for all experts, or one each. */
+/** Bytes of each expert, from a reply that gives one value for all experts or one for each. */
 function bytesOf(values: readonly bigint[], grid: ExpertGrid, field: string): Float64Array {
   const cells = grid.layers * grid.experts;
   if (values.length !== 1 && values.length !== cells) {

@@ -46,7 +46,7 @@ export class Telemetry {
     };
   }
 
-  /** Every bus that is wanted is connected; false while none is. */
+  /** True when every bus that is wanted is connected; false while none is wanted. */
   get connected(): boolean {
     return this.#buses.size > 0 && [...this.#buses.values()].every(({ bus }) => bus.status.connected);
   }

@@ -13,7 +13,7 @@ export interface PlacementOptions {
   readonly ownerUid: string;
 }
 
-/** What is written beside a plan. */
+/** The members and the reason that are written beside a plan. */
 export interface PlanNote {
   readonly members: ReadonlyMap<number, PlanMember>;
   readonly reason: string;
@@ -41,7 +41,7 @@ export class Placement {
     };
   }
 
-  /** Of the next plan: above everything that was stored or is committed. */
+  /** The epoch of the next plan, above everything that was stored or is committed. */
   get nextEpoch(): number {
     return Math.max(this.#stored?.spec.epoch ?? 0, this.#committed?.epoch ?? 0) + 1;
   }
@@ -51,7 +51,7 @@ export class Placement {
     return this.#stored;
   }
 
-  /** Allocates the plan's epoch: throws `Conflict` when another leader was faster. */
+  /** Writes the plan and with that allocates its epoch; throws `Conflict` when another leader was faster. */
   async write(plan: PlacementPlan, { members, reason }: PlanNote): Promise<void> {
     const { store, ref, ownerUid } = this.#options;
     const ranks = [...members]
@@ -60,26 +60,26 @@ export class Placement {
     this.#stored = await store.write(ref, ownerUid, toSpec(plan, { ranks, reason }), this.#stored);
   }
 
-  /** What holds is known, as far as anybody remembers a plan. */
+  /** Takes note of the plan that holds; undefined when nobody remembers one. */
   recoveredAs(committed: PlacementPlan | undefined, report?: PlanReport): void {
     this.#recovered = true;
     this.#committed = committed;
     if (report) this.#report = report;
   }
 
-  /** What holds is in doubt: it is found out anew before anything else is planned. */
+  /** Takes note that what holds is in doubt: it is found out anew before anything else is planned. */
   doubt(): void {
     this.#recovered = false;
   }
 
-  /** A plan has come to its end. `committed`: what holds now, where the plan has changed it. */
+  /** Takes note of the end of a plan. `committed` is what holds now; undefined when the plan has changed nothing. */
   ended(committed: PlacementPlan | undefined, report: PlanReport, lastRebalance: PlacementFacts["lastRebalance"]): void {
     this.#report = report;
     if (committed) this.#committed = committed;
     if (lastRebalance) this.#lastRebalance = lastRebalance;
   }
 
-  /** The world runs another model: nothing of the old one holds. The object stays known, since epochs go on from it. */
+  /** Forgets the plan, since the workers run another model. The object stays known: epochs go on from it. */
   forget(): void {
     this.#committed = undefined;
     this.#report = undefined;

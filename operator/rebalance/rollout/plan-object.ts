@@ -1,10 +1,10 @@
-// A plan as an object: the next one after its parent, with its epochs and its hash, the ExpertPlacement spec to a PlacementPlan and
-// back, and the newest of what workers know. No I/O; the hash needs node:crypto.
+// A plan as an object: the plan that follows a parent, with its epochs and its hash, the way from an ExpertPlacement spec to a
+// PlacementPlan and back, and the newest plan that workers know. No I/O; the hash needs node:crypto.
 import { createHash } from "node:crypto";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../../crds/plan.ts";
 
-/** The next plan: layers that differ from the parent get the new epoch, the others keep theirs. */
+/** The plan after the parent: layers that are `changed` get the new epoch, the others keep theirs. */
 export function nextPlan(
   parent: PlacementPlan | undefined,
   layers: readonly LayerPlan[],
@@ -22,7 +22,7 @@ export function nextPlan(
     parentEpoch: parent?.epoch ?? 0,
     layers: placed,
   };
-  // Over what every rank must agree on; not over who wrote it when.
+  // The hash is over all that every rank must agree on, and not over who wrote it when.
   const hash = createHash("sha256");
   hash.update(`${world.deploymentUid}\n${world.epoch}\n${world.modelDigest}\n`);
   for (const layer of placed) {

@@ -1,13 +1,13 @@
-// The words and figures of one plan: what it says of itself in the status while it is carried out and when it has ended, in the event
-// of its end, and as the last rebalance. The rollout gives the facts; this decides nothing. Pure.
+// The words and figures of one plan: its report in the status while it is carried out and when it has ended, the event of its end,
+// and the last rebalance. The rollout gives the facts; this decides nothing. Pure.
 import type { PlacementFacts } from "../observed.ts";
 import type { PlanReport, Proposal } from "./proposal.ts";
 import type { Outcome } from "./protocol-types.ts";
 
-/** Of a plan's reason in the status and in the stored object. */
+/** The longest reason of a plan in the status; a longer one is cut. */
 export const reasonCharsMax = 1024;
 
-/** What is foreseen of the whole plan at its start. */
+/** The figures of the whole plan as they are foreseen at its start. */
 export interface Foreseen extends Pick<Proposal, "kind" | "reason"> {
   readonly predicted: Proposal["predicted"];
   readonly moves: number;
@@ -15,10 +15,10 @@ export interface Foreseen extends Pick<Proposal, "kind" | "reason"> {
   readonly bytes: number;
 }
 
-/** What it came to. */
+/** The figures that a plan came to. */
 export interface Figures {
   readonly outcome: Outcome;
-  /** Of what is committed at the end. */
+  /** The epoch that is committed at the end; 0 when none is. */
   readonly epoch: number;
   readonly moves: number;
   readonly bytes: number;
@@ -29,7 +29,7 @@ export function percent(ratio: number): number {
   return Math.round(Math.min(ratio, 1000) * 100);
 }
 
-/** `said`: what is known at this moment. */
+/** The report of a plan: the part that is known at this moment (`said`), with what was foreseen. */
 export function planReport({ predicted, reason, moves, bytes }: Foreseen, said: PlanReport): PlanReport {
   return {
     ...said,
@@ -67,7 +67,7 @@ export function lastRebalance({ predicted }: Foreseen, figures: Figures, now: nu
   };
 }
 
-/** The event of a plan that has ended. */
+/** The reason and message of the event that tells of a plan's end. */
 export function endWords({ kind }: Foreseen, figures: Figures): { readonly reason: string; readonly message: string } {
   const { outcome, epoch, moves, bytes, durationMs } = figures;
   const aborted = outcome.result === "superseded" ? [] : outcome.aborted;

@@ -1,5 +1,5 @@
-// The words of the plan protocol: what is to be done, what may happen, what is asked of the shell, how it ends. Types and
-// limits only; the machine is protocol.ts.
+// The vocabulary of the plan protocol: its tasks, the events that it is told, the actions that it asks of the shell, and its outcome.
+// Types and limits only; the state machine is protocol.ts.
 import type { LayerPlacement } from "../../../crds/plan.ts";
 
 export type LayerPhase = "waiting" | "preparing" | "committing" | "releasing" | "free" | "aborted";
@@ -7,20 +7,20 @@ export type LayerPhase = "waiting" | "preparing" | "committing" | "releasing" | 
 /** One layer that the plan changes. */
 export interface LayerTask {
   readonly placement: LayerPlacement;
-  /** Resident bytes that each rank newly hosts, and that it gives up. */
+  /** Resident bytes that each rank newly hosts; `outgoing` has those that it gives up. */
   readonly incoming: ReadonlyMap<number, number>;
   readonly outgoing: ReadonlyMap<number, number>;
-  /** Somebody is known to have committed it: it can only go forward. */
+  /** True when somebody may have committed it, so that it can only go forward. */
   readonly committedBefore: boolean;
 }
 
 export interface RunOptions {
   readonly epoch: number;
-  /** In the order in which they fit into memory. */
+  /** The layers that change, in the order in which they fit into memory. */
   readonly tasks: readonly LayerTask[];
-  /** Live ranks and their boots. */
+  /** The live ranks, each with the bootId of its process. */
   readonly members: ReadonlyMap<number, string>;
-  /** Resident bytes a rank may hold, staging slot included, and what the parent plan puts there. */
+  /** Resident bytes that each rank may hold, staging slot included; `used` has those that the parent plan puts there. */
   readonly budget: ReadonlyMap<number, number>;
   readonly used: ReadonlyMap<number, number>;
   readonly now: number;
@@ -29,11 +29,11 @@ export interface RunOptions {
 
 export interface RunLimits {
   readonly layersInFlight: number;
-  /** From start: a layer not ready by then is rolled back. */
+  /** Time from the start after which a layer that is not ready is rolled back. */
   readonly prepareMs: number;
-  /** From when no layer can be rolled back any more: what is not committed and released everywhere by then is left to the workers. */
+  /** Time from when no layer can be rolled back any more; layers not committed and released everywhere by then are left to the workers. */
   readonly releaseMs: number;
-  /** Time for a rank that must follow a commit (it came up late) to load what it was given. */
+  /** Time for a rank that came up late and must follow a commit to load the experts that it was given. */
   readonly catchUpMs: number;
   readonly retryMs: number;
   readonly attempts: number;
@@ -48,7 +48,7 @@ export const defaultLimits: RunLimits = {
   attempts: 3,
 };
 
-/** Calls of which a rank has one of each kind under way at most. `drain` = Release with `drainOnly`. */
+/** The kinds of call of which a rank has at most one each under way. `drain` is Release with `drainOnly`. */
 export type Call = "commit" | "drain" | "release";
 
 export type Event =
@@ -72,16 +72,16 @@ export type Event =
       readonly asked: readonly number[];
       readonly drainOnly: boolean;
     }
-  /** A call failed: it is made again. */
+  /** A call failed, and is made again. */
   | { readonly type: "unanswered"; readonly rank: number; readonly call: Call }
-  /** A rank is live (again): new, or a new boot with empty memory. */
+  /** A rank is live, for the first time or again: its process is new, and its memory empty. */
   | { readonly type: "joined"; readonly rank: number; readonly bootId: string }
   | { readonly type: "lost"; readonly rank: number };
 
 export type Action =
   | { readonly type: "prepare"; readonly rank: number; readonly layers: readonly number[]; readonly deadline: number }
   | { readonly type: "commit"; readonly rank: number; readonly layers: readonly number[] }
-  /** `drainOnly`: it is asked whether its frames of the parent are answered, and keeps its copies. */
+  /** The rank gives up the parent's copies. With `drainOnly` it keeps them, and only says whether its frames are answered. */
   | { readonly type: "release"; readonly rank: number; readonly layers: readonly number[]; readonly drainOnly: boolean }
   | { readonly type: "abort"; readonly rank: number; readonly layers: readonly number[] };
 
@@ -90,7 +90,7 @@ interface AbortedLayer {
   readonly reason: string;
 }
 
-/** Committed, but not by everybody, or not left behind by every source. */
+/** A layer that was committed, but not by everybody, or whose parent not every source has left behind. */
 export interface UnreleasedLayer {
   readonly layer: number;
   readonly reason: string;

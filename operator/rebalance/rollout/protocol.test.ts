@@ -18,7 +18,7 @@ function oneLayer(ranks: readonly number[], givers: readonly number[] = [1]): Pl
   });
 }
 
-/** Answers every action well, but for rank 2, whose Prepare always fails; until the plan ends or `untilMs`. */
+/** Answers every action well, but for rank 2, whose Prepare always fails, until the plan ends or `untilMs` have passed. */
 function carryOut(run: PlanRun, untilMs: number): number {
   let now = 0;
   const queue: Event[] = [{ type: "start" }];
@@ -73,7 +73,7 @@ test("a rank that gives up copies frees them only when the frames of every other
     for (const action of queue.splice(0).flatMap((event) => run.on(event))) {
       const { type, rank } = action;
       if (type === "release") calls.push(`${action.drainOnly ? "drain" : "free"} ${rank}`);
-      // Frames of rank 3 take their time.
+      // Rank 3 has frames under way for a while.
       if (type !== "release" || rank !== 3 || answered) queue.push(...answers(action));
       else queue.push({ type: "released", rank, bootId: "3", layers: [], asked: [0], drainOnly: action.drainOnly });
     }
@@ -101,7 +101,7 @@ test("a layer that is slow to drain at a rank does not hold up the other layers 
       now: 0,
       limits: defaultLimits,
     },
-    // Of layer 0 rank 1 gives up nothing and has frames under way; of layer 1 both give up copies.
+    // Rank 1 gives up nothing of layer 0 and has frames under way; both ranks give up copies of layer 1.
     tasks: layers.map((layer) => ({
       placement: { layer, epoch: 2, hosts: [[0]], shares: [[1000]] },
       ...{

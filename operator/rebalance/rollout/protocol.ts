@@ -20,7 +20,7 @@ interface LayerRun {
 
 interface Line {
   busy: boolean;
-  /** Not before. */
+  /** Unix ms before which the rank is not called again. */
   retryAt: number;
 }
 
@@ -34,7 +34,7 @@ export class PlanRun {
   private readonly options: RunOptions;
   private readonly lines: Readonly<Record<Call, Map<number, Line>>> = { commit: new Map(), drain: new Map(), release: new Map() };
   private now: number;
-  /** Since when every open layer can only go forward. */
+  /** Unix ms since which every open layer can only go forward. */
   private forwardSince: number | undefined;
   private done: Outcome | undefined;
 
@@ -64,7 +64,7 @@ export class PlanRun {
     }
   }
 
-  /** Set once the plan has ended; events after it change nothing. */
+  /** The outcome, set once the plan has ended; events after that change nothing. */
   get outcome(): Outcome | undefined {
     return this.done;
   }
@@ -168,14 +168,14 @@ export class PlanRun {
     }
   }
 
-  /** A receiver could not get its experts: again, by other sources, then the layer keeps its parent. */
+  /** A receiver could not get its experts: it is asked again, and after some attempts the layer keeps its parent. */
   private onFailed(rank: number, layer: number, message: string, actions: Action[]): void {
     const run = this.layers.get(layer);
     if (!run || run.ready.has(rank)) return;
     const attempts = (run.attempts.get(rank) ?? 0) + 1;
     run.attempts.set(rank, attempts);
     const open = run.phase === "preparing" || run.phase === "committing";
-    // After the first commit there is only forward; and a rank that receives nothing holds nobody up, it just tries on.
+    // After the first commit a layer only goes forward; and a rank that receives nothing holds nobody up, it just goes on trying.
     const mayGiveUp = run.phase === "preparing" && run.task.incoming.has(rank);
     if (open && !(mayGiveUp && (attempts >= this.options.limits.attempts || this.now >= this.deadline))) {
       actions.push({ type: "prepare", rank, layers: [layer], deadline: this.prepareDeadline() });
@@ -184,7 +184,7 @@ export class PlanRun {
     if (mayGiveUp) this.abort(run, `rank ${rank}: ${message}`, actions);
   }
 
-  /** READY quorum: every live rank that newly hosts something. The others commit as soon as they are ready. */
+  /** The quorum for committing is every live rank that newly hosts something. The others commit as soon as they are ready. */
   private commitIfReady(run: LayerRun): void {
     if (run.phase === "preparing" && this.receivers(run).every((rank) => run.ready.has(rank))) run.phase = "committing";
   }
@@ -233,7 +233,7 @@ export class PlanRun {
       if (run.phase !== "waiting") continue;
       if (inFlight >= this.options.limits.layersInFlight) break;
       if (!this.fits(run.task)) {
-        // The order is one that works: what does not fit yet waits for those before it. If none is left, others may pass.
+        // The order is one that works: a layer that does not fit yet waits for those before it. If none is left, others may pass.
         if (inFlight > 0) break;
         continue;
       }
@@ -245,7 +245,7 @@ export class PlanRun {
     }
     for (const [rank, layers] of wanted) actions.push({ type: "prepare", rank, layers, deadline: this.prepareDeadline() });
     if (inFlight > 0) return;
-    // Nothing runs and nothing fits: it never will.
+    // Nothing runs and nothing fits, so that nothing ever will.
     for (const run of this.layers.values())
       if (run.phase === "waiting") this.abort(run, "no room for its copies beside the old ones", actions);
   }
@@ -294,8 +294,8 @@ export class PlanRun {
   }
 
   /**
-   * Ends when every layer is free or aborted. What only goes forward may depend on one rank that cannot follow: after a time the
-   * plan ends as committed and says so, since that rank gets the plan as a whole (links/links.ts), and nobody else may wait for it.
+   * Ends the plan when every layer is free or aborted. Layers that only go forward may depend on one rank that cannot follow: after a
+   * time the plan ends as committed and names them, and the rank gets the plan as a whole, so that nobody else has to wait for it.
    */
   private settle(): void {
     const late = [...this.layers.values()].filter((run) => run.phase === "committing" || run.phase === "releasing");
@@ -314,7 +314,7 @@ export class PlanRun {
 
   private unreleased(run: LayerRun): UnreleasedLayer {
     const without = (ranks: ReadonlySet<number>): number[] => [...this.members.keys()].filter((rank) => !ranks.has(rank));
-    // Those that only wait for another's frames are not the ones to look at.
+    // The reason names the ranks that hold others up, not those that only wait for another's frames.
     const [ranks, word] =
       run.phase === "committing"
         ? [without(run.committed), "committed"]
@@ -344,12 +344,12 @@ export class PlanRun {
     return Math.max(this.deadline, this.now + this.options.limits.catchUpMs);
   }
 
-  /** Live ranks that newly host an expert of this layer. */
+  /** The live ranks that newly host an expert of this layer. */
   private receivers(run: LayerRun): number[] {
     return [...run.task.incoming.keys()].filter((rank) => this.members.has(rank));
   }
 
-  /** Layers to call a rank for now, if it is not being called already; it is from here on. */
+  /** The layers to call a rank for now, none while it is being called; from here on it counts as called. */
   private ask(call: Call, rank: number, due: (run: LayerRun) => boolean): number[] {
     const line = this.lines[call].get(rank);
     if (line && (line.busy || this.now < line.retryAt)) return [];
@@ -358,7 +358,7 @@ export class PlanRun {
     return layers;
   }
 
-  /** The call has come back; what it left over is asked for after a pause. */
+  /** Takes note that a call has come back; layers that it left over are asked for again after a pause. */
   private answered(call: Call, rank: number, whole: boolean): void {
     this.lines[call].set(rank, { busy: false, retryAt: whole ? 0 : this.now + this.options.limits.retryMs });
   }

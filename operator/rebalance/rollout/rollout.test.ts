@@ -16,7 +16,7 @@ const proposal: Proposal = {
   layers: [{ hosts: [[0]], shares: [[1000]] }],
 };
 
-/** One usable worker. */
+/** A view of one usable worker. */
 function seenWith(link: Link): Observed {
   const report = { description: { bootId: "b", modelDigest: "d", budgetBytes: 10 }, hosted: new Map() };
   const view = { rank: 0, pod: { name: "p", uid: "u" }, link, report, usable: true };

@@ -19,7 +19,7 @@ import type { Action, Event, Outcome } from "./protocol-types.ts";
 import { type Staged, stage } from "./staging.ts";
 
 const tickMs = 250;
-/** Between two Prepares to a rank that keeps failing; reached by doubling. */
+/** The longest pause between two Prepares to a rank that keeps failing, which is reached by doubling. */
 const longestPauseMs = 4_000;
 
 export interface RolloutParts {
@@ -27,7 +27,7 @@ export interface RolloutParts {
   readonly placement: Placement;
   readonly links: Pick<Links, "all" | "planBegins">;
   readonly load: () => LoadPicture | undefined;
-  /** After every event that changed something. */
+  /** Called after every event that the protocol has taken. */
   readonly onProgress: () => void;
 }
 
@@ -41,7 +41,7 @@ export class Rollout {
   readonly #members: ReadonlyMap<number, PlanMember>;
   readonly #bytesPerSecond: number;
   readonly #startedAt: number;
-  /** The last observation: whom to call. */
+  /** The last observation, which has the links to call. */
   #seen: Observed;
   #run: PlanRun | undefined;
   readonly #queue: Event[] = [];
@@ -72,7 +72,7 @@ export class Rollout {
     this.#foreseen = { kind, reason, predicted, moves: this.#staged.moves, bytes: this.#staged.bytes };
   }
 
-  /** Resolves when the plan has ended one way or the other, with why when layers kept their parent. Throws what the store throws. */
+  /** Carries the plan out; resolves when it has ended, with the reason when layers kept their parent. Throws what the store throws. */
   async run(): Promise<Why | undefined> {
     const { ports, placement, links } = this.#parts;
     const { kind, reason, resume } = this.#proposal;
@@ -90,7 +90,7 @@ export class Rollout {
       result = { ...this.#figures(), outcome: outcome.result };
       return await this.#end(outcome);
     } catch (caught) {
-      // Written or not, pushed or not: what holds is found out anew.
+      // Nobody knows how far the plan has come, so what holds is found out anew.
       placement.doubt();
       throw caught;
     } finally {
@@ -145,8 +145,8 @@ export class Rollout {
   }
 
   /**
-   * The object must say what holds: the plan's epoch was used, so what holds gets the next one. So do the layers that were given up:
-   * a rank that committed one, its answer lost, takes the parent's placement back only as something newer.
+   * Writes what holds, which the object must say. The plan's epoch was used, so this gets the next one, and so do the layers that were
+   * given up: a rank that committed one, its answer lost, takes the parent's placement back only as something newer.
    */
   async #settle(held: PlacementPlan, outcome: Exclude<Outcome, { result: "superseded" }>): Promise<PlacementPlan> {
     const given = new Set(outcome.aborted.map(({ layer }) => layer));
@@ -167,12 +167,12 @@ export class Rollout {
     });
   }
 
-  /** At every tick: who is there now. */
+  /** Takes the observation of a tick, which says who is there now. */
   follow(seen: Observed): void {
     this.#seen = seen;
   }
 
-  /** A process has come up, for the first time or again: the protocol takes it forward like the others. */
+  /** Tells the protocol of a process that has come up, for the first time or again: it is taken forward like the others. */
   joined(rank: number, bootId: string): void {
     if (this.#run) this.#feed({ type: "joined", rank, bootId });
   }
@@ -206,7 +206,7 @@ export class Rollout {
 
   async #perform(action: Action, run: PlanRun): Promise<void> {
     const link = this.#linkOf(action.rank);
-    // Without a link the failure is the boot's that the protocol has in mind: another name would be ignored, and the retry lost.
+    // Without a link the failure is that of the process that the protocol knows: another bootId would be ignored, and the retry lost.
     const bootId = link?.description?.bootId ?? run.bootOf(action.rank) ?? "";
     switch (action.type) {
       case "prepare":
@@ -216,7 +216,7 @@ export class Rollout {
       case "release":
         return this.#release(action, link, bootId);
       case "abort":
-        // Best effort: the fence of the next epoch aborts it as well.
+        // A failure does no harm, since the next rollout aborts what is left over.
         await link?.abort(run.epoch, action.layers).catch(() => {});
         return;
     }
@@ -241,7 +241,7 @@ export class Rollout {
     }
   }
 
-  /** A failure is fed after a pause that grows with them, since the answer to it is to ask again. */
+  /** Feeds a failure after a pause that grows with their number, since the protocol answers it by asking again. */
   #later(event: Extract<Event, { type: "failed" }>): void {
     const failures = (this.#failures.get(event.rank) ?? 0) + 1;
     this.#failures.set(event.rank, failures);
@@ -281,7 +281,7 @@ export class Rollout {
     return this.#seen.views.find((view) => view.rank === rank && view.usable)?.link;
   }
 
-  /** A process that came up meanwhile has lost everything, and the plan waits for it: it takes what it can. */
+  /** The rank's limit in bytes per second; none for a process that came up meanwhile, since it is empty and the plan waits for it. */
   #limitOf(rank: number): number {
     const known = this.#members.get(rank)?.bootId;
     return known === this.#linkOf(rank)?.description?.bootId ? this.#bytesPerSecond : 0;
@@ -292,7 +292,7 @@ export class Rollout {
     return { ...plan, layers: plan.layers.filter(({ layer }) => layers.includes(layer)) };
   }
 
-  /** The plan in these of its layers, its parent in the others. */
+  /** The plan in these of its layers, and its parent in the others. */
   #mix(layers: readonly number[]): PlacementPlan | undefined {
     const { plan, tasks } = this.#staged;
     const { parent } = this.#proposal;
@@ -303,14 +303,14 @@ export class Rollout {
   }
 
   /**
-   * What a process that comes up meanwhile is told: layers still under way keep their parent for it, so that it frees nothing that
-   * another source may still route to; the protocol then takes it forward like the others.
+   * The plan for a process that comes up meanwhile: layers still under way keep their parent in it, so that the process frees nothing
+   * that another source may still route to; the protocol then takes it forward like the others.
    */
   forJoiners(): PlacementPlan | undefined {
     return this.#mix(this.#run?.freeLayers() ?? []);
   }
 
-  /** Nothing is pushed from here on: leadership is lost. A write under way is the last, answers of calls under way are dropped. */
+  /** Ends it, as when leadership is lost: nothing more is pushed, a write under way is the last, and answers of calls are dropped. */
   stop(): void {
     this.#stopped = true;
   }
@@ -327,7 +327,7 @@ export class Rollout {
     return this.#run?.phase ?? "Preparing";
   }
 
-  /** Unix ms: what is not ready by then is rolled back. */
+  /** Unix ms at which layers that are not ready are rolled back. */
   get #deadline(): number {
     return this.#run?.deadline ?? this.#startedAt + this.#staged.limits.prepareMs;
   }
@@ -337,7 +337,7 @@ export class Rollout {
     return { moves: this.#staged.moves, bytes: this.#run?.receivedBytes ?? 0, durationMs };
   }
 
-  /** What the plan says of itself while it is carried out. */
+  /** The plan's report on itself while it is carried out. */
   report(): PlanReport {
     return planReport(this.#foreseen, {
       phase: this.phase,

@@ -12,7 +12,7 @@ import { nextPlan } from "./plan-object.ts";
 import type { Proposal } from "./proposal.ts";
 import { defaultLimits, type LayerTask, type RunLimits } from "./protocol-types.ts";
 
-/** Time for a plan's transfers beyond the base, at this rate. */
+/** The rate for which a plan's transfers get time beyond the base. */
 const slowestBytesPerSecond = 5e6;
 
 /** The world that a plan is staged for. */
@@ -22,7 +22,7 @@ export interface Stage {
   readonly epoch: number;
   readonly deploymentUid: string;
   readonly modelDigest: string;
-  /** Of each receiver; 0 = unlimited. */
+  /** The limit of each receiver; 0 = unlimited. */
   readonly bytesPerSecond: number;
 }
 
@@ -32,7 +32,7 @@ export interface Staged {
   readonly moves: number;
   /** Stored bytes that move. */
   readonly bytes: number;
-  /** Resident bytes per rank before the plan, and what each may hold. */
+  /** Resident bytes per rank before the plan; `budget` has those that each may hold. */
   readonly used: ReadonlyMap<number, number>;
   readonly budget: ReadonlyMap<number, number>;
   readonly limits: RunLimits;
@@ -62,7 +62,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   const used = usedBytes(parent?.layers ?? [], world, resume !== undefined);
   const budget = new Map([...members].map(([rank, member]) => [rank, member.budgetBytes]));
   const { order, stuck } = scheduleLayers(changes, used, budget);
-  // What fits in no order comes last, and the protocol gives it up.
+  // Layers that fit in no order come last, and the protocol gives them up.
   const tasks = [...order, ...stuck].flatMap((layer): LayerTask[] => {
     const placement = plan.layers[layer];
     const change = changes.find((candidate) => candidate.layer === layer);
@@ -71,7 +71,7 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   });
   const bytes = diff.moves.reduce((total, move) => total + move.bytes, 0);
   const transferMs = Math.ceil((bytes / slowestBytesPerSecond) * 1000) + slowestTransferMs(mostOf(diff.moves), world.bytesPerSecond);
-  // Without a parent nothing is served yet: all layers at once.
+  // Without a parent nothing is served yet, and all layers go at once.
   const layersInFlight = parent ? defaultLimits.layersInFlight : plan.layers.length;
   return { plan, tasks, moves: diff.moves.length, bytes, used, budget, limits: limitsOf(transferMs, layersInFlight) };
 }
@@ -82,7 +82,7 @@ interface Change {
   readonly outgoing: Map<number, number>;
 }
 
-/** Hosts of one layer by expert. */
+/** The hosts of one layer, by expert. */
 type Hosts = LayerPlan["hosts"];
 
 function addLeftovers(change: Change, planned: Hosts, { shape, members }: Stage): void {
@@ -104,7 +104,7 @@ function takeArrived(change: Change, planned: Hosts, before: Hosts, { shape, mem
   }
 }
 
-/** Bytes per rank before the plan: the parent's; when a plan is resumed, what each rank reports, if that is more. */
+/** Bytes per rank before the plan: the parent's, or what each rank reports, if that is more and the plan is resumed. */
 function usedBytes(before: readonly LayerPlan[], { shape, members }: Stage, resumed: boolean): Map<number, number> {
   const used = bytesByRank(shape, before);
   if (!resumed) return used;
@@ -128,7 +128,7 @@ function limitsOf(transferMs: number, layersInFlight: number): RunLimits {
   };
 }
 
-/** Stored bytes of the rank that receives most. */
+/** The most stored bytes that one rank receives. */
 function mostOf(moves: readonly { readonly rank: number; readonly bytes: number }[]): number {
   const received = new Map<number, number>();
   for (const { rank, bytes } of moves) received.set(rank, (received.get(rank) ?? 0) + bytes);

@@ -1,5 +1,6 @@
-// The ExpertPlacement through the Kubernetes port: read, write with the resourceVersion it was read at, status. The successful write is
-// what allocates an epoch; a Conflict means that another leader was faster. It remembers nothing: the owner is placement.ts.
+// The store of ExpertPlacements, through the Kubernetes port: it reads them, writes them with the resourceVersion they were read at,
+// and writes their status. A write that succeeds allocates an epoch; a Conflict means that another leader was faster. It remembers
+// nothing: the owner is placement.ts.
 import { AppError, apiVersion } from "../../../crds/common.ts";
 import { type ExpertPlacementStatus, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { objectLabels } from "../../deployment/objects/context.ts";
@@ -7,7 +8,7 @@ import { type Kube, type KubeObject, type ObjectMeta, type Ref, resources } from
 import type { PlacementStore, StoredPlacement } from "../ports.ts";
 
 const manager = "enodia-rebalance";
-/** Status writes, ours too, move the resourceVersion between read and write; what must not have moved is the plan. */
+/** Writes of the status, ours too, move the resourceVersion between read and write; then the plan is compared and written again. */
 const writeAttemptsMax = 4;
 
 export function placementStore(kube: Kube): PlacementStore {
@@ -38,7 +39,7 @@ export function placementStore(kube: Kube): PlacementStore {
   };
 }
 
-/** `known`: metadata of the object that is replaced; what others have written there stays. */
+/** The metadata to write. `known` is that of the object that is replaced, in which everything that others have written stays. */
 function metadataOf(ref: Ref, ownerUid: string, known: ObjectMeta | undefined): KubeObject["metadata"] {
   const owner = {
     apiVersion,

@@ -50,7 +50,7 @@ test("a plan for balance is limited, the first one is not; its deadline leaves t
     assert.ok(await sim.clock.run(60_000, () => (sim.plan()?.epoch ?? 0) > 1 && sim.converged()));
     const balance = prepares.filter(({ epoch }) => epoch === 2);
     assert.ok(balance.length > 0 && balance.every(({ rate }) => rate === limit));
-    // Somebody receives one unit at least.
+    // Somebody receives at least one unit.
     const unitMs = (bytes / (limit * leastShare)) * 1000;
     assert.ok(Math.max(...balance.map(({ forMs }) => forMs)) >= defaultLimits.prepareMs + unitMs);
   } finally {

@@ -1,5 +1,5 @@
-// The events and counts of decisions: why nothing moves, when that is news; a plan that mode Recommend holds back; a plan that could
-// not be made. Intents and loop call it; what a plan that is carried out comes to is said by the rollout.
+// The events and counts of decisions: the reason why nothing moves, when it is a new one; a plan that mode Recommend holds back; a plan
+// that could not be made. Intents and loop call it; the rollout tells of plans that are carried out.
 import { AppError } from "../../../crds/common.ts";
 import type { LayerPlan } from "../../../crds/plan.ts";
 import type { Metrics } from "../../../runtime/observe/metrics.ts";
@@ -7,14 +7,14 @@ import { diffPlans } from "../../../runtime/placement/diff.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { Decision } from "../../planner/decide.ts";
 
-/** Reasons that come and go, such as Balanced and WithinNoise, are each told once in so long. */
+/** Reasons that come and go, such as Balanced and WithinNoise, are each told at most once in this time. */
 const repeatMs = 10 * 60_000;
 /** Moves named in a recommendation; a longer one is cut. */
 export const recommendedMax = 256;
 
 /**
- * The reasons not to move that were told. One is news when it is another than the last and was not told a moment ago; what is decided in
- * every window is in the status and the metrics.
+ * The reasons not to move that were told. One is told when it is another than the last and was not told lately; the decision of every
+ * window is in the status and the metrics.
  */
 export class HoldReasons {
   #last: Decision["reason"] | undefined;
@@ -50,10 +50,10 @@ export class DecisionEvents {
     this.#ports = ports;
   }
 
-  /** Nothing moves. */
+  /** Counts a decision that nothing moves, and tells its reason if that is new. */
   held({ reason, message }: Decision, world: World, now: number): void {
     this.#ports.metrics.add("enodia_rebalances_total", 1, { ...labelsOf(world), result: "held", reason });
-    // What is recommended has an event of its own, with its moves.
+    // A recommendation has an event of its own, with its moves.
     if (this.#reasons.isNews(reason, now) && reason !== "Recommended")
       this.#ports.event(world, "Normal", "RebalanceHeld", `${reason}: ${message}`);
   }
@@ -64,12 +64,12 @@ export class DecisionEvents {
     this.#ports.event(world, "Normal", "RebalanceRecommended", message);
   }
 
-  /** A plan is carried out: whatever holds the next one is news again. */
+  /** Takes note that a plan is carried out: whatever reason holds the next one up is told again. */
   acted(): void {
     this.#reasons.clear();
   }
 
-  /** No plan could be made; the message is what is said of it. */
+  /** Counts and tells that no plan could be made; returns the message. */
   failed(kind: string, caught: unknown, world: World): string {
     const error = AppError.from(caught);
     const message = `${kind}: ${error.code}: ${error.message}`;

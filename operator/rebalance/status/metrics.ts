@@ -1,5 +1,5 @@
-// The metrics of the rebalance plane: what is known of load, plans and ranks, set at every scrape, and the count of plans as they end.
-// controller.ts calls it; counts of decisions are decision-events.ts.
+// The metrics of the rebalance plane: gauges of load, plans and ranks, set at every scrape, and counts of plans, added as they end.
+// controller.ts calls it; decisions are counted in decision-events.ts.
 import type { Metrics } from "../../../runtime/observe/metrics.ts";
 import type { RebalanceView } from "../../deployment/ports.ts";
 import type { Ref } from "../../kube/kube.ts";
@@ -7,9 +7,9 @@ import type { LoadSnapshot } from "../observed.ts";
 import type { PlanEnd } from "../rollout/proposal.ts";
 
 export interface LoadView {
-  /** Undefined until a worker was described. */
+  /** The load; undefined until a worker was described. */
   readonly load: LoadSnapshot | undefined;
-  /** Of the load messages; undefined where no NATS server is named. */
+  /** The age of the load messages; undefined where no NATS server is named. */
   readonly ageMs: number | undefined;
 }
 
@@ -17,15 +17,15 @@ function labelsOf(ref: Ref) {
   return { namespace: ref.namespace, deployment: ref.name };
 }
 
-/** Gauges of a deployment that is gone. */
+/** Forgets the gauges of a deployment that is gone. */
 export function forgetMetrics(metrics: Pick<Metrics<"operator">, "forget">, ref: Ref): void {
   metrics.forget(labelsOf(ref));
 }
 
-/** At every scrape, since the age grows also while no window closes. */
+/** Called at every scrape, since the age grows also while no window closes. */
 export function recordLoad(metrics: Pick<Metrics<"operator">, "set" | "unset">, ref: Ref, { load, ageMs }: LoadView): void {
   const labels = labelsOf(ref);
-  // Where no NATS server is named there is no load that could be old.
+  // There is no load that could be old where no NATS server is named.
   if (ageMs === undefined) metrics.unset("enodia_telemetry_age_seconds", labels);
   else metrics.set("enodia_telemetry_age_seconds", ageMs / 1000, labels);
   if (load) recordBalance(metrics, labels, load);
@@ -47,7 +47,7 @@ function recordBalance(metrics: Pick<Metrics<"operator">, "set">, labels: Deploy
   recordDecisions(metrics, labels, load);
 }
 
-/** The main numbers of what was last decided; all of them are in the ExpertPlacement. */
+/** Sets the main numbers of the last decision; all of them are in the ExpertPlacement. */
 function recordDecisions(metrics: Pick<Metrics<"operator">, "set">, labels: DeploymentLabels, load: LoadSnapshot): void {
   const { predicted, judged, outlook } = load;
   if (predicted !== undefined) metrics.set("enodia_predicted_imbalance_ratio", predicted, { ...labels, plan: "committed" });

@@ -1,5 +1,5 @@
-// ExpertPlacement.status as it should read now, and its writer, which writes it when it has changed. The reporter calls both: what a
-// plan says of itself (PlanReport) comes from the rollout, ranks and the measured balance are of this moment.
+// ExpertPlacement.status as it should read now, and its writer, which writes it when it has changed. The reporter calls both. A plan's
+// report on itself (PlanReport) comes from the rollout; ranks and the measured balance are those of this moment.
 import { AppError } from "../../../crds/common.ts";
 import { decisionNumbersMax, type ExpertPlacementStatus } from "../../../crds/expert-placement.ts";
 import type { Log } from "../../../runtime/observe/log.ts";
@@ -15,7 +15,7 @@ import type { PlanReport } from "../rollout/proposal.ts";
 import { recommendedMax } from "./decision-events.ts";
 
 export interface PlacementStatusInput {
-  /** Undefined until a plan was written. */
+  /** The report of the last plan; undefined until there was one. */
   readonly report: PlanReport | undefined;
   readonly running: boolean;
   readonly views: readonly RankView[];
@@ -43,7 +43,7 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
 }
 
 function decisionStatus({ reason, message, numbers }: Decision): NonNullable<ExpertPlacementStatus["decision"]> {
-  // What JSON cannot hold would come back as null, and the object could not be read any more.
+  // A number that JSON cannot hold would come back as null, and the object could not be read any more.
   const finite = Object.entries(numbers).filter(([, value]) => Number.isFinite(value));
   return { reason, message: message.slice(0, reasonCharsMax), numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
 }
@@ -92,7 +92,7 @@ function rankStatus(view: RankView, { load: picture, speeds }: PlacementStatusIn
   };
 }
 
-/** Mode Recommend: what would be done, under a phase of its own. The plan that holds stays in spec. */
+/** The status in mode Recommend: the plan that Auto would carry out, under a phase of its own. The plan that holds stays in spec. */
 function recommendation(decision: Decision, moves: readonly string[]): Partial<ExpertPlacementStatus> {
   const { afterPercent, boundPercent, moves: count, bytes } = decision.numbers;
   return {
@@ -108,11 +108,11 @@ function recommendation(decision: Decision, moves: readonly string[]): Partial<E
   };
 }
 
-/** Figures alone are written this seldom; a change of phase or epoch at once. */
+/** The least time between writes that change figures alone; a change of phase or epoch is written at once. */
 const figuresEveryMs = 5_000;
-/** Without any change it is written all the same: an object that somebody deleted is noticed. */
+/** The status is written this often even without a change, so that an object that somebody deleted is noticed. */
 const aliveEveryMs = 60_000;
-/** After writes that failed. */
+/** The pause after the first write that failed, which is doubled with each further one. */
 const firstPauseMs = 1_000;
 const longestPauseMs = 60_000;
 
@@ -120,11 +120,11 @@ export interface StatusWriterPorts {
   readonly store: Pick<PlacementStore, "writeStatus">;
   readonly clock: Clock;
   readonly log: Log;
-  /** There is no such object any more. */
+  /** Called when a write shows that the object is gone. */
   readonly onGone: () => void;
 }
 
-/** Writes the status whenever it has changed; one write at a time, the newest status wins. */
+/** Writes the status whenever it has changed, one write at a time; the newest status wins. */
 export class PlacementStatusWriter {
   readonly #ports: StatusWriterPorts;
   #writing = false;
@@ -138,7 +138,7 @@ export class PlacementStatusWriter {
     this.#ports = ports;
   }
 
-  /** Called with what should be there, as often as one likes. A failed write is made again by a later call. */
+  /** Takes the status that should be there, as often as one likes. A failed write is made again by a later call. */
   offer(ref: Ref, status: ExpertPlacementStatus): void {
     const now = this.#ports.clock.now();
     if (this.#writing || now < this.#notBefore) return;

@@ -11,9 +11,9 @@ export interface ReporterPorts extends StatusWriterPorts {
   onChange(ref: Ref): void;
 }
 
-/** How far the things are that an observation led to. */
+/** The progress of what an observation led to: drains, rollout, and the load with its last decision. */
 export interface Said extends Progress, Pick<PlacementStatusInput, "recommended"> {
-  /** Of the plan under way. */
+  /** The report of the plan under way. */
   readonly report: PlanReport | undefined;
 }
 

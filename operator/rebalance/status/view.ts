@@ -1,5 +1,5 @@
-// The rebalance plane's state of one deployment as the deployment plane and `kubectl get` see it. The reporter makes it at every tick;
-// ExpertPlacement.status, with the figures of the plan, is placement-status.ts. Pure.
+// The rebalance plane's view of one deployment, which the deployment plane reads and `kubectl get` shows. The reporter makes it at every
+// tick; ExpertPlacement.status, with the figures of the plan, is placement-status.ts. Pure.
 
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../../deployment/ports.ts";
@@ -8,7 +8,7 @@ import { stagingBytes } from "../../planner/problem.ts";
 import { uniqueBytes } from "../links/members.ts";
 import type { LoadSnapshot, Observed, PlacementFacts, RankView, TelemetryFacts, Why } from "../observed.ts";
 
-/** What is said of an observation, beside it: how far what it led to has come. */
+/** The progress of what an observation led to, which is shown beside it. */
 export interface Progress {
   readonly drains: readonly DrainView[];
   readonly rollout: { readonly kind: string; readonly phase: string; readonly moves: number } | undefined;
@@ -51,7 +51,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
   };
 }
 
-/** What has to change for the deployment plane to look again: not figures that it does not read, nor times. */
+/** A key whose change makes the deployment plane look again; figures that it does not read and times are left out of it. */
 export function changeKey(view: RebalanceView): string {
   return JSON.stringify({
     ...view,

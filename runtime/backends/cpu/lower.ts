@@ -1,6 +1,6 @@
-// The lowering of ops on CPUs, a table by op: nodes of an ONNX graph, or its kernel's own forward in JavaScript where that is better. An op
-// without a line in the table is refused by name when a model opens. Fused on the way: q, k and v projections into one matrix, add +
-// rmsNorm into one node. Pure.
+// The lowering of ops on CPUs, a table by op: nodes of an ONNX graph, or its kernel's own forward in JavaScript where that is better.
+// An op without a line in the table is refused by name when a model opens. On the way q, k and v projections are fused into one
+// matrix, and add + rmsNorm into one node. Pure.
 import type { Op, OpName } from "../../kernels/segment.ts";
 import { blockSize, type Weights } from "../../kernels/weights.ts";
 import type { Builder } from "./builder.ts";
@@ -12,10 +12,10 @@ export interface GraphSource {
   readonly ops: readonly Op[];
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
-  /** Width of every value. */
+  /** The width of every value. */
   readonly widths: ReadonlyMap<string, number>;
   readonly weights: Weights;
-  /** 8: weights of matMul become int8 blocks, but for a router's; 32: they stay f32. */
+  /** With 8 the weights of matMul become int8 blocks, but for a router's; with 32 they stay f32. */
   readonly denseBits: 8 | 32;
   /** Outputs of router projections, which stay f32. */
   readonly routerLogits: ReadonlySet<string>;
@@ -130,7 +130,7 @@ const siluMulNodes: Lower<OpOf<"siluMul">> = (_source, op, build) => {
 
 type Lower<O extends Op = Op> = (source: GraphSource, op: O, build: Builder) => void;
 
-/** "js": the kernel's forward runs between two graphs. */
+/** The lowering of each op; with "js" the kernel's own forward runs between two graphs. */
 const lowerings: { readonly [Name in OpName]?: "js" | Lower<OpOf<Name>> } = {
   gather: "js",
   route: "js",
@@ -141,7 +141,7 @@ const lowerings: { readonly [Name in OpName]?: "js" | Lower<OpOf<Name>> } = {
   siluMul: siluMulNodes,
 };
 
-/** What this backend can compute. */
+/** The names of the ops that this backend can compute. */
 export const cpuOps: ReadonlySet<string> = new Set(Object.keys(lowerings));
 
 export const isJs = (op: Op): boolean => lowerings[op.op] === "js";

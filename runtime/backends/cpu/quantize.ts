@@ -2,7 +2,7 @@
 // A matrix is [N, K] as Hugging Face stores a projection (out, in). The int4 codec of stored units is weights/codecs.
 import { blockSize, byForm, type WeightData, type WeightOf } from "../../kernels/weights.ts";
 
-/** w = (q - 128) * s per block of 32 along K: what the dense part becomes beside int4 experts. */
+/** A matrix in int8, w = (q - 128) * s per block of 32 along K: the form of the dense part beside int4 experts. */
 export interface Int8Weight {
   readonly form: "int8";
   readonly shape: readonly number[];

@@ -15,9 +15,9 @@ const limitNames = [
 
 export interface Gpu {
   readonly device: GPUDevice;
-  /** "webgpu: NVIDIA H100" */
+  /** The name of backend and hardware, as "webgpu: NVIDIA H100". */
   readonly name: string;
-  /** A rasteriser on the machine's cores, no GPU. */
+  /** True when it is a rasteriser on the machine's cores, and no GPU. */
   readonly software: boolean;
   readonly limits: Pick<GPUSupportedLimits, "maxBufferSize" | "maxStorageBufferBindingSize" | "maxComputeWorkgroupsPerDimension">;
   /** Set once the driver took the device away; every later run says so. */

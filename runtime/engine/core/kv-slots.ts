@@ -14,7 +14,7 @@ interface Slot {
   owner: string | undefined;
   /** Prompt tokens that were prefilled here; what may be reused. */
   prompt: Uint32Array;
-  /** Positions written. */
+  /** The number of positions that are written. */
   length: number;
   /** Grows with use; the smallest kept slot is given up first. */
   used: number;
@@ -87,7 +87,7 @@ export class SlotLedger {
     return { slot: at, reused };
   }
 
-  /** `tokens` prompt tokens were prefilled. */
+  /** Takes note that so many prompt tokens were prefilled. */
   prefilled(owner: string, tokens: Uint32Array): void {
     const { slot } = this.#slotOf(owner);
     const prompt = new Uint32Array(slot.prompt.length + tokens.length);
@@ -97,14 +97,14 @@ export class SlotLedger {
     slot.length = prompt.length;
   }
 
-  /** The prefilling request joins the decoding ones. */
+  /** Lets the prefilling request join the decoding ones. */
   promote(owner: string): void {
     if (this.#prefilling !== owner) throw new RangeError(`${owner} is not prefilling`);
     this.#prefilling = undefined;
     this.#decoding += 1;
   }
 
-  /** One decoded position was written. */
+  /** Takes note that one decoded position was written. */
   advance(owner: string): void {
     this.#slotOf(owner).slot.length += 1;
   }

@@ -8,11 +8,11 @@ export interface EngineLimits {
 }
 
 export interface Sampling {
-  /** 0 = greedy. */
+  /** The sampling temperature; 0 = greedy. */
   readonly temperature: number;
-  /** 1 = off. */
+  /** The probability that the tokens to sample from must reach together; 1 = off. */
   readonly topP: number;
-  /** 0 = off. */
+  /** The number of most likely tokens to sample from; 0 = off. */
   readonly topK: number;
   readonly seed: bigint;
   /** Compute the log-probability of each token (costs a pass over the vocabulary); otherwise it is reported as 0. */
@@ -22,9 +22,9 @@ export interface Sampling {
 export type FinishReason = "stop" | "length" | "cancelled" | "draining";
 
 export type GenerateEvent =
-  /** Accepted; comes first, and at once. */
+  /** The request was accepted; this comes first, and at once. */
   | { readonly type: "queued"; readonly queuedTokens: number }
-  /** Has a KV slot. */
+  /** The request has a KV slot. */
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
   /** The tokens up to this position were replayed; every few of them. */
   | { readonly type: "progress"; readonly position: number }

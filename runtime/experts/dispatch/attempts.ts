@@ -5,7 +5,7 @@ import { hash32, successor } from "../../placement/dispatch.ts";
 
 /** The longest pause that a busy host may ask for. */
 const busyWaitMaxMs = 1_000;
-/** A host that names no time, or a stream that takes no more frames. */
+/** The pause for a host that names no time, or for a stream that takes no more frames. */
 const busyWaitMs = 50;
 /** After so many answers of that kind a frame goes elsewhere. */
 const busyAnswersMax = 3;
@@ -17,7 +17,7 @@ export function busyPauseMs(retryAfterMs: number, random: number): number {
 
 export interface Choice {
   readonly rank: number;
-  /** The rank is to load the expert for this frame. */
+  /** True when the rank is to load the expert for this frame. */
   readonly onDemand: boolean;
 }
 
@@ -54,7 +54,7 @@ export class Attempts {
     return this.#busy.get(rank)?.untilMs ?? 0;
   }
 
-  /** Hosts load and plans change: what failed may work now. */
+  /** Forgets failures, since hosts load and plans change: a rank that failed may answer now. */
   forget(): void {
     this.#failed.clear();
     this.#busy.clear();

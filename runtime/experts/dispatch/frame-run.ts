@@ -32,7 +32,7 @@ export interface FrameRunOptions {
   readonly hidden: number;
   /** The newest committed placement of a layer, and its parent while that still serves. */
   readonly placement: (layer: number) => readonly LayerPlacement[];
-  /** A host knows a newer epoch than this rank: somebody should fetch it. */
+  /** Called when a host knows a newer epoch than this rank, which somebody should fetch. */
   readonly onNewerEpoch: (rank: number, layerEpoch: number) => void;
   readonly report: {
     frame(result: FrameOutcome, seconds: number): void;

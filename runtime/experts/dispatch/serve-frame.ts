@@ -19,7 +19,7 @@ export interface FrameRunnerOptions {
   readonly sourcesOf: (layer: number, expert: number) => readonly number[];
   /** Planned experts that may give way to this one; undefined where another rank is to have it. */
   readonly giveWay: (layer: number, expert: number) => GiveWay | undefined;
-  /** Does the plan want it here, whatever brought it? */
+  /** True when the plan wants it here, whatever brought it. */
   readonly wanted: (layer: number, expert: number) => boolean;
   readonly onDemandLoad: (result: "ok" | "error") => void;
 }

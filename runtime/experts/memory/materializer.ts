@@ -42,9 +42,9 @@ export interface GiveWay {
 export interface MaterializerOptions {
   readonly device: Device;
   readonly residents: ResidentSet;
-  /** What lies below memory (tier.ts). */
+  /** The tiers below memory (tier.ts), from which experts are read. */
   readonly tiers: { read(request: TierRequest): Promise<TierRead> };
-  /** Of an expert, as its unit is stored: what a transfer of it takes. */
+  /** The bytes of an expert's unit as it is stored, which a transfer of it takes. */
   readonly storedBytes: (expert: ResidentExpert) => number;
   readonly pace: TransferPace;
   readonly log: Log;

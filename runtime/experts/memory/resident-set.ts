@@ -5,13 +5,13 @@ import { hash32 } from "../../placement/dispatch.ts";
 
 export type Kind = "planned" | "staged";
 
-/** What of an expert lies in memory: serving holds weights; training holds what their owner adds to them, beside them. */
+/** The kind of an expert's data in memory: serving holds weights; training holds beside them what their owner adds to them. */
 type Content = "weights" | "gradient" | "optimizer";
 
 export interface ResidentExpert {
   readonly layer: number;
   readonly expert: number;
-  /** Unset: its weights. */
+  /** The kind of data; unset = its weights. */
   readonly content?: Content;
 }
 
@@ -41,7 +41,7 @@ export type MayGiveWay = (layer: number, expert: number) => boolean;
 /** A staged expert that was not used for so long is no longer needed. */
 const stagedIdleMs = 10_000;
 
-/** What leaves memory for another. */
+/** An entry that leaves memory for another. */
 export interface Victim extends Required<ResidentExpert> {
   readonly kind: Kind;
 }
@@ -230,7 +230,7 @@ export class ResidentSet {
     return { action: "full", inUse: entries.some(({ kind, leases }) => kind === "staged" || leases > 0) };
   }
 
-  /** What has to leave for so many bytes; undefined when even all that may leave is not enough. */
+  /** The entries that have to leave for so many bytes; undefined when even all that may leave are not enough. */
   #victims(bytes: number, mayGiveWay: MayGiveWay | undefined): Entry[] | undefined {
     const chosen = new Set<Entry>();
     let missing = this.#bytes + bytes - this.budgetBytes;
@@ -279,7 +279,7 @@ export class ResidentSet {
   }
 }
 
-/** What weighs nothing makes no room. */
+/** True for an entry that nobody uses and whose leaving makes room; one without bytes makes none. */
 const canLeave = ({ phase, leases, bytes }: Entry): boolean => phase === "resident" && leases === 0 && bytes > 0;
 
 const named = ({ layer, expert, content = "weights" }: ResidentExpert): Required<ResidentExpert> => ({ layer, expert, content });

@@ -1,6 +1,6 @@
 // A counting semaphore whose urgent waiters go first. The materializer bounds with it how many units are on their way into memory.
 
-/** At most `slots` holders at once; the rest wait in order, urgent ones first. */
+/** A semaphore with at most `slots` holders at once; the rest wait in order, urgent ones first. */
 export class Semaphore {
   #free: number;
   readonly #waiting: { urgent: boolean; go: () => void }[] = [];

@@ -78,8 +78,10 @@ async function send(call: ServerWritable<FetchRequest, FetchChunk>, options: Sha
   }
 }
 
-/** Bytes per second: the limit of which this rank keeps to its share, and the most that the receiver takes. A share of a share would be too
- *  slow for any deadline. */
+/**
+ * The pace of an answer in bytes per second: the `limit` of which this rank keeps to its share, and the `most` that the receiver
+ * takes. A share of a share would be too slow for any deadline.
+ */
 function paceOf(request: FetchRequest): { readonly limit: number; readonly most: number } {
   const most = Number(request.maxBytesPerSecond);
   return { most, limit: Number(request.limitBytesPerSecond) || most };

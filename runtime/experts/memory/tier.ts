@@ -10,7 +10,7 @@ export interface TierRequest extends ResidentExpert {
   readonly sources: readonly number[];
   /** The limit, of which this rank and the sender each keep to their share; 0 = unlimited. */
   readonly bytesPerSecond: number;
-  /** What this rank takes of one sender at this time, in bytes per second. How units share it is transfer-pace.ts's business. */
+  /** Bytes per second that this rank takes of one sender at this time; transfer-pace.ts shares them out to units. */
   readonly rate: number;
   readonly signal: AbortSignal;
 }
@@ -21,11 +21,11 @@ export interface TierRead extends Pick<Fetched, "source" | "seconds"> {
 }
 
 export interface Tier {
-  /** undefined: not here, or not to be had now, which the tier has reported; the next one is asked. Throws what ends the search. */
+  /** The unit; undefined when the tier does not have it or, as it has reported, not now: the next one is asked. Errors end the search. */
   read(request: TierRequest): Promise<TierRead | undefined>;
 }
 
-/** Where experts are once they are loaded: an engine. */
+/** The place of experts that are loaded: an engine. */
 export interface Device {
   /** `unit` becomes the device's. */
   load(expert: ResidentExpert, unit: Uint8Array): Promise<void>;

@@ -18,7 +18,7 @@ export interface PaceClock {
   now(): number;
   /** Rejects when the signal fires. */
   wait(ms: number, signal?: AbortSignal): Promise<void>;
-  /** Returns the way to stop. */
+  /** Calls back again and again; the returned function ends that. */
   every(ms: number, run: () => void): () => void;
 }
 
@@ -45,7 +45,7 @@ export class TransferPace {
   #atLeast: number[] = [];
   #atLeastLooks = 0;
   readonly #limits = new Map<symbol, number>();
-  /** Set while something moves, or did a moment ago; ends the looks. */
+  /** The function that ends the looks; set while something moves, or did a moment ago. */
   #stopLooking: (() => void) | undefined;
   #endedAt = 0;
   #share = 1;

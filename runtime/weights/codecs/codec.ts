@@ -4,7 +4,7 @@ import type { CodecName } from "../../../crds/names.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
 
-/** What lies in the unit of one expert, in this order: matrices [rows, columns] and biases [columns]. */
+/** The content of an expert's unit, in this order: matrices [rows, columns] and biases [columns]. */
 export type UnitShape = readonly WeightDecl[];
 
 /** Row-major f32 by name. */

@@ -73,7 +73,7 @@ export function quantizeInt4(data: Float32Array, rows: number, columns: number, 
   return { form: "int4", shape: [rows, columns], ...out };
 }
 
-/** Where a matrix lies in its unit. A bias has no blocks: its f32 values begin at `q`. */
+/** The place of a matrix in its unit. A bias has no blocks: its f32 values begin at `q`. */
 interface Section {
   readonly name: string;
   readonly shape: readonly number[];

@@ -202,8 +202,9 @@ function beside(chain: Chain, places: Places, layer: number, row: readonly numbe
 }
 
 /**
- * What sweeps cannot do, since they change one layer at a time: two items of different ranks change places, and so do those that
- * most of their flow goes to, over a random number of layers. One kick in four exchanges the two ranks as a whole from a layer on.
+ * A random change that sweeps cannot make, since they change one layer at a time: two items of different ranks change places, and so
+ * do those that most of their flow goes to, over a random number of layers. One kick in four exchanges the two ranks as a whole from
+ * a layer on.
  */
 function kicked(chain: Chain, best: Places, random: Random): { places: Places; struck: ReadonlySet<number> } {
   const places = best.slice();

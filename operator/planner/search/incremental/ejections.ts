@@ -7,7 +7,7 @@ import { beats, ceilingOf, copyCost, offer, type View } from "./step.ts";
 const chainCold = 4;
 const chainExperts = 2;
 
-/** C: e gets a copy on a cold rank, whose f goes to a third rank, where a redundant d gives way. Two copies. */
+/** Candidates of two copies: e gets one on a cold rank, whose f goes to a third rank, where a redundant d gives way. */
 export function chains(view: View): void {
   const { state, hot } = view;
   const pieces: { readonly f: number; readonly rank: number; readonly rows: number }[] = [];
@@ -15,7 +15,7 @@ export function chains(view: View): void {
     for (const f of state.on[rank] as number[]) pieces.push({ f, rank, rows: state.rowsOn(f, rank) });
   for (const { expert: d, rank: third, spill } of view.redundant) {
     if (third === hot) continue;
-    // Above this, f would make the third rank as hot as the hot one.
+    // An f with more rows than this would make the third rank as hot as the hot one.
     const most = (state.normal(hot) - state.normal(third)) / (state.scale[third] as number) + state.rowsOn(d, third);
     for (const { f, rank, rows } of pieces)
       if (rank !== third && f !== d && rows < most) ejections(view, { d, third, spill, f, rank, rows });

@@ -90,7 +90,7 @@ function packLayer(problem: Problem, layer: number, { caps, slots }: LayerSlots,
   return hosts;
 }
 
-/** What the ranks hold so far, and the slots that are left on each; without `caps` any rank with room will do. */
+/** The load and bytes of each rank so far, and the slots that are left on each; without `caps` any rank with room will do. */
 interface Filled {
   readonly load: Float64Array;
   readonly used: Float64Array;

@@ -144,7 +144,7 @@ function stillAllowed(step: Step, states: readonly LayerState[], arena: Arena, l
   const { evict } = step;
   if (evict) {
     return step.adds.every(({ expert, rank }) => {
-      // By now there is room, and nothing needs to go.
+      // There is room by now, and nothing needs to go.
       if (arena.mayAdd(state, expert, rank, undefined)) return false;
       const short = arena.resident(step.layer, expert) - arena.free(rank);
       const victim = losses.cheapest(rank, short, step.layer);

@@ -1,6 +1,6 @@
 // The step that keeps replica counts in proportion to load: a copy of the expert that needs its copies least gives its place to the
 // expert with most rows per copy. It gains little on the forecast and much when the load differs from it, since each copy then
-// carries less of the surprise. One copy a step; the worst disproportion of any layer first. Pure.
+// gets less of the surprise. One copy a step; the worst disproportion of any layer first. Pure.
 
 import { type LayerState, none } from "../layer-state.ts";
 import type { Arena, Copy } from "./arena.ts";

@@ -65,14 +65,14 @@ export interface View {
 const sameNodePreference = 0.45;
 export const least = 1e-9;
 
-/** What a step would bring and take. */
+/** The gain and the cost of a step. */
 export interface Price {
   /** The layer's total afterwards. */
   readonly total: number;
-  /** What another layer loses with it; none where not said. */
+  /** The loss of another layer by it; 0 where it is not given. */
   readonly loss?: number;
   readonly cost: number;
-  /** By how much its gain counts; 1 where not said. */
+  /** The weight of its gain; 1 where it is not given. */
   readonly weight?: number;
 }
 

@@ -18,7 +18,7 @@ const lowerings: { readonly [Name in OpName]?: Lower<Extract<Op, { op: Name }>> 
   route: lowerRoute,
 };
 
-/** What this backend can compute. */
+/** The names of the ops that this backend can compute. */
 export const webgpuOps: ReadonlySet<string> = new Set(Object.keys(lowerings));
 
 export function lower(op: Op, context: LowerContext): Lowering {
