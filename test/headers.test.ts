@@ -1,5 +1,5 @@
-// The law of comments: a file's header is a sentence that says what the file is, and a file that a comment names exists. Reads
-// sources as text; imports and folders are test/architecture.test.ts's.
+// The law of comments: a file's header is a sentence that says what the file is, a file that a comment names exists, and a comment is
+// no wider than code. Reads sources as text; imports and folders are test/architecture.test.ts's.
 import assert from "node:assert/strict";
 import { existsSync, globSync, readFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -7,8 +7,10 @@ import { test } from "node:test";
 
 const root = resolve(import.meta.dirname, "..");
 const roots = ["crds", "operator", "runtime", "test", "charts"];
-/** Folders that are not read, of generated code. */
-const unread = ["runtime/wire/gen/"];
+/** Generated code is not read. */
+const unread = "runtime/wire/gen/";
+/** Columns of a line; the formatter keeps code to as many (.biome.json) and leaves comments alone. */
+const columnsMax = 140;
 
 /** Words that open a question or go on from a line above: a header that begins with one reads only with the file's name before it. */
 const openers =
@@ -29,7 +31,7 @@ interface Comment {
 }
 
 const files = globSync(`{${roots.join(",")}}/**/*.{ts,mjs}`, { cwd: root }).filter(
-  (path) => !path.includes("node_modules/") && !unread.some((folder) => path.startsWith(folder)),
+  (path) => !path.includes("node_modules/") && !path.startsWith(unread),
 );
 
 /** The comments of a source: blocks, and runs of `//` lines. What follows code on its line is one, too. */
@@ -65,6 +67,14 @@ function commentsOf(source: string): Comment[] {
   return found;
 }
 
+/** Lines that are comment alone. */
+function wideLines(source: string): Fault[] {
+  return source.split("\n").flatMap((text, i) => {
+    const wide = text.length > columnsMax && /^\s*(\/\/|\/\*|\*)/.test(text);
+    return wide ? [{ line: i + 1, message: `comment of ${text.length} columns, ${columnsMax} at most` }] : [];
+  });
+}
+
 /** The comment that a file begins with, after the line that names its interpreter. */
 function headerOf(source: string): Comment | undefined {
   const [first] = commentsOf(source);
@@ -81,7 +91,7 @@ function resolves(path: string, from: string): boolean {
 }
 
 function faultsOf(path: string, source: string): Fault[] {
-  const faults: Fault[] = [];
+  const faults = wideLines(source);
   const header = headerOf(source);
   const opener = header && openers.exec(header.text)?.[0];
   if (header && opener) faults.push({ line: header.line, message: `header opens with "${opener}"` });
@@ -92,7 +102,7 @@ function faultsOf(path: string, source: string): Fault[] {
   return faults;
 }
 
-test("headers say what a file is, and comments name files that exist", () => {
+test("headers say what a file is, comments name files that exist, and none is wider than code", () => {
   assert.ok(files.length > 500, `${files.length} sources found`);
   const found = files.flatMap((path) =>
     faultsOf(path, readFileSync(join(root, path), "utf8")).map(({ line, message }) => `${path}:${line} ${message}`),
@@ -118,6 +128,15 @@ const planted: Readonly<Record<string, { readonly source: string; readonly want:
     want: ["names gone.mjs, which is not there"],
   },
   "a folder that is gone": { source: `// The door of runtime/gone.\n${code}`, want: ["names runtime/gone, which is not there"] },
+  "a header wider than code": {
+    source: `// The parts of it, ${"and more ".repeat(14)}.\n${code}`,
+    want: ["comment of 147 columns, 140 at most"],
+  },
+  "a wide line in a block": {
+    source: `// The parts.\n/**\n${" ".repeat(4)}* ${"a".repeat(135)}\n */\n${code}`,
+    want: ["comment of 141 columns, 140 at most"],
+  },
+  "lines as wide as code, and wide code": { source: `// ${"a".repeat(137)}\nexport const s = "${"a".repeat(200)}";\n`, want: [] },
   "patterns and other people's files": { source: `// Runs *.test.ts, <family>.ts and their mapping.py.\n${code}`, want: [] },
 };
 for (const [name, { source, want }] of Object.entries(planted))

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { encodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
 import { decodeTrace, encodeTrace } from "../planner/offline/traces.ts";
 import { listen } from "./commands/plan-record.ts";
-import { type Member, membersOf, Recorder } from "./recorder.ts";
+import { gridIn, type Member, membersOf, Recorder } from "./recorder.ts";
 
 const load = (change: Partial<LoadWindow> = {}): Uint8Array =>
   new TextEncoder().encode(
@@ -38,6 +38,16 @@ test("a trace has what all ranks and both phases routed, window by window, and m
   assert.deepEqual([...read.counts], [3, 6, 9, 12, 2, 4, 6, 8]);
   assert.equal(read.transitions, undefined);
   assert.deepEqual([recorder.messages, recorder.refused], [8, 0]);
+});
+
+test("a trace has the number of experts of each layer, as the plan has rows for them", async () => {
+  const layer = (index: number, hosts: string) => ({ layer: index, epoch: 1, hosts, shares: hosts.replaceAll(/\d+/g, "1000") });
+  const recorder = new Recorder("u", undefined);
+  report(recorder, { routed: Uint32Array.of(7, 0, 3, 4) });
+  recorder.close(serving(0));
+  const read = await decodeTrace(await encodeTrace(recorder.trace("t", gridIn({ layers: [layer(1, "0,1"), layer(0, "0")] }))));
+  assert.deepEqual([read.layers, read.experts, read.layerExperts, [...read.counts]], [2, 2, [1, 2], [7, 0, 3, 4]]);
+  assert.equal(recorder.trace("t", gridIn({ layers: [layer(0, "0"), layer(1, "0,1,0")] })).layerExperts, undefined, "of another model");
 });
 
 test("a window in which a rank said nothing, or of one phase only, is left out, and the trace's name says so", async () => {

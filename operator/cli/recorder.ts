@@ -2,8 +2,10 @@
 // counts only when every rank that serves has reported in it, by the process that the ExpertPlacement names: missing is not zero.
 // Messages of another deployment or shape, of other processes, and ones delivered twice, are refused and counted. Knows no time
 // and no network.
-import type { ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
+import { decodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
+import { type ExpertGrid, gridOf } from "../../runtime/placement/grid.ts";
 import type { Trace } from "../planner/offline/traces.ts";
 
 /** A process that may report; `serves`: a window without it is incomplete. */
@@ -18,6 +20,12 @@ export function membersOf(status: ExpertPlacementStatus): Member[] {
   return (status.ranks ?? []).flatMap(({ rank, bootId, state }) =>
     bootId === undefined ? [] : [{ rank, bootId, serves: state === "active" || state === "draining" }],
   );
+}
+
+/** The experts of each layer: load messages tell only the most of any, the plan has a row for each that there is. */
+export function gridIn({ layers }: Pick<ExpertPlacementSpec, "layers">): ExpertGrid {
+  const ordered = layers.toSorted((a, b) => a.layer - b.layer);
+  return gridOf(ordered.map(({ layer, hosts, shares }) => decodeLayer(hosts, shares, `spec.layers[${layer}]`).hosts.length));
 }
 
 /** A window at its end. */
@@ -150,8 +158,8 @@ export class Recorder {
     }
   }
 
-  /** Its name says how many windows are left out. */
-  trace(name: string): Trace {
+  /** Its name says how many windows are left out. `grid`: the model's, for the layers that have fewer experts than others. */
+  trace(name: string, grid?: ExpertGrid): Trace {
     const cells = this.#layers * this.#experts;
     const counts = new Uint32Array(this.#closed.length * cells);
     this.#closed.forEach((window, t) => {
@@ -159,7 +167,8 @@ export class Recorder {
     });
     const all = this.#closed.length + this.dropped;
     const whole = this.dropped === 0 ? name : `${name} (${this.dropped} of ${all} windows left out: not every rank reported)`;
-    const sizes = { name: whole, windows: this.#closed.length, layers: this.#layers, experts: this.#experts };
+    const known = grid?.layers === this.#layers && grid.experts === this.#experts ? grid : { layers: this.#layers, experts: this.#experts };
+    const sizes = { name: whole, windows: this.#closed.length, ...known };
     return { ...sizes, counts, ...(this.#flow ? { transitions: this.#flow } : {}) };
   }
 }

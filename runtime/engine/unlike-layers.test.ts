@@ -134,11 +134,20 @@ test("the program holds what its layers declare, and what does not is refused by
   const wrong: Record<string, { layers: ModelProgram["layers"]; says: RegExp }> = {
     "no experts at all": { layers: [dense], says: /no layer has experts/ },
     "top-k above experts": { layers: [dense, { ...first, experts: 1 }], says: /block.1: top-2 of 1 experts/ },
+    "half a shared expert": { layers: [dense, { ...first, shared: 0.5 }], says: /block.1: 0.5 shared experts/ },
+    "less than no shared expert": { layers: [dense, { ...first, shared: -1 }], says: /block.1: -1 shared experts/ },
     "another top-k than the block's": { layers: [dense, { ...first, topK: 1 }], says: /block.1: output ids/ },
     "a layer at another place": { layers: [dense, second], says: /block.2: uses the KV cache of layer 2/ },
     "an output that nothing writes": {
       layers: [dense, { ...first, expert: { ...first.expert, ops: first.expert.ops.slice(0, -1) } }],
       says: /expert.gated: output y/,
+    },
+    "expert ids that an op writes as floats": {
+      layers: [
+        dense,
+        { ...first, block: { ...first.block, ops: [...first.block.ops, { op: "add", a: "gates", b: "gates", out: "ids" }] } },
+      ],
+      says: /block.1: output ids is not i32 of 2 values a row/,
     },
     "a value that nothing wrote": {
       layers: [dense, { ...first, expert: { ...first.expert, ops: first.expert.ops.slice(1) } }],

@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { kernelOf } from "./index.ts";
 import type { DType, Layer, ModelProgram, Segment } from "./segment.ts";
-import { widthsOf } from "./widths.ts";
+import { valuesOf } from "./widths.ts";
 
 type Values = readonly (readonly [name: string, dtype: DType, width: number])[];
 
@@ -33,7 +33,7 @@ export function checkProgram(program: ModelProgram): void {
 }
 
 function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Values): void {
-  const { block, expert, experts, topK } = layer;
+  const { block, expert, experts, topK, shared } = layer;
   check(block, x, [
     ["h", "f32", hidden],
     ["f", "f32", hidden],
@@ -41,6 +41,7 @@ function checkMoe(layer: Extract<Layer, { kind: "moe" }>, hidden: number, x: Val
     ["gates", "f32", topK],
   ]);
   check(expert, x, [["y", "f32", hidden]]);
+  if (!Number.isInteger(shared) || shared < 0) throw invalid(block.name, `${shared} shared experts`);
   if (topK < 1 || topK > experts) throw invalid(block.name, `top-${topK} of ${experts} experts`);
   if (usesKv(expert).length > 0) throw invalid(expert.name, "an expert cannot use the KV cache: its rows come from any rank");
 }
@@ -56,12 +57,12 @@ function check(segment: Segment, inputs: Values, outputs: Values): void {
   const names = segment.weights.map(({ name }) => name);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice !== undefined) throw invalid(segment.name, `declares weight ${twice} twice`);
-  const widths = widthsOf(segment);
+  const computed = valuesOf(segment);
   for (const [what, declared, wanted] of [["input", segment.inputs, inputs] as const, ["output", segment.outputs, outputs] as const]) {
     if (declared.length !== wanted.length) throw invalid(segment.name, `has ${declared.length} ${what}s, not ${wanted.length}`);
     for (const [name, dtype, width] of wanted) {
-      const value = declared.find((each) => each.name === name);
-      if (value?.dtype !== dtype || value.width !== width || widths.get(name) !== width)
+      const said = [declared.find((each) => each.name === name), computed.get(name)];
+      if (said.some((value) => value?.dtype !== dtype || value.width !== width))
         throw invalid(segment.name, `${what} ${name} is not ${dtype} of ${width} values a row`);
     }
   }

@@ -86,7 +86,8 @@ export interface MoeLayer {
   /** x -> y (unweighted). Its weights are the matrices and biases of one expert's unit, in stored order; any number. Layers of equal
    *  shape share one object. */
   readonly expert: Segment;
-  /** Experts beside the routed ones that every token passes: wired into the block, part of the dense weights. */
+  /** Experts beside the routed ones that every token passes: wired into the block, part of the dense weights. A family states their
+   *  number and checkProgram holds it to be one; serving computes the block's ops and never asks. */
   readonly shared: number;
 }
 

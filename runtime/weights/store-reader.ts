@@ -87,7 +87,7 @@ function checkIndex(dir: string, index: ExpertIndex): void {
   }
   const shapes = layerShapesOf(index);
   checkShapes(dir, index, shapes);
-  for (const name of codecsOf(index)) if (index.codecs[name]) checkUnits(dir, index, name, shapes);
+  for (const name of codecsOf(index)) checkUnits(dir, index, name, shapes);
   if (Object.keys(index.codecs).length === 0) throw corrupt(dir, `${indexFile} lists no codec`);
 }
 

@@ -188,7 +188,7 @@ test("a copy that another rank keeps gives way, and comes back when what took it
   const [{ layer, expert }] = admitted.victims as [Victim];
   clock.after(0, () => done(layer, expert));
   await clock.run(100);
-  assert.ok(self.residents.takeOver(admitted.victims, { layer: 2, expert: 0 }, "staged"));
+  self.residents.takeOver(admitted.victims, { layer: 2, expert: 0 });
   self.residents.loaded({ layer: 2, expert: 0 });
   for (let i = 0; i < 4; i++) {
     assert.ok(self.residents.lease({ layer: 2, expert: 0 }));
@@ -276,7 +276,7 @@ test("a copy that gave way is taken back when the rank that kept it is gone, whi
       const [{ layer, expert }] = admitted.victims as [Victim];
       clock.after(0, () => done(layer, expert));
       await clock.run(100);
-      assert.ok(self.residents.takeOver(admitted.victims, { layer: 2, expert: 0 }, "staged"));
+      self.residents.takeOver(admitted.victims, { layer: 2, expert: 0 });
       self.residents.loaded({ layer: 2, expert: 0 });
       assert.ok(self.plan.giveWay.isAway(layer, expert));
       self.away.add(1 - rank);

@@ -76,7 +76,7 @@ test("without a terminal each program is told before, again and again while it i
 
 test("on a terminal one line is replaced, and cleared before the result", async () => {
   const { log, lines, replaced } = recorded(true);
-  await buildAll([step("etcd", 10)], { log, build: buildUntil(replaced, 2), clock: ticking() });
+  await buildAll([step("etcd", 10)], { log, build: buildUntil(replaced, 2), clock: ticking(), beatMs: 20 });
   assert.deepEqual(replaced, ["[1/1] etcd 1 s; 1 s in all, about 9 s left", "[1/1] etcd 2 s; 2 s in all, about 8 s left", ""]);
   assert.equal(lines.length, 1);
   assert.match(lines[0] ?? "", /^\[1\/1\] etcd … \d+ s$/);

@@ -8,7 +8,7 @@ export interface BuildOptions<S extends Step> {
   build(step: S): Promise<void>;
   /** Milliseconds of any clock that does not go back. */
   readonly clock?: () => number;
-  /** Between two lines about one program, where each is a new line; a terminal's line is replaced once a second. */
+  /** Between two lines about one program. Unset: a terminal's line is replaced once a second, new lines are rarer. */
   readonly beatMs?: number;
 }
 
@@ -18,7 +18,7 @@ const replaceMs = 1_000;
 
 /** Fails with the first build that fails; those before it are done. */
 export async function buildAll<S extends Step>(steps: readonly S[], options: BuildOptions<S>): Promise<void> {
-  const { log, build, clock = () => performance.now(), beatMs = beatMsDefault } = options;
+  const { log, build, clock = () => performance.now(), beatMs = options.log.replace ? replaceMs : beatMsDefault } = options;
   const show = log.replace ?? log;
   const done: Done[] = [];
   for (const [index, step] of steps.entries()) {
@@ -26,7 +26,7 @@ export async function buildAll<S extends Step>(steps: readonly S[], options: Bui
     const seconds = (): number => (clock() - started) / 1000;
     const tell = (): void => show(standingText({ done, now: { ...step, seconds: seconds() }, ahead: steps.slice(index + 1) }));
     tell();
-    const beat = setInterval(tell, log.replace ? replaceMs : beatMs);
+    const beat = setInterval(tell, beatMs);
     try {
       await build(step);
     } finally {

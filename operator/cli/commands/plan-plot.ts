@@ -1,7 +1,7 @@
 // The picture of a simulation as SVG: rank loads over time of the first policy as a heat map, balance and copies of all
 // policies as time series. Pure: results in, text out.
 import type { SplitName, WindowResult } from "../../planner/offline/simulate.ts";
-import type { Trace } from "../../planner/offline/traces.ts";
+import { sizeText, type Trace } from "../../planner/offline/traces.ts";
 
 export interface Plotted {
   readonly trace: Trace;
@@ -37,12 +37,10 @@ export function plot(plotted: Plotted): string {
   const parts = [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12">`,
     `<rect width="${width}" height="${height}" fill="white"/>`,
-    text(
-      margin.left,
-      22,
-      `${plotted.trace.name}: ${plotted.trace.layers} layers x ${plotted.trace.experts} experts on ${plotted.ranks} ranks, split ${plotted.split}`,
-      { size: 15, anchor: "start" },
-    ),
+    text(margin.left, 22, `${plotted.trace.name}: ${sizeText(plotted.trace)} on ${plotted.ranks} ranks, split ${plotted.split}`, {
+      size: 15,
+      anchor: "start",
+    }),
     ...(first ? heatMap(first, plotted.split) : []),
     ...chart({
       top: balanceTop,

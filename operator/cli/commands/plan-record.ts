@@ -4,7 +4,7 @@
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { parseExpertPlacement } from "../../../crds/expert-placement.ts";
+import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
 import { type Bus, createBus, credentialsAt } from "../../../runtime/wire/nats.ts";
@@ -12,7 +12,7 @@ import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { whole } from "../options.ts";
-import { type Closed, type Member, membersOf, Recorder } from "../recorder.ts";
+import { type Closed, gridIn, type Member, membersOf, Recorder } from "../recorder.ts";
 
 const usage = `usage: enodia plan record NAME --out FILE [options]
 
@@ -68,7 +68,8 @@ export async function run(args: readonly string[]): Promise<number> {
   try {
     await connected(bus, url);
     const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase));
-    const members = membersReader(cluster.kube, { namespace: cluster.namespace, name });
+    const placement = placementReader(cluster.kube, { namespace: cluster.namespace, name });
+    const members = async (): Promise<readonly Member[]> => membersOf((await placement())?.status ?? {});
     if ((await members()).length === 0)
       throw new AppError(`"${name}" has no plan that its workers run yet; see: enodia status ${name}`, { code: "NotFound" });
     const counted = await listen(bus, recorder, {
@@ -78,7 +79,8 @@ export async function run(args: readonly string[]): Promise<number> {
       windowMs: (whole(values["window-seconds"], "--window-seconds", 1, 86_400) ?? 15) * 1000,
     });
     if (counted === 0) throw new AppError(`no window in which every rank of ${name} reported on ${url}`, { code: "NoLoad" });
-    await writeFile(values.out, await encodeTrace(recorder.trace(name)));
+    const plan = await placement();
+    await writeFile(values.out, await encodeTrace(recorder.trace(name, plan && gridIn(plan.spec))));
     const { messages, refused, dropped, transitions } = recorder;
     const left = dropped > 0 ? ` (${dropped} left out: not every rank reported)` : "";
     const followed = transitions > 0 ? `, ${transitions} transitions` : "";
@@ -104,17 +106,17 @@ async function connected(bus: Bus, url: string): Promise<void> {
   }
 }
 
-/** The ranks that have to report, by the ExpertPlacement; the last known ones while the API server does not answer. */
-function membersReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }): () => Promise<readonly Member[]> {
-  let last: readonly Member[] | undefined;
-  return async () => {
+/** The ExpertPlacement, which names the ranks that have to report; the last known one while the API server does not answer. */
+function placementReader(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
+  let last: { readonly placement: ExpertPlacement | undefined } | undefined;
+  return async (): Promise<ExpertPlacement | undefined> => {
     try {
       const object = await kube.get(resources.expertPlacements, ref);
-      last = object ? membersOf(parseExpertPlacement(object).status) : [];
+      last = { placement: object ? parseExpertPlacement(object) : undefined };
     } catch (caught) {
       if (last === undefined) throw caught;
     }
-    return last;
+    return last.placement;
   };
 }
 

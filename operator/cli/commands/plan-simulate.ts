@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { defaultPolicy, type PolicyName, policyNames } from "../../../crds/names.ts";
 import { type LayerPlan, sharesTotal } from "../../../crds/plan.ts";
+import { expertCount } from "../../../runtime/placement/grid.ts";
 import { policies } from "../../planner/index.ts";
 import {
   type SimulateOptions,
@@ -16,7 +17,7 @@ import {
   summarise,
   type WindowResult,
 } from "../../planner/offline/simulate.ts";
-import { decodeTrace, type Trace } from "../../planner/offline/traces.ts";
+import { decodeTrace, sizeText, type Trace } from "../../planner/offline/traces.ts";
 import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
 import { positives, whole } from "../options.ts";
 import { table } from "../table.ts";
@@ -148,7 +149,7 @@ function readSetup(values: Values, trace: Trace, split: SplitName): Omit<Simulat
       `--slots: ${ranks} ranks x ${slots} slots do not hold ${trace.experts} experts: at least ${Math.ceil(trace.experts / ranks)}`,
     );
   }
-  const experts = trace.layers * trace.experts;
+  const experts = expertCount(trace);
   if (slotsTotal !== undefined && slotsTotal * ranks < experts) {
     throw invalid(
       `--slots-total: ${ranks} ranks x ${slotsTotal} slots do not hold ${experts} experts: at least ${Math.ceil(experts / ranks)}`,
@@ -197,6 +198,8 @@ function policyOf(name: PolicyName, setup: Omit<SimulateOptions, "policy">): Pla
   if (cells > policy.cellsMax) {
     throw invalid(`--policy: ${name} is for small instances, layers x experts x ranks <= ${policy.cellsMax}, this trace has ${cells}`);
   }
+  if (policy.evenLayersOnly && setup.trace.layerExperts !== undefined)
+    throw invalid(`--policy: ${name} plans only models whose layers have equally many experts, this trace has ${sizeText(setup.trace)}`);
   return policy;
 }
 
@@ -235,7 +238,7 @@ function summary(policy: PolicyName, results: readonly WindowResult[], split: Sp
 
 function render(trace: Trace, setup: Omit<SimulateOptions, "policy">, split: SplitName, rows: readonly Row[]): string {
   const slots = setup.slotsTotal === undefined ? `${setup.slots} slots per layer and rank` : `${setup.slotsTotal} slots per rank`;
-  const head = `${trace.name}: ${setup.windows ?? trace.windows} windows, ${trace.layers} layers x ${trace.experts} experts on ${setup.ranks} ranks, ${slots}; split ${split}`;
+  const head = `${trace.name}: ${setup.windows ?? trace.windows} windows, ${sizeText(trace)} on ${setup.ranks} ranks, ${slots}; split ${split}`;
   const cells = rows.map((row) => [
     row.policy,
     ...splitNames.map((name) => known(row.balance[name], 4)),
@@ -264,7 +267,8 @@ function describe(values: Values, setup: Omit<SimulateOptions, "policy">, split:
 }
 
 function sizes(trace: Trace): Record<string, unknown> {
-  return { name: trace.name, windows: trace.windows, layers: trace.layers, experts: trace.experts };
+  const { name, windows, layers, experts, layerExperts } = trace;
+  return { name, windows, layers, experts, ...(layerExperts ? { layerExperts } : {}) };
 }
 
 interface PlanWriter {

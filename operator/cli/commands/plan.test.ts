@@ -166,7 +166,15 @@ test("a plot is written beside the trace, or where one works, and its path is pr
 test("what is wrong with the options is said, with the remedy", async () => {
   const bad = join(dir, "bad.gz");
   writeFileSync(bad, "not a trace");
+  const unlike = join(dir, "unlike.json");
+  const sizes = { name: "u", windows: 1, layers: 2, experts: 2, layerExperts: [1, 2] };
+  writeFileSync(unlike, JSON.stringify({ ...sizes, counts: Buffer.alloc(16).toString("base64") }));
   const cases: Record<string, [string[], RegExp]> = {
+    "too few for the experts that there are": [["--trace", unlike, "--ranks", "1", "--slots-total", "2"], /do not hold 3 experts/],
+    "a policy of even layers": [
+      ["--trace", unlike, "--ranks", "2", "--slots", "2", "--policy", "exflow"],
+      /has 2 layers of 1 to 2 experts/,
+    ],
     "too few slots": [["--trace", trace, "--ranks", "3", "--slots", "2"], /--slots: 3 ranks x 2 slots do not hold 8 experts: at least 3/],
     "too few in all": [["--trace", trace, "--ranks", "4", "--slots-total", "10"], /at least 64/],
     both: [["--trace", trace, "--ranks", "4", "--slots", "2", "--slots-total", "80"], /exclude each other/],

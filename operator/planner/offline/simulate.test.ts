@@ -51,6 +51,29 @@ test("memory that holds no equal number of experts per rank and layer leaves EPL
   }
 });
 
+test("experts that a layer lacks are not placed, take no memory and count nothing", async () => {
+  // Layers of 0, 128, 5 and 128 experts: what the others have no part in is as if it were not there.
+  const layerExperts = [0, 128, 5, 128];
+  const counts = trace.counts.map((count, i) => (i % 128 < (layerExperts[Math.floor(i / 128) % 4] ?? 0) ? count : 0));
+  const lone = {
+    ...trace,
+    layers: 1,
+    counts: Uint32Array.from({ length: 5 * 128 }, (_, i) => counts[(Math.floor(i / 128) * 4 + 1) * 128 + (i % 128)] ?? 0),
+  };
+  const first = { ...trace, layerExperts: [0, 128, 0, 0], counts: counts.map((count, i) => (Math.floor(i / 128) % 4 === 1 ? count : 0)) };
+  for (const name of ["uniform", "incremental", "hecate", "eplb"] as const) {
+    const policy = policies[name];
+    const placed = new Set<string>();
+    const onWindow: SimulateOptions["onWindow"] = (_, layers) => void placed.add(layers.map(({ hosts }) => hosts.length).join());
+    // 17 slots a rank hold the 261 experts that there are, and not the 512 cells.
+    const results = await simulate({ trace: { ...trace, layerExperts, counts }, policy, ranks: 16, slotsTotal: 17, now, onWindow });
+    assert.deepEqual([...placed], [layerExperts.join()], name);
+    assert.ok(results[0]?.next && results[0].next.optimal.balance > 0 && results[0].next.optimal.balance <= 1, name);
+  }
+  const figures = async (of: typeof trace) => (await run({ policy: policies.uniform, trace: of })).map(({ next, bound }) => [next, bound]);
+  assert.deepEqual(await figures(first), await figures(lone));
+});
+
 test("a policy may be given the last window as it was", async () => {
   const load: Float64Array[] = [];
   const policy: PlacementPolicy = {

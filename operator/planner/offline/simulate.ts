@@ -2,6 +2,7 @@
 // Pure but for the clock that the caller gives.
 import type { LayerPlan } from "../../../crds/plan.ts";
 import { countMoves, diffPlans } from "../../../runtime/placement/diff.ts";
+import { cellValues, expertsIn } from "../../../runtime/placement/grid.ts";
 import { bound, fastestOf, imbalance, jointBound, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 import { loadByShares, splitEqually, splitLayer } from "../../../runtime/placement/split.ts";
 import { keepFloor } from "../copies.ts";
@@ -86,8 +87,9 @@ export async function simulate(options: SimulateOptions): Promise<WindowResult[]
   const shape = {
     layers: trace.layers,
     experts: trace.experts,
-    residentBytes: new Float64Array(cells).fill(1),
-    storedBytes: new Float64Array(cells).fill(1),
+    layerExperts: trace.layerExperts,
+    residentBytes: Float64Array.from(cellValues(trace, () => 1)),
+    storedBytes: Float64Array.from(cellValues(trace, () => 1)),
   };
   const forecaster = new Forecaster(trace.layers, trace.experts);
   const transitions = options.policy.usesTransitions && trace.transitions ? Float64Array.from(trace.transitions) : undefined;
@@ -184,11 +186,14 @@ function remember(history: { added: number[]; dropped: number[] }[], input: Plan
 function score(
   options: SimulateOptions,
   counts: Uint32Array,
-  layers: readonly LayerPlan[],
+  plan: readonly LayerPlan[],
   speed: Float64Array,
 ): Required<Pick<WindowResult, "next" | "bound" | "rankLoad">> {
   const { trace } = options;
-  const demands = layers.map((_, l) => counts.subarray(l * trace.experts, (l + 1) * trace.experts));
+  // Layers without experts are balanced by nothing.
+  const spread = plan.map((layer, l) => ({ layer, l, experts: expertsIn(trace, l) })).filter(({ experts }) => experts > 0);
+  const layers = spread.map(({ layer }) => layer);
+  const demands = spread.map(({ l, experts }) => counts.subarray(l * trace.experts, l * trace.experts + experts));
   const loads: Record<SplitName, Float64Array[]> = {
     equal: layers.map((layer, l) => splitEqually({ demand: demands[l] as Uint32Array, hosts: layer.hosts, speed }).load),
     fixed: layers.map((layer, l) => loadByShares(demands[l] as Uint32Array, layer.hosts, layer.shares, options.ranks)),

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import fc from "fast-check";
-import { decodeTrace, encodeTrace, windowOf } from "./traces.ts";
+import { decodeTrace, encodeTrace, sizeText, windowOf } from "./traces.ts";
 import { generateTrace, plantTransitions, presets } from "./traces-generate.ts";
 
 const model = { ...presets.mixtral_32x8, layers: 3, windows: 4 };
@@ -12,6 +12,25 @@ const model = { ...presets.mixtral_32x8, layers: 3, windows: 4 };
 test("a trace is the same after writing and reading, with and without transitions", async () => {
   const plain = generateTrace("t", model, 1);
   for (const trace of [plain, plantTransitions(plain, 0.5, 1000, 2)]) assert.deepEqual(await decodeTrace(await encodeTrace(trace)), trace);
+});
+
+const unlike = { name: "u", windows: 2, layers: 3, experts: 3, layerExperts: [0, 3, 2] };
+const unlikeCounts = Uint32Array.of(0, 0, 0, 5, 4, 3, 2, 1, 0, 0, 0, 0, 6, 5, 4, 3, 2, 0);
+
+test("a trace of layers with unlike numbers of experts says so, and no layer has selections of experts that it lacks", async () => {
+  assert.deepEqual(await decodeTrace(await encodeTrace({ ...unlike, counts: unlikeCounts })), { ...unlike, counts: unlikeCounts });
+  const even = await decodeTrace(await encodeTrace({ ...unlike, layerExperts: [3, 3, 3], counts: unlikeCounts }));
+  assert.deepEqual(
+    [even.layerExperts, sizeText(even), sizeText(unlike)],
+    [undefined, "3 layers x 3 experts", "3 layers of 0 to 3 experts"],
+  );
+  const wrong: [Partial<typeof unlike>, RegExp][] = [
+    [{ layerExperts: [0, 3] }, /layerExperts: 2 layers of up to 3 experts, not 3 of up to 3/],
+    [{ layerExperts: [0, 2, 2] }, /layerExperts: 3 layers of up to 2 experts/],
+    [{ layerExperts: [0, 3, 1] }, /counts: layer 2 has 1 experts, and expert 1 was chosen/],
+  ];
+  for (const [change, message] of wrong)
+    await assert.rejects(decodeTrace(await encodeTrace({ ...unlike, ...change, counts: unlikeCounts })), { code: "InvalidTrace", message });
 });
 
 test("plain JSON is read as well as gzip", async () => {

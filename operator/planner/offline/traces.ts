@@ -1,15 +1,15 @@
 // The trace format (operator/README.md): what `enodia plan record` saves and `enodia plan simulate` reads. gzip (or plain) JSON
-// {name, windows, layers, experts, counts[, transitions]}; counts = base64 of little-endian uint32 [windows][layers][experts],
-// selections per expert in a window; transitions = the same of [layers-1][experts][experts]. Pure: bytes in, bytes out.
+// {name, windows, layers, experts, counts[, layerExperts][, transitions]}; counts = base64 of little-endian uint32
+// [windows][layers][experts], selections per expert in a window; transitions = the same of [layers-1][experts][experts]. Pure: bytes
+// in, bytes out.
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import { planBounds } from "../../../crds/plan.ts";
+import { describeGrid, type ExpertGrid, expertsIn, gridOf } from "../../../runtime/placement/grid.ts";
 
-export interface Trace {
+export interface Trace extends ExpertGrid {
   readonly name: string;
   readonly windows: number;
-  readonly layers: number;
-  readonly experts: number;
   /** [windows][layers][experts] */
   readonly counts: Uint32Array;
   /** [layers-1][experts][experts]: tokens that went from expert i of a layer to expert j of the next. */
@@ -26,6 +26,7 @@ const schema = z.object({
   windows: z.int().min(1),
   layers: z.int().min(1).max(planBounds.layers),
   experts: z.int().min(1).max(planBounds.experts),
+  layerExperts: z.array(z.int().min(0).max(planBounds.experts)).max(planBounds.layers).optional(),
   counts: z.string(),
   transitions: z.string().optional(),
 });
@@ -41,17 +42,41 @@ export async function decodeTrace(bytes: Uint8Array): Promise<Trace> {
   }
   const parsed = schema.safeParse(json);
   if (!parsed.success) throw invalid(z.prettifyError(parsed.error), parsed.error);
-  const { name, windows, layers, experts, counts, transitions } = parsed.data;
-  return {
+  const { name, windows, layers, experts, layerExperts, counts, transitions } = parsed.data;
+  const trace: Trace = {
     name,
     windows,
-    layers,
-    experts,
+    ...gridIn(layers, experts, layerExperts),
     counts: numbers(counts, windows * layers * experts, "counts", "windows x layers x experts"),
     ...(transitions === undefined
       ? {}
       : { transitions: numbers(transitions, (layers - 1) * experts * experts, "transitions", "(layers - 1) x experts x experts") }),
   };
+  checkCells(trace);
+  return trace;
+}
+
+/** How many experts a trace is of, for people: "32 layers x 8 experts", "4 layers of 0 to 6 experts". */
+export function sizeText(trace: ExpertGrid): string {
+  return trace.layerExperts === undefined ? `${trace.layers} layers x ${trace.experts} experts` : describeGrid(trace);
+}
+
+function gridIn(layers: number, experts: number, layerExperts: readonly number[] | undefined): ExpertGrid {
+  if (layerExperts === undefined) return { layers, experts };
+  const grid = gridOf(layerExperts);
+  if (grid.layers === layers && grid.experts === experts) return grid;
+  throw invalid(`layerExperts: ${grid.layers} layers of up to ${grid.experts} experts, not ${layers} of up to ${experts}`);
+}
+
+/** An expert that a layer does not have is nowhere, and nothing can be planned for it. */
+function checkCells(trace: Trace): void {
+  if (trace.layerExperts === undefined) return;
+  const { counts, layers, experts } = trace;
+  for (let row = 0; row * experts < counts.length; row++) {
+    const [layer, has] = [row % layers, expertsIn(trace, row % layers)];
+    const cell = counts.subarray(row * experts + has, (row + 1) * experts).findIndex((count) => count > 0);
+    if (cell >= 0) throw invalid(`counts: layer ${layer} has ${has} experts, and expert ${has + cell} was chosen`);
+  }
 }
 
 /** The file's bytes: gzip of JSON. */

@@ -15,14 +15,19 @@ export function residentBytes(f32Bytes: number, quantizedBytes: number, sessions
   return Math.ceil(f32Bytes * f32Factor + quantizedBytes * quantizedFactor + sessions * sessionBytes);
 }
 
-/** Upper bound before loading. */
+/** Upper bound before loading. Vectors (biases) stay f32 in every form. */
 export function expertBytes(segment: Segment, form: WeightForm, sessions: number): number {
-  const values = segment.weights.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
-  const rows = segment.weights.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
+  const shapes = segment.weights.map(({ shape }) => shape);
+  const [vectors, matrices] = [shapes.filter(({ length }) => length === 1), shapes.filter(({ length }) => length !== 1)];
+  const [vectorBytes, values] = [4 * valuesOf(vectors), valuesOf(matrices)];
+  const rows = matrices.reduce((sum, [n = 0]) => sum + n, 0);
   const byForm: Readonly<Record<WeightForm, () => number>> = {
-    f32: () => residentBytes(values * 4, 0, sessions),
+    f32: () => residentBytes(vectorBytes + values * 4, 0, sessions),
     // Rows of an odd number of blocks pad their zero points by half a byte.
-    int4: () => residentBytes(0, values * int4BytesPerValue + rows * sessions, sessions),
+    int4: () => residentBytes(vectorBytes, values * int4BytesPerValue + rows * sessions, sessions),
   };
   return byForm[form]();
 }
+
+const valuesOf = (shapes: readonly (readonly number[])[]): number =>
+  shapes.reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);

@@ -106,25 +106,37 @@ export class Materializer {
       }
       if (admission.action === "load") return await this.#load(request, hold);
       if (admission.action === "evict") {
-        if (await this.#replace(admission.victims, request)) return await this.#load(request, hold);
-        continue;
+        await this.#replace(admission.victims, request);
+        return await this.#load(request, hold);
       }
       if (admission.action === "full") full(admission, request);
       await this.#changed.wait(pollMs, signal);
     }
   }
 
-  /** Unloads the victims; true if their room is the request's now. */
-  async #replace(victims: readonly Victim[], request: LoadRequest): Promise<boolean> {
+  /** Unloads the victims: their room is the request's then, or nobody's if one of them cannot be unloaded. */
+  async #replace(victims: readonly Victim[], request: LoadRequest): Promise<void> {
     for (const { kind, layer, expert } of victims) if (kind === "planned") request.giveWay?.done(layer, expert);
-    return this.#leave(victims, () => this.residents.takeOver(victims, request, request.kind));
+    try {
+      await this.#unload(victims);
+      this.residents.takeOver(victims, request);
+    } catch (caught) {
+      for (const each of [...victims, request]) this.residents.gone(each);
+      throw caught;
+    } finally {
+      this.#changed.notify();
+    }
   }
 
-  /** Unloads what a layer no longer wants. Returns the resident bytes that became free. */
-  async retain(layer: number, wanted: ReadonlySet<number>): Promise<number> {
-    const leaving = this.residents.retain(layer, wanted);
-    for (const each of leaving) await this.#leave([each], () => this.residents.gone(each));
-    return leaving.reduce((sum, each) => sum + this.residents.bytesOf(each), 0);
+  /** Unloads what a layer no longer wants. */
+  async retain(layer: number, wanted: ReadonlySet<number>): Promise<void> {
+    const failures: unknown[] = [];
+    for (const each of this.residents.retain(layer, wanted)) {
+      await this.#unload([each]).catch((caught) => failures.push(caught));
+      this.residents.gone(each);
+      this.#changed.notify();
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   async #load(request: LoadRequest, hold: boolean): Promise<number> {
@@ -156,18 +168,15 @@ export class Materializer {
     return byteLength;
   }
 
-  /** Unloads experts that are marked as leaving; all of them are gone afterwards, whatever one of them met with. */
-  async #leave<T>(leaving: readonly ResidentExpert[], left: () => T): Promise<T> {
+  /** Tries to unload all of them, whatever one of them meets with, and fails with the first failure. */
+  async #unload(leaving: readonly ResidentExpert[]): Promise<void> {
     const slow = setTimeout(() => this.#log.warn({ experts: leaving }, "experts take long to leave memory"), unloadWaitMs);
     try {
       const results = await Promise.allSettled(leaving.map((each) => this.#device.unload(each)));
       const failed = results.find((result) => result.status === "rejected");
-      if (failed === undefined) return left();
-      for (const each of leaving) this.residents.gone(each);
-      throw failed.reason;
+      if (failed !== undefined) throw failed.reason;
     } finally {
       clearTimeout(slow);
-      this.#changed.notify();
     }
   }
 }

@@ -19,6 +19,12 @@ function loaded(set: ResidentSet, layer: number, expert: number, kind: "planned"
   set.loaded({ layer, expert });
 }
 
+/** The victim has left, and what it left for has come. */
+function replaced(set: ResidentSet, victim: ResidentExpert, expert: ResidentExpert): void {
+  set.takeOver([victim], expert);
+  set.loaded(expert);
+}
+
 test("room is for as many experts as the budget holds, and for one at least", () => {
   for (const [budgetBytes, capacity] of [
     [350, 3],
@@ -38,8 +44,7 @@ test("a full memory gives up the staged expert that was used longest ago, never 
   assert.ok(set.lease({ layer: 0, expert: 1 }));
   assert.deepEqual(set.admit({ layer: 0, expert: 3 }, "staged"), leaves(0, 2, "staged"));
   assert.equal(set.admit({ layer: 0, expert: 3 }, "staged").action, "wait", "the victim is on its way out");
-  set.gone({ layer: 0, expert: 2 });
-  loaded(set, 0, 3, "staged");
+  replaced(set, { layer: 0, expert: 2 }, { layer: 0, expert: 3 });
   assert.ok(set.lease({ layer: 0, expert: 3 }));
   assert.equal(set.admit({ layer: 0, expert: 4 }, "planned").action, "full");
   set.unlease({ layer: 0, expert: 1 });
@@ -60,14 +65,13 @@ test("planned experts that may give way go before staged ones that are in use, a
   loaded(set, 1, 0, "staged");
   const one = (layer: number, expert: number) => layer === 0 && expert === 1;
   assert.deepEqual(set.admit({ layer: 1, expert: 1 }, "planned", one), leaves(1, 0, "staged"));
-  set.gone({ layer: 1, expert: 0 });
+  for (const expert of [0, 1]) set.gone({ layer: 1, expert });
   loaded(set, 1, 0, "staged");
   assert.ok(set.pressed());
   assert.deepEqual(set.admit({ layer: 1, expert: 1 }, "staged", one), leaves(0, 1, "planned"));
-  set.gone({ layer: 0, expert: 1 });
-  loaded(set, 1, 1, "staged");
+  replaced(set, { layer: 0, expert: 1 }, { layer: 1, expert: 1 });
   assert.deepEqual(set.admit({ layer: 1, expert: 2 }, "staged", one), leaves(1, 0, "staged"), "no other may");
-  set.gone({ layer: 1, expert: 0 });
+  for (const expert of [0, 2]) set.gone({ layer: 1, expert });
   loaded(set, 0, 1, "planned");
   ms += 60_000;
   assert.ok(!set.pressed());
@@ -112,7 +116,7 @@ test("as many leave as a large expert needs, small ones stay where a large one h
     [1, 2],
   );
   assert.equal(set.admit({ layer: 1, expert: 9 }, "staged").action, "wait");
-  assert.ok(set.takeOver(admitted.victims, { layer: 1, expert: 3 }, "staged"));
+  set.takeOver(admitted.victims, { layer: 1, expert: 3 });
   set.loaded({ layer: 1, expert: 3 });
   const next = set.admit({ layer: 1, expert: 4 }, "staged");
   assert.ok(next.action === "evict");
@@ -144,7 +148,7 @@ test("whatever is asked in whatever order, the budget holds", () => {
         if (call === "planned" || call === "staged") {
           const admission = set.admit({ layer, expert }, call);
           assert.equal(admission.action === "present", held);
-          if (admission.action === "evict") for (const victim of admission.victims) set.gone(victim);
+          if (admission.action === "evict") set.takeOver(admission.victims, { layer, expert });
         } else if (call === "retain")
           for (const gone of set.retain(layer, new Set([expert]))) set.gone({ layer: gone.layer, expert: gone.expert });
         else if (call === "lease") assert.equal(set.lease({ layer, expert }), held);
@@ -155,49 +159,93 @@ test("whatever is asked in whatever order, the budget holds", () => {
   );
 });
 
-test("experts of any sizes and contents: the budget holds, and one always fits", () => {
-  const contents = ["weights", "gradient", "optimizer"] as const;
-  const step = fc.record({
-    call: fc.constantFrom("planned", "staged", "loaded", "gone", "lease", "unlease", "takeOver"),
-    expert: fc.record({ layer: fc.nat({ max: 1 }), expert: fc.nat({ max: 5 }), content: fc.constantFrom(...contents) }),
-  });
+test("what is free beside the victims is kept for the one that they leave for, and free again when it does not come", () => {
+  for (const comes of [true, false]) {
+    const set = new ResidentSet({ budgetBytes: 100, bytesOf: ({ expert }) => expert * 10, now });
+    for (const expert of [4, 5]) loaded(set, 0, expert, "staged");
+    assert.ok(set.lease({ layer: 0, expert: 4 }));
+    const large = { layer: 1, expert: 6 };
+    assert.deepEqual(set.admit(large, "staged"), leaves(0, 5, "staged"));
+    for (const again of [large, { layer: 1, expert: 1 }]) assert.equal(set.admit(again, "staged").action, "wait");
+    assert.deepEqual([set.count, set.bytes], [2, 100], "it is not in memory yet");
+    if (comes) set.takeOver([{ layer: 0, expert: 5 }], large);
+    else for (const gone of [large, { layer: 0, expert: 5 }]) set.gone(gone);
+    assert.deepEqual([set.count, set.bytes, set.hasRoom({ layer: 1, expert: 1 })], comes ? [2, 100, false] : [1, 40, true]);
+  }
+});
+
+const contents = ["weights", "gradient", "optimizer"] as const;
+const manyExperts = { layers: 2, experts: 6 };
+
+/** What a set was asked, with who makes room for whom: what its owner knows of it. */
+class Owner {
+  readonly set: ResidentSet;
+  readonly #bytesOf: (expert: Required<ResidentExpert>) => number;
+  readonly #held = new Map<string, number>();
+  readonly #open: { readonly victims: readonly Required<ResidentExpert>[]; readonly expert: Required<ResidentExpert> }[] = [];
+
+  constructor(budgetBytes: number, bytes: readonly number[]) {
+    this.#bytesOf = ({ layer, expert, content }) => bytes[(layer * manyExperts.experts + expert) * 3 + contents.indexOf(content)]!;
+    this.set = new ResidentSet({ budgetBytes, bytesOf: this.#bytesOf, now });
+  }
+
+  admit(expert: Required<ResidentExpert>, kind: "planned" | "staged"): void {
+    const admission = this.set.admit(expert, kind, () => true);
+    if (admission.action === "load") this.#hold(expert);
+    if (admission.action === "evict") this.#open.push({ victims: admission.victims, expert });
+  }
+  gone(expert: Required<ResidentExpert>): void {
+    if (this.#open.some((open) => [open.expert, ...open.victims].some((each) => key(each) === key(expert)))) return; // not its owner
+    this.#forget(expert);
+  }
+  /** The eviction that began first is done; one that evicted always gets in. */
+  takeOver(): void {
+    const open = this.#open.shift();
+    if (open === undefined) return;
+    this.set.takeOver(open.victims, open.expert);
+    for (const victim of open.victims) this.#held.delete(key(victim));
+    this.#hold(open.expert);
+    this.set.loaded(open.expert);
+    assert.ok(this.set.isResident(open.expert), "it evicted, and did not get in");
+  }
+  /** The eviction that began first has failed. */
+  fail(): void {
+    const open = this.#open.shift();
+    for (const each of open ? [...open.victims, open.expert] : []) this.#forget(each);
+  }
+  check(): void {
+    const sizes = [...this.#held.values()];
+    const bytes = sizes.reduce((a, b) => a + b, 0);
+    assert.ok(this.#open.length > 0 ? this.set.bytes >= bytes : this.set.bytes === bytes, `${this.set.bytes} said, ${bytes} held`);
+    assert.equal(this.set.count, sizes.length);
+    const weighing = sizes.filter((size) => size > 0).length;
+    assert.ok(bytes <= this.set.budgetBytes || weighing === 1, `${bytes} of ${this.set.budgetBytes} in ${weighing}`);
+  }
+
+  #hold(expert: Required<ResidentExpert>): void {
+    this.#held.set(key(expert), this.#bytesOf(expert));
+  }
+  #forget(expert: Required<ResidentExpert>): void {
+    this.set.gone(expert);
+    this.#held.delete(key(expert));
+  }
+}
+const key = ({ layer, expert, content }: Required<ResidentExpert>): string => `${layer}.${expert}.${content}`;
+
+test("experts of any sizes and contents: the budget holds, one always fits, and whoever evicted gets in", () => {
+  const calls = ["planned", "staged", "loaded", "gone", "lease", "unlease", "takeOver", "fail"] as const;
+  const [layer, expert] = [fc.nat({ max: manyExperts.layers - 1 }), fc.nat({ max: manyExperts.experts - 1 })];
+  const step = fc.record({ call: fc.constantFrom(...calls), of: fc.record({ layer, expert, content: fc.constantFrom(...contents) }) });
   const sizes = fc.array(fc.nat({ max: 90 }), { minLength: 36, maxLength: 36 });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 120 }), sizes, fc.integer({ min: 0, max: 300 }), (steps, bytes, budgetBytes) => {
-      const bytesOf = ({ layer, expert, content }: Required<ResidentExpert>): number =>
-        bytes[(layer * 6 + expert) * 3 + contents.indexOf(content)]!;
-      const set = new ResidentSet({ budgetBytes, bytesOf, now });
-      let open: { victims: readonly ResidentExpert[]; expert: Required<ResidentExpert> } | undefined;
-      const held = new Map<string, number>();
-      const name = (expert: ResidentExpert) => JSON.stringify([expert.layer, expert.expert, expert.content]);
-      const gone = (expert: ResidentExpert) => void held.delete(name(expert));
-      for (const { call, expert } of steps) {
-        if (call === "planned" || call === "staged") {
-          const admission = set.admit(expert, call, () => true);
-          if (admission.action === "load") held.set(name(expert), bytesOf(expert));
-          if (admission.action === "evict") {
-            for (const victim of open?.victims ?? []) {
-              set.gone(victim);
-              gone(victim);
-            }
-            open = { victims: admission.victims, expert };
-          }
-        } else if (call === "takeOver") {
-          if (open === undefined) continue;
-          const taken = set.takeOver(open.victims, open.expert, "staged");
-          for (const victim of open.victims) gone(victim);
-          if (taken) held.set(name(open.expert), bytesOf(open.expert));
-          open = undefined;
-        } else {
-          set[call](expert);
-          if (call === "gone") gone(expert);
-        }
-        assert.equal(
-          set.bytes,
-          [...held.values()].reduce((a, b) => a + b, 0),
-        );
-        const weighing = [...held.values()].filter((size) => size > 0).length;
-        assert.ok(set.bytes <= budgetBytes || weighing === 1, `${set.bytes} of ${budgetBytes} in ${weighing}`);
+      const owner = new Owner(budgetBytes, bytes);
+      for (const { call, of } of steps) {
+        if (call === "planned" || call === "staged") owner.admit(of, call);
+        else if (call === "takeOver" || call === "fail") owner[call]();
+        else if (call === "gone") owner.gone(of);
+        else owner.set[call](of);
+        owner.check();
       }
     }),
     { numRuns: 500 },

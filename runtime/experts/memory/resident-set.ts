@@ -17,10 +17,12 @@ export interface ResidentExpert {
 
 export const isWeights = ({ content = "weights" }: ResidentExpert): boolean => content === "weights";
 
-type Phase = "loading" | "resident" | "unloading";
+/** `reserved`: the room that it needs is kept for it while others leave. */
+type Phase = "reserved" | "loading" | "resident" | "unloading";
 
 interface Entry extends Required<ResidentExpert> {
-  readonly bytes: number;
+  /** Of memory; of a reserved one what is kept for it so far, beside what its victims still take. */
+  bytes: number;
   kind: Kind;
   phase: Phase;
   /** Frames that are using a staged expert; it is not evicted while > 0. */
@@ -29,6 +31,8 @@ interface Entry extends Required<ResidentExpert> {
   usedAt: number;
   /** Planned, and leaving for a staged one. */
   givesWay: boolean;
+  /** The reserved one that it leaves for. */
+  leavesFor?: Entry;
 }
 
 /** May a planned expert give its place to one that no rank holds? */
@@ -49,7 +53,8 @@ export type Admission =
   | { readonly action: "wait" }
   /** Room is taken for it: load it, then call `loaded` or `gone`. */
   | { readonly action: "load" }
-  /** Unload the victims (marked as leaving) first, then call `takeOver`. One is enough where all are of one size. */
+  /** Room is kept for it beside the victims, which are marked as leaving: unload them, then call `takeOver`, or `gone` for them and
+   *  for it. One victim is enough where all are of one size. */
   | { readonly action: "evict"; readonly victims: readonly Victim[] }
   /** Everything in memory is planned or in use; `inUse`: something will leave when the frames are done that use it. */
   | { readonly action: "full"; readonly inUse: boolean };
@@ -75,10 +80,11 @@ export class ResidentSet {
     this.budgetBytes = options.budgetBytes;
   }
 
+  /** Experts in memory, those that are loading or leaving included. */
   get count(): number {
-    return this.#entries.size;
+    return [...this.#entries.values()].filter(({ phase }) => phase !== "reserved").length;
   }
-  /** Resident bytes, what is loading or leaving included. */
+  /** Resident bytes, what is loading or leaving or kept for a newcomer included. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -113,15 +119,12 @@ export class ResidentSet {
       return { action: "present" };
     }
     if (this.hasRoom(expert)) {
-      this.#add(expert, kind);
+      this.#add({ ...named(expert), bytes: this.bytesOf(expert), kind, phase: "loading" });
       return { action: "load" };
     }
     const victims = this.#victims(this.bytesOf(expert), kind === "staged" ? mayGiveWay : undefined);
     if (victims === undefined) return this.#noVictim();
-    for (const victim of victims) {
-      victim.phase = "unloading";
-      victim.givesWay = victim.kind === "planned";
-    }
+    this.#reserve(victims, expert, kind);
     return {
       action: "evict",
       victims: victims.map(({ layer, expert: id, content, kind: was }) => ({ layer, expert: id, content, kind: was })),
@@ -130,22 +133,38 @@ export class ResidentSet {
 
   loaded(expert: ResidentExpert): void {
     const entry = this.#entries.get(key(expert));
-    if (entry !== undefined) entry.phase = "resident";
+    if (entry?.phase === "loading") entry.phase = "resident";
   }
-  /**
-   * The victims are unloaded: their room goes to the one that they left for, before anybody else hears of it. False if that one came
-   * meanwhile, or if something smaller took what was free beside them: then it asks again.
-   */
-  takeOver(victims: readonly ResidentExpert[], expert: ResidentExpert, kind: Kind): boolean {
+  /** The victims are unloaded: their room is that of the one that they left for. Load it, then call `loaded` or `gone`. */
+  takeOver(victims: readonly ResidentExpert[], expert: ResidentExpert): void {
     for (const victim of victims) this.gone(victim);
-    if (this.#entries.has(key(expert)) || !this.hasRoom(expert)) return false;
-    this.#add(expert, kind);
-    return true;
+    const entry = this.#entries.get(key(expert));
+    if (entry?.phase !== "reserved") return;
+    entry.phase = "loading";
+    this.#grow(entry, this.bytesOf(expert)); // one that is larger than the budget is alone now
   }
-  #add(expert: ResidentExpert, kind: Kind): void {
-    const bytes = this.bytesOf(expert);
-    this.#bytes += bytes;
-    this.#entries.set(key(expert), { ...named(expert), bytes, kind, phase: "loading", leases: 0, usedAt: this.#now(), givesWay: false });
+
+  /** Marks the victims as leaving and keeps what is free beside them, or smaller ones would take it before the victims are out. */
+  #reserve(victims: readonly Entry[], expert: ResidentExpert, kind: Kind): void {
+    const leaving = victims.reduce((sum, { bytes }) => sum + bytes, 0);
+    const free = Math.max(0, this.budgetBytes - this.#bytes);
+    const bytes = Math.min(free, Math.max(0, this.bytesOf(expert) - leaving));
+    const entry = this.#add({ ...named(expert), bytes, kind, phase: "reserved" });
+    for (const victim of victims) {
+      victim.phase = "unloading";
+      victim.givesWay = victim.kind === "planned";
+      victim.leavesFor = entry;
+    }
+  }
+  #add(entry: Omit<Entry, "leases" | "usedAt" | "givesWay">): Entry {
+    const added = { ...entry, leases: 0, usedAt: this.#now(), givesWay: false };
+    this.#bytes += added.bytes;
+    this.#entries.set(key(added), added);
+    return added;
+  }
+  #grow(entry: Entry, bytes: number): void {
+    this.#bytes += bytes - entry.bytes;
+    entry.bytes = bytes;
   }
 
   /** Frames have used these experts of a layer. */
@@ -157,12 +176,15 @@ export class ResidentSet {
     }
   }
 
-  /** The load failed or the unload is done: its room is free. */
+  /** The load failed or the unload is done: its room is free, or kept for the one that it left for. */
   gone(expert: ResidentExpert): void {
     const entry = this.#entries.get(key(expert));
     if (entry === undefined) return;
     this.#bytes -= entry.bytes;
     this.#entries.delete(key(expert));
+    const next = entry.leavesFor;
+    const waits = next !== undefined && this.#entries.get(key(next)) === next && next.phase === "reserved";
+    if (waits) this.#grow(next, Math.min(this.bytesOf(next), next.bytes + entry.bytes));
   }
 
   /** Holds a present expert in memory for the time of a frame; false when it is not there any more. */

@@ -1,0 +1,73 @@
+// Room that an expert needs for itself: one that evicts others for it gets in under pressure, and what it kept is free when it fails.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import { silentLog } from "../../observe/log.ts";
+import { Materializer } from "./materializer.ts";
+import { type Kind, type ResidentExpert, ResidentSet } from "./resident-set.ts";
+import { TransferPace } from "./transfer-pace.ts";
+
+const tick = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** A budget of 100; expert n has 10 n bytes. Unloads end when the test says so. */
+function memory() {
+  const unloads: { readonly expert: number; readonly end: (failure?: Error) => void }[] = [];
+  const residents = new ResidentSet({ budgetBytes: 100, bytesOf: ({ expert }) => expert * 10, now: () => 0 });
+  const device = {
+    load: async () => {},
+    unload: ({ expert }: ResidentExpert) =>
+      new Promise<void>((resolve, reject) => {
+        unloads.push({ expert, end: (failure) => (failure ? reject(failure) : resolve()) });
+      }),
+  };
+  const tiers = { read: async () => ({ unit: new Uint8Array(1), source: "store" as const, seconds: 0 }) };
+  const pace = new TransferPace({ onChange: () => {} });
+  const materializer = new Materializer({ device, residents, tiers, storedBytes: () => 1, pace, log: silentLog });
+  const ensure = (expert: number, kind: Kind, signal = new AbortController().signal) =>
+    materializer.ensure({ layer: expert > 5 ? 1 : 0, expert, kind, sources: [], bytesPerSecond: 0, signal });
+  return { residents, unloads, materializer, ensure };
+}
+
+test("a large expert that evicted gets in, although small ones want what is free beside its victim", async () => {
+  const { residents, unloads, ensure } = memory();
+  await ensure(5, "staged");
+  await ensure(4, "planned");
+  const large = ensure(6, "planned");
+  const small = new AbortController();
+  const others = [1, 2, 3].map((expert) => ensure(expert, "staged", small.signal).catch(() => "waits"));
+  await tick();
+  assert.deepEqual([unloads.map(({ expert }) => expert), residents.isResident({ layer: 0, expert: 1 })], [[5], false]);
+  unloads[0]?.end();
+  await large;
+  assert.ok(residents.isResident({ layer: 1, expert: 6 }));
+  small.abort(new AppError("enough", { code: "Aborted" }));
+  await Promise.all(others);
+  assert.equal(residents.bytes, 100);
+});
+
+test("when an unload fails or the load is aborted meanwhile, no room stays taken for the one that evicted", async () => {
+  for (const failure of [new Error("lost"), undefined]) {
+    const { residents, unloads, ensure } = memory();
+    await ensure(5, "staged");
+    await ensure(4, "planned");
+    const abort = new AbortController();
+    const large = ensure(6, "planned", abort.signal);
+    await tick();
+    if (failure === undefined) abort.abort(new AppError("another plan", { code: "Aborted" }));
+    unloads[0]?.end(failure);
+    await assert.rejects(large, failure === undefined ? { code: "Aborted" } : /lost/);
+    assert.deepEqual([residents.bytes, residents.count, residents.hasRoom({ layer: 1, expert: 6 })], [40, 1, true]);
+  }
+});
+
+test("all that a layer no longer wants leaves, whatever one of them meets with", async () => {
+  const { residents, unloads, materializer, ensure } = memory();
+  for (const expert of [1, 2, 3]) await ensure(expert, "planned");
+  const retained = assert.rejects(materializer.retain(0, new Set([3])), /lost/);
+  for (let i = 0; i < 2; i++) {
+    await tick();
+    unloads[i]?.end(i === 0 ? new Error("lost") : undefined);
+  }
+  await retained;
+  assert.deepEqual([residents.bytes, residents.count], [30, 1]);
+});
