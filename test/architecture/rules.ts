@@ -231,10 +231,8 @@ export const literalsStandTogether: Rule = (sources) =>
 
 /**
  * Every field of the wire is written and read by product code that knows the wire, or by crds/plan.ts, which encodes rows for it. It
- * compares names,
- * without a compiler: a field that shares its name with one that is used passes, so this finds the name that nobody
- * knows any more, and not
- * every dead field. To find the others, take the fields out of the generated types and see which the compiler
+ * compares names, without a compiler: a field that shares its name with one that is used passes, so this finds the name that nobody
+ * knows any more, and not every dead field. To find the others, take the fields out of the generated types and see which the compiler
  * does not miss.
  */
 export const everyWireFieldIsUsed =
