@@ -41,7 +41,8 @@ export interface Move {
 export const sharesTotal = 1000;
 /**
  * The bounds of what a plan may describe; larger input is refused before it chooses a size. `layerText` bounds the characters of a
- * layer's hosts, and those of its shares.
+ * layer's hosts, and those of
+ *  its shares.
  */
 export const planBounds = { layers: 1024, experts: 4096, ranks: 4096, hostsPerExpert: 512, layerText: 65_536 } as const;
 

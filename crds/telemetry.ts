@@ -21,7 +21,8 @@ export type Phase = (typeof phases)[number];
 
 /**
  * Load is sampled at least this often, and several times in the span that a decision looks at, since a sample that covers a change
- * of plan is not counted.
+ * of plan is
+ *  not counted.
  */
 const sampleMsMax = 5_000;
 const sampleMsMin = 250;

@@ -6,7 +6,8 @@ import { sharesTotal } from "../../crds/plan.ts";
 const splitSweeps = 48;
 /** A sweep that changes no rank load by more than this part of the mean ends the iteration. */
 const settledPart = 5e-4;
-/** Successive over-relaxation: each expert goes this multiple of the way to its level, so that chains settle in a third of the sweeps. */
+/** Successive over-relaxation: each expert goes this multiple of the way to its level, so that chains settle in a third of the
+ *  sweeps. */
 const relaxation = 1.5;
 
 /** Rows and relative speed of each rank. */
