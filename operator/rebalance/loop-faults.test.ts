@@ -118,6 +118,18 @@ test("a repair whose plan could not be written is made all the same", async () =
   assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
 });
 
+test("a worker that restarts while a plan is being written does not hold it up", async () => {
+  const sim = await up({ spec: still });
+  sim.kube.writeMs = 4_000;
+  sim.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
+  sim.refresh();
+  assert.ok(await sim.clock.run(10_000, () => sim.events.some(({ reason }) => reason === "RebalanceStarted")));
+  sim.worker(1).crash(500);
+  assert.ok(await sim.clock.run(20_000, () => sim.loop?.view()?.drains[0]?.phase === "Drained"));
+  assert.ok(await sim.clock.run(10_000, () => sim.converged()));
+  assert.deepEqual(sim.faults(), []);
+});
+
 for (const [what, lose] of [
   ["lost", (sim: SimCluster) => sim.worker(2).crash(undefined)],
   ["leaving", (sim: SimCluster) => Object.assign(sim, { leaving: [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }] })],

@@ -87,8 +87,10 @@ export class Rollout {
       if (!resume) await placement.write(plan, { members: this.#members, reason });
       if (this.#stopped) throw stoppedError();
       const outcome = await this.#push();
-      result = { ...this.#figures(), outcome: outcome.result };
-      return await this.#end(outcome);
+      const figures = this.#figures();
+      const why = await this.#end(outcome);
+      result = { ...figures, outcome: outcome.result };
+      return why;
     } catch (caught) {
       // Written or not, pushed or not: what holds is found out anew.
       placement.doubt();
@@ -162,7 +164,9 @@ export class Rollout {
     this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits });
     return new Promise((resolve) => {
       this.#resolve = resolve;
-      this.#feed({ type: "start" });
+      // Before what has happened while the plan was being written.
+      this.#queue.unshift({ type: "start" });
+      this.#drainQueue();
       this.#tick();
     });
   }
@@ -174,11 +178,11 @@ export class Rollout {
 
   /** A process has come up, for the first time or again: the protocol takes it forward like the others. */
   joined(rank: number, bootId: string): void {
-    if (this.#run) this.#feed({ type: "joined", rank, bootId });
+    this.#feed({ type: "joined", rank, bootId });
   }
 
   lost(rank: number): void {
-    if (this.#run) this.#feed({ type: "lost", rank });
+    this.#feed({ type: "lost", rank });
   }
 
   #tick(): void {
@@ -190,11 +194,16 @@ export class Rollout {
     });
   }
 
+  /** What happens while the plan is being written waits for it: the links say it once. */
   #feed(event: Event): void {
-    const run = this.#run;
-    if (this.#stopped || !run || run.outcome) return;
+    if (this.#stopped || this.#run?.outcome) return;
     this.#queue.push(event);
-    if (this.#feeding) return;
+    this.#drainQueue();
+  }
+
+  #drainQueue(): void {
+    const run = this.#run;
+    if (!run || this.#feeding) return;
     this.#feeding = true;
     for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
       for (const action of run.on(next)) void this.#perform(action, run);
