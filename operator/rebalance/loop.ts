@@ -169,20 +169,19 @@ export class DeploymentLoop {
       this.#waiting = { reason: "Suspended", message: "no ranks are wanted" };
       return;
     }
-    const { intent, wait } = chooseIntent(seen, this.#intents);
-    // A look that is repeated says itself what it waits for, and the load means nothing until what holds is known.
-    if (intent?.cost !== "look") {
-      this.#waiting = wait ?? (intent && seen.paused.get(intent.kind));
-      const closed = this.#observer.load?.closeIfDue(seen, seen.now) ?? false;
-      if (intent?.onWindow && !closed) return;
-    }
+    // The load means nothing until what holds is known, and the intent that finds it out says itself what it waits for.
+    const { recovered } = seen.placement;
+    const closed = recovered && (this.#observer.load?.closeIfDue(seen, seen.now) ?? false);
+    const { intent, wait } = chooseIntent(seen, this.#intents, closed);
+    if (recovered) this.#waiting = wait ?? (intent && seen.paused.get(intent.kind));
     if (intent) this.#act(intent, () => this.#pursue(intent, seen));
   }
 
   /** While a plan is being made: is something wanted by now that comes before it? */
   #overtaken(seen: Observed, made: Intent): boolean {
-    const { intent } = chooseIntent(seen, this.#intents);
-    return suspended(seen) || (intent !== undefined && intent !== made);
+    const before = this.#intents.slice(0, this.#intents.indexOf(made));
+    // No window closes while a step is under way.
+    return suspended(seen) || chooseIntent(seen, before, false).intent !== undefined;
   }
 
   /** Runs one step, unless it has to wait for its next time; no other starts meanwhile. */
