@@ -70,6 +70,21 @@ test("a model that changes while suspended is planned for, and is no mismatch", 
   assert.equal(sim.loop?.view()?.modelAvailable.reason, "Resolved");
 });
 
+test("another model is not taken up while a plan of the old one is being written", async () => {
+  const sim = await up({ spec: fast });
+  sim.kube.writeMs = 20_000;
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(15_000, () => sim.events.some(({ reason }) => reason === "RebalanceStarted")));
+  sim.engineInfo = { modelDigest: "sha256:other" };
+  replaceAllPods(sim, 3);
+  sim.refresh();
+  await sim.clock.run(10_000);
+  assert.deepEqual(sim.loop?.view()?.digestMismatch, [0, 1, 2]);
+  sim.kube.writeMs = 1;
+  assert.ok(await sim.clock.run(300_000, () => sim.stored?.spec.modelDigest === "sha256:other"));
+  assert.deepEqual(sim.loop?.view()?.digestMismatch, []);
+});
+
 test("one pod with another model does not take the plan from the others", async () => {
   const sim = await up({ spec: { ...fast, replicas: 4 } });
   sim.engineInfo = { modelDigest: "sha256:other" };

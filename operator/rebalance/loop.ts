@@ -68,7 +68,7 @@ export class DeploymentLoop {
     this.#links = new Links(ports.openLink, () => this.#poke());
     this.#placement = new Placement({ store, ref: world.ref, ownerUid: world.uid });
     this.#intake = new Intake(ports);
-    const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts, log };
+    const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts };
     this.#observer = new Observer(sources, clock.now());
     this.#decisions = new DecisionEvents(ports);
     const onGone = () => this.#placement.doubt(); // it is made again from what workers hold
@@ -118,6 +118,7 @@ export class DeploymentLoop {
     if (!this.#identity || now >= this.#identity.until) this.#act(identify, () => this.#identify());
     if (this.#identity) this.#links.sync(this.#world, this.#identity.known, this.#placement.facts.committed, now);
     const seen = this.#observe();
+    this.#attempts.look(seen.members);
     this.#seen = seen;
     if (this.#identity) this.#follow(seen);
     this.#report(seen);
@@ -126,8 +127,13 @@ export class DeploymentLoop {
   #observe(): Observed {
     // Until the operator has its certificate no pod can be asked.
     const world = this.#identity ? this.#world : { ...this.#world, workers: [] };
-    const planInProgress = this.#rollout !== undefined;
-    return this.#observer.observe(world, { now: this.#ports.clock.now(), busy: this.#working, planInProgress });
+    const seen = this.#observer.observe(world, this.#ports.clock.now());
+    // What a step under way rests on is not taken from under it.
+    if (!seen.otherModel || this.#working) return seen;
+    this.#ports.log.info({ deployment: world.ref.name }, "the workers run another model");
+    this.#placement.forget();
+    this.#observer.forget();
+    return this.#observer.observe(world, this.#ports.clock.now());
   }
 
   async #identify(): Promise<StepEnd> {

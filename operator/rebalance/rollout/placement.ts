@@ -1,5 +1,5 @@
 // The one owner of what is stored, committed and recovered of a deployment: the ExpertPlacement object and its epoch, the plan that
-// holds, and the end that the last plan came to. Recovery and rollout tell it; all others read its facts. It makes and moves nothing.
+// holds, and the end that the last plan came to. Recovery, rollout and loop tell it; all others read its facts. It makes and moves nothing.
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { PlacementFacts } from "../observed.ts";

@@ -5,6 +5,8 @@ import type { PlacementPlan } from "../../../crds/plan.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
 import { hasCode } from "../../kube/errors.ts";
+import type { LoadPicture } from "../links/load-picture.ts";
+import { PathRates } from "../links/rates.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, PlacementStore, PrepareEvent, StoredPlacement } from "../ports.ts";
 import { Placement } from "./placement.ts";
@@ -31,10 +33,12 @@ function seenWith(link: Link): Observed {
 interface Parts {
   readonly write: PlacementStore["write"];
   readonly links?: readonly Link[];
+  /** Told when what was counted is thrown away. */
+  readonly onRestart?: () => void;
 }
 
 /** A rollout over these, and what it says of its end. */
-function rolling({ write, links = [] }: Parts, wanted: Proposal, seen: Observed) {
+function rolling({ write, links = [], onRestart = () => {} }: Parts, wanted: Proposal, seen: Observed) {
   const placement = new Placement({ store: { read: async () => undefined, write }, ref, ownerUid: "uid" });
   placement.recoveredAs(wanted.parent);
   const ends: (PlanEnd | undefined)[] = [];
@@ -44,7 +48,7 @@ function rolling({ write, links = [] }: Parts, wanted: Proposal, seen: Observed)
       ports: { clock, log: silentLog, event: () => {}, onRollout: (_ref, _running, done) => ends.push(done) },
       placement,
       links: { all: () => [...links], planBegins: () => {} },
-      load: () => undefined,
+      load: () => ({ restart: onRestart, rates: new PathRates() }) as unknown as LoadPicture,
       onProgress: () => {},
     },
     wanted,
@@ -120,9 +124,11 @@ test("a plan whose settled end cannot be written did not succeed", async () => {
     if (++writes > 1) throw new AppError("the API server does not answer", { code: "Unavailable" });
     return stored;
   };
-  const { placement, rollout, ends } = rolling({ write, links: [link] }, wanted, { ...two, views });
+  let restarts = 0;
+  const { placement, rollout, ends } = rolling({ write, links: [link], onRestart: () => restarts++ }, wanted, { ...two, views });
   await assert.rejects(rollout.run(), (error) => hasCode(error, "Unavailable"));
   assert.equal(writes, 2, "the plan, and what holds");
+  assert.equal(restarts, 1, "counts taken while experts moved say nothing of what holds");
   assert.deepEqual(ends, [undefined, { kind: "test", result: undefined }]);
   assert.equal(placement.facts.recovered, false);
 });

@@ -94,6 +94,7 @@ export class Rollout {
     } catch (caught) {
       // Written or not, pushed or not: what holds is found out anew.
       placement.doubt();
+      if (this.#run) this.#parts.load()?.restart(ports.clock.now());
       throw caught;
     } finally {
       if (!this.#stopped) ports.onRollout(world.ref, undefined, { kind, result });
@@ -125,6 +126,7 @@ export class Rollout {
     if (outcome.result === "superseded") {
       placement.ended(undefined, this.report(), undefined);
       placement.doubt();
+      this.#parts.load()?.restart(ports.clock.now());
       ports.log.warn({ deployment: world.ref.name, epoch: outcome.epoch }, "another leader has a newer plan");
       return undefined;
     }
