@@ -28,12 +28,12 @@ export type Made = Proposal | StepEnd;
 /** What a plan is made with. */
 export interface Tools {
   readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner">;
-  readonly placement: Placement;
+  readonly placement: Pick<Placement, "read" | "recoveredAs">;
   /** Every link that is open, those of gateways too. */
-  readonly links: { all(): readonly Link[] };
+  readonly links: { all(): readonly Pick<Link, "pushPlan">[] };
   /** Of this moment; undefined until a worker was described. */
-  readonly load: LoadPicture | undefined;
-  readonly decisions: DecisionEvents;
+  readonly load: Pick<LoadPicture, "ask" | "judge" | "input" | "forgetHistory" | "speeds"> | undefined;
+  readonly decisions: Pick<DecisionEvents, "held" | "acted" | "recommend">;
   /** The newest observation, for plans that take time to make. */
   readonly latest: () => Observed;
   /** The plan is not wanted any more: something that comes before it is. */

@@ -217,6 +217,7 @@ export class Rollout {
 
   async #perform(action: Action, run: PlanRun): Promise<void> {
     const link = this.#linkOf(action.rank);
+    // Read from the link, not from the observation: what answers a call is the process of this moment.
     // Without a link the failure is the boot's that the protocol has in mind: another name would be ignored, and the retry lost.
     const bootId = link?.description?.bootId ?? run.bootOf(action.rank) ?? "";
     switch (action.type) {

@@ -36,6 +36,13 @@ test("ModelAvailable names each kind of device that ranks took, once", () => {
   assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; webgpu: NVIDIA H100");
 });
 
+test("the model is of the observation, whatever the link says by now", () => {
+  const [seen] = [rank(0, "cpu")];
+  const link = { description: { topK: 9 } } as unknown as RankView["link"];
+  const { model } = rebalanceView(input([{ ...seen!, link, report: { ...seen!.report!, description: { topK: 2 } as never } }]));
+  assert.equal(model?.topK, 2);
+});
+
 const member: MemberView = {
   ...{ rank: 0, podUid: "u", bootId: "b", connected: true, active: true, ready: true, notReadyReason: "", draining: false, epoch: 3 },
   ...{ activeRequests: 0, hostedBytes: 100, budgetBytes: 200, denseBytes: 1, kvBytes: 1, uniqueBytes: 50 },

@@ -85,7 +85,7 @@ function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>)
 }
 
 function modelView(input: ViewInput): ModelView | undefined {
-  const description = input.views.find((view) => view.report?.description && !view.mismatch)?.link?.description;
+  const description = input.views.find((view) => view.report?.description && !view.mismatch)?.report?.description;
   if (!description || !input.shape) return undefined;
   return {
     digest: description.modelDigest,
