@@ -8,7 +8,7 @@ import { inlinePlanner } from "./intents/planner-thread.ts";
 import { Session } from "./links/session.ts";
 import { DeploymentLoop } from "./loop.ts";
 import type { StoredPlacement } from "./ports.ts";
-import { fromSpec, nextPlan, toSpec } from "./rollout/plan-object.ts";
+import { fromSpec, nextPlan } from "./rollout/plan-object.ts";
 import { defaultLimits } from "./rollout/protocol-types.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
@@ -157,8 +157,8 @@ for (const [what, lose] of [
     const hosts = Array.from({ length: 8 }, (_, e) => (e < 5 ? both : last));
     const shares = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
     const stored = sim.stored as StoredPlacement;
-    const plan = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
-    sim.stored = { ...stored, spec: toSpec(plan, { ranks: stored.spec.ranks }) };
+    const { spec } = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
+    sim.stored = { ...stored, spec: { ...spec, ranks: stored.spec.ranks } };
     sim.startOperator();
     assert.ok(await sim.clock.run(30_000, () => sim.plan()?.layers[0]?.hosts[0]?.length === 2 && sim.converged()));
     lose(sim);

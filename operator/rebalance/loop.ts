@@ -1,14 +1,17 @@
 // The loop of one deployment: at every tick it observes once, lets at most one intent act, and reports. The controller makes one per
 // deployment. It has no rule of its own on what to plan (intents/) or on how a plan is carried out (rollout/).
 //
-// A plan on its way from the decision to the written status, by the functions of this folder that it is passed to (arithmetic of
-// planner/ and runtime/placement/ aside); * = back in a file that was left before:
+// A plan on its way from the decision to the written status, by the functions of this folder that its value (proposal, layers, stored
+// form) is passed to; arithmetic of planner/ and runtime/placement/ aside. * = back in a file that was left before: 12 stops, 3 returns.
 //    1 new Rollout        rollout/rollout.ts        7   link.prepare          links/session.ts
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
-//    5 * toSpec           rollout/plan-object.ts   11   load.committed        links/load-picture.ts
-//    6 store.write        rollout/store.ts         12   reporter.report       status/reporter.ts
+//    5 store.write        rollout/store.ts         11   load.committed        links/load-picture.ts
+//    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
+// The reporter hands on what the plan says of itself in figures and words, no plan: to placementStatus and offer (both of
+// status/placement-status.ts), store.writeStatus, and rebalanceView (status/view.ts). Beside this way, a plan that some layers gave up
+// goes through 3, 4 and 5 once more (#settle in rollout/rollout.ts), and links.tell and links.sync push what holds to who comes up.
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";

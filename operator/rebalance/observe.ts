@@ -4,7 +4,7 @@
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { World } from "../deployment/ports.ts";
-import { belowFloor } from "../planner/copies.ts";
+import { atRisk, belowFloor } from "../planner/copies.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import type { Attempts } from "./intents/attempts.ts";
 import { unheld } from "./links/holding.ts";
@@ -23,6 +23,7 @@ import {
   ranksOf,
   rankViews,
   speedRanks,
+  uniqueBytes,
 } from "./links/members.ts";
 import type { Observed, RankView } from "./observed.ts";
 import type { Placement } from "./rollout/placement.ts";
@@ -82,6 +83,8 @@ export class Observer {
       plan,
       synced: plan !== undefined && views.every((view) => !view.usable || (view.report?.status?.epoch ?? 0) >= plan.epoch),
       holding: unheld(plan, views),
+      expertsAtRisk: plan ? atRisk(ranks, plan.layers) : 0,
+      uniqueBytes: plan && this.#shape ? uniqueBytes(plan, usableRanks(views), this.#shape.residentBytes) : new Map(),
       telemetry: intake.facts({ world, expected, load: this.#load }, now, staleAfterMs),
       busConnected: intake.connected,
       introduced: this.#introduced,
@@ -150,6 +153,10 @@ export class Observer {
       this.#counted = { plan, key, below: belowFloor(this.#load.input(seen), plan.layers) };
     return this.#counted.below;
   }
+}
+
+function usableRanks(views: readonly RankView[]): Set<number> {
+  return new Set(views.filter((view) => view.usable).map((view) => view.rank));
 }
 
 /** Ranks that serve and should report their load. */

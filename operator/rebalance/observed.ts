@@ -111,6 +111,10 @@ export interface Observed {
   /** Every usable rank has taken it up. */
   readonly synced: boolean;
   readonly holding: Unheld;
+  /** Experts that one more loss would leave without a live copy. */
+  readonly expertsAtRisk: number;
+  /** Resident bytes of experts that no other live rank hosts, by rank. */
+  readonly uniqueBytes: ReadonlyMap<number, number>;
   /** Experts of the plan with fewer copies than spec.experts.minCopies asks for. */
   readonly belowFloor: number;
   readonly telemetry: TelemetryFacts;

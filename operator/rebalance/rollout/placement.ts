@@ -4,7 +4,7 @@ import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { PlacementFacts } from "../observed.ts";
 import type { PlacementStore, PlanMember } from "../ports.ts";
-import { toSpec } from "./plan-object.ts";
+import { reasonCharsMax, type StoredPlan } from "./plan-object.ts";
 import type { PlanReport } from "./proposal.ts";
 
 export interface PlacementOptions {
@@ -52,12 +52,13 @@ export class Placement {
   }
 
   /** Allocates the plan's epoch: throws `Conflict` when another leader was faster. */
-  async write(plan: PlacementPlan, { members, reason }: PlanNote): Promise<void> {
+  async write(plan: StoredPlan, { members, reason }: PlanNote): Promise<void> {
     const { store, ref, ownerUid } = this.#options;
     const ranks = [...members]
       .map(([rank, member]) => ({ rank, podName: member.podName, podUID: member.podUid }))
       .sort((a, b) => a.rank - b.rank);
-    this.#stored = await store.write(ref, ownerUid, toSpec(plan, { ranks, reason }), this.#stored);
+    const spec = { ...plan, ranks, ...(reason ? { reason: reason.slice(0, reasonCharsMax) } : {}) };
+    this.#stored = await store.write(ref, ownerUid, spec, this.#stored);
   }
 
   /** What holds is known, as far as anybody remembers a plan. */

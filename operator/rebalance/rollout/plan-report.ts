@@ -1,11 +1,9 @@
 // The words and figures of one plan: what it says of itself in the status while it is carried out and when it has ended, in the event
 // of its end, and as the last rebalance. The rollout gives the facts; this decides nothing. Pure.
 import type { PlacementFacts } from "../observed.ts";
+import { reasonCharsMax } from "./plan-object.ts";
 import type { PlanReport, Proposal } from "./proposal.ts";
 import type { Outcome } from "./protocol-types.ts";
-
-/** Of a plan's reason in the status and in the stored object. */
-export const reasonCharsMax = 1024;
 
 /** What is foreseen of the whole plan at its start. */
 export interface Foreseen extends Pick<Proposal, "kind" | "reason"> {

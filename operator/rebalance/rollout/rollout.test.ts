@@ -98,7 +98,7 @@ test("a process that comes up while the plan is being written is a member of the
 });
 
 test("a plan whose settled end cannot be written did not succeed", async () => {
-  const parent = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), {
+  const { plan: parent } = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), {
     deploymentUid: "uid",
     modelDigest: "d",
     epoch: 1,

@@ -76,7 +76,7 @@ export class Rollout {
   async run(): Promise<Why | undefined> {
     const { ports, placement, links } = this.#parts;
     const { kind, reason, resume } = this.#proposal;
-    const { plan } = this.#staged;
+    const { spec } = this.#staged;
     const { world } = this.#seen;
     this.#announce();
     if (!resume) this.#abortLeftovers();
@@ -84,7 +84,7 @@ export class Rollout {
     ports.onRollout(world.ref, { deadlineMs: this.#deadline }, undefined);
     let result: PlanResult | undefined;
     try {
-      if (!resume) await placement.write(plan, { members: this.#members, reason });
+      if (spec) await placement.write(spec, { members: this.#members, reason });
       if (this.#stopped) throw stoppedError();
       const outcome = await this.#push();
       const figures = this.#figures();
@@ -154,9 +154,9 @@ export class Rollout {
    */
   async #settle(held: PlacementPlan, outcome: Exclude<Outcome, { result: "superseded" }>): Promise<PlacementPlan> {
     const given = new Set(outcome.aborted.map(({ layer }) => layer));
-    const settled = nextPlan(held, held.layers, given, { ...held, epoch: this.#staged.plan.epoch + 1 });
-    await this.#parts.placement.write(settled, { members: this.#members, reason: settledReason(outcome) });
-    return settled;
+    const { plan, spec } = nextPlan(held, held.layers, given, { ...held, epoch: this.#staged.plan.epoch + 1 });
+    await this.#parts.placement.write(spec, { members: this.#members, reason: settledReason(outcome) });
+    return plan;
   }
 
   #push(): Promise<Outcome> {
