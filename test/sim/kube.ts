@@ -14,7 +14,7 @@ export interface RecordedEvent {
   readonly message: string;
 }
 
-const callMs = 1;
+export const callMs = 1;
 
 export class SimKube {
   readonly pods = new Map<string, SimWorker>();

@@ -97,6 +97,20 @@ test("a process that comes up while the plan is being written is a member of the
   rollout.stop();
 });
 
+test("nobody is told a plan of which the epoch is not taken yet, also where only the epoch is new", async () => {
+  let written = (_: StoredPlacement): void => {};
+  const write = () =>
+    new Promise<StoredPlacement>((resolve) => {
+      written = resolve;
+    });
+  const { plan: parent } = nextPlan(undefined, proposal.layers, new Set(), { deploymentUid: "uid", modelDigest: "d", epoch: 1 });
+  const { rollout } = rolling({ write }, { ...proposal, parent }, seenWith({ abort: async () => {} } as unknown as Link));
+  const ended = rollout.run();
+  assert.equal(rollout.forJoiners()?.epoch, 1);
+  written(stored);
+  assert.equal(await ended, undefined);
+});
+
 test("a plan whose settled end cannot be written did not succeed", async () => {
   const { plan: parent } = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), {
     deploymentUid: "uid",

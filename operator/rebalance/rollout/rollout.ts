@@ -316,10 +316,10 @@ export class Rollout {
 
   /**
    * What a process that comes up meanwhile is told: layers still under way keep their parent for it, so that it frees nothing that
-   * another source may still route to; the protocol then takes it forward like the others.
+   * another source may still route to; the protocol then takes it forward like the others. Until its epoch is taken the plan is not ours.
    */
   forJoiners(): PlacementPlan | undefined {
-    return this.#mix(this.#run?.freeLayers() ?? []);
+    return this.#run ? this.#mix(this.#run.freeLayers()) : this.#proposal.parent;
   }
 
   /** Nothing is pushed from here on: leadership is lost. A write under way is the last, answers of calls under way are dropped. */
