@@ -1,5 +1,5 @@
-// This file lists every name that users type or that one plane hands to another, each once. Schemas, configurations, command
-// lines and registries are typed by these arrays, so that a name without its implementation does not compile. It holds nothing
+// This file lists the names on which schemas, configurations, command lines and registries have to agree, each list once. They
+// are typed by these arrays, so that a name without its implementation does not compile. It holds nothing
 // but names: an implementation declares what shared code may ask of it, and test/names.test.ts finds comparisons of names.
 
 /** Policies by which placements are planned: `spec.rebalancing.policy`. */

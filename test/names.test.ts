@@ -1,5 +1,6 @@
 // This test keeps shared code from asking for names: no source compares the name of a policy, a backend or a codec outside the
-// files of that policy, backend or codec. Who needs to know something of them asks for what they declare.
+// files of that policy, backend or codec. Who needs to know something of them asks for what they declare. It reads text and finds
+// names that are written out beside a comparison, in a case or in a list; not one that comes by a constant, a key or a pattern.
 import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";

@@ -8,7 +8,6 @@ import { type PlanInput, unlimited } from "./policy.ts";
 const imbalanced: Situation = {
   mode: "Auto",
   synced: true,
-  planInProgress: false,
   busConnected: true,
   telemetryAgeMs: 2000,
   staleAfterMs: 30_000,
@@ -34,7 +33,6 @@ const held: Record<string, [Partial<Situation>, string]> = {
   "mode Off": [{ mode: "Off" }, "ModeOff"],
   "no NATS": [{ busConnected: false }, "TelemetryUnavailable"],
   "one rank": [{ activeRanks: 1 }, "SingleRank"],
-  "a plan under way": [{ planInProgress: true }, "PlanInProgress"],
   "a rank behind": [{ synced: false }, "NotSynced"],
   "old load": [{ telemetryAgeMs: 31_000 }, "TelemetryStale"],
   "load never heard": [{ telemetryAgeMs: Number.POSITIVE_INFINITY }, "TelemetryStale"],

@@ -14,7 +14,6 @@ import { type WorthOptions, worthNumbers, worthOf, worthText } from "./worth.ts"
 type HoldReason =
   | "ModeOff"
   | "NotSynced"
-  | "PlanInProgress"
   | "TelemetryUnavailable"
   | "TelemetryStale"
   | "PartialRanks"
@@ -40,7 +39,6 @@ export interface Situation {
   readonly mode: RebalancingMode;
   /** True when every active rank runs the committed epoch. */
   readonly synced: boolean;
-  readonly planInProgress: boolean;
   readonly busConnected: boolean;
   readonly telemetryAgeMs: number;
   readonly staleAfterMs: number;
@@ -77,7 +75,6 @@ export function whetherToPlan(s: Situation): Decision {
   if (s.mode === "Off") return hold("ModeOff", "rebalancing.mode is Off");
   if (!s.busConnected) return hold("TelemetryUnavailable", "no load arrives: NATS is not connected");
   if (s.activeRanks < 2) return hold("SingleRank", `${s.activeRanks} rank serves: nothing to balance`, { ranks: s.activeRanks });
-  if (s.planInProgress) return hold("PlanInProgress", "a plan is being carried out");
   if (!s.synced) return hold("NotSynced", "not every rank runs the committed epoch yet");
   if (s.telemetryAgeMs > s.staleAfterMs) {
     return hold("TelemetryStale", `a rank's last load message is ${seconds(s.telemetryAgeMs)} old, at most ${seconds(s.staleAfterMs)}`, {

@@ -26,25 +26,40 @@ function importsOf(file: string): Import[] {
 
 const imports = new Map(files.map((file) => [file, importsOf(file)]));
 
-/** The longest chain of imports that begins at a file; a file outside the folder ends it. */
-function chain(file: string, follows: (each: Import) => boolean, known = new Map<string, readonly string[]>()): readonly string[] {
-  const found = known.get(file);
-  if (found) return found;
-  const tails = (imports.get(file) ?? []).filter((each) => follows(each) && imports.has(each.target));
-  const longest = tails.map(({ target }) => chain(target, follows, known)).sort((a, b) => b.length - a.length)[0] ?? [];
-  known.set(file, [file, ...longest]);
-  return [file, ...longest];
+type Follows = (each: Import) => boolean;
+type Graph = ReadonlyMap<string, readonly Import[]>;
+
+/** The longest chain of imports in a graph; a file outside it ends a chain, and a circle is an error that names its files. */
+function deepest(graph: Graph, follows: Follows): readonly string[] {
+  const known = new Map<string, readonly string[]>();
+  const chain = (file: string, above: readonly string[]): readonly string[] => {
+    const found = known.get(file);
+    if (found) return found;
+    if (above.includes(file)) throw new Error(`imports run in a circle: ${[...above.slice(above.indexOf(file)), file].join(" -> ")}`);
+    const tails = (graph.get(file) ?? []).filter((each) => follows(each) && graph.has(each.target));
+    const longest = tails.map(({ target }) => chain(target, [...above, file])).sort((a, b) => b.length - a.length)[0] ?? [];
+    known.set(file, [file, ...longest]);
+    return [file, ...longest];
+  };
+  return [...graph.keys()].map((file) => chain(file, [])).sort((a, b) => b.length - a.length)[0] ?? [];
 }
 
-const deepest = (follows: (each: Import) => boolean): readonly string[] =>
-  files.map((file) => chain(file, follows)).sort((a, b) => b.length - a.length)[0] ?? [];
+test("a circle of imports is named", () => {
+  const to = (target: string): Import[] => [{ target, typeOnly: false }];
+  const graph = new Map([
+    ["a", to("b")],
+    ["b", to("c")],
+    ["c", to("b")],
+  ] as const);
+  assert.throws(() => deepest(graph, () => true), /in a circle: b -> c -> b/);
+});
 
 for (const [what, follows] of [
   ["that exist when the code runs", ({ typeOnly }: Import) => !typeOnly],
   ["with those of types alone", () => true],
 ] as const) {
   test(`imports inside operator/rebalance, ${what}, are at most ${levelsMax} files deep`, (t) => {
-    const found = deepest(follows);
+    const found = deepest(imports, follows);
     t.diagnostic(`${found.length}: ${found.join(" -> ")}`);
     assert.ok(found.length > 3, "imports are found");
     assert.ok(found.length <= levelsMax, found.join(" -> "));

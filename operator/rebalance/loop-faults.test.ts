@@ -8,7 +8,7 @@ import { inlinePlanner } from "./intents/planner-thread.ts";
 import { Session } from "./links/session.ts";
 import { DeploymentLoop } from "./loop.ts";
 import type { StoredPlacement } from "./ports.ts";
-import { fromSpec, nextPlan, toSpec } from "./rollout/plan-object.ts";
+import { fromSpec, nextPlan } from "./rollout/plan-object.ts";
 import { defaultLimits } from "./rollout/protocol-types.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
@@ -70,6 +70,21 @@ test("a model that changes while suspended is planned for, and is no mismatch", 
   assert.equal(sim.loop?.view()?.modelAvailable.reason, "Resolved");
 });
 
+test("another model is not taken up while a plan of the old one is being written", async () => {
+  const sim = await up({ spec: fast });
+  sim.kube.writeMs = 20_000;
+  sim.worker(1).crash(undefined);
+  assert.ok(await sim.clock.run(15_000, () => sim.events.some(({ reason }) => reason === "RebalanceStarted")));
+  sim.engineInfo = { modelDigest: "sha256:other" };
+  replaceAllPods(sim, 3);
+  sim.refresh();
+  await sim.clock.run(10_000);
+  assert.deepEqual(sim.loop?.view()?.digestMismatch, [0, 1, 2]);
+  sim.kube.writeMs = 1;
+  assert.ok(await sim.clock.run(300_000, () => sim.stored?.spec.modelDigest === "sha256:other"));
+  assert.deepEqual(sim.loop?.view()?.digestMismatch, []);
+});
+
 test("one pod with another model does not take the plan from the others", async () => {
   const sim = await up({ spec: { ...fast, replicas: 4 } });
   sim.engineInfo = { modelDigest: "sha256:other" };
@@ -118,6 +133,18 @@ test("a repair whose plan could not be written is made all the same", async () =
   assert.ok(sim.plan()?.layers.every((layer) => layer.hosts.every((hosts) => !hosts.includes(1))));
 });
 
+test("a worker that restarts while a plan is being written does not hold it up", async () => {
+  const sim = await up({ spec: still });
+  sim.kube.writeMs = 4_000;
+  sim.leaving = [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }];
+  sim.refresh();
+  assert.ok(await sim.clock.run(10_000, () => sim.events.some(({ reason }) => reason === "RebalanceStarted")));
+  sim.worker(1).crash(500);
+  assert.ok(await sim.clock.run(20_000, () => sim.loop?.view()?.drains[0]?.phase === "Drained"));
+  assert.ok(await sim.clock.run(10_000, () => sim.converged()));
+  assert.deepEqual(sim.faults(), []);
+});
+
 for (const [what, lose] of [
   ["lost", (sim: SimCluster) => sim.worker(2).crash(undefined)],
   ["leaving", (sim: SimCluster) => Object.assign(sim, { leaving: [{ rank: 2, podUid: sim.worker(2).podUid, reason: "Shrink" }] })],
@@ -130,8 +157,8 @@ for (const [what, lose] of [
     const hosts = Array.from({ length: 8 }, (_, e) => (e < 5 ? both : last));
     const shares = hosts.map((row) => (row.length > 1 ? [500, 500] : [1000]));
     const stored = sim.stored as StoredPlacement;
-    const plan = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
-    sim.stored = { ...stored, spec: toSpec(plan, { ranks: stored.spec.ranks }) };
+    const { spec } = nextPlan(fromSpec(stored.spec), [{ hosts, shares }], new Set([0]), { ...fromSpec(stored.spec), epoch: 2 });
+    sim.stored = { ...stored, spec: { ...spec, ranks: stored.spec.ranks } };
     sim.startOperator();
     assert.ok(await sim.clock.run(30_000, () => sim.plan()?.layers[0]?.hosts[0]?.length === 2 && sim.converged()));
     lose(sim);

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import { SimCluster } from "../../test/sim/cluster.ts";
+import { settled } from "./intents/attempts.ts";
+import type { Intent } from "./intents/intent.ts";
 
 const skewed = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e + layer * 3) % 8) + 20);
 const otherTopic = (layer: number): number[] => Array.from({ length: 8 }, (_, e) => 1000 * 0.55 ** ((e * 3 + layer + 4) % 8) + 20);
@@ -58,6 +60,23 @@ test("hecate copies what transfers hide, or what pays for them, by the times tha
   assert.ok(measured.imbalance <= 1.15 && measured.copies > 0, JSON.stringify(measured));
   const idle = await run({ dense: 0, experts: 0 });
   assert.equal(idle.copies, 0, "nothing to hide behind and nothing to save");
+});
+
+test("an intent after the one for balance acts between two windows of load", async () => {
+  const acted: number[] = [];
+  const surge: Intent = {
+    ...{ kind: "surge", cost: "plan", holdsUpOthers: false, onWindow: false },
+    wanted: ({ plan }) => plan !== undefined,
+    make: ({ now }) => {
+      acted.push(now);
+      return settled;
+    },
+  };
+  const sim = await up({ lastIntents: [surge], spec: fast });
+  await sim.clock.run(1_000);
+  assert.equal(acted.length, 1);
+  await sim.clock.run(60_000);
+  assert.ok(sim.imbalance() <= 1.15, `${sim.imbalance()}`);
 });
 
 test("mode Off leaves the imbalance as it is and says why", async () => {

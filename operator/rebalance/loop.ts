@@ -1,14 +1,17 @@
 // The loop of one deployment: at every tick it observes once, lets at most one intent act, and reports. The controller makes one per
 // deployment. It has no rule of its own on what to plan (intents/) or on how a plan is carried out (rollout/).
 //
-// A plan on its way from the decision to the written status, by the functions of this folder that it is passed to (arithmetic of
-// planner/ and runtime/placement/ aside); * = back in a file that was left before:
+// A plan on its way from the decision to the written status, by the functions of this folder that its value (proposal, layers, stored
+// form) is passed to; arithmetic of planner/ and runtime/placement/ aside. * = back in a file that was left before: 12 stops, 3 returns.
 //    1 new Rollout        rollout/rollout.ts        7   link.prepare          links/session.ts
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
-//    5 * toSpec           rollout/plan-object.ts   11   load.committed        links/load-picture.ts
-//    6 store.write        rollout/store.ts         12   reporter.report       status/reporter.ts
+//    5 store.write        rollout/store.ts         11   load.committed        links/load-picture.ts
+//    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
+// The reporter hands on what the plan says of itself in figures and words, no plan: to placementStatus and offer (both of
+// status/placement-status.ts), store.writeStatus, and rebalanceView (status/view.ts). Beside this way, a plan that some layers gave up
+// goes through 3, 4 and 5 once more (#settle in rollout/rollout.ts), and links.tell and links.sync push what holds to who comes up.
 import { AppError } from "../../crds/common.ts";
 import { parseDuration } from "../../crds/quantity.ts";
 import type { Identity, RebalanceView, World } from "../deployment/ports.ts";
@@ -68,7 +71,7 @@ export class DeploymentLoop {
     this.#links = new Links(ports.openLink, () => this.#poke());
     this.#placement = new Placement({ store, ref: world.ref, ownerUid: world.uid });
     this.#intake = new Intake(ports);
-    const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts, log };
+    const sources = { links: this.#links, intake: this.#intake, placement: this.#placement, attempts: this.#attempts };
     this.#observer = new Observer(sources, clock.now());
     this.#decisions = new DecisionEvents(ports);
     const onGone = () => this.#placement.doubt(); // it is made again from what workers hold
@@ -118,6 +121,7 @@ export class DeploymentLoop {
     if (!this.#identity || now >= this.#identity.until) this.#act(identify, () => this.#identify());
     if (this.#identity) this.#links.sync(this.#world, this.#identity.known, this.#placement.facts.committed, now);
     const seen = this.#observe();
+    this.#attempts.look(seen.members);
     this.#seen = seen;
     if (this.#identity) this.#follow(seen);
     this.#report(seen);
@@ -126,8 +130,13 @@ export class DeploymentLoop {
   #observe(): Observed {
     // Until the operator has its certificate no pod can be asked.
     const world = this.#identity ? this.#world : { ...this.#world, workers: [] };
-    const planInProgress = this.#rollout !== undefined;
-    return this.#observer.observe(world, { now: this.#ports.clock.now(), busy: this.#working, planInProgress });
+    const seen = this.#observer.observe(world, this.#ports.clock.now());
+    // What a step under way rests on is not taken from under it.
+    if (!seen.otherModel || this.#working) return seen;
+    this.#ports.log.info({ deployment: world.ref.name }, "the workers run another model");
+    this.#placement.forget();
+    this.#observer.forget();
+    return this.#observer.observe(world, this.#ports.clock.now());
   }
 
   async #identify(): Promise<StepEnd> {
@@ -169,20 +178,19 @@ export class DeploymentLoop {
       this.#waiting = { reason: "Suspended", message: "no ranks are wanted" };
       return;
     }
-    const { intent, wait } = chooseIntent(seen, this.#intents);
-    // A look that is repeated says itself what it waits for, and the load means nothing until what holds is known.
-    if (intent?.cost !== "look") {
-      this.#waiting = wait ?? (intent && seen.paused.get(intent.kind));
-      const closed = this.#observer.load?.closeIfDue(seen, seen.now) ?? false;
-      if (intent?.onWindow && !closed) return;
-    }
+    // The load means nothing until what holds is known, and the intent that finds it out says itself what it waits for.
+    const { recovered } = seen.placement;
+    const closed = recovered && (this.#observer.load?.closeIfDue(seen, seen.now) ?? false);
+    const { intent, wait } = chooseIntent(seen, this.#intents, closed);
+    if (recovered) this.#waiting = wait ?? (intent && seen.paused.get(intent.kind));
     if (intent) this.#act(intent, () => this.#pursue(intent, seen));
   }
 
   /** True when something is wanted by now that comes before the plan that is being made. */
   #overtaken(seen: Observed, made: Intent): boolean {
-    const { intent } = chooseIntent(seen, this.#intents);
-    return suspended(seen) || (intent !== undefined && intent !== made);
+    const before = this.#intents.slice(0, this.#intents.indexOf(made));
+    // No window closes while a step is under way.
+    return suspended(seen) || chooseIntent(seen, before, false).intent !== undefined;
   }
 
   /** Runs one step, unless it has to wait for its next time; no other starts meanwhile. */

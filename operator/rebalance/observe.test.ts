@@ -2,7 +2,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
-import { silentLog } from "../../runtime/observe/log.ts";
 import type { WorkerPod, World } from "../deployment/ports.ts";
 import { Attempts } from "./intents/attempts.ts";
 import { lostAfterMs } from "./links/members.ts";
@@ -31,12 +30,11 @@ function observing() {
       intake: { connected: true, facts: () => telemetry },
       placement,
       attempts: new Attempts(),
-      log: silentLog,
     },
     0,
   );
-  const look = (now: number, busy = false) => observer.observe(world as unknown as World, { now, busy, planInProgress: false });
-  return { link, placement, look };
+  const look = (now: number) => observer.observe(world as unknown as World, now);
+  return { link, placement, look, forget: () => observer.forget() };
 }
 
 test("an observation does not change with its links, and cannot be written", () => {
@@ -61,12 +59,16 @@ test("a rank without a usable process counts as gone after the grace, not before
   assert.deepEqual([...look(1_001 + lostAfterMs).gone], [0]);
 });
 
-test("another model is taken up when no step is under way, and nothing of the old one holds then", () => {
-  const { link, placement, look } = observing();
+test("another model is seen, and taken up when what is known of the old one was forgotten", () => {
+  const { link, placement, look, forget } = observing();
   placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
   assert.equal(look(0).plan?.epoch, 1);
   link.description = { ...description, modelDigest: "n", layers: 3 };
-  assert.deepEqual([look(100, true).views[0]?.mismatch, look(200, true).plan?.epoch], [true, 1]);
+  const { otherModel, views, plan, shape } = look(100);
+  assert.deepEqual([otherModel, views[0]?.mismatch, plan?.epoch, shape?.layers], [true, true, 1, 1]);
+  assert.ok(look(200).otherModel, "to look changes nothing");
+  placement.forget();
+  forget();
   const seen = look(300);
-  assert.deepEqual([seen.views[0]?.mismatch, seen.plan, seen.shape?.layers], [false, undefined, 3]);
+  assert.deepEqual([seen.otherModel, seen.views[0]?.mismatch, seen.plan, seen.shape?.layers], [false, false, undefined, 3]);
 });

@@ -1,11 +1,10 @@
 // The observer of one deployment: at every tick of the loop it gathers what Kubernetes, the links, the load, the placement and the
 // attempts say into one value (observed.ts), and keeps what only shows over time: which model runs, and when a rank was last usable.
-// It decides and pushes nothing.
+// It decides and pushes nothing, and writes to none of them.
 import type { PlacementPlan } from "../../crds/plan.ts";
 import { parseDuration } from "../../crds/quantity.ts";
-import type { Log } from "../../runtime/observe/log.ts";
 import type { World } from "../deployment/ports.ts";
-import { belowFloor } from "../planner/copies.ts";
+import { atRisk, belowFloor } from "../planner/copies.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
 import type { Attempts } from "./intents/attempts.ts";
 import { unheld } from "./links/holding.ts";
@@ -24,6 +23,7 @@ import {
   ranksOf,
   rankViews,
   speedRanks,
+  uniqueBytes,
 } from "./links/members.ts";
 import type { Observed, RankView } from "./observed.ts";
 import type { Placement } from "./rollout/placement.ts";
@@ -31,17 +31,8 @@ import type { Placement } from "./rollout/placement.ts";
 export interface Sources {
   readonly links: Pick<Links, "worker">;
   readonly intake: Pick<Intake, "connected" | "facts">;
-  readonly placement: Placement;
-  readonly attempts: Attempts;
-  readonly log: Log;
-}
-
-/** The loop's own part of an observation: the time, and whether it is at work. */
-export interface Doing {
-  readonly now: number;
-  /** A step is under way, so that the plan and the model that it rests on are not forgotten meanwhile. */
-  readonly busy: boolean;
-  readonly planInProgress: boolean;
+  readonly placement: Pick<Placement, "facts">;
+  readonly attempts: Pick<Attempts, "paused" | "blocked">;
 }
 
 export class Observer {
@@ -67,17 +58,13 @@ export class Observer {
     return this.#load;
   }
 
-  observe(world: World, { now, busy, planInProgress }: Doing): Observed {
+  observe(world: World, now: number): Observed {
     const { placement, intake, attempts } = this.#sources;
-    let views = this.#views(world, now);
-    if (!busy && this.#modelChanged(views)) {
-      this.#forget(world);
-      views = this.#views(world, now);
-    }
+    const views = this.#views(world, now);
+    const otherModel = this.#modelChanged(views);
     this.#remember(views, world, now);
     const { committed: plan } = placement.facts;
     const members = memberKey(views);
-    attempts.look(members);
     const ranks = rankSpecs(views, plan, this.#load?.speeds);
     const expected = expectedOf(views, ranks);
     const staleAfterMs = parseDuration(world.spec.telemetry.staleAfter, "spec.telemetry.staleAfter");
@@ -91,12 +78,13 @@ export class Observer {
       hardware: speedRanks(views),
       expected,
       shape: this.#shape,
+      otherModel,
       placement: placement.facts,
       plan,
       synced: plan !== undefined && views.every((view) => !view.usable || (view.report?.status?.epoch ?? 0) >= plan.epoch),
-      planInProgress,
       holding: unheld(plan, views),
-      load: this.#load?.snapshot(),
+      expertsAtRisk: plan ? atRisk(ranks, plan.layers) : 0,
+      uniqueBytes: plan && this.#shape ? uniqueBytes(plan, usableRanks(views), this.#shape.residentBytes) : new Map(),
       telemetry: intake.facts({ world, expected, load: this.#load }, now, staleAfterMs),
       busConnected: intake.connected,
       introduced: this.#introduced,
@@ -105,7 +93,7 @@ export class Observer {
       startedAt: this.#startedAt,
       gone: this.#gone(plan, now),
       paused: attempts.paused(members, now),
-      blocked: attempts.blocked(),
+      blocked: attempts.blocked(members),
     };
     return Object.freeze({ ...seen, belowFloor: this.#belowFloor(seen) });
   }
@@ -125,10 +113,8 @@ export class Observer {
     return agreed.digest !== (committed?.modelDigest ?? this.#model.digest) || agreed.codec !== this.#model.codec;
   }
 
-  #forget({ ref }: World): void {
-    const { log, placement } = this.#sources;
-    log.info({ deployment: ref.name, model: this.#model }, "the workers run another model");
-    placement.forget();
+  /** The workers run another model: nothing that was seen of the old one says anything of it. */
+  forget(): void {
     this.#model = undefined;
     this.#shape = undefined;
     this.#load = undefined;
@@ -167,6 +153,10 @@ export class Observer {
       this.#counted = { plan, key, below: belowFloor(this.#load.input(seen), plan.layers) };
     return this.#counted.below;
   }
+}
+
+function usableRanks(views: readonly RankView[]): Set<number> {
+  return new Set(views.filter((view) => view.usable).map((view) => view.rank));
 }
 
 /** Ranks that serve and should report their load. */

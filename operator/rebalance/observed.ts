@@ -1,5 +1,6 @@
 // The value that one look at a deployment gives. observe.ts gathers it once per tick; the intents, the load picture, the rollout and
-// the status read it and nothing writes it: what changes meanwhile is in the next one. Types only.
+// the status read it and nothing writes it: what changes meanwhile is in the next one. Not in it is the load, which a tick's own decision
+// changes: links/load-picture.ts keeps it, and its snapshot is taken after the decision, for the status. Types only.
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank, RebalanceView, WorkerPod, World } from "../deployment/ports.ts";
@@ -102,16 +103,20 @@ export interface Observed {
   readonly expected: readonly ExpectedRank[];
   /** The shape of the model that the workers run; undefined until one was described. */
   readonly shape: ModelShape | undefined;
+  /** What the workers agree to run is not that model, or its experts have another form: what is known is to be forgotten. */
+  readonly otherModel: boolean;
   readonly placement: PlacementFacts;
   /** The committed plan. */
   readonly plan: PlacementPlan | undefined;
   /** True when every usable rank has taken up the committed plan. */
   readonly synced: boolean;
-  readonly planInProgress: boolean;
   readonly holding: Unheld;
+  /** Experts that one more loss would leave without a live copy. */
+  readonly expertsAtRisk: number;
+  /** Resident bytes of experts that no other live rank hosts, by rank. */
+  readonly uniqueBytes: ReadonlyMap<number, number>;
   /** Experts of the plan with fewer copies than spec.experts.minCopies asks for. */
   readonly belowFloor: number;
-  readonly load: LoadSnapshot | undefined;
   readonly telemetry: TelemetryFacts;
   readonly busConnected: boolean;
   /** True when every worker was heard or had time enough to be, so that a membership may be pushed. */

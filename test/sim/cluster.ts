@@ -6,6 +6,7 @@ import type { PlacementPlan } from "../../crds/plan.ts";
 import type { LeavingRank } from "../../operator/deployment/ports.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { intents } from "../../operator/rebalance/intents/index.ts";
+import type { Intent } from "../../operator/rebalance/intents/intent.ts";
 import { inlinePlanner } from "../../operator/rebalance/intents/planner-thread.ts";
 import { Session } from "../../operator/rebalance/links/session.ts";
 import { Telemetry } from "../../operator/rebalance/links/telemetry.ts";
@@ -31,6 +32,8 @@ export interface SimOptions {
   readonly shape?: Partial<SimShape>;
   readonly ranks?: number;
   readonly spec?: Record<string, unknown>;
+  /** Tried after those of the product. */
+  readonly lastIntents?: readonly Intent[];
 }
 
 /** After so long only one operator's calls are under way, and what both have said is known everywhere. */
@@ -66,11 +69,13 @@ export class SimCluster {
   readonly #counts: { readonly name: string; readonly result?: string; readonly reason?: string }[] = [];
   readonly #wire: SimWire;
   readonly #around: Surroundings;
+  readonly #lastIntents: readonly Intent[];
   #operator: Operator | undefined;
   #podCount = 0;
 
   constructor(options: SimOptions = {}) {
     this.random = seeded(options.seed ?? 1);
+    this.#lastIntents = options.lastIntents ?? [];
     this.clock = new VirtualClock(undefined, this.random.next);
     this.shape = { layers: 4, experts: 8, bytes: 100, budgetBytes: 2400, ...options.shape };
     this.kube = new SimKube(this.clock, options.ranks ?? 3, options.spec, (epoch) => this.oracle.onWrite(epoch));
@@ -200,7 +205,7 @@ export class SimCluster {
         onRollout: () => {},
       },
       this.kube.world(),
-      intents(),
+      [...intents(), ...this.#lastIntents],
     );
   }
 

@@ -4,6 +4,7 @@
 import { AppError } from "../../crds/common.ts";
 import { seeded } from "../../operator/planner/random.ts";
 import { SimCluster } from "./cluster.ts";
+import { callMs } from "./kube.ts";
 import type { SimWorker } from "./worker.ts";
 
 export interface FaultRun {
@@ -241,9 +242,13 @@ const faults: readonly Fault[] = [
   {
     name: "store",
     strike: (sim, random) => {
-      sim.kube.storeDown = true;
-      sim.clock.after(200 + random.below(5_000), () => {
+      const ms = 200 + random.below(5_000);
+      // It does not answer, or takes its time with what it is told to keep.
+      if (ms % 2 === 0) sim.kube.storeDown = true;
+      else sim.kube.writeMs = ms;
+      sim.clock.after(ms, () => {
         sim.kube.storeDown = false;
+        sim.kube.writeMs = callMs;
       });
     },
   },
@@ -297,6 +302,7 @@ function calm(sim: SimCluster): void {
   sim.scale(ranks);
   sim.leaving = [];
   sim.kube.storeDown = false;
+  sim.kube.writeMs = callMs;
   sim.nats.status.connected = true;
   for (const worker of sim.pods.values()) {
     worker.stalled = false;

@@ -37,7 +37,7 @@ const production = [
     ...["loop", "observe"],
     ...["session", "links", "members", "load-picture", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
     ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
-    ...["recover", "first", "repair", "drain", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
+    ...["recover", "first", "repair", "drain", "rehome", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",
   ].map((name) => `operator/rebalance/${name}.ts`),
   ...["decide", "load/windows", "repair", "copies", "validate", "index", "worth"].map((name) => `operator/planner/${name}.ts`),

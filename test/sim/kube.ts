@@ -14,7 +14,7 @@ export interface RecordedEvent {
   readonly message: string;
 }
 
-const callMs = 1;
+export const callMs = 1;
 
 export class SimKube {
   readonly pods = new Map<string, SimWorker>();
@@ -25,6 +25,8 @@ export class SimKube {
   storeDown = false;
   /** The number of writes of plans to come that fail. */
   failWrites = 0;
+  /** The time that a write of a plan takes to arrive. */
+  writeMs = callMs;
   spec: MoEDeploymentSpec;
   desired: number;
   readonly #clock: VirtualClock;
@@ -77,7 +79,7 @@ export class SimKube {
           this.#onWrite(spec.epoch);
           this.stored = { resourceVersion: String(++this.#version), spec, status: this.stored?.status ?? {} };
           return this.stored;
-        }),
+        }, this.writeMs),
       writeStatus: (_ref, status) =>
         this.#call(() => {
           if (!this.stored) throw new AppError("there is no such object", { code: "NotFound" });
@@ -87,10 +89,10 @@ export class SimKube {
   }
 
   /** There and back; a caller that dies meanwhile does not take back what it has asked for. */
-  #call<T>(carryOut: () => T): Promise<T> {
+  #call<T>(carryOut: () => T, thereMs = callMs): Promise<T> {
     return new Promise((resolve, reject) => {
       asOwner(undefined, () =>
-        this.#clock.after(callMs, () => {
+        this.#clock.after(thereMs, () => {
           try {
             if (this.storeDown) throw unavailable();
             const result = carryOut();

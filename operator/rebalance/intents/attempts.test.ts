@@ -59,8 +59,9 @@ test("what could not be emptied stays blocked until members change, and what is 
   const attempts = new Attempts();
   attempts.record(drain, "a", { end: "settled", blocked: new Map([[2, "no room"]]) }, 0);
   attempts.look("a");
-  assert.deepEqual([...attempts.blocked()], [[2, "no room"]]);
+  assert.deepEqual([...attempts.blocked("a")], [[2, "no room"]]);
   assert.deepEqual([...attempts.paused("a", 1e12)], [["drain", undefined]]);
+  assert.deepEqual([...attempts.blocked("b"), ...attempts.paused("b", 0)], [], "also before it is told that they have changed");
   attempts.look("b");
-  assert.deepEqual([...attempts.blocked(), ...attempts.paused("b", 0)], []);
+  assert.deepEqual([...attempts.blocked("b"), ...attempts.paused("b", 0)], []);
 });

@@ -64,9 +64,10 @@ export class Attempts {
     return new Map(held.map(([kind, { why }]) => [kind, why]));
   }
 
-  /** The ranks that could not be emptied with the present members, and why. */
-  blocked(): ReadonlyMap<number, string> {
-    return new Map([...this.#entries.values()].flatMap(({ blocked }) => [...(blocked ?? [])]));
+  /** The ranks that could not be emptied with these members, and why. */
+  blocked(members: string): ReadonlyMap<number, string> {
+    const entries = [...this.#entries.values()].filter((entry) => entry.members === members);
+    return new Map(entries.flatMap(({ blocked }) => [...(blocked ?? [])]));
   }
 
   record({ kind, cost }: Step, members: string, result: StepEnd, now: number): void {

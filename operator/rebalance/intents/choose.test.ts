@@ -27,7 +27,7 @@ function seen(changed: Partial<Observed> = {}): Observed {
 }
 
 const chosen = (observed: Observed) => {
-  const { intent, wait } = chooseIntent(observed, intents());
+  const { intent, wait } = chooseIntent(observed, intents(), true);
   return intent?.kind ?? wait?.reason;
 };
 
@@ -81,6 +81,15 @@ test("a list with one more intent lets it act at its place", () => {
   };
   const [recover, ...rest] = intents();
   const list = [recover!, surge, ...rest];
-  assert.equal(chooseIntent(seen({ ranks: [rank(0), rank(1), rank(2)] }), list).intent?.kind, "surge");
-  assert.equal(chooseIntent(seen(), list).intent?.kind, "balance");
+  assert.equal(chooseIntent(seen({ ranks: [rank(0), rank(1), rank(2)] }), list, true).intent?.kind, "surge");
+  assert.equal(chooseIntent(seen(), list, true).intent?.kind, "balance");
+});
+
+test("an intent that waits for a window of load does not keep those after it from acting", () => {
+  const idle: Intent = { ...{ kind: "idle", cost: "plan", holdsUpOthers: false, onWindow: false }, wanted: () => true, make: () => done };
+  const list = [...intents(), idle];
+  assert.equal(chooseIntent(seen(), list, false).intent?.kind, "idle");
+  assert.equal(chooseIntent(seen(), list, true).intent?.kind, "balance");
+  assert.deepEqual(chooseIntent(seen(), intents(), false), {}, "nothing acts, and nothing is said to be waited for");
+  assert.equal(chooseIntent(seen({ paused: paused("balance") }), intents(), false).wait?.reason, why.reason);
 });

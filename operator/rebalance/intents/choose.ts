@@ -14,13 +14,19 @@ export interface Choice {
   readonly wait?: Why;
 }
 
-export function chooseIntent(seen: Observed, intents: readonly Intent[]): Choice {
+/** `windowClosed`: those that act on a window of load have a new one. */
+export function chooseIntent(seen: Observed, intents: readonly Intent[], windowClosed: boolean): Choice {
   let wait: Why | undefined;
   for (const intent of intents) {
     const wanted = intent.wanted(seen);
     if (typeof wanted === "object") return { wait: wanted };
     if (!wanted) continue;
-    if (intent.holdsUpOthers || !seen.paused.has(intent.kind)) return { intent };
+    if (intent.holdsUpOthers || !seen.paused.has(intent.kind)) {
+      if (windowClosed || !intent.onWindow) return { intent };
+      // It waits for nothing but load: those after it may act, and a pause of those before it is over for whoever reads the status.
+      wait = undefined;
+      continue;
+    }
     // It pauses after a failure, or has nothing left to do for these members: those after it are not held up.
     wait = seen.paused.get(intent.kind);
   }

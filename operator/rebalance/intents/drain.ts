@@ -1,12 +1,10 @@
 // The intent for ranks that are to leave: their experts get homes on the others before they may go. Where the others have no room the
 // drain is blocked, with the remedy. Telling an empty rank to finish its requests is links/drains.ts.
-import { type PlanInput, unlimited } from "../../planner/policy.ts";
-import { repairPlan } from "../../planner/repair.ts";
-import { assertPlan } from "../../planner/validate.ts";
 import { ranksOf } from "../links/members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
 import type { Intent } from "./intent.ts";
+import { newHomes, rehoming } from "./rehome.ts";
 
 export const drain: Intent = {
   kind: "drain",
@@ -17,18 +15,17 @@ export const drain: Intent = {
   make(seen, { load }) {
     if (!load || !seen.plan) return done;
     const leaving = leavingRanks(seen);
-    const input: PlanInput = { ...load.input(seen), budget: unlimited };
-    const { layers, unhosted, later, changed } = repairPlan(input, seen.plan.layers, { carriedOut: true });
+    const homes = newHomes(load.input(seen), seen.plan);
+    const { unhosted, changed } = homes;
     if (unhosted.length > 0) {
       const message = `${unhosted.length} experts would have no host: raise experts.memoryPerRank or keep replicas`;
       return { end: "settled", blocked: new Map(leaving.map((rank) => [rank, message])) };
     }
     if (!changed) return settled;
-    assertPlan(input, layers, { unhosted: later });
-    load.forgetHistory();
     const reason = `ranks ${leaving.join(", ")} leave`;
-    const once = later.length === 0;
-    return { kind: "drain", layers, reason, parent: seen.plan, limited: false, announced: true, once, input };
+    const plan = rehoming(homes, { kind: "drain", reason, parent: seen.plan });
+    load.forgetHistory();
+    return plan;
   },
 };
 

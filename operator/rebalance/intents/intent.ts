@@ -28,12 +28,12 @@ export type Made = Proposal | StepEnd;
 /** The tools that a plan is made with. */
 export interface Tools {
   readonly ports: Pick<LoopPorts, "clock" | "event" | "log" | "metrics" | "planner">;
-  readonly placement: Placement;
+  readonly placement: Pick<Placement, "read" | "recoveredAs">;
   /** Every link that is open, those of gateways too. */
-  readonly links: { all(): readonly Link[] };
+  readonly links: { all(): readonly Pick<Link, "pushPlan">[] };
   /** The load picture as it is at the moment of reading; undefined until a worker was described. */
-  readonly load: LoadPicture | undefined;
-  readonly decisions: DecisionEvents;
+  readonly load: Pick<LoadPicture, "ask" | "judge" | "input" | "forgetHistory" | "speeds"> | undefined;
+  readonly decisions: Pick<DecisionEvents, "held" | "acted" | "recommend">;
   /** The newest observation, for plans that take time to make. */
   readonly latest: () => Observed;
   /** Aborted when the plan is not wanted any more, since something that comes before it is. */

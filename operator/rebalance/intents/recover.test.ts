@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { PlacementPlan } from "../../../crds/plan.ts";
-import { recovery } from "./recover.ts";
+import { silentLog } from "../../../runtime/observe/log.ts";
+import type { Observed } from "../observed.ts";
+import type { Tools } from "./intent.ts";
+import { Recover, recovery } from "./recover.ts";
 
 const host = (rank: number) => ({ hosts: [[rank]], shares: [[1000]] });
 const parts = { deploymentUid: "uid", modelDigest: "digest", planHash: "", parentEpoch: 0 };
@@ -28,4 +31,17 @@ test("when nobody says anything the stored plan is carried to everyone, not take
   const found = recovery(stored, [], 2, true);
   assert.ok(found.kind === "resume");
   assert.deepEqual([...found.committed], [0, 1]);
+});
+
+test("what workers know is judged by what was seen when they had answered", async () => {
+  const link = { snapshot: async () => parent };
+  const world = { ref: { namespace: "ns", name: "moe" }, uid: "uid", desiredRanks: 1 };
+  const before = { world, now: 0, views: [{ rank: 0, usable: true, link }], usableAt: new Map(), startedAt: 0, shape: undefined };
+  const seen = [before, { ...before, shape: { layers: 2 } }] as unknown as Observed[];
+  const placement = { read: async () => undefined, recoveredAs: () => {} };
+  const latest = () => (seen.length > 1 ? seen.shift() : seen[0]);
+  const tools = { placement, latest, links: { all: () => [] }, ports: { log: silentLog } } as unknown as Tools;
+  const made = await new Recover().make(before as unknown as Observed, tools);
+  assert.ok("layers" in made);
+  assert.equal(made.layers.length, 2);
 });

@@ -45,9 +45,10 @@ export class Recover implements Intent {
       return { end: "wait", why: { reason: "MembershipUnknown", message } };
     }
     this.#snapshotTries = 0;
-    const plan = readable(tools.latest(), stored, snapshots.length === 0 && silent.length === 0, ports);
+    const now = tools.latest(); // so did asking
+    const plan = readable(now, stored, snapshots.length === 0 && silent.length === 0, ports);
     const ours = snapshots.filter((snapshot) => snapshot.deploymentUid === uid);
-    const found = recovery(plan, ours, seen.shape?.layers ?? 0, silent.length > 0);
+    const found = recovery(plan, ours, now.shape?.layers ?? 0, silent.length > 0);
     ports.log.info({ deployment: ref.name, recovery: found.kind, epoch: plan?.epoch ?? 0 }, "placement recovered");
     return takeUp(found, stored, tools);
   }

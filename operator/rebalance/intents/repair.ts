@@ -1,12 +1,10 @@
 // The intent for ranks that are lost: experts whose only copies went with them get new homes on the others. Experts without room are
 // told in an event and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
-import { type PlanInput, unlimited } from "../../planner/policy.ts";
-import { repairPlan } from "../../planner/repair.ts";
-import { assertPlan } from "../../planner/validate.ts";
 import { ranksOf } from "../links/members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
 import type { Intent, Wanted } from "./intent.ts";
+import { newHomes, rehoming } from "./rehome.ts";
 
 export const repair: Intent = {
   kind: "repair",
@@ -17,19 +15,17 @@ export const repair: Intent = {
   make(seen, { load, ports }) {
     if (!load || !seen.plan) return done;
     const lost = deadRanks(seen);
-    const input: PlanInput = { ...load.input(seen), budget: unlimited };
-    const { layers, unhosted, later, changed } = repairPlan(input, seen.plan.layers, { carriedOut: true });
+    const homes = newHomes(load.input(seen), seen.plan);
+    const { unhosted, changed } = homes;
     if (unhosted.length > 0) {
       const message = `${unhosted.length} experts have no room after the loss of ranks ${lost.join(", ")}: loaded on demand`;
       ports.event(seen.world, "Warning", "ExpertsUnhosted", message);
     }
     if (!changed) return settled;
-    assertPlan(input, layers, { unhosted: [...unhosted, ...later] });
-    load.forgetHistory();
     const reason = `ranks ${lost.join(", ")} are lost`;
-    // Copies that did not fit beside the old ones while these were on their way find room in the next plan, with the same members.
-    const once = later.length === 0;
-    return { kind: "repair", layers, reason, parent: seen.plan, limited: false, announced: true, once, input };
+    const plan = rehoming(homes, { kind: "repair", reason, parent: seen.plan });
+    load.forgetHistory();
+    return plan;
   },
 };
 

@@ -49,7 +49,7 @@ const stretchMax = 4;
 const measuredRows = 10_000;
 
 /** The part of an observation that the picture reads. */
-export type LoadFacts = Pick<Observed, "spec" | "synced" | "planInProgress" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
+export type LoadFacts = Pick<Observed, "spec" | "synced" | "busConnected" | "expected" | "ranks" | "hardware" | "plan">;
 
 export class LoadPicture {
   readonly windows: LoadWindows;
@@ -106,12 +106,6 @@ export class LoadPicture {
   /** Ends the window when its time has come; true when there is something new to decide on. */
   closeIfDue(facts: LoadFacts, now: number): boolean {
     const { window } = facts.spec.rebalancing.trigger;
-    if (facts.planInProgress) {
-      // Counts taken while experts move say nothing of either plan.
-      this.windows.reset(now);
-      this.speeds.drop();
-      return false;
-    }
     const windowMs = parseDuration(window, "spec.rebalancing.trigger.window");
     const openMs = now - this.windows.openSince;
     if (openMs < windowMs) return false;
@@ -155,7 +149,6 @@ export class LoadPicture {
     const decision = whetherToPlan({
       mode: rebalancing.mode,
       synced: facts.synced && facts.plan !== undefined,
-      planInProgress: facts.planInProgress,
       busConnected: facts.busConnected,
       telemetryAgeMs: this.windows.ageMs(facts.expected, now),
       staleAfterMs: parseDuration(telemetry.staleAfter, "spec.telemetry.staleAfter"),
@@ -271,7 +264,7 @@ export class LoadPicture {
     this.restart(now);
   }
 
-  /** Forgets what was measured, which says nothing of the plan that holds now. */
+  /** Forgets what was measured when experts have moved or another plan holds, since it says nothing of what holds now. */
   restart(now: number): void {
     this.windows.reset(now);
     this.speeds.drop();

@@ -1,10 +1,10 @@
 // The one owner of what is stored, committed and recovered of a deployment: the ExpertPlacement object and its epoch, the plan that
-// holds, and the end that the last plan came to. Recovery and rollout tell it; all others read its facts. It makes and moves nothing.
+// holds, and the end that the last plan came to. Recovery, rollout and loop tell it; all others read its facts. It makes and moves nothing.
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { PlacementFacts } from "../observed.ts";
 import type { PlacementStore, PlanMember } from "../ports.ts";
-import { toSpec } from "./plan-object.ts";
+import { reasonCharsMax, type StoredPlan } from "./plan-object.ts";
 import type { PlanReport } from "./proposal.ts";
 
 export interface PlacementOptions {
@@ -52,12 +52,13 @@ export class Placement {
   }
 
   /** Writes the plan and with that allocates its epoch; throws `Conflict` when another leader was faster. */
-  async write(plan: PlacementPlan, { members, reason }: PlanNote): Promise<void> {
+  async write(plan: StoredPlan, { members, reason }: PlanNote): Promise<void> {
     const { store, ref, ownerUid } = this.#options;
     const ranks = [...members]
       .map(([rank, member]) => ({ rank, podName: member.podName, podUID: member.podUid }))
       .sort((a, b) => a.rank - b.rank);
-    this.#stored = await store.write(ref, ownerUid, toSpec(plan, { ranks, reason }), this.#stored);
+    const spec = { ...plan, ranks, ...(reason ? { reason: reason.slice(0, reasonCharsMax) } : {}) };
+    this.#stored = await store.write(ref, ownerUid, spec, this.#stored);
   }
 
   /** Takes note of the plan that holds; undefined when nobody remembers one. */

@@ -1,48 +1,33 @@
-// A plan as an object: the plan that follows a parent, with its epochs and its hash, the way from an ExpertPlacement spec to a
-// PlacementPlan and back, and the newest plan that workers know. No I/O; the hash needs node:crypto.
+// A plan as an object: the plan that follows a parent, with its epochs, its hash and its stored form, the way back from an
+// ExpertPlacement spec to a PlacementPlan, and the newest plan that workers know. No I/O; the hash needs node:crypto.
 import { createHash } from "node:crypto";
 import type { ExpertPlacementSpec } from "../../../crds/expert-placement.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type LayerPlan, type PlacementPlan } from "../../../crds/plan.ts";
 
-/** The plan after the parent: layers that are `changed` get the new epoch, the others keep theirs. */
+/** The longest reason of a plan in the stored object and in its status; a longer one is cut. */
+export const reasonCharsMax = 1024;
+
+/** A plan as it is stored, without what only those who read the object want to know. */
+export type StoredPlan = Omit<ExpertPlacementSpec, "ranks" | "reason">;
+
+/** The plan after the parent, and its stored form: layers that are `changed` get the new epoch, the others keep theirs. */
 export function nextPlan(
   parent: PlacementPlan | undefined,
   layers: readonly LayerPlan[],
   changed: ReadonlySet<number>,
-  world: { readonly deploymentUid: string; readonly modelDigest: string; readonly epoch: number },
-): PlacementPlan {
+  { deploymentUid, modelDigest, epoch }: { readonly deploymentUid: string; readonly modelDigest: string; readonly epoch: number },
+): { readonly plan: PlacementPlan; readonly spec: StoredPlan } {
   const placed = layers.map((plan, layer): LayerPlacement => {
     const old = parent?.layers[layer];
-    return old && !changed.has(layer) ? old : { layer, epoch: world.epoch, hosts: plan.hosts, shares: plan.shares };
+    return old && !changed.has(layer) ? old : { layer, epoch, hosts: plan.hosts, shares: plan.shares };
   });
-  const unhashed = {
-    deploymentUid: world.deploymentUid,
-    modelDigest: world.modelDigest,
-    epoch: world.epoch,
-    parentEpoch: parent?.epoch ?? 0,
-    layers: placed,
-  };
+  const encoded = placed.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...encodeLayer(layer) }));
   // The hash is over all that every rank must agree on, and not over who wrote it when.
   const hash = createHash("sha256");
-  hash.update(`${world.deploymentUid}\n${world.epoch}\n${world.modelDigest}\n`);
-  for (const layer of placed) {
-    const { hosts, shares } = encodeLayer(layer);
-    hash.update(`${layer.layer} ${layer.epoch} ${hosts} ${shares}\n`);
-  }
-  return { ...unhashed, planHash: hash.digest("hex") };
-}
-
-export function toSpec(plan: PlacementPlan, extra: Pick<ExpertPlacementSpec, "ranks" | "reason">): ExpertPlacementSpec {
-  return {
-    deploymentUID: plan.deploymentUid,
-    epoch: plan.epoch,
-    parentEpoch: plan.parentEpoch,
-    planHash: plan.planHash,
-    modelDigest: plan.modelDigest,
-    ranks: extra.ranks,
-    layers: plan.layers.map((layer) => ({ layer: layer.layer, epoch: layer.epoch, ...encodeLayer(layer) })),
-    ...(extra.reason ? { reason: extra.reason.slice(0, 1024) } : {}),
-  };
+  hash.update(`${deploymentUid}\n${epoch}\n${modelDigest}\n`);
+  for (const each of encoded) hash.update(`${each.layer} ${each.epoch} ${each.hosts} ${each.shares}\n`);
+  const common = { modelDigest, epoch, parentEpoch: parent?.epoch ?? 0, planHash: hash.digest("hex") };
+  return { plan: { ...common, deploymentUid, layers: placed }, spec: { ...common, deploymentUID: deploymentUid, layers: encoded } };
 }
 
 export function fromSpec(spec: ExpertPlacementSpec): PlacementPlan {

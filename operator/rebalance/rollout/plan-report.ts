@@ -1,11 +1,9 @@
 // The words and figures of one plan: its report in the status while it is carried out and when it has ended, the event of its end,
 // and the last rebalance. The rollout gives the facts; this decides nothing. Pure.
 import type { PlacementFacts } from "../observed.ts";
+import { reasonCharsMax } from "./plan-object.ts";
 import type { PlanReport, Proposal } from "./proposal.ts";
 import type { Outcome } from "./protocol-types.ts";
-
-/** The longest reason of a plan in the status; a longer one is cut. */
-export const reasonCharsMax = 1024;
 
 /** The figures of the whole plan as they are foreseen at its start. */
 export interface Foreseen extends Pick<Proposal, "kind" | "reason"> {

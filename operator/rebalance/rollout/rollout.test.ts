@@ -1,16 +1,22 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import type { PlacementPlan } from "../../../crds/plan.ts";
 import { silentLog } from "../../../runtime/observe/log.ts";
 import { VirtualClock } from "../../../test/sim/clock.ts";
 import { hasCode } from "../../kube/errors.ts";
+import type { LoadPicture } from "../links/load-picture.ts";
+import { PathRates } from "../links/rates.ts";
 import type { Observed } from "../observed.ts";
-import type { Link, StoredPlacement } from "../ports.ts";
+import type { Link, PlacementStore, PrepareEvent, StoredPlacement } from "../ports.ts";
 import { Placement } from "./placement.ts";
-import type { Proposal } from "./proposal.ts";
+import { nextPlan } from "./plan-object.ts";
+import type { PlanEnd, Proposal } from "./proposal.ts";
 import { Rollout } from "./rollout.ts";
 
 const ref = { namespace: "ns", name: "moe" };
 const sizes = Float64Array.from([1]);
+const sizesOfTwo = Float64Array.from([1, 1]);
 const proposal: Proposal = {
   ...{ kind: "test", reason: "test", parent: undefined, limited: false, announced: false, once: false },
   layers: [{ hosts: [[0]], shares: [[1000]] }],
@@ -24,6 +30,35 @@ function seenWith(link: Link): Observed {
   return { world: { ref, uid: "uid" }, spec: {}, views: [view], ranks: [], shape } as unknown as Observed;
 }
 
+interface Parts {
+  readonly write: PlacementStore["write"];
+  readonly links?: readonly Link[];
+  /** Told when what was counted is thrown away. */
+  readonly onRestart?: () => void;
+}
+
+/** A rollout over these, and what it says of its end. */
+function rolling({ write, links = [], onRestart = () => {} }: Parts, wanted: Proposal, seen: Observed) {
+  const placement = new Placement({ store: { read: async () => undefined, write }, ref, ownerUid: "uid" });
+  placement.recoveredAs(wanted.parent);
+  const ends: (PlanEnd | undefined)[] = [];
+  const clock = new VirtualClock();
+  const rollout = new Rollout(
+    {
+      ports: { clock, log: silentLog, event: () => {}, onRollout: (_ref, _running, done) => ends.push(done) },
+      placement,
+      links: { all: () => [...links], planBegins: () => {} },
+      load: () => ({ restart: onRestart, rates: new PathRates() }) as unknown as LoadPicture,
+      onProgress: () => {},
+    },
+    wanted,
+    seen,
+  );
+  return { placement, rollout, ends, clock };
+}
+
+const stored: StoredPlacement = { resourceVersion: "1", spec: {} as StoredPlacement["spec"], status: {} };
+
 test("a plan that is closed while it is being written is not pushed to anybody", async () => {
   let written = (_: StoredPlacement): void => {};
   let prepared = 0;
@@ -32,25 +67,82 @@ test("a plan that is closed while it is being written is not pushed to anybody",
     new Promise<StoredPlacement>((resolve) => {
       written = resolve;
     });
-  const placement = new Placement({ store: { read: async () => undefined, write }, ref, ownerUid: "uid" });
-  placement.recoveredAs(undefined);
-  const ends: unknown[] = [];
-  const rollout = new Rollout(
-    {
-      ports: { clock: new VirtualClock(), log: silentLog, event: () => {}, onRollout: (_ref, _running, done) => ends.push(done) },
-      placement,
-      links: { all: () => [link], planBegins: () => {} },
-      load: () => undefined,
-      onProgress: () => {},
-    },
-    proposal,
-    seenWith(link),
-  );
+  const { placement, rollout, ends } = rolling({ write, links: [link] }, proposal, seenWith(link));
   const ended = rollout.run();
   rollout.stop();
-  written({ resourceVersion: "1", spec: {} as StoredPlacement["spec"], status: {} });
+  written(stored);
   await assert.rejects(ended, (error) => hasCode(error, "Stopped"));
   assert.equal(prepared, 0);
   assert.equal(placement.facts.recovered, false, "what holds is found out anew");
   assert.deepEqual(ends, [undefined], "whoever leads now says how it ended");
+});
+
+test("a process that comes up while the plan is being written is a member of the plan", async () => {
+  let written = (_: StoredPlacement): void => {};
+  const prepared: string[] = [];
+  const linkTo = (bootId: string) => ({ prepare: async () => void prepared.push(bootId), description: { bootId } }) as unknown as Link;
+  const write = () =>
+    new Promise<StoredPlacement>((resolve) => {
+      written = resolve;
+    });
+  const seen = seenWith(linkTo("b"));
+  const { rollout } = rolling({ write }, proposal, seen);
+  void rollout.run();
+  rollout.follow({ ...seen, views: [...seen.views, { ...seen.views[0]!, rank: 1, link: linkTo("c") }] });
+  rollout.joined(1, "c");
+  assert.deepEqual(prepared, [], "the epoch is not taken yet");
+  written(stored);
+  await new Promise(setImmediate);
+  assert.deepEqual(prepared.sort(), ["b", "c"]);
+  rollout.stop();
+});
+
+test("nobody is told a plan of which the epoch is not taken yet, also where only the epoch is new", async () => {
+  let written = (_: StoredPlacement): void => {};
+  const write = () =>
+    new Promise<StoredPlacement>((resolve) => {
+      written = resolve;
+    });
+  const { plan: parent } = nextPlan(undefined, proposal.layers, new Set(), { deploymentUid: "uid", modelDigest: "d", epoch: 1 });
+  const { rollout } = rolling({ write }, { ...proposal, parent }, seenWith({ abort: async () => {} } as unknown as Link));
+  const ended = rollout.run();
+  assert.equal(rollout.forJoiners()?.epoch, 1);
+  written(stored);
+  assert.equal(await ended, undefined);
+});
+
+test("a plan whose settled end cannot be written did not succeed", async () => {
+  const { plan: parent } = nextPlan(undefined, [proposal.layers[0]!, proposal.layers[0]!], new Set(), {
+    deploymentUid: "uid",
+    modelDigest: "d",
+    epoch: 1,
+  });
+  const host = (rank: number) => ({ hosts: [[rank]], shares: [[1000]] });
+  // Layer 0 goes to rank 1, which takes it; layer 1 to a rank that is not there.
+  const wanted: Proposal = { ...proposal, parent, layers: [host(1), host(7)] };
+  const link = {
+    description: { bootId: "b" },
+    prepare: async (part: PlacementPlan, _deadline: number, _limit: number, on: (event: PrepareEvent) => void) => {
+      for (const { layer } of part.layers) on({ type: "ready", layer, bytes: 1, fetched: [] });
+    },
+    commit: async (part: PlacementPlan) => ({ refused: "", epoch: 2, committed: part.layers.map(({ layer }) => layer) }),
+    release: async (_epoch: number, layers: readonly number[]) => ({ released: layers }),
+    abort: async () => {},
+    pushPlan: () => {},
+  } as unknown as Link;
+  const seen = seenWith(link);
+  const two = { ...seen, shape: { ...seen.shape!, layers: 2, residentBytes: sizesOfTwo, storedBytes: sizesOfTwo } };
+  const views = [...two.views, { ...two.views[0]!, rank: 1 }];
+  let writes = 0;
+  const write = async () => {
+    if (++writes > 1) throw new AppError("the API server does not answer", { code: "Unavailable" });
+    return stored;
+  };
+  let restarts = 0;
+  const { placement, rollout, ends } = rolling({ write, links: [link], onRestart: () => restarts++ }, wanted, { ...two, views });
+  await assert.rejects(rollout.run(), (error) => hasCode(error, "Unavailable"));
+  assert.equal(writes, 2, "the plan, and what holds");
+  assert.equal(restarts, 1, "counts taken while experts moved say nothing of what holds");
+  assert.deepEqual(ends, [undefined, { kind: "test", result: undefined }]);
+  assert.equal(placement.facts.recovered, false);
 });

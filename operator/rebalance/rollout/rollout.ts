@@ -76,7 +76,7 @@ export class Rollout {
   async run(): Promise<Why | undefined> {
     const { ports, placement, links } = this.#parts;
     const { kind, reason, resume } = this.#proposal;
-    const { plan } = this.#staged;
+    const { spec } = this.#staged;
     const { world } = this.#seen;
     this.#announce();
     if (!resume) this.#abortLeftovers();
@@ -84,14 +84,17 @@ export class Rollout {
     ports.onRollout(world.ref, { deadlineMs: this.#deadline }, undefined);
     let result: PlanResult | undefined;
     try {
-      if (!resume) await placement.write(plan, { members: this.#members, reason });
+      if (spec) await placement.write(spec, { members: this.#members, reason });
       if (this.#stopped) throw stoppedError();
       const outcome = await this.#push();
-      result = { ...this.#figures(), outcome: outcome.result };
-      return await this.#end(outcome);
+      const figures = this.#figures();
+      const why = await this.#end(outcome);
+      result = { ...figures, outcome: outcome.result };
+      return why;
     } catch (caught) {
       // Nobody knows how far the plan has come, so what holds is found out anew.
       placement.doubt();
+      if (this.#run) this.#parts.load()?.restart(ports.clock.now());
       throw caught;
     } finally {
       if (!this.#stopped) ports.onRollout(world.ref, undefined, { kind, result });
@@ -123,6 +126,7 @@ export class Rollout {
     if (outcome.result === "superseded") {
       placement.ended(undefined, this.report(), undefined);
       placement.doubt();
+      this.#parts.load()?.restart(ports.clock.now());
       ports.log.warn({ deployment: world.ref.name, epoch: outcome.epoch }, "another leader has a newer plan");
       return undefined;
     }
@@ -150,9 +154,9 @@ export class Rollout {
    */
   async #settle(held: PlacementPlan, outcome: Exclude<Outcome, { result: "superseded" }>): Promise<PlacementPlan> {
     const given = new Set(outcome.aborted.map(({ layer }) => layer));
-    const settled = nextPlan(held, held.layers, given, { ...held, epoch: this.#staged.plan.epoch + 1 });
-    await this.#parts.placement.write(settled, { members: this.#members, reason: settledReason(outcome) });
-    return settled;
+    const { plan, spec } = nextPlan(held, held.layers, given, { ...held, epoch: this.#staged.plan.epoch + 1 });
+    await this.#parts.placement.write(spec, { members: this.#members, reason: settledReason(outcome) });
+    return plan;
   }
 
   #push(): Promise<Outcome> {
@@ -162,7 +166,9 @@ export class Rollout {
     this.#run = new PlanRun({ epoch: plan.epoch, tasks, members, budget, used, now, limits });
     return new Promise((resolve) => {
       this.#resolve = resolve;
-      this.#feed({ type: "start" });
+      // Before what has happened while the plan was being written.
+      this.#queue.unshift({ type: "start" });
+      this.#drainQueue();
       this.#tick();
     });
   }
@@ -174,11 +180,11 @@ export class Rollout {
 
   /** Tells the protocol of a process that has come up, for the first time or again: it is taken forward like the others. */
   joined(rank: number, bootId: string): void {
-    if (this.#run) this.#feed({ type: "joined", rank, bootId });
+    this.#feed({ type: "joined", rank, bootId });
   }
 
   lost(rank: number): void {
-    if (this.#run) this.#feed({ type: "lost", rank });
+    this.#feed({ type: "lost", rank });
   }
 
   #tick(): void {
@@ -190,11 +196,16 @@ export class Rollout {
     });
   }
 
+  /** What happens while the plan is being written waits for it: the links say it once. */
   #feed(event: Event): void {
-    const run = this.#run;
-    if (this.#stopped || !run || run.outcome) return;
+    if (this.#stopped || this.#run?.outcome) return;
     this.#queue.push(event);
-    if (this.#feeding) return;
+    this.#drainQueue();
+  }
+
+  #drainQueue(): void {
+    const run = this.#run;
+    if (!run || this.#feeding) return;
     this.#feeding = true;
     for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
       for (const action of run.on(next)) void this.#perform(action, run);
@@ -206,6 +217,7 @@ export class Rollout {
 
   async #perform(action: Action, run: PlanRun): Promise<void> {
     const link = this.#linkOf(action.rank);
+    // Read from the link, not from the observation: what answers a call is the process of this moment.
     // Without a link the failure is that of the process that the protocol knows: another bootId would be ignored, and the retry lost.
     const bootId = link?.description?.bootId ?? run.bootOf(action.rank) ?? "";
     switch (action.type) {
@@ -304,10 +316,11 @@ export class Rollout {
 
   /**
    * The plan for a process that comes up meanwhile: layers still under way keep their parent in it, so that the process frees nothing
-   * that another source may still route to; the protocol then takes it forward like the others.
+   * that another source may still route to; the protocol then takes it forward like the others. Until its epoch is taken, the plan is
+   * not ours and the parent holds.
    */
   forJoiners(): PlacementPlan | undefined {
-    return this.#mix(this.#run?.freeLayers() ?? []);
+    return this.#run ? this.#mix(this.#run.freeLayers()) : this.#proposal.parent;
   }
 
   /** Ends it, as when leadership is lost: nothing more is pushed, a write under way is the last, and answers of calls are dropped. */

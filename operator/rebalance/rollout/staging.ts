@@ -8,7 +8,7 @@ import { layerBytes } from "../../planner/index.ts";
 import type { ModelShape } from "../../planner/policy.ts";
 import { bytesByRank } from "../../planner/problem.ts";
 import type { PlanMember } from "../ports.ts";
-import { nextPlan } from "./plan-object.ts";
+import { nextPlan, type StoredPlan } from "./plan-object.ts";
 import type { Proposal } from "./proposal.ts";
 import { defaultLimits, type LayerTask, type RunLimits } from "./protocol-types.ts";
 
@@ -28,6 +28,8 @@ export interface Stage {
 
 export interface Staged {
   readonly plan: PlacementPlan;
+  /** As it is to be stored; undefined: it is stored already. */
+  readonly spec: StoredPlan | undefined;
   readonly tasks: readonly LayerTask[];
   readonly moves: number;
   /** Stored bytes that move. */
@@ -44,7 +46,8 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   const target = resume?.plan.layers ?? proposal.layers;
   const diff = diffPlans(parent?.layers, target, (l, e) => shape.storedBytes[l * shape.experts + e] ?? 0);
   const changed = new Set(diff.layers);
-  const plan = resume?.plan ?? nextPlan(parent, target, changed, world);
+  const next = resume ?? nextPlan(parent, target, changed, world);
+  const { plan } = next;
   for (const layer of resume?.committed ?? []) changed.add(layer);
 
   const changes = layerBytes(shape, parent?.layers, plan.layers).map(
@@ -73,7 +76,8 @@ export function stage(proposal: Proposal, world: Stage): Staged {
   const transferMs = Math.ceil((bytes / slowestBytesPerSecond) * 1000) + slowestTransferMs(mostOf(diff.moves), world.bytesPerSecond);
   // Without a parent nothing is served yet, and all layers go at once.
   const layersInFlight = parent ? defaultLimits.layersInFlight : plan.layers.length;
-  return { plan, tasks, moves: diff.moves.length, bytes, used, budget, limits: limitsOf(transferMs, layersInFlight) };
+  const spec = "spec" in next ? next.spec : undefined;
+  return { plan, spec, tasks, moves: diff.moves.length, bytes, used, budget, limits: limitsOf(transferMs, layersInFlight) };
 }
 
 interface Change {

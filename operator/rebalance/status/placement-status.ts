@@ -10,7 +10,8 @@ import { backoffMs } from "../backoff.ts";
 import { currentByRank } from "../links/members.ts";
 import type { LoadSnapshot, Outlook, RankView } from "../observed.ts";
 import type { Clock, PlacementStore } from "../ports.ts";
-import { percent, reasonCharsMax } from "../rollout/plan-report.ts";
+import { reasonCharsMax } from "../rollout/plan-object.ts";
+import { percent } from "../rollout/plan-report.ts";
 import type { PlanReport } from "../rollout/proposal.ts";
 import { recommendedMax } from "./decision-events.ts";
 

@@ -33,21 +33,18 @@ export class Reporter {
   }
 
   report(seen: Observed, said: Said): void {
-    const { ref } = seen.world;
-    const { report, lastRebalance } = seen.placement;
-    const status = placementStatus({
-      report: said.report ?? report,
-      running: said.rollout !== undefined,
-      views: seen.views,
-      speeds: seen.ranks,
-      load: said.load,
-      recommended: said.recommended,
-    });
-    if (status) this.#status.offer(ref, status);
-    this.#current = rebalanceView({ ...seen, ...said, lastRebalance });
+    const { world, views, shape, expertsAtRisk, uniqueBytes, holding, telemetry } = seen;
+    const { report, lastRebalance, committed } = seen.placement;
+    const { drains, rollout, load, waiting, recommended } = said;
+    const running = rollout !== undefined;
+    const epoch = committed?.epoch;
+    const status = placementStatus({ report: said.report ?? report, running, views, speeds: seen.ranks, load, recommended });
+    if (status) this.#status.offer(world.ref, status);
+    const observed = { world, views, shape, expertsAtRisk, uniqueBytes, holding, telemetry, lastRebalance, epoch };
+    this.#current = rebalanceView({ ...observed, drains, rollout, load, waiting });
     const key = changeKey(this.#current);
     if (key === this.#currentKey) return;
     this.#currentKey = key;
-    this.#ports.onChange(ref);
+    this.#ports.onChange(world.ref);
   }
 }

@@ -18,8 +18,9 @@ const input = (views: readonly RankView[]): ViewInput => ({
   world: { ref: { namespace: "ns", name: "moe" } } as ViewInput["world"],
   views,
   shape: { layers: 1, experts: 1, storedBytes: new Float64Array(1), residentBytes: new Float64Array(1) } as unknown as ViewInput["shape"],
-  plan: undefined,
-  ranks: [],
+  epoch: undefined,
+  expertsAtRisk: 0,
+  uniqueBytes: new Map(),
   holding: { unhosted: 0, homeless: 0, loading: [] },
   drains: [],
   rollout: undefined,
@@ -34,6 +35,13 @@ test("ModelAvailable names each kind of device that ranks took, once", () => {
   const { status, message } = rebalanceView(input(views)).modelAvailable;
   assert.equal(status, "True");
   assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; webgpu: NVIDIA H100");
+});
+
+test("the model is of the observation, whatever the link says by now", () => {
+  const [seen] = [rank(0, "cpu")];
+  const link = { description: { topK: 9 } } as unknown as RankView["link"];
+  const { model } = rebalanceView(input([{ ...seen!, link, report: { ...seen!.report!, description: { topK: 2 } as never } }]));
+  assert.equal(model?.topK, 2);
 });
 
 const member: MemberView = {

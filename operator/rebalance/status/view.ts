@@ -3,9 +3,7 @@
 
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../../deployment/ports.ts";
-import { atRisk } from "../../planner/copies.ts";
 import { stagingBytes } from "../../planner/problem.ts";
-import { uniqueBytes } from "../links/members.ts";
 import type { LoadSnapshot, Observed, PlacementFacts, RankView, TelemetryFacts, Why } from "../observed.ts";
 
 /** The progress of what an observation led to, which is shown beside it. */
@@ -17,28 +15,29 @@ export interface Progress {
 }
 
 export type ViewInput = Progress &
-  Pick<Observed, "world" | "views" | "shape" | "plan" | "ranks" | "holding" | "telemetry"> & {
+  Pick<Observed, "world" | "views" | "shape" | "expertsAtRisk" | "uniqueBytes" | "holding" | "telemetry"> & {
+    /** Of the committed plan; undefined without one. */
+    readonly epoch: number | undefined;
     readonly lastRebalance: PlacementFacts["lastRebalance"];
   };
 
 export function rebalanceView(input: ViewInput): RebalanceView {
-  const live = new Set(input.views.filter((view) => view.usable).map((view) => view.rank));
   const { holding, load } = input;
   return {
-    members: input.views.map((view) => memberView(view, input, live)),
+    members: input.views.map((view) => memberView(view, input)),
     model: modelView(input),
     digestMismatch: input.views.filter((view) => view.mismatch).map((view) => view.rank),
     unhostedExperts: holding.unhosted,
     homelessExperts: holding.homeless,
     loadingRanks: holding.loading,
-    expertsAtRisk: input.plan ? atRisk(input.ranks, input.plan.layers) : 0,
+    expertsAtRisk: input.expertsAtRisk,
     drains: input.drains,
     modelAvailable: modelAvailable(input),
     telemetryFresh: telemetryFresh(input.telemetry),
     placementBalanced: placementBalanced(input),
     placement: {
-      ...(input.plan ? { placementRef: { name: input.world.ref.name }, epoch: input.plan.epoch } : {}),
-      ...(input.rollout ? { phase: input.rollout.phase } : input.plan ? { phase: "Committed" } : {}),
+      ...(input.epoch === undefined ? {} : { placementRef: { name: input.world.ref.name }, epoch: input.epoch }),
+      ...(input.rollout ? { phase: input.rollout.phase } : input.epoch === undefined ? {} : { phase: "Committed" }),
       ...(load?.measured ? { imbalancePercent: Math.round(load.measured.worst * 100) } : {}),
       ...(load?.bound !== undefined && Number.isFinite(load.bound) ? { boundPercent: Math.round(load.bound * 100) } : {}),
       ...(input.lastRebalance ? { lastRebalance: input.lastRebalance } : {}),
@@ -62,7 +61,7 @@ export function changeKey(view: RebalanceView): string {
   });
 }
 
-function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>): MemberView {
+function memberView(view: RankView, input: ViewInput): MemberView {
   const status = view.report?.status;
   const description = view.report?.description;
   return {
@@ -80,12 +79,12 @@ function memberView(view: RankView, input: ViewInput, live: ReadonlySet<number>)
     budgetBytes: description?.budgetBytes ?? 0,
     denseBytes: description?.denseBytes ?? 0,
     kvBytes: description?.kvBytes ?? 0,
-    uniqueBytes: input.plan && input.shape ? (uniqueBytes(input.plan, live, input.shape.residentBytes).get(view.rank) ?? 0) : 0,
+    uniqueBytes: input.uniqueBytes.get(view.rank) ?? 0,
   };
 }
 
 function modelView(input: ViewInput): ModelView | undefined {
-  const description = input.views.find((view) => view.report?.description && !view.mismatch)?.link?.description;
+  const description = input.views.find((view) => view.report?.description && !view.mismatch)?.report?.description;
   if (!description || !input.shape) return undefined;
   return {
     digest: description.modelDigest,
