@@ -7,7 +7,7 @@
 //    2 stage              rollout/staging.ts        8 * link.commit           links/session.ts
 //    3 nextPlan           rollout/plan-object.ts    9 * placement.ended       rollout/placement.ts
 //    4 placement.write    rollout/placement.ts     10 * link.pushPlan         links/session.ts
-//    5 store.write        rollout/store.ts         11   load.committed        links/load-picture.ts
+//    5 store.write        rollout/store.ts         11   load.committed        load/load-picture.ts
 //    6 new PlanRun        rollout/protocol.ts      12   reporter.report       status/reporter.ts
 // The reporter hands on what the plan says of itself in figures and words, no plan: to placementStatus and offer (both of
 // status/placement-status.ts), store.writeStatus, and rebalanceView (status/view.ts). Beside this way, a plan that some layers gave up
@@ -22,8 +22,8 @@ import type { Intent, Made, Tools } from "./intents/intent.ts";
 import { Drains } from "./links/drains.ts";
 import { Intake } from "./links/intake.ts";
 import { Links } from "./links/links.ts";
-import { membersOf, ranksOf } from "./links/members.ts";
 import type { LoopPorts } from "./loop-ports.ts";
+import { membersOf, ranksOf } from "./members.ts";
 import { Observer } from "./observe.ts";
 import type { Observed, Why } from "./observed.ts";
 import { Placement } from "./rollout/placement.ts";

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";
 import type { WorkerPod, World } from "../deployment/ports.ts";
 import { Attempts } from "./intents/attempts.ts";
-import { lostAfterMs } from "./links/members.ts";
+import { lostAfterMs } from "./members.ts";
 import { Observer } from "./observe.ts";
 import type { Link } from "./ports.ts";
 import { Placement } from "./rollout/placement.ts";

@@ -6,11 +6,11 @@ import { parseDuration } from "../../crds/quantity.ts";
 import type { World } from "../deployment/ports.ts";
 import { atRisk, belowFloor } from "../planner/copies.ts";
 import type { ModelShape, RankSpec } from "../planner/policy.ts";
+import { unheld } from "./holding.ts";
 import type { Attempts } from "./intents/attempts.ts";
-import { unheld } from "./links/holding.ts";
 import type { Intake } from "./links/intake.ts";
 import type { Links } from "./links/links.ts";
-import { LoadPicture } from "./links/load-picture.ts";
+import { LoadPicture } from "./load/load-picture.ts";
 import {
   agreedModel,
   everybodyDescribed,
@@ -24,7 +24,7 @@ import {
   rankViews,
   speedRanks,
   uniqueBytes,
-} from "./links/members.ts";
+} from "./members.ts";
 import type { Observed, RankView } from "./observed.ts";
 import type { Placement } from "./rollout/placement.ts";
 

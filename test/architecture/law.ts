@@ -121,7 +121,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/deployment/core/",
     "operator/deployment/objects/",
   ],
-  // The rebalance plane: links know the pods, intents say what is wanted, the rollout carries it out, status tells; the root joins them.
+  // The rebalance plane: links know the pods, load keeps what they report of it, intents say what is wanted, the rollout carries it out,
+  // status tells; the root joins them.
   "operator/rebalance/": [
     "crds/",
     "runtime/placement/",
@@ -133,6 +134,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/kube/workqueue.ts",
     "operator/deployment/ports.ts",
     "operator/rebalance/links/",
+    "operator/rebalance/load/",
     "operator/rebalance/intents/",
     "operator/rebalance/rollout/",
     "operator/rebalance/status/",
@@ -141,12 +143,13 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "crds/",
     "runtime/placement/",
     "runtime/wire/",
-    "operator/planner/",
     "operator/planner/load/",
     "operator/kube/kube.ts",
     "operator/deployment/ports.ts",
     "operator/rebalance/",
+    "operator/rebalance/load/",
   ],
+  "operator/rebalance/load/": ["crds/", "runtime/placement/", "operator/planner/", "operator/planner/load/", "operator/rebalance/"],
   "operator/rebalance/rollout/": [
     "crds/",
     "runtime/placement/",
@@ -155,6 +158,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/deployment/objects/context.ts",
     "operator/rebalance/",
     "operator/rebalance/links/",
+    "operator/rebalance/load/",
   ],
   "operator/rebalance/intents/": [
     "crds/",
@@ -162,7 +166,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/planner/",
     "operator/planner/policies/incremental.ts",
     "operator/rebalance/",
-    "operator/rebalance/links/",
+    "operator/rebalance/load/",
     "operator/rebalance/rollout/",
     "operator/rebalance/status/decision-events.ts",
   ],
@@ -174,7 +178,6 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "operator/kube/kube.ts",
     "operator/deployment/ports.ts",
     "operator/rebalance/",
-    "operator/rebalance/links/members.ts",
     "operator/rebalance/rollout/",
   ],
   "operator/main.ts": [

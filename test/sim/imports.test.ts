@@ -34,8 +34,8 @@ function reached(start: string): Set<string> {
 /** The production files that take part in placing, moving and serving experts. */
 const production = [
   ...[
-    ...["loop", "observe"],
-    ...["session", "links", "members", "load-picture", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
+    ...["loop", "observe", "members", "load/load-picture"],
+    ...["session", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
     ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
     ...["recover", "first", "repair", "drain", "rehome", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",

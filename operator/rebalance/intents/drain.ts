@@ -1,6 +1,6 @@
 // The intent for ranks that are to leave: their experts get homes on the others before they may go. Where the others have no room the
 // drain is blocked, with the remedy. Telling an empty rank to finish its requests is links/drains.ts.
-import { ranksOf } from "../links/members.ts";
+import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
 import type { Intent } from "./intent.ts";

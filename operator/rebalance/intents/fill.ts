@@ -4,7 +4,7 @@ import { planIncremental } from "../../planner/policies/incremental.ts";
 import { type PlanInput, unlimited } from "../../planner/policy.ts";
 import { orphans } from "../../planner/repair.ts";
 import { assertPlan } from "../../planner/validate.ts";
-import { ranksOf } from "../links/members.ts";
+import { ranksOf } from "../members.ts";
 import { done } from "./attempts.ts";
 import type { Intent } from "./intent.ts";
 

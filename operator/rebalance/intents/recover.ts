@@ -3,7 +3,7 @@
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { sameLayer } from "../../../runtime/placement/diff.ts";
 import { bytesByRank } from "../../planner/problem.ts";
-import { agreedModel, podsOf, speedRanks } from "../links/members.ts";
+import { agreedModel, podsOf, speedRanks } from "../members.ts";
 import type { Observed, RankView } from "../observed.ts";
 import type { StoredPlacement } from "../ports.ts";
 import { fromSpec, newestOf } from "../rollout/plan-object.ts";

@@ -1,6 +1,6 @@
 // The intent for ranks that are lost: experts whose only copies went with them get new homes on the others. Experts without room are
 // told in an event and loaded on demand. Until a silent rank is declared lost nothing at all is planned.
-import { ranksOf } from "../links/members.ts";
+import { ranksOf } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import { done, settled } from "./attempts.ts";
 import type { Intent, Wanted } from "./intent.ts";

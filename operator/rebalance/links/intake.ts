@@ -3,9 +3,9 @@
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
+import type { LoadPicture } from "../load/load-picture.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
-import type { LoadPicture } from "./load-picture.ts";
 import type { Subscription } from "./telemetry.ts";
 
 /** The deployment that is listened to, the ranks whose messages count, and the picture that takes them. */

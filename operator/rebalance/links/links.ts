@@ -4,9 +4,9 @@
 import { ports } from "../../../crds/common.ts";
 import type { PlacementPlan } from "../../../crds/plan.ts";
 import { type Identity, type World, workerServerName } from "../../deployment/ports.ts";
+import { lostAfterMs } from "../members.ts";
 import type { Observed } from "../observed.ts";
 import type { Link, Member, Membership, OpenLink, PlanMember } from "../ports.ts";
-import { lostAfterMs } from "./members.ts";
 
 interface Entry {
   readonly link: Link;

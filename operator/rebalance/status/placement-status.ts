@@ -7,7 +7,7 @@ import type { Ref } from "../../kube/kube.ts";
 import type { Decision } from "../../planner/decide.ts";
 import type { RankSpec } from "../../planner/policy.ts";
 import { backoffMs } from "../backoff.ts";
-import { currentByRank } from "../links/members.ts";
+import { currentByRank } from "../members.ts";
 import type { LoadSnapshot, Outlook, RankView } from "../observed.ts";
 import type { Clock, PlacementStore } from "../ports.ts";
 import { reasonCharsMax } from "../rollout/plan-object.ts";

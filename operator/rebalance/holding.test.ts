@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { RankView } from "../observed.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
 import { unheld } from "./holding.ts";
+import type { RankView } from "./observed.ts";
 
 /** One layer: expert 0 on ranks 0 and 1, expert 1 on rank 1, experts 2 and 3 on rank 2. */
 const plan = { epoch: 3, layers: [{ layer: 0, epoch: 3, hosts: [[0, 1], [1], [2], [2]], shares: [] }] } as unknown as PlacementPlan;

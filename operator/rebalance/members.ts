@@ -1,11 +1,11 @@
 // The members of a deployment: worker pods as Kubernetes says them, joined with what their links say, each rank's state, and ranks as
 // the planner sees them. Pure; observe.ts derives them once per tick, all others read them.
-import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { LeavingRank, WorkerPod } from "../../deployment/ports.ts";
-import type { SpeedRank, Speeds } from "../../planner/load/speeds.ts";
-import type { RankSpec } from "../../planner/policy.ts";
-import type { RankView } from "../observed.ts";
-import type { Link, Member, MemberState, PlanMember, StoredPlacement } from "../ports.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import type { LeavingRank, WorkerPod } from "../deployment/ports.ts";
+import type { SpeedRank, Speeds } from "../planner/load/speeds.ts";
+import type { RankSpec } from "../planner/policy.ts";
+import type { RankView } from "./observed.ts";
+import type { Link, Member, MemberState, PlanMember, StoredPlacement } from "./ports.ts";
 
 /** A Control stream that has failed for this long means the rank is lost. */
 export const lostAfterMs = 5_000;

@@ -1,7 +1,7 @@
 // The experts of a plan that no rank holds at this moment, as their processes report it: a process that has restarted is empty until
 // it has loaded them again. The status says it; who is to be repaired is decided by who is there, not by this. Pure.
-import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { RankView, Unheld } from "../observed.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
+import type { RankView, Unheld } from "./observed.ts";
 
 export function unheld(plan: PlacementPlan | undefined, views: readonly RankView[]): Unheld {
   const usable = new Map<number, Holder>();

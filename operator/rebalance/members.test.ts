@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { PlacementPlan } from "../../../crds/plan.ts";
-import type { RankView } from "../observed.ts";
+import type { PlacementPlan } from "../../crds/plan.ts";
 import { agreedModel, uniqueBytes } from "./members.ts";
+import type { RankView } from "./observed.ts";
 
 interface Facts {
   readonly model?: string;
