@@ -34,12 +34,8 @@ function ensureNode() {
   mkdirSync(join(cache, "node"), { recursive: true });
   const work = mkdtempSync(join(cache, "node", "tmp-"));
   const packageName = `node-linux-${process.arch}`;
-  run(
-    "npm",
-    ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", work, `${packageName}@${nodeVersion}`],
-    work,
-    "fetching Node 24",
-  );
+  const install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", work, `${packageName}@${nodeVersion}`];
+  run("fetching Node 24", install, work);
   try {
     renameSync(join(work, "node_modules", packageName), home);
   } catch (error) {
