@@ -22,11 +22,17 @@ const imbalanced: Situation = {
   imbalance: 1.6,
   triggerPercent: 110,
   noise: 0.02,
+  layers: 1,
   settled: false,
 };
 
 test("fresh, synced and imbalanced: plan", () => {
   assert.deepEqual(whetherToPlan(imbalanced).act, true);
+});
+
+test("a settled placement that drifts beyond chance is planned again", () => {
+  for (const change of [{ imbalance: 1.16 }, { imbalance: 1.19, layers: 30 }])
+    assert.equal(whetherToPlan({ ...imbalanced, settled: true, ...change }).reason, "Imbalanced");
 });
 
 const held: Record<string, [Partial<Situation>, string]> = {
@@ -42,6 +48,7 @@ const held: Record<string, [Partial<Situation>, string]> = {
   balance: [{ imbalance: 1.09 }, "Balanced"],
   "what may be chance": [{ imbalance: 1.11 }, "WithinNoise"],
   "a settled placement that drifts a little": [{ imbalance: 1.14, settled: true }, "WithinNoise"],
+  "a settled placement whose worst of many layers stands out by chance": [{ imbalance: 1.17, settled: true, layers: 30 }, "WithinNoise"],
   "a plan a moment ago": [{ sinceLastPlanMs: 5000 }, "Interval"],
 };
 for (const [name, [change, wantReason]] of Object.entries(held)) {

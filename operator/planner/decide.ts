@@ -56,8 +56,10 @@ export interface Situation {
   /** The predicted max/mean of the worst layer under the committed plan. */
   readonly imbalance: number;
   readonly triggerPercent: number;
-  /** The part of that ratio that may be chance: a placement that is near the trigger is not changed for it. */
+  /** One standard deviation of that ratio by chance: a placement that is near the trigger is not changed for it. */
   readonly noise: number;
+  /** The number of layers that it is the worst of. */
+  readonly layers: number;
   /** True when the last plan brought it to the trigger or close, and the load has not changed since: a little more is tolerated. */
   readonly settled: boolean;
   /** Pairs of experts that followed tokens chose, for policies that place by them; set when enough of it is new. */
@@ -118,7 +120,7 @@ function balanced(s: Situation): Decision | undefined {
   const percent = Math.round(s.imbalance * 100);
   const numbers = { imbalancePercent: percent, triggerPercent: s.triggerPercent };
   if (s.imbalance * 100 < s.triggerPercent) return hold("Balanced", `worst layer at ${percent}%, trigger ${s.triggerPercent}%`, numbers);
-  const noise = Math.min(s.noise, noiseMax);
+  const noise = Math.min(s.noise * (s.settled ? worstSigmas(s.layers) : 1), noiseMax);
   if ((s.imbalance - noise) * 100 < s.triggerPercent + (s.settled ? settledPoints : 0)) {
     return hold("WithinNoise", `worst layer at ${percent}%, trigger ${s.triggerPercent}%, of which ${percentOf(noise)} may be chance`, {
       ...numbers,
@@ -126,6 +128,11 @@ function balanced(s: Situation): Decision | undefined {
     });
   }
   return undefined;
+}
+
+/** How far the worst of so many even layers stands out by chance alone: the expected maximum of normal draws, sqrt(2 ln n). */
+function worstSigmas(layers: number): number {
+  return Math.max(1, Math.sqrt(2 * Math.log(layers)));
 }
 
 function hold(reason: HoldReason, message: string, numbers: Numbers = {}): Decision {

@@ -34,7 +34,7 @@ const steady = 10;
 const worstAllowed = 1.15;
 const seeds = { hecate: 16, incremental: 8 } as const;
 /** Before changes were seen between windows two apart: 4 plans, a sixth uneven, and nearly half planned while the load held still. */
-const limits = { plans: 3, uneven: 0.08, restless: 0.33 } as const;
+const limits = { plans: 3, uneven: 0.08, restless: 0.25 } as const;
 
 class Deployment {
   layers: readonly LayerPlan[];
@@ -105,7 +105,7 @@ class Deployment {
     return whetherToPlan({
       ...{ mode: "Auto", synced: true, busConnected: true, telemetryAgeMs: 0, staleAfterMs: 1 },
       ...{ missingRanks: [], activeRanks: ranks, selectionsPerLayer: this.#evidence, minTokens, sinceLastPlanMs: 1, intervalMs: 0 },
-      ...{ intervalFactor: 1, alarm: false, imbalance: worst, triggerPercent, noise, settled: this.#settled },
+      ...{ intervalFactor: 1, alarm: false, imbalance: worst, triggerPercent, noise, layers: sizes.layers, settled: this.#settled },
     }).act;
   }
 

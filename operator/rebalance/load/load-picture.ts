@@ -164,6 +164,7 @@ export class LoadPicture {
       triggerPercent: rebalancing.trigger.imbalancePercent,
       settled: this.#settled,
       noise: facts.plan && this.#forecast ? worstNoise(this.input(facts), this.#noise) : 0,
+      layers: this.#shape.layers,
       ...(this.#transitions?.fresh ? { newTransitions: this.#transitions.pairs } : {}),
     });
     // A recommendation stands until the next plan is made.
