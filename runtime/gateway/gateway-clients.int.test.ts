@@ -14,7 +14,7 @@ const { startAll, onEnd } = useGateways();
 
 test("full workers are asked in turn, then the client gets 429 with Retry-After", async () => {
   const full: Script = { refuse: () => new AppError("queue is full", { code: "QueueFull" }) };
-  const { url, workers } = await startAll([full, full], {}, { limits: { ...limits, noWorkerMs: 300 } });
+  const { url, workers } = await startAll([full, full], {}, { limits: { ...limits, noWorkerMs: 3_000 } });
   const response = await post(`${url}/v1/chat/completions`, chat());
   assert.equal(response.status, 429);
   assert.ok(Number(response.headers.get("retry-after")) >= 1);
