@@ -61,6 +61,8 @@ export const moeDeploymentStatusSchema = z
           .max(64)
           .optional()
           .meta({ description: "Ranks that should serve and do not (first 64).", "x-kubernetes-list-type": "atomic" }),
+        leastRanks: count("Least ranks that hold all experts: replicas below it block the way down."),
+        leastRanksReason: text("The arithmetic of leastRanks.", 512),
         operation: operationSchema.optional(),
         pendingReplicas: count("A replicas value that waits for the settle time."),
         pendingSince: time("When that value was first seen."),
@@ -98,6 +100,8 @@ export const moeDeploymentStatusSchema = z
         topK: count("Experts per token."),
         expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
         denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
+        requestsPerRank: count("Requests that run at once on each rank; more of them wait."),
+        requestsPerRankReason: text("The arithmetic of requestsPerRank.", 512),
       })
       .optional()
       .meta({ description: "What workers found in the store." }),

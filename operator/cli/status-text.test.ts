@@ -81,6 +81,16 @@ test("status: the planner's last decision is said once, also when it is why the 
   );
 });
 
+test("status: requests at once and the least ranks are shown with their arithmetic", () => {
+  const status = {
+    model: { architecture: "Mixtral", requestsPerRank: 2, requestsPerRankReason: "kvPool 4Mi" },
+    expertParallel: { leastRanks: 3, leastRanksReason: "16 experts" },
+  };
+  const printed = renderStatus({ deployment: deployment({}, status), placement: undefined, ranks: [] }).split("\n");
+  assert.ok(printed.includes("requests   2 at once per rank (kvPool 4Mi)"), printed.join("\n"));
+  assert.ok(printed.includes("ranks      at least 3 (16 experts)"), printed.join("\n"));
+});
+
 test("a worker is expected to take what the operator leaves for its process beside what is resident, and the help says so", () => {
   assert.equal(expectedMemory({ hostedBytes: 0 }), processBytes);
   assert.equal(expectedMemory({ hostedBytes: 1000, denseBytes: 200, kvBytes: 300 }), 1725 + 400_000_000);

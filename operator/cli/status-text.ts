@@ -51,6 +51,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail): st
     lines.push(
       `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
     );
+  lines.push(...capacityLines(status));
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
@@ -60,6 +61,16 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail): st
   if (placement) lines.push(...renderPlacement(deployment, placement));
   lines.push("", renderRanks(ranks));
   return lines.join("\n");
+}
+
+/** What memory allows: requests at once, and how few ranks. */
+function capacityLines({ model, expertParallel }: MoEDeployment["status"]): string[] {
+  const lines: string[] = [];
+  if (model?.requestsPerRank !== undefined)
+    lines.push(`requests   ${model.requestsPerRank} at once per rank (${model.requestsPerRankReason})`);
+  if (expertParallel?.leastRanks !== undefined)
+    lines.push(`ranks      at least ${expertParallel.leastRanks} (${expertParallel.leastRanksReason})`);
+  return lines;
 }
 
 /** Conditions that can be well without being True, and when they are. */

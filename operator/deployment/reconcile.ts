@@ -5,6 +5,7 @@ import type { Outcome } from "../kube/controller.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import type { Applier } from "./apply.ts";
+import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
 import { nextStep } from "./core/pod-actions.ts";
@@ -100,19 +101,22 @@ export class Reconciler {
   async #proceed(context: RenderContext, template: WorkerTemplate, snapshot: Snapshot): Promise<Outcome> {
     const deps = this.#deps;
     const { deployment } = context;
-    const target = targetRanks(deployment, snapshot.now);
     const { limitBytes } = template;
+    const model = snapshot.view?.model;
+    const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
+    const target = targetRanks(deployment, snapshot.now, floor);
     const step = nextStep({ snapshot, ranks: target.ranks, frozen: snapshot.refusals.length > 0, limitBytes });
     const failures = [await execute(deps, context, template, step.actions), await this.#certify(deployment, snapshot.pods)];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
-    const memory = memoryRefusals(deployment.spec, snapshot.view?.model, target.ranks, limitBytes);
+    const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
     const status = nextStatus({
       snapshot,
       target,
       refusals: [...snapshot.refusals, ...memory],
       actions: step.actions,
-      blocked: step.blocked,
+      blocked: target.blocked ?? step.blocked,
+      floor,
       failure: failure?.message ?? "",
     });
     const heldMs = await deps.status.write(deployment, status);

@@ -12,7 +12,18 @@ import { Placement } from "./rollout/placement.ts";
 const sizes = Float64Array.from([1, 1]);
 const description = {
   ...{ rank: 0, podUid: "w0", bootId: "a", podName: "moe-0", modelDigest: "m", architecture: "", layers: 1, experts: 2, topK: 1 },
-  ...{ codec: "f32", storedBytes: sizes, residentBytes: sizes, budgetBytes: 10, denseBytes: 0, kvBytes: 0, device: "cpu", speed: 1 },
+  ...{
+    codec: "f32",
+    storedBytes: sizes,
+    residentBytes: sizes,
+    budgetBytes: 10,
+    denseBytes: 0,
+    kvBytes: 0,
+    kvSlots: 1,
+    maxContext: 1,
+    device: "cpu",
+    speed: 1,
+  },
 };
 const status = { epoch: 1, ready: true, membershipVersion: 1 };
 

@@ -93,6 +93,8 @@ export class WorkerControl {
           budgetBytes: BigInt(vitals().budgetBytes),
           denseBytes: BigInt(info.denseBytes),
           kvBytes: BigInt(info.kvBytes),
+          kvSlots: info.kvSlots,
+          maxContext: info.maxContext,
           speed: info.speed,
           status: this.#status(true),
         };

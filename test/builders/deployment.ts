@@ -79,6 +79,8 @@ export const model: ModelView = {
   largestExpertBytes: Mi,
   denseBytes: 10 * Mi,
   kvBytes: 4 * Mi,
+  kvSlots: 2,
+  maxContext: 2048,
 };
 
 export function view(more: Partial<RebalanceView> = {}): RebalanceView {

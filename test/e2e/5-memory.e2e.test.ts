@@ -1,9 +1,10 @@
 // Experts are sharded for real: with the f32 model (2.5 GB of experts) container memory follows what a rank hosts.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { condition, type KubeObject } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
 import { execOk, sleep } from "../harness/process.ts";
-import { root, type Target, waitReady } from "../harness/product.ts";
+import { root, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -60,4 +61,19 @@ test("three workers: none takes more than 65% of that, each within its budget", 
     assert.ok(rank.memoryBytes <= rank.memoryExpectedBytes, `memory ${rank.memoryBytes} of ${rank.memoryExpectedBytes}`);
     assert.ok(rank.memoryBytes <= 0.65 * control, `memory ${rank.memoryBytes}, one worker took ${control}`);
   }
+});
+
+test("replicas below the ranks that hold all experts: they stay, Ready stays True, and a lost one is replaced", async () => {
+  await moe.kubectl.run(["scale", "moed/big", "--replicas=1"]);
+  const blocked = (object: KubeObject): boolean => condition(object, "Progressing")?.reason === "ScaleDownBlocked";
+  const held = await moe.kubectl.waitFor("moed", "big", "ScaleDownBlocked", blocked, 60_000);
+  assert.match(condition(held, "Progressing")?.message ?? "", /^replicas 1: at least 3 ranks hold all experts/);
+  assert.equal(held.status.expertParallel.leastRanks, 3);
+  for (const type of ["Ready", "SpecAccepted"]) assert.equal(condition(held, type)?.status, "True");
+  const [worker] = await workerPods(moe.kubectl, "big");
+  await moe.kubectl.run(["delete", "pod", worker?.metadata.name ?? "", "--wait=false"]);
+  await moe.kubectl.waitFor("moed", "big", "a rank to be missed", ({ status }) => status.availableReplicas < 3, 60_000);
+  const whole = (object: KubeObject): boolean => object.status.availableReplicas === 3 && blocked(object);
+  const again = await moe.kubectl.waitFor("moed", "big", "three ranks to serve again", whole, 120_000);
+  assert.equal(condition(again, "Ready")?.status, "True");
 });

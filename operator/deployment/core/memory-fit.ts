@@ -35,10 +35,21 @@ export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   if (ranks > 0 && (slots * ranks >= count || filled * ranks >= model.expertBytes)) return { fits: true, message };
   const bySlots = (Math.ceil(count / Math.max(ranks, 1)) + 1) * slot;
   const needed = Math.min(bySlots, Math.ceil(model.expertBytes / Math.max(ranks, 1)) + 2 * slot);
-  const replicas = Math.min(slots > 0 ? Math.ceil(count / slots) : Infinity, filled > 0 ? Math.ceil(model.expertBytes / filled) : Infinity);
+  const replicas = leastRanks(model, perRank);
   const more = Number.isFinite(replicas) ? ` or replicas to ${replicas}` : "";
   const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
   return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
+}
+
+/** The least number of ranks for which `fit` holds; Infinity when none has room for an expert beside its staging slot. */
+export function leastRanks(model: ModelView, perRank: number): number {
+  const slot = Math.max(model.largestExpertBytes, 1);
+  const slots = Math.floor(perRank / slot) - 1;
+  const filled = perRank - 2 * slot;
+  return Math.min(
+    slots > 0 ? Math.ceil(expertCount(model) / slots) : Infinity,
+    filled > 0 ? Math.ceil(model.expertBytes / filled) : Infinity,
+  );
 }
 
 /** Checks that need the model's sizes, which only running workers tell. */

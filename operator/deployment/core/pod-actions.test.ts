@@ -195,6 +195,23 @@ test("replicas is acted on once it stood still for the settle time, and at once 
   assert.equal(at({ desiredRanks: 3 }, { suspend: true }).ranks, 0);
 });
 
+test("replicas below the ranks that hold all experts changes nothing, where so many were wanted before", () => {
+  const floor = { count: 3, reason: "16 experts need 16Mi" };
+  const at = (replicas: number, status: object, spec: object = {}) =>
+    targetRanks(deployment({ replicas, ...spec }, { expertParallel: status }), now, floor);
+  const held = at(1, { desiredRanks: 4 });
+  assert.deepEqual([held.ranks, held.pending, held.settlesInMs], [4, undefined, undefined]);
+  assert.deepEqual(held.blocked, {
+    reason: "ScaleDownBlocked",
+    message: "replicas 1: at least 3 ranks hold all experts (16 experts need 16Mi); 4 stay",
+  });
+  const since = new Date(now.getTime() - 60_000).toISOString();
+  assert.equal(at(3, { desiredRanks: 4, pendingReplicas: 3, pendingSince: since }).ranks, 3, "down to the floor is allowed");
+  for (const one of [at(1, {}), at(0, { desiredRanks: 4 }), at(1, { desiredRanks: 4 }, { suspend: true }), at(1, { desiredRanks: 1 })])
+    assert.equal(one.blocked, undefined);
+  assert.equal(at(1, { desiredRanks: 1 }).ranks, 1, "a deployment that never was larger is refused for its memory, not made larger");
+});
+
 /** A small world that obeys the steps: what a kubelet, a rebalance plane and time do in between is drawn at random. */
 test("from any world the steps end in exactly the wanted ranks, and no rank is ever held twice", () => {
   const start = fc.array(

@@ -8,10 +8,11 @@ type Want = Partial<Record<string, string>>;
 const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput> = {}) =>
   nextStatus({
     snapshot: snapshot(more),
-    target: { ranks, pending: undefined, settlesInMs: undefined },
+    target: { ranks, pending: undefined, settlesInMs: undefined, blocked: undefined },
     refusals: [],
     actions: [],
     blocked: undefined,
+    floor: undefined,
     failure: "",
     ...input,
   });
@@ -87,7 +88,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
   },
   "replicas is settling": {
     world: { pods: both, view: members },
-    input: { target: { ranks: 2, pending: { replicas: 4, since: now }, settlesInMs: 5000 } },
+    input: { target: { ranks: 2, pending: { replicas: 4, since: now }, settlesInMs: 5000, blocked: undefined } },
     want: { Progressing: "True Settling" },
   },
   "an operation is past its deadline": {

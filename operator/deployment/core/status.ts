@@ -3,6 +3,7 @@ import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
 import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation } from "../../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
+import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
 import type { Action, Blocked } from "./pod-actions.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
@@ -14,6 +15,8 @@ export interface StatusInput {
   readonly refusals: readonly Refusal[];
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
+  /** The least ranks that hold all experts, where that is known. */
+  readonly floor: Reckoned | undefined;
   /** The reason why an action could not be carried out; empty when all were. */
   readonly failure: string;
 }
@@ -53,6 +56,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
       desiredRanks: target.ranks,
       activeRanks: serving.length,
       lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
+      ...(input.floor ? { leastRanks: input.floor.count, leastRanksReason: input.floor.reason } : {}),
       ...(operation ? { operation } : {}),
       ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
     },
@@ -79,11 +83,17 @@ function known<K extends "placement" | "telemetry">(
   return (value ? { [key]: value } : {}) as Pick<MoEDeploymentStatus, K>;
 }
 
-function modelStatus({ view }: Snapshot): Pick<MoEDeploymentStatus, "model"> | undefined {
+function modelStatus({ view, deployment }: Snapshot): Pick<MoEDeploymentStatus, "model"> | undefined {
   const model = view?.model;
   if (!model) return undefined;
   const { digest, architecture, layers, experts, topK, expertBytes, denseBytes } = model;
-  return { model: { digest, architecture, layers, expertsPerLayer: experts, topK, expertBytes, denseBytes } };
+  const requests = requestsPerRank(deployment.spec, model);
+  return {
+    model: {
+      ...{ digest, architecture, layers, expertsPerLayer: experts, topK, expertBytes, denseBytes },
+      ...{ requestsPerRank: requests.count, requestsPerRankReason: requests.reason },
+    },
+  };
 }
 
 /** The operation that is under way, with the start and deadline it had before when it is still the same. */

@@ -81,6 +81,9 @@ export interface ModelView extends ExpertGrid {
   readonly largestExpertBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
+  /** Requests that run at once on a rank, each of which reserves `maxContext` tokens of the KV pool. */
+  readonly kvSlots: number;
+  readonly maxContext: number;
 }
 
 export type DrainPhase =

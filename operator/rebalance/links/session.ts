@@ -272,6 +272,8 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     budgetBytes: toNumber(reply.budgetBytes, "budgetBytes"),
     denseBytes: toNumber(reply.denseBytes, "denseBytes"),
     kvBytes: toNumber(reply.kvBytes, "kvBytes"),
+    kvSlots: reply.kvSlots,
+    maxContext: reply.maxContext,
     device: reply.device,
     speed: reply.speed > 0 ? reply.speed : 1,
   };

@@ -97,6 +97,8 @@ function modelView(input: ViewInput): ModelView | undefined {
     largestExpertBytes: stagingBytes(input.shape),
     denseBytes: description.denseBytes,
     kvBytes: description.kvBytes,
+    kvSlots: description.kvSlots,
+    maxContext: description.maxContext,
   };
 }
 

@@ -672,6 +672,20 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
    * @generated from field: repeated uint32 layer_experts = 18;
    */
   layerExperts: number[];
+
+  /**
+   * tokens that each request reserves of the KV pool
+   *
+   * @generated from field: uint32 max_context = 19;
+   */
+  maxContext: number;
+
+  /**
+   * requests that run at once
+   *
+   * @generated from field: uint32 kv_slots = 20;
+   */
+  kvSlots: number;
 };
 
 /**

@@ -1,0 +1,34 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { deployment, model } from "../../../test/builders/deployment.ts";
+import { rankFloor, rememberedFloor, requestsPerRank } from "./capacity.ts";
+import { fit } from "./memory-fit.ts";
+
+const Mi = 2 ** 20;
+
+test("requests at once are what the workers report, and the arithmetic names both fields that change them", () => {
+  const { spec } = deployment({ runtime: { kvPool: "4Mi", maxContext: 2048 } });
+  assert.deepEqual(requestsPerRank(spec, model), {
+    count: 2,
+    reason: "kvPool 4Mi: each reserves 2048 tokens of 1Ki; more wait, so raise kvPool or lower maxContext where they should not",
+  });
+});
+
+test("the floor is the least number of ranks that fit, and one less does not", () => {
+  for (const perRank of [3 * Mi, 5 * Mi, 9 * Mi, 17 * Mi]) {
+    const floor = rankFloor(deployment({ experts: { memoryPerRank: perRank } }).spec, model, undefined);
+    assert.ok(floor && fit(model, floor.count, perRank).fits && !fit(model, floor.count - 1, perRank).fits, `${perRank}`);
+  }
+  const { reason } = rankFloor(deployment({ experts: { memoryPerRank: 9 * Mi } }).spec, model, undefined) ?? {};
+  assert.equal(reason, "16 experts need 16Mi; 9Mi per rank, of which 1Mi stage moves");
+});
+
+test("no floor where a rank's memory is not known, or holds no expert", () => {
+  assert.equal(rankFloor(deployment().spec, model, undefined), undefined);
+  assert.equal(rankFloor(deployment({ experts: { memoryPerRank: Mi } }).spec, model, undefined), undefined);
+});
+
+test("a new leader that has not heard of the model keeps to the floor in the status", () => {
+  assert.deepEqual(rememberedFloor({ expertParallel: { leastRanks: 3, leastRanksReason: "why" } }), { count: 3, reason: "why" });
+  assert.equal(rememberedFloor({}), undefined);
+});
