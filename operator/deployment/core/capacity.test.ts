@@ -10,7 +10,7 @@ test("requests at once are what the workers report, and the arithmetic names bot
   const { spec } = deployment({ runtime: { kvPool: "4Mi", maxContext: 2048 } });
   assert.deepEqual(requestsPerRank(spec, model), {
     count: 2,
-    reason: "kvPool 4Mi: each reserves 2048 tokens of 1Ki; more wait, so raise kvPool or lower maxContext where they should not",
+    reason: "kvPool 4Mi / (maxContext 2048 x 1Ki a token); raise kvPool or lower maxContext for more",
   });
 });
 

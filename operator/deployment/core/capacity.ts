@@ -17,8 +17,8 @@ export interface Reckoned {
 export function requestsPerRank({ runtime }: MoEDeploymentSpec, model: ModelView): Reckoned {
   const { kvSlots: count, kvBytes, maxContext } = model;
   const token = formatBytes(kvBytes / Math.max(1, count * maxContext));
-  const each = `each reserves ${maxContext} tokens of ${token}`;
-  return { count, reason: `kvPool ${runtime.kvPool}: ${each}; more wait, so raise kvPool or lower maxContext where they should not` };
+  const reason = `kvPool ${runtime.kvPool} / (maxContext ${maxContext} x ${token} a token); raise kvPool or lower maxContext for more`;
+  return { count, reason };
 }
 
 /**
