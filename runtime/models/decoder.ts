@@ -4,10 +4,17 @@ import { z } from "zod";
 import type { Op, Segment, WeightDecl } from "../kernels/segment.ts";
 import { unsupported } from "./family.ts";
 
-const ropeTypesPlain = ["default", null, undefined];
+const ropeTypesPlain = ["default", undefined];
+/** The names that transformers has for x * sigmoid(x). */
+const siluNames = ["silu", "swish"];
 
 const ropeSchema = z
-  .looseObject({ rope_type: z.string().optional(), type: z.string().optional(), rope_theta: z.number().positive().optional() })
+  .looseObject({
+    rope_type: z.string().optional(),
+    type: z.string().optional(),
+    rope_theta: z.number().positive().optional(),
+    partial_rotary_factor: z.number().optional(),
+  })
   .nullish();
 
 /** Fields of config.json with Hugging Face's defaults where a checkpoint may leave them out. */
@@ -24,13 +31,23 @@ export const decoderFields = {
   rope_theta: z.number().positive().nullish(),
   rope_parameters: ropeSchema,
   rope_scaling: ropeSchema,
+  partial_rotary_factor: z.number().nullish(),
   hidden_act: z.string(),
   tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
   sliding_window: z.number().int().min(1).nullish(),
-  use_sliding_window: z.boolean().nullish(),
 };
 export type DecoderConfig = z.infer<z.ZodObject<typeof decoderFields>>;
+
+/** The ways in which transformers' families read the same fields differently. */
+export interface FamilyReading {
+  /** `rope_theta` where a config has none. */
+  readonly ropeBase: number;
+  /** Heads of keys and values where a config has no such field; unset: as many as heads, which null means in every family. */
+  readonly kvHeads?: number;
+  /** Whether attention keeps to `sliding_window`. */
+  readonly windowed: boolean;
+}
 
 export interface DecoderDims {
   readonly layers: number;
@@ -47,9 +64,30 @@ export interface DecoderDims {
   readonly tied: boolean;
 }
 
+/** The base of the rotation. Like transformers, takes `rope_scaling` in place of `rope_parameters` where it says anything. */
+function ropeBaseOf(config: DecoderConfig, familyBase: number): number {
+  for (const field of ["rope_parameters", "rope_scaling"] as const) {
+    const rope = config[field];
+    const type = rope?.rope_type ?? rope?.type;
+    if (!ropeTypesPlain.includes(type)) throw unsupported(`${field}.rope_type`, type, '"default"');
+    const nested = Object.entries(rope ?? {}).find(([, value]) => typeof value === "object" && value !== null);
+    if (nested) throw unsupported(`${field}.${nested[0]}`, nested[1], "one rotation for all layers");
+    checkWholeRotation(`${field}.partial_rotary_factor`, rope?.partial_rotary_factor);
+  }
+  checkWholeRotation("partial_rotary_factor", config.partial_rotary_factor);
+  const scaling = config.rope_scaling;
+  const rope = scaling && Object.keys(scaling).length > 0 ? scaling : config.rope_parameters;
+  return rope?.rope_theta ?? config.rope_theta ?? familyBase;
+}
+
+function checkWholeRotation(field: string, factor: number | null | undefined): void {
+  if ((factor ?? 1) !== 1) throw unsupported(field, factor, "1, a rotation of whole heads");
+}
+
 /** Dimensions of a parsed config; throws `UnsupportedModel` for anything that the ops would compute wrongly. */
-export function decoderDims(config: DecoderConfig, defaultRopeBase: number): DecoderDims {
-  const kvHeads = config.num_key_value_heads ?? config.num_attention_heads;
+export function decoderDims(config: DecoderConfig, family: FamilyReading): DecoderDims {
+  const absent = config.num_key_value_heads === undefined ? family.kvHeads : undefined;
+  const kvHeads = config.num_key_value_heads ?? absent ?? config.num_attention_heads;
   const headDim = config.head_dim ?? config.hidden_size / config.num_attention_heads;
   if (!Number.isInteger(headDim)) {
     throw unsupported(
@@ -60,14 +98,12 @@ export function decoderDims(config: DecoderConfig, defaultRopeBase: number): Dec
   }
   if (headDim % 2 !== 0) throw unsupported("head_dim", headDim, "an even number (rotary embedding turns pairs)");
   if (config.num_attention_heads % kvHeads !== 0) {
-    throw unsupported("num_key_value_heads", kvHeads, `a divisor of num_attention_heads (${config.num_attention_heads})`);
+    const field = `num_key_value_heads${absent === undefined ? "" : " (absent, so the family's default)"}`;
+    throw unsupported(field, kvHeads, `a divisor of num_attention_heads (${config.num_attention_heads})`);
   }
-  if (config.hidden_act !== "silu") throw unsupported("hidden_act", config.hidden_act, '"silu"');
+  if (!siluNames.includes(config.hidden_act))
+    throw unsupported("hidden_act", config.hidden_act, siluNames.map((name) => `"${name}"`).join(" or "));
   if (config.attention_bias) throw unsupported("attention_bias", true, "false");
-  for (const field of ["rope_parameters", "rope_scaling"] as const) {
-    const type = config[field]?.rope_type ?? config[field]?.type;
-    if (!ropeTypesPlain.includes(type)) throw unsupported(`${field}.rope_type`, type, '"default"');
-  }
   return {
     layers: config.num_hidden_layers,
     hidden: config.hidden_size,
@@ -78,13 +114,14 @@ export function decoderDims(config: DecoderConfig, defaultRopeBase: number): Dec
     headDim,
     maxContext: config.max_position_embeddings,
     eps: config.rms_norm_eps,
-    ropeBase: config.rope_parameters?.rope_theta ?? config.rope_theta ?? defaultRopeBase,
-    window: config.use_sliding_window === false ? 0 : (config.sliding_window ?? 0),
+    ropeBase: ropeBaseOf(config, family.ropeBase),
+    window: family.windowed ? (config.sliding_window ?? 0) : 0,
     tied: config.tie_word_embeddings ?? false,
   };
 }
 
-const embedTable = "model.embed_tokens.weight";
+export const embedTable = "model.embed_tokens.weight";
+export const headMatrix = "lm_head.weight";
 
 /** ids [n] -> x [n, hidden] */
 export function embedSegment(dims: DecoderDims): Segment {
@@ -99,7 +136,7 @@ export function embedSegment(dims: DecoderDims): Segment {
 
 /** x [n, hidden] -> logits [n, vocab]; a tied model reads the embedding table. */
 export function headSegment(dims: DecoderDims): Segment {
-  const weight = dims.tied ? embedTable : "lm_head.weight";
+  const weight = dims.tied ? embedTable : headMatrix;
   return {
     name: "head",
     inputs: [{ name: "x", dtype: "f32", width: dims.hidden }],

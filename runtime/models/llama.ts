@@ -2,13 +2,22 @@
 // Not a served family: a deployment needs experts (see mixtral.ts, which upcycle writes). Pure.
 import { z } from "zod";
 import type { Segment } from "../kernels/segment.ts";
-import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
+import {
+  attentionPart,
+  type DecoderDims,
+  decoderDims,
+  decoderFields,
+  embedSegment,
+  type FamilyReading,
+  gatedFfnOps,
+  headSegment,
+} from "./decoder.ts";
 import { type GatedFfnTensors, parseConfig } from "./family.ts";
 
 /** `architectures[0]` of its config.json. */
 export const llamaArchitecture = "LlamaForCausalLM";
-/** Hugging Face's LlamaConfig default. */
-const ropeBaseDefault = 1e4;
+/** Hugging Face's LlamaConfig has this base by default, and its attention knows no window, whatever a config says. */
+const reading: FamilyReading = { ropeBase: 1e4, windowed: false };
 
 const llamaConfigSchema = z.looseObject({
   ...decoderFields,
@@ -51,7 +60,7 @@ function blockSegment(dims: DecoderDims, layer: number): Segment {
 }
 
 export function llamaProgram(config: unknown): DenseProgram {
-  const dims = decoderDims(parseConfig(llamaConfigSchema, config), ropeBaseDefault);
+  const dims = decoderDims(parseConfig(llamaConfigSchema, config), reading);
   return {
     ...dims,
     embed: embedSegment(dims),

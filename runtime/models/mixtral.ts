@@ -2,21 +2,45 @@
 // Not here: what it shares with dense decoders (decoder.ts). Pure.
 import { z } from "zod";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
-import { attentionPart, type DecoderDims, decoderDims, decoderFields, embedSegment, gatedFfnOps, headSegment } from "./decoder.ts";
+import {
+  attentionPart,
+  type DecoderDims,
+  decoderDims,
+  decoderFields,
+  embedSegment,
+  type FamilyReading,
+  gatedFfnOps,
+  headSegment,
+} from "./decoder.ts";
 import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
 
 /** `architectures[0]` of its config.json. */
 export const mixtralArchitecture = "MixtralForCausalLM";
-/** Hugging Face's MixtralConfig default. */
-const ropeBaseDefault = 1e6;
+/** Hugging Face's MixtralConfig: `sliding_window` counts even where `use_sliding_window` is false, which it has no field for. */
+const reading: FamilyReading = { ropeBase: 1e6, kvHeads: 8, windowed: true };
 
-const mixtralConfigSchema = z.looseObject({
-  ...decoderFields,
-  hidden_act: z.string().default("silu"),
-  rms_norm_eps: z.number().positive().default(1e-5),
-  num_local_experts: z.number().int().min(1).max(4096),
-  num_experts_per_tok: z.number().int().min(1).max(64),
-});
+const expertCount = z.number().int().min(1).max(4096);
+
+const mixtralConfigSchema = z
+  .looseObject({
+    ...decoderFields,
+    hidden_act: z.string().default("silu"),
+    rms_norm_eps: z.number().positive().default(1e-5),
+    num_local_experts: expertCount.optional(),
+    num_experts: expertCount.optional(),
+    num_experts_per_tok: z.number().int().min(1).max(64),
+  })
+  .refine(({ num_local_experts, num_experts }) => (num_local_experts ?? num_experts) !== undefined, {
+    path: ["num_local_experts"],
+    message: "a number of experts was expected",
+  });
+
+/** `num_experts` is another name of `num_local_experts` in transformers; where both stand they have to agree. */
+function expertsIn({ num_local_experts, num_experts }: z.infer<typeof mixtralConfigSchema>): number {
+  if (num_local_experts !== undefined && num_experts !== undefined && num_local_experts !== num_experts)
+    throw unsupported("num_experts", num_experts, `the same as num_local_experts (${num_local_experts}), or leave one of them out`);
+  return (num_local_experts ?? num_experts) as number;
+}
 
 function blockSegment(dims: DecoderDims, layer: number, experts: number, topK: number): Segment {
   const gate = `model.layers.${layer}.block_sparse_moe.gate.weight`;
@@ -55,8 +79,8 @@ function expertSegment(dims: DecoderDims): Segment {
 
 function program(config: unknown): ModelProgram {
   const parsed = parseConfig(mixtralConfigSchema, config);
-  const dims = decoderDims(parsed, ropeBaseDefault);
-  const experts = parsed.num_local_experts;
+  const dims = decoderDims(parsed, reading);
+  const experts = expertsIn(parsed);
   const topK = parsed.num_experts_per_tok;
   if (topK > experts) throw unsupported("num_experts_per_tok", topK, `at most num_local_experts (${experts})`);
   const expert = expertSegment(dims); // one for all layers

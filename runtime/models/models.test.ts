@@ -82,18 +82,79 @@ test("options of real checkpoints are honoured", () => {
       want: 7000,
     },
     "rope_theta left out": { config: {}, read: (op) => op.ropeBase, want: 1e6 },
+    "rope_theta in rope_scaling": {
+      config: { rope_theta: 5000, rope_scaling: { rope_type: "default", rope_theta: 9000 } },
+      read: (op) => op.ropeBase,
+      want: 9000,
+    },
+    "rope_scaling stands in place of rope_parameters": {
+      config: { rope_theta: 5000, rope_parameters: { rope_theta: 7000 }, rope_scaling: { type: "default" } },
+      read: (op) => op.ropeBase,
+      want: 5000,
+    },
+    "rope_scaling that says nothing": {
+      config: { rope_parameters: { rope_theta: 7000 }, rope_scaling: {} },
+      read: (op) => op.ropeBase,
+      want: 7000,
+    },
+    "use_sliding_window is no field of Mixtral": {
+      config: { sliding_window: 7, use_sliding_window: false },
+      read: (op) => op.window,
+      want: 7,
+    },
     "head_dim of its own": { config: { head_dim: 32 }, read: (op) => op.headDim, want: 32 },
-    "no num_key_value_heads": { config: { num_key_value_heads: null }, read: (op) => op.kvHeads, want: 4 },
+    "num_key_value_heads null": { config: { num_key_value_heads: null }, read: (op) => op.kvHeads, want: 4 },
+    "num_key_value_heads absent": {
+      config: { num_key_value_heads: undefined, num_attention_heads: 16 },
+      read: (op) => op.kvHeads,
+      want: 8,
+    },
+    "hidden_act swish": { config: { hidden_act: "swish" }, read: (op) => op.heads, want: 4 },
   };
   for (const [name, { config, read, want }] of Object.entries(cases)) {
     assert.equal(read(attentionOf(programOf({ ...base, ...config }).layers[0]?.block)), want, name);
   }
 });
 
+test("num_experts is another name of num_local_experts, as it is in transformers", () => {
+  const experts = (config: object) => {
+    const [layer] = programOf({ ...base, ...config }).layers;
+    return layer?.kind === "moe" ? layer.experts : 0;
+  };
+  assert.equal(experts({ num_local_experts: undefined, num_experts: 6 }), 6);
+  assert.equal(experts({ num_experts: 4 }), 4);
+});
+
+test("a dense Llama has a default of its own for keys and values, and no window whatever its config says", () => {
+  const read = (config: object) => {
+    const op = attentionOf(llamaProgram({ ...base, architectures: ["LlamaForCausalLM"], ...config }).blocks[0]);
+    return [op.kvHeads, op.window, op.ropeBase];
+  };
+  assert.deepEqual(read({ num_key_value_heads: undefined }), [4, 0, 1e4]);
+  assert.deepEqual(read({ sliding_window: 7 }), [2, 0, 1e4]);
+});
+
 test("what cannot be computed rightly is refused with the field's name", () => {
   const cases: Record<string, { config: object; code: string; says: RegExp }> = {
     "other activation": { config: { hidden_act: "gelu" }, code: "UnsupportedModel", says: /hidden_act is "gelu"/ },
     "scaled rope": { config: { rope_scaling: { type: "yarn" } }, code: "UnsupportedModel", says: /rope_scaling\.rope_type/ },
+    "rope by kind of layer": {
+      config: { rope_parameters: { full_attention: { rope_type: "default", rope_theta: 1e4 } } },
+      code: "UnsupportedModel",
+      says: /rope_parameters\.full_attention/,
+    },
+    "half of a head turned": { config: { partial_rotary_factor: 0.5 }, code: "UnsupportedModel", says: /partial_rotary_factor is 0\.5/ },
+    "half of a head turned, said inside": {
+      config: { rope_scaling: { rope_type: "default", partial_rotary_factor: 0.5 } },
+      code: "UnsupportedModel",
+      says: /rope_scaling\.partial_rotary_factor/,
+    },
+    "two numbers of experts": { config: { num_experts: 8 }, code: "UnsupportedModel", says: /num_experts is 8.*num_local_experts \(4\)/ },
+    "eight key and value heads by default, of four": {
+      config: { num_key_value_heads: undefined },
+      code: "UnsupportedModel",
+      says: /num_key_value_heads \(absent, so the family's default\) is 8.*num_attention_heads \(4\)/,
+    },
     "top-k above experts": { config: { num_experts_per_tok: 5 }, code: "UnsupportedModel", says: /num_experts_per_tok/ },
     "missing field": { config: { num_local_experts: undefined }, code: "InvalidModelConfig", says: /num_local_experts/ },
     "wrong type": { config: { vocab_size: "many" }, code: "InvalidModelConfig", says: /vocab_size/ },
