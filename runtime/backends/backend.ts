@@ -1,7 +1,7 @@
 // The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
-import type { Segment, Tensor } from "../kernels/segment.ts";
+import type { Op, Segment, Tensor } from "../kernels/segment.ts";
 import type { WeightForm, Weights } from "../kernels/weights.ts";
 
 /** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k and for v. */
@@ -35,16 +35,22 @@ export interface Compiled {
   dispose(): Promise<void>;
 }
 
-export interface Backend {
+/** What a backend can compute. Known without a device, so that `model inspect` can ask. */
+export interface Capabilities {
+  /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
+  readonly ops: ReadonlySet<string>;
+  /** The reason why it cannot compute this op in its sizes, such as those of a head; undefined where it can. */
+  refuses(op: Op): string | undefined;
+}
+
+export interface Backend extends Capabilities {
   /** The device as a pod reports it: "cpu: AVX-512, 2 threads", "webgpu: NVIDIA H100". */
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
-  /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
-  readonly ops: ReadonlySet<string>;
-  /** Throws AppError `UnsupportedOp` that names op and segment. */
+  /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
   compile(segment: Segment, weights: Weights): Promise<Compiled>;
   createKv(spec: {
     readonly layers: number;

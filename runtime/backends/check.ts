@@ -5,7 +5,7 @@ import { checkKvRows } from "../kernels/attention.ts";
 import { kernelOf } from "../kernels/index.ts";
 import type { Segment } from "../kernels/segment.ts";
 import { valuesIn, type WeightData, type Weights } from "../kernels/weights.ts";
-import type { Backend, Inputs, KvCall } from "./backend.ts";
+import type { Capabilities, Inputs, KvCall } from "./backend.ts";
 
 function invalid(segment: Segment, message: string): AppError {
   return new AppError(`${segment.name}: ${message}`, { code: "InvalidArgument", operation: "running a segment" });
@@ -44,14 +44,18 @@ export function checkInputs(segment: Segment, inputs: Inputs): number {
   return Math.max(rows, 0);
 }
 
-/** Refuses a segment with an op that the backend has no lowering for: when a model opens, not in the middle of a request. */
-export function checkOps({ device, ops }: Pick<Backend, "device" | "ops">, segment: Segment): void {
-  const missing = segment.ops.find(({ op }) => !ops.has(op));
-  if (missing === undefined) return;
-  throw new AppError(`${segment.name}: op ${missing.op} is not computed by this backend (${device})`, {
-    code: "UnsupportedOp",
-    operation: "opening a model",
-  });
+/** Refuses a segment with an op that the backend has no lowering for, or not in its sizes: when a model opens, not in the middle of a
+ *  request. `device` is what the error calls the backend. */
+export function checkOps({ ops, refuses }: Capabilities, device: string, segment: Segment): void {
+  for (const op of segment.ops) {
+    const known = ops.has(op.op);
+    const reason = known ? refuses(op) : `op ${op.op} is not computed by this backend`;
+    if (reason === undefined) continue;
+    throw new AppError(`${segment.name}: ${reason} (${device})`, {
+      code: known ? "UnsupportedShape" : "UnsupportedOp",
+      operation: "opening a model",
+    });
+  }
 }
 
 /** A segment whose ops use the KV cache needs a KV call; its rows must fit the cache. */

@@ -2,10 +2,12 @@
 // (a missing line is a compile error). Loaded lazily, so an image without a backend's library still runs the others.
 import { AppError } from "../../crds/common.ts";
 import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
-import type { Backend, BackendFactory, BackendOptions } from "./backend.ts";
+import type { Backend, BackendFactory, BackendOptions, Capabilities } from "./backend.ts";
 
 interface Entry {
   load(): Promise<BackendFactory>;
+  /** Loads no native library. */
+  capabilities(): Promise<Capabilities>;
   /** True where Auto may take it; a backend without this answer is taken only by its name. */
   suits?(): Promise<boolean>;
 }
@@ -14,10 +16,18 @@ interface Entry {
 const backends = {
   webgpu: {
     load: async () => (await import("./webgpu/index.ts")).createWebGpuBackend,
+    capabilities: async () => (await import("./webgpu/wgsl/index.ts")).webgpuCapabilities,
     suits: async () => (await (await import("./webgpu/device.ts")).findHardwareAdapter()) !== undefined,
   },
-  cpu: { load: async () => (await import("./cpu/index.ts")).createCpuBackend, suits: async () => true },
-  reference: { load: async () => (await import("./reference.ts")).createReferenceBackend },
+  cpu: {
+    load: async () => (await import("./cpu/index.ts")).createCpuBackend,
+    capabilities: async () => (await import("./cpu/lower.ts")).cpuCapabilities,
+    suits: async () => true,
+  },
+  reference: {
+    load: async () => (await import("./reference.ts")).createReferenceBackend,
+    capabilities: async () => (await import("./reference.ts")).referenceCapabilities,
+  },
 } as const satisfies Readonly<Record<BackendName, Entry>>;
 
 /** The backend of that name; for Auto, the first that suits the machine. */
@@ -29,6 +39,11 @@ export async function chooseBackend(choice: BackendChoice): Promise<BackendName>
     code: "BackendUnavailable",
     operation: "choosing a backend",
   });
+}
+
+/** What the backend of that name can compute, on a machine that need not be able to run it. */
+export function capabilitiesOf(name: BackendName): Promise<Capabilities> {
+  return backends[name].capabilities();
 }
 
 export async function createBackend(choice: BackendChoice, options: BackendOptions): Promise<Backend> {

@@ -5,7 +5,7 @@ import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, KvCache, KvCall, Outputs } from "./backend.ts";
+import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, KvCache, KvCall, Outputs } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
 
 const bytesPerValue = 4;
@@ -78,15 +78,18 @@ function compile(segment: Segment, weights: Weights): Compiled {
 const f32Bytes = (segment: Segment): number =>
   segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, bytesPerValue), 0);
 
-/** The reference has every op that there is, since it runs an op's own forward. */
-const capabilities = { device: "reference: plain TypeScript", ops: new Set<string>(opNames) };
+const device = "reference: plain TypeScript";
+
+/** The reference has every op that there is in every size, since it runs an op's own forward. */
+export const referenceCapabilities: Capabilities = { ops: new Set<string>(opNames), refuses: () => undefined };
 
 export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({
-  ...capabilities,
+  ...referenceCapabilities,
+  device,
   numericClass: "exact",
   sharesCores: true,
   async compile(segment, weights) {
-    checkOps(capabilities, segment);
+    checkOps(referenceCapabilities, device, segment);
     return compile(segment, weights);
   },
   createKv: async (spec) => new ReferenceKv(spec),

@@ -49,7 +49,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   const name = await chooseBackend(options.backend);
   const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).exact ? 32 : 8 });
   try {
-    for (const segment of segmentsOf(program)) checkOps(backend, segment);
+    for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {
     await backend.close();

@@ -108,6 +108,39 @@ export function runBackendContract(contract: BackendContract): void {
       }
     });
 
+    check("every head size is computed as by the reference, or refused by its number when a segment is compiled", async () => {
+      for (const headDim of [4, 6, 8, 18, 40, 96, 256]) {
+        const variant = syntheticModel({ head_dim: headDim, num_attention_heads: 2, num_key_value_heads: 1 });
+        const block = variant.blocks[0]!;
+        const reason = block.ops.map((op) => backend.refuses(op)).find((each) => each !== undefined);
+        if (reason !== undefined) {
+          const refused = (error: any) =>
+            error.code === "UnsupportedShape" &&
+            [block.name, `head size of ${headDim}`, backend.device].every((what) => error.message.includes(what));
+          await assert.rejects(backend.compile(block, variant.weights(block)), refused, `head size ${headDim}`);
+          continue;
+        }
+        const calls = [
+          { tokens: 5, past: 0 },
+          { tokens: 1, past: 5 },
+        ];
+        const results: Outputs[][] = [];
+        for (const each of [backend, oracle]) {
+          const compiled = await each.compile(block, variant.weights(block));
+          const cache = await each.createKv({ ...kvOf(variant.program), slots: 1, context: 8 });
+          const outputs: Outputs[] = [];
+          for (const { tokens, past } of calls) {
+            const call = { cache, firstSlot: 0, batch: 1, tokens, past: Int32Array.of(past) };
+            outputs.push(keep(await compiled.run(x(tokens, tokens, variant.program.hidden), call)));
+          }
+          results.push(outputs);
+          await compiled.dispose();
+          await cache.dispose();
+        }
+        for (const i of calls.keys()) assertClose(results[0]![i]!, results[1]![i]!, contract.tolerance, `head size ${headDim}`);
+      }
+    });
+
     for (const { op, tolerance, case: kernelCase } of allCases()) {
       if (contract.lacks?.includes(op)) continue;
       check(`${op}: ${kernelCase.name}`, async () => {

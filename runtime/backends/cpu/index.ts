@@ -7,7 +7,7 @@ import type { WeightForm, Weights } from "../../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv, checkOps, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
-import { cpuOps } from "./lower.ts";
+import { cpuCapabilities } from "./lower.ts";
 import { expertBytes, residentBytes } from "./memory.ts";
 import { ffnShape, partsPerProgram, planProgram } from "./plan-program.ts";
 import { Pool } from "./pool.ts";
@@ -27,7 +27,8 @@ class CpuBackend implements Backend {
   readonly device: string;
   readonly numericClass = "exact";
   readonly sharesCores = true;
-  readonly ops = cpuOps;
+  readonly ops = cpuCapabilities.ops;
+  readonly refuses = cpuCapabilities.refuses;
   readonly #pool: Pool;
   readonly #denseBits: 8 | 32;
   readonly #splits = new WeakMap<Compiled, SplitCompiled>();
@@ -40,7 +41,7 @@ class CpuBackend implements Backend {
   }
 
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
-    checkOps(this, segment);
+    checkOps(cpuCapabilities, this.device, segment);
     checkWeights(segment, weights);
     const plan = planProgram(segment, weights, { denseBits: this.#denseBits });
     if (plan.kind === "staged") return compileStaged(segment, weights, plan);

@@ -3,6 +3,7 @@
 // matrix, and add + rmsNorm into one node. Pure.
 import type { Op, OpName } from "../../kernels/segment.ts";
 import { blockSize, type Weights } from "../../kernels/weights.ts";
+import type { Capabilities } from "../backend.ts";
 import type { Builder } from "./builder.ts";
 import { dims, type Matrix, quantizeInt8, stackRows } from "./quantize.ts";
 
@@ -141,8 +142,16 @@ const lowerings: { readonly [Name in OpName]?: "js" | Lower<OpOf<Name>> } = {
   siluMul: siluMulNodes,
 };
 
-/** The names of the ops that this backend can compute. */
-export const cpuOps: ReadonlySet<string> = new Set(Object.keys(lowerings));
+/** GroupQueryAttention takes heads of a multiple of so many values. */
+const headDimStep = 8;
+
+export const cpuCapabilities: Capabilities = {
+  ops: new Set(Object.keys(lowerings)),
+  refuses(op) {
+    if (op.op !== "attention" || op.headDim % headDimStep === 0) return undefined;
+    return `attention with a head size of ${op.headDim} is not computed by this backend, only multiples of ${headDimStep}`;
+  },
+};
 
 export const isJs = (op: Op): boolean => lowerings[op.op] === "js";
 

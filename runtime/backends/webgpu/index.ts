@@ -7,19 +7,19 @@ import { DeviceKv } from "./kv.ts";
 import { lowerSegment, residentBytesOf } from "./lowered.ts";
 import { PipelineCache } from "./pipelines.ts";
 import { DeviceProgram } from "./program.ts";
-import { webgpuOps } from "./wgsl/index.ts";
+import { webgpuCapabilities } from "./wgsl/index.ts";
 
 /** A backend on an open GPU, which it closes with itself. Weights are cut into panels of at most `panelBytes`. */
 export function backendOn(gpu: Gpu, panelBytes: number = gpu.limits.maxStorageBufferBindingSize): Backend {
   const pool = new BufferPool(gpu);
   const device = { gpu, pool, pipelines: new PipelineCache(gpu) };
   return {
+    ...webgpuCapabilities,
     device: gpu.name,
     numericClass: "tolerance",
     sharesCores: gpu.software,
-    ops: webgpuOps,
     async compile(segment, weights) {
-      checkOps({ device: gpu.name, ops: webgpuOps }, segment);
+      checkOps(webgpuCapabilities, gpu.name, segment);
       return DeviceProgram.create(device, lowerSegment(segment, weights, panelBytes));
     },
     createKv: (spec) => DeviceKv.create(gpu, pool, spec),

@@ -1,5 +1,6 @@
 // The lowerings of ops on the device, by op. An op without a line here is refused by name when a model opens. Pure.
 import type { Op, OpName } from "../../../kernels/segment.ts";
+import type { Capabilities } from "../../backend.ts";
 import { lowerAttention } from "./attention.ts";
 import { lowerAdd, lowerSiluMul } from "./elementwise.ts";
 import { lowerGather } from "./gather.ts";
@@ -18,8 +19,8 @@ const lowerings: { readonly [Name in OpName]?: Lower<Extract<Op, { op: Name }>> 
   route: lowerRoute,
 };
 
-/** The names of the ops that this backend can compute. */
-export const webgpuOps: ReadonlySet<string> = new Set(Object.keys(lowerings));
+/** Every size that a config may have: kernels are written for the sizes of their op. */
+export const webgpuCapabilities: Capabilities = { ops: new Set(Object.keys(lowerings)), refuses: () => undefined };
 
 export function lower(op: Op, context: LowerContext): Lowering {
   return (lowerings[op.op] as Lower)(op, context);
