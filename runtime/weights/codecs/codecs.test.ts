@@ -37,6 +37,17 @@ test("bell-shaped weights lose less than 9% of their size", () => {
   assert.ok(size(back.map((value, i) => value - data[i]!)) / size(data) < 0.09);
 });
 
+test("what int4 has no level for is refused with its position, and never becomes a number", () => {
+  for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+    const data = new Float32Array(3 * blockSize).fill(0.5);
+    data[2 * blockSize + 9] = value;
+    assert.throws(
+      () => quantizeInt4(data, 3, blockSize),
+      (error: unknown) => error instanceof AppError && error.code === "UnusableWeight" && error.message.includes(`${value} at [2, 9]`),
+    );
+  }
+});
+
 test("zero points are levels and zero stays exactly zero", () => {
   fc.assert(
     fc.property(block, fc.nat(blockSize - 1), (values, at) => {

@@ -3,9 +3,11 @@
 import { AppError } from "../../../crds/common.ts";
 import { blockSize, type WeightOf, type Weights } from "../../kernels/weights.ts";
 import { viewF32 } from "../floats.ts";
+import { firstUnusable, unusableWeight } from "../weight-check.ts";
 import { type ExpertMatrices, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
 
 const levels = 15;
+const f32Max = 3.4028234663852886e38;
 const sectionAlignment = 64;
 
 const padded = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
@@ -47,7 +49,7 @@ function quantizeBlock(data: Float32Array, at: number, block: number, out: Int4A
     else if (value > high) high = value;
   }
   const plain = Math.fround((high - low) / levels);
-  if (!(plain > 0) || plain === Number.POSITIVE_INFINITY) return; // all zero, or so small that f32 has no scale for it
+  if (!(plain > 0)) return; // all zero, or so small that f32 has no scale for it
   const zero = Math.min(levels, Math.floor(-low / plain + 0.5));
   const clipped = Math.fround(plain * clippedShare);
   const scale = clipped > 0 && squaredError(data, at, clipped, zero) < squaredError(data, at, plain, zero) ? clipped : plain;
@@ -60,13 +62,16 @@ function quantizeBlock(data: Float32Array, at: number, block: number, out: Int4A
   }
 }
 
-/** Row-major [rows, columns] to int4; `into` gives the arrays to fill (zeroed), else new ones are made. */
+/** Row-major [rows, columns] to int4; `into` gives the arrays to fill (zeroed), else new ones are made. Refuses what has no level: a
+ *  NaN would become a number, and an infinity would make its block zero. */
 export function quantizeInt4(data: Float32Array, rows: number, columns: number, into?: Int4Arrays): WeightOf<"int4"> {
   if (columns % blockSize !== 0) {
     throw new AppError(`int4 needs rows of a multiple of ${blockSize} values, this matrix has ${columns}; use --codec f32`, {
       code: "UnsupportedShape",
     });
   }
+  const unusable = firstUnusable(data, f32Max);
+  if (unusable >= 0) throw unusableWeight("int4", "a matrix", { shape: [rows, columns], data }, unusable);
   const blocks = (rows * columns) / blockSize;
   const out = into ?? { q: new Uint8Array(blocks * 16), s: new Float32Array(blocks), z: new Uint8Array(blocks) };
   for (let block = 0; block < blocks; block++) quantizeBlock(data, block * blockSize, block, out);
