@@ -7,7 +7,8 @@ import type { Phase } from "../../crds/telemetry.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
-import { sample } from "./core/sampling.ts";
+import { unusableRows } from "./core/finite.ts";
+import { type Sampled, sample } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
 import { LoadCounter } from "./load-counter.ts";
@@ -113,14 +114,17 @@ export class EngineLoop {
       for (const { from, to, length } of step.moves) await this.#model.kv.copySlot(from, to, length);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
-      this.#batcher.complete(step, await this.#sample(step, x));
+      const unusable = unusableRows(step, x, this.#model.program.hidden);
+      this.#batcher.complete(step, await this.#sample(step, x, unusable));
+      for (const [id, error] of unusable) this.#fail(id, error, "unusable");
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);
     }
     this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
   }
 
-  async #sample({ wanted }: Step, x: Float32Array): Promise<{ token: number; logprob: number }[]> {
+  /** A token for each wanted row, but for requests that are `unusable`; those whose logits are so join them. */
+  async #sample({ wanted }: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     if (wanted.length === 0) return [];
     const { vocab } = this.#model.program;
     const logits = await logitsOf(
@@ -128,7 +132,15 @@ export class EngineLoop {
       x,
       wanted.map(({ row }) => row),
     );
-    return wanted.map(({ sampling, position }, i) => sample(logits.subarray(i * vocab, (i + 1) * vocab), sampling, position));
+    return wanted.map(({ id, sampling, position }, i) => {
+      if (unusable.has(id)) return undefined;
+      try {
+        return sample(logits.subarray(i * vocab, (i + 1) * vocab), sampling, position);
+      } catch (caught) {
+        unusable.set(id, AppError.from(caught));
+        return undefined;
+      }
+    });
   }
 
   #dispatch(frame: RemoteFrame): Promise<Float32Array> {
@@ -263,8 +275,8 @@ export class EngineLoop {
     );
   }
 
-  #fail(id: string, caught: unknown): void {
-    this.#batcher.remove(id, "failed");
+  #fail(id: string, caught: unknown, reason: "failed" | "unusable" = "failed"): void {
+    this.#batcher.remove(id, reason);
     this.#traced.drop(id);
     this.#send({ type: "requestFailed", id, error: toPlain(caught) });
   }

@@ -155,6 +155,24 @@ test("a request that breaks every worker that takes it stops after a few", async
   assert.equal(workers.replays.length, 6);
 });
 
+test("logits that are no numbers at several workers in a row end the request with the error that names them", async () => {
+  let asked = 0;
+  const workers: Workers = {
+    start: () => ({
+      rank: asked++,
+      close: () => {},
+      events: (async function* (): AsyncGenerator<WorkerEvent> {
+        yield { type: "started", queuedTokens: 0 };
+        throw new AppError("logit 5 of output token 0 is NaN", { code: "UnusableLogits" });
+      })(),
+    }),
+    changed: async () => {},
+  };
+  const want = { code: "UnusableLogits", message: "logit 5 of output token 0 is NaN" };
+  await assert.rejects(collect(generate(generation(3), workers, limits)), want);
+  assert.equal(asked, limits.internalErrorsMax);
+});
+
 test("an error of the request itself is not tried elsewhere", async () => {
   const workers: Workers = {
     start: () => ({

@@ -3,7 +3,7 @@
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
 import type { FailoverReason } from "../../crds/names.ts";
-import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, type Wait } from "./patience.ts";
+import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
 
 export interface Generation {
   readonly requestId: string;
@@ -203,7 +203,7 @@ class RequestState {
     this.avoid.add(rank);
     if (fault === "busy") return fault;
     this.#attempts++;
-    if (error.code === "Internal" && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
+    if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
     return fault;
   }

@@ -131,6 +131,17 @@ test("a request that breaks every worker ends with an error, not with all worker
   assert.equal(await metric(gateway, "enodia_gateway_requests_active{"), 0);
 });
 
+test("a client is told of logits that are no numbers", async () => {
+  const broken: Script = { before: () => new AppError("logit 5 of output token 0 is NaN", { code: "UnusableLogits" }) };
+  const { url, workers } = await startAll([broken, broken]);
+  const response = await post(`${url}/v1/chat/completions`, chat({ stream: false }));
+  assert.equal(response.status, 500);
+  const { error } = (await response.json()) as any;
+  assert.equal(error.code, "unusable_logits");
+  assert.match(error.message, /logit 5 of output token 0 is NaN/);
+  assert.equal(workers[0]!.requests.length + workers[1]!.requests.length, 3);
+});
+
 test("one trace holds the request and each attempt, and the worker gets its parent", async () => {
   const exporter = new InMemorySpanExporter();
   const tracing = await createTracing({ service: "gateway", exporter });

@@ -20,7 +20,7 @@ export interface FailoverLimits {
   readonly attemptsMax: number;
   /** Attempts of these that a worker had begun to compute: a request that ends workers must not meet them all. */
   readonly startedAttemptsMax: number;
-  /** Internal errors in a row: then it is the request, not the worker. */
+  /** Internal errors or unusable logits in a row: then it is the request or the model, not the worker. */
   readonly internalErrorsMax: number;
 }
 
@@ -48,6 +48,9 @@ const faults: Readonly<Record<string, Fault>> = {
   ExpertUnavailable: "expert",
   DeadlineExceeded: "deadline",
 };
+
+/** The errors of a worker that others would most likely give too; `internalErrorsMax` of them in a row are the request's end. */
+export const repeatedFaults: ReadonlySet<string> = new Set(["Internal", "UnusableLogits"]);
 
 export function classify(error: AppError): Fault {
   return faults[error.code] ?? "worker";

@@ -73,6 +73,13 @@ export const problems = {
     param: null,
     code: "deadline_exceeded",
   }),
+  unusableLogits: (message: string): Problem => ({
+    status: 500,
+    type: "server_error",
+    message: `The model gave no usable numbers: ${message}.`,
+    param: null,
+    code: "unusable_logits",
+  }),
   internal: (requestId: string): Problem => ({
     status: 500,
     type: "server_error",
@@ -90,6 +97,7 @@ export function problemOf(caught: unknown, requestId: string): Problem {
   if (error.code === "NoWorker") return problems.noWorker(error.message, retryAfterSeconds);
   if (error.code === "DeadlineExceeded") return { ...problems.deadline(0), message: error.message };
   if (error.code === "ContextOverflow") return invalid(error.message, "messages", "context_length_exceeded");
+  if (error.code === "UnusableLogits") return problems.unusableLogits(error.message);
   if (error.code === "InvalidRequest") return invalid(error.message);
   return problems.internal(requestId);
 }

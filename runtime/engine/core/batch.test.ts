@@ -219,6 +219,37 @@ test("a failed request leaves without an event and frees its slot", () => {
   assert.deepEqual(toy.tokens("b"), alone(ticket("b", [8, 9])));
 });
 
+test("a request without a sampled token says nothing more; its mates go on, and nothing is built on its prompt", () => {
+  const prompt = Array.from({ length: 20 }, (_, i) => 8 + (i % 5));
+  const toy = new Toy(2);
+  toy.batcher.submit(ticket("a", prompt, { eos: new Set() }));
+  toy.batcher.submit(ticket("b", [8, 9, 10], { eos: new Set() }));
+  let step = toy.batcher.next();
+  for (; step && step.ids.length < 2; step = toy.batcher.next()) {
+    const { wanted } = step;
+    toy.batcher.complete(
+      step,
+      wanted.map(() => ({ token: 9, logprob: 0 })),
+    );
+  }
+  assert.deepEqual(
+    step?.wanted.map(({ id }) => id),
+    ["a", "b"],
+  );
+  toy.collect();
+  const before = [toy.tokens("a").length, toy.tokens("b").length];
+  toy.batcher.complete(step!, [undefined, { token: 11, logprob: 0 }]);
+  toy.batcher.remove("a", "unusable");
+  toy.collect();
+  assert.deepEqual([toy.tokens("a").length, toy.tokens("b").length], [before[0], before[1]! + 1]);
+  assert.equal(toy.finish("a"), undefined, "the caller reports the error");
+  assert.deepEqual(toy.batcher.next()?.ids, ["b"]);
+  toy.batcher.submit(ticket("c", prompt));
+  while (toy.batcher.openIds().includes("c") && !toy.events.get("c")?.some(({ type }) => type === "started")) toy.step();
+  const started = toy.events.get("c")!.find((event) => event.type === "started");
+  assert.equal(started?.type === "started" && started.cachedPromptTokens, 0);
+});
+
 test("chunks cover a prompt without ever being or leaving a single token", () => {
   fc.assert(
     fc.property(fc.integer({ min: 2, max: 500 }), fc.integer({ min: 2, max: 64 }), (length, chunk) => {

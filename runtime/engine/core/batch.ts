@@ -5,6 +5,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import { SlotLedger, type SlotMove } from "./kv-slots.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
+import type { Sampled } from "./sampling.ts";
 
 export interface Ticket {
   readonly id: string;
@@ -100,12 +101,14 @@ export class Batcher {
     this.#notices.push({ id: ticket.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
-  /** Ends a request before its time: cancelled, draining, or failed (no event then: the caller reports the error). */
-  remove(id: string, reason: FinishReason | "failed"): void {
+  /** Ends a request before its time: cancelled, draining, or with an error that the caller reports. After `unusable` no later prompt
+   *  is built on what was computed for it. */
+  remove(id: string, reason: FinishReason | "failed" | "unusable"): void {
     const open = this.#open.get(id);
     if (!open) return;
-    if (reason !== "failed") this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
-    this.#release(id);
+    if (reason !== "failed" && reason !== "unusable")
+      this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    this.#release(id, reason !== "unusable");
   }
 
   /** Events since the last call, in order. */
@@ -124,8 +127,9 @@ export class Batcher {
     return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
   }
 
-  /** Takes what the step gave: one sampled token for each wanted row. */
-  complete(step: Step, sampled: readonly { readonly token: number; readonly logprob: number }[]): void {
+  /** Takes what the step gave: one sampled token for each wanted row, undefined where there is none: the caller then removes the
+   *  request before the next step. */
+  complete(step: Step, sampled: readonly (Sampled | undefined)[]): void {
     this.#decodedLast = step.phase === "decode";
     const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
     // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
@@ -196,10 +200,11 @@ export class Batcher {
   }
 
   /** The next output token: replayed, or the sampled one, which is reported. */
-  #output(id: string, open: Open, sampled: { readonly token: number; readonly logprob: number } | undefined): void {
+  #output(id: string, open: Open, sampled: Sampled | undefined): void {
     const position = open.output;
     const replayed = open.ticket.replay[position];
-    const token = replayed ?? sampled?.token ?? 0;
+    const token = replayed ?? sampled?.token;
+    if (token === undefined) return;
     open.output += 1;
     open.next = token;
     if (replayed === undefined) this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
@@ -210,10 +215,10 @@ export class Batcher {
     this.#release(id);
   }
 
-  #release(id: string): void {
+  #release(id: string, reusable = true): void {
     const waiting = this.#queue.indexOf(id);
     if (waiting >= 0) this.#queue.splice(waiting, 1);
-    else this.#ledger.leave(id);
+    else this.#ledger.leave(id, reusable);
     if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
   }

@@ -127,6 +127,15 @@ test("a finished prompt is reused in place, a decoded token never", () => {
   assert.deepEqual(ledger.takeMoves(), []);
 });
 
+test("a prompt that is not reusable is kept nowhere", () => {
+  const ledger = new SlotLedger(2);
+  const prompt = Uint32Array.from({ length: 40 }, (_, i) => i);
+  finish(ledger, "a", prompt);
+  ledger.leave("a", false);
+  assert.equal(ledger.kept, 0);
+  assert.deepEqual(ledger.admit("b", prompt), { slot: 0, reused: 0 });
+});
+
 test("a short common prefix is computed again", () => {
   const ledger = new SlotLedger(1);
   finish(

@@ -109,10 +109,11 @@ export class SlotLedger {
     this.#slotOf(owner).slot.length += 1;
   }
 
-  /** Frees a request's slot and keeps its prompt where there is room. */
-  leave(owner: string): void {
+  /** Frees a request's slot and keeps its prompt where there is room, unless what was computed for it is not `reusable`. */
+  leave(owner: string, reusable = true): void {
     const { index, slot } = this.#slotOf(owner);
     slot.owner = undefined;
+    if (!reusable) slot.prompt = new Uint32Array(0);
     slot.length = slot.prompt.length;
     slot.used = ++this.#clock;
     if (this.#prefilling === owner) {

@@ -23,6 +23,15 @@ test("greedy takes the largest logit, ties the lowest id", () => {
   assert.equal(argmax(new Float32Array(4).fill(Number.NaN)), 0);
 });
 
+test("NaN and infinite logits give no token but an error that names the first of them", () => {
+  for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY])
+    for (const temperature of [0, 1])
+      assert.throws(() => sample(Float32Array.of(1, 2, value, 9, Number.NaN), { ...base, temperature }, 7), {
+        code: "UnusableLogits",
+        message: new RegExp(`^logit 2 of output token 7 is ${value}: `),
+      });
+});
+
 test("a draw depends on seed and position alone", () => {
   fc.assert(
     fc.property(fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }), fc.nat(100_000), (seed, position) => {
@@ -101,11 +110,11 @@ function plainDraw(row: Float32Array, { temperature, topP, topK, seed }: Samplin
 }
 
 test("any draw is that of a full sort, bit for bit", () => {
-  // Few different values make ties; -Infinity and small temperatures make weights of 0.
+  // Few different values make ties; the lowest of f32 and small temperatures make weights of 0.
   const logit = fc.oneof(
     fc.float({ min: -10, max: 10, noNaN: true }),
     fc.integer({ min: -3, max: 3 }),
-    fc.constantFrom(Number.NEGATIVE_INFINITY),
+    fc.constantFrom(-3.4028234663852886e38),
   );
   fc.assert(
     fc.property(

@@ -1,5 +1,6 @@
 // The sampler, from logits to a token, pure: greedy, temperature, top-k, top-p, with random numbers that depend on (seed, output
 // position) alone. So a request gives the same text on any worker, with any batch mates, and after a replay.
+import { firstNotFinite, unusableNumber } from "./finite.ts";
 import type { Sampling } from "./request.ts";
 
 export interface Sampled {
@@ -8,7 +9,10 @@ export interface Sampled {
   readonly logprob: number;
 }
 
+/** Throws AppError `UnusableLogits` when a logit is NaN or infinite: any token would be made up. */
 export function sample(logits: Float32Array, sampling: Sampling, position: number): Sampled {
+  const bad = firstNotFinite(logits);
+  if (bad >= 0) throw unusableNumber(`logit ${bad} of output token ${position}`, logits[bad] as number);
   const best = argmax(logits);
   const token = sampling.temperature > 0 ? draw(logits, best, sampling, uniform(sampling.seed, position)) : best;
   return { token, logprob: sampling.logprobs ? logprobOf(logits, token, best) : 0 };

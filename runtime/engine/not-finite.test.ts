@@ -1,0 +1,96 @@
+// An engine whose experts hold NaN or infinity: a request that meets one ends with an error that names its logits, and only that one.
+// Import and `inspect --verify` find such weights before; a device that computes wrongly shows in the same way.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, before, test } from "node:test";
+import type { CodecName } from "../../crds/names.ts";
+import { importMoe } from "../tools/import-moe.ts";
+import { codecFor } from "../weights/codecs/index.ts";
+import type { ModelStore } from "../weights/store.ts";
+import { openStore } from "../weights/store-reader.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateEvent } from "./engine.ts";
+
+const root = mkdtempSync(join(tmpdir(), "enodia-not-finite-"));
+const storeDir = join(root, "tiny");
+const engines: Engine[] = [];
+let store: ModelStore;
+
+before(async () => {
+  const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
+  await importMoe({ from, out: storeDir, codecs: ["f32", "int4"], overwrite: true }, () => {});
+  store = await openStore(storeDir);
+});
+after(async () => {
+  for (const engine of engines) await engine.close();
+  await store.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+async function start(options: Pick<EngineOptions, "backend" | "codec">): Promise<Engine> {
+  const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
+  const engine = await createEngine({ storeDir, kvPoolBytes: 1 << 20, maxContext: 96, threads: 2, remote, ...options });
+  engines.push(engine);
+  for (let layer = 0; layer < 2; layer++)
+    for (let expert = 0; expert < 4; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, options.codec));
+  return engine;
+}
+
+/** Gives the engine other bytes of an expert: `value` in the first weight of w2, for int4 in the scale of its first block; as they
+ *  are stored without a value. */
+async function replace(engine: Engine, layer: number, expert: number, value?: number): Promise<void> {
+  const codec = engine.describe().codec as CodecName;
+  const unit = new Uint8Array(await store.readUnit(layer, expert, codec));
+  const w2 = codecFor(codec).unitBytes([{ name: "w1", shape: [96, 64] }]);
+  const levels = codec === "int4" ? (64 * 96) / 2 : 0;
+  if (value !== undefined) new DataView(unit.buffer).setFloat32(w2 + levels, value, true);
+  await engine.unloadExpert(layer, expert);
+  await engine.loadExpert(layer, expert, unit);
+}
+
+const prompt = (seed: number, length: number): number[] =>
+  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
+
+async function collect(engine: Engine, tokens: readonly number[], temperature = 0): Promise<GenerateEvent[]> {
+  const sampling = { temperature, topP: 1, topK: 0, seed: 1n };
+  const events: GenerateEvent[] = [];
+  for await (const event of engine.generate({ prompt: tokens, maxTokens: 3, sampling, eos: [] })) events.push(event);
+  return events;
+}
+const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+
+for (const backend of ["cpu", "reference"] as const)
+  for (const codec of ["f32", "int4"] as const)
+    test(`${backend}, ${codec}: NaN and infinity end the requests that meet them with an error that names the logits, and no others`, async () => {
+      const engine = await start({ backend, codec });
+      const prompts = Array.from({ length: 16 }, (_, i) => prompt(i, 1 + (i % 2)));
+      const all = () => Promise.allSettled(prompts.map(async (tokens, i) => tokensOf(await collect(engine, tokens, i % 2))));
+      const want = await all();
+      for (const value of [Number.NaN, Number.POSITIVE_INFINITY]) {
+        await replace(engine, 1, 2, value);
+        const results = await all();
+        const failed = results.flatMap((result) => (result.status === "rejected" ? [result.reason] : []));
+        assert.ok(failed.length > 0 && failed.length < results.length, `${failed.length} of ${results.length} failed`);
+        for (const error of failed) {
+          assert.equal(error.code, "UnusableLogits");
+          assert.match(error.message, /logit.* is (NaN|-?Infinity): check the model/);
+        }
+        for (const [i, result] of results.entries()) if (result.status === "fulfilled") assert.deepEqual(result, want[i]);
+      }
+      await replace(engine, 1, 2);
+      assert.deepEqual(await all(), want, "nothing stays behind");
+      assert.equal((await engine.stats()).slotsUsed, 0);
+    });
+
+test("no later prompt is built on one whose numbers were none", async () => {
+  const engine = await start({ backend: "cpu", codec: "f32" });
+  const long = prompt(8, 40);
+  for (let expert = 0; expert < 4; expert++) await replace(engine, 0, expert, Number.NaN);
+  await assert.rejects(collect(engine, long), { code: "UnusableLogits" });
+  assert.equal((await engine.stats()).slotsKept, 0);
+  for (let expert = 0; expert < 4; expert++) await replace(engine, 0, expert);
+  const events = await collect(engine, [...long, 5, 6, 7]);
+  assert.equal(events[1]?.type === "started" && events[1].cachedPromptTokens, 0);
+  assert.deepEqual(tokensOf(events), tokensOf(await collect(await start({ backend: "cpu", codec: "f32" }), [...long, 5, 6, 7])));
+});
