@@ -1,5 +1,6 @@
 // Rotary position tables and the rotation of one head (rotate-half, as Hugging Face's Llama and Mixtral). Pure.
-// Tables are rounded as transformers rounds them (inverse frequency and angle in f32), and every backend uses these tables.
+// Tables are rounded as transformers rounds them (each step to the inverse frequency, and the angle, in f32), and every backend uses
+// these tables: an inverse frequency that is off by one unit in the last place turns a head at position 3,000 wrongly by 1e-4.
 
 export interface RopeTables {
   readonly headDim: number;
@@ -8,9 +9,15 @@ export interface RopeTables {
   readonly sin: Float32Array;
 }
 
+/** Radians that each pair of a head turns by from one position to the next, [headDim / 2]. */
+export function inverseFrequencies(headDim: number, base: number): Float32Array {
+  const round = Math.fround;
+  return Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / round(round(base) ** round((2 * i) / headDim)));
+}
+
 export function ropeTables(positions: number, headDim: number, base: number): RopeTables {
   const half = headDim / 2;
-  const inverse = Float32Array.from({ length: half }, (_, i) => 1 / base ** ((2 * i) / headDim));
+  const inverse = inverseFrequencies(headDim, base);
   const cos = new Float32Array(positions * half);
   const sin = new Float32Array(positions * half);
   for (let p = 0; p < positions; p++) {

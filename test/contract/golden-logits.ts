@@ -1,7 +1,7 @@
 // The tiny checkpoints below test/golden on a backend: logits, routes and greedy text must be those of Hugging Face transformers.
 // Called by one test file per backend. How the goldens were made: test/golden/make_tiny.py.
 import assert from "node:assert/strict";
-import { globSync, readFileSync } from "node:fs";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/backends/backend.ts";
@@ -13,6 +13,8 @@ import { type LoadedModel, loadModel, type ModelWeights, relativeError } from ".
 const goldenMagic = "enodia-golden";
 const goldenVersion = 1;
 const context = 64;
+/** Tokens of a chunk of a long text. */
+const longChunk = 500;
 
 interface Golden {
   readonly magic: string;
@@ -29,9 +31,16 @@ interface Golden {
   }[];
 }
 
-function readGolden(folder: string): Golden {
-  const golden = JSON.parse(readFileSync(join(folder, "golden.json"), "utf8")) as Golden;
-  assert.deepEqual([golden.magic, golden.version], [goldenMagic, goldenVersion], `${folder}: remake with ${golden.remake}`);
+/** Logits at a few positions of a text of thousands of tokens. */
+interface LongGolden extends Pick<Golden, "magic" | "version" | "remake"> {
+  readonly ids: readonly number[];
+  readonly positions: readonly number[];
+  readonly logits: string; // base64 LE f32 [positions, vocab]
+}
+
+function readGolden<G extends Pick<Golden, "magic" | "version" | "remake">>(path: string): G {
+  const golden = JSON.parse(readFileSync(path, "utf8")) as G;
+  assert.deepEqual([golden.magic, golden.version], [goldenMagic, goldenVersion], `${path}: remake with ${golden.remake}`);
   return golden;
 }
 
@@ -66,6 +75,8 @@ export function runGoldenLogits(options: {
   readonly name: string;
   readonly make: () => Promise<Backend>;
   readonly tolerance: number;
+  /** Tokens of the long text that are computed, for a device that is too slow for 3,000. */
+  readonly longTokensMax?: number;
 }): void {
   const folders = globSync(resolve(import.meta.dirname, "../golden/*/config.json")).map((file) => resolve(file, ".."));
   assert.ok(folders.length >= 3, "test/golden holds the tiny checkpoints: make them with python3 test/golden/make_tiny.py");
@@ -91,7 +102,7 @@ export function runGoldenLogits(options: {
           await model?.dispose();
           await checkpoint?.close();
         });
-        const { cases, vocab } = readGolden(folder);
+        const { cases, vocab } = readGolden<Golden>(join(folder, "golden.json"));
 
         for (const golden of cases) {
           test(`"${golden.text}": logits, routes and greedy tokens are those of transformers`, async () => {
@@ -112,6 +123,28 @@ export function runGoldenLogits(options: {
             assert.deepEqual(generated, golden.greedy);
           });
         }
+
+        const longPath = join(folder, "long.json");
+        if (existsSync(longPath))
+          test("at 3,000 tokens, prefilled in chunks, the logits are still those of transformers", async () => {
+            const golden = readGolden<LongGolden>(longPath);
+            const ids = golden.ids.slice(0, options.longTokensMax);
+            const positions = golden.positions.filter((position) => position < ids.length);
+            const long = await loadModel(backend, modelOf(folder, checkpoint), { context: ids.length });
+            const rows: number[] = [];
+            for (let at = 0; at < ids.length; at += longChunk) {
+              const chunk = await long.forward(ids.slice(at, at + longChunk), at);
+              for (const position of positions)
+                if (position >= at && position < at + longChunk)
+                  rows.push(...chunk.subarray((position - at) * vocab, (position - at + 1) * vocab));
+            }
+            await long.dispose();
+            const want = floatsOf(golden.logits);
+            for (const [i, position] of positions.entries()) {
+              const error = relativeError(rows.slice(i * vocab, (i + 1) * vocab), want.subarray(i * vocab, (i + 1) * vocab));
+              assert.ok(error <= options.tolerance, `position ${position}: ${error.toExponential(2)}`);
+            }
+          });
 
         test("prefill in chunks of 3 gives the logits of one prefill", async () => {
           const { ids, logits } = cases.at(-1)!;
