@@ -3,7 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 
 /** f16, in which checkpoints are trained and kept, ends at 65,504; what lies far above that are the bytes of something else. */
-export const weightMagnitudeMax = 1e6;
+const weightMagnitudeMax = 1e6;
 
 /** Index of the first value that is NaN, infinite or above `magnitudeMax`; -1 where there is none. */
 export function firstUnusable(values: Float32Array, magnitudeMax: number = weightMagnitudeMax): number {
