@@ -84,6 +84,7 @@ test("planned resident bytes of an expert are exactly what its upload takes, in 
     intermediate_size: 160,
     num_hidden_layers: 1,
     num_attention_heads: 4,
+    num_key_value_heads: 4,
     vocab_size: 9,
     max_position_embeddings: 8,
     num_local_experts: 2,
