@@ -4,6 +4,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import { run } from "../../operator/cli/commands/model.ts";
 import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
 import { openModel } from "../engine/open.ts";
 import { importMoe } from "./import-moe.ts";
@@ -43,6 +44,13 @@ test("a head size that a backend cannot do is refused by inspect --backend, and 
     assert.match(formatReport(report), new RegExp(`^backend +${backend} can compute it$`, "m"));
   }
   assert.ok(!("backend" in (await inspect({ dir: store, verify: false }, quiet))));
+});
+
+test("a backend that there is not is refused with the names of those that there are", async () => {
+  await assert.rejects(run(["inspect", store, "--backend", "gpu"]), {
+    code: "BadOption",
+    message: '--backend is "gpu"; it must be cpu or webgpu or reference',
+  });
 });
 
 test("and when the model is opened, before any request", async () => {
