@@ -27,7 +27,7 @@ import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitFor
 import { ensureHostPackages } from "./packages.ts";
 import { isAlive, logTail } from "./processes.ts";
 import { type ClusterState, clusterStates, emptyState, type NodeState, namesOf, readState, stateRoot, writeState } from "./state.ts";
-import { clearCluster, hostBefore, prepareHost } from "./teardown.ts";
+import { clearCluster, hostBefore, prepareHost, refuseForeign } from "./teardown.ts";
 
 export const defaultName = "enodia";
 export const defaultNodes = 3;
@@ -231,9 +231,9 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
       log(`clearing what an earlier run of "${name}" left`);
       await clearCluster(old);
     }
-    const host = hostBefore();
     const state = emptyState(name, await chooseSlot(name));
-    state.host = host;
+    refuseForeign(state);
+    state.host = hostBefore();
     state.nodes = Array.from({ length: count }, (_, index) => ({ index: index + 1, power: "off", link: "up", processes: [] }));
     writeState(state);
     try {

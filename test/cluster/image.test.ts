@@ -1,13 +1,13 @@
 // Images and their tars: equal input gives equal bytes, and standard tools read them.
 
 import assert from "node:assert/strict";
-import { chmodSync, lstatSync, mkdtempSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, lstatSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import { run } from "./exec.ts";
-import { buildImage, fullReference, type ImageFile, layerEntries, parseLdd } from "./image.ts";
+import { buildImage, dropOldLayers, fullReference, type ImageFile, layerEntries, parseLdd } from "./image.ts";
 import { paxRecord } from "./tar.ts";
 
 describe("images", () => {
@@ -46,6 +46,18 @@ describe("images", () => {
     const second = await build([...files].reverse(), "2.tar");
     assert.equal(first.digest, second.digest);
     assert.deepEqual(bytes("1.tar"), bytes("2.tar"));
+  });
+
+  test("old layers go, and what else lies in the cache's folder stays", () => {
+    const layers = mkdtempSync(join(folder, "layers-"));
+    const key = "0123456789abcdef0123456789abcdef";
+    const names = [`${key}.tar`, `${key}.tar.sha256`, `${key}.tar.77.00ff00ff`, "photos.tar", "notes"];
+    for (const name of names) {
+      writeFileSync(join(layers, name), "");
+      utimesSync(join(layers, name), 1, 1);
+    }
+    dropOldLayers(layers);
+    assert.deepEqual(readdirSync(layers).toSorted(), ["notes", "photos.tar"]);
   });
 
   test("an image that is there already is left as it is, a truncated or another one is written anew", async () => {

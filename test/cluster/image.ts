@@ -160,8 +160,9 @@ async function layerKey(entries: readonly TarEntry[]): Promise<string> {
 /** Layers that no build has used for this long go: sources change with every edit. */
 const layerAgeMaxMs = 7 * 24 * 3600_000;
 
-function dropOldLayers(folder: string): void {
+export function dropOldLayers(folder: string): void {
   for (const name of readdirSync(folder)) {
+    if (!/^[0-9a-f]{32}\.tar(\.|$)/.test(name)) continue; // the cache's folder is the user's to choose, and what else is in it theirs
     const file = join(folder, name);
     if (Date.now() - lstatSync(file).mtimeMs > layerAgeMaxMs) rmSync(file, { force: true });
   }

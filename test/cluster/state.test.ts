@@ -1,13 +1,14 @@
 // State files and process records of local clusters.
 
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { withLock } from "./lock.ts";
 import { isAlive, startTimeOf } from "./processes.ts";
-import { clusterStates, emptyState, namesOf, parseState, readState, removeFolder, writeState } from "./state.ts";
+import { clusterStates, emptyState, namesOf, parseState, readState, refuseForeignFolder, removeFolder, writeState } from "./state.ts";
+import { refuseForeignThings, refuseMounts } from "./teardown.ts";
 
 describe("cluster state", () => {
   const old = process.env.ENODIA_STATE;
@@ -37,11 +38,58 @@ describe("cluster state", () => {
     assert.equal(readState("one"), undefined);
   });
 
-  for (const [what, text] of Object.entries({ "half a file": '{"version":1,', "another version": '{"version":2}', "no object": "null" })) {
+  const altered = (change: object) => JSON.stringify({ ...emptyState("x", 3), ...change });
+  const node = { index: 1, power: "on", link: "up", processes: [] };
+  const wrong: Record<string, string> = {
+    "half a file": '{"version":1,',
+    "another version": '{"version":2}',
+    "no object": "null",
+    // Pid -1 is every process of the machine; without a start time it would even count as alive.
+    "a process -1": altered({ control: [{ role: "etcd", pid: -1, startTime: "5" }] }),
+    "a process 1": altered({ nodes: [{ ...node, processes: [{ role: "init", pid: 1, startTime: "5" }] }] }),
+    "a process without a start time": altered({ control: [{ role: "etcd", pid: 77 }] }),
+    "a node beyond the last": altered({ nodes: [{ ...node, index: 4711 }] }),
+    "a slot beyond the last": altered({ slot: 240 }),
+    "a kernel setting outside of /proc/sys": altered({ host: { settings: { "../../etc/passwd": "" }, folders: [] } }),
+  };
+  for (const [what, text] of Object.entries(wrong)) {
     test(`${what} is refused by name instead of being torn down by guess`, () => {
-      assert.throws(() => parseState(text, "/x/state.json"), /\/x\/state\.json is not a cluster state of version 1/);
+      assert.throws(() => parseState(text, "/x/state.json", "x"), /\/x\/state\.json is not a cluster state of version 1/);
     });
   }
+
+  test("the state of one cluster, copied to another's folder, does not take the first one down", () => {
+    for (const other of ["first", "../../etc"]) {
+      writeState(emptyState("second", 7));
+      writeFileSync(join(root, "second", "state.json"), JSON.stringify({ ...emptyState("second", 7), name: other }));
+      assert.throws(() => readState("second"), new RegExp(`is the state of the cluster "${other}", not of "second"`));
+    }
+    removeFolder("second");
+  });
+
+  test("a folder that is no cluster's is not taken as one, and only a cluster's is removed", () => {
+    mkdirSync(join(root, "projects", "src"), { recursive: true });
+    assert.throws(() => refuseForeignFolder("projects"), /projects holds "src" and no cluster state.*ENODIA_STATE/);
+    assert.throws(() => removeFolder("."), /cluster name/);
+    assert.throws(() => removeFolder("../x"), /cluster name/);
+    assert.ok(existsSync(join(root, "projects", "src")));
+    rmSync(join(root, "projects"), { recursive: true });
+    refuseForeignFolder("projects");
+    mkdirSync(join(root, "died"));
+    writeFileSync(join(root, "died", ".state.json.4711"), ""); // by a run that died before it had a state
+    refuseForeignFolder("died");
+    removeFolder("died");
+  });
+
+  test("a cluster that another state folder knows, and mounts that stayed, are named and left alone", () => {
+    assert.throws(
+      () => refuseForeignThings("one", ["folder /x/one", "cgroup enodia-one"]),
+      /^ClusterError: cgroup enodia-one: a cluster "one"/,
+    );
+    refuseForeignThings("one", ["folder /x/one"]);
+    assert.throws(() => refuseMounts(["/x/one/nodes/one-1/data"]), /\/x\/one\/nodes\/one-1\/data cannot be unmounted/);
+    refuseMounts([]);
+  });
 
   test("a pid counts as alive only with the start time it was recorded with", () => {
     const startTime = startTimeOf(process.pid);

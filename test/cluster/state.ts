@@ -3,7 +3,8 @@
 
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { ClusterError, type ClusterNames, clusterNames } from "./names.ts";
+import { z } from "zod";
+import { ClusterError, type ClusterNames, checkName, clusterNames, nodesMax, slotsCount } from "./names.ts";
 
 /** A pid alone may be reused by a stranger; with its start time it names one process for good. */
 export interface ProcessRecord {
@@ -53,27 +54,67 @@ export function emptyState(name: string, slot: number): ClusterState {
   return { version: 1, name, slot, phase: "starting", control: [], nodes: [], firewall: [], images: [], bootId: bootId() };
 }
 
-/** Parses a state file's text; throws with the remedy when it is not one. */
-export function parseState(text: string, file: string): ClusterState {
-  let value: Partial<ClusterState> | null = null;
+/** Pid 0 and negative ones would name groups of processes, or all. */
+const processSchema = z.object({ role: z.string(), pid: z.int().min(2), startTime: z.string().regex(/^\d+$/) });
+
+/** What is ended, unmounted and removed is named here: a damaged or foreign file must not name anything else. */
+const stateSchema = z.object({
+  version: z.literal(1),
+  name: z.string(),
+  slot: z
+    .int()
+    .min(0)
+    .max(slotsCount - 1),
+  phase: z.enum(["starting", "up", "stopping"]),
+  control: z.array(processSchema),
+  nodes: z.array(
+    z.object({
+      index: z.int().min(1).max(nodesMax),
+      power: z.enum(["on", "off"]),
+      link: z.enum(["up", "cut"]),
+      processes: z.array(processSchema),
+    }),
+  ),
+  firewall: z.array(z.array(z.string())).default([]),
+  images: z.array(z.string()).default([]),
+  host: z.object({ settings: z.record(z.string().regex(/^[\w/]+$/), z.string()), folders: z.array(z.string()) }).exactOptional(),
+  bootId: z.string(),
+});
+
+/** Parses the text of the state file of the cluster `name`; throws with the remedy when it is not one. */
+export function parseState(text: string, file: string, name: string): ClusterState {
+  let value: unknown;
   try {
-    value = JSON.parse(text) as Partial<ClusterState> | null;
+    value = JSON.parse(text);
   } catch {
     // told below, with everything else that is not a state
   }
-  const whole = value !== null && typeof value === "object" && value.version === 1 && typeof value.name === "string";
-  if (!whole || typeof value?.slot !== "number" || !Array.isArray(value.nodes) || !Array.isArray(value.control)) {
-    throw new ClusterError(
-      `${file} is not a cluster state of version 1: "down" cannot use it; remove the folder by hand if the cluster is gone`,
-    );
+  const parsed = stateSchema.safeParse(value);
+  const remedy = `"down" cannot use it; remove the folder by hand if the cluster is gone`;
+  if (!parsed.success) {
+    const field = parsed.error.issues[0]?.path.join(".") || "top level";
+    throw new ClusterError(`${file} is not a cluster state of version 1 (${field}): ${remedy}`);
   }
-  return { firewall: [], images: [], ...value } as ClusterState;
+  if (parsed.data.name !== name)
+    throw new ClusterError(`${file} is the state of the cluster "${parsed.data.name}", not of "${name}": ${remedy}`);
+  return parsed.data;
 }
 
 export function readState(name: string): ClusterState | undefined {
   const file = join(stateRoot(), name, stateFile);
   if (!existsSync(file)) return undefined;
-  return parseState(readFileSync(file, "utf8"), file);
+  return parseState(readFileSync(file, "utf8"), file, name);
+}
+
+/** A cluster of this name would take the folder as its own, and remove it when it goes: there must be nothing of anybody else's in it. */
+export function refuseForeignFolder(name: string): void {
+  const folder = join(stateRoot(), name);
+  if (!existsSync(folder) || existsSync(join(folder, stateFile))) return;
+  const other = readdirSync(folder).find((entry) => !entry.startsWith(`.${stateFile}.`));
+  if (other === undefined) return;
+  throw new ClusterError(
+    `${folder} holds "${other}" and no cluster state, so it is no cluster's: set ENODIA_STATE to a folder for clusters alone, or use another --name`,
+  );
 }
 
 export function namesOf(state: ClusterState): ClusterNames {
@@ -99,5 +140,6 @@ export function clusterStates(): ClusterState[] {
 }
 
 export function removeFolder(name: string): void {
+  checkName(name); // a name with a dot or slash would lead elsewhere
   rmSync(join(stateRoot(), name), { recursive: true, force: true, maxRetries: 3 });
 }

@@ -4,11 +4,11 @@
 import { existsSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { cgroupExists, killCgroup, removeCgroup } from "./cgroups.ts";
 import { run } from "./exec.ts";
-import { type ClusterNames, nodeNames } from "./names.ts";
+import { ClusterError, type ClusterNames, nodeNames } from "./names.ts";
 import { netnsExists, removeBridge, removeFirewall, removeNodeNetwork } from "./network.ts";
 import { fixedFolders } from "./node.ts";
 import { endProcesses } from "./processes.ts";
-import { bootId, type ClusterState, clusterStates, namesOf, removeFolder, stateRoot, writeState } from "./state.ts";
+import { bootId, type ClusterState, clusterStates, namesOf, refuseForeignFolder, removeFolder, stateRoot, writeState } from "./state.ts";
 
 /** Kernel settings that kubelets change for the whole machine; the last cluster to go puts them back, and what `prepareHost` raised. */
 const kubeletSettings = [
@@ -68,6 +68,14 @@ function mountsBelow(folder: string): string[] {
     .reverse();
 }
 
+/** What is mounted below the folder would be removed with it, and is somebody's data: a volume, or the models of this machine. */
+export function refuseMounts(mounts: readonly string[]): void {
+  if (mounts.length === 0) return;
+  throw new ClusterError(
+    `${mounts.join(", ")} cannot be unmounted, and what is mounted there would be lost: unmount it, then "down" again`,
+  );
+}
+
 /** Namespaces whose names this cluster would have given, beyond the nodes in its state file. */
 function strayNodeIndexes(cluster: ClusterNames): number[] {
   const folder = "/run/netns";
@@ -95,6 +103,7 @@ export async function clearCluster(state: ClusterState): Promise<void> {
   await removeFirewall(state.firewall);
   await removeCgroup(cluster.cgroup);
   for (const path of mountsBelow(cluster.folder)) await run("umount", ["-l", path], { allowFailure: true });
+  refuseMounts(mountsBelow(cluster.folder));
   removeFolder(state.name);
   if (state.host !== undefined && clusterStates().length === 0) restoreHost(state.host);
 }
@@ -113,4 +122,23 @@ export function leftovers(state: ClusterState): string[] {
   left.push(...mountsBelow(cluster.folder).map((path) => `mount ${path}`));
   if (existsSync(`${stateRoot()}/${state.name}`)) left.push(`folder ${cluster.folder}`);
   return left;
+}
+
+/** Before a cluster is made: throws when its folder holds something else, or when a cluster of its name is on the machine already. */
+export function refuseForeign(state: ClusterState): void {
+  refuseForeignFolder(state.name);
+  refuseForeignThings(state.name, leftovers(state));
+}
+
+/**
+ * Things of this name are of a cluster that another ENODIA_STATE knows, and clearing a failed start would end it. An empty folder is what
+ * a run left that died before it had a state.
+ */
+export function refuseForeignThings(name: string, left: readonly string[]): void {
+  const things = left.filter((thing) => !thing.startsWith("folder "));
+  if (things.length === 0) return;
+  throw new ClusterError(
+    `${things.join(", ")}: a cluster "${name}" is here, of which ${stateRoot()} knows nothing: use another --name, ` +
+      `or "down" with the ENODIA_STATE that it was started with`,
+  );
 }
