@@ -1,10 +1,10 @@
 // `enodia plan generate`: writes a synthetic trace in the format that `enodia plan simulate` reads. Offline.
-import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { generateTrace, type PresetName, plantTransitions, presets } from "../../planner/offline/traces-generate.ts";
 import { fraction, whole } from "../options.ts";
+import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 
 const usage = `usage: enodia plan generate --preset NAME --out FILE [options]
 
@@ -12,6 +12,7 @@ Writes a trace of expert load like that of a known model: topics that drift, sha
 
       --preset NAME    ${Object.keys(presets).join(", ")}
       --out FILE       where to write it (gzip JSON)
+      --overwrite      replace the trace that is there
       --seed N         same seed, same trace (default 1)
       --windows N      number of windows (default 40)
       --affinity X     also plant transitions between layers, 0 (none: the negative control) to 1`;
@@ -25,6 +26,7 @@ export async function run(args: readonly string[]): Promise<number> {
     options: {
       preset: { type: "string" },
       out: { type: "string" },
+      overwrite: { type: "boolean" },
       seed: { type: "string" },
       windows: { type: "string" },
       affinity: { type: "string" },
@@ -39,6 +41,8 @@ export async function run(args: readonly string[]): Promise<number> {
     throw new AppError(`--preset: one of ${Object.keys(presets).join(", ")}`, { code: "InvalidOption" });
   }
   if (values.out === undefined) throw new AppError("--out: the file to write", { code: "InvalidOption" });
+  const out = traceOutput(values.out, values.overwrite);
+  await checkOutput(out);
   const model = presets[values.preset as PresetName];
   const seed = whole(values.seed, "--seed", 0, 2 ** 31) ?? 1;
   const windows = whole(values.windows, "--windows", 1, 10_000) ?? model.windows;
@@ -46,7 +50,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const trace = generateTrace(values.preset, { ...model, windows }, seed);
   const planted = affinity === undefined ? trace : plantTransitions(trace, affinity, transitionTokens, seed + 1);
   const bytes = await encodeTrace(planted);
-  await writeFile(values.out, bytes);
+  await writeOutput(out, bytes);
   process.stdout.write(
     `${values.out}: ${trace.windows} windows of ${trace.layers} layers x ${trace.experts} experts, ${bytes.byteLength} bytes\n`,
   );

@@ -10,6 +10,9 @@ export interface Plotted {
   readonly runs: readonly { readonly name: string; readonly results: readonly WindowResult[] }[];
 }
 
+/** The mark by which a picture is known as one of these. */
+export const madeBy = 'data-made-by="enodia plan simulate"';
+
 const width = 960;
 const margin = { left: 64, right: 170, top: 40 } as const;
 const inner = width - margin.left - margin.right;
@@ -35,7 +38,7 @@ export function plot(plotted: Plotted): string {
   }));
   const lowest = Math.min(1, ...balance.flatMap(({ points }) => points.map(([, y]) => y)));
   const parts = [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12">`,
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="sans-serif" font-size="12" ${madeBy}>`,
     `<rect width="${width}" height="${height}" fill="white"/>`,
     text(margin.left, 22, `${plotted.trace.name}: ${sizeText(plotted.trace)} on ${plotted.ranks} ranks, split ${plotted.split}`, {
       size: 15,

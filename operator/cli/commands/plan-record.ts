@@ -1,7 +1,6 @@
 // `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
 // learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the model's size from the
 // messages; NATS must be reachable from here (--nats).
-import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
@@ -12,6 +11,7 @@ import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
 import { whole } from "../options.ts";
+import { checkOutput, traceOutput, writeOutput } from "../output-file.ts";
 import { type Closed, gridIn, type Member, membersOf, Recorder } from "../recorder.ts";
 
 const usage = `usage: enodia plan record NAME --out FILE [options]
@@ -22,6 +22,7 @@ every rank reported is left out; the name of the trace says how many.
 
 ${kubeFlagsHelp}
       --out FILE         where to write the trace
+      --overwrite        replace the trace that is there
       --windows N        how many windows (default 20); ctrl-c ends earlier and keeps what there is
       --window-seconds S length of a window (default 15; workers report every 5 s or more often)
       --phase NAME       prefill or decode only (default: both together)
@@ -38,6 +39,7 @@ export async function run(args: readonly string[]): Promise<number> {
     options: {
       ...kubeFlags,
       out: { type: "string" },
+      overwrite: { type: "boolean" },
       windows: { type: "string" },
       "window-seconds": { type: "string" },
       phase: { type: "string" },
@@ -53,6 +55,8 @@ export async function run(args: readonly string[]): Promise<number> {
   const [name] = positionals;
   if (name === undefined || values.out === undefined)
     throw new AppError("NAME and --out are needed; see enodia plan record --help", { code: "InvalidOption" });
+  const out = traceOutput(values.out, values.overwrite);
+  await checkOutput(out); // before windows are waited for
   const cluster = openCluster(values);
   const object = await cluster.kube.get(resources.moeDeployments, { namespace: cluster.namespace, name });
   if (!object) throw new AppError(`no MoEDeployment "${name}" in namespace ${cluster.namespace}`, { code: "NotFound" });
@@ -81,7 +85,7 @@ export async function run(args: readonly string[]): Promise<number> {
       windowMs: (whole(values["window-seconds"], "--window-seconds", 1, 86_400) ?? 15) * 1000,
     });
     if (counted === 0) throw new AppError(`no window in which every rank of ${name} reported on ${url}`, { code: "NoLoad" });
-    await writeFile(values.out, await encodeTrace(recorder.trace(name, grid)));
+    await writeOutput(out, await encodeTrace(recorder.trace(name, grid)));
     const { messages, refused, dropped, transitions } = recorder;
     const left = dropped > 0 ? ` (${dropped} left out: not every rank reported)` : "";
     const followed = transitions > 0 ? `, ${transitions} transitions` : "";

@@ -1,7 +1,7 @@
 // `enodia plan simulate`: runs placement policies over a trace, planning on each window and scoring on the next, and
 // prints balance, bound, copies, bytes and time. Offline: reads the trace, writes what is asked for, touches no cluster.
 
-import { open, readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
@@ -20,8 +20,9 @@ import {
 import { decodeTrace, sizeText, type Trace } from "../../planner/offline/traces.ts";
 import { efforts, type PlacementPolicy } from "../../planner/policy.ts";
 import { positives, whole } from "../options.ts";
+import { type OutputFile, openOutput, writeOutput } from "../output-file.ts";
 import { table } from "../table.ts";
-import { plot } from "./plan-plot.ts";
+import { madeBy, plot } from "./plan-plot.ts";
 
 const usage = `usage: enodia plan simulate --trace FILE --ranks N --slots C [options]
 
@@ -120,15 +121,13 @@ export async function run(args: readonly string[]): Promise<number> {
  */
 async function savePlot(asked: string | undefined, trace: string, picture: string): Promise<string | undefined> {
   if (asked !== undefined) {
-    await writeFile(asked, picture).catch((cause: unknown) => {
-      throw new AppError(`--plot: cannot write ${asked}: ${String(cause)}`, { code: "WriteFailed", cause });
-    });
+    await writeOutput(plotOutput(asked), picture);
     return asked;
   }
   const name = `${basename(trace).replace(/(\.json)?(\.gz)?$/, "")}.plot.svg`;
   const places = [join(dirname(trace), name), name];
   for (const place of places) {
-    const written = await writeFile(place, picture).then(
+    const written = await writeOutput(plotOutput(place), picture).then(
       () => true,
       () => false,
     );
@@ -276,12 +275,29 @@ interface PlanWriter {
   readonly close: () => Promise<void>;
 }
 
+/** An earlier picture may be replaced, and nothing else. */
+const plotOutput = (path: string): OutputFile => ({
+  path,
+  option: "--plot",
+  kind: "a plot of this command",
+  isOurs: (head) => head.toString("utf8").includes(madeBy),
+  overwrite: true,
+});
+
+const planOutput = (path: string): OutputFile => ({
+  path,
+  option: "--plan-out",
+  kind: "plans of this command",
+  isOurs: (head) => /^\{"window":\d+,"epoch":\d+,/.test(head.toString("utf8")),
+  overwrite: true,
+});
+
 /** Epoch = window + 1: each window's plan replaces the one before. Shares are fractions that sum to 1. */
 async function planWriter(file: string, expertBytes: number): Promise<PlanWriter> {
   const failed = (cause: unknown): never => {
     throw new AppError(`--plan-out: cannot write ${file}: ${String(cause)}`, { code: "WriteFailed", cause });
   };
-  const out = await open(file, "w").catch(failed);
+  const out = await openOutput(planOutput(file));
   return {
     async write({ window, copies, ms }, layers) {
       const line = {

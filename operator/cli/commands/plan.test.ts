@@ -163,6 +163,36 @@ test("a plot is written beside the trace, or where one works, and its path is pr
   assert.match(enodia(...args, "--plot", work).err, /--plot: cannot write/);
 });
 
+test("outputs replace earlier outputs of their kind and nothing else, the trace that is read among it", async () => {
+  const [own, text] = [join(dir, "own.json.gz"), join(dir, "letter.txt")];
+  writeFileSync(text, "dear all");
+  const generate = (...more: string[]) => plan(["generate", "--preset", "mixtral_32x8", "--windows", "1", ...more]);
+  assert.equal(await generate("--out", own), 0);
+  await assert.rejects(generate("--out", own), { code: "AlreadyExists", message: /own\.json\.gz exists already; pass --overwrite/ });
+  assert.equal(await generate("--out", own, "--overwrite"), 0);
+  const simulated = ["simulate", "--trace", own, "--ranks", "4", "--slots", "2", "--json"];
+  const lines = join(dir, "lines.jsonl");
+  const picture = join(dir, "picture.svg");
+  for (let twice = 0; twice < 2; twice++) assert.equal(await plan([...simulated, "--plan-out", lines, "--plot", picture]), 0);
+  const before = [own, text, lines, picture].map((file) => readFileSync(file));
+  const wrong: Record<string, () => Promise<number>> = {
+    "a text as trace": () => generate("--out", text, "--overwrite"),
+    "plans as trace": () => generate("--out", lines, "--overwrite"),
+    "the trace as plans": () => plan([...simulated, "--plan-out", own]),
+    "the trace as plot": () => plan([...simulated, "--plot", own]),
+    "a text as plans": () => plan([...simulated, "--plan-out", text]),
+    "plans as plot": () => plan([...simulated, "--plot", lines]),
+    "a recording over a text": () => plan(["record", "x", "--out", text, "--overwrite"]),
+  };
+  for (const [what, run] of Object.entries(wrong)) {
+    await assert.rejects(run, { code: "NotReplaceable", message: /cannot write \S+: it is there and is not .*; name another file/ }, what);
+  }
+  assert.deepEqual(
+    [own, text, lines, picture].map((file) => readFileSync(file)),
+    before,
+  );
+});
+
 test("what is wrong with the options is said, with the remedy", async () => {
   const bad = join(dir, "bad.gz");
   writeFileSync(bad, "not a trace");

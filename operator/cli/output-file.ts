@@ -1,0 +1,92 @@
+// Files that commands write: a new one, or in the place of an earlier output of the same kind. Whatever else lies at the path stays, the
+// file that the command reads among it.
+import { constants, type Stats } from "node:fs";
+import { type FileHandle, open, stat } from "node:fs/promises";
+import { gunzipSync, constants as zlib } from "node:zlib";
+import { AppError } from "../../crds/common.ts";
+
+/** So much of a file is looked at to tell its kind. */
+const headBytes = 64 * 1024;
+
+export interface OutputFile {
+  readonly path: string;
+  /** As the user wrote it, for messages: "--out". */
+  readonly option: string;
+  /** What a file that may be replaced is, in words. */
+  readonly kind: string;
+  isOurs(head: Buffer): boolean;
+  /** False: a file of the same kind stays too. */
+  readonly overwrite: boolean;
+}
+
+/** A trace is a recording that cannot be made again: it is replaced only when the user says so. */
+export const traceOutput = (path: string, overwrite = false): OutputFile => ({
+  path,
+  option: "--out",
+  kind: "a trace",
+  isOurs: isTrace,
+  overwrite,
+});
+
+/** Sizes come first in a trace and are short. */
+function isTrace(head: Buffer): boolean {
+  try {
+    const packed = head[0] === 0x1f && head[1] === 0x8b;
+    const text = packed ? gunzipSync(head, { finishFlush: zlib.Z_SYNC_FLUSH, maxOutputLength: 2048 * headBytes }) : head;
+    return /^\{[^{}]*"windows":\d+[^{}]*"counts":"/.test(text.toString("latin1", 0, headBytes));
+  } catch {
+    return false;
+  }
+}
+
+async function headOf(path: string): Promise<Buffer> {
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const { buffer, bytesRead } = await handle.read(Buffer.alloc(headBytes), 0, headBytes, 0);
+    return buffer.subarray(0, bytesRead);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Pipes and terminals keep nothing that could be lost. */
+const keepsNothing = (info: Stats): boolean => info.isFIFO() || info.isCharacterDevice();
+
+/** Throws AppError `NotReplaceable` or `AlreadyExists` when the output may not go there; true when something is there that it may replace. */
+export async function checkOutput({ path, option, kind, isOurs, overwrite }: OutputFile): Promise<boolean> {
+  const info = await stat(path).catch(() => undefined);
+  if (!info) return false;
+  if (keepsNothing(info)) return true;
+  if (!info.isFile() || !isOurs(await headOf(path))) {
+    throw new AppError(
+      `${option}: cannot write ${path}: it is there and is not ${kind}; name another file, or move this one away yourself`,
+      {
+        code: "NotReplaceable",
+      },
+    );
+  }
+  if (!overwrite)
+    throw new AppError(`${option}: ${path} exists already; pass --overwrite to replace it, or name another file`, {
+      code: "AlreadyExists",
+    });
+  return true;
+}
+
+/** Opens the file for writing, empty. */
+export async function openOutput(file: OutputFile): Promise<FileHandle> {
+  const replaces = await checkOutput(file);
+  return open(file.path, replaces ? "w" : "wx").catch((cause: unknown) => {
+    throw new AppError(`${file.option}: cannot write ${file.path}: ${String(cause)}`, { code: "WriteFailed", cause });
+  });
+}
+
+export async function writeOutput(file: OutputFile, content: string | Uint8Array): Promise<void> {
+  const handle = await openOutput(file);
+  try {
+    await handle.writeFile(content);
+  } catch (cause) {
+    throw new AppError(`${file.option}: cannot write ${file.path}: ${String(cause)}`, { code: "WriteFailed", cause });
+  } finally {
+    await handle.close();
+  }
+}
