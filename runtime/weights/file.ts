@@ -1,5 +1,5 @@
-// Positional reads from a regular file, with the size known and every read checked against it. Shell.
-import { constants } from "node:fs";
+// Reads from a regular file, with the size known first: at positions, each checked against it, or of a whole text. Shell.
+import { constants, type Stats } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { AppError } from "../../crds/common.ts";
 
@@ -13,27 +13,57 @@ export interface RandomFile {
   close(): Promise<void>;
 }
 
-async function openHandle(path: string, code: string): Promise<FileHandle> {
+function refused(path: string, what: string, code: string, cause?: unknown): AppError {
+  return new AppError(`${path}: ${what}`, { code, operation: "opening a model file", ...(cause === undefined ? {} : { cause }) });
+}
+
+/** Not blocking: a FIFO without a writer would hold the open() for good, before it can be told what it is. */
+async function openRegular(path: string, code: string): Promise<{ readonly handle: FileHandle; readonly size: number }> {
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((cause: unknown) => {
+    const reason = (cause as NodeJS.ErrnoException).code;
+    throw refused(path, reason === "ENOENT" ? "not found" : `cannot be opened (${reason ?? cause})`, code, cause);
+  });
   try {
-    return await open(path, constants.O_RDONLY);
+    const info = await handle.stat();
+    if (info.isFile()) return { handle, size: info.size };
+    throw refused(path, `is ${kindOf(info)}, not a regular file; put the file itself there`, code);
+  } catch (caught) {
+    await handle.close();
+    throw caught;
+  }
+}
+
+/** What is no regular file, in words. */
+export function kindOf(info: Pick<Stats, "isDirectory" | "isFIFO" | "isSocket" | "isSymbolicLink">): string {
+  if (info.isDirectory()) return "a folder";
+  if (info.isFIFO()) return "a FIFO";
+  if (info.isSymbolicLink()) return "a symbolic link";
+  return info.isSocket() ? "a socket" : "a device";
+}
+
+/** A whole text of at most `bytesMax` bytes; `code` as for `openFile`. */
+export async function readTextFile(path: string, bytesMax: number, code: string): Promise<string> {
+  const { handle, size } = await openRegular(path, code);
+  try {
+    if (size > bytesMax) throw refused(path, `has ${size} bytes, more than the ${bytesMax} allowed`, code);
+    return await handle.readFile("utf8");
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Room for a read; a file may be sparse, and then its size says nothing of what this machine can hold. */
+function room(path: string, length: number, code: string): Uint8Array {
+  try {
+    return new Uint8Array(length);
   } catch (cause) {
-    throw new AppError(`${path}: cannot be opened (${(cause as NodeJS.ErrnoException).code ?? cause})`, {
-      code,
-      operation: "opening a model file",
-      cause,
-    });
+    throw refused(path, `asks for ${length} bytes at once, more than this process can hold`, code, cause);
   }
 }
 
 /** `code` is the AppError code of everything wrong with this file: BadSafetensors, BadGguf, CorruptShard. */
 export async function openFile(path: string, code: string): Promise<RandomFile> {
-  const handle = await openHandle(path, code);
-  const info = await handle.stat();
-  if (!info.isFile()) {
-    await handle.close();
-    throw new AppError(`${path}: is not a regular file`, { code, operation: "opening a model file" });
-  }
-  const size = info.size;
+  const { handle, size } = await openRegular(path, code);
   return {
     path,
     size,
@@ -43,7 +73,7 @@ export async function openFile(path: string, code: string): Promise<RandomFile> 
           code,
         });
       }
-      const bytes = new Uint8Array(length);
+      const bytes = room(path, length, code);
       let done = 0;
       while (done < length) {
         const { bytesRead } = await handle.read(bytes, done, Math.min(readChunkBytes, length - done), position + done);

@@ -27,6 +27,8 @@ export class NeedMore extends Error {}
 
 const magic = 0x46554747;
 const depthMax = 3;
+/** Values in all metadata arrays together; the largest vocabularies known come to 1.3 million tokens, types, scores and merges. */
+const arrayValuesMax = 4_000_000;
 const keysMax = 100_000;
 const tensorsMax = 200_000;
 const dimensionsMax = 4;
@@ -46,6 +48,7 @@ class Cursor {
   readonly #view: DataView;
   readonly #bytes: Uint8Array;
   readonly #text = new TextDecoder("utf-8", { fatal: true });
+  #arrayValues = 0;
   at = 0;
 
   constructor(path: string, bytes: Uint8Array, fileSize: number) {
@@ -131,6 +134,12 @@ class Cursor {
     const length = this.u64(`length of "${key}"`);
     const least = length * (elementType === stringType ? 8 : elementType === arrayType ? 12 : (scalarBytes[elementType] ?? 1));
     if (this.at + least > this.fileSize) throw badGguf(this.path, `metadata "${key}" says ${length} values, more than the file holds`);
+    this.#arrayValues += length;
+    if (this.#arrayValues > arrayValuesMax)
+      throw badGguf(
+        this.path,
+        `metadata up to "${key}" has ${this.#arrayValues} values in arrays, more than the ${arrayValuesMax} allowed`,
+      );
     const values: GgufValue[] = [];
     for (let i = 0; i < length; i++) values.push(this.value(elementType, key, depth + 1));
     return values;

@@ -1,7 +1,8 @@
 // The GGUF reader against transformers' reading of the same file (test/golden/tiny-gguf), and against broken files.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, open, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -121,6 +122,66 @@ for (const [sentence, { bytes: content, want, code }] of Object.entries(broken))
     });
   });
 }
+
+const manyValues = 2_500_000;
+const tooMuch: Record<string, { bytes: Uint8Array; size: number; want: RegExp }> = {
+  "one array of five million numbers": {
+    bytes: bytes(start, 0n, 1n, "k", u32(9), u32(0), BigInt(2 * manyValues)),
+    size: 2 * manyValues + 100,
+    want: /metadata up to "k" has 5000000 values in arrays, more than the 4000000 allowed/,
+  },
+  "two arrays of half as many": {
+    bytes: Buffer.concat([
+      bytes(start, 0n, 2n, "k", u32(9), u32(0), BigInt(manyValues), new Array(manyValues).fill(0)),
+      bytes("l", u32(9), u32(0), BigInt(manyValues)),
+    ]),
+    size: 2 * manyValues + 200,
+    want: /metadata up to "l" has 5000000 values in arrays/,
+  },
+  "texts of 80 MB": {
+    bytes: bytes(start, 0n, 1n, "k", u32(9), u32(8), 5n, 16n * 2n ** 20n),
+    size: 90_000_000,
+    want: /has a header of more than 67108864 bytes/,
+  },
+};
+for (const [sentence, { bytes: content, size, want }] of Object.entries(tooMuch)) {
+  test(`a header with ${sentence} is refused before it is read into memory`, async () => {
+    const file = join(dir, "huge.gguf");
+    await writeFile(file, content);
+    await truncate(file, size);
+    if (sentence.startsWith("texts")) await repeatText(file, content.length - 8, 5);
+    await assert.rejects(
+      openGguf(file),
+      (error: unknown) => error instanceof AppError && error.code === "BadGguf" && want.test(error.message),
+    );
+    await rm(file);
+  });
+}
+
+/** Writes the length of 16 MiB before each of the texts; between them the file stays sparse. */
+async function repeatText(file: string, first: number, texts: number): Promise<void> {
+  const handle = await open(file, "r+");
+  for (let i = 0; i < texts; i++) await handle.write(u64(16n * 2n ** 20n), 0, 8, first + i * (8 + 16 * 2 ** 20));
+  await handle.close();
+}
+
+test("a FIFO is no model, and it is not waited for", { timeout: 10_000 }, async () => {
+  const fifo = join(dir, "fifo.gguf");
+  execFileSync("mkfifo", [fifo]);
+  await assert.rejects(importing(fifo, join(dir, "no")), (error: unknown) => error instanceof AppError && /is a FIFO/.test(error.message));
+});
+
+test("what is wrong in the metadata is told with the file's name", async () => {
+  const file = join(dir, "unnamed.gguf");
+  const key = "llama.block_count";
+  assert.ok(whole.includes(key));
+  await writeFile(file, Buffer.from(whole.toString("latin1").replace(key, "llama.block_coun_"), "latin1"));
+  await assert.rejects(importing(file, join(dir, "no")), (error: unknown) => {
+    assert.ok(error instanceof AppError);
+    assert.equal(error.message, `${file}: GGUF metadata "llama.block_count" is missing`);
+    return true;
+  });
+});
 
 test("a GGUF of another architecture or tokenizer is refused by name", async () => {
   const swap = async (from: string, to: string): Promise<string> => {

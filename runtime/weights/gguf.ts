@@ -8,7 +8,8 @@ import type { TensorSource } from "./safetensors.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
-const headerBytesMax = 512 * 1024 * 1024;
+/** Three times the longest header known; strings of a parsed one take about as much again. */
+const headerBytesMax = 64 * 1024 * 1024;
 
 export interface GgufFile extends TensorSource {
   readonly path: string;

@@ -1,5 +1,6 @@
 // The safetensors reader: reads what the writer and Hugging Face write, and refuses everything else by name.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -89,6 +90,62 @@ const broken: Record<string, { bytes: Uint8Array; want: RegExp; code?: string }>
     want: /overlaps/,
   },
 };
+
+const two = (second: readonly [number, number]) =>
+  JSON.stringify({
+    a: { dtype: "F32", shape: [1], data_offsets: [0, 4] },
+    b: { dtype: "F32", shape: [1], data_offsets: second },
+  });
+const withMetadata = (metadata: unknown) => entry({}).replace("{", `{"__metadata__":${JSON.stringify(metadata)},`);
+
+// Each as the format's own library (0.8.0) refuses it: InvalidOffset, MetadataIncompleteBuffer, InvalidHeaderDeserialization.
+Object.assign(broken, {
+  "a hole between tensors": { bytes: file(two([8, 12]), 12), want: /tensor "b" comes after 4 bytes that belong to no tensor/ },
+  "a hole before the first tensor": {
+    bytes: file(entry({ data_offsets: [4, 20] }), 20),
+    want: /tensor "a" comes after 4 bytes that belong to no tensor/,
+  },
+  "bytes after the last tensor": { bytes: file(entry({}), 17), want: /ends in 1 bytes that belong to no tensor/ },
+  "bytes and no tensor": { bytes: file("{}", 4), want: /ends in 4 bytes that belong to no tensor/ },
+  "metadata that holds a number": { bytes: file(withMetadata({ step: 7 })), want: /__metadata__ is not a map of texts to texts \(step\)/ },
+  "metadata that holds maps": { bytes: file(withMetadata({ a: { b: "c" } })), want: /__metadata__ is not a map/ },
+  "metadata that is a list": { bytes: file(withMetadata(["pt"])), want: /__metadata__ is not a map/ },
+  "metadata that is text": { bytes: file(withMetadata("pt")), want: /__metadata__ is not a map/ },
+  "a byte order mark": { bytes: file(`\uFEFF${entry({})}`), want: /not JSON/ },
+});
+
+test("a tensor that is not aligned reads as the format's own library reads it, and metadata of texts or null is taken", async () => {
+  const path = join(dir, "unaligned.safetensors");
+  const header = JSON.stringify({
+    __metadata__: null,
+    h: { dtype: "F16", shape: [1], data_offsets: [0, 2] },
+    f: { dtype: "F32", shape: [2], data_offsets: [2, 10] },
+  });
+  for (const padded of [header, `${header} `, `${header}  `, `${header}   `]) {
+    const bytes = file(padded, 10);
+    new DataView(bytes.buffer).setFloat32(bytes.length - 8, 1.5, true);
+    await writeFile(path, bytes);
+    const opened = await openSafetensors(path);
+    assert.deepEqual([...(await opened.read("f"))], [1.5, 0]);
+    await opened.close();
+  }
+  await writeFile(path, file(withMetadata({ format: "pt" })));
+  const opened = await openSafetensors(path);
+  assert.deepEqual(opened.metadata, { format: "pt" });
+  await opened.close();
+});
+
+test("a FIFO, a folder and a device are no model files, and none of them is waited for", { timeout: 10_000 }, async () => {
+  const fifo = join(dir, "fifo.safetensors");
+  execFileSync("mkfifo", [fifo]);
+  for (const [path, kind] of Object.entries({ [fifo]: "a FIFO", [dir]: "a folder", "/dev/zero": "a device" })) {
+    await assert.rejects(openSafetensors(path), (error: unknown) => {
+      assert.ok(error instanceof AppError);
+      assert.equal(error.message, `${path}: is ${kind}, not a regular file; put the file itself there`);
+      return true;
+    });
+  }
+});
 
 for (const [sentence, { bytes, want, code }] of Object.entries(broken)) {
   test(`${sentence} is refused`, async () => {

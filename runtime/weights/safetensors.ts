@@ -1,5 +1,6 @@
 // Strict reader of one safetensors file: 8-byte header length, JSON header, packed tensors.
-// Refuses what a lenient reader would guess at: wrong lengths, overlaps, holes past the end, unknown dtypes.
+// Refuses what the format's own library refuses: wrong lengths, overlaps, holes, bytes after the last tensor, metadata that is not
+// text; and dtypes that no op computes with. Tensors need not be aligned, there as here: every read copies.
 // Not here: folders with several shards (checkpoint.ts) and writing (safetensors-writer.ts).
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
@@ -36,6 +37,14 @@ const entrySchema = z.object({
   data_offsets: z.tuple([z.number().int().min(0), z.number().int().min(0)]),
 });
 
+const metadataKey = "__metadata__";
+const metadataSchema = z.record(z.string(), z.string()).nullish();
+
+interface Header {
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
 function bad(path: string, what: string, cause?: unknown): AppError {
   return new AppError(`${path}: ${what}; download or export the file again`, {
     code: "BadSafetensors",
@@ -70,7 +79,8 @@ function parseEntry({ path, dataStart, fileSize }: DataRange, name: string, raw:
 }
 
 /** Pure: the header's JSON text to tensors, with every offset checked. */
-function parseHeader(path: string, text: string, dataStart: number, fileSize: number): ReadonlyMap<string, TensorInfo> {
+function parseHeader(range: DataRange, text: string): Header {
+  const { path, dataStart, fileSize } = range;
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -78,19 +88,27 @@ function parseHeader(path: string, text: string, dataStart: number, fileSize: nu
     throw bad(path, "the header is not JSON", cause);
   }
   if (typeof json !== "object" || json === null || Array.isArray(json)) throw bad(path, "the header is not a JSON object");
-  const entries = Object.entries(json).filter(([name]) => name !== "__metadata__");
+  const entries = Object.entries(json).filter(([name]) => name !== metadataKey);
   if (entries.length > tensorsMax) throw bad(path, `the header lists ${entries.length} tensors, more than ${tensorsMax}`);
-  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry({ path, dataStart, fileSize }, name, raw)] as const));
+  const tensors = new Map(entries.map(([name, raw]) => [name, parseEntry(range, name, raw)] as const));
   const ordered = [...tensors].sort((a, b) => a[1].begin - b[1].begin || a[1].end - b[1].end);
   let end = dataStart;
   for (const [name, info] of ordered) {
     if (info.begin < end) throw bad(path, `tensor "${name}" overlaps the one before it`);
+    if (info.begin > end) throw bad(path, `tensor "${name}" comes after ${info.begin - end} bytes that belong to no tensor`);
     end = info.end;
   }
-  return tensors;
+  if (end !== fileSize) throw bad(path, `ends in ${fileSize - end} bytes that belong to no tensor`);
+  return { tensors, metadata: parseMetadata(path, (json as Record<string, unknown>)[metadataKey]) };
 }
 
-async function readHeader(file: RandomFile): Promise<ReadonlyMap<string, TensorInfo>> {
+function parseMetadata(path: string, raw: unknown): Header["metadata"] {
+  const parsed = metadataSchema.safeParse(raw);
+  if (parsed.success) return parsed.data ?? {};
+  throw bad(path, `${metadataKey} is not a map of texts to texts (${parsed.error.issues[0]?.path.join(".") || "top level"})`);
+}
+
+async function readHeader(file: RandomFile): Promise<Header> {
   if (file.size < 8) throw bad(file.path, `has ${file.size} bytes, too few for a header`);
   const head = await file.read(0, 8);
   const length = new DataView(head.buffer).getBigUint64(0, true);
@@ -98,11 +116,11 @@ async function readHeader(file: RandomFile): Promise<ReadonlyMap<string, TensorI
   const bytes = await file.read(8, Number(length));
   let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch (cause) {
     throw bad(file.path, "the header is not UTF-8", cause);
   }
-  return parseHeader(file.path, text, 8 + Number(length), file.size);
+  return parseHeader({ path: file.path, dataStart: 8 + Number(length), fileSize: file.size }, text);
 }
 
 function widen(info: TensorInfo, bytes: Uint8Array): Float32Array {
@@ -112,6 +130,8 @@ function widen(info: TensorInfo, bytes: Uint8Array): Float32Array {
 
 export interface SafetensorsFile extends TensorSource {
   readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** What the writer of the file says of it. */
+  readonly metadata: Readonly<Record<string, string>>;
   /** The stored bytes, not widened. */
   readRaw(name: string): Promise<Uint8Array>;
 }
@@ -119,7 +139,7 @@ export interface SafetensorsFile extends TensorSource {
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
   const file = await openFile(path, "BadSafetensors");
   try {
-    const tensors = await readHeader(file);
+    const { tensors, metadata } = await readHeader(file);
     const find = (name: string): TensorInfo => {
       const info = tensors.get(name);
       if (!info) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading safetensors" });
@@ -131,6 +151,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
     };
     return {
       tensors,
+      metadata,
       names: [...tensors.keys()],
       shape: (name) => tensors.get(name)?.shape,
       readRaw,

@@ -1,7 +1,7 @@
 // The reader of a model store: it reads what is asked, no more: one index, then single dense tensors and single expert units. Every
 // weight given out was checked against its SHA-256, and index and config.json against the model digest. Not here: fetching units
 // from peers (runtime/experts).
-import { readFile, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
@@ -10,7 +10,7 @@ import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
-import { openFile, type RandomFile } from "./file.ts";
+import { openFile, type RandomFile, readTextFile } from "./file.ts";
 import { openSafetensors, type SafetensorsFile, widenTensor } from "./safetensors.ts";
 import {
   codecsOf,
@@ -24,8 +24,11 @@ import {
   unitAlignment,
 } from "./store.ts";
 
-const indexFile = "expert-index.json";
-const jsonBytesMax = 256 * 1024 * 1024;
+export const indexFile = "expert-index.json";
+/** The index of half a million expert units; parsed JSON may take ten times its text. */
+const jsonBytesMax = 64 * 1024 * 1024;
+/** Fifty times the longest config.json known. */
+const configBytesMax = 4 * 1024 * 1024;
 
 function notFound(dir: string, what: string, cause?: unknown): AppError {
   return new AppError(
@@ -47,15 +50,17 @@ function corrupt(dir: string, what: string): AppError {
 
 /** JSON of a model folder, bounded and with the file named in the error. */
 export async function readJson(path: string, code: string): Promise<unknown> {
-  return (await readJsonText(path, code)).json;
+  return (await readJsonText(path, jsonBytesMax, code)).json;
 }
 
-async function readJsonText(path: string, code: string): Promise<{ readonly text: string; readonly json: unknown }> {
-  const info = await stat(path).catch(() => undefined);
-  if (!info?.isFile()) throw new AppError(`${path}: not found`, { code });
-  if (info.size > jsonBytesMax) throw new AppError(`${path}: has ${info.size} bytes, more than the ${jsonBytesMax} allowed`, { code });
+/** The config.json of a model folder, as read. */
+export async function readConfig(dir: string, code: string): Promise<unknown> {
+  return (await readJsonText(join(dir, "config.json"), configBytesMax, code)).json;
+}
+
+async function readJsonText(path: string, bytesMax: number, code: string): Promise<{ readonly text: string; readonly json: unknown }> {
+  const text = await readTextFile(path, bytesMax, code);
   try {
-    const text = await readFile(path, "utf8");
     return { text, json: JSON.parse(text) };
   } catch (cause) {
     throw new AppError(`${path}: is not JSON (${cause instanceof Error ? cause.message : cause})`, { code, cause });
@@ -174,7 +179,7 @@ export function unitReader(
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);
-  const { text, json: config } = await readJsonText(join(dir, "config.json"), "BadModelConfig");
+  const { text, json: config } = await readJsonText(join(dir, "config.json"), configBytesMax, "BadModelConfig");
   if (modelDigest(text, index.dense, index.codecs) !== index.modelDigest)
     throw corrupt(dir, `config.json or ${indexFile} was changed after the import: the model digest does not match`);
   const dense = await openSafetensors(join(dir, "dense.safetensors"));
