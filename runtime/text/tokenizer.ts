@@ -51,7 +51,8 @@ function broken(path: string, what: string, cause?: unknown): AppError {
 
 async function readText(path: string, most: number): Promise<string | undefined> {
   const info = await stat(path).catch(() => undefined);
-  if (!info?.isFile()) return undefined;
+  if (!info) return undefined;
+  if (!info.isFile()) throw broken(path, "is not a regular file");
   if (info.size > most) throw broken(path, `has ${info.size} bytes, more than the ${most} allowed`);
   return readFile(path, "utf8");
 }
@@ -133,12 +134,20 @@ function renderChat(template: Template | undefined, config: TokenizerConfig, mes
   }
 }
 
-/** Every id at which generation ends: what any of the three files names. */
-async function endIds(dir: string, config: TokenizerConfig, texts: readonly string[]): Promise<{ readonly eosIds: readonly number[] }> {
+/** Every id at which generation ends: what any of the three files names. One outside the vocabulary would never come. */
+async function endIds(
+  dir: string,
+  config: TokenizerConfig,
+  vocab: number,
+  texts: readonly string[],
+): Promise<{ readonly eosIds: readonly number[] }> {
   const ids = new Set<number>();
   for (const name of ["generation_config.json", "config.json"]) {
     const ends = (await readParsed(join(dir, name), endsSchema))?.eos_token_id;
-    for (const id of Array.isArray(ends) ? ends : ends === undefined || ends === null ? [] : [ends]) ids.add(id);
+    for (const id of Array.isArray(ends) ? ends : ends === undefined || ends === null ? [] : [ends]) {
+      if (id >= vocab) throw broken(join(dir, name), `eos_token_id is ${id}, the model's vocabulary has ${vocab}`);
+      ids.add(id);
+    }
   }
   const named = contentOf(config.eos_token);
   const id = named === undefined ? -1 : texts.indexOf(named);
@@ -149,7 +158,8 @@ async function endIds(dir: string, config: TokenizerConfig, texts: readonly stri
 function build(path: string, json: TokenizerJson, config: TokenizerConfig): Tokenizer {
   try {
     const tokenizer = new Tokenizer(json, config);
-    tokenizer.encode("probe");
+    // A vocabulary that knows no letter encodes without an error, to nothing.
+    if (tokenizer.encode("probe").ids.length === 0) throw new Error("it encodes text to no token at all");
     return tokenizer;
   } catch (cause) {
     throw broken(path, `cannot be used (${cause instanceof Error ? cause.message : cause})`, cause);
@@ -186,7 +196,7 @@ export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
   const decodeWindow = (ids: readonly number[]): string =>
     ids.length === 0 ? "" : tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false });
   const decoder: () => TokenDecoder = byteLevel ? () => new ByteLevelDecoder(bytesOf) : () => new WindowDecoder(decodeWindow);
-  const { eosIds } = await endIds(dir, config, texts);
+  const { eosIds } = await endIds(dir, config, vocab, texts);
   const chatText = (messages: readonly ChatMessage[]) => renderChat(template, config, messages);
   return {
     vocab,

@@ -1,25 +1,29 @@
-// The files of a model folder that travel beside the weights, and where they are. Shell; used by import, inspect and upcycle.
+// The files of a model folder that travel beside the weights: where they are, and that text can be served with them. Shell; used by
+// import and upcycle.
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-
-const requiredFiles = ["tokenizer.json"] as const;
-const optionalFiles = ["tokenizer_config.json", "generation_config.json", "chat_template.jinja", "special_tokens_map.json"] as const;
+import { loadTokenizer } from "../text/tokenizer.ts";
+import { kindOf } from "../weights/file.ts";
+import { companions } from "../weights/model-folder.ts";
 
 export type Log = (line: string) => void;
 
-/** Name to path of what is there; throws when a required one is not. */
+/** Name to path of what is there; throws when a required one is not, or when the tokenizer cannot serve the model of this folder. */
 export async function companionFiles(dir: string): Promise<ReadonlyMap<string, string>> {
   const found = new Map<string, string>();
-  for (const name of [...requiredFiles, ...optionalFiles]) {
+  for (const [name, required] of Object.entries(companions)) {
     const path = join(dir, name);
     const info = await stat(path).catch(() => undefined);
     if (info?.isFile()) found.set(name, path);
-    else if ((requiredFiles as readonly string[]).includes(name)) {
+    else if (info)
+      throw new AppError(`${path}: is ${kindOf(info)}, not a regular file; put the file itself there`, { code: "ModelNotFound" });
+    else if (required) {
       throw new AppError(`${dir}: has no ${name}; serving text needs one (export it with the model's "save_pretrained")`, {
         code: "ModelNotFound",
       });
     }
   }
+  await loadTokenizer(dir);
   return found;
 }

@@ -4,12 +4,13 @@ import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, llamaArchitecture, llamaProgram } from "../models/llama.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { bytesOf } from "../weights/floats.ts";
 import { type GgufFile, openGguf } from "../weights/gguf.ts";
+import { writeFolder } from "../weights/model-folder.ts";
 import { type TensorToWrite, writeSafetensors } from "../weights/safetensors-writer.ts";
-import { readJson } from "../weights/store-reader.ts";
-import { writeFolder } from "../weights/store-writer.ts";
+import { readConfig } from "../weights/store-reader.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { huggingFaceName, llamaConfig, undoRotaryPermutation } from "./gguf-llama.ts";
 import { tokenizerFromGguf } from "./gguf-tokenizer.ts";
@@ -18,7 +19,7 @@ import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
 
 /** A safetensors folder: checked and normalised to f32 under our own names. */
 export async function importDenseFolder(from: string, out: string, overwrite: boolean, log: Log): Promise<void> {
-  const config = await readJson(join(from, "config.json"), "BadModelConfig");
+  const config = await readConfig(from, "BadModelConfig");
   const program = inFolder(from, () => llamaProgram(config));
   const checkpoint = await openCheckpoint(from);
   try {
@@ -32,7 +33,7 @@ export async function importDenseFolder(from: string, out: string, overwrite: bo
     });
     const files = await companionFiles(from);
     log(`importing dense model: ${program.layers} layers, hidden ${program.hidden}`);
-    await writeFolder(out, overwrite, async (work) => {
+    await writeFolder({ dir: out, overwrite, sources: [from] }, async (work) => {
       await writeFile(join(work, "config.json"), `${JSON.stringify(config, undefined, 2)}\n`);
       for (const [name, path] of files) await copyFile(path, join(work, name));
       await writeSafetensors(join(work, "model.safetensors"), tensors);
@@ -74,16 +75,16 @@ function ggufTensors(file: GgufFile, program: DenseProgram): readonly TensorToWr
 export async function importGguf(path: string, out: string, overwrite: boolean, log: Log): Promise<void> {
   const file = await openGguf(path);
   try {
-    const tokenizer = tokenizerFromGguf(file.metadata, path);
+    const tokenizer = inFolder(path, () => tokenizerFromGguf(file.metadata, path));
     const embedding = file.shape("token_embd.weight");
     const vocab = embedding?.[0] ?? tokenizer.vocabulary;
-    const raw = llamaConfig(file.metadata, path, !file.names.includes("output.weight"), vocab);
+    const raw = inFolder(path, () => llamaConfig(file.metadata, path, !file.names.includes("output.weight"), vocab));
     const program = inFolder(path, () => llamaProgram(raw));
     if (tokenizer.vocabulary > vocab)
       throw new AppError(`${path}: ${tokenizer.vocabulary} tokens but ${vocab} embeddings`, { code: "BadTokenizer" });
     const tensors = ggufTensors(file, program);
     log(`importing GGUF (${file.formats.join(", ")}): ${program.layers} layers, hidden ${program.hidden}, vocabulary ${vocab}`);
-    await writeFolder(out, overwrite, async (work) => {
+    await writeFolder({ dir: out, overwrite, sources: [path] }, async (work) => {
       const json = (name: string, value: unknown) =>
         writeFile(join(work, name), `${JSON.stringify(value, undefined, name === "tokenizer.json" ? 0 : 2)}\n`);
       await json("config.json", raw);
@@ -94,6 +95,7 @@ export async function importGguf(path: string, out: string, overwrite: boolean, 
       });
       await json("tokenizer.json", tokenizer.tokenizer);
       await json("tokenizer_config.json", tokenizer.tokenizerConfig);
+      await loadTokenizer(work); // what was rebuilt must serve the model as one from a folder must
       await writeSafetensors(join(work, "model.safetensors"), tensors);
     });
   } finally {

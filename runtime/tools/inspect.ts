@@ -1,5 +1,7 @@
 // `enodia model inspect`: what a store holds, in numbers; with `verify`, every byte against its hash and every weight; with a backend,
-// whether that can compute the model. Reads, never writes.
+// whether that can compute the model. Reads, never writes. Not here: dense folders (inspect-dense.ts).
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { BackendName, CodecName } from "../../crds/names.ts";
 import { checkOps } from "../backends/check.ts";
@@ -7,10 +9,14 @@ import { capabilitiesOf } from "../backends/index.ts";
 import { segmentsOf } from "../kernels/check-program.ts";
 import { asF32 } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
+import { loadTokenizer } from "../text/tokenizer.ts";
+import { sha256Hex } from "../weights/digest.ts";
+import { openFile } from "../weights/file.ts";
 import { codecsOf, type ModelStore } from "../weights/store.ts";
-import { openStore } from "../weights/store-reader.ts";
+import { indexFile, openStore } from "../weights/store-reader.ts";
 import { checkWeights } from "../weights/weight-check.ts";
 import type { Log } from "./files.ts";
+import { type DenseReport, formatDense, inspectDense, isDenseFolder } from "./inspect-dense.ts";
 import { inFolder } from "./model-config.ts";
 
 interface CodecReport {
@@ -21,7 +27,8 @@ interface CodecReport {
   readonly distinctHashes: number;
 }
 
-export interface InspectReport {
+export interface StoreReport {
+  readonly kind: "store";
   readonly dir: string;
   readonly architecture: string;
   readonly modelDigest: string;
@@ -36,10 +43,39 @@ export interface InspectReport {
   /** The backend that was asked whether it can compute the model, and can (else it throws); undefined when none was. */
   readonly backend?: BackendName;
   /** The units and dense tensors that were compared with their hashes (a mismatch throws); undefined when that was not asked for. */
-  readonly verified?: { readonly units: number; readonly denseTensors: number };
+  readonly verified?: Verified;
 }
 
-async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units: number; readonly denseTensors: number }> {
+interface Verified {
+  readonly units: number;
+  readonly denseTensors: number;
+  /** Those beside the weights; the tokenizer was loaded too. */
+  readonly files: number;
+}
+
+export type InspectReport = StoreReport | DenseReport;
+
+/** Files beside the weights against the hashes that the import wrote down, and the tokenizer as a gateway would load it. */
+async function verifyFiles(store: ModelStore, log: Log): Promise<number> {
+  const files = Object.entries(store.index.files ?? {});
+  for (const [name, hash] of files) {
+    const file = await openFile(join(store.dir, name), "CorruptShard");
+    try {
+      if (sha256Hex(await file.read(0, file.size)) === hash) continue;
+    } finally {
+      await file.close();
+    }
+    throw new AppError(`${file.path}: does not match its hash; the store was changed or damaged, import the model again`, {
+      code: "CorruptShard",
+    });
+  }
+  const { vocab } = await loadTokenizer(store.dir);
+  log(`the tokenizer serves a vocabulary of ${vocab}; ${files.length} files beside the weights match their hashes`);
+  return files.length;
+}
+
+async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
+  const files = await verifyFiles(store, log);
   for (const name of store.denseNames) checkWeights(store.dir, `dense tensor "${name}"`, await store.readDense(name));
   const missing = Object.keys(store.index.dense).find((name) => !store.denseNames.includes(name));
   if (missing)
@@ -59,7 +95,7 @@ async function verifyAll(store: ModelStore, log: Log): Promise<{ readonly units:
     }
     log(`${codec} experts match their hashes`);
   }
-  return { units, denseTensors: store.denseNames.length };
+  return { units, denseTensors: store.denseNames.length, files };
 }
 
 /** Throws AppError `UnsupportedOp` or `UnsupportedShape` as a worker would when it opens the model. */
@@ -78,6 +114,8 @@ export interface InspectOptions {
 }
 
 export async function inspect(options: InspectOptions, log: Log): Promise<InspectReport> {
+  const isStore = await stat(join(options.dir, indexFile)).then(Boolean, () => false);
+  if (!isStore && (await isDenseFolder(options.dir))) return inspectDense(options, log);
   const store = await openStore(options.dir);
   try {
     const { index } = store;
@@ -91,6 +129,7 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
     }
     const { architecture, modelDigest, layers, experts, topK, hidden, ffn } = index;
     const report = {
+      kind: "store" as const,
       dir: store.dir,
       architecture,
       modelDigest,
@@ -111,6 +150,10 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
 
 /** The report as a person reads it. Pure. */
 export function formatReport(report: InspectReport): string {
+  return report.kind === "dense" ? formatDense(report) : formatStore(report);
+}
+
+function formatStore(report: StoreReport): string {
   const lines = [
     `model        ${report.dir}`,
     `architecture ${report.architecture}`,
@@ -127,6 +170,8 @@ export function formatReport(report: InspectReport): string {
   }
   if (report.backend) lines.push(`backend      ${report.backend} can compute it`);
   if (report.verified)
-    lines.push(`verified     ${report.verified.units} expert units and ${report.verified.denseTensors} dense tensors match their hashes`);
+    lines.push(
+      `verified     ${report.verified.units} expert units, ${report.verified.denseTensors} dense tensors and ${report.verified.files} files match their hashes, the tokenizer loads`,
+    );
   return lines.join("\n");
 }

@@ -2,13 +2,13 @@
 import { AppError } from "../../crds/common.ts";
 import { architectureOf } from "../models/family.ts";
 
-/** Runs `read`, which knows nothing of files, and puts `where` before the message of what it throws. */
+/** Runs `read`, which knows little of files, and puts `where` before the message of what it throws unless it stands there. */
 export function inFolder<T>(where: string, read: () => T): T {
   try {
     return read();
   } catch (caught) {
     const { message, code, cause } = AppError.from(caught);
-    throw new AppError(`${where}: ${message}`, { code, cause });
+    throw new AppError(message.startsWith(`${where}: `) ? message : `${where}: ${message}`, { code, cause });
   }
 }
 

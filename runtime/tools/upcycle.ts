@@ -1,7 +1,6 @@
 // `enodia model upcycle`: a dense Llama as a Mixtral-layout MoE store. Every FFN becomes E experts with seeded noise, and
 // each layer gets a router fitted to the states it will see. With noise 0 the MoE computes what the dense model does.
-import { stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import { createBackend } from "../backends/index.ts";
@@ -13,9 +12,10 @@ import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import { bytesOf } from "../weights/floats.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
+import { checkTarget } from "../weights/model-folder.ts";
 import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex } from "../weights/store.ts";
-import { readJson } from "../weights/store-reader.ts";
+import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import { calibrationSequences } from "./calibration.ts";
 import { companionFiles, type Log } from "./files.ts";
@@ -23,7 +23,7 @@ import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { keyOf, withNoise } from "./noise.ts";
-import { checkTiedHead } from "./tensors.ts";
+import { checkShape, checkTiedHead } from "./tensors.ts";
 
 /** Mean probability of the first choice that the router's scale is set to. */
 const topProbability = 0.6;
@@ -152,10 +152,9 @@ function expertMaker(checkpoint: Checkpoint, options: UpcycleOptions): (layer: n
 export async function upcycle(options: UpcycleOptions, log: Log): Promise<UpcycleResult> {
   checkOptions(options);
   const out = resolve(options.out);
-  if (!options.overwrite && (await stat(out).catch(() => undefined))) {
-    throw new AppError(`${out}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
-  }
-  const raw = (await readJson(join(options.from, "config.json"), "ModelNotFound")) as Readonly<Record<string, unknown>>;
+  const target = { dir: out, overwrite: options.overwrite, sources: [options.from] };
+  await checkTarget(target);
+  const raw = (await readConfig(options.from, "ModelNotFound")) as Readonly<Record<string, unknown>>;
   const architecture = architectureIn(options.from, raw);
   if (architecture !== llamaArchitecture) {
     throw new AppError(`${options.from}: is ${architecture}; only ${llamaArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
@@ -164,6 +163,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
   const files = await companionFiles(options.from);
   const checkpoint = await openCheckpoint(options.from);
   try {
+    for (const { name, shape } of denseWeights(program)) checkShape(options.from, name, checkpoint.shape(name), shape);
     await checkTiedHead(checkpoint, new Set(denseWeights(program).map(({ name }) => name)));
     const { routers, tokens, imbalance } = await fitRouters(checkpoint, program, options, log);
     const moe = mixtralConfig(raw, program, options);
@@ -171,7 +171,6 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
     log(`writing ${layers} layers of ${options.experts} experts, codecs ${options.codecs.join(", ")}`);
     const step = Math.max(1, Math.floor(layers / 10)) * options.experts;
     const index = await writeStore(
-      out,
       {
         config: moe,
         architecture: mixtralArchitecture,
@@ -183,7 +182,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
         files,
       },
       {
-        overwrite: options.overwrite,
+        ...target,
         onProgress: ({ units, of, bytes }) => {
           if (units % step === 0 || units === of) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
         },

@@ -5,7 +5,12 @@ import { AppError } from "../../crds/common.ts";
 import type { SafetensorsDtype } from "./safetensors.ts";
 
 const headerAlignment = 8;
+/** Metadata of every file written here: other readers ask for the format, and `--overwrite` for the maker. */
+const metadata = { format: "pt", made_by: "enodia" } as const;
 const dtypeBytes: Readonly<Record<SafetensorsDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
+
+/** True of the metadata of a file that this writer made. */
+export const isOurs = (found: Readonly<Record<string, string>>): boolean => found.made_by === metadata.made_by;
 
 export interface TensorToWrite {
   readonly name: string;
@@ -23,7 +28,7 @@ export function encodeHeader(tensors: readonly Omit<TensorToWrite, "read">[]): U
     at += shape.reduce((product, size) => product * size, dtypeBytes[dtype]);
     return [name, { dtype, shape, data_offsets: [begin, at] }] as const;
   });
-  const json = new TextEncoder().encode(JSON.stringify({ __metadata__: { format: "pt" }, ...Object.fromEntries(entries) }));
+  const json = new TextEncoder().encode(JSON.stringify({ __metadata__: metadata, ...Object.fromEntries(entries) }));
   const length = Math.ceil(json.length / headerAlignment) * headerAlignment;
   const bytes = new Uint8Array(8 + length).fill(0x20);
   new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true);

@@ -1,12 +1,12 @@
-// The writer of a model store: everything into a temporary folder beside the target, then one rename. Streams; holds one expert at
-// a time. A crash leaves a `.tmp-` folder that the next write of the same store removes. Shell.
-import { copyFile, mkdir, open, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
-import { basename, dirname, join, resolve } from "node:path";
-import { AppError } from "../../crds/common.ts";
+// The writer of a model store. Streams; holds one expert at a time. Not here: how the folder comes to its place whole (model-folder.ts).
+// Shell.
+import { copyFile, open, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
 import type { ExpertMatrices } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
+import { type FolderTarget, writeFolder } from "./model-folder.ts";
 import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
 import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment } from "./store.ts";
 
@@ -24,45 +24,8 @@ export interface StoreSpec {
   readonly files: ReadonlyMap<string, string>;
 }
 
-export interface WriteOptions {
-  /** True to replace an existing store; else an existing folder is an error. */
-  readonly overwrite: boolean;
+export interface WriteOptions extends FolderTarget {
   readonly onProgress?: (done: { readonly units: number; readonly of: number; readonly bytes: number }) => void;
-}
-
-/** Runs `fill` on a temporary folder and moves it to `dir` when it succeeds; removes it when it does not. */
-export async function writeFolder(dir: string, overwrite: boolean, fill: (work: string) => Promise<void>): Promise<void> {
-  const target = resolve(dir);
-  const parent = dirname(target);
-  const prefix = `.${basename(target)}.tmp-`;
-  if (!overwrite && (await stat(target).catch(() => undefined))) {
-    throw new AppError(`${target}: exists already; pass --overwrite to replace it or --out for another folder`, { code: "AlreadyExists" });
-  }
-  await mkdir(parent, { recursive: true });
-  for (const name of await readdir(parent)) {
-    const owner = name.startsWith(prefix) ? Number(name.slice(prefix.length)) : Number.NaN;
-    if (Number.isInteger(owner) && !alive(owner)) await rm(join(parent, name), { recursive: true, force: true });
-  }
-  const work = join(parent, `${prefix}${process.pid}`);
-  await rm(work, { recursive: true, force: true });
-  await mkdir(work);
-  try {
-    await fill(work);
-    await rm(target, { recursive: true, force: true });
-    await rename(work, target);
-  } catch (caught) {
-    await rm(work, { recursive: true, force: true });
-    throw caught;
-  }
-}
-
-function alive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (cause) {
-    return (cause as NodeJS.ErrnoException).code === "EPERM";
-  }
 }
 
 type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
@@ -102,13 +65,23 @@ async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOption
   return Object.fromEntries(out.map(({ name, file, units }) => [name, { file, units }]));
 }
 
-/** Writes the store to `dir` and returns its index. */
-export async function writeStore(dir: string, spec: StoreSpec, options: WriteOptions): Promise<ExpertIndex> {
+/** Returns the SHA-256 of every file as copied. */
+async function copyFiles(work: string, files: StoreSpec["files"]): Promise<Readonly<Record<string, string>>> {
+  const hashes: Record<string, string> = {};
+  for (const [name, from] of files) {
+    await copyFile(from, join(work, name));
+    hashes[name] = sha256Hex(await readFile(join(work, name)));
+  }
+  return hashes;
+}
+
+/** Writes the store and returns its index. */
+export async function writeStore(spec: StoreSpec, options: WriteOptions): Promise<ExpertIndex> {
   let index: ExpertIndex | undefined;
-  await writeFolder(dir, options.overwrite, async (work) => {
+  await writeFolder(options, async (work) => {
     const configText = `${JSON.stringify(spec.config, undefined, 2)}\n`;
     await writeFile(join(work, "config.json"), configText);
-    for (const [name, from] of spec.files) await copyFile(from, join(work, name));
+    const files = await copyFiles(work, spec.files);
     const dense = await writeSafetensors(join(work, "dense.safetensors"), spec.dense);
     const codecs = await writeUnits(work, spec, options.onProgress);
     const modelDigestHex = modelDigest(configText, dense, codecs);
@@ -118,6 +91,7 @@ export async function writeStore(dir: string, spec: StoreSpec, options: WriteOpt
       architecture: spec.architecture,
       ...sizesOf(spec.layers, spec.hidden),
       dense,
+      files,
       codecs,
     });
     await writeFile(join(work, "expert-index.json"), `${JSON.stringify(index)}\n`);

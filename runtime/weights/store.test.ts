@@ -8,8 +8,8 @@ import { AppError } from "../../crds/common.ts";
 import { asF32 } from "../kernels/weights.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { openCheckpoint } from "./checkpoint.ts";
+import { writeFolder } from "./model-folder.ts";
 import { openStore } from "./store-reader.ts";
-import { writeFolder } from "./store-writer.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-store-"));
 after(() => rm(dir, { recursive: true }));
@@ -63,7 +63,7 @@ test("an existing store is not overwritten unless asked, and a failed write leav
   await assert.rejects(importMoe(options, quiet), refusal("AlreadyExists", /--overwrite/));
   const before = await readdir(dir);
   await assert.rejects(
-    writeFolder(join(dir, "fails"), false, async (work) => {
+    writeFolder({ dir: join(dir, "fails"), overwrite: false, sources: [] }, async (work) => {
       await writeFile(join(work, "half"), "x");
       throw new Error("disk full");
     }),
@@ -217,6 +217,16 @@ const wrongConfig: Record<string, { change: (config: any) => void; code: string;
     code: "UnsupportedModel",
     want: /num_experts_per_tok is 9/,
   },
+  "layers by the thousand": {
+    change: (config) => Object.assign(config, { num_hidden_layers: 1024 }),
+    code: "MissingTensor",
+    want: /has no tensor "model\.layers\.2\./,
+  },
+  "more than any config.json needs": {
+    change: (config) => (config.notes = "x".repeat(5_000_000)),
+    code: "BadModelConfig",
+    want: /hf-\w+\/config\.json: has \d+ bytes, more than the 4194304 allowed/,
+  },
   "a size that is text": {
     change: (config) => (config.vocab_size = "many"),
     code: "InvalidModelConfig",
@@ -232,3 +242,14 @@ for (const [sentence, { change, code, want }] of Object.entries(wrongConfig)) {
     await assert.rejects(openStore(out), refusal("ModelNotFound", /no such folder/));
   });
 }
+
+test("a config that claims 1,024 layers of 4,096 experts costs no more time than the tensors that are there", async () => {
+  const from = await folderWith((config) => Object.assign(config, { num_hidden_layers: 1024, num_local_experts: 4096 }));
+  const started = performance.now();
+  await assert.rejects(
+    importMoe({ from, out: `${from}-out`, codecs: ["f32"], overwrite: false }, quiet),
+    refusal("ShapeMismatch", /gate\.weight" is \[4, 64\], its configuration implies \[4096, 64\]/),
+  );
+  const ms = performance.now() - started;
+  assert.ok(ms < 5000, `${ms} ms; naming 12 million tensors takes 20 s and more`);
+});

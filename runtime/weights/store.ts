@@ -43,6 +43,8 @@ export const expertIndexSchema = z.object({
   layerShapes: z.array(layerShapeSchema).max(1024).optional(),
   /** SHA-256 of every dense tensor as stored; `readDense` checks it. */
   dense: z.record(z.string(), sha256),
+  /** SHA-256 of the files beside the weights, for `inspect --verify`; a store may have none listed. */
+  files: z.record(z.string().regex(/^[\w-][\w.-]*$/), sha256).optional(),
   codecs: z.partialRecord(
     z.enum(codecNames),
     z.object({

@@ -137,6 +137,6 @@ export async function unlikeStore(program: ModelProgram): Promise<ModelStore> {
         (shapes[layer]?.matrices ?? []).map(({ name, shape }) => [name, syntheticWeight(`${layer}.${expert}.${name}`, shape).data]),
       ),
   };
-  await writeStore(dir, spec, { overwrite: false });
+  await writeStore(spec, { dir, overwrite: false, sources: [] });
   return openStore(dir);
 }

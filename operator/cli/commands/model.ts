@@ -10,12 +10,12 @@ const everyCodec = "both";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
-       enodia model inspect <store> [--verify] [--backend NAME] [--json]
+       enodia model inspect <folder> [--verify] [--backend NAME] [--json]
 
 import    a Mixtral folder becomes a model store; a dense Llama (GGUF or safetensors) becomes a folder for upcycle
 upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
           and routers are fitted
-inspect   what a store holds
+inspect   what a model store, or a folder for upcycle, holds
 
 A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim.
 
@@ -25,7 +25,7 @@ sources   /path or file:///path            a Hugging Face folder, or one .gguf f
 
 import, upcycle
           --out DIR      where to write (default: the cache's models folder)
-          --overwrite    replace what is there
+          --overwrite    replace the store or folder for upcycle that an earlier command wrote there; nothing else is ever replaced
           --codec NAME   expert codecs to write: ${codecNames.join(", ")} or ${everyCodec} (default: ${everyCodec})
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
@@ -34,7 +34,7 @@ upcycle   --experts N    experts per layer (default: 8)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
           --seed N       of noise and routers: same seed, same bytes (default: 1)
           --threads N    for fitting routers (default: all cores)
-inspect   --verify       reads every byte, checks its hash, and that no weight is NaN, infinite or absurd
+inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
 all       --json         one JSON object on standard output; progress is on standard error
 
