@@ -52,7 +52,7 @@ async function headOf(path: string): Promise<Buffer> {
 /** Pipes and terminals keep nothing that could be lost. */
 const keepsNothing = (info: Stats): boolean => info.isFIFO() || info.isCharacterDevice();
 
-/** Throws AppError `NotReplaceable` or `AlreadyExists` when the output may not go there; true when something is there that it may replace. */
+/** True when something is there that the output may replace; throws AppError `NotReplaceable` or `AlreadyExists` when it may not. */
 export async function checkOutput({ path, option, kind, isOurs, overwrite }: OutputFile): Promise<boolean> {
   const info = await stat(path).catch(() => undefined);
   if (!info) return false;

@@ -27,7 +27,7 @@ interface CodecReport {
   readonly distinctHashes: number;
 }
 
-export interface StoreReport {
+interface StoreReport {
   readonly kind: "store";
   readonly dir: string;
   readonly architecture: string;

@@ -1,4 +1,4 @@
-// What `--out` and `--overwrite` may touch: a new folder, or a store or dense folder that these commands wrote. Everything else stays.
+// The reach of `--out` and `--overwrite`: a new folder, or a store or dense folder that these commands wrote. Everything else stays.
 import assert from "node:assert/strict";
 import { cp, link, lstat, mkdir, mkdtemp, readdir, readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
