@@ -6,7 +6,7 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { joinFiles } from "./cgroups.ts";
 import { sleep } from "./exec.ts";
 import { ClusterError } from "./names.ts";
-import type { ProcessRecord } from "./state.ts";
+import { type ProcessRecord, readState } from "./state.ts";
 
 const endRoundMs = 50;
 const endRoundsMax = 200;
@@ -28,6 +28,9 @@ export function startTimeOf(pid: number): string | undefined {
 export function isAlive(record: ProcessRecord): boolean {
   return startTimeOf(record.pid) === record.startTime;
 }
+
+/** True while the control plane of the cluster `name` runs. */
+export const isRunning = (name: string): boolean => readState(name)?.control.some(isAlive) ?? false;
 
 export interface StartOptions {
   readonly role: string;

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { withLock } from "./lock.ts";
-import { isAlive, startTimeOf } from "./processes.ts";
+import { isAlive, isRunning, startTimeOf } from "./processes.ts";
 import { clusterStates, emptyState, namesOf, parseState, readState, refuseForeignFolder, removeFolder, writeState } from "./state.ts";
 import { refuseForeignThings, refuseMounts } from "./teardown.ts";
 
@@ -97,6 +97,14 @@ describe("cluster state", () => {
     assert.ok(isAlive({ role: "self", pid: process.pid, startTime }));
     assert.ok(!isAlive({ role: "stranger", pid: process.pid, startTime: String(Number(startTime) - 1) }));
     assert.equal(startTimeOf(2 ** 22 + 1), undefined);
+  });
+
+  test("a cluster that runs is told from one that died, so that whoever cleans up leaves the first alone", () => {
+    const startTime = startTimeOf(process.pid) ?? "";
+    writeState({ ...emptyState("runs", 1), control: [{ role: "etcd", pid: process.pid, startTime }] });
+    writeState({ ...emptyState("died", 2), control: [{ role: "etcd", pid: process.pid, startTime: "1" }] });
+    assert.deepEqual(["runs", "died", "never"].map(isRunning), [true, false, false]);
+    for (const name of ["runs", "died"]) removeFolder(name);
   });
 
   test("work on one cluster goes one at a time, and a failed piece lets the next one in", async () => {

@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { binaryPaths } from "../cluster/binaries.ts";
 import { down, up } from "../cluster/cluster.ts";
+import { isRunning } from "../cluster/processes.ts";
 import { terminalLog } from "../cluster/terminal-log.ts";
 import { hasSmolMoe } from "../harness/models.ts";
 import { unlessAborted } from "../harness/process.ts";
@@ -122,6 +123,7 @@ async function main(): Promise<number> {
   const signal = abortOnInterrupt(foreign ? "" : ` (npm run cluster -- down --name ${flags.name} removes it)`);
   const machine = foreign ? "unknown" : isCold() ? "cold" : "warm";
   const results: Result[] = [];
+  const before = !foreign && isRunning(flags.name);
   const own = { kubeconfig: flags.kubeconfig, context: flags.context, imageRegistry: flags["image-registry"], signal };
   const demo: Demo = {
     namespace: flags.namespace,
@@ -141,7 +143,7 @@ async function main(): Promise<number> {
   const complete = results.length === steps.length;
   const keep = flags.keep && !signal.aborted;
   // A cluster that did not come up removed itself; one of this name that was there before is somebody's.
-  const made = !foreign && (demo.cluster !== undefined || late.aborted);
+  const made = !foreign && !before && (demo.cluster !== undefined || late.aborted);
   if (!keep && made) await takeDown(flags.name, results);
   const { readySeconds, balancedSeconds } = demo;
   results.push(...timeRows({ totalSeconds: (Date.now() - startedAt) / 1000, readySeconds, balancedSeconds, machine }));
