@@ -11,7 +11,8 @@ import { ByteLevelDecoder, byteLevelBytes, sentencePieceBytes, WindowDecoder } f
 import type { TokenDecoder } from "./stop-text.ts";
 import type { ChatMessage, TextModel } from "./text-model.ts";
 
-const fileBytesMax = 256 * 1024 * 1024;
+/** Twice the longest tokenizer.json known; parsed JSON may take ten times its text. */
+const fileBytesMax = 64 * 1024 * 1024;
 const templateBytesMax = 1024 * 1024;
 const tokenId = z.number().int().min(0).max(4_294_967_295);
 

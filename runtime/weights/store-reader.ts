@@ -29,6 +29,7 @@ export const indexFile = "expert-index.json";
 const jsonBytesMax = 64 * 1024 * 1024;
 /** Fifty times the longest config.json known. */
 const configBytesMax = 4 * 1024 * 1024;
+const configDepthMax = 100;
 
 function notFound(dir: string, what: string, cause?: unknown): AppError {
   return new AppError(
@@ -55,7 +56,24 @@ export async function readJson(path: string, code: string): Promise<unknown> {
 
 /** The config.json of a model folder, as read. */
 export async function readConfig(dir: string, code: string): Promise<unknown> {
-  return (await readJsonText(join(dir, "config.json"), configBytesMax, code)).json;
+  return (await readConfigText(dir, code)).json;
+}
+
+async function readConfigText(dir: string, code: string): ReturnType<typeof readJsonText> {
+  const path = join(dir, "config.json");
+  const read = await readJsonText(path, configBytesMax, code);
+  if (nestsTooDeeply(read.json)) throw new AppError(`${path}: nests more than ${configDepthMax} levels`, { code });
+  return read;
+}
+
+/** Level by level, without recursion: whoever reads or writes the value later may run out of stack. */
+function nestsTooDeeply(json: unknown): boolean {
+  let level: readonly unknown[] = [json];
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > configDepthMax) return true;
+    level = level.flatMap((value) => (typeof value === "object" && value !== null ? Object.values(value) : []));
+  }
+  return false;
 }
 
 async function readJsonText(path: string, bytesMax: number, code: string): Promise<{ readonly text: string; readonly json: unknown }> {
@@ -179,7 +197,7 @@ export function unitReader(
 export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);
-  const { text, json: config } = await readJsonText(join(dir, "config.json"), configBytesMax, "BadModelConfig");
+  const { text, json: config } = await readConfigText(dir, "BadModelConfig");
   if (modelDigest(text, index.dense, index.codecs) !== index.modelDigest)
     throw corrupt(dir, `config.json or ${indexFile} was changed after the import: the model digest does not match`);
   const dense = await openSafetensors(join(dir, "dense.safetensors"));

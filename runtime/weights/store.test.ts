@@ -222,6 +222,11 @@ const wrongConfig: Record<string, { change: (config: any) => void; code: string;
     code: "MissingTensor",
     want: /has no tensor "model\.layers\.2\./,
   },
+  "lists within lists": {
+    change: (config) => (config.notes = JSON.parse("[".repeat(101) + "]".repeat(101))),
+    code: "BadModelConfig",
+    want: /hf-\w+\/config\.json: nests more than 100 levels/,
+  },
   "more than any config.json needs": {
     change: (config) => (config.notes = "x".repeat(5_000_000)),
     code: "BadModelConfig",
