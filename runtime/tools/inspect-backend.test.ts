@@ -40,6 +40,7 @@ test("a head size that a backend cannot do is refused by inspect --backend, and 
   await assert.rejects(inspect({ dir: store, verify: false, backend: "cpu" }, quiet), refused);
   for (const backend of ["reference", "webgpu"] as const) {
     const report = await inspect({ dir: store, verify: false, backend }, quiet);
+    assert.ok(report.kind === "store");
     assert.equal(report.backend, backend);
     assert.match(formatReport(report), new RegExp(`^backend +${backend} can compute it$`, "m"));
   }

@@ -1,4 +1,4 @@
-// What the memory of a deployment's ranks allows, with the arithmetic that a reader can check: requests that run at once, and the
+// The capacity of a deployment by the memory of its ranks, with arithmetic that a reader can check: requests that run at once, and the
 // least number of ranks. Pure; target.ts scales by it, status.ts and `enodia status` show it.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";

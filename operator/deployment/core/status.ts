@@ -87,13 +87,9 @@ function modelStatus({ view, deployment }: Snapshot): Pick<MoEDeploymentStatus, 
   const model = view?.model;
   if (!model) return undefined;
   const { digest, architecture, layers, experts, topK, expertBytes, denseBytes } = model;
+  const known = { digest, architecture, layers, expertsPerLayer: experts, topK, expertBytes, denseBytes };
   const requests = requestsPerRank(deployment.spec, model);
-  return {
-    model: {
-      ...{ digest, architecture, layers, expertsPerLayer: experts, topK, expertBytes, denseBytes },
-      ...{ requestsPerRank: requests.count, requestsPerRankReason: requests.reason },
-    },
-  };
+  return { model: { ...known, requestsPerRank: requests.count, requestsPerRankReason: requests.reason } };
 }
 
 /** The operation that is under way, with the start and deadline it had before when it is still the same. */
