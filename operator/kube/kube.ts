@@ -57,6 +57,7 @@ export const resources = {
   namespaces: core("Namespace", "namespaces", false),
   nodes: core("Node", "nodes", false),
   deployments: { apiVersion: "apps/v1", kind: "Deployment", plural: "deployments", namespaced: true },
+  controllerRevisions: { apiVersion: "apps/v1", kind: "ControllerRevision", plural: "controllerrevisions", namespaced: true },
   podDisruptionBudgets: { apiVersion: "policy/v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets", namespaced: true },
   leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
   events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
@@ -93,17 +94,21 @@ export interface WriteOptions {
   /** Field manager; also shown in managedFields. */
   readonly manager: string;
   readonly dryRun?: boolean;
+  /** Ends the request wherever it is. */
+  readonly signal?: AbortSignal;
 }
 
 export interface DeleteOptions {
   /** The uid of the only object that is to be deleted, not of a later one with its name. */
   readonly uid?: string;
   readonly graceSeconds?: number;
+  /** Ends the request wherever it is. */
+  readonly signal?: AbortSignal;
 }
 
 /**
- * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, Invalid (422 and 400), Forbidden,
- * Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
+ * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, Invalid (422, 400, and any other answer that
+ * judges the object by its schema), Forbidden, Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
  */
 export interface Kube {
   /** The object; undefined when it is not there. */
