@@ -17,6 +17,7 @@ export function createKube(transport: Transport): Kube {
       method: "PUT",
       path: path(resource, refOfObject(object), sub, writeQuery(options)),
       body: JSON.stringify(object),
+      ...signalOf(options),
     });
   const apply = (resource: Resource, object: KubeObject, options: WriteOptions, sub = "") =>
     write({
@@ -24,6 +25,7 @@ export function createKube(transport: Transport): Kube {
       path: path(resource, refOfObject(object), sub, { ...writeQuery(options), force: true }),
       contentType: "application/apply-patch+yaml",
       body: JSON.stringify(object),
+      ...signalOf(options),
     });
   return {
     get: (resource, ref) => get(transport, resource, ref),
@@ -34,6 +36,7 @@ export function createKube(transport: Transport): Kube {
         method: "POST",
         path: path(resource, { namespace: object.metadata.namespace ?? "", name: "" }, "", writeQuery(options)),
         body: JSON.stringify(object),
+        ...signalOf(options),
       }),
     apply: (resource, object, options) => apply(resource, object, options),
     applyStatus: (resource, object, options) => apply(resource, object, options, "/status"),
@@ -45,10 +48,13 @@ export function createKube(transport: Transport): Kube {
         path: path(resource, ref, "", writeQuery(options)),
         contentType: "application/merge-patch+json",
         body: JSON.stringify(body),
+        ...signalOf(options),
       }),
     delete: (resource, ref, options) => remove(transport, resource, ref, options ?? {}),
   };
 }
+
+const signalOf = ({ signal }: { readonly signal?: AbortSignal }) => (signal ? { signal } : {});
 
 const writeQuery = (options: WriteOptions): Query => ({
   fieldManager: options.manager,
@@ -128,7 +134,7 @@ async function remove(transport: Transport, resource: Resource, ref: Ref, option
     ...(options.graceSeconds === undefined ? {} : { gracePeriodSeconds: options.graceSeconds }),
   };
   try {
-    await transport.request({ method: "DELETE", path: path(resource, ref, "", {}), body: JSON.stringify(body) });
+    await transport.request({ method: "DELETE", path: path(resource, ref, "", {}), body: JSON.stringify(body), ...signalOf(options) });
     return true;
   } catch (error) {
     if (hasCode(error, "NotFound")) return false;

@@ -231,6 +231,40 @@ test("a former leader's writes are refused and its reads are not", async () => {
   assert.ok(await guarded.get(resources.configMaps, { namespace: "ns", name: "a" }));
 });
 
+test("a write that is under way when leadership ends is ended, and counts as refused", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  let leading = true;
+  let request: AbortSignal | undefined;
+  const hanging = new Proxy(kube, {
+    get: (target, key) =>
+      key === "applyStatus" || key === "delete"
+        ? (_: unknown, __: unknown, options: { signal?: AbortSignal }) => {
+            request = options.signal;
+            return new Promise(() => {});
+          }
+        : Reflect.get(target, key),
+  });
+  const guarded = fenced(hanging, () => leading, clock);
+  const object = { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "a", namespace: "ns" } };
+  for (const write of [
+    () => guarded.applyStatus(resources.configMaps, object, manager),
+    () => guarded.delete(resources.configMaps, { namespace: "ns", name: "a" }),
+  ]) {
+    leading = true;
+    const outcome = write().then(
+      () => "written",
+      (error: AppError) => error.code,
+    );
+    await clock.advance(20_000);
+    assert.equal(request?.aborted, false, "a leader's request may take its time");
+    leading = false;
+    await clock.advance(250);
+    assert.equal(request?.aborted, true);
+    assert.equal(await outcome, "NotLeader");
+  }
+});
+
 test("a repeated event is counted on the first one, and a failing API server costs nothing", async () => {
   const clock = new ManualClock();
   const kube = new FakeKube(clock.now);

@@ -178,27 +178,45 @@ function specOf(lease: KubeObject): LeaseSpec {
   return (lease.spec as LeaseSpec | undefined) ?? {};
 }
 
-/** The same port, but every write is refused once `isLeader` is false. */
-export function fenced(kube: Kube, isLeader: () => boolean): Kube {
-  const check = (): void => {
-    if (!isLeader()) throw new AppError("this replica does not lead any more", { code: "NotLeader", operation: "writing", retry: "never" });
-  };
-  const guard =
-    <A extends unknown[], R>(call: (...args: A) => Promise<R>) =>
-    async (...args: A): Promise<R> => {
-      check();
-      return call(...args);
-    };
+/** A write under way is looked at so often, and ended once the fence has closed: it must not arrive after a write of the next leader. */
+const fenceCheckMs = 250;
+
+/** The same port, but a write is refused once `isLeader` is false, and one that is under way then is ended and counts as refused. */
+export function fenced(kube: Kube, isLeader: () => boolean, clock: Clock = systemClock): Kube {
+  const guard = <R>(write: (signal: AbortSignal) => Promise<R>): Promise<R> => guarded(write, isLeader, clock);
   return {
     get: kube.get,
     list: kube.list,
     watch: kube.watch,
-    create: guard(kube.create),
-    apply: guard(kube.apply),
-    applyStatus: guard(kube.applyStatus),
-    update: guard(kube.update),
-    updateStatus: guard(kube.updateStatus),
-    patch: guard(kube.patch),
-    delete: guard(kube.delete),
+    create: (resource, object, options) => guard((signal) => kube.create(resource, object, { ...options, signal })),
+    apply: (resource, object, options) => guard((signal) => kube.apply(resource, object, { ...options, signal })),
+    applyStatus: (resource, object, options) => guard((signal) => kube.applyStatus(resource, object, { ...options, signal })),
+    update: (resource, object, options) => guard((signal) => kube.update(resource, object, { ...options, signal })),
+    updateStatus: (resource, object, options) => guard((signal) => kube.updateStatus(resource, object, { ...options, signal })),
+    patch: (resource, ref, body, options) => guard((signal) => kube.patch(resource, ref, body, { ...options, signal })),
+    delete: (resource, ref, options) => guard((signal) => kube.delete(resource, ref, { ...options, signal })),
   };
+}
+
+async function guarded<R>(write: (signal: AbortSignal) => Promise<R>, isLeader: () => boolean, clock: Clock): Promise<R> {
+  if (!isLeader()) throw notLeader();
+  const abort = new AbortController();
+  return new Promise<R>((resolve, reject) => {
+    let cancel = (): void => {};
+    const lookAgain = (): void => {
+      cancel = clock.after(fenceCheckMs, () => {
+        if (isLeader()) return lookAgain();
+        reject(notLeader());
+        abort.abort();
+      });
+    };
+    lookAgain();
+    write(abort.signal)
+      .then(resolve, reject)
+      .finally(() => cancel());
+  });
+}
+
+function notLeader(): AppError {
+  return new AppError("this replica does not lead any more", { code: "NotLeader", operation: "writing", retry: "never" });
 }

@@ -1,0 +1,47 @@
+// The signal of a write reaches its request, so that the fence can end it wherever it is.
+import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { test } from "node:test";
+import { KubeConfig } from "@kubernetes/client-node";
+import type { AppError } from "../../crds/common.ts";
+import { createKube } from "./client.ts";
+import { type Kube, resources, type WriteOptions } from "./kube.ts";
+import { createTransport } from "./transport.ts";
+
+const at = { namespace: "ns", name: "a" };
+const object = { apiVersion: "v1", kind: "ConfigMap", metadata: at };
+const cm = resources.configMaps;
+const writes: Record<string, (kube: Kube, options: WriteOptions) => Promise<unknown>> = {
+  create: (kube, options) => kube.create(cm, object, options),
+  apply: (kube, options) => kube.apply(cm, object, options),
+  applyStatus: (kube, options) => kube.applyStatus(cm, object, options),
+  update: (kube, options) => kube.update(cm, object, options),
+  updateStatus: (kube, options) => kube.updateStatus(cm, object, options),
+  patch: (kube, options) => kube.patch(cm, at, {}, options),
+  delete: (kube, options) => kube.delete(cm, at, options),
+};
+
+for (const [verb, write] of Object.entries(writes)) {
+  test(`${verb} ends with its signal: the connection is closed before the server has answered`, { timeout: 10_000 }, async (t) => {
+    const abort = new AbortController();
+    let closed: (() => void) | undefined;
+    const gone = new Promise<void>((resolve) => {
+      closed = resolve;
+    });
+    const server = createServer((request) => {
+      request.socket.once("close", () => closed?.());
+      abort.abort();
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    t.after(() => server.close());
+    const config = new KubeConfig();
+    config.loadFromClusterAndUser(
+      { name: "c", server: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, skipTLSVerify: true },
+      { name: "u" },
+    );
+    const kube = createKube(createTransport(config));
+    await assert.rejects(write(kube, { manager: "test", signal: abort.signal }), (error: AppError) => error.code === "Unavailable");
+    await gone;
+  });
+}
