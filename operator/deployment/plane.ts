@@ -50,7 +50,8 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     reconcile: async (key) => (await reconciler?.reconcile(parseKey(key))) ?? {},
     ...(options.observe ? { observe: options.observe } : {}),
   });
-  wake(informers, identities, (ref) => controller.queue.add(keyOf(ref)));
+  const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now: () => now().getTime() });
+  wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
   return {
     controller,
     deployments: {
@@ -61,7 +62,6 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     },
     connect(rebalance) {
       const applier = new Applier(kube, (resource, ref) => informers.live(resource, ref));
-      const status = new StatusWriter(kube, event, () => now().getTime());
       const overlay = new PodOverlay(
         (pod) => informers.covers("pods", pod),
         () => now().getTime(),
@@ -77,14 +77,20 @@ function parseKey(key: string): Ref {
   return { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
 }
 
+interface Sources {
+  readonly informers: Informers;
+  readonly identities: Identities;
+  readonly status: StatusWriter;
+}
+
 /** Maps changes of watched objects to the deployments that then need another look. */
-function wake(informers: Informers, identities: Identities, add: (ref: Ref) => void): void {
+function wake({ informers, identities, status }: Sources, add: (ref: Ref) => void): void {
   const seen = new Map<string, string>();
   informers.onChange("moeDeployments", (object, change) => {
     const key = keyOf(refOf(object));
-    // Our own status writes wake nobody.
+    // Our own status writes wake nobody; those of others are put right.
     const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
-    if (change === "set" && seen.get(key) === mark) return;
+    if (change === "set" && seen.get(key) === mark && status.wrote(object)) return;
     if (change === "set") seen.set(key, mark);
     else seen.delete(key);
     add(refOf(object));

@@ -1,15 +1,19 @@
-// The writer of a MoEDeployment's status: it writes when it says something new, and the events that go with changed conditions.
+// The writer of a MoEDeployment's status: it writes when it has something new to say, or when the object does not say what was
+// written last, and records the events that go with changed conditions.
 import { isDeepStrictEqual } from "node:util";
 import { apiVersion } from "../../crds/common.ts";
 import { type ConditionState, withTransition } from "../../crds/conditions.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type MoEDeploymentStatus, moeDeploymentStatusSchema } from "../../crds/moe-deployment-status.ts";
-import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import type { Deployments } from "./ports.ts";
 
 const manager = "enodia-operator-status";
 /** Texts and times alone are not worth a write more often than this. */
 const softIntervalMs = 10_000;
+
+/** A status that somebody else keeps changing is put right at most this often. */
+const mendIntervalMs = 1_000;
 
 /** Conditions whose change is worth an event, and which status is the bad one. */
 const announced: Readonly<Record<string, "True" | "False">> = {
@@ -21,16 +25,30 @@ const announced: Readonly<Record<string, "True" | "False">> = {
   TelemetryFresh: "False",
 };
 
-export class StatusWriter {
-  readonly #kube: Kube;
-  readonly #event: Deployments["event"];
-  readonly #now: () => number;
-  readonly #written = new Map<string, { status: MoEDeploymentStatus; at: number }>();
+interface Written {
+  readonly status: MoEDeploymentStatus;
+  /** The status that the API server answered with: ours, and what others own in it. */
+  readonly answer: MoEDeploymentStatus | undefined;
+  readonly version: string;
+  readonly at: number;
+}
 
-  constructor(kube: Kube, event: Deployments["event"], now: () => number) {
-    this.#kube = kube;
-    this.#event = event;
-    this.#now = now;
+export interface StatusWriterOptions {
+  readonly kube: Kube;
+  readonly event: Deployments["event"];
+  /** The object as the informers have it. */
+  readonly live: (ref: Ref) => KubeObject | undefined;
+  readonly now: () => number;
+}
+
+export class StatusWriter {
+  readonly #options: StatusWriterOptions;
+  readonly #written = new Map<string, Written>();
+  /** What is being written; its event may come before its answer. */
+  readonly #pending = new Map<string, MoEDeploymentStatus>();
+
+  constructor(options: StatusWriterOptions) {
+    this.#options = options;
   }
 
   /** Returns the milliseconds after which a held-back write is due. */
@@ -38,15 +56,14 @@ export class StatusWriter {
     const { uid, name, namespace } = deployment.metadata;
     const last = this.#written.get(uid);
     const known = last?.status ?? deployment.status;
-    if (isDeepStrictEqual(known, status)) return undefined;
-    const age = this.#now() - (last?.at ?? 0);
-    if (age < softIntervalMs && isDeepStrictEqual(hard(known), hard(status))) return softIntervalMs - age;
-    await this.#kube.applyStatus(
-      resources.moeDeployments,
-      { apiVersion, kind: "MoEDeployment", metadata: { name, namespace, uid }, status },
-      { manager },
-    );
-    this.#written.set(uid, { status, at: this.#now() });
+    const age = this.#options.now() - (last?.at ?? 0);
+    if (this.#disturbed({ namespace, name }, uid)) {
+      if (age < mendIntervalMs) return mendIntervalMs - age;
+    } else {
+      if (same(known, status)) return undefined;
+      if (age < softIntervalMs && same(hard(known), hard(status))) return softIntervalMs - age;
+    }
+    await this.#apply(uid, { apiVersion, kind: "MoEDeployment", metadata: { name, namespace, uid }, status });
     this.#announce(deployment, known, status);
     return undefined;
   }
@@ -54,15 +71,13 @@ export class StatusWriter {
   /** Writes the status of an object that cannot be read: one condition says so, the rest stays as it is, if that can be read. */
   async refuse(object: KubeObject, next: ConditionState): Promise<void> {
     const { uid = "", name, namespace } = object.metadata;
-    const old = this.#written.get(uid)?.status ?? moeDeploymentStatusSchema.safeParse(object.status).data ?? {};
+    const live = readStatus(object);
+    const old = this.#written.get(uid)?.status ?? live ?? {};
     const before = old.conditions ?? [];
-    const changed = withTransition(before, next, new Date(this.#now()));
-    const conditions = [...before.filter((condition) => condition.type !== next.type), changed];
-    await this.#kube.applyStatus(
-      resources.moeDeployments,
-      { apiVersion, kind: "MoEDeployment", metadata: { name, ...(namespace ? { namespace } : {}), uid }, status: { ...old, conditions } },
-      { manager },
-    );
+    const changed = withTransition(before, next, new Date(this.#options.now()));
+    const status = { ...old, conditions: [...before.filter((condition) => condition.type !== next.type), changed] };
+    if (live && same(live, status)) return;
+    await this.#apply(uid, { apiVersion, kind: "MoEDeployment", metadata: { name, ...(namespace ? { namespace } : {}), uid }, status });
     this.#written.delete(uid);
   }
 
@@ -75,13 +90,42 @@ export class StatusWriter {
     return this.#written.get(deployment.metadata.uid)?.status ?? deployment.status;
   }
 
+  /** True when the status of this object is the one that we wrote, or are writing. */
+  wrote(object: KubeObject): boolean {
+    const { uid = "", resourceVersion } = object.metadata;
+    if (this.#written.get(uid)?.version === resourceVersion) return true;
+    const pending = this.#pending.get(uid);
+    return pending !== undefined && same(readStatus(object), pending);
+  }
+
+  /** True when the cache is as new as our last write and shows another status than that write left: a forged one, or a late write of
+   *  a former leader. */
+  #disturbed(ref: Ref, uid: string): boolean {
+    const last = this.#written.get(uid);
+    const live = this.#options.live(ref);
+    if (!last || live?.metadata.uid !== uid || isOlder(live.metadata.resourceVersion, last.version)) return false;
+    return !same(readStatus(live), last.answer);
+  }
+
+  async #apply(uid: string, object: KubeObject & { readonly status: MoEDeploymentStatus }): Promise<void> {
+    const { status } = object;
+    this.#pending.set(uid, status);
+    try {
+      const answer = await this.#options.kube.applyStatus(resources.moeDeployments, object, { manager });
+      const version = answer.metadata.resourceVersion ?? "";
+      this.#written.set(uid, { status, answer: readStatus(answer), version, at: this.#options.now() });
+    } finally {
+      this.#pending.delete(uid);
+    }
+  }
+
   #announce(deployment: MoEDeployment, before: MoEDeploymentStatus, after: MoEDeploymentStatus): void {
     for (const condition of after.conditions ?? []) {
       const bad = announced[condition.type];
       const old = before.conditions?.find((one) => one.type === condition.type);
       if (!bad || (old?.status === condition.status && old.reason === condition.reason)) continue;
       if (old === undefined && condition.status !== "True") continue; // a condition that starts well is no event
-      this.#event(
+      this.#options.event(
         deployment,
         condition.status === bad ? "Warning" : "Normal",
         condition.reason,
@@ -89,6 +133,23 @@ export class StatusWriter {
       );
     }
   }
+}
+
+function readStatus({ status }: KubeObject): MoEDeploymentStatus | undefined {
+  return moeDeploymentStatusSchema.safeParse(status ?? {}).data;
+}
+
+/** True when both read the same as JSON, in which a field without a value is none. */
+function same(a: unknown, b: unknown): boolean {
+  return isDeepStrictEqual(plain(a), plain(b));
+}
+
+const plain = (value: unknown): unknown => (value === undefined ? undefined : JSON.parse(JSON.stringify(value)));
+
+/** The order of versions, where they are numbers; else nothing is known to be older. */
+function isOlder(version: string | undefined, than: string): boolean {
+  const whole = /^\d+$/;
+  return whole.test(version ?? "") && whole.test(than) && BigInt(version ?? "") < BigInt(than);
 }
 
 /** The status without what only tells time. */
