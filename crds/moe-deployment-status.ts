@@ -32,6 +32,18 @@ const operationSchema = z
   .meta({ description: "The operation under way." });
 export type Operation = z.infer<typeof operationSchema>;
 
+/** Kept here so that a new leader does not start over with a rank that keeps failing. */
+const podFailureSchema = z
+  .object({
+    rank: z.int32().min(0).meta({ description: "The rank." }),
+    count: z.int32().min(1).meta({ description: "Pods of it that ended in a row." }),
+    reason: z.string().max(64).meta({ description: "Why the last one ended." }),
+    pod: z.string().max(253).meta({ description: "Name of the last one." }),
+    retryTime: z.iso.datetime().meta({ description: "When the next one is made." }),
+  })
+  .meta({ description: "A rank whose pods ended lately." });
+export type PodFailure = z.infer<typeof podFailureSchema>;
+
 const lastRebalanceSchema = z
   .object({
     time: z.iso.datetime().meta({ description: "When it ended." }),
@@ -50,7 +62,7 @@ export const moeDeploymentStatusSchema = z
     replicas: count("Worker pods that are not terminal."),
     readyReplicas: count("Worker pods that are Ready."),
     availableReplicas: count("Worker pods that are Ready and members of the world."),
-    updatedReplicas: count("Worker pods made from the present template."),
+    updatedReplicas: count("Worker pods made from the template in force."),
     selector: text("Label selector of the worker pods, for kubectl scale and autoscalers."),
     expertParallel: z
       .object({
@@ -63,6 +75,11 @@ export const moeDeploymentStatusSchema = z
           .meta({ description: "Ranks that should serve and do not (first 64).", "x-kubernetes-list-type": "atomic" }),
         leastRanks: count("Least ranks that hold all experts: replicas below it block the way down."),
         leastRanksReason: text("The arithmetic of leastRanks.", 512),
+        podFailures: z
+          .array(podFailureSchema)
+          .max(1024)
+          .optional()
+          .meta({ description: "Ranks whose pods ended lately, and when each is made again.", "x-kubernetes-list-type": "atomic" }),
         operation: operationSchema.optional(),
         pendingReplicas: count("A replicas value that waits for the settle time."),
         pendingSince: time("When that value was first seen."),

@@ -31,6 +31,12 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
   },
   { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"], why: "whether the model's claim is there" },
   { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, "create", "patch"], why: "gateways" },
+  {
+    apiGroups: ["apps"],
+    resources: ["controllerrevisions"],
+    verbs: ["list", "watch", "create", "delete"],
+    why: "the last accepted spec, by which lost ranks are replaced while another is refused",
+  },
   { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, "create", "patch"], why: "one rank at a time" },
   { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events on the deployments" },
 ];

@@ -61,6 +61,9 @@ test("status: Converged is the reason that the operator gives for having nothing
     operation: undefined,
     pendingReplicas: undefined,
     failure: "",
+    failures: [],
+    unjudged: "",
+    uncreated: "",
   });
   assert.deepEqual(shown({ ...condition("Progressing", "Unknown", ""), ...Progressing }), []);
 });

@@ -12,6 +12,7 @@ const owner = { name: "moe", uid: "uid-moe" };
 const at = { namespace: "ns", name: "moe" };
 const context = { deployment: deployment(), settings };
 const rendered = [{ resource: resources.services, object: gatewayService(context) }];
+const fine = { refusals: [], failure: undefined };
 const ours = ownerOf(context.deployment);
 let kube: FakeKube;
 beforeEach(() => {
@@ -31,7 +32,7 @@ const there = async () => (await kube.get(resources.services, at)) as any;
 test("an object of somebody else with the same name is not touched, and said so", async () => {
   await kube.create(resources.services, service(), { manager: "user" });
   const before = await there();
-  const [refusal] = await applier().apply(rendered, owner);
+  const [refusal] = (await applier().apply(rendered, owner)).refusals;
   assert.equal(refusal?.reason, "ObjectRefused");
   assert.equal(
     refusal?.message,
@@ -39,30 +40,30 @@ test("an object of somebody else with the same name is not touched, and said so"
   );
   assert.deepEqual(await there(), before);
   kube.remove(resources.services, at);
-  assert.deepEqual(await applier().apply(rendered, owner), []);
+  assert.deepEqual(await applier().apply(rendered, owner), fine);
   assert.deepEqual((await there()).metadata.ownerReferences, [ours]);
 });
 
 test("one that carries our labels and another owner is not touched either", async () => {
   const labelled = service([{ apiVersion: "apps/v1", kind: "Deployment", name: "moe", uid: "other" }]);
   await kube.create(resources.services, labelled, { manager: "user" });
-  const [refusal] = await new Applier(kube, () => labelled).apply(rendered, owner);
+  const [refusal] = (await new Applier(kube, () => labelled).apply(rendered, owner)).refusals;
   assert.match(refusal?.message ?? "", /does not belong/);
 });
 
 test("what a deleted deployment of the same name left is waited for", async () => {
   await kube.create(resources.services, service([{ ...ours, uid: "uid-before" }]), { manager: "user" });
   const applying = applier();
-  const [refusal] = await applying.apply(rendered, owner);
+  const [refusal] = (await applying.apply(rendered, owner)).refusals;
   assert.match(refusal?.message ?? "", /Service moe belongs to a deleted MoEDeployment of this name and is being removed/);
   kube.remove(resources.services, at);
-  assert.deepEqual(await applying.apply(rendered, owner), []);
+  assert.deepEqual(await applying.apply(rendered, owner), fine);
 });
 
 test("our own object is applied though the cache does not show it, and left alone once it is as wanted", async () => {
   await applier().apply(rendered, owner);
   kube.mutate(resources.services, at, (one) => Object.assign(one.spec.ports[0], { port: 1 }));
-  assert.deepEqual(await applier().apply(rendered, owner), []);
+  assert.deepEqual(await applier().apply(rendered, owner), fine);
   assert.equal((await there()).spec.ports[0].port, 8000);
 
   const cached = await there();

@@ -1,9 +1,11 @@
 // Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed. An object that is
 // not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment.
 import { createHash } from "node:crypto";
-import { apiVersion } from "../../crds/common.ts";
+import { isDeepStrictEqual } from "node:util";
+import { AppError, apiVersion } from "../../crds/common.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, type Resource, refOf } from "../kube/kube.ts";
+import { objectRefusal } from "./core/refusal-text.ts";
 import type { Refusal } from "./core/snapshot.ts";
 import type { Rendered } from "./objects/index.ts";
 
@@ -13,6 +15,13 @@ export const manager = "enodia-operator";
 export interface Owner {
   readonly name: string;
   readonly uid: string;
+}
+
+export interface Applied {
+  /** The objects that are refused, by the API server or since they are somebody else's. */
+  readonly refusals: readonly Refusal[];
+  /** The first error of another kind. */
+  readonly failure: AppError | undefined;
 }
 
 export class Applier {
@@ -27,14 +36,21 @@ export class Applier {
     this.#live = live;
   }
 
-  /** Applies in order. What is refused here or by the API server is returned, everything else is thrown. */
-  async apply(objects: readonly Rendered[], owner: Owner): Promise<Refusal[]> {
+  /** Applies in order, each whatever became of those before it. */
+  async apply(objects: readonly Rendered[], owner: Owner): Promise<Applied> {
     const refusals: Refusal[] = [];
-    for (const rendered of objects) {
-      const problem = await this.#applyOne(rendered, owner);
-      if (problem !== undefined) refusals.push({ reason: "ObjectRefused", message: problem });
+    let failure: AppError | undefined;
+    for (const { resource, object, otherwise } of objects) {
+      try {
+        const problem = await this.#applyOne({ resource, object }, owner);
+        if (problem === undefined) continue;
+        refusals.push({ reason: "ObjectRefused", message: problem });
+        if (otherwise && !isDeepStrictEqual(otherwise, object)) await this.#applyOne({ resource, object: otherwise }, owner);
+      } catch (caught) {
+        failure ??= AppError.from(caught, `applying ${object.kind} ${object.metadata.name}`);
+      }
     }
-    return refusals;
+    return { refusals, failure };
   }
 
   forget(uid: string): void {
@@ -58,7 +74,7 @@ export class Applier {
       return undefined;
     } catch (error) {
       if (!hasCode(error, "Invalid", "Forbidden")) throw error;
-      return `${object.kind} ${object.metadata.name}: ${(error as Error).message}`;
+      return objectRefusal(object.kind, object.metadata.name, (error as Error).message);
     }
   }
 }

@@ -7,7 +7,7 @@ import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import type { Action } from "./core/pod-actions.ts";
-import type { Identities } from "./identity.ts";
+import type { Identities, PodIdentity } from "./identity.ts";
 import type { PodOverlay } from "./informers.ts";
 import type { RenderContext } from "./objects/context.ts";
 import { type WorkerTemplate, workerPod } from "./objects/worker-pod.ts";
@@ -30,21 +30,52 @@ export interface ExecuteDeps {
   readonly now: () => Date;
 }
 
-/** Returns the first error, after everything was tried. */
+export interface Executed {
+  /** The first error. */
+  readonly failure: AppError | undefined;
+  /** The reason why a pod could not be made; empty when all were. */
+  readonly uncreated: string;
+}
+
+const creating = "creating a worker pod";
+
+/** Tries everything, but makes no more pods once one could not be made. */
 export async function execute(
   deps: ExecuteDeps,
   context: RenderContext,
   template: WorkerTemplate,
   actions: readonly Action[],
-): Promise<AppError | undefined> {
-  const results = await Promise.allSettled(actions.map((action) => act(deps, context, template, action)));
-  const failed = results.find((result) => result.status === "rejected");
-  return failed ? AppError.from(failed.reason, "changing worker pods") : undefined;
+): Promise<Executed> {
+  const ranks = actions.flatMap((action) => (action.type === "create" ? [action.rank] : []));
+  const certificates: Promise<PromiseSettledResult<void>[]>[] = [];
+  const results = await Promise.all([
+    Promise.allSettled(actions.map((action) => (action.type === "create" ? undefined : act(deps, context, action)))),
+    slowStart(ranks, async (rank) => {
+      const pod = await createPod(deps, context, template, rank);
+      // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
+      certificates.push(Promise.allSettled([deps.identities.ensureWorker(context.deployment, pod)]));
+    }),
+  ]);
+  const errors = [...results, ...(await Promise.all(certificates))]
+    .flat()
+    .flatMap((result) => (result.status === "rejected" ? [AppError.from(result.reason, "changing worker pods")] : []));
+  return { failure: errors[0], uncreated: errors.find((error) => error.operation === creating)?.message ?? "" };
 }
 
-async function act(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, action: Action): Promise<void> {
-  const { deployment } = context;
-  if (action.type === "create") return createPod(deps, context, template, action.rank);
+/**
+ * Makes pods in batches of 1, 2, 4 and so on until one fails: what refuses one pod, such as a quota, refuses the next thousand too,
+ * and the API server is spared the asking.
+ */
+async function slowStart(ranks: readonly number[], make: (rank: number) => Promise<void>): Promise<PromiseSettledResult<void>[]> {
+  const results: PromiseSettledResult<void>[] = [];
+  for (let size = 1; results.length < ranks.length && results.every(({ status }) => status === "fulfilled"); size *= 2) {
+    const batch = ranks.slice(results.length, results.length + size);
+    results.push(...(await Promise.allSettled(batch.map(make))));
+  }
+  return results;
+}
+
+async function act(deps: ExecuteDeps, { deployment }: RenderContext, action: Exclude<Action, { type: "create" }>): Promise<void> {
   const { pod } = action;
   const ref = { namespace: deployment.metadata.namespace, name: pod.name };
   if (action.type === "delete") {
@@ -76,14 +107,12 @@ async function patchPod(
   }
 }
 
-async function createPod(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, rank: number): Promise<void> {
-  const { deployment } = context;
+async function createPod(deps: ExecuteDeps, context: RenderContext, template: WorkerTemplate, rank: number): Promise<PodIdentity> {
   const created = await tryCreate(deps, context, workerPod(context, template, rank, podSuffix()), rank);
   deps.overlay.wrote(created);
   const { name, uid = "" } = created.metadata;
-  // The kubelet waits for the Secret; a crash before this line is made good by the next reconcile.
-  await deps.identities.ensureWorker(deployment, { name, uid, rank });
-  deps.event(deployment, "Normal", "RankCreated", `rank ${rank}: pod ${name}`);
+  deps.event(context.deployment, "Normal", "RankCreated", `rank ${rank}: pod ${name}`);
+  return { name, uid, rank };
 }
 
 async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: KubeObject, rank: number): Promise<KubeObject> {
@@ -93,7 +122,7 @@ async function tryCreate(deps: ExecuteDeps, { deployment }: RenderContext, pod: 
     const error = AppError.from(caught);
     const message = `rank ${rank}: ${withoutSuffix(error.message, pod)}`;
     deps.event(deployment, "Warning", "FailedCreate", message);
-    throw new AppError(message, { code: error.code, operation: "creating a worker pod", cause: error, retry: error.retry });
+    throw new AppError(message, { code: error.code, operation: creating, cause: error, retry: error.retry });
   }
 }
 

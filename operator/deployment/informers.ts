@@ -12,6 +12,7 @@ export type Watched =
   | "secrets"
   | "serviceAccounts"
   | "podDisruptionBudgets"
+  | "controllerRevisions"
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
@@ -23,6 +24,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   secrets: { resource: resources.secrets, ...ours },
   serviceAccounts: { resource: resources.serviceAccounts, ...ours },
   podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
+  controllerRevisions: { resource: resources.controllerRevisions, ...ours },
   nodes: { resource: resources.nodes },
 };
 

@@ -55,8 +55,9 @@ test("gateways say what is wrong with their pods, or why there are none", () => 
   assert.deepEqual(gatewayFacts(undefined, [ended, waiting(1_000, "CrashLoopBackOff")], 0), {
     ready: 0,
     message: "moe-0-abcde: CrashLoopBackOff",
+    uncreated: "",
   });
   const failure = { type: "ReplicaFailure", status: "True", message: "exceeded quota" };
   const deployment = { ...pod("a"), status: { readyReplicas: 1, conditions: [failure] } };
-  assert.deepEqual(gatewayFacts(deployment, [], 0), { ready: 1, message: "exceeded quota" });
+  assert.deepEqual(gatewayFacts(deployment, [], 0), { ready: 1, message: "exceeded quota", uncreated: "exceeded quota" });
 });

@@ -150,10 +150,10 @@ const deploymentSchema = z.object({
 
 export function gatewayFacts(deployment: KubeObject | undefined, pods: readonly KubeObject[], now: number): GatewayFacts {
   const parsed = deploymentSchema.safeParse(deployment ?? {});
-  if (!parsed.success) return { ready: 0, message: "" };
+  if (!parsed.success) return { ready: 0, message: "", uncreated: "" };
   const { readyReplicas, conditions } = parsed.data.status;
   const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
-  return { ready: readyReplicas, message: failure?.message || gatewayProblem(pods, now) };
+  return { ready: readyReplicas, message: failure?.message || gatewayProblem(pods, now), uncreated: failure?.message ?? "" };
 }
 
 function gatewayProblem(pods: readonly KubeObject[], now: number): string {

@@ -5,6 +5,7 @@ import { apiVersion, labels } from "../../crds/common.ts";
 import { type Controller, createController } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
+import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
 import { Identities } from "./identity.ts";
 import { type Informers, PodOverlay } from "./informers.ts";
@@ -62,11 +63,12 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     },
     connect(rebalance) {
       const applier = new Applier(kube, (resource, ref) => informers.live(resource, ref));
+      const accepted = new AcceptedSpecs(kube, informers);
       const overlay = new PodOverlay(
         (pod) => informers.covers("pods", pod),
         () => now().getTime(),
       );
-      reconciler = new Reconciler({ kube, informers, overlay, applier, identities, status, rebalance, settings, event, now });
+      reconciler = new Reconciler({ kube, informers, overlay, applier, identities, accepted, status, rebalance, settings, event, now });
       rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
     },
   };

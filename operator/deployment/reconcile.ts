@@ -1,30 +1,27 @@
 // One pass over one MoEDeployment: gather, ask the pure core, act, report. Level-triggered: nothing is remembered but caches.
 import { AppError, labels } from "../../crds/common.ts";
-import { type MoEDeployment, parseModelUri, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { type MoEDeployment, parseModelUri } from "../../crds/moe-deployment.ts";
 import type { Outcome } from "../kube/controller.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import type { AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
 import { nextStep } from "./core/pod-actions.ts";
-import { living, type PodFacts, type Refusal, type Snapshot } from "./core/snapshot.ts";
+import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
-import { dryRun, execute } from "./execute.ts";
-import { type Identities, secretProblems } from "./identity.ts";
+import { execute } from "./execute.ts";
+import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { gatewayTemplate } from "./objects/gateway.ts";
-import { appliedObjects } from "./objects/index.ts";
-import { type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
+import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
 
-/** The answer of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
-const dryRunMs = 30_000;
 /** A refused action is tried again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
 /** A new leader needs this long to open its sessions with workers and NATS. */
@@ -36,6 +33,7 @@ export interface ReconcileDeps {
   readonly overlay: PodOverlay;
   readonly applier: Applier;
   readonly identities: Identities;
+  readonly accepted: AcceptedSpecs;
   readonly status: StatusWriter;
   readonly rebalance: Rebalance;
   readonly settings: Settings;
@@ -43,73 +41,70 @@ export interface ReconcileDeps {
   readonly now: () => Date;
 }
 
+interface Observed {
+  readonly snapshot: Snapshot;
+  /** The error for which a part of the snapshot is not known. */
+  readonly unobserved: AppError | undefined;
+}
+
 export class Reconciler {
   readonly #deps: ReconcileDeps;
   readonly #uids = new Map<string, string>();
-  readonly #dryRuns = new Map<string, { hash: string; at: number; problem: string | undefined }>();
-
+  readonly #spec: SpecPass;
   readonly #startedMs: number;
 
   constructor(deps: ReconcileDeps) {
     this.#deps = deps;
+    this.#spec = new SpecPass(deps);
     this.#startedMs = deps.now().getTime();
   }
 
   async reconcile(ref: Ref): Promise<Outcome> {
+    const { informers, accepted, status } = this.#deps;
     const key = `${ref.namespace}/${ref.name}`;
-    const object = this.#deps.informers.get("moeDeployments", ref);
+    const object = informers.get("moeDeployments", ref);
     // Deleted: owner references take the objects away, the sessions are ours to close.
     const present = object?.metadata.deletionTimestamp === undefined ? object : undefined;
     const known = this.#uids.get(key);
     if (known && known !== present?.metadata.uid) this.#forget(key, known);
     if (!present) return {};
-    this.#uids.set(key, present.metadata.uid ?? "");
+    const { uid = "", generation: observedGeneration } = present.metadata;
+    this.#uids.set(key, uid);
     try {
-      const deployment = parseMoEDeployment(present);
-      return await this.#converge({ ...deployment, status: this.#deps.status.latest(deployment) });
+      const read = readDeployment(present, accepted.latest(uid));
+      return await this.#converge({ ...read, deployment: { ...read.deployment, status: status.latest(read.deployment) } });
     } catch (error) {
       if (!hasCode(error, "InvalidSpec")) throw error;
-      // A stored object that this version cannot read: say so, touch nothing.
+      // A stored object that this version cannot read, and no spec to stand in for it: say so, touch nothing.
       const { code: reason, message } = error as AppError;
-      const { generation: observedGeneration } = present.metadata;
-      await this.#deps.status.refuse(present, { type: "SpecAccepted", status: "False", reason, message, observedGeneration });
+      await status.refuse(present, { type: "SpecAccepted", status: "False", reason, message, observedGeneration });
       return {};
     }
   }
 
-  async #converge(deployment: MoEDeployment): Promise<Outcome> {
-    const deps = this.#deps;
-    const context: RenderContext = { deployment, settings: deps.settings };
-    const template = workerTemplate(context);
-    const unsupported = [...template.refusals, ...gatewayTemplate(context).refusals];
-    const uncertified = await this.#certifyGateway(deployment);
-    const objects = appliedObjects(context).filter(({ resource }) => unsupported.length === 0 || resource !== resources.deployments);
-    const refused = [...unsupported, ...(await deps.applier.apply(objects, deployment.metadata))];
-    const pods = this.#pods(deployment);
-    const known = pods.some((pod) => pod.templateHash === template.hash);
-    const unasked = known || refused.length > 0 || deployment.spec.suspend;
-    const rejection = unasked ? undefined : await this.#dryRun(context, template, living(pods).length > 0);
-    const refusals: Refusal[] = [
-      ...uncertified,
-      ...refused,
-      ...(rejection ? [{ reason: "PodRefused", message: `the API server refuses the worker pod: ${rejection}` }] : []),
-    ];
-    const snapshot = await this.#snapshot(deployment, pods, template.hash, refusals);
-    return this.#proceed(context, template, snapshot);
+  /** Goes on to pods and status whatever becomes of the spec: what is refused or fails in it must not stop the healing. */
+  async #converge(read: ReadDeployment): Promise<Outcome> {
+    const { deployment } = read;
+    const inForce = await this.#spec.run(read, () => this.#pods(deployment));
+    return this.#proceed(inForce, await this.#snapshot(deployment, inForce));
   }
 
-  async #proceed(context: RenderContext, template: WorkerTemplate, snapshot: Snapshot): Promise<Outcome> {
+  async #proceed(inForce: InForce, { snapshot, unobserved }: Observed): Promise<Outcome> {
     const deps = this.#deps;
-    const { deployment } = context;
+    const { deployment } = snapshot;
+    const { template, successor } = inForce;
+    const context: RenderContext = { deployment, settings: deps.settings };
     const { limitBytes } = template;
     const model = snapshot.view?.model;
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, floor);
-    const step = nextStep({ snapshot, ranks: target.ranks, frozen: snapshot.refusals.length > 0, limitBytes });
-    const failures = [await execute(deps, context, template, step.actions), await this.#certify(deployment, snapshot.pods)];
+    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes });
+    const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
+    const failures = [undone, await this.#certify(deployment, snapshot.pods), inForce.failure, unobserved];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
+    const unmade = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const status = nextStatus({
       snapshot,
       target,
@@ -117,7 +112,10 @@ export class Reconciler {
       actions: step.actions,
       blocked: target.blocked ?? step.blocked,
       floor,
+      failures: step.failures,
       failure: failure?.message ?? "",
+      unjudged: inForce.failure?.message ?? "",
+      uncreated: uncreated || unmade.map(({ message }) => message).join("; "),
     });
     const heldMs = await deps.status.write(deployment, status);
     if (failure) throw failure;
@@ -153,27 +151,29 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, pods: PodFacts[], templateHash: string, refusals: readonly Refusal[]): Promise<Snapshot> {
+  async #snapshot(deployment: MoEDeployment, { template, refusals }: InForce): Promise<Observed> {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
+    const pods = this.#pods(deployment);
     const gateway = gatewayFacts(
       informers.get("deployments", { namespace, name: names.gateway(name) }),
       this.#gatewayPods(deployment),
       now().getTime(),
     );
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
-    const claim = settled ? "Present" : await this.#claim(deployment);
-    return {
+    const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
+    const snapshot: Snapshot = {
       now: now(),
       deployment,
       pods,
       gateway,
-      templateHash,
+      templateHash: template.hash,
       refusals,
       claim,
       view: rebalance.view(uid),
       warmingUp: this.#warmMs() > 0,
     };
+    return { snapshot, unobserved: failure };
   }
 
   #gatewayPods({ metadata }: MoEDeployment): KubeObject[] {
@@ -186,10 +186,14 @@ export class Reconciler {
     );
   }
 
-  async #claim(deployment: MoEDeployment): Promise<Snapshot["claim"]> {
-    const { claim } = parseModelUri(deployment.spec.model.uri);
-    const found = await this.#deps.kube.get(resources.persistentVolumeClaims, { namespace: deployment.metadata.namespace, name: claim });
-    return found ? "Present" : "Missing";
+  async #claim(deployment: MoEDeployment): Promise<{ claim: Snapshot["claim"]; failure: AppError | undefined }> {
+    const { claim: name } = parseModelUri(deployment.spec.model.uri);
+    try {
+      const found = await this.#deps.kube.get(resources.persistentVolumeClaims, { namespace: deployment.metadata.namespace, name });
+      return { claim: found ? "Present" : "Missing", failure: undefined };
+    } catch (error) {
+      return { claim: "Unknown", failure: AppError.from(error, "looking for the model's claim") };
+    }
   }
 
   #world(snapshot: Snapshot, desiredRanks: number): World {
@@ -209,30 +213,9 @@ export class Reconciler {
     };
   }
 
-  /** A Secret that waits for a person or the garbage collector is told of in a condition. */
-  async #certifyGateway(deployment: MoEDeployment): Promise<Refusal[]> {
-    try {
-      await this.#deps.identities.ensureGateway(deployment);
-      return [];
-    } catch (error) {
-      if (!(error instanceof AppError && secretProblems.includes(error.code))) throw error;
-      return [{ reason: error.code, message: error.message }];
-    }
-  }
-
-  async #dryRun(context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
-    const { uid } = context.deployment.metadata;
-    const now = this.#deps.now().getTime();
-    const last = this.#dryRuns.get(uid);
-    if (last && last.hash === template.hash && now - last.at < dryRunMs) return last.problem;
-    const problem = await dryRun(this.#deps.kube, context, template, oneMore);
-    this.#dryRuns.set(uid, { hash: template.hash, at: now, problem });
-    return problem;
-  }
-
   #forget(key: string, uid: string): void {
     this.#uids.delete(key);
-    this.#dryRuns.delete(uid);
+    this.#spec.forget(uid);
     this.#deps.rebalance.forget(uid);
     this.#deps.identities.forget(uid);
     this.#deps.status.forget(uid);

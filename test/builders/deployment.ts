@@ -107,7 +107,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     now,
     deployment: deployment(),
     pods: [],
-    gateway: { ready: 1, message: "" },
+    gateway: { ready: 1, message: "", uncreated: "" },
     templateHash: "new",
     refusals: [],
     claim: "Present",

@@ -216,7 +216,7 @@ export async function up(options: UpOptions = {}): Promise<Cluster> {
   const signal = options.signal;
   needRoot();
   checkName(name);
-  if (!Number.isInteger(count) || count < 1 || count > nodesMax) throw new ClusterError(`nodes ${count}: use 1..${nodesMax}`);
+  if (!Number.isInteger(count) || count < 0 || count > nodesMax) throw new ClusterError(`nodes ${count}: use 0..${nodesMax}`);
   await ensureHostPackages(log, signal);
   const binaries = await ensureBinaries(log, { signal });
   await ensurePauseImage(binaries);

@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
 import { until } from "../harness/process.ts";
-import type { Target } from "../harness/product.ts";
+import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -133,6 +133,57 @@ test("a gateway with API keys refuses requests without one, and serves those wit
     { timeoutMs: 60_000, everyMs: 1_000 },
   );
 });
+
+const badFields: Readonly<Record<string, { spec: object; says: RegExp; repair: object }>> = {
+  "an unknown field of the gateway container": {
+    spec: { gateway: { podTemplate: { spec: { containers: [{ name: "gateway", unheardOf: 1 }] } } } },
+    says: /spec\.gateway\.podTemplate\.spec\.containers.*unheardOf/s,
+    repair: { gateway: { podTemplate: null } },
+  },
+  "a priority class that cannot be": {
+    spec: { podTemplate: { spec: { priorityClassName: "nope nope" } } },
+    says: /spec\.podTemplate\.spec\.priorityClassName/,
+    repair: { podTemplate: null },
+  },
+};
+for (const [what, { spec, says, repair }] of Object.entries(badFields)) {
+  test(`${what} stops no healing: a lost rank is replaced as it was, by a new leader too`, async () => {
+    const change = (patch: object) => moe.kubectl.run(["patch", "moed/strict", "--type=merge", "-p", JSON.stringify({ spec: patch })]);
+    const hashes = async () =>
+      new Set((await workerPods(moe.kubectl, "strict")).map((pod) => (pod.metadata.annotations as any)["enodia.dev/template-hash"]));
+    const serving = (ranks: number) =>
+      moe.kubectl.waitFor("moed", "strict", `${ranks} ranks to serve`, (one) => one.status?.availableReplicas === ranks, 120_000);
+    const before = await hashes();
+    await change(spec);
+    const refusedBy = (object: any) => {
+      const accepted = condition(object, "SpecAccepted");
+      return accepted?.status === "False" && says.test(accepted.message ?? "");
+    };
+    await moe.kubectl.waitFor("moed", "strict", "the field to be named", refusedBy, 30_000);
+    const system = kubectlOf(target, systemNamespace);
+    await system.run(["delete", "pods", "-l", "app.kubernetes.io/component=operator", "--wait=false"]);
+    const [lost] = await workerPods(moe.kubectl, "strict");
+    assert.ok(lost);
+    await moe.kubectl.run(["delete", "pod", lost.metadata.name, "--wait=false"]);
+    await until(
+      "another pod in its place",
+      async () => {
+        const pods = await workerPods(moe.kubectl, "strict");
+        const ready = (pod: any) => pod.status?.conditions?.some((one: any) => one.type === "Ready" && one.status === "True");
+        return pods.length === 2 && pods.every((pod) => pod.metadata.uid !== lost.metadata.uid && ready(pod)) ? true : undefined;
+      },
+      { timeoutMs: 120_000, everyMs: 500 },
+    );
+    await serving(2);
+    assert.deepEqual(await hashes(), before);
+    url = await moe.url();
+    assert.ok((await ask({ url, model: "strict", prompt: "Hello", maxTokens: 8 })).chunks > 0);
+    const uids = (await workerPods(moe.kubectl, "strict")).map((pod) => pod.metadata.uid).sort();
+    await change(repair);
+    await waitReady(moe.kubectl, "strict");
+    assert.deepEqual((await workerPods(moe.kubectl, "strict")).map((pod) => pod.metadata.uid).sort(), uids, "its repair changes no pod");
+  });
+}
 
 test("after all that the deployment still answers", async () => {
   const answer = await ask({ url, model: "strict", prompt: "What is the capital of France?", maxTokens: 8 });

@@ -1,4 +1,4 @@
-// A real control plane of one node with the CRDs established, and clients to it: what the integration tests begin with.
+// A real control plane with the CRDs established, and clients to it: what the integration tests begin with.
 import { join, resolve } from "node:path";
 import { createKube } from "../../operator/kube/client.ts";
 import type { Kube } from "../../operator/kube/kube.ts";
@@ -14,9 +14,9 @@ export interface ControlPlane {
   apply(...objects: readonly object[]): Promise<string>;
 }
 
-/** Brings the cluster `name` up; the caller takes it down. */
-export async function controlPlane(name: string): Promise<ControlPlane> {
-  const { binaries, kubeconfig } = await up({ name, nodes: 1 });
+/** Brings the cluster `name` up; the caller takes it down. Without a node pods are admitted and never run. */
+export async function controlPlane(name: string, nodes = 1): Promise<ControlPlane> {
+  const { binaries, kubeconfig } = await up({ name, nodes });
   const call = (args: readonly string[], input?: string): Promise<string> =>
     execOk(binaries.kubectl, ["--kubeconfig", kubeconfig, ...args], input === undefined ? {} : { input });
   await call(["apply", "-f", join(root, "crds/manifests")]);

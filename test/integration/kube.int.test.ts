@@ -1,13 +1,19 @@
-// The Kube contract on a real API server, and the CRDs as the server enforces them.
+// The Kube contract on a real API server, the CRDs as the server enforces them, and the deployment plane under fields that it refuses.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { parse } from "yaml";
 import { AppError } from "../../crds/common.ts";
+import { Informers } from "../../operator/deployment/informers.ts";
+import { gatewayDeployment } from "../../operator/deployment/objects/gateway.ts";
+import { createDeploymentPlane } from "../../operator/deployment/plane.ts";
+import { EventRecorder } from "../../operator/kube/events.ts";
 import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
+import { deployment, settings } from "../builders/deployment.ts";
 import { down } from "../cluster/cluster.ts";
 import { runKubeContract } from "../contract/kube.ts";
+import { until } from "../harness/process.ts";
 import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
 
 const name = "kube-int";
@@ -18,7 +24,7 @@ const manager = { manager: "test" };
 
 before(
   async () => {
-    ({ kube, kubectl } = await controlPlane(name));
+    ({ kube, kubectl } = await controlPlane(name, 0));
     await kube.create(resources.namespaces, { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } }, manager);
   },
   { timeout: 600_000 },
@@ -148,4 +154,96 @@ test("the defaults the server fills are those zod fills", async () => {
   const object: KubeObject = { ...sample(), spec: { model: { uri: "pvc://models/x" } } };
   const made = await kube.create(resources.moeDeployments, object, manager);
   assert.deepEqual(made.spec, moeDeploymentSpecSchema.parse(object.spec));
+});
+
+const illTyped: Readonly<Record<string, (container: any, pod: any) => void>> = {
+  "an unknown field": (container) => Object.assign(container, { foo: 1 }),
+  "an unknown field of the pod": (_, pod) => Object.assign(pod, { foo: 1 }),
+  "text in the place of a list": (_, pod) => Object.assign(pod, { tolerations: "all" }),
+  "a list in the place of text": (container) => Object.assign(container, { image: ["a"] }),
+  "a number in the place of text": (_, pod) => Object.assign(pod, { nodeSelector: { a: 1 } }),
+  "a quantity that is none": (container) => Object.assign(container, { resources: { limits: { cpu: "much" } } }),
+  "two variables of one name": (container) => container.env.push({ name: "A", value: "1" }, { name: "A", value: "2" }),
+  "a class that no object can have": (_, pod) => Object.assign(pod, { priorityClassName: "nope nope" }),
+};
+for (const [what, spoil] of Object.entries(illTyped)) {
+  test(`${what} in a gateway Deployment is Invalid or harmless, never something to try again`, async () => {
+    const object = gatewayDeployment({ deployment: deployment(), settings }) as any;
+    Object.assign(object.metadata, { namespace, name: `g-${Math.random().toString(36).slice(2, 8)}`, ownerReferences: [] });
+    await kube.apply(resources.deployments, object, manager);
+    spoil(object.spec.template.spec.containers[0], object.spec.template.spec);
+    const error = await kube.apply(resources.deployments, object, manager).then(
+      () => undefined,
+      (caught: AppError) => caught,
+    );
+    if (error) assert.deepEqual([error.code, error.retry], ["Invalid", "never"], error.message);
+    else assert.equal(what, "two variables of one name");
+  });
+}
+
+/** The deployment plane in this process, with nobody behind the other port. */
+async function startPlane(): Promise<() => Promise<void>> {
+  const informers = new Informers([namespace], { kube });
+  const plane = createDeploymentPlane({ kube, informers, events: new EventRecorder({ kube, reportingInstance: "test" }), settings });
+  informers.start();
+  await until("the informers", () => informers.hasSynced || undefined, { timeoutMs: 30_000 });
+  plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
+  plane.controller.start();
+  return async () => {
+    await plane.controller.stop();
+    await informers.stop();
+  };
+}
+
+test("a bad field stops no replacement, under this leader or the next", { timeout: 120_000 }, async () => {
+  const at = { namespace, name: "heal" };
+  const spec = { model: { uri: "pvc://models/x" }, replicas: 2 };
+  await kube.create(resources.moeDeployments, { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: at, spec }, manager);
+  const workers = async (): Promise<any[]> =>
+    (await kube.list(resources.pods, { namespace, labelSelector: "enodia.dev/deployment=heal,enodia.dev/component=worker" })).items;
+  const both = () =>
+    until("both pods", async () => ((await workers()).length === 2 ? workers() : undefined), { timeoutMs: 30_000, everyMs: 100 });
+  const condition = async (type: string) =>
+    ((await kube.get(resources.moeDeployments, at))?.status as any)?.conditions?.find((one: any) => one.type === type);
+  const says = (want: RegExp) =>
+    until(String(want), async () => want.test((await condition("SpecAccepted"))?.message ?? "") || undefined, {
+      timeoutMs: 30_000,
+      everyMs: 100,
+    });
+  const hashOf = (pod: any): string => pod.metadata.annotations["enodia.dev/template-hash"];
+  const lose = async (rank: number) => {
+    const [lost] = (await workers()).filter((pod) => pod.metadata.labels["enodia.dev/rank"] === String(rank));
+    await kube.delete(resources.pods, { namespace, name: lost.metadata.name }, { uid: lost.metadata.uid, graceSeconds: 0 });
+  };
+  let stop = await startPlane();
+  const [first] = await both();
+  const container = { name: "gateway", foo: 1 };
+  await kube.patch(resources.moeDeployments, at, { spec: { gateway: { podTemplate: { spec: { containers: [container] } } } } }, manager);
+  await says(
+    /spec\.gateway\.podTemplate\.spec\.containers.*foo.*; correct spec\.gateway\.podTemplate; meanwhile the spec of generation 1/s,
+  );
+  assert.equal((await condition("SpecAccepted")).status, "False");
+  await lose(1);
+  assert.deepEqual(new Set((await both()).map(hashOf)), new Set([hashOf(first)]));
+
+  await kube.patch(resources.moeDeployments, at, { spec: { podTemplate: { spec: { priorityClassName: "nope nope" } } } }, manager);
+  await says(/spec\.podTemplate\.spec\.priorityClassName: Invalid value/);
+  await stop();
+  await lose(0);
+  stop = await startPlane();
+  assert.deepEqual(new Set((await both()).map(hashOf)), new Set([hashOf(first)]));
+  const before = (await workers()).map((pod) => pod.metadata.uid).sort();
+  await kube.patch(resources.moeDeployments, at, { spec: { podTemplate: null, gateway: { podTemplate: null } } }, manager);
+  await says(/every field is in force/);
+  assert.deepEqual((await workers()).map((pod) => pod.metadata.uid).sort(), before);
+
+  const revisions = async () =>
+    (await kube.list(resources.controllerRevisions, { namespace, labelSelector: "enodia.dev/deployment=heal" })).items;
+  assert.equal((await revisions()).length, 1);
+  await kube.patch(resources.moeDeployments, at, { spec: { runtime: { maxContext: 64 } } }, manager);
+  await until("one newer revision", async () => ((await revisions()).map((one) => one.revision).join() === "2" ? true : undefined), {
+    timeoutMs: 30_000,
+    everyMs: 100,
+  });
+  await stop();
 });

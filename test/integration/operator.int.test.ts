@@ -231,7 +231,7 @@ test("what cannot be is refused with the server's reason, and nothing is made or
   await template({ hostNetwork: true });
   await until("hostNetwork to be refused", refused(/podTemplate\.spec\.hostNetwork must be false/), { timeoutMs: 30_000 });
   await template({ hostNetwork: null, unheardOf: 1 });
-  await until("the unknown field to be refused", refused(/unknown field "spec\.unheardOf"/), { timeoutMs: 30_000 });
+  await until("the unknown field to be refused", refused(/unknown field "spec\.podTemplate\.spec\.unheardOf"/), { timeoutMs: 30_000 });
   await template({ unheardOf: null, containers: [{ name: "runtime", securityContext: { allowPrivilegeEscalation: true } }] });
   await until("the Pod Security level to refuse", refused(/violates PodSecurity "restricted/), { timeoutMs: 30_000 });
   await patch("moe", { podTemplate: null });
@@ -282,7 +282,7 @@ test("suspend takes the pods and keeps the rest; delete takes everything", { tim
         "-n",
         namespace,
         "get",
-        "pods,services,deployments,pdb,secrets,serviceaccounts,eplace",
+        "pods,services,deployments,controllerrevisions,pdb,secrets,serviceaccounts,eplace",
         "-l",
         "enodia.dev/deployment",
         "-o",

@@ -1,6 +1,6 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
-import type { MoEDeploymentConditionType, Operation } from "../../../crds/moe-deployment-status.ts";
-import type { Blocked } from "./pod-actions.ts";
+import type { MoEDeploymentConditionType, Operation, PodFailure } from "../../../crds/moe-deployment-status.ts";
+import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
 
@@ -12,6 +12,11 @@ export interface Findings {
   readonly operation: Operation | undefined;
   readonly pendingReplicas: number | undefined;
   readonly failure: string;
+  /** The reason why the spec could be neither put in force nor refused; empty when it was judged. */
+  readonly unjudged: string;
+  /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
+  readonly uncreated: string;
+  readonly failures: readonly PodFailure[];
 }
 
 type Verdicts = Readonly<Record<MoEDeploymentConditionType, Verdict>>;
@@ -44,9 +49,10 @@ function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Ver
     : now;
 }
 
-function accepted({ refusals }: Findings): Verdict {
+function accepted({ refusals, unjudged }: Findings): Verdict {
   const first = refusals[0];
-  return first ? no(first.reason, refusals.map((one) => one.message).join("; ")) : yes("Accepted", "every field is in force");
+  if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
+  return unjudged === "" ? yes("Accepted", "every field is in force") : unknown("NotApplied", `it is tried again: ${unjudged}`);
 }
 
 function available(findings: Findings): Verdict {
@@ -75,11 +81,14 @@ function ready(findings: Findings, specAccepted: Verdict, availability: Verdict)
 }
 
 /** The most useful reason why a rank does not serve. */
-function whyNot({ snapshot, failure }: Findings): string {
+function whyNot({ snapshot, failure, failures }: Findings): string {
   const pods = living(snapshot.pods);
   const broken = pods.find((pod) => pod.problem !== "");
   if (broken) return `${broken.name}: ${broken.problem}`;
   if (failure !== "") return failure;
+  const waiting = failures.find((one) => one.count > 1 && !pods.some((pod) => pod.rank === one.rank));
+  if (waiting)
+    return `rank ${waiting.rank}: ${waiting.count} pods in a row ended (${waiting.reason}), the next is made at ${waiting.retryTime}`;
   const members = new Map<string, MemberView>((snapshot.view?.members ?? []).map((member) => [member.podUid, member]));
   for (const pod of pods) {
     const reason = members.get(pod.uid)?.notReadyReason ?? "";
@@ -114,6 +123,8 @@ const progressReason: Readonly<Record<Operation["type"], string>> = {
 
 function degraded(findings: Findings): Verdict {
   const { snapshot, operation } = findings;
+  const irreplaceable = notReplaced(findings);
+  if (irreplaceable !== "") return yes("ReplacementImpossible", irreplaceable);
   const lost = lostRanks(findings);
   if (operation?.type === "Repair" && lost.length > 0) {
     return yes("RanksLost", `ranks ${lost.slice(0, 16).join(", ")} do not serve; their tokens go to the others${suffix(whyNot(findings))}`);
@@ -128,6 +139,17 @@ function degraded(findings: Findings): Verdict {
   const crashing = living(snapshot.pods).find((pod) => pod.problem.startsWith("CrashLoopBackOff"));
   if (crashing) return yes("WorkerCrashing", `${crashing.name}: ${crashing.problem}`);
   return no("AsExpected", "no rank is missing and every expert has a place");
+}
+
+/** The reason why what is missing stays missing; empty when it is being made. */
+function notReplaced({ snapshot, ranks, uncreated }: Findings): string {
+  const { gateway, pods } = snapshot;
+  const missing = freeRanks(living(pods), ranks);
+  if (uncreated !== "" && missing.length > 0)
+    return `ranks ${missing.slice(0, 16).join(", ")} have no pod and none can be made: ${uncreated}`;
+  const { suspend, gateway: front } = snapshot.deployment.spec;
+  const short = !suspend && gateway.ready < front.replicas;
+  return short && gateway.uncreated !== "" ? `${gateway.ready} gateways are ready and no more can be made: ${gateway.uncreated}` : "";
 }
 
 /** Ranks below the wanted number that nobody serves. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { deployment, member, model, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
-import { type Action, nextStep } from "./pod-actions.ts";
+import { type Action, nextStep, type Successor } from "./pod-actions.ts";
 import type { PodFacts, Snapshot } from "./snapshot.ts";
 import { targetRanks } from "./target.ts";
 
@@ -13,8 +13,8 @@ const say = (action: Action): string => {
     action.type === "delete" ? `${action.force ? " now" : ""} (${action.reason})` : action.type === "mark" ? ` ${action.reason}` : "";
   return `${action.type} ${action.pod.rank}${detail}`;
 };
-const step = (more: Partial<Snapshot>, ranks: number, frozen = false) => {
-  const result = nextStep({ snapshot: snapshot(more), ranks, frozen, limitBytes: undefined });
+const step = (more: Partial<Snapshot>, ranks: number, successor: Successor = "Accepted") => {
+  const result = nextStep({ snapshot: snapshot(more), ranks, successor, limitBytes: undefined });
   return { ...result, said: result.actions.map(say) };
 };
 const serving = (ranks: number[]) => view({ members: ranks.map((rank) => member(rank)) });
@@ -27,7 +27,19 @@ const drain = (rank: number, phase: "Moving" | "Draining" | "Drained" | "Blocked
   message: "no room",
 });
 
-const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: string[]; frozen?: boolean }> = {
+/** A deployment whose status says that pods of this rank ended. */
+const failing = (rank: number, more: object) =>
+  deployment(
+    {},
+    {
+      observedGeneration: 1,
+      expertParallel: {
+        podFailures: [{ rank, count: 1, reason: "OutOfcpu", pod: "moe-1-before", retryTime: "2026-03-01T09:59:50Z", ...more }],
+      },
+    },
+  );
+
+const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: string[]; successor?: Successor }> = {
   "from nothing all ranks are made at once": { world: {}, ranks: 3, want: ["create 0", "create 1", "create 2"] },
   "a free rank is filled with the smallest number": { world: { pods: [pod(0), pod(2)] }, ranks: 3, want: ["create 1"] },
   "nothing is done when all is well": { world: { pods: [pod(0), pod(1)], view: serving([0, 1]) }, ranks: 2, want: [] },
@@ -156,15 +168,55 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     ranks: 2,
     want: ["delete 1 (Rolled)"],
   },
-  "a refused spec makes nothing and rolls nothing, but dead pods go": {
+  "with no accepted template nothing is made and nothing rolls, but dead pods go": {
     world: { pods: [pod(0, { templateHash: "old" }), pod(1, { lost: true })] },
     ranks: 3,
-    frozen: true,
+    successor: "None",
     want: ["delete 1 now (NodeLost)"],
   },
+  "nor does a rank that was emptied for a roll go then: it stays": {
+    world: {
+      pods: [pod(0), marked(1, "Roll", { templateHash: "old" })],
+      view: view({ members: [member(0), member(1)], drains: [drain(1, "Drained")] }),
+    },
+    ranks: 2,
+    successor: "None",
+    want: ["unmark 1"],
+  },
+  "while the API server refuses the pod, a rank that was emptied for a roll stays, and a missing one is tried": {
+    world: {
+      pods: [pod(0), marked(1, "Roll", { templateHash: "old" })],
+      view: view({ members: [member(0), member(1)], drains: [drain(1, "Drained")] }),
+    },
+    ranks: 3,
+    successor: "Refused",
+    want: ["unmark 1", "create 2"],
+  },
+  "nor are old pods that do not serve deleted for it": {
+    world: { pods: [pod(0, { templateHash: "old", ready: false })] },
+    ranks: 1,
+    successor: "Refused",
+    want: [],
+  },
+  "a shrink takes a rank that was marked for a roll, and it is told one thing": {
+    world: { pods: [pod(0), marked(1, "Roll", { templateHash: "old" })], view: serving([0, 1]) },
+    ranks: 1,
+    successor: "Refused",
+    want: ["mark 1 Shrink"],
+  },
+  "a rank that fails again waits for its turn, and no other is made for it": {
+    world: { deployment: failing(1, { count: 1 }), pods: [pod(0), pod(1, { name: "moe-1-again", terminal: true, ready: false })] },
+    ranks: 2,
+    want: ["delete 1 (PodFailed)"],
+  },
+  "when its time has come it is made": {
+    world: { deployment: failing(1, { count: 4, retryTime: now.toISOString() }), pods: [pod(0)] },
+    ranks: 2,
+    want: ["create 1"],
+  },
 };
-for (const [sentence, { world, ranks, want, frozen }] of Object.entries(cases)) {
-  test(sentence, () => assert.deepEqual(step(world, ranks, frozen).said, want));
+for (const [sentence, { world, ranks, want, successor }] of Object.entries(cases)) {
+  test(sentence, () => assert.deepEqual(step(world, ranks, successor).said, want));
 }
 
 test("a refused shrink says what would make it possible", () => {
@@ -238,7 +290,7 @@ test("from any world the steps end in exactly the wanted ranks, and no rank is e
         const { actions } = nextStep({
           snapshot: snapshot({ pods: world, view: view({ members, drains }) }),
           ranks,
-          frozen: false,
+          successor: "Accepted",
           limitBytes: undefined,
         });
         if (actions.length === 0 && world.every((one) => one.ready)) break;

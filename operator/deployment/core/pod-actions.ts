@@ -1,7 +1,10 @@
 // The next actions that bring the pods closer to the wanted ranks: remove dead pods, fill free ranks, empty and release surplus ranks,
 // roll pods of an old template one at a time. Pure and stateless: everything is derived from the snapshot, so a crash loses nothing.
-// A rank that leaves is marked on its pod first, then the rebalance plane empties it, and only then the pod goes.
+// A rank that leaves is marked on its pod first, then the rebalance plane empties it, and only then the pod goes. Nothing that serves
+// is deleted for a new pod unless the API server takes that pod.
+import type { PodFailure } from "../../../crds/moe-deployment-status.ts";
 import { expertBudget, fit } from "./memory-fit.ts";
+import { podFailures, waitMs } from "./rank-backoff.ts";
 import { isMember, living, type PodFacts, type Snapshot } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";
 
@@ -20,6 +23,8 @@ export interface Blocked {
 export interface Step {
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
+  /** Ranks whose pods ended lately. */
+  readonly failures: readonly PodFailure[];
   /** Milliseconds after which to look again, even if nothing changes. */
   readonly againInMs: number | undefined;
 }
@@ -27,29 +32,54 @@ export interface Step {
 /** A terminating pod is forced out this long after its grace period. */
 const terminatingSlackMs = 10_000;
 
+/**
+ * The outlook of a pod that would be made now. Accepted: the API server takes it. Refused: it did not take it just now, so that it
+ * is tried for ranks that are missing and nothing is deleted for it. None: there is no template to make one of.
+ */
+export type Successor = "Accepted" | "Refused" | "None";
+
 export interface PodsInput {
   readonly snapshot: Snapshot;
   readonly ranks: number;
-  /** Nothing new may be made: the spec is refused. Dead pods still go. */
-  readonly frozen: boolean;
+  readonly successor: Successor;
   readonly limitBytes: number | undefined;
 }
 
 export function nextStep(input: PodsInput): Step {
-  const { snapshot, ranks, frozen } = input;
+  const { snapshot, ranks, successor } = input;
   const gone = removals(snapshot);
   const removed = new Set(gone.actions.map((action) => (action.type === "delete" ? action.pod.uid : "")));
   const pods = living(snapshot.pods).filter((pod) => !removed.has(pod.uid));
-  const done = release(snapshot, pods);
-  if (frozen && ranks > 0) return { actions: [...gone.actions, ...done], blocked: undefined, againInMs: gone.againInMs };
-  const created = create(pods, ranks);
+  const failures = podFailures(snapshot);
+  const rolls = successor === "Accepted";
+  const done = [...gone.actions, ...release(snapshot, pods, rolls)];
+  const held = rolls || ranks === 0 ? [] : pods.filter((pod) => pod.leaving?.reason === "Roll" && !pod.terminating);
+  const kept = held.map((pod): Action => ({ type: "unmark", pod, why: "no pod can be made in its place" }));
+  if (successor === "None" && ranks > 0) return { actions: [...done, ...kept], blocked: undefined, failures, againInMs: gone.againInMs };
+  const free = freeRanks(pods, ranks);
+  const waits = free.map((rank) => waitMs(failures, rank, snapshot.now));
+  const created = free.filter((_, i) => waits[i] === 0).map((rank): Action => ({ type: "create", rank, reason: "Created" }));
   const shrunk = shrink(input, pods);
-  const rolled = created.length === 0 && shrunk.actions.length === 0 && gone.actions.length === 0 ? roll(snapshot, pods, ranks) : [];
+  const still = gone.actions.length === 0 && created.length === 0 && shrunk.actions.length === 0;
+  const rolled = rolls && still ? roll(snapshot, pods, ranks) : [];
+  const marked = new Set(shrunk.actions.map((action) => (action.type === "create" ? "" : action.pod.uid)));
   return {
-    actions: [...gone.actions, ...done, ...created, ...shrunk.actions, ...rolled],
+    actions: [
+      ...done,
+      ...kept.filter((one) => one.type === "unmark" && !marked.has(one.pod.uid)),
+      ...created,
+      ...shrunk.actions,
+      ...rolled,
+    ],
     blocked: shrunk.blocked,
-    againInMs: gone.againInMs,
+    failures,
+    againInMs: earliest([gone.againInMs, ...waits.filter((ms) => ms > 0)]),
   };
+}
+
+function earliest(times: readonly (number | undefined)[]): number | undefined {
+  const known = times.filter((ms) => ms !== undefined);
+  return known.length === 0 ? undefined : Math.min(...known);
 }
 
 /** Pods that will never serve again, and the younger of two with one rank. */
@@ -82,9 +112,9 @@ const seniority = (a: PodFacts, b: PodFacts): number =>
   Number(b.ready) - Number(a.ready) || a.createdMs - b.createdMs || (a.uid < b.uid ? -1 : 1);
 
 /** Leaving ranks that are empty, or that cannot be emptied but must be replaced all the same. */
-function release(snapshot: Snapshot, pods: readonly PodFacts[]): Action[] {
+function release(snapshot: Snapshot, pods: readonly PodFacts[], rolls: boolean): Action[] {
   return pods.flatMap((pod): Action[] => {
-    if (!pod.leaving || pod.terminating) return [];
+    if (!pod.leaving || pod.terminating || (pod.leaving.reason === "Roll" && !rolls)) return [];
     const drain = snapshot.view?.drains.find((one) => one.podUid === pod.uid);
     const force = false;
     if (drain?.phase === "Drained") return [{ type: "delete", pod, force, reason: reasonOf[pod.leaving.reason], why: "it is empty" }];
@@ -104,14 +134,13 @@ function neverServed({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {
 
 const reasonOf: Readonly<Record<LeavingReason, string>> = { Shrink: "ScaledDown", Roll: "Rolled", Stop: "Stopped" };
 
-function create(pods: readonly PodFacts[], ranks: number): Action[] {
+/** The smallest ranks without a pod, as many as are wanted. */
+export function freeRanks(pods: readonly PodFacts[], ranks: number): number[] {
   const taken = new Set(pods.map((pod) => pod.rank));
   const missing = ranks - taken.size;
-  const actions: Action[] = [];
-  for (let rank = 0; actions.length < missing; rank++) {
-    if (!taken.has(rank)) actions.push({ type: "create", rank, reason: "Created" });
-  }
-  return actions;
+  const free: number[] = [];
+  for (let rank = 0; free.length < missing; rank++) if (!taken.has(rank)) free.push(rank);
+  return free;
 }
 
 function shrink(input: PodsInput, pods: readonly PodFacts[]): { actions: Action[]; blocked: Blocked | undefined } {

@@ -24,6 +24,8 @@ export interface GatewayFacts {
   readonly ready: number;
   /** The reason why there are not more; empty when nothing is wrong. */
   readonly message: string;
+  /** The reason why a pod cannot be made; empty when none is missing for that. */
+  readonly uncreated: string;
 }
 
 export interface Snapshot {
@@ -31,9 +33,9 @@ export interface Snapshot {
   readonly deployment: MoEDeployment;
   readonly pods: readonly PodFacts[];
   readonly gateway: GatewayFacts;
-  /** The hash of the worker pod as it would be made now. */
+  /** The hash of the template in force: of the worker pod as it would be made now. */
   readonly templateHash: string;
-  /** The reasons why that pod cannot be made (podTemplate fields of ours, refused by the API server); empty when it can. */
+  /** The reasons why the spec is not in force as it stands (fields of ours, what the API server refuses); empty when it is. */
   readonly refusals: readonly Refusal[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;

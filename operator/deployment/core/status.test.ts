@@ -14,6 +14,9 @@ const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput
     blocked: undefined,
     floor: undefined,
     failure: "",
+    failures: [],
+    unjudged: "",
+    uncreated: "",
     ...input,
   });
 const said = (status: ReturnType<typeof statusOf>): Want =>
@@ -55,7 +58,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Ready: "True AllReplicasAvailable", Degraded: "False AsExpected" },
   },
   "no gateway is ready": {
-    world: { pods: both, view: members, gateway: { ready: 0, message: "quota" } },
+    world: { pods: both, view: members, gateway: { ready: 0, message: "quota", uncreated: "" } },
     want: { Ready: "False NoGateway", Available: "False NoGateway" },
   },
   "it is suspended": {
@@ -80,6 +83,25 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       Ready: "False InsufficientExpertMemory",
       Available: "True MinimumReplicasAvailable",
     },
+  },
+  "the spec could not be judged": {
+    world: { pods: both, view: members },
+    input: { unjudged: "failed calling webhook" },
+    want: { SpecAccepted: "Unknown NotApplied", Ready: "True AllReplicasAvailable" },
+  },
+  "a missing rank cannot be made": {
+    world: { deployment: before({}), pods: [pod(0)], view: members },
+    input: { uncreated: "rank 1: exceeded quota" },
+    want: { Degraded: "True ReplacementImpossible", Ready: "False RanksNotReady", Available: "True MinimumReplicasAvailable" },
+  },
+  "a gateway cannot be made": {
+    world: {
+      deployment: deployment({ gateway: { replicas: 2 } }),
+      pods: both,
+      view: members,
+      gateway: { ready: 1, message: "exceeded quota", uncreated: "exceeded quota" },
+    },
+    want: { Degraded: "True ReplacementImpossible", Available: "True MinimumReplicasAvailable" },
   },
   "a shrink is blocked": {
     world: { pods: both, view: members },
@@ -127,6 +149,16 @@ test("Ready says why a pod could not be made, and a pod that is broken comes fir
   const message = (pods: Snapshot["pods"]) => statusOf({ pods, view: members }, 2, { failure }).conditions?.[0]?.message;
   assert.equal(message([pod(0)]), `1 of 2 ranks serve: ${failure}`);
   assert.match(message([pod(0, { ready: false, problem: "ImagePullBackOff" })]) ?? "", /moe-0-abcde: ImagePullBackOff/);
+});
+
+test("Ready says when a rank whose pods keep ending is made again", () => {
+  const failures = [{ rank: 1, count: 3, reason: "OutOfcpu", pod: "moe-1-x", retryTime: "2026-03-01T10:00:02Z" }];
+  const status = statusOf({ pods: [pod(0)], view: members }, 2, { failures });
+  assert.match(
+    status.conditions?.[0]?.message ?? "",
+    /rank 1: 3 pods in a row ended \(OutOfcpu\), the next is made at 2026-03-01T10:00:02Z/,
+  );
+  assert.deepEqual(status.expertParallel?.podFailures, failures);
 });
 
 test("an operation keeps its start and deadline until it is another one", () => {

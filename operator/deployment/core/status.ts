@@ -1,7 +1,7 @@
 // The status of a MoEDeployment from a snapshot and the pod actions that were decided. Pure; the only place that writes status fields.
 import { labels } from "../../../crds/common.ts";
 import { rfc3339, withTransition } from "../../../crds/conditions.ts";
-import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation } from "../../../crds/moe-deployment-status.ts";
+import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation, type PodFailure } from "../../../crds/moe-deployment-status.ts";
 import { parseDuration } from "../../../crds/quantity.ts";
 import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
@@ -17,8 +17,13 @@ export interface StatusInput {
   readonly blocked: Blocked | undefined;
   /** The least ranks that hold all experts, where that is known. */
   readonly floor: Reckoned | undefined;
-  /** The reason why an action could not be carried out; empty when all were. */
+  readonly failures: readonly PodFailure[];
+  /** What went wrong in this pass; empty when nothing did. */
   readonly failure: string;
+  /** The reason why the spec could be neither put in force nor refused; empty when it was judged. */
+  readonly unjudged: string;
+  /** The reason why a missing rank cannot be made; empty when it can, as far as is known. */
+  readonly uncreated: string;
 }
 
 const lostRanksMax = 64;
@@ -28,7 +33,7 @@ function workerSelector(name: string): string {
 }
 
 export function nextStatus(input: StatusInput): MoEDeploymentStatus {
-  const { snapshot, target, refusals, blocked } = input;
+  const { snapshot, target, refusals, blocked, failure, failures, unjudged, uncreated } = input;
   const { deployment, now, view } = snapshot;
   const old = deployment.status;
   const operation = currentOperation(input);
@@ -39,7 +44,10 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     blocked,
     operation,
     pendingReplicas: target.pending?.replicas,
-    failure: input.failure,
+    failure,
+    failures,
+    unjudged,
+    uncreated,
   };
   const pods = living(snapshot.pods);
   const serving = servingPods(snapshot);
@@ -57,6 +65,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
       activeRanks: serving.length,
       lostRanks: serving.length < target.ranks ? lostRanks(findings).slice(0, lostRanksMax) : [],
       ...(input.floor ? { leastRanks: input.floor.count, leastRanksReason: input.floor.reason } : {}),
+      ...(failures.length > 0 ? { podFailures: [...failures] } : {}),
       ...(operation ? { operation } : {}),
       ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
     },

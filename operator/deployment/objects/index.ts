@@ -8,6 +8,8 @@ import { gatewayBudget, gatewayService, serviceAccount, workersBudget, workersSe
 export interface Rendered {
   readonly resource: Resource;
   readonly object: KubeObject;
+  /** The object that is to be there where this one is refused. */
+  readonly otherwise?: KubeObject;
 }
 
 export function appliedObjects(context: RenderContext): Rendered[] {

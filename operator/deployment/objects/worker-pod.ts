@@ -1,5 +1,6 @@
 // The pod of one rank. Created by POST and never re-applied: a changed template gives another hash, and the pod is replaced.
 import { createHash } from "node:crypto";
+import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import { workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
@@ -18,20 +19,33 @@ import {
   terminationGraceSeconds,
 } from "./runtime-pod.ts";
 
+/** The pod without rank and name, of which the hash is taken. */
 export interface WorkerTemplate {
   readonly pod: PodShape;
   readonly hash: string;
-  readonly refusals: readonly Refusal[];
   /** Memory limit of the container runtime, when it has one. */
   readonly limitBytes: number | undefined;
 }
 
-/** The pod without rank and name, of which the hash is taken. */
-export function workerTemplate(context: RenderContext): WorkerTemplate {
+/** The template of the spec as it stands, and what of it cannot be. */
+export function workerTemplate(context: RenderContext): WorkerTemplate & { readonly refusals: readonly Refusal[] } {
   const { pod, refusals } = mergePodTemplate(basePod(context), context.deployment.spec.podTemplate, workerKind);
   const hash = createHash("sha256").update(JSON.stringify(pod)).digest("hex").slice(0, 16);
-  return { pod, hash, ...memoryLimit(pod, refusals) };
+  return { pod, hash, limitBytes: memoryLimit(pod), refusals };
 }
+
+const fields = z.record(z.string(), z.unknown());
+/** A template as it was rendered once. Its hash is kept, not taken again: it stands on the pods that were made of it. */
+export const storedTemplate = z
+  .object({
+    hash: z.string().min(1),
+    pod: z.object({
+      labels: z.record(z.string(), z.string()),
+      annotations: z.record(z.string(), z.string()),
+      spec: z.looseObject({ containers: z.array(fields), volumes: z.array(fields) }),
+    }),
+  })
+  .transform(({ hash, pod }): WorkerTemplate => ({ hash, pod, limitBytes: memoryLimit(pod) }));
 
 export function workerPod(context: RenderContext, template: WorkerTemplate, rank: number, suffix: string): KubeObject {
   const { name } = context.deployment.metadata;
@@ -53,14 +67,14 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   };
 }
 
-function memoryLimit(pod: PodShape, refusals: readonly Refusal[]): { limitBytes: number | undefined; refusals: readonly Refusal[] } {
+function memoryLimit(pod: PodShape): number | undefined {
   const runtime = pod.spec.containers.find((container) => container.name === workerKind.container);
   const limit = (runtime?.resources as { limits?: { memory?: unknown } } | undefined)?.limits?.memory;
-  if (limit === undefined) return { limitBytes: undefined, refusals };
+  if (limit === undefined) return undefined;
   try {
-    return { limitBytes: parseQuantity(limit as string, "limits.memory"), refusals };
+    return parseQuantity(limit as string, "limits.memory");
   } catch {
-    return { limitBytes: undefined, refusals }; // the API server knows more notations; it judges the pod itself
+    return undefined; // the API server knows more notations; it judges the pod itself
   }
 }
 

@@ -1,0 +1,205 @@
+// The half of a reconcile that puts a spec in force, and says which one is. A bad field must cost nothing but itself: whatever is
+// refused, lost ranks are replaced, a roll never deletes a pod without a successor, and the status is written (reconcile.ts).
+//
+// A spec is accepted as a whole: no field is the operator's, the API server takes every owned object, certificates can be written,
+// and the API server takes the worker pod (a dry run, unless every pod that is there was made of it). What is accepted becomes a
+// revision first (accepted-specs.ts), durable before the first pod is made of it; what is refused never does. Then:
+//
+// - Nothing is accepted yet (a first creation with a bad field): no pod is made, since the user has never seen this deployment run
+//   with another spec. SpecAccepted says the field, Degraded says that ranks are missing and cannot be made.
+// - A later spec is refused: pods are made from the template of the last accepted one, ranks still rolling to it go on rolling.
+//   Objects take what they can one by one; a gateway Deployment that is refused is applied as the last accepted spec has it.
+//   replicas, suspend and gateway.replicas are obeyed, as no template depends on them.
+// - The accepted template itself is refused later (a quota, a policy, a PriorityClass that is gone): the dry run is asked again all
+//   the while a roll is under way, the roll stops, ranks marked for it stay, and missing ranks are still tried.
+// - The stored object cannot be read by this version: the last accepted spec stands in for it as a whole.
+// - The pass fails for another reason (a webhook that is away, a conflict): as refused, but SpecAccepted is Unknown and the pass is
+//   repeated with back-off.
+// - The user repairs the field: the dry run says yes. A spec that is back to what was in force changes no pod; another one rolls.
+// - The operator restarts or another one leads: the revision is in its cache before it acts. A revision that somebody deleted is
+//   written again from memory, and without one the spec as it stands has to be accepted anew.
+import { AppError } from "../../crds/common.ts";
+import { type MoEDeployment, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { hasCode } from "../kube/errors.ts";
+import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
+import type { Accepted, AcceptedSpecs } from "./accepted-specs.ts";
+import type { Applier } from "./apply.ts";
+import type { Successor } from "./core/pod-actions.ts";
+import { podRefusal } from "./core/refusal-text.ts";
+import { living, type PodFacts, type Refusal } from "./core/snapshot.ts";
+import { dryRun } from "./execute.ts";
+import { type Identities, secretProblems } from "./identity.ts";
+import type { RenderContext, Settings } from "./objects/context.ts";
+import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
+import { appliedObjects, type Rendered } from "./objects/index.ts";
+import { type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
+
+/** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
+const refusalMs = 30_000;
+
+export interface SpecPassDeps {
+  readonly kube: Kube;
+  readonly applier: Applier;
+  readonly identities: Identities;
+  readonly accepted: AcceptedSpecs;
+  readonly settings: Settings;
+  readonly now: () => Date;
+}
+
+/** A deployment as it can be read, with the last accepted spec where its own cannot be. */
+export interface ReadDeployment {
+  readonly deployment: MoEDeployment;
+  readonly unreadable: readonly Refusal[];
+}
+
+export interface InForce {
+  /** The template that pods are made of; of no use with a successor of `None`. */
+  readonly template: WorkerTemplate;
+  readonly successor: Successor;
+  readonly refusals: readonly Refusal[];
+  /** The first error for which the spec could be neither put in force nor refused. */
+  readonly failure: AppError | undefined;
+}
+
+/** Throws `InvalidSpec` where the object cannot be read and no spec was accepted before. */
+export function readDeployment(object: KubeObject, accepted: Accepted | undefined): ReadDeployment {
+  try {
+    return { deployment: parseMoEDeployment(object), unreadable: [] };
+  } catch (error) {
+    if (!accepted || !hasCode(error, "InvalidSpec")) throw error;
+    const { code: reason, message } = error as AppError;
+    const own = object.spec as { replicas?: unknown; suspend?: unknown } | undefined;
+    const { replicas, suspend } = moeDeploymentSpecSchema.shape;
+    const spec = {
+      ...accepted.spec,
+      replicas: replicas.safeParse(own?.replicas).data ?? accepted.spec.replicas,
+      suspend: suspend.safeParse(own?.suspend).data ?? accepted.spec.suspend,
+    };
+    return { deployment: parseMoEDeployment({ ...object, spec }), unreadable: [{ reason, message }] };
+  }
+}
+
+export class SpecPass {
+  readonly #deps: SpecPassDeps;
+  /** Refusals of dry runs by uid, then by hash. Consent is asked for anew: something that serves may be deleted for it. */
+  readonly #refused = new Map<string, Map<string, { readonly at: number; readonly problem: string }>>();
+
+  constructor(deps: SpecPassDeps) {
+    this.#deps = deps;
+  }
+
+  /** `pods` is asked for the pods as they are at that moment. Throws nothing that belongs into the status. */
+  async run({ deployment, unreadable }: ReadDeployment, pods: () => readonly PodFacts[]): Promise<InForce> {
+    const { settings, applier, accepted: store } = this.#deps;
+    const { metadata, spec } = deployment;
+    const context: RenderContext = { deployment, settings };
+    const failures: AppError[] = [];
+    const accepted = store.latest(metadata.uid);
+    const wanted = workerTemplate(context);
+    const uncertified = await attempt(failures, () => this.#certifyGateway(deployment), []);
+    const unsupported = [...unreadable, ...wanted.refusals, ...gatewayTemplate(context).refusals];
+    const applied = await applier.apply(objectsOf(context, accepted, unsupported.length > 0), metadata);
+    if (applied.failure) failures.push(applied.failure);
+    const refusals = [...uncertified, ...unsupported, ...applied.refusals];
+    const good = () => refusals.length === 0 && failures.length === 0;
+    if (good() && !spec.suspend) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods()), [])));
+    const kept = good() && !spec.suspend && (await attempt(failures, () => this.#keep(deployment, wanted), false));
+    if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);
+    const template = kept ? wanted : accepted?.template;
+    if (refusals.length > 0) refusals.push(note(refusals[0]?.reason ?? "", accepted));
+    return {
+      template: template ?? wanted,
+      successor: await this.#successor(context, { template, kept }, pods()),
+      refusals,
+      failure: failures[0],
+    };
+  }
+
+  forget(uid: string): void {
+    this.#refused.delete(uid);
+    this.#deps.accepted.forget(uid);
+  }
+
+  async #keep(deployment: MoEDeployment, template: WorkerTemplate): Promise<true> {
+    await this.#deps.accepted.keep(deployment, { generation: deployment.metadata.generation, spec: deployment.spec, template });
+    return true;
+  }
+
+  /** Whether a pod of the template in force can take the place of one that serves. */
+  async #successor(
+    context: RenderContext,
+    { template, kept }: { template: WorkerTemplate | undefined; kept: boolean },
+    pods: readonly PodFacts[],
+  ): Promise<Successor> {
+    if (!template) return "None";
+    if (kept || context.deployment.spec.suspend) return "Accepted";
+    const failures: AppError[] = [];
+    const refusals = await attempt(failures, () => this.#judge(context, template, pods), []);
+    return refusals.length === 0 && failures.length === 0 ? "Accepted" : "Refused";
+  }
+
+  /** A Secret that waits for a person or the garbage collector is told of in a condition. */
+  async #certifyGateway(deployment: MoEDeployment): Promise<Refusal[]> {
+    try {
+      await this.#deps.identities.ensureGateway(deployment);
+      return [];
+    } catch (error) {
+      if (!(error instanceof AppError && secretProblems.includes(error.code))) throw error;
+      return [{ reason: error.code, message: error.message }];
+    }
+  }
+
+  /** The API server's word on a template, unless every pod that is there was made of it. */
+  async #judge(context: RenderContext, template: WorkerTemplate, pods: readonly PodFacts[]): Promise<Refusal[]> {
+    const present = living(pods);
+    if (present.length > 0 && present.every((pod) => pod.templateHash === template.hash)) return [];
+    const problem = await this.#dryRun(context, template, present.length > 0);
+    return problem === undefined ? [] : [podRefusal(problem)];
+  }
+
+  async #dryRun(context: RenderContext, template: WorkerTemplate, oneMore: boolean): Promise<string | undefined> {
+    const { uid } = context.deployment.metadata;
+    const now = this.#deps.now().getTime();
+    const refused = new Map([...(this.#refused.get(uid) ?? [])].filter(([, { at }]) => now - at < refusalMs));
+    this.#refused.set(uid, refused);
+    const last = refused.get(template.hash);
+    if (last) return last.problem;
+    const problem = await dryRun(this.#deps.kube, context, template, oneMore);
+    if (problem !== undefined) refused.set(template.hash, { at: now, problem });
+    return problem;
+  }
+}
+
+/** The result, or `otherwise` with the error among the failures. */
+async function attempt<T>(failures: AppError[], work: () => Promise<T>, otherwise: T): Promise<T> {
+  try {
+    return await work();
+  } catch (caught) {
+    failures.push(AppError.from(caught));
+    return otherwise;
+  }
+}
+
+/** The objects to apply, each with what is to be there where it is refused. */
+function objectsOf(context: RenderContext, accepted: Accepted | undefined, unsupported: boolean): Rendered[] {
+  const before = accepted && gatewayDeployment({ ...context, deployment: gatewayInForce(context.deployment, accepted) });
+  return appliedObjects(context).flatMap((rendered): Rendered[] => {
+    if (rendered.resource !== resources.deployments) return [rendered];
+    if (unsupported) return before ? [{ ...rendered, object: before }] : [];
+    return [before ? { ...rendered, otherwise: before } : rendered];
+  });
+}
+
+/** The deployment of the last accepted spec, with the sizes of the present one. */
+function gatewayInForce({ spec, ...deployment }: MoEDeployment, { spec: before }: Accepted): MoEDeployment {
+  const { replicas, suspend, gateway } = spec;
+  return { ...deployment, spec: { ...before, replicas, suspend, gateway: { ...before.gateway, replicas: gateway.replicas } } };
+}
+
+/** The last sentence of a refusal: what holds meanwhile. */
+function note(reason: string, accepted: Accepted | undefined): Refusal {
+  const message = accepted
+    ? `meanwhile the spec of generation ${accepted.generation} stays in force`
+    : "no spec was accepted before, so no pod is made";
+  return { reason, message };
+}
