@@ -102,7 +102,9 @@ export class SpecPass {
     if (applied.failure) failures.push(applied.failure);
     const refusals = [...uncertified, ...unsupported, ...applied.refusals];
     const good = () => refusals.length === 0 && failures.length === 0;
-    if (good() && !spec.suspend) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods()), [])));
+    // Asked whatever else is refused, so that one look at the status shows all faults.
+    const askable = failures.length === 0 && unreadable.length === 0 && wanted.refusals.length === 0 && !spec.suspend;
+    if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods()), [])));
     const kept = good() && !spec.suspend && (await attempt(failures, () => this.#keep(deployment, wanted), false));
     if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);
     const template = kept ? wanted : accepted?.template;

@@ -20,6 +20,11 @@ test("a refusal names the field as the spec has it, and what to do", () => {
   );
 });
 
+test("a class that admission does not find is named with its field", () => {
+  const message = 'pods "moe-0" is forbidden: no PriorityClass with name nope nope was found';
+  assert.match(podRefusal(message).message, /with name nope nope was found; correct spec\.podTemplate\.spec\.priorityClassName$/);
+});
+
 test("a quota is no wrong field", () => {
   assert.match(
     podRefusal('pods "moe-0" is forbidden: exceeded quota: q').message,

@@ -18,6 +18,13 @@ export function objectRefusal(kind: string, name: string, message: string): stri
   return `the API server refuses ${kind} ${name}: ${message.replace(templateField, `$1${field}.`)}${remedy(message, field)}`;
 }
 
+/** Fields that admission refuses by the kind of the object that they name, never by their path. */
+const named: readonly (readonly [text: RegExp, path: string])[] = [
+  [/PriorityClass/, ".spec.priorityClassName"],
+  [/RuntimeClass/, ".spec.runtimeClassName"],
+];
+
 function remedy(message: string, field: string): string {
-  return message.includes("exceeded quota") ? `; raise the quota or lower what ${field} asks for` : `; correct ${field}`;
+  if (message.includes("exceeded quota")) return `; raise the quota or lower what ${field} asks for`;
+  return `; correct ${field}${named.find(([text]) => text.test(message))?.[1] ?? ""}`;
 }
