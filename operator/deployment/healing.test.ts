@@ -145,6 +145,8 @@ test("a pass that fails in the spec still replaces and writes the status", { tim
   lose(kube, 2);
   await until("3 ranks serve", () => serve(kube, 3));
   assert.equal((await status(kube)).observedGeneration, 2);
+  await change(kube, { replicas: 4, elasticity: { settle: "100ms" } });
+  await until("4 ranks serve", () => serve(kube, 4), 10_000);
   kube.apply = apply;
   await until("it is accepted", accepted(kube, "True"));
   await stop();

@@ -118,14 +118,13 @@ export class Reconciler {
       uncreated: uncreated || unmade.map(({ message }) => message).join("; "),
     });
     const heldMs = await deps.status.write(deployment, status);
-    if (failure) throw failure;
     const deadline = status.expertParallel?.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
-    const againMs = snapshot.refusals.length > 0 ? refusedMs : undefined;
+    const againMs = snapshot.refusals.length > 0 || failure ? refusedMs : undefined;
     const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, this.#warmMs(), againMs].filter(
       (ms): ms is number => ms !== undefined && ms > 0,
     );
-    return waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) };
+    return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 
   /** Returns the first error, after every pod had its turn. */

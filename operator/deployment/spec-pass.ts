@@ -16,8 +16,8 @@
 // - The pass fails for another reason (a webhook that is away, a conflict): as refused, but SpecAccepted is Unknown and the pass is
 //   repeated with back-off.
 // - The user repairs the field: the dry run says yes. A spec that is back to what was in force changes no pod; another one rolls.
-// - The operator restarts or another one leads: the revision is in its cache before it acts. A revision that somebody deleted is
-//   written again from memory, and without one the spec as it stands has to be accepted anew.
+// - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
+//   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
 import { AppError } from "../../crds/common.ts";
 import { type MoEDeployment, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { hasCode } from "../kube/errors.ts";

@@ -6,6 +6,8 @@ import { WorkQueue } from "./workqueue.ts";
 export interface Outcome {
   /** Look again after this many milliseconds even if nothing changes. */
   readonly requeueAfterMs?: number;
+  /** The error of a reconcile that went on to its end all the same: retried as a thrown one is, or earlier as asked for. */
+  readonly failure?: AppError;
 }
 
 export interface ControllerOptions {
@@ -55,10 +57,11 @@ async function runOnce(options: ControllerOptions, queue: WorkQueue, key: string
   const started = performance.now();
   const seconds = () => (performance.now() - started) / 1000;
   try {
-    const outcome = await options.reconcile(key);
+    const { requeueAfterMs, failure } = await options.reconcile(key);
+    if (requeueAfterMs !== undefined) queue.addAfter(key, requeueAfterMs);
+    if (failure) throw failure;
     queue.forget(key);
-    if (outcome.requeueAfterMs !== undefined) queue.addAfter(key, outcome.requeueAfterMs);
-    options.observe?.(outcome.requeueAfterMs === undefined ? "ok" : "requeue", seconds());
+    options.observe?.(requeueAfterMs === undefined ? "ok" : "requeue", seconds());
   } catch (caught) {
     const error = AppError.from(caught, `reconciling ${key}`);
     if (error.retry === "backoff") queue.addBackedOff(key);

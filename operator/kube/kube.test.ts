@@ -102,6 +102,28 @@ test("what can never succeed is not tried again by itself, only when something c
   assert.equal(runs.length, 2);
 });
 
+test("a reconcile that failed in part is retried, and earlier when it asks for that", { timeout: 10_000 }, async () => {
+  const runs: number[] = [];
+  const results: string[] = [];
+  const controller = createController({
+    name: "test",
+    workers: 1,
+    resyncMs: 60_000,
+    keys: () => ["x"],
+    reconcile: async () => {
+      runs.push(Date.now());
+      const failure = new AppError("not now", { code: "Invalid", retry: runs.length > 3 ? "never" : "backoff" });
+      return runs.length === 6 ? {} : { requeueAfterMs: 5, failure };
+    },
+    observe: (result) => results.push(result),
+  });
+  controller.start();
+  await sleep(400);
+  await controller.stop();
+  assert.equal(runs.length, 6);
+  assert.deepEqual(results, ["error", "error", "error", "error", "error", "ok"]);
+});
+
 const lease = { namespace: "ns", name: "leader" };
 function candidate(kube: FakeKube, clock: Clock, identity: string) {
   const log: string[] = [];
