@@ -54,7 +54,8 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
       return { ...(plan ? { plan: toPlan(plan) } : {}), ...(membership ? { membership: toMembership(membership) } : {}) };
     },
     watch: (call) => {
-      const send = () => void call.write(statusOf(options, plan));
+      // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+      const send = () => void (call.writableNeedDrain || call.write(statusOf(options, plan)));
       const timer = setInterval(send, statusEveryMs);
       const stop = () => clearInterval(timer);
       const refuse = (caught: unknown) => {

@@ -163,6 +163,7 @@ export class WorkerControl {
     const write = (event: PrepareEvent) => void (call.cancelled || call.write(event));
     const before = vitals().fetchedBytes;
     const progress = setInterval(() => {
+      if (call.writableNeedDrain) return; // the next one says more
       const bytes = BigInt(vitals().fetchedBytes - before);
       write(create(PrepareEventSchema, { event: { case: "progress", value: { bytes } } }));
     }, progressEveryMs);
@@ -187,7 +188,8 @@ export class WorkerControl {
   #watch(call: WatchCall): void {
     let sentHosted = "";
     const send = () => {
-      if (call.cancelled || call.destroyed) return;
+      // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
+      if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
       const hosted = JSON.stringify(this.#options.vitals().hosted);
       const status = this.#status(hosted !== sentHosted);
       sentHosted = hosted;
