@@ -13,6 +13,8 @@ import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 export const messageBytesMax = 16 * 1024 * 1024;
 /** Frames above this are split by the sender, so that one frame never holds a stream for long. */
 export const frameBytesMax = 8 * 1024 * 1024;
+/** Bytes of frames under way on one stream, answers included, above which the sender waits. Receivers take twice as much. */
+export const streamBytesMax = 64 * 1024 * 1024;
 /** The default of 64 KiB caps a stream at about 590 MB/s on loopback; this doubles it. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
 const keepaliveTimeMs = 5_000;

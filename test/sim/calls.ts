@@ -195,8 +195,10 @@ class ServerStream extends EventEmitter {
   getAuthContext() {
     return this.#call.auth();
   }
-  write(message: Message): boolean {
+  /** `sent` is called when the message has left this end. */
+  write(message: Message, sent?: () => void): boolean {
     if (!this.destroyed) this.#call.fromServer(message);
+    sent?.();
     return true;
   }
   end(): void {

@@ -1,21 +1,31 @@
 // One long-lived Dispatch stream to one rank: frames out, replies in any order, and the watch that notices a silent host.
 // It knows nothing of routing; client.ts decides what to send where and what a failure means.
 import { AppError } from "../../../crds/common.ts";
+import { answerBytes } from "../../placement/frames/frames.ts";
 import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, type Sender } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type ClientDuplex, fromStatus } from "../../wire/grpc.ts";
+import { type ClientDuplex, fromStatus, streamBytesMax } from "../../wire/grpc.ts";
 import { create } from "../../wire/service.ts";
 import type { PeerClients } from "../peers.ts";
 
 /** A host that says nothing for so long, pings included, is suspect (decision: 2 s). */
 const silenceMs = 2_000;
 const pingEveryMs = 500;
-/** Frames sent and not answered on one stream; the engine sends one per layer and destination, so this is far away. */
+/** Frames not answered on one stream, those that wait for room included. It is far away: the engine sends one per layer and rank. */
 const inFlightMax = 1_024;
+
+type FrameFields = Omit<Parameters<typeof create<typeof DispatchFrameSchema>>[1] & object, "sender" | "seq" | "$typeName">;
 
 interface Pending {
   readonly resolve: (reply: DispatchReply) => void;
   readonly reject: (error: AppError) => void;
   readonly endsAt: number;
+  /** Bytes of the frame and of the answer that it asks for; none for a ping. */
+  readonly bytes: number;
+}
+
+/** A frame that waits until the stream has room for it. */
+interface Unsent extends Pending {
+  readonly frame: FrameFields;
 }
 
 export class PeerStream {
@@ -24,6 +34,9 @@ export class PeerStream {
   readonly #call: ClientDuplex<DispatchFrame, DispatchReply>;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
+  /** Frames that wait for room, in order; while there is one, some frame before it is under way. */
+  readonly #unsent: Unsent[] = [];
+  #bytes = 0;
   #seq = 0n;
   #heardAt = performance.now();
   #closed: AppError | undefined;
@@ -42,26 +55,50 @@ export class PeerStream {
     return this.#closed !== undefined;
   }
   get inFlight(): number {
-    return this.#pending.size;
+    return this.#pending.size + this.#unsent.length;
   }
 
   /** Resolves with the host's answer; rejects when the stream breaks or falls silent, and about when the time is over although the
-   *  host still shows signs of life. */
-  send(
-    frame: Omit<Parameters<typeof create<typeof DispatchFrameSchema>>[1] & object, "sender" | "seq" | "$typeName">,
-    maxMs: number,
-  ): Promise<DispatchReply> {
+   *  host still shows signs of life. A frame that would be too much at once waits for the answers to others. */
+  send(frame: FrameFields, maxMs: number): Promise<DispatchReply> {
     return new Promise((resolve, reject) => {
       if (this.#closed !== undefined) return reject(this.#closed);
-      if (this.#pending.size >= inFlightMax) {
+      if (this.inFlight >= inFlightMax) {
         return reject(new AppError(`rank ${this.rank} has ${inFlightMax} frames unanswered`, { code: "Busy", retry: "backoff" }));
       }
-      if (this.#pending.size === 0) this.#heardAt = performance.now();
-      const seq = ++this.#seq;
-      this.#pending.set(seq, { resolve, reject, endsAt: performance.now() + maxMs });
-      this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }));
+      const bytes = (frame.rows?.byteLength ?? 0) + answerBytes(frame.pairExperts?.length ?? 0, frame.hidden ?? 0);
+      const unsent: Unsent = { frame, bytes, resolve, reject, endsAt: performance.now() + maxMs };
+      if (bytes > 0 && (this.#unsent.length > 0 || !this.#fits(bytes))) this.#unsent.push(unsent);
+      else this.#write(unsent);
     });
   }
+
+  /** One frame always fits. */
+  #fits(bytes: number): boolean {
+    return this.#bytes === 0 || this.#bytes + bytes <= streamBytesMax;
+  }
+
+  #write({ frame, ...pending }: Unsent): void {
+    if (this.#pending.size === 0) this.#heardAt = performance.now();
+    const seq = ++this.#seq;
+    this.#pending.set(seq, pending);
+    this.#bytes += pending.bytes;
+    this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }));
+  }
+
+  /** Takes a frame out of those under way, and sends what waited for its room. */
+  #take(seq: bigint): Pending | undefined {
+    const pending = this.#pending.get(seq);
+    if (pending === undefined) return undefined;
+    this.#pending.delete(seq);
+    this.#bytes -= pending.bytes;
+    for (let next = this.#unsent[0]; next !== undefined && this.#fits(next.bytes); next = this.#unsent[0]) {
+      this.#unsent.shift();
+      this.#write(next);
+    }
+    return pending;
+  }
+
   /** Resolves when the host's process answers at all. */
   async ping(): Promise<void> {
     await this.send({}, Number.POSITIVE_INFINITY); // silence ends the stream, and the ping with it
@@ -72,26 +109,29 @@ export class PeerStream {
     this.#closed = reason;
     clearInterval(this.#timer);
     this.#call.cancel();
-    for (const pending of this.#pending.values()) pending.reject(reason);
+    for (const pending of [...this.#pending.values(), ...this.#unsent]) pending.reject(reason);
     this.#pending.clear();
+    this.#unsent.length = 0;
   }
 
-  #giveUp(seq: bigint, { reject }: Pending): void {
-    this.#pending.delete(seq);
+  #giveUp({ reject }: Pending): void {
     reject(new AppError(`rank ${this.rank} did not come to a frame in its time`, { code: "DeadlineExceeded", retry: "backoff" }));
   }
 
   #heard(reply: DispatchReply): void {
     this.#heardAt = performance.now();
-    const pending = this.#pending.get(reply.seq);
-    this.#pending.delete(reply.seq);
-    pending?.resolve(reply);
+    this.#take(reply.seq)?.resolve(reply);
   }
 
   #watch(): void {
     const now = performance.now();
-    for (const [seq, pending] of this.#pending) {
-      if (now >= pending.endsAt) this.#giveUp(seq, pending);
+    for (const late of this.#unsent.filter(({ endsAt }) => now >= endsAt)) {
+      this.#unsent.splice(this.#unsent.indexOf(late), 1);
+      this.#giveUp(late);
+    }
+    for (const [seq, { endsAt }] of this.#pending) {
+      const late = now >= endsAt ? this.#take(seq) : undefined;
+      if (late !== undefined) this.#giveUp(late);
     }
     if (this.#pending.size === 0) return;
     const silentMs = now - this.#heardAt;

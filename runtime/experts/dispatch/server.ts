@@ -3,22 +3,26 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Log } from "../../observe/log.ts";
 import type { Tracing } from "../../observe/trace.ts";
-import { frameFault } from "../../placement/frames/frames.ts";
+import { answerBytes, answerFault, frameFault } from "../../placement/frames/frames.ts";
 import { missingExperts } from "../../placement/frames/not-hosted.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 import { bytesOf, viewF32 } from "../../weights/floats.ts";
 import type { DispatchFrame, DispatchReply, Experts } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Caller, ServerDuplex } from "../../wire/grpc.ts";
-import { toStatus } from "../../wire/grpc.ts";
+import { frameBytesMax, streamBytesMax, toStatus } from "../../wire/grpc.ts";
 import { create, type HandlersOf } from "../../wire/service.ts";
 import type { PeerIdentity } from "../../wire/tls.ts";
 import type { Peers } from "../peers.ts";
 import type { FrameOutcome } from "./frame-run.ts";
 import type { FrameRunner } from "./serve-frame.ts";
 
-/** Frames of one stream being worked on; more are told to come back. */
+/** Frames of one stream that are worked on or whose answer has not left, and their bytes; more are told to come back. */
 const framesPerStreamMax = 512;
+/** Twice what an honest sender has under way: it hears of an answer a little before this end does. */
+const bytesPerStreamMax = 2 * streamBytesMax;
+/** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
+const unsentPerStreamMax = 2 * framesPerStreamMax;
 const busyRetryMs = 50;
 const strangerRetryMs = 200;
 
@@ -70,28 +74,41 @@ function serveStream(
   options: DispatchServerOptions,
   onEnded: (error: AppError) => void,
 ): void {
-  let running = 0;
+  const held = { frames: 0, bytes: 0 };
+  let deaf = false;
   call.on("data", (frame: DispatchFrame) => {
-    running += 1;
+    if (deaf) return;
+    const weight = frame.rows.byteLength + answerBytes(frame.pairExperts.length, options.model.hidden);
+    const full = held.frames >= framesPerStreamMax || (held.bytes > 0 && held.bytes + weight > bytesPerStreamMax);
+    deaf = held.frames >= unsentPerStreamMax;
+    if (deaf) return void call.emit("error", toStatus(new AppError("the peer reads no answers", { code: "Busy", retry: "backoff" })));
+    const bytes = full ? 0 : weight; // a frame that is told to come back is dropped at once
+    held.frames += 1;
+    held.bytes += bytes;
+    const release = () => {
+      held.frames -= 1;
+      held.bytes -= bytes;
+    };
     const attributes = { "enodia.layer": frame.layer, "enodia.from_rank": caller.rank, "enodia.pairs": frame.pairExperts.length };
     const span = frame.traceparent
       ? options.tracing.start("experts.serve", { parent: frame.traceparent, role: "server", attributes })
       : undefined;
-    answer(frame, caller, running > framesPerStreamMax, options)
-      .then((result) => {
-        span?.set({ "enodia.result": result.case ?? "" });
-        if (!call.destroyed && !call.cancelled) call.write(create(DispatchReplySchema, { seq: frame.seq, result }));
-      })
-      .catch((err) => {
-        options.log.error({ err, peer: caller.rank }, "an answer could not be sent");
-        if (!isEnded(err)) return;
-        onEnded(err);
-        call.emit("error", toStatus(err));
-      })
-      .finally(() => {
-        span?.end();
-        running -= 1;
-      });
+    answer(frame, caller, full, options)
+      .then(
+        (result) => {
+          span?.set({ "enodia.result": result.case ?? "" });
+          if (!call.destroyed && !call.cancelled && !call.writableEnded)
+            call.write(create(DispatchReplySchema, { seq: frame.seq, result }), release);
+        },
+        (err) => {
+          release();
+          options.log.error({ err, peer: caller.rank }, "an answer could not be sent");
+          if (!isEnded(err)) return;
+          onEnded(err);
+          call.emit("error", toStatus(err));
+        },
+      )
+      .finally(() => span?.end());
   });
   call.on("error", (error) => options.log.info({ peer: caller.rank, reason: error.message }, "a dispatch stream broke"));
   call.on("end", () => call.end());
@@ -108,7 +125,8 @@ async function answer(
   if (frame.pairExperts.length === 0 && frame.pairRows.length === 0) return { case: "rows", value: new Uint8Array(0) }; // ping
   if (full) return busy(options, busyRetryMs);
   const { model, plan, runner, report } = options;
-  const fault = frameFault({ ...frame, rowBytes: frame.rows.byteLength }, model);
+  const shape = { ...frame, rowBytes: frame.rows.byteLength };
+  const fault = frameFault(shape, model) ?? answerFault(frame.pairExperts.length, model.hidden, frameBytesMax);
   if (fault !== undefined) return rejected(options, caller.rank, fault);
   // A restarted rank without a plan still helps out when its sender knows nobody else.
   const helpsOut = frame.onDemand && plan.current(frame.layer) === undefined;

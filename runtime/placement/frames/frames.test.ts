@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { frameFault, partOf, splitPairs } from "./frames.ts";
+import { answerFault, frameFault, partOf, splitPairs } from "./frames.ts";
 import { type Pairs, scatterRows } from "./pairs.ts";
 
 const hidden = 3;
@@ -45,4 +45,10 @@ test("parts respect the size limit, and one pair always fits", () => {
 test("a sound frame has no fault", () => {
   const frame = { layer: 0, hidden: 4, rowBytes: 32, pairRows: [0, 1, 1], pairExperts: [2, 0, 1] };
   assert.equal(frameFault(frame, { layers: 1, experts: 3, hidden: 4 }), undefined);
+});
+
+test("an answer beyond the limit has a fault that says how large it would be; what the sender's own cutting leaves has none", () => {
+  assert.match(answerFault(5, 4, 64) ?? "", /pair_rows: the answer to 5 pairs has 80 bytes, more than 64/);
+  for (const part of splitPairs([0, 1, 2, 3, 4], 4, 64)) assert.equal(answerFault(part.length, 4, 64), undefined);
+  assert.equal(answerFault(1, 1_000, 64), undefined, "one pair always fits");
 });

@@ -24,6 +24,17 @@ export interface FrameShape {
   readonly pairExperts: readonly number[];
 }
 
+/** The bytes of the rows that answer so many pairs. */
+export function answerBytes(pairs: number, hidden: number): number {
+  return pairs * hidden * 4;
+}
+
+/** The reason why the answer to so many pairs is too large to send; undefined when it is not. One pair always fits. */
+export function answerFault(pairs: number, hidden: number, bytesMax: number): string | undefined {
+  const bytes = answerBytes(pairs, hidden);
+  return bytes <= bytesMax || pairs <= 1 ? undefined : `pair_rows: the answer to ${pairs} pairs has ${bytes} bytes, more than ${bytesMax}`;
+}
+
 /** The reason why a frame is malformed, naming the field; undefined when it is sound. */
 export function frameFault(frame: FrameShape, model: ExpertGrid & { readonly hidden: number }): string | undefined {
   if (frame.layer >= model.layers) return `layer: ${frame.layer} of ${model.layers}`;

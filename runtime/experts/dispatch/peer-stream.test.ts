@@ -1,0 +1,72 @@
+// The bytes that one rank has under way to another: bounded, in order, and never in the way of a ping. The wire is replaced.
+import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
+import { after, test } from "node:test";
+import { AppError } from "../../../crds/common.ts";
+import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { frameBytesMax, streamBytesMax } from "../../wire/grpc.ts";
+import { create } from "../../wire/service.ts";
+import type { PeerClients } from "../peers.ts";
+import { PeerStream } from "./peer-stream.ts";
+
+const hidden = 1_024;
+const rows = frameBytesMax / (hidden * 4);
+/** A frame of the largest size, whose answer is as large. */
+const largest = { hidden, rows: new Uint8Array(frameBytesMax), pairExperts: new Array<number>(rows).fill(0) };
+const atOnce = streamBytesMax / (2 * frameBytesMax);
+
+function opened() {
+  const call = Object.assign(new EventEmitter(), { sent: [] as DispatchFrame[], write: (_: DispatchFrame) => {}, cancel: () => {} });
+  call.write = (frame) => void call.sent.push(frame);
+  const clients = { experts: { dispatch: () => call } } as unknown as PeerClients;
+  const stream = new PeerStream(1, clients, {
+    $typeName: "enodia.runtime.v1.Sender",
+    deploymentUid: "d",
+    rank: 0,
+    podUid: "u",
+    bootId: "b",
+  });
+  const answer = (seq: bigint) =>
+    call.emit("data", create(DispatchReplySchema, { seq, result: { case: "rows", value: new Uint8Array(0) } }));
+  return { stream, call, answer };
+}
+
+test("a frame beyond the bytes of a stream waits for the answers to others, and frames keep their order", async () => {
+  const { stream, call, answer } = opened();
+  const got: bigint[] = [];
+  const send = (frame: typeof largest) => stream.send(frame, 60_000).then(({ seq }: DispatchReply) => got.push(seq));
+  const all = Array.from({ length: atOnce + 1 }, () => send(largest));
+  const small = { hidden, rows: new Uint8Array(hidden * 4), pairExperts: [0] };
+  all.push(send(small));
+  assert.equal(call.sent.length, atOnce);
+  void stream.ping().catch(() => undefined);
+  assert.equal(call.sent.length, atOnce + 1, "a ping does not wait");
+  answer(1n);
+  assert.deepEqual(
+    call.sent.slice(atOnce + 1).map((frame) => frame.rows.byteLength),
+    [frameBytesMax],
+  );
+  answer(2n);
+  assert.equal(call.sent.at(-1)?.rows.byteLength, small.rows.byteLength);
+  for (const { seq } of [...call.sent]) answer(seq);
+  await Promise.all(all);
+  assert.equal(got.length, atOnce + 2);
+  assert.equal(stream.inFlight, 0);
+  stream.close(new AppError("done", { code: "Cancelled" }));
+});
+
+// The watch of a stream keeps no process alive; the tests' own timer does.
+const alive = setInterval(() => {}, 1_000);
+after(() => clearInterval(alive));
+
+test("a frame that waits for room has the time that it was given, and ends with its stream", async () => {
+  const { stream, call, answer } = opened();
+  const sent = Array.from({ length: atOnce }, () => stream.send(largest, 60_000).catch((error: AppError) => error.code));
+  await assert.rejects(stream.send(largest, 1), { code: "DeadlineExceeded" });
+  assert.equal(call.sent.filter(({ pairExperts }) => pairExperts.length > 0).length, atOnce, "it was never sent");
+  const last = assert.rejects(stream.send(largest, 60_000), { code: "Cancelled" });
+  answer(0n);
+  stream.close(new AppError("done", { code: "Cancelled" }));
+  await last;
+  assert.deepEqual(await Promise.all(sent), new Array(atOnce).fill("Cancelled"));
+});

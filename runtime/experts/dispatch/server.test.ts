@@ -1,0 +1,117 @@
+// The frames of one stream in bulk: their bytes are bounded until the answers have left, and no answer is computed that is too large to
+// send. The stream is replaced by one whose reader takes answers when it is told to.
+import assert from "node:assert/strict";
+import { EventEmitter } from "node:events";
+import { test } from "node:test";
+import { silentLog } from "../../observe/log.ts";
+import { createTracing } from "../../observe/trace.ts";
+import { DispatchFrameSchema, type DispatchReply } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { frameBytesMax, grpcNetwork, streamBytesMax } from "../../wire/grpc.ts";
+import { create } from "../../wire/service.ts";
+import type { TlsSource } from "../../wire/tls.ts";
+import { Peers } from "../peers.ts";
+import type { FrameRunner } from "./serve-frame.ts";
+import { createDispatchServer } from "./server.ts";
+
+const hidden = 1_024;
+const rowBytes = hidden * 4;
+
+class ServedStream extends EventEmitter {
+  readonly replies: DispatchReply[] = [];
+  readonly #unread: (() => void)[] = [];
+  reads = true;
+  writableEnded = false;
+
+  write(reply: DispatchReply, sent: () => void): void {
+    this.replies.push(reply);
+    if (this.reads) sent();
+    else this.#unread.push(sent);
+  }
+  read(): void {
+    for (const sent of this.#unread.splice(0)) sent();
+  }
+  answers(): (string | undefined)[] {
+    return this.replies.map(({ result }) => result.case);
+  }
+}
+
+async function served() {
+  const self = { deploymentUid: "d", rank: 0, podUid: "u0", bootId: "b0" };
+  const peers = new Peers({ self, namespace: "n", name: "m", tls: {} as TlsSource, network: grpcNetwork, log: silentLog });
+  const running: { readonly pairs: number; finish(): void }[] = [];
+  const run: FrameRunner["run"] = (_layer, _phase, { pairExperts }) =>
+    new Promise((resolve) => running.push({ pairs: pairExperts.length, finish: () => resolve(new Float32Array(hidden)) }));
+  const server = createDispatchServer({
+    ...{ peers, log: silentLog, report: () => {}, tracing: await createTracing({ service: "worker" }) },
+    runner: { run, runOnDemand: run } as unknown as FrameRunner,
+    model: { layers: 1, experts: 8, hidden },
+    plan: { epoch: 1, serves: () => true, current: () => ({ epoch: 1 }) },
+    caller: () => ({ role: "worker", rank: 1, podName: "p1" }),
+  });
+  const stream = new ServedStream();
+  server.dispatch(stream as unknown as Parameters<typeof server.dispatch>[0]);
+  let seq = 0n;
+  const send = async (rows: number, pairs = rows): Promise<void> => {
+    const frame = { hidden, rows: new Uint8Array(rows * rowBytes), layerEpoch: 1n, seq: ++seq };
+    const indices = Array.from({ length: pairs }, (_, i) => i % Math.max(1, rows));
+    const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } as const;
+    stream.emit("data", create(DispatchFrameSchema, { ...frame, sender, pairRows: indices, pairExperts: indices.map(() => 0) }));
+    await settled();
+  };
+  return { stream, running, send };
+}
+
+const settled = () => new Promise((resolve) => setImmediate(resolve));
+const rowsOfLargest = frameBytesMax / rowBytes;
+/** Frames of the largest size, with their answers, that a stream holds. */
+const frames = (2 * streamBytesMax) / (2 * frameBytesMax);
+
+test("frames beyond the bytes of a stream are told to come back, until others are answered", async () => {
+  const { stream, running, send } = await served();
+  for (let i = 0; i < frames + 3; i++) await send(rowsOfLargest);
+  assert.equal(running.length, frames);
+  assert.deepEqual(stream.answers(), ["busy", "busy", "busy"]);
+  running[0]?.finish();
+  await settled();
+  await send(rowsOfLargest);
+  assert.equal(running.length, frames + 1);
+});
+
+test("an answer that has not left counts, and a ping is answered all the same", async () => {
+  const { stream, running, send } = await served();
+  stream.reads = false;
+  for (let i = 0; i < frames; i++) {
+    await send(rowsOfLargest);
+    running[i]?.finish();
+    await settled();
+  }
+  await send(rowsOfLargest);
+  await send(0);
+  assert.deepEqual(stream.answers().slice(frames), ["busy", "rows"]);
+  stream.read();
+  await send(rowsOfLargest);
+  assert.equal(running.length, frames + 1);
+});
+
+test("a stream whose reader takes no answer at all ends", async () => {
+  const { stream, send } = await served();
+  stream.reads = false;
+  const errors: Error[] = [];
+  stream.on("error", (error: Error) => errors.push(error));
+  for (let i = 0; i < 1_100; i++) await send(0);
+  assert.equal(stream.replies.length, 1_024);
+  assert.deepEqual(
+    errors.map(({ message }) => message),
+    ["the peer reads no answers"],
+  );
+});
+
+test("a frame whose answer would be too large is refused before anything is computed", async () => {
+  const { stream, running, send } = await served();
+  const pairs = rowsOfLargest + 1;
+  await send(rowsOfLargest / 4, pairs);
+  assert.equal(running.length, 0);
+  const result = stream.replies[0]?.result;
+  assert.equal(result?.case, "rejected");
+  assert.match(result.value.reason, /pair_rows: the answer to 2049 pairs has 8392704 bytes, more than 8388608/);
+});
