@@ -8,16 +8,24 @@ export interface ChatMessage {
   readonly name?: string;
 }
 
-/** The tokenizer of the served model. */
-export interface TextModel {
+/** Token ids to text. A token takes no time worth the name, so this is called wherever tokens come. */
+export interface Decoding {
   readonly vocab: number;
   readonly eosIds: readonly number[];
   /** Characters that one token holds at most. */
   readonly charsPerTokenMax: number;
-  encode(text: string): readonly number[];
-  /** Through the chat template, with the generation prompt; throws AppError `InvalidRequest` when the template refuses. */
-  encodeChat(messages: readonly ChatMessage[]): readonly number[];
   decoder(): TokenDecoder;
   /** The bytes that one token stands for, for logprobs: text in UTF-8, or a part of a character. */
   piece(id: number): Uint8Array;
+}
+
+/** The tokenizer of the served model. */
+export interface TextModel extends Decoding {
+  /** Text as it is, control tokens included. */
+  encode(text: string): readonly number[];
+  /**
+   * Through the chat template, with the generation prompt. Control tokens count where the template writes them alone. Throws AppError
+   * `InvalidRequest` when the template refuses the messages.
+   */
+  encodeChat(messages: readonly ChatMessage[]): readonly number[];
 }

@@ -1,0 +1,86 @@
+// The origin of a rendered chat's characters: some a user wrote, the others are the template's. A template may trim, cut, compare and
+// join as it likes, so it is asked: the chat is rendered again with characters of the messages exchanged for one that nobody can write.
+// Where the text is otherwise the same, the exchanged characters are the users' and the others the template's. Pure.
+import { AppError } from "../../crds/common.ts";
+import type { ChatMessage } from "./text-model.ts";
+
+/** A lone low surrogate, which no well-formed message holds. Of one unit, as what it replaces, so that lengths stay. */
+const mask = "\uDFFF";
+
+export interface PromptOrigin {
+  readonly text: string;
+  /** True when the characters from..to are the template's; throws `InvalidRequest` when it hides whose they are. */
+  own(from: number, to: number): boolean;
+}
+
+/**
+ * Renders a chat and finds the origin of characters that are one of `units` (UTF-16). All at once as a rule. A template that looks
+ * for some of them in the messages then takes another way, and each is tried alone: a mark needs only one whose origin shows.
+ */
+export function renderWithOrigin(
+  render: (messages: readonly ChatMessage[]) => string,
+  messages: readonly ChatMessage[],
+  units: ReadonlySet<string>,
+): PromptOrigin {
+  const whole = messages.map((message) => changed(message, (text) => text.toWellFormed()));
+  const text = render(whole);
+  const written = new Set<string>();
+  for (const { content, name = "" } of whole) {
+    for (const unit of units) if (content.includes(unit) || name.includes(unit)) written.add(unit);
+  }
+  const users = new Uint8Array(text.length);
+  const shown = (chosen: ReadonlySet<string>): boolean => {
+    const other = attempt(() => render(whole.map((message) => changed(message, (part) => masked(part, chosen)))));
+    if (other === undefined || !sameBut(text, other, chosen)) return false;
+    for (let at = other.indexOf(mask); at >= 0; at = other.indexOf(mask, at + 1)) users[at] = 1;
+    return true;
+  };
+  const hidden = written.size === 0 || shown(written) ? new Set<string>() : new Set([...written].filter((unit) => !shown(new Set([unit]))));
+  const own = (from: number, to: number): boolean => {
+    let certain = false;
+    for (let at = from; at < to; at++) {
+      if (users[at] === 1) return false;
+      certain ||= !hidden.has(text[at] ?? "");
+    }
+    if (certain) return true;
+    throw new AppError(
+      `messages: they hold ${JSON.stringify(text.slice(from, to))}, which the chat template of this model cannot tell from its own control tokens; leave it out`,
+      { code: "InvalidRequest", operation: "rendering the chat" },
+    );
+  };
+  return { text, own };
+}
+
+/** The message with all that its author wrote changed. */
+function changed(message: ChatMessage, change: (text: string) => string): ChatMessage {
+  const { content, name } = message;
+  return { ...message, content: change(content), ...(name === undefined ? {} : { name: change(name) }) };
+}
+
+function masked(text: string, chosen: ReadonlySet<string>): string {
+  let out = "";
+  let done = 0;
+  for (let at = 0; at < text.length; at++) {
+    if (!chosen.has(text[at] ?? "")) continue;
+    out += text.slice(done, at) + mask;
+    done = at + 1;
+  }
+  return out + text.slice(done);
+}
+
+function sameBut(text: string, other: string, chosen: ReadonlySet<string>): boolean {
+  if (text.length !== other.length) return false;
+  for (let at = 0; at < text.length; at++) {
+    if (text[at] !== other[at] && !(other[at] === mask && chosen.has(text[at] ?? ""))) return false;
+  }
+  return true;
+}
+
+/** A template may refuse the exchanged messages, which says nothing about the real ones. */
+function attempt(render: () => string): string | undefined {
+  try {
+    return render();
+  } catch {
+    return undefined;
+  }
+}
