@@ -14,26 +14,26 @@ import { failoverLimits } from "./patience.ts";
 
 const job = { endpoint: "completions", maxTokens: 1 } as GenerationJob;
 
-test("text that no tokens could bring into the context is refused before it is tokenised", () => {
+test("text that no tokens could bring into the context is refused before it is tokenised", async () => {
   let encoded = 0;
   const textModel: TextModel = {
     ...byteText,
     charsPerTokenMax: 4,
-    encode: (text) => {
+    encode: async (text) => {
       encoded++;
-      return byteText.encode(text).filter((_, i) => i % 4 === 0);
+      return (await byteText.encode(text)).filter((_, i) => i % 4 === 0);
     },
     encodeChat: () => assert.fail("rendered"),
   };
   const deps = { textModel, maxContext: 11 };
-  assert.ok("prompt" in prepare({ ...job, prompt: { text: "x".repeat(40) } }, deps));
+  assert.ok("prompt" in (await prepare({ ...job, prompt: { text: "x".repeat(40) } }, deps)));
   assert.equal(encoded, 1);
   const messages = ["a", "b"].map((letter) => ({ role: "user", content: letter.repeat(30) }) as const);
   for (const [prompt, param] of [
     [{ text: "x".repeat(45) }, "prompt"],
     [{ messages }, "messages"],
   ] as const) {
-    const prepared = prepare({ ...job, endpoint: "text" in prompt ? "completions" : "chat", prompt }, deps);
+    const prepared = await prepare({ ...job, endpoint: "text" in prompt ? "completions" : "chat", prompt }, deps);
     assert.ok("problem" in prepared);
     assert.equal(prepared.problem.code, "context_length_exceeded");
     assert.equal(prepared.problem.param, param);

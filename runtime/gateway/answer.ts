@@ -7,10 +7,11 @@ import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";
 import { StopText } from "../text/stop-text.ts";
 import type { TextModel } from "../text/text-model.ts";
+import { retryAfterSeconds } from "./admission.ts";
 import { type Generated, type Generation, generate, type Workers } from "./failover.ts";
 import type { GenerationJob } from "./openai.ts";
 import type { FailoverLimits } from "./patience.ts";
-import { invalid, type Problem } from "./problem.ts";
+import { invalid, type Problem, problems } from "./problem.ts";
 
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
@@ -45,40 +46,42 @@ export interface AnswerDeps {
   readonly now: () => number;
 }
 
-/** The tokenised request, or why it does not fit the model. */
-export function prepare(
+/** The tokenised request, or why it does not fit the model. The signal ends the wait for the tokenizer. */
+export async function prepare(
   job: GenerationJob,
   deps: Pick<AnswerDeps, "textModel" | "maxContext">,
-): { prompt: readonly number[]; maxTokens: number } | { problem: Problem } {
+  signal?: AbortSignal,
+): Promise<{ prompt: readonly number[]; maxTokens: number } | { problem: Problem }> {
   const { textModel, maxContext } = deps;
   const param = job.endpoint === "chat" ? "messages" : "prompt";
   const tooLong = (what: string): { problem: Problem } => {
     const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
     return { problem: invalid(message, param, "context_length_exceeded") };
   };
-  // The length is checked before tokenising, which holds up all other requests while it runs.
+  // The length is checked before tokenising, which others wait for.
   const characters = charactersOf(job.prompt);
   if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(`${characters} characters of ${param}`);
-  let prompt: readonly number[];
+  let ids: Uint32Array | readonly number[];
   try {
-    if ("messages" in job.prompt) prompt = textModel.encodeChat(job.prompt.messages);
-    else prompt = "text" in job.prompt ? textModel.encode(job.prompt.text) : job.prompt.tokens;
+    if ("messages" in job.prompt) ids = await textModel.encodeChat(job.prompt.messages, signal);
+    else ids = "text" in job.prompt ? await textModel.encode(job.prompt.text, signal) : job.prompt.tokens;
   } catch (caught) {
     const error = AppError.from(caught);
     if (error.code === "InvalidRequest") return { problem: invalid(error.message, param, "invalid_value") };
+    if (error.code === "QueueFull") return { problem: problems.queueFull(retryAfterSeconds) };
     throw error;
   }
-  if (prompt.length === 0) return { problem: invalid(`\`${param}\` has no tokens: send some text.`, param, "invalid_value") };
-  const unknown = prompt.find((id) => id >= textModel.vocab);
+  if (ids.length === 0) return { problem: invalid(`\`${param}\` has no tokens: send some text.`, param, "invalid_value") };
+  const unknown = ids.find((id) => id >= textModel.vocab);
   if (unknown !== undefined)
     return { problem: invalid(`\`prompt\`: token ${unknown} is not below ${textModel.vocab}.`, "prompt", "invalid_value") };
-  const room = maxContext - prompt.length;
+  const room = maxContext - ids.length;
   const maxTokens = job.maxTokens ?? room;
   if (room < 1 || maxTokens > room) {
     const asked = job.maxTokens === undefined ? "" : ` and ${job.maxTokens} of output`;
-    return tooLong(`${prompt.length} of ${param}${asked}`);
+    return tooLong(`${ids.length} of ${param}${asked}`);
   }
-  return { prompt, maxTokens };
+  return { prompt: Array.from(ids), maxTokens };
 }
 
 function charactersOf(prompt: GenerationJob["prompt"]): number {

@@ -90,7 +90,7 @@ async function generation(
   if ("problem" in body) return refuse(c, deps, body.problem);
   const parsed = parse(body.json, deps.servedName);
   if ("problem" in parsed) return refuse(c, deps, parsed.problem);
-  const prepared = prepare(parsed.job, deps);
+  const prepared = await prepare(parsed.job, deps, c.req.raw.signal);
   if ("problem" in prepared) return refuse(c, deps, prepared.problem);
   const unavailable = deps.unavailable();
   if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));

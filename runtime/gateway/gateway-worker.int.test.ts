@@ -15,8 +15,8 @@ const letters: TextModel = {
   vocab: 256,
   eosIds: [],
   charsPerTokenMax: 1,
-  encode: (text) => [...text].map((letter) => letter.charCodeAt(0) % 256),
-  encodeChat: (messages) => messages.flatMap(({ content }) => [...content].map((letter) => letter.charCodeAt(0) % 256)),
+  encode: async (text) => Uint32Array.from(text, (letter) => letter.charCodeAt(0) % 256),
+  encodeChat: async (messages) => letters.encode(messages.map(({ content }) => content).join("")),
   decoder: () => ({ push: (id) => String.fromCharCode(0x4e00 + id), flush: () => "" }),
   piece: (id) => new TextEncoder().encode(String.fromCharCode(0x4e00 + id)),
 };

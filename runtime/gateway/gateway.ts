@@ -11,7 +11,7 @@ import { createLog, type Log } from "../observe/log.ts";
 import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing, type Tracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
-import { loadTokenizer } from "../text/tokenizer.ts";
+import { openTextModel } from "../text/text-thread.ts";
 import { Control } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, grpcNetwork } from "../wire/grpc.ts";
 import type { Identity, Membership } from "../wire/mapping.ts";
@@ -83,7 +83,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(() => healthServer.close());
   const tracing = overrides.tracing ?? (await openTracing(config));
   opened.defer(() => tracing.close());
-  const textModel = overrides.textModel ?? (await loadTokenizer(config.modelDir));
+  const textModel = overrides.textModel ?? (await openText(config, opened));
   const maxContext = overrides.textModel ? config.maxContext : Math.min(config.maxContext, await modelContext(config.modelDir));
   const apiKeys = config.apiKeyFile ? await ApiKeys.open(config.apiKeyFile, log) : undefined;
   const tls = overrides.tls ?? folderTls(config.tlsDir);
@@ -142,6 +142,12 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     await kept.disposeAsync();
   };
   return { httpPort: http.port, grpcPort, metricsPort: healthServer.port, pool, health, apply: onMembership, close };
+}
+
+async function openText(config: GatewayConfig, opened: AsyncDisposableStack): Promise<TextModel> {
+  const textModel = await openTextModel(config.modelDir);
+  opened.defer(() => textModel.close());
+  return textModel;
 }
 
 function openTracing(config: GatewayConfig): Promise<Tracing> {

@@ -1,5 +1,5 @@
 // The tokenizer of a served model as its callers see it: text and chats to token ids, ids back to text. Types only; tokenizer.ts makes
-// one from a model folder.
+// one from a model folder, text-thread.ts one that works beside its caller.
 import type { TokenDecoder } from "./stop-text.ts";
 
 export interface ChatMessage {
@@ -21,11 +21,11 @@ export interface Decoding {
 
 /** The tokenizer of the served model. */
 export interface TextModel extends Decoding {
-  /** Text as it is, control tokens included. */
-  encode(text: string): readonly number[];
+  /** Text as it is, control tokens included; throws as `encodeChat` does. */
+  encode(text: string, signal?: AbortSignal): Promise<Uint32Array>;
   /**
    * Through the chat template, with the generation prompt. Control tokens count where the template writes them alone. Throws AppError
-   * `InvalidRequest` when the template refuses the messages.
+   * `InvalidRequest` when the template refuses the messages or takes too long for them, `QueueFull` when too many others wait.
    */
-  encodeChat(messages: readonly ChatMessage[]): readonly number[];
+  encodeChat(messages: readonly ChatMessage[], signal?: AbortSignal): Promise<Uint32Array>;
 }

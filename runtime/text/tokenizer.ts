@@ -169,3 +169,11 @@ function tokenizerOf(files: TextFiles): ModelTokenizer {
 export async function loadTokenizer(dir: string): Promise<ModelTokenizer> {
   return tokenizerOf(await readTextFiles(dir));
 }
+
+/** Loads what turns ids into text, which needs no tokenizer where the vocabulary is byte-level. Throws as `loadTokenizer` does. */
+export async function loadDecoding(dir: string): Promise<Decoding> {
+  const files = await readTextFiles(dir);
+  if (isByteLevel(files.json.decoder)) return decodingOf(files, () => "");
+  const tokenizer = build(files);
+  return decodingOf(files, (ids) => decodeAll(tokenizer, ids));
+}

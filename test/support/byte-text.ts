@@ -3,14 +3,14 @@ import { AppError } from "../../crds/common.ts";
 import type { TextModel } from "../../runtime/text/text-model.ts";
 import { eosId, vocab } from "./scripted-worker.ts";
 
-const encode = (text: string) => [...new TextEncoder().encode(text)];
+const encode = (text: string) => Uint32Array.from(new TextEncoder().encode(text));
 
 export const byteText: TextModel = {
   vocab,
   eosIds: [eosId],
   charsPerTokenMax: 1,
-  encode,
-  encodeChat: (messages) => {
+  encode: async (text) => encode(text),
+  encodeChat: async (messages) => {
     if (messages[0]?.role === "assistant") throw new AppError("messages: must begin with a user", { code: "InvalidRequest" });
     return encode(messages.map(({ role, content }) => `<${role}>${content}`).join(""));
   },

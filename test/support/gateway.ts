@@ -45,7 +45,14 @@ export function useGateways(): Gateways {
           ...{ maxContext: 512, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
           ...config,
         },
-        { tls: await ca.issue("gateway", ns, name), textModel: byteText, limits, log: silentLog, ...overrides },
+        // A folder of a model brings its own tokenizer.
+        {
+          tls: await ca.issue("gateway", ns, name),
+          limits,
+          log: silentLog,
+          ...(config.modelDir ? {} : { textModel: byteText }),
+          ...overrides,
+        },
       );
       cleanups.push(() => gateway.close(0));
       gateway.apply({ version: 1, members: workers.map((worker) => worker.member()) });

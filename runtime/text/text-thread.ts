@@ -1,0 +1,226 @@
+// The tokenizer of a served model in a thread of its own: a long text, a template or one of their regular expressions holds up nobody's
+// tokens, and what takes too long is stopped together with the thread. Texts wait for each other, the short ones first. Not here: the
+// work itself (thread.ts, tokenizer.ts); ids are turned into text by whoever has them.
+import { Worker } from "node:worker_threads";
+import { AppError } from "../../crds/common.ts";
+import type { ChatMessage, TextModel } from "./text-model.ts";
+import { loadDecoding } from "./tokenizer.ts";
+
+/** The time that a text may take, of which a long one gets more; a tokenizer reads about a million characters in a second. */
+const deadlineMs = 5_000;
+const deadlineMsPerCharacter = 0.01;
+/** The time that a thread may take to load the tokenizer, regular expressions and a look at the template included. */
+const startMs = 60_000;
+/** Texts that wait while another is encoded, for how long, and their characters: each is held twice while it goes over. */
+const waitingMax = 256;
+const waitMs = 60_000;
+const waitingCharactersMax = 32_000_000;
+/** A template that fills this takes its thread along and not the process. */
+const memoryMib = 1_024;
+
+export type TextJob = { readonly text: string } | { readonly messages: readonly ChatMessage[] };
+
+export type FromTextThread =
+  | { readonly type: "ready" }
+  | { readonly type: "refused" | "failed"; readonly error: { readonly code: string; readonly message: string } }
+  | { readonly type: "encoded"; readonly ids: Uint32Array<ArrayBuffer> };
+
+export interface TextThreadLimits {
+  /** Milliseconds that every text may take; a long one has more. */
+  readonly deadlineMs?: number;
+  /** Memory of the thread in MiB, tokenizer included. */
+  readonly memoryMib?: number;
+}
+
+interface Waiting {
+  readonly job: TextJob;
+  readonly characters: number;
+  readonly late: NodeJS.Timeout;
+  resolve(ids: Uint32Array): void;
+  reject(error: AppError): void;
+}
+
+/** A text model whose encoding is done beside its caller. */
+export interface ThreadedTextModel extends TextModel {
+  close(): Promise<void>;
+}
+
+/** Loads the tokenizer of a model folder; throws AppError `BadTokenizer` naming the file and field. */
+export async function openTextModel(dir: string, limits: TextThreadLimits = {}): Promise<ThreadedTextModel> {
+  const decoding = await loadDecoding(dir);
+  const thread = new TextThread(dir, limits);
+  await thread.started();
+  return {
+    ...decoding,
+    encode: (text, signal) => thread.encode({ text }, signal),
+    encodeChat: (messages, signal) => thread.encode({ messages }, signal),
+    close: () => thread.close(),
+  };
+}
+
+class TextThread {
+  readonly #dir: string;
+  readonly #limits: Required<TextThreadLimits>;
+  readonly #waiting: Waiting[] = [];
+  #waitingCharacters = 0;
+  /** The thread, once it is ready. */
+  #ready: Worker | undefined;
+  #starting: Promise<void> | undefined;
+  #running: { readonly entry: Waiting; readonly timer: NodeJS.Timeout } | undefined;
+  #closed = false;
+
+  constructor(dir: string, limits: TextThreadLimits) {
+    this.#dir = dir;
+    this.#limits = { deadlineMs, memoryMib, ...limits };
+  }
+
+  /** Resolves when a thread is ready; throws why none can be. */
+  started(): Promise<void> {
+    if (this.#ready) return Promise.resolve();
+    this.#starting ??= this.#start().finally(() => {
+      this.#starting = undefined;
+    });
+    return this.#starting;
+  }
+
+  encode(job: TextJob, signal?: AbortSignal): Promise<Uint32Array> {
+    const characters = charactersOf(job);
+    if (this.#waiting.length >= waitingMax || this.#waitingCharacters + characters > waitingCharactersMax) {
+      return Promise.reject(queueFull());
+    }
+    return new Promise((resolve, reject) => {
+      if (signal?.aborted) return reject(gone());
+      const late = setTimeout(() => this.#withdraw(entry) && reject(queueFull()), waitMs);
+      const entry: Waiting = { job, characters, late, resolve, reject };
+      signal?.addEventListener("abort", () => this.#withdraw(entry) && reject(gone()), { once: true });
+      this.#waiting.push(entry);
+      this.#waitingCharacters += characters;
+      this.#next();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    const worker = this.#ready;
+    this.#ready = undefined;
+    this.#finish()?.reject(stopping());
+    for (const entry of [...this.#waiting]) if (this.#withdraw(entry)) entry.reject(stopping());
+    await this.#starting?.catch(() => undefined);
+    await worker?.terminate();
+  }
+
+  /** Takes an entry out of those that wait; false when it is none of them. */
+  #withdraw(entry: Waiting): boolean {
+    const at = this.#waiting.indexOf(entry);
+    if (at < 0) return false;
+    clearTimeout(entry.late);
+    this.#waiting.splice(at, 1);
+    this.#waitingCharacters -= entry.characters;
+    return true;
+  }
+
+  /** Gives the thread the shortest text that waits: a long one is one among many, and its sender expects it to take longer. */
+  #next(): void {
+    const worker = this.#ready;
+    if (this.#running || this.#waiting.length === 0) return;
+    if (!worker) {
+      this.#restart();
+      return;
+    }
+    const entry = this.#waiting.reduce((least, each) => (each.characters < least.characters ? each : least));
+    this.#withdraw(entry);
+    const allowedMs = this.#limits.deadlineMs + entry.characters * deadlineMsPerCharacter;
+    this.#running = { entry, timer: setTimeout(() => this.#tooLong(worker, allowedMs), allowedMs) };
+    worker.postMessage(entry.job);
+  }
+
+  /** Ends the running text's time; returns it. */
+  #finish(): Waiting | undefined {
+    const running = this.#running;
+    clearTimeout(running?.timer);
+    this.#running = undefined;
+    return running?.entry;
+  }
+
+  #tooLong(worker: Worker, allowedMs: number): void {
+    this.#lost(worker, new AppError(`the text took longer than ${allowedMs / 1000} s to tokenise; shorten it`, { code: "InvalidRequest" }));
+  }
+
+  /** The thread is of no more use: its text fails, and those that wait get another. */
+  #lost(worker: Worker, error: AppError): void {
+    if (worker !== this.#ready) return;
+    this.#ready = undefined;
+    void worker.terminate();
+    this.#finish()?.reject(error);
+    this.#restart();
+  }
+
+  #restart(): void {
+    if (this.#closed) return;
+    this.started().then(
+      () => this.#next(),
+      (error: AppError) => {
+        for (const entry of [...this.#waiting]) if (this.#withdraw(entry)) entry.reject(error);
+      },
+    );
+  }
+
+  async #start(): Promise<void> {
+    const worker = new Worker(new URL("./thread.ts", import.meta.url), {
+      workerData: { dir: this.#dir },
+      resourceLimits: { maxOldGenerationSizeMb: this.#limits.memoryMib },
+      name: "text",
+    });
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const late = setTimeout(
+      () => reject(new AppError(`${this.#dir}: the tokenizer was not loaded within ${startMs / 1000} s`, { code: "BadTokenizer" })),
+      startMs,
+    );
+    worker.on("message", (message: FromTextThread) => {
+      if (message.type === "ready") resolve();
+      else if (message.type === "refused") reject(errorOf(message.error));
+      else this.#answered(worker, message);
+    });
+    worker.on("error", (cause) => {
+      const error = ended(cause);
+      reject(new AppError(`${this.#dir}: the tokenizer was not loaded: ${error.message}`, { code: "BadTokenizer", cause }));
+      this.#lost(worker, error);
+    });
+    try {
+      await promise;
+      if (this.#closed) throw stopping();
+      this.#ready = worker;
+    } catch (caught) {
+      await worker.terminate();
+      throw caught;
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  #answered(worker: Worker, message: Extract<FromTextThread, { type: "encoded" | "failed" | "refused" }>): void {
+    if (worker !== this.#ready) return;
+    const entry = this.#finish();
+    if (message.type === "encoded") entry?.resolve(message.ids);
+    else entry?.reject(errorOf(message.error));
+    this.#next();
+  }
+}
+
+const errorOf = ({ code, message }: { readonly code: string; readonly message: string }) => new AppError(message, { code });
+const queueFull = () => new AppError("too many texts wait to be tokenised", { code: "QueueFull", retry: { afterMs: 2_000 } });
+const gone = () => new AppError("the client went away", { code: "Cancelled" });
+const stopping = () => new AppError("the tokenizer is stopping", { code: "Cancelled" });
+
+/** A thread out of memory is the text's fault; anything else that ends it is ours. */
+function ended(cause: unknown): AppError {
+  const message = cause instanceof Error ? cause.message : String(cause);
+  const outOfMemory = cause instanceof Error && "code" in cause && cause.code === "ERR_WORKER_OUT_OF_MEMORY";
+  if (!outOfMemory) return new AppError(`the text thread ended: ${message}`, { code: "Internal", cause, retry: "backoff" });
+  return new AppError("the text needs too much memory to tokenise; shorten it", { code: "InvalidRequest", cause });
+}
+
+function charactersOf(job: TextJob): number {
+  if ("text" in job) return job.text.length;
+  return job.messages.reduce((sum, { content, name = "" }) => sum + content.length + name.length, 0);
+}

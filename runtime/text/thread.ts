@@ -1,0 +1,31 @@
+// Entry of the text thread: loads the tokenizer of a model folder and encodes what the main thread sends, one text after another.
+import { parentPort, workerData } from "node:worker_threads";
+import { AppError } from "../../crds/common.ts";
+import type { FromTextThread, TextJob } from "./text-thread.ts";
+import { loadTokenizer } from "./tokenizer.ts";
+
+const { dir } = workerData as { readonly dir: string };
+
+function say(message: FromTextThread): void {
+  parentPort?.postMessage(message, message.type === "encoded" ? [message.ids.buffer] : []);
+}
+
+function failure(caught: unknown): { readonly code: string; readonly message: string } {
+  const { code, message } = AppError.from(caught, "tokenising");
+  return { code, message };
+}
+
+try {
+  const tokenizer = await loadTokenizer(dir);
+  parentPort?.on("message", (job: TextJob) => {
+    try {
+      const ids = "messages" in job ? tokenizer.encodeChat(job.messages) : tokenizer.encode(job.text);
+      say({ type: "encoded", ids: Uint32Array.from(ids) });
+    } catch (caught) {
+      say({ type: "failed", error: failure(caught) });
+    }
+  });
+  say({ type: "ready" });
+} catch (caught) {
+  say({ type: "refused", error: failure(caught) });
+}
