@@ -39,7 +39,7 @@ const configSchema = z.looseObject({
   unk_token: namedToken,
   chat_template: z.union([z.string(), z.array(z.looseObject({ name: z.string(), template: z.string() }))]).nullish(),
 });
-export type TokenizerConfig = z.infer<typeof configSchema>;
+type TokenizerConfig = z.infer<typeof configSchema>;
 
 const endsSchema = z.looseObject({
   eos_token_id: z.union([tokenId, z.array(tokenId)]).nullish(),
