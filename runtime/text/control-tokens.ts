@@ -3,10 +3,10 @@
 // token is meant; all else of it is ordinary text. Pure.
 import type { AddedToken, TokenizerJson } from "./tokenizer-files.ts";
 
-/** Low surrogates: well-formed text has each of them behind a high one, so two in a row are nobody's text. */
-const surrogate = 0xdc00;
+/** High surrogates: in well-formed text each is followed by a low one, so two in a row are nobody's, wherever one begins to read. */
+const surrogate = 0xd800;
 const surrogates = 1024;
-const standInPattern = /(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]{2}/g;
+const standInPattern = /[\uD800-\uDBFF]{2}/g;
 /** What is written with a sign at both ends, as tokens that mark something are; words and runs of spaces are content. */
 const markPattern = /^[^\p{L}\p{N}\s](?:.*[^\p{L}\p{N}\s])?$/su;
 

@@ -32,7 +32,7 @@ export function renderWithOrigin(
   const shown = (chosen: ReadonlySet<string>): boolean => {
     const other = attempt(() => render(whole.map((message) => changed(message, (part) => masked(part, chosen)))));
     if (other === undefined || !sameBut(text, other, chosen)) return false;
-    for (let at = other.indexOf(mask); at >= 0; at = other.indexOf(mask, at + 1)) users[at] = 1;
+    for (let at = 0; at < text.length; at++) if (text[at] !== other[at]) users[at] = 1;
     return true;
   };
   const hidden = written.size === 0 || shown(written) ? new Set<string>() : new Set([...written].filter((unit) => !shown(new Set([unit]))));
