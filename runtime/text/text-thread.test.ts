@@ -1,7 +1,7 @@
 // The tokenizer in a thread of its own: the same ids, and whatever a text or a template does there, the main thread goes on and the next
 // text is served.
 import assert from "node:assert/strict";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -118,6 +118,16 @@ test("texts that wait are bounded, and leave when their client does or the model
   await assert.rejects(model.encode("one more"), { code: "QueueFull" });
   await model.close();
   await Promise.all([running, ...waiting]);
+});
+
+test("where cores are few the main thread goes first", { skip: process.platform !== "linux" }, async () => {
+  await open();
+  const niceness = async (thread: string) => {
+    const stat = await readFile(`/proc/self/task/${thread}/stat`, "utf8");
+    return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[16]);
+  };
+  const all = await Promise.all((await readdir("/proc/self/task")).map((thread) => niceness(thread).catch(() => 0)));
+  assert.ok(all.includes((await niceness(String(process.pid))) + 10), `niceness ${all}`);
 });
 
 test("a folder whose tokenizer cannot be used is refused at once, by name", async () => {
