@@ -25,6 +25,7 @@ export const paths = {
   models: "/models", // the claim; the model is a folder below it
   apiKey: "/etc/enodia/api-key/key",
   nats: "/etc/enodia/nats", // user.creds, or token
+  telemetry: "/etc/enodia/telemetry", // keys
 } as const;
 
 /** Ranks of callers that are no workers. */

@@ -155,8 +155,8 @@ const table = {
     "Rate that limited transfers of experts may have at this rank now, backed off while tokens are slow; 0 while there is none.",
   ),
   enodia_transfer_backoffs_total: worker.counter("Times that rate was halved because tokens had become slower."),
-  enodia_telemetry_published_total: worker.counter("Load messages published, or dropped because NATS was away.", {
-    result: ["ok", "dropped"],
+  enodia_telemetry_published_total: worker.counter("Load messages published, or dropped because NATS was away or there was no key to sign them.", {
+    result: ["ok", "dropped", "no_key"],
   }),
 
   // ---- operator: machinery
@@ -231,7 +231,19 @@ const table = {
   ),
   enodia_telemetry_samples_total: managed.counter("Load messages accepted."),
   enodia_telemetry_dropped_total: operator.counter("Load messages refused, by reason.", {
-    reason: ["malformed", "too_large", "unknown_deployment", "stale_boot", "duplicate", "late"],
+    reason: [
+      "malformed",
+      "too_large",
+      "unsigned",
+      "no_key",
+      "bad_signature",
+      "unknown_deployment",
+      "stale_boot",
+      "late",
+      "duplicate",
+      "bad_seq",
+      "bad_window",
+    ],
   }),
 };
 // Apart from the table, since a contextual type would widen the labels of every entry.

@@ -8,6 +8,7 @@ import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
+import { telemetrySecretEntries } from "./telemetry-keys.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
 /** Facts that the environment of a pod is rendered from. */
@@ -83,6 +84,10 @@ export const workerProcess = {
   natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => natsOf(facts) || undefined),
   natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) =>
     whenHeard(facts, facts.deployment.spec.telemetry.nats.credentialsSecretRef ? paths.nats : undefined),
+  ),
+  /** The file with the keys that sign load messages; without it none is sent. */
+  telemetryKeys: rendered("ENODIA_TELEMETRY_KEYS", optional(path), (facts) =>
+    whenHeard(facts, `${paths.telemetry}/${telemetrySecretEntries.keys}`),
   ),
   natsPrefix: rendered(
     "ENODIA_NATS_PREFIX",

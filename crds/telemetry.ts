@@ -1,4 +1,5 @@
-// The load message that workers publish on core NATS, its subject and its bounds. Pure.
+// The load message that workers publish on core NATS, its subject and its bounds. Pure. On the wire its signature comes before it
+// (runtime/wire/load-signature.ts).
 // `routed` = demand counted at the source (planner input), `served` = rows computed at the host (imbalance), `compute` = what
 // it took to compute them (speed of the rank), `transitions` = where sampled tokens went from layer to layer, sent only while
 // the placement policy asks for it. Readers ignore fields that they do not know, and do without those that may be missing.
@@ -25,13 +26,18 @@ export type Phase = (typeof phases)[number];
  *  not counted.
  */
 const sampleMsMax = 5_000;
-const sampleMsMin = 250;
+export const loadSampleMsMin = 250;
 const samplesPerWindow = 3;
 
 /** Milliseconds between two load messages of a worker; the planner sums them into its window. */
 export function loadSampleMs(windowMs: number): number {
-  return Math.min(sampleMsMax, Math.max(sampleMsMin, Math.floor(windowMs / samplesPerWindow)));
+  return Math.min(sampleMsMax, Math.max(loadSampleMsMin, Math.floor(windowMs / samplesPerWindow)));
 }
+
+/** A process that reports as often as it may reaches this number after 17 years. */
+const loadSeqMax = 2 ** 32;
+/** No window of load is longer: one hour, in which a process that cannot count its load is looked at by somebody. */
+export const loadWindowMsMax = 3_600_000;
 
 const counts = z.string().max(loadMessageBytesMax);
 
@@ -89,8 +95,8 @@ const loadMessageSchema = z.object({
   deploymentUID: z.string().min(1).max(64),
   rank: z.number().int().min(0).max(4095),
   bootId: z.string().min(1).max(64),
-  /** Grows by one per message of a boot; a smaller or equal one is a duplicate. */
-  seq: z.number().int().min(0),
+  /** Grows by one per message of a boot, from 1, sent or not; a smaller or equal one is a duplicate (telemetry-order.ts). */
+  seq: z.number().int().min(0).max(loadSeqMax),
   windowStart: z.number().int(), // unix ms
   windowEnd: z.number().int(),
   phase: z.enum(phases),

@@ -1,18 +1,20 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { encodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
+import { signedLoad, telemetryKey } from "../../test/builders/telemetry.ts";
 import { decodeTrace, encodeTrace } from "../planner/offline/traces.ts";
 import { listen } from "./commands/plan-record.ts";
 import { gridIn, type Member, membersOf, Recorder } from "./recorder.ts";
 
-const load = (change: Partial<LoadWindow> = {}): Uint8Array =>
-  new TextEncoder().encode(
-    encodeLoad({
-      ...{ v: 1, deploymentUID: "u", rank: 0, bootId: "b", seq: 1, windowStart: 0, windowEnd: 5, phase: "decode", layers: 2, experts: 2 },
-      ...{ routed: Uint32Array.of(1, 2, 3, 4), served: Uint32Array.of(9, 9, 9, 9) },
-      ...change,
-    }),
-  );
+/** Each in a window of its own, by its number. */
+const message = (change: Partial<LoadWindow> = {}): LoadWindow => ({
+  ...{ v: 1, deploymentUID: "u", rank: 0, bootId: "b", seq: 1, phase: "decode", layers: 2, experts: 2 },
+  ...{ windowStart: 5 * (change.seq ?? 1), windowEnd: 5 * (change.seq ?? 1) + 5 },
+  ...{ routed: Uint32Array.of(1, 2, 3, 4), served: Uint32Array.of(9, 9, 9, 9) },
+  ...change,
+});
+const load = (change: Partial<LoadWindow> = {}): Uint8Array => signedLoad(message(change));
+const recorderOf = (uid: string, phase: "prefill" | "decode" | undefined) => new Recorder(uid, phase, () => [telemetryKey(1)]);
 const idle = { routed: new Uint32Array(4) };
 /** Both phases of a rank, as workers send them: the counts are in decode. */
 function report(recorder: Recorder, change: Partial<LoadWindow> = {}): void {
@@ -25,7 +27,7 @@ const kept = (selections: number) => ({ kept: true, selections, missing: [], unk
 const leftOut = (missing: number[], unknown: number[] = []) => ({ kept: false, selections: 0, missing, unknown });
 
 test("a trace has what all ranks and both phases routed, window by window, and may be read again", async () => {
-  const recorder = new Recorder("u", undefined);
+  const recorder = recorderOf("u", undefined);
   recorder.receive(load());
   recorder.receive(load({ seq: 2, phase: "prefill" }));
   report(recorder, { rank: 1 });
@@ -42,7 +44,7 @@ test("a trace has what all ranks and both phases routed, window by window, and m
 
 test("a trace has the number of experts of each layer, as the plan has rows for them", async () => {
   const layer = (index: number, hosts: string) => ({ layer: index, epoch: 1, hosts, shares: hosts.replaceAll(/\d+/g, "1000") });
-  const recorder = new Recorder("u", undefined);
+  const recorder = recorderOf("u", undefined);
   report(recorder, { routed: Uint32Array.of(7, 0, 3, 4) });
   recorder.close(serving(0));
   const read = await decodeTrace(await encodeTrace(recorder.trace("t", gridIn({ layers: [layer(1, "0,1"), layer(0, "0")] }))));
@@ -51,7 +53,7 @@ test("a trace has the number of experts of each layer, as the plan has rows for 
 });
 
 test("a window in which a rank said nothing, or of one phase only, is left out, and the trace's name says so", async () => {
-  const recorder = new Recorder("u", undefined);
+  const recorder = recorderOf("u", undefined);
   report(recorder);
   assert.deepEqual(recorder.close(serving(0, 1)), leftOut([1]));
   report(recorder, { seq: 2 });
@@ -67,7 +69,7 @@ test("a window in which a rank said nothing, or of one phase only, is left out, 
 });
 
 test("a process that the plan does not name is refused: an old boot counts nothing, and its rank is missing while the new one is silent", () => {
-  const recorder = new Recorder("u", undefined);
+  const recorder = recorderOf("u", undefined);
   report(recorder, { bootId: "old" });
   assert.deepEqual(recorder.close(serving(0)), leftOut([0]));
   report(recorder, { bootId: "old", seq: 2 });
@@ -77,7 +79,7 @@ test("a process that the plan does not name is refused: an old boot counts nothi
 });
 
 test("tokens of a rank that nobody knows yet make a window incomplete, a rank that joins and idles does not", () => {
-  const recorder = new Recorder("u", undefined);
+  const recorder = recorderOf("u", undefined);
   report(recorder);
   report(recorder, { rank: 7 });
   assert.deepEqual(recorder.close(serving(0)), leftOut([], [7]));
@@ -101,7 +103,7 @@ test("ranks that are active or drain have to report, others may", () => {
 });
 
 test("transitions of all ranks and kept windows are added up", async () => {
-  const recorder = new Recorder("u", "decode");
+  const recorder = recorderOf("u", "decode");
   const flow = (cell: number, count: number) => ({ transitions: { cells: Uint32Array.of(cell), counts: Uint32Array.of(count) } });
   recorder.receive(load(flow(2, 5)));
   recorder.close(serving(0));
@@ -119,11 +121,13 @@ const refused: Record<string, Uint8Array> = {
   "another deployment's": load({ deploymentUID: "x", seq: 2 }),
   "one of another shape": load({ experts: 1, routed: new Uint32Array(2), served: new Uint32Array(2), seq: 2 }),
   "one delivered twice": load(),
-  "one that is no load message": new TextEncoder().encode("{}"),
+  "one without a signature": new TextEncoder().encode(encodeLoad(message({ seq: 2 }))),
+  "one that another key has signed": signedLoad(message({ seq: 2 }), telemetryKey(2)),
+  "one that jumps ahead": load({ seq: 2 ** 32, windowStart: 20, windowEnd: 30 }),
 };
 for (const [name, bytes] of Object.entries(refused)) {
   test(`${name} message is refused and counted`, () => {
-    const recorder = new Recorder("u", "decode");
+    const recorder = recorderOf("u", "decode");
     recorder.receive(load());
     recorder.receive(bytes);
     assert.deepEqual(recorder.close(serving(0)), kept(10));
@@ -132,7 +136,7 @@ for (const [name, bytes] of Object.entries(refused)) {
 }
 
 test("one phase alone is recorded when asked for", () => {
-  const recorder = new Recorder("u", "prefill");
+  const recorder = recorderOf("u", "prefill");
   recorder.receive(load());
   assert.deepEqual(recorder.close(serving(0)), leftOut([0]));
   recorder.receive(load({ seq: 2, phase: "prefill" }));
@@ -152,7 +156,7 @@ test("recording listens to the subject for so many windows, asks at the end of e
   };
   let seq = 0;
   const traffic = setInterval(() => handler?.(load({ seq: ++seq }), ""), 5);
-  const recorder = new Recorder("u", "decode");
+  const recorder = recorderOf("u", "decode");
   let asked = 0;
   const members = async () => serving(...(++asked === 2 ? [0, 1] : [0]));
   const windows = await listen(bus, recorder, { members, subject: "enodia.v1.ns.moe.load.*", windows: 4, windowMs: 40 });

@@ -1,11 +1,14 @@
 // Load messages of all ranks to a trace: counts per window, and where tokens went from layer to layer if workers say so. A window
 // counts only when every rank that serves has reported in it, by the process that the ExpertPlacement names: missing is not zero.
-// Messages of another deployment or shape, of other processes, and ones delivered twice, are refused and counted. Knows no time
-// and no network.
+// Messages that no key of the deployment has signed, of another deployment or shape, of other processes, and ones out of order, are
+// refused and counted. Knows no time and no network.
 import type { ExpertPlacementSpec, ExpertPlacementStatus } from "../../crds/expert-placement.ts";
 import { decodeLayer } from "../../crds/plan.ts";
 import { decodeLoad, type LoadWindow, type Phase, phases, transitionCellsMax } from "../../crds/telemetry.ts";
+import type { TelemetryKeys } from "../../crds/telemetry-keys.ts";
+import { MessageOrder } from "../../crds/telemetry-order.ts";
 import { type ExpertGrid, gridOf } from "../../runtime/placement/grid.ts";
+import { openLoad } from "../../runtime/wire/load-signature.ts";
 import type { Trace } from "../planner/offline/traces.ts";
 
 /** A process that may report; `serves`: a window without it is incomplete. */
@@ -62,12 +65,14 @@ export class Recorder {
   readonly #open = new Map<string, Report>();
   readonly #closed: Uint32Array[] = [];
   #flow: Uint32Array | undefined;
-  /** Highest seq by rank and boot: NATS may deliver twice around a reconnect. */
-  readonly #seen = new Map<string, number>();
+  readonly #keys: () => TelemetryKeys;
+  /** By rank and boot: NATS may deliver twice around a reconnect. */
+  readonly #orders = new Map<string, MessageOrder>();
 
-  /** `phase`: only that one is recorded; undefined = both, added up. */
-  constructor(deploymentUid: string, phase: Phase | undefined) {
+  /** `phase`: only that one is recorded; undefined = both, added up. `keys`: those that stand now. */
+  constructor(deploymentUid: string, phase: Phase | undefined, keys: () => TelemetryKeys) {
     this.#uid = deploymentUid;
+    this.#keys = keys;
     this.#phases = phase === undefined ? phases : [phase];
   }
 
@@ -76,14 +81,8 @@ export class Recorder {
   }
 
   receive(bytes: Uint8Array): void {
-    let load: LoadWindow;
-    try {
-      load = decodeLoad(bytes);
-    } catch {
-      this.refused++;
-      return;
-    }
-    if (!this.#accept(load)) {
+    const load = this.#genuine(bytes);
+    if (load === undefined || !this.#accept(load)) {
       this.refused++;
       return;
     }
@@ -95,6 +94,16 @@ export class Recorder {
     load.transitions?.cells.forEach((cell, n) => {
       report.pairs.push({ cell, count: load.transitions?.counts[n] as number });
     });
+  }
+
+  #genuine(bytes: Uint8Array): LoadWindow | undefined {
+    const opened = openLoad(bytes, this.#keys());
+    if (!opened.ok) return undefined;
+    try {
+      return decodeLoad(opened.body);
+    } catch {
+      return undefined; // what a load message is not is only counted, whatever it is
+    }
   }
 
   #reportOf({ rank, bootId }: LoadWindow): Report {
@@ -115,9 +124,9 @@ export class Recorder {
     }
     if (load.layers !== this.#layers || load.experts !== this.#experts) return false;
     const key = `${load.rank}/${load.bootId}`;
-    if (load.seq <= (this.#seen.get(key) ?? -1)) return false;
-    this.#seen.set(key, load.seq);
-    return true;
+    const order = this.#orders.get(key) ?? new MessageOrder();
+    this.#orders.set(key, order);
+    return order.take(load) === undefined;
   }
 
   /** Ends the window. It is kept when all members that serve have reported, and nobody else had tokens to route. */

@@ -14,6 +14,7 @@ import type { Settings } from "./objects/context.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { Reconciler } from "./reconcile.ts";
 import { StatusWriter } from "./status-writer.ts";
+import { TelemetrySecrets } from "./telemetry-secret.ts";
 
 const workers = 4;
 const resyncMs = 60_000;
@@ -38,6 +39,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
   const { kube, informers, events, settings } = options;
   const now = options.now ?? (() => new Date());
   const identities = new Identities(kube, informers, now);
+  const telemetry = new TelemetrySecrets(kube, informers, now);
   const event: Deployments["event"] = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
@@ -58,6 +60,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     deployments: {
       identity: (ref, uid) => identities.operator(ref, uid),
       event,
+      telemetryKeys: (ref, uid) => telemetry.keys(ref, uid),
       natsCredentials: (secret) => natsCredentials(kube, secret),
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
     },
@@ -68,7 +71,8 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
         (pod) => informers.covers("pods", pod),
         () => now().getTime(),
       );
-      reconciler = new Reconciler({ kube, informers, overlay, applier, identities, accepted, status, rebalance, settings, event, now });
+      const stores = { identities, telemetry, accepted, status };
+      reconciler = new Reconciler({ kube, informers, overlay, applier, ...stores, rebalance, settings, event, now });
       rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
     },
   };

@@ -28,7 +28,7 @@ test("a deployment becomes Ready, scales, rolls, suspends, and its objects are a
       .all(resources.secrets)
       .map((secret) => secret.metadata.name.replace(/-[a-z0-9]{5}-tls/, "-x-tls"))
       .sort(),
-    ["moe-0-x-tls", "moe-1-x-tls", "moe-2-x-tls", "moe-ca", "moe-gateway-tls"],
+    ["moe-0-x-tls", "moe-1-x-tls", "moe-2-x-tls", "moe-ca", "moe-gateway-tls", "moe-telemetry"],
   );
   const { observedGeneration, selector, address } = await status(kube);
   assert.deepEqual(

@@ -21,6 +21,7 @@ import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
+import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
 /** A refused action is tried again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
@@ -34,6 +35,7 @@ export interface ReconcileDeps {
   readonly applier: Applier;
   readonly identities: Identities;
   readonly accepted: AcceptedSpecs;
+  readonly telemetry: TelemetrySecrets;
   readonly status: StatusWriter;
   readonly rebalance: Rebalance;
   readonly settings: Settings;
@@ -100,7 +102,13 @@ export class Reconciler {
     const target = targetRanks(deployment, snapshot.now, floor);
     const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes });
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
-    const failures = [undone, await this.#certify(deployment, snapshot.pods), inForce.failure, unobserved];
+    const failures = [
+      undone,
+      await this.#certify(deployment, snapshot.pods),
+      await this.#secureTelemetry(deployment),
+      inForce.failure,
+      unobserved,
+    ];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
@@ -133,6 +141,16 @@ export class Reconciler {
     const results = await Promise.allSettled(running.map((pod) => this.#deps.identities.ensureWorker(deployment, pod)));
     const failed = results.find((result) => result.status === "rejected");
     return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
+  }
+
+  /** The pods serve without: an error is told, and tried again, after everything else had its turn. */
+  async #secureTelemetry(deployment: MoEDeployment): Promise<AppError | undefined> {
+    try {
+      await this.#deps.telemetry.ensure(deployment);
+      return undefined;
+    } catch (caught) {
+      return AppError.from(caught, "writing the telemetry Secret");
+    }
   }
 
   #warmMs(): number {
@@ -217,6 +235,7 @@ export class Reconciler {
     this.#spec.forget(uid);
     this.#deps.rebalance.forget(uid);
     this.#deps.identities.forget(uid);
+    this.#deps.telemetry.forget(uid);
     this.#deps.status.forget(uid);
     this.#deps.applier.forget(uid);
   }

@@ -29,10 +29,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
   const { deployments, metrics, log } = options;
   const loops = new Map<string, { loop: DeploymentLoop; ref: Ref }>();
   const listeners = new Set<(ref: Ref) => void>();
-  const telemetry = new Telemetry(
-    (bus) => openBus(bus, deployments),
-    (reason) => metrics.add("enodia_telemetry_dropped_total", 1, { reason }),
-  );
+  const telemetry = new Telemetry((bus) => openBus(bus, deployments));
   const planner = threadPlanner();
   const ports: LoopPorts = {
     clock: systemClock,
@@ -44,6 +41,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     log,
     identity: (ref, uid) => deployments.identity(ref, uid),
     natsUrl: (spec) => deployments.natsUrl(spec),
+    telemetryKeys: (ref, uid) => deployments.telemetryKeys(ref, uid),
     event: (world, type, reason, message) => {
       const metadata = {
         name: world.ref.name,

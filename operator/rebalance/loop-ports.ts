@@ -3,7 +3,7 @@
 import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
-import type { Identity, World } from "../deployment/ports.ts";
+import type { Deployments, Identity, World } from "../deployment/ports.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { Planner } from "./intents/planner-thread.ts";
 import type { Telemetry } from "./links/telemetry.ts";
@@ -20,6 +20,7 @@ export interface LoopPorts {
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
+  telemetryKeys: Deployments["telemetryKeys"];
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;
   /** Called when a plan begins (`running`), and when it ends (`done`). */

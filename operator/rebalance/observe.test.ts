@@ -32,7 +32,7 @@ function observing() {
   const pod = { rank: 0, uid: "w0", name: "moe-0", lost: false, terminating: false } as unknown as WorkerPod;
   const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
   const world = { ref: { namespace: "ns", name: "moe" }, uid: "uid", spec, desiredRanks: 1, workers: [pod], gateways: [], leaving: [] };
-  const telemetry = { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0 };
+  const telemetry = { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0, keyProblem: undefined, refused: undefined };
   const store = { read: async () => undefined, write: () => Promise.reject(new Error("nothing is written")) };
   const placement = new Placement({ store, ref: world.ref, ownerUid: "uid" });
   const observer = new Observer(

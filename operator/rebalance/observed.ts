@@ -71,6 +71,10 @@ export interface TelemetryFacts {
   readonly reporting: number;
   readonly expected: number;
   readonly lastSampleMs: number;
+  /** The reason why no message can be told from a forged one; undefined while there are keys, or no server. */
+  readonly keyProblem: string | undefined;
+  /** The reason for the last message refused, if that was lately. */
+  readonly refused: string | undefined;
 }
 
 export interface Unheld {

@@ -1,6 +1,7 @@
 // A worker's part in the cluster, all that lies between the wire and the engine: plan, memory, transfers, frames out and in, peers,
 // Control, and the load that it reports. Network, bus, store, engine and clock are given, so that the same code runs in a process
 // (worker.ts) and in a simulated cluster. Not here: requests of users (inference.ts).
+import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
 import { Peers } from "../experts/peers.ts";
 import type { Health } from "../observe/health.ts";
@@ -47,6 +48,8 @@ interface LoadReports {
   readonly windowMs: number;
   /** See ComputeWork. */
   readonly machine: string | undefined;
+  /** See TelemetryOptions. */
+  readonly signingKey: () => Promise<TelemetryKey | undefined>;
 }
 
 interface PlaneStart {

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decodeLoad, type LoadWindow } from "../../crds/telemetry.ts";
+import { telemetryKey } from "../../test/builders/telemetry.ts";
 import { LoadCounter } from "../engine/load-counter.ts";
 import { silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
+import { openLoad } from "../wire/load-signature.ts";
 import type { Bus } from "../wire/nats.ts";
 import { machineId } from "./machine.ts";
 import { publishLoad } from "./telemetry.ts";
@@ -17,7 +19,9 @@ async function published(machine: string | undefined, count: (counter: LoadCount
   const windows: LoadWindow[] = [];
   const bus = {
     publish: (_subject: string, text: string) => {
-      windows.push(decodeLoad(new TextEncoder().encode(text)));
+      const opened = openLoad(new TextEncoder().encode(text), [telemetryKey(1)]);
+      assert.ok(opened.ok);
+      windows.push(decodeLoad(opened.body));
       if (windows.length === 2) resolve(windows);
       return true;
     },
@@ -27,6 +31,7 @@ async function published(machine: string | undefined, count: (counter: LoadCount
     ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine, metrics, log: silentLog },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
     transitions: () => false,
+    signingKey: async () => telemetryKey(1),
   });
   try {
     return await promise;
@@ -59,4 +64,30 @@ test("a rank that computes on a device of its own names no machine", async () =>
 test("all processes of a machine give it the same name", () => {
   assert.match(machineId() ?? "", /^[0-9a-f-]{36}$/);
   assert.equal(machineId(), machineId());
+});
+
+test("without a key nothing is published, and with one the next window is", async () => {
+  const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "ns", deployment: "moe", rank: "0" } });
+  const { promise, resolve } = Promise.withResolvers<void>();
+  let asked = 0;
+  const bus = {
+    publish: () => {
+      resolve();
+      return true;
+    },
+  } as unknown as Bus;
+  const stop = publishLoad({
+    engine: { counters: async () => new LoadCounter({ layers: 1, experts: 2 }).take() },
+    ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine: undefined, metrics, log: silentLog },
+    self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
+    transitions: () => false,
+    signingKey: async () => (asked++ === 0 ? undefined : telemetryKey(1)),
+  });
+  try {
+    await promise;
+    assert.match(await metrics.text(), /enodia_telemetry_published_total\{[^}]*result="no_key"[^}]*\} 2/);
+  } finally {
+    stop();
+    await metrics.close();
+  }
 });

@@ -1,9 +1,12 @@
-// The publisher of what this rank routed and served in each window, per phase, on the bus; dropped and counted when the bus is
-// away. Windows are aligned to wall-clock multiples of their length, so that those of all ranks cover the same time.
-import { encodeLoad, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
+// The publisher of what this rank routed and served in each window, per phase, signed and on the bus; dropped and counted when the
+// bus is away, or while there is no key. Windows are aligned to wall-clock multiples of their length, so that those of all ranks
+// cover the same time.
+import { encodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject, phases } from "../../crds/telemetry.ts";
+import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
+import { signLoad } from "../wire/load-signature.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
 
@@ -19,6 +22,8 @@ export interface TelemetryOptions {
   readonly windowMs: number;
   /** Id of the machine, set where the engine computes on the cores of its machine. */
   readonly machine: string | undefined;
+  /** The key to sign with; undefined while there is none: then nothing is sent, since nobody would take it. */
+  readonly signingKey: () => Promise<TelemetryKey | undefined>;
   /** True while the operator asks where tokens go from layer to layer. */
   readonly transitions: () => boolean;
   readonly metrics: Metrics<"worker">;
@@ -59,6 +64,7 @@ async function publish(options: TelemetryOptions, windowStart: number, windowEnd
   const { engine, bus, self, metrics, log, layers, experts } = options;
   const counters = await engine.counters({ transitions: options.transitions() });
   const subject = loadSubject(options.prefix, options.namespace, options.name, self.rank);
+  const key = await options.signingKey();
   for (const phase of phases) {
     const { transitions, compute, ...counts } = counters[phase];
     const load = {
@@ -75,13 +81,17 @@ async function publish(options: TelemetryOptions, windowStart: number, windowEnd
       ...counts,
       compute: { ...compute, ...(options.machine === undefined ? {} : { machine: options.machine }) },
     };
-    const whole = encodeLoad(transitions ? { ...load, transitions } : load);
-    // The load itself comes first: without it nothing is balanced at all.
-    const message = whole.length > loadMessageBytesMax && transitions ? encodeLoad(load) : whole;
-    const fits = message.length <= loadMessageBytesMax;
-    if (!fits) log.error({ bytes: message.length, layers, experts }, "a load message is above the limit and was not sent");
-    const sent = fits && bus.publish(subject, message);
-    metrics.add("enodia_telemetry_published_total", 1, { result: sent ? "ok" : "dropped" });
+    const message = key && signedWithin(load, transitions, key);
+    if (key && !message) log.error({ layers, experts }, "a load message is above the limit and was not sent");
+    const sent = message !== undefined && bus.publish(subject, message);
+    metrics.add("enodia_telemetry_published_total", 1, { result: sent ? "ok" : key ? "dropped" : "no_key" });
   }
   return windowEnd;
+}
+
+/** The message, without transitions where they do not fit: the load comes first, since nothing is balanced without. Undefined when it
+ *  is above the limit all the same. */
+function signedWithin(load: LoadWindow, transitions: LoadWindow["transitions"], key: TelemetryKey): string | undefined {
+  const forms = transitions ? [{ ...load, transitions }, load] : [load];
+  return forms.map((form) => signLoad(encodeLoad(form), key)).find((message) => message.length <= loadMessageBytesMax);
 }

@@ -20,6 +20,7 @@ import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { createInferenceServer } from "./inference.ts";
 import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
+import { signingKeyAt } from "./signing-key.ts";
 
 const lastFramesMs = 500;
 const idlePollMs = 20;
@@ -154,7 +155,10 @@ async function serve(base: Base, model: Model) {
   const byDns = async () => (peersDns === undefined ? [] : resolvePeers(peersDns, grpcPort, podIp, log));
   const stop = plane.start({
     peerAddresses: base.overrides.peers ?? byDns,
-    load: bus && { bus, prefix, windowMs, machine: info.sharesCores ? machineId() : undefined },
+    load: bus && {
+      ...{ bus, prefix, windowMs, machine: info.sharesCores ? machineId() : undefined },
+      signingKey: signingKeyAt(options.telemetryKeys, log),
+    },
   });
   const close = async (graceMs: number) => {
     await plane.drain(true);

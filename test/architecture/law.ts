@@ -194,6 +194,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "crds/",
     "operator/kube/",
     "runtime/placement/grid.ts",
+    "runtime/wire/load-signature.ts",
     "operator/deployment/core/memory-fit.ts",
     "operator/planner/offline/",
     "operator/cli/commands/",

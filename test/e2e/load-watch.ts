@@ -1,7 +1,10 @@
 // A count of the load that workers of a deployment report on NATS, made by the test itself: the imbalance of the rows that ranks
 // computed, over the time and the number of selections that a test asks for, whatever the operator makes of them.
+import { AppError } from "../../crds/common.ts";
 import { decodeLoad, type LoadWindow, loadSubject } from "../../crds/telemetry.ts";
+import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../crds/telemetry-keys.ts";
 import { imbalance } from "../../runtime/placement/imbalance.ts";
+import { openLoad } from "../../runtime/wire/load-signature.ts";
 import { type Bus, createBus } from "../../runtime/wire/nats.ts";
 import { kubectlOf, systemNamespace, type Target } from "../harness/product.ts";
 import type { Deployed } from "./world.ts";
@@ -12,6 +15,19 @@ const natsPort = 4222;
 export async function openBus(target: Target, name: string): Promise<Bus> {
   const [nats] = await kubectlOf(target, systemNamespace).list("pods", "app.kubernetes.io/component=nats");
   return createBus({ url: `nats://${nats?.status.podIP}:${natsPort}`, name });
+}
+
+/** The keys that sign the load messages of a deployment, newest first. */
+export async function telemetryKeys({ kubectl, name }: Pick<Deployed, "kubectl" | "name">): Promise<TelemetryKeys> {
+  const { data } = await kubectl.get("secret", telemetrySecretName(name));
+  return decodeTelemetryKeys(Buffer.from(data[telemetrySecretEntries.keys], "base64").toString());
+}
+
+/** The load that a message tells of, if it is genuine. */
+export function readLoad(bytes: Uint8Array, keys: TelemetryKeys): LoadWindow {
+  const opened = openLoad(bytes, keys);
+  if (!opened.ok) throw new AppError(`a load message is ${opened.reason}`, { code: "InvalidTelemetry" });
+  return decodeLoad(opened.body);
 }
 
 export interface Served {
@@ -25,13 +41,13 @@ export class LoadWatch {
   readonly #windows: LoadWindow[] = [];
   readonly #bus: Bus;
 
-  private constructor(bus: Bus, { namespace, name }: Deployed) {
+  private constructor(bus: Bus, { namespace, name }: Deployed, keys: TelemetryKeys) {
     this.#bus = bus;
-    bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => void this.#windows.push(decodeLoad(bytes)));
+    bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => void this.#windows.push(readLoad(bytes, keys)));
   }
 
   static async open(deployed: Deployed): Promise<LoadWatch> {
-    return new LoadWatch(await openBus(deployed.target, "load-watch"), deployed);
+    return new LoadWatch(await openBus(deployed.target, "load-watch"), deployed, await telemetryKeys(deployed));
   }
 
   /** Counts the workers' windows that lie between two moments (unix ms). */

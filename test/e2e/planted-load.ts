@@ -1,11 +1,16 @@
 // Load that a test plants: it speaks on NATS for the workers of a deployment, so that the planner sees the skew that the test
-// wants while the traffic stays what it is. A flip of the skew is a rebalance of the planner's own, carried out as any other.
-// A worker's own messages have smaller sequence numbers, and are dropped as duplicates meanwhile.
+// wants while the traffic stays what it is. A flip of the skew is a rebalance of the planner's own, carried out as any other. It
+// can, since a test may read the key that signs load. It numbers its messages from a worker's own on and faster than that does, so
+// that the worker's are dropped as duplicates from then on.
 import { encodeLoad, loadSubject, type Phase } from "../../crds/telemetry.ts";
-import { openBus } from "./load-watch.ts";
+import { signLoad } from "../../runtime/wire/load-signature.ts";
+import { openBus, readLoad, telemetryKeys } from "./load-watch.ts";
 import type { Deployed } from "./world.ts";
 
 const everyMs = 1_000;
+/** How far ahead of a worker's last message the first is numbered, and of the one before it each other: more than the worker's own
+ *  get on meanwhile, and no more than may be missing between two. */
+const seqSteps = { first: 4, other: 8 } as const;
 /** Silence before the other skew: longer than the planner's window, so that none has something of both. */
 const turnMs = 2_500;
 /** Selections per layer and second. */
@@ -44,7 +49,17 @@ export function plantedCounts(skew: Skew, { layers, experts, layersFlipped }: Pl
 /** Begins with skew "one". */
 export async function plantLoad({ target, kubectl, name, namespace }: Deployed, model: PlantedModel): Promise<PlantedLoad> {
   const { uid } = (await kubectl.get("moed", name)).metadata;
+  const keys = await telemetryKeys({ kubectl, name });
+  const [key] = keys;
+  if (!key) throw new Error(`no key signs the load of ${name}`);
   const bus = await openBus(target, "planted-load");
+  /** By boot: the last number, where its window ended, and the last number that was planted. */
+  const last = new Map<string, { readonly seq: number; readonly end: number }>();
+  const planted = new Map<string, number>();
+  bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => {
+    const { bootId, seq, windowEnd } = readLoad(bytes, keys);
+    if (seq > (last.get(bootId)?.seq ?? 0)) last.set(bootId, { seq, end: windowEnd });
+  });
   let processes: { readonly rank: number; readonly bootId: string }[] = [];
   let skew: Skew = "one";
   let silentUntil = 0;
@@ -56,9 +71,16 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
     if (now < silentUntil) return;
     const routed = Uint32Array.from(plantedCounts(skew, model), (count) => Math.round(count / Math.max(1, processes.length)));
     for (const { rank, bootId } of processes) {
-      const window = { v: 1, deploymentUID: uid ?? "", rank, bootId, seq: now, windowStart: now - everyMs, windowEnd: now, phase } as const;
+      const heard = last.get(bootId);
+      // Until it was heard nobody knows what its next number is.
+      if (heard === undefined || heard.end >= now) continue;
+      const seq = heard.seq + (heard.seq === planted.get(bootId) ? seqSteps.other : seqSteps.first);
+      planted.set(bootId, seq);
+      const times = { seq, windowStart: Math.max(heard.end, now - everyMs), windowEnd: now };
+      const window = { v: 1, deploymentUID: uid ?? "", rank, bootId, ...times, phase } as const;
       const { layers, experts } = model;
-      bus.publish(loadSubject("enodia", namespace, name, rank), encodeLoad({ ...window, layers, experts, routed, served: routed }));
+      const body = encodeLoad({ ...window, layers, experts, routed, served: routed });
+      bus.publish(loadSubject("enodia", namespace, name, rank), signLoad(body, key));
     }
   };
   await refresh();

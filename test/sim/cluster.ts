@@ -16,6 +16,7 @@ import { fromSpec } from "../../operator/rebalance/rollout/plan-object.ts";
 import { silentLog } from "../../runtime/observe/log.ts";
 import { loadByShares } from "../../runtime/placement/split.ts";
 import { serverNames } from "../../runtime/wire/tls.ts";
+import { telemetryKey } from "../builders/telemetry.ts";
 import { SimBus } from "./bus.ts";
 import { asOwner, type Owner, VirtualClock } from "./clock.ts";
 import { type RecordedEvent, SimKube } from "./kube.ts";
@@ -93,6 +94,7 @@ export class SimCluster {
       ...{ clock: this.clock, wire: this.#wire, shape: this.shape, engineInfo: {}, watch: this.oracle },
       disk: (rank) => this.troubles.disk(rank),
       bus: () => this.nats.publisher(),
+      telemetryKeys: [telemetryKey(1)],
       counters: (worker, transitions) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length, transitions),
       peerAddresses: (self) =>
         this.#live()
@@ -133,6 +135,11 @@ export class SimCluster {
   /** The info that engines of processes which start from now on give of themselves. */
   set engineInfo(info: Surroundings["engineInfo"]) {
     this.#around.engineInfo = info;
+  }
+
+  /** The keys that workers sign their load with, as operator and workers have them from now on. */
+  set telemetryKeys(keys: Surroundings["telemetryKeys"]) {
+    this.#around.telemetryKeys = keys;
   }
 
   #live(): SimWorker[] {
@@ -189,10 +196,11 @@ export class SimCluster {
         store: this.kube.placements(),
         openLink: (target) => new Session(target, this.clock, network),
         planner: inlinePlanner,
-        telemetry: new Telemetry(
-          () => this.nats.open(owner),
-          () => {},
-        ),
+        telemetry: new Telemetry(() => this.nats.open(owner)),
+        telemetryKeys: () => {
+          const keys = this.#around.telemetryKeys;
+          return keys.length > 0 ? { keys } : { problem: "Secret sim-telemetry is not there yet" };
+        },
         metrics: { add: (name, _amount, ...[labels]) => void this.#counts.push({ name, ...labels }), set: () => {}, observe: () => {} },
         log: silentLog,
         identity: async () => {

@@ -2,6 +2,7 @@
 // network, disk and engine; the pod is what Kubernetes would do with it. Faults are switched on from outside.
 import { ports } from "../../crds/common.ts";
 import type { PlacementPlan } from "../../crds/plan.ts";
+import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { EngineInfo, LoadCounters } from "../../runtime/engine/engine.ts";
 import type { ResidentSet } from "../../runtime/experts/memory/resident-set.ts";
 import { createHealth, type Health } from "../../runtime/observe/health.ts";
@@ -37,6 +38,8 @@ export interface Surroundings {
   engineInfo: Partial<EngineInfo>;
   disk(rank: number): Disk;
   bus(worker: SimWorker): Bus;
+  /** Newest first. */
+  telemetryKeys: readonly TelemetryKey[];
   counters(worker: SimWorker, transitions: boolean): LoadCounters;
   peerAddresses(worker: SimWorker): string[];
   readonly watch: Watch;
@@ -166,7 +169,7 @@ export class SimWorker {
     void server.listen(this.ip, ports.grpc);
     plane.start({
       peerAddresses: async () => around.peerAddresses(this),
-      load: { bus: around.bus(this), prefix: "enodia", windowMs: 1_000, machine: undefined },
+      load: { bus: around.bus(this), prefix: "enodia", windowMs: 1_000, machine: undefined, signingKey: async () => around.telemetryKeys[0] },
     });
     engine.run(() => this.ready);
     return { owner, host, health, engine, plane, model };

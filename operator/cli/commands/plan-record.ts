@@ -1,11 +1,12 @@
 // `enodia plan record`: listens to the load messages of a running deployment and saves them as a trace (../recorder.ts). It
-// learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the model's size from the
-// messages; NATS must be reachable from here (--nats).
+// learns the uid and the subjects from the MoEDeployment, who has to report from the ExpertPlacement, the keys that tell a genuine
+// message from a forged one from the telemetry Secret, the model's size from the messages; NATS must be reachable from here (--nats).
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert-placement.ts";
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
+import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { type Bus, createBus, credentialsAt } from "../../../runtime/wire/nats.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
@@ -18,7 +19,8 @@ const usage = `usage: enodia plan record NAME --out FILE [options]
 
 Saves the expert load of a running MoEDeployment as a trace for "enodia plan simulate". Transitions between layers are in
 it when the deployment's policy asks workers for them (exflow, moetuner): one token in 64 is followed. A window in which not
-every rank reported is left out; the name of the trace says how many.
+every rank reported is left out; the name of the trace says how many. Messages are checked with the keys in the Secret
+NAME-telemetry, which you must be allowed to read.
 
 ${kubeFlagsHelp}
       --out FILE         where to write the trace
@@ -71,9 +73,13 @@ export async function run(args: readonly string[]): Promise<number> {
   });
   try {
     await connected(bus, url);
-    const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase));
+    const keys = await signingKeys(cluster.kube, { namespace: cluster.namespace, name: telemetrySecretName(name) });
+    const recorder = new Recorder(deployment.metadata.uid, phaseOf(values.phase), keys.current);
     const placement = placementReader(cluster.kube, { namespace: cluster.namespace, name });
-    const members = async (): Promise<readonly Member[]> => membersOf((await placement())?.status ?? {});
+    const members = async (): Promise<readonly Member[]> => {
+      await keys.refresh();
+      return membersOf((await placement())?.status ?? {});
+    };
     const plan = await placement();
     if (plan === undefined || membersOf(plan.status).length === 0)
       throw new AppError(`"${name}" has no plan that its workers run yet; see: enodia status ${name}`, { code: "NotFound" });
@@ -122,6 +128,24 @@ function placementReader(kube: Kube, ref: { readonly namespace: string; readonly
       if (last === undefined) throw caught;
     }
     return last.placement;
+  };
+}
+
+/** The keys that sign the messages; read again at every window, since a recording may outlive them. */
+async function signingKeys(kube: Kube, ref: { readonly namespace: string; readonly name: string }) {
+  const read = async (): Promise<TelemetryKeys> => {
+    const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string> | undefined;
+    const text = data?.[telemetrySecretEntries.keys];
+    if (text === undefined)
+      throw new AppError(`Secret ${ref.name} has no keys: the operator makes them where a NATS server is named`, { code: "NotFound" });
+    return decodeTelemetryKeys(Buffer.from(text, "base64").toString("utf8"));
+  };
+  let known = await read();
+  return {
+    current: (): TelemetryKeys => known,
+    refresh: async (): Promise<void> => {
+      known = await read().catch(() => known); // the API server may be away for a moment
+    },
   };
 }
 

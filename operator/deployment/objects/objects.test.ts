@@ -77,6 +77,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...common,
     ...{ rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
+    telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/nats", // whatever keys the Secret has: a template that followed them would roll the workers
   });
   assert.deepEqual(parseGatewayConfig(front), { ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 });
@@ -93,7 +94,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   assert.deepEqual(rank, {
     ...common,
     ...{ rank: 2, backend: "Auto", codec: "int4", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
-    ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 15_000 },
+    ...{ natsUrl: undefined, natsCreds: undefined, telemetryKeys: undefined, natsPrefix: "enodia", telemetryWindowMs: 15_000 },
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   assert.deepEqual(front, { ...common, httpPort: 8000, apiKeyFile: undefined, queueRequestsMax: undefined });

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import { workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
+import { telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Refusal } from "../core/snapshot.ts";
@@ -113,18 +114,26 @@ function basePod(context: RenderContext): PodShape {
           ],
           ...probes,
           securityContext: containerSecurity,
-          volumeMounts: [...commonMounts(), ...(natsSecret(context) ? [{ name: "nats", mountPath: paths.nats, readOnly: true }] : [])],
+          volumeMounts: [
+            ...commonMounts(),
+            { name: "telemetry", mountPath: paths.telemetry, readOnly: true },
+            ...(natsSecret(context) ? [{ name: "nats", mountPath: paths.nats, readOnly: true }] : []),
+          ],
         },
       ],
-      volumes: [...commonVolumes(context, ""), ...natsVolume(context)],
+      volumes: [...commonVolumes(context, ""), telemetryVolume(name), ...natsVolume(context)],
     },
   };
+}
+
+function telemetryVolume(name: string) {
+  // Optional: without its Secret a worker serves all the same, only unheard.
+  return { name: "telemetry", secret: { secretName: telemetrySecretName(name), defaultMode: 0o440, optional: true } };
 }
 
 const natsSecret = (context: RenderContext): string | undefined => context.deployment.spec.telemetry.nats.credentialsSecretRef?.name;
 
 function natsVolume(context: RenderContext) {
   const secretName = natsSecret(context);
-  // Optional: without its Secret a worker serves all the same, only unheard.
   return secretName ? [{ name: "nats", secret: { secretName, defaultMode: 0o440, optional: true } }] : [];
 }

@@ -1,9 +1,10 @@
 // Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
 // trusted. A rank that did not report is missing, never zero. Pure; the caller gives the time.
 import type { LoadWindow, Phase, StepSeconds } from "../../../crds/telemetry.ts";
+import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
-type Refusal = "unknown_deployment" | "stale_boot" | "duplicate" | "late";
+type Refusal = "unknown_deployment" | "stale_boot" | "late" | OrderFault;
 export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
 
 export interface ExpectedRank {
@@ -30,7 +31,7 @@ export interface ClosedWindow {
 
 interface RankRecord {
   bootId: string;
-  seq: number;
+  readonly order: MessageOrder;
   lastMs: number;
   /** Rows served per layer. */
   served: Float64Array;
@@ -65,8 +66,8 @@ export class LoadWindows {
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
     if (window.windowEnd < this.#openedAt) return { ok: false, reason: "late" };
     const record = this.#record(window.rank, window.bootId);
-    if (window.seq <= record.seq) return { ok: false, reason: "duplicate" };
-    record.seq = window.seq;
+    const fault = record.order.take(window);
+    if (fault) return { ok: false, reason: fault };
     record.lastMs = now;
     // A window that began before the last reset counts two plans' load: it is a sign of life, and no more.
     if (window.windowStart < this.#cleanSince) return { ok: true };
@@ -85,7 +86,7 @@ export class LoadWindows {
   #record(rank: number, bootId: string): RankRecord {
     const known = this.#ranks.get(rank);
     if (known && known.bootId === bootId) return known;
-    const fresh = { bootId, seq: -1, lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
+    const fresh = { bootId, order: new MessageOrder(), lastMs: 0, served: new Float64Array(this.layers), seconds: undefined, heard: false };
     this.#ranks.set(rank, fresh);
     return fresh;
   }

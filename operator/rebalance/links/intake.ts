@@ -1,12 +1,17 @@
-// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load picture, counts them and
-// knows how old they are. The loop tells it at every tick which ranks should report; telemetry.ts owns the connections.
+// The intake of one deployment's load messages: it subscribes where the spec says, hands them to the load picture, counts them, taken
+// and refused, and knows how old they are. The loop tells it at every tick which ranks should report; telemetry.ts owns the
+// connections and checks the signatures.
 import type { LoadWindow } from "../../../crds/telemetry.ts";
 import type { World } from "../../deployment/ports.ts";
 import type { ExpectedRank } from "../../planner/load/windows.ts";
 import type { LoadPicture } from "../load/load-picture.ts";
 import type { LoopPorts } from "../loop-ports.ts";
 import type { TelemetryFacts } from "../observed.ts";
-import type { Subscription } from "./telemetry.ts";
+import type { IntakeRefusal, Subscription } from "./telemetry.ts";
+
+/** What the intake needs of the loop's ports. */
+type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "telemetry" | "telemetryKeys">;
+type Refusal = IntakeRefusal | Extract<ReturnType<LoadPicture["accept"]>, { readonly ok: false }>["reason"];
 
 /** The deployment that is listened to, the ranks whose messages count, and the picture that takes them. */
 export interface Listening {
@@ -18,11 +23,13 @@ export interface Listening {
 }
 
 export class Intake {
-  readonly #ports: Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "telemetry">;
+  readonly #ports: IntakePorts;
   #open: { readonly key: string; readonly subscription: Subscription } | undefined;
   #listening: Listening | undefined;
+  /** The last message that was refused, and when. */
+  #refused: { readonly reason: Refusal; readonly at: number } | undefined;
 
-  constructor(ports: Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "telemetry">) {
+  constructor(ports: IntakePorts) {
     this.#ports = ports;
   }
 
@@ -37,7 +44,16 @@ export class Intake {
     if (!url) return;
     const { credentialsSecretRef, subjectPrefix } = spec.telemetry.nats;
     const secret = credentialsSecretRef && { namespace: ref.namespace, name: credentialsSecretRef.name };
-    const subscription = this.#ports.telemetry.subscribe(ref, subjectPrefix, { url, secret }, (window) => this.#receive(ref, window));
+    const subscription = this.#ports.telemetry.subscribe(
+      ref,
+      subjectPrefix,
+      { url, secret },
+      {
+        keys: () => this.#keys().keys,
+        take: (window) => this.#receive(ref, window),
+        refused: (reason) => this.#refuse(reason),
+      },
+    );
     this.#open = { key, subscription };
   }
 
@@ -46,7 +62,17 @@ export class Intake {
     const { load, expected = [] } = this.#listening ?? {};
     const accepted = load?.accept(window, expected, clock.now()) ?? { ok: false as const, reason: "unknown_deployment" as const };
     if (accepted.ok) metrics.add("enodia_telemetry_samples_total", 1, { namespace, deployment });
-    else metrics.add("enodia_telemetry_dropped_total", 1, { reason: accepted.reason });
+    else this.#refuse(accepted.reason);
+  }
+
+  #refuse(reason: Refusal): void {
+    this.#refused = { reason, at: this.#ports.clock.now() };
+    this.#ports.metrics.add("enodia_telemetry_dropped_total", 1, { reason });
+  }
+
+  #keys(): ReturnType<LoopPorts["telemetryKeys"]> {
+    const world = this.#listening?.world;
+    return world ? this.#ports.telemetryKeys(world.ref, world.uid) : {};
   }
 
   get connected(): boolean {
@@ -70,6 +96,8 @@ export class Intake {
       reporting: windows?.reporting(expected, now, staleAfterMs) ?? 0,
       expected: expected.length,
       lastSampleMs: windows?.lastSampleMs() ?? 0,
+      keyProblem: named ? this.#ports.telemetryKeys(world.ref, world.uid).problem : undefined,
+      refused: this.#refused && now - this.#refused.at <= staleAfterMs ? this.#refused.reason : undefined,
     };
   }
 

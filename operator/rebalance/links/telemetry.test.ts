@@ -1,6 +1,7 @@
-// Deployments share a connection to NATS, and a loop says when it has none.
+// Deployments share a connection to NATS, a loop says when it has none, and what others publish in a rank's name counts nothing.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { telemetryKey } from "../../../test/builders/telemetry.ts";
 import { SimCluster } from "../../../test/sim/cluster.ts";
 import type { LoadBus, LoadBusOptions } from "../ports.ts";
 import { Telemetry } from "./telemetry.ts";
@@ -19,7 +20,7 @@ function played() {
       },
     };
   };
-  return { telemetry: new Telemetry(open, () => {}), opened, status, closed: () => closed };
+  return { telemetry: new Telemetry(open), opened, status, closed: () => closed };
 }
 
 test("deployments share a bus of one server and one Secret, and it goes with the last of them", () => {
@@ -27,7 +28,7 @@ test("deployments share a bus of one server and one Secret, and it goes with the
   const url = "nats://n:4222";
   assert.equal(telemetry.connected, false, "nothing is wanted");
   const subscribe = (name: string, secret: LoadBusOptions["secret"]) =>
-    telemetry.subscribe({ namespace: "ns", name }, "enodia", { url, secret }, () => {});
+    telemetry.subscribe({ namespace: "ns", name }, "enodia", { url, secret }, { keys: () => undefined, take: () => {}, refused: () => {} });
   const users = [subscribe("a", { namespace: "ns", name: "creds" }), subscribe("b", { namespace: "ns", name: "creds" })];
   subscribe("c", { namespace: "other", name: "creds" });
   subscribe("d", undefined);
@@ -48,4 +49,63 @@ test("credentials that are missing hold up no plan, and are the reason of Teleme
   await sim.clock.run(1_000);
   const said = sim.loop?.view()?.telemetryFresh;
   assert.deepEqual(said, { status: "False", reason: "CredentialsNotFound", message: `NATS: ${message}` });
+});
+
+/** A simulated cluster that serves and is heard, and the next message that one of its ranks publishes. */
+async function heard() {
+  const sim = new SimCluster();
+  sim.startOperator();
+  assert.ok(await sim.clock.run(60_000, () => sim.converged() && fresh(sim)?.reason === "Fresh"));
+  const messages: { readonly subject: string; readonly text: string }[] = [];
+  const spy = sim.nats.open(undefined);
+  spy.subscribe("enodia.>", (bytes, subject) => void messages.push({ subject, text: Buffer.from(bytes).toString() }));
+  assert.ok(await sim.clock.run(5_000, () => messages.length > 0));
+  await spy.close();
+  const [message] = messages;
+  assert.ok(message);
+  const at = message.text.indexOf("{");
+  const changed = (fields: object): string => message.text.slice(0, at) + JSON.stringify({ ...JSON.parse(message.text.slice(at)), ...fields });
+  return { sim, ...message, changed, publish: (text: string) => sim.nats.publisher().publish(message.subject, text) };
+}
+const fresh = (sim: SimCluster) => sim.loop?.view()?.telemetryFresh;
+const reasons = (sim: SimCluster) => sim.counted("enodia_telemetry_dropped_total").map(({ reason }) => reason);
+
+test("a copy of a load message with the greatest seq there is mutes nobody", async () => {
+  const { sim, changed, publish } = await heard();
+  publish(changed({ seq: Number.MAX_SAFE_INTEGER }));
+  await sim.clock.run(120_000);
+  assert.equal(fresh(sim)?.reason, "Fresh");
+  assert.deepEqual(reasons(sim), ["bad_signature"]);
+});
+
+test("a message without a signature, and a genuine one that comes again, are refused and counted with the reason", async () => {
+  const { sim, text, changed, publish } = await heard();
+  publish(changed({}).slice(text.indexOf("{")));
+  publish(text);
+  publish("x".repeat(2 ** 20 + 1));
+  assert.deepEqual(reasons(sim), ["unsigned", "duplicate", "too_large"]);
+});
+
+test("without a key nothing is believed, the condition says why, and serving and its plan stay; with a key all is well again", async () => {
+  const { sim } = await heard();
+  const plan = sim.plan();
+  sim.telemetryKeys = [];
+  await sim.clock.run(60_000);
+  assert.deepEqual(fresh(sim), {
+    ...{ status: "False", reason: "SigningKeyMissing" },
+    message: "load messages are refused: Secret sim-telemetry is not there yet",
+  });
+  assert.deepEqual([sim.plan()?.epoch, sim.faults()], [plan?.epoch, []]);
+  sim.telemetryKeys = [telemetryKey(2)];
+  assert.ok(await sim.clock.run(60_000, () => fresh(sim)?.reason === "Fresh"));
+});
+
+test("a rotated key is taken beside the one before it", async () => {
+  const { sim, text, publish } = await heard();
+  const before = reasons(sim).length;
+  sim.telemetryKeys = [telemetryKey(2), telemetryKey(1)];
+  publish(text);
+  await sim.clock.run(60_000);
+  assert.equal(fresh(sim)?.reason, "Fresh");
+  assert.deepEqual(reasons(sim).slice(before), ["duplicate"], "signed with the older key, and genuine");
 });

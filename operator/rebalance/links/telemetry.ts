@@ -1,11 +1,22 @@
 // The NATS connections of all deployments: one bus per server and credentials, shared by those that name it and opened in the
-// background, so that nothing waits for NATS. Malformed messages are counted and dropped; intake.ts takes the others of its deployment.
+// background, so that nothing waits for NATS. Messages that no key of the deployment has signed, and malformed ones, are refused here;
+// intake.ts takes the others of its deployment.
 import { AppError } from "../../../crds/common.ts";
-import { decodeLoad, type LoadWindow, loadMessageBytesMax, loadSubject } from "../../../crds/telemetry.ts";
+import { decodeLoad, type LoadWindow, loadSubject } from "../../../crds/telemetry.ts";
+import type { TelemetryKeys } from "../../../crds/telemetry-keys.ts";
+import { openLoad, type SignatureFault } from "../../../runtime/wire/load-signature.ts";
 import type { Ref } from "../../kube/kube.ts";
 import type { BusStatus, LoadBus, LoadBusOptions, OpenBus } from "../ports.ts";
 
-export type IntakeRefusal = "malformed" | "too_large";
+export type IntakeRefusal = "malformed" | SignatureFault;
+
+/** The one that takes the messages of a deployment. */
+export interface Listener {
+  /** The keys that stand now; undefined while there are none: then every message is refused. */
+  keys(): TelemetryKeys | undefined;
+  take(window: LoadWindow): void;
+  refused(reason: IntakeRefusal): void;
+}
 
 export interface Subscription {
   readonly status: BusStatus;
@@ -14,15 +25,13 @@ export interface Subscription {
 
 export class Telemetry {
   readonly #open: OpenBus;
-  readonly #onRefused: (reason: IntakeRefusal) => void;
   readonly #buses = new Map<string, { readonly bus: LoadBus; users: number }>();
 
-  constructor(open: OpenBus, onRefused: (reason: IntakeRefusal) => void) {
+  constructor(open: OpenBus) {
     this.#open = open;
-    this.#onRefused = onRefused;
   }
 
-  subscribe(ref: Ref, prefix: string, options: LoadBusOptions, onWindow: (window: LoadWindow) => void): Subscription {
+  subscribe(ref: Ref, prefix: string, options: LoadBusOptions, listener: Listener): Subscription {
     const key = JSON.stringify([options.url, options.secret]);
     let entry = this.#buses.get(key);
     if (!entry) {
@@ -31,7 +40,7 @@ export class Telemetry {
     }
     entry.users++;
     const { bus } = entry;
-    const stop = bus.subscribe(loadSubject(prefix, ref.namespace, ref.name, "*"), (bytes) => this.#receive(bytes, onWindow));
+    const stop = bus.subscribe(loadSubject(prefix, ref.namespace, ref.name, "*"), (bytes) => receive(bytes, listener));
     let closed = false;
     return {
       get status() {
@@ -58,21 +67,22 @@ export class Telemetry {
     void entry.bus.close();
   }
 
-  #receive(bytes: Uint8Array, onWindow: (window: LoadWindow) => void): void {
-    let window: LoadWindow;
-    try {
-      window = decodeLoad(bytes);
-    } catch (caught) {
-      if (!(caught instanceof AppError)) throw caught;
-      this.#onRefused(bytes.byteLength > loadMessageBytesMax ? "too_large" : "malformed");
-      return;
-    }
-    onWindow(window);
-  }
-
   async close(): Promise<void> {
     const open = [...this.#buses.values()];
     this.#buses.clear();
     await Promise.all(open.map(({ bus }) => bus.close()));
   }
+}
+
+function receive(bytes: Uint8Array, listener: Listener): void {
+  const opened = openLoad(bytes, listener.keys());
+  if (!opened.ok) return listener.refused(opened.reason);
+  let window: LoadWindow;
+  try {
+    window = decodeLoad(opened.body);
+  } catch (caught) {
+    if (!(caught instanceof AppError)) throw caught;
+    return listener.refused("malformed");
+  }
+  listener.take(window);
 }

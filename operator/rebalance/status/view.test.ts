@@ -26,7 +26,16 @@ const input = (views: readonly RankView[]): ViewInput => ({
   rollout: undefined,
   load: undefined,
   waiting: undefined,
-  telemetry: { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0 },
+  telemetry: {
+    bus: undefined,
+    ageMs: 0,
+    staleAfterMs: 0,
+    reporting: 0,
+    expected: 0,
+    lastSampleMs: 0,
+    keyProblem: undefined,
+    refused: undefined,
+  },
   lastRebalance: undefined,
 });
 

@@ -118,16 +118,19 @@ function modelAvailable(input: ViewInput): Verdict {
 }
 
 function telemetryFresh(facts: TelemetryFacts): Verdict {
-  const { bus, ageMs, staleAfterMs, reporting, expected } = facts;
+  const { bus, ageMs, staleAfterMs, reporting, expected, keyProblem } = facts;
   if (!bus)
     return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
   if (!bus.connected) {
     const reason = bus.reason === "CredentialsNotFound" ? bus.reason : "NATSUnavailable";
     return { status: "False", reason, message: `NATS: ${bus.message ?? bus.reason}` };
   }
+  if (keyProblem) return { status: "False", reason: "SigningKeyMissing", message: `load messages are refused: ${keyProblem}` };
+  const refused = facts.refused === undefined ? "" : `; the last message refused: ${facts.refused}`;
   if (expected === 0) return { status: "Unknown", reason: "NoRanks", message: "no rank serves yet" };
-  if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms` };
-  if (reporting < expected) return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load` };
+  if (reporting === 0) return { status: "False", reason: "Stale", message: `no load message within ${staleAfterMs} ms${refused}` };
+  if (reporting < expected)
+    return { status: "False", reason: "PartialRanks", message: `${reporting} of ${expected} ranks report load${refused}` };
   return { status: "True", reason: "Fresh", message: `the oldest report is ${Math.round(ageMs / 1000)} s old` };
 }
 

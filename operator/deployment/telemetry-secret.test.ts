@@ -1,0 +1,79 @@
+// The telemetry Secret: made with a deployment, mended, rotated, and never taken from somebody else.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { decodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
+import { deployment } from "../../test/builders/deployment.ts";
+import { FakeKube } from "../../test/contract/fake-kube.ts";
+import { conditionOf, ref as moe, readyWith, serving, status, until, user } from "../../test/support/deployment-plane.ts";
+import { resources } from "../kube/kube.ts";
+import { Informers } from "./informers.ts";
+import { TelemetrySecrets } from "./telemetry-secret.ts";
+
+const ref = { namespace: "ns", name: "moe-telemetry" };
+const dayMs = 86_400_000;
+
+async function opened(kube = new FakeKube()) {
+  const informers = new Informers([], { kube, random: () => 0 });
+  informers.start();
+  while (!informers.hasSynced) await sleep(1);
+  let now = Date.parse("2026-03-01T00:00:00Z");
+  const secrets = new TelemetrySecrets(kube, informers, () => new Date(now));
+  const found = () => secrets.keys(moe, "uid-moe");
+  const ensure = async () => {
+    await secrets.ensure(deployment());
+    await until("the cache has it", async () => {
+      const live = await kube.get(resources.secrets, ref);
+      return live?.metadata.resourceVersion === informers.get("secrets", ref)?.metadata.resourceVersion;
+    });
+    return found();
+  };
+  return { kube, secrets, found, ensure, pass: (days: number) => void (now += days * dayMs), stop: () => informers.stop() };
+}
+
+test("a deployment has a key from its first pass on, which stands until its time is over and is taken for a day after that", async () => {
+  const { found, ensure, pass, stop } = await opened();
+  assert.match(found().problem ?? "", /moe-telemetry is not there yet/);
+  const first = await ensure();
+  assert.equal(first.keys?.length, 1);
+  assert.deepEqual(await ensure(), first);
+  pass(31);
+  const both = await ensure();
+  assert.equal(both.keys?.length, 2);
+  assert.deepEqual(both.keys?.[1], first.keys?.[0]);
+  pass(2);
+  assert.deepEqual((await ensure()).keys, both.keys?.slice(0, 1));
+  await stop();
+});
+
+test("a Secret that cannot be read is named, and made anew; one of somebody else is left alone", async () => {
+  const { kube, secrets, found, ensure, stop } = await opened();
+  await ensure();
+  kube.mutate(resources.secrets, ref, (one) => Object.assign(one, { data: { keys: Buffer.from("nonsense").toString("base64") } }));
+  await until("it is seen", async () => /telemetry keys: not JSON/.test(found().problem ?? ""));
+  assert.equal((await ensure()).keys?.length, 1);
+  kube.mutate(resources.secrets, ref, (one) => Object.assign(one.metadata, { ownerReferences: [] }));
+  await until("it is seen", async () => /another owner or none; delete or rename it/.test(found().problem ?? ""));
+  const before = await kube.get(resources.secrets, ref);
+  await secrets.ensure(deployment());
+  assert.deepEqual(await kube.get(resources.secrets, ref), before);
+  await stop();
+});
+
+test("a key that cannot be written holds up no pod, and is written as soon as it can be", { timeout: 30_000 }, async () => {
+  const { kube, stop } = await serving();
+  const admit = kube.admit;
+  kube.admit = (resource, object) => {
+    if (object.metadata.name === ref.name) throw Object.assign(new Error("secrets is forbidden"), { code: "Forbidden" });
+    admit?.(resource, object);
+  };
+  kube.remove(resources.secrets, ref);
+  await kube.patch(resources.moeDeployments, moe, { spec: { replicas: 4 } }, user);
+  await until("4 ranks serve", readyWith(kube, 4));
+  assert.equal(conditionOf(await status(kube), "SpecAccepted").status, "True");
+  kube.admit = admit;
+  await until("the key is there", async () => (await kube.get(resources.secrets, ref)) !== undefined);
+  const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string>;
+  assert.equal(decodeTelemetryKeys(Buffer.from(data.keys ?? "", "base64").toString()).length, 1);
+  await stop();
+});
