@@ -155,9 +155,12 @@ const table = {
     "Rate that limited transfers of experts may have at this rank now, backed off while tokens are slow; 0 while there is none.",
   ),
   enodia_transfer_backoffs_total: worker.counter("Times that rate was halved because tokens had become slower."),
-  enodia_telemetry_published_total: worker.counter("Load messages published, or dropped because NATS was away or there was no key to sign them.", {
-    result: ["ok", "dropped", "no_key"],
-  }),
+  enodia_telemetry_published_total: worker.counter(
+    "Load messages published, or dropped because NATS was away or there was no key to sign them.",
+    {
+      result: ["ok", "dropped", "no_key"],
+    },
+  ),
 
   // ---- operator: machinery
   enodia_operator_leader: operator.gauge("1 on the replica that holds the lease."),
@@ -239,6 +242,7 @@ const table = {
       "bad_signature",
       "unknown_deployment",
       "stale_boot",
+      "clock_unknown",
       "late",
       "duplicate",
       "bad_seq",

@@ -46,8 +46,8 @@ export function rankViews(input: MembersInput): RankView[] {
 }
 
 /** A copy of the link's facts at this moment, since the link goes on changing. */
-function reportOf({ address, description, status, hosted, downSince, lastError }: Link): NonNullable<RankView["report"]> {
-  return { address, description, status, hosted, downSince, lastError };
+function reportOf({ address, description, status, hosted, downSince, lastError, clockAheadMs }: Link): NonNullable<RankView["report"]> {
+  return { address, description, status, hosted, downSince, lastError, clockAheadMs };
 }
 
 function stateOf(view: Pick<RankView, "lost" | "report" | "usable"> & { readonly leaving: boolean }): MemberState {

@@ -28,11 +28,28 @@ const description = {
 const status = { epoch: 1, ready: true, membershipVersion: 1 };
 
 function observing() {
-  const link = { description, status, hosted: new Map(), downSince: undefined as number | undefined, lastError: "", address: "" };
+  const link = {
+    description,
+    status,
+    hosted: new Map(),
+    downSince: undefined as number | undefined,
+    lastError: "",
+    address: "",
+    clockAheadMs: 0,
+  };
   const pod = { rank: 0, uid: "w0", name: "moe-0", lost: false, terminating: false } as unknown as WorkerPod;
   const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
   const world = { ref: { namespace: "ns", name: "moe" }, uid: "uid", spec, desiredRanks: 1, workers: [pod], gateways: [], leaving: [] };
-  const telemetry = { bus: undefined, ageMs: 0, staleAfterMs: 0, reporting: 0, expected: 0, lastSampleMs: 0, keyProblem: undefined, refused: undefined };
+  const telemetry = {
+    bus: undefined,
+    ageMs: 0,
+    staleAfterMs: 0,
+    reporting: 0,
+    expected: 0,
+    lastSampleMs: 0,
+    keyProblem: undefined,
+    refused: undefined,
+  };
   const store = { read: async () => undefined, write: () => Promise.reject(new Error("nothing is written")) };
   const placement = new Placement({ store, ref: world.ref, ownerUid: "uid" });
   const observer = new Observer(
@@ -56,7 +73,7 @@ test("an observation does not change with its links, and cannot be written", () 
   link.downSince = 1;
   const [view] = seen.views;
   assert.deepEqual([view?.report?.description?.bootId, view?.report?.status?.epoch, view?.report?.downSince], ["a", 1, undefined]);
-  assert.deepEqual(seen.expected, [{ rank: 0, bootId: "a", speed: 1 }]);
+  assert.deepEqual(seen.expected, [{ rank: 0, bootId: "a", clockAheadMs: 0, speed: 1 }]);
   assert.notEqual(look(100).members, seen.members);
   assert.throws(() => Object.assign(seen, { plan: undefined }), TypeError);
 });

@@ -166,6 +166,7 @@ function expectedOf(views: readonly RankView[], ranks: readonly RankSpec[]): Obs
     .map(({ rank, report }) => ({
       rank,
       bootId: report?.description?.bootId ?? "",
+      clockAheadMs: report?.clockAheadMs,
       speed: ranks.find((spec) => spec.rank === rank)?.speed ?? 1,
     }));
 }

@@ -84,6 +84,8 @@ export interface Link {
   /** Unix ms since which the stream is down; undefined while it is up. */
   readonly downSince: number | undefined;
   readonly lastError: string;
+  /** Milliseconds that the clock by which the pod tells its windows of load is ahead of ours; undefined until that was measured. */
+  readonly clockAheadMs: number | undefined;
   /** Makes connections from here on with this certificate. */
   renew(identity: LinkTarget["identity"]): void;
   push(membership: Membership): void;

@@ -5,6 +5,7 @@ import type { EngineInfo } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Log } from "../observe/log.ts";
 import {
+  ClockReadingSchema,
   type Control,
   type PrepareEvent,
   PrepareEventSchema,
@@ -19,6 +20,7 @@ import { fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
 import { describedLayers, residentCells } from "./expert-bytes.ts";
+import type { LoadClock } from "./load-clock.ts";
 import type { PlanKeeper, PrepareOutcome } from "./plan-keeper.ts";
 
 /** The contract asks for a status at least once a second. */
@@ -47,6 +49,7 @@ export interface WorkerControlOptions {
   readonly plan: PlanKeeper;
   readonly vitals: () => WorkerVitals;
   readonly drain: (on: boolean) => Promise<void>;
+  readonly clock: LoadClock;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly log: Log;
 }
@@ -187,18 +190,20 @@ export class WorkerControl {
 
   #watch(call: WatchCall): void {
     let sentHosted = "";
-    const send = () => {
+    const send = (ping?: WatchPush) => {
       // A watcher that does not read needs no heap of old statuses: it gets the newest when it reads on.
       if (call.cancelled || call.destroyed || call.writableNeedDrain) return;
       const hosted = JSON.stringify(this.#options.vitals().hosted);
       const status = this.#status(hosted !== sentHosted);
+      if (ping) status.clock = create(ClockReadingSchema, { pingUnixMs: ping.sentUnixMs, unixMs: BigInt(this.#options.clock()) });
       sentHosted = hosted;
       call.write(status);
     };
-    const timer = setInterval(send, statusEveryMs);
+    const tell = () => send();
+    const timer = setInterval(tell, statusEveryMs);
     const stop = () => {
       clearInterval(timer);
-      this.#watchers.delete(send);
+      this.#watchers.delete(tell);
     };
     const refuse = (caught: unknown) => {
       stop();
@@ -211,13 +216,13 @@ export class WorkerControl {
       call.end();
     });
     call.on("data", (push: WatchPush) => {
-      this.#take(push, call).then(send, refuse);
+      this.#take(push, call).then(() => send(push.push.case === "ping" ? push : undefined), refuse);
     });
     try {
       if (this.#options.caller(call).role !== "operator")
         throw new AppError("only the operator may watch", { code: "Forbidden", operation: "Control.Watch" });
-      this.#watchers.add(send);
-      send();
+      this.#watchers.add(tell);
+      tell();
     } catch (caught) {
       refuse(caught);
     }

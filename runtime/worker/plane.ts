@@ -18,6 +18,7 @@ import { WorkerControl } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { Joiner } from "./join.ts";
+import type { LoadClock } from "./load-clock.ts";
 import { watchVitals } from "./metrics.ts";
 import { publishLoad } from "./telemetry.ts";
 
@@ -35,6 +36,7 @@ export interface PlaneOptions {
   readonly remote: RemoteSocket;
   /** Resident bytes that experts may take. */
   readonly budgetBytes: number;
+  readonly clock: LoadClock;
   readonly health: Health;
   readonly metrics: Metrics<"worker">;
   readonly tracing: Tracing;
@@ -72,7 +74,8 @@ export interface WorkerPlane {
 }
 
 export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
-  const { identity, namespace, name, podName, network, tls, engine, info, store, budgetBytes, health, metrics, tracing, log } = options;
+  const { identity, namespace, name, podName, network, tls, engine, info, store, budgetBytes, clock, health, metrics, tracing, log } =
+    options;
   const caller = (call: Caller) => callerOf(call, namespace, name);
   const peers = new Peers({ self: identity, namespace, name, tls, network, log });
   let draining = false;
@@ -106,14 +109,14 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   };
   const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, draining: () => draining, health });
   const storedUnitBytes = storedCells(store.index, info);
-  const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, caller, log });
+  const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, clock, caller, log });
   refresh();
   const start = ({ peerAddresses, load }: PlaneStart) => {
     const stopJoin = joiner.start(peerAddresses, () => control.operatorPresent);
     const transitions = () => peers.membership.sampleTransitions ?? false;
     const { layers, experts: count } = info;
     const stopLoad =
-      load && publishLoad({ ...load, engine, self: identity, namespace, name, layers, experts: count, transitions, metrics, log });
+      load && publishLoad({ ...load, clock, engine, self: identity, namespace, name, layers, experts: count, transitions, metrics, log });
     return () => {
       stopJoin();
       stopLoad?.();

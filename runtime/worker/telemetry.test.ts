@@ -7,6 +7,7 @@ import { silentLog } from "../observe/log.ts";
 import { createMetrics } from "../observe/metrics.ts";
 import { openLoad } from "../wire/load-signature.ts";
 import type { Bus } from "../wire/nats.ts";
+import { loadClock } from "./load-clock.ts";
 import { machineId } from "./machine.ts";
 import { publishLoad } from "./telemetry.ts";
 
@@ -31,6 +32,7 @@ async function published(machine: string | undefined, count: (counter: LoadCount
     ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine, metrics, log: silentLog },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
     transitions: () => false,
+    clock: loadClock(),
     signingKey: async () => telemetryKey(1),
   });
   try {
@@ -78,9 +80,21 @@ test("without a key nothing is published, and with one the next window is", asyn
   } as unknown as Bus;
   const stop = publishLoad({
     engine: { counters: async () => new LoadCounter({ layers: 1, experts: 2 }).take() },
-    ...{ bus, namespace: "ns", name: "moe", prefix: "enodia", layers: 1, experts: 2, windowMs: 20, machine: undefined, metrics, log: silentLog },
+    ...{
+      bus,
+      namespace: "ns",
+      name: "moe",
+      prefix: "enodia",
+      layers: 1,
+      experts: 2,
+      windowMs: 20,
+      machine: undefined,
+      metrics,
+      log: silentLog,
+    },
     self: { deploymentUid: "u", rank: 0, podUid: "p", bootId: "b" },
     transitions: () => false,
+    clock: loadClock(),
     signingKey: async () => (asked++ === 0 ? undefined : telemetryKey(1)),
   });
   try {

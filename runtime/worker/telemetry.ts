@@ -9,6 +9,7 @@ import type { Metrics } from "../observe/metrics.ts";
 import { signLoad } from "../wire/load-signature.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
+import type { LoadClock } from "./load-clock.ts";
 
 export interface TelemetryOptions {
   readonly engine: Pick<Engine, "counters">;
@@ -20,6 +21,7 @@ export interface TelemetryOptions {
   readonly layers: number;
   readonly experts: number;
   readonly windowMs: number;
+  readonly clock: LoadClock;
   /** Id of the machine, set where the engine computes on the cores of its machine. */
   readonly machine: string | undefined;
   /** The key to sign with; undefined while there is none: then nothing is sent, since nobody would take it. */
@@ -32,19 +34,20 @@ export interface TelemetryOptions {
 
 /** Starts publishing; returns the way to stop. */
 export function publishLoad(options: TelemetryOptions): () => void {
-  const { windowMs, log } = options;
-  let windowStart = Date.now();
+  const { windowMs, clock, log } = options;
+  let windowStart = clock();
   let seq = 0;
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
   const schedule = () => {
     if (stopped) return;
-    const next = (Math.floor(Date.now() / windowMs) + 1) * windowMs;
-    timer = setTimeout(tick, next - Date.now());
+    const now = clock();
+    const next = (Math.floor(now / windowMs) + 1) * windowMs;
+    timer = setTimeout(tick, next - now);
     timer.unref();
   };
   const tick = () => {
-    publish(options, windowStart, Date.now(), () => ++seq)
+    publish(options, windowStart, clock(), () => ++seq)
       .then(
         (end) => {
           windowStart = end;

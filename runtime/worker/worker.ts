@@ -18,6 +18,7 @@ import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
 import { RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { createInferenceServer } from "./inference.ts";
+import { loadClock } from "./load-clock.ts";
 import { machineId } from "./machine.ts";
 import { createWorkerPlane, type WorkerPlane } from "./plane.ts";
 import { signingKeyAt } from "./signing-key.ts";
@@ -140,6 +141,7 @@ async function serve(base: Base, model: Model) {
     info,
     remote,
     budgetBytes,
+    clock: loadClock(),
     health,
     metrics,
     tracing,

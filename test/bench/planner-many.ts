@@ -31,7 +31,7 @@ const spec = parseMoEDeployment({
     rebalancing: { trigger: { window: "15s" }, interval: "15s" },
   },
 }).spec;
-const expected = Array.from({ length: cluster.ranks }, (_, rank): ExpectedRank => ({ rank, bootId: "boot", speed: 1 }));
+const expected = Array.from({ length: cluster.ranks }, (_, rank): ExpectedRank => ({ rank, bootId: "boot", clockAheadMs: 0, speed: 1 }));
 
 class Deployment {
   readonly #trace: Trace;

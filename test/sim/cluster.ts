@@ -58,6 +58,8 @@ export class SimCluster {
   /** The troubles of network and disks at this time. */
   readonly troubles: Troubles;
   readonly oracle: Oracle;
+  /** Milliseconds that the clock of a rank's node is ahead of the operator's; all agree at first. */
+  readonly clockAheadMs = new Map<number, number>();
   /** An operator was started anew: deadlines of plans before it are void. */
   resumed = false;
   /** Two of them carried out one epoch, and may have ended it differently. */
@@ -95,6 +97,7 @@ export class SimCluster {
       disk: (rank) => this.troubles.disk(rank),
       bus: () => this.nats.publisher(),
       telemetryKeys: [telemetryKey(1)],
+      clockAheadMs: this.clockAheadMs,
       counters: (worker, transitions) => this.load.counters(worker, this.#live().filter(({ ready }) => ready).length, transitions),
       peerAddresses: (self) =>
         this.#live()

@@ -38,6 +38,8 @@ export interface Surroundings {
   engineInfo: Partial<EngineInfo>;
   disk(rank: number): Disk;
   bus(worker: SimWorker): Bus;
+  /** Milliseconds that the clock of a rank's node is ahead of the operator's. */
+  readonly clockAheadMs: ReadonlyMap<number, number>;
   /** Newest first. */
   telemetryKeys: readonly TelemetryKey[];
   counters(worker: SimWorker, transitions: boolean): LoadCounters;
@@ -162,6 +164,7 @@ export class SimWorker {
       ...{ identity, namespace, name, podName, network, tls: {} as TlsSource, engine, info, remote, health, metrics },
       ...{ store: simStore(model, around.disk(rank), around.clock), budgetBytes: around.shape.budgetBytes, log: silentLog },
       tracing: tracingOff,
+      clock: () => around.clock.now() + (around.clockAheadMs.get(rank) ?? 0),
     });
     this.#follow(plane.experts.state);
     const server = network.createServer({} as TlsSource);
@@ -169,7 +172,13 @@ export class SimWorker {
     void server.listen(this.ip, ports.grpc);
     plane.start({
       peerAddresses: async () => around.peerAddresses(this),
-      load: { bus: around.bus(this), prefix: "enodia", windowMs: 1_000, machine: undefined, signingKey: async () => around.telemetryKeys[0] },
+      load: {
+        bus: around.bus(this),
+        prefix: "enodia",
+        windowMs: 1_000,
+        machine: undefined,
+        signingKey: async () => around.telemetryKeys[0],
+      },
     });
     engine.run(() => this.ready);
     return { owner, host, health, engine, plane, model };

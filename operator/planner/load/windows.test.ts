@@ -8,17 +8,18 @@ import { timingOf } from "./timing.ts";
 import { LoadWindows, ServedRows } from "./windows.ts";
 
 const ranks = [
-  { rank: 0, bootId: "a", speed: 1 },
-  { rank: 1, bootId: "b", speed: 1 },
+  { rank: 0, bootId: "a", clockAheadMs: 0, speed: 1 },
+  { rank: 1, bootId: "b", clockAheadMs: 0, speed: 1 },
 ];
+/** One message a second, by its number. */
 const message = (change: Partial<LoadWindow>): LoadWindow => ({
   v: 1,
   deploymentUID: "u",
   rank: 0,
   bootId: "a",
   seq: 0,
-  windowStart: 0,
-  windowEnd: 5000,
+  windowStart: 1000 * (change.seq ?? 0),
+  windowEnd: 1000 * (change.seq ?? 0) + 1000,
   phase: "decode",
   layers: 1,
   experts: 2,
@@ -43,6 +44,18 @@ for (const [name, [change, wantReason]] of Object.entries(refused)) {
     assert.deepEqual(opened().accept(message(change), ranks, 2000), { ok: false, reason: wantReason });
   });
 }
+
+test("a message is late by its sender's clock as it was compared with ours, not by two wall clocks", () => {
+  const hour = 3_600_000;
+  const [ahead] = [{ rank: 0, bootId: "a", clockAheadMs: hour, speed: 1 }];
+  const behind = { ...ahead, clockAheadMs: -hour };
+  const of = (rank: typeof ahead, end: number) => opened().accept(message({ windowStart: end - 500, windowEnd: end }), [rank], 2000);
+  assert.deepEqual(of(behind, 1_900 - hour), { ok: true }, "two wall clocks would call it an hour late");
+  assert.deepEqual(of(ahead, 1_900 + hour), { ok: true });
+  assert.deepEqual(of(ahead, 1_900), { ok: false, reason: "late" });
+  assert.deepEqual(of(ahead, 5_000 + hour), { ok: false, reason: "bad_window" }, "it ends in the future");
+  assert.deepEqual(of({ ...ahead, clockAheadMs: undefined } as never, 1_900), { ok: false, reason: "clock_unknown" });
+});
 
 test("a message that began before a change of plan is a sign of life and counts nothing", () => {
   const load = opened();
@@ -99,8 +112,8 @@ test("a silent rank is missing, and an idle one is not", () => {
 
 test("a rank that restarts is a new one: its old messages say nothing of it", () => {
   const b = opened();
-  b.accept(message({ seq: 9 }), ranks, 2000);
-  const reborn = [{ rank: 0, bootId: "a2", speed: 1 }];
+  b.accept(message({ seq: 1 }), ranks, 2000);
+  const reborn = [{ rank: 0, bootId: "a2", clockAheadMs: 0, speed: 1 }];
   assert.equal(b.ageMs(reborn, 3000), Number.POSITIVE_INFINITY);
   assert.ok(b.accept(message({ bootId: "a2", seq: 0 }), reborn, 3000).ok);
 });

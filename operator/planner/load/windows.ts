@@ -1,17 +1,23 @@
 // Load messages of all ranks to one picture per window: who reported, what was routed and served, and whether it may be
-// trusted. A rank that did not report is missing, never zero. Pure; the caller gives the time.
+// trusted. A rank that did not report is missing, never zero. A message tells its window by its sender's clock, and is judged by the
+// caller's, with what is known of how far the two are apart. Pure; the caller gives the time.
 import type { LoadWindow, Phase, StepSeconds } from "../../../crds/telemetry.ts";
 import { MessageOrder, type OrderFault } from "../../../crds/telemetry-order.ts";
 import { imbalance, relativeLoad } from "../../../runtime/placement/imbalance.ts";
 
-type Refusal = "unknown_deployment" | "stale_boot" | "late" | OrderFault;
+type Refusal = "unknown_deployment" | "stale_boot" | "clock_unknown" | "late" | OrderFault;
 export type Accepted = { readonly ok: true } | { readonly ok: false; readonly reason: Refusal };
 
 export interface ExpectedRank {
   readonly rank: number;
   readonly bootId: string;
+  /** Milliseconds that its clock is ahead of the caller's; undefined while that is not measured. */
+  readonly clockAheadMs: number | undefined;
   readonly speed: number;
 }
+
+/** A window may seem to end so far ahead of now, since clocks are compared over a network: its delay is known, not where it lay. */
+const aheadMsMax = 2_000;
 
 export interface ClosedWindow {
   readonly start: number;
@@ -64,13 +70,16 @@ export class LoadWindows {
       return { ok: false, reason: "unknown_deployment" };
     }
     if (from.bootId !== window.bootId) return { ok: false, reason: "stale_boot" };
-    if (window.windowEnd < this.#openedAt) return { ok: false, reason: "late" };
+    if (from.clockAheadMs === undefined) return { ok: false, reason: "clock_unknown" };
+    const [start, end] = [window.windowStart - from.clockAheadMs, window.windowEnd - from.clockAheadMs];
+    if (end < this.#openedAt) return { ok: false, reason: "late" };
+    if (end > now + aheadMsMax) return { ok: false, reason: "bad_window" };
     const record = this.#record(window.rank, window.bootId);
     const fault = record.order.take(window);
     if (fault) return { ok: false, reason: fault };
     record.lastMs = now;
     // A window that began before the last reset counts two plans' load: it is a sign of life, and no more.
-    if (window.windowStart < this.#cleanSince) return { ok: true };
+    if (start < this.#cleanSince) return { ok: true };
     record.heard = true;
     const routed = this.#byPhase[window.phase];
     for (let i = 0; i < routed.length; i++) routed[i] = (routed[i] as number) + (window.routed[i] as number);

@@ -10,6 +10,7 @@ import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from 
 import type { ServiceClient } from "../../../runtime/wire/service.ts";
 import { fixedTls } from "../../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
+import { ClockOffset } from "./clock-offset.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
@@ -35,6 +36,7 @@ export class Session implements Link {
   #stream: WatchStream | undefined;
   #closed = false;
   #heardAt = 0;
+  readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
@@ -50,6 +52,9 @@ export class Session implements Link {
 
   get address(): string {
     return this.#target.address;
+  }
+  get clockAheadMs(): number | undefined {
+    return this.#offset.ms;
   }
 
   renew(identity: LinkTarget["identity"]): void {
@@ -90,6 +95,7 @@ export class Session implements Link {
     const stream = this.#client.watch();
     this.#stream = stream;
     this.#heardAt = this.#clock.now();
+    this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
       if (this.#stream !== stream) return;
       const boot = status.self?.bootId;
@@ -100,13 +106,14 @@ export class Session implements Link {
       const first = this.downSince !== undefined;
       this.downSince = undefined;
       this.#heardAt = this.#clock.now();
+      this.#takeClock(status);
       this.#takeStatus(status);
       if (first) this.lastError = "";
       this.#target.onChange();
     });
     stream.on("error", (error: Error) => this.#lost(stream, error.message));
     stream.on("end", () => this.#lost(stream, "the stream ended"));
-    stream.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true } }));
+    stream.write(this.#ping());
     if (this.#membership) this.push(this.#membership);
     if (this.#plan) this.pushPlan(this.#plan);
     this.#beat(stream);
@@ -120,9 +127,17 @@ export class Session implements Link {
         stream.cancel();
         return this.#lost(stream, `no status for ${silenceMs} ms`);
       }
-      stream.write(create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true } }));
+      stream.write(this.#ping());
       this.#beat(stream);
     });
+  }
+
+  #ping() {
+    return create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true }, sentUnixMs: BigInt(this.#clock.now()) });
+  }
+
+  #takeClock({ clock }: WatchStatus): void {
+    if (clock) this.#offset.answered(Number(clock.pingUnixMs), toNumber(clock.unixMs, "status.clock.unixMs"), this.#clock.now());
   }
 
   #lost(stream: WatchStream, message: string): void {

@@ -52,8 +52,7 @@ test("credentials that are missing hold up no plan, and are the reason of Teleme
 });
 
 /** A simulated cluster that serves and is heard, and the next message that one of its ranks publishes. */
-async function heard() {
-  const sim = new SimCluster();
+async function heard(sim = new SimCluster()) {
   sim.startOperator();
   assert.ok(await sim.clock.run(60_000, () => sim.converged() && fresh(sim)?.reason === "Fresh"));
   const messages: { readonly subject: string; readonly text: string }[] = [];
@@ -108,4 +107,17 @@ test("a rotated key is taken beside the one before it", async () => {
   await sim.clock.run(60_000);
   assert.equal(fresh(sim)?.reason, "Fresh");
   assert.deepEqual(reasons(sim).slice(before), ["duplicate"], "signed with the older key, and genuine");
+});
+
+test("ranks whose nodes disagree about the time by hours are heard, and a clock that is set is followed", async () => {
+  const sim = new SimCluster();
+  sim.clockAheadMs.set(0, 3 * 3_600_000).set(1, -3_600_000);
+  await heard(sim);
+  await sim.clock.run(60_000);
+  assert.deepEqual([fresh(sim)?.reason, reasons(sim).filter((reason) => reason !== "clock_unknown")], ["Fresh", []]);
+  sim.clockAheadMs.set(2, 90_000);
+  await sim.clock.run(60_000);
+  const before = reasons(sim).length;
+  await sim.clock.run(60_000);
+  assert.deepEqual([fresh(sim)?.reason, reasons(sim).length], ["Fresh", before]);
 });

@@ -878,6 +878,13 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
     value: boolean;
     case: "ping";
   } | { case: undefined; value?: undefined };
+
+  /**
+   * of a ping: the operator's clock when it was sent; answered at once in WatchStatus.clock
+   *
+   * @generated from field: int64 sent_unix_ms = 5;
+   */
+  sentUnixMs: bigint;
 };
 
 /**
@@ -885,6 +892,33 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
  * Use `create(WatchPushSchema)` to create a new message.
  */
 export declare const WatchPushSchema: GenMessage<WatchPush>;
+
+/**
+ * How a pod's clock differs from the operator's: its load windows are judged by the operator's.
+ *
+ * @generated from message enodia.runtime.v1.ClockReading
+ */
+export declare type ClockReading = Message<"enodia.runtime.v1.ClockReading"> & {
+  /**
+   * the ping's own sent_unix_ms
+   *
+   * @generated from field: int64 ping_unix_ms = 1;
+   */
+  pingUnixMs: bigint;
+
+  /**
+   * the clock by which this pod tells its windows of load, when it answered
+   *
+   * @generated from field: int64 unix_ms = 2;
+   */
+  unixMs: bigint;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.ClockReading.
+ * Use `create(ClockReadingSchema)` to create a new message.
+ */
+export declare const ClockReadingSchema: GenMessage<ClockReading>;
 
 /**
  * @generated from message enodia.runtime.v1.WatchStatus
@@ -948,6 +982,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: repeated enodia.runtime.v1.HostedLayer hosted = 13;
    */
   hosted: HostedLayer[];
+
+  /**
+   * in the answer to a ping, of a worker
+   *
+   * @generated from field: enodia.runtime.v1.ClockReading clock = 17;
+   */
+  clock?: ClockReading | undefined;
 };
 
 /**
