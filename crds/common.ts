@@ -24,8 +24,7 @@ export const paths = {
   tls: "/etc/enodia/tls", // tls.crt, tls.key, ca.crt
   models: "/models", // the claim; the model is a folder below it
   apiKey: "/etc/enodia/api-key/key",
-  nats: "/etc/enodia/nats", // user.creds, or token
-  telemetry: "/etc/enodia/telemetry", // keys
+  telemetry: "/etc/enodia/telemetry", // keys; user.creds or token, and ca.crt, of the NATS server
 } as const;
 
 /** Ranks of callers that are no workers. */

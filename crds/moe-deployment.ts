@@ -167,7 +167,9 @@ const telemetry = z
           .regex(/^(nats|tls):\/\/[^\s/]+$/)
           .optional()
           .meta({ description: "NATS server, such as nats://nats.messaging:4222; the operator's default when not given." }),
-        credentialsSecretRef: secretRef("Secret with the key user.creds (a NATS credentials file) or token.").optional(),
+        credentialsSecretRef: secretRef(
+          "Secret of type enodia.dev/nats-credentials with the key user.creds (a NATS credentials file) or token, and ca.crt where the server's certificate has a CA of its own. One of another type is not read.",
+        ).optional(),
         subjectPrefix: z
           .string()
           .max(64)

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
+import { natsSourceOf } from "./nats-access.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
@@ -18,6 +19,8 @@ export interface ProcessFacts {
   readonly settings: {
     /** The NATS server of deployments that name none. */
     readonly natsUrl: string | undefined;
+    /** The folder with credentials of that server, in the operator's pod; undefined where it wants none. */
+    readonly natsCreds: string | undefined;
     readonly otlpEndpoint: string | undefined;
     readonly logLevel: LogLevel;
   };
@@ -83,7 +86,7 @@ export const workerProcess = {
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
   natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => natsOf(facts) || undefined),
   natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) =>
-    whenHeard(facts, facts.deployment.spec.telemetry.nats.credentialsSecretRef ? paths.nats : undefined),
+    whenHeard(facts, natsSourceOf(facts.deployment.spec, facts.settings.natsCreds !== undefined) ? paths.telemetry : undefined),
   ),
   /** The file with the keys that sign load messages; without it none is sent. */
   telemetryKeys: rendered("ENODIA_TELEMETRY_KEYS", optional(path), (facts) =>

@@ -14,9 +14,6 @@ export function loadSubject(prefix: string, namespace: string, name: string, ran
   return `${prefix}.v${telemetryVersion}.${namespace}.${name}.load.${rank}`;
 }
 
-/** Keys of a NATS credentials Secret; the first that is there counts. */
-export const natsCredentialKeys = ["user.creds", "token"] as const;
-
 export const phases = ["prefill", "decode"] as const;
 export type Phase = (typeof phases)[number];
 

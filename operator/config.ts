@@ -16,6 +16,7 @@ const schema = z.object({
   ENODIA_RUNTIME_PULL_POLICY: z.enum(pullPolicies).default("IfNotPresent"),
   ENODIA_LOG_LEVEL: z.enum(operatorLogLevels).default(defaultLogLevel),
   ENODIA_NATS_URL: optional,
+  ENODIA_NATS_CREDS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
   ENODIA_WATCH_NAMESPACES: z
     .string()
@@ -36,6 +37,7 @@ export interface OperatorConfig {
   readonly pullPolicy: PullPolicy;
   readonly logLevel: OperatorLogLevel;
   readonly natsUrl: string | undefined;
+  readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
@@ -57,6 +59,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     pullPolicy: e.ENODIA_RUNTIME_PULL_POLICY,
     logLevel: e.ENODIA_LOG_LEVEL,
     natsUrl: e.ENODIA_NATS_URL,
+    natsCreds: e.ENODIA_NATS_CREDS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,

@@ -1,18 +1,66 @@
-// The credentials of a NATS server from the Secret that a deployment names; workers read the same keys from its mounted folder.
+// The way into the NATS server of a deployment: from the Secret that its spec names, or, for the operator's own server, from the folder
+// that the operator has mounted. A Secret of another type than natsSecretType is never read further: it may be named by somebody who
+// may not read it, beside a server of theirs.
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import { natsCredentialKeys } from "../../crds/telemetry.ts";
+import type { MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
+import { type NatsAccess, natsAccessOf, natsCredentialEntries, natsEntries, natsSecretType, natsSourceOf } from "../../crds/nats-access.ts";
 import { type Kube, type Ref, resources } from "../kube/kube.ts";
 
-/** Throws `CredentialsNotFound` when the Secret or its keys are missing. */
-export async function natsCredentials(kube: Pick<Kube, "get">, ref: Ref): Promise<string> {
-  const secret = await kube.get(resources.secrets, ref);
-  const data = (secret?.data ?? {}) as Record<string, string>;
-  const key = natsCredentialKeys.find((one) => data[one]);
-  if (key) return Buffer.from(data[key] ?? "", "base64").toString("utf8");
-  const what = secret ? `has neither ${natsCredentialKeys.join(" nor ")}` : "is missing";
-  throw new AppError(`spec.telemetry.nats.credentialsSecretRef: Secret ${ref.name} ${what}`, {
-    code: "CredentialsNotFound",
-    operation: "reading NATS credentials",
-    retry: "backoff",
-  });
+export type NatsEntries = Readonly<Record<string, string>>;
+
+/** Codes of what is wrong with credentials, which wait for a person. */
+export const credentialProblems: readonly string[] = ["CredentialsNotFound", "CredentialsRefused"];
+
+export class NatsCredentials {
+  readonly #kube: Pick<Kube, "get">;
+  readonly #folder: string | undefined;
+
+  /** `folder`: that of the operator's own credentials; undefined where its server wants none. */
+  constructor(kube: Pick<Kube, "get">, folder: string | undefined) {
+    this.#kube = kube;
+    this.#folder = folder;
+  }
+
+  source({ namespace }: Ref, spec: MoEDeploymentSpec): Ref | "operator" | undefined {
+    const source = natsSourceOf(spec, this.#folder !== undefined);
+    return typeof source === "object" ? { namespace, name: source.secret } : source;
+  }
+
+  /** Throws `CredentialsNotFound` when there are none, `CredentialsRefused` when they are in a Secret of another type. */
+  async entries(source: Ref | "operator"): Promise<NatsEntries> {
+    if (source === "operator") return this.#own(this.#folder ?? "");
+    const field = "spec.telemetry.nats.credentialsSecretRef";
+    const { name } = source;
+    const secret = await this.#kube.get(resources.secrets, source);
+    if (!secret) throw problem("CredentialsNotFound", `${field}: Secret ${name} is missing`);
+    if (secret.type !== natsSecretType) {
+      const remedy = `make it with: kubectl create secret generic ${name} --type=${natsSecretType} --from-file=…`;
+      throw problem("CredentialsRefused", `${field}: Secret ${name} is not of type ${natsSecretType}, and is not read; ${remedy}`);
+    }
+    const data = (secret.data ?? {}) as Record<string, string>;
+    const present = natsEntries.filter((entry) => data[entry]);
+    const entries = Object.fromEntries(present.map((entry) => [entry, Buffer.from(data[entry] ?? "", "base64").toString("utf8")]));
+    return complete(entries, `${field}: Secret ${name}`);
+  }
+
+  async access(source: Ref | "operator"): Promise<NatsAccess> {
+    return natsAccessOf(await this.entries(source)) ?? {};
+  }
+
+  async #own(folder: string): Promise<NatsEntries> {
+    const read = async (entry: string) => [entry, await readFile(join(folder, entry), "utf8").catch(() => "")] as const;
+    const found = (await Promise.all(natsEntries.map(read))).filter(([, text]) => text !== "");
+    return complete(Object.fromEntries(found), `ENODIA_NATS_CREDS: ${folder}`);
+  }
+}
+
+function complete(entries: NatsEntries, where: string): NatsEntries {
+  if (natsAccessOf(entries)) return entries;
+  throw problem("CredentialsNotFound", `${where} has neither ${natsCredentialEntries.join(" nor ")}`);
+}
+
+function problem(code: string, message: string): AppError {
+  return new AppError(message, { code, operation: "reading NATS credentials", retry: "backoff" });
 }

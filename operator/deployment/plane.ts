@@ -9,7 +9,7 @@ import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
 import { Identities } from "./identity.ts";
 import { type Informers, PodOverlay } from "./informers.ts";
-import { natsCredentials } from "./nats-credentials.ts";
+import { NatsCredentials } from "./nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { Reconciler } from "./reconcile.ts";
@@ -39,7 +39,8 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
   const { kube, informers, events, settings } = options;
   const now = options.now ?? (() => new Date());
   const identities = new Identities(kube, informers, now);
-  const telemetry = new TelemetrySecrets(kube, informers, now);
+  const nats = new NatsCredentials(kube, settings.natsCreds);
+  const telemetry = new TelemetrySecrets({ kube, informers, nats, now });
   const event: Deployments["event"] = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
@@ -61,7 +62,8 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       identity: (ref, uid) => identities.operator(ref, uid),
       event,
       telemetryKeys: (ref, uid) => telemetry.keys(ref, uid),
-      natsCredentials: (secret) => natsCredentials(kube, secret),
+      natsCredentials: (ref, spec) => nats.source(ref, spec),
+      natsAccess: (credentials) => nats.access(credentials),
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
     },
     connect(rebalance) {

@@ -2,6 +2,7 @@
 // only. The rebalance plane implements Rebalance, the deployment plane calls it; operator/main.ts joins them. Neither waits for the
 // other: update() says what is wanted, view() tells what is, onChange() asks for another look.
 import type { MoEDeployment, MoEDeploymentSpec } from "../../crds/moe-deployment.ts";
+import type { NatsAccess } from "../../crds/nats-access.ts";
 import type { TelemetryKeys } from "../../crds/telemetry-keys.ts";
 import type { Ref } from "../kube/kube.ts";
 import type { RebalanceView, World } from "./core/world.ts";
@@ -34,8 +35,10 @@ export interface Deployments {
   identity(ref: Ref, uid: string): Promise<Identity>;
   /** Records a Kubernetes event on the MoEDeployment. */
   event(deployment: Pick<MoEDeployment, "metadata">, type: "Normal" | "Warning", reason: string, message: string): void;
-  /** The content of a credentials Secret of telemetry.nats; throws `CredentialsNotFound`. */
-  natsCredentials(secret: Ref): Promise<string>;
+  /** Where the credentials for that server come from; undefined where it wants none. */
+  natsCredentials(ref: Ref, spec: MoEDeploymentSpec): Ref | "operator" | undefined;
+  /** What is there at this moment; throws `CredentialsNotFound` or `CredentialsRefused`. */
+  natsAccess(credentials: Ref | "operator"): Promise<NatsAccess>;
   /** The keys that sign the load messages of a deployment, as they stand now, or the problem that there are none for. */
   telemetryKeys(ref: Ref, uid: string): { readonly keys?: TelemetryKeys; readonly problem?: string };
   /** The NATS server of a spec, its own or the operator's default; undefined where there is no telemetry. */

@@ -8,6 +8,7 @@ import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { conditionOf, ref as moe, readyWith, serving, status, until, user } from "../../test/support/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";
+import { NatsCredentials } from "./nats-credentials.ts";
 import { TelemetrySecrets } from "./telemetry-secret.ts";
 
 const ref = { namespace: "ns", name: "moe-telemetry" };
@@ -18,17 +19,21 @@ async function opened(kube = new FakeKube()) {
   informers.start();
   while (!informers.hasSynced) await sleep(1);
   let now = Date.parse("2026-03-01T00:00:00Z");
-  const secrets = new TelemetrySecrets(kube, informers, () => new Date(now));
+  const nats = new NatsCredentials(kube, undefined);
+  const secrets = new TelemetrySecrets({ kube, informers, nats, now: () => new Date(now) });
   const found = () => secrets.keys(moe, "uid-moe");
-  const ensure = async () => {
-    await secrets.ensure(deployment());
+  const ensure = async (spec: object = {}) => {
+    await secrets.ensure(deployment(spec));
     await until("the cache has it", async () => {
       const live = await kube.get(resources.secrets, ref);
       return live?.metadata.resourceVersion === informers.get("secrets", ref)?.metadata.resourceVersion;
     });
     return found();
   };
-  return { kube, secrets, found, ensure, pass: (days: number) => void (now += days * dayMs), stop: () => informers.stop() };
+  const pass = (days: number): void => {
+    now += days * dayMs;
+  };
+  return { kube, secrets, found, ensure, pass, stop: () => informers.stop() };
 }
 
 test("a deployment has a key from its first pass on, which stands until its time is over and is taken for a day after that", async () => {
@@ -75,5 +80,41 @@ test("a key that cannot be written holds up no pod, and is written as soon as it
   await until("the key is there", async () => (await kube.get(resources.secrets, ref)) !== undefined);
   const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string>;
   assert.equal(decodeTelemetryKeys(Buffer.from(data.keys ?? "", "base64").toString()).length, 1);
+  await stop();
+});
+
+test("workers get a copy of the credentials that the spec names, as they are now, and none of a Secret of another type", async () => {
+  const { kube, ensure, pass, stop } = await opened();
+  const named = { namespace: "ns", name: "creds" };
+  const spec = { telemetry: { nats: { url: "nats://elsewhere:4222", credentialsSecretRef: { name: named.name } } } };
+  const entries = async () => {
+    const data = (await kube.get(resources.secrets, ref))?.data as Record<string, string>;
+    const [keys, ...others] = Object.entries(data).sort(([a], [b]) => (a === "keys" ? -1 : b === "keys" ? 1 : a.localeCompare(b)));
+    assert.equal(keys?.[0], "keys");
+    return others.map(([entry, text]) => [entry, Buffer.from(text, "base64").toString()]);
+  };
+  const create = (type: string) => {
+    const data = { token: Buffer.from("t").toString("base64"), other: Buffer.from("o").toString("base64") };
+    return kube.create(resources.secrets, { apiVersion: "v1", kind: "Secret", metadata: named, type, data }, user);
+  };
+  const later = async () => {
+    pass(1 / 24);
+    return ensure(spec);
+  };
+  assert.equal((await ensure(spec)).keys?.length, 1);
+  assert.deepEqual(await entries(), [], "it does not wait for them");
+  await create("Opaque");
+  await later();
+  assert.deepEqual(await entries(), []);
+  kube.remove(resources.secrets, named);
+  await create("enodia.dev/nats-credentials");
+  await later();
+  assert.deepEqual(await entries(), [["token", "t"]]);
+  kube.mutate(resources.secrets, named, (one) => Object.assign(one.data, { token: Buffer.from("t2").toString("base64") }));
+  await later();
+  assert.deepEqual(await entries(), [["token", "t2"]]);
+  kube.remove(resources.secrets, named);
+  await later();
+  assert.deepEqual(await entries(), []);
   await stop();
 });

@@ -1,9 +1,10 @@
-// The telemetry Secret of a deployment, which its workers mount: the keys that sign load messages, made and rotated here. One without
-// our owner is not touched, and one of ours that cannot be read is made anew. Whatever is wrong with it ends no reconcile but in a
-// verdict on telemetry: pods serve without it, and nothing that they report is believed.
+// The telemetry Secret of a deployment, which its workers mount: the keys that sign load messages, made and rotated here, and a copy of
+// the credentials of the NATS server, so that workers mount no Secret whose type nobody has looked at. One without our owner is not
+// touched, and one of ours that cannot be read is made anew. Pods serve without it, and nothing that they report is believed.
 import { randomBytes } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { natsEntries } from "../../crds/nats-access.ts";
 import {
   decodeTelemetryKeys,
   encodeTelemetryKeys,
@@ -14,11 +15,23 @@ import {
   telemetrySecretEntries,
   telemetrySecretName,
 } from "../../crds/telemetry-keys.ts";
+import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
+import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
 import { objectLabels, ownerOf } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";
+
+/** Credentials are read again after this: they are no Secret of ours, so nobody tells us of a change. */
+const rereadMs = 30_000;
+
+export interface TelemetrySecretsOptions {
+  readonly kube: Kube;
+  readonly informers: Informers;
+  readonly nats: NatsCredentials;
+  readonly now: () => Date;
+}
 
 type Entries = Readonly<Record<string, string>>;
 type KeysFound = ReturnType<Deployments["telemetryKeys"]>;
@@ -26,40 +39,63 @@ type KeysFound = ReturnType<Deployments["telemetryKeys"]>;
 export class TelemetrySecrets {
   readonly #kube: Kube;
   readonly #informers: Informers;
+  readonly #nats: NatsCredentials;
   readonly #now: () => Date;
+  /** The credentials that were read last, by the deployment's uid. */
+  readonly #entries = new Map<string, { readonly source: string; readonly entries: NatsEntries; readonly until: number }>();
   /** What was read last, by the deployment's uid. */
   readonly #read = new Map<string, { readonly version: string; readonly found: KeysFound }>();
 
-  constructor(kube: Kube, informers: Informers, now: () => Date) {
+  constructor({ kube, informers, nats, now }: TelemetrySecretsOptions) {
     this.#kube = kube;
     this.#informers = informers;
+    this.#nats = nats;
     this.#now = now;
   }
 
   /** Makes the Secret, or brings it up to date; throws what the API server says against it. */
   async ensure(deployment: MoEDeployment): Promise<void> {
     const ref = refOf(deployment);
+    const credentials = await this.#credentials(deployment);
     const cached = this.#informers.get("secrets", ref);
-    if (cached && this.#standing(deployment, cached)) return;
+    if (cached && this.#standing(deployment, cached, credentials)) return;
     // A look at the cache alone could make a second key for one that was just written.
     const live = await this.#kube.get(resources.secrets, ref);
-    if (live && this.#standing(deployment, live)) return;
-    const secret = secretOf(deployment, this.#wanted(live));
-    // AlreadyExists: another writer was first, and the next pass reads theirs.
-    if (live) await this.#kube.apply(resources.secrets, secret, { manager });
-    else await this.#kube.create(resources.secrets, secret, { manager });
+    if (live && this.#standing(deployment, live, credentials)) return;
+    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(live, credentials)), { manager });
   }
 
   /** True when nothing is to be written: it is as wanted, or not ours to write. */
-  #standing({ metadata }: MoEDeployment, live: KubeObject): boolean {
+  #standing({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
     if (!isOwned(live, metadata.uid)) return true;
     const have = entriesOf(live);
-    return Object.entries(this.#wanted(live)).every(([entry, text]) => have[entry] === text);
+    const wanted = this.#wanted(live, credentials);
+    return [telemetrySecretEntries.keys, ...natsEntries].every((entry) => have[entry] === wanted[entry]);
   }
 
-  #wanted(live: KubeObject | undefined): Entries {
+  #wanted(live: KubeObject | undefined, credentials: NatsEntries): Entries {
     const now = this.#now().getTime();
-    return { [telemetrySecretEntries.keys]: encodeTelemetryKeys(rotatedTelemetryKeys(keysIn(live), now, () => freshKey(now))) };
+    const keys = rotatedTelemetryKeys(keysIn(live), now, () => freshKey(now));
+    return { [telemetrySecretEntries.keys]: encodeTelemetryKeys(keys), ...credentials };
+  }
+
+  /** None where none are needed, or are not there: the connection says what is missing, and the keys do not wait for it. */
+  async #credentials({ metadata, spec }: MoEDeployment): Promise<NatsEntries> {
+    const source = this.#nats.source(metadata, spec);
+    if (source === undefined) return {};
+    const now = this.#now().getTime();
+    const key = JSON.stringify(source);
+    const known = this.#entries.get(metadata.uid);
+    if (known?.source === key && known.until > now) return known.entries;
+    try {
+      const entries = await this.#nats.entries(source);
+      this.#entries.set(metadata.uid, { source: key, entries, until: now + rereadMs });
+      return entries;
+    } catch (caught) {
+      this.#entries.delete(metadata.uid);
+      if (hasCode(caught, ...credentialProblems)) return {};
+      throw caught;
+    }
   }
 
   /** The keys as the cache has them, or the reason why there are none. */
@@ -78,6 +114,7 @@ export class TelemetrySecrets {
 
   forget(uid: string): void {
     this.#read.delete(uid);
+    this.#entries.delete(uid);
   }
 }
 

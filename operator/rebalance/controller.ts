@@ -41,6 +41,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     log,
     identity: (ref, uid) => deployments.identity(ref, uid),
     natsUrl: (spec) => deployments.natsUrl(spec),
+    natsCredentials: (ref, spec) => deployments.natsCredentials(ref, spec),
     telemetryKeys: (ref, uid) => deployments.telemetryKeys(ref, uid),
     event: (world, type, reason, message) => {
       const metadata = {
@@ -90,6 +91,6 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
   };
 }
 
-function openBus({ url, secret }: LoadBusOptions, deployments: Deployments): LoadBus {
-  return createBus({ url, name: "enodia-operator", credentials: secret && (() => deployments.natsCredentials(secret)) });
+function openBus({ url, credentials }: LoadBusOptions, deployments: Deployments): LoadBus {
+  return createBus({ url, name: "enodia-operator", access: credentials && (() => deployments.natsAccess(credentials)) });
 }

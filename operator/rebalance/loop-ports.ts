@@ -20,6 +20,7 @@ export interface LoopPorts {
   readonly log: Log;
   identity(ref: Ref, uid: string): Promise<Identity>;
   natsUrl(spec: MoEDeploymentSpec): string | undefined;
+  natsCredentials: Deployments["natsCredentials"];
   telemetryKeys: Deployments["telemetryKeys"];
   event(world: World, type: "Normal" | "Warning", reason: string, message: string): void;
   onChange(ref: Ref): void;

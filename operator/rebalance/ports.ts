@@ -147,8 +147,8 @@ export interface LoadBus {
 
 export interface LoadBusOptions {
   readonly url: string;
-  /** The Secret with the server's credentials; undefined where it wants none. */
-  readonly secret: Ref | undefined;
+  /** The Secret with the server's credentials, or the operator's own; undefined where it wants none. */
+  readonly credentials: Ref | "operator" | undefined;
 }
 
 export type OpenBus = (options: LoadBusOptions) => LoadBus;

@@ -6,9 +6,10 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { createAuthority, issueLeaf } from "../../operator/tls/authority.ts";
 import { ensureBinaries } from "../../test/cluster/binaries.ts";
 import { until } from "../../test/support/ranks.ts";
-import { type Bus, createBus, credentialsAt } from "./nats.ts";
+import { accessAt, type Bus, createBus } from "./nats.ts";
 
 let program: string;
 let port: number;
@@ -44,7 +45,7 @@ async function stop(child: ChildProcess): Promise<void> {
   });
 }
 function bus(creds?: string): Bus {
-  return createBus({ url: `nats://127.0.0.1:${port}`, name: "test", credentials: creds === undefined ? undefined : credentialsAt(creds) });
+  return createBus({ url: `nats://127.0.0.1:${port}`, name: "test", access: creds === undefined ? undefined : accessAt(creds) });
 }
 
 test("a bus starts without a server, drops and counts, and delivers once the server is there", async () => {
@@ -123,6 +124,25 @@ test("a connection whose credentials were taken back takes the new ones by itsel
     await until("connected again", () => one.status.connected);
   } finally {
     await one.close();
+    await stop(server);
+  }
+});
+
+test("a server with a certificate of a CA of its own is trusted by that CA alone, and gets the token over TLS", async () => {
+  const [ca, other] = [await createAuthority("nats", new Date()), await createAuthority("other", new Date())];
+  const leaf = await issueLeaf(ca, { dns: ["localhost"], uri: "spiffe://test/nats" }, new Date());
+  writeFileSync(join(dir, "tls.crt"), leaf.cert);
+  writeFileSync(join(dir, "tls.key"), leaf.key);
+  const server = start("--auth=s3cret", "--tls", `--tlscert=${join(dir, "tls.crt")}`, `--tlskey=${join(dir, "tls.key")}`);
+  const url = `tls://localhost:${port}`;
+  const busOf = (pem: string) => createBus({ url, name: "test", access: async () => ({ credentials: "s3cret", ca: pem }) });
+  const [trusting, doubting] = [busOf(ca.cert), busOf(other.cert)];
+  try {
+    await until("connected", () => trusting.status.connected);
+    await until("refused", () => /certificate/i.test(doubting.status.reason));
+    assert.equal(doubting.status.connected, false);
+  } finally {
+    await Promise.all([trusting.close(), doubting.close()]);
     await stop(server);
   }
 });

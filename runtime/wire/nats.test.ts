@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { until } from "../../test/support/ranks.ts";
-import { createBus, credentialsAt } from "./nats.ts";
+import { accessAt, createBus } from "./nats.ts";
 
 const info = 'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576}\r\n';
 
@@ -52,11 +52,11 @@ test("a bus that is closed while it connects closes the connection that comes th
 test("credentials are read at every attempt, and without them no server is asked", { timeout: 20_000 }, async () => {
   const { sockets, heard, url, close } = await server();
   let text: string | undefined;
-  const credentials = async () => {
+  const access = async () => {
     if (text === undefined) throw new Error("none yet");
-    return text;
+    return { credentials: text };
   };
-  const bus = createBus({ url, name: "test", credentials });
+  const bus = createBus({ url, name: "test", access });
   try {
     await until("a reason", () => bus.status.reason === "Error: none yet");
     assert.equal(sockets.length, 0);
@@ -71,19 +71,37 @@ test("credentials are read at every attempt, and without them no server is asked
   }
 });
 
-test("credentials are a file, or a folder with user.creds before token", async () => {
+test("a server that offers no TLS is sent no token where a CA or a tls:// URL asks for it", { timeout: 20_000 }, async () => {
+  for (const asked of ["ca", "url"]) {
+    const { sockets, heard, url, close } = await server();
+    const access = async () => ({ credentials: "s3cret", ...(asked === "ca" ? { ca: "PEM" } : {}) });
+    const bus = createBus({ url: asked === "ca" ? url : url.replace("nats://", "tls://"), name: "test", access });
+    try {
+      await until("it connects", () => sockets.length === 1);
+      sockets[0]?.write(info);
+      await until("it is refused", () => /tls/.test(bus.status.reason));
+      assert.doesNotMatch(heard.join(""), /s3cret/);
+    } finally {
+      await bus.close();
+      close();
+    }
+  }
+});
+
+test("credentials are a file, or a folder with user.creds before token, and ca.crt beside them", async () => {
   const dir = mkdtempSync(join(tmpdir(), "enodia-creds-"));
   try {
     const folder = join(dir, "nats");
     mkdirSync(folder);
     const missing = { code: "CredentialsNotFound", message: /nats holds no NATS credentials.*user.creds or token/ };
-    await assert.rejects(credentialsAt(folder)(), missing);
-    await assert.rejects(credentialsAt(join(dir, "nowhere"))(), { code: "CredentialsNotFound" });
+    await assert.rejects(accessAt(folder)(), missing);
+    await assert.rejects(accessAt(join(dir, "nowhere"))(), { code: "CredentialsNotFound" });
     writeFileSync(join(folder, "token"), "t");
-    assert.equal(await credentialsAt(folder)(), "t");
-    assert.equal(await credentialsAt(join(folder, "token"))(), "t");
+    assert.deepEqual(await accessAt(folder)(), { credentials: "t" });
+    assert.deepEqual(await accessAt(join(folder, "token"))(), { credentials: "t" });
     writeFileSync(join(folder, "user.creds"), "c");
-    assert.equal(await credentialsAt(folder)(), "c");
+    writeFileSync(join(folder, "ca.crt"), "PEM");
+    assert.deepEqual(await accessAt(folder)(), { credentials: "c", ca: "PEM" });
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }

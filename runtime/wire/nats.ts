@@ -4,7 +4,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { connect, credsAuthenticator, type NatsConnection, type Subscription, tokenAuthenticator } from "nats";
 import { AppError } from "../../crds/common.ts";
-import { natsCredentialKeys } from "../../crds/telemetry.ts";
+import { type NatsAccess, natsAccessOf, natsCredentialEntries, natsEntries } from "../../crds/nats-access.ts";
 
 interface BusStatus {
   readonly connected: boolean;
@@ -31,9 +31,9 @@ export interface Bus {
 
 export interface BusOptions {
   readonly url: string;
-  /** The text of a `.creds` file, or a token; unset where the server wants none. It is asked for at every attempt, so that a rotated
-   *  Secret works, and throws when there is none: a server that wants credentials is never tried without. */
-  readonly credentials?: (() => Promise<string>) | undefined;
+  /** What the server wants; unset where it wants nothing. It is asked for at every attempt, so that a rotated Secret works, and throws
+   *  when credentials are missing: a server that wants some is never tried without. */
+  readonly access?: (() => Promise<NatsAccess>) | undefined;
   readonly name: string;
 }
 
@@ -47,15 +47,14 @@ export function createBus(options: BusOptions): Bus {
   return new NatsBus(options);
 }
 
-/** Credentials from a file, or from the folder of a mounted Secret. */
-export function credentialsAt(path: string): () => Promise<string> {
-  const places = [...natsCredentialKeys.map((key) => join(path, key)), path];
+/** Credentials from a file, or from the folder of a mounted Secret, which may hold the server's CA too. */
+export function accessAt(path: string): () => Promise<NatsAccess> {
+  const read = (place: string): Promise<string> => readFile(place, "utf8").catch(() => ""); // not there, or a folder
   return async () => {
-    for (const place of places) {
-      const text = await readFile(place, "utf8").catch(() => ""); // not there, or a folder
-      if (text.trim() !== "") return text;
-    }
-    throw new AppError(`${path} holds no NATS credentials: neither a file nor a folder with ${natsCredentialKeys.join(" or ")}`, {
+    const entries = await Promise.all(natsEntries.map(async (entry) => [entry, await read(join(path, entry))] as const));
+    const access = natsAccessOf(Object.fromEntries(entries)) ?? natsAccessOf({ token: await read(path) });
+    if (access) return access;
+    throw new AppError(`${path} holds no NATS credentials: neither a file nor a folder with ${natsCredentialEntries.join(" or ")}`, {
       code: "CredentialsNotFound",
       operation: "reading NATS credentials",
       retry: "backoff",
@@ -141,7 +140,7 @@ class NatsBus implements Bus {
           maxPingOut: 2,
           maxReconnectAttempts: -1,
           reconnectTimeWait: retryFirstMs,
-          ...(await this.#auth()),
+          ...(await this.#access()),
         });
         waitMs = retryFirstMs;
         if (this.#closing.signal.aborted) await connection.close();
@@ -190,11 +189,13 @@ class NatsBus implements Bus {
     }
   }
 
-  async #auth() {
-    const text = await this.#options.credentials?.();
-    if (text === undefined) return {};
-    const isCreds = text.includes("BEGIN NATS USER JWT");
-    return { authenticator: isCreds ? credsAuthenticator(Buffer.from(text)) : tokenAuthenticator(text.trim()) };
+  async #access() {
+    const { credentials, ca } = (await this.#options.access?.()) ?? {};
+    // Asked for, TLS is a must: a server, or somebody before it, that offers none is sent no token.
+    const tls = ca !== undefined || this.#options.url.startsWith("tls://") ? { tls: ca === undefined ? {} : { ca } } : {};
+    if (credentials === undefined) return tls;
+    const isCreds = credentials.includes("BEGIN NATS USER JWT");
+    return { ...tls, authenticator: isCreds ? credsAuthenticator(Buffer.from(credentials)) : tokenAuthenticator(credentials.trim()) };
   }
 
   #set(status: BusStatus): void {

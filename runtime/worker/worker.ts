@@ -12,7 +12,7 @@ import { openStore } from "../weights/store-reader.ts";
 import { Inference } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { createServer, grpcNetwork } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
-import { type Bus, createBus, credentialsAt } from "../wire/nats.ts";
+import { accessAt, type Bus, createBus } from "../wire/nats.ts";
 import { resolvePeers } from "../wire/peer-snapshot.ts";
 import { folderTls, type TlsSource } from "../wire/tls.ts";
 import { expertBudgetBytes } from "./expert-budget.ts";
@@ -158,7 +158,10 @@ async function serve(base: Base, model: Model) {
   const stop = plane.start({
     peerAddresses: base.overrides.peers ?? byDns,
     load: bus && {
-      ...{ bus, prefix, windowMs, machine: info.sharesCores ? machineId() : undefined },
+      bus,
+      prefix,
+      windowMs,
+      machine: info.sharesCores ? machineId() : undefined,
       signingKey: signingKeyAt(options.telemetryKeys, log),
     },
   });
@@ -176,8 +179,8 @@ async function serve(base: Base, model: Model) {
 
 function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
   const { natsUrl: url, natsCreds, podName: name } = options;
-  const credentials = natsCreds === undefined ? undefined : credentialsAt(natsCreds);
-  const bus = overrides.bus ?? (url === undefined ? undefined : createBus({ url, credentials, name }));
+  const access = natsCreds === undefined ? undefined : accessAt(natsCreds);
+  const bus = overrides.bus ?? (url === undefined ? undefined : createBus({ url, access, name }));
   metrics.onCollect(() => metrics.set("enodia_nats_connected", bus?.status.connected ? 1 : 0));
   bus?.onStatus((status) => log.info({ ...status }, "NATS"));
   return bus;

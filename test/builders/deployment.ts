@@ -9,6 +9,7 @@ export const settings: Settings = {
   runtimeImage: "enodia/runtime:test",
   pullPolicy: "IfNotPresent",
   natsUrl: "nats://nats.test:4222",
+  natsCreds: undefined,
   otlpEndpoint: undefined,
   logLevel: "info",
 };

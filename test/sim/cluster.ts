@@ -210,6 +210,7 @@ export class SimCluster {
           this.identityAsks++;
           return { cert: "", key: "", ca: "" };
         },
+        natsCredentials: () => undefined,
         natsUrl: (spec) => spec.telemetry.nats.url,
         event: (_world, type, reason, message) => this.kube.events.push({ at: this.clock.now(), type, reason, message }),
         onChange: () => {},

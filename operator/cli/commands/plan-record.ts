@@ -7,7 +7,7 @@ import { type ExpertPlacement, parseExpertPlacement } from "../../../crds/expert
 import { parseMoEDeployment } from "../../../crds/moe-deployment.ts";
 import { loadSubject, type Phase, phases } from "../../../crds/telemetry.ts";
 import { decodeTelemetryKeys, type TelemetryKeys, telemetrySecretEntries, telemetrySecretName } from "../../../crds/telemetry-keys.ts";
-import { type Bus, createBus, credentialsAt } from "../../../runtime/wire/nats.ts";
+import { accessAt, type Bus, createBus } from "../../../runtime/wire/nats.ts";
 import { type Kube, resources } from "../../kube/kube.ts";
 import { encodeTrace } from "../../planner/offline/traces.ts";
 import { kubeFlags, kubeFlagsHelp, openCluster } from "../kube.ts";
@@ -29,7 +29,7 @@ ${kubeFlagsHelp}
       --window-seconds S length of a window (default 15; workers report every 5 s or more often)
       --phase NAME       prefill or decode only (default: both together)
       --nats URL         NATS as reachable from here (default: spec.telemetry.nats.url)
-      --creds FILE       .creds file or token of that NATS`;
+      --creds PATH       .creds file or token of that NATS, or a folder with one of them and ca.crt, its CA`;
 
 const windowsMax = 100_000;
 const connectTimeoutMs = 15_000;
@@ -69,7 +69,7 @@ export async function run(args: readonly string[]): Promise<number> {
   const bus = createBus({
     url,
     name: "enodia-plan-record",
-    credentials: values.creds === undefined ? undefined : credentialsAt(values.creds),
+    access: values.creds === undefined ? undefined : accessAt(values.creds),
   });
   try {
     await connected(bus, url);

@@ -124,7 +124,8 @@ export interface RebalanceView {
   readonly drains: readonly DrainView[];
   /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */
   readonly modelAvailable: Verdict;
-  /** The verdict on TelemetryFresh: Fresh, Stale, NATSUnavailable, CredentialsNotFound, SigningKeyMissing, PartialRanks, NoRanks or NotConfigured. */
+  /** The verdict on TelemetryFresh: Fresh, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused,
+   *  SigningKeyMissing, NoRanks or NotConfigured. */
   readonly telemetryFresh: Verdict;
   /** The verdict on PlacementBalanced: Balanced, Imbalanced, RebalanceSuppressed, Rebalancing, Unknown, or what is waited for. */
   readonly placementBalanced: Verdict;

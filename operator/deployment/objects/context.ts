@@ -9,6 +9,8 @@ export interface Settings {
   readonly pullPolicy: PullPolicy;
   /** NATS of deployments that name none. */
   readonly natsUrl: string | undefined;
+  /** The folder with the credentials of that server; undefined where it wants none. */
+  readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
   readonly logLevel: LogLevel;
 }

@@ -78,7 +78,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
-    natsCreds: "/etc/enodia/nats", // whatever keys the Secret has: a template that followed them would roll the workers
+    natsCreds: "/etc/enodia/telemetry", // whatever keys the Secret has: a template that followed them would roll the workers
   });
   assert.deepEqual(parseGatewayConfig(front), { ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
@@ -108,6 +108,19 @@ test("pods keep to the restricted Pod Security level and hold no API token", () 
     for (const container of spec.containers) assert.equal(container.securityContext.readOnlyRootFilesystem, true);
     assert.ok(spec.containers[0].volumeMounts.filter((mount: any) => mount.name !== "tmp").every((mount: any) => mount.readOnly));
   }
+});
+
+test("a worker mounts no Secret that its spec names but through the operator's copy", () => {
+  const nats = { url: "nats://elsewhere:4222", credentialsSecretRef: { name: "somebody-elses" } };
+  const { volumes } = worker({ telemetry: { nats } }).spec;
+  assert.doesNotMatch(JSON.stringify(volumes), /somebody-elses/);
+  const own = { ...settings, natsCreds: "/etc/enodia/nats" };
+  const credsOf = (spec: object) => {
+    const at = context(spec, { settings: own });
+    return parseWorkerConfig(env((workerPod(at, workerTemplate(at), 2, "abcde") as any).spec.containers[0])).natsCreds;
+  };
+  assert.equal(credsOf({}), "/etc/enodia/telemetry", "the operator's server, the operator's credentials");
+  assert.equal(credsOf({ telemetry: { nats: { url: nats.url } } }), undefined, "and never for another server");
 });
 
 test("the hash speaks of the template, not of the rank or the name", () => {

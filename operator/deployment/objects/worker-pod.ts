@@ -114,26 +114,16 @@ function basePod(context: RenderContext): PodShape {
           ],
           ...probes,
           securityContext: containerSecurity,
-          volumeMounts: [
-            ...commonMounts(),
-            { name: "telemetry", mountPath: paths.telemetry, readOnly: true },
-            ...(natsSecret(context) ? [{ name: "nats", mountPath: paths.nats, readOnly: true }] : []),
-          ],
+          volumeMounts: [...commonMounts(), { name: "telemetry", mountPath: paths.telemetry, readOnly: true }],
         },
       ],
-      volumes: [...commonVolumes(context, ""), telemetryVolume(name), ...natsVolume(context)],
+      volumes: [...commonVolumes(context, ""), telemetryVolume(name)],
     },
   };
 }
 
+/** What it takes to report load. A Secret that the spec names is not mounted itself: the operator looks at its type first. */
 function telemetryVolume(name: string) {
   // Optional: without its Secret a worker serves all the same, only unheard.
   return { name: "telemetry", secret: { secretName: telemetrySecretName(name), defaultMode: 0o440, optional: true } };
-}
-
-const natsSecret = (context: RenderContext): string | undefined => context.deployment.spec.telemetry.nats.credentialsSecretRef?.name;
-
-function natsVolume(context: RenderContext) {
-  const secretName = natsSecret(context);
-  return secretName ? [{ name: "nats", secret: { secretName, defaultMode: 0o440, optional: true } }] : [];
 }

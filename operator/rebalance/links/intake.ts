@@ -10,7 +10,7 @@ import type { TelemetryFacts } from "../observed.ts";
 import type { IntakeRefusal, Subscription } from "./telemetry.ts";
 
 /** What the intake needs of the loop's ports. */
-type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "telemetry" | "telemetryKeys">;
+type IntakePorts = Pick<LoopPorts, "clock" | "metrics" | "natsUrl" | "natsCredentials" | "telemetry" | "telemetryKeys">;
 type Refusal = IntakeRefusal | Extract<ReturnType<LoadPicture["accept"]>, { readonly ok: false }>["reason"];
 
 /** The deployment that is listened to, the ranks whose messages count, and the picture that takes them. */
@@ -42,12 +42,11 @@ export class Intake {
     if (this.#open?.key === key) return;
     this.close();
     if (!url) return;
-    const { credentialsSecretRef, subjectPrefix } = spec.telemetry.nats;
-    const secret = credentialsSecretRef && { namespace: ref.namespace, name: credentialsSecretRef.name };
+    const credentials = this.#ports.natsCredentials(ref, spec);
     const subscription = this.#ports.telemetry.subscribe(
       ref,
-      subjectPrefix,
-      { url, secret },
+      spec.telemetry.nats.subjectPrefix,
+      { url, credentials },
       {
         keys: () => this.#keys().keys,
         take: (window) => this.#receive(ref, window),

@@ -27,12 +27,18 @@ test("deployments share a bus of one server and one Secret, and it goes with the
   const { telemetry, opened, status, closed } = played();
   const url = "nats://n:4222";
   assert.equal(telemetry.connected, false, "nothing is wanted");
-  const subscribe = (name: string, secret: LoadBusOptions["secret"]) =>
-    telemetry.subscribe({ namespace: "ns", name }, "enodia", { url, secret }, { keys: () => undefined, take: () => {}, refused: () => {} });
+  const subscribe = (name: string, credentials: LoadBusOptions["credentials"]) =>
+    telemetry.subscribe(
+      { namespace: "ns", name },
+      "enodia",
+      { url, credentials },
+      { keys: () => undefined, take: () => {}, refused: () => {} },
+    );
   const users = [subscribe("a", { namespace: "ns", name: "creds" }), subscribe("b", { namespace: "ns", name: "creds" })];
   subscribe("c", { namespace: "other", name: "creds" });
   subscribe("d", undefined);
-  assert.equal(opened.length, 3);
+  subscribe("e", "operator");
+  assert.equal(opened.length, 4);
   assert.equal(telemetry.connected, true);
   status.connected = false;
   assert.equal(telemetry.connected, false);
@@ -63,7 +69,8 @@ async function heard(sim = new SimCluster()) {
   const [message] = messages;
   assert.ok(message);
   const at = message.text.indexOf("{");
-  const changed = (fields: object): string => message.text.slice(0, at) + JSON.stringify({ ...JSON.parse(message.text.slice(at)), ...fields });
+  const changed = (fields: object): string =>
+    message.text.slice(0, at) + JSON.stringify({ ...JSON.parse(message.text.slice(at)), ...fields });
   return { sim, ...message, changed, publish: (text: string) => sim.nats.publisher().publish(message.subject, text) };
 }
 const fresh = (sim: SimCluster) => sim.loop?.view()?.telemetryFresh;

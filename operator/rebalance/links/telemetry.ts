@@ -32,7 +32,7 @@ export class Telemetry {
   }
 
   subscribe(ref: Ref, prefix: string, options: LoadBusOptions, listener: Listener): Subscription {
-    const key = JSON.stringify([options.url, options.secret]);
+    const key = JSON.stringify([options.url, options.credentials]);
     let entry = this.#buses.get(key);
     if (!entry) {
       entry = { bus: this.#open(options), users: 0 };
@@ -76,13 +76,16 @@ export class Telemetry {
 
 function receive(bytes: Uint8Array, listener: Listener): void {
   const opened = openLoad(bytes, listener.keys());
-  if (!opened.ok) return listener.refused(opened.reason);
-  let window: LoadWindow;
+  const window = opened.ok ? decoded(opened.body) : undefined;
+  if (window) listener.take(window);
+  else listener.refused(opened.ok ? "malformed" : opened.reason);
+}
+
+function decoded(body: Uint8Array): LoadWindow | undefined {
   try {
-    window = decodeLoad(opened.body);
+    return decodeLoad(body);
   } catch (caught) {
     if (!(caught instanceof AppError)) throw caught;
-    return listener.refused("malformed");
+    return undefined;
   }
-  listener.take(window);
 }

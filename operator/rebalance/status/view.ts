@@ -122,7 +122,7 @@ function telemetryFresh(facts: TelemetryFacts): Verdict {
   if (!bus)
     return { status: "Unknown", reason: "NotConfigured", message: "no NATS server: set spec.telemetry.nats.url or the operator's default" };
   if (!bus.connected) {
-    const reason = bus.reason === "CredentialsNotFound" ? bus.reason : "NATSUnavailable";
+    const reason = /^Credentials(NotFound|Refused)$/.test(bus.reason) ? bus.reason : "NATSUnavailable";
     return { status: "False", reason, message: `NATS: ${bus.message ?? bus.reason}` };
   }
   if (keyProblem) return { status: "False", reason: "SigningKeyMissing", message: `load messages are refused: ${keyProblem}` };
