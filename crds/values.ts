@@ -60,6 +60,8 @@ const chartValuesSchema = z
       .strictObject({
         enabled: z.boolean(),
         url: url.regex(/^((nats|tls):\/\/\S+)?$/),
+        auth: z.strictObject({ enabled: z.boolean(), existingSecret: name }).partial(),
+        tls: z.strictObject({ secretName: name }).partial(),
         image,
         resources,
         ...scheduling,

@@ -13,8 +13,14 @@ const natsPort = 4222;
 
 /** The chart's NATS, from this machine. */
 export async function openBus(target: Target, name: string): Promise<Bus> {
+  const system = kubectlOf(target, systemNamespace);
+  const access = async () => ({ credentials: Buffer.from((await system.get("secret", "enodia-nats")).data.token, "base64").toString() });
+  return createBus({ url: await natsUrl(target), name, access });
+}
+
+export async function natsUrl(target: Target): Promise<string> {
   const [nats] = await kubectlOf(target, systemNamespace).list("pods", "app.kubernetes.io/component=nats");
-  return createBus({ url: `nats://${nats?.status.podIP}:${natsPort}`, name });
+  return `nats://${nats?.status.podIP}:${natsPort}`;
 }
 
 /** The keys that sign the load messages of a deployment, newest first. */

@@ -84,3 +84,53 @@ test("alerts link to runbooks only where a prefix is given", async () => {
   for (const { annotations } of rules(await rendered("--set", "monitoring.prometheusRule.enabled=true")))
     assert.ok(!annotations.runbook_url);
 });
+
+test("the chart's NATS wants a token by default, which the operator has and no argument shows", async () => {
+  const objects = await rendered("--set", "nats.enabled=true");
+  const secret = named(objects, "Secret", "enodia-nats");
+  assert.equal(secret.type, "enodia.dev/nats-credentials");
+  const token = Buffer.from(secret.data.token, "base64").toString();
+  assert.match(token, /^\w{48}$/);
+  const [nats] = named(objects, "Deployment", "enodia-nats").spec.template.spec.containers;
+  assert.ok(nats.args.includes("--auth=$(NATS_TOKEN)"));
+  assert.deepEqual(nats.env, [{ name: "NATS_TOKEN", valueFrom: { secretKeyRef: { name: "enodia-nats", key: "token" } } }]);
+  const { containers, volumes } = named(objects, "Deployment", "enodia").spec.template.spec;
+  const [operator] = containers;
+  assert.equal(operator.env.find((one: any) => one.name === "ENODIA_NATS_CREDS").value, "/etc/enodia/nats");
+  assert.ok(operator.volumeMounts.some((mount: any) => mount.mountPath === "/etc/enodia/nats" && mount.readOnly));
+  assert.deepEqual(volumes.find((volume: any) => volume.name === "nats").projected.sources, [
+    { secret: { name: "enodia-nats", optional: true } },
+  ]);
+  assert.ok(!JSON.stringify(objects.filter((object) => object.kind !== "Secret")).includes(token));
+});
+
+test("with a certificate NATS speaks TLS only, and the operator knows its CA and not its key", async () => {
+  const objects = await full();
+  const nats = named(objects, "Deployment", "enodia-nats").spec.template.spec;
+  assert.ok(["--tls", "--tlscert=/etc/nats/tls/tls.crt", "--tlskey=/etc/nats/tls/tls.key"].every((arg) => nats.containers[0].args.includes(arg)));
+  const operator = named(objects, "Deployment", "enodia").spec.template.spec;
+  const env = (name: string) => operator.containers[0].env.find((one: any) => one.name === name)?.value;
+  assert.match(env("ENODIA_NATS_URL"), /^tls:\/\/enodia-nats\..*\.svc:4222$/);
+  assert.deepEqual(operator.volumes.find((volume: any) => volume.name === "nats").projected.sources[1], {
+    secret: { name: "nats-tls", items: [{ key: "ca.crt", path: "ca.crt" }] },
+  });
+  const { code, stderr } = await exec(helm, [
+    ...["template", release, chart, "--kube-version", "1.31.0", "--set", "nats.enabled=true,nats.auth.enabled=false,nats.tls.secretName=x"],
+  ]);
+  assert.notEqual(code, 0);
+  assert.match(stderr, /nats.tls.secretName needs credentials beside it/);
+});
+
+test("your own NATS has the Secret that you name, and without one, or without authentication, none is asked for", async () => {
+  const sources = (objects: any[]) =>
+    named(objects, "Deployment", "enodia").spec.template.spec.volumes.find((volume: any) => volume.name === "nats")?.projected.sources;
+  const own = await rendered("-f", join(chart, "ci/external-nats-values.yaml"));
+  assert.deepEqual(sources(own)[0], { secret: { name: "nats-creds", optional: true } });
+  assert.equal(named(own, "Secret", "enodia-nats"), undefined);
+  assert.equal(sources(await rendered("--set", "nats.url=nats://n:4222")), undefined);
+  const open = await rendered("--set", "nats.enabled=true,nats.auth.enabled=false");
+  assert.equal(sources(open), undefined);
+  assert.ok(!named(open, "Deployment", "enodia-nats").spec.template.spec.containers[0].env);
+  const yours = await rendered("--set", "nats.enabled=true,nats.auth.existingSecret=mine");
+  assert.equal(yours.find((object) => object.kind === "Secret"), undefined);
+});

@@ -61,9 +61,22 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end -}}
 
+{{/* Secret with what NATS wants of whoever connects; empty where it wants nothing. */}}
+{{- define "enodia.natsSecret" -}}
+{{- with .Values.nats -}}
+{{- if .auth.existingSecret -}}
+{{- .auth.existingSecret -}}
+{{- else if and .enabled .auth.enabled -}}
+{{- printf "%s-nats" (include "enodia.fullname" $) -}}
+{{- else if and .tls.secretName (or .enabled .url) -}}
+{{- fail "nats.tls.secretName needs credentials beside it: nats.auth.enabled, or nats.auth.existingSecret for your own NATS" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "enodia.natsUrl" -}}
 {{- if .Values.nats.enabled -}}
-{{- printf "nats://%s-nats.%s.svc:4222" (include "enodia.fullname" .) .Release.Namespace -}}
+{{- printf "%s://%s-nats.%s.svc:4222" (ternary "tls" "nats" (ne .Values.nats.tls.secretName "")) (include "enodia.fullname" .) .Release.Namespace -}}
 {{- else -}}
 {{- .Values.nats.url -}}
 {{- end -}}
