@@ -9,6 +9,7 @@ const object = z.record(z.string(), z.unknown());
 const objects = z.array(object).max(64);
 const pullPolicy = z.enum(pullPolicies);
 const url = z.string().max(512);
+const portList = z.array(z.int().min(1).max(65_535)).min(1).max(16);
 
 const image = z
   .strictObject({
@@ -67,6 +68,7 @@ const chartValuesSchema = z
         ...scheduling,
       })
       .partial(),
+    networkPolicy: z.strictObject({ enabled: z.boolean(), apiServerPorts: portList, natsPorts: portList }).partial(),
     tracing: z.strictObject({ otlpEndpoint: z.string().regex(/^(https?:\/\/\S+)?$/) }).partial(),
     monitoring: z
       .strictObject({

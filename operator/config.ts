@@ -18,6 +18,10 @@ const schema = z.object({
   ENODIA_NATS_URL: optional,
   ENODIA_NATS_CREDS: optional,
   ENODIA_OTLP_ENDPOINT: optional,
+  ENODIA_NETWORK_POLICIES: z
+    .enum(["true", "false"])
+    .default("false")
+    .transform((text) => text === "true"),
   ENODIA_WATCH_NAMESPACES: z
     .string()
     .default("")
@@ -39,6 +43,7 @@ export interface OperatorConfig {
   readonly natsUrl: string | undefined;
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
   readonly kubeconfig: string | undefined;
@@ -61,6 +66,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     natsUrl: e.ENODIA_NATS_URL,
     natsCreds: e.ENODIA_NATS_CREDS,
     otlpEndpoint: e.ENODIA_OTLP_ENDPOINT,
+    networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,
     kubeconfig: flags.kubeconfig,

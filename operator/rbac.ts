@@ -38,6 +38,12 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     why: "the last accepted spec, by which lost ranks are replaced while another is refused",
   },
   { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, "create", "patch"], why: "one rank at a time" },
+  {
+    apiGroups: ["networking.k8s.io"],
+    resources: ["networkpolicies"],
+    verbs: [...read, "create", "patch", "delete"],
+    why: "who reaches ranks and gateways; deleted when they are switched off",
+  },
   { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events on the deployments" },
 ];
 

@@ -73,3 +73,17 @@ test("our own object is applied though the cache does not show it, and left alon
   await applying.apply(rendered, owner);
   assert.equal(kube.writes, writes);
 });
+
+test("what is not wanted any more is deleted where it is ours, and nothing else", async () => {
+  const absent = [{ resource: resources.services, name: at.name }];
+  const removing = async (live: KubeObject | undefined) => {
+    await new Applier(kube, () => live).remove(absent, { ...owner, namespace: at.namespace });
+    return there();
+  };
+  await kube.create(resources.services, service(), { manager: "user" });
+  assert.ok(await removing(await there()), "somebody else's");
+  kube.remove(resources.services, at);
+  assert.equal(await removing(undefined), undefined);
+  await kube.create(resources.services, service([ours]), { manager: "user" });
+  assert.equal(await removing(await there()), undefined);
+});

@@ -7,7 +7,7 @@ import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, type Resource, refOf } from "../kube/kube.ts";
 import { objectRefusal } from "./core/refusal-text.ts";
 import type { Refusal } from "./core/snapshot.ts";
-import type { Rendered } from "./objects/index.ts";
+import type { Absent, Rendered } from "./objects/index.ts";
 
 export const manager = "enodia-operator";
 
@@ -51,6 +51,16 @@ export class Applier {
       }
     }
     return { refusals, failure };
+  }
+
+  /** Deletes those that are there and ours; whatever else has their names stays. */
+  async remove(objects: readonly Absent[], owner: Owner & { readonly namespace: string }): Promise<void> {
+    for (const { resource, name } of objects) {
+      const ref = { namespace: owner.namespace, name };
+      const live = this.#live(resource, ref);
+      if (!live || foreignness(live, resource.kind, owner) !== undefined) continue;
+      await this.#kube.delete(resource, ref, { uid: live.metadata.uid ?? "" });
+    }
   }
 
   forget(uid: string): void {

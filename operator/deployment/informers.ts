@@ -13,6 +13,7 @@ export type Watched =
   | "serviceAccounts"
   | "podDisruptionBudgets"
   | "controllerRevisions"
+  | "networkPolicies"
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
@@ -25,6 +26,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   serviceAccounts: { resource: resources.serviceAccounts, ...ours },
   podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },
+  networkPolicies: { resource: resources.networkPolicies, ...ours },
   nodes: { resource: resources.nodes },
 };
 

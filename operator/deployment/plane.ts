@@ -103,7 +103,8 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
     else seen.delete(key);
     add(refOf(object));
   });
-  for (const kind of ["pods", "deployments", "services", "secrets", "serviceAccounts", "podDisruptionBudgets"] as const) {
+  const owned = ["pods", "deployments", "services", "secrets", "serviceAccounts", "podDisruptionBudgets", "networkPolicies"] as const;
+  for (const kind of owned) {
     informers.onChange(kind, (object) => {
       if (kind === "secrets") identities.changed(object);
       const name = object.metadata.labels?.[labels.deployment];

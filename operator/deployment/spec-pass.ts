@@ -31,7 +31,7 @@ import { dryRun } from "./execute.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
-import { appliedObjects, type Rendered } from "./objects/index.ts";
+import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
 import { type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 
 /** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
@@ -100,6 +100,7 @@ export class SpecPass {
     const unsupported = [...unreadable, ...wanted.refusals, ...gatewayTemplate(context).refusals];
     const applied = await applier.apply(objectsOf(context, accepted, unsupported.length > 0), metadata);
     if (applied.failure) failures.push(applied.failure);
+    await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const refusals = [...uncertified, ...unsupported, ...applied.refusals];
     const good = () => refusals.length === 0 && failures.length === 0;
     // Asked whatever else is refused, so that one look at the status shows all faults.

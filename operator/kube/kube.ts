@@ -59,6 +59,7 @@ export const resources = {
   deployments: { apiVersion: "apps/v1", kind: "Deployment", plural: "deployments", namespaced: true },
   controllerRevisions: { apiVersion: "apps/v1", kind: "ControllerRevision", plural: "controllerrevisions", namespaced: true },
   podDisruptionBudgets: { apiVersion: "policy/v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets", namespaced: true },
+  networkPolicies: { apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy", plural: "networkpolicies", namespaced: true },
   leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
   events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
   customResourceDefinitions: {

@@ -11,6 +11,7 @@ export const settings: Settings = {
   natsUrl: "nats://nats.test:4222",
   natsCreds: undefined,
   otlpEndpoint: undefined,
+  networkPolicies: undefined,
   logLevel: "info",
 };
 

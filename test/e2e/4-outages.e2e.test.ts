@@ -1,12 +1,15 @@
 // NATS away, the operator away: serving goes on, nothing is moved on stale data, and everything recovers alone.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { loadSubject } from "../../crds/telemetry.ts";
+import { createBus } from "../../runtime/wire/nats.ts";
 import { condition, type Kubectl } from "../harness/kubectl.ts";
 import { type Load, startLoad } from "../harness/load.ts";
 import { sleep, until } from "../harness/process.ts";
 import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
+import { natsUrl, openBus } from "./load-watch.ts";
 import { hasEnded, isMoving, outcome, PlacementWatch, type Seen } from "./watch-placement.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -72,6 +75,34 @@ test("NATS back: telemetry is fresh and experts move again without help", async 
   await watch?.next("experts to be moved again", (seen) => seen.epoch > epoch, 60_000);
   assert.equal(load?.counts.failed, 0, load?.errors[0]);
   await load?.stop();
+});
+
+test("a forged message on NATS mutes no rank, and nobody is let in without the token", async () => {
+  const bus = await openBus(target, "forger");
+  const stranger = createBus({ url: await natsUrl(target), name: "stranger" });
+  try {
+    const heard = await new Promise<{ subject: string; text: string }>((resolve) => {
+      bus.subscribe(loadSubject("enodia", moe.namespace, model, 0), (bytes, subject) =>
+        resolve({ subject, text: `${Buffer.from(bytes)}` }),
+      );
+    });
+    const at = heard.text.indexOf("{");
+    const forged = JSON.stringify({ ...JSON.parse(heard.text.slice(at)), seq: Number.MAX_SAFE_INTEGER });
+    for (const text of [heard.text.slice(0, at) + forged, forged]) assert.ok(bus.publish(heard.subject, text));
+    await until("the stranger to be refused", () => (stranger.status.reason === "AuthorizationViolation" ? true : undefined), {
+      timeoutMs: 20_000,
+    });
+    await sleep(20_000); // staleAfter is 10 s
+    const fresh = condition(await moe.kubectl.get("moed", model), "TelemetryFresh");
+    assert.equal(fresh?.status, "True", fresh?.message);
+  } finally {
+    await Promise.all([bus.close(), stranger.close()]);
+  }
+});
+
+test("ranks and gateways have network policies", async () => {
+  const names = (await moe.kubectl.list("networkpolicies")).map(({ metadata }) => metadata.name);
+  assert.deepEqual(names.toSorted(), [`${model}-gateway`, `${model}-workers`]);
 });
 
 test("operator and workers start without NATS", async () => {

@@ -107,7 +107,9 @@ test("the chart's NATS wants a token by default, which the operator has and no a
 test("with a certificate NATS speaks TLS only, and the operator knows its CA and not its key", async () => {
   const objects = await full();
   const nats = named(objects, "Deployment", "enodia-nats").spec.template.spec;
-  assert.ok(["--tls", "--tlscert=/etc/nats/tls/tls.crt", "--tlskey=/etc/nats/tls/tls.key"].every((arg) => nats.containers[0].args.includes(arg)));
+  assert.ok(
+    ["--tls", "--tlscert=/etc/nats/tls/tls.crt", "--tlskey=/etc/nats/tls/tls.key"].every((arg) => nats.containers[0].args.includes(arg)),
+  );
   const operator = named(objects, "Deployment", "enodia").spec.template.spec;
   const env = (name: string) => operator.containers[0].env.find((one: any) => one.name === name)?.value;
   assert.match(env("ENODIA_NATS_URL"), /^tls:\/\/enodia-nats\..*\.svc:4222$/);
@@ -132,5 +134,29 @@ test("your own NATS has the Secret that you name, and without one, or without au
   assert.equal(sources(open), undefined);
   assert.ok(!named(open, "Deployment", "enodia-nats").spec.template.spec.containers[0].env);
   const yours = await rendered("--set", "nats.enabled=true,nats.auth.existingSecret=mine");
-  assert.equal(yours.find((object) => object.kind === "Secret"), undefined);
+  assert.equal(
+    yours.find((object) => object.kind === "Secret"),
+    undefined,
+  );
+});
+
+test("network policies let the operator reach the API server, pods, NATS and DNS, NATS be reached by operator and workers, and can be switched off", async () => {
+  const objects = await rendered("--set", "nats.enabled=true,networkPolicy.natsPorts={4222,4333}");
+  const operator = named(objects, "NetworkPolicy", "enodia").spec;
+  const ports = (rules: any[]) => rules.map((rule) => rule.ports.map(({ port }: any) => port));
+  assert.deepEqual(ports(operator.ingress), [[9464]]);
+  assert.deepEqual(ports(operator.egress), [[53, 53], [443, 6443], [4222, 4333], [9440]]);
+  const nats = named(objects, "NetworkPolicy", "enodia-nats").spec;
+  assert.deepEqual([ports(nats.ingress), nats.egress, nats.policyTypes], [[[4222]], undefined, ["Ingress", "Egress"]]);
+  assert.equal(nats.ingress[0].from.length, 2);
+  const switched = async (enabled: boolean) => {
+    const rest = await rendered("--set", `nats.enabled=true,networkPolicy.enabled=${enabled}`);
+    const env = named(rest, "Deployment", "enodia").spec.template.spec.containers[0].env;
+    return [
+      rest.filter((object) => object.kind === "NetworkPolicy").length,
+      env.find((one: any) => one.name === "ENODIA_NETWORK_POLICIES").value,
+    ];
+  };
+  assert.deepEqual(await switched(true), [2, "true"]);
+  assert.deepEqual(await switched(false), [0, "false"]);
 });

@@ -12,6 +12,8 @@ export interface Settings {
   /** The folder with the credentials of that server; undefined where it wants none. */
   readonly natsCreds: string | undefined;
   readonly otlpEndpoint: string | undefined;
+  /** Where the operator runs, whose pods the policies let in; undefined: deployments get no network policies. */
+  readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly logLevel: LogLevel;
 }
 

@@ -3,6 +3,7 @@
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import type { RenderContext } from "./context.ts";
 import { gatewayDeployment } from "./gateway.ts";
+import { gatewaysPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, workersBudget, workersService } from "./plumbing.ts";
 
 export interface Rendered {
@@ -19,6 +20,22 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     { resource: resources.services, object: gatewayService(context) },
     { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
     { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
+    ...(context.settings.networkPolicies ? networkPolicies(context) : []),
     { resource: resources.deployments, object: gatewayDeployment(context) },
   ];
+}
+
+function networkPolicies(context: RenderContext): Rendered[] {
+  return [workersPolicy(context), gatewaysPolicy(context)].map((object) => ({ resource: resources.networkPolicies, object }));
+}
+
+/** An object that an operator with other settings has made, and that is to go. */
+export interface Absent {
+  readonly resource: Resource;
+  readonly name: string;
+}
+
+export function absentObjects(context: RenderContext): Absent[] {
+  if (context.settings.networkPolicies) return [];
+  return networkPolicies(context).map(({ resource, object }) => ({ resource, name: object.metadata.name }));
 }

@@ -1,0 +1,68 @@
+// The network policies of a deployment: who reaches its ranks and gateways, and whom they reach. Policies add up, so that whoever needs
+// more (a sidecar of the pod template, say) writes one of their own beside these. Pure.
+import { ports } from "../../../crds/common.ts";
+import type { KubeObject } from "../../kube/kube.ts";
+import { type Component, names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
+
+type Fields = Readonly<Record<string, unknown>>;
+
+const tcp = (port: number): Fields => ({ protocol: "TCP", port });
+const dns: Fields = { ports: [{ protocol: "UDP", port: 53 }, tcp(53)] };
+/** Probes come from the node, and Prometheus from wherever it runs. */
+const metrics: Fields = { ports: [tcp(ports.metrics)] };
+/** A URL without a port: that of its scheme. */
+const schemePorts: Readonly<Record<string, number>> = { "nats:": 4222, "tls:": 4222, "http:": 80, "https:": 443 };
+/** A Service's name as far as its namespace: a cluster's domain may have any name, and shorter ones may be anywhere. */
+const serviceHost = /^[^.]+\.([^.]+)\.svc(?:\.|$)/;
+
+export function workersPolicy(context: RenderContext): KubeObject {
+  const { deployment, settings } = context;
+  const nats = deployment.spec.telemetry.nats.url ?? settings.natsUrl;
+  return policy(context, "worker", {
+    ingress: [{ from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] }, metrics],
+    egress: [toWorkers(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
+  });
+}
+
+export function gatewaysPolicy(context: RenderContext): KubeObject {
+  return policy(context, "gateway", {
+    ingress: [{ ports: [tcp(ports.http)] }, { from: operator(context), ports: [tcp(ports.grpc)] }, metrics],
+    egress: [toWorkers(context), dns, ...toUrl(context.settings.otlpEndpoint)],
+  });
+}
+
+function policy(context: RenderContext, component: "worker" | "gateway", rules: { ingress: Fields[]; egress: Fields[] }): KubeObject {
+  const { name } = context.deployment.metadata;
+  return {
+    apiVersion: "networking.k8s.io/v1",
+    kind: "NetworkPolicy",
+    metadata: objectMeta(context, component === "worker" ? names.workers(name) : names.gateway(name), component),
+    spec: { podSelector: { matchLabels: selectorLabels(name, component) }, policyTypes: ["Ingress", "Egress"], ...rules },
+  };
+}
+
+const pods = ({ deployment }: RenderContext, component: Component): Fields => ({
+  podSelector: { matchLabels: selectorLabels(deployment.metadata.name, component) },
+});
+
+const toWorkers = (context: RenderContext): Fields => ({ to: [pods(context, "worker")], ports: [tcp(ports.grpc)] });
+
+/** Nobody, where the operator runs outside of the cluster: it makes no policies then. */
+function operator({ settings }: RenderContext): Fields[] {
+  if (!settings.networkPolicies) return [];
+  return [
+    {
+      namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": settings.networkPolicies.operatorNamespace } },
+      podSelector: { matchLabels: { "app.kubernetes.io/component": "operator" } },
+    },
+  ];
+}
+
+/** A Service: whatever runs in its namespace, since a policy sees the ports of pods, not of Services. Any other host: its port alone. */
+function toUrl(url: string | undefined): Fields[] {
+  if (!url) return [];
+  const { hostname, port, protocol } = new URL(url);
+  const namespace = serviceHost.exec(hostname)?.[1];
+  if (namespace) return [{ to: [{ namespaceSelector: { matchLabels: { "kubernetes.io/metadata.name": namespace } } }] }];
+  return [{ ports: [tcp(port === "" ? (schemePorts[protocol] ?? schemePorts["https:"] ?? 443) : Number(port))] }];
+}
