@@ -7,7 +7,9 @@ import { type Component, names, objectMeta, type RenderContext, selectorLabels }
 type Fields = Readonly<Record<string, unknown>>;
 
 const tcp = (port: number): Fields => ({ protocol: "TCP", port });
-const dns: Fields = { ports: [{ protocol: "UDP", port: 53 }, tcp(53)] };
+/** Of DNS: 53, and 5353 where the pods behind its Service listen there, as OpenShift's do. */
+const dnsPorts = [53, 5353];
+const dns: Fields = { ports: dnsPorts.flatMap((port) => [{ protocol: "UDP", port }, tcp(port)]) };
 /** Probes come from the node, and Prometheus from wherever it runs. */
 const metrics: Fields = { ports: [tcp(ports.metrics)] };
 /** A URL without a port: that of its scheme. */
