@@ -101,14 +101,10 @@ export class Reconciler {
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, floor);
     const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes });
+    // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
+    const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
-    const failures = [
-      undone,
-      await this.#certify(deployment, snapshot.pods),
-      await this.#secureTelemetry(deployment),
-      inForce.failure,
-      unobserved,
-    ];
+    const failures = [undone, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
@@ -143,7 +139,7 @@ export class Reconciler {
     return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
   }
 
-  /** The pods serve without: an error is told, and tried again, after everything else had its turn. */
+  /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */
   async #secureTelemetry(deployment: MoEDeployment): Promise<AppError | undefined> {
     try {
       await this.#deps.telemetry.ensure(deployment);

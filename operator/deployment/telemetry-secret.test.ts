@@ -5,7 +5,18 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { decodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
 import { deployment } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, ref as moe, readyWith, serving, status, until, user } from "../../test/support/deployment-plane.ts";
+import {
+  conditionOf,
+  kubelet,
+  ref as moe,
+  readyWith,
+  serving,
+  startOperator,
+  status,
+  until,
+  user,
+  world,
+} from "../../test/support/deployment-plane.ts";
 import { resources } from "../kube/kube.ts";
 import { Informers } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
@@ -63,6 +74,20 @@ test("a Secret that cannot be read is named, and made anew; one of somebody else
   await secrets.ensure(deployment());
   assert.deepEqual(await kube.get(resources.secrets, ref), before);
   await stop();
+});
+
+test("the key is there before the first pod, which the kubelet would else let wait a minute for it", { timeout: 30_000 }, async () => {
+  const kube = await world();
+  const life = kubelet(kube);
+  const written: string[] = [];
+  kube.admit = ({ kind }, { metadata }) => void written.push(kind === "Pod" ? kind : metadata.name);
+  const operator = await startOperator(kube);
+  await until("3 ranks serve", readyWith(kube, 3));
+  life.stop();
+  await operator.stop();
+  assert.ok(written.includes(ref.name));
+  const before = written.slice(0, written.indexOf(ref.name)).filter((one) => one === "Pod");
+  assert.deepEqual(before, ["Pod"], "the trial of its template");
 });
 
 test("a key that cannot be written holds up no pod, and is written as soon as it can be", { timeout: 30_000 }, async () => {

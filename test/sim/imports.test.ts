@@ -35,7 +35,7 @@ function reached(start: string): Set<string> {
 const production = [
   ...[
     ...["loop", "observe", "members", "load/load-picture"],
-    ...["session", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
+    ...["session", "clock-offset", "links", "drains", "telemetry", "intake"].map((name) => `links/${name}`),
     ...["protocol", "rollout", "staging", "placement", "plan-object"].map((name) => `rollout/${name}`),
     ...["recover", "first", "repair", "drain", "rehome", "fill", "protect", "balance", "choose"].map((name) => `intents/${name}`),
     "status/placement-status",
@@ -51,7 +51,7 @@ const production = [
   ...["peers", "signal"].map((name) => `runtime/experts/${name}.ts`),
   ...["expert-table", "step"].map((name) => `runtime/engine/${name}.ts`),
   ...["dispatch", "diff", "receive", "split", "frames/pairs", "frames/frames"].map((name) => `runtime/placement/${name}.ts`),
-  ...["wire/mapping", "wire/grpc", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
+  ...["wire/mapping", "wire/grpc", "wire/load-signature", "weights/store-reader", "weights/digest"].map((name) => `runtime/${name}.ts`),
 ];
 
 /** Files of test/sim that stand for something of production, by what they stand for; the others set up, strike and watch. */
