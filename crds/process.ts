@@ -62,6 +62,7 @@ const common = {
   tlsDir: rendered("ENODIA_TLS_DIR", z.string().default(paths.tls), () => paths.tls),
   grpcPort: rendered("ENODIA_GRPC_PORT", port.default(ports.grpc), () => String(ports.grpc)),
   metricsPort: rendered("ENODIA_METRICS_PORT", port.default(ports.metrics), () => String(ports.metrics)),
+  probePort: rendered("ENODIA_PROBE_PORT", port.default(ports.probes), () => String(ports.probes)),
   maxContext: rendered("ENODIA_MAX_CONTEXT", whole(1, 1_048_576), ({ deployment }) => String(deployment.spec.runtime.maxContext)),
   logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ settings }) => settings.logLevel),
   otlpEndpoint: rendered("ENODIA_OTLP_ENDPOINT", optional(z.url()), ({ settings }) => settings.otlpEndpoint || undefined),

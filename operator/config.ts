@@ -9,8 +9,11 @@ const optional = z
   .optional()
   .transform((text) => (text === "" ? undefined : text));
 
+const port = z.coerce.number().int().min(0).max(65_535);
+
 const schema = z.object({
   ENODIA_NAMESPACE: z.string().min(1).default("enodia-system"),
+  ENODIA_INSTALL: z.string().min(1).max(50).default("enodia"),
   ENODIA_POD_NAME: optional,
   ENODIA_RUNTIME_IMAGE: z.string().min(1).default("enodia/runtime:dev"),
   ENODIA_RUNTIME_PULL_POLICY: z.enum(pullPolicies).default("IfNotPresent"),
@@ -31,11 +34,14 @@ const schema = z.object({
         .map((one) => one.trim())
         .filter((one) => one !== ""),
     ),
-  ENODIA_METRICS_PORT: z.coerce.number().int().min(0).max(65_535).default(ports.metrics),
+  ENODIA_METRICS_PORT: port.default(ports.metrics),
+  ENODIA_PROBE_PORT: port.default(ports.probes),
 });
 
 export interface OperatorConfig {
   readonly namespace: string;
+  /** The name of this install in its namespace, the same for all its replicas. */
+  readonly install: string;
   readonly identity: string;
   readonly runtimeImage: string;
   readonly pullPolicy: PullPolicy;
@@ -46,6 +52,7 @@ export interface OperatorConfig {
   readonly networkPolicies: { readonly operatorNamespace: string } | undefined;
   readonly watchNamespaces: readonly string[];
   readonly metricsPort: number;
+  readonly probePort: number;
   readonly kubeconfig: string | undefined;
   readonly context: string | undefined;
 }
@@ -59,6 +66,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
   const e = parsed.data;
   return {
     namespace: e.ENODIA_NAMESPACE,
+    install: e.ENODIA_INSTALL,
     identity: e.ENODIA_POD_NAME ?? identity,
     runtimeImage: e.ENODIA_RUNTIME_IMAGE,
     pullPolicy: e.ENODIA_RUNTIME_PULL_POLICY,
@@ -69,6 +77,7 @@ export function readConfig(env: Readonly<Record<string, string | undefined>>, ar
     networkPolicies: e.ENODIA_NETWORK_POLICIES ? { operatorNamespace: e.ENODIA_NAMESPACE } : undefined,
     watchNamespaces: e.ENODIA_WATCH_NAMESPACES,
     metricsPort: e.ENODIA_METRICS_PORT,
+    probePort: e.ENODIA_PROBE_PORT,
     kubeconfig: flags.kubeconfig,
     context: flags.context,
   };

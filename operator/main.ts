@@ -32,7 +32,7 @@ async function main(): Promise<void> {
   const kube = createKube(createTransport(loadKubeConfig(config.kubeconfig, config.context)));
   const informers = new Informers(config.watchNamespaces, { kube, onError: (err) => log.warn({ err }, "watch failed, starting again") });
   const health = createHealth({ informers: "not synced" });
-  const server = await serveHealth({ health, metrics, port: config.metricsPort, log });
+  const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   informers.start();
   const checks = setInterval(() => checkInformers(informers, health, metrics), healthCheckMs);
   await synced(informers);

@@ -35,6 +35,8 @@ PART is part of a file name; files that hold one of the parts run. ENODIA_KEEP=1
 const heldBack: Readonly<Record<string, string>> = {
   "10-moving": "takes 17 minutes; 1-serving moves experts under traffic, and `npm run bench -- load` has the time between tokens",
   "11-faults": "takes 12 minutes; test/sim/fault-table.test.ts tries the same faults in every step",
+  "12-soaks":
+    "takes 22 minutes; runtime/observe/idle-sockets.int.test.ts holds the sockets for seconds, operator/outage.int.test.ts has the API server away as long",
 };
 
 /** Scripts that write what is generated; with --check they fail on drift instead. */

@@ -59,7 +59,7 @@ test("without a ready worker the answer is 503 with the reason, and readiness sa
   assert.equal(response.status, 503);
   assert.ok(response.headers.get("retry-after"));
   assert.match(((await response.json()) as any).error.message, /no worker|none of|membership/i);
-  const ready = await fetch(`http://127.0.0.1:${gateway.metricsPort}/readyz`);
+  const ready = await fetch(`http://127.0.0.1:${gateway.probePort}/readyz`);
   assert.equal(ready.status, 503);
 });
 

@@ -63,6 +63,7 @@ export interface Gateway {
   readonly httpPort: number;
   readonly grpcPort: number;
   readonly metricsPort: number;
+  readonly probePort: number;
   readonly pool: WorkerPool;
   readonly health: Health;
   /** Takes a membership as the operator's watch pushes it. */
@@ -79,7 +80,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(() => metrics.close());
   const health = createHealth({ workers: "no membership known yet", start: "starting" });
   const host = config.host ?? "0.0.0.0";
-  const healthServer = await serveHealth({ health, metrics, port: config.metricsPort, host, log });
+  const healthServer = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, host, log });
   opened.defer(() => healthServer.close());
   const tracing = overrides.tracing ?? (await openTracing(config));
   opened.defer(() => tracing.close());
@@ -141,7 +142,8 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
     await http.close(graceMs);
     await kept.disposeAsync();
   };
-  return { httpPort: http.port, grpcPort, metricsPort: healthServer.port, pool, health, apply: onMembership, close };
+  const { probePort, metricsPort } = healthServer;
+  return { httpPort: http.port, grpcPort, metricsPort, probePort, pool, health, apply: onMembership, close };
 }
 
 async function openText(config: GatewayConfig, opened: AsyncDisposableStack): Promise<TextModel> {

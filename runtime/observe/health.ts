@@ -1,46 +1,55 @@
-// The health and metrics server of every process: GET /healthz, /readyz (503 with the reasons) and /metrics.
-// `Health` is what the process knows of itself; the server only shows it.
+// The health of a process, and the two ports on which it is told: GET /healthz and /readyz (503 with the reasons) on one for the
+// kubelet alone, /metrics on another, so that no scraper and nobody who holds connections can make a pod look ill.
+// `Health` is what the process knows of itself; the servers only show it.
 //
 //   const health = createHealth();
 //   health.notReady("plan", "no plan yet");   health.ready("plan");   health.dead("engine thread ended: ...");
-//   const server = await serveHealth({ health, metrics, port: 9464, log });   await server.close();
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
-import { AppError } from "../../crds/common.ts";
+//   const server = await serveHealth({ health, metrics, probePort: 9465, metricsPort: 9464, log });   await server.close();
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { type BoundedServer, listenBounded } from "./bounded-server.ts";
 import type { Log } from "./log.ts";
 import { metricsContentType } from "./metrics.ts";
-
-const requestTimeoutMs = 10_000;
-const connectionsMax = 64;
 
 export interface Health {
   /** Takes note that a check does not hold, with the reason that /readyz shows. */
   notReady(check: string, reason: string): void;
   /** Takes note that a check holds. */
   ready(check: string): void;
+  /** Takes note of what is wrong with a part, which the process goes on without: told at /readyz, and no reason to be not ready. */
+  warn(check: string, reason: string): void;
   /** /healthz fails from now on, so that the kubelet restarts the container. Only for what cannot heal by itself. */
   dead(reason: string): void;
   /** The checks that do not hold, "check: reason". Empty = ready. */
   reasons(): string[];
+  /** What is warned of, "check: reason". */
+  warnings(): string[];
   deadReason(): string | undefined;
 }
 
 export function createHealth(initial: Readonly<Record<string, string>> = {}): Health {
   const failing = new Map<string, string>(Object.entries(initial));
+  const warned = new Map<string, string>();
+  const told = (checks: ReadonlyMap<string, string>) => [...checks].map(([check, reason]) => `${check}: ${reason}`);
   let dead: string | undefined;
   return {
     notReady: (check, reason) => void failing.set(check, reason),
-    ready: (check) => void failing.delete(check),
+    ready: (check) => {
+      failing.delete(check);
+      warned.delete(check);
+    },
+    warn: (check, reason) => void warned.set(check, reason),
     dead: (reason) => {
       dead ??= reason;
     },
-    reasons: () => [...(dead === undefined ? [] : [`dead: ${dead}`]), ...[...failing].map(([check, reason]) => `${check}: ${reason}`)],
+    reasons: () => [...(dead === undefined ? [] : [`dead: ${dead}`]), ...told(failing)],
+    warnings: () => told(warned),
     deadReason: () => dead,
   };
 }
 
 export interface HealthServer {
-  readonly port: number;
+  readonly probePort: number;
+  readonly metricsPort: number;
   close(): Promise<void>;
 }
 
@@ -54,56 +63,70 @@ interface Scrapable {
 export interface HealthServerOptions {
   readonly health: Health;
   readonly metrics: Scrapable;
-  readonly port: number;
+  /** The port of /healthz and /readyz. */
+  readonly probePort: number;
+  /** The port of /metrics. */
+  readonly metricsPort: number;
   readonly host?: string;
   readonly log: Log;
 }
 
 export async function serveHealth(options: HealthServerOptions): Promise<HealthServer> {
-  const { health, metrics, log } = options;
+  const { health, metrics, host } = options;
   metrics.onCollect(() => metrics.set("enodia_ready", health.reasons().length === 0 ? 1 : 0));
-  const server = createServer({ requestTimeout: requestTimeoutMs }, (request, response) => {
-    answer(request, options).then(
-      (reply) => send(response, reply, request.method === "HEAD"),
-      (err) => {
-        log.error({ err }, "scrape failed");
-        send(response, [500, plain, "internal error\n"]);
-      },
-    );
-  });
-  server.maxConnections = connectionsMax;
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) =>
-      reject(new AppError(`metrics port ${options.port}: ${cause.message}`, { code: "ListenFailed", cause })),
-    );
-    server.listen(options.port, options.host ?? "0.0.0.0", resolve);
-  });
-  return {
-    port: (server.address() as AddressInfo).port,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
-  };
+  const at = host === undefined ? {} : { host };
+  const probes = await listenBounded({ ...at, name: "probe", port: options.probePort, handle: handler(probePaths(health), options.log) });
+  let scrapes: BoundedServer;
+  try {
+    scrapes = await listenBounded({
+      ...at,
+      name: "metrics",
+      port: options.metricsPort,
+      handle: handler(metricsPaths(metrics), options.log),
+    });
+  } catch (caught) {
+    await probes.close();
+    throw caught;
+  }
+  const close = async () => void (await Promise.all([probes.close(), scrapes.close()]));
+  return { probePort: probes.port, metricsPort: scrapes.port, close };
 }
 
 type Reply = readonly [status: number, type: string, body: string];
+type Paths = Readonly<Record<string, () => Reply | Promise<Reply>>>;
 const plain = "text/plain; charset=utf-8";
 
-async function answer(request: IncomingMessage, { health, metrics }: HealthServerOptions): Promise<Reply> {
-  if (request.method !== "GET" && request.method !== "HEAD") return [405, plain, "only GET and HEAD\n"];
-  const path = (request.url ?? "/").split("?", 1)[0];
-  if (path === "/metrics") return [200, metricsContentType, await metrics.text()];
-  if (path === "/healthz") {
+const probePaths = (health: Health): Paths => ({
+  "/healthz": () => {
     const dead = health.deadReason();
     return dead === undefined ? [200, plain, "ok\n"] : [503, plain, `${dead}\n`];
-  }
-  if (path === "/readyz") {
+  },
+  "/readyz": () => {
     const reasons = health.reasons();
-    return reasons.length === 0 ? [200, plain, "ok\n"] : [503, plain, `${reasons.join("\n")}\n`];
-  }
-  return [404, plain, "not found: /healthz, /readyz and /metrics are here\n"];
+    if (reasons.length > 0) return [503, plain, `${reasons.join("\n")}\n`];
+    return [200, plain, `${["ok", ...health.warnings()].join("\n")}\n`];
+  },
+});
+
+const metricsPaths = (metrics: Scrapable): Paths => ({ "/metrics": async () => [200, metricsContentType, await metrics.text()] });
+
+function handler(paths: Paths, log: Log): (request: IncomingMessage, response: ServerResponse) => void {
+  return (request, response) => {
+    answer(paths, request).then(
+      (reply) => send(response, reply, request.method === "HEAD"),
+      (err) => {
+        log.error({ err, path: request.url }, "health or metrics could not be told");
+        send(response, [500, plain, "internal error\n"]);
+      },
+    );
+  };
+}
+
+async function answer(paths: Paths, request: IncomingMessage): Promise<Reply> {
+  if (request.method !== "GET" && request.method !== "HEAD") return [405, plain, "only GET and HEAD\n"];
+  const path = (request.url ?? "/").split("?", 1)[0] ?? "/";
+  const found = Object.hasOwn(paths, path) ? paths[path] : undefined;
+  return found?.() ?? [404, plain, `not found; here is ${Object.keys(paths).join(" and ")}\n`];
 }
 
 function send(response: ServerResponse, [status, type, body]: Reply, headOnly = false): void {

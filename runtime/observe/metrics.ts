@@ -32,8 +32,8 @@ export interface Metrics<P extends ProcessKind> {
   unset<N extends MetricNameOf<P, "gauge">>(name: N, ...labels: LabelArgs<MetricLabels<P, N>>): void;
   /** Records one value of a histogram, in the unit of its name. */
   observe<N extends MetricNameOf<P, "histogram">>(name: N, value: number, ...labels: LabelArgs<MetricLabels<P, N>>): void;
-  /** Runs before every scrape, to read what is cheaper to ask than to follow. */
-  onCollect(callback: () => void): void;
+  /** Runs before every scrape, to read what is cheaper to ask than to follow. Returns how to stop it. */
+  onCollect(callback: () => void): () => void;
   /** Operator: starts the counters of a deployment at zero, so that rates and alerts see the first increase. */
   track(deployment: DeploymentLabels): void;
   /** Operator: drops the gauges of a deployment that is gone. */
@@ -76,7 +76,7 @@ class OtelMetrics {
   readonly #counters = new Map<string, Counter>();
   readonly #histograms = new Map<string, Histogram>();
   readonly #gauges = new Map<string, Map<string, { labels: Labels; value: number }>>();
-  readonly #callbacks: (() => void)[] = [];
+  readonly #callbacks = new Set<() => void>();
   readonly #loopDelay = monitorEventLoopDelay({ resolution: 10 });
   #cpuSeconds = 0;
 
@@ -111,8 +111,9 @@ class OtelMetrics {
     this.#histograms.get(name)?.record(value, labels);
   }
 
-  onCollect(callback: () => void): void {
-    this.#callbacks.push(callback);
+  onCollect(callback: () => void): () => void {
+    this.#callbacks.add(callback);
+    return () => this.#callbacks.delete(callback);
   }
 
   track(deployment: DeploymentLabels): void {

@@ -31,9 +31,10 @@ test("a log line is one JSON object with level, time, message and the chain of c
 test("readyz names every reason, healthz only dies for good, metrics follow", async () => {
   const health = createHealth({ plan: "no plan yet" });
   const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "a", deployment: "b", rank: "0" } });
-  const server = await serveHealth({ health, metrics, port: 0, host: "127.0.0.1", log: silentLog });
+  const server = await serveHealth({ health, metrics, probePort: 0, metricsPort: 0, host: "127.0.0.1", log: silentLog });
   const get = async (path: string, method = "GET") => {
-    const response = await fetch(`http://127.0.0.1:${server.port}${path}`, { method });
+    const port = path === "/metrics" ? server.metricsPort : server.probePort;
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, { method });
     return { status: response.status, text: await response.text(), type: response.headers.get("content-type") };
   };
   try {
@@ -60,8 +61,11 @@ test("readyz names every reason, healthz only dies for good, metrics follow", as
 test("a port in use is a clear error", async () => {
   const health = createHealth();
   const metrics = createMetrics({ process: "operator", version: "0" });
-  const first = await serveHealth({ health, metrics, port: 0, host: "127.0.0.1", log: silentLog });
-  await assert.rejects(serveHealth({ health, metrics, port: first.port, host: "127.0.0.1", log: silentLog }), { code: "ListenFailed" });
+  const options = { health, metrics, host: "127.0.0.1", log: silentLog };
+  const first = await serveHealth({ ...options, probePort: 0, metricsPort: 0 });
+  const taken = { code: "ListenFailed", message: /^(probe|metrics) port \d+: / };
+  await assert.rejects(serveHealth({ ...options, probePort: first.probePort, metricsPort: 0 }), taken);
+  await assert.rejects(serveHealth({ ...options, probePort: 0, metricsPort: first.metricsPort }), taken);
   await first.close();
 });
 

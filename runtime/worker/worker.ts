@@ -48,6 +48,7 @@ export interface Worker {
   readonly identity: Identity;
   readonly grpcPort: number;
   readonly metricsPort: number;
+  readonly probePort: number;
   readonly health: Health;
   readonly engine: Engine;
   readonly experts: WorkerExperts;
@@ -74,7 +75,8 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   const log = overrides.log ?? createLog({ level: options.logLevel, name: "worker", fields });
   const metrics = createMetrics({ process: "worker", version: options.version, constants: { namespace, deployment, rank: String(rank) } });
   const health = createHealth({ start: "opening the model" });
-  const healthServer = await serveHealth({ health, metrics, port: options.metricsPort, host: options.host ?? "0.0.0.0", log });
+  const { probePort, metricsPort, host = "0.0.0.0" } = options;
+  const healthServer = await serveHealth({ health, metrics, probePort, metricsPort, host, log });
   const attributes = {
     "k8s.namespace.name": namespace,
     "k8s.pod.name": options.podName,
@@ -113,7 +115,9 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     await Promise.all([healthServer.close(), metrics.close(), tracing.close()]);
     tls.close();
   };
-  return { identity, grpcPort: running.grpcPort, metricsPort: healthServer.port, health, engine, experts: running.experts, metrics, close };
+  const { grpcPort, experts } = running;
+  const listening = { grpcPort, metricsPort: healthServer.metricsPort, probePort: healthServer.probePort };
+  return { identity, ...listening, health, engine, experts, metrics, close };
 }
 
 interface Model {

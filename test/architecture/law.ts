@@ -315,9 +315,9 @@ export const constructions: Readonly<Record<string, Construction>> = {
     },
   },
   "an HTTP server": {
-    pattern: /(?<!function )\b(?:serveHealth|createAdaptorServer)\(|\bcreateServer\(\{/g,
+    pattern: /(?<!function )\b(?:serveHealth|createAdaptorServer)\(|\bcreateServer\(\s*\{/g,
     where: {
-      "runtime/observe/health.ts": "adapter: probes and metrics",
+      "runtime/observe/bounded-server.ts": "adapter: probes and metrics",
       "operator/main.ts": "root of the operator",
       "runtime/worker/worker.ts": "root of the worker",
       "runtime/gateway/gateway.ts": "root of the gateway, and its API",

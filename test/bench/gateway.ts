@@ -143,7 +143,17 @@ async function runRole(role: Role): Promise<void> {
         servedName: model,
         modelDir: role.store,
       },
-      ...{ maxContext: 2048, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
+      ...{
+        maxContext: 2048,
+        tlsDir: "",
+        httpPort: 0,
+        grpcPort: 0,
+        metricsPort: 0,
+        probePort: 0,
+        host: "127.0.0.1",
+        logLevel: "silent",
+        version: "0",
+      },
     },
     { tls, log: silentLog },
   );

@@ -90,7 +90,7 @@ const faults: Readonly<Record<string, (scene: Scene) => Promise<Heal>>> = {
     const [pod] = (await workerPods(moe.kubectl, name)).filter(({ metadata }) => metadata.name === victim.pod);
     await cutLink(clusterName, victim.node);
     return async () => {
-      const answered = await fetch(`http://${pod?.status.podIP}:9464/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(
+      const answered = await fetch(`http://${pod?.status.podIP}:9465/healthz`, { signal: AbortSignal.timeout(2_000) }).catch(
         () => undefined,
       );
       assert.equal(answered, undefined, "the node can be reached");

@@ -91,6 +91,7 @@ function startOperator(replica: string): Operator {
     ENODIA_NAMESPACE: system,
     ENODIA_WATCH_NAMESPACES: namespace,
     ENODIA_METRICS_PORT: "0",
+    ENODIA_PROBE_PORT: "0",
     ENODIA_RUNTIME_IMAGE: "enodia/absent:none",
     ENODIA_RUNTIME_PULL_POLICY: "Never", // a pull that waits for a network would hold up the pod's end too
   };

@@ -42,7 +42,17 @@ export function useGateways(): Gateways {
       const gateway = await startGateway(
         {
           ...{ namespace: ns, deployment: name, deploymentUid: "uid", podName: "gw-1", podUid: "gw-uid", servedName: "tiny", modelDir: "" },
-          ...{ maxContext: 512, tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
+          ...{
+            maxContext: 512,
+            tlsDir: "",
+            httpPort: 0,
+            grpcPort: 0,
+            metricsPort: 0,
+            probePort: 0,
+            host: "127.0.0.1",
+            logLevel: "silent",
+            version: "0",
+          },
           ...config,
         },
         // A folder of a model brings its own tokenizer.

@@ -83,7 +83,16 @@ export class Ranks {
       {
         ...workerSettings(),
         ...{ namespace, deployment, deploymentUid, podName, podUid: `uid-${pod}`, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" },
-        ...{ grpcPort, metricsPort: 0, maxContext: 256, backend: "cpu", codec: "f32", kvPoolBytes: 4 << 20, expertBudgetBytes: 1 << 30 },
+        ...{
+          grpcPort,
+          metricsPort: 0,
+          probePort: 0,
+          maxContext: 256,
+          backend: "cpu",
+          codec: "f32",
+          kvPoolBytes: 4 << 20,
+          expertBudgetBytes: 1 << 30,
+        },
         ...{ natsPrefix: "enodia", telemetryWindowMs: 1000, logLevel: "silent", version: "test", threads: 1 },
         ...own,
       },

@@ -32,7 +32,7 @@ before(async () => {
         modelDir: "",
         maxContext: 4096,
       },
-      ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
+      ...{ tlsDir: "", httpPort: 0, grpcPort: 0, metricsPort: 0, probePort: 0, host: "127.0.0.1", logLevel: "silent", version: "0" },
     },
     { tls: await ca.issue("gateway", ns, name), textModel: byteText, log: silentLog },
   );

@@ -71,6 +71,7 @@ function basePod(context: RenderContext): PodShape["spec"] {
           { name: "http", containerPort: ports.http },
           { name: "grpc", containerPort: ports.grpc },
           { name: "metrics", containerPort: ports.metrics },
+          { name: "probes", containerPort: ports.probes },
         ],
         resources: { requests },
         ...probes,

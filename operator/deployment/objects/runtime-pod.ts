@@ -31,9 +31,9 @@ export function processFacts({ deployment, settings }: RenderContext): ProcessFa
 
 /** Ready is asked often, since traffic and experts wait for it; live is patient, since a restart empties the memory. */
 export const probes = {
-  readinessProbe: { httpGet: { path: "/readyz", port: "metrics" }, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 3 },
+  readinessProbe: { httpGet: { path: "/readyz", port: "probes" }, periodSeconds: 1, timeoutSeconds: 2, failureThreshold: 3 },
   livenessProbe: {
-    httpGet: { path: "/healthz", port: "metrics" },
+    httpGet: { path: "/healthz", port: "probes" },
     initialDelaySeconds: 15,
     periodSeconds: 10,
     timeoutSeconds: 5,

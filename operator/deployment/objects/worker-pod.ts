@@ -111,6 +111,7 @@ function basePod(context: RenderContext): PodShape {
           ports: [
             { name: "grpc", containerPort: ports.grpc },
             { name: "metrics", containerPort: ports.metrics },
+            { name: "probes", containerPort: ports.probes },
           ],
           ...probes,
           securityContext: containerSecurity,
