@@ -352,3 +352,29 @@ test("a request about the lease that hangs does not cost the lease", async () =>
   }
   assert.deepEqual(a.log, ["elected"]);
 });
+
+test("setting the machine's clock neither costs the lease nor keeps the fence open", { timeout: 30_000 }, async (t) => {
+  const kube = new FakeKube();
+  const lost: string[] = [];
+  let setBy = 0;
+  const real = Date.now.bind(Date);
+  t.mock.method(Date, "now", () => real() + setBy);
+  const election = new LeaderElection({
+    ...{ kube, lease, identity: "a", onElected: () => {}, onLost: (reason) => lost.push(reason) },
+    timing: { leaseMs: 3_000, renewDeadlineMs: 2_000, retryMs: 100 },
+  });
+  election.start();
+  await sleep(200);
+  assert.equal(election.isLeader, true);
+  setBy = 3_600_000;
+  assert.equal(election.isLeader, true, "an hour ahead is no silence");
+  await sleep(300);
+  assert.deepEqual([election.isLeader, ...lost], [true]);
+  setBy = -3_600_000;
+  kube.onWrite = () => {
+    throw new AppError("no network", { code: "Unavailable" });
+  };
+  await sleep(2_300);
+  assert.equal(election.isLeader, false, "an hour back does not make a lease younger");
+  assert.match(lost.join(), /could not be renewed/);
+});

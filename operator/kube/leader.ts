@@ -1,12 +1,12 @@
 // Leader election on a coordination.k8s.io Lease, and the fence that keeps a former leader from writing.
-// Ages are measured on our own clock from when we saw the lease change, so clocks of replicas may differ.
+// Ages are measured on our own monotonic clock from when we saw the lease change: clocks of replicas may differ, and be set.
 import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "./kube.ts";
-import { type Clock, systemClock } from "./workqueue.ts";
+import { type Clock, monotonicClock } from "./workqueue.ts";
 
 export interface LeaderOptions {
-  readonly kube: Kube;
+  readonly kube: Pick<Kube, "get" | "create" | "update">;
   readonly lease: Ref;
   /** The identity of this process in the lease, unique per process. */
   readonly identity: string;
@@ -14,6 +14,8 @@ export interface LeaderOptions {
   readonly onElected: () => void;
   /** Called once; the process should end, or at least stop every writer. */
   readonly onLost: (reason: string) => void;
+  /** Called at every turn that finds the lease in other hands. */
+  readonly onTaken?: (holder: string) => void;
   readonly onError?: (error: unknown) => void;
   readonly timing?: Partial<LeaderTiming>;
 }
@@ -50,7 +52,7 @@ export class LeaderElection {
 
   constructor(options: LeaderOptions) {
     this.#options = options;
-    this.#clock = options.clock ?? systemClock;
+    this.#clock = options.clock ?? monotonicClock;
     this.#timing = { ...defaultTiming, ...options.timing };
   }
 
@@ -76,6 +78,13 @@ export class LeaderElection {
     } catch (error) {
       this.#options.onError?.(error); // the lease runs out by itself
     }
+  }
+
+  /** Leads no more and leaves the lease as it is, to run out or to be taken up again under the same identity. */
+  cease(): void {
+    this.#stopped = true;
+    this.#leading = false;
+    this.#cancel();
   }
 
   async #step(): Promise<void> {
@@ -128,8 +137,11 @@ export class LeaderElection {
     if (this.#seen?.version !== version) this.#seen = { version, at: before };
     const free = !spec.holderIdentity || before - this.#seen.at > this.#timing.leaseMs;
     const ours = spec.holderIdentity === identity;
-    if (!ours && !free) return "taken";
-    const now = new Date(this.#clock.now()).toISOString().replace("Z", "000Z");
+    if (!ours && !free) {
+      this.#options.onTaken?.(spec.holderIdentity ?? "");
+      return "taken";
+    }
+    const now = writtenTime();
     const taken = ours ? {} : { acquireTime: now, leaseTransitions: (spec.leaseTransitions ?? 0) + 1 };
     const next = { ...spec, ...taken, holderIdentity: identity, leaseDurationSeconds: this.#timing.leaseMs / 1000, renewTime: now };
     return this.#attempt(before, () => this.#write(lease, next));
@@ -137,7 +149,7 @@ export class LeaderElection {
 
   #create(before: number): Promise<Turn> {
     const { kube, lease: ref, identity } = this.#options;
-    const now = new Date(this.#clock.now()).toISOString().replace("Z", "000Z");
+    const now = writtenTime();
     const spec: LeaseSpec = {
       holderIdentity: identity,
       leaseDurationSeconds: this.#timing.leaseMs / 1000,
@@ -173,6 +185,9 @@ export class LeaderElection {
 }
 
 const leaseManager = "enodia-leader";
+
+/** The times in a lease are for people and other tools: nothing here is decided by them. */
+const writtenTime = (): string => new Date().toISOString().replace("Z", "000Z");
 
 function specOf(lease: KubeObject): LeaseSpec {
   return (lease.spec as LeaseSpec | undefined) ?? {};

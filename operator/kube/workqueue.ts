@@ -7,6 +7,7 @@ export interface Clock {
   after(ms: number, run: () => void): () => void;
 }
 
+/** Milliseconds since 1970, for what is also written down as a time. It jumps when somebody sets the machine's clock. */
 export const systemClock: Clock = {
   now: () => Date.now(),
   after: (ms, run) => {
@@ -14,6 +15,9 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer);
   },
 };
+
+/** Milliseconds since some moment, for ages alone: nobody can set this clock. */
+export const monotonicClock: Clock = { ...systemClock, now: () => performance.now() };
 
 export interface BackoffOptions {
   readonly baseMs: number;
@@ -35,7 +39,7 @@ export class WorkQueue {
   #waiting: ((key: string | undefined) => void)[] = [];
   #closed = false;
 
-  constructor(clock: Clock = systemClock, backoff: BackoffOptions = defaultBackoff) {
+  constructor(clock: Clock = monotonicClock, backoff: BackoffOptions = defaultBackoff) {
     this.#clock = clock;
     this.#backoff = backoff;
   }
