@@ -10,6 +10,9 @@ const expertMemory = { cpu: "host", webgpu: "device", reference: "host" } as con
 
 export const deviceMemoryBackends: readonly BackendName[] = backendNames.filter((name) => expertMemory[name] === "device");
 
+/** The backend of a device as workers name theirs, "webgpu: NVIDIA H100". */
+export const backendOf = (device: string): string => device.split(":", 1)[0] ?? "";
+
 /** True for a backend whose experts lie in memory of a device; Auto and names that are no backend are not known to use one. */
 export function usesDeviceMemory(backend: string): boolean {
   return deviceMemoryBackends.some((name) => name === backend);

@@ -83,6 +83,7 @@ export const model: ModelView = {
   kvBytes: 4 * Mi,
   kvSlots: 2,
   maxContext: 2048,
+  backends: ["cpu"],
 };
 
 export function view(more: Partial<RebalanceView> = {}): RebalanceView {

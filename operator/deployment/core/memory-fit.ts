@@ -64,7 +64,7 @@ export function memoryRefusals(
   if (budget === undefined) return [];
   const result = fit(model, ranks, budget);
   if (!result.fits) return [{ reason: "InsufficientExpertMemory", message: result.message }];
-  if (usesDeviceMemory(spec.runtime.backend)) return [];
+  if (model.backends.every(usesDeviceMemory)) return []; // the container's limit does not count what lies on devices
   const need = budget + model.denseBytes + model.kvBytes + processBytes;
   if (spec.experts.memoryPerRank === undefined || limitBytes === undefined || need <= limitBytes) return [];
   return [

@@ -84,6 +84,8 @@ export interface ModelView extends ExpertGrid {
   /** Requests that run at once on a rank, each of which reserves `maxContext` tokens of the KV pool. */
   readonly kvSlots: number;
   readonly maxContext: number;
+  /** The backends that ranks compute with: what Auto has become, which may be one thing on one node and another on the next. */
+  readonly backends: readonly string[];
 }
 
 export type DrainPhase =

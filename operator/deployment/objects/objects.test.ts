@@ -70,7 +70,15 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   const deployed = appliedObjects(full).find(({ object }) => object.kind === "Deployment")?.object as any;
   const front = env(deployed.spec.template.spec.containers[0]);
   const common = {
-    ...{ ...shared, servedName: "moe-8x", modelDir: "/models/a/b", peersDns: "moe-workers.ns.svc", grpcPort: 9440, metricsPort: 9464 },
+    ...{
+      ...shared,
+      servedName: "moe-8x",
+      modelDir: "/models/a/b",
+      peersDns: "moe-workers.ns.svc",
+      grpcPort: 9440,
+      metricsPort: 9464,
+      probePort: 9465,
+    },
     ...{ maxContext: 512, logLevel: "info", otlpEndpoint: "http://otel.test:4318" },
   };
   assert.deepEqual(parseWorkerConfig(rank), {
@@ -88,7 +96,15 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   const bare = context({}, { settings: { ...settings, natsUrl: undefined } });
   const rank = parseWorkerConfig(env((workerPod(bare, workerTemplate(bare), 2, "abcde") as any).spec.containers[0]));
   const common = {
-    ...{ ...shared, servedName: "moe", modelDir: "/models/moe", peersDns: "moe-workers.ns.svc", grpcPort: 9440, metricsPort: 9464 },
+    ...{
+      ...shared,
+      servedName: "moe",
+      modelDir: "/models/moe",
+      peersDns: "moe-workers.ns.svc",
+      grpcPort: 9440,
+      metricsPort: 9464,
+      probePort: 9465,
+    },
     ...{ maxContext: 4096, logLevel: "info", otlpEndpoint: undefined },
   };
   assert.deepEqual(rank, {
@@ -147,8 +163,19 @@ test("experts that do not fit are refused with what would make them fit, and fol
   const [limit] = memoryRefusals(spec("9Mi"), model, 2, 256 * Mi);
   assert.equal(limit?.reason, "InsufficientMemoryLimit");
   assert.match(limit?.message ?? "", /above the memory limit 256Mi .*raise the limit or lower memoryPerRank/);
-  const gpu = deployment({ experts: { memoryPerRank: "9Mi" }, replicas: 2, runtime: { backend: "webgpu" } }).spec;
-  assert.deepEqual(memoryRefusals(gpu, model, 2, 256 * Mi), [], "memory of a device is not the container's");
+});
+
+test("what Auto has become decides whether the container's limit counts experts, not the name that was asked for", () => {
+  for (const backend of ["Auto", "webgpu"]) {
+    const { spec: asked } = deployment({ experts: { memoryPerRank: "9Mi" }, replicas: 2, runtime: { backend } });
+    assert.deepEqual(
+      memoryRefusals(asked, { ...model, backends: ["webgpu"] }, 2, 256 * Mi),
+      [],
+      "memory of a device is not the container's",
+    );
+    const [mixed] = memoryRefusals(asked, { ...model, backends: ["cpu", "webgpu"] }, 2, 256 * Mi);
+    assert.equal(mixed?.reason, "InsufficientMemoryLimit", "one rank on its processor is enough");
+  }
 });
 
 test("experts of unlike sizes are counted in bytes, layers without experts not at all", () => {

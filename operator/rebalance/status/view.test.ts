@@ -44,6 +44,7 @@ test("ModelAvailable names each kind of device that ranks took, once", () => {
   const { status, message } = rebalanceView(input(views)).modelAvailable;
   assert.equal(status, "True");
   assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; webgpu: NVIDIA H100");
+  assert.deepEqual(rebalanceView(input(views)).model?.backends, ["cpu", "webgpu"]);
 });
 
 test("the model is of the observation, whatever the link says by now", () => {

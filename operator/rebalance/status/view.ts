@@ -1,6 +1,7 @@
 // The rebalance plane's view of one deployment, which the deployment plane reads and `kubectl get` shows. The reporter makes it at every
 // tick; ExpertPlacement.status, with the figures of the plan, is placement-status.ts. Pure.
 
+import { backendOf } from "../../../crds/backends.ts";
 import { sum } from "../../../runtime/placement/imbalance.ts";
 import type { DrainView, MemberView, ModelView, RebalanceView, Verdict } from "../../deployment/ports.ts";
 import { stagingBytes } from "../../planner/problem.ts";
@@ -99,8 +100,11 @@ function modelView(input: ViewInput): ModelView | undefined {
     kvBytes: description.kvBytes,
     kvSlots: description.kvSlots,
     maxContext: description.maxContext,
+    backends: [...new Set(devicesOf(input).map(backendOf))],
   };
 }
+
+const devicesOf = ({ views }: ViewInput): string[] => [...new Set(views.flatMap((view) => view.report?.description?.device ?? []))].sort();
 
 function modelAvailable(input: ViewInput): Verdict {
   const mismatch = input.views.filter((view) => view.mismatch).map((view) => view.rank);
@@ -113,8 +117,7 @@ function modelAvailable(input: ViewInput): Verdict {
   }
   if (!input.shape)
     return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
-  const devices = [...new Set(input.views.flatMap((view) => view.report?.description?.device ?? []))].sort().join("; ");
-  return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devices}` };
+  return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devicesOf(input).join("; ")}` };
 }
 
 function telemetryFresh(facts: TelemetryFacts): Verdict {
