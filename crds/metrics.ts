@@ -175,6 +175,9 @@ const table = {
     kind: "open",
   }),
   enodia_operator_informer_synced: operator.gauge("1 once the first list of the kind is held.", { kind: "open" }),
+  enodia_operator_namespace_watched: operator.gauge("1 while a namespace of watchNamespaces can be listed and followed, else 0.", {
+    watched_namespace: "open",
+  }),
 
   // ---- operator: per deployment
   enodia_deployment_replicas: managed.gauge("Worker pods wanted, existing and ready.", { state: ["desired", "allocated", "ready"] }),

@@ -4,25 +4,24 @@ import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { createHealth, serveHealth } from "../runtime/observe/health.ts";
+import { createHealth, type Health, serveHealth } from "../runtime/observe/health.ts";
 import { createLog, type Log } from "../runtime/observe/log.ts";
 import { createMetrics, type Metrics } from "../runtime/observe/metrics.ts";
 import { type OperatorConfig, readConfig } from "./config.ts";
 import { Informers } from "./deployment/informers.ts";
 import { recordStatus } from "./deployment/metrics.ts";
 import { createDeploymentPlane } from "./deployment/plane.ts";
+import { Claims } from "./kube/claims.ts";
 import { createKube } from "./kube/client.ts";
 import { EventRecorder } from "./kube/events.ts";
 import type { Kube, KubeObject } from "./kube/kube.ts";
 import { fenced, LeaderElection } from "./kube/leader.ts";
+import { Terms } from "./kube/terms.ts";
 import { createTransport, loadKubeConfig } from "./kube/transport.ts";
 import { createRebalance } from "./rebalance/controller.ts";
 
-const leaseName = "enodia-operator";
-/** The API server may be away this long before the kubelet is asked to restart us. */
-const silentMaxMs = 10 * 60_000;
-const syncPollMs = 50;
-const syncTimeoutMs = 120_000;
+/** An informer that neither hears nor asks for this long hangs: then the kubelet is asked to restart us. One that asks in vain waits. */
+const stuckMaxMs = 10 * 60_000;
 const healthCheckMs = 1_000;
 
 async function main(): Promise<void> {
@@ -34,16 +33,20 @@ async function main(): Promise<void> {
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   informers.start();
-  const checks = setInterval(() => checkInformers(informers, health, metrics), healthCheckMs);
-  await synced(informers);
-  health.ready("informers");
-  const running = lead(config, { kube, informers, metrics, log });
-  const signal = await new Promise<string>((resolve) => {
-    for (const name of ["SIGTERM", "SIGINT"]) process.once(name, () => resolve(name));
-  });
-  log.info({ signal }, "stopping");
+  const watched = new WatchedNamespaces({ informers, health, metrics, log });
+  const checks = setInterval(() => {
+    checkInformers(informers, health, metrics);
+    watched.check();
+  }, healthCheckMs);
+  const terms = lead(config, { kube, informers, metrics, log });
+  for (const name of ["SIGTERM", "SIGINT"]) {
+    process.once(name, (signal) => {
+      log.info({ signal }, "stopping");
+      terms.stop();
+    });
+  }
+  await terms.run();
   clearInterval(checks);
-  await running.stop();
   await Promise.all([informers.stop(), server.close()]);
 }
 
@@ -54,41 +57,44 @@ interface Parts {
   readonly log: Log;
 }
 
-/** Waits for the lease, then runs both planes until stopped. Losing the lease ends the process: the fence has already closed. */
-function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts): { stop(): Promise<void> } {
-  let stopPlanes: () => Promise<void> = async () => {};
-  const election = new LeaderElection({
-    kube,
-    lease: { namespace: config.namespace, name: leaseName },
-    identity: config.identity,
-    onElected: () => {
+/** Both planes run while this replica has the lease. Without it, as while the API server is away, it waits for the next term. */
+function lead(config: OperatorConfig, { kube, informers, metrics, log }: Parts): Terms {
+  metrics.set("enodia_operator_leader", 0);
+  return new Terms({
+    elect: (on) =>
+      new LeaderElection({
+        kube,
+        lease: { namespace: config.namespace, name: `${config.install}-operator` },
+        identity: config.identity,
+        onError: (err) => log.warn({ err }, "lease could not be written"),
+        ...on,
+      }),
+    begin: async (leading, over) => {
       log.info({}, "leading");
       metrics.set("enodia_operator_leader", 1);
-      stopPlanes = startPlanes(config, { kube: fenced(kube, () => election.isLeader), informers, metrics, log });
+      // The copy may be from before an outage, or lack what the leader before us wrote last.
+      await informers.refresh();
+      if (over.aborted) return async () => void metrics.set("enodia_operator_leader", 0);
+      const stopPlanes = startPlanes(config, { kube: fenced(kube, leading), informers, metrics, log });
+      return async () => {
+        metrics.set("enodia_operator_leader", 0);
+        await stopPlanes();
+      };
     },
-    onLost: (reason) => {
-      log.error({ reason }, "leadership lost, ending");
-      process.exit(1);
-    },
-    onError: (err) => log.warn({ err }, "lease could not be written"),
+    onLost: (reason) => log.error({ reason }, "leadership lost, waiting for the lease"),
   });
-  metrics.set("enodia_operator_leader", 0);
-  election.start();
-  return {
-    async stop() {
-      await stopPlanes();
-      await election.stop();
-    },
-  };
 }
 
 function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: Parts): () => Promise<void> {
   const events = new EventRecorder({ kube, reportingInstance: config.identity, onError: (err) => log.debug({ err }, "event not written") });
+  const onError = (err: unknown) => log.warn({ err }, "claim of a namespace could not be written");
+  const claims = new Claims({ kube, install: `${config.namespace}/${config.install}`, onError });
   const controller = "moedeployment";
   const plane = createDeploymentPlane({
     kube,
     informers,
     events,
+    claims,
     settings: config,
     observe: (result, seconds, error, key) => {
       metrics.add("enodia_operator_reconciles_total", 1, { controller, result });
@@ -101,46 +107,72 @@ function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: 
   });
   const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, log });
   plane.connect(rebalance);
-  trackDeployments(informers, metrics);
-  metrics.onCollect(() => recordStatus(metrics, informers.list("moeDeployments")));
+  const stopTracking = trackDeployments(informers, metrics);
   plane.controller.start();
   return async () => {
-    await plane.controller.stop();
+    claims.close();
+    await plane.stop();
     await rebalance.close();
     await events.flush();
+    stopTracking();
   };
 }
 
-/** Counters start at zero with a deployment, its gauges go with it. */
-function trackDeployments(informers: Informers, metrics: Metrics<"operator">): void {
+/** Counters start at zero with a deployment, its gauges go with it, and all of them when another replica tells them. */
+function trackDeployments(informers: Informers, metrics: Metrics<"operator">): () => void {
   const labels = ({ metadata }: KubeObject) => ({ namespace: metadata.namespace ?? "", deployment: metadata.name });
   for (const object of informers.list("moeDeployments")) metrics.track(labels(object));
-  informers.onChange("moeDeployments", (object, change) =>
+  const stopListening = informers.onChange("moeDeployments", (object, change) =>
     change === "delete" ? metrics.forget(labels(object)) : metrics.track(labels(object)),
   );
+  const stopCollecting = metrics.onCollect(() => recordStatus(metrics, informers.list("moeDeployments")));
+  return () => {
+    stopListening();
+    stopCollecting();
+    for (const object of informers.list("moeDeployments")) metrics.forget(labels(object));
+  };
 }
 
-async function synced(informers: Informers): Promise<void> {
-  const until = Date.now() + syncTimeoutMs;
-  while (!informers.hasSynced) {
-    if (Date.now() > until) {
-      const missing = informers.all().filter((informer) => !informer.hasSynced);
-      const kinds = [...new Set(missing.map((informer) => informer.resource.plural))].join(", ");
-      throw new AppError(`no first list of ${kinds} within ${syncTimeoutMs / 1000} s: are the CRDs installed and the permissions given?`, {
-        code: "NotSynced",
-      });
-    }
-    await new Promise((resolve) => setTimeout(resolve, syncPollMs));
+function checkInformers(informers: Informers, health: Health, metrics: Metrics<"operator">): void {
+  for (const [kind, ofKind] of Map.groupBy(informers.all(), ({ resource }) => resource.kind)) {
+    const synced = ofKind.every((informer) => informer.hasSynced);
+    metrics.set("enodia_operator_informer_synced", synced ? 1 : 0, { kind });
+    const silentMs = Math.max(...ofKind.map((informer) => informer.silentMs));
+    if (synced) metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (Date.now() - silentMs) / 1000, { kind });
+    if (ofKind.some(({ stuckMs }) => stuckMs > stuckMaxMs)) health.dead(`the informer of ${kind} hangs for ${stuckMaxMs / 60_000} min`);
   }
+  const trouble = informers.commonTrouble();
+  if (trouble === undefined) health.ready("informers");
+  else health.notReady("informers", `${trouble}; the CRDs have to be installed, the permissions given and the API server reachable`);
 }
 
-function checkInformers(informers: Informers, health: ReturnType<typeof createHealth>, metrics: Metrics<"operator">): void {
-  for (const informer of informers.all()) {
-    const { kind } = informer.resource;
-    metrics.set("enodia_operator_informer_synced", informer.hasSynced ? 1 : 0, { kind });
-    if (informer.hasSynced)
-      metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (Date.now() - informer.silentMs) / 1000, { kind });
-    if (informer.silentMs > silentMaxMs) health.dead(`nothing was heard of ${informer.resource.plural} for ${silentMaxMs / 60_000} min`);
+/** The condition of each namespace that is watched by name, at /readyz, in the log and as a metric. None of them holds up another. */
+class WatchedNamespaces {
+  readonly #parts: Omit<Parts, "kube"> & { readonly health: Health };
+  readonly #troubled = new Set<string>();
+
+  constructor(parts: Omit<Parts, "kube"> & { readonly health: Health }) {
+    this.#parts = parts;
+  }
+
+  check(): void {
+    for (const namespace of this.#parts.informers.namespaces) this.#look(namespace);
+  }
+
+  #look(namespace: string): void {
+    const { informers, health, metrics, log } = this.#parts;
+    const trouble = informers.trouble(namespace);
+    const check = `namespace ${namespace}`;
+    metrics.set("enodia_operator_namespace_watched", trouble === undefined ? 1 : 0, { watched_namespace: namespace });
+    if (trouble === undefined) {
+      health.ready(check);
+      if (this.#troubled.delete(namespace)) log.info({ namespace }, "the namespace can be worked in");
+      return;
+    }
+    health.warn(check, trouble);
+    if (this.#troubled.has(namespace)) return;
+    this.#troubled.add(namespace);
+    log.warn({ namespace, trouble }, "nothing is done in the namespace: it has to exist, and the operator has to be allowed to work in it");
   }
 }
 

@@ -9,6 +9,8 @@ export interface Rule {
   readonly scope: Scope;
   readonly apiGroups: readonly string[];
   readonly resources: readonly string[];
+  /** The only objects that the rule is for; all when not given. */
+  readonly resourceNames?: readonly string[];
   readonly verbs: readonly string[];
   /** The reason for the rule; printed above it. */
   readonly why: string;
@@ -43,6 +45,15 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     resources: ["networkpolicies"],
     verbs: [...read, "create", "patch", "delete"],
     why: "who reaches ranks and gateways; deleted when they are switched off",
+  },
+  // A right to create cannot be bound to a name.
+  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"], why: "which install works in a namespace" },
+  {
+    apiGroups: ["coordination.k8s.io"],
+    resources: ["leases"],
+    resourceNames: ["enodia-claim"],
+    verbs: ["get", "update"],
+    why: "the same, by one name only",
   },
   { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"], why: "events on the deployments" },
 ];

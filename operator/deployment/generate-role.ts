@@ -10,8 +10,9 @@ const list = (items: readonly string[]): string => `[${items.map((item) => (item
 function rules(scope: Scope): string {
   return rulesOf(scope)
     .map(
-      ({ why, apiGroups, resources, verbs }) =>
-        `  # ${why}\n  - apiGroups: ${list(apiGroups)}\n    resources: ${list(resources)}\n    verbs: ${list(verbs)}\n`,
+      ({ why, apiGroups, resources, resourceNames, verbs }) =>
+        `  # ${why}\n  - apiGroups: ${list(apiGroups)}\n    resources: ${list(resources)}\n` +
+        `${resourceNames ? `    resourceNames: ${list(resourceNames)}\n` : ""}    verbs: ${list(verbs)}\n`,
     )
     .join("");
 }

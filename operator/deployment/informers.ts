@@ -1,7 +1,7 @@
 // The informers of the operator, one set per watched namespace, and the overlay that keeps our own writes visible until
 // the watch has caught up with them.
 import { labels } from "../../crds/common.ts";
-import { Informer, type InformerDeps } from "../kube/informer.ts";
+import { Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
 import { type KubeObject, type Ref, type Resource, resources } from "../kube/kube.ts";
 
 export type Watched =
@@ -31,12 +31,14 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
 };
 
 export class Informers {
+  /** The namespaces that are watched by name, each on its own; none = all as one. */
+  readonly namespaces: readonly string[];
   readonly #sets = new Map<Watched, Informer[]>();
 
-  /** The namespaces that are watched; none = all. */
   constructor(namespaces: readonly string[], deps: InformerDeps) {
+    this.namespaces = [...new Set(namespaces)];
     for (const [name, { resource, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
-      const scopes = resource.namespaced && namespaces.length > 0 ? namespaces : [undefined];
+      const scopes = resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
       this.#sets.set(
         name,
         scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps)),
@@ -56,10 +58,6 @@ export class Informers {
     return [...this.#sets.values()].flat();
   }
 
-  get hasSynced(): boolean {
-    return this.all().every((informer) => informer.hasSynced);
-  }
-
   get(name: Watched, ref: Ref): KubeObject | undefined {
     for (const informer of this.#of(name)) {
       const object = informer.get(ref);
@@ -72,8 +70,32 @@ export class Informers {
     return this.#of(name).flatMap((informer) => informer.list(filter));
   }
 
-  onChange(name: Watched, listener: (object: KubeObject, change: "set" | "delete") => void): void {
-    for (const informer of this.#of(name)) informer.onChange(listener);
+  /** Returns how to stop listening. */
+  onChange(name: Watched, listener: Listener): () => void {
+    const stops = this.#of(name).map((informer) => informer.onChange(listener));
+    return () => {
+      for (const stop of stops) stop();
+    };
+  }
+
+  /** Lists everything anew. A namespace that cannot be listed holds nobody up: there is trouble with it from then on. */
+  async refresh(): Promise<void> {
+    await Promise.all(this.all().map((informer) => informer.refresh()));
+  }
+
+  /** The reason why nothing is to be done in a namespace now: the copy of what is in it, or of nodes, cannot be relied on. */
+  trouble(namespace: string): string | undefined {
+    return this.#troubleOf((informer) => informer.follows(namespace));
+  }
+
+  /** The trouble that stops everything: with what has no namespace, or with all namespaces where they are watched as one. */
+  commonTrouble(): string | undefined {
+    return this.#troubleOf((informer) => informer.namespace === undefined);
+  }
+
+  #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {
+    for (const informer of this.all()) if (concerns(informer) && informer.trouble !== undefined) return informer.trouble;
+    return undefined;
   }
 
   /** The cached object of any watched resource. */
@@ -92,7 +114,7 @@ export class Informers {
   }
 }
 
-/** A write is remembered at most this long: a watch that has not caught up by then ends the process (operator/main.ts). */
+/** A write is remembered at most this long; nothing is done on a copy whose watch fails for longer than a moment (plane.ts). */
 const overlayMs = 600_000;
 
 /** Own pod writes on top of the cache: without it a reconcile right after a create would create the rank again. */

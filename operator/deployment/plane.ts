@@ -2,7 +2,7 @@
 
 import type { AppError } from "../../crds/common.ts";
 import { apiVersion, labels } from "../../crds/common.ts";
-import { type Controller, createController } from "../kube/controller.ts";
+import { type Controller, createController, type Outcome } from "../kube/controller.ts";
 import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
@@ -11,6 +11,7 @@ import { Identities } from "./identity.ts";
 import { type Informers, PodOverlay } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
 import type { Settings } from "./objects/context.ts";
+import { type NamespaceClaims, Permission } from "./permission.ts";
 import type { Deployments, Rebalance } from "./ports.ts";
 import { Reconciler } from "./reconcile.ts";
 import { StatusWriter } from "./status-writer.ts";
@@ -18,12 +19,16 @@ import { TelemetrySecrets } from "./telemetry-secret.ts";
 
 const workers = 4;
 const resyncMs = 60_000;
+/** A namespace whose copy cannot be relied on is looked at again after this. */
+const untrustedMs = 1_000;
 
 export interface DeploymentPlane {
   readonly controller: Controller;
   readonly deployments: Deployments;
   /** Joins the two planes; before start(). */
   connect(rebalance: Rebalance): void;
+  /** Ends the reconciles and wakes no more. */
+  stop(): Promise<void>;
 }
 
 export interface DeploymentPlaneOptions {
@@ -31,6 +36,8 @@ export interface DeploymentPlaneOptions {
   readonly informers: Informers;
   readonly events: EventRecorder;
   readonly settings: Settings;
+  /** The namespaces that are this install's to work in; all when not given. */
+  readonly claims?: NamespaceClaims;
   readonly now?: () => Date;
   readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
 }
@@ -46,18 +53,32 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
   };
   let reconciler: Reconciler | undefined;
+  let release = (_uid: string): void => {};
+  const permission = new Permission({ informers, claims: options.claims, event });
   const controller = createController({
     name: "moedeployment",
     workers,
     resyncMs,
     keys: () => informers.list("moeDeployments").map((object) => keyOf(refOf(object))),
-    reconcile: async (key) => (await reconciler?.reconcile(parseKey(key))) ?? {},
+    reconcile: async (key): Promise<Outcome> => {
+      const ref = parseKey(key);
+      const may = permission.of(ref);
+      if (may === "granted") return (await reconciler?.reconcile(ref)) ?? {};
+      if (may === "wait") return { requeueAfterMs: untrustedMs };
+      release(informers.get("moeDeployments", ref)?.metadata.uid ?? "");
+      return {}; // until the claim changes hands
+    },
     ...(options.observe ? { observe: options.observe } : {}),
   });
   const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now: () => now().getTime() });
-  wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
+  permission.onChange((key) => controller.queue.add(key));
+  const stopWaking = wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
   return {
     controller,
+    stop: async () => {
+      stopWaking();
+      await controller.stop();
+    },
     deployments: {
       identity: (ref, uid) => identities.operator(ref, uid),
       event,
@@ -76,6 +97,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       const stores = { identities, telemetry, accepted, status };
       reconciler = new Reconciler({ kube, informers, overlay, applier, ...stores, rebalance, settings, event, now });
       rebalance.onChange((ref) => controller.queue.add(keyOf(ref)));
+      release = (uid) => rebalance.forget(uid);
     },
   };
 }
@@ -91,10 +113,16 @@ interface Sources {
   readonly status: StatusWriter;
 }
 
-/** Maps changes of watched objects to the deployments that then need another look. */
-function wake({ informers, identities, status }: Sources, add: (ref: Ref) => void): void {
+/** Maps changes of watched objects to the deployments that then need another look. Returns how to stop. */
+function wake({ informers, identities, status }: Sources, add: (ref: Ref) => void): () => void {
+  const stops: (() => void)[] = [];
+  const onChange: Informers["onChange"] = (name, listener) => {
+    const stop = informers.onChange(name, listener);
+    stops.push(stop);
+    return stop;
+  };
   const seen = new Map<string, string>();
-  informers.onChange("moeDeployments", (object, change) => {
+  onChange("moeDeployments", (object, change) => {
     const key = keyOf(refOf(object));
     // Our own status writes wake nobody; those of others are put right.
     const mark = `${object.metadata.uid}/${object.metadata.generation}/${object.metadata.deletionTimestamp ?? ""}`;
@@ -105,19 +133,22 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   });
   const owned = ["pods", "deployments", "services", "secrets", "serviceAccounts", "podDisruptionBudgets", "networkPolicies"] as const;
   for (const kind of owned) {
-    informers.onChange(kind, (object) => {
+    onChange(kind, (object) => {
       if (kind === "secrets") identities.changed(object);
       const name = object.metadata.labels?.[labels.deployment];
       if (name) add({ namespace: object.metadata.namespace ?? "", name });
     });
   }
   const health = new Map<string, string>();
-  informers.onChange("nodes", (node, change) => {
+  onChange("nodes", (node, change) => {
     const ready = change === "delete" ? "gone" : readyOf(node);
     if (health.get(node.metadata.name) === ready) return;
     health.set(node.metadata.name, ready);
     for (const object of informers.list("moeDeployments")) add(refOf(object));
   });
+  return () => {
+    for (const stop of stops) stop();
+  };
 }
 
 function readyOf(node: KubeObject): string {

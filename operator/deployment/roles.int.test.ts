@@ -24,7 +24,7 @@ async function granted(...sets: string[]): Promise<Record<string, string[]>> {
   return Object.fromEntries(roles.map((role) => [at(role), role.rules.flatMap((rule: any) => rule.resources)]));
 }
 
-test("without watchNamespaces the operator may work in every namespace, and writes leases in its own only", async () => {
+test("without watchNamespaces the operator may work in every namespace, and leads by a lease in its own only", async () => {
   const roles = await granted();
   assert.deepEqual(Object.keys(roles), ["ClusterRole", "Role sys"]);
   assert.ok(["nodes", "secrets", "pods", "moedeployments"].every((resource) => roles.ClusterRole?.includes(resource)));

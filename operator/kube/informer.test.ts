@@ -131,3 +131,46 @@ test("a watch that ends at once is a failure: it is not begun again without a pa
   assert.match(String(errors[0]), /the watch ended at once/);
   await informer.stop();
 });
+
+test("a refresh waits for a list that begins after it, or for trouble", async () => {
+  const clock = new ManualClock();
+  const hangs = async function* (signal: AbortSignal): AsyncIterable<WatchEvent> {
+    await new Promise((_, reject) => signal.addEventListener("abort", () => reject(new AppError("aborted", { code: "Unavailable" }))));
+  };
+  const { kube, asked, deps } = played(hangs);
+  const errors: unknown[] = [];
+  const informer = new Informer(resources.configMaps, {}, { kube: deps, clock, random: () => 0, onError: (error) => errors.push(error) });
+  informer.start();
+  await clock.advance(1_000);
+  await kube.create(resources.configMaps, configMap("a"), manager);
+  const fresh = informer.refresh();
+  await clock.advance(0);
+  await fresh;
+  assert.ok(informer.get({ namespace: "ns", name: "a" }));
+  assert.deepEqual(asked, ["list", "watch 1000", "list", "watch 1001"]);
+  assert.deepEqual(errors, []);
+  deps.list = () => Promise.reject(new AppError("configmaps is forbidden", { code: "Forbidden" }));
+  const troubled = informer.refresh();
+  await clock.advance(5_000);
+  await troubled;
+  assert.match(informer.trouble ?? "", /configmaps is forbidden/);
+  await informer.stop();
+});
+
+test("an informer whose server is away is in trouble and does not hang; its trouble ends with the first list", async () => {
+  const clock = new ManualClock();
+  const kube = new FakeKube(clock.now);
+  let away = true;
+  const list: FakeKube["list"] = (...args) => (away ? Promise.reject(new AppError("away", { code: "Unavailable" })) : kube.list(...args));
+  const informer = new Informer(resources.configMaps, {}, { kube: { list, watch: kube.watch }, clock, random: () => 0 });
+  informer.start();
+  assert.match(informer.trouble ?? "", /not listed yet/);
+  await clock.advance(15 * 60_000);
+  assert.match(informer.trouble ?? "", /away/);
+  assert.ok(informer.silentMs > 14 * 60_000);
+  assert.ok(informer.stuckMs < 60_000, `${informer.stuckMs} ms`);
+  away = false;
+  await clock.advance(25_000);
+  assert.equal(informer.trouble, undefined);
+  await informer.stop();
+});

@@ -5,12 +5,14 @@ import { AppError } from "../../crds/common.ts";
 import { hasCode } from "./errors.ts";
 import type { Kube, KubeObject, ListOptions, Ref, Resource, WatchEvent } from "./kube.ts";
 import { keyOf, refOf } from "./kube.ts";
-import { type Clock, systemClock } from "./workqueue.ts";
+import { type Clock, monotonicClock } from "./workqueue.ts";
 
 const restartBaseMs = 250;
 const restartMaxMs = 20_000;
 /** Bookmarks come about every minute: a watch that is silent for longer hangs on a dead connection. */
 const silenceMaxMs = 120_000;
+/** One failure is a watch that broke off and is begun again; from the second on the server refuses us, or is not there. */
+const failuresForTrouble = 2;
 /** A watch that ends sooner without a word has failed, whatever the server calls it. */
 const shortWatchMs = 1_000;
 
@@ -34,22 +36,37 @@ export class Informer {
   readonly #abort = new AbortController();
   #synced = false;
   #lastEvent = 0;
+  #lastTurn = 0;
   #version = "";
+  /** Failures in a row: of all kinds, which is what pauses grow by, and since something was heard or listed. */
+  #failures = 0;
+  #unheard = 0;
+  #failure = "";
+  /** Those who wait for a list that begins after they asked. */
+  #waiting: (() => void)[] = [];
+  /** Ends the watch or the pause of this turn. */
+  #interrupt = new AbortController();
   #running: Promise<void> | undefined;
 
   constructor(resource: Resource, options: ListOptions, deps: InformerDeps) {
     this.resource = resource;
     this.#options = options;
     this.#deps = deps;
-    this.#clock = deps.clock ?? systemClock;
+    this.#clock = deps.clock ?? monotonicClock;
   }
 
-  onChange(listener: Listener): void {
+  /** Returns how to stop listening. */
+  onChange(listener: Listener): () => void {
     this.#listeners.push(listener);
+    return () => {
+      const at = this.#listeners.indexOf(listener);
+      if (at >= 0) this.#listeners.splice(at, 1);
+    };
   }
 
   start(): void {
     this.#lastEvent = this.#clock.now();
+    this.#lastTurn = this.#lastEvent;
     this.#running ??= this.#run();
   }
 
@@ -68,9 +85,33 @@ export class Informer {
     return this.#clock.now() - this.#lastEvent;
   }
 
+  /** Milliseconds since this informer last began to list or watch, or heard something: it grows only where its loop hangs. */
+  get stuckMs(): number {
+    return this.#clock.now() - Math.max(this.#lastTurn, this.#lastEvent);
+  }
+
+  /** The reason why the copy is not to be acted on; undefined while it is held and followed. */
+  get trouble(): string | undefined {
+    if (this.#unheard < failuresForTrouble) return this.#synced ? undefined : `${this.resource.plural} are not listed yet`;
+    return this.#failure;
+  }
+
+  /** Lists anew, and resolves when a list that began after this question went through, or when there is trouble. */
+  refresh(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#waiting.push(resolve);
+      this.#interrupt.abort();
+    });
+  }
+
   /** The newest resourceVersion heard: every write up to it is in the copy. Empty before the first list. */
   get version(): string {
     return this.#version;
+  }
+
+  /** The namespace that is followed; undefined = all, or a resource without namespaces. */
+  get namespace(): string | undefined {
+    return this.#options.namespace;
   }
 
   /** True when objects of this namespace are in the copy. */
@@ -90,32 +131,40 @@ export class Informer {
   async #run(): Promise<void> {
     const signal = this.#abort.signal;
     let stale = true;
-    let failures = 0;
     while (!signal.aborted) {
+      this.#lastTurn = this.#clock.now();
+      this.#interrupt = new AbortController();
       try {
-        if (stale) await this.#relist();
+        if (stale || this.#waiting.length > 0) await this.#relist();
         stale = false;
-        stale = !(await this.#follow(() => {
-          failures = 0;
-        }));
+        if (this.#waiting.length === 0) stale = !(await this.#follow());
       } catch (error) {
         if (signal.aborted) return;
         const expired = hasCode(error, "Expired");
         if (!expired) this.#deps.onError?.(error);
-        failures += 1;
+        this.#failed(error);
         // A watch that fails twice in a row starts over: its version may be the reason.
-        stale ||= expired || failures > 1;
-        await this.#pause(failures);
+        stale ||= expired || this.#failures > 1;
+        await this.#pause();
       }
     }
   }
 
-  async #pause(failures: number): Promise<void> {
-    const ceiling = Math.min(restartBaseMs * 2 ** Math.min(failures, 10), restartMaxMs);
+  #failed(error: unknown): void {
+    this.#failures += 1;
+    this.#unheard += 1;
+    this.#failure = `${this.resource.plural}: ${AppError.from(error).message}`;
+    if (this.#unheard < failuresForTrouble) return;
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  async #pause(): Promise<void> {
+    const ceiling = Math.min(restartBaseMs * 2 ** Math.min(this.#failures, 10), restartMaxMs);
     const ms = ceiling * (0.5 + 0.5 * (this.#deps.random ?? Math.random)());
     await new Promise<void>((resolve) => {
       const cancel = this.#clock.after(ms, done);
-      const signal = this.#abort.signal;
+      const signal = AbortSignal.any([this.#abort.signal, this.#interrupt.signal]);
+      if (signal.aborted) return done();
       signal.addEventListener("abort", done, { once: true });
       function done() {
         cancel();
@@ -126,6 +175,18 @@ export class Informer {
   }
 
   async #relist(): Promise<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    try {
+      await this.#list();
+    } catch (error) {
+      this.#waiting.push(...waiting);
+      throw error;
+    }
+    for (const resolve of waiting) resolve();
+  }
+
+  async #list(): Promise<void> {
     const { items, resourceVersion } = await this.#deps.kube.list(this.resource, this.#options);
     this.#lastEvent = this.#clock.now();
     const seen = new Set<string>();
@@ -135,31 +196,33 @@ export class Informer {
     }
     for (const [key, object] of [...this.#store]) if (!seen.has(key)) this.#remove(key, object);
     this.#synced = true;
+    this.#unheard = 0;
     this.#version = resourceVersion;
   }
 
-  /** Watches from the newest version until the server ends the watch; false: it fell silent, and the copy may be stale. */
-  async #follow(alive: () => void): Promise<boolean> {
+  /** Watches from the newest version until the server ends the watch; false: it fell silent or a list is asked for. */
+  async #follow(): Promise<boolean> {
     const began = this.#clock.now();
     const silence = new AbortController();
     const listen = () => this.#clock.after(silenceMaxMs, () => silence.abort());
     let stopListening = listen();
     let heard = false;
-    const signal = AbortSignal.any([this.#abort.signal, silence.signal]);
+    const signal = AbortSignal.any([this.#abort.signal, silence.signal, this.#interrupt.signal]);
     try {
       for await (const event of this.#deps.kube.watch(this.resource, { ...this.#options, resourceVersion: this.#version, signal })) {
         heard = true;
         stopListening();
         stopListening = listen();
-        alive();
+        this.#failures = 0;
+        this.#unheard = 0;
         this.#take(event);
       }
     } catch (error) {
-      if (!silence.signal.aborted) throw error;
+      if (!silence.signal.aborted && !this.#interrupt.signal.aborted) throw error;
     } finally {
       stopListening();
     }
-    if (silence.signal.aborted) return false;
+    if (silence.signal.aborted || this.#interrupt.signal.aborted) return false;
     if (!heard && this.#clock.now() - began < shortWatchMs && !this.#abort.signal.aborted)
       throw new AppError("the watch ended at once", { code: "Unavailable", operation: `watching ${this.resource.plural}` });
     return true;

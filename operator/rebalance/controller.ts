@@ -58,7 +58,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
     },
     onRollout: (ref, running, done) => recordRollout(metrics, ref, running, done),
   };
-  metrics.onCollect(() => {
+  const stopCollecting = metrics.onCollect(() => {
     metrics.set("enodia_nats_connected", telemetry.connected ? 1 : 0);
     for (const { loop, ref } of loops.values()) {
       recordLoad(metrics, ref, loop.load());
@@ -84,6 +84,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
       listeners.add(listener);
     },
     close: async () => {
+      stopCollecting();
       for (const { loop } of loops.values()) loop.close();
       loops.clear();
       await Promise.all([telemetry.close(), planner.close()]);

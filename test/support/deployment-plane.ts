@@ -4,6 +4,7 @@ import type { DrainPhase, RebalanceView } from "../../operator/deployment/core/w
 import { Informers } from "../../operator/deployment/informers.ts";
 import { createDeploymentPlane, type DeploymentPlane } from "../../operator/deployment/plane.ts";
 import type { Rebalance, World } from "../../operator/deployment/ports.ts";
+import type { Claims } from "../../operator/kube/claims.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
 import { type KubeObject, resources } from "../../operator/kube/kube.ts";
 import { member, settings, view } from "../builders/deployment.ts";
@@ -56,20 +57,27 @@ interface Operator {
   stop(): Promise<void>;
 }
 
-export async function startOperator(kube: FakeKube): Promise<Operator> {
-  const informers = new Informers([], { kube, random: () => 0 });
+interface OperatorOptions {
+  /** The namespaces that are watched by name; all as one when not given. */
+  readonly namespaces?: readonly string[];
+  readonly claims?: Claims;
+}
+
+export async function startOperator(kube: FakeKube, { namespaces = [], claims }: OperatorOptions = {}): Promise<Operator> {
+  const informers = new Informers(namespaces, { kube, random: () => 0 });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings });
+  const plane = createDeploymentPlane({ kube, informers, events, settings, ...(claims ? { claims } : {}) });
   const rebalance = new TestRebalance(kube);
   informers.start();
-  while (!informers.hasSynced) await sleep(1);
+  await informers.refresh();
   plane.connect(rebalance);
   plane.controller.start();
   return {
     plane,
     rebalance,
     stop: async () => {
-      await plane.controller.stop();
+      claims?.close();
+      await plane.stop();
       await informers.stop();
     },
   };

@@ -1,0 +1,75 @@
+// The terms of a leader: a process leads, loses the lease and leads again without ending in between. What a leader runs begins with
+// a term and is ended with it, behind a fence of that term that never opens again. Not here: how a lease is held (leader.ts).
+import { AppError } from "../../crds/common.ts";
+import type { LeaderElection, LeaderOptions } from "./leader.ts";
+import { type Clock, monotonicClock } from "./workqueue.ts";
+
+/** Requests to an API server that is away end within 30 s each. What has not ended by then hangs, and only a new process is rid of it. */
+const endTimeoutMs = 120_000;
+
+export interface TermsOptions {
+  /** A new election for each term. */
+  readonly elect: (on: Pick<LeaderOptions, "onElected" | "onLost">) => LeaderElection;
+  /** Begins what a leader runs; the answer ends it. `leading` is the fence; `over` is aborted when the term ends, perhaps early. */
+  readonly begin: (leading: () => boolean, over: AbortSignal) => Promise<() => Promise<void>>;
+  readonly onLost: (reason: string) => void;
+  readonly clock?: Clock;
+}
+
+export class Terms {
+  readonly #options: TermsOptions;
+  readonly #clock: Clock;
+  readonly #stop = new AbortController();
+
+  constructor(options: TermsOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? monotonicClock;
+  }
+
+  /** Resolves after stop(); rejects with what could not be begun or ended. */
+  async run(): Promise<void> {
+    while (!this.#stop.signal.aborted) await this.#term();
+  }
+
+  /** Ends the term and gives the lease back: run() resolves when that is done. */
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  async #term(): Promise<void> {
+    const { elect, begin, onLost } = this.#options;
+    const elected = Promise.withResolvers<void>();
+    const lost = new AbortController();
+    const election = elect({
+      onElected: elected.resolve,
+      onLost: (reason) => {
+        onLost(reason);
+        lost.abort();
+      },
+    });
+    const over = AbortSignal.any([this.#stop.signal, lost.signal]);
+    const ended = aborted(over);
+    election.start();
+    await Promise.race([elected.promise, ended]);
+    if (!over.aborted) {
+      const end = await begin(() => election.isLeader, over);
+      await ended;
+      await this.#withinTime(end());
+    }
+    // A lease that was lost is nobody's to give back; one that is still ours goes to another replica at once.
+    if (!lost.signal.aborted) await election.stop();
+  }
+
+  #withinTime(end: Promise<void>): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const late = () => reject(new AppError(`a term has not ended after ${endTimeoutMs / 1000} s`, { code: "TermHangs" }));
+      const cancel = this.#clock.after(endTimeoutMs, late);
+      end.then(resolve, reject).finally(cancel);
+    });
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
+}
