@@ -16,6 +16,7 @@ import { createMetrics } from "./metrics.ts";
 
 const host = "127.0.0.1";
 const socketsHeld = 500;
+const reopenMs = 1_000;
 const heldForMs = 3_000;
 const probeEveryMs = 250;
 /** More than the 2 s of a readiness probe: here the clients have the same thread. */
@@ -43,7 +44,7 @@ function ask(port: number, path: string): Promise<number | string> {
 async function outlast({ probePort, metricsPort }: Ports): Promise<void> {
   const held: HeldSockets[] = [];
   try {
-    for (const port of [probePort, metricsPort]) held.push(holdSockets(host, port, socketsHeld));
+    for (const port of [probePort, metricsPort]) held.push(holdSockets(host, port, { count: socketsHeld, reopenMs }));
     await sleep(probeEveryMs);
     const end = performance.now() + heldForMs;
     while (performance.now() < end) {

@@ -1,16 +1,19 @@
 // Clients that connect and say nothing: each opens its connection again when the other side closes it.
 import { connect, type Socket } from "node:net";
 
-/** A closed connection is opened again after this, so that a server which closes at once is not asked in a busy loop. */
-const reopenMs = 1_000;
-
 export interface HeldSockets {
   /** Connections that are open now. */
   open(): number;
   close(): void;
 }
 
-export function holdSockets(host: string, port: number, count: number): HeldSockets {
+export interface HoldOptions {
+  readonly count: number;
+  /** A closed connection is opened again after this: a server that closes at once is not asked in a busy loop. */
+  readonly reopenMs: number;
+}
+
+export function holdSockets(host: string, port: number, { count, reopenMs }: HoldOptions): HeldSockets {
   const sockets = new Set<Socket>();
   const timers = new Set<NodeJS.Timeout>();
   let closed = false;
