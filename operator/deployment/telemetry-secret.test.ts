@@ -1,7 +1,6 @@
 // The telemetry Secret: made with a deployment, mended, rotated, and never taken from somebody else.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { decodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
 import { deployment } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
@@ -28,7 +27,7 @@ const dayMs = 86_400_000;
 async function opened(kube = new FakeKube()) {
   const informers = new Informers([], { kube, random: () => 0 });
   informers.start();
-  while (!informers.hasSynced) await sleep(1);
+  await informers.refresh();
   let now = Date.parse("2026-03-01T00:00:00Z");
   const nats = new NatsCredentials(kube, undefined);
   const secrets = new TelemetrySecrets({ kube, informers, nats, now: () => new Date(now) });

@@ -197,7 +197,7 @@ function specOf(lease: KubeObject): LeaseSpec {
 const fenceCheckMs = 250;
 
 /** The same port, but a write is refused once `isLeader` is false, and one that is under way then is ended and counts as refused. */
-export function fenced(kube: Kube, isLeader: () => boolean, clock: Clock = systemClock): Kube {
+export function fenced(kube: Kube, isLeader: () => boolean, clock: Clock = monotonicClock): Kube {
   const guard = <R>(write: (signal: AbortSignal) => Promise<R>): Promise<R> => guarded(write, isLeader, clock);
   return {
     get: kube.get,

@@ -184,7 +184,9 @@ async function startPlane(): Promise<() => Promise<void>> {
   const informers = new Informers([namespace], { kube });
   const plane = createDeploymentPlane({ kube, informers, events: new EventRecorder({ kube, reportingInstance: "test" }), settings });
   informers.start();
-  await until("the informers", () => informers.hasSynced || undefined, { timeoutMs: 30_000 });
+  await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
+    timeoutMs: 30_000,
+  });
   plane.connect({ update() {}, view: () => undefined, forget() {}, onChange() {}, close: async () => {} });
   plane.controller.start();
   return async () => {

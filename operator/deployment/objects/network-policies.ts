@@ -11,7 +11,7 @@ const tcp = (port: number): Fields => ({ protocol: "TCP", port });
 const dnsPorts = [53, 5353];
 const dns: Fields = { ports: dnsPorts.flatMap((port) => [{ protocol: "UDP", port }, tcp(port)]) };
 /** Probes come from the node, and Prometheus from wherever it runs. */
-const metrics: Fields = { ports: [tcp(ports.metrics)] };
+const watched: Fields = { ports: [tcp(ports.metrics), tcp(ports.probes)] };
 /** A URL without a port: that of its scheme. */
 const schemePorts: Readonly<Record<string, number>> = { "nats:": 4222, "tls:": 4222, "http:": 80, "https:": 443 };
 /** A Service's name as far as its namespace: a cluster's domain may have any name, and shorter ones may be anywhere. */
@@ -21,14 +21,14 @@ export function workersPolicy(context: RenderContext): KubeObject {
   const { deployment, settings } = context;
   const nats = deployment.spec.telemetry.nats.url ?? settings.natsUrl;
   return policy(context, "worker", {
-    ingress: [{ from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] }, metrics],
+    ingress: [{ from: [pods(context, "worker"), pods(context, "gateway"), ...operator(context)], ports: [tcp(ports.grpc)] }, watched],
     egress: [toWorkers(context), dns, ...toUrl(nats), ...toUrl(settings.otlpEndpoint)],
   });
 }
 
 export function gatewaysPolicy(context: RenderContext): KubeObject {
   return policy(context, "gateway", {
-    ingress: [{ ports: [tcp(ports.http)] }, { from: operator(context), ports: [tcp(ports.grpc)] }, metrics],
+    ingress: [{ ports: [tcp(ports.http)] }, { from: operator(context), ports: [tcp(ports.grpc)] }, watched],
     egress: [toWorkers(context), dns, ...toUrl(context.settings.otlpEndpoint)],
   });
 }
