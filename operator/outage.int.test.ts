@@ -60,8 +60,9 @@ const worker = (api: FakeApiServer): number => pods(api.kube).length;
 
 test("an API server that is away at the start and later ends nothing, and a refused namespace is told apart", {
   timeout: 240_000,
-}, async () => {
+}, async (t) => {
   const api = new FakeApiServer(await world());
+  t.after(() => api.away());
   await api.listen();
   await api.away();
   api.forbidden.add("refused");
