@@ -27,15 +27,11 @@ export function expertBudget(spec: MoEDeploymentSpec, model: ModelView, limitByt
 /** One copy of every expert on `ranks` ranks, in whole experts, each rank less its staging slot. Exact for experts of one size. */
 export function fit(model: ModelView, ranks: number, perRank: number): Fit {
   const message = `experts need ${formatBytes(model.expertBytes)}, ${ranks} ranks x ${formatBytes(perRank)} = ${formatBytes(ranks * perRank)}`;
-  const slot = Math.max(model.largestExpertBytes, 1);
-  const count = expertCount(model);
-  const slots = Math.floor(perRank / slot) - 1;
-  // Experts of unlike sizes: a rank that has no room left for the largest one has less than that unused.
-  const filled = perRank - 2 * slot;
-  if (ranks > 0 && (slots * ranks >= count || filled * ranks >= model.expertBytes)) return { fits: true, message };
-  const bySlots = (Math.ceil(count / Math.max(ranks, 1)) + 1) * slot;
-  const needed = Math.min(bySlots, Math.ceil(model.expertBytes / Math.max(ranks, 1)) + 2 * slot);
   const replicas = leastRanks(model, perRank);
+  if (ranks > 0 && ranks >= replicas) return { fits: true, message };
+  const slot = Math.max(model.largestExpertBytes, 1);
+  const bySlots = (Math.ceil(expertCount(model) / Math.max(ranks, 1)) + 1) * slot;
+  const needed = Math.min(bySlots, Math.ceil(model.expertBytes / Math.max(ranks, 1)) + 2 * slot);
   const more = Number.isFinite(replicas) ? ` or replicas to ${replicas}` : "";
   const staging = `one slot of ${formatBytes(slot)} per rank stages moves`;
   return { fits: false, message: `${message} (${staging}): raise memoryPerRank to ${formatBytes(needed, "up")}${more}` };
@@ -45,6 +41,7 @@ export function fit(model: ModelView, ranks: number, perRank: number): Fit {
 export function leastRanks(model: ModelView, perRank: number): number {
   const slot = Math.max(model.largestExpertBytes, 1);
   const slots = Math.floor(perRank / slot) - 1;
+  // Experts of unlike sizes: a rank that has no room left for the largest one has less than that unused.
   const filled = perRank - 2 * slot;
   return Math.min(
     slots > 0 ? Math.ceil(expertCount(model) / slots) : Infinity,
