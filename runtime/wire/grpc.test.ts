@@ -1,5 +1,7 @@
 // Mutual TLS, identity, limits and error mapping of the gRPC adapter, on loopback with real certificates.
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { connect as connectTcp } from "node:net";
 import { after, before, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
@@ -112,4 +114,13 @@ test("renewed certificates serve new connections without a restart", async () =>
   await (await controlAs("operator", "rank-3")).describe({});
   source.update(old);
   await (await controlAs("operator", "rank-0")).describe({});
+});
+
+test("a connection that never finishes its handshake does not keep a server open", async () => {
+  const own = createServer(serverTls);
+  const silent = connectTcp(await own.listen("127.0.0.1", 0), "127.0.0.1");
+  await once(silent, "connect");
+  await new Promise((resolve) => setTimeout(resolve, 50)); // until the server has taken it
+  const late = new Promise((_, reject) => setTimeout(reject, 2_000, new Error("the server is open for 2 s")).unref());
+  await Promise.race([Promise.all([own.close(0), once(silent, "close")]), late]).finally(() => silent.destroy());
 });

@@ -1,5 +1,6 @@
 // gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
 // and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those.
+import { type AddressInfo, createServer as createListener, type Socket } from "node:net";
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
@@ -55,6 +56,15 @@ export type GrpcServer = {
 export function createServer(tls: TlsSource): GrpcServer {
   const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
   const credentials = grpc.experimental.createCertificateProviderServerCredentials(tls.provider, tls.provider, true);
+  const { injectConnection } = server.createConnectionInjector(credentials);
+  // The package's own listener knows its sessions only: a connection in the middle of its handshake would hold a closing server open
+  // for as long as the other end likes.
+  const sockets = new Set<Socket>();
+  const listener = createListener((socket) => {
+    sockets.add(socket);
+    socket.once("close", () => sockets.delete(socket));
+    injectConnection(socket);
+  });
   return {
     add: (service, handlers) => {
       const implementation: Record<string, unknown> = {};
@@ -66,16 +76,21 @@ export function createServer(tls: TlsSource): GrpcServer {
     },
     listen: (host, port) =>
       new Promise((resolve, reject) => {
-        server.bindAsync(`${host}:${port}`, credentials, (error, bound) => (error ? reject(error) : resolve(bound)));
+        listener.once("error", reject);
+        listener.listen(port, host, () => resolve((listener.address() as AddressInfo).port));
       }),
-    close: (graceMs) =>
-      new Promise((resolve) => {
+    close: async (graceMs) => {
+      const ended = new Promise<void>((resolve) => listener.close(() => resolve()));
+      await new Promise<void>((resolve) => {
         const timer = setTimeout(() => server.forceShutdown(), graceMs);
         server.tryShutdown(() => {
           clearTimeout(timer);
           resolve();
         });
-      }),
+      });
+      for (const socket of sockets) socket.destroy();
+      await ended;
+    },
   };
 }
 
