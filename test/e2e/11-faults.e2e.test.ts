@@ -146,7 +146,6 @@ async function startPlan(): Promise<{ readonly parent: number; readonly first: S
   await patchRebalancing(moe, name, { mode: "Off" });
   await until("the plan before to end", () => (watch.latest && hasEnded(watch.latest) ? true : undefined), { timeoutMs: planEndsWithinMs });
   const parent = watch.epoch;
-  await planted.refresh();
   await patchRebalancing(moe, name, { mode: "Auto" });
   const begins = () => watch.next("a plan to begin", (seen) => seen.epoch > parent, planStartsWithinMs);
   planted.flip();

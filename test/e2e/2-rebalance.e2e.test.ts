@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { type Load, startLoad } from "../harness/load.ts";
-import { sleep, until } from "../harness/process.ts";
+import { until } from "../harness/process.ts";
 import type { Target } from "../harness/product.ts";
 import { goalOf, patchRebalancing } from "./balance.ts";
 import { explainFailures } from "./diagnose.ts";
@@ -13,19 +13,21 @@ import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "balance";
 const clients = 6;
-const windowMs = 5_000;
-/** Windows of the planner from the first full one of the load to the last commit; they are longer where traffic is slow. */
+/** The shortest that is allowed; a window lasts until it has enough selections, up to four times as long. */
+const windowMs = 2_000;
+/** Windows of the planner from the first full one of the load to the last commit. */
 const balanceWithin = 12;
 const windowSelections = 1_000;
 const windowStretchMax = 4;
 /** Enough of any machine: the limits above are counted in windows and selections. */
 const patienceMs = 300_000;
-const steadyWindows = 10;
+/** Windows after a commit in which nothing may move: ten for a policy, which sees two loads. */
+const steadyWindows = 5;
 /** The cap on moves, given in the spec so that a change of load does not raise it. */
 const movesMax = 64;
 const skewed = 1.5;
 /** Selections per layer over which a figure is taken at last, and of a first look. */
-const selectionsMin = 10_000;
+const selectionsMin = 5_000;
 const selectionsOfALook = 2_000;
 
 interface Row {
@@ -71,7 +73,7 @@ for (const policy of ["incremental", "hecate"] as const) {
       moe = await deploy(
         target,
         `e2e-rebalance-${policy}`,
-        smolMoe(model, { rebalancing: { mode: "Off", policy, interval: "5s", trigger, budget: { maxMoves: movesMax } } }),
+        smolMoe(model, { rebalancing: { mode: "Off", policy, interval: `${windowMs / 1000}s`, trigger, budget: { maxMoves: movesMax } } }),
       );
       placement = new PlacementWatch(moe);
       reported = await LoadWatch.open(moe);
@@ -94,7 +96,7 @@ for (const policy of ["incremental", "hecate"] as const) {
         },
         { timeoutMs: patienceMs, everyMs: 500 },
       );
-    /** Windows that the planner saw between two moments: of 5 s each, or of enough selections where that takes up to four times longer. */
+    /** Windows that the planner saw between two moments: of 2 s each, or of enough selections where that takes up to four times longer. */
     const windowsIn = (from: number, to: number): number => {
       const ofTime = (to - from) / windowMs;
       return Math.min(ofTime, Math.max(ofTime / windowStretchMax, reported.served(from, to).selections / windowSelections));
@@ -118,9 +120,12 @@ for (const policy of ["incremental", "hecate"] as const) {
       assert.ok(taken <= 1 + balanceWithin, `balanced ${taken.toFixed(1)} windows, ${committed - since} ms, after the load began`);
       const moves = placement.plansSince(parent).map((plan) => plan.moves.length);
       for (const each of moves) assert.ok(each <= movesMax, `${each} moves in one plan`);
-      // Ten windows without a move, over which the figure holds as well.
+      // Windows without a move, over which the figure holds as well.
       const settled = placement.epoch;
-      await sleep(steadyWindows * windowMs);
+      await until("windows without a move", () => windowsIn(committed, Date.now()) >= steadyWindows || undefined, {
+        timeoutMs: patienceMs,
+        everyMs: 500,
+      });
       assert.equal(placement.epoch, settled, `planned under steady load: ${placement.latest?.status.reason}`);
       const steady = await over(selectionsMin, committed);
       assert.ok(steady.worst <= (await goal()), `worst layer ${steady.worst} of ${steady.selections} selections, goal ${await goal()}`);

@@ -2,9 +2,10 @@
 // experts when it turns over. Seen in the simulation, with the model's sizes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { MessageOrder } from "../../crds/telemetry-order.ts";
 import { diffPlans } from "../../runtime/placement/diff.ts";
 import { SimCluster } from "../sim/cluster.ts";
-import { plantedCounts, type Skew } from "./planted-load.ts";
+import { everyMs, plantedCounts, type Skew, Voices } from "./planted-load.ts";
 
 const layers = 30;
 const experts = 8;
@@ -55,3 +56,28 @@ for (const layersFlipped of [30, 10]) {
     assert.deepEqual(sim.faults(), []);
   });
 }
+
+test("what is planted in the name of a worker is taken, and what the worker says meanwhile is not", () => {
+  const [order, voices] = [new MessageOrder(), new Voices()];
+  const ownEveryMs = 667;
+  const taken = { own: 0, planted: 0 };
+  let seq = 40;
+  let spokeUntil = 0;
+  // The planter hears each message after the operator.
+  const send = (who: keyof typeof taken, message: ReturnType<Voices["next"]>[number], phase: "prefill" | "decode") => {
+    if (order.take({ ...message, phase }) === undefined) taken[who]++;
+    voices.hear(message, message.windowEnd);
+  };
+  for (let now = 1; now < 60_000; now++) {
+    if (now % ownEveryMs === 0) {
+      for (const phase of ["prefill", "decode"] as const)
+        send("own", { rank: 0, bootId: "b", seq: ++seq, windowStart: spokeUntil, windowEnd: now }, phase);
+      spokeUntil = now;
+    }
+    // Silence, as before another skew, lets the worker's own be taken again.
+    if (now % everyMs === 0 && !(now > 30_000 && now < 33_000)) for (const message of voices.next(now)) send("planted", message, "decode");
+  }
+  assert.ok(taken.planted >= 55, `${taken.planted} planted messages were taken`);
+  assert.ok(taken.own <= 12, `${taken.own} of the worker's own were taken`);
+  assert.deepEqual(voices.next(70_000), [], "a process that is gone is not spoken for");
+});
