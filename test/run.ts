@@ -110,11 +110,19 @@ function runFiles(files: readonly string[], concurrency: number, counts: Counts)
   });
 }
 
+/** Builds the programs of the local cluster, whose time on a slow machine is no file's. Where that fails, tests that need one say why. */
+async function buildPrograms(): Promise<void> {
+  const { ensureBinaries } = await import("./cluster/binaries.ts");
+  await ensureBinaries((line) => void process.stdout.write(`# ${line}\n`)).catch(() => undefined);
+}
+
 /** Runs those that bring up a control plane one after another, since they share what the machine has one of; the others beside them. */
 async function runIntegration(filters: readonly string[], counts: Counts): Promise<void> {
   const files = testFiles("integration", filters);
   const planes = files.filter((file) => /\/test\/(cluster|integration)\//.test(file));
-  await Promise.all([planes, files.filter((file) => !planes.includes(file))].map((lane) => runFiles(lane, 1, counts)));
+  const built = planes.length > 0 ? buildPrograms() : Promise.resolve();
+  const others = files.filter((file) => !planes.includes(file));
+  await Promise.all([built.then(() => runFiles(planes, 1, counts)), runFiles(others, 1, counts)]);
 }
 
 const reasonToHold = (file: string): string | undefined => Object.entries(heldBack).find(([name]) => file.includes(`/${name}.`))?.[1];
@@ -133,6 +141,7 @@ async function runE2e(filters: readonly string[], counts: Counts, everything: bo
     const held = everything ? files.filter((file) => reasonToHold(file) !== undefined) : [];
     for (const file of held) process.stdout.write(`- held back: ${file.slice(root.length + 1)} (${reasonToHold(file)})\n`);
     counts.skipped += held.length;
+    await buildPrograms();
     await runFiles(
       files.filter((file) => !held.includes(file)),
       1,
