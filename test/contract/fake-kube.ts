@@ -201,7 +201,9 @@ export class FakeKube implements Kube {
       return options.dryRun ? made : this.#store(resource, made, "ADDED", new Map([[options.manager, clone(wanted)]]));
     }
     const next = clone(stored.object);
-    prune(next, stored.applied.get(options.manager + sub) ?? stored.applied.get(options.manager), wanted);
+    const before = stored.applied.get(options.manager + sub) ?? stored.applied.get(options.manager);
+    if (sub !== "" && empties(before, wanted)) throw fail("Invalid", 'Invalid value: "null": must be of type object');
+    prune(next, before, wanted);
     merge(next, clone(wanted));
     next.metadata = { ...next.metadata, ...fixedMeta(stored.object) };
     if (options.dryRun) return next;
@@ -308,6 +310,13 @@ function prune(target: Json, before: Json, now: Json): void {
       } else delete target[key];
     } else prune(target[key], value, now[key]);
   }
+}
+
+/** True when a map that had entries is applied without any: the server makes it null. */
+function empties(before: Json, now: Json): boolean {
+  if (!isMap(before) || !isMap(now)) return false;
+  if (Object.keys(now).length === 0) return Object.keys(before).length > 0;
+  return Object.entries(now).some(([key, value]) => empties(before[key], value));
 }
 
 function merge(target: Json, source: Json): void {

@@ -110,6 +110,19 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     assert.deepEqual(last.status, { phase: "Committed" });
   });
 
+  it("a map in the status that would lose all of its entries is Invalid, and goes when it is left out", async (kube, namespace) => {
+    const eplace = resources.expertPlacements;
+    const made = await kube.create(eplace, placement(namespace), manager);
+    const apply = (numbers: object) => {
+      const decision = { reason: "Why", message: "why", ...numbers };
+      const object = { apiVersion, kind: "ExpertPlacement", metadata: { name: made.metadata.name, namespace }, status: { decision } };
+      return kube.applyStatus(eplace, object, manager);
+    };
+    await apply({ numbers: { ageMs: 1 } });
+    await assert.rejects(apply({ numbers: {} }), code("Invalid"));
+    assert.deepEqual((await apply({})).status, { decision: { reason: "Why", message: "why" } });
+  });
+
   it("a merge patch sets and removes single fields, and a uid in it is a precondition", async (kube, namespace) => {
     const made = await kube.create(cm, configMap(namespace, { a: "1" }, { annotations: { x: "1", y: "1" } }), manager);
     const ref = { namespace, name: made.metadata.name };

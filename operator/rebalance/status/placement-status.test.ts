@@ -50,10 +50,8 @@ test("an object that is gone is noticed, within a minute even when there is no n
   assert.equal(seen.gone, 1);
 });
 
-test("numbers that JSON cannot hold, or that are too many, do not make the object unreadable", () => {
-  const many = Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`n${n}`, n]));
-  const numbers = { ageMs: Number.POSITIVE_INFINITY, gainSeconds: Number.NaN, ...many };
-  const written = placementStatus({
+const written = (numbers: Readonly<Record<string, number>>) =>
+  placementStatus({
     ...{ report: { phase: "Committed" }, running: false, views: [], speeds: [], recommended: [] },
     load: {
       ...{ measured: undefined, bound: undefined, phases: [], predicted: undefined, judged: undefined },
@@ -61,10 +59,18 @@ test("numbers that JSON cannot hold, or that are too many, do not make the objec
       outlook: { arm: 0.35, error: 0.0312, noiseFloor: 0.012, change: 1.5, windows: 7, changed: false },
     },
   });
-  const read = expertPlacementStatusSchema.parse(JSON.parse(JSON.stringify(written)));
+
+test("numbers that JSON cannot hold, or that are too many, do not make the object unreadable", () => {
+  const many = Object.fromEntries(Array.from({ length: 50 }, (_, n) => [`n${n}`, n]));
+  const status = written({ ageMs: Number.POSITIVE_INFINITY, gainSeconds: Number.NaN, ...many });
+  const read = expertPlacementStatusSchema.parse(JSON.parse(JSON.stringify(status)));
   assert.equal(Object.keys(read.decision?.numbers ?? {}).length, decisionNumbersMax);
   assert.equal(read.decision?.numbers?.ageMs, undefined);
   assert.deepEqual(read.forecast, {
     ...{ newestWeightPercent: 35, errorPermille: 31, noisePermille: 12, changePermille: 1000, changed: false, windows: 7 },
   });
+});
+
+test("a decision without numbers has no empty map of them, which an API server would refuse after one with some", () => {
+  assert.deepEqual(written({})?.decision, { reason: "Balanced", message: "m" });
 });

@@ -46,7 +46,11 @@ export function placementStatus(input: PlacementStatusInput): ExpertPlacementSta
 function decisionStatus({ reason, message, numbers }: Decision): NonNullable<ExpertPlacementStatus["decision"]> {
   // A number that JSON cannot hold would come back as null, and the object could not be read any more.
   const finite = Object.entries(numbers).filter(([, value]) => Number.isFinite(value));
-  return { reason, message: message.slice(0, reasonCharsMax), numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
+  const cut = message.slice(0, reasonCharsMax);
+  // A map that loses all of its entries to an apply becomes null, which the API server refuses with the rest of the status.
+  return finite.length === 0
+    ? { reason, message: cut }
+    : { reason, message: cut, numbers: Object.fromEntries(finite.slice(0, decisionNumbersMax)) };
 }
 
 function forecastStatus({ arm, error, noiseFloor, change, changed, windows }: Outlook): NonNullable<ExpertPlacementStatus["forecast"]> {
