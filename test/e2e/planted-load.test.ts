@@ -58,7 +58,8 @@ for (const layersFlipped of [30, 10]) {
 }
 
 test("what is planted in the name of a worker is taken, and what the worker says meanwhile is not", () => {
-  const [order, voices] = [new MessageOrder(), new Voices()];
+  const voices = new Voices();
+  let order = new MessageOrder();
   const ownEveryMs = 667;
   const taken = { own: 0, planted: 0 };
   let seq = 40;
@@ -69,6 +70,7 @@ test("what is planted in the name of a worker is taken, and what the worker says
     voices.hear(message, message.windowEnd);
   };
   for (let now = 1; now < 60_000; now++) {
+    if (now === 20_001) order = new MessageOrder(); // an operator that begins, and hears the worker first
     if (now % ownEveryMs === 0) {
       for (const phase of ["prefill", "decode"] as const)
         send("own", { rank: 0, bootId: "b", seq: ++seq, windowStart: spokeUntil, windowEnd: now }, phase);

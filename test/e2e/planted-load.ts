@@ -1,16 +1,16 @@
 // Load that a test plants: it speaks on NATS for the workers of a deployment, so that the planner sees the skew that the test
 // wants while the traffic stays what it is. A flip of the skew is a rebalance of the planner's own, carried out as any other. It
-// can, since a test may read the key that signs load. It numbers its messages from a worker's own on and faster than that does, so
-// that the worker's are dropped as duplicates from then on.
+// can, since a test may read the key that signs load. It numbers its messages a little ahead of a worker's own, which are
+// dropped as duplicates therefore.
 import { encodeLoad, type LoadWindow, loadSubject, type Phase } from "../../crds/telemetry.ts";
 import { signLoad } from "../../runtime/wire/load-signature.ts";
 import { openBus, readLoad, telemetryKeys } from "./load-watch.ts";
 import type { Deployed } from "./world.ts";
 
 export const everyMs = 1_000;
-/** How far ahead of a worker's last message the first is numbered, and of the one before it each other: more than the worker's own
- *  get on meanwhile, and no more than may be missing between two. */
-const seqSteps = { first: 4, other: 8 } as const;
+/** How far ahead of a worker's last message one is numbered: more than the worker's own get on before the next, and no more than may be
+ *  missing between two, so that an operator that hears the worker first takes it as well. */
+const ahead = 5;
 /** A process that says nothing itself for so long is gone. */
 const goneMs = 5_000;
 /** Silence before the other skew: longer than the planner's window, so that none has something of both. */
@@ -50,28 +50,26 @@ type Numbered = Pick<LoadWindow, "rank" | "bootId" | "seq" | "windowStart" | "wi
 
 /** The processes that report load, as they are heard, and what is to be sent in their names. Times in unix ms. */
 export class Voices {
-  /** By boot: its last message, own or planted, the number of the last planted one, and the time of the last own one. */
-  readonly #last = new Map<string, Numbered & { readonly planted: number | undefined; readonly ownAt: number }>();
+  /** By boot: its own last message and when it came, and what was planted last. */
+  readonly #last = new Map<string, { readonly own: Numbered; readonly at: number; readonly planted: Numbered | undefined }>();
 
   hear({ rank, bootId, seq, windowStart, windowEnd }: Numbered, now: number): void {
-    const last = this.#last.get(bootId);
-    const { planted, ownAt } = { planted: last?.planted, ownAt: last && seq === last.planted ? last.ownAt : now };
-    const newest = last && last.seq >= seq ? last : { rank, bootId, seq, windowStart, windowEnd };
-    this.#last.set(bootId, { ...newest, planted, ownAt });
+    const planted = this.#last.get(bootId)?.planted;
+    if (planted && seq === planted.seq && windowEnd === planted.windowEnd) return;
+    this.#last.set(bootId, { own: { rank, bootId, seq, windowStart, windowEnd }, at: now, planted });
   }
 
   /** The next message of every process that lives; until one was heard nobody knows what its next number is. */
   next(now: number): readonly Numbered[] {
-    for (const [bootId, { ownAt }] of this.#last) if (now - ownAt > goneMs) this.#last.delete(bootId);
-    return [...this.#last.values()]
-      .filter(({ windowEnd }) => windowEnd < now)
-      .map((last) => {
-        const seq = last.seq + (last.seq === last.planted ? seqSteps.other : seqSteps.first);
-        const windowStart = Math.max(last.windowEnd, now - everyMs);
-        const { rank, bootId } = last;
-        this.#last.set(bootId, { ...last, seq, windowStart, windowEnd: now, planted: seq });
-        return { rank, bootId, seq, windowStart, windowEnd: now };
-      });
+    for (const [bootId, { at }] of this.#last) if (now - at > goneMs) this.#last.delete(bootId);
+    return [...this.#last.values()].flatMap(({ own, at, planted }) => {
+      const spokenUntil = Math.max(own.windowEnd, planted?.windowEnd ?? 0);
+      if (spokenUntil >= now) return [];
+      const seq = Math.max(own.seq + ahead, (planted?.seq ?? 0) + 1);
+      const message = { rank: own.rank, bootId: own.bootId, seq, windowStart: Math.max(spokenUntil, now - everyMs), windowEnd: now };
+      this.#last.set(own.bootId, { own, at, planted: message });
+      return [message];
+    });
   }
 }
 
