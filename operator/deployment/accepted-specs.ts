@@ -9,7 +9,7 @@ import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema } f
 import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
-import { objectLabels, ownerOf } from "./objects/context.ts";
+import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
 import { storedTemplate, type WorkerTemplate } from "./objects/worker-pod.ts";
 
 export interface Accepted {
@@ -56,7 +56,7 @@ export class AcceptedSpecs {
     if (!newest?.accepted || this.#vanished(newest) || !same(newest.accepted, accepted))
       await this.#write(deployment, accepted, (newest?.number ?? 0) + 1);
     const [kept, ...older] = this.#revisions(uid);
-    for (const { object } of older) {
+    for (const object of [...older.map((one) => one.object), ...this.#orphans(deployment)]) {
       if (object.metadata.name === kept?.object.metadata.name) continue;
       await this.#kube.delete(resources.controllerRevisions, refOf(object), { uid: object.metadata.uid ?? "" });
     }
@@ -84,6 +84,14 @@ export class AcceptedSpecs {
     };
     const written = await this.#kube.create(resources.controllerRevisions, object, { manager });
     this.#written.set(uid, { number: revision, object: written, accepted });
+  }
+
+  /** Those of a deleted deployment of this name: nobody reads them. */
+  #orphans({ metadata: { namespace, name } }: MoEDeployment): KubeObject[] {
+    return this.#informers.list(
+      "controllerRevisions",
+      (object) => object.metadata.namespace === namespace && isOrphan(object.metadata, name),
+    );
   }
 
   /** Newest first. */

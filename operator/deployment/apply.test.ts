@@ -5,7 +5,7 @@ import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { type KubeObject, type OwnerReference, resources } from "../kube/kube.ts";
 import { Applier } from "./apply.ts";
-import { ownerOf } from "./objects/context.ts";
+import { objectLabels, ownerOf } from "./objects/context.ts";
 import { gatewayService } from "./objects/plumbing.ts";
 
 const owner = { name: "moe", uid: "uid-moe" };
@@ -58,6 +58,20 @@ test("what a deleted deployment of the same name left is waited for", async () =
   assert.match(refusal?.message ?? "", /Service moe belongs to a deleted MoEDeployment of this name and is being removed/);
   kube.remove(resources.services, at);
   assert.deepEqual(await applying.apply(rendered, owner), fine);
+});
+
+test("what it left without an owner is taken over where our labels say that it is ours", async () => {
+  const orphan = (labels: Record<string, string>) => ({ ...service(), metadata: { ...at, labels } });
+  const { "app.kubernetes.io/managed-by": _, ...unmanaged } = objectLabels("moe", "gateway");
+  for (const labels of [objectLabels("other", "gateway"), unmanaged]) {
+    await kube.create(resources.services, orphan(labels), { manager: "user" });
+    assert.match((await applier().apply(rendered, owner)).refusals[0]?.message ?? "", /does not belong/);
+    kube.remove(resources.services, at);
+  }
+  const { metadata } = await kube.create(resources.services, orphan(objectLabels("moe", "gateway")), { manager: "user" });
+  assert.deepEqual(await applier().apply(rendered, owner), fine);
+  assert.deepEqual((await there()).metadata.ownerReferences, [ours]);
+  assert.equal((await there()).metadata.uid, metadata.uid);
 });
 
 test("our own object is applied though the cache does not show it, and left alone once it is as wanted", async () => {

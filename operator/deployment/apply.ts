@@ -1,5 +1,6 @@
 // Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed. An object that is
-// not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment.
+// not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
+// deleted deployment of the same name left without an owner is taken over, so that a Service keeps its address.
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
@@ -7,6 +8,7 @@ import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, type Resource, refOf } from "../kube/kube.ts";
 import { objectRefusal } from "./core/refusal-text.ts";
 import type { Refusal } from "./core/snapshot.ts";
+import { isOrphan } from "./objects/context.ts";
 import type { Absent, Rendered } from "./objects/index.ts";
 
 export const manager = "enodia-operator";
@@ -92,7 +94,7 @@ export class Applier {
 /** The reason why an object that is there cannot be taken; undefined when it is this deployment's. */
 function foreignness({ metadata }: KubeObject, kind: string, owner: Owner): string | undefined {
   const owners = metadata.ownerReferences ?? [];
-  if (owners.some((one) => one.uid === owner.uid)) return undefined;
+  if (owners.some((one) => one.uid === owner.uid) || isOrphan(metadata, owner.name)) return undefined;
   const namesake = owners.some((one) => one.apiVersion === apiVersion && one.kind === "MoEDeployment" && one.name === owner.name);
   if (namesake) return `${kind} ${metadata.name} belongs to a deleted MoEDeployment of this name and is being removed; it is waited for`;
   return `${kind} ${metadata.name} exists and does not belong to this MoEDeployment; delete or rename it, or give the MoEDeployment another name`;

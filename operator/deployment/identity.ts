@@ -1,6 +1,7 @@
 // TLS Secrets of a deployment: its CA, one leaf per worker pod, one for the gateways; and the operator's own leaf in memory.
 // Worker Secrets are owned by their pod, the others by the MoEDeployment. A Secret without that owner is not touched: a deleted
-// namesake's awaits collection, any other is a person's. Never makes a second CA: the API server decides who was first.
+// namesake's awaits collection, any other is a person's. One that a deleted namesake left without an owner is filled anew: anybody
+// may have read or written it since. Never makes a second CA: the API server decides who was first.
 
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -8,7 +9,7 @@ import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf
 import { authorityIsGood, createAuthority, issueLeaf, type KeyPairPem, type LeafNames, leafIsGood } from "../tls/authority.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
-import { names, objectLabels, ownerOf } from "./objects/context.ts";
+import { isOrphan, names, objectLabels, ownerOf } from "./objects/context.ts";
 import { type Identity, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
@@ -60,12 +61,14 @@ export class Identities {
     const { uid, name, namespace } = deployment.metadata;
     const ref = { namespace, name: names.ca(name) };
     const live = await this.#kube.get(resources.secrets, ref);
-    if (live) return readAuthority(live, uid, this.#now());
+    const orphan = live && isOrphan(live.metadata, name);
+    if (live && !orphan) return readAuthority(live, uid, this.#now());
     const made = await createAuthority(`${name}.${namespace}.enodia`, this.#now());
     const owner = ownerOf(deployment as MoEDeployment);
     const secret = secretObject(ref, { "ca.crt": made.cert, "ca.key": made.key }, objectLabels(name, "tls"), owner);
-    // AlreadyExists: another writer was first, and the next try reads theirs.
-    await this.#kube.create(resources.secrets, secret, { manager });
+    // AlreadyExists or Conflict: another writer was first, and the next try reads theirs.
+    if (live) await this.#kube.patch(resources.secrets, ref, takenOver(live, secret), { manager });
+    else await this.#kube.create(resources.secrets, secret, { manager });
     return made;
   }
 
@@ -118,8 +121,9 @@ export class Identities {
     this.#checked.set(key, { owner: owner.uid, ca: ca.cert, until: now.getTime() + recheckMs });
     try {
       const live = this.#informers.get("secrets", ref) ?? (await this.#kube.get(resources.secrets, ref));
-      if (live) refuseForeign(live, owner.uid);
-      const have = live && readPair(live, "tls.crt", "tls.key");
+      const orphan = live && isOrphan(live.metadata, name);
+      if (live && !orphan) refuseForeign(live, owner.uid);
+      const have = live && !orphan && readPair(live, "tls.crt", "tls.key");
       if (have && (await leafIsGood(ca, have.cert, leaf, now))) return;
       const made = await issueLeaf(ca, leaf, now);
       const data = { "tls.crt": made.cert, "tls.key": made.key, "ca.crt": ca.cert };
@@ -156,6 +160,11 @@ function secretError(code: string, message: string): AppError {
 function secretObject(ref: Ref, data: Record<string, string>, labels: Record<string, string>, owner: OwnerReference): KubeObject {
   const encoded = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, Buffer.from(value).toString("base64")]));
   return { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels, ownerReferences: [owner] }, type: "Opaque", data: encoded };
+}
+
+/** The patch that gives an orphan an owner and other data, unless somebody has changed it meanwhile. */
+function takenOver({ metadata: { resourceVersion = "" } }: KubeObject, { metadata, data }: KubeObject): object {
+  return { metadata: { resourceVersion, ownerReferences: metadata.ownerReferences }, data };
 }
 
 function readPair(secret: KubeObject, certKey: string, keyKey: string): KeyPairPem | undefined {

@@ -9,6 +9,7 @@ import type { Applier } from "./apply.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
+import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
 import { nextStep } from "./core/pod-actions.ts";
 import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
@@ -18,6 +19,7 @@ import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
 import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
+import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
@@ -87,7 +89,8 @@ export class Reconciler {
   /** Goes on to pods and status whatever becomes of the spec: what is refused or fails in it must not stop the healing. */
   async #converge(read: ReadDeployment): Promise<Outcome> {
     const { deployment } = read;
-    const inForce = await this.#spec.run(read, () => this.#pods(deployment));
+    const wait = gatewaysWait(findOrphans(this.#deps, deployment), this.#pods(deployment), deployment.spec);
+    const inForce = await this.#spec.run(read, () => this.#pods(deployment), wait);
     return this.#proceed(inForce, await this.#snapshot(deployment, inForce));
   }
 
@@ -104,11 +107,13 @@ export class Reconciler {
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
-    const failures = [undone, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
+    const unmade = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
+    const unmakable = uncreated || unmade.map(({ message }) => message).join("; ");
+    const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, unmakable));
+    const failures = [undone, cleared.failure, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
-    const unmade = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const status = nextStatus({
       snapshot,
       target,
@@ -119,7 +124,7 @@ export class Reconciler {
       failures: step.failures,
       failure: failure?.message ?? "",
       unjudged: inForce.failure?.message ?? "",
-      uncreated: uncreated || unmade.map(({ message }) => message).join("; "),
+      uncreated: unmakable,
     });
     const heldMs = await deps.status.write(deployment, status);
     const deadline = status.expertParallel?.operation?.deadline;
@@ -157,10 +162,9 @@ export class Reconciler {
     const { informers, overlay, rebalance, now } = this.#deps;
     const { uid } = deployment.metadata;
     const at = now().getTime();
-    const owns = (pod: KubeObject) =>
-      pod.metadata.labels?.[labels.component] === "worker" && (pod.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false);
+    const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
     const nodes = nodeHealth(informers.list("nodes"));
-    const observed = overlay.merge(informers.list("pods", owns), owns).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
+    const observed = overlay.merge(informers.list("pods", ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
@@ -168,17 +172,15 @@ export class Reconciler {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
-    const gateway = gatewayFacts(
-      informers.get("deployments", { namespace, name: names.gateway(name) }),
-      this.#gatewayPods(deployment),
-      now().getTime(),
-    );
+    const found = informers.get("deployments", { namespace, name: names.gateway(name) });
+    const gateway = gatewayFacts(found && owns(found, uid) ? found : undefined, this.#gatewayPods(deployment), now().getTime());
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
     const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
     const snapshot: Snapshot = {
       now: now(),
       deployment,
       pods,
+      orphans: findOrphans(this.#deps, deployment),
       gateway,
       templateHash: template.hash,
       refusals,
@@ -195,7 +197,8 @@ export class Reconciler {
       (pod) =>
         pod.metadata.namespace === metadata.namespace &&
         pod.metadata.labels?.[labels.deployment] === metadata.name &&
-        pod.metadata.labels[labels.component] === "gateway",
+        pod.metadata.labels[labels.component] === "gateway" &&
+        !isOfOther(pod, metadata.uid),
     );
   }
 
@@ -236,3 +239,5 @@ export class Reconciler {
     this.#deps.applier.forget(uid);
   }
 }
+
+const owns = ({ metadata }: KubeObject, uid: string): boolean => metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false;

@@ -16,6 +16,8 @@
 // - The pass fails for another reason (a webhook that is away, a conflict): as refused, but SpecAccepted is Unknown and the pass is
 //   repeated with back-off.
 // - The user repairs the field: the dry run says yes. A spec that is back to what was in force changes no pod; another one rolls.
+// - The gateways still serve with the ranks of a deleted deployment of this name (core/orphans.ts): the spec is accepted without them,
+//   and their Deployment is applied in the pass in which they need not wait any more.
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
 import { AppError } from "../../crds/common.ts";
@@ -88,31 +90,39 @@ export class SpecPass {
     this.#deps = deps;
   }
 
-  /** `pods` is asked for the pods as they are at that moment. Throws nothing that belongs into the status. */
-  async run({ deployment, unreadable }: ReadDeployment, pods: () => readonly PodFacts[]): Promise<InForce> {
+  /**
+   * `pods` is asked for the pods as they are at that moment; `gatewaysWait` leaves the gateways as they are. Throws nothing that
+   * belongs into the status.
+   */
+  async run({ deployment, unreadable }: ReadDeployment, pods: () => readonly PodFacts[], gatewaysWait = false): Promise<InForce> {
     const { settings, applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
     const context: RenderContext = { deployment, settings };
     const failures: AppError[] = [];
     const accepted = store.latest(metadata.uid);
     const wanted = workerTemplate(context);
-    const uncertified = await attempt(failures, () => this.#certifyGateway(deployment), []);
+    const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
     const unsupported = [...unreadable, ...wanted.refusals, ...gatewayTemplate(context).refusals];
-    const applied = await applier.apply(objectsOf(context, accepted, unsupported.length > 0), metadata);
+    const rendered = objectsOf(context, accepted, unsupported.length > 0);
+    const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
+    const applied = await applier.apply(
+      rendered.filter((one) => !wait(one)),
+      metadata,
+    );
     if (applied.failure) failures.push(applied.failure);
     await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const refusals = [...uncertified, ...unsupported, ...applied.refusals];
     const good = () => refusals.length === 0 && failures.length === 0;
     // Asked whatever else is refused, so that one look at the status shows all faults.
     const askable = failures.length === 0 && unreadable.length === 0 && wanted.refusals.length === 0 && !spec.suspend;
-    if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods()), [])));
+    if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods(), gatewaysWait), [])));
     const kept = good() && !spec.suspend && (await attempt(failures, () => this.#keep(deployment, wanted), false));
     if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);
     const template = kept ? wanted : accepted?.template;
     if (refusals.length > 0) refusals.push(note(refusals[0]?.reason ?? "", accepted));
     return {
       template: template ?? wanted,
-      successor: await this.#successor(context, { template, kept }, pods()),
+      successor: await this.#successor(context, { template, kept, gatewaysWait }, pods()),
       refusals,
       failure: failures[0],
     };
@@ -131,13 +141,13 @@ export class SpecPass {
   /** Whether a pod of the template in force can take the place of one that serves. */
   async #successor(
     context: RenderContext,
-    { template, kept }: { template: WorkerTemplate | undefined; kept: boolean },
+    { template, kept, gatewaysWait }: { template: WorkerTemplate | undefined; kept: boolean; gatewaysWait: boolean },
     pods: readonly PodFacts[],
   ): Promise<Successor> {
     if (!template) return "None";
     if (kept || context.deployment.spec.suspend) return "Accepted";
     const failures: AppError[] = [];
-    const refusals = await attempt(failures, () => this.#judge(context, template, pods), []);
+    const refusals = await attempt(failures, () => this.#judge(context, template, pods, gatewaysWait), []);
     return refusals.length === 0 && failures.length === 0 ? "Accepted" : "Refused";
   }
 
@@ -152,11 +162,11 @@ export class SpecPass {
     }
   }
 
-  /** The API server's word on a template, unless every pod that is there was made of it. */
-  async #judge(context: RenderContext, template: WorkerTemplate, pods: readonly PodFacts[]): Promise<Refusal[]> {
+  /** The API server's word on a template, unless every pod that is there was made of it. `crowded`: others are there, and will go. */
+  async #judge(context: RenderContext, template: WorkerTemplate, pods: readonly PodFacts[], crowded: boolean): Promise<Refusal[]> {
     const present = living(pods);
     if (present.length > 0 && present.every((pod) => pod.templateHash === template.hash)) return [];
-    const problem = await this.#dryRun(context, template, present.length > 0);
+    const problem = await this.#dryRun(context, template, crowded || present.length > 0);
     return problem === undefined ? [] : [podRefusal(problem)];
   }
 

@@ -67,11 +67,19 @@ test("a Secret that cannot be read is named, and made anew; one of somebody else
   kube.mutate(resources.secrets, ref, (one) => Object.assign(one, { data: { keys: Buffer.from("nonsense").toString("base64") } }));
   await until("it is seen", async () => /telemetry keys: not JSON/.test(found().problem ?? ""));
   assert.equal((await ensure()).keys?.length, 1);
-  kube.mutate(resources.secrets, ref, (one) => Object.assign(one.metadata, { ownerReferences: [] }));
+  kube.mutate(resources.secrets, ref, (one) =>
+    Object.assign(one.metadata, { ownerReferences: [{ ...one.metadata.ownerReferences[0], uid: "other" }] }),
+  );
   await until("it is seen", async () => /another owner or none; delete or rename it/.test(found().problem ?? ""));
   const before = await kube.get(resources.secrets, ref);
   await secrets.ensure(deployment());
   assert.deepEqual(await kube.get(resources.secrets, ref), before);
+  kube.mutate(resources.secrets, ref, (one) => Object.assign(one.metadata, { ownerReferences: [] }));
+  const known = decodeTelemetryKeys(Buffer.from((before as any).data.keys, "base64").toString());
+  await ensure(); // when the cache has heard of it
+  const { keys = [] } = await ensure();
+  assert.equal(keys.length, 1);
+  assert.notDeepEqual(keys, known, "an orphan's key may be known to anybody");
   await stop();
 });
 

@@ -1,6 +1,7 @@
 // The telemetry Secret of a deployment, which its workers mount: the keys that sign load messages, made and rotated here, and a copy of
 // the credentials of the NATS server, so that workers mount no Secret whose type nobody has looked at. One without our owner is not
-// touched, and one of ours that cannot be read is made anew. Pods serve without it, and nothing that they report is believed.
+// touched, and one of ours that cannot be read, or that a deleted namesake left, is made anew. Pods serve without it, and nothing that
+// they report is believed.
 import { randomBytes } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -20,7 +21,7 @@ import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
 import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
-import { objectLabels, ownerOf } from "./objects/context.ts";
+import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";
 
 /** Credentials are read again after this: they are no Secret of ours, so nobody tells us of a change. */
@@ -62,12 +63,14 @@ export class TelemetrySecrets {
     // A look at the cache alone could make a second key for one that was just written.
     const live = await this.#kube.get(resources.secrets, ref);
     if (live && this.#standing(deployment, live, credentials)) return;
-    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(live, credentials)), { manager });
+    // The keys of an orphan may be known to anybody.
+    const ours = live && isOwned(live, deployment.metadata.uid) ? live : undefined;
+    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(ours, credentials)), { manager });
   }
 
   /** True when nothing is to be written: it is as wanted, or not ours to write. */
   #standing({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
-    if (!isOwned(live, metadata.uid)) return true;
+    if (!isOwned(live, metadata.uid)) return !isOrphan(live.metadata, metadata.name);
     const have = entriesOf(live);
     const wanted = this.#wanted(live, credentials);
     return [telemetrySecretEntries.keys, ...natsEntries].every((entry) => have[entry] === wanted[entry]);

@@ -110,6 +110,7 @@ export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
     now,
     deployment: deployment(),
     pods: [],
+    orphans: { workers: [], gateways: 0 },
     gateway: { ready: 1, message: "", uncreated: "" },
     templateHash: "new",
     refusals: [],

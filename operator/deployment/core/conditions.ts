@@ -1,5 +1,6 @@
 // The conditions of a MoEDeployment from a snapshot, each an ordered chain of checks: the first that speaks wins. Pure.
 import type { MoEDeploymentConditionType, Operation, PodFailure } from "../../../crds/moe-deployment-status.ts";
+import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
@@ -102,6 +103,8 @@ function progressing(findings: Findings): Verdict {
   if (blocked) return no(blocked.reason, blocked.message);
   if (pendingReplicas !== undefined)
     return yes("Settling", `replicas ${pendingReplicas} is acted on once it stood still for ${snapshot.deployment.spec.elasticity.settle}`);
+  const left = orphansLeft(snapshot);
+  if (!operation && left !== "") return yes("TakingOver", left);
   if (!operation) return no("Converged", "nothing is to be done");
   if (snapshot.now.getTime() > Date.parse(operation.deadline)) {
     return no(

@@ -28,10 +28,17 @@ export interface GatewayFacts {
   readonly uncreated: string;
 }
 
+/** The pods that a deleted MoEDeployment of the same name left. */
+export interface Orphans {
+  readonly workers: readonly PodFacts[];
+  readonly gateways: number;
+}
+
 export interface Snapshot {
   readonly now: Date;
   readonly deployment: MoEDeployment;
   readonly pods: readonly PodFacts[];
+  readonly orphans: Orphans;
   readonly gateway: GatewayFacts;
   /** The hash of the template in force: of the worker pod as it would be made now. */
   readonly templateHash: string;

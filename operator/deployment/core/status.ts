@@ -5,6 +5,7 @@ import { type MoEDeploymentStatus, moeDeploymentConditions, type Operation, type
 import { parseDuration } from "../../../crds/quantity.ts";
 import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
+import { orphansLeft } from "./orphans.ts";
 import type { Action, Blocked } from "./pod-actions.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { Target } from "./target.ts";
@@ -145,5 +146,7 @@ function describe({ snapshot, target }: StatusInput): string {
   const waits = pods
     .filter((pod) => pod.leaving)
     .map((pod) => `rank ${pod.rank} leaves: ${snapshot.view?.drains.find((drain) => drain.podUid === pod.uid)?.phase ?? "marked"}`);
-  return [`${servingPods(snapshot).length} of ${target.ranks} ranks serve`, ...waits.slice(0, 8)].join("; ");
+  const left = orphansLeft(snapshot);
+  const parts = [`${servingPods(snapshot).length} of ${target.ranks} ranks serve`, ...waits.slice(0, 8), ...(left === "" ? [] : [left])];
+  return parts.join("; ");
 }

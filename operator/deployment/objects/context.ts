@@ -41,6 +41,15 @@ export function objectLabels(name: string, component: Component): Record<string,
   };
 }
 
+/**
+ * True of what a deleted deployment of that name left: `kubectl delete --cascade=orphan` takes the owner references off. Our labels
+ * alone prove it, since what a person or another controller makes does not say that this operator manages it.
+ */
+export function isOrphan({ labels: have, ownerReferences }: ObjectMeta, name: string): boolean {
+  const { [labels.component]: _, ...ours } = objectLabels(name, "shared");
+  return (ownerReferences ?? []).length === 0 && Object.entries(ours).every(([label, value]) => have?.[label] === value);
+}
+
 /** Selectors use deployment and component only. */
 export function selectorLabels(name: string, component: Component): Record<string, string> {
   return { [labels.deployment]: name, [labels.component]: component };

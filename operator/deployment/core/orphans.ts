@@ -1,0 +1,49 @@
+// What becomes of the pods that a deleted MoEDeployment of the same name left (`kubectl delete --cascade=orphan`). They cannot join the
+// new deployment, whose uid is in every message and certificate, but they serve: by the same Service, with the old gateways and the
+// last plan. So the new ranks start beside them; the gateway Deployment is taken over once these serve, and its own roll ends the old
+// gateways without a gap; with the last of them the old ranks have nobody left to serve, and go. Where there is no room for both, old
+// ranks give way one at a time, and the rest loads their experts on demand. Pure.
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { Action } from "./pod-actions.ts";
+import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
+
+/** As many pods are named in a message. */
+const namedMax = 16;
+
+/** True while old ranks answer requests. */
+const serve = ({ workers, gateways }: Orphans): boolean => gateways > 0 && workers.some((pod) => pod.ready && !pod.terminating);
+
+/** True while the gateways are left to the old ranks, since the new ones do not serve yet. */
+export function gatewaysWait(orphans: Orphans, pods: readonly PodFacts[], { suspend, replicas }: MoEDeploymentSpec): boolean {
+  return serve(orphans) && !suspend && replicas > 0 && !(pods.length > 0 && pods.every((pod) => pod.ready));
+}
+
+/** `uncreated`: the reason why a rank cannot be made; empty when it can. */
+export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: number, uncreated: string): Action[] {
+  const there = orphans.workers.filter((pod) => !pod.terminating);
+  if (!serve(orphans)) return there.map((pod) => removal(pod, "it serves nobody"));
+  if (ranks === 0) return there.map((pod) => removal(pod, "no ranks are wanted"));
+  const unplaced = [...pods.map(({ problem }) => problem), gateway.message].find((text) => text.includes("Unschedulable"));
+  const refused = [uncreated, gateway.uncreated].find((text) => text.includes("exceeded quota"));
+  const roomless = unplaced ?? refused;
+  const going = orphans.workers.some((pod) => pod.terminating);
+  const next = there.sort((a, b) => Number(a.ready) - Number(b.ready) || b.rank - a.rank)[0];
+  return roomless === undefined || going || !next ? [] : [removal(next, `there is no room for both: ${roomless}`)];
+}
+
+function removal(pod: PodFacts, why: string): Action {
+  return { type: "delete", pod, force: false, reason: "OrphanRemoved", why: `a deleted MoEDeployment left it; ${why}` };
+}
+
+/** What is there of them, with the command that ends the wait; empty when nothing is. */
+export function orphansLeft({ orphans, deployment }: Pick<Snapshot, "orphans" | "deployment">): string {
+  const { workers, gateways } = orphans;
+  if (workers.length === 0) return "";
+  const left = `${count(workers.length, "worker pod")} and ${count(gateways, "gateway pod")} of a deleted MoEDeployment of this name`;
+  if (!serve(orphans)) return `${left} are being removed`;
+  const names = workers.slice(0, namedMax).map(({ name }) => name);
+  const command = `kubectl -n ${deployment.metadata.namespace} delete pods ${names.join(" ")}`;
+  return `${left} serve until this one's gateways have taken over; to end that now: ${command}`;
+}
+
+const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? "" : "s"}`;

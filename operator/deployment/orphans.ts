@@ -1,0 +1,48 @@
+// The pods of a deleted MoEDeployment of the same name, as the cache shows them. What becomes of them is core/orphans.ts.
+import { labels } from "../../crds/common.ts";
+import type { MoEDeployment } from "../../crds/moe-deployment.ts";
+import { workerProcess } from "../../crds/process.ts";
+import type { KubeObject } from "../kube/kube.ts";
+import type { Orphans, PodFacts } from "./core/snapshot.ts";
+import type { Informers } from "./informers.ts";
+import { isOrphan } from "./objects/context.ts";
+import { nodeHealth, podFacts } from "./observe.ts";
+
+interface Sources {
+  readonly informers: Pick<Informers, "list">;
+  readonly now: () => Date;
+}
+
+interface PodEnv {
+  readonly containers?: readonly { readonly env?: readonly { readonly name: string; readonly value?: string }[] }[];
+}
+
+/** The uid of the deployment that a pod of ours was made for; undefined for a pod that does not say. */
+function worldOf({ spec }: KubeObject): string | undefined {
+  const env = (spec as PodEnv | undefined)?.containers?.flatMap((container) => container.env ?? []);
+  return env?.find(({ name }) => name === workerProcess.deploymentUid.variable)?.value;
+}
+
+/** True of a pod that was made for another deployment than this one. */
+export function isOfOther(pod: KubeObject, uid: string): boolean {
+  const world = worldOf(pod);
+  return world !== undefined && world !== uid;
+}
+
+export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeployment): Orphans {
+  const { namespace, name, uid } = metadata;
+  const isOld = (pod: KubeObject) =>
+    pod.metadata.namespace === namespace && pod.metadata.labels?.[labels.deployment] === name && isOfOther(pod, uid);
+  const old = informers.list("pods", isOld);
+  if (old.length === 0) return { workers: [], gateways: 0 };
+  const of = (component: string) => old.filter((pod) => pod.metadata.labels?.[labels.component] === component);
+  const nodes = nodeHealth(informers.list("nodes"));
+  const workers = of("worker").filter((pod) => isOrphan(pod.metadata, name));
+  return {
+    workers: workers.flatMap((pod): PodFacts[] => {
+      const facts = podFacts(pod, nodes, now().getTime());
+      return facts ? [{ ...facts, lost: facts.silent }] : [];
+    }),
+    gateways: of("gateway").length,
+  };
+}
