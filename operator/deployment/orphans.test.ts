@@ -134,7 +134,7 @@ test("old ranks that serve nobody go at once, by whoever leads then", { timeout:
 test("pods and objects of somebody else are not touched, whatever some of their labels say", { timeout: 30_000 }, async () => {
   const { kube, operator, stop } = await serving();
   await orphan({ kube, operator });
-  const labels = { ...objectLabels("moe", "worker"), "enodia.dev/rank": "7" };
+  const labels: Record<string, string> = { ...objectLabels("moe", "worker"), "enodia.dev/rank": "7" };
   const { "app.kubernetes.io/managed-by": _, ...unmanaged } = labels;
   const controller = { apiVersion: "batch/v1", kind: "Job", name: "job", uid: "job", controller: true };
   const { spec } = pods(kube)[0];

@@ -3,7 +3,7 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { run } from "./exec.ts";
-import { type ClusterNames, clusterDomain, kubernetesServiceAddress, type NodeNames } from "./names.ts";
+import { type ClusterNames, clusterDomain, type NodeNames } from "./names.ts";
 
 const days = "3650";
 
@@ -86,7 +86,7 @@ export async function makeClusterCertificates(cluster: ClusterNames): Promise<vo
   writeFileSync(pkiFile(cluster, "openssl.cnf"), opensslConfig);
   await Promise.all([makeAuthority(cluster, "ca"), makeAuthority(cluster, "front-proxy-ca")]);
   const apiNames = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", `kubernetes.default.svc.${clusterDomain}`, "localhost"];
-  const apiAddresses = ["127.0.0.1", kubernetesServiceAddress, cluster.hostAddress];
+  const apiAddresses = ["127.0.0.1", cluster.kubernetesServiceAddress, cluster.hostAddress];
   const identities: Identity[] = [
     {
       file: "apiserver",

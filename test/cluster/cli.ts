@@ -39,6 +39,7 @@ Usage: npm run cluster -- <command> [arguments] [options]        with npm run -s
   cut-link <node>          take the node off the network, its processes run on
   heal-link <node>         put it back
 
+This machine reaches pods and Services at their own addresses (kubectl get services shows them).
 Options: --name <cluster> (default ${defaultName}), --nodes <count> (up, default ${defaultNodes}), --json (status), --swiftshader (images), --help
 Environment: ENODIA_CACHE (programs; default ~/.cache/enodia), ENODIA_STATE (clusters; default /var/lib/enodia-clusters)`;
 

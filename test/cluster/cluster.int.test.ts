@@ -180,6 +180,21 @@ describe("a local cluster", { skip: reason }, () => {
     for (const node of cluster.nodes) assert.equal((await ask(`${node.address}:${port}`, "/")).pod, "two");
   });
 
+  test("the host reaches a service at its own address, also when the node on its way is cut off", async () => {
+    const { clusterIP } = (await getJson("service", "service-two")).spec;
+    assert.equal((await ask(`${clusterIP}:80`, "/")).pod, "two");
+    await cutLink(name, `${name}-1`);
+    try {
+      await waitFor("the other way", { timeoutMs: 30_000, everyMs: 300 }, async () =>
+        (await ask(`${clusterIP}:80`, "/").catch(() => undefined))?.pod === "two" ? true : undefined,
+      );
+    } finally {
+      await healLink(name, `${name}-1`);
+    }
+    await waitReady(`${name}-1`, (ready) => ready === "True");
+    await waitFor("pod one to answer", { timeoutMs: 20_000 }, () => askPod("one", "/").catch(() => undefined));
+  });
+
   test("a host folder is shared through a claim", async () => {
     assert.deepEqual(await askPod("one", "/read?file=/data/greeting"), { text: "from the host" });
     await askPod("two", "/write?file=/data/answer&text=pod");

@@ -22,7 +22,17 @@ import {
   nodesMax,
   pickSlot,
 } from "./names.ts";
-import { addFirewall, hostRoutes, makeBridge, neededFirewall, overlapsAny, removePodLinks, setLink, wireNode } from "./network.ts";
+import {
+  addFirewall,
+  hostRoutes,
+  makeBridge,
+  neededFirewall,
+  overlapsAny,
+  removePodLinks,
+  routeServices,
+  setLink,
+  wireNode,
+} from "./network.ts";
 import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitForRuntime } from "./node.ts";
 import { ensureHostPackages } from "./packages.ts";
 import { isAlive, logTail } from "./processes.ts";
@@ -112,7 +122,7 @@ async function chooseSlot(name: string): Promise<number> {
   const used = new Set(clusterStates().map((state) => state.slot));
   return pickSlot(name, (slot) => {
     const names = clusterNames(name, slot, stateRoot());
-    return used.has(slot) || overlapsAny([names.subnet, names.podCidr], routes);
+    return used.has(slot) || overlapsAny([names.subnet, names.podCidr, names.serviceCidr], routes);
   });
 }
 
@@ -154,6 +164,13 @@ async function bootNode(work: Work, node: NodeState): Promise<NodeNames> {
   await waitForRuntime(context, init, work.signal);
   await importImage(context, init, await ensurePauseImage(work.binaries));
   return names;
+}
+
+/** Services are reached through the first node that is on the network. */
+async function routeToServices(state: ClusterState): Promise<void> {
+  const cluster = namesOf(state);
+  const way = state.nodes.find(({ power, link }) => power === "on" && link === "up");
+  await routeServices(cluster, way && nodeNames(cluster, way.index));
 }
 
 interface NodeStatus {
@@ -203,6 +220,7 @@ async function build(work: Work): Promise<void> {
   });
   const results = await Promise.allSettled([ready, ...nodes]);
   for (const result of results) if (result.status === "rejected") throw result.reason;
+  await routeToServices(state);
 }
 
 /**
@@ -351,6 +369,7 @@ export async function addNode(name: string, log: Log = quiet): Promise<ClusterNo
     const names = await bootNode(work, node);
     await importAll(work, node, names);
     await waitNodeReady(work, names, since);
+    await routeToServices(state);
     return { name: names.name, address: names.address, zone: names.zone };
   });
 }
@@ -362,6 +381,7 @@ export async function killNode(name: string, node: string): Promise<void> {
     await setLink(found.names, "down");
     found.node.power = "off";
     writeState(state);
+    await routeToServices(state);
     await killNodeProcesses(found.names, found.node.processes);
     found.node.processes = [];
     writeState(state);
@@ -380,6 +400,7 @@ export async function startNode(name: string, node: string): Promise<void> {
     await bootNode(work, found.node);
     await importAll(work, found.node, found.names);
     await waitNodeReady(work, found.names, since);
+    await routeToServices(state);
   });
 }
 
@@ -391,6 +412,7 @@ async function switchLink(name: string, node: string, link: "up" | "cut"): Promi
     await setLink(found.names, link === "up" ? "up" : "down");
     found.node.link = link;
     writeState(state);
+    await routeToServices(state);
   });
 }
 

@@ -8,7 +8,7 @@ import type { Binaries } from "./binaries.ts";
 import { componentKubeconfig, pkiFile } from "./certs.ts";
 import { makeCgroup } from "./cgroups.ts";
 import { run, waitFor } from "./exec.ts";
-import { ClusterError, type ClusterNames, clusterDomain, serviceCidr } from "./names.ts";
+import { ClusterError, type ClusterNames, clusterDomain } from "./names.ts";
 import { logTail, startProcess } from "./processes.ts";
 import type { ProcessRecord } from "./state.ts";
 import { flags, type Program, supervisorScript } from "./supervisor.ts";
@@ -30,7 +30,7 @@ function apiServer(cluster: ClusterNames, binaries: Binaries): Program {
         "bind-address": cluster.hostAddress,
         "advertise-address": cluster.hostAddress,
         "secure-port": 6443,
-        "service-cluster-ip-range": serviceCidr,
+        "service-cluster-ip-range": cluster.serviceCidr,
         "authorization-mode": "Node,RBAC",
         "enable-admission-plugins": "NodeRestriction",
         "allow-privileged": true,
@@ -96,7 +96,7 @@ function controllers(cluster: ClusterNames, binaries: Binaries): Program[] {
     "root-ca-file": pkiFile(cluster, "ca.crt"),
     "cluster-signing-cert-file": pkiFile(cluster, "ca.crt"),
     "cluster-signing-key-file": pkiFile(cluster, "ca.key"),
-    "service-cluster-ip-range": serviceCidr,
+    "service-cluster-ip-range": cluster.serviceCidr,
     // Pod ranges follow from the node's index (names.ts), so that routes can be laid before the node registers.
     "allocate-node-cidrs": false,
     "node-monitor-period": nodeTimes.monitorPeriod,

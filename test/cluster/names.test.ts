@@ -1,6 +1,7 @@
 // Names, addresses and ranges of local clusters.
 
 import assert from "node:assert/strict";
+import { SocketAddress } from "node:net";
 import { describe, test } from "node:test";
 import fc from "fast-check";
 import {
@@ -47,8 +48,11 @@ describe("cluster names", () => {
         fc.pre(left !== right);
         const a = clusterNames("a", left, "/state");
         const b = clusterNames("b", right, "/state");
-        for (const x of [a.subnet, a.podCidr]) for (const y of [b.subnet, b.podCidr]) assert.ok(!cidrsOverlap(x, y), `${x} ${y}`);
-        assert.ok(!cidrsOverlap(a.subnet, a.podCidr));
+        const ranges = ({ subnet, podCidr, serviceCidr }: typeof a) => [subnet, podCidr, serviceCidr];
+        for (const x of ranges(a)) for (const y of ranges(b)) assert.ok(!cidrsOverlap(x, y), `${x} ${y}`);
+        assert.ok(!cidrsOverlap(a.subnet, a.podCidr) && !cidrsOverlap(a.serviceCidr, a.subnet) && !cidrsOverlap(a.serviceCidr, a.podCidr));
+        assert.ok(cidrsOverlap(a.kubernetesServiceAddress, a.serviceCidr));
+        assert.doesNotThrow(() => new SocketAddress({ address: a.kubernetesServiceAddress }));
       }),
     );
   });

@@ -6,11 +6,10 @@ import { createHash } from "node:crypto";
 export const nameLengthMax = 20;
 /** Node addresses are .10 and up in a /24. */
 export const nodesMax = 100;
-/** Slots 0..239: 10.250.<slot>.0/24 for the bridge, one /17 below 10.128.0.0/9 for pods; 10.248.0.0 and up stays free of pods. */
+/** Slots 0..239: 10.250.<slot>.0/24 for the bridge, one /22 from 10.251.0.0 on for Services, one /17 below 10.128.0.0/9 for pods, of
+ *  which 10.248.0.0 and up stays free. */
 export const slotsCount = 240;
 
-export const serviceCidr = "10.96.0.0/16";
-export const kubernetesServiceAddress = "10.96.0.1";
 export const clusterDomain = "cluster.local";
 
 export interface NodeNames {
@@ -39,6 +38,10 @@ export interface ClusterNames {
   /** etcd listens here: only the host reaches it, pods do not. */
   readonly loopback: string;
   readonly podCidr: string;
+  /** Each cluster's own, since the host has a route to it. */
+  readonly serviceCidr: string;
+  /** The first address of it, as the API server takes it. */
+  readonly kubernetesServiceAddress: string;
   readonly cgroup: string;
   readonly kubeconfig: string;
   readonly server: string;
@@ -80,6 +83,7 @@ export function pickSlot(name: string, taken: (slot: number) => boolean): number
 export function clusterNames(name: string, slot: number, stateRoot: string): ClusterNames {
   checkName(name);
   const hostAddress = `10.250.${slot}.1`;
+  const services = `10.${251 + (slot >> 6)}.${(slot & 63) * 4}`;
   const folder = `${stateRoot}/${name}`;
   return {
     name,
@@ -90,6 +94,8 @@ export function clusterNames(name: string, slot: number, stateRoot: string): Clu
     hostAddress,
     loopback: `127.250.${slot}.1`,
     podCidr: `10.${128 + (slot >> 1)}.${(slot & 1) * 128}.0/17`,
+    serviceCidr: `${services}.0/22`,
+    kubernetesServiceAddress: `${services}.1`,
     cgroup: `enodia-${name}`,
     kubeconfig: `${folder}/kubeconfig`,
     server: `https://${hostAddress}:6443`,

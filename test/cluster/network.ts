@@ -74,6 +74,15 @@ export function wireNode(cluster: ClusterNames, node: NodeNames, nodes: readonly
   return wired;
 }
 
+/**
+ * Lays the host's route to Services through a node, whose kube-proxy takes it from there; without a node there is none. It goes with the
+ * bridge.
+ */
+export async function routeServices(cluster: ClusterNames, node: NodeNames | undefined): Promise<void> {
+  if (node) await ip("route", "replace", cluster.serviceCidr, "via", node.address, "dev", cluster.bridge);
+  else await ipMaybe("route", "del", cluster.serviceCidr, "dev", cluster.bridge);
+}
+
 export async function setLink(node: NodeNames, state: "up" | "down"): Promise<void> {
   await ip("link", "set", node.hostLink, state);
 }

@@ -8,10 +8,12 @@ import { isRunning } from "../cluster/processes.ts";
 import { terminalLog } from "../cluster/terminal-log.ts";
 import { hasSmolMoe } from "../harness/models.ts";
 import { unlessAborted } from "../harness/process.ts";
+import { kubectlOf } from "../harness/product.ts";
 import { exitCode, timeRows } from "./aims.ts";
-import { type Demo, steps } from "./steps.ts";
+import { nextLines } from "./next.ts";
+import { type Demo, name as model, steps } from "./steps.ts";
 import { ensureClusterTools } from "./tools.ts";
-import { bold, dim, heading, print, type Result, red, summary } from "./view.ts";
+import { dim, heading, print, type Result, red, summary } from "./view.ts";
 
 const usage = `usage: npm run demo -- [options]
 
@@ -148,22 +150,14 @@ async function main(): Promise<number> {
   const { readySeconds, balancedSeconds } = demo;
   results.push(...timeRows({ totalSeconds: (Date.now() - startedAt) / 1000, readySeconds, balancedSeconds, machine }));
   summary(results);
-  if (keep && demo.cluster) printNext(demo, foreign ? undefined : flags.name);
+  if (keep && demo.cluster) {
+    const { namespace, url, cluster } = demo;
+    const { flags: own } = kubectlOf(cluster, namespace);
+    for (const line of nextLines({ namespace, model, url, local: cluster.local?.name, kubectlFlags: own })) print(line);
+  }
   // Work that a step left behind may still wait for something.
   if (signal.aborted) process.exit(interruptedCode);
   return complete ? exitCode(results) : 1;
-}
-
-/** Prints what to try on the cluster that is left running. `name` is that of a local cluster; undefined for the user's own. */
-function printNext(demo: Demo, name: string | undefined): void {
-  print(`\n${bold("Left running.")} Try:`);
-  if (name !== undefined) print(`  eval "$(npm run -s cluster -- env --name ${name})"    # KUBECONFIG; kubectl and helm on PATH`);
-  if (demo.url) print(`  export ENDPOINT=${demo.url}`);
-  print(`  npm run -s enodia -- status -n ${demo.namespace}`);
-  if (demo.url) print(`  npm run -s enodia -- chat --url ${demo.url} "Why is the sky blue?"`);
-  print(`  kubectl -n ${demo.namespace} get moed,eplace,pods`);
-  print(`  kubectl -n ${demo.namespace} scale moed/smol-moe --replicas=2`);
-  if (name !== undefined) print(`  npm run cluster -- down --name ${name}`);
 }
 
 process.exitCode = await main().catch((error: unknown) => {

@@ -7,12 +7,12 @@ import { modelsFolder, provideSmolMoe } from "../harness/models.ts";
 import { type Answer, ask } from "../harness/openai.ts";
 import { sleep, until } from "../harness/process.ts";
 import {
-  gatewayAddress,
   installChart,
   type Log,
   provideImages,
   provideNamespace,
   root,
+  serviceAddress,
   type Target,
   waitReady,
   workerPods,
@@ -43,7 +43,7 @@ interface Step {
   run(demo: Demo): Promise<string>;
 }
 
-const name = "smol-moe";
+export const name = "smol-moe";
 /** Nothing on any machine takes this long: it did not happen. How long it should take is in aims.ts. */
 const stepGiveUpMs = 600_000;
 const balancedPercent = 115;
@@ -84,7 +84,7 @@ async function applySample(demo: Demo): Promise<string> {
   await waitReady(kubectl, name, stepGiveUpMs);
   const seconds = (performance.now() - started) / 1000;
   demo.readySeconds = seconds;
-  const address = await gatewayAddress(target, kubectl, name);
+  const address = await serviceAddress(target, kubectl, { name, namespace: demo.namespace });
   demo.closers.push(address.close);
   demo.url = address.url;
   print(await kubectl.run(["get", "moed,eplace,pods", "-o", "wide"]));

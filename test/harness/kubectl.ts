@@ -1,4 +1,4 @@
-// kubectl as a user has it: apply, get, patch, port-forward. The tests use what a platform engineer would type.
+// kubectl as a user has it: apply, get, patch, proxy. The tests use what a platform engineer would type.
 import { spawn } from "node:child_process";
 import { exec, execOk, stop, until } from "./process.ts";
 
@@ -74,11 +74,9 @@ export class Kubectl {
     }
   }
 
-  /** `kubectl port-forward` to a pod or service on a free local port; restarted by the caller when its pod goes. */
-  async forward(target: string, port: number): Promise<Forward> {
-    const child = spawn(this.binary, [...this.flags, "port-forward", "--address", "127.0.0.1", target, `:${port}`], {
-      stdio: ["ignore", "pipe", "pipe"],
-    });
+  /** `kubectl proxy` to the API server, on a free local port. Through it a Service is reached as such, whatever becomes of its pods. */
+  async proxy(): Promise<Forward> {
+    const child = spawn(this.binary, [...this.flags, "proxy", "--port=0"], { stdio: ["ignore", "pipe", "pipe"] });
     let out = "";
     child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
       out += chunk;
@@ -88,7 +86,7 @@ export class Kubectl {
     });
     try {
       const local = await until(
-        `port-forward to ${target}`,
+        "kubectl proxy",
         () => {
           if (child.exitCode !== null) throw new Error(out.trim());
           return /127\.0\.0\.1:(\d+)/.exec(out)?.[1];

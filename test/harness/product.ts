@@ -15,6 +15,14 @@ export const imageFolder = (): string => join(cacheRoot(), "images");
 export const systemNamespace = "enodia-system";
 const readyTimeoutMs = 120_000;
 
+/** What a MoEDeployment takes that names no port. */
+const servicePort = 8000;
+
+interface ServiceRef {
+  readonly name: string;
+  readonly namespace: string;
+}
+
 export type Log = (line: string) => void;
 
 /** A cluster to work on: ours, or the user's with images that it can pull. */
@@ -147,9 +155,26 @@ export function workerPods(kubectl: Kubectl, name: string): Promise<readonly Kub
   return kubectl.list("pods", `enodia.dev/deployment=${name},enodia.dev/component=worker`);
 }
 
-/** An address of the gateway from this machine: the pod's own where it can be reached (local cluster), else a port-forward. */
-export async function gatewayAddress(target: Target, kubectl: Kubectl, name: string, port = 8000): Promise<Forward> {
-  if (!target.local) return kubectl.forward(`service/${name}`, port);
+/**
+ * The address of the Service from this machine, good for as long as there is the Service: its own on a local cluster, to which this
+ * machine has a route, else through the API server.
+ */
+export async function serviceAddress(target: Target, kubectl: Kubectl, { name, namespace }: ServiceRef): Promise<Forward> {
+  if (target.local) {
+    const { clusterIP } = (await kubectl.get("service", name)).spec;
+    return { url: `http://${clusterIP}:${servicePort}`, close: () => Promise.resolve() };
+  }
+  const { url, close } = await kubectl.proxy();
+  return { url: `${url}${servicePath({ name, namespace })}`, close };
+}
+
+/** The path of the Service in the API server; `kubectl proxy` opens it to programs of this machine. */
+export function servicePath({ name, namespace }: ServiceRef): string {
+  return `/api/v1/namespaces/${namespace}/services/${name}:${servicePort}/proxy`;
+}
+
+/** The address of one ready gateway pod of a local cluster, for tests that break nodes on the way to a Service. */
+export async function gatewayAddress(target: Target, kubectl: Kubectl, name: string): Promise<{ readonly url: string }> {
   const ip = await until(
     "a running gateway pod",
     async () => {
@@ -161,5 +186,5 @@ export async function gatewayAddress(target: Target, kubectl: Kubectl, name: str
     },
     { timeoutMs: 30_000, signal: target.signal },
   );
-  return { url: `http://${ip}:8000`, close: () => Promise.resolve() };
+  return { url: `http://${ip}:8000` };
 }

@@ -7,7 +7,7 @@ import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
 
 const old = (rank: number, more: Partial<PodFacts> = {}): PodFacts => pod(rank, { name: `old-${rank}`, uid: `old-${rank}`, ...more });
 const orphans = (workers: readonly PodFacts[], gateways = 1): Orphans => ({ workers, gateways });
-const waiting = pod(1, { ready: false, problem: "Unschedulable: 0/3 nodes are available" });
+const waiting = pod(1, { ready: false, problem: "Unschedulable: 0/3 nodes are available: 3 Insufficient cpu." });
 const quota = 'pods "moe-1" is forbidden: exceeded quota: pods';
 
 interface Case {
@@ -39,6 +39,10 @@ const cases: Readonly<Record<string, Case>> = {
   "and a gateway": {
     world: { orphans: orphans([old(0)]), gateway: { ready: 1, message: quota, uncreated: quota } },
     want: ["old-0"],
+  },
+  "a pod that fits nowhere at any time takes nobody's place": {
+    world: { orphans: orphans([old(0)]), pods: [pod(0, { ready: false, problem: "Unschedulable: 3 node(s) didn't match selector" })] },
+    want: [],
   },
   "a pod that cannot start for another reason takes nobody's place": {
     world: { orphans: orphans([old(0)]), pods: [pod(0, { ready: false, problem: "ImagePullBackOff: no such image" })] },

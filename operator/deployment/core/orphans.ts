@@ -9,6 +9,8 @@ import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
 
 /** As many pods are named in a message. */
 const namedMax = 16;
+/** What the scheduler says where there is too little of something, and not where a pod could go nowhere at any time. */
+const crowded = /\bInsufficient |\bToo many pods/;
 
 /** True while old ranks answer requests. */
 const serve = ({ workers, gateways }: Orphans): boolean => gateways > 0 && workers.some((pod) => pod.ready && !pod.terminating);
@@ -23,7 +25,7 @@ export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: numb
   const there = orphans.workers.filter((pod) => !pod.terminating);
   if (!serve(orphans)) return there.map((pod) => removal(pod, "it serves nobody"));
   if (ranks === 0) return there.map((pod) => removal(pod, "no ranks are wanted"));
-  const unplaced = [...pods.map(({ problem }) => problem), gateway.message].find((text) => text.includes("Unschedulable"));
+  const unplaced = [...pods.map(({ problem }) => problem), gateway.message].find((text) => crowded.test(text));
   const refused = [uncreated, gateway.uncreated].find((text) => text.includes("exceeded quota"));
   const roomless = unplaced ?? refused;
   const going = orphans.workers.some((pod) => pod.terminating);
