@@ -60,7 +60,15 @@ test("what a deleted deployment of the same name left is waited for", async () =
   assert.deepEqual(await applying.apply(rendered, owner), fine);
 });
 
+/** The deployment itself, of which an adoption makes sure. */
+async function standing(more: object = {}): Promise<void> {
+  const object = { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { ...at } };
+  await kube.create(resources.moeDeployments, object, { manager: "user" });
+  kube.mutate(resources.moeDeployments, at, (one) => Object.assign(one.metadata, { uid: owner.uid }, more));
+}
+
 test("what it left without an owner is taken over where our labels say that it is ours", async () => {
+  await standing();
   const orphan = (labels: Record<string, string>) => ({ ...service(), metadata: { ...at, labels } });
   const { "app.kubernetes.io/managed-by": _, ...unmanaged } = objectLabels("moe", "gateway");
   for (const labels of [objectLabels("other", "gateway"), unmanaged]) {
@@ -72,6 +80,14 @@ test("what it left without an owner is taken over where our labels say that it i
   assert.deepEqual(await applier().apply(rendered, owner), fine);
   assert.deepEqual((await there()).metadata.ownerReferences, [ours]);
   assert.equal((await there()).metadata.uid, metadata.uid);
+});
+
+test("a deployment that is being deleted takes nothing back that the garbage collector has orphaned", async () => {
+  await standing({ deletionTimestamp: "2026-03-01T00:00:00Z", finalizers: ["orphan"] });
+  const orphan = { ...service(), metadata: { ...at, labels: objectLabels("moe", "gateway") } };
+  await kube.create(resources.services, orphan, { manager: "user" });
+  assert.equal((await applier().apply(rendered, owner)).refusals.length, 1);
+  assert.equal((await there()).metadata.ownerReferences, undefined);
 });
 
 test("our own object is applied though the cache does not show it, and left alone once it is as wanted", async () => {

@@ -6,9 +6,9 @@ import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, type Resource, refOf } from "../kube/kube.ts";
+import { mayAdopt } from "./adoption.ts";
 import { objectRefusal } from "./core/refusal-text.ts";
 import type { Refusal } from "./core/snapshot.ts";
-import { isOrphan } from "./objects/context.ts";
 import type { Absent, Rendered } from "./objects/index.ts";
 
 export const manager = "enodia-operator";
@@ -60,9 +60,16 @@ export class Applier {
     for (const { resource, name } of objects) {
       const ref = { namespace: owner.namespace, name };
       const live = this.#live(resource, ref);
-      if (!live || foreignness(live, resource.kind, owner) !== undefined) continue;
+      if (!live || (await this.#foreignness(live, resource.kind, owner)) !== undefined) continue;
       await this.#kube.delete(resource, ref, { uid: live.metadata.uid ?? "" });
     }
+  }
+
+  /** The reason why an object that is there cannot be taken; undefined when it can be. */
+  async #foreignness(live: KubeObject, kind: string, { name, uid }: Owner): Promise<string | undefined> {
+    const foreign = foreignness(live, kind, { name, uid });
+    const adopter = { namespace: live.metadata.namespace ?? "", name, uid };
+    return foreign !== undefined && (await mayAdopt(this.#kube, live, adopter)) ? undefined : foreign;
   }
 
   forget(uid: string): void {
@@ -78,7 +85,7 @@ export class Applier {
     // The cache may be behind our own write, never behind somebody else's for long.
     if (last.get(key)?.hash === hash && cached?.metadata.resourceVersion === last.get(key)?.version) return undefined;
     const live = cached ?? (await this.#kube.get(resource, refOf(object)));
-    const foreign = live ? foreignness(live, object.kind, owner) : undefined;
+    const foreign = live ? await this.#foreignness(live, object.kind, owner) : undefined;
     if (foreign !== undefined) return foreign;
     try {
       const applied = await this.#kube.apply(resource, object, { manager });
@@ -91,10 +98,10 @@ export class Applier {
   }
 }
 
-/** The reason why an object that is there cannot be taken; undefined when it is this deployment's. */
+/** The reason why an object that is there is not this deployment's; undefined when it is. */
 function foreignness({ metadata }: KubeObject, kind: string, owner: Owner): string | undefined {
   const owners = metadata.ownerReferences ?? [];
-  if (owners.some((one) => one.uid === owner.uid) || isOrphan(metadata, owner.name)) return undefined;
+  if (owners.some((one) => one.uid === owner.uid)) return undefined;
   const namesake = owners.some((one) => one.apiVersion === apiVersion && one.kind === "MoEDeployment" && one.name === owner.name);
   if (namesake) return `${kind} ${metadata.name} belongs to a deleted MoEDeployment of this name and is being removed; it is waited for`;
   return `${kind} ${metadata.name} exists and does not belong to this MoEDeployment; delete or rename it, or give the MoEDeployment another name`;

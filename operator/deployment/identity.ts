@@ -7,9 +7,10 @@ import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
 import { authorityIsGood, createAuthority, issueLeaf, type KeyPairPem, type LeafNames, leafIsGood } from "../tls/authority.ts";
+import { mayAdopt } from "./adoption.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
-import { isOrphan, names, objectLabels, ownerOf } from "./objects/context.ts";
+import { names, objectLabels, ownerOf } from "./objects/context.ts";
 import { type Identity, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
@@ -61,8 +62,7 @@ export class Identities {
     const { uid, name, namespace } = deployment.metadata;
     const ref = { namespace, name: names.ca(name) };
     const live = await this.#kube.get(resources.secrets, ref);
-    const orphan = live && isOrphan(live.metadata, name);
-    if (live && !orphan) return readAuthority(live, uid, this.#now());
+    if (live && !(await mayAdopt(this.#kube, live, { namespace, name, uid }))) return readAuthority(live, uid, this.#now());
     const made = await createAuthority(`${name}.${namespace}.enodia`, this.#now());
     const owner = ownerOf(deployment as MoEDeployment);
     const secret = secretObject(ref, { "ca.crt": made.cert, "ca.key": made.key }, objectLabels(name, "tls"), owner);
@@ -121,7 +121,7 @@ export class Identities {
     this.#checked.set(key, { owner: owner.uid, ca: ca.cert, until: now.getTime() + recheckMs });
     try {
       const live = this.#informers.get("secrets", ref) ?? (await this.#kube.get(resources.secrets, ref));
-      const orphan = live && isOrphan(live.metadata, name);
+      const orphan = live && (await mayAdopt(this.#kube, live, deployment.metadata));
       if (live && !orphan) refuseForeign(live, owner.uid);
       const have = live && !orphan && readPair(live, "tls.crt", "tls.key");
       if (have && (await leafIsGood(ca, have.cert, leaf, now))) return;

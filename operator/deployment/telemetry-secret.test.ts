@@ -74,6 +74,8 @@ test("a Secret that cannot be read is named, and made anew; one of somebody else
   const before = await kube.get(resources.secrets, ref);
   await secrets.ensure(deployment());
   assert.deepEqual(await kube.get(resources.secrets, ref), before);
+  await kube.create(resources.moeDeployments, { apiVersion: "enodia.dev/v1alpha1", kind: "MoEDeployment", metadata: { ...moe } }, user);
+  kube.mutate(resources.moeDeployments, moe, (one) => Object.assign(one.metadata, { uid: "uid-moe" }));
   kube.mutate(resources.secrets, ref, (one) => Object.assign(one.metadata, { ownerReferences: [] }));
   const known = decodeTelemetryKeys(Buffer.from((before as any).data.keys, "base64").toString());
   await ensure(); // when the cache has heard of it

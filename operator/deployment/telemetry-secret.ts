@@ -18,6 +18,7 @@ import {
 } from "../../crds/telemetry-keys.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
+import { mayAdopt } from "./adoption.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
 import { credentialProblems, type NatsCredentials, type NatsEntries } from "./nats-credentials.ts";
@@ -59,18 +60,19 @@ export class TelemetrySecrets {
     const ref = refOf(deployment);
     const credentials = await this.#credentials(deployment);
     const cached = this.#informers.get("secrets", ref);
-    if (cached && this.#standing(deployment, cached, credentials)) return;
+    if (cached && !isOrphan(cached.metadata, deployment.metadata.name) && this.#standing(deployment, cached, credentials)) return;
     // A look at the cache alone could make a second key for one that was just written.
     const live = await this.#kube.get(resources.secrets, ref);
-    if (live && this.#standing(deployment, live, credentials)) return;
+    const adopted = live !== undefined && (await mayAdopt(this.#kube, live, deployment.metadata));
+    if (live && !adopted && this.#standing(deployment, live, credentials)) return;
     // The keys of an orphan may be known to anybody.
-    const ours = live && isOwned(live, deployment.metadata.uid) ? live : undefined;
-    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(ours, credentials)), { manager });
+    const known = adopted ? undefined : live;
+    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(known, credentials)), { manager });
   }
 
   /** True when nothing is to be written: it is as wanted, or not ours to write. */
   #standing({ metadata }: MoEDeployment, live: KubeObject, credentials: NatsEntries): boolean {
-    if (!isOwned(live, metadata.uid)) return !isOrphan(live.metadata, metadata.name);
+    if (!isOwned(live, metadata.uid)) return true;
     const have = entriesOf(live);
     const wanted = this.#wanted(live, credentials);
     return [telemetrySecretEntries.keys, ...natsEntries].every((entry) => have[entry] === wanted[entry]);

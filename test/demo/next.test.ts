@@ -19,7 +19,7 @@ test("on a local cluster the endpoint is the Service's own address, and a curl l
 test("on somebody's own cluster it is the Service through the API server, after the proxy that opens it", () => {
   const lines = nextLines({ ...left, local: undefined, url: "http://127.0.0.1:40123/gone/with/the/demo" });
   assert.equal(endpoint(lines), "http://127.0.0.1:8001/api/v1/namespaces/demo/services/smol-moe:8000/proxy");
-  const proxy = lines.findIndex((line) => line === "  kubectl --context kind-a --namespace demo proxy --port=8001 &");
+  const proxy = lines.indexOf("  kubectl --context kind-a --namespace demo proxy --port=8001 &");
   assert.ok(proxy > 0 && proxy < lines.findIndex((line) => line.includes("ENDPOINT=")));
   assert.doesNotMatch(lines.join("\n"), /40123|down --name/);
 });

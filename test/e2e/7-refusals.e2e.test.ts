@@ -3,8 +3,8 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
 import { ask } from "../harness/openai.ts";
-import { until } from "../harness/process.ts";
-import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
+import { sleep, until } from "../harness/process.ts";
+import { kubectlOf, serviceAddress, systemNamespace, type Target, waitReady, workerPods } from "../harness/product.ts";
 import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
@@ -184,6 +184,67 @@ for (const [what, { spec, says, repair }] of Object.entries(badFields)) {
     assert.deepEqual((await workerPods(moe.kubectl, "strict")).map((pod) => pod.metadata.uid).sort(), uids, "its repair changes no pod");
   });
 }
+
+/** Everything that a deployment owns. ReplicaSets keep former pod templates, as those of every Deployment do. */
+const ownedKinds = [
+  "pods,services,secrets,serviceaccounts,configmaps,deployments,poddisruptionbudgets,networkpolicies",
+  "controllerrevisions,expertplacements",
+].join();
+/** Nobody may wait longer for an answer than for a short one on a machine that runs two deployments. */
+const unansweredMsMax = 15_000;
+
+test("what an orphaning delete leaves answers until a deployment of the same name has taken over, and nothing of it stays", async () => {
+  const { kubectl, name, namespace } = moe;
+  const request = { model: name, prompt: "What is the capital of France?", maxTokens: 8 };
+  const service = await serviceAddress(target, kubectl, { name, namespace });
+  const { text } = await ask({ url: service.url, ...request });
+  const [old, { clusterIP }] = [(await kubectl.get("moed", name)).metadata.uid ?? "", (await kubectl.get("service", name)).spec];
+  const errors: string[] = [];
+  const texts = new Set<string>();
+  let longestMs = 0;
+  let asking = true;
+  const clients = (async () => {
+    for (let last = Date.now(); asking; ) {
+      const answer = await ask({ url: service.url, ...request }).catch((error: unknown) => void errors.push(String(error)));
+      longestMs = Math.max(longestMs, Date.now() - last);
+      if (answer) {
+        last = Date.now();
+        texts.add(answer.text);
+      } else await sleep(200);
+    }
+  })();
+  try {
+    await kubectl.run(["delete", "moed", name, "--cascade=orphan"]);
+    await sleep(3_000);
+    assert.equal((await workerPods(kubectl, name)).length, 2, "they serve on without a MoEDeployment");
+    await kubectl.apply(smolMoe(name, { replicas: 2 }));
+    await until(
+      "the pods of the old uid to be gone",
+      async () => {
+        const left = JSON.stringify(await kubectl.list("pods", `enodia.dev/deployment=${name}`));
+        return left.includes(old) ? undefined : true;
+      },
+      { timeoutMs: 240_000, everyMs: 500 },
+    );
+    await waitReady(kubectl, name, 60_000);
+  } finally {
+    asking = false;
+    await clients;
+  }
+  process.stderr.write(`# longest wait for an answer ${longestMs} ms, ${errors.length} requests failed: ${errors[0] ?? ""}\n`);
+  assert.ok(longestMs <= unansweredMsMax, `${longestMs} ms without an answer: ${errors.join("; ")}`);
+  assert.deepEqual([...texts], [text]);
+  const moed = await kubectl.get("moed", name);
+  assert.notEqual(moed.metadata.uid, old);
+  assert.equal((await kubectl.get("service", name)).spec.clusterIP, clusterIP);
+  const left = await kubectl.list(ownedKinds, `enodia.dev/deployment=${name}`);
+  for (const object of left)
+    assert.ok(!JSON.stringify(object).includes(old), `${object.kind} ${object.metadata.name}: ${JSON.stringify(object)}`);
+  assert.equal(left.filter(({ kind }) => kind === "ControllerRevision").length, 1);
+  assert.equal((await workerPods(kubectl, name)).length, 2);
+  url = await moe.url();
+  assert.equal((await ask({ url: service.url, ...request })).text, text);
+});
 
 test("after all that the deployment still answers", async () => {
   const answer = await ask({ url, model: "strict", prompt: "What is the capital of France?", maxTokens: 8 });

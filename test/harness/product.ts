@@ -160,12 +160,22 @@ export function workerPods(kubectl: Kubectl, name: string): Promise<readonly Kub
  * machine has a route, else through the API server.
  */
 export async function serviceAddress(target: Target, kubectl: Kubectl, { name, namespace }: ServiceRef): Promise<Forward> {
-  if (target.local) {
-    const { clusterIP } = (await kubectl.get("service", name)).spec;
-    return { url: `http://${clusterIP}:${servicePort}`, close: () => Promise.resolve() };
+  const address = target.local ? await ownAddress(kubectl, name) : await kubectl.proxy();
+  const url = target.local ? address.url : `${address.url}${servicePath({ name, namespace })}`;
+  try {
+    // A gateway is Ready a moment before the proxies of the nodes know it.
+    const answers = async () => ((await fetch(`${url}/v1/models`).catch(() => undefined))?.ok ? true : undefined);
+    await until(`Service ${name} to answer at ${url}`, answers, { timeoutMs: 30_000, signal: target.signal });
+  } catch (error) {
+    await address.close();
+    throw error;
   }
-  const { url, close } = await kubectl.proxy();
-  return { url: `${url}${servicePath({ name, namespace })}`, close };
+  return { url, close: address.close };
+}
+
+async function ownAddress(kubectl: Kubectl, name: string): Promise<Forward> {
+  const { clusterIP } = (await kubectl.get("service", name)).spec;
+  return { url: `http://${clusterIP}:${servicePort}`, close: () => Promise.resolve() };
 }
 
 /** The path of the Service in the API server; `kubectl proxy` opens it to programs of this machine. */
