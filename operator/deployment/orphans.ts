@@ -1,4 +1,4 @@
-// The pods of a deleted MoEDeployment of the same name, as the cache shows them. What becomes of them is core/orphans.ts.
+// The pods of a deleted MoEDeployment of the same name, as the cache shows them. Their fate is core/orphans.ts.
 import { labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { workerProcess } from "../../crds/process.ts";

@@ -9,7 +9,6 @@ import { makeClusterCertificates } from "./certs.ts";
 import { favour, makeCgroup } from "./cgroups.ts";
 import { startControlPlane, waitForControlPlane } from "./control-plane.ts";
 import { type Log, run, waitFor } from "./exec.ts";
-import { buildImage } from "./image.ts";
 import { withLock } from "./lock.ts";
 import {
   ClusterError,
@@ -22,20 +21,12 @@ import {
   nodesMax,
   pickSlot,
 } from "./names.ts";
-import {
-  addFirewall,
-  hostRoutes,
-  makeBridge,
-  neededFirewall,
-  overlapsAny,
-  removePodLinks,
-  routeServices,
-  setLink,
-  wireNode,
-} from "./network.ts";
-import { importImage, killNodeProcesses, pauseImage, startNodeProcesses, waitForRuntime } from "./node.ts";
+import { addFirewall, hostRoutes, makeBridge, neededFirewall, overlapsAny, removePodLinks, setLink, wireNode } from "./network.ts";
+import { importImage, killNodeProcesses, startNodeProcesses, waitForRuntime } from "./node.ts";
 import { ensureHostPackages } from "./packages.ts";
+import { ensurePauseImage } from "./pause-image.ts";
 import { isAlive, logTail } from "./processes.ts";
+import { routeToServices } from "./service-route.ts";
 import { type ClusterState, clusterStates, emptyState, type NodeState, namesOf, readState, stateRoot, writeState } from "./state.ts";
 import { clearCluster, hostBefore, prepareHost, refuseForeign } from "./teardown.ts";
 
@@ -126,19 +117,6 @@ async function chooseSlot(name: string): Promise<number> {
   });
 }
 
-async function ensurePauseImage(binaries: Binaries): Promise<string> {
-  const out = join(binaries.pause, "..", "pause.tar");
-  if (!existsSync(out)) {
-    await buildImage({
-      ref: pauseImage,
-      layers: [{ files: [{ path: "/pause", source: binaries.pause, mode: 0o755 }] }],
-      config: { entrypoint: ["/pause"], user: "65535:65535" },
-      out,
-    });
-  }
-  return out;
-}
-
 interface Work {
   readonly state: ClusterState;
   readonly cluster: ClusterNames;
@@ -164,13 +142,6 @@ async function bootNode(work: Work, node: NodeState): Promise<NodeNames> {
   await waitForRuntime(context, init, work.signal);
   await importImage(context, init, await ensurePauseImage(work.binaries));
   return names;
-}
-
-/** Services are reached through the first node that is on the network. */
-async function routeToServices(state: ClusterState): Promise<void> {
-  const cluster = namesOf(state);
-  const way = state.nodes.find(({ power, link }) => power === "on" && link === "up");
-  await routeServices(cluster, way && nodeNames(cluster, way.index));
 }
 
 interface NodeStatus {

@@ -1,4 +1,4 @@
-// What to try on the cluster that `npm run demo -- --keep` leaves running. The endpoint is the Service, which stays the same when the
+// Things to try on the cluster that `npm run demo -- --keep` leaves running. The endpoint is the Service, which stays the same when the
 // gateways are replaced. Pure; main.ts prints it.
 import { servicePath } from "../harness/product.ts";
 import { bold } from "./view.ts";

@@ -1,4 +1,4 @@
-// What becomes of the pods of a deleted deployment of the same name, case by case.
+// The fate of the pods of a deleted deployment of the same name, case by case.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, pod, snapshot } from "../../../test/builders/deployment.ts";

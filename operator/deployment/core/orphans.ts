@@ -1,4 +1,4 @@
-// What becomes of the pods that a deleted MoEDeployment of the same name left (`kubectl delete --cascade=orphan`). They cannot join the
+// The fate of the pods that a deleted MoEDeployment of the same name left (`kubectl delete --cascade=orphan`). They cannot join the
 // new deployment, whose uid is in every message and certificate, but they serve: by the same Service, with the old gateways and the
 // last plan. So the new ranks start beside them; the gateway Deployment is taken over once these serve, and its own roll ends the old
 // gateways without a gap; with the last of them the old ranks have nobody left to serve, and go. Where there is no room for both, old
