@@ -1,4 +1,4 @@
-// The objects that `kubectl delete --cascade=orphan` leaves, and a deployment of the same name after it: the objects are taken over, the old pods
+// The objects that `kubectl delete --cascade=orphan` leaves, and a deployment of the same name after it: they are taken over, the old pods
 // serve until the new ones do, and nothing of the old uid stays.
 import assert from "node:assert/strict";
 import { test } from "node:test";
