@@ -29,7 +29,10 @@ async function main(): Promise<void> {
   const log = createLog({ level: config.logLevel, name: "operator", fields: { replica: config.identity } });
   const metrics = createMetrics({ process: "operator", version: packageJson.version });
   const kube = createKube(createTransport(loadKubeConfig(config.kubeconfig, config.context)));
-  const informers = new Informers(config.watchNamespaces, { kube, onError: (err) => log.warn({ err }, "watch failed, starting again") });
+  const informers = new Informers(config.watchNamespaces, config.namespace, {
+    kube,
+    onError: (err) => log.warn({ err }, "watch failed, starting again"),
+  });
   const health = createHealth({ informers: "not synced" });
   const server = await serveHealth({ health, metrics, probePort: config.probePort, metricsPort: config.metricsPort, log });
   informers.start();
@@ -96,6 +99,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: 
     events,
     claims,
     settings: config,
+    onError: (err) => log.warn({ err }, "CAs of deployments that are gone could not be swept, trying again"),
     observe: (result, seconds, error, key) => {
       metrics.add("enodia_operator_reconciles_total", 1, { controller, result });
       metrics.observe("enodia_operator_reconcile_duration_seconds", seconds, { controller });

@@ -68,6 +68,13 @@ export const operatorRules: readonly Rule[] = [
     verbs: ["get", "create", "update"],
     why: "leader election",
   },
+  {
+    scope: "release",
+    apiGroups: [""],
+    resources: ["secrets"],
+    verbs: [...read, "create", "update", "delete"],
+    why: "the CA of each deployment, whose key nobody beside its pods is to reach",
+  },
 ];
 
 export const rulesOf = (scope: Scope): Rule[] => operatorRules.filter((rule) => rule.scope === scope);

@@ -64,7 +64,7 @@ async function crashAt(n: number): Promise<number> {
   });
   assert.equal(new Set(ranks(kube)).size, 2);
   assert.deepEqual(life.problems, []);
-  assert.equal(kube.all(resources.secrets).filter((secret) => secret.metadata.name === "moe-ca").length, 1);
+  assert.equal(kube.all(resources.secrets).filter((secret) => secret.metadata.name.startsWith("enodia-ca.")).length, 1);
   life.stop();
   await operator.stop();
   return writes;

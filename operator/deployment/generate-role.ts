@@ -53,8 +53,8 @@ ${rules("cluster")}{{- if not .Values.watchNamespaces }}
   {{- include "enodia.watchedRules" . }}
 {{- end }}
 ${binding(fullname, undefined)}---
-${head("Role", `${fullname}-leader`, ".Release.Namespace")}rules:
-${rules("release")}${binding(`${fullname}-leader`, ".Release.Namespace")}{{- range .Values.watchNamespaces | uniq }}
+${head("Role", `${fullname}-own`, ".Release.Namespace")}rules:
+${rules("release")}${binding(`${fullname}-own`, ".Release.Namespace")}{{- range .Values.watchNamespaces | uniq }}
 ---
 ${head("Role", fullname, ".")}rules:
   {{- include "enodia.watchedRules" $ }}

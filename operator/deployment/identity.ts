@@ -1,22 +1,20 @@
-// TLS Secrets of a deployment: its CA, one leaf per worker pod, one for the gateways; and the operator's own leaf in memory.
-// Worker Secrets are owned by their pod, the others by the MoEDeployment. A Secret without that owner is not touched: a deleted
-// namesake's awaits collection, any other is a person's. One that a deleted namesake left without an owner is filled anew: anybody
-// may have read or written it since. Never makes a second CA: the API server decides who was first.
+// TLS Secrets of a deployment: one leaf per worker pod, one for the gateways; and the operator's own leaf in memory. All are signed by
+// the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their pod, the
+// gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is a
+// person's.
 
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
-import { authorityIsGood, createAuthority, issueLeaf, type KeyPairPem, type LeafNames, leafIsGood } from "../tls/authority.ts";
-import { mayAdopt } from "./adoption.ts";
+import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "../tls/authority.ts";
 import { manager } from "./apply.ts";
+import { type Authorities, type Authority, encoded, pairIn, secretError, subjectOf, textOf } from "./authorities.ts";
 import type { Informers } from "./informers.ts";
 import { names, objectLabels, ownerOf } from "./objects/context.ts";
 import { type Identity, workerServerName } from "./ports.ts";
 
 /** A leaf that was found good is not checked again for this long. */
 const recheckMs = 3600_000;
-/** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
-const secretRetryMs = 10_000;
 
 /** Codes of what is wrong with a Secret that has a certificate's name. */
 export const secretProblems: readonly string[] = ["AuthorityUnusable", "SecretForeign"];
@@ -27,49 +25,24 @@ export interface PodIdentity {
   readonly rank: number;
 }
 
+export interface IdentitiesOptions {
+  readonly kube: Kube;
+  readonly informers: Pick<Informers, "get">;
+  readonly authorities: Authorities;
+  readonly now: () => Date;
+}
+
 export class Identities {
-  readonly #kube: Kube;
-  readonly #informers: Informers;
-  readonly #now: () => Date;
-  /** Authorities in memory, by the CA Secret's key. */
-  readonly #authorities = new Map<string, { readonly uid: string; readonly pair: Promise<KeyPairPem> }>();
+  readonly #options: IdentitiesOptions;
   /** The operator's own identities, by the deployment's uid. */
   readonly #operator = new Map<string, { readonly identity: Identity; readonly until: number }>();
-  /** Leaves found good for this owner, under this CA, until then; by the leaf Secret's key. */
-  readonly #checked = new Map<string, { readonly owner: string; readonly ca: string; readonly until: number }>();
+  /** Leaves found good for this owner, under these CAs, until then; by the leaf Secret's key. */
+  readonly #checked = new Map<string, { readonly owner: string; readonly bundle: string; readonly until: number }>();
+  /** The uids of deployments with a Secret that had to be brought up to date since their last step of a renewal. */
+  readonly #changed = new Set<string>();
 
-  constructor(kube: Kube, informers: Informers, now: () => Date) {
-    this.#kube = kube;
-    this.#informers = informers;
-    this.#now = now;
-  }
-
-  /** Reads or makes the CA. One look at a time per deployment, so that two callers do not make two. */
-  authority(deployment: Pick<MoEDeployment, "metadata">): Promise<KeyPairPem> {
-    const { uid, name, namespace } = deployment.metadata;
-    const key = keyOf({ namespace, name: names.ca(name) });
-    const known = this.#authorities.get(key);
-    if (known?.uid === uid) return known.pair;
-    const entry = { uid, pair: this.#readOrMake(deployment) };
-    this.#authorities.set(key, entry);
-    entry.pair.catch(() => {
-      if (this.#authorities.get(key) === entry) this.#authorities.delete(key);
-    });
-    return entry.pair;
-  }
-
-  async #readOrMake(deployment: Pick<MoEDeployment, "metadata">): Promise<KeyPairPem> {
-    const { uid, name, namespace } = deployment.metadata;
-    const ref = { namespace, name: names.ca(name) };
-    const live = await this.#kube.get(resources.secrets, ref);
-    if (live && !(await mayAdopt(this.#kube, live, { namespace, name, uid }))) return readAuthority(live, uid, this.#now());
-    const made = await createAuthority(`${name}.${namespace}.enodia`, this.#now());
-    const owner = ownerOf(deployment as MoEDeployment);
-    const secret = secretObject(ref, { "ca.crt": made.cert, "ca.key": made.key }, objectLabels(name, "tls"), owner);
-    // AlreadyExists or Conflict: another writer was first, and the next try reads theirs.
-    if (live) await this.#kube.patch(resources.secrets, ref, takenOver(live, secret), { manager });
-    else await this.#kube.create(resources.secrets, secret, { manager });
-    return made;
+  constructor(options: IdentitiesOptions) {
+    this.#options = options;
   }
 
   async ensureGateway(deployment: MoEDeployment): Promise<void> {
@@ -85,64 +58,84 @@ export class Identities {
     await this.#ensure(deployment, names.podTls(pod.name), leaf, owner);
   }
 
-  /** The operator's own certificate for one deployment; the same object while it and the CA stand. */
+  /** Certifies every pod that is there, then takes the renewal of the CA on. Returns the first error, after everything had its turn. */
+  async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[]): Promise<AppError | undefined> {
+    const { authorities } = this.#options;
+    const { uid } = deployment.metadata;
+    const workers = await Promise.allSettled(pods.map((pod) => this.ensureWorker(deployment, pod)));
+    const [gateway] = await Promise.allSettled([this.ensureGateway(deployment)]); // whose error is the spec pass's to tell
+    const all = [...workers, gateway].every(({ status }) => status === "fulfilled");
+    const certified = { all, changed: this.#changed.delete(uid) };
+    const [renewal] = await Promise.allSettled([authorities.advance(deployment, certified)]);
+    const failed = [...workers, ...(all ? [renewal] : [])].find((result) => result.status === "rejected");
+    return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
+  }
+
+  /** The operator's own certificate for one deployment; the same object while it and the CAs stand. */
   async operator(ref: Ref, uid: string): Promise<Identity> {
-    const ca = await this.authority({ metadata: { ...ref, uid, generation: 0, resourceVersion: "" } });
-    const now = this.#now();
+    const { authorities, now } = this.#options;
+    const { signer, bundle } = await authorities.of({ metadata: { ...ref, uid, generation: 0, resourceVersion: "" } });
+    const at = now();
     const known = this.#operator.get(uid);
-    if (known && known.identity.ca === ca.cert && known.until > now.getTime()) return known.identity;
+    if (known && known.identity.ca === bundle && known.until > at.getTime()) return known.identity;
     const leaf = { dns: [`operator.${ref.name}.${ref.namespace}.enodia`], uri: `spiffe://enodia/${ref.namespace}/${ref.name}/operator` };
-    const identity = { ...(await issueLeaf(ca, leaf, now)), ca: ca.cert };
-    this.#operator.set(uid, { identity, until: now.getTime() + 24 * recheckMs });
+    const identity = { ...(await issueLeaf(signer, leaf, at)), ca: bundle };
+    this.#operator.set(uid, { identity, until: at.getTime() + 24 * recheckMs });
     return identity;
   }
 
   forget(uid: string): void {
-    for (const [key, entry] of this.#authorities) if (entry.uid === uid) this.#authorities.delete(key);
+    this.#options.authorities.forget(uid);
     this.#operator.delete(uid);
+    this.#changed.delete(uid);
   }
 
   /** A Secret of ours was made, deleted or changed by somebody: look again. */
   changed(secret: KubeObject): void {
-    const key = keyOf(refOf(secret));
-    this.#authorities.delete(key);
-    this.#checked.delete(key);
+    const subject = subjectOf(secret);
+    if (subject) this.#options.authorities.forget(subject.uid);
+    this.#checked.delete(keyOf(refOf(secret)));
   }
 
   async #ensure(deployment: MoEDeployment, secretName: string, leaf: LeafNames, owner: OwnerReference): Promise<void> {
-    const { name, namespace } = deployment.metadata;
-    const ref = { namespace, name: secretName };
-    const key = keyOf(ref);
-    const ca = await this.authority(deployment);
-    const now = this.#now();
+    const { authorities, now } = this.#options;
+    const key = keyOf({ namespace: deployment.metadata.namespace, name: secretName });
+    const authority = await authorities.of(deployment);
+    const { bundle } = authority;
+    const at = now().getTime();
     const known = this.#checked.get(key);
-    if (known && known.owner === owner.uid && known.ca === ca.cert && known.until > now.getTime()) return;
+    if (known && known.owner === owner.uid && known.bundle === bundle && known.until > at) return;
     // Noted before the look: a change during it means another one.
-    this.#checked.set(key, { owner: owner.uid, ca: ca.cert, until: now.getTime() + recheckMs });
+    this.#checked.set(key, { owner: owner.uid, bundle, until: at + recheckMs });
     try {
-      const live = this.#informers.get("secrets", ref) ?? (await this.#kube.get(resources.secrets, ref));
-      const orphan = live && (await mayAdopt(this.#kube, live, deployment.metadata));
-      if (live && !orphan) refuseForeign(live, owner.uid);
-      const have = live && !orphan && readPair(live, "tls.crt", "tls.key");
-      if (have && (await leafIsGood(ca, have.cert, leaf, now))) return;
-      const made = await issueLeaf(ca, leaf, now);
-      const data = { "tls.crt": made.cert, "tls.key": made.key, "ca.crt": ca.cert };
-      await this.#kube.apply(resources.secrets, secretObject(ref, data, objectLabels(name, "tls"), owner), { manager });
+      await this.#write(deployment, authority, { secretName, leaf, owner });
     } catch (error) {
       this.#checked.delete(key);
       throw error;
     }
   }
+
+  async #write({ metadata }: MoEDeployment, { signer, bundle }: Authority, { secretName, leaf, owner }: Wanted): Promise<void> {
+    const { kube, informers, now } = this.#options;
+    const ref = { namespace: metadata.namespace, name: secretName };
+    const live = informers.get("secrets", ref) ?? (await kube.get(resources.secrets, ref));
+    if (live) refuseForeign(live, owner.uid);
+    const have = live && pairIn(live, "tls.crt", "tls.key");
+    const good = have !== undefined && (await leafIsGood(signer, have.cert, leaf, now()));
+    const trusts = live !== undefined && textOf(live, "ca.crt") === bundle;
+    if (good && trusts) return;
+    if (live && !(trusts && have && (await isIssuedBy(signer.cert, have.cert)))) this.#changed.add(metadata.uid);
+    const { cert, key } = good ? have : await issueLeaf(signer, leaf, now());
+    const data = encoded({ "tls.crt": cert, "tls.key": key, "ca.crt": bundle });
+    const meta = { ...ref, labels: objectLabels(metadata.name, "tls"), ownerReferences: [owner] };
+    await kube.apply(resources.secrets, { apiVersion: "v1", kind: "Secret", metadata: meta, type: "Opaque", data }, { manager });
+  }
 }
 
-async function readAuthority(secret: KubeObject, uid: string, now: Date): Promise<KeyPairPem> {
-  refuseForeign(secret, uid);
-  const pair = readPair(secret, "ca.crt", "ca.key");
-  if (pair && (await authorityIsGood(pair, now))) return pair;
-  throw secretError(
-    "AuthorityUnusable",
-    `Secret ${secret.metadata.name}: ca.crt and ca.key are no CA that can be used; restore them, or delete the Secret to have all certificates made anew`,
-  );
+interface Wanted {
+  readonly secretName: string;
+  readonly leaf: LeafNames;
+  readonly owner: OwnerReference;
 }
 
 function refuseForeign({ metadata }: KubeObject, uid: string): void {
@@ -151,26 +144,4 @@ function refuseForeign({ metadata }: KubeObject, uid: string): void {
     "SecretForeign",
     `Secret ${metadata.name} has another owner or none; what a deleted MoEDeployment of this name left is waited for, any other has to be deleted or renamed`,
   );
-}
-
-function secretError(code: string, message: string): AppError {
-  return new AppError(message, { code, operation: "reading certificates", retry: { afterMs: secretRetryMs } });
-}
-
-function secretObject(ref: Ref, data: Record<string, string>, labels: Record<string, string>, owner: OwnerReference): KubeObject {
-  const encoded = Object.fromEntries(Object.entries(data).map(([key, value]) => [key, Buffer.from(value).toString("base64")]));
-  return { apiVersion: "v1", kind: "Secret", metadata: { ...ref, labels, ownerReferences: [owner] }, type: "Opaque", data: encoded };
-}
-
-/** The patch that gives an orphan an owner and other data, unless somebody has changed it meanwhile. */
-function takenOver({ metadata: { resourceVersion = "" } }: KubeObject, { metadata, data }: KubeObject): object {
-  return { metadata: { resourceVersion, ownerReferences: metadata.ownerReferences }, data };
-}
-
-function readPair(secret: KubeObject, certKey: string, keyKey: string): KeyPairPem | undefined {
-  const data = secret.data as Record<string, string> | undefined;
-  const cert = data?.[certKey];
-  const key = data?.[keyKey];
-  if (!cert || !key) return undefined;
-  return { cert: Buffer.from(cert, "base64").toString("utf8"), key: Buffer.from(key, "base64").toString("utf8") };
 }

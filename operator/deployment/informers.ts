@@ -3,6 +3,7 @@
 import { labels } from "../../crds/common.ts";
 import { Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
 import { type KubeObject, type Ref, type Resource, resources } from "../kube/kube.ts";
+import { authoritySelector } from "./objects/context.ts";
 
 export type Watched =
   | "moeDeployments"
@@ -10,6 +11,7 @@ export type Watched =
   | "deployments"
   | "services"
   | "secrets"
+  | "authorities"
   | "serviceAccounts"
   | "podDisruptionBudgets"
   | "controllerRevisions"
@@ -17,12 +19,14 @@ export type Watched =
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
-const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string }>> = {
+/** `own`: in the operator's own namespace only. */
+const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: string; own?: true }>> = {
   moeDeployments: { resource: resources.moeDeployments },
   pods: { resource: resources.pods, ...ours },
   deployments: { resource: resources.deployments, ...ours },
   services: { resource: resources.services, ...ours },
   secrets: { resource: resources.secrets, ...ours },
+  authorities: { resource: resources.secrets, labelSelector: authoritySelector, own: true },
   serviceAccounts: { resource: resources.serviceAccounts, ...ours },
   podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },
@@ -35,10 +39,11 @@ export class Informers {
   readonly namespaces: readonly string[];
   readonly #sets = new Map<Watched, Informer[]>();
 
-  constructor(namespaces: readonly string[], deps: InformerDeps) {
+  /** `own` is the operator's namespace, where the CAs of deployments are. */
+  constructor(namespaces: readonly string[], own: string, deps: InformerDeps) {
     this.namespaces = [...new Set(namespaces)];
-    for (const [name, { resource, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
-      const scopes = resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
+    for (const [name, { resource, own: here, ...options }] of Object.entries(watched) as [Watched, (typeof watched)[Watched]][]) {
+      const scopes = here ? [own] : resource.namespaced && namespaces.length > 0 ? this.namespaces : [undefined];
       this.#sets.set(
         name,
         scopes.map((namespace) => new Informer(resource, { ...options, ...(namespace ? { namespace } : {}) }, deps)),
@@ -88,9 +93,9 @@ export class Informers {
     return this.#troubleOf((informer) => informer.follows(namespace));
   }
 
-  /** The trouble that stops everything: with what has no namespace, or with all namespaces where they are watched as one. */
+  /** The trouble that concerns everything: with what has no namespace, with all namespaces where they are watched as one, with CAs. */
   commonTrouble(): string | undefined {
-    return this.#troubleOf((informer) => informer.namespace === undefined);
+    return this.#troubleOf((informer) => informer.namespace === undefined || this.#of("authorities").includes(informer));
   }
 
   #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {
@@ -98,9 +103,14 @@ export class Informers {
     return undefined;
   }
 
-  /** The cached object of any watched resource. */
+  /** True when deployments of this namespace are looked at. */
+  watches(namespace: string): boolean {
+    return this.namespaces.length === 0 || this.namespaces.includes(namespace);
+  }
+
+  /** The cached object of any resource that is watched where deployments are. */
   live(resource: Resource, ref: Ref): KubeObject | undefined {
-    const name = (Object.keys(watched) as Watched[]).find((key) => watched[key].resource === resource);
+    const name = (Object.keys(watched) as Watched[]).find((key) => watched[key].resource === resource && !watched[key].own);
     return name ? this.get(name, ref) : undefined;
   }
 

@@ -7,6 +7,8 @@ import type { EventRecorder } from "../kube/events.ts";
 import { type Kube, type KubeObject, keyOf, type Ref, refOf } from "../kube/kube.ts";
 import { AcceptedSpecs } from "./accepted-specs.ts";
 import { Applier } from "./apply.ts";
+import { Authorities, subjectOf } from "./authorities.ts";
+import { sweepAuthorities, sweepMs } from "./authority-sweep.ts";
 import { Identities } from "./identity.ts";
 import { type Informers, PodOverlay } from "./informers.ts";
 import { NatsCredentials } from "./nats-credentials.ts";
@@ -39,18 +41,29 @@ export interface DeploymentPlaneOptions {
   /** The namespaces that are this install's to work in; all when not given. */
   readonly claims?: NamespaceClaims;
   readonly now?: () => Date;
+  /** Told of CAs that may be of deployments that are gone and could not be looked into; they are looked at again. */
+  readonly onError?: (error: unknown) => void;
   readonly observe?: (result: "ok" | "error" | "requeue", seconds: number, error?: AppError, key?: string) => void;
 }
 
 export function createDeploymentPlane(options: DeploymentPlaneOptions): DeploymentPlane {
   const { kube, informers, events, settings } = options;
   const now = options.now ?? (() => new Date());
-  const identities = new Identities(kube, informers, now);
   const nats = new NatsCredentials(kube, settings.natsCreds);
   const telemetry = new TelemetrySecrets({ kube, informers, nats, now });
   const event: Deployments["event"] = ({ metadata }, type, reason, note) => {
     const { name, namespace, uid } = metadata;
     events.record({ regarding: { apiVersion, kind: "MoEDeployment", namespace, name, uid }, type, reason, note });
+  };
+  const authorities = new Authorities({ kube, informers, namespace: settings.namespace, event, now });
+  const identities = new Identities({ kube, informers, authorities, now });
+  let sweeping: Promise<void> | undefined;
+  const sweep = () => {
+    sweeping ??= sweepAuthorities({ kube, informers })
+      .catch((error) => options.onError?.(error))
+      .finally(() => {
+        sweeping = undefined;
+      });
   };
   let reconciler: Reconciler | undefined;
   let release = (_uid: string): void => {};
@@ -73,11 +86,13 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
   const status = new StatusWriter({ kube, event, live: (ref) => informers.get("moeDeployments", ref), now: () => now().getTime() });
   permission.onChange((key) => controller.queue.add(key));
   const stopWaking = wake({ informers, identities, status }, (ref) => controller.queue.add(keyOf(ref)));
+  const sweeps = setInterval(sweep, sweepMs);
   return {
     controller,
     stop: async () => {
+      clearInterval(sweeps);
       stopWaking();
-      await controller.stop();
+      await Promise.all([controller.stop(), sweeping]);
     },
     deployments: {
       identity: (ref, uid) => identities.operator(ref, uid),
@@ -139,6 +154,11 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
       if (name) add({ namespace: object.metadata.namespace ?? "", name });
     });
   }
+  onChange("authorities", (secret) => {
+    identities.changed(secret);
+    const subject = subjectOf(secret);
+    if (subject) add(subject.ref);
+  });
   const health = new Map<string, string>();
   onChange("nodes", (node, change) => {
     const ready = change === "delete" ? "gone" : readyOf(node);

@@ -136,12 +136,9 @@ export class Reconciler {
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 
-  /** Returns the first error, after every pod had its turn. */
-  async #certify(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<AppError | undefined> {
+  #certify(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<AppError | undefined> {
     const running = living(pods).filter((pod) => !pod.terminating);
-    const results = await Promise.allSettled(running.map((pod) => this.#deps.identities.ensureWorker(deployment, pod)));
-    const failed = results.find((result) => result.status === "rejected");
-    return failed ? AppError.from(failed.reason, "writing certificates") : undefined;
+    return this.#deps.identities.ensureAll(deployment, running);
   }
 
   /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */

@@ -24,11 +24,11 @@ async function granted(...sets: string[]): Promise<Record<string, string[]>> {
   return Object.fromEntries(roles.map((role) => [at(role), role.rules.flatMap((rule: any) => rule.resources)]));
 }
 
-test("without watchNamespaces the operator may work in every namespace, and leads by a lease in its own only", async () => {
+test("without watchNamespaces the operator may work in every namespace, and leads by a lease and keeps CAs in its own only", async () => {
   const roles = await granted();
   assert.deepEqual(Object.keys(roles), ["ClusterRole", "Role sys"]);
   assert.ok(["nodes", "secrets", "pods", "moedeployments"].every((resource) => roles.ClusterRole?.includes(resource)));
-  assert.deepEqual(roles["Role sys"], ["leases"]);
+  assert.deepEqual(roles["Role sys"], ["leases", "secrets"]);
 });
 
 test("with watchNamespaces it reads nodes, and has rights in those namespaces and its own only", async () => {
@@ -37,4 +37,5 @@ test("with watchNamespaces it reads nodes, and has rights in those namespaces an
   assert.deepEqual(Object.keys(roles).sort(), ["ClusterRole", "Role a", "Role b", "Role sys"]);
   assert.ok(["secrets", "pods", "moedeployments"].every((resource) => roles["Role a"]?.includes(resource)));
   assert.deepEqual(roles["Role a"], roles["Role b"]);
+  assert.deepEqual(roles["Role sys"], ["leases", "secrets"]);
 });

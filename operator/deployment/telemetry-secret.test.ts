@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { decodeTelemetryKeys } from "../../crds/telemetry-keys.ts";
-import { deployment } from "../../test/builders/deployment.ts";
+import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import {
   conditionOf,
@@ -25,7 +25,7 @@ const ref = { namespace: "ns", name: "moe-telemetry" };
 const dayMs = 86_400_000;
 
 async function opened(kube = new FakeKube()) {
-  const informers = new Informers([], { kube, random: () => 0 });
+  const informers = new Informers([], settings.namespace, { kube, random: () => 0 });
   informers.start();
   await informers.refresh();
   let now = Date.parse("2026-03-01T00:00:00Z");

@@ -3,7 +3,7 @@ import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
 import { test } from "node:test";
 import tls from "node:tls";
-import { authorityIsGood, createAuthority, issueLeaf, leafIsGood } from "./authority.ts";
+import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, issueLeaf, leafIsGood } from "./authority.ts";
 
 const names = { dns: ["rank-0.moe.ns.enodia"], uri: "spiffe://enodia/ns/moe/moe-0-abcde" };
 const now = new Date();
@@ -15,7 +15,8 @@ test("a leaf names its rank and pod and is signed by the deployment's CA", async
   assert.equal(cert.subjectAltName, "DNS:rank-0.moe.ns.enodia, URI:spiffe://enodia/ns/moe/moe-0-abcde");
   assert.ok(cert.verify(new X509Certificate(ca.cert).publicKey));
   assert.ok(cert.checkIssued(new X509Certificate(ca.cert)));
-  assert.equal(await authorityIsGood(ca, now), true);
+  assert.equal(await isIssuedBy(ca.cert, leaf.cert), true);
+  assert.ok(certificateEndMs(leaf.cert) < certificateEndMs(ca.cert));
 });
 
 test("two ends with leaves of one CA meet over mutual TLS, and a stranger is refused", async () => {
@@ -53,5 +54,15 @@ test("a leaf is renewed when it is old, of other names, of another CA, or garbag
   assert.equal(await leafIsGood(ca, leaf.cert, { ...names, dns: ["rank-1.moe.ns.enodia"] }, now), false);
   assert.equal(await leafIsGood(await createAuthority("other", now), leaf.cert, names, now), false);
   assert.equal(await leafIsGood(ca, "garbage", names, now), false);
-  assert.equal(await authorityIsGood({ cert: leaf.cert, key: "x" }, now), false);
+});
+
+test("a CA is good when its halves belong together, and nobody else's signature is taken for its own", async () => {
+  const [ca, other] = [await createAuthority("moe.ns.enodia", now), await createAuthority("moe.ns.enodia", now)];
+  const leaf = await issueLeaf(ca, names, now);
+  assert.equal(await authorityIsGood(ca), true);
+  assert.equal(await authorityIsGood({ cert: ca.cert, key: other.key }), false);
+  assert.equal(await authorityIsGood(leaf), false);
+  assert.equal(await authorityIsGood({ cert: ca.cert, key: "x" }), false);
+  assert.equal(await isIssuedBy(other.cert, leaf.cert), false);
+  assert.equal(await isIssuedBy(ca.cert, "garbage"), false);
 });

@@ -90,18 +90,30 @@ export async function leafIsGood(authority: KeyPairPem, certPem: string, names: 
   }
 }
 
-/** True when a CA Secret's content can be used. */
-export async function authorityIsGood(authority: KeyPairPem, now: Date): Promise<boolean> {
+/** True when the certificate is readable and signed with the key of this CA, whatever it is of and whether or not it has ended. */
+export async function isIssuedBy(authorityPem: string, certPem: string): Promise<boolean> {
   try {
-    const cert = new x509.X509Certificate(authority.cert);
-    await importKey(authority.key);
-    return (
-      cert.notAfter.getTime() - now.getTime() > leafDays * dayMs && (await cert.verify({ publicKey: cert.publicKey, signatureOnly: true }))
-    );
+    const { publicKey } = new x509.X509Certificate(authorityPem);
+    return await new x509.X509Certificate(certPem).verify({ publicKey, signatureOnly: true });
   } catch {
     return false;
   }
 }
+
+/** True when a CA can sign: both halves are readable and belong together. It may have ended. */
+export async function authorityIsGood({ cert, key }: KeyPairPem): Promise<boolean> {
+  try {
+    const proof = webcrypto.getRandomValues(new Uint8Array(32));
+    const signature = await webcrypto.subtle.sign(algorithm, await importKey(key), proof);
+    const publicKey = await new x509.X509Certificate(cert).publicKey.export(algorithm, ["verify"], webcrypto as never);
+    return (await isIssuedBy(cert, cert)) && (await webcrypto.subtle.verify(algorithm, publicKey as never, signature, proof));
+  } catch {
+    return false;
+  }
+}
+
+/** The end of a certificate, Unix ms. */
+export const certificateEndMs = (certPem: string): number => new x509.X509Certificate(certPem).notAfter.getTime();
 
 async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
   return x509.PemConverter.encode(await webcrypto.subtle.exportKey("pkcs8", key), "PRIVATE KEY");

@@ -6,6 +6,7 @@ import type { Settings } from "../../operator/deployment/objects/context.ts";
 
 export const now = new Date("2026-03-01T10:00:00Z");
 export const settings: Settings = {
+  namespace: "enodia-system",
   runtimeImage: "enodia/runtime:test",
   pullPolicy: "IfNotPresent",
   natsUrl: "nats://nats.test:4222",

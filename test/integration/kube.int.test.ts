@@ -18,6 +18,8 @@ import { type ControlPlane, controlPlane, root } from "./control-plane.ts";
 
 const name = "kube-int";
 const namespace = "contract";
+/** Where the operator would run. */
+const system = "contract-system";
 let kube: Kube;
 let kubectl: ControlPlane["kubectl"];
 const manager = { manager: "test" };
@@ -25,7 +27,8 @@ const manager = { manager: "test" };
 before(
   async () => {
     ({ kube, kubectl } = await controlPlane(name, 0));
-    await kube.create(resources.namespaces, { apiVersion: "v1", kind: "Namespace", metadata: { name: namespace } }, manager);
+    for (const name of [namespace, system])
+      await kube.create(resources.namespaces, { apiVersion: "v1", kind: "Namespace", metadata: { name } }, manager);
   },
   { timeout: 600_000 },
 );
@@ -181,8 +184,9 @@ for (const [what, spoil] of Object.entries(illTyped)) {
 
 /** The deployment plane in this process, with nobody behind the other port. */
 async function startPlane(): Promise<() => Promise<void>> {
-  const informers = new Informers([namespace], { kube });
-  const plane = createDeploymentPlane({ kube, informers, events: new EventRecorder({ kube, reportingInstance: "test" }), settings });
+  const informers = new Informers([namespace], system, { kube });
+  const events = new EventRecorder({ kube, reportingInstance: "test" });
+  const plane = createDeploymentPlane({ kube, informers, events, settings: { ...settings, namespace: system } });
   informers.start();
   await until("the informers", () => informers.refresh().then(() => informers.commonTrouble() === undefined || undefined), {
     timeoutMs: 30_000,

@@ -269,11 +269,16 @@ test("a Service of somebody else is left alone until it is gone, and what a dele
   });
 });
 
-test("suspend takes the pods and keeps the rest; delete takes everything", { timeout: 120_000 }, async () => {
+/** The CAs of deployments named moe, which are in the operator's namespace. */
+async function authorities() {
+  return (await kube.list(resources.secrets, { namespace: system, labelSelector: "enodia.dev/authority-deployment=moe" })).items;
+}
+
+test("suspend takes the pods and keeps the rest; delete takes everything", { timeout: 180_000 }, async () => {
   await patch("moe", { suspend: true });
   await until("no pods", async () => (await workers("moe")).length === 0, { timeoutMs: 90_000 });
   assert.equal((await condition("moe", "Ready")).reason, "Suspended");
-  assert.ok(await kube.get(resources.secrets, { namespace, name: "moe-ca" }));
+  assert.equal((await authorities()).length, 1);
   await patch("moe", { suspend: false });
   await until("a pod", async () => (await workers("moe")).length === 1, { timeoutMs: 30_000 });
   await kubectl("-n", namespace, "delete", "moed", "--all", "--timeout=30s");
@@ -291,6 +296,7 @@ test("suspend takes the pods and keeps the rest; delete takes everything", { tim
       )
     ).trim();
   await until("nothing to be left", async () => (await left()) === "", { timeoutMs: 100_000 });
+  await until("the CAs to go too", async () => (await authorities()).length === 0, { timeoutMs: 60_000 });
 });
 
 test("SIGTERM gives the lease back", { timeout: 60_000 }, async () => {

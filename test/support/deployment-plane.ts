@@ -61,12 +61,14 @@ interface OperatorOptions {
   /** The namespaces that are watched by name; all as one when not given. */
   readonly namespaces?: readonly string[];
   readonly claims?: Claims;
+  /** The clock of the plane; the machine's when not given. */
+  readonly now?: () => Date;
 }
 
-export async function startOperator(kube: FakeKube, { namespaces = [], claims }: OperatorOptions = {}): Promise<Operator> {
-  const informers = new Informers(namespaces, { kube, random: () => 0 });
+export async function startOperator(kube: FakeKube, { namespaces = [], claims, now }: OperatorOptions = {}): Promise<Operator> {
+  const informers = new Informers(namespaces, settings.namespace, { kube, random: () => 0 });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings, ...(claims ? { claims } : {}) });
+  const plane = createDeploymentPlane({ kube, informers, events, settings, ...(claims ? { claims } : {}), ...(now ? { now } : {}) });
   const rebalance = new TestRebalance(kube);
   informers.start();
   await informers.refresh();

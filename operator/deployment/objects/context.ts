@@ -5,6 +5,8 @@ import type { LogLevel, PullPolicy } from "../../../crds/names.ts";
 import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
 
 export interface Settings {
+  /** The operator's own namespace, which holds the CAs of deployments. */
+  readonly namespace: string;
   readonly runtimeImage: string;
   readonly pullPolicy: PullPolicy;
   /** NATS of deployments that name none. */
@@ -24,10 +26,12 @@ export interface RenderContext {
 
 export type Component = "worker" | "gateway" | "tls" | "shared";
 
+/** The Secrets with the CAs of deployments, in the operator's own namespace. */
+export const authoritySelector = `${labels.component}=authority`;
+
 export const names = {
   workers: (name: string) => `${name}-workers`,
   gateway: (name: string) => `${name}-gateway`,
-  ca: (name: string) => `${name}-ca`,
   gatewayTls: (name: string) => `${name}-gateway-tls`,
   podTls: (pod: string) => `${pod}-tls`,
 } as const;
