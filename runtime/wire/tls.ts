@@ -1,20 +1,20 @@
 // TLS material as gRPC wants it: PEM from a folder that is re-read when it changes, or PEM held in memory
 // (the operator has a CA per deployment and no folder). Also who a peer is, from its certificate's SAN.
-import type { X509Certificate } from "node:crypto";
+import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { PeerCertificate } from "node:tls";
 import type { experimental } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 
-/** PEM of this side's certificate chain, its key, and the CA that signs the peers. */
+/** PEM of this side's certificate chain, its key, and the CAs that may have signed the peers': two while the CA is renewed. */
 export interface TlsMaterial {
   readonly cert: Buffer;
   readonly key: Buffer;
   readonly ca: Buffer;
 }
 
-/** Feeds both credentials of grpc-js; new connections use the newest material. */
+/** Feeds both credentials of grpc-js. New connections use the newest material; those that stand are not judged again, however long. */
 export interface TlsSource {
   readonly provider: experimental.CertificateProvider;
   current(): TlsMaterial;
@@ -69,9 +69,9 @@ export function folderTls(dir: string, refreshMs = tlsRefreshMs): TlsSource {
   const timer = setInterval(() => {
     try {
       const next = readMaterial(dir);
-      if (!sameMaterial(next, provider.material)) provider.update(next);
+      if (!sameMaterial(next, provider.material) && isPair(next)) provider.update(next);
     } catch {
-      // half-written or briefly absent during kubelet's swap: the next tick reads it again
+      // briefly absent, or of two Secrets, during kubelet's swap: the next tick reads it again
     }
   }, refreshMs);
   timer.unref();
@@ -89,6 +89,10 @@ function readMaterial(dir: string): TlsMaterial {
       retry: "backoff",
     });
   }
+}
+
+function isPair({ cert, key }: TlsMaterial): boolean {
+  return new X509Certificate(cert).checkPrivateKey(createPrivateKey(key));
 }
 
 function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
