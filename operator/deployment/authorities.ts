@@ -9,14 +9,13 @@ import { authorityIsGood, certificateEndMs, createAuthority, type KeyPairPem } f
 import { manager } from "./apply.ts";
 import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./core/authority-rotation.ts";
 import type { Informers } from "./informers.ts";
-import { names } from "./objects/context.ts";
+import { authorityComponent, names } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";
 
 /** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
-export const secretRetryMs = 10_000;
+const secretRetryMs = 10_000;
 
-export const authorityLabels = {
-  component: { [labels.component]: "authority" },
+const authorityLabels = {
   namespace: `${apiGroup}/authority-namespace`,
   name: `${apiGroup}/authority-deployment`,
   uid: `${apiGroup}/authority-uid`,
@@ -177,7 +176,7 @@ function labelsOf({ namespace, name, uid }: Ref & { readonly uid: string }): Rec
   return {
     "app.kubernetes.io/name": "enodia",
     "app.kubernetes.io/managed-by": "enodia-operator",
-    ...authorityLabels.component,
+    [labels.component]: authorityComponent,
     [authorityLabels.namespace]: namespace,
     [authorityLabels.name]: name,
     [authorityLabels.uid]: uid,

@@ -1,8 +1,10 @@
-// Own pod writes stay visible until the cache has heard of them, however long its watch hangs.
+// Own pod writes stay visible until the cache has heard of them, however long its watch hangs; and what concerns whom when a watch fails.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { AppError } from "../../crds/common.ts";
+import { FakeKube } from "../../test/contract/fake-kube.ts";
 import type { KubeObject } from "../kube/kube.ts";
-import { PodOverlay } from "./informers.ts";
+import { Informers, PodOverlay } from "./informers.ts";
 
 const pod = (uid: string, version: number): KubeObject => ({
   apiVersion: "v1",
@@ -48,4 +50,20 @@ test("a pod removed by force is gone whatever a late cache shows, and nothing is
   assert.deepEqual(names([pod("a", 90)]), ["b@105"]);
   at.ms = 601_000;
   assert.deepEqual(names([]), []);
+});
+
+test("that the operator may not keep CAs in its own namespace is told of, and holds up nothing in those of deployments", async () => {
+  const kube = new FakeKube();
+  const { list } = kube;
+  kube.list = async (resource, options) => {
+    if (options?.namespace === "system") throw new AppError("secrets is forbidden", { code: "Forbidden", retry: "never" });
+    return list(resource, options);
+  };
+  const informers = new Informers(["ns"], "system", { kube, random: () => 0 });
+  informers.start();
+  await informers.refresh();
+  assert.match(informers.commonTrouble() ?? "", /secrets is forbidden/);
+  assert.equal(informers.trouble("ns"), undefined);
+  assert.deepEqual([informers.watches("ns"), informers.watches("system")], [true, false]);
+  await informers.stop();
 });

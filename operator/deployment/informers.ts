@@ -3,7 +3,7 @@
 import { labels } from "../../crds/common.ts";
 import { Informer, type InformerDeps, type Listener } from "../kube/informer.ts";
 import { type KubeObject, type Ref, type Resource, resources } from "../kube/kube.ts";
-import { authoritySelector } from "./objects/context.ts";
+import { authorityComponent } from "./objects/context.ts";
 
 export type Watched =
   | "moeDeployments"
@@ -26,7 +26,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   deployments: { resource: resources.deployments, ...ours },
   services: { resource: resources.services, ...ours },
   secrets: { resource: resources.secrets, ...ours },
-  authorities: { resource: resources.secrets, labelSelector: authoritySelector, own: true },
+  authorities: { resource: resources.secrets, labelSelector: `${labels.component}=${authorityComponent}`, own: true },
   serviceAccounts: { resource: resources.serviceAccounts, ...ours },
   podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },

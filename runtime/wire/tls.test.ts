@@ -39,7 +39,8 @@ class Mounted {
   write({ cert, key, ca }: KeyPairPem & { readonly ca: string }): void {
     const data = `..${this.#swaps++}`;
     mkdirSync(join(this.dir, data));
-    for (const [file, text] of Object.entries({ "tls.crt": cert, "tls.key": key, "ca.crt": ca })) writeFileSync(join(this.dir, data, file), text);
+    for (const [file, text] of Object.entries({ "tls.crt": cert, "tls.key": key, "ca.crt": ca }))
+      writeFileSync(join(this.dir, data, file), text);
     symlinkSync(data, join(this.dir, "..new"));
     renameSync(join(this.dir, "..new"), join(this.dir, "..data"));
   }

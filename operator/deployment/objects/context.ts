@@ -26,8 +26,8 @@ export interface RenderContext {
 
 export type Component = "worker" | "gateway" | "tls" | "shared";
 
-/** The Secrets with the CAs of deployments, in the operator's own namespace. */
-export const authoritySelector = `${labels.component}=authority`;
+/** The component of the Secrets with the CAs of deployments, which are in the operator's own namespace. */
+export const authorityComponent = "authority";
 
 export const names = {
   workers: (name: string) => `${name}-workers`,
