@@ -5,7 +5,7 @@
 import { AppError, apiGroup, labels } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, type Ref, resources } from "../kube/kube.ts";
-import { authorityIsGood, certificateEndMs, createAuthority, type KeyPairPem } from "../tls/authority.ts";
+import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type KeyPairPem } from "../tls/authority.ts";
 import { manager } from "./apply.ts";
 import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./core/authority-rotation.ts";
 import type { Informers } from "./informers.ts";
@@ -193,15 +193,20 @@ function withSet(secret: KubeObject, { signer, next, previous, standsSinceMs }: 
 async function read(object: KubeObject): Promise<Held> {
   const signer = pairIn(object, "ca.crt", "ca.key");
   const next = pairIn(object, "next.crt", "next.key");
-  const good = signer !== undefined && (await authorityIsGood(signer)) && (next === undefined || (await authorityIsGood(next)));
-  const { namespace, name } = object.metadata;
-  if (!good)
+  const previous = textOf(object, "previous.crt");
+  const { namespace, name, annotations } = object.metadata;
+  const good = await Promise.all([
+    signer !== undefined && authorityIsGood(signer),
+    next === undefined || authorityIsGood(next),
+    previous === undefined || isIssuedBy(previous, previous),
+  ]);
+  if (!signer || good.includes(false))
     throw secretError(
       "AuthorityUnusable",
       `Secret ${name} in namespace ${namespace}: its certificates and keys are no CA that can be used; restore them, or delete the Secret to have all certificates made anew`,
     );
-  const since = Date.parse(object.metadata.annotations?.[standsSince] ?? "");
-  const set = { signer, next, previous: textOf(object, "previous.crt"), standsSinceMs: Number.isNaN(since) ? undefined : since };
+  const since = Date.parse(annotations?.[standsSince] ?? "");
+  const set = { signer, next, previous, standsSinceMs: Number.isNaN(since) ? undefined : since };
   return { ...authorityOf(set), set, object };
 }
 

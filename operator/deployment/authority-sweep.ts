@@ -18,19 +18,12 @@ export interface SweepOptions {
   readonly informers: Pick<Informers, "get" | "list" | "watches" | "trouble">;
 }
 
+/** Ends with the first error, since what is not answered once is not answered a hundred times: the next sweep begins anew. */
 export async function sweepAuthorities(options: SweepOptions): Promise<void> {
   const suspects: KubeObject[] = [];
   for (const secret of options.informers.list("authorities")) if (await isSuspect(secret, options)) suspects.push(secret);
   const byNamespace = [...Map.groupBy(suspects, (secret) => subjectOf(secret)?.ref.namespace ?? "")];
-  const errors: unknown[] = [];
-  for (const [namespace, secrets] of byNamespace.slice(0, namespacesMax)) {
-    try {
-      await sweepNamespace(options, namespace, secrets);
-    } catch (error) {
-      errors.push(error); // the other namespaces have their turn
-    }
-  }
-  if (errors.length > 0) throw errors[0];
+  for (const [namespace, secrets] of byNamespace.slice(0, namespacesMax)) await sweepNamespace(options, namespace, secrets);
 }
 
 /** True when the copies have no deployment for it and no leaf that it signed, and can be relied on. */
