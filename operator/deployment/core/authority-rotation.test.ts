@@ -37,6 +37,7 @@ const cases: Readonly<Record<string, Case>> = {
   "the CA before stays until the leaves were noted": { facts: { stage: "Succeeded", endsMs: far }, want: "note" },
   "and for the overlap": { facts: { stage: "Succeeded", endsMs: far, standsSinceMs: long + 1 }, want: undefined },
   "and goes after it": { facts: { stage: "Succeeded", endsMs: far, standsSinceMs: long }, want: "drop" },
+  "and at the latest when the next renewal is due": { facts: { stage: "Succeeded" }, certified: { all: false }, want: "drop" },
   "and stays where a leaf could not be renewed": {
     facts: { stage: "Succeeded", endsMs: far, standsSinceMs: long },
     certified: { all: false },

@@ -55,6 +55,8 @@ export function rotationStep(
       : undefined;
   if (stage === "Announced" && endsMs - nowMs < endingMs)
     return { type: "succeed", why: `the CA ends at ${end}: the next one signs at once, whether or not all pods have it` };
+  if (stage === "Succeeded" && endsMs - nowMs < renewBeforeMs)
+    return { type: "drop", why: "the CA before has ended long ago, and the next renewal is due" };
   if (!certified.all) return undefined;
   // A time that is still to come was noted by a clock that was wrong.
   if (standsSinceMs === undefined || certified.changed || standsSinceMs > nowMs)
