@@ -70,7 +70,7 @@ test("a namesake's Secrets are waited out, never adopted, and a collector that c
   await sleep(50);
   const { uid } = (await kube.get(resources.secrets, gatewayRef))?.metadata ?? {};
   assert.ok(uid !== undefined && uid !== old?.metadata.uid);
-  assert.equal(kube.all(resources.secrets).filter((one) => one.metadata.namespace === settings.namespace).length, 2);
+  assert.ok(await kube.get(resources.secrets, await caRefOf(kube)));
   await stop();
 });
 
@@ -155,7 +155,7 @@ test("nothing in the deployment's namespace holds the key of a CA", { timeout: 3
 });
 
 test("a CA that nears its end freezes nothing: a leader that starts then makes, certifies and connects as before", {
-  timeout: 30_000,
+  timeout: 60_000,
 }, async () => {
   const yearMs = 365 * 86_400_000;
   const kube = await world();
@@ -170,7 +170,7 @@ test("a CA that nears its end freezes nothing: a leader that starts then makes, 
     at = begun + years * yearMs;
     operator = await startOperator(kube, { now });
     kube.remove(resources.pods, { namespace, name: pods(kube)[0].metadata.name });
-    await until(`3 ranks serve after ${years} years`, readyWith(kube, 3), 5_000);
+    await until(`3 ranks serve after ${years} years`, readyWith(kube, 3));
     assert.equal((await refused(kube)).status, "True");
     const lasts = (cert: string) => new X509Certificate(cert).validToDate > now();
     const all = () => kube.all(resources.secrets).filter(({ metadata }) => metadata.name.endsWith("-tls"));

@@ -203,5 +203,5 @@ test("the chart's roles are the operator's rules, and the rules cover every reso
   }
   const granted = (scope: Scope) => rulesOf(scope).flatMap((rule) => rule.resources);
   assert.deepEqual(granted("cluster"), ["nodes"]);
-  assert.deepEqual(granted("release"), ["leases"]);
+  assert.deepEqual(granted("release"), ["leases", "secrets"]);
 });
