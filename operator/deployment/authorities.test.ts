@@ -73,7 +73,7 @@ class World {
 
   /** One look of the operator; a `restart` before each makes it go by durable state alone. */
   async pass(): Promise<AppError | undefined> {
-    const failure = await this.#identities.ensureAll(moe, pods);
+    const failure = await this.#identities.ensureAll(moe, pods, true);
     const data = Object.keys((this.secret?.data ?? {}) as object);
     const stage = data.includes("next.key") ? "Announced" : data.includes("previous.crt") ? "Succeeded" : "Steady";
     if (this.stages.at(-1) !== stage) this.stages.push(stage);

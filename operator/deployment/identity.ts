@@ -1,12 +1,13 @@
 // TLS Secrets of a deployment: one leaf per worker pod, one for the gateways; and the operator's own leaf in memory. All are signed by
 // the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their pod, the
 // gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is a
-// person's.
+// person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since.
 
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
 import { type Kube, type KubeObject, keyOf, type OwnerReference, type Ref, refOf, resources } from "../kube/kube.ts";
 import { isIssuedBy, issueLeaf, type LeafNames, leafIsGood } from "../tls/authority.ts";
+import { mayAdopt } from "./adoption.ts";
 import { manager } from "./apply.ts";
 import { type Authorities, type Authority, encoded, pairIn, secretError, subjectOf, textOf } from "./authorities.ts";
 import type { Informers } from "./informers.ts";
@@ -58,13 +59,17 @@ export class Identities {
     await this.#ensure(deployment, names.podTls(pod.name), leaf, owner);
   }
 
-  /** Certifies every pod that is there, then takes the renewal of the CA on. Returns the first error, after everything had its turn. */
-  async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[]): Promise<AppError | undefined> {
+  /**
+   * Certifies every pod that is there, then takes the renewal of the CA on. Returns the first error, after everything had its turn.
+   * `gateways`: false while those of a deleted namesake serve, with the Secret that they have.
+   */
+  async ensureAll(deployment: MoEDeployment, pods: readonly PodIdentity[], gateways: boolean): Promise<AppError | undefined> {
     const { authorities } = this.#options;
     const { uid } = deployment.metadata;
     const workers = await Promise.allSettled(pods.map((pod) => this.ensureWorker(deployment, pod)));
-    const [gateway] = await Promise.allSettled([this.ensureGateway(deployment)]); // whose error is the spec pass's to tell
-    const all = [...workers, gateway].every(({ status }) => status === "fulfilled");
+    // An error of the gateways' is the spec pass's to tell.
+    const front = await Promise.allSettled(gateways ? [this.ensureGateway(deployment)] : []);
+    const all = gateways && [...workers, ...front].every(({ status }) => status === "fulfilled");
     const certified = { all, changed: this.#changed.delete(uid) };
     const [renewal] = await Promise.allSettled([authorities.advance(deployment, certified)]);
     const failed = [...workers, ...(all ? [renewal] : [])].find((result) => result.status === "rejected");
@@ -119,8 +124,9 @@ export class Identities {
     const { kube, informers, now } = this.#options;
     const ref = { namespace: metadata.namespace, name: secretName };
     const live = informers.get("secrets", ref) ?? (await kube.get(resources.secrets, ref));
-    if (live) refuseForeign(live, owner.uid);
-    const have = live && pairIn(live, "tls.crt", "tls.key");
+    const orphan = live && (await mayAdopt(kube, live, metadata));
+    if (live && !orphan) refuseForeign(live, owner.uid);
+    const have = live && !orphan ? pairIn(live, "tls.crt", "tls.key") : undefined;
     const good = have !== undefined && (await leafIsGood(signer, have.cert, leaf, now()));
     const trusts = live !== undefined && textOf(live, "ca.crt") === bundle;
     if (good && trusts) return;

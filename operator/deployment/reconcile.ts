@@ -110,7 +110,7 @@ export class Reconciler {
     const unmade = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const unmakable = uncreated || unmade.map(({ message }) => message).join("; ");
     const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, unmakable));
-    const failures = [undone, cleared.failure, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
+    const failures = [undone, cleared.failure, await this.#certify(snapshot), unsigned, inForce.failure, unobserved];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
@@ -136,9 +136,9 @@ export class Reconciler {
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 
-  #certify(deployment: MoEDeployment, pods: readonly PodFacts[]): Promise<AppError | undefined> {
+  #certify({ deployment, pods, orphans }: Snapshot): Promise<AppError | undefined> {
     const running = living(pods).filter((pod) => !pod.terminating);
-    return this.#deps.identities.ensureAll(deployment, running);
+    return this.#deps.identities.ensureAll(deployment, running, !gatewaysWait(orphans, pods, deployment.spec));
   }
 
   /** The pods serve without: an error is told, and it is tried again, after everything else had its turn. */
