@@ -16,6 +16,7 @@ export const moeDeploymentConditions = [
   "ModelAvailable",
   "TelemetryFresh",
   "PlacementBalanced",
+  "RuntimeUpToDate",
 ] as const;
 export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number];
 
@@ -86,6 +87,13 @@ export const moeDeploymentStatusSchema = z
       })
       .optional()
       .meta({ description: "The expert-parallel world." }),
+    runtimeImage: z
+      .object({
+        image: z.string().max(512).meta({ description: "Image of the workers, and of gateways that name none of their own." }),
+        available: text("Image that the operator comes with, where it is another: spec.runtimeImage.image rolls to it.", 512),
+      })
+      .optional()
+      .meta({ description: "The build of the runtime in use; an upgrade of the operator alone does not change it." }),
     placement: z
       .object({
         placementRef: z

@@ -4,11 +4,29 @@ import { z } from "zod";
 import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
-import { backendChoices, codecNames, defaultBackend, defaultCodec, defaultPolicy, policyNames, rebalancingModes } from "./names.ts";
+import {
+  backendChoices,
+  codecNames,
+  defaultBackend,
+  defaultCodec,
+  defaultImageRollout,
+  defaultPolicy,
+  imageRollouts,
+  policyNames,
+  rebalancingModes,
+} from "./names.ts";
 import { duration, quantity } from "./quantity.ts";
 
 /** Bounds that also keep the cost of the CEL rules small. */
-const specBounds = { replicas: 1024, gatewayReplicas: 64, uriLength: 512, nameLength: 40, containers: 16, copies: 16 } as const;
+const specBounds = {
+  replicas: 1024,
+  gatewayReplicas: 64,
+  uriLength: 512,
+  nameLength: 40,
+  imageLength: 512,
+  containers: 16,
+  copies: 16,
+} as const;
 /** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
 const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
@@ -46,6 +64,27 @@ const model = z
       .meta({ description: "Name of the model in the OpenAI API; the name of the object when not given." }),
   })
   .meta({ description: "The model to serve." });
+
+const runtimeImage = z
+  .object({
+    rollout: z.enum(imageRollouts).default(defaultImageRollout).meta({
+      description:
+        "Manual keeps the runtime image when the operator is upgraded, until `image` names another: status.runtimeImage has the one in use and the one that the operator comes with. Auto rolls to the operator's as soon as it comes.",
+    }),
+    image: z.string().min(1).max(specBounds.imageLength).regex(/^\S+$/).optional().meta({
+      description:
+        "Image of workers and gateways; naming another rolls to it. When not given: the one that they were rolled to last, and for a new deployment the operator's. An image that podTemplate names wins.",
+    }),
+  })
+  .prefault({})
+  .meta({
+    description: "Which build of the runtime workers and gateways run.",
+    ...rules({
+      rule: "self.rollout != 'Auto' || !has(self.image)",
+      message: "image is for rollout Manual: with Auto the operator's image is rolled out",
+      fieldPath: ".image",
+    }),
+  });
 
 const elasticity = z
   .object({
@@ -255,6 +294,7 @@ export const moeDeploymentSpecSchema = z
     elasticity,
     experts,
     runtime,
+    runtimeImage,
     rebalancing,
     telemetry,
     failurePolicy: z

@@ -24,6 +24,10 @@ export const codecNames = ["int4", "f32"] as const;
 export type CodecName = (typeof codecNames)[number];
 export const defaultCodec: CodecName = "int4";
 
+/** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
+export const imageRollouts = ["Manual", "Auto"] as const;
+export const defaultImageRollout: (typeof imageRollouts)[number] = "Manual";
+
 /** Levels a runtime process logs at, and those of them that the operator takes for itself and hands on. */
 export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;
 export type LogLevel = (typeof logLevels)[number];

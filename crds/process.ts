@@ -1,32 +1,48 @@
 // This is the contract between the operator and the processes it starts: the environment of workers and gateways, one row per
 // setting. The operator renders it into pods (operator/deployment/objects), the process parses it at its start
 // (runtime/config.ts) and types its options by it. A setting that comes from the spec is its field in moe-deployment.ts, a row
-// here, and its use.
+// here, and its use. What an operator is set to itself is no part of a pod, or another setting would replace every pod: a row refers
+// to it as an entry of the deployment's ConfigMap of settings, which the process gets when it starts.
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
 import { backendChoices, codecNames, defaultBackend, defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
-import { natsSourceOf } from "./nats-access.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
 
-/** Facts that the environment of a pod is rendered from. */
+/** Facts that the environment of a pod is rendered from; what the operator is set to is none of them. */
 export interface ProcessFacts {
   readonly deployment: MoEDeployment;
-  /** The operator's own settings that it hands on. */
-  readonly settings: {
-    /** The NATS server of deployments that name none. */
-    readonly natsUrl: string | undefined;
-    /** The folder with credentials of that server, in the operator's pod; undefined where it wants none. */
-    readonly natsCreds: string | undefined;
-    readonly otlpEndpoint: string | undefined;
-    readonly logLevel: LogLevel;
-  };
   /** Name of the headless Service of the workers. */
   readonly peersDns: string;
+  /** Name of the ConfigMap with the operator's settings. */
+  readonly settingsMap: string;
 }
+
+/** The operator's own settings that it hands on. */
+interface HandedOn {
+  /** The NATS server of deployments that name none. */
+  readonly natsUrl: string | undefined;
+  /** The folder with credentials of that server, in the operator's pod; undefined where it wants none. */
+  readonly natsCreds: string | undefined;
+  readonly otlpEndpoint: string | undefined;
+  readonly logLevel: LogLevel;
+}
+
+/** The entries of the ConfigMap of settings: the variables that pods take from it. */
+export function settingEntries({ natsUrl, natsCreds, otlpEndpoint, logLevel }: HandedOn): Record<string, string> {
+  const entries = {
+    ENODIA_LOG_LEVEL: logLevel,
+    ENODIA_OTLP_ENDPOINT: otlpEndpoint,
+    ENODIA_NATS_URL: natsUrl,
+    ENODIA_NATS_CREDS: natsUrl && natsCreds !== undefined ? paths.telemetry : undefined,
+  };
+  return Object.fromEntries(Object.entries(entries).flatMap(([key, value]) => (value ? [[key, value]] : [])));
+}
+type Setting = "ENODIA_LOG_LEVEL" | "ENODIA_OTLP_ENDPOINT" | "ENODIA_NATS_URL" | "ENODIA_NATS_CREDS";
+const setting = (variable: Setting) => (facts: ProcessFacts) => ({ configMap: facts.settingsMap, key: variable });
 const { rendered, leftToTemplate, fixed } = rowsFrom<ProcessFacts>();
 
 const name = z.string().min(1).max(253);
@@ -39,9 +55,8 @@ const bytes = whole(0, Number.MAX_SAFE_INTEGER);
 const optional = <S extends z.ZodType>(schema: S) =>
   z.preprocess((text: string | undefined) => (text === "" ? undefined : text), schema.optional());
 
-const natsOf = ({ deployment, settings }: ProcessFacts): string | undefined => deployment.spec.telemetry.nats.url ?? settings.natsUrl;
-/** The text where a NATS server is named; without one nobody takes load messages, and the worker keeps its defaults. */
-const whenHeard = (facts: ProcessFacts, text: string | undefined): string | undefined => (natsOf(facts) ? text : undefined);
+/** A deployment that names its own NATS server takes nothing that belongs to the operator's. */
+const ownNats = ({ deployment }: ProcessFacts): string | undefined => deployment.spec.telemetry.nats.url;
 
 const common = {
   namespace: rendered("ENODIA_NAMESPACE", name, ({ deployment }) => deployment.metadata.namespace),
@@ -64,8 +79,8 @@ const common = {
   metricsPort: rendered("ENODIA_METRICS_PORT", port.default(ports.metrics), () => String(ports.metrics)),
   probePort: rendered("ENODIA_PROBE_PORT", port.default(ports.probes), () => String(ports.probes)),
   maxContext: rendered("ENODIA_MAX_CONTEXT", whole(1, 1_048_576), ({ deployment }) => String(deployment.spec.runtime.maxContext)),
-  logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), ({ settings }) => settings.logLevel),
-  otlpEndpoint: rendered("ENODIA_OTLP_ENDPOINT", optional(z.url()), ({ settings }) => settings.otlpEndpoint || undefined),
+  logLevel: rendered("ENODIA_LOG_LEVEL", z.enum(logLevels).default(defaultLogLevel), setting("ENODIA_LOG_LEVEL")),
+  otlpEndpoint: rendered("ENODIA_OTLP_ENDPOINT", optional(z.url()), setting("ENODIA_OTLP_ENDPOINT")),
 };
 
 export const workerProcess = {
@@ -85,27 +100,23 @@ export const workerProcess = {
     return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));
   }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
-  natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => natsOf(facts) || undefined),
-  natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) =>
-    whenHeard(facts, natsSourceOf(facts.deployment.spec, facts.settings.natsCreds !== undefined) ? paths.telemetry : undefined),
-  ),
+  natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => ownNats(facts) ?? setting("ENODIA_NATS_URL")(facts)),
+  natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) => {
+    if (facts.deployment.spec.telemetry.nats.credentialsSecretRef) return paths.telemetry;
+    return ownNats(facts) === undefined ? setting("ENODIA_NATS_CREDS")(facts) : undefined;
+  }),
   /** The file with the keys that sign load messages; without it none is sent. */
-  telemetryKeys: rendered("ENODIA_TELEMETRY_KEYS", optional(path), (facts) =>
-    whenHeard(facts, `${paths.telemetry}/${telemetrySecretEntries.keys}`),
-  ),
+  telemetryKeys: rendered("ENODIA_TELEMETRY_KEYS", optional(path), () => `${paths.telemetry}/${telemetrySecretEntries.keys}`),
   natsPrefix: rendered(
     "ENODIA_NATS_PREFIX",
     z
       .string()
       .regex(/^[\w-]+$/)
       .default("enodia"),
-    (facts) => whenHeard(facts, facts.deployment.spec.telemetry.nats.subjectPrefix),
+    ({ deployment }) => deployment.spec.telemetry.nats.subjectPrefix,
   ),
-  telemetryWindowMs: rendered("ENODIA_TELEMETRY_WINDOW_MS", whole(250, 3_600_000).default(15_000), (facts) =>
-    whenHeard(
-      facts,
-      String(loadSampleMs(parseDuration(facts.deployment.spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window"))),
-    ),
+  telemetryWindowMs: rendered("ENODIA_TELEMETRY_WINDOW_MS", whole(250, 3_600_000).default(15_000), ({ deployment }) =>
+    String(loadSampleMs(parseDuration(deployment.spec.rebalancing.trigger.window, "spec.rebalancing.trigger.window"))),
   ),
 };
 export type WorkerSettings = SettingsOf<typeof workerProcess>;

@@ -9,6 +9,12 @@ interface PodField {
   readonly fieldPath: string;
 }
 
+/** A value that the pod takes from a ConfigMap when its process starts; unset where the entry is not there. */
+interface MapEntry {
+  readonly configMap: string;
+  readonly key: string;
+}
+
 /** A schema that a variable may be parsed with: its input is text, and undefined only where the schema stands without a value. */
 type TextSchema = z.ZodType<unknown, string | undefined>;
 
@@ -16,7 +22,8 @@ type TextSchema = z.ZodType<unknown, string | undefined>;
 interface Rendered<Facts, S extends TextSchema> {
   readonly variable: string;
   readonly schema: S;
-  readonly render: (facts: Facts) => z.input<S> | PodField;
+  /** An entry may not be there, so that the schema has to do without. */
+  readonly render: (facts: Facts) => z.input<S> | PodField | (undefined extends z.input<S> ? MapEntry : never);
 }
 
 /** A variable that the operator leaves to the pod template. */
@@ -54,14 +61,21 @@ type SchemaOf<R> = R extends { readonly schema: infer S extends z.ZodType } ? S 
 
 export type EnvVar =
   | { readonly name: string; readonly value: string }
-  | { readonly name: string; readonly valueFrom: { readonly fieldRef: PodField } };
+  | { readonly name: string; readonly valueFrom: { readonly fieldRef: PodField } }
+  | {
+      readonly name: string;
+      readonly valueFrom: { readonly configMapKeyRef: { readonly name: string; readonly key: string; readonly optional: true } };
+    };
 
 /** The environment of a container, without the variables that are left to the pod template. */
 export function renderEnv<Facts>(rows: Rows<Facts>, facts: Facts): EnvVar[] {
   return Object.values(rows).flatMap((row): EnvVar[] => {
     const value = "render" in row ? row.render(facts) : "value" in row ? row.value : undefined;
     if (value === undefined) return [];
-    return [typeof value === "string" ? { name: row.variable, value } : { name: row.variable, valueFrom: { fieldRef: value } }];
+    const { variable: name } = row;
+    if (typeof value === "string") return [{ name, value }];
+    if ("fieldPath" in value) return [{ name, valueFrom: { fieldRef: value } }];
+    return [{ name, valueFrom: { configMapKeyRef: { name: value.configMap, key: value.key, optional: true } } }];
   });
 }
 

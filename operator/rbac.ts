@@ -27,9 +27,9 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
   { apiGroups: [""], resources: ["pods"], verbs: [...read, "create", "patch", "delete"], why: "workers, one pod per rank" },
   {
     apiGroups: [""],
-    resources: ["services", "serviceaccounts", "secrets"],
+    resources: ["services", "serviceaccounts", "secrets", "configmaps"],
     verbs: [...read, "create", "patch"],
-    why: "what the pods need: addresses, an identity without a token, certificates; NATS credentials are read",
+    why: "what the pods need: addresses, an identity without a token, certificates, settings; NATS credentials are read",
   },
   { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"], why: "whether the model's claim is there" },
   { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, "create", "patch"], why: "gateways" },

@@ -4,8 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { moeDeploymentSpecSchema } from "../crds/moe-deployment.ts";
 import { structuralSchema } from "../crds/openapi.ts";
+import { pinnedImage } from "../operator/deployment/core/runtime-image.ts";
 import { nextStatus } from "../operator/deployment/core/status.ts";
 import { targetRanks } from "../operator/deployment/core/target.ts";
+import { gatewayTemplate } from "../operator/deployment/objects/gateway.ts";
 import { appliedObjects } from "../operator/deployment/objects/index.ts";
 import { workerPod, workerTemplate } from "../operator/deployment/objects/worker-pod.ts";
 import { diffPlans } from "../runtime/placement/diff.ts";
@@ -23,6 +25,8 @@ const changes: Record<string, unknown> = {
   "runtime.expertCodec": "f32",
   "runtime.maxContext": 64,
   "runtime.kvPool": "7Mi",
+  "runtimeImage.rollout": "Auto",
+  "runtimeImage.image": "enodia/runtime:other",
   "rebalancing.trigger.window": "2s",
   "telemetry.nats.url": "nats://other:4222",
   "telemetry.nats.credentialsSecretRef.name": "creds",
@@ -206,7 +210,9 @@ function effects(spec: any): string {
   const seen = snapshot({ deployment: object, pods, view: view() });
   const calm = { failure: "", failures: [], unjudged: "", uncreated: "", floor: undefined };
   const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, ...calm });
-  const context = { deployment: deployment(merged), settings };
+  const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage };
+  const runtimeImage = pinnedImage({ spec: object.spec, ...sources });
+  const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage } };
   return JSON.stringify([appliedObjects(context), workerPod(context, workerTemplate(context), 0, "x"), target, status]);
 }
 
@@ -222,6 +228,24 @@ test("what is rendered, wanted or reported follows every field that it is said t
     const before = path === "gateway.apiKeySecretRef.key" ? secret : {};
     if (path === "gateway.apiKeySecretRef.key") spec.gateway.apiKeySecretRef.name = "key";
     assert.ok(effects(spec) !== effects(before), `spec.${path} changes nothing`);
+  }
+});
+
+test("a pod is out of date for what changes it in the spec, and for nothing else", () => {
+  const secret = { gateway: { apiKeySecretRef: { name: "key" } } };
+  const key = { gateway: { apiKeySecretRef: { name: "key", key: "other" } } };
+  const fields = Object.entries(changes).map(([path, value]) => ({ path, base: {}, change: put(path, value) }));
+  const rows = Object.entries(rebalancePlane).map(([path, { base = {}, change }]) => ({ path, base, change }));
+  const keyed = { path: "gateway.apiKeySecretRef.key", base: secret, change: key };
+  for (const { path, base, change } of [...fields.filter((one) => one.path !== keyed.path), ...rows, keyed]) {
+    for (const template of [workerTemplate, gatewayTemplate]) {
+      const [was, is] = [base, change].map((spec: any) =>
+        template({ deployment: deployment({ ...spec, model: { uri: "pvc://models/moe", ...spec.model } }), settings }),
+      );
+      const changed = JSON.stringify(was?.pod) !== JSON.stringify(is?.pod);
+      const why = changed ? "changes a pod: it belongs into the hash, objects/pod-hash.ts" : "changes no pod and would replace them";
+      assert.equal(was?.hash !== is?.hash, changed, `spec.${path} ${why}`);
+    }
   }
 });
 

@@ -1,5 +1,5 @@
-// The store of the last accepted spec of each deployment, and of the worker template that was rendered from it: a ControllerRevision
-// that the deployment owns. That kind is made for this: its data cannot be changed once written, and the default roles let nobody but
+// The store of the last accepted spec of each deployment, of the worker and gateway templates that were rendered from it, and of the
+// runtime image that they run: a ControllerRevision that the deployment owns. That kind is made for this: its data cannot be changed once written, and the default roles let nobody but
 // controllers write it, so that nobody gets a pod made through the operator who could not make it himself. There is one, and for a
 // moment two: the newer is written before the older goes, and the highest revision counts. Replicas and suspend are no part of it,
 // since they are obeyed whatever else is refused, so that scaling writes none.
@@ -10,13 +10,16 @@ import { type Kube, type KubeObject, refOf, resources } from "../kube/kube.ts";
 import { manager } from "./apply.ts";
 import type { Informers } from "./informers.ts";
 import { isOrphan, objectLabels, ownerOf } from "./objects/context.ts";
-import { storedTemplate, type WorkerTemplate } from "./objects/worker-pod.ts";
+import { type RenderedPod, storedPod, storedTemplate, type WorkerTemplate } from "./objects/worker-pod.ts";
 
 export interface Accepted {
   /** The generation that was accepted; for messages. */
   readonly generation: number;
   readonly spec: MoEDeploymentSpec;
   readonly template: WorkerTemplate;
+  readonly gateway: RenderedPod;
+  /** The image of workers and gateways that name none of their own. */
+  readonly runtimeImage: string;
 }
 
 interface Revision {
@@ -28,7 +31,13 @@ interface Revision {
 
 const revisionSchema = z.object({
   revision: z.int(),
-  data: z.object({ generation: z.int(), spec: moeDeploymentSpecSchema, template: storedTemplate }),
+  data: z.object({
+    generation: z.int(),
+    spec: moeDeploymentSpecSchema,
+    template: storedTemplate,
+    gateway: storedPod,
+    runtimeImage: z.string().min(1),
+  }),
 });
 /** Characters of the owner's uid in the name: a deleted namesake's revisions may still await collection. */
 const uidChars = 8;
@@ -69,7 +78,7 @@ export class AcceptedSpecs {
   async #write(deployment: MoEDeployment, accepted: Accepted, revision: number): Promise<void> {
     const { uid, name, namespace } = deployment.metadata;
     const { replicas: _, suspend: __, ...spec } = accepted.spec;
-    const { generation, template } = accepted;
+    const { generation, template, gateway, runtimeImage } = accepted;
     const object: KubeObject = {
       apiVersion: resources.controllerRevisions.apiVersion,
       kind: resources.controllerRevisions.kind,
@@ -80,7 +89,7 @@ export class AcceptedSpecs {
         ownerReferences: [ownerOf(deployment)],
       },
       revision,
-      data: { generation, spec, template: { hash: template.hash, pod: template.pod } },
+      data: { generation, spec, template: stored(template), gateway: stored(gateway), runtimeImage },
     };
     const written = await this.#kube.create(resources.controllerRevisions, object, { manager });
     this.#written.set(uid, { number: revision, object: written, accepted });
@@ -116,8 +125,11 @@ function readRevision(object: KubeObject): Revision {
   return { number: Number.isInteger(number) ? number : 0, object, accepted: parsed.success ? parsed.data.data : undefined };
 }
 
+const stored = ({ hash, pod }: RenderedPod): RenderedPod => ({ hash, pod });
+
 function same(a: Accepted, b: Accepted): boolean {
-  return a.template.hash === b.template.hash && isDeepStrictEqual(durable(a.spec), durable(b.spec));
+  const pods = a.template.hash === b.template.hash && a.gateway.hash === b.gateway.hash && a.runtimeImage === b.runtimeImage;
+  return pods && isDeepStrictEqual(durable(a.spec), durable(b.spec));
 }
 
 /** The spec without what is obeyed in any case. */

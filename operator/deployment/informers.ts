@@ -13,6 +13,7 @@ export type Watched =
   | "secrets"
   | "authorities"
   | "serviceAccounts"
+  | "configMaps"
   | "podDisruptionBudgets"
   | "controllerRevisions"
   | "networkPolicies"
@@ -28,6 +29,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   secrets: { resource: resources.secrets, ...ours },
   authorities: { resource: resources.secrets, labelSelector: `${labels.component}=${authorityComponent}`, own: true },
   serviceAccounts: { resource: resources.serviceAccounts, ...ours },
+  configMaps: { resource: resources.configMaps, ...ours },
   podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },
   networkPolicies: { resource: resources.networkPolicies, ...ours },

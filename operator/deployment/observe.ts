@@ -4,6 +4,7 @@ import { annotations, labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
+import { workerKind } from "./objects/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
 export const leavingAnnotation = `${labels.deployment.split("/")[0]}/leaving`;
@@ -26,7 +27,12 @@ const condition = z.object({
   lastTransitionTime: z.string().default(""),
 });
 const podSchema = z.object({
-  spec: z.object({ nodeName: z.string().optional() }).default({}),
+  spec: z
+    .object({
+      nodeName: z.string().optional(),
+      containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
+    })
+    .prefault({}),
   status: z
     .object({
       phase: z.string().default("Pending"),
@@ -85,6 +91,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     silent: health === "silent" || (health === "unknown" && now - boundMs(pod, status, now) > unknownNodeMs),
     terminal: isTerminal(status),
     templateHash: pod.metadata.annotations?.[annotations.templateHash] ?? "",
+    image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
     createdMs,
     leaving: leaving(pod),
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),

@@ -146,7 +146,16 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
     else seen.delete(key);
     add(refOf(object));
   });
-  const owned = ["pods", "deployments", "services", "secrets", "serviceAccounts", "podDisruptionBudgets", "networkPolicies"] as const;
+  const owned = [
+    "pods",
+    "deployments",
+    "services",
+    "secrets",
+    "serviceAccounts",
+    "configMaps",
+    "podDisruptionBudgets",
+    "networkPolicies",
+  ] as const;
   for (const kind of owned) {
     onChange(kind, (object) => {
       if (kind === "secrets") identities.changed(object);

@@ -165,7 +165,7 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals }: InForce): Promise<Observed> {
+  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage }: InForce): Promise<Observed> {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
@@ -180,6 +180,7 @@ export class Reconciler {
       orphans: findOrphans(this.#deps, deployment),
       gateway,
       templateHash: template.hash,
+      runtimeImage,
       refusals,
       claim,
       view: rebalance.view(uid),

@@ -10,6 +10,9 @@
 // - A later spec is refused: pods are made from the template of the last accepted one, ranks still rolling to it go on rolling.
 //   Objects take what they can one by one; a gateway Deployment that is refused is applied as the last accepted spec has it.
 //   replicas, suspend and gateway.replicas are obeyed, as no template depends on them.
+// - The operator is another release, or set to something else: nothing of the spec has changed, so the templates stay as they were
+//   rendered, and so does the runtime image, until the owner asks for another (core/runtime-image.ts). Settings reach pods otherwise:
+//   by the ConfigMap that they read when they start, and the log level by their Control streams.
 // - The accepted template itself is refused later (a quota, a policy, a PriorityClass that is gone): the dry run is asked again all
 //   the while a roll is under way, the roll stops, ranks marked for it stay, and missing ranks are still tried.
 // - The stored object cannot be read by this version: the last accepted spec stands in for it as a whole.
@@ -28,13 +31,15 @@ import type { Accepted, AcceptedSpecs } from "./accepted-specs.ts";
 import type { Applier } from "./apply.ts";
 import type { Successor } from "./core/pod-actions.ts";
 import { podRefusal } from "./core/refusal-text.ts";
+import { pinnedImage, type RuntimeImage } from "./core/runtime-image.ts";
 import { living, type PodFacts, type Refusal } from "./core/snapshot.ts";
 import { dryRun } from "./execute.ts";
 import { type Identities, secretProblems } from "./identity.ts";
 import type { RenderContext, Settings } from "./objects/context.ts";
 import { gatewayDeployment, gatewayTemplate } from "./objects/gateway.ts";
 import { absentObjects, appliedObjects, type Rendered } from "./objects/index.ts";
-import { type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
+import { templateContainer, workerKind } from "./objects/pod-template.ts";
+import { type RenderedPod, type WorkerTemplate, workerTemplate } from "./objects/worker-pod.ts";
 
 /** The refusal of a dry run stands for this long; a quota or a policy may change without us hearing of it. */
 const refusalMs = 30_000;
@@ -58,6 +63,7 @@ export interface InForce {
   /** The template that pods are made of; of no use with a successor of `None`. */
   readonly template: WorkerTemplate;
   readonly successor: Successor;
+  readonly runtimeImage: RuntimeImage;
   readonly refusals: readonly Refusal[];
   /** The first error for which the spec could be neither put in force nor refused. */
   readonly failure: AppError | undefined;
@@ -97,13 +103,19 @@ export class SpecPass {
   async run({ deployment, unreadable }: ReadDeployment, pods: () => readonly PodFacts[], gatewaysWait = false): Promise<InForce> {
     const { settings, applier, accepted: store } = this.#deps;
     const { metadata, spec } = deployment;
-    const context: RenderContext = { deployment, settings };
     const failures: AppError[] = [];
     const accepted = store.latest(metadata.uid);
-    const wanted = workerTemplate(context);
+    const { runtimeImage: offered } = settings;
+    const runtimeImage = pinnedImage({ spec, status: deployment.status, accepted: accepted?.runtimeImage, pods: pods(), offered });
+    const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
+    const workers = workerTemplate(context);
+    const gateways = gatewayTemplate(context);
+    const wanted = asAccepted(workers, accepted?.template);
+    const gateway = asAccepted(gateways, accepted?.gateway);
     const uncertified = gatewaysWait ? [] : await attempt(failures, () => this.#certifyGateway(deployment), []);
-    const unsupported = [...unreadable, ...wanted.refusals, ...gatewayTemplate(context).refusals];
-    const rendered = objectsOf(context, accepted, unsupported.length > 0);
+    const unsupported = [...unreadable, ...workers.refusals, ...gateways.refusals];
+    const before = accepted?.gateway;
+    const rendered = objectsOf(context, { gateway, before, unsupported: unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
     const applied = await applier.apply(
       rendered.filter((one) => !wait(one)),
@@ -114,15 +126,21 @@ export class SpecPass {
     const refusals = [...uncertified, ...unsupported, ...applied.refusals];
     const good = () => refusals.length === 0 && failures.length === 0;
     // Asked whatever else is refused, so that one look at the status shows all faults.
-    const askable = failures.length === 0 && unreadable.length === 0 && wanted.refusals.length === 0 && !spec.suspend;
+    const askable = failures.length === 0 && unreadable.length === 0 && workers.refusals.length === 0 && !spec.suspend;
     if (askable) refusals.push(...(await attempt(failures, () => this.#judge(context, wanted, pods(), gatewaysWait), [])));
-    const kept = good() && !spec.suspend && (await attempt(failures, () => this.#keep(deployment, wanted), false));
+    const kept =
+      good() &&
+      !spec.suspend &&
+      (await attempt(failures, () => this.#keep(deployment, { template: wanted, gateway, runtimeImage }), false));
     if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);
     const template = kept ? wanted : accepted?.template;
+    const inForce = (kept ? undefined : accepted) ?? { spec, runtimeImage };
+    const own = templateContainer(inForce.spec.podTemplate, workerKind)?.image;
     if (refusals.length > 0) refusals.push(note(refusals[0]?.reason ?? "", accepted));
     return {
       template: template ?? wanted,
       successor: await this.#successor(context, { template, kept, gatewaysWait }, pods()),
+      runtimeImage: { pinned: inForce.runtimeImage, offered, own: own === undefined ? undefined : String(own) },
       refusals,
       failure: failures[0],
     };
@@ -133,8 +151,9 @@ export class SpecPass {
     this.#deps.accepted.forget(uid);
   }
 
-  async #keep(deployment: MoEDeployment, template: WorkerTemplate): Promise<true> {
-    await this.#deps.accepted.keep(deployment, { generation: deployment.metadata.generation, spec: deployment.spec, template });
+  async #keep(deployment: MoEDeployment, rendered: Pick<Accepted, "template" | "gateway" | "runtimeImage">): Promise<true> {
+    const { spec, metadata } = deployment;
+    await this.#deps.accepted.keep(deployment, { generation: metadata.generation, spec, ...rendered });
     return true;
   }
 
@@ -193,20 +212,27 @@ async function attempt<T>(failures: AppError[], work: () => Promise<T>, otherwis
   }
 }
 
-/** The objects to apply, each with what is to be there where it is refused. */
-function objectsOf(context: RenderContext, accepted: Accepted | undefined, unsupported: boolean): Rendered[] {
-  const before = accepted && gatewayDeployment({ ...context, deployment: gatewayInForce(context.deployment, accepted) });
-  return appliedObjects(context).flatMap((rendered): Rendered[] => {
-    if (rendered.resource !== resources.deployments) return [rendered];
-    if (unsupported) return before ? [{ ...rendered, object: before }] : [];
-    return [before ? { ...rendered, otherwise: before } : rendered];
-  });
+/** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */
+function asAccepted<T extends RenderedPod>(rendered: T, accepted: T | undefined): T {
+  return accepted?.hash === rendered.hash ? accepted : rendered;
 }
 
-/** The deployment of the last accepted spec, with the sizes of the present one. */
-function gatewayInForce({ spec, ...deployment }: MoEDeployment, { spec: before }: Accepted): MoEDeployment {
-  const { replicas, suspend, gateway } = spec;
-  return { ...deployment, spec: { ...before, replicas, suspend, gateway: { ...before.gateway, replicas: gateway.replicas } } };
+interface GatewayPods {
+  readonly gateway: RenderedPod;
+  /** Those of the last accepted spec. */
+  readonly before: RenderedPod | undefined;
+  readonly unsupported: boolean;
+}
+
+/** The objects to apply, each with what is to be there where it is refused. A Deployment of gateways always has its present sizes. */
+function objectsOf(context: RenderContext, { gateway, before, unsupported }: GatewayPods): Rendered[] {
+  return appliedObjects(context).flatMap((rendered): Rendered[] => {
+    if (rendered.resource !== resources.deployments) return [rendered];
+    const last = before && gatewayDeployment(context, before.pod);
+    if (unsupported) return last ? [{ ...rendered, object: last }] : [];
+    const object = gatewayDeployment(context, gateway.pod);
+    return [last ? { ...rendered, object, otherwise: last } : { ...rendered, object }];
+  });
 }
 
 /** The last sentence of a refusal: what holds meanwhile. */

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { DrainPhase, RebalanceView } from "../../operator/deployment/core/world.ts";
 import { Informers } from "../../operator/deployment/informers.ts";
+import type { Settings } from "../../operator/deployment/objects/context.ts";
 import { createDeploymentPlane, type DeploymentPlane } from "../../operator/deployment/plane.ts";
 import type { Rebalance, World } from "../../operator/deployment/ports.ts";
 import type { Claims } from "../../operator/kube/claims.ts";
@@ -63,12 +64,21 @@ interface OperatorOptions {
   readonly claims?: Claims;
   /** The clock of the plane; the machine's when not given. */
   readonly now?: () => Date;
+  /** What this operator is set to other than those before it. */
+  readonly changed?: Partial<Settings>;
 }
 
-export async function startOperator(kube: FakeKube, { namespaces = [], claims, now }: OperatorOptions = {}): Promise<Operator> {
+export async function startOperator(kube: FakeKube, { namespaces = [], claims, now, changed }: OperatorOptions = {}): Promise<Operator> {
   const informers = new Informers(namespaces, settings.namespace, { kube, random: () => 0 });
   const events = new EventRecorder({ kube, reportingInstance: "test" });
-  const plane = createDeploymentPlane({ kube, informers, events, settings, ...(claims ? { claims } : {}), ...(now ? { now } : {}) });
+  const plane = createDeploymentPlane({
+    kube,
+    informers,
+    events,
+    settings: { ...settings, ...changed },
+    ...(claims ? { claims } : {}),
+    ...(now ? { now } : {}),
+  });
   const rebalance = new TestRebalance(kube);
   informers.start();
   await informers.refresh();

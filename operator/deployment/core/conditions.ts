@@ -2,6 +2,7 @@
 import type { MoEDeploymentConditionType, Operation, PodFailure } from "../../../crds/moe-deployment-status.ts";
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
+import { imageVerdict } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
 
@@ -39,6 +40,7 @@ export function verdicts(findings: Findings): Verdicts {
     ModelAvailable: kept(findings, "ModelAvailable", modelAvailable(findings)),
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
+    RuntimeUpToDate: imageVerdict(findings.snapshot.runtimeImage, findings.snapshot.deployment.metadata),
   };
 }
 

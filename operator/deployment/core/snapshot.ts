@@ -1,5 +1,6 @@
 // One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
+import type { RuntimeImage } from "./runtime-image.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
@@ -8,6 +9,8 @@ export interface PodFacts extends WorkerPod {
   /** True when it has Failed or Succeeded and will never run again. */
   readonly terminal: boolean;
   readonly templateHash: string;
+  /** The image of its runtime container. */
+  readonly image: string;
   readonly createdMs: number;
   /** The mark that we put on a pod that is to go. */
   readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
@@ -42,6 +45,7 @@ export interface Snapshot {
   readonly gateway: GatewayFacts;
   /** The hash of the template in force: of the worker pod as it would be made now. */
   readonly templateHash: string;
+  readonly runtimeImage: RuntimeImage;
   /** The reasons why the spec is not in force as it stands (fields of ours, what the API server refuses); empty when it is. */
   readonly refusals: readonly Refusal[];
   readonly claim: "Present" | "Missing" | "Unknown";

@@ -7,6 +7,7 @@ import { type Reckoned, requestsPerRank } from "./capacity.ts";
 import { type Findings, lostRanks, verdicts } from "./conditions.ts";
 import { orphansLeft } from "./orphans.ts";
 import type { Action, Blocked } from "./pod-actions.ts";
+import { imageStatus } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
 import type { Target } from "./target.ts";
 
@@ -70,6 +71,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
       ...(operation ? { operation } : {}),
       ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
     },
+    runtimeImage: imageStatus(snapshot.runtimeImage),
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),

@@ -7,6 +7,7 @@ import type { ObjectMeta, OwnerReference } from "../../kube/kube.ts";
 export interface Settings {
   /** The operator's own namespace, which holds the CAs of deployments. */
   readonly namespace: string;
+  /** The image that this operator comes with. What a deployment runs may be another: core/runtime-image.ts. */
   readonly runtimeImage: string;
   readonly pullPolicy: PullPolicy;
   /** NATS of deployments that name none. */
@@ -32,6 +33,7 @@ export const authorityComponent = "authority";
 export const names = {
   workers: (name: string) => `${name}-workers`,
   gateway: (name: string) => `${name}-gateway`,
+  settings: (name: string) => `${name}-settings`,
   gatewayTls: (name: string) => `${name}-gateway-tls`,
   podTls: (pod: string) => `${pod}-tls`,
 } as const;

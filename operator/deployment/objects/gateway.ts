@@ -4,6 +4,7 @@ import { gatewayProcess } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
+import { gatewayHash } from "./pod-hash.ts";
 import { gatewayKind, type Merged, mergePodTemplate, type PodShape, passedOnEnv, templateContainer, workerKind } from "./pod-template.ts";
 import {
   commonMounts,
@@ -14,15 +15,16 @@ import {
   processFacts,
   terminationGraceSeconds,
 } from "./runtime-pod.ts";
+import type { RenderedPod } from "./worker-pod.ts";
 
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
 const requests = { cpu: "100m", memory: "512Mi" };
 
-export function gatewayDeployment(context: RenderContext): KubeObject {
+/** `pod`: the pods as they are to be, which another release may have rendered. */
+export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewayTemplate(context).pod): KubeObject {
   const { deployment } = context;
   const { name } = deployment.metadata;
   const { spec } = deployment;
-  const { pod } = gatewayTemplate(context);
   const annotated = Object.keys(pod.annotations).length > 0 ? { annotations: pod.annotations } : {};
   return {
     apiVersion: "apps/v1",
@@ -38,10 +40,12 @@ export function gatewayDeployment(context: RenderContext): KubeObject {
 }
 
 /** The pods without what only the Deployment knows. Template fields that are the operator's are refused, as those of workers. */
-export function gatewayTemplate(context: RenderContext): Merged {
-  const { metadata, spec } = context.deployment;
+export function gatewayTemplate(context: RenderContext): Merged & RenderedPod {
+  const { deployment, settings } = context;
+  const { metadata, spec } = deployment;
   const base: PodShape = { labels: objectLabels(metadata.name, "gateway"), annotations: {}, spec: basePod(context) };
-  return mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
+  const { pod, refusals } = mergePodTemplate(base, spec.gateway.podTemplate, gatewayKind);
+  return { pod, refusals, hash: gatewayHash(deployment, settings.runtimeImage) };
 }
 
 function basePod(context: RenderContext): PodShape["spec"] {

@@ -4,7 +4,7 @@ import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
 import type { RenderContext } from "./context.ts";
 import { gatewayDeployment } from "./gateway.ts";
 import { gatewaysPolicy, workersPolicy } from "./network-policies.ts";
-import { gatewayBudget, gatewayService, serviceAccount, workersBudget, workersService } from "./plumbing.ts";
+import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 
 export interface Rendered {
   readonly resource: Resource;
@@ -16,6 +16,7 @@ export interface Rendered {
 export function appliedObjects(context: RenderContext): Rendered[] {
   return [
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
+    { resource: resources.configMaps, object: settingsMap(context) },
     { resource: resources.services, object: workersService(context) },
     { resource: resources.services, object: gatewayService(context) },
     { resource: resources.podDisruptionBudgets, object: workersBudget(context) },

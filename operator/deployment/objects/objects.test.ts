@@ -1,15 +1,22 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
+import { parse } from "yaml";
+import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
 import { parseGatewayConfig, parseWorkerConfig } from "../../../runtime/config.ts";
 import { deployment, model, settings } from "../../../test/builders/deployment.ts";
+import { resolvedEnv } from "../../../test/builders/process.ts";
 import { restrictedFaults } from "../../../test/harness/pod-security.ts";
 import { resources } from "../../kube/kube.ts";
 import { operatorRules, rulesOf, type Scope } from "../../rbac.ts";
 import { memoryRefusals } from "../core/memory-fit.ts";
 import { roleFile, roleTemplate } from "../generate-role.ts";
 import type { RenderContext } from "./context.ts";
+import { gatewayTemplate } from "./gateway.ts";
 import { appliedObjects } from "./index.ts";
+import { settingsMap } from "./plumbing.ts";
+import { workerHash } from "./pod-hash.ts";
 import { workerPod, workerTemplate } from "./worker-pod.ts";
 
 const Mi = 2 ** 20;
@@ -20,13 +27,10 @@ const context = (spec: object = {}, more: Partial<RenderContext> = {}): RenderCo
 });
 const worker = (spec: object = {}) => workerPod(context(spec), workerTemplate(context(spec)), 2, "abcde") as any;
 const gateway = (spec: object = {}) => appliedObjects(context(spec)).find(({ object }) => object.kind === "Deployment")?.object as any;
-/** The environment as the container sees it, with the downward fields filled in. */
-const env = (container: any): Record<string, string> =>
-  Object.fromEntries(
-    container.env.map((one: any) => [
-      one.name,
-      one.value ?? { "metadata.labels['enodia.dev/rank']": "2" }[one.valueFrom.fieldRef.fieldPath as string] ?? "x",
-    ]),
+/** The environment as the container sees it, with the downward fields filled in, under an operator with these settings. */
+const env = (container: any, by = settings): Record<string, string> =>
+  resolvedEnv(container.env, settingsMap(context({}, { settings: by })).data as Record<string, string>, (path) =>
+    path === "metadata.labels['enodia.dev/rank']" ? "2" : "x",
   );
 
 const traced = { ...settings, otlpEndpoint: "http://otel.test:4318" };
@@ -66,9 +70,9 @@ test("what is rendered for workers and gateways is what the runtime reads from i
   const full = context(everything, { settings: traced });
   const template = workerTemplate(full);
   assert.deepEqual(template.refusals, []);
-  const rank = env((workerPod(full, template, 2, "abcde") as any).spec.containers[0]);
+  const rank = env((workerPod(full, template, 2, "abcde") as any).spec.containers[0], traced);
   const deployed = appliedObjects(full).find(({ object }) => object.kind === "Deployment")?.object as any;
-  const front = env(deployed.spec.template.spec.containers[0]);
+  const front = env(deployed.spec.template.spec.containers[0], traced);
   const common = {
     ...{
       ...shared,
@@ -86,7 +90,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...{ rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
-    natsCreds: "/etc/enodia/telemetry", // whatever keys the Secret has: a template that followed them would roll the workers
+    natsCreds: "/etc/enodia/telemetry",
   });
   assert.deepEqual(parseGatewayConfig(front), { ...common, httpPort: 8000, apiKeyFile: "/etc/enodia/api-key/key", queueRequestsMax: 64 });
   assert.ok(!("ENODIA_QUEUE_REQUESTS_MAX" in rank), "a setting of the gateway must not roll the workers");
@@ -94,7 +98,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
 
 test("what a spec leaves open, the runtime takes as unset or by its own default", () => {
   const bare = context({}, { settings: { ...settings, natsUrl: undefined } });
-  const rank = parseWorkerConfig(env((workerPod(bare, workerTemplate(bare), 2, "abcde") as any).spec.containers[0]));
+  const rank = parseWorkerConfig(env((workerPod(bare, workerTemplate(bare), 2, "abcde") as any).spec.containers[0], bare.settings));
   const common = {
     ...{
       ...shared,
@@ -110,7 +114,8 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   assert.deepEqual(rank, {
     ...common,
     ...{ rank: 2, backend: "Auto", codec: "int4", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
-    ...{ natsUrl: undefined, natsCreds: undefined, telemetryKeys: undefined, natsPrefix: "enodia", telemetryWindowMs: 15_000 },
+    ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
+    telemetryKeys: "/etc/enodia/telemetry/keys",
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
   assert.deepEqual(front, { ...common, httpPort: 8000, apiKeyFile: undefined, queueRequestsMax: undefined });
@@ -133,7 +138,7 @@ test("a worker mounts no Secret that its spec names but through the operator's c
   const own = { ...settings, natsCreds: "/etc/enodia/nats" };
   const credsOf = (spec: object) => {
     const at = context(spec, { settings: own });
-    return parseWorkerConfig(env((workerPod(at, workerTemplate(at), 2, "abcde") as any).spec.containers[0])).natsCreds;
+    return parseWorkerConfig(env((workerPod(at, workerTemplate(at), 2, "abcde") as any).spec.containers[0], own)).natsCreds;
   };
   assert.equal(credsOf({}), "/etc/enodia/telemetry", "the operator's server, the operator's credentials");
   assert.equal(credsOf({ telemetry: { nats: { url: nats.url } } }), undefined, "and never for another server");
@@ -146,6 +151,43 @@ test("the hash speaks of the template, not of the rank or the name", () => {
   assert.equal(one.metadata.annotations?.["enodia.dev/template-hash"], two.metadata.annotations?.["enodia.dev/template-hash"]);
   assert.notEqual(workerTemplate(context({ runtime: { maxContext: 64 } })).hash, template.hash);
   assert.equal(workerTemplate(context({ replicas: 9 })).hash, template.hash);
+});
+
+test("nothing that an operator is set to is in a pod, and none of it is in a hash", () => {
+  const other = { ...traced, natsUrl: "tls://other:4222", natsCreds: "/elsewhere", logLevel: "debug" } as const;
+  for (const template of [workerTemplate, gatewayTemplate]) {
+    for (const spec of [{}, everything]) {
+      const [was, is] = [settings, other].map((by) => template(context(spec, { settings: by })));
+      assert.deepEqual(is, was);
+      assert.equal(template(context(spec, { settings: { ...other, pullPolicy: "Always" } })).hash, was?.hash);
+    }
+  }
+});
+
+/** A change of these is a roll of every pod of every deployment with the next release, and wants a reason for that. */
+const hashes = {
+  least: ["648b52eb4c63d82c", "db0b3bfe2c6c69ab"],
+  complete: ["fd99756b1b725189", "92fbd7eeb4da779d"],
+};
+
+test("hashes are those of the releases before", () => {
+  const complete = parse(readFileSync(join(import.meta.dirname, "../../../crds/samples/complete.yaml"), "utf8")).spec;
+  const hashesOf = (spec: object) => [workerTemplate(context(spec)).hash, gatewayTemplate(context(spec)).hash];
+  assert.deepEqual({ least: hashesOf({}), complete: hashesOf(complete) }, hashes);
+});
+
+test("a field at its default counts as one that is not there, in whatever order a template's fields are", () => {
+  const { spec } = deployment();
+  const bare = { ...deployment(), spec: { ...spec, runtime: {}, telemetry: { nats: {} }, experts: {} } } as unknown as MoEDeployment;
+  assert.equal(workerHash(bare, "i"), workerHash(deployment(), "i"), "as it was before the fields were added");
+  const template = (labels: object) => deployment({ podTemplate: { metadata: { labels } } });
+  assert.equal(workerHash(template({ a: "1", b: "2" }), "i"), workerHash(template({ b: "2", a: "1" }), "i"));
+  const image = { spec: { containers: [{ name: "runtime", image: "i" }] } };
+  assert.equal(
+    workerHash(deployment({ podTemplate: image }), "other"),
+    workerHash(deployment(), "i"),
+    "the image counts, not who names it",
+  );
 });
 
 const spec = (memoryPerRank: string, replicas = 2) => deployment({ experts: { memoryPerRank }, replicas }).spec;
@@ -191,9 +233,7 @@ test("experts of unlike sizes are counted in bytes, layers without experts not a
 
 test("the chart's roles are the operator's rules, and the rules cover every resource it touches, each no wider than it has to be", () => {
   assert.equal(readFileSync(roleFile, "utf8"), roleTemplate());
-  const touched = Object.values(resources).filter(
-    (resource) => !["ConfigMap", "Namespace", "CustomResourceDefinition"].includes(resource.kind),
-  );
+  const touched = Object.values(resources).filter((resource) => !["Namespace", "CustomResourceDefinition"].includes(resource.kind));
   for (const resource of touched) {
     const group = resource.apiVersion.includes("/") ? (resource.apiVersion.split("/")[0] ?? "") : "";
     assert.ok(

@@ -1,5 +1,6 @@
-// Services, ServiceAccount and disruption budgets. Pure.
+// Services, ServiceAccount, disruption budgets and the ConfigMap of settings. Pure.
 import { ports } from "../../../crds/common.ts";
+import { settingEntries } from "../../../crds/process.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import { names, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 
@@ -10,6 +11,16 @@ export function serviceAccount(context: RenderContext): KubeObject {
     kind: "ServiceAccount",
     metadata: objectMeta(context, context.deployment.metadata.name, "shared"),
     automountServiceAccountToken: false,
+  };
+}
+
+/** What the operator is set to, for pods that start: no part of their templates, so that another setting replaces none of them. */
+export function settingsMap(context: RenderContext): KubeObject {
+  return {
+    apiVersion: "v1",
+    kind: "ConfigMap",
+    metadata: objectMeta(context, names.settings(context.deployment.metadata.name), "shared"),
+    data: settingEntries(context.settings),
   };
 }
 

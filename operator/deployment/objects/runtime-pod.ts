@@ -24,9 +24,9 @@ export const containerSecurity = {
 };
 
 /** Facts that the environment of a pod is rendered from. */
-export function processFacts({ deployment, settings }: RenderContext): ProcessFacts {
+export function processFacts({ deployment }: RenderContext): ProcessFacts {
   const { name, namespace } = deployment.metadata;
-  return { deployment, settings, peersDns: `${names.workers(name)}.${namespace}.svc` };
+  return { deployment, peersDns: `${names.workers(name)}.${namespace}.svc`, settingsMap: names.settings(name) };
 }
 
 /** Ready is asked often, since traffic and experts wait for it; live is patient, since a restart empties the memory. */

@@ -1,5 +1,4 @@
-// The pod of one rank. Created by POST and never re-applied: a changed template gives another hash, and the pod is replaced.
-import { createHash } from "node:crypto";
+// The pod of one rank. Created by POST and never re-applied: a changed spec gives another hash, and the pod is replaced.
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
 import { workerProcess } from "../../../crds/process.ts";
@@ -9,6 +8,7 @@ import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
+import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
 import {
   commonMounts,
@@ -20,10 +20,15 @@ import {
   terminationGraceSeconds,
 } from "./runtime-pod.ts";
 
-/** The pod without rank and name, of which the hash is taken. */
-export interface WorkerTemplate {
+/** A pod as it was rendered once. */
+export interface RenderedPod {
   readonly pod: PodShape;
+  /** Of what it was rendered for (pod-hash.ts): a template with the same hash takes the place of none. */
   readonly hash: string;
+}
+
+/** The pod without rank and name. */
+export interface WorkerTemplate extends RenderedPod {
   /** Memory limit of the container runtime, when it has one. */
   readonly limitBytes: number | undefined;
 }
@@ -31,22 +36,20 @@ export interface WorkerTemplate {
 /** The template of the spec as it stands, and what of it cannot be. */
 export function workerTemplate(context: RenderContext): WorkerTemplate & { readonly refusals: readonly Refusal[] } {
   const { pod, refusals } = mergePodTemplate(basePod(context), context.deployment.spec.podTemplate, workerKind);
-  const hash = createHash("sha256").update(JSON.stringify(pod)).digest("hex").slice(0, 16);
-  return { pod, hash, limitBytes: memoryLimit(pod), refusals };
+  return { pod, hash: workerHash(context.deployment, context.settings.runtimeImage), limitBytes: memoryLimit(pod), refusals };
 }
 
 const fields = z.record(z.string(), z.unknown());
-/** A template as it was rendered once. Its hash is kept, not taken again: it stands on the pods that were made of it. */
-export const storedTemplate = z
-  .object({
-    hash: z.string().min(1),
-    pod: z.object({
-      labels: z.record(z.string(), z.string()),
-      annotations: z.record(z.string(), z.string()),
-      spec: z.looseObject({ containers: z.array(fields), volumes: z.array(fields) }),
-    }),
-  })
-  .transform(({ hash, pod }): WorkerTemplate => ({ hash, pod, limitBytes: memoryLimit(pod) }));
+/** A pod that was stored. Its hash is kept, not taken again: it stands on the pods that were made of it. */
+export const storedPod = z.object({
+  hash: z.string().min(1),
+  pod: z.object({
+    labels: z.record(z.string(), z.string()),
+    annotations: z.record(z.string(), z.string()),
+    spec: z.looseObject({ containers: z.array(fields), volumes: z.array(fields) }),
+  }),
+});
+export const storedTemplate = storedPod.transform(({ hash, pod }): WorkerTemplate => ({ hash, pod, limitBytes: memoryLimit(pod) }));
 
 export function workerPod(context: RenderContext, template: WorkerTemplate, rank: number, suffix: string): KubeObject {
   const { name } = context.deployment.metadata;

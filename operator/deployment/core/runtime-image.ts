@@ -1,0 +1,48 @@
+// The runtime image of a deployment: it keeps the one that it was rolled to until its owner asks for another, whatever image an operator
+// comes with. Pure. What it was rolled to stands in the revision of the accepted spec; where that is gone, in the status; where that is
+// gone too, the newest pod runs it, since a roll makes pods of the new image only. A deployment without any of these has never run.
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
+import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
+import type { PodFacts } from "./snapshot.ts";
+import type { Verdict } from "./world.ts";
+
+export interface RuntimeImage {
+  /** The image of pods that name none of their own. */
+  readonly pinned: string;
+  /** The image that this operator comes with. */
+  readonly offered: string;
+  /** The image that the workers' template names. */
+  readonly own: string | undefined;
+}
+
+export interface ImageSources {
+  readonly spec: MoEDeploymentSpec;
+  readonly status: MoEDeploymentStatus;
+  /** The image that was accepted last. */
+  readonly accepted: string | undefined;
+  readonly pods: readonly PodFacts[];
+  readonly offered: string;
+}
+
+export function pinnedImage({ spec, status, accepted, pods, offered }: ImageSources): string {
+  const { image, rollout } = spec.runtimeImage;
+  if (image !== undefined) return image;
+  if (rollout === "Auto") return offered;
+  const newest = pods.filter((pod) => pod.image !== "").sort((a, b) => b.createdMs - a.createdMs)[0];
+  return accepted ?? status.runtimeImage?.image ?? newest?.image ?? offered;
+}
+
+/** The part `runtimeImage` of the status. */
+export function imageStatus({ pinned, offered, own }: RuntimeImage): NonNullable<MoEDeploymentStatus["runtimeImage"]> {
+  if (own !== undefined) return { image: own };
+  return pinned === offered ? { image: pinned } : { image: pinned, available: offered };
+}
+
+/** The verdict on RuntimeUpToDate. */
+export function imageVerdict({ pinned, offered, own }: RuntimeImage, { name, namespace }: { name: string; namespace: string }): Verdict {
+  if (own !== undefined) return { status: "True", reason: "OwnImage", message: `spec.podTemplate names the image: ${own}` };
+  if (pinned === offered) return { status: "True", reason: "UpToDate", message: `${pinned} is the image that the operator comes with` };
+  const patch = JSON.stringify({ spec: { runtimeImage: { image: offered } } });
+  const message = `runs ${pinned}, the operator comes with ${offered}; to roll to it: kubectl patch moed ${name} -n ${namespace} --type=merge -p '${patch}'`;
+  return { status: "False", reason: "AnotherImageAvailable", message };
+}

@@ -1,0 +1,74 @@
+// The hash by which a worker or gateway pod is out of date: of what the deployment's owner says about that kind of pod, and of the
+// image that it runs. How an operator renders the pod is no part of it, nor what the operator is set to, so that another release with
+// another port, probe or default replaces nothing. A field of the spec at its default counts as one that is not there: a release that
+// adds a field changes no hash. Pure; test/spec-fields.test.ts fails when a field that changes a pod is not among these.
+import { createHash } from "node:crypto";
+import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, type PodTemplate } from "../../../crds/moe-deployment.ts";
+import {
+  gatewayKind,
+  mergePodTemplate,
+  type PodShape,
+  passedOnEnv,
+  type TemplateKind,
+  templateContainer,
+  workerKind,
+} from "./pod-template.ts";
+
+const hashChars = 16;
+const defaults = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://claim/folder" } });
+
+/** `image`: what the container runs where no template names another. */
+export function workerHash({ metadata, spec }: MoEDeployment, image: string): string {
+  return hash(metadata.uid, without(workerFields(spec), workerFields(defaults)), ofTemplate(spec.podTemplate, workerKind, image));
+}
+
+export function gatewayHash({ metadata, spec }: MoEDeployment, image: string): string {
+  const { podTemplate, gateway } = spec;
+  // Gateways run the same build as the workers, from the same registry.
+  const { image: build = image, imagePullPolicy } = templateContainer(podTemplate, workerKind) ?? {};
+  const taken = { imagePullPolicy, pull: podTemplate?.spec?.imagePullSecrets, env: passedOnEnv(podTemplate, gateway.podTemplate) };
+  const own = ofTemplate(gateway.podTemplate, gatewayKind, build);
+  return hash(metadata.uid, without(gatewayFields(spec), gatewayFields(defaults)), [taken, own]);
+}
+
+const workerFields = ({ model, experts, runtime, rebalancing, telemetry }: MoEDeploymentSpec): object => {
+  const { memoryPerRank } = experts;
+  return { model, runtime, memoryPerRank, window: rebalancing.trigger.window, nats: telemetry.nats };
+};
+const gatewayFields = ({ model, runtime, gateway }: MoEDeploymentSpec): object => ({
+  model,
+  maxContext: runtime.maxContext,
+  apiKeySecretRef: gateway.apiKeySecretRef,
+});
+
+/** A template merged into a pod that has nothing yet. */
+function ofTemplate(template: PodTemplate | undefined, kind: TemplateKind, image: unknown): PodShape {
+  const container = { name: kind.container, image, env: [], volumeMounts: [], ports: [], securityContext: {} };
+  const bare: PodShape = { labels: {}, annotations: {}, spec: { containers: [container], volumes: [], securityContext: {} } };
+  return mergePodTemplate(bare, template, kind).pod;
+}
+
+/** The uid is with it since pods are told it: those of another object of the same name obey that one alone. */
+function hash(uid: string, fields: unknown, template: unknown): string {
+  return createHash("sha256")
+    .update(JSON.stringify([uid, fields, template], inOrder))
+    .digest("hex")
+    .slice(0, hashChars);
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+const isObject = (value: unknown): value is Fields => typeof value === "object" && value !== null && !Array.isArray(value);
+
+const inOrder = (_key: string, value: unknown): unknown =>
+  isObject(value) ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1))) : value;
+
+/** The value less what is at its default; undefined when nothing is left. */
+function without(value: unknown, standard: unknown): unknown {
+  if (!isObject(value)) return value === standard ? undefined : value;
+  const below = isObject(standard) ? standard : {};
+  const left = Object.entries(value).flatMap(([key, field]) => {
+    const kept = without(field, below[key]);
+    return kept === undefined ? [] : [[key, kept] as const];
+  });
+  return left.length === 0 ? undefined : Object.fromEntries(left);
+}
