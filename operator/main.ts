@@ -109,7 +109,7 @@ function startPlanes(config: OperatorConfig, { kube, informers, metrics, log }: 
       log.warn({ err: error, key }, "reconcile failed, trying again");
     },
   });
-  const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, log });
+  const rebalance = createRebalance({ kube, deployments: plane.deployments, metrics, log, logLevel: config.logLevel });
   plane.connect(rebalance);
   const stopTracking = trackDeployments(informers, metrics);
   plane.controller.start();

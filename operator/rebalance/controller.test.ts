@@ -18,7 +18,7 @@ test("gauges that were set after the deployment was deleted go with its loop", a
     natsUrl: () => undefined,
     event: () => {},
   } as unknown as Deployments;
-  const rebalance = createRebalance({ kube: new FakeKube(), deployments, metrics, log: silentLog });
+  const rebalance = createRebalance({ kube: new FakeKube(), deployments, metrics, log: silentLog, logLevel: "info" });
   const spec = moeDeploymentSpecSchema.parse({ model: { uri: "pvc://m/x" } });
   const world: World = { ref, uid: "uid", generation: 1, spec, desiredRanks: 1, workers: [], gateways: [], leaving: [] };
   try {

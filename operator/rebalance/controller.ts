@@ -1,6 +1,7 @@
 // The rebalance plane as the operator composes it: one loop per deployment, with the planner thread and NATS buses that they share. It
 // implements the port that the deployment plane calls, and does nothing of its own.
 
+import type { LogLevel } from "../../crds/names.ts";
 import type { Log } from "../../runtime/observe/log.ts";
 import type { Metrics } from "../../runtime/observe/metrics.ts";
 import { grpcNetwork } from "../../runtime/wire/grpc.ts";
@@ -23,6 +24,8 @@ export interface RebalanceOptions {
   readonly deployments: Deployments;
   readonly metrics: Metrics<"operator">;
   readonly log: Log;
+  /** Of the workers and gateways. */
+  readonly logLevel: LogLevel;
 }
 
 export function createRebalance(options: RebalanceOptions): Rebalance {
@@ -34,7 +37,7 @@ export function createRebalance(options: RebalanceOptions): Rebalance {
   const ports: LoopPorts = {
     clock: systemClock,
     store: placementStore(options.kube),
-    openLink: (target) => new Session(target, systemClock, grpcNetwork),
+    openLink: (target) => new Session(target, systemClock, grpcNetwork, options.logLevel),
     planner,
     telemetry,
     metrics,

@@ -7,7 +7,7 @@ import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Log } from "../observe/log.ts";
 import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, toStatus } from "../wire/grpc.ts";
-import { fromMembership, fromPlan, fromSender, type Identity, type Membership, toMembership, toPlan, toSender } from "../wire/mapping.ts";
+import { fromLogLevel, fromMembership, fromPlan, fromSender, type Identity, type Membership, toMembership, toPlan, toSender } from "../wire/mapping.ts";
 import type { Handlers } from "../wire/service.ts";
 
 /** The contract asks for a status at least once a second. */
@@ -40,6 +40,8 @@ export function controlHandlers(options: ControlOptions): ControlHandlers {
     const sender = fromSender(push.sender);
     if (sender.deploymentUid !== options.identity.deploymentUid)
       throw new AppError(`deployment ${sender.deploymentUid} is not this one`, { code: "Forbidden", operation: "Control.Watch" });
+    const level = fromLogLevel(push.logLevel);
+    if (level !== undefined) options.log.setLevel(level);
     if (push.push.case === "membership") options.onMembership(fromMembership(push.push.value));
     if (push.push.case === "plan") plan = newer(plan, fromPlan(push.push.value));
   };

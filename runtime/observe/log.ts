@@ -3,7 +3,7 @@
 //
 //   const log = createLog({ level: "info", name: "worker", fields: { rank: 0 } });
 //   log.info({ epoch: 7 }, "plan committed");   log.error({ err }, "fetch failed");   const child = log.child({ requestId });
-import { pino } from "pino";
+import { type Logger, pino } from "pino";
 import type { LogLevel } from "../../crds/names.ts";
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -14,6 +14,8 @@ export interface Log {
   warn(fields: Fields, message: string): void;
   error(fields: Fields, message: string): void;
   child(fields: Fields): Log;
+  /** Changes the level of this log, of its children and of the log that it is a child of. */
+  setLevel(level: LogLevel): void;
 }
 
 export interface LogOptions {
@@ -28,10 +30,10 @@ export interface LogOptions {
 export function createLog(options: LogOptions): Log {
   const { write } = options;
   const destination = write ? { write } : pino.destination({ fd: 1, sync: false, minLength: 0 });
-  return pino(
+  const lines = pino(
     {
       name: options.name,
-      level: options.level,
+      level: "trace", // LeveledLog decides: pino's children keep the level that they were made with
       base: { name: options.name, ...options.fields },
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
@@ -40,10 +42,50 @@ export function createLog(options: LogOptions): Log {
     },
     destination,
   );
+  return new LeveledLog(lines, { least: severity(options.level) });
+}
+
+const severity = (level: LogLevel): number => pino.levels.values[level] ?? Number.POSITIVE_INFINITY;
+
+class LeveledLog implements Log {
+  readonly #lines: Logger;
+  /** Shared by a log and all its children. */
+  readonly #level: { least: number };
+
+  constructor(lines: Logger, level: { least: number }) {
+    this.#lines = lines;
+    this.#level = level;
+  }
+
+  debug(fields: Fields, message: string): void {
+    this.#write("debug", fields, message);
+  }
+  info(fields: Fields, message: string): void {
+    this.#write("info", fields, message);
+  }
+  warn(fields: Fields, message: string): void {
+    this.#write("warn", fields, message);
+  }
+  error(fields: Fields, message: string): void {
+    this.#write("error", fields, message);
+  }
+  child(fields: Fields): Log {
+    return new LeveledLog(this.#lines.child(fields), this.#level);
+  }
+  setLevel(level: LogLevel): void {
+    const least = severity(level);
+    if (least === this.#level.least) return;
+    this.#level.least = least;
+    this.info({ level }, "log level changed");
+  }
+
+  #write(level: "debug" | "info" | "warn" | "error", fields: Fields, message: string): void {
+    if (severity(level) >= this.#level.least) this.#lines[level](fields, message);
+  }
 }
 
 /** A log for tests and tools that want no lines. */
-export const silentLog: Log = { debug: nothing, info: nothing, warn: nothing, error: nothing, child: () => silentLog };
+export const silentLog: Log = { debug: nothing, info: nothing, warn: nothing, error: nothing, child: () => silentLog, setLevel: nothing };
 
 function nothing(): void {}
 

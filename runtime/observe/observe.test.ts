@@ -28,6 +28,18 @@ test("a log line is one JSON object with level, time, message and the chain of c
   assert.ok(!Number.isNaN(Date.parse(line.time)));
 });
 
+test("a level that changes holds for children that were made before, and silent is silent", () => {
+  const lines: string[] = [];
+  const log = createLog({ level: "info", name: "worker", write: (line) => lines.push(JSON.parse(line).message) });
+  const child = log.child({ requestId: "r1" });
+  log.setLevel("debug");
+  child.debug({}, "detail");
+  log.setLevel("debug");
+  child.setLevel("silent");
+  log.error({}, "unheard");
+  assert.deepEqual(lines, ["log level changed", "detail"]);
+});
+
 test("readyz names every reason, healthz only dies for good, metrics follow", async () => {
   const health = createHealth({ plan: "no plan yet" });
   const metrics = createMetrics({ process: "worker", version: "0", constants: { namespace: "a", deployment: "b", rank: "0" } });

@@ -2,7 +2,7 @@
 // checked here and named. Pure.
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
-import { type MemberState, memberStates } from "../../crds/names.ts";
+import { type LogLevel, logLevels, type MemberState, memberStates } from "../../crds/names.ts";
 import { decodeLayer, encodeLayer, type LayerPlacement, type PlacementPlan, planBounds } from "../../crds/plan.ts";
 import type { Fetched } from "../placement/cost.ts";
 import {
@@ -55,6 +55,11 @@ export function toSender(identity: Identity): Sender {
 export function fromSender(sender: Sender | undefined): Identity {
   if (sender === undefined) throw new AppError("sender: missing", { code: "InvalidRequest", operation: "parsing a message" });
   return { deploymentUid: sender.deploymentUid, rank: sender.rank, podUid: sender.podUid, bootId: sender.bootId };
+}
+
+/** Undefined where none is told, and for a name of another release. */
+export function fromLogLevel(name: string): LogLevel | undefined {
+  return logLevels.find((level) => level === name);
 }
 
 export function toPlan(plan: PlacementPlan): Plan {

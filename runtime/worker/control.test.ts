@@ -1,24 +1,53 @@
-// The worker's watch towards an operator that does not read: old statuses do not pile up.
+// The worker's watch: old statuses do not pile up towards an operator that does not read, and its log level is taken over.
 import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
-import { test } from "node:test";
-import { silentLog } from "../observe/log.ts";
+import { type TestContext, test } from "node:test";
+import { setImmediate as turn } from "node:timers/promises";
+import { createLog, type Log, silentLog } from "../observe/log.ts";
+import { toSender } from "../wire/mapping.ts";
 import { WorkerControl, type WorkerControlOptions } from "./control.ts";
 
-test("a watcher that does not read gets the newest status when it reads on, and few old ones", (t) => {
-  const self = { deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" };
+const self = { deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" };
+
+/** A watch whose operator reads nothing. */
+function watched(t: TestContext, log: Log) {
   const numbers = { hostedBytes: 0, budgetBytes: 0, fetchedBytes: 0, queuedTokens: 0, activeRequests: 0 };
   const control = new WorkerControl({
-    ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log: silentLog },
+    ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log, clock: () => 0 },
     vitals: () => ({ ...numbers, notReady: [], draining: false, hosted: [] }),
     caller: () => ({ role: "operator", podName: "o" }),
     peers: { self, membership: { version: 1, members: [] } },
     plan: { state: { epoch: 1, planHash: "" } },
   } as unknown as WorkerControlOptions);
-  let unread = 0;
-  const call = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: () => void unread++ }), { cancelled: false });
+  const seen = { unread: 0 };
+  const call = Object.assign(new Duplex({ objectMode: true, read: () => {}, write: () => void seen.unread++ }), { cancelled: false });
   t.after(() => call.destroy());
   control.handlers().watch(call as unknown as Parameters<ReturnType<typeof control.handlers>["watch"]>[0]);
+  return { control, call, seen };
+}
+
+test("a watcher that does not read gets the newest status when it reads on, and few old ones", (t) => {
+  const { control, call, seen } = watched(t, silentLog);
   for (let i = 0; i < 100; i++) control.changed();
-  assert.ok(unread > 0 && call.writableLength <= call.writableHighWaterMark, `${call.writableLength} statuses wait`);
+  assert.ok(seen.unread > 0 && call.writableLength <= call.writableHighWaterMark, `${call.writableLength} statuses wait`);
+});
+
+test("the operator's log level is taken over at once, and one that is not told or not known changes nothing", async (t) => {
+  const lines: string[] = [];
+  const log = createLog({ level: "info", name: "worker", write: (line) => lines.push(JSON.parse(line).message) });
+  const { call } = watched(t, log);
+  const ping = async (more: object) => {
+    call.emit("data", { sender: toSender({ ...self, rank: -2 }), push: { case: "ping", value: true }, sentUnixMs: 1n, ...more });
+    await turn();
+    log.debug({}, "detail");
+    return lines.splice(0).includes("detail");
+  };
+  const told: [object, boolean][] = [
+    [{}, false],
+    [{ logLevel: "debug" }, true],
+    [{ logLevel: "" }, true],
+    [{ logLevel: "verbose" }, true],
+    [{ logLevel: "warn" }, false],
+  ];
+  for (const [more, detailed] of told) assert.equal(await ping(more), detailed, JSON.stringify(more));
 });

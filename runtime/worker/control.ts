@@ -16,7 +16,7 @@ import {
   WatchStatusSchema,
 } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from "../wire/grpc.ts";
-import { fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
+import { fromLogLevel, fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
 import { describedLayers, residentCells } from "./expert-bytes.ts";
@@ -232,6 +232,8 @@ export class WorkerControl {
     this.#from(call, push.sender, "operator");
     this.#operatorHeardAt = performance.now();
     const { peers, plan, log } = this.#options;
+    const level = fromLogLevel(push.logLevel);
+    if (level !== undefined) log.setLevel(level);
     if (push.push.case === "membership") peers.apply(fromMembership(push.push.value));
     if (push.push.case !== "plan") return;
     try {

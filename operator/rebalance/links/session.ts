@@ -2,6 +2,7 @@
 // calls of the protocol with deadlines. links.ts opens and closes it; it knows nothing of plans' contents or other pods.
 import { create, type MessageShape } from "@bufbuild/protobuf";
 import { AppError, operatorRank } from "../../../crds/common.ts";
+import type { LogLevel } from "../../../crds/names.ts";
 import { type PlacementPlan, planBounds } from "../../../crds/plan.ts";
 import { cellValues, type ExpertGrid } from "../../../runtime/placement/grid.ts";
 import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "../../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
@@ -32,6 +33,7 @@ export class Session implements Link {
   readonly #target: LinkTarget;
   readonly #clock: Clock;
   readonly #client: Client;
+  readonly #logLevel: LogLevel | "";
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
@@ -41,8 +43,10 @@ export class Session implements Link {
   #plan: PlacementPlan | undefined;
   #stopTimer: () => void = () => {};
 
-  constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">) {
+  /** `logLevel`: what the pod is to log at; as it does when not given. */
+  constructor(target: LinkTarget, clock: Clock, network: Pick<Network, "connect">, logLevel: LogLevel | "" = "") {
     this.#target = target;
+    this.#logLevel = logLevel;
     this.#clock = clock;
     this.downSince = clock.now();
     this.#tls = fixedTls(material(target.identity));
@@ -133,7 +137,8 @@ export class Session implements Link {
   }
 
   #ping() {
-    return create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true }, sentUnixMs: BigInt(this.#clock.now()) });
+    const sentUnixMs = BigInt(this.#clock.now());
+    return create(WatchPushSchema, { sender: this.#sender(), push: { case: "ping", value: true }, sentUnixMs, logLevel: this.#logLevel });
   }
 
   #takeClock({ clock }: WatchStatus): void {

@@ -885,6 +885,13 @@ export declare type WatchPush = Message<"enodia.runtime.v1.WatchPush"> & {
    * @generated from field: int64 sent_unix_ms = 5;
    */
   sentUnixMs: bigint;
+
+  /**
+   * of a ping: the level that the pod is to log at; empty or unknown = as it does
+   *
+   * @generated from field: string log_level = 6;
+   */
+  logLevel: string;
 };
 
 /**
