@@ -45,6 +45,7 @@ const generators = [
   "runtime/wire/generate.ts",
   "operator/dashboards/generate.ts",
   "operator/deployment/generate-role.ts",
+  "test/golden/make_wire.ts",
 ];
 
 /** Each check is one command; all run, so that one look shows everything that is wrong. */

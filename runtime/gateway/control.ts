@@ -7,7 +7,17 @@ import type { PlacementPlan } from "../../crds/plan.ts";
 import type { Log } from "../observe/log.ts";
 import { type Control, type WatchPush, type WatchStatus, WatchStatusSchema } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, toStatus } from "../wire/grpc.ts";
-import { fromLogLevel, fromMembership, fromPlan, fromSender, type Identity, type Membership, toMembership, toPlan, toSender } from "../wire/mapping.ts";
+import {
+  fromLogLevel,
+  fromMembership,
+  fromPlan,
+  fromSender,
+  type Identity,
+  type Membership,
+  toMembership,
+  toPlan,
+  toSender,
+} from "../wire/mapping.ts";
 import type { Handlers } from "../wire/service.ts";
 
 /** The contract asks for a status at least once a second. */

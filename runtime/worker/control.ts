@@ -16,7 +16,17 @@ import {
   WatchStatusSchema,
 } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, type ServerDuplex, type ServerWritable, toStatus } from "../wire/grpc.ts";
-import { fromLogLevel, fromMembership, fromPlan, fromSender, toFetched, toMembership, toNumber, toPlan, toSender } from "../wire/mapping.ts";
+import {
+  fromLogLevel,
+  fromMembership,
+  fromPlan,
+  fromSender,
+  toFetched,
+  toMembership,
+  toNumber,
+  toPlan,
+  toSender,
+} from "../wire/mapping.ts";
 import { create, type HandlersOf } from "../wire/service.ts";
 import type { PeerIdentity } from "../wire/tls.ts";
 import { describedLayers, residentCells } from "./expert-bytes.ts";
