@@ -26,7 +26,8 @@ export const defaultCodec: CodecName = "int4";
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;
-export const defaultImageRollout: (typeof imageRollouts)[number] = "Manual";
+export type ImageRollout = (typeof imageRollouts)[number];
+export const defaultImageRollout: ImageRollout = "Manual";
 
 /** Levels a runtime process logs at, and those of them that the operator takes for itself and hands on. */
 export const logLevels = ["trace", "debug", "info", "warn", "error", "silent"] as const;

@@ -1,8 +1,8 @@
 // The store of the last accepted spec of each deployment, of the worker and gateway templates that were rendered from it, and of the
-// runtime image that they run: a ControllerRevision that the deployment owns. That kind is made for this: its data cannot be changed once written, and the default roles let nobody but
-// controllers write it, so that nobody gets a pod made through the operator who could not make it himself. There is one, and for a
-// moment two: the newer is written before the older goes, and the highest revision counts. Replicas and suspend are no part of it,
-// since they are obeyed whatever else is refused, so that scaling writes none.
+// runtime image that they run: a ControllerRevision that the deployment owns. That kind is made for this: its data cannot be changed
+// once written, and the default roles let nobody but controllers write it, so that nobody gets a pod made through the operator who
+// could not make it himself. There is one, and for a moment two: the newer is written before the older goes, and the highest revision
+// counts. Replicas and suspend are no part of it, since they are obeyed whatever else is refused, so that scaling writes none.
 import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
 import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema } from "../../crds/moe-deployment.ts";

@@ -76,7 +76,8 @@ class LeveledLog implements Log {
     const least = severity(level);
     if (least === this.#level.least) return;
     this.#level.least = least;
-    this.info({ level }, "log level changed");
+    // Said at the new level, which is heard in any case.
+    if (level !== "silent") this.#write(level === "trace" ? "debug" : level, { logLevel: level }, "log level changed");
   }
 
   #write(level: "debug" | "info" | "warn" | "error", fields: Fields, message: string): void {

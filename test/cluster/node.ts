@@ -230,6 +230,11 @@ export async function waitForRuntime({ node, binaries }: NodeContext, init: Proc
   }
 }
 
+/** Gives an image that the node has one more name. */
+export async function tagImageOn({ binaries }: NodeContext, init: ProcessRecord, name: string, more: string): Promise<void> {
+  await runInNode(init, ctr(binaries, "images", "tag", "--force", name, more));
+}
+
 interface ImageIndex {
   readonly manifests?: readonly { readonly digest: string; readonly annotations?: Readonly<Record<string, string>> }[];
 }

@@ -1,5 +1,5 @@
-// What every release has said on the wire, this one reads, and with fields in it that a later release may add. The operator of this
-// release works with workers and gateways of the releases before: they keep their image until their owner asks for another.
+// This release reads what every release has said on the wire, also with fields in it that a later one may add. An operator works with
+// workers and gateways of the releases before it, since they keep their image until their owner asks for another.
 import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -3,17 +3,11 @@
 // gone too, the newest pod runs it, since a roll makes pods of the new image only. A deployment without any of these has never run.
 import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import type { MoEDeploymentStatus } from "../../../crds/moe-deployment-status.ts";
-import type { PodFacts } from "./snapshot.ts";
+import type { ImageRollout } from "../../../crds/names.ts";
+import type { PodFacts, RuntimeImage } from "./snapshot.ts";
 import type { Verdict } from "./world.ts";
 
-export interface RuntimeImage {
-  /** The image of pods that name none of their own. */
-  readonly pinned: string;
-  /** The image that this operator comes with. */
-  readonly offered: string;
-  /** The image that the workers' template names. */
-  readonly own: string | undefined;
-}
+const followsOperator: Readonly<Record<ImageRollout, boolean>> = { Manual: false, Auto: true };
 
 export interface ImageSources {
   readonly spec: MoEDeploymentSpec;
@@ -27,7 +21,7 @@ export interface ImageSources {
 export function pinnedImage({ spec, status, accepted, pods, offered }: ImageSources): string {
   const { image, rollout } = spec.runtimeImage;
   if (image !== undefined) return image;
-  if (rollout === "Auto") return offered;
+  if (followsOperator[rollout]) return offered;
   const newest = pods.filter((pod) => pod.image !== "").sort((a, b) => b.createdMs - a.createdMs)[0];
   return accepted ?? status.runtimeImage?.image ?? newest?.image ?? offered;
 }

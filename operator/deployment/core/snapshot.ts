@@ -1,6 +1,5 @@
 // One look at everything that decides what happens to a deployment next. Gathered by ../observe.ts, read by the pure files here.
 import type { MoEDeployment } from "../../../crds/moe-deployment.ts";
-import type { RuntimeImage } from "./runtime-image.ts";
 import type { LeavingReason, RebalanceView, WorkerPod } from "./world.ts";
 
 export interface PodFacts extends WorkerPod {
@@ -35,6 +34,16 @@ export interface GatewayFacts {
 export interface Orphans {
   readonly workers: readonly PodFacts[];
   readonly gateways: number;
+}
+
+/** Which build of the runtime pods are made with (runtime-image.ts). */
+export interface RuntimeImage {
+  /** The image of pods that name none of their own. */
+  readonly pinned: string;
+  /** The image that this operator comes with. */
+  readonly offered: string;
+  /** The image that the workers' template names. */
+  readonly own: string | undefined;
 }
 
 export interface Snapshot {
