@@ -24,7 +24,7 @@
 // - The operator restarts or another one leads: it finds the revision in its cache, as it finds the pods. A revision that somebody
 //   deleted is written again from memory, and without one the spec as it stands has to be accepted anew.
 import { AppError } from "../../crds/common.ts";
-import { type MoEDeployment, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
+import { type MoEDeployment, type MoEDeploymentSpec, moeDeploymentSpecSchema, parseMoEDeployment } from "../../crds/moe-deployment.ts";
 import { hasCode } from "../kube/errors.ts";
 import { type Kube, type KubeObject, resources } from "../kube/kube.ts";
 import type { Accepted, AcceptedSpecs } from "./accepted-specs.ts";
@@ -63,7 +63,8 @@ export interface InForce {
   /** The template that pods are made of; of no use with a successor of `None`. */
   readonly template: WorkerTemplate;
   readonly successor: Successor;
-  readonly runtimeImage: RuntimeImage;
+  /** Undefined where no spec is in force: the first pod may be another operator's. */
+  readonly runtimeImage: RuntimeImage | undefined;
   readonly refusals: readonly Refusal[];
   /** The first error for which the spec could be neither put in force nor refused. */
   readonly failure: AppError | undefined;
@@ -134,13 +135,12 @@ export class SpecPass {
       (await attempt(failures, () => this.#keep(deployment, { template: wanted, gateway, runtimeImage }), false));
     if (!kept && accepted) await attempt(failures, () => store.keep(deployment, accepted), undefined);
     const template = kept ? wanted : accepted?.template;
-    const inForce = (kept ? undefined : accepted) ?? { spec, runtimeImage };
-    const own = templateContainer(inForce.spec.podTemplate, workerKind)?.image;
+    const inForce = kept ? { spec, runtimeImage } : accepted;
     if (refusals.length > 0) refusals.push(note(refusals[0]?.reason ?? "", accepted));
     return {
       template: template ?? wanted,
       successor: await this.#successor(context, { template, kept, gatewaysWait }, pods()),
-      runtimeImage: { pinned: inForce.runtimeImage, offered, own: own === undefined ? undefined : String(own) },
+      runtimeImage: inForce && { pinned: inForce.runtimeImage, offered, own: ownImage(inForce.spec) },
       refusals,
       failure: failures[0],
     };
@@ -210,6 +210,11 @@ async function attempt<T>(failures: AppError[], work: () => Promise<T>, otherwis
     failures.push(AppError.from(caught));
     return otherwise;
   }
+}
+
+function ownImage({ podTemplate }: MoEDeploymentSpec): string | undefined {
+  const image = templateContainer(podTemplate, workerKind)?.image;
+  return image === undefined ? undefined : String(image);
 }
 
 /** A template as it was rendered when the same was accepted: what this release renders otherwise changes no pod. */

@@ -3,7 +3,19 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
+import {
+  conditionOf,
+  kubelet,
+  pods,
+  readyWith,
+  ref,
+  serving,
+  startOperator,
+  status,
+  until,
+  user,
+  world,
+} from "../../test/support/deployment-plane.ts";
 import { type KubeObject, resources } from "../kube/kube.ts";
 import type { Settings } from "./objects/context.ts";
 
@@ -115,6 +127,21 @@ function forgetRevisions(kube: FakeKube): void {
   const revisions: readonly KubeObject[] = kube.all(resources.controllerRevisions);
   for (const { metadata } of revisions) kube.remove(resources.controllerRevisions, { namespace: "ns", name: metadata.name });
 }
+
+test("a deployment that has never run gets the image of the operator that makes its first pod", { timeout: 60_000 }, async () => {
+  const kube = await world();
+  await change(kube, { suspend: true });
+  const operator = await startOperator(kube);
+  await until("it has looked", async () => (await status(kube)).observedGeneration === 2);
+  assert.equal((await upToDate(kube)).reason, "NotChosen");
+  await operator.stop();
+  const life = kubelet(kube);
+  const another = await startOperator(kube, { changed: next });
+  await change(kube, { suspend: false });
+  await until("it runs", runs(kube, after));
+  life.stop();
+  await another.stop();
+});
 
 test("an image that the template names is the owner's own: none is offered, and the operator's changes nothing", {
   timeout: 60_000,

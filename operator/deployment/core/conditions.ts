@@ -40,7 +40,7 @@ export function verdicts(findings: Findings): Verdicts {
     ModelAvailable: kept(findings, "ModelAvailable", modelAvailable(findings)),
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
-    RuntimeUpToDate: imageVerdict(findings.snapshot.runtimeImage, findings.snapshot.deployment.metadata),
+    RuntimeUpToDate: upToDate(findings),
   };
 }
 
@@ -166,6 +166,10 @@ export function lostRanks({ snapshot, ranks }: Findings): number[] {
     .filter((rank) => !serving.has(rank))
     .sort((a, b) => a - b)
     .slice(0, ranks);
+}
+
+function upToDate({ snapshot: { runtimeImage, deployment } }: Findings): Verdict {
+  return runtimeImage ? imageVerdict(runtimeImage, deployment.metadata) : unknown("NotChosen", "no spec is in force yet");
 }
 
 function modelAvailable({ snapshot }: Findings): Verdict {

@@ -54,7 +54,8 @@ export interface Snapshot {
   readonly gateway: GatewayFacts;
   /** The hash of the template in force: of the worker pod as it would be made now. */
   readonly templateHash: string;
-  readonly runtimeImage: RuntimeImage;
+  /** Undefined where no spec is in force. */
+  readonly runtimeImage: RuntimeImage | undefined;
   /** The reasons why the spec is not in force as it stands (fields of ours, what the API server refuses); empty when it is. */
   readonly refusals: readonly Refusal[];
   readonly claim: "Present" | "Missing" | "Unknown";

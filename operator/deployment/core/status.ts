@@ -71,7 +71,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
       ...(operation ? { operation } : {}),
       ...(target.pending ? { pendingReplicas: target.pending.replicas, pendingSince: rfc3339(target.pending.since) } : {}),
     },
-    runtimeImage: imageStatus(snapshot.runtimeImage),
+    ...known("runtimeImage", snapshot.runtimeImage && imageStatus(snapshot.runtimeImage), old.runtimeImage),
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
@@ -83,10 +83,10 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
 }
 
 /**
- * The rebalance plane's word, or its last one while it has nothing to say. An empty object is never written: applied over a filled
- * one it would become null.
+ * What is known now, or was known last: the rebalance plane may have nothing to say yet. An empty object is never written: applied
+ * over a filled one it would become null.
  */
-function known<K extends "placement" | "telemetry">(
+function known<K extends "runtimeImage" | "placement" | "telemetry">(
   key: K,
   now: MoEDeploymentStatus[K],
   before: MoEDeploymentStatus[K],
