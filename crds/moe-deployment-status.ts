@@ -13,6 +13,7 @@ export const moeDeploymentConditions = [
   "Progressing",
   "Degraded",
   "SpecAccepted",
+  "FieldConflict",
   "ModelAvailable",
   "TelemetryFresh",
   "PlacementBalanced",
@@ -130,6 +131,13 @@ export const moeDeploymentStatusSchema = z
       })
       .optional()
       .meta({ description: "What workers found in the store." }),
+    gateway: z
+      .object({
+        replicas: count("Gateway pods wanted, by the spec or by whoever scales them."),
+        readyReplicas: count("Gateway pods that are Ready."),
+      })
+      .optional()
+      .meta({ description: "The gateways." }),
     address: z
       .object({ url: z.string().max(512).meta({ description: "Of the OpenAI API, inside the cluster." }) })
       .optional()

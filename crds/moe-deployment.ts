@@ -269,9 +269,31 @@ const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
     .meta({ description: `Merged into the ${pods} pods; the operator's own fields cannot be replaced.` });
 const podTemplate = podTemplateOf("worker", "runtime");
 
+const gatewayAutoscale = z
+  .object({
+    minReplicas: z.int32().min(1).max(specBounds.gatewayReplicas).default(1).meta({ description: "Least gateway pods." }),
+    maxReplicas: z.int32().min(1).max(specBounds.gatewayReplicas).meta({ description: "Most gateway pods." }),
+    targetCPUUtilizationPercentage: z.int32().min(1).max(10_000).default(80).meta({
+      description:
+        "Mean use of CPU by the gateway containers that is aimed at, in percent of their CPU request: of 100m, or what gateway.podTemplate asks for.",
+    }),
+  })
+  .meta({
+    description:
+      "Makes a HorizontalPodAutoscaler <name>-gateway, which needs the cluster's resource metrics (metrics-server). Not beside replicas.",
+    ...rules({
+      rule: "self.minReplicas <= self.maxReplicas",
+      message: "minReplicas must not be above maxReplicas",
+    }),
+  });
+
 const gateway = z
   .object({
-    replicas: count(specBounds.gatewayReplicas).default(1).meta({ description: "Gateway pods (HTTP, no GPU)." }),
+    replicas: count(specBounds.gatewayReplicas).optional().meta({
+      description:
+        "Gateway pods (HTTP, no GPU). When not given, their number is not the operator's: it starts with one, and an autoscaler or kubectl scale may set it on the Deployment <name>-gateway.",
+    }),
+    autoscale: gatewayAutoscale.optional(),
     apiKeySecretRef: z
       .object({
         name: objectName("Name of the Secret."),
@@ -282,7 +304,14 @@ const gateway = z
     podTemplate: podTemplateOf("gateway", "gateway"),
   })
   .prefault({})
-  .meta({ description: "The OpenAI-compatible front." });
+  .meta({
+    description: "The OpenAI-compatible front.",
+    ...rules({
+      rule: "!has(self.replicas) || !has(self.autoscale)",
+      message:
+        "replicas and autoscale exclude each other: remove gateway.replicas (with null in a merge patch), or leave autoscale out. Earlier versions stored replicas 1 by default",
+    }),
+  });
 
 export const moeDeploymentSpecSchema = z
   .object({

@@ -46,6 +46,12 @@ const watchedRules: readonly Omit<Rule, "scope">[] = [
     verbs: [...read, "create", "patch", "delete"],
     why: "who reaches ranks and gateways; deleted when they are switched off",
   },
+  {
+    apiGroups: ["autoscaling"],
+    resources: ["horizontalpodautoscalers"],
+    verbs: [...read, "create", "patch", "delete"],
+    why: "autoscaling of gateways; deleted when it is not wanted; read to know whether another one still sets their number",
+  },
   // A right to create cannot be bound to a name.
   { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"], why: "which install works in a namespace" },
   {

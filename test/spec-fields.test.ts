@@ -35,6 +35,9 @@ const changes: Record<string, unknown> = {
   "podTemplate.metadata.annotations": { a: "b" },
   "podTemplate.spec.containers": [{ name: "runtime", image: "other" }],
   "gateway.replicas": 5,
+  "gateway.autoscale.minReplicas": 2,
+  "gateway.autoscale.maxReplicas": 8,
+  "gateway.autoscale.targetCPUUtilizationPercentage": 50,
   "gateway.apiKeySecretRef.name": "key",
   "gateway.apiKeySecretRef.key": "other",
   "gateway.podTemplate.metadata.labels": { a: "b" },
@@ -222,11 +225,16 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
 });
 
 test("what is rendered, wanted or reported follows every field that it is said to follow", () => {
-  const secret = { gateway: { apiKeySecretRef: { name: "key" } } };
+  /** Fields beside which another is required. */
+  const beside: Readonly<Record<string, any>> = {
+    "gateway.apiKeySecretRef.key": { apiKeySecretRef: { name: "key" } },
+    "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
+    "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
+  };
   for (const [path, value] of Object.entries(changes)) {
     const spec = put(path, value);
-    const before = path === "gateway.apiKeySecretRef.key" ? secret : {};
-    if (path === "gateway.apiKeySecretRef.key") spec.gateway.apiKeySecretRef.name = "key";
+    const before = beside[path] ? { gateway: beside[path] } : {};
+    for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(spec.gateway[name], fields);
     assert.ok(effects(spec) !== effects(before), `spec.${path} changes nothing`);
   }
 });

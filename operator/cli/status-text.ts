@@ -51,7 +51,7 @@ export function renderStatus({ deployment, placement, ranks }: StatusDetail): st
     lines.push(
       `model      ${model.architecture}, ${model.layers} layers x ${model.expertsPerLayer} experts, top-${model.topK}, experts ${bytes(model.expertBytes)} (${spec.runtime.expertCodec})`,
     );
-  lines.push(...capacityLines(status));
+  lines.push(...capacityLines(status), ...gatewayLines(deployment));
   const conditions = status.conditions ?? [];
   if (conditions.length > 0) lines.push(`conditions ${conditions.map((c) => `${c.type}=${c.status} (${c.reason})`).join("  ")}`);
   const decision = decisionOf(placement);
@@ -73,9 +73,20 @@ function capacityLines({ model, expertParallel }: MoEDeployment["status"]): stri
   return lines;
 }
 
+/** The gateways, and whose their number is. */
+function gatewayLines({ spec, status }: MoEDeployment): string[] {
+  if (!status.gateway) return [];
+  const { replicas = 0, readyReplicas = 0 } = status.gateway;
+  const { autoscale, replicas: given } = spec.gateway;
+  const { minReplicas, maxReplicas, targetCPUUtilizationPercentage: target } = autoscale ?? {};
+  const scaled = autoscale ? `autoscaled, ${minReplicas} to ${maxReplicas} at ${target}% of their CPU request` : "left to who scales them";
+  return [`gateways   ${readyReplicas}/${replicas} ready (${given === undefined ? scaled : "as spec.gateway.replicas says"})`];
+}
+
 /** Conditions that can be well without being True, and when they are. */
 const healthyWhen: Readonly<Record<string, (condition: Condition) => boolean>> = {
   Degraded: ({ status }) => status === "False",
+  FieldConflict: ({ status }) => status === "False",
   Progressing: ({ status, reason }) => status === "True" || reason === "Converged",
 };
 

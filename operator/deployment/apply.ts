@@ -1,17 +1,25 @@
 // Server-side apply of the rendered objects, skipped while neither what we want nor what is there has changed. An object that is
 // not this deployment's is never touched: applied, it would carry our owner reference and be deleted with the deployment. What a
-// deleted deployment of the same name left without an owner is taken over, so that a Service keeps its address.
+// deleted deployment of the same name left without an owner is taken over, so that a Service keeps its address. Nor is a field touched
+// that somebody else manages: the object stays as it is, and is tried again with back-off (core/field-conflicts.ts).
 import { createHash } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError, apiVersion } from "../../crds/common.ts";
-import { hasCode } from "../kube/errors.ts";
-import { type Kube, type KubeObject, type Ref, type Resource, refOf } from "../kube/kube.ts";
+import { type FieldConflict, FieldConflictError, hasCode } from "../kube/errors.ts";
+import { type Kube, type KubeObject, type Ref, type Resource, refOf, resources } from "../kube/kube.ts";
+import { applies, type FieldPath, givenUp } from "../kube/managed-fields.ts";
 import { mayAdopt } from "./adoption.ts";
+import { conflictText, isAutoscaled, isTakeable, manager } from "./core/field-conflicts.ts";
 import { objectRefusal } from "./core/refusal-text.ts";
 import type { Refusal } from "./core/snapshot.ts";
 import type { Absent, Rendered } from "./objects/index.ts";
 
-export const manager = "enodia-operator";
+export { manager };
+
+/** An object in conflict is tried again after this at the earliest, then after twice as long, and so on. */
+const conflictBackoff = { baseMs: 10_000, maxMs: 120_000 } as const;
+/** Tries to give up a field of an object that its controllers are writing to; the next pass goes on. */
+const giveUpTries = 4;
 
 /** The deployment that objects are made for. */
 export interface Owner {
@@ -22,37 +30,68 @@ export interface Owner {
 export interface Applied {
   /** The objects that are refused, by the API server or since they are somebody else's. */
   readonly refusals: readonly Refusal[];
+  /** The objects that stay as they are since others manage fields of theirs, each with who and the remedy. */
+  readonly conflicts: readonly string[];
   /** The first error of another kind. */
   readonly failure: AppError | undefined;
 }
 
+export interface ApplierOptions {
+  readonly kube: Kube;
+  /** What the informers have; they follow objects with our labels only. */
+  readonly live: (resource: Resource, ref: Ref) => KubeObject | undefined;
+  readonly now: () => number;
+}
+
+/** What became of one object. */
+type Result = { readonly refused: string } | { readonly conflict: string } | "applied";
+
+/** An apply that met fields of others. */
+interface Standoff {
+  readonly hash: string;
+  readonly version: string;
+  readonly conflicts: readonly FieldConflict[];
+  readonly waitMs: number;
+  readonly nextAt: number;
+}
+
 export class Applier {
   readonly #kube: Kube;
-  readonly #live: (resource: Resource, ref: Ref) => KubeObject | undefined;
+  readonly #live: ApplierOptions["live"];
+  readonly #now: () => number;
   /** The last write of each object, by owner's uid, then by object. */
   readonly #last = new Map<string, Map<string, { hash: string; version: string }>>();
+  readonly #standoffs = new Map<string, Map<string, Standoff>>();
 
-  /** `live` gives what the informers have; they follow objects with our labels only. */
-  constructor(kube: Kube, live: (resource: Resource, ref: Ref) => KubeObject | undefined) {
+  constructor({ kube, live, now }: ApplierOptions) {
     this.#kube = kube;
     this.#live = live;
+    this.#now = now;
   }
 
   /** Applies in order, each whatever became of those before it. */
   async apply(objects: readonly Rendered[], owner: Owner): Promise<Applied> {
     const refusals: Refusal[] = [];
+    const conflicts: string[] = [];
     let failure: AppError | undefined;
-    for (const { resource, object, otherwise } of objects) {
+    for (const rendered of objects) {
+      const { object, otherwise } = rendered;
       try {
-        const problem = await this.#applyOne({ resource, object }, owner);
-        if (problem === undefined) continue;
-        refusals.push({ reason: "ObjectRefused", message: problem });
-        if (otherwise && !isDeepStrictEqual(otherwise, object)) await this.#applyOne({ resource, object: otherwise }, owner);
+        const result = await this.#applyOne(rendered, owner);
+        if (result === "applied") continue;
+        if ("conflict" in result) {
+          conflicts.push(result.conflict);
+          continue;
+        }
+        refusals.push({ reason: "ObjectRefused", message: result.refused });
+        if (!otherwise || isDeepStrictEqual(otherwise, object)) continue;
+        const instead = await this.#applyOne({ ...rendered, object: otherwise }, owner);
+        if (instead !== "applied" && "conflict" in instead) conflicts.push(instead.conflict);
       } catch (caught) {
         failure ??= AppError.from(caught, `applying ${object.kind} ${object.metadata.name}`);
       }
     }
-    return { refusals, failure };
+    return { refusals, conflicts, failure };
   }
 
   /** Deletes those that are there and ours; whatever else has their names stays. */
@@ -74,29 +113,110 @@ export class Applier {
 
   forget(uid: string): void {
     this.#last.delete(uid);
+    this.#standoffs.delete(uid);
   }
 
-  async #applyOne({ resource, object }: Rendered, owner: Owner): Promise<string | undefined> {
-    const last = this.#last.get(owner.uid) ?? new Map<string, { hash: string; version: string }>();
-    this.#last.set(owner.uid, last);
-    const key = `${resource.plural}/${object.metadata.name}`;
+  async #applyOne(rendered: Rendered, owner: Owner): Promise<Result> {
+    const { resource, object, leaves } = rendered;
+    const last = within(this.#last, owner.uid);
+    const key = keyOf(rendered);
     const hash = createHash("sha256").update(JSON.stringify(object)).digest("hex");
     const cached = this.#live(resource, refOf(object));
     // The cache may be behind our own write, never behind somebody else's for long.
-    if (last.get(key)?.hash === hash && cached?.metadata.resourceVersion === last.get(key)?.version) return undefined;
+    if (last.get(key)?.hash === hash && cached?.metadata.resourceVersion === last.get(key)?.version) return "applied";
     const live = cached ?? (await this.#kube.get(resource, refOf(object)));
     const foreign = live ? await this.#foreignness(live, object.kind, owner) : undefined;
-    if (foreign !== undefined) return foreign;
+    if (foreign !== undefined) return { refused: foreign };
+    const standing = await this.#standsOff(rendered, { hash, live, owner });
+    if (standing) return { conflict: conflictText(object, standing.conflicts) };
     try {
-      const applied = await this.#kube.apply(resource, object, { manager });
-      last.set(key, { hash, version: applied.metadata.resourceVersion ?? "" });
-      return undefined;
+      if (live && leaves) await this.#giveUp(resource, refOf(object), leaves);
+      const { metadata } = await this.#kube.apply(resource, object, { manager });
+      last.set(key, { hash, version: metadata.resourceVersion ?? "" });
     } catch (error) {
+      if (error instanceof FieldConflictError) return this.#contest(rendered, { hash, live, owner }, error.conflicts);
       if (!hasCode(error, "Invalid", "Forbidden")) throw error;
-      return objectRefusal(object.kind, object.metadata.name, (error as Error).message);
+      return { refused: objectRefusal(object.kind, object.metadata.name, (error as Error).message) };
+    }
+    within(this.#standoffs, owner.uid).delete(key);
+    return "applied";
+  }
+
+  /** The conflict that stands, where there is nothing to be gained by another try: its time has not come, or nothing has changed. */
+  async #standsOff(rendered: Rendered, { hash, live, owner }: Attempt): Promise<Standoff | undefined> {
+    const standoff = within(this.#standoffs, owner.uid).get(keyOf(rendered));
+    if (!standoff || standoff.hash !== hash) return undefined;
+    if (this.#now() < standoff.nextAt) return standoff;
+    if (live?.metadata.resourceVersion !== standoff.version || (await this.#mayTake(rendered, standoff.conflicts))) return undefined;
+    return standoff;
+  }
+
+  /** Takes the fields that nobody manages, or leaves the object as it is. */
+  async #contest(rendered: Rendered, { hash, live, owner }: Attempt, conflicts: readonly FieldConflict[]): Promise<Result> {
+    const { resource, object } = rendered;
+    const key = keyOf(rendered);
+    const standoffs = within(this.#standoffs, owner.uid);
+    if (await this.#mayTake(rendered, conflicts)) {
+      const { metadata } = await this.#kube.apply(resource, object, { manager, force: true });
+      within(this.#last, owner.uid).set(key, { hash, version: metadata.resourceVersion ?? "" });
+      standoffs.delete(key);
+      return "applied";
+    }
+    const before = standoffs.get(key);
+    const waitMs = before?.hash === hash ? Math.min(2 * before.waitMs, conflictBackoff.maxMs) : conflictBackoff.baseMs;
+    const version = live?.metadata.resourceVersion ?? "";
+    standoffs.set(key, { hash, version, conflicts, waitMs, nextAt: this.#now() + waitMs });
+    return { conflict: conflictText(object, conflicts) };
+  }
+
+  async #mayTake({ object, takes = [] }: Rendered, conflicts: readonly FieldConflict[]): Promise<boolean> {
+    const unscaled = conflicts.some(isAutoscaled) && !(await this.#isScaled(object));
+    return conflicts.every((conflict) => isTakeable(conflict, { always: takes, unscaled }));
+  }
+
+  /** True when an autoscaler of anybody has the object as its target. */
+  async #isScaled({ kind, metadata }: KubeObject): Promise<boolean> {
+    const { items } = await this.#kube.list(resources.horizontalPodAutoscalers, { namespace: metadata.namespace ?? "" });
+    return items.some(({ spec }) => {
+      const target = (spec as { scaleTargetRef?: { kind?: string; name?: string } } | undefined)?.scaleTargetRef;
+      return target?.kind === kind && target.name === metadata.name;
+    });
+  }
+
+  /** Gives up a field that we have applied, so that its value stays. A zero goes with it: it was ours, and nobody scales up from it. */
+  async #giveUp(resource: Resource, ref: Ref, path: FieldPath): Promise<void> {
+    for (let tries = 1; ; tries++) {
+      const live = await this.#kube.get(resource, ref);
+      if (!live || !applies(manager, live, path) || valueAt(live, path) === 0) return;
+      const { uid = "", resourceVersion = "" } = live.metadata;
+      const metadata = { uid, resourceVersion, managedFields: givenUp(manager, live, path) };
+      try {
+        await this.#kube.patch(resource, ref, { metadata }, { manager });
+        return;
+      } catch (error) {
+        if (!hasCode(error, "Conflict") || tries === giveUpTries) throw error;
+      }
     }
   }
 }
+
+/** The circumstances of a try. */
+interface Attempt {
+  readonly hash: string;
+  readonly live: KubeObject | undefined;
+  readonly owner: Owner;
+}
+
+const keyOf = ({ resource, object }: Rendered): string => `${resource.plural}/${object.metadata.name}`;
+
+function within<T>(all: Map<string, Map<string, T>>, uid: string): Map<string, T> {
+  const found = all.get(uid) ?? new Map<string, T>();
+  all.set(uid, found);
+  return found;
+}
+
+const valueAt = (object: KubeObject, path: FieldPath): unknown =>
+  path.reduce<unknown>((value, name) => (value as Record<string, unknown> | undefined)?.[name], object);
 
 /** The reason why an object that is there is not this deployment's; undefined when it is. */
 function foreignness({ metadata }: KubeObject, kind: string, owner: Owner): string | undefined {

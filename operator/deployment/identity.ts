@@ -1,7 +1,8 @@
 // TLS Secrets of a deployment: one leaf per worker pod, one for the gateways; and the operator's own leaf in memory. All are signed by
 // the deployment's CA, whose key stays in the operator's namespace (authorities.ts). Worker Secrets are owned by their pod, the
 // gateways' by the MoEDeployment. A Secret without that owner is not touched: a deleted namesake's awaits collection, any other is a
-// person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since.
+// person's. One that a deleted namesake left without an owner is filled anew: anybody may have read or written it since. In one of ours
+// every field is ours, whoever wrote it last: a leaf that its CA has not signed serves nobody.
 
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -134,7 +135,11 @@ export class Identities {
     const { cert, key } = good ? have : await issueLeaf(signer, leaf, now());
     const data = encoded({ "tls.crt": cert, "tls.key": key, "ca.crt": bundle });
     const meta = { ...ref, labels: objectLabels(metadata.name, "tls"), ownerReferences: [owner] };
-    await kube.apply(resources.secrets, { apiVersion: "v1", kind: "Secret", metadata: meta, type: "Opaque", data }, { manager });
+    await kube.apply(
+      resources.secrets,
+      { apiVersion: "v1", kind: "Secret", metadata: meta, type: "Opaque", data },
+      { manager, force: true },
+    );
   }
 }
 

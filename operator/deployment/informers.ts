@@ -17,6 +17,7 @@ export type Watched =
   | "podDisruptionBudgets"
   | "controllerRevisions"
   | "networkPolicies"
+  | "horizontalPodAutoscalers"
   | "nodes";
 
 const ours = { labelSelector: labels.deployment };
@@ -33,6 +34,7 @@ const watched: Readonly<Record<Watched, { resource: Resource; labelSelector?: st
   podDisruptionBudgets: { resource: resources.podDisruptionBudgets, ...ours },
   controllerRevisions: { resource: resources.controllerRevisions, ...ours },
   networkPolicies: { resource: resources.networkPolicies, ...ours },
+  horizontalPodAutoscalers: { resource: resources.horizontalPodAutoscalers, ...ours },
   nodes: { resource: resources.nodes },
 };
 

@@ -54,10 +54,12 @@ test("gateways say what is wrong with their pods, or why there are none", () => 
   const ended = { ...waiting(1_000, "ImagePullBackOff"), metadata: { ...pod("a").metadata, deletionTimestamp: at(1) } };
   assert.deepEqual(gatewayFacts(undefined, [ended, waiting(1_000, "CrashLoopBackOff")], 0), {
     ready: 0,
+    replicas: undefined,
     message: "moe-0-abcde: CrashLoopBackOff",
     uncreated: "",
   });
   const failure = { type: "ReplicaFailure", status: "True", message: "exceeded quota" };
-  const deployment = { ...pod("a"), status: { readyReplicas: 1, conditions: [failure] } };
-  assert.deepEqual(gatewayFacts(deployment, [], 0), { ready: 1, message: "exceeded quota", uncreated: "exceeded quota" });
+  const deployment = { ...pod("a"), spec: { replicas: 2 }, status: { readyReplicas: 1, conditions: [failure] } };
+  const want = { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota" };
+  assert.deepEqual(gatewayFacts(deployment, [], 0), want);
 });

@@ -152,15 +152,17 @@ function livingStatus(pod: KubeObject): PodStatus | undefined {
 const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
 
 const deploymentSchema = z.object({
+  spec: z.object({ replicas: z.number().optional() }).prefault({}),
   status: z.object({ readyReplicas: z.number().default(0), conditions: z.array(condition).default([]) }).prefault({}),
 });
 
 export function gatewayFacts(deployment: KubeObject | undefined, pods: readonly KubeObject[], now: number): GatewayFacts {
   const parsed = deploymentSchema.safeParse(deployment ?? {});
-  if (!parsed.success) return { ready: 0, message: "", uncreated: "" };
+  if (!parsed.success) return { ready: 0, replicas: undefined, message: "", uncreated: "" };
+  const { replicas } = parsed.data.spec;
   const { readyReplicas, conditions } = parsed.data.status;
   const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
-  return { ready: readyReplicas, message: failure?.message || gatewayProblem(pods, now), uncreated: failure?.message ?? "" };
+  return { ready: readyReplicas, replicas, message: failure?.message || gatewayProblem(pods, now), uncreated: failure?.message ?? "" };
 }
 
 function gatewayProblem(pods: readonly KubeObject[], now: number): string {

@@ -103,7 +103,7 @@ export function createDeploymentPlane(options: DeploymentPlaneOptions): Deployme
       natsUrl: (spec) => spec.telemetry.nats.url ?? settings.natsUrl,
     },
     connect(rebalance) {
-      const applier = new Applier(kube, (resource, ref) => informers.live(resource, ref));
+      const applier = new Applier({ kube, live: (resource, ref) => informers.live(resource, ref), now: () => now().getTime() });
       const accepted = new AcceptedSpecs(kube, informers);
       const overlay = new PodOverlay(
         (pod) => informers.covers("pods", pod),
@@ -147,15 +147,9 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
     add(refOf(object));
   });
   const owned = [
-    "pods",
-    "deployments",
-    "services",
-    "secrets",
-    "serviceAccounts",
-    "configMaps",
-    "podDisruptionBudgets",
-    "networkPolicies",
-  ] as const;
+    ...(["pods", "deployments", "services", "secrets", "serviceAccounts", "configMaps"] as const),
+    ...(["podDisruptionBudgets", "networkPolicies", "horizontalPodAutoscalers"] as const),
+  ];
   for (const kind of owned) {
     onChange(kind, (object) => {
       if (kind === "secrets") identities.changed(object);

@@ -25,7 +25,7 @@ import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./s
 import type { StatusWriter } from "./status-writer.ts";
 import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
-/** A refused action is tried again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
+/** What is refused is looked at again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
 /** A new leader needs this long to open its sessions with workers and NATS. */
 const warmUpMs = 10_000;
@@ -129,7 +129,7 @@ export class Reconciler {
     const heldMs = await deps.status.write(deployment, status);
     const deadline = status.expertParallel?.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
-    const againMs = snapshot.refusals.length > 0 || failure ? refusedMs : undefined;
+    const againMs = snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined;
     const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, this.#warmMs(), againMs].filter(
       (ms): ms is number => ms !== undefined && ms > 0,
     );
@@ -165,7 +165,7 @@ export class Reconciler {
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
 
-  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage }: InForce): Promise<Observed> {
+  async #snapshot(deployment: MoEDeployment, { template, refusals, runtimeImage, conflicts }: InForce): Promise<Observed> {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
@@ -182,6 +182,7 @@ export class Reconciler {
       templateHash: template.hash,
       runtimeImage,
       refusals,
+      conflicts,
       claim,
       view: rebalance.view(uid),
       warmingUp: this.#warmMs() > 0,

@@ -9,13 +9,14 @@
 //   with another spec. SpecAccepted says the field, Degraded says that ranks are missing and cannot be made.
 // - A later spec is refused: pods are made from the template of the last accepted one, ranks still rolling to it go on rolling.
 //   Objects take what they can one by one; a gateway Deployment that is refused is applied as the last accepted spec has it.
-//   replicas, suspend and gateway.replicas are obeyed, as no template depends on them.
+//   replicas, suspend, gateway.replicas and gateway.autoscale are obeyed, as no template depends on them.
 // - The operator is another release, or set to something else: nothing of the spec has changed, so the templates stay as they were
 //   rendered, and so does the runtime image, until the owner asks for another (core/runtime-image.ts). Settings reach pods otherwise:
 //   by the ConfigMap that they read when they start, and the log level by their Control streams.
 // - The accepted template itself is refused later (a quota, a policy, a PriorityClass that is gone): the dry run is asked again all
 //   the while a roll is under way, the roll stops, ranks marked for it stay, and missing ranks are still tried.
 // - The stored object cannot be read by this version: the last accepted spec stands in for it as a whole.
+// - Others manage fields of an owned object: that object stays as it is and FieldConflict says so; the spec is accepted all the same.
 // - The pass fails for another reason (a webhook that is away, a conflict): as refused, but SpecAccepted is Unknown and the pass is
 //   repeated with back-off.
 // - The user repairs the field: the dry run says yes. A spec that is back to what was in force changes no pod; another one rolls.
@@ -66,6 +67,8 @@ export interface InForce {
   /** Undefined where no spec is in force: the first pod may be another operator's. */
   readonly runtimeImage: RuntimeImage | undefined;
   readonly refusals: readonly Refusal[];
+  /** Owned objects that stay as they are since others manage fields of theirs. */
+  readonly conflicts: readonly string[];
   /** The first error for which the spec could be neither put in force nor refused. */
   readonly failure: AppError | undefined;
 }
@@ -118,12 +121,13 @@ export class SpecPass {
     const before = accepted?.gateway;
     const rendered = objectsOf(context, { gateway, before, unsupported: unsupported.length > 0 });
     const wait = ({ resource }: Rendered) => gatewaysWait && resource === resources.deployments;
+    // Removed first: what an autoscaler has set is nobody's once it is gone.
+    await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const applied = await applier.apply(
       rendered.filter((one) => !wait(one)),
       metadata,
     );
     if (applied.failure) failures.push(applied.failure);
-    await attempt(failures, () => applier.remove(absentObjects(context), metadata), undefined);
     const refusals = [...uncertified, ...unsupported, ...applied.refusals];
     const good = () => refusals.length === 0 && failures.length === 0;
     // Asked whatever else is refused, so that one look at the status shows all faults.
@@ -142,6 +146,7 @@ export class SpecPass {
       successor: await this.#successor(context, { template, kept, gatewaysWait }, pods()),
       runtimeImage: inForce && { pinned: inForce.runtimeImage, offered, own: ownImage(inForce.spec) },
       refusals,
+      conflicts: applied.conflicts,
       failure: failures[0],
     };
   }

@@ -21,6 +21,7 @@ const announced: Readonly<Record<string, "True" | "False">> = {
   Available: "False",
   Degraded: "True",
   SpecAccepted: "False",
+  FieldConflict: "True",
   ModelAvailable: "False",
   TelemetryFresh: "False",
 };

@@ -1,7 +1,7 @@
 // The telemetry Secret of a deployment, which its workers mount: the keys that sign load messages, made and rotated here, and a copy of
 // the credentials of the NATS server, so that workers mount no Secret whose type nobody has looked at. One without our owner is not
-// touched, and one of ours that cannot be read, or that a deleted namesake left, is made anew. Pods serve without it, and nothing that
-// they report is believed.
+// touched, and one of ours that cannot be read, or that a deleted namesake left, is made anew, whoever changed it: keys are nobody
+// else's to set. Pods serve without it, and nothing that they report is believed.
 import { randomBytes } from "node:crypto";
 import { AppError } from "../../crds/common.ts";
 import type { MoEDeployment } from "../../crds/moe-deployment.ts";
@@ -67,7 +67,7 @@ export class TelemetrySecrets {
     if (live && !adopted && this.#standing(deployment, live, credentials)) return;
     // The keys of an orphan may be known to anybody.
     const known = adopted ? undefined : live;
-    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(known, credentials)), { manager });
+    await this.#kube.apply(resources.secrets, secretOf(deployment, this.#wanted(known, credentials)), { manager, force: true });
   }
 
   /** True when nothing is to be written: it is as wanted, or not ours to write. */

@@ -1,7 +1,18 @@
 // Adapter: the Kube port over HTTPS. One generic path for every resource; what the port promises is tested by test/contract/kube.ts.
 import { AppError } from "../../crds/common.ts";
 import { hasCode, kubeError } from "./errors.ts";
-import type { DeleteOptions, Kube, KubeObject, ListOptions, ObjectList, Ref, Resource, WatchEvent, WriteOptions } from "./kube.ts";
+import type {
+  ApplyOptions,
+  DeleteOptions,
+  Kube,
+  KubeObject,
+  ListOptions,
+  ObjectList,
+  Ref,
+  Resource,
+  WatchEvent,
+  WriteOptions,
+} from "./kube.ts";
 import type { Transport } from "./transport.ts";
 
 const pageSize = 500;
@@ -19,10 +30,10 @@ export function createKube(transport: Transport): Kube {
       body: JSON.stringify(object),
       ...signalOf(options),
     });
-  const apply = (resource: Resource, object: KubeObject, options: WriteOptions, sub = "") =>
+  const apply = (resource: Resource, object: KubeObject, options: ApplyOptions, sub = "") =>
     write({
       method: "PATCH",
-      path: path(resource, refOfObject(object), sub, { ...writeQuery(options), force: true }),
+      path: path(resource, refOfObject(object), sub, { ...writeQuery(options), force: options.force ? true : undefined }),
       contentType: "application/apply-patch+yaml",
       body: JSON.stringify(object),
       ...signalOf(options),
@@ -39,7 +50,7 @@ export function createKube(transport: Transport): Kube {
         ...signalOf(options),
       }),
     apply: (resource, object, options) => apply(resource, object, options),
-    applyStatus: (resource, object, options) => apply(resource, object, options, "/status"),
+    applyStatus: (resource, object, options) => apply(resource, object, { ...options, force: true }, "/status"),
     update: (resource, object, options) => put(resource, object, options),
     updateStatus: (resource, object, options) => put(resource, object, options, "/status"),
     patch: (resource, ref, body, options) =>

@@ -236,7 +236,7 @@ export class Informer {
   }
 
   #set(object: KubeObject): void {
-    delete object.metadata.managedFields; // large, and nobody here reads them
+    delete object.metadata.managedFields; // large, and who needs them reads the object itself
     const key = keyOf(refOf(object));
     const before = this.#store.get(key);
     if (before?.metadata.resourceVersion === object.metadata.resourceVersion && before?.metadata.uid === object.metadata.uid) return;

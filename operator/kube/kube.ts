@@ -60,6 +60,12 @@ export const resources = {
   controllerRevisions: { apiVersion: "apps/v1", kind: "ControllerRevision", plural: "controllerrevisions", namespaced: true },
   podDisruptionBudgets: { apiVersion: "policy/v1", kind: "PodDisruptionBudget", plural: "poddisruptionbudgets", namespaced: true },
   networkPolicies: { apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy", plural: "networkpolicies", namespaced: true },
+  horizontalPodAutoscalers: {
+    apiVersion: "autoscaling/v2",
+    kind: "HorizontalPodAutoscaler",
+    plural: "horizontalpodautoscalers",
+    namespaced: true,
+  },
   leases: { apiVersion: "coordination.k8s.io/v1", kind: "Lease", plural: "leases", namespaced: true },
   events: { apiVersion: "events.k8s.io/v1", kind: "Event", plural: "events", namespaced: true },
   customResourceDefinitions: {
@@ -99,6 +105,11 @@ export interface WriteOptions {
   readonly signal?: AbortSignal;
 }
 
+export interface ApplyOptions extends WriteOptions {
+  /** Takes the fields in which another manager has another value; without it they make a `FieldConflict`. */
+  readonly force?: boolean;
+}
+
 export interface DeleteOptions {
   /** The uid of the only object that is to be deleted, not of a later one with its name. */
   readonly uid?: string;
@@ -108,8 +119,8 @@ export interface DeleteOptions {
 }
 
 /**
- * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, Invalid (422, 400, and any other answer that
- * judges the object by its schema), Forbidden, Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
+ * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, FieldConflict (an apply that is not forced; with the
+ * fields and who has them, errors.ts), Invalid (422, 400, and any other answer that judges the object by its schema), Forbidden, Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
  */
 export interface Kube {
   /** The object; undefined when it is not there. */
@@ -123,13 +134,17 @@ export interface Kube {
   ): AsyncIterable<WatchEvent>;
   /** Unknown fields are refused (`Invalid`), never dropped. */
   create(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
-  /** Server-side apply, forced: fields of this manager become exactly those given. */
-  apply(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
+  /** Server-side apply: fields of this manager become exactly those given. What it gives up goes, unless another has it too. */
+  apply(resource: Resource, object: KubeObject, options: ApplyOptions): Promise<KubeObject>;
+  /** The same for the status, always forced: it is for one writer. */
   applyStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
   /** Replaces; `Conflict` unless metadata.resourceVersion is the current one. */
   update(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
   updateStatus(resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject>;
-  /** JSON merge patch; put metadata.uid or metadata.resourceVersion in it to make it conditional. */
+  /**
+   * JSON merge patch; put metadata.uid or metadata.resourceVersion in it to make it conditional. It takes the fields that it changes
+   * from whoever had them, and may replace metadata.managedFields.
+   */
   patch(resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject>;
   /** Returns false when it is not there (any more) or has another uid. Dependents go in the background. */
   delete(resource: Resource, ref: Ref, options?: DeleteOptions): Promise<boolean>;

@@ -3,7 +3,9 @@
 import { randomUUID } from "node:crypto";
 import { isDeepStrictEqual } from "node:util";
 import { AppError } from "../../crds/common.ts";
+import { type FieldConflict, FieldConflictError } from "../../operator/kube/errors.ts";
 import type {
+  ApplyOptions,
   DeleteOptions,
   Kube,
   KubeObject,
@@ -14,13 +16,12 @@ import type {
   WatchEvent,
   WriteOptions,
 } from "../../operator/kube/kube.ts";
+import { afterApply, afterUpdate, conflictsOf, type Entry, entriesOf, entry, isEntryOf, pathsOf, prune } from "./field-owners.ts";
 
 type Json = any;
 interface Stored {
   object: KubeObject;
   resource: Resource;
-  /** The last apply of each manager. */
-  applied: Map<string, Json>;
 }
 interface Change {
   readonly version: number;
@@ -72,36 +73,40 @@ export class FakeKube implements Kube {
     if (this.#objects.has(idOf(resource, ref))) throw fail("AlreadyExists", `${resource.plural} "${ref.name}" already exists`);
     this.admit(resource, object);
     const { status: _, ...rest } = clone(object);
-    const made = { ...rest, metadata: { ...rest.metadata, ...this.#birth() } } as KubeObject;
-    return options.dryRun ? made : this.#store(resource, made, "ADDED", new Map());
+    const made = defaulted({ ...rest, metadata: { ...rest.metadata, ...this.#birth() } } as KubeObject);
+    made.metadata.managedFields = [entry(made, updateBy(options), pathsOf(rest))];
+    return options.dryRun ? made : this.#store(resource, made, "ADDED");
   };
 
-  apply = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> =>
+  apply = async (resource: Resource, object: KubeObject, options: ApplyOptions): Promise<KubeObject> =>
     this.#apply(resource, object, options, "");
 
   applyStatus = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> =>
-    this.#apply(resource, object, options, "/status");
+    this.#apply(resource, object, { ...options, force: true }, "status");
 
-  update = async (resource: Resource, object: KubeObject, _options: WriteOptions): Promise<KubeObject> => {
+  update = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> => {
     const stored = this.#forUpdate("update", resource, object);
     const { status: _s, ...rest } = clone(object);
     const status = stored.object.status === undefined ? {} : { status: stored.object.status };
-    return this.#replace(stored, { ...rest, ...status, metadata: { ...rest.metadata, ...fixedMeta(stored.object) } } as KubeObject);
+    // One that is sent without managers keeps those it has.
+    const { managedFields = stored.object.metadata.managedFields } = rest.metadata;
+    const metadata = { ...rest.metadata, ...fixedMeta(stored.object), ...(managedFields ? { managedFields: clone(managedFields) } : {}) };
+    return this.#update(stored, { ...rest, ...status, metadata } as KubeObject, updateBy(options));
   };
 
-  updateStatus = async (resource: Resource, object: KubeObject, _options: WriteOptions): Promise<KubeObject> => {
+  updateStatus = async (resource: Resource, object: KubeObject, options: WriteOptions): Promise<KubeObject> => {
     const stored = this.#forUpdate("updateStatus", resource, object);
-    return this.#replace(stored, { ...clone(stored.object), status: clone(object.status) });
+    return this.#update(stored, { ...clone(stored.object), status: clone(object.status) }, updateBy(options, "status"));
   };
 
-  patch = async (resource: Resource, ref: Ref, patch: object, _options: WriteOptions): Promise<KubeObject> => {
+  patch = async (resource: Resource, ref: Ref, patch: object, options: WriteOptions): Promise<KubeObject> => {
     this.#write("patch", resource, ref.name);
     const stored = this.#existing(resource, ref);
     const meta = (patch as Json).metadata ?? {};
     if (meta.uid !== undefined && meta.uid !== stored.object.metadata.uid) throw fail("Invalid", "metadata.uid: field is immutable");
     if (meta.resourceVersion !== undefined && meta.resourceVersion !== stored.object.metadata.resourceVersion)
       throw fail("Conflict", "modified");
-    return this.#replace(stored, mergePatch(clone(stored.object), patch));
+    return this.#update(stored, mergePatch(clone(stored.object), patch), updateBy(options));
   };
 
   delete = async (resource: Resource, ref: Ref, options: DeleteOptions = {}): Promise<boolean> => {
@@ -139,12 +144,12 @@ export class FakeKube implements Kube {
     }
   }
 
-  /** Changes an object as a controller or kubelet would. */
-  mutate(resource: Resource, ref: Ref, change: (object: Json) => void): void {
+  /** Changes an object as a controller or kubelet would, through a subresource where one is named. */
+  mutate(resource: Resource, ref: Ref, change: (object: Json) => void, by: { manager?: string; subresource?: string } = {}): void {
     const stored = this.#existing(resource, ref);
     const next = clone(stored.object);
     change(next);
-    this.#replace(stored, next);
+    this.#update(stored, next, updateBy({ manager: by.manager ?? "somebody" }, by.subresource));
   }
 
   all(resource: Resource): KubeObject[] {
@@ -187,27 +192,36 @@ export class FakeKube implements Kube {
     return stored;
   }
 
-  #apply(resource: Resource, object: KubeObject, options: WriteOptions, sub: "" | "/status"): KubeObject {
+  #apply(resource: Resource, object: KubeObject, options: ApplyOptions, sub: "" | "status"): KubeObject {
     this.#write("apply", resource, object.metadata.name);
     const ref = refOf(object);
     const stored = this.#objects.get(idOf(resource, ref));
     if (stored && object.metadata.uid !== undefined && object.metadata.uid !== stored.object.metadata.uid)
       throw fail("Conflict", "another uid");
     const wanted = sub === "" ? withoutStatus(object) : { status: object.status };
+    const by = { manager: options.manager, operation: "Apply", ...(sub === "" ? {} : { subresource: sub }) } as const;
     if (!stored) {
       if (sub !== "") throw fail("NotFound", `${resource.plural} "${ref.name}" not found`);
       this.admit(resource, object);
-      const made = { ...(clone(wanted) as KubeObject), metadata: { ...clone(object.metadata), ...this.#birth() } };
-      return options.dryRun ? made : this.#store(resource, made, "ADDED", new Map([[options.manager, clone(wanted)]]));
+      const made = defaulted({ ...(clone(wanted) as KubeObject), metadata: { ...clone(object.metadata), ...this.#birth() } });
+      made.metadata.managedFields = [entry(made, by, pathsOf(wanted))];
+      return options.dryRun ? made : this.#store(resource, made, "ADDED");
     }
-    const next = clone(stored.object);
-    const before = stored.applied.get(options.manager + sub) ?? stored.applied.get(options.manager);
-    if (sub !== "" && empties(before, wanted)) throw fail("Invalid", 'Invalid value: "null": must be of type object');
-    prune(next, before, wanted);
+    const live = managed(stored.object);
+    const mine = (one: Entry) => isEntryOf(one, options.manager, "Apply", sub);
+    const conflicts = conflictsOf(live, wanted, mine);
+    if (conflicts.length > 0 && !options.force) throw new FieldConflictError(textOf(conflicts), conflicts, "fake kube");
+    if (sub !== "" && empties(live, wanted)) throw fail("Invalid", 'Invalid value: "null": must be of type object');
+    const next = clone(live);
+    prune(next, wanted, mine);
     merge(next, clone(wanted));
-    next.metadata = { ...next.metadata, ...fixedMeta(stored.object) };
-    if (options.dryRun) return next;
-    stored.applied.set(options.manager + sub, clone(wanted));
+    next.metadata = { ...next.metadata, ...fixedMeta(stored.object), managedFields: afterApply(live, wanted, by) };
+    return options.dryRun ? next : this.#replace(stored, defaulted(next));
+  }
+
+  #update(stored: Stored, next: KubeObject, by: Parameters<typeof afterUpdate>[2]): KubeObject {
+    const cleared = isDeepStrictEqual(next.metadata.managedFields, [{}]);
+    next.metadata.managedFields = cleared ? [] : afterUpdate(stored.object, next, by);
     return this.#replace(stored, next);
   }
 
@@ -218,13 +232,13 @@ export class FakeKube implements Kube {
     if (isDeepStrictEqual(next, stored.object)) return clone(next);
     const bump = isDeepStrictEqual(next.spec, stored.object.spec) ? generation : generation + 1;
     next.metadata.generation = bump;
-    return this.#store(stored.resource, next, "MODIFIED", stored.applied);
+    return this.#store(stored.resource, next, "MODIFIED");
   }
 
-  #store(resource: Resource, object: KubeObject, type: "ADDED" | "MODIFIED", applied: Map<string, Json>): KubeObject {
+  #store(resource: Resource, object: KubeObject, type: "ADDED" | "MODIFIED"): KubeObject {
     this.#version += 1;
     const stored = { ...object, metadata: { ...object.metadata, resourceVersion: String(this.#version) } };
-    this.#objects.set(idOf(resource, refOf(stored)), { object: stored, resource, applied });
+    this.#objects.set(idOf(resource, refOf(stored)), { object: stored, resource });
     this.#publish(resource, type, stored, this.#version);
     return clone(stored);
   }
@@ -299,17 +313,27 @@ function matches(object: KubeObject, options: ListOptions): boolean {
 
 const isMap = (value: Json): boolean => typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** Fields this manager applied before and does not apply now go; maps that empty out go with them. */
-function prune(target: Json, before: Json, now: Json): void {
-  if (!isMap(before) || !isMap(target)) return;
-  for (const [key, value] of Object.entries(before)) {
-    if (now?.[key] === undefined) {
-      if (isMap(value) && isMap(target[key])) {
-        prune(target[key], value, {});
-        if (Object.keys(target[key]).length === 0) delete target[key];
-      } else delete target[key];
-    } else prune(target[key], value, now[key]);
-  }
+const updateBy = ({ manager }: { manager: string }, subresource = "") =>
+  ({ manager, operation: "Update", ...(subresource === "" ? {} : { subresource }) }) as const;
+
+/** What the API server fills in, as far as anybody here relies on it; nobody has such a field. */
+function defaulted(object: KubeObject): KubeObject {
+  const spec = object.spec as { replicas?: number } | undefined;
+  if (object.kind === "Deployment" && spec && spec.replicas === undefined) spec.replicas = 1;
+  return object;
+}
+
+/** The object as an apply takes it: what is there without any manager has this one. */
+function managed(object: KubeObject): KubeObject {
+  if (entriesOf(object).length > 0) return object;
+  const managedFields = [entry(object, updateBy({ manager: "before-first-apply" }), pathsOf(object))];
+  return { ...object, metadata: { ...object.metadata, managedFields } };
+}
+
+/** As the API server words it. */
+function textOf(conflicts: readonly FieldConflict[]): string {
+  const texts = conflicts.map(({ manager, field }) => `conflict with "${manager}": ${field}`);
+  return `Apply failed with ${conflicts.length} conflict${conflicts.length === 1 ? "" : "s"}: ${texts.join(", ")}`;
 }
 
 /** True when a map that had entries is applied without any: the server makes it null. */

@@ -4,7 +4,9 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { test } from "node:test";
 import { AppError, apiVersion } from "../../crds/common.ts";
+import { type FieldConflict, FieldConflictError } from "../../operator/kube/errors.ts";
 import { type Kube, type KubeObject, resources, type WatchEvent } from "../../operator/kube/kube.ts";
+import { applies, givenUp } from "../../operator/kube/managed-fields.ts";
 
 export interface KubeContract {
   readonly make: () => Promise<{ kube: Kube; namespace: string }>;
@@ -14,6 +16,16 @@ export interface KubeContract {
 
 const manager = { manager: "contract" };
 const other = { manager: "contract-other" };
+/** A conflict in one field with one manager. */
+const contested =
+  ([operation, by]: readonly [FieldConflict["operation"], string], field: string) =>
+  (error: unknown): boolean => {
+    assert.ok(error instanceof FieldConflictError, String(error));
+    assert.deepEqual([error.code, error.retry], ["FieldConflict", "backoff"]);
+    const [first] = error.conflicts;
+    assert.deepEqual(first, { field, manager: by, operation, subresource: "" });
+    return true;
+  };
 const code = (want: string) => (error: unknown) => error instanceof AppError && error.code === want;
 
 export function runKubeContract({ make, skip = {} }: KubeContract): void {
@@ -81,6 +93,90 @@ export function runKubeContract({ make, skip = {} }: KubeContract): void {
     await kube.apply(cm, { ...object, data: { c: "1" } }, other);
     const last = await kube.apply(cm, { ...object, data: { a: "2" } }, manager);
     assert.deepEqual(last.data, { a: "2", c: "1" });
+  });
+
+  it("an applied field that another manager has set otherwise is a FieldConflict, and nothing changes", async (kube, namespace) => {
+    const object = configMap(namespace, { a: "1", b: "1" });
+    const changed = { ...object, data: { a: "2", b: "2" } };
+    const before = await kube.apply(cm, object, manager);
+    await assert.rejects(kube.apply(cm, { ...object, data: { a: "2" } }, other), contested(["Apply", "contract"], ".data.a"));
+    const ref = { namespace, name: object.metadata.name };
+    assert.deepEqual(await kube.get(cm, ref), before);
+    await kube.patch(cm, ref, { data: { a: "3" } }, other);
+    await assert.rejects(kube.apply(cm, changed, manager), contested(["Update", "contract-other"], ".data.a"));
+    assert.deepEqual((await kube.get(cm, ref))?.data, { a: "3", b: "1" });
+    const alike = await kube.apply(cm, { ...object, data: { a: "3", b: "2" } }, manager);
+    assert.deepEqual(alike.data, { a: "3", b: "2" }, "nobody minds the value that is there");
+  });
+
+  it("a forced apply takes the field, and it is the others' no more", async (kube, namespace) => {
+    const object = configMap(namespace, { a: "1" });
+    await kube.apply(cm, object, manager);
+    await kube.apply(cm, { ...object, data: { a: "2" } }, { ...other, force: true });
+    await assert.rejects(kube.apply(cm, object, manager), contested(["Apply", "contract-other"], ".data.a"));
+    const last = await kube.apply(cm, object, { ...manager, force: true });
+    assert.deepEqual(last.data, { a: "1" });
+    assert.ok(!applies("contract-other", last, ["data", "a"]));
+    await kube.apply(cm, { ...object, data: {} }, other);
+    assert.deepEqual((await kube.apply(cm, { ...object, data: { a: "4" } }, manager)).data, { a: "4" });
+  });
+
+  it("a field of two managers stays when one of them applies it no more", async (kube, namespace) => {
+    const object = configMap(namespace, { a: "1", b: "1" });
+    await kube.apply(cm, object, manager);
+    await kube.apply(cm, { ...object, data: { a: "1" } }, other);
+    assert.deepEqual((await kube.apply(cm, { ...object, data: {} }, manager)).data, { a: "1" });
+  });
+
+  it("a field that is taken out of managedFields stays when its manager applies it no more", async (kube, namespace) => {
+    const object = configMap(namespace, { a: "1", b: "1" });
+    const made = await kube.apply(cm, object, manager);
+    assert.ok(applies("contract", made, ["data", "a"]));
+    const { uid = "", resourceVersion = "", name: called } = made.metadata;
+    const metadata = { uid, resourceVersion, managedFields: givenUp("contract", made, ["data", "a"]) };
+    const left = await kube.patch(cm, { namespace, name: called }, { metadata }, manager);
+    assert.ok(!applies("contract", left, ["data", "a"]) && applies("contract", left, ["data", "b"]));
+    assert.deepEqual((await kube.apply(cm, { ...object, data: {} }, manager)).data, { a: "1" });
+    await assert.rejects(kube.patch(cm, { namespace, name: called }, { metadata }, manager), code("Conflict"));
+  });
+
+  it("fields whose managers were cleared are before-first-apply's", async (kube, namespace) => {
+    const object = configMap(namespace, { a: "1" });
+    await kube.apply(cm, object, manager);
+    const ref = { namespace, name: object.metadata.name };
+    await kube.patch(cm, ref, { metadata: { managedFields: [{}] } }, other);
+    const want = contested(["Update", "before-first-apply"], ".data.a");
+    await assert.rejects(kube.apply(cm, { ...object, data: { a: "2" } }, manager), want);
+    assert.deepEqual((await kube.apply(cm, { ...object, data: { a: "2" } }, { ...manager, force: true })).data, { a: "2" });
+  });
+
+  it("a Deployment that is applied without replicas has one, which nobody manages", async (kube, namespace) => {
+    const deployments = resources.deployments;
+    const object = (replicas?: number): KubeObject => ({
+      apiVersion: deployments.apiVersion,
+      kind: deployments.kind,
+      metadata: { name: called, namespace },
+      spec: {
+        ...(replicas === undefined ? {} : { replicas }),
+        selector: { matchLabels: { app: called } },
+        template: { metadata: { labels: { app: called } }, spec: { containers: [{ name: "none", image: "none.invalid/none" }] } },
+      },
+    });
+    const called = name();
+    const made = await kube.apply(deployments, object(), manager);
+    assert.equal((made.spec as any).replicas, 1);
+    assert.ok(!applies("contract", made, ["spec", "replicas"]));
+    assert.equal(((await kube.apply(deployments, object(3), manager)).spec as any).replicas, 3);
+    assert.equal(((await kube.apply(deployments, object(), manager)).spec as any).replicas, 1, "given up, it is the default again");
+    await kube.delete(deployments, { namespace, name: called });
+  });
+
+  it("an applied status takes what others wrote into it", async (kube, namespace) => {
+    const eplace = resources.expertPlacements;
+    const { metadata, ...made } = await kube.create(eplace, placement(namespace), manager);
+    const status = (phase: string) => ({ ...made, metadata: { name: metadata.name, namespace }, spec: undefined, status: { phase } });
+    await kube.applyStatus(eplace, status("Preparing"), other);
+    assert.deepEqual((await kube.applyStatus(eplace, status("Committed"), manager)).status, { phase: "Committed" });
   });
 
   it("status is written through its own door only", async (kube, namespace) => {

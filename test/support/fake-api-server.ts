@@ -4,11 +4,19 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import { json } from "node:stream/consumers";
 import { AppError } from "../../crds/common.ts";
+import { type FieldConflict, FieldConflictError } from "../../operator/kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../../operator/kube/kube.ts";
 import type { FakeKube } from "../contract/fake-kube.ts";
 
 const host = "127.0.0.1";
-const statusOf: Readonly<Record<string, number>> = { NotFound: 404, AlreadyExists: 409, Conflict: 409, Invalid: 422, Expired: 410 };
+const statusOf: Readonly<Record<string, number>> = {
+  NotFound: 404,
+  AlreadyExists: 409,
+  Conflict: 409,
+  FieldConflict: 409,
+  Invalid: 422,
+  Expired: 410,
+};
 const applied = "application/apply-patch+yaml";
 const path = /^\/(?:api\/v1|apis\/([^/]+\/[^/]+))(?:\/namespaces\/([^/]+))?\/([^/]+)(?:\/([^/]+))?(\/status)?$/;
 
@@ -65,13 +73,14 @@ export class FakeApiServer {
       answer(response, 200, await this.#answer(call));
     } catch (caught) {
       const { code, message } = AppError.from(caught);
-      answer(response, statusOf[code] ?? 500, { message, reason: code });
+      const causes = caught instanceof FieldConflictError ? caught.conflicts.map(causeOf) : [];
+      answer(response, statusOf[code] ?? 500, { message, reason: code, details: { causes } });
     }
   }
 
   async #answer({ method, resource, namespace = "", name, status, query, body, contentType }: Call): Promise<unknown> {
     const { kube } = this;
-    const options = { manager: query.get("fieldManager") ?? "", dryRun: query.get("dryRun") !== null };
+    const options = { manager: query.get("fieldManager") ?? "", dryRun: query.get("dryRun") !== null, force: query.get("force") !== null };
     const ref = { namespace, name: name ?? "" };
     if (method === "POST") return kube.create(resource, body, options);
     if (method === "PUT") return status ? kube.updateStatus(resource, body, options) : kube.update(resource, body, options);
@@ -102,6 +111,14 @@ export class FakeApiServer {
 const within = (namespace: string, query: URLSearchParams) => ({
   ...(namespace === "" ? {} : { namespace }),
   labelSelector: query.get("labelSelector") ?? "",
+});
+
+const causeOf = ({ field, manager, subresource, operation }: FieldConflict) => ({
+  reason: "FieldManagerConflict",
+  message:
+    `conflict with "${manager}"${subresource === "" ? "" : ` with subresource "${subresource}"`}` +
+    (operation === "Update" ? " using v1 at 2026-03-01T10:00:00Z" : ""),
+  field,
 });
 
 function fail(code: string, message: string): never {

@@ -3,7 +3,7 @@ import type { MoEDeploymentConditionType, Operation, PodFailure } from "../../..
 import { orphansLeft } from "./orphans.ts";
 import { type Blocked, freeRanks } from "./pod-actions.ts";
 import { imageVerdict } from "./runtime-image.ts";
-import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
+import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { MemberView, Verdict } from "./world.ts";
 
 export interface Findings {
@@ -33,6 +33,7 @@ export function verdicts(findings: Findings): Verdicts {
   const availability = available(findings);
   return {
     SpecAccepted: specAccepted,
+    FieldConflict: fieldConflict(findings),
     Available: availability,
     Ready: ready(findings, specAccepted, availability),
     Progressing: progressing(findings),
@@ -52,10 +53,20 @@ function kept({ snapshot }: Findings, type: MoEDeploymentConditionType, now: Ver
     : now;
 }
 
-function accepted({ refusals, unjudged }: Findings): Verdict {
+function accepted({ refusals, unjudged, snapshot }: Findings): Verdict {
   const first = refusals[0];
   if (first) return no(first.reason, refusals.map((one) => one.message).join("; "));
-  return unjudged === "" ? yes("Accepted", "every field is in force") : unknown("NotApplied", `it is tried again: ${unjudged}`);
+  if (unjudged !== "") return unknown("NotApplied", `it is tried again: ${unjudged}`);
+  return yes(
+    "Accepted",
+    snapshot.conflicts.length > 0 ? "every field is in force but where FieldConflict says so" : "every field is in force",
+  );
+}
+
+function fieldConflict({ snapshot: { conflicts } }: Findings): Verdict {
+  return conflicts.length > 0
+    ? yes("ManagedByOthers", conflicts.join("; "))
+    : no("NoConflict", "nobody else manages a field that the operator sets");
 }
 
 function available(findings: Findings): Verdict {
@@ -66,7 +77,7 @@ function available(findings: Findings): Verdict {
   const serving = servingPods(snapshot).length;
   const least = Math.max(1, spec.failurePolicy.minServingReplicas);
   if (serving < least) return no("BelowMinServing", `${serving} of at least ${least} ranks serve`);
-  if (spec.gateway.replicas > 0 && snapshot.gateway.ready === 0)
+  if (wantedGateways(snapshot) > 0 && snapshot.gateway.ready === 0)
     return no("NoGateway", `no gateway is ready${suffix(snapshot.gateway.message)}`);
   return yes("MinimumReplicasAvailable", `${serving} ranks serve`);
 }
@@ -152,8 +163,7 @@ function notReplaced({ snapshot, ranks, uncreated }: Findings): string {
   const missing = freeRanks(living(pods), ranks);
   if (uncreated !== "" && missing.length > 0)
     return `ranks ${missing.slice(0, 16).join(", ")} have no pod and none can be made: ${uncreated}`;
-  const { suspend, gateway: front } = snapshot.deployment.spec;
-  const short = !suspend && gateway.ready < front.replicas;
+  const short = gateway.ready < wantedGateways(snapshot);
   return short && gateway.uncreated !== "" ? `${gateway.ready} gateways are ready and no more can be made: ${gateway.uncreated}` : "";
 }
 

@@ -37,7 +37,7 @@ const cases: Readonly<Record<string, Case>> = {
   },
   "so does one that a quota has no room for": { world: { orphans: orphans([old(0)]) }, uncreated: quota, want: ["old-0"] },
   "and a gateway": {
-    world: { orphans: orphans([old(0)]), gateway: { ready: 1, message: quota, uncreated: quota } },
+    world: { orphans: orphans([old(0)]), gateway: { replicas: 1, ready: 1, message: quota, uncreated: quota } },
     want: ["old-0"],
   },
   "a pod that fits nowhere at any time takes nobody's place": {

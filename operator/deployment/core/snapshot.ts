@@ -24,6 +24,8 @@ export type ObservedPod = Omit<PodFacts, "lost">;
 
 export interface GatewayFacts {
   readonly ready: number;
+  /** The number that the Deployment asks for, whoever set it; undefined while it is not seen. */
+  readonly replicas: number | undefined;
   /** The reason why there are not more; empty when nothing is wrong. */
   readonly message: string;
   /** The reason why a pod cannot be made; empty when none is missing for that. */
@@ -58,6 +60,8 @@ export interface Snapshot {
   readonly runtimeImage: RuntimeImage | undefined;
   /** The reasons why the spec is not in force as it stands (fields of ours, what the API server refuses); empty when it is. */
   readonly refusals: readonly Refusal[];
+  /** Owned objects that stay as they are since others manage fields of theirs, each with who and the remedy. */
+  readonly conflicts: readonly string[];
   readonly claim: "Present" | "Missing" | "Unknown";
   readonly view: RebalanceView | undefined;
   /** True while this process has only just become leader and still opens its sessions: things that it does not know prove nothing. */
@@ -68,6 +72,12 @@ export interface Refusal {
   /** The reason of SpecAccepted=False. */
   readonly reason: string;
   readonly message: string;
+}
+
+/** The number of gateways that is wanted: the spec's, or that of whoever scales them, who finds one at the start. */
+export function wantedGateways({ deployment, gateway }: Pick<Snapshot, "deployment" | "gateway">): number {
+  const { suspend, gateway: front } = deployment.spec;
+  return suspend ? 0 : (front.replicas ?? gateway.replicas ?? 1);
 }
 
 /** Pods that count: a rank is taken as long as one of these has it. */

@@ -58,7 +58,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Ready: "True AllReplicasAvailable", Degraded: "False AsExpected" },
   },
   "no gateway is ready": {
-    world: { pods: both, view: members, gateway: { ready: 0, message: "quota", uncreated: "" } },
+    world: { pods: both, view: members, gateway: { ready: 0, replicas: 1, message: "quota", uncreated: "" } },
     want: { Ready: "False NoGateway", Available: "False NoGateway" },
   },
   "it is suspended": {
@@ -99,7 +99,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       deployment: deployment({ gateway: { replicas: 2 } }),
       pods: both,
       view: members,
-      gateway: { ready: 1, message: "exceeded quota", uncreated: "exceeded quota" },
+      gateway: { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota" },
     },
     want: { Degraded: "True ReplacementImpossible", Available: "True MinimumReplicasAvailable" },
   },

@@ -8,7 +8,7 @@ import { type Findings, lostRanks, verdicts } from "./conditions.ts";
 import { orphansLeft } from "./orphans.ts";
 import type { Action, Blocked } from "./pod-actions.ts";
 import { imageStatus } from "./runtime-image.ts";
-import { living, type Refusal, type Snapshot, servingPods } from "./snapshot.ts";
+import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { Target } from "./target.ts";
 
 export interface StatusInput {
@@ -75,6 +75,7 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
+    gateway: { replicas: wantedGateways(snapshot), readyReplicas: snapshot.gateway.ready },
     address: { url: `http://${name}.${namespace}.svc:${deployment.spec.service.port}` },
     conditions: moeDeploymentConditions.map((type) =>
       withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),

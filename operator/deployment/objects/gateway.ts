@@ -1,5 +1,7 @@
-// The gateway Deployment: HTTP front, no GPU, no API token. Pure.
+// The gateway Deployment: HTTP front, no GPU, no API token. The number of its pods is in it only where the spec gives one; else the
+// API server starts it with one, and whoever scales it has the field. Pure.
 import { paths, ports } from "../../../crds/common.ts";
+import type { MoEDeploymentSpec } from "../../../crds/moe-deployment.ts";
 import { gatewayProcess } from "../../../crds/process.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
@@ -20,18 +22,24 @@ import type { RenderedPod } from "./worker-pod.ts";
 /** Requests of a gateway whose template names none: a namespace with a compute quota takes no pod without. */
 const requests = { cpu: "100m", memory: "512Mi" };
 
+/** The number of gateways that is ours to set; undefined where an autoscaler or a person may. */
+export function gatewayReplicas({ suspend, gateway }: MoEDeploymentSpec): number | undefined {
+  return suspend ? 0 : gateway.replicas;
+}
+
 /** `pod`: the pods as they are to be, which another release may have rendered. */
 export function gatewayDeployment(context: RenderContext, pod: PodShape = gatewayTemplate(context).pod): KubeObject {
   const { deployment } = context;
   const { name } = deployment.metadata;
   const { spec } = deployment;
+  const replicas = gatewayReplicas(spec);
   const annotated = Object.keys(pod.annotations).length > 0 ? { annotations: pod.annotations } : {};
   return {
     apiVersion: "apps/v1",
     kind: "Deployment",
     metadata: objectMeta(context, names.gateway(name), "gateway"),
     spec: {
-      replicas: spec.suspend ? 0 : spec.gateway.replicas,
+      ...(replicas === undefined ? {} : { replicas }),
       selector: { matchLabels: selectorLabels(name, "gateway") },
       strategy: { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 0, maxSurge: 1 } },
       template: { metadata: { labels: pod.labels, ...annotated }, spec: pod.spec },

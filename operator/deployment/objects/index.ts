@@ -1,8 +1,11 @@
 // The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
 // pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
-import type { RenderContext } from "./context.ts";
-import { gatewayDeployment } from "./gateway.ts";
+import type { FieldPath } from "../../kube/managed-fields.ts";
+import { replicasField } from "../core/field-conflicts.ts";
+import { names, type RenderContext } from "./context.ts";
+import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
+import { gatewayAutoscaler } from "./gateway-autoscaler.ts";
 import { gatewaysPolicy, workersPolicy } from "./network-policies.ts";
 import { gatewayBudget, gatewayService, serviceAccount, settingsMap, workersBudget, workersService } from "./plumbing.ts";
 
@@ -11,9 +14,14 @@ export interface Rendered {
   readonly object: KubeObject;
   /** The object that is to be there where this one is refused. */
   readonly otherwise?: KubeObject;
+  /** A field that it is without since it is left to others: what we had set before stays. */
+  readonly leaves?: FieldPath;
+  /** Fields that it takes from whoever manages them, as the API server writes them. */
+  readonly takes?: readonly string[];
 }
 
 export function appliedObjects(context: RenderContext): Rendered[] {
+  const { autoscale } = context.deployment.spec.gateway;
   return [
     { resource: resources.serviceAccounts, object: serviceAccount(context) },
     { resource: resources.configMaps, object: settingsMap(context) },
@@ -22,21 +30,32 @@ export function appliedObjects(context: RenderContext): Rendered[] {
     { resource: resources.podDisruptionBudgets, object: workersBudget(context) },
     { resource: resources.podDisruptionBudgets, object: gatewayBudget(context) },
     ...(context.settings.networkPolicies ? networkPolicies(context) : []),
-    { resource: resources.deployments, object: gatewayDeployment(context) },
+    gateways(context),
+    ...(autoscale ? [{ resource: resources.horizontalPodAutoscalers, object: gatewayAutoscaler(context, autoscale) }] : []),
   ];
+}
+
+/** While suspended there is no gateway, whoever scales them; an autoscaler stands still at zero. */
+function gateways(context: RenderContext): Rendered {
+  const rendered = { resource: resources.deployments, object: gatewayDeployment(context) };
+  const { spec } = context.deployment;
+  if (spec.suspend) return { ...rendered, takes: [replicasField] };
+  return gatewayReplicas(spec) === undefined ? { ...rendered, leaves: ["spec", "replicas"] } : rendered;
 }
 
 function networkPolicies(context: RenderContext): Rendered[] {
   return [workersPolicy(context), gatewaysPolicy(context)].map((object) => ({ resource: resources.networkPolicies, object }));
 }
 
-/** An object that an operator with other settings has made, and that is to go. */
+/** An object that an operator with other settings, or an earlier spec, has made, and that is to go. */
 export interface Absent {
   readonly resource: Resource;
   readonly name: string;
 }
 
 export function absentObjects(context: RenderContext): Absent[] {
-  if (context.settings.networkPolicies) return [];
-  return networkPolicies(context).map(({ resource, object }) => ({ resource, name: object.metadata.name }));
+  const { metadata, spec } = context.deployment;
+  const autoscaler = { resource: resources.horizontalPodAutoscalers, name: names.gateway(metadata.name) };
+  const policies = networkPolicies(context).map(({ resource, object }) => ({ resource, name: object.metadata.name }));
+  return [...(context.settings.networkPolicies ? [] : policies), ...(spec.gateway.autoscale ? [] : [autoscaler])];
 }
