@@ -37,6 +37,10 @@ const cases: Readonly<Record<string, { given: readonly Condition[]; want: readon
     want: ["Progressing", "Progressing"],
   },
   "Degraded is wrong when it is True": { given: [condition("Degraded", "True", "RanksLost")], want: ["Degraded"] },
+  "FieldConflict is wrong when it is True": {
+    given: [condition("FieldConflict", "True", "ManagedByOthers"), condition("FieldConflict", "False", "NoConflict")],
+    want: ["FieldConflict"],
+  },
   "whatever else is False is wrong": {
     given: [condition("Ready", "False", "RanksNotReady"), condition("TelemetryFresh", "False", "Stale")],
     want: ["Ready", "TelemetryFresh"],
@@ -51,6 +55,16 @@ const cases: Readonly<Record<string, { given: readonly Condition[]; want: readon
   },
 };
 for (const [name, { given, want }] of Object.entries(cases)) test(`status: ${name}`, () => assert.deepEqual(shown(...given), want));
+
+test("status: the gateways, and whose their number is", () => {
+  const line = (gateway: object) => {
+    const counted = deployment({ gateway }, { gateway: { replicas: 3, readyReplicas: 2 } });
+    return /^gateways .*/m.exec(renderStatus({ deployment: counted, placement: undefined, ranks: [] }))?.[0];
+  };
+  assert.equal(line({}), "gateways   2/3 ready (left to who scales them)");
+  assert.equal(line({ replicas: 3 }), "gateways   2/3 ready (as spec.gateway.replicas says)");
+  assert.equal(line({ autoscale: { maxReplicas: 5 } }), "gateways   2/3 ready (autoscaled, 1 to 5 at 80% of their CPU request)");
+});
 
 test("status: Converged is the reason that the operator gives for having nothing to do", () => {
   const { Progressing } = verdicts({

@@ -145,9 +145,9 @@ export class Applier {
   /** The conflict that stands, where there is nothing to be gained by another try: its time has not come, or nothing has changed. */
   async #standsOff(rendered: Rendered, { hash, live, owner }: Attempt): Promise<Standoff | undefined> {
     const standoff = within(this.#standoffs, owner.uid).get(keyOf(rendered));
-    if (!standoff || standoff.hash !== hash) return undefined;
+    if (!live || !standoff || standoff.hash !== hash) return undefined;
     if (this.#now() < standoff.nextAt) return standoff;
-    if (live?.metadata.resourceVersion !== standoff.version || (await this.#mayTake(rendered, standoff.conflicts))) return undefined;
+    if (live.metadata.resourceVersion !== standoff.version || (await this.#mayTake(rendered, standoff.conflicts))) return undefined;
     return standoff;
   }
 

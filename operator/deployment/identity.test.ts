@@ -90,6 +90,16 @@ test("after a CA was deleted by hand all certificates come from one new CA, the 
   await stop();
 });
 
+test("a leaf that somebody changes is made again, whoever manages it by now", { timeout: 30_000 }, async () => {
+  const { kube, stop } = await serving();
+  const nonsense = Buffer.from("nonsense").toString("base64");
+  const change = (one: any) => Object.assign(one.data, { "tls.crt": nonsense });
+  kube.mutate(resources.secrets, gatewayRef, change, { manager: "other-team" });
+  await until("it is a leaf again", async () => ((await kube.get(resources.secrets, gatewayRef)) as any).data["tls.crt"] !== nonsense);
+  assert.ok(oneAuthority(kube));
+  await stop();
+});
+
 test("a leaf that is deleted is made again at once", { timeout: 30_000 }, async () => {
   const { kube, stop } = await serving();
   kube.remove(resources.secrets, gatewayRef);

@@ -22,6 +22,24 @@ const writes: Record<string, (kube: Kube, options: WriteOptions) => Promise<unkn
   delete: (kube, options) => kube.delete(cm, at, options),
 };
 
+test("an apply is forced where it is asked for, that of a status always", async () => {
+  const paths: string[] = [];
+  const transport = {
+    request: async ({ path }: { path: string }) => {
+      paths.push(path);
+      return JSON.stringify(object);
+    },
+  };
+  const kube = createKube(transport as unknown as Parameters<typeof createKube>[0]);
+  await kube.apply(cm, object, { manager: "test" });
+  await kube.apply(cm, object, { manager: "test", force: true });
+  await kube.applyStatus(cm, object, { manager: "test" });
+  assert.deepEqual(
+    paths.map((path) => new URL(path, "http://api").searchParams.get("force")),
+    [null, "true", "true"],
+  );
+});
+
 for (const [verb, write] of Object.entries(writes)) {
   test(`${verb} ends with its signal: the connection is closed before the server has answered`, { timeout: 10_000 }, async (t) => {
     const abort = new AbortController();

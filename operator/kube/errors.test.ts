@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { kubeError } from "./errors.ts";
+import { FieldConflictError, kubeError } from "./errors.ts";
 
 const code = (status: number, message: string) => kubeError(status, JSON.stringify({ message }), "applying").code;
 
@@ -14,6 +14,34 @@ test("an answer that judges the object by its schema is Invalid, whatever its st
     assert.deepEqual([error.code, error.retry, error.message], ["Invalid", "never", message]);
   }
   assert.equal(code(422, "spec.priorityClassName: Invalid value"), "Invalid");
+});
+
+test("a 409 that names managers is a FieldConflict with fields and managers, any other is a Conflict", () => {
+  const cause = (message: string, field: string) => ({ reason: "FieldManagerConflict", message, field });
+  const body = {
+    message: "Apply failed with 4 conflicts: ...",
+    reason: "Conflict",
+    details: {
+      causes: [
+        cause('conflict with "kubectl" with subresource "scale" using apps/v1 at 2026-03-01T10:00:00Z', ".spec.replicas"),
+        cause('conflict with "other-team" using policy/v1', ".spec.maxUnavailable"),
+        cause('conflict with "a \\"b\\""', '.spec.ports[port=1,protocol="TCP"].port'),
+        cause("conflict with somebody", ".spec.x"),
+        { reason: "FieldValueInvalid", message: "no", field: "spec" },
+      ],
+    },
+  };
+  const error = kubeError(409, JSON.stringify(body), "applying");
+  assert.ok(error instanceof FieldConflictError);
+  assert.deepEqual([error.code, error.message], ["FieldConflict", body.message]);
+  assert.deepEqual(error.conflicts, [
+    { field: ".spec.replicas", manager: "kubectl", subresource: "scale", operation: "Update" },
+    { field: ".spec.maxUnavailable", manager: "other-team", subresource: "", operation: "Update" },
+    { field: '.spec.ports[port=1,protocol="TCP"].port', manager: 'a "b"', subresource: "", operation: "Apply" },
+    { field: ".spec.x", manager: "conflict with somebody", subresource: "", operation: "Apply" },
+  ]);
+  for (const details of [undefined, {}, { causes: "x" }, { causes: [null] }])
+    assert.equal(kubeError(409, JSON.stringify({ message: "modified", reason: "Conflict", details }), "applying").code, "Conflict");
 });
 
 test("another answer of 5xx is not: it is tried again", () => {

@@ -120,7 +120,8 @@ export interface DeleteOptions {
 
 /**
  * Errors are AppErrors with one of the codes NotFound, AlreadyExists, Conflict, FieldConflict (an apply that is not forced; with the
- * fields and who has them, errors.ts), Invalid (422, 400, and any other answer that judges the object by its schema), Forbidden, Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
+ * fields and who has them, errors.ts), Invalid (422, 400, and any other answer that judges the object by its schema), Forbidden,
+ * Unauthorized, Expired (410: relist), TooManyRequests, Unavailable (no answer, 5xx).
  */
 export interface Kube {
   /** The object; undefined when it is not there. */

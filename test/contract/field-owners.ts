@@ -1,4 +1,4 @@
-// Who has which field, for the in-memory Kubernetes: metadata.managedFields and the rules of server-side apply about it. A list is one
+// The managers of fields in the in-memory Kubernetes: metadata.managedFields and the rules of server-side apply about it. A list is one
 // field here, while the API server knows some by the keys of their items.
 import { isDeepStrictEqual } from "node:util";
 import type { FieldConflict } from "../../operator/kube/errors.ts";
@@ -32,7 +32,7 @@ export function pathsOf(object: Json): Path[] {
   return leaves({ ...rest, ...(named.length > 0 ? { metadata: Object.fromEntries(named) } : {}) }, []);
 }
 
-export const ownedBy = ({ fieldsV1 }: Entry): Path[] => pathsIn(fieldsV1, []);
+const ownedBy = ({ fieldsV1 }: Entry): Path[] => pathsIn(fieldsV1, []);
 
 export const isEntryOf = (one: Entry, manager: string, operation: string, subresource: string): boolean =>
   one.manager === manager && one.operation === operation && (one.subresource ?? "") === subresource;

@@ -1,5 +1,5 @@
 // Serving from kubectl apply to tokens; and the same request gives the same text with 1 and 3 workers, with other batch mates,
-// while experts move.
+// while experts move. Gateways are scaled by whoever may scale them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition } from "../harness/kubectl.ts";
@@ -87,4 +87,83 @@ test("runtime pods hold no API token, in a namespace that enforces the restricte
     const mounts = pod.spec.containers.flatMap((container: any) => container.volumeMounts ?? []);
     assert.ok(!mounts.some((mount: any) => mount.mountPath.includes("serviceaccount")), pod.metadata.name);
   }
+});
+
+const front = "smol-gateway";
+const replicas = async (): Promise<number> => (await moe.kubectl.get("deployment", front)).spec.replicas;
+const patchGateway = (gateway: object) =>
+  moe.kubectl.run(["patch", "moed/smol", "--type=merge", "-p", JSON.stringify({ spec: { gateway } })]);
+
+/** Has the operator go over the whole deployment a few times: each pass makes again what was deleted before it. */
+async function passes(): Promise<void> {
+  for (let pass = 0; pass < 3; pass += 1) {
+    await moe.kubectl.run(["delete", "pdb", "smol-workers"]);
+    await until("the budget to be back", async () => (await moe.kubectl.try(["get", "pdb", "smol-workers"])).code === 0 || undefined, {
+      timeoutMs: 30_000,
+    });
+  }
+}
+
+test("gateways whose number the spec leaves open stay as kubectl scale has them", async () => {
+  assert.equal(await replicas(), 1, "one at the start");
+  await moe.kubectl.run(["scale", `deployment/${front}`, "--replicas=3"]);
+  await moe.kubectl.waitFor("deployment", front, "3 gateways to be ready", (one) => one.status?.readyReplicas === 3, 120_000);
+  await passes();
+  const { spec, status } = await moe.kubectl.get("deployment", front);
+  assert.deepEqual([spec.replicas, status.readyReplicas], [3, 3]);
+  const moed = await moe.kubectl.waitFor("moed", "smol", "the status", (one) => one.status?.gateway?.readyReplicas === 3, 15_000);
+  assert.equal(moed.status.gateway.replicas, 3);
+  assert.equal(condition(moed, "FieldConflict")?.status, "False");
+  await moe.kubectl.run(["scale", `deployment/${front}`, "--replicas=1"]);
+});
+
+test("autoscale makes an autoscaler that has the number; without it the number stays", async () => {
+  await patchGateway({ autoscale: { minReplicas: 2, maxReplicas: 3, targetCPUUtilizationPercentage: 70 } });
+  await until("the autoscaler", async () => (await moe.kubectl.try(["get", "hpa", front])).code === 0 || undefined, { timeoutMs: 30_000 });
+  const { spec } = await moe.kubectl.get("hpa", front);
+  const [metric] = spec.metrics;
+  assert.deepEqual([spec.minReplicas, spec.maxReplicas, spec.scaleTargetRef.name], [2, 3, front]);
+  assert.deepEqual([metric.containerResource.container, metric.containerResource.target.averageUtilization], ["gateway", 70]);
+  // The least number needs no metrics, which this cluster does not have.
+  await until("its least number", async () => (await replicas()) === 2 || undefined, { timeoutMs: 90_000, everyMs: 1_000 });
+  await passes();
+  assert.equal(await replicas(), 2);
+  const both = await moe.kubectl.try(["patch", "moed/smol", "--type=merge", "-p", '{"spec":{"gateway":{"replicas":1}}}']);
+  assert.match(both.stderr, /replicas and autoscale exclude each other/);
+  await patchGateway({ autoscale: null });
+  await until("no autoscaler", async () => (await moe.kubectl.try(["get", "hpa", front])).code !== 0 || undefined, { timeoutMs: 30_000 });
+  await passes();
+  assert.equal(await replicas(), 2);
+  await moe.kubectl.run(["scale", `deployment/${front}`, "--replicas=1"]);
+});
+
+/** Applies of disruption budgets that the API server has refused with a conflict so far. */
+async function refusedApplies(): Promise<number> {
+  const text = await moe.kubectl.run(["get", "--raw", "/metrics"]);
+  const rows = text
+    .split("\n")
+    .filter((row) => row.startsWith("apiserver_request_total{") && row.includes('resource="poddisruptionbudgets"'));
+  const conflicts = rows.filter((row) => row.includes('verb="APPLY"') && row.includes('code="409"'));
+  return conflicts.reduce((sum, row) => sum + Number(row.slice(row.lastIndexOf(" ") + 1)), 0);
+}
+
+test("a field that another manages is named by a condition, and is not fought for", async () => {
+  const patch = '{"spec":{"maxUnavailable":2}}';
+  await moe.kubectl.run(["patch", "pdb", front, "--field-manager=other-team", "--type=merge", "-p", patch]);
+  const conflicting = (want: string) => (one: Parameters<typeof condition>[0]) => condition(one, "FieldConflict")?.status === want;
+  const moed = await moe.kubectl.waitFor("moed", "smol", "the conflict to be said", conflicting("True"), 30_000);
+  const says = `PodDisruptionBudget ${front} stays as it is: .spec.maxUnavailable is managed by other-team; `;
+  assert.ok(condition(moed, "FieldConflict")?.message?.startsWith(says), condition(moed, "FieldConflict")?.message);
+  assert.equal(condition(moed, "Ready")?.status, "True");
+  const before = await refusedApplies();
+  assert.ok(before >= 1, "the API server counts what it refuses");
+  await passes();
+  const budget = await moe.kubectl.get("pdb", front);
+  assert.equal(budget.spec.maxUnavailable, 2);
+  // One more where the budget's own status has changed after the last try.
+  const more = (await refusedApplies()) - before;
+  assert.ok(more <= 1, `${more} more tries in 3 passes and more`);
+  await moe.kubectl.run(["delete", "pdb", front]);
+  await moe.kubectl.waitFor("moed", "smol", "the conflict to be over", conflicting("False"), 30_000);
+  assert.equal((await moe.kubectl.get("pdb", front)).spec.maxUnavailable, 1);
 });

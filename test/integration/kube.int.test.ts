@@ -83,6 +83,18 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { gateway: { podTemplate: { spec: { containers: [{ name: "runtime" }] } } } }),
     want: /container named gateway/,
   },
+  "a number of gateways beside their autoscaler": {
+    change: (spec) => Object.assign(spec, { gateway: { replicas: 1, autoscale: { maxReplicas: 3 } } }),
+    want: /replicas and autoscale exclude each other: remove gateway\.replicas/,
+  },
+  "a minimum of gateways above the maximum": {
+    change: (spec) => Object.assign(spec, { gateway: { autoscale: { minReplicas: 4, maxReplicas: 3 } } }),
+    want: /autoscale.*minReplicas must not be above maxReplicas/,
+  },
+  "an autoscaler of gateways without a maximum": {
+    change: (spec) => Object.assign(spec, { gateway: { autoscale: { minReplicas: 2 } } }),
+    want: /gateway\.autoscale\.maxReplicas: Required/,
+  },
   "a template with a name": {
     change: (spec) => Object.assign(spec, { podTemplate: { metadata: { name: "x" } } }),
     want: /name and namespace are the operator's/,

@@ -6,7 +6,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { type Kube, resources } from "../../operator/kube/kube.ts";
+import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
+import { applies } from "../../operator/kube/managed-fields.ts";
 import { rulesOf, type Scope } from "../../operator/rbac.ts";
 import { down } from "../cluster/cluster.ts";
 import { until as poll } from "../harness/process.ts";
@@ -222,6 +223,54 @@ test("what somebody else changes or deletes is put back", { timeout: 60_000 }, a
   await until("all three to be back", healed, { timeoutMs: 30_000 });
 });
 
+test("a number of gateways that is taken out of the spec stays, and is whose who scales them; an autoscaler comes and goes", {
+  timeout: 120_000,
+}, async () => {
+  const front = { namespace, name: "moe-gateway" };
+  const replicas = async () => ((await kube.get(resources.deployments, front)) as any).spec.replicas;
+  const autoscaler = async () => (await kube.get(resources.horizontalPodAutoscalers, front)) as any;
+  /** A pass that has seen all that was written before. */
+  const pass = async () => {
+    await kubectl("-n", namespace, "delete", "pdb", "moe-workers");
+    const budget = { namespace, name: "moe-workers" };
+    await until("the budget to be back", () => kube.get(resources.podDisruptionBudgets, budget), { timeoutMs: 30_000 });
+  };
+  const owned = async () => applies("enodia-operator", (await kube.get(resources.deployments, front)) as KubeObject, ["spec", "replicas"]);
+  assert.ok(await owned());
+  await patch("moe", { gateway: { replicas: null } });
+  await until("the number to be given up", async () => !(await owned()), { timeoutMs: 30_000 });
+  assert.equal(await replicas(), 2);
+  await kubectl("-n", namespace, "scale", "deployment/moe-gateway", "--replicas=3");
+  await pass();
+  await pass();
+  assert.equal(await replicas(), 3);
+  await patch("moe", { gateway: { autoscale: { minReplicas: 1, maxReplicas: 4 } } });
+  await until("an autoscaler", autoscaler, { timeoutMs: 30_000 });
+  assert.equal((await autoscaler()).spec.metrics[0].containerResource.target.averageUtilization, 80);
+  assert.equal((await condition("moe", "FieldConflict")).status, "False");
+  await patch("moe", { gateway: { autoscale: null, replicas: 1 } });
+  await until("the spec's number, and no autoscaler", async () => (await replicas()) === 1 && (await autoscaler()) === undefined, {
+    timeoutMs: 30_000,
+  });
+});
+
+test("a field that another manages stays as it is, and a condition names it", { timeout: 60_000 }, async () => {
+  const change = ["patch", "pdb", "moe-gateway", "--field-manager=other-team", "--type=merge", "-p", '{"spec":{"maxUnavailable":2}}'];
+  await kubectl("-n", namespace, ...change);
+  const conflict = async () => condition("moe", "FieldConflict");
+  await until("it to be said", async () => (await conflict())?.status === "True", { timeoutMs: 30_000 });
+  const want = "PodDisruptionBudget moe-gateway stays as it is: .spec.maxUnavailable is managed by other-team; ";
+  const { message } = await conflict();
+  assert.ok(message.startsWith(want), message);
+  const budget = { namespace, name: "moe-gateway" };
+  assert.equal(((await kube.get(resources.podDisruptionBudgets, budget)) as any).spec.maxUnavailable, 2);
+  // The remedy as it is told, for what a manager has left.
+  const clear = /kubectl -n moe (patch poddisruptionbudget moe-gateway --type=merge -p) '(.*)'/.exec(message);
+  await kubectl("-n", namespace, ...(clear?.[1] ?? "").split(" "), clear?.[2] ?? "");
+  await until("it to be solved", async () => (await conflict()).status === "False", { timeoutMs: 45_000 });
+  assert.equal(((await kube.get(resources.podDisruptionBudgets, budget)) as any).spec.maxUnavailable, 1);
+});
+
 test("what cannot be is refused with the server's reason, and nothing is made or lost", { timeout: 120_000 }, async () => {
   const uids = (await workers("moe")).map((pod) => pod.metadata.uid);
   const refused = (want: RegExp) => async () => {
@@ -288,7 +337,7 @@ test("suspend takes the pods and keeps the rest; delete takes everything", { tim
         "-n",
         namespace,
         "get",
-        "pods,services,deployments,controllerrevisions,pdb,secrets,serviceaccounts,eplace",
+        "pods,services,deployments,controllerrevisions,pdb,hpa,secrets,serviceaccounts,eplace",
         "-l",
         "enodia.dev/deployment",
         "-o",

@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { FieldConflict } from "../../kube/errors.ts";
-import { conflictText, isTakeable, type Takeable } from "./field-conflicts.ts";
+import { conflictText, type FieldConflict, isTakeable, type Takeable } from "./field-conflicts.ts";
 
 const by = (manager: string, more: Partial<FieldConflict> = {}): FieldConflict => ({
   field: ".spec.replicas",

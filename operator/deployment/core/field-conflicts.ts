@@ -1,14 +1,12 @@
-// What is done about a field of an owned object that somebody else has set to another value. The operator fights nobody: who declares
-// a field, or keeps setting it, has it, the object stays as it is, and a condition says so with the remedy. What is taken is what nobody
-// manages: the slip of a hand, what is left of a manager that is gone, and what the spec orders for good (no gateways while
-// suspended). Pure.
-import type { FieldConflict } from "../../kube/errors.ts";
-import type { KubeObject } from "../../kube/kube.ts";
+// The rule for a field of an owned object that somebody else has set to another value. The operator fights nobody: who declares a
+// field, or is a program that sets it, has it, the object stays as it is, and a condition says so with the remedy. Taken is only what
+// nobody manages: the slip of a hand, what is left of an autoscaler that is gone, and what the spec orders whoever scales (no gateways
+// while suspended). Pure.
 
 export const manager = "enodia-operator";
 
 /** The door of `kubectl scale` and of autoscalers. */
-export const scaleDoor = "scale";
+const scaleDoor = "scale";
 export const replicasField = ".spec.replicas";
 
 /** How the API server calls whoever wrote an object before its fields had managers, or after somebody cleared them. */
@@ -19,6 +17,19 @@ const autoscalerManager = "kube-controller-manager";
 const declares = "kubectl-client-side-apply";
 /** Fields that a message names; the rest is counted. */
 const namedMax = 4;
+
+/** A field that another has, as the API server tells it (kube/errors.ts). */
+export interface FieldConflict {
+  readonly field: string;
+  readonly manager: string;
+  readonly subresource: string;
+  readonly operation: "Apply" | "Update";
+}
+
+interface Contested {
+  readonly kind: string;
+  readonly metadata: { readonly name: string; readonly namespace?: string };
+}
 
 export interface Takeable {
   /** Fields that are taken from anybody. */
@@ -44,7 +55,7 @@ function isByHand({ manager: by, operation }: FieldConflict): boolean {
 }
 
 /** The text on an object that stays as it is, with what would let it be as the spec wants it. */
-export function conflictText({ kind, metadata }: KubeObject, conflicts: readonly FieldConflict[]): string {
+export function conflictText({ kind, metadata }: Contested, conflicts: readonly FieldConflict[]): string {
   const named = conflicts.slice(0, namedMax).map(({ field, manager: by, subresource }) => {
     const door = subresource === "" ? "" : ` (${subresource})`;
     return `${field} is managed by ${by}${door}`;
@@ -53,7 +64,7 @@ export function conflictText({ kind, metadata }: KubeObject, conflicts: readonly
   return `${kind} ${metadata.name} stays as it is: ${[...named, ...more].join(", ")}; ${remedy(kind, metadata, conflicts)}`;
 }
 
-function remedy(kind: string, { name, namespace }: KubeObject["metadata"], conflicts: readonly FieldConflict[]): string {
+function remedy(kind: string, { name, namespace }: Contested["metadata"], conflicts: readonly FieldConflict[]): string {
   const wholly = (what: (field: string) => boolean): boolean => kind === "Deployment" && conflicts.every(({ field }) => what(field));
   if (wholly((field) => field === replicasField))
     return "unset spec.gateway.replicas to leave the number to it, or stop it (delete the autoscaler)";

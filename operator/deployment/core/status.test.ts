@@ -61,6 +61,22 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     world: { pods: both, view: members, gateway: { ready: 0, replicas: 1, message: "quota", uncreated: "" } },
     want: { Ready: "False NoGateway", Available: "False NoGateway" },
   },
+  "no gateway is ready of those that an autoscaler wants": {
+    world: { pods: both, view: members, gateway: { ready: 0, replicas: 4, message: "", uncreated: "" } },
+    want: { Ready: "False NoGateway", Available: "False NoGateway" },
+  },
+  "somebody has scaled the gateways to none, which are left to him": {
+    world: { pods: both, view: members, gateway: { ready: 0, replicas: 0, message: "", uncreated: "" } },
+    want: { Ready: "True AllReplicasAvailable", Available: "True MinimumReplicasAvailable" },
+  },
+  "the Deployment of the gateways is not seen yet": {
+    world: { pods: both, view: members, gateway: { ready: 0, replicas: undefined, message: "", uncreated: "" } },
+    want: { Ready: "False NoGateway", FieldConflict: "False NoConflict" },
+  },
+  "others manage a field of an owned object": {
+    world: { pods: both, view: members, conflicts: ["Service moe stays as it is: .spec.ports is managed by other-team"] },
+    want: { FieldConflict: "True ManagedByOthers", SpecAccepted: "True Accepted", Ready: "True AllReplicasAvailable" },
+  },
   "it is suspended": {
     world: { deployment: deployment({ suspend: true }) },
     ranks: 0,
@@ -132,6 +148,16 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Degraded: "True ExpertsUnhosted" },
   },
 };
+test("the status counts the gateways that are wanted, by the spec first", () => {
+  const wanted = (spec: object, replicas: number | undefined) =>
+    statusOf({ deployment: deployment(spec), gateway: { ready: 1, replicas, message: "", uncreated: "" } }).gateway;
+  assert.deepEqual(wanted({}, 4), { replicas: 4, readyReplicas: 1 });
+  assert.deepEqual(wanted({ gateway: { autoscale: { minReplicas: 2, maxReplicas: 5 } } }, 4), { replicas: 4, readyReplicas: 1 });
+  assert.deepEqual(wanted({ gateway: { replicas: 2 } }, 4), { replicas: 2, readyReplicas: 1 });
+  assert.deepEqual(wanted({}, undefined), { replicas: 1, readyReplicas: 1 });
+  assert.deepEqual(wanted({ suspend: true }, 4), { replicas: 0, readyReplicas: 1 });
+});
+
 for (const [sentence, { world, ranks, input, want }] of Object.entries(cases)) {
   test(`conditions when ${sentence}`, () => {
     const found = said(statusOf(world, ranks, input));

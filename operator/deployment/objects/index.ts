@@ -1,7 +1,6 @@
 // The objects that are applied as a whole, in the order in which they are written. Worker pods and Secrets are not among them:
 // pods are created one by one (worker-pod.ts), Secrets hold generated material (../identity.ts).
 import { type KubeObject, type Resource, resources } from "../../kube/kube.ts";
-import type { FieldPath } from "../../kube/managed-fields.ts";
 import { replicasField } from "../core/field-conflicts.ts";
 import { names, type RenderContext } from "./context.ts";
 import { gatewayDeployment, gatewayReplicas } from "./gateway.ts";
@@ -14,8 +13,8 @@ export interface Rendered {
   readonly object: KubeObject;
   /** The object that is to be there where this one is refused. */
   readonly otherwise?: KubeObject;
-  /** A field that it is without since it is left to others: what we had set before stays. */
-  readonly leaves?: FieldPath;
+  /** The names that lead to a field that it is without since it is left to others: what we had set before stays. */
+  readonly leaves?: readonly string[];
   /** Fields that it takes from whoever manages them, as the API server writes them. */
   readonly takes?: readonly string[];
 }

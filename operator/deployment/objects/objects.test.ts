@@ -14,7 +14,7 @@ import { memoryRefusals } from "../core/memory-fit.ts";
 import { roleFile, roleTemplate } from "../generate-role.ts";
 import type { RenderContext } from "./context.ts";
 import { gatewayTemplate } from "./gateway.ts";
-import { appliedObjects } from "./index.ts";
+import { absentObjects, appliedObjects } from "./index.ts";
 import { settingsMap } from "./plumbing.ts";
 import { workerHash } from "./pod-hash.ts";
 import { workerPod, workerTemplate } from "./worker-pod.ts";
@@ -229,6 +229,36 @@ test("experts of unlike sizes are counted in bytes, layers without experts not a
   assert.deepEqual(memoryRefusals(spec("10Mi"), unlike, 8, undefined), []);
   const few = { ...unlike, layerExperts: [0, 2, 0, 0], expertBytes: 8 * Mi };
   assert.deepEqual(memoryRefusals(spec("8Mi"), few, 2, undefined), [], "two experts, one a rank, each beside a staging slot");
+});
+
+test("the number of gateways is rendered where the spec gives one, and taken from anybody while suspended", () => {
+  const gateways = (gateway: object, suspend = false) => {
+    const rendered = appliedObjects(context({ gateway, suspend })).find(({ object }) => object.kind === "Deployment");
+    return { replicas: (rendered?.object as any)?.spec.replicas, leaves: rendered?.leaves?.join("."), takes: rendered?.takes };
+  };
+  assert.deepEqual(gateways({}), { replicas: undefined, leaves: "spec.replicas", takes: undefined });
+  assert.deepEqual(gateways({ autoscale: { maxReplicas: 4 } }), { replicas: undefined, leaves: "spec.replicas", takes: undefined });
+  assert.deepEqual(gateways({ replicas: 2 }), { replicas: 2, leaves: undefined, takes: undefined });
+  assert.deepEqual(gateways({}, true), { replicas: 0, leaves: undefined, takes: [".spec.replicas"] });
+});
+
+test("the autoscaler counts the gateway's own container, and is to go where the spec has none", () => {
+  const at = context({ gateway: { autoscale: { minReplicas: 2, maxReplicas: 5, targetCPUUtilizationPercentage: 60 } } });
+  const autoscaler = appliedObjects(at).find(({ object }) => object.kind === "HorizontalPodAutoscaler")?.object as any;
+  assert.equal(autoscaler.metadata.ownerReferences[0].uid, "uid-moe");
+  assert.deepEqual(autoscaler.spec, {
+    scaleTargetRef: { apiVersion: "apps/v1", kind: "Deployment", name: "moe-gateway" },
+    minReplicas: 2,
+    maxReplicas: 5,
+    metrics: [
+      {
+        type: "ContainerResource",
+        containerResource: { name: "cpu", container: "gateway", target: { type: "Utilization", averageUtilization: 60 } },
+      },
+    ],
+  });
+  const absent = (of: typeof at) => absentObjects(of).some(({ resource }) => resource === resources.horizontalPodAutoscalers);
+  assert.deepEqual([absent(at), absent(context())], [false, true]);
 });
 
 test("the chart's roles are the operator's rules, and the rules cover every resource it touches, each no wider than it has to be", () => {
