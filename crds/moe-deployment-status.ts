@@ -135,6 +135,7 @@ export const moeDeploymentStatusSchema = z
       .object({
         replicas: count("Gateway pods wanted, by the spec or by whoever scales them."),
         readyReplicas: count("Gateway pods that are Ready."),
+        autoscalerProblem: text("Why the autoscaler of gateway.autoscale sets no number, such as missing metrics."),
       })
       .optional()
       .meta({ description: "The gateways." }),

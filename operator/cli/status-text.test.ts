@@ -64,6 +64,12 @@ test("status: the gateways, and whose their number is", () => {
   assert.equal(line({}), "gateways   2/3 ready (left to who scales them)");
   assert.equal(line({ replicas: 3 }), "gateways   2/3 ready (as spec.gateway.replicas says)");
   assert.equal(line({ autoscale: { maxReplicas: 5 } }), "gateways   2/3 ready (autoscaled, 1 to 5 at 80% of their CPU request)");
+  const stuck = { gateway: { replicas: 1, readyReplicas: 1, autoscalerProblem: "FailedGetResourceMetric: no metrics" } };
+  const still = deployment({ gateway: { autoscale: { maxReplicas: 5 } } }, stuck);
+  assert.match(
+    renderStatus({ deployment: still, placement: undefined, ranks: [] }),
+    /^ +autoscaler: FailedGetResourceMetric: no metrics$/m,
+  );
 });
 
 test("status: Converged is the reason that the operator gives for having nothing to do", () => {

@@ -76,11 +76,12 @@ function capacityLines({ model, expertParallel }: MoEDeployment["status"]): stri
 /** The gateways, and whose their number is. */
 function gatewayLines({ spec, status }: MoEDeployment): string[] {
   if (!status.gateway) return [];
-  const { replicas = 0, readyReplicas = 0 } = status.gateway;
+  const { replicas = 0, readyReplicas = 0, autoscalerProblem } = status.gateway;
   const { autoscale, replicas: given } = spec.gateway;
   const { minReplicas, maxReplicas, targetCPUUtilizationPercentage: target } = autoscale ?? {};
   const scaled = autoscale ? `autoscaled, ${minReplicas} to ${maxReplicas} at ${target}% of their CPU request` : "left to who scales them";
-  return [`gateways   ${readyReplicas}/${replicas} ready (${given === undefined ? scaled : "as spec.gateway.replicas says"})`];
+  const lines = [`gateways   ${readyReplicas}/${replicas} ready (${given === undefined ? scaled : "as spec.gateway.replicas says"})`];
+  return autoscale && autoscalerProblem ? [...lines, `           autoscaler: ${autoscalerProblem}`] : lines;
 }
 
 /** Conditions that can be well without being True, and when they are. */

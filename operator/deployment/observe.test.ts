@@ -50,16 +50,29 @@ test("containers that are not made within a minute are a problem, and the first 
   assert.equal(problem(waiting(1_000, "ContainerCreating", "ImagePullBackOff"), 2_000), "ImagePullBackOff");
 });
 
+const none = { deployment: undefined, autoscaler: undefined };
+
 test("gateways say what is wrong with their pods, or why there are none", () => {
   const ended = { ...waiting(1_000, "ImagePullBackOff"), metadata: { ...pod("a").metadata, deletionTimestamp: at(1) } };
-  assert.deepEqual(gatewayFacts(undefined, [ended, waiting(1_000, "CrashLoopBackOff")], 0), {
+  assert.deepEqual(gatewayFacts(none, [ended, waiting(1_000, "CrashLoopBackOff")], 0), {
     ready: 0,
     replicas: undefined,
     message: "moe-0-abcde: CrashLoopBackOff",
     uncreated: "",
+    unscaled: "",
   });
   const failure = { type: "ReplicaFailure", status: "True", message: "exceeded quota" };
   const deployment = { ...pod("a"), spec: { replicas: 2 }, status: { readyReplicas: 1, conditions: [failure] } };
-  const want = { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota" };
-  assert.deepEqual(gatewayFacts(deployment, [], 0), want);
+  const want = { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota", unscaled: "" };
+  assert.deepEqual(gatewayFacts({ ...none, deployment }, [], 0), want);
+});
+
+test("an autoscaler that sets no number says why, unless it stands still at zero", () => {
+  const unscaled = (condition: object) => {
+    const autoscaler = { ...pod("a"), status: { conditions: [{ type: "ScalingActive", message: "no metrics", ...condition }] } };
+    return gatewayFacts({ deployment: undefined, autoscaler }, [], 0).unscaled;
+  };
+  assert.equal(unscaled({ status: "False", reason: "FailedGetContainerResourceMetric" }), "FailedGetContainerResourceMetric: no metrics");
+  assert.equal(unscaled({ status: "False", reason: "ScalingDisabled" }), "");
+  assert.equal(unscaled({ status: "True", reason: "ValidMetricFound" }), "");
 });

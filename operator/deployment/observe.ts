@@ -156,13 +156,35 @@ const deploymentSchema = z.object({
   status: z.object({ readyReplicas: z.number().default(0), conditions: z.array(condition).default([]) }).prefault({}),
 });
 
-export function gatewayFacts(deployment: KubeObject | undefined, pods: readonly KubeObject[], now: number): GatewayFacts {
-  const parsed = deploymentSchema.safeParse(deployment ?? {});
-  if (!parsed.success) return { ready: 0, replicas: undefined, message: "", uncreated: "" };
+const autoscalerSchema = z.object({ status: z.object({ conditions: z.array(condition).default([]) }).prefault({}) });
+/** An autoscaler stands still at zero, where nobody wants it to do anything. */
+const atZero = "ScalingDisabled";
+
+/** `objects` are as the cache has them; undefined: not there. */
+export function gatewayFacts(
+  objects: { readonly deployment: KubeObject | undefined; readonly autoscaler: KubeObject | undefined },
+  pods: readonly KubeObject[],
+  now: number,
+): GatewayFacts {
+  const parsed = deploymentSchema.safeParse(objects.deployment ?? {});
+  const unscaled = standstill(objects.autoscaler);
+  if (!parsed.success) return { ready: 0, replicas: undefined, message: "", uncreated: "", unscaled };
   const { replicas } = parsed.data.spec;
   const { readyReplicas, conditions } = parsed.data.status;
   const failure = conditions.find((one) => one.type === "ReplicaFailure" && one.status === "True");
-  return { ready: readyReplicas, replicas, message: failure?.message || gatewayProblem(pods, now), uncreated: failure?.message ?? "" };
+  return {
+    ready: readyReplicas,
+    replicas,
+    message: failure?.message || gatewayProblem(pods, now),
+    uncreated: failure?.message ?? "",
+    unscaled,
+  };
+}
+
+function standstill(autoscaler: KubeObject | undefined): string {
+  const parsed = autoscalerSchema.safeParse(autoscaler ?? {});
+  const inactive = parsed.data?.status.conditions.find((one) => one.type === "ScalingActive" && one.status === "False");
+  return inactive && inactive.reason !== atZero ? text(inactive.reason, inactive.message) : "";
 }
 
 function gatewayProblem(pods: readonly KubeObject[], now: number): string {

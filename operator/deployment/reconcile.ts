@@ -169,8 +169,13 @@ export class Reconciler {
     const { informers, rebalance, now } = this.#deps;
     const { namespace, name, uid } = deployment.metadata;
     const pods = this.#pods(deployment);
-    const found = informers.get("deployments", { namespace, name: names.gateway(name) });
-    const gateway = gatewayFacts(found && owns(found, uid) ? found : undefined, this.#gatewayPods(deployment), now().getTime());
+    const front = { namespace, name: names.gateway(name) };
+    const found = informers.get("deployments", front);
+    const objects = {
+      deployment: found && owns(found, uid) ? found : undefined,
+      autoscaler: informers.get("horizontalPodAutoscalers", front),
+    };
+    const gateway = gatewayFacts(objects, this.#gatewayPods(deployment), now().getTime());
     const settled = pods.length > 0 && pods.every((pod) => pod.ready);
     const { claim, failure } = settled ? { claim: "Present" as const, failure: undefined } : await this.#claim(deployment);
     const snapshot: Snapshot = {

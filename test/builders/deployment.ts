@@ -1,6 +1,6 @@
 // Builders of deployments, pods and views for tests of the deployment plane.
 import { type MoEDeployment, parseMoEDeployment } from "../../crds/moe-deployment.ts";
-import type { PodFacts, Snapshot } from "../../operator/deployment/core/snapshot.ts";
+import type { GatewayFacts, PodFacts, Snapshot } from "../../operator/deployment/core/snapshot.ts";
 import type { MemberView, ModelView, RebalanceView } from "../../operator/deployment/core/world.ts";
 import type { Settings } from "../../operator/deployment/objects/context.ts";
 
@@ -107,13 +107,17 @@ export function view(more: Partial<RebalanceView> = {}): RebalanceView {
   };
 }
 
+export function gatewayFacts(more: Partial<GatewayFacts> = {}): GatewayFacts {
+  return { ready: 1, replicas: 1, message: "", uncreated: "", unscaled: "", ...more };
+}
+
 export function snapshot(more: Partial<Snapshot> = {}): Snapshot {
   return {
     now,
     deployment: deployment(),
     pods: [],
     orphans: { workers: [], gateways: 0 },
-    gateway: { ready: 1, replicas: 1, message: "", uncreated: "" },
+    gateway: gatewayFacts(),
     templateHash: "new",
     runtimeImage: { pinned: settings.runtimeImage, offered: settings.runtimeImage, own: undefined },
     refusals: [],

@@ -30,6 +30,8 @@ export interface GatewayFacts {
   readonly message: string;
   /** The reason why a pod cannot be made; empty when none is missing for that. */
   readonly uncreated: string;
+  /** The reason why the autoscaler that the spec asks for sets no number; empty when it does, or there is none. */
+  readonly unscaled: string;
 }
 
 /** The pods that a deleted MoEDeployment of the same name left. */

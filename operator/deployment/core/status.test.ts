@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, member, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
+import { deployment, gatewayFacts, member, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
 import type { Snapshot } from "./snapshot.ts";
 import { nextStatus, type StatusInput } from "./status.ts";
 
@@ -58,19 +58,19 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
     want: { Ready: "True AllReplicasAvailable", Degraded: "False AsExpected" },
   },
   "no gateway is ready": {
-    world: { pods: both, view: members, gateway: { ready: 0, replicas: 1, message: "quota", uncreated: "" } },
+    world: { pods: both, view: members, gateway: gatewayFacts({ ready: 0, message: "quota" }) },
     want: { Ready: "False NoGateway", Available: "False NoGateway" },
   },
   "no gateway is ready of those that an autoscaler wants": {
-    world: { pods: both, view: members, gateway: { ready: 0, replicas: 4, message: "", uncreated: "" } },
+    world: { pods: both, view: members, gateway: gatewayFacts({ ready: 0, replicas: 4 }) },
     want: { Ready: "False NoGateway", Available: "False NoGateway" },
   },
   "somebody has scaled the gateways to none, which are left to him": {
-    world: { pods: both, view: members, gateway: { ready: 0, replicas: 0, message: "", uncreated: "" } },
+    world: { pods: both, view: members, gateway: gatewayFacts({ ready: 0, replicas: 0 }) },
     want: { Ready: "True AllReplicasAvailable", Available: "True MinimumReplicasAvailable" },
   },
   "the Deployment of the gateways is not seen yet": {
-    world: { pods: both, view: members, gateway: { ready: 0, replicas: undefined, message: "", uncreated: "" } },
+    world: { pods: both, view: members, gateway: gatewayFacts({ ready: 0, replicas: undefined }) },
     want: { Ready: "False NoGateway", FieldConflict: "False NoConflict" },
   },
   "others manage a field of an owned object": {
@@ -115,7 +115,7 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       deployment: deployment({ gateway: { replicas: 2 } }),
       pods: both,
       view: members,
-      gateway: { ready: 1, replicas: 2, message: "exceeded quota", uncreated: "exceeded quota" },
+      gateway: gatewayFacts({ replicas: 2, message: "exceeded quota", uncreated: "exceeded quota" }),
     },
     want: { Degraded: "True ReplacementImpossible", Available: "True MinimumReplicasAvailable" },
   },
@@ -150,12 +150,14 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
 };
 test("the status counts the gateways that are wanted, by the spec first", () => {
   const wanted = (spec: object, replicas: number | undefined) =>
-    statusOf({ deployment: deployment(spec), gateway: { ready: 1, replicas, message: "", uncreated: "" } }).gateway;
+    statusOf({ deployment: deployment(spec), gateway: gatewayFacts({ replicas }) }).gateway;
   assert.deepEqual(wanted({}, 4), { replicas: 4, readyReplicas: 1 });
   assert.deepEqual(wanted({ gateway: { autoscale: { minReplicas: 2, maxReplicas: 5 } } }, 4), { replicas: 4, readyReplicas: 1 });
   assert.deepEqual(wanted({ gateway: { replicas: 2 } }, 4), { replicas: 2, readyReplicas: 1 });
   assert.deepEqual(wanted({}, undefined), { replicas: 1, readyReplicas: 1 });
   assert.deepEqual(wanted({ suspend: true }, 4), { replicas: 0, readyReplicas: 1 });
+  const { gateway } = statusOf({ gateway: gatewayFacts({ unscaled: "FailedGetResourceMetric: no metrics" }) });
+  assert.equal(gateway?.autoscalerProblem, "FailedGetResourceMetric: no metrics");
 });
 
 for (const [sentence, { world, ranks, input, want }] of Object.entries(cases)) {

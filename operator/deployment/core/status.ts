@@ -75,12 +75,18 @@ export function nextStatus(input: StatusInput): MoEDeploymentStatus {
     ...known("placement", view?.placement, old.placement),
     ...known("telemetry", view?.telemetry, old.telemetry),
     ...(modelStatus(snapshot) ?? (old.model ? { model: old.model } : {})),
-    gateway: { replicas: wantedGateways(snapshot), readyReplicas: snapshot.gateway.ready },
+    gateway: gatewayStatus(snapshot),
     address: { url: `http://${name}.${namespace}.svc:${deployment.spec.service.port}` },
     conditions: moeDeploymentConditions.map((type) =>
       withTransition(old.conditions ?? [], { type, ...all[type], observedGeneration: generation }, now),
     ),
   };
+}
+
+function gatewayStatus(snapshot: Snapshot): MoEDeploymentStatus["gateway"] {
+  const { ready, unscaled } = snapshot.gateway;
+  const counts = { replicas: wantedGateways(snapshot), readyReplicas: ready };
+  return unscaled === "" ? counts : { ...counts, autoscalerProblem: unscaled };
 }
 
 /**
