@@ -1,6 +1,7 @@
 // The apply takes this deployment's objects, never somebody else's.
 import assert from "node:assert/strict";
 import { beforeEach, test } from "node:test";
+import { AppError } from "../../crds/common.ts";
 import { deployment, settings } from "../../test/builders/deployment.ts";
 import { FakeKube } from "../../test/contract/fake-kube.ts";
 import { type KubeObject, type OwnerReference, resources } from "../kube/kube.ts";
@@ -169,6 +170,19 @@ test("what a hand has changed is put back with the rest, unless another manages 
   assert.deepEqual(await applier().apply(rendered, owner), fine);
   const { spec } = await there();
   assert.deepEqual([spec.ports[0].port, spec.selector["enodia.dev/component"]], [8000, "gateway"]);
+});
+
+test("an object that cannot be is refused, also where a field of it has to be taken first", async () => {
+  await applier().apply(rendered, owner);
+  kube.mutate(resources.services, at, (one) => Object.assign(one.spec.ports[0], { port: 1 }), { manager: "kubectl-edit" });
+  const { apply } = kube;
+  kube.apply = async (resource, object, options) => {
+    if (options.force) throw new AppError("spec.ports: Invalid value", { code: "Invalid" });
+    return apply(resource, object, options);
+  };
+  const { refusals, failure } = await applier().apply(rendered, owner);
+  assert.match(refusals[0]?.message ?? "", /the API server refuses Service moe: spec\.ports: Invalid value/);
+  assert.equal(failure, undefined);
 });
 
 test("the number of an autoscaler is left alone until no autoscaler has the Deployment as its target", async () => {

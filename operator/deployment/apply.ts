@@ -131,10 +131,10 @@ export class Applier {
     if (standing) return { conflict: conflictText(object, standing.conflicts) };
     try {
       if (live && leaves) await this.#giveUp(resource, refOf(object), leaves);
-      const { metadata } = await this.#kube.apply(resource, object, { manager });
+      const { metadata } = await this.#write(rendered);
       last.set(key, { hash, version: metadata.resourceVersion ?? "" });
     } catch (error) {
-      if (error instanceof FieldConflictError) return this.#contest(rendered, { hash, live, owner }, error.conflicts);
+      if (error instanceof FieldConflictError) return this.#standOff(rendered, { hash, live, owner }, error.conflicts);
       if (!hasCode(error, "Invalid", "Forbidden")) throw error;
       return { refused: objectRefusal(object.kind, object.metadata.name, (error as Error).message) };
     }
@@ -151,22 +151,26 @@ export class Applier {
     return standoff;
   }
 
-  /** Takes the fields that nobody manages, or leaves the object as it is. */
-  async #contest(rendered: Rendered, { hash, live, owner }: Attempt, conflicts: readonly FieldConflict[]): Promise<Result> {
+  /** Applies, with force where every field that another has is one that nobody manages; else throws the conflict. */
+  async #write(rendered: Rendered): Promise<KubeObject> {
     const { resource, object } = rendered;
+    try {
+      return await this.#kube.apply(resource, object, { manager });
+    } catch (error) {
+      if (!(error instanceof FieldConflictError) || !(await this.#mayTake(rendered, error.conflicts))) throw error;
+      return await this.#kube.apply(resource, object, { manager, force: true });
+    }
+  }
+
+  /** Leaves the object as it is, until it is worth another try. */
+  #standOff(rendered: Rendered, { hash, live, owner }: Attempt, conflicts: readonly FieldConflict[]): Result {
     const key = keyOf(rendered);
     const standoffs = within(this.#standoffs, owner.uid);
-    if (await this.#mayTake(rendered, conflicts)) {
-      const { metadata } = await this.#kube.apply(resource, object, { manager, force: true });
-      within(this.#last, owner.uid).set(key, { hash, version: metadata.resourceVersion ?? "" });
-      standoffs.delete(key);
-      return "applied";
-    }
     const before = standoffs.get(key);
     const waitMs = before?.hash === hash ? Math.min(2 * before.waitMs, conflictBackoff.maxMs) : conflictBackoff.baseMs;
     const version = live?.metadata.resourceVersion ?? "";
     standoffs.set(key, { hash, version, conflicts, waitMs, nextAt: this.#now() + waitMs });
-    return { conflict: conflictText(object, conflicts) };
+    return { conflict: conflictText(rendered.object, conflicts) };
   }
 
   async #mayTake({ object, takes = [] }: Rendered, conflicts: readonly FieldConflict[]): Promise<boolean> {

@@ -11,8 +11,8 @@ export const replicasField = ".spec.replicas";
 
 /** How the API server calls whoever wrote an object before its fields had managers, or after somebody cleared them. */
 const nobody = "before-first-apply";
-/** The autoscaler of Kubernetes writes as the process it is a part of. */
-const autoscalerManager = "kube-controller-manager";
+/** The autoscaler of Kubernetes writes as the process it is a part of; k3s is one for all. */
+const autoscalerManagers: readonly string[] = ["kube-controller-manager", "k3s"];
 /** `kubectl apply` without --server-side: a declaration, which comes again. */
 const declares = "kubectl-client-side-apply";
 /** Fields that a message names; the rest is counted. */
@@ -45,9 +45,9 @@ export function isTakeable(conflict: FieldConflict, { always, unscaled }: Takeab
   return isByHand(conflict) || (unscaled && isAutoscaled(conflict));
 }
 
-/** True when an autoscaler has set it. */
+/** True when a HorizontalPodAutoscaler has set it. */
 export const isAutoscaled = ({ field, manager: by, subresource }: FieldConflict): boolean =>
-  field === replicasField && by === autoscalerManager && subresource === scaleDoor;
+  field === replicasField && autoscalerManagers.includes(by) && subresource === scaleDoor;
 
 /** One command of a person, such as `kubectl edit` or `kubectl scale`; it is drift, and put back as a deleted object is. */
 function isByHand({ manager: by, operation }: FieldConflict): boolean {
