@@ -1,7 +1,7 @@
 // The fate of the pods of a deleted deployment of the same name, case by case.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deployment, pod, snapshot } from "../../../test/builders/deployment.ts";
+import { deployment, gatewayFacts, pod, snapshot } from "../../../test/builders/deployment.ts";
 import { gatewaysWait, orphanRemovals, orphansLeft } from "./orphans.ts";
 import type { Orphans, PodFacts, Snapshot } from "./snapshot.ts";
 
@@ -37,7 +37,7 @@ const cases: Readonly<Record<string, Case>> = {
   },
   "so does one that a quota has no room for": { world: { orphans: orphans([old(0)]) }, uncreated: quota, want: ["old-0"] },
   "and a gateway": {
-    world: { orphans: orphans([old(0)]), gateway: { replicas: 1, ready: 1, message: quota, uncreated: quota } },
+    world: { orphans: orphans([old(0)]), gateway: gatewayFacts({ message: quota, uncreated: quota }) },
     want: ["old-0"],
   },
   "a pod that fits nowhere at any time takes nobody's place": {
