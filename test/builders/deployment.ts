@@ -40,6 +40,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     templateHash: "new",
     createdMs: now.getTime() - 60_000,
     leaving: undefined,
+    mustGo: "",
     goneByMs: undefined,
     problem: "",
     ...more,
