@@ -204,7 +204,7 @@ function effects(spec: any): string {
   const target = targetRanks(object, now);
   const pods = [pod(0), pod(1, { ready: false })];
   const seen = snapshot({ deployment: object, pods, view: view() });
-  const calm = { failure: "", failures: [], unjudged: "", uncreated: "", floor: undefined };
+  const calm = { failure: "", failures: [], unjudged: "", note: "", uncreated: "", floor: undefined };
   const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, ...calm });
   const context = { deployment: deployment(merged), settings };
   return JSON.stringify([appliedObjects(context), workerPod(context, workerTemplate(context), 0, "x"), target, status]);

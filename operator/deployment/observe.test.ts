@@ -61,3 +61,22 @@ test("gateways say what is wrong with their pods, or why there are none", () => 
   const deployment = { ...pod("a"), status: { readyReplicas: 1, conditions: [failure] } };
   assert.deepEqual(gatewayFacts(deployment, [], 0), { ready: 1, message: "exceeded quota", uncreated: "exceeded quota" });
 });
+
+test("a pod cannot stay on a node that is cordoned or about to be removed, unless it tolerates that, nor when it is disrupted", () => {
+  const on = (spec: object, more: object = {}): string | undefined =>
+    podFacts({ ...pod("a"), ...more }, nodeHealth([{ ...node("a", undefined), spec }]), 0)?.mustGo;
+  const taint = (key: string, effect: string) => ({ taints: [{ key, effect }] });
+  assert.equal(on({}), "");
+  assert.equal(on({ unschedulable: true }), "node a is cordoned");
+  assert.equal(
+    on(taint("ToBeDeletedByClusterAutoscaler", "NoSchedule")),
+    "node a is to be removed by the cluster autoscaler",
+  );
+  assert.equal(on(taint("ToBeDeletedByClusterAutoscaler", "PreferNoSchedule")), "");
+  assert.equal(on(taint("example.com/gpu", "NoSchedule")), "", "a taint that keeps others away is no reason to go");
+  const tolerations = [{ key: "node.kubernetes.io/unschedulable", operator: "Exists" }];
+  assert.equal(on({ unschedulable: true }, { spec: { nodeName: "a", tolerations } }), "");
+  const conditions = [{ type: "DisruptionTarget", status: "True", reason: "EvictionByEvictionAPI", message: "evicting" }];
+  assert.equal(on({}, { status: { conditions } }), "EvictionByEvictionAPI: evicting");
+  assert.equal(podFacts(pod(undefined), nodeHealth([]), 0)?.mustGo, "");
+});

@@ -9,7 +9,7 @@ import type { Applier } from "./apply.ts";
 import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
-import { nextStep } from "./core/pod-actions.ts";
+import { freeRanks, nextStep } from "./core/pod-actions.ts";
 import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
@@ -25,6 +25,8 @@ import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
 /** A refused action is tried again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
+/** A pod beside the wanted ranks that was refused, as by a quota, is tried again after this. */
+const unmadeMs = 30_000;
 /** A new leader needs this long to open its sessions with workers and NATS. */
 const warmUpMs = 10_000;
 
@@ -54,6 +56,7 @@ export class Reconciler {
   readonly #uids = new Map<string, string>();
   readonly #spec: SpecPass;
   readonly #startedMs: number;
+  readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
 
   constructor(deps: ReconcileDeps) {
     this.#deps = deps;
@@ -100,32 +103,36 @@ export class Reconciler {
     const model = snapshot.view?.model;
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, floor);
-    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes });
+    const unmade = this.#refusedBeside(deployment);
+    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
-    const failures = [undone, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
+    const beside = uncreated !== "" && freeRanks(living(snapshot.pods), target.ranks).length === 0;
+    if (beside) this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: snapshot.now.getTime() + unmadeMs });
+    const failures = [beside && undone?.message === uncreated ? undefined : undone, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
-    const unmade = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
+    const impossible = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const status = nextStatus({
       snapshot,
       target,
       refusals: [...snapshot.refusals, ...memory],
       actions: step.actions,
       blocked: target.blocked ?? step.blocked,
+      note: step.note,
       floor,
       failures: step.failures,
       failure: failure?.message ?? "",
       unjudged: inForce.failure?.message ?? "",
-      uncreated: uncreated || unmade.map(({ message }) => message).join("; "),
+      uncreated: (beside ? "" : uncreated) || impossible.map(({ message }) => message).join("; "),
     });
     const heldMs = await deps.status.write(deployment, status);
     const deadline = status.expertParallel?.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
     const againMs = snapshot.refusals.length > 0 || failure ? refusedMs : undefined;
-    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, this.#warmMs(), againMs].filter(
+    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, this.#warmMs(), againMs, beside || unmade !== "" ? unmadeMs : undefined].filter(
       (ms): ms is number => ms !== undefined && ms > 0,
     );
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
@@ -147,6 +154,14 @@ export class Reconciler {
     } catch (caught) {
       return AppError.from(caught, "writing the telemetry Secret");
     }
+  }
+
+  /** The reason why a pod beside the wanted ranks could not be made just now; empty when it may be tried (again). */
+  #refusedBeside({ metadata: { uid } }: MoEDeployment): string {
+    const last = this.#unmade.get(uid);
+    if (last && this.#deps.now().getTime() < last.until) return last.message;
+    this.#unmade.delete(uid);
+    return "";
   }
 
   #warmMs(): number {
@@ -220,14 +235,18 @@ export class Reconciler {
       desiredRanks,
       workers: snapshot.pods.filter((pod) => !pod.terminal),
       gateways: gatewayPods(this.#gatewayPods(snapshot.deployment)),
-      leaving: snapshot.pods.flatMap((pod) =>
-        pod.leaving && !pod.terminating ? [{ rank: pod.rank, podUid: pod.uid, reason: pod.leaving.reason }] : [],
-      ),
+      leaving: living(snapshot.pods).flatMap((pod) => {
+        // Whoever deleted it: what runs there hands over until its grace period ends.
+        const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);
+        const reason = pod.leaving?.reason ?? (pod.terminating ? gone : undefined);
+        return reason ? [{ rank: pod.rank, podUid: pod.uid, reason }] : [];
+      }),
     };
   }
 
   #forget(key: string, uid: string): void {
     this.#uids.delete(key);
+    this.#unmade.delete(uid);
     this.#spec.forget(uid);
     this.#deps.rebalance.forget(uid);
     this.#deps.identities.forget(uid);

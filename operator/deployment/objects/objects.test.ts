@@ -205,3 +205,15 @@ test("the chart's roles are the operator's rules, and the rules cover every reso
   assert.deepEqual(granted("cluster"), ["nodes"]);
   assert.deepEqual(granted("release"), ["leases"]);
 });
+
+test("a worker has the time of elasticity.drain to go, knows it, and is not restarted when that changes", () => {
+  const grace = (spec: object) => {
+    const made = worker(spec);
+    return [made.spec.terminationGracePeriodSeconds, Number(env(made.spec.containers[0]).ENODIA_GRACE_SECONDS)];
+  };
+  assert.deepEqual(grace({}), [75, 75]);
+  assert.deepEqual(grace({ elasticity: { drain: "5m" } }), [315, 315]);
+  assert.deepEqual(grace({ podTemplate: { spec: { terminationGracePeriodSeconds: 30, containers: [] } } }), [30, 30], "a template has its own");
+  const hash = (drain: string) => workerTemplate(context({ elasticity: { drain } })).hash;
+  assert.equal(hash("5m"), hash("60s"));
+});
