@@ -84,7 +84,8 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     const reason = experts.plan.notReady();
     if (reason === undefined) health.ready("plan");
     else health.notReady("plan", reason);
-    if (leaving.draining || leaving.ending) health.notReady("drain", leaving.draining ? "draining" : "handing over");
+    // One that ends stays ready, since it serves its experts; gateways know from its status and from the membership.
+    if (leaving.draining) health.notReady("drain", "draining");
     else health.ready("drain");
     control.changed();
   };
