@@ -217,3 +217,15 @@ test("a worker has the time of elasticity.drain to go, knows it, and is not rest
   const hash = (drain: string) => workerTemplate(context({ elasticity: { drain } })).hash;
   assert.equal(hash("5m"), hash("60s"));
 });
+
+test("one of the ranks that are wanted may be away, whatever replicas says that is not acted on", () => {
+  const allowed = (spec: object, status: object = {}) => {
+    const at: RenderContext = { deployment: deployment(spec, status), settings };
+    const found = appliedObjects(at).find(({ object }) => object.metadata.name === "moe-workers" && object.kind === "PodDisruptionBudget");
+    return (found?.object as any).spec.minAvailable;
+  };
+  assert.equal(allowed({ replicas: 3 }), 2);
+  assert.equal(allowed({ replicas: 1 }, { expertParallel: { desiredRanks: 3 } }), 2, "a shrink that is refused or waits");
+  assert.equal(allowed({ replicas: 1 }), 0);
+  assert.equal(allowed({ replicas: 3, suspend: true }), 0);
+});
