@@ -70,6 +70,9 @@ interface Taint {
 
 const zoneLabel = "topology.kubernetes.io/zone";
 
+/** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
+export const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, taints: () => [] };
+
 export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
   const schema = z.object({
     spec: z

@@ -17,7 +17,7 @@ import { execute } from "./execute.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
+import { gatewayFacts, gatewayPods, nodeHealth, podFacts, unseenNodes } from "./observe.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
 import type { StatusWriter } from "./status-writer.ts";
@@ -174,7 +174,7 @@ export class Reconciler {
     const at = now().getTime();
     const owns = (pod: KubeObject) =>
       pod.metadata.labels?.[labels.component] === "worker" && (pod.metadata.ownerReferences?.some((owner) => owner.uid === uid) ?? false);
-    const nodes = nodeHealth(informers.list("nodes"));
+    const nodes = informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
     const observed = overlay.merge(informers.list("pods", owns), owns).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
