@@ -1,6 +1,13 @@
 // This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts from which the
 // operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
-import { type GatewaySettings, gatewayProcess, type WorkerLifetime, type WorkerSettings, workerLifetime, workerProcess } from "../crds/process.ts";
+import {
+  type GatewaySettings,
+  gatewayProcess,
+  type WorkerLifetime,
+  type WorkerSettings,
+  workerLifetime,
+  workerProcess,
+} from "../crds/process.ts";
 import { parseEnv } from "../crds/variables.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;

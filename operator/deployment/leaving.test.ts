@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
-import { conditionOf, pods, ranks, ref, serving, startOperator, status, until } from "../../test/support/deployment-plane.ts";
+import { conditionOf, pods, ranks, serving, startOperator, status, until } from "../../test/support/deployment-plane.ts";
 import { kubeError } from "../kube/errors.ts";
 import { resources } from "../kube/kube.ts";
 
@@ -40,7 +40,9 @@ test("a cordoned node: its rank is replaced first, emptied and then goes; three 
   await stop();
 });
 
-test("an operator that dies in the middle is followed by one that goes on, and one pod more is made, not two", { timeout: 60_000 }, async () => {
+test("an operator that dies in the middle is followed by one that goes on, and one pod more is made, not two", {
+  timeout: 60_000,
+}, async () => {
   const { kube, operator, life } = await serving();
   operator.rebalance.drain = "Moving";
   cordon(kube, "node-2", true);
@@ -53,7 +55,9 @@ test("an operator that dies in the middle is followed by one that goes on, and o
   await next.stop();
 });
 
-test("an eviction: the pod is handed to the rebalance plane as leaving, and another is made before it is gone", { timeout: 60_000 }, async () => {
+test("an eviction: the pod is handed to the rebalance plane as leaving, and another is made before it is gone", {
+  timeout: 60_000,
+}, async () => {
   const { kube, operator, life, stop } = await serving();
   life.stop(); // the kubelet of its node takes its time
   const victim = pods(kube).find((pod) => pod.metadata.labels["enodia.dev/rank"] === "1");

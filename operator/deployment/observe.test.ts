@@ -68,10 +68,7 @@ test("a pod cannot stay on a node that is cordoned or about to be removed, unles
   const taint = (key: string, effect: string) => ({ taints: [{ key, effect }] });
   assert.equal(on({}), "");
   assert.equal(on({ unschedulable: true }), "node a is cordoned");
-  assert.equal(
-    on(taint("ToBeDeletedByClusterAutoscaler", "NoSchedule")),
-    "node a is to be removed by the cluster autoscaler",
-  );
+  assert.equal(on(taint("ToBeDeletedByClusterAutoscaler", "NoSchedule")), "node a is to be removed by the cluster autoscaler");
   assert.equal(on(taint("ToBeDeletedByClusterAutoscaler", "PreferNoSchedule")), "");
   assert.equal(on(taint("example.com/gpu", "NoSchedule")), "", "a taint that keeps others away is no reason to go");
   const tolerations = [{ key: "node.kubernetes.io/unschedulable", operator: "Exists" }];

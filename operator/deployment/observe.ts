@@ -57,7 +57,7 @@ export interface NodeHealth {
 /** Taints by which a node says that its pods are to leave it. Others keep pods away or end them, and say nothing of planned leaving. */
 const leavingTaints: Readonly<Record<string, string>> = {
   "node.kubernetes.io/unschedulable": "is cordoned",
-  "ToBeDeletedByClusterAutoscaler": "is to be removed by the cluster autoscaler",
+  ToBeDeletedByClusterAutoscaler: "is to be removed by the cluster autoscaler",
   "karpenter.sh/disrupted": "is to be removed by Karpenter",
   "node.kubernetes.io/out-of-service": "is out of service",
   "node.cloudprovider.kubernetes.io/shutdown": "is shut down",

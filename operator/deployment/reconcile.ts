@@ -110,7 +110,13 @@ export class Reconciler {
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
     const beside = uncreated !== "" && freeRanks(living(snapshot.pods), target.ranks).length === 0;
     if (beside) this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: snapshot.now.getTime() + unmadeMs });
-    const failures = [beside && undone?.message === uncreated ? undefined : undone, await this.#certify(deployment, snapshot.pods), unsigned, inForce.failure, unobserved];
+    const failures = [
+      beside && undone?.message === uncreated ? undefined : undone,
+      await this.#certify(deployment, snapshot.pods),
+      unsigned,
+      inForce.failure,
+      unobserved,
+    ];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
@@ -132,9 +138,15 @@ export class Reconciler {
     const deadline = status.expertParallel?.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
     const againMs = snapshot.refusals.length > 0 || failure ? refusedMs : undefined;
-    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, this.#warmMs(), againMs, beside || unmade !== "" ? unmadeMs : undefined].filter(
-      (ms): ms is number => ms !== undefined && ms > 0,
-    );
+    const waits = [
+      target.settlesInMs,
+      step.againInMs,
+      heldMs,
+      untilDeadline,
+      this.#warmMs(),
+      againMs,
+      beside || unmade !== "" ? unmadeMs : undefined,
+    ].filter((ms): ms is number => ms !== undefined && ms > 0);
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 

@@ -33,7 +33,10 @@ test("its request runs to its end on the same rank, new ones go elsewhere, and i
     let ended = false;
     let told: Promise<void> | undefined;
     const text = await ranks.text([2], prompt, tokens, (soFar) => {
-      if (soFar.length === 5) told ??= leaver.handOver(60_000).then(() => void (ended = true));
+      if (soFar.length !== 5) return;
+      told = leaver.handOver(60_000).then(() => {
+        ended = true;
+      });
     });
     assert.deepEqual(text, want);
     await until("its status says so", () => ranks.statuses.get(2)?.leaving === true);

@@ -53,7 +53,7 @@ export function emptied(input: HandoverInput, pods: readonly PodFacts[]): PodFac
     return true;
   });
   const [next] = open;
-  if (!next || next.mustGo !== "") return spared;
+  if (next?.mustGo !== "") return spared;
   // A roll is in no hurry: one at a time.
   if (pods.some((pod) => pod.leaving || pod.terminating)) return [];
   return spared.length === 0 && noRoom(input) !== "" && onlyOneShort(input, next) ? [next] : spared;
@@ -107,8 +107,13 @@ export function noRoomForReplacement(input: HandoverInput, pods: readonly PodFac
   const state = evicted
     ? `rank ${next.rank} is going (${next.mustGo || "its pod was deleted"})`
     : `rank ${next.rank} cannot stay (${next.mustGo})`;
-  const until = evicted ? `it hands over for ${seconds} s at most` : `it serves until it is evicted and then hands over for ${seconds} s at most`;
-  return { reason: "NoRoomForReplacement" as const, message: `${state} and there is no room for ${place}; ${until}${experts(input, next)}` };
+  const until = evicted
+    ? `it hands over for ${seconds} s at most`
+    : `it serves until it is evicted and then hands over for ${seconds} s at most`;
+  return {
+    reason: "NoRoomForReplacement" as const,
+    message: `${state} and there is no room for ${place}; ${until}${experts(input, next)}`,
+  };
 }
 
 function experts(input: HandoverInput, pod: PodFacts): string {

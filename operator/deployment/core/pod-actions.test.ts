@@ -275,7 +275,14 @@ test("replicas below the ranks that hold all experts changes nothing, where so m
 /** A small world that obeys the steps: what a kubelet, a rebalance plane and time do in between is drawn at random. */
 test("from any world the steps end in exactly the wanted ranks, and no rank is ever held twice", () => {
   const start = fc.array(
-    fc.record({ rank: fc.nat(6), ready: fc.boolean(), old: fc.boolean(), lost: fc.boolean(), terminal: fc.boolean(), mustGo: fc.boolean() }),
+    fc.record({
+      rank: fc.nat(6),
+      ready: fc.boolean(),
+      old: fc.boolean(),
+      lost: fc.boolean(),
+      terminal: fc.boolean(),
+      mustGo: fc.boolean(),
+    }),
     { maxLength: 6 },
   );
   fc.assert(

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { deployment, member, model, now, pod, snapshot, view } from "../../../test/builders/deployment.ts";
-import type { MemberView } from "./world.ts";
 import { type Action, nextStep, type PodsInput } from "./pod-actions.ts";
 import type { PodFacts, Snapshot } from "./snapshot.ts";
+import type { MemberView } from "./world.ts";
 
 const Mi = 2 ** 20;
 const say = (action: Action): string =>
@@ -73,7 +73,10 @@ test("without room for the replacement a rank on a cordoned node serves on, and 
   });
   assert.deepEqual(refused.said, [], "what was refused just now is not asked for again");
   assert.match(refused.blocked?.message ?? "", /no room for a pod in its place: exceeded quota: pods; it serves until/);
-  assert.match(refused.blocked?.message ?? "", /75 s at most, and what does not fit on the other 2 ranks .* of its 5Mi is loaded on demand/);
+  assert.match(
+    refused.blocked?.message ?? "",
+    /75 s at most, and what does not fit on the other 2 ranks .* of its 5Mi is loaded on demand/,
+  );
 });
 
 test("a pod that is being evicted is replaced at once under another rank, and while it hands over nothing else is done", () => {
@@ -101,9 +104,7 @@ test("with all nodes cordoned no more than four are replaced at a time, and none
 });
 
 test("a pod on a cordoned node that never served is made again elsewhere", () => {
-  assert.deepEqual(step([pod(0), pod(1), cordoned(2, { ready: false })], { members: [member(0), member(1)] }).said, [
-    "delete 2 RankMoved",
-  ]);
+  assert.deepEqual(step([pod(0), pod(1), cordoned(2, { ready: false })], { members: [member(0), member(1)] }).said, ["delete 2 RankMoved"]);
 });
 
 test("a roll makes one pod more, empties the highest old rank when that serves, and goes on from there", () => {
@@ -121,7 +122,10 @@ test("a roll makes one pod more, empties the highest old rank when that serves, 
 test("a roll without room for one more goes on in the old way: the rank is emptied onto the others, and the pod that waits follows it", () => {
   const waits = step([old(0), old(1), old(2), pending(3)]);
   assert.deepEqual(waits.said, ["mark 2 Roll"]);
-  assert.match(waits.note, /no room for one more pod \(moe-3-abcde: Unschedulable: 0\/3 nodes are available\): ranks are replaced one by one/);
+  assert.match(
+    waits.note,
+    /no room for one more pod \(moe-3-abcde: Unschedulable: 0\/3 nodes are available\): ranks are replaced one by one/,
+  );
   assert.deepEqual(step([old(0), old(1), old(2, leaving("Roll")), pending(3)]).said, [], "one at a time");
   assert.deepEqual(step([old(0), old(1), starting(3)]).said, ["create 2"]);
   assert.deepEqual(step([old(0), old(1), starting(3), pending(2)]).said, [], "not before it serves");
@@ -140,7 +144,11 @@ test("an eviction during a roll gets a pod of its own, and the roll waits for it
   const rolling = old(2, leaving("Roll"));
   assert.deepEqual(step([old(0), evicted(1), rolling, pod(3)]).said, ["create 4"]);
   assert.deepEqual(step([old(0), evicted(1), rolling, pod(3), starting(4)]).said, []);
-  assert.deepEqual(step([old(0), cordoned(1, { templateHash: "old" }), old(2), pod(3)]).said, ["mark 1 Evict"], "the one that must go first");
+  assert.deepEqual(
+    step([old(0), cordoned(1, { templateHash: "old" }), old(2), pod(3)]).said,
+    ["mark 1 Evict"],
+    "the one that must go first",
+  );
 });
 
 test("a shrink while a node is cordoned takes the rank there", () => {

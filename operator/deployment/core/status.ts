@@ -135,7 +135,8 @@ function operationType(input: StatusInput): Operation["type"] | undefined {
   const before = snapshot.deployment.status.expertParallel;
   if (target.ranks === 0) return pods.length > 0 ? "Stop" : undefined;
   const marks = actions.filter((action) => action.type === "mark");
-  const leaves = (reason: LeavingReason) => pods.some((pod) => pod.leaving?.reason === reason) || marks.some((mark) => mark.reason === reason);
+  const leaves = (reason: LeavingReason) =>
+    pods.some((pod) => pod.leaving?.reason === reason) || marks.some((mark) => mark.reason === reason);
   if (!blocked && leaves("Shrink")) return "Shrink";
   if (pods.some((pod) => pod.mustGo !== "" || (pod.terminating && !pod.leaving)) || leaves("Evict")) return "Handover";
   if (leaves("Roll")) return "Roll";

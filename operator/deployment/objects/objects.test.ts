@@ -213,7 +213,11 @@ test("a worker has the time of elasticity.drain to go, knows it, and is not rest
   };
   assert.deepEqual(grace({}), [75, 75]);
   assert.deepEqual(grace({ elasticity: { drain: "5m" } }), [315, 315]);
-  assert.deepEqual(grace({ podTemplate: { spec: { terminationGracePeriodSeconds: 30, containers: [] } } }), [30, 30], "a template has its own");
+  assert.deepEqual(
+    grace({ podTemplate: { spec: { terminationGracePeriodSeconds: 30, containers: [] } } }),
+    [30, 30],
+    "a template has its own",
+  );
   const hash = (drain: string) => workerTemplate(context({ elasticity: { drain } })).hash;
   assert.equal(hash("5m"), hash("60s"));
 });
@@ -222,7 +226,7 @@ test("one of the ranks that are wanted may be away, whatever replicas says that 
   const allowed = (spec: object, status: object = {}) => {
     const at: RenderContext = { deployment: deployment(spec, status), settings };
     const found = appliedObjects(at).find(({ object }) => object.metadata.name === "moe-workers" && object.kind === "PodDisruptionBudget");
-    return (found?.object as any).spec.minAvailable;
+    return (found as any).object.spec.minAvailable;
   };
   assert.equal(allowed({ replicas: 3 }), 2);
   assert.equal(allowed({ replicas: 1 }, { expertParallel: { desiredRanks: 3 } }), 2, "a shrink that is refused or waits");

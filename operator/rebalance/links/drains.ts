@@ -71,11 +71,10 @@ export class Drains {
    */
   #tell(views: readonly RankView[], drainMs: number, now: number): void {
     const asked = new Map<string, number>();
-    for (const { pod, leaving, link, report } of views) {
+    for (const view of views) {
+      const { pod, link, report } = view;
       const draining = report?.status?.draining ?? false;
-      const phase = this.#phases.get(pod.uid);
-      const stuck = phase === "Blocked" && pod.terminating && leaving?.reason === "Roll";
-      const wanted = leaving ? draining || phase === "Draining" || stuck : pod.terminating && draining;
+      const wanted = this.#finishes(view, draining);
       const last = this.#asked.get(pod.uid) ?? Number.NEGATIVE_INFINITY;
       const due = link !== undefined && wanted !== draining && now - last >= askMs;
       const finishMs = Math.max(0, drainMs - (now - (this.#emptySince.get(pod.uid) ?? now)));
@@ -83,6 +82,14 @@ export class Drains {
       if (due || now - last < askMs) asked.set(pod.uid, due ? now : last);
     }
     this.#asked = asked;
+  }
+
+  /** Whether a rank is to finish its requests, or to go on with that. */
+  #finishes({ pod, leaving }: RankView, draining: boolean): boolean {
+    if (!leaving) return pod.terminating && draining;
+    const phase = this.#phases.get(pod.uid);
+    const stuck = phase === "Blocked" && pod.terminating && leaving.reason === "Roll";
+    return draining || phase === "Draining" || stuck;
   }
 
   view({ leaving, blocked }: Pick<DrainStep, "leaving" | "blocked">): DrainView[] {
