@@ -98,6 +98,11 @@ export function rollNote(input: HandoverInput): string {
 /** The refusal to empty a rank that cannot stay, with the bound that holds instead; undefined where there is room or nobody must go. */
 export function noRoomForReplacement(input: HandoverInput, pods: readonly PodFacts[]) {
   const { snapshot, unmade } = input;
+  const stuck = goers(input).flatMap((pod) => {
+    const drain = pod.leaving?.reason === "Evict" ? snapshot.view?.drains.find((one) => one.podUid === pod.uid) : undefined;
+    return drain?.phase === "Blocked" ? [`rank ${pod.rank} cannot stay (${pod.mustGo}) and cannot be emptied: ${drain.message}`] : [];
+  });
+  if (stuck[0]) return { reason: "NoRoomForReplacement" as const, message: `${stuck[0]}; it serves until it is evicted` };
   const why = noRoom(input);
   const evicted = pods.find((pod) => pod.terminating && (pod.leaving?.reason ?? "Evict") === "Evict");
   const next = evicted ?? goers(input).find((pod) => pod.mustGo !== "" && pod.leaving === undefined);

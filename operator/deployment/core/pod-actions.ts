@@ -58,16 +58,17 @@ export function nextStep(input: PodsInput): Step {
   const staying = pods.filter((pod) => !pod.terminating);
   const failures = podFailures(snapshot);
   const rolls = successor === "Accepted";
-  const handover: HandoverInput = { snapshot, staying, ranks, rolls, unmade, limitBytes };
+  const asked: HandoverInput = { snapshot, staying, ranks, rolls, unmade, limitBytes };
   const done = [...gone.actions, ...release(snapshot, staying, rolls)];
   const held = rolls || ranks === 0 ? [] : staying.filter((pod) => pod.leaving?.reason === "Roll");
   const kept = held.map((pod): Action => ({ type: "unmark", pod, why: "no pod can be made in its place" }));
   const said = { blocked: undefined, note: "", failures };
   if (successor === "None" && ranks > 0) return { ...said, actions: [...done, ...kept], againInMs: gone.againInMs };
-  const going = goers(handover);
+  const going = goers(asked);
   // Where there was no room for one more just now, a terminating pod still takes what its successor is to have.
   const free = unmade === "" ? freeRanks(pods, ranks + going.length) : freeRanks(pods, ranks, pods.length);
   const waits = free.map((rank) => waitMs(failures, rank, snapshot.now));
+  const handover = unmade === "" && staying.length >= ranks ? { ...asked, unmade: keepsEnding(failures, free, waits) } : asked;
   const created = free.filter((_, i) => waits[i] === 0).map((rank): Action => ({ type: "create", rank, reason: "Created" }));
   const shrunk = shrink(input, staying, going);
   const still = gone.actions.length === 0 && created.length === 0 && shrunk.actions.length === 0;
@@ -86,6 +87,12 @@ export function nextStep(input: PodsInput): Step {
     failures,
     againInMs: earliest([gone.againInMs, ...waits.filter((ms) => ms > 0)]),
   };
+}
+
+/** The reason why a pod beside the wanted ranks does not come up, where those that were made ended again and again. */
+function keepsEnding(failures: readonly PodFailure[], free: readonly number[], waits: readonly number[]): string {
+  const found = failures.find(({ rank }) => (waits[free.indexOf(rank)] ?? 0) > 0);
+  return found ? `${found.count} pods of rank ${found.rank} ended in a row (${found.reason})` : "";
 }
 
 function earliest(times: readonly (number | undefined)[]): number | undefined {

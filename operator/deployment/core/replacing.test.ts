@@ -79,6 +79,16 @@ test("without room for the replacement a rank on a cordoned node serves on, and 
   );
 });
 
+test("a rank that must go and cannot be emptied though another is there stays until it is evicted, and that is said", () => {
+  const pods = [pod(0), pod(1), cordoned(2, leaving("Evict")), pod(3)];
+  const stuck = step(pods, { world: servingView([0, 1, 2, 3], drained(2, "Blocked")) });
+  assert.deepEqual(stuck.said, []);
+  assert.match(
+    stuck.blocked?.message ?? "",
+    /^rank 2 cannot stay \(node-2 is cordoned\) and cannot be emptied: 4 experts would have no host/,
+  );
+});
+
 test("a pod that is being evicted is replaced at once under another rank, and while it hands over nothing else is done", () => {
   assert.deepEqual(step([pod(0), pod(1), evicted(2)]).said, ["create 3"]);
   assert.deepEqual(step([pod(0), pod(1), evicted(2), starting(3)]).said, []);
@@ -133,6 +143,14 @@ test("a roll without room for one more goes on in the old way: the rank is empti
   assert.deepEqual(step([old(0), old(1), old(2)], packed).said, ["mark 2 Roll"]);
   assert.deepEqual(step([old(0), old(1), old(2, { terminating: true, ...leaving("Roll") })], packed).said, [], "it still takes the room");
   assert.deepEqual(step([old(0), old(1)], packed).said, ["create 2"]);
+});
+
+test("a roll whose one pod more is refused by its node again and again goes on without it", () => {
+  const failed = { rank: 3, count: 3, reason: "OutOfcpu", pod: "moe-3-x", retryTime: new Date(now.getTime() + 60_000).toISOString() };
+  const status = { observedGeneration: 1, expertParallel: { podFailures: [failed] } };
+  const again = step([old(0), old(1), old(2)], { world: { deployment: deployment({}, status) } });
+  assert.deepEqual(again.said, ["mark 2 Roll"]);
+  assert.match(again.note, /no room for one more pod \(3 pods of rank 3 ended in a row \(OutOfcpu\)\)/);
 });
 
 test("a new template that never starts takes nothing away from what serves", () => {
