@@ -24,7 +24,7 @@ export type MoEDeploymentConditionType = (typeof moeDeploymentConditions)[number
 /** The operation that the operator is in the middle of; kept here so that a new leader sees the same deadline. */
 const operationSchema = z
   .object({
-    type: z.enum(["Start", "Grow", "Shrink", "Roll", "Repair", "Stop"]).meta({ description: "What is being done." }),
+    type: z.enum(["Start", "Grow", "Shrink", "Roll", "Handover", "Repair", "Stop"]).meta({ description: "What is being done." }),
     fromRanks: z.int32().min(0).meta({ description: "Ranks before it." }),
     toRanks: z.int32().min(0).meta({ description: "Ranks after it." }),
     startTime: z.iso.datetime().meta({ description: "When it began." }),

@@ -121,6 +121,16 @@ export const workerProcess = {
 };
 export type WorkerSettings = SettingsOf<typeof workerProcess>;
 
+/** What a worker is told when its pod is made and that is no part of its template: a changed value is no reason to restart it. */
+export const workerLifetime = {
+  graceSeconds: rowsFrom<{ readonly graceSeconds: number }>().rendered(
+    "ENODIA_GRACE_SECONDS",
+    whole(1, 31_536_000).default(60),
+    ({ graceSeconds }) => String(graceSeconds),
+  ),
+};
+export type WorkerLifetime = SettingsOf<typeof workerLifetime>;
+
 export const gatewayProcess = {
   ...common,
   httpPort: rendered("ENODIA_HTTP_PORT", port.default(ports.http), () => String(ports.http)),

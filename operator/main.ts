@@ -145,6 +145,8 @@ function checkInformers(informers: Informers, health: Health, metrics: Metrics<"
     if (synced) metrics.set("enodia_operator_informer_last_event_timestamp_seconds", (Date.now() - silentMs) / 1000, { kind });
     if (ofKind.some(({ stuckMs }) => stuckMs > stuckMaxMs)) health.dead(`the informer of ${kind} hangs for ${stuckMaxMs / 60_000} min`);
   }
+  if (informers.seesNodes) health.ready("nodes");
+  else health.warn("nodes", "they may not be read: cordons and silent nodes are not seen, and ranks leave when they are evicted");
   const trouble = informers.commonTrouble();
   if (trouble === undefined) health.ready("informers");
   else health.notReady("informers", `${trouble}; the CRDs have to be installed, the permissions given and the API server reachable`);

@@ -1,9 +1,18 @@
 // This file parses the environment of runtime processes, once at their start, by the rows of crds/process.ts from which the
 // operator renders it. main.ts calls it; nothing else in runtime/ reads the environment.
-import { type GatewaySettings, gatewayProcess, type WorkerSettings, workerProcess } from "../crds/process.ts";
+import {
+  type GatewaySettings,
+  gatewayProcess,
+  type WorkerLifetime,
+  type WorkerSettings,
+  workerLifetime,
+  workerProcess,
+} from "../crds/process.ts";
 import { parseEnv } from "../crds/variables.ts";
 
 type Environment = Readonly<Record<string, string | undefined>>;
 
 export const parseWorkerConfig = (env: Environment): WorkerSettings => parseEnv(workerProcess, env);
+/** The seconds that the worker has between SIGTERM and its end. */
+export const parseWorkerLifetime = (env: Environment): WorkerLifetime => parseEnv(workerLifetime, env);
 export const parseGatewayConfig = (env: Environment): GatewaySettings => parseEnv(gatewayProcess, env);

@@ -3,23 +3,32 @@
 
 import { AppError } from "../crds/common.ts";
 import packageJson from "../package.json" with { type: "json" };
-import { parseGatewayConfig, parseWorkerConfig } from "./config.ts";
+import { parseGatewayConfig, parseWorkerConfig, parseWorkerLifetime } from "./config.ts";
 
-/** The time to close in, below the pod's termination grace period of 60 s, so that closing is orderly. */
-const graceMs = 45_000;
+/** The time that a gateway closes in, below its pod's termination grace period of 60 s, so that closing is orderly. */
+const gatewayGraceMs = 45_000;
+/** What a worker has left to close in when it has handed over, or its time for that is over. */
+const workerCloseMs = 2_000;
 
 interface Process {
-  close(graceMs: number): Promise<void>;
+  close(): Promise<void>;
 }
 
 const roles: Readonly<Record<string, () => Promise<Process>>> = {
   worker: async () => {
     const { startWorker } = await import("./worker/worker.ts");
-    return startWorker({ ...parseWorkerConfig(process.env), version: packageJson.version });
+    const graceMs = parseWorkerLifetime(process.env).graceSeconds * 1000;
+    const worker = await startWorker({ ...parseWorkerConfig(process.env), version: packageJson.version });
+    const close = async () => {
+      await worker.handOver(graceMs);
+      await worker.close(workerCloseMs);
+    };
+    return { close };
   },
   gateway: async () => {
     const { startGateway } = await import("./gateway/gateway.ts");
-    return startGateway({ ...parseGatewayConfig(process.env), version: packageJson.version });
+    const gateway = await startGateway({ ...parseGatewayConfig(process.env), version: packageJson.version });
+    return { close: () => gateway.close(gatewayGraceMs) };
   },
 };
 
@@ -32,7 +41,7 @@ async function main(): Promise<void> {
   const running = await Promise.race([start(), stop.then(() => undefined)]);
   if (running === undefined) return; // told to stop before it had started
   await stop;
-  await running.close(graceMs);
+  await running.close();
 }
 
 main().then(

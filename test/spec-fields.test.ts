@@ -211,7 +211,7 @@ function effects(spec: any): string {
   const target = targetRanks(object, now);
   const pods = [pod(0), pod(1, { ready: false })];
   const seen = snapshot({ deployment: object, pods, view: view() });
-  const calm = { failure: "", failures: [], unjudged: "", uncreated: "", floor: undefined };
+  const calm = { failure: "", failures: [], unjudged: "", note: "", uncreated: "", floor: undefined };
   const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, ...calm });
   const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });

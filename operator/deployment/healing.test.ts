@@ -165,9 +165,11 @@ test("a roll stops without a loss when the API server no longer takes the pods",
   await until("it is refused", refused(kube, /policy/));
   operator.rebalance.drain = "Drained";
   operator.plane.controller.queue.add("ns/moe");
-  await until("the rank stays", () => pods(kube).every((object) => object.metadata.annotations["enodia.dev/leaving"] === undefined));
+  // The one that was made for the roll serves: with it there is one too many, and no more than that goes.
+  await until("3 ranks serve", () => serve(kube, 3));
   await sleep(50);
-  assert.deepEqual(uids(kube), before);
+  assert.equal(uids(kube).length, 3);
+  assert.ok(uids(kube).every((uid) => before.includes(uid)));
   kube.admit = () => {};
   await stop();
 });

@@ -102,8 +102,15 @@ export class Informers {
     return this.#troubleOf((informer) => informer.namespace === undefined || this.#of("authorities").includes(informer));
   }
 
+  /** False where the operator may not read nodes, as with rights in its namespaces alone: it then lives on with what pods say. */
+  get seesNodes(): boolean {
+    return this.#of("nodes").every((informer) => !informer.forbidden);
+  }
+
   #troubleOf(concerns: (informer: Informer) => boolean): string | undefined {
-    for (const informer of this.all()) if (concerns(informer) && informer.trouble !== undefined) return informer.trouble;
+    const spared = this.seesNodes ? [] : this.#of("nodes");
+    for (const informer of this.all())
+      if (concerns(informer) && !spared.includes(informer) && informer.trouble !== undefined) return informer.trouble;
     return undefined;
   }
 

@@ -67,6 +67,33 @@ test("a namespace that is forbidden from the start, or later, holds up no other 
   }
 });
 
+test("without the right to read nodes ranks are made and replaced all the same, and none counts as lost for it", {
+  timeout: 60_000,
+}, async () => {
+  const kube = await world();
+  const { list, watch } = kube;
+  const refusal = () => new AppError("nodes is forbidden", { code: "Forbidden", retry: "backoff" });
+  kube.list = async (resource, options) => (resource === resources.nodes ? Promise.reject(refusal()) : list(resource, options));
+  kube.watch = (resource, options) => {
+    if (resource === resources.nodes) throw refusal();
+    return watch(resource, options);
+  };
+  const life = kubelet(kube);
+  const operator = await startOperator(kube, { namespaces: [ref.namespace] });
+  try {
+    await until("3 ranks serve", readyWith(kube, 3));
+    const before = operator.rebalance.world?.workers.map(({ uid }) => uid);
+    life.stop();
+    const [victim] = podsIn(kube, ref.namespace);
+    await kube.delete(resources.pods, { namespace: ref.namespace, name: victim?.metadata.name ?? "" }, { uid: victim?.metadata.uid ?? "" });
+    await until("an evicted rank is replaced", () => podsIn(kube, ref.namespace).length === 4);
+    assert.ok(operator.rebalance.world?.workers.every(({ lost, uid }) => !lost && before?.includes(uid)));
+  } finally {
+    life.stop();
+    await operator.stop();
+  }
+});
+
 test("of two installs that watch one namespace the first works in it, and the other says so and touches nothing", {
   timeout: 60_000,
 }, async () => {

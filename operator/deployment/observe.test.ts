@@ -76,3 +76,19 @@ test("an autoscaler that sets no number says why, unless it stands still at zero
   assert.equal(unscaled({ status: "False", reason: "ScalingDisabled" }), "");
   assert.equal(unscaled({ status: "True", reason: "ValidMetricFound" }), "");
 });
+
+test("a pod cannot stay on a node that is cordoned or about to be removed, unless it tolerates that, nor when it is disrupted", () => {
+  const on = (spec: object, more: object = {}): string | undefined =>
+    podFacts({ ...pod("a"), ...more }, nodeHealth([{ ...node("a", undefined), spec }]), 0)?.mustGo;
+  const taint = (key: string, effect: string) => ({ taints: [{ key, effect }] });
+  assert.equal(on({}), "");
+  assert.equal(on({ unschedulable: true }), "node a is cordoned");
+  assert.equal(on(taint("ToBeDeletedByClusterAutoscaler", "NoSchedule")), "node a is to be removed by the cluster autoscaler");
+  assert.equal(on(taint("ToBeDeletedByClusterAutoscaler", "PreferNoSchedule")), "");
+  assert.equal(on(taint("example.com/gpu", "NoSchedule")), "", "a taint that keeps others away is no reason to go");
+  const tolerations = [{ key: "node.kubernetes.io/unschedulable", operator: "Exists" }];
+  assert.equal(on({ unschedulable: true }, { spec: { nodeName: "a", tolerations } }), "");
+  const conditions = [{ type: "DisruptionTarget", status: "True", reason: "EvictionByEvictionAPI", message: "evicting" }];
+  assert.equal(on({}, { status: { conditions } }), "EvictionByEvictionAPI: evicting");
+  assert.equal(podFacts(pod(undefined), nodeHealth([]), 0)?.mustGo, "");
+});

@@ -31,6 +31,7 @@ const podSchema = z.object({
     .object({
       nodeName: z.string().optional(),
       containers: z.array(z.object({ name: z.string(), image: z.string().default("") })).default([]),
+      tolerations: z.array(z.object({ key: z.string().default(""), effect: z.string().default("") })).default([]),
     })
     .prefault({}),
   status: z
@@ -45,17 +46,43 @@ const podSchema = z.object({
     .prefault({}),
 });
 type PodStatus = z.infer<typeof podSchema>["status"];
+type PodSpec = z.infer<typeof podSchema>["spec"];
 
 export interface NodeHealth {
   /** State of a node; unknown when it is not in the cache. */
   readonly state: (node: string) => "answers" | "silent" | "unknown";
   readonly zone: (node: string) => string | undefined;
+  /** Marks of a node that is to be left; empty for one that is not known. */
+  readonly taints: (node: string) => readonly Taint[];
+}
+
+/** Taints by which a node says that its pods are to leave it. Others keep pods away or end them, and say nothing of planned leaving. */
+const leavingTaints: Readonly<Record<string, string>> = {
+  "node.kubernetes.io/unschedulable": "is cordoned",
+  ToBeDeletedByClusterAutoscaler: "is to be removed by the cluster autoscaler",
+  "karpenter.sh/disrupted": "is to be removed by Karpenter",
+  "node.kubernetes.io/out-of-service": "is out of service",
+  "node.cloudprovider.kubernetes.io/shutdown": "is shut down",
+};
+
+interface Taint {
+  readonly key: string;
+  readonly effect: string;
 }
 
 const zoneLabel = "topology.kubernetes.io/zone";
 
+/** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
+export const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, taints: () => [] };
+
 export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
   const schema = z.object({
+    spec: z
+      .object({
+        unschedulable: z.boolean().default(false),
+        taints: z.array(z.object({ key: z.string(), effect: z.string().default("") })).default([]),
+      })
+      .prefault({}),
     status: z.object({ conditions: z.array(z.object({ type: z.string(), status: z.string() })).default([]) }).prefault({}),
   });
   const states = new Map(
@@ -66,8 +93,16 @@ export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
       return [node.metadata.name, ready?.status === "Unknown" ? "silent" : "answers"] as const;
     }),
   );
+  const taints = new Map(
+    nodes.map((node) => {
+      const { spec } = schema.safeParse(node).data ?? {};
+      const cordon = spec?.unschedulable ? [{ key: "node.kubernetes.io/unschedulable", effect: "NoSchedule" }] : [];
+      const leaving = (spec?.taints ?? []).filter(({ key, effect }) => key in leavingTaints && effect !== "PreferNoSchedule");
+      return [node.metadata.name, [...cordon, ...leaving]] as const;
+    }),
+  );
   const zones = new Map(nodes.map((node) => [node.metadata.name, node.metadata.labels?.[zoneLabel]]));
-  return { state: (node) => states.get(node) ?? "unknown", zone: (node) => zones.get(node) };
+  return { state: (node) => states.get(node) ?? "unknown", zone: (node) => zones.get(node), taints: (node) => taints.get(node) ?? [] };
 }
 
 /** The facts of a pod; undefined for one without a readable rank: not one of ours. */
@@ -94,6 +129,7 @@ export function podFacts(pod: KubeObject, nodes: NodeHealth, now: number): Obser
     image: spec.containers.find(({ name }) => name === workerKind.container)?.image ?? "",
     createdMs,
     leaving: leaving(pod),
+    mustGo: mustGo(spec, status, nodes),
     goneByMs: pod.metadata.deletionTimestamp === undefined ? undefined : Date.parse(pod.metadata.deletionTimestamp),
     problem: problem(pod, status, now),
   };
@@ -105,9 +141,20 @@ function boundMs(pod: KubeObject, status: PodStatus, now: number): number {
   return Date.parse(scheduled?.lastTransitionTime ?? "") || Date.parse(pod.metadata.creationTimestamp ?? "") || now;
 }
 
+/** Why the pod cannot stay: somebody disrupts it, or its node is to be left and the pod does not tolerate that. */
+function mustGo({ nodeName, tolerations }: PodSpec, { conditions }: PodStatus, nodes: NodeHealth): string {
+  const disrupted = conditions.find((one) => one.type === "DisruptionTarget" && one.status === "True");
+  if (disrupted) return text(disrupted.reason, disrupted.message);
+  if (nodeName === undefined) return "";
+  const tolerates = (taint: Taint) =>
+    tolerations.some(({ key, effect }) => (key === "" || key === taint.key) && (effect === "" || effect === taint.effect));
+  const taint = nodes.taints(nodeName).find((one) => !tolerates(one));
+  return taint ? `node ${nodeName} ${leavingTaints[taint.key]}` : "";
+}
+
 function leaving(pod: KubeObject): ObservedPod["leaving"] {
   const reason = pod.metadata.annotations?.[leavingAnnotation];
-  if (reason !== "Shrink" && reason !== "Roll" && reason !== "Stop") return undefined;
+  if (reason !== "Shrink" && reason !== "Roll" && reason !== "Evict" && reason !== "Stop") return undefined;
   const sinceMs = Date.parse(pod.metadata.annotations?.[leavingSinceAnnotation] ?? "");
   return { reason: reason satisfies LeavingReason, sinceMs: Number.isFinite(sinceMs) ? sinceMs : 0 };
 }

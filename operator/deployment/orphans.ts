@@ -6,10 +6,10 @@ import type { KubeObject } from "../kube/kube.ts";
 import type { Orphans, PodFacts } from "./core/snapshot.ts";
 import type { Informers } from "./informers.ts";
 import { isOrphan } from "./objects/context.ts";
-import { nodeHealth, podFacts } from "./observe.ts";
+import { nodeHealth, podFacts, unseenNodes } from "./observe.ts";
 
 interface Sources {
-  readonly informers: Pick<Informers, "list">;
+  readonly informers: Pick<Informers, "list" | "seesNodes">;
   readonly now: () => Date;
 }
 
@@ -36,7 +36,7 @@ export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeploy
   const old = informers.list("pods", isOld);
   if (old.length === 0) return { workers: [], gateways: 0 };
   const of = (component: string) => old.filter((pod) => pod.metadata.labels?.[labels.component] === component);
-  const nodes = nodeHealth(informers.list("nodes"));
+  const nodes = informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
   const workers = of("worker").filter((pod) => isOrphan(pod.metadata, name));
   return {
     workers: workers.flatMap((pod): PodFacts[] => {

@@ -164,9 +164,9 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   });
   const health = new Map<string, string>();
   onChange("nodes", (node, change) => {
-    const ready = change === "delete" ? "gone" : readyOf(node);
-    if (health.get(node.metadata.name) === ready) return;
-    health.set(node.metadata.name, ready);
+    const state = change === "delete" ? "gone" : stateOf(node);
+    if (health.get(node.metadata.name) === state) return;
+    health.set(node.metadata.name, state);
     for (const object of informers.list("moeDeployments")) add(refOf(object));
   });
   return () => {
@@ -174,7 +174,10 @@ function wake({ informers, identities, status }: Sources, add: (ref: Ref) => voi
   };
 }
 
-function readyOf(node: KubeObject): string {
+/** What of a node its pods' fate depends on. */
+function stateOf(node: KubeObject): string {
   const status = node.status as { conditions?: { type: string; status: string }[] } | undefined;
-  return status?.conditions?.find((condition) => condition.type === "Ready")?.status ?? "Unknown";
+  const { unschedulable, taints } = (node.spec ?? {}) as { unschedulable?: unknown; taints?: unknown };
+  const ready = status?.conditions?.find((condition) => condition.type === "Ready")?.status ?? "Unknown";
+  return JSON.stringify([ready, unschedulable, taints]);
 }

@@ -10,7 +10,7 @@ import { rankFloor, rememberedFloor } from "./core/capacity.ts";
 import { withLosses } from "./core/loss.ts";
 import { memoryRefusals } from "./core/memory-fit.ts";
 import { gatewaysWait, orphanRemovals } from "./core/orphans.ts";
-import { nextStep } from "./core/pod-actions.ts";
+import { freeRanks, nextStep } from "./core/pod-actions.ts";
 import { living, type PodFacts, type Snapshot } from "./core/snapshot.ts";
 import { nextStatus } from "./core/status.ts";
 import { targetRanks } from "./core/target.ts";
@@ -18,7 +18,7 @@ import { execute } from "./execute.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { gatewayFacts, gatewayPods, nodeHealth, podFacts } from "./observe.ts";
+import { gatewayFacts, gatewayPods, nodeHealth, podFacts, unseenNodes } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
@@ -27,6 +27,8 @@ import type { TelemetrySecrets } from "./telemetry-secret.ts";
 
 /** What is refused is looked at again after this, since it may have become possible unheard: an object was deleted, a quota raised. */
 const refusedMs = 10_000;
+/** A pod beside the wanted ranks that was refused, as by a quota, is tried again after this. */
+const unmadeMs = 30_000;
 /** A new leader needs this long to open its sessions with workers and NATS. */
 const warmUpMs = 10_000;
 
@@ -56,6 +58,7 @@ export class Reconciler {
   readonly #uids = new Map<string, string>();
   readonly #spec: SpecPass;
   readonly #startedMs: number;
+  readonly #unmade = new Map<string, { readonly message: string; readonly until: number }>();
 
   constructor(deps: ReconcileDeps) {
     this.#deps = deps;
@@ -103,14 +106,24 @@ export class Reconciler {
     const model = snapshot.view?.model;
     const floor = model ? rankFloor(deployment.spec, model, limitBytes) : rememberedFloor(deployment.status);
     const target = targetRanks(deployment, snapshot.now, floor);
-    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes });
+    const unmade = this.#refusedBeside(deployment);
+    const step = nextStep({ snapshot, ranks: target.ranks, successor, limitBytes, unmade });
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
-    const unmade = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
-    const unmakable = uncreated || unmade.map(({ message }) => message).join("; ");
-    const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, unmakable));
-    const failures = [undone, cleared.failure, await this.#certify(snapshot), unsigned, inForce.failure, unobserved];
+    const beside = uncreated !== "" && freeRanks(living(snapshot.pods), target.ranks).length === 0;
+    if (beside) this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: snapshot.now.getTime() + unmadeMs });
+    const impossible = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
+    const unmakable = impossible.map(({ message }) => message).join("; ");
+    const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, uncreated || unmakable));
+    const failures = [
+      beside && undone?.message === uncreated ? undefined : undone,
+      cleared.failure,
+      await this.#certify(snapshot),
+      unsigned,
+      inForce.failure,
+      unobserved,
+    ];
     const failure = failures.find((one) => one !== undefined);
     deps.rebalance.update(this.#world(snapshot, target.ranks));
     const memory = memoryRefusals(deployment.spec, model, target.ranks, limitBytes);
@@ -120,19 +133,26 @@ export class Reconciler {
       refusals: [...snapshot.refusals, ...memory],
       actions: step.actions,
       blocked: target.blocked ?? step.blocked,
+      note: step.note,
       floor,
       failures: step.failures,
       failure: failure?.message ?? "",
       unjudged: inForce.failure?.message ?? "",
-      uncreated: unmakable,
+      uncreated: (beside ? "" : uncreated) || unmakable,
     });
     const heldMs = await deps.status.write(deployment, status);
     const deadline = status.expertParallel?.operation?.deadline;
     const untilDeadline = deadline ? Date.parse(deadline) - snapshot.now.getTime() + 1 : undefined;
     const againMs = snapshot.refusals.length > 0 || snapshot.conflicts.length > 0 || failure ? refusedMs : undefined;
-    const waits = [target.settlesInMs, step.againInMs, heldMs, untilDeadline, this.#warmMs(), againMs].filter(
-      (ms): ms is number => ms !== undefined && ms > 0,
-    );
+    const waits = [
+      target.settlesInMs,
+      step.againInMs,
+      heldMs,
+      untilDeadline,
+      this.#warmMs(),
+      againMs,
+      beside || unmade !== "" ? unmadeMs : undefined,
+    ].filter((ms): ms is number => ms !== undefined && ms > 0);
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
 
@@ -151,6 +171,14 @@ export class Reconciler {
     }
   }
 
+  /** The reason why a pod beside the wanted ranks could not be made just now; empty when it may be tried (again). */
+  #refusedBeside({ metadata: { uid } }: MoEDeployment): string {
+    const last = this.#unmade.get(uid);
+    if (last && this.#deps.now().getTime() < last.until) return last.message;
+    this.#unmade.delete(uid);
+    return "";
+  }
+
   #warmMs(): number {
     return this.#startedMs + warmUpMs - this.#deps.now().getTime();
   }
@@ -160,7 +188,7 @@ export class Reconciler {
     const { uid } = deployment.metadata;
     const at = now().getTime();
     const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
-    const nodes = nodeHealth(informers.list("nodes"));
+    const nodes = informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
     const observed = overlay.merge(informers.list("pods", ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }
@@ -227,14 +255,18 @@ export class Reconciler {
       desiredRanks,
       workers: snapshot.pods.filter((pod) => !pod.terminal),
       gateways: gatewayPods(this.#gatewayPods(snapshot.deployment)),
-      leaving: snapshot.pods.flatMap((pod) =>
-        pod.leaving && !pod.terminating ? [{ rank: pod.rank, podUid: pod.uid, reason: pod.leaving.reason }] : [],
-      ),
+      leaving: living(snapshot.pods).flatMap((pod) => {
+        // Whoever deleted it: what runs there hands over until its grace period ends.
+        const gone = desiredRanks === 0 ? ("Stop" as const) : ("Evict" as const);
+        const reason = pod.leaving?.reason ?? (pod.terminating ? gone : undefined);
+        return reason ? [{ rank: pod.rank, podUid: pod.uid, reason }] : [];
+      }),
     };
   }
 
   #forget(key: string, uid: string): void {
     this.#uids.delete(key);
+    this.#unmade.delete(uid);
     this.#spec.forget(uid);
     this.#deps.rebalance.forget(uid);
     this.#deps.identities.forget(uid);

@@ -42,6 +42,7 @@ export class Informer {
   #failures = 0;
   #unheard = 0;
   #failure = "";
+  #forbidden = false;
   /** Those who wait for a list that begins after they asked. */
   #waiting: (() => void)[] = [];
   /** Ends the watch or the pause of this turn. */
@@ -94,6 +95,11 @@ export class Informer {
   get trouble(): string | undefined {
     if (this.#unheard < failuresForTrouble) return this.#synced ? undefined : `${this.resource.plural} are not listed yet`;
     return this.#failure;
+  }
+
+  /** True when the server does not let us have this resource. */
+  get forbidden(): boolean {
+    return this.#forbidden && this.#unheard >= failuresForTrouble;
   }
 
   /** Lists anew, and resolves when a list that began after this question went through, or when there is trouble. */
@@ -153,6 +159,7 @@ export class Informer {
   #failed(error: unknown): void {
     this.#failures += 1;
     this.#unheard += 1;
+    this.#forbidden = hasCode(error, "Forbidden");
     this.#failure = `${this.resource.plural}: ${AppError.from(error).message}`;
     if (this.#unheard < failuresForTrouble) return;
     for (const resolve of this.#waiting.splice(0)) resolve();

@@ -23,7 +23,7 @@ import { Drains } from "./links/drains.ts";
 import { Intake } from "./links/intake.ts";
 import { Links } from "./links/links.ts";
 import type { LoopPorts } from "./loop-ports.ts";
-import { membersOf, ranksOf } from "./members.ts";
+import { leavingOf, membersOf, ranksOf } from "./members.ts";
 import { Observer } from "./observe.ts";
 import type { Observed, Why } from "./observed.ts";
 import { Placement } from "./rollout/placement.ts";
@@ -152,7 +152,7 @@ export class DeploymentLoop {
     const planned = new Set(ranksOf(placement.committed));
     this.#drains.step({
       views,
-      leaving: world.leaving,
+      leaving: leavingOf(views, world.leaving),
       // Until the plan was read every rank may hold the only copy of something.
       planned: (rank) => !placement.recovered || planned.has(rank),
       blocked,
@@ -255,7 +255,7 @@ export class DeploymentLoop {
   #report(seen: Observed): void {
     const rollout = this.#rollout;
     this.#reporter.report(seen, {
-      drains: this.#drains.view({ leaving: seen.world.leaving, blocked: seen.blocked }),
+      drains: this.#drains.view({ leaving: leavingOf(seen.views, seen.world.leaving), blocked: seen.blocked }),
       rollout: rollout && { kind: rollout.kind, phase: rollout.phase, moves: rollout.moves },
       report: rollout?.report(),
       load: this.#observer.load?.snapshot(),

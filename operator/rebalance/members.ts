@@ -23,8 +23,10 @@ export interface MembersInput {
 export function rankViews(input: MembersInput): RankView[] {
   return input.workers.map((pod) => {
     const link = input.link(pod.uid);
-    const leaving = input.leaving.find((rank) => rank.podUid === pod.uid);
     const report = link && reportOf(link);
+    // A node that shuts down ends its pods without a word to the API server.
+    const told = report?.status?.leaving ? { rank: pod.rank, podUid: pod.uid, reason: "Evict" as const } : undefined;
+    const leaving = input.leaving.find((rank) => rank.podUid === pod.uid) ?? told;
     const described = report?.description;
     const connected = described !== undefined && report?.downSince === undefined;
     const down = described !== undefined && report?.downSince !== undefined && input.now - report.downSince > lostAfterMs;
@@ -43,6 +45,12 @@ export function rankViews(input: MembersInput): RankView[] {
       state: stateOf({ lost, leaving: leaving !== undefined || pod.terminating, report, usable }),
     };
   });
+}
+
+/** The ranks that leave: those that Kubernetes knows of, and those that only their own processes do. */
+export function leavingOf(views: readonly RankView[], leaving: readonly LeavingRank[]): LeavingRank[] {
+  const own = views.flatMap((view) => (view.leaving && !leaving.some(({ podUid }) => podUid === view.pod.uid) ? [view.leaving] : []));
+  return [...leaving, ...own];
 }
 
 /** A copy of the link's facts at this moment, since the link goes on changing. */

@@ -65,6 +65,8 @@ export interface PodStatus {
   readonly queuedTokens: number;
   readonly activeRequests: number;
   readonly draining: boolean;
+  /** Its process was told to end: it serves its experts until they are elsewhere, or its time is over. */
+  readonly leaving: boolean;
   readonly membershipVersion: number;
 }
 
@@ -101,7 +103,8 @@ export interface Link {
     layers: readonly number[],
     drainOnly: boolean,
   ): Promise<{ readonly released: readonly number[]; readonly pending: readonly number[] }>;
-  drain(cancel: boolean): Promise<void>;
+  /** Tells a worker to finish its requests within this time and to take no more, or to serve on. */
+  drain(finishMs: number | "cancel"): Promise<void>;
   close(): void;
 }
 

@@ -20,6 +20,7 @@ const cases = new Map<string, { candidates: Candidate[]; avoid?: number[]; want:
     { candidates: [worker(0, 0, { state: "joining" }), worker(1, 0, { state: "lost" })], want: undefined, reason: /none of 2/ },
   ],
   ["draining ranks get nothing new", { candidates: [worker(0, 0, { state: "draining" }), worker(1, 9999)], want: 1 }],
+  ["where all ranks drain, one that does is better than none", { candidates: [worker(0, 9, { state: "draining" })], want: 0 }],
   ["suspects are skipped", { candidates: [worker(0, 0, { suspect: true }), worker(1, 9999)], want: 1 }],
   ["all suspect: wait", { candidates: [worker(0, 0, { suspect: true })], want: undefined, reason: /failed a moment ago/ }],
   ["the shortest queue wins", { candidates: [worker(0, 500), worker(1, 100), worker(2, 900)], want: 1 }],
@@ -65,7 +66,7 @@ test("only the beginning of a prompt decides", () => {
   assert.notEqual(prefixHash([1, ...start]), prefixHash(start));
 });
 
-test("the chosen rank is active, not suspect, and within the tie of the shortest queue", () => {
+test("the chosen rank is active where one is, not suspect, and within the tie of the shortest queue", () => {
   const candidate = fc.record({
     state: fc.constantFrom("active", "joining", "draining", "lost") as fc.Arbitrary<Candidate["state"]>,
     suspect: fc.boolean(),
@@ -74,7 +75,8 @@ test("the chosen rank is active, not suspect, and within the tie of the shortest
   fc.assert(
     fc.property(fc.array(candidate, { maxLength: 8 }), fc.integer(), (rows, prefix) => {
       const candidates = rows.map((row, rank) => ({ ...row, rank }));
-      const usable = candidates.filter((c) => c.state === "active" && !c.suspect);
+      const wanted = candidates.some((c) => c.state === "active") ? "active" : "draining";
+      const usable = candidates.filter((c) => c.state === wanted && !c.suspect);
       const { rank, reason } = choose(candidates, prefix);
       assert.equal(rank === undefined, usable.length === 0);
       assert.equal(reason === "", rank !== undefined);

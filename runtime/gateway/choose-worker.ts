@@ -26,7 +26,9 @@ const prefixTokens = 64;
 
 export function choose(candidates: readonly Candidate[], prefix: number, avoid: ReadonlySet<number> = new Set()): Choice {
   if (candidates.length === 0) return { rank: undefined, reason: "no worker is known" };
-  const active = candidates.filter((candidate) => candidate.state === "active");
+  const serving = candidates.filter((candidate) => candidate.state === "active");
+  // Where every rank leaves, as when a single one is replaced, one that does not refuse is better than none.
+  const active = serving.length > 0 ? serving : candidates.filter((candidate) => candidate.state === "draining");
   if (active.length === 0) return { rank: undefined, reason: `none of ${candidates.length} workers is ready` };
   const healthy = active.filter((candidate) => !candidate.suspect);
   if (healthy.length === 0) return { rank: undefined, reason: `all ${active.length} ready workers failed a moment ago` };

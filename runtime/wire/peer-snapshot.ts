@@ -22,6 +22,11 @@ export interface Snapshot {
   readonly membership: Membership | undefined;
 }
 
+/** One pod's answer. */
+interface Answer extends Snapshot {
+  readonly leaving: boolean;
+}
+
 export interface AskOptions {
   readonly self: Identity;
   readonly namespace: string;
@@ -50,7 +55,13 @@ export async function askPeers(addresses: readonly string[], options: AskOptions
   return { plan: plans[0], membership: memberships[0] };
 }
 
-async function askOne(address: string, { self, namespace, name, tls, network, log }: AskOptions): Promise<Snapshot | undefined> {
+/** True when each of the workers at these addresses was told to end, or answers no more. */
+export async function allLeave(addresses: readonly string[], options: AskOptions): Promise<boolean> {
+  const answers = await Promise.all(addresses.slice(0, peersAskedMax).map((address) => askOne(address, options)));
+  return answers.every((answer) => answer === undefined || answer.leaving);
+}
+
+async function askOne(address: string, { self, namespace, name, tls, network, log }: AskOptions): Promise<Answer | undefined> {
   const client = network.connect(Control, {
     address,
     serverName: serverNames.rank(self.rank, namespace, name),
@@ -63,7 +74,7 @@ async function askOne(address: string, { self, namespace, name, tls, network, lo
     const membership = reply.membership === undefined ? undefined : fromMembership(reply.membership);
     if (plan !== undefined && plan.deploymentUid !== self.deploymentUid)
       throw new AppError("plan of another deployment", { code: "InvalidPlan" });
-    return { plan, membership };
+    return { plan, membership, leaving: reply.leaving };
   } catch (caught) {
     log.debug({ err: fromStatus(caught, "asking a peer"), address }, "a peer did not answer");
     return undefined;

@@ -14,7 +14,7 @@ function watched(t: TestContext, log: Log) {
   const numbers = { hostedBytes: 0, budgetBytes: 0, fetchedBytes: 0, queuedTokens: 0, activeRequests: 0 };
   const control = new WorkerControl({
     ...{ podName: "p", storedUnitBytes: [], drain: async () => {}, log, clock: () => 0 },
-    vitals: () => ({ ...numbers, notReady: [], draining: false, hosted: [] }),
+    vitals: () => ({ ...numbers, notReady: [], draining: false, leaving: false, hosted: [] }),
     caller: () => ({ role: "operator", podName: "o" }),
     peers: { self, membership: { version: 1, members: [] } },
     plan: { state: { epoch: 1, planHash: "" } },

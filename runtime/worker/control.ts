@@ -48,6 +48,7 @@ export interface WorkerVitals {
   readonly queuedTokens: number;
   readonly activeRequests: number;
   readonly draining: boolean;
+  readonly leaving: boolean;
   readonly hosted: readonly (readonly number[])[];
 }
 
@@ -58,7 +59,7 @@ export interface WorkerControlOptions {
   readonly peers: Peers;
   readonly plan: PlanKeeper;
   readonly vitals: () => WorkerVitals;
-  readonly drain: (on: boolean) => Promise<void>;
+  readonly drain: (on: boolean, finishMs: number) => Promise<void>;
   readonly clock: LoadClock;
   readonly caller: (call: Caller) => PeerIdentity;
   readonly log: Log;
@@ -78,6 +79,10 @@ export class WorkerControl {
   /** True while an operator watches and has spoken lately. */
   get operatorPresent(): boolean {
     return performance.now() - this.#operatorHeardAt < operatorSilentMs;
+  }
+  /** True while a stream of an operator is open. */
+  get watched(): boolean {
+    return this.#watchers.size > 0;
   }
   /** Sends a status to every watcher now. */
   changed(): void {
@@ -119,6 +124,7 @@ export class WorkerControl {
         return {
           ...(committed === undefined ? {} : { plan: toPlan(committed) }),
           ...(membership.version === 0 ? {} : { membership: toMembership(membership) }),
+          leaving: this.#options.vitals().leaving,
         };
       },
       watch: (call) => this.#watch(call),
@@ -144,7 +150,7 @@ export class WorkerControl {
       },
       drain: async (request, call) => {
         this.#from(call, request.sender, "operator");
-        await this.#options.drain(!request.cancel);
+        await this.#options.drain(!request.cancel, toNumber(request.finishMs, "finish_ms"));
         this.changed();
         return {};
       },
@@ -274,6 +280,7 @@ export class WorkerControl {
       queuedTokens: vitals.queuedTokens,
       activeRequests: vitals.activeRequests,
       draining: vitals.draining,
+      leaving: vitals.leaving,
       membershipVersion: BigInt(peers.membership.version),
       hosted: withHosted ? hosted : [],
     });

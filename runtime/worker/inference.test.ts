@@ -27,6 +27,7 @@ test("a request whose deadline passes ends with that error, and with no finish t
       deploymentUid: "uid",
       caller: () => ({ role: "gateway", podName: undefined }),
       notReady: () => undefined,
+      refuses: () => false,
       onGap: () => {},
     },
     ...{ metrics, tracing: await createTracing({ service: "worker" }), log: silentLog },

@@ -22,6 +22,8 @@ export interface GenerateOptions {
   readonly caller: (call: Caller) => PeerIdentity;
   /** The reason why no request can be taken now. */
   readonly notReady: () => string | undefined;
+  /** True when requests are to go to another worker. */
+  readonly refuses: () => boolean;
   /** A token came so long after the one before it. */
   readonly onGap: (ms: number) => void;
   readonly metrics: Metrics<"worker">;
@@ -121,6 +123,8 @@ function authorize(call: Call, options: GenerateOptions): void {
   if (fromSender(call.request.sender).deploymentUid !== options.deploymentUid) {
     throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "generating" });
   }
+  if (options.refuses())
+    throw new AppError("this worker is leaving; ask another", { code: "Draining", operation: "generating", retry: "backoff" });
   const reason = options.notReady();
   if (reason !== undefined)
     throw new AppError(`this worker is not ready: ${reason}`, { code: "NotReady", operation: "generating", retry: "backoff" });

@@ -27,7 +27,7 @@ test("steps are observed one by one, and KV slots are used, cached or free", asy
       pace: {},
       plan: { giveWay: { count: 0 } },
     },
-    ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, draining: () => false, health: {} },
+    ...{ peers: { membership: { version: 1 } }, metrics, budgetBytes: 0, leaving: { draining: false, ending: false }, health: {} },
   } as unknown as VitalsOptions;
   watchVitals(options);
   for (let i = 0; i < 2; i++) {

@@ -6,6 +6,7 @@ import type { Health } from "../observe/health.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { WorkerVitals } from "./control.ts";
 import type { WorkerExperts } from "./experts.ts";
+import type { Leaving } from "./leaving.ts";
 
 const statsEveryMs = 1_000;
 
@@ -16,7 +17,7 @@ export interface VitalsOptions {
   readonly peers: Peers;
   readonly metrics: Metrics<"worker">;
   readonly budgetBytes: number;
-  readonly draining: () => boolean;
+  readonly leaving: Pick<Leaving, "draining" | "ending">;
   readonly health: Health;
 }
 
@@ -67,7 +68,8 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     budgetBytes: options.budgetBytes,
     fetchedBytes: experts.materializer.fetchedBytes,
     ...engine.load(),
-    draining: options.draining(),
+    draining: options.leaving.draining,
+    leaving: options.leaving.ending,
     hosted: engine.hosted(),
   });
 }

@@ -91,6 +91,13 @@ export class PlanState {
     return hostedBy(this.#at(layer).current, this.#options.rank);
   }
 
+  /** True while the committed plan, or the parent of a layer that is not freed, places anything on this rank. */
+  hostsAny(): boolean {
+    return this.#layers.some(({ current, previous }) =>
+      [current, previous].some((placement) => hostedBy(placement, this.#options.rank).length > 0),
+    );
+  }
+
   /** Starts preparing the layers that a plan changes. Returns those that still need work, and those already committed. */
   prepare(plan: PlacementPlan): { readonly start: LayerPlacement[]; readonly done: number[] } {
     this.#check(plan);

@@ -13,11 +13,13 @@ import { Control, Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_
 import { type Caller, callerOf, type GrpcServer, type Network } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
+import { allLeave } from "../wire/peer-snapshot.ts";
 import type { PeerIdentity, TlsSource } from "../wire/tls.ts";
 import { WorkerControl } from "./control.ts";
 import { storedCells } from "./expert-bytes.ts";
 import { createWorkerExperts, type RemoteSocket, type WorkerExperts } from "./experts.ts";
 import { Joiner } from "./join.ts";
+import { Leaving } from "./leaving.ts";
 import type { LoadClock } from "./load-clock.ts";
 import { watchVitals } from "./metrics.ts";
 import { publishLoad } from "./telemetry.ts";
@@ -63,13 +65,13 @@ interface PlaneStart {
 
 export interface WorkerPlane {
   readonly experts: WorkerExperts;
+  readonly leaving: Leaving;
   /** Tells who the caller is, by its certificate. */
   caller(call: Caller): PeerIdentity;
   /** Adds what operator and peers call. */
   serve(server: GrpcServer): void;
   /** Looks for a plan and reports load, until the returned function is called. */
   start(start: PlaneStart): () => void;
-  drain(on: boolean): Promise<void>;
   close(): void;
 }
 
@@ -78,12 +80,12 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     options;
   const caller = (call: Caller) => callerOf(call, namespace, name);
   const peers = new Peers({ self: identity, namespace, name, tls, network, log });
-  let draining = false;
   const refresh = () => {
     const reason = experts.plan.notReady();
     if (reason === undefined) health.ready("plan");
     else health.notReady("plan", reason);
-    if (draining) health.notReady("drain", "draining");
+    // One that ends stays ready, since it serves its experts; gateways know from its status and from the membership.
+    if (leaving.draining) health.notReady("drain", "draining");
     else health.ready("drain");
     control.changed();
   };
@@ -102,12 +104,26 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   });
   options.remote.connect(experts.dispatch);
   const joiner = new Joiner({ self: identity, namespace, name, tls, network, log, peers, plan: experts.plan });
-  const drain = async (on: boolean) => {
-    draining = on;
-    await engine.drain(on);
-    refresh();
-  };
-  const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, draining: () => draining, health });
+  const ask = { self: identity, namespace, name, tls, network, log };
+  const others = () => peers.membership.members.filter(({ rank, state }) => rank !== identity.rank && state !== "lost");
+  const leaving = new Leaving({
+    engine,
+    peers,
+    hosts: () => experts.state.hostsAny(),
+    operatorWatches: () => control.watched,
+    // A rank alone has nobody to tell it, and so it waits for the operator.
+    othersLeave: async () =>
+      others().length > 0 &&
+      (await allLeave(
+        others().map(({ address }) => address),
+        ask,
+      )),
+    dead: () => health.deadReason(),
+    onChange: () => refresh(),
+    log,
+  });
+  const drain = (on: boolean, finishMs: number) => leaving.drain(on, finishMs);
+  const vitals = watchVitals({ engine, info, experts, peers, metrics, budgetBytes, leaving, health });
   const storedUnitBytes = storedCells(store.index, info);
   const control = new WorkerControl({ podName, info, storedUnitBytes, peers, plan: experts.plan, vitals, drain, clock, caller, log });
   refresh();
@@ -127,5 +143,5 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
     server.add(Experts, experts.expertsService);
     server.add(Shards, experts.shardsService);
   };
-  return { experts, caller, serve, start, drain, close: () => experts.close() };
+  return { experts, leaving, caller, serve, start, close: () => experts.close() };
 }

@@ -53,6 +53,8 @@ export interface Worker {
   readonly engine: Engine;
   readonly experts: WorkerExperts;
   readonly metrics: Metrics<"worker">;
+  /** Resolves when requests and experts are handed over and the process may end, or when that time is nearly over. */
+  handOver(graceMs: number): Promise<void>;
   /** Open requests end with `draining`, so that gateways go on elsewhere; frames in work end; then everything closes. */
   close(graceMs: number): Promise<void>;
 }
@@ -117,7 +119,8 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
   };
   const { grpcPort, experts } = running;
   const listening = { grpcPort, metricsPort: healthServer.metricsPort, probePort: healthServer.probePort };
-  return { identity, ...listening, health, engine, experts, metrics, close };
+  const { handOver } = running;
+  return { identity, ...listening, health, engine, experts, metrics, handOver, close };
 }
 
 interface Model {
@@ -170,7 +173,7 @@ async function serve(base: Base, model: Model) {
     },
   });
   const close = async (graceMs: number) => {
-    await plane.drain(true);
+    await plane.leaving.drain(true);
     stop();
     await idle(engine, graceMs);
     // Streams of peers and operator never end by themselves; what is in work on them now has this long.
@@ -178,7 +181,7 @@ async function serve(base: Base, model: Model) {
     plane.close();
     await bus?.close();
   };
-  return { grpcPort, experts, close };
+  return { grpcPort, experts, handOver: (graceMs: number) => plane.leaving.handOver(graceMs), close };
 }
 
 function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
@@ -190,7 +193,7 @@ function openBus({ options, overrides, metrics, log }: Base): Bus | undefined {
   return bus;
 }
 
-function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, caller }: WorkerPlane) {
+function inference({ options, metrics, tracing, log }: Base, engine: Engine, { experts, leaving, caller }: WorkerPlane) {
   return createInferenceServer({
     engine,
     deploymentUid: options.deploymentUid,
@@ -199,6 +202,7 @@ function inference({ options, metrics, tracing, log }: Base, engine: Engine, { e
     tracing,
     log,
     notReady: () => experts.plan.notReady(),
+    refuses: () => leaving.refuses(),
     onGap: (ms) => experts.pace.token(ms),
   });
 }

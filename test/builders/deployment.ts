@@ -42,6 +42,7 @@ export function pod(rank: number, more: Partial<PodFacts> = {}): PodFacts {
     image: settings.runtimeImage,
     createdMs: now.getTime() - 60_000,
     leaving: undefined,
+    mustGo: "",
     goneByMs: undefined,
     problem: "",
     ...more,

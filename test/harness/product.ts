@@ -137,7 +137,7 @@ export async function provideNamespace(target: Target, namespace: string, models
   return kubectl;
 }
 
-/** Waits for Ready=True at the object's present generation with all wanted replicas. */
+/** Waits for Ready=True at the object's present generation with all wanted replicas of the template in force, and none beside them. */
 export function waitReady(kubectl: Kubectl, name: string, timeoutMs = readyTimeoutMs): Promise<KubeObject> {
   return kubectl.waitFor("moedeployment", name, `${name} to be Ready`, isReady, timeoutMs);
 }
@@ -147,7 +147,7 @@ function isReady(moed: KubeObject): boolean {
   return (
     status.observedGeneration === moed.metadata.generation &&
     condition(moed, "Ready")?.status === "True" &&
-    status.readyReplicas === moed.spec.replicas
+    [status.readyReplicas, status.updatedReplicas, status.replicas].every((count) => count === moed.spec.replicas)
   );
 }
 

@@ -261,8 +261,13 @@ export class Ranks {
     return [...this.byRank.keys()].filter((other) => peers.isSuspect(other));
   }
 
+  /** Ends every connection of the operator and the gateways. */
+  leaveAlone(): void {
+    for (const close of this.#closers.splice(0)) close();
+  }
+
   async close(): Promise<void> {
-    for (const close of this.#closers) close();
+    this.leaveAlone();
     await Promise.all([...this.byRank.values()].map(({ worker }) => worker.close(0).catch(() => {})));
   }
 

@@ -133,6 +133,7 @@ const progressReason: Readonly<Record<Operation["type"], string>> = {
   Grow: "Scaling",
   Shrink: "Scaling",
   Roll: "RollingOut",
+  Handover: "HandingOver",
   Repair: "Repairing",
   Stop: "Stopping",
 };
@@ -170,7 +171,7 @@ function notReplaced({ snapshot, ranks, uncreated }: Findings): string {
 /** Ranks below the wanted number that nobody serves. */
 export function lostRanks({ snapshot, ranks }: Findings): number[] {
   const serving = new Set(servingPods(snapshot).map((pod) => pod.rank));
-  const known = living(snapshot.pods).map((pod) => pod.rank);
+  const known = living(snapshot.pods).flatMap((pod) => (pod.terminating ? [] : pod.rank));
   const expected = known.length >= ranks ? known : [...known, ...Array.from({ length: ranks }, (_, rank) => rank)];
   return [...new Set(expected)]
     .filter((rank) => !serving.has(rank))

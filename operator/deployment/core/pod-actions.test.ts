@@ -53,10 +53,10 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     ranks: 1,
     want: ["delete 0 (PodFailed)", "create 0"],
   },
-  "the rank of a terminating pod is not taken while it may still run": {
+  "the rank of a terminating pod is not taken while it may still run: another is made in its place": {
     world: { pods: [pod(0, { terminating: true, goneByMs: now.getTime() + 5000 })] },
     ranks: 1,
-    want: [],
+    want: ["create 1"],
   },
   "a pod that outstays its grace period is forced out": {
     world: { pods: [pod(0, { terminating: true, goneByMs: now.getTime() - 10_000 })] },
@@ -135,18 +135,21 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     ranks: 0,
     want: ["mark 0 Stop", "mark 1 Stop"],
   },
-  "a changed template rolls the highest rank first": {
-    world: { pods: [pod(0, { templateHash: "old" }), pod(1, { templateHash: "old" })], view: serving([0, 1]) },
+  "a changed template rolls the highest rank first, once one of the new template serves beside": {
+    world: { pods: [pod(0, { templateHash: "old" }), pod(1, { templateHash: "old" }), pod(2)], view: serving([0, 1, 2]) },
     ranks: 2,
     want: ["mark 1 Roll"],
   },
   "the next is not rolled while one is not serving": {
-    world: { pods: [pod(0, { templateHash: "old" }), pod(1, { ready: false })], view: serving([0]) },
+    world: { pods: [pod(0, { templateHash: "old" }), pod(1, { ready: false }), pod(2)], view: serving([0, 2]) },
     ranks: 2,
     want: [],
   },
   "nor while one is ready but no member yet": {
-    world: { pods: [pod(0, { templateHash: "old" }), pod(1)], view: view({ members: [member(0), member(1, { active: false })] }) },
+    world: {
+      pods: [pod(0, { templateHash: "old" }), pod(1), pod(2)],
+      view: view({ members: [member(0), member(1, { active: false }), member(2)] }),
+    },
     ranks: 2,
     want: [],
   },
@@ -156,13 +159,18 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks: number; want: str
     want: ["delete 0 (Rolled)", "delete 1 (Rolled)"],
   },
   "an old pod whose probe fails and whose stream says that it serves is not": {
-    world: { pods: [pod(0), pod(1, { templateHash: "old", ready: false })], view: serving([0, 1]) },
+    world: { pods: [pod(0), pod(1, { templateHash: "old", ready: false }), pod(2, { ready: false })], view: serving([0, 1]) },
     ranks: 2,
     want: [],
   },
+  "it is emptied once another serves in its place": {
+    world: { pods: [pod(0), pod(1, { templateHash: "old", ready: false }), pod(2)], view: serving([0, 1, 2]) },
+    ranks: 2,
+    want: ["mark 1 Roll"],
+  },
   "a roll goes on where the others have no room for its experts": {
     world: {
-      pods: [pod(0), marked(1, "Roll", { templateHash: "old" })],
+      pods: [pod(0), marked(1, "Roll", { templateHash: "old" }), pod(2, { ready: false, problem: "Unschedulable" })],
       view: view({ members: [member(0), member(1)], drains: [drain(1, "Blocked")] }),
     },
     ranks: 2,
@@ -267,7 +275,14 @@ test("replicas below the ranks that hold all experts changes nothing, where so m
 /** A small world that obeys the steps: what a kubelet, a rebalance plane and time do in between is drawn at random. */
 test("from any world the steps end in exactly the wanted ranks, and no rank is ever held twice", () => {
   const start = fc.array(
-    fc.record({ rank: fc.nat(6), ready: fc.boolean(), old: fc.boolean(), lost: fc.boolean(), terminal: fc.boolean() }),
+    fc.record({
+      rank: fc.nat(6),
+      ready: fc.boolean(),
+      old: fc.boolean(),
+      lost: fc.boolean(),
+      terminal: fc.boolean(),
+      mustGo: fc.boolean(),
+    }),
     { maxLength: 6 },
   );
   fc.assert(
@@ -280,6 +295,7 @@ test("from any world the steps end in exactly the wanted ranks, and no rank is e
           templateHash: one.old ? "old" : "new",
           lost: one.lost,
           terminal: one.terminal,
+          mustGo: one.mustGo ? "its node is cordoned" : "",
         }),
       );
       for (let turn = 0; turn < 60; turn++) {
@@ -317,7 +333,7 @@ test("from any world the steps end in exactly the wanted ranks, and no rank is e
       }
       assert.equal(world.length, ranks);
       assert.equal(new Set(world.map((one) => one.rank)).size, ranks);
-      assert.ok(world.every((one) => one.templateHash === "new" && one.ready && !one.leaving));
+      assert.ok(world.every((one) => one.templateHash === "new" && one.ready && !one.leaving && one.mustGo === ""));
     }),
     { numRuns: 200 },
   );

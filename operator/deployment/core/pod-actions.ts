@@ -1,11 +1,12 @@
 // The next actions that bring the pods closer to the wanted ranks: remove dead pods, fill free ranks, empty and release surplus ranks,
-// roll pods of an old template one at a time. Pure and stateless: everything is derived from the snapshot, so a crash loses nothing.
-// A rank that leaves is marked on its pod first, then the rebalance plane empties it, and only then the pod goes. Nothing that serves
-// is deleted for a new pod unless the API server takes that pod.
+// replace pods of an old template one at a time, and those that cannot stay where they are. Pure and stateless: everything is derived
+// from the snapshot, so a crash loses nothing. A rank that leaves is marked on its pod first, then the rebalance plane empties it, and
+// only then the pod goes. Nothing that serves is deleted for a new pod unless the API server takes that pod (handover.ts).
 import type { PodFailure } from "../../../crds/moe-deployment-status.ts";
+import { emptied, goers, type HandoverInput, isIdle, isOld, neverServed, noRoomForReplacement, rollNote } from "./handover.ts";
 import { expertBudget, fit } from "./memory-fit.ts";
 import { podFailures, waitMs } from "./rank-backoff.ts";
-import { isMember, living, type PodFacts, type Snapshot } from "./snapshot.ts";
+import { living, type PodFacts, type Snapshot } from "./snapshot.ts";
 import type { LeavingReason } from "./world.ts";
 
 export type Action =
@@ -16,13 +17,15 @@ export type Action =
   | { readonly type: "delete"; readonly pod: PodFacts; readonly force: boolean; readonly reason: string; readonly why: string };
 
 export interface Blocked {
-  readonly reason: "ScaleDownBlocked";
+  readonly reason: "ScaleDownBlocked" | "NoRoomForReplacement";
   readonly message: string;
 }
 
 export interface Step {
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
+  /** What is to be said of a roll that goes on all the same; empty when there is nothing. */
+  readonly note: string;
   /** Ranks whose pods ended lately. */
   readonly failures: readonly PodFailure[];
   /** Milliseconds after which to look again, even if nothing changes. */
@@ -43,25 +46,33 @@ export interface PodsInput {
   readonly ranks: number;
   readonly successor: Successor;
   readonly limitBytes: number | undefined;
+  /** The reason why a pod beside the wanted ranks could not be made just now; empty when none was refused. */
+  readonly unmade?: string;
 }
 
 export function nextStep(input: PodsInput): Step {
-  const { snapshot, ranks, successor } = input;
+  const { snapshot, ranks, successor, limitBytes, unmade = "" } = input;
   const gone = removals(snapshot);
   const removed = new Set(gone.actions.map((action) => (action.type === "delete" ? action.pod.uid : "")));
   const pods = living(snapshot.pods).filter((pod) => !removed.has(pod.uid));
+  const staying = pods.filter((pod) => !pod.terminating);
   const failures = podFailures(snapshot);
   const rolls = successor === "Accepted";
-  const done = [...gone.actions, ...release(snapshot, pods, rolls)];
-  const held = rolls || ranks === 0 ? [] : pods.filter((pod) => pod.leaving?.reason === "Roll" && !pod.terminating);
+  const asked: HandoverInput = { snapshot, staying, ranks, rolls, unmade, limitBytes };
+  const done = [...gone.actions, ...release(snapshot, staying, rolls)];
+  const held = rolls || ranks === 0 ? [] : staying.filter((pod) => pod.leaving?.reason === "Roll");
   const kept = held.map((pod): Action => ({ type: "unmark", pod, why: "no pod can be made in its place" }));
-  if (successor === "None" && ranks > 0) return { actions: [...done, ...kept], blocked: undefined, failures, againInMs: gone.againInMs };
-  const free = freeRanks(pods, ranks);
+  const said = { blocked: undefined, note: "", failures };
+  if (successor === "None" && ranks > 0) return { ...said, actions: [...done, ...kept], againInMs: gone.againInMs };
+  const going = goers(asked);
+  // Where there was no room for one more just now, a terminating pod still takes what its successor is to have.
+  const free = unmade === "" ? freeRanks(pods, ranks + going.length) : freeRanks(pods, ranks, pods.length);
   const waits = free.map((rank) => waitMs(failures, rank, snapshot.now));
+  const handover = unmade === "" && staying.length >= ranks ? { ...asked, unmade: keepsEnding(failures, free, waits) } : asked;
   const created = free.filter((_, i) => waits[i] === 0).map((rank): Action => ({ type: "create", rank, reason: "Created" }));
-  const shrunk = shrink(input, pods);
+  const shrunk = shrink(input, staying, going);
   const still = gone.actions.length === 0 && created.length === 0 && shrunk.actions.length === 0;
-  const rolled = rolls && still ? roll(snapshot, pods, ranks) : [];
+  const replaced = still ? replace(handover, pods, done) : [];
   const marked = new Set(shrunk.actions.map((action) => (action.type === "create" ? "" : action.pod.uid)));
   return {
     actions: [
@@ -69,12 +80,19 @@ export function nextStep(input: PodsInput): Step {
       ...kept.filter((one) => one.type === "unmark" && !marked.has(one.pod.uid)),
       ...created,
       ...shrunk.actions,
-      ...rolled,
+      ...replaced,
     ],
-    blocked: shrunk.blocked,
+    blocked: shrunk.blocked ?? noRoomForReplacement(handover, pods),
+    note: rollNote(handover),
     failures,
     againInMs: earliest([gone.againInMs, ...waits.filter((ms) => ms > 0)]),
   };
+}
+
+/** The reason why a pod beside the wanted ranks does not come up, where those that were made ended again and again. */
+function keepsEnding(failures: readonly PodFailure[], free: readonly number[], waits: readonly number[]): string {
+  const found = failures.find(({ rank }) => (waits[free.indexOf(rank)] ?? 0) > 0);
+  return found ? `${found.count} pods of rank ${found.rank} ended in a row (${found.reason})` : "";
 }
 
 function earliest(times: readonly (number | undefined)[]): number | undefined {
@@ -112,60 +130,59 @@ const seniority = (a: PodFacts, b: PodFacts): number =>
   Number(b.ready) - Number(a.ready) || a.createdMs - b.createdMs || (a.uid < b.uid ? -1 : 1);
 
 /** Leaving ranks that are empty, or that cannot be emptied but must be replaced all the same. */
-function release(snapshot: Snapshot, pods: readonly PodFacts[], rolls: boolean): Action[] {
-  return pods.flatMap((pod): Action[] => {
-    if (!pod.leaving || pod.terminating || (pod.leaving.reason === "Roll" && !rolls)) return [];
+function release(snapshot: Snapshot, staying: readonly PodFacts[], rolls: boolean): Action[] {
+  return staying.flatMap((pod): Action[] => {
+    const reason = pod.leaving?.reason ?? (pod.mustGo === "" ? undefined : "Evict");
+    if (!reason || (reason === "Roll" && !rolls)) return [];
     const drain = snapshot.view?.drains.find((one) => one.podUid === pod.uid);
-    const force = false;
-    if (drain?.phase === "Drained") return [{ type: "delete", pod, force, reason: reasonOf[pod.leaving.reason], why: "it is empty" }];
+    const gone = (why: string): Action[] => [{ type: "delete", pod, force: false, reason: reasonOf[reason], why }];
+    if (neverServed(snapshot, pod)) return gone("it never served");
+    if (!pod.leaving) return [];
+    if (drain?.phase === "Drained") return gone("it is empty");
     // A roll must go on even where the others have no room: the rank comes back and loads its experts again.
-    if (drain?.phase === "Blocked" && pod.leaving.reason === "Roll")
-      return [{ type: "delete", pod, force, reason: "Rolled", why: drain.message }];
-    if (neverServed(snapshot, pod)) return [{ type: "delete", pod, force, reason: reasonOf[pod.leaving.reason], why: "it never served" }];
-    return [];
+    return drain?.phase === "Blocked" && reason === "Roll" ? gone(drain.message) : [];
   });
 }
 
-/** No process of it was ever reached. One that was may hold experts, whatever its probe says: the rebalance plane empties it. */
-function neverServed({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {
-  const member = view?.members.find((one) => one.podUid === pod.uid);
-  return !warmingUp && !pod.ready && (member?.bootId ?? "") === "";
-}
+const reasonOf: Readonly<Record<LeavingReason, string>> = { Shrink: "ScaledDown", Roll: "Rolled", Evict: "RankMoved", Stop: "Stopped" };
 
-const reasonOf: Readonly<Record<LeavingReason, string>> = { Shrink: "ScaledDown", Roll: "Rolled", Stop: "Stopped" };
-
-/** The smallest ranks without a pod, as many as are wanted. */
-export function freeRanks(pods: readonly PodFacts[], ranks: number): number[] {
+/** The smallest ranks without a pod, as many as are wanted beside those that stay. A number is free when its pod is gone. */
+export function freeRanks(
+  pods: readonly PodFacts[],
+  ranks: number,
+  present: number = pods.filter((pod) => !pod.terminating).length,
+): number[] {
   const taken = new Set(pods.map((pod) => pod.rank));
-  const missing = ranks - taken.size;
   const free: number[] = [];
-  for (let rank = 0; free.length < missing; rank++) if (!taken.has(rank)) free.push(rank);
+  for (let rank = 0; free.length < ranks - present; rank++) if (!taken.has(rank)) free.push(rank);
   return free;
 }
 
-function shrink(input: PodsInput, pods: readonly PodFacts[]): { actions: Action[]; blocked: Blocked | undefined } {
+/** `going`: pods that others are to take the place of, which are no surplus. */
+function shrink(
+  input: PodsInput,
+  staying: readonly PodFacts[],
+  going: readonly PodFacts[],
+): { actions: Action[]; blocked: Blocked | undefined } {
   const { snapshot, ranks } = input;
-  const stop = ranks === 0;
-  const surplus = Math.max(0, pods.length - ranks);
-  const staying = pods.filter((pod) => !pod.terminating);
-  const leaving = staying.filter((pod) => pod.leaving && pod.leaving.reason !== "Roll");
-  const going = pods.length - staying.length + leaving.length;
-  if (stop)
+  if (ranks === 0)
     return {
       actions: staying.filter((pod) => pod.leaving?.reason !== "Stop").map((pod) => mark(pod, "Stop", "no ranks are wanted")),
       blocked: undefined,
     };
-  if (going > surplus) {
+  const surplus = Math.max(0, staying.length - ranks - going.length);
+  const leaving = staying.filter((pod) => pod.leaving && pod.leaving.reason !== "Roll" && !going.includes(pod));
+  if (leaving.length > surplus) {
     // Wanted again: those marked last come back first.
-    const back = leaving.sort((a, b) => (b.leaving?.sinceMs ?? 0) - (a.leaving?.sinceMs ?? 0)).slice(0, going - surplus);
+    const back = leaving.sort((a, b) => (b.leaving?.sinceMs ?? 0) - (a.leaving?.sinceMs ?? 0)).slice(0, leaving.length - surplus);
     return { actions: back.map((pod) => ({ type: "unmark", pod, why: "the rank is wanted again" })), blocked: undefined };
   }
-  const blocked = surplus > 0 ? infeasible(input, pods.length) : undefined;
+  const blocked = surplus > 0 ? infeasible(input, staying.length) : undefined;
   if (blocked) return { actions: leaving.map((pod) => ({ type: "unmark", pod, why: blocked.message })), blocked };
   const refused = snapshot.view?.drains.find((drain) => drain.phase === "Blocked" && leaving.some((pod) => pod.uid === drain.podUid));
-  const victims = staying.filter((pod) => !leaving.includes(pod)).sort((a, b) => victimOrder(snapshot, a, b));
+  const victims = staying.filter((pod) => !leaving.includes(pod) && !going.includes(pod)).sort((a, b) => victimOrder(snapshot, a, b));
   return {
-    actions: victims.slice(0, surplus - going).map((pod) => mark(pod, "Shrink", `${ranks} ranks are wanted`)),
+    actions: victims.slice(0, surplus - leaving.length).map((pod) => mark(pod, "Shrink", `${ranks} ranks are wanted`)),
     blocked: refused ? { reason: "ScaleDownBlocked", message: refused.message || `rank ${refused.rank} cannot be emptied` } : undefined,
   };
 }
@@ -192,19 +209,16 @@ function victimOrder(snapshot: Snapshot, a: PodFacts, b: PodFacts): number {
   return leaving(b) - leaving(a) || Number(a.ready) - Number(b.ready) || unique(a) - unique(b) || b.rank - a.rank;
 }
 
-/** Its probe fails, and yet its stream says that it serves, or there was no time to hear of it. */
-function mayServe({ view, warmingUp }: Snapshot, pod: PodFacts): boolean {
-  return warmingUp || (view?.members.some((member) => member.podUid === pod.uid && member.active) ?? false);
-}
-
-/** One pod of an old template at a time, and only while all others serve; old pods that do not serve go at once. */
-function roll(snapshot: Snapshot, pods: readonly PodFacts[], ranks: number): Action[] {
-  const old = pods.filter((pod) => pod.templateHash !== snapshot.templateHash && !pod.terminating);
-  if (old.length === 0 || pods.length !== ranks) return [];
-  const idle = old.filter((pod) => !pod.ready && !pod.leaving && !mayServe(snapshot, pod));
-  if (idle.length > 0)
-    return idle.map((pod) => ({ type: "delete", pod, force: false, reason: "Rolled", why: "its template is old and it does not serve" }));
-  const busy = pods.some((pod) => pod.leaving || pod.terminating || !pod.ready || !isMember(snapshot, pod));
-  const next = [...old].sort((a, b) => b.rank - a.rank)[0];
-  return busy || !next ? [] : [mark(next, "Roll", "its template changed")];
+/** Ranks whose replacements serve are emptied from now on; old pods that do not serve go at once. */
+function replace(handover: HandoverInput, pods: readonly PodFacts[], done: readonly Action[]): Action[] {
+  const { snapshot, staying, ranks, rolls } = handover;
+  const idle = staying.filter((pod) => rolls && isOld(snapshot, pod) && isIdle(snapshot, pod) && staying.length >= ranks);
+  if (idle.length > 0) {
+    const gone = new Set(done.map((action) => (action.type === "delete" ? action.pod.uid : "")));
+    const why = "its template is old and it does not serve";
+    return idle.flatMap((pod): Action[] => (gone.has(pod.uid) ? [] : [{ type: "delete", pod, force: false, reason: "Rolled", why }]));
+  }
+  return emptied(handover, pods).map((pod) =>
+    pod.mustGo === "" ? mark(pod, "Roll", "its template changed") : mark(pod, "Evict", pod.mustGo),
+  );
 }

@@ -13,6 +13,8 @@ export interface PodFacts extends WorkerPod {
   readonly createdMs: number;
   /** The mark that we put on a pod that is to go. */
   readonly leaving: { readonly reason: LeavingReason; readonly sinceMs: number } | undefined;
+  /** The reason why it cannot stay where it is: its node is cordoned or about to go, or it is being evicted; empty when it can. */
+  readonly mustGo: string;
   /** The time by which a pod with a deletionTimestamp should be gone. */
   readonly goneByMs: number | undefined;
   /** The reason why the pod does not run: ImagePullBackOff, Unschedulable, ... with the message; empty when nothing is wrong. */

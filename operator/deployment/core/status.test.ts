@@ -12,6 +12,7 @@ const statusOf = (more: Partial<Snapshot>, ranks = 2, input: Partial<StatusInput
     refusals: [],
     actions: [],
     blocked: undefined,
+    note: "",
     floor: undefined,
     failure: "",
     failures: [],
@@ -48,6 +49,36 @@ const cases: Record<string, { world: Partial<Snapshot>; ranks?: number; input?: 
       Progressing: "True Repairing",
       Degraded: "True RanksLost",
     },
+  },
+  "a rank on a cordoned node waits for its replacement": {
+    world: { deployment: before({}), pods: [pod(0), pod(1, { mustGo: "node b is cordoned" }), pod(2, { ready: false })], view: members },
+    want: { Ready: "True AllReplicasAvailable", Progressing: "True HandingOver", Degraded: "False AsExpected" },
+  },
+  "an evicted rank hands over before another serves": {
+    world: { deployment: before({}), pods: [pod(0), pod(1, { terminating: true }), pod(2, { ready: false })], view: members },
+    want: { Ready: "False RanksNotReady", Progressing: "True HandingOver", Degraded: "False AsExpected" },
+  },
+  "and once it is gone it is missing like any other": {
+    world: {
+      deployment: before({
+        operation: {
+          ...{ type: "Handover", fromRanks: 2, toRanks: 2, message: "" },
+          ...{ startTime: "2026-03-01T09:59:00Z", deadline: "2026-03-01T10:59:00Z" },
+        },
+      }),
+      pods: [pod(0), pod(2, { ready: false })],
+      view: members,
+    },
+    want: { Progressing: "True Repairing", Degraded: "True RanksLost" },
+  },
+  "a roll has one pod more and is no shrink": {
+    world: { deployment: before({}), pods: [pod(0, { templateHash: "old" }), pod(1), pod(2, { ready: false })], view: members },
+    want: { Ready: "True AllReplicasAvailable", Progressing: "True RollingOut", Degraded: "False AsExpected" },
+  },
+  "there is no room for a replacement": {
+    world: { deployment: before({}), pods: [pod(0), pod(1, { mustGo: "node b is cordoned" })], view: members },
+    input: { blocked: { reason: "NoRoomForReplacement", message: "no room" } },
+    want: { Ready: "True AllReplicasAvailable", Progressing: "False NoRoomForReplacement" },
   },
   "a rank is ready but no member yet": {
     world: { pods: both, view: view({ members: [member(0), member(1, { active: false })] }) },

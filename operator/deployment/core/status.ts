@@ -10,6 +10,7 @@ import type { Action, Blocked } from "./pod-actions.ts";
 import { imageStatus } from "./runtime-image.ts";
 import { living, type Refusal, type Snapshot, servingPods, wantedGateways } from "./snapshot.ts";
 import type { Target } from "./target.ts";
+import type { LeavingReason } from "./world.ts";
 
 export interface StatusInput {
   readonly snapshot: Snapshot;
@@ -17,6 +18,8 @@ export interface StatusInput {
   readonly refusals: readonly Refusal[];
   readonly actions: readonly Action[];
   readonly blocked: Blocked | undefined;
+  /** What is to be said of a roll; empty when there is nothing. */
+  readonly note: string;
   /** The least ranks that hold all experts, where that is known. */
   readonly floor: Reckoned | undefined;
   readonly failures: readonly PodFailure[];
@@ -29,6 +32,8 @@ export interface StatusInput {
 }
 
 const lostRanksMax = 64;
+/** Characters of an operation's message. */
+const messageMax = 1024;
 
 function workerSelector(name: string): string {
   return `${labels.deployment}=${name},${labels.component}=worker`;
@@ -131,31 +136,41 @@ function currentOperation(input: StatusInput): Operation | undefined {
   };
 }
 
+/** Operations that are over when nothing leaves any more: what is missing then is missing for another reason. */
+const passing: readonly Operation["type"][] = ["Stop", "Shrink", "Handover"];
+
 function operationType(input: StatusInput): Operation["type"] | undefined {
   const { snapshot, target, actions, blocked } = input;
   const pods = living(snapshot.pods);
   const before = snapshot.deployment.status.expertParallel;
   if (target.ranks === 0) return pods.length > 0 ? "Stop" : undefined;
-  const leaving = pods.filter((pod) => pod.leaving);
   const marks = actions.filter((action) => action.type === "mark");
-  if (!blocked && (pods.length > target.ranks || leaving.some((pod) => pod.leaving?.reason === "Shrink"))) return "Shrink";
-  if (leaving.some((pod) => pod.leaving?.reason === "Roll") || marks.some((mark) => mark.reason === "Roll")) return "Roll";
+  const leaves = (reason: LeavingReason) =>
+    pods.some((pod) => pod.leaving?.reason === reason) || marks.some((mark) => mark.reason === reason);
+  if (!blocked && leaves("Shrink")) return "Shrink";
+  if (pods.some((pod) => pod.mustGo !== "" || (pod.terminating && !pod.leaving)) || leaves("Evict")) return "Handover";
+  if (leaves("Roll")) return "Roll";
+  const rolling = pods.some((pod) => pod.templateHash !== snapshot.templateHash);
+  if (!blocked && !rolling && pods.length > target.ranks) return "Shrink";
   const serving = servingPods(snapshot).length;
-  if (serving >= target.ranks) return pods.some((pod) => pod.templateHash !== snapshot.templateHash) ? "Roll" : undefined;
+  if (serving >= target.ranks) return rolling ? "Roll" : undefined;
   // Short of ranks: keep the name of what led here, so that a slow start does not turn into a repair.
   const last = before?.operation;
-  if (last && last.toRanks === target.ranks && last.type !== "Stop" && last.type !== "Shrink") return last.type;
+  if (last && last.toRanks === target.ranks && !passing.includes(last.type)) return last.type;
   const had = before?.desiredRanks ?? 0;
   if (had === 0) return "Start";
   return target.ranks > had ? "Grow" : "Repair";
 }
 
-function describe({ snapshot, target }: StatusInput): string {
+function describe({ snapshot, target, note }: StatusInput): string {
   const pods = living(snapshot.pods);
   const waits = pods
-    .filter((pod) => pod.leaving)
+    .filter((pod) => pod.leaving || pod.terminating)
     .map((pod) => `rank ${pod.rank} leaves: ${snapshot.view?.drains.find((drain) => drain.podUid === pod.uid)?.phase ?? "marked"}`);
-  const left = orphansLeft(snapshot);
-  const parts = [`${servingPods(snapshot).length} of ${target.ranks} ranks serve`, ...waits.slice(0, 8), ...(left === "" ? [] : [left])];
-  return parts.join("; ");
+  const stays = pods
+    .filter((pod) => pod.mustGo !== "" && !pod.leaving && !pod.terminating)
+    .map((pod) => `rank ${pod.rank} leaves when another serves: ${pod.mustGo}`);
+  const serve = `${servingPods(snapshot).length} of ${target.ranks} ranks serve`;
+  const notes = [note, orphansLeft(snapshot)].filter((text) => text !== "");
+  return [serve, ...waits.slice(0, 8), ...stays.slice(0, 4), ...notes].join("; ").slice(0, messageMax);
 }

@@ -23,8 +23,9 @@ export interface WorkerPod {
   readonly lost: boolean;
 }
 
-export type LeavingReason = "Shrink" | "Roll" | "Stop";
-/** A rank that is to be emptied before its pod is deleted. Stop: all ranks go, so nothing is moved, requests only finish. */
+export type LeavingReason = "Shrink" | "Roll" | "Evict" | "Stop";
+/** A rank that is to be emptied before its pod is deleted. Evict: its node or an eviction makes it go, and its pod may be terminating
+ *  already. Stop: all ranks go, so nothing is moved, requests only finish. */
 export interface LeavingRank {
   readonly rank: number;
   readonly podUid: string;

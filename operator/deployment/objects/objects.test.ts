@@ -275,3 +275,31 @@ test("the chart's roles are the operator's rules, and the rules cover every reso
   assert.deepEqual(granted("cluster"), ["nodes"]);
   assert.deepEqual(granted("release"), ["leases", "secrets"]);
 });
+
+test("a worker has the time of elasticity.drain to go, knows it, and is not restarted when that changes", () => {
+  const grace = (spec: object) => {
+    const made = worker(spec);
+    return [made.spec.terminationGracePeriodSeconds, Number(env(made.spec.containers[0]).ENODIA_GRACE_SECONDS)];
+  };
+  assert.deepEqual(grace({}), [75, 75]);
+  assert.deepEqual(grace({ elasticity: { drain: "5m" } }), [315, 315]);
+  assert.deepEqual(
+    grace({ podTemplate: { spec: { terminationGracePeriodSeconds: 30, containers: [] } } }),
+    [30, 30],
+    "a template has its own",
+  );
+  const hash = (drain: string) => workerTemplate(context({ elasticity: { drain } })).hash;
+  assert.equal(hash("5m"), hash("60s"));
+});
+
+test("one of the ranks that are wanted may be away, whatever replicas says that is not acted on", () => {
+  const allowed = (spec: object, status: object = {}) => {
+    const at: RenderContext = { deployment: deployment(spec, status), settings };
+    const found = appliedObjects(at).find(({ object }) => object.metadata.name === "moe-workers" && object.kind === "PodDisruptionBudget");
+    return (found as any).object.spec.minAvailable;
+  };
+  assert.equal(allowed({ replicas: 3 }), 2);
+  assert.equal(allowed({ replicas: 1 }, { expertParallel: { desiredRanks: 3 } }), 2, "a shrink that is refused or waits");
+  assert.equal(allowed({ replicas: 1 }), 0);
+  assert.equal(allowed({ replicas: 3, suspend: true }), 0);
+});

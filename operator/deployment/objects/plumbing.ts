@@ -54,20 +54,25 @@ export function workersService(context: RenderContext): KubeObject {
   };
 }
 
-/** Voluntary disruptions take one rank at a time, so that its experts can be loaded elsewhere in between. */
+/**
+ * Voluntary disruptions take one rank at a time, so that its experts can move in between. One of the ranks that are wanted may be away,
+ * where a share of `replicas` would count what is not acted on; a pod that is up in another's place counts, one that is going does not.
+ */
 export function workersBudget(context: RenderContext): KubeObject {
-  return budget(context, "worker", names.workers(context.deployment.metadata.name));
+  const { metadata, spec, status } = context.deployment;
+  const ranks = spec.suspend ? 0 : (status.expertParallel?.desiredRanks ?? spec.replicas);
+  return budget(context, "worker", { name: names.workers(metadata.name), allows: { minAvailable: Math.max(0, ranks - 1) } });
 }
 
 export function gatewayBudget(context: RenderContext): KubeObject {
-  return budget(context, "gateway", names.gateway(context.deployment.metadata.name));
+  return budget(context, "gateway", { name: names.gateway(context.deployment.metadata.name), allows: { maxUnavailable: 1 } });
 }
 
-function budget(context: RenderContext, component: "worker" | "gateway", name: string): KubeObject {
+function budget(context: RenderContext, component: "worker" | "gateway", { name, allows }: { name: string; allows: object }): KubeObject {
   return {
     apiVersion: "policy/v1",
     kind: "PodDisruptionBudget",
     metadata: objectMeta(context, name, component),
-    spec: { maxUnavailable: 1, selector: { matchLabels: selectorLabels(context.deployment.metadata.name, component) } },
+    spec: { ...allows, selector: { matchLabels: selectorLabels(context.deployment.metadata.name, component) } },
   };
 }

@@ -61,5 +61,5 @@ export function commonVolumes(context: RenderContext, tlsSecret: string) {
   ];
 }
 
-/** The grace period of a pod: below a node's own limits, and longer than the runtime takes to end its requests. */
+/** The grace period of a gateway: below a node's own limits, and longer than it takes to end its requests. */
 export const terminationGraceSeconds = 60;

@@ -1,24 +1,17 @@
 // The pod of one rank. Created by POST and never re-applied: a changed spec gives another hash, and the pod is replaced.
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { workerProcess } from "../../../crds/process.ts";
+import { workerLifetime, workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { renderEnv } from "../../../crds/variables.ts";
 import type { KubeObject } from "../../kube/kube.ts";
+import { graceSeconds } from "../core/handover.ts";
 import type { Refusal } from "../core/snapshot.ts";
 import { names, objectLabels, objectMeta, type RenderContext, selectorLabels } from "./context.ts";
 import { workerHash } from "./pod-hash.ts";
 import { mergePodTemplate, type PodShape, workerKind } from "./pod-template.ts";
-import {
-  commonMounts,
-  commonVolumes,
-  containerSecurity,
-  podSecurity,
-  probes,
-  processFacts,
-  terminationGraceSeconds,
-} from "./runtime-pod.ts";
+import { commonMounts, commonVolumes, containerSecurity, podSecurity, probes, processFacts } from "./runtime-pod.ts";
 
 /** A pod as it was rendered once. */
 export interface RenderedPod {
@@ -55,6 +48,9 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   const { name } = context.deployment.metadata;
   const podName = `${name}-${rank}-${suffix}`;
   const { pod, hash } = template;
+  // Neither is in the hash: a longer time to go is no reason to go. A pod template may name its own.
+  const terminationGracePeriodSeconds = pod.spec.terminationGracePeriodSeconds ?? graceSeconds(context.deployment.spec);
+  const lifetime = renderEnv(workerLifetime, { graceSeconds: Number(terminationGracePeriodSeconds) });
   const meta = objectMeta(context, podName, "worker");
   return {
     apiVersion: "v1",
@@ -66,6 +62,10 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
     },
     spec: {
       ...pod.spec,
+      terminationGracePeriodSeconds,
+      containers: pod.spec.containers.map((container) =>
+        container.name === workerKind.container ? { ...container, env: [...((container.env ?? []) as unknown[]), ...lifetime] } : container,
+      ),
       volumes: pod.spec.volumes.map((volume) => (volume.name === "tls" ? commonVolumes(context, names.podTls(podName))[1] : volume)),
     },
   };
@@ -93,7 +93,6 @@ function basePod(context: RenderContext): PodShape {
       serviceAccountName: name,
       automountServiceAccountToken: false,
       enableServiceLinks: false,
-      terminationGracePeriodSeconds: terminationGraceSeconds,
       securityContext: podSecurity,
       topologySpreadConstraints: [
         {

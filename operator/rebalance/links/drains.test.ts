@@ -17,15 +17,17 @@ const phaseOf = (drains: Drains, mark: LeavingRank) => drains.view({ leaving: [m
 /** A worker whose Drain calls fail while `broken`. */
 function worker() {
   const told: ("drain" | "cancel")[] = [];
+  const times: (number | "cancel")[] = [];
   const state = { draining: false, activeRequests: 1, broken: false, lost: false, usable: true, terminating: false };
   const link = {
     get status() {
       return { draining: state.draining, activeRequests: state.activeRequests };
     },
-    drain: async (cancel: boolean) => {
-      told.push(cancel ? "cancel" : "drain");
+    drain: async (finishMs: number | "cancel") => {
+      told.push(finishMs === "cancel" ? "cancel" : "drain");
+      times.push(finishMs);
       if (state.broken) throw new Error("unavailable");
-      state.draining = !cancel;
+      state.draining = finishMs !== "cancel";
     },
   };
   const view = (mark?: LeavingRank) =>
@@ -38,7 +40,7 @@ function worker() {
       lost: state.lost,
       usable: state.usable,
     }) as unknown as RankView;
-  return { told, state, view };
+  return { told, times, state, view };
 }
 
 test("a rank that is taken back is told so until its status says that it serves, at most once a second", async () => {
@@ -105,4 +107,27 @@ test("a rank that is lost or gone needs no draining, and Stop moves nothing", ()
   assert.equal(phaseOf(drains, leaving), "Drained");
   drains.step(step([], [leaving], () => true, 0));
   assert.equal(phaseOf(drains, leaving), "Drained");
+});
+
+test("requests of an empty rank may run on for what is left of the drain time", () => {
+  const { times, state, view } = worker();
+  state.broken = true;
+  const drains = new Drains();
+  drains.step(step([view(leaving)], [leaving], () => true, 0));
+  for (const now of [10_000, 40_000]) drains.step(step([view(leaving)], [leaving], none, now));
+  assert.deepEqual(times, [60_000, 30_000]);
+});
+
+test("a rank that was deleted for a roll without room is told that nothing will be moved; an evicted one hands over as long as it can", () => {
+  for (const [reason, want] of [
+    ["Roll", 1],
+    ["Evict", 0],
+  ] as const) {
+    const { told, state, view } = worker();
+    state.terminating = true;
+    const mark: LeavingRank = { ...leaving, reason };
+    const blocked = new Map([[1, "no room"]]);
+    new Drains().step({ ...step([view(mark)], [mark], () => true, 0), blocked });
+    assert.equal(told.length, want, reason);
+  }
 });

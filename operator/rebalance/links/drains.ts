@@ -1,6 +1,7 @@
 // The last steps of a rank that leaves: its experts are moved by plans (intents/drain.ts); when none depends on it any more it is told
-// to finish its requests, and reported Drained when it has, or when its time is up. Level-triggered: what a worker is told follows
-// from what its status says, and is said again until it does. The loop calls it at every tick.
+// to finish its requests in the time it has, and reported Drained when it has, or when its time is up. Until then its requests run
+// on as before: a request that is cut is replayed elsewhere, token for token. Level-triggered: what a worker is told follows from what
+// its status says, and is said again until it does. The loop calls it at every tick.
 import type { DrainView, LeavingRank } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 
@@ -61,21 +62,34 @@ export class Drains {
     }
     this.#phases = phases;
     this.#emptySince = emptySince;
-    this.#tell(views, now);
+    this.#tell(views, drainMs, now);
   }
 
-  /** Tells a leaving rank to finish, and one that was taken back to serve on. One that terminates drains by itself. */
-  #tell(views: readonly RankView[], now: number): void {
+  /**
+   * Tells a leaving rank to finish, and one that was taken back to serve on. One that terminates hands over by itself, and is told that
+   * nothing more will be moved where it is in the way of its own successor.
+   */
+  #tell(views: readonly RankView[], drainMs: number, now: number): void {
     const asked = new Map<string, number>();
-    for (const { pod, leaving, link, report } of views) {
+    for (const view of views) {
+      const { pod, link, report } = view;
       const draining = report?.status?.draining ?? false;
-      const wanted = leaving ? draining || this.#phases.get(pod.uid) === "Draining" : pod.terminating && draining;
+      const wanted = this.#finishes(view, draining);
       const last = this.#asked.get(pod.uid) ?? Number.NEGATIVE_INFINITY;
       const due = link !== undefined && wanted !== draining && now - last >= askMs;
-      if (due) void link.drain(!wanted).catch(() => {}); // its status will not say so, and it is asked again
+      const finishMs = Math.max(0, drainMs - (now - (this.#emptySince.get(pod.uid) ?? now)));
+      if (due) void link.drain(wanted ? finishMs : "cancel").catch(() => {}); // its status will not say so, and it is asked again
       if (due || now - last < askMs) asked.set(pod.uid, due ? now : last);
     }
     this.#asked = asked;
+  }
+
+  /** Whether a rank is to finish its requests, or to go on with that. */
+  #finishes({ pod, leaving }: RankView, draining: boolean): boolean {
+    if (!leaving) return pod.terminating && draining;
+    const phase = this.#phases.get(pod.uid);
+    const stuck = phase === "Blocked" && pod.terminating && leaving.reason === "Roll";
+    return draining || phase === "Draining" || stuck;
   }
 
   view({ leaving, blocked }: Pick<DrainStep, "leaving" | "blocked">): DrainView[] {

@@ -172,6 +172,7 @@ export class Session implements Link {
       queuedTokens: status.queuedTokens,
       activeRequests: status.activeRequests,
       draining: status.draining,
+      leaving: status.leaving,
       membershipVersion: toNumber(status.membershipVersion, "status.membershipVersion"),
     };
     if (status.hosted.length === 0) return;
@@ -236,8 +237,10 @@ export class Session implements Link {
     return { released: reply.released, pending: reply.pending };
   }
 
-  async drain(cancel: boolean): Promise<void> {
-    await this.#call("Drain", (options) => this.#client.drain({ sender: this.#sender(), cancel }, options));
+  async drain(finishMs: number | "cancel"): Promise<void> {
+    const cancel = finishMs === "cancel";
+    const request = { sender: this.#sender(), cancel, finishMs: BigInt(cancel ? 0 : Math.round(finishMs)) };
+    await this.#call("Drain", (options) => this.#client.drain(request, options));
   }
 
   async #call<T>(operation: string, run: (options: { deadline: number }) => Promise<T>): Promise<T> {

@@ -996,6 +996,13 @@ export declare type WatchStatus = Message<"enodia.runtime.v1.WatchStatus"> & {
    * @generated from field: enodia.runtime.v1.ClockReading clock = 17;
    */
   clock?: ClockReading | undefined;
+
+  /**
+   * the process was told to end: it serves its experts until they are elsewhere, or its time is over
+   *
+   * @generated from field: bool leaving = 20;
+   */
+  leaving: boolean;
 };
 
 /**
@@ -1061,6 +1068,13 @@ export declare type SnapshotReply = Message<"enodia.runtime.v1.SnapshotReply"> &
    * @generated from field: enodia.runtime.v1.Membership membership = 2;
    */
   membership?: Membership | undefined;
+
+  /**
+   * of a worker: as in WatchStatus
+   *
+   * @generated from field: bool leaving = 3;
+   */
+  leaving: boolean;
 };
 
 /**
@@ -1408,6 +1422,13 @@ export declare type DrainRequest = Message<"enodia.runtime.v1.DrainRequest"> & {
    * @generated from field: bool cancel = 2;
    */
   cancel: boolean;
+
+  /**
+   * requests that run may go on for so long; 0 = they go on elsewhere at once
+   *
+   * @generated from field: uint64 finish_ms = 3;
+   */
+  finishMs: bigint;
 };
 
 /**
