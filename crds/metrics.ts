@@ -7,7 +7,7 @@
 // layer detail is aggregated as `layer_agg`, full vectors travel on NATS.
 
 import { conditionStatuses } from "./conditions.ts";
-import { failoverReasons, memberStates } from "./names.ts";
+import { failoverReasons, frameStallParts, memberStates, stallParts, suspectReasons } from "./names.ts";
 import { phases as phase } from "./telemetry.ts";
 
 export type ProcessKind = "operator" | "gateway" | "worker";
@@ -94,6 +94,14 @@ const table = {
   enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", {
     reason: failoverReasons,
   }),
+  enodia_gateway_stall_seconds: gateway.histogram(
+    "Waits of requests that went on at another worker: until the first was known to be gone, until the next computed, until its first token.",
+    latency,
+    { part: stallParts },
+  ),
+  enodia_gateway_suspicions_total: gateway.counter("Times this gateway began to keep away from a worker, by reason.", {
+    reason: suspectReasons,
+  }),
   enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
   enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
   enodia_gateway_workers: gateway.gauge("Workers in the membership this gateway knows, by state.", {
@@ -135,6 +143,12 @@ const table = {
   enodia_dispatch_bytes_total: worker.counter("Bytes of rows sent to and received from other ranks.", { direction: ["sent", "received"] }),
   enodia_dispatch_retries_total: worker.counter("Frames sent again to another host."),
   enodia_dispatch_duration_seconds: worker.histogram("From sending a frame to its rows.", work),
+  enodia_dispatch_stall_seconds: worker.histogram(
+    "Waits of frames that their first host did not answer: until it was known to be gone, and from then until another rank had answered.",
+    latency,
+    { part: frameStallParts },
+  ),
+  enodia_peer_suspicions_total: worker.counter("Times this rank began to keep away from another, by reason.", { reason: suspectReasons }),
   enodia_dispatch_in_flight: worker.gauge("Frames sent and not yet answered."),
 
   // ---- worker: plan and shards

@@ -1,5 +1,7 @@
 // The other ranks as this one sees them: membership from the operator (or a peer), who is suspect, and clients to reach them.
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
+import type { AppError } from "../../crds/common.ts";
+import type { SuspectReason } from "../../crds/names.ts";
 import type { Log } from "../observe/log.ts";
 import { Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../wire/grpc.ts";
@@ -13,13 +15,16 @@ export interface PeersOptions {
   readonly tls: TlsSource;
   readonly network: Pick<Network, "connect">;
   readonly log: Log;
+  /** A rank became suspect. */
+  readonly onSuspect?: (reason: SuspectReason) => void;
 }
 
 export class Peers {
   readonly options: PeersOptions;
   #membership: Membership = { version: 0, members: [] };
   readonly #byRank = new Map<number, Member>();
-  readonly #suspects = new Map<number, string>();
+  /** The time since when. */
+  readonly #suspects = new Map<number, number>();
   readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
   readonly #listeners = new Set<() => void>();
 
@@ -75,16 +80,23 @@ export class Peers {
   isSuspect(rank: number): boolean {
     return this.#suspects.has(rank);
   }
-  suspect(rank: number, reason: string): void {
+  suspect(rank: number, error: Pick<AppError, "code" | "message">): void {
     if (rank === this.self.rank || this.#suspects.has(rank)) return;
-    this.#suspects.set(rank, reason);
-    this.options.log.warn({ peer: rank, reason }, "rank is suspect; its experts are asked elsewhere");
+    this.#suspects.set(rank, performance.now());
+    this.options.onSuspect?.(suspectReason(error.code));
+    this.options.log.warn({ peer: rank, reason: error.message }, "rank is suspect; its experts are asked elsewhere");
     this.#changed();
   }
   clear(rank: number): void {
-    if (!this.#suspects.delete(rank)) return;
-    this.options.log.info({ peer: rank }, "rank answers again");
+    const since = this.#suspects.get(rank);
+    if (since === undefined) return;
+    this.#suspects.delete(rank);
+    this.options.log.info({ peer: rank, ms: Math.round(performance.now() - since) }, "rank answers again");
     this.#changed();
+  }
+  /** The next clients have connections of their own: what was lost on a link is sent again late, and not at all through a dead one. */
+  reconnect(rank: number): void {
+    this.#drop(rank);
   }
 
   onChange(listener: () => void): () => void {
@@ -134,4 +146,10 @@ function createPeerClients({ connect }: Pick<Network, "connect">, target: Parame
       shards.close();
     },
   };
+}
+
+/** The reason of a suspicion, by the code of the error that a stream ended with. */
+export function suspectReason(code: string): SuspectReason {
+  if (code === "Silent") return "silent";
+  return code === "Unavailable" ? "lost" : "error";
 }

@@ -56,8 +56,23 @@ export interface Workers {
 
 const waitStepMs = 250;
 
+/** The wait for a token that came from another worker than the one before it, by where the time went. */
+export interface Stall {
+  readonly fromRank: number;
+  readonly rank: number;
+  readonly tokensReplayed: number;
+  /** Since the last that was heard of the first worker until it was known to be gone. */
+  readonly detectionMs: number;
+  /** From then until another one computed the request. */
+  readonly failoverMs: number;
+  /** From then until its first token: the prompt and the tokens so far, again, and experts that had to be loaded. */
+  readonly replayMs: number;
+}
+
 export interface FailoverHooks {
   onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
+  /** The request goes on. */
+  onRecovered?(stall: Stall): void;
   readonly now?: () => number;
 }
 
@@ -75,6 +90,7 @@ export async function* generate(
       await state.waitFor(workers, attempt.none);
       continue;
     }
+    state.heard();
     let ended: AppError | undefined;
     try {
       ended = yield* follow(attempt, state);
@@ -100,12 +116,14 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
       const next = await orSilence(iterator.next(), state.patience.silence(attempt.rank));
       if (next.done) return new AppError(`rank ${attempt.rank} ended the stream before the text`, { code: "Lost" });
       const event = next.value;
+      state.heard();
       switch (event.type) {
         case "queued":
           state.patience.queued();
           break;
         case "started":
           state.patience.started();
+          state.computes(attempt.rank);
           yield { type: "started", rank: attempt.rank };
           break;
         case "progress":
@@ -141,6 +159,10 @@ class RequestState {
   #internalErrors = 0;
   #pauses = 0;
   #lastError: AppError | undefined;
+  #heardAt = 0;
+  /** The loss from which the request has not recovered yet: the first one, when there are several in a row. */
+  #loss: { readonly rank: number; readonly heardAt: number; readonly knownAt: number; readonly tokens: number } | undefined;
+  #computes = { rank: 0, since: 0 };
 
   constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
     this.generation = generation;
@@ -170,12 +192,22 @@ class RequestState {
     return pauseMs(this.#pauses++, Math.random());
   }
 
+  /** The worker was asked, or said something. */
+  heard(): void {
+    this.#heardAt = this.#now();
+  }
+
+  computes(rank: number): void {
+    this.#computes = { rank, since: this.#now() };
+  }
+
   /** True when this token is the next one; one that was seen is dropped, a gap is the worker's error. */
   take(id: number, position: number): boolean {
     if (position < this.tokens.length) return false;
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
     this.tokens.push(id);
     this.patience.token();
+    this.#recovered();
     this.#attempts = 0;
     this.#startedAttempts = 0;
     this.#internalErrors = 0;
@@ -197,6 +229,9 @@ class RequestState {
     if (this.generation.signal.aborted) return fault;
     if (fault === "caller") throw error;
     if (fault === "deadline") throw deadlinePassed(error);
+    // A worker that is full or lacks an expert is not lost; and a token has to have come for the client to wait for the next.
+    if (fault === "worker" && this.tokens.length > 0)
+      this.#loss ??= { rank, heardAt: this.#heardAt, knownAt: this.#now(), tokens: this.tokens.length };
     if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
     this.patience.failed(fault);
     this.#lastError = error;
@@ -206,6 +241,15 @@ class RequestState {
     if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
     return fault;
+  }
+
+  #recovered(): void {
+    if (this.#loss === undefined) return;
+    const { rank: fromRank, heardAt, knownAt, tokens: tokensReplayed } = this.#loss;
+    this.#loss = undefined;
+    const { rank, since } = this.#computes;
+    const [detectionMs, failoverMs, replayMs] = [knownAt - heardAt, since - knownAt, this.#now() - since];
+    this.#hooks.onRecovered?.({ fromRank, rank, tokensReplayed, detectionMs, failoverMs, replayMs });
   }
 
   #giveUp(waitedFor: Wait | undefined): AppError {

@@ -86,7 +86,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
       },
     },
     placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], shares: [[1000]] }],
-    report: { frame: () => {}, bytes: () => {}, retry: () => {} },
+    report: { frame: () => {}, bytes: () => {}, retry: () => {}, stall: () => {} },
     ...(waitMs === undefined ? {} : { waitMs }),
   });
   clients.push(client);

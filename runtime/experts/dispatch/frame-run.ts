@@ -2,6 +2,7 @@
 // depend on the way they took. Bounded: when its time is over the frame fails, whatever a host still computes.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
+import type { FrameStallPart } from "../../../crds/names.ts";
 import type { LayerPlacement } from "../../../crds/plan.ts";
 import type { RemoteFrame } from "../../engine/engine.ts";
 import type { Tracing } from "../../observe/trace.ts";
@@ -38,6 +39,7 @@ export interface FrameRunOptions {
     frame(result: FrameOutcome, seconds: number): void;
     bytes(direction: "sent" | "received", bytes: number): void;
     retry(): void;
+    stall(part: FrameStallPart, seconds: number): void;
   };
   readonly tracing: Tracing;
 }
@@ -64,6 +66,8 @@ export class FrameRun {
   readonly #attempts = new Attempts();
   readonly #out: Float32Array;
   #lastError: AppError | undefined;
+  /** The time since when the frame waits for an expert whose host is gone. */
+  #repairSince: number | undefined;
 
   constructor(options: FrameRunOptions, outbound: Outbound, frame: RemoteFrame, waitMs: number) {
     this.#options = options;
@@ -89,6 +93,7 @@ export class FrameRun {
       if (round % roundsRemembered === roundsRemembered - 1) this.#attempts.forget();
       open = this.#reroute(pairs);
     }
+    if (this.#repairSince !== undefined) report.stall("repair", (performance.now() - this.#repairSince) / 1000);
     return this.#out;
   }
 
@@ -184,8 +189,10 @@ export class FrameRun {
       const error = AppError.from(caught);
       if (error.code === "Busy") return this.#busy(part, 0);
       report.frame("error", 0);
+      report.stall("detection", (performance.now() - startedAt) / 1000);
+      this.#repairSince ??= performance.now();
       // Out of time is not out of reach: its process answers, its engine does not come to it.
-      if (error.code !== "DeadlineExceeded") peers.suspect(part.rank, error.message);
+      if (error.code !== "DeadlineExceeded") peers.suspect(part.rank, error);
       if (part.onDemand) this.#attempts.fail(part, this.#experts(part));
       return part.pairs;
     }
@@ -246,6 +253,7 @@ export class FrameRun {
       part.pairs.push(pair);
       parts.set(key, part);
     }
+    if ([...parts.values()].some(({ onDemand }) => onDemand)) this.#repairSince ??= performance.now();
     return [...parts.values()];
   }
 

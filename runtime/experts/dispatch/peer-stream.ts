@@ -7,9 +7,13 @@ import { type ClientDuplex, fromStatus, streamBytesMax } from "../../wire/grpc.t
 import { create } from "../../wire/service.ts";
 import type { PeerClients } from "../peers.ts";
 
-/** A host that says nothing for so long, pings included, is suspect (decision: 2 s). */
-const silenceMs = 2_000;
-const pingEveryMs = 500;
+/** A host that says nothing for so long, pings included, is suspect: known, with the time between two looks, within 2 s. */
+const silenceMs = 1_500;
+/** The same before its first word: the connection has to be made. */
+const connectMs = 2_000;
+const lookEveryMs = 250;
+/** A host that has said nothing for so long is asked whether it lives, with frames under way and without. */
+const pingAfterMs = 500;
 /** Frames not answered on one stream, those that wait for room included. It is far away: the engine sends one per layer and rank. */
 const inFlightMax = 1_024;
 
@@ -31,6 +35,7 @@ interface Unsent extends Pending {
 export class PeerStream {
   readonly rank: number;
   readonly #sender: Sender;
+  readonly #onClose: (reason: AppError) => void;
   readonly #call: ClientDuplex<DispatchFrame, DispatchReply>;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
@@ -38,17 +43,20 @@ export class PeerStream {
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
   #seq = 0n;
-  #heardAt = performance.now();
+  #lookedAt = performance.now();
+  #silentMs = 0;
+  #spoke = false;
   #closed: AppError | undefined;
 
-  constructor(rank: number, clients: PeerClients, sender: Sender) {
+  constructor(rank: number, clients: PeerClients, sender: Sender, onClose: (reason: AppError) => void = () => {}) {
     this.rank = rank;
     this.#sender = sender;
+    this.#onClose = onClose;
     this.#call = clients.experts.dispatch();
     this.#call.on("data", (reply: DispatchReply) => this.#heard(reply));
     this.#call.on("error", (error: Error) => this.close(fromStatus(error, `dispatching to rank ${rank}`)));
     this.#call.on("end", () => this.close(new AppError(`rank ${rank} ended the stream`, { code: "Unavailable", retry: "backoff" })));
-    this.#timer = setInterval(() => this.#watch(), pingEveryMs);
+    this.#timer = setInterval(() => this.#watch(), lookEveryMs);
     this.#timer.unref();
   }
   get closed(): boolean {
@@ -79,7 +87,6 @@ export class PeerStream {
   }
 
   #write({ frame, ...pending }: Unsent): void {
-    if (this.#pending.size === 0) this.#heardAt = performance.now();
     const seq = ++this.#seq;
     this.#pending.set(seq, pending);
     this.#bytes += pending.bytes;
@@ -112,6 +119,7 @@ export class PeerStream {
     for (const pending of [...this.#pending.values(), ...this.#unsent]) pending.reject(reason);
     this.#pending.clear();
     this.#unsent.length = 0;
+    this.#onClose(reason);
   }
 
   #giveUp({ reject }: Pending): void {
@@ -119,7 +127,8 @@ export class PeerStream {
   }
 
   #heard(reply: DispatchReply): void {
-    this.#heardAt = performance.now();
+    this.#silentMs = 0;
+    this.#spoke = true;
     this.#take(reply.seq)?.resolve(reply);
   }
 
@@ -133,10 +142,11 @@ export class PeerStream {
       const late = now >= endsAt ? this.#take(seq) : undefined;
       if (late !== undefined) this.#giveUp(late);
     }
-    if (this.#pending.size === 0) return;
-    const silentMs = now - this.#heardAt;
-    if (silentMs >= silenceMs) {
-      this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Unavailable", retry: "backoff" }));
-    } else if (silentMs >= pingEveryMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
+    // While this process itself stood still it could hear nobody: a late look counts for two.
+    this.#silentMs += Math.min(now - this.#lookedAt, 2 * lookEveryMs);
+    this.#lookedAt = now;
+    if (this.#silentMs >= (this.#spoke ? silenceMs : connectMs)) {
+      this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(this.#silentMs)} ms`, { code: "Silent", retry: "backoff" }));
+    } else if (this.#silentMs >= pingAfterMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
   }
 }
