@@ -51,9 +51,10 @@ const worker = recordedBy(["worker"], "deployment");
 const operator = recordedBy(["operator"], "process");
 const managed = recordedBy(["operator"], "deployment");
 
-/** Bucket bounds in seconds: tokens and requests, single pieces of work, transfers and rebalances. */
+/** Bucket bounds in seconds: tokens and requests, single pieces of work, stalls after a loss, transfers and rebalances. */
 const latency = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const work = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "models", "other"] as const;
@@ -96,7 +97,7 @@ const table = {
   }),
   enodia_gateway_stall_seconds: gateway.histogram(
     "Waits of requests that went on at another worker: until the first was known to be gone, until the next computed, until its first token.",
-    latency,
+    stalling,
     { part: stallParts },
   ),
   enodia_gateway_suspicions_total: gateway.counter("Times this gateway began to keep away from a worker, by reason.", {
@@ -145,7 +146,7 @@ const table = {
   enodia_dispatch_duration_seconds: worker.histogram("From sending a frame to its rows.", work),
   enodia_dispatch_stall_seconds: worker.histogram(
     "Waits of frames that their first host did not answer: until it was known to be gone, and from then until another rank had answered.",
-    latency,
+    stalling,
     { part: frameStallParts },
   ),
   enodia_peer_suspicions_total: worker.counter("Times this rank began to keep away from another, by reason.", { reason: suspectReasons }),

@@ -22,6 +22,8 @@ const retryFirstMs = 20;
 const retryMaxMs = 500;
 /** Codes of failed loads where another rank may fare better. */
 const loadFailed: ReadonlySet<string> = new Set(["CorruptShard", "Unavailable"]);
+/** A rank that has loaded an expert before answers for a lost host as soon as any: that is no stall. */
+const repairMsLeast = 50;
 /** Rounds after which what failed is tried again. */
 const roundsRemembered = 4;
 
@@ -93,7 +95,8 @@ export class FrameRun {
       if (round % roundsRemembered === roundsRemembered - 1) this.#attempts.forget();
       open = this.#reroute(pairs);
     }
-    if (this.#repairSince !== undefined) report.stall("repair", (performance.now() - this.#repairSince) / 1000);
+    const repairMs = performance.now() - (this.#repairSince ?? Number.POSITIVE_INFINITY);
+    if (repairMs >= repairMsLeast) report.stall("repair", repairMs / 1000);
     return this.#out;
   }
 
