@@ -125,7 +125,9 @@ test("each way to break has its reason", async () => {
 
 test("a stall says where its time went, also when the next worker is lost too", async () => {
   let now = 0;
-  const spend = (ms: number) => void (now += ms);
+  const spend = (ms: number) => {
+    now += ms;
+  };
   const token = (position: number): WorkerEvent => ({ type: "token", id: truth(position), position, logprob: 0 });
   const scripts: (() => AsyncGenerator<WorkerEvent>)[] = [
     async function* () {
@@ -154,7 +156,10 @@ test("a stall says where its time went, also when the next worker is lost too", 
   };
   const stalls: Stall[] = [];
   await collect(
-    generate(generation(2, { deadlineUnixMs: 1e9 }), workers, failoverLimits, { now: () => now, onRecovered: (stall) => stalls.push(stall) }),
+    generate(generation(2, { deadlineUnixMs: 1e9 }), workers, failoverLimits, {
+      now: () => now,
+      onRecovered: (stall) => stalls.push(stall),
+    }),
   );
   assert.deepEqual(stalls, [{ fromRank: 0, rank: 2, tokensReplayed: 1, detectionMs: 1_700, failoverMs: 400, replayMs: 900 }]);
 });

@@ -26,7 +26,10 @@ function watching() {
     onAway: ({ code }, again) => told.push(again ? `${code} again` : code),
     onBack: () => told.push("back"),
   });
-  const look = (ms = lookEveryMs) => watch.look((now += ms));
+  const look = (ms = lookEveryMs) => {
+    now += ms;
+    watch.look(now);
+  };
   /** Looks until something is told, or for so long. */
   const pass = (ms: number): number => {
     const [from, before] = [now, told.length];

@@ -4,12 +4,12 @@ import { create } from "@bufbuild/protobuf";
 import type { ServerWritableStream } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import {
+  AliveEventSchema,
   FinishReason,
   type GenerateEvent,
   GenerateEventSchema,
   type GenerateRequest,
   Inference,
-  AliveEventSchema,
 } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, createServer, type GrpcServer, toStatus } from "../../runtime/wire/grpc.ts";
 import type { Member } from "../../runtime/wire/mapping.ts";

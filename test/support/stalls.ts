@@ -34,7 +34,9 @@ export function stallRow(fault: string, longestMs: number, before: Scraped, afte
 function partOf(metric: string, part: string, before: Scraped, after: Scraped): Part {
   const grown = (name: string, le?: string): number => {
     const values = (samples: readonly Sample[]) =>
-      samples.filter((one) => one.name === name && one.labels.part === part && one.labels.le === le).reduce((all, { value }) => all + value, 0);
+      samples
+        .filter((one) => one.name === name && one.labels.part === part && one.labels.le === le)
+        .reduce((all, { value }) => all + value, 0);
     const of = ([process, samples]: readonly [string, readonly Sample[]]): number => {
       const [was, is] = [values(before.get(process) ?? []), values(samples)];
       return is < was ? is : is - was;
