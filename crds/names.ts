@@ -50,6 +50,5 @@ export type SuspectReason = (typeof suspectReasons)[number];
 /** Parts of a stall after a loss: at a gateway until the worker is known to be gone, until another one computes the request, and
  *  until it brings the next token; at a worker until a host is known to be gone, and until another one has the expert. */
 export const stallParts = ["detection", "failover", "replay"] as const;
-export type StallPart = (typeof stallParts)[number];
 export const frameStallParts = ["detection", "repair"] as const;
 export type FrameStallPart = (typeof frameStallParts)[number];

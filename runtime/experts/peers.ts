@@ -149,7 +149,7 @@ function createPeerClients({ connect }: Pick<Network, "connect">, target: Parame
 }
 
 /** The reason of a suspicion, by the code of the error that a stream ended with. */
-export function suspectReason(code: string): SuspectReason {
+function suspectReason(code: string): SuspectReason {
   if (code === "Silent") return "silent";
   return code === "Unavailable" ? "lost" : "error";
 }

@@ -29,7 +29,8 @@ export class DispatchClient implements RemoteExperts {
 
   constructor(options: DispatchClientOptions) {
     this.#options = options;
-    this.#outbound = { closed: () => this.#closed, progress: this.#progress, stream: (rank) => this.#stream(rank) };
+    const stream = (rank: number) => this.#stream(rank);
+    this.#outbound = { closed: () => this.#closed, progress: this.#progress, lenders: new Map(), stream };
     this.#opener = setInterval(() => this.#openAll(), openEveryMs);
     this.#opener.unref();
   }

@@ -51,6 +51,8 @@ export interface Outbound {
   closed(): boolean;
   /** Something changed that a waiting frame may profit from. */
   readonly progress: Signal;
+  /** The rank that last loaded an expert on demand, by "layer.expert": at most one for each of the model. */
+  readonly lenders: Map<string, number>;
   stream(rank: number): Pick<PeerStream, "send">;
 }
 
@@ -156,6 +158,7 @@ export class FrameRun {
     try {
       const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
       const rows = await (part.onDemand ? runner.runOnDemand(layer, phase, work, signal) : runner.run(layer, phase, work));
+      this.#lent(part);
       scatterRows(this.#out, hidden, part.pairs, rows);
       return [];
     } catch (caught) {
@@ -211,6 +214,7 @@ export class FrameRun {
         });
       }
       report.frame("ok", seconds);
+      this.#lent(part);
       report.bytes("received", result.value.byteLength);
       scatterRows(this.#out, hidden, part.pairs, viewF32(result.value));
       return [];
@@ -226,6 +230,11 @@ export class FrameRun {
     report.frame("rejected", 0);
     const reason = result.case === "rejected" ? result.value.reason : "empty reply";
     throw new AppError(`rank ${part.rank} rejected a frame: ${reason}`, { code: "FrameRejected", operation: "dispatching" });
+  }
+
+  #lent(part: Part): void {
+    if (!part.onDemand) return;
+    for (const expert of this.#experts(part)) this.#outbound.lenders.set(`${this.#frame.layer}.${expert}`, part.rank);
   }
 
   #busy(part: Part, retryAfterMs: number): readonly number[] {
@@ -264,12 +273,14 @@ export class FrameRun {
     const { peers, placement } = this.#options;
     const { layer } = this.#frame;
     const hosts = placement(layer).flatMap((plan) => plan.hosts[expert] ?? []);
+    const lender = this.#outbound.lenders.get(`${layer}.${expert}`);
     return this.#attempts.choose({
       layer,
       expert,
       self: peers.self.rank,
       live: peers.live(),
       nowMs: performance.now(),
+      lender: lender !== undefined && peers.usable(lender) ? lender : undefined,
       hosts: hosts.filter((rank) => peers.usable(rank)),
     });
   }
