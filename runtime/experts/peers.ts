@@ -6,6 +6,7 @@ import type { Log } from "../observe/log.ts";
 import { Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../wire/grpc.ts";
 import type { Identity, Member, Membership } from "../wire/mapping.ts";
+import { Indulgence } from "../wire/silence.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 
 export interface PeersOptions {
@@ -23,10 +24,11 @@ export class Peers {
   readonly options: PeersOptions;
   #membership: Membership = { version: 0, members: [] };
   readonly #byRank = new Map<number, Member>();
-  /** The time since when. */
-  readonly #suspects = new Map<number, number>();
+  readonly #suspects = new Map<number, { readonly since: number; readonly reason: SuspectReason }>();
   readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
   readonly #listeners = new Set<() => void>();
+  /** One for each rank that was ever a member. */
+  readonly #indulgence = new Map<number, Indulgence>();
 
   constructor(options: PeersOptions) {
     this.options = options;
@@ -82,17 +84,27 @@ export class Peers {
   }
   suspect(rank: number, error: Pick<AppError, "code" | "message">): void {
     if (rank === this.self.rank || this.#suspects.has(rank)) return;
-    this.#suspects.set(rank, performance.now());
-    this.options.onSuspect?.(suspectReason(error.code));
+    const reason = suspectReason(error.code);
+    this.#suspects.set(rank, { since: performance.now(), reason });
+    this.options.onSuspect?.(reason);
     this.options.log.warn({ peer: rank, reason: error.message }, "rank is suspect; its experts are asked elsewhere");
     this.#changed();
   }
   clear(rank: number): void {
-    const since = this.#suspects.get(rank);
-    if (since === undefined) return;
+    const suspicion = this.#suspects.get(rank);
+    if (suspicion === undefined) return;
     this.#suspects.delete(rank);
-    this.options.log.info({ peer: rank, ms: Math.round(performance.now() - since) }, "rank answers again");
+    const now = performance.now();
+    const ms = now - suspicion.since;
+    if (suspicion.reason === "silent") this.indulgence(rank).back(ms, now);
+    this.options.log.info({ peer: rank, ms: Math.round(ms) }, "rank answers again");
     this.#changed();
+  }
+  /** The patience with a rank that has been slow before; its successors inherit it. */
+  indulgence(rank: number): Indulgence {
+    const known = this.#indulgence.get(rank) ?? new Indulgence();
+    this.#indulgence.set(rank, known);
+    return known;
   }
   /** The next clients have connections of their own: what was lost on a link is sent again late, and not at all through a dead one. */
   reconnect(rank: number): void {

@@ -90,7 +90,6 @@ export async function* generate(
       await state.waitFor(workers, attempt.none);
       continue;
     }
-    state.heard();
     let ended: AppError | undefined;
     try {
       ended = yield* follow(attempt, state);
@@ -113,10 +112,10 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
   const iterator = attempt.events[Symbol.asyncIterator]();
   try {
     while (true) {
+      state.waits();
       const next = await orSilence(iterator.next(), state.patience.silence(attempt.rank));
       if (next.done) return new AppError(`rank ${attempt.rank} ended the stream before the text`, { code: "Lost" });
       const event = next.value;
-      state.heard();
       switch (event.type) {
         case "queued":
           state.patience.queued();
@@ -159,9 +158,9 @@ class RequestState {
   #internalErrors = 0;
   #pauses = 0;
   #lastError: AppError | undefined;
-  #heardAt = 0;
+  #waitsSince = 0;
   /** The loss from which the request has not recovered yet: the first one, when there are several in a row. */
-  #loss: { readonly rank: number; readonly heardAt: number; readonly knownAt: number; readonly tokens: number } | undefined;
+  #loss: { readonly rank: number; readonly since: number; readonly knownAt: number; readonly tokens: number } | undefined;
   #computes = { rank: 0, since: 0 };
 
   constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
@@ -192,9 +191,9 @@ class RequestState {
     return pauseMs(this.#pauses++, Math.random());
   }
 
-  /** The worker was asked, or said something. */
-  heard(): void {
-    this.#heardAt = this.#now();
+  /** The worker's next event is waited for from now on: the time that a client took to read is none of its silence. */
+  waits(): void {
+    this.#waitsSince = this.#now();
   }
 
   computes(rank: number): void {
@@ -231,7 +230,7 @@ class RequestState {
     if (fault === "deadline") throw deadlinePassed(error);
     // A worker that is full or lacks an expert is not lost; and a token has to have come for the client to wait for the next.
     if (fault === "worker" && this.tokens.length > 0)
-      this.#loss ??= { rank, heardAt: this.#heardAt, knownAt: this.#now(), tokens: this.tokens.length };
+      this.#loss ??= { rank, since: this.#waitsSince, knownAt: this.#now(), tokens: this.tokens.length };
     if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
     this.patience.failed(fault);
     this.#lastError = error;
@@ -245,10 +244,10 @@ class RequestState {
 
   #recovered(): void {
     if (this.#loss === undefined) return;
-    const { rank: fromRank, heardAt, knownAt, tokens: tokensReplayed } = this.#loss;
+    const { rank: fromRank, since, knownAt, tokens: tokensReplayed } = this.#loss;
     this.#loss = undefined;
-    const { rank, since } = this.#computes;
-    const [detectionMs, failoverMs, replayMs] = [knownAt - heardAt, since - knownAt, this.#now() - since];
+    const { rank, since: computesSince } = this.#computes;
+    const [detectionMs, failoverMs, replayMs] = [knownAt - since, computesSince - knownAt, this.#now() - computesSince];
     this.#hooks.onRecovered?.({ fromRank, rank, tokensReplayed, detectionMs, failoverMs, replayMs });
   }
 

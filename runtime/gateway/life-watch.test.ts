@@ -23,7 +23,7 @@ function watching() {
       streams.push(stream);
       return stream;
     },
-    onAway: ({ code }, again) => told.push(again ? `${code} again` : code),
+    onAway: ({ code }, { again, anew }) => told.push(`${code}${again ? " again" : ""}${anew ? ", anew" : ""}`),
     onBack: () => told.push("back"),
   });
   const look = (ms = lookEveryMs) => {
@@ -46,16 +46,20 @@ test("a worker that says nothing is away within 2 s, asked anew on another conne
   sign();
   const ms = pass(10_000);
   assert.ok(ms > 1_000 && ms <= 2_000, `${ms} ms`);
-  assert.deepEqual(told, ["Silent"]);
+  assert.deepEqual(told, ["Silent, anew"]);
   assert.equal(streams[0]?.cancelled, true);
   look();
   assert.equal(streams.length, 2);
   assert.ok(pass(10_000) <= 2_500);
-  assert.deepEqual(told, ["Silent", "Silent again"]);
+  for (let i = 0; i < 2; i++) {
+    look();
+    assert.ok(pass(10_000) <= 2_500);
+  }
+  assert.deepEqual(told.slice(1), ["Silent again", "Silent again", "Silent again, anew"], "a connection that is slow to stand has time");
   look();
   sign();
   assert.equal(watch.away, false);
-  assert.deepEqual(told.slice(2), ["back"]);
+  assert.deepEqual(told.slice(4), ["back"]);
 });
 
 test("one that speaks is never away, nor is one heard in a request's stream", () => {
@@ -79,10 +83,27 @@ test("while this process stood still it heard nobody, and holds it against nobod
   assert.deepEqual(told, []);
 });
 
+test("one that was only slow is left later the next time; one that restarted is not", () => {
+  const slow = watching();
+  slow.sign();
+  slow.pass(10_000);
+  slow.look();
+  slow.sign();
+  slow.told.length = 0;
+  assert.ok(slow.pass(10_000) > 2_500);
+  const restarted = watching();
+  restarted.sign();
+  restarted.streams[0]?.emit("error", new AppError("reset", { code: "Unavailable" }));
+  restarted.look();
+  restarted.sign();
+  assert.ok(restarted.pass(10_000) <= 2_000);
+  assert.deepEqual(restarted.told, ["Unavailable, anew", "back", "Silent, anew"]);
+});
+
 test("a broken connection is known at once", () => {
   const { streams, told } = watching();
   streams[0]?.emit("error", new AppError("reset", { code: "Unavailable" }));
-  assert.deepEqual(told, ["Unavailable"]);
+  assert.deepEqual(told, ["Unavailable"], "the transport connects again by itself");
 });
 
 test("a worker that does not know signs of life is not away, and is asked again much later", () => {
@@ -101,7 +122,7 @@ test("one that announces rare signs has longer, up to a bound", () => {
   assert.ok(pass(2_750) >= 2_750);
   sign(3_600_000);
   assert.ok(pass(60_000) <= 10_500);
-  assert.deepEqual(told, ["Silent"]);
+  assert.deepEqual(told, ["Silent, anew"]);
 });
 
 test("a watch that was stopped says nothing more", () => {

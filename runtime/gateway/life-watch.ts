@@ -3,6 +3,7 @@
 // requests is worker-pool.ts's business.
 import { AppError } from "../../crds/common.ts";
 import { fromStatus } from "../wire/grpc.ts";
+import { Indulgence, Silence } from "../wire/silence.ts";
 
 /** The watch is to be looked at so often. */
 export const lookEveryMs = 250;
@@ -27,44 +28,46 @@ export interface LifeStream {
 export interface LifeWatchOptions {
   readonly rank: number;
   readonly open: () => LifeStream;
-  /** No sign of life came, or the connection broke, `again` while it was away: the next stream needs another connection. */
-  readonly onAway: (error: AppError, again: boolean) => void;
+  /** No sign of life came, or the connection broke; told again while it is away. `anew`: the next stream needs another connection. */
+  readonly onAway: (error: AppError, how: { readonly again: boolean; readonly anew: boolean }) => void;
   readonly onBack: () => void;
 }
 
 export class LifeWatch {
   readonly #options: LifeWatchOptions;
   #stream: LifeStream | undefined;
+  readonly #silence = new Silence(lookEveryMs, 0);
+  readonly #indulgence = new Indulgence();
   #openAt = Number.NEGATIVE_INFINITY;
   #lookedAt = 0;
-  #silentMs = 0;
-  #limitMs = connectMs;
-  #away = false;
+  /** By what the worker announced; undefined before its first word on the connection. */
+  #limitMs: number | undefined;
+  #awaySince: number | undefined;
+  #broke = false;
 
   constructor(options: LifeWatchOptions) {
     this.#options = options;
   }
 
   get away(): boolean {
-    return this.#away;
+    return this.#awaySince !== undefined;
   }
 
   look(nowMs: number): void {
-    // While this process itself stood still it could hear nobody: a late look counts for two.
-    this.#silentMs += Math.min(nowMs - this.#lookedAt, 2 * lookEveryMs);
+    const silentMs = this.#silence.look(nowMs);
     this.#lookedAt = nowMs;
     if (this.#stream === undefined) {
       if (nowMs >= this.#openAt) this.#open();
       return;
     }
-    if (this.#silentMs < this.#limitMs) return;
+    if (silentMs < (this.#limitMs === undefined ? connectMs : this.#limitMs * this.#indulgence.factor(nowMs))) return;
     const { rank } = this.#options;
-    this.#ended(new AppError(`rank ${rank} showed no sign of life for ${Math.round(this.#silentMs)} ms`, { code: "Silent" }));
+    this.#ended(new AppError(`rank ${rank} showed no sign of life for ${Math.round(silentMs)} ms`, { code: "Silent" }));
   }
 
   /** The worker said something, here or in the stream of a request. */
   heard(): void {
-    this.#silentMs = 0;
+    this.#silence.heard();
   }
 
   stop(): void {
@@ -77,14 +80,15 @@ export class LifeWatch {
   #open(): void {
     const stream = this.#options.open();
     this.#stream = stream;
-    this.#silentMs = 0;
-    this.#limitMs = connectMs;
+    this.#silence.heard();
+    this.#limitMs = undefined;
     stream.on("data", ({ nextMs }) => {
       if (this.#stream !== stream) return;
-      this.#silentMs = 0;
+      this.#silence.heard();
       this.#limitMs = Math.min(silenceMostMs, Math.max(silenceMs, signsMissed * nextMs));
-      if (!this.#away) return;
-      this.#away = false;
+      if (this.#awaySince === undefined) return;
+      if (!this.#broke) this.#indulgence.back(this.#lookedAt - this.#awaySince, this.#lookedAt);
+      this.#awaySince = undefined;
       this.#options.onBack();
     });
     const ended = (error: AppError) => void (this.#stream === stream && this.#ended(error));
@@ -100,8 +104,9 @@ export class LifeWatch {
       this.#openAt = this.#lookedAt + refusedMs;
       return;
     }
-    const again = this.#away;
-    this.#away = true;
-    this.#options.onAway(error, again);
+    const again = this.#awaySince !== undefined;
+    this.#awaySince ??= this.#lookedAt;
+    this.#broke = error.code !== "Silent";
+    this.#options.onAway(error, { again, anew: this.#indulgence.ended(this.#limitMs !== undefined) });
   }
 }

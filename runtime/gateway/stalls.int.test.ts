@@ -15,6 +15,8 @@ import { startGateway } from "./gateway.ts";
 const streams = 5;
 const maxTokens = 80;
 const layerMs = 2;
+/** Long enough to be no hiccup, after which a rank would be given more time. */
+const awayMs = 4_000;
 /** Detection is promised within 2 s; what follows takes a moment, longer on a machine that is busy. */
 const longestMs = 3_500;
 
@@ -107,6 +109,7 @@ for (const [fault, { links: broken, break: how }] of Object.entries(faults)) {
     const running = askAll();
     await new Promise((resolve) => setTimeout(resolve, 200));
     for (const way of broken) links.get(way)?.[how]();
+    const brokenAt = performance.now();
     const got = await running;
     const longest = Math.max(...got.flatMap(({ gapsMs }) => gapsMs));
     rows.push(stallRow(fault, longest, before, await scrape()));
@@ -116,6 +119,7 @@ for (const [fault, { links: broken, break: how }] of Object.entries(faults)) {
     );
     assert.ok(longest < longestMs, `${longest} ms`);
     if (how === "kill") return;
+    await new Promise((resolve) => setTimeout(resolve, brokenAt + awayMs - performance.now()));
     for (const way of broken) links.get(way)?.heal();
     const trusted = () => [0, 1, 2].every((rank) => ranks.suspects(rank).length === 0);
     await until("all trust each other again", trusted, 5_000);

@@ -252,9 +252,10 @@ export class WorkerPool implements Workers {
     return new LifeWatch({
       rank,
       open: () => this.#client(worker).alive({ sender: toSender(identity) }),
-      onAway: (error, again) => {
+      onAway: (error, { again, anew }) => {
         if (!again) onAway?.(rank, error);
-        release(worker, error);
+        cut(worker, error);
+        if (anew) disconnect(worker);
       },
       onBack: () => {
         onBack?.(rank);
@@ -290,19 +291,23 @@ function newWorker(member: Member): Worker {
   return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, reportedTokens: 0, reportedAt: 0 };
 }
 
-/** Ends its streams, so that their requests go on elsewhere at once, and its connection. */
-function release(worker: Worker, error: AppError): void {
+/** Ends its streams, so that their requests go on elsewhere at once. */
+function cut(worker: Worker, error: AppError): void {
   for (const lease of worker.leases) lease.cut.abort(error);
   worker.leases.clear();
+}
+
+function disconnect(worker: Worker): void {
   worker.client?.close();
   worker.client = undefined;
 }
 
-/** The same, for good. */
+/** All of it, for good. */
 function forget(worker: Worker, why: string): void {
   worker.life?.stop();
   worker.life = undefined;
-  release(worker, new AppError(why, { code: "Lost" }));
+  cut(worker, new AppError(why, { code: "Lost" }));
+  disconnect(worker);
 }
 
 function closeIfIdle(worker: Worker): void {

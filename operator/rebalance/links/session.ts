@@ -8,6 +8,7 @@ import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "
 import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
 import type { ServiceClient } from "../../../runtime/wire/service.ts";
+import { Silence } from "../../../runtime/wire/silence.ts";
 import { fixedTls } from "../../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
@@ -36,8 +37,7 @@ export class Session implements Link {
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
-  #lookedAt = 0;
-  #silentMs = 0;
+  #silence = new Silence(lookMs, 0);
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
@@ -96,8 +96,7 @@ export class Session implements Link {
   #watch(): void {
     const stream = this.#client.watch();
     this.#stream = stream;
-    this.#lookedAt = this.#clock.now();
-    this.#silentMs = 0;
+    this.#silence = new Silence(lookMs, this.#clock.now());
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
       if (this.#stream !== stream) return;
@@ -108,7 +107,7 @@ export class Session implements Link {
       }
       const first = this.downSince !== undefined;
       this.downSince = undefined;
-      this.#silentMs = 0;
+      this.#silence.heard();
       this.#takeClock(status);
       this.#takeStatus(status);
       if (first) this.lastError = "";
@@ -122,16 +121,14 @@ export class Session implements Link {
     this.#look(stream, 1);
   }
 
-  /** Pings, and ends a stream that has gone silent. While this process itself stood still it heard nobody: a late look counts for two. */
+  /** Pings, and ends a stream that has gone silent. */
   #look(stream: WatchStream, look: number): void {
     this.#stopTimer = this.#clock.after(lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
-      const now = this.#clock.now();
-      this.#silentMs += Math.min(now - this.#lookedAt, 2 * lookMs);
-      this.#lookedAt = now;
-      if (this.#silentMs > silenceMs) {
+      const silentMs = this.#silence.look(this.#clock.now());
+      if (silentMs > silenceMs) {
         stream.cancel();
-        return this.#lost(stream, `no status for ${this.#silentMs} ms`, this.#silentMs);
+        return this.#lost(stream, `no status for ${silentMs} ms`, silentMs);
       }
       if (look % looksPerPing === 0) stream.write(this.#ping());
       this.#look(stream, look + 1);

@@ -1,6 +1,6 @@
 // The attempts at one frame, what they have shown so far, and which rank to ask next: a host of the plan that can, one that asked
-// for time when there is no other, the rank that has loaded the expert before, and only then one that loads it on demand. Pure; called by frame-run.ts, which gives
-// the time.
+// for time when there is no other, the rank that has loaded the expert before, and only then one that loads it on demand. Pure; called
+// by frame-run.ts, which gives the time.
 import { hash32, successor } from "../../placement/dispatch.ts";
 
 /** The longest pause that a busy host may ask for. */

@@ -77,7 +77,8 @@ export class DispatchClient implements RemoteExperts {
     if (known !== undefined && !known.closed) return known;
     const clients = peers.clients(rank);
     if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
-    const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), (reason) => this.#ended(stream, reason));
+    const onClose = (reason: AppError) => this.#ended(stream, reason);
+    const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), { onClose, indulgence: peers.indulgence(rank) });
     this.#streams.set(rank, stream);
     return stream;
   }
@@ -89,7 +90,7 @@ export class DispatchClient implements RemoteExperts {
     this.#streams.delete(stream.rank);
     if (peers.member(stream.rank) === undefined) return;
     peers.suspect(stream.rank, reason);
-    peers.reconnect(stream.rank);
+    if (peers.indulgence(stream.rank).ended(stream.spoke)) peers.reconnect(stream.rank);
   }
 
   /** Has a stream to every member, so that a rank is known to be gone before a frame needs it; asks suspects for a sign of life. */

@@ -21,7 +21,7 @@ function opened(onClose: (reason: AppError) => void = () => {}) {
   call.write = (frame) => void call.sent.push(frame);
   const clients = { experts: { dispatch: () => call } } as unknown as PeerClients;
   const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" } as const;
-  const stream = new PeerStream(1, clients, sender, onClose);
+  const stream = new PeerStream(1, clients, sender, { onClose });
   const answer = (seq: bigint) =>
     call.emit("data", create(DispatchReplySchema, { seq, result: { case: "rows", value: new Uint8Array(0) } }));
   return { stream, call, answer };

@@ -5,6 +5,7 @@ import { answerBytes } from "../../placement/frames/frames.ts";
 import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, type Sender } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type ClientDuplex, fromStatus, streamBytesMax } from "../../wire/grpc.ts";
 import { create } from "../../wire/service.ts";
+import { type Indulgence, Silence } from "../../wire/silence.ts";
 import type { PeerClients } from "../peers.ts";
 
 /** A host that says nothing for so long, pings included, is suspect: known, with the time between two looks, within 2 s. */
@@ -32,10 +33,16 @@ interface Unsent extends Pending {
   readonly frame: FrameFields;
 }
 
+export interface StreamWatcher {
+  readonly onClose?: (reason: AppError) => void;
+  /** More time for the host, which has been slow. */
+  readonly indulgence?: Pick<Indulgence, "factor">;
+}
+
 export class PeerStream {
   readonly rank: number;
   readonly #sender: Sender;
-  readonly #onClose: (reason: AppError) => void;
+  readonly #watcher: StreamWatcher;
   readonly #call: ClientDuplex<DispatchFrame, DispatchReply>;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
@@ -43,15 +50,14 @@ export class PeerStream {
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
   #seq = 0n;
-  #lookedAt = performance.now();
-  #silentMs = 0;
+  readonly #silence = new Silence(lookEveryMs, performance.now());
   #spoke = false;
   #closed: AppError | undefined;
 
-  constructor(rank: number, clients: PeerClients, sender: Sender, onClose: (reason: AppError) => void = () => {}) {
+  constructor(rank: number, clients: PeerClients, sender: Sender, watcher: StreamWatcher = {}) {
     this.rank = rank;
     this.#sender = sender;
-    this.#onClose = onClose;
+    this.#watcher = watcher;
     this.#call = clients.experts.dispatch();
     this.#call.on("data", (reply: DispatchReply) => this.#heard(reply));
     this.#call.on("error", (error: Error) => this.close(fromStatus(error, `dispatching to rank ${rank}`)));
@@ -61,6 +67,10 @@ export class PeerStream {
   }
   get closed(): boolean {
     return this.#closed !== undefined;
+  }
+  /** The host has said something. */
+  get spoke(): boolean {
+    return this.#spoke;
   }
   get inFlight(): number {
     return this.#pending.size + this.#unsent.length;
@@ -119,7 +129,7 @@ export class PeerStream {
     for (const pending of [...this.#pending.values(), ...this.#unsent]) pending.reject(reason);
     this.#pending.clear();
     this.#unsent.length = 0;
-    this.#onClose(reason);
+    this.#watcher.onClose?.(reason);
   }
 
   #giveUp({ reject }: Pending): void {
@@ -127,7 +137,7 @@ export class PeerStream {
   }
 
   #heard(reply: DispatchReply): void {
-    this.#silentMs = 0;
+    this.#silence.heard();
     this.#spoke = true;
     this.#take(reply.seq)?.resolve(reply);
   }
@@ -142,11 +152,9 @@ export class PeerStream {
       const late = now >= endsAt ? this.#take(seq) : undefined;
       if (late !== undefined) this.#giveUp(late);
     }
-    // While this process itself stood still it could hear nobody: a late look counts for two.
-    this.#silentMs += Math.min(now - this.#lookedAt, 2 * lookEveryMs);
-    this.#lookedAt = now;
-    if (this.#silentMs >= (this.#spoke ? silenceMs : connectMs)) {
-      this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(this.#silentMs)} ms`, { code: "Silent", retry: "backoff" }));
-    } else if (this.#silentMs >= pingAfterMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
+    const silentMs = this.#silence.look(now);
+    if (silentMs >= (this.#spoke ? silenceMs * (this.#watcher.indulgence?.factor(now) ?? 1) : connectMs)) {
+      this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));
+    } else if (silentMs >= pingAfterMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
   }
 }
