@@ -1,4 +1,4 @@
-// Where the seconds of a stall after a loss went, from the metrics of gateways and workers before and after a fault: one row per fault,
+// The table of where the seconds of stalls went, from the metrics of gateways and workers before and after a fault: one row per fault,
 // one column per part. Pure; who scrapes says what happened between.
 import { frameStallParts, stallParts } from "../../crds/names.ts";
 import type { Sample } from "../harness/scrape.ts";

@@ -1,5 +1,5 @@
-// What one rank has under way to another: bytes that are bounded, in order, and never in the way of a ping; and the host's silence,
-// with frames and without. The wire is replaced, and time where it matters.
+// The stream of one rank to another: bytes under way are bounded, in order, and never in the way of a ping; and a host's silence is
+// known, with frames and without. The wire is replaced, and time where it matters.
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, type TestContext, test } from "node:test";
