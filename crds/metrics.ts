@@ -7,7 +7,7 @@
 // layer detail is aggregated as `layer_agg`, full vectors travel on NATS.
 
 import { conditionStatuses } from "./conditions.ts";
-import { failoverReasons, memberStates } from "./names.ts";
+import { failoverReasons, frameStallParts, memberStates, stallParts, suspectReasons } from "./names.ts";
 import { phases as phase } from "./telemetry.ts";
 
 export type ProcessKind = "operator" | "gateway" | "worker";
@@ -51,9 +51,10 @@ const worker = recordedBy(["worker"], "deployment");
 const operator = recordedBy(["operator"], "process");
 const managed = recordedBy(["operator"], "deployment");
 
-/** Bucket bounds in seconds: tokens and requests, single pieces of work, transfers and rebalances. */
+/** Bucket bounds in seconds: tokens and requests, single pieces of work, stalls after a loss, transfers and rebalances. */
 const latency = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 const work = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5];
+const stalling = [0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 30, 60];
 const moving = [0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600];
 
 const endpoint = ["chat", "completions", "models", "other"] as const;
@@ -93,6 +94,14 @@ const table = {
   enodia_gateway_tokens_total: gateway.counter("Tokens read and written.", { kind: ["prompt", "output"] }),
   enodia_gateway_failovers_total: gateway.counter("Times a running request went on at another worker.", {
     reason: failoverReasons,
+  }),
+  enodia_gateway_stall_seconds: gateway.histogram(
+    "Waits of requests that went on at another worker: until the first was known to be gone, until the next computed, until its first token.",
+    stalling,
+    { part: stallParts },
+  ),
+  enodia_gateway_suspicions_total: gateway.counter("Times this gateway began to keep away from a worker, by reason.", {
+    reason: suspectReasons,
   }),
   enodia_gateway_failed_total: gateway.counter("Accepted requests that ended with an error."),
   enodia_gateway_cancelled_total: gateway.counter("Requests whose client went away."),
@@ -135,6 +144,12 @@ const table = {
   enodia_dispatch_bytes_total: worker.counter("Bytes of rows sent to and received from other ranks.", { direction: ["sent", "received"] }),
   enodia_dispatch_retries_total: worker.counter("Frames sent again to another host."),
   enodia_dispatch_duration_seconds: worker.histogram("From sending a frame to its rows.", work),
+  enodia_dispatch_stall_seconds: worker.histogram(
+    "Waits of frames that their first host did not answer: until it was known to be gone, and from then until another rank had answered.",
+    stalling,
+    { part: frameStallParts },
+  ),
+  enodia_peer_suspicions_total: worker.counter("Times this rank began to keep away from another, by reason.", { reason: suspectReasons }),
   enodia_dispatch_in_flight: worker.gauge("Frames sent and not yet answered."),
 
   // ---- worker: plan and shards

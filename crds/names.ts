@@ -47,3 +47,13 @@ export type MemberState = (typeof memberStates)[number];
 /** Reasons for which a gateway goes on with a request at another worker. */
 export const failoverReasons = ["lost", "draining", "silent", "error"] as const;
 export type FailoverReason = (typeof failoverReasons)[number];
+
+/** Reasons for which a process keeps away from a rank: no sign of life from it, its connection broke, or it answers with errors. */
+export const suspectReasons = ["silent", "lost", "error"] as const;
+export type SuspectReason = (typeof suspectReasons)[number];
+
+/** Parts of a stall after a loss: at a gateway until the worker is known to be gone, until another one computes the request, and
+ *  until it brings the next token; at a worker until a host is known to be gone, and until another one has the expert. */
+export const stallParts = ["detection", "failover", "replay"] as const;
+export const frameStallParts = ["detection", "repair"] as const;
+export type FrameStallPart = (typeof frameStallParts)[number];

@@ -111,8 +111,7 @@ export class Reconciler {
     // Before the pods: the kubelet tells a pod of a Secret that came after it a minute or two later.
     const unsigned = await this.#secureTelemetry(deployment);
     const { failure: undone, uncreated } = await execute(deps, context, template, step.actions);
-    const beside = uncreated !== "" && freeRanks(living(snapshot.pods), target.ranks).length === 0;
-    if (beside) this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: snapshot.now.getTime() + unmadeMs });
+    const beside = this.#noteBeside(snapshot, target.ranks, uncreated);
     const impossible = successor === "None" ? [...snapshot.refusals, ...(inForce.failure ? [inForce.failure] : [])] : [];
     const unmakable = impossible.map(({ message }) => message).join("; ");
     const cleared = await execute(deps, context, template, orphanRemovals(snapshot, target.ranks, uncreated || unmakable));
@@ -151,7 +150,7 @@ export class Reconciler {
       untilDeadline,
       this.#warmMs(),
       againMs,
-      beside || unmade !== "" ? unmadeMs : undefined,
+      this.#refusedBeside(deployment) === "" ? undefined : unmadeMs,
     ].filter((ms): ms is number => ms !== undefined && ms > 0);
     return { ...(waits.length === 0 ? {} : { requeueAfterMs: Math.min(...waits) }), ...(failure ? { failure } : {}) };
   }
@@ -169,6 +168,13 @@ export class Reconciler {
     } catch (caught) {
       return AppError.from(caught, "writing the telemetry Secret");
     }
+  }
+
+  /** True where all wanted ranks are there, and it was a pod beside them that could not be made: it is tried again later. */
+  #noteBeside({ deployment, pods, now }: Snapshot, ranks: number, uncreated: string): boolean {
+    if (uncreated === "" || freeRanks(living(pods), ranks).length > 0) return false;
+    this.#unmade.set(deployment.metadata.uid, { message: uncreated, until: now.getTime() + unmadeMs });
+    return true;
   }
 
   /** The reason why a pod beside the wanted ranks could not be made just now; empty when it may be tried (again). */

@@ -95,6 +95,18 @@ test("one pod with another model does not take the plan from the others", async 
   assert.notEqual(sim.stored?.spec.modelDigest, "sha256:other");
 });
 
+test("a worker that falls silent is lost 5 s after its last word, not after that was noticed", async () => {
+  const sim = await up({ spec: still });
+  const stateOf1 = () => sim.worker(0).membership?.members.find(({ rank }) => rank === 1)?.state;
+  const silentAt = sim.clock.now();
+  sim.worker(1).stalled = true;
+  assert.ok(await sim.clock.run(15_000, () => stateOf1() === "lost"));
+  const lostMs = sim.clock.now() - silentAt;
+  assert.ok(lostMs > 4_000 && lostMs <= 5_500, `lost after ${lostMs} ms`);
+  const atRank1 = () => sim.plan()?.layers.some(({ hosts }) => hosts.some((row) => row.includes(1)));
+  assert.ok(await sim.clock.run(2_000, () => atRank1() === false), "its experts get new homes");
+});
+
 for (const [what, stale] of [
   ["of another model", (sim: SimCluster) => Object.assign(sim.stored?.spec ?? {}, { modelDigest: "sha256:old" })],
   ["for smaller experts", (sim: SimCluster) => Object.assign(sim, { engineInfo: { expertResidentBytes: 200 } })],

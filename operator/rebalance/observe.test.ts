@@ -87,6 +87,15 @@ test("a rank without a usable process counts as gone after the grace, not before
   assert.deepEqual([...look(1_001 + lostAfterMs).gone], [0]);
 });
 
+test("a rank that fell silent was last usable when it was last heard", () => {
+  const { link, placement, look } = observing();
+  placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);
+  assert.deepEqual([...look(4_000).gone], [], "its silence is not noticed yet");
+  link.downSince = 1_000;
+  assert.deepEqual([...look(1_000 + lostAfterMs).gone], []);
+  assert.deepEqual([...look(1_001 + lostAfterMs).gone], [0]);
+});
+
 test("another model is seen, and taken up when what is known of the old one was forgotten", () => {
   const { link, placement, look, forget } = observing();
   placement.recoveredAs({ epoch: 1, modelDigest: "m", layers: [{ layer: 0, epoch: 1, hosts: [[0], [0]], shares: [] }] } as never);

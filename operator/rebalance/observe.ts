@@ -13,6 +13,7 @@ import type { Links } from "./links/links.ts";
 import { LoadPicture } from "./load/load-picture.ts";
 import {
   agreedModel,
+  currentByRank,
   everybodyDescribed,
   lostAfterMs,
   type Model,
@@ -91,7 +92,7 @@ export class Observer {
       waitedMs: now - (this.#describedAt ?? now),
       usableAt: new Map(this.#usableAt),
       startedAt: this.#startedAt,
-      gone: this.#gone(plan, now),
+      gone: this.#gone(plan, views, now),
       paused: attempts.paused(members, now),
       blocked: attempts.blocked(members),
     };
@@ -138,9 +139,16 @@ export class Observer {
     this.#introduced ||= everybodyDescribed(views) || now - this.#startedAt > lostAfterMs;
   }
 
-  /** Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more. */
-  #gone(plan: PlacementPlan | undefined, now: number): Set<number> {
-    const since = (rank: number): number => this.#usableAt.get(rank) ?? this.#startedAt + lostAfterMs;
+  /**
+   * Ranks of the plan that were not usable for longer than the grace; at the start every rank gets the grace once more. One that fell
+   * silent was last usable when it was last heard, not when that was noticed.
+   */
+  #gone(plan: PlacementPlan | undefined, views: readonly RankView[], now: number): Set<number> {
+    const downSince = new Map(currentByRank(views).map(({ rank, report }) => [rank, report?.downSince]));
+    const since = (rank: number): number => {
+      const usableAt = this.#usableAt.get(rank);
+      return usableAt === undefined ? this.#startedAt + lostAfterMs : Math.min(usableAt, downSince.get(rank) ?? usableAt);
+    };
     return new Set(ranksOf(plan).filter((rank) => now - since(rank) > lostAfterMs));
   }
 

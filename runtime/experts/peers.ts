@@ -1,9 +1,12 @@
 // The other ranks as this one sees them: membership from the operator (or a peer), who is suspect, and clients to reach them.
 // It never decides membership; suspicion is local, ends when a peer answers again, and only steers routing.
+import type { AppError } from "../../crds/common.ts";
+import type { SuspectReason } from "../../crds/names.ts";
 import type { Log } from "../observe/log.ts";
 import { Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../wire/grpc.ts";
 import type { Identity, Member, Membership } from "../wire/mapping.ts";
+import { Indulgence } from "../wire/silence.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 
 export interface PeersOptions {
@@ -13,15 +16,19 @@ export interface PeersOptions {
   readonly tls: TlsSource;
   readonly network: Pick<Network, "connect">;
   readonly log: Log;
+  /** A rank became suspect. */
+  readonly onSuspect?: (reason: SuspectReason) => void;
 }
 
 export class Peers {
   readonly options: PeersOptions;
   #membership: Membership = { version: 0, members: [] };
   readonly #byRank = new Map<number, Member>();
-  readonly #suspects = new Map<number, string>();
+  readonly #suspects = new Map<number, { readonly since: number; readonly reason: SuspectReason }>();
   readonly #clients = new Map<number, { address: string; clients: PeerClients }>();
   readonly #listeners = new Set<() => void>();
+  /** One for each rank that was ever a member. */
+  readonly #indulgence = new Map<number, Indulgence>();
 
   constructor(options: PeersOptions) {
     this.options = options;
@@ -75,16 +82,33 @@ export class Peers {
   isSuspect(rank: number): boolean {
     return this.#suspects.has(rank);
   }
-  suspect(rank: number, reason: string): void {
+  suspect(rank: number, error: Pick<AppError, "code" | "message">): void {
     if (rank === this.self.rank || this.#suspects.has(rank)) return;
-    this.#suspects.set(rank, reason);
-    this.options.log.warn({ peer: rank, reason }, "rank is suspect; its experts are asked elsewhere");
+    const reason = suspectReason(error.code);
+    this.#suspects.set(rank, { since: performance.now(), reason });
+    this.options.onSuspect?.(reason);
+    this.options.log.warn({ peer: rank, reason: error.message }, "rank is suspect; its experts are asked elsewhere");
     this.#changed();
   }
   clear(rank: number): void {
-    if (!this.#suspects.delete(rank)) return;
-    this.options.log.info({ peer: rank }, "rank answers again");
+    const suspicion = this.#suspects.get(rank);
+    if (suspicion === undefined) return;
+    this.#suspects.delete(rank);
+    const now = performance.now();
+    const ms = now - suspicion.since;
+    if (suspicion.reason === "silent") this.indulgence(rank).back(ms, now);
+    this.options.log.info({ peer: rank, ms: Math.round(ms) }, "rank answers again");
     this.#changed();
+  }
+  /** The patience with a rank that has been slow before; its successors inherit it. */
+  indulgence(rank: number): Indulgence {
+    const known = this.#indulgence.get(rank) ?? new Indulgence();
+    this.#indulgence.set(rank, known);
+    return known;
+  }
+  /** The next clients have connections of their own: what was lost on a link is sent again late, and not at all through a dead one. */
+  reconnect(rank: number): void {
+    this.#drop(rank);
   }
 
   onChange(listener: () => void): () => void {
@@ -134,4 +158,10 @@ function createPeerClients({ connect }: Pick<Network, "connect">, target: Parame
       shards.close();
     },
   };
+}
+
+/** The reason of a suspicion, by the code of the error that a stream ended with. */
+function suspectReason(code: string): SuspectReason {
+  if (code === "Silent") return "silent";
+  return code === "Unavailable" ? "lost" : "error";
 }

@@ -1,14 +1,14 @@
 // One request from its parsed job to its text: tokenise, check the context, generate with failover, detokenise, stop
 // strings, usage. Yields pieces as they become certain. Not here: HTTP, JSON shapes (openai-body.ts), connections.
 import { AppError } from "../../crds/common.ts";
-import type { FailoverReason } from "../../crds/names.ts";
+import { type FailoverReason, stallParts } from "../../crds/names.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";
 import { StopText } from "../text/stop-text.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { retryAfterSeconds } from "./admission.ts";
-import { type Generated, type Generation, generate, type Workers } from "./failover.ts";
+import { type Generated, type Generation, generate, type Stall, type Workers } from "./failover.ts";
 import type { GenerationJob } from "./openai.ts";
 import type { FailoverLimits } from "./patience.ts";
 import { invalid, type Problem, problems } from "./problem.ts";
@@ -191,6 +191,18 @@ export class Answer {
         metrics.add("enodia_gateway_failovers_total", 1, { reason });
         this.#request.span.event("failover", { "enodia.rank": rank, "enodia.reason": reason, "enodia.tokens": tokens });
         log.warn({ requestId: this.#request.id, rank, reason, tokens, err }, "request goes on at another worker");
+      },
+      onRecovered: ({ fromRank, rank, tokensReplayed, ...parts }: Stall) => {
+        for (const part of stallParts) metrics.observe("enodia_gateway_stall_seconds", parts[`${part}Ms`] / 1000, { part });
+        this.#request.span.event("recovered", {
+          "enodia.from_rank": fromRank,
+          "enodia.rank": rank,
+          "enodia.replay_tokens": tokensReplayed,
+          "enodia.detection_ms": parts.detectionMs,
+          "enodia.failover_ms": parts.failoverMs,
+          "enodia.replay_ms": parts.replayMs,
+        });
+        log.info({ requestId: this.#request.id, fromRank, rank, tokensReplayed, ...parts }, "request went on");
       },
     };
   }

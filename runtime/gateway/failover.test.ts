@@ -4,7 +4,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../crds/common.ts";
 import type { FailoverReason } from "../../crds/names.ts";
-import { type Attempt, type Generated, type Generation, generate, type WorkerEvent, type Workers } from "./failover.ts";
+import { type Attempt, type Generated, type Generation, generate, type Stall, type WorkerEvent, type Workers } from "./failover.ts";
 import { failoverLimits } from "./patience.ts";
 
 const truth = (position: number) => 1000 + position * 3;
@@ -121,6 +121,47 @@ test("each way to break has its reason", async () => {
     );
     assert.deepEqual(reasons, [`${want} 2`], kind);
   }
+});
+
+test("a stall says where its time went, also when the next worker is lost too", async () => {
+  let now = 0;
+  const spend = (ms: number) => {
+    now += ms;
+  };
+  const token = (position: number): WorkerEvent => ({ type: "token", id: truth(position), position, logprob: 0 });
+  const scripts: (() => AsyncGenerator<WorkerEvent>)[] = [
+    async function* () {
+      yield { type: "started", queuedTokens: 0 };
+      yield token(0);
+      spend(1_700);
+      throw new AppError("no sign of life", { code: "Silent" });
+    },
+    async function* () {
+      yield { type: "queued", queuedTokens: 0 };
+      spend(300);
+      throw new AppError("gone", { code: "Unavailable" });
+    },
+    async function* () {
+      spend(100);
+      yield { type: "started", queuedTokens: 0 };
+      spend(900);
+      yield token(1);
+      yield { type: "finish", reason: "length" };
+    },
+  ];
+  let asked = 0;
+  const workers: Workers = {
+    start: () => ({ rank: asked, events: scripts[asked++]?.() as AsyncGenerator<WorkerEvent>, close: () => {} }),
+    changed: async () => {},
+  };
+  const stalls: Stall[] = [];
+  await collect(
+    generate(generation(2, { deadlineUnixMs: 1e9 }), workers, failoverLimits, {
+      now: () => now,
+      onRecovered: (stall) => stalls.push(stall),
+    }),
+  );
+  assert.deepEqual(stalls, [{ fromRank: 0, rank: 2, tokensReplayed: 1, detectionMs: 1_700, failoverMs: 400, replayMs: 900 }]);
 });
 
 test("a worker that dies after the last token needs no other worker", async () => {

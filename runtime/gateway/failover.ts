@@ -56,8 +56,23 @@ export interface Workers {
 
 const waitStepMs = 250;
 
+/** The wait for a token that came from another worker than the one before it, by where the time went. */
+export interface Stall {
+  readonly fromRank: number;
+  readonly rank: number;
+  readonly tokensReplayed: number;
+  /** Since the last that was heard of the first worker until it was known to be gone. */
+  readonly detectionMs: number;
+  /** From then until another one computed the request. */
+  readonly failoverMs: number;
+  /** From then until its first token: the prompt and the tokens so far, again, and experts that had to be loaded. */
+  readonly replayMs: number;
+}
+
 export interface FailoverHooks {
   onFailover?(reason: FailoverReason, fromRank: number, tokensSoFar: number, error: AppError): void;
+  /** The request goes on. */
+  onRecovered?(stall: Stall): void;
   readonly now?: () => number;
 }
 
@@ -97,6 +112,7 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
   const iterator = attempt.events[Symbol.asyncIterator]();
   try {
     while (true) {
+      state.waits();
       const next = await orSilence(iterator.next(), state.patience.silence(attempt.rank));
       if (next.done) return new AppError(`rank ${attempt.rank} ended the stream before the text`, { code: "Lost" });
       const event = next.value;
@@ -106,6 +122,7 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
           break;
         case "started":
           state.patience.started();
+          state.computes(attempt.rank);
           yield { type: "started", rank: attempt.rank };
           break;
         case "progress":
@@ -141,6 +158,10 @@ class RequestState {
   #internalErrors = 0;
   #pauses = 0;
   #lastError: AppError | undefined;
+  #waitsSince = 0;
+  /** The loss from which the request has not recovered yet: the first one, when there are several in a row. */
+  #loss: { readonly rank: number; readonly since: number; readonly knownAt: number; readonly tokens: number } | undefined;
+  #computes = { rank: 0, since: 0 };
 
   constructor(generation: Generation, limits: FailoverLimits, hooks: FailoverHooks) {
     this.generation = generation;
@@ -170,12 +191,22 @@ class RequestState {
     return pauseMs(this.#pauses++, Math.random());
   }
 
+  /** The worker's next event is waited for from now on: the time that a client took to read is none of its silence. */
+  waits(): void {
+    this.#waitsSince = this.#now();
+  }
+
+  computes(rank: number): void {
+    this.#computes = { rank, since: this.#now() };
+  }
+
   /** True when this token is the next one; one that was seen is dropped, a gap is the worker's error. */
   take(id: number, position: number): boolean {
     if (position < this.tokens.length) return false;
     if (position > this.tokens.length) throw new AppError(`token ${position} came before ${this.tokens.length}`, { code: "Lost" });
     this.tokens.push(id);
     this.patience.token();
+    this.#recovered();
     this.#attempts = 0;
     this.#startedAttempts = 0;
     this.#internalErrors = 0;
@@ -197,6 +228,9 @@ class RequestState {
     if (this.generation.signal.aborted) return fault;
     if (fault === "caller") throw error;
     if (fault === "deadline") throw deadlinePassed(error);
+    // A worker that is full or lacks an expert is not lost; and a token has to have come for the client to wait for the next.
+    if (fault === "worker" && this.tokens.length > 0)
+      this.#loss ??= { rank, since: this.#waitsSince, knownAt: this.#now(), tokens: this.tokens.length };
     if (fault === "worker" && this.patience.computing) this.#startedAttempts++;
     this.patience.failed(fault);
     this.#lastError = error;
@@ -206,6 +240,15 @@ class RequestState {
     if (repeatedFaults.has(error.code) && ++this.#internalErrors >= this.#limits.internalErrorsMax) throw error;
     this.#hooks.onFailover?.(reasonOf(error), rank, this.tokens.length, error);
     return fault;
+  }
+
+  #recovered(): void {
+    if (this.#loss === undefined) return;
+    const { rank: fromRank, since, knownAt, tokens: tokensReplayed } = this.#loss;
+    this.#loss = undefined;
+    const { rank, since: computesSince } = this.#computes;
+    const [detectionMs, failoverMs, replayMs] = [knownAt - since, computesSince - knownAt, this.#now() - computesSince];
+    this.#hooks.onRecovered?.({ fromRank, rank, tokensReplayed, detectionMs, failoverMs, replayMs });
   }
 
   #giveUp(waitedFor: Wait | undefined): AppError {

@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { InMemorySpanExporter } from "@opentelemetry/sdk-trace";
 import { AppError } from "../../crds/common.ts";
 import { chat, chatPrompt, expected, limits, metric, post, stream, until, useGateways } from "../../test/support/gateway.ts";
+import { Link } from "../../test/support/link.ts";
 import type { Script } from "../../test/support/scripted-worker.ts";
 import { createTracing } from "../observe/trace.ts";
 
@@ -104,6 +105,41 @@ test("an address that swallows everything costs two seconds, not the transport's
   const result = await answer;
   assert.equal(result.text, expected(chatPrompt, 20));
   assert.deepEqual(result.comments, [": failovers=1"]);
+});
+
+test("a worker of which nothing is heard is left within two seconds, although its next token may take long", async () => {
+  const { gateway, url, workers } = await startAll([{ delayMs: 20 }, {}]);
+  const link = await Link.open(() => Number(workers[0]!.member().address.split(":")[1]));
+  onEnd(() => link.close());
+  const behind = { ...workers[0]!.member(), address: link.address };
+  gateway.apply({ version: 2, members: [behind, workers[1]!.member("joining")] });
+  const answer = stream(`${url}/v1/chat/completions`, chat({ max_tokens: 100 }));
+  await until("it runs", () => workers[0]!.active === 1);
+  gateway.apply({ version: 3, members: [behind, workers[1]!.member()] });
+  await new Promise((resolve) => setTimeout(resolve, 400)); // it has shown life
+  link.silence();
+  const silentAt = performance.now();
+  const result = await answer;
+  assert.equal(result.text, expected(chatPrompt, 100));
+  assert.deepEqual(result.comments, [": failovers=1"]);
+  assert.ok(performance.now() - silentAt < 3_000, `${performance.now() - silentAt} ms, on a machine that may be busy`);
+  assert.equal(await metric(gateway, 'enodia_gateway_failovers_total{reason="silent"'), 1);
+  assert.equal(await metric(gateway, 'enodia_gateway_suspicions_total{reason="silent"'), 1);
+  assert.equal(await metric(gateway, 'enodia_gateway_stall_seconds_count{part="replay"'), 1);
+  gateway.apply({ version: 4, members: [behind, workers[1]!.member("draining")] });
+  link.heal();
+  assert.equal((await stream(`${url}/v1/chat/completions`, chat())).text, expected(chatPrompt, 20), "it is used again when it speaks");
+});
+
+test("a worker that computes for long and lives, and one that knows no signs of life, keep their requests", async () => {
+  const slow: Script = { slot: () => new Promise((resolve) => setTimeout(() => resolve(undefined), 2_300)) };
+  const { gateway, url } = await startAll([slow, { ...slow, alive: false }]);
+  const answers = await Promise.all([1, 2, 3, 4].map((n) => stream(`${url}/v1/chat/completions`, chat({ max_tokens: 10 + n }))));
+  for (const [i, { text, comments }] of answers.entries()) {
+    assert.equal(text, expected(chatPrompt, 11 + i));
+    assert.deepEqual(comments, [], "no failover");
+  }
+  assert.equal(await metric(gateway, 'enodia_gateway_suspicions_total{reason="silent"'), 0);
 });
 
 test("new requests wait for a worker that was ready a moment ago", async () => {

@@ -91,7 +91,7 @@ export async function startGateway(config: GatewayConfig, overrides: GatewayOver
   opened.defer(() => tls.close());
 
   const identity: Identity = { deploymentUid: config.deploymentUid, rank: gatewayRank, podUid: config.podUid, bootId: randomUUID() };
-  const pool = new WorkerPool({ identity, namespace, deployment, tls, network: grpcNetwork, tracing });
+  const pool = new WorkerPool({ identity, namespace, deployment, tls, network: grpcNetwork, tracing, ...awayReports(metrics, log) });
   const admission = new Admission(config.queueRequestsMax ?? queueRequestsMaxDefault, metrics);
   const readiness = new Readiness(pool, health);
   metrics.onCollect(() => showWorkers(pool, metrics));
@@ -184,6 +184,16 @@ class Readiness {
     if (this.#pool.countByState().active > 0 || Date.now() < this.#readyUntil) return undefined;
     return this.#health.reasons().find((reason) => reason.startsWith("workers:")) ?? "none is ready";
   }
+}
+
+function awayReports(metrics: Metrics<"gateway">, log: Log) {
+  return {
+    onAway: (rank: number, error: AppError) => {
+      metrics.add("enodia_gateway_suspicions_total", 1, { reason: error.code === "Silent" ? "silent" : "lost" });
+      log.warn({ rank, reason: error.message }, "worker is away; its requests go on elsewhere");
+    },
+    onBack: (rank: number) => log.info({ rank }, "worker answers again"),
+  };
 }
 
 function showWorkers(pool: WorkerPool, metrics: Metrics<"gateway">): void {

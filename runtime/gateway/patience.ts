@@ -14,7 +14,7 @@ export interface FailoverLimits {
   /** Milliseconds from the KV slot to the first token: this, and per prompt token what a slow prefill takes. */
   readonly firstTokenMs: number;
   readonly perPromptTokenMs: number;
-  /** Milliseconds between two tokens. Broken connections show much earlier, by keepalive; this finds workers that hang. */
+  /** Milliseconds between two tokens. Workers that are gone show much earlier (life-watch.ts); this finds engines that hang. */
   readonly nextTokenMs: number;
   /** Attempts in a row that brought no token. */
   readonly attemptsMax: number;

@@ -1,5 +1,6 @@
 // The gateway's view of the workers: membership as pushed, one gRPC client per live pod, who is busy with what, who failed
-// a moment ago. Starts attempts for failover.ts on the rank that choose-worker.ts chooses; cuts the streams of lost pods at once.
+// a moment ago or shows no sign of life (life-watch.ts). Starts attempts for failover.ts on the rank that choose-worker.ts
+// chooses; cuts the streams of lost pods at once.
 import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
@@ -11,6 +12,7 @@ import type { ServiceClient } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
 import { type Candidate, choose, prefixHash } from "./choose-worker.ts";
 import type { Attempt, Generation, WorkerEvent, Workers } from "./failover.ts";
+import { LifeWatch, lookEveryMs } from "./life-watch.ts";
 
 /** A rank that just failed gets no request for this long, unless its pod changed. */
 const suspectMs = 1_000;
@@ -32,6 +34,9 @@ export interface PoolOptions {
   readonly tls: TlsSource;
   readonly network: Pick<Network, "connect">;
   readonly tracing: Tracing;
+  /** A worker is away, or back. */
+  readonly onAway?: (rank: number, error: AppError) => void;
+  readonly onBack?: (rank: number) => void;
   readonly now?: () => number;
 }
 
@@ -50,6 +55,8 @@ interface Worker {
   /** True when it is no longer in the membership. */
   left: boolean;
   suspectUntil: number;
+  /** None of one that is lost. */
+  life: LifeWatch | undefined;
   /** Load that others gave it, as it said at `reportedAt`. */
   reportedTokens: number;
   reportedAt: number;
@@ -60,11 +67,16 @@ export class WorkerPool implements Workers {
   readonly #workers = new Map<number, Worker>();
   readonly #waiting = new Set<() => void>();
   readonly #now: () => number;
+  readonly #looks: NodeJS.Timeout;
+  /** Members that are not lost, and those that are no longer members and still have requests. */
+  readonly #watched = new Set<Worker>();
   #version = -1;
 
   constructor(options: PoolOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
+    this.#looks = setInterval(() => this.#look(), lookEveryMs);
+    this.#looks.unref();
   }
 
   /** The version of the known membership; -1 while none is known. */
@@ -83,10 +95,12 @@ export class WorkerPool implements Workers {
       if (known === undefined) this.#workers.set(member.rank, newWorker(member));
       else if (sameProcess(known.member, member)) known.member = member;
       else {
-        release(known, `rank ${member.rank} was replaced`);
+        forget(known, `rank ${member.rank} was replaced`);
         this.#workers.set(member.rank, newWorker(member));
       }
-      if (member.state === "lost") release(this.#worker(member.rank), `rank ${member.rank} is lost`);
+      const worker = this.#worker(member.rank);
+      if (member.state === "lost") forget(worker, `rank ${member.rank} is lost`);
+      else worker.life ??= this.#watch(worker);
     }
     // A rank that is no longer named gets nothing new; what runs there ends by itself: being left out is not being lost.
     for (const [rank, worker] of this.#workers) {
@@ -153,7 +167,8 @@ export class WorkerPool implements Workers {
   }
 
   close(): void {
-    for (const worker of this.#workers.values()) release(worker, "the gateway stops");
+    clearInterval(this.#looks);
+    for (const worker of this.#workers.values()) forget(worker, "the gateway stops");
     this.#workers.clear();
     this.#notify();
   }
@@ -173,6 +188,7 @@ export class WorkerPool implements Workers {
       for await (const message of call) {
         const event = fromMessage(message);
         if (event === undefined) continue;
+        worker.life?.heard();
         this.#account(worker, lease, event);
         yield event;
       }
@@ -216,7 +232,7 @@ export class WorkerPool implements Workers {
     return [...this.#workers.values()].map((worker) => ({
       rank: worker.member.rank,
       state: worker.member.state,
-      suspect: worker.suspectUntil > now,
+      suspect: worker.suspectUntil > now || worker.life?.away === true,
       queuedTokens:
         sum([...worker.leases].map((lease) => lease.pendingTokens)) +
         (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
@@ -228,6 +244,32 @@ export class WorkerPool implements Workers {
     const { address, rank } = worker.member;
     worker.client ??= network.connect(Inference, { address, serverName: serverNames.rank(rank, namespace, deployment), tls });
     return worker.client;
+  }
+
+  #watch(worker: Worker): LifeWatch {
+    const { identity, onAway, onBack } = this.#options;
+    const { rank } = worker.member;
+    this.#watched.add(worker);
+    return new LifeWatch({
+      rank,
+      open: () => this.#client(worker).alive({ sender: toSender(identity) }),
+      onAway: (error, { again, anew }) => {
+        if (!again) onAway?.(rank, error);
+        cut(worker, error);
+        if (anew) disconnect(worker);
+      },
+      onBack: () => {
+        onBack?.(rank);
+        this.#notify();
+      },
+    });
+  }
+
+  #look(): void {
+    for (const worker of this.#watched) {
+      if (worker.life === undefined) this.#watched.delete(worker);
+      else worker.life.look(performance.now());
+    }
   }
 
   #worker(rank: number): Worker {
@@ -247,19 +289,30 @@ export class WorkerPool implements Workers {
 }
 
 function newWorker(member: Member): Worker {
-  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, reportedTokens: 0, reportedAt: 0 };
+  return { member, client: undefined, leases: new Set(), left: false, suspectUntil: 0, life: undefined, reportedTokens: 0, reportedAt: 0 };
 }
 
-/** Ends its streams with `Lost`, so that their requests go on elsewhere at once. */
-function release(worker: Worker, why: string): void {
-  for (const lease of worker.leases) lease.cut.abort(new AppError(why, { code: "Lost" }));
+/** Ends its streams, so that their requests go on elsewhere at once. */
+function cut(worker: Worker, error: AppError): void {
+  for (const lease of worker.leases) lease.cut.abort(error);
   worker.leases.clear();
+}
+
+function disconnect(worker: Worker): void {
   worker.client?.close();
   worker.client = undefined;
 }
 
+/** All of it, for good. */
+function forget(worker: Worker, why: string): void {
+  worker.life?.stop();
+  worker.life = undefined;
+  cut(worker, new AppError(why, { code: "Lost" }));
+  disconnect(worker);
+}
+
 function closeIfIdle(worker: Worker): void {
-  if (worker.left && worker.leases.size === 0) release(worker, "");
+  if (worker.left && worker.leases.size === 0) forget(worker, "");
 }
 
 /** A boot id may become known later; a different one is a process with empty memory. */

@@ -95,6 +95,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
       },
       bytes: (direction, bytes) => metrics.add("enodia_dispatch_bytes_total", bytes, { direction }),
       retry: () => metrics.add("enodia_dispatch_retries_total", 1),
+      stall: (part, seconds) => metrics.observe("enodia_dispatch_stall_seconds", seconds, { part }),
     },
     tracing: options.tracing,
   });

@@ -1,10 +1,14 @@
-// Inference.Generate: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span.
+// Inference: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span; and the signs of
+// life by which a gateway tells a worker that computes for long from one that is gone.
 import { AppError } from "../../crds/common.ts";
 import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
 import {
+  type AliveEvent,
+  AliveEventSchema,
+  type AliveRequest,
   FinishReason,
   type GenerateEvent,
   GenerateEventSchema,
@@ -31,7 +35,11 @@ export interface GenerateOptions {
   readonly log: Log;
 }
 
+/** Signs of life come from the main thread, which waits for no computation. */
+const aliveEveryMs = 400;
+
 type Call = ServerWritable<GenerateRequest, GenerateEvent>;
+type AliveCall = ServerWritable<AliveRequest, AliveEvent>;
 type Result = Reason | "error";
 
 const reasons: Readonly<Record<Reason, FinishReason>> = {
@@ -49,7 +57,24 @@ export function createInferenceServer(options: GenerateOptions): HandlersOf<type
         (error) => void call.emit("error", toStatus(error)),
       );
     },
+    alive: (call) => {
+      try {
+        fromGateway(call, options);
+        showLife(call);
+      } catch (error) {
+        call.emit("error", toStatus(error));
+      }
+    },
   };
+}
+
+function showLife(call: AliveCall): void {
+  const sign = create(AliveEventSchema, { nextMs: aliveEveryMs });
+  // A gateway that does not read needs no heap of old signs.
+  const show = () => void (call.cancelled || call.writableNeedDrain || call.write(sign));
+  const timer = setInterval(show, aliveEveryMs);
+  for (const event of ["cancelled", "close", "error"] as const) call.on(event, () => clearInterval(timer));
+  show();
 }
 
 async function serve(call: Call, options: GenerateOptions): Promise<void> {
@@ -116,13 +141,17 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
   return result;
 }
 
-function authorize(call: Call, options: GenerateOptions): void {
+function fromGateway(call: Call | AliveCall, options: GenerateOptions): void {
   const identity = options.caller(call);
   if (identity.role !== "gateway")
     throw new AppError(`a ${identity.role} may not ask for tokens`, { code: "Forbidden", operation: "generating" });
   if (fromSender(call.request.sender).deploymentUid !== options.deploymentUid) {
     throw new AppError("sender.deployment_uid: another deployment", { code: "Forbidden", operation: "generating" });
   }
+}
+
+function authorize(call: Call, options: GenerateOptions): void {
+  fromGateway(call, options);
   if (options.refuses())
     throw new AppError("this worker is leaving; ask another", { code: "Draining", operation: "generating", retry: "backoff" });
   const reason = options.notReady();

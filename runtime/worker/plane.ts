@@ -1,6 +1,7 @@
 // A worker's part in the cluster, all that lies between the wire and the engine: plan, memory, transfers, frames out and in, peers,
 // Control, and the load that it reports. Network, bus, store, engine and clock are given, so that the same code runs in a process
 // (worker.ts) and in a simulated cluster. Not here: requests of users (inference.ts).
+import type { SuspectReason } from "../../crds/names.ts";
 import type { TelemetryKey } from "../../crds/telemetry-keys.ts";
 import type { Engine, EngineInfo } from "../engine/engine.ts";
 import { Peers } from "../experts/peers.ts";
@@ -79,7 +80,8 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   const { identity, namespace, name, podName, network, tls, engine, info, store, budgetBytes, clock, health, metrics, tracing, log } =
     options;
   const caller = (call: Caller) => callerOf(call, namespace, name);
-  const peers = new Peers({ self: identity, namespace, name, tls, network, log });
+  const onSuspect = (reason: SuspectReason) => metrics.add("enodia_peer_suspicions_total", 1, { reason });
+  const peers = new Peers({ self: identity, namespace, name, tls, network, log, onSuspect });
   const refresh = () => {
     const reason = experts.plan.notReady();
     if (reason === undefined) health.ready("plan");

@@ -8,6 +8,7 @@ import { kubectlOf, systemNamespace, type Target, waitReady, workerPods } from "
 import { type Sample, scrape, sum } from "../harness/scrape.ts";
 import { explainFailures } from "./diagnose.ts";
 import { holders, planOf, withoutLiveCopy } from "./held.ts";
+import { StallLog } from "./stalls.ts";
 import { clusterName, type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "fragile";
@@ -19,6 +20,7 @@ let target: Target;
 let moe: Deployed;
 let url = "";
 let expected: readonly string[] = [];
+let log: StallLog;
 
 const requests = [
   { prompt: "Tell me a long story about a lighthouse.", temperature: 0, seed: 1 },
@@ -113,8 +115,10 @@ before(async () => {
   moe = await deploy(target, "e2e-failures", smolMoe(model));
   url = await moe.url();
   expected = (await startStreams().answers).map((answer) => answer.text);
+  log = new StallLog(moe);
 });
 after(async () => {
+  log?.print();
   if (moe) await remove(moe);
 });
 
@@ -139,20 +143,25 @@ async function victim(): Promise<{ pod: string; containerPid: number; node: stri
  * Kills in the middle of all streams, which end with the text that they would have had. Resolves when the experts live again: to the
  * milliseconds since the kill, or since the loss was declared.
  */
-async function strike(kill: () => Promise<number>, declared?: Promise<number>): Promise<number> {
+async function strike(fault: string, kill: () => Promise<number>, declared?: Promise<number>): Promise<number> {
   const before = await failovers();
-  const { begun, answers, open } = startStreams();
-  await begun;
-  const since = await kill();
-  assert.equal(open(), requests.length, "some streams had ended before");
-  const alive = (declared ?? Promise.resolve(since)).then(expertsAliveAgain);
-  alive.catch(() => {}); // awaited below
-  assert.deepEqual(
-    (await answers).map((answer) => answer.text),
-    expected,
-  );
+  let alive: Promise<number> | undefined;
+  await log.of(fault, async () => {
+    const { begun, answers, open } = startStreams();
+    await begun;
+    const since = await kill();
+    assert.equal(open(), requests.length, "some streams had ended before");
+    alive = (declared ?? Promise.resolve(since)).then(expertsAliveAgain);
+    alive.catch(() => {}); // awaited below
+    const got = await answers;
+    assert.deepEqual(
+      got.map((answer) => answer.text),
+      expected,
+    );
+    return Math.max(...got.flatMap(({ gapsMs }) => gapsMs));
+  });
   assert.ok((await failovers()) > before, "no stream ran on what was killed");
-  const ms = await alive;
+  const ms = (await alive) ?? Number.POSITIVE_INFINITY;
   assert.ok(ms <= aliveWithinMs, `experts live after ${ms} ms`);
   return ms;
 }
@@ -160,7 +169,7 @@ async function strike(kill: () => Promise<number>, declared?: Promise<number>): 
 test("SIGKILL of a worker process: streams end with their text, no request fails, experts are live again", async () => {
   const { pod, containerPid } = await victim();
   const { uid } = (await moe.kubectl.get("pod", pod)).metadata;
-  const ms = await strike(async () => {
+  const ms = await strike("process killed", async () => {
     process.kill(containerPid, "SIGKILL");
     return Date.now();
   });
@@ -171,7 +180,7 @@ test("SIGKILL of a worker process: streams end with their text, no request fails
 
 test("pod deleted with grace 0: the same", async () => {
   const { pod } = await victim();
-  const ms = await strike(async () => {
+  const ms = await strike("pod deleted", async () => {
     const killed = Date.now();
     await moe.kubectl.run(["delete", "pod", pod, "--grace-period=0", "--force", "--wait=false"]);
     return killed;
@@ -188,10 +197,11 @@ test("node killed: streams end with their text, a replacement comes up on anothe
       everyMs: 100,
     });
     declared.catch(() => {}); // awaited below
-    const ms = await strike(async () => {
+    const killed = async () => {
       await killNode(clusterName, node);
       return Date.now();
-    }, declared);
+    };
+    const ms = await strike("node killed", killed, declared);
     process.stderr.write(`# node killed: experts live ${ms} ms after the loss was declared\n`);
     await waitReady(moe.kubectl, model);
     const nodes = (await workerPods(moe.kubectl, model))

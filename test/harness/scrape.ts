@@ -15,7 +15,7 @@ export async function scrape(kubectl: Kubectl, namespace: string, pod: string, p
   return parse(await kubectl.run(["get", "--raw", path, `--request-timeout=${timeoutSeconds}s`]));
 }
 
-function parse(text: string): readonly Sample[] {
+export function parse(text: string): readonly Sample[] {
   return text
     .split("\n")
     .filter((line) => line !== "" && !line.startsWith("#"))

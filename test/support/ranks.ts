@@ -63,6 +63,8 @@ export class Ranks {
   readonly #tls = new Map<string, TlsSource>();
   /** Addresses that the membership names instead of a rank's own: a proxy that a test can cut. */
   readonly via = new Map<number, string>();
+  /** The same as one rank alone is told them: "0>1" is the way from rank 0 to rank 1. */
+  readonly viaOf = new Map<string, string>();
   readonly statuses = new Map<number, WatchStatus>();
   plan: PlacementPlan | undefined;
   #version = 0;
@@ -134,12 +136,17 @@ export class Ranks {
   /** Pushes membership (and the committed plan) to every rank over Watch and waits until each has taken it. */
   async push(states: Record<number, Member["state"]> = {}): Promise<void> {
     const version = ++this.#version;
-    const members = [...this.byRank.values()].map(({ rank, podName, podUid, worker }): Member => {
+    const members = this.members(states);
+    const live = members.filter((member) => member.state !== "lost");
+    const told = (to: number) =>
+      members.map((member) => Object.assign({}, member, { address: this.viaOf.get(`${to}>${member.rank}`) ?? member.address }));
+    await Promise.all(live.map(({ rank }) => this.#pushTo(rank, { version, members: told(rank) })));
+  }
+  members(states: Record<number, Member["state"]> = {}): Member[] {
+    return [...this.byRank.values()].map(({ rank, podName, podUid, worker }): Member => {
       const { bootId } = worker.identity;
       return { rank, podName, podUid, bootId, address: this.via.get(rank) ?? this.address(rank), state: states[rank] ?? "active" };
     });
-    const live = members.filter((member) => member.state !== "lost");
-    await Promise.all(live.map(({ rank }) => this.#pushTo(rank, { version, members })));
   }
   async #pushTo(rank: number, membership: { version: number; members: Member[] }): Promise<void> {
     const watch = this.control(rank).watch();

@@ -4,6 +4,7 @@ import { create } from "@bufbuild/protobuf";
 import type { ServerWritableStream } from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
 import {
+  AliveEventSchema,
   FinishReason,
   type GenerateEvent,
   GenerateEventSchema,
@@ -42,7 +43,11 @@ export interface Script {
   readonly before?: (position: number, sent: number, call: number) => Order | Promise<Order>;
   /** Refuses the call at once. */
   readonly refuse?: () => AppError | undefined;
+  /** False: it knows no signs of life, as a worker of before does not. */
+  readonly alive?: boolean;
 }
+
+const aliveEveryMs = 100;
 
 export interface ScriptedWorker {
   readonly rank: number;
@@ -79,7 +84,17 @@ export async function startWorker(ca: TestCa, rank: number, script: Script = {})
     kill: () => server.close(0),
     close: () => server.close(0),
   };
-  server.add(Inference, { generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))) });
+  server.add(Inference, {
+    generate: (call) => void serve(worker, call).catch((error) => call.emit("error", toStatus(error))),
+    alive: (call) => {
+      if (script.alive === false) return void call.emit("error", toStatus(new AppError("not known", { code: "Internal" })));
+      const show = () => void call.write(create(AliveEventSchema, { nextMs: aliveEveryMs }));
+      const timer = setInterval(show, aliveEveryMs);
+      call.on("cancelled", () => clearInterval(timer));
+      call.on("close", () => clearInterval(timer));
+      show();
+    },
+  });
   const address = `127.0.0.1:${await server.listen("127.0.0.1", 0)}`;
   return worker;
 }

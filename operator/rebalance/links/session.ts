@@ -9,15 +9,17 @@ import { Control, type DescribeReply, WatchPushSchema, type WatchStatus } from "
 import { fromStatus, type Network } from "../../../runtime/wire/grpc.ts";
 import { fromFetched, fromPlan, toMembership, toNumber, toPlan, toSender } from "../../../runtime/wire/mapping.ts";
 import type { ServiceClient } from "../../../runtime/wire/service.ts";
+import { Silence } from "../../../runtime/wire/silence.ts";
 import { fixedTls } from "../../../runtime/wire/tls.ts";
 import type { Clock, Description, HostedLayer, Link, LinkTarget, Membership, PodStatus, PrepareEvent } from "../ports.ts";
 import { ClockOffset } from "./clock-offset.ts";
 
 const describeTimeoutMs = 5_000;
 const callTimeoutMs = 10_000;
-/** A stream that brings no status for this long counts as broken; pods send one at least every second. */
-const silenceMs = 4_000;
-const pingMs = 1_000;
+/** A stream that brings no status for this long counts as broken, from the last status on; pods send one at least every second. */
+const silenceMs = 3_000;
+const lookMs = 500;
+const looksPerPing = 2;
 const reconnectMs = 500;
 
 type Client = ServiceClient<(typeof Control)["method"]>;
@@ -37,7 +39,7 @@ export class Session implements Link {
   readonly #tls: ReturnType<typeof fixedTls>;
   #stream: WatchStream | undefined;
   #closed = false;
-  #heardAt = 0;
+  #silence = new Silence(lookMs, 0);
   readonly #offset = new ClockOffset();
   #membership: Membership | undefined;
   #plan: PlacementPlan | undefined;
@@ -98,7 +100,7 @@ export class Session implements Link {
   #watch(): void {
     const stream = this.#client.watch();
     this.#stream = stream;
-    this.#heardAt = this.#clock.now();
+    this.#silence = new Silence(lookMs, this.#clock.now());
     this.#offset.forget();
     stream.on("data", (status: WatchStatus) => {
       if (this.#stream !== stream) return;
@@ -109,7 +111,7 @@ export class Session implements Link {
       }
       const first = this.downSince !== undefined;
       this.downSince = undefined;
-      this.#heardAt = this.#clock.now();
+      this.#silence.heard();
       this.#takeClock(status);
       this.#takeStatus(status);
       if (first) this.lastError = "";
@@ -120,19 +122,20 @@ export class Session implements Link {
     stream.write(this.#ping());
     if (this.#membership) this.push(this.#membership);
     if (this.#plan) this.pushPlan(this.#plan);
-    this.#beat(stream);
+    this.#look(stream, 1);
   }
 
   /** Pings, and ends a stream that has gone silent. */
-  #beat(stream: WatchStream): void {
-    this.#stopTimer = this.#clock.after(pingMs, () => {
+  #look(stream: WatchStream, look: number): void {
+    this.#stopTimer = this.#clock.after(lookMs, () => {
       if (this.#closed || this.#stream !== stream) return;
-      if (this.#clock.now() - this.#heardAt > silenceMs) {
+      const silentMs = this.#silence.look(this.#clock.now());
+      if (silentMs > silenceMs) {
         stream.cancel();
-        return this.#lost(stream, `no status for ${silenceMs} ms`);
+        return this.#lost(stream, `no status for ${silentMs} ms`, silentMs);
       }
-      stream.write(this.#ping());
-      this.#beat(stream);
+      if (look % looksPerPing === 0) stream.write(this.#ping());
+      this.#look(stream, look + 1);
     });
   }
 
@@ -145,16 +148,16 @@ export class Session implements Link {
     if (clock) this.#offset.answered(Number(clock.pingUnixMs), toNumber(clock.unixMs, "status.clock.unixMs"), this.#clock.now());
   }
 
-  #lost(stream: WatchStream, message: string): void {
+  #lost(stream: WatchStream, message: string, silentMs = 0): void {
     if (this.#stream !== stream) return;
-    this.#down(new AppError(message, { code: "Unavailable", retry: "backoff" }));
+    this.#down(new AppError(message, { code: "Unavailable", retry: "backoff" }), silentMs);
   }
 
-  #down(error: AppError): void {
+  #down(error: AppError, silentMs = 0): void {
     if (this.#closed) return;
     this.#stream = undefined;
     this.lastError = error.message;
-    this.downSince ??= this.#clock.now();
+    this.downSince ??= this.#clock.now() - silentMs;
     this.#target.onChange();
     this.#stopTimer();
     this.#stopTimer = this.#clock.after(reconnectMs, () => {

@@ -1,6 +1,6 @@
 // The attempts at one frame, what they have shown so far, and which rank to ask next: a host of the plan that can, one that asked
-// for time when there is no other, and only then a rank that loads the expert on demand. Pure; called by frame-run.ts, which gives
-// the time.
+// for time when there is no other, the rank that has loaded the expert before, and only then one that loads it on demand. Pure; called
+// by frame-run.ts, which gives the time.
 import { hash32, successor } from "../../placement/dispatch.ts";
 
 /** The longest pause that a busy host may ask for. */
@@ -27,6 +27,8 @@ export interface Question {
   readonly self: number;
   /** Usable ranks that the plan names, newest plan first. */
   readonly hosts: readonly number[];
+  /** The rank that loaded the expert for this one when no host could compute it, if it is usable. */
+  readonly lender?: number | undefined;
   /** Usable ranks, this one included. */
   readonly live: readonly number[];
   readonly nowMs: number;
@@ -60,11 +62,13 @@ export class Attempts {
     this.#busy.clear();
   }
 
-  choose({ layer, expert, self, hosts, live, nowMs }: Question): Choice {
+  choose({ layer, expert, self, hosts, lender, live, nowMs }: Question): Choice {
     const able = [...new Set(hosts)].filter((rank) => this.#willing(rank, expert, false));
     const free = able.filter((rank) => this.busyUntil(rank) <= nowMs);
     const pick = free[hash32(self, layer, expert) % Math.max(1, free.length)] ?? this.#firstFree(able);
     if (pick !== undefined) return { rank: pick, onDemand: false };
+    // A host that restarted has nothing yet: whoever has stood in for it goes on, else every expert would be waited for twice.
+    if (lender !== undefined && this.#willing(lender, expert, false)) return { rank: lender, onDemand: false };
     // A planned host that is up but empty (a restarted one) loads it first of all; else the successor that all sources agree on.
     const willing = (rank: number) => this.#willing(rank, expert, true);
     return { rank: hosts.find(willing) ?? successor(layer, expert, live.filter(willing)) ?? self, onDemand: true };

@@ -86,7 +86,7 @@ async function rankZero(scripts: Record<number, Script>, { waitMs, hosts = [1], 
       },
     },
     placement: (): LayerPlacement[] => [{ layer: 0, epoch: 1, hosts: [hosts], shares: [[1000]] }],
-    report: { frame: () => {}, bytes: () => {}, retry: () => {} },
+    report: { frame: () => {}, bytes: () => {}, retry: () => {}, stall: () => {} },
     ...(waitMs === undefined ? {} : { waitMs }),
   });
   clients.push(client);
@@ -160,6 +160,29 @@ test("a host that says NOT_HOSTED is not followed by a load here while a third h
   );
   await client.dispatch(frame(1));
   assert.deepEqual(own, []);
+});
+
+test("the rank that stood in for a lost host goes on when the host is back with nothing, until it lets the expert go", async () => {
+  const gone: Answer = { case: "notHosted", value: { $typeName: "enodia.runtime.v1.NotHosted", layerEpoch: 1n, experts: [0] } };
+  const asked: string[] = [];
+  let kept = true;
+  const script =
+    (rank: number, answer: (got: DispatchFrame) => Answer): Script =>
+    (got) => {
+      asked.push(`${rank}${got.onDemand ? " on demand" : ""}`);
+      return answer(got);
+    };
+  const host = script(1, (got) => (got.onDemand ? rowsFor(got) : gone));
+  const other = script(2, (got) => (kept || got.onDemand ? rowsFor(got) : gone));
+  const { client, peers } = await rankZero({ 1: host, 2: other }, { room: false });
+  peers.suspect(1, new AppError("rank 1 said nothing", { code: "Silent" }));
+  await client.dispatch(frame());
+  peers.clear(1);
+  await client.dispatch(frame());
+  assert.deepEqual(asked, ["2 on demand", "1", "2"]);
+  kept = false;
+  await client.dispatch(frame());
+  assert.deepEqual(asked.slice(3), ["1", "2", "1 on demand"]);
 });
 
 test("without room here the next rank loads an expert that nobody holds", async () => {

@@ -1,5 +1,5 @@
-// This rank's expert work for others, the engine's `remote`: one stream to each other rank, the frames in flight, and the probes
-// that bring back a suspect. How one frame finds its hosts is frame-run.ts's business.
+// This rank's expert work for others, the engine's `remote`: one stream to each other rank, on which its life is watched, and the
+// frames in flight. How one frame finds its hosts is frame-run.ts's business.
 import { AppError } from "../../../crds/common.ts";
 import type { RemoteExperts, RemoteFrame } from "../../engine/engine.ts";
 import { toSender } from "../../wire/mapping.ts";
@@ -8,7 +8,8 @@ import { FrameRun, type FrameRunOptions, type Outbound } from "./frame-run.ts";
 import { PeerStream } from "./peer-stream.ts";
 import { expertWaitMs } from "./serve-frame.ts";
 
-const probeEveryMs = 500;
+/** Streams that have ended are opened anew this often; the first answer clears a suspect. */
+const openEveryMs = 500;
 
 export interface DispatchClientOptions extends FrameRunOptions {
   /** Milliseconds that a frame may take; unset = the time that a request waits for an expert. */
@@ -22,15 +23,16 @@ export class DispatchClient implements RemoteExperts {
   readonly #inFlight = new Map<string, number>();
   readonly #progress = new Signal();
   readonly #outbound: Outbound;
-  readonly #prober: NodeJS.Timeout;
+  readonly #opener: NodeJS.Timeout;
   #frames = 0;
   #closed = false;
 
   constructor(options: DispatchClientOptions) {
     this.#options = options;
-    this.#outbound = { closed: () => this.#closed, progress: this.#progress, stream: (rank) => this.#stream(rank) };
-    this.#prober = setInterval(() => this.#probe(), probeEveryMs);
-    this.#prober.unref();
+    const stream = (rank: number) => this.#stream(rank);
+    this.#outbound = { closed: () => this.#closed, progress: this.#progress, lenders: new Map(), stream };
+    this.#opener = setInterval(() => this.#openAll(), openEveryMs);
+    this.#opener.unref();
   }
   get inFlight(): number {
     return this.#frames;
@@ -65,7 +67,7 @@ export class DispatchClient implements RemoteExperts {
 
   close(): void {
     this.#closed = true;
-    clearInterval(this.#prober);
+    clearInterval(this.#opener);
     for (const stream of this.#streams.values()) stream.close(new AppError("this rank is stopping", { code: "Cancelled" }));
   }
 
@@ -75,19 +77,30 @@ export class DispatchClient implements RemoteExperts {
     if (known !== undefined && !known.closed) return known;
     const clients = peers.clients(rank);
     if (clients === undefined) throw new AppError(`rank ${rank} is no member`, { code: "Unavailable", retry: "backoff" });
-    const stream = new PeerStream(rank, clients, toSender(peers.self));
+    const onClose = (reason: AppError) => this.#ended(stream, reason);
+    const stream: PeerStream = new PeerStream(rank, clients, toSender(peers.self), { onClose, indulgence: peers.indulgence(rank) });
     this.#streams.set(rank, stream);
     return stream;
   }
 
-  /** Asks suspects for a sign of life; the first answer clears them. */
-  #probe(): void {
+  /** A rank whose stream ended is kept away from, although no frame may have met with it: the next one need not find out. */
+  #ended(stream: PeerStream, reason: AppError): void {
+    const { peers } = this.#options;
+    if (this.#closed || this.#streams.get(stream.rank) !== stream) return;
+    this.#streams.delete(stream.rank);
+    if (peers.member(stream.rank) === undefined) return;
+    peers.suspect(stream.rank, reason);
+    if (peers.indulgence(stream.rank).ended(stream.spoke)) peers.reconnect(stream.rank);
+  }
+
+  /** Has a stream to every member, so that a rank is known to be gone before a frame needs it; asks suspects for a sign of life. */
+  #openAll(): void {
     const { peers } = this.#options;
     for (const { rank, state } of peers.membership.members) {
-      if (!peers.isSuspect(rank) || state === "lost") continue;
+      if (rank === peers.self.rank || state === "lost") continue;
       try {
         const stream = this.#stream(rank);
-        if (stream.inFlight > 0) continue;
+        if (!peers.isSuspect(rank) || stream.inFlight > 0) continue;
         stream.ping().then(
           () => peers.clear(rank),
           () => {}, // still away: the next tick tries again

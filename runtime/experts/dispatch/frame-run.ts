@@ -2,6 +2,7 @@
 // depend on the way they took. Bounded: when its time is over the frame fails, whatever a host still computes.
 import { setTimeout as sleep } from "node:timers/promises";
 import { AppError } from "../../../crds/common.ts";
+import type { FrameStallPart } from "../../../crds/names.ts";
 import type { LayerPlacement } from "../../../crds/plan.ts";
 import type { RemoteFrame } from "../../engine/engine.ts";
 import type { Tracing } from "../../observe/trace.ts";
@@ -21,6 +22,8 @@ const retryFirstMs = 20;
 const retryMaxMs = 500;
 /** Codes of failed loads where another rank may fare better. */
 const loadFailed: ReadonlySet<string> = new Set(["CorruptShard", "Unavailable"]);
+/** A rank that has loaded an expert before answers for a lost host as soon as any: that is no stall. */
+const repairMsLeast = 50;
 /** Rounds after which what failed is tried again. */
 const roundsRemembered = 4;
 
@@ -38,6 +41,7 @@ export interface FrameRunOptions {
     frame(result: FrameOutcome, seconds: number): void;
     bytes(direction: "sent" | "received", bytes: number): void;
     retry(): void;
+    stall(part: FrameStallPart, seconds: number): void;
   };
   readonly tracing: Tracing;
 }
@@ -47,6 +51,8 @@ export interface Outbound {
   closed(): boolean;
   /** Something changed that a waiting frame may profit from. */
   readonly progress: Signal;
+  /** The rank that last loaded an expert on demand, by "layer.expert": at most one for each of the model. */
+  readonly lenders: Map<string, number>;
   stream(rank: number): Pick<PeerStream, "send">;
 }
 
@@ -64,6 +70,8 @@ export class FrameRun {
   readonly #attempts = new Attempts();
   readonly #out: Float32Array;
   #lastError: AppError | undefined;
+  /** The time since when the frame waits for an expert whose host is gone. */
+  #repairSince: number | undefined;
 
   constructor(options: FrameRunOptions, outbound: Outbound, frame: RemoteFrame, waitMs: number) {
     this.#options = options;
@@ -89,6 +97,8 @@ export class FrameRun {
       if (round % roundsRemembered === roundsRemembered - 1) this.#attempts.forget();
       open = this.#reroute(pairs);
     }
+    const repairMs = performance.now() - (this.#repairSince ?? Number.POSITIVE_INFINITY);
+    if (repairMs >= repairMsLeast) report.stall("repair", repairMs / 1000);
     return this.#out;
   }
 
@@ -148,6 +158,7 @@ export class FrameRun {
     try {
       const signal = AbortSignal.timeout(Math.max(1, Math.floor(this.#leftMs())));
       const rows = await (part.onDemand ? runner.runOnDemand(layer, phase, work, signal) : runner.run(layer, phase, work));
+      this.#lent(part);
       scatterRows(this.#out, hidden, part.pairs, rows);
       return [];
     } catch (caught) {
@@ -184,8 +195,10 @@ export class FrameRun {
       const error = AppError.from(caught);
       if (error.code === "Busy") return this.#busy(part, 0);
       report.frame("error", 0);
+      report.stall("detection", (performance.now() - startedAt) / 1000);
+      this.#repairSince ??= performance.now();
       // Out of time is not out of reach: its process answers, its engine does not come to it.
-      if (error.code !== "DeadlineExceeded") peers.suspect(part.rank, error.message);
+      if (error.code !== "DeadlineExceeded") peers.suspect(part.rank, error);
       if (part.onDemand) this.#attempts.fail(part, this.#experts(part));
       return part.pairs;
     }
@@ -201,6 +214,7 @@ export class FrameRun {
         });
       }
       report.frame("ok", seconds);
+      this.#lent(part);
       report.bytes("received", result.value.byteLength);
       scatterRows(this.#out, hidden, part.pairs, viewF32(result.value));
       return [];
@@ -216,6 +230,11 @@ export class FrameRun {
     report.frame("rejected", 0);
     const reason = result.case === "rejected" ? result.value.reason : "empty reply";
     throw new AppError(`rank ${part.rank} rejected a frame: ${reason}`, { code: "FrameRejected", operation: "dispatching" });
+  }
+
+  #lent(part: Part): void {
+    if (!part.onDemand) return;
+    for (const expert of this.#experts(part)) this.#outbound.lenders.set(`${this.#frame.layer}.${expert}`, part.rank);
   }
 
   #busy(part: Part, retryAfterMs: number): readonly number[] {
@@ -246,6 +265,7 @@ export class FrameRun {
       part.pairs.push(pair);
       parts.set(key, part);
     }
+    if ([...parts.values()].some(({ onDemand }) => onDemand)) this.#repairSince ??= performance.now();
     return [...parts.values()];
   }
 
@@ -253,12 +273,14 @@ export class FrameRun {
     const { peers, placement } = this.#options;
     const { layer } = this.#frame;
     const hosts = placement(layer).flatMap((plan) => plan.hosts[expert] ?? []);
+    const lender = this.#outbound.lenders.get(`${layer}.${expert}`);
     return this.#attempts.choose({
       layer,
       expert,
       self: peers.self.rank,
       live: peers.live(),
       nowMs: performance.now(),
+      lender: lender !== undefined && peers.usable(lender) ? lender : undefined,
       hosts: hosts.filter((rank) => peers.usable(rank)),
     });
   }

@@ -1,7 +1,8 @@
-// The bytes that one rank has under way to another: bounded, in order, and never in the way of a ping. The wire is replaced.
+// The stream of one rank to another: bytes under way are bounded, in order, and never in the way of a ping; and a host's silence is
+// known, with frames and without. The wire is replaced, and time where it matters.
 import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
-import { after, test } from "node:test";
+import { after, type TestContext, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { frameBytesMax, streamBytesMax } from "../../wire/grpc.ts";
@@ -15,17 +16,12 @@ const rows = frameBytesMax / (hidden * 4);
 const largest = { hidden, rows: new Uint8Array(frameBytesMax), pairExperts: new Array<number>(rows).fill(0) };
 const atOnce = streamBytesMax / (2 * frameBytesMax);
 
-function opened() {
+function opened(onClose: (reason: AppError) => void = () => {}) {
   const call = Object.assign(new EventEmitter(), { sent: [] as DispatchFrame[], write: (_: DispatchFrame) => {}, cancel: () => {} });
   call.write = (frame) => void call.sent.push(frame);
   const clients = { experts: { dispatch: () => call } } as unknown as PeerClients;
-  const stream = new PeerStream(1, clients, {
-    $typeName: "enodia.runtime.v1.Sender",
-    deploymentUid: "d",
-    rank: 0,
-    podUid: "u",
-    bootId: "b",
-  });
+  const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" } as const;
+  const stream = new PeerStream(1, clients, sender, { onClose });
   const answer = (seq: bigint) =>
     call.emit("data", create(DispatchReplySchema, { seq, result: { case: "rows", value: new Uint8Array(0) } }));
   return { stream, call, answer };
@@ -69,4 +65,57 @@ test("a frame that waits for room has the time that it was given, and ends with 
   stream.close(new AppError("done", { code: "Cancelled" }));
   await last;
   assert.deepEqual(await Promise.all(sent), new Array(atOnce).fill("Cancelled"));
+});
+
+/** Time that passes in small steps, or in one. */
+function ownTime(t: TestContext) {
+  let now = 1_000;
+  t.mock.timers.enable({ apis: ["setInterval"] });
+  t.mock.method(performance, "now", () => now);
+  return {
+    pass: (ms: number, stepMs = 50) => {
+      for (const end = now + ms; now < end; ) {
+        now += stepMs;
+        t.mock.timers.tick(stepMs);
+      }
+    },
+    /** The process stands still: its timers fire once, late. */
+    stall: (ms: number) => {
+      now += ms;
+      t.mock.timers.tick(250);
+    },
+  };
+}
+
+for (const frames of [0, 1]) {
+  test(`a host that falls silent with ${frames} frames under way is known within 2 s`, async (t) => {
+    const { pass } = ownTime(t);
+    const closed: string[] = [];
+    const { stream, call, answer } = opened(({ code }) => closed.push(code));
+    const answerPings = (): void => {
+      for (const { seq, pairExperts } of call.sent) if (pairExperts.length === 0) answer(seq);
+    };
+    for (let i = 0; i < 40; i++) {
+      pass(250);
+      answerPings();
+    }
+    assert.deepEqual(closed, [], "it answers when it is asked");
+    const sent = Array.from({ length: frames }, () => stream.send(largest, 60_000).catch(({ code }: AppError) => code));
+    pass(1_000);
+    assert.deepEqual(closed, []);
+    pass(1_000);
+    assert.deepEqual(closed, ["Silent"]);
+    assert.deepEqual(await Promise.all(sent), new Array(frames).fill("Silent"));
+  });
+}
+
+test("what this process did not hear while it stood still is no silence of the host", (t) => {
+  const { pass, stall } = ownTime(t);
+  const closed: string[] = [];
+  const { stream, call, answer } = opened(({ code }) => closed.push(code));
+  pass(600);
+  stall(9_000);
+  for (const { seq } of call.sent) answer(seq);
+  assert.deepEqual(closed, []);
+  stream.close(new AppError("done", { code: "Cancelled" }));
 });

@@ -5,11 +5,16 @@ import { answerBytes } from "../../placement/frames/frames.ts";
 import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, type Sender } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type ClientDuplex, fromStatus, streamBytesMax } from "../../wire/grpc.ts";
 import { create } from "../../wire/service.ts";
+import { type Indulgence, Silence } from "../../wire/silence.ts";
 import type { PeerClients } from "../peers.ts";
 
-/** A host that says nothing for so long, pings included, is suspect (decision: 2 s). */
-const silenceMs = 2_000;
-const pingEveryMs = 500;
+/** A host that says nothing for so long, pings included, is suspect: known, with the time between two looks, within 2 s. */
+const silenceMs = 1_500;
+/** The same before its first word: the connection has to be made. */
+const connectMs = 2_000;
+const lookEveryMs = 250;
+/** A host that has said nothing for so long is asked whether it lives, with frames under way and without. */
+const pingAfterMs = 500;
 /** Frames not answered on one stream, those that wait for room included. It is far away: the engine sends one per layer and rank. */
 const inFlightMax = 1_024;
 
@@ -28,9 +33,16 @@ interface Unsent extends Pending {
   readonly frame: FrameFields;
 }
 
+export interface StreamWatcher {
+  readonly onClose?: (reason: AppError) => void;
+  /** More time for the host, which has been slow. */
+  readonly indulgence?: Pick<Indulgence, "factor">;
+}
+
 export class PeerStream {
   readonly rank: number;
   readonly #sender: Sender;
+  readonly #watcher: StreamWatcher;
   readonly #call: ClientDuplex<DispatchFrame, DispatchReply>;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
@@ -38,21 +50,27 @@ export class PeerStream {
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
   #seq = 0n;
-  #heardAt = performance.now();
+  readonly #silence = new Silence(lookEveryMs, performance.now());
+  #spoke = false;
   #closed: AppError | undefined;
 
-  constructor(rank: number, clients: PeerClients, sender: Sender) {
+  constructor(rank: number, clients: PeerClients, sender: Sender, watcher: StreamWatcher = {}) {
     this.rank = rank;
     this.#sender = sender;
+    this.#watcher = watcher;
     this.#call = clients.experts.dispatch();
     this.#call.on("data", (reply: DispatchReply) => this.#heard(reply));
     this.#call.on("error", (error: Error) => this.close(fromStatus(error, `dispatching to rank ${rank}`)));
     this.#call.on("end", () => this.close(new AppError(`rank ${rank} ended the stream`, { code: "Unavailable", retry: "backoff" })));
-    this.#timer = setInterval(() => this.#watch(), pingEveryMs);
+    this.#timer = setInterval(() => this.#watch(), lookEveryMs);
     this.#timer.unref();
   }
   get closed(): boolean {
     return this.#closed !== undefined;
+  }
+  /** The host has said something. */
+  get spoke(): boolean {
+    return this.#spoke;
   }
   get inFlight(): number {
     return this.#pending.size + this.#unsent.length;
@@ -79,7 +97,6 @@ export class PeerStream {
   }
 
   #write({ frame, ...pending }: Unsent): void {
-    if (this.#pending.size === 0) this.#heardAt = performance.now();
     const seq = ++this.#seq;
     this.#pending.set(seq, pending);
     this.#bytes += pending.bytes;
@@ -112,6 +129,7 @@ export class PeerStream {
     for (const pending of [...this.#pending.values(), ...this.#unsent]) pending.reject(reason);
     this.#pending.clear();
     this.#unsent.length = 0;
+    this.#watcher.onClose?.(reason);
   }
 
   #giveUp({ reject }: Pending): void {
@@ -119,7 +137,8 @@ export class PeerStream {
   }
 
   #heard(reply: DispatchReply): void {
-    this.#heardAt = performance.now();
+    this.#silence.heard();
+    this.#spoke = true;
     this.#take(reply.seq)?.resolve(reply);
   }
 
@@ -133,10 +152,9 @@ export class PeerStream {
       const late = now >= endsAt ? this.#take(seq) : undefined;
       if (late !== undefined) this.#giveUp(late);
     }
-    if (this.#pending.size === 0) return;
-    const silentMs = now - this.#heardAt;
-    if (silentMs >= silenceMs) {
-      this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Unavailable", retry: "backoff" }));
-    } else if (silentMs >= pingEveryMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
+    const silentMs = this.#silence.look(now);
+    if (silentMs >= (this.#spoke ? silenceMs * (this.#watcher.indulgence?.factor(now) ?? 1) : connectMs)) {
+      this.close(new AppError(`rank ${this.rank} said nothing for ${Math.round(silentMs)} ms`, { code: "Silent", retry: "backoff" }));
+    } else if (silentMs >= pingAfterMs) this.ping().catch(() => {}); // a failed ping closes the stream, which is the report
   }
 }

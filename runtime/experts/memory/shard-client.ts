@@ -21,7 +21,7 @@ export interface FetchOutcome {
   readonly seconds: number;
 }
 
-/** A transfer that delivers nothing for so long is given up and the next source asked. */
+/** A transfer that delivers nothing for so long is given up and the next source asked; at once when its rank is known to be gone. */
 const stallMs = 5_000;
 
 interface ReportOptions {
@@ -96,6 +96,7 @@ export class PeerTier implements Tier {
     const patienceMs = stallMs + chunkMs;
     let stall = setTimeout(abort, patienceMs);
     signal.addEventListener("abort", abort, { once: true });
+    const unwatch = this.#peers.onChange(() => void (this.#peers.usable(rank) || abort()));
     const unit = new Uint8Array(entry.bytes);
     const hash = createHash("sha256");
     let received = 0;
@@ -112,6 +113,7 @@ export class PeerTier implements Tier {
       }
     } finally {
       clearTimeout(stall);
+      unwatch();
       signal.removeEventListener("abort", abort);
       call.cancel();
     }

@@ -47,6 +47,40 @@ export declare type Sender = Message<"enodia.runtime.v1.Sender"> & {
 export declare const SenderSchema: GenMessage<Sender>;
 
 /**
+ * @generated from message enodia.runtime.v1.AliveRequest
+ */
+export declare type AliveRequest = Message<"enodia.runtime.v1.AliveRequest"> & {
+  /**
+   * @generated from field: enodia.runtime.v1.Sender sender = 1;
+   */
+  sender?: Sender | undefined;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.AliveRequest.
+ * Use `create(AliveRequestSchema)` to create a new message.
+ */
+export declare const AliveRequestSchema: GenMessage<AliveRequest>;
+
+/**
+ * @generated from message enodia.runtime.v1.AliveEvent
+ */
+export declare type AliveEvent = Message<"enodia.runtime.v1.AliveEvent"> & {
+  /**
+   * the next one is sent so long after this one
+   *
+   * @generated from field: uint32 next_ms = 1;
+   */
+  nextMs: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.AliveEvent.
+ * Use `create(AliveEventSchema)` to create a new message.
+ */
+export declare const AliveEventSchema: GenMessage<AliveEvent>;
+
+/**
  * @generated from message enodia.runtime.v1.Sampling
  */
 export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
@@ -1536,6 +1570,16 @@ export declare const Inference: GenService<{
     methodKind: "server_streaming";
     input: typeof GenerateRequestSchema;
     output: typeof GenerateEventSchema;
+  },
+  /**
+   * Signs of life of the process, whatever its engine computes: one at once, then one every so often until the caller leaves.
+   *
+   * @generated from rpc enodia.runtime.v1.Inference.Alive
+   */
+  alive: {
+    methodKind: "server_streaming";
+    input: typeof AliveRequestSchema;
+    output: typeof AliveEventSchema;
   },
 }>;
 
