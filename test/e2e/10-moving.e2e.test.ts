@@ -141,7 +141,7 @@ before(async () => {
   };
   moe = await deploy(target, "e2e-moving", smolMoe(name, { rebalancing }));
   watch = new PlacementWatch(moe);
-  planted = await plantLoad(moe, { layers, experts, layersFlipped: layers });
+  planted = await plantLoad(moe, { layers, experts, layersFlipped: layers, skews: 2 });
   await watch.next("the planted load to be followed", (seen) => isMoving(seen), planWithinMs, 0);
   await content();
   const url = await moe.url();

@@ -19,12 +19,15 @@ const turnMs = 2_500;
 const selections = 3_000;
 /** Load of one expert to that of the next colder one. */
 const decay = 0.6;
+/** Places by which the hottest expert of a pair of skews is away from that of the pair before. */
+const shift = 3;
 const phase: Phase = "decode";
 
-export type Skew = "one" | "other";
+/** The number of a distribution of load; even and odd ones fall off in opposite directions. */
+export type Skew = number;
 
 export interface PlantedLoad {
-  readonly skew: Skew;
+  /** Goes on to the next skew, after the last to the first. */
   flip(): void;
   stop(): Promise<void>;
 }
@@ -34,15 +37,17 @@ export interface PlantedModel {
   readonly experts: number;
   /** Layers above stay as they are in a flip. */
   readonly layersFlipped: number;
+  /** Two turn the load over and back. A placement may suit both in time, but never eight of eight experts on three ranks. */
+  readonly skews: number;
 }
 
-/** Each layer's experts fall off from another one on; the other skew has the same loads in reverse order. */
-export function plantedCounts(skew: Skew, { layers, experts, layersFlipped }: PlantedModel): Float64Array {
+/** Each layer's experts fall off from another one on; another skew has the same loads in reverse order, or from a third expert on. */
+export function plantedCounts(skew: Skew, { layers, experts, layersFlipped }: Omit<PlantedModel, "skews">): Float64Array {
   return Float64Array.from({ length: layers * experts }, (_, i) => {
     const layer = Math.floor(i / experts);
-    const place = ((i % experts) + layer) % experts;
-    const reversed = skew === "other" && layer < layersFlipped;
-    return selections * (1 - decay) * decay ** (reversed ? (experts - place) % experts : place);
+    const turned = layer < layersFlipped ? skew : 0;
+    const place = ((i % experts) + layer + shift * Math.floor(turned / 2)) % experts;
+    return selections * (1 - decay) * decay ** (turned % 2 === 1 ? (experts - place) % experts : place);
   });
 }
 
@@ -73,7 +78,7 @@ export class Voices {
   }
 }
 
-/** Begins with skew "one". */
+/** Begins with skew 0. */
 export async function plantLoad({ target, kubectl, name, namespace }: Deployed, model: PlantedModel): Promise<PlantedLoad> {
   const deploymentUID: string = (await kubectl.get("moed", name)).metadata.uid ?? "";
   const keys = await telemetryKeys({ kubectl, name });
@@ -83,7 +88,7 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
   const voices = new Voices();
   bus.subscribe(loadSubject("enodia", namespace, name, "*"), (bytes) => voices.hear(readLoad(bytes, keys), Date.now()));
   const { layers, experts } = model;
-  let skew: Skew = "one";
+  let skew: Skew = 0;
   let silentUntil = 0;
   const publish = (): void => {
     const now = Date.now();
@@ -97,11 +102,8 @@ export async function plantLoad({ target, kubectl, name, namespace }: Deployed, 
   };
   const timer = setInterval(publish, everyMs);
   return {
-    get skew() {
-      return skew;
-    },
     flip: () => {
-      skew = skew === "one" ? "other" : "one";
+      skew = (skew + 1) % model.skews;
       silentUntil = Date.now() + turnMs;
     },
     stop: async () => {
