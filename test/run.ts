@@ -37,6 +37,7 @@ const heldBack: Readonly<Record<string, string>> = {
   "11-faults": "takes 12 minutes; test/sim/fault-table.test.ts tries the same faults in every step",
   "12-soaks":
     "takes 22 minutes; runtime/observe/idle-sockets.int.test.ts holds the sockets for seconds, operator/outage.int.test.ts has the API server away as long",
+  "13-drain": "takes 8 minutes; runtime/worker/leaving.int.test.ts and operator/rebalance/handover.test.ts have each hand-over",
   "15-stalls": "takes 15 minutes; runtime/gateway/stalls.int.test.ts and 3-failures print the same table for a few losses",
 };
 

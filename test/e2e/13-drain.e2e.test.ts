@@ -13,10 +13,12 @@ import { startTraffic, type Traffic } from "./steady-traffic.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "drained";
+/** Time for the long stream on this machine: one that a rank is not given the time for is replayed elsewhere, one token a step. */
+const elasticity = { minReplicas: 1, maxReplicas: 4, settle: "1s", drain: "5m" };
 const aimMs = 2_000;
 /** What is asserted: a machine that is shared has pauses of its own. */
 const stallMaxMs = 5_000;
-const overWithinMs = 240_000;
+const overWithinMs = 400_000;
 const lookEveryMs = 500;
 const long = { prompt: "Tell me the history of a small town by the sea, from its beginning until today.", maxTokens: 500 };
 
@@ -108,7 +110,7 @@ const isSettled = ({ status, metadata, spec }: KubeObject): boolean =>
 explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
-  moe = await deploy(target, "e2e-drain", smolMoe(name));
+  moe = await deploy(target, "e2e-drain", smolMoe(name, { elasticity }));
   url = await moe.url();
   longText = (await askLong()).text;
   traffic = await startTraffic({ url: () => url, model: name, clients: 2, everyMs: 1_500, tokens: 32 });
@@ -118,7 +120,7 @@ after(async () => {
   if (moe) await remove(moe);
 });
 
-test("kubectl drain: the rank is replaced, emptied and goes, and three serve", { timeout: 600_000 }, async () => {
+test("kubectl drain: the rank is replaced, emptied and goes, and three serve", { timeout: 900_000 }, async () => {
   const [victim] = await workers();
   const node = victim?.spec.nodeName as string;
   const before = new Set((await workers()).map(({ metadata }) => metadata.uid));
@@ -129,7 +131,7 @@ test("kubectl drain: the rank is replaced, emptied and goes, and three serve", {
       "kubectl drain",
       () =>
         moe.kubectl.run([
-          ...["drain", node, "--delete-emptydir-data", "--force", "--ignore-daemonsets", "--timeout=200s"],
+          ...["drain", node, "--delete-emptydir-data", "--force", "--ignore-daemonsets", "--timeout=400s"],
           `--pod-selector=enodia.dev/deployment=${name},enodia.dev/component=worker`,
         ]),
       async () => isSettled(await moe.kubectl.get("moed", name)) && (await workers()).every(({ spec }) => spec.nodeName !== node),
@@ -142,7 +144,7 @@ test("kubectl drain: the rank is replaced, emptied and goes, and three serve", {
 });
 
 test("a changed podTemplate: three ranks serve all the while, and the last one goes as smoothly as the first", {
-  timeout: 600_000,
+  timeout: 900_000,
 }, async () => {
   const before = new Set((await workers()).map(({ metadata }) => metadata.uid));
   const patch = JSON.stringify({ spec: { podTemplate: { metadata: { annotations: { rolled: new Date().toISOString() } } } } });
@@ -154,7 +156,7 @@ test("a changed podTemplate: three ranks serve all the while, and the last one g
   assert.ok(seen.serving >= 3, `${seen.serving} ranks served`);
 });
 
-test("a shrink: the rank is emptied before it goes", { timeout: 600_000 }, async () => {
+test("a shrink: the rank is emptied before it goes", { timeout: 900_000 }, async () => {
   const seen = await during(
     "a shrink",
     () => moe.kubectl.run(["scale", `moed/${name}`, "--replicas=2"]),
