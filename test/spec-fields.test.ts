@@ -224,28 +224,27 @@ test("every field of the spec is in one of the lists, and nothing else is", () =
   assert.deepEqual(listed.toSorted(), leaves(structuralSchema(moeDeploymentSpecSchema, "spec")).toSorted());
 });
 
+/** Fields of the gateway beside which another is required. */
+const beside: Readonly<Record<string, any>> = {
+  "gateway.apiKeySecretRef.key": { apiKeySecretRef: { name: "key" } },
+  "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
+  "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
+};
+
+/** A spec without a change and with it. */
+const edits = Object.entries(changes).map(([path, value]) => {
+  const change = put(path, value);
+  for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(change.gateway[name], fields);
+  return { path, base: beside[path] ? { gateway: beside[path] } : {}, change };
+});
+
 test("what is rendered, wanted or reported follows every field that it is said to follow", () => {
-  /** Fields beside which another is required. */
-  const beside: Readonly<Record<string, any>> = {
-    "gateway.apiKeySecretRef.key": { apiKeySecretRef: { name: "key" } },
-    "gateway.autoscale.minReplicas": { autoscale: { maxReplicas: 9 } },
-    "gateway.autoscale.targetCPUUtilizationPercentage": { autoscale: { maxReplicas: 9 } },
-  };
-  for (const [path, value] of Object.entries(changes)) {
-    const spec = put(path, value);
-    const before = beside[path] ? { gateway: beside[path] } : {};
-    for (const [name, fields] of Object.entries<object>(beside[path] ?? {})) Object.assign(spec.gateway[name], fields);
-    assert.ok(effects(spec) !== effects(before), `spec.${path} changes nothing`);
-  }
+  for (const { path, base, change } of edits) assert.ok(effects(change) !== effects(base), `spec.${path} changes nothing`);
 });
 
 test("a pod is out of date for what changes it in the spec, and for nothing else", () => {
-  const secret = { gateway: { apiKeySecretRef: { name: "key" } } };
-  const key = { gateway: { apiKeySecretRef: { name: "key", key: "other" } } };
-  const fields = Object.entries(changes).map(([path, value]) => ({ path, base: {}, change: put(path, value) }));
   const rows = Object.entries(rebalancePlane).map(([path, { base = {}, change }]) => ({ path, base, change }));
-  const keyed = { path: "gateway.apiKeySecretRef.key", base: secret, change: key };
-  for (const { path, base, change } of [...fields.filter((one) => one.path !== keyed.path), ...rows, keyed]) {
+  for (const { path, base, change } of [...edits, ...rows]) {
     for (const template of [workerTemplate, gatewayTemplate]) {
       const [was, is] = [base, change].map((spec: any) =>
         template({ deployment: deployment({ ...spec, model: { uri: "pvc://models/moe", ...spec.model } }), settings }),
