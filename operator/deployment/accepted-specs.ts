@@ -29,15 +29,20 @@ interface Revision {
   readonly accepted: Accepted | undefined;
 }
 
+const acceptedSchema = z.object({
+  generation: z.int(),
+  spec: moeDeploymentSpecSchema,
+  template: storedTemplate,
+  gateway: storedPod,
+  runtimeImage: z.string().min(1),
+});
+/**
+ * JSON in base64. A patch of anything in the object writes its data anew, with keys in another order and characters escaped otherwise,
+ * and is refused since data cannot change: the garbage collector could not take the owner away.
+ */
 const revisionSchema = z.object({
   revision: z.int(),
-  data: z.object({
-    generation: z.int(),
-    spec: moeDeploymentSpecSchema,
-    template: storedTemplate,
-    gateway: storedPod,
-    runtimeImage: z.string().min(1),
-  }),
+  data: z.object({ json: z.base64().transform(unpacked).pipe(acceptedSchema) }),
 });
 /** Characters of the owner's uid in the name: a deleted namesake's revisions may still await collection. */
 const uidChars = 8;
@@ -89,7 +94,7 @@ export class AcceptedSpecs {
         ownerReferences: [ownerOf(deployment)],
       },
       revision,
-      data: { generation, spec, template: stored(template), gateway: stored(gateway), runtimeImage },
+      data: { json: packed({ generation, spec, template: stored(template), gateway: stored(gateway), runtimeImage }) },
     };
     const written = await this.#kube.create(resources.controllerRevisions, object, { manager });
     this.#written.set(uid, { number: revision, object: written, accepted });
@@ -122,7 +127,19 @@ export class AcceptedSpecs {
 function readRevision(object: KubeObject): Revision {
   const number = Number(object.revision);
   const parsed = revisionSchema.safeParse(object);
-  return { number: Number.isInteger(number) ? number : 0, object, accepted: parsed.success ? parsed.data.data : undefined };
+  return { number: Number.isInteger(number) ? number : 0, object, accepted: parsed.success ? parsed.data.data.json : undefined };
+}
+
+function packed(value: object): string {
+  return Buffer.from(JSON.stringify(value)).toString("base64");
+}
+
+function unpacked(text: string): unknown {
+  try {
+    return JSON.parse(Buffer.from(text, "base64").toString("utf8"));
+  } catch {
+    return undefined; // what is no JSON is no spec
+  }
 }
 
 const stored = ({ hash, pod }: RenderedPod): RenderedPod => ({ hash, pod });

@@ -217,7 +217,8 @@ test("an object that cannot be read is served on by the last accepted spec", { t
 
 test("one revision is kept, and one that somebody deletes is written again", { timeout: 60_000 }, async () => {
   const { kube, operator, stop } = await serving();
-  const contexts = () => revisions(kube).map((one) => (one.data as any).spec.runtime.maxContext);
+  const contexts = () =>
+    revisions(kube).map((one) => JSON.parse(Buffer.from((one.data as any).json, "base64").toString()).spec.runtime.maxContext);
   for (const maxContext of [64, 128, 64]) {
     await change(kube, { runtime: { maxContext } });
     await until("it is accepted", () => contexts().join() === String(maxContext));

@@ -9,7 +9,7 @@ import { Informers } from "../../operator/deployment/informers.ts";
 import { gatewayDeployment } from "../../operator/deployment/objects/gateway.ts";
 import { createDeploymentPlane } from "../../operator/deployment/plane.ts";
 import { EventRecorder } from "../../operator/kube/events.ts";
-import { type Kube, type KubeObject, resources } from "../../operator/kube/kube.ts";
+import { type Kube, type KubeObject, refOf, resources } from "../../operator/kube/kube.ts";
 import { deployment, settings } from "../builders/deployment.ts";
 import { down } from "../cluster/cluster.ts";
 import { runKubeContract } from "../contract/kube.ts";
@@ -263,4 +263,8 @@ test("a bad field stops no replacement, under this leader or the next", { timeou
     timeoutMs: 30_000,
     everyMs: 100,
   });
+  // As the garbage collector does it for an orphaning delete.
+  const [revision] = (await revisions()) as [KubeObject];
+  const freed = await kube.patch(resources.controllerRevisions, refOf(revision), { metadata: { ownerReferences: null } }, manager);
+  assert.equal(freed.metadata.ownerReferences, undefined);
 });
