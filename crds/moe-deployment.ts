@@ -15,6 +15,8 @@ import {
   policyNames,
   rebalancingModes,
 } from "./names.ts";
+import { rules } from "./openapi.ts";
+import { podTemplateOf } from "./pod-template.ts";
 import { duration, quantity } from "./quantity.ts";
 
 /** Bounds that also keep the cost of the CEL rules small. */
@@ -24,13 +26,11 @@ const specBounds = {
   uriLength: 512,
   nameLength: 40,
   imageLength: 512,
-  containers: 16,
   copies: 16,
 } as const;
 /** `pvc://claim/folder`: a claim in the same namespace and a folder below it. */
 const modelUriPattern = "^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[A-Za-z0-9_][-A-Za-z0-9._]*(/[A-Za-z0-9_][-A-Za-z0-9._]*)*$";
 
-const rules = (...list: { rule: string; message: string; fieldPath?: string }[]) => ({ "x-kubernetes-validations": list });
 const count = (max: number) => z.int32().min(0).max(max);
 const objectName = (description: string) =>
   z
@@ -226,47 +226,6 @@ const telemetry = z
   .prefault({})
   .meta({ description: "How load reaches the planner." });
 
-const labelMap = z.record(z.string(), z.string());
-/** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
-const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
-  z
-    .looseObject({
-      metadata: z
-        .looseObject({
-          name: z.string().max(253).optional().meta({ description: "Not allowed: the operator names pods." }),
-          namespace: z.string().max(63).optional().meta({ description: "Not allowed: pods are where the deployment is." }),
-          labels: labelMap.optional().meta({ description: "Added to the operator's own." }),
-          annotations: labelMap.optional().meta({ description: "Added to the operator's own." }),
-        })
-        .optional()
-        .meta({
-          description: `Labels and annotations for the ${pods} pods.`,
-          ...rules({
-            rule: "!has(self.name) && !has(self.namespace)",
-            message: "name and namespace are the operator's; set labels and annotations only",
-          }),
-        }),
-      spec: z
-        .looseObject({
-          containers: z
-            .array(z.looseObject({ name: z.string().min(1).max(63).meta({ description: "By which containers are merged." }) }))
-            .max(specBounds.containers)
-            .optional()
-            .meta({
-              description: `The container named ${container} is the ${pods}: image, resources, env and mounts given here are merged into it. Others run beside it.`,
-              "x-kubernetes-list-type": "map",
-              "x-kubernetes-list-map-keys": ["name"],
-              ...rules({
-                rule: `self.exists(c, c.name == '${container}')`,
-                message: `must hold a container named ${container}, the ${pods} itself`,
-              }),
-            }),
-        })
-        .optional()
-        .meta({ description: `Pod spec fields merged into the ${pods} pods, such as nodeSelector and tolerations.` }),
-    })
-    .optional()
-    .meta({ description: `Merged into the ${pods} pods; the operator's own fields cannot be replaced.` });
 const podTemplate = podTemplateOf("worker", "runtime");
 
 const gatewayAutoscale = z

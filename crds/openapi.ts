@@ -3,6 +3,9 @@
 import { z } from "zod";
 import { AppError } from "./common.ts";
 
+/** CEL rules on a field, as metadata of its schema. */
+export const rules = (...list: { rule: string; message: string; fieldPath?: string }[]) => ({ "x-kubernetes-validations": list });
+
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 export type JsonObject = { [key: string]: Json };
 

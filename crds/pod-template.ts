@@ -1,0 +1,48 @@
+// The template of worker and gateway pods in a MoEDeployment: labels, annotations and pod fields that are merged into the operator's own.
+import { z } from "zod";
+import { rules } from "./openapi.ts";
+
+/** Also keeps the cost of the CEL rule small. */
+const containersMax = 16;
+
+const labelMap = z.record(z.string(), z.string());
+/** Partial on purpose: CEL sees only declared fields, the API server keeps and the operator checks the rest. */
+export const podTemplateOf = (pods: "worker" | "gateway", container: string) =>
+  z
+    .looseObject({
+      metadata: z
+        .looseObject({
+          name: z.string().max(253).optional().meta({ description: "Not allowed: the operator names pods." }),
+          namespace: z.string().max(63).optional().meta({ description: "Not allowed: pods are where the deployment is." }),
+          labels: labelMap.optional().meta({ description: "Added to the operator's own." }),
+          annotations: labelMap.optional().meta({ description: "Added to the operator's own." }),
+        })
+        .optional()
+        .meta({
+          description: `Labels and annotations for the ${pods} pods.`,
+          ...rules({
+            rule: "!has(self.name) && !has(self.namespace)",
+            message: "name and namespace are the operator's; set labels and annotations only",
+          }),
+        }),
+      spec: z
+        .looseObject({
+          containers: z
+            .array(z.looseObject({ name: z.string().min(1).max(63).meta({ description: "By which containers are merged." }) }))
+            .max(containersMax)
+            .optional()
+            .meta({
+              description: `The container named ${container} is the ${pods}: image, resources, env and mounts given here are merged into it. Others run beside it.`,
+              "x-kubernetes-list-type": "map",
+              "x-kubernetes-list-map-keys": ["name"],
+              ...rules({
+                rule: `self.exists(c, c.name == '${container}')`,
+                message: `must hold a container named ${container}, the ${pods} itself`,
+              }),
+            }),
+        })
+        .optional()
+        .meta({ description: `Pod spec fields merged into the ${pods} pods, such as nodeSelector and tolerations.` }),
+    })
+    .optional()
+    .meta({ description: `Merged into the ${pods} pods; the operator's own fields cannot be replaced.` });
