@@ -121,11 +121,14 @@ export const workerProcess = {
 };
 export type WorkerSettings = SettingsOf<typeof workerProcess>;
 
+/** Bounds of the grace period that a worker reckons with, in seconds: a template may name any. */
+export const graceSecondsBounds = { min: 1, max: 31_536_000 } as const;
+
 /** What a worker is told when its pod is made and that is no part of its template: a changed value is no reason to restart it. */
 export const workerLifetime = {
   graceSeconds: rowsFrom<{ readonly graceSeconds: number }>().rendered(
     "ENODIA_GRACE_SECONDS",
-    whole(1, 31_536_000).default(60),
+    whole(graceSecondsBounds.min, graceSecondsBounds.max).default(60),
     ({ graceSeconds }) => String(graceSeconds),
   ),
 };

@@ -213,7 +213,7 @@ function effects(spec: any): string {
   const seen = snapshot({ deployment: object, pods, view: view() });
   const calm = { failure: "", failures: [], unjudged: "", note: "", uncreated: "", floor: undefined };
   const status = nextStatus({ snapshot: seen, target, refusals: [], actions: [], blocked: undefined, ...calm });
-  const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage };
+  const sources = { status: object.status, accepted: "enodia/runtime:before", pods, offered: settings.runtimeImage, own: undefined };
   const runtimeImage = pinnedImage({ spec: object.spec, ...sources });
   const context = { deployment: deployment(merged), settings: { ...settings, runtimeImage } };
   return JSON.stringify([appliedObjects(context), workerPod(context, workerTemplate(context), 0, "x"), target, status]);

@@ -71,7 +71,8 @@ export class Identities {
     // An error of the gateways' is the spec pass's to tell.
     const front = await Promise.allSettled(gateways ? [this.ensureGateway(deployment)] : []);
     const all = gateways && [...workers, ...front].every(({ status }) => status === "fulfilled");
-    const certified = { all, changed: this.#changed.delete(uid) };
+    const certified = { all, changed: this.#changed.has(uid) };
+    if (all) this.#changed.delete(uid);
     const [renewal] = await Promise.allSettled([authorities.advance(deployment, certified)]);
     const failed = [...workers, ...(all ? [renewal] : [])].find((result) => result.status === "rejected");
     return failed ? AppError.from(failed.reason, "writing certificates") : undefined;

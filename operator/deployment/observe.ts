@@ -196,7 +196,7 @@ function livingStatus(pod: KubeObject): PodStatus | undefined {
   return isTerminal(parsed.data.status) ? undefined : parsed.data.status;
 }
 
-const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
+export const isTerminal = (status: Pick<PodStatus, "phase">): boolean => status.phase === "Failed" || status.phase === "Succeeded";
 
 const deploymentSchema = z.object({
   spec: z.object({ replicas: z.number().optional() }).prefault({}),

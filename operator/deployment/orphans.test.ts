@@ -2,11 +2,16 @@
 // serve until the new ones do, and nothing of the old uid stays.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { labels } from "../../crds/common.ts";
+import { workerProcess } from "../../crds/process.ts";
+import { deployment } from "../../test/builders/deployment.ts";
 import type { FakeKube } from "../../test/contract/fake-kube.ts";
 import { conditionOf, pods, readyWith, ref, serving, startOperator, status, until, user } from "../../test/support/deployment-plane.ts";
 import { kubeError } from "../kube/errors.ts";
 import { type KubeObject, type Resource, resources } from "../kube/kube.ts";
+import type { Informers } from "./informers.ts";
 import { objectLabels } from "./objects/context.ts";
+import { findOrphans } from "./orphans.ts";
 
 const namespace = "ns";
 const kinds = Object.values<Resource>(resources).filter((one) => one !== resources.moeDeployments);
@@ -158,4 +163,16 @@ test("pods and objects of somebody else are not touched, whatever some of their 
   assert.deepEqual(names().sort(), Object.keys(theirs).sort());
   assert.deepEqual(await kube.get(resources.services, ref), service);
   await stop();
+});
+
+test("a gateway pod that has ended serves nobody, though its ReplicaSet keeps it for ever", () => {
+  const gateway = (phase: string): KubeObject => ({
+    ...{ apiVersion: "v1", kind: "Pod", status: { phase } },
+    metadata: { namespace, name: `gateway-${phase}`, labels: { [labels.deployment]: ref.name, [labels.component]: "gateway" } },
+    spec: { containers: [{ name: "gateway", env: [{ name: workerProcess.deploymentUid.variable, value: "old" }] }] },
+  });
+  const pods = [gateway("Failed"), gateway("Succeeded"), gateway("Running")];
+  const informers = { seesNodes: false, list: (_: string, pick: (pod: KubeObject) => boolean) => pods.filter(pick) };
+  const sources = { informers: informers as unknown as Informers, now: () => new Date() };
+  assert.equal(findOrphans(sources, deployment()).gateways, 1);
 });

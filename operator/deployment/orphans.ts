@@ -6,7 +6,7 @@ import type { KubeObject } from "../kube/kube.ts";
 import type { Orphans, PodFacts } from "./core/snapshot.ts";
 import type { Informers } from "./informers.ts";
 import { isOrphan } from "./objects/context.ts";
-import { nodeHealth, podFacts, unseenNodes } from "./observe.ts";
+import { isTerminal, nodeHealth, podFacts, unseenNodes } from "./observe.ts";
 
 interface Sources {
   readonly informers: Pick<Informers, "list" | "seesNodes">;
@@ -43,6 +43,7 @@ export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeploy
       const facts = podFacts(pod, nodes, now().getTime());
       return facts ? [{ ...facts, lost: facts.silent }] : [];
     }),
-    gateways: of("gateway").length,
+    // One that has ended stays for ever where its ReplicaSet was orphaned with it, and serves nobody.
+    gateways: of("gateway").filter(({ status }) => !isTerminal({ phase: "", ...(status as object) })).length,
   };
 }

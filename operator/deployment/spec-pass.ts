@@ -110,7 +110,8 @@ export class SpecPass {
     const failures: AppError[] = [];
     const accepted = store.latest(metadata.uid);
     const { runtimeImage: offered } = settings;
-    const runtimeImage = pinnedImage({ spec, status: deployment.status, accepted: accepted?.runtimeImage, pods: pods(), offered });
+    const sources = { spec, status: deployment.status, accepted: accepted?.runtimeImage, pods: pods(), offered, own: ownImage(spec) };
+    const runtimeImage = pinnedImage(sources);
     const context: RenderContext = { deployment, settings: { ...settings, runtimeImage } };
     const workers = workerTemplate(context);
     const gateways = gatewayTemplate(context);

@@ -11,8 +11,8 @@ export const replicasField = ".spec.replicas";
 
 /** How the API server calls whoever wrote an object before its fields had managers, or after somebody cleared them. */
 const nobody = "before-first-apply";
-/** The autoscaler of Kubernetes writes as the process it is a part of; k3s is one for all. */
-const autoscalerManagers: readonly string[] = ["kube-controller-manager", "k3s"];
+/** The autoscaler of Kubernetes writes as the process it is a part of; in k3s and MicroK8s that is one for all. */
+const autoscalerManagers: readonly string[] = ["kube-controller-manager", "k3s", "kubelite"];
 /** `kubectl apply` without --server-side: a declaration, which comes again. */
 const declares = "kubectl-client-side-apply";
 /** Fields that a message names; the rest is counted. */

@@ -20,7 +20,11 @@ interface Case {
 const cases: Readonly<Record<string, Case>> = {
   "they stay while the old gateways are there": { world: { orphans: orphans([old(0), old(1)]), pods: [pod(0)] }, want: [] },
   "with the last old gateway they go": { world: { orphans: orphans([old(0), old(1)], 0) }, want: ["old-0", "old-1"] },
-  "those that cannot answer go, whatever gateways there are": { world: { orphans: orphans([old(0, { ready: false })]) }, want: ["old-0"] },
+  "one that is not ready may be again": { world: { orphans: orphans([old(0, { ready: false })]) }, want: [] },
+  "those that have ended or are lost go, whatever gateways there are": {
+    world: { orphans: orphans([old(0, { ready: false, terminal: true }), old(1, { ready: false, lost: true }), old(2)]) },
+    want: ["old-0", "old-1"],
+  },
   "what goes already is not deleted twice": { world: { orphans: orphans([old(0, { terminating: true })], 0) }, want: [] },
   "all go where no ranks are wanted": { world: { orphans: orphans([old(0), old(1)]) }, ranks: 0, want: ["old-0", "old-1"] },
   "a rank that fits nowhere takes the place of one": {
@@ -64,6 +68,7 @@ test("the gateways wait while the old ranks serve and the new ones do not", () =
   assert.equal(gatewaysWait(serving, [], spec), true);
   assert.equal(gatewaysWait(serving, unready, spec), true);
   assert.equal(gatewaysWait(serving, [pod(0), pod(1)], spec), false);
+  assert.equal(gatewaysWait(serving, [pod(0), pod(1), pod(2, { ready: false })], spec), false, "one more pod is no reason to wait");
   assert.equal(gatewaysWait(orphans([]), unready, spec), false);
   assert.equal(gatewaysWait(orphans([old(0)], 0), unready, spec), false);
   assert.equal(gatewaysWait(serving, [], { ...spec, suspend: true }), false);

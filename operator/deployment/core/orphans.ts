@@ -17,20 +17,27 @@ const serve = ({ workers, gateways }: Orphans): boolean => gateways > 0 && worke
 
 /** True while the gateways are left to the old ranks, since the new ones do not serve yet. */
 export function gatewaysWait(orphans: Orphans, pods: readonly PodFacts[], { suspend, replicas }: MoEDeploymentSpec): boolean {
-  return serve(orphans) && !suspend && replicas > 0 && !(pods.length > 0 && pods.every((pod) => pod.ready));
+  const serving = pods.filter((pod) => pod.ready && !pod.terminating).length;
+  return serve(orphans) && !suspend && serving < replicas;
 }
 
 /** `uncreated`: the reason why a rank cannot be made; empty when it can. */
 export function orphanRemovals({ orphans, pods, gateway }: Snapshot, ranks: number, uncreated: string): Action[] {
   const there = orphans.workers.filter((pod) => !pod.terminating);
-  if (!serve(orphans)) return there.map((pod) => removal(pod, "it serves nobody"));
+  if (orphans.gateways === 0) return there.map((pod) => removal(pod, "it serves nobody"));
   if (ranks === 0) return there.map((pod) => removal(pod, "no ranks are wanted"));
   const unplaced = [...pods.map(({ problem }) => problem), gateway.message].find((text) => crowded.test(text));
   const refused = [uncreated, gateway.uncreated].find((text) => text.includes("exceeded quota"));
   const roomless = unplaced ?? refused;
   const going = orphans.workers.some((pod) => pod.terminating);
-  const next = there.sort((a, b) => Number(a.ready) - Number(b.ready) || b.rank - a.rank)[0];
-  return roomless === undefined || going || !next ? [] : [removal(next, `there is no room for both: ${roomless}`)];
+  // A rank that is not ready may be again in a moment.
+  const ended = there.filter((pod) => pod.terminal || pod.lost);
+  const next = there.filter((pod) => !ended.includes(pod)).sort((a, b) => Number(a.ready) - Number(b.ready) || b.rank - a.rank)[0];
+  const crowding = roomless === undefined || going || ended.length > 0 || !next ? [] : [next];
+  return [
+    ...ended.map((pod) => removal(pod, "it has ended")),
+    ...crowding.map((pod) => removal(pod, `there is no room for both: ${roomless}`)),
+  ];
 }
 
 function removal(pod: PodFacts, why: string): Action {
@@ -42,7 +49,7 @@ export function orphansLeft({ orphans, deployment }: Pick<Snapshot, "orphans" | 
   const { workers, gateways } = orphans;
   if (workers.length === 0) return "";
   const left = `${count(workers.length, "worker pod")} and ${count(gateways, "gateway pod")} of a deleted MoEDeployment of this name`;
-  if (!serve(orphans)) return `${left} are being removed`;
+  if (gateways === 0) return `${left} are being removed`;
   const names = workers.slice(0, namedMax).map(({ name }) => name);
   const command = `kubectl -n ${deployment.metadata.namespace} delete pods ${names.join(" ")}`;
   return `${left} serve until this one's gateways have taken over; to end that now: ${command}`;

@@ -16,12 +16,15 @@ export interface ImageSources {
   readonly accepted: string | undefined;
   readonly pods: readonly PodFacts[];
   readonly offered: string;
+  /** The image that the workers' template names: then status and pods have that one, which is no pin. */
+  readonly own: string | undefined;
 }
 
-export function pinnedImage({ spec, status, accepted, pods, offered }: ImageSources): string {
+export function pinnedImage({ spec, status, accepted, pods, offered, own }: ImageSources): string {
   const { image, rollout } = spec.runtimeImage;
   if (image !== undefined) return image;
   if (followsOperator[rollout]) return offered;
+  if (own !== undefined) return accepted ?? offered;
   const newest = pods.filter((pod) => pod.image !== "").sort((a, b) => b.createdMs - a.createdMs)[0];
   return accepted ?? status.runtimeImage?.image ?? newest?.image ?? offered;
 }

@@ -288,6 +288,8 @@ test("a worker has the time of elasticity.drain to go, knows it, and is not rest
     [30, 30],
     "a template has its own",
   );
+  const none = grace({ podTemplate: { spec: { terminationGracePeriodSeconds: 0, containers: [] } } });
+  assert.deepEqual(none, [0, 1], "a worker can be told of none");
   const hash = (drain: string) => workerTemplate(context({ elasticity: { drain } })).hash;
   assert.equal(hash("5m"), hash("60s"));
 });

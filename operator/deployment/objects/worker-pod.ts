@@ -1,7 +1,7 @@
 // The pod of one rank. Created by POST and never re-applied: a changed spec gives another hash, and the pod is replaced.
 import { z } from "zod";
 import { annotations, labels, paths, ports } from "../../../crds/common.ts";
-import { workerLifetime, workerProcess } from "../../../crds/process.ts";
+import { graceSecondsBounds, workerLifetime, workerProcess } from "../../../crds/process.ts";
 import { parseQuantity } from "../../../crds/quantity.ts";
 import { telemetrySecretName } from "../../../crds/telemetry-keys.ts";
 import { renderEnv } from "../../../crds/variables.ts";
@@ -50,7 +50,8 @@ export function workerPod(context: RenderContext, template: WorkerTemplate, rank
   const { pod, hash } = template;
   // Neither is in the hash: a longer time to go is no reason to go. A pod template may name its own.
   const terminationGracePeriodSeconds = pod.spec.terminationGracePeriodSeconds ?? graceSeconds(context.deployment.spec);
-  const lifetime = renderEnv(workerLifetime, { graceSeconds: Number(terminationGracePeriodSeconds) });
+  const { min, max } = graceSecondsBounds;
+  const lifetime = renderEnv(workerLifetime, { graceSeconds: Math.min(max, Math.max(min, Number(terminationGracePeriodSeconds))) });
   const meta = objectMeta(context, podName, "worker");
   return {
     apiVersion: "v1",
