@@ -163,5 +163,6 @@ function createPeerClients({ connect }: Pick<Network, "connect">, target: Parame
 /** The reason of a suspicion, by the code of the error that a stream ended with. */
 function suspectReason(code: string): SuspectReason {
   if (code === "Silent") return "silent";
-  return code === "Unavailable" ? "lost" : "error";
+  // A server that shuts down cancels the streams that run.
+  return code === "Unavailable" || code === "Cancelled" ? "lost" : "error";
 }

@@ -116,6 +116,21 @@ test("a worker that does not know signs of life is not away, and is asked again 
   assert.deepEqual([watch.away, told], [false, []]);
 });
 
+test("one that was away and does not know them is back when it says so", () => {
+  const { watch, streams, told, pass, look } = watching();
+  assert.ok(pass(10_000) > 0);
+  look();
+  streams.at(-1)?.emit("error", new AppError("not implemented", { code: "Internal" }));
+  assert.deepEqual([watch.away, told.at(-1)], [false, "back"]);
+});
+
+test("one that shuts down cancels the stream, and is away at once", () => {
+  const { watch, streams, told, sign } = watching();
+  sign();
+  streams[0]?.emit("error", new AppError("cancelled", { code: "Cancelled" }));
+  assert.deepEqual([watch.away, told], [true, ["Cancelled, anew"]]);
+});
+
 test("one that announces rare signs has longer, up to a bound", () => {
   const { told, pass, sign } = watching();
   sign(1_000);

@@ -16,6 +16,8 @@ const signsMissed = 3;
 const connectMs = 2_000;
 /** A worker that refuses the stream, as one does that does not know it, is not away; it is asked again this much later. */
 const refusedMs = 5_000;
+/** The codes of a stream that ends with its worker or the way to it: a server that shuts down cancels what runs. */
+const ends: readonly string[] = ["Silent", "Unavailable", "Cancelled"];
 
 /** The stream of signs, as the watch sees it. */
 export interface LifeStream {
@@ -86,10 +88,8 @@ export class LifeWatch {
       if (this.#stream !== stream) return;
       this.#silence.heard();
       this.#limitMs = Math.min(silenceMostMs, Math.max(silenceMs, signsMissed * nextMs));
-      if (this.#awaySince === undefined) return;
-      if (!this.#broke) this.#indulgence.back(this.#lookedAt - this.#awaySince, this.#lookedAt);
-      this.#awaySince = undefined;
-      this.#options.onBack();
+      if (this.#awaySince !== undefined && !this.#broke) this.#indulgence.back(this.#lookedAt - this.#awaySince, this.#lookedAt);
+      this.#lives();
     });
     const ended = (error: AppError) => void (this.#stream === stream && this.#ended(error));
     stream.on("error", (error) => ended(fromStatus(error, `watching rank ${this.#options.rank}`)));
@@ -100,13 +100,20 @@ export class LifeWatch {
     const stream = this.#stream;
     this.#stream = undefined;
     stream?.cancel();
-    if (error.code !== "Silent" && error.code !== "Unavailable") {
+    if (this.#limitMs === undefined && !ends.includes(error.code)) {
       this.#openAt = this.#lookedAt + refusedMs;
+      this.#lives();
       return;
     }
     const again = this.#awaySince !== undefined;
     this.#awaySince ??= this.#lookedAt;
     this.#broke = error.code !== "Silent";
     this.#options.onAway(error, { again, anew: this.#indulgence.ended(this.#limitMs !== undefined) });
+  }
+
+  #lives(): void {
+    if (this.#awaySince === undefined) return;
+    this.#awaySince = undefined;
+    this.#options.onBack();
   }
 }

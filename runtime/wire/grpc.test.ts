@@ -1,7 +1,7 @@
 // Mutual TLS, identity, limits and error mapping of the gRPC adapter, on loopback with real certificates.
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { connect as connectTcp } from "node:net";
+import { type AddressInfo, connect as connectTcp, createServer as createTcp, type Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
@@ -123,4 +123,38 @@ test("a connection that never finishes its handshake does not keep a server open
   await new Promise((resolve) => setTimeout(resolve, 50)); // until the server has taken it
   const late = new Promise((_, reject) => setTimeout(reject, 2_000, new Error("the server is open for 2 s")).unref());
   await Promise.race([Promise.all([own.close(0), once(silent, "close")]), late]).finally(() => silent.destroy());
+});
+
+test("a caller that has fallen silent does not keep a server open", async () => {
+  const own = createServer(serverTls);
+  let called = () => {};
+  const call = new Promise<void>((resolve) => {
+    called = resolve;
+  });
+  own.add(Experts, { dispatch: (stream) => void stream.on("data", called) });
+  const port = await own.listen("127.0.0.1", 0);
+  // A way that loses everything from some moment on, as a link that is cut.
+  const pairs: Socket[] = [];
+  const way = createTcp((near) => {
+    const far = connectTcp(port, "127.0.0.1");
+    pairs.push(near, far);
+    near.pipe(far).pipe(near);
+  });
+  await new Promise<void>((resolve) => way.listen(0, "127.0.0.1", resolve));
+  const via = `127.0.0.1:${(way.address() as AddressInfo).port}`;
+  const client = connect(Experts, { address: via, serverName: serverNames.rank(0, ns, name), tls: ca.issue("rank-1", ns, name) });
+  const stream = client.dispatch();
+  stream.on("error", () => {});
+  stream.write(create(DispatchFrameSchema, { seq: 1n }));
+  await call;
+  for (const socket of pairs) {
+    socket.unpipe();
+    socket.pause();
+  }
+  const late = new Promise((_, reject) => setTimeout(reject, 2_000, new Error("the server is open for 2 s")).unref());
+  await Promise.race([own.close(0), late]).finally(() => {
+    for (const socket of pairs) socket.destroy();
+    client.close();
+    way.close();
+  });
 });

@@ -77,7 +77,10 @@ export function createServer(tls: TlsSource): GrpcServer {
     listen: (host, port) =>
       new Promise((resolve, reject) => {
         listener.once("error", reject);
-        listener.listen(port, host, () => resolve((listener.address() as AddressInfo).port));
+        listener.listen(port, host, () => {
+          listener.off("error", reject); // a later one, such as no descriptors left, is nobody's to go on from
+          resolve((listener.address() as AddressInfo).port);
+        });
       }),
     close: async (graceMs) => {
       const ended = new Promise<void>((resolve) => listener.close(() => resolve()));

@@ -11,6 +11,8 @@ export async function whenReady(channel: Channel, timeoutMs: number): Promise<vo
     while (state !== connectivityState.READY) {
       if (state === connectivityState.TRANSIENT_FAILURE) throw new Error("the connection failed");
       await changed(channel, state, deadline);
+      // A closed channel that is asked to connect would come back to life.
+      if (channel.getConnectivityState(false) === connectivityState.SHUTDOWN) throw new Error("the channel was closed");
       state = channel.getConnectivityState(true);
     }
   } catch (cause) {

@@ -17,6 +17,8 @@ const closeBeforeEndMs = 3_000;
 const operatorAwayMs = 15_000;
 /** Peers are asked this often whether they leave as well. */
 const askPeersMs = 1_000;
+/** The longest that a timer waits, in milliseconds: one that is given more ends at once. */
+const timerMsMax = 2 ** 31 - 1;
 const realTime = { now: () => performance.now(), sleep: (ms: number) => sleep(ms) };
 
 export interface LeavingOptions {
@@ -67,7 +69,8 @@ export class Leaving {
     const { engine, onChange } = this.#options;
     this.#drained = on;
     clearTimeout(this.#cut);
-    if (on && finishMs > 0 && engine.load().activeRequests > 0) this.#cut = setTimeout(() => void this.#cutRequests(), finishMs).unref();
+    if (on && finishMs > 0 && engine.load().activeRequests > 0)
+      this.#cut = setTimeout(() => void this.#cutRequests(), Math.min(finishMs, timerMsMax)).unref();
     else await engine.drain(on);
     onChange();
   }
