@@ -13,8 +13,8 @@ import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const model = "balance";
 const clients = 6;
-/** The shortest that is allowed; a window lasts until it has enough selections, up to four times as long. */
-const windowMs = 2_000;
+/** A window lasts until it has enough selections, up to four times as long; shorter ones are looked at more often, and chance moves. */
+const windowMs = 5_000;
 /** Windows of the planner from the first full one of the load to the last commit. */
 const balanceWithin = 12;
 const windowSelections = 1_000;
@@ -96,7 +96,7 @@ for (const policy of ["incremental", "hecate"] as const) {
         },
         { timeoutMs: patienceMs, everyMs: 500 },
       );
-    /** Windows that the planner saw between two moments: of 2 s each, or of enough selections where that takes up to four times longer. */
+    /** Windows that the planner saw between two moments: of 5 s each, or of enough selections where that takes up to four times longer. */
     const windowsIn = (from: number, to: number): number => {
       const ofTime = (to - from) / windowMs;
       return Math.min(ofTime, Math.max(ofTime / windowStretchMax, reported.served(from, to).selections / windowSelections));
