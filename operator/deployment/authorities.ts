@@ -9,7 +9,7 @@ import { authorityIsGood, certificateEndMs, createAuthority, isIssuedBy, type Ke
 import { manager } from "./apply.ts";
 import { type AuthorityFacts, type Certified, type RotationStep, rotationStep } from "./core/authority-rotation.ts";
 import type { Informers } from "./informers.ts";
-import { authorityComponent, names } from "./objects/context.ts";
+import { authorityComponent, makerLabels, names } from "./objects/context.ts";
 import type { Deployments } from "./ports.ts";
 
 /** The pause while a person or the garbage collector has to mend a Secret; a change of one of ours ends it earlier. */
@@ -174,8 +174,7 @@ export function pairIn(secret: KubeObject, certEntry: string, keyEntry: string):
 
 function labelsOf({ namespace, name, uid }: Ref & { readonly uid: string }): Record<string, string> {
   return {
-    "app.kubernetes.io/name": "enodia",
-    "app.kubernetes.io/managed-by": "enodia-operator",
+    ...makerLabels,
     [labels.component]: authorityComponent,
     [authorityLabels.namespace]: namespace,
     [authorityLabels.name]: name,

@@ -4,6 +4,7 @@ import { annotations, labels } from "../../crds/common.ts";
 import type { KubeObject } from "../kube/kube.ts";
 import type { GatewayFacts, ObservedPod } from "./core/snapshot.ts";
 import type { GatewayPod, LeavingReason } from "./core/world.ts";
+import type { Informers } from "./informers.ts";
 import { workerKind } from "./objects/pod-template.ts";
 
 /** Marks of ours on a pod that is to go. */
@@ -73,7 +74,12 @@ interface Taint {
 const zoneLabel = "topology.kubernetes.io/zone";
 
 /** Nodes that the operator may not read: none counts as silent, and a pod leaves when it is evicted. */
-export const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, taints: () => [] };
+const unseenNodes: NodeHealth = { state: () => "answers", zone: () => undefined, taints: () => [] };
+
+/** The nodes as the cache has them, or as good as none where they may not be read. */
+export function nodesSeen(informers: Pick<Informers, "list" | "seesNodes">): NodeHealth {
+  return informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
+}
 
 export function nodeHealth(nodes: readonly KubeObject[]): NodeHealth {
   const schema = z.object({
@@ -196,7 +202,13 @@ function livingStatus(pod: KubeObject): PodStatus | undefined {
   return isTerminal(parsed.data.status) ? undefined : parsed.data.status;
 }
 
-export const isTerminal = (status: Pick<PodStatus, "phase">): boolean => status.phase === "Failed" || status.phase === "Succeeded";
+/** True of a pod that has run for the last time and is still there. */
+export const hasEnded = (pod: KubeObject): boolean => {
+  const parsed = podSchema.safeParse(pod);
+  return parsed.success && isTerminal(parsed.data.status);
+};
+
+const isTerminal = (status: PodStatus): boolean => status.phase === "Failed" || status.phase === "Succeeded";
 
 const deploymentSchema = z.object({
   spec: z.object({ replicas: z.number().optional() }).prefault({}),

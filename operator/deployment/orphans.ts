@@ -6,7 +6,7 @@ import type { KubeObject } from "../kube/kube.ts";
 import type { Orphans, PodFacts } from "./core/snapshot.ts";
 import type { Informers } from "./informers.ts";
 import { isOrphan } from "./objects/context.ts";
-import { isTerminal, nodeHealth, podFacts, unseenNodes } from "./observe.ts";
+import { hasEnded, nodesSeen, podFacts } from "./observe.ts";
 
 interface Sources {
   readonly informers: Pick<Informers, "list" | "seesNodes">;
@@ -36,7 +36,7 @@ export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeploy
   const old = informers.list("pods", isOld);
   if (old.length === 0) return { workers: [], gateways: 0 };
   const of = (component: string) => old.filter((pod) => pod.metadata.labels?.[labels.component] === component);
-  const nodes = informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
+  const nodes = nodesSeen(informers);
   const workers = of("worker").filter((pod) => isOrphan(pod.metadata, name));
   return {
     workers: workers.flatMap((pod): PodFacts[] => {
@@ -44,6 +44,6 @@ export function findOrphans({ informers, now }: Sources, { metadata }: MoEDeploy
       return facts ? [{ ...facts, lost: facts.silent }] : [];
     }),
     // One that has ended stays for ever where its ReplicaSet was orphaned with it, and serves nobody.
-    gateways: of("gateway").filter(({ status }) => !isTerminal({ phase: "", ...(status as object) })).length,
+    gateways: of("gateway").filter((pod) => !hasEnded(pod)).length,
   };
 }

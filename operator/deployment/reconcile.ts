@@ -18,7 +18,7 @@ import { execute } from "./execute.ts";
 import type { Identities } from "./identity.ts";
 import type { Informers, PodOverlay } from "./informers.ts";
 import { names, type RenderContext, type Settings } from "./objects/context.ts";
-import { gatewayFacts, gatewayPods, nodeHealth, podFacts, unseenNodes } from "./observe.ts";
+import { gatewayFacts, gatewayPods, nodesSeen, podFacts } from "./observe.ts";
 import { findOrphans, isOfOther } from "./orphans.ts";
 import type { Deployments, Rebalance, World } from "./ports.ts";
 import { type InForce, type ReadDeployment, readDeployment, SpecPass } from "./spec-pass.ts";
@@ -194,7 +194,7 @@ export class Reconciler {
     const { uid } = deployment.metadata;
     const at = now().getTime();
     const ours = (pod: KubeObject) => pod.metadata.labels?.[labels.component] === "worker" && owns(pod, uid);
-    const nodes = informers.seesNodes ? nodeHealth(informers.list("nodes")) : unseenNodes;
+    const nodes = nodesSeen(informers);
     const observed = overlay.merge(informers.list("pods", ours), ours).flatMap((pod) => podFacts(pod, nodes, at) ?? []);
     return withLosses(observed, rebalance.view(uid), this.#warmMs() > 0);
   }

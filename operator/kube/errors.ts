@@ -71,11 +71,11 @@ function parseStatus(body: string): ParsedStatus {
 }
 
 /** The manager as a cause names it. Who has updated is told with the version that was used, who has applied is told without. */
-const conflictText = /^conflict with ("(?:[^"\\]|\\.)*")(?: with subresource ("(?:[^"\\]|\\.)*"))?( using )?/;
+const conflictPattern = /^conflict with ("(?:[^"\\]|\\.)*")(?: with subresource ("(?:[^"\\]|\\.)*"))?( using )?/;
 
 function parseConflict(cause: { reason?: unknown; message?: unknown; field?: unknown } | null): FieldConflict | undefined {
   if (cause?.reason !== "FieldManagerConflict") return undefined;
-  const [, manager, subresource, updated] = conflictText.exec(String(cause.message)) ?? [];
+  const [, manager, subresource, updated] = conflictPattern.exec(String(cause.message)) ?? [];
   return {
     field: String(cause.field),
     manager: manager === undefined ? String(cause.message) : unquoted(manager),

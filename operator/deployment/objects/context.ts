@@ -38,13 +38,11 @@ export const names = {
   podTls: (pod: string) => `${pod}-tls`,
 } as const;
 
+/** What everything that this operator makes says of its maker. */
+export const makerLabels = { "app.kubernetes.io/name": "enodia", "app.kubernetes.io/managed-by": "enodia-operator" } as const;
+
 export function objectLabels(name: string, component: Component): Record<string, string> {
-  return {
-    "app.kubernetes.io/name": "enodia",
-    "app.kubernetes.io/managed-by": "enodia-operator",
-    [labels.deployment]: name,
-    [labels.component]: component,
-  };
+  return { ...makerLabels, [labels.deployment]: name, [labels.component]: component };
 }
 
 /**
@@ -52,7 +50,7 @@ export function objectLabels(name: string, component: Component): Record<string,
  * alone prove it, since what a person or another controller makes does not say that this operator manages it.
  */
 export function isOrphan({ labels: have, ownerReferences }: ObjectMeta, name: string): boolean {
-  const { [labels.component]: _, ...ours } = objectLabels(name, "shared");
+  const ours = { ...makerLabels, [labels.deployment]: name };
   return (ownerReferences ?? []).length === 0 && Object.entries(ours).every(([label, value]) => have?.[label] === value);
 }
 

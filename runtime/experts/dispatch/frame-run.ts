@@ -195,10 +195,12 @@ export class FrameRun {
       const error = AppError.from(caught);
       if (error.code === "Busy") return this.#busy(part, 0);
       report.frame("error", 0);
-      report.stall("detection", (performance.now() - startedAt) / 1000);
-      this.#repairSince ??= performance.now();
       // Out of time is not out of reach: its process answers, its engine does not come to it.
-      if (error.code !== "DeadlineExceeded") peers.suspect(part.rank, error);
+      if (error.code !== "DeadlineExceeded") {
+        report.stall("detection", (performance.now() - startedAt) / 1000);
+        this.#repairSince ??= performance.now();
+        peers.suspect(part.rank, error);
+      }
       if (part.onDemand) this.#attempts.fail(part, this.#experts(part));
       return part.pairs;
     }
