@@ -24,6 +24,14 @@ const healthyWithinMs = 120_000;
 const calmMs = 3 * everyMs;
 const aimP95Ms = 5_000;
 
+/** A rank that lost its node waits for it: on a node of the others it would be out of reach of the next cut. */
+const onePerNode = {
+  maxSkew: 1,
+  topologyKey: "kubernetes.io/hostname",
+  whenUnsatisfiable: "DoNotSchedule",
+  labelSelector: { matchLabels: { "enodia.dev/deployment": model, "enodia.dev/component": "worker" } },
+};
+
 let target: Target;
 let moe: Deployed;
 let traffic: Traffic;
@@ -32,7 +40,7 @@ let log: StallLog;
 explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
-  moe = await deploy(target, "e2e-stalls", smolMoe(model));
+  moe = await deploy(target, "e2e-stalls", smolMoe(model, { podTemplate: { spec: { topologySpreadConstraints: [onePerNode] } } }));
   const url = await moe.url();
   log = new StallLog(moe);
   traffic = await startTraffic({ url: () => url, model, clients, everyMs, tokens });
