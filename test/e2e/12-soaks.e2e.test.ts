@@ -75,21 +75,25 @@ test("500 connections held to each health port for 3 minutes: no pod unready, no
   assert.deepEqual(restartsOf(await allPods()), restartsOf(before));
 });
 
-/** The API server's process, which its supervisor would start again if it ended: so it is stopped. */
+const parentOf = (pid: number): number => Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
+
+/** The API server's process, which its supervisor would start again if it ended: so it is stopped. A shell of each program's own stands
+ *  between the two. */
 function apiServer(): number {
   const supervisors = new Set(readState(clusterName)?.control.map(({ pid }) => pid));
   const found = readdirSync("/proc")
     .filter((entry) => /^\d+$/.test(entry))
+    .map(Number)
     .find((pid) => {
       try {
-        const parent = Number(/^PPid:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]);
-        return supervisors.has(parent) && /^[^\0]*kube-apiserver\0/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"));
+        if (!/^[^\0]*kube-apiserver\0/.test(readFileSync(`/proc/${pid}/cmdline`, "utf8"))) return false;
+        return supervisors.has(parentOf(parentOf(pid)));
       } catch {
         return false; // it has ended since
       }
     });
   assert.ok(found, "the API server runs");
-  return Number(found);
+  return found;
 }
 
 test("the API server away for 15 minutes: the operator stays live, no container restarts, and it repairs again by itself", async () => {
