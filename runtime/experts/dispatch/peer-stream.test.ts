@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, type TestContext, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
+import { frameBytesMax, streamBytesMax } from "../../wire/frame-codec.ts";
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { frameBytesMax, streamBytesMax } from "../../wire/grpc.ts";
 import { create } from "../../wire/service.ts";
 import type { PeerClients } from "../peers.ts";
 import { PeerStream } from "./peer-stream.ts";
@@ -17,8 +17,12 @@ const largest = { hidden, rows: new Uint8Array(frameBytesMax), pairExperts: new 
 const atOnce = streamBytesMax / (2 * frameBytesMax);
 
 function opened(onClose: (reason: AppError) => void = () => {}) {
-  const call = Object.assign(new EventEmitter(), { sent: [] as DispatchFrame[], write: (_: DispatchFrame) => {}, cancel: () => {} });
-  call.write = (frame) => void call.sent.push(frame);
+  const sent: DispatchFrame[] = [];
+  const call = Object.assign(new EventEmitter(), { sent, takes: true, write: (_: DispatchFrame): boolean => true, cancel: () => {} });
+  call.write = (frame) => {
+    call.sent.push(frame);
+    return call.takes;
+  };
   const clients = { experts: { dispatch: () => call } } as unknown as PeerClients;
   const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" } as const;
   const stream = new PeerStream(1, clients, sender, { onClose });
