@@ -55,6 +55,22 @@ test("a frame beyond the bytes of a stream waits for the answers to others, and 
   stream.close(new AppError("done", { code: "Cancelled" }));
 });
 
+test("while the socket is full frames wait here, where a ping overtakes them", () => {
+  const { stream, call, answer } = opened();
+  const small = { hidden, rows: new Uint8Array(hidden * 4), pairExperts: [0] };
+  const send = () => void stream.send(small, 60_000).catch(() => undefined);
+  const sizes = () => call.sent.map((frame) => frame.rows.byteLength / small.rows.byteLength);
+  call.takes = false;
+  for (let i = 0; i < 3; i++) send();
+  answer(1n);
+  void stream.ping().catch(() => undefined);
+  assert.deepEqual(sizes(), [1, 0], "an answer makes no room in a socket");
+  call.takes = true;
+  call.emit("drain");
+  assert.deepEqual(sizes(), [1, 0, 1, 1]);
+  stream.close(new AppError("done", { code: "Cancelled" }));
+});
+
 // The watch of a stream keeps no process alive; the tests' own timer does.
 const alive = setInterval(() => {}, 1_000);
 after(() => clearInterval(alive));
