@@ -147,8 +147,8 @@ test("what is no frame ends its stream with a reason that the host hears, and th
   const oversized = Buffer.alloc(8);
   oversized.writeUInt32LE(4 + frameBytesMax + 4, 0);
   oversized.writeUInt32LE(frameKinds.frame, 4);
-  const [whole] = encodeFrame({ kind: frameKinds.frame, head, body: new Uint8Array(64) }) as [Buffer];
-  const [reply] = encodeFrame({ kind: frameKinds.reply, head, body: head }) as [Buffer];
+  const [whole] = encodeFrame({ kind: frameKinds.frame, head, body: new Uint8Array(64) });
+  const [reply] = encodeFrame({ kind: frameKinds.reply, head, body: head });
   for (const bytes of [oversized, reply, Buffer.from("HEAD / HTTP/1.1\r\n\r\n")]) {
     const socket = await raw(t, port);
     socket.write(bytes);
@@ -201,8 +201,8 @@ test("a caller that reads nothing: answers have left when it took them and not b
   });
   const socket = await raw(t, port);
   socket.pause();
-  const asks = encodeFrame({ kind: frameKinds.frame, head: new Uint8Array(0), body: new Uint8Array(4) });
-  for (let i = 0; i < 8; i++) socket.write(Buffer.concat(asks));
+  const [ask] = encodeFrame({ kind: frameKinds.frame, head: new Uint8Array(0), body: new Uint8Array(4) });
+  for (let i = 0; i < 8; i++) socket.write(ask);
   await new Promise((resolve) => setTimeout(resolve, 100));
   assert.ok(left < 8, `${left} answers of 8 MiB have left`);
   calls[0]?.fail(new AppError("the peer reads no answers", { code: "Busy" }));

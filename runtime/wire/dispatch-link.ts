@@ -119,13 +119,17 @@ class Connection {
 
   /** The rows follow the message that says what they are, so that neither end copies them into it or out of it. */
   send(frame: DispatchFrame): boolean {
+    const { rows } = frame;
     try {
-      const head = toBinary(DispatchFrameSchema, { ...frame, rows: none });
-      return this.#frames.write({ kind: frameKinds.frame, head, body: frame.rows });
+      frame.rows = none; // put back below: a copy of the message would cost as much as its bytes
+      const head = toBinary(DispatchFrameSchema, frame);
+      return this.#frames.write({ kind: frameKinds.frame, head, body: rows });
     } catch (caught) {
       this.#frames.destroy();
       process.nextTick(() => this.#gone(AppError.from(caught, "writing a frame")));
       return true;
+    } finally {
+      frame.rows = rows;
     }
   }
 

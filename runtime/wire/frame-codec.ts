@@ -31,8 +31,8 @@ interface Layout {
   readonly totalBytes: number;
 }
 
-/** The frame as pieces to be written one after another. Throws `MessageTooLarge` where the other end would not take it. */
-export function encodeFrame({ kind, head, body }: RawFrame): readonly Uint8Array[] {
+/** The frame as one piece or two, to be written one after the other. Throws `MessageTooLarge` where the other end would not take it. */
+export function encodeFrame({ kind, head, body }: RawFrame): readonly [Uint8Array, Uint8Array?] {
   const fault = sizeFault(head.byteLength, body.byteLength);
   if (fault !== undefined) throw new AppError(fault, { code: "MessageTooLarge", operation: "writing a frame" });
   const bodyAt = prefixBytes + padded(head.byteLength);

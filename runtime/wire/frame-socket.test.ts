@@ -42,8 +42,7 @@ test("frames of one turn leave in one write, each with word when it has left", a
   assert.equal(socket.writes.length, 0);
   await turn();
   assert.deepEqual([socket.writes.map(bodies), left], [[[4, 100_000, 0]], [4, 100_000, 0]]);
-  frames.write(frame(8));
-  await Promise.resolve().then(() => frames.write(frame(12)));
+  await Promise.all([8, 12].map((bytes) => Promise.resolve().then(() => frames.write(frame(bytes)))));
   await turn();
   assert.deepEqual(socket.writes.slice(1).map(bodies), [[8, 12]]);
 });

@@ -1,4 +1,4 @@
-// One end of a TLS connection that carries frames: what is written in one turn of the loop leaves in one write, what arrives is read
+// One end of a TLS connection that carries frames: what is written in one turn leaves in one write, what arrives is read
 // into frames, and whatever is none ends it. It knows no message; dispatch-link.ts and dispatch-accept.ts have the two ends' sides.
 import type { TLSSocket } from "node:tls";
 import { AppError } from "../../crds/common.ts";
@@ -43,17 +43,22 @@ export class FrameSocket {
   /** False: the socket holds a lot already, `drain` follows. `sent` is called when the frame has left this end. */
   write(frame: RawFrame, sent?: () => void): boolean {
     if (this.#over) return true;
-    const pieces = encodeFrame(frame);
-    if (!this.#corked) {
-      this.#corked = true;
-      this.#socket.cork();
-      setImmediate(() => {
-        this.#corked = false;
-        this.#socket.uncork();
-      });
-    }
-    const last = pieces.length - 1;
-    return pieces.map((piece, i) => this.#socket.write(piece, i === last ? () => sent?.() : undefined)).every(Boolean);
+    const [first, rows] = encodeFrame(frame);
+    this.#gather();
+    if (rows === undefined) return this.#socket.write(first, sent);
+    this.#socket.write(first);
+    return this.#socket.write(rows, sent);
+  }
+
+  /** Keeps what is written until what runs now is done. */
+  #gather(): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    this.#socket.cork();
+    process.nextTick(() => {
+      this.#corked = false;
+      this.#socket.uncork();
+    });
   }
 
   /** Ends it with a last frame. */
