@@ -101,7 +101,8 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   write(reply: DispatchReply, sent: () => void): void {
     if (this.#over) return;
     const { result } = reply;
-    if (result.case !== "rows") this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, reply), body: none }, sent);
+    if (result.case !== "rows")
+      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, reply), body: none }, sent);
     else {
       const head = toBinary(DispatchReplySchema, { ...reply, result: { case: "rows", value: none } });
       this.#frames.write({ kind: frameKinds.reply, head, body: result.value }, sent);

@@ -8,7 +8,6 @@ import { connect as connectTls, type TLSSocket } from "node:tls";
 import { create } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
-import { within } from "../../test/support/ranks.ts";
 import type { DispatchServed } from "./dispatch-accept.ts";
 import { connectDispatch, type DispatchCall } from "./dispatch-link.ts";
 import { encodeFrame, frameBytesMax, frameKinds } from "./frame-codec.ts";
@@ -27,7 +26,10 @@ before(() => {
   [hostTls, callerTls] = [ca.issue("rank-0", ns, name), ca.issue("rank-1", ns, name)];
 });
 
-const soon = <T>(promise: Promise<T>, what: string): Promise<T> => within(5_000, promise, what);
+const soon = <T>(promise: Promise<T>, what: string): Promise<T> => {
+  const late = new Promise<never>((_, reject) => setTimeout(reject, 5_000, new Error(`${what}: not within 5 s`)).unref());
+  return Promise.race([promise, late]);
+};
 const frame = (seq: number, bytes = 4) =>
   create(DispatchFrameSchema, { seq: BigInt(seq), rows: new Uint8Array(bytes).fill(seq), pairRows: [seq, 0], pairExperts: [1, seq] });
 
@@ -95,10 +97,7 @@ test("many frames of all sizes that are sent at once arrive whole and in order, 
   const { call, replies } = opened(t, port);
   const sizes = Array.from({ length: 300 }, (_, i) => (i % 100 === 7 ? 1_000_000 : 4 * (i % 900)));
   for (const [i, bytes] of sizes.entries()) call.write(frame(i, bytes));
-  await soon(
-    new Promise<void>((resolve) => call.on("data", () => replies.length === sizes.length && resolve())),
-    "all answers",
-  );
+  await soon(new Promise<void>((resolve) => call.on("data", () => replies.length === sizes.length && resolve())), "all answers");
   const seqs = sizes.map((_, i) => BigInt(i));
   assert.deepEqual([got, replies.map(({ seq }) => seq)], [seqs, seqs]);
   assert.deepEqual(
@@ -125,7 +124,10 @@ test("a host learns who calls, and its last words reach the caller", async (t) =
     call.fail(new AppError(`not you: ${name.split(",")[0]}`, { code: "Forbidden" }));
   });
   const { call } = opened(t, port);
-  const [error] = await soon(once(call, "error").catch((caught) => [caught]), "an error");
+  const [error] = await soon(
+    once(call, "error").catch((caught) => [caught]),
+    "an error",
+  );
   assert.deepEqual([error.code, error.message], ["Forbidden", "not you: DNS:rank-1.mix.default.enodia"]);
 });
 

@@ -7,7 +7,13 @@ import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { frameKinds, type RawFrame } from "./frame-codec.ts";
 import { FrameSocket, framesAlpn, unsentBytesMax } from "./frame-socket.ts";
-import { DispatchEndSchema, type DispatchFrame, DispatchFrameSchema, type DispatchReply, DispatchReplySchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  DispatchEndSchema,
+  type DispatchFrame,
+  DispatchFrameSchema,
+  type DispatchReply,
+  DispatchReplySchema,
+} from "./gen/enodia/runtime/v1/runtime_pb.js";
 import type { TlsSource } from "./tls.ts";
 
 const none = new Uint8Array(0);
@@ -139,12 +145,13 @@ class Connection {
   }
 
   #connected(): void {
-    if (this.#socket.alpnProtocol !== framesAlpn) {
+    if (this.#socket.alpnProtocol === framesAlpn) {
+      this.ready = true;
+      this.call?.connected();
+    } else {
       this.#frames.destroy();
-      return this.#gone(new AppError("the other end takes no dispatch frames", { code: "Unavailable", retry: "backoff" }));
+      this.#gone(new AppError("the other end takes no dispatch frames", { code: "Unavailable", retry: "backoff" }));
     }
-    this.ready = true;
-    this.call?.connected();
   }
   #gone(reason: AppError | undefined): void {
     const { call } = this;

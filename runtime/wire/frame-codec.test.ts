@@ -9,7 +9,10 @@ const frames = fc.array(
   fc.record({
     kind: fc.constantFrom(...Object.values(frameKinds)),
     head: fc.uint8Array({ maxLength: 40 }),
-    body: fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.nat(70_000).map((bytes) => new Uint8Array(bytes).fill(bytes))),
+    body: fc.oneof(
+      fc.uint8Array({ maxLength: 40 }),
+      fc.nat(70_000).map((bytes) => new Uint8Array(bytes).fill(bytes)),
+    ),
   }),
   { maxLength: 6 },
 );
@@ -38,8 +41,7 @@ test("rows begin at a multiple of four, so that they are read where they lie, al
   const bytes = Buffer.concat(written({ kind: frameKinds.reply, head: new Uint8Array(13), body: new Uint8Array(4_608) }));
   for (const pieces of [[bytes], [bytes.subarray(0, 5), bytes.subarray(5, 900), bytes.subarray(900)]]) {
     const reader = new FrameReader();
-    for (const piece of pieces)
-      reader.push(Buffer.from(new Uint8Array(piece).buffer), ({ body }) => assert.equal(body.byteOffset % 4, 0));
+    for (const piece of pieces) reader.push(Buffer.from(new Uint8Array(piece).buffer), ({ body }) => assert.equal(body.byteOffset % 4, 0));
     assert.equal(reader.within, false);
   }
 });
@@ -62,7 +64,8 @@ const refused: Readonly<Record<string, { readonly bytes: Buffer; readonly why: R
 };
 for (const [name, { bytes, why }] of Object.entries(refused)) {
   test(`${name} is refused by the first eight bytes, also when they come one by one`, () => {
-    const expected = (error: unknown) => error instanceof Error && why.test(error.message) && "code" in error && error.code === "InvalidFrame";
+    const expected = (error: unknown) =>
+      error instanceof Error && why.test(error.message) && "code" in error && error.code === "InvalidFrame";
     assert.throws(() => new FrameReader().push(bytes, () => assert.fail("a frame")), expected);
     const reader = new FrameReader();
     for (const byte of bytes.subarray(0, 7)) reader.push(Buffer.of(byte), () => assert.fail("a frame"));

@@ -1,6 +1,6 @@
 // The TLS listener of a process: one port, on which callers say by ALPN what they speak. Every caller shows a certificate that a CA of
 // the deployment has signed; which member it is, is asked by those who serve it (tls.ts reads it).
-import { type AddressInfo, type Socket } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { createServer as createListener, type TLSSocket } from "node:tls";
 import type { TlsMaterial, TlsSource } from "./tls.ts";
 

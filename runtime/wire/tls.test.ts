@@ -10,7 +10,13 @@ import { create } from "@bufbuild/protobuf";
 import { createAuthority, issueLeaf, type KeyPairPem } from "../../operator/tls/authority.ts";
 import { until } from "../../test/harness/process.ts";
 import { connectDispatch } from "./dispatch-link.ts";
-import { Control, DispatchFrameSchema, DispatchReplySchema, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import {
+  Control,
+  DispatchFrameSchema,
+  DispatchReplySchema,
+  WatchPushSchema,
+  WatchStatusSchema,
+} from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer } from "./grpc.ts";
 import type { HandlersOf } from "./service.ts";
 import { folderTls, serverNames, type TlsSource } from "./tls.ts";
