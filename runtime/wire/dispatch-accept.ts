@@ -21,13 +21,14 @@ const lookEveryMs = 1_000;
 /** Of the words with which a stream ends. */
 const reasonCharsMax = 1_024;
 const none = new Uint8Array(0);
+const noRows = { case: "rows", value: none } as const;
 
 /** A stream as its server has it. `error`: it broke, or what came is no frame. */
 export interface DispatchServed extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> {
   getAuthContext(): { readonly sslPeerCertificate?: PeerCertificate };
   /** Nothing that is written now reaches the caller. */
   readonly over: boolean;
-  /** `sent` is called when the reply has left this end. */
+  /** `sent` is called when the reply has left this end; its rows are not copied and stay as they are until then. */
   write(reply: DispatchReply, sent: () => void): void;
   /** Tells the caller why, and ends the stream. */
   fail(error: AppError): void;
@@ -101,11 +102,12 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
   write(reply: DispatchReply, sent: () => void): void {
     if (this.#over) return;
     const { result } = reply;
-    if (result.case !== "rows")
-      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, reply), body: none }, sent);
-    else {
-      const head = toBinary(DispatchReplySchema, { ...reply, result: { case: "rows", value: none } });
-      this.#frames.write({ kind: frameKinds.reply, head, body: result.value }, sent);
+    const [body, words] = result.case === "rows" ? [result.value, { ...reply, result: noRows }] : [none, reply];
+    try {
+      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, words), body }, sent);
+    } catch (caught) {
+      sent();
+      this.fail(AppError.from(caught, "writing a reply"));
     }
   }
 

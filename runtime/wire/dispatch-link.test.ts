@@ -118,6 +118,19 @@ test("the largest rows travel both ways; larger ones end their own stream before
   assert.equal(await soon(end, "an end"), "MessageTooLarge");
 });
 
+test("a reply that is too large to be sent ends its stream, with the reason on both sides", async (t) => {
+  let left = 0;
+  const { port, calls } = await hosted(t, (call) => {
+    const result = { case: "rows", value: new Uint8Array(frameBytesMax + 4) } as const;
+    call.on("data", ({ seq }) => call.write(create(DispatchReplySchema, { seq, result }), () => left++));
+  });
+  const { call } = opened(t, port);
+  const end = ending(call);
+  call.write(frame(1));
+  assert.equal(await soon(end, "an end"), "MessageTooLarge");
+  assert.deepEqual([left, calls[0]?.over], [1, true]);
+});
+
 test("a host learns who calls, and its last words reach the caller", async (t) => {
   const { port } = await hosted(t, (call) => {
     const name = call.getAuthContext().sslPeerCertificate?.subjectaltname ?? "";

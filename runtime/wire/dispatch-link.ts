@@ -28,7 +28,7 @@ export interface DispatchTarget {
 
 /** A stream as its opener has it. `end`: the other end left without a word; neither it nor `error` comes after `cancel`. */
 export interface DispatchCall extends EventEmitter<{ data: [DispatchReply]; error: [Error]; end: []; drain: [] }> {
-  /** False: it is sent, but a lot waits to leave; `drain` follows. */
+  /** False: it is sent, but a lot waits to leave; `drain` follows. Rows are not copied: whoever has them leaves them as they are. */
   write(frame: DispatchFrame): boolean;
   cancel(): void;
 }
