@@ -14,7 +14,7 @@ const joinedBytesMax = 16 * 1024;
 const prefixBytes = 8;
 
 export const frameKinds = { frame: 1, reply: 2, end: 3 } as const;
-export type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
+type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
 
 export interface RawFrame {
   readonly kind: FrameKind;

@@ -1,4 +1,4 @@
-// What leaves a socket that carries frames, and when. The socket is replaced by one that counts its writes.
+// Frames of one turn leave a socket in one write, and nothing follows its last words. The socket is replaced by one that counts its writes.
 import assert from "node:assert/strict";
 import { Duplex } from "node:stream";
 import { test } from "node:test";

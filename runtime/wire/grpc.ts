@@ -41,7 +41,6 @@ const clientOptions: grpc.ChannelOptions = {
 /** Calls as a handler sees them, so that only wire/ names the gRPC package. */
 export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
 export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
-export type ClientDuplex<I, O> = grpc.ClientDuplexStream<I, O>;
 export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;
 
 export type GrpcServer = {
@@ -131,8 +130,8 @@ export function connect<M extends GenServiceMethods>(
 }
 
 /**
- * The way in which processes reach each other. Production has gRPC and dispatch frames; a simulated one carries the same messages between the same
- * handlers.
+ * The way in which processes reach each other. Production has gRPC and dispatch frames; a simulated one carries the same messages
+ * between the same handlers.
  */
 export interface Network {
   readonly connect: typeof connect;

@@ -26,6 +26,7 @@ export function createTlsListener(tls: TlsSource, speakers: Readonly<Record<stri
   const settings = { requestCert: true, rejectUnauthorized: true, ALPNProtocols: protocols, handshakeTimeout: handshakeMsMax };
   const listener = createListener(settings, (socket) => {
     socket.on("error", () => {}); // those who serve it hear of it by its close, or listen themselves
+    socket.disableRenegotiation(); // as HTTP/2 does: who the caller is, is asked once
     const speaker = speakers[socket.alpnProtocol || ""];
     if (speaker) speaker(socket);
     else socket.destroy();
