@@ -230,7 +230,9 @@ test("a caller that reads nothing: answers have left when it took them and not b
 });
 
 test("a writer is told when its socket is full, and when it is not any more", async (t) => {
-  const { port } = await hosted(t);
+  const { port } = await hosted(t, (call) => {
+    call.on("data", ({ seq }) => call.write(create(DispatchReplySchema, { seq }), () => {}));
+  });
   const way = await gate(t, port);
   way.open();
   const { call } = opened(t, way.port);
@@ -328,11 +330,14 @@ test("a server that closes gives streams their time, and ends those that stay an
   t.after(() => void silent.destroy());
   await once(silent, "connect");
   const [end, gone] = [ending(call), once(silent, "close")];
+  t.mock.timers.enable({ apis: ["setTimeout"] });
   const closing = server.close(150);
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  t.mock.timers.tick(149);
   call.write(frame(2));
-  await soon(once(call, "data"), "an answer");
+  await once(call, "data");
   assert.equal(replies.length, 2);
+  t.mock.timers.tick(1);
+  t.mock.timers.reset();
   await soon(Promise.all([closing, gone]), "the server to close");
   assert.match(await soon(end, "an end"), /^(?:end|Unavailable)$/);
   assert.equal(calls[0]?.over, true);
