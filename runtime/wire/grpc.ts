@@ -14,7 +14,7 @@ import { createTlsListener } from "./listener.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** The largest message; the default of 4 MB is below one prefill frame of a large model. */
+/** The largest message; the default of 4 MB is below what the plan of a large model may take. */
 export const messageBytesMax = 16 * 1024 * 1024;
 /** The default of 64 KiB caps a stream at about 590 MB/s on loopback; this doubles it. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
