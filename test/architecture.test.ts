@@ -109,6 +109,7 @@ const house: Readonly<Record<string, Row>> = {
       plant("operator/deployment/planted.ts", "const kube = createKube(transport);", /constructs a client of the API server/),
       plant("runtime/experts/planted.ts", "const server = new grpc.Server();", /constructs a gRPC client or server/),
       plant("runtime/gateway/planted.ts", "open({ network: grpcNetwork });", /constructs a gRPC client or server/),
+      plant("runtime/experts/planted.ts", "const socket = connectTls({ port });", /constructs a TLS socket or listener/),
       plant("runtime/worker/planted.ts", "const bus = createBus({ url });", /constructs a connection to NATS/),
       plant("runtime/wire/planted.ts", "const c = await connect({ servers });", /constructs a connection to NATS/),
       plant("runtime/engine/planted.ts", "const m = new PrometheusExporter();", /constructs logs, metrics or traces/),

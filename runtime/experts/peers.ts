@@ -3,7 +3,7 @@
 import type { AppError } from "../../crds/common.ts";
 import type { SuspectReason } from "../../crds/names.ts";
 import type { Log } from "../observe/log.ts";
-import { Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { Network } from "../wire/grpc.ts";
 import type { Identity, Member, Membership } from "../wire/mapping.ts";
 import { Indulgence } from "../wire/silence.ts";
@@ -14,7 +14,7 @@ export interface PeersOptions {
   readonly namespace: string;
   readonly name: string;
   readonly tls: TlsSource;
-  readonly network: Pick<Network, "connect">;
+  readonly network: Pick<Network, "connect" | "connectDispatch">;
   readonly log: Log;
   /** A rank became suspect. */
   readonly onSuspect?: (reason: SuspectReason) => void;
@@ -146,9 +146,9 @@ export class Peers {
 
 export type PeerClients = ReturnType<typeof createPeerClients>;
 
-/** One connection per service: a shard transfer must not stand in the way of a frame. */
-function createPeerClients({ connect }: Pick<Network, "connect">, target: Parameters<Network["connect"]>[1]) {
-  const experts = connect(Experts, target);
+/** Connections of their own: a shard transfer must not stand in the way of a frame. */
+function createPeerClients({ connect, connectDispatch }: PeersOptions["network"], target: Parameters<Network["connectDispatch"]>[0]) {
+  const experts = connectDispatch(target);
   const shards = connect(Shards, target);
   return {
     experts,

@@ -1,12 +1,12 @@
 // Mutual TLS, identity, limits and error mapping of the gRPC adapter, on loopback with real certificates.
 import assert from "node:assert/strict";
-import { once } from "node:events";
+import { type EventEmitter, once } from "node:events";
 import { type AddressInfo, connect as connectTcp, createServer as createTcp, type Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { AppError } from "../../crds/common.ts";
 import { createTestCa, type TestCa } from "../../test/support/certs.ts";
-import { Control, DispatchFrameSchema, DispatchReplySchema, Experts } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { Control, WatchPushSchema, WatchStatusSchema } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { callerOf, connect, createServer, fromStatus, type GrpcServer, messageBytesMax } from "./grpc.ts";
 import { serverNames } from "./tls.ts";
 
@@ -34,11 +34,8 @@ before(async () => {
     release: unsupported,
     drain: unsupported,
     prepare: (call) => call.end(),
-    watch: (call) => call.end(),
-  });
-  server.add(Experts, {
-    dispatch: (call) => {
-      call.on("data", (frame) => call.write(create(DispatchReplySchema, { seq: frame.seq, result: { case: "rows", value: frame.rows } })));
+    watch: (call) => {
+      call.on("data", ({ logLevel }) => call.write(create(WatchStatusSchema, { planHash: logLevel })));
       call.on("end", () => call.end());
     },
   });
@@ -88,18 +85,17 @@ test("an AppError crosses the wire with its code and message", async () => {
   });
 });
 
-test("a frame of 8 MiB travels both ways, one above the limit does not and the server lives on", async () => {
-  const client = connect(Experts, { address, serverName: serverNames.rank(0, ns, name), tls: ca.issue("rank-1", ns, name) });
-  closers.push(client.close);
+test("a message of 8 MiB travels both ways, one above the limit does not and the server lives on", async () => {
+  const client = await controlAs("operator");
   const roundTrip = (bytes: number) =>
     new Promise<number>((resolve, reject) => {
-      const stream = client.dispatch();
-      stream.on("data", (reply) => {
-        resolve(reply.result.case === "rows" ? reply.result.value.byteLength : -1);
+      const stream = client.watch();
+      stream.on("data", ({ planHash }) => {
+        resolve(planHash.length);
         stream.end();
       });
       stream.on("error", reject);
-      stream.write(create(DispatchFrameSchema, { seq: 1n, rows: new Uint8Array(bytes) }));
+      stream.write(create(WatchPushSchema, { logLevel: "x".repeat(bytes) }));
     });
   assert.equal(await roundTrip(8 * 1024 * 1024), 8 * 1024 * 1024);
   await assert.rejects(roundTrip(messageBytesMax + 1));
@@ -131,7 +127,7 @@ test("a caller that has fallen silent does not keep a server open", async () => 
   const call = new Promise<void>((resolve) => {
     called = resolve;
   });
-  own.add(Experts, { dispatch: (stream) => void stream.on("data", called) });
+  own.add(Control, { watch: (stream: EventEmitter) => void stream.on("data", called) } as never);
   const port = await own.listen("127.0.0.1", 0);
   // A way that loses everything from some moment on, as a link that is cut.
   const pairs: Socket[] = [];
@@ -142,10 +138,10 @@ test("a caller that has fallen silent does not keep a server open", async () => 
   });
   await new Promise<void>((resolve) => way.listen(0, "127.0.0.1", resolve));
   const via = `127.0.0.1:${(way.address() as AddressInfo).port}`;
-  const client = connect(Experts, { address: via, serverName: serverNames.rank(0, ns, name), tls: ca.issue("rank-1", ns, name) });
-  const stream = client.dispatch();
+  const client = connect(Control, { address: via, serverName: serverNames.rank(0, ns, name), tls: ca.issue("operator", ns, name) });
+  const stream = client.watch();
   stream.on("error", () => {});
-  stream.write(create(DispatchFrameSchema, { seq: 1n }));
+  stream.write(create(WatchPushSchema, {}));
   await call;
   for (const socket of pairs) {
     socket.unpipe();

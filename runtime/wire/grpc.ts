@@ -1,21 +1,21 @@
 // gRPC as every process uses it: servers and clients with mutual TLS, bounds on message size, keepalive, large windows,
-// and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those.
-import { type AddressInfo, createServer as createListener, type Socket } from "node:net";
+// and the mapping between AppError and gRPC status. Knows no service; service.ts adapts those. A server's port takes dispatch
+// frames too, which are no gRPC (dispatch-accept.ts).
 import type { PeerCertificate } from "node:tls";
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import { create } from "@bufbuild/protobuf";
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import * as grpc from "@grpc/grpc-js";
 import { AppError } from "../../crds/common.ts";
+import { type DispatchHandler, DispatchStreams } from "./dispatch-accept.ts";
+import { connectDispatch } from "./dispatch-link.ts";
+import { framesAlpn } from "./frame-socket.ts";
+import { createTlsListener } from "./listener.ts";
 import { createClient, definition, type Handlers, type ServiceClient } from "./service.ts";
 import { type PeerIdentity, peerIdentity, type TlsSource } from "./tls.ts";
 
-/** The largest message; the default of 4 MB is below one prefill frame of a large model. */
+/** The largest message; the default of 4 MB is below what the plan of a large model may take. */
 export const messageBytesMax = 16 * 1024 * 1024;
-/** Frames above this are split by the sender, so that one frame never holds a stream for long. */
-export const frameBytesMax = 8 * 1024 * 1024;
-/** Bytes of frames under way on one stream, answers included, above which the sender waits. Receivers take twice as much. */
-export const streamBytesMax = 64 * 1024 * 1024;
 /** The default of 64 KiB caps a stream at about 590 MB/s on loopback; this doubles it. */
 const flowControlWindowBytes = 32 * 1024 * 1024;
 const keepaliveTimeMs = 5_000;
@@ -41,12 +41,13 @@ const clientOptions: grpc.ChannelOptions = {
 /** Calls as a handler sees them, so that only wire/ names the gRPC package. */
 export type ServerWritable<I, O> = grpc.ServerWritableStream<I, O>;
 export type ServerDuplex<I, O> = grpc.ServerDuplexStream<I, O>;
-export type ClientDuplex<I, O> = grpc.ClientDuplexStream<I, O>;
 export type Caller = Pick<grpc.ServerUnaryCall<unknown, unknown>, "getAuthContext">;
 
 export type GrpcServer = {
   /** Adds a service; call before `listen`. */
   add<M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>): void;
+  /** Takes the streams of dispatch frames; call before `listen`. Without, their openers get no connection. */
+  addDispatch(handler: DispatchHandler): void;
   /** Binds host:port (0 = any) and returns the port. */
   listen(host: string, port: number): Promise<number>;
   /** Stops taking calls, waits up to graceMs for the running ones, then cuts them. */
@@ -55,15 +56,12 @@ export type GrpcServer = {
 
 export function createServer(tls: TlsSource): GrpcServer {
   const server = new grpc.Server({ ...sharedOptions, "grpc.keepalive_permit_without_calls": 1 });
-  const credentials = grpc.experimental.createCertificateProviderServerCredentials(tls.provider, tls.provider, true);
-  const { injectConnection } = server.createConnectionInjector(credentials);
-  // The package's own listener knows its sessions only: a connection in the middle of its handshake would hold a closing server open
-  // for as long as the other end likes.
-  const sockets = new Set<Socket>();
-  const listener = createListener((socket) => {
-    sockets.add(socket);
-    socket.once("close", () => sockets.delete(socket));
-    injectConnection(socket);
+  // Connections come to it when their TLS is done: the listener has asked for the caller's certificate, which calls show as ever.
+  const { injectConnection } = server.createConnectionInjector(grpc.ServerCredentials.createInsecure());
+  let dispatch: DispatchStreams | undefined;
+  const listener = createTlsListener(tls, {
+    h2: injectConnection,
+    [framesAlpn]: (socket) => (dispatch ? dispatch.accept(socket) : socket.destroy()),
   });
   return {
     add: (service, handlers) => {
@@ -74,25 +72,22 @@ export function createServer(tls: TlsSource): GrpcServer {
       }
       server.addService(definition(service), implementation as grpc.UntypedServiceImplementation);
     },
-    listen: (host, port) =>
-      new Promise((resolve, reject) => {
-        listener.once("error", reject);
-        listener.listen(port, host, () => {
-          listener.off("error", reject); // a later one, such as no descriptors left, is nobody's to go on from
-          resolve((listener.address() as AddressInfo).port);
-        });
-      }),
+    addDispatch: (handler) => {
+      dispatch = new DispatchStreams(handler);
+    },
+    listen: (host, port) => listener.listen(host, port),
     close: async (graceMs) => {
-      const ended = new Promise<void>((resolve) => listener.close(() => resolve()));
-      await new Promise<void>((resolve) => {
+      const stopped = listener.stop();
+      const calls = new Promise<void>((resolve) => {
         const timer = setTimeout(() => server.forceShutdown(), graceMs);
         server.tryShutdown(() => {
           clearTimeout(timer);
           resolve();
         });
       });
-      for (const socket of sockets) socket.destroy();
-      await ended;
+      await Promise.all([calls, dispatch?.close(graceMs)]);
+      listener.cut();
+      await stopped;
     },
   };
 }
@@ -135,15 +130,16 @@ export function connect<M extends GenServiceMethods>(
 }
 
 /**
- * The way in which processes reach each other. Production has gRPC; a simulated one carries the same messages between the same
- * handlers.
+ * The way in which processes reach each other. Production has gRPC and dispatch frames; a simulated one carries the same messages
+ * between the same handlers.
  */
 export interface Network {
   readonly connect: typeof connect;
+  readonly connectDispatch: typeof connectDispatch;
   readonly createServer: typeof createServer;
 }
 
-export const grpcNetwork: Network = { connect, createServer };
+export const grpcNetwork: Network = { connect, connectDispatch, createServer };
 
 /** The identity of a caller, or an AppError `Unauthenticated` for a stranger. */
 export function callerOf(call: Caller, namespace: string, name: string): PeerIdentity {

@@ -1,6 +1,7 @@
 // Certificates in a folder, as a kubelet changes them under a running process: a renewal of the CA in all its steps, seen by two ends
 // that hear of each step at different times.
 import assert from "node:assert/strict";
+import type { EventEmitter } from "node:events";
 import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -8,9 +9,19 @@ import { type TestContext, test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { createAuthority, issueLeaf, type KeyPairPem } from "../../operator/tls/authority.ts";
 import { until } from "../../test/harness/process.ts";
-import { DispatchFrameSchema, DispatchReplySchema, Experts } from "./gen/enodia/runtime/v1/runtime_pb.js";
+import { connectDispatch } from "./dispatch-link.ts";
+import {
+  Control,
+  DispatchFrameSchema,
+  DispatchReplySchema,
+  WatchPushSchema,
+  WatchStatusSchema,
+} from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer } from "./grpc.ts";
+import type { HandlersOf } from "./service.ts";
 import { folderTls, serverNames, type TlsSource } from "./tls.ts";
+
+type Handlers = HandlersOf<typeof Control>;
 
 const refreshMs = 5;
 const wait = { timeoutMs: 5_000, everyMs: 2 };
@@ -46,18 +57,49 @@ class Mounted {
   }
 }
 
-/** Sends one frame on a stream and waits for its answer. */
-function say(stream: ReturnType<ReturnType<typeof clientOf>["dispatch"]>): Promise<void> {
-  return new Promise((resolve, reject) => {
-    stream.once("data", () => resolve());
-    stream.once("error", reject);
-    stream.write(create(DispatchFrameSchema, { seq: 1n, rows: new Uint8Array(1) }));
-  });
+/** A stream of its own connection. */
+interface Talk {
+  /** Says one thing and waits for its answer. */
+  say(): Promise<void>;
+  close(): void;
 }
 
-const clientOf = (port: number, tls: TlsSource) => connect(Experts, { address: `127.0.0.1:${port}`, serverName, tls });
+function talk(stream: EventEmitter, speak: () => void, close: () => void): Talk {
+  stream.on("error", () => {}); // it is cut at the end
+  const say = () =>
+    new Promise<void>((resolve, reject) => {
+      stream.once("data", () => resolve());
+      stream.once("error", reject);
+      stream.once("end", () => reject(new Error("the other end left")));
+      speak();
+    });
+  return { say, close };
+}
 
-test("a CA is renewed under running processes: new connections are made in every step, and the old one goes on", async (t) => {
+const target = (port: number, tls: TlsSource) => ({ address: `127.0.0.1:${port}`, serverName, tls });
+const ways: Readonly<Record<string, (port: number, tls: TlsSource) => Talk>> = {
+  gRPC: (port, tls) => {
+    const client = connect(Control, target(port, tls));
+    const stream = client.watch();
+    return talk(stream, () => stream.write(create(WatchPushSchema, {})), client.close);
+  },
+  "dispatch frames": (port, tls) => {
+    const stream = connectDispatch(target(port, tls)).dispatch();
+    const frame = create(DispatchFrameSchema, { seq: 1n, rows: new Uint8Array(4) });
+    return talk(
+      stream,
+      () => stream.write(frame),
+      () => stream.cancel(),
+    );
+  },
+};
+
+for (const [way, open] of Object.entries(ways)) {
+  test(`a CA is renewed under running processes: new connections are made in every step, and the old one goes on (${way})`, (t) =>
+    renewed(t, open));
+}
+
+async function renewed(t: TestContext, open: (port: number, tls: TlsSource) => Talk): Promise<void> {
   const [old, next] = [await createAuthority("moe.ns.enodia", now), await createAuthority("moe.ns.enodia", now)];
   const [rank, gateway] = [new Mounted(t, "rank-0"), new Mounted(t, "gateway")];
   let leaf = await rank.hold(old, old);
@@ -65,28 +107,23 @@ test("a CA is renewed under running processes: new connections are made in every
   const serverTls = folderTls(rank.dir, refreshMs);
   t.after(() => serverTls.close());
   const server = createServer(serverTls);
-  server.add(Experts, {
-    dispatch: (call) => {
-      call.on("data", (frame) => call.write(create(DispatchReplySchema, { seq: frame.seq, result: { case: "rows", value: frame.rows } })));
-      call.on("end", () => call.end());
-    },
-  });
+  const watch: Handlers["watch"] = (call) => void call.on("data", () => call.write(create(WatchStatusSchema, {})));
+  server.add(Control, { watch } as Handlers);
+  server.addDispatch((call) => void call.on("data", ({ seq }) => call.write(create(DispatchReplySchema, { seq }), () => {})));
   const port = await server.listen("127.0.0.1", 0);
   t.after(() => server.close(0));
   const clientTls = folderTls(gateway.dir, refreshMs);
-  const client = clientOf(port, clientTls);
-  const stream = client.dispatch();
-  stream.on("error", () => {}); // it is cut at the end
+  const first = open(port, clientTls);
   t.after(() => {
-    client.close();
+    first.close();
     clientTls.close();
   });
   /** A connection of its own, by the material of now; the first one goes on beside it. */
   const meet = async () => {
     const tls = folderTls(gateway.dir, refreshMs);
-    const another = clientOf(port, tls);
+    const another = open(port, tls);
     try {
-      await Promise.all([say(another.dispatch()), say(stream)]);
+      await Promise.all([another.say(), first.say()]);
     } finally {
       another.close();
       tls.close();
@@ -111,8 +148,8 @@ test("a CA is renewed under running processes: new connections are made in every
   }
   await gateway.hold(old, next, old);
   await assert.rejects(meet(), "a leaf of the CA that is gone");
-  await say(stream);
-});
+  await first.say();
+}
 
 test("a certificate whose key is still the one before is not taken until both are there", async (t) => {
   const ca = await createAuthority("moe.ns.enodia", now);

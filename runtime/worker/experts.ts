@@ -106,7 +106,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     if (identity.role === "worker") return identity;
     throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
   };
-  const expertsService = createDispatchServer({
+  const serveDispatch = createDispatchServer({
     peers,
     runner,
     plan: state,
@@ -142,7 +142,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     materializer,
     pace,
     dispatch,
-    expertsService,
+    serveDispatch,
     shardsService,
     remoteRows: () => remoteRows,
     close,

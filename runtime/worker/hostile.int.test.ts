@@ -1,18 +1,22 @@
 // A worker's refusals: strangers, forged senders, stale epochs, oversized and malformed frames, stale plans. After each, the honest
 // work next to it is done as before.
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { after, before, test } from "node:test";
+import { connect as connectTls } from "node:tls";
 import { doubleEngine } from "../../test/support/double-engine.ts";
 import { deployment, deploymentUid, namespace, Ranks, tinyStore, within } from "../../test/support/ranks.ts";
+import { connectDispatch } from "../wire/dispatch-link.ts";
+import { frameBytesMax, frameKinds } from "../wire/frame-codec.ts";
+import { framesAlpn } from "../wire/frame-socket.ts";
 import {
   type DispatchFrame,
   DispatchFrameSchema,
   type DispatchReply,
-  Experts,
   Inference,
   Shards,
 } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { connect, fromStatus, messageBytesMax } from "../wire/grpc.ts";
+import { connect, fromStatus } from "../wire/grpc.ts";
 import { toPlan, toSender } from "../wire/mapping.ts";
 import { create } from "../wire/service.ts";
 import { serverNames, type TlsSource } from "../wire/tls.ts";
@@ -66,9 +70,9 @@ function rank1Tls(): TlsSource {
   return rank1;
 }
 async function send(tls: TlsSource, message: DispatchFrame): Promise<DispatchReply["result"]> {
-  const client = connect(Experts, { address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls });
+  const link = connectDispatch({ address: ranks.address(0), serverName: serverNames.rank(0, namespace, deployment), tls });
+  const stream = link.dispatch();
   try {
-    const stream = client.dispatch();
     const answer = new Promise<DispatchReply["result"]>((resolve, reject) => {
       stream.on("data", (reply: DispatchReply) => resolve(reply.result));
       stream.on("error", (error: Error) => reject(fromStatus(error, "dispatch")));
@@ -76,7 +80,27 @@ async function send(tls: TlsSource, message: DispatchFrame): Promise<DispatchRep
     stream.write(message);
     return await within(5_000, answer, "an answer");
   } finally {
-    client.close();
+    stream.cancel();
+    link.close();
+  }
+}
+
+/** Says these bytes where a frame is due; resolves when the host has ended the connection. */
+async function say(...bytes: Uint8Array[]): Promise<void> {
+  const [host, port] = ranks.address(0).split(":") as [string, string];
+  const socket = connectTls({
+    ...rank1Tls().current(),
+    ...{ host, port: Number(port), servername: serverNames.rank(0, namespace, deployment), ALPNProtocols: [framesAlpn] },
+  });
+  socket.on("error", () => {}); // a reset is an end too
+  socket.resume();
+  const ended = once(socket, "close");
+  try {
+    await once(socket, "secureConnect");
+    for (const piece of bytes) socket.write(piece);
+    await within(5_000, ended, "an end");
+  } finally {
+    socket.destroy();
   }
 }
 async function honestWorkGoesOn(): Promise<void> {
@@ -143,17 +167,32 @@ test("a gateway, the operator and a stranger may not dispatch", async () => {
 });
 
 test("an oversized frame ends its stream only", async () => {
-  await assert.rejects(send(rank1Tls(), frame({ rows: new Uint8Array(messageBytesMax + 4) })));
+  await assert.rejects(send(rank1Tls(), frame({ rows: new Uint8Array(frameBytesMax + 4) })), { code: "MessageTooLarge" });
+  await honestWorkGoesOn();
+  await say(prefix(frameBytesMax + 8, 1, 0)); // nothing follows: the length is enough
   await honestWorkGoesOn();
 });
 
-test("bytes that are no message end their stream only", async () => {
-  const garbage = frame();
-  garbage.rows = new Uint8Array(0);
-  Object.defineProperty(garbage, "traceparent", { value: "\ud800", enumerable: true }); // no valid UTF-8 can say this
-  await send(rank1Tls(), garbage).catch(() => undefined);
-  await honestWorkGoesOn();
-});
+/** The eight bytes before a frame, as they are said of it. */
+function prefix(bytesThatFollow: number, kind: number, headBytes: number): Buffer {
+  const bytes = Buffer.alloc(8);
+  bytes.writeUInt32LE(bytesThatFollow, 0);
+  bytes.writeUInt32LE(headBytes * 256 + kind, 4);
+  return bytes;
+}
+
+const noFrames: Record<string, Uint8Array[]> = {
+  "a text": [Buffer.from("GET / HTTP/1.1\r\n\r\n")],
+  "a reply": [prefix(4, frameKinds.reply, 0)],
+  "a head that is no message": [prefix(8, frameKinds.frame, 4), Buffer.from([255, 255, 255, 255])],
+  "a head beyond its frame": [prefix(4, frameKinds.frame, 1_000)],
+};
+for (const [name, bytes] of Object.entries(noFrames)) {
+  test(`${name} where a frame is due ends its stream only`, async () => {
+    await say(...bytes);
+    await honestWorkGoesOn();
+  });
+}
 
 test("workers may neither ask for tokens nor steer, and another deployment's operator may not either", async () => {
   const inference = connect(Inference, {

@@ -10,7 +10,7 @@ import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
 import type { ModelStore } from "../weights/store.ts";
-import { Control, Experts, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { Control, Shards } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, callerOf, type GrpcServer, type Network } from "../wire/grpc.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { Bus } from "../wire/nats.ts";
@@ -30,7 +30,7 @@ export interface PlaneOptions {
   readonly namespace: string;
   readonly name: string;
   readonly podName: string;
-  readonly network: Pick<Network, "connect">;
+  readonly network: Pick<Network, "connect" | "connectDispatch">;
   readonly tls: TlsSource;
   readonly store: ModelStore;
   readonly engine: Engine;
@@ -142,7 +142,7 @@ export function createWorkerPlane(options: PlaneOptions): WorkerPlane {
   };
   const serve = (server: GrpcServer) => {
     server.add(Control, control.handlers());
-    server.add(Experts, experts.expertsService);
+    server.addDispatch(experts.serveDispatch);
     server.add(Shards, experts.shardsService);
   };
   return { experts, leaving, caller, serve, start, close: () => experts.close() };

@@ -293,6 +293,14 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "operator/rebalance/controller.ts": "root of the rebalance plane: links to pods",
     },
   },
+  "a TLS socket or listener": {
+    pattern: /(?<!function )\b(?:connectTls|createTlsListener|createListener)\(|\bnew TLSSocket\(/g,
+    where: {
+      "runtime/wire/dispatch-link.ts": "adapter: streams of dispatch frames",
+      "runtime/wire/listener.ts": "adapter: the port of gRPC and dispatch frames",
+      "runtime/wire/grpc.ts": "adapter: has that port",
+    },
+  },
   "a connection to NATS": {
     pattern: /\bnew NatsBus\(|(?<!function )\bcreateBus\(|\bawait connect\(/g,
     where: {

@@ -1,8 +1,16 @@
-// Wire cost per layer: one Dispatch frame to another process and its rows back, over TLS on loopback, at the sizes that decode
-// and prefill send for a model of hidden width 576, top-2. The host echoes, so that only wire, TLS and (de)serialising count.
+// Wire cost per layer: one dispatch frame to another thread's loop and its rows back, over TLS on loopback, at the sizes that decode
+// and prefill send for a model of hidden width 576, top-2. The host echoes, so that only wire, TLS and (de)serialising count. Beside
+// it, in turns, the same messages on a gRPC stream. CPU is that of both ends and of the kernel for them.
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { DispatchFrameSchema, DispatchReplySchema, Experts } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { create } from "@bufbuild/protobuf";
+import type { GenService } from "@bufbuild/protobuf/codegenv2";
+import { connectDispatch } from "../../runtime/wire/dispatch-link.ts";
+import {
+  type DispatchFrame,
+  DispatchFrameSchema,
+  type DispatchReply,
+  DispatchReplySchema,
+} from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { connect, createServer } from "../../runtime/wire/grpc.ts";
 import { toSender } from "../../runtime/wire/mapping.ts";
 import { fixedTls, serverNames, type TlsMaterial } from "../../runtime/wire/tls.ts";
@@ -16,32 +24,111 @@ const sizes: Readonly<Record<string, { rows: number; rounds: number }>> = {
   "prefill, 32 rows": { rows: 32, rounds: 400 },
   "prefill, 128 rows": { rows: 128, rounds: 200 },
 };
-const warmupRounds = 100;
+const warmupRounds = 300;
+/** Rounds of one way before the other has its turn. */
+const turnRounds = 50;
 
-export interface WireRow {
+interface WireRow {
   readonly case: string;
   readonly sentBytes: number;
   readonly receivedBytes: number;
   readonly medianMicroseconds: number;
   readonly p99Microseconds: number;
-  readonly megabytesPerSecond: number;
-  readonly serialiseMicroseconds: number;
+  readonly cpuMicroseconds: number;
+  readonly grpcMedianMicroseconds: number;
+  readonly grpcCpuMicroseconds: number;
+  /** gRPC's median to that of frames, and so of CPU. */
+  readonly timesFaster: number;
+  readonly timesLessCpu: number;
+}
+
+/** The same messages as a call of gRPC, which the product has not. */
+interface EchoMethods {
+  readonly dispatch: { methodKind: "bidi_streaming"; input: typeof DispatchFrameSchema; output: typeof DispatchReplySchema };
+}
+const method = { name: "Dispatch", localName: "dispatch", methodKind: "bidi_streaming" };
+const echoService = {
+  typeName: "enodia.bench.Echo",
+  methods: [{ ...method, input: DispatchFrameSchema, output: DispatchReplySchema }],
+} as unknown as GenService<EchoMethods & Record<string, EchoMethods["dispatch"]>>;
+
+function answerTo({ seq, pairExperts }: DispatchFrame): DispatchReply {
+  const value = new Uint8Array(pairExperts.length * hidden * 4); // the rows of k experts: topK times what came
+  return create(DispatchReplySchema, { seq, result: { case: "rows", value } });
 }
 
 async function host(material: TlsMaterial): Promise<void> {
   const pem = (bytes: Uint8Array) => Buffer.from(bytes);
   const server = createServer(fixedTls({ cert: pem(material.cert), key: pem(material.key), ca: pem(material.ca) }));
-  server.add(Experts, {
+  server.add(echoService, {
     dispatch: (call) => {
-      call.on("data", (frame) => {
-        const value = new Uint8Array(frame.pairExperts.length * hidden * 4); // the rows of k experts: topK times what came
-        call.write(create(DispatchReplySchema, { seq: frame.seq, result: { case: "rows", value } }));
-      });
-      call.on("end", () => call.end());
+      call.on("data", (frame) => call.write(answerTo(frame)));
       call.on("error", () => {}); // the client leaves when it is done
     },
   });
+  server.addDispatch((call) => void call.on("data", (frame) => call.write(answerTo(frame), () => {})));
   parentPort?.postMessage(await server.listen("127.0.0.1", 0));
+}
+
+/** A stream by which one frame after the other goes to the host and comes back. */
+interface Stream {
+  write(frame: DispatchFrame): unknown;
+  on(event: "data", listener: (reply: DispatchReply) => void): unknown;
+  on(event: "error", listener: () => void): unknown;
+}
+
+class Way {
+  readonly #stream: Stream;
+  #answered = () => {};
+  times: number[] = [];
+  cpuMicros = 0;
+
+  constructor(stream: Stream) {
+    this.#stream = stream;
+    stream.on("data", () => this.#answered());
+    stream.on("error", () => {}); // it is cut at the end
+  }
+
+  async run(rows: number, rounds: number): Promise<void> {
+    const before = process.cpuUsage();
+    for (let i = 0; i < rounds; i++) {
+      const startedAt = performance.now();
+      await new Promise<void>((resolve) => {
+        this.#answered = resolve;
+        this.#stream.write(frameOf(rows));
+      });
+      this.times.push((performance.now() - startedAt) * 1000);
+    }
+    const { user, system } = process.cpuUsage(before);
+    this.cpuMicros += user + system;
+  }
+
+  /** What has been measured since the last time. */
+  take(): { readonly median: number; readonly p99: number; readonly cpu: number } {
+    const sorted = this.times.sort((a, b) => a - b);
+    const at = (share: number) => sorted[Math.floor(sorted.length * share)] ?? 0;
+    const taken = { median: at(0.5), p99: at(0.99), cpu: this.cpuMicros / sorted.length };
+    this.times = [];
+    this.cpuMicros = 0;
+    return taken;
+  }
+}
+
+const sender = toSender({
+  deploymentUid: "8d7f3a50-0000-4000-8000-000000000001",
+  rank: 0,
+  podUid: "8d7f3a50-0000-4000-8000-000000000002",
+  bootId: "8d7f3a50-0000-4000-8000-000000000003",
+});
+let seq = 0n;
+
+function frameOf(rows: number): DispatchFrame {
+  const pairs = Array.from({ length: rows * topK }, (_, i) => i);
+  return create(DispatchFrameSchema, {
+    ...{ sender, seq: ++seq, layer: 3, layerEpoch: 7n, hidden, decode: true, rows: new Uint8Array(rows * hidden * 4) },
+    pairRows: pairs.map((i) => Math.floor(i / topK)),
+    pairExperts: pairs.map((i) => i % 8),
+  });
 }
 
 export async function wireBench(): Promise<WireRow[]> {
@@ -49,74 +136,29 @@ export async function wireBench(): Promise<WireRow[]> {
   const [own, other] = [ca.issue("rank-0", "bench", "bench"), ca.issue("rank-1", "bench", "bench")];
   const worker = new Worker(new URL(import.meta.url), { workerData: { wireBench: other.current() } });
   const port = await new Promise<number>((resolve, reject) => worker.once("message", resolve).once("error", reject));
-  const client = connect(Experts, { address: `127.0.0.1:${port}`, serverName: serverNames.rank(1, "bench", "bench"), tls: own });
-  const stream = client.dispatch();
-  const waiting = new Map<bigint, () => void>();
-  stream.on("data", (reply) => {
-    waiting.get(reply.seq)?.();
-    waiting.delete(reply.seq);
-  });
-  stream.on("error", () => {}); // the cancel at the end
-  const sender = toSender({
-    deploymentUid: "8d7f3a50-0000-4000-8000-000000000001",
-    rank: 0,
-    podUid: "8d7f3a50-0000-4000-8000-000000000002",
-    bootId: "8d7f3a50-0000-4000-8000-000000000003",
-  });
-  let seq = 0n;
-  const frameOf = (rows: number) => {
-    const pairs = Array.from({ length: rows * topK }, (_, i) => i);
-    const data = new Uint8Array(rows * hidden * 4);
-    const [pairRows, pairExperts] = [pairs.map((i) => Math.floor(i / topK)), pairs.map((i) => i % 8)];
-    return create(DispatchFrameSchema, {
-      sender,
-      seq: ++seq,
-      layer: 3,
-      layerEpoch: 7n,
-      hidden,
-      rows: data,
-      pairRows,
-      pairExperts,
-      decode: true,
-    });
-  };
-  const send = (rows: number) =>
-    new Promise<void>((resolve) => {
-      const frame = frameOf(rows);
-      waiting.set(frame.seq, resolve);
-      stream.write(frame);
-    });
+  const target = { address: `127.0.0.1:${port}`, serverName: serverNames.rank(1, "bench", "bench"), tls: own };
+  const [client, link] = [connect(echoService, target), connectDispatch(target)];
+  const [call, stream] = [client.dispatch(), link.dispatch()];
+  const [grpc, frames] = [new Way(call), new Way(stream)];
   const table: WireRow[] = [];
   for (const [name, { rows, rounds }] of Object.entries(sizes)) {
-    for (let i = 0; i < warmupRounds; i++) await send(rows);
-    const times: number[] = [];
-    for (let i = 0; i < rounds; i++) {
-      const startedAt = performance.now();
-      await send(rows);
-      times.push((performance.now() - startedAt) * 1000);
-    }
-    times.sort((a, b) => a - b);
-    const median = times[Math.floor(rounds / 2)]!;
-    const [sentBytes, receivedBytes] = [rows * hidden * 4, rows * topK * hidden * 4];
+    for (const way of [grpc, frames]) await way.run(rows, warmupRounds);
+    for (const way of [grpc, frames]) way.take();
+    for (let done = 0; done < rounds; done += turnRounds) for (const way of [grpc, frames]) await way.run(rows, turnRounds);
+    const [by, beside] = [frames.take(), grpc.take()];
     table.push({
-      ...{ case: name, sentBytes, receivedBytes, medianMicroseconds: median, p99Microseconds: times[Math.floor(rounds * 0.99)]! },
-      ...{ megabytesPerSecond: (sentBytes + receivedBytes) / median, serialiseMicroseconds: serialise(frameOf(rows), rounds) },
+      ...{ case: name, sentBytes: rows * hidden * 4, receivedBytes: rows * topK * hidden * 4 },
+      ...{ medianMicroseconds: by.median, p99Microseconds: by.p99, cpuMicroseconds: by.cpu },
+      ...{ grpcMedianMicroseconds: beside.median, grpcCpuMicroseconds: beside.cpu },
+      ...{ timesFaster: beside.median / by.median, timesLessCpu: beside.cpu / by.cpu },
     });
   }
-  stream.cancel();
+  call.cancel();
   client.close();
+  stream.cancel();
+  link.close();
   await worker.terminate();
   return table;
-}
-
-/** Both ends of one frame: to bytes and back. */
-function serialise(frame: ReturnType<typeof create<typeof DispatchFrameSchema>>, rounds: number): number {
-  const times = Array.from({ length: rounds }, () => {
-    const startedAt = performance.now();
-    fromBinary(DispatchFrameSchema, toBinary(DispatchFrameSchema, frame));
-    return (performance.now() - startedAt) * 1000;
-  });
-  return times.sort((x, y) => x - y)[Math.floor(rounds / 2)]!;
 }
 
 if (!isMainThread && (workerData as { wireBench?: TlsMaterial } | null)?.wireBench) {

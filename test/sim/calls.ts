@@ -205,6 +205,13 @@ class ServerStream extends EventEmitter {
     this.#close();
     this.#call.serverEnds(undefined);
   }
+  get over(): boolean {
+    return this.destroyed;
+  }
+  fail(error: AppError): void {
+    this.#close();
+    this.#call.serverEnds(toStatus(error));
+  }
   override emit(event: string, ...args: unknown[]): boolean {
     if (event !== "error") return super.emit(event, ...args);
     const heard = this.listenerCount("error") > 0 && super.emit(event, ...args);

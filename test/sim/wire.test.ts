@@ -1,9 +1,10 @@
 // The simulated network does what a real one does: keeps the order of a stream, holds up what is cut and breaks what is cut for long,
 // resets the streams of a process that dies, and loses answers of calls that were carried out.
 import assert from "node:assert/strict";
+import type { EventEmitter } from "node:events";
 import { test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import { Control, DispatchFrameSchema, DispatchReplySchema, Experts } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { Control, DispatchFrameSchema, DispatchReplySchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus } from "../../runtime/wire/grpc.ts";
 import { create } from "../../runtime/wire/service.ts";
 import type { TlsSource } from "../../runtime/wire/tls.ts";
@@ -26,14 +27,12 @@ function twoRanks() {
   const [server, client] = [hostOf(0), hostOf(1)];
   const got: string[] = [];
   const services = wire.network(server, "a:1").createServer(tls);
-  services.add(Experts, {
-    dispatch: (call) => {
-      call.on("data", ({ seq }) => {
-        got.push(`frame ${seq}`);
-        call.write(create(DispatchReplySchema, { seq }));
-      });
-      for (const event of ["end", "cancelled"] as const) call.on(event, () => got.push(event));
-    },
+  services.addDispatch((call) => {
+    call.on("data", ({ seq }) => {
+      got.push(`frame ${seq}`);
+      call.write(create(DispatchReplySchema, { seq }), () => {});
+    });
+    for (const event of ["end", "cancelled"]) (call as EventEmitter).on(event, () => got.push(event));
   });
   const drain = async () => {
     got.push("drain");
@@ -43,7 +42,7 @@ function twoRanks() {
   services.add(Control, { drain } as never);
   void services.listen("a", 1);
   const target = { address: "a:1", serverName: "rank-0", tls };
-  const connect = () => wire.network(client, "b:1").connect(Experts, target);
+  const connect = () => wire.network(client, "b:1").connectDispatch(target);
   const control = () => wire.network(client, "b:1").connect(Control, target);
   const kill = (host: Host) => {
     host.owner.dead = true;

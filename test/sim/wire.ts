@@ -3,6 +3,8 @@
 // onlookers sit on it (`taps`). The calls as both ends see them are in calls.ts.
 import type { GenService, GenServiceMethods } from "@bufbuild/protobuf/codegenv2";
 import { AppError } from "../../crds/common.ts";
+import type { DispatchCall, DispatchLink } from "../../runtime/wire/dispatch-link.ts";
+import { DispatchFrameSchema, DispatchReplySchema } from "../../runtime/wire/gen/enodia/runtime/v1/runtime_pb.js";
 import type { GrpcServer, Network } from "../../runtime/wire/grpc.ts";
 import type { Handlers, ServiceClient } from "../../runtime/wire/service.ts";
 import { BidiCall, type Call, StreamCall, UnaryCall } from "./calls.ts";
@@ -35,6 +37,8 @@ const keepaliveMs = 8_000;
 const retryMs = 100;
 /** A transfer looks again so often how fast it goes. */
 const sliceMs = 500;
+/** Dispatch is a call like any other here, though no gRPC. */
+const dispatchMethod = "dispatch";
 const latencyMs = { least: 0.5, most: 3 };
 
 interface Service {
@@ -58,7 +62,8 @@ export class SimWire {
   network(host: Host, address: string): Network {
     const connect = <M extends GenServiceMethods>(service: GenService<M>, target: Parameters<Network["connect"]>[1]) =>
       this.#client(host, service, target);
-    return { connect, createServer: () => this.#server(host, address) };
+    const connectDispatch = (target: Parameters<Network["connectDispatch"]>[0]) => this.#link(host, target);
+    return { connect, connectDispatch, createServer: () => this.#server(host, address) };
   }
 
   #server(host: Host, address: string): GrpcServer {
@@ -67,6 +72,7 @@ export class SimWire {
       add: <M extends GenServiceMethods>(service: GenService<M>, handlers: Handlers<M>) => {
         for (const [name, handler] of Object.entries(handlers)) own.handlers.set(`${service.typeName}/${name}`, handler);
       },
+      addDispatch: (handler) => void own.handlers.set(dispatchMethod, handler),
       listen: async () => {
         this.#servers.set(address, own);
         return Number(address.split(":")[1]);
@@ -100,6 +106,20 @@ export class SimWire {
       };
     }
     return methods as ServiceClient<M>;
+  }
+
+  #link(host: Host, target: Parameters<Network["connectDispatch"]>[0]): DispatchLink {
+    let closed = false;
+    const line = {
+      ...{ wire: this, method: dispatchMethod, client: host, input: DispatchFrameSchema, output: DispatchReplySchema },
+      find: () => (closed ? undefined : this.#find(target)),
+    };
+    return {
+      dispatch: () => new BidiCall({ ...line, id: this.#nextCall++ }).begin() as unknown as DispatchCall,
+      close: () => {
+        closed = true;
+      },
+    };
   }
 
   #find(target: Parameters<Network["connect"]>[1]): Service | undefined {

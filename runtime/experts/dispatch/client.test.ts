@@ -25,10 +25,11 @@ class ScriptedStream extends EventEmitter {
     super();
     this.#script = script;
   }
-  write(frame: DispatchFrame): void {
+  write(frame: DispatchFrame): boolean {
     const ping = frame.pairExperts.length === 0;
     const result: Answer = ping ? { case: "rows", value: new Uint8Array(0) } : this.#script(frame);
     if (result) setImmediate(() => this.emit("data", create(DispatchReplySchema, { seq: frame.seq, result })));
+    return true;
   }
   cancel(): void {}
 }

@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { EventEmitter } from "node:events";
 import { after, type TestContext, test } from "node:test";
 import { AppError } from "../../../crds/common.ts";
+import { frameBytesMax, streamBytesMax } from "../../wire/frame-codec.ts";
 import { type DispatchFrame, type DispatchReply, DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { frameBytesMax, streamBytesMax } from "../../wire/grpc.ts";
 import { create } from "../../wire/service.ts";
 import type { PeerClients } from "../peers.ts";
 import { PeerStream } from "./peer-stream.ts";
@@ -17,8 +17,12 @@ const largest = { hidden, rows: new Uint8Array(frameBytesMax), pairExperts: new 
 const atOnce = streamBytesMax / (2 * frameBytesMax);
 
 function opened(onClose: (reason: AppError) => void = () => {}) {
-  const call = Object.assign(new EventEmitter(), { sent: [] as DispatchFrame[], write: (_: DispatchFrame) => {}, cancel: () => {} });
-  call.write = (frame) => void call.sent.push(frame);
+  const sent: DispatchFrame[] = [];
+  const call = Object.assign(new EventEmitter(), { sent, takes: true, write: (_: DispatchFrame): boolean => true, cancel: () => {} });
+  call.write = (frame) => {
+    call.sent.push(frame);
+    return call.takes;
+  };
   const clients = { experts: { dispatch: () => call } } as unknown as PeerClients;
   const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 0, podUid: "u", bootId: "b" } as const;
   const stream = new PeerStream(1, clients, sender, { onClose });
@@ -48,6 +52,22 @@ test("a frame beyond the bytes of a stream waits for the answers to others, and 
   await Promise.all(all);
   assert.equal(got.length, atOnce + 2);
   assert.equal(stream.inFlight, 0);
+  stream.close(new AppError("done", { code: "Cancelled" }));
+});
+
+test("while the socket is full frames wait here, where a ping overtakes them", () => {
+  const { stream, call, answer } = opened();
+  const small = { hidden, rows: new Uint8Array(hidden * 4), pairExperts: [0] };
+  const send = () => void stream.send(small, 60_000).catch(() => undefined);
+  const sizes = () => call.sent.map((frame) => frame.rows.byteLength / small.rows.byteLength);
+  call.takes = false;
+  for (let i = 0; i < 3; i++) send();
+  answer(1n);
+  void stream.ping().catch(() => undefined);
+  assert.deepEqual(sizes(), [1, 0], "an answer makes no room in a socket");
+  call.takes = true;
+  call.emit("drain");
+  assert.deepEqual(sizes(), [1, 0, 1, 1]);
   stream.close(new AppError("done", { code: "Cancelled" }));
 });
 

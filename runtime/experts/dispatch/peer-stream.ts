@@ -2,8 +2,10 @@
 // It knows nothing of routing; client.ts decides what to send where and what a failure means.
 import { AppError } from "../../../crds/common.ts";
 import { answerBytes } from "../../placement/frames/frames.ts";
-import { type DispatchFrame, DispatchFrameSchema, type DispatchReply, type Sender } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import { type ClientDuplex, fromStatus, streamBytesMax } from "../../wire/grpc.ts";
+import type { DispatchCall } from "../../wire/dispatch-link.ts";
+import { streamBytesMax } from "../../wire/frame-codec.ts";
+import { DispatchFrameSchema, type DispatchReply, type Sender } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { fromStatus } from "../../wire/grpc.ts";
 import { create } from "../../wire/service.ts";
 import { type Indulgence, Silence } from "../../wire/silence.ts";
 import type { PeerClients } from "../peers.ts";
@@ -43,12 +45,14 @@ export class PeerStream {
   readonly rank: number;
   readonly #sender: Sender;
   readonly #watcher: StreamWatcher;
-  readonly #call: ClientDuplex<DispatchFrame, DispatchReply>;
+  readonly #call: DispatchCall;
   readonly #pending = new Map<bigint, Pending>();
   readonly #timer: NodeJS.Timeout;
-  /** Frames that wait for room, in order; while there is one, some frame before it is under way. */
+  /** Frames that wait for room, in order; while there is one, some frame before it is under way, or waits to leave. */
   readonly #unsent: Unsent[] = [];
   #bytes = 0;
+  /** The socket has more than it can send at once: what waits here can still be overtaken by a ping, what waits there cannot. */
+  #full = false;
   #seq = 0n;
   readonly #silence = new Silence(lookEveryMs, performance.now());
   #spoke = false;
@@ -60,6 +64,7 @@ export class PeerStream {
     this.#watcher = watcher;
     this.#call = clients.experts.dispatch();
     this.#call.on("data", (reply: DispatchReply) => this.#heard(reply));
+    this.#call.on("drain", () => this.#drained());
     this.#call.on("error", (error: Error) => this.close(fromStatus(error, `dispatching to rank ${rank}`)));
     this.#call.on("end", () => this.close(new AppError(`rank ${rank} ended the stream`, { code: "Unavailable", retry: "backoff" })));
     this.#timer = setInterval(() => this.#watch(), lookEveryMs);
@@ -91,16 +96,27 @@ export class PeerStream {
     });
   }
 
-  /** One frame always fits. */
+  /** One frame always fits, when the socket takes it. */
   #fits(bytes: number): boolean {
-    return this.#bytes === 0 || this.#bytes + bytes <= streamBytesMax;
+    return !this.#full && (this.#bytes === 0 || this.#bytes + bytes <= streamBytesMax);
+  }
+
+  #drained(): void {
+    this.#full = false;
+    this.#writeUnsent();
+  }
+  #writeUnsent(): void {
+    for (let next = this.#unsent[0]; next !== undefined && this.#fits(next.bytes); next = this.#unsent[0]) {
+      this.#unsent.shift();
+      this.#write(next);
+    }
   }
 
   #write({ frame, ...pending }: Unsent): void {
     const seq = ++this.#seq;
     this.#pending.set(seq, pending);
     this.#bytes += pending.bytes;
-    this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }));
+    if (!this.#call.write(create(DispatchFrameSchema, { ...frame, sender: this.#sender, seq }))) this.#full = true;
   }
 
   /** Takes a frame out of those under way, and sends what waited for its room. */
@@ -109,10 +125,7 @@ export class PeerStream {
     if (pending === undefined) return undefined;
     this.#pending.delete(seq);
     this.#bytes -= pending.bytes;
-    for (let next = this.#unsent[0]; next !== undefined && this.#fits(next.bytes); next = this.#unsent[0]) {
-      this.#unsent.shift();
-      this.#write(next);
-    }
+    this.#writeUnsent();
     return pending;
   }
 

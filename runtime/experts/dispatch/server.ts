@@ -1,4 +1,4 @@
-// Experts.Dispatch: frames of other ranks, checked and computed here. A frame is refused before any work when its sender is
+// The served end of dispatch: frames of other ranks, checked and computed here. A frame is refused before any work when its sender is
 // not who the certificate says, when it is malformed, or when its epoch is older than what this rank still serves.
 import { AppError } from "../../../crds/common.ts";
 import type { Log } from "../../observe/log.ts";
@@ -7,11 +7,12 @@ import { answerBytes, answerFault, frameFault } from "../../placement/frames/fra
 import { missingExperts } from "../../placement/frames/not-hosted.ts";
 import type { ExpertGrid } from "../../placement/grid.ts";
 import { bytesOf, viewF32 } from "../../weights/floats.ts";
-import type { DispatchFrame, DispatchReply, Experts } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import type { DispatchHandler, DispatchServed } from "../../wire/dispatch-accept.ts";
+import { frameBytesMax, streamBytesMax } from "../../wire/frame-codec.ts";
+import type { DispatchFrame, DispatchReply } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { DispatchReplySchema } from "../../wire/gen/enodia/runtime/v1/runtime_pb.js";
-import type { Caller, ServerDuplex } from "../../wire/grpc.ts";
-import { frameBytesMax, streamBytesMax, toStatus } from "../../wire/grpc.ts";
-import { create, type HandlersOf } from "../../wire/service.ts";
+import type { Caller } from "../../wire/grpc.ts";
+import { create } from "../../wire/service.ts";
 import type { PeerIdentity } from "../../wire/tls.ts";
 import type { Peers } from "../peers.ts";
 import type { FrameOutcome } from "./frame-run.ts";
@@ -44,44 +45,48 @@ export interface DispatchServerOptions {
 }
 
 type Result = DispatchReply["result"];
-type Call = ServerDuplex<DispatchFrame, DispatchReply>;
 
-export function createDispatchServer(options: DispatchServerOptions): HandlersOf<typeof Experts> {
+export function createDispatchServer(options: DispatchServerOptions): DispatchHandler {
   // An engine that has ended never comes back in this process. Streams end then, pings included: callers are to look elsewhere.
   let ended: AppError | undefined;
   const onEnded = (error: AppError) => {
     ended = error;
   };
-  return {
-    dispatch: (call) => {
-      let caller: Extract<PeerIdentity, { role: "worker" }>;
-      try {
-        caller = options.caller(call);
-        if (ended !== undefined) throw ended;
-      } catch (error) {
-        options.report("rejected", 0);
-        call.emit("error", toStatus(error));
-        return;
-      }
-      serveStream(call, caller, options, onEnded);
-    },
+  return (call) => {
+    let caller: Extract<PeerIdentity, { role: "worker" }>;
+    try {
+      caller = options.caller(call);
+      if (ended !== undefined) throw ended;
+    } catch (caught) {
+      const error = AppError.from(caught, "taking a dispatch stream");
+      options.report("rejected", 0);
+      options.log.info({ reason: error.message }, "a dispatch stream was refused");
+      call.fail(error);
+      return;
+    }
+    serveStream(call, caller, options, onEnded);
   };
 }
 
 function serveStream(
-  call: Call,
+  call: DispatchServed,
   caller: Extract<PeerIdentity, { role: "worker" }>,
   options: DispatchServerOptions,
   onEnded: (error: AppError) => void,
 ): void {
   const held = { frames: 0, bytes: 0 };
   let deaf = false;
+  const broke = (error: Error) => options.log.info({ peer: caller.rank, reason: error.message }, "a dispatch stream broke");
+  const fail = (error: AppError) => {
+    broke(error);
+    call.fail(error);
+  };
   call.on("data", (frame: DispatchFrame) => {
     if (deaf) return;
     const weight = frame.rows.byteLength + answerBytes(frame.pairExperts.length, options.model.hidden);
     const full = held.frames >= framesPerStreamMax || (held.bytes > 0 && held.bytes + weight > bytesPerStreamMax);
     deaf = held.frames >= unsentPerStreamMax;
-    if (deaf) return void call.emit("error", toStatus(new AppError("the peer reads no answers", { code: "Busy", retry: "backoff" })));
+    if (deaf) return fail(new AppError("the peer reads no answers", { code: "Busy", retry: "backoff" }));
     const bytes = full ? 0 : weight; // a frame that is told to come back is dropped at once
     held.frames += 1;
     held.bytes += bytes;
@@ -97,21 +102,19 @@ function serveStream(
       .then(
         (result) => {
           span?.set({ "enodia.result": result.case ?? "" });
-          if (!call.destroyed && !call.cancelled && !call.writableEnded)
-            call.write(create(DispatchReplySchema, { seq: frame.seq, result }), release);
+          if (!call.over) call.write(create(DispatchReplySchema, { seq: frame.seq, result }), release);
         },
         (err) => {
           release();
           options.log.error({ err, peer: caller.rank }, "an answer could not be sent");
           if (!isEnded(err)) return;
           onEnded(err);
-          call.emit("error", toStatus(err));
+          fail(err);
         },
       )
       .finally(() => span?.end());
   });
-  call.on("error", (error) => options.log.info({ peer: caller.rank, reason: error.message }, "a dispatch stream broke"));
-  call.on("end", () => call.end());
+  call.on("error", broke);
 }
 
 async function answer(

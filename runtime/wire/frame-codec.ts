@@ -1,0 +1,131 @@
+// Frames of experts' rows as bytes on a socket: their layout, their bounds, and a reader that puts them together from what arrives.
+// A frame is a u32 (LE) with the bytes that follow it, a u32 with its kind in the low byte and the bytes of its head above, the head
+// (a protobuf message), zeros up to a multiple of four, and the body (rows as f32 LE). Pure: frame-socket.ts has the socket.
+import { AppError } from "../../crds/common.ts";
+
+/** Rows above this are split by the sender into several frames, so that one frame never holds a stream for long. */
+export const frameBytesMax = 8 * 1024 * 1024;
+/** Bytes of frames under way on one stream, answers included, above which the sender waits. Receivers take twice as much. */
+export const streamBytesMax = 64 * 1024 * 1024;
+/** A head names pairs: five bytes or fewer for each, of which the narrowest rows allow 131,072 in one frame. */
+export const headBytesMax = 1024 * 1024;
+/** Up to here a copy of the body is cheaper than a write of two pieces. */
+const joinedBytesMax = 16 * 1024;
+const prefixBytes = 8;
+
+export const frameKinds = { frame: 1, reply: 2, end: 3 } as const;
+type FrameKind = (typeof frameKinds)[keyof typeof frameKinds];
+
+export interface RawFrame {
+  readonly kind: FrameKind;
+  readonly head: Uint8Array;
+  readonly body: Uint8Array;
+}
+
+interface Layout {
+  readonly kind: FrameKind;
+  readonly headBytes: number;
+  /** Where the body begins, from the frame's own beginning. */
+  readonly bodyAt: number;
+  /** All of the frame, its prefix included. */
+  readonly totalBytes: number;
+}
+
+/** The frame as one piece or two, to be written one after the other. Throws `MessageTooLarge` where the other end would not take it. */
+export function encodeFrame({ kind, head, body }: RawFrame): readonly [Uint8Array, Uint8Array?] {
+  const fault = sizeFault(head.byteLength, body.byteLength);
+  if (fault !== undefined) throw new AppError(fault, { code: "MessageTooLarge", operation: "writing a frame" });
+  const bodyAt = prefixBytes + padded(head.byteLength);
+  const joined = body.byteLength <= joinedBytesMax;
+  const first = Buffer.allocUnsafe(bodyAt + (joined ? body.byteLength : 0));
+  first.writeUInt32LE(bodyAt + body.byteLength - 4, 0);
+  first.writeUInt32LE((head.byteLength * 256 + kind) >>> 0, 4);
+  first.set(head, prefixBytes);
+  first.fill(0, prefixBytes + head.byteLength, bodyAt);
+  if (!joined) return [first, body];
+  first.set(body, bodyAt);
+  return [first];
+}
+
+/**
+ * Puts frames together from chunks that are cut anywhere. One that lies within a chunk is given as a view of it; memory is taken
+ * for any other, once its length is known to be allowed. Throws `InvalidFrame` for what is none: nothing after it can be read.
+ */
+export class FrameReader {
+  readonly #prefix = Buffer.alloc(prefixBytes);
+  #prefixed = 0;
+  #layout: Layout | undefined;
+  #frame: Buffer = this.#prefix;
+  #filled = 0;
+
+  /** A frame has begun and is not complete. */
+  get within(): boolean {
+    return this.#prefixed > 0;
+  }
+
+  push(chunk: Buffer, take: (frame: RawFrame) => void): void {
+    for (let at = 0; at < chunk.byteLength; ) {
+      const whole = this.#prefixed === 0 ? layoutAt(chunk, at) : undefined;
+      if (whole !== undefined && chunk.byteLength - at >= whole.totalBytes) {
+        take(cut(chunk, at, whole));
+        at += whole.totalBytes;
+      } else {
+        at += this.#layout === undefined ? this.#begin(chunk, at) : this.#fill(chunk, at, this.#layout);
+        if (this.#layout !== undefined && this.#filled === this.#layout.totalBytes) take(this.#complete(this.#layout));
+      }
+    }
+  }
+
+  /** Each returns the bytes that it took. */
+  #begin(chunk: Buffer, at: number): number {
+    const bytes = chunk.copy(this.#prefix, this.#prefixed, at, at + prefixBytes - this.#prefixed);
+    this.#prefixed += bytes;
+    const layout = this.#prefixed === prefixBytes ? layoutAt(this.#prefix, 0) : undefined;
+    if (layout === undefined) return bytes;
+    this.#layout = layout;
+    this.#frame = Buffer.allocUnsafeSlow(layout.totalBytes);
+    this.#filled = prefixBytes;
+    return bytes;
+  }
+  #fill(chunk: Buffer, at: number, { totalBytes }: Layout): number {
+    const bytes = chunk.copy(this.#frame, this.#filled, at, at + totalBytes - this.#filled);
+    this.#filled += bytes;
+    return bytes;
+  }
+
+  #complete(layout: Layout): RawFrame {
+    const frame = cut(this.#frame, 0, layout);
+    this.#frame = this.#prefix;
+    this.#layout = undefined;
+    this.#prefixed = 0;
+    return frame;
+  }
+}
+
+function cut(bytes: Buffer, at: number, { kind, headBytes, bodyAt, totalBytes }: Layout): RawFrame {
+  const head = bytes.subarray(at + prefixBytes, at + prefixBytes + headBytes);
+  return { kind, head, body: bytes.subarray(at + bodyAt, at + totalBytes) };
+}
+
+/** The layout that a prefix says; undefined while it is not all there. */
+function layoutAt(bytes: Buffer, at: number): Layout | undefined {
+  if (bytes.byteLength - at < prefixBytes) return undefined;
+  const totalBytes = 4 + bytes.readUInt32LE(at);
+  const word = bytes.readUInt32LE(at + 4);
+  const [kind, headBytes] = [word & 0xff, word >>> 8];
+  const bodyAt = prefixBytes + padded(headBytes);
+  if (!isKind(kind)) throw invalid(`a frame of kind ${kind}, which is none`);
+  if (totalBytes < bodyAt) throw invalid(`a frame of ${totalBytes} bytes with a head of ${headBytes}`);
+  const fault = sizeFault(headBytes, totalBytes - bodyAt);
+  if (fault !== undefined) throw invalid(fault);
+  return { kind, headBytes, bodyAt, totalBytes };
+}
+
+function sizeFault(headBytes: number, bodyBytes: number): string | undefined {
+  if (headBytes > headBytesMax) return `a frame's head of ${headBytes} bytes, more than ${headBytesMax}`;
+  return bodyBytes > frameBytesMax ? `a frame's rows of ${bodyBytes} bytes, more than ${frameBytesMax}` : undefined;
+}
+
+const padded = (bytes: number): number => (bytes + 3) & ~3;
+const isKind = (kind: number): kind is FrameKind => Object.values<number>(frameKinds).includes(kind);
+const invalid = (message: string): AppError => new AppError(message, { code: "InvalidFrame", operation: "reading a frame" });

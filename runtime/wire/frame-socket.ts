@@ -1,0 +1,106 @@
+// One end of a TLS connection that carries frames: what is written in one turn leaves in one write, what arrives is read
+// into frames, and whatever is none ends it. It knows no message; dispatch-link.ts and dispatch-accept.ts have the two ends' sides.
+import type { TLSSocket } from "node:tls";
+import { AppError } from "../../crds/common.ts";
+import { encodeFrame, FrameReader, type RawFrame } from "./frame-codec.ts";
+
+/** What a client offers by ALPN to get frames and not gRPC; a change that older ends cannot read has another number. */
+export const framesAlpn = "enodia-dispatch/1";
+/** Bytes in a socket that the kernel has not taken, from which on its writer is to wait for `drain`. */
+export const unsentBytesMax = 1024 * 1024;
+/** An end that says why it leaves is cut when its last words have not been taken after so long. */
+const goodbyeMs = 1_000;
+
+export interface FrameEvents {
+  /** May throw: the connection ends with what is thrown. */
+  frame(frame: RawFrame): void;
+  /** The connection is gone by itself or by the other end; undefined = the other end left. Not called after `leave` or `destroy`. */
+  gone(reason: AppError | undefined): void;
+  drain?(): void;
+}
+
+export class FrameSocket {
+  readonly #socket: TLSSocket;
+  readonly #events: FrameEvents;
+  readonly #reader = new FrameReader();
+  #corked = false;
+  #over = false;
+  #error: Error | undefined;
+
+  constructor(socket: TLSSocket, events: FrameEvents) {
+    this.#socket = socket;
+    this.#events = events;
+    socket.setNoDelay(true);
+    socket.on("data", (chunk: Buffer) => this.#read(chunk));
+    socket.on("drain", () => this.#over || events.drain?.());
+    socket.on("error", (error) => {
+      this.#error = error;
+    });
+    socket.on("end", () => this.#ended());
+    socket.on("close", () => this.#gone(this.#reason()));
+  }
+
+  /** False: the socket holds a lot already, `drain` follows. `sent` is called when the frame has left this end. */
+  write(frame: RawFrame, sent?: () => void): boolean {
+    if (this.#over) return true;
+    const [first, rows] = encodeFrame(frame);
+    this.#gather();
+    if (rows === undefined) return this.#socket.write(first, sent);
+    this.#socket.write(first);
+    return this.#socket.write(rows, sent);
+  }
+
+  /** Keeps what is written until what runs now is done. */
+  #gather(): void {
+    if (this.#corked) return;
+    this.#corked = true;
+    this.#socket.cork();
+    process.nextTick(() => {
+      this.#corked = false;
+      this.#socket.uncork();
+    });
+  }
+
+  /** Ends it with a last frame. */
+  leave(frame: RawFrame): void {
+    this.write(frame);
+    this.#over = true;
+    this.#socket.end();
+    const timer = setTimeout(() => this.#socket.destroy(), goodbyeMs);
+    this.#socket.once("close", () => clearTimeout(timer));
+  }
+
+  destroy(): void {
+    this.#over = true;
+    this.#socket.destroy();
+  }
+
+  #read(chunk: Buffer): void {
+    if (this.#over) return;
+    try {
+      this.#reader.push(chunk, (frame) => this.#over || this.#events.frame(frame));
+    } catch (caught) {
+      this.#gone(AppError.from(caught, "reading a frame"));
+      this.#socket.destroy();
+    }
+  }
+
+  /** An end that says no more reads no more either. */
+  #ended(): void {
+    if (this.#over) return;
+    this.#gone(this.#reason());
+    this.#socket.destroy();
+  }
+
+  #reason(): AppError | undefined {
+    if (this.#error) return new AppError(this.#error.message, { code: "Unavailable", cause: this.#error, retry: "backoff" });
+    if (!this.#reader.within) return undefined;
+    return new AppError("the stream ended within a frame", { code: "Unavailable", retry: "backoff" });
+  }
+
+  #gone(reason: AppError | undefined): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#events.gone(reason);
+  }
+}
