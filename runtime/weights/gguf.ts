@@ -2,9 +2,9 @@
 // Names and layout are GGUF's own; runtime/tools/gguf-llama.ts turns them into Hugging Face's.
 import { AppError } from "../../crds/common.ts";
 import { openFile, type RandomFile } from "./file.ts";
-import { blockFormats } from "./gguf-blocks.ts";
 import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
 import type { TensorSource } from "./safetensors.ts";
+import { blockOf, type StoredForm, storedFormOf, storedForms, widenStored } from "./stored.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
@@ -14,7 +14,7 @@ const headerBytesMax = 64 * 1024 * 1024;
 export interface GgufFile extends TensorSource {
   readonly path: string;
   readonly metadata: ReadonlyMap<string, GgufValue>;
-  /** Names of the formats used, for logs: "Q4_1, Q8_0, F32". */
+  /** Names of the formats used, for logs: "q4_1, q8_0, f32". */
   readonly formats: readonly string[];
 }
 
@@ -32,28 +32,29 @@ async function readHeader(file: RandomFile): Promise<GgufHeader> {
 
 interface Placed {
   readonly tensor: GgufTensor;
+  readonly form: StoredForm;
   readonly begin: number;
   readonly bytes: number;
 }
 
 function place(path: string, tensor: GgufTensor, header: GgufHeader, fileSize: number): Placed {
-  const format = blockFormats[tensor.type];
-  if (!format) {
-    const known = Object.values(blockFormats).map(({ name }) => name);
-    throw new AppError(`${path}: tensor "${tensor.name}" has GGML type ${tensor.type}; supported are ${known.join(", ")}`, {
+  const form = storedFormOf(tensor.type);
+  if (form === undefined) {
+    throw new AppError(`${path}: tensor "${tensor.name}" has GGML type ${tensor.type}; supported are ${storedForms.join(", ")}`, {
       code: "UnsupportedDtype",
     });
   }
+  const block = blockOf(form);
   const values = tensor.dimensions.reduce((product, size) => product * size, 1);
-  if ((tensor.dimensions[0] as number) % format.values !== 0)
+  if ((tensor.dimensions[0] as number) % block.values !== 0)
     throw badGguf(path, `tensor "${tensor.name}" has rows that are no whole number of blocks`);
-  const bytes = (values / format.values) * format.bytes;
+  const bytes = (values / block.values) * block.bytes;
   const begin = header.dataStart + tensor.offset;
   if (tensor.offset % header.alignment !== 0) throw badGguf(path, `tensor "${tensor.name}" is not aligned`);
   if (!Number.isSafeInteger(values) || begin + bytes > fileSize) {
     throw badGguf(path, `tensor "${tensor.name}" ends at byte ${begin + bytes}, past the file's ${fileSize}`);
   }
-  return { tensor, begin, bytes };
+  return { tensor, form, begin, bytes };
 }
 
 function placeAll(path: string, header: GgufHeader, fileSize: number): ReadonlyMap<string, Placed> {
@@ -75,7 +76,7 @@ export async function openGguf(path: string): Promise<GgufFile> {
   try {
     const header = await readHeader(file);
     const placed = placeAll(path, header, file.size);
-    const formats = new Set([...placed.values()].map(({ tensor }) => blockFormats[tensor.type]?.name ?? ""));
+    const formats = new Set([...placed.values()].map(({ form }) => form));
     return {
       path,
       metadata: header.metadata,
@@ -84,9 +85,9 @@ export async function openGguf(path: string): Promise<GgufFile> {
       shape: (name) => placed.get(name)?.tensor.dimensions.toReversed(),
       async read(name) {
         const found = placed.get(name);
-        const format = found && blockFormats[found.tensor.type];
-        if (!found || !format) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading GGUF" });
-        const data = format.widen(await file.read(found.begin, found.bytes));
+        if (!found) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading GGUF" });
+        const bytes = await file.read(found.begin, found.bytes);
+        const data = widenStored(found.form, bytes);
         checkWeights(path, `tensor "${name}"`, { shape: found.tensor.dimensions.toReversed(), data });
         return data;
       },

@@ -4,8 +4,9 @@
 // Not here: folders with several shards (checkpoint.ts) and writing (safetensors-writer.ts).
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
+import { widenBf16, widenF16 } from "../kernels/ggml/halves.ts";
 import { openFile, type RandomFile } from "./file.ts";
-import { viewF32, widenBf16, widenF16 } from "./floats.ts";
+import { viewF32 } from "./floats.ts";
 
 /** 100 MB, the bound of the reference implementation. */
 const headerBytesMax = 100_000_000;

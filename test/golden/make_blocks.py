@@ -1,0 +1,49 @@
+"""Makes test/golden/ggml-blocks.json: random blocks of every ggml type that we read, and the f32 values that ggml gives for them.
+
+Run:  python3 -m venv v && v/bin/pip install gguf numpy && v/bin/python test/golden/make_blocks.py
+The package `gguf` is ggml's own description of its types; the file names the version that made it. Everything is seeded.
+Bytes are random, since a reader has to take any; only the halves that scale a block are drawn from ordinary sizes.
+"""
+
+import base64
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import gguf
+import numpy
+
+HERE = Path(__file__).parent
+BLOCKS = 3
+KIND = gguf.GGMLQuantizationType
+# Name of our form -> ggml type and the byte offsets of f16 fields in a block.
+FORMS = {
+    "f16": (KIND.F16, [0]), "bf16": (KIND.BF16, []), "q8_0": (KIND.Q8_0, [0]), "q4_0": (KIND.Q4_0, [0]), "q4_1": (KIND.Q4_1, [0, 2]),
+    "q5_0": (KIND.Q5_0, [0]), "q5_1": (KIND.Q5_1, [0, 2]), "iq4_nl": (KIND.IQ4_NL, [0]), "iq4_xs": (KIND.IQ4_XS, [0]), "mxfp4": (KIND.MXFP4, []),
+    "q2_K": (KIND.Q2_K, [80, 82]), "q3_K": (KIND.Q3_K, [108]), "q4_K": (KIND.Q4_K, [0, 2]), "q5_K": (KIND.Q5_K, [0, 2]), "q6_K": (KIND.Q6_K, [208]),
+}
+
+
+def main():
+    random = numpy.random.default_rng(39)
+    forms = {}
+    for name, (kind, halves) in FORMS.items():
+        values, size = gguf.GGML_QUANT_SIZES[kind]
+        count = BLOCKS if values > 1 else 16
+        blocks = random.integers(0, 256, (count, size), dtype=numpy.uint8)
+        for at in halves:
+            blocks[:, at : at + 2] = (random.standard_normal((count, 1)) * 0.02).astype(numpy.float16).view(numpy.uint8)
+        if kind == KIND.MXFP4:
+            blocks[:, 0] = [0, 1, 122][:count]  # the two smallest scales have an exponent of their own
+        if kind == KIND.BF16:
+            blocks[:, 1] = 0x3C | (blocks[:, 1] & 0x83)
+        floats = gguf.quants.dequantize(blocks.reshape(-1), kind).astype(numpy.float32)
+        assert floats.size == count * values and numpy.isfinite(floats).all(), name
+        forms[name] = dict(type=int(kind), values=values, bytes=size, blocks=base64.b64encode(blocks.tobytes()).decode(),
+                           floats=base64.b64encode(floats.tobytes()).decode())
+    header = dict(magic="enodia-golden", version=1, remake="python3 test/golden/make_blocks.py", gguf=version("gguf"))
+    (HERE / "ggml-blocks.json").write_text(json.dumps({**header, "forms": forms}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
