@@ -5,7 +5,9 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { openSafetensors, type SafetensorsFile, type TensorInfo, widenTensor } from "./safetensors.ts";
+import type { GgmlForm } from "../kernels/ggml/index.ts";
+import type { GgmlWeight } from "../kernels/weights.ts";
+import { openSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorInfo, widenTensor } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
 import { checkWeights } from "./weight-check.ts";
 
@@ -16,17 +18,27 @@ const indexFile = `${singleFile}.index.json`;
 /** Shard names must stay inside the folder. */
 const shardIndexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
 
+/** Bytes that an import reads of a tensor outside the experts at once; an expert's matrix is read whole. */
+export const pieceBytesMax = 64 * 1024 * 1024;
+
+/** The tensors of a model in Hugging Face's names, whatever file they lie in. */
 export interface Checkpoint {
+  /** The folder or file, for messages. */
   readonly dir: string;
   readonly names: readonly string[];
-  info(name: string): TensorInfo | undefined;
   shape(name: string): readonly number[] | undefined;
   /** Throws AppError `UnusableWeight` for values that no model has. */
   read(name: string): Promise<Float32Array>;
-  /** The stored bytes, whose values were checked as `read` does. */
-  readRaw(name: string): Promise<Uint8Array>;
+  /** A matrix as it is stored where that is a type of ggml (halves are), else in f32; checked as `read` does. */
+  readStored(name: string): Promise<Float32Array | GgmlWeight>;
+  /** The type in which `pieces` gives a tensor: its own where safetensors has it, else F32. */
+  dtype(name: string): SafetensorsDtype;
+  /** The bytes of a tensor in order, of no more than `pieceBytesMax` at once as stored; checked as `read` does. */
+  pieces(name: string): AsyncIterable<Uint8Array>;
   close(): Promise<void>;
 }
+
+const forms = { F32: undefined, F16: "f16", BF16: "bf16" } as const satisfies Readonly<Record<SafetensorsDtype, GgmlForm | undefined>>;
 
 /** Tensor to file, as the index says; undefined without an index. */
 async function shardsOf(dir: string): Promise<ReadonlyMap<string, string> | undefined> {
@@ -108,15 +120,29 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   return {
     dir,
     names: [...homes.keys()],
-    info: (name) => files.get(homes.get(name) ?? "")?.tensors.get(name),
     shape: (name) => files.get(homes.get(name) ?? "")?.shape(name),
     read: async (name) => checked(name, await fileOf(name).read(name)),
-    async readRaw(name) {
+    async readStored(name) {
       const file = fileOf(name);
-      const bytes = await file.readRaw(name);
       const info = file.tensors.get(name);
-      if (info) checked(name, widenTensor(info, bytes));
-      return bytes;
+      const form = info && forms[info.dtype];
+      if (!info || form === undefined) return checked(name, await file.read(name));
+      const data = await file.readRaw(name);
+      checked(name, widenTensor(info, data));
+      return { form, shape: info.shape, data };
+    },
+    dtype: (name) => fileOf(name).tensors.get(name)?.dtype ?? "F32",
+    async *pieces(name) {
+      const file = fileOf(name);
+      const info = file.tensors.get(name) as TensorInfo;
+      const bytes = info.end - info.begin;
+      for (let from = 0; from < bytes; from += pieceBytesMax) {
+        const piece = await file.readBytes(name, from, Math.min(pieceBytesMax, bytes - from));
+        const data = widenTensor(info, piece);
+        const first = (from / bytes) * info.shape.reduce((a, b) => a * b, 1);
+        checkWeights(join(dir, homes.get(name) ?? ""), `tensor "${name}"`, { shape: info.shape, data, first });
+        yield piece;
+      }
     },
     async close() {
       for (const file of files.values()) await file.close();

@@ -135,6 +135,8 @@ export interface SafetensorsFile extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
   /** The stored bytes, not widened. */
   readRaw(name: string): Promise<Uint8Array>;
+  /** Some of them: `length` bytes from byte `from` of the tensor. */
+  readBytes(name: string, from: number, length: number): Promise<Uint8Array>;
 }
 
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
@@ -156,6 +158,12 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       names: [...tensors.keys()],
       shape: (name) => tensors.get(name)?.shape,
       readRaw,
+      async readBytes(name, from, length) {
+        const { begin, end } = find(name);
+        if (from < 0 || length < 0 || begin + from + length > end)
+          throw bad(path, `tensor "${name}" has no bytes ${from}..${from + length}`);
+        return file.read(begin + from, length);
+      },
       read: async (name) => widen(find(name), await readRaw(name)),
       close: () => file.close(),
     };

@@ -1,5 +1,5 @@
-// What the codecs of ggml's types share. A unit is its matrices as blocks of one type, in order, and its biases as f32, each section
-// padded to 64 bytes. Matrices that are of the type already are kept bit for bit. Pure. Each type's own rounding is in its own file.
+// The codecs of ggml types, in what they share. A unit is its matrices as blocks of one type, in order, and its biases as f32, each
+// section padded to 64 bytes. Matrices that are of the type already are kept bit for bit. Pure. How a type rounds is in its own file.
 import { AppError } from "../../../crds/common.ts";
 import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";

@@ -1,8 +1,8 @@
 // The tokenizer inside a GGUF file as Hugging Face's tokenizer.json, tokenizer_config.json and chat template. Pure.
 // Byte-level BPE only; the pre-tokenizer is named in the metadata and must be one we have checked encodings for.
-import { AppError } from "../../crds/common.ts";
-import type { GgufValue } from "../weights/gguf-header.ts";
-import { ggufInteger } from "./gguf-llama.ts";
+import { AppError } from "../../../crds/common.ts";
+import type { GgufValue } from "../../weights/gguf-header.ts";
+import { ggufInteger } from "./metadata.ts";
 
 type Metadata = ReadonlyMap<string, GgufValue>;
 
