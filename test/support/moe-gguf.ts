@@ -12,7 +12,7 @@ export interface Stored {
   readonly type: number;
   readonly bytes: (values: Float32Array) => Uint8Array;
 }
-export const storedF32: Stored = { type: 0, bytes: (values) => bytesOf(values).slice() };
+const storedF32: Stored = { type: 0, bytes: (values) => bytesOf(values).slice() };
 
 export interface MoeGguf {
   readonly metadata: Readonly<Record<string, GgufMeta>>;

@@ -151,7 +151,7 @@ class Places {
 }
 
 /** Rows of a head from interleaved pairs to two halves: row 2i + j becomes row j * headRows / 2 + i. */
-export function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: number, headRows: number): T {
+function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: number, headRows: number): T {
   const out = data.slice() as T;
   const width = data.length / rows;
   for (let row = 0; row < rows; row++) {
