@@ -5,10 +5,11 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import type { GgmlForm } from "../kernels/ggml/index.ts";
-import type { GgmlWeight } from "../kernels/weights.ts";
-import { openSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorInfo, widenTensor } from "./safetensors.ts";
+import { type RawTensor, unpacked } from "./packed.ts";
+import { openSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
+import { blockOf, type StoredForm, widenStored } from "./stored.ts";
+import { type Checkpoint, checkpointOf, type TensorView } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const shardsMax = 4096;
@@ -17,28 +18,6 @@ const indexFile = `${singleFile}.index.json`;
 
 /** Shard names must stay inside the folder. */
 const shardIndexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
-
-/** Bytes that an import reads of a tensor outside the experts at once; an expert's matrix is read whole. */
-export const pieceBytesMax = 64 * 1024 * 1024;
-
-/** The tensors of a model in Hugging Face's names, whatever file they lie in. */
-export interface Checkpoint {
-  /** The folder or file, for messages. */
-  readonly dir: string;
-  readonly names: readonly string[];
-  shape(name: string): readonly number[] | undefined;
-  /** Throws AppError `UnusableWeight` for values that no model has. */
-  read(name: string): Promise<Float32Array>;
-  /** A matrix as it is stored where that is a type of ggml (halves are), else in f32; checked as `read` does. */
-  readStored(name: string): Promise<Float32Array | GgmlWeight>;
-  /** The type in which `pieces` gives a tensor: its own where safetensors has it, else F32. */
-  dtype(name: string): SafetensorsDtype;
-  /** The bytes of a tensor in order, of no more than `pieceBytesMax` at once as stored; checked as `read` does. */
-  pieces(name: string): AsyncIterable<Uint8Array>;
-  close(): Promise<void>;
-}
-
-const forms = { F32: undefined, F16: "f16", BF16: "bf16" } as const satisfies Readonly<Record<SafetensorsDtype, GgmlForm | undefined>>;
 
 /** Tensor to file, as the index says; undefined without an index. */
 async function shardsOf(dir: string): Promise<ReadonlyMap<string, string> | undefined> {
@@ -106,46 +85,48 @@ async function openFiles(
   return { homes: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
 }
 
+/** A tensor as it lies in its file. */
+function plainView(file: SafetensorsFile, path: string, name: string, info: TensorInfo): TensorView {
+  const form = forms[info.dtype as SafetensorsDtype];
+  const columns = info.shape.at(-1) ?? 1;
+  const rowBytes = columns * blockOf(form).bytes;
+  return {
+    shape: info.shape,
+    form,
+    async rows({ first, rows }) {
+      const bytes = await file.readBytes(name, first * rowBytes, rows * rowBytes);
+      const data = widenStored(form, bytes);
+      checkWeights(path, `tensor "${name}"`, { shape: info.shape, data, first: first * columns });
+      return { form, bytes, values: data };
+    },
+  };
+}
+
+const forms = { F32: "f32", F16: "f16", BF16: "bf16" } as const satisfies Readonly<Record<SafetensorsDtype, StoredForm>>;
+
+/** A Hugging Face folder. Packed tensors are unpacked, and stacked experts single ones (packed.ts). */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const { homes, files } = await openFiles(dir);
-  const fileOf = (name: string): SafetensorsFile => {
-    const file = files.get(homes.get(name) ?? "");
-    if (!file) throw new AppError(`${dir}: has no tensor "${name}"; the checkpoint is incomplete`, { code: "MissingTensor" });
-    return file;
+  const close = async (): Promise<void> => {
+    for (const file of files.values()) await file.close();
   };
-  const checked = (name: string, data: Float32Array): Float32Array => {
-    checkWeights(join(dir, homes.get(name) ?? ""), `tensor "${name}"`, { shape: fileOf(name).shape(name) ?? [], data });
-    return data;
-  };
-  return {
-    dir,
-    names: [...homes.keys()],
-    shape: (name) => files.get(homes.get(name) ?? "")?.shape(name),
-    read: async (name) => checked(name, await fileOf(name).read(name)),
-    async readStored(name) {
-      const file = fileOf(name);
-      const info = file.tensors.get(name);
-      const form = info && forms[info.dtype];
-      if (!info || form === undefined) return checked(name, await file.read(name));
-      const data = await file.readRaw(name);
-      checked(name, widenTensor(info, data));
-      return { form, shape: info.shape, data };
-    },
-    dtype: (name) => fileOf(name).tensors.get(name)?.dtype ?? "F32",
-    async *pieces(name) {
-      const file = fileOf(name);
-      const info = file.tensors.get(name) as TensorInfo;
-      const bytes = info.end - info.begin;
-      for (let from = 0; from < bytes; from += pieceBytesMax) {
-        const piece = await file.readBytes(name, from, Math.min(pieceBytesMax, bytes - from));
-        const data = widenTensor(info, piece);
-        const first = (from / bytes) * info.shape.reduce((a, b) => a * b, 1);
-        checkWeights(join(dir, homes.get(name) ?? ""), `tensor "${name}"`, { shape: info.shape, data, first });
-        yield piece;
-      }
-    },
-    async close() {
-      for (const file of files.values()) await file.close();
-    },
-  };
+  try {
+    const raw = new Map<string, RawTensor>();
+    for (const [name, shard] of homes) {
+      const file = files.get(shard);
+      const info = file?.tensors.get(name);
+      if (!file || !info) continue;
+      const path = join(dir, shard);
+      raw.set(name, {
+        path,
+        info,
+        bytes: (from, length) => file.readBytes(name, from, length),
+        view: () => plainView(file, path, name, info),
+      });
+    }
+    return checkpointOf(dir, unpacked(raw), close);
+  } catch (caught) {
+    await close();
+    throw caught;
+  }
 }

@@ -6,25 +6,12 @@ import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, pa
 import { checkPart, checkTensors, splitFiles } from "./gguf-split.ts";
 import type { TensorSource } from "./safetensors.ts";
 import { blockOf, type StoredForm, storedFormOf, storedForms, widenStored } from "./stored.ts";
+import type { RowRange, StoredRows } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
 /** Three times the longest header known; strings of a parsed one take about as much again. */
 const headerBytesMax = 64 * 1024 * 1024;
-
-/** Rows of a tensor whose leading dimensions are counted as one: [rows, K]. */
-export interface RowRange {
-  readonly first: number;
-  readonly rows: number;
-}
-
-/** Rows as they are stored, whose values were checked as `read` does. */
-export interface StoredRows {
-  readonly form: StoredForm;
-  readonly bytes: Uint8Array;
-  /** The same in f32. */
-  readonly values: Float32Array;
-}
 
 export interface GgufFile extends TensorSource {
   readonly path: string;

@@ -1,12 +1,8 @@
 // A GGUF model as a checkpoint in Hugging Face's names: stacked experts one by one, rows of queries and keys in Hugging Face's order.
 // Reads no more at once than an expert's matrix, or a piece of any other tensor.
 import { AppError } from "../../../crds/common.ts";
-import { isGgmlForm } from "../../kernels/ggml/index.ts";
-import { type Checkpoint, pieceBytesMax } from "../../weights/checkpoint.ts";
-import { bytesOf } from "../../weights/floats.ts";
-import type { GgufFile, RowRange, StoredRows } from "../../weights/gguf.ts";
-import type { SafetensorsDtype } from "../../weights/safetensors.ts";
-import type { StoredForm } from "../../weights/stored.ts";
+import type { GgufFile } from "../../weights/gguf.ts";
+import { type Checkpoint, checkpointOf, type RowRange, type TensorView } from "../../weights/tensor-view.ts";
 import { commonParts, type ExpertMatrix, topLevelNames } from "./architecture.ts";
 import type { GgufModel } from "./index.ts";
 
@@ -16,7 +12,9 @@ const expertsMax = 4096;
 const layersMax = 1024;
 
 /** Rows of a stored tensor that are a tensor of their own elsewhere. */
-interface Place extends RowRange {
+interface Place {
+  /** Its first row in that tensor. */
+  readonly first: number;
   /** The tensor's name in the file. */
   readonly tensor: string;
   readonly shape: readonly number[];
@@ -27,8 +25,6 @@ interface Place extends RowRange {
 export interface GgufCheckpoint extends Checkpoint {
   /** The tensor's name in the file, for messages. */
   storedName(name: string): string;
-  /** As `pieces`, in f32 whatever is stored. */
-  floats(name: string): AsyncIterable<Uint8Array>;
 }
 
 /** "blk.3.ffn_gate.7.weight": layer, part, expert (old files have a tensor for each), weight or bias. */
@@ -48,8 +44,6 @@ interface LayerTensor {
   readonly part: string;
   readonly kind: string;
 }
-
-const product = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 class Places {
   readonly found = new Map<string, Place>();
@@ -142,11 +136,11 @@ class Places {
       }
   }
 
-  #add(name: string, place: Omit<Place, "rows">): void {
+  #add(name: string, place: Place): void {
     if (this.found.has(name)) throw this.#refused(place.tensor, `is a second "${name}"`);
     if (this.found.size >= expertMatricesMax)
       throw this.#refused(place.tensor, `comes after ${expertMatricesMax} others, which are too many`);
-    this.found.set(name, { ...place, rows: place.shape.length > 1 ? product(place.shape.slice(0, -1)) : 1 });
+    this.found.set(name, place);
   }
 }
 
@@ -162,53 +156,26 @@ function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: nu
   return out;
 }
 
-const dtypes: Partial<Record<StoredForm, SafetensorsDtype>> = { f16: "F16", bf16: "BF16" };
+/** The tensor of the file that a place lies in, as a tensor of its own. */
+function viewOf(file: GgufFile, place: Place): TensorView {
+  const { tensor, shape, headRows } = place;
+  const stored = ({ first, rows }: RowRange) => file.readRows(tensor, { first: place.first + first, rows });
+  const form = file.form(tensor) ?? "f32";
+  if (headRows === undefined) return { shape, form, rows: stored };
+  return {
+    shape,
+    form,
+    step: headRows,
+    async rows(range) {
+      const { bytes, values } = await stored(range);
+      return { form, bytes: undoInterleaving(bytes, range.rows, headRows), values: undoInterleaving(values, range.rows, headRows) };
+    },
+  };
+}
 
 export function ggufCheckpoint(file: GgufFile, model: GgufModel): GgufCheckpoint {
   const { found } = new Places(file, model);
-  const find = (name: string): Place => {
-    const place = found.get(name);
-    if (!place) throw new AppError(`${file.path}: has no tensor "${name}"; the model is incomplete`, { code: "MissingTensor" });
-    return place;
-  };
-  const rowsOf = async (place: Place, { first, rows }: RowRange): Promise<StoredRows> => {
-    const stored = await file.readRows(place.tensor, { first: place.first + first, rows });
-    const { headRows } = place;
-    if (headRows === undefined) return stored;
-    return {
-      form: stored.form,
-      bytes: undoInterleaving(stored.bytes, rows, headRows),
-      values: undoInterleaving(stored.values, rows, headRows),
-    };
-  };
-  const whole = (name: string): Promise<StoredRows> => rowsOf(find(name), { first: 0, rows: find(name).rows });
-  const dtype = (name: string): SafetensorsDtype => dtypes[file.form(find(name).tensor) ?? "f32"] ?? "F32";
-  async function* parts(name: string): AsyncGenerator<StoredRows> {
-    const place = find(name);
-    const step = place.headRows ?? 1;
-    const rowBytes = 4 * (product(place.shape) / place.rows);
-    const atOnce = Math.max(step, Math.floor(pieceBytesMax / rowBytes / step) * step);
-    for (let first = 0; first < place.rows; first += atOnce)
-      yield await rowsOf(place, { first, rows: Math.min(atOnce, place.rows - first) });
-  }
-  return {
-    dir: file.path,
-    names: [...found.keys()],
-    storedName: (name) => found.get(name)?.tensor ?? name,
-    shape: (name) => found.get(name)?.shape,
-    read: async (name) => (await whole(name)).values,
-    async readStored(name) {
-      const { form, bytes, values } = await whole(name);
-      return isGgmlForm(form) ? { form, shape: find(name).shape, data: bytes } : values;
-    },
-    dtype,
-    async *pieces(name) {
-      const plain = dtype(name) === "F32";
-      for await (const { bytes, values } of parts(name)) yield plain ? bytesOf(values) : bytes;
-    },
-    async *floats(name) {
-      for await (const { values } of parts(name)) yield bytesOf(values);
-    },
-    close: () => file.close(),
-  };
+  const views = new Map([...found].map(([name, place]) => [name, viewOf(file, place)]));
+  const checkpoint = checkpointOf(file.path, views, () => file.close());
+  return { ...checkpoint, storedName: (name) => found.get(name)?.tensor ?? name };
 }
