@@ -144,8 +144,8 @@ export interface SafetensorsFile extends TensorSource {
   readBytes(name: string, from: number, length: number): Promise<Uint8Array>;
 }
 
-export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const file = await openFile(path, "BadSafetensors");
+export async function openSafetensors(path: string, open: typeof openFile = openFile): Promise<SafetensorsFile> {
+  const file = await open(path, "BadSafetensors");
   try {
     const { tensors, metadata } = await readHeader(file);
     const find = (name: string): TensorInfo => {
