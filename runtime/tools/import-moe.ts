@@ -52,10 +52,19 @@ function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: reado
   };
 }
 
-function denseTensors(checkpoint: Checkpoint, program: ModelProgram): readonly TensorToWrite[] {
-  return denseWeights(program).map(({ name, shape }) => {
+/** Lines that an import says of each part. */
+const progressLines = 10;
+
+function denseTensors(checkpoint: Checkpoint, program: ModelProgram, log: Log): readonly TensorToWrite[] {
+  const weights = denseWeights(program);
+  const step = Math.ceil(weights.length / progressLines);
+  return weights.map(({ name, shape }, i) => {
     checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
-    return { name, dtype: checkpoint.dtype(name), shape, read: () => checkpoint.pieces(name) };
+    const read = (): AsyncIterable<Uint8Array> => {
+      if (i > 0 && i % step === 0) log(`other tensors ${i}/${weights.length}`);
+      return checkpoint.pieces(name);
+    };
+    return { name, dtype: checkpoint.dtype(name), shape, read };
   });
 }
 
@@ -96,7 +105,7 @@ export async function storeModel(model: StoreModel, log: Log): Promise<ExpertInd
   await checkTiedHead(checkpoint, known);
   const grid = expertGrid(program);
   log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
-  const step = Math.max(1, Math.floor(grid.layers / 10)) * grid.experts;
+  const step = Math.max(1, Math.floor(grid.layers / progressLines)) * grid.experts;
   return writeStore(
     {
       config,
@@ -104,7 +113,7 @@ export async function storeModel(model: StoreModel, log: Log): Promise<ExpertInd
       layers: shapes,
       hidden: program.hidden,
       codecs,
-      dense: denseTensors(checkpoint, program),
+      dense: denseTensors(checkpoint, program, log),
       expert: expertReader(checkpoint, family, shapes),
       files,
     },

@@ -1,5 +1,5 @@
 """Makes test/golden/ggml-blocks.json: random blocks of every ggml type that we read, the f32 values that ggml gives for them, and rows as
-ggml rounds them to the types that it can round to here.
+ggml rounds them to the types that it can round to here, and the names of tensors in GGUF.
 
 Run:  python3 -m venv v && v/bin/pip install gguf numpy && v/bin/python test/golden/make_blocks.py
 The package `gguf` is ggml's own description of its types; the file names the version that made it. Everything is seeded.
@@ -26,6 +26,24 @@ FORMS = {
 
 # Types that the package can round to.
 ROUNDED = ["f16", "bf16", "q8_0", "q4_0", "mxfp4"]
+# Architectures and the tensors of a layer in Hugging Face's names; the package says what GGUF calls them.
+ATTENTION = ["input_layernorm", "post_attention_layernorm", *(f"self_attn.{p}_proj" for p in "qkvo")]
+NORMS, EXPERTS = ["self_attn.q_norm", "self_attn.k_norm"], [f"mlp.experts.{p}_proj" for p in ("gate", "up", "down")]
+LAYERS = {
+    "llama": (gguf.MODEL_ARCH.LLAMA, [*ATTENTION, "block_sparse_moe.gate", *(f"block_sparse_moe.experts.w{i}" for i in (1, 2, 3))]),
+    "qwen3moe": (gguf.MODEL_ARCH.QWEN3MOE, [*ATTENTION, *NORMS, "mlp.gate", *EXPERTS]),
+    "olmoe": (gguf.MODEL_ARCH.OLMOE, [*ATTENTION, *NORMS, "mlp.gate", *EXPERTS]),
+}
+
+
+def names():
+    """By architecture: Hugging Face's name -> GGUF's, of layer 1 and of what is in no layer."""
+    out = {}
+    for arch, (kind, parts) in LAYERS.items():
+        table = gguf.get_tensor_name_map(kind, 2)
+        every = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight", *(f"model.layers.1.{part}.weight" for part in parts)]
+        out[arch] = {name: table.get_name(name, (".weight",)) for name in every}
+    return out
 
 
 def main():
@@ -50,7 +68,7 @@ def main():
     rows[1, 40:44] = [-4.5, 4.5, 0.0, -0.0]
     rounded = {name: base64.b64encode(gguf.quants.quantize(rows, FORMS[name][0]).tobytes()).decode() for name in ROUNDED}
     header = dict(magic="enodia-golden", version=1, remake="python3 test/golden/make_blocks.py", gguf=version("gguf"))
-    (HERE / "ggml-blocks.json").write_text(json.dumps({**header, "forms": forms, "rows": base64.b64encode(rows.tobytes()).decode(), "rounded": rounded}) + "\n")
+    (HERE / "ggml-blocks.json").write_text(json.dumps({**header, "forms": forms, "rows": base64.b64encode(rows.tobytes()).decode(), "rounded": rounded, "names": names()}) + "\n")
 
 
 if __name__ == "__main__":

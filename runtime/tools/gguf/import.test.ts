@@ -1,7 +1,7 @@
 // GGUF models with experts, as llama.cpp's converters lay them out, to model stores: the same bytes as from the Hugging Face folder,
 // blocks of a codec's type kept bit for bit, several files, and never more of a file in memory than is said.
 import assert from "node:assert/strict";
-import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { copyFile, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
@@ -220,6 +220,27 @@ test("metadata of qwen3moe and olmoe give the configs that Hugging Face has", as
     pad_token_id: null,
   });
 });
+
+test("tensors are called as GGUF's own package says, in every architecture", async () => {
+  const { names } = JSON.parse(await readFile(join(golden, "ggml-blocks.json"), "utf8"));
+  for (const [architecture, own] of Object.entries<Record<string, string>>(names)) {
+    const metadata = Object.entries(qwenMetadata).map(([key, value]) => [key.replace("qwen3moe", architecture), value] as const);
+    const stored = Object.values(own);
+    const file = {
+      ...{ path: "x.gguf", formats: [], names: stored, form: () => "f32" as const, readRows: never, read: never, close: never },
+      metadata: new Map<string, GgufMeta>([...metadata, ["general.architecture", architecture]]),
+      shape: (name: string) => (name.includes("_exps") ? [qwen.experts, 64, 64] : [64, 64]),
+    };
+    const checkpoint = ggufCheckpoint(file, ggufModel(file, 0));
+    for (const [name, gguf] of Object.entries(own)) {
+      const single = name.replace(".experts.", ".experts.7.");
+      assert.equal(checkpoint.storedName(single), gguf, `${architecture}: ${single}`);
+      assert.ok(checkpoint.names.includes(single), single);
+    }
+  }
+});
+
+const never = async (): Promise<never> => assert.fail("nothing is read");
 
 const stackOf = (name: string, shape: readonly number[]): GgufTensorToWrite => ({
   name,
