@@ -152,6 +152,17 @@ test("experts stacked in one tensor are single matrices, gate above up", async (
     assert.deepEqual(checkpoint.shape(`${at}.0.down_proj.weight`), [hidden, ffn]);
     assert.equal(checkpoint.names.length, experts * 3);
   });
+  const biased = {
+    ...tensors,
+    [`${at}.gate_up_proj_bias`]: ["F32", [experts, 2 * ffn], bytesOf(values.subarray(0, experts * 2 * ffn))] as Raw,
+  };
+  await opened(biased, async (checkpoint) => {
+    assert.ok(checkpoint.names.includes(`${at}.gate_up_proj`), "in gpt-oss's order, which its family knows");
+    const entry = 2 * ffn * hidden;
+    assert.deepEqual(await checkpoint.readEntry(`${at}.gate_up_proj`, 2), values.slice(2 * entry, 3 * entry));
+    assert.deepEqual(await checkpoint.readEntry(`${at}.gate_up_proj_bias`, 3), values.slice(18, 24));
+    await assert.rejects(checkpoint.readEntry(`${at}.gate_up_proj`, 4), refusal("ShapeMismatch", /has no entry 4/));
+  });
   const twice = { ...tensors, [`${at}.0.down_proj.weight`]: ["F32", [1], bytesOf(Float32Array.of(1))] as Raw };
   await assert.rejects(
     opened(twice, async () => undefined),

@@ -40,6 +40,8 @@ export interface Checkpoint {
   shape(name: string): readonly number[] | undefined;
   /** Throws AppError `UnusableWeight` for values that no model has. */
   read(name: string): Promise<Float32Array>;
+  /** Entry `index` of the tensor's first axis, and nothing else of it. */
+  readEntry(name: string, index: number): Promise<Float32Array>;
   /** A matrix as it is stored where that is a type of ggml (halves are), else in f32; checked as `read` does. */
   readStored(name: string): Promise<Float32Array | GgmlWeight>;
   /** The type in which `pieces` gives a tensor: its own where safetensors has it, else F32. */
@@ -79,6 +81,14 @@ export function checkpointOf(dir: string, views: ReadonlyMap<string, TensorView>
     names: [...views.keys()],
     shape: (name) => views.get(name)?.shape,
     read: async (name) => (await whole(name)).values,
+    async readEntry(name, index) {
+      const { shape, rows } = find(name);
+      const [entries = 0] = shape;
+      if (shape.length < 2 || !(Number.isInteger(index) && index >= 0 && index < entries))
+        throw new AppError(`${dir}: tensor "${name}" [${shape.join(", ")}] has no entry ${index}`, { code: "ShapeMismatch" });
+      const each = rowsIn(shape) / entries;
+      return (await rows({ first: index * each, rows: each })).values;
+    },
     async readStored(name) {
       const { form, bytes, values } = await whole(name);
       return isGgmlForm(form) ? { form, shape: find(name).shape, data: bytes } : values;
