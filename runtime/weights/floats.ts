@@ -1,41 +1,4 @@
-// Widening of the half formats that checkpoints use to f32. Pure; exact for every bit pattern, subnormals included.
-// Not here: quantised blocks (gguf-blocks.ts, codecs/).
-
-const halfValues = 65536;
-let halfTable: Float32Array | undefined;
-
-/** One half as a number. */
-export function halfToFloat(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const mantissa = bits & 1023;
-  if (exponent === 0) return sign * mantissa * 2 ** -24;
-  if (exponent === 31) return mantissa ? Number.NaN : sign * Number.POSITIVE_INFINITY;
-  return sign * (1 + mantissa / 1024) * 2 ** (exponent - 15);
-}
-
-function halves(): Float32Array {
-  if (!halfTable) {
-    halfTable = new Float32Array(halfValues);
-    for (let bits = 0; bits < halfValues; bits++) halfTable[bits] = halfToFloat(bits);
-  }
-  return halfTable;
-}
-
-/** Little-endian f16 bytes to f32. */
-export function widenF16(bytes: Uint8Array): Float32Array {
-  const table = halves();
-  const out = new Float32Array(bytes.length >> 1);
-  for (let i = 0; i < out.length; i++) out[i] = table[(bytes[2 * i] as number) | ((bytes[2 * i + 1] as number) << 8)] as number;
-  return out;
-}
-
-/** Little-endian bf16 bytes to f32: the upper half of an f32. */
-export function widenBf16(bytes: Uint8Array): Float32Array {
-  const words = new Uint32Array(bytes.length >> 1);
-  for (let i = 0; i < words.length; i++) words[i] = (((bytes[2 * i] as number) << 16) | ((bytes[2 * i + 1] as number) << 24)) >>> 0;
-  return new Float32Array(words.buffer);
-}
+// Floats as bytes and back, and rounding to the half formats. Pure. Not here: widening (runtime/kernels/ggml/halves.ts).
 
 /** Little-endian f32 bytes as floats: a view when aligned, else a copy. */
 export function viewF32(bytes: Uint8Array): Float32Array {
@@ -56,4 +19,34 @@ export function roundToBf16(data: Float32Array): Float32Array {
     words[i] = ((word + 0x7fff + ((word >>> 16) & 1)) & 0xffff0000) >>> 0;
   }
   return new Float32Array(words.buffer);
+}
+
+const one = new Float32Array(1);
+const oneBits = new Uint32Array(one.buffer);
+
+/** The bits of the bf16 next to a value (ties to even); NaN stays NaN. */
+export function bf16Bits(value: number): number {
+  one[0] = value;
+  const word = oneBits[0] as number;
+  if ((word & 0x7fffffff) > 0x7f800000) return (word >>> 16) | 64;
+  return ((word + 0x7fff + ((word >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** The bits of the f16 next to a value (ties to even); what lies above the largest becomes infinite. */
+export function f16Bits(value: number): number {
+  one[0] = value;
+  const word = oneBits[0] as number;
+  const sign = (word >>> 16) & 0x8000;
+  const size = word & 0x7fffffff;
+  if (size > 0x7f800000) return sign | 0x7e00;
+  if (size >= 0x477ff000) return sign | 0x7c00; // half a step above 65504, and beyond
+  if (size < 0x38800000) return sign | roundEven(Math.abs(one[0] as number) * 2 ** 24); // subnormal, a multiple of 2^-24
+  return sign | ((size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13);
+}
+
+function roundEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  if (rest === 0.5) return floor + (floor & 1);
+  return rest > 0.5 ? floor + 1 : floor;
 }

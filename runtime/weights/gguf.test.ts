@@ -7,13 +7,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
+import { dequantizeGgml } from "../kernels/ggml/index.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
-import { llamaConfig } from "../tools/gguf-llama.ts";
+import { ggufModel } from "../tools/gguf/index.ts";
 import { importModel } from "../tools/import.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { bytesOf } from "./floats.ts";
 import { openGguf } from "./gguf.ts";
-import { blockFormats } from "./gguf-blocks.ts";
 import { type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
 
 const dir = await mkdtemp(join(tmpdir(), "enodia-gguf-"));
@@ -55,15 +55,15 @@ test("the tokenizer rebuilt from GGUF metadata encodes as the original does", as
 test("formats decode single blocks as their description says", () => {
   const q4Zero = new Uint8Array(18).fill(0x98);
   q4Zero.set([0x00, 0x40]); // d = 2
-  const zero = blockFormats[2]!.widen(q4Zero);
+  const zero = dequantizeGgml("q4_0", q4Zero);
   assert.deepEqual([zero[0], zero[16]], [0, 2]);
   const q4One = new Uint8Array(20).fill(0xf1);
   q4One.set([0x00, 0x38, 0x00, 0xbc]); // d = 0.5, m = -1
-  const one = blockFormats[3]!.widen(q4One);
+  const one = dequantizeGgml("q4_1", q4One);
   assert.deepEqual([one[0], one[16]], [-0.5, 6.5]);
   const q8 = new Uint8Array(34).fill(0xff);
   q8.set([0x00, 0x3c]); // d = 1
-  assert.equal(blockFormats[8]!.widen(q8)[31], -1);
+  assert.equal(dequantizeGgml("q8_0", q8)[31], -1);
 });
 
 test("a prefix of a header asks for more, never for less", () => {
@@ -103,8 +103,8 @@ const broken: Record<string, { bytes: Uint8Array; want: RegExp; code?: string }>
   "a tensor of nine dimensions": { bytes: bytes(start, 1n, 0n, "t", u32(9)), want: /9 dimensions/ },
   "a tensor past the end": { bytes: bytes(start, 1n, 0n, "t", u32(1), 2n ** 40n, u32(0), 0n), want: /past the file/ },
   "a tensor type nobody reads": {
-    bytes: bytes(start, 1n, 0n, "t", u32(1), 32n, u32(14), 0n),
-    want: /GGML type 14; supported are/,
+    bytes: bytes(start, 1n, 0n, "t", u32(1), 32n, u32(16), 0n),
+    want: /GGML type 16; supported are/,
     code: "UnsupportedDtype",
   },
   "an alignment of zero": { bytes: bytes(start, 0n, 1n, "general.alignment", u32(4), u32(0)), want: /general\.alignment is 0/ },
@@ -203,7 +203,7 @@ test("rotary positions that are scaled are refused by the key that says so, what
   const file = await openGguf(path);
   await file.close();
   const read = (more: Record<string, GgufValue>) =>
-    llamaConfig(new Map([...file.metadata, ...Object.entries(more)]), "x.gguf", false, 320).num_hidden_layers;
+    ggufModel({ ...file, metadata: new Map([...file.metadata, ...Object.entries(more)]) }, 320).config.num_hidden_layers;
   const refused: [more: Record<string, GgufValue>, want: RegExp][] = [
     [{ "llama.rope.scaling.factor": 4 }, /rope\.scaling\.factor = 4 is not supported/],
     [{ "llama.rope.scale_linear": 2 }, /rope\.scale_linear = 2 is not supported/],

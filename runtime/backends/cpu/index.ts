@@ -3,7 +3,7 @@
 import { cpus } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
-import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import { plainWeights, type WeightForm, type Weights } from "../../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv, checkOps, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
@@ -43,8 +43,9 @@ class CpuBackend implements Backend {
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
     checkOps(cpuCapabilities, this.device, segment);
     checkWeights(segment, weights);
-    const plan = planProgram(segment, weights, { denseBits: this.#denseBits });
-    if (plan.kind === "staged") return compileStaged(segment, weights, plan);
+    const plain = plainWeights(weights);
+    const plan = planProgram(segment, plain, { denseBits: this.#denseBits });
+    if (plan.kind === "staged") return compileStaged(segment, plain, plan);
     const first = this.#turn;
     this.#turn = (this.#turn + plan.parts.length) % this.#pool.threads;
     const split = await openSplit(this.#pool, plan, first);

@@ -2,7 +2,7 @@
 // An op without a line in the table is refused by name when a model opens. On the way q, k and v projections are fused into one
 // matrix, and add + rmsNorm into one node. Pure.
 import type { Op, OpName } from "../../kernels/segment.ts";
-import { blockSize, type Weights } from "../../kernels/weights.ts";
+import { blockSize, type PlainWeights } from "../../kernels/weights.ts";
 import type { Capabilities } from "../backend.ts";
 import type { Builder } from "./builder.ts";
 import { dims, type Matrix, quantizeInt8, stackRows } from "./quantize.ts";
@@ -15,7 +15,7 @@ export interface GraphSource {
   readonly outputs: readonly string[];
   /** The width of every value. */
   readonly widths: ReadonlyMap<string, number>;
-  readonly weights: Weights;
+  readonly weights: PlainWeights;
   /** With 8 the weights of matMul become int8 blocks, but for a router's; with 32 they stay f32. */
   readonly denseBits: 8 | 32;
   /** Outputs of router projections, which stay f32. */

@@ -2,7 +2,7 @@
 // MALLOC_MMAP_THRESHOLD_=1048576 so that the allocator gives big buffers back; without it f32 takes twice as much).
 // f32: 0.99-1.1 x the weights (prepacked, originals dropped); quantised: 1.5-2.1 x (scales stay beside the packed form).
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightForm } from "../../kernels/weights.ts";
+import { type PlainForm, plainForm, type WeightForm } from "../../kernels/weights.ts";
 
 const f32Factor = 1.08;
 const quantizedFactor = 2;
@@ -15,18 +15,18 @@ export function residentBytes(f32Bytes: number, quantizedBytes: number, sessions
   return Math.ceil(f32Bytes * f32Factor + quantizedBytes * quantizedFactor + sessions * sessionBytes);
 }
 
-/** Upper bound before loading. Vectors (biases) stay f32 in every form. */
+/** Upper bound before loading. Vectors (biases) stay f32 in every form, and blocks of ggml become f32. */
 export function expertBytes(segment: Segment, form: WeightForm, sessions: number): number {
   const shapes = segment.weights.map(({ shape }) => shape);
   const [vectors, matrices] = [shapes.filter(({ length }) => length === 1), shapes.filter(({ length }) => length !== 1)];
   const [vectorBytes, values] = [4 * valuesOf(vectors), valuesOf(matrices)];
   const rows = matrices.reduce((sum, [n = 0]) => sum + n, 0);
-  const byForm: Readonly<Record<WeightForm, () => number>> = {
+  const byForm: Readonly<Record<PlainForm, () => number>> = {
     f32: () => residentBytes(vectorBytes + values * 4, 0, sessions),
     // Rows of an odd number of blocks pad their zero points by half a byte.
     int4: () => residentBytes(vectorBytes, values * int4BytesPerValue + rows * sessions, sessions),
   };
-  return byForm[form]();
+  return byForm[plainForm(form)]();
 }
 
 const valuesOf = (shapes: readonly (readonly number[])[]): number =>

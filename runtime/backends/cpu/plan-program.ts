@@ -3,7 +3,7 @@
 // threads; the cut depends on shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
-import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { blockSize, type PlainWeight, type PlainWeights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { type BuiltGraph, buildGraph } from "./graph.ts";
 import { type GraphSource, isJs } from "./lower.ts";
@@ -41,11 +41,11 @@ export interface PlanOptions {
   readonly denseBits: 8 | 32;
 }
 
-export function planProgram(segment: Segment, weights: Weights, options: PlanOptions): SplitProgram | StagedProgram {
+export function planProgram(segment: Segment, weights: PlainWeights, options: PlanOptions): SplitProgram | StagedProgram {
   return splitFfn(segment, weights) ?? splitColumns(segment, weights, options) ?? staged(segment, weights, options);
 }
 
-function source(segment: Segment, weights: Weights, options: PlanOptions, ops: readonly Op[] = segment.ops): GraphSource {
+function source(segment: Segment, weights: PlainWeights, options: PlanOptions, ops: readonly Op[] = segment.ops): GraphSource {
   const routerLogits = new Set(segment.ops.flatMap((op) => (op.op === "route" ? [op.logits] : [])));
   return { ops, inputs: [], outputs: [], widths: widthsOf(segment), weights, denseBits: options.denseBits, routerLogits };
 }
@@ -61,17 +61,17 @@ export function ffnShape(segment: Segment): { readonly hidden: number; readonly 
   return ffn > 0 && ffn % (partsPerProgram * blockSize) === 0 ? { hidden, ffn } : undefined;
 }
 
-function splitFfn(segment: Segment, weights: Weights): SplitProgram | undefined {
+function splitFfn(segment: Segment, weights: PlainWeights): SplitProgram | undefined {
   const shape = ffnShape(segment);
   const [a, b, , down] = segment.ops;
   if (!shape || a?.op !== "matMul" || b?.op !== "matMul" || down?.op !== "matMul") return undefined;
   const part = shape.ffn / partsPerProgram;
   const build = (i: number) => () => {
     const [from, to] = [i * part, (i + 1) * part];
-    const cut: Record<string, WeightData> = {
-      [a.weight]: sliceRows(weights[a.weight] as WeightData, from, to),
-      [b.weight]: sliceRows(weights[b.weight] as WeightData, from, to),
-      [down.weight]: sliceColumns(weights[down.weight] as WeightData, from, to),
+    const cut: Record<string, PlainWeight> = {
+      [a.weight]: sliceRows(weights[a.weight] as PlainWeight, from, to),
+      [b.weight]: sliceRows(weights[b.weight] as PlainWeight, from, to),
+      [down.weight]: sliceColumns(weights[down.weight] as PlainWeight, from, to),
     };
     return buildGraph({ ...source(segment, cut, { denseBits: 32 }), inputs: [a.x], outputs: [down.out] });
   };
@@ -87,7 +87,7 @@ function splitFfn(segment: Segment, weights: Weights): SplitProgram | undefined 
   };
 }
 
-function splitColumns(segment: Segment, weights: Weights, options: PlanOptions): SplitProgram | undefined {
+function splitColumns(segment: Segment, weights: PlainWeights, options: PlanOptions): SplitProgram | undefined {
   const last = segment.ops.at(-1);
   const [input] = segment.inputs;
   if (last?.op !== "matMul" || segment.outputs.length !== 1 || segment.outputs[0]?.name !== last.out || segment.inputs.length !== 1)
@@ -97,7 +97,7 @@ function splitColumns(segment: Segment, weights: Weights, options: PlanOptions):
   if (!plain || input?.dtype !== "f32" || width < splitColumnsMin || width % partsPerProgram !== 0) return undefined;
   const part = width / partsPerProgram;
   const build = (i: number) => () => {
-    const cut = { ...weights, [last.weight]: sliceRows(weights[last.weight] as WeightData, i * part, (i + 1) * part) };
+    const cut = { ...weights, [last.weight]: sliceRows(weights[last.weight] as PlainWeight, i * part, (i + 1) * part) };
     const from = source(segment, cut, options);
     return buildGraph({ ...from, inputs: [input.name], outputs: [last.out], widths: new Map(from.widths).set(last.out, part) });
   };
@@ -113,7 +113,7 @@ function splitColumns(segment: Segment, weights: Weights, options: PlanOptions):
   };
 }
 
-function staged(segment: Segment, weights: Weights, options: PlanOptions): StagedProgram {
+function staged(segment: Segment, weights: PlainWeights, options: PlanOptions): StagedProgram {
   const runs: Op[][] = [];
   for (const op of segment.ops) {
     const current = runs.at(-1);

@@ -1,6 +1,6 @@
 // Weight matrices as MatMulNBits and Gemm want them: slices of rows and columns, int8 blocks, packed zero points. Pure.
 // A matrix is [N, K] as Hugging Face stores a projection (out, in). The int4 codec of stored units is weights/codecs.
-import { blockSize, byForm, type WeightData, type WeightOf } from "../../kernels/weights.ts";
+import { blockSize, byPlainForm, type PlainWeight, type WeightOf } from "../../kernels/weights.ts";
 
 /** A matrix in int8, w = (q - 128) * s per block of 32 along K: the form of the dense part beside int4 experts. */
 export interface Int8Weight {
@@ -9,7 +9,7 @@ export interface Int8Weight {
   readonly q: Uint8Array; // [N, K/32, 32]
   readonly s: Float32Array; // [N, K/32]
 }
-export type Matrix = WeightData | Int8Weight;
+export type Matrix = PlainWeight | Int8Weight;
 
 const zeroPoint = 128;
 const levels = 127;
@@ -37,11 +37,11 @@ export function quantizeInt8(weight: { readonly shape: readonly number[]; readon
 }
 
 /** Rows [from, to) without copying. */
-export function sliceRows(weight: WeightData, from: number, to: number): WeightData {
+export function sliceRows(weight: PlainWeight, from: number, to: number): PlainWeight {
   const { k } = dims(weight);
   const shape = [to - from, k];
   const blocks = k / blockSize;
-  return byForm<WeightData>(weight, {
+  return byPlainForm<PlainWeight>(weight, {
     f32: ({ form, data }) => ({ form, shape, data: data.subarray(from * k, to * k) }),
     int4: ({ form, q, s, z }) => ({
       form,
@@ -54,11 +54,11 @@ export function sliceRows(weight: WeightData, from: number, to: number): WeightD
 }
 
 /** Columns [from, to), copied. Bounds are multiples of 32 for int4. */
-export function sliceColumns(weight: WeightData, from: number, to: number): WeightData {
+export function sliceColumns(weight: PlainWeight, from: number, to: number): PlainWeight {
   const { n, k } = dims(weight);
   const shape = [n, to - from];
   const [blocks, first, last] = [k / blockSize, from / blockSize, to / blockSize];
-  return byForm<WeightData>(weight, {
+  return byPlainForm<PlainWeight>(weight, {
     f32: ({ form, data }) => ({ form, shape, data: columns(data, n, { width: k, from, to }) }),
     int4: ({ form, q, s, z }) => ({
       form,

@@ -1,6 +1,6 @@
 // The layout of weights on the device: [K][N] with four columns to a vector, so that neighbouring threads read neighbouring bytes;
 // wide matrices in panels of columns, each within the GPU's binding limit. Pure.
-import { blockSize, byForm, type WeightData, type WeightForm } from "../../kernels/weights.ts";
+import { blockSize, byPlainForm, type PlainForm, type PlainWeight } from "../../kernels/weights.ts";
 
 /** Columns n0 .. n0 + columns of a matrix, in its own buffers. */
 export interface Panel {
@@ -45,19 +45,19 @@ function wordsOf(q: Uint8Array): Uint32Array {
 }
 
 /** Bytes on the device of one column of K values: its largest part, and all parts together. */
-const columnBytes: Readonly<Record<WeightForm, (k: number) => { readonly largest: number; readonly all: number }>> = {
+const columnBytes: Readonly<Record<PlainForm, (k: number) => { readonly largest: number; readonly all: number }>> = {
   f32: (k) => ({ largest: 4 * k, all: 4 * k }),
   int4: (k) => ({ largest: (4 * k) / valuesPerWord, all: 4 * (k / valuesPerWord) + 2 * 4 * (k / blockSize) }),
 };
 
 /** Bytes that a matrix [N, K] takes on the device, padding included. */
-export function matrixBytes(form: WeightForm, shape: readonly number[]): number {
+export function matrixBytes(form: PlainForm, shape: readonly number[]): number {
   const [n = 1, k = 1] = shape;
   return vectors(n) * vectorWidth * columnBytes[form](k).all;
 }
 
 /** A projection [N, K] as panels, none of whose parts exceeds `bindingBytes`. */
-export function matrixPanels(weight: WeightData, bindingBytes: number): Panel[] {
+export function matrixPanels(weight: PlainWeight, bindingBytes: number): Panel[] {
   const [n = 1, k = 1] = weight.shape;
   const columnsMax = Math.max(vectorWidth, Math.floor(bindingBytes / columnBytes[weight.form](k).largest / vectorWidth) * vectorWidth);
   const panels: Panel[] = [];
@@ -68,9 +68,9 @@ export function matrixPanels(weight: WeightData, bindingBytes: number): Panel[] 
   return panels;
 }
 
-function partsOf(weight: WeightData, k: number, first: number, columns: number): Panel["parts"] {
+function partsOf(weight: PlainWeight, k: number, first: number, columns: number): Panel["parts"] {
   const stride = vectors(columns) * vectorWidth;
-  return byForm<Panel["parts"]>(weight, {
+  return byPlainForm<Panel["parts"]>(weight, {
     f32: ({ data }) => [transpose(data, { first, rows: columns, width: k }, new Float32Array(stride * k))],
     int4({ q, s, z }) {
       const words = k / valuesPerWord;

@@ -2,7 +2,7 @@
 import { checkIds } from "../../kernels/gather.ts";
 import { ints } from "../../kernels/kernel.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { asF32, type WeightForm, type Weights } from "../../kernels/weights.ts";
+import { asF32, plainForm, plainWeight, type WeightForm, type Weights } from "../../kernels/weights.ts";
 import type { Inputs } from "../backend.ts";
 import { weightOf } from "../check.ts";
 import { matrixBytes } from "./layout.ts";
@@ -24,7 +24,7 @@ export function lowerSegment(segment: Segment, weights: Weights, bindingBytes: n
   const dispatches: Dispatch[] = [];
   const context = {
     bindingBytes,
-    weight: (name: string) => weightOf(segment, weights, name),
+    weight: (name: string) => plainWeight(weightOf(segment, weights, name)),
     weightF32: (name: string) => asF32(weightOf(segment, weights, name)),
     width(name: string): number {
       const width = widths.get(name);
@@ -43,7 +43,7 @@ export function lowerSegment(segment: Segment, weights: Weights, bindingBytes: n
 
 /** Bytes the segment's weights take on the device in this form, known before they are read. */
 export function residentBytesOf(segment: Segment, form: WeightForm): number {
-  return segment.weights.reduce((bytes, { shape }) => bytes + matrixBytes(shape.length === 2 ? form : "f32", shape), 0);
+  return segment.weights.reduce((bytes, { shape }) => bytes + matrixBytes(shape.length === 2 ? plainForm(form) : "f32", shape), 0);
 }
 
 /** Ids that arrive as inputs are checked on the host: a kernel would only skip what is out of range. */

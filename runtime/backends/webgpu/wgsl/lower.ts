@@ -1,7 +1,7 @@
 // The form of a lowered op: dispatches over named values, weights and KV. Types and helpers only; the lowerings are in the files
 // beside this one. Pure.
 import type { Op } from "../../../kernels/segment.ts";
-import type { WeightData } from "../../../kernels/weights.ts";
+import type { PlainWeight } from "../../../kernels/weights.ts";
 import { workgroupSize } from "./shader.ts";
 
 /** The thing that a kernel's storage binding is bound to. */
@@ -32,7 +32,7 @@ export interface Lowering {
 export interface LowerContext {
   /** Width of a value already there. */
   width(name: string): number;
-  weight(name: string): WeightData;
+  weight(name: string): PlainWeight;
   /** A weight as f32, whatever its form: for what is looked up or scaled by. */
   weightF32(name: string): Float32Array;
   readonly bindingBytes: number;

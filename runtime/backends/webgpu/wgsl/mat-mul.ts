@@ -1,7 +1,7 @@
 // matMul on the device: a thread computes four columns of four rows, weights read as [K][N] vectors. f32 and int4. Pure.
 // A row's sum runs over K in order whatever the other rows are, so its bits do not depend on the batch.
 import type { Op } from "../../../kernels/segment.ts";
-import { blockSize, type WeightForm } from "../../../kernels/weights.ts";
+import { blockSize, type PlainForm } from "../../../kernels/weights.ts";
 import { matrixPanels, vectors, vectorWidth } from "../layout.ts";
 import { type Lower, value, weightId } from "./lower.ts";
 import { reads, type Storage, shader, workgroupSize, writes } from "./shader.ts";
@@ -76,7 +76,7 @@ ${accumulate("w", "k", "        ")}
   );
 }
 
-const wgslOf: Readonly<Record<WeightForm, (shape: MatMulShape) => string>> = { f32: matMulF32Wgsl, int4: matMulInt4Wgsl };
+const wgslOf: Readonly<Record<PlainForm, (shape: MatMulShape) => string>> = { f32: matMulF32Wgsl, int4: matMulInt4Wgsl };
 
 export const lowerMatMul: Lower<Extract<Op, { op: "matMul" }>> = (op, context) => {
   const weight = context.weight(op.weight);

@@ -1,0 +1,45 @@
+// The ggml types that weights may be kept in, the only place that lists them. To add one: its format, and one line here. Pure.
+import { q4_0, q4_1, q5_0, q5_1, q8_0 } from "./blocks-of-32.ts";
+import type { BlockFormat } from "./format.ts";
+import { bf16, f16 } from "./halves.ts";
+import { q2_K, q3_K, q4_K, q5_K, q6_K } from "./k-quants.ts";
+import { iq4_nl, iq4_xs, mxfp4 } from "./levels.ts";
+
+export const ggmlFormats = {
+  f16,
+  bf16,
+  q8_0,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  iq4_nl,
+  iq4_xs,
+  mxfp4,
+  q2_K,
+  q3_K,
+  q4_K,
+  q5_K,
+  q6_K,
+} as const satisfies Readonly<Record<string, BlockFormat>>;
+
+/** A ggml type by ggml's own name. */
+export type GgmlForm = keyof typeof ggmlFormats;
+
+export function isGgmlForm(form: string): form is GgmlForm {
+  return Object.hasOwn(ggmlFormats, form);
+}
+
+/** Bytes of so many values as blocks of this type; they are a multiple of a block's. */
+export function ggmlBytes(form: GgmlForm, values: number): number {
+  return (values / ggmlFormats[form].values) * ggmlFormats[form].bytes;
+}
+
+/** Whole blocks to f32, row-major. */
+export function dequantizeGgml(form: GgmlForm, data: Uint8Array): Float32Array {
+  const { values, bytes, dequantize } = ggmlFormats[form];
+  const blocks = Math.floor(data.length / bytes);
+  const out = new Float32Array(blocks * values);
+  for (let block = 0; block < blocks; block++) dequantize(data, block * bytes, out, block * values);
+  return out;
+}

@@ -1,0 +1,62 @@
+// ggml's types whose 16 levels lie as a table says, closer together near zero: iq4_nl, iq4_xs and mxfp4. Pure.
+// As in the evenly spaced types, value i lies in the low and value i + 16 in the high nibble of byte i of its 32.
+import type { BlockFormat } from "./format.ts";
+import { halfAt } from "./halves.ts";
+
+/** The levels of iq4_nl and iq4_xs. */
+export const nonLinearLevels = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+/** The levels of mxfp4, E2M1 floats, times two so that they are whole numbers. */
+export const e2m1Levels = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+
+const half = 16;
+
+/** Where 32 nibbles lie and go, and what they count. */
+interface Nibbles {
+  readonly bytes: Uint8Array;
+  readonly at: number;
+  readonly out: Float32Array;
+  readonly to: number;
+}
+
+function look(levels: Int8Array, scale: number, { bytes, at, out, to }: Nibbles): void {
+  for (let i = 0; i < half; i++) {
+    const pair = bytes[at + i] as number;
+    out[to + i] = (levels[pair & 15] as number) * scale;
+    out[to + half + i] = (levels[pair >> 4] as number) * scale;
+  }
+}
+
+export const iq4_nl: BlockFormat = {
+  type: 20,
+  values: 32,
+  bytes: 2 + half,
+  dequantize(bytes, at, out, to) {
+    look(nonLinearLevels, halfAt(bytes, at), { bytes, at: at + 2, out, to });
+  },
+};
+
+/** 256 values, of which every 32 have a scale of six bits: four in `low`, two in the word at byte 2. */
+export const iq4_xs: BlockFormat = {
+  type: 23,
+  values: 256,
+  bytes: 8 + 128,
+  dequantize(bytes, at, out, to) {
+    const d = halfAt(bytes, at);
+    const high = (bytes[at + 2] as number) | ((bytes[at + 3] as number) << 8);
+    for (let group = 0; group < 8; group++) {
+      const low = ((bytes[at + 4 + (group >> 1)] as number) >> (4 * (group & 1))) & 15;
+      const scale = Math.fround(d * ((low | (((high >> (2 * group)) & 3) << 4)) - 32));
+      look(nonLinearLevels, scale, { bytes, at: at + 8 + group * half, out, to: to + group * 32 });
+    }
+  },
+};
+
+/** The scale is a power of two, its exponent a byte. The levels are doubled, so it is half of what the byte says. */
+export const mxfp4: BlockFormat = {
+  type: 39,
+  values: 32,
+  bytes: 1 + half,
+  dequantize(bytes, at, out, to) {
+    look(e2m1Levels, 2 ** ((bytes[at] as number) - 128), { bytes, at: at + 1, out, to });
+  },
+};
