@@ -14,6 +14,7 @@ import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex, LayerShape } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
+import { checkExpertTensor, readExpertTensor, tensorName } from "./expert-tensors.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
@@ -29,10 +30,11 @@ function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: reado
   return async (layer: number, expert: number): Promise<ExpertMatrices> => {
     const tensors = family.expertTensors(layer, expert);
     const read: Record<string, Float32Array> = {};
-    for (const { name, shape } of shapes[layer]?.matrices ?? []) {
+    const { matrices = [], experts = 0 } = shapes[layer] ?? {};
+    for (const { name, shape } of matrices) {
       const tensor = tensors[name] ?? name;
-      checkShape(checkpoint.dir, tensor, checkpoint.shape(tensor), shape);
-      read[name] = await checkpoint.read(tensor);
+      checkExpertTensor(checkpoint, tensor, shape, experts);
+      read[name] = await readExpertTensor(checkpoint, tensor, shape);
     }
     return read;
   };
@@ -57,15 +59,18 @@ function knownTensors(
   shapes: readonly LayerShape[],
 ): ReadonlySet<string> {
   const known = new Set<string>();
-  const find = (name: string, shape: readonly number[]): void => {
+  for (const { name, shape } of denseWeights(program)) {
     checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
     known.add(name);
-  };
-  for (const { name, shape } of denseWeights(program)) find(name, shape);
+  }
   for (const [layer, { experts, matrices }] of shapes.entries())
     for (let expert = 0; expert < experts; expert++) {
       const tensors = family.expertTensors(layer, expert);
-      for (const { name, shape } of matrices) find(tensors[name] ?? name, shape);
+      for (const { name, shape } of matrices) {
+        const tensor = tensors[name] ?? name;
+        checkExpertTensor(checkpoint, tensor, shape, experts);
+        known.add(tensorName(tensor));
+      }
     }
   return known;
 }

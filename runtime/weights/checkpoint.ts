@@ -23,6 +23,8 @@ export interface Checkpoint {
   shape(name: string): readonly number[] | undefined;
   /** Throws AppError `UnusableWeight` for values that no model has. */
   read(name: string): Promise<Float32Array>;
+  /** Entry `index` of the tensor's first axis, checked as `read` does. */
+  readEntry(name: string, index: number): Promise<Float32Array>;
   /** The stored bytes, whose values were checked as `read` does. */
   readRaw(name: string): Promise<Uint8Array>;
   close(): Promise<void>;
@@ -111,6 +113,15 @@ export async function openCheckpoint(dir: string): Promise<Checkpoint> {
     info: (name) => files.get(homes.get(name) ?? "")?.tensors.get(name),
     shape: (name) => files.get(homes.get(name) ?? "")?.shape(name),
     read: async (name) => checked(name, await fileOf(name).read(name)),
+    async readEntry(name, index) {
+      const file = fileOf(name);
+      const data = await file.readEntry(name, index);
+      checkWeights(join(dir, homes.get(name) ?? ""), `entry ${index} of tensor "${name}"`, {
+        shape: file.shape(name)?.slice(1) ?? [],
+        data,
+      });
+      return data;
+    },
     async readRaw(name) {
       const file = fileOf(name);
       const bytes = await file.readRaw(name);

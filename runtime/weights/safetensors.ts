@@ -134,6 +134,8 @@ export interface SafetensorsFile extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
   /** The stored bytes, not widened. */
   readRaw(name: string): Promise<Uint8Array>;
+  /** Entry `index` of the tensor's first axis, and nothing else of it. */
+  readEntry(name: string, index: number): Promise<Float32Array>;
 }
 
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
@@ -156,6 +158,14 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       shape: (name) => tensors.get(name)?.shape,
       readRaw,
       read: async (name) => widen(find(name), await readRaw(name)),
+      async readEntry(name, index) {
+        const info = find(name);
+        const entries = info.shape[0] ?? 0;
+        if (!(Number.isInteger(index) && index >= 0 && index < entries))
+          throw new AppError(`${path}: tensor "${name}" has ${entries} entries, and none of number ${index}`, { code: "ShapeMismatch" });
+        const bytes = (info.end - info.begin) / entries;
+        return widen(info, await file.read(info.begin + index * bytes, bytes));
+      },
       close: () => file.close(),
     };
   } catch (caught) {

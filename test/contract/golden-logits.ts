@@ -65,7 +65,7 @@ function modelOf(folder: string, checkpoint: Checkpoint): ModelWeights {
   return {
     program: family.program(config),
     weights: (segment) => readAll(Object.fromEntries(segment.weights.map(({ name }) => [name, name]))),
-    expert: (layer, expert) => readAll({ ...family.expertTensors(layer, expert) }),
+    expert: (layer, expert) => readAll(family.expertTensors(layer, expert) as Readonly<Record<string, string>>),
   };
 }
 
