@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { kernelOf } from "./index.ts";
 import { floats, ints, type KvRows } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
+import { plainRope } from "./rope.ts";
 import { topK } from "./route.ts";
 import type { Op, Tensor } from "./segment.ts";
 
@@ -69,7 +70,8 @@ const attention: Op = {
   heads: 2,
   kvHeads: 1,
   headDim: 4,
-  ropeBase: 10,
+  valueDim: 4,
+  rope: plainRope(4, 10),
   scale: 0.5,
   window: 0,
   out: "o",

@@ -33,6 +33,8 @@ export interface ModelFamily {
   program(config: unknown): ModelProgram;
   /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that holds it. */
   expertTensors(layer: number, expert: number): Readonly<Record<string, ExpertTensor>>;
+  /** The beginnings of the names of tensors that its checkpoints have and that no program reads, such as those of layers for training. */
+  needless?(config: unknown): readonly string[];
 }
 
 /** The field in every Hugging Face config.json that says which family reads it. */
