@@ -3,8 +3,9 @@ import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
 import { mixtral } from "./mixtral.ts";
+import { qwen3Moe } from "./qwen3-moe.ts";
 
-const families: readonly ModelFamily[] = [mixtral];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

@@ -3,6 +3,7 @@
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
 import { runBackendContract } from "./backend.ts";
 import { runDenseEquality } from "./dense.ts";
+import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -15,5 +16,7 @@ runBackendContract({
 });
 
 runGoldenLogits({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runGoldenFamilies({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
 
 runDenseEquality({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });
