@@ -3,9 +3,10 @@ import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
 import { mixtral } from "./mixtral.ts";
+import { olmoe } from "./olmoe.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
 
-const families: readonly ModelFamily[] = [mixtral, qwen3Moe];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 
