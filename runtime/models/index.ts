@@ -2,11 +2,12 @@
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
+import { gptOss } from "./gpt-oss.ts";
 import { mixtral } from "./mixtral.ts";
 import { olmoe } from "./olmoe.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
 
-const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 
