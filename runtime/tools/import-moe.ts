@@ -87,7 +87,9 @@ export async function importMoe(options: ImportMoe, log: Log): Promise<ExpertInd
   try {
     const shapes = layerShapes(program);
     const known = knownTensors(checkpoint, family, program, shapes);
-    refuseUnknown(from, checkpoint.names, known, architecture);
+    const needless = family.needless?.(config) ?? [];
+    const names = checkpoint.names.filter((name) => !needless.some((start) => name.startsWith(start)));
+    refuseUnknown(from, names, known, architecture);
     await checkTiedHead(checkpoint, known);
     const grid = expertGrid(program);
     log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
