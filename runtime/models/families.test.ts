@@ -62,7 +62,7 @@ const v2 = {
   ...{ architectures: ["DeepseekV2ForCausalLM"], first_k_dense_replace: 1, hidden_size: 2048, intermediate_size: 10944 },
   ...{ moe_intermediate_size: 1408, n_group: 1, n_routed_experts: 64, n_shared_experts: 2, norm_topk_prob: false },
   ...{ num_attention_heads: 16, num_experts_per_tok: 6, num_hidden_layers: 3, num_key_value_heads: 16, q_lora_rank: null },
-  rope_scaling: { ...v3.rope_scaling, mscale: 0.707, mscale_all_dim: 0.707 },
+  rope_scaling: { ...v3.rope_scaling, mscale: 707 / 1000, mscale_all_dim: 707 / 1000 },
   ...{ routed_scaling_factor: 1, scoring_func: "softmax", topk_group: 1, topk_method: "greedy", vocab_size: 102400 },
 };
 

@@ -19,6 +19,6 @@ runBackendContract({
 // SwiftShader would take 45 s for all 3,000 tokens.
 runGoldenLogits({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4, longTokensMax: 1_024 });
 
-runGoldenFamilies({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4, computes: [] });
+runGoldenFamilies({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4, computes: ["olmoe"] });
 
 runDenseEquality({ name: "webgpu", make: () => createWebGpuBackend({ threads: 1 }), tolerance: 1e-4 });
