@@ -2,7 +2,7 @@
 // Hugging Face transformers; a family that the backend lacks an op for is refused by the op's name. Called by one test file per
 // backend. How the goldens were made: test/golden/make_families.py.
 import assert from "node:assert/strict";
-import { globSync } from "node:fs";
+import { existsSync, globSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/backends/backend.ts";
@@ -27,6 +27,15 @@ interface FamilyGolden {
   readonly greedy: { readonly at: number; readonly tokens: readonly number[]; readonly minMargin: number };
 }
 
+/** Logits at a few positions of a text of thousands of tokens. */
+interface LongGolden extends Pick<FamilyGolden, "magic" | "version" | "remake" | "ids" | "positions" | "logits"> {
+  /** Of each position. */
+  readonly ownErrors: readonly number[];
+}
+
+/** Tokens of a chunk of a long text. */
+const longChunk = 250;
+
 /** An f32 run may be as far from f64 as transformers' own is, and half as far again. */
 const slack = 1.5;
 
@@ -47,6 +56,8 @@ export function runGoldenFamilies(options: {
   readonly tolerance: number;
   /** Families that it computes; the others it must refuse. */
   readonly computes: "all" | readonly string[];
+  /** Tokens of the long text that are computed, for a device that is too slow for 3,000. */
+  readonly longTokensMax?: number | undefined;
 }): void {
   const folders = globSync(resolve(import.meta.dirname, "../golden/families/*/config.json")).map((file) => resolve(file, ".."));
   assert.ok(folders.length > 0, "test/golden/families holds the tiny checkpoints: make them with python3 test/golden/make_families.py");
@@ -105,6 +116,29 @@ export function runGoldenFamilies(options: {
                 assert.deepEqual([...chosen], golden.routes[layer]!.slice(0, tokens).flat(), `routes of layer ${layer}`);
             });
           }
+
+          const longPath = join(folder, "long.json");
+          if (existsSync(longPath))
+            test("far into a text of 3,000 tokens, prefilled in chunks, the logits are those in f64", async () => {
+              const long = readGolden<LongGolden>(longPath);
+              const text = long.ids.slice(0, options.longTokensMax);
+              const wanted = floatsOf(long.logits);
+              const deep = await loadModel(backend, modelOf(folder, checkpoint), { context: text.length });
+              for (let past = 0; past < text.length; past += longChunk) {
+                const chunk = await deep.forward(text.slice(past, past + longChunk), past);
+                for (const [i, position] of long.positions.entries()) {
+                  const row = position - past;
+                  if (row < 0 || row * vocab >= chunk.length) continue;
+                  const got = chunk.subarray(row * vocab, (row + 1) * vocab);
+                  const error = relativeError(got, wanted.subarray(i * vocab, (i + 1) * vocab));
+                  assert.ok(
+                    error <= Math.max(options.tolerance, slack * long.ownErrors[i]!),
+                    `position ${position}: ${error.toExponential(2)}`,
+                  );
+                }
+              }
+              await deep.dispose();
+            });
 
           test("greedy tokens after a prefill in chunks of 3 are those of transformers", async () => {
             const { at, tokens } = golden.greedy;

@@ -1,6 +1,7 @@
 """Makes the tiny random checkpoints of model families below test/golden/families, with what transformers computes from them.
 
 Run:  as make_tiny.py says, then v/bin/python test/golden/make_families.py [name ...]
+A name with "long:" before it remakes only the logits of 3,000 tokens, of the checkpoint that is there.
 Logits are those of a run in f64 throughout (but for the rotary frequencies, which are f32 in every run); beside them stands how far
 transformers' own f32 run is from it. Tokens are drawn one by one, and drawn again where a router or the next token is near a tie.
 """
@@ -8,7 +9,6 @@ transformers' own f32 run is from it. Tokens are drawn one by one, and drawn aga
 import json
 import shutil
 import sys
-import types
 
 import torch
 import transformers
@@ -20,6 +20,7 @@ VOCAB, HIDDEN = 320, 32
 TOKENS, GREEDY_AT, GREEDY_TOKENS = 200, 7, 24
 POSITIONS = [0, 1, 2, 3, 4, 5, 6, 31, 63, 127, 199]
 ROUTE_GAP, TOP_GAP = 1e-3, 5e-3
+LONG_TOKENS, LONG_AT, LONG_GAP = 3000, [0, 255, 1023, 2047, 2999], 4e-3
 BASE = dict(
     vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=512,
     bos_token_id=0, eos_token_id=2, pad_token_id=0, attn_implementation="eager", experts_implementation="eager",
@@ -68,9 +69,8 @@ FAMILIES = {
 }
 
 
-def in_f64(name):
-    """Modules of transformers that mean f64 where they say f32, for as long as the returned undo is not called."""
-    wide = types.SimpleNamespace()
+def in_f64():
+    """Makes transformers' modules mean f64 where they say f32; returns what undoes it."""
 
     class Torch:
         def __getattr__(self, attribute):
@@ -152,22 +152,22 @@ def choice_gap(module, logits):
     return min(gaps)
 
 
-def extend(model, routes, cache, ids, token):
+def extend(model, routes, cache, ids, token, gap=ROUTE_GAP):
     """Logits after one more token, or None (and the cache as before) where a choice is near a tie."""
     routes.start()
     logits = model(torch.tensor([[token]]), cache=cache).logits[0, -1]
-    if routes.gap >= ROUTE_GAP:
+    if routes.gap >= gap:
         ids.append(token)
         return logits
     cache.crop(-1)
     return None
 
 
-def draw(model, routes, seed):
+def draw(model, routes, seed, tokens=TOKENS, gap=ROUTE_GAP):
     random = torch.Generator().manual_seed(seed)
     cache, ids = DynamicCache(), []
-    while len(ids) < TOKENS:
-        extend(model, routes, cache, ids, int(torch.randint(3, VOCAB, (1,), generator=random)))
+    while len(ids) < tokens:
+        extend(model, routes, cache, ids, int(torch.randint(3, VOCAB, (1,), generator=random)), gap)
     return ids
 
 
@@ -189,6 +189,41 @@ def relative_error(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
+def load(name):
+    return AutoModelForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
+
+
+def run_f64(model, ids):
+    """Logits and routes of a run in f64, which the model is widened for. Its rotary frequencies keep the values that they have in f32."""
+    undo = in_f64()
+    try:
+        routes = Routes(model.double())
+        routes.start()
+        logits = model(torch.tensor([ids])).logits[0]
+        assert logits.dtype == torch.float64
+        return logits, routes.layers
+    finally:
+        undo()
+
+
+def make_long(name):
+    model = load(name)
+    routes = Routes(model)
+    ids = draw(model, routes, 7, LONG_TOKENS, LONG_GAP)
+    routes.start()
+    own = model(torch.tensor([ids])).logits[0, LONG_AT].double()
+    chosen = routes.layers
+    exact, chosen64 = run_f64(model, ids)
+    flips = [(l, t) for l, rows in enumerate(chosen) for t, row in enumerate(rows) if sorted(row) != sorted(chosen64[l][t])]
+    assert not flips, f"{name}: f32 and f64 choose other experts at {flips[:5]}"
+    exact = exact[LONG_AT]
+    errors = [relative_error(own[i], exact[i]) for i in range(len(LONG_AT))]
+    header = dict(magic=MAGIC, version=VERSION, remake=f"python3 test/golden/make_families.py long:{name}", torch=torch.__version__, transformers=transformers.__version__)
+    golden = dict(ids=ids, positions=LONG_AT, logits=b64(exact), ownErrors=errors)
+    (FOLDER / name / "long.json").write_text(json.dumps({**header, **golden}) + "\n")
+    print(f"{name}, {LONG_TOKENS} tokens: own f32 errors {[f'{e:.1e}' for e in errors]}")
+
+
 def make(name, spec, fast):
     for seed in range(1, 500):
         model = AutoModelForCausalLM.from_config(spec["config"](), dtype=torch.float32, attn_implementation="eager").eval()
@@ -207,21 +242,10 @@ def make(name, spec, fast):
     shutil.rmtree(folder, ignore_errors=True)
     model.to(torch.bfloat16).save_pretrained(folder)
     fast.save_pretrained(folder)
-    stored = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager", experts_implementation="eager").eval()
+    stored = load(name)
     assert relative_error(stored(torch.tensor([ids])).logits[0].double(), own) < 1e-5, "the stored model is another one"
-    undo = in_f64(name)
-    try:
-        frequencies = {n: b.clone() for n, b in stored.named_buffers() if "inv_freq" in n}
-        stored.double()
-        for n, b in stored.named_buffers():
-            if n in frequencies:
-                assert torch.equal(b, frequencies[n].double())
-        routes64 = Routes(stored)
-        routes64.start()
-        exact = stored(torch.tensor([ids])).logits[0]
-        assert exact.dtype == torch.float64 and routes64.layers == chosen
-    finally:
-        undo()
+    exact, chosen64 = run_f64(stored, ids)
+    assert chosen64 == chosen
     error = relative_error(own[POSITIONS], exact[POSITIONS])
     header = dict(magic=MAGIC, version=VERSION, remake=f"python3 test/golden/make_families.py {name}", seed=seed, torch=torch.__version__, transformers=transformers.__version__)
     golden = dict(vocab=VOCAB, ids=ids, positions=POSITIONS, logits=b64(exact[POSITIONS]), ownError=error, routes=chosen, greedy=tokens)
@@ -235,8 +259,11 @@ def main():
     fast = make_tokenizer()
     with torch.no_grad():
         for name, spec in FAMILIES.items():
-            if len(sys.argv) < 2 or name in sys.argv[1:]:
+            wanted = sys.argv[1:] or [name, f"long:{name}"]
+            if name in wanted:
                 make(name, spec, fast)
+            if name in wanted or f"long:{name}" in wanted:
+                make_long(name)
 
 
 if __name__ == "__main__":
