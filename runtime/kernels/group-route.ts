@@ -106,7 +106,7 @@ export const groupRoute: Kernel<GroupRoute> = {
     }
     return { [op.ids]: { shape: [rows, op.topK], data: ids }, [op.gates]: { shape: [rows, op.topK], data: gates } };
   },
-  /** The choice is constant, so the bias has no gradient. With gates g of scores s and their factor c: ds = c (dg - [normalised] dg.g / scale). */
+  /** The choice is constant, so the bias has no gradient. Of gates g = c s: ds = c (dg - p), with p = dg.g / scale if normalised, or 0. */
   backward(op, context, outputs) {
     const logits = context.read(op.logits);
     const bias = op.bias === undefined ? undefined : floats(context.read(op.bias));

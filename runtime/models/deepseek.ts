@@ -1,7 +1,7 @@
 // DeepSeek V2 and V3: multi-head latent attention, the first layers without experts, shared experts beside the routed ones, gates by
 // groups. Keys and values are computed from their latents before they are cached. Not here: what others share (decoder.ts, moe.ts). Pure.
 import { z } from "zod";
-import type { ModelProgram, Op } from "../kernels/segment.ts";
+import type { ModelProgram, Op, Rope } from "../kernels/segment.ts";
 import {
   type DecoderDims,
   decoderDims,
@@ -15,7 +15,7 @@ import {
 } from "./decoder.ts";
 import { architectureOf, type ModelFamily, parseConfig, unsupported } from "./family.ts";
 import { denseLayer, expertCount, gatedExpert, gatedFfnWeights, mlpExpertTensors, moeLayer, moeProgram, projTensors } from "./moe.ts";
-import { type Rotation, rotationOf } from "./rotation.ts";
+import { rotationOf } from "./rotation.ts";
 
 const v2 = "DeepseekV2ForCausalLM";
 const v3 = "DeepseekV3ForCausalLM";
@@ -97,8 +97,10 @@ function gateOf(config: Config, versionThree: boolean): Gate {
 interface Latent {
   readonly config: Config;
   readonly dims: DecoderDims;
-  readonly rotation: Rotation;
-  readonly interleaved: boolean;
+  /** One object for all layers. */
+  readonly rope: Rope;
+  /** Of scores, beside the root of the head's size. */
+  readonly sharpening: number;
 }
 
 /** a -> q, through a latent where the model has one. */
@@ -155,7 +157,7 @@ function keysAndValues(at: string, { config, dims: { heads, hidden } }: Latent):
 }
 
 function latentAttention(layer: number, latent: Latent): Part {
-  const { config, dims, rotation, interleaved } = latent;
+  const { config, dims, rope, sharpening } = latent;
   const { heads, hidden } = dims;
   const at = `model.layers.${layer}.self_attn`;
   const headDim = config.qk_nope_head_dim + config.qk_rope_head_dim;
@@ -171,8 +173,8 @@ function latentAttention(layer: number, latent: Latent): Part {
     kvHeads: heads,
     headDim,
     valueDim,
-    rope: { frequencies: rotation.frequencies, factor: rotation.factor, from: config.qk_nope_head_dim, interleaved },
-    scale: rotation.sharpening / Math.sqrt(headDim),
+    rope,
+    scale: sharpening / Math.sqrt(headDim),
     window: 0,
     out: "o",
   };
@@ -218,11 +220,12 @@ function program(config: unknown): ModelProgram {
   const versionThree = architectureOf(config) === v3;
   refuseOther("num_key_value_heads", parsed.num_key_value_heads, parsed.num_attention_heads);
   const dims = decoderDims({ ...parsed, head_dim: parsed.qk_rope_head_dim }, reading);
-  const rotation = rotationOf(parsed, parsed.qk_rope_head_dim, reading);
+  const { frequencies, factor, sharpening } = rotationOf(parsed, parsed.qk_rope_head_dim, reading);
   const gate = gateOf(parsed, versionThree);
   const { n_routed_experts: experts, moe_intermediate_size: ffn, qk_nope_head_dim: still, qk_rope_head_dim: turned } = parsed;
   const shared = (parsed.n_shared_experts === undefined ? (versionThree ? 1 : 2) : parsed.n_shared_experts) ?? 0;
-  const latent: Latent = { config: parsed, dims, rotation, interleaved: !versionThree || (parsed.rope_interleave ?? true) };
+  const rope: Rope = { frequencies, factor, from: still, interleaved: !versionThree || (parsed.rope_interleave ?? true) };
+  const latent: Latent = { config: parsed, dims, rope, sharpening };
   const expert = gatedExpert(dims.hidden, ffn);
   const firstMoe = parsed.first_k_dense_replace ?? (versionThree ? 3 : 0);
   const made = moeProgram(deepseek.name, dims, (layer) => {

@@ -102,7 +102,7 @@ function yarnFrequencies(dims: number, { base, factor, original, betas, truncate
   return [...inverseFrequencies(dims, base)].map((own, i) => {
     const wave = round(round(base) ** round((2 * i) / dims));
     const slowed = round(1 / round(factor * wave));
-    const ramp = Math.min(Math.max(round(round(i - low) / round(span)), 0), 1);
+    const ramp = Math.min(Math.max(round(round(i - round(low)) / round(span)), 0), 1);
     const kept = round(1 - ramp);
     return round(round(slowed * round(1 - kept)) + round(own * kept));
   });

@@ -14,13 +14,14 @@ import torch
 import transformers
 from make_tiny import HERE, MAGIC, VERSION, b64, make_tokenizer
 from transformers import AutoModelForCausalLM, DynamicCache
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 FOLDER = HERE / "families"
 VOCAB, HIDDEN = 320, 32
 TOKENS, GREEDY_AT, GREEDY_TOKENS = 200, 7, 24
 POSITIONS = [0, 1, 2, 3, 4, 5, 6, 31, 63, 127, 199]
 ROUTE_GAP, TOP_GAP = 1e-3, 5e-3
-LONG_TOKENS, LONG_AT, LONG_GAP = 3000, [0, 255, 1023, 2047, 2999], 4e-3
+LONG_TOKENS, LONG_AT, LONG_GAP = 3000, [0, 255, 1023, 2047, 2999], 2e-3
 BASE = dict(
     vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=4, max_position_embeddings=512,
     bos_token_id=0, eos_token_id=2, pad_token_id=0, attn_implementation="eager", experts_implementation="eager",
@@ -212,7 +213,7 @@ def make_long(name):
     ids = draw(model, routes, 7, LONG_TOKENS, LONG_GAP)
     routes.start()
     own = model(torch.tensor([ids])).logits[0, LONG_AT].double()
-    chosen = routes.layers
+    chosen = list(routes.layers)
     exact, chosen64 = run_f64(model, ids)
     flips = [(l, t) for l, rows in enumerate(chosen) for t, row in enumerate(rows) if sorted(row) != sorted(chosen64[l][t])]
     assert not flips, f"{name}: f32 and f64 choose other experts at {flips[:5]}"
@@ -254,10 +255,29 @@ def make(name, spec, fast):
     print(f"{name}: seed {seed}, own f32 error {error:.2e}, margin {tokens['minMargin']:.3f}, {size // 1000} KB, {[f.name for f in folder.iterdir()]}")
 
 
+def rotations():
+    """Frequencies that YaRN gives for published configs, as bits of f32, and the factor of cosines and sines."""
+    tables = []
+    for dims, context, parameters in (
+        (64, 131072, {"rope_theta": 150000.0, "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False, "original_max_position_embeddings": 4096}),
+        (64, 163840, {"rope_theta": 10000.0, "factor": 40.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}),
+        (64, 163840, {"rope_theta": 10000.0, "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.707, "original_max_position_embeddings": 4096}),
+        (128, 131072, {"rope_theta": 1000000.0, "factor": 4.0, "original_max_position_embeddings": 32768}),
+        (128, 131072, {"rope_theta": 1000000.0, "factor": 4.0, "attention_factor": 1.5, "original_max_position_embeddings": 32768}),
+    ):
+        config = transformers.LlamaConfig(head_dim=dims, max_position_embeddings=context, rope_parameters={"rope_type": "yarn", **parameters})
+        frequencies, factor = ROPE_INIT_FUNCTIONS["yarn"](config)
+        tables.append(dict(dims=dims, context=context, parameters=parameters, bits=frequencies.view(torch.int32).tolist(), factor=factor))
+    header = dict(magic=MAGIC, version=VERSION, remake="python3 test/golden/make_families.py rotations", torch=torch.__version__, transformers=transformers.__version__)
+    (HERE / "rotations.json").write_text(json.dumps({**header, "tables": tables}) + "\n")
+
+
 def main():
     torch.set_num_threads(1)  # more would wait for each other on a busy machine, and sums would depend on their number
     fast = make_tokenizer()
     with torch.no_grad():
+        if not sys.argv[1:] or "rotations" in sys.argv:
+            rotations()
         for name, spec in FAMILIES.items():
             wanted = sys.argv[1:] or [name, f"long:{name}"]
             if name in wanted:
