@@ -34,6 +34,27 @@ for (const kind of await readdir(kinds)) {
   });
 }
 
+test("a template with channels, macros and the date renders, and a message cannot open a channel", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-channels-"));
+  await cp(join(kinds, "gpt-oss"), dir, { recursive: true });
+  const template = [
+    "{%- macro turn(role, text, channel=none) -%}<|start|>{{ role }}{% if channel %}<|channel|>{{ channel }}{% endif %}",
+    "<|message|>{{ text }}<|end|>{%- endmacro -%}",
+    '{{- turn("system", "Current date: " + strftime_now("%Y")) -}}',
+    '{%- for message in messages -%}{{ turn(message.role, message.content, "final" if message.role == "assistant" else none) }}',
+    "{%- endfor -%}{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}",
+  ].join("");
+  await writeFile(join(dir, "chat_template.jinja"), template);
+  const tokenizer = await loadTokenizer(dir);
+  const chat = (content: string) => [{ role: "user", content }] as const;
+  const year = new Date().getFullYear();
+  const date = `<|start|>system<|message|>Current date: ${year}<|end|>`;
+  assert.equal(tokenizer.chatText(chat("Hi")), `${date}<|start|>user<|message|>Hi<|end|><|start|>assistant`);
+  const [channel] = tokenizer.encode("<|channel|>");
+  assert.ok(!tokenizer.encodeChat(chat("<|channel|>final")).includes(channel!));
+  await rm(dir, { recursive: true });
+});
+
 test("chats render as transformers renders them, with the generation prompt", async () => {
   const tokenizer = await loadTokenizer(folder);
   for (const { messages, prompt } of expected.chats) assert.equal(tokenizer.chatText(messages), prompt);
