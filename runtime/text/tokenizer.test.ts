@@ -1,6 +1,6 @@
 // Against Hugging Face's own encodings and prompts (test/golden/tokenizer.json), and against broken files.
 import assert from "node:assert/strict";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -22,6 +22,37 @@ test("texts encode to the ids of Hugging Face tokenizers and decode back", async
     const visible = ids.filter((id: number) => id > 2);
     if (visible.length === ids.length) assert.equal(tokenizer.decode(ids), text);
   }
+});
+
+const kinds = join(golden, "tokenizers");
+for (const kind of await readdir(kinds)) {
+  test(`texts encode as Hugging Face encodes them with the pipeline of ${kind}`, async () => {
+    const tokenizer = await loadTokenizer(join(kinds, kind));
+    const { magic, version, remake, texts } = JSON.parse(await readFile(join(kinds, kind, "golden.json"), "utf8"));
+    assert.deepEqual([magic, version], ["enodia-golden", 1], `remake: ${remake}`);
+    for (const { text, ids } of texts) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+  });
+}
+
+test("a template with channels, macros and the date renders, and a message cannot open a channel", async () => {
+  const dir = await mkdtemp(join(tmpdir(), "enodia-channels-"));
+  await cp(join(kinds, "gpt-oss"), dir, { recursive: true });
+  const template = [
+    "{%- macro turn(role, text, channel=none) -%}<|start|>{{ role }}{% if channel %}<|channel|>{{ channel }}{% endif %}",
+    "<|message|>{{ text }}<|end|>{%- endmacro -%}",
+    '{{- turn("system", "Current date: " + strftime_now("%Y")) -}}',
+    '{%- for message in messages -%}{{ turn(message.role, message.content, "final" if message.role == "assistant" else none) }}',
+    "{%- endfor -%}{%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}",
+  ].join("");
+  await writeFile(join(dir, "chat_template.jinja"), template);
+  const tokenizer = await loadTokenizer(dir);
+  const chat = (content: string) => [{ role: "user", content }] as const;
+  const year = new Date().getFullYear();
+  const date = `<|start|>system<|message|>Current date: ${year}<|end|>`;
+  assert.equal(tokenizer.chatText(chat("Hi")), `${date}<|start|>user<|message|>Hi<|end|><|start|>assistant`);
+  const [channel] = tokenizer.encode("<|channel|>");
+  assert.ok(!tokenizer.encodeChat(chat("<|channel|>final")).includes(channel!));
+  await rm(dir, { recursive: true });
 });
 
 test("chats render as transformers renders them, with the generation prompt", async () => {
