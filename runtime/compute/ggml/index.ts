@@ -1,17 +1,15 @@
 // The ggml backend: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
 // on threads, slots or the length of the prefill that computed it.
 import type { AppError } from "../../../crds/common.ts";
-import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
 import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
 import { CpuDevice } from "./device.ts";
 import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
 import { GgmlKv } from "./kv.ts";
-import { loweredOps } from "./lower.ts";
+import { ggmlCapabilities } from "./lower.ts";
 import { DenseProgram } from "./program.ts";
-
-export const ggmlCapabilities: Capabilities = { ops: loweredOps, refuses: () => undefined };
 
 class GgmlBackend implements Backend {
   readonly device: string;

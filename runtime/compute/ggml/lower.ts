@@ -1,5 +1,6 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
 // opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
+import type { Capabilities } from "../../backends/backend.ts";
 import type { Op, OpName } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -97,7 +98,11 @@ export const hostOps: ReadonlySet<OpName> = new Set<OpName>(["route"]);
 
 const lowerings: { readonly [Name in OpName]?: Lower<Name> } = { gather, rmsNorm, matMul, attention, add, addRow, siluMul };
 
-export const loweredOps: ReadonlySet<string> = new Set<string>([...Object.keys(lowerings), ...hostOps]);
+/** Known without the library. */
+export const ggmlCapabilities: Capabilities = {
+  ops: new Set<string>([...Object.keys(lowerings), ...hostOps]),
+  refuses: () => undefined,
+};
 
 export function lower(lowering: Lowering, op: Op): void {
   const found = lowerings[op.op] as ((lowering: Lowering, op: Op) => void) | undefined;
