@@ -2,8 +2,8 @@
 // Stores decode into these forms and backends compile from them; neither knows the other. Pure.
 //
 // A form says how a matrix lies in memory. Which codec stored it is nothing that a backend sees, and a new codec may well decode
-// into a form that exists. Code that multiplies by a matrix has to tell forms apart; it does so with `byForm` or with a table
-// `Record<WeightForm, ...>`, so that a new form does not compile before every place says what becomes of it. The types of ggml are
+// into a form that exists. Code that multiplies by a matrix has to tell forms apart; it does so with `byPlainForm` or with a table
+// `Record<PlainForm, ...>`, so that a new form does not compile before every place says what becomes of it. The types of ggml are
 // one form to them, which a table (ggml/index.ts) tells apart: an engine that takes one takes all, or widens what it does not take.
 import { dequantizeGgml, type GgmlForm, ggmlFormats, isGgmlForm } from "./ggml/index.ts";
 
@@ -43,7 +43,7 @@ type ByForm<R> = ByPlainForm<R> & { readonly ggml: (weight: GgmlWeight) => R };
 const isGgml = (weight: WeightData): weight is GgmlWeight => isGgmlForm(weight.form);
 
 /** Calls the entry for the weight's form. */
-export function byForm<R>(weight: WeightData, entries: ByForm<R>): R {
+function byForm<R>(weight: WeightData, entries: ByForm<R>): R {
   return isGgml(weight) ? entries.ggml(weight) : byPlainForm(weight, entries);
 }
 

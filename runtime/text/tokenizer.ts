@@ -101,7 +101,9 @@ function build({ path, json, config }: Pick<TextFiles, "path" | "json" | "config
   try {
     const tokenizer = new Tokenizer(json, config);
     // A vocabulary that knows no letter encodes without an error, to nothing.
-    if (tokenizer.encode("probe").ids.length === 0) throw new Error("it encodes text to no token at all");
+    const { ids } = tokenizer.encode("probe");
+    if (ids.length === 0) throw new Error("it encodes text to no token at all");
+    tokenizer.decode(ids); // a broken decoder shows at its first use
     return tokenizer;
   } catch (cause) {
     throw broken(path, `cannot be used (${cause instanceof Error ? cause.message : cause})`, cause);

@@ -1,12 +1,12 @@
-// A folder of a served family (Hugging Face layout, safetensors) to a model store: experts become units, everything else is
-// copied as stored. What tensors there are, and their shapes, is what the family's program reads.
+// A model of a served family to a model store: experts become units, everything else is copied as stored. What tensors there are, and
+// their shapes, is what the family's program reads. Holds one expert at a time, and pieces of other tensors.
 import type { CodecName } from "../../crds/names.ts";
 import { expertGrid } from "../kernels/check-program.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import { denseWeights, type ModelFamily } from "../models/family.ts";
 import { familyOf } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
-import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
+import { openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
 import { checkTarget } from "../weights/model-folder.ts";
@@ -14,25 +14,39 @@ import type { TensorToWrite } from "../weights/safetensors-writer.ts";
 import type { ExpertIndex, LayerShape } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
+import type { Checkpoint } from "../weights/tensor-view.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
 
-export interface ImportMoe {
-  readonly from: string;
+interface ImportTarget {
   readonly out: string;
   readonly codecs: readonly CodecName[];
   readonly overwrite: boolean;
 }
 
+interface ImportMoe extends ImportTarget {
+  /** A folder in Hugging Face layout, with safetensors. */
+  readonly from: string;
+}
+
+interface StoreModel extends ImportTarget {
+  /** The files that the model comes from, which are never written to. */
+  readonly sources: readonly string[];
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly checkpoint: Checkpoint;
+  /** Files beside the weights: name in the store to path. */
+  readonly files: ReadonlyMap<string, string>;
+}
+
 function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: readonly LayerShape[]) {
   return async (layer: number, expert: number): Promise<ExpertMatrices> => {
     const tensors = family.expertTensors(layer, expert);
-    const read: Record<string, Float32Array> = {};
+    const read: Record<string, ExpertMatrices[string]> = {};
     for (const { name, shape } of shapes[layer]?.matrices ?? []) {
       const tensor = tensors[name] ?? name;
       checkShape(checkpoint.dir, tensor, checkpoint.shape(tensor), shape);
-      read[name] = await checkpoint.read(tensor);
+      read[name] = await checkpoint.readStored(tensor);
     }
     return read;
   };
@@ -41,8 +55,7 @@ function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: reado
 function denseTensors(checkpoint: Checkpoint, program: ModelProgram): readonly TensorToWrite[] {
   return denseWeights(program).map(({ name, shape }) => {
     checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
-    const dtype = checkpoint.info(name)?.dtype ?? "F32";
-    return { name, dtype, shape, read: () => checkpoint.readRaw(name) };
+    return { name, dtype: checkpoint.dtype(name), shape, read: () => checkpoint.pieces(name) };
   });
 }
 
@@ -70,41 +83,51 @@ function knownTensors(
   return known;
 }
 
+/** Writes the store of a model whose tensors a checkpoint gives; leaves that open. */
+export async function storeModel(model: StoreModel, log: Log): Promise<ExpertIndex> {
+  const { config, checkpoint, codecs, files } = model;
+  const where = checkpoint.dir;
+  const family = inFolder(where, () => familyOf(config));
+  const program = inFolder(where, () => family.program(config));
+  const architecture = architectureIn(where, config);
+  const shapes = layerShapes(program);
+  const known = knownTensors(checkpoint, family, program, shapes);
+  refuseUnknown(where, checkpoint.names, known, architecture);
+  await checkTiedHead(checkpoint, known);
+  const grid = expertGrid(program);
+  log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
+  const step = Math.max(1, Math.floor(grid.layers / 10)) * grid.experts;
+  return writeStore(
+    {
+      config,
+      architecture,
+      layers: shapes,
+      hidden: program.hidden,
+      codecs,
+      dense: denseTensors(checkpoint, program),
+      expert: expertReader(checkpoint, family, shapes),
+      files,
+    },
+    {
+      dir: model.out,
+      overwrite: model.overwrite,
+      sources: model.sources,
+      onProgress: ({ units, of, bytes }) => {
+        if (units % step === 0) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
+      },
+    },
+  );
+}
+
 export async function importMoe(options: ImportMoe, log: Log): Promise<ExpertIndex> {
   const { from, out, codecs, overwrite } = options;
-  const target = { dir: out, overwrite, sources: [from] };
-  await checkTarget(target);
+  const target = { out, codecs, overwrite, sources: [from] };
+  await checkTarget({ dir: out, overwrite, sources: [from] });
   const config = (await readConfig(from, "BadModelConfig")) as Readonly<Record<string, unknown>>;
-  const family = inFolder(from, () => familyOf(config));
-  const program = inFolder(from, () => family.program(config));
-  const architecture = architectureIn(from, config);
+  inFolder(from, () => familyOf(config).program(config)); // before any weights are opened
   const checkpoint = await openCheckpoint(from);
   try {
-    const shapes = layerShapes(program);
-    const known = knownTensors(checkpoint, family, program, shapes);
-    refuseUnknown(from, checkpoint.names, known, architecture);
-    await checkTiedHead(checkpoint, known);
-    const grid = expertGrid(program);
-    log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
-    const step = Math.max(1, Math.floor(grid.layers / 10)) * grid.experts;
-    return await writeStore(
-      {
-        config,
-        architecture,
-        layers: shapes,
-        hidden: program.hidden,
-        codecs,
-        dense: denseTensors(checkpoint, program),
-        expert: expertReader(checkpoint, family, shapes),
-        files: await companionFiles(from),
-      },
-      {
-        ...target,
-        onProgress: ({ units, of, bytes }) => {
-          if (units % step === 0) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
-        },
-      },
-    );
+    return await storeModel({ ...target, config, checkpoint, files: await companionFiles(from) }, log);
   } finally {
     await checkpoint.close();
   }

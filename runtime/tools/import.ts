@@ -1,5 +1,5 @@
 // `enodia model import`: any supported source to something workers or `upcycle` can use.
-// Folder of a served family -> model store; dense Llama (GGUF or safetensors) -> dense folder in Hugging Face layout.
+// A model of a served family (folder or GGUF) -> model store; a dense Llama -> dense folder in Hugging Face layout.
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -9,7 +9,8 @@ import { llamaArchitecture } from "../models/llama.ts";
 import { checkTarget } from "../weights/model-folder.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import type { Log } from "./files.ts";
-import { importDenseFolder, importGguf } from "./import-dense.ts";
+import { importDenseFolder } from "./import-dense.ts";
+import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
 import { architectureIn } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
@@ -60,6 +61,5 @@ export async function importModel(options: ImportOptions, log: Log): Promise<Imp
   await checkTarget({ dir: out, overwrite: options.overwrite, sources }); // before a download
   const path = await fetchSource(options.source, { cache: options.cache, hub: options.hub, hubToken: options.hubToken }, log);
   if ((await stat(path)).isDirectory()) return importFolder(path, out, options, log);
-  await importGguf(path, out, options.overwrite, log);
-  return { out, kind: "dense", architecture: llamaArchitecture };
+  return importGguf(path, out, options, log);
 }

@@ -3,8 +3,9 @@
 import { denseWeights } from "../models/family.ts";
 import { llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
-import { type Checkpoint, openCheckpoint } from "../weights/checkpoint.ts";
+import { openCheckpoint } from "../weights/checkpoint.ts";
 import { readConfig } from "../weights/store-reader.ts";
+import type { Checkpoint } from "../weights/tensor-view.ts";
 import type { Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape } from "./tensors.ts";

@@ -2,7 +2,7 @@
 // nothing else. Reads through the source that it is given.
 import { AppError } from "../../crds/common.ts";
 import { embedTable, headMatrix } from "../models/decoder.ts";
-import type { Checkpoint } from "../weights/checkpoint.ts";
+import type { Checkpoint } from "../weights/tensor-view.ts";
 
 /** Trailing parts of names that checkpoints have and no program reads: a head that is tied, tables that are computed. */
 const needless = [headMatrix, "rotary_emb.inv_freq"];

@@ -5,8 +5,11 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
-import { openSafetensors, type SafetensorsFile, type TensorInfo, widenTensor } from "./safetensors.ts";
+import { type RawTensor, unpacked } from "./packed.ts";
+import { openSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
+import { blockOf, type StoredForm, widenStored } from "./stored.ts";
+import { type Checkpoint, checkpointOf, type TensorView } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const shardsMax = 4096;
@@ -15,18 +18,6 @@ const indexFile = `${singleFile}.index.json`;
 
 /** Shard names must stay inside the folder. */
 const shardIndexSchema = z.object({ weight_map: z.record(z.string(), z.string().regex(/^(?!\.)[\w.-]+\.safetensors$/)) });
-
-export interface Checkpoint {
-  readonly dir: string;
-  readonly names: readonly string[];
-  info(name: string): TensorInfo | undefined;
-  shape(name: string): readonly number[] | undefined;
-  /** Throws AppError `UnusableWeight` for values that no model has. */
-  read(name: string): Promise<Float32Array>;
-  /** The stored bytes, whose values were checked as `read` does. */
-  readRaw(name: string): Promise<Uint8Array>;
-  close(): Promise<void>;
-}
 
 /** Tensor to file, as the index says; undefined without an index. */
 async function shardsOf(dir: string): Promise<ReadonlyMap<string, string> | undefined> {
@@ -94,32 +85,48 @@ async function openFiles(
   return { homes: listed ?? new Map((files.get(singleFile)?.names ?? []).map((name) => [name, singleFile])), files };
 }
 
+/** A tensor as it lies in its file. */
+function plainView(file: SafetensorsFile, path: string, name: string, info: TensorInfo): TensorView {
+  const form = forms[info.dtype as SafetensorsDtype];
+  const columns = info.shape.at(-1) ?? 1;
+  const rowBytes = columns * blockOf(form).bytes;
+  return {
+    shape: info.shape,
+    form,
+    async rows({ first, rows }) {
+      const bytes = await file.readBytes(name, first * rowBytes, rows * rowBytes);
+      const data = widenStored(form, bytes);
+      checkWeights(path, `tensor "${name}"`, { shape: info.shape, data, first: first * columns });
+      return { form, bytes, values: data };
+    },
+  };
+}
+
+const forms = { F32: "f32", F16: "f16", BF16: "bf16" } as const satisfies Readonly<Record<SafetensorsDtype, StoredForm>>;
+
+/** A Hugging Face folder. Packed tensors are unpacked, and stacked experts single ones (packed.ts). */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {
   const { homes, files } = await openFiles(dir);
-  const fileOf = (name: string): SafetensorsFile => {
-    const file = files.get(homes.get(name) ?? "");
-    if (!file) throw new AppError(`${dir}: has no tensor "${name}"; the checkpoint is incomplete`, { code: "MissingTensor" });
-    return file;
+  const close = async (): Promise<void> => {
+    for (const file of files.values()) await file.close();
   };
-  const checked = (name: string, data: Float32Array): Float32Array => {
-    checkWeights(join(dir, homes.get(name) ?? ""), `tensor "${name}"`, { shape: fileOf(name).shape(name) ?? [], data });
-    return data;
-  };
-  return {
-    dir,
-    names: [...homes.keys()],
-    info: (name) => files.get(homes.get(name) ?? "")?.tensors.get(name),
-    shape: (name) => files.get(homes.get(name) ?? "")?.shape(name),
-    read: async (name) => checked(name, await fileOf(name).read(name)),
-    async readRaw(name) {
-      const file = fileOf(name);
-      const bytes = await file.readRaw(name);
-      const info = file.tensors.get(name);
-      if (info) checked(name, widenTensor(info, bytes));
-      return bytes;
-    },
-    async close() {
-      for (const file of files.values()) await file.close();
-    },
-  };
+  try {
+    const raw = new Map<string, RawTensor>();
+    for (const [name, shard] of homes) {
+      const file = files.get(shard);
+      const info = file?.tensors.get(name);
+      if (!file || !info) continue;
+      const path = join(dir, shard);
+      raw.set(name, {
+        path,
+        info,
+        bytes: (from, length) => file.readBytes(name, from, length),
+        view: () => plainView(file, path, name, info),
+      });
+    }
+    return checkpointOf(dir, unpacked(raw), close);
+  } catch (caught) {
+    await close();
+    throw caught;
+  }
 }

@@ -20,3 +20,33 @@ export function roundToBf16(data: Float32Array): Float32Array {
   }
   return new Float32Array(words.buffer);
 }
+
+const one = new Float32Array(1);
+const oneBits = new Uint32Array(one.buffer);
+
+/** The bits of the bf16 next to a value (ties to even); NaN stays NaN. */
+export function bf16Bits(value: number): number {
+  one[0] = value;
+  const word = oneBits[0] as number;
+  if ((word & 0x7fffffff) > 0x7f800000) return (word >>> 16) | 64;
+  return ((word + 0x7fff + ((word >>> 16) & 1)) >>> 16) & 0xffff;
+}
+
+/** The bits of the f16 next to a value (ties to even); what lies above the largest becomes infinite. */
+export function f16Bits(value: number): number {
+  one[0] = value;
+  const word = oneBits[0] as number;
+  const sign = (word >>> 16) & 0x8000;
+  const size = word & 0x7fffffff;
+  if (size > 0x7f800000) return sign | 0x7e00;
+  if (size >= 0x477ff000) return sign | 0x7c00; // half a step above 65504, and beyond
+  if (size < 0x38800000) return sign | roundEven(Math.abs(one[0] as number) * 2 ** 24); // subnormal, a multiple of 2^-24
+  return sign | ((size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13);
+}
+
+function roundEven(value: number): number {
+  const floor = Math.floor(value);
+  const rest = value - floor;
+  if (rest === 0.5) return floor + (floor & 1);
+  return rest > 0.5 ? floor + 1 : floor;
+}

@@ -9,7 +9,7 @@ import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
 import { dequantizeGgml } from "../kernels/ggml/index.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
-import { llamaConfig } from "../tools/gguf-llama.ts";
+import { ggufModel } from "../tools/gguf/index.ts";
 import { importModel } from "../tools/import.ts";
 import { openCheckpoint } from "./checkpoint.ts";
 import { bytesOf } from "./floats.ts";
@@ -203,7 +203,7 @@ test("rotary positions that are scaled are refused by the key that says so, what
   const file = await openGguf(path);
   await file.close();
   const read = (more: Record<string, GgufValue>) =>
-    llamaConfig(new Map([...file.metadata, ...Object.entries(more)]), "x.gguf", false, 320).num_hidden_layers;
+    ggufModel({ ...file, metadata: new Map([...file.metadata, ...Object.entries(more)]) }, 320).config.num_hidden_layers;
   const refused: [more: Record<string, GgufValue>, want: RegExp][] = [
     [{ "llama.rope.scaling.factor": 4 }, /rope\.scaling\.factor = 4 is not supported/],
     [{ "llama.rope.scale_linear": 2 }, /rope\.scale_linear = 2 is not supported/],

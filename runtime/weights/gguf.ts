@@ -1,10 +1,12 @@
-// A GGUF file as a tensor source: header parsed and every tensor's place checked on opening, data read on demand.
-// Names and layout are GGUF's own; runtime/tools/gguf-llama.ts turns them into Hugging Face's.
+// A GGUF model, one file or several, as a tensor source: headers parsed and every tensor's place checked on opening, data read on demand
+// and in parts. Names and layout are GGUF's own; runtime/tools/gguf turns them into Hugging Face's.
 import { AppError } from "../../crds/common.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { badGguf, type GgufHeader, type GgufTensor, type GgufValue, NeedMore, parseGgufHeader } from "./gguf-header.ts";
+import { checkPart, checkTensors, splitFiles } from "./gguf-split.ts";
 import type { TensorSource } from "./safetensors.ts";
 import { blockOf, type StoredForm, storedFormOf, storedForms, widenStored } from "./stored.ts";
+import type { RowRange, StoredRows } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
 
 const firstReadBytes = 8 * 1024 * 1024;
@@ -15,7 +17,9 @@ export interface GgufFile extends TensorSource {
   readonly path: string;
   readonly metadata: ReadonlyMap<string, GgufValue>;
   /** Names of the formats used, for logs: "q4_1, q8_0, f32". */
-  readonly formats: readonly string[];
+  readonly formats: readonly StoredForm[];
+  form(name: string): StoredForm | undefined;
+  readRows(name: string, range: RowRange): Promise<StoredRows>;
 }
 
 async function readHeader(file: RandomFile): Promise<GgufHeader> {
@@ -31,13 +35,15 @@ async function readHeader(file: RandomFile): Promise<GgufHeader> {
 }
 
 interface Placed {
+  readonly file: RandomFile;
   readonly tensor: GgufTensor;
   readonly form: StoredForm;
   readonly begin: number;
   readonly bytes: number;
 }
 
-function place(path: string, tensor: GgufTensor, header: GgufHeader, fileSize: number): Placed {
+function place(file: RandomFile, tensor: GgufTensor, header: GgufHeader): Placed {
+  const { path } = file;
   const form = storedFormOf(tensor.type);
   if (form === undefined) {
     throw new AppError(`${path}: tensor "${tensor.name}" has GGML type ${tensor.type}; supported are ${storedForms.join(", ")}`, {
@@ -51,50 +57,98 @@ function place(path: string, tensor: GgufTensor, header: GgufHeader, fileSize: n
   const bytes = (values / block.values) * block.bytes;
   const begin = header.dataStart + tensor.offset;
   if (tensor.offset % header.alignment !== 0) throw badGguf(path, `tensor "${tensor.name}" is not aligned`);
-  if (!Number.isSafeInteger(values) || begin + bytes > fileSize) {
-    throw badGguf(path, `tensor "${tensor.name}" ends at byte ${begin + bytes}, past the file's ${fileSize}`);
+  if (!Number.isSafeInteger(values) || begin + bytes > file.size) {
+    throw badGguf(path, `tensor "${tensor.name}" ends at byte ${begin + bytes}, past the file's ${file.size}`);
   }
-  return { tensor, form, begin, bytes };
+  return { file, tensor, form, begin, bytes };
 }
 
-function placeAll(path: string, header: GgufHeader, fileSize: number): ReadonlyMap<string, Placed> {
-  const placed = new Map<string, Placed>();
-  for (const tensor of header.tensors) {
-    if (placed.has(tensor.name)) throw badGguf(path, `tensor "${tensor.name}" appears twice`);
-    placed.set(tensor.name, place(path, tensor, header, fileSize));
+/** Adds the tensors of a file, which may neither overlap nor be there already. */
+function placeAll(file: RandomFile, header: GgufHeader, placed: Map<string, Placed>): void {
+  const own = header.tensors.map((tensor) => place(file, tensor, header));
+  for (const entry of own) {
+    const { name } = entry.tensor;
+    if (placed.has(name)) throw badGguf(file.path, `tensor "${name}" appears twice`);
+    placed.set(name, entry);
   }
   let end = 0;
-  for (const { tensor, begin, bytes } of [...placed.values()].sort((a, b) => a.begin - b.begin)) {
-    if (begin < end) throw badGguf(path, `tensor "${tensor.name}" overlaps the one before it`);
+  for (const { tensor, begin, bytes } of own.sort((a, b) => a.begin - b.begin)) {
+    if (begin < end) throw badGguf(file.path, `tensor "${tensor.name}" overlaps the one before it`);
     end = begin + bytes;
   }
-  return placed;
 }
 
-export async function openGguf(path: string): Promise<GgufFile> {
-  const file = await openFile(path, "BadGguf");
+type Open = typeof openFile;
+
+/** `files` gets every file that is opened, also when this throws. */
+async function openParts(
+  path: string,
+  open: Open,
+  files: RandomFile[],
+): Promise<Pick<GgufHeader, "metadata"> & { placed: Map<string, Placed> }> {
+  const first = await open(path, "BadGguf");
+  files.push(first);
+  const header = await readHeader(first);
+  const placed = new Map<string, Placed>();
+  placeAll(first, header, placed);
+  const parts = splitFiles(path, header.metadata);
+  for (const [index, part] of parts.entries()) {
+    if (index === 0) continue;
+    const file = await open(part, "BadGguf");
+    files.push(file);
+    const more = await readHeader(file);
+    checkPart(part, more.metadata, index, parts.length);
+    placeAll(file, more, placed);
+  }
+  checkTensors(path, header.metadata, placed.size);
+  return { metadata: header.metadata, placed };
+}
+
+const shapeOf = ({ tensor }: Placed): readonly number[] => tensor.dimensions.toReversed();
+
+async function readRows({ file, tensor, form, begin, bytes }: Placed, { first, rows }: RowRange): Promise<StoredRows> {
+  const columns = tensor.dimensions[0] as number;
+  const block = blockOf(form);
+  const rowBytes = (columns / block.values) * block.bytes;
+  if (!(first >= 0 && rows >= 0 && (first + rows) * rowBytes <= bytes))
+    throw new AppError(`${file.path}: tensor "${tensor.name}" has no rows ${first}..${first + rows}`, { code: "ShapeMismatch" });
+  const stored = await file.read(begin + first * rowBytes, rows * rowBytes);
+  const shape = tensor.dimensions.toReversed();
+  const values = widenStored(form, stored);
+  checkWeights(file.path, `tensor "${tensor.name}"`, { shape, data: values, first: first * columns });
+  return { form, bytes: stored, values };
+}
+
+export async function openGguf(path: string, open: Open = openFile): Promise<GgufFile> {
+  const files: RandomFile[] = [];
+  const close = async (): Promise<void> => {
+    for (const file of files) await file.close();
+  };
   try {
-    const header = await readHeader(file);
-    const placed = placeAll(path, header, file.size);
-    const formats = new Set([...placed.values()].map(({ form }) => form));
+    const { metadata, placed } = await openParts(path, open, files);
+    const find = (name: string): Placed => {
+      const found = placed.get(name);
+      if (!found) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading GGUF" });
+      return found;
+    };
+    const shape = (name: string) => placed.get(name) && shapeOf(find(name));
     return {
       path,
-      metadata: header.metadata,
-      formats: [...formats],
+      metadata,
+      formats: [...new Set([...placed.values()].map(({ form }) => form))],
       names: [...placed.keys()],
-      shape: (name) => placed.get(name)?.tensor.dimensions.toReversed(),
+      shape,
+      form: (name) => placed.get(name)?.form,
+      readRows: (name, range) => readRows(find(name), range),
       async read(name) {
-        const found = placed.get(name);
-        if (!found) throw new AppError(`${path}: has no tensor "${name}"`, { code: "MissingTensor", operation: "reading GGUF" });
-        const bytes = await file.read(found.begin, found.bytes);
-        const data = widenStored(found.form, bytes);
-        checkWeights(path, `tensor "${name}"`, { shape: found.tensor.dimensions.toReversed(), data });
-        return data;
+        const found = find(name);
+        const rows = found.tensor.dimensions.slice(1).reduce((product, size) => product * size, 1);
+        return (await readRows(found, { first: 0, rows })).values;
       },
-      close: () => file.close(),
+      close,
     };
   } catch (caught) {
-    await file.close();
+    await close();
     throw caught;
   }
 }

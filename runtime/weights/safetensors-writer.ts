@@ -16,8 +16,8 @@ export interface TensorToWrite {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
-  /** Stored little-endian bytes; called once, when the tensor's turn comes. */
-  read(): Promise<Uint8Array>;
+  /** Stored little-endian bytes, at once or in pieces; called once, when the tensor's turn comes. */
+  read(): Promise<Uint8Array> | AsyncIterable<Uint8Array>;
 }
 
 /** Pure: the header with offsets, padded with spaces as the format asks. */
@@ -44,6 +44,24 @@ export async function writeAll(handle: FileHandle, bytes: Uint8Array, position: 
   }
 }
 
+async function writeTensor(
+  handle: FileHandle,
+  tensor: TensorToWrite,
+  position: number,
+): Promise<{ readonly bytes: number; readonly sha256: string }> {
+  const want = tensor.shape.reduce((product, size) => product * size, dtypeBytes[tensor.dtype]);
+  const given = tensor.read();
+  const hash = createHash("sha256");
+  let bytes = 0;
+  for await (const piece of Symbol.asyncIterator in given ? given : [await given]) {
+    if (bytes + piece.length <= want) await writeAll(handle, piece, position + bytes);
+    hash.update(piece);
+    bytes += piece.length;
+  }
+  if (bytes !== want) throw new AppError(`tensor "${tensor.name}" has ${bytes} bytes, expected ${want}`, { code: "BadTensor" });
+  return { bytes, sha256: hash.digest("hex") };
+}
+
 /** Returns the SHA-256 of every tensor's stored bytes. */
 export async function writeSafetensors(path: string, tensors: readonly TensorToWrite[]): Promise<Readonly<Record<string, string>>> {
   const header = encodeHeader(tensors);
@@ -53,13 +71,9 @@ export async function writeSafetensors(path: string, tensors: readonly TensorToW
     await writeAll(handle, header, 0);
     let at = header.length;
     for (const tensor of tensors) {
-      const bytes = await tensor.read();
-      const want = tensor.shape.reduce((product, size) => product * size, dtypeBytes[tensor.dtype]);
-      if (bytes.length !== want)
-        throw new AppError(`tensor "${tensor.name}" has ${bytes.length} bytes, expected ${want}`, { code: "BadTensor" });
-      await writeAll(handle, bytes, at);
-      hashes[tensor.name] = createHash("sha256").update(bytes).digest("hex");
-      at += bytes.length;
+      const { bytes, sha256 } = await writeTensor(handle, tensor, at);
+      hashes[tensor.name] = sha256;
+      at += bytes;
     }
     await handle.sync();
   } finally {

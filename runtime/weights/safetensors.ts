@@ -13,11 +13,13 @@ const headerBytesMax = 100_000_000;
 const tensorsMax = 1_000_000;
 const dimensionsMax = 8;
 
-const dtypeBytes = { F32: 4, F16: 2, BF16: 2 } as const;
-export type SafetensorsDtype = keyof typeof dtypeBytes;
+/** Types that can be widened, and those of parts of a packed tensor (packed.ts). */
+const dtypeBytes = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, U8: 1 } as const;
+type AnyDtype = keyof typeof dtypeBytes;
+export type SafetensorsDtype = "F32" | "F16" | "BF16";
 
 export interface TensorInfo {
-  readonly dtype: SafetensorsDtype;
+  readonly dtype: AnyDtype;
   readonly shape: readonly number[];
   /** Absolute bytes of the file. */
   readonly begin: number;
@@ -71,12 +73,12 @@ function parseEntry({ path, dataStart, fileSize }: DataRange, name: string, raw:
     });
   }
   const [begin, end] = data_offsets;
-  const bytes = shape.reduce((product, size) => product * size, dtypeBytes[dtype as SafetensorsDtype]);
+  const bytes = shape.reduce((product, size) => product * size, dtypeBytes[dtype as AnyDtype]);
   if (!Number.isSafeInteger(bytes) || end - begin !== bytes) {
     throw bad(path, `tensor "${name}" says ${begin}..${end} but its shape [${shape.join(", ")}] of ${dtype} takes ${bytes} bytes`);
   }
   if (dataStart + end > fileSize) throw bad(path, `tensor "${name}" ends at byte ${dataStart + end}, past the file's ${fileSize}`);
-  return { dtype: dtype as SafetensorsDtype, shape, begin: dataStart + begin, end: dataStart + end };
+  return { dtype: dtype as AnyDtype, shape, begin: dataStart + begin, end: dataStart + end };
 }
 
 /** Pure: the header's JSON text to tensors, with every offset checked. */
@@ -125,8 +127,11 @@ async function readHeader(file: RandomFile): Promise<Header> {
 }
 
 function widen(info: TensorInfo, bytes: Uint8Array): Float32Array {
-  if (info.dtype === "F32") return viewF32(bytes);
-  return info.dtype === "F16" ? widenF16(bytes) : widenBf16(bytes);
+  const { dtype } = info;
+  if (dtype === "F32") return viewF32(bytes);
+  if (dtype === "F16") return widenF16(bytes);
+  if (dtype === "BF16") return widenBf16(bytes);
+  throw new AppError(`a tensor of dtype ${dtype} means nothing without its scales`, { code: "UnsupportedDtype" });
 }
 
 export interface SafetensorsFile extends TensorSource {
@@ -135,10 +140,12 @@ export interface SafetensorsFile extends TensorSource {
   readonly metadata: Readonly<Record<string, string>>;
   /** The stored bytes, not widened. */
   readRaw(name: string): Promise<Uint8Array>;
+  /** Some of them: `length` bytes from byte `from` of the tensor. */
+  readBytes(name: string, from: number, length: number): Promise<Uint8Array>;
 }
 
-export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const file = await openFile(path, "BadSafetensors");
+export async function openSafetensors(path: string, open: typeof openFile = openFile): Promise<SafetensorsFile> {
+  const file = await open(path, "BadSafetensors");
   try {
     const { tensors, metadata } = await readHeader(file);
     const find = (name: string): TensorInfo => {
@@ -156,6 +163,12 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       names: [...tensors.keys()],
       shape: (name) => tensors.get(name)?.shape,
       readRaw,
+      async readBytes(name, from, length) {
+        const { begin, end } = find(name);
+        if (from < 0 || length < 0 || begin + from + length > end)
+          throw bad(path, `tensor "${name}" has no bytes ${from}..${from + length}`);
+        return file.read(begin + from, length);
+      },
       read: async (name) => widen(find(name), await readRaw(name)),
       close: () => file.close(),
     };

@@ -22,14 +22,17 @@ function positionText(index: number, shape: readonly number[]): string {
   return `[${position.join(", ")}]`;
 }
 
-/** The error of a tensor whose value at `index` cannot be computed with. `where` names file or folder. */
-export function unusableWeight(
-  where: string,
-  tensor: string,
-  { shape, data }: { readonly shape: readonly number[]; readonly data: Float32Array },
-  index: number,
-): AppError {
-  const found = `${data[index]} at ${positionText(index, shape)}`;
+/** Values of a tensor: all of them, or a part that begins with value `first`. */
+interface Values {
+  /** Of the whole tensor. */
+  readonly shape: readonly number[];
+  readonly data: Float32Array;
+  readonly first?: number;
+}
+
+/** The error of a tensor whose value at `index` of the given ones cannot be computed with. `where` names file or folder. */
+export function unusableWeight(where: string, tensor: string, { shape, data, first = 0 }: Values, index: number): AppError {
+  const found = `${data[index]} at ${positionText(first + index, shape)}`;
   return new AppError(
     `${where}: ${tensor} has ${found}; weights are finite and at most ${weightMagnitudeMax}: download or export the model again`,
     { code: "UnusableWeight", operation: "checking weights" },
@@ -37,11 +40,7 @@ export function unusableWeight(
 }
 
 /** Throws AppError `UnusableWeight` for the first value that cannot be computed with. */
-export function checkWeights(
-  where: string,
-  tensor: string,
-  weights: { readonly shape: readonly number[]; readonly data: Float32Array },
-): void {
+export function checkWeights(where: string, tensor: string, weights: Values): void {
   const index = firstUnusable(weights.data);
   if (index >= 0) throw unusableWeight(where, tensor, weights, index);
 }

@@ -7,7 +7,8 @@ import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/backends/backend.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { familyOf } from "../../runtime/models/index.ts";
-import { type Checkpoint, openCheckpoint } from "../../runtime/weights/checkpoint.ts";
+import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
+import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { type LoadedModel, loadModel, type ModelWeights, relativeError } from "./harness.ts";
 
 const goldenMagic = "enodia-golden";

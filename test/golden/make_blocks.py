@@ -1,4 +1,5 @@
-"""Makes test/golden/ggml-blocks.json: random blocks of every ggml type that we read, and the f32 values that ggml gives for them.
+"""Makes test/golden/ggml-blocks.json: random blocks of every ggml type that we read, the f32 values that ggml gives for them, and rows as
+ggml rounds them to the types that it can round to here.
 
 Run:  python3 -m venv v && v/bin/pip install gguf numpy && v/bin/python test/golden/make_blocks.py
 The package `gguf` is ggml's own description of its types; the file names the version that made it. Everything is seeded.
@@ -23,6 +24,9 @@ FORMS = {
     "q2_K": (KIND.Q2_K, [80, 82]), "q3_K": (KIND.Q3_K, [108]), "q4_K": (KIND.Q4_K, [0, 2]), "q5_K": (KIND.Q5_K, [0, 2]), "q6_K": (KIND.Q6_K, [208]),
 }
 
+# Types that the package can round to.
+ROUNDED = ["f16", "bf16", "q8_0", "q4_0", "mxfp4"]
+
 
 def main():
     random = numpy.random.default_rng(39)
@@ -41,8 +45,12 @@ def main():
         assert floats.size == count * values and numpy.isfinite(floats).all(), name
         forms[name] = dict(type=int(kind), values=values, bytes=size, blocks=base64.b64encode(blocks.tobytes()).decode(),
                            floats=base64.b64encode(floats.tobytes()).decode())
+    rows = (random.standard_normal((4, 64)) * [[0.02], [3.0], [1e-4], [1e-6]]).astype(numpy.float32)
+    rows[1, :32] = 0
+    rows[1, 40:44] = [-4.5, 4.5, 0.0, -0.0]
+    rounded = {name: base64.b64encode(gguf.quants.quantize(rows, FORMS[name][0]).tobytes()).decode() for name in ROUNDED}
     header = dict(magic="enodia-golden", version=1, remake="python3 test/golden/make_blocks.py", gguf=version("gguf"))
-    (HERE / "ggml-blocks.json").write_text(json.dumps({**header, "forms": forms}) + "\n")
+    (HERE / "ggml-blocks.json").write_text(json.dumps({**header, "forms": forms, "rows": base64.b64encode(rows.tobytes()).decode(), "rounded": rounded}) + "\n")
 
 
 if __name__ == "__main__":

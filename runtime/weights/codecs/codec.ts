@@ -2,13 +2,13 @@
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
-import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import { asF32, type GgmlWeight, type WeightForm, type Weights } from "../../kernels/weights.ts";
 
 /** The content of an expert's unit, in this order: matrices [rows, columns] and biases [columns]. */
 export type UnitShape = readonly WeightDecl[];
 
-/** Row-major f32 by name. */
-export type ExpertMatrices = Readonly<Record<string, Float32Array>>;
+/** Row-major values by name: f32, or blocks as a file has them, which a codec of the same type keeps bit for bit. */
+export type ExpertMatrices = Readonly<Record<string, Float32Array | GgmlWeight>>;
 
 export interface UnitCodec {
   readonly name: CodecName;
@@ -36,7 +36,8 @@ export const valuesOf = (shape: readonly number[]): number => shape.reduce((a, b
 
 /** The values of a matrix that is to be stored. */
 export function matrixOf(matrices: ExpertMatrices, { name, shape }: WeightDecl): Float32Array {
-  const data = matrices[name];
+  const given = matrices[name];
+  const data = given === undefined || given instanceof Float32Array ? given : asF32(given);
   if (data?.length === valuesOf(shape)) return data;
   throw new AppError(`expert matrix ${name} has ${data?.length ?? "no"} values, [${shape.join(", ")}] are wanted`, {
     code: "UnsupportedShape",
@@ -48,3 +49,10 @@ export function checkUnitLength(codec: UnitCodec, unit: Uint8Array, shape: UnitS
   if (unit.length === want) return;
   throw new AppError(`an expert unit of codec ${codec.name} has ${unit.length} bytes, expected ${want}`, { code: "CorruptShard" });
 }
+
+const sectionAlignment = 64;
+
+/** Bytes of a section of a unit, padded so that views of the next one are aligned. */
+export const paddedSection = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
+
+export const isBias = (shape: readonly number[]): boolean => shape.length < 2;

@@ -1,14 +1,19 @@
 // Codecs of expert units: what is stored means what was given, within the stated bound, for any weights.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
 import { AppError } from "../../../crds/common.ts";
-import { asF32, blockSize } from "../../kernels/weights.ts";
+import { codecNames } from "../../../crds/names.ts";
+import { halfToFloat } from "../../kernels/ggml/halves.ts";
+import { ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
+import { asF32, blockSize, valuesIn } from "../../kernels/weights.ts";
 import { uniform } from "../../tools/noise.ts";
+import { f16Bits } from "../floats.ts";
 import { checkUnitLength, gatedFfnUnit, type UnitShape } from "./codec.ts";
-import { f32 } from "./f32.ts";
 import { codecFor } from "./index.ts";
-import { blockErrorBound, int4, quantizeInt4 } from "./int4.ts";
+import { blockErrorBound, quantizeInt4 } from "./int4.ts";
 
 const value = fc.oneof(fc.float({ min: -4, max: 4, noNaN: true }), fc.constantFrom(0, -0, 1e-30, -1e-30, 1e-38, 3e4, -3e4));
 const block = fc.array(value, { minLength: blockSize, maxLength: blockSize });
@@ -94,7 +99,7 @@ for (const [what, shape] of [
   ["the three matrices of a gated FFN", gatedFfnUnit(64, 96)],
   ["two matrices with biases", biased],
 ] as const)
-  for (const codec of [f32, int4]) {
+  for (const codec of codecNames.map(codecFor)) {
     test(`a unit of codec ${codec.name} decodes to ${what} in their shapes, from any alignment`, () => {
       const matrices = matricesOf(shape);
       const unit = codec.encode(matrices, shape);
@@ -108,7 +113,8 @@ for (const [what, shape] of [
           assert.deepEqual(weight.shape, wanted);
           assert.equal(weight.form, wanted.length === 1 ? "f32" : codec.form, "a bias stays f32");
           if (weight.form === "f32") assert.deepEqual(weight.data, matrices[name]);
-          else assert.deepEqual(weight, quantizeInt4(matrices[name]!, wanted[0]!, wanted[1]!));
+          else if (weight.form === "int4") assert.deepEqual(weight, quantizeInt4(matrices[name]!, wanted[0]!, wanted[1]!));
+          else assert.equal(valuesIn(weight), wanted[0]! * wanted[1]!);
         }
       }
     });
@@ -119,4 +125,76 @@ test("a unit of the wrong length is a corrupt shard", () => {
     () => checkUnitLength(codecFor("int4"), new Uint8Array(5), shape),
     (error: unknown) => error instanceof AppError && error.code === "CorruptShard",
   );
+});
+
+const golden = JSON.parse(readFileSync(join(import.meta.dirname, "../../../test/golden/ggml-blocks.json"), "utf8"));
+const bytes = (text: string) => new Uint8Array(Buffer.from(text, "base64"));
+const ggmlCodecs = codecNames.flatMap((name) => (isGgmlForm(name) ? [name] : []));
+
+test("rows are rounded to ggml's types as ggml rounds them, bit for bit", () => {
+  const rows = new Float32Array(bytes(golden.rows).buffer);
+  for (const [name, blocks] of Object.entries<string>(golden.rounded)) {
+    const codec = ggmlCodecs.find((codec) => codec === name);
+    assert.ok(codec, name);
+    const unit = codecFor(codec).encode({ w: rows }, [{ name: "w", shape: [4, 64] }]);
+    assert.deepEqual(unit.subarray(0, bytes(blocks).length), bytes(blocks), name);
+  }
+});
+
+/** Lost by bell-shaped weights, as a share of their size, at most: the table in the README of the runtime. */
+const lost = { f16: 0.0003, bf16: 0.0018, q8_0: 0.0055, q4_0: 0.088, iq4_nl: 0.078, mxfp4: 0.118 } as const;
+test("bell-shaped weights lose no more in a ggml type than is said, and iq4_nl less than q4_0 and int4", () => {
+  const bell = (i: number) => [...Array(12).keys()].reduce((sum, key) => sum + uniform(key, i) - 0.5, 0);
+  const w = Float32Array.from({ length: 64_000 }, (_, i) => 0.02 * bell(i));
+  for (const name of ggmlCodecs) {
+    const shape = [{ name: "w", shape: [1000, 64] }];
+    const back = asF32(codecFor(name).decode(codecFor(name).encode({ w }, shape), shape).w!);
+    const [error, size] = back.reduce(([e, s], value, i) => [e! + (value - w[i]!) ** 2, s! + w[i]! ** 2], [0, 0]) as [number, number];
+    assert.ok(Math.sqrt(error / size) < lost[name], `${name}: ${Math.sqrt(error / size)}`);
+  }
+});
+
+test("blocks that are of a codec's type already are kept bit for bit; those of another type become it", () => {
+  for (const name of ggmlCodecs) {
+    const shape = [{ name: "w", shape: [2, 64] }];
+    const decoded = codecFor(name).decode(
+      codecFor(name).encode({ w: Float32Array.from({ length: 128 }, (_, i) => Math.sin(i)) }, shape),
+      shape,
+    );
+    const data = Uint8Array.from((decoded.w as { data: Uint8Array }).data, (byte, i) =>
+      i % ggmlFormats[name].bytes === 7 ? byte ^ 5 : byte,
+    );
+    const given = { form: name, shape: [2, 64], data };
+    assert.deepEqual(codecFor(name).encode({ w: given }, shape).subarray(0, data.length), data, name);
+    const other = codecFor("f32").encode({ w: given }, shape);
+    assert.deepEqual(new Float32Array(other.buffer), asF32(given));
+  }
+});
+
+test("values and rows that a ggml type cannot hold are refused with the remedy", () => {
+  const refused = (code: string, want: RegExp) => (error: unknown) =>
+    error instanceof AppError && error.code === code && want.test(error.message);
+  const w = new Float32Array(128);
+  w[70] = 7e4;
+  assert.throws(
+    () => codecFor("f16").encode({ w }, [{ name: "w", shape: [2, 64] }]),
+    refused("UnusableWeight", /70000 at \[1, 6\].*--codec bf16/),
+  );
+  const narrow = [{ name: "w", shape: [2, 40] }];
+  assert.throws(
+    () => codecFor("iq4_nl").encode({ w: new Float32Array(80) }, narrow),
+    refused("UnsupportedShape", /multiple of 32.*--codec f32/),
+  );
+});
+
+test("halves are rounded as the platform rounds them, at every exponent and at ties", () => {
+  const view = new DataView(new ArrayBuffer(4)) as DataView & { setFloat16(at: number, value: number, little: boolean): void };
+  for (let i = 0; i < 60_000; i++) {
+    const value = Math.fround((uniform(1, i) - 0.5) * 2 ** (Math.floor(uniform(2, i) * 44) - 26));
+    for (const v of [value, Math.fround(halfToFloat(i) + halfToFloat(i + 1)) / 2]) {
+      if (Number.isNaN(v)) continue;
+      view.setFloat16(0, v, true);
+      assert.equal(f16Bits(v), view.getUint16(0, true), String(v));
+    }
+  }
 });

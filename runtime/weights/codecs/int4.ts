@@ -4,13 +4,10 @@ import { AppError } from "../../../crds/common.ts";
 import { blockSize, type WeightOf, type Weights } from "../../kernels/weights.ts";
 import { viewF32 } from "../floats.ts";
 import { firstUnusable, unusableWeight } from "../weight-check.ts";
-import { type ExpertMatrices, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
+import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
 
 const levels = 15;
 const f32Max = 3.4028234663852886e38;
-const sectionAlignment = 64;
-
-const padded = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
 
 /** Root mean square error of a block, at most, as a share of the plain scale (range / 15): half a level by rounding. */
 export const blockErrorBound = 0.5001;
@@ -89,15 +86,13 @@ interface Section {
   readonly end: number;
 }
 
-const isBias = (shape: readonly number[]): boolean => shape.length < 2;
-
 function sections(unit: UnitShape): readonly Section[] {
   let start = 0;
   return unit.map(({ name, shape }) => {
     const blocks = isBias(shape) ? 0 : valuesOf(shape) / blockSize;
-    const s = start + padded(isBias(shape) ? valuesOf(shape) * 4 : blocks * 16);
-    const z = s + padded(blocks * 4);
-    const section = { name, shape, q: start, s, z, blocks, end: z + padded(blocks) };
+    const s = start + paddedSection(isBias(shape) ? valuesOf(shape) * 4 : blocks * 16);
+    const z = s + paddedSection(blocks * 4);
+    const section = { name, shape, q: start, s, z, blocks, end: z + paddedSection(blocks) };
     start = section.end;
     return section;
   });

@@ -1,0 +1,181 @@
+// A GGUF model as a checkpoint in Hugging Face's names: stacked experts one by one, rows of queries and keys in Hugging Face's order.
+// Reads no more at once than an expert's matrix, or a piece of any other tensor.
+import { AppError } from "../../../crds/common.ts";
+import type { GgufFile } from "../../weights/gguf.ts";
+import { type Checkpoint, checkpointOf, type RowRange, type TensorView } from "../../weights/tensor-view.ts";
+import { commonParts, type ExpertMatrix, topLevelNames } from "./architecture.ts";
+import type { GgufModel } from "./index.ts";
+
+/** Matrices of single experts in a file, at most; the largest models known have 70,000. */
+const expertMatricesMax = 1_000_000;
+const expertsMax = 4096;
+const layersMax = 1024;
+
+/** Rows of a stored tensor that are a tensor of their own elsewhere. */
+interface Place {
+  /** Its first row in that tensor. */
+  readonly first: number;
+  /** The tensor's name in the file. */
+  readonly tensor: string;
+  readonly shape: readonly number[];
+  /** Rows of a head whose rotary pairs are interleaved; unset where rows are in order. */
+  readonly headRows?: number;
+}
+
+export interface GgufCheckpoint extends Checkpoint {
+  /** The tensor's name in the file, for messages. */
+  storedName(name: string): string;
+}
+
+/** "blk.3.ffn_gate.7.weight": layer, part, expert (old files have a tensor for each), weight or bias. */
+const layerTensor = /^blk\.(\d{1,4})\.([a-z_]+)(?:\.(\d{1,4}))?\.(weight|bias)$/;
+const stackedParts: Readonly<Record<string, readonly ExpertMatrix[]>> = {
+  ffn_gate_exps: ["gate"],
+  ffn_up_exps: ["up"],
+  ffn_down_exps: ["down"],
+  ffn_gate_up_exps: ["gate", "up"],
+};
+const singleParts: Readonly<Record<string, ExpertMatrix>> = { ffn_gate: "gate", ffn_up: "up", ffn_down: "down" };
+
+/** The tensor of a layer, by the parts of its name. */
+interface LayerTensor {
+  readonly tensor: string;
+  readonly layer: string;
+  readonly part: string;
+  readonly kind: string;
+}
+
+class Places {
+  readonly found = new Map<string, Place>();
+  readonly #file: GgufFile;
+  readonly #model: GgufModel;
+  readonly #experts: number;
+
+  constructor(file: GgufFile, model: GgufModel) {
+    this.#file = file;
+    this.#model = model;
+    this.#experts = model.metadata.number("expert_count", 0);
+    const layers = model.metadata.number("block_count");
+    for (const tensor of file.names) this.#place(tensor, layers);
+  }
+
+  #refused(tensor: string, what: string): AppError {
+    return new AppError(`${this.#file.path}: tensor "${tensor}" ${what}`, { code: "BadGguf" });
+  }
+
+  #strange(tensor: string): AppError {
+    return new AppError(`${this.#file.path}: tensor "${tensor}" belongs to no part of architecture ${this.#model.metadata.architecture}`, {
+      code: "UnsupportedModel",
+    });
+  }
+
+  #place(tensor: string, layers: number): void {
+    if (Object.hasOwn(topLevelNames, tensor)) {
+      this.#add(topLevelNames[tensor] as string, { tensor, shape: this.#shape(tensor), first: 0 });
+      return;
+    }
+    const match = layerTensor.exec(tensor);
+    if (!match) throw this.#strange(tensor);
+    const [, layer = "", part = "", expert, kind = ""] = match;
+    if (Number(layer) >= layers || Number(layer) >= layersMax) {
+      const { path } = this.#file;
+      const key = this.#model.metadata.key("block_count");
+      throw new AppError(`${path}: ${key} is ${layers}, and tensor "${tensor}" lies beyond; download or convert the file again`, {
+        code: "BadGguf",
+      });
+    }
+    const at = { tensor, layer, part, kind };
+    if (expert !== undefined) this.#single(at, Number(expert));
+    else if (Object.hasOwn(stackedParts, part)) this.#stacked(at, stackedParts[part] as readonly ExpertMatrix[]);
+    else this.#plain(at);
+  }
+
+  #shape(tensor: string): readonly number[] {
+    return this.#file.shape(tensor) ?? [];
+  }
+
+  #plain({ tensor, layer, part, kind }: LayerTensor): void {
+    const name = this.#partName(part);
+    if (name === undefined) throw this.#strange(tensor);
+    const shape = this.#shape(tensor);
+    this.#add(`model.layers.${layer}.${name}.${kind}`, { tensor, shape, first: 0, ...this.#headRows(part, shape) });
+  }
+
+  /** One expert's matrix in a tensor of its own. */
+  #single({ tensor, layer, part, kind }: LayerTensor, expert: number): void {
+    const matrix = Object.hasOwn(singleParts, part) ? singleParts[part] : undefined;
+    if (matrix === undefined || expert >= this.#experts) throw this.#strange(tensor);
+    const name = `model.layers.${layer}.${this.#model.architecture.expert(matrix, expert)}.${kind}`;
+    this.#add(name, { tensor, shape: this.#shape(tensor), first: 0 });
+  }
+
+  #partName(part: string): string | undefined {
+    const { parts } = this.#model.architecture;
+    if (Object.hasOwn(parts, part)) return parts[part];
+    return Object.hasOwn(commonParts, part) ? commonParts[part] : undefined;
+  }
+
+  #headRows(part: string, shape: readonly number[]): { readonly headRows?: number } {
+    const heads = part === "attn_q" ? "attention.head_count" : part === "attn_k" ? "attention.head_count_kv" : undefined;
+    if (heads === undefined || !this.#model.architecture.interleaved) return {};
+    const { metadata } = this.#model;
+    return { headRows: (shape[0] ?? 0) / metadata.number(heads, metadata.number("attention.head_count")) };
+  }
+
+  /** A tensor [experts, rows, K]. Two matrices in one lie one above the other. */
+  #stacked({ tensor, layer, kind }: LayerTensor, matrices: readonly ExpertMatrix[]): void {
+    const [experts = 0, rows = 0, columns] = this.#shape(tensor);
+    if (experts !== this.#experts || experts > expertsMax)
+      throw this.#refused(tensor, `has ${experts} experts, ${this.#model.metadata.key("expert_count")} says ${this.#experts}`);
+    if (columns === undefined || rows % matrices.length !== 0) throw this.#refused(tensor, "is no stack of matrices");
+    const each = rows / matrices.length;
+    for (let expert = 0; expert < experts; expert++)
+      for (const [i, matrix] of matrices.entries()) {
+        const name = `model.layers.${layer}.${this.#model.architecture.expert(matrix, expert)}.${kind}`;
+        this.#add(name, { tensor, shape: [each, columns], first: expert * rows + i * each });
+      }
+  }
+
+  #add(name: string, place: Place): void {
+    if (this.found.has(name)) throw this.#refused(place.tensor, `is a second "${name}"`);
+    if (this.found.size >= expertMatricesMax)
+      throw this.#refused(place.tensor, `comes after ${expertMatricesMax} others, which are too many`);
+    this.found.set(name, place);
+  }
+}
+
+/** Rows of a head from interleaved pairs to two halves: row 2i + j becomes row j * headRows / 2 + i. */
+function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: number, headRows: number): T {
+  const out = data.slice() as T;
+  const width = data.length / rows;
+  for (let row = 0; row < rows; row++) {
+    const within = row % headRows;
+    const to = row - within + (within % 2) * (headRows / 2) + (within >> 1);
+    out.set(data.subarray(row * width, (row + 1) * width), to * width);
+  }
+  return out;
+}
+
+/** The tensor of the file that a place lies in, as a tensor of its own. */
+function viewOf(file: GgufFile, place: Place): TensorView {
+  const { tensor, shape, headRows } = place;
+  const stored = ({ first, rows }: RowRange) => file.readRows(tensor, { first: place.first + first, rows });
+  const form = file.form(tensor) ?? "f32";
+  if (headRows === undefined) return { shape, form, rows: stored };
+  return {
+    shape,
+    form,
+    step: headRows,
+    async rows(range) {
+      const { bytes, values } = await stored(range);
+      return { form, bytes: undoInterleaving(bytes, range.rows, headRows), values: undoInterleaving(values, range.rows, headRows) };
+    },
+  };
+}
+
+export function ggufCheckpoint(file: GgufFile, model: GgufModel): GgufCheckpoint {
+  const { found } = new Places(file, model);
+  const views = new Map([...found].map(([name, place]) => [name, viewOf(file, place)]));
+  const checkpoint = checkpointOf(file.path, views, () => file.close());
+  return { ...checkpoint, storedName: (name) => found.get(name)?.tensor ?? name };
+}

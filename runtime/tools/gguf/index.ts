@@ -1,0 +1,36 @@
+// The GGUF architectures that can be imported, by `general.architecture`. To add one: its file and one line here. Pure.
+import { AppError } from "../../../crds/common.ts";
+import type { GgufFile } from "../../weights/gguf.ts";
+import { inFolder } from "../model-config.ts";
+import { decoderConfig, type GgufArchitecture } from "./architecture.ts";
+import { llama } from "./llama.ts";
+import { ModelMetadata } from "./metadata.ts";
+import { olmoe } from "./olmoe.ts";
+import { qwen3moe } from "./qwen3moe.ts";
+
+const architectures: Readonly<Record<string, GgufArchitecture>> = { llama, olmoe, qwen3moe };
+
+export interface GgufModel {
+  readonly architecture: GgufArchitecture;
+  readonly metadata: ModelMetadata;
+  /** As config.json of the same model on Hugging Face would say it. */
+  readonly config: Readonly<Record<string, unknown>>;
+}
+
+/** What a file says that it is; `tokens` is the size of its vocabulary where it has no embedding table. */
+export function ggufModel(file: Pick<GgufFile, "path" | "metadata" | "names" | "shape">, tokens: number): GgufModel {
+  return inFolder(file.path, () => {
+    const metadata = new ModelMetadata(file.metadata, file.path);
+    const known = Object.hasOwn(architectures, metadata.architecture);
+    const architecture = known ? architectures[metadata.architecture] : undefined;
+    if (!architecture) {
+      throw new AppError(
+        `GGUF architecture "${metadata.architecture}" is not supported; supported are ${Object.keys(architectures).join(", ")}`,
+        { code: "UnknownArchitecture" },
+      );
+    }
+    const facts = { tied: !file.names.includes("output.weight"), vocab: file.shape("token_embd.weight")?.[0] ?? tokens };
+    const config = { ...architecture.config(metadata), ...decoderConfig(metadata, facts) };
+    return { architecture, metadata, config };
+  });
+}

@@ -1,0 +1,8 @@
+// Codec f16: IEEE halves, rounded to the nearest, ties to even. Pure.
+import { f16Bits } from "../floats.ts";
+import { ggmlCodec, halfMax, writeBits } from "./ggml.ts";
+
+export const f16 = ggmlCodec("f16", {
+  magnitudeMax: halfMax,
+  quantize: (data, from, out, at) => writeBits(out, at, f16Bits(data[from] as number)),
+});

@@ -1,0 +1,108 @@
+// MXFP4 experts as gpt-oss has them: `NAME_blocks` [experts, rows, K/32, 16] and `NAME_scales` [experts, rows, K/32], read as ggml's mxfp4
+// without loss. Rows of gate and up alternate in one tensor, and so do their biases.
+import { expertsOf, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
+import { widenTensor } from "./safetensors.ts";
+import { widenStored } from "./stored.ts";
+import type { TensorView } from "./tensor-view.ts";
+import { checkWeights } from "./weight-check.ts";
+
+const blockValues = 32;
+const half = blockValues / 2;
+const blockBytes = half + 1;
+
+/** Matrices that lie in one tensor, row by row in turn. */
+const matrices: Readonly<Record<string, readonly string[]>> = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
+const packedName = /^(.*\.experts)\.(gate_up_proj|down_proj)_(blocks|bias)$/;
+
+/** A block of the file has value 2i in the low and 2i + 1 in the high nibble of byte i; ggml has i and i + 16. */
+function repack(blocks: Uint8Array, scales: Uint8Array): Uint8Array {
+  const out = new Uint8Array(scales.length * blockBytes);
+  const nibble = (block: number, i: number): number => ((blocks[block * half + (i >> 1)] as number) >> (4 * (i & 1))) & 15;
+  for (const [block, scale] of scales.entries()) {
+    const at = block * blockBytes;
+    out[at] = scale;
+    for (let i = 0; i < half; i++) out[at + 1 + i] = nibble(block, i) | (nibble(block, half + i) << 4);
+  }
+  return out;
+}
+
+/** Rows `each`, `each + of`, `each + 2 x of` and so on, of `width` bytes. */
+function everyRow(bytes: Uint8Array, width: number, each: number, of: number): Uint8Array {
+  if (of === 1) return bytes;
+  const rows = bytes.length / width / of;
+  const out = new Uint8Array(rows * width);
+  for (let row = 0; row < rows; row++) out.set(bytes.subarray((row * of + each) * width, (row * of + each + 1) * width), row * width);
+  return out;
+}
+
+/** A matrix of one expert in a stack: the expert, and which of how many matrices its rows alternate with. */
+interface Slice {
+  readonly name: string;
+  readonly expert: number;
+  readonly each: number;
+  readonly of: number;
+}
+
+function matrixView(blocks: RawTensor, scales: RawTensor, { name, expert, each, of }: Slice): TensorView {
+  const [, stacked = 0, across = 0] = scales.info.shape;
+  const shape = [stacked / of, across * blockValues];
+  return {
+    shape,
+    form: "mxfp4",
+    async rows({ first, rows }) {
+      const from = expert * stacked + first * of;
+      const part = async (tensor: RawTensor, width: number) =>
+        everyRow(await tensor.bytes(from * width, rows * of * width), width, each, of);
+      const bytes = repack(await part(blocks, across * half), await part(scales, across));
+      const values = widenStored("mxfp4", bytes);
+      checkWeights(blocks.path, `tensor "${name}"`, { shape, data: values, first: first * across * blockValues });
+      return { form: "mxfp4", bytes, values };
+    },
+  };
+}
+
+function biasView(bias: RawTensor, { name, expert, each, of }: Slice): TensorView {
+  const [, stacked = 0] = bias.info.shape;
+  const shape = [stacked / of];
+  const bytes = (bias.info.end - bias.info.begin) / (bias.info.shape[0] ?? 1);
+  return {
+    shape,
+    form: "f32",
+    async rows() {
+      const all = widenTensor(bias.info, await bias.bytes(expert * bytes, bytes));
+      const values = all.filter((_, i) => i % of === each);
+      checkWeights(bias.path, `tensor "${name}"`, { shape, data: values });
+      return { form: "f32", bytes: new Uint8Array(values.buffer), values };
+    },
+  };
+}
+
+function checkShapes(stem: string, blocks: RawTensor, scales: RawTensor, of: number): void {
+  const [experts, rows = 0, across] = blocks.info.shape;
+  const want = [experts, rows, across, half];
+  if (blocks.info.shape.join() !== want.join() || rows % of !== 0)
+    throw misshaped(blocks, `${stem}_blocks`, `MXFP4 is [experts, rows, K/${blockValues}, ${half}]`);
+  if (scales.info.shape.join() !== [experts, rows, across].join())
+    throw misshaped(scales, `${stem}_scales`, `its blocks are [${blocks.info.shape.join(", ")}]`);
+}
+
+export const mxfp4Experts: Rule = (name, raw) => {
+  const [, at = "", stem = "", kind = ""] = packedName.exec(name) ?? [];
+  const names = matrices[stem] ?? [];
+  const stack = `${at}.${stem}`;
+  const [blocks, scales] = [raw.get(`${stack}_blocks`), raw.get(`${stack}_scales`)];
+  const tensor = raw.get(name);
+  if (!tensor || blocks?.info.dtype !== "U8" || scales?.info.dtype !== "U8") return undefined;
+  const bias = kind === "bias";
+  if (bias && (tensor.info.shape.length !== 2 || (tensor.info.shape[1] ?? 0) % names.length !== 0))
+    throw misshaped(tensor, name, "biases are [experts, rows]");
+  checkShapes(stack, blocks, scales, names.length);
+  const views = Array.from({ length: expertsOf(tensor, name) }, (_, expert) =>
+    names.map((matrix, each) => {
+      const as = `${at}.${expert}.${matrix}.${bias ? "bias" : "weight"}`;
+      const slice = { name: as, expert, each, of: names.length };
+      return [as, bias ? biasView(tensor, slice) : matrixView(blocks, scales, slice)] as const;
+    }),
+  ).flat();
+  return { takes: bias ? [name] : [name, `${stack}_scales`], views };
+};

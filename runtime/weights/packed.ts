@@ -1,0 +1,49 @@
+// Safetensors whose tensors are no plain matrices, as plain ones: fp8 with scales of 128 x 128 blocks (DeepSeek), MXFP4 blocks and scales
+// (gpt-oss), and experts stacked in one tensor (transformers 5). Each way is a rule that takes tensors by name and gives views; what no
+// rule takes is read as it lies. Not here: files and folders (checkpoint.ts).
+import { AppError } from "../../crds/common.ts";
+import { fp8Blocks } from "./packed-fp8.ts";
+import { mxfp4Experts } from "./packed-mxfp4.ts";
+import { isPlain, type RawTensor, type Rule } from "./packed-rule.ts";
+import { stackedExperts } from "./packed-stacks.ts";
+import type { TensorView } from "./tensor-view.ts";
+
+export type { RawTensor };
+
+/** Tensors after unpacking, at most: stacks name many in a few bytes. The largest models known have 100,000. */
+const viewsMax = 1_000_000;
+
+/** In this order: a tensor belongs to the first rule that knows it. */
+const rules: readonly Rule[] = [fp8Blocks, mxfp4Experts, stackedExperts];
+
+/** All tensors of a checkpoint by the names that families know. Throws `UnsupportedDtype` for parts that belong to nothing. */
+export function unpacked(raw: ReadonlyMap<string, RawTensor>): ReadonlyMap<string, TensorView> {
+  const views = new Map<string, TensorView>();
+  const taken = new Set<string>();
+  for (const rule of rules)
+    for (const name of raw.keys()) {
+      const found = taken.has(name) ? undefined : rule(name, raw);
+      if (!found) continue;
+      for (const part of found.takes) taken.add(part);
+      for (const [as, view] of found.views) add(raw, views, as, view);
+    }
+  for (const [name, tensor] of raw) {
+    if (taken.has(name)) continue;
+    if (!isPlain(tensor.info)) {
+      throw new AppError(
+        `${tensor.path}: tensor "${name}" has dtype ${tensor.info.dtype} and no scales that are known beside it; supported are F32, F16, BF16, F8_E4M3 with "${name}_scale_inv" of 128 x 128 blocks, and MXFP4 blocks with scales`,
+        { code: "UnsupportedDtype" },
+      );
+    }
+    add(raw, views, name, tensor.view());
+  }
+  return views;
+}
+
+function add(raw: ReadonlyMap<string, RawTensor>, views: Map<string, TensorView>, name: string, view: TensorView): void {
+  if (views.size >= viewsMax)
+    throw new AppError(`${[...raw.values()][0]?.path}: has more than ${viewsMax} matrices`, { code: "BadSafetensors" });
+  if (views.has(name))
+    throw new AppError(`${[...raw.values()][0]?.path}: has tensor "${name}" twice, packed and plain`, { code: "BadSafetensors" });
+  views.set(name, view);
+}
