@@ -6,7 +6,10 @@ import { type BackendName, backendNames } from "./names.ts";
  * The memory in which a backend holds experts. `host`: memory that the container's limit counts. `device`: memory that no container limit
  * counts and of which the size cannot be read, so that spec.experts.memoryPerRank has to say it.
  */
-const expertMemory = { cpu: "host", webgpu: "device", reference: "host" } as const satisfies Record<BackendName, "host" | "device">;
+const expertMemory = { cpu: "host", ggml: "host", webgpu: "device", reference: "host" } as const satisfies Record<
+  BackendName,
+  "host" | "device"
+>;
 
 export const deviceMemoryBackends: readonly BackendName[] = backendNames.filter((name) => expertMemory[name] === "device");
 

@@ -12,9 +12,9 @@ const root = resolve(import.meta.dirname, "..");
 /** Names by kind, each with the files in which they may be compared. */
 const kinds: readonly { readonly names: readonly string[]; readonly own: (name: string) => RegExp }[] = [
   { names: policyNames, own: (name) => new RegExp(`^operator/planner/policies/${name}[-.]`) },
-  { names: backendChoices, own: (name) => new RegExp(`^runtime/backends/${name}[/.]`) },
+  { names: backendChoices, own: (name) => new RegExp(`^runtime/(?:backends|compute)/${name}[/.]`) },
   // A backend's lowering tells forms of matrices apart, and forms have the names of the codecs that introduced them.
-  { names: codecNames, own: (name) => new RegExp(`^runtime/weights/codecs/${name}\\.|^runtime/backends/\\w+/`) },
+  { names: codecNames, own: (name) => new RegExp(`^runtime/weights/codecs/${name}\\.|^runtime/(?:backends|compute)/\\w+/`) },
 ];
 /** Subjects that may have such a value too: types of tensors, the class of a backend's numbers, the mode of rebalancing. */
 const otherSubjects = ["dtype", "numericClass", "mode"];

@@ -24,6 +24,10 @@ const backends = {
     capabilities: async () => (await import("./cpu/lower.ts")).cpuCapabilities,
     suits: async () => true,
   },
+  ggml: {
+    load: async () => (await import("../compute/ggml/index.ts")).createGgmlBackend,
+    capabilities: async () => (await import("../compute/ggml/lower.ts")).ggmlCapabilities,
+  },
   reference: {
     load: async () => (await import("./reference.ts")).createReferenceBackend,
     capabilities: async () => (await import("./reference.ts")).referenceCapabilities,

@@ -43,7 +43,7 @@ type ByForm<R> = ByPlainForm<R> & { readonly ggml: (weight: GgmlWeight) => R };
 const isGgml = (weight: WeightData): weight is GgmlWeight => isGgmlForm(weight.form);
 
 /** Calls the entry for the weight's form. */
-function byForm<R>(weight: WeightData, entries: ByForm<R>): R {
+export function byForm<R>(weight: WeightData, entries: ByForm<R>): R {
   return isGgml(weight) ? entries.ggml(weight) : byPlainForm(weight, entries);
 }
 

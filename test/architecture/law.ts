@@ -17,9 +17,10 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/text/": ["crds/"],
   "runtime/weights/": ["crds/", "runtime/placement/grid.ts", "runtime/kernels/", "runtime/models/"],
   // Backends know each other only through the table of all; of weights they know the forms of a matrix (kernels).
-  "runtime/backends/": ["crds/", "runtime/kernels/", "runtime/backends/cpu/", "runtime/backends/webgpu/"],
+  "runtime/backends/": ["crds/", "runtime/kernels/", "runtime/backends/cpu/", "runtime/backends/webgpu/", "runtime/compute/ggml/"],
   "runtime/backends/cpu/": ["crds/", "runtime/kernels/", "runtime/backends/"],
   "runtime/backends/webgpu/": ["crds/", "runtime/kernels/", "runtime/backends/"],
+  "runtime/compute/ggml/": ["crds/", "runtime/kernels/", "runtime/backends/"],
   "runtime/engine/": [
     "crds/",
     "runtime/placement/",
@@ -242,6 +243,7 @@ export const clients: Readonly<Record<string, string>> = {
   pino: "runtime/observe/",
   webgpu: "runtime/backends/webgpu/",
   "onnxruntime-node": "runtime/backends/cpu/",
+  koffi: "runtime/compute/ggml/",
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
   highs: "operator/planner/solver.ts",

@@ -9,6 +9,7 @@ export interface Bench {
 const engineOptions = [
   "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
   "--codec NAME   int4 (default) or f32, as far as the store holds it",
+  "--backend NAME cpu (default), ggml",
   "--threads N    compute threads (default: all cores)",
   "--runs N       runs of each case; the best and the median are printed (default 5)",
 ];

@@ -3,7 +3,7 @@
 // Prompts are random tokens with seeds; nothing is cached between runs. The best of several runs is reported, with the median.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import type { CodecName } from "../../crds/names.ts";
+import type { BackendName, CodecName } from "../../crds/names.ts";
 import { createEngine, type Engine, type EngineInfo } from "../../runtime/engine/engine.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
 import { programOf } from "../../runtime/models/index.ts";
@@ -33,6 +33,7 @@ interface Setup {
 const options = {
   store: { type: "string" },
   codec: { type: "string", default: "int4" },
+  backend: { type: "string", default: "cpu" },
   threads: { type: "string" },
   runs: { type: "string", default: "5" },
 } as const;
@@ -44,7 +45,15 @@ async function setUp(args: readonly string[]): Promise<Setup> {
   const codec = values.codec as CodecName;
   const remote = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
   const start = performance.now();
-  const engine = await createEngine({ storeDir, backend: "cpu", codec, kvPoolBytes: 1024 ** 3, maxContext: 2048, threads, remote });
+  const engine = await createEngine({
+    storeDir,
+    backend: values.backend as BackendName,
+    codec,
+    kvPoolBytes: 1024 ** 3,
+    maxContext: 2048,
+    threads,
+    remote,
+  });
   const info = engine.describe();
   const store = await openStore(storeDir);
   const load = async (layers: number): Promise<void> => {

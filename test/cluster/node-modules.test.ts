@@ -49,6 +49,12 @@ test("native packages keep only this machine’s binaries, all packages lose typ
   assert.ok(kept("onnxruntime-node", "dist/index.js"));
   assert.ok(kept("webgpu", "dist/linux-x64/dawn.node"));
   assert.ok(!kept("webgpu", "dist/win32-x64/dxcompiler.dll"));
+  assert.ok(kept("@node-llama-cpp/linux-x64", "bins/linux-x64/libggml-cpu-zen4.so"));
+  assert.ok(!kept("@node-llama-cpp/linux-x64", "bins/linux-x64/libllama.v0.5.0.so"));
+  assert.ok(
+    kept("koffi", "index.js") && kept("koffi", "src/koffi/index.js") && !kept("koffi", "vendor/node-api-headers/include/node_api.h"),
+  );
+  assert.ok(kept("@koromix/koffi-linux-x64", "linux_x64/koffi.node") && !kept("@koromix/koffi-linux-x64", "musl_x64/koffi.node"));
   assert.ok(!kept("any", "lib/index.d.ts") && !kept("any", "lib/index.js.map") && kept("any", "lib/index.js") && kept("any", "LICENSE.md"));
 });
 

@@ -14,7 +14,13 @@ const imageUser = "65532:65532";
 const nodePath = "/usr/local/bin/node";
 export const sourceFolders: readonly string[] = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
-export const workerPackages: readonly string[] = ["onnxruntime-node", "webgpu"];
+export const workerPackages: readonly string[] = [
+  "onnxruntime-node",
+  "webgpu",
+  "koffi",
+  "@node-llama-cpp/linux-x64",
+  "@node-llama-cpp/linux-arm64",
+];
 const downloadTimeoutMs = 15 * 60_000;
 
 /** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */

@@ -1,0 +1,102 @@
+// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, in f32 or in blocks of int8,
+// and multiplied so that a row's bits do not depend on the rows beside it.
+import type { Segment } from "../../kernels/segment.ts";
+import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
+import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import { tensorBytes, typeOfForm } from "./encode.ts";
+import type { Pointer } from "./functions.ts";
+import { type GraphBuilder, metadataContext, type Value } from "./graph.ts";
+import type { WeightSource } from "./lower.ts";
+import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
+
+interface Placed {
+  readonly tensor: Pointer;
+  readonly type: WeightType;
+  readonly shape: readonly number[];
+}
+
+const alignment = 64;
+const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
+
+/** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
+function routerMatrices({ ops }: Segment): ReadonlySet<string> {
+  const logits = new Set(ops.flatMap((op) => (op.op === "route" ? [op.logits] : [])));
+  return new Set(ops.flatMap((op) => (op.op === "matMul" && logits.has(op.out) ? [op.weight] : [])));
+}
+
+export class DenseWeights implements WeightSource {
+  readonly bytes: number;
+  readonly #device: CpuDevice;
+  readonly #metadata: Pointer;
+  readonly #buffer: DeviceBuffer;
+  readonly #placed = new Map<string, Placed>();
+
+  /** `bits`: 8 keeps f32 matrices of whole blocks in int8, with a scale for each 32. */
+  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+    this.#device = device;
+    const routers = routerMatrices(segment);
+    const typeOf = ({ name, shape }: Segment["weights"][number]): WeightType => {
+      const { form } = weights[name] as WeightData;
+      const coarser = form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockSize === 0 && !routers.has(name);
+      return coarser ? "q8_0" : typeOfForm(form);
+    };
+    const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), valuesOf(weight.shape))));
+    this.bytes = sizes.reduce((sum, size) => sum + size, 0);
+    this.#metadata = metadataContext(device, segment.weights.length);
+    this.#buffer = device.allocate(this.bytes);
+    let at = this.#buffer.base;
+    for (const [i, declared] of segment.weights.entries()) {
+      this.#place(declared.name, typeOf(declared), weights[declared.name] as WeightData, at);
+      at += BigInt(sizes[i] as number);
+    }
+  }
+
+  tensor(name: string): Pointer {
+    return this.#find(name).tensor;
+  }
+
+  multiply(build: GraphBuilder, name: string, x: Value, rows: number): Value {
+    const { ggml } = this.#device;
+    const { tensor, type, shape } = this.#find(name);
+    if (multipliesExactly(type, false)) return build.step(ggml.ggml_mul_mat(build.context, tensor, x.tensor), [x]);
+    const [n, k] = dimensions(shape);
+    const ids = build.input("zeros", "i32", [1, rows]);
+    const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, k, 1, rows), x);
+    const product = build.step(ggml.ggml_mul_mat_id(build.context, tensor, apart.tensor, ids.tensor), [apart, ids]);
+    return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, n, rows), product);
+  }
+
+  addRow(build: GraphBuilder, name: string, x: Value): Value {
+    return build.step(this.#device.ggml.ggml_add(build.context, x.tensor, this.tensor(name)), [x]);
+  }
+
+  free(): void {
+    this.#buffer.free();
+    this.#device.ggml.ggml_free(this.#metadata);
+  }
+
+  #find(name: string): Placed {
+    const placed = this.#placed.get(name);
+    if (placed) return placed;
+    throw new TypeError(`weight ${name} is not of this segment`);
+  }
+
+  #place(name: string, type: WeightType, weight: WeightData, at: Pointer): void {
+    const { ggml } = this.#device;
+    const [rows, columns] = dimensions(weight.shape);
+    const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), columns, rows, 1, 1);
+    ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
+    const bytes = type === typeOfForm(weight.form) ? tensorBytes(weight) : this.#quantize(type, weight);
+    ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
+    this.#placed.set(name, { tensor, type, shape: weight.shape });
+  }
+
+  #quantize(type: WeightType, weight: WeightData): Uint8Array {
+    const [rows, columns] = dimensions(weight.shape);
+    const blocks = new Uint8Array(weightBytes(type, rows * columns));
+    this.#device.ggml.ggml_quantize_chunk(numberOf(type), tensorBytes(weight), blocks, 0, rows, columns, 0n);
+    return blocks;
+  }
+}
+
+const valuesOf = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);

@@ -1,0 +1,205 @@
+// The experts of this device: in slabs by shape and type, and the calls of many at once. Few rows an expert go through one operation for
+// all; many are multiplied expert by expert, which is faster then and gives the same bits.
+import type { Compiled, Inputs, Outputs } from "../../backends/backend.ts";
+import { checkInputs } from "../../backends/check.ts";
+import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
+import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
+import type { CpuDevice } from "./device.ts";
+import { typeOfForm } from "./encode.ts";
+import { type Graph, GraphBuilder, type Value } from "./graph.ts";
+import { lowerOps } from "./program.ts";
+import { Recent } from "./recent.ts";
+import { Slab, type Slot } from "./slab.ts";
+import { weightBytes } from "./types.ts";
+
+/** Rows an expert, on average, from which experts are multiplied one by one. */
+const rowsAlone = 32;
+/** Graphs kept for each slab, by number of rows. */
+const graphsMax = 16;
+const nodesPerOp = 4;
+
+/** Ops of segments that many experts can run at once. */
+const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul"]);
+
+/** True for a segment that may lie in a slab: rows in, rows out, and nothing but weights of its own. */
+export function isExpert({ ops, inputs, outputs }: Segment): boolean {
+  const plain = inputs.length === 1 && outputs.length === 1 && inputs[0]?.dtype === "f32" && (inputs[0]?.width ?? 0) > 0;
+  return plain && ops.every(({ op }) => rowOps.has(op)) && ops.some(({ op }) => op === "matMul");
+}
+
+const values = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
+
+/** Bytes of an expert whose matrices have this form; biases are f32. */
+export function expertBytes(segment: Segment, form: WeightForm): number {
+  return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : typeOfForm(form), values(shape)), 0);
+}
+
+interface Place {
+  readonly slab: Slab;
+  readonly graphs: Recent<Graph>;
+}
+
+interface Call {
+  readonly program: Expert;
+  readonly inputs: Inputs;
+}
+
+/** Calls whose experts lie in one slab, and where their answers go. */
+interface Batch {
+  readonly place: Place;
+  readonly calls: readonly { readonly slot: number; readonly x: Float32Array; readonly rows: number; readonly at: number }[];
+  readonly rows: number;
+}
+
+export class Expert implements Compiled {
+  readonly residentBytes: number;
+  readonly segment: Segment;
+  readonly place: Place;
+  readonly slot: Slot;
+  readonly #experts: Experts;
+
+  constructor(experts: Experts, place: Place, slot: Slot) {
+    this.#experts = experts;
+    this.place = place;
+    this.slot = slot;
+    this.segment = slot.slab.segment;
+    this.residentBytes = slot.slab.expertBytes;
+  }
+
+  async run(inputs: Inputs): Promise<Outputs> {
+    return this.#experts.run([{ program: this, inputs }])[0] as Outputs;
+  }
+
+  async dispose(): Promise<void> {
+    this.#experts.drop(this);
+  }
+}
+
+export class Experts {
+  readonly #device: CpuDevice;
+  readonly #places = new Map<string, Place[]>();
+
+  constructor(device: CpuDevice) {
+    this.#device = device;
+  }
+
+  put(segment: Segment, weights: Weights): Expert {
+    const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, (weights[name] as WeightData).form])]);
+    const places = this.#places.get(key) ?? [];
+    this.#places.set(key, places);
+    let place = places.find(({ slab }) => !slab.full);
+    if (place === undefined) {
+      place = { slab: new Slab(this.#device, segment, weights), graphs: new Recent<Graph>(graphsMax, (graph) => graph.free()) };
+      places.push(place);
+    }
+    return new Expert(this, place, place.slab.put(weights));
+  }
+
+  drop({ place, slot }: Expert): void {
+    place.slab.drop(slot.index);
+    if (!place.slab.empty) return;
+    place.graphs.clear();
+    place.slab.free();
+    for (const places of this.#places.values()) if (places.includes(place)) places.splice(places.indexOf(place), 1);
+  }
+
+  /** Answers in the order of the calls. */
+  run(calls: readonly Call[]): readonly Outputs[] {
+    const outputs = new Array<Outputs>(calls.length);
+    for (const batch of batchesOf(calls)) {
+      const { segment } = batch.place.slab;
+      const [output] = segment.outputs as [Segment["outputs"][number]];
+      const rows = this.#compute(batch, output.width);
+      let first = 0;
+      for (const { at, rows: count } of batch.calls) {
+        const data = rows.subarray(first * output.width, (first + count) * output.width);
+        const tensor: Tensor = { shape: [count, output.width], data };
+        outputs[at] = { [output.name]: tensor };
+        first += count;
+      }
+    }
+    return outputs;
+  }
+
+  close(): void {
+    for (const { slab, graphs } of [...this.#places.values()].flat()) {
+      graphs.clear();
+      slab.free();
+    }
+    this.#places.clear();
+  }
+
+  #compute(batch: Batch, width: number): Float32Array {
+    const out = new Float32Array(batch.rows * width);
+    if (batch.rows === 0) return out;
+    const { slab, graphs } = batch.place;
+    if (slab.exactAlone && batch.rows >= rowsAlone * batch.calls.length) {
+      const graph = this.#alone(batch);
+      graph.run(Object.fromEntries(batch.calls.map(({ x }, i) => [`x${i}`, x])));
+      let first = 0;
+      for (const [i, { rows }] of batch.calls.entries()) {
+        graph.read(`y${i}`, out.subarray(first * width, (first + rows) * width));
+        first += rows;
+      }
+      graph.free();
+      return out;
+    }
+    const graph = graphs.take(
+      `${batch.rows}`,
+      ({ valid }) => valid,
+      () => this.#together(slab, batch.rows),
+    );
+    const slots = Int32Array.from(batch.calls.flatMap(({ slot, rows }) => new Array<number>(rows).fill(slot)));
+    graph.run({ x: joined(batch), slots });
+    graph.read("y", out);
+    return out;
+  }
+
+  /** One operation for the rows of all experts. */
+  #together(slab: Slab, rows: number): Graph {
+    const { segment } = slab;
+    const build = new GraphBuilder(this.#device, nodesPerOp * segment.ops.length + 2);
+    const [input, output] = [segment.inputs[0], segment.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
+    const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
+    lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots() });
+    return build.finish({ y: values.get(output.name) as Value });
+  }
+
+  /** Operations for each expert apart; used once, since the next call has other experts. */
+  #alone({ place: { slab }, calls }: Batch): Graph {
+    const { segment } = slab;
+    const build = new GraphBuilder(this.#device, (nodesPerOp * segment.ops.length + 2) * calls.length);
+    const [input, output] = [segment.inputs[0], segment.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
+    const outputs: Record<string, Value> = {};
+    for (const [i, { slot, rows }] of calls.entries()) {
+      const values = new Map<string, Value>([[input.name, build.input(`x${i}`, "f32", [input.width, rows])]]);
+      lowerOps(build, segment.ops, values, { rows, weights: slab.ofOne(slot) });
+      outputs[`y${i}`] = values.get(output.name) as Value;
+    }
+    return build.finish(outputs);
+  }
+}
+
+function batchesOf(calls: readonly Call[]): Batch[] {
+  const byPlace = new Map<Place, Batch["calls"][number][]>();
+  for (const [at, { program, inputs }] of calls.entries()) {
+    const rows = checkInputs(program.segment, inputs);
+    const x = inputs[program.segment.inputs[0]?.name ?? ""]?.data as Float32Array;
+    const batch = byPlace.get(program.place) ?? [];
+    byPlace.set(program.place, batch);
+    batch.push({ slot: program.slot.index, x, rows, at });
+  }
+  return [...byPlace].map(([place, batch]) => ({ place, calls: batch, rows: batch.reduce((sum, { rows }) => sum + rows, 0) }));
+}
+
+function joined({ calls }: Batch): Float32Array {
+  const first = calls[0] as Batch["calls"][number];
+  if (calls.length === 1) return first.x;
+  const out = new Float32Array(calls.reduce((sum, { x }) => sum + x.length, 0));
+  let at = 0;
+  for (const { x } of calls) {
+    out.set(x, at);
+    at += x.length;
+  }
+  return out;
+}

@@ -1,0 +1,98 @@
+// The C functions of ggml that the engine calls, as one table: each name with the types of its result and arguments, from which both
+// the binding and its TypeScript type follow. Nothing else of ggml is reachable.
+
+/** The address of something of ggml's; 0n is null. */
+export type Pointer = bigint;
+
+interface CTypes {
+  readonly none: undefined;
+  readonly pointer: Pointer;
+  readonly i32: number;
+  readonly i64: number;
+  readonly size: number;
+  readonly f32: number;
+  readonly bool: boolean;
+  readonly text: string;
+  /** The memory of a typed array, read or written in place during the call. */
+  readonly data: NodeJS.TypedArray;
+  readonly initParams: { readonly mem_size: number; readonly mem_buffer: Pointer; readonly no_alloc: boolean };
+}
+export type CType = keyof CTypes;
+
+/** Result first, then the arguments. */
+export type Signature = readonly [CType, ...CType[]];
+
+/** Of libggml-base: tensors, graphs, buffers. */
+export const baseFunctions = {
+  ggml_version: ["text"],
+  ggml_quantize_chunk: ["size", "i32", "data", "data", "i64", "i64", "i64", "pointer"],
+  ggml_threadpool_params_init: ["none", "data", "i32"],
+  ggml_tensor_overhead: ["size"],
+  ggml_graph_overhead_custom: ["size", "size", "bool"],
+  ggml_init: ["pointer", "initParams"],
+  ggml_free: ["none", "pointer"],
+  ggml_new_tensor_4d: ["pointer", "pointer", "i32", "i64", "i64", "i64", "i64"],
+  ggml_nbytes: ["size", "pointer"],
+  ggml_view_2d: ["pointer", "pointer", "pointer", "i64", "i64", "size", "size"],
+  ggml_view_4d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "i64", "size", "size", "size", "size"],
+  ggml_reshape_2d: ["pointer", "pointer", "pointer", "i64", "i64"],
+  ggml_reshape_3d: ["pointer", "pointer", "pointer", "i64", "i64", "i64"],
+  ggml_reshape_4d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "i64"],
+  ggml_permute: ["pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  ggml_cpy: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_get_rows: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_set_rows: ["pointer", "pointer", "pointer", "pointer", "pointer"],
+  ggml_add: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_add_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],
+  ggml_mul: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_rms_norm: ["pointer", "pointer", "pointer", "f32"],
+  ggml_mul_mat: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_mul_mat_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],
+  ggml_swiglu_split: ["pointer", "pointer", "pointer", "pointer"],
+  // context, x, shifts of the four dimensions
+  ggml_roll: ["pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  // context, q, k, v, mask, scale, ALiBi bias, soft cap of logits
+  ggml_flash_attn_ext: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "f32", "f32", "f32"],
+  ggml_new_graph_custom: ["pointer", "pointer", "size", "bool"],
+  ggml_build_forward_expand: ["none", "pointer", "pointer"],
+  ggml_backend_free: ["none", "pointer"],
+  ggml_backend_get_device: ["pointer", "pointer"],
+  ggml_backend_dev_description: ["text", "pointer"],
+  ggml_backend_dev_buffer_type: ["pointer", "pointer"],
+  ggml_backend_dev_supports_op: ["bool", "pointer", "pointer"],
+  ggml_backend_reg_get_proc_address: ["pointer", "pointer", "text"],
+  ggml_backend_buft_name: ["text", "pointer"],
+  ggml_backend_buft_alloc_buffer: ["pointer", "pointer", "size"],
+  ggml_backend_buft_get_alloc_size: ["size", "pointer", "pointer"],
+  ggml_backend_buffer_get_base: ["pointer", "pointer"],
+  ggml_backend_buffer_clear: ["none", "pointer", "i32"],
+  ggml_backend_buffer_free: ["none", "pointer"],
+  ggml_backend_tensor_alloc: ["i32", "pointer", "pointer", "pointer"],
+  ggml_backend_view_init: ["i32", "pointer"],
+  ggml_backend_tensor_set: ["none", "pointer", "data", "size", "size"],
+  ggml_backend_tensor_get: ["none", "pointer", "data", "size", "size"],
+  ggml_backend_graph_compute: ["i32", "pointer", "pointer"],
+} as const satisfies Readonly<Record<string, Signature>>;
+
+/** Of the C library. */
+export const systemFunctions = {
+  madvise: ["i32", "pointer", "size", "i32"],
+} as const satisfies Readonly<Record<string, Signature>>;
+
+/** Of the libggml-cpu built for this processor. */
+export const cpuFunctions = {
+  ggml_backend_score: ["i32"],
+  ggml_backend_cpu_init: ["pointer"],
+  ggml_backend_cpu_reg: ["pointer"],
+  ggml_backend_cpu_set_n_threads: ["none", "pointer", "i32"],
+  ggml_backend_cpu_set_threadpool: ["none", "pointer", "pointer"],
+  ggml_backend_cpu_set_use_ref: ["none", "pointer", "bool"],
+  ggml_threadpool_new: ["pointer", "data"],
+  ggml_threadpool_free: ["none", "pointer"],
+} as const satisfies Readonly<Record<string, Signature>>;
+
+type Arguments<S> = S extends readonly [CType, ...infer A extends readonly CType[]] ? { [K in keyof A]: CTypes[A[K]] } : never;
+
+export type Bound<Table extends Readonly<Record<string, Signature>>> = {
+  readonly [Name in keyof Table]: (...args: Arguments<Table[Name]>) => CTypes[Table[Name][0]];
+};

@@ -1,0 +1,157 @@
+// The building of a graph: nodes in the order in which they run, each with its place in the scratch memory; and the finished graph,
+// which runs as often as wanted with other inputs. Knows sizes and lifetimes, not what the nodes compute (lower.ts).
+import { planArena } from "./arena.ts";
+import type { CpuDevice } from "./device.ts";
+import type { Pointer } from "./functions.ts";
+import { numberOf } from "./types.ts";
+
+/** Nodes of one graph, inputs and views included: a layer has some thirty, a call of many experts five each. */
+const nodesMax = 8_192;
+
+/** A tensor and whose memory it is: of a node of this graph, or of nobody here (weights, KV). */
+export interface Value {
+  readonly tensor: Pointer;
+  readonly owner: number | undefined;
+}
+
+interface Owned {
+  readonly tensor: Pointer;
+  readonly bytes: number;
+  readonly from: number;
+  to: number;
+}
+
+type InputType = "f32" | "f16" | "i32" | "i64";
+
+/** `struct ggml_init_params` for metadata alone: memory of tensors is placed by us. */
+export function metadataContext(device: CpuDevice, tensors: number, graphNodes = 0): Pointer {
+  const { ggml } = device;
+  const graphBytes = graphNodes > 0 ? ggml.ggml_graph_overhead_custom(graphNodes, false) : 0;
+  return ggml.ggml_init({ mem_size: tensors * ggml.ggml_tensor_overhead() + graphBytes, mem_buffer: 0n, no_alloc: true });
+}
+
+export class GraphBuilder {
+  readonly device: CpuDevice;
+  readonly context: Pointer;
+  readonly #graph: Pointer;
+  readonly #owned: Owned[] = [];
+  readonly #views: Pointer[] = [];
+  readonly #inputs = new Map<string, Value>();
+  #step = 0;
+
+  /** `nodes`: bound of the nodes that will be added. */
+  constructor(device: CpuDevice, nodes: number) {
+    const capacity = Math.min(nodes, nodesMax);
+    this.device = device;
+    this.context = metadataContext(device, 2 * capacity, 2 * capacity);
+    this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * capacity, false);
+  }
+
+  /** Data that is given at every run; `shape` innermost first, as ggml has it. The same name gives the same input. */
+  input(name: string, type: InputType, shape: readonly number[]): Value {
+    const known = this.#inputs.get(name);
+    if (known) return known;
+    const [ne0 = 1, ne1 = 1, ne2 = 1, ne3 = 1] = shape;
+    const value = this.#own(this.device.ggml.ggml_new_tensor_4d(this.context, numberOf(type), ne0, ne1, ne2, ne3), 0);
+    this.#inputs.set(name, value);
+    return value;
+  }
+
+  /** A tensor that has its memory already. */
+  constant(tensor: Pointer): Value {
+    return { tensor, owner: undefined };
+  }
+
+  /** A step that writes new memory from its sources. */
+  step(tensor: Pointer, sources: readonly Value[]): Value {
+    this.#run(tensor, sources);
+    return this.#own(tensor, this.#step);
+  }
+
+  /** A step that writes into memory of somebody else, such as the KV cache. */
+  effect(tensor: Pointer, sources: readonly Value[]): void {
+    this.#run(tensor, sources);
+    this.#views.push(tensor);
+  }
+
+  /** Another look at a value's memory; computes nothing. */
+  view(tensor: Pointer, of: Value): Value {
+    this.#views.push(tensor);
+    return { tensor, owner: of.owner };
+  }
+
+  /** Places everything in the device's scratch memory. Outputs keep their memory until the next run of any graph. */
+  finish(outputs: Readonly<Record<string, Value>>): Graph {
+    const { ggml } = this.device;
+    for (const { owner } of Object.values(outputs)) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step + 1;
+    const { offsets, bytes } = planArena(this.#owned);
+    const scratch = this.device.scratch(bytes);
+    for (const [i, { tensor }] of this.#owned.entries()) {
+      ggml.ggml_backend_tensor_alloc(scratch.handle, tensor, scratch.base + BigInt(offsets[i] as number));
+    }
+    for (const view of this.#views) ggml.ggml_backend_view_init(view);
+    return new Graph(this.device, {
+      context: this.context,
+      graph: this.#graph,
+      inputs: this.#inputs,
+      outputs: new Map(Object.entries(outputs)),
+    });
+  }
+
+  #own(tensor: Pointer, from: number): Value {
+    this.#owned.push({ tensor, bytes: this.device.ggml.ggml_nbytes(tensor), from, to: from });
+    return { tensor, owner: this.#owned.length - 1 };
+  }
+
+  #run(tensor: Pointer, sources: readonly Value[]): void {
+    this.#step += 1;
+    for (const { owner } of sources) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step;
+    this.device.ggml.ggml_build_forward_expand(this.#graph, tensor);
+  }
+}
+
+interface Parts {
+  readonly context: Pointer;
+  readonly graph: Pointer;
+  readonly inputs: ReadonlyMap<string, Value>;
+  readonly outputs: ReadonlyMap<string, Value>;
+}
+
+export class Graph {
+  readonly #device: CpuDevice;
+  readonly #parts: Parts;
+  readonly #generation: number;
+
+  constructor(device: CpuDevice, parts: Parts) {
+    this.#device = device;
+    this.#parts = parts;
+    this.#generation = device.generation;
+  }
+
+  /** False once the scratch memory has moved: build it again. */
+  get valid(): boolean {
+    return this.#generation === this.#device.generation;
+  }
+
+  /** Every input that the graph reads; one that it was not built with is refused, a missing one would be old memory. */
+  run(inputs: Readonly<Record<string, NodeJS.TypedArray>>): void {
+    const { ggml } = this.#device;
+    for (const [name, { tensor }] of this.#parts.inputs) {
+      const data = inputs[name];
+      if (!data) throw new TypeError(`graph input ${name} is missing`);
+      ggml.ggml_backend_tensor_set(tensor, data, 0, data.byteLength);
+    }
+    this.#device.compute(this.#parts.graph);
+  }
+
+  /** Copies an output of the last run. */
+  read(name: string, into: NodeJS.TypedArray): void {
+    const value = this.#parts.outputs.get(name);
+    if (!value) throw new TypeError(`the graph has no output ${name}`);
+    this.#device.ggml.ggml_backend_tensor_get(value.tensor, into, 0, into.byteLength);
+  }
+
+  free(): void {
+    this.#device.ggml.ggml_free(this.#parts.context);
+  }
+}

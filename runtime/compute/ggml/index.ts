@@ -1,0 +1,65 @@
+// The ggml backend: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
+// on threads, slots or the length of the prefill that computed it.
+import type { AppError } from "../../../crds/common.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
+import { checkOps, weightOf } from "../../backends/check.ts";
+import type { Segment } from "../../kernels/segment.ts";
+import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import { CpuDevice } from "./device.ts";
+import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
+import { GgmlKv } from "./kv.ts";
+import { ggmlCapabilities } from "./lower.ts";
+import { DenseProgram } from "./program.ts";
+
+class GgmlBackend implements Backend {
+  readonly device: string;
+  readonly numericClass = "exact";
+  readonly sharesCores = true;
+  readonly ops = ggmlCapabilities.ops;
+  readonly refuses = ggmlCapabilities.refuses;
+  readonly #device: CpuDevice;
+  readonly #experts: Experts;
+  readonly #denseBits: 8 | 32;
+  #fault: AppError | undefined;
+
+  constructor(device: CpuDevice, denseBits: 8 | 32) {
+    this.device = device.description;
+    this.#device = device;
+    this.#experts = new Experts(device);
+    this.#denseBits = denseBits;
+  }
+
+  async compile(segment: Segment, weights: Weights): Promise<Compiled> {
+    checkOps(ggmlCapabilities, this.device, segment);
+    for (const { name } of segment.weights) weightOf(segment, weights, name);
+    return isExpert(segment) ? this.#experts.put(segment, weights) : new DenseProgram(this.#device, segment, weights, this.#denseBits);
+  }
+
+  async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {
+    return new GgmlKv(this.#device, spec);
+  }
+
+  async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
+    const experts = calls.flatMap(({ program, inputs }) => (program instanceof Expert ? [{ program, inputs }] : []));
+    if (experts.length === calls.length) return this.#experts.run(experts);
+    const outputs: Outputs[] = [];
+    for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
+    return outputs;
+  }
+
+  expertResidentBytes(segment: Segment, form: WeightForm): number {
+    return expertBytes(segment, form);
+  }
+
+  fault(): AppError | undefined {
+    return this.#fault;
+  }
+
+  async close(): Promise<void> {
+    this.#experts.close();
+    this.#device.close();
+  }
+}
+
+export const createGgmlBackend: BackendFactory = async ({ threads, denseBits }) =>
+  new GgmlBackend(new CpuDevice({ threads: Math.max(1, threads) }), denseBits ?? 32);

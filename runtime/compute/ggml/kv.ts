@@ -1,0 +1,251 @@
+// The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][context][kvHeads * headDim].
+// Keys are stored rotated. And the part of a graph that reads and writes it: where new rows go, what attention may see.
+import type { KvCache, KvCall } from "../../backends/backend.ts";
+import { checkCopy } from "../../backends/check.ts";
+import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
+import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { Pointer } from "./functions.ts";
+import { GraphBuilder, metadataContext, type Value } from "./graph.ts";
+import { numberOf } from "./types.ts";
+
+/** Attention looks at a multiple of so many positions, so that a graph lasts for as many steps; what lies beyond a row's own is masked. */
+const lengthStep = 64;
+const f32Bytes = 4;
+const maskedOut = 0xfc00; // minus infinity in f16
+
+export interface KvSpec {
+  readonly layers: number;
+  readonly slots: number;
+  readonly kvHeads: number;
+  readonly context: number;
+  readonly headDim: number;
+}
+
+/** What the tables of a rotation depend on. */
+interface Rotation {
+  readonly headDim: number;
+  readonly ropeBase: number;
+}
+
+interface LayerTensors {
+  readonly keys: Pointer;
+  readonly values: Pointer;
+}
+
+export class GgmlKv implements KvCache {
+  readonly slots: number;
+  readonly context: number;
+  readonly bytes: number;
+  readonly spec: KvSpec;
+  readonly layers: readonly LayerTensors[];
+  readonly #device: CpuDevice;
+  readonly #metadata: Pointer;
+  readonly #buffer: DeviceBuffer;
+  readonly #rotations = new Map<string, RopeTables>();
+  /** Inputs of a call, the same for all layers. */
+  readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
+
+  constructor(device: CpuDevice, spec: KvSpec) {
+    const { ggml } = device;
+    this.#device = device;
+    this.spec = spec;
+    this.slots = spec.slots;
+    this.context = spec.context;
+    const width = spec.kvHeads * spec.headDim;
+    const tensorBytes = width * spec.context * spec.slots * f32Bytes;
+    this.bytes = 2 * spec.layers * tensorBytes;
+    this.#metadata = metadataContext(device, 2 * spec.layers);
+    this.#buffer = device.allocate(this.bytes);
+    ggml.ggml_backend_buffer_clear(this.#buffer.handle, 0);
+    let at = this.#buffer.base;
+    const place = (): Pointer => {
+      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf("f32"), width, spec.context * spec.slots, 1, 1);
+      ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
+      at += BigInt(tensorBytes);
+      return tensor;
+    };
+    this.layers = Array.from({ length: spec.layers }, () => ({ keys: place(), values: place() }));
+  }
+
+  async copySlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    if (length === 0 || from === to) return;
+    const { ggml } = this.#device;
+    const width = this.spec.kvHeads * this.spec.headDim;
+    const build = new GraphBuilder(this.#device, 8 * this.layers.length);
+    const slot = (tensor: Pointer, index: number): Value => {
+      const offset = index * this.context * width * f32Bytes;
+      return build.view(ggml.ggml_view_2d(build.context, tensor, width, length, width * f32Bytes, offset), build.constant(tensor));
+    };
+    for (const tensor of this.layers.flatMap(({ keys, values }) => [keys, values])) {
+      const [source, target] = [slot(tensor, from), slot(tensor, to)];
+      build.effect(ggml.ggml_cpy(build.context, source.tensor, target.tensor), []);
+    }
+    const graph = build.finish({});
+    graph.run({});
+    graph.free();
+  }
+
+  /** The array of that name for a call, made at the first layer that asks. */
+  input(call: KvCall, name: string, make: () => NodeJS.TypedArray): NodeJS.TypedArray {
+    const known = this.#inputs.get(call) ?? new Map<string, NodeJS.TypedArray>();
+    this.#inputs.set(call, known);
+    const array = known.get(name) ?? make();
+    known.set(name, array);
+    return array;
+  }
+
+  /** Tables for every position of the cache. */
+  rotation({ headDim, ropeBase }: Rotation): RopeTables {
+    const key = `${headDim}.${ropeBase}`;
+    const tables = this.#rotations.get(key) ?? ropeTables(this.context, headDim, ropeBase);
+    this.#rotations.set(key, tables);
+    return tables;
+  }
+
+  async dispose(): Promise<void> {
+    this.#buffer.free();
+    this.#device.ggml.ggml_free(this.#metadata);
+  }
+}
+
+/** Positions that a graph for this call looks at. */
+export function lengthOf({ past, tokens, cache }: KvCall): number {
+  const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
+  return Math.min(cache.context, Math.ceil(longest / lengthStep) * lengthStep);
+}
+
+/** What calls have in common that can use the same graph. */
+export const kvKey = (call: KvCall): string => `${call.firstSlot}.${call.batch}.${call.tokens}.${lengthOf(call)}`;
+
+interface InputShape {
+  readonly name: string;
+  readonly type: "f32" | "f16" | "i64";
+  readonly shape: readonly number[];
+}
+
+type Shape = Pick<KvCall, "firstSlot" | "batch" | "tokens">;
+
+/** The cache as one graph sees it. */
+export class KvGraph {
+  readonly call: Shape;
+  readonly #cache: GgmlKv;
+  readonly #length: number;
+  /** The inputs that the graph has, and how each is made for a call. */
+  readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
+
+  constructor(call: KvCall) {
+    this.call = call;
+    this.#cache = call.cache as GgmlKv;
+    this.#length = lengthOf(call);
+  }
+
+  /** Factors of a head and of its swapped halves, [headDim, 1, rows]. */
+  rotation(build: GraphBuilder, { headDim, ropeBase }: Rotation): { readonly cos: Value; readonly sin: Value } {
+    const factors = (half: "cos" | "sin"): Value => {
+      const rows = this.call.batch * this.call.tokens;
+      const make = (call: KvCall) => rotationOf(this.#cache.rotation({ headDim, ropeBase }), positionsOf(call), half);
+      return this.#input(build, { name: `${half}.${headDim}.${ropeBase}`, type: "f32", shape: [headDim, 1, rows] }, make);
+    };
+    return { cos: factors("cos"), sin: factors("sin") };
+  }
+
+  store(build: GraphBuilder, layer: number, keys: Value, values: Value): void {
+    const { ggml } = build.device;
+    const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.call.batch * this.call.tokens] }, cacheRowsOf);
+    const tensors = this.#layer(layer);
+    for (const [target, source] of [
+      [tensors.keys, keys],
+      [tensors.values, values],
+    ] as const) {
+      build.effect(ggml.ggml_set_rows(build.context, target, source.tensor, rows.tensor), [source, rows]);
+    }
+  }
+
+  keys(build: GraphBuilder, layer: number): Value {
+    return this.#view(build, this.#layer(layer).keys);
+  }
+
+  values(build: GraphBuilder, layer: number): Value {
+    return this.#view(build, this.#layer(layer).values);
+  }
+
+  mask(build: GraphBuilder, window: number): Value {
+    const shape = [this.#length, this.call.tokens, 1, this.call.batch];
+    return this.#input(build, { name: `mask.${window}.${this.#length}`, type: "f16", shape }, (call) => maskOf(call, this.#length, window));
+  }
+
+  /** The inputs of a call of this shape. */
+  inputs(call: KvCall): Record<string, NodeJS.TypedArray> {
+    return Object.fromEntries([...this.#inputs].map(([name, make]) => [name, this.#cache.input(call, name, () => make(call))]));
+  }
+
+  #input(build: GraphBuilder, { name, type, shape }: InputShape, make: (call: KvCall) => NodeJS.TypedArray): Value {
+    this.#inputs.set(name, make);
+    return build.input(name, type, shape);
+  }
+
+  #layer(layer: number): LayerTensors {
+    return this.#cache.layers[layer] as LayerTensors;
+  }
+
+  /** [headDim, length, kvHeads, batch] of the slots of the call. */
+  #view(build: GraphBuilder, tensor: Pointer): Value {
+    const { spec } = this.#cache;
+    const row = spec.kvHeads * spec.headDim * f32Bytes;
+    const slot = row * spec.context;
+    const { ggml } = build.device;
+    const view = ggml.ggml_view_4d(
+      build.context,
+      tensor,
+      spec.headDim,
+      this.#length,
+      spec.kvHeads,
+      this.call.batch,
+      row,
+      spec.headDim * f32Bytes,
+      slot,
+      this.call.firstSlot * slot,
+    );
+    return build.view(view, build.constant(tensor));
+  }
+}
+
+/** [rows][headDim]: for both halves of a head the cosine, or the sine with the sign that the swapped half has. */
+function rotationOf({ headDim, cos, sin }: RopeTables, positions: Int32Array, half: "cos" | "sin"): Float32Array {
+  const pairs = headDim / 2;
+  const [table, sign] = half === "cos" ? [cos, 1] : [sin, -1];
+  const out = new Float32Array(positions.length * headDim);
+  for (const [row, position] of positions.entries()) {
+    for (let i = 0; i < pairs; i++) {
+      const value = table[position * pairs + i] as number;
+      out[row * headDim + i] = sign * value;
+      out[row * headDim + pairs + i] = value;
+    }
+  }
+  return out;
+}
+
+/** The position of each row in its sequence. */
+function positionsOf({ past, batch, tokens }: KvCall): Int32Array {
+  return Int32Array.from({ length: batch * tokens }, (_, row) => (past[Math.floor(row / tokens)] as number) + (row % tokens));
+}
+
+/** The row of a layer's tensor that each row's key and value go to. */
+function cacheRowsOf({ past, batch, tokens, firstSlot, cache }: KvCall): BigInt64Array {
+  return BigInt64Array.from({ length: batch * tokens }, (_, row) => {
+    const b = Math.floor(row / tokens);
+    return BigInt((firstSlot + b) * cache.context + (past[b] as number) + (row % tokens));
+  });
+}
+
+/** [batch][tokens][length] in f16: 0 where a row may look, minus infinity elsewhere. A window of 0 is none. */
+export function maskOf({ past, batch, tokens }: Pick<KvCall, "past" | "batch" | "tokens">, length: number, window: number): Uint16Array {
+  const mask = new Uint16Array(batch * tokens * length).fill(maskedOut);
+  for (let row = 0; row < batch * tokens; row++) {
+    const position = (past[Math.floor(row / tokens)] as number) + (row % tokens);
+    const first = window > 0 ? Math.max(0, position - window + 1) : 0;
+    mask.fill(0, row * length + first, row * length + position + 1);
+  }
+  return mask;
+}

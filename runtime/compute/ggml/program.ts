@@ -1,0 +1,135 @@
+// A segment of the dense part as a program: a graph for each shape of call, kept while such calls come, and the ops at its end that the
+// host computes. Its weights are its own (dense.ts).
+import type { Compiled, Inputs, KvCall, Outputs } from "../../backends/backend.ts";
+import { checkInputs, checkKv } from "../../backends/check.ts";
+import { checkIds } from "../../kernels/gather.ts";
+import { kernelOf } from "../../kernels/index.ts";
+import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
+import type { Weights } from "../../kernels/weights.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import { DenseWeights } from "./dense.ts";
+import type { CpuDevice } from "./device.ts";
+import { type Graph, GraphBuilder, type Value } from "./graph.ts";
+import { KvGraph, kvKey } from "./kv.ts";
+import { hostOps, lower, type WeightSource } from "./lower.ts";
+import { Recent } from "./recent.ts";
+
+/** Graphs kept for each program: decode at two lengths of context, and some sizes of prefill. */
+const graphsMax = 8;
+/** Nodes that an op becomes, at most: attention has the most. */
+const nodesPerOp = 20;
+
+interface Built {
+  readonly graph: Graph;
+  readonly kv: KvGraph | undefined;
+}
+
+/** The names that graphs give to the host: outputs, and what host ops read. */
+function deviceOutputs(segment: Segment, onHost: readonly Op[]): readonly string[] {
+  const written = new Set(
+    onHost.flatMap((op) =>
+      kernelOf(op)
+        .outputs(op)
+        .map(({ name }) => name),
+    ),
+  );
+  const wanted = [...segment.outputs.map(({ name }) => name), ...onHost.flatMap((op) => kernelOf(op).reads(op))];
+  return [...new Set(wanted.filter((name) => !written.has(name)))];
+}
+
+/** The nodes of some ops; `values` has what they read, and gets what they write. */
+export function lowerOps(
+  build: GraphBuilder,
+  ops: readonly Op[],
+  values: Map<string, Value>,
+  tools: { readonly rows: number; readonly weights: WeightSource; readonly kv?: KvGraph | undefined },
+): void {
+  const read = (name: string): Value => {
+    const value = values.get(name);
+    if (!value) throw new TypeError(`${name} is read before it is written`);
+    return value;
+  };
+  const lowering = { build, rows: tools.rows, weights: tools.weights, kv: tools.kv, read, write: values.set.bind(values) };
+  for (const op of ops) lower(lowering, op);
+}
+
+export class DenseProgram implements Compiled {
+  readonly residentBytes: number;
+  readonly #device: CpuDevice;
+  readonly #segment: Segment;
+  readonly #weights: DenseWeights;
+  readonly #onDevice: readonly Op[];
+  readonly #onHost: readonly Op[];
+  readonly #read: readonly string[];
+  readonly #widths: ReadonlyMap<string, number>;
+  readonly #usesKv: boolean;
+  readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
+
+  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+    this.#device = device;
+    this.#segment = segment;
+    this.#weights = new DenseWeights(device, segment, weights, bits);
+    this.residentBytes = this.#weights.bytes;
+    this.#onHost = segment.ops.filter(({ op }) => hostOps.has(op));
+    this.#onDevice = segment.ops.filter(({ op }) => !hostOps.has(op));
+    this.#read = deviceOutputs(segment, this.#onHost);
+    this.#widths = widthsOf(segment);
+    this.#usesKv = segment.ops.some((op) => kernelOf(op).kvLayer !== undefined);
+  }
+
+  async run(inputs: Inputs, call?: KvCall): Promise<Outputs> {
+    const rows = checkInputs(this.#segment, inputs);
+    checkKv(this.#segment, call, rows);
+    this.#checkIds(inputs);
+    const kv = this.#usesKv ? call : undefined;
+    const values: Record<string, Tensor> = Object.fromEntries(this.#read.map((name) => [name, this.#empty(name, rows, inputs)]));
+    if (rows > 0 && this.#onDevice.length > 0) {
+      const built = this.#graphs.take(
+        kv ? kvKey(kv) : `${rows}`,
+        ({ graph }) => graph.valid,
+        () => this.#build(rows, kv),
+      );
+      const given = Object.fromEntries(Object.entries(inputs).map(([name, { data }]) => [name, data]));
+      built.graph.run({ ...given, zeros: new Int32Array(rows), ...(kv ? built.kv?.inputs(kv) : undefined) });
+      for (const name of this.#read) if (!inputs[name]) built.graph.read(name, (values[name] as Tensor).data);
+    }
+    this.#runHost(values);
+    return Object.fromEntries(this.#segment.outputs.map(({ name }) => [name, values[name] as Tensor]));
+  }
+
+  async dispose(): Promise<void> {
+    this.#graphs.clear();
+    this.#weights.free();
+  }
+
+  #build(rows: number, call: KvCall | undefined): Built {
+    const build = new GraphBuilder(this.#device, nodesPerOp * this.#segment.ops.length);
+    const kv = call && new KvGraph(call);
+    const values = new Map<string, Value>();
+    for (const { name, dtype, width } of this.#segment.inputs) {
+      values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
+    }
+    lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, kv });
+    const outputs = this.#read.map((name) => [name, values.get(name) as Value]);
+    return { graph: build.finish(Object.fromEntries(outputs)), kv };
+  }
+
+  /** Memory for a value, or the input of that name. */
+  #empty(name: string, rows: number, inputs: Inputs): Tensor {
+    const width = this.#widths.get(name) ?? 1;
+    return inputs[name] ?? { shape: [rows, width], data: new Float32Array(rows * width) };
+  }
+
+  #runHost(values: Record<string, Tensor>): void {
+    for (const op of this.#onHost) Object.assign(values, kernelOf(op).forward(op, { read: (name) => values[name] as Tensor }));
+  }
+
+  /** Indices are checked here: ggml would end the process. */
+  #checkIds(inputs: Inputs): void {
+    for (const op of this.#segment.ops) {
+      if (op.op !== "gather") continue;
+      const table = this.#segment.weights.find(({ name }) => name === op.table);
+      checkIds(inputs[op.ids]?.data as Int32Array, table?.shape[0] ?? 0);
+    }
+  }
+}

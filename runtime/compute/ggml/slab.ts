@@ -1,0 +1,167 @@
+// The memory of experts: slabs, each with room for some experts of one shape and type in slots of equal size, so that one operation
+// multiplies rows by the experts of their choice, whichever slots those are in. Memory is taken from the machine as slots are written
+// and given back as they are emptied.
+import type { Segment } from "../../kernels/segment.ts";
+import type { WeightData, Weights } from "../../kernels/weights.ts";
+import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import { tensorBytes, typeOfForm } from "./encode.ts";
+import type { Pointer } from "./functions.ts";
+import { type GraphBuilder, metadataContext, type Value } from "./graph.ts";
+import type { WeightSource } from "./lower.ts";
+import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
+
+/** Slots of a slab. The choice costs nothing but address space; a call whose experts lie in two slabs takes two graphs. */
+const slotsPerSlab = 64;
+
+interface Matrix {
+  readonly type: WeightType;
+  readonly rows: number;
+  readonly columns: number;
+  /** Bytes of a slot. */
+  readonly bytes: number;
+  readonly buffer: DeviceBuffer;
+  readonly packed: boolean;
+  /** [columns, rows, slots]; of a bias [columns, slots]. */
+  readonly all: Pointer;
+  /** The same memory, a tensor for each slot. */
+  readonly one: readonly Pointer[];
+}
+
+/** An expert in its slot. */
+export interface Slot {
+  readonly slab: Slab;
+  readonly index: number;
+}
+
+export class Slab {
+  readonly segment: Segment;
+  /** Bytes of one expert. */
+  readonly expertBytes: number;
+  /** True where all its types give the same bits by `mul_mat` on one expert as by `mul_mat_id` on many. */
+  readonly exactAlone: boolean;
+  readonly #device: CpuDevice;
+  readonly #metadata: Pointer;
+  readonly #matrices = new Map<string, Matrix>();
+  readonly #used = new Array<boolean>(slotsPerSlab).fill(false);
+
+  constructor(device: CpuDevice, segment: Segment, weights: Weights) {
+    this.#device = device;
+    this.segment = segment;
+    this.#metadata = metadataContext(device, 2 * (slotsPerSlab + 1) * segment.weights.length);
+    for (const { name, shape } of segment.weights) {
+      this.#matrices.set(name, this.#matrix(typeOfForm((weights[name] as WeightData).form), shape));
+    }
+    const matrices = [...this.#matrices.values()];
+    this.expertBytes = matrices.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.exactAlone = matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed));
+  }
+
+  get empty(): boolean {
+    return !this.#used.includes(true);
+  }
+  get full(): boolean {
+    return !this.#used.includes(false);
+  }
+
+  /** Writes an expert into the lowest free slot. */
+  put(weights: Weights): Slot {
+    const index = this.#used.indexOf(false);
+    this.#used[index] = true;
+    for (const [name, { one }] of this.#matrices) {
+      const bytes = tensorBytes(weights[name] as WeightData);
+      this.#device.ggml.ggml_backend_tensor_set(one[index] as Pointer, bytes, 0, bytes.byteLength);
+    }
+    return { slab: this, index };
+  }
+
+  /** Empties a slot and gives its pages back. */
+  drop(index: number): void {
+    this.#used[index] = false;
+    for (const { buffer, bytes } of this.#matrices.values()) this.#device.ggml.discard(buffer.base + BigInt(index * bytes), bytes);
+  }
+
+  /** Rows of many experts: the graph's input `slots` [1, rows] says which slot each row is for. */
+  ofSlots(): WeightSource {
+    return {
+      multiply: (build, name, x, rows) => {
+        const { all, rows: n, columns: k } = this.#find(name);
+        const { ggml } = this.#device;
+        const ids = build.input("slots", "i32", [1, rows]);
+        const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, k, 1, rows), x);
+        const product = build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]);
+        return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, n, rows), product);
+      },
+      addRow: (build, name, x, rows) => {
+        const { all, columns } = this.#find(name);
+        const { ggml } = this.#device;
+        const ids = build.input("slots", "i32", [1, rows]);
+        const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, columns, 1, rows), x);
+        const sum = build.step(ggml.ggml_add_id(build.context, apart.tensor, all, ids.tensor), [apart, ids]);
+        return build.view(ggml.ggml_reshape_2d(build.context, sum.tensor, columns, rows), sum);
+      },
+      tensor: noShared,
+    };
+  }
+
+  /** Rows of one expert. */
+  ofOne(index: number): WeightSource {
+    const tensor = (name: string): Pointer => this.#find(name).one[index] as Pointer;
+    const { ggml } = this.#device;
+    return {
+      multiply: (build: GraphBuilder, name: string, x: Value) => build.step(ggml.ggml_mul_mat(build.context, tensor(name), x.tensor), [x]),
+      addRow: (build: GraphBuilder, name: string, x: Value) => build.step(ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
+      tensor,
+    };
+  }
+
+  free(): void {
+    for (const { buffer } of this.#matrices.values()) buffer.free();
+    this.#device.ggml.ggml_free(this.#metadata);
+  }
+
+  #find(name: string): Matrix {
+    const matrix = this.#matrices.get(name);
+    if (matrix) return matrix;
+    throw new TypeError(`weight ${name} is not of ${this.segment.name}`);
+  }
+
+  /** In packed memory where the device multiplies by it there, else in plain memory. */
+  #matrix(type: WeightType, shape: readonly number[]): Matrix {
+    const { packedMemory } = this.#device;
+    const packed = shape.length === 2 && type !== "f32" && packedMemory !== undefined && this.#place(type, shape, packedMemory);
+    if (packed && this.#multiplies(packed)) return packed;
+    if (packed) packed.buffer.free();
+    return this.#place(type, shape, this.#device.plainMemory);
+  }
+
+  #place(type: WeightType, shape: readonly number[], memory: Pointer): Matrix {
+    const { ggml } = this.#device;
+    const [rows, columns] = dimensions(shape);
+    const bytes = weightBytes(type, rows * columns);
+    const buffer = this.#device.allocate(bytes * slotsPerSlab, memory);
+    const place = (slot: number, ...ne: readonly [number, number, number]): Pointer => {
+      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
+      ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, buffer.base + BigInt(slot * bytes));
+      return tensor;
+    };
+    const all = shape.length === 2 ? place(0, columns, rows, slotsPerSlab) : place(0, columns, slotsPerSlab, 1);
+    const one = Array.from({ length: slotsPerSlab }, (_, slot) => place(slot, columns, rows, 1));
+    return { type, rows, columns, bytes, buffer, packed: memory !== this.#device.plainMemory, all, one };
+  }
+
+  /** Asks the device for both ways in which a packed matrix is multiplied. */
+  #multiplies({ all, one, columns }: Matrix): boolean {
+    const { ggml } = this.#device;
+    const context = metadataContext(this.#device, 4);
+    const x = ggml.ggml_new_tensor_4d(context, numberOf("f32"), columns, 1, 1, 1);
+    const ids = ggml.ggml_new_tensor_4d(context, numberOf("i32"), 1, 1, 1, 1);
+    const nodes = [ggml.ggml_mul_mat_id(context, all, x, ids), ggml.ggml_mul_mat(context, one[0] as Pointer, x)];
+    const both = nodes.every((node) => this.#device.supports(node));
+    ggml.ggml_free(context);
+    return both;
+  }
+}
+
+function noShared(name: string): never {
+  throw new TypeError(`${name} is a weight of an expert, which rows do not share`);
+}

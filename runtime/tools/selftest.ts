@@ -1,0 +1,163 @@
+// The self-test of a compute backend on this machine: every op on its test cases against the reference, and how fast it multiplies
+// beside what the machine's memory and arithmetic allow. Answers what was measured; judging and printing are the caller's.
+import type { BackendChoice } from "../../crds/names.ts";
+import type { Backend, Compiled, Outputs } from "../backends/backend.ts";
+import { createBackend } from "../backends/index.ts";
+import { allCases } from "../kernels/index.ts";
+import type { KernelCase } from "../kernels/kernel.ts";
+import { randomTensor } from "../kernels/random.ts";
+import type { Segment, Tensor } from "../kernels/segment.ts";
+
+/** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
+const slack = 10;
+/** A matrix [size, size] in f32: 256 MiB, far larger than caches. */
+const largeSize = 8_192;
+/** A matrix that stays in the cache. */
+const smallSize = 256;
+const rowsOfPrefill = 256;
+/** The best of so many runs counts. */
+const runs = 5;
+const copyBytes = 256 * 2 ** 20;
+
+interface OpResult {
+  readonly op: string;
+  readonly case: string;
+  /** max|a - b| / max|b| against the reference; undefined where the backend refuses the op by name. */
+  readonly error: number | undefined;
+  readonly bound: number;
+  readonly refused: string | undefined;
+}
+
+interface ProductResult {
+  readonly case: string;
+  /** Bytes of weights read, per second. */
+  readonly gigabytesPerSecond: number;
+  readonly gigaflops: number;
+}
+
+export interface SelfTest {
+  readonly device: string;
+  readonly numericClass: Backend["numericClass"];
+  readonly ops: readonly OpResult[];
+  /** Bytes read and written by a plain copy, per second: what no product of one row exceeds by much. */
+  readonly copyGigabytesPerSecond: number;
+  readonly products: readonly ProductResult[];
+}
+
+export interface SelfTestOptions {
+  readonly backend: BackendChoice;
+  readonly threads: number;
+  /** False leaves the speeds out: what a start-up check wants. */
+  readonly speed: boolean;
+}
+
+/** True where every op that the backend has is within its bound. */
+export const passed = ({ ops }: SelfTest): boolean => ops.every(({ error, bound }) => error === undefined || error <= bound);
+
+export async function selfTest({ backend: choice, threads, speed }: SelfTestOptions): Promise<SelfTest> {
+  const [backend, oracle] = [await createBackend(choice, { threads }), await createBackend("reference", { threads: 1 })];
+  try {
+    const ops: OpResult[] = [];
+    for (const { op, tolerance, case: kernelCase } of allCases()) {
+      const refused = backend.ops.has(op) ? kernelCase.segment.ops.map((each) => backend.refuses(each)).find(Boolean) : "not computed";
+      const error = refused === undefined ? distance(await runCase(backend, kernelCase), await runCase(oracle, kernelCase)) : undefined;
+      ops.push({ op, case: kernelCase.name, error, bound: tolerance * slack, refused });
+    }
+    return {
+      device: backend.device,
+      numericClass: backend.numericClass,
+      ops,
+      copyGigabytesPerSecond: speed ? copySpeed() : 0,
+      products: speed ? await productSpeeds(backend) : [],
+    };
+  } finally {
+    await backend.close();
+    await oracle.close();
+  }
+}
+
+async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase): Promise<Outputs> {
+  const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
+  const program = await backend.compile(segment, Object.fromEntries(forms));
+  const cache =
+    kv && (await backend.createKv({ layers: 1, slots: kv.slots, kvHeads: kv.kvHeads, context: kv.context, headDim: kv.headDim }));
+  const call = cache && { cache, firstSlot: kv.firstSlot, batch: kv.batch, tokens: kv.tokens, past: Int32Array.from(kv.past) };
+  const outputs = await program.run(inputs, call);
+  const kept = Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]);
+  await program.dispose();
+  await cache?.dispose();
+  return Object.fromEntries(kept);
+}
+
+/** The largest distance of a value over the largest value, over all outputs; a missing or non-finite value is infinitely far. */
+function distance(got: Outputs, want: Outputs): number {
+  let worst = 0;
+  for (const [name, tensor] of Object.entries(want)) {
+    const other = got[name];
+    if (other?.data.length !== tensor.data.length) return Number.POSITIVE_INFINITY;
+    worst = Math.max(worst, distanceOf(other, tensor));
+  }
+  return worst;
+}
+
+function distanceOf(got: Tensor, want: Tensor): number {
+  let [worst, largest] = [0, 0];
+  for (const [i, value] of want.data.entries()) {
+    const off = Math.abs((got.data[i] as number) - value);
+    if (!Number.isFinite(off)) return Number.POSITIVE_INFINITY;
+    worst = Math.max(worst, off);
+    largest = Math.max(largest, Math.abs(value));
+  }
+  return worst === 0 ? 0 : worst / largest;
+}
+
+const seconds = (from: number): number => Math.max((performance.now() - from) / 1000, 1e-9);
+
+function copySpeed(): number {
+  const [from, to] = [Buffer.alloc(copyBytes, 1), Buffer.alloc(copyBytes)];
+  let best = 0;
+  for (let run = 0; run < runs; run++) {
+    const start = performance.now();
+    from.copy(to);
+    best = Math.max(best, (2 * copyBytes) / seconds(start) / 1e9);
+  }
+  return best;
+}
+
+async function productSpeeds(backend: Backend): Promise<ProductResult[]> {
+  const products: ProductResult[] = [];
+  for (const { name, size, rows, repeat } of [
+    { name: "one row, matrix in memory", size: largeSize, rows: 1, repeat: 1 },
+    { name: "256 rows, matrix in memory", size: largeSize, rows: rowsOfPrefill, repeat: 1 },
+    { name: "256 rows, matrix in cache", size: smallSize, rows: rowsOfPrefill, repeat: 20 },
+  ]) {
+    const { data } = randomTensor(1, [smallSize, smallSize], 0.01);
+    const weight = new Float32Array(size * size);
+    for (let at = 0; at < weight.length; at += data.length) weight.set(data as Float32Array, at);
+    const program = await backend.compile(square(size), { w: { form: "f32", shape: [size, size], data: weight } });
+    const time = await fastest(program, { shape: [rows, size], data: new Float32Array(rows * size).fill(0.01) }, repeat);
+    await program.dispose();
+    products.push({ case: name, gigabytesPerSecond: weight.byteLength / time / 1e9, gigaflops: (2 * rows * size * size) / time / 1e9 });
+  }
+  return products;
+}
+
+function square(size: number): Segment {
+  return {
+    name: "product",
+    inputs: [{ name: "x", dtype: "f32", width: size }],
+    outputs: [{ name: "y", dtype: "f32", width: size }],
+    weights: [{ name: "w", shape: [size, size] }],
+    ops: [{ op: "matMul", x: "x", weight: "w", out: "y" }],
+  };
+}
+
+async function fastest(program: Compiled, x: Tensor, repeat: number): Promise<number> {
+  let best = Number.POSITIVE_INFINITY;
+  for (let run = 0; run <= runs; run++) {
+    const start = performance.now();
+    for (let i = 0; i < repeat; i++) await program.run({ x });
+    if (run > 0) best = Math.min(best, seconds(start) / repeat); // the first builds what the others use
+  }
+  return best;
+}

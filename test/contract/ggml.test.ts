@@ -1,0 +1,21 @@
+// The ggml backend against the contract, bit contract included, and against transformers' logits.
+import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
+import { runBackendContract } from "./backend.ts";
+import { runBitContract } from "./bits.ts";
+import { runDenseEquality } from "./dense.ts";
+import { runGoldenLogits } from "./golden-logits.ts";
+
+runBackendContract({
+  name: "ggml",
+  make: () => createGgmlBackend({ threads: 1 }),
+  numericClass: "exact",
+  slack: 4,
+  tolerance: 1e-5,
+  int4Tolerance: 3e-2, // activations are rounded to int8 per block of 32
+});
+
+runGoldenLogits({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runBitContract({ name: "ggml", make: (threads) => createGgmlBackend({ threads }) });
+
+runDenseEquality({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
