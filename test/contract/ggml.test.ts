@@ -18,4 +18,6 @@ runGoldenLogits({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), t
 
 runBitContract({ name: "ggml", make: (threads) => createGgmlBackend({ threads }) });
 
+runGoldenFamilies({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }) });
+
 runDenseEquality({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });

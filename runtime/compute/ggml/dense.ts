@@ -20,7 +20,7 @@ const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignm
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
-  const logits = new Set(ops.flatMap((op) => (op.op === "route" ? [op.logits] : [])));
+  const logits = new Set(ops.flatMap((op) => (op.op === "route" || op.op === "groupRoute" ? [op.logits] : [])));
   return new Set(ops.flatMap((op) => (op.op === "matMul" && logits.has(op.out) ? [op.weight] : [])));
 }
 

@@ -4,6 +4,7 @@ import type { Compiled, Inputs, Outputs } from "../../backends/backend.ts";
 import { checkInputs } from "../../backends/check.ts";
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
+import { widthsOf } from "../../kernels/widths.ts";
 import type { CpuDevice } from "./device.ts";
 import { typeOfForm } from "./encode.ts";
 import { type Graph, GraphBuilder, type Value } from "./graph.ts";
@@ -19,7 +20,7 @@ const graphsMax = 16;
 const nodesPerOp = 4;
 
 /** Ops of segments that many experts can run at once. */
-const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul"]);
+const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul", "clampedSwiglu"]);
 
 /** True for a segment that may lie in a slab: rows in, rows out, and nothing but weights of its own. */
 export function isExpert({ ops, inputs, outputs }: Segment): boolean {
@@ -161,7 +162,7 @@ export class Experts {
     const build = new GraphBuilder(this.#device, nodesPerOp * segment.ops.length + 2);
     const [input, output] = [segment.inputs[0], segment.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
     const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
-    lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots() });
+    lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots(), widths: widthsOf(segment) });
     return build.finish({ y: values.get(output.name) as Value });
   }
 
@@ -171,9 +172,10 @@ export class Experts {
     const build = new GraphBuilder(this.#device, (nodesPerOp * segment.ops.length + 2) * calls.length);
     const [input, output] = [segment.inputs[0], segment.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
     const outputs: Record<string, Value> = {};
+    const widths = widthsOf(segment);
     for (const [i, { slot, rows }] of calls.entries()) {
       const values = new Map<string, Value>([[input.name, build.input(`x${i}`, "f32", [input.width, rows])]]);
-      lowerOps(build, segment.ops, values, { rows, weights: slab.ofOne(slot) });
+      lowerOps(build, segment.ops, values, { rows, weights: slab.ofOne(slot), widths });
       outputs[`y${i}`] = values.get(output.name) as Value;
     }
     return build.finish(outputs);

@@ -35,10 +35,14 @@ export const baseFunctions = {
   ggml_nbytes: ["size", "pointer"],
   ggml_view_2d: ["pointer", "pointer", "pointer", "i64", "i64", "size", "size"],
   ggml_view_4d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "i64", "size", "size", "size", "size"],
+  ggml_view_3d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "size", "size", "size"],
   ggml_reshape_2d: ["pointer", "pointer", "pointer", "i64", "i64"],
   ggml_reshape_3d: ["pointer", "pointer", "pointer", "i64", "i64", "i64"],
   ggml_reshape_4d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "i64"],
   ggml_permute: ["pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  ggml_cont: ["pointer", "pointer", "pointer"],
+  ggml_concat: ["pointer", "pointer", "pointer", "pointer", "i32"],
+  ggml_repeat_4d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "i64"],
   ggml_cpy: ["pointer", "pointer", "pointer", "pointer"],
   ggml_get_rows: ["pointer", "pointer", "pointer", "pointer"],
   ggml_set_rows: ["pointer", "pointer", "pointer", "pointer", "pointer"],
@@ -49,10 +53,13 @@ export const baseFunctions = {
   ggml_mul_mat: ["pointer", "pointer", "pointer", "pointer"],
   ggml_mul_mat_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],
   ggml_swiglu_split: ["pointer", "pointer", "pointer", "pointer"],
+  // context, a, b, alpha, limit
+  ggml_swiglu_oai: ["pointer", "pointer", "pointer", "pointer", "f32", "f32"],
   // context, x, shifts of the four dimensions
   ggml_roll: ["pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   // context, q, k, v, mask, scale, ALiBi bias, soft cap of logits
   ggml_flash_attn_ext: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "f32", "f32", "f32"],
+  ggml_flash_attn_ext_add_sinks: ["none", "pointer", "pointer"],
   ggml_new_graph_custom: ["pointer", "pointer", "size", "bool"],
   ggml_build_forward_expand: ["none", "pointer", "pointer"],
   ggml_backend_free: ["none", "pointer"],

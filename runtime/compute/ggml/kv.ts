@@ -1,8 +1,9 @@
 // The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][context][kvHeads * headDim].
 // Keys are stored rotated. And the part of a graph that reads and writes it: where new rows go, what attention may see.
-import type { KvCache, KvCall } from "../../backends/backend.ts";
+import type { KvCache, KvCall, KvSpec } from "../../backends/backend.ts";
 import { checkCopy } from "../../backends/check.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
+import type { Rope } from "../../kernels/segment.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { GraphBuilder, metadataContext, type Value } from "./graph.ts";
@@ -13,23 +14,15 @@ const lengthStep = 64;
 const f32Bytes = 4;
 const maskedOut = 0xfc00; // minus infinity in f16
 
-export interface KvSpec {
-  readonly layers: number;
-  readonly slots: number;
-  readonly kvHeads: number;
-  readonly context: number;
-  readonly headDim: number;
-}
-
-/** What the tables of a rotation depend on. */
-interface Rotation {
-  readonly headDim: number;
-  readonly ropeBase: number;
+interface KvTensor {
+  readonly tensor: Pointer;
+  /** Values of a head. */
+  readonly dim: number;
 }
 
 interface LayerTensors {
-  readonly keys: Pointer;
-  readonly values: Pointer;
+  readonly keys: KvTensor;
+  readonly values: KvTensor;
 }
 
 export class GgmlKv implements KvCache {
@@ -41,7 +34,8 @@ export class GgmlKv implements KvCache {
   readonly #device: CpuDevice;
   readonly #metadata: Pointer;
   readonly #buffer: DeviceBuffer;
-  readonly #rotations = new Map<string, RopeTables>();
+  /** Tables of each rotation in use, by its numbers; few, since layers share them. */
+  readonly #rotations = new Map<string, RopeTables & { readonly name: string }>();
   /** Inputs of a call, the same for all layers. */
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
 
@@ -51,34 +45,34 @@ export class GgmlKv implements KvCache {
     this.spec = spec;
     this.slots = spec.slots;
     this.context = spec.context;
-    const width = spec.kvHeads * spec.headDim;
-    const tensorBytes = width * spec.context * spec.slots * f32Bytes;
-    this.bytes = 2 * spec.layers * tensorBytes;
+    const positions = spec.context * spec.slots;
+    this.bytes = spec.layers * spec.kvHeads * (spec.headDim + spec.valueDim) * positions * f32Bytes;
     this.#metadata = metadataContext(device, 2 * spec.layers);
     this.#buffer = device.allocate(this.bytes);
     ggml.ggml_backend_buffer_clear(this.#buffer.handle, 0);
     let at = this.#buffer.base;
-    const place = (): Pointer => {
-      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf("f32"), width, spec.context * spec.slots, 1, 1);
+    const place = (dim: number): KvTensor => {
+      const width = spec.kvHeads * dim;
+      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf("f32"), width, positions, 1, 1);
       ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
-      at += BigInt(tensorBytes);
-      return tensor;
+      at += BigInt(width * positions * f32Bytes);
+      return { tensor, dim };
     };
-    this.layers = Array.from({ length: spec.layers }, () => ({ keys: place(), values: place() }));
+    this.layers = Array.from({ length: spec.layers }, () => ({ keys: place(spec.headDim), values: place(spec.valueDim) }));
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {
     checkCopy(this, from, to, length);
     if (length === 0 || from === to) return;
     const { ggml } = this.#device;
-    const width = this.spec.kvHeads * this.spec.headDim;
     const build = new GraphBuilder(this.#device, 8 * this.layers.length);
-    const slot = (tensor: Pointer, index: number): Value => {
+    const slot = ({ tensor, dim }: KvTensor, index: number): Value => {
+      const width = this.spec.kvHeads * dim;
       const offset = index * this.context * width * f32Bytes;
       return build.view(ggml.ggml_view_2d(build.context, tensor, width, length, width * f32Bytes, offset), build.constant(tensor));
     };
-    for (const tensor of this.layers.flatMap(({ keys, values }) => [keys, values])) {
-      const [source, target] = [slot(tensor, from), slot(tensor, to)];
+    for (const each of this.layers.flatMap(({ keys, values }) => [keys, values])) {
+      const [source, target] = [slot(each, from), slot(each, to)];
       build.effect(ggml.ggml_cpy(build.context, source.tensor, target.tensor), []);
     }
     const graph = build.finish({});
@@ -95,12 +89,12 @@ export class GgmlKv implements KvCache {
     return array;
   }
 
-  /** Tables for every position of the cache. */
-  rotation({ headDim, ropeBase }: Rotation): RopeTables {
-    const key = `${headDim}.${ropeBase}`;
-    const tables = this.#rotations.get(key) ?? ropeTables(this.context, headDim, ropeBase);
-    this.#rotations.set(key, tables);
-    return tables;
+  /** Tables for every position of the cache, and a short name for them. */
+  rotation(rope: Rope): RopeTables & { readonly name: string } {
+    const key = JSON.stringify(rope);
+    const known = this.#rotations.get(key) ?? { ...ropeTables(this.context, rope), name: `${this.#rotations.size}` };
+    this.#rotations.set(key, known);
+    return known;
   }
 
   async dispose(): Promise<void> {
@@ -140,12 +134,13 @@ export class KvGraph {
     this.#length = lengthOf(call);
   }
 
-  /** Factors of a head and of its swapped halves, [headDim, 1, rows]. */
-  rotation(build: GraphBuilder, { headDim, ropeBase }: Rotation): { readonly cos: Value; readonly sin: Value } {
+  /** Factors of the values that turn and of their swapped pairs, [2 * pairs, 1, rows]. */
+  rotation(build: GraphBuilder, rope: Rope): { readonly cos: Value; readonly sin: Value } {
+    const tables = this.#cache.rotation(rope);
+    const rows = this.call.batch * this.call.tokens;
     const factors = (half: "cos" | "sin"): Value => {
-      const rows = this.call.batch * this.call.tokens;
-      const make = (call: KvCall) => rotationOf(this.#cache.rotation({ headDim, ropeBase }), positionsOf(call), half);
-      return this.#input(build, { name: `${half}.${headDim}.${ropeBase}`, type: "f32", shape: [headDim, 1, rows] }, make);
+      const make = (call: KvCall) => rotationOf(tables, positionsOf(call), half);
+      return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape: [2 * rope.frequencies.length, 1, rows] }, make);
     };
     return { cos: factors("cos"), sin: factors("sin") };
   }
@@ -158,7 +153,7 @@ export class KvGraph {
       [tensors.keys, keys],
       [tensors.values, values],
     ] as const) {
-      build.effect(ggml.ggml_set_rows(build.context, target, source.tensor, rows.tensor), [source, rows]);
+      build.effect(ggml.ggml_set_rows(build.context, target.tensor, source.tensor, rows.tensor), [source, rows]);
     }
   }
 
@@ -189,21 +184,21 @@ export class KvGraph {
     return this.#cache.layers[layer] as LayerTensors;
   }
 
-  /** [headDim, length, kvHeads, batch] of the slots of the call. */
-  #view(build: GraphBuilder, tensor: Pointer): Value {
+  /** [dim, length, kvHeads, batch] of the slots of the call. */
+  #view(build: GraphBuilder, { tensor, dim }: KvTensor): Value {
     const { spec } = this.#cache;
-    const row = spec.kvHeads * spec.headDim * f32Bytes;
+    const row = spec.kvHeads * dim * f32Bytes;
     const slot = row * spec.context;
     const { ggml } = build.device;
     const view = ggml.ggml_view_4d(
       build.context,
       tensor,
-      spec.headDim,
+      dim,
       this.#length,
       spec.kvHeads,
       this.call.batch,
       row,
-      spec.headDim * f32Bytes,
+      dim * f32Bytes,
       slot,
       this.call.firstSlot * slot,
     );
@@ -211,16 +206,17 @@ export class KvGraph {
   }
 }
 
-/** [rows][headDim]: for both halves of a head the cosine, or the sine with the sign that the swapped half has. */
-function rotationOf({ headDim, cos, sin }: RopeTables, positions: Int32Array, half: "cos" | "sin"): Float32Array {
-  const pairs = headDim / 2;
+/** [rows][2 * pairs]: for both values of a pair the cosine, or the sine with the sign that the other one has. */
+function rotationOf({ rope, cos, sin }: RopeTables, positions: Int32Array, half: "cos" | "sin"): Float32Array {
+  const pairs = rope.frequencies.length;
   const [table, sign] = half === "cos" ? [cos, 1] : [sin, -1];
-  const out = new Float32Array(positions.length * headDim);
+  const out = new Float32Array(positions.length * 2 * pairs);
   for (const [row, position] of positions.entries()) {
     for (let i = 0; i < pairs; i++) {
       const value = table[position * pairs + i] as number;
-      out[row * headDim + i] = sign * value;
-      out[row * headDim + pairs + i] = value;
+      const first = row * 2 * pairs + (rope.interleaved ? 2 * i : i);
+      out[first] = sign * value;
+      out[first + (rope.interleaved ? 1 : pairs)] = value;
     }
   }
   return out;

@@ -1,7 +1,7 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
 // opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
 import type { Capabilities } from "../../backends/backend.ts";
-import type { Op, OpName } from "../../kernels/segment.ts";
+import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { KvGraph } from "./kv.ts";
@@ -20,6 +20,8 @@ export interface Lowering {
   readonly build: GraphBuilder;
   readonly rows: number;
   readonly weights: WeightSource;
+  /** The width of every value. */
+  readonly widths: ReadonlyMap<string, number>;
   /** Set where the segment's ops use the KV cache. */
   readonly kv: KvGraph | undefined;
   read(name: string): Value;
@@ -29,17 +31,29 @@ export interface Lowering {
 type OpOf<Name extends OpName> = Extract<Op, { op: Name }>;
 type Lower<Name extends OpName> = (lowering: Lowering, op: OpOf<Name>) => void;
 
+const f32Bytes = 4;
+
+function widthIn(widths: ReadonlyMap<string, number>, name: string): number {
+  const width = widths.get(name);
+  if (width === undefined) throw new TypeError(`${name} has no width`);
+  return width;
+}
+
 const gather: Lower<"gather"> = ({ build, weights, read, write }, op) => {
   const ids = read(op.ids);
   const { ggml } = build.device;
   write(op.out, build.step(ggml.ggml_get_rows(build.context, weights.tensor(op.table), ids.tensor), [ids]));
 };
 
-const rmsNorm: Lower<"rmsNorm"> = ({ build, weights, read, write }, op) => {
+const rmsNorm: Lower<"rmsNorm"> = ({ build, weights, rows, widths, read, write }, op) => {
   const { ggml } = build.device;
+  const { heads = 1 } = op;
+  const width = widthIn(widths, op.x);
   const x = read(op.x);
-  const normed = build.step(ggml.ggml_rms_norm(build.context, x.tensor, op.eps), [x]);
-  write(op.out, build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed]));
+  const parts = heads === 1 ? x : build.view(ggml.ggml_reshape_2d(build.context, x.tensor, width / heads, heads * rows), x);
+  const normed = build.step(ggml.ggml_rms_norm(build.context, parts.tensor, op.eps), [parts]);
+  const scaled = build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed]);
+  write(op.out, heads === 1 ? scaled : build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled));
 };
 
 const matMul: Lower<"matMul"> = ({ build, weights, rows, read, write }, op) => {
@@ -60,21 +74,88 @@ const siluMul: Lower<"siluMul"> = ({ build, read, write }, op) => {
   write(op.out, build.step(build.device.ggml.ggml_swiglu_split(build.context, a.tensor, b.tensor), [a, b]));
 };
 
-/** [headDim, heads, rows], each head turned to the position of its row: x * cos + (x with its halves swapped) * (-sin, sin). By our own
- *  tables, since ggml's angles differ from transformers' by 1e-4 at position 2,000. */
-function rotated({ build, rows, kv }: Lowering, op: OpOf<"attention">, x: Value, heads: number): Value {
+const clampedSwiglu: Lower<"clampedSwiglu"> = ({ build, read, write }, op) => {
+  const [a, b] = [read(op.a), read(op.b)];
+  write(op.out, build.step(build.device.ggml.ggml_swiglu_oai(build.context, a.tensor, b.tensor, op.alpha, op.limit), [a, b]));
+};
+
+/** Values `from` to `from + width` of each head of x [headWidth, heads, rows], which stay where they are. */
+function partOfHeads(build: GraphBuilder, x: Value, heads: HeadShape, { from, width }: { from: number; width: number }): Value {
+  const row = heads.width * f32Bytes;
   const { ggml } = build.device;
-  const { cos, sin } = (kv as KvGraph).rotation(build, op);
-  const split = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, op.headDim, heads, rows), x);
-  const swapped = build.step(ggml.ggml_roll(build.context, split.tensor, op.headDim / 2, 0, 0, 0), [split]);
-  const straight = build.step(ggml.ggml_mul(build.context, split.tensor, cos.tensor), [split, cos]);
-  const across = build.step(ggml.ggml_mul(build.context, swapped.tensor, sin.tensor), [swapped, sin]);
+  return build.view(
+    ggml.ggml_view_3d(build.context, x.tensor, width, heads.count, heads.rows, row, row * heads.count, from * f32Bytes),
+    x,
+  );
+}
+
+interface HeadShape {
+  readonly width: number;
+  readonly count: number;
+  readonly rows: number;
+}
+
+const slice: Lower<"slice"> = ({ build, rows, widths, read, write }, op) => {
+  const { ggml } = build.device;
+  const x = read(op.x);
+  const part = partOfHeads(build, x, { width: widthIn(widths, op.x) / op.heads, count: op.heads, rows }, op);
+  const own = build.step(ggml.ggml_cont(build.context, part.tensor), [part]);
+  write(op.out, build.view(ggml.ggml_reshape_2d(build.context, own.tensor, op.heads * op.width, rows), own));
+};
+
+const joinHeads: Lower<"joinHeads"> = ({ build, rows, widths, read, write }, op) => {
+  const { ggml } = build.device;
+  const [x, shared] = [read(op.x), read(op.shared)];
+  const [width, more] = [widthIn(widths, op.x) / op.heads, widthIn(widths, op.shared)];
+  const split = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, width, op.heads, rows), x);
+  const one = build.view(ggml.ggml_reshape_3d(build.context, shared.tensor, more, 1, rows), shared);
+  const each = build.step(ggml.ggml_repeat_4d(build.context, one.tensor, more, op.heads, rows, 1), [one]);
+  const joined = build.step(ggml.ggml_concat(build.context, split.tensor, each.tensor, 0), [split, each]);
+  write(op.out, build.view(ggml.ggml_reshape_2d(build.context, joined.tensor, op.heads * (width + more), rows), joined));
+};
+
+/** x * cos + (x with the two of each pair swapped) * (-sin, sin). By our own tables, since ggml's angles differ from transformers' by
+ *  1e-4 at position 2,000. x is [2 * pairs, heads, rows]. */
+function turned({ build, kv }: Lowering, rope: Rope, x: Value, heads: HeadShape): Value {
+  const { ggml } = build.device;
+  const pairs = rope.frequencies.length;
+  const { cos, sin } = (kv as KvGraph).rotation(build, rope);
+  const swapped = (): Value => {
+    if (!rope.interleaved) return build.step(ggml.ggml_roll(build.context, x.tensor, pairs, 0, 0, 0), [x]);
+    const apart = build.view(ggml.ggml_reshape_4d(build.context, x.tensor, 2, pairs, heads.count, heads.rows), x);
+    const rolled = build.step(ggml.ggml_roll(build.context, apart.tensor, 1, 0, 0, 0), [apart]);
+    return build.view(ggml.ggml_reshape_3d(build.context, rolled.tensor, 2 * pairs, heads.count, heads.rows), rolled);
+  };
+  const other = swapped();
+  const straight = build.step(ggml.ggml_mul(build.context, x.tensor, cos.tensor), [x, cos]);
+  const across = build.step(ggml.ggml_mul(build.context, other.tensor, sin.tensor), [other, sin]);
   return build.step(ggml.ggml_add(build.context, straight.tensor, across.tensor), [straight, across]);
+}
+
+/** [headDim, heads, rows], each head turned to the position of its row; values that do not turn are joined again before and after. */
+function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: number): Value {
+  const { build, rows } = lowering;
+  const { ggml } = build.device;
+  const heads = { width: op.headDim, count, rows };
+  const width = 2 * op.rope.frequencies.length;
+  const split = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, op.headDim, count, rows), x);
+  if (width === op.headDim) return turned(lowering, op.rope, split, heads);
+  const part = partOfHeads(build, split, heads, { from: op.rope.from, width });
+  const own = build.step(ggml.ggml_cont(build.context, part.tensor), [part]);
+  let joined = turned(lowering, op.rope, own, heads);
+  if (op.rope.from > 0) {
+    const before = partOfHeads(build, split, heads, { from: 0, width: op.rope.from });
+    joined = build.step(ggml.ggml_concat(build.context, before.tensor, joined.tensor, 0), [before, joined]);
+  }
+  const end = op.rope.from + width;
+  if (end === op.headDim) return joined;
+  const after = partOfHeads(build, split, heads, { from: end, width: op.headDim - end });
+  return build.step(ggml.ggml_concat(build.context, joined.tensor, after.tensor, 0), [joined, after]);
 }
 
 /** New keys and values are stored first, so that attention finds them in the cache like all others. */
 const attention: Lower<"attention"> = (lowering, op) => {
-  const { build, rows, read, write } = lowering;
+  const { build, rows, weights, read, write } = lowering;
   const { ggml } = build.device;
   const kv = lowering.kv as KvGraph;
   const key = rotated(lowering, op, read(op.k), op.kvHeads);
@@ -84,19 +165,27 @@ const attention: Lower<"attention"> = (lowering, op) => {
   const split = build.view(ggml.ggml_reshape_4d(build.context, query.tensor, op.headDim, op.heads, tokens, batch), query);
   const q = build.view(ggml.ggml_permute(build.context, split.tensor, 0, 2, 1, 3), split);
   const [keys, values, mask] = [kv.keys(build, op.layer), kv.values(build, op.layer), kv.mask(build, op.window)];
-  const out = build.step(ggml.ggml_flash_attn_ext(build.context, q.tensor, keys.tensor, values.tensor, mask.tensor, op.scale, 0, 0), [
-    q,
-    keys,
-    values,
-    mask,
-  ]);
-  write(op.out, build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.headDim, rows), out));
+  const tensor = ggml.ggml_flash_attn_ext(build.context, q.tensor, keys.tensor, values.tensor, mask.tensor, op.scale, 0, 0);
+  if (op.sinks !== undefined) ggml.ggml_flash_attn_ext_add_sinks(tensor, weights.tensor(op.sinks));
+  const out = build.step(tensor, [q, keys, values, mask]);
+  write(op.out, build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, rows), out));
 };
 
 /** Ops that stand at a segment's end and are computed by their kernels on values read back: a few numbers a row, in a fixed order. */
-export const hostOps: ReadonlySet<OpName> = new Set<OpName>(["route"]);
+export const hostOps: ReadonlySet<OpName> = new Set<OpName>(["route", "groupRoute"]);
 
-const lowerings: { readonly [Name in OpName]?: Lower<Name> } = { gather, rmsNorm, matMul, attention, add, addRow, siluMul };
+const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
+  gather,
+  rmsNorm,
+  matMul,
+  attention,
+  add,
+  addRow,
+  siluMul,
+  clampedSwiglu,
+  slice,
+  joinHeads,
+};
 
 /** Known without the library. */
 export const ggmlCapabilities: Capabilities = {

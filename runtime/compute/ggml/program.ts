@@ -11,7 +11,7 @@ import { DenseWeights } from "./dense.ts";
 import type { CpuDevice } from "./device.ts";
 import { type Graph, GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
-import { hostOps, lower, type WeightSource } from "./lower.ts";
+import { hostOps, type Lowering, lower } from "./lower.ts";
 import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program: decode at two lengths of context, and some sizes of prefill. */
@@ -42,14 +42,14 @@ export function lowerOps(
   build: GraphBuilder,
   ops: readonly Op[],
   values: Map<string, Value>,
-  tools: { readonly rows: number; readonly weights: WeightSource; readonly kv?: KvGraph | undefined },
+  tools: Pick<Lowering, "rows" | "weights" | "widths"> & { readonly kv?: KvGraph },
 ): void {
   const read = (name: string): Value => {
     const value = values.get(name);
     if (!value) throw new TypeError(`${name} is read before it is written`);
     return value;
   };
-  const lowering = { build, rows: tools.rows, weights: tools.weights, kv: tools.kv, read, write: values.set.bind(values) };
+  const lowering = { ...tools, build, kv: tools.kv, read, write: values.set.bind(values) };
   for (const op of ops) lower(lowering, op);
 }
 
@@ -109,7 +109,7 @@ export class DenseProgram implements Compiled {
     for (const { name, dtype, width } of this.#segment.inputs) {
       values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
     }
-    lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, kv });
+    lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
     const outputs = this.#read.map((name) => [name, values.get(name) as Value]);
     return { graph: build.finish(Object.fromEntries(outputs)), kv };
   }
