@@ -4,7 +4,19 @@ import type { AppError } from "../../crds/common.ts";
 import type { Op, Segment, Tensor } from "../kernels/segment.ts";
 import type { WeightForm, Weights } from "../kernels/weights.ts";
 
-/** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k and for v. */
+/** The sizes of KV storage, equal in all layers. */
+export interface KvSpec {
+  readonly layers: number;
+  readonly slots: number;
+  readonly kvHeads: number;
+  readonly context: number;
+  /** Values of a head's key at one position. */
+  readonly headDim: number;
+  /** Values of a head's value, which are not always as many. */
+  readonly valueDim: number;
+}
+
+/** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k, with valueDim in its place for v. */
 export interface KvCache {
   readonly slots: number;
   readonly context: number;
@@ -52,13 +64,7 @@ export interface Backend extends Capabilities {
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
   compile(segment: Segment, weights: Weights): Promise<Compiled>;
-  createKv(spec: {
-    readonly layers: number;
-    readonly slots: number;
-    readonly kvHeads: number;
-    readonly context: number;
-    readonly headDim: number;
-  }): Promise<KvCache>;
+  createKv(spec: KvSpec): Promise<KvCache>;
   /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */

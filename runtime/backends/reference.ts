@@ -5,18 +5,10 @@ import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
-import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, KvCache, KvCall, Outputs } from "./backend.ts";
+import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, KvCache, KvCall, KvSpec, Outputs } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
 
 const bytesPerValue = 4;
-
-interface KvSpec {
-  readonly layers: number;
-  readonly slots: number;
-  readonly kvHeads: number;
-  readonly context: number;
-  readonly headDim: number;
-}
 
 class ReferenceKv implements KvCache {
   readonly slots: number;
@@ -26,12 +18,15 @@ class ReferenceKv implements KvCache {
   readonly #layers: readonly { readonly keys: Float32Array; readonly values: Float32Array }[];
 
   constructor(spec: KvSpec) {
-    const length = spec.slots * spec.kvHeads * spec.context * spec.headDim;
+    const rows = spec.slots * spec.kvHeads * spec.context;
     this.slots = spec.slots;
     this.context = spec.context;
-    this.bytes = 2 * spec.layers * length * bytesPerValue;
+    this.bytes = spec.layers * rows * (spec.headDim + spec.valueDim) * bytesPerValue;
     this.#spec = spec;
-    this.#layers = Array.from({ length: spec.layers }, () => ({ keys: new Float32Array(length), values: new Float32Array(length) }));
+    this.#layers = Array.from({ length: spec.layers }, () => ({
+      keys: new Float32Array(rows * spec.headDim),
+      values: new Float32Array(rows * spec.valueDim),
+    }));
   }
 
   rows(layer: number, call: KvCall): KvRows | undefined {
@@ -43,14 +38,13 @@ class ReferenceKv implements KvCache {
 
   async copySlot(from: number, to: number, length: number): Promise<void> {
     checkCopy(this, from, to, length);
-    const { kvHeads, headDim } = this.#spec;
-    const head = this.context * headDim;
-    for (const { keys, values } of this.#layers) {
-      for (let h = 0; h < kvHeads; h++) {
-        const source = (from * kvHeads + h) * head;
-        for (const array of [keys, values]) array.copyWithin((to * kvHeads + h) * head, source, source + length * headDim);
-      }
-    }
+    const { kvHeads, headDim, valueDim } = this.#spec;
+    for (const { keys, values } of this.#layers)
+      for (const [array, width] of [[keys, headDim] as const, [values, valueDim] as const])
+        for (let h = 0; h < kvHeads; h++) {
+          const source = (from * kvHeads + h) * this.context * width;
+          array.copyWithin((to * kvHeads + h) * this.context * width, source, source + length * width);
+        }
   }
 
   async dispose(): Promise<void> {}

@@ -1,7 +1,7 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { Backend, Compiled, KvCache } from "../backends/backend.ts";
+import type { Backend, Compiled, KvCache, KvSpec } from "../backends/backend.ts";
 import { checkOps } from "../backends/check.ts";
 import { chooseBackend, createBackend } from "../backends/index.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
@@ -13,7 +13,7 @@ import { checkLayerShapes } from "../weights/layer-shapes.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { EngineInfo } from "./api.ts";
-import { slotsOf } from "./core/kv-slots.ts";
+import { slotBytes, slotsOf } from "./core/kv-slots.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -57,22 +57,14 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   }
 }
 
-interface KvShape {
-  readonly layers: number;
-  readonly kvHeads: number;
-  readonly headDim: number;
-  readonly context: number;
-  readonly slots: number;
-}
-
-function kvShape(program: ModelProgram, { maxContext, kvPoolBytes }: ThreadOptions): KvShape {
+function kvShape(program: ModelProgram, { maxContext, kvPoolBytes }: ThreadOptions): KvSpec {
   const context = Math.min(maxContext, program.maxContext);
-  const shape = { layers: program.layers.length, kvHeads: program.kvHeads, headDim: program.headDim, context };
+  const { layers, kvHeads, headDim, valueDim } = program;
+  const shape = { layers: layers.length, kvHeads, headDim, valueDim, context };
   const slots = slotsOf(kvPoolBytes, shape);
   if (slots >= 1) return { ...shape, slots };
-  const needed = 2 * shape.layers * shape.kvHeads * shape.headDim * context * Float32Array.BYTES_PER_ELEMENT;
   throw new AppError(
-    `kvPool: ${kvPoolBytes} bytes hold no request of ${context} tokens; raise kvPool to at least ${needed} or lower maxContext`,
+    `kvPool: ${kvPoolBytes} bytes hold no request of ${context} tokens; raise kvPool to at least ${slotBytes(shape)} or lower maxContext`,
     { code: "KvPoolTooSmall", operation: "starting the engine" },
   );
 }
@@ -82,7 +74,7 @@ interface Parts {
   readonly program: ModelProgram;
   readonly backend: Backend;
   readonly options: ThreadOptions;
-  readonly kvSpec: KvShape;
+  readonly kvSpec: KvSpec;
 }
 
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {

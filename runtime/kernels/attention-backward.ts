@@ -14,13 +14,14 @@ interface Sequences {
   readonly tables: RopeTables;
 }
 
-/** Turns every head of x [rows, heads * headDim] to (1) or from (-1) its position. */
+/** Turns every head of x [rows, heads * width] to (1) or from (-1) its position. */
 function turnAll(x: Float32Array, heads: number, turn: 1 | -1, { rows, tokens, tables }: Sequences): Float32Array {
   const out = new Float32Array(x.length);
+  const width = x.length / (rows * heads);
   for (let row = 0; row < rows; row++) {
     for (let head = 0; head < heads; head++) {
-      const at = (row * heads + head) * tables.headDim;
-      rotate(tables, { position: row % tokens, turn }, { x, from: at }, { out, to: at });
+      const at = (row * heads + head) * width;
+      rotate(tables, { position: row % tokens, width, turn }, { of: x, at }, { of: out, at });
     }
   }
   return out;
@@ -51,29 +52,35 @@ interface Work {
   readonly dq: Float64Array;
   readonly dk: Float64Array;
   readonly dv: Float64Array;
+  readonly sinks: Float32Array | undefined; // [heads]
+  readonly dSinks: Float64Array;
 }
 
-/** One query head of one row: softmax p over its keys; dp = dOut . v; ds = p (dp - sum p dp). */
+/** One query head of one row: softmax p over its keys and the sink; dp = dOut . v, 0 of the sink; ds = p (dp - sum p dp). */
 function backwardQuery(op: Attention, work: Work, { row, head, first }: Record<"row" | "head" | "first", number>): void {
   const d = op.headDim;
   const from = (row * op.heads + head) * d;
+  const outAt = (row * op.heads + head) * op.valueDim;
   const kvHead = Math.floor(head / (op.heads / op.kvHeads));
   const keyAt = (j: number) => (j * op.kvHeads + kvHead) * d;
+  const valueAt = (j: number) => (j * op.kvHeads + kvHead) * op.valueDim;
   const count = row - first + 1;
   const scores = Float64Array.from(
     { length: count },
     (_, j) => dot({ of: work.q, at: from }, { of: work.k, at: keyAt(first + j) }, d) * op.scale,
   );
-  const max = scores.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
+  const sink = work.sinks?.[head] ?? Number.NEGATIVE_INFINITY;
+  const max = scores.reduce((a, b) => Math.max(a, b), sink);
   const e = scores.map((score) => Math.exp(score - max));
-  const sum = e.reduce((a, b) => a + b, 0);
+  const sum = e.reduce((a, b) => a + b, Math.exp(sink - max));
   const p = e.map((value) => value / sum);
-  const dp = p.map((_, j) => dot({ of: work.dOut, at: from }, { of: work.v, at: keyAt(first + j) }, d));
+  const dp = p.map((_, j) => dot({ of: work.dOut, at: outAt }, { of: work.v, at: valueAt(first + j) }, op.valueDim));
   const mean = dp.reduce((total, value, j) => total + value * (p[j] as number), 0);
+  work.dSinks[head] = (work.dSinks[head] as number) - (Math.exp(sink - max) / sum) * mean;
   for (let j = 0; j < count; j++) {
     const key = keyAt(first + j);
     const ds = (p[j] as number) * ((dp[j] as number) - mean) * op.scale;
-    addScaled({ of: work.dv, at: key }, { of: work.dOut, at: from }, p[j] as number, d);
+    addScaled({ of: work.dv, at: valueAt(first + j) }, { of: work.dOut, at: outAt }, p[j] as number, op.valueDim);
     addScaled({ of: work.dq, at: from }, { of: work.k, at: key }, ds, d);
     addScaled({ of: work.dk, at: key }, { of: work.q, at: from }, ds, d);
   }
@@ -89,16 +96,19 @@ export function attentionBackward(op: Attention, context: OpContext, outputs: Gr
   }
   const tokens = context.kv?.tokens ?? matrix(q).rows;
   const rows = (context.kv?.batch ?? 1) * tokens;
-  const sequences: Sequences = { rows, tokens, tables: ropeTables(tokens, op.headDim, op.ropeBase) };
+  const sequences: Sequences = { rows, tokens, tables: ropeTables(tokens, op.rope) };
   const k = floats(context.read(op.k));
+  const v = floats(context.read(op.v));
   const work: Work = {
     q: turnAll(floats(q), op.heads, 1, sequences),
     k: turnAll(k, op.kvHeads, 1, sequences),
-    v: floats(context.read(op.v)),
+    v,
     dOut: gradientOf(outputs, op.out),
     dq: new Float64Array(q.data.length),
     dk: new Float64Array(k.length),
-    dv: new Float64Array(k.length),
+    dv: new Float64Array(v.length),
+    sinks: op.sinks === undefined ? undefined : floats(context.read(op.sinks)),
+    dSinks: new Float64Array(op.heads),
   };
   for (let row = 0; row < rows; row++) {
     const start = row - (row % tokens);
@@ -109,5 +119,6 @@ export function attentionBackward(op: Attention, context: OpContext, outputs: Gr
     [op.q]: turnAll(Float32Array.from(work.dq), op.heads, -1, sequences),
     [op.k]: turnAll(Float32Array.from(work.dk), op.kvHeads, -1, sequences),
     [op.v]: Float32Array.from(work.dv),
+    ...(op.sinks === undefined ? {} : { [op.sinks]: Float32Array.from(work.dSinks) }),
   };
 }

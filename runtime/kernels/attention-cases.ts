@@ -1,6 +1,8 @@
 // The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes. Pure.
 import type { KernelCase } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
+import { plainRope } from "./rope.ts";
+import type { Rope } from "./segment.ts";
 
 interface Shape {
   readonly heads: number;
@@ -12,6 +14,10 @@ interface Shape {
   readonly context: number;
   readonly window?: number;
   readonly firstSlot?: number;
+  /** Without it values are as wide as keys. */
+  readonly valueDim?: number;
+  readonly rope?: Rope;
+  readonly sinks?: true;
 }
 
 /** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
@@ -19,6 +25,8 @@ function shaped(name: string, shape: Shape): KernelCase {
   const rows = shape.batch * shape.tokens;
   const qWidth = shape.heads * shape.headDim;
   const kvWidth = shape.kvHeads * shape.headDim;
+  const valueDim = shape.valueDim ?? shape.headDim;
+  const rope = shape.rope ?? plainRope(shape.headDim, 1e4);
   const firstSlot = shape.firstSlot ?? 0;
   return {
     name,
@@ -27,10 +35,10 @@ function shaped(name: string, shape: Shape): KernelCase {
       inputs: [
         { name: "q", dtype: "f32", width: qWidth },
         { name: "k", dtype: "f32", width: kvWidth },
-        { name: "v", dtype: "f32", width: kvWidth },
+        { name: "v", dtype: "f32", width: shape.kvHeads * valueDim },
       ],
-      outputs: [{ name: "out", dtype: "f32", width: qWidth }],
-      weights: [],
+      outputs: [{ name: "out", dtype: "f32", width: shape.heads * valueDim }],
+      weights: shape.sinks ? [{ name: "sinks", shape: [shape.heads] }] : [],
       ops: [
         {
           op: "attention",
@@ -41,24 +49,27 @@ function shaped(name: string, shape: Shape): KernelCase {
           heads: shape.heads,
           kvHeads: shape.kvHeads,
           headDim: shape.headDim,
-          ropeBase: 1e4,
+          valueDim,
+          rope,
           scale: 1 / Math.sqrt(shape.headDim),
           window: shape.window ?? 0,
+          ...(shape.sinks ? { sinks: "sinks" } : {}),
           out: "out",
         },
       ],
     },
-    weights: {},
+    weights: shape.sinks ? { sinks: randomTensor(15, [shape.heads], 2) } : {},
     inputs: {
       q: randomTensor(12, [rows, qWidth], 2),
       k: randomTensor(13, [rows, kvWidth], 2),
-      v: randomTensor(14, [rows, kvWidth]),
+      v: randomTensor(14, [rows, shape.kvHeads * valueDim]),
     },
     kv: {
       slots: firstSlot + shape.batch,
       kvHeads: shape.kvHeads,
       context: shape.context,
       headDim: shape.headDim,
+      valueDim,
       firstSlot,
       batch: shape.batch,
       tokens: shape.tokens,
@@ -84,4 +95,36 @@ export const attentionCases = (): readonly KernelCase[] => [
   shaped("decode of 2 from slot 1", { heads: 4, kvHeads: 1, headDim: 16, batch: 2, tokens: 1, past: [3, 9], context: 16, firstSlot: 1 }),
   shaped("window of 7", { heads: 4, kvHeads: 2, headDim: 16, batch: 1, tokens: 20, past: [0], context: 32, window: 7 }),
   shaped("window of 1 sees itself alone", { heads: 2, kvHeads: 2, headDim: 16, batch: 1, tokens: 3, past: [2], context: 8, window: 1 }),
+  shaped("sinks under a window", {
+    heads: 4,
+    kvHeads: 2,
+    headDim: 16,
+    batch: 1,
+    tokens: 9,
+    past: [3],
+    context: 16,
+    window: 4,
+    sinks: true,
+  }),
+  shaped("values narrower than keys, whose last part turns in pairs", {
+    heads: 3,
+    kvHeads: 3,
+    headDim: 24,
+    valueDim: 16,
+    rope: { ...plainRope(8, 1e4), from: 16, interleaved: true },
+    batch: 2,
+    tokens: 5,
+    past: [0, 3],
+    context: 8,
+  }),
+  shaped("a rotation whose cosines are scaled", {
+    heads: 2,
+    kvHeads: 1,
+    headDim: 16,
+    rope: { ...plainRope(16, 1e4), factor: 1.25 },
+    batch: 1,
+    tokens: 7,
+    past: [0],
+    context: 8,
+  }),
 ];

@@ -33,10 +33,9 @@ export function checkKvRows(rows: Omit<KvRows, "keys" | "values"> & { readonly s
 
 /** A cache for one sequence that starts at position 0: what a call without KV means. */
 function scratch(op: Attention, rows: number): KvRows {
-  const length = op.kvHeads * rows * op.headDim;
   return {
-    keys: new Float32Array(length),
-    values: new Float32Array(length),
+    keys: new Float32Array(op.kvHeads * rows * op.headDim),
+    values: new Float32Array(op.kvHeads * rows * op.valueDim),
     context: rows,
     firstSlot: 0,
     batch: 1,
@@ -47,31 +46,39 @@ function scratch(op: Attention, rows: number): KvRows {
 
 /** Rotates the new keys into the cache, copies the new values. */
 function append(op: Attention, kv: KvRows, tables: RopeTables, { k, v }: { readonly k: Float32Array; readonly v: Float32Array }): void {
-  const width = op.kvHeads * op.headDim;
   for (let row = 0; row < kv.batch * kv.tokens; row++) {
     const b = Math.floor(row / kv.tokens);
     const position = (kv.past[b] as number) + (row % kv.tokens);
     for (let head = 0; head < op.kvHeads; head++) {
-      const from = row * width + head * op.headDim;
-      const to = (((kv.firstSlot + b) * op.kvHeads + head) * kv.context + position) * op.headDim;
-      rotate(tables, { position }, { x: k, from }, { out: kv.keys, to });
-      kv.values.set(v.subarray(from, from + op.headDim), to);
+      const from = row * op.kvHeads + head;
+      const to = ((kv.firstSlot + b) * op.kvHeads + head) * kv.context + position;
+      rotate(tables, { position, width: op.headDim }, { of: k, at: from * op.headDim }, { of: kv.keys, at: to * op.headDim });
+      kv.values.set(v.subarray(from * op.valueDim, (from + 1) * op.valueDim), to * op.valueDim);
     }
   }
 }
 
-/** Softmax weights of one query over cached keys first..position of the head stored at `base`. */
-function weigh(op: Attention, kv: KvRows, query: Float32Array, at: { base: number; first: number; position: number }): Float64Array {
+interface Keys {
+  /** Row of the cache at which the head's positions begin. */
+  readonly base: number;
+  readonly first: number;
+  readonly position: number;
+  /** A score beside those of the keys; -Infinity without one. */
+  readonly sink: number;
+}
+
+/** Softmax weights of one query over the cached keys first..position. */
+function weigh(op: Attention, kv: KvRows, query: Float32Array, at: Keys): Float64Array {
   const scores = new Float64Array(at.position - at.first + 1);
-  let max = Number.NEGATIVE_INFINITY;
+  let max = at.sink;
   for (let j = 0; j < scores.length; j++) {
-    const key = at.base + (at.first + j) * op.headDim;
+    const key = (at.base + at.first + j) * op.headDim;
     let dot = 0;
     for (let d = 0; d < op.headDim; d++) dot += (query[d] as number) * (kv.keys[key + d] as number);
     scores[j] = dot * op.scale;
     max = Math.max(max, scores[j] as number);
   }
-  let sum = 0;
+  let sum = Math.exp(at.sink - max);
   for (let j = 0; j < scores.length; j++) {
     scores[j] = Math.exp((scores[j] as number) - max);
     sum += scores[j] as number;
@@ -84,25 +91,32 @@ function firstKey(position: number, window: number): number {
   return window > 0 ? Math.max(0, position - window + 1) : 0;
 }
 
-function attend(op: Attention, kv: KvRows, tables: RopeTables, q: Float32Array): Float32Array {
-  const out = new Float32Array(q.length);
+interface Queries {
+  readonly q: Float32Array;
+  readonly rows: number;
+  readonly tables: RopeTables;
+  /** A score of each head. */
+  readonly sinks: Float32Array | undefined;
+}
+
+function attend(op: Attention, kv: KvRows, { q, rows, tables, sinks }: Queries): Float32Array {
+  const out = new Float32Array(rows * op.heads * op.valueDim);
   const query = new Float32Array(op.headDim);
   const group = op.heads / op.kvHeads;
-  for (let row = 0; row < kv.batch * kv.tokens; row++) {
+  for (let row = 0; row < rows; row++) {
     const b = Math.floor(row / kv.tokens);
     const position = (kv.past[b] as number) + (row % kv.tokens);
     const first = firstKey(position, op.window);
     for (let head = 0; head < op.heads; head++) {
-      const from = (row * op.heads + head) * op.headDim;
-      rotate(tables, { position }, { x: q, from }, { out: query, to: 0 });
-      const base = ((kv.firstSlot + b) * op.kvHeads + Math.floor(head / group)) * kv.context * op.headDim;
-      const weights = weigh(op, kv, query, { base, first, position });
-      for (let d = 0; d < op.headDim; d++) {
+      rotate(tables, { position, width: op.headDim }, { of: q, at: (row * op.heads + head) * op.headDim }, { of: query, at: 0 });
+      const base = ((kv.firstSlot + b) * op.kvHeads + Math.floor(head / group)) * kv.context;
+      const weights = weigh(op, kv, query, { base, first, position, sink: sinks?.[head] ?? Number.NEGATIVE_INFINITY });
+      for (let d = 0; d < op.valueDim; d++) {
         let sum = 0;
         for (let j = 0; j < weights.length; j++) {
-          sum += (weights[j] as number) * (kv.values[base + (first + j) * op.headDim + d] as number);
+          sum += (weights[j] as number) * (kv.values[(base + first + j) * op.valueDim + d] as number);
         }
-        out[from + d] = sum;
+        out[(row * op.heads + head) * op.valueDim + d] = sum;
       }
     }
   }
@@ -111,17 +125,18 @@ function attend(op: Attention, kv: KvRows, tables: RopeTables, q: Float32Array):
 
 export const attention: Kernel<Attention> = {
   name: "attention",
-  reads: (op) => [op.q, op.k, op.v],
-  outputs: (op) => [{ name: op.out, dtype: "f32", width: () => op.heads * op.headDim }],
+  reads: (op) => [op.q, op.k, op.v, ...(op.sinks === undefined ? [] : [op.sinks])],
+  outputs: (op) => [{ name: op.out, dtype: "f32", width: () => op.heads * op.valueDim }],
   kvLayer: (op) => op.layer,
   tolerance: 5e-6,
   forward(op, context) {
     const q = context.read(op.q);
-    const { rows, width } = matrix(q);
+    const { rows } = matrix(q);
     const kv = context.kv ?? scratch(op, rows);
-    const tables = ropeTables(positionsOf(kv), op.headDim, op.ropeBase);
+    const tables = ropeTables(positionsOf(kv), op.rope);
+    const sinks = op.sinks === undefined ? undefined : floats(context.read(op.sinks));
     append(op, kv, tables, { k: floats(context.read(op.k)), v: floats(context.read(op.v)) });
-    return { [op.out]: { shape: [rows, width], data: attend(op, kv, tables, floats(q)) } };
+    return { [op.out]: { shape: [rows, op.heads * op.valueDim], data: attend(op, kv, { q: floats(q), rows, tables, sinks }) } };
   },
   backward: attentionBackward,
   cases: attentionCases,

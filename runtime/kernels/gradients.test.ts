@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { kernelOf } from "./index.ts";
 import { floats, type KvRows } from "./kernel.ts";
 import { gaussian, randomIds, randomTensor } from "./random.ts";
+import { plainRope } from "./rope.ts";
 import type { Op, Tensor } from "./segment.ts";
 
 interface Case {
@@ -21,7 +22,8 @@ const attention = (window: number): Op => ({
   heads: 4,
   kvHeads: 2,
   headDim: 4,
-  ropeBase: 100,
+  valueDim: 4,
+  rope: plainRope(4, 100),
   scale: 0.5,
   window,
   out: "out",
@@ -37,6 +39,19 @@ const twoSequences = (): KvRows => ({
   past: new Int32Array(2),
 });
 const route = (normalize: boolean): Op => ({ op: "route", logits: "l", topK: 2, normalize, ids: "ids", gates: "gates" });
+const groupRoute = (sigmoid: boolean, normalize: boolean): Op => ({
+  op: "groupRoute",
+  logits: "l",
+  sigmoid,
+  topK: 2,
+  groups: 3,
+  groupsKept: 2,
+  groupTop: 1,
+  normalize,
+  scale: 2.5,
+  ids: "ids",
+  gates: "gates",
+});
 
 const cases: Record<string, Case> = {
   gather: { op: { op: "gather", ids: "ids", table: "t", out: "out" }, values: { ids: randomIds(4, 6, 4), t: randomTensor(5, [4, 3]) } },
@@ -44,16 +59,40 @@ const cases: Record<string, Case> = {
     op: { op: "rmsNorm", x: "x", weight: "w", eps: 1e-3, out: "out" },
     values: { x: randomTensor(6, [3, 5]), w: randomTensor(7, [5]) },
   },
+  "rmsNorm of heads": {
+    op: { op: "rmsNorm", x: "x", weight: "w", eps: 1e-3, heads: 2, out: "out" },
+    values: { x: randomTensor(6, [3, 8]), w: randomTensor(7, [4]) },
+  },
   matMul: { op: { op: "matMul", x: "x", weight: "w", out: "out" }, values: { x: randomTensor(8, [3, 5]), w: randomTensor(9, [4, 5]) } },
   add: { op: { op: "add", a: "a", b: "b", out: "out" }, values: { a: randomTensor(10, [2, 3]), b: randomTensor(11, [2, 3]) } },
   addRow: { op: { op: "addRow", x: "x", row: "r", out: "out" }, values: { x: randomTensor(17, [4, 3]), r: randomTensor(18, [3]) } },
   "add of a value to itself": { op: { op: "add", a: "a", b: "a", out: "out" }, values: { a: randomTensor(12, [2, 3]) } },
   siluMul: { op: { op: "siluMul", a: "a", b: "b", out: "out" }, values: { a: randomTensor(13, [3, 4], 2), b: randomTensor(14, [3, 4]) } },
+  clampedSwiglu: {
+    op: { op: "clampedSwiglu", a: "a", b: "b", alpha: 1.702, limit: 1.5, out: "out" },
+    values: { a: randomTensor(19, [3, 5], 2), b: randomTensor(20, [3, 5], 2) },
+  },
+  slice: { op: { op: "slice", x: "x", heads: 2, from: 1, width: 2, out: "out" }, values: { x: randomTensor(21, [3, 8]) } },
+  joinHeads: {
+    op: { op: "joinHeads", x: "x", shared: "s", heads: 2, out: "out" },
+    values: { x: randomTensor(22, [3, 6]), s: randomTensor(23, [3, 2]) },
+  },
+  "attention with sinks": { op: { ...attention(2), sinks: "s" } as Op, values: { ...qkv(5), s: randomTensor(24, [4]) } },
+  "attention, values narrower than keys, a part turned in pairs": {
+    op: { ...attention(0), valueDim: 2, rope: { frequencies: [0.7], factor: 1.25, from: 2, interleaved: true } } as Op,
+    values: { ...qkv(5), v: randomTensor(25, [5, 4]) },
+  },
   "attention, causal": { op: attention(0), values: qkv(5) },
   "attention, window of 2": { op: attention(2), values: qkv(5) },
   "attention, two sequences": { op: attention(0), values: qkv(6), kv: twoSequences },
   "route, normalised": { op: route(true), values: { l: randomTensor(15, [4, 6], 2) } },
   "route, not normalised": { op: route(false), values: { l: randomTensor(16, [4, 6], 2) } },
+  "groupRoute, softmax": { op: groupRoute(false, false), values: { l: randomTensor(26, [4, 6], 2) } },
+  "groupRoute, softmax, normalised": { op: groupRoute(false, true), values: { l: randomTensor(26, [4, 6], 2) } },
+  "groupRoute, sigmoid with a bias": {
+    op: { ...groupRoute(true, true), bias: "b" } as Op,
+    values: { l: randomTensor(26, [4, 6], 2), b: randomTensor(27, [6]) },
+  },
 };
 
 /** sum over written f32 values of value * direction: a scalar whose gradient backward gives. */

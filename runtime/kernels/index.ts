@@ -3,13 +3,17 @@ import { AppError } from "../../crds/common.ts";
 import { add } from "./add.ts";
 import { addRow } from "./add-row.ts";
 import { attention } from "./attention.ts";
+import { clampedSwiglu } from "./clamped-swiglu.ts";
 import { gather } from "./gather.ts";
+import { groupRoute } from "./group-route.ts";
+import { joinHeads } from "./join-heads.ts";
 import type { Kernel } from "./kernel.ts";
 import { matMul } from "./mat-mul.ts";
 import { rmsNorm } from "./rms-norm.ts";
 import { route } from "./route.ts";
 import type { Op, OpName } from "./segment.ts";
 import { siluMul } from "./silu-mul.ts";
+import { slice } from "./slice.ts";
 
 const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } = {
   gather,
@@ -19,7 +23,11 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
   add,
   addRow,
   siluMul,
+  clampedSwiglu,
+  slice,
+  joinHeads,
   route,
+  groupRoute,
 };
 
 export const opNames = Object.keys(kernels) as readonly OpName[];

@@ -3,7 +3,7 @@
 // The reference backend runs `forward`; every other backend is compared with it; training will run `backward`. Pure.
 import type { DType, Op, Segment, Tensor } from "./segment.ts";
 
-/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim], and which rows the call adds.
+/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call adds.
  *  Rows are slot-major: row b * tokens + t is token past[b] + t of slot firstSlot + b. */
 export interface KvRows {
   readonly keys: Float32Array;
@@ -34,6 +34,7 @@ export interface KernelCase {
     readonly kvHeads: number;
     readonly context: number;
     readonly headDim: number;
+    readonly valueDim: number;
     readonly firstSlot: number;
     readonly batch: number;
     readonly tokens: number;

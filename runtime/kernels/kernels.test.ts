@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { kernelOf } from "./index.ts";
 import { floats, ints, type KvRows } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
+import { plainRope } from "./rope.ts";
 import { topK } from "./route.ts";
 import type { Op, Tensor } from "./segment.ts";
 
@@ -69,7 +70,8 @@ const attention: Op = {
   heads: 2,
   kvHeads: 1,
   headDim: 4,
-  ropeBase: 10,
+  valueDim: 4,
+  rope: plainRope(4, 10),
   scale: 0.5,
   window: 0,
   out: "o",
@@ -92,6 +94,25 @@ const rows = (tensor: Tensor, from: number, to: number): Tensor => {
 test("attention of the first token returns its value for every head of the group", () => {
   const out = run(attention, { q: randomTensor(1, [1, 8]), k: randomTensor(2, [1, 4]), v: row(1, 2, 3, 4) });
   assert.deepEqual([...floats(out.o!)], [1, 2, 3, 4, 1, 2, 3, 4]);
+});
+
+test("a sink takes its part of the softmax and gives no value", () => {
+  const values = { q: row(0, 0, 0, 0, 0, 0, 0, 0), k: row(0, 0, 0, 0), v: row(1, 2, 3, 4) };
+  const sinks: Tensor = { shape: [2], data: Float32Array.of(0, Math.log(3)) };
+  const out = floats(run({ ...attention, sinks: "s" } as Op, { ...values, s: sinks }).o!);
+  for (const [i, want] of [0.5, 1, 1.5, 2, 0.25, 0.5, 0.75, 1].entries()) assert.ok(Math.abs(out[i]! - want) < 1e-6, `${out}`);
+});
+
+test("groupRoute leaves out good experts of groups that do not stay, and the bias counts for the choice alone", () => {
+  const op: Op = {
+    ...{ op: "groupRoute", logits: "l", bias: "b", sigmoid: true, topK: 2, groups: 3, groupsKept: 1, groupTop: 2 },
+    ...{ normalize: true, scale: 2, ids: "ids", gates: "g" },
+  };
+  const bias: Tensor = { shape: [6], data: Float32Array.of(0, 0, 0, 0, 1, 0) };
+  const out = run(op, { l: row(9, -9, 2, 2, 1, 3), b: bias });
+  const [low, high] = [1 / (1 + Math.exp(-1)), 1 / (1 + Math.exp(-3))];
+  assert.deepEqual([...ints(out.ids!)], [5, 4], "the last group has the best two, though the first has the best one");
+  for (const [k, score] of [high, low].entries()) assert.ok(Math.abs(floats(out.g!)[k]! - (2 * score) / (low + high)) < 1e-6);
 });
 
 test("attention depends on relative positions only: equal scores wherever the pair stands", () => {

@@ -4,6 +4,7 @@ import { test } from "node:test";
 import { floats, type KvRows } from "./kernel.ts";
 import { differentiate, evaluate } from "./program.ts";
 import { gaussian, randomTensor } from "./random.ts";
+import { plainRope } from "./rope.ts";
 import type { Op, Segment, Tensor } from "./segment.ts";
 
 const f32 = (name: string, width: number) => ({ name, dtype: "f32" as const, width });
@@ -27,7 +28,21 @@ const block: Segment = {
     matMul("a", "wq", "q"),
     matMul("a", "wk", "k"),
     matMul("a", "wv", "v"),
-    { op: "attention", q: "q", k: "k", v: "v", layer: 0, heads: 2, kvHeads: 1, headDim: 4, ropeBase: 100, scale: 0.5, window: 0, out: "o" },
+    {
+      op: "attention",
+      q: "q",
+      k: "k",
+      v: "v",
+      layer: 0,
+      heads: 2,
+      kvHeads: 1,
+      headDim: 4,
+      valueDim: 4,
+      rope: plainRope(4, 100),
+      scale: 0.5,
+      window: 0,
+      out: "o",
+    },
     matMul("o", "wo", "p"),
     { op: "add", a: "x", b: "p", out: "h" },
     { op: "rmsNorm", x: "h", weight: "n2", eps: 1e-3, out: "f" },

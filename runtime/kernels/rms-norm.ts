@@ -1,7 +1,7 @@
-// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row. Pure.
+// rmsNorm: out = x / sqrt(mean(x^2) + eps) * weight, per row or per equal part of a row. Pure.
 import { floats, gradientOf, type Kernel, type KernelCase, matrix } from "./kernel.ts";
 import { randomTensor } from "./random.ts";
-import type { Op } from "./segment.ts";
+import type { Op, Tensor } from "./segment.ts";
 
 type RmsNorm = Extract<Op, { op: "rmsNorm" }>;
 
@@ -12,17 +12,25 @@ function inverseRms(x: Float32Array, eps: number): number {
   return 1 / Math.sqrt(sum / x.length + eps);
 }
 
-function sized(rows: number, width: number): KernelCase {
+/** The parts that are normed, one after another: rows, or the heads of rows. */
+function partsOf(op: RmsNorm, x: Tensor): { readonly parts: number; readonly width: number } {
+  const { rows, width } = matrix(x);
+  const heads = op.heads ?? 1;
+  return { parts: rows * heads, width: width / heads };
+}
+
+function sized(rows: number, part: number, heads?: number): KernelCase {
+  const width = part * (heads ?? 1);
   return {
-    name: `[${rows}, ${width}]`,
+    name: heads === undefined ? `[${rows}, ${width}]` : `[${rows}, ${width}] by ${heads} heads`,
     segment: {
       name: "rmsNorm",
       inputs: [{ name: "x", dtype: "f32", width }],
       outputs: [{ name: "out", dtype: "f32", width }],
-      weights: [{ name: "weight", shape: [width] }],
-      ops: [{ op: "rmsNorm", x: "x", weight: "weight", eps: 1e-5, out: "out" }],
+      weights: [{ name: "weight", shape: [part] }],
+      ops: [{ op: "rmsNorm", x: "x", weight: "weight", eps: 1e-5, ...(heads === undefined ? {} : { heads }), out: "out" }],
     },
-    weights: { weight: randomTensor(3, [width]) },
+    weights: { weight: randomTensor(3, [part]) },
     inputs: { x: randomTensor(4, [rows, width], 3) },
   };
 }
@@ -35,24 +43,24 @@ export const rmsNorm: Kernel<RmsNorm> = {
   forward(op, context) {
     const x = context.read(op.x);
     const weight = floats(context.read(op.weight));
-    const { rows, width } = matrix(x);
-    const out = new Float32Array(rows * width);
-    for (let n = 0; n < rows; n++) {
+    const { parts, width } = partsOf(op, x);
+    const out = new Float32Array(parts * width);
+    for (let n = 0; n < parts; n++) {
       const row = floats(x).subarray(n * width, (n + 1) * width);
       const scale = inverseRms(row, op.eps);
       for (let d = 0; d < width; d++) out[n * width + d] = (row[d] as number) * scale * (weight[d] as number);
     }
-    return { [op.out]: { shape: [rows, width], data: out } };
+    return { [op.out]: { shape: x.shape, data: out } };
   },
   /** The gradients, with r = 1/rms, g = dOut * weight: dx = r g - x r^3 mean(g x); dWeight = sum_n dOut x r. */
   backward(op, context, outputs) {
     const x = context.read(op.x);
     const weight = floats(context.read(op.weight));
     const dOut = gradientOf(outputs, op.out);
-    const { rows, width } = matrix(x);
-    const dx = new Float32Array(rows * width);
+    const { parts, width } = partsOf(op, x);
+    const dx = new Float32Array(parts * width);
     const dWeight = new Float64Array(width);
-    for (let n = 0; n < rows; n++) {
+    for (let n = 0; n < parts; n++) {
       const at = n * width;
       const row = floats(x).subarray(at, at + width);
       const r = inverseRms(row, op.eps);
@@ -66,5 +74,5 @@ export const rmsNorm: Kernel<RmsNorm> = {
     }
     return { [op.x]: dx, [op.weight]: Float32Array.from(dWeight) };
   },
-  cases: () => [sized(1, 1), sized(2, 63), sized(3, 64), sized(65, 65), sized(5, 576)],
+  cases: () => [sized(1, 1), sized(2, 63), sized(3, 64), sized(65, 65), sized(5, 576), sized(3, 64, 5)],
 };

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { inverseFrequencies, ropeTables } from "./rope.ts";
+import { inverseFrequencies, plainRope, ropeTables } from "./rope.ts";
 
 interface Golden {
   readonly magic: string;
@@ -33,7 +33,7 @@ test("inverse frequencies are those of transformers; its power may be off by one
 });
 
 test("tables turn by the angle rounded to f32", () => {
-  const { cos, sin } = ropeTables(3_000, 18, 1e6);
+  const { cos, sin } = ropeTables(3_000, plainRope(18, 1e6));
   const inverse = inverseFrequencies(18, 1e6);
   for (const position of [0, 1, 2_999])
     for (let i = 0; i < 9; i++) {

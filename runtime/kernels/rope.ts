@@ -1,49 +1,64 @@
-// Rotary position tables and the rotation of one head (rotate-half, as Hugging Face's Llama and Mixtral). Pure.
+// Rotary position tables and the rotation of one head, in halves (Llama, Mixtral) or neighbouring pairs (DeepSeek). Pure.
 // Tables are rounded as transformers rounds them (each step to the inverse frequency, and the angle, in f32), and every backend uses
 // these tables: an inverse frequency that is off by one unit in the last place turns a head at position 3,000 wrongly by 1e-4.
+import type { Rope } from "./segment.ts";
 
 export interface RopeTables {
-  readonly headDim: number;
-  /** [positions, headDim / 2] */
+  readonly rope: Rope;
+  /** [positions, pairs] */
   readonly cos: Float32Array;
   readonly sin: Float32Array;
 }
 
-/** Radians that each pair of a head turns by from one position to the next, [headDim / 2]. */
+/** Radians that each pair of a head turns by from one position to the next where nothing scales them, [headDim / 2]. */
 export function inverseFrequencies(headDim: number, base: number): Float32Array {
   const round = Math.fround;
   return Float32Array.from({ length: headDim / 2 }, (_, i) => 1 / round(round(base) ** round((2 * i) / headDim)));
 }
 
-export function ropeTables(positions: number, headDim: number, base: number): RopeTables {
-  const half = headDim / 2;
-  const inverse = inverseFrequencies(headDim, base);
-  const cos = new Float32Array(positions * half);
-  const sin = new Float32Array(positions * half);
-  for (let p = 0; p < positions; p++) {
-    for (let i = 0; i < half; i++) {
-      const angle = Math.fround(p * (inverse[i] as number));
-      cos[p * half + i] = Math.cos(angle);
-      sin[p * half + i] = Math.sin(angle);
-    }
-  }
-  return { headDim, cos, sin };
+/** The rotation of whole heads that nothing scales. */
+export function plainRope(headDim: number, base: number): Rope {
+  return { frequencies: [...inverseFrequencies(headDim, base)], factor: 1, from: 0, interleaved: false };
 }
 
-/** Writes the head at x[from .. from + headDim), turned to `position`, to out[to ...). `turn` = -1 turns back (the gradient). */
+export function ropeTables(positions: number, rope: Rope): RopeTables {
+  const pairs = rope.frequencies.length;
+  const cos = new Float32Array(positions * pairs);
+  const sin = new Float32Array(positions * pairs);
+  for (let p = 0; p < positions; p++) {
+    for (const [i, frequency] of rope.frequencies.entries()) {
+      const angle = Math.fround(p * frequency);
+      cos[p * pairs + i] = Math.fround(Math.cos(angle)) * rope.factor;
+      sin[p * pairs + i] = Math.fround(Math.sin(angle)) * rope.factor;
+    }
+  }
+  return { rope, cos, sin };
+}
+
+/** One head: its values start at `at`. */
+interface Head {
+  readonly of: Float32Array;
+  readonly at: number;
+}
+
+/** Writes a head of `width` values, turned to `position`, to the target. `turn` = -1 gives the gradient: turned back. */
 export function rotate(
-  tables: RopeTables,
-  { position, turn = 1 }: { readonly position: number; readonly turn?: 1 | -1 },
-  source: { readonly x: Float32Array; readonly from: number },
-  target: { readonly out: Float32Array; readonly to: number },
+  { rope, cos, sin }: RopeTables,
+  { position, width, turn = 1 }: { readonly position: number; readonly width: number; readonly turn?: 1 | -1 },
+  source: Head,
+  target: Head,
 ): void {
-  const half = tables.headDim / 2;
-  for (let i = 0; i < half; i++) {
-    const c = tables.cos[position * half + i] as number;
-    const s = turn * (tables.sin[position * half + i] as number);
-    const a = source.x[source.from + i] as number;
-    const b = source.x[source.from + half + i] as number;
-    target.out[target.to + i] = a * c - b * s;
-    target.out[target.to + half + i] = b * c + a * s;
+  const pairs = rope.frequencies.length;
+  const turned = rope.from + 2 * pairs;
+  for (let d = 0; d < width; d++) if (d < rope.from || d >= turned) target.of[target.at + d] = source.of[source.at + d] as number;
+  for (let i = 0; i < pairs; i++) {
+    const first = rope.from + (rope.interleaved ? 2 * i : i);
+    const second = first + (rope.interleaved ? 1 : pairs);
+    const c = cos[position * pairs + i] as number;
+    const s = turn * (sin[position * pairs + i] as number);
+    const a = source.of[source.at + first] as number;
+    const b = source.of[source.at + second] as number;
+    target.of[target.at + first] = a * c - b * s;
+    target.of[target.at + second] = b * c + a * s;
   }
 }

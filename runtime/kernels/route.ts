@@ -7,7 +7,7 @@ import type { Op } from "./segment.ts";
 type Route = Extract<Op, { op: "route" }>;
 
 /** Indices of the k largest, descending; equal values keep the lower index first. NaN sorts last. */
-export function topK(values: Float32Array, k: number): number[] {
+export function topK(values: Float32Array | Float64Array, k: number): number[] {
   const key = (i: number): number => {
     const value = values[i] as number;
     return Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value;
@@ -18,7 +18,7 @@ export function topK(values: Float32Array, k: number): number[] {
 }
 
 /** Softmax of one row of logits, in f64. */
-function softmax(logits: Float32Array): Float64Array {
+export function softmax(logits: Float32Array): Float64Array {
   const max = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
   const e = Float64Array.from(logits, (value) => Math.exp(value - max));
   const sum = e.reduce((a, b) => a + b, 0);

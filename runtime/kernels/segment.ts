@@ -17,15 +17,38 @@ export interface WeightDecl {
   readonly shape: readonly number[];
 }
 
+/** Rotary embedding as every backend sees it: what scales it (YaRN) is resolved by the family. */
+export interface Rope {
+  /** Radians that each pair turns by from one position to the next, f32 values; 2 * frequencies.length values of a head turn. */
+  readonly frequencies: readonly number[];
+  /** Cosines and sines are multiplied by it. */
+  readonly factor: number;
+  /** The first value of a head that turns; those before it and after the last pair stay. */
+  readonly from: number;
+  /** Pairs are neighbours (2i, 2i + 1) rather than (i, i + pairs). */
+  readonly interleaved: boolean;
+}
+
 /** Values are names: of segment inputs, of earlier outputs, of weights. n = rows of the call (tokens). */
 export type Op =
   /** out[n, d] = table[ids[n], :] */
   | { readonly op: "gather"; readonly ids: string; readonly table: string; readonly out: string }
-  /** out = x / sqrt(mean(x^2) + eps) * weight, in f32 */
-  | { readonly op: "rmsNorm"; readonly x: string; readonly weight: string; readonly eps: number; readonly out: string }
+  /** out = x / sqrt(mean(x^2) + eps) * weight, in f32, over the row or over each of `heads` equal parts of it by the same weight */
+  | {
+      readonly op: "rmsNorm";
+      readonly x: string;
+      readonly weight: string;
+      readonly eps: number;
+      /** Left out where a row is normed whole. */
+      readonly heads?: number;
+      readonly out: string;
+    }
   /** out[n, N] = x[n, K] * weight[N, K]^T */
   | { readonly op: "matMul"; readonly x: string; readonly weight: string; readonly out: string }
-  /** Rotary embedding (rotate-half), KV append, causal grouped-query attention. q[n, heads*headDim], k/v[n, kvHeads*headDim]. */
+  /**
+   * Rotary embedding, KV append, causal grouped-query attention. q[n, heads*headDim], k[n, kvHeads*headDim], v[n, kvHeads*valueDim],
+   * out[n, heads*valueDim].
+   */
   | {
       readonly op: "attention";
       readonly q: string;
@@ -35,10 +58,13 @@ export type Op =
       readonly heads: number;
       readonly kvHeads: number;
       readonly headDim: number;
-      readonly ropeBase: number;
+      readonly valueDim: number;
+      readonly rope: Rope;
       readonly scale: number;
       /** Sliding window in tokens, 0 = none. */
       readonly window: number;
+      /** Weight [heads]: a score of each head that takes part in its softmax and has no value; left out where there is none. */
+      readonly sinks?: string;
       readonly out: string;
     }
   | { readonly op: "add"; readonly a: string; readonly b: string; readonly out: string }
@@ -46,6 +72,26 @@ export type Op =
   | { readonly op: "addRow"; readonly x: string; readonly row: string; readonly out: string }
   /** out = silu(a) * b */
   | { readonly op: "siluMul"; readonly a: string; readonly b: string; readonly out: string }
+  /** out = (u + 1) * g * sigmoid(alpha * g) with g = min(a, limit) and u = b kept within -limit..limit */
+  | {
+      readonly op: "clampedSwiglu";
+      readonly a: string;
+      readonly b: string;
+      readonly alpha: number;
+      readonly limit: number;
+      readonly out: string;
+    }
+  /** out[n, heads*width] = values from..from+width-1 of each of `heads` equal parts of a row of x */
+  | {
+      readonly op: "slice";
+      readonly x: string;
+      readonly heads: number;
+      readonly from: number;
+      readonly width: number;
+      readonly out: string;
+    }
+  /** out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n, s] */
+  | { readonly op: "joinHeads"; readonly x: string; readonly shared: string; readonly heads: number; readonly out: string }
   /**
    * ids[n, topK] i32 by descending gate, ties to the lowest expert id; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1
    * if `normalize`.
@@ -55,6 +101,27 @@ export type Op =
       readonly logits: string;
       readonly topK: number;
       readonly normalize: boolean;
+      readonly ids: string;
+      readonly gates: string;
+    }
+  /**
+   * The gate of DeepSeek. Scores are softmax or sigmoid of the logits; choices are scores plus the bias. Experts lie in `groups` equal
+   * groups, of which the `groupsKept` stay whose `groupTop` best choices have the largest sum (ties: the lowest group). Of the experts
+   * that stay the topK best choices (ties: the lowest id) are taken: ids[n, topK] i32 by descending score, ties to the lowest id;
+   * gates[n, topK] = scores at ids, divided by their sum + 1e-20 if `normalize`, times `scale`.
+   */
+  | {
+      readonly op: "groupRoute";
+      readonly logits: string;
+      /** Weight [experts]; left out where choices are scores. */
+      readonly bias?: string;
+      readonly sigmoid: boolean;
+      readonly topK: number;
+      readonly groups: number;
+      readonly groupsKept: number;
+      readonly groupTop: number;
+      readonly normalize: boolean;
+      readonly scale: number;
       readonly ids: string;
       readonly gates: string;
     };
@@ -103,7 +170,9 @@ export interface ModelProgram {
   readonly vocab: number;
   readonly heads: number;
   readonly kvHeads: number;
+  /** Values of a head's key; its value in the cache has `valueDim`. */
   readonly headDim: number;
+  readonly valueDim: number;
   readonly maxContext: number;
   readonly embed: Segment;
   readonly head: Segment;

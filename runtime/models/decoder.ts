@@ -1,21 +1,12 @@
 // The common part of decoder-only families: the shared fields of their config.json and the wiring of embedding, attention and head.
-// Not here: what differs (experts, routers, dense FFN): mixtral.ts, llama.ts. Pure.
+// A variant of attention is a flag here. Not here: rotations (rotation.ts), layers with experts (moe.ts), families. Pure.
 import { z } from "zod";
-import type { Op, Segment, WeightDecl } from "../kernels/segment.ts";
+import type { Op, Rope, Segment, WeightDecl } from "../kernels/segment.ts";
 import { unsupported } from "./family.ts";
+import { halves, type RotationReading, rotationFields, rotationOf } from "./rotation.ts";
 
-const ropeTypesPlain = ["default", undefined];
 /** The names that transformers has for x * sigmoid(x). */
 const siluNames = ["silu", "swish"];
-
-const ropeSchema = z
-  .looseObject({
-    rope_type: z.string().optional(),
-    type: z.string().optional(),
-    rope_theta: z.number().positive().optional(),
-    partial_rotary_factor: z.number().optional(),
-  })
-  .nullish();
 
 /** Fields of config.json with Hugging Face's defaults where a checkpoint may leave them out. */
 export const decoderFields = {
@@ -26,12 +17,8 @@ export const decoderFields = {
   num_key_value_heads: z.number().int().min(1).max(1024).nullish(),
   head_dim: z.number().int().min(2).max(1024).nullish(),
   vocab_size: z.number().int().min(1).max(2_000_000),
-  max_position_embeddings: z.number().int().min(1).max(16_777_216),
   rms_norm_eps: z.number().positive(),
-  rope_theta: z.number().positive().nullish(),
-  rope_parameters: ropeSchema,
-  rope_scaling: ropeSchema,
-  partial_rotary_factor: z.number().nullish(),
+  ...rotationFields,
   hidden_act: z.string(),
   tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
@@ -40,13 +27,13 @@ export const decoderFields = {
 export type DecoderConfig = z.infer<z.ZodObject<typeof decoderFields>>;
 
 /** The ways in which transformers' families read the same fields differently. */
-export interface FamilyReading {
-  /** `rope_theta` where a config has none. */
-  readonly ropeBase: number;
+export interface FamilyReading extends RotationReading {
   /** Heads of keys and values where a config has no such field; unset: as many as heads, which null means in every family. */
   readonly kvHeads?: number;
   /** Whether attention keeps to `sliding_window`. */
   readonly windowed: boolean;
+  /** Whether the family reads `attention_bias`; others refuse it. */
+  readonly biased?: true;
 }
 
 export interface DecoderDims {
@@ -60,28 +47,9 @@ export interface DecoderDims {
   readonly maxContext: number;
   readonly eps: number;
   readonly ropeBase: number;
+  readonly rope: Rope;
   readonly window: number;
   readonly tied: boolean;
-}
-
-/** The base of the rotation. Like transformers, takes `rope_scaling` in place of `rope_parameters` where it says anything. */
-function ropeBaseOf(config: DecoderConfig, familyBase: number): number {
-  for (const field of ["rope_parameters", "rope_scaling"] as const) {
-    const rope = config[field];
-    const type = rope?.rope_type ?? rope?.type;
-    if (!ropeTypesPlain.includes(type)) throw unsupported(`${field}.rope_type`, type, '"default"');
-    const nested = Object.entries(rope ?? {}).find(([, value]) => typeof value === "object" && value !== null);
-    if (nested) throw unsupported(`${field}.${nested[0]}`, nested[1], "one rotation for all layers");
-    checkWholeRotation(`${field}.partial_rotary_factor`, rope?.partial_rotary_factor);
-  }
-  checkWholeRotation("partial_rotary_factor", config.partial_rotary_factor);
-  const scaling = config.rope_scaling;
-  const rope = scaling && Object.keys(scaling).length > 0 ? scaling : config.rope_parameters;
-  return rope?.rope_theta ?? config.rope_theta ?? familyBase;
-}
-
-function checkWholeRotation(field: string, factor: number | null | undefined): void {
-  if ((factor ?? 1) !== 1) throw unsupported(field, factor, "1, a rotation of whole heads");
 }
 
 /** Dimensions of a parsed config; throws `UnsupportedModel` for anything that the ops would compute wrongly. */
@@ -103,7 +71,8 @@ export function decoderDims(config: DecoderConfig, family: FamilyReading): Decod
   }
   if (!siluNames.includes(config.hidden_act))
     throw unsupported("hidden_act", config.hidden_act, siluNames.map((name) => `"${name}"`).join(" or "));
-  if (config.attention_bias) throw unsupported("attention_bias", true, "false");
+  if (config.attention_bias && !family.biased) throw unsupported("attention_bias", true, "false");
+  const rotation = rotationOf(config, headDim, family);
   return {
     layers: config.num_hidden_layers,
     hidden: config.hidden_size,
@@ -114,7 +83,8 @@ export function decoderDims(config: DecoderConfig, family: FamilyReading): Decod
     headDim,
     maxContext: config.max_position_embeddings,
     eps: config.rms_norm_eps,
-    ropeBase: ropeBaseOf(config, family.ropeBase),
+    ropeBase: rotation.base,
+    rope: halves(rotation),
     window: family.windowed ? (config.sliding_window ?? 0) : 0,
     tied: config.tie_word_embeddings ?? false,
   };
@@ -152,44 +122,105 @@ export function headSegment(dims: DecoderDims): Segment {
   };
 }
 
-/** x -> h (residual after attention) and f (normed FFN input): the part of a layer before its FFN or router. */
-export function attentionPart(dims: DecoderDims, layer: number): { weights: WeightDecl[]; ops: Op[] } {
-  const at = (name: string) => `model.layers.${layer}.${name}.weight`;
-  const q = dims.heads * dims.headDim;
-  const kv = dims.kvHeads * dims.headDim;
+/** The ways in which families differ from plain grouped-query attention. */
+export interface AttentionVariant {
+  /** Queries and keys are normed before they turn: each head by one weight, or the row whole. */
+  readonly qkNorm?: "heads" | "row";
+  /** The projections have biases. */
+  readonly biased?: boolean;
+  /** The model has a sink score for each head. */
+  readonly sinks?: boolean;
+  /** The layer's window in place of the model's. */
+  readonly window?: number;
+}
+
+/** Part of a segment: weights that it reads and ops that it runs. */
+export interface Part {
+  readonly weights: readonly WeightDecl[];
+  readonly ops: readonly Op[];
+}
+
+/** One of the projections of attention, with its bias where there is one. */
+function projection(at: string, shape: readonly [number, number], io: { readonly x: string; readonly out: string }, biased = false): Part {
+  const [weight, row] = [`${at}.weight`, `${at}.bias`];
+  if (!biased) return { weights: [{ name: weight, shape }], ops: [{ op: "matMul", x: io.x, weight, out: io.out }] };
+  const plain = `${io.out}.plain`;
   return {
     weights: [
-      { name: at("input_layernorm"), shape: [dims.hidden] },
-      { name: at("self_attn.q_proj"), shape: [q, dims.hidden] },
-      { name: at("self_attn.k_proj"), shape: [kv, dims.hidden] },
-      { name: at("self_attn.v_proj"), shape: [kv, dims.hidden] },
-      { name: at("self_attn.o_proj"), shape: [dims.hidden, q] },
-      { name: at("post_attention_layernorm"), shape: [dims.hidden] },
+      { name: weight, shape },
+      { name: row, shape: [shape[0]] },
     ],
     ops: [
-      { op: "rmsNorm", x: "x", weight: at("input_layernorm"), eps: dims.eps, out: "a" },
-      { op: "matMul", x: "a", weight: at("self_attn.q_proj"), out: "q" },
-      { op: "matMul", x: "a", weight: at("self_attn.k_proj"), out: "k" },
-      { op: "matMul", x: "a", weight: at("self_attn.v_proj"), out: "v" },
-      {
-        op: "attention",
-        q: "q",
-        k: "k",
-        v: "v",
-        layer,
-        heads: dims.heads,
-        kvHeads: dims.kvHeads,
-        headDim: dims.headDim,
-        ropeBase: dims.ropeBase,
-        scale: 1 / Math.sqrt(dims.headDim),
-        window: dims.window,
-        out: "o",
-      },
-      { op: "matMul", x: "o", weight: at("self_attn.o_proj"), out: "p" },
-      { op: "add", a: "x", b: "p", out: "h" },
-      { op: "rmsNorm", x: "h", weight: at("post_attention_layernorm"), eps: dims.eps, out: "f" },
+      { op: "matMul", x: io.x, weight, out: plain },
+      { op: "addRow", x: plain, row, out: io.out },
     ],
   };
+}
+
+function qkNorms(dims: DecoderDims, at: string, by: "heads" | "row"): Part {
+  const norm = (name: string, x: string, heads: number, out: string): Part => {
+    const weight = `${at}.${name}.weight`;
+    const op: Op = { op: "rmsNorm", x, weight, eps: dims.eps, out };
+    return by === "heads"
+      ? { weights: [{ name: weight, shape: [dims.headDim] }], ops: [{ ...op, heads }] }
+      : { weights: [{ name: weight, shape: [heads * dims.headDim] }], ops: [op] };
+  };
+  return joined(norm("q_norm", "q", dims.heads, "q.normed"), norm("k_norm", "k", dims.kvHeads, "k.normed"));
+}
+
+export function joined(...parts: readonly Part[]): Part {
+  return { weights: parts.flatMap(({ weights }) => weights), ops: parts.flatMap(({ ops }) => ops) };
+}
+
+/** x -> a, what attention reads. */
+export function inputNorm({ hidden, eps }: Pick<DecoderDims, "hidden" | "eps">, layer: number): Part {
+  const weight = `model.layers.${layer}.input_layernorm.weight`;
+  return { weights: [{ name: weight, shape: [hidden] }], ops: [{ op: "rmsNorm", x: "x", weight, eps, out: "a" }] };
+}
+
+/** x and p, the projected output of attention -> h, the residual, and f, what an FFN or router reads. */
+export function residualNorm({ hidden, eps }: Pick<DecoderDims, "hidden" | "eps">, layer: number): Part {
+  const weight = `model.layers.${layer}.post_attention_layernorm.weight`;
+  return {
+    weights: [{ name: weight, shape: [hidden] }],
+    ops: [
+      { op: "add", a: "x", b: "p", out: "h" },
+      { op: "rmsNorm", x: "h", weight, eps, out: "f" },
+    ],
+  };
+}
+
+/** x -> h (residual after attention) and f (normed FFN input): the part of a layer before its FFN or router. */
+export function attentionPart(dims: DecoderDims, layer: number, variant: AttentionVariant = {}): Part {
+  const at = `model.layers.${layer}.self_attn`;
+  const { heads, kvHeads, headDim, hidden, rope } = dims;
+  const { biased, qkNorm, sinks } = variant;
+  const attention: Op = {
+    op: "attention",
+    q: qkNorm ? "q.normed" : "q",
+    k: qkNorm ? "k.normed" : "k",
+    v: "v",
+    layer,
+    heads,
+    kvHeads,
+    headDim,
+    valueDim: headDim,
+    rope,
+    scale: 1 / Math.sqrt(headDim),
+    window: variant.window ?? dims.window,
+    out: "o",
+  };
+  const sink = `${at}.sinks`;
+  return joined(
+    inputNorm(dims, layer),
+    projection(`${at}.q_proj`, [heads * headDim, hidden], { x: "a", out: "q" }, biased),
+    projection(`${at}.k_proj`, [kvHeads * headDim, hidden], { x: "a", out: "k" }, biased),
+    projection(`${at}.v_proj`, [kvHeads * headDim, hidden], { x: "a", out: "v" }, biased),
+    qkNorm ? qkNorms(dims, at, qkNorm) : { weights: [], ops: [] },
+    sinks ? { weights: [{ name: sink, shape: [heads] }], ops: [{ ...attention, sinks: sink }] } : { weights: [], ops: [attention] },
+    projection(`${at}.o_proj`, [hidden, heads * headDim], { x: "o", out: "p" }, biased),
+    residualNorm(dims, layer),
+  );
 }
 
 /** y = w2 (silu(w1 x) * w3 x): the gated FFN over the named input and weights. */

@@ -1,10 +1,14 @@
 // The families a worker can serve, by the architecture string of config.json. To add one: its file and one line here. Pure.
 import { AppError } from "../../crds/common.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
+import { deepseek } from "./deepseek.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
+import { gptOss } from "./gpt-oss.ts";
 import { mixtral } from "./mixtral.ts";
+import { olmoe } from "./olmoe.ts";
+import { qwen3Moe } from "./qwen3-moe.ts";
 
-const families: readonly ModelFamily[] = [mixtral];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

@@ -17,7 +17,7 @@ import { type GatedFfnTensors, parseConfig } from "./family.ts";
 /** `architectures[0]` of its config.json. */
 export const llamaArchitecture = "LlamaForCausalLM";
 /** Hugging Face's LlamaConfig has this base by default, and its attention knows no window, whatever a config says. */
-const reading: FamilyReading = { ropeBase: 1e4, windowed: false };
+const reading: FamilyReading = { ropeBase: 1e4, yarn: false, windowed: false };
 
 const llamaConfigSchema = z.looseObject({
   ...decoderFields,

@@ -30,6 +30,9 @@ const attentionOf = (segment: Segment | undefined) => {
   return op;
 };
 
+/** The base of a rotation of heads of 16, which its second frequency tells. */
+const turning = (op: ReturnType<typeof attentionOf>) => Math.round((op.rope.frequencies[1] as number) ** -8);
+
 test("a Mixtral config becomes embed, one block per layer, expert and head", () => {
   const program = programOf(base);
   const [, layer] = program.layers;
@@ -75,26 +78,26 @@ test("options of real checkpoints are honoured", () => {
   const cases: Record<string, { config: object; read: (op: ReturnType<typeof attentionOf>) => unknown; want: unknown }> = {
     "sliding_window null means none": { config: { sliding_window: null }, read: (op) => op.window, want: 0 },
     "sliding_window number": { config: { sliding_window: 7 }, read: (op) => op.window, want: 7 },
-    "rope_theta at top level": { config: { rope_theta: 5000 }, read: (op) => op.ropeBase, want: 5000 },
+    "rope_theta at top level": { config: { rope_theta: 5000 }, read: turning, want: 5000 },
     "rope_theta in rope_parameters": {
       config: { rope_parameters: { rope_type: "default", rope_theta: 7000 } },
-      read: (op) => op.ropeBase,
+      read: turning,
       want: 7000,
     },
-    "rope_theta left out": { config: {}, read: (op) => op.ropeBase, want: 1e6 },
+    "rope_theta left out": { config: {}, read: turning, want: 1e6 },
     "rope_theta in rope_scaling": {
       config: { rope_theta: 5000, rope_scaling: { rope_type: "default", rope_theta: 9000 } },
-      read: (op) => op.ropeBase,
+      read: turning,
       want: 9000,
     },
     "rope_scaling stands in place of rope_parameters": {
       config: { rope_theta: 5000, rope_parameters: { rope_theta: 7000 }, rope_scaling: { type: "default" } },
-      read: (op) => op.ropeBase,
+      read: turning,
       want: 5000,
     },
     "rope_scaling that says nothing": {
       config: { rope_parameters: { rope_theta: 7000 }, rope_scaling: {} },
-      read: (op) => op.ropeBase,
+      read: turning,
       want: 7000,
     },
     "use_sliding_window is no field of Mixtral": {
@@ -128,7 +131,7 @@ test("num_experts is another name of num_local_experts, as it is in transformers
 test("a dense Llama has a default of its own for keys and values, and no window whatever its config says", () => {
   const read = (config: object) => {
     const op = attentionOf(llamaProgram({ ...base, architectures: ["LlamaForCausalLM"], ...config }).blocks[0]);
-    return [op.kvHeads, op.window, op.ropeBase];
+    return [op.kvHeads, op.window, turning(op)];
   };
   assert.deepEqual(read({ num_key_value_heads: undefined }), [4, 0, 1e4]);
   assert.deepEqual(read({ sliding_window: 7 }), [2, 0, 1e4]);

@@ -1,6 +1,6 @@
 // Against Hugging Face's own encodings and prompts (test/golden/tokenizer.json), and against broken files.
 import assert from "node:assert/strict";
-import { cp, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -23,6 +23,16 @@ test("texts encode to the ids of Hugging Face tokenizers and decode back", async
     if (visible.length === ids.length) assert.equal(tokenizer.decode(ids), text);
   }
 });
+
+const kinds = join(golden, "tokenizers");
+for (const kind of await readdir(kinds)) {
+  test(`texts encode as Hugging Face encodes them with the pipeline of ${kind}`, async () => {
+    const tokenizer = await loadTokenizer(join(kinds, kind));
+    const { magic, version, remake, texts } = JSON.parse(await readFile(join(kinds, kind, "golden.json"), "utf8"));
+    assert.deepEqual([magic, version], ["enodia-golden", 1], `remake: ${remake}`);
+    for (const { text, ids } of texts) assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text));
+  });
+}
 
 test("chats render as transformers renders them, with the generation prompt", async () => {
   const tokenizer = await loadTokenizer(folder);

@@ -57,6 +57,17 @@ test("a dense model's tied head beside another head is refused at import and by 
   await assert.rejects(upcycle(options, quiet), differs);
 });
 
+test("tensors of layers that predict further tokens are left out of a store; without the field that says so they are refused", async () => {
+  const extra = "model.layers.3.eh_proj.weight";
+  const withLayer = (layers: number) =>
+    changedCheckpoint(join(golden, "families/deepseek-v3"), dir, (tensors, config) => {
+      config.num_nextn_predict_layers = layers;
+      tensors.set(extra, { shape: [1], data: Float32Array.of(1) });
+    });
+  assert.ok(!Object.keys((await importing(await withLayer(1), ["f32"])).dense).includes(extra));
+  await assert.rejects(importing(await withLayer(0), ["f32"]), refusal("UnknownArchitecture", /model\.layers\.3\.eh_proj\.weight/));
+});
+
 const unusable: Record<string, { tensor: string; at: number; value: number; want: RegExp }> = {
   "a NaN of the dense part": {
     tensor: "model.layers.1.self_attn.q_proj.weight",

@@ -48,7 +48,7 @@ export async function* denseStates(
   const { hidden, layers, kvHeads, headDim } = program;
   let x = await embed(backend, program, source, sequences);
   const context = sequences.reduce((most, ids) => Math.max(most, ids.length), 1);
-  const cache = await backend.createKv({ layers, slots: 1, kvHeads, context, headDim });
+  const cache = await backend.createKv({ layers, slots: 1, kvHeads, context, headDim, valueDim: headDim });
   try {
     for (const [layer, segment] of program.blocks.entries()) {
       const compiled = await backend.compile(segment, await weightsOf(source, segment.weights));

@@ -15,6 +15,7 @@ import type { ExpertIndex, LayerShape } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
+import { checkExpertTensor, placeIn, storedExpertTensor, tensorName } from "./expert-tensors.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
@@ -43,10 +44,11 @@ function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: reado
   return async (layer: number, expert: number): Promise<ExpertMatrices> => {
     const tensors = family.expertTensors(layer, expert);
     const read: Record<string, ExpertMatrices[string]> = {};
-    for (const { name, shape } of shapes[layer]?.matrices ?? []) {
-      const tensor = tensors[name] ?? name;
-      checkShape(checkpoint.dir, tensor, checkpoint.shape(tensor), shape);
-      read[name] = await checkpoint.readStored(tensor);
+    const { matrices = [], experts = 0 } = shapes[layer] ?? {};
+    for (const { name, shape } of matrices) {
+      const tensor = placeIn(checkpoint, tensors[name] ?? name);
+      checkExpertTensor(checkpoint, tensor, shape, experts);
+      read[name] = await storedExpertTensor(checkpoint, tensor, shape);
     }
     return read;
   };
@@ -79,15 +81,18 @@ function knownTensors(
   shapes: readonly LayerShape[],
 ): ReadonlySet<string> {
   const known = new Set<string>();
-  const find = (name: string, shape: readonly number[]): void => {
+  for (const { name, shape } of denseWeights(program)) {
     checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
     known.add(name);
-  };
-  for (const { name, shape } of denseWeights(program)) find(name, shape);
+  }
   for (const [layer, { experts, matrices }] of shapes.entries())
     for (let expert = 0; expert < experts; expert++) {
       const tensors = family.expertTensors(layer, expert);
-      for (const { name, shape } of matrices) find(tensors[name] ?? name, shape);
+      for (const { name, shape } of matrices) {
+        const tensor = placeIn(checkpoint, tensors[name] ?? name);
+        checkExpertTensor(checkpoint, tensor, shape, experts);
+        known.add(tensorName(tensor));
+      }
     }
   return known;
 }
@@ -101,7 +106,9 @@ export async function storeModel(model: StoreModel, log: Log): Promise<ExpertInd
   const architecture = architectureIn(where, config);
   const shapes = layerShapes(program);
   const known = knownTensors(checkpoint, family, program, shapes);
-  refuseUnknown(where, checkpoint.names, known, architecture);
+  const needless = family.needless?.(config) ?? [];
+  const names = checkpoint.names.filter((name) => !needless.some((start) => name.startsWith(start)));
+  refuseUnknown(where, names, known, architecture);
   await checkTiedHead(checkpoint, known);
   const grid = expertGrid(program);
   log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);

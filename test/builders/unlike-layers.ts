@@ -4,6 +4,7 @@
 import { mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { plainRope } from "../../runtime/kernels/rope.ts";
 import type { DenseLayer, ModelProgram, MoeLayer, Op, Segment, WeightDecl } from "../../runtime/kernels/segment.ts";
 import { attentionPart, type DecoderDims, embedSegment, gatedFfnOps, headSegment } from "../../runtime/models/decoder.ts";
 import { denseWeights } from "../../runtime/models/family.ts";
@@ -17,7 +18,7 @@ import { syntheticWeight } from "../contract/synthetic.ts";
 const hidden = 32;
 const dims: DecoderDims = {
   ...{ layers: 4, hidden, ffn: 64, vocab: 53, heads: 2, kvHeads: 1, headDim: 16, maxContext: 64 },
-  ...{ eps: 1e-5, ropeBase: 1e4, window: 0, tied: false },
+  ...{ eps: 1e-5, ropeBase: 1e4, rope: plainRope(16, 1e4), window: 0, tied: false },
 };
 
 const f32 = (name: string, width: number) => ({ name, dtype: "f32" as const, width });
@@ -112,7 +113,18 @@ const biasedExpert: Segment = {
 export function unlikeProgram(): ModelProgram {
   const { vocab, heads, kvHeads, headDim, maxContext } = dims;
   return {
-    ...{ family: "unlike", hidden, vocab, heads, kvHeads, headDim, maxContext, embed: embedSegment(dims), head: headSegment(dims) },
+    ...{
+      family: "unlike",
+      hidden,
+      vocab,
+      heads,
+      kvHeads,
+      headDim,
+      valueDim: headDim,
+      maxContext,
+      embed: embedSegment(dims),
+      head: headSegment(dims),
+    },
     layers: [
       dense(0),
       moe(1, { experts: 4, topK: 2, expert: gatedExpert, shared: 1 }),

@@ -3,6 +3,7 @@ import { createCpuBackend } from "../../runtime/backends/cpu/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runBitContract } from "./bits.ts";
 import { runDenseEquality } from "./dense.ts";
+import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -12,11 +13,19 @@ runBackendContract({
   slack: 4,
   tolerance: 1e-5,
   int4Tolerance: 3e-2, // activations are rounded to int8 per block of 32 (accuracy level 4)
-  lacks: ["addRow"],
+  lacks: ["addRow", "clampedSwiglu", "slice", "joinHeads", "groupRoute"],
 });
 
 runGoldenLogits({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });
 
 runBitContract({ name: "cpu", make: (threads) => createCpuBackend({ threads }) });
+
+runGoldenFamilies({
+  name: "cpu",
+  make: () => createCpuBackend({ threads: 2 }),
+  tolerance: 1e-5,
+  computes: ["olmoe"],
+  longTokensMax: 1_024,
+});
 
 runDenseEquality({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });

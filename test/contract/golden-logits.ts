@@ -1,18 +1,15 @@
 // The tiny checkpoints below test/golden on a backend: logits, routes and greedy text must be those of Hugging Face transformers.
 // Called by one test file per backend. How the goldens were made: test/golden/make_tiny.py.
 import assert from "node:assert/strict";
-import { existsSync, globSync, readFileSync } from "node:fs";
+import { existsSync, globSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/backends/backend.ts";
-import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
-import { familyOf } from "../../runtime/models/index.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
-import { type LoadedModel, loadModel, type ModelWeights, relativeError } from "./harness.ts";
+import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";
+import { type LoadedModel, loadModel, relativeError } from "./harness.ts";
 
-const goldenMagic = "enodia-golden";
-const goldenVersion = 1;
 const context = 64;
 /** Tokens of a chunk of a long text. */
 const longChunk = 500;
@@ -38,39 +35,6 @@ interface LongGolden extends Pick<Golden, "magic" | "version" | "remake"> {
   readonly positions: readonly number[];
   readonly logits: string; // base64 LE f32 [positions, vocab]
 }
-
-function readGolden<G extends Pick<Golden, "magic" | "version" | "remake">>(path: string): G {
-  const golden = JSON.parse(readFileSync(path, "utf8")) as G;
-  assert.deepEqual([golden.magic, golden.version], [goldenMagic, goldenVersion], `${path}: remake with ${golden.remake}`);
-  return golden;
-}
-
-const floatsOf = (base64: string): Float32Array => {
-  const bytes = Uint8Array.from(Buffer.from(base64, "base64"));
-  return new Float32Array(bytes.buffer);
-};
-
-/** A Hugging Face folder as the harness wants it. */
-function modelOf(folder: string, checkpoint: Checkpoint): ModelWeights {
-  const config: unknown = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
-  const family = familyOf(config);
-  const read = async (name: string): Promise<WeightData> => ({
-    form: "f32",
-    shape: checkpoint.shape(name) ?? [],
-    data: await checkpoint.read(name),
-  });
-  const readAll = async (names: Readonly<Record<string, string>>): Promise<Weights> => {
-    const entries = Object.entries(names).map(async ([key, name]) => [key, await read(name)] as const);
-    return Object.fromEntries(await Promise.all(entries));
-  };
-  return {
-    program: family.program(config),
-    weights: (segment) => readAll(Object.fromEntries(segment.weights.map(({ name }) => [name, name]))),
-    expert: (layer, expert) => readAll({ ...family.expertTensors(layer, expert) }),
-  };
-}
-
-const argmax = (logits: Float32Array): number => logits.reduce((best, value, i) => (value > logits[best]! ? i : best), 0);
 
 export function runGoldenLogits(options: {
   readonly name: string;

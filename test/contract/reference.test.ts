@@ -3,6 +3,7 @@
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
 import { runBackendContract } from "./backend.ts";
 import { runDenseEquality } from "./dense.ts";
+import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -15,5 +16,16 @@ runBackendContract({
 });
 
 runGoldenLogits({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });
+
+/** Of the families' long texts, which take the reference minutes: all of them with ENODIA_LONG=1. */
+const longTokensMax = process.env.ENODIA_LONG === "1" ? undefined : 256;
+
+runGoldenFamilies({
+  name: "reference",
+  make: () => createReferenceBackend({ threads: 1 }),
+  tolerance: 1e-5,
+  computes: "all",
+  longTokensMax,
+});
 
 runDenseEquality({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });

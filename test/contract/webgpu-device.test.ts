@@ -59,7 +59,7 @@ test("a lost device is an error that says so, not a hang", async () => {
 test("KV storage beyond the GPU's limits is refused with the remedy, and the backend works on", async () => {
   const gpu = await openGpu();
   const backend = backendOn(gpu);
-  const spec = { layers: 1, slots: 1 << 16, kvHeads: 8, context: 4096, headDim: 128 };
+  const spec = { layers: 1, slots: 1 << 16, kvHeads: 8, context: 4096, headDim: 128, valueDim: 128 };
   await assert.rejects(backend.createKv(spec), (error: any) => error.code === "OutOfDeviceMemory" && /kvPool/.test(error.message));
   const program = await backend.compile(expert, model.expert(0, 0));
   assert.equal((await program.run(input)).y?.data.length, 2 * model.program.hidden);

@@ -4,7 +4,7 @@ import { cpus } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
 import { plainWeights, type WeightForm, type Weights } from "../../kernels/weights.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, KvCall, KvSpec, Outputs } from "../backend.ts";
 import { checkInputs, checkKv, checkOps, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
 import { cpuCapabilities } from "./lower.ts";
@@ -58,7 +58,7 @@ class CpuBackend implements Backend {
     return compiled;
   }
 
-  async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<CpuKv> {
+  async createKv(spec: KvSpec): Promise<CpuKv> {
     return new CpuKv(spec);
   }
 

@@ -4,11 +4,10 @@
 // stored, in powers of two, inside the same arrays.
 import type { Tensor } from "onnxruntime-node";
 import { ropeTables } from "../../kernels/rope.ts";
-import type { Backend, KvCache, KvCall } from "../backend.ts";
+import type { Rope } from "../../kernels/segment.ts";
+import type { KvCache, KvCall, KvSpec } from "../backend.ts";
 import { checkCopy } from "../check.ts";
 import { f32 } from "./session.ts";
-
-type KvSpec = Parameters<Backend["createKv"]>[0];
 
 interface View {
   readonly keys: Tensor;
@@ -24,7 +23,7 @@ export class CpuKv implements KvCache {
   readonly #spec: KvSpec;
   readonly #layers: { readonly keys: Float32Array; readonly values: Float32Array }[];
   readonly #views = new Map<string, View[]>();
-  readonly #rope = new Map<number, { readonly cos: Tensor; readonly sin: Tensor }>();
+  readonly #rope = new Map<Rope, { readonly cos: Tensor; readonly sin: Tensor }>();
   /** Positions of each slot that hold something. */
   readonly #used: Int32Array;
   #capacity: number;
@@ -77,13 +76,14 @@ export class CpuKv implements KvCache {
     }
   }
 
-  rope(base: number): { readonly cos: Tensor; readonly sin: Tensor } {
-    let tables = this.#rope.get(base);
+  /** Layers share the object of a model's rotation, which is the key. */
+  rope(rope: Rope): { readonly cos: Tensor; readonly sin: Tensor } {
+    let tables = this.#rope.get(rope);
     if (!tables) {
-      const { cos, sin } = ropeTables(this.context, this.#spec.headDim, base);
+      const { cos, sin } = ropeTables(this.context, rope);
       const shape = [this.context, this.#spec.headDim / 2];
       tables = { cos: f32(cos, shape), sin: f32(sin, shape) };
-      this.#rope.set(base, tables);
+      this.#rope.set(rope, tables);
     }
     return tables;
   }

@@ -4,6 +4,7 @@
 import type { Op, OpName } from "../../kernels/segment.ts";
 import { blockSize, type PlainWeights } from "../../kernels/weights.ts";
 import type { Capabilities } from "../backend.ts";
+import { refuseVariant } from "../variants.ts";
 import type { Builder } from "./builder.ts";
 import { dims, type Matrix, quantizeInt8, stackRows } from "./quantize.ts";
 
@@ -148,7 +149,8 @@ const headDimStep = 8;
 export const cpuCapabilities: Capabilities = {
   ops: new Set(Object.keys(lowerings)),
   refuses(op) {
-    if (op.op !== "attention" || op.headDim % headDimStep === 0) return undefined;
+    const variant = refuseVariant(op);
+    if (variant !== undefined || op.op !== "attention" || op.headDim % headDimStep === 0) return variant;
     return `attention with a head size of ${op.headDim} is not computed by this backend, only multiples of ${headDimStep}`;
   },
 };

@@ -37,7 +37,7 @@ function attentionFeeds(attention: NonNullable<BuiltGraph["attention"]>, kv: KvC
   const cache = kv.cache as CpuKv;
   const view = cache.view(attention.layer, kv);
   const last = kv.past.map((past) => past + kv.tokens - 1);
-  const rope = cache.rope(attention.ropeBase);
+  const rope = cache.rope(attention.rope);
   const positions = BigInt64Array.from({ length: kv.batch * kv.tokens }, (_, i) =>
     BigInt((kv.past[Math.floor(i / kv.tokens)] as number) + (i % kv.tokens)),
   );

@@ -1,18 +1,11 @@
 // KV storage on the device: per layer one buffer for keys and one for values, [slot][kvHeads][context][headDim], zeroed,
 // and the rotary tables its programs read. Copies between slots stay on the device.
 import { ropeTables } from "../../kernels/rope.ts";
-import type { KvCache } from "../backend.ts";
+import type { Rope } from "../../kernels/segment.ts";
+import type { KvCache, KvSpec } from "../backend.ts";
 import { checkCopy } from "../check.ts";
 import { allocate, type BufferPool, upload } from "./buffers.ts";
 import { type Gpu, scoped } from "./device.ts";
-
-export interface KvSpec {
-  readonly layers: number;
-  readonly slots: number;
-  readonly kvHeads: number;
-  readonly context: number;
-  readonly headDim: number;
-}
 
 const bytesPerValue = 4;
 
@@ -24,7 +17,7 @@ export class DeviceKv implements KvCache {
   readonly #gpu: Gpu;
   readonly #pool: BufferPool;
   readonly #layers: { readonly keys: GPUBuffer; readonly values: GPUBuffer }[] = [];
-  readonly #rope = new Map<number, GPUBuffer>();
+  readonly #rope = new Map<Rope, GPUBuffer>();
 
   private constructor(gpu: Gpu, pool: BufferPool, spec: KvSpec) {
     this.#gpu = gpu;
@@ -55,13 +48,13 @@ export class DeviceKv implements KvCache {
   }
 
   /** [context, headDim / 2] of (cos, sin). */
-  rope(base: number): GPUBuffer {
-    const known = this.#rope.get(base);
+  rope(rope: Rope): GPUBuffer {
+    const known = this.#rope.get(rope); // layers share the object of a model's rotation
     if (known) return known;
-    const { cos, sin } = ropeTables(this.context, this.#spec.headDim, base);
+    const { cos, sin } = ropeTables(this.context, rope);
     const pairs = Float32Array.from({ length: 2 * cos.length }, (_, i) => (i % 2 === 0 ? cos : sin)[i >> 1] as number);
-    const made = upload(this.#gpu, pairs, `rotary table of base ${base}`);
-    this.#rope.set(base, made);
+    const made = upload(this.#gpu, pairs, "rotary table");
+    this.#rope.set(rope, made);
     return made;
   }
 

@@ -196,7 +196,7 @@ export class DeviceProgram implements Compiled {
     if (binding.kind === "past") return run.past;
     const cache = run.kv?.cache;
     if (!(cache instanceof DeviceKv)) return undefined;
-    return binding.kind === "kv" ? cache.buffer(binding.layer, binding.part) : cache.rope(binding.base);
+    return binding.kind === "kv" ? cache.buffer(binding.layer, binding.part) : cache.rope(binding.rope);
   }
 
   async dispose(): Promise<void> {

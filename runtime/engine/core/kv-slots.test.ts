@@ -149,7 +149,7 @@ test("a short common prefix is computed again", () => {
 });
 
 test("the pool's bytes give whole slots", () => {
-  const spec = { layers: 2, kvHeads: 2, context: 10, headDim: 4 };
+  const spec = { layers: 2, kvHeads: 2, context: 10, headDim: 4, valueDim: 4 };
   const slot = 2 * 2 * 2 * 10 * 4 * 4;
   assert.equal(slotsOf(slot - 1, spec), 0);
   assert.equal(slotsOf(slot, spec), 1);

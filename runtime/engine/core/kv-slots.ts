@@ -179,11 +179,20 @@ export class SlotLedger {
   }
 }
 
+interface SlotSpec {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly context: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+}
+
+/** Bytes of one slot: a key and a value of every head, position and layer. */
+export function slotBytes({ layers, kvHeads, context, headDim, valueDim }: SlotSpec): number {
+  return layers * kvHeads * context * (headDim + valueDim) * Float32Array.BYTES_PER_ELEMENT;
+}
+
 /** Slots that a pool holds; 0 when it is smaller than one. */
-export function slotsOf(
-  poolBytes: number,
-  spec: { readonly layers: number; readonly kvHeads: number; readonly context: number; readonly headDim: number },
-): number {
-  const slotBytes = 2 * spec.layers * spec.kvHeads * spec.context * spec.headDim * Float32Array.BYTES_PER_ELEMENT;
-  return Math.floor(poolBytes / slotBytes);
+export function slotsOf(poolBytes: number, spec: SlotSpec): number {
+  return Math.floor(poolBytes / slotBytes(spec));
 }

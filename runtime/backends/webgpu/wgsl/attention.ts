@@ -119,7 +119,7 @@ export const lowerAttention: Lower<Attention> = (op) => {
       {
         label: "rotate and append",
         wgsl: appendWgsl(op),
-        bindings: [past, value(op.q), value(op.k), value(op.v), { kind: "rope", base: op.ropeBase }, value(rotated), keys, values],
+        bindings: [past, value(op.q), value(op.k), value(op.v), { kind: "rope", rope: op.rope }, value(rotated), keys, values],
         groups: (rows) => flatGroups(rows * pairs),
       },
       {

@@ -1,6 +1,6 @@
 // The form of a lowered op: dispatches over named values, weights and KV. Types and helpers only; the lowerings are in the files
 // beside this one. Pure.
-import type { Op } from "../../../kernels/segment.ts";
+import type { Op, Rope } from "../../../kernels/segment.ts";
 import type { PlainWeight } from "../../../kernels/weights.ts";
 import { workgroupSize } from "./shader.ts";
 
@@ -10,7 +10,7 @@ export type Binding =
   | { readonly kind: "weight"; readonly id: string }
   | { readonly kind: "past" }
   | { readonly kind: "kv"; readonly layer: number; readonly part: "keys" | "values" }
-  | { readonly kind: "rope"; readonly base: number };
+  | { readonly kind: "rope"; readonly rope: Rope };
 
 export interface Dispatch {
   readonly label: string;

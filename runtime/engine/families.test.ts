@@ -1,0 +1,54 @@
+// Every family from its checkpoint through import, store and engine, on two ranks: the greedy tokens are those of transformers.
+// What one engine computes of them is shown by test/contract/golden-families.ts.
+import assert from "node:assert/strict";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, test } from "node:test";
+import { importMoe } from "../tools/import-moe.ts";
+import type { ModelStore } from "../weights/store.ts";
+import { openStore } from "../weights/store-reader.ts";
+import { createEngine, type Engine, type RemoteExperts } from "./engine.ts";
+
+const root = mkdtempSync(join(tmpdir(), "enodia-families-"));
+const folder = resolve(import.meta.dirname, "../../test/golden/families");
+const closers: { close(): Promise<unknown> }[] = [];
+after(async () => {
+  for (const each of closers) await each.close();
+  rmSync(root, { recursive: true });
+});
+
+/** An engine that hosts the experts whose number `hosts` says. */
+async function start(store: ModelStore, hosts: (expert: number) => boolean, remote: RemoteExperts): Promise<Engine> {
+  const options = { backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64 } as const;
+  const engine = await createEngine({ storeDir: store.dir, ...options, remote });
+  closers.push(engine);
+  for (const [layer, { experts }] of store.layerShapes.entries())
+    for (let expert = 0; expert < experts; expert++)
+      if (hosts(expert)) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "f32"));
+  return engine;
+}
+
+async function tokensOf(engine: Engine, prompt: readonly number[], maxTokens: number): Promise<readonly number[]> {
+  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+  const tokens: number[] = [];
+  for await (const event of engine.generate({ prompt, maxTokens, sampling, eos: [] })) if (event.type === "token") tokens.push(event.id);
+  return tokens;
+}
+
+const alone: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
+
+for (const name of readdirSync(folder).sort()) {
+  test(`${name}: imported and served by two ranks that share the experts, the text is that of transformers`, async () => {
+    const from = join(folder, name);
+    const { ids, greedy } = JSON.parse(readFileSync(join(from, "golden.json"), "utf8"));
+    const out = join(root, name);
+    await importMoe({ from, out, codecs: ["f32"], overwrite: false }, () => {});
+    const store = await openStore(out);
+    closers.push(store);
+    const prompt = ids.slice(0, greedy.at);
+    const other = await start(store, (expert) => expert % 2 === 1, alone);
+    const first = await start(store, (expert) => expert % 2 === 0, { dispatch: (frame) => other.runExperts(frame) });
+    assert.deepEqual(await tokensOf(first, prompt, greedy.tokens.length), greedy.tokens);
+  });
+}

@@ -1,0 +1,45 @@
+// Qwen3-MoE: heads of a size of their own, normed before they turn; softmax gates that are renormalised where the config says so;
+// single layers without experts. Not here: what it shares with others (decoder.ts, moe.ts). Pure.
+import { z } from "zod";
+import type { ModelProgram } from "../kernels/segment.ts";
+import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
+import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
+import { denseLayer, expertFields, expertsIn, gatedExpert, mlpExpertTensors, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
+
+/** Hugging Face's Qwen3MoeConfig: its window counts only with `use_sliding_window`, which is refused. */
+const reading: FamilyReading = { ropeBase: 1e4, yarn: true, kvHeads: 4, windowed: false };
+
+const configSchema = z.looseObject({
+  ...decoderFields,
+  ...expertFields,
+  hidden_act: z.string().default("silu"),
+  rms_norm_eps: z.number().positive().default(1e-6),
+  moe_intermediate_size: decoderFields.intermediate_size,
+  norm_topk_prob: z.boolean().default(false),
+  decoder_sparse_step: z.number().int().min(1).default(1),
+  mlp_only_layers: z.array(z.number().int().min(0)).max(1024).nullish(),
+  use_sliding_window: z.boolean().nullish(),
+});
+
+function program(config: unknown): ModelProgram {
+  const parsed = parseConfig(configSchema, config);
+  if (parsed.use_sliding_window) throw unsupported("use_sliding_window", true, "false");
+  const dims = decoderDims(parsed, reading);
+  const { experts, topK } = expertsIn(parsed);
+  const normalize = parsed.norm_topk_prob;
+  const dense = new Set(parsed.mlp_only_layers ?? []);
+  const expert = gatedExpert(dims.hidden, parsed.moe_intermediate_size);
+  return moeProgram(qwen3Moe.name, dims, (layer) => {
+    const attention = attentionPart(dims, layer, { qkNorm: "heads" });
+    if (dense.has(layer) || (layer + 1) % parsed.decoder_sparse_step !== 0) return denseLayer(layer, dims, attention);
+    const gate = softmaxGate({ gate: `model.layers.${layer}.mlp.gate`, experts, topK, normalize }, dims.hidden);
+    return moeLayer(layer, dims, [attention, gate], { experts, topK, expert, shared: 0 });
+  });
+}
+
+export const qwen3Moe: ModelFamily = {
+  name: "qwen3-moe",
+  architectures: ["Qwen3MoeForCausalLM"],
+  program,
+  expertTensors: mlpExpertTensors,
+};

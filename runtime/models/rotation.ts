@@ -1,0 +1,133 @@
+// The rotary embedding that a config.json asks for, resolved to frequencies and a factor: plain, or scaled by YaRN. Computed in the
+// roundings of transformers, as kernels/rope.ts does for plain ones. Not here: what a family rotates (decoder.ts, deepseek.ts). Pure.
+import { z } from "zod";
+import { inverseFrequencies } from "../kernels/rope.ts";
+import type { Rope } from "../kernels/segment.ts";
+import { unsupported } from "./family.ts";
+
+const positive = z.number().positive();
+
+const ropeSchema = z
+  .looseObject({
+    rope_type: z.string().optional(),
+    type: z.string().optional(),
+    rope_theta: positive.optional(),
+    partial_rotary_factor: z.number().optional(),
+    factor: z.number().min(1).nullish(),
+    attention_factor: positive.nullish(),
+    beta_fast: positive.nullish(),
+    beta_slow: positive.nullish(),
+    mscale: z.number().min(0).nullish(),
+    mscale_all_dim: z.number().min(0).nullish(),
+    original_max_position_embeddings: positive.nullish(),
+    truncate: z.boolean().optional(),
+  })
+  .nullish();
+type Parameters = NonNullable<z.infer<typeof ropeSchema>>;
+
+/** The fields of config.json that say how heads turn. */
+export const rotationFields = {
+  max_position_embeddings: z.number().int().min(1).max(16_777_216),
+  rope_theta: positive.nullish(),
+  rope_parameters: ropeSchema,
+  rope_scaling: ropeSchema,
+  partial_rotary_factor: z.number().nullish(),
+  original_max_position_embeddings: positive.nullish(),
+};
+type RotationConfig = z.infer<z.ZodObject<typeof rotationFields>>;
+
+export interface RotationReading {
+  /** `rope_theta` where a config has none. */
+  readonly ropeBase: number;
+  /** Whether the family reads YaRN; others turn plainly or are refused. */
+  readonly yarn: boolean;
+}
+
+export interface Rotation {
+  readonly base: number;
+  readonly frequencies: readonly number[];
+  /** Of cosines and sines: `Rope.factor`. */
+  readonly factor: number;
+  /** By which DeepSeek scales its scores, beside the root of the head's size. */
+  readonly sharpening: number;
+}
+
+function checkWholeRotation(field: string, factor: number | null | undefined): void {
+  if ((factor ?? 1) !== 1) throw unsupported(field, factor, "1, a rotation of whole heads");
+}
+
+/** The parameters in force. Like transformers, takes `rope_scaling` in place of `rope_parameters` where it says anything. */
+function parametersOf(config: RotationConfig, yarn: boolean): Parameters {
+  for (const field of ["rope_parameters", "rope_scaling"] as const) {
+    const rope = config[field];
+    const type = rope?.rope_type ?? rope?.type ?? "default";
+    if (type !== "default" && !(yarn && type === "yarn"))
+      throw unsupported(`${field}.rope_type`, type, yarn ? '"default" or "yarn"' : '"default"');
+    const nested = Object.entries(rope ?? {}).find(([, value]) => typeof value === "object" && value !== null);
+    if (nested) throw unsupported(`${field}.${nested[0]}`, nested[1], "one rotation for all layers");
+    checkWholeRotation(`${field}.partial_rotary_factor`, rope?.partial_rotary_factor);
+  }
+  checkWholeRotation("partial_rotary_factor", config.partial_rotary_factor);
+  const scaling = config.rope_scaling;
+  return (scaling && Object.keys(scaling).length > 0 ? scaling : config.rope_parameters) ?? {};
+}
+
+/** The context that a scaled model was trained with; the config's own field and that of its rotation have to agree. */
+function originalContext(config: RotationConfig, said: number | null | undefined): number {
+  const own = config.original_max_position_embeddings;
+  if (own != null && said != null && own !== said)
+    throw unsupported("original_max_position_embeddings", own, `that of the rotation (${said}), or leave one of them out`);
+  return own ?? said ?? config.max_position_embeddings;
+}
+
+/** YaRN's 0.1 m ln(s) + 1. */
+const growth = (scale: number, m: number): number => (scale <= 1 ? 1 : 0.1 * m * Math.log(scale) + 1);
+
+interface Yarn {
+  readonly base: number;
+  readonly factor: number;
+  readonly original: number;
+  readonly betas: readonly [fast: number, slow: number];
+  readonly truncate: boolean;
+}
+
+/** Pairs below the ramp turn as they did in training, those above it `factor` times slower, those on it in between. */
+function yarnFrequencies(dims: number, { base, factor, original, betas, truncate }: Yarn): number[] {
+  const round = Math.fround;
+  const pairAt = (turns: number): number => (dims * Math.log(original / (turns * 2 * Math.PI))) / (2 * Math.log(base));
+  const [first, last] = [pairAt(betas[0]), pairAt(betas[1])];
+  const low = Math.max(truncate ? Math.floor(first) : first, 0);
+  const high = Math.min(truncate ? Math.ceil(last) : last, dims - 1);
+  const span = low === high ? 0.001 : high - low; // no division by 0
+  return [...inverseFrequencies(dims, base)].map((own, i) => {
+    const wave = round(round(base) ** round((2 * i) / dims));
+    const slowed = round(1 / round(factor * wave));
+    const ramp = Math.min(Math.max(round(round(i - round(low)) / round(span)), 0), 1);
+    const kept = round(1 - ramp);
+    return round(round(slowed * round(1 - kept)) + round(own * kept));
+  });
+}
+
+/** Throws `UnsupportedModel` for a rotation that no op computes. `dims`: values of a head that turn. */
+export function rotationOf(config: RotationConfig, dims: number, { ropeBase, yarn }: RotationReading): Rotation {
+  const parameters = parametersOf(config, yarn);
+  const base = parameters.rope_theta ?? config.rope_theta ?? ropeBase;
+  if ((parameters.rope_type ?? parameters.type ?? "default") === "default")
+    return { base, frequencies: [...inverseFrequencies(dims, base)], factor: 1, sharpening: 1 };
+  const original = originalContext(config, parameters.original_max_position_embeddings);
+  const factor = parameters.factor ?? config.max_position_embeddings / original;
+  const { mscale, mscale_all_dim: all, attention_factor: said } = parameters;
+  const inferred = mscale && all ? growth(factor, mscale) / growth(factor, all) : growth(factor, 1);
+  const betas = [parameters.beta_fast ?? 32, parameters.beta_slow ?? 1] as const;
+  return {
+    base,
+    frequencies: yarnFrequencies(dims, { base, factor, original, betas, truncate: parameters.truncate ?? true }),
+    factor: said ?? inferred,
+    sharpening: all ? growth(factor, all) ** 2 : 1,
+  };
+}
+
+/** The rotation of whole heads in halves. */
+export function halves({ frequencies, factor }: Rotation): Rope {
+  return { frequencies, factor, from: 0, interleaved: false };
+}
