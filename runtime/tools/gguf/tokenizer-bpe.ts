@@ -1,6 +1,6 @@
 // Byte-level BPE in GGUF (`tokenizer.ggml.model` = "gpt2") as tokenizer.json. How text is cut before merging is named in the metadata and
 // must be one of the ways known here, each held to the encodings of the library that it was written for. Pure.
-import type { GgufTokens, TokenizerParts } from "./tokenizer.ts";
+import type { GgufTokens, TokenizerParts } from "./tokens.ts";
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true } as const;
 /** GPT-2's own way of cutting. */

@@ -1,6 +1,6 @@
 // SentencePiece's BPE in GGUF (`tokenizer.ggml.model` = "llama": Llama 2, Mixtral) as tokenizer.json. Pure.
 // The file has tokens and scores and no merges: two tokens merge where their text is a token, those of the best scores first.
-import type { GgufTokens, TokenizerParts } from "./tokenizer.ts";
+import type { GgufTokens, TokenizerParts } from "./tokens.ts";
 
 const space = "\u2581";
 const unknownToken = 2;

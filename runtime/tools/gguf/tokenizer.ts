@@ -1,96 +1,22 @@
 // The tokenizer inside a GGUF file as Hugging Face's tokenizer.json, tokenizer_config.json and chat template. Pure. Not here: what differs
 // between kinds of tokenizers (tokenizer-bpe.ts, tokenizer-spm.ts). To add a kind: its file and one line in `kinds`.
-import { AppError } from "../../../crds/common.ts";
 import type { GgufValue } from "../../weights/gguf-header.ts";
-import { ggufInteger } from "./metadata.ts";
 import { bpeParts } from "./tokenizer-bpe.ts";
 import { spmParts } from "./tokenizer-spm.ts";
+import { GgufTokens, type TokenizerParts, tokensKey } from "./tokens.ts";
 
 type Metadata = ReadonlyMap<string, GgufValue>;
 
 const controlToken = 3;
 const userToken = 4;
-const tokensKey = "tokenizer.ggml.tokens";
 
 /** By `tokenizer.ggml.model`. */
 const kinds: Readonly<Record<string, (tokens: GgufTokens) => TokenizerParts>> = { gpt2: bpeParts, llama: spmParts };
-
-/** What a kind of tokenizer says of itself in tokenizer.json. */
-export interface TokenizerParts {
-  readonly normalizer: unknown;
-  readonly preTokenizer: unknown;
-  readonly decoder: unknown;
-  /** Whether texts begin with the first token where the metadata does not say. */
-  readonly beginsWithBos: boolean;
-  /** The fields of the BPE model besides its vocabulary. */
-  readonly model: Readonly<Record<string, unknown>>;
-}
 
 export interface TokenizerFiles {
   readonly tokenizer: Readonly<Record<string, unknown>>;
   readonly tokenizerConfig: Readonly<Record<string, unknown>>;
   readonly vocabulary: number;
-}
-
-/** The tokenizer's metadata as kinds read it. */
-export class GgufTokens {
-  readonly #metadata: Metadata;
-  readonly #where: string;
-  readonly #types: GgufValue | undefined;
-
-  constructor(metadata: Metadata, where: string) {
-    this.#metadata = metadata;
-    this.#where = where;
-    this.#types = metadata.get("tokenizer.ggml.token_type");
-  }
-
-  text(key: string): string | undefined {
-    const value = this.#metadata.get(key);
-    return value === undefined ? undefined : String(value);
-  }
-
-  flag(key: string): boolean | undefined {
-    const value = this.#metadata.get(key);
-    return typeof value === "boolean" ? value : undefined;
-  }
-
-  texts(key: string): readonly string[] {
-    return this.#list(key, "texts", (item) => typeof item === "string") as readonly string[];
-  }
-
-  numbers(key: string): readonly number[] {
-    return this.#list(key, "numbers", (item) => typeof item === "number" && !Number.isNaN(item)) as readonly number[];
-  }
-
-  #list(key: string, kind: string, fits: (item: GgufValue) => boolean): readonly GgufValue[] {
-    const value = this.#metadata.get(key);
-    if (Array.isArray(value) && value.every(fits)) return value as readonly GgufValue[];
-    throw this.broken(`GGUF metadata "${key}" is no list of ${kind}, so no tokenizer can be made`);
-  }
-
-  typeOf(id: number): unknown {
-    return Array.isArray(this.#types) ? this.#types[id] : undefined;
-  }
-
-  /** The token that a key names by its id. */
-  named(key: string): string | undefined {
-    const id = ggufInteger(this.#metadata, key);
-    if (id === undefined) return undefined;
-    const tokens = this.texts(tokensKey);
-    const token = tokens[id];
-    if (token === undefined) throw this.broken(`GGUF metadata "${key}" = ${id} is outside the vocabulary of ${tokens.length}`);
-    return token;
-  }
-
-  broken(what: string): AppError {
-    return new AppError(`${this.#where}: ${what}`, { code: "BadTokenizer" });
-  }
-
-  unsupported(what: string): AppError {
-    return new AppError(`${this.#where}: ${what}; import the model from its Hugging Face folder, which has tokenizer.json`, {
-      code: "UnsupportedTokenizer",
-    });
-  }
 }
 
 /** Texts that are encoded with special tokens begin with this one. */
