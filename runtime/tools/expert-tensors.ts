@@ -1,9 +1,20 @@
 // The reading of one matrix or bias of an expert from a checkpoint, whether the tensor is its own or one of all experts of the layer.
 // Of a stacked tensor only the expert's entry is read. Not here: where a family keeps what (runtime/models).
+import type { GgmlWeight } from "../kernels/weights.ts";
 import type { ExpertTensor, StackedTensor } from "../models/family.ts";
-import type { ExpertMatrices } from "../weights/codecs/codec.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
 import { checkShape } from "./tensors.ts";
+
+const stackName = /^(.*\.experts)\.(gate_up|down)_proj(_bias)?$/;
+
+/** Where a checkpoint has a matrix: in the stack that a family names, or on its own, as packed stacks and GGUF files are read. */
+export function placeIn({ shape }: Pick<Checkpoint, "shape">, place: ExpertTensor): ExpertTensor {
+  if (typeof place === "string" || shape(place.tensor) !== undefined) return place;
+  const [, at, stack = "", bias] = stackName.exec(place.tensor) ?? [];
+  const matrix = stack.split("_")[place.share?.part ?? 0];
+  const single = `${at}.${place.expert}.${matrix}_proj.${bias === undefined ? "weight" : "bias"}`;
+  return shape(single) === undefined ? place : single;
+}
 
 export const tensorName = (place: ExpertTensor): string => (typeof place === "string" ? place : place.tensor);
 
@@ -36,12 +47,16 @@ export function checkExpertTensor(checkpoint: Checkpoint, place: ExpertTensor, s
   checkShape(checkpoint.dir, name, checkpoint.shape(name), tensorShape(place, shape, experts));
 }
 
-/** As it is stored where that is a type of ggml and the tensor is the expert's own, else in f32. */
-export async function readExpertTensor(
+export async function readExpertTensor(checkpoint: Checkpoint, place: ExpertTensor, shape: readonly number[]): Promise<Float32Array> {
+  if (typeof place === "string") return checkpoint.read(place);
+  return partOf(await checkpoint.readEntry(place.tensor, place.expert), shape, place);
+}
+
+/** The same as it is stored where it is on its own, for a codec that keeps it so. */
+export async function storedExpertTensor(
   checkpoint: Checkpoint,
   place: ExpertTensor,
   shape: readonly number[],
-): Promise<ExpertMatrices[string]> {
-  if (typeof place === "string") return checkpoint.readStored(place);
-  return partOf(await checkpoint.readEntry(place.tensor, place.expert), shape, place);
+): Promise<Float32Array | GgmlWeight> {
+  return typeof place === "string" ? checkpoint.readStored(place) : readExpertTensor(checkpoint, place, shape);
 }

@@ -15,7 +15,7 @@ import type { ExpertIndex, LayerShape } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
-import { checkExpertTensor, readExpertTensor, tensorName, tensorShape } from "./expert-tensors.ts";
+import { checkExpertTensor, placeIn, storedExpertTensor, tensorName } from "./expert-tensors.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
@@ -46,9 +46,9 @@ function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: reado
     const read: Record<string, ExpertMatrices[string]> = {};
     const { matrices = [], experts = 0 } = shapes[layer] ?? {};
     for (const { name, shape } of matrices) {
-      const place = tensors[name] ?? name;
-      checkExpertTensor(checkpoint, place, shape, experts);
-      read[name] = await readExpertTensor(checkpoint, place, shape);
+      const tensor = placeIn(checkpoint, tensors[name] ?? name);
+      checkExpertTensor(checkpoint, tensor, shape, experts);
+      read[name] = await storedExpertTensor(checkpoint, tensor, shape);
     }
     return read;
   };
@@ -81,17 +81,17 @@ function knownTensors(
   shapes: readonly LayerShape[],
 ): ReadonlySet<string> {
   const known = new Set<string>();
-  const find = (name: string, shape: readonly number[]): void => {
+  for (const { name, shape } of denseWeights(program)) {
     checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
     known.add(name);
-  };
-  for (const { name, shape } of denseWeights(program)) find(name, shape);
+  }
   for (const [layer, { experts, matrices }] of shapes.entries())
     for (let expert = 0; expert < experts; expert++) {
       const tensors = family.expertTensors(layer, expert);
       for (const { name, shape } of matrices) {
-        const place = tensors[name] ?? name;
-        find(tensorName(place), tensorShape(place, shape, experts));
+        const tensor = placeIn(checkpoint, tensors[name] ?? name);
+        checkExpertTensor(checkpoint, tensor, shape, experts);
+        known.add(tensorName(tensor));
       }
     }
   return known;

@@ -5,8 +5,8 @@ import { join } from "node:path";
 import type { WeightData } from "../../runtime/kernels/weights.ts";
 import { familyOf } from "../../runtime/models/index.ts";
 import { readExpertTensor } from "../../runtime/tools/expert-tensors.ts";
-import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { layerShapes } from "../../runtime/weights/layer-shapes.ts";
+import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import type { ModelWeights } from "./harness.ts";
 
 const goldenMagic = "enodia-golden";
@@ -42,10 +42,8 @@ export function modelOf(folder: string, checkpoint: Checkpoint): ModelWeights {
       all(segment.weights.map(async ({ name, shape }) => [name, { form: "f32", shape, data: await checkpoint.read(name) }] as const)),
     expert(layer, expert) {
       const tensors = family.expertTensors(layer, expert);
-      const read = async (name: string, shape: readonly number[]) => {
-        const data = await readExpertTensor(checkpoint, tensors[name] ?? name, shape);
-        return [name, data instanceof Float32Array ? { form: "f32" as const, shape, data } : data] as const;
-      };
+      const read = async (name: string, shape: readonly number[]) =>
+        [name, { form: "f32", shape, data: await readExpertTensor(checkpoint, tensors[name] ?? name, shape) }] as const;
       return all((shapes[layer]?.matrices ?? []).map(({ name, shape }) => read(name, shape)));
     },
   };
