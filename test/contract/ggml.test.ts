@@ -3,6 +3,7 @@ import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runBitContract } from "./bits.ts";
 import { runDenseEquality } from "./dense.ts";
+import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
@@ -18,6 +19,6 @@ runGoldenLogits({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), t
 
 runBitContract({ name: "ggml", make: (threads) => createGgmlBackend({ threads }) });
 
-runGoldenFamilies({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }) });
+runGoldenFamilies({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
 
 runDenseEquality({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
