@@ -80,7 +80,15 @@ async function runCase(backend: Backend, { segment, weights, inputs, kv }: Kerne
   const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
   const program = await backend.compile(segment, Object.fromEntries(forms));
   const cache =
-    kv && (await backend.createKv({ layers: 1, slots: kv.slots, kvHeads: kv.kvHeads, context: kv.context, headDim: kv.headDim, valueDim: kv.valueDim }));
+    kv &&
+    (await backend.createKv({
+      layers: 1,
+      slots: kv.slots,
+      kvHeads: kv.kvHeads,
+      context: kv.context,
+      headDim: kv.headDim,
+      valueDim: kv.valueDim,
+    }));
   const call = cache && { cache, firstSlot: kv.firstSlot, batch: kv.batch, tokens: kv.tokens, past: Int32Array.from(kv.past) };
   const outputs = await program.run(inputs, call);
   const kept = Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]);

@@ -83,10 +83,7 @@ const clampedSwiglu: Lower<"clampedSwiglu"> = ({ build, read, write }, op) => {
 function partOfHeads(build: GraphBuilder, x: Value, heads: HeadShape, { from, width }: { from: number; width: number }): Value {
   const row = heads.width * f32Bytes;
   const { ggml } = build.device;
-  return build.view(
-    ggml.ggml_view_3d(build.context, x.tensor, width, heads.count, heads.rows, row, row * heads.count, from * f32Bytes),
-    x,
-  );
+  return build.view(ggml.ggml_view_3d(build.context, x.tensor, width, heads.count, heads.rows, row, row * heads.count, from * f32Bytes), x);
 }
 
 interface HeadShape {

@@ -5,7 +5,7 @@ import { checkInputs, checkKv } from "../../backends/check.ts";
 import { checkIds } from "../../kernels/gather.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
-import type { Weights } from "../../kernels/weights.ts";
+import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { DenseWeights } from "./dense.ts";
 import type { CpuDevice } from "./device.ts";
@@ -33,8 +33,15 @@ function deviceOutputs(segment: Segment, onHost: readonly Op[]): readonly string
         .map(({ name }) => name),
     ),
   );
+  const weights = new Set(segment.weights.map(({ name }) => name));
   const wanted = [...segment.outputs.map(({ name }) => name), ...onHost.flatMap((op) => kernelOf(op).reads(op))];
-  return [...new Set(wanted.filter((name) => !written.has(name)))];
+  return [...new Set(wanted.filter((name) => !written.has(name) && !weights.has(name)))];
+}
+
+function hostWeights(segment: Segment, onHost: readonly Op[], weights: Weights): Readonly<Record<string, Tensor>> {
+  const read = new Set(onHost.flatMap((op) => kernelOf(op).reads(op)));
+  const kept = segment.weights.filter(({ name }) => read.has(name));
+  return Object.fromEntries(kept.map(({ name, shape }) => [name, { shape, data: copyF32(weights[name] as WeightData) }]));
 }
 
 /** The nodes of some ops; `values` has what they read, and gets what they write. */
@@ -61,6 +68,8 @@ export class DenseProgram implements Compiled {
   readonly #onDevice: readonly Op[];
   readonly #onHost: readonly Op[];
   readonly #read: readonly string[];
+  /** Weights that host ops read. */
+  readonly #hostWeights: Readonly<Record<string, Tensor>>;
   readonly #widths: ReadonlyMap<string, number>;
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
@@ -73,6 +82,7 @@ export class DenseProgram implements Compiled {
     this.#onHost = segment.ops.filter(({ op }) => hostOps.has(op));
     this.#onDevice = segment.ops.filter(({ op }) => !hostOps.has(op));
     this.#read = deviceOutputs(segment, this.#onHost);
+    this.#hostWeights = hostWeights(segment, this.#onHost, weights);
     this.#widths = widthsOf(segment);
     this.#usesKv = segment.ops.some((op) => kernelOf(op).kvLayer !== undefined);
   }
@@ -121,7 +131,8 @@ export class DenseProgram implements Compiled {
   }
 
   #runHost(values: Record<string, Tensor>): void {
-    for (const op of this.#onHost) Object.assign(values, kernelOf(op).forward(op, { read: (name) => values[name] as Tensor }));
+    for (const op of this.#onHost)
+      Object.assign(values, kernelOf(op).forward(op, { read: (name) => (values[name] ?? this.#hostWeights[name]) as Tensor }));
   }
 
   /** Indices are checked here: ggml would end the process. */
