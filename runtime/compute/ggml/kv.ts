@@ -104,7 +104,7 @@ export class GgmlKv implements KvCache {
 }
 
 /** Positions that a graph for this call looks at. */
-export function lengthOf({ past, tokens, cache }: KvCall): number {
+function lengthOf({ past, tokens, cache }: KvCall): number {
   const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
   return Math.min(cache.context, Math.ceil(longest / lengthStep) * lengthStep);
 }
@@ -236,7 +236,7 @@ function cacheRowsOf({ past, batch, tokens, firstSlot, cache }: KvCall): BigInt6
 }
 
 /** [batch][tokens][length] in f16: 0 where a row may look, minus infinity elsewhere. A window of 0 is none. */
-export function maskOf({ past, batch, tokens }: Pick<KvCall, "past" | "batch" | "tokens">, length: number, window: number): Uint16Array {
+function maskOf({ past, batch, tokens }: Pick<KvCall, "past" | "batch" | "tokens">, length: number, window: number): Uint16Array {
   const mask = new Uint16Array(batch * tokens * length).fill(maskedOut);
   for (let row = 0; row < batch * tokens; row++) {
     const position = (past[Math.floor(row / tokens)] as number) + (row % tokens);
