@@ -130,7 +130,7 @@ const runtime = z
   .object({
     backend: z.enum(backendChoices).default(defaultBackend).meta({
       description:
-        "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
+        "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. ggml computes every model family, on one thread of the processor a rank. reference is slow and for tests.",
     }),
     expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description:

@@ -18,10 +18,19 @@ after(async () => {
   rmSync(root, { recursive: true });
 });
 
-/** An engine that hosts the experts whose number `hosts` says. */
-async function start(store: ModelStore, hosts: (expert: number) => boolean, remote: RemoteExperts): Promise<Engine> {
-  const options = { backend: "reference", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64 } as const;
-  const engine = await createEngine({ storeDir: store.dir, ...options, remote });
+/** Backends that compute every family. */
+const backends = ["reference", "ggml"] as const;
+
+interface Rank {
+  readonly backend: (typeof backends)[number];
+  /** The numbers of the experts that it holds. */
+  readonly hosts: (expert: number) => boolean;
+  readonly remote: RemoteExperts;
+}
+
+async function start(store: ModelStore, { backend, hosts, remote }: Rank): Promise<Engine> {
+  const options = { codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64 } as const;
+  const engine = await createEngine({ storeDir: store.dir, backend, ...options, remote });
   closers.push(engine);
   for (const [layer, { experts }] of store.layerShapes.entries())
     for (let expert = 0; expert < experts; expert++)
@@ -47,8 +56,11 @@ for (const name of readdirSync(folder).sort()) {
     const store = await openStore(out);
     closers.push(store);
     const prompt = ids.slice(0, greedy.at);
-    const other = await start(store, (expert) => expert % 2 === 1, alone);
-    const first = await start(store, (expert) => expert % 2 === 0, { dispatch: (frame) => other.runExperts(frame) });
-    assert.deepEqual(await tokensOf(first, prompt, greedy.tokens.length), greedy.tokens);
+    for (const backend of backends) {
+      const other = await start(store, { backend, hosts: (expert) => expert % 2 === 1, remote: alone });
+      const remote: RemoteExperts = { dispatch: (frame) => other.runExperts(frame) };
+      const first = await start(store, { backend, hosts: (expert) => expert % 2 === 0, remote });
+      assert.deepEqual(await tokensOf(first, prompt, greedy.tokens.length), greedy.tokens, backend);
+    }
   });
 }

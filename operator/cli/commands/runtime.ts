@@ -10,7 +10,7 @@ Computes every operation on this machine's device and compares it with the refer
 beside a plain copy of memory. Exits with 1 when an operation is outside its bound.
 
           --backend NAME  ${backendChoices.join(", ")} (default: Auto)
-          --threads N     threads of backends that compute on the processor (default: 1)
+          --threads N     threads of cpu, which computes on several (default: 1)
           --no-speed      operations only: seconds instead of a minute
           --json          one JSON object on standard output
 

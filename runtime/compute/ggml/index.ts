@@ -61,5 +61,11 @@ class GgmlBackend implements Backend {
   }
 }
 
-export const createGgmlBackend: BackendFactory = async ({ threads, denseBits }) =>
+/** On so many threads, whose processors must be nobody else's: they wait for each other by spinning. */
+export const openGgmlBackend: BackendFactory = async ({ threads, denseBits }) =>
   new GgmlBackend(new CpuDevice({ threads: Math.max(1, threads) }), denseBits ?? 32);
+
+/** On one thread, which is the right number wherever a processor may be shared: beside one hog two threads fall to a third of what they
+ *  reach alone, and two on one processor come to a standstill. */
+export const createGgmlBackend: BackendFactory = async ({ denseBits }) =>
+  openGgmlBackend(denseBits === undefined ? { threads: 1 } : { threads: 1, denseBits });
