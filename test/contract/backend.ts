@@ -288,6 +288,20 @@ export function runBackendContract(contract: BackendContract): void {
         assertClose(got, want, contract.tolerance);
       });
 
+      check("a program that served one cache serves another after the first is gone", async () => {
+        const outputs: Outputs[][] = [];
+        for (const [i, { program: compiled }] of pair.entries()) {
+          const row: Outputs[] = [];
+          for (const seed of [220, 221]) {
+            const kv = await [backend, oracle][i]!.createKv({ ...spec, slots: 1 });
+            row.push(keep(await compiled.run(x(seed, 7, program.hidden), { cache: kv, ...prefill(0, 0, 7) })));
+            await kv.dispose();
+          }
+          outputs.push(row);
+        }
+        for (const i of [0, 1]) assertClose(outputs[0]![i]!, outputs[1]![i]!, contract.tolerance, `cache ${i}`);
+      });
+
       check("KV bytes are those of all layers, keys and values", async () => {
         assert.equal(pair[0]!.kv.bytes, pair[1]!.kv.bytes);
         assert.equal(pair[0]!.kv.slots, spec.slots);

@@ -136,13 +136,16 @@ export class Experts {
     const { slab, graphs } = batch.place;
     if (slab.exactAlone && batch.rows >= rowsAlone * batch.calls.length) {
       const graph = this.#alone(batch);
-      graph.run(Object.fromEntries(batch.calls.map(({ x }, i) => [`x${i}`, x])));
-      let first = 0;
-      for (const [i, { rows }] of batch.calls.entries()) {
-        graph.read(`y${i}`, out.subarray(first * width, (first + rows) * width));
-        first += rows;
+      try {
+        graph.run(Object.fromEntries(batch.calls.map(({ x }, i) => [`x${i}`, x])));
+        let first = 0;
+        for (const [i, { rows }] of batch.calls.entries()) {
+          graph.read(`y${i}`, out.subarray(first * width, (first + rows) * width));
+          first += rows;
+        }
+      } finally {
+        graph.free();
       }
-      graph.free();
       return out;
     }
     const graph = graphs.take(

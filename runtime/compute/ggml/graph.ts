@@ -5,9 +5,6 @@ import type { CpuDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { numberOf } from "./types.ts";
 
-/** Nodes of one graph, inputs and views included: a layer has some thirty, a call of many experts five each. */
-const nodesMax = 8_192;
-
 /** A tensor and whose memory it is: of a node of this graph, or of nobody here (weights, KV). */
 export interface Value {
   readonly tensor: Pointer;
@@ -39,12 +36,11 @@ export class GraphBuilder {
   readonly #inputs = new Map<string, Value>();
   #step = 0;
 
-  /** `nodes`: bound of the nodes that will be added. */
+  /** `nodes`: bound of the nodes that will be added, inputs and views included; beyond it ggml ends the process. */
   constructor(device: CpuDevice, nodes: number) {
-    const capacity = Math.min(nodes, nodesMax);
     this.device = device;
-    this.context = metadataContext(device, 2 * capacity, 2 * capacity);
-    this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * capacity, false);
+    this.context = metadataContext(device, 2 * nodes, 2 * nodes);
+    this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
   }
 
   /** Data that is given at every run; `shape` innermost first, as ggml has it. The same name gives the same input. */

@@ -25,7 +25,11 @@ interface LayerTensors {
   readonly values: KvTensor;
 }
 
+let caches = 0;
+
 export class GgmlKv implements KvCache {
+  /** Another number for each cache of a thread, since graphs are made for one. */
+  readonly id = ++caches;
   readonly slots: number;
   readonly context: number;
   readonly bytes: number;
@@ -110,7 +114,8 @@ function lengthOf({ past, tokens, cache }: KvCall): number {
 }
 
 /** What calls have in common that can use the same graph. */
-export const kvKey = (call: KvCall): string => `${call.firstSlot}.${call.batch}.${call.tokens}.${lengthOf(call)}`;
+export const kvKey = (call: KvCall): string =>
+  `${(call.cache as GgmlKv).id}.${call.firstSlot}.${call.batch}.${call.tokens}.${lengthOf(call)}`;
 
 interface InputShape {
   readonly name: string;
