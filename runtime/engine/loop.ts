@@ -63,7 +63,7 @@ export class EngineLoop {
     const { program, backend, store, embed, blocks, head } = model;
     this.#port = port;
     this.#model = model;
-    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits);
+    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, backend.prefillEqualsDecode);
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });

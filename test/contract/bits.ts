@@ -137,8 +137,8 @@ export function runBitContract(options: { readonly name: string; readonly make: 
         const want = Array.from({ length }, (_, row) => JSON.stringify(rowBits(whole, row, 1)));
         await fc.assert(
           fc.asyncProperty(
-            // A chunk of one token is a decode step, whose bits are its own: chunks here have two or more.
-            partition(length).map(withoutOnes),
+            // A chunk of one token is a decode step. Where its bits are its own, chunks here have two or more.
+            partition(length).map((pieces) => (one.prefillEqualsDecode ? pieces : withoutOnes(pieces))),
             fc.integer({ min: 0, max: slots - 1 }),
             fc.integer({ min: 0, max: 1 }),
             async (pieces, slot, side) => {

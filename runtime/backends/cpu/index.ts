@@ -26,6 +26,7 @@ function describeDevice(threads: number): string {
 class CpuBackend implements Backend {
   readonly device: string;
   readonly numericClass = "exact";
+  readonly prefillEqualsDecode = false;
   readonly sharesCores = true;
   readonly ops = cpuCapabilities.ops;
   readonly refuses = cpuCapabilities.refuses;

@@ -17,6 +17,7 @@ export function backendOn(gpu: Gpu, panelBytes: number = gpu.limits.maxStorageBu
     ...webgpuCapabilities,
     device: gpu.name,
     numericClass: "tolerance",
+    prefillEqualsDecode: false,
     sharesCores: gpu.software,
     async compile(segment, weights) {
       checkOps(webgpuCapabilities, gpu.name, segment);

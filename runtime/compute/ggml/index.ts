@@ -14,6 +14,7 @@ import { DenseProgram } from "./program.ts";
 class GgmlBackend implements Backend {
   readonly device: string;
   readonly numericClass = "exact";
+  readonly prefillEqualsDecode = true;
   readonly sharesCores = true;
   readonly ops = ggmlCapabilities.ops;
   readonly refuses = ggmlCapabilities.refuses;

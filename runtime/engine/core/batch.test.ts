@@ -20,8 +20,8 @@ class Toy {
   readonly events = new Map<string, GenerateEvent[]>();
   readonly steps: Step[] = [];
 
-  constructor(slots: number, limits = {}) {
-    this.batcher = new Batcher(slots, context, limits);
+  constructor(slots: number, limits = {}, prefillsReplay = false) {
+    this.batcher = new Batcher(slots, context, limits, prefillsReplay);
     this.slots = Array.from({ length: slots }, () => []);
   }
 
@@ -118,18 +118,34 @@ test("a request says the same alone, with random mates that come and go, and wit
 
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
   fc.assert(
-    fc.property(prompts, fc.integer({ min: 2, max: 14 }), fc.nat(), (prompt, maxTokens, cut) => {
+    fc.property(prompts, fc.integer({ min: 2, max: 14 }), fc.nat(), fc.boolean(), (prompt, maxTokens, cut, prefills) => {
       const request = ticket("a", prompt, { maxTokens });
       const want = alone(request);
       const replayed = cut % want.length;
-      const toy = new Toy(2);
+      const toy = new Toy(2, {}, prefills);
       toy.batcher.submit({ ...request, replay: Uint32Array.from(want.slice(0, replayed)) });
       toy.run();
       assert.deepEqual(toy.tokens("a"), want.slice(replayed));
       const first = toy.events.get("a")!.find((event) => event.type === "token");
       assert.equal(first?.type === "token" && first.position, replayed);
+      // The prefill samples the first token after it, unless tokens to replay come then.
+      const decoded = toy.steps.filter(({ phase }) => phase === "decode").length;
+      assert.equal(decoded, prefills ? want.length - replayed - 1 : want.length - 1);
     }),
   );
+});
+
+test("a replay that is prefilled takes the steps of a prompt of its length, and tells how far it is", () => {
+  const said = alone(ticket("a", [8, 9], { maxTokens: 40, eos: new Set() }));
+  const toy = new Toy(1, { prefillChunkTokens: 8 }, true);
+  toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 30)) }));
+  toy.run();
+  assert.deepEqual(toy.tokens("a"), said.slice(30));
+  assert.deepEqual(
+    toy.events.get("a")!.filter(({ type }) => type === "progress"),
+    [{ type: "progress", position: 29 }],
+  );
+  assert.equal(toy.steps.filter(({ phase }) => phase === "prefill").length, 1);
 });
 
 test("a request says that it is queued before it has a slot, and that a long replay gets on", () => {

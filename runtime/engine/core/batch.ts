@@ -1,6 +1,7 @@
 // The scheduler of rows, pure: which ones the next step computes. A bounded queue, one prompt prefilled at a time in chunks, all
 // others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Replayed tokens are
-// decode steps whose result is known. The engine thread executes the steps; this file never sees numbers of the model.
+// decode steps whose result is known, or the end of the prompt where a backend computes both to the same bits. The engine thread
+// executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import { SlotLedger, type SlotMove } from "./kv-slots.ts";
@@ -44,6 +45,8 @@ export interface Notice {
 
 interface Open {
   readonly ticket: Ticket;
+  /** What is prefilled: the prompt, and the tokens to replay where they may be. */
+  readonly text: Uint32Array;
   readonly limit: number; // output tokens, bounded by the context
   /** Output tokens so far, replayed ones included. */
   output: number;
@@ -61,14 +64,17 @@ export class Batcher {
   readonly #ledger: SlotLedger;
   readonly #context: number;
   readonly #limits: EngineLimits;
+  readonly #prefillsReplay: boolean;
   readonly #open = new Map<string, Open>();
   #queue: string[] = [];
   #prefilling: string | undefined;
   #decodedLast = true;
   #notices: Notice[] = [];
 
-  constructor(slots: number, context: number, limits: Partial<EngineLimits> = {}) {
+  /** `prefillsReplay`: a token's bits are the same in a prefill as in a decode step, so that replay may be the fast one of the two. */
+  constructor(slots: number, context: number, limits: Partial<EngineLimits> = {}, prefillsReplay = false) {
     this.#ledger = new SlotLedger(slots);
+    this.#prefillsReplay = prefillsReplay;
     this.#context = context;
     this.#limits = { ...defaultLimits, ...limits };
   }
@@ -96,7 +102,8 @@ export class Batcher {
       throw new AppError(`queue: ${this.#queue.length} requests wait already; try again later`, { code: "Busy", retry: { afterMs: 1000 } });
     }
     const limit = Math.min(ticket.maxTokens, this.#context - ticket.prompt.length);
-    this.#open.set(ticket.id, { ticket, limit, output: 0, next: 0 });
+    const text = this.#prefillsReplay ? joined(ticket.prompt, ticket.replay) : ticket.prompt;
+    this.#open.set(ticket.id, { ticket, text, limit, output: 0, next: 0 });
     this.#queue.push(ticket.id);
     this.#notices.push({ id: ticket.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
@@ -139,7 +146,9 @@ export class Batcher {
       if (!open) continue; // removed meanwhile
       if (step.phase === "prefill") {
         this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
-        if (this.#ledger.lengthOf(id) < open.ticket.prompt.length) continue;
+        open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
+        if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
+        if (this.#ledger.lengthOf(id) < open.text.length) continue;
         this.#prefilling = undefined;
         this.#ledger.promote(id);
       }
@@ -151,7 +160,7 @@ export class Batcher {
     const id = this.#queue[0];
     if (id === undefined || this.#prefilling !== undefined) return;
     const open = this.#open.get(id) as Open;
-    const admission = this.#ledger.admit(id, open.ticket.prompt);
+    const admission = this.#ledger.admit(id, open.text);
     if (!admission) return;
     this.#queue.shift();
     this.#prefilling = id;
@@ -159,20 +168,21 @@ export class Batcher {
   }
 
   #queuedTokens(): number {
-    return this.#queue.reduce((sum, id) => sum + (this.#open.get(id)?.ticket.prompt.length ?? 0), 0);
+    return this.#queue.reduce((sum, id) => sum + (this.#open.get(id)?.text.length ?? 0), 0);
   }
 
   #prefillStep(id: string, decoding: number): Step {
-    const { ticket } = this.#open.get(id) as Open;
+    const { ticket, text } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
     const chunk = Math.max(2, decoding > 0 ? this.#limits.prefillChunkTokens : Math.max(chunkTokensAlone, this.#limits.prefillChunkTokens));
-    const count = chunkOf(ticket.prompt.length - from, chunk);
-    const last = from + count === ticket.prompt.length;
-    const wanted = last && ticket.replay.length === 0 ? [{ row: count - 1, id, position: 0, sampling: ticket.sampling }] : [];
+    const count = chunkOf(text.length - from, chunk);
+    const last = from + count === text.length;
+    const position = text.length - ticket.prompt.length;
+    const wanted = last && position === ticket.replay.length ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
     return {
       phase: "prefill",
       moves: this.#ledger.takeMoves(),
-      tokens: Int32Array.from(ticket.prompt.subarray(from, from + count)),
+      tokens: Int32Array.from(text.subarray(from, from + count)),
       firstSlot: decoding,
       batch: 1,
       tokensPerSlot: count,
@@ -230,6 +240,13 @@ export function chunkOf(left: number, chunk: number): number {
   if (left <= chunk) return left;
   if (left - chunk !== 1) return chunk;
   return chunk > 2 ? chunk - 1 : left;
+}
+
+function joined(a: Uint32Array, b: Uint32Array): Uint32Array {
+  const both = new Uint32Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
 }
 
 function checkTicket({ prompt, replay, maxTokens }: Ticket, context: number): void {
