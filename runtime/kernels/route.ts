@@ -6,23 +6,33 @@ import type { Op } from "./segment.ts";
 
 type Route = Extract<Op, { op: "route" }>;
 
-/** Indices of the k largest, descending; equal values keep the lower index first. NaN sorts last. */
+/** Indices of the k largest, descending; equal values keep the lower index first. NaN sorts last. The best so far are kept in order:
+ *  values that are not among them, nearly all of hundreds of experts, cost one comparison. */
 export function topK(values: Float32Array | Float64Array, k: number): number[] {
-  const key = (i: number): number => {
+  const ids: number[] = [];
+  const keys: number[] = [];
+  for (let i = 0; i < values.length; i++) {
     const value = values[i] as number;
-    return Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value;
-  };
-  return Array.from(values.keys())
-    .sort((i, j) => key(j) - key(i) || i - j)
-    .slice(0, k);
+    const key = Number.isNaN(value) ? Number.NEGATIVE_INFINITY : value;
+    if (ids.length === k && !(key > (keys[k - 1] as number))) continue;
+    if (ids.length === k) keys.length = ids.length = k - 1;
+    let at = ids.length;
+    while (at > 0 && key > (keys[at - 1] as number)) at -= 1;
+    ids.splice(at, 0, i);
+    keys.splice(at, 0, key);
+  }
+  return ids;
 }
 
 /** Softmax of one row of logits, in f64. */
 export function softmax(logits: Float32Array): Float64Array {
-  const max = logits.reduce((a, b) => Math.max(a, b), Number.NEGATIVE_INFINITY);
-  const e = Float64Array.from(logits, (value) => Math.exp(value - max));
-  const sum = e.reduce((a, b) => a + b, 0);
-  return e.map((value) => value / sum);
+  let max = Number.NEGATIVE_INFINITY;
+  for (const logit of logits) max = Math.max(max, logit);
+  const e = new Float64Array(logits.length);
+  let sum = 0;
+  for (let i = 0; i < e.length; i++) sum += e[i] = Math.exp((logits[i] as number) - max);
+  for (let i = 0; i < e.length; i++) e[i] = (e[i] as number) / sum;
+  return e;
 }
 
 function sized(rows: number, experts: number, k: number, normalize = true): KernelCase {
