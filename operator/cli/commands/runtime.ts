@@ -55,7 +55,7 @@ function threadsOf(value: string): number {
 
 /** One line an op: the worst of its cases. */
 function text({ device, numericClass, ops, copyGigabytesPerSecond, products }: SelfTest): string {
-  const lines = [`device   ${device}`, `class    ${numericClass}`, "", "OP         CASES  WORST ERROR  BOUND    "];
+  const lines = [`device   ${device}`, `class    ${numericClass}`, "", "OP             CASES  WORST ERROR  BOUND"];
   for (const op of new Set(ops.map((each) => each.op))) {
     const cases = ops.filter((each) => each.op === op);
     const refused = cases.find((each) => each.refused !== undefined)?.refused;
@@ -63,7 +63,7 @@ function text({ device, numericClass, ops, copyGigabytesPerSecond, products }: S
     const bound = cases[0]?.bound ?? 0;
     const verdict = refused ?? (worst <= bound ? "ok" : "WRONG");
     lines.push(
-      `${op.padEnd(10)} ${`${cases.length}`.padStart(5)}  ${worst.toExponential(1).padStart(11)}  ${bound.toExponential(0).padEnd(7)} ${verdict}`,
+      `${op.padEnd(14)} ${`${cases.length}`.padStart(5)}  ${worst.toExponential(1).padStart(11)}  ${bound.toExponential(0).padEnd(6)} ${verdict}`,
     );
   }
   if (products.length === 0) return lines.join("\n");
