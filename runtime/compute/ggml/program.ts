@@ -1,5 +1,6 @@
 // A segment of the dense part as a program: a graph for each shape of call, kept while such calls come, and the ops at its end that the
 // host computes. Its weights are its own (dense.ts).
+import { AppError } from "../../../crds/common.ts";
 import type { Compiled, Inputs, KvCall, Outputs } from "../../backends/backend.ts";
 import { checkInputs, checkKv } from "../../backends/check.ts";
 import { checkIds } from "../../kernels/gather.ts";
@@ -36,6 +37,17 @@ function deviceOutputs(segment: Segment, onHost: readonly Op[]): readonly string
   const weights = new Set(segment.weights.map(({ name }) => name));
   const wanted = [...segment.outputs.map(({ name }) => name), ...onHost.flatMap((op) => kernelOf(op).reads(op))];
   return [...new Set(wanted.filter((name) => !written.has(name) && !weights.has(name)))];
+}
+
+/** A graph runs in one piece, so nothing that it computes may wait for the host. */
+function checkHostLast(segment: Segment, onDevice: readonly Op[], onHost: readonly Op[]): void {
+  const written = new Set(onHost.flatMap((op) => kernelOf(op).outputs(op).map(({ name }) => name)));
+  const late = onDevice.find((op) => kernelOf(op).reads(op).some((name) => written.has(name)));
+  if (late === undefined) return;
+  throw new AppError(`${segment.name}: op ${late.op} reads what the host computes (ggml)`, {
+    code: "UnsupportedOp",
+    operation: "opening a model",
+  });
 }
 
 function hostWeights(segment: Segment, onHost: readonly Op[], weights: Weights): Readonly<Record<string, Tensor>> {
@@ -81,6 +93,7 @@ export class DenseProgram implements Compiled {
     this.residentBytes = this.#weights.bytes;
     this.#onHost = segment.ops.filter(({ op }) => hostOps.has(op));
     this.#onDevice = segment.ops.filter(({ op }) => !hostOps.has(op));
+    checkHostLast(segment, this.#onDevice, this.#onHost);
     this.#read = deviceOutputs(segment, this.#onHost);
     this.#hostWeights = hostWeights(segment, this.#onHost, weights);
     this.#widths = widthsOf(segment);
