@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { checkKvRows } from "../kernels/attention.ts";
 import { kernelOf } from "../kernels/index.ts";
 import type { Segment } from "../kernels/segment.ts";
-import { valuesIn, type WeightData, type Weights } from "../kernels/weights.ts";
+import { blockOf, valuesIn, type WeightData, type Weights } from "../kernels/weights.ts";
 import type { Capabilities, Inputs, KvCall } from "./backend.ts";
 
 function invalid(segment: Segment, message: string): AppError {
@@ -21,6 +21,9 @@ export function weightOf(segment: Segment, weights: Weights, name: string): Weig
   if (declared.shape.join() !== weight.shape.join()) {
     throw invalid(segment, `weight ${name} is [${weight.shape.join(", ")}], the model wants [${declared.shape.join(", ")}]`);
   }
+  const columns = weight.shape.at(-1) ?? 1;
+  if (columns % blockOf(weight.form) !== 0)
+    throw invalid(segment, `weight ${name} has rows of ${columns} values, ${weight.form} needs a multiple of ${blockOf(weight.form)}`);
   const values = valuesIn(weight);
   if (values !== sizeOf(declared.shape)) throw invalid(segment, `weight ${name} holds ${values} values, not ${sizeOf(declared.shape)}`);
   return weight;

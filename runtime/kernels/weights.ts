@@ -67,6 +67,13 @@ export function plainWeights(weights: Weights): PlainWeights {
   return Object.fromEntries(Object.entries(weights).map(([name, weight]) => [name, plainWeight(weight)]));
 }
 
+const plainBlocks: Readonly<Record<PlainForm, number>> = { f32: 1, int4: blockSize };
+
+/** Values of a block, of which every row has a whole number. */
+export function blockOf(form: WeightForm): number {
+  return isGgmlForm(form) ? ggmlFormats[form].values : plainBlocks[form];
+}
+
 /** Number of values that a matrix holds, by its arrays. */
 export function valuesIn(weight: WeightData): number {
   return byForm(weight, {

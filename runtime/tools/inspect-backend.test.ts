@@ -50,7 +50,7 @@ test("a head size that a backend cannot do is refused by inspect --backend, and 
 test("a backend that there is not is refused with the names of those that there are", async () => {
   await assert.rejects(run(["inspect", store, "--backend", "gpu"]), {
     code: "BadOption",
-    message: '--backend is "gpu"; it must be cpu or webgpu or reference',
+    message: '--backend is "gpu"; it must be cpu or ggml or webgpu or reference',
   });
 });
 

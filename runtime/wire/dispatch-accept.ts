@@ -15,7 +15,8 @@ import {
 } from "./gen/enodia/runtime/v1/runtime_pb.js";
 import { Silence } from "./silence.ts";
 
-/** A caller asks at least every 750 ms whether this end lives; one that says nothing for so long is gone. */
+/** A caller asks at least every 750 ms whether this end lives, unless it hears from it; one that neither speaks nor takes what is said
+ *  for so long is gone. */
 const callerSilenceMs = 8_000;
 const lookEveryMs = 1_000;
 /** Of the words with which a stream ends. */
@@ -104,7 +105,11 @@ class Served extends EventEmitter<{ data: [DispatchFrame]; error: [Error] }> imp
     const { result } = reply;
     const [body, words] = result.case === "rows" ? [result.value, { ...reply, result: noRows }] : [none, reply];
     try {
-      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, words), body }, sent);
+      const left = (): void => {
+        this.#silence.heard();
+        sent();
+      };
+      this.#frames.write({ kind: frameKinds.reply, head: toBinary(DispatchReplySchema, words), body }, left);
     } catch (caught) {
       sent();
       this.fail(AppError.from(caught, "writing a reply"));

@@ -119,7 +119,7 @@ class Connection {
     this.#frames = new FrameSocket(socket, {
       frame: (frame) => this.call?.take(frame),
       gone: (reason) => this.#gone(reason),
-      drain: () => this.call?.emit("drain"),
+      drain: () => this.call?.drained(),
     });
   }
 
@@ -178,14 +178,25 @@ class Call extends EventEmitter<{ data: [DispatchReply]; error: [Error]; end: []
     connection.call = this;
   }
   connected(): void {
-    for (const frame of this.#waiting.splice(0)) this.write(frame);
+    this.#flush();
+  }
+  drained(): void {
+    this.#flush();
+    if (this.#waiting.length === 0) this.emit("drain");
   }
 
   write(frame: DispatchFrame): boolean {
     const connection = this.#connection;
-    if (connection?.ready) return connection.send(frame);
+    if (connection?.ready && this.#waiting.length === 0) return connection.send(frame);
     if (connection) this.#waiting.push(frame);
-    return true;
+    return !connection?.ready;
+  }
+  /** Until the socket has enough; the rest follows when it has drained. */
+  #flush(): void {
+    while (this.#connection?.ready) {
+      const frame = this.#waiting.shift();
+      if (frame === undefined || !this.#connection.send(frame)) return;
+    }
   }
   cancel(): void {
     const connection = this.#detach();

@@ -244,6 +244,7 @@ export const clients: Readonly<Record<string, string>> = {
   webgpu: "runtime/backends/webgpu/",
   "onnxruntime-node": "runtime/backends/cpu/",
   koffi: "runtime/compute/ggml/",
+  "@node-llama-cpp/": "runtime/compute/ggml/",
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
   highs: "operator/planner/solver.ts",

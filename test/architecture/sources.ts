@@ -44,7 +44,8 @@ function codeOf(text: string): string {
 /** The text without comments that stand on lines of their own. */
 const uncommented = (text: string): string => text.replace(/^\s*\/\/.*$/gm, (line) => " ".repeat(line.length));
 
-const importPattern = /(?:^|\n)\s*(?:import|export)\s[^;]*?from\s+"([^"]+)"|import\(\s*"([^"]+)"\s*\)|(?:^|\n)import\s+"([^"]+)"/g;
+const importPattern =
+  /(?:^|\n)\s*(?:import|export)\s[^;]*?from\s+"([^"]+)"|import(?:\.meta\.resolve)?\(\s*"([^"]+)"\s*\)|(?:^|\n)import\s+"([^"]+)"/g;
 
 /** Rules look at the same few hundred sources again for each plant. */
 function remembered<T>(read: (source: Source) => T): (source: Source) => T {

@@ -15,11 +15,11 @@ const nodePath = "/usr/local/bin/node";
 export const sourceFolders: readonly string[] = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
 export const workerPackages: readonly string[] = [
+  "@node-llama-cpp/linux-arm64",
+  "@node-llama-cpp/linux-x64",
+  "koffi",
   "onnxruntime-node",
   "webgpu",
-  "koffi",
-  "@node-llama-cpp/linux-x64",
-  "@node-llama-cpp/linux-arm64",
 ];
 const downloadTimeoutMs = 15 * 60_000;
 

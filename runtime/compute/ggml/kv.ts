@@ -6,7 +6,7 @@ import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import type { Pointer } from "./functions.ts";
-import { GraphBuilder, metadataContext, type Value } from "./graph.ts";
+import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { numberOf } from "./types.ts";
 
 /** Attention looks at a multiple of so many positions, so that a graph lasts for as many steps; what lies beyond a row's own is masked. */
@@ -51,7 +51,7 @@ export class GgmlKv implements KvCache {
     this.context = spec.context;
     const positions = spec.context * spec.slots;
     this.bytes = spec.layers * spec.kvHeads * (spec.headDim + spec.valueDim) * positions * f32Bytes;
-    this.#metadata = metadataContext(device, 2 * spec.layers);
+    this.#metadata = device.metadata(2 * spec.layers);
     this.#buffer = device.allocate(this.bytes);
     ggml.ggml_backend_buffer_clear(this.#buffer.handle, 0);
     let at = this.#buffer.base;
@@ -69,19 +69,23 @@ export class GgmlKv implements KvCache {
     checkCopy(this, from, to, length);
     if (length === 0 || from === to) return;
     const { ggml } = this.#device;
-    const build = new GraphBuilder(this.#device, 8 * this.layers.length);
-    const slot = ({ tensor, dim }: KvTensor, index: number): Value => {
+    const slot = (build: GraphBuilder, { tensor, dim }: KvTensor, index: number): Value => {
       const width = this.spec.kvHeads * dim;
       const offset = index * this.context * width * f32Bytes;
       return build.view(ggml.ggml_view_2d(build.context, tensor, width, length, width * f32Bytes, offset), build.constant(tensor));
     };
-    for (const each of this.layers.flatMap(({ keys, values }) => [keys, values])) {
-      const [source, target] = [slot(each, from), slot(each, to)];
-      build.effect(ggml.ggml_cpy(build.context, source.tensor, target.tensor), []);
+    const graph = buildGraph(this.#device, 8 * this.layers.length, (build) => {
+      for (const each of this.layers.flatMap(({ keys, values }) => [keys, values])) {
+        const [source, target] = [slot(build, each, from), slot(build, each, to)];
+        build.effect(ggml.ggml_cpy(build.context, source.tensor, target.tensor), []);
+      }
+      return {};
+    });
+    try {
+      graph.run({});
+    } finally {
+      graph.free();
     }
-    const graph = build.finish({});
-    graph.run({});
-    graph.free();
   }
 
   /** The array of that name for a call, made at the first layer that asks. */
@@ -103,7 +107,7 @@ export class GgmlKv implements KvCache {
 
   async dispose(): Promise<void> {
     this.#buffer.free();
-    this.#device.ggml.ggml_free(this.#metadata);
+    this.#device.release(this.#metadata);
   }
 }
 

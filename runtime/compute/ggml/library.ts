@@ -10,6 +10,10 @@ import { type Bound, baseFunctions, type CType, cpuFunctions, type Pointer, type
 /** Tensors, operations and files of ggml change from version to version; another one is refused instead of tried. */
 const versionWanted = "0.25.1";
 const packageName = `@node-llama-cpp/linux-${process.arch}`;
+const packages: Readonly<Record<string, () => string>> = {
+  x64: () => import.meta.resolve("@node-llama-cpp/linux-x64"),
+  arm64: () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
+};
 
 export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof cpuFunctions> {
   /** The build of the CPU library, named after the first processors that it suits: "zen4", "haswell". Bits of f32 sums depend on it. */
@@ -22,8 +26,6 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   discard(address: Pointer, bytes: number): void;
 }
 
-/** Bytes of a page of memory, at most: Arm's kernels may have large ones. */
-const pageBytes = process.arch === "x64" ? 4_096n : 65_536n;
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
 
@@ -44,11 +46,16 @@ const cTypes: Readonly<Record<CType, string | TypeObject>> = {
 
 type Library = ReturnType<typeof koffi.load>;
 
+/** A null pointer is 0n, as everywhere here: koffi says null. */
 function bind<T extends Readonly<Record<string, Signature>>>(library: Library, table: T): Bound<T> {
-  const bound = Object.entries(table).map(([name, [result, ...args]]) => [
-    name,
-    library.func(name, cTypes[result], args.map((type) => cTypes[type])), // biome-ignore format: one call a line reads as the table does
-  ]);
+  const bound = Object.entries(table).map(([name, [result, ...args]]) => {
+    const call = library.func(
+      name,
+      cTypes[result],
+      args.map((type) => cTypes[type]),
+    );
+    return [name, result === "pointer" ? (...values: unknown[]) => call(...values) ?? 0n : call];
+  });
   return Object.fromEntries(bound) as Bound<T>;
 }
 
@@ -60,7 +67,7 @@ function unavailable(message: string, cause?: unknown): AppError {
 function libraryFolder(): string {
   let entry: string;
   try {
-    entry = fileURLToPath(import.meta.resolve(packageName));
+    entry = fileURLToPath(packages[process.arch]?.() ?? "");
   } catch (cause) {
     throw unavailable(`ggml's libraries are not installed: npm install ${packageName} (glibc 2.34 or later, no musl)`, cause);
   }
@@ -93,6 +100,7 @@ function load(): GgmlLibrary {
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
   const { library, build } = bestCpuLibrary(folder);
   const system = bind(koffi.load(null), systemFunctions);
+  const pageBytes = BigInt(system.getpagesize());
   return {
     ...base,
     ...bind(library, cpuFunctions),

@@ -52,7 +52,7 @@ const rmsNorm: Lower<"rmsNorm"> = ({ build, weights, rows, widths, read, write }
   const x = read(op.x);
   const parts = heads === 1 ? x : build.view(ggml.ggml_reshape_2d(build.context, x.tensor, width / heads, heads * rows), x);
   const normed = build.step(ggml.ggml_rms_norm(build.context, parts.tensor, op.eps), [parts]);
-  const scaled = build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed]);
+  const scaled = build.step(ggml.ggml_mul(build.context, normed.tensor, weights.tensor(op.weight)), [normed, parts]);
   write(op.out, heads === 1 ? scaled : build.view(ggml.ggml_reshape_2d(build.context, scaled.tensor, width, rows), scaled));
 };
 

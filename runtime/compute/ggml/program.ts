@@ -10,15 +10,15 @@ import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts
 import { widthsOf } from "../../kernels/widths.ts";
 import { DenseWeights } from "./dense.ts";
 import type { CpuDevice } from "./device.ts";
-import { type Graph, GraphBuilder, type Value } from "./graph.ts";
+import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { hostOps, type Lowering, lower } from "./lower.ts";
 import { Recent } from "./recent.ts";
 
-/** Graphs kept for each program: decode at two lengths of context, and some sizes of prefill. */
+/** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
 const graphsMax = 8;
-/** Nodes that an op becomes, at most: attention has the most. */
-const nodesPerOp = 20;
+/** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
+const nodesPerOp = 32;
 
 interface Built {
   readonly graph: Graph;
@@ -41,8 +41,18 @@ function deviceOutputs(segment: Segment, onHost: readonly Op[]): readonly string
 
 /** A graph runs in one piece, so nothing that it computes may wait for the host. */
 function checkHostLast(segment: Segment, onDevice: readonly Op[], onHost: readonly Op[]): void {
-  const written = new Set(onHost.flatMap((op) => kernelOf(op).outputs(op).map(({ name }) => name)));
-  const late = onDevice.find((op) => kernelOf(op).reads(op).some((name) => written.has(name)));
+  const written = new Set(
+    onHost.flatMap((op) =>
+      kernelOf(op)
+        .outputs(op)
+        .map(({ name }) => name),
+    ),
+  );
+  const late = onDevice.find((op) =>
+    kernelOf(op)
+      .reads(op)
+      .some((name) => written.has(name)),
+  );
   if (late === undefined) return;
   throw new AppError(`${segment.name}: op ${late.op} reads what the host computes (ggml)`, {
     code: "UnsupportedOp",
@@ -126,15 +136,16 @@ export class DenseProgram implements Compiled {
   }
 
   #build(rows: number, call: KvCall | undefined): Built {
-    const build = new GraphBuilder(this.#device, nodesPerOp * this.#segment.ops.length);
     const kv = call && new KvGraph(call);
-    const values = new Map<string, Value>();
-    for (const { name, dtype, width } of this.#segment.inputs) {
-      values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
-    }
-    lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
-    const outputs = this.#read.map((name) => [name, values.get(name) as Value]);
-    return { graph: build.finish(Object.fromEntries(outputs)), kv };
+    const graph = buildGraph(this.#device, nodesPerOp * this.#segment.ops.length, (build) => {
+      const values = new Map<string, Value>();
+      for (const { name, dtype, width } of this.#segment.inputs) {
+        values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
+      }
+      lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
+      return Object.fromEntries(this.#read.map((name) => [name, values.get(name) as Value]));
+    });
+    return { graph, kv };
   }
 
   /** Memory for a value, or the input of that name. */

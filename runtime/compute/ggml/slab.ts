@@ -6,12 +6,14 @@ import type { WeightData, Weights } from "../../kernels/weights.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
-import { type GraphBuilder, metadataContext, type Value } from "./graph.ts";
+import type { GraphBuilder, Value } from "./graph.ts";
 import type { WeightSource } from "./lower.ts";
 import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 
-/** Slots of a slab. The choice costs nothing but address space; a call whose experts lie in two slabs takes two graphs. */
-const slotsPerSlab = 64;
+/** Slots of a slab, at most. A call whose experts lie in two slabs takes two graphs. */
+const slotsMax = 64;
+/** Bytes of a slab, at most, but for one of a single expert: address space alone, until slots are written, which some machines bound. */
+const slabBytesMax = 2 ** 30;
 
 interface Matrix {
   readonly type: WeightType;
@@ -42,17 +44,31 @@ export class Slab {
   readonly #device: CpuDevice;
   readonly #metadata: Pointer;
   readonly #matrices = new Map<string, Matrix>();
-  readonly #used = new Array<boolean>(slotsPerSlab).fill(false);
+  readonly #used: boolean[];
 
   constructor(device: CpuDevice, segment: Segment, weights: Weights) {
     this.#device = device;
     this.segment = segment;
-    this.#metadata = metadataContext(device, 2 * (slotsPerSlab + 1) * segment.weights.length);
-    for (const { name, shape } of segment.weights) {
-      this.#matrices.set(name, this.#matrix(typeOfForm((weights[name] as WeightData).form), shape));
+    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: typeOfForm((weights[name] as WeightData).form) }));
+    this.expertBytes = types.reduce(
+      (sum, { shape, type }) =>
+        sum +
+        weightBytes(
+          type,
+          shape.reduce((a, b) => a * b, 1),
+        ),
+      0,
+    );
+    const slots = Math.max(1, Math.min(slotsMax, Math.floor(slabBytesMax / this.expertBytes)));
+    this.#used = new Array<boolean>(slots).fill(false);
+    this.#metadata = device.metadata(2 * (slots + 1) * segment.weights.length);
+    try {
+      for (const { name, shape, type } of types) this.#matrices.set(name, this.#matrix(type, shape));
+    } catch (caught) {
+      this.free();
+      throw caught;
     }
     const matrices = [...this.#matrices.values()];
-    this.expertBytes = matrices.reduce((sum, { bytes }) => sum + bytes, 0);
     this.exactAlone = matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed));
   }
 
@@ -65,6 +81,7 @@ export class Slab {
 
   /** Writes an expert into the lowest free slot. */
   put(weights: Weights): Slot {
+    this.#device.assertOpen();
     const index = this.#used.indexOf(false);
     this.#used[index] = true;
     for (const [name, { one }] of this.#matrices) {
@@ -77,7 +94,7 @@ export class Slab {
   /** Empties a slot and gives its pages back. */
   drop(index: number): void {
     this.#used[index] = false;
-    for (const { buffer, bytes } of this.#matrices.values()) this.#device.ggml.discard(buffer.base + BigInt(index * bytes), bytes);
+    for (const { buffer, bytes } of this.#matrices.values()) this.#device.discard(buffer.base + BigInt(index * bytes), bytes);
   }
 
   /** Rows of many experts: the graph's input `slots` [1, rows] says which slot each row is for. */
@@ -116,7 +133,7 @@ export class Slab {
 
   free(): void {
     for (const { buffer } of this.#matrices.values()) buffer.free();
-    this.#device.ggml.ggml_free(this.#metadata);
+    this.#device.release(this.#metadata);
   }
 
   #find(name: string): Matrix {
@@ -138,26 +155,27 @@ export class Slab {
     const { ggml } = this.#device;
     const [rows, columns] = dimensions(shape);
     const bytes = weightBytes(type, rows * columns);
-    const buffer = this.#device.allocate(bytes * slotsPerSlab, memory);
+    const slots = this.#used.length;
+    const buffer = this.#device.allocate(bytes * slots, memory);
     const place = (slot: number, ...ne: readonly [number, number, number]): Pointer => {
       const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
       ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, buffer.base + BigInt(slot * bytes));
       return tensor;
     };
-    const all = shape.length === 2 ? place(0, columns, rows, slotsPerSlab) : place(0, columns, slotsPerSlab, 1);
-    const one = Array.from({ length: slotsPerSlab }, (_, slot) => place(slot, columns, rows, 1));
+    const all = shape.length === 2 ? place(0, columns, rows, slots) : place(0, columns, slots, 1);
+    const one = Array.from({ length: slots }, (_, slot) => place(slot, columns, rows, 1));
     return { type, rows, columns, bytes, buffer, packed: memory !== this.#device.plainMemory, all, one };
   }
 
   /** Asks the device for both ways in which a packed matrix is multiplied. */
   #multiplies({ all, one, columns }: Matrix): boolean {
     const { ggml } = this.#device;
-    const context = metadataContext(this.#device, 4);
+    const context = this.#device.metadata(4);
     const x = ggml.ggml_new_tensor_4d(context, numberOf("f32"), columns, 1, 1, 1);
     const ids = ggml.ggml_new_tensor_4d(context, numberOf("i32"), 1, 1, 1, 1);
     const nodes = [ggml.ggml_mul_mat_id(context, all, x, ids), ggml.ggml_mul_mat(context, one[0] as Pointer, x)];
     const both = nodes.every((node) => this.#device.supports(node));
-    ggml.ggml_free(context);
+    this.#device.release(context);
     return both;
   }
 }
