@@ -84,6 +84,7 @@ function ties(): KernelCase {
 
 export const groupRoute: Kernel<GroupRoute> = {
   name: "groupRoute",
+  gateLogits: (op) => op.logits,
   reads: (op) => [op.logits, ...(op.bias === undefined ? [] : [op.bias])],
   outputs: (op) => [
     { name: op.ids, dtype: "i32", width: () => op.topK },

@@ -32,11 +32,19 @@ const kernels: { readonly [Name in OpName]: Kernel<Extract<Op, { op: Name }>> } 
 
 export const opNames = Object.keys(kernels) as readonly OpName[];
 
+/** The ops that choose experts. */
+export const gateNames: readonly OpName[] = opNames.filter((name) => "gateLogits" in kernels[name]);
+
 /** The kernel of an op; throws AppError `UnsupportedOp` where there is none. */
 export function kernelOf(op: Op): Kernel {
   const kernel: unknown = kernels[op.op];
   if (kernel === undefined) throw new AppError(`there is no op ${op.op}`, { code: "UnsupportedOp", operation: "reading a program" });
   return kernel as Kernel;
+}
+
+/** The values of a segment that its gates choose experts by. */
+export function gateLogits(ops: readonly Op[]): ReadonlySet<string> {
+  return new Set(ops.flatMap((op) => kernelOf(op).gateLogits?.(op) ?? []));
 }
 
 /** Every test case of every op. */

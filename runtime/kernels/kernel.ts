@@ -62,6 +62,8 @@ export interface Kernel<O extends Op = Op> {
   outputs(op: O): readonly OpOutput[];
   /** Layer of the KV cache that the op reads and appends to; left out by ops that use none. */
   kvLayer?(op: O): number;
+  /** The value that a gate chooses experts by; left out by ops that are no gates. Engines keep the matrix that makes it exact. */
+  gateLogits?(op: O): string;
   /** Returns the written values. f32 storage, f64 accumulation: the oracle. */
   forward(op: O, context: OpContext): Values;
   /** Gradients of the values read (integers have none) from those of the values written. KV ops: sequences that start at past 0. */

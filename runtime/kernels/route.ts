@@ -62,6 +62,7 @@ function ties(): KernelCase {
 
 export const route: Kernel<Route> = {
   name: "route",
+  gateLogits: (op) => op.logits,
   reads: (op) => [op.logits],
   outputs: (op) => [
     { name: op.ids, dtype: "i32", width: () => op.topK },

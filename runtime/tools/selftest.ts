@@ -77,7 +77,8 @@ export async function selfTest({ backend: choice, threads, speed }: SelfTestOpti
   }
 }
 
-async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase): Promise<Outputs> {
+/** The outputs of an op's test case, in memory of their own. */
+export async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase): Promise<Outputs> {
   const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
   const program = await backend.compile(segment, Object.fromEntries(forms));
   const cache =
@@ -100,24 +101,18 @@ async function runCase(backend: Backend, { segment, weights, inputs, kv }: Kerne
   }
 }
 
-/** The largest distance of a value over the largest value, over all outputs; a missing or non-finite value is infinitely far. */
-function distance(got: Outputs, want: Outputs): number {
-  let worst = 0;
-  for (const [name, tensor] of Object.entries(want)) {
-    const other = got[name];
-    if (other?.data.length !== tensor.data.length) return Number.POSITIVE_INFINITY;
-    worst = Math.max(worst, distanceOf(other, tensor));
-  }
-  return worst;
-}
+const distance = (got: Outputs, want: Outputs): number =>
+  Object.entries(want).reduce((worst, [name, { data }]) => Math.max(worst, relativeError(got[name]?.data ?? [], data)), 0);
 
-function distanceOf(got: Tensor, want: Tensor): number {
+/** max|a-b| / max|b|, the measure of the tolerances; a value that is no number, or missing, is infinitely far. */
+export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
   let [worst, largest] = [0, 0];
-  for (const [i, value] of want.data.entries()) {
-    const off = Math.abs((got.data[i] as number) - value);
-    if (!Number.isFinite(off)) return Number.POSITIVE_INFINITY;
+  for (let i = 0; i < b.length; i++) {
+    const off = Math.abs((a[i] as number) - (b[i] as number));
+    if (Number.isNaN(off)) return Number.POSITIVE_INFINITY;
     worst = Math.max(worst, off);
-    largest = Math.max(largest, Math.abs(value));
+    largest = Math.max(largest, Math.abs(b[i] as number));
   }
   return worst === 0 ? 0 : worst / largest;
 }

@@ -9,7 +9,8 @@ import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
-import { kvOf, loadModel, relativeError } from "./harness.ts";
+import { relativeError, runCase } from "../../runtime/tools/selftest.ts";
+import { kvOf, loadModel } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
 export interface BackendContract {
@@ -32,21 +33,6 @@ const rowsGrid = [1, 2, 3, 63, 64, 65];
 
 const weightsOf = (kernelCase: KernelCase): Weights =>
   Object.fromEntries(Object.entries(kernelCase.weights).map(([name, tensor]) => [name, { form: "f32" as const, ...tensor }]));
-
-async function runCase(backend: Backend, kernelCase: KernelCase): Promise<Outputs> {
-  const program = await backend.compile(kernelCase.segment, weightsOf(kernelCase));
-  if (!kernelCase.kv) {
-    const outputs = await program.run(kernelCase.inputs);
-    await program.dispose();
-    return outputs;
-  }
-  const { firstSlot, batch, tokens, past, ...spec } = kernelCase.kv;
-  const cache = await backend.createKv({ layers: 1, ...spec });
-  const outputs = await program.run(kernelCase.inputs, { cache, firstSlot, batch, tokens, past: Int32Array.from(past) });
-  await program.dispose();
-  await cache.dispose();
-  return outputs;
-}
 
 function assertClose(got: Outputs, want: Outputs, tolerance: number, what = ""): void {
   assert.deepEqual(Object.keys(got).sort(), Object.keys(want).sort());

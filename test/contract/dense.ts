@@ -8,7 +8,8 @@ import type { MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { ffnTensors, llamaProgram } from "../../runtime/models/llama.ts";
-import { loadModel, type ModelWeights, relativeError } from "./harness.ts";
+import { relativeError } from "../../runtime/tools/selftest.ts";
+import { loadModel, type ModelWeights } from "./harness.ts";
 import { syntheticWeight } from "./synthetic.ts";
 
 const dense = {

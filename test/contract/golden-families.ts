@@ -9,10 +9,11 @@ import type { Backend } from "../../runtime/backends/backend.ts";
 import { checkOps } from "../../runtime/backends/check.ts";
 import { segmentsOf } from "../../runtime/kernels/check-program.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import { relativeError } from "../../runtime/tools/selftest.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";
-import { type LoadedModel, loadModel, relativeError } from "./harness.ts";
+import { type LoadedModel, loadModel } from "./harness.ts";
 
 interface FamilyGolden {
   readonly magic: string;

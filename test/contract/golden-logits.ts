@@ -5,10 +5,11 @@ import { existsSync, globSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/backends/backend.ts";
+import { relativeError } from "../../runtime/tools/selftest.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";
-import { type LoadedModel, loadModel, relativeError } from "./harness.ts";
+import { type LoadedModel, loadModel } from "./harness.ts";
 
 const context = 64;
 /** Tokens of a chunk of a long text. */

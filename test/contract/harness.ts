@@ -97,17 +97,3 @@ export async function loadModel(
     },
   };
 }
-
-/** max|a-b| / max|b|, the measure of the tolerances. NaN anywhere is Infinity. */
-export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
-  let worst = 0;
-  let largest = 0;
-  for (let i = 0; i < b.length; i++) {
-    const distance = Math.abs(a[i]! - b[i]!);
-    if (Number.isNaN(distance)) return Number.POSITIVE_INFINITY;
-    worst = Math.max(worst, distance);
-    largest = Math.max(largest, Math.abs(b[i]!));
-  }
-  return worst === 0 ? 0 : worst / largest;
-}

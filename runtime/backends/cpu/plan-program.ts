@@ -1,7 +1,7 @@
 // The plan of a segment for CPUs: which ops go into ONNX graphs, which run in JavaScript, and what is split over threads. Pure;
 // builds no graph itself (graph.ts). A gated FFN and a wide last projection are cut in `partsPerProgram` halves that run on two
 // threads; the cut depends on shapes alone, never on the number of threads, so the bits of a row do not depend on the machine.
-import { kernelOf } from "../../kernels/index.ts";
+import { gateLogits, kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment } from "../../kernels/segment.ts";
 import { blockSize, type PlainWeight, type PlainWeights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -46,7 +46,7 @@ export function planProgram(segment: Segment, weights: PlainWeights, options: Pl
 }
 
 function source(segment: Segment, weights: PlainWeights, options: PlanOptions, ops: readonly Op[] = segment.ops): GraphSource {
-  const routerLogits = new Set(segment.ops.flatMap((op) => (op.op === "route" ? [op.logits] : [])));
+  const routerLogits = gateLogits(segment.ops);
   return { ops, inputs: [], outputs: [], widths: widthsOf(segment), weights, denseBits: options.denseBits, routerLogits };
 }
 

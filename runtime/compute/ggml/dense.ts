@@ -1,12 +1,13 @@
 // The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, in f32 or in blocks of int8,
 // and multiplied so that a row's bits do not depend on the rows beside it.
+import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { WeightSource } from "./lower.ts";
+import { ofChosen, type WeightSource } from "./lower.ts";
 import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 interface Placed {
@@ -20,7 +21,7 @@ const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignm
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
-  const logits = new Set(ops.flatMap((op) => (op.op === "route" || op.op === "groupRoute" ? [op.logits] : [])));
+  const logits = gateLogits(ops);
   return new Set(ops.flatMap((op) => (op.op === "matMul" && logits.has(op.out) ? [op.weight] : [])));
 }
 
@@ -40,7 +41,7 @@ export class DenseWeights implements WeightSource {
       const coarser = form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockSize === 0 && !routers.has(name);
       return coarser ? "q8_0" : typeOfForm(form);
     };
-    const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), valuesOf(weight.shape))));
+    const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), weight.shape)));
     this.bytes = sizes.reduce((sum, size) => sum + size, 0);
     this.#metadata = device.metadata(segment.weights.length);
     this.#buffer = device.allocate(this.bytes);
@@ -61,9 +62,9 @@ export class DenseWeights implements WeightSource {
     if (multipliesExactly(type, false)) return build.step(ggml.ggml_mul_mat(build.context, tensor, x.tensor), [x]);
     const [n, k] = dimensions(shape);
     const ids = build.input("zeros", "i32", [1, rows]);
-    const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, k, 1, rows), x);
-    const product = build.step(ggml.ggml_mul_mat_id(build.context, tensor, apart.tensor, ids.tensor), [apart, ids]);
-    return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, n, rows), product);
+    return ofChosen(build, x, { from: k, to: n, rows }, (apart) =>
+      build.step(ggml.ggml_mul_mat_id(build.context, tensor, apart.tensor, ids.tensor), [apart, ids]),
+    );
   }
 
   addRow(build: GraphBuilder, name: string, x: Value): Value {
@@ -93,10 +94,8 @@ export class DenseWeights implements WeightSource {
 
   #quantize(type: WeightType, weight: WeightData): Uint8Array {
     const [rows, columns] = dimensions(weight.shape);
-    const blocks = new Uint8Array(weightBytes(type, rows * columns));
+    const blocks = new Uint8Array(weightBytes(type, weight.shape));
     this.#device.ggml.ggml_quantize_chunk(numberOf(type), tensorBytes(weight), blocks, 0, rows, columns, 0n);
     return blocks;
   }
 }
-
-const valuesOf = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);

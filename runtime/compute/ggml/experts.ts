@@ -28,11 +28,9 @@ export function isExpert({ ops, inputs, outputs }: Segment): boolean {
   return plain && ops.every(({ op }) => rowOps.has(op)) && ops.some(({ op }) => op === "matMul");
 }
 
-const values = (shape: readonly number[]): number => shape.reduce((product, size) => product * size, 1);
-
 /** Bytes of an expert whose matrices have this form; biases are f32. */
 export function expertBytes(segment: Segment, form: WeightForm): number {
-  return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : typeOfForm(form), values(shape)), 0);
+  return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : typeOfForm(form), shape), 0);
 }
 
 interface Place {

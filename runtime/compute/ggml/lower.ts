@@ -1,6 +1,7 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
 // opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
 import type { Capabilities } from "../../backends/backend.ts";
+import { gateNames, kernelOf } from "../../kernels/index.ts";
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -14,6 +15,18 @@ export interface WeightSource {
   addRow(build: GraphBuilder, weight: string, x: Value, rows: number): Value;
   /** The tensor of a weight that all rows share. */
   tensor(weight: string): Pointer;
+}
+
+/** x [from, rows] through an operation that takes each row by an index of its own, and so wants rows apart: [from, 1, rows]. */
+export function ofChosen(
+  build: GraphBuilder,
+  x: Value,
+  { from, to, rows }: { readonly from: number; readonly to: number; readonly rows: number },
+  operation: (apart: Value) => Value,
+): Value {
+  const { ggml } = build.device;
+  const out = operation(build.view(ggml.ggml_reshape_3d(build.context, x.tensor, from, 1, rows), x));
+  return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, to, rows), out);
 }
 
 export interface Lowering {
@@ -168,8 +181,8 @@ const attention: Lower<"attention"> = (lowering, op) => {
   write(op.out, build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, rows), out));
 };
 
-/** Ops that stand at a segment's end and are computed by their kernels on values read back: a few numbers a row, in a fixed order. */
-export const hostOps: ReadonlySet<OpName> = new Set<OpName>(["route", "groupRoute"]);
+/** Gates stand at a segment's end and are computed by their kernels on values read back: a few numbers a row, in a fixed order. */
+export const isHostOp = (op: Op): boolean => kernelOf(op).gateLogits !== undefined;
 
 const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   gather,
@@ -186,7 +199,7 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
 
 /** Known without the library. */
 export const ggmlCapabilities: Capabilities = {
-  ops: new Set<string>([...Object.keys(lowerings), ...hostOps]),
+  ops: new Set<string>([...Object.keys(lowerings), ...gateNames]),
   refuses: () => undefined,
 };
 

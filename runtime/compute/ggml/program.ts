@@ -12,7 +12,7 @@ import { DenseWeights } from "./dense.ts";
 import type { CpuDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
-import { hostOps, type Lowering, lower } from "./lower.ts";
+import { isHostOp, type Lowering, lower } from "./lower.ts";
 import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
@@ -101,8 +101,8 @@ export class DenseProgram implements Compiled {
     this.#segment = segment;
     this.#weights = new DenseWeights(device, segment, weights, bits);
     this.residentBytes = this.#weights.bytes;
-    this.#onHost = segment.ops.filter(({ op }) => hostOps.has(op));
-    this.#onDevice = segment.ops.filter(({ op }) => !hostOps.has(op));
+    this.#onHost = segment.ops.filter(isHostOp);
+    this.#onDevice = segment.ops.filter((op) => !isHostOp(op));
     checkHostLast(segment, this.#onDevice, this.#onHost);
     this.#read = deviceOutputs(segment, this.#onHost);
     this.#hostWeights = hostWeights(segment, this.#onHost, weights);

@@ -7,7 +7,7 @@ import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { WeightSource } from "./lower.ts";
+import { ofChosen, type WeightSource } from "./lower.ts";
 import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 /** Slots of a slab, at most. A call whose experts lie in two slabs takes two graphs. */
@@ -50,15 +50,7 @@ export class Slab {
     this.#device = device;
     this.segment = segment;
     const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: typeOfForm((weights[name] as WeightData).form) }));
-    this.expertBytes = types.reduce(
-      (sum, { shape, type }) =>
-        sum +
-        weightBytes(
-          type,
-          shape.reduce((a, b) => a * b, 1),
-        ),
-      0,
-    );
+    this.expertBytes = types.reduce((sum, { shape, type }) => sum + weightBytes(type, shape), 0);
     const slots = Math.max(1, Math.min(slotsMax, Math.floor(slabBytesMax / this.expertBytes)));
     this.#used = new Array<boolean>(slots).fill(false);
     this.#metadata = device.metadata(2 * (slots + 1) * segment.weights.length);
@@ -104,17 +96,17 @@ export class Slab {
         const { all, rows: n, columns: k } = this.#find(name);
         const { ggml } = this.#device;
         const ids = build.input("slots", "i32", [1, rows]);
-        const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, k, 1, rows), x);
-        const product = build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]);
-        return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, n, rows), product);
+        return ofChosen(build, x, { from: k, to: n, rows }, (apart) =>
+          build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]),
+        );
       },
       addRow: (build, name, x, rows) => {
         const { all, columns } = this.#find(name);
         const { ggml } = this.#device;
         const ids = build.input("slots", "i32", [1, rows]);
-        const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, columns, 1, rows), x);
-        const sum = build.step(ggml.ggml_add_id(build.context, apart.tensor, all, ids.tensor), [apart, ids]);
-        return build.view(ggml.ggml_reshape_2d(build.context, sum.tensor, columns, rows), sum);
+        return ofChosen(build, x, { from: columns, to: columns, rows }, (apart) =>
+          build.step(ggml.ggml_add_id(build.context, apart.tensor, all, ids.tensor), [apart, ids]),
+        );
       },
       tensor: noShared,
     };
@@ -154,7 +146,7 @@ export class Slab {
   #place(type: WeightType, shape: readonly number[], memory: Pointer): Matrix {
     const { ggml } = this.#device;
     const [rows, columns] = dimensions(shape);
-    const bytes = weightBytes(type, rows * columns);
+    const bytes = weightBytes(type, shape);
     const slots = this.#used.length;
     const buffer = this.#device.allocate(bytes * slots, memory);
     const place = (slot: number, ...ne: readonly [number, number, number]): Pointer => {

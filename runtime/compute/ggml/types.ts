@@ -13,7 +13,8 @@ export function numberOf(type: TensorType): number {
   return type === "f32" || type === "i32" || type === "i64" ? plainTypes[type] : ggmlFormats[type].type;
 }
 
-export function weightBytes(type: WeightType, values: number): number {
+export function weightBytes(type: WeightType, shape: readonly number[]): number {
+  const values = shape.reduce((product, size) => product * size, 1);
   return type === "f32" ? values * Float32Array.BYTES_PER_ELEMENT : ggmlBytes(type, values);
 }
 
