@@ -5,12 +5,16 @@ import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { Pointer } from "./functions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
+import { Homes } from "./homes.ts";
+import { numberOf } from "./types.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
 const pollLevel = 50;
-/** Others of its kind, such as that of AMX, are not known to give the same bits for any number of rows. */
-const packedMemoryName = "CPU_REPACK";
+/** Kinds of memory that rearrange matrices as they are written, the fastest first: others that ggml may have are not known to us. */
+const packedMemories = ["AMX", "CPU_REPACK"] as const;
 /** `struct ggml_threadpool_params`: 512 bytes of CPU mask, then threads, priority, poll level and two flags. */
+/** Any place in a buffer that is not its start, at ggml's alignment. */
+const probeBytes = 64;
 const threadpoolParams = { bytes: 532, poll: 520 } as const;
 
 /** Memory of the device, which tensors are placed in. */
@@ -19,6 +23,11 @@ export interface DeviceBuffer {
   readonly base: Pointer;
   readonly bytes: number;
   free(): void;
+}
+
+export interface Memory {
+  readonly name: (typeof packedMemories)[number] | "plain";
+  readonly handle: Pointer;
 }
 
 export interface DeviceOptions {
@@ -31,11 +40,14 @@ export class CpuDevice {
   readonly description: string;
   /** The kind of memory that any tensor may lie in. */
   readonly plainMemory: Pointer;
-  /** Memory in which matrices of some types are rearranged as they are written, so that they multiply faster. */
-  readonly packedMemory: Pointer | undefined;
+  /** All kinds of memory there are, those first in which matrices of some types multiply faster, the plain one last. */
+  readonly memories: readonly Memory[];
+  readonly homes: Homes;
+  /** Where a tensor's struct has the address of its data, in bytes. */
+  readonly #dataOffset: bigint;
   readonly #backend: Pointer;
   readonly #device: Pointer;
-  readonly #threadpool: Pointer | undefined;
+  readonly #threadpool: Pointer;
   readonly #buffers = new Set<Pointer>();
   readonly #contexts = new Set<Pointer>();
   #scratch: DeviceBuffer | undefined;
@@ -52,9 +64,11 @@ export class CpuDevice {
     // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
     ggml.ggml_backend_cpu_set_use_ref(this.#backend, true);
     ggml.ggml_backend_cpu_set_n_threads(this.#backend, threads);
-    this.#threadpool = threads > 1 ? this.#startThreads(threads) : undefined;
+    this.#threadpool = this.#startThreads(threads);
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
-    this.packedMemory = this.#findPackedMemory();
+    this.memories = [...this.#findPackedMemories(), { name: "plain", handle: this.plainMemory }];
+    this.homes = new Homes(this);
+    this.#dataOffset = this.#findDataOffset();
     const model = cpus()[0]?.model.trim() ?? "unknown processor";
     this.description = `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
   }
@@ -99,8 +113,11 @@ export class CpuDevice {
     const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
+    let held = true;
     const free = (): void => {
-      if (this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
+      // Once: another buffer may have the same address by then.
+      if (held && this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
+      held = false;
     };
     return { handle, base: ggml.ggml_backend_buffer_get_base(handle), bytes: size, free };
   }
@@ -120,6 +137,11 @@ export class CpuDevice {
     had?.free();
     this.#scratch = this.allocate(Math.max(bytes, 2 * (had?.bytes ?? 0)));
     return this.#scratch;
+  }
+
+  /** Points a tensor at other data of the same type, size and kind of memory. */
+  pointAt(tensor: Pointer, data: Pointer): void {
+    this.ggml.writePointer(tensor + this.#dataOffset, data);
   }
 
   /** True where the device computes this node; it must be asked before weights of a type are written into packed memory. */
@@ -145,9 +167,10 @@ export class CpuDevice {
     this.#contexts.clear();
     this.#buffers.clear();
     ggml.ggml_backend_free(this.#backend);
-    if (this.#threadpool !== undefined) ggml.ggml_threadpool_free(this.#threadpool);
+    ggml.ggml_threadpool_free(this.#threadpool);
   }
 
+  /** Kept for all graphs, even of one thread: without it each graph makes one of its own. */
   #startThreads(threads: number): Pointer {
     const params = new Uint8Array(threadpoolParams.bytes);
     this.ggml.ggml_threadpool_params_init(params, threads);
@@ -157,15 +180,37 @@ export class CpuDevice {
     return pool;
   }
 
-  #findPackedMemory(): Pointer | undefined {
+  #findPackedMemories(): readonly Memory[] {
     const { ggml } = this;
     const address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), "ggml_backend_dev_get_extra_bufts");
-    if (address === 0n) return undefined;
+    if (address === 0n) return [];
     const list = ggml.functionAt(address, ["pointer", "pointer"])(this.#device) as Pointer;
-    if (list === 0n) return undefined;
-    for (let at = list, found = ggml.pointerAt(at); found !== 0n; at += 8n, found = ggml.pointerAt(at)) {
-      if (ggml.ggml_backend_buft_name(found) === packedMemoryName) return found;
+    if (list === 0n) return [];
+    const found = new Map<string, Pointer>();
+    for (let at = list, handle = ggml.pointerAt(at); handle !== 0n; at += 8n, handle = ggml.pointerAt(at)) {
+      found.set(ggml.ggml_backend_buft_name(handle), handle);
     }
-    return undefined;
+    return packedMemories.flatMap((name) => {
+      const handle = found.get(name);
+      return handle === undefined ? [] : [{ name, handle }];
+    });
+  }
+
+  /** Looks for it, since headers of C are not at hand. */
+  #findDataOffset(): bigint {
+    const { ggml } = this;
+    const buffer = this.allocate(2 * probeBytes);
+    const context = this.metadata(1);
+    const tensor = ggml.ggml_new_tensor_4d(context, numberOf("f32"), 1, 1, 1, 1);
+    const address = buffer.base + BigInt(probeBytes);
+    ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, address);
+    let offset = 0n;
+    while (ggml.pointerAt(tensor + offset) !== address) {
+      offset += 8n;
+      if (offset >= ggml.ggml_tensor_overhead()) throw new AppError("ggml's tensors are laid out in an unknown way", { code: "BackendUnavailable" });
+    }
+    this.release(context);
+    buffer.free();
+    return offset;
   }
 }

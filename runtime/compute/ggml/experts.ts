@@ -130,7 +130,8 @@ export class Experts {
     if (slab.exactAlone && batch.rows >= rowsAlone * batch.calls.length) {
       const graph = this.#alone(batch);
       try {
-        graph.run(Object.fromEntries(batch.calls.map(({ x }, i) => [`x${i}`, x])));
+        const inputs = new Map(batch.calls.map(({ x }, i) => [`x${i}`, x]));
+        graph.run((name) => inputs.get(name));
         let first = 0;
         for (const [i, { rows }] of batch.calls.entries()) {
           graph.read(`y${i}`, out.subarray(first * width, (first + rows) * width));
@@ -147,7 +148,8 @@ export class Experts {
       () => this.#together(slab, batch.rows),
     );
     const slots = Int32Array.from(batch.calls.flatMap(({ slot, rows }) => new Array<number>(rows).fill(slot)));
-    graph.run({ x: joined(batch), slots });
+    const x = joined(batch);
+    graph.run((name) => (name === "x" ? x : slots));
     graph.read("y", out);
     return out;
   }

@@ -69,6 +69,7 @@ export const baseFunctions = {
   ggml_backend_reg_get_proc_address: ["pointer", "pointer", "text"],
   ggml_backend_buft_name: ["text", "pointer"],
   ggml_backend_buft_alloc_buffer: ["pointer", "pointer", "size"],
+  ggml_backend_buft_get_alloc_size: ["size", "pointer", "pointer"],
   ggml_backend_buffer_get_base: ["pointer", "pointer"],
   ggml_backend_buffer_clear: ["none", "pointer", "i32"],
   ggml_backend_buffer_free: ["none", "pointer"],
@@ -82,6 +83,7 @@ export const baseFunctions = {
 /** Of the C library. */
 export const systemFunctions = {
   getpagesize: ["i32"],
+  memcpy: ["pointer", "pointer", "data", "size"],
   madvise: ["i32", "pointer", "size", "i32"],
 } as const satisfies Readonly<Record<string, Signature>>;
 

@@ -82,7 +82,10 @@ export class GraphBuilder {
     return new Graph(this.device, {
       context: this.context,
       graph: this.#graph,
-      inputs: new Map([...this.#inputs].map(([name, { owner }]) => [name, this.#owned[owner as number] as Owned])),
+      inputs: [...this.#inputs].map(([name, { owner }]) => {
+        const { tensor, bytes } = this.#owned[owner as number] as Owned;
+        return { name, tensor, bytes };
+      }),
       outputs: new Map(Object.entries(outputs)),
     });
   }
@@ -113,7 +116,7 @@ export function buildGraph(device: CpuDevice, nodes: number, work: (build: Graph
 interface Parts {
   readonly context: Pointer;
   readonly graph: Pointer;
-  readonly inputs: ReadonlyMap<string, { readonly tensor: Pointer; readonly bytes: number }>;
+  readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
 }
 
@@ -133,12 +136,12 @@ export class Graph {
     return this.#generation === this.#device.generation;
   }
 
-  /** Takes every input that the graph reads, whole: what is missing would be old memory. Others are left alone. */
-  run(inputs: Readonly<Record<string, NodeJS.TypedArray>>): void {
+  /** Asks for every input that the graph reads, whole: what is missing would be old memory. */
+  run(input: (name: string) => NodeJS.TypedArray | undefined): void {
     this.#device.assertOpen();
     const { ggml } = this.#device;
-    for (const [name, { tensor, bytes }] of this.#parts.inputs) {
-      const data = inputs[name];
+    for (const { name, tensor, bytes } of this.#parts.inputs) {
+      const data = input(name);
       if (data?.byteLength !== bytes) throw new TypeError(`graph input ${name} has ${data?.byteLength ?? "no"} bytes, ${bytes} are due`);
       ggml.ggml_backend_tensor_set(tensor, data, 0, bytes);
     }

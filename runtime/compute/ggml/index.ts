@@ -6,10 +6,11 @@ import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
 import { CpuDevice } from "./device.ts";
-import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
+import { isExpert } from "./experts.ts";
 import { GgmlKv } from "./kv.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import { DenseProgram } from "./program.ts";
+import { SingleExperts } from "./singles.ts";
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -19,13 +20,13 @@ class GgmlBackend implements Backend {
   readonly ops = ggmlCapabilities.ops;
   readonly refuses = ggmlCapabilities.refuses;
   readonly #device: CpuDevice;
-  readonly #experts: Experts;
+  readonly #experts: SingleExperts;
   readonly #denseBits: 8 | 32;
 
   constructor(device: CpuDevice, denseBits: 8 | 32) {
     this.device = device.description;
     this.#device = device;
-    this.#experts = new Experts(device);
+    this.#experts = new SingleExperts(device);
     this.#denseBits = denseBits;
   }
 
@@ -40,15 +41,13 @@ class GgmlBackend implements Backend {
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
-    const experts = calls.flatMap(({ program, inputs }) => (program instanceof Expert ? [{ program, inputs }] : []));
-    if (experts.length === calls.length) return this.#experts.run(experts);
     const outputs: Outputs[] = [];
     for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
     return outputs;
   }
 
   expertResidentBytes(segment: Segment, form: WeightForm): number {
-    return expertBytes(segment, form);
+    return this.#experts.bytesOf(segment, form);
   }
 
   fault(): AppError | undefined {

@@ -22,6 +22,7 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   functionAt(address: Pointer, signature: Signature): (...args: unknown[]) => unknown;
   /** The pointer stored at an address. */
   pointerAt(address: Pointer): Pointer;
+  writePointer(address: Pointer, value: Pointer): void;
   /** Gives the whole pages within a range back to the machine; what was in them is lost. */
   discard(address: Pointer, bytes: number): void;
 }
@@ -100,6 +101,7 @@ function load(): GgmlLibrary {
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
   const { library, build } = bestCpuLibrary(folder);
   const system = bind(koffi.load(null), systemFunctions);
+  const word = new BigUint64Array(1);
   const pageBytes = BigInt(system.getpagesize());
   return {
     ...base,
@@ -113,6 +115,10 @@ function load(): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    writePointer: (address, value) => {
+      word[0] = value;
+      system.memcpy(address, word, word.byteLength);
+    },
     discard: (address, bytes) => {
       const first = (address + pageBytes - 1n) & ~(pageBytes - 1n);
       const end = (address + BigInt(bytes)) & ~(pageBytes - 1n);

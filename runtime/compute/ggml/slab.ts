@@ -61,7 +61,7 @@ export class Slab {
       throw caught;
     }
     const matrices = [...this.#matrices.values()];
-    this.exactAlone = matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed));
+    this.exactAlone = matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed ? "CPU_REPACK" : "plain"));
   }
 
   get empty(): boolean {
@@ -136,8 +136,8 @@ export class Slab {
 
   /** In packed memory where the device multiplies by it there, else in plain memory. */
   #matrix(type: WeightType, shape: readonly number[]): Matrix {
-    const { packedMemory } = this.#device;
-    const packed = shape.length === 2 && type !== "f32" && packedMemory !== undefined && this.#place(type, shape, packedMemory);
+    const packedMemory = this.#device.memories.find(({ name }) => name === "CPU_REPACK");
+    const packed = shape.length === 2 && type !== "f32" && packedMemory !== undefined && this.#place(type, shape, packedMemory.handle);
     if (packed && this.#multiplies(packed)) return packed;
     if (packed) packed.buffer.free();
     return this.#place(type, shape, this.#device.plainMemory);
