@@ -1,5 +1,5 @@
 // The ggml backend against the contract, bit contract included, and against transformers' logits.
-import { openGgmlBackend } from "../../runtime/compute/ggml/index.ts";
+import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runBitContract } from "./bits.ts";
 import { runDenseEquality } from "./dense.ts";
@@ -8,17 +8,17 @@ import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
   name: "ggml",
-  make: () => openGgmlBackend({ threads: 1 }),
+  make: () => createGgmlBackend({ threads: 1 }),
   numericClass: "exact",
   slack: 4,
   tolerance: 1e-5,
   int4Tolerance: 3e-2, // activations are rounded to int8 per block of 32
 });
 
-runGoldenLogits({ name: "ggml", make: () => openGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
+runGoldenLogits({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
 
-runBitContract({ name: "ggml", make: (threads) => openGgmlBackend({ threads }) });
+runBitContract({ name: "ggml", make: (threads) => createGgmlBackend({ threads }) });
 
-runGoldenFamilies({ name: "ggml", make: () => openGgmlBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
+runGoldenFamilies({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
 
-runDenseEquality({ name: "ggml", make: () => openGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
+runDenseEquality({ name: "ggml", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });

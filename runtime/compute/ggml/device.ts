@@ -6,6 +6,7 @@ import { AppError } from "../../../crds/common.ts";
 import type { Pointer } from "./functions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { Homes } from "./homes.ts";
+import { type Governor, type GraphCost, ThreadGovernor } from "./threads.ts";
 import { numberOf } from "./types.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
@@ -31,8 +32,9 @@ export interface Memory {
 }
 
 export interface DeviceOptions {
-  /** More than one only on processors that nobody else uses: ggml's threads wait for each other by spinning. */
+  /** At most; more than one only while it gains, unless the governor given says otherwise. */
   readonly threads: number;
+  readonly governor?: Governor;
 }
 
 export class CpuDevice {
@@ -51,11 +53,13 @@ export class CpuDevice {
   readonly #buffers = new Set<Pointer>();
   readonly #contexts = new Set<Pointer>();
   #scratch: DeviceBuffer | undefined;
+  readonly #governor: Governor;
+  #threads: number;
   #generation = 0;
   #closed = false;
   #fault: AppError | undefined;
 
-  constructor({ threads }: DeviceOptions) {
+  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()) }: DeviceOptions) {
     this.ggml = ggmlLibrary();
     const { ggml } = this;
     this.#backend = ggml.ggml_backend_cpu_init();
@@ -64,6 +68,8 @@ export class CpuDevice {
     // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
     ggml.ggml_backend_cpu_set_use_ref(this.#backend, true);
     ggml.ggml_backend_cpu_set_n_threads(this.#backend, threads);
+    this.#threads = threads;
+    this.#governor = governor;
     this.#threadpool = this.#startThreads(threads);
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
     this.memories = [...this.#findPackedMemories(), { name: "plain", handle: this.plainMemory }];
@@ -149,10 +155,15 @@ export class CpuDevice {
     return this.ggml.ggml_backend_dev_supports_op(this.#device, node);
   }
 
-  /** Runs a graph to its end. */
-  compute(graph: Pointer): void {
+  /** Runs a graph to its end, on as many threads as it is worth now. */
+  compute(graph: Pointer, cost: GraphCost): void {
     this.assertOpen();
+    const threads = this.#governor.choose(cost);
+    if (threads !== this.#threads) this.ggml.ggml_backend_cpu_set_n_threads(this.#backend, threads);
+    this.#threads = threads;
+    const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
+    this.#governor.took(cost, threads, performance.now() - startedAt);
     if (status === 0) return;
     this.#fault = new AppError(`ggml stopped in a graph with status ${status}`, { code: "DeviceFault" });
     throw this.#fault;

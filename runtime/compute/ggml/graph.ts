@@ -3,6 +3,7 @@
 import { planArena } from "./arena.ts";
 import type { CpuDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
+import type { GraphCost } from "./threads.ts";
 import { numberOf } from "./types.ts";
 
 /** A tensor and whose memory it is: of a node of this graph, or of nobody here (weights, KV). */
@@ -124,6 +125,7 @@ export class Graph {
   readonly #device: CpuDevice;
   readonly #parts: Parts;
   readonly #generation: number;
+  readonly #cost: GraphCost = { alone: 0, runs: 0 };
 
   constructor(device: CpuDevice, parts: Parts) {
     this.#device = device;
@@ -145,7 +147,7 @@ export class Graph {
       if (data?.byteLength !== bytes) throw new TypeError(`graph input ${name} has ${data?.byteLength ?? "no"} bytes, ${bytes} are due`);
       ggml.ggml_backend_tensor_set(tensor, data, 0, bytes);
     }
-    this.#device.compute(this.#parts.graph);
+    this.#device.compute(this.#parts.graph, this.#cost);
   }
 
   /** Copies an output of the last run. */

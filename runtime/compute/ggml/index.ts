@@ -1,5 +1,6 @@
 // The ggml backend: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
 // on threads, slots or the length of the prefill that computed it.
+import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
 import { checkOps, weightOf } from "../../backends/check.ts";
@@ -59,11 +60,6 @@ class GgmlBackend implements Backend {
   }
 }
 
-/** On so many threads, whose processors must be nobody else's: they wait for each other by spinning. */
-export const openGgmlBackend: BackendFactory = async ({ threads, denseBits }) =>
-  new GgmlBackend(new CpuDevice({ threads: Math.max(1, threads) }), denseBits ?? 32);
-
-/** On one thread, which is the right number wherever a processor may be shared: beside one hog two threads fall to a third of what they
- *  reach alone, and two on one processor come to a standstill. */
-export const createGgmlBackend: BackendFactory = async ({ denseBits }) =>
-  openGgmlBackend(denseBits === undefined ? { threads: 1 } : { threads: 1, denseBits });
+/** On at most so many threads; more than one only while they gain. */
+export const createGgmlBackend: BackendFactory = async ({ threads, denseBits }) =>
+  new GgmlBackend(new CpuDevice({ threads: Math.max(1, Math.min(threads, availableParallelism())) }), denseBits ?? 32);
