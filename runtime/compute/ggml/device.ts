@@ -56,7 +56,7 @@ export class CpuDevice {
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
     this.packedMemory = this.#findPackedMemory();
     const model = cpus()[0]?.model.trim() ?? "unknown processor";
-    this.description = `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    this.description = `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
