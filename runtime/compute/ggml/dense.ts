@@ -2,9 +2,8 @@
 // and multiplied so that a row's bits do not depend on the rows beside it.
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { CpuDevice, DeviceBuffer, Memory } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, type Matrix, multiplied } from "./homes.ts";
@@ -40,9 +39,10 @@ export class DenseWeights implements WeightSource {
     const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
     const parts = segment.weights.map(({ name, shape }) => {
       const { form } = weights[name] as WeightData;
-      const coarser = form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockSize === 0 && !routers.has(name);
+      const coarser =
+        form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockOf("q8_0") === 0 && !routers.has(name);
       const [rows, columns] = dimensions(shape);
-      const matrix: Matrix = { type: coarser ? "q8_0" : typeOfForm(form), rows, columns };
+      const matrix: Matrix = { type: coarser ? "q8_0" : form, rows, columns };
       return { name, matrix, home: tables.has(name) ? device.homes.plain(matrix) : device.homes.of(matrix) };
     });
     const sizes = new Map<Memory, number>();
@@ -87,8 +87,8 @@ export class DenseWeights implements WeightSource {
 
   #write(tensor: Pointer, { type, rows, columns }: Matrix, weight: WeightData): void {
     const { ggml } = this.#device;
-    let bytes = tensorBytes(weight);
-    if (type !== typeOfForm(weight.form)) {
+    let bytes = weight.data;
+    if (type !== weight.form) {
       const blocks = new Uint8Array(weightBytes(type, weight.shape));
       ggml.ggml_quantize_chunk(numberOf(type), bytes, blocks, 0, rows, columns, 0n);
       bytes = blocks;

@@ -4,8 +4,8 @@
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { Pointer } from "./functions.ts";
-import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { Homes } from "./homes.ts";
+import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { type Governor, type GraphCost, ThreadGovernor } from "./threads.ts";
 import { numberOf } from "./types.ts";
 
@@ -76,7 +76,7 @@ export class CpuDevice {
     this.homes = new Homes(this);
     this.#dataOffset = this.#findDataOffset();
     const model = cpus()[0]?.model.trim() ?? "unknown processor";
-    this.description = `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    this.description = `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
@@ -218,7 +218,8 @@ export class CpuDevice {
     let offset = 0n;
     while (ggml.pointerAt(tensor + offset) !== address) {
       offset += 8n;
-      if (offset >= ggml.ggml_tensor_overhead()) throw new AppError("ggml's tensors are laid out in an unknown way", { code: "BackendUnavailable" });
+      if (offset >= ggml.ggml_tensor_overhead())
+        throw new AppError("ggml's tensors are laid out in an unknown way", { code: "BackendUnavailable" });
     }
     this.release(context);
     buffer.free();

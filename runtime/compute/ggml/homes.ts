@@ -86,7 +86,12 @@ export class Homes {
 }
 
 /** Rows times a matrix, so that a row's bits do not depend on the rows beside it. */
-export function multiplied(build: GraphBuilder, weight: Matrix & { readonly home: Home; readonly tensor: Pointer }, x: Value, rows: number): Value {
+export function multiplied(
+  build: GraphBuilder,
+  weight: Matrix & { readonly home: Home; readonly tensor: Pointer },
+  x: Value,
+  rows: number,
+): Value {
   const { ggml } = build.device;
   if (weight.home.exact) return build.step(ggml.ggml_mul_mat(build.context, weight.tensor, x.tensor), [x]);
   const ids = build.input("zeros", "i32", [1, rows]);

@@ -1,11 +1,11 @@
-// The ggml backend: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
+// The backend on ggml: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
 // on threads, slots or the length of the prefill that computed it.
 import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
-import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice } from "./device.ts";
 import { isExpert } from "./experts.ts";
 import { GgmlKv } from "./kv.ts";

@@ -1,12 +1,12 @@
 // Experts multiplied one after another, each by the fastest products that its types have in the device's memory. A graph is made for a
 // number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is.
-import type { Compiled, Inputs, Outputs } from "../../backends/backend.ts";
-import { checkInputs } from "../../backends/check.ts";
+
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
+import type { Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkInputs } from "../check.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { type Home, type Matrix, multiplied } from "./homes.ts";
@@ -51,7 +51,11 @@ export class SingleExpert implements Compiled {
   readonly #experts: SingleExperts;
   readonly #buffers: readonly DeviceBuffer[];
 
-  constructor(experts: SingleExperts, shape: Shape, placed: { readonly addresses: readonly Pointer[]; readonly buffers: readonly DeviceBuffer[] }) {
+  constructor(
+    experts: SingleExperts,
+    shape: Shape,
+    placed: { readonly addresses: readonly Pointer[]; readonly buffers: readonly DeviceBuffer[] },
+  ) {
     this.#experts = experts;
     this.shape = shape;
     this.addresses = placed.addresses;
@@ -87,7 +91,7 @@ export class SingleExperts {
   bytesOf(segment: Segment, form: WeightForm): number {
     return segment.weights.reduce((sum, { shape }) => {
       const [rows, columns] = dimensions(shape);
-      return sum + aligned(this.#device.homes.of({ type: shape.length < 2 ? "f32" : typeOfForm(form), rows, columns }).bytes);
+      return sum + aligned(this.#device.homes.of({ type: shape.length < 2 ? "f32" : form, rows, columns }).bytes);
     }, 0);
   }
 
@@ -116,7 +120,7 @@ export class SingleExperts {
   #shapeOf(segment: Segment, weights: Weights): Shape {
     const parts = segment.weights.map(({ name, shape }) => {
       const [rows, columns] = dimensions(shape);
-      const matrix = { name, type: typeOfForm((weights[name] as WeightData).form), rows, columns };
+      const matrix = { name, type: (weights[name] as WeightData).form, rows, columns };
       return { ...matrix, home: this.#device.homes.of(matrix) };
     });
     return { segment, parts, graphs: new Recent<Built>(graphsMax, ({ graph }) => graph.free()) };
@@ -137,7 +141,7 @@ export class SingleExperts {
       const addresses = parts.map((part, i) => {
         const buffer = buffers.get(part.home.memory) as DeviceBuffer;
         const at = buffer.base + BigInt(offsets[i] as number);
-        const bytes = tensorBytes(weights[part.name] as WeightData);
+        const bytes = (weights[part.name] as WeightData).data;
         this.#device.ggml.ggml_backend_tensor_set(this.#device.homes.tensor(context, part, buffer, at), bytes, 0, bytes.byteLength);
         return at;
       });
@@ -168,7 +172,8 @@ function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSo
   const tensor = (name: string): Pointer => tensors[indices.get(name) as number] as Pointer;
   return {
     tensor,
-    multiply: (build, name, x, rows) => multiplied(build, { ...(parts[indices.get(name) as number] as Part), tensor: tensor(name) }, x, rows),
+    multiply: (build, name, x, rows) =>
+      multiplied(build, { ...(parts[indices.get(name) as number] as Part), tensor: tensor(name) }, x, rows),
     addRow: (build, name, x) => build.step(build.device.ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
   };
 }

@@ -4,7 +4,6 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, Weights } from "../../kernels/weights.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen, type WeightSource } from "./lower.ts";
@@ -49,7 +48,7 @@ export class Slab {
   constructor(device: CpuDevice, segment: Segment, weights: Weights) {
     this.#device = device;
     this.segment = segment;
-    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: typeOfForm((weights[name] as WeightData).form) }));
+    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: (weights[name] as WeightData).form }));
     this.expertBytes = types.reduce((sum, { shape, type }) => sum + weightBytes(type, shape), 0);
     const slots = Math.max(1, Math.min(slotsMax, Math.floor(slabBytesMax / this.expertBytes)));
     this.#used = new Array<boolean>(slots).fill(false);
@@ -77,8 +76,8 @@ export class Slab {
     const index = this.#used.indexOf(false);
     this.#used[index] = true;
     for (const [name, { one }] of this.#matrices) {
-      const bytes = tensorBytes(weights[name] as WeightData);
-      this.#device.ggml.ggml_backend_tensor_set(one[index] as Pointer, bytes, 0, bytes.byteLength);
+      const { data } = weights[name] as WeightData;
+      this.#device.ggml.ggml_backend_tensor_set(one[index] as Pointer, data, 0, data.byteLength);
     }
     return { slab: this, index };
   }

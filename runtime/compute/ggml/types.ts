@@ -1,7 +1,8 @@
 // The number types that tensors have: of weights those that kernels/ggml knows, of activations and indices the plain ones. And what is
 // known of their sums on the CPU.
-import type { Memory } from "./device.ts";
+
 import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
+import type { Memory } from "./device.ts";
 
 const plainTypes = { f32: 0, i32: 26, i64: 27 } as const;
 
