@@ -80,6 +80,8 @@ export interface BackendOptions {
   readonly threads: number;
   /** With 8 the dense part's matrices may be kept in int8 blocks of 32 (beside int4 experts), which a backend may ignore; unset = 32. */
   readonly denseBits?: 8 | 32;
+  /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
+  readonly cpuBuild?: string | undefined;
 }
 
 export type BackendFactory = (options: BackendOptions) => Promise<Backend>;

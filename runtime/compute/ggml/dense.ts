@@ -3,7 +3,7 @@
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { GgmlDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -16,8 +16,6 @@ interface Placed {
   readonly shape: readonly number[];
 }
 
-const alignment = 64;
-const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
@@ -27,13 +25,13 @@ function routerMatrices({ ops }: Segment): ReadonlySet<string> {
 
 export class DenseWeights implements WeightSource {
   readonly bytes: number;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #buffer: DeviceBuffer;
   readonly #placed = new Map<string, Placed>();
 
   /** `bits`: 8 keeps f32 matrices of whole blocks in int8, with a scale for each 32. */
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
     const typeOf = ({ name, shape }: Segment["weights"][number]): WeightType => {
@@ -41,14 +39,15 @@ export class DenseWeights implements WeightSource {
       const coarser = form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockSize === 0 && !routers.has(name);
       return coarser ? "q8_0" : typeOfForm(form);
     };
-    const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), weight.shape)));
-    this.bytes = sizes.reduce((sum, size) => sum + size, 0);
     this.#metadata = device.metadata(segment.weights.length);
+    const tensors = segment.weights.map((weight) => ({ ...this.#tensor(typeOf(weight), weight.shape), name: weight.name }));
+    const aligned = (bytes: number): number => Math.ceil(bytes / device.alignment) * device.alignment;
+    this.bytes = tensors.reduce((sum, { tensor }) => sum + aligned(device.bytesOf(tensor)), 0);
     this.#buffer = device.allocate(this.bytes);
     let at = this.#buffer.base;
-    for (const [i, declared] of segment.weights.entries()) {
-      this.#place(declared.name, typeOf(declared), weights[declared.name] as WeightData, at);
-      at += BigInt(sizes[i] as number);
+    for (const placed of tensors) {
+      this.#place(placed.name, placed, weights[placed.name] as WeightData, at);
+      at += BigInt(aligned(device.bytesOf(placed.tensor)));
     }
   }
 
@@ -57,9 +56,9 @@ export class DenseWeights implements WeightSource {
   }
 
   multiply(build: GraphBuilder, name: string, x: Value, rows: number): Value {
-    const { ggml } = this.#device;
+    const { ggml, exact } = this.#device;
     const { tensor, type, shape } = this.#find(name);
-    if (multipliesExactly(type, false)) return build.step(ggml.ggml_mul_mat(build.context, tensor, x.tensor), [x]);
+    if (!exact || multipliesExactly(type, false)) return build.step(ggml.ggml_mul_mat(build.context, tensor, x.tensor), [x]);
     const [n, k] = dimensions(shape);
     const ids = build.input("zeros", "i32", [1, rows]);
     return ofChosen(build, x, { from: k, to: n, rows }, (apart) =>
@@ -82,14 +81,18 @@ export class DenseWeights implements WeightSource {
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  #place(name: string, type: WeightType, weight: WeightData, at: Pointer): void {
+  #tensor(type: WeightType, shape: readonly number[]): Placed {
+    const [rows, columns] = dimensions(shape);
+    return { tensor: this.#device.ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), columns, rows, 1, 1), type, shape };
+  }
+
+  #place(name: string, placed: Placed, weight: WeightData, at: Pointer): void {
     const { ggml } = this.#device;
-    const [rows, columns] = dimensions(weight.shape);
-    const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), columns, rows, 1, 1);
+    const { tensor, type } = placed;
     ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
     const bytes = type === typeOfForm(weight.form) ? tensorBytes(weight) : this.#quantize(type, weight);
     ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
-    this.#placed.set(name, { tensor, type, shape: weight.shape });
+    this.#placed.set(name, placed);
   }
 
   #quantize(type: WeightType, weight: WeightData): Uint8Array {

@@ -1,6 +1,6 @@
 // A device of ggml's: its memory, its scratch arena, and the running of graphs on it. It owns all that is made on it, frees at its close
-// what nobody freed before, and refuses what is asked of it later. Today the processor; a GPU's backend has the same functions. One thread
-// opens it and uses it: ggml's calls block, and nothing here is shared between threads.
+// what nobody freed before, and refuses what is asked of it later. One thread opens it and uses it: ggml's calls block, and nothing here
+// is shared between threads. Here too: the processor as a device; a GPU is gpu.ts.
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { Pointer } from "./functions.ts";
@@ -10,6 +10,8 @@ import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 const pollLevel = 50;
 /** Others of its kind, such as that of AMX, are not known to give the same bits for any number of rows. */
 const packedMemoryName = "CPU_REPACK";
+/** Tensors of every device begin at multiples of so many bytes. */
+const leastAlignment = 64;
 /** `struct ggml_threadpool_params`: 512 bytes of CPU mask, then threads, priority, poll level and two flags. */
 const threadpoolParams = { bytes: 532, poll: 520 } as const;
 
@@ -21,21 +23,37 @@ export interface DeviceBuffer {
   free(): void;
 }
 
-export interface DeviceOptions {
-  /** More than one only on processors that nobody else uses: ggml's threads wait for each other by spinning. */
-  readonly threads: number;
+/** What a kind of device gives to be one. */
+export interface DeviceParts {
+  readonly ggml: GgmlLibrary;
+  readonly backend: Pointer;
+  readonly description: string;
+  readonly exact: boolean;
+  readonly packedMemory?: Pointer | undefined;
+  /** True for a GPU that is none: its kernels run on the processor. */
+  readonly software?: boolean;
+  /** Bytes that may be allocated now, for a device whose own word on it can be trusted. */
+  readonly freeBytes?: () => number;
+  readonly close?: () => void;
 }
 
-export class CpuDevice {
+export class GgmlDevice {
   readonly ggml: GgmlLibrary;
   readonly description: string;
+  /** True where a row's bits depend on nothing but the row; others are fast instead, and compute a row alone in another order. */
+  readonly exact: boolean;
+  readonly software: boolean;
   /** The kind of memory that any tensor may lie in. */
   readonly plainMemory: Pointer;
   /** Memory in which matrices of some types are rearranged as they are written, so that they multiply faster. */
   readonly packedMemory: Pointer | undefined;
+  /** Tensors begin at multiples of so many bytes. */
+  readonly alignment: number;
+  /** Bytes of one allocation, at most. */
+  readonly largestBytes: number;
+  readonly #parts: DeviceParts;
   readonly #backend: Pointer;
   readonly #device: Pointer;
-  readonly #threadpool: Pointer | undefined;
   readonly #buffers = new Set<Pointer>();
   readonly #contexts = new Set<Pointer>();
   #scratch: DeviceBuffer | undefined;
@@ -43,20 +61,19 @@ export class CpuDevice {
   #closed = false;
   #fault: AppError | undefined;
 
-  constructor({ threads }: DeviceOptions) {
-    this.ggml = ggmlLibrary();
-    const { ggml } = this;
-    this.#backend = ggml.ggml_backend_cpu_init();
-    if (this.#backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
-    this.#device = ggml.ggml_backend_get_device(this.#backend);
-    // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
-    ggml.ggml_backend_cpu_set_use_ref(this.#backend, true);
-    ggml.ggml_backend_cpu_set_n_threads(this.#backend, threads);
-    this.#threadpool = threads > 1 ? this.#startThreads(threads) : undefined;
+  constructor(parts: DeviceParts) {
+    const { ggml, backend } = parts;
+    this.ggml = ggml;
+    this.#parts = parts;
+    this.#backend = backend;
+    this.#device = ggml.ggml_backend_get_device(backend);
+    this.description = parts.description;
+    this.exact = parts.exact;
+    this.software = parts.software ?? false;
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
-    this.packedMemory = this.#findPackedMemory();
-    const model = cpus()[0]?.model.trim() ?? "unknown processor";
-    this.description = `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    this.packedMemory = parts.packedMemory;
+    this.alignment = Math.max(leastAlignment, ggml.ggml_backend_buft_get_alignment(this.plainMemory));
+    this.largestBytes = Math.min(Number.MAX_SAFE_INTEGER, Number(ggml.ggml_backend_buft_get_max_size(this.plainMemory)));
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
@@ -91,11 +108,17 @@ export class CpuDevice {
     if (this.#contexts.delete(context)) this.ggml.ggml_free(context);
   }
 
-  /** `memory`: plain unless said otherwise. Bounds are the caller's: ggml may promise more than the machine has. */
+  /** Bytes that a tensor takes in plain memory, which may be more than its values have. */
+  bytesOf(tensor: Pointer): number {
+    return this.ggml.ggml_backend_buft_get_alloc_size(this.plainMemory, tensor);
+  }
+
+  /** `memory`: plain unless said otherwise. Of the processor's, bounds are the caller's: ggml may promise more than the machine has. */
   allocate(bytes: number, memory = this.plainMemory): DeviceBuffer {
     this.assertOpen();
     const { ggml } = this;
     const size = Math.max(bytes, 1);
+    this.#checkRoom(size);
     const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
@@ -105,9 +128,9 @@ export class CpuDevice {
     return { handle, base: ggml.ggml_backend_buffer_get_base(handle), bytes: size, free };
   }
 
-  /** Gives the whole pages within a range of a buffer back to the machine; what was in them is lost. */
+  /** Gives the whole pages within a range of a buffer back to the machine, where it has them from there; what was in them is lost. */
   discard(at: Pointer, bytes: number): void {
-    if (!this.#closed) this.ggml.discard(at, bytes);
+    if (!this.#closed && this.exact) this.ggml.discard(at, bytes);
   }
 
   /** Scratch memory for one graph at a time, at least so large; it may move (see `generation`). */
@@ -125,6 +148,16 @@ export class CpuDevice {
   /** True where the device computes this node; it must be asked before weights of a type are written into packed memory. */
   supports(node: Pointer): boolean {
     return this.ggml.ggml_backend_dev_supports_op(this.#device, node);
+  }
+
+  /** Throws AppError `UnsupportedOp` that names the operation where the device does not compute this node: ggml would end the process. */
+  check(node: Pointer): void {
+    if (this.exact || this.supports(node)) return;
+    const name = this.ggml.ggml_op_desc(node);
+    throw new AppError(`${name} is not computed in these types and sizes (${this.description})`, {
+      code: "UnsupportedOp",
+      operation: "opening a model",
+    });
   }
 
   /** Runs a graph to its end. */
@@ -145,27 +178,66 @@ export class CpuDevice {
     this.#contexts.clear();
     this.#buffers.clear();
     ggml.ggml_backend_free(this.#backend);
-    if (this.#threadpool !== undefined) ggml.ggml_threadpool_free(this.#threadpool);
+    this.#parts.close?.();
   }
 
-  #startThreads(threads: number): Pointer {
-    const params = new Uint8Array(threadpoolParams.bytes);
-    this.ggml.ggml_threadpool_params_init(params, threads);
-    new DataView(params.buffer).setUint32(threadpoolParams.poll, pollLevel, true);
-    const pool = this.ggml.ggml_threadpool_new(params);
-    this.ggml.ggml_backend_cpu_set_threadpool(this.#backend, pool);
-    return pool;
+  #checkRoom(bytes: number): void {
+    const free = this.#parts.freeBytes?.();
+    if (free === undefined || (bytes <= free && bytes <= this.largestBytes)) return;
+    const limit = bytes > free ? `${free} bytes are free` : `one allocation may have ${this.largestBytes}`;
+    throw new AppError(`${bytes} bytes of device memory: ${limit}; lower experts.memoryPerRank or runtime.kvPool (${this.description})`, {
+      code: "OutOfDeviceMemory",
+      operation: "allocating device memory",
+    });
   }
+}
 
-  #findPackedMemory(): Pointer | undefined {
-    const { ggml } = this;
-    const address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), "ggml_backend_dev_get_extra_bufts");
-    if (address === 0n) return undefined;
-    const list = ggml.functionAt(address, ["pointer", "pointer"])(this.#device) as Pointer;
-    if (list === 0n) return undefined;
-    for (let at = list, found = ggml.pointerAt(at); found !== 0n; at += 8n, found = ggml.pointerAt(at)) {
-      if (ggml.ggml_backend_buft_name(found) === packedMemoryName) return found;
-    }
-    return undefined;
+interface CpuOptions {
+  /** More than one only on processors that nobody else uses: ggml's threads wait for each other by spinning. */
+  readonly threads: number;
+  /** A build of the CPU library by its name, instead of the best for this processor. */
+  readonly build?: string | undefined;
+}
+
+/** The processor. */
+export class CpuDevice extends GgmlDevice {
+  constructor({ threads, build }: CpuOptions) {
+    const ggml = ggmlLibrary(build);
+    const backend = ggml.ggml_backend_cpu_init();
+    if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
+    // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
+    ggml.ggml_backend_cpu_set_use_ref(backend, true);
+    ggml.ggml_backend_cpu_set_n_threads(backend, threads);
+    const threadpool = threads > 1 ? startThreads(ggml, backend, threads) : undefined;
+    if (threads === 1) ggml.reportAborts();
+    const model = cpus()[0]?.model.trim() ?? "unknown processor";
+    super({
+      ggml,
+      backend,
+      description: `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
+      exact: true,
+      packedMemory: findPackedMemory(ggml, ggml.ggml_backend_get_device(backend)),
+      close: () => void (threadpool !== undefined && ggml.ggml_threadpool_free(threadpool)),
+    });
   }
+}
+
+function startThreads(ggml: GgmlLibrary, backend: Pointer, threads: number): Pointer {
+  const params = new Uint8Array(threadpoolParams.bytes);
+  ggml.ggml_threadpool_params_init(params, threads);
+  new DataView(params.buffer).setUint32(threadpoolParams.poll, pollLevel, true);
+  const pool = ggml.ggml_threadpool_new(params);
+  ggml.ggml_backend_cpu_set_threadpool(backend, pool);
+  return pool;
+}
+
+function findPackedMemory(ggml: GgmlLibrary, device: Pointer): Pointer | undefined {
+  const address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), "ggml_backend_dev_get_extra_bufts");
+  if (address === 0n) return undefined;
+  const list = ggml.functionAt(address, ["pointer", "pointer"])(device) as Pointer;
+  if (list === 0n) return undefined;
+  for (let at = list, found = ggml.pointerAt(at); found !== 0n; at += 8n, found = ggml.pointerAt(at)) {
+    if (ggml.ggml_backend_buft_name(found) === packedMemoryName) return found;
+  }
+  return undefined;
 }

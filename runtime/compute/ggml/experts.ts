@@ -5,7 +5,7 @@ import { checkInputs } from "../../backends/check.ts";
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { CpuDevice } from "./device.ts";
+import type { GgmlDevice } from "./device.ts";
 import { typeOfForm } from "./encode.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { lowerOps } from "./program.ts";
@@ -78,10 +78,10 @@ export class Expert implements Compiled {
 }
 
 export class Experts {
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #places = new Map<string, Place[]>();
 
-  constructor(device: CpuDevice) {
+  constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
@@ -91,7 +91,9 @@ export class Experts {
     this.#places.set(key, places);
     let place = places.find(({ slab }) => !slab.full);
     if (place === undefined) {
-      place = { slab: new Slab(this.#device, segment, weights), graphs: new Recent<Graph>(graphsMax, (graph) => graph.free()) };
+      const slab = new Slab(this.#device, segment, weights);
+      this.#tryOut(slab);
+      place = { slab, graphs: new Recent<Graph>(graphsMax, (graph) => graph.free()) };
       places.push(place);
     }
     return new Expert(this, place, place.slab.put(weights));
@@ -150,6 +152,17 @@ export class Experts {
     graph.run({ x: joined(batch), slots });
     graph.read("y", out);
     return out;
+  }
+
+  /** Refuses here what the device lacks, and not in a request. */
+  #tryOut(slab: Slab): void {
+    if (this.#device.exact) return;
+    try {
+      for (const rows of [1, rowsAlone]) this.#together(slab, rows).free();
+    } catch (caught) {
+      slab.free();
+      throw caught;
+    }
   }
 
   /** One operation for the rows of all experts. */

@@ -9,7 +9,7 @@ import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import { DenseWeights } from "./dense.ts";
-import type { CpuDevice } from "./device.ts";
+import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { isHostOp, type Lowering, lower } from "./lower.ts";
@@ -84,7 +84,7 @@ export function lowerOps(
 
 export class DenseProgram implements Compiled {
   readonly residentBytes: number;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #segment: Segment;
   readonly #weights: DenseWeights;
   readonly #onDevice: readonly Op[];
@@ -96,7 +96,7 @@ export class DenseProgram implements Compiled {
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
 
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
     this.#device = device;
     this.#segment = segment;
     this.#weights = new DenseWeights(device, segment, weights, bits);
@@ -133,6 +133,11 @@ export class DenseProgram implements Compiled {
   async dispose(): Promise<void> {
     this.#graphs.clear();
     this.#weights.free();
+  }
+
+  /** Throws AppError `UnsupportedOp` where the device lacks an operation of a graph for so many rows. */
+  tryOut(rows: number, call: KvCall | undefined): void {
+    if (this.#onDevice.length > 0) this.#build(rows, this.#usesKv ? call : undefined).graph.free();
   }
 
   #build(rows: number, call: KvCall | undefined): Built {

@@ -3,7 +3,7 @@
 // and given back as they are emptied.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, Weights } from "../../kernels/weights.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { GgmlDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
@@ -25,7 +25,7 @@ interface Matrix {
   readonly packed: boolean;
   /** [columns, rows, slots]; of a bias [columns, slots]. */
   readonly all: Pointer;
-  /** The same memory, a tensor for each slot. */
+  /** The same memory, a tensor for each slot; none on devices that compute no expert alone. */
   readonly one: readonly Pointer[];
 }
 
@@ -41,17 +41,17 @@ export class Slab {
   readonly expertBytes: number;
   /** True where all its types give the same bits by `mul_mat` on one expert as by `mul_mat_id` on many. */
   readonly exactAlone: boolean;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #matrices = new Map<string, Matrix>();
   readonly #used: boolean[];
 
-  constructor(device: CpuDevice, segment: Segment, weights: Weights) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights) {
     this.#device = device;
     this.segment = segment;
     const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: typeOfForm((weights[name] as WeightData).form) }));
     this.expertBytes = types.reduce((sum, { shape, type }) => sum + weightBytes(type, shape), 0);
-    const slots = Math.max(1, Math.min(slotsMax, Math.floor(slabBytesMax / this.expertBytes)));
+    const slots = Math.max(1, Math.min(slotsMax, Math.floor(Math.min(slabBytesMax, device.largestBytes) / this.expertBytes)));
     this.#used = new Array<boolean>(slots).fill(false);
     this.#metadata = device.metadata(2 * (slots + 1) * segment.weights.length);
     try {
@@ -61,7 +61,8 @@ export class Slab {
       throw caught;
     }
     const matrices = [...this.#matrices.values()];
-    this.exactAlone = matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed));
+    // Where bits are free, one operation for all has kernels of its own for many rows.
+    this.exactAlone = device.exact && matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed));
   }
 
   get empty(): boolean {
@@ -76,9 +77,10 @@ export class Slab {
     this.#device.assertOpen();
     const index = this.#used.indexOf(false);
     this.#used[index] = true;
-    for (const [name, { one }] of this.#matrices) {
+    for (const [name, { all, one, bytes: slotBytes }] of this.#matrices) {
       const bytes = tensorBytes(weights[name] as WeightData);
-      this.#device.ggml.ggml_backend_tensor_set(one[index] as Pointer, bytes, 0, bytes.byteLength);
+      const [tensor, offset] = one.length > 0 ? [one[index] as Pointer, 0] : [all, index * slotBytes];
+      this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, offset, bytes.byteLength);
     }
     return { slab: this, index };
   }
@@ -148,14 +150,16 @@ export class Slab {
     const [rows, columns] = dimensions(shape);
     const bytes = weightBytes(type, shape);
     const slots = this.#used.length;
-    const buffer = this.#device.allocate(bytes * slots, memory);
-    const place = (slot: number, ...ne: readonly [number, number, number]): Pointer => {
-      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
+    const make = (...ne: readonly [number, number, number]): Pointer => ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
+    const all = shape.length === 2 ? make(columns, rows, slots) : make(columns, slots, 1);
+    const buffer = this.#device.allocate(Math.max(bytes * slots, this.#device.bytesOf(all)), memory);
+    const place = (tensor: Pointer, slot: number): Pointer => {
       ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, buffer.base + BigInt(slot * bytes));
       return tensor;
     };
-    const all = shape.length === 2 ? place(0, columns, rows, slots) : place(0, columns, slots, 1);
-    const one = Array.from({ length: slots }, (_, slot) => place(slot, columns, rows, 1));
+    place(all, 0);
+    // A slot alone is used where experts are multiplied one by one, and begins nowhere that every device could reach.
+    const one = this.#device.exact ? Array.from({ length: slots }, (_, slot) => place(make(columns, rows, 1), slot)) : [];
     return { type, rows, columns, bytes, buffer, packed: memory !== this.#device.plainMemory, all, one };
   }
 
