@@ -1,7 +1,6 @@
 // MoEDeployment: one model served by one expert-parallel world. The spec, its defaults and its CEL rules.
 // Every field here is rendered by the operator or refused through SpecAccepted=False. Status: moe-deployment-status.ts.
 import { z } from "zod";
-import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
@@ -116,7 +115,7 @@ const elasticity = z
 const experts = z
   .object({
     memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. On a GPU this is memory of the device, and must be given: backend webgpu requires the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
+      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
     minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
       description:
@@ -130,11 +129,11 @@ const runtime = z
   .object({
     backend: z.enum(backendChoices).default(defaultBackend).meta({
       description:
-        "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. ggml computes every model family, on one thread of the processor a rank. reference is slow and for tests.",
+        "Compute backend of the workers. cpu is ggml on the processor, and what Auto takes; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),
     expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description:
-        "Stored form of the experts that workers load. f32 is large and exact; f16, bf16, q8_0, q4_0, iq4_nl and mxfp4 are ggml's types, int4 is our own. The import must have written it.",
+        "Stored form of the experts that workers load: a type of ggml, of which iq4_nl loses least at its size, or f32, which is large and exact. The import must have written it.",
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(
@@ -319,10 +318,6 @@ export const moeDeploymentSpecSchema = z
       {
         rule: "!has(self.elasticity.maxReplicas) || self.failurePolicy.minServingReplicas <= self.elasticity.maxReplicas",
         message: "failurePolicy.minServingReplicas must not be above elasticity.maxReplicas, or it could never be reached",
-      },
-      {
-        rule: `!(self.runtime.backend in ['${deviceMemoryBackends.join("', '")}']) || has(self.experts.memoryPerRank)`,
-        message: `experts.memoryPerRank is required with runtime.backend ${deviceMemoryBackends.join(", ")}: set it to the device memory that experts may take`,
       },
       {
         rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri",

@@ -35,7 +35,7 @@ export interface Description {
   /** Requests that run at once, each of which reserves `maxContext` tokens of the KV pool. */
   readonly kvSlots: number;
   readonly maxContext: number;
-  /** Backend and hardware, as "webgpu: NVIDIA H100". Ranks with the same device count as equally fast until their work shows more. */
+  /** Backend and hardware, as "cpu: AMD EPYC". Ranks with the same device count as equally fast until their work shows more. */
   readonly device: string;
   readonly speed: number;
 }

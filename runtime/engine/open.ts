@@ -1,9 +1,9 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { Backend, Compiled, KvCache, KvSpec } from "../backends/backend.ts";
-import { checkOps } from "../backends/check.ts";
-import { chooseBackend, createBackend } from "../backends/index.ts";
+import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
+import { checkOps } from "../compute/check.ts";
+import { chooseBackend, createBackend } from "../compute/index.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";

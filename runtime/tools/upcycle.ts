@@ -3,7 +3,7 @@
 import { resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import { createBackend } from "../backends/index.ts";
+import { createBackend } from "../compute/index.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { mixtral, mixtralArchitecture } from "../models/mixtral.ts";

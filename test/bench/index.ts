@@ -8,9 +8,9 @@ export interface Bench {
 
 const engineOptions = [
   "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
-  "--codec NAME   form of the experts, of those that the store holds (default: int4)",
-  "--backend NAME cpu (default), ggml",
-  "--threads N    compute threads of cpu (default: all cores); ggml has one",
+  "--codec NAME   form of the experts, of those that the store holds (default: iq4_nl)",
+  "--backend NAME cpu (default), reference",
+  "--threads N    compute threads of cpu (default: 1)",
   "--runs N       runs of each case; the best and the median are printed (default 5)",
 ];
 const rowNames =

@@ -1,19 +1,21 @@
-// Decode and prefill of one worker's engine on a model store (default: the upcycled SmolLM2 with int4 experts), as tokens/s
+// Decode and prefill of one worker's engine on a model store (default: the upcycled SmolLM2 with iq4_nl experts), as tokens/s
 // and as a share of what memory bandwidth allows: every decoded token reads the dense part and its experts once.
 // Prompts are random tokens with seeds; nothing is cached between runs. The best of several runs is reported, with the median.
-import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import type { BackendName, CodecName } from "../../crds/names.ts";
+import { type BackendName, type CodecName, defaultCodec } from "../../crds/names.ts";
 import { createEngine, type Engine, type EngineInfo } from "../../runtime/engine/engine.ts";
+import { ggmlBytes, isGgmlForm } from "../../runtime/kernels/ggml/index.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import type { WeightForm } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
+import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { provideSmolMoe } from "../harness/models.ts";
 import { readBandwidth } from "./bandwidth.ts";
 
 /**
- * Tokens/s to reach with the demo's model and int4 experts on two cores: those of llama.cpp when it decodes one request of the
- * same weights there, and 2.5 times those of its prefill.
+ * Tokens/s to reach with the demo's model and its default codec on two cores: those of llama.cpp when it decodes one request of weights
+ * in as many bits there, and 2.5 times those of its prefill.
  */
 export const aims = { decode: 118, prefill: 2.5 * 274 } as const;
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
@@ -32,16 +34,16 @@ interface Setup {
 
 const options = {
   store: { type: "string" },
-  codec: { type: "string", default: "int4" },
+  codec: { type: "string", default: defaultCodec },
   backend: { type: "string", default: "cpu" },
-  threads: { type: "string" },
+  threads: { type: "string", default: "1" },
   runs: { type: "string", default: "5" },
 } as const;
 
 async function setUp(args: readonly string[]): Promise<Setup> {
   const { values } = parseArgs({ args: [...args], options });
   const storeDir = values.store ?? (await provideSmolMoe(log));
-  const threads = values.threads ? Number(values.threads) : availableParallelism();
+  const threads = Number(values.threads);
   const codec = values.codec as CodecName;
   const remote = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
   const start = performance.now();
@@ -76,19 +78,21 @@ async function setUp(args: readonly string[]): Promise<Setup> {
     program: programOf(store.config),
     threads,
     runs: Number(values.runs),
-    aims: values.store === undefined && codec === "int4" ? aims : {},
+    aims: values.store === undefined && codec === defaultCodec ? aims : {},
     reload,
   };
 }
 
-/** The bytes that the products of one token read. Dense matrices are int8 blocks beside int4 experts. */
+const bytesPerValue = (form: WeightForm): number => (isGgmlForm(form) ? ggmlBytes(form, 1) : 4);
+
+/** The bytes that the products of one token read. Dense matrices are int8 blocks beside experts that are not exact. */
 function bytesPerToken(
   info: EngineInfo,
   dense: { readonly attention: number; readonly head: number; readonly expert: number },
 ): { dense: number; expert: number } {
-  const int4 = 20.5 / 32;
-  const expert = dense.expert * (info.codec === "int4" ? int4 : 4);
-  const each = info.codec === "int4" ? 36 / 32 : 4;
+  const { form, exact } = codecFor(info.codec as CodecName);
+  const expert = dense.expert * bytesPerValue(form);
+  const each = bytesPerValue(exact ? "f32" : "q8_0");
   return { dense: (info.layers * dense.attention + dense.head) * each, expert };
 }
 

@@ -2,9 +2,8 @@
 // and multiplied so that a row's bits do not depend on the rows beside it.
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { GgmlDevice, DeviceBuffer } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen, type WeightSource } from "./lower.ts";
@@ -36,8 +35,9 @@ export class DenseWeights implements WeightSource {
     const routers = routerMatrices(segment);
     const typeOf = ({ name, shape }: Segment["weights"][number]): WeightType => {
       const { form } = weights[name] as WeightData;
-      const coarser = form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockSize === 0 && !routers.has(name);
-      return coarser ? "q8_0" : typeOfForm(form);
+      const coarser =
+        form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockOf("q8_0") === 0 && !routers.has(name);
+      return coarser ? "q8_0" : form;
     };
     this.#metadata = device.metadata(segment.weights.length);
     const tensors = segment.weights.map((weight) => ({ ...this.#tensor(typeOf(weight), weight.shape), name: weight.name }));
@@ -90,7 +90,7 @@ export class DenseWeights implements WeightSource {
     const { ggml } = this.#device;
     const { tensor, type } = placed;
     ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
-    const bytes = type === typeOfForm(weight.form) ? tensorBytes(weight) : this.#quantize(type, weight);
+    const bytes = type === weight.form ? weight.data : this.#quantize(type, weight);
     ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
     this.#placed.set(name, placed);
   }
@@ -98,7 +98,7 @@ export class DenseWeights implements WeightSource {
   #quantize(type: WeightType, weight: WeightData): Uint8Array {
     const [rows, columns] = dimensions(weight.shape);
     const blocks = new Uint8Array(weightBytes(type, weight.shape));
-    this.#device.ggml.ggml_quantize_chunk(numberOf(type), tensorBytes(weight), blocks, 0, rows, columns, 0n);
+    this.#device.ggml.ggml_quantize_chunk(numberOf(type), weight.data, blocks, 0, rows, columns, 0n);
     return blocks;
   }
 }

@@ -214,7 +214,7 @@ export class CpuDevice extends GgmlDevice {
     super({
       ggml,
       backend,
-      description: `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
+      description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
       packedMemory: findPackedMemory(ggml, ggml.ggml_backend_get_device(backend)),
       close: () => void (threadpool !== undefined && ggml.ggml_threadpool_free(threadpool)),

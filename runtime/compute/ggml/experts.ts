@@ -1,12 +1,12 @@
 // The experts of this device: in slabs by shape and type, and the calls of many at once. Few rows an expert go through one operation for
 // all; many are multiplied expert by expert, which is faster then and gives the same bits.
-import type { Compiled, Inputs, Outputs } from "../../backends/backend.ts";
-import { checkInputs } from "../../backends/check.ts";
+
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
+import type { Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkInputs } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
-import { typeOfForm } from "./encode.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
@@ -30,7 +30,7 @@ export function isExpert({ ops, inputs, outputs }: Segment): boolean {
 
 /** Bytes of an expert whose matrices have this form; biases are f32. */
 export function expertBytes(segment: Segment, form: WeightForm): number {
-  return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : typeOfForm(form), shape), 0);
+  return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : form, shape), 0);
 }
 
 interface Place {

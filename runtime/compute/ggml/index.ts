@@ -1,10 +1,10 @@
 // The backends on ggml: programs as graphs on the processor or on a GPU. On the processor they are of the exact class: the bits of a row
 // depend neither on the rows beside it nor on threads, slots or the length of the prefill that computed it. On a GPU they do.
 import type { AppError } from "../../../crds/common.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
-import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
 import { openGpu } from "./gpu.ts";
@@ -97,13 +97,10 @@ class GgmlBackend implements Backend {
   }
 }
 
-/** On so many threads, whose processors must be nobody else's: they wait for each other by spinning. */
-export const openGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild }) =>
+/** On more than one thread only on processors that are nobody else's: threads wait for each other by spinning. Beside one hog two threads
+ *  fall to a third of what they reach alone, and two on one processor come to a standstill. */
+export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild }) =>
   new GgmlBackend(new CpuDevice({ threads: Math.max(1, threads), build: cpuBuild }), denseBits ?? 32);
-
-/** On one thread, which is the right number wherever a processor may be shared: beside one hog two threads fall to a third of what they
- *  reach alone, and two on one processor come to a standstill. */
-export const createGgmlBackend: BackendFactory = async (options) => openGgmlBackend({ ...options, threads: 1 });
 
 /** On the GPU of that kind. */
 export const gpuBackend =

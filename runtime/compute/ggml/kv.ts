@@ -1,9 +1,10 @@
 // The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][context][kvHeads * headDim].
 // Keys are stored rotated. And the part of a graph that reads and writes it: where new rows go, what attention may see.
-import type { KvCache, KvCall, KvSpec } from "../../backends/backend.ts";
-import { checkCopy } from "../../backends/check.ts";
+
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
+import type { KvCache, KvCall, KvSpec } from "../backend.ts";
+import { checkCopy } from "../check.ts";
 import type { GgmlDevice, DeviceBuffer } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";

@@ -1,8 +1,9 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
 // opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
-import type { Capabilities } from "../../backends/backend.ts";
+
 import { gateNames, kernelOf } from "../../kernels/index.ts";
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
+import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";

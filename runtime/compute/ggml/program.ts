@@ -1,13 +1,13 @@
 // A segment of the dense part as a program: a graph for each shape of call, kept while such calls come, and the ops at its end that the
 // host computes. Its weights are its own (dense.ts).
 import { AppError } from "../../../crds/common.ts";
-import type { Compiled, Inputs, KvCall, Outputs } from "../../backends/backend.ts";
-import { checkInputs, checkKv } from "../../backends/check.ts";
 import { checkIds } from "../../kernels/gather.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
+import type { Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import { checkInputs, checkKv } from "../check.ts";
 import { DenseWeights } from "./dense.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";

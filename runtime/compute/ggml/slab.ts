@@ -4,7 +4,6 @@
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, Weights } from "../../kernels/weights.ts";
 import type { GgmlDevice, DeviceBuffer } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen, type WeightSource } from "./lower.ts";
@@ -49,7 +48,7 @@ export class Slab {
   constructor(device: GgmlDevice, segment: Segment, weights: Weights) {
     this.#device = device;
     this.segment = segment;
-    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: typeOfForm((weights[name] as WeightData).form) }));
+    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: (weights[name] as WeightData).form }));
     this.expertBytes = types.reduce((sum, { shape, type }) => sum + weightBytes(type, shape), 0);
     const slots = Math.max(1, Math.min(slotsMax, Math.floor(Math.min(slabBytesMax, device.largestBytes) / this.expertBytes)));
     this.#used = new Array<boolean>(slots).fill(false);
@@ -77,10 +76,10 @@ export class Slab {
     this.#device.assertOpen();
     const index = this.#used.indexOf(false);
     this.#used[index] = true;
-    for (const [name, { all, one, bytes: slotBytes }] of this.#matrices) {
-      const bytes = tensorBytes(weights[name] as WeightData);
-      const [tensor, offset] = one.length > 0 ? [one[index] as Pointer, 0] : [all, index * slotBytes];
-      this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, offset, bytes.byteLength);
+    for (const [name, { all, one, bytes }] of this.#matrices) {
+      const { data } = weights[name] as WeightData;
+      const [tensor, offset] = one.length > 0 ? [one[index] as Pointer, 0] : [all, index * bytes];
+      this.#device.ggml.ggml_backend_tensor_set(tensor, data, offset, data.byteLength);
     }
     return { slab: this, index };
   }

@@ -1,5 +1,5 @@
 // The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious:
-// the oracle of every other backend. Serves small models; int4 weights are widened to f32 when a segment is compiled.
+// the oracle of every other backend. Serves small models; weights of other types are widened to f32 when a segment is compiled.
 import { opNames } from "../kernels/index.ts";
 import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";

@@ -14,19 +14,10 @@ interface Entry {
 
 /** The registry, in the order in which Auto asks. */
 const backends = {
-  webgpu: {
-    load: async () => (await import("./webgpu/index.ts")).createWebGpuBackend,
-    capabilities: async () => (await import("./webgpu/wgsl/index.ts")).webgpuCapabilities,
-    suits: async () => (await (await import("./webgpu/device.ts")).findHardwareAdapter()) !== undefined,
-  },
   cpu: {
-    load: async () => (await import("./cpu/index.ts")).createCpuBackend,
-    capabilities: async () => (await import("./cpu/lower.ts")).cpuCapabilities,
+    load: async () => (await import("./ggml/index.ts")).createGgmlBackend,
+    capabilities: async () => (await import("./ggml/lower.ts")).ggmlCapabilities,
     suits: async () => true,
-  },
-  ggml: {
-    load: async () => (await import("../compute/ggml/index.ts")).createGgmlBackend,
-    capabilities: async () => (await import("../compute/ggml/lower.ts")).ggmlCapabilities,
   },
   reference: {
     load: async () => (await import("./reference.ts")).createReferenceBackend,

@@ -56,7 +56,7 @@ export interface Capabilities {
 }
 
 export interface Backend extends Capabilities {
-  /** The device as a pod reports it: "cpu: AVX-512, 2 threads", "webgpu: NVIDIA H100". */
+  /** The device as a pod reports it: "cpu: AMD EPYC, zen4, 1 thread". */
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
@@ -78,7 +78,8 @@ export interface Backend extends Capabilities {
 
 export interface BackendOptions {
   readonly threads: number;
-  /** With 8 the dense part's matrices may be kept in int8 blocks of 32 (beside int4 experts), which a backend may ignore; unset = 32. */
+  /** With 8 the dense part's matrices may be kept in int8 blocks of 32 (beside experts that are coarser still), which a backend may
+   *  ignore; unset = 32. */
   readonly denseBits?: 8 | 32;
   /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
   readonly cpuBuild?: string | undefined;
