@@ -60,6 +60,9 @@ export interface Backend extends Capabilities {
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
+  /** What the bits of its results depend on beside the model: engine and version, and the instructions or the device that compute. Equal
+   *  in two processes of the exact class: so are their bits. */
+  numerics(form: WeightForm): string;
   /** True when a token's row has the same bits computed alone as in a prefill, so that lost KV may be prefilled instead of replayed. */
   readonly prefillEqualsDecode: boolean;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */

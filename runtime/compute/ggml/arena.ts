@@ -17,7 +17,6 @@ export interface ArenaPlan {
   readonly bytes: number;
 }
 
-
 /** First fit, largest values first; quadratic in the number of values: a layer has some tens, a prefill of 64 experts apart 320 (4 ms). */
 export function planArena(values: readonly Lifetime[], alignment = arenaAlignment): ArenaPlan {
   const offsets = new Array<number>(values.length).fill(0);

@@ -3,7 +3,7 @@
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { GgmlDevice, DeviceBuffer } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen, type WeightSource } from "./lower.ts";
@@ -14,7 +14,6 @@ interface Placed {
   readonly type: WeightType;
   readonly shape: readonly number[];
 }
-
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {

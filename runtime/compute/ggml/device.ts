@@ -3,7 +3,9 @@
 // is shared between threads. Here too: the processor as a device; a GPU is gpu.ts.
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
+import type { WeightForm } from "../../kernels/weights.ts";
 import type { Pointer } from "./functions.ts";
+import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
@@ -29,6 +31,7 @@ export interface DeviceParts {
   readonly backend: Pointer;
   readonly description: string;
   readonly exact: boolean;
+  readonly computesWith: (form: WeightForm) => string;
   readonly packedMemory?: Pointer | undefined;
   /** True for a GPU that is none: its kernels run on the processor. */
   readonly software?: boolean;
@@ -74,6 +77,11 @@ export class GgmlDevice {
     this.packedMemory = parts.packedMemory;
     this.alignment = Math.max(leastAlignment, ggml.ggml_backend_buft_get_alignment(this.plainMemory));
     this.largestBytes = Math.min(Number.MAX_SAFE_INTEGER, Number(ggml.ggml_backend_buft_get_max_size(this.plainMemory)));
+  }
+
+  /** The instructions or the hardware on which the bits of results depend. */
+  computesWith(form: WeightForm): string {
+    return this.#parts.computesWith(form);
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
@@ -216,6 +224,7 @@ export class CpuDevice extends GgmlDevice {
       backend,
       description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
+      computesWith: (form) => instructionsOf(ggml.cpuBuild, form),
       packedMemory: findPackedMemory(ggml, ggml.ggml_backend_get_device(backend)),
       close: () => void (threadpool !== undefined && ggml.ggml_threadpool_free(threadpool)),
     });

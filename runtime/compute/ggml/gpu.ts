@@ -33,7 +33,9 @@ const probes = new Map<string, Probe>();
 /** Lines of the child: a device each, or the reason why there is none. */
 function read(stdout: string): Probe {
   const lines = stdout.split("\n").filter((line) => line.startsWith("{"));
-  const parsed = lines.map((line) => JSON.parse(line) as { readonly index?: number; readonly description?: string; readonly reason?: string });
+  const parsed = lines.map(
+    (line) => JSON.parse(line) as { readonly index?: number; readonly description?: string; readonly reason?: string },
+  );
   const devices = parsed.flatMap(({ index, description }) =>
     index === undefined || description === undefined ? [] : [{ index, description, software: software.test(description) }],
   );
@@ -50,7 +52,8 @@ function probeGpu(kind: GpuName, inSoftware: boolean): Probe {
   const { stdout, stderr, status, signal } = spawnSync(process.execPath, args, options);
   const { devices, reason } = read(stdout ?? "");
   const last = (stderr ?? "").trim().split("\n").slice(-2).join("; ");
-  const ended = status === 0 ? "no device is found" : `the driver ended the process that tried it (${signal ?? `exit code ${status}`}): ${last}`;
+  const ended =
+    status === 0 ? "no device is found" : `the driver ended the process that tried it (${signal ?? `exit code ${status}`}): ${last}`;
   const probe = { devices, reason: reason === "" ? ended : reason };
   probes.set(key, probe);
   return probe;
@@ -87,6 +90,7 @@ export function openGpu(kind: GpuName): GgmlDevice {
     backend,
     description: `${kind}: ${found.description}, ${(memory().total / 2 ** 30).toFixed(1)} GiB`,
     exact: false,
+    computesWith: () => `${kind} ${found.description}`,
     software: found.software,
     freeBytes: () => Math.max(0, memory().free - reserveBytes),
   });

@@ -38,6 +38,10 @@ class GgmlBackend implements Backend {
 
   readonly refuses = ggmlCapabilities.refuses;
 
+  numerics(form: WeightForm): string {
+    return `ggml ${this.#device.ggml.ggml_version()} ${this.#device.computesWith(form)}`;
+  }
+
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
     checkOps(this, this.device, segment);
     for (const { name } of segment.weights) weightOf(segment, weights, name);

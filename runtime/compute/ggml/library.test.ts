@@ -22,7 +22,9 @@ test("a machine without builds of a kind has no candidates; CUDA 13 is tried bef
   );
 });
 
-test("a build of the CPU's library is taken by its name, and one that does not run here is refused by it", { skip: process.arch !== "x64" }, () => {
+test("a build of the CPU's library is taken by its name, and one that does not run here is refused by it", {
+  skip: process.arch !== "x64",
+}, () => {
   const device = new CpuDevice({ threads: 1, build: "x64" });
   assert.match(device.description, /, x64, /);
   device.close();

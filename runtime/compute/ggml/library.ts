@@ -133,7 +133,10 @@ function bestCpuLibrary(folder: string, named?: string): { readonly library: Loa
       best = { library, build, score };
     } else library.unload();
   }
-  if (best === undefined) throw unavailable(`${named === undefined ? "no build" : `no build ${named}`} of ggml's CPU library in ${folder} runs on this processor`);
+  if (best === undefined)
+    throw unavailable(
+      `${named === undefined ? "no build" : `no build ${named}`} of ggml's CPU library in ${folder} runs on this processor`,
+    );
   return best;
 }
 

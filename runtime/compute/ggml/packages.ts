@@ -44,7 +44,8 @@ const loader = /libvulkan/;
 /** What to do about a library that does not load, by what the dynamic loader says. */
 export function remedyOf(said: string): string {
   if (toolkit.test(said)) return "the CUDA libraries are not here: run the runtime image whose tag ends in -cuda";
-  if (driver.test(said)) return "NVIDIA's driver is not visible: ask for nvidia.com/gpu and, where it is no default, the runtime class nvidia";
+  if (driver.test(said))
+    return "NVIDIA's driver is not visible: ask for nvidia.com/gpu and, where it is no default, the runtime class nvidia";
   if (loader.test(said)) return "the Vulkan loader (Debian: libvulkan1) is not here: run the runtime image whose tag ends in -vulkan";
   return "install the package again, or set spec.runtime.backend to cpu";
 }

@@ -3,7 +3,7 @@
 // and given back as they are emptied.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, Weights } from "../../kernels/weights.ts";
-import type { GgmlDevice, DeviceBuffer } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen, type WeightSource } from "./lower.ts";
