@@ -1,6 +1,7 @@
 // MoEDeployment: one model served by one expert-parallel world. The spec, its defaults and its CEL rules.
 // Every field here is rendered by the operator or refused through SpecAccepted=False. Status: moe-deployment-status.ts.
 import { z } from "zod";
+import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
@@ -115,7 +116,7 @@ const elasticity = z
 const experts = z
   .object({
     memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
+      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
     minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
       description:
@@ -129,7 +130,7 @@ const runtime = z
   .object({
     backend: z.enum(backendChoices).default(defaultBackend).meta({
       description:
-        "Compute backend of the workers. cpu is ggml on the processor, and what Auto takes; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
+        "Compute backend of the workers: ggml on the processor (cpu), on NVIDIA's GPUs (cuda) or on any GPU with a Vulkan driver (vulkan). cuda and vulkan want a runtime image whose tag ends in their name, and a GPU that the pod asks for. Auto takes the first of cuda, vulkan and cpu whose library is in the image and whose device is there, none in software; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),
     expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description:
@@ -318,6 +319,10 @@ export const moeDeploymentSpecSchema = z
       {
         rule: "!has(self.elasticity.maxReplicas) || self.failurePolicy.minServingReplicas <= self.elasticity.maxReplicas",
         message: "failurePolicy.minServingReplicas must not be above elasticity.maxReplicas, or it could never be reached",
+      },
+      {
+        rule: `!(self.runtime.backend in ['${deviceMemoryBackends.join("', '")}']) || has(self.experts.memoryPerRank)`,
+        message: `experts.memoryPerRank is required with runtime.backend ${deviceMemoryBackends.join(", ")}: set it to the device memory that experts may take`,
       },
       {
         rule: "self.suspend || oldSelf.suspend || oldSelf.replicas == 0 || self.model.uri == oldSelf.model.uri",

@@ -12,7 +12,7 @@ export const rebalancingModes = ["Auto", "Recommend", "Off"] as const;
 export type RebalancingMode = (typeof rebalancingModes)[number];
 
 /** Backends: each computes in a worker on one kind of device. */
-export const backendNames = ["cpu", "reference"] as const;
+export const backendNames = ["cpu", "cuda", "vulkan", "reference"] as const;
 export type BackendName = (typeof backendNames)[number];
 /** Values of `spec.runtime.backend`: a backend, or Auto for the first one that suits the machine. */
 export const backendChoices = ["Auto", ...backendNames] as const;

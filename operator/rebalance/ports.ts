@@ -37,6 +37,8 @@ export interface Description {
   readonly maxContext: number;
   /** Backend and hardware, as "cpu: AMD EPYC". Ranks with the same device count as equally fast until their work shows more. */
   readonly device: string;
+  /** What the bits of its results depend on, "exact: …" or "tolerance: …"; ranks of one exact class compute the same text. */
+  readonly numerics: string;
   readonly speed: number;
 }
 

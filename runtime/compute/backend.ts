@@ -60,6 +60,9 @@ export interface Backend extends Capabilities {
   readonly device: string;
   /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
   readonly numericClass: "exact" | "tolerance";
+  /** What the bits of its results depend on beside the model: engine and version, and the instructions or the device that compute. Equal
+   *  in two processes of the exact class: so are their bits. */
+  numerics(form: WeightForm): string;
   /** True when a token's row has the same bits computed alone as in a prefill, so that lost KV may be prefilled instead of replayed. */
   readonly prefillEqualsDecode: boolean;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
@@ -81,6 +84,8 @@ export interface BackendOptions {
   /** With 8 the dense part's matrices may be kept in int8 blocks of 32 (beside experts that are coarser still), which a backend may
    *  ignore; unset = 32. */
   readonly denseBits?: 8 | 32;
+  /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
+  readonly cpuBuild?: string | undefined;
 }
 
 export type BackendFactory = (options: BackendOptions) => Promise<Backend>;

@@ -3,6 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
 import type { Backend, BackendFactory, BackendOptions, Capabilities } from "./backend.ts";
+import type { GpuName } from "./ggml/packages.ts";
 
 interface Entry {
   load(): Promise<BackendFactory>;
@@ -12,8 +13,19 @@ interface Entry {
   suits?(): Promise<boolean>;
 }
 
+/** Taken by Auto where its library is installed and finds a device in hardware. */
+function gpu(kind: GpuName): Entry {
+  return {
+    load: async () => (await import("./ggml/index.ts")).gpuBackend(kind),
+    capabilities: async () => (await import("./ggml/lower.ts")).ggmlCapabilities,
+    suits: async () => (await import("./ggml/gpu.ts")).findHardware(kind) !== undefined,
+  };
+}
+
 /** The registry, in the order in which Auto asks. */
 const backends = {
+  cuda: gpu("cuda"),
+  vulkan: gpu("vulkan"),
   cpu: {
     load: async () => (await import("./ggml/index.ts")).createGgmlBackend,
     capabilities: async () => (await import("./ggml/lower.ts")).ggmlCapabilities,

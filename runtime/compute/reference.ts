@@ -81,6 +81,7 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
   ...referenceCapabilities,
   device,
   numericClass: "exact",
+  numerics: () => "reference",
   prefillEqualsDecode: true,
   sharesCores: true,
   async compile(segment, weights) {

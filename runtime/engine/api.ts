@@ -49,6 +49,9 @@ export interface EngineInfo extends ExpertGrid {
   readonly codec: CodecName;
   readonly backend: string;
   readonly device: string;
+  /** The numerics class: "exact" or "tolerance", and what the bits of this engine's results depend on. Engines of one exact class
+   *  compute a request to the same text. */
+  readonly numerics: string;
   /** Tokens of one request that this engine accepts: min(option, model). */
   readonly maxContext: number;
   readonly denseBytes: number;

@@ -94,6 +94,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
+    numerics: numericsOf(backend, options.codec),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
@@ -108,6 +109,12 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await store.close();
   };
   return { store, program, backend, embed, blocks, head, kv, info, close };
+}
+
+/** In one line, since it is compared as a whole. */
+function numericsOf(backend: Backend, codec: ThreadOptions["codec"]): string {
+  const { form, exact } = codecFor(codec);
+  return `${backend.numericClass}: ${backend.numerics(form)}, experts ${codec}, dense ${exact ? "f32" : "q8_0"}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {

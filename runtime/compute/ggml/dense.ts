@@ -3,7 +3,7 @@
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { CpuDevice, DeviceBuffer, Memory } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, type Matrix, multiplied } from "./homes.ts";
@@ -15,9 +15,6 @@ interface Placed extends Matrix {
   readonly home: Home;
 }
 
-const alignment = 64;
-const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
-
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
   const logits = gateLogits(ops);
@@ -26,14 +23,14 @@ function routerMatrices({ ops }: Segment): ReadonlySet<string> {
 
 export class DenseWeights implements WeightSource {
   readonly bytes: number;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   /** One of each kind of memory. */
   readonly #buffers = new Map<Memory, DeviceBuffer>();
   readonly #placed = new Map<string, Placed>();
 
   /** `bits`: 8 keeps f32 matrices of whole blocks in int8, with a scale for each 32. */
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
     const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
@@ -48,7 +45,7 @@ export class DenseWeights implements WeightSource {
     const sizes = new Map<Memory, number>();
     const offsets = parts.map(({ home: { memory, bytes } }) => {
       const at = sizes.get(memory) ?? 0;
-      sizes.set(memory, at + aligned(bytes));
+      sizes.set(memory, at + device.aligned(bytes));
       return at;
     });
     this.bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);

@@ -1,6 +1,6 @@
 // Where a matrix lies best: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
 // size. And memory that is nobody's, in which a graph's stand-ins for matrices are placed before they are pointed at real ones.
-import type { CpuDevice, DeviceBuffer, Memory } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen } from "./lower.ts";
@@ -23,10 +23,10 @@ export interface Home {
 }
 
 export class Homes {
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #homes = new Map<string, Home>();
 
-  constructor(device: CpuDevice) {
+  constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
@@ -40,7 +40,7 @@ export class Homes {
   /** In memory in which rows can be looked up, too. */
   plain(matrix: Matrix): Home {
     const memory = this.#device.memories.at(-1) as Memory;
-    return this.#try(matrix, { memory, exact: multipliesExactly(matrix.type, memory.name) }) as Home;
+    return this.#try(matrix, { memory, exact: this.#isExact(matrix, memory) }) as Home;
   }
 
   /** A matrix's tensor in its memory, at an address of that. */
@@ -54,13 +54,18 @@ export class Homes {
   /** Exact products before packed ones; the last kind of memory, the plain one, takes everything. */
   #find(matrix: Matrix): Home {
     const { memories } = this.#device;
-    const kinds = memories.map((memory) => ({ memory, exact: multipliesExactly(matrix.type, memory.name) }));
+    const kinds = memories.map((memory) => ({ memory, exact: this.#isExact(matrix, memory) }));
     for (const kind of [...kinds.filter(({ exact }) => exact), ...kinds.filter(({ exact }) => !exact)]) {
       if (matrix.rows === 1 && kind.memory.name !== "plain") continue;
       const home = this.#try(matrix, kind);
       if (home !== undefined) return home;
     }
     throw new TypeError("a device without plain memory");
+  }
+
+  /** Where bits are free, the plain product always is as good as any. */
+  #isExact({ type }: Matrix, { name }: Memory): boolean {
+    return !this.#device.exact || multipliesExactly(type, name);
   }
 
   #try(matrix: Matrix, { memory, exact }: Pick<Home, "memory" | "exact">): Home | undefined {

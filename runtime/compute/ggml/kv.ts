@@ -5,7 +5,7 @@ import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
 import { checkCopy } from "../check.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { numberOf } from "./types.ts";
@@ -36,7 +36,7 @@ export class GgmlKv implements KvCache {
   readonly bytes: number;
   readonly spec: KvSpec;
   readonly layers: readonly LayerTensors[];
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #buffer: DeviceBuffer;
   /** Tables of each rotation in use, by its numbers; few, since layers share them. */
@@ -44,7 +44,7 @@ export class GgmlKv implements KvCache {
   /** Inputs of a call, the same for all layers. */
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
 
-  constructor(device: CpuDevice, spec: KvSpec) {
+  constructor(device: GgmlDevice, spec: KvSpec) {
     const { ggml } = device;
     this.#device = device;
     this.spec = spec;

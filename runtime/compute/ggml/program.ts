@@ -9,7 +9,7 @@ import { widthsOf } from "../../kernels/widths.ts";
 import type { Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
 import { DenseWeights } from "./dense.ts";
-import type { CpuDevice } from "./device.ts";
+import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { isHostOp, type Lowering, lower } from "./lower.ts";
@@ -86,7 +86,7 @@ export function lowerOps(
 
 export class DenseProgram implements Compiled {
   readonly residentBytes: number;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #segment: Segment;
   readonly #weights: DenseWeights;
   readonly #onDevice: readonly Op[];
@@ -98,7 +98,7 @@ export class DenseProgram implements Compiled {
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
 
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
     this.#device = device;
     this.#segment = segment;
     this.#weights = new DenseWeights(device, segment, weights, bits);
@@ -134,6 +134,11 @@ export class DenseProgram implements Compiled {
   async dispose(): Promise<void> {
     this.#graphs.clear();
     this.#weights.free();
+  }
+
+  /** Throws AppError `UnsupportedOp` where the device lacks an operation of a graph for so many rows. */
+  tryOut(rows: number, call: KvCall | undefined): void {
+    if (this.#onDevice.length > 0) this.#build(rows, this.#usesKv ? call : undefined).graph.free();
   }
 
   #graph(rows: number, kv: KvCall | undefined): Built {

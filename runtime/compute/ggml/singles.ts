@@ -6,7 +6,7 @@ import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { Compiled, Inputs, Outputs } from "../backend.ts";
 import { checkInputs } from "../check.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { type Home, type Matrix, multiplied } from "./homes.ts";
@@ -18,10 +18,6 @@ import { dimensions } from "./types.ts";
 /** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
 const graphsMax = 64;
 const nodesPerOp = 4;
-const alignment = 64;
-
-const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
-
 /** A weight of a shape of expert. */
 interface Part extends Matrix {
   readonly name: string;
@@ -73,10 +69,10 @@ export class SingleExpert implements Compiled {
 }
 
 export class SingleExperts {
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #shapes = new Map<string, Shape>();
 
-  constructor(device: CpuDevice) {
+  constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
@@ -91,8 +87,14 @@ export class SingleExperts {
   bytesOf(segment: Segment, form: WeightForm): number {
     return segment.weights.reduce((sum, { shape }) => {
       const [rows, columns] = dimensions(shape);
-      return sum + aligned(this.#device.homes.of({ type: shape.length < 2 ? "f32" : form, rows, columns }).bytes);
+      return sum + this.#device.aligned(this.#device.homes.of({ type: shape.length < 2 ? "f32" : form, rows, columns }).bytes);
     }, 0);
+  }
+
+  /** Answers in the order of the calls; undefined where some are of something else. */
+  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
+    const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
+    return experts.length === calls.length ? experts.map(({ program, inputs }) => this.run(program, inputs)) : undefined;
   }
 
   run(expert: SingleExpert, inputs: Inputs): Outputs {
@@ -131,7 +133,7 @@ export class SingleExperts {
     const sizes = new Map<Home["memory"], number>();
     const offsets = parts.map(({ home: { memory, bytes } }) => {
       const at = sizes.get(memory) ?? 0;
-      sizes.set(memory, at + aligned(bytes));
+      sizes.set(memory, at + this.#device.aligned(bytes));
       return at;
     });
     const context = this.#device.metadata(parts.length);
