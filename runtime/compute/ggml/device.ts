@@ -275,14 +275,16 @@ export class CpuDevice extends GgmlDevice {
     ggml.ggml_backend_cpu_set_use_ref(backend, true);
     const threadpool = startThreads(ggml, backend, threads);
     if (threads === 1) ggml.reportAborts();
+    const packed = packedMemoriesOf(ggml, ggml.ggml_backend_get_device(backend));
+    const amx = packed.some(({ name }) => name === "AMX");
     const model = cpus()[0]?.model.trim() ?? "unknown processor";
     super({
       ggml,
       backend,
       description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
-      computesWith: (form) => instructionsOf(ggml.cpuBuild, form),
-      packed: packedMemoriesOf(ggml, ggml.ggml_backend_get_device(backend)),
+      computesWith: (form) => instructionsOf(ggml.cpuBuild, form, amx),
+      packed,
       setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),
       governor,
       close: () => ggml.ggml_threadpool_free(threadpool),
