@@ -37,8 +37,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   reportAborts(): void;
 }
 
-/** koffi calls C on a stack of its own, of 1 MiB unless said otherwise, and looks for no overflow: a driver that compiles a kernel in a call
- *  wants as much as a thread has. Pages that are not touched take no memory. */
+/** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a
+ *  call wants as much as a thread has. Pages that are not touched take no memory. */
 koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `MADV_DONTNEED`. */
@@ -88,19 +88,24 @@ const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
   throw unavailable(`there is no ${kind} backend for ${process.platform} on ${process.arch}; set spec.runtime.backend to reference`);
 };
 
+/** Spelled out where a package is a dependency, so that who looks for unused ones finds it. */
+const entries: Readonly<Record<string, () => string>> = {
+  "@node-llama-cpp/linux-x64": () => import.meta.resolve("@node-llama-cpp/linux-x64"),
+  "@node-llama-cpp/linux-arm64": () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
+};
+
 /** The folder of a library; undefined where its package is not installed. */
 function folderOf({ package: name, folder }: Library): string | undefined {
   try {
-    const found = join(dirname(dirname(fileURLToPath(import.meta.resolve(name)))), folder);
+    const found = join(dirname(dirname(fileURLToPath(entries[name]?.() ?? import.meta.resolve(name)))), folder);
     return existsSync(found) ? found : undefined;
   } catch {
     return undefined;
   }
 }
 
-function notInstalled(kind: "cpu" | GpuName, { package: name }: Library): AppError {
-  const machine = kind === "cpu" ? " (glibc 2.34 or later, no musl)" : `, or run the runtime image whose tag ends in -${kind}`;
-  return unavailable(`ggml's library for ${kind} is not installed: npm install ${name}@${packageVersion}${machine}`);
+function notInstalled(kind: "cpu" | GpuName, { package: name, otherwise }: Library): AppError {
+  return unavailable(`ggml's library for ${kind} is not installed: npm install ${name}@${packageVersion}; ${otherwise}`);
 }
 
 function cpuFolder(): string {
@@ -120,7 +125,7 @@ const installed = (kind: GpuName): readonly string[] =>
 /** True where there is a library for that kind of GPU; whether it loads, and finds a device, is another question. */
 export const gpuInstalled = (kind: GpuName): boolean => installed(kind).length > 0;
 
-/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `wanted`: that build alone. */
+/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `named`: that build alone. */
 function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string } {
   let best: { readonly library: Loaded; readonly build: string; readonly score: number } | undefined;
   for (const file of readdirSync(folder).sort()) {
