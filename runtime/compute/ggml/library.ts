@@ -28,6 +28,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
 
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
+/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
+const toStay = 0x1002;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
 
@@ -77,8 +79,8 @@ function libraryFolder(): string {
 }
 
 /** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. */
-function bestCpuLibrary(folder: string): { readonly library: Library; readonly build: string } {
-  let best: { readonly library: Library; readonly build: string; readonly score: number } | undefined;
+function bestCpuLibrary(folder: string): { readonly library: Library; readonly build: string; readonly file: string } {
+  let best: { readonly library: Library; readonly build: string; readonly file: string; readonly score: number } | undefined;
   for (const file of readdirSync(folder).sort()) {
     const build = /^libggml-cpu-(.+)\.so$/.exec(file)?.[1];
     if (build === undefined) continue;
@@ -86,7 +88,7 @@ function bestCpuLibrary(folder: string): { readonly library: Library; readonly b
     const score = library.func("ggml_backend_score", "int32_t", [])() as number;
     if (score > (best?.score ?? 0)) {
       best?.library.unload();
-      best = { library, build, score };
+      best = { library, build, file, score };
     } else library.unload();
   }
   if (best === undefined) throw unavailable(`no build of ggml's CPU library in ${packageName} runs on this processor`);
@@ -95,11 +97,14 @@ function bestCpuLibrary(folder: string): { readonly library: Library; readonly b
 
 function load(): GgmlLibrary {
   const folder = libraryFolder();
-  const base = bind(koffi.load(join(folder, "libggml-base.so")), baseFunctions); // first: the CPU library needs it and finds it loaded
+  const system = bind(koffi.load(null), systemFunctions);
+  const baseFile = join(folder, "libggml-base.so");
+  system.dlopen(baseFile, toStay); // first: the CPU library needs it and finds it loaded
+  const base = bind(koffi.load(baseFile), baseFunctions);
   const version = base.ggml_version();
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
-  const { library, build } = bestCpuLibrary(folder);
-  const system = bind(koffi.load(null), systemFunctions);
+  const { library, build, file } = bestCpuLibrary(folder);
+  system.dlopen(join(folder, file), toStay);
   const pageBytes = BigInt(system.getpagesize());
   return {
     ...base,
