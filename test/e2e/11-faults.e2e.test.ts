@@ -35,7 +35,7 @@ const cutMs = 12_000;
 /** Plans that may be past their first commit when they are seen. */
 const attemptsMax = 8;
 /** Two experts more than what the container holds. */
-const spareBytes = 8 * 1024 * 1024;
+const spareBytes = 3 * 1024 * 1024;
 
 const steps = ["prepare", "commit"] as const;
 type Step = (typeof steps)[number];

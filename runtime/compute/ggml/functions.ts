@@ -96,6 +96,7 @@ export const baseFunctions = {
 /** Of the C library. */
 export const systemFunctions = {
   getpagesize: ["i32"],
+  dlopen: ["pointer", "text", "i32"],
   madvise: ["i32", "pointer", "size", "i32"],
   setenv: ["i32", "text", "text", "i32"],
 } as const satisfies Readonly<Record<string, Signature>>;

@@ -43,6 +43,8 @@ koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
+/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
+const toStay = 0x1002;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
 
@@ -126,8 +128,8 @@ const installed = (kind: GpuName): readonly string[] =>
 export const gpuInstalled = (kind: GpuName): boolean => installed(kind).length > 0;
 
 /** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `named`: that build alone. */
-function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string } {
-  let best: { readonly library: Loaded; readonly build: string; readonly score: number } | undefined;
+function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string; readonly file: string } {
+  let best: { readonly library: Loaded; readonly build: string; readonly file: string; readonly score: number } | undefined;
   for (const file of readdirSync(folder).sort()) {
     const build = /^libggml-cpu-(.+)\.so$/.exec(file)?.[1];
     if (build === undefined || (named !== undefined && build !== named)) continue;
@@ -135,7 +137,7 @@ function bestCpuLibrary(folder: string, named?: string): { readonly library: Loa
     const score = library.func("ggml_backend_score", "int32_t", [])() as number;
     if (score > (best?.score ?? 0)) {
       best?.library.unload();
-      best = { library, build, score };
+      best = { library, build, file, score };
     } else library.unload();
   }
   if (best === undefined)
@@ -147,11 +149,14 @@ function bestCpuLibrary(folder: string, named?: string): { readonly library: Loa
 
 function load(cpuBuild?: string): GgmlLibrary {
   const folder = cpuFolder();
-  const base = bind(koffi.load(join(folder, "libggml-base.so")), baseFunctions); // first: the others need it and find it loaded
+  const system = bind(koffi.load(null), systemFunctions);
+  const baseFile = join(folder, "libggml-base.so");
+  system.dlopen(baseFile, toStay); // first: the others need it and find it loaded
+  const base = bind(koffi.load(baseFile), baseFunctions);
   const version = base.ggml_version();
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
-  const { library, build } = bestCpuLibrary(folder, cpuBuild);
-  const system = bind(koffi.load(null), systemFunctions);
+  const { library, build, file } = bestCpuLibrary(folder, cpuBuild);
+  system.dlopen(join(folder, file), toStay);
   const pageBytes = BigInt(system.getpagesize());
   return {
     ...base,
@@ -196,6 +201,7 @@ export function gpuRegistry(kind: GpuName): Pointer {
   let reason = notInstalled(kind, first);
   for (const [at, path] of installed(kind).entries()) {
     try {
+      bind(koffi.load(null), systemFunctions).dlopen(path, toStay);
       const registry = bind(koffi.load(path), deviceFunctions).ggml_backend_init();
       if (registry !== 0n) registries.set(kind, registry);
       if (registry !== 0n) return registry;
