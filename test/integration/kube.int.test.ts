@@ -53,6 +53,8 @@ test("every sample is accepted by the server", async () => {
   await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/smol-moe.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/production.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/complete.yaml"));
+  for (const kind of ["cuda", "vulkan"])
+    await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, `crds/samples/gpu-${kind}.yaml`));
 });
 
 const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {

@@ -96,6 +96,7 @@ export const baseFunctions = {
 /** Of the C library. */
 export const systemFunctions = {
   getpagesize: ["i32"],
+  dlopen: ["pointer", "text", "i32"],
   memcpy: ["pointer", "pointer", "data", "size"],
   madvise: ["i32", "pointer", "size", "i32"],
   setenv: ["i32", "text", "text", "i32"],

@@ -1,4 +1,4 @@
-// Which builds of ggml's CPU library give the same bits: sums in f32 depend on the instructions that a build adds with. Measured on one
+// The builds of ggml's CPU library that give the same bits: sums in f32 depend on the instructions that a build adds with. Measured on one
 // processor with all builds, every type of weight, attention and activations. Pure.
 import type { WeightForm } from "../../kernels/weights.ts";
 

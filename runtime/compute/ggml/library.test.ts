@@ -1,4 +1,4 @@
-// What is said where ggml's libraries do not load, and where ggml ends the process.
+// The words of refusals where ggml's libraries do not load, and the last line of a process that ggml ends.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";

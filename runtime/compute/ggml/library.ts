@@ -38,12 +38,14 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   reportAborts(): void;
 }
 
-/** koffi calls C on a stack of its own, of 1 MiB unless said otherwise, and looks for no overflow: a driver that compiles a kernel in a call
- *  wants as much as a thread has. Pages that are not touched take no memory. */
+/** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a
+ *  call wants as much as a thread has. Pages that are not touched take no memory. */
 koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
+/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
+const toStay = 0x1002;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
 
@@ -89,19 +91,24 @@ const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
   throw unavailable(`there is no ${kind} backend for ${process.platform} on ${process.arch}; set spec.runtime.backend to reference`);
 };
 
+/** Spelled out where a package is a dependency, so that who looks for unused ones finds it. */
+const entries: Readonly<Record<string, () => string>> = {
+  "@node-llama-cpp/linux-x64": () => import.meta.resolve("@node-llama-cpp/linux-x64"),
+  "@node-llama-cpp/linux-arm64": () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
+};
+
 /** The folder of a library; undefined where its package is not installed. */
 function folderOf({ package: name, folder }: Library): string | undefined {
   try {
-    const found = join(dirname(dirname(fileURLToPath(import.meta.resolve(name)))), folder);
+    const found = join(dirname(dirname(fileURLToPath(entries[name]?.() ?? import.meta.resolve(name)))), folder);
     return existsSync(found) ? found : undefined;
   } catch {
     return undefined;
   }
 }
 
-function notInstalled(kind: "cpu" | GpuName, { package: name }: Library): AppError {
-  const machine = kind === "cpu" ? " (glibc 2.34 or later, no musl)" : `, or run the runtime image whose tag ends in -${kind}`;
-  return unavailable(`ggml's library for ${kind} is not installed: npm install ${name}@${packageVersion}${machine}`);
+function notInstalled(kind: "cpu" | GpuName, { package: name, otherwise }: Library): AppError {
+  return unavailable(`ggml's library for ${kind} is not installed: npm install ${name}@${packageVersion}; ${otherwise}`);
 }
 
 function cpuFolder(): string {
@@ -121,9 +128,9 @@ const installed = (kind: GpuName): readonly string[] =>
 /** True where there is a library for that kind of GPU; whether it loads, and finds a device, is another question. */
 export const gpuInstalled = (kind: GpuName): boolean => installed(kind).length > 0;
 
-/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `wanted`: that build alone. */
-function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string } {
-  let best: { readonly library: Loaded; readonly build: string; readonly score: number } | undefined;
+/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `named`: that build alone. */
+function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string; readonly file: string } {
+  let best: { readonly library: Loaded; readonly build: string; readonly file: string; readonly score: number } | undefined;
   for (const file of readdirSync(folder).sort()) {
     const build = /^libggml-cpu-(.+)\.so$/.exec(file)?.[1];
     if (build === undefined || (named !== undefined && build !== named)) continue;
@@ -131,7 +138,7 @@ function bestCpuLibrary(folder: string, named?: string): { readonly library: Loa
     const score = library.func("ggml_backend_score", "int32_t", [])() as number;
     if (score > (best?.score ?? 0)) {
       best?.library.unload();
-      best = { library, build, score };
+      best = { library, build, file, score };
     } else library.unload();
   }
   if (best === undefined)
@@ -143,11 +150,14 @@ function bestCpuLibrary(folder: string, named?: string): { readonly library: Loa
 
 function load(cpuBuild?: string): GgmlLibrary {
   const folder = cpuFolder();
-  const base = bind(koffi.load(join(folder, "libggml-base.so")), baseFunctions); // first: the others need it and find it loaded
+  const system = bind(koffi.load(null), systemFunctions);
+  const baseFile = join(folder, "libggml-base.so");
+  system.dlopen(baseFile, toStay); // first: the others need it and find it loaded
+  const base = bind(koffi.load(baseFile), baseFunctions);
   const version = base.ggml_version();
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
-  const { library, build } = bestCpuLibrary(folder, cpuBuild);
-  const system = bind(koffi.load(null), systemFunctions);
+  const { library, build, file } = bestCpuLibrary(folder, cpuBuild);
+  system.dlopen(join(folder, file), toStay);
   const word = new BigUint64Array(1);
   const pageBytes = BigInt(system.getpagesize());
   return {
@@ -197,6 +207,7 @@ export function gpuRegistry(kind: GpuName): Pointer {
   let reason = notInstalled(kind, first);
   for (const [at, path] of installed(kind).entries()) {
     try {
+      bind(koffi.load(null), systemFunctions).dlopen(path, toStay);
       const registry = bind(koffi.load(path), deviceFunctions).ggml_backend_init();
       if (registry !== 0n) registries.set(kind, registry);
       if (registry !== 0n) return registry;

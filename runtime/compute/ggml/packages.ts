@@ -17,21 +17,29 @@ export interface Library {
   readonly folder: string;
   /** Of a GPU; the CPU's folder has many builds. */
   readonly file: string;
+  /** Beside installing the package: what it takes, or what to do instead. */
+  readonly otherwise: string;
 }
 
 const scope = "@node-llama-cpp";
-const cpu = (machine: string): Library => ({ package: `${scope}/${machine}`, folder: `bins/${machine}`, file: "libggml-base.so" });
+const cpu = (machine: string): Library => ({
+  package: `${scope}/${machine}`,
+  folder: `bins/${machine}`,
+  file: "libggml-base.so",
+  otherwise: "it wants glibc 2.34 or later, and no musl",
+});
+const gpu = (kind: GpuName, machine: string, folder: string): Library => ({
+  package: `${scope}/${machine}`,
+  folder: `bins/${folder}`,
+  file: `libggml-${kind}.so`,
+  otherwise: `or run the runtime image whose tag ends in -${kind}`,
+});
 
 /** Candidates in the order in which they are tried; the second of CUDA is made for CUDA 12. */
 const libraries: Readonly<Record<"cpu" | GpuName, Readonly<Record<string, readonly Library[]>>>> = {
   cpu: { "linux-x64": [cpu("linux-x64")], "linux-arm64": [cpu("linux-arm64")] },
-  cuda: {
-    "linux-x64": [
-      { package: `${scope}/linux-x64-cuda`, folder: "bins/linux-x64-cuda", file: "libggml-cuda.so" },
-      { package: `${scope}/linux-x64-cuda-ext`, folder: "bins/linux-x64-cuda/fallback", file: "libggml-cuda.so" },
-    ],
-  },
-  vulkan: { "linux-x64": [{ package: `${scope}/linux-x64-vulkan`, folder: "bins/linux-x64-vulkan", file: "libggml-vulkan.so" }] },
+  cuda: { "linux-x64": [gpu("cuda", "linux-x64-cuda", "linux-x64-cuda"), gpu("cuda", "linux-x64-cuda-ext", "linux-x64-cuda/fallback")] },
+  vulkan: { "linux-x64": [gpu("vulkan", "linux-x64-vulkan", "linux-x64-vulkan")] },
 };
 
 export const librariesOf = (kind: "cpu" | GpuName, platform: string, arch: string): readonly Library[] =>
