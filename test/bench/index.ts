@@ -28,6 +28,16 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: [...engineOptions, ...peerOptions],
     load: async () => (await import("./speed.ts")).prefillBench,
   },
+  ranks: {
+    summary: "tokens/s of 1 to 4 ranks in processes with equal shares of the CPUs, beside one rank with all of them",
+    options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 1,2,3,4)", "--cpus N       CPUs that they share (default: all)"],
+    load: async () => (await import("./ranks.ts")).ranksBench,
+  },
+  interference: {
+    summary: "time between a stream's tokens while another rank prefills a long prompt, and that prompt's first token",
+    options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 3)"],
+    load: async () => (await import("./interference.ts")).interferenceBench,
+  },
   load: {
     summary: "time between tokens while experts are loaded, beside a quiet run",
     options: engineOptions,

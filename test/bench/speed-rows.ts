@@ -59,6 +59,15 @@ export function ratioOf(ours: readonly number[], theirs: readonly number[]): num
   return median(ours.map((value, i) => value / (theirs[i] ?? Number.NaN)).filter((ratio) => !Number.isNaN(ratio)));
 }
 
+/** Tokens/s while all of a batch decode, of the milliseconds at which each one's tokens came: from the moment the last one starts to the
+ *  moment the first one ends. Of all the time, where they were never all at it. */
+export function togetherRate(all: readonly (readonly number[])[]): number {
+  const [starts, ends] = [all.map((at) => at[0] ?? 0), all.map((at) => at.at(-1) ?? 0)];
+  const [from, to] = [Math.max(...starts), Math.min(...ends)];
+  const [first, last] = to > from ? [from, to] : [Math.min(...starts), Math.max(...ends)];
+  return (all.flat().filter((at) => at > first && at <= last).length * 1000) / Math.max(last - first, Number.EPSILON);
+}
+
 const percent = (share: number): string => `${round(100 * share)}%`;
 
 export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limits): SpeedRow {

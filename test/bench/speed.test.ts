@@ -47,10 +47,11 @@ test("a step reads the dense part once for all rows, and each expert that one of
 test("options are read; threads are one and all cores, the codec the first that is quantized", async () => {
   const { dir, remove } = await tinyStore();
   try {
-    const { threads, runs, codec, alone, storeDir } = await readArgs(["--store", dir, "--alone"], 4);
+    const { threads, runs, codec, alone, storeDir } = await readArgs(["--store", dir, "--alone"], [], 4);
     assert.deepEqual([threads, runs, codec, alone, storeDir], [[1, 4], 3, "f32", true, dir]);
-    assert.deepEqual((await readArgs(["--store", dir], 1)).threads, [1]);
-    assert.deepEqual((await readArgs(["--store", dir, "--threads", "3"], 4)).threads, [3]);
+    assert.deepEqual((await readArgs(["--store", dir], [], 1)).threads, [1]);
+    const { threads: three, own } = await readArgs(["--store", dir, "--threads", "3", "--ranks", "1,2"], ["ranks", "cpus"], 4);
+    assert.deepEqual([three, own], [[3], { ranks: "1,2" }]);
   } finally {
     remove();
   }

@@ -9,7 +9,7 @@ import { openStore } from "../../runtime/weights/store-reader.ts";
 import { readBandwidth } from "./bandwidth.ts";
 import { Peer } from "./llama/peer.ts";
 import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
-import { type Limits, type ModelSizes, type Rates, type SpeedRow, speedRow, tokenCost } from "./speed-rows.ts";
+import { type Limits, type ModelSizes, type Rates, type SpeedRow, speedRow, togetherRate, tokenCost } from "./speed-rows.ts";
 
 const promptTokens = 32;
 const decodeContext = 256;
@@ -105,14 +105,6 @@ function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
   };
 }
 
-/** Tokens/s while all of a batch decode: from the moment the last one starts to the moment the first one ends. */
-function togetherRate(all: readonly Came[]): number {
-  const from = Math.max(...all.map(({ at }) => at[0] ?? 0));
-  const to = Math.min(...all.map(({ at }) => at.at(-1) ?? 0));
-  const tokens = all.flatMap(({ at }) => at).filter((at) => at > from && at <= to).length;
-  return to > from ? (tokens * 1000) / (to - from) : 0;
-}
-
 const add = (rates: Map<number, number[]>, threads: number, rate: number): void =>
   void rates.set(threads, [...(rates.get(threads) ?? []), rate]);
 
@@ -157,7 +149,7 @@ export const decodeBench = (args: readonly string[]): Promise<readonly SpeedRow[
         async ({ engine, info }) => {
           const prompts = Array.from({ length: batch }, () => prompt(promptTokens, info.vocab));
           const came = await decodeTogether(engine, prompts);
-          return { rate: togetherRate(came), texts: came.map((each, i) => [...(prompts[i] ?? []), ...each.tokens]) };
+          return { rate: togetherRate(came.map(({ at }) => at)), texts: came.map((each, i) => [...(prompts[i] ?? []), ...each.tokens]) };
         },
         (peer, texts, threads) => {
           const same = texts.map((text) => text.slice(0, promptTokens + peerSteps));
