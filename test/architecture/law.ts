@@ -75,6 +75,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/models/",
     "runtime/weights/",
     "runtime/backends/",
+    "runtime/compute/ggml/fma.ts",
     "runtime/text/",
   ],
   "runtime/config.ts": ["crds/"],

@@ -6,7 +6,7 @@ import { programOf } from "../../runtime/models/index.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { readBandwidth } from "./bandwidth.ts";
+import { machineLimits } from "./limits.ts";
 import { Peer } from "./llama/peer.ts";
 import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
 import { type Limits, type ModelSizes, type Rates, type SpeedRow, speedRow, togetherRate, tokenCost } from "./speed-rows.ts";
@@ -85,8 +85,9 @@ async function agreeingPeer(store: ModelStore, { codec }: Asked, { engine, info 
 }
 
 async function limitsOf(threads: number): Promise<Limits> {
-  const limits = { gigabytesPerSecond: await readBandwidth(threads), gigaflops: undefined };
-  log(`memory: ${limits.gigabytesPerSecond.toFixed(1)} GB/s read in order by ${threads} threads`);
+  const limits = await machineLimits(threads);
+  const arithmetic = limits.gigaflops === undefined ? "no loop of multiply-adds" : `${limits.gigaflops.toFixed(0)} GFLOP/s of f32`;
+  log(`limits of ${threads} threads: ${limits.gigabytesPerSecond.toFixed(1)} GB/s read in order, ${arithmetic}`);
   return limits;
 }
 

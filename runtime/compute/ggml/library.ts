@@ -24,10 +24,14 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   pointerAt(address: Pointer): Pointer;
   /** Gives the whole pages within a range back to the machine; what was in them is lost. */
   discard(address: Pointer, bytes: number): void;
+  /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
+  machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
 }
 
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
+/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`. */
+const memory = { writable: 3, executable: 5, ownPages: 0x22 } as const;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
 
@@ -113,12 +117,21 @@ function load(): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    machineCode: (code) => machineCode(system, code),
     discard: (address, bytes) => {
       const first = (address + pageBytes - 1n) & ~(pageBytes - 1n);
       const end = (address + BigInt(bytes)) & ~(pageBytes - 1n);
       if (end > first) system.madvise(first, Number(end - first), dontNeed);
     },
   };
+}
+
+function machineCode(system: Bound<typeof systemFunctions>, code: Uint8Array): ((argument: number) => void) | undefined {
+  const at = system.mmap(0n, code.length, memory.writable, memory.ownPages, -1, 0);
+  if (BigInt.asIntN(64, at) === -1n) return undefined;
+  new Uint8Array(koffi.view(at, code.length) as ArrayBuffer).set(code);
+  if (system.mprotect(at, code.length, memory.executable) !== 0) return undefined;
+  return koffi.decode(at, koffi.proto("void", ["int64_t"])) as (argument: number) => void;
 }
 
 let loaded: GgmlLibrary | undefined;
