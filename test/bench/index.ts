@@ -14,13 +14,17 @@ const engineOptions = [
   "--runs N       rounds, in each of which every engine has its turn; medians are printed (default 3)",
 ];
 const peerOptions = ["--alone        without llama.cpp"];
+const decodeOptions = [
+  "--hog          instead: one request beside a process that uses up a CPU, against one thread alone",
+  "--split        instead: where the time of a step goes, for each layer",
+];
 const rowNames =
   "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops, fresh (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {
     summary: "tokens/s of one worker answering 1, 8 and 32 requests, beside llama.cpp in turns and the machine's limits",
-    options: [...engineOptions, ...peerOptions],
+    options: [...engineOptions, ...peerOptions, ...decodeOptions],
     load: async () => (await import("./speed.ts")).decodeBench,
   },
   prefill: {

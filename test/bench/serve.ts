@@ -93,12 +93,26 @@ export interface EngineUnderTest {
   readonly reload: () => Promise<void>;
 }
 
-/** An engine with all experts loaded. */
-export async function openEngine({ storeDir, codec, backend }: Asked, threads: number, maxContext: number): Promise<EngineUnderTest> {
+interface Setting {
+  readonly threads: number;
+  readonly maxContext: number;
+  /** Devices, as engines describe them, that are not wanted once more. */
+  readonly unless?: readonly string[];
+}
+
+/** An engine with all experts loaded; undefined where its device is one of `unless`. */
+export async function openEngine(
+  { storeDir, codec, backend }: Asked,
+  { threads, maxContext, unless = [] }: Setting,
+): Promise<EngineUnderTest | undefined> {
   const remote = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
   const start = performance.now();
   const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, remote });
   const info = engine.describe();
+  if (unless.includes(info.device)) {
+    await engine.close();
+    return undefined;
+  }
   const load = async (layers: number): Promise<void> => {
     const store = await openStore(storeDir);
     for (let layer = 0; layer < layers; layer++) {
@@ -143,7 +157,7 @@ export async function generate(engine: Engine, ids: readonly number[], maxTokens
 /** Gaps between tokens of a running request, quiet and while 32 experts are unloaded and loaded again. */
 export async function loadBench(args: readonly string[]): Promise<readonly object[]> {
   const asked = await readArgs(args);
-  const { engine, info, reload } = await openEngine(asked, asked.threads.at(-1) ?? 1, 2048);
+  const { engine, info, reload } = (await openEngine(asked, { threads: asked.threads.at(-1) ?? 1, maxContext: 2048 })) as EngineUnderTest;
   const gaps = async (during?: () => Promise<void>): Promise<number[]> => {
     const running = generate(engine, prompt(32, info.vocab), 400);
     const done = during?.();

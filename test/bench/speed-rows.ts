@@ -89,6 +89,39 @@ export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limit
   };
 }
 
+export interface HogRow {
+  readonly case: string;
+  readonly threads: number;
+  readonly tokensPerSecond: number;
+  /** One thread of ours, without the hog. */
+  readonly alone: number;
+  readonly ratio: number;
+  readonly least: number;
+  readonly ok: boolean;
+  /** llama.cpp beside the hog, on so many threads. */
+  readonly llama: number | "-";
+}
+
+/** What is left beside a hog. */
+const hogLeast = 0.9;
+
+/** One row for each number of threads, held against one thread alone. */
+export function hogTable(
+  name: string,
+  alone: readonly number[],
+  { ours, llama }: { readonly ours: Rates; readonly llama: Rates },
+): HogRow[] {
+  return [...new Set([...ours.keys(), ...llama.keys()])].flatMap((threads) => {
+    const own = ours.get(threads) ?? [...ours.values()].at(-1) ?? []; // a backend of one thread has no more
+    const theirs = llama.get(threads);
+    const ratio = ratioOf(own, alone);
+    return {
+      ...{ case: name, threads, tokensPerSecond: round(median(own)), alone: round(median(alone)), ratio: round(ratio, 2) },
+      ...{ least: hogLeast, ok: ratio >= hogLeast, llama: theirs ? round(median(theirs)) : "-" },
+    };
+  });
+}
+
 /** The weights of a model, counted. */
 export interface ModelSizes {
   readonly layers: number;
