@@ -33,7 +33,7 @@ export interface Asked {
 const options = {
   store: { type: "string" },
   codec: { type: "string" },
-  backend: { type: "string", default: backendNames.find((name) => name === "ggml") ?? "cpu" },
+  backend: { type: "string", default: "cpu" },
   threads: { type: "string" },
   runs: { type: "string", default: "3" },
   alone: { type: "boolean", default: false },

@@ -2,8 +2,8 @@
 // computing them (counters); what it does not tell apart is measured beside it, on the same backend with the same weights: the part of the
 // gate in a layer's dense program, the head, and the sum of the experts' rows. The rest of a step is JavaScript, and so is the time
 // between steps, with the messages of the threads.
-import type { Backend, Compiled } from "../../runtime/backends/backend.ts";
-import { createBackend } from "../../runtime/backends/index.ts";
+import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
+import { createBackend } from "../../runtime/compute/index.ts";
 import { combine } from "../../runtime/engine/core/combine.ts";
 import { gateLogits, gateNames } from "../../runtime/kernels/index.ts";
 import type { Segment, Tensor } from "../../runtime/kernels/segment.ts";

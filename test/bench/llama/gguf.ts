@@ -7,7 +7,6 @@ import { finished } from "node:stream/promises";
 import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
-import { tensorBytes, typeOfForm } from "../../../runtime/compute/ggml/encode.ts";
 import { numberOf, type WeightType, weightBytes } from "../../../runtime/compute/ggml/types.ts";
 import type { Weights } from "../../../runtime/kernels/weights.ts";
 import { codecFor } from "../../../runtime/weights/codecs/index.ts";
@@ -87,7 +86,7 @@ function expertTensors(store: ModelStore, codec: CodecName): PlannedTensor[] {
     kept = { layer, experts: Promise.all(units) };
     return kept.experts;
   };
-  const type = typeOfForm(codecFor(codec).form);
+  const type = codecFor(codec).form;
   return store.layerShapes.flatMap(({ experts, matrices }, layer) =>
     matrices.map(({ name, shape }) => ({
       name: `blk.${layer}.${mixtralMatrices[name]}_exps.weight`,
@@ -105,7 +104,7 @@ function expertTensors(store: ModelStore, codec: CodecName): PlannedTensor[] {
 function bytesOfWeight(weights: Weights, name: string): Uint8Array {
   const weight = weights[name];
   if (weight === undefined) throw new AppError(`a unit has no matrix ${name}`, { code: "CorruptShard" });
-  const { buffer, byteOffset, byteLength } = tensorBytes(weight);
+  const { buffer, byteOffset, byteLength } = weight.data;
   return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
 }
 
