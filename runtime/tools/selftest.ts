@@ -3,10 +3,12 @@
 import type { BackendChoice } from "../../crds/names.ts";
 import type { Backend, Compiled, Outputs } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
+import { ggmlBytes } from "../kernels/ggml/index.ts";
 import { allCases } from "../kernels/index.ts";
 import type { KernelCase } from "../kernels/kernel.ts";
 import { randomTensor } from "../kernels/random.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
+import type { GgmlWeight, WeightOf } from "../kernels/weights.ts";
 
 /** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
 const slack = 10;
@@ -41,6 +43,8 @@ export interface SelfTest {
   readonly ops: readonly OpResult[];
   /** Bytes read and written by a plain copy, per second: what no product of one row exceeds by much. */
   readonly copyGigabytesPerSecond: number;
+  /** A loop of multiply-adds on one thread: what no f32 product of a thread exceeds. Undefined where there is none for the processor. */
+  readonly fmaGigaflops: number | undefined;
   readonly products: readonly ProductResult[];
 }
 
@@ -68,7 +72,7 @@ export async function selfTest({ backend: choice, threads, speed }: SelfTestOpti
       device: backend.device,
       numericClass: backend.numericClass,
       ops,
-      copyGigabytesPerSecond: speed ? copySpeed() : 0,
+      ...(speed ? await machineSpeeds() : { copyGigabytesPerSecond: 0, fmaGigaflops: undefined }),
       products: speed ? await productSpeeds(backend) : [],
     };
   } finally {
@@ -130,22 +134,58 @@ function copySpeed(): number {
   return best;
 }
 
+/** What products are held against. */
+export async function machineSpeeds(): Promise<Pick<SelfTest, "copyGigabytesPerSecond" | "fmaGigaflops">> {
+  return { copyGigabytesPerSecond: copySpeed(), fmaGigaflops: await fmaSpeed() };
+}
+
+/** The loop comes with ggml's libraries, which a machine may lack. */
+async function fmaSpeed(): Promise<number | undefined> {
+  try {
+    return (await import("../compute/ggml/fma.ts")).fmaGigaflops();
+  } catch {
+    return undefined;
+  }
+}
+
+/** The forms of a matrix that are multiplied: plain, of the dense part, of quantized experts. */
+const productForms = ["f32", "q8_0", "q4_0", "iq4_nl"] as const;
+type ProductForm = (typeof productForms)[number];
+
+const productCases = [
+  { name: "one row, matrix in memory", size: largeSize, rows: 1, repeat: 1 },
+  { name: "256 rows, matrix in memory", size: largeSize, rows: rowsOfPrefill, repeat: 1 },
+  { name: "256 rows, matrix in cache", size: smallSize, rows: rowsOfPrefill, repeat: 20 },
+] as const;
+
 async function productSpeeds(backend: Backend): Promise<ProductResult[]> {
   const products: ProductResult[] = [];
-  for (const { name, size, rows, repeat } of [
-    { name: "one row, matrix in memory", size: largeSize, rows: 1, repeat: 1 },
-    { name: "256 rows, matrix in memory", size: largeSize, rows: rowsOfPrefill, repeat: 1 },
-    { name: "256 rows, matrix in cache", size: smallSize, rows: rowsOfPrefill, repeat: 20 },
-  ]) {
-    const { data } = randomTensor(1, [smallSize, smallSize], 0.01);
-    const weight = new Float32Array(size * size);
-    for (let at = 0; at < weight.length; at += data.length) weight.set(data as Float32Array, at);
-    const program = await backend.compile(square(size), { w: { form: "f32", shape: [size, size], data: weight } });
-    const time = await fastest(program, { shape: [rows, size], data: new Float32Array(rows * size).fill(0.01) }, repeat);
-    await program.dispose();
-    products.push({ case: name, gigabytesPerSecond: weight.byteLength / time / 1e9, gigaflops: (2 * rows * size * size) / time / 1e9 });
-  }
+  for (const form of productForms)
+    for (const { name, size, rows, repeat } of productCases) {
+      const weight = matrixOf(form, size);
+      const program = await backend.compile(square(size), { w: weight }).catch(() => undefined); // a form that it does not know
+      if (program === undefined) continue;
+      const time = await fastest(program, { shape: [rows, size], data: new Float32Array(rows * size).fill(0.01) }, repeat);
+      await program.dispose();
+      products.push({
+        case: `${form}, ${name}`,
+        gigabytesPerSecond: weight.data.byteLength / time / 1e9,
+        gigaflops: (2 * rows * size * size) / time / 1e9,
+      });
+    }
   return products;
+}
+
+/** Every byte of a block: as a half, which scales are, a small number. */
+const blockByte = 0x11;
+
+function matrixOf(form: ProductForm, size: number): WeightOf<"f32"> | GgmlWeight {
+  const shape = [size, size];
+  if (form !== "f32") return { form, shape, data: new Uint8Array(ggmlBytes(form, size * size)).fill(blockByte) };
+  const { data } = randomTensor(1, [smallSize, smallSize], 0.01);
+  const values = new Float32Array(size * size);
+  for (let at = 0; at < values.length; at += data.length) values.set(data as Float32Array, at);
+  return { form, shape, data: values };
 }
 
 function square(size: number): Segment {

@@ -31,6 +31,8 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   writePointer(address: Pointer, value: Pointer): void;
   /** Gives the whole pages within a range back to the machine; what was in them is lost. */
   discard(address: Pointer, bytes: number): void;
+  /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
+  machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
   /** Gives C code a variable of the environment that has none yet; `process.env` of a worker thread does not reach it. */
   setEnvironment(name: string, value: string): void;
   /** Writes one line of the log before ggml ends the process. For who calls ggml from one thread alone: from a thread of ggml's own the
@@ -44,6 +46,8 @@ koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
+/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`. */
+const memory = { writable: 3, executable: 5, ownPages: 0x22 } as const;
 /** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
 const toStay = 0x1002;
 
@@ -176,6 +180,7 @@ function load(cpuBuild?: string): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    machineCode: (code) => machineCode(system, code),
     writePointer: (address, value) => {
       word[0] = value;
       system.memcpy(address, word, word.byteLength);
@@ -191,6 +196,14 @@ function load(cpuBuild?: string): GgmlLibrary {
       base.ggml_set_abort_callback(aborts);
     },
   };
+}
+
+function machineCode(system: Bound<typeof systemFunctions>, code: Uint8Array): ((argument: number) => void) | undefined {
+  const at = system.mmap(0n, code.length, memory.writable, memory.ownPages, -1, 0);
+  if (BigInt.asIntN(64, at) === -1n) return undefined;
+  new Uint8Array(koffi.view(at, code.length) as ArrayBuffer).set(code);
+  if (system.mprotect(at, code.length, memory.executable) !== 0) return undefined;
+  return koffi.decode(at, koffi.proto("void", ["int64_t"])) as (argument: number) => void;
 }
 
 const loaded = new Map<string, GgmlLibrary>();
