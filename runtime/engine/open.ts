@@ -4,6 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
 import { checkOps } from "../compute/check.ts";
 import { chooseBackend, createBackend } from "../compute/index.ts";
+import { checkBackend } from "../compute/trial.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
@@ -49,6 +50,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   const name = await chooseBackend(options.backend);
   const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).exact ? 32 : 8 });
   try {
+    if (options.tryDevice) await checkBackend(backend, await createBackend("reference", { threads: 1 }));
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {

@@ -1,17 +1,14 @@
 // The self-test of a compute backend on this machine: every op on its test cases against the reference, and how fast it multiplies
 // beside what the machine's memory and arithmetic allow. Answers what was measured; judging and printing are the caller's.
 import type { BackendChoice } from "../../crds/names.ts";
-import type { Backend, Compiled, Outputs } from "../compute/backend.ts";
+import type { Backend, Compiled } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
+import { type OpResult, tryOps, wrongOps } from "../compute/trial.ts";
 import { ggmlBytes } from "../kernels/ggml/index.ts";
-import { allCases } from "../kernels/index.ts";
-import type { KernelCase } from "../kernels/kernel.ts";
 import { randomTensor } from "../kernels/random.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import type { GgmlWeight, WeightOf } from "../kernels/weights.ts";
 
-/** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
-const slack = 10;
 /** A matrix [size, size] in f32: 256 MiB, far larger than caches. */
 const largeSize = 8_192;
 /** A matrix that stays in the cache. */
@@ -20,15 +17,6 @@ const rowsOfPrefill = 256;
 /** The best of so many runs counts. */
 const runs = 5;
 const copyBytes = 256 * 2 ** 20;
-
-interface OpResult {
-  readonly op: string;
-  readonly case: string;
-  /** max|a - b| / max|b| against the reference; undefined where the backend refuses the op by name. */
-  readonly error: number | undefined;
-  readonly bound: number;
-  readonly refused: string | undefined;
-}
 
 interface ProductResult {
   readonly case: string;
@@ -56,22 +44,15 @@ export interface SelfTestOptions {
 }
 
 /** True where something is computed, and all of it within its bound. */
-export const passed = ({ ops }: SelfTest): boolean =>
-  ops.some(({ error }) => error !== undefined) && ops.every(({ error, bound }) => error === undefined || error <= bound);
+export const passed = ({ ops }: SelfTest): boolean => ops.some(({ error }) => error !== undefined) && wrongOps(ops).length === 0;
 
 export async function selfTest({ backend: choice, threads, speed }: SelfTestOptions): Promise<SelfTest> {
   const [backend, oracle] = [await createBackend(choice, { threads }), await createBackend("reference", { threads: 1 })];
   try {
-    const ops: OpResult[] = [];
-    for (const { op, tolerance, case: kernelCase } of allCases()) {
-      const refused = backend.ops.has(op) ? kernelCase.segment.ops.map((each) => backend.refuses(each)).find(Boolean) : "not computed";
-      const error = refused === undefined ? distance(await runCase(backend, kernelCase), await runCase(oracle, kernelCase)) : undefined;
-      ops.push({ op, case: kernelCase.name, error, bound: tolerance * slack, refused });
-    }
     return {
       device: backend.device,
       numericClass: backend.numericClass,
-      ops,
+      ops: await tryOps(backend, oracle),
       ...(speed ? await machineSpeeds() : { copyGigabytesPerSecond: 0, fmaGigaflops: undefined }),
       products: speed ? await productSpeeds(backend) : [],
     };
@@ -79,46 +60,6 @@ export async function selfTest({ backend: choice, threads, speed }: SelfTestOpti
     await backend.close();
     await oracle.close();
   }
-}
-
-/** The outputs of an op's test case, in memory of their own. */
-export async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase): Promise<Outputs> {
-  const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
-  const program = await backend.compile(segment, Object.fromEntries(forms));
-  const cache =
-    kv &&
-    (await backend.createKv({
-      layers: 1,
-      slots: kv.slots,
-      kvHeads: kv.kvHeads,
-      context: kv.context,
-      headDim: kv.headDim,
-      valueDim: kv.valueDim,
-    }));
-  const call = cache && { cache, firstSlot: kv.firstSlot, batch: kv.batch, tokens: kv.tokens, past: Int32Array.from(kv.past) };
-  try {
-    const outputs = await program.run(inputs, call);
-    return Object.fromEntries(Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]));
-  } finally {
-    await program.dispose();
-    await cache?.dispose();
-  }
-}
-
-const distance = (got: Outputs, want: Outputs): number =>
-  Object.entries(want).reduce((worst, [name, { data }]) => Math.max(worst, relativeError(got[name]?.data ?? [], data)), 0);
-
-/** max|a-b| / max|b|, the measure of the tolerances; a value that is no number, or missing, is infinitely far. */
-export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
-  let [worst, largest] = [0, 0];
-  for (let i = 0; i < b.length; i++) {
-    const off = Math.abs((a[i] as number) - (b[i] as number));
-    if (Number.isNaN(off)) return Number.POSITIVE_INFINITY;
-    worst = Math.max(worst, off);
-    largest = Math.max(largest, Math.abs(b[i] as number));
-  }
-  return worst === 0 ? 0 : worst / largest;
 }
 
 const seconds = (from: number): number => Math.max((performance.now() - from) / 1000, 1e-9);

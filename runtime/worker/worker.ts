@@ -96,6 +96,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     storeDir: options.modelDir,
     backend: options.backend,
     codec: options.codec,
+    tryDevice: true,
     remote,
     kvPoolBytes: options.kvPoolBytes,
     maxContext: options.maxContext,

@@ -4,12 +4,12 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/compute/backend.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
+import { relativeError, runCase } from "../../runtime/compute/trial.ts";
 import { allCases, opNames } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
-import { relativeError, runCase } from "../../runtime/tools/selftest.ts";
 import { kvOf, loadModel } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
