@@ -147,6 +147,18 @@ const house: Readonly<Record<string, Row>> = {
       plant("crds/planted.ts", 'import leftPad from "left-pad";', /left-pad: give it a row/),
     ],
   },
+  "what calls C functions in a test is one file": {
+    rule: rules.testsUseAdapters,
+    over: all,
+    planted: [
+      plant(
+        "test/bench/planted.ts",
+        'import koffi from "koffi";',
+        /planted\.ts:2: a test imports koffi: only test\/bench\/llama\/library\.ts may/,
+      ),
+      plant("test/bench/llama/library.ts", "", /library\.ts is listed for koffi, and does not import it/),
+    ],
+  },
   "every npm client that the law names is imported where it says, and every dependency has a row": {
     rule: rules.everyPackageRowIsAlive(packages),
     planted: [

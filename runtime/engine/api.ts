@@ -33,7 +33,7 @@ export interface EngineOptions {
   readonly kvPoolBytes: number;
   /** Tokens of one request, prompt and output together; at most the model's own limit. */
   readonly maxContext: number;
-  /** Threads that compute experts, the engine's own included. Unset: cores. */
+  /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
   readonly threads?: number;
   readonly remote: RemoteExperts;
   readonly limits?: Partial<EngineLimits>;

@@ -3,6 +3,7 @@ import { MessageChannel, type MessagePort, type Transferable, Worker } from "nod
 import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, EngineOptions, GenerateEvent, GenerateRequest, RemoteExperts, RemoteFrame } from "./api.ts";
 import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
+import { threadsHere } from "./processors.ts";
 import { Stream } from "./stream.ts";
 
 interface Pending {
@@ -210,7 +211,7 @@ class EngineClient implements Engine {
 
 export async function startEngine({ remote, ...options }: EngineOptions): Promise<Engine> {
   const { port1, port2 } = new MessageChannel();
-  const threads = options.threads ?? 1;
+  const threads = options.threads ?? threadsHere();
   const worker = new Worker(new URL("./thread.ts", import.meta.url), {
     workerData: { port: port2, options: { ...options, threads } },
     transferList: [port2],

@@ -250,6 +250,11 @@ export const clients: Readonly<Record<string, string>> = {
   "@grafana/": "operator/dashboards/",
 };
 
+/** npm package of the product that a test needs for itself -> the only test file that imports it, and why. */
+export const testClients: Readonly<Record<string, { readonly file: string; readonly why: string }>> = {
+  koffi: { file: "test/bench/llama/library.ts", why: "calls llama.cpp, the engine that ours is compared with" },
+};
+
 /** zod is free everywhere; protobuf messages are made with `create` wherever they are sent. */
 export const free: Readonly<Record<string, readonly string[]>> = {
   zod: [""],

@@ -3,16 +3,16 @@
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { ofChosen, type WeightSource } from "./lower.ts";
-import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
+import { type Home, type Matrix, multiplied } from "./homes.ts";
+import type { WeightSource } from "./lower.ts";
+import { dimensions, numberOf, weightBytes } from "./types.ts";
 
-interface Placed {
+interface Placed extends Matrix {
   readonly tensor: Pointer;
-  readonly type: WeightType;
-  readonly shape: readonly number[];
+  readonly home: Home;
 }
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
@@ -25,28 +25,37 @@ export class DenseWeights implements WeightSource {
   readonly bytes: number;
   readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
-  readonly #buffer: DeviceBuffer;
+  /** One of each kind of memory. */
+  readonly #buffers = new Map<Memory, DeviceBuffer>();
   readonly #placed = new Map<string, Placed>();
 
   /** `bits`: 8 keeps f32 matrices of whole blocks in int8, with a scale for each 32. */
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
-    const typeOf = ({ name, shape }: Segment["weights"][number]): WeightType => {
+    const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
+    const parts = segment.weights.map(({ name, shape }) => {
       const { form } = weights[name] as WeightData;
       const coarser =
         form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockOf("q8_0") === 0 && !routers.has(name);
-      return coarser ? "q8_0" : form;
-    };
+      const [rows, columns] = dimensions(shape);
+      const matrix: Matrix = { type: coarser ? "q8_0" : form, rows, columns };
+      return { name, matrix, home: tables.has(name) ? device.homes.plain(matrix) : device.homes.of(matrix) };
+    });
+    const sizes = new Map<Memory, number>();
+    const offsets = parts.map(({ home: { memory, bytes } }) => {
+      const at = sizes.get(memory) ?? 0;
+      sizes.set(memory, at + device.aligned(bytes));
+      return at;
+    });
+    this.bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
     this.#metadata = device.metadata(segment.weights.length);
-    const tensors = segment.weights.map((weight) => ({ ...this.#tensor(typeOf(weight), weight.shape), name: weight.name }));
-    const aligned = (bytes: number): number => Math.ceil(bytes / device.alignment) * device.alignment;
-    this.bytes = tensors.reduce((sum, { tensor }) => sum + aligned(device.bytesOf(tensor)), 0);
-    this.#buffer = device.allocate(this.bytes);
-    let at = this.#buffer.base;
-    for (const placed of tensors) {
-      this.#place(placed.name, placed, weights[placed.name] as WeightData, at);
-      at += BigInt(aligned(device.bytesOf(placed.tensor)));
+    for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
+    for (const [i, { name, matrix, home }] of parts.entries()) {
+      const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
+      const tensor = device.homes.tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
+      this.#write(tensor, matrix, weights[name] as WeightData);
+      this.#placed.set(name, { tensor, rows: matrix.rows, columns: matrix.columns, type: matrix.type, home });
     }
   }
 
@@ -55,14 +64,7 @@ export class DenseWeights implements WeightSource {
   }
 
   multiply(build: GraphBuilder, name: string, x: Value, rows: number): Value {
-    const { ggml, exact } = this.#device;
-    const { tensor, type, shape } = this.#find(name);
-    if (!exact || multipliesExactly(type, false)) return build.step(ggml.ggml_mul_mat(build.context, tensor, x.tensor), [x]);
-    const [n, k] = dimensions(shape);
-    const ids = build.input("zeros", "i32", [1, rows]);
-    return ofChosen(build, x, { from: k, to: n, rows }, (apart) =>
-      build.step(ggml.ggml_mul_mat_id(build.context, tensor, apart.tensor, ids.tensor), [apart, ids]),
-    );
+    return multiplied(build, this.#find(name), x, rows);
   }
 
   addRow(build: GraphBuilder, name: string, x: Value): Value {
@@ -70,7 +72,7 @@ export class DenseWeights implements WeightSource {
   }
 
   free(): void {
-    this.#buffer.free();
+    for (const buffer of this.#buffers.values()) buffer.free();
     this.#device.release(this.#metadata);
   }
 
@@ -80,24 +82,14 @@ export class DenseWeights implements WeightSource {
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  #tensor(type: WeightType, shape: readonly number[]): Placed {
-    const [rows, columns] = dimensions(shape);
-    return { tensor: this.#device.ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), columns, rows, 1, 1), type, shape };
-  }
-
-  #place(name: string, placed: Placed, weight: WeightData, at: Pointer): void {
+  #write(tensor: Pointer, { type, rows, columns }: Matrix, weight: WeightData): void {
     const { ggml } = this.#device;
-    const { tensor, type } = placed;
-    ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
-    const bytes = type === weight.form ? weight.data : this.#quantize(type, weight);
+    let bytes = weight.data;
+    if (type !== weight.form) {
+      const blocks = new Uint8Array(weightBytes(type, weight.shape));
+      ggml.ggml_quantize_chunk(numberOf(type), bytes, blocks, 0, rows, columns, 0n);
+      bytes = blocks;
+    }
     ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
-    this.#placed.set(name, placed);
-  }
-
-  #quantize(type: WeightType, weight: WeightData): Uint8Array {
-    const [rows, columns] = dimensions(weight.shape);
-    const blocks = new Uint8Array(weightBytes(type, weight.shape));
-    this.#device.ggml.ggml_quantize_chunk(numberOf(type), weight.data, blocks, 0, rows, columns, 0n);
-    return blocks;
   }
 }

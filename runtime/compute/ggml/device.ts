@@ -5,13 +5,16 @@ import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
 import type { Pointer } from "./functions.ts";
+import { Homes } from "./homes.ts";
 import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
+import { type Governor, type GraphCost, ThreadGovernor } from "./threads.ts";
+import { numberOf } from "./types.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
 const pollLevel = 50;
-/** Others of its kind, such as that of AMX, are not known to give the same bits for any number of rows. */
-const packedMemoryName = "CPU_REPACK";
+/** Kinds of memory that rearrange matrices as they are written, the fastest first: others that ggml may have are not known to us. */
+const packedMemories = ["AMX", "CPU_REPACK"] as const;
 /** Tensors of every device begin at multiples of so many bytes. */
 const leastAlignment = 64;
 /** `struct ggml_threadpool_params`: 512 bytes of CPU mask, then threads, priority, poll level and two flags. */
@@ -25,6 +28,12 @@ export interface DeviceBuffer {
   free(): void;
 }
 
+/** A kind of memory of the device. */
+export interface Memory {
+  readonly name: (typeof packedMemories)[number] | "plain";
+  readonly handle: Pointer;
+}
+
 /** What a kind of device gives to be one. */
 export interface DeviceParts {
   readonly ggml: GgmlLibrary;
@@ -32,7 +41,11 @@ export interface DeviceParts {
   readonly description: string;
   readonly exact: boolean;
   readonly computesWith: (form: WeightForm) => string;
-  readonly packedMemory?: Pointer | undefined;
+  /** Memory in which matrices of some types multiply faster, the fastest first; none unless said. */
+  readonly packed?: readonly Memory[];
+  /** The number of threads of the next graph, for a device that can choose it. */
+  readonly setThreads?: (threads: number) => void;
+  readonly governor?: Governor;
   /** True for a GPU that is none: its kernels run on the processor. */
   readonly software?: boolean;
   /** Bytes that may be allocated now, for a device whose own word on it can be trusted. */
@@ -48,8 +61,9 @@ export class GgmlDevice {
   readonly software: boolean;
   /** The kind of memory that any tensor may lie in. */
   readonly plainMemory: Pointer;
-  /** Memory in which matrices of some types are rearranged as they are written, so that they multiply faster. */
-  readonly packedMemory: Pointer | undefined;
+  /** All kinds of memory there are, those first in which matrices of some types multiply faster, the plain one last. */
+  readonly memories: readonly Memory[];
+  readonly homes: Homes;
   /** Tensors begin at multiples of so many bytes. */
   readonly alignment: number;
   /** Bytes of one allocation, at most. */
@@ -59,6 +73,9 @@ export class GgmlDevice {
   readonly #device: Pointer;
   readonly #buffers = new Set<Pointer>();
   readonly #contexts = new Set<Pointer>();
+  /** Where a tensor's struct has the address of its data, in bytes; looked for at its first use. */
+  #dataOffset: bigint | undefined;
+  #threads = 0;
   #scratch: DeviceBuffer | undefined;
   #generation = 0;
   #closed = false;
@@ -74,7 +91,8 @@ export class GgmlDevice {
     this.exact = parts.exact;
     this.software = parts.software ?? false;
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
-    this.packedMemory = parts.packedMemory;
+    this.memories = [...(parts.packed ?? []), { name: "plain", handle: this.plainMemory }];
+    this.homes = new Homes(this);
     this.alignment = Math.max(leastAlignment, ggml.ggml_backend_buft_get_alignment(this.plainMemory));
     this.largestBytes = Math.min(Number.MAX_SAFE_INTEGER, Number(ggml.ggml_backend_buft_get_max_size(this.plainMemory)));
   }
@@ -116,6 +134,11 @@ export class GgmlDevice {
     if (this.#contexts.delete(context)) this.ggml.ggml_free(context);
   }
 
+  /** So many bytes, and those up to where the next tensor may begin. */
+  aligned(bytes: number): number {
+    return Math.ceil(bytes / this.alignment) * this.alignment;
+  }
+
   /** Bytes that a tensor takes in plain memory, which may be more than its values have. */
   bytesOf(tensor: Pointer): number {
     return this.ggml.ggml_backend_buft_get_alloc_size(this.plainMemory, tensor);
@@ -130,8 +153,11 @@ export class GgmlDevice {
     const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
+    let held = true;
     const free = (): void => {
-      if (this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
+      // Once: another buffer may have the same address by then.
+      if (held && this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
+      held = false;
     };
     return { handle, base: ggml.ggml_backend_buffer_get_base(handle), bytes: size, free };
   }
@@ -153,6 +179,12 @@ export class GgmlDevice {
     return this.#scratch;
   }
 
+  /** Points a tensor at other data of the same type, size and kind of memory. */
+  pointAt(tensor: Pointer, data: Pointer): void {
+    this.#dataOffset ??= this.#findDataOffset();
+    this.ggml.writePointer(tensor + this.#dataOffset, data);
+  }
+
   /** True where the device computes this node; it must be asked before weights of a type are written into packed memory. */
   supports(node: Pointer): boolean {
     return this.ggml.ggml_backend_dev_supports_op(this.#device, node);
@@ -168,10 +200,16 @@ export class GgmlDevice {
     });
   }
 
-  /** Runs a graph to its end. */
-  compute(graph: Pointer): void {
+  /** Runs a graph to its end, on as many threads as it is worth now. */
+  compute(graph: Pointer, cost: GraphCost): void {
     this.assertOpen();
+    const { governor, setThreads } = this.#parts;
+    const threads = governor?.choose(cost) ?? 1;
+    if (threads !== this.#threads) setThreads?.(threads);
+    this.#threads = threads;
+    const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
+    governor?.took(cost, threads, performance.now() - startedAt);
     if (status === 0) return;
     this.#fault = new AppError(`ggml stopped in a graph with status ${status}`, { code: "DeviceFault" });
     throw this.#fault;
@@ -189,6 +227,25 @@ export class GgmlDevice {
     this.#parts.close?.();
   }
 
+  /** Looks for it, since headers of C are not at hand. */
+  #findDataOffset(): bigint {
+    const { ggml } = this;
+    const buffer = this.allocate(2 * this.alignment);
+    const context = this.metadata(1);
+    const tensor = ggml.ggml_new_tensor_4d(context, numberOf("f32"), 1, 1, 1, 1);
+    const address = buffer.base + BigInt(this.alignment); // any place that is not the buffer's start
+    ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, address);
+    let offset = 0n;
+    while (ggml.pointerAt(tensor + offset) !== address) {
+      offset += 8n;
+      if (offset < ggml.ggml_tensor_overhead()) continue;
+      throw new AppError("ggml's tensors are laid out in an unknown way: npm ci", { code: "BackendUnavailable" });
+    }
+    this.release(context);
+    buffer.free();
+    return offset;
+  }
+
   #checkRoom(bytes: number): void {
     const free = this.#parts.freeBytes?.();
     if (free === undefined || (bytes <= free && bytes <= this.largestBytes)) return;
@@ -201,36 +258,41 @@ export class GgmlDevice {
 }
 
 interface CpuOptions {
-  /** More than one only on processors that nobody else uses: ggml's threads wait for each other by spinning. */
+  /** At most; more than one only while they gain, unless the governor given says otherwise. */
   readonly threads: number;
+  readonly governor?: Governor;
   /** A build of the CPU library by its name, instead of the best for this processor. */
   readonly build?: string | undefined;
 }
 
 /** The processor. */
 export class CpuDevice extends GgmlDevice {
-  constructor({ threads, build }: CpuOptions) {
+  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build }: CpuOptions) {
     const ggml = ggmlLibrary(build);
     const backend = ggml.ggml_backend_cpu_init();
     if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
     // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
     ggml.ggml_backend_cpu_set_use_ref(backend, true);
-    ggml.ggml_backend_cpu_set_n_threads(backend, threads);
-    const threadpool = threads > 1 ? startThreads(ggml, backend, threads) : undefined;
+    const threadpool = startThreads(ggml, backend, threads);
     if (threads === 1) ggml.reportAborts();
+    const packed = packedMemoriesOf(ggml, ggml.ggml_backend_get_device(backend));
+    const amx = packed.some(({ name }) => name === "AMX");
     const model = cpus()[0]?.model.trim() ?? "unknown processor";
     super({
       ggml,
       backend,
       description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
-      computesWith: (form) => instructionsOf(ggml.cpuBuild, form),
-      packedMemory: findPackedMemory(ggml, ggml.ggml_backend_get_device(backend)),
-      close: () => void (threadpool !== undefined && ggml.ggml_threadpool_free(threadpool)),
+      computesWith: (form) => instructionsOf(ggml.cpuBuild, form, amx),
+      packed,
+      setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),
+      governor,
+      close: () => ggml.ggml_threadpool_free(threadpool),
     });
   }
 }
 
+/** Kept for all graphs, even of one thread: without it each graph makes one of its own. */
 function startThreads(ggml: GgmlLibrary, backend: Pointer, threads: number): Pointer {
   const params = new Uint8Array(threadpoolParams.bytes);
   ggml.ggml_threadpool_params_init(params, threads);
@@ -240,13 +302,17 @@ function startThreads(ggml: GgmlLibrary, backend: Pointer, threads: number): Poi
   return pool;
 }
 
-function findPackedMemory(ggml: GgmlLibrary, device: Pointer): Pointer | undefined {
+function packedMemoriesOf(ggml: GgmlLibrary, device: Pointer): readonly Memory[] {
   const address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), "ggml_backend_dev_get_extra_bufts");
-  if (address === 0n) return undefined;
+  if (address === 0n) return [];
   const list = ggml.functionAt(address, ["pointer", "pointer"])(device) as Pointer;
-  if (list === 0n) return undefined;
-  for (let at = list, found = ggml.pointerAt(at); found !== 0n; at += 8n, found = ggml.pointerAt(at)) {
-    if (ggml.ggml_backend_buft_name(found) === packedMemoryName) return found;
+  if (list === 0n) return [];
+  const found = new Map<string, Pointer>();
+  for (let at = list, handle = ggml.pointerAt(at); handle !== 0n; at += 8n, handle = ggml.pointerAt(at)) {
+    found.set(ggml.ggml_backend_buft_name(handle), handle);
   }
-  return undefined;
+  return packedMemories.flatMap((name) => {
+    const handle = found.get(name);
+    return handle === undefined ? [] : [{ name, handle }];
+  });
 }

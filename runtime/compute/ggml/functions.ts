@@ -97,6 +97,7 @@ export const baseFunctions = {
 export const systemFunctions = {
   getpagesize: ["i32"],
   dlopen: ["pointer", "text", "i32"],
+  memcpy: ["pointer", "pointer", "data", "size"],
   madvise: ["i32", "pointer", "size", "i32"],
   setenv: ["i32", "text", "text", "i32"],
 } as const satisfies Readonly<Record<string, Signature>>;

@@ -3,6 +3,7 @@
 import { planArena } from "./arena.ts";
 import type { GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
+import type { GraphCost } from "./threads.ts";
 import { numberOf } from "./types.ts";
 
 /** A tensor and whose memory it is: of a node of this graph, or of nobody here (weights, KV). */
@@ -82,7 +83,10 @@ export class GraphBuilder {
     return new Graph(this.device, {
       context: this.context,
       graph: this.#graph,
-      inputs: new Map([...this.#inputs].map(([name, { owner }]) => [name, this.#owned[owner as number] as Owned])),
+      inputs: [...this.#inputs].map(([name, { owner }]) => {
+        const { tensor, bytes } = this.#owned[owner as number] as Owned;
+        return { name, tensor, bytes };
+      }),
       outputs: new Map(Object.entries(outputs)),
     });
   }
@@ -114,7 +118,7 @@ export function buildGraph(device: GgmlDevice, nodes: number, work: (build: Grap
 interface Parts {
   readonly context: Pointer;
   readonly graph: Pointer;
-  readonly inputs: ReadonlyMap<string, { readonly tensor: Pointer; readonly bytes: number }>;
+  readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
 }
 
@@ -122,6 +126,7 @@ export class Graph {
   readonly #device: GgmlDevice;
   readonly #parts: Parts;
   readonly #generation: number;
+  readonly #cost: GraphCost = { alone: 0, runs: 0 };
 
   constructor(device: GgmlDevice, parts: Parts) {
     this.#device = device;
@@ -134,16 +139,16 @@ export class Graph {
     return this.#generation === this.#device.generation;
   }
 
-  /** Takes every input that the graph reads, whole: what is missing would be old memory. Others are left alone. */
-  run(inputs: Readonly<Record<string, NodeJS.TypedArray>>): void {
+  /** Asks for every input that the graph reads, whole: what is missing would be old memory. */
+  run(input: (name: string) => NodeJS.TypedArray | undefined): void {
     this.#device.assertOpen();
     const { ggml } = this.#device;
-    for (const [name, { tensor, bytes }] of this.#parts.inputs) {
-      const data = inputs[name];
+    for (const { name, tensor, bytes } of this.#parts.inputs) {
+      const data = input(name);
       if (data?.byteLength !== bytes) throw new TypeError(`graph input ${name} has ${data?.byteLength ?? "no"} bytes, ${bytes} are due`);
       ggml.ggml_backend_tensor_set(tensor, data, 0, bytes);
     }
-    this.#device.compute(this.#parts.graph);
+    this.#device.compute(this.#parts.graph, this.#cost);
   }
 
   /** Copies an output of the last run. */

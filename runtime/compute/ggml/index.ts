@@ -1,17 +1,19 @@
 // The backends on ggml: programs as graphs on the processor or on a GPU. On the processor they are of the exact class: the bits of a row
 // depend neither on the rows beside it nor on threads, slots or the length of the prefill that computed it. On a GPU they do.
+import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, Weights } from "../../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
-import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
+import { Experts, isExpert } from "./experts.ts";
 import { openGpu } from "./gpu.ts";
 import { GgmlKv } from "./kv.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
+import { SingleExperts } from "./singles.ts";
 
 /** Rows of a decode step and of a prefill. */
 const triedRows = [1, 64];
@@ -23,7 +25,7 @@ class GgmlBackend implements Backend {
   readonly sharesCores: boolean;
   readonly ops = ggmlCapabilities.ops;
   readonly #device: GgmlDevice;
-  readonly #experts: Experts;
+  readonly #experts: Experts | SingleExperts;
   readonly #denseBits: 8 | 32;
 
   constructor(device: GgmlDevice, denseBits: 8 | 32) {
@@ -32,7 +34,7 @@ class GgmlBackend implements Backend {
     this.prefillEqualsDecode = device.exact;
     this.sharesCores = device.exact;
     this.#device = device;
-    this.#experts = new Experts(device);
+    this.#experts = device.exact ? new SingleExperts(device) : new Experts(device);
     this.#denseBits = denseBits;
   }
 
@@ -81,15 +83,13 @@ class GgmlBackend implements Backend {
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
-    const experts = calls.flatMap(({ program, inputs }) => (program instanceof Expert ? [{ program, inputs }] : []));
-    if (experts.length === calls.length) return this.#experts.run(experts);
     const outputs: Outputs[] = [];
     for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
     return outputs;
   }
 
   expertResidentBytes(segment: Segment, form: WeightForm): number {
-    return expertBytes(segment, form);
+    return this.#experts.bytesOf(segment, form);
   }
 
   fault(): AppError | undefined {
@@ -101,10 +101,9 @@ class GgmlBackend implements Backend {
   }
 }
 
-/** On more than one thread only on processors that are nobody else's: threads wait for each other by spinning. Beside one hog two threads
- *  fall to a third of what they reach alone, and two on one processor come to a standstill. */
+/** On at most so many threads; more than one only while they gain. */
 export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild }) =>
-  new GgmlBackend(new CpuDevice({ threads: Math.max(1, threads), build: cpuBuild }), denseBits ?? 32);
+  new GgmlBackend(new CpuDevice({ threads: Math.max(1, Math.min(threads, availableParallelism())), build: cpuBuild }), denseBits ?? 32);
 
 /** On the GPU of that kind. */
 export const gpuBackend =

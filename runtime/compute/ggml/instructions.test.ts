@@ -9,6 +9,11 @@ test("processors with AVX-512 compute alike, but for bf16; those with AVX2 alone
   assert.notEqual(instructionsOf("haswell", "q8_0"), instructionsOf("zen4", "q8_0"));
 });
 
+test("tiles of quantized weights are a class of their own", () => {
+  assert.notEqual(instructionsOf("sapphirerapids", "q4_0", true), instructionsOf("sapphirerapids", "q4_0", false));
+  assert.equal(instructionsOf("sapphirerapids", "f32", true), instructionsOf("zen4", "f32"));
+});
+
 test("a build that nobody compared is alone", () => {
   assert.equal(instructionsOf("armv8.6_1", "f32"), "armv8.6_1");
 });

@@ -10,8 +10,10 @@ const sets: Readonly<Record<string, readonly string[]>> = {
 /** These multiply bf16 by instructions for it, which round in other places than widening does. */
 const withBf16: ReadonlySet<string> = new Set(["cooperlake", "zen4", "sapphirerapids"]);
 
-/** The name of the builds that compute the same bits as this one on weights of this form; a build that was not measured is alone. */
-export function instructionsOf(build: string, form: WeightForm): string {
+/** The name of the builds that compute the same bits as this one on weights of this form; a build that was not measured is alone. `amx`:
+ *  the processor multiplies tiles, and quantized matrices lie in memory for that. */
+export function instructionsOf(build: string, form: WeightForm, amx = false): string {
   const found = Object.entries(sets).find(([, builds]) => builds.includes(build))?.[0] ?? build;
-  return form === "bf16" && withBf16.has(build) ? `${found}-bf16` : found;
+  if (form === "bf16" && withBf16.has(build)) return `${found}-bf16`;
+  return amx && form !== "f32" ? `${found}-amx` : found;
 }

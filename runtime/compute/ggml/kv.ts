@@ -83,7 +83,7 @@ export class GgmlKv implements KvCache {
       return {};
     });
     try {
-      graph.run({});
+      graph.run(() => undefined);
     } finally {
       graph.free();
     }
@@ -180,9 +180,10 @@ export class KvGraph {
     return this.#input(build, { name: `mask.${window}.${this.#length}`, type: "f16", shape }, (call) => maskOf(call, this.#length, window));
   }
 
-  /** The inputs of a call of this shape. */
-  inputs(call: KvCall): Record<string, NodeJS.TypedArray> {
-    return Object.fromEntries([...this.#inputs].map(([name, make]) => [name, this.#cache.input(call, name, () => make(call))]));
+  /** An input of a call of this shape; undefined where it is not of the cache. */
+  input(call: KvCall, name: string): NodeJS.TypedArray | undefined {
+    const make = this.#inputs.get(name);
+    return make && this.#cache.input(call, name, () => make(call));
   }
 
   #input(build: GraphBuilder, { name, type, shape }: InputShape, make: (call: KvCall) => NodeJS.TypedArray): Value {

@@ -28,6 +28,7 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   functionAt(address: Pointer, signature: Signature): (...args: unknown[]) => unknown;
   /** The pointer stored at an address. */
   pointerAt(address: Pointer): Pointer;
+  writePointer(address: Pointer, value: Pointer): void;
   /** Gives the whole pages within a range back to the machine; what was in them is lost. */
   discard(address: Pointer, bytes: number): void;
   /** Gives C code a variable of the environment that has none yet; `process.env` of a worker thread does not reach it. */
@@ -157,6 +158,7 @@ function load(cpuBuild?: string): GgmlLibrary {
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
   const { library, build, file } = bestCpuLibrary(folder, cpuBuild);
   system.dlopen(join(folder, file), toStay);
+  const word = new BigUint64Array(1);
   const pageBytes = BigInt(system.getpagesize());
   return {
     ...base,
@@ -170,6 +172,10 @@ function load(cpuBuild?: string): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    writePointer: (address, value) => {
+      word[0] = value;
+      system.memcpy(address, word, word.byteLength);
+    },
     discard: (address, bytes) => {
       const first = (address + pageBytes - 1n) & ~(pageBytes - 1n);
       const end = (address + BigInt(bytes)) & ~(pageBytes - 1n);

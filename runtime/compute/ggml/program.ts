@@ -23,6 +23,8 @@ const nodesPerOp = 32;
 interface Built {
   readonly graph: Graph;
   readonly kv: KvGraph | undefined;
+  /** The memory of outputs, used again at each run: logits are large. Not of a layer, whose outputs its caller looks at for longer. */
+  readonly outputs: ReadonlyMap<string, Tensor> | undefined;
 }
 
 /** The names that graphs give to the host: outputs, and what host ops read. */
@@ -115,19 +117,18 @@ export class DenseProgram implements Compiled {
     checkKv(this.#segment, call, rows);
     this.#checkIds(inputs);
     const kv = this.#usesKv ? call : undefined;
-    const values: Record<string, Tensor> = Object.fromEntries(this.#read.map((name) => [name, this.#empty(name, rows, inputs)]));
-    if (rows > 0 && this.#onDevice.length > 0) {
-      const built = this.#graphs.take(
-        kv ? kvKey(kv) : `${rows}`,
-        ({ graph }) => graph.valid,
-        () => this.#build(rows, kv),
-      );
-      const given = Object.fromEntries(Object.entries(inputs).map(([name, { data }]) => [name, data]));
-      built.graph.run({ ...given, zeros: new Int32Array(rows), ...(kv ? built.kv?.inputs(kv) : undefined) });
-      for (const name of this.#read) if (!inputs[name]) built.graph.read(name, (values[name] as Tensor).data);
+    const built = rows > 0 && this.#onDevice.length > 0 ? this.#graph(rows, kv) : undefined;
+    const values: Record<string, Tensor> = {};
+    for (const name of this.#read) values[name] = inputs[name] ?? built?.outputs?.get(name) ?? this.#empty(name, rows);
+    if (built) {
+      const { graph } = built;
+      graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? new Int32Array(rows));
+      for (const name of this.#read) if (!inputs[name]) graph.read(name, (values[name] as Tensor).data);
     }
     this.#runHost(values);
-    return Object.fromEntries(this.#segment.outputs.map(({ name }) => [name, values[name] as Tensor]));
+    const outputs: Record<string, Tensor> = {};
+    for (const { name } of this.#segment.outputs) outputs[name] = values[name] as Tensor;
+    return outputs;
   }
 
   async dispose(): Promise<void> {
@@ -140,6 +141,14 @@ export class DenseProgram implements Compiled {
     if (this.#onDevice.length > 0) this.#build(rows, this.#usesKv ? call : undefined).graph.free();
   }
 
+  #graph(rows: number, kv: KvCall | undefined): Built {
+    return this.#graphs.take(
+      kv ? kvKey(kv) : `${rows}`,
+      ({ graph }) => graph.valid,
+      () => this.#build(rows, kv),
+    );
+  }
+
   #build(rows: number, call: KvCall | undefined): Built {
     const kv = call && new KvGraph(call);
     const graph = buildGraph(this.#device, nodesPerOp * this.#segment.ops.length, (build) => {
@@ -150,13 +159,13 @@ export class DenseProgram implements Compiled {
       lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
       return Object.fromEntries(this.#read.map((name) => [name, values.get(name) as Value]));
     });
-    return { graph, kv };
+    const outputs = call ? undefined : new Map(this.#read.map((name) => [name, this.#empty(name, rows)]));
+    return { graph, kv, outputs };
   }
 
-  /** Memory for a value, or the input of that name. */
-  #empty(name: string, rows: number, inputs: Inputs): Tensor {
+  #empty(name: string, rows: number): Tensor {
     const width = this.#widths.get(name) ?? 1;
-    return inputs[name] ?? { shape: [rows, width], data: new Float32Array(rows * width) };
+    return { shape: [rows, width], data: new Float32Array(rows * width) };
   }
 
   #runHost(values: Record<string, Tensor>): void {
