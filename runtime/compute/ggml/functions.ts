@@ -25,6 +25,7 @@ export type Signature = readonly [CType, ...CType[]];
 /** Of libggml-base: tensors, graphs, buffers. */
 export const baseFunctions = {
   ggml_version: ["text"],
+  ggml_log_set: ["none", "pointer", "pointer"],
   ggml_set_abort_callback: ["pointer", "pointer"],
   ggml_quantize_chunk: ["size", "i32", "data", "data", "i64", "i64", "i64", "pointer"],
   ggml_threadpool_params_init: ["none", "data", "i32"],

@@ -153,7 +153,11 @@ function load(cpuBuild?: string): GgmlLibrary {
   const system = bind(koffi.load(null), systemFunctions);
   const baseFile = join(folder, "libggml-base.so");
   system.dlopen(baseFile, toStay); // first: the others need it and find it loaded
-  const base = bind(koffi.load(baseFile), baseFunctions);
+  const baseLibrary = koffi.load(baseFile);
+  const base = bind(baseLibrary, baseFunctions);
+  // ggml writes a line for every matrix that it rearranges. A function that ignores what it is given is its log: one of ours could not be
+  // called from ggml's threads. What goes wrong is in results, and in the abort callback.
+  base.ggml_log_set(baseLibrary.symbol("ggml_time_us", "void") as Pointer, 0n);
   const version = base.ggml_version();
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
   const { library, build, file } = bestCpuLibrary(folder, cpuBuild);
