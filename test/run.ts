@@ -25,6 +25,7 @@ const usage = `usage: npm test                                check, unit, int a
        npm run test:unit [-- PART...]          *.test.ts beside the source
        npm run test:int  [-- PART...]          *.int.test.ts: real processes on loopback, a local control plane (root)
        npm run test:e2e  [-- PART...]          *.e2e.test.ts: the product on the local cluster (root, Go)
+       npm run test:gpu  [-- --help]           the contract of a GPU's backend, on a machine that has one or in software
        npm run test:sim  [-- SEEDS...]         the seeded fault search of a simulated cluster, of which test:unit runs a sample
        npm run gen                             writes the generated files
 
@@ -88,7 +89,7 @@ function place(file: string): number {
 function testFiles(kind: "unit" | "integration" | "e2e", filters: readonly string[]): string[] {
   const all = globSync("{crds,operator,runtime,test}/**/*.test.ts", { cwd: root }).sort();
   if (kind === "unit") all.sort((a, b) => place(a) - place(b));
-  const suffix = { integration: ".int.test.ts", e2e: ".e2e.test.ts" } as const;
+  const suffix = { integration: ".int.test.ts", e2e: ".e2e.test.ts", gpu: ".gpu.test.ts" } as const; // the last by `npm run test:gpu`
   const mine = all.filter((file) =>
     kind === "unit" ? !Object.values(suffix).some((end) => file.endsWith(end)) : file.endsWith(suffix[kind]),
   );

@@ -41,18 +41,20 @@ export interface SelfTestOptions {
   readonly threads: number;
   /** False leaves the speeds out: what a start-up check wants. */
   readonly speed: boolean;
+  /** The one case of an op that is computed, as "op: case"; unset = all. */
+  readonly only?: string | undefined;
 }
 
 /** True where something is computed, and all of it within its bound. */
 export const passed = ({ ops }: SelfTest): boolean => ops.some(({ error }) => error !== undefined) && wrongOps(ops).length === 0;
 
-export async function selfTest({ backend: choice, threads, speed }: SelfTestOptions): Promise<SelfTest> {
+export async function selfTest({ backend: choice, threads, speed, only }: SelfTestOptions): Promise<SelfTest> {
   const [backend, oracle] = [await createBackend(choice, { threads }), await createBackend("reference", { threads: 1 })];
   try {
     return {
       device: backend.device,
       numericClass: backend.numericClass,
-      ops: await tryOps(backend, oracle),
+      ops: await tryOps(backend, oracle, only),
       ...(speed ? await machineSpeeds() : { copyGigabytesPerSecond: 0, fmaGigaflops: undefined }),
       products: speed ? await productSpeeds(backend) : [],
     };

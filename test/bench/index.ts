@@ -53,6 +53,17 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: ["--store DIR    model store, for its tokenizer (default: the upcycled SmolLM2, made on first use)"],
     load: async () => (await import("./gateway.ts")).gatewayBench,
   },
+  gpu: {
+    summary: "decode and prefill of a 30B shape with random weights on one device, beside a copy of its memory and a plain product",
+    options: [
+      "--backend NAME cuda (default), vulkan, cpu",
+      "--shape NAME   30b (default), tiny",
+      "--codec NAME   form of the experts (default: iq4_nl)",
+      "--runs N       runs of each case; the best counts (default 5)",
+      "--out FILE     appends the rows as a dated table",
+    ],
+    load: async () => (await import("./gpu.ts")).gpuBench,
+  },
   planner: {
     summary: "balance, copies and time of placement policies against EPLB and the exact optimum",
     options: [rowNames, "--seed N       other traces than those of seed 1; --seeds 1,5 or 1-3 for several, one after another"],

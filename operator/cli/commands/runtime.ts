@@ -12,6 +12,7 @@ beside a plain copy of memory and a loop of multiply-adds. Exits with 1 when an 
           --backend NAME  ${backendChoices.join(", ")} (default: Auto)
           --threads N     threads of cpu (default: 1); more only where no other process computes
           --no-speed      operations only: seconds instead of a minute
+          --case "OP: CASE"  that case alone, as --json names it
           --json          one JSON object on standard output
 
 example   enodia runtime selftest --backend cpu`;
@@ -19,6 +20,7 @@ example   enodia runtime selftest --backend cpu`;
 const options = {
   backend: { type: "string", default: "Auto" },
   threads: { type: "string", default: "1" },
+  case: { type: "string" },
   "no-speed": { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
@@ -36,6 +38,7 @@ export async function run(args: readonly string[]): Promise<number> {
     backend: backendOf(values.backend),
     threads: threadsOf(values.threads),
     speed: !values["no-speed"],
+    only: values.case,
   });
   process.stdout.write(values.json ? `${JSON.stringify({ ...result, passed: passed(result) }, spelled)}\n` : `${text(result)}\n`);
   return passed(result) ? 0 : 1;

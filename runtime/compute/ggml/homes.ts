@@ -18,8 +18,8 @@ export interface Home {
   readonly bytes: number;
   /** True where `mul_mat` gives a row the same bits with any number of rows beside it; else only `mul_mat_id` does. */
   readonly exact: boolean;
-  /** Memory of its size that holds nothing. */
-  readonly nobody: DeviceBuffer;
+  /** Memory of its size that holds nothing, made when it is first asked for: on a GPU it is as large as what is in use. */
+  readonly nobody: () => DeviceBuffer;
 }
 
 export class Homes {
@@ -76,13 +76,17 @@ export class Homes {
     try {
       const sized = ggml.ggml_new_tensor_4d(context, numberOf(matrix.type), matrix.columns, matrix.rows, 1, 1);
       const bytes = ggml.ggml_backend_buft_get_alloc_size(memory.handle, sized);
-      const nobody = device.allocate(bytes, memory.handle);
+      let made: DeviceBuffer | undefined;
+      const nobody = (): DeviceBuffer => {
+        made ??= device.allocate(bytes, memory.handle);
+        return made;
+      };
       if (memory.name === "plain") return { memory, bytes, exact, nobody };
-      const weight = this.tensor(context, matrix, nobody, nobody.base);
+      const weight = this.tensor(context, matrix, nobody(), nobody().base);
       const x = vector("f32", matrix.columns);
       const product = exact ? ggml.ggml_mul_mat(context, weight, x) : ggml.ggml_mul_mat_id(context, weight, x, vector("i32", 1));
       if (device.supports(product)) return { memory, bytes, exact, nobody };
-      nobody.free();
+      nobody().free();
       return undefined;
     } finally {
       device.release(context);

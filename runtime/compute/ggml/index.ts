@@ -83,6 +83,8 @@ class GgmlBackend implements Backend {
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
+    const together = this.#experts.runMany(calls);
+    if (together !== undefined) return together;
     const outputs: Outputs[] = [];
     for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
     return outputs;

@@ -160,7 +160,10 @@ export class SingleExperts {
     const { input, output } = endsOf(segment);
     const standIns: Pointer[] = [];
     const graph = buildGraph(this.#device, nodesPerOp * segment.ops.length + parts.length + 2, (build) => {
-      for (const part of parts) standIns.push(this.#device.homes.tensor(build.context, part, part.home.nobody, part.home.nobody.base));
+      for (const part of parts) {
+        const nobody = part.home.nobody();
+        standIns.push(this.#device.homes.tensor(build.context, part, nobody, nobody.base));
+      }
       const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
       lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, standIns), widths: widthsOf(segment) });
       return { y: values.get(output.name) as Value };

@@ -1,0 +1,22 @@
+// A GPU's backend against the contract, and against transformers' logits. Run by main.ts, which says of which kind the GPU is: on one in
+// hardware, since an adapter in software takes hours for it.
+import { gpuBackend } from "../../runtime/compute/ggml/index.ts";
+import { gpuNames } from "../../runtime/compute/ggml/packages.ts";
+import { runBackendContract } from "../contract/backend.ts";
+import { runDenseEquality } from "../contract/dense.ts";
+import { runGoldenFamilies } from "../contract/golden-families.ts";
+import { runGoldenLogits } from "../contract/golden-logits.ts";
+
+const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
+if (kind === undefined) throw new Error(`ENODIA_GPU is none of ${gpuNames.join(", ")}: npm run test:gpu -- --help`);
+const make = () => gpuBackend(kind)({ threads: 1 });
+/** Products of halves are off by some units of 2^-11. */
+const tolerance = 5e-3;
+
+runBackendContract({ name: kind, make, numericClass: "tolerance", slack: 5_000, tolerance, coarseTolerance: 3e-2 });
+
+runGoldenLogits({ name: kind, make, tolerance });
+
+runGoldenFamilies({ name: kind, make, tolerance, computes: "all" });
+
+runDenseEquality({ name: kind, make, tolerance });
