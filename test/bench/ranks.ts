@@ -4,7 +4,7 @@
 import { availableParallelism } from "node:os";
 import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { RankProcesses, type RankSettings } from "./ranks/processes.ts";
+import { RankProcesses, type RankSettings, type Used } from "./ranks/processes.ts";
 import { quotaGroup, removeLeftGroups } from "./ranks/quota.ts";
 import { type RankFigures, type RankRow, rankRow } from "./ranks/rows.ts";
 import { type Layout, layoutsOf, sharesOf } from "./ranks/shares.ts";
@@ -62,10 +62,10 @@ async function figuresOf(ranks: RankProcesses, tokens: number, rate: () => Promi
   const before = await ranks.used();
   const tokensPerSecond = await rate();
   const after = await ranks.used();
+  const each = (part: keyof Used): number => (after[part] - before[part]) / tokens;
   return {
-    tokensPerSecond,
-    bytesPerToken: (after.bytes - before.bytes) / tokens,
-    cpuMsPerToken: ((after.cpuSeconds - before.cpuSeconds) * 1000) / tokens,
+    ...{ tokensPerSecond, bytesPerToken: each("bytes"), cpuMsPerToken: each("cpu") },
+    ...{ denseMsPerToken: each("dense"), expertsMsPerToken: each("computed"), awaitedMsPerToken: each("experts") },
   };
 }
 

@@ -10,7 +10,7 @@ import { workerSettings } from "../../builders/process.ts";
 import { stop } from "../../harness/process.ts";
 import { parse, sum } from "../../harness/scrape.ts";
 import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../support/ranks.ts";
-import type { Start } from "./child.ts";
+import type { Spent, Start } from "./child.ts";
 import { type QuotaGroup, quotaGroup } from "./quota.ts";
 
 export interface RankSettings {
@@ -23,9 +23,8 @@ export interface RankSettings {
   readonly cpus: number | undefined;
 }
 
-/** What the ranks have used so far, all together. */
-export interface Used {
-  readonly cpuSeconds: number;
+/** What the ranks have used so far, all together, in milliseconds. */
+export interface Used extends Readonly<Spent> {
   /** Bytes of rows that went from rank to rank, and of the answers. */
   readonly bytes: number;
 }
@@ -77,15 +76,15 @@ export class RankProcesses extends Ranks {
   }
 
   async used(): Promise<Used> {
-    let [cpuSeconds, bytes] = [0, 0];
+    const used = { cpu: 0, dense: 0, experts: 0, computed: 0, bytes: 0 };
     for (const [rank, child] of this.#children) {
-      child.send("cpu");
-      const { cpuMicroseconds } = (await this.#answer(rank, child)) as { cpuMicroseconds: number };
-      cpuSeconds += cpuMicroseconds / 1e6;
+      child.send("used");
+      const spent = (await this.#answer(rank, child)) as Spent;
+      for (const part of ["cpu", "dense", "experts", "computed"] as const) used[part] += spent[part];
       const port = this.byRank.get(rank)?.worker.metricsPort;
-      bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
+      used.bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
     }
-    return { cpuSeconds, bytes };
+    return used;
   }
 
   override async close(): Promise<void> {

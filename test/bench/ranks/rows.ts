@@ -8,6 +8,10 @@ export interface RankFigures {
   /** Of all ranks together, for each token. */
   readonly bytesPerToken: number;
   readonly cpuMsPerToken: number;
+  /** Of the engine threads. */
+  readonly denseMsPerToken: number;
+  readonly expertsMsPerToken: number;
+  readonly awaitedMsPerToken: number;
 }
 
 export interface RankRow {
@@ -20,7 +24,12 @@ export interface RankRow {
   readonly least: number | "-";
   readonly ok: boolean | "-";
   readonly kilobytesPerToken: number;
+  /** CPU time, and of it computing what is not experts, and experts. */
   readonly cpuMsPerToken: number;
+  readonly denseMsPerToken: number;
+  readonly expertsMsPerToken: number;
+  /** From the routing of rows to the answers of all experts: what is above the computing of them is the wire, and waiting for turns. */
+  readonly awaitedMsPerToken: number;
 }
 
 export interface RankCase {
@@ -44,6 +53,7 @@ export function rankRow({ ranks, name, streams, least, figures, beside }: RankCa
         )
       : undefined;
   const rate = median(rates);
+  const middle = (of: (each: RankFigures) => number): number => round(median(figures.map(of)), 2);
   return {
     ranks,
     case: name,
@@ -52,8 +62,11 @@ export function rankRow({ ranks, name, streams, least, figures, beside }: RankCa
     ratio: ratio === undefined ? "-" : round(ratio, 2),
     least: ratio === undefined ? "-" : (least ?? "-"),
     ok: ratio === undefined || least === undefined ? "-" : ratio >= least,
-    kilobytesPerToken: round(median(figures.map((each) => each.bytesPerToken)) / 1000),
-    cpuMsPerToken: round(median(figures.map((each) => each.cpuMsPerToken))),
+    kilobytesPerToken: middle((each) => each.bytesPerToken / 1000),
+    cpuMsPerToken: middle((each) => each.cpuMsPerToken),
+    denseMsPerToken: middle((each) => each.denseMsPerToken),
+    expertsMsPerToken: middle((each) => each.expertsMsPerToken),
+    awaitedMsPerToken: middle((each) => each.awaitedMsPerToken),
   };
 }
 
