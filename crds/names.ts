@@ -24,6 +24,10 @@ export const codecNames = ["int4", "f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl
 export type CodecName = (typeof codecNames)[number];
 export const defaultCodec: CodecName = "int4";
 
+/** Number types of the attention cache: `spec.runtime.kvType`. */
+export const kvTypes = ["f32", "f16", "q8_0"] as const;
+export type KvType = (typeof kvTypes)[number];
+
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;
 export type ImageRollout = (typeof imageRollouts)[number];

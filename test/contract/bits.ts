@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
+import type { KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/backends/backend.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
@@ -64,7 +65,13 @@ const withoutOnes = (pieces: readonly number[]): number[] =>
     return merged;
   }, []);
 
-export function runBitContract(options: { readonly name: string; readonly make: (threads: number) => Promise<Backend> }): void {
+export function runBitContract(options: {
+  readonly name: string;
+  readonly make: (threads: number) => Promise<Backend>;
+  /** Unset: f32 alone. */
+  readonly kvTypes?: readonly KvType[];
+}): void {
+  const { kvTypes = ["f32"] } = options;
   describe(`bit contract: ${options.name}`, () => {
     const model = syntheticModel(realistic);
     const { program } = model;
@@ -105,7 +112,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
 
-    describe("block", () => {
+    for (const type of kvTypes) describe(`block, KV of ${type}`, () => {
       const block = model.blocks[0]!;
       const slots = 4;
       let sides: { program: Compiled; kv: KvCache }[];
@@ -114,7 +121,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
         for (const backend of [one, two]) {
           sides.push({
             program: await backend.compile(block, model.weights(block)),
-            kv: await backend.createKv({ ...kvOf(program), slots, context: contextMax }),
+            kv: await backend.createKv({ ...kvOf(program), slots, context: contextMax, type }),
           });
         }
       });

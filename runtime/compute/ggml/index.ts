@@ -1,6 +1,7 @@
 // The ggml backend: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
 // on threads, slots or the length of the prefill that computed it.
 import type { AppError } from "../../../crds/common.ts";
+import { kvTypes } from "../../../crds/names.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
 import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
@@ -16,6 +17,8 @@ class GgmlBackend implements Backend {
   readonly numericClass = "exact";
   readonly prefillEqualsDecode = true;
   readonly sharesCores = true;
+  readonly kvTypes = kvTypes;
+  readonly kvPageBytes: number;
   readonly ops = ggmlCapabilities.ops;
   readonly refuses = ggmlCapabilities.refuses;
   readonly #device: CpuDevice;
@@ -25,6 +28,7 @@ class GgmlBackend implements Backend {
   constructor(device: CpuDevice, denseBits: 8 | 32) {
     this.device = device.description;
     this.#device = device;
+    this.kvPageBytes = device.ggml.pageBytes;
     this.#experts = new Experts(device);
     this.#denseBits = denseBits;
   }

@@ -22,12 +22,16 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   functionAt(address: Pointer, signature: Signature): (...args: unknown[]) => unknown;
   /** The pointer stored at an address. */
   pointerAt(address: Pointer): Pointer;
-  /** Gives the whole pages within a range back to the machine; what was in them is lost. */
+  /** Bytes of a page of memory. */
+  readonly pageBytes: number;
+  /** Gives the whole pages within a range back to the machine; what was in them is lost, and they read as zeros. */
   discard(address: Pointer, bytes: number): void;
+  /** Has the machine take memory for the whole pages within a range by single pages, not by the 2 MiB around each. */
+  singlePages(address: Pointer, bytes: number): void;
 }
 
-/** `MADV_DONTNEED`. */
-const dontNeed = 4;
+/** `MADV_DONTNEED` and `MADV_NOHUGEPAGE`. */
+const advice = { discard: 4, singlePages: 15 } as const;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
 
@@ -100,7 +104,13 @@ function load(): GgmlLibrary {
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
   const { library, build } = bestCpuLibrary(folder);
   const system = bind(koffi.load(null), systemFunctions);
-  const pageBytes = BigInt(system.getpagesize());
+  const pageBytes = system.getpagesize();
+  const page = BigInt(pageBytes);
+  const advise = (address: Pointer, bytes: number, what: number): void => {
+    const first = (address + page - 1n) & ~(page - 1n);
+    const end = (address + BigInt(bytes)) & ~(page - 1n);
+    if (end > first) system.madvise(first, Number(end - first), what);
+  };
   return {
     ...base,
     ...bind(library, cpuFunctions),
@@ -113,11 +123,9 @@ function load(): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
-    discard: (address, bytes) => {
-      const first = (address + pageBytes - 1n) & ~(pageBytes - 1n);
-      const end = (address + BigInt(bytes)) & ~(pageBytes - 1n);
-      if (end > first) system.madvise(first, Number(end - first), dontNeed);
-    },
+    pageBytes,
+    discard: (address, bytes) => advise(address, bytes, advice.discard),
+    singlePages: (address, bytes) => advise(address, bytes, advice.singlePages),
   };
 }
 
