@@ -22,6 +22,7 @@ import {
   toPlain,
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
+import { changeSlot } from "./slot-changes.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
@@ -63,7 +64,7 @@ export class EngineLoop {
     const { program, backend, store, embed, blocks, head } = model;
     this.#port = port;
     this.#model = model;
-    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, backend.prefillEqualsDecode);
+    this.#batcher = new Batcher(model.pool, options.limits);
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
@@ -111,7 +112,7 @@ export class EngineLoop {
     const start = performance.now();
     this.#traceparent = this.#traced.take(step.ids);
     try {
-      for (const { from, to, length } of step.moves) await this.#model.kv.copySlot(from, to, length);
+      for (const change of step.changes) await changeSlot(this.#model.kv, change);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
       const unusable = unusableRows(step, x, this.#model.program.hidden);
@@ -223,7 +224,7 @@ export class EngineLoop {
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
-        const { slotsUsed, slotsKept, queued } = this.#batcher;
+        const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, queued } = this.#batcher;
         const stepSeconds = this.#stepSeconds;
         this.#stepSeconds = { prefill: [], decode: [] };
         return {
@@ -231,6 +232,9 @@ export class EngineLoop {
           stepSeconds,
           slotsUsed,
           slotsKept,
+          blocksUsed,
+          blocksKept,
+          preemptions,
           queuedRequests: queued,
           hostedExperts: this.#experts.count,
           servedRows: this.#counter.servedTotal,

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { Batcher, chunkOf, type Step, type Ticket } from "./batch.ts";
+import type { KvPool, SlotChange } from "./kv-slots.ts";
 import type { GenerateEvent } from "./request.ts";
 
 const context = 64;
@@ -13,16 +14,34 @@ function ticket(id: string, prompt: readonly number[], rest: Partial<Ticket> = {
   return { id, prompt: Uint32Array.from(prompt), replay: new Uint32Array(0), maxTokens: 8, sampling, eos: new Set([7]), ...rest };
 }
 
-/** Executes steps on slots of tokens, as a model would on KV. */
+const blockTokens = 8;
+
+/** A pool of so many slots; `blocks` unset: each slot may be full. */
+function pool(slots: number, rest: Partial<KvPool> = {}): KvPool {
+  return { slots, context, blocks: slots * Math.ceil(context / blockTokens), blockTokens, decodedReusable: false, ...rest };
+}
+
+/** Executes steps on slots of tokens, as a model would on KV; what lies beyond the pool is a failure. */
 class Toy {
   readonly batcher: Batcher;
+  readonly pool: KvPool;
   readonly slots: number[][];
   readonly events = new Map<string, GenerateEvent[]>();
   readonly steps: Step[] = [];
 
-  constructor(slots: number, limits = {}, prefillsReplay = false) {
-    this.batcher = new Batcher(slots, context, limits, prefillsReplay);
+  constructor(slots: number, limits = {}, rest: Partial<KvPool> = {}) {
+    this.pool = pool(slots, rest);
+    this.batcher = new Batcher(this.pool, limits);
     this.slots = Array.from({ length: slots }, () => []);
+  }
+
+  change(change: SlotChange): void {
+    if (change.kind === "trim") this.slots[change.slot]!.length = Math.min(this.slots[change.slot]!.length, change.length);
+    else {
+      assert.ok(this.slots[change.from]!.length >= change.length, "a copy of what was not written");
+      this.slots[change.to] = this.slots[change.from]!.slice(0, change.length);
+      if (change.kind === "move") this.slots[change.from] = [];
+    }
   }
 
   step(): boolean {
@@ -30,7 +49,7 @@ class Toy {
     this.collect();
     if (!step) return false;
     this.steps.push(step);
-    for (const { from, to, length } of step.moves) this.slots[to] = this.slots[from]!.slice(0, length);
+    for (const change of step.changes) this.change(change);
     const sums: number[] = [];
     for (let b = 0; b < step.batch; b++) {
       const slot = this.slots[step.firstSlot + b]!;
@@ -41,6 +60,8 @@ class Toy {
         sums.push(slot.reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
       }
     }
+    const blocks = this.slots.reduce((sum, slot) => sum + Math.ceil(slot.length / blockTokens), 0);
+    assert.ok(blocks <= this.pool.blocks, `${blocks} blocks are written of ${this.pool.blocks}`);
     this.batcher.complete(
       step,
       step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
@@ -76,44 +97,87 @@ function alone(request: Ticket): number[] {
 
 const prompts = fc.array(fc.integer({ min: 8, max: 12 }), { minLength: 1, maxLength: 45 });
 
-test("a request says the same alone, with random mates that come and go, and with any chunk size", () => {
+/** Each event once, in order, as a reader wants them. */
+function checkEvents(events: readonly GenerateEvent[]): void {
+  const types = events.map(({ type }) => type).filter((type) => type !== "progress" && type !== "token");
+  assert.deepEqual(types, ["queued", "started", "finish"].slice(0, types.length - 1).concat("finish"));
+  const positions = events.flatMap((event) => (event.type === "token" ? [event.position] : []));
+  assert.deepEqual(positions, [...positions.keys()]);
+}
+
+test("a request says the same alone, with random mates that come and go, in any pool and with any chunk size", () => {
   const arrival = fc.record({
-    prompt: prompts,
+    prompt: fc.oneof(prompts, fc.constant([8, 9])),
     at: fc.nat(40),
-    cancelAt: fc.option(fc.nat(60)),
-    maxTokens: fc.integer({ min: 1, max: 12 }),
+    cancelAt: fc.option(fc.nat(60), { freq: 2 }),
+    maxTokens: fc.oneof(fc.integer({ min: 1, max: 30 }), fc.constant(context)),
+    priority: fc.constantFrom(0, 0, 0, 1, -1),
+    endless: fc.boolean(),
   });
+  const setting = fc.record({
+    slots: fc.integer({ min: 1, max: 8 }),
+    chunk: fc.integer({ min: 1, max: 40 }),
+    blocks: fc.integer({ min: context / blockTokens, max: 20 }),
+    decodedReusable: fc.boolean(),
+  });
+  let preempted = 0;
   fc.assert(
-    fc.property(
-      fc.integer({ min: 1, max: 4 }),
-      fc.integer({ min: 1, max: 40 }),
-      fc.array(arrival, { maxLength: 8, size: "max" }),
-      (slots, chunk, arrivals) => {
-        const toy = new Toy(slots, { prefillChunkTokens: chunk });
-        const requests = arrivals.map(({ prompt, maxTokens }, i) => ticket(`r${i}`, prompt, { maxTokens }));
-        for (let time = 0; time < 4000; time++) {
-          for (const [i, { at, cancelAt }] of arrivals.entries()) {
-            if (at === time) toy.batcher.submit(requests[i]!);
-            if (cancelAt !== null && cancelAt === time && time > at) toy.batcher.remove(`r${i}`, "cancelled");
-          }
-          if (!toy.step() && time > 60) break;
+    fc.property(setting, fc.array(arrival, { maxLength: 9, size: "max" }), ({ slots, chunk, blocks, decodedReusable }, arrivals) => {
+      const toy = new Toy(slots, { prefillChunkTokens: chunk }, { blocks, decodedReusable });
+      const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
+        ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
+      );
+      for (let time = 0; time < 4000; time++) {
+        for (const [i, { at, cancelAt }] of arrivals.entries()) {
+          if (at === time) toy.batcher.submit(requests[i]!);
+          if (cancelAt !== null && cancelAt === time && time > at) toy.batcher.remove(`r${i}`, "cancelled");
         }
-        for (const [i, request] of requests.entries()) {
-          const want = alone(request);
-          const got = toy.tokens(request.id);
-          assert.ok(toy.finish(request.id), `${request.id} finished`);
-          if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
-          else assert.deepEqual(got, want, `request ${i}`);
-        }
-        for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
-          if (phase !== "prefill") continue;
-          const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
-          assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
-        }
-      },
-    ),
-    { numRuns: 150 },
+        if (!toy.step() && time > 60) break;
+      }
+      preempted += toy.batcher.preemptions;
+      assert.equal(toy.batcher.queued + toy.batcher.blocksUsed, 0);
+      for (const [i, request] of requests.entries()) {
+        const want = alone(request);
+        const got = toy.tokens(request.id);
+        checkEvents(toy.events.get(request.id)!);
+        if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
+        else assert.deepEqual(got, want, `request ${i}`);
+      }
+      for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
+        if (phase !== "prefill" || decodedReusable) continue;
+        const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
+        assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
+      }
+    }),
+    { numRuns: 200 },
   );
+  assert.ok(preempted > 20, `${preempted} requests gave their memory up`);
+});
+
+test("eight requests whose contexts fit run at once, where whole contexts would be three", () => {
+  const toy = new Toy(8, {}, { blocks: (3 * context) / blockTokens, decodedReusable: true });
+  for (let i = 0; i < 8; i++) toy.batcher.submit(ticket(`r${i}`, [8 + i, 9], { maxTokens: 14, eos: new Set() }));
+  while (toy.batcher.queued > 0) toy.step();
+  assert.ok(toy.batcher.slotsUsed >= 7, `${toy.batcher.slotsUsed}`);
+  toy.run();
+  assert.equal(toy.batcher.preemptions, 0);
+});
+
+test("where memory ends the last in order gives way, and is computed again without a word", () => {
+  const toy = new Toy(2, {}, { blocks: 8, decodedReusable: true });
+  const requests = [ticket("late", [8, 9], { maxTokens: 50, priority: 1 }), ticket("soon", [9, 8], { maxTokens: 50 })].map((each) => ({
+    ...each,
+    eos: new Set<number>(),
+  }));
+  for (const request of requests) toy.batcher.submit(request);
+  const finished: string[] = [];
+  for (let i = 0; toy.step(); i++) {
+    assert.ok(i < 500);
+    for (const id of ["late", "soon"]) if (toy.finish(id) && !finished.includes(id)) finished.push(id);
+  }
+  assert.deepEqual(finished, ["soon", "late"]);
+  assert.ok(toy.batcher.preemptions > 0);
+  for (const request of requests) assert.deepEqual(toy.tokens(request.id), alone(request));
 });
 
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
@@ -122,7 +186,7 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
       const request = ticket("a", prompt, { maxTokens });
       const want = alone(request);
       const replayed = cut % want.length;
-      const toy = new Toy(2, {}, prefills);
+      const toy = new Toy(2, {}, { decodedReusable: prefills });
       toy.batcher.submit({ ...request, replay: Uint32Array.from(want.slice(0, replayed)) });
       toy.run();
       assert.deepEqual(toy.tokens("a"), want.slice(replayed));
@@ -137,7 +201,7 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
 
 test("a replay that is prefilled takes the steps of a prompt of its length, and tells how far it is", () => {
   const said = alone(ticket("a", [8, 9], { maxTokens: 40, eos: new Set() }));
-  const toy = new Toy(1, { prefillChunkTokens: 8 }, true);
+  const toy = new Toy(1, { prefillChunkTokens: 8 }, { decodedReusable: true });
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 30)) }));
   toy.run();
   assert.deepEqual(toy.tokens("a"), said.slice(30));
@@ -178,7 +242,7 @@ test("while others decode, prefill chunks and decode steps take turns", () => {
 });
 
 test("the queue is bounded: one more request is told to come again", () => {
-  const batcher = new Batcher(1, context, { queueRequestsMax: 2 });
+  const batcher = new Batcher(pool(1), { queueRequestsMax: 2 });
   batcher.submit(ticket("a", [8, 9]));
   batcher.submit(ticket("b", [8, 9]));
   assert.throws(() => batcher.submit(ticket("c", [8, 9])), { code: "Busy", retry: { afterMs: 1000 } });
@@ -187,7 +251,7 @@ test("the queue is bounded: one more request is told to come again", () => {
 });
 
 test("requests that cannot be served are refused by field", () => {
-  const batcher = new Batcher(1, context);
+  const batcher = new Batcher(pool(1));
   const long = Array.from({ length: context }, () => 8);
   assert.throws(() => batcher.submit(ticket("a", long)), { code: "ContextOverflow", message: /prompt: 64 tokens.*context of 64/ });
   assert.throws(() => batcher.submit(ticket("a", [])), { code: "InvalidRequest", message: /prompt/ });

@@ -1,12 +1,14 @@
 // The scheduler of rows, pure: which ones the next step computes. A bounded queue, one prompt prefilled at a time in chunks, all
-// others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Replayed tokens are
+// others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Where the memory of all is
+// not enough, the last in order gives its own up and is computed again later; nobody sees it but by the pause. Replayed tokens are
 // decode steps whose result is known, or the end of the prompt where a backend computes both to the same bits. The engine thread
 // executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
-import { SlotLedger, type SlotMove } from "./kv-slots.ts";
+import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
+import { order, type Place, Waiting } from "./waiting.ts";
 
 export interface Ticket {
   readonly id: string;
@@ -15,11 +17,14 @@ export interface Ticket {
   readonly maxTokens: number;
   readonly sampling: Sampling;
   readonly eos: ReadonlySet<number>;
+  /** Lower is sooner; unset: 0. */
+  readonly priority?: number;
 }
 
 export interface Step {
   readonly phase: Phase;
-  readonly moves: readonly SlotMove[];
+  /** Changes of KV memory, to be made in order before. */
+  readonly changes: readonly SlotChange[];
   readonly tokens: Int32Array; // [batch * tokensPerSlot], slot-major
   readonly firstSlot: number;
   readonly batch: number;
@@ -45,13 +50,19 @@ export interface Notice {
 
 interface Open {
   readonly ticket: Ticket;
+  readonly place: Place;
   /** What is prefilled: the prompt, and the tokens to replay where they may be. */
-  readonly text: Uint32Array;
+  text: Uint32Array;
   readonly limit: number; // output tokens, bounded by the context
+  /** Output tokens that are known: those to replay, then those sampled here. */
+  readonly known: number[];
+  /** Those of them whose KV is still to be computed, again or for the first time; they are told to nobody. */
+  replayed: number;
   /** Output tokens so far, replayed ones included. */
   output: number;
   /** Token to be fed by the next decode step. */
   next: number;
+  started: boolean;
 }
 
 const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
@@ -62,20 +73,21 @@ const replayNoticeTokens = 8;
 
 export class Batcher {
   readonly #ledger: SlotLedger;
-  readonly #context: number;
+  readonly #pool: KvPool;
   readonly #limits: EngineLimits;
-  readonly #prefillsReplay: boolean;
   readonly #open = new Map<string, Open>();
-  #queue: string[] = [];
+  readonly #waiting = new Waiting();
+  #arrivals = 0;
+  #preemptions = 0;
   #prefilling: string | undefined;
   #decodedLast = true;
   #notices: Notice[] = [];
 
-  /** `prefillsReplay`: a token's bits are the same in a prefill as in a decode step, so that replay may be the fast one of the two. */
-  constructor(slots: number, context: number, limits: Partial<EngineLimits> = {}, prefillsReplay = false) {
-    this.#ledger = new SlotLedger(slots);
-    this.#prefillsReplay = prefillsReplay;
-    this.#context = context;
+  /** Where decoded positions are reusable, a token's bits are the same in a prefill as in a decode step, so that replay may be the fast
+   *  one of the two. */
+  constructor(pool: KvPool, limits: Partial<EngineLimits> = {}) {
+    this.#ledger = new SlotLedger(pool);
+    this.#pool = pool;
     this.#limits = { ...defaultLimits, ...limits };
   }
 
@@ -87,8 +99,21 @@ export class Batcher {
     return this.#ledger.kept;
   }
 
+  get blocksUsed(): number {
+    return this.#ledger.blocksUsed;
+  }
+
+  get blocksKept(): number {
+    return this.#ledger.blocksKept;
+  }
+
+  /** Requests that gave their memory up, since the start. */
+  get preemptions(): number {
+    return this.#preemptions;
+  }
+
   get queued(): number {
-    return this.#queue.length;
+    return this.#waiting.length;
   }
 
   openIds(): readonly string[] {
@@ -97,15 +122,18 @@ export class Batcher {
 
   /** Takes a request into the queue; throws AppError `InvalidRequest`, `ContextOverflow` or `Busy`. */
   submit(ticket: Ticket): void {
-    checkTicket(ticket, this.#context);
-    if (this.#queue.length >= this.#limits.queueRequestsMax) {
-      throw new AppError(`queue: ${this.#queue.length} requests wait already; try again later`, { code: "Busy", retry: { afterMs: 1000 } });
+    const { context } = this.#pool;
+    checkTicket(ticket, context);
+    if (this.#waiting.length >= this.#limits.queueRequestsMax) {
+      throw new AppError(`queue: ${this.#waiting.length} requests wait already; try again later`, { code: "Busy", retry: { afterMs: 1000 } });
     }
-    const limit = Math.min(ticket.maxTokens, this.#context - ticket.prompt.length);
-    const text = this.#prefillsReplay ? joined(ticket.prompt, ticket.replay) : ticket.prompt;
-    this.#open.set(ticket.id, { ticket, text, limit, output: 0, next: 0 });
-    this.#queue.push(ticket.id);
-    this.#notices.push({ id: ticket.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
+    const { id, prompt, replay, priority = 0 } = ticket;
+    const place: Place = { id, priority, arrival: this.#arrivals++, overtaken: 0 };
+    const limit = Math.min(ticket.maxTokens, context - prompt.length);
+    const counts = { replayed: replay.length, output: 0, next: 0, started: false };
+    this.#open.set(id, { ticket, place, text: this.#textOf(prompt, replay), limit, known: [...replay], ...counts });
+    this.#waiting.add(place);
+    this.#notices.push({ id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
   /** Ends a request before its time: cancelled, draining, or with an error that the caller reports. After `unusable` no later prompt
@@ -113,8 +141,7 @@ export class Batcher {
   remove(id: string, reason: FinishReason | "failed" | "unusable"): void {
     const open = this.#open.get(id);
     if (!open) return;
-    if (reason !== "failed" && reason !== "unusable")
-      this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    if (reason !== "failed" && reason !== "unusable") this.#finish(id, open, reason);
     this.#release(id, reason !== "unusable");
   }
 
@@ -128,9 +155,10 @@ export class Batcher {
   /** The next step, or undefined when there is nothing to do. */
   next(): Step | undefined {
     this.#admit();
+    const prefills = (): boolean => this.#prefilling !== undefined && (this.#ledger.decoding().length === 0 || this.#decodedLast);
+    if (!prefills()) this.#makeRoom();
     const decoding = this.#ledger.decoding();
-    const prefill = this.#prefilling !== undefined && (decoding.length === 0 || this.#decodedLast);
-    if (prefill) return this.#prefillStep(this.#prefilling as string, decoding.length);
+    if (prefills()) return this.#prefillStep(this.#prefilling as string, decoding.length);
     return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
   }
 
@@ -140,7 +168,8 @@ export class Batcher {
     this.#decodedLast = step.phase === "decode";
     const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
     // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
-    if (step.phase === "decode") for (const id of step.ids) if (this.#open.has(id)) this.#ledger.advance(id);
+    if (step.phase === "decode")
+      for (const [row, id] of step.ids.entries()) if (this.#open.has(id)) this.#ledger.advance(id, step.tokens[row] as number);
     for (const id of step.ids) {
       const open = this.#open.get(id);
       if (!open) continue; // removed meanwhile
@@ -157,31 +186,70 @@ export class Batcher {
   }
 
   #admit(): void {
-    const id = this.#queue[0];
-    if (id === undefined || this.#prefilling !== undefined) return;
+    const place = this.#waiting.first();
+    if (place === undefined || this.#prefilling !== undefined) return;
+    const { id } = place;
     const open = this.#open.get(id) as Open;
     const admission = this.#ledger.admit(id, open.text);
     if (!admission) return;
-    this.#queue.shift();
+    this.#waiting.take(place);
     this.#prefilling = id;
+    if (open.started) return; // it gave its memory up before
+    open.started = true;
     this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
   }
 
+  /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never
+   *  does, since the pool holds a whole context, so there is always one that comes to its end. */
+  #makeRoom(): void {
+    for (const id of this.#ledger.decoding()) {
+      while (this.#inMemory(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
+    }
+  }
+
+  #inMemory(id: string): boolean {
+    return this.#prefilling === id || this.#ledger.decoding().includes(id);
+  }
+
+  #preempt(): void {
+    const active = [...this.#ledger.decoding(), ...(this.#prefilling === undefined ? [] : [this.#prefilling])];
+    const places = active.map((id) => (this.#open.get(id) as Open).place);
+    const last = places.reduce((a, b) => (order(a, b) < 0 ? b : a));
+    const open = this.#open.get(last.id) as Open;
+    this.#preemptions += 1;
+    this.#ledger.leave(last.id);
+    if (this.#prefilling === last.id) this.#prefilling = undefined;
+    open.text = this.#textOf(open.ticket.prompt, open.known);
+    open.replayed = open.known.length;
+    open.output = 0;
+    this.#waiting.add(last);
+  }
+
+  #textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
+    if (!this.#pool.decodedReusable) return prompt;
+    const both = new Uint32Array(prompt.length + output.length);
+    both.set(prompt);
+    both.set(output, prompt.length);
+    return both;
+  }
+
   #queuedTokens(): number {
-    return this.#queue.reduce((sum, id) => sum + (this.#open.get(id)?.text.length ?? 0), 0);
+    let tokens = 0;
+    for (const id of this.#waiting.ids()) tokens += this.#open.get(id)?.text.length ?? 0;
+    return tokens;
   }
 
   #prefillStep(id: string, decoding: number): Step {
-    const { ticket, text } = this.#open.get(id) as Open;
+    const { ticket, text, replayed } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
     const chunk = Math.max(2, decoding > 0 ? this.#limits.prefillChunkTokens : Math.max(chunkTokensAlone, this.#limits.prefillChunkTokens));
     const count = chunkOf(text.length - from, chunk);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
-    const wanted = last && position === ticket.replay.length ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
+    const wanted = last && position === replayed ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
     return {
       phase: "prefill",
-      moves: this.#ledger.takeMoves(),
+      changes: this.#ledger.takeChanges(),
       tokens: Int32Array.from(text.subarray(from, from + count)),
       firstSlot: decoding,
       batch: 1,
@@ -196,14 +264,14 @@ export class Batcher {
     const rows = ids.map((id) => this.#open.get(id) as Open);
     return {
       phase: "decode",
-      moves: this.#ledger.takeMoves(),
+      changes: this.#ledger.takeChanges(),
       tokens: Int32Array.from(rows, ({ next }) => next),
       firstSlot: 0,
       batch: ids.length,
       tokensPerSlot: 1,
       past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
-      wanted: rows.flatMap(({ ticket, output }, row) =>
-        output < ticket.replay.length ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
+      wanted: rows.flatMap(({ ticket, output, replayed }, row) =>
+        output < replayed ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
       ),
       ids,
     };
@@ -212,23 +280,27 @@ export class Batcher {
   /** The next output token: replayed, or the sampled one, which is reported. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
     const position = open.output;
-    const replayed = open.ticket.replay[position];
-    const token = replayed ?? sampled?.token;
+    const replayed = position < open.replayed;
+    const token = replayed ? open.known[position] : sampled?.token;
     if (token === undefined) return;
     open.output += 1;
     open.next = token;
-    if (replayed === undefined) this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
-    else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
+    if (!replayed) {
+      open.known.push(token);
+      this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
+    } else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
     if (!reason) return;
-    this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    this.#finish(id, open, reason);
     this.#release(id);
   }
 
+  #finish(id: string, open: Open, reason: FinishReason): void {
+    this.#notices.push({ id, event: { type: "finish", reason, outputTokens: Math.max(open.output, open.known.length) } });
+  }
+
   #release(id: string, reusable = true): void {
-    const waiting = this.#queue.indexOf(id);
-    if (waiting >= 0) this.#queue.splice(waiting, 1);
-    else this.#ledger.leave(id, reusable);
+    if (!this.#waiting.drop(id)) this.#ledger.leave(id, reusable);
     if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
   }
@@ -240,13 +312,6 @@ export function chunkOf(left: number, chunk: number): number {
   if (left <= chunk) return left;
   if (left - chunk !== 1) return chunk;
   return chunk > 2 ? chunk - 1 : left;
-}
-
-function joined(a: Uint32Array, b: Uint32Array): Uint32Array {
-  const both = new Uint32Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
 }
 
 function checkTicket({ prompt, replay, maxTokens }: Ticket, context: number): void {
