@@ -151,6 +151,71 @@ describe("one request, many circumstances", () => {
   });
 });
 
+describe("KV memory in blocks, on ggml", () => {
+  const block = 2 * 2 * 4096; // of halves: two layers, keys and values, 64 positions of 2 heads of 16
+  const requests = [4, 30, 17, 9, 2, 25].map((length, i) => ({ prompt: prompt(20 + i, length), maxTokens: 125 }));
+  const options = { backend: "ggml", codec: "int4", maxContext: 256 } as const;
+  let alone: readonly (readonly number[])[];
+  before(async () => {
+    const engine = await start({ ...options, kvPoolBytes: 40 * block });
+    alone = await texts(engine, requests, 1);
+  });
+
+  /** The texts of the requests, so many at a time. */
+  async function texts(engine: Engine, of: typeof requests, atOnce: number): Promise<number[][]> {
+    const said: number[][] = [];
+    for (let i = 0; i < of.length; i += atOnce)
+      said.push(...(await Promise.all(of.slice(i, i + atOnce).map((each) => text(engine, each)))));
+    return said;
+  }
+
+  test("a pool that holds one whole context serves six requests, whose texts are those alone, whoever gives memory up", async () => {
+    const engine = await start({ ...options, kvPoolBytes: 4 * block });
+    const { kvBlocks, kvBlockTokens, kvBytes, kvSlots } = engine.describe();
+    assert.deepEqual([kvBlocks, kvBlockTokens, kvBytes, kvSlots], [4, 64, 4 * block, 4]);
+    assert.deepEqual(await texts(engine, requests, 6), alone);
+    const { preemptions, blocksUsed, blocksKept } = await engine.stats();
+    assert.ok(preemptions > 0 && blocksUsed === 0 && blocksKept > 0, JSON.stringify({ preemptions, blocksUsed, blocksKept }));
+  });
+
+  test("short requests run at once where whole contexts would not, and their memory is theirs alone", async () => {
+    const engine = await start({ ...options, kvPoolBytes: 16 * block });
+    const running = texts(
+      engine,
+      requests.map((each) => ({ ...each, maxTokens: 30 })),
+      6,
+    );
+    let most = 0;
+    for (let done = false; !done; ) {
+      most = Math.max(most, (await engine.stats()).slotsUsed);
+      done = await Promise.race([running.then(() => true), new Promise<boolean>((resolve) => setImmediate(() => resolve(false)))]);
+    }
+    assert.equal(most, 6);
+    assert.deepEqual(
+      await running,
+      alone.map((tokens) => tokens.slice(0, 30)),
+    );
+    assert.equal((await engine.stats()).preemptions, 0);
+  });
+
+  test("a second turn reuses the answer of the first", async () => {
+    const engine = await start({ ...options, kvPoolBytes: 16 * block });
+    const { prompt: asked } = requests[0]!;
+    const answer = await text(engine, { prompt: asked, maxTokens: 60 });
+    const turn = { prompt: [...asked, ...answer, 5, 6], maxTokens: 10 };
+    const events = await collect(engine, turn);
+    assert.equal(events[1]?.type === "started" && events[1].cachedPromptTokens, 63, "all but the last token, which was never fed");
+    const fresh = await start({ ...options, kvPoolBytes: 16 * block });
+    assert.deepEqual(tokensOf(events), await text(fresh, turn));
+  });
+
+  test("a number type that heads do not fit or a backend has not is refused by the field's name", async () => {
+    const refused = { code: "UnsupportedShape", message: /kvType: .*q8_0/ };
+    await assert.rejects(start({ backend: "ggml", kvType: "q8_0" }), refused);
+    await assert.rejects(start({ backend: "reference", kvType: "q8_0" }), refused);
+  });
+});
+
 describe("ends", () => {
   let engine: Engine;
   before(async () => {

@@ -115,8 +115,9 @@ export class EngineLoop {
       for (const change of step.changes) await changeSlot(this.#model.kv, change);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
+      const ms = performance.now() - start;
       const unusable = unusableRows(step, x, this.#model.program.hidden);
-      this.#batcher.complete(step, await this.#sample(step, x, unusable));
+      this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
       for (const [id, error] of unusable) this.#fail(id, error, "unusable");
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);

@@ -339,7 +339,10 @@ export function runBackendContract(contract: BackendContract): void {
         for (const each of [backend, oracle]) {
           const compiled = await each.compile(block, variant.weights(block));
           const kv = await each.createKv({ ...kvOf(variant.program), slots: 2, context: 80, ...(each === backend ? { type } : {}) });
-          for (const [past, tokens] of [[0, 79], [79, 1]] as const) {
+          for (const [past, tokens] of [
+            [0, 79],
+            [79, 1],
+          ] as const) {
             const inputs = x(300 + past, tokens, variant.program.hidden);
             const { h, f } = await compiled.run(inputs, { cache: kv, firstSlot: 1, batch: 1, tokens, past: Int32Array.of(past) });
             results.push(keep({ h: h!, f: f! }));

@@ -306,7 +306,7 @@ function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
     ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden },
     ...{ layerExperts: shape.layerExperts, layerResidentBytes: shape.layerBytes },
     ...{ vocab: 1, codec: "f32", backend: "simulated", device: "simulated", maxContext: 1, denseBytes: 1, kvBytes: 1, kvSlots: 1 },
-    ...{ expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
+    ...{ kvBlocks: 1, kvBlockTokens: 1, expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
     ...engineInfo,
   };
 }

@@ -51,7 +51,8 @@ class DoubleEngine implements Engine {
         backend: "double",
         device: "double",
       },
-      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvWidth: 1, expertResidentBytes: 1000, speed: 1, sharesCores: true },
+      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvBlocks: 64, kvBlockTokens: 64 },
+      ...{ expertResidentBytes: 1000, speed: 1, sharesCores: true },
     };
   }
   async *generate(request: GenerateRequest): AsyncGenerator<GenerateEvent> {
@@ -141,6 +142,7 @@ class DoubleEngine implements Engine {
   async stats() {
     return {
       ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
+      ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0 },
       ...{ slotsUsed: this.#active, slotsKept: 0, queuedRequests: 0, hostedExperts: this.#seeds.size, servedRows: 0 },
     };
   }

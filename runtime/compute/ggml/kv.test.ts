@@ -44,6 +44,9 @@ test("where a machine does not give the address space, there are fewer slots; he
   const kv = new GgmlKv(device, { ...huge, poolBlocks: 1 });
   assert.ok(kv.slots >= 1 && kv.slots < 64, `${kv.slots}`);
   kv.trimSlot(kv.slots - 1, 0);
-  assert.throws(() => new GgmlKv(device, { ...huge, headDim: 48, type: "q8_0" }), { code: "UnsupportedShape", message: /heads of 48.*q8_0/ });
+  assert.throws(() => new GgmlKv(device, { ...huge, headDim: 48, type: "q8_0" }), {
+    code: "UnsupportedShape",
+    message: /heads of 48.*q8_0/,
+  });
   device.close();
 });

@@ -25,11 +25,14 @@ function pool(slots: number, rest: Partial<KvPool> = {}): KvPool {
 class Toy {
   readonly batcher: Batcher;
   readonly pool: KvPool;
+  readonly msPerToken: number | undefined;
   readonly slots: number[][];
   readonly events = new Map<string, GenerateEvent[]>();
   readonly steps: Step[] = [];
 
-  constructor(slots: number, limits = {}, rest: Partial<KvPool> = {}) {
+  /** `msPerToken`: what steps are said to take. */
+  constructor(slots: number, limits = {}, rest: Partial<KvPool> = {}, msPerToken?: number) {
+    this.msPerToken = msPerToken;
     this.pool = pool(slots, rest);
     this.batcher = new Batcher(this.pool, limits);
     this.slots = Array.from({ length: slots }, () => []);
@@ -65,6 +68,7 @@ class Toy {
     this.batcher.complete(
       step,
       step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
+      this.msPerToken && this.msPerToken * step.tokens.length,
     );
     this.collect();
     return true;
@@ -117,38 +121,43 @@ test("a request says the same alone, with random mates that come and go, in any 
   const setting = fc.record({
     slots: fc.integer({ min: 1, max: 8 }),
     chunk: fc.integer({ min: 1, max: 40 }),
+    maxDecodeBatch: fc.integer({ min: 1, max: 4 }),
     blocks: fc.integer({ min: context / blockTokens, max: 20 }),
     decodedReusable: fc.boolean(),
   });
   let preempted = 0;
   fc.assert(
-    fc.property(setting, fc.array(arrival, { maxLength: 9, size: "max" }), ({ slots, chunk, blocks, decodedReusable }, arrivals) => {
-      const toy = new Toy(slots, { prefillChunkTokens: chunk }, { blocks, decodedReusable });
-      const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
-        ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
-      );
-      for (let time = 0; time < 4000; time++) {
-        for (const [i, { at, cancelAt }] of arrivals.entries()) {
-          if (at === time) toy.batcher.submit(requests[i]!);
-          if (cancelAt !== null && cancelAt === time && time > at) toy.batcher.remove(`r${i}`, "cancelled");
+    fc.property(
+      setting,
+      fc.array(arrival, { maxLength: 9, size: "max" }),
+      ({ slots, chunk, blocks, decodedReusable, maxDecodeBatch }, arrivals) => {
+        const toy = new Toy(slots, { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch }, { blocks, decodedReusable });
+        const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
+          ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
+        );
+        for (let time = 0; time < 4000; time++) {
+          for (const [i, { at, cancelAt }] of arrivals.entries()) {
+            if (at === time) toy.batcher.submit(requests[i]!);
+            if (cancelAt !== null && cancelAt === time && time > at) toy.batcher.remove(`r${i}`, "cancelled");
+          }
+          if (!toy.step() && time > 60) break;
         }
-        if (!toy.step() && time > 60) break;
-      }
-      preempted += toy.batcher.preemptions;
-      assert.equal(toy.batcher.queued + toy.batcher.blocksUsed, 0);
-      for (const [i, request] of requests.entries()) {
-        const want = alone(request);
-        const got = toy.tokens(request.id);
-        checkEvents(toy.events.get(request.id)!);
-        if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
-        else assert.deepEqual(got, want, `request ${i}`);
-      }
-      for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
-        if (phase !== "prefill" || decodedReusable) continue;
-        const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
-        assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
-      }
-    }),
+        preempted += toy.batcher.preemptions;
+        assert.equal(toy.batcher.queued + toy.batcher.blocksUsed, 0);
+        for (const [i, request] of requests.entries()) {
+          const want = alone(request);
+          const got = toy.tokens(request.id);
+          checkEvents(toy.events.get(request.id)!);
+          if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
+          else assert.deepEqual(got, want, `request ${i}`);
+        }
+        for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
+          if (phase !== "prefill" || decodedReusable) continue;
+          const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
+          assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
+        }
+      },
+    ),
     { numRuns: 200 },
   );
   assert.ok(preempted > 20, `${preempted} requests gave their memory up`);
@@ -201,7 +210,7 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
 
 test("a replay that is prefilled takes the steps of a prompt of its length, and tells how far it is", () => {
   const said = alone(ticket("a", [8, 9], { maxTokens: 40, eos: new Set() }));
-  const toy = new Toy(1, { prefillChunkTokens: 8 }, { decodedReusable: true });
+  const toy = new Toy(1, {}, { decodedReusable: true });
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 30)) }));
   toy.run();
   assert.deepEqual(toy.tokens("a"), said.slice(30));
@@ -239,6 +248,35 @@ test("while others decode, prefill chunks and decode steps take turns", () => {
   for (let i = 0; i < 12; i++) toy.step();
   const phases = toy.steps.slice(before).map(({ phase }) => phase);
   for (let i = 1; i < phases.length; i++) assert.notEqual(phases[i], phases[i - 1]);
+});
+
+test("while others decode, chunks are as large as the time allows in which they wait, and larger when nobody does", () => {
+  const toy = new Toy(3, { maxBatchTokens: 40, decodeWaitMs: 20 }, {}, 1); // 1 ms a token
+  const prompt = Array.from({ length: 60 }, (_, i) => i + 8);
+  toy.batcher.submit(ticket("a", prompt.slice(0, 45), { maxTokens: 15, eos: new Set() }));
+  toy.batcher.submit(ticket("b", prompt.toReversed(), { maxTokens: 2, eos: new Set() }));
+  toy.run();
+  const chunks = toy.steps.filter(({ phase }) => phase === "prefill").map(({ tokensPerSlot, firstSlot }) => [firstSlot, tokensPerSlot]);
+  assert.deepEqual(chunks, [
+    [0, 40],
+    [0, 5],
+    [1, 20],
+    [1, 20],
+    [1, 20],
+  ]);
+});
+
+test("more requests than a decode step takes take turns", () => {
+  const toy = new Toy(5, { maxDecodeBatch: 2 });
+  for (let i = 0; i < 5; i++) toy.batcher.submit(ticket(`r${i}`, [8 + i, 9], { maxTokens: 20, eos: new Set() }));
+  while (toy.batcher.slotsUsed < 5) toy.step();
+  toy.step();
+  const before = toy.steps.length;
+  for (let i = 0; i < 6; i++) toy.step();
+  const turns = toy.steps.slice(before).flatMap(({ ids }) => ids);
+  for (let i = 0; i < 5; i++) assert.equal(turns.filter((id) => id === `r${i}`).length, 2, `r${i} of ${turns}`);
+  toy.run();
+  for (let i = 0; i < 5; i++) assert.equal(toy.tokens(`r${i}`).length, 20);
 });
 
 test("the queue is bounded: one more request is told to come again", () => {

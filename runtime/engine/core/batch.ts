@@ -6,6 +6,7 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
+import { Pace } from "./pace.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 import { order, type Place, Waiting } from "./waiting.ts";
@@ -65,9 +66,13 @@ interface Open {
   started: boolean;
 }
 
-const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
-/** Chunk when nobody is decoding: large products are the fastest. */
-const chunkTokensAlone = 256;
+const defaultLimits: EngineLimits = {
+  queueRequestsMax: 64,
+  prefillChunkTokens: 128,
+  maxBatchTokens: 256,
+  maxDecodeBatch: 64,
+  decodeWaitMs: 20,
+};
 /** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
 const replayNoticeTokens = 8;
 
@@ -80,6 +85,9 @@ export class Batcher {
   #arrivals = 0;
   #preemptions = 0;
   #prefilling: string | undefined;
+  readonly #pace: Pace;
+  /** Of those that decode, the first one of the next step, where they are more than a step takes. */
+  #turn = 0;
   #decodedLast = true;
   #notices: Notice[] = [];
 
@@ -89,6 +97,7 @@ export class Batcher {
     this.#ledger = new SlotLedger(pool);
     this.#pool = pool;
     this.#limits = { ...defaultLimits, ...limits };
+    this.#pace = new Pace(this.#limits.decodeWaitMs);
   }
 
   get slotsUsed(): number {
@@ -125,7 +134,10 @@ export class Batcher {
     const { context } = this.#pool;
     checkTicket(ticket, context);
     if (this.#waiting.length >= this.#limits.queueRequestsMax) {
-      throw new AppError(`queue: ${this.#waiting.length} requests wait already; try again later`, { code: "Busy", retry: { afterMs: 1000 } });
+      throw new AppError(`queue: ${this.#waiting.length} requests wait already; try again later`, {
+        code: "Busy",
+        retry: { afterMs: 1000 },
+      });
     }
     const { id, prompt, replay, priority = 0 } = ticket;
     const place: Place = { id, priority, arrival: this.#arrivals++, overtaken: 0 };
@@ -163,8 +175,9 @@ export class Batcher {
   }
 
   /** Takes what the step gave: one sampled token for each wanted row, undefined where there is none: the caller then removes the
-   *  request before the next step. */
-  complete(step: Step, sampled: readonly (Sampled | undefined)[]): void {
+   *  request before the next step. `ms`: the time that the step took, by which chunks are made. */
+  complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
+    if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
     this.#decodedLast = step.phase === "decode";
     const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
     // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
@@ -242,7 +255,8 @@ export class Batcher {
   #prefillStep(id: string, decoding: number): Step {
     const { ticket, text, replayed } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
-    const chunk = Math.max(2, decoding > 0 ? this.#limits.prefillChunkTokens : Math.max(chunkTokensAlone, this.#limits.prefillChunkTokens));
+    const { prefillChunkTokens, maxBatchTokens } = this.#limits;
+    const chunk = Math.max(2, decoding > 0 ? this.#pace.tokens(Math.min(prefillChunkTokens, maxBatchTokens)) : maxBatchTokens);
     const count = chunkOf(text.length - from, chunk);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
@@ -260,13 +274,17 @@ export class Batcher {
     };
   }
 
-  #decodeStep(ids: readonly string[]): Step {
+  #decodeStep(decoding: readonly string[]): Step {
+    const { maxDecodeBatch } = this.#limits;
+    const first = decoding.length > maxDecodeBatch && this.#turn < decoding.length ? this.#turn : 0;
+    const ids = decoding.slice(first, first + maxDecodeBatch);
+    this.#turn = first + ids.length;
     const rows = ids.map((id) => this.#open.get(id) as Open);
     return {
       phase: "decode",
       changes: this.#ledger.takeChanges(),
       tokens: Int32Array.from(rows, ({ next }) => next),
-      firstSlot: 0,
+      firstSlot: first,
       batch: ids.length,
       tokensPerSlot: 1,
       past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),

@@ -230,12 +230,20 @@ test("an answer is reused where its bits are those of a prefill, and so is what 
 test("blocks are taken from what was used longest ago, from its end, and no more than needed", () => {
   const ledger = ledgerOf(4, { blocks: 16 });
   const prompt = (start: number) => Uint32Array.from({ length: 40 }, (_, i) => start + i);
-  for (const [id, start] of [["a", 0], ["b", 1000], ["c", 2000]] as const) {
+  for (const [id, start] of [
+    ["a", 0],
+    ["b", 1000],
+    ["c", 2000],
+  ] as const) {
     finish(ledger, id, prompt(start));
     ledger.leave(id);
   }
   assert.deepEqual([ledger.kept, ledger.blocksKept, ledger.blocksUsed], [3, 15, 0]);
-  finish(ledger, "d", Uint32Array.from({ length: 24 }, (_, i) => 3000 + i));
+  finish(
+    ledger,
+    "d",
+    Uint32Array.from({ length: 24 }, (_, i) => 3000 + i),
+  );
   assert.deepEqual([ledger.kept, ledger.blocksKept, ledger.blocksUsed], [3, 13, 3]);
   assert.equal(ledger.admit("a2", prompt(0))?.reused, 24, "the oldest lost two blocks");
 });

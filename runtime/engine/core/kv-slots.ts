@@ -258,18 +258,15 @@ export class SlotLedger {
     const slot = this.#slots[index] as Slot;
     if (slot.owner !== undefined || slot.length === 0) return;
     const place = this.#placeFor(slot);
-    if (place === undefined) return this.#cut(slot, 0);
-    this.#cut(place, 0);
-    this.#move(index, place.index);
+    this.#cut(place ?? slot, 0);
+    if (place !== undefined) this.#move(index, place.index);
   }
 
   /** An empty slot for what another keeps, or the one of what was used longer ago. */
   #placeFor(slot: Slot): Slot | undefined {
     const { used } = this;
     const free = (other: Slot): boolean => other.owner === undefined && other.index >= used && other !== slot;
-    return (
-      this.#slots.find((other) => other.length === 0 && free(other)) ?? this.#oldest((other) => other.used < slot.used && free(other))
-    );
+    return this.#slots.find((other) => other.length === 0 && free(other)) ?? this.#oldest((other) => other.used < slot.used && free(other));
   }
 
   /** Moves a slot to an empty one, which takes its place. */

@@ -6,7 +6,9 @@ import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 const tokens = fc.array(fc.integer({ min: 0, max: 1 }), { maxLength: 5 * reuseTokensMin });
 
 /** Texts that begin alike: pieces of tokens that are zeros but for a few. */
-const text = fc.tuple(fc.integer({ min: 0, max: 70 }), tokens).map(([zeros, rest]) => Uint32Array.from([...new Array<number>(zeros).fill(0), ...rest]));
+const text = fc
+  .tuple(fc.integer({ min: 0, max: 70 }), tokens)
+  .map(([zeros, rest]) => Uint32Array.from([...new Array<number>(zeros).fill(0), ...rest]));
 
 test("the index finds what a comparison with every holder finds, as they grow and shrink", () => {
   fc.assert(
@@ -39,5 +41,8 @@ test("tokens that hash alike but differ are not taken for each other", () => {
   const holder: Holder = { tokens: held, reusable: 40, hashes: [] };
   index.update(holder);
   held.fill(4, 0, 16); // as if another text had the hash of the first tokens
-  assert.equal(index.find(new Uint32Array(40).fill(3), 39, () => false), undefined);
+  assert.equal(
+    index.find(new Uint32Array(40).fill(3), 39, () => false),
+    undefined,
+  );
 });

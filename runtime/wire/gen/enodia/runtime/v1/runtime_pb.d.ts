@@ -739,18 +739,32 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
   layerExperts: number[];
 
   /**
-   * tokens that each request reserves of the KV pool
+   * tokens that a request may hold
    *
    * @generated from field: uint32 max_context = 19;
    */
   maxContext: number;
 
   /**
-   * requests that run at once
+   * requests that run at once, at most
    *
    * @generated from field: uint32 kv_slots = 20;
    */
   kvSlots: number;
+
+  /**
+   * of KV memory, for all of them together
+   *
+   * @generated from field: uint32 kv_blocks = 21;
+   */
+  kvBlocks: number;
+
+  /**
+   * tokens of a block
+   *
+   * @generated from field: uint32 kv_block_tokens = 22;
+   */
+  kvBlockTokens: number;
 };
 
 /**
