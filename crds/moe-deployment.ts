@@ -143,7 +143,7 @@ const runtime = z
     ).default("256Mi"),
     kvType: z.enum(kvTypes).optional().meta({
       description:
-        "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; ggml alone has them. When not given: f16 on ggml, but f32 beside experts of f32 and on other backends.",
+        "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; ggml alone has them. When not given: what the device is fastest with, which on a processor is f32.",
     }),
     maxBatchTokens: z.int32().min(16).max(4096).default(256).meta({
       description: "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do.",

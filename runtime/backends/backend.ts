@@ -74,7 +74,7 @@ export interface Backend extends Capabilities {
   readonly numericClass: "exact" | "tolerance";
   /** True when a token's row has the same bits computed alone as in a prefill, so that lost KV may be prefilled instead of replayed. */
   readonly prefillEqualsDecode: boolean;
-  /** The number types that it can keep keys and values in. Unset: f32 alone. */
+  /** The number types that it can keep keys and values in, the one first that it is fastest with. Unset: f32 alone. */
   readonly kvTypes?: readonly KvType[];
   /** KV memory is taken in pages of so many bytes as positions are written, and given back by `trimSlot`. Unset: all of it from the start. */
   readonly kvPageBytes?: number;

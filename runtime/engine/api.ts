@@ -31,7 +31,7 @@ export interface EngineOptions {
   readonly backend: BackendChoice;
   readonly codec: CodecName;
   readonly kvPoolBytes: number;
-  /** Number type of the attention cache. Unset: f16 where the backend has it and experts are not exact, else f32. */
+  /** Number type of the attention cache. Unset: the one that the backend is fastest with. */
   readonly kvType?: KvType;
   /** Tokens of one request, prompt and output together; at most the model's own limit. */
   readonly maxContext: number;

@@ -154,7 +154,7 @@ describe("one request, many circumstances", () => {
 describe("KV memory in blocks, on ggml", () => {
   const block = 2 * 2 * 4096; // of halves: two layers, keys and values, 64 positions of 2 heads of 16
   const requests = [4, 30, 17, 9, 2, 25].map((length, i) => ({ prompt: prompt(20 + i, length), maxTokens: 125 }));
-  const options = { backend: "ggml", codec: "int4", maxContext: 256 } as const;
+  const options = { backend: "ggml", codec: "int4", kvType: "f16", maxContext: 256 } as const;
   let alone: readonly (readonly number[])[];
   before(async () => {
     const engine = await start({ ...options, kvPoolBytes: 40 * block });

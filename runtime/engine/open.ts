@@ -83,12 +83,12 @@ function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOption
   );
 }
 
-/** The type that was asked for, else halves, else f32: where the backend has no other, heads do not fit, or experts are exact, so that
- *  nothing is rounded. */
-function kvTypeOf(program: ModelProgram, backend: Backend, { kvType, codec }: ThreadOptions): KvType {
+/** The type that was asked for, else the one that the backend is fastest with. */
+function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
+  const { kvTypes = ["f32"] } = backend;
   const reason = (type: KvType): string | undefined =>
-    (backend.kvTypes ?? ["f32"]).includes(type) ? kvTypeRefuses(type, program) : `${type} is not kept by this backend`;
-  if (kvType === undefined) return codecFor(codec).exact || reason("f16") !== undefined ? "f32" : "f16";
+    kvTypes.includes(type) ? kvTypeRefuses(type, program) : `${type} is not kept by this backend`;
+  if (kvType === undefined) return kvTypes.find((type) => reason(type) === undefined) ?? "f32";
   const refused = reason(kvType);
   if (refused === undefined) return kvType;
   throw new AppError(`kvType: ${refused} (${backend.device}); set another or leave it out`, {

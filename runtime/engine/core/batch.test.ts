@@ -1,113 +1,10 @@
-// The batcher with a model in miniature: the "logits" of a row are a hash of the tokens before it, so a request that is fed a
-// wrong token, a wrong slot or a wrong position says something else than it says alone.
+// The batcher with a model in miniature: what requests say, beside what each says alone, and which steps they take.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { Batcher, chunkOf, type Step, type Ticket } from "./batch.ts";
-import type { KvPool, SlotChange } from "./kv-slots.ts";
-import type { GenerateEvent } from "./request.ts";
-
-const context = 64;
-const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-
-function ticket(id: string, prompt: readonly number[], rest: Partial<Ticket> = {}): Ticket {
-  return { id, prompt: Uint32Array.from(prompt), replay: new Uint32Array(0), maxTokens: 8, sampling, eos: new Set([7]), ...rest };
-}
-
-const blockTokens = 8;
-
-/** A pool of so many slots; `blocks` unset: each slot may be full. */
-function pool(slots: number, rest: Partial<KvPool> = {}): KvPool {
-  return { slots, context, blocks: slots * Math.ceil(context / blockTokens), blockTokens, decodedReusable: false, ...rest };
-}
-
-/** Executes steps on slots of tokens, as a model would on KV; what lies beyond the pool is a failure. */
-class Toy {
-  readonly batcher: Batcher;
-  readonly pool: KvPool;
-  readonly msPerToken: number | undefined;
-  readonly slots: number[][];
-  readonly events = new Map<string, GenerateEvent[]>();
-  readonly steps: Step[] = [];
-
-  /** `msPerToken`: what steps are said to take. */
-  constructor(slots: number, limits = {}, rest: Partial<KvPool> = {}, msPerToken?: number) {
-    this.msPerToken = msPerToken;
-    this.pool = pool(slots, rest);
-    this.batcher = new Batcher(this.pool, limits);
-    this.slots = Array.from({ length: slots }, () => []);
-  }
-
-  change(change: SlotChange): void {
-    if (change.kind === "trim") this.slots[change.slot]!.length = Math.min(this.slots[change.slot]!.length, change.length);
-    else {
-      assert.ok(this.slots[change.from]!.length >= change.length, "a copy of what was not written");
-      this.slots[change.to] = this.slots[change.from]!.slice(0, change.length);
-      if (change.kind === "move") this.slots[change.from] = [];
-    }
-  }
-
-  step(): boolean {
-    const step = this.batcher.next();
-    this.collect();
-    if (!step) return false;
-    this.steps.push(step);
-    for (const change of step.changes) this.change(change);
-    const sums: number[] = [];
-    for (let b = 0; b < step.batch; b++) {
-      const slot = this.slots[step.firstSlot + b]!;
-      assert.ok(slot.length >= step.past[b]!, "past beyond what was written");
-      slot.length = step.past[b]!;
-      for (let t = 0; t < step.tokensPerSlot; t++) {
-        slot.push(step.tokens[b * step.tokensPerSlot + t]!);
-        sums.push(slot.reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
-      }
-    }
-    const blocks = this.slots.reduce((sum, slot) => sum + Math.ceil(slot.length / blockTokens), 0);
-    assert.ok(blocks <= this.pool.blocks, `${blocks} blocks are written of ${this.pool.blocks}`);
-    this.batcher.complete(
-      step,
-      step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
-      this.msPerToken && this.msPerToken * step.tokens.length,
-    );
-    this.collect();
-    return true;
-  }
-
-  collect(): void {
-    for (const { id, event } of this.batcher.takeNotices()) this.events.set(id, [...(this.events.get(id) ?? []), event]);
-  }
-
-  run(stepsMax = 5000): void {
-    for (let i = 0; this.step(); i++) assert.ok(i < stepsMax, "never comes to rest");
-  }
-
-  tokens(id: string): number[] {
-    return (this.events.get(id) ?? []).flatMap((event) => (event.type === "token" ? [event.id] : []));
-  }
-
-  finish(id: string): string | undefined {
-    const last = this.events.get(id)?.at(-1);
-    return last?.type === "finish" ? last.reason : undefined;
-  }
-}
-
-function alone(request: Ticket): number[] {
-  const toy = new Toy(1);
-  toy.batcher.submit({ ...request, replay: new Uint32Array(0) });
-  toy.run();
-  return toy.tokens(request.id);
-}
-
-const prompts = fc.array(fc.integer({ min: 8, max: 12 }), { minLength: 1, maxLength: 45 });
-
-/** Each event once, in order, as a reader wants them. */
-function checkEvents(events: readonly GenerateEvent[]): void {
-  const types = events.map(({ type }) => type).filter((type) => type !== "progress" && type !== "token");
-  assert.deepEqual(types, ["queued", "started", "finish"].slice(0, types.length - 1).concat("finish"));
-  const positions = events.flatMap((event) => (event.type === "token" ? [event.position] : []));
-  assert.deepEqual(positions, [...positions.keys()]);
-}
+import { alone, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
+import { Batcher } from "./batch.ts";
+import { chunkOf } from "./ticket.ts";
 
 test("a request says the same alone, with random mates that come and go, in any pool and with any chunk size", () => {
   const arrival = fc.record({
@@ -122,6 +19,7 @@ test("a request says the same alone, with random mates that come and go, in any 
     slots: fc.integer({ min: 1, max: 8 }),
     chunk: fc.integer({ min: 1, max: 40 }),
     maxDecodeBatch: fc.integer({ min: 1, max: 4 }),
+    draftTokens: fc.constantFrom(0, 1, 6),
     blocks: fc.integer({ min: context / blockTokens, max: 20 }),
     decodedReusable: fc.boolean(),
   });
@@ -130,8 +28,12 @@ test("a request says the same alone, with random mates that come and go, in any 
     fc.property(
       setting,
       fc.array(arrival, { maxLength: 9, size: "max" }),
-      ({ slots, chunk, blocks, decodedReusable, maxDecodeBatch }, arrivals) => {
-        const toy = new Toy(slots, { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch }, { blocks, decodedReusable });
+      ({ slots, chunk, blocks, decodedReusable, maxDecodeBatch, draftTokens }, arrivals) => {
+        const toy = new Toy(
+          slots,
+          { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch, draftTokens },
+          { blocks, decodedReusable },
+        );
         const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
           ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
         );
@@ -161,32 +63,6 @@ test("a request says the same alone, with random mates that come and go, in any 
     { numRuns: 200 },
   );
   assert.ok(preempted > 20, `${preempted} requests gave their memory up`);
-});
-
-test("eight requests whose contexts fit run at once, where whole contexts would be three", () => {
-  const toy = new Toy(8, {}, { blocks: (3 * context) / blockTokens, decodedReusable: true });
-  for (let i = 0; i < 8; i++) toy.batcher.submit(ticket(`r${i}`, [8 + i, 9], { maxTokens: 14, eos: new Set() }));
-  while (toy.batcher.queued > 0) toy.step();
-  assert.ok(toy.batcher.slotsUsed >= 7, `${toy.batcher.slotsUsed}`);
-  toy.run();
-  assert.equal(toy.batcher.preemptions, 0);
-});
-
-test("where memory ends the last in order gives way, and is computed again without a word", () => {
-  const toy = new Toy(2, {}, { blocks: 8, decodedReusable: true });
-  const requests = [ticket("late", [8, 9], { maxTokens: 50, priority: 1 }), ticket("soon", [9, 8], { maxTokens: 50 })].map((each) => ({
-    ...each,
-    eos: new Set<number>(),
-  }));
-  for (const request of requests) toy.batcher.submit(request);
-  const finished: string[] = [];
-  for (let i = 0; toy.step(); i++) {
-    assert.ok(i < 500);
-    for (const id of ["late", "soon"]) if (toy.finish(id) && !finished.includes(id)) finished.push(id);
-  }
-  assert.deepEqual(finished, ["soon", "late"]);
-  assert.ok(toy.batcher.preemptions > 0);
-  for (const request of requests) assert.deepEqual(toy.tokens(request.id), alone(request));
 });
 
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
@@ -248,35 +124,6 @@ test("while others decode, prefill chunks and decode steps take turns", () => {
   for (let i = 0; i < 12; i++) toy.step();
   const phases = toy.steps.slice(before).map(({ phase }) => phase);
   for (let i = 1; i < phases.length; i++) assert.notEqual(phases[i], phases[i - 1]);
-});
-
-test("while others decode, chunks are as large as the time allows in which they wait, and larger when nobody does", () => {
-  const toy = new Toy(3, { maxBatchTokens: 40, decodeWaitMs: 20 }, {}, 1); // 1 ms a token
-  const prompt = Array.from({ length: 60 }, (_, i) => i + 8);
-  toy.batcher.submit(ticket("a", prompt.slice(0, 45), { maxTokens: 15, eos: new Set() }));
-  toy.batcher.submit(ticket("b", prompt.toReversed(), { maxTokens: 2, eos: new Set() }));
-  toy.run();
-  const chunks = toy.steps.filter(({ phase }) => phase === "prefill").map(({ tokensPerSlot, firstSlot }) => [firstSlot, tokensPerSlot]);
-  assert.deepEqual(chunks, [
-    [0, 40],
-    [0, 5],
-    [1, 20],
-    [1, 20],
-    [1, 20],
-  ]);
-});
-
-test("more requests than a decode step takes take turns", () => {
-  const toy = new Toy(5, { maxDecodeBatch: 2 });
-  for (let i = 0; i < 5; i++) toy.batcher.submit(ticket(`r${i}`, [8 + i, 9], { maxTokens: 20, eos: new Set() }));
-  while (toy.batcher.slotsUsed < 5) toy.step();
-  toy.step();
-  const before = toy.steps.length;
-  for (let i = 0; i < 6; i++) toy.step();
-  const turns = toy.steps.slice(before).flatMap(({ ids }) => ids);
-  for (let i = 0; i < 5; i++) assert.equal(turns.filter((id) => id === `r${i}`).length, 2, `r${i} of ${turns}`);
-  toy.run();
-  for (let i = 0; i < 5; i++) assert.equal(toy.tokens(`r${i}`).length, 20);
 });
 
 test("the queue is bounded: one more request is told to come again", () => {

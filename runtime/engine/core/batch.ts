@@ -5,22 +5,13 @@
 // executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
+import { Drafter } from "./drafts.ts";
 import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
 import { Pace } from "./pace.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
+import { checkTicket, chunkOf, type Ticket } from "./ticket.ts";
 import { order, type Place, Waiting } from "./waiting.ts";
-
-export interface Ticket {
-  readonly id: string;
-  readonly prompt: Uint32Array;
-  readonly replay: Uint32Array;
-  readonly maxTokens: number;
-  readonly sampling: Sampling;
-  readonly eos: ReadonlySet<number>;
-  /** Lower is sooner; unset: 0. */
-  readonly priority?: number;
-}
 
 export interface Step {
   readonly phase: Phase;
@@ -64,6 +55,8 @@ interface Open {
   /** Token to be fed by the next decode step. */
   next: number;
   started: boolean;
+  /** Guesses at its next tokens, once it is alone in a decode step. */
+  drafter: Drafter | undefined;
 }
 
 const defaultLimits: EngineLimits = {
@@ -72,6 +65,7 @@ const defaultLimits: EngineLimits = {
   maxBatchTokens: 256,
   maxDecodeBatch: 64,
   decodeWaitMs: 20,
+  draftTokens: 0,
 };
 /** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
 const replayNoticeTokens = 8;
@@ -84,6 +78,8 @@ export class Batcher {
   readonly #waiting = new Waiting();
   #arrivals = 0;
   #preemptions = 0;
+  #drafted = 0;
+  #accepted = 0;
   #prefilling: string | undefined;
   readonly #pace: Pace;
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
@@ -121,6 +117,11 @@ export class Batcher {
     return this.#preemptions;
   }
 
+  /** Tokens guessed and computed with the one before them, and those of them that came true, since the start. */
+  get drafts(): { readonly drafted: number; readonly accepted: number } {
+    return { drafted: this.#drafted, accepted: this.#accepted };
+  }
+
   get queued(): number {
     return this.#waiting.length;
   }
@@ -142,7 +143,7 @@ export class Batcher {
     const { id, prompt, replay, priority = 0 } = ticket;
     const place: Place = { id, priority, arrival: this.#arrivals++, overtaken: 0 };
     const limit = Math.min(ticket.maxTokens, context - prompt.length);
-    const counts = { replayed: replay.length, output: 0, next: 0, started: false };
+    const counts = { replayed: replay.length, output: 0, next: 0, started: false, drafter: undefined };
     this.#open.set(id, { ticket, place, text: this.#textOf(prompt, replay), limit, known: [...replay], ...counts });
     this.#waiting.add(place);
     this.#notices.push({ id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
@@ -179,23 +180,30 @@ export class Batcher {
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
     this.#decodedLast = step.phase === "decode";
-    const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
-    // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
-    if (step.phase === "decode")
-      for (const [row, id] of step.ids.entries()) if (this.#open.has(id)) this.#ledger.advance(id, step.tokens[row] as number);
-    for (const id of step.ids) {
-      const open = this.#open.get(id);
-      if (!open) continue; // removed meanwhile
-      if (step.phase === "prefill") {
-        this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
-        open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
-        if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
-        if (this.#ledger.lengthOf(id) < open.text.length) continue;
-        this.#prefilling = undefined;
-        this.#ledger.promote(id);
-      }
-      this.#output(id, open, given.get(id));
+    if (step.phase === "decode" && step.tokensPerSlot > 1) {
+      this.#verify(step, sampled);
+      return;
     }
+    const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
+    const open = step.ids.filter((id) => this.#open.has(id)); // others were removed meanwhile
+    // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
+    for (const id of open) this.#written(id, step);
+    for (const id of open) if (this.#prefilling !== id) this.#output(id, this.#open.get(id) as Open, given.get(id));
+  }
+
+  /** Takes note of what a step wrote for a request, which decodes from now on if that was the end of its text. */
+  #written(id: string, step: Step): void {
+    if (step.phase === "decode") {
+      this.#ledger.advance(id, step.tokens[step.ids.indexOf(id)] as number);
+      return;
+    }
+    const open = this.#open.get(id) as Open;
+    this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
+    open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
+    if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
+    if (this.#ledger.lengthOf(id) < open.text.length) return;
+    this.#prefilling = undefined;
+    this.#ledger.promote(id);
   }
 
   #admit(): void {
@@ -279,6 +287,9 @@ export class Batcher {
     const first = decoding.length > maxDecodeBatch && this.#turn < decoding.length ? this.#turn : 0;
     const ids = decoding.slice(first, first + maxDecodeBatch);
     this.#turn = first + ids.length;
+    const [alone] = ids;
+    const guess = decoding.length === 1 && alone !== undefined ? this.#guess(alone) : [];
+    if (alone !== undefined && guess.length > 0) return this.#guessStep(alone, guess);
     const rows = ids.map((id) => this.#open.get(id) as Open);
     return {
       phase: "decode",
@@ -295,6 +306,53 @@ export class Batcher {
     };
   }
 
+  /** Tokens that may follow the next one, as many as there is room for. Only where they are computed to the bits of single steps. */
+  #guess(id: string): readonly number[] {
+    const { draftTokens } = this.#limits;
+    const open = this.#open.get(id) as Open;
+    if (draftTokens === 0 || !this.#pool.decodedReusable || open.output < open.replayed) return [];
+    open.drafter ??= new Drafter(draftTokens, [...open.ticket.prompt, ...open.known]);
+    const guess = open.drafter.guess(Math.min(draftTokens, open.limit - open.output - 1));
+    const fits = guess.length > 0 && this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1 + guess.length);
+    return fits ? guess : [];
+  }
+
+  /** A decode step whose next rows are computed at once, as if the guesses had been sampled. */
+  #guessStep(id: string, guess: readonly number[]): Step {
+    const { ticket, next, output } = this.#open.get(id) as Open;
+    const tokens = Int32Array.of(next, ...guess);
+    return {
+      phase: "decode",
+      changes: this.#ledger.takeChanges(),
+      tokens,
+      firstSlot: this.#ledger.indexOf(id),
+      batch: 1,
+      tokensPerSlot: tokens.length,
+      past: Int32Array.of(this.#ledger.lengthOf(id)),
+      wanted: Array.from(tokens, (_, row) => ({ row, id, position: output + row, sampling: ticket.sampling })),
+      ids: [id],
+    };
+  }
+
+  /** Takes the tokens sampled after guesses, as far as these were right: each is what it would be had the one before it come alone. */
+  #verify(step: Step, sampled: readonly (Sampled | undefined)[]): void {
+    const [id = ""] = step.ids;
+    const open = this.#open.get(id);
+    if (!open) return; // removed meanwhile
+    let right = 0;
+    for (const [row, token] of step.tokens.entries()) {
+      if (row > 0) {
+        if (!this.#open.has(id) || token !== sampled[row - 1]?.token) break;
+        right += 1;
+      }
+      this.#ledger.advance(id, token);
+      this.#output(id, open, sampled[row]);
+    }
+    this.#drafted += step.tokensPerSlot - 1;
+    this.#accepted += right;
+    open.drafter?.learn(step.tokensPerSlot - 1, right);
+  }
+
   /** The next output token: replayed, or the sampled one, which is reported. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
     const position = open.output;
@@ -305,6 +363,7 @@ export class Batcher {
     open.next = token;
     if (!replayed) {
       open.known.push(token);
+      open.drafter?.push(token);
       this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
     } else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
@@ -321,26 +380,5 @@ export class Batcher {
     if (!this.#waiting.drop(id)) this.#ledger.leave(id, reusable);
     if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
-  }
-}
-
-/** Tokens of the next chunk. Never leaves a single token behind and never is one, unless the prompt has only one:
- *  one token on a past takes the decode path of a backend, whose bits differ from a prefill's. */
-export function chunkOf(left: number, chunk: number): number {
-  if (left <= chunk) return left;
-  if (left - chunk !== 1) return chunk;
-  return chunk > 2 ? chunk - 1 : left;
-}
-
-function checkTicket({ prompt, replay, maxTokens }: Ticket, context: number): void {
-  const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
-  if (prompt.length === 0) throw invalid("prompt: has no tokens");
-  if (maxTokens < 1) throw invalid(`max_tokens: ${maxTokens}, at least 1`);
-  if (replay.length >= maxTokens) throw invalid(`replay: ${replay.length} tokens, but max_tokens is ${maxTokens}`);
-  if (prompt.length + replay.length >= context) {
-    throw new AppError(
-      `prompt: ${prompt.length + replay.length} tokens leave no room to answer in a context of ${context}; shorten the prompt`,
-      { code: "ContextOverflow" },
-    );
   }
 }

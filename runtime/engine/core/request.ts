@@ -11,6 +11,9 @@ export interface EngineLimits {
   readonly maxDecodeBatch: number;
   /** Milliseconds of compute that prompts may take between two decode steps, by which chunks shrink; Infinity = chunks do not shrink. */
   readonly decodeWaitMs: number;
+  /** Tokens guessed from the text so far that are computed with the next one, while one request decodes alone; 0 = none. Where a
+   *  backend's decode steps have bits of their own there are none. */
+  readonly draftTokens: number;
 }
 
 export interface Sampling {
