@@ -119,6 +119,9 @@ const table = {
   enodia_worker_queue_requests: worker.gauge("Requests that wait for a KV slot."),
   enodia_worker_queue_tokens: worker.gauge("Prompt and replayed tokens of the requests here that have brought no token yet."),
   enodia_worker_tokens_total: worker.counter("Tokens computed, by phase.", { phase }),
+  enodia_worker_draft_tokens_total: worker.counter("Tokens guessed and computed with the one before them, by what came of it.", {
+    result: ["accepted", "rejected"],
+  }),
   enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
   enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase }),

@@ -104,6 +104,7 @@ export const workerProcess = {
   decodeWaitMs: rendered("ENODIA_DECODE_WAIT_MS", whole(1, 3_600_000).default(20), ({ deployment }) =>
     String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
   ),
+  draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {
     const { memoryPerRank } = deployment.spec.experts;

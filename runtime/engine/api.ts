@@ -125,6 +125,9 @@ export interface EngineStats {
   readonly blocksKept: number;
   /** Requests that gave their KV memory up to others and were computed again. */
   readonly preemptions: number;
+  /** Tokens guessed and computed with the one before them, and those of them that came true. */
+  readonly drafted: number;
+  readonly accepted: number;
   readonly queuedRequests: number;
   readonly hostedExperts: number;
   /** Expert rows computed here, for this rank's tokens and for those of others. */

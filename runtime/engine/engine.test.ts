@@ -209,6 +209,20 @@ describe("KV memory in blocks, on ggml", () => {
     assert.deepEqual(tokensOf(events), await text(fresh, turn));
   });
 
+  test("guessed tokens leave texts as they are, greedy and sampled, alone and among others", async () => {
+    const engine = await start({ ...options, kvPoolBytes: 40 * block, limits: { draftTokens: 6 } });
+    assert.deepEqual(await texts(engine, requests, 1), alone);
+    assert.deepEqual(await texts(engine, requests, 3), alone);
+    const plain = await start({ ...options, kvPoolBytes: 40 * block });
+    for (const token of [4, 7]) {
+      const sampling = token % 2 === 0 ? greedy : { temperature: 0.02, topP: 0.9, topK: 0, seed: 5n };
+      const again = { prompt: new Array<number>(30).fill(token), maxTokens: 60, sampling };
+      assert.deepEqual(await text(engine, again), await text(plain, again));
+    }
+    const { drafted, accepted } = await engine.stats();
+    assert.ok(accepted > 0 && accepted < drafted, `${accepted} of ${drafted}`);
+  });
+
   test("a number type that heads do not fit or a backend has not is refused by the field's name", async () => {
     const refused = { code: "UnsupportedShape", message: /kvType: .*q8_0/ };
     await assert.rejects(start({ backend: "ggml", kvType: "q8_0" }), refused);

@@ -118,7 +118,8 @@ export class EngineLoop {
       const ms = performance.now() - start;
       const unusable = unusableRows(step, x, this.#model.program.hidden);
       this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
-      for (const [id, error] of unusable) this.#fail(id, error, "unusable");
+      const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
+      for (const [id, error] of unusable) if (open.includes(id)) this.#fail(id, error, "unusable");
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);
     }
@@ -225,7 +226,7 @@ export class EngineLoop {
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
-        const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, queued } = this.#batcher;
+        const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = this.#batcher;
         const stepSeconds = this.#stepSeconds;
         this.#stepSeconds = { prefill: [], decode: [] };
         return {
@@ -236,6 +237,7 @@ export class EngineLoop {
           blocksUsed,
           blocksKept,
           preemptions,
+          ...drafts,
           queuedRequests: queued,
           hostedExperts: this.#experts.count,
           servedRows: this.#counter.servedTotal,

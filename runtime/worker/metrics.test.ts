@@ -9,7 +9,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
   t.mock.timers.enable({ apis: ["setInterval"] });
   const idle: EngineStats = {
     ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
-    ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0 },
+    ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 },
     ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, servedRows: 0 },
   };
   const polls: EngineStats[] = [
@@ -21,6 +21,8 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       blocksUsed: 9,
       blocksKept: 4,
       preemptions: 2,
+      drafted: 9,
+      accepted: 4,
       stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] },
     },
     {
@@ -31,6 +33,8 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       blocksUsed: 5,
       blocksKept: 7,
       preemptions: 3,
+      drafted: 12,
+      accepted: 6,
       stepSeconds: { prefill: [], decode: [0.02] },
     },
   ];

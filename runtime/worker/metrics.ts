@@ -82,6 +82,9 @@ function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats
   metrics.add("enodia_worker_tokens_total", now.prefillTokens - (before?.prefillTokens ?? 0), { phase: "prefill" });
   metrics.add("enodia_worker_tokens_total", now.decodeTokens - (before?.decodeTokens ?? 0), { phase: "decode" });
   metrics.add("enodia_worker_preemptions_total", now.preemptions - (before?.preemptions ?? 0));
+  const accepted = now.accepted - (before?.accepted ?? 0);
+  metrics.add("enodia_worker_draft_tokens_total", accepted, { result: "accepted" });
+  metrics.add("enodia_worker_draft_tokens_total", now.drafted - (before?.drafted ?? 0) - accepted, { result: "rejected" });
   metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
   for (const phase of phases)
     for (const seconds of now.stepSeconds[phase]) metrics.observe("enodia_worker_step_duration_seconds", seconds, { phase });

@@ -103,6 +103,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
       maxBatchTokens: options.maxBatchTokens,
       maxDecodeBatch: options.maxDecodeBatch,
       decodeWaitMs: options.decodeWaitMs,
+      draftTokens: options.draftTokens,
     },
     ...(options.kvType === undefined ? {} : { kvType: options.kvType }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
