@@ -31,7 +31,7 @@ export interface KvCache {
   readonly bytes: number;
   /** Copies `length` positions of every layer from one slot to another (prefix reuse). */
   copySlot(from: number, to: number, length: number): Promise<void>;
-  /** The same, after which the first slot is empty; no more memory is taken meanwhile than that of one layer. Unset: there is only copying. */
+  /** The same, after which the first slot is empty; meanwhile one layer of it is there twice. Unset: there is only copying. */
   moveSlot?(from: number, to: number, length: number): Promise<void>;
   /** Gives the memory back of a slot's positions from `length` on, which are lost. Unset: memory stays as it is. */
   trimSlot?(slot: number, length: number): void;
@@ -76,7 +76,7 @@ export interface Backend extends Capabilities {
   readonly prefillEqualsDecode: boolean;
   /** The number types that it can keep keys and values in, the one first that it is fastest with. Unset: f32 alone. */
   readonly kvTypes?: readonly KvType[];
-  /** KV memory is taken in pages of so many bytes as positions are written, and given back by `trimSlot`. Unset: all of it from the start. */
+  /** KV memory is taken in pages of so many bytes as positions are written, and given back by `trimSlot`. Unset: all at the start. */
   readonly kvPageBytes?: number;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;

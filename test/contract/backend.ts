@@ -2,7 +2,6 @@
 // The oracle is the reference backend; tolerances are each op's own times `slack`.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/backends/backend.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "../../runtime/backends/kv-size.ts";
 import { createReferenceBackend } from "../../runtime/backends/reference.ts";
@@ -26,8 +25,6 @@ export interface BackendContract {
   readonly tolerance: number;
   /** The same for int4 experts, which a backend may run with rounded activations. */
   readonly int4Tolerance: number;
-  /** Bounds of the error of a block whose keys and values are stored in fewer bits than f32; types that are not named are not tried. */
-  readonly kvTolerance?: Partial<Readonly<Record<KvType, number>>>;
   /** Ops that it does not compute: refused by name, and no others. */
   readonly lacks?: readonly OpName[];
   readonly skip?: readonly { readonly reason: string; readonly tests: RegExp }[];
@@ -330,29 +327,6 @@ export function runBackendContract(contract: BackendContract): void {
         await assert.rejects(kv.copySlot(0, 1, 81), { code: "InvalidArgument" });
       });
     });
-
-    for (const [type, tolerance] of Object.entries(contract.kvTolerance ?? {}) as [KvType, number][]) {
-      check(`keys and values of ${type} give the reference's rows within ${tolerance}`, async () => {
-        const variant = syntheticModel({ head_dim: 32 });
-        const block = variant.blocks[0]!;
-        const results: Outputs[] = [];
-        for (const each of [backend, oracle]) {
-          const compiled = await each.compile(block, variant.weights(block));
-          const kv = await each.createKv({ ...kvOf(variant.program), slots: 2, context: 80, ...(each === backend ? { type } : {}) });
-          for (const [past, tokens] of [
-            [0, 79],
-            [79, 1],
-          ] as const) {
-            const inputs = x(300 + past, tokens, variant.program.hidden);
-            const { h, f } = await compiled.run(inputs, { cache: kv, firstSlot: 1, batch: 1, tokens, past: Int32Array.of(past) });
-            results.push(keep({ h: h!, f: f! }));
-          }
-          await compiled.dispose();
-          await kv.dispose();
-        }
-        for (const i of [0, 1]) assertClose(results[i]!, results[2 + i]!, tolerance, `call ${i}`);
-      });
-    }
 
     check("bad weights and inputs are refused by name, and the backend works on", async () => {
       const weights = model.expert(0, 0);

@@ -6,6 +6,7 @@ import { runBitContract } from "./bits.ts";
 import { runDenseEquality } from "./dense.ts";
 import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
+import { runKvTypes } from "./kv-types.ts";
 
 runBackendContract({
   name: "ggml",
@@ -14,10 +15,11 @@ runBackendContract({
   slack: 4,
   tolerance: 1e-5,
   int4Tolerance: 3e-2, // activations are rounded to int8 per block of 32
-  kvTolerance: { f16: 2e-3, q8_0: 1e-2 },
 });
 
 runGoldenLogits({ name: "ggml", make: () => openGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runKvTypes({ name: "ggml", make: () => openGgmlBackend({ threads: 1 }), tolerance: { f32: 1e-5, f16: 2e-3, q8_0: 1e-2 } });
 
 runBitContract({ name: "ggml", make: (threads) => openGgmlBackend({ threads }), kvTypes });
 

@@ -41,8 +41,14 @@ export interface Admission {
 }
 
 const empty = (index: number): Slot => ({
-  ...{ index, owner: undefined, tokens: new Uint32Array(0), length: 0, reusable: 0 },
-  ...{ blocks: 0, used: 0, hashes: [] },
+  index,
+  owner: undefined,
+  tokens: new Uint32Array(0),
+  length: 0,
+  reusable: 0,
+  blocks: 0,
+  used: 0,
+  hashes: [],
 });
 
 export class SlotLedger {
