@@ -158,7 +158,7 @@ export function runBitContract(options: {
                 }
               },
             ),
-            { numRuns: runs },
+            { numRuns: type === "f32" ? runs : Math.ceil(runs / 4) },
           );
         });
 
@@ -181,7 +181,7 @@ export function runBitContract(options: {
               );
               for (const slot of pasts.keys()) assert.equal(JSON.stringify(rowBits(together, slot, 1)), alone[slot], `slot ${slot}`);
             }),
-            { numRuns: runs },
+            { numRuns: type === "f32" ? runs : Math.ceil(runs / 4) },
           );
         });
       });
