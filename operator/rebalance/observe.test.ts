@@ -23,6 +23,7 @@ const description = {
     kvTokens: 1,
     maxContext: 1,
     device: "cpu",
+    numerics: "exact: double",
     speed: 1,
   },
 };

@@ -37,8 +37,10 @@ export interface Description {
   /** Tokens that the KV pool holds, of all requests together. */
   readonly kvTokens: number;
   readonly maxContext: number;
-  /** Backend and hardware, as "webgpu: NVIDIA H100". Ranks with the same device count as equally fast until their work shows more. */
+  /** Backend and hardware, as "cpu: AMD EPYC". Ranks with the same device count as equally fast until their work shows more. */
   readonly device: string;
+  /** What the bits of its results depend on, "exact: …" or "tolerance: …"; ranks of one exact class compute the same text. */
+  readonly numerics: string;
   readonly speed: number;
 }
 

@@ -1,5 +1,5 @@
-// The whole engine on ggml where KV memory is counted in blocks: texts are those that requests have alone, whoever gives memory up,
-// reuses what others computed, or guesses ahead.
+// The whole engine on the processor where KV memory is counted in blocks: texts are those that requests have alone, whoever gives
+// memory up, reuses what others computed, or guesses ahead.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -22,7 +22,7 @@ after(async () => {
 async function start(options: Partial<EngineOptions>): Promise<Engine> {
   const store = await openStore(storeDir);
   const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-  const base = { storeDir, backend: "ggml", codec: "int4", kvPoolBytes: 1 << 20, maxContext: 96, threads: 1, remote } as const;
+  const base = { storeDir, backend: "cpu", codec: "iq4_nl", kvPoolBytes: 1 << 20, maxContext: 96, threads: 1, remote } as const;
   const engine = await createEngine({ ...base, ...options });
   engines.push(engine);
   const { layers, experts, codec } = engine.describe();
@@ -45,11 +45,11 @@ const prompt = (seed: number, length: number): number[] =>
 
 const block = 2 * 2 * 4096; // of halves: two layers, keys and values, 64 positions of 2 heads of 16
 const requests = [4, 30, 17, 9, 2, 25].map((length, i) => ({ prompt: prompt(20 + i, length), maxTokens: 125 }));
-const options = { backend: "ggml", codec: "int4", kvType: "f16", maxContext: 256 } as const;
+const options = { backend: "cpu", codec: "iq4_nl", kvType: "f16", maxContext: 256 } as const;
 let alone: readonly (readonly number[])[];
 before(async () => {
   const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-  await importMoe({ from, out: storeDir, codecs: ["f32", "int4"], overwrite: true }, () => {});
+  await importMoe({ from, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
   const engine = await start({ ...options, kvPoolBytes: 40 * block });
   alone = await texts(engine, requests, 1);
 });
@@ -117,6 +117,6 @@ test("guessed tokens leave texts as they are, greedy and sampled, alone and amon
 
 test("a number type that heads do not fit or a backend has not is refused by the field's name", async () => {
   const refused = { code: "UnsupportedShape", message: /kvType: .*q8_0/ };
-  await assert.rejects(start({ backend: "ggml", kvType: "q8_0" }), refused);
+  await assert.rejects(start({ backend: "cpu", kvType: "q8_0" }), refused);
   await assert.rejects(start({ backend: "reference", kvType: "q8_0" }), refused);
 });

@@ -64,7 +64,7 @@ export class EngineLoop {
     const { program, backend, store, embed, blocks, head } = model;
     this.#port = port;
     this.#model = model;
-    this.#batcher = new Batcher(model.pool, options.limits);
+    this.#batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });

@@ -2,10 +2,10 @@
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
-import type { Backend, Compiled, KvCache, KvSpec } from "../backends/backend.ts";
-import { checkOps } from "../backends/check.ts";
-import { chooseBackend, createBackend } from "../backends/index.ts";
-import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../backends/kv-size.ts";
+import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
+import { checkOps } from "../compute/check.ts";
+import { chooseBackend, createBackend } from "../compute/index.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../compute/kv-size.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
@@ -64,7 +64,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
 }
 
 /** Cuts the pool into blocks, for as many slots as there may be. */
-function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOptions): KvSpec & { readonly poolBlocks: number } {
+function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOptions): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
   const context = Math.min(options.maxContext, program.maxContext);
   const { layers, kvHeads, headDim, valueDim } = program;
   const shape = { layers: layers.length, kvHeads, headDim, valueDim, context, type: kvTypeOf(program, backend, options) };
@@ -85,7 +85,7 @@ function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOption
 
 /** The type that was asked for, else the one that the backend is fastest with. */
 function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
-  const { kvTypes = ["f32"] } = backend;
+  const { kvTypes } = backend;
   const reason = (type: KvType): string | undefined =>
     kvTypes.includes(type) ? kvTypeRefuses(type, program) : `${type} is not kept by this backend`;
   if (kvType === undefined) return kvTypes.find((type) => reason(type) === undefined) ?? "f32";
@@ -117,7 +117,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     context: kv.context,
     blocks: kvSpec.poolBlocks,
     blockTokens: kvBlockTokens(kv.context, backend.kvPageBytes),
-    decodedReusable: backend.prefillEqualsDecode,
+    decodedReusable: prefillsReplay(backend),
   };
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
@@ -129,6 +129,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
+    numerics: numericsOf(backend, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
@@ -145,6 +146,15 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await store.close();
   };
   return { store, program, backend, embed, blocks, head, kv, pool, info, close };
+}
+
+/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
+const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
+
+/** In one line, since it is compared as a whole. */
+function numericsOf(backend: Backend, codec: ThreadOptions["codec"], kv: KvType): string {
+  const { form, exact } = codecFor(codec);
+  return `${backend.numericClass}: ${backend.numerics(form)}, experts ${codec}, dense ${exact ? "f32" : "q8_0"}, KV ${kv}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {

@@ -1,5 +1,5 @@
 // The changes that the ledger of KV memory plans, made on a cache.
-import type { KvCache } from "../backends/backend.ts";
+import type { KvCache } from "../compute/backend.ts";
 import type { SlotChange } from "./core/kv-slots.ts";
 
 export async function changeSlot(cache: KvCache, change: SlotChange): Promise<void> {
@@ -7,8 +7,8 @@ export async function changeSlot(cache: KvCache, change: SlotChange): Promise<vo
     case "copy":
       return cache.copySlot(change.from, change.to, change.length);
     case "move":
-      return cache.moveSlot ? cache.moveSlot(change.from, change.to, change.length) : cache.copySlot(change.from, change.to, change.length);
+      return cache.moveSlot(change.from, change.to, change.length);
     case "trim":
-      return cache.trimSlot?.(change.slot, change.length);
+      return cache.trimSlot(change.slot, change.length);
   }
 }

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import type { KvType } from "../../crds/names.ts";
-import type { Backend } from "../../runtime/backends/backend.ts";
-import { createReferenceBackend } from "../../runtime/backends/reference.ts";
+import type { Backend } from "../../runtime/compute/backend.ts";
+import { createReferenceBackend } from "../../runtime/compute/reference.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import { relativeError } from "../../runtime/tools/selftest.ts";
 import { kvOf } from "./harness.ts";
@@ -41,7 +41,7 @@ export function runKvTypes(options: {
   describe(`KV types: ${options.name}`, () => {
     test("it says which types it keeps", async () => {
       const backend = await options.make();
-      assert.deepEqual(backend.kvTypes ?? ["f32"], Object.keys(options.tolerance));
+      assert.deepEqual(backend.kvTypes, Object.keys(options.tolerance));
       await backend.close();
     });
 

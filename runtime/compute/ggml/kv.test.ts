@@ -1,7 +1,7 @@
 // The KV cache's memory: it follows what is written, not the slots that there are, and comes back when slots are trimmed or moved.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { kvBlockBytes } from "../../backends/kv-size.ts";
+import { kvBlockBytes } from "../kv-size.ts";
 import { CpuDevice } from "./device.ts";
 import { GgmlKv } from "./kv.ts";
 

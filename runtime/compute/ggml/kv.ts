@@ -1,14 +1,14 @@
 // The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][stride][kvHeads * headDim].
-// Keys are stored rotated. Slots are address space alone: pages are taken from the machine as rows are written, and given back as slots
-// are trimmed. And the part of a graph that reads and writes it: where new rows go, what attention may see.
+// Keys are stored rotated. On the processor slots are address space alone: pages are taken from the machine as rows are written, and given
+// back as slots are trimmed. And the part of a graph that reads and writes it: where new rows go, what attention may see.
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
-import type { KvCache, KvCall, KvSpec } from "../../backends/backend.ts";
-import { checkCopy } from "../../backends/check.ts";
-import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../../backends/kv-size.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { KvCache, KvCall, KvSpec } from "../backend.ts";
+import { checkCopy } from "../check.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../kv-size.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { numberOf, type WeightType } from "./types.ts";
@@ -70,7 +70,7 @@ export class GgmlKv implements KvCache {
   /** Positions from one slot to the next. */
   readonly stride: number;
   readonly #type: KvType;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #buffers: DeviceBuffer[] = [];
   /** Tables of each rotation in use, by its numbers; few, since layers share them. */
@@ -78,8 +78,8 @@ export class GgmlKv implements KvCache {
   /** Inputs of a call, the same for all layers. */
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
 
-  constructor(device: CpuDevice, spec: KvSpec) {
-    const { pageBytes } = device.ggml;
+  constructor(device: GgmlDevice, spec: KvSpec) {
+    const { pageBytes } = device;
     this.#device = device;
     this.spec = spec;
     this.#type = spec.type ?? "f32";
@@ -89,7 +89,7 @@ export class GgmlKv implements KvCache {
     const blocks = spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context, pageBytes);
     this.bytes = blocks * kvBlockBytes(spec, pageBytes);
     const rowBytes = rowBytesOf(spec, this.#type);
-    this.stride = strideOf(spec.context, rowBytes, pageBytes);
+    this.stride = strideOf(spec.context, rowBytes, pageBytes ?? 1);
     const slotBytes = spec.layers * this.stride * rowBytes.reduce((sum, bytes) => sum + bytes, 0);
     this.#metadata = device.metadata(2 * spec.layers);
     this.slots = this.#reserve(Math.max(1, Math.min(spec.slots, Math.floor(addressBytesMax / slotBytes))), rowBytes);
@@ -141,16 +141,19 @@ export class GgmlKv implements KvCache {
     this.#device.release(this.#metadata);
   }
 
+  /** Where slots may begin: at pages, where there are some. */
+  get #alignment(): number {
+    return Math.max(this.#device.pageBytes ?? 1, this.#device.alignment);
+  }
+
   /** Takes the address space of so many slots, or of half as many, and so on, where the machine does not give it. */
   #reserve(slots: number, rowBytes: readonly number[]): number {
-    const { ggml } = this.#device;
     try {
       for (let i = 0; i < this.spec.layers; i++) {
         for (const bytes of rowBytes) {
-          const buffer = this.#device.allocate(slots * this.stride * bytes + ggml.pageBytes);
+          const buffer = this.#device.allocate(slots * this.stride * bytes + this.#alignment);
           this.#buffers.push(buffer);
-          ggml.singlePages(buffer.base, buffer.bytes);
-          ggml.discard(buffer.base, buffer.bytes); // the allocator may have had it before, with any numbers in it
+          this.#empty(buffer);
         }
       }
       return slots;
@@ -162,11 +165,22 @@ export class GgmlKv implements KvCache {
     }
   }
 
+  /** Memory that the allocator had before may hold any numbers, and what is masked is multiplied on some devices. */
+  #empty({ handle, base, bytes }: DeviceBuffer): void {
+    const { ggml, pageBytes } = this.#device;
+    if (pageBytes === undefined) {
+      ggml.ggml_backend_buffer_clear(handle, 0);
+      return;
+    }
+    ggml.singlePages(base, bytes);
+    this.#device.discard(base, bytes);
+  }
+
   #place(index: number, type: WeightType, dim: number): KvTensor {
     const { ggml } = this.#device;
     const { handle, base: start } = this.#buffers[index] as DeviceBuffer;
-    const page = BigInt(ggml.pageBytes);
-    const base = ((start + page - 1n) / page) * page;
+    const step = BigInt(this.#alignment);
+    const base = ((start + step - 1n) / step) * step;
     const { kvHeads } = this.spec;
     const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), kvHeads * dim, this.slots * this.stride, 1, 1);
     ggml.ggml_backend_tensor_alloc(handle, tensor, base);
@@ -191,7 +205,7 @@ export class GgmlKv implements KvCache {
       return {};
     });
     try {
-      graph.run({});
+      graph.run(() => undefined);
     } finally {
       graph.free();
     }
@@ -272,9 +286,10 @@ export class KvGraph {
     return this.#input(build, { name: `mask.${window}.${this.#length}`, type: "f16", shape }, (call) => maskOf(call, this.#length, window));
   }
 
-  /** The inputs of a call of this shape. */
-  inputs(call: KvCall): Record<string, NodeJS.TypedArray> {
-    return Object.fromEntries([...this.#inputs].map(([name, make]) => [name, this.#cache.input(call, name, () => make(call))]));
+  /** An input of a call of this shape; undefined where it is not of the cache. */
+  input(call: KvCall, name: string): NodeJS.TypedArray | undefined {
+    const make = this.#inputs.get(name);
+    return make && this.#cache.input(call, name, () => make(call));
   }
 
   #input(build: GraphBuilder, { name, type, shape }: InputShape, make: (call: KvCall) => NodeJS.TypedArray): Value {
