@@ -4,7 +4,6 @@
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend } from "../compute/backend.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
@@ -23,6 +22,7 @@ import {
   toPlain,
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
+import { changeSlot } from "./slot-changes.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
@@ -34,9 +34,6 @@ interface Waiting {
   resolve(rows: Float32Array): void;
   reject(error: unknown): void;
 }
-
-/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
-const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
 
 export class EngineLoop {
   readonly #port: MessagePort;
@@ -67,7 +64,7 @@ export class EngineLoop {
     const { program, backend, store, embed, blocks, head } = model;
     this.#port = port;
     this.#model = model;
-    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, prefillsReplay(backend));
+    this.#batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
@@ -115,12 +112,14 @@ export class EngineLoop {
     const start = performance.now();
     this.#traceparent = this.#traced.take(step.ids);
     try {
-      for (const { from, to, length } of step.moves) await this.#model.kv.copySlot(from, to, length);
+      for (const change of step.changes) await changeSlot(this.#model.kv, change);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
+      const ms = performance.now() - start;
       const unusable = unusableRows(step, x, this.#model.program.hidden);
-      this.#batcher.complete(step, await this.#sample(step, x, unusable));
-      for (const [id, error] of unusable) this.#fail(id, error, "unusable");
+      this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
+      const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
+      for (const [id, error] of unusable) if (open.includes(id)) this.#fail(id, error, "unusable");
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);
     }
@@ -227,7 +226,7 @@ export class EngineLoop {
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
-        const { slotsUsed, slotsKept, queued } = this.#batcher;
+        const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = this.#batcher;
         const stepSeconds = this.#stepSeconds;
         this.#stepSeconds = { prefill: [], decode: [] };
         return {
@@ -235,6 +234,10 @@ export class EngineLoop {
           stepSeconds,
           slotsUsed,
           slotsKept,
+          blocksUsed,
+          blocksKept,
+          preemptions,
+          ...drafts,
           queuedRequests: queued,
           hostedExperts: this.#experts.count,
           servedRows: this.#counter.servedTotal,

@@ -226,7 +226,8 @@ export class SimEngine implements Engine {
   async stats(): ReturnType<Engine["stats"]> {
     if (this.#ended) throw stopped();
     const counts = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, queuedRequests: 0 };
-    return { ...counts, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
+    const kv = { blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 };
+    return { ...counts, ...kv, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
   }
 
   load() {

@@ -102,6 +102,11 @@ export class GgmlDevice {
     return this.#parts.computesWith(form);
   }
 
+  /** Bytes of the pages in which memory is taken as it is written; undefined where all of an allocation is there from the start. */
+  get pageBytes(): number | undefined {
+    return this.exact ? this.ggml.pageBytes : undefined;
+  }
+
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
   get generation(): number {
     return this.#generation;
