@@ -25,6 +25,7 @@ import type { OpenModel } from "./open.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
+import { FrameTurns } from "./turns.ts";
 
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
@@ -42,6 +43,7 @@ export class EngineLoop {
   readonly #counter: LoadCounter;
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
+  readonly #turns: FrameTurns;
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
@@ -50,6 +52,8 @@ export class EngineLoop {
   readonly #traced = new TracedRequests();
   /** The trace of the running step. */
   #traceparent: string | undefined;
+  /** The phase of the running step, or of the last one while others follow; undefined when there is nothing to do. */
+  #phase: Phase | undefined;
   #draining = false;
   #closing = false;
   /** Calls that change state wait here for the end of a step. */
@@ -67,6 +71,13 @@ export class EngineLoop {
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
+    this.#turns = new FrameTurns({
+      experts: this.#experts,
+      takeMessages: () => this.#drainPort(),
+      ownPhase: () => this.#phase,
+      ownWaits: () => this.#dispatched.size > 0,
+      now: () => performance.now(),
+    });
     this.#tools = {
       program,
       embed,
@@ -78,9 +89,14 @@ export class EngineLoop {
       times: this.#times,
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
-      betweenLayers: () => this.#drainPort(),
+      turns: this.#turns,
+      piecesEqualWhole: backend.prefillEqualsDecode,
     };
-    port.on("message", (message: ToEngine) => this.#receive(message));
+    port.on("message", (message: ToEngine) => {
+      this.#receive(message);
+      this.#drainPort(); // frames that came together are computed together
+      void this.#turns.serveWaiting();
+    });
   }
 
   /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
@@ -94,12 +110,17 @@ export class EngineLoop {
       const step = this.#batcher.next();
       this.#flushNotices();
       if (step) {
+        this.#phase = step.phase;
         await this.#execute(step);
+        await this.#turns.betweenGraphs();
         await new Promise<void>((resolve) => setImmediate(resolve)); // lets messages, loads and replies in
       } else {
-        await new Promise<void>((resolve) => {
+        this.#phase = undefined;
+        const woken = new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
+        this.#turns.waits(); // takes in messages too, one of which may be what is waited for
+        await woken;
         this.#wake = undefined;
       }
     }
@@ -203,7 +224,7 @@ export class EngineLoop {
   async #call(message: CallMessage): Promise<unknown> {
     switch (message.method) {
       case "runExperts":
-        return this.#experts.run(message.argument);
+        return this.#turns.serve(message.argument);
       case "loadExpert":
         await macrotask(); // not between two layers of a running step: creating a session takes milliseconds
         return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);

@@ -2,7 +2,7 @@
 // the same time, combine; last the head for the rows that want logits. Knows no request and no mode.
 import type { Phase, StepSeconds } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs } from "../backends/backend.ts";
-import type { ModelProgram } from "../kernels/segment.ts";
+import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import { gatherRows, scatterRows, selectPairs } from "../placement/frames/pairs.ts";
 import type { RemoteFrame } from "./api.ts";
@@ -11,6 +11,7 @@ import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
+import type { Turns } from "./turns.ts";
 
 export interface StepTools {
   readonly program: Pick<ModelProgram, "layers" | "hidden">;
@@ -23,8 +24,9 @@ export interface StepTools {
   readonly times: StepTimes;
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
-  /** Called between layers: answers what must not wait for a whole step. */
-  readonly betweenLayers: () => void;
+  readonly turns: Turns;
+  /** A prefill's rows have the same bits in pieces. */
+  readonly piecesEqualWhole: boolean;
 }
 
 interface LayerRows {
@@ -44,29 +46,78 @@ interface Followed {
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
-  const { embed, blocks, experts, transitions, times } = tools;
+  const { embed, blocks, experts, transitions, times, turns } = tools;
   const { hidden, layers } = tools.program;
   const rows = tokens.length;
   const followed: Followed[] = transitions.choose(rows).map((row) => ({ row, chose: undefined }));
   let x = await experts.lock.run(async () => floats(await embed.run({ ids: { shape: [rows], data: tokens } }), "x"));
+  const pieces = new Map<number, readonly Piece[]>();
   for (const [layer, block] of blocks.entries()) {
-    const input = { x: { shape: [rows, hidden], data: x } };
-    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
-    const out = await experts.lock.run(() => timed(times, phase, "dense", () => block.run(input, kv)));
+    const pieceRows = tools.piecesEqualWhole ? turns.pieceRows(phase, rows) : rows;
+    const cut = pieces.get(pieceRows) ?? piecesOf(kv, rows, pieceRows);
+    pieces.set(pieceRows, cut);
+    const out = await denseRows(tools, { block, phase, pieces: cut }, x);
     const shape = layers[layer];
     if (shape?.kind === "moe") {
-      const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
+      const [h, f, gates] = [floats(out, "h"), floats(out, "f"), floats(out, "gates")];
       const ids = out.ids?.data as Int32Array;
       follow(transitions, followed, { layer, phase, ids, topK: shape.topK });
       const pairs = await timed(times, phase, "experts", () => expertRows(tools, { layer, phase, f, ids, topK: shape.topK }));
       x = combine(h, gates, pairs, hidden);
     } else {
-      x = floats(out, "y").slice();
+      x = floats(out, "y");
       for (const token of followed) token.chose = undefined;
     }
-    tools.betweenLayers();
+    const others = turns.betweenGraphs();
+    if (others) await others;
   }
   return x;
+}
+
+/** Rows of a step that go through a layer's dense part together. */
+interface Piece {
+  readonly from: number;
+  readonly rows: number;
+  readonly kv: KvCall;
+}
+
+/** A prefill of one prompt in pieces of so many rows; anything else in one. */
+function piecesOf(kv: KvCall, rows: number, pieceRows: number): readonly Piece[] {
+  if (pieceRows >= rows || kv.batch !== 1) return [{ from: 0, rows, kv }];
+  const past = kv.past[0] as number;
+  return Array.from({ length: Math.ceil(rows / pieceRows) }, (_, i) => {
+    const from = i * pieceRows;
+    const count = Math.min(pieceRows, rows - from);
+    return { from, rows: count, kv: { ...kv, tokens: count, past: Int32Array.of(past + from) } };
+  });
+}
+
+interface DensePart {
+  readonly block: Compiled;
+  readonly phase: Phase;
+  readonly pieces: readonly Piece[];
+}
+
+/** The outputs of a layer's dense part, which stay as they are when it runs again. */
+async function denseRows(tools: StepTools, { block, phase, pieces }: DensePart, x: Float32Array): Promise<Outputs> {
+  const { hidden } = tools.program;
+  const whole: Record<string, Tensor> = {};
+  for (const { from, rows, kv } of pieces) {
+    const input = { x: { shape: [rows, hidden], data: x.subarray(from * hidden, (from + rows) * hidden) } };
+    const startedAt = performance.now();
+    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
+    const out = await tools.experts.lock.run(() => timed(tools.times, phase, "dense", () => block.run(input, kv)));
+    if (phase === "prefill") tools.turns.took(rows, performance.now() - startedAt);
+    const of = x.length / hidden;
+    for (const [name, { data }] of Object.entries(out)) {
+      const width = data.length / rows;
+      whole[name] ??= { shape: [of, width], data: data instanceof Int32Array ? new Int32Array(of * width) : new Float32Array(of * width) };
+      whole[name].data.set(data, from * width);
+    }
+    const others = from + rows < of ? tools.turns.betweenGraphs() : undefined;
+    if (others) await others;
+  }
+  return whole;
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
@@ -95,7 +146,7 @@ export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readon
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]. */
 async function expertRows(tools: StepTools, { layer, phase, f, ids, topK }: LayerRows): Promise<Float32Array> {
   const { hidden } = tools.program;
-  const { experts, counter } = tools;
+  const { experts, counter, turns } = tools;
   const { rank, table } = tools.router();
   const groups = groupPairs(ids.length, (pair) => {
     const expert = ids[pair] as number;
@@ -106,7 +157,7 @@ async function expertRows(tools: StepTools, { layer, phase, f, ids, topK }: Laye
   });
   const local = groups.find(({ key }) => key === localKey);
   const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
-  if (local && groups.length === 1) return experts.run({ layer, phase, ...all });
+  if (local && groups.length === 1) return turns.ownExperts({ layer, phase, ...all });
   const out = new Float32Array(ids.length * hidden);
   const frameOf = ({ pairs }: Group) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
   const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
@@ -114,8 +165,12 @@ async function expertRows(tools: StepTools, { layer, phase, f, ids, topK }: Laye
   const remote = groups
     .filter(({ key }) => key !== localKey)
     .map(async (group) => place(group, await tools.dispatch({ ...frameOf(group), epoch, rank: group.key })));
-  const here = local ? experts.run(frameOf(local)).then((rows) => place(local, rows)) : undefined;
-  await Promise.all([...remote, here]);
+  // What others compute has been sent by now, and travels while this rank computes.
+  const here = async (): Promise<void> => {
+    if (local) place(local, await turns.ownExperts(frameOf(local)));
+    turns.waits();
+  };
+  await Promise.all([...remote, here()]);
   return out;
 }
 

@@ -73,7 +73,11 @@ export class SimEngine implements Engine {
       head: dense(async () => ({})),
       router: () => this.#router,
       dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
-      betweenLayers: () => {},
+      turns: {
+        ...{ pieceRows: (_phase: Phase, rows: number) => rows, took: () => {}, betweenGraphs: () => undefined, waits: () => {} },
+        ownExperts: (batch) => this.#table.run(batch),
+      },
+      piecesEqualWhole: false,
     };
   }
 

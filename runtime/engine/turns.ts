@@ -1,0 +1,185 @@
+// Whose turn it is on this rank: frames of other ranks between the graphs of its own steps. Decode frames come first, before everything;
+// own decode steps next; prefills, one's own and those of others, take turns in pieces, which are small while somebody decodes. So no
+// decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
+import type { Phase } from "../../crds/telemetry.ts";
+import { FrameQueue, type Share } from "./core/frame-queue.ts";
+import { Pace } from "./core/pace.ts";
+import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
+
+/** Milliseconds that a decode frame may wait for a piece of a prefill, while none has come lately. */
+const decodeWaitMs = 20;
+/** The same while decode frames come, or while this rank decodes itself. */
+const decodeWaitPressedMs = 2;
+/** Milliseconds after a decode frame for which more of them are expected: several layers of a slow stream. */
+const pressedForMs = 250;
+/** Milliseconds between two portions of others' prefills while this rank has decode steps to run: a third of the time is theirs. */
+const prefillWaitMs = 2 * decodeWaitPressedMs;
+/** Rows of the dense part in one piece, and (row, expert) pairs. */
+const denseRows = { least: 16, most: 4_096 };
+const expertPairs = { least: 16, most: 16_384 };
+
+/** Between the graphs of a step: what must not wait for its end. */
+export interface Turns {
+  /** Rows of a step whose dense part is to be computed at once, of so many. */
+  pieceRows(phase: Phase, rows: number): number;
+  took(rows: number, ms: number): void;
+  /** Undefined when nobody has to be waited for. */
+  betweenGraphs(): Promise<void> | undefined;
+  /** The step's own pairs, whose experts are here. */
+  ownExperts(batch: PairBatch): Promise<Float32Array>;
+  /** The step has done what it could, and waits for others. */
+  waits(): void;
+}
+
+export interface FrameTurnsOptions {
+  readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
+  /** Takes in the messages that have come meanwhile. */
+  readonly takeMessages: () => void;
+  /** The running step's phase; undefined when there is none. */
+  readonly ownPhase: () => Phase | undefined;
+  /** The running step cannot go on before others have answered. */
+  readonly ownWaits: () => boolean;
+  readonly now: () => number;
+}
+
+interface Asked {
+  readonly resolve: (rows: Float32Array) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class FrameTurns implements Turns {
+  readonly #options: FrameTurnsOptions;
+  readonly #queue = new FrameQueue<ExpertWork>();
+  readonly #asked = new Map<ExpertWork, Asked>();
+  readonly #densePace = new Pace(denseRows);
+  readonly #expertPace = new Pace(expertPairs);
+  #pressedAt = Number.NEGATIVE_INFINITY;
+  #serving = false;
+
+  constructor(options: FrameTurnsOptions) {
+    this.#options = options;
+  }
+
+  /** A frame of another rank: its rows, when its turn has come. */
+  serve(batch: PairBatch): Promise<Float32Array> {
+    const { experts, now } = this.#options;
+    return new Promise((resolve, reject) => {
+      const work = experts.prepare(batch);
+      if (batch.phase === "decode") this.#pressedAt = now();
+      this.#asked.set(work, { resolve, reject });
+      this.#queue.push(work, now());
+    });
+  }
+
+  /** Computes what has come, as far as no own step is to go on: to be called when messages have been taken in. */
+  async serveWaiting(): Promise<void> {
+    if (this.#serving) return;
+    this.#serving = true;
+    try {
+      for (let shares = this.#next(this.#ownRuns()); shares.length > 0; shares = this.#next(this.#ownRuns())) await this.#compute(shares);
+    } finally {
+      this.#serving = false;
+    }
+  }
+
+  pieceRows(phase: Phase, rows: number): number {
+    return phase === "decode" ? rows : Math.min(rows, this.#densePace.within(this.#budgetMs()));
+  }
+  took(rows: number, ms: number): void {
+    this.#densePace.took(rows, ms);
+  }
+
+  betweenGraphs(): Promise<void> | undefined {
+    this.#options.takeMessages();
+    return this.#queue.empty ? undefined : this.#turn();
+  }
+
+  async ownExperts(batch: PairBatch): Promise<Float32Array> {
+    const { experts } = this.#options;
+    const work = experts.prepare(batch);
+    try {
+      for (let at = 0; at < work.order.length; ) {
+        const count = batch.phase === "decode" ? work.order.length : this.#expertPace.within(this.#budgetMs());
+        const pairs = work.order.slice(at, at + count);
+        await this.#run([{ frame: work, pairs, last: at + count >= work.order.length }]);
+        at += pairs.length;
+        const others = at < work.order.length ? this.betweenGraphs() : undefined;
+        if (others) await others;
+      }
+      return work.out;
+    } finally {
+      experts.release(work);
+    }
+  }
+
+  waits(): void {
+    void this.serveWaiting();
+  }
+
+  /** All decode frames, and a portion of a prefill when an own prefill has had its piece, or when it has waited for long. */
+  async #turn(): Promise<void> {
+    if (this.#serving) return;
+    this.#serving = true;
+    try {
+      let prefills = this.#options.ownPhase() === "prefill" ? 1 : 0;
+      for (;;) {
+        const decodes = this.#queue.decodeWaits;
+        const shares = this.#next(prefills === 0);
+        if (shares.length === 0) return;
+        await this.#compute(shares);
+        if (!decodes) prefills = 0;
+      }
+    } finally {
+      this.#serving = false;
+    }
+  }
+
+  #ownRuns(): boolean {
+    return this.#options.ownPhase() !== undefined && !this.#options.ownWaits();
+  }
+
+  #next(decodeOnly: boolean): Share<ExpertWork>[] {
+    const { takeMessages, now } = this.#options;
+    takeMessages();
+    if (this.#queue.decodeWaits) return this.#queue.nextDecode();
+    const waited = this.#queue.prefillWaitMs(now());
+    if (waited === undefined || (decodeOnly && waited < prefillWaitMs)) return [];
+    return this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs()), now());
+  }
+
+  /** Milliseconds that a piece of a prefill may take. */
+  #budgetMs(): number {
+    const { now, ownPhase } = this.#options;
+    return ownPhase() === "decode" || now() - this.#pressedAt < pressedForMs ? decodeWaitPressedMs : decodeWaitMs;
+  }
+
+  async #compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    try {
+      await this.#run(shares);
+      for (const { frame, last } of shares) if (last) this.#answer(frame, ({ resolve }) => resolve(frame.out));
+    } catch (caught) {
+      for (const { frame } of shares) this.#answer(frame, ({ reject }) => reject(caught));
+      this.#queue.drop(new Set(shares.map(({ frame }) => frame)));
+    }
+  }
+
+  #answer(frame: ExpertWork, how: (asked: Asked) => void): void {
+    const asked = this.#asked.get(frame);
+    this.#asked.delete(frame);
+    this.#options.experts.release(frame);
+    if (asked) how(asked);
+  }
+
+  async #run(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    const { experts, now } = this.#options;
+    await experts.lock.run(async () => {
+      const startedAt = now();
+      await experts.compute(shares);
+      if (shares[0]?.frame.phase !== "prefill") return;
+      this.#expertPace.took(
+        shares.reduce((sum, { pairs }) => sum + pairs.length, 0),
+        now() - startedAt,
+      );
+    });
+  }
+}
