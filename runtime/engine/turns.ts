@@ -53,6 +53,8 @@ export class FrameTurns implements Turns {
   readonly #asked = new Map<ExpertWork, Asked>();
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
+  /** The end of the last portion of others' prefills. */
+  #portionAt = Number.NEGATIVE_INFINITY;
   #pressedAt = Number.NEGATIVE_INFINITY;
   #serving = false;
 
@@ -67,19 +69,13 @@ export class FrameTurns implements Turns {
       const work = experts.prepare(batch);
       if (batch.phase === "decode") this.#pressedAt = now();
       this.#asked.set(work, { resolve, reject });
-      this.#queue.push(work, now());
+      this.#queue.push(work);
     });
   }
 
   /** Computes what has come, as far as no own step is to go on: to be called when messages have been taken in. */
   async serveWaiting(): Promise<void> {
-    if (this.#serving) return;
-    this.#serving = true;
-    try {
-      for (let shares = this.#next(this.#ownRuns()); shares.length > 0; shares = this.#next(this.#ownRuns())) await this.#compute(shares);
-    } finally {
-      this.#serving = false;
-    }
+    await this.#serve(Number.POSITIVE_INFINITY);
   }
 
   pieceRows(phase: Phase, rows: number): number {
@@ -91,7 +87,9 @@ export class FrameTurns implements Turns {
 
   betweenGraphs(): Promise<void> | undefined {
     this.#options.takeMessages();
-    return this.#queue.empty ? undefined : this.#turn();
+    if (this.#queue.empty) return undefined;
+    const { now, ownPhase } = this.#options;
+    return this.#serve(ownPhase() === "decode" && now() - this.#portionAt < prefillWaitMs ? 0 : 1);
   }
 
   async ownExperts(batch: PairBatch): Promise<Float32Array> {
@@ -116,18 +114,20 @@ export class FrameTurns implements Turns {
     void this.serveWaiting();
   }
 
-  /** All decode frames, and a portion of a prefill when an own prefill has had its piece, or when it has waited for long. */
-  async #turn(): Promise<void> {
+  /** Decode frames all, and so many portions of prefills, none once the own step is to go on. */
+  async #serve(portions: number): Promise<void> {
     if (this.#serving) return;
     this.#serving = true;
     try {
-      let prefills = this.#options.ownPhase() === "prefill" ? 1 : 0;
-      for (;;) {
+      for (let left = portions; ; ) {
+        this.#options.takeMessages();
         const decodes = this.#queue.decodeWaits;
-        const shares = this.#next(prefills === 0);
-        if (shares.length === 0) return;
-        await this.#compute(shares);
-        if (!decodes) prefills = 0;
+        const prefills = left > 0 && (portions === 1 || !this.#ownRuns());
+        if (!decodes && (!prefills || this.#queue.empty)) return;
+        await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs())));
+        if (decodes) continue;
+        left -= 1;
+        this.#portionAt = this.#options.now();
       }
     } finally {
       this.#serving = false;
@@ -136,15 +136,6 @@ export class FrameTurns implements Turns {
 
   #ownRuns(): boolean {
     return this.#options.ownPhase() !== undefined && !this.#options.ownWaits();
-  }
-
-  #next(decodeOnly: boolean): Share<ExpertWork>[] {
-    const { takeMessages, now } = this.#options;
-    takeMessages();
-    if (this.#queue.decodeWaits) return this.#queue.nextDecode();
-    const waited = this.#queue.prefillWaitMs(now());
-    if (waited === undefined || (decodeOnly && waited < prefillWaitMs)) return [];
-    return this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs()), now());
   }
 
   /** Milliseconds that a piece of a prefill may take. */

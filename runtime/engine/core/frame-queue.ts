@@ -22,7 +22,6 @@ export interface Share<Frame> {
 
 interface Waiting<Frame> {
   readonly frame: Frame;
-  since: number;
   done: number;
 }
 
@@ -33,8 +32,8 @@ export class FrameQueue<Frame extends Queued> {
   #decode: Waiting<Frame>[] = [];
   #prefill: Waiting<Frame>[] = [];
 
-  push(frame: Frame, nowMs: number): void {
-    (frame.phase === "decode" ? this.#decode : this.#prefill).push({ frame, since: nowMs, done: 0 });
+  push(frame: Frame): void {
+    (frame.phase === "decode" ? this.#decode : this.#prefill).push({ frame, done: 0 });
   }
 
   get empty(): boolean {
@@ -43,12 +42,6 @@ export class FrameQueue<Frame extends Queued> {
 
   get decodeWaits(): boolean {
     return this.#decode.length > 0;
-  }
-
-  /** Milliseconds since the oldest prefill frame came or had its last portion; undefined when there is none. */
-  prefillWaitMs(nowMs: number): number | undefined {
-    const oldest = this.#prefill[0];
-    return oldest && nowMs - oldest.since;
   }
 
   /** All decode frames of the layer that has waited longest. */
@@ -71,7 +64,7 @@ export class FrameQueue<Frame extends Queued> {
   }
 
   /** At most so many pairs of the prefill frames of the layer that has waited longest, at least one. */
-  nextPrefill(pairsMax: number, nowMs: number): Share<Frame>[] {
+  nextPrefill(pairsMax: number): Share<Frame>[] {
     const layer = this.#prefill[0]?.frame.layer;
     const shares: Share<Frame>[] = [];
     let room = Math.max(1, pairsMax);
@@ -81,7 +74,6 @@ export class FrameQueue<Frame extends Queued> {
       const pairs = frame.order.slice(done, done + room);
       room -= pairs.length;
       waiting.done += pairs.length;
-      waiting.since = nowMs;
       shares.push({ frame, pairs, last: waiting.done === frame.order.length });
     }
     this.#prefill = this.#prefill.filter(({ frame, done }) => done < frame.order.length);
