@@ -8,9 +8,11 @@ import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
 import { unusableRows } from "./core/finite.ts";
+import { Halving } from "./core/halving.ts";
 import { type Sampled, sample } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
+import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
 import {
   type CallMessage,
@@ -22,7 +24,7 @@ import {
   toPlain,
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
-import { forward, logitsOf, type StepTools } from "./step.ts";
+import { forward, logitsOf } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 import { FrameTurns } from "./turns.ts";
@@ -91,6 +93,7 @@ export class EngineLoop {
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
       piecesEqualWhole: backend.prefillEqualsDecode,
+      halving: new Halving(),
     };
     port.on("message", (message: ToEngine) => {
       this.#receive(message);
@@ -119,7 +122,7 @@ export class EngineLoop {
         const woken = new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
-        this.#turns.waits(); // takes in messages too, one of which may be what is waited for
+        void this.#turns.serveWaiting(); // takes in messages too, one of which may be what is waited for
         await woken;
         this.#wake = undefined;
       }

@@ -102,7 +102,7 @@ test("an own decode step goes before others' prefills, which have a third of the
   await stage.turns.betweenGraphs();
   assert.equal(stage.log.length, 2);
   stage.waits = true;
-  await stage.turns.serveWaiting();
+  await stage.turns.waitFor(new Promise((answered) => setImmediate(answered)));
   assert.equal(stage.log.length, 13, "all of it while the step waits for others anyway");
 });
 

@@ -27,8 +27,12 @@ export interface Turns {
   betweenGraphs(): Promise<void> | undefined;
   /** The step's own pairs, whose experts are here. */
   ownExperts(batch: PairBatch): Promise<Float32Array>;
-  /** The step has done what it could, and waits for others. */
-  waits(): void;
+  /** A step begins, in so many parts. */
+  begin(parts: number): void;
+  /** A part of the step has done what it could, and waits for others. */
+  waitFor(answers: Promise<unknown>): Promise<void>;
+  /** Milliseconds of this step with nothing to do but wait. */
+  readonly waitedMs: number;
 }
 
 export interface FrameTurnsOptions {
@@ -37,7 +41,7 @@ export interface FrameTurnsOptions {
   readonly takeMessages: () => void;
   /** The running step's phase; undefined when there is none. */
   readonly ownPhase: () => Phase | undefined;
-  /** The running step cannot go on before others have answered. */
+  /** Others have not answered all yet. */
   readonly ownWaits: () => boolean;
   readonly now: () => number;
 }
@@ -57,6 +61,10 @@ export class FrameTurns implements Turns {
   #portionAt = Number.NEGATIVE_INFINITY;
   #pressedAt = Number.NEGATIVE_INFINITY;
   #serving = false;
+  #parts = 1;
+  #waiting = 0;
+  #idleSince = 0;
+  waitedMs = 0;
 
   constructor(options: FrameTurnsOptions) {
     this.#options = options;
@@ -110,8 +118,28 @@ export class FrameTurns implements Turns {
     }
   }
 
-  waits(): void {
-    void this.serveWaiting();
+  begin(parts: number): void {
+    this.#parts = parts;
+    this.#waiting = 0;
+    this.waitedMs = 0;
+  }
+
+  async waitFor(answers: Promise<unknown>): Promise<void> {
+    this.#waiting += 1;
+    if (this.#allWait) {
+      this.#idleSince = this.#options.now();
+      void this.serveWaiting();
+    }
+    try {
+      await answers;
+    } finally {
+      if (this.#allWait) this.waitedMs += this.#options.now() - this.#idleSince;
+      this.#waiting -= 1;
+    }
+  }
+
+  get #allWait(): boolean {
+    return this.#waiting === this.#parts;
   }
 
   /** Decode frames all, and so many portions of prefills, none once the own step is to go on. */
@@ -135,7 +163,8 @@ export class FrameTurns implements Turns {
   }
 
   #ownRuns(): boolean {
-    return this.#options.ownPhase() !== undefined && !this.#options.ownWaits();
+    // An answer that has come is known before the part that waits for it goes on.
+    return this.#options.ownPhase() !== undefined && !(this.#allWait && this.#options.ownWaits());
   }
 
   /** Milliseconds that a piece of a prefill may take. */
@@ -166,11 +195,10 @@ export class FrameTurns implements Turns {
     await experts.lock.run(async () => {
       const startedAt = now();
       await experts.compute(shares);
-      if (shares[0]?.frame.phase !== "prefill") return;
-      this.#expertPace.took(
-        shares.reduce((sum, { pairs }) => sum + pairs.length, 0),
-        now() - startedAt,
-      );
+      const ms = now() - startedAt;
+      if (this.#allWait) this.waitedMs -= ms;
+      const pairs = shares.reduce((sum, share) => sum + share.pairs.length, 0);
+      if (shares[0]?.frame.phase === "prefill") this.#expertPace.took(pairs, ms);
     });
   }
 }
