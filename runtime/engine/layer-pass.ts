@@ -103,7 +103,11 @@ interface LayerOf {
 }
 
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
-async function beginLayer(tools: StepTools, { part, layer, followed, cut }: LayerOf, x: Float32Array): Promise<Begun | { y: Float32Array }> {
+async function beginLayer(
+  tools: StepTools,
+  { part, layer, followed, cut }: LayerOf,
+  x: Float32Array,
+): Promise<Begun | { y: Float32Array }> {
   const { phase } = part;
   const pieceRows = tools.piecesEqualWhole ? tools.turns.pieceRows(phase, part.tokens.length) : part.tokens.length;
   const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows) }, x);

@@ -62,6 +62,7 @@ export class EngineLoop {
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
   readonly #totals = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0 };
+  readonly #waitedSeconds: Record<Phase, number> = { prefill: 0, decode: 0 };
   /** Seconds of each step since the last `stats`. */
   #stepSeconds: Record<Phase, number[]> = { prefill: [], decode: [] };
 
@@ -144,6 +145,7 @@ export class EngineLoop {
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);
     }
+    this.#waitedSeconds[step.phase] += Math.max(0, this.#turns.waitedMs) / 1000;
     this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
   }
 
@@ -253,6 +255,7 @@ export class EngineLoop {
         return {
           ...this.#totals,
           stepSeconds,
+          waitedSeconds: this.#waitedSeconds,
           slotsUsed,
           slotsKept,
           queuedRequests: queued,

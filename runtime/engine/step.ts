@@ -83,4 +83,3 @@ export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readon
   const data = gatherRows(x, hidden, chosen);
   return tools.experts.lock.run(async () => floats(await tools.head.run({ x: { shape: [chosen.length, hidden], data } }), "logits"));
 }
-

@@ -116,7 +116,10 @@ test("an own prefill and those of others take turns, piece by piece", async () =
   };
   await stage.turns.ownExperts(own);
   const layers = stage.log.map((line) => line.split(/[ :]/)[1]);
-  assert.deepEqual(layers, layers.map((_, i) => (i % 2 === 0 ? "2" : "7")));
+  assert.deepEqual(
+    layers,
+    layers.map((_, i) => (i % 2 === 0 ? "2" : "7")),
+  );
   stage.phase = undefined;
   await stage.turns.serveWaiting();
   await other;
@@ -137,7 +140,10 @@ test("frames fail with the device, alone, and the next are served", async () => 
 test("the rows of a frame are those that it has alone, whatever waits beside it", async () => {
   const root = mkdtempSync(join(tmpdir(), "enodia-turns-"));
   const storeDir = join(root, "tiny");
-  await importMoe({ from: resolve(import.meta.dirname, "../../test/golden/tiny-f32"), out: storeDir, codecs: ["f32"], overwrite: true }, () => {});
+  await importMoe(
+    { from: resolve(import.meta.dirname, "../../test/golden/tiny-f32"), out: storeDir, codecs: ["f32"], overwrite: true },
+    () => {},
+  );
   const store = await openStore(storeDir);
   const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
   const engine = await createEngine({ storeDir, backend: "cpu", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, remote, threads: 1 });

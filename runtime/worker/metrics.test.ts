@@ -12,8 +12,22 @@ test("steps are observed one by one, and KV slots are used, cached or free", asy
     ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, servedRows: 0 },
   };
   const polls: EngineStats[] = [
-    { ...idle, cachedTokens: 5, slotsUsed: 3, slotsKept: 2, stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] } },
-    { ...idle, cachedTokens: 9, slotsUsed: 1, slotsKept: 2, stepSeconds: { prefill: [], decode: [0.02] } },
+    {
+      ...idle,
+      cachedTokens: 5,
+      slotsUsed: 3,
+      slotsKept: 2,
+      stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] },
+      waitedSeconds: { prefill: 0, decode: 0.5 },
+    },
+    {
+      ...idle,
+      cachedTokens: 9,
+      slotsUsed: 1,
+      slotsKept: 2,
+      stepSeconds: { prefill: [], decode: [0.02] },
+      waitedSeconds: { prefill: 0, decode: 0.75 },
+    },
   ];
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
   const options = {
@@ -36,6 +50,7 @@ test("steps are observed one by one, and KV slots are used, cached or free", asy
   }
   const text = await metrics.text();
   const value = (series: RegExp) => Number(new RegExp(`^${series.source}\\S* (\\S+)`, "m").exec(text)?.[1]);
+  assert.equal(value(/enodia_worker_step_wait_seconds_total\{phase="decode"/), 0.75);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="prefill"/), 1);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="decode"/), 5);
   assert.equal(value(/enodia_worker_step_duration_seconds_bucket\{phase="decode",le="0.025"/), 4);

@@ -15,35 +15,39 @@ const arbitrary = fc.tuple(fc.constantFrom<Phase>("decode", "prefill"), fc.nat({
 
 test("every pair is taken once, and a frame's last share says so", () => {
   fc.assert(
-    fc.property(fc.array(fc.oneof(arbitrary, fc.constant("take" as const)), { maxLength: 40 }), fc.integer({ min: 1, max: 20 }), (ops, max) => {
-      const queue = new FrameQueue<Frame>();
-      const taken = new Map<Frame, number[]>();
-      const ended = new Set<Frame>();
-      const frames: Frame[] = [];
-      const take = (): Share<Frame>[] => {
-        const decode = queue.decodeWaits;
-        const shares = decode ? queue.nextDecode() : queue.nextPrefill(max);
-        assert.ok(new Set(shares.map(({ frame: { layer, phase } }) => `${layer}.${phase}`)).size <= 1, "of one layer and phase");
-        if (!decode) assert.ok(shares.reduce((sum, { pairs }) => sum + pairs.length, 0) <= max);
-        for (const { frame: of, pairs, last } of shares) {
-          assert.equal(ended.has(of), false);
-          taken.set(of, [...(taken.get(of) ?? []), ...pairs]);
-          if (last) ended.add(of);
+    fc.property(
+      fc.array(fc.oneof(arbitrary, fc.constant("take" as const)), { maxLength: 40 }),
+      fc.integer({ min: 1, max: 20 }),
+      (ops, max) => {
+        const queue = new FrameQueue<Frame>();
+        const taken = new Map<Frame, number[]>();
+        const ended = new Set<Frame>();
+        const frames: Frame[] = [];
+        const take = (): Share<Frame>[] => {
+          const decode = queue.decodeWaits;
+          const shares = decode ? queue.nextDecode() : queue.nextPrefill(max);
+          assert.ok(new Set(shares.map(({ frame: { layer, phase } }) => `${layer}.${phase}`)).size <= 1, "of one layer and phase");
+          if (!decode) assert.ok(shares.reduce((sum, { pairs }) => sum + pairs.length, 0) <= max);
+          for (const { frame: of, pairs, last } of shares) {
+            assert.equal(ended.has(of), false);
+            taken.set(of, [...(taken.get(of) ?? []), ...pairs]);
+            if (last) ended.add(of);
+          }
+          return shares;
+        };
+        for (const op of ops) {
+          if (op === "take") take();
+          else {
+            const next = frame(...op);
+            frames.push(next);
+            queue.push(next);
+          }
         }
-        return shares;
-      };
-      for (const op of ops) {
-        if (op === "take") take();
-        else {
-          const next = frame(...op);
-          frames.push(next);
-          queue.push(next);
-        }
-      }
-      while (!queue.empty) assert.ok(take().length > 0);
-      assert.equal(ended.size, frames.length);
-      for (const each of frames) assert.deepEqual(taken.get(each), each.order);
-    }),
+        while (!queue.empty) assert.ok(take().length > 0);
+        assert.equal(ended.size, frames.length);
+        for (const each of frames) assert.deepEqual(taken.get(each), each.order);
+      },
+    ),
   );
 });
 

@@ -29,7 +29,10 @@ test("halves that are slower are only tried, and used once the machine makes the
 
 test("a step that does not wait, or is small, stays whole", () => {
   const halving = new Halving();
-  assert.equal(steps(halving, 200, (halved) => ({ ms: halved ? 1 : 10, waitedMs: 0.5 })), 0);
+  assert.equal(
+    steps(halving, 200, (halved) => ({ ms: halved ? 1 : 10, waitedMs: 0.5 })),
+    0,
+  );
   for (let i = 0; i < 10; i++) halving.took({ phase: "prefill", rows: 32, halved: false, ms: 10, waitedMs: 9 });
   assert.equal(halving.wants("prefill", 32), false);
   assert.equal(halving.wants("decode", 7), false);
