@@ -81,7 +81,8 @@ export async function passLayers(tools: StepTools, part: Part): Promise<Float32A
   let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids), "x").slice()));
   const cut = new Pieces(part.kv, tokens.length);
   for (const layer of blocks.keys()) {
-    await part.before(layer);
+    const before = part.before(layer);
+    if (before) await before;
     const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut }, x));
     if ("y" in begun) x = begun.y;
     else {
