@@ -132,7 +132,7 @@ interface Piece {
   readonly kv: KvCall;
 }
 
-/** A prefill of one prompt in pieces of so many rows; anything else in one. The same pieces are the same objects, which backends know again. */
+/** A prefill of one prompt in pieces of so many rows; anything else in one. Backends know a piece again by its object. */
 class Pieces {
   readonly #kv: KvCall;
   readonly #rows: number;

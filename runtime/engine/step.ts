@@ -44,9 +44,13 @@ function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv
   if (batch >= 2) {
     const at = batch >> 1;
     const part = (from: number, to: number): Part => ({
-      ...{ phase, baton, before: () => undefined, attended: () => {}, failed },
+      phase,
+      baton,
       tokens: tokens.slice(from * kv.tokens, to * kv.tokens),
       kv: { ...kv, firstSlot: firstSlot + from, batch: to - from, past: past.slice(from, to) },
+      before: () => undefined,
+      attended: () => {},
+      failed,
     });
     return [part(0, at), part(at, batch)];
   }
@@ -54,7 +58,11 @@ function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv
   const at = (tokens.length + 1) >> 1;
   const gates = program.layers.map(() => gate());
   const first = {
-    ...{ phase, baton, tokens: tokens.slice(0, at), kv: tokensOf(kv, 0, at), before: () => undefined },
+    phase,
+    baton,
+    tokens: tokens.slice(0, at),
+    kv: tokensOf(kv, 0, at),
+    before: () => undefined,
     attended: (layer: number) => gates[layer]?.open(),
     failed: (error: unknown): never => {
       for (const { fail } of gates) fail(error);

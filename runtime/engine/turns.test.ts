@@ -1,4 +1,4 @@
-// Whose turn it is: decode frames of others before everything, own decode steps before others' prefills, prefills in pieces by turns;
+// The turns on a rank: decode frames of others before everything, own decode steps before others' prefills, prefills in pieces by turns;
 // and that the rows of a frame depend neither on the frames beside it nor on its pieces.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";

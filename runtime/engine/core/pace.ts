@@ -1,4 +1,4 @@
-// How much work fits into a time, by what the same work took lately: the size of the pieces in which a prefill is computed while others
+// The work that fits into a time, by what the same work took lately: the size of the pieces in which a prefill is computed while others
 // wait. Sizes are powers of two, so that few shapes of graphs are in use. Pure.
 
 /** Weight of the newest measurement. */
