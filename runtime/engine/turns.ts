@@ -1,4 +1,4 @@
-// The turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
+// Turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
 // own decode steps next; prefills, one's own and those of others, take turns in pieces, which are small while somebody decodes. So no
 // decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import type { Phase } from "../../crds/telemetry.ts";
