@@ -1,7 +1,7 @@
 // The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Compiled, KvCall, Outputs } from "../backends/backend.ts";
+import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
@@ -27,7 +27,7 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
-  /** A prefill's rows have the same bits in pieces. */
+  /** A prefill's rows have the same bits in pieces, or bits that nobody counts on. */
   readonly piecesEqualWhole: boolean;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import fc from "fast-check";
-import type { KvCall } from "../backends/backend.ts";
+import type { KvCall } from "../compute/backend.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { RemoteFrame } from "./api.ts";

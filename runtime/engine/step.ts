@@ -1,7 +1,7 @@
 // A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks; then the head for
 // the rows that want logits. Knows no request and no mode.
 import type { Phase } from "../../crds/telemetry.ts";
-import type { KvCall } from "../backends/backend.ts";
+import type { KvCall } from "../compute/backend.ts";
 import { gatherRows } from "../placement/frames/pairs.ts";
 import { floats, type Part, passLayers, type StepTools, tokensOf } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
