@@ -8,12 +8,12 @@ import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
 
 /** Milliseconds that a decode frame may wait for a piece of a prefill, while none has come lately. */
 const decodeWaitMs = 20;
-/** The same while decode frames come, or while this rank decodes itself. */
-const decodeWaitPressedMs = 2;
+/** The same while decode frames come, or while this rank decodes itself: they wait for half of it, on every layer. */
+const decodeWaitPressedMs = 1;
 /** Milliseconds after a decode frame for which more of them are expected: several layers of a slow stream. */
 const pressedForMs = 250;
-/** Milliseconds between two portions of others' prefills while this rank has decode steps to run: a third of the time is theirs. */
-const prefillWaitMs = 2 * decodeWaitPressedMs;
+/** Own decode steps have so many times the time of others' prefills. */
+const ownShare = 2;
 /** Rows of the dense part in one piece, and (row, expert) pairs. */
 const denseRows = { least: 16, most: 4_096 };
 const expertPairs = { least: 16, most: 16_384 };
@@ -57,8 +57,8 @@ export class FrameTurns implements Turns {
   readonly #asked = new Map<ExpertWork, Asked>();
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
-  /** The end of the last portion of others' prefills. */
-  #portionAt = Number.NEGATIVE_INFINITY;
+  /** Own decode steps go before others' prefills until then. */
+  #nextPortionAt = Number.NEGATIVE_INFINITY;
   #pressedAt = Number.NEGATIVE_INFINITY;
   #serving = false;
   #parts = 1;
@@ -97,7 +97,7 @@ export class FrameTurns implements Turns {
     this.#options.takeMessages();
     if (this.#queue.empty) return undefined;
     const { now, ownPhase } = this.#options;
-    return this.#serve(ownPhase() === "decode" && now() - this.#portionAt < prefillWaitMs ? 0 : 1);
+    return this.#serve(ownPhase() === "decode" && now() < this.#nextPortionAt ? 0 : 1);
   }
 
   async ownExperts(batch: PairBatch): Promise<Float32Array> {
@@ -152,10 +152,12 @@ export class FrameTurns implements Turns {
         const decodes = this.#queue.decodeWaits;
         const prefills = left > 0 && (portions === 1 || !this.#ownRuns());
         if (!decodes && (!prefills || this.#queue.empty)) return;
+        const startedAt = this.#options.now();
         await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs())));
         if (decodes) continue;
         left -= 1;
-        this.#portionAt = this.#options.now();
+        const endedAt = this.#options.now();
+        this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
       }
     } finally {
       this.#serving = false;
