@@ -33,6 +33,10 @@ import { FrameTurns } from "./turns.ts";
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
 
+/** Between two pieces of a prefill while others decode. A thread that computes on and on keeps the processor for some milliseconds from
+ *  those that carry frames, when there are more of them than processors. */
+const napMs = 0.05;
+
 interface Waiting {
   resolve(rows: Float32Array): void;
   reject(error: unknown): void;
@@ -50,6 +54,8 @@ export class EngineLoop {
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
   readonly #turns: FrameTurns;
+  /** Nobody wakes who sleeps on it. */
+  readonly #bed = new Int32Array(new SharedArrayBuffer(4));
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
@@ -84,6 +90,7 @@ export class EngineLoop {
       ownPhase: () => this.#phase,
       ownWaits: () => this.#dispatched.size > 0,
       now: () => performance.now(),
+      nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
     });
     this.#tools = {
       program,

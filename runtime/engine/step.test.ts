@@ -68,7 +68,14 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   );
   let frames = 0;
   const turns = new FrameTurns({
-    ...{ experts: own, takeMessages: () => {}, ownPhase: () => undefined, ownWaits: () => true, now: () => performance.now() },
+    ...{
+      experts: own,
+      takeMessages: () => {},
+      ownPhase: () => undefined,
+      ownWaits: () => true,
+      now: () => performance.now(),
+      nap: () => {},
+    },
   });
   turns.pieceRows = (phase, rows) => (phase === "decode" ? rows : Math.min(rows, pieceRows));
   return {

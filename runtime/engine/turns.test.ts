@@ -29,6 +29,7 @@ class Stage {
   /** Messages that came in while the thread computed. */
   readonly inbox: (() => void)[] = [];
   fails = false;
+  naps = 0;
   readonly turns: FrameTurns;
 
   constructor() {
@@ -55,6 +56,9 @@ class Stage {
       ownPhase: () => this.phase,
       ownWaits: () => this.waits,
       now: () => this.nowMs,
+      nap: () => {
+        this.naps += 1;
+      },
     });
   }
 
@@ -78,7 +82,12 @@ test("a decode frame waits for one piece of a prefill frame at most, and pieces 
   let answeredAt = 0;
   const came = () => {
     const cameAt = stage.nowMs;
-    stage.inbox.push(() => void stage.ask("decode", 1, 1).then(() => (answeredAt = stage.nowMs - cameAt)));
+    stage.inbox.push(
+      () =>
+        void stage.ask("decode", 1, 1).then(() => {
+          answeredAt = stage.nowMs - cameAt;
+        }),
+    );
   };
   stage.during.push(() => {}, came);
   await stage.turns.serveWaiting();
@@ -123,6 +132,20 @@ test("an own prefill and those of others take turns, piece by piece", async () =
   stage.phase = undefined;
   await stage.turns.serveWaiting();
   await other;
+});
+
+test("between the pieces of a prefill the processor is left to others while they decode, and only then", async () => {
+  const stage = new Stage();
+  stage.phase = "prefill";
+  await stage.turns.betweenGraphs();
+  assert.equal(stage.naps, 0);
+  const asked = stage.ask("decode", 0, 1);
+  await stage.turns.betweenGraphs();
+  await asked;
+  assert.equal(stage.naps, 1);
+  stage.nowMs += 1_000;
+  await stage.turns.betweenGraphs();
+  assert.equal(stage.naps, 1);
 });
 
 test("frames fail with the device, alone, and the next are served", async () => {

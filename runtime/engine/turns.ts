@@ -44,6 +44,8 @@ export interface FrameTurnsOptions {
   /** Others have not answered all yet. */
   readonly ownWaits: () => boolean;
   readonly now: () => number;
+  /** Leaves the processor to whoever wants it, for a moment. */
+  readonly nap: () => void;
 }
 
 interface Asked {
@@ -94,6 +96,7 @@ export class FrameTurns implements Turns {
   }
 
   betweenGraphs(): Promise<void> | undefined {
+    if (this.#options.ownPhase() === "prefill") this.#breathe();
     this.#options.takeMessages();
     if (this.#queue.empty) return undefined;
     const { now, ownPhase } = this.#options;
@@ -157,11 +160,21 @@ export class FrameTurns implements Turns {
         if (decodes) continue;
         left -= 1;
         const endedAt = this.#options.now();
+        this.#breathe();
         this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
       }
     } finally {
       this.#serving = false;
     }
+  }
+
+  /** Between pieces, while others decode: threads that carry their frames would wait for the processor longer than a piece takes. */
+  #breathe(): void {
+    if (this.#pressed) this.#options.nap();
+  }
+
+  get #pressed(): boolean {
+    return this.#options.now() - this.#pressedAt < pressedForMs;
   }
 
   #ownRuns(): boolean {
@@ -171,8 +184,7 @@ export class FrameTurns implements Turns {
 
   /** Milliseconds that a piece of a prefill may take. */
   #budgetMs(): number {
-    const { now, ownPhase } = this.#options;
-    return ownPhase() === "decode" || now() - this.#pressedAt < pressedForMs ? decodeWaitPressedMs : decodeWaitMs;
+    return this.#options.ownPhase() === "decode" || this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
   }
 
   async #compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
