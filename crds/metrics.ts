@@ -125,6 +125,7 @@ const table = {
   enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
   enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase }),
+  enodia_worker_step_wait_seconds_total: worker.counter("Time of steps with nothing to do but wait for rows of other ranks.", { phase }),
   enodia_worker_kv_slots: worker.gauge("KV slots by state; cached slots keep a finished prefix and are free to take.", {
     state: ["used", "cached", "free"],
   }),

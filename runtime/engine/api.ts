@@ -122,6 +122,8 @@ export interface EngineStats {
   readonly cachedTokens: number;
   /** Seconds of each step since the last call, some thousands at most. */
   readonly stepSeconds: Readonly<Record<Phase, readonly number[]>>;
+  /** Seconds of steps with nothing to do but wait for rows of other ranks; not measured by engines that compute nothing. */
+  readonly waitedSeconds?: Readonly<Record<Phase, number>>;
   readonly slotsUsed: number;
   /** Slots not in use that hold a prompt which may be reused. */
   readonly slotsKept: number;

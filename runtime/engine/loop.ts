@@ -8,9 +8,11 @@ import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
 import { unusableRows } from "./core/finite.ts";
+import { Halving } from "./core/halving.ts";
 import { type Sampled, sample } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
+import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
 import {
   type CallMessage,
@@ -23,12 +25,17 @@ import {
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import { changeSlot } from "./slot-changes.ts";
-import { forward, logitsOf, type StepTools } from "./step.ts";
+import { forward, logitsOf } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
+import { FrameTurns } from "./turns.ts";
 
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
+
+/** Between two pieces of a prefill while others decode. A thread that computes on and on keeps the processor for some milliseconds from
+ *  those that carry frames, when there are more of them than processors. */
+const napMs = 0.05;
 
 interface Waiting {
   resolve(rows: Float32Array): void;
@@ -43,6 +50,9 @@ export class EngineLoop {
   readonly #counter: LoadCounter;
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
+  readonly #turns: FrameTurns;
+  /** Nobody wakes who sleeps on it. */
+  readonly #bed = new Int32Array(new SharedArrayBuffer(4));
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
@@ -51,12 +61,15 @@ export class EngineLoop {
   readonly #traced = new TracedRequests();
   /** The trace of the running step. */
   #traceparent: string | undefined;
+  /** The phase of the running step, or of the last one while others follow; undefined when there is nothing to do. */
+  #phase: Phase | undefined;
   #draining = false;
   #closing = false;
   /** Calls that change state wait here for the end of a step. */
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
   readonly #totals = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0 };
+  readonly #waitedSeconds: Record<Phase, number> = { prefill: 0, decode: 0 };
   /** Seconds of each step since the last `stats`. */
   #stepSeconds: Record<Phase, number[]> = { prefill: [], decode: [] };
 
@@ -68,6 +81,14 @@ export class EngineLoop {
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
+    this.#turns = new FrameTurns({
+      experts: this.#experts,
+      takeMessages: () => this.#drainPort(),
+      ownPhase: () => this.#phase,
+      ownWaits: () => this.#dispatched.size > 0,
+      now: () => performance.now(),
+      nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
+    });
     this.#tools = {
       program,
       embed,
@@ -79,9 +100,15 @@ export class EngineLoop {
       times: this.#times,
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
-      betweenLayers: () => this.#drainPort(),
+      turns: this.#turns,
+      piecesEqualWhole: model.pool.decodedReusable,
+      halving: new Halving(),
     };
-    port.on("message", (message: ToEngine) => this.#receive(message));
+    port.on("message", (message: ToEngine) => {
+      this.#receive(message);
+      this.#drainPort(); // frames that came together are computed together
+      void this.#turns.serveWaiting();
+    });
   }
 
   /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
@@ -95,12 +122,17 @@ export class EngineLoop {
       const step = this.#batcher.next();
       this.#flushNotices();
       if (step) {
+        this.#phase = step.phase;
         await this.#execute(step);
+        await this.#turns.betweenGraphs();
         await new Promise<void>((resolve) => setImmediate(resolve)); // lets messages, loads and replies in
       } else {
-        await new Promise<void>((resolve) => {
+        this.#phase = undefined;
+        const woken = new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
+        void this.#turns.serveWaiting(); // takes in messages too, one of which may be what is waited for
+        await woken;
         this.#wake = undefined;
       }
     }
@@ -123,6 +155,7 @@ export class EngineLoop {
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);
     }
+    this.#waitedSeconds[step.phase] += Math.max(0, this.#turns.waitedMs) / 1000;
     this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
   }
 
@@ -206,7 +239,7 @@ export class EngineLoop {
   async #call(message: CallMessage): Promise<unknown> {
     switch (message.method) {
       case "runExperts":
-        return this.#experts.run(message.argument);
+        return this.#turns.serve(message.argument);
       case "loadExpert":
         await macrotask(); // not between two layers of a running step: creating a session takes milliseconds
         return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
@@ -232,6 +265,7 @@ export class EngineLoop {
         return {
           ...this.#totals,
           stepSeconds,
+          waitedSeconds: this.#waitedSeconds,
           slotsUsed,
           slotsKept,
           blocksUsed,

@@ -24,6 +24,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       drafted: 9,
       accepted: 4,
       stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] },
+      waitedSeconds: { prefill: 0, decode: 0.5 },
     },
     {
       ...idle,
@@ -36,6 +37,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       drafted: 12,
       accepted: 6,
       stepSeconds: { prefill: [], decode: [0.02] },
+      waitedSeconds: { prefill: 0, decode: 0.75 },
     },
   ];
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
@@ -59,6 +61,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
   }
   const text = await metrics.text();
   const value = (series: RegExp) => Number(new RegExp(`^${series.source}\\S* (\\S+)`, "m").exec(text)?.[1]);
+  assert.equal(value(/enodia_worker_step_wait_seconds_total\{phase="decode"/), 0.75);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="prefill"/), 1);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="decode"/), 5);
   assert.equal(value(/enodia_worker_step_duration_seconds_bucket\{phase="decode",le="0.025"/), 4);

@@ -86,6 +86,9 @@ function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats
   metrics.add("enodia_worker_draft_tokens_total", accepted, { result: "accepted" });
   metrics.add("enodia_worker_draft_tokens_total", now.drafted - (before?.drafted ?? 0) - accepted, { result: "rejected" });
   metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
-  for (const phase of phases)
+  for (const phase of phases) {
+    const waited = (now.waitedSeconds?.[phase] ?? 0) - (before?.waitedSeconds?.[phase] ?? 0);
+    metrics.add("enodia_worker_step_wait_seconds_total", waited, { phase });
     for (const seconds of now.stepSeconds[phase]) metrics.observe("enodia_worker_step_duration_seconds", seconds, { phase });
+  }
 }

@@ -5,9 +5,9 @@
 // executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
+import { ChunkPace } from "./chunk-pace.ts";
 import { Drafter } from "./drafts.ts";
 import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
-import { Pace } from "./pace.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 import { checkTicket, chunkOf, type Ticket } from "./ticket.ts";
@@ -81,7 +81,7 @@ export class Batcher {
   #drafted = 0;
   #accepted = 0;
   #prefilling: string | undefined;
-  readonly #pace: Pace;
+  readonly #pace: ChunkPace;
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #turn = 0;
   #decodedLast = true;
@@ -93,7 +93,7 @@ export class Batcher {
     this.#ledger = new SlotLedger(pool);
     this.#pool = pool;
     this.#limits = { ...defaultLimits, ...limits };
-    this.#pace = new Pace(this.#limits.decodeWaitMs);
+    this.#pace = new ChunkPace(this.#limits.decodeWaitMs);
   }
 
   get slotsUsed(): number {

@@ -1,29 +1,34 @@
-// The size of prompt chunks, pure: while requests generate, a chunk takes no more time than their next token may wait, by what chunks
-// took lately.
+// The work that fits into a time, by what the same work took lately: the size of the pieces in which a prefill is computed while others
+// wait. Sizes are powers of two, so that few shapes of graphs are in use. Pure.
 
-/** Smaller chunks would cost more for what every step costs than they spare the others. */
-export const chunkTokensMin = 16;
-/** Weight of the newest chunk in the running estimate. */
-const newest = 0.25;
+/** Weight of the newest measurement. */
+const newest = 0.2;
+
+export interface PieceSizes {
+  /** Never smaller, however slow it is: below, the fixed cost of a graph is most of it. */
+  readonly least: number;
+  readonly most: number;
+}
 
 export class Pace {
-  readonly #waitMs: number;
-  #msPerToken: number | undefined;
+  readonly #sizes: PieceSizes;
+  /** Milliseconds for one row or pair; 0 = nothing was measured yet. */
+  #each = 0;
 
-  constructor(waitMs: number) {
-    this.#waitMs = waitMs;
+  constructor(sizes: PieceSizes) {
+    this.#sizes = sizes;
   }
 
-  /** Takes note that a step computed so many prompt tokens in this time. */
-  note(tokens: number, ms: number): void {
-    if (tokens < chunkTokensMin) return; // mostly what every step costs
-    const took = ms / tokens;
-    this.#msPerToken = this.#msPerToken === undefined ? took : this.#msPerToken + newest * (took - this.#msPerToken);
+  took(count: number, ms: number): void {
+    if (count < 1 || !(ms >= 0)) return;
+    const each = ms / count;
+    this.#each = this.#each === 0 ? each : this.#each + newest * (each - this.#each);
   }
 
-  /** Prompt tokens of a step between two steps of others, at most `most`. */
-  tokens(most: number): number {
-    if (this.#msPerToken === undefined) return most;
-    return Math.min(most, Math.max(chunkTokensMin, Math.floor(this.#waitMs / this.#msPerToken)));
+  /** The largest size whose computation takes no longer; the least one as long as nobody knows. */
+  within(ms: number): number {
+    const { least, most } = this.#sizes;
+    if (this.#each === 0) return least;
+    return Math.max(least, Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, ms / this.#each)))));
   }
 }
