@@ -22,6 +22,10 @@ export const defaultBackend: BackendChoice = "Auto";
 /** Stored forms of experts: `spec.runtime.expertCodec`, `--codec` and the parts of a model store. */
 export const codecNames = ["int4", "f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl", "mxfp4"] as const;
 export type CodecName = (typeof codecNames)[number];
+
+/** Languages that an answer can be held to: `response_format.type` and the wire's `Sampling.constraint`. */
+export const constraintNames = ["json_object"] as const;
+export type ConstraintName = (typeof constraintNames)[number];
 export const defaultCodec: CodecName = "int4";
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */

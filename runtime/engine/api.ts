@@ -5,7 +5,7 @@ import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/te
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
-export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
+export type { ConstraintSpec, FinishReason, GenerateEvent, Sampling, TopTokens } from "./core/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden] and, per (row, expert) pair, which row and which expert. */
 export interface RemoteFrame {
@@ -73,6 +73,10 @@ export interface GenerateRequest {
   readonly sampling: Sampling;
   /** Ids that end the text; the id itself is sent as the last token. */
   readonly eos: readonly number[];
+  /** Of two requests that wait, the one with the lower number goes first; unset = 0. */
+  readonly priority?: number;
+  /** No text is wanted but one vector of the prompt: the events are queued, started, embedding, finish. */
+  readonly embed?: boolean;
   readonly signal?: AbortSignal;
   /** W3C parent of the spans of its frames to other ranks; unset = not traced. */
   readonly traceparent?: string;

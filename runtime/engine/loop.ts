@@ -7,8 +7,11 @@ import type { Phase } from "../../crds/telemetry.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
+import { Languages } from "./core/constraints/languages.ts";
+import { embeddingOf } from "./core/embedding.ts";
 import { unusableRows } from "./core/finite.ts";
-import { type Sampled, sample } from "./core/sampling.ts";
+import { OpenSampling } from "./core/open-sampling.ts";
+import { type Sampled, Sampler } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
 import { LoadCounter } from "./load-counter.ts";
@@ -25,9 +28,12 @@ import type { OpenModel } from "./open.ts";
 import { forward, logitsOf, type StepTools } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
+import { loadVocabulary } from "./vocabulary.ts";
 
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
+/** Requests that wait for the texts of tokens at once. */
+const preparingMax = 64;
 
 interface Waiting {
   resolve(rows: Float32Array): void;
@@ -48,6 +54,10 @@ export class EngineLoop {
   #down: ReadonlySet<number> = new Set();
   #nextDispatch = 0;
   readonly #traced = new TracedRequests();
+  readonly #sampler = new Sampler();
+  readonly #languages: Languages;
+  /** Requests that wait for what their language needs; more than the queue holds are refused. */
+  readonly #preparing = new Set<string>();
   /** The trace of the running step. */
   #traceparent: string | undefined;
   #draining = false;
@@ -65,6 +75,7 @@ export class EngineLoop {
     this.#model = model;
     this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, backend.prefillEqualsDecode);
     this.#counter = new LoadCounter(model.info);
+    this.#languages = new Languages(model.info.vocab, () => loadVocabulary(options.storeDir));
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#tools = {
@@ -125,22 +136,30 @@ export class EngineLoop {
 
   /** A token for each wanted row, but for requests that are `unusable`; those whose logits are so join them. */
   async #sample({ wanted }: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
-    if (wanted.length === 0) return [];
-    const { vocab } = this.#model.program;
-    const logits = await logitsOf(
-      this.#tools,
-      x,
-      wanted.map(({ row }) => row),
-    );
-    return wanted.map(({ id, sampling, position }, i) => {
+    const { vocab, hidden } = this.#model.program;
+    const rows = wanted.filter(({ embed }) => !embed).map(({ row }) => row);
+    const logits = rows.length > 0 ? await logitsOf(this.#tools, x, rows) : new Float32Array(0);
+    let next = 0;
+    return wanted.map(({ id, row, sampling, position, embed }) => {
+      const own = embed ? x.subarray(row * hidden, (row + 1) * hidden) : logits.subarray(next * vocab, ++next * vocab);
       if (unusable.has(id)) return undefined;
       try {
-        return sample(logits.subarray(i * vocab, (i + 1) * vocab), sampling, position);
+        if (embed) return this.#embed(id, own);
+        const sampled = this.#sampler.sample(own, sampling, position);
+        sampling.accept(sampled.token, position);
+        return sampled;
       } catch (caught) {
         unusable.set(id, AppError.from(caught));
         return undefined;
       }
     });
+  }
+
+  /** Returns what stands for the token that is not drawn. */
+  #embed(id: string, row: Float32Array): Sampled {
+    const values = embeddingOf(row, this.#model.finalNorm as Float32Array);
+    this.#send({ type: "event", id, event: { type: "embedding", values } });
+    return { token: 0, logprob: 0 };
   }
 
   #dispatch(frame: RemoteFrame): Promise<Float32Array> {
@@ -167,9 +186,10 @@ export class EngineLoop {
         return;
       }
       case "generate":
-        this.#generate(message);
+        void this.#generate(message);
         break;
       case "cancel":
+        this.#preparing.delete(message.id);
         this.#later(() => this.#batcher.remove(message.id, "cancelled"));
         break;
       case "call":
@@ -179,15 +199,36 @@ export class EngineLoop {
     this.#wake?.();
   }
 
-  #generate(message: GenerateMessage): void {
+  async #generate(message: GenerateMessage): Promise<void> {
     try {
+      if (message.sampling.constraint && !(await this.#prepared(message.id))) return;
       if (this.#draining) throw new AppError("this worker is draining; ask another", { code: "Draining", retry: "backoff" });
-      this.#batcher.submit({ ...message, eos: new Set(message.eos) });
+      if (message.embed && !this.#model.finalNorm)
+        throw new AppError("embeddings: this model has no norm before its head", { code: "InvalidRequest" });
+      const sampling = new OpenSampling(message, this.#languages);
+      this.#batcher.submit({ ...message, sampling, eos: new Set(message.eos) });
       if (message.traceparent) this.#traced.add(message.id, message.traceparent);
       this.#flushNotices(); // that it is queued, even in the middle of a long step
     } catch (caught) {
       this.#send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
     }
+  }
+
+  /** Waits for what languages need; false when the request was taken back meanwhile. */
+  async #prepared(id: string): Promise<boolean> {
+    if (this.#preparing.size >= preparingMax)
+      throw new AppError("too many requests wait for the tokenizer", { code: "Busy", retry: { afterMs: 1000 } });
+    this.#preparing.add(id);
+    try {
+      await this.#languages.prepare();
+    } catch (caught) {
+      this.#preparing.delete(id);
+      throw caught;
+    }
+    const wanted = this.#preparing.delete(id);
+    if (!wanted) this.#send({ type: "event", id, event: { type: "finish", reason: "cancelled", outputTokens: 0 } });
+    this.#wake?.();
+    return wanted;
   }
 
   async #answer(message: CallMessage): Promise<void> {

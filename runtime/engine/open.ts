@@ -24,6 +24,8 @@ export interface OpenModel {
   readonly blocks: readonly Compiled[];
   readonly head: Compiled;
   readonly kv: KvCache;
+  /** The weight of the norm before the head; undefined where a program's head has none. */
+  readonly finalNorm: Float32Array | undefined;
   readonly info: EngineInfo;
   close(): Promise<void>;
 }
@@ -102,18 +104,24 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
+  const finalNorm = await normBeforeHead(program.head, store);
   const close = async (): Promise<void> => {
     await kv.dispose();
     await backend.close();
     await store.close();
   };
-  return { store, program, backend, embed, blocks, head, kv, info, close };
+  return { store, program, backend, embed, blocks, head, kv, finalNorm, info, close };
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {
   const weights: Record<string, Weights[string]> = {};
   for (const { name } of segment.weights) weights[name] = await store.readDense(name);
   return backend.compile(segment, weights);
+}
+
+async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {
+  const norm = ops.find((op) => op.op === "rmsNorm" && op.x === "x");
+  return norm?.op === "rmsNorm" ? (await store.readDense(norm.weight)).data : undefined;
 }
 
 /** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */

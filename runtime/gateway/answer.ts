@@ -16,6 +16,8 @@ import { invalid, type Problem, problems } from "./problem.ts";
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
   readonly logprob: number;
+  /** The likeliest tokens of this position, as many as the client asked for. */
+  readonly top: readonly { readonly bytes: Uint8Array; readonly logprob: number }[];
   /** Characters of the answer before it. */
   readonly offset: number;
 }
@@ -75,6 +77,9 @@ export async function prepare(
   const unknown = ids.find((id) => id >= textModel.vocab);
   if (unknown !== undefined)
     return { problem: invalid(`\`prompt\`: token ${unknown} is not below ${textModel.vocab}.`, "prompt", "invalid_value") };
+  const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
+  if (strange !== undefined)
+    return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
   const room = maxContext - ids.length;
   const maxTokens = job.maxTokens ?? room;
   if (room < 1 || maxTokens > room) {
@@ -140,13 +145,15 @@ export class Answer {
       this.started = true;
       return first ? { text: "", logprobs: [] } : undefined;
     }
+    if (event.type === "embedding") return undefined; // nobody asked for it
     if (event.type === "finish") {
       const rest = text.end();
       return { text: rest.text, logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
     }
     if (this.#request.job.logprobs) {
-      const bytes = this.#deps.textModel.piece(event.id);
-      this.#logprobs.push({ bytes, logprob: event.logprob, offset: text.length });
+      const { textModel } = this.#deps;
+      const top = (event.top ?? []).map(({ id, logprob }) => ({ bytes: textModel.piece(id), logprob }));
+      this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset: text.length });
     }
     const { text: certain, stopped } = text.push(event.id);
     if (stopped) return { text: certain, logprobs: this.#takeLogprobs(), finish: "stop" };
@@ -176,6 +183,7 @@ export class Answer {
       maxTokens,
       sampling: { ...job.sampling, seed: job.sampling.seed ?? this.#deps.drawSeed(), logprobs: job.logprobs },
       eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
+      priority: job.priority,
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,
       signal,

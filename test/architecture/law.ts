@@ -29,6 +29,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/weights/",
     "runtime/backends/",
     "runtime/engine/core/",
+    "runtime/text/token-texts.ts",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
   "runtime/experts/": ["crds/", "runtime/wire/", "runtime/observe/"],

@@ -5,7 +5,8 @@
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
 import { SlotLedger, type SlotMove } from "./kv-slots.ts";
-import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
+import type { OpenSampling } from "./open-sampling.ts";
+import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 
 export interface Ticket {
@@ -13,8 +14,12 @@ export interface Ticket {
   readonly prompt: Uint32Array;
   readonly replay: Uint32Array;
   readonly maxTokens: number;
-  readonly sampling: Sampling;
+  readonly sampling: OpenSampling;
   readonly eos: ReadonlySet<number>;
+  /** Of those that wait, the lowest number goes first, of equal ones the one that came first. */
+  readonly priority: number;
+  /** The last prompt token's row is wanted instead of output. */
+  readonly embed: boolean;
 }
 
 export interface Step {
@@ -35,7 +40,9 @@ interface Wanted {
   readonly row: number;
   readonly id: string;
   readonly position: number;
-  readonly sampling: Sampling;
+  readonly sampling: OpenSampling;
+  /** The row itself is wanted. */
+  readonly embed: boolean;
 }
 
 export interface Notice {
@@ -104,7 +111,8 @@ export class Batcher {
     const limit = Math.min(ticket.maxTokens, this.#context - ticket.prompt.length);
     const text = this.#prefillsReplay ? joined(ticket.prompt, ticket.replay) : ticket.prompt;
     this.#open.set(ticket.id, { ticket, text, limit, output: 0, next: 0 });
-    this.#queue.push(ticket.id);
+    const behind = this.#queue.findIndex((id) => (this.#open.get(id)?.ticket.priority ?? 0) > ticket.priority);
+    this.#queue.splice(behind < 0 ? this.#queue.length : behind, 0, ticket.id);
     this.#notices.push({ id: ticket.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
@@ -134,8 +142,8 @@ export class Batcher {
     return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
   }
 
-  /** Takes what the step gave: one sampled token for each wanted row, undefined where there is none: the caller then removes the
-   *  request before the next step. */
+  /** Takes what the step gave: one sampled token for each wanted row, any where the row itself was wanted; undefined where there is
+   *  none: the caller then removes the request before the next step. */
   complete(step: Step, sampled: readonly (Sampled | undefined)[]): void {
     this.#decodedLast = step.phase === "decode";
     const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
@@ -178,7 +186,8 @@ export class Batcher {
     const count = chunkOf(text.length - from, chunk);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
-    const wanted = last && position === ticket.replay.length ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
+    const wanted =
+      last && position === ticket.replay.length ? [{ row: count - 1, id, position, sampling: ticket.sampling, embed: ticket.embed }] : [];
     return {
       phase: "prefill",
       moves: this.#ledger.takeMoves(),
@@ -203,7 +212,7 @@ export class Batcher {
       tokensPerSlot: 1,
       past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
       wanted: rows.flatMap(({ ticket, output }, row) =>
-        output < ticket.replay.length ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
+        output < ticket.replay.length ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling, embed: false }],
       ),
       ids,
     };
@@ -211,13 +220,17 @@ export class Batcher {
 
   /** The next output token: replayed, or the sampled one, which is reported. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
+    if (open.ticket.embed) {
+      if (sampled) this.remove(id, "stop"); // the row was all that was wanted
+      return;
+    }
     const position = open.output;
     const replayed = open.ticket.replay[position];
     const token = replayed ?? sampled?.token;
     if (token === undefined) return;
     open.output += 1;
     open.next = token;
-    if (replayed === undefined) this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
+    if (replayed === undefined) this.#notices.push({ id, event: tokenEvent(token, position, sampled) });
     else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
     if (!reason) return;
@@ -232,6 +245,11 @@ export class Batcher {
     if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
   }
+}
+
+function tokenEvent(id: number, position: number, sampled: Sampled | undefined): GenerateEvent {
+  const event = { type: "token", id, position, logprob: sampled?.logprob ?? 0 } as const;
+  return sampled?.top ? { ...event, top: sampled.top } : event;
 }
 
 /** Tokens of the next chunk. Never leaves a single token behind and never is one, unless the prompt has only one:

@@ -12,7 +12,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file enodia/runtime/v1/runtime.proto.
  */
 export const file_enodia_runtime_v1_runtime = /*@__PURE__*/
-  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiOQoMQWxpdmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlciIdCgpBbGl2ZUV2ZW50Eg8KB25leHRfbXMYASABKA0iXQoIU2FtcGxpbmcSEwoLdGVtcGVyYXR1cmUYASABKAISDQoFdG9wX3AYAiABKAISDQoFdG9wX2sYAyABKA0SDAoEc2VlZBgEIAEoBBIQCghsb2dwcm9icxgFIAEoCCLvAQoPR2VuZXJhdGVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchISCgpyZXF1ZXN0X2lkGAIgASgJEg4KBnByb21wdBgDIAMoDRIOCgZyZXBsYXkYBCADKA0SEgoKbWF4X3Rva2VucxgFIAEoDRItCghzYW1wbGluZxgGIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlNhbXBsaW5nEgsKA2VvcxgHIAMoDRIYChBkZWFkbGluZV91bml4X21zGAggASgDEhMKC3RyYWNlcGFyZW50GAkgASgJIv0BCg1HZW5lcmF0ZUV2ZW50Ei0KB3N0YXJ0ZWQYASABKAsyGi5lbm9kaWEucnVudGltZS52MS5TdGFydGVkSAASKQoFdG9rZW4YAiABKAsyGC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkgAEisKBmZpbmlzaBgDIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaEgAEisKBnF1ZXVlZBgEIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlF1ZXVlZEgAEi8KCHByb2dyZXNzGAUgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUHJvZ3Jlc3NIAEIHCgVldmVudCIfCgZRdWV1ZWQSFQoNcXVldWVkX3Rva2VucxgBIAEoDSI8CgdTdGFydGVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA1KBAgCEANSFGNhY2hlZF9wcm9tcHRfdG9rZW5zIjYKBVRva2VuEgoKAmlkGAEgASgNEhAKCHBvc2l0aW9uGAIgASgNEg8KB2xvZ3Byb2IYAyABKAIiHAoIUHJvZ3Jlc3MSEAoIcG9zaXRpb24YASABKA0iTgoGRmluaXNoEi8KBnJlYXNvbhgBIAEoDjIfLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaFJlYXNvbkoECAIQA1INb3V0cHV0X3Rva2VucyL3AQoNRGlzcGF0Y2hGcmFtZRIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISCwoDc2VxGAIgASgEEg0KBWxheWVyGAMgASgNEhMKC2xheWVyX2Vwb2NoGAQgASgEEg4KBmhpZGRlbhgFIAEoDRIMCgRyb3dzGAYgASgMEhEKCXBhaXJfcm93cxgHIAMoDRIUCgxwYWlyX2V4cGVydHMYCCADKA0SDgoGZGVjb2RlGAogASgIEhMKC3RyYWNlcGFyZW50GAsgASgJEhEKCW9uX2RlbWFuZBgMIAEoCEoECAkQClIFY2FycnkixAEKDURpc3BhdGNoUmVwbHkSCwoDc2VxGAEgASgEEg4KBHJvd3MYAiABKAxIABIyCgpub3RfaG9zdGVkGAMgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTm90SG9zdGVkSAASJwoEYnVzeRgEIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLkJ1c3lIABIvCghyZWplY3RlZBgFIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlJlamVjdGVkSABCCAoGcmVzdWx0IiwKC0Rpc3BhdGNoRW5kEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSI+CglOb3RIb3N0ZWQSEwoLbGF5ZXJfZXBvY2gYAiABKAQSDwoHZXhwZXJ0cxgDIAMoDUoECAEQAlIFZXBvY2giHgoEQnVzeRIWCg5yZXRyeV9hZnRlcl9tcxgBIAEoDSIaCghSZWplY3RlZBIOCgZyZWFzb24YASABKAkiuwEKDEZldGNoUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISFAoMbW9kZWxfZGlnZXN0GAIgASgJEg0KBWxheWVyGAMgASgNEg4KBmV4cGVydBgEIAEoDRINCgVjb2RlYxgFIAEoCRIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgGIAEoBBIeChZsaW1pdF9ieXRlc19wZXJfc2Vjb25kGAcgASgEIk0KCkZldGNoQ2h1bmsSDgoGb2Zmc2V0GAEgASgEEhMKC3RvdGFsX2J5dGVzGAIgASgEEgwKBGRhdGEYAyABKAxKBAgEEAVSBnNoYTI1NiI8Cg9EZXNjcmliZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIrwDCg1EZXNjcmliZVJlcGx5EicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEAoIcG9kX25hbWUYAiABKAkSFAoMbW9kZWxfZGlnZXN0GAMgASgJEhQKDGFyY2hpdGVjdHVyZRgEIAEoCRIOCgZsYXllcnMYBSABKA0SDwoHZXhwZXJ0cxgGIAEoDRINCgV0b3BfaxgHIAEoDRINCgVjb2RlYxgIIAEoCRIUCgxzdG9yZWRfYnl0ZXMYCSADKAQSFgoOcmVzaWRlbnRfYnl0ZXMYCiADKAQSFAoMYnVkZ2V0X2J5dGVzGAsgASgEEhMKC2RlbnNlX2J5dGVzGAwgASgEEhAKCGt2X2J5dGVzGA0gASgEEg4KBmRldmljZRgPIAEoCRINCgVzcGVlZBgQIAEoAhIuCgZzdGF0dXMYESABKAsyHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cxIVCg1sYXllcl9leHBlcnRzGBIgAygNEhMKC21heF9jb250ZXh0GBMgASgNEhAKCGt2X3Nsb3RzGBQgASgNSgQIDhAPUgdiYWNrZW5kIooBCgZNZW1iZXISDAoEcmFuaxgBIAEoDRIQCghwb2RfbmFtZRgCIAEoCRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkSDwoHYWRkcmVzcxgFIAEoCRItCgVzdGF0ZRgGIAEoDjIeLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlclN0YXRlImUKCk1lbWJlcnNoaXASDwoHdmVyc2lvbhgBIAEoBBIqCgdtZW1iZXJzGAIgAygLMhkuZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyEhoKEnNhbXBsZV90cmFuc2l0aW9ucxgDIAEoCCJICglMYXllclBsYW4SDQoFbGF5ZXIYASABKA0SDQoFZXBvY2gYAiABKAQSDQoFaG9zdHMYAyABKAkSDgoGc2hhcmVzGAQgASgJIpoBCgRQbGFuEhYKDmRlcGxveW1lbnRfdWlkGAEgASgJEg0KBWVwb2NoGAIgASgEEhQKDHBhcmVudF9lcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSFAoMbW9kZWxfZGlnZXN0GAUgASgJEiwKBmxheWVycxgGIAMoCzIcLmVub2RpYS5ydW50aW1lLnYxLkxheWVyUGxhbiLVAQoJV2F0Y2hQdXNoEikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIzCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcEgAEicKBHBsYW4YAyABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuSAASDgoEcGluZxgEIAEoCEgAEhQKDHNlbnRfdW5peF9tcxgFIAEoAxIRCglsb2dfbGV2ZWwYBiABKAlCBgoEcHVzaCI1CgxDbG9ja1JlYWRpbmcSFAoMcGluZ191bml4X21zGAEgASgDEg8KB3VuaXhfbXMYAiABKAMivAMKC1dhdGNoU3RhdHVzEicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAyABKAQSEQoJcGxhbl9oYXNoGAQgASgJEg0KBXJlYWR5GAUgASgIEhgKEG5vdF9yZWFkeV9yZWFzb24YBiABKAkSFAoMaG9zdGVkX2J5dGVzGAcgASgEEhUKDXF1ZXVlZF90b2tlbnMYCSABKA0SFwoPYWN0aXZlX3JlcXVlc3RzGAogASgNEhAKCGRyYWluaW5nGAsgASgIEhoKEm1lbWJlcnNoaXBfdmVyc2lvbhgMIAEoBBIuCgZob3N0ZWQYDSADKAsyHi5lbm9kaWEucnVudGltZS52MS5Ib3N0ZWRMYXllchIuCgVjbG9jaxgRIAEoCzIfLmVub2RpYS5ydW50aW1lLnYxLkNsb2NrUmVhZGluZxIPCgdsZWF2aW5nGBQgASgISgQIAhADSgQICBAJSgQIDhARUghwb2RfbmFtZVIMYnVkZ2V0X2J5dGVzUgtkZW5zZV9ieXRlc1IIa3ZfYnl0ZXNSE2ZldGNoZWRfYnl0ZXNfdG90YWwiPAoLSG9zdGVkTGF5ZXISDQoFbGF5ZXIYASABKA0SDQoFZXBvY2gYAiABKAQSDwoHZXhwZXJ0cxgDIAMoDSI8Cg9TbmFwc2hvdFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyInoKDVNuYXBzaG90UmVwbHkSJQoEcGxhbhgBIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4SMQoKbWVtYmVyc2hpcBgCIAEoCzIdLmVub2RpYS5ydW50aW1lLnYxLk1lbWJlcnNoaXASDwoHbGVhdmluZxgDIAEoCCKaAQoOUHJlcGFyZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEiUKBHBsYW4YAiABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuEhgKEGRlYWRsaW5lX3VuaXhfbXMYAyABKAMSHAoUbWF4X2J5dGVzX3Blcl9zZWNvbmQYBCABKAQisQEKDFByZXBhcmVFdmVudBIuCgVyZWFkeRgBIAEoCzIdLmVub2RpYS5ydW50aW1lLnYxLkxheWVyUmVhZHlIABIwCgZmYWlsZWQYAiABKAsyHi5lbm9kaWEucnVudGltZS52MS5MYXllckZhaWxlZEgAEjYKCHByb2dyZXNzGAMgASgLMiIuZW5vZGlhLnJ1bnRpbWUudjEuUHJlcGFyZVByb2dyZXNzSABCBwoFZXZlbnQiZAoKTGF5ZXJSZWFkeRINCgVsYXllchgBIAEoDRINCgVieXRlcxgCIAEoBBIrCgdmZXRjaGVkGAQgAygLMhouZW5vZGlhLnJ1bnRpbWUudjEuRmV0Y2hlZEoECAMQBFIFbW92ZXMiOQoHRmV0Y2hlZBIOCgZzb3VyY2UYASABKBESDQoFYnl0ZXMYAiABKAQSDwoHc2Vjb25kcxgDIAEoASI7CgtMYXllckZhaWxlZBINCgVsYXllchgBIAEoDRIMCgRjb2RlGAIgASgJEg8KB21lc3NhZ2UYAyABKAkiJgoPUHJlcGFyZVByb2dyZXNzEg0KBWJ5dGVzGAEgASgESgQIAhADImEKDUNvbW1pdFJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEiUKBHBsYW4YAiABKAsyFy5lbm9kaWEucnVudGltZS52MS5QbGFuIkAKC0NvbW1pdFJlcGx5EhEKCWNvbW1pdHRlZBgBIAMoDRIPCgdyZWZ1c2VkGAIgASgJEg0KBWVwb2NoGAMgASgEIlgKDEFib3J0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNIhsKCkFib3J0UmVwbHlKBAgBEAJSB2Fib3J0ZWQibgoOUmVsZWFzZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg0KBWVwb2NoGAIgASgEEg4KBmxheWVycxgDIAMoDRISCgpkcmFpbl9vbmx5GAQgASgIIkQKDFJlbGVhc2VSZXBseRIQCghyZWxlYXNlZBgBIAMoDRIPCgdwZW5kaW5nGAIgAygNSgQIAxAEUgtmcmVlZF9ieXRlcyJcCgxEcmFpblJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEg4KBmNhbmNlbBgCIAEoCBIRCglmaW5pc2hfbXMYAyABKAQiIwoKRHJhaW5SZXBseUoECAEQAlIPYWN0aXZlX3JlcXVlc3RzKpgBCgxGaW5pc2hSZWFzb24SHQoZRklOSVNIX1JFQVNPTl9VTlNQRUNJRklFRBAAEhYKEkZJTklTSF9SRUFTT05fU1RPUBABEhgKFEZJTklTSF9SRUFTT05fTEVOR1RIEAISGwoXRklOSVNIX1JFQVNPTl9DQU5DRUxMRUQQAxIaChZGSU5JU0hfUkVBU09OX0RSQUlOSU5HEAQqkAEKC01lbWJlclN0YXRlEhwKGE1FTUJFUl9TVEFURV9VTlNQRUNJRklFRBAAEhgKFE1FTUJFUl9TVEFURV9KT0lOSU5HEAESFwoTTUVNQkVSX1NUQVRFX0FDVElWRRACEhkKFU1FTUJFUl9TVEFURV9EUkFJTklORxADEhUKEU1FTUJFUl9TVEFURV9MT1NUEAQyqgEKCUluZmVyZW5jZRJSCghHZW5lcmF0ZRIiLmVub2RpYS5ydW50aW1lLnYxLkdlbmVyYXRlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkdlbmVyYXRlRXZlbnQwARJJCgVBbGl2ZRIfLmVub2RpYS5ydW50aW1lLnYxLkFsaXZlUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkFsaXZlRXZlbnQwATJTCgZTaGFyZHMSSQoFRmV0Y2gSHy5lbm9kaWEucnVudGltZS52MS5GZXRjaFJlcXVlc3QaHS5lbm9kaWEucnVudGltZS52MS5GZXRjaENodW5rMAEy9gQKB0NvbnRyb2wSUAoIRGVzY3JpYmUSIi5lbm9kaWEucnVudGltZS52MS5EZXNjcmliZVJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5EZXNjcmliZVJlcGx5EkkKBVdhdGNoEhwuZW5vZGlhLnJ1bnRpbWUudjEuV2F0Y2hQdXNoGh4uZW5vZGlhLnJ1bnRpbWUudjEuV2F0Y2hTdGF0dXMoATABElAKCFNuYXBzaG90EiIuZW5vZGlhLnJ1bnRpbWUudjEuU25hcHNob3RSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuU25hcHNob3RSZXBseRJPCgdQcmVwYXJlEiEuZW5vZGlhLnJ1bnRpbWUudjEuUHJlcGFyZVJlcXVlc3QaHy5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlRXZlbnQwARJKCgZDb21taXQSIC5lbm9kaWEucnVudGltZS52MS5Db21taXRSZXF1ZXN0Gh4uZW5vZGlhLnJ1bnRpbWUudjEuQ29tbWl0UmVwbHkSRwoFQWJvcnQSHy5lbm9kaWEucnVudGltZS52MS5BYm9ydFJlcXVlc3QaHS5lbm9kaWEucnVudGltZS52MS5BYm9ydFJlcGx5Ek0KB1JlbGVhc2USIS5lbm9kaWEucnVudGltZS52MS5SZWxlYXNlUmVxdWVzdBofLmVub2RpYS5ydW50aW1lLnYxLlJlbGVhc2VSZXBseRJHCgVEcmFpbhIfLmVub2RpYS5ydW50aW1lLnYxLkRyYWluUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkRyYWluUmVwbHliBnByb3RvMw");
+  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiOQoMQWxpdmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlciIdCgpBbGl2ZUV2ZW50Eg8KB25leHRfbXMYASABKA0isAIKCFNhbXBsaW5nEhMKC3RlbXBlcmF0dXJlGAEgASgCEg0KBXRvcF9wGAIgASgCEg0KBXRvcF9rGAMgASgNEgwKBHNlZWQYBCABKAQSEAoIbG9ncHJvYnMYBSABKAgSFAoMdG9wX2xvZ3Byb2JzGAYgASgNEg0KBW1pbl9wGAcgASgCEhgKEHByZXNlbmNlX3BlbmFsdHkYCCABKAISGQoRZnJlcXVlbmN5X3BlbmFsdHkYCSABKAISGgoScmVwZXRpdGlvbl9wZW5hbHR5GAogASgCEioKBGJpYXMYCyADKAsyHC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkJpYXMSEgoKY29uc3RyYWludBgMIAEoCRIbChNjb25zdHJhaW50X2FyZ3VtZW50GA0gASgJIiYKCVRva2VuQmlhcxIKCgJpZBgBIAEoDRINCgV2YWx1ZRgCIAEoAiKQAgoPR2VuZXJhdGVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchISCgpyZXF1ZXN0X2lkGAIgASgJEg4KBnByb21wdBgDIAMoDRIOCgZyZXBsYXkYBCADKA0SEgoKbWF4X3Rva2VucxgFIAEoDRItCghzYW1wbGluZxgGIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlNhbXBsaW5nEgsKA2VvcxgHIAMoDRIYChBkZWFkbGluZV91bml4X21zGAggASgDEhMKC3RyYWNlcGFyZW50GAkgASgJEhAKCHByaW9yaXR5GAogASgREg0KBWVtYmVkGAsgASgIIrACCg1HZW5lcmF0ZUV2ZW50Ei0KB3N0YXJ0ZWQYASABKAsyGi5lbm9kaWEucnVudGltZS52MS5TdGFydGVkSAASKQoFdG9rZW4YAiABKAsyGC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkgAEisKBmZpbmlzaBgDIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaEgAEisKBnF1ZXVlZBgEIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlF1ZXVlZEgAEi8KCHByb2dyZXNzGAUgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUHJvZ3Jlc3NIABIxCgllbWJlZGRpbmcYBiABKAsyHC5lbm9kaWEucnVudGltZS52MS5FbWJlZGRpbmdIAEIHCgVldmVudCIfCgZRdWV1ZWQSFQoNcXVldWVkX3Rva2VucxgBIAEoDSI8CgdTdGFydGVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA1KBAgCEANSFGNhY2hlZF9wcm9tcHRfdG9rZW5zIl0KBVRva2VuEgoKAmlkGAEgASgNEhAKCHBvc2l0aW9uGAIgASgNEg8KB2xvZ3Byb2IYAyABKAISDwoHdG9wX2lkcxgEIAMoDRIUCgx0b3BfbG9ncHJvYnMYBSADKAIiGwoJRW1iZWRkaW5nEg4KBnZhbHVlcxgBIAMoAiIcCghQcm9ncmVzcxIQCghwb3NpdGlvbhgBIAEoDSJOCgZGaW5pc2gSLwoGcmVhc29uGAEgASgOMh8uZW5vZGlhLnJ1bnRpbWUudjEuRmluaXNoUmVhc29uSgQIAhADUg1vdXRwdXRfdG9rZW5zIvcBCg1EaXNwYXRjaEZyYW1lEikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchILCgNzZXEYAiABKAQSDQoFbGF5ZXIYAyABKA0SEwoLbGF5ZXJfZXBvY2gYBCABKAQSDgoGaGlkZGVuGAUgASgNEgwKBHJvd3MYBiABKAwSEQoJcGFpcl9yb3dzGAcgAygNEhQKDHBhaXJfZXhwZXJ0cxgIIAMoDRIOCgZkZWNvZGUYCiABKAgSEwoLdHJhY2VwYXJlbnQYCyABKAkSEQoJb25fZGVtYW5kGAwgASgISgQICRAKUgVjYXJyeSLEAQoNRGlzcGF0Y2hSZXBseRILCgNzZXEYASABKAQSDgoEcm93cxgCIAEoDEgAEjIKCm5vdF9ob3N0ZWQYAyABKAsyHC5lbm9kaWEucnVudGltZS52MS5Ob3RIb3N0ZWRIABInCgRidXN5GAQgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuQnVzeUgAEi8KCHJlamVjdGVkGAUgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUmVqZWN0ZWRIAEIICgZyZXN1bHQiLAoLRGlzcGF0Y2hFbmQSDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJIj4KCU5vdEhvc3RlZBITCgtsYXllcl9lcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNSgQIARACUgVlcG9jaCIeCgRCdXN5EhYKDnJldHJ5X2FmdGVyX21zGAEgASgNIhoKCFJlamVjdGVkEg4KBnJlYXNvbhgBIAEoCSK7AQoMRmV0Y2hSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIUCgxtb2RlbF9kaWdlc3QYAiABKAkSDQoFbGF5ZXIYAyABKA0SDgoGZXhwZXJ0GAQgASgNEg0KBWNvZGVjGAUgASgJEhwKFG1heF9ieXRlc19wZXJfc2Vjb25kGAYgASgEEh4KFmxpbWl0X2J5dGVzX3Blcl9zZWNvbmQYByABKAQiTQoKRmV0Y2hDaHVuaxIOCgZvZmZzZXQYASABKAQSEwoLdG90YWxfYnl0ZXMYAiABKAQSDAoEZGF0YRgDIAEoDEoECAQQBVIGc2hhMjU2IjwKD0Rlc2NyaWJlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIivAMKDURlc2NyaWJlUmVwbHkSJwoEc2VsZhgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchIQCghwb2RfbmFtZRgCIAEoCRIUCgxtb2RlbF9kaWdlc3QYAyABKAkSFAoMYXJjaGl0ZWN0dXJlGAQgASgJEg4KBmxheWVycxgFIAEoDRIPCgdleHBlcnRzGAYgASgNEg0KBXRvcF9rGAcgASgNEg0KBWNvZGVjGAggASgJEhQKDHN0b3JlZF9ieXRlcxgJIAMoBBIWCg5yZXNpZGVudF9ieXRlcxgKIAMoBBIUCgxidWRnZXRfYnl0ZXMYCyABKAQSEwoLZGVuc2VfYnl0ZXMYDCABKAQSEAoIa3ZfYnl0ZXMYDSABKAQSDgoGZGV2aWNlGA8gASgJEg0KBXNwZWVkGBAgASgCEi4KBnN0YXR1cxgRIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLldhdGNoU3RhdHVzEhUKDWxheWVyX2V4cGVydHMYEiADKA0SEwoLbWF4X2NvbnRleHQYEyABKA0SEAoIa3Zfc2xvdHMYFCABKA1KBAgOEA9SB2JhY2tlbmQiigEKBk1lbWJlchIMCgRyYW5rGAEgASgNEhAKCHBvZF9uYW1lGAIgASgJEg8KB3BvZF91aWQYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEi0KBXN0YXRlGAYgASgOMh4uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyU3RhdGUiZQoKTWVtYmVyc2hpcBIPCgd2ZXJzaW9uGAEgASgEEioKB21lbWJlcnMYAiADKAsyGS5lbm9kaWEucnVudGltZS52MS5NZW1iZXISGgoSc2FtcGxlX3RyYW5zaXRpb25zGAMgASgIIkgKCUxheWVyUGxhbhINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBINCgVob3N0cxgDIAEoCRIOCgZzaGFyZXMYBCABKAkimgEKBFBsYW4SFgoOZGVwbG95bWVudF91aWQYASABKAkSDQoFZXBvY2gYAiABKAQSFAoMcGFyZW50X2Vwb2NoGAMgASgEEhEKCXBsYW5faGFzaBgEIAEoCRIUCgxtb2RlbF9kaWdlc3QYBSABKAkSLAoGbGF5ZXJzGAYgAygLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJQbGFuItUBCglXYXRjaFB1c2gSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEjMKCm1lbWJlcnNoaXAYAiABKAsyHS5lbm9kaWEucnVudGltZS52MS5NZW1iZXJzaGlwSAASJwoEcGxhbhgDIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW5IABIOCgRwaW5nGAQgASgISAASFAoMc2VudF91bml4X21zGAUgASgDEhEKCWxvZ19sZXZlbBgGIAEoCUIGCgRwdXNoIjUKDENsb2NrUmVhZGluZxIUCgxwaW5nX3VuaXhfbXMYASABKAMSDwoHdW5peF9tcxgCIAEoAyK8AwoLV2F0Y2hTdGF0dXMSJwoEc2VsZhgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSDQoFcmVhZHkYBSABKAgSGAoQbm90X3JlYWR5X3JlYXNvbhgGIAEoCRIUCgxob3N0ZWRfYnl0ZXMYByABKAQSFQoNcXVldWVkX3Rva2VucxgJIAEoDRIXCg9hY3RpdmVfcmVxdWVzdHMYCiABKA0SEAoIZHJhaW5pbmcYCyABKAgSGgoSbWVtYmVyc2hpcF92ZXJzaW9uGAwgASgEEi4KBmhvc3RlZBgNIAMoCzIeLmVub2RpYS5ydW50aW1lLnYxLkhvc3RlZExheWVyEi4KBWNsb2NrGBEgASgLMh8uZW5vZGlhLnJ1bnRpbWUudjEuQ2xvY2tSZWFkaW5nEg8KB2xlYXZpbmcYFCABKAhKBAgCEANKBAgIEAlKBAgOEBFSCHBvZF9uYW1lUgxidWRnZXRfYnl0ZXNSC2RlbnNlX2J5dGVzUghrdl9ieXRlc1ITZmV0Y2hlZF9ieXRlc190b3RhbCI8CgtIb3N0ZWRMYXllchINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNIjwKD1NuYXBzaG90UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIiegoNU25hcHNob3RSZXBseRIlCgRwbGFuGAEgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIxCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcBIPCgdsZWF2aW5nGAMgASgIIpoBCg5QcmVwYXJlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4SGAoQZGVhZGxpbmVfdW5peF9tcxgDIAEoAxIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgEIAEoBCKxAQoMUHJlcGFyZUV2ZW50Ei4KBXJlYWR5GAEgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJSZWFkeUgAEjAKBmZhaWxlZBgCIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLkxheWVyRmFpbGVkSAASNgoIcHJvZ3Jlc3MYAyABKAsyIi5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUHJvZ3Jlc3NIAEIHCgVldmVudCJkCgpMYXllclJlYWR5Eg0KBWxheWVyGAEgASgNEg0KBWJ5dGVzGAIgASgEEisKB2ZldGNoZWQYBCADKAsyGi5lbm9kaWEucnVudGltZS52MS5GZXRjaGVkSgQIAxAEUgVtb3ZlcyI5CgdGZXRjaGVkEg4KBnNvdXJjZRgBIAEoERINCgVieXRlcxgCIAEoBBIPCgdzZWNvbmRzGAMgASgBIjsKC0xheWVyRmFpbGVkEg0KBWxheWVyGAEgASgNEgwKBGNvZGUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCSImCg9QcmVwYXJlUHJvZ3Jlc3MSDQoFYnl0ZXMYASABKARKBAgCEAMiYQoNQ29tbWl0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4iQAoLQ29tbWl0UmVwbHkSEQoJY29tbWl0dGVkGAEgAygNEg8KB3JlZnVzZWQYAiABKAkSDQoFZXBvY2gYAyABKAQiWAoMQWJvcnRSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgCIAEoBBIOCgZsYXllcnMYAyADKA0iGwoKQWJvcnRSZXBseUoECAEQAlIHYWJvcnRlZCJuCg5SZWxlYXNlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNEhIKCmRyYWluX29ubHkYBCABKAgiRAoMUmVsZWFzZVJlcGx5EhAKCHJlbGVhc2VkGAEgAygNEg8KB3BlbmRpbmcYAiADKA1KBAgDEARSC2ZyZWVkX2J5dGVzIlwKDERyYWluUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDgoGY2FuY2VsGAIgASgIEhEKCWZpbmlzaF9tcxgDIAEoBCIjCgpEcmFpblJlcGx5SgQIARACUg9hY3RpdmVfcmVxdWVzdHMqmAEKDEZpbmlzaFJlYXNvbhIdChlGSU5JU0hfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSRklOSVNIX1JFQVNPTl9TVE9QEAESGAoURklOSVNIX1JFQVNPTl9MRU5HVEgQAhIbChdGSU5JU0hfUkVBU09OX0NBTkNFTExFRBADEhoKFkZJTklTSF9SRUFTT05fRFJBSU5JTkcQBCqQAQoLTWVtYmVyU3RhdGUSHAoYTUVNQkVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUTUVNQkVSX1NUQVRFX0pPSU5JTkcQARIXChNNRU1CRVJfU1RBVEVfQUNUSVZFEAISGQoVTUVNQkVSX1NUQVRFX0RSQUlOSU5HEAMSFQoRTUVNQkVSX1NUQVRFX0xPU1QQBDKqAQoJSW5mZXJlbmNlElIKCEdlbmVyYXRlEiIuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVFdmVudDABEkkKBUFsaXZlEh8uZW5vZGlhLnJ1bnRpbWUudjEuQWxpdmVSZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuQWxpdmVFdmVudDABMlMKBlNoYXJkcxJJCgVGZXRjaBIfLmVub2RpYS5ydW50aW1lLnYxLkZldGNoUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkZldGNoQ2h1bmswATL2BAoHQ29udHJvbBJQCghEZXNjcmliZRIiLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVwbHkSSQoFV2F0Y2gSHC5lbm9kaWEucnVudGltZS52MS5XYXRjaFB1c2gaHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cygBMAESUAoIU25hcHNob3QSIi5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcGx5Ek8KB1ByZXBhcmUSIS5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUmVxdWVzdBofLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVFdmVudDABEkoKBkNvbW1pdBIgLmVub2RpYS5ydW50aW1lLnYxLkNvbW1pdFJlcXVlc3QaHi5lbm9kaWEucnVudGltZS52MS5Db21taXRSZXBseRJHCgVBYm9ydBIfLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVwbHkSTQoHUmVsZWFzZRIhLmVub2RpYS5ydW50aW1lLnYxLlJlbGVhc2VSZXF1ZXN0Gh8uZW5vZGlhLnJ1bnRpbWUudjEuUmVsZWFzZVJlcGx5EkcKBURyYWluEh8uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXBseWIGcHJvdG8z");
 
 /**
  * Describes the message enodia.runtime.v1.Sender.
@@ -43,291 +43,305 @@ export const SamplingSchema = /*@__PURE__*/
   messageDesc(file_enodia_runtime_v1_runtime, 3);
 
 /**
+ * Describes the message enodia.runtime.v1.TokenBias.
+ * Use `create(TokenBiasSchema)` to create a new message.
+ */
+export const TokenBiasSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 4);
+
+/**
  * Describes the message enodia.runtime.v1.GenerateRequest.
  * Use `create(GenerateRequestSchema)` to create a new message.
  */
 export const GenerateRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 4);
+  messageDesc(file_enodia_runtime_v1_runtime, 5);
 
 /**
  * Describes the message enodia.runtime.v1.GenerateEvent.
  * Use `create(GenerateEventSchema)` to create a new message.
  */
 export const GenerateEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 5);
+  messageDesc(file_enodia_runtime_v1_runtime, 6);
 
 /**
  * Describes the message enodia.runtime.v1.Queued.
  * Use `create(QueuedSchema)` to create a new message.
  */
 export const QueuedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 6);
+  messageDesc(file_enodia_runtime_v1_runtime, 7);
 
 /**
  * Describes the message enodia.runtime.v1.Started.
  * Use `create(StartedSchema)` to create a new message.
  */
 export const StartedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 7);
+  messageDesc(file_enodia_runtime_v1_runtime, 8);
 
 /**
  * Describes the message enodia.runtime.v1.Token.
  * Use `create(TokenSchema)` to create a new message.
  */
 export const TokenSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 8);
+  messageDesc(file_enodia_runtime_v1_runtime, 9);
+
+/**
+ * Describes the message enodia.runtime.v1.Embedding.
+ * Use `create(EmbeddingSchema)` to create a new message.
+ */
+export const EmbeddingSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 10);
 
 /**
  * Describes the message enodia.runtime.v1.Progress.
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 9);
+  messageDesc(file_enodia_runtime_v1_runtime, 11);
 
 /**
  * Describes the message enodia.runtime.v1.Finish.
  * Use `create(FinishSchema)` to create a new message.
  */
 export const FinishSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 10);
+  messageDesc(file_enodia_runtime_v1_runtime, 12);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchFrame.
  * Use `create(DispatchFrameSchema)` to create a new message.
  */
 export const DispatchFrameSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 11);
+  messageDesc(file_enodia_runtime_v1_runtime, 13);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchReply.
  * Use `create(DispatchReplySchema)` to create a new message.
  */
 export const DispatchReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 12);
+  messageDesc(file_enodia_runtime_v1_runtime, 14);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchEnd.
  * Use `create(DispatchEndSchema)` to create a new message.
  */
 export const DispatchEndSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 13);
+  messageDesc(file_enodia_runtime_v1_runtime, 15);
 
 /**
  * Describes the message enodia.runtime.v1.NotHosted.
  * Use `create(NotHostedSchema)` to create a new message.
  */
 export const NotHostedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 14);
+  messageDesc(file_enodia_runtime_v1_runtime, 16);
 
 /**
  * Describes the message enodia.runtime.v1.Busy.
  * Use `create(BusySchema)` to create a new message.
  */
 export const BusySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 15);
+  messageDesc(file_enodia_runtime_v1_runtime, 17);
 
 /**
  * Describes the message enodia.runtime.v1.Rejected.
  * Use `create(RejectedSchema)` to create a new message.
  */
 export const RejectedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 16);
+  messageDesc(file_enodia_runtime_v1_runtime, 18);
 
 /**
  * Describes the message enodia.runtime.v1.FetchRequest.
  * Use `create(FetchRequestSchema)` to create a new message.
  */
 export const FetchRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 17);
+  messageDesc(file_enodia_runtime_v1_runtime, 19);
 
 /**
  * Describes the message enodia.runtime.v1.FetchChunk.
  * Use `create(FetchChunkSchema)` to create a new message.
  */
 export const FetchChunkSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 18);
+  messageDesc(file_enodia_runtime_v1_runtime, 20);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeRequest.
  * Use `create(DescribeRequestSchema)` to create a new message.
  */
 export const DescribeRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 19);
+  messageDesc(file_enodia_runtime_v1_runtime, 21);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeReply.
  * Use `create(DescribeReplySchema)` to create a new message.
  */
 export const DescribeReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 20);
+  messageDesc(file_enodia_runtime_v1_runtime, 22);
 
 /**
  * Describes the message enodia.runtime.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 21);
+  messageDesc(file_enodia_runtime_v1_runtime, 23);
 
 /**
  * Describes the message enodia.runtime.v1.Membership.
  * Use `create(MembershipSchema)` to create a new message.
  */
 export const MembershipSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 22);
+  messageDesc(file_enodia_runtime_v1_runtime, 24);
 
 /**
  * Describes the message enodia.runtime.v1.LayerPlan.
  * Use `create(LayerPlanSchema)` to create a new message.
  */
 export const LayerPlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 23);
+  messageDesc(file_enodia_runtime_v1_runtime, 25);
 
 /**
  * Describes the message enodia.runtime.v1.Plan.
  * Use `create(PlanSchema)` to create a new message.
  */
 export const PlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 24);
+  messageDesc(file_enodia_runtime_v1_runtime, 26);
 
 /**
  * Describes the message enodia.runtime.v1.WatchPush.
  * Use `create(WatchPushSchema)` to create a new message.
  */
 export const WatchPushSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 25);
+  messageDesc(file_enodia_runtime_v1_runtime, 27);
 
 /**
  * Describes the message enodia.runtime.v1.ClockReading.
  * Use `create(ClockReadingSchema)` to create a new message.
  */
 export const ClockReadingSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 26);
+  messageDesc(file_enodia_runtime_v1_runtime, 28);
 
 /**
  * Describes the message enodia.runtime.v1.WatchStatus.
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export const WatchStatusSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 27);
+  messageDesc(file_enodia_runtime_v1_runtime, 29);
 
 /**
  * Describes the message enodia.runtime.v1.HostedLayer.
  * Use `create(HostedLayerSchema)` to create a new message.
  */
 export const HostedLayerSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 28);
+  messageDesc(file_enodia_runtime_v1_runtime, 30);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotRequest.
  * Use `create(SnapshotRequestSchema)` to create a new message.
  */
 export const SnapshotRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 29);
+  messageDesc(file_enodia_runtime_v1_runtime, 31);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotReply.
  * Use `create(SnapshotReplySchema)` to create a new message.
  */
 export const SnapshotReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 30);
+  messageDesc(file_enodia_runtime_v1_runtime, 32);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareRequest.
  * Use `create(PrepareRequestSchema)` to create a new message.
  */
 export const PrepareRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 31);
+  messageDesc(file_enodia_runtime_v1_runtime, 33);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareEvent.
  * Use `create(PrepareEventSchema)` to create a new message.
  */
 export const PrepareEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 32);
+  messageDesc(file_enodia_runtime_v1_runtime, 34);
 
 /**
  * Describes the message enodia.runtime.v1.LayerReady.
  * Use `create(LayerReadySchema)` to create a new message.
  */
 export const LayerReadySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 33);
+  messageDesc(file_enodia_runtime_v1_runtime, 35);
 
 /**
  * Describes the message enodia.runtime.v1.Fetched.
  * Use `create(FetchedSchema)` to create a new message.
  */
 export const FetchedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 34);
+  messageDesc(file_enodia_runtime_v1_runtime, 36);
 
 /**
  * Describes the message enodia.runtime.v1.LayerFailed.
  * Use `create(LayerFailedSchema)` to create a new message.
  */
 export const LayerFailedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 35);
+  messageDesc(file_enodia_runtime_v1_runtime, 37);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareProgress.
  * Use `create(PrepareProgressSchema)` to create a new message.
  */
 export const PrepareProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 36);
+  messageDesc(file_enodia_runtime_v1_runtime, 38);
 
 /**
  * Describes the message enodia.runtime.v1.CommitRequest.
  * Use `create(CommitRequestSchema)` to create a new message.
  */
 export const CommitRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 37);
+  messageDesc(file_enodia_runtime_v1_runtime, 39);
 
 /**
  * Describes the message enodia.runtime.v1.CommitReply.
  * Use `create(CommitReplySchema)` to create a new message.
  */
 export const CommitReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 38);
+  messageDesc(file_enodia_runtime_v1_runtime, 40);
 
 /**
  * Describes the message enodia.runtime.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 39);
+  messageDesc(file_enodia_runtime_v1_runtime, 41);
 
 /**
  * Describes the message enodia.runtime.v1.AbortReply.
  * Use `create(AbortReplySchema)` to create a new message.
  */
 export const AbortReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 40);
+  messageDesc(file_enodia_runtime_v1_runtime, 42);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseRequest.
  * Use `create(ReleaseRequestSchema)` to create a new message.
  */
 export const ReleaseRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 41);
+  messageDesc(file_enodia_runtime_v1_runtime, 43);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseReply.
  * Use `create(ReleaseReplySchema)` to create a new message.
  */
 export const ReleaseReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 42);
+  messageDesc(file_enodia_runtime_v1_runtime, 44);
 
 /**
  * Describes the message enodia.runtime.v1.DrainRequest.
  * Use `create(DrainRequestSchema)` to create a new message.
  */
 export const DrainRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 43);
+  messageDesc(file_enodia_runtime_v1_runtime, 45);
 
 /**
  * Describes the message enodia.runtime.v1.DrainReply.
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export const DrainReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 44);
+  messageDesc(file_enodia_runtime_v1_runtime, 46);
 
 /**
  * Describes the enum enodia.runtime.v1.FinishReason.
