@@ -209,6 +209,7 @@ export class EngineLoop {
       this.#batcher.submit({ ...message, sampling, eos: new Set(message.eos) });
       if (message.traceparent) this.#traced.add(message.id, message.traceparent);
       this.#flushNotices(); // that it is queued, even in the middle of a long step
+      this.#wake?.();
     } catch (caught) {
       this.#send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
     }
@@ -227,7 +228,6 @@ export class EngineLoop {
     }
     const wanted = this.#preparing.delete(id);
     if (!wanted) this.#send({ type: "event", id, event: { type: "finish", reason: "cancelled", outputTokens: 0 } });
-    this.#wake?.();
     return wanted;
   }
 

@@ -60,8 +60,9 @@ export interface GenerationJob {
 
 export type Parsed = { readonly job: GenerationJob } | { readonly problem: Problem };
 
-const text = z.string().max(requestBounds.promptChars, `at most ${requestBounds.promptChars} characters`);
-const only = <T extends z.core.util.Literal>(value: T, why: string) => z.literal(value, `${why}; leave it out`).nullish();
+/** A prompt as text. */
+export const text = z.string().max(requestBounds.promptChars, `at most ${requestBounds.promptChars} characters`);
+export const only = <T extends z.core.util.Literal>(value: T, why: string) => z.literal(value, `${why}; leave it out`).nullish();
 const noItems = (why: string) => z.array(z.unknown()).max(0, `${why}; leave it out`).nullish();
 
 const maxTokens = z
@@ -69,6 +70,13 @@ const maxTokens = z
   .int("must be a whole number")
   .min(1, "must be at least 1")
   .max(requestBounds.maxTokens)
+  .nullish();
+
+export const priority = z
+  .number("must be a number")
+  .int("must be a whole number")
+  .min(-requestBounds.priority)
+  .max(requestBounds.priority)
   .nullish();
 
 const penalty = z
@@ -123,7 +131,7 @@ const shared = {
   min_p: z.number("must be a number").min(0, "must be 0 to 1").max(1, "must be 0 to 1").nullish(),
   logit_bias: logitBias.nullish(),
   /** Extension, as in vLLM: of requests that wait, the lowest goes first. */
-  priority: z.number("must be a number").int("must be a whole number").min(-requestBounds.priority).max(requestBounds.priority).nullish(),
+  priority,
   /** Extension: go on after the end-of-text token, for benchmarks. */
   ignore_eos: z.boolean().nullish(),
   /** The user's name, accepted without effect: it tells who asks, not what. */
@@ -179,8 +187,8 @@ const chatRequestSchema = z.strictObject({
   prompt_cache_key: z.string().max(512).nullish(),
 });
 
-/** Stops at the first wrong id: millions of them would each be an issue. */
-const tokenIds = z
+/** A prompt as ids. Stops at the first wrong id: millions of them would each be an issue. */
+export const tokenIds = z
   .array(z.unknown())
   .min(1, "must not be empty")
   .max(requestBounds.promptTokens, `at most ${requestBounds.promptTokens} tokens`)
@@ -286,8 +294,8 @@ function promptOf(prompt: string | readonly string[] | readonly number[]): Gener
   return typeof first === "string" ? { text: first } : { tokens: prompt as readonly number[] };
 }
 
-// A wrong model says more than a detail of the rest.
-function modelProblem(body: unknown, served: string): Problem | undefined {
+/** A wrong model says more than a detail of the rest. */
+export function modelProblem(body: unknown, served: string): Problem | undefined {
   const model = typeof body === "object" && body !== null && "model" in body ? body.model : undefined;
   return typeof model === "string" && model !== served ? problems.unknownModel(model, served) : undefined;
 }
