@@ -124,7 +124,7 @@ test("the likeliest tokens come with each: greedy text is the first of them", as
 test("a text that is held to JSON is a JSON object, greedy or drawn, and the same after a replay", async () => {
   const engine = await start({});
   const [eos] = tokenizer.eosIds;
-  const braces = [..."}]\""].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 30 }));
+  const braces = [...'}]"'].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 30 }));
   for (const temperature of [0, 0.8]) {
     const constraint = { name: "json_object", argument: "" } as const;
     const sampling = { ...greedy, temperature, constraint, bias: braces, frequencyPenalty: 2 };
