@@ -46,7 +46,7 @@ async function start(options: Partial<EngineOptions>, hosts: (expert: number) =>
   return engine;
 }
 
-type Asked = Partial<GenerateRequest> & { prompt: readonly number[] };
+type Asked = Partial<Omit<GenerateRequest, "prompt" | "replay">> & { replay?: readonly number[]; prompt: readonly number[] };
 async function collect(engine: Engine, request: Asked): Promise<GenerateEvent[]> {
   const events: GenerateEvent[] = [];
   for await (const event of engine.generate({ maxTokens: 12, sampling: greedy, eos: [], ...request })) events.push(event);
@@ -141,7 +141,7 @@ test("a text that is held to JSON is a JSON object, greedy or drawn, and the sam
 
 test("what the engine cannot do for a request is refused with the field", async () => {
   const engine = await start({});
-  const ask = (sampling: object, rest: Partial<GenerateRequest> = {}) =>
+  const ask = (sampling: object, rest: Partial<Asked> = {}) =>
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
   await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
   await assert.rejects(ask({ bias: [{ id: 320, value: 1 }] }), { code: "InvalidRequest", message: /vocabulary of 320/ });

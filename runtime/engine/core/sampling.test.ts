@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { Languages } from "./constraints/languages.ts";
+import { expOf } from "./exponential.ts";
 import { OpenSampling } from "./open-sampling.ts";
 import type { Sampling } from "./request.ts";
 import { type Sampled, Sampler, uniform } from "./sampling.ts";
@@ -105,7 +106,7 @@ test("top-p lets the smallest set through whose mass reaches p", () => {
 /** The same draw said plainly: sort everything, then cut. */
 function plainDraw(row: Float32Array, { temperature, topP, topK, minP = 0, seed }: Sampling, position: number): number {
   const max = row[argmax(row)]!;
-  const all = Array.from(row, (logit, id) => ({ id, logit, weight: Math.exp((logit - max) / temperature) }));
+  const all = Array.from(row, (logit, id) => ({ id, logit, weight: expOf((logit - max) * (1 / temperature)) }));
   const mass = (some: typeof all) => some.reduce((sum, { weight }) => sum + weight, 0);
   const likely = minP > 0 ? all.filter(({ logit }) => logit >= max + temperature * Math.log(minP)) : all;
   const ranked = [...likely].sort((a, b) => b.logit - a.logit || a.id - b.id);

@@ -2,6 +2,7 @@
 // and top-p, with random numbers that depend on (seed, output position) alone. So a request gives the same text on any worker, with any
 // batch mates, and after a replay. One pass over the vocabulary finds the largest; what more is asked works on the few candidates that
 // it leaves, in arrays that are kept from token to token. Pure but for these.
+import { expOf } from "./exponential.ts";
 import { unusableNumber } from "./finite.ts";
 import type { OpenSampling } from "./open-sampling.ts";
 import { RowEdits } from "./penalties.ts";
@@ -75,9 +76,10 @@ export class Sampler {
     const length = values.length;
     if (this.#weights.length < length) this.#weights = new Float64Array(length);
     const weights = this.#weights;
+    const sharpness = 1 / temperature;
     let total = 0;
     for (let i = 0; i < length; i++) {
-      const weight = Math.exp(((values[i] as number) - max) / temperature);
+      const weight = expOf(((values[i] as number) - max) * sharpness);
       weights[i] = weight;
       total += weight;
     }
@@ -110,7 +112,8 @@ export class Sampler {
   #among(ids: Uint32Array, { temperature, topK, topP, mass }: Limits, u: number): number {
     const values = this.#row.values;
     const max = values[this.#row.best] as number;
-    const weigh = (id: number): number => Math.exp(((values[id] as number) - max) / temperature);
+    const sharpness = 1 / temperature;
+    const weigh = (id: number): number => expOf(((values[id] as number) - max) * sharpness);
     if (this.#weights.length < ids.length) this.#weights = new Float64Array(ids.length);
     const weights = this.#weights;
     let all = mass;

@@ -1,24 +1,22 @@
 // A language over the tokens of a vocabulary: which may follow in a state, and the state after one. Steps over bytes are remembered as
 // they come, so that a walk over the vocabulary is a walk through a table; both the table and the sets of tokens are bounded. Pure.
 import type { Language } from "./language.ts";
-import type { Vocabulary } from "./vocabulary.ts";
+import type { Steps, Vocabulary } from "./vocabulary.ts";
 
 /** States in the table of steps, of 1 KiB each, at which it is begun anew; one walk adds no more than the vocabulary has bytes. */
 const statesMax = 4_096;
 /** Sets of allowed tokens that are kept, of one bit per token: 25 KB each for 200,000 tokens. */
 const setsMax = 128;
 const bytes = 256;
-const unknown = 0;
 const dead = -1;
 
-export class Automaton {
+export class Automaton implements Steps {
   readonly language: Language;
   readonly #vocabulary: Vocabulary;
   readonly #sets = new Map<string, Uint32Array>();
   readonly #numbers = new Map<string, number>();
   readonly #states: string[] = [];
-  /** The step of state s and byte b at s * 256 + b: the number of the state plus one, `unknown` or `dead`. */
-  #steps = new Int32Array(64 * bytes);
+  table = new Int32Array(64 * bytes);
 
   constructor(language: Language, vocabulary: Vocabulary) {
     this.language = language;
@@ -46,19 +44,17 @@ export class Automaton {
       return kept;
     }
     if (this.#states.length > statesMax) this.#forget();
-    const set = this.#vocabulary.allowed(this.#number(state), (from, byte) => this.#step(from, byte));
+    const set = this.#vocabulary.allowed(this.#number(state), this);
     this.#sets.set(state, set);
     if (this.#sets.size > setsMax) this.#sets.delete(this.#sets.keys().next().value as string);
     return set;
   }
 
-  #step(from: number, byte: number): number {
-    const known = this.#steps[from * bytes + byte] as number;
-    if (known !== unknown) return known === dead ? dead : known - 1;
+  learn(from: number, byte: number): number {
     const next = this.language.step(this.#states[from] as string, byte);
-    const number = next === undefined ? dead : this.#number(next);
-    this.#steps[from * bytes + byte] = number === dead ? dead : number + 1;
-    return number;
+    const entry = next === undefined ? dead : this.#number(next) + 1;
+    this.table[from * bytes + byte] = entry;
+    return entry;
   }
 
   #number(state: string): number {
@@ -66,10 +62,10 @@ export class Automaton {
     if (known !== undefined) return known;
     const number = this.#states.push(state) - 1;
     this.#numbers.set(state, number);
-    if (this.#steps.length < this.#states.length * bytes) {
-      const larger = new Int32Array(2 * this.#steps.length);
-      larger.set(this.#steps);
-      this.#steps = larger;
+    if (this.table.length < this.#states.length * bytes) {
+      const larger = new Int32Array(2 * this.table.length);
+      larger.set(this.table);
+      this.table = larger;
     }
     return number;
   }
@@ -77,6 +73,6 @@ export class Automaton {
   #forget(): void {
     this.#numbers.clear();
     this.#states.length = 0;
-    this.#steps = new Int32Array(64 * bytes);
+    this.table = new Int32Array(64 * bytes);
   }
 }

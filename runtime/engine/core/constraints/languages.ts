@@ -85,10 +85,14 @@ export class Held {
     const bits = this.#automaton.allowed(this.#state);
     let count = 0;
     for (let word = 0; word < bits.length; word++) {
-      for (let rest = bits[word] as number; rest !== 0; rest &= rest - 1) {
-        const id = word * 32 + 31 - Math.clz32(rest & -rest);
-        if (!this.#eos.has(id)) into[count++] = id;
-      }
+      for (let rest = (bits[word] as number) | 0; rest !== 0; rest &= rest - 1) into[count++] = word * 32 + 31 - Math.clz32(rest & -rest);
+    }
+    // A token that ends the text is no part of it, even if it has a text.
+    for (const id of this.#eos) {
+      if ((((bits[id >>> 5] ?? 0) >>> (id & 31)) & 1) === 0) continue;
+      const at = into.indexOf(id);
+      into.copyWithin(at, at + 1, count);
+      count -= 1;
     }
     if (this.#automaton.language.ends(this.#state)) for (const id of this.#eos) if (id < into.length) into[count++] = id;
     if (count === 0) throw invalid("response_format: no token of this model's vocabulary continues the text");

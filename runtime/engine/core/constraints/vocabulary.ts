@@ -10,6 +10,14 @@ export interface TokenTexts {
   readonly ends: Uint32Array;
 }
 
+/** An automaton's steps by number of state and byte. */
+export interface Steps {
+  /** At state * 256 + byte the number of the next state plus 1, below 0 where there is none, 0 where that is not yet known. */
+  readonly table: Int32Array;
+  /** Finds out, fills the table, which may be another one afterwards, and returns the entry. */
+  learn(state: number, byte: number): number;
+}
+
 /** Tokens that have a text in the order of their bytes, and how many bytes each shares with the one before. */
 export interface TextOrder {
   readonly ids: Uint32Array;
@@ -41,11 +49,8 @@ export class Vocabulary {
     return textAt(this.#texts, id);
   }
 
-  /**
-   * The tokens whose text leads from `start` to a living state, as bits by id. `step` gives the state after a byte, below 0 for a dead
-   * one.
-   */
-  allowed(start: number, step: (state: number, byte: number) => number): Uint32Array {
+  /** The tokens whose text leads from `start` to a living state, as bits by id. */
+  allowed(start: number, steps: Steps): Uint32Array {
     const { bytes, ends } = this.#texts;
     const { ids, common } = this.#order;
     const bits = new Uint32Array(Math.ceil(ends.length / 32));
@@ -60,8 +65,11 @@ export class Vocabulary {
       const length = (ends[id] as number) - from;
       let state = path[at] as number;
       while (at < length) {
-        state = step(state, bytes[from + at] as number);
-        if (state < 0) break;
+        const byte = bytes[from + at] as number;
+        let next = steps.table[state * 256 + byte] as number;
+        if (next === 0) next = steps.learn(state, byte);
+        if (next < 0) break;
+        state = next - 1;
         path[++at] = state;
       }
       alive = at;
