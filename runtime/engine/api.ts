@@ -5,7 +5,7 @@ import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/te
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
 
-export type { ConstraintSpec, FinishReason, GenerateEvent, Sampling, TopTokens } from "./core/request.ts";
+export type { FinishReason, GenerateEvent, Sampling } from "./core/request.ts";
 
 /** One frame of expert work for another rank: `rows` [n, hidden] and, per (row, expert) pair, which row and which expert. */
 export interface RemoteFrame {

@@ -1,4 +1,4 @@
-// What a request may ask of its tokens, in the whole engine on the tiny checkpoint: penalties, bias, the likeliest tokens, JSON alone, a
+// Wishes of a request about its tokens, in the whole engine on the tiny checkpoint: penalties, bias, the likeliest tokens, JSON alone, a
 // place in the queue; and the vector of a text. All of it depends on the request alone: with mates, in chunks, over ranks, after a replay.
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -126,7 +126,7 @@ test("a text that is held to JSON is a JSON object, greedy or drawn, and the sam
   const [eos] = tokenizer.eosIds;
   const braces = [...'}]"'].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 30 }));
   for (const temperature of [0, 0.8]) {
-    const constraint = { name: "json_object", argument: "" } as const;
+    const constraint = "json_object" as const;
     const sampling = { ...greedy, temperature, constraint, bias: braces, frequencyPenalty: 2 };
     const request = { prompt: prompt(2, 6), maxTokens: 80, sampling, eos: [eos as number] };
     const events = await collect(engine, request);
@@ -145,15 +145,15 @@ test("what the engine cannot do for a request is refused with the field", async 
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
   await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
   await assert.rejects(ask({ bias: [{ id: 320, value: 1 }] }), { code: "InvalidRequest", message: /vocabulary of 320/ });
-  await assert.rejects(ask({ constraint: { name: "regex", argument: "" } }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
-  await assert.rejects(ask({ constraint: { name: "json_object", argument: "" } }), { code: "InvalidRequest", message: /ignore_eos/ });
+  await assert.rejects(ask({ constraint: "regex" }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
+  await assert.rejects(ask({ constraint: "json_object" }), { code: "InvalidRequest", message: /ignore_eos/ });
   assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
 });
 
 test("a request that is taken back before its language is known ends as cancelled", async () => {
   const engine = await start({});
   const controller = new AbortController();
-  const sampling = { ...greedy, constraint: { name: "json_object", argument: "" } as const };
+  const sampling = { ...greedy, constraint: "json_object" as const };
   const events = collect(engine, { prompt: [1], sampling, eos: [0], signal: controller.signal });
   await new Promise((done) => setImmediate(done));
   controller.abort();

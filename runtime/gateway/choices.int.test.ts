@@ -1,4 +1,4 @@
-// What clients may ask of tokens, through the gateway to two real workers that share the experts: penalties, bias, the likeliest tokens,
+// Wishes of clients about tokens, through the gateway to two real workers that share the experts: penalties, bias, the likeliest tokens,
 // JSON alone, a priority, and the vectors of texts.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";

@@ -103,7 +103,12 @@ export async function embed(request: EmbeddingRequest, deps: AnswerDeps): Promis
   const promptTokens = prompts.reduce((sum, { length }) => sum + length, 0);
   deps.metrics.add("enodia_gateway_tokens_total", promptTokens, { kind: "prompt" });
   const common = {
-    ...{ requestId: id, maxTokens: 1, eos: [], priority: job.priority, embed: true, traceparent },
+    requestId: id,
+    maxTokens: 1,
+    eos: [],
+    priority: job.priority,
+    embed: true,
+    traceparent,
     sampling: { temperature: 0, topP: 1, topK: 0, seed: 0n, logprobs: false },
     deadlineUnixMs: deps.now() + deps.requestTimeoutMs,
     signal: AbortSignal.any([request.signal, over.signal]),

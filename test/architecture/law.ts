@@ -346,6 +346,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /\bnew Worker\(/g,
     where: {
       "runtime/engine/client.ts": "the engine's loop, beside the process's own",
+      "runtime/engine/vocabulary.ts": "a large vocabulary takes a second to be read and sorted; tokens go on meanwhile",
       "runtime/text/text-thread.ts": "texts and templates of users take what time they take; tokens of others go on meanwhile",
       "runtime/backends/cpu/pool.ts": "parts of one matrix product side by side",
       "operator/rebalance/intents/planner-thread.ts": "plans take seconds; the loop goes on meanwhile",

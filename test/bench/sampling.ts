@@ -23,7 +23,7 @@ interface SamplingRow {
 
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 7n } as const;
 const drawn = { ...greedy, temperature: 0.8 };
-const json = { name: "json_object", argument: "" } as const;
+const json = "json_object" as const;
 
 const cases: Readonly<Record<string, Sampling>> = {
   greedy,

@@ -1,4 +1,4 @@
-// What a request adds to logits and takes from them: the bias of chosen tokens, and penalties on those that came before. What came
+// Additions to logits and what is taken from them: the bias of chosen tokens, and penalties on those that came before. What came
 // before is the request's own prompt and output, replayed tokens included, so a token does not depend on where it is made. Pure.
 import type { Sampling } from "./request.ts";
 

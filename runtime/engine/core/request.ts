@@ -31,18 +31,12 @@ export interface Sampling {
   /** Added to the logits of these tokens. */
   readonly bias?: readonly TokenBias[];
   /** The language that the text must be of. */
-  readonly constraint?: ConstraintSpec;
+  readonly constraint?: ConstraintName;
 }
 
-export interface TokenBias {
+interface TokenBias {
   readonly id: number;
   readonly value: number;
-}
-
-export interface ConstraintSpec {
-  readonly name: ConstraintName;
-  /** What it needs to know, as JSON; "" where it needs nothing. */
-  readonly argument: string;
 }
 
 /** The most likely tokens of a position by the model's own logits, the likeliest first. */

@@ -1,7 +1,6 @@
 // The constraint `json_object`: the text is one JSON object (RFC 8259) of bounded depth and with bounded runs of white space, since a
 // model that is held to a language likes to put off its next word by spaces for ever. Pure.
-import { AppError } from "../../../../crds/common.ts";
-import type { Constraint, Language } from "./language.ts";
+import type { Language } from "./language.ts";
 
 /** Objects and lists inside each other. */
 const depthMax = 64;
@@ -126,7 +125,7 @@ const places: Readonly<Record<string, (byte: number, place: Place) => Next>> = {
   end: () => undefined,
 };
 
-const language: Language = {
+export const jsonObject: Language = {
   start: written(go("start", "")),
   step(state, byte) {
     const place = read(state);
@@ -137,9 +136,4 @@ const language: Language = {
     return next && written(next);
   },
   ends: (state) => read(state).at === "end",
-};
-
-export const jsonObject: Constraint = (argument) => {
-  if (argument === "") return language;
-  throw new AppError("response_format: json_object takes no argument", { code: "InvalidRequest" });
 };

@@ -1,4 +1,4 @@
-// A language that a text may be held to, told byte by byte, and what a kind of constraint has to give. Types only.
+// A language that a text may be held to, told byte by byte. Types only.
 
 /** A deterministic automaton over bytes. States are strings, equal exactly when the same may follow; there are finitely many. */
 export interface Language {
@@ -9,6 +9,3 @@ export interface Language {
   /** True where a text may end. */
   ends(state: string): boolean;
 }
-
-/** Makes the language of a request from its argument; throws AppError `InvalidRequest` that names the field. */
-export type Constraint = (argument: string) => Language;

@@ -1,13 +1,10 @@
 // The languages that open requests are held to, over one vocabulary, and the place of one request in its language. Automata are shared
 // by the requests of a language and kept for the next ones; the vocabulary is had when the first one asks. Pure but for that.
 import { AppError } from "../../../../crds/common.ts";
-import type { ConstraintSpec } from "../request.ts";
+import type { ConstraintName } from "../../../../crds/names.ts";
 import { Automaton } from "./automaton.ts";
 import { constraints } from "./index.ts";
 import type { Vocabulary } from "./vocabulary.ts";
-
-/** Automata that are kept, of some MB each when much used. */
-const automataMax = 8;
 
 const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
 
@@ -16,7 +13,8 @@ export class Languages {
   readonly #load: () => Promise<Vocabulary>;
   #loading: Promise<void> | undefined;
   #vocabulary: Vocabulary | undefined;
-  readonly #automata = new Map<string, Automaton>();
+  /** One for each constraint that was asked for, of some MB when much used. */
+  readonly #automata = new Map<ConstraintName, Automaton>();
 
   constructor(vocab: number, load: () => Promise<Vocabulary>) {
     this.vocab = vocab;
@@ -38,28 +36,22 @@ export class Languages {
   }
 
   /** A request's place after the tokens that it has already. Throws AppError `InvalidRequest`. */
-  hold(spec: ConstraintSpec, eos: readonly number[], replay: Uint32Array): Held {
-    if (eos.length === 0) throw invalid(`response_format: ${spec.name} needs a token that ends the text, and ignore_eos takes it away`);
-    const held = new Held(this.#automaton(spec), new Set(eos));
+  hold(name: ConstraintName, eos: readonly number[], replay: Uint32Array): Held {
+    if (eos.length === 0) throw invalid(`response_format: ${name} needs a token that ends the text, and ignore_eos takes it away`);
+    const held = new Held(this.#automaton(name), new Set(eos));
     for (const token of replay) held.accept(token);
     return held;
   }
 
-  #automaton({ name, argument }: ConstraintSpec): Automaton {
-    const key = `${name} ${argument}`;
-    const kept = this.#automata.get(key);
-    if (kept) this.#automata.delete(key);
-    const automaton = kept ?? this.#build(name, argument);
-    this.#automata.set(key, automaton); // the one used last goes last
-    if (this.#automata.size > automataMax) this.#automata.delete(this.#automata.keys().next().value as string);
-    return automaton;
-  }
-
-  #build(name: ConstraintSpec["name"], argument: string): Automaton {
-    const constraint = Object.hasOwn(constraints, name) ? constraints[name] : undefined;
-    if (!constraint) throw invalid(`response_format: ${name} is not one of ${Object.keys(constraints).join(", ")}`);
+  #automaton(name: ConstraintName): Automaton {
+    const kept = this.#automata.get(name);
+    if (kept) return kept;
+    const language = Object.hasOwn(constraints, name) ? constraints[name] : undefined;
+    if (!language) throw invalid(`response_format: ${name} is not one of ${Object.keys(constraints).join(", ")}`);
     if (!this.#vocabulary) throw new RangeError("hold() before prepare()");
-    return new Automaton(constraint(argument), this.#vocabulary);
+    const automaton = new Automaton(language, this.#vocabulary);
+    this.#automata.set(name, automaton);
+    return automaton;
   }
 }
 

@@ -164,13 +164,6 @@ export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
    * @generated from field: string constraint = 12;
    */
   constraint: string;
-
-  /**
-   * what that language needs to know, as JSON
-   *
-   * @generated from field: string constraint_argument = 13;
-   */
-  constraintArgument: string;
 };
 
 /**
