@@ -15,7 +15,7 @@ const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
 const context = 96;
 const kvPoolBytes = 8 * 2 * 2 * 2 * context * 16 * 4; // 8 slots of 2 layers, 2 kv heads of 16
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-const backends = ["reference", "ggml"] as const;
+const backends = ["reference", "cpu"] as const;
 const root = mkdtempSync(join(tmpdir(), "enodia-choices-"));
 const storeDir = join(root, "tiny");
 let store: ModelStore;
@@ -36,7 +36,7 @@ after(async () => {
 const alone: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
 
 async function start(options: Partial<EngineOptions>, hosts: (expert: number) => boolean = () => true): Promise<Engine> {
-  const common = { storeDir, codec: "f32", kvPoolBytes, maxContext: context, threads: 1, remote: alone, backend: "ggml" } as const;
+  const common = { storeDir, codec: "f32", kvPoolBytes, maxContext: context, threads: 1, remote: alone, backend: "cpu" } as const;
   const engine = await createEngine({ ...common, ...options });
   engines.push(engine);
   const { layers, experts, codec } = engine.describe();

@@ -1,9 +1,9 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { Backend, Compiled, KvCache, KvSpec } from "../backends/backend.ts";
-import { checkOps } from "../backends/check.ts";
-import { chooseBackend, createBackend } from "../backends/index.ts";
+import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
+import { checkOps } from "../compute/check.ts";
+import { chooseBackend, createBackend } from "../compute/index.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
@@ -96,6 +96,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
+    numerics: numericsOf(backend, options.codec),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
@@ -111,6 +112,12 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await store.close();
   };
   return { store, program, backend, embed, blocks, head, kv, finalNorm, info, close };
+}
+
+/** In one line, since it is compared as a whole. */
+function numericsOf(backend: Backend, codec: ThreadOptions["codec"]): string {
+  const { form, exact } = codecFor(codec);
+  return `${backend.numericClass}: ${backend.numerics(form)}, experts ${codec}, dense ${exact ? "f32" : "q8_0"}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {

@@ -4,7 +4,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import type { CodecName } from "../../crds/names.ts";
+import { type CodecName, defaultCodec } from "../../crds/names.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
@@ -95,7 +95,9 @@ async function readIndex(dir: string): Promise<ExpertIndex> {
   const parsed = expertIndexSchema.safeParse(await readJson(path, "BadModelIndex"));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new AppError(`${path}: field ${issue?.path.join(".") || "(root)"}: ${issue?.message ?? "invalid"}; import the model again`, {
+    // Codecs come and go: a store may be of a time that knew others.
+    const again = issue?.path[0] === "codecs" ? `import the model again with --codec ${defaultCodec}` : "import the model again";
+    throw new AppError(`${path}: field ${issue?.path.join(".") || "(root)"}: ${issue?.message ?? "invalid"}; ${again}`, {
       code: "BadModelIndex",
     });
   }

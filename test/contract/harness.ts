@@ -1,6 +1,6 @@
 // The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
-import type { Backend, Compiled, KvCache } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled, KvCache } from "../../runtime/compute/backend.ts";
 import type { ModelProgram, MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightForm, Weights } from "../../runtime/kernels/weights.ts";
 

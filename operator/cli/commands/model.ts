@@ -1,12 +1,11 @@
 // `enodia model import | upcycle | inspect`: parses the line and calls runtime/tools, which is loaded only then.
-import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
 import { cacheFolder, hubToken } from "../environment.ts";
 
 /** Codecs written where none are named: the coarse one for service, the exact one for comparison. */
-const codecsWritten = "int4,f32";
+const codecsWritten = "iq4_nl,f32";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
@@ -34,7 +33,7 @@ upcycle   --experts N    experts per layer (default: 8)
           --top-k N      experts that a token uses (default: 2)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
           --seed N       of noise and routers: same seed, same bytes (default: 1)
-          --threads N    for fitting routers (default: all cores)
+          --threads N    for fitting routers (default: 1); more only where no other process computes
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
 all       --json         one JSON object on standard output; progress is on standard error
@@ -56,7 +55,7 @@ const options = {
   seed: { type: "string", default: "1" },
   cache: { type: "string" },
   hub: { type: "string", default: "https://huggingface.co" },
-  threads: { type: "string" },
+  threads: { type: "string", default: "1" },
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
@@ -128,7 +127,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       seed: number("seed", values.seed),
       codecs: codecs(values.codec),
       overwrite: values.overwrite,
-      threads: values.threads === undefined ? availableParallelism() : number("threads", values.threads),
+      threads: number("threads", values.threads),
       cache: values.cache ?? cacheFolder(),
       hub: values.hub,
       hubToken: hubToken(),
