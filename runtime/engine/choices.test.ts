@@ -21,11 +21,14 @@ const storeDir = join(root, "tiny");
 let store: ModelStore;
 let tokenizer: ModelTokenizer;
 const engines: Engine[] = [];
+/** Hosts all experts. */
+let engine: Engine;
 
 before(async () => {
   await importMoe({ from: golden, out: storeDir, codecs: ["f32"], overwrite: true }, () => {});
   store = await openStore(storeDir);
   tokenizer = await loadTokenizer(storeDir);
+  engine = await start({});
 });
 after(async () => {
   for (const engine of engines) await engine.close();
@@ -70,7 +73,9 @@ async function vector(engine: Engine, tokens: readonly number[]): Promise<Float3
 for (const backend of backends)
   test(`${backend}: the vector of a text is the same alone, with mates, in chunks, after its beginning, and over ranks`, async () => {
     const prompts = [1, 40, 2, 23, 65].map((length, seed) => prompt(seed, length));
+    const longer = [...(prompts[1] as number[]), 5, 6, 7];
     const one = await start({ backend });
+    const fresh = await vector(one, longer);
     const want: Float32Array[] = [];
     for (const tokens of prompts) want.push(await vector(one, tokens));
     for (const values of want) assert.ok(Math.abs(values.reduce((sum, value) => sum + value * value, 0) - 1) < 1e-5);
@@ -81,16 +86,13 @@ for (const backend of backends)
     const mates = [one, chunked].map((engine) => text(engine, { prompt: prompt(9, 12), maxTokens: 60 }));
     for (const engine of [one, chunked])
       assert.deepEqual(await Promise.all(prompts.map((tokens) => vector(engine, tokens))), want, "with mates");
-    const longer = [...(prompts[1] as number[]), 5, 6, 7];
-    const [fresh, reused] = [await vector(await start({ backend }), longer), await vector(one, longer)];
-    assert.deepEqual(reused, fresh, "after its beginning");
+    assert.deepEqual(await vector(one, longer), fresh, "after its beginning");
     const said = await Promise.all(mates);
     assert.deepEqual(said[0], said[1]);
     assert.equal((await one.stats()).slotsUsed, 0);
   });
 
 test("penalties and bias change the text, which goes on the same after a replay and beside mates", async () => {
-  const engine = await start({});
   const plain = await text(engine, { prompt: prompt(3, 9), maxTokens: 30 });
   for (const sampling of [
     { ...greedy, repetitionPenalty: 3 },
@@ -111,7 +113,6 @@ test("penalties and bias change the text, which goes on the same after a replay 
 });
 
 test("the likeliest tokens come with each: greedy text is the first of them", async () => {
-  const engine = await start({});
   const events = await collect(engine, { prompt: prompt(1, 5), sampling: { ...greedy, logprobs: true, topLogprobs: 4 } });
   for (const event of events) {
     if (event.type !== "token") continue;
@@ -121,8 +122,17 @@ test("the likeliest tokens come with each: greedy text is the first of them", as
   }
 });
 
+test("a request that is taken back before its language is known ends as cancelled", async () => {
+  const controller = new AbortController();
+  const sampling = { ...greedy, constraint: "json_object" as const };
+  const events = collect(engine, { prompt: [1], sampling, eos: [0], signal: controller.signal });
+  await new Promise((done) => setImmediate(done));
+  controller.abort();
+  assert.equal((await events).at(-1)?.type, "finish");
+  assert.equal((await engine.stats()).slotsUsed, 0);
+});
+
 test("a text that is held to JSON is a JSON object, greedy or drawn, and the same after a replay", async () => {
-  const engine = await start({});
   const [eos] = tokenizer.eosIds;
   const braces = [...'}]"'].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 30 }));
   for (const temperature of [0, 0.8]) {
@@ -140,7 +150,6 @@ test("a text that is held to JSON is a JSON object, greedy or drawn, and the sam
 });
 
 test("what the engine cannot do for a request is refused with the field", async () => {
-  const engine = await start({});
   const ask = (sampling: object, rest: Partial<Asked> = {}) =>
     collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
   await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
@@ -148,15 +157,4 @@ test("what the engine cannot do for a request is refused with the field", async 
   await assert.rejects(ask({ constraint: "regex" }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
   await assert.rejects(ask({ constraint: "json_object" }), { code: "InvalidRequest", message: /ignore_eos/ });
   assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
-});
-
-test("a request that is taken back before its language is known ends as cancelled", async () => {
-  const engine = await start({});
-  const controller = new AbortController();
-  const sampling = { ...greedy, constraint: "json_object" as const };
-  const events = collect(engine, { prompt: [1], sampling, eos: [0], signal: controller.signal });
-  await new Promise((done) => setImmediate(done));
-  controller.abort();
-  assert.equal((await events).at(-1)?.type, "finish");
-  assert.equal((await engine.stats()).slotsUsed, 0);
 });
