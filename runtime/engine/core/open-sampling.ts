@@ -46,7 +46,7 @@ const bounds = {
   minP: [0, 1],
   presencePenalty: [-2, 2],
   frequencyPenalty: [-2, 2],
-  repetitionPenalty: [0.01, 10],
+  repetitionPenalty: [0.001, 10], // the gateway's least is 0.01, which f32 on the wire makes smaller
 } as const satisfies Partial<Record<keyof Sampling, readonly [number, number]>>;
 
 const biasMax = 1_024;

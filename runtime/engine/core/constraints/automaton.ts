@@ -1,10 +1,13 @@
 // A language over the tokens of a vocabulary: which may follow in a state, and the state after one. Steps over bytes are remembered as
 // they come, so that a walk over the vocabulary is a walk through a table; both the table and the sets of tokens are bounded. Pure.
+import { AppError } from "../../../../crds/common.ts";
 import type { Language } from "./language.ts";
 import type { Steps, Vocabulary } from "./vocabulary.ts";
 
-/** States in the table of steps, of 1 KiB each, at which it is begun anew; one walk adds no more than the vocabulary has bytes. */
+/** States in the table of steps, of 1 KiB each, with which a walk begins it anew. */
 const statesMax = 4_096;
+/** States with which a walk is given up: no language that is bounded as it should be has so many within one token. */
+const walkStatesMax = 65_536;
 /** Sets of allowed tokens that are kept, of one bit per token: 25 KB each for 200,000 tokens. */
 const setsMax = 128;
 const bytes = 256;
@@ -16,6 +19,7 @@ export class Automaton implements Steps {
   readonly #sets = new Map<string, Uint32Array>();
   readonly #numbers = new Map<string, number>();
   readonly #states: string[] = [];
+  /** See Steps. */
   table = new Int32Array(64 * bytes);
 
   constructor(language: Language, vocabulary: Vocabulary) {
@@ -60,6 +64,9 @@ export class Automaton implements Steps {
   #number(state: string): number {
     const known = this.#numbers.get(state);
     if (known !== undefined) return known;
+    if (this.#states.length >= walkStatesMax) {
+      throw new AppError(`response_format: one token leads to more than ${walkStatesMax} states`, { code: "InvalidRequest" });
+    }
     const number = this.#states.push(state) - 1;
     this.#numbers.set(state, number);
     if (this.table.length < this.#states.length * bytes) {

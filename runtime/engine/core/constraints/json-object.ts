@@ -12,8 +12,8 @@ const quote = 0x22;
 const backslash = 0x5c;
 
 /**
- * The place in the text: what is expected there. `word` is the rest of true, false or null; `key` tells the strings before a colon from
- * the others. A state is its place, the place's detail, and the open brackets, the innermost first.
+ * The place in the text: what is expected there. The detail is the rest of a word (true, false, null), a sign for each byte of white space
+ * so far, or "key" in a string before a colon. A state is its place, the place's detail, and the open brackets, the innermost first.
  */
 interface Place {
   readonly at: string;
@@ -62,7 +62,7 @@ function after(byte: number, open: string): Next {
   return closed(byte, open);
 }
 
-/** A string; `kind` is "key" or "" and goes along. */
+/** A string; its detail, "key" or nothing, goes along to its end. */
 function string(byte: number, { detail, open }: Place): Next {
   if (byte === quote) return detail === "key" ? go("colon", open) : go("after", open);
   if (byte === backslash) return go("escape", open, detail);
