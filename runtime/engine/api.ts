@@ -84,6 +84,10 @@ export interface GenerateRequest {
   readonly sampling: Sampling;
   /** Ids that end the text; the id itself is sent as the last token. */
   readonly eos: readonly number[];
+  /** Of two requests that wait, the one with the lower number goes first; unset = 0. */
+  readonly priority?: number;
+  /** No text is wanted but one vector of the prompt: the events are queued, started, embedding, finish. */
+  readonly embed?: boolean;
   readonly signal?: AbortSignal;
   /** W3C parent of the spans of its frames to other ranks; unset = not traced. */
   readonly traceparent?: string;

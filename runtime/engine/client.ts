@@ -56,7 +56,7 @@ class EngineClient implements Engine {
     this.#requests.set(id, open);
     let finished = false;
     try {
-      const { maxTokens, sampling, eos } = request;
+      const { maxTokens, sampling, eos, priority = 0, embed = false } = request;
       if (request.signal?.aborted) {
         finished = true;
         yield { type: "finish", reason: "cancelled", outputTokens: 0 };
@@ -64,7 +64,7 @@ class EngineClient implements Engine {
       }
       request.signal?.addEventListener("abort", cancel, { once: true });
       const traced = request.traceparent ? { traceparent: request.traceparent } : {};
-      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, ...traced });
+      this.#post({ type: "generate", id, prompt, replay, maxTokens, sampling, eos, priority, embed, ...traced });
       for await (const event of open.stream) {
         finished = event.type === "finish";
         yield event;

@@ -7,9 +7,12 @@ import type { Phase } from "../../crds/telemetry.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
+import { Languages } from "./core/constraints/languages.ts";
+import { embeddingOf } from "./core/embedding.ts";
 import { unusableRows } from "./core/finite.ts";
 import { Halving } from "./core/halving.ts";
-import { type Sampled, sample } from "./core/sampling.ts";
+import { OpenSampling } from "./core/open-sampling.ts";
+import { type Sampled, Sampler } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
 import type { StepTools } from "./layer-pass.ts";
@@ -29,9 +32,12 @@ import { forward, logitsOf } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
 import { FrameTurns } from "./turns.ts";
+import { loadVocabulary } from "./vocabulary.ts";
 
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
+/** Requests that wait for the texts of tokens at once. */
+const preparingMax = 64;
 
 /** Between two pieces of a prefill while others decode. A thread that computes on and on keeps the processor for some milliseconds from
  *  those that carry frames, when there are more of them than processors. */
@@ -59,6 +65,10 @@ export class EngineLoop {
   #down: ReadonlySet<number> = new Set();
   #nextDispatch = 0;
   readonly #traced = new TracedRequests();
+  readonly #sampler = new Sampler();
+  readonly #languages: Languages;
+  /** Requests that wait for what their language needs; more than the queue holds are refused. */
+  readonly #preparing = new Set<string>();
   /** The trace of the running step. */
   #traceparent: string | undefined;
   /** The phase of the running step, or of the last one while others follow; undefined when there is nothing to do. */
@@ -79,6 +89,7 @@ export class EngineLoop {
     this.#model = model;
     this.#batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     this.#counter = new LoadCounter(model.info);
+    this.#languages = new Languages(model.info.vocab, () => loadVocabulary(options.storeDir));
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
     this.#turns = new FrameTurns({
@@ -159,24 +170,38 @@ export class EngineLoop {
     this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
   }
 
-  /** A token for each wanted row, but for requests that are `unusable`; those whose logits are so join them. */
-  async #sample({ wanted }: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
-    if (wanted.length === 0) return [];
-    const { vocab } = this.#model.program;
-    const logits = await logitsOf(
-      this.#tools,
-      x,
-      wanted.map(({ row }) => row),
-    );
-    return wanted.map(({ id, sampling, position }, i) => {
-      if (unusable.has(id)) return undefined;
+  /** A token for each wanted row, but for requests that are `unusable`; those whose logits are so join them. Rows after a guess that was
+   *  wrong get none: their request goes on from the row before, and each of its positions is chosen once. */
+  async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
+    const { wanted } = step;
+    const guesses = step.phase === "decode" && step.tokensPerSlot > 1;
+    const { vocab, hidden } = this.#model.program;
+    const rows = wanted.filter(({ embed }) => !embed).map(({ row }) => row);
+    const logits = rows.length > 0 ? await logitsOf(this.#tools, x, rows) : new Float32Array(0);
+    let next = 0;
+    let last: Sampled | undefined;
+    return wanted.map(({ id, row, sampling, position, embed }, i) => {
+      const own = embed ? x.subarray(row * hidden, (row + 1) * hidden) : logits.subarray(next * vocab, ++next * vocab);
+      const wrong = guesses && i > 0 && last?.token !== step.tokens[row];
+      if (wrong) last = undefined;
+      if (wrong || unusable.has(id)) return undefined;
       try {
-        return sample(logits.subarray(i * vocab, (i + 1) * vocab), sampling, position);
+        if (embed) return this.#embed(id, own);
+        last = this.#sampler.sample(own, sampling, position);
+        sampling.accept(last.token, position);
+        return last;
       } catch (caught) {
         unusable.set(id, AppError.from(caught));
         return undefined;
       }
     });
+  }
+
+  /** Returns what stands for the token that is not drawn. */
+  #embed(id: string, row: Float32Array): Sampled {
+    const values = embeddingOf(row, this.#model.finalNorm as Float32Array);
+    this.#send({ type: "event", id, event: { type: "embedding", values } });
+    return { token: 0, logprob: 0 };
   }
 
   #dispatch(frame: RemoteFrame): Promise<Float32Array> {
@@ -203,9 +228,10 @@ export class EngineLoop {
         return;
       }
       case "generate":
-        this.#generate(message);
+        void this.#generate(message);
         break;
       case "cancel":
+        this.#preparing.delete(message.id);
         this.#later(() => this.#batcher.remove(message.id, "cancelled"));
         break;
       case "call":
@@ -215,15 +241,36 @@ export class EngineLoop {
     this.#wake?.();
   }
 
-  #generate(message: GenerateMessage): void {
+  async #generate(message: GenerateMessage): Promise<void> {
     try {
+      if (message.sampling.constraint && !(await this.#prepared(message.id))) return;
       if (this.#draining) throw new AppError("this worker is draining; ask another", { code: "Draining", retry: "backoff" });
-      this.#batcher.submit({ ...message, eos: new Set(message.eos) });
+      if (message.embed && !this.#model.finalNorm)
+        throw new AppError("embeddings: this model has no norm before its head", { code: "InvalidRequest" });
+      const sampling = new OpenSampling(message, this.#languages);
+      this.#batcher.submit({ ...message, sampling, eos: new Set(message.eos) });
       if (message.traceparent) this.#traced.add(message.id, message.traceparent);
       this.#flushNotices(); // that it is queued, even in the middle of a long step
+      this.#wake?.();
     } catch (caught) {
       this.#send({ type: "requestFailed", id: message.id, error: toPlain(caught) });
     }
+  }
+
+  /** Waits for what languages need; false when the request was taken back meanwhile. */
+  async #prepared(id: string): Promise<boolean> {
+    if (this.#preparing.size >= preparingMax)
+      throw new AppError("too many requests wait for the tokenizer", { code: "Busy", retry: { afterMs: 1000 } });
+    this.#preparing.add(id);
+    try {
+      await this.#languages.prepare();
+    } catch (caught) {
+      this.#preparing.delete(id);
+      throw caught;
+    }
+    const wanted = this.#preparing.delete(id);
+    if (!wanted) this.#send({ type: "event", id, event: { type: "finish", reason: "cancelled", outputTokens: 0 } });
+    return wanted;
   }
 
   async #answer(message: CallMessage): Promise<void> {

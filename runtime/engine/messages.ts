@@ -31,6 +31,8 @@ export interface GenerateMessage {
   readonly maxTokens: number;
   readonly sampling: Sampling;
   readonly eos: readonly number[];
+  readonly priority: number;
+  readonly embed: boolean;
   readonly traceparent?: string;
 }
 

@@ -29,6 +29,8 @@ export interface OpenModel {
   readonly kv: KvCache;
   /** How the memory of `kv` is divided. */
   readonly pool: KvPool;
+  /** The weight of the norm before the head; undefined where a program's head has none. */
+  readonly finalNorm: Float32Array | undefined;
   readonly info: EngineInfo;
   close(): Promise<void>;
 }
@@ -142,12 +144,13 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
+  const finalNorm = await normBeforeHead(program.head, store);
   const close = async (): Promise<void> => {
     await kv.dispose();
     await backend.close();
     await store.close();
   };
-  return { store, program, backend, embed, blocks, head, kv, pool, info, close };
+  return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
 }
 
 /** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
@@ -163,6 +166,11 @@ async function compileDense(backend: Backend, segment: Segment, store: ModelStor
   const weights: Record<string, Weights[string]> = {};
   for (const { name } of segment.weights) weights[name] = await store.readDense(name);
   return backend.compile(segment, weights);
+}
+
+async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {
+  const norm = ops.find((op) => op.op === "rmsNorm" && op.x === "x");
+  return norm?.op === "rmsNorm" ? (await store.readDense(norm.weight)).data : undefined;
 }
 
 /** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */

@@ -7,12 +7,14 @@ import { createMetrics, type Metrics } from "../observe/metrics.ts";
 import { createTracing } from "../observe/trace.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { Answer, type Piece, prepare } from "./answer.ts";
-import type { WorkerEvent } from "./failover.ts";
+import type { TopToken, WorkerEvent } from "./failover.ts";
 import type { GenerationJob } from "./openai.ts";
 import { ChunkWriter, wholeBody } from "./openai-body.ts";
 import { failoverLimits } from "./patience.ts";
 
-const job = { endpoint: "completions", maxTokens: 1 } as GenerationJob;
+const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n, ...off };
+const job = { endpoint: "completions", maxTokens: 1, sampling } as unknown as GenerationJob;
 
 test("text that no tokens could bring into the context is refused before it is tokenised", async () => {
   let encoded = 0;
@@ -46,6 +48,8 @@ const envelope = { endpoint: "completions", id: "c", created: 0, model: "m", log
 
 interface Circumstances {
   readonly stops?: readonly string[];
+  /** What the worker tells of the likeliest tokens, with each. */
+  readonly top?: readonly TopToken[];
   readonly now?: () => number;
   readonly metrics?: Metrics<"gateway">;
   /** Runs between two pieces. */
@@ -56,13 +60,15 @@ const newMetrics = () => createMetrics({ process: "gateway", version: "0", const
 
 /** The answer when one worker sends these bytes, a token each. */
 async function answer(bytes: readonly number[], circumstances: Circumstances = {}): Promise<Piece[]> {
-  const { stops = [], now = Date.now, metrics = newMetrics(), onPiece = () => {} } = circumstances;
+  const { stops = [], top = [], now = Date.now, metrics = newMetrics(), onPiece = () => {} } = circumstances;
   const events = async function* (): AsyncGenerator<WorkerEvent> {
-    for (const [position, id] of bytes.entries()) yield { type: "token", id, position, logprob: -1 };
+    for (const [position, id] of bytes.entries()) {
+      const token = { type: "token", id, position, logprob: -1 } as const;
+      yield top.length > 0 ? { ...token, top } : token;
+    }
     yield { type: "finish", reason: "length" };
   };
   const tracing = await createTracing({ service: "gateway" });
-  const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
   const full = { ...job, sampling, stops, logprobs: true, ignoreEos: false };
   const signal = new AbortController().signal;
   const span = tracing.start("a", { role: "server", attributes: {} });
@@ -101,6 +107,35 @@ test("a token that is part of a character has its own bytes, and offsets are pla
     pieces.flatMap((piece) => (writer.piece(piece) as any).choices[0].logprobs.text_offset),
     offsets,
   );
+});
+
+test("the likeliest tokens are listed with each, by their text in completions, where the chosen one never lacks", async () => {
+  const top = [
+    { id: 98, logprob: -0.25 },
+    { id: 0xc3, logprob: -3 },
+  ];
+  const pieces = await answer([97, 98], { top });
+  const usage = { promptTokens: 1, outputTokens: 2 };
+  const chat: any = wholeBody({ ...envelope, endpoint: "chat" }, pieces, usage);
+  assert.deepEqual(chat.choices[0].logprobs.content[0], {
+    ...{ token: "a", logprob: -1, bytes: [97] },
+    top_logprobs: [
+      { token: "b", logprob: -0.25, bytes: [98] },
+      { token: "\uFFFD", logprob: -3, bytes: [0xc3] },
+    ],
+  });
+  const plain: any = wholeBody(envelope, pieces, usage);
+  assert.deepEqual(plain.choices[0].logprobs.top_logprobs, [
+    { a: -1, b: -0.25, "\uFFFD": -3 },
+    { b: -0.25, "\uFFFD": -3 },
+  ]);
+});
+
+test("a bias on a token that the model has not is refused", async () => {
+  const biased = { ...job, prompt: { text: "x" }, sampling: { ...sampling, bias: [{ id: byteText.vocab, value: 1 }] } };
+  const prepared = await prepare(biased, { textModel: byteText, maxContext: 9 });
+  assert.ok("problem" in prepared);
+  assert.equal(prepared.problem.param, "logit_bias");
 });
 
 test("offsets do not lag behind while text is held back for a stop string", async () => {

@@ -16,6 +16,8 @@ import { invalid, type Problem, problems } from "./problem.ts";
 export interface TokenLogprob {
   readonly bytes: Uint8Array;
   readonly logprob: number;
+  /** The likeliest tokens of this position, as many as the client asked for. */
+  readonly top: readonly { readonly bytes: Uint8Array; readonly logprob: number }[];
   /** Characters of the answer before it. */
   readonly offset: number;
 }
@@ -46,25 +48,27 @@ export interface AnswerDeps {
   readonly now: () => number;
 }
 
-/** The tokenised request, or why it does not fit the model. The signal ends the wait for the tokenizer. */
-export async function prepare(
-  job: GenerationJob,
-  deps: Pick<AnswerDeps, "textModel" | "maxContext">,
+type Encoder = Pick<AnswerDeps, "textModel" | "maxContext">;
+
+function tooLong(maxContext: number, param: string, what: string): { problem: Problem } {
+  const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
+  return { problem: invalid(message, param, "context_length_exceeded") };
+}
+
+/** The ids of a prompt, at least one and fewer than the context holds, or what is wrong with it. `param` is the field that it came in. */
+export async function encodePrompt(
+  prompt: GenerationJob["prompt"],
+  param: string,
+  { textModel, maxContext }: Encoder,
   signal?: AbortSignal,
-): Promise<{ prompt: readonly number[]; maxTokens: number } | { problem: Problem }> {
-  const { textModel, maxContext } = deps;
-  const param = job.endpoint === "chat" ? "messages" : "prompt";
-  const tooLong = (what: string): { problem: Problem } => {
-    const message = `The context holds ${maxContext} tokens, but ${what} were asked for: shorten it or lower max_tokens.`;
-    return { problem: invalid(message, param, "context_length_exceeded") };
-  };
+): Promise<{ ids: Uint32Array | readonly number[] } | { problem: Problem }> {
   // The length is checked before tokenising, which others wait for.
-  const characters = charactersOf(job.prompt);
-  if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(`${characters} characters of ${param}`);
+  const characters = charactersOf(prompt);
+  if (characters > maxContext * textModel.charsPerTokenMax) return tooLong(maxContext, param, `${characters} characters of ${param}`);
   let ids: Uint32Array | readonly number[];
   try {
-    if ("messages" in job.prompt) ids = await textModel.encodeChat(job.prompt.messages, signal);
-    else ids = "text" in job.prompt ? await textModel.encode(job.prompt.text, signal) : job.prompt.tokens;
+    if ("messages" in prompt) ids = await textModel.encodeChat(prompt.messages, signal);
+    else ids = "text" in prompt ? await textModel.encode(prompt.text, signal) : prompt.tokens;
   } catch (caught) {
     const error = AppError.from(caught);
     if (error.code === "InvalidRequest") return { problem: invalid(error.message, param, "invalid_value") };
@@ -74,13 +78,28 @@ export async function prepare(
   if (ids.length === 0) return { problem: invalid(`\`${param}\` has no tokens: send some text.`, param, "invalid_value") };
   const unknown = ids.find((id) => id >= textModel.vocab);
   if (unknown !== undefined)
-    return { problem: invalid(`\`prompt\`: token ${unknown} is not below ${textModel.vocab}.`, "prompt", "invalid_value") };
+    return { problem: invalid(`\`${param}\`: token ${unknown} is not below ${textModel.vocab}.`, param, "invalid_value") };
+  if (ids.length >= maxContext) return tooLong(maxContext, param, `${ids.length} of ${param}`);
+  return { ids };
+}
+
+/** The tokenised request, or why it does not fit the model. The signal ends the wait for the tokenizer. */
+export async function prepare(
+  job: GenerationJob,
+  deps: Encoder,
+  signal?: AbortSignal,
+): Promise<{ prompt: readonly number[]; maxTokens: number } | { problem: Problem }> {
+  const { textModel, maxContext } = deps;
+  const param = job.endpoint === "chat" ? "messages" : "prompt";
+  const encoded = await encodePrompt(job.prompt, param, deps, signal);
+  if ("problem" in encoded) return encoded;
+  const { ids } = encoded;
+  const strange = job.sampling.bias.find(({ id }) => id >= textModel.vocab);
+  if (strange !== undefined)
+    return { problem: invalid(`\`logit_bias\`: token ${strange.id} is not below ${textModel.vocab}.`, "logit_bias", "invalid_value") };
   const room = maxContext - ids.length;
   const maxTokens = job.maxTokens ?? room;
-  if (room < 1 || maxTokens > room) {
-    const asked = job.maxTokens === undefined ? "" : ` and ${job.maxTokens} of output`;
-    return tooLong(`${ids.length} of ${param}${asked}`);
-  }
+  if (maxTokens > room) return tooLong(maxContext, param, `${ids.length} of ${param} and ${maxTokens} of output`);
   return { prompt: Array.from(ids), maxTokens };
 }
 
@@ -140,13 +159,15 @@ export class Answer {
       this.started = true;
       return first ? { text: "", logprobs: [] } : undefined;
     }
+    if (event.type === "embedding") return undefined; // nobody asked for it
     if (event.type === "finish") {
       const rest = text.end();
       return { text: rest.text, logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
     }
     if (this.#request.job.logprobs) {
-      const bytes = this.#deps.textModel.piece(event.id);
-      this.#logprobs.push({ bytes, logprob: event.logprob, offset: text.length });
+      const { textModel } = this.#deps;
+      const top = (event.top ?? []).map(({ id, logprob }) => ({ bytes: textModel.piece(id), logprob }));
+      this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset: text.length });
     }
     const { text: certain, stopped } = text.push(event.id);
     if (stopped) return { text: certain, logprobs: this.#takeLogprobs(), finish: "stop" };
@@ -176,6 +197,7 @@ export class Answer {
       maxTokens,
       sampling: { ...job.sampling, seed: job.sampling.seed ?? this.#deps.drawSeed(), logprobs: job.logprobs },
       eos: job.ignoreEos ? [] : this.#deps.textModel.eosIds,
+      priority: job.priority,
       deadlineUnixMs: this.#arrived + this.#deps.requestTimeoutMs,
       traceparent: span.traceparent,
       signal,

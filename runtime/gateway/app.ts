@@ -1,4 +1,4 @@
-// The HTTP routes of the gateway: OpenAI's three paths and /healthz. Each handler is short: read, parse, admit, answer.
+// The HTTP routes of the gateway: OpenAI's four paths and /healthz. Each handler is short: read, parse, admit, answer.
 // Not here: listening and wiring (gateway.ts), what an answer is (answer.ts).
 import { randomUUID } from "node:crypto";
 import { type Context, Hono } from "hono";
@@ -7,6 +7,7 @@ import type { Span, Tracing } from "../observe/trace.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts";
 import { Answer, type AnswerDeps, type Piece, prepare } from "./answer.ts";
 import type { ApiKeys } from "./api-key.ts";
+import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { type GenerationJob, type Parsed, parseChat, parseCompletion } from "./openai.ts";
 import { ChunkWriter, type Envelope, modelBody, wholeBody } from "./openai-body.ts";
 import { invalid, type Problem, problemBody, problemOf, problems, rejectReason } from "./problem.ts";
@@ -27,7 +28,7 @@ export interface AppDeps extends AnswerDeps {
   readonly unavailable: () => string | undefined;
 }
 
-type Endpoint = "chat" | "completions" | "models" | "other";
+type Endpoint = "chat" | "completions" | "embeddings" | "models" | "other";
 type Env = { Variables: { requestId: string; endpoint: Endpoint; startedAt: number; counted: boolean } };
 type Ctx = Context<Env>;
 
@@ -52,7 +53,9 @@ export function createApp(deps: AppDeps): Hono<Env> {
   app.get("/v1/models/:model{.+}", (c) => oneModel(c, deps));
   app.post("/v1/chat/completions", (c) => generation(c, deps, "chat", parseChat));
   app.post("/v1/completions", (c) => generation(c, deps, "completions", parseCompletion));
-  for (const path of ["/v1/chat/completions", "/v1/completions"]) app.all(path, (c) => refuse(c, deps, problems.method("POST")));
+  app.post("/v1/embeddings", (c) => embeddings(c, deps));
+  for (const path of ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
+    app.all(path, (c) => refuse(c, deps, problems.method("POST")));
   app.all("/v1/models", (c) => refuse(c, deps, problems.method("GET")));
   app.notFound((c) => refuse(c, deps, problems.notFound(c.req.path)));
   app.onError((err, c) => {
@@ -97,6 +100,49 @@ async function generation(
   const admitted = deps.admission.enter();
   if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
   return new Exchange(c, deps, { job: parsed.job, prepared, admitted }).run();
+}
+
+async function embeddings(c: Ctx, deps: AppDeps): Promise<Response> {
+  c.set("endpoint", "embeddings");
+  const body = await readJson(c);
+  if ("problem" in body) return refuse(c, deps, body.problem);
+  const parsed = parseEmbeddings(body.json, deps.servedName);
+  if ("problem" in parsed) return refuse(c, deps, parsed.problem);
+  const { signal } = c.req.raw;
+  const encoded = await encodeInputs(parsed.job, deps, signal);
+  if ("problem" in encoded) return refuse(c, deps, encoded.problem);
+  const unavailable = deps.unavailable();
+  if (unavailable !== undefined) return refuse(c, deps, problems.noWorker(unavailable, retryAfterSeconds));
+  const admitted = deps.admission.enter();
+  if (admitted === undefined) return refuse(c, deps, problems.queueFull(retryAfterSeconds));
+  const id = c.get("requestId");
+  const attributes = { "enodia.request_id": id, "enodia.inputs": encoded.prompts.length };
+  const span = deps.tracing.start("gateway.embeddings", { parent: c.req.header("traceparent"), role: "server", attributes });
+  try {
+    const request = { id, ...parsed, ...encoded, traceparent: span.traceparent, signal, onStarted: admitted.started };
+    const found = await embed(request, deps);
+    deps.log.info({ requestId: id, inputs: found.vectors.length, promptTokens: found.promptTokens }, "request ended");
+    c.header("x-enodia-failovers", String(found.failovers));
+    return c.json(embeddingsBody(deps.servedName, found, parsed.job.encoding));
+  } catch (caught) {
+    span.fail(caught);
+    return embeddingsFailed(c, deps, caught);
+  } finally {
+    admitted.leave();
+    span.end();
+  }
+}
+
+function embeddingsFailed(c: Ctx, deps: AppDeps, caught: unknown): Response {
+  const requestId = c.get("requestId");
+  if (c.req.raw.signal.aborted) {
+    deps.metrics.add("enodia_gateway_cancelled_total", 1);
+    count(c, deps, clientGone);
+    return c.body(null);
+  }
+  deps.metrics.add("enodia_gateway_failed_total", 1);
+  deps.log.error({ err: caught, requestId }, "request failed");
+  return problemResponse(c, problemOf(caught, requestId));
 }
 
 async function readJson(c: Ctx): Promise<{ json: unknown } | { problem: Problem }> {

@@ -2,21 +2,41 @@
 // that gets the prompt, the tokens so far (to replay) and the same seed, so that the text goes on token for token. Not here: how
 // long it waits for what (patience.ts), which worker (choose-worker.ts), the connection (worker-pool.ts), text (../text/).
 import { AppError } from "../../crds/common.ts";
-import type { FailoverReason } from "../../crds/names.ts";
+import type { ConstraintName, FailoverReason } from "../../crds/names.ts";
 import { classify, type FailoverLimits, type Fault, failoverLimits, Patience, pauseMs, repeatedFaults, type Wait } from "./patience.ts";
+
+/** How tokens are chosen, as the wire has it; what is unset is off. */
+interface GenerationSampling {
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly seed: bigint;
+  readonly logprobs: boolean;
+  readonly topLogprobs?: number;
+  readonly minP?: number;
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly repetitionPenalty?: number;
+  readonly bias?: readonly { readonly id: number; readonly value: number }[];
+  readonly constraint?: ConstraintName;
+}
+
+/** One of the likeliest tokens of a position. */
+export interface TopToken {
+  readonly id: number;
+  readonly logprob: number;
+}
 
 export interface Generation {
   readonly requestId: string;
   readonly prompt: readonly number[];
   readonly maxTokens: number;
-  readonly sampling: {
-    readonly temperature: number;
-    readonly topP: number;
-    readonly topK: number;
-    readonly seed: bigint;
-    readonly logprobs: boolean;
-  };
+  readonly sampling: GenerationSampling;
   readonly eos: readonly number[];
+  /** Of two that wait at a worker, the lower one goes first; unset = 0. */
+  readonly priority?: number;
+  /** One vector of the prompt is wanted instead of text. */
+  readonly embed?: boolean;
   readonly deadlineUnixMs: number;
   /** The trace of the request span; "" without tracing. */
   readonly traceparent: string;
@@ -29,12 +49,14 @@ export type WorkerEvent =
   | { readonly type: "started"; readonly queuedTokens: number }
   /** The tokens up to this position were replayed. */
   | { readonly type: "progress"; readonly position: number }
-  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
+  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: readonly TopToken[] }
+  | { readonly type: "embedding"; readonly values: readonly number[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length" | "draining" };
 
 export type Generated =
   | { readonly type: "started"; readonly rank: number }
-  | { readonly type: "token"; readonly id: number; readonly logprob: number }
+  | { readonly type: "token"; readonly id: number; readonly logprob: number; readonly top?: readonly TopToken[] }
+  | { readonly type: "embedding"; readonly values: readonly number[] }
   | { readonly type: "finish"; readonly reason: "stop" | "length" };
 
 /** A worker that was chosen for one attempt. */
@@ -129,7 +151,10 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
           state.patience.progressed();
           break;
         case "token":
-          if (state.take(event.id, event.position)) yield { type: "token", id: event.id, logprob: event.logprob };
+          if (state.take(event.id, event.position)) yield tokenOf(event);
+          break;
+        case "embedding":
+          yield event;
           break;
         case "finish":
           if (event.reason === "draining") return new AppError(`rank ${attempt.rank} is draining`, { code: "Draining" });
@@ -142,6 +167,10 @@ async function* follow(attempt: Attempt, state: RequestState): AsyncGenerator<Ge
   } finally {
     iterator.return?.().then(nothing, nothing);
   }
+}
+
+function tokenOf({ id, logprob, top }: Extract<WorkerEvent, { type: "token" }>): Generated {
+  return top ? { type: "token", id, logprob, top } : { type: "token", id, logprob };
 }
 
 class RequestState {

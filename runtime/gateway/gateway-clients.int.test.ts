@@ -164,7 +164,8 @@ const refused = new Map<
   ["a deeply nested body", { body: `${"[".repeat(200_000)}${"]".repeat(200_000)}`, want: 400, code: "invalid_value" }],
   ["a body above the limit", { body: `{"x":"${"a".repeat(9 * 1024 * 1024)}"}`, want: 413, code: "request_too_large" }],
   ["a wrong method", { method: "GET", want: 405, code: "method_not_allowed" }],
-  ["an unknown path", { path: "/v1/embeddings", body: "{}", want: 404, code: "unknown_url" }],
+  ["an unknown path", { path: "/v1/moderations", body: "{}", want: 404, code: "unknown_url" }],
+  ["embeddings of nothing", { path: "/v1/embeddings", body: `{"model":"tiny"}`, want: 400, code: "invalid_value", param: "input" }],
   ["a model whose name is no UTF-8", { path: "/v1/models/%FF", method: "GET", want: 404, code: "model_not_found", param: "model" }],
   ["another model", { body: JSON.stringify(chat({ model: "other" })), want: 404, code: "model_not_found", param: "model" }],
   [

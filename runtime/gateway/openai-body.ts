@@ -83,15 +83,22 @@ function usageBody(usage: Usage): object {
 function logprobsOf(envelope: Envelope, tokens: readonly TokenLogprob[]): object | null {
   if (!envelope.logprobs) return null;
   if (envelope.endpoint === "chat") {
-    const content = tokens.map(({ bytes, logprob }) => ({ token: textOf(bytes), logprob, bytes: [...bytes], top_logprobs: [] }));
+    const shown = ({ bytes, logprob }: Pick<TokenLogprob, "bytes" | "logprob">) => ({ token: textOf(bytes), logprob, bytes: [...bytes] });
+    const content = tokens.map((token) => ({ ...shown(token), top_logprobs: token.top.map(shown) }));
     return { content, refusal: null };
   }
   return {
     tokens: tokens.map(({ bytes }) => textOf(bytes)),
     token_logprobs: tokens.map(({ logprob }) => logprob),
-    top_logprobs: null,
+    top_logprobs: tokens.some(({ top }) => top.length > 0) ? tokens.map(topByText) : null,
     text_offset: tokens.map(({ offset }) => offset),
   };
+}
+
+/** The likeliest tokens by their text, the chosen one always among them, as in the original API. */
+function topByText({ top, bytes, logprob }: TokenLogprob): Record<string, number> {
+  const shown = top.map((one) => [textOf(one.bytes), one.logprob] as const);
+  return Object.fromEntries([[textOf(bytes), logprob] as const, ...shown]);
 }
 
 /** A part of a character shows as U+FFFD; its bytes are exact. */

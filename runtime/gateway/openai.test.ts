@@ -79,11 +79,39 @@ const bad = new Map<string, Bad>([
   ["five stop strings", { body: chat({ stop: ["a", "b", "c", "d", "e"] }), param: "stop", message: /at most 4/ }],
   ["an empty stop string", { body: chat({ stop: [""] }), param: "stop[0]", message: /not be empty/ }],
   ["a seed as fraction", { body: chat({ seed: 0.5 }), param: "seed", message: /whole number/ }],
-  ["a penalty", { body: chat({ presence_penalty: 0.5 }), param: "presence_penalty", message: /not implemented/ }],
-  ["a bias", { body: chat({ logit_bias: { 5: 1 } }), param: "logit_bias", message: /not implemented/ }],
+  ["a penalty above", { body: chat({ presence_penalty: 2.5 }), param: "presence_penalty", message: /-2 to 2/ }],
+  ["a penalty below", { body: chat({ frequency_penalty: -3 }), param: "frequency_penalty", message: /-2 to 2/ }],
+  ["a repetition penalty of nothing", { body: chat({ repetition_penalty: 0 }), param: "repetition_penalty", message: /0.01 to 10/ }],
+  ["min_p above", { body: chat({ min_p: 1.1 }), param: "min_p", message: /0 to 1/ }],
+  ["a bias on a word", { body: chat({ logit_bias: { the: 1 } }), param: "logit_bias.the", message: /token id/ }],
+  ["a bias above", { body: chat({ logit_bias: { 5: 101 } }), param: "logit_bias.5", message: /-100 to 100/ }],
+  ["a bias as text", { body: chat({ logit_bias: { 5: "1" } }), param: "logit_bias.5", message: /-100 to 100/ }],
+  ["a bias as list", { body: chat({ logit_bias: 5 }), param: "logit_bias", message: /must map token ids/ }],
+  [
+    "many biases",
+    {
+      body: chat({ logit_bias: Object.fromEntries(Array.from({ length: 1025 }, (_, id) => [id, 1])) }),
+      param: "logit_bias",
+      message: /at most/,
+    },
+  ],
+  ["a priority as fraction", { body: chat({ priority: 0.5 }), param: "priority", message: /whole number/ }],
+  ["a priority beyond 32 bits", { body: chat({ priority: 2 ** 31 }), param: "priority", message: /./ }],
   ["tools", { body: chat({ tools: [{ type: "function" }] }), param: "tools", message: /not implemented/ }],
-  ["a response format", { body: chat({ response_format: { type: "json_object" } }), param: "response_format.type", message: /only text/ }],
-  ["top logprobs", { body: chat({ logprobs: true, top_logprobs: 5 }), param: "top_logprobs", message: /chosen token/ }],
+  [
+    "a response format",
+    {
+      body: chat({ response_format: { type: "json_schema", json_schema: {} } }),
+      param: "response_format.type",
+      message: /only text and json_object/,
+    },
+  ],
+  [
+    "a format that never ends",
+    { body: chat({ response_format: { type: "json_object" }, ignore_eos: true }), param: "ignore_eos", message: /an end/ },
+  ],
+  ["more top logprobs", { body: chat({ logprobs: true, top_logprobs: 21 }), param: "top_logprobs", message: /0 to 20/ }],
+  ["top logprobs without logprobs", { body: chat({ top_logprobs: 5 }), param: "top_logprobs", message: /needs `logprobs: true`/ }],
   ["stream as text", { body: chat({ stream: "yes" }), param: "stream", message: /true or false/ }],
   ["an unknown stream option", { body: chat({ stream_options: { x: 1 } }), param: "stream_options.x", message: /Unsupported/ }],
   ["chat fields in completions", { body: text({ messages: [user] }), completions: true, param: "messages", message: /Unsupported/ }],
@@ -95,7 +123,7 @@ const bad = new Map<string, Bad>([
   ["echo", { body: text({ echo: true }), completions: true, param: "echo", message: /not implemented/ }],
   ["best of", { body: text({ best_of: 3 }), completions: true, param: "best_of", message: /only one answer/ }],
   ["suffix", { body: text({ suffix: "x" }), completions: true, param: "suffix", message: /not implemented/ }],
-  ["five logprobs", { body: text({ logprobs: 5 }), completions: true, param: "logprobs", message: /chosen token/ }],
+  ["more logprobs", { body: text({ logprobs: 21 }), completions: true, param: "logprobs", message: /0 to 20/ }],
 ]);
 
 for (const [name, { body, param, message, code, status, completions }] of bad) {
@@ -118,9 +146,26 @@ function jobOf(parsed: { job: GenerationJob } | { problem: Problem }): Generatio
 
 test("defaults are those of the original API", () => {
   const job = jobOf(parseChat(chat({}), "tiny"));
-  assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined });
+  const off = { minP: 0, presencePenalty: 0, frequencyPenalty: 0, repetitionPenalty: 1, bias: [], topLogprobs: 0 };
+  assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined, ...off });
+  assert.equal(job.priority, 0);
   assert.equal(job.maxTokens, undefined);
   assert.equal(jobOf(parseCompletion(text({}), "tiny")).maxTokens, 16);
+});
+
+test("penalties, bias, likeliest tokens, format and priority come out as they went in", () => {
+  const settings = { presence_penalty: -2, frequency_penalty: 0.5, repetition_penalty: 1.1, min_p: 0.1, logit_bias: { 5: -100, 70: 1.5 } };
+  const job = jobOf(parseChat(chat({ ...settings, logprobs: true, top_logprobs: 20, priority: -3 }), "tiny"));
+  const bias = [
+    { id: 5, value: -100 },
+    { id: 70, value: 1.5 },
+  ];
+  const want = { minP: 0.1, presencePenalty: -2, frequencyPenalty: 0.5, repetitionPenalty: 1.1, bias, topLogprobs: 20 };
+  assert.deepEqual(job.sampling, { temperature: 1, topP: 1, topK: 0, seed: undefined, ...want });
+  assert.equal(job.priority, -3);
+  assert.equal(jobOf(parseChat(chat({ response_format: { type: "json_object" } }), "tiny")).sampling.constraint, "json_object");
+  const plain = jobOf(parseCompletion(text({ logprobs: 3 }), "tiny"));
+  assert.deepEqual([plain.logprobs, plain.sampling.topLogprobs], [true, 3]);
 });
 
 test("everything clients usually send along is taken", () => {

@@ -38,7 +38,11 @@ export const problems = {
     status: 401,
   }),
   notFound: (path: string): Problem => ({
-    ...invalid(`Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions and /v1/completions are served.`, null, "unknown_url"),
+    ...invalid(
+      `Unknown path ${path.slice(0, 200)}: /v1/models, /v1/chat/completions, /v1/completions and /v1/embeddings are served.`,
+      null,
+      "unknown_url",
+    ),
     status: 404,
   }),
   method: (allowed: string): Problem => ({ ...invalid(`Use ${allowed} for this path.`, null, "method_not_allowed"), status: 405 }),

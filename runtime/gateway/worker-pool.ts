@@ -4,7 +4,7 @@
 import { AppError } from "../../crds/common.ts";
 import { type MemberState, memberStates } from "../../crds/names.ts";
 import type { Span, Tracing } from "../observe/trace.ts";
-import { type GenerateEvent, Inference, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
+import { type GenerateEvent, Inference, type Token, FinishReason as WireFinish } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { fromStatus, type Network } from "../wire/grpc.ts";
 import { type Identity, type Member, type Membership, toSender } from "../wire/mapping.ts";
 import { whenReady } from "../wire/ready.ts";
@@ -221,8 +221,10 @@ export class WorkerPool implements Workers {
       prompt: [...generation.prompt],
       replay: [...replay],
       maxTokens: generation.maxTokens,
-      sampling: generation.sampling,
+      sampling: { ...generation.sampling, bias: [...(generation.sampling.bias ?? [])] },
       eos: [...generation.eos],
+      priority: generation.priority ?? 0,
+      embed: generation.embed ?? false,
       deadlineUnixMs: BigInt(generation.deadlineUnixMs),
       traceparent: span.traceparent,
     };
@@ -343,11 +345,18 @@ function fromMessage({ event }: GenerateEvent): WorkerEvent | undefined {
   if (event.case === "queued") return { type: "queued", queuedTokens: event.value.queuedTokens };
   if (event.case === "started") return { type: "started", ...event.value };
   if (event.case === "progress") return { type: "progress", position: event.value.position };
-  if (event.case === "token") return { type: "token", id: event.value.id, position: event.value.position, logprob: event.value.logprob };
+  if (event.case === "token") return fromToken(event.value);
+  if (event.case === "embedding") return { type: "embedding", values: event.value.values };
   if (event.case !== "finish") return undefined;
   const reason = finishReasons[event.value.reason];
   if (reason === undefined) throw new AppError(`gave the request up, finish reason ${event.value.reason}`, { code: "Lost" });
   return { type: "finish", reason };
+}
+
+function fromToken({ id, position, logprob, topIds, topLogprobs }: Token): WorkerEvent {
+  if (topIds.length === 0) return { type: "token", id, position, logprob };
+  const top = topIds.map((one, i) => ({ id: one, logprob: topLogprobs[i] ?? Number.NEGATIVE_INFINITY }));
+  return { type: "token", id, position, logprob, top };
 }
 
 function sum(values: readonly number[]): number {

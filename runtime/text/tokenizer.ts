@@ -115,8 +115,8 @@ function decodeAll(tokenizer: Tokenizer, ids: readonly number[]): string {
   return tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false });
 }
 
-/** `textOf` gives the text of some ids at once, special ones left out; byte-level vocabularies need none. */
-function decodingOf({ json, vocab, texts, eosIds }: TextFiles, textOf: (ids: readonly number[]) => string): Decoding {
+/** The bytes of each token, and of each that shows in a text: not of special and unknown ones. */
+function piecesOf({ json, texts }: TextFiles) {
   const special = new Set(json.added_tokens.filter((token) => token.special).map((token) => token.id));
   const added = new Set(json.added_tokens.map((token) => token.id));
   const byteLevel = isByteLevel(json.decoder);
@@ -125,12 +125,19 @@ function decodingOf({ json, vocab, texts, eosIds }: TextFiles, textOf: (ids: rea
     if (added.has(id)) return new TextEncoder().encode(text);
     return byteLevel ? byteLevelBytes(text) : sentencePieceBytes(text);
   };
-  const bytesOf = (id: number) => (texts[id] === undefined || special.has(id) ? undefined : piece(id));
+  const shown = (id: number) => (texts[id] === undefined || special.has(id) ? undefined : piece(id));
+  return { byteLevel, piece, shown };
+}
+
+/** `textOf` gives the text of some ids at once, special ones left out; byte-level vocabularies need none. */
+function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string): Decoding {
+  const { vocab, texts, eosIds } = files;
+  const { byteLevel, piece, shown } = piecesOf(files);
   return {
     vocab,
     eosIds,
     charsPerTokenMax: texts.reduce((most, text) => Math.max(most, text.length), 1),
-    decoder: byteLevel ? () => new ByteLevelDecoder(bytesOf) : () => new WindowDecoder(textOf),
+    decoder: byteLevel ? () => new ByteLevelDecoder(shown) : () => new WindowDecoder(textOf),
     piece,
   };
 }
@@ -178,4 +185,11 @@ export async function loadDecoding(dir: string): Promise<Decoding> {
   if (isByteLevel(files.json.decoder)) return decodingOf(files, () => "");
   const tokenizer = build(files);
   return decodingOf(files, (ids) => decodeAll(tokenizer, ids));
+}
+
+/** The bytes that each token id shows as in a text; undefined for special and unknown ones. Throws as `loadTokenizer` does. */
+export async function loadShown(dir: string): Promise<readonly (Uint8Array | undefined)[]> {
+  const files = await readTextFiles(dir);
+  const { shown } = piecesOf(files);
+  return Array.from({ length: files.vocab }, (_, id) => shown(id));
 }

@@ -1,7 +1,8 @@
 // Inference: a gateway's request to the engine and the engine's events back, with deadline, cancellation and one span; and the signs of
 // life by which a gateway tells a worker that computes for long from one that is gone.
 import { AppError } from "../../crds/common.ts";
-import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason } from "../engine/engine.ts";
+import type { ConstraintName } from "../../crds/names.ts";
+import type { Engine, GenerateEvent as EngineEvent, FinishReason as Reason, Sampling } from "../engine/engine.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Tracing } from "../observe/trace.ts";
@@ -14,6 +15,7 @@ import {
   GenerateEventSchema,
   type GenerateRequest,
   type Inference,
+  type Sampling as WireSampling,
 } from "../wire/gen/enodia/runtime/v1/runtime_pb.js";
 import { type Caller, type ServerWritable, toStatus } from "../wire/grpc.ts";
 import { fromSender } from "../wire/mapping.ts";
@@ -108,7 +110,6 @@ async function serve(call: Call, options: GenerateOptions): Promise<void> {
 
 async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, traceparent: string): Promise<Result> {
   const { request } = call;
-  const sampling = request.sampling;
   const startedAt = performance.now();
   let previousAt: number | undefined;
   let result: Result = "error";
@@ -116,14 +117,10 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     prompt: request.prompt,
     replay: request.replay,
     maxTokens: request.maxTokens,
-    sampling: {
-      temperature: sampling?.temperature ?? 0,
-      topP: sampling?.topP || 1, // unset on the wire is 0, and means off
-      topK: sampling?.topK ?? 0,
-      seed: sampling?.seed ?? 0n,
-      logprobs: sampling?.logprobs ?? false,
-    },
+    sampling: samplingOf(request.sampling),
     eos: request.eos,
+    priority: request.priority,
+    embed: request.embed,
     signal,
     ...(options.tracing.enabled ? { traceparent } : {}),
   });
@@ -139,6 +136,27 @@ async function pump(call: Call, options: GenerateOptions, signal: AbortSignal, t
     if (result !== "cancelled" && !call.cancelled) call.write(toEvent(event));
   }
   return result;
+}
+
+/** Settings as they came; the engine checks them. What is unset on the wire is 0, and means off. */
+function samplingOf(sampling: WireSampling | undefined): Sampling {
+  if (!sampling) return { temperature: 0, topP: 1, topK: 0, seed: 0n };
+  const { temperature, topK, seed, logprobs, topLogprobs, minP, presencePenalty, frequencyPenalty, bias, constraint } = sampling;
+  const held = constraint === "" ? {} : { constraint: constraint as ConstraintName };
+  return {
+    temperature,
+    topP: sampling.topP || 1,
+    topK,
+    seed,
+    logprobs,
+    topLogprobs,
+    minP,
+    presencePenalty,
+    frequencyPenalty,
+    repetitionPenalty: sampling.repetitionPenalty || 1,
+    bias: bias.map(({ id, value }) => ({ id, value })),
+    ...held,
+  };
 }
 
 function fromGateway(call: Call | AliveCall, options: GenerateOptions): void {
@@ -161,8 +179,12 @@ function authorize(call: Call, options: GenerateOptions): void {
 
 function toEvent(event: EngineEvent): GenerateEvent {
   if (event.type === "token") {
-    const { id, position, logprob } = event;
-    return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob } } });
+    const { id, position, logprob, top } = event;
+    const told = top ? { topIds: [...top.ids], topLogprobs: [...top.logprobs] } : {};
+    return create(GenerateEventSchema, { event: { case: "token", value: { id, position, logprob, ...told } } });
+  }
+  if (event.type === "embedding") {
+    return create(GenerateEventSchema, { event: { case: "embedding", value: { values: [...event.values] } } });
   }
   if (event.type === "queued")
     return create(GenerateEventSchema, { event: { case: "queued", value: { queuedTokens: event.queuedTokens } } });

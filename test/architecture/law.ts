@@ -27,6 +27,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/weights/",
     "runtime/compute/",
     "runtime/engine/core/",
+    "runtime/text/token-texts.ts",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
   "runtime/experts/": ["crds/", "runtime/wire/", "runtime/observe/"],
@@ -347,6 +348,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
     pattern: /\bnew Worker\(/g,
     where: {
       "runtime/engine/client.ts": "the engine's loop, beside the process's own",
+      "runtime/engine/vocabulary.ts": "a large vocabulary takes a second to be read and sorted; tokens go on meanwhile",
       "runtime/text/text-thread.ts": "texts and templates of users take what time they take; tokens of others go on meanwhile",
       "operator/rebalance/intents/planner-thread.ts": "plans take seconds; the loop goes on meanwhile",
     },

@@ -47,6 +47,11 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: engineOptions,
     load: async () => (await import("./serve.ts")).loadBench,
   },
+  sampling: {
+    summary: "time to choose a token, by what a request asks, beside a bare pass over the vocabulary",
+    options: ["--vocab N      tokens (default 151936)", "--rounds N     rounds of each case (default 60)"],
+    load: async () => (await import("./sampling.ts")).samplingBench,
+  },
   wire: { summary: "cost of one dispatch frame to another process, per size", load: async () => (await import("./wire.ts")).wireBench },
   gateway: {
     summary: "CPU of the gateway per streamed token, beside a bare HTTP server that writes the same events",

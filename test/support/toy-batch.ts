@@ -3,15 +3,21 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { Batcher, type Step } from "../../runtime/engine/core/batch.ts";
+import { Languages } from "../../runtime/engine/core/constraints/languages.ts";
 import type { KvPool, SlotChange } from "../../runtime/engine/core/kv-slots.ts";
+import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
 import type { GenerateEvent } from "../../runtime/engine/core/request.ts";
 import type { Ticket } from "../../runtime/engine/core/ticket.ts";
 
 export const context = 64;
-const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+const settings = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+const none = new Uint32Array(0);
+const languages = new Languages(1, () => Promise.reject(new Error("not asked for")));
+const sampling = new OpenSampling({ sampling: settings, prompt: none, replay: none, eos: [] }, languages);
 
 export function ticket(id: string, prompt: readonly number[], rest: Partial<Ticket> = {}): Ticket {
-  return { id, prompt: Uint32Array.from(prompt), replay: new Uint32Array(0), maxTokens: 8, sampling, eos: new Set([7]), ...rest };
+  const kind = { priority: 0, embed: false };
+  return { id, prompt: Uint32Array.from(prompt), replay: none, maxTokens: 8, sampling, eos: new Set([7]), ...kind, ...rest };
 }
 
 export const blockTokens = 8;

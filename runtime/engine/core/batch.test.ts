@@ -228,3 +228,42 @@ test("chunks cover a prompt without ever being or leaving a single token", () =>
     }),
   );
 });
+
+test("of those that wait, the lowest priority goes first, of equal ones the one that came first", () => {
+  const toy = new Toy(1);
+  const started: string[] = [];
+  toy.batcher.submit(ticket("running", [8, 9]));
+  toy.step();
+  for (const [id, priority] of [
+    ["a", 0],
+    ["b", 5],
+    ["c", -1],
+    ["d", 0],
+    ["e", -1],
+  ] as const)
+    toy.batcher.submit(ticket(id, [8, 9], { priority, maxTokens: 1 }));
+  const collect = toy.collect.bind(toy);
+  toy.collect = () => {
+    const before = new Map([...toy.events].map(([id, events]) => [id, events.length]));
+    collect();
+    for (const [id, events] of toy.events)
+      for (const event of events.slice(before.get(id) ?? 0)) if (event.type === "started") started.push(id);
+  };
+  toy.run();
+  assert.deepEqual(started, ["c", "e", "a", "d", "b"]);
+});
+
+test("a request for an embedding ends with its prompt's last row, and says no token", () => {
+  const toy = new Toy(2, { prefillChunkTokens: 4 });
+  toy.batcher.submit(ticket("mate", [8, 9, 10]));
+  toy.batcher.submit(ticket("vector", [8, 9, 10, 11, 8, 9, 10, 11, 12], { embed: true, maxTokens: 1 }));
+  toy.run();
+  assert.equal(toy.finish("vector"), "stop");
+  assert.deepEqual(toy.tokens("vector"), []);
+  assert.deepEqual(toy.tokens("mate"), alone(ticket("mate", [8, 9, 10])));
+  const wanted = toy.steps.flatMap((step) => step.wanted.map((one) => ({ ...one, past: step.past[0]! })));
+  assert.deepEqual(
+    wanted.filter(({ embed }) => embed).map(({ id, row, past }) => [id, past + row]),
+    [["vector", 8]],
+  );
+});

@@ -8,7 +8,8 @@ import type { Phase } from "../../../crds/telemetry.ts";
 import { ChunkPace } from "./chunk-pace.ts";
 import { Drafter } from "./drafts.ts";
 import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
-import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
+import type { OpenSampling } from "./open-sampling.ts";
+import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 import { checkTicket, chunkOf, type Ticket } from "./ticket.ts";
 import { order, type Place, Waiting } from "./waiting.ts";
@@ -32,7 +33,9 @@ interface Wanted {
   readonly row: number;
   readonly id: string;
   readonly position: number;
-  readonly sampling: Sampling;
+  readonly sampling: OpenSampling;
+  /** The row itself is wanted, not its logits. */
+  readonly embed: boolean;
 }
 
 export interface Notice {
@@ -140,7 +143,7 @@ export class Batcher {
         retry: { afterMs: 1000 },
       });
     }
-    const { id, prompt, replay, priority = 0 } = ticket;
+    const { id, prompt, replay, priority } = ticket;
     const place: Place = { id, priority, arrival: this.#arrivals++, overtaken: 0 };
     const limit = Math.min(ticket.maxTokens, context - prompt.length);
     const counts = { replayed: replay.length, output: 0, next: 0, started: false, drafter: undefined };
@@ -175,8 +178,9 @@ export class Batcher {
     return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
   }
 
-  /** Takes what the step gave: one sampled token for each wanted row, undefined where there is none: the caller then removes the
-   *  request before the next step. `ms`: the time that the step took, by which chunks are made. */
+  /** Takes what the step gave: one sampled token for each wanted row, any where the row itself was wanted; undefined where there is none:
+   *  the caller then removes the request before the next step, unless a guess before was wrong. `ms`: the time that the step took, by
+   *  which chunks are made. */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
     this.#decodedLast = step.phase === "decode";
@@ -268,7 +272,8 @@ export class Batcher {
     const count = chunkOf(text.length - from, chunk);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
-    const wanted = last && position === replayed ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
+    const { sampling, embed } = ticket;
+    const wanted = last && position === replayed ? [{ row: count - 1, id, position, sampling, embed }] : [];
     return {
       phase: "prefill",
       changes: this.#ledger.takeChanges(),
@@ -300,7 +305,7 @@ export class Batcher {
       tokensPerSlot: 1,
       past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
       wanted: rows.flatMap(({ ticket, output, replayed }, row) =>
-        output < replayed ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
+        output < replayed ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling, embed: false }],
       ),
       ids,
     };
@@ -329,7 +334,7 @@ export class Batcher {
       batch: 1,
       tokensPerSlot: tokens.length,
       past: Int32Array.of(this.#ledger.lengthOf(id)),
-      wanted: Array.from(tokens, (_, row) => ({ row, id, position: output + row, sampling: ticket.sampling })),
+      wanted: Array.from(tokens, (_, row) => ({ row, id, position: output + row, sampling: ticket.sampling, embed: false })),
       ids: [id],
     };
   }
@@ -355,6 +360,10 @@ export class Batcher {
 
   /** The next output token: replayed, or the sampled one, which is reported. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
+    if (open.ticket.embed) {
+      if (sampled) this.remove(id, "stop"); // the row was all that was wanted
+      return;
+    }
     const position = open.output;
     const replayed = position < open.replayed;
     const token = replayed ? open.known[position] : sampled?.token;
@@ -364,7 +373,7 @@ export class Batcher {
     if (!replayed) {
       open.known.push(token);
       open.drafter?.push(token);
-      this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
+      this.#notices.push({ id, event: tokenEvent(token, position, sampled) });
     } else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
     if (!reason) return;
@@ -381,4 +390,9 @@ export class Batcher {
     if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
   }
+}
+
+function tokenEvent(id: number, position: number, sampled: Sampled | undefined): GenerateEvent {
+  const event = { type: "token", id, position, logprob: sampled?.logprob ?? 0 } as const;
+  return sampled?.top ? { ...event, top: sampled.top } : event;
 }

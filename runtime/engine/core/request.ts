@@ -1,4 +1,5 @@
 // A request to the engine and the events that come out of it. Types only; the rest of the engine's interface is in engine/api.ts.
+import type { ConstraintName } from "../../../crds/names.ts";
 
 export interface EngineLimits {
   /** Requests that wait for a slot; one more is refused with `Busy`. */
@@ -26,6 +27,31 @@ export interface Sampling {
   readonly seed: bigint;
   /** Compute the log-probability of each token (costs a pass over the vocabulary); otherwise it is reported as 0. */
   readonly logprobs?: boolean;
+  /** The number of most likely tokens whose log-probabilities are reported beside; unset = 0. */
+  readonly topLogprobs?: number;
+  /** The least probability of a token, as a share of the likeliest one's; unset or 0 = off. */
+  readonly minP?: number;
+  /** Taken from the logit of each token that the output has; unset or 0 = off. */
+  readonly presencePenalty?: number;
+  /** Taken from the logit of a token for each time that the output has it; unset or 0 = off. */
+  readonly frequencyPenalty?: number;
+  /** Divides positive logits of tokens that prompt or output have, and multiplies negative ones; unset or 1 = off. */
+  readonly repetitionPenalty?: number;
+  /** Added to the logits of these tokens. */
+  readonly bias?: readonly TokenBias[];
+  /** The language that the text must be of. */
+  readonly constraint?: ConstraintName;
+}
+
+interface TokenBias {
+  readonly id: number;
+  readonly value: number;
+}
+
+/** The most likely tokens of a position by the model's own logits, the likeliest first. */
+export interface TopTokens {
+  readonly ids: Uint32Array;
+  readonly logprobs: Float64Array;
 }
 
 export type FinishReason = "stop" | "length" | "cancelled" | "draining";
@@ -37,5 +63,7 @@ export type GenerateEvent =
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
   /** The tokens up to this position were replayed; every few of them. */
   | { readonly type: "progress"; readonly position: number }
-  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number }
+  | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: TopTokens }
+  /** The vector of the prompt, of length 1, for a request that asked for it. */
+  | { readonly type: "embedding"; readonly values: Float32Array }
   | { readonly type: "finish"; readonly reason: FinishReason; readonly outputTokens: number };

@@ -1,138 +1,182 @@
-// The sampler, from logits to a token, pure: greedy, temperature, top-k, top-p, with random numbers that depend on (seed, output
-// position) alone. So a request gives the same text on any worker, with any batch mates, and after a replay.
-import { firstNotFinite, unusableNumber } from "./finite.ts";
-import type { Sampling } from "./request.ts";
+// The sampler, from logits to a token: penalties and bias, the tokens that a constraint allows, then greedy or temperature, min-p, top-k
+// and top-p, with random numbers that depend on (seed, output position) alone. So a request gives the same text on any worker, with any
+// batch mates, and after a replay. One pass over the vocabulary finds the largest; what more is asked works on the few candidates that
+// it leaves, in arrays that are kept from token to token. Pure but for these.
+import { expOf } from "./exponential.ts";
+import { unusableNumber } from "./finite.ts";
+import type { OpenSampling } from "./open-sampling.ts";
+import { RowEdits } from "./penalties.ts";
+import { Ranked } from "./ranked.ts";
+import type { Sampling, TopTokens } from "./request.ts";
+import { Row } from "./row.ts";
 
 export interface Sampled {
   readonly token: number;
-  /** Natural log-probability under the untempered softmax; 0 when not asked for. */
+  /** Natural log-probability by the model's own logits: no temperature, penalty or constraint counts. 0 when not asked for. */
   readonly logprob: number;
+  readonly top?: TopTokens;
 }
 
-/** Throws AppError `UnusableLogits` when a logit is NaN or infinite: any token would be made up. */
-export function sample(logits: Float32Array, sampling: Sampling, position: number): Sampled {
-  const bad = firstNotFinite(logits);
-  if (bad >= 0) throw unusableNumber(`logit ${bad} of output token ${position}`, logits[bad] as number);
-  const best = argmax(logits);
-  const token = sampling.temperature > 0 ? draw(logits, best, sampling, uniform(sampling.seed, position)) : best;
-  return { token, logprob: sampling.logprobs ? logprobOf(logits, token, best) : 0 };
-}
+export class Sampler {
+  readonly #row = new Row();
+  readonly #edits = new RowEdits();
+  #weights = new Float64Array(0);
+  #allowed = new Uint32Array(0);
+  #compact = new Float32Array(0);
 
-/** Ties go to the lowest id. */
-export function argmax(logits: Float32Array): number {
-  let best = 0;
-  let value = Number.NEGATIVE_INFINITY;
-  for (let i = 0; i < logits.length; i++) {
-    const logit = logits[i] as number;
-    if (logit > value) {
-      value = logit;
-      best = i;
+  /**
+   * The token of an output position. The row is changed meanwhile, and as it was afterwards. Throws AppError `UnusableLogits` when a
+   * logit is NaN or infinite: any token would be made up.
+   */
+  sample(logits: Float32Array, request: OpenSampling, position: number): Sampled {
+    const { sampling, penalties } = request;
+    const row = this.#row;
+    this.#scan(logits, position);
+    const max = logits[row.best] as number;
+    const logSum = sampling.logprobs ? Math.log(this.#weigh(logits, max, 1)) : 0;
+    const top = sampling.logprobs && sampling.topLogprobs ? topOf(row, sampling.topLogprobs, max + logSum) : undefined;
+    let token: number;
+    this.#edits.begin(logits);
+    try {
+      if (penalties) {
+        penalties.apply(this.#edits);
+        this.#scan(logits, position);
+      }
+      token = this.#choose(logits, request, position);
+    } finally {
+      this.#edits.undo();
     }
-  }
-  return best;
-}
-
-function logprobOf(logits: Float32Array, token: number, best: number): number {
-  const max = logits[best] as number;
-  let sum = 0;
-  for (const logit of logits) sum += Math.exp(logit - max);
-  return (logits[token] as number) - max - Math.log(sum);
-}
-
-/** Temperature, then the k heaviest, then the smallest set of the heaviest whose mass reaches p. */
-function draw(logits: Float32Array, best: number, { temperature, topK, topP }: Sampling, u: number): number {
-  const max = logits[best] as number;
-  const weights = new Float64Array(logits.length);
-  for (let id = 0; id < weights.length; id++) weights[id] = Math.exp(((logits[id] as number) - max) / temperature);
-  if (topK <= 0 && topP >= 1) return pick(weights, u);
-  let total = 0;
-  for (const weight of weights) total += weight;
-  // Ids lighter than this carry less than 1 - p together, so the set never reaches them (top-k only shrinks it further).
-  const floor = topP < 1 && topK === 0 ? ((1 - topP) * total) / weights.length : 0;
-  const ranked = new Ranked(weights, floor, best);
-  const limit = topK > 0 ? Math.min(topK, ranked.length) : ranked.length;
-  let mass = total;
-  if (topK > 0) {
-    mass = 0;
-    for (let i = 0; i < limit; i++) mass += weights[ranked.at(i)] as number;
-  }
-  let reached = 0;
-  let count = 0;
-  while (count < limit && (count === 0 || reached < topP * mass)) reached += weights[ranked.at(count++)] as number;
-  const chosen = new Float64Array(count);
-  for (let i = 0; i < count; i++) chosen[i] = weights[ranked.at(i)] as number;
-  return ranked.at(pick(chosen, u));
-}
-
-/** Ids by weight, the heaviest first, ties the lowest id. A heap that is sorted only as far as it is read, from its end: of a
- *  whole vocabulary the first few are wanted. */
-class Ranked {
-  readonly length: number;
-  readonly #weights: Float64Array;
-  /** The heap, then what was taken off it: the heaviest last. */
-  readonly #ids: Uint32Array;
-  #heap: number;
-
-  /** Makes a heap of the ids heavier than `floor`, and of `best`. */
-  constructor(weights: Float64Array, floor: number, best: number) {
-    this.#weights = weights;
-    this.#ids = new Uint32Array(weights.length);
-    let length = 0;
-    for (let id = 0; id < weights.length; id++) if ((weights[id] as number) > floor || id === best) this.#ids[length++] = id;
-    this.length = length;
-    this.#heap = length;
-    for (let i = (length >> 1) - 1; i >= 0; i--) this.#sink(i);
+    const logprob = sampling.logprobs ? (logits[token] as number) - max - logSum : 0;
+    return top ? { token, logprob, top } : { token, logprob };
   }
 
-  /** The id of rank i, counted from 0. */
-  at(i: number): number {
-    const ids = this.#ids;
-    for (let last = this.#heap - 1; last >= this.length - 1 - i; last--) {
-      const heaviest = ids[0] as number;
-      ids[0] = ids[last] as number;
-      ids[last] = heaviest;
-      this.#heap = last;
-      this.#sink(0);
+  #scan(logits: Float32Array, position: number): void {
+    const bad = this.#row.scan(logits);
+    if (bad >= 0) throw unusableNumber(`logit ${bad} of output token ${position}`, logits[bad] as number);
+  }
+
+  #choose(logits: Float32Array, { sampling, held }: OpenSampling, position: number): number {
+    const row = this.#row;
+    const draws = sampling.temperature > 0;
+    const u = draws ? uniform(sampling.seed, position) : 0;
+    if (!held) return draws ? this.#draw(sampling, u) : row.best;
+    if (!draws && held.allows(row.best)) return row.best;
+    if (this.#allowed.length < logits.length) {
+      this.#allowed = new Uint32Array(logits.length);
+      this.#compact = new Float32Array(logits.length);
     }
-    return ids[this.length - 1 - i] as number;
+    const count = held.candidates(this.#allowed);
+    for (let i = 0; i < count; i++) this.#compact[i] = logits[this.#allowed[i] as number] as number;
+    row.scan(this.#compact.subarray(0, count));
+    return this.#allowed[draws ? this.#draw(sampling, u) : row.best] as number;
   }
 
-  #sink(from: number): void {
-    const ids = this.#ids;
-    const id = ids[from] as number;
-    let at = from;
-    for (;;) {
-      let child = 2 * at + 1;
-      if (child >= this.#heap) break;
-      if (child + 1 < this.#heap && this.#before(ids[child + 1] as number, ids[child] as number)) child++;
-      if (!this.#before(ids[child] as number, id)) break;
-      ids[at] = ids[child] as number;
-      at = child;
+  /** The weight of each value, e^((value - max) / temperature), into `#weights`; returns their sum. */
+  #weigh(values: Float32Array, max: number, temperature: number): number {
+    const length = values.length;
+    if (this.#weights.length < length) this.#weights = new Float64Array(length);
+    const weights = this.#weights;
+    const sharpness = 1 / temperature;
+    let total = 0;
+    for (let i = 0; i < length; i++) {
+      const weight = expOf(((values[i] as number) - max) * sharpness);
+      weights[i] = weight;
+      total += weight;
     }
-    ids[at] = id;
+    return total;
   }
 
-  #before(a: number, b: number): boolean {
-    const x = this.#weights[a] as number;
-    const y = this.#weights[b] as number;
-    return x > y || (x === y && a < b);
+  /** Those likely enough for min-p, then the k likeliest, then the smallest set of the likeliest whose mass reaches p. */
+  #draw({ temperature, topK: k, topP, minP = 0 }: Sampling, u: number): number {
+    const row = this.#row;
+    const values = row.values;
+    const max = values[row.best] as number;
+    const topK = k > 0 && k < values.length ? k : 0;
+    if (topK === 0 && topP >= 1 && minP <= 0) {
+      this.#weigh(values, max, temperature);
+      return pick(this.#weights.subarray(0, values.length), u);
+    }
+    let mass = 0;
+    let floor = Number.NEGATIVE_INFINITY;
+    if (topK > 0) floor = row.floorOf(topK);
+    if (minP > 0) floor = Math.max(floor, max + temperature * Math.log(minP));
+    if (topK === 0 && minP <= 0) {
+      mass = this.#weigh(values, max, temperature);
+      // Those below weigh less than 1 - p together, so the set never reaches them.
+      floor = max + temperature * Math.log(((1 - topP) * mass) / values.length) - rounding;
+    }
+    const ids = row.atLeast(Math.min(floor, max));
+    return this.#among(ids, { temperature, topK, topP, mass }, u);
   }
+
+  #among(ids: Uint32Array, { temperature, topK, topP, mass }: Limits, u: number): number {
+    const values = this.#row.values;
+    const max = values[this.#row.best] as number;
+    const sharpness = 1 / temperature;
+    const weigh = (id: number): number => expOf(((values[id] as number) - max) * sharpness);
+    if (this.#weights.length < ids.length) this.#weights = new Float64Array(ids.length);
+    const weights = this.#weights;
+    let all = mass;
+    if (topK === 0 && mass === 0) {
+      for (let i = 0; i < ids.length; i++) weights[i] = weigh(ids[i] as number);
+      if (topP >= 1) return ids[pick(weights.subarray(0, ids.length), u)] as number;
+      all = sum(weights.subarray(0, ids.length));
+    }
+    const ranked = new Ranked(values, ids);
+    const limit = topK > 0 ? Math.min(topK, ranked.length) : ranked.length;
+    if (topK > 0) {
+      for (let i = 0; i < limit; i++) weights[i] = weigh(ranked.at(i));
+      all = sum(weights.subarray(0, limit));
+    }
+    let count = limit;
+    if (topP < 1) {
+      let reached = 0;
+      for (count = 0; count < limit && (count === 0 || reached < topP * all); count++) {
+        weights[count] = weigh(ranked.at(count));
+        reached += weights[count] as number;
+      }
+    }
+    return ranked.at(pick(weights.subarray(0, count), u));
+  }
+}
+
+interface Limits {
+  readonly temperature: number;
+  /** 0 = off. */
+  readonly topK: number;
+  readonly topP: number;
+  /** Sum of the weights of all that top-p chooses from; 0 = of those given. */
+  readonly mass: number;
+}
+
+/** A margin in logits for what a logarithm and an exponential are off by. */
+const rounding = 1e-6;
+
+function topOf(row: Row, count: number, logSum: number): TopTokens {
+  const { values } = row;
+  const ranked = new Ranked(values, row.atLeast(row.floorOf(count)));
+  const ids = Uint32Array.from({ length: Math.min(count, ranked.length) }, (_, rank) => ranked.at(rank));
+  return { ids, logprobs: Float64Array.from(ids, (id) => (values[id] as number) - logSum) };
 }
 
 /** Index at which the running sum of weights passes u of the whole. */
 function pick(weights: Float64Array, u: number): number {
-  let total = 0;
-  for (const weight of weights) total += weight;
-  const target = u * total;
-  let sum = 0;
+  const target = u * sum(weights);
+  let reached = 0;
   let last = 0;
   for (let i = 0; i < weights.length; i++) {
     const weight = weights[i] as number;
     if (weight > 0) last = i;
-    sum += weight;
-    if (sum > target) return i;
+    reached += weight;
+    if (reached > target) return i;
   }
   return last; // u close to 1 and rounding
+}
+
+function sum(values: Float64Array): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i] as number;
+  return total;
 }
 
 const mask64 = (1n << 64n) - 1n;

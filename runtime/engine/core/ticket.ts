@@ -1,16 +1,18 @@
 // A request as the scheduler takes it, the check of one, and the size of the chunks that its prompt is computed in. Pure.
 import { AppError } from "../../../crds/common.ts";
-import type { Sampling } from "./request.ts";
+import type { OpenSampling } from "./open-sampling.ts";
 
 export interface Ticket {
   readonly id: string;
   readonly prompt: Uint32Array;
   readonly replay: Uint32Array;
   readonly maxTokens: number;
-  readonly sampling: Sampling;
+  readonly sampling: OpenSampling;
   readonly eos: ReadonlySet<number>;
-  /** Lower is sooner; unset: 0. */
-  readonly priority?: number;
+  /** Of those that wait, the lowest number goes first, of equal ones the one that came first. */
+  readonly priority: number;
+  /** The last prompt token's row is wanted instead of output. */
+  readonly embed: boolean;
 }
 
 /** Tokens of the next chunk. Never leaves a single token behind and never is one, unless the prompt has only one:

@@ -117,6 +117,53 @@ export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
    * @generated from field: bool logprobs = 5;
    */
   logprobs: boolean;
+
+  /**
+   * so many of the likeliest tokens are told with each
+   *
+   * @generated from field: uint32 top_logprobs = 6;
+   */
+  topLogprobs: number;
+
+  /**
+   * 0 = off
+   *
+   * @generated from field: float min_p = 7;
+   */
+  minP: number;
+
+  /**
+   * 0 = off; on tokens that the output has, replayed ones included
+   *
+   * @generated from field: float presence_penalty = 8;
+   */
+  presencePenalty: number;
+
+  /**
+   * 0 = off; the same for each time
+   *
+   * @generated from field: float frequency_penalty = 9;
+   */
+  frequencyPenalty: number;
+
+  /**
+   * 0 or 1 = off; on tokens of prompt and output
+   *
+   * @generated from field: float repetition_penalty = 10;
+   */
+  repetitionPenalty: number;
+
+  /**
+   * @generated from field: repeated enodia.runtime.v1.TokenBias bias = 11;
+   */
+  bias: TokenBias[];
+
+  /**
+   * the language that the text must be of: "json_object"; empty = none
+   *
+   * @generated from field: string constraint = 12;
+   */
+  constraint: string;
 };
 
 /**
@@ -124,6 +171,29 @@ export declare type Sampling = Message<"enodia.runtime.v1.Sampling"> & {
  * Use `create(SamplingSchema)` to create a new message.
  */
 export declare const SamplingSchema: GenMessage<Sampling>;
+
+/**
+ * @generated from message enodia.runtime.v1.TokenBias
+ */
+export declare type TokenBias = Message<"enodia.runtime.v1.TokenBias"> & {
+  /**
+   * @generated from field: uint32 id = 1;
+   */
+  id: number;
+
+  /**
+   * added to its logit
+   *
+   * @generated from field: float value = 2;
+   */
+  value: number;
+};
+
+/**
+ * Describes the message enodia.runtime.v1.TokenBias.
+ * Use `create(TokenBiasSchema)` to create a new message.
+ */
+export declare const TokenBiasSchema: GenMessage<TokenBias>;
 
 /**
  * @generated from message enodia.runtime.v1.GenerateRequest
@@ -179,6 +249,20 @@ export declare type GenerateRequest = Message<"enodia.runtime.v1.GenerateRequest
    * @generated from field: string traceparent = 9;
    */
   traceparent: string;
+
+  /**
+   * of two that wait, the lower one goes first
+   *
+   * @generated from field: sint32 priority = 10;
+   */
+  priority: number;
+
+  /**
+   * No text is wanted but one vector of the prompt: Started, Embedding, Finish. Sampling, max_tokens and eos do not matter.
+   *
+   * @generated from field: bool embed = 11;
+   */
+  embed: boolean;
 };
 
 /**
@@ -224,6 +308,12 @@ export declare type GenerateEvent = Message<"enodia.runtime.v1.GenerateEvent"> &
      */
     value: Progress;
     case: "progress";
+  } | {
+    /**
+     * @generated from field: enodia.runtime.v1.Embedding embedding = 6;
+     */
+    value: Embedding;
+    case: "embedding";
   } | { case: undefined; value?: undefined };
 };
 
@@ -289,6 +379,20 @@ export declare type Token = Message<"enodia.runtime.v1.Token"> & {
    * @generated from field: float logprob = 3;
    */
   logprob: number;
+
+  /**
+   * the likeliest first
+   *
+   * @generated from field: repeated uint32 top_ids = 4;
+   */
+  topIds: number[];
+
+  /**
+   * of these
+   *
+   * @generated from field: repeated float top_logprobs = 5;
+   */
+  topLogprobs: number[];
 };
 
 /**
@@ -296,6 +400,26 @@ export declare type Token = Message<"enodia.runtime.v1.Token"> & {
  * Use `create(TokenSchema)` to create a new message.
  */
 export declare const TokenSchema: GenMessage<Token>;
+
+/**
+ * The last prompt token's row after the last layer and the final norm, of length 1.
+ *
+ * @generated from message enodia.runtime.v1.Embedding
+ */
+export declare type Embedding = Message<"enodia.runtime.v1.Embedding"> & {
+  /**
+   * [hidden]
+   *
+   * @generated from field: repeated float values = 1;
+   */
+  values: number[];
+};
+
+/**
+ * Describes the message enodia.runtime.v1.Embedding.
+ * Use `create(EmbeddingSchema)` to create a new message.
+ */
+export declare const EmbeddingSchema: GenMessage<Embedding>;
 
 /**
  * Replayed tokens bring nothing new; every few of them this says that the worker gets on.

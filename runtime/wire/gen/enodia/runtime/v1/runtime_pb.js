@@ -12,7 +12,7 @@ import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/
  * Describes the file enodia/runtime/v1/runtime.proto.
  */
 export const file_enodia_runtime_v1_runtime = /*@__PURE__*/
-  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiOQoMQWxpdmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlciIdCgpBbGl2ZUV2ZW50Eg8KB25leHRfbXMYASABKA0iXQoIU2FtcGxpbmcSEwoLdGVtcGVyYXR1cmUYASABKAISDQoFdG9wX3AYAiABKAISDQoFdG9wX2sYAyABKA0SDAoEc2VlZBgEIAEoBBIQCghsb2dwcm9icxgFIAEoCCLvAQoPR2VuZXJhdGVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchISCgpyZXF1ZXN0X2lkGAIgASgJEg4KBnByb21wdBgDIAMoDRIOCgZyZXBsYXkYBCADKA0SEgoKbWF4X3Rva2VucxgFIAEoDRItCghzYW1wbGluZxgGIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlNhbXBsaW5nEgsKA2VvcxgHIAMoDRIYChBkZWFkbGluZV91bml4X21zGAggASgDEhMKC3RyYWNlcGFyZW50GAkgASgJIv0BCg1HZW5lcmF0ZUV2ZW50Ei0KB3N0YXJ0ZWQYASABKAsyGi5lbm9kaWEucnVudGltZS52MS5TdGFydGVkSAASKQoFdG9rZW4YAiABKAsyGC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkgAEisKBmZpbmlzaBgDIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaEgAEisKBnF1ZXVlZBgEIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlF1ZXVlZEgAEi8KCHByb2dyZXNzGAUgASgLMhsuZW5vZGlhLnJ1bnRpbWUudjEuUHJvZ3Jlc3NIAEIHCgVldmVudCIfCgZRdWV1ZWQSFQoNcXVldWVkX3Rva2VucxgBIAEoDSI8CgdTdGFydGVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA1KBAgCEANSFGNhY2hlZF9wcm9tcHRfdG9rZW5zIjYKBVRva2VuEgoKAmlkGAEgASgNEhAKCHBvc2l0aW9uGAIgASgNEg8KB2xvZ3Byb2IYAyABKAIiHAoIUHJvZ3Jlc3MSEAoIcG9zaXRpb24YASABKA0iTgoGRmluaXNoEi8KBnJlYXNvbhgBIAEoDjIfLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaFJlYXNvbkoECAIQA1INb3V0cHV0X3Rva2VucyL3AQoNRGlzcGF0Y2hGcmFtZRIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISCwoDc2VxGAIgASgEEg0KBWxheWVyGAMgASgNEhMKC2xheWVyX2Vwb2NoGAQgASgEEg4KBmhpZGRlbhgFIAEoDRIMCgRyb3dzGAYgASgMEhEKCXBhaXJfcm93cxgHIAMoDRIUCgxwYWlyX2V4cGVydHMYCCADKA0SDgoGZGVjb2RlGAogASgIEhMKC3RyYWNlcGFyZW50GAsgASgJEhEKCW9uX2RlbWFuZBgMIAEoCEoECAkQClIFY2FycnkixAEKDURpc3BhdGNoUmVwbHkSCwoDc2VxGAEgASgEEg4KBHJvd3MYAiABKAxIABIyCgpub3RfaG9zdGVkGAMgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTm90SG9zdGVkSAASJwoEYnVzeRgEIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLkJ1c3lIABIvCghyZWplY3RlZBgFIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlJlamVjdGVkSABCCAoGcmVzdWx0IiwKC0Rpc3BhdGNoRW5kEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSI+CglOb3RIb3N0ZWQSEwoLbGF5ZXJfZXBvY2gYAiABKAQSDwoHZXhwZXJ0cxgDIAMoDUoECAEQAlIFZXBvY2giHgoEQnVzeRIWCg5yZXRyeV9hZnRlcl9tcxgBIAEoDSIaCghSZWplY3RlZBIOCgZyZWFzb24YASABKAkiuwEKDEZldGNoUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISFAoMbW9kZWxfZGlnZXN0GAIgASgJEg0KBWxheWVyGAMgASgNEg4KBmV4cGVydBgEIAEoDRINCgVjb2RlYxgFIAEoCRIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgGIAEoBBIeChZsaW1pdF9ieXRlc19wZXJfc2Vjb25kGAcgASgEIk0KCkZldGNoQ2h1bmsSDgoGb2Zmc2V0GAEgASgEEhMKC3RvdGFsX2J5dGVzGAIgASgEEgwKBGRhdGEYAyABKAxKBAgEEAVSBnNoYTI1NiI8Cg9EZXNjcmliZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIvoDCg1EZXNjcmliZVJlcGx5EicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEAoIcG9kX25hbWUYAiABKAkSFAoMbW9kZWxfZGlnZXN0GAMgASgJEhQKDGFyY2hpdGVjdHVyZRgEIAEoCRIOCgZsYXllcnMYBSABKA0SDwoHZXhwZXJ0cxgGIAEoDRINCgV0b3BfaxgHIAEoDRINCgVjb2RlYxgIIAEoCRIUCgxzdG9yZWRfYnl0ZXMYCSADKAQSFgoOcmVzaWRlbnRfYnl0ZXMYCiADKAQSFAoMYnVkZ2V0X2J5dGVzGAsgASgEEhMKC2RlbnNlX2J5dGVzGAwgASgEEhAKCGt2X2J5dGVzGA0gASgEEg4KBmRldmljZRgPIAEoCRINCgVzcGVlZBgQIAEoAhIuCgZzdGF0dXMYESABKAsyHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cxIVCg1sYXllcl9leHBlcnRzGBIgAygNEhMKC21heF9jb250ZXh0GBMgASgNEhAKCGt2X3Nsb3RzGBQgASgNEhAKCG51bWVyaWNzGBUgASgJEhEKCWt2X2Jsb2NrcxgWIAEoDRIXCg9rdl9ibG9ja190b2tlbnMYFyABKA1KBAgOEA9SB2JhY2tlbmQinAEKBk1lbWJlchIMCgRyYW5rGAEgASgNEhAKCHBvZF9uYW1lGAIgASgJEg8KB3BvZF91aWQYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEi0KBXN0YXRlGAYgASgOMh4uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyU3RhdGUSEAoIbnVtZXJpY3MYByABKAkiZQoKTWVtYmVyc2hpcBIPCgd2ZXJzaW9uGAEgASgEEioKB21lbWJlcnMYAiADKAsyGS5lbm9kaWEucnVudGltZS52MS5NZW1iZXISGgoSc2FtcGxlX3RyYW5zaXRpb25zGAMgASgIIkgKCUxheWVyUGxhbhINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBINCgVob3N0cxgDIAEoCRIOCgZzaGFyZXMYBCABKAkimgEKBFBsYW4SFgoOZGVwbG95bWVudF91aWQYASABKAkSDQoFZXBvY2gYAiABKAQSFAoMcGFyZW50X2Vwb2NoGAMgASgEEhEKCXBsYW5faGFzaBgEIAEoCRIUCgxtb2RlbF9kaWdlc3QYBSABKAkSLAoGbGF5ZXJzGAYgAygLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJQbGFuItUBCglXYXRjaFB1c2gSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEjMKCm1lbWJlcnNoaXAYAiABKAsyHS5lbm9kaWEucnVudGltZS52MS5NZW1iZXJzaGlwSAASJwoEcGxhbhgDIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW5IABIOCgRwaW5nGAQgASgISAASFAoMc2VudF91bml4X21zGAUgASgDEhEKCWxvZ19sZXZlbBgGIAEoCUIGCgRwdXNoIjUKDENsb2NrUmVhZGluZxIUCgxwaW5nX3VuaXhfbXMYASABKAMSDwoHdW5peF9tcxgCIAEoAyK8AwoLV2F0Y2hTdGF0dXMSJwoEc2VsZhgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSDQoFcmVhZHkYBSABKAgSGAoQbm90X3JlYWR5X3JlYXNvbhgGIAEoCRIUCgxob3N0ZWRfYnl0ZXMYByABKAQSFQoNcXVldWVkX3Rva2VucxgJIAEoDRIXCg9hY3RpdmVfcmVxdWVzdHMYCiABKA0SEAoIZHJhaW5pbmcYCyABKAgSGgoSbWVtYmVyc2hpcF92ZXJzaW9uGAwgASgEEi4KBmhvc3RlZBgNIAMoCzIeLmVub2RpYS5ydW50aW1lLnYxLkhvc3RlZExheWVyEi4KBWNsb2NrGBEgASgLMh8uZW5vZGlhLnJ1bnRpbWUudjEuQ2xvY2tSZWFkaW5nEg8KB2xlYXZpbmcYFCABKAhKBAgCEANKBAgIEAlKBAgOEBFSCHBvZF9uYW1lUgxidWRnZXRfYnl0ZXNSC2RlbnNlX2J5dGVzUghrdl9ieXRlc1ITZmV0Y2hlZF9ieXRlc190b3RhbCI8CgtIb3N0ZWRMYXllchINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNIjwKD1NuYXBzaG90UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIiegoNU25hcHNob3RSZXBseRIlCgRwbGFuGAEgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIxCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcBIPCgdsZWF2aW5nGAMgASgIIpoBCg5QcmVwYXJlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4SGAoQZGVhZGxpbmVfdW5peF9tcxgDIAEoAxIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgEIAEoBCKxAQoMUHJlcGFyZUV2ZW50Ei4KBXJlYWR5GAEgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJSZWFkeUgAEjAKBmZhaWxlZBgCIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLkxheWVyRmFpbGVkSAASNgoIcHJvZ3Jlc3MYAyABKAsyIi5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUHJvZ3Jlc3NIAEIHCgVldmVudCJkCgpMYXllclJlYWR5Eg0KBWxheWVyGAEgASgNEg0KBWJ5dGVzGAIgASgEEisKB2ZldGNoZWQYBCADKAsyGi5lbm9kaWEucnVudGltZS52MS5GZXRjaGVkSgQIAxAEUgVtb3ZlcyI5CgdGZXRjaGVkEg4KBnNvdXJjZRgBIAEoERINCgVieXRlcxgCIAEoBBIPCgdzZWNvbmRzGAMgASgBIjsKC0xheWVyRmFpbGVkEg0KBWxheWVyGAEgASgNEgwKBGNvZGUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCSImCg9QcmVwYXJlUHJvZ3Jlc3MSDQoFYnl0ZXMYASABKARKBAgCEAMiYQoNQ29tbWl0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4iQAoLQ29tbWl0UmVwbHkSEQoJY29tbWl0dGVkGAEgAygNEg8KB3JlZnVzZWQYAiABKAkSDQoFZXBvY2gYAyABKAQiWAoMQWJvcnRSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgCIAEoBBIOCgZsYXllcnMYAyADKA0iGwoKQWJvcnRSZXBseUoECAEQAlIHYWJvcnRlZCJuCg5SZWxlYXNlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNEhIKCmRyYWluX29ubHkYBCABKAgiRAoMUmVsZWFzZVJlcGx5EhAKCHJlbGVhc2VkGAEgAygNEg8KB3BlbmRpbmcYAiADKA1KBAgDEARSC2ZyZWVkX2J5dGVzIlwKDERyYWluUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDgoGY2FuY2VsGAIgASgIEhEKCWZpbmlzaF9tcxgDIAEoBCIjCgpEcmFpblJlcGx5SgQIARACUg9hY3RpdmVfcmVxdWVzdHMqmAEKDEZpbmlzaFJlYXNvbhIdChlGSU5JU0hfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSRklOSVNIX1JFQVNPTl9TVE9QEAESGAoURklOSVNIX1JFQVNPTl9MRU5HVEgQAhIbChdGSU5JU0hfUkVBU09OX0NBTkNFTExFRBADEhoKFkZJTklTSF9SRUFTT05fRFJBSU5JTkcQBCqQAQoLTWVtYmVyU3RhdGUSHAoYTUVNQkVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUTUVNQkVSX1NUQVRFX0pPSU5JTkcQARIXChNNRU1CRVJfU1RBVEVfQUNUSVZFEAISGQoVTUVNQkVSX1NUQVRFX0RSQUlOSU5HEAMSFQoRTUVNQkVSX1NUQVRFX0xPU1QQBDKqAQoJSW5mZXJlbmNlElIKCEdlbmVyYXRlEiIuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVFdmVudDABEkkKBUFsaXZlEh8uZW5vZGlhLnJ1bnRpbWUudjEuQWxpdmVSZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuQWxpdmVFdmVudDABMlMKBlNoYXJkcxJJCgVGZXRjaBIfLmVub2RpYS5ydW50aW1lLnYxLkZldGNoUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkZldGNoQ2h1bmswATL2BAoHQ29udHJvbBJQCghEZXNjcmliZRIiLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVwbHkSSQoFV2F0Y2gSHC5lbm9kaWEucnVudGltZS52MS5XYXRjaFB1c2gaHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cygBMAESUAoIU25hcHNob3QSIi5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcGx5Ek8KB1ByZXBhcmUSIS5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUmVxdWVzdBofLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVFdmVudDABEkoKBkNvbW1pdBIgLmVub2RpYS5ydW50aW1lLnYxLkNvbW1pdFJlcXVlc3QaHi5lbm9kaWEucnVudGltZS52MS5Db21taXRSZXBseRJHCgVBYm9ydBIfLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVwbHkSTQoHUmVsZWFzZRIhLmVub2RpYS5ydW50aW1lLnYxLlJlbGVhc2VSZXF1ZXN0Gh8uZW5vZGlhLnJ1bnRpbWUudjEuUmVsZWFzZVJlcGx5EkcKBURyYWluEh8uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXBseWIGcHJvdG8z");
+  fileDesc("Ch9lbm9kaWEvcnVudGltZS92MS9ydW50aW1lLnByb3RvEhFlbm9kaWEucnVudGltZS52MSJQCgZTZW5kZXISFgoOZGVwbG95bWVudF91aWQYASABKAkSDAoEcmFuaxgCIAEoBRIPCgdwb2RfdWlkGAMgASgJEg8KB2Jvb3RfaWQYBCABKAkiOQoMQWxpdmVSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlciIdCgpBbGl2ZUV2ZW50Eg8KB25leHRfbXMYASABKA0ikwIKCFNhbXBsaW5nEhMKC3RlbXBlcmF0dXJlGAEgASgCEg0KBXRvcF9wGAIgASgCEg0KBXRvcF9rGAMgASgNEgwKBHNlZWQYBCABKAQSEAoIbG9ncHJvYnMYBSABKAgSFAoMdG9wX2xvZ3Byb2JzGAYgASgNEg0KBW1pbl9wGAcgASgCEhgKEHByZXNlbmNlX3BlbmFsdHkYCCABKAISGQoRZnJlcXVlbmN5X3BlbmFsdHkYCSABKAISGgoScmVwZXRpdGlvbl9wZW5hbHR5GAogASgCEioKBGJpYXMYCyADKAsyHC5lbm9kaWEucnVudGltZS52MS5Ub2tlbkJpYXMSEgoKY29uc3RyYWludBgMIAEoCSImCglUb2tlbkJpYXMSCgoCaWQYASABKA0SDQoFdmFsdWUYAiABKAIikAIKD0dlbmVyYXRlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEgoKcmVxdWVzdF9pZBgCIAEoCRIOCgZwcm9tcHQYAyADKA0SDgoGcmVwbGF5GAQgAygNEhIKCm1heF90b2tlbnMYBSABKA0SLQoIc2FtcGxpbmcYBiABKAsyGy5lbm9kaWEucnVudGltZS52MS5TYW1wbGluZxILCgNlb3MYByADKA0SGAoQZGVhZGxpbmVfdW5peF9tcxgIIAEoAxITCgt0cmFjZXBhcmVudBgJIAEoCRIQCghwcmlvcml0eRgKIAEoERINCgVlbWJlZBgLIAEoCCKwAgoNR2VuZXJhdGVFdmVudBItCgdzdGFydGVkGAEgASgLMhouZW5vZGlhLnJ1bnRpbWUudjEuU3RhcnRlZEgAEikKBXRva2VuGAIgASgLMhguZW5vZGlhLnJ1bnRpbWUudjEuVG9rZW5IABIrCgZmaW5pc2gYAyABKAsyGS5lbm9kaWEucnVudGltZS52MS5GaW5pc2hIABIrCgZxdWV1ZWQYBCABKAsyGS5lbm9kaWEucnVudGltZS52MS5RdWV1ZWRIABIvCghwcm9ncmVzcxgFIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlByb2dyZXNzSAASMQoJZW1iZWRkaW5nGAYgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuRW1iZWRkaW5nSABCBwoFZXZlbnQiHwoGUXVldWVkEhUKDXF1ZXVlZF90b2tlbnMYASABKA0iPAoHU3RhcnRlZBIVCg1xdWV1ZWRfdG9rZW5zGAEgASgNSgQIAhADUhRjYWNoZWRfcHJvbXB0X3Rva2VucyJdCgVUb2tlbhIKCgJpZBgBIAEoDRIQCghwb3NpdGlvbhgCIAEoDRIPCgdsb2dwcm9iGAMgASgCEg8KB3RvcF9pZHMYBCADKA0SFAoMdG9wX2xvZ3Byb2JzGAUgAygCIhsKCUVtYmVkZGluZxIOCgZ2YWx1ZXMYASADKAIiHAoIUHJvZ3Jlc3MSEAoIcG9zaXRpb24YASABKA0iTgoGRmluaXNoEi8KBnJlYXNvbhgBIAEoDjIfLmVub2RpYS5ydW50aW1lLnYxLkZpbmlzaFJlYXNvbkoECAIQA1INb3V0cHV0X3Rva2VucyL3AQoNRGlzcGF0Y2hGcmFtZRIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISCwoDc2VxGAIgASgEEg0KBWxheWVyGAMgASgNEhMKC2xheWVyX2Vwb2NoGAQgASgEEg4KBmhpZGRlbhgFIAEoDRIMCgRyb3dzGAYgASgMEhEKCXBhaXJfcm93cxgHIAMoDRIUCgxwYWlyX2V4cGVydHMYCCADKA0SDgoGZGVjb2RlGAogASgIEhMKC3RyYWNlcGFyZW50GAsgASgJEhEKCW9uX2RlbWFuZBgMIAEoCEoECAkQClIFY2FycnkixAEKDURpc3BhdGNoUmVwbHkSCwoDc2VxGAEgASgEEg4KBHJvd3MYAiABKAxIABIyCgpub3RfaG9zdGVkGAMgASgLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTm90SG9zdGVkSAASJwoEYnVzeRgEIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLkJ1c3lIABIvCghyZWplY3RlZBgFIAEoCzIbLmVub2RpYS5ydW50aW1lLnYxLlJlamVjdGVkSABCCAoGcmVzdWx0IiwKC0Rpc3BhdGNoRW5kEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSI+CglOb3RIb3N0ZWQSEwoLbGF5ZXJfZXBvY2gYAiABKAQSDwoHZXhwZXJ0cxgDIAMoDUoECAEQAlIFZXBvY2giHgoEQnVzeRIWCg5yZXRyeV9hZnRlcl9tcxgBIAEoDSIaCghSZWplY3RlZBIOCgZyZWFzb24YASABKAkiuwEKDEZldGNoUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISFAoMbW9kZWxfZGlnZXN0GAIgASgJEg0KBWxheWVyGAMgASgNEg4KBmV4cGVydBgEIAEoDRINCgVjb2RlYxgFIAEoCRIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgGIAEoBBIeChZsaW1pdF9ieXRlc19wZXJfc2Vjb25kGAcgASgEIk0KCkZldGNoQ2h1bmsSDgoGb2Zmc2V0GAEgASgEEhMKC3RvdGFsX2J5dGVzGAIgASgEEgwKBGRhdGEYAyABKAxKBAgEEAVSBnNoYTI1NiI8Cg9EZXNjcmliZVJlcXVlc3QSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyIvoDCg1EZXNjcmliZVJlcGx5EicKBHNlbGYYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISEAoIcG9kX25hbWUYAiABKAkSFAoMbW9kZWxfZGlnZXN0GAMgASgJEhQKDGFyY2hpdGVjdHVyZRgEIAEoCRIOCgZsYXllcnMYBSABKA0SDwoHZXhwZXJ0cxgGIAEoDRINCgV0b3BfaxgHIAEoDRINCgVjb2RlYxgIIAEoCRIUCgxzdG9yZWRfYnl0ZXMYCSADKAQSFgoOcmVzaWRlbnRfYnl0ZXMYCiADKAQSFAoMYnVkZ2V0X2J5dGVzGAsgASgEEhMKC2RlbnNlX2J5dGVzGAwgASgEEhAKCGt2X2J5dGVzGA0gASgEEg4KBmRldmljZRgPIAEoCRINCgVzcGVlZBgQIAEoAhIuCgZzdGF0dXMYESABKAsyHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cxIVCg1sYXllcl9leHBlcnRzGBIgAygNEhMKC21heF9jb250ZXh0GBMgASgNEhAKCGt2X3Nsb3RzGBQgASgNEhAKCG51bWVyaWNzGBUgASgJEhEKCWt2X2Jsb2NrcxgWIAEoDRIXCg9rdl9ibG9ja190b2tlbnMYFyABKA1KBAgOEA9SB2JhY2tlbmQinAEKBk1lbWJlchIMCgRyYW5rGAEgASgNEhAKCHBvZF9uYW1lGAIgASgJEg8KB3BvZF91aWQYAyABKAkSDwoHYm9vdF9pZBgEIAEoCRIPCgdhZGRyZXNzGAUgASgJEi0KBXN0YXRlGAYgASgOMh4uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyU3RhdGUSEAoIbnVtZXJpY3MYByABKAkiZQoKTWVtYmVyc2hpcBIPCgd2ZXJzaW9uGAEgASgEEioKB21lbWJlcnMYAiADKAsyGS5lbm9kaWEucnVudGltZS52MS5NZW1iZXISGgoSc2FtcGxlX3RyYW5zaXRpb25zGAMgASgIIkgKCUxheWVyUGxhbhINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBINCgVob3N0cxgDIAEoCRIOCgZzaGFyZXMYBCABKAkimgEKBFBsYW4SFgoOZGVwbG95bWVudF91aWQYASABKAkSDQoFZXBvY2gYAiABKAQSFAoMcGFyZW50X2Vwb2NoGAMgASgEEhEKCXBsYW5faGFzaBgEIAEoCRIUCgxtb2RlbF9kaWdlc3QYBSABKAkSLAoGbGF5ZXJzGAYgAygLMhwuZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJQbGFuItUBCglXYXRjaFB1c2gSKQoGc2VuZGVyGAEgASgLMhkuZW5vZGlhLnJ1bnRpbWUudjEuU2VuZGVyEjMKCm1lbWJlcnNoaXAYAiABKAsyHS5lbm9kaWEucnVudGltZS52MS5NZW1iZXJzaGlwSAASJwoEcGxhbhgDIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW5IABIOCgRwaW5nGAQgASgISAASFAoMc2VudF91bml4X21zGAUgASgDEhEKCWxvZ19sZXZlbBgGIAEoCUIGCgRwdXNoIjUKDENsb2NrUmVhZGluZxIUCgxwaW5nX3VuaXhfbXMYASABKAMSDwoHdW5peF9tcxgCIAEoAyK8AwoLV2F0Y2hTdGF0dXMSJwoEc2VsZhgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgDIAEoBBIRCglwbGFuX2hhc2gYBCABKAkSDQoFcmVhZHkYBSABKAgSGAoQbm90X3JlYWR5X3JlYXNvbhgGIAEoCRIUCgxob3N0ZWRfYnl0ZXMYByABKAQSFQoNcXVldWVkX3Rva2VucxgJIAEoDRIXCg9hY3RpdmVfcmVxdWVzdHMYCiABKA0SEAoIZHJhaW5pbmcYCyABKAgSGgoSbWVtYmVyc2hpcF92ZXJzaW9uGAwgASgEEi4KBmhvc3RlZBgNIAMoCzIeLmVub2RpYS5ydW50aW1lLnYxLkhvc3RlZExheWVyEi4KBWNsb2NrGBEgASgLMh8uZW5vZGlhLnJ1bnRpbWUudjEuQ2xvY2tSZWFkaW5nEg8KB2xlYXZpbmcYFCABKAhKBAgCEANKBAgIEAlKBAgOEBFSCHBvZF9uYW1lUgxidWRnZXRfYnl0ZXNSC2RlbnNlX2J5dGVzUghrdl9ieXRlc1ITZmV0Y2hlZF9ieXRlc190b3RhbCI8CgtIb3N0ZWRMYXllchINCgVsYXllchgBIAEoDRINCgVlcG9jaBgCIAEoBBIPCgdleHBlcnRzGAMgAygNIjwKD1NuYXBzaG90UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXIiegoNU25hcHNob3RSZXBseRIlCgRwbGFuGAEgASgLMhcuZW5vZGlhLnJ1bnRpbWUudjEuUGxhbhIxCgptZW1iZXJzaGlwGAIgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTWVtYmVyc2hpcBIPCgdsZWF2aW5nGAMgASgIIpoBCg5QcmVwYXJlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4SGAoQZGVhZGxpbmVfdW5peF9tcxgDIAEoAxIcChRtYXhfYnl0ZXNfcGVyX3NlY29uZBgEIAEoBCKxAQoMUHJlcGFyZUV2ZW50Ei4KBXJlYWR5GAEgASgLMh0uZW5vZGlhLnJ1bnRpbWUudjEuTGF5ZXJSZWFkeUgAEjAKBmZhaWxlZBgCIAEoCzIeLmVub2RpYS5ydW50aW1lLnYxLkxheWVyRmFpbGVkSAASNgoIcHJvZ3Jlc3MYAyABKAsyIi5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUHJvZ3Jlc3NIAEIHCgVldmVudCJkCgpMYXllclJlYWR5Eg0KBWxheWVyGAEgASgNEg0KBWJ5dGVzGAIgASgEEisKB2ZldGNoZWQYBCADKAsyGi5lbm9kaWEucnVudGltZS52MS5GZXRjaGVkSgQIAxAEUgVtb3ZlcyI5CgdGZXRjaGVkEg4KBnNvdXJjZRgBIAEoERINCgVieXRlcxgCIAEoBBIPCgdzZWNvbmRzGAMgASgBIjsKC0xheWVyRmFpbGVkEg0KBWxheWVyGAEgASgNEgwKBGNvZGUYAiABKAkSDwoHbWVzc2FnZRgDIAEoCSImCg9QcmVwYXJlUHJvZ3Jlc3MSDQoFYnl0ZXMYASABKARKBAgCEAMiYQoNQ29tbWl0UmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISJQoEcGxhbhgCIAEoCzIXLmVub2RpYS5ydW50aW1lLnYxLlBsYW4iQAoLQ29tbWl0UmVwbHkSEQoJY29tbWl0dGVkGAEgAygNEg8KB3JlZnVzZWQYAiABKAkSDQoFZXBvY2gYAyABKAQiWAoMQWJvcnRSZXF1ZXN0EikKBnNlbmRlchgBIAEoCzIZLmVub2RpYS5ydW50aW1lLnYxLlNlbmRlchINCgVlcG9jaBgCIAEoBBIOCgZsYXllcnMYAyADKA0iGwoKQWJvcnRSZXBseUoECAEQAlIHYWJvcnRlZCJuCg5SZWxlYXNlUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDQoFZXBvY2gYAiABKAQSDgoGbGF5ZXJzGAMgAygNEhIKCmRyYWluX29ubHkYBCABKAgiRAoMUmVsZWFzZVJlcGx5EhAKCHJlbGVhc2VkGAEgAygNEg8KB3BlbmRpbmcYAiADKA1KBAgDEARSC2ZyZWVkX2J5dGVzIlwKDERyYWluUmVxdWVzdBIpCgZzZW5kZXIYASABKAsyGS5lbm9kaWEucnVudGltZS52MS5TZW5kZXISDgoGY2FuY2VsGAIgASgIEhEKCWZpbmlzaF9tcxgDIAEoBCIjCgpEcmFpblJlcGx5SgQIARACUg9hY3RpdmVfcmVxdWVzdHMqmAEKDEZpbmlzaFJlYXNvbhIdChlGSU5JU0hfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSRklOSVNIX1JFQVNPTl9TVE9QEAESGAoURklOSVNIX1JFQVNPTl9MRU5HVEgQAhIbChdGSU5JU0hfUkVBU09OX0NBTkNFTExFRBADEhoKFkZJTklTSF9SRUFTT05fRFJBSU5JTkcQBCqQAQoLTWVtYmVyU3RhdGUSHAoYTUVNQkVSX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUTUVNQkVSX1NUQVRFX0pPSU5JTkcQARIXChNNRU1CRVJfU1RBVEVfQUNUSVZFEAISGQoVTUVNQkVSX1NUQVRFX0RSQUlOSU5HEAMSFQoRTUVNQkVSX1NUQVRFX0xPU1QQBDKqAQoJSW5mZXJlbmNlElIKCEdlbmVyYXRlEiIuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVSZXF1ZXN0GiAuZW5vZGlhLnJ1bnRpbWUudjEuR2VuZXJhdGVFdmVudDABEkkKBUFsaXZlEh8uZW5vZGlhLnJ1bnRpbWUudjEuQWxpdmVSZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuQWxpdmVFdmVudDABMlMKBlNoYXJkcxJJCgVGZXRjaBIfLmVub2RpYS5ydW50aW1lLnYxLkZldGNoUmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkZldGNoQ2h1bmswATL2BAoHQ29udHJvbBJQCghEZXNjcmliZRIiLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVxdWVzdBogLmVub2RpYS5ydW50aW1lLnYxLkRlc2NyaWJlUmVwbHkSSQoFV2F0Y2gSHC5lbm9kaWEucnVudGltZS52MS5XYXRjaFB1c2gaHi5lbm9kaWEucnVudGltZS52MS5XYXRjaFN0YXR1cygBMAESUAoIU25hcHNob3QSIi5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcXVlc3QaIC5lbm9kaWEucnVudGltZS52MS5TbmFwc2hvdFJlcGx5Ek8KB1ByZXBhcmUSIS5lbm9kaWEucnVudGltZS52MS5QcmVwYXJlUmVxdWVzdBofLmVub2RpYS5ydW50aW1lLnYxLlByZXBhcmVFdmVudDABEkoKBkNvbW1pdBIgLmVub2RpYS5ydW50aW1lLnYxLkNvbW1pdFJlcXVlc3QaHi5lbm9kaWEucnVudGltZS52MS5Db21taXRSZXBseRJHCgVBYm9ydBIfLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVxdWVzdBodLmVub2RpYS5ydW50aW1lLnYxLkFib3J0UmVwbHkSTQoHUmVsZWFzZRIhLmVub2RpYS5ydW50aW1lLnYxLlJlbGVhc2VSZXF1ZXN0Gh8uZW5vZGlhLnJ1bnRpbWUudjEuUmVsZWFzZVJlcGx5EkcKBURyYWluEh8uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXF1ZXN0Gh0uZW5vZGlhLnJ1bnRpbWUudjEuRHJhaW5SZXBseWIGcHJvdG8z");
 
 /**
  * Describes the message enodia.runtime.v1.Sender.
@@ -43,291 +43,305 @@ export const SamplingSchema = /*@__PURE__*/
   messageDesc(file_enodia_runtime_v1_runtime, 3);
 
 /**
+ * Describes the message enodia.runtime.v1.TokenBias.
+ * Use `create(TokenBiasSchema)` to create a new message.
+ */
+export const TokenBiasSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 4);
+
+/**
  * Describes the message enodia.runtime.v1.GenerateRequest.
  * Use `create(GenerateRequestSchema)` to create a new message.
  */
 export const GenerateRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 4);
+  messageDesc(file_enodia_runtime_v1_runtime, 5);
 
 /**
  * Describes the message enodia.runtime.v1.GenerateEvent.
  * Use `create(GenerateEventSchema)` to create a new message.
  */
 export const GenerateEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 5);
+  messageDesc(file_enodia_runtime_v1_runtime, 6);
 
 /**
  * Describes the message enodia.runtime.v1.Queued.
  * Use `create(QueuedSchema)` to create a new message.
  */
 export const QueuedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 6);
+  messageDesc(file_enodia_runtime_v1_runtime, 7);
 
 /**
  * Describes the message enodia.runtime.v1.Started.
  * Use `create(StartedSchema)` to create a new message.
  */
 export const StartedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 7);
+  messageDesc(file_enodia_runtime_v1_runtime, 8);
 
 /**
  * Describes the message enodia.runtime.v1.Token.
  * Use `create(TokenSchema)` to create a new message.
  */
 export const TokenSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 8);
+  messageDesc(file_enodia_runtime_v1_runtime, 9);
+
+/**
+ * Describes the message enodia.runtime.v1.Embedding.
+ * Use `create(EmbeddingSchema)` to create a new message.
+ */
+export const EmbeddingSchema = /*@__PURE__*/
+  messageDesc(file_enodia_runtime_v1_runtime, 10);
 
 /**
  * Describes the message enodia.runtime.v1.Progress.
  * Use `create(ProgressSchema)` to create a new message.
  */
 export const ProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 9);
+  messageDesc(file_enodia_runtime_v1_runtime, 11);
 
 /**
  * Describes the message enodia.runtime.v1.Finish.
  * Use `create(FinishSchema)` to create a new message.
  */
 export const FinishSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 10);
+  messageDesc(file_enodia_runtime_v1_runtime, 12);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchFrame.
  * Use `create(DispatchFrameSchema)` to create a new message.
  */
 export const DispatchFrameSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 11);
+  messageDesc(file_enodia_runtime_v1_runtime, 13);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchReply.
  * Use `create(DispatchReplySchema)` to create a new message.
  */
 export const DispatchReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 12);
+  messageDesc(file_enodia_runtime_v1_runtime, 14);
 
 /**
  * Describes the message enodia.runtime.v1.DispatchEnd.
  * Use `create(DispatchEndSchema)` to create a new message.
  */
 export const DispatchEndSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 13);
+  messageDesc(file_enodia_runtime_v1_runtime, 15);
 
 /**
  * Describes the message enodia.runtime.v1.NotHosted.
  * Use `create(NotHostedSchema)` to create a new message.
  */
 export const NotHostedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 14);
+  messageDesc(file_enodia_runtime_v1_runtime, 16);
 
 /**
  * Describes the message enodia.runtime.v1.Busy.
  * Use `create(BusySchema)` to create a new message.
  */
 export const BusySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 15);
+  messageDesc(file_enodia_runtime_v1_runtime, 17);
 
 /**
  * Describes the message enodia.runtime.v1.Rejected.
  * Use `create(RejectedSchema)` to create a new message.
  */
 export const RejectedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 16);
+  messageDesc(file_enodia_runtime_v1_runtime, 18);
 
 /**
  * Describes the message enodia.runtime.v1.FetchRequest.
  * Use `create(FetchRequestSchema)` to create a new message.
  */
 export const FetchRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 17);
+  messageDesc(file_enodia_runtime_v1_runtime, 19);
 
 /**
  * Describes the message enodia.runtime.v1.FetchChunk.
  * Use `create(FetchChunkSchema)` to create a new message.
  */
 export const FetchChunkSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 18);
+  messageDesc(file_enodia_runtime_v1_runtime, 20);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeRequest.
  * Use `create(DescribeRequestSchema)` to create a new message.
  */
 export const DescribeRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 19);
+  messageDesc(file_enodia_runtime_v1_runtime, 21);
 
 /**
  * Describes the message enodia.runtime.v1.DescribeReply.
  * Use `create(DescribeReplySchema)` to create a new message.
  */
 export const DescribeReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 20);
+  messageDesc(file_enodia_runtime_v1_runtime, 22);
 
 /**
  * Describes the message enodia.runtime.v1.Member.
  * Use `create(MemberSchema)` to create a new message.
  */
 export const MemberSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 21);
+  messageDesc(file_enodia_runtime_v1_runtime, 23);
 
 /**
  * Describes the message enodia.runtime.v1.Membership.
  * Use `create(MembershipSchema)` to create a new message.
  */
 export const MembershipSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 22);
+  messageDesc(file_enodia_runtime_v1_runtime, 24);
 
 /**
  * Describes the message enodia.runtime.v1.LayerPlan.
  * Use `create(LayerPlanSchema)` to create a new message.
  */
 export const LayerPlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 23);
+  messageDesc(file_enodia_runtime_v1_runtime, 25);
 
 /**
  * Describes the message enodia.runtime.v1.Plan.
  * Use `create(PlanSchema)` to create a new message.
  */
 export const PlanSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 24);
+  messageDesc(file_enodia_runtime_v1_runtime, 26);
 
 /**
  * Describes the message enodia.runtime.v1.WatchPush.
  * Use `create(WatchPushSchema)` to create a new message.
  */
 export const WatchPushSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 25);
+  messageDesc(file_enodia_runtime_v1_runtime, 27);
 
 /**
  * Describes the message enodia.runtime.v1.ClockReading.
  * Use `create(ClockReadingSchema)` to create a new message.
  */
 export const ClockReadingSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 26);
+  messageDesc(file_enodia_runtime_v1_runtime, 28);
 
 /**
  * Describes the message enodia.runtime.v1.WatchStatus.
  * Use `create(WatchStatusSchema)` to create a new message.
  */
 export const WatchStatusSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 27);
+  messageDesc(file_enodia_runtime_v1_runtime, 29);
 
 /**
  * Describes the message enodia.runtime.v1.HostedLayer.
  * Use `create(HostedLayerSchema)` to create a new message.
  */
 export const HostedLayerSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 28);
+  messageDesc(file_enodia_runtime_v1_runtime, 30);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotRequest.
  * Use `create(SnapshotRequestSchema)` to create a new message.
  */
 export const SnapshotRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 29);
+  messageDesc(file_enodia_runtime_v1_runtime, 31);
 
 /**
  * Describes the message enodia.runtime.v1.SnapshotReply.
  * Use `create(SnapshotReplySchema)` to create a new message.
  */
 export const SnapshotReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 30);
+  messageDesc(file_enodia_runtime_v1_runtime, 32);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareRequest.
  * Use `create(PrepareRequestSchema)` to create a new message.
  */
 export const PrepareRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 31);
+  messageDesc(file_enodia_runtime_v1_runtime, 33);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareEvent.
  * Use `create(PrepareEventSchema)` to create a new message.
  */
 export const PrepareEventSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 32);
+  messageDesc(file_enodia_runtime_v1_runtime, 34);
 
 /**
  * Describes the message enodia.runtime.v1.LayerReady.
  * Use `create(LayerReadySchema)` to create a new message.
  */
 export const LayerReadySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 33);
+  messageDesc(file_enodia_runtime_v1_runtime, 35);
 
 /**
  * Describes the message enodia.runtime.v1.Fetched.
  * Use `create(FetchedSchema)` to create a new message.
  */
 export const FetchedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 34);
+  messageDesc(file_enodia_runtime_v1_runtime, 36);
 
 /**
  * Describes the message enodia.runtime.v1.LayerFailed.
  * Use `create(LayerFailedSchema)` to create a new message.
  */
 export const LayerFailedSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 35);
+  messageDesc(file_enodia_runtime_v1_runtime, 37);
 
 /**
  * Describes the message enodia.runtime.v1.PrepareProgress.
  * Use `create(PrepareProgressSchema)` to create a new message.
  */
 export const PrepareProgressSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 36);
+  messageDesc(file_enodia_runtime_v1_runtime, 38);
 
 /**
  * Describes the message enodia.runtime.v1.CommitRequest.
  * Use `create(CommitRequestSchema)` to create a new message.
  */
 export const CommitRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 37);
+  messageDesc(file_enodia_runtime_v1_runtime, 39);
 
 /**
  * Describes the message enodia.runtime.v1.CommitReply.
  * Use `create(CommitReplySchema)` to create a new message.
  */
 export const CommitReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 38);
+  messageDesc(file_enodia_runtime_v1_runtime, 40);
 
 /**
  * Describes the message enodia.runtime.v1.AbortRequest.
  * Use `create(AbortRequestSchema)` to create a new message.
  */
 export const AbortRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 39);
+  messageDesc(file_enodia_runtime_v1_runtime, 41);
 
 /**
  * Describes the message enodia.runtime.v1.AbortReply.
  * Use `create(AbortReplySchema)` to create a new message.
  */
 export const AbortReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 40);
+  messageDesc(file_enodia_runtime_v1_runtime, 42);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseRequest.
  * Use `create(ReleaseRequestSchema)` to create a new message.
  */
 export const ReleaseRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 41);
+  messageDesc(file_enodia_runtime_v1_runtime, 43);
 
 /**
  * Describes the message enodia.runtime.v1.ReleaseReply.
  * Use `create(ReleaseReplySchema)` to create a new message.
  */
 export const ReleaseReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 42);
+  messageDesc(file_enodia_runtime_v1_runtime, 44);
 
 /**
  * Describes the message enodia.runtime.v1.DrainRequest.
  * Use `create(DrainRequestSchema)` to create a new message.
  */
 export const DrainRequestSchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 43);
+  messageDesc(file_enodia_runtime_v1_runtime, 45);
 
 /**
  * Describes the message enodia.runtime.v1.DrainReply.
  * Use `create(DrainReplySchema)` to create a new message.
  */
 export const DrainReplySchema = /*@__PURE__*/
-  messageDesc(file_enodia_runtime_v1_runtime, 44);
+  messageDesc(file_enodia_runtime_v1_runtime, 46);
 
 /**
  * Describes the enum enodia.runtime.v1.FinishReason.

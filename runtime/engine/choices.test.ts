@@ -1,0 +1,160 @@
+// Wishes of a request about its tokens, in the whole engine on the tiny checkpoint: penalties, bias, the likeliest tokens, JSON alone, a
+// place in the queue; and the vector of a text. All of it depends on the request alone: with mates, in chunks, over ranks, after a replay.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, before, test } from "node:test";
+import { loadTokenizer, type ModelTokenizer } from "../text/tokenizer.ts";
+import { importMoe } from "../tools/import-moe.ts";
+import type { ModelStore } from "../weights/store.ts";
+import { openStore } from "../weights/store-reader.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest, type RemoteExperts } from "./engine.ts";
+
+const golden = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
+const context = 96;
+const kvPoolBytes = 8 * 2 * 2 * 2 * context * 16 * 4; // 8 slots of 2 layers, 2 kv heads of 16
+const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+const backends = ["reference", "cpu"] as const;
+const root = mkdtempSync(join(tmpdir(), "enodia-choices-"));
+const storeDir = join(root, "tiny");
+let store: ModelStore;
+let tokenizer: ModelTokenizer;
+const engines: Engine[] = [];
+/** Hosts all experts. */
+let engine: Engine;
+
+before(async () => {
+  await importMoe({ from: golden, out: storeDir, codecs: ["f32"], overwrite: true }, () => {});
+  store = await openStore(storeDir);
+  tokenizer = await loadTokenizer(storeDir);
+  engine = await start({});
+});
+after(async () => {
+  for (const engine of engines) await engine.close();
+  await store.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+const alone: RemoteExperts = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
+
+async function start(options: Partial<EngineOptions>, hosts: (expert: number) => boolean = () => true): Promise<Engine> {
+  const common = { storeDir, codec: "f32", kvPoolBytes, maxContext: context, threads: 1, remote: alone, backend: "cpu" } as const;
+  const engine = await createEngine({ ...common, ...options });
+  engines.push(engine);
+  const { layers, experts, codec } = engine.describe();
+  for (let layer = 0; layer < layers; layer++)
+    for (let expert = 0; expert < experts; expert++)
+      if (hosts(expert)) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
+  return engine;
+}
+
+type Asked = Partial<Omit<GenerateRequest, "prompt" | "replay">> & { replay?: readonly number[]; prompt: readonly number[] };
+async function collect(engine: Engine, request: Asked): Promise<GenerateEvent[]> {
+  const events: GenerateEvent[] = [];
+  for await (const event of engine.generate({ maxTokens: 12, sampling: greedy, eos: [], ...request })) events.push(event);
+  return events;
+}
+const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+const text = async (engine: Engine, request: Asked): Promise<number[]> => tokensOf(await collect(engine, request));
+const prompt = (seed: number, length: number): number[] =>
+  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
+
+async function vector(engine: Engine, tokens: readonly number[]): Promise<Float32Array> {
+  const events = await collect(engine, { prompt: tokens, maxTokens: 1, embed: true });
+  assert.deepEqual(
+    events.map(({ type }) => type),
+    ["queued", "started", "embedding", "finish"],
+  );
+  const found = events.find((event) => event.type === "embedding");
+  return found?.type === "embedding" ? found.values : assert.fail();
+}
+
+for (const backend of backends)
+  test(`${backend}: the vector of a text is the same alone, with mates, in chunks, after its beginning, and over ranks`, async () => {
+    const prompts = [1, 40, 2, 23, 65].map((length, seed) => prompt(seed, length));
+    const longer = [...(prompts[1] as number[]), 5, 6, 7];
+    const one = await start({ backend });
+    const fresh = await vector(one, longer);
+    const want: Float32Array[] = [];
+    for (const tokens of prompts) want.push(await vector(one, tokens));
+    for (const values of want) assert.ok(Math.abs(values.reduce((sum, value) => sum + value * value, 0) - 1) < 1e-5);
+    assert.equal(new Set(want.map(String)).size, prompts.length);
+    const other = await start({ backend }, (expert) => expert % 2 === 1);
+    const remote: RemoteExperts = { dispatch: (frame) => other.runExperts(frame) };
+    const chunked = await start({ backend, remote, limits: { prefillChunkTokens: 3 } }, (expert) => expert % 2 === 0);
+    const mates = [one, chunked].map((engine) => text(engine, { prompt: prompt(9, 12), maxTokens: 60 }));
+    for (const engine of [one, chunked])
+      assert.deepEqual(await Promise.all(prompts.map((tokens) => vector(engine, tokens))), want, "with mates");
+    assert.deepEqual(await vector(one, longer), fresh, "after its beginning");
+    const said = await Promise.all(mates);
+    assert.deepEqual(said[0], said[1]);
+    assert.equal((await one.stats()).slotsUsed, 0);
+  });
+
+test("penalties and bias change the text, which goes on the same after a replay and beside mates", async () => {
+  const plain = await text(engine, { prompt: prompt(3, 9), maxTokens: 30 });
+  for (const sampling of [
+    { ...greedy, repetitionPenalty: 3 },
+    { ...greedy, presencePenalty: 2, frequencyPenalty: 2, bias: plain.slice(0, 2).map((id) => ({ id, value: -100 })) },
+    { ...greedy, temperature: 1, minP: 0.05, frequencyPenalty: 1, topK: 40, topP: 0.9 },
+  ]) {
+    const request = { prompt: prompt(3, 9), maxTokens: 30, sampling };
+    const want = await text(engine, request);
+    assert.notDeepEqual(want, plain);
+    const mates = [4, 5].map((seed) => text(engine, { prompt: prompt(seed, 20), maxTokens: 20 }));
+    assert.deepEqual(await text(engine, request), want);
+    for (const cut of [1, 14, 29]) {
+      const rest = await text(engine, { ...request, replay: want.slice(0, cut) });
+      assert.deepEqual([...want.slice(0, cut), ...rest], want);
+    }
+    await Promise.all(mates);
+  }
+});
+
+test("the likeliest tokens come with each: greedy text is the first of them", async () => {
+  const events = await collect(engine, { prompt: prompt(1, 5), sampling: { ...greedy, logprobs: true, topLogprobs: 4 } });
+  for (const event of events) {
+    if (event.type !== "token") continue;
+    assert.equal(event.top?.ids.length, 4);
+    assert.equal(event.top.ids[0], event.id);
+    assert.ok(Math.abs(event.top.logprobs[0]! - event.logprob) < 1e-9);
+  }
+});
+
+test("a request that is taken back before its language is known ends as cancelled", async () => {
+  const controller = new AbortController();
+  const sampling = { ...greedy, constraint: "json_object" as const };
+  const events = collect(engine, { prompt: [1], sampling, eos: [0], signal: controller.signal });
+  await new Promise((done) => setImmediate(done));
+  controller.abort();
+  assert.equal((await events).at(-1)?.type, "finish");
+  assert.equal((await engine.stats()).slotsUsed, 0);
+});
+
+test("a text that is held to JSON is a JSON object, greedy or drawn, and the same after a replay", async () => {
+  const [eos] = tokenizer.eosIds;
+  const braces = [...'}]"'].flatMap((mark) => tokenizer.encode(mark)).map((id) => ({ id, value: 30 }));
+  for (const temperature of [0, 0.8]) {
+    const constraint = "json_object" as const;
+    const sampling = { ...greedy, temperature, constraint, bias: braces, frequencyPenalty: 2 };
+    const request = { prompt: prompt(2, 6), maxTokens: 80, sampling, eos: [eos as number] };
+    const events = await collect(engine, request);
+    const want = tokensOf(events);
+    assert.equal(want.at(-1), eos, "the text ended");
+    const value: unknown = JSON.parse(tokenizer.decode(want));
+    assert.ok(typeof value === "object" && value !== null && !Array.isArray(value));
+    const cut = want.length >> 1;
+    assert.deepEqual([...want.slice(0, cut), ...(await text(engine, { ...request, replay: want.slice(0, cut) }))], want);
+  }
+});
+
+test("what the engine cannot do for a request is refused with the field", async () => {
+  const ask = (sampling: object, rest: Partial<Asked> = {}) =>
+    collect(engine, { prompt: [1], sampling: { ...greedy, ...sampling }, ...rest });
+  await assert.rejects(ask({ minP: 2 }), { code: "InvalidRequest", message: /minP/ });
+  await assert.rejects(ask({ bias: [{ id: 320, value: 1 }] }), { code: "InvalidRequest", message: /vocabulary of 320/ });
+  await assert.rejects(ask({ constraint: "regex" }, { eos: [0] }), { code: "InvalidRequest", message: /regex/ });
+  await assert.rejects(ask({ constraint: "json_object" }), { code: "InvalidRequest", message: /ignore_eos/ });
+  assert.deepEqual(engine.load(), { queuedTokens: 0, activeRequests: 0 });
+});

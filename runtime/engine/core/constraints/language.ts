@@ -1,0 +1,11 @@
+// A language that a text may be held to, told byte by byte. Types only.
+
+/** A deterministic automaton over bytes. States are strings, equal exactly when the same may follow; there are finitely many. */
+export interface Language {
+  /** The state before the first byte. */
+  readonly start: string;
+  /** The state after one more byte; undefined where no text of the language goes on so. */
+  step(state: string, byte: number): string | undefined;
+  /** True where a text may end. */
+  ends(state: string): boolean;
+}
