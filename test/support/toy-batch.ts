@@ -2,10 +2,11 @@
 // wrong token, a wrong slot or a wrong position says something else than it says alone.
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { Batcher, type Step } from "../../runtime/engine/core/batch.ts";
+import { Batcher } from "../../runtime/engine/core/batch.ts";
 import { Languages } from "../../runtime/engine/core/constraints/languages.ts";
 import type { KvPool, SlotChange } from "../../runtime/engine/core/kv-slots.ts";
 import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
+import type { Step } from "../../runtime/engine/core/plan.ts";
 import type { GenerateEvent } from "../../runtime/engine/core/request.ts";
 import type { Ticket } from "../../runtime/engine/core/ticket.ts";
 

@@ -27,6 +27,10 @@ test("where memory ends the last in order gives way, and is computed again witho
   }
   assert.deepEqual(finished, ["soon", "late"]);
   assert.ok(toy.batcher.preemptions > 0);
+  assert.ok(
+    toy.events.get("late")!.some(({ type }) => type === "progress"),
+    "a sign of life while it waits",
+  );
   for (const request of requests) assert.deepEqual(toy.tokens(request.id), alone(request));
 });
 

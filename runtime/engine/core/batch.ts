@@ -4,44 +4,14 @@
 // decode steps whose result is known, or the end of the prompt where a backend computes both to the same bits. The engine thread
 // executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
-import type { Phase } from "../../../crds/telemetry.ts";
 import { ChunkPace } from "./chunk-pace.ts";
 import { Drafter } from "./drafts.ts";
-import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
-import type { OpenSampling } from "./open-sampling.ts";
+import { type KvPool, SlotLedger } from "./kv-slots.ts";
+import type { Notice, Step } from "./plan.ts";
 import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 import { checkTicket, chunkOf, type Ticket } from "./ticket.ts";
 import { order, type Place, Waiting } from "./waiting.ts";
-
-export interface Step {
-  readonly phase: Phase;
-  /** Changes of KV memory, to be made in order before. */
-  readonly changes: readonly SlotChange[];
-  readonly tokens: Int32Array; // [batch * tokensPerSlot], slot-major
-  readonly firstSlot: number;
-  readonly batch: number;
-  readonly tokensPerSlot: number;
-  readonly past: Int32Array;
-  /** Rows whose logits are wanted, and for whom. */
-  readonly wanted: readonly Wanted[];
-  /** Requests that take part, in slot order. */
-  readonly ids: readonly string[];
-}
-
-interface Wanted {
-  readonly row: number;
-  readonly id: string;
-  readonly position: number;
-  readonly sampling: OpenSampling;
-  /** The row itself is wanted, not its logits. */
-  readonly embed: boolean;
-}
-
-export interface Notice {
-  readonly id: string;
-  readonly event: GenerateEvent;
-}
 
 interface Open {
   readonly ticket: Ticket;
@@ -72,6 +42,8 @@ const defaultLimits: EngineLimits = {
 };
 /** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
 const replayNoticeTokens = 8;
+/** Steps between two of a request that gave its memory up: some seconds at most. */
+const waitNoticeSteps = 32;
 
 export class Batcher {
   readonly #ledger: SlotLedger;
@@ -88,6 +60,7 @@ export class Batcher {
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #turn = 0;
   #decodedLast = true;
+  #steps = 0;
   #notices: Notice[] = [];
 
   /** Where decoded positions are reusable, a token's bits are the same in a prefill as in a decode step, so that replay may be the fast
@@ -184,6 +157,8 @@ export class Batcher {
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
     this.#decodedLast = step.phase === "decode";
+    this.#steps += 1;
+    if (this.#steps % waitNoticeSteps === 0) this.#showLife();
     if (step.phase === "decode" && step.tokensPerSlot > 1) {
       this.#verify(step, sampled);
       return;
@@ -229,6 +204,14 @@ export class Batcher {
   #makeRoom(): void {
     for (const id of this.#ledger.decoding()) {
       while (this.#inMemory(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
+    }
+  }
+
+  /** Those that gave their memory up are still there: a gateway waits for their next token. */
+  #showLife(): void {
+    for (const id of this.#waiting.ids()) {
+      const { started, known } = this.#open.get(id) as Open;
+      if (started && known.length > 0) this.#notices.push({ id, event: { type: "progress", position: known.length - 1 } });
     }
   }
 

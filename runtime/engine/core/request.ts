@@ -61,7 +61,7 @@ export type GenerateEvent =
   | { readonly type: "queued"; readonly queuedTokens: number }
   /** The request has a KV slot. */
   | { readonly type: "started"; readonly queuedTokens: number; readonly cachedPromptTokens: number }
-  /** The tokens up to this position were replayed; every few of them. */
+  /** The tokens up to this position are known and computed again; every few of them, and every few steps while they wait for that. */
   | { readonly type: "progress"; readonly position: number }
   | { readonly type: "token"; readonly id: number; readonly position: number; readonly logprob: number; readonly top?: TopTokens }
   /** The vector of the prompt, of length 1, for a request that asked for it. */
