@@ -134,7 +134,7 @@ const runtime = z
     }),
     expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description:
-        "Stored form of the experts that workers load. f32 is large and exact; f16, bf16, q8_0, q4_0, iq4_nl and mxfp4 are ggml's types, int4 is our own. The import must have written it.",
+        "Stored form of the experts that workers load. source keeps each matrix in the type that the imported file has, as a GGUF is published. f32 is large and exact; f16, bf16, q8_0, q4_0, iq4_nl and mxfp4 are ggml's types, int4 is our own. The import must have written it.",
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(

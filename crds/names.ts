@@ -20,7 +20,7 @@ export type BackendChoice = (typeof backendChoices)[number];
 export const defaultBackend: BackendChoice = "Auto";
 
 /** Stored forms of experts: `spec.runtime.expertCodec`, `--codec` and the parts of a model store. */
-export const codecNames = ["int4", "f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl", "mxfp4"] as const;
+export const codecNames = ["int4", "f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl", "mxfp4", "source"] as const;
 export type CodecName = (typeof codecNames)[number];
 export const defaultCodec: CodecName = "int4";
 

@@ -47,7 +47,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkLayerShapes(store, program);
   const kvSpec = kvShape(program, options);
   const name = await chooseBackend(options.backend);
-  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).exact ? 32 : 8 });
+  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).denseBits });
   try {
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
@@ -98,7 +98,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
     kvSlots: kvSpec.slots,
-    ...residentBytesOf(program, (expert) => backend.expertResidentBytes(expert, codecFor(options.codec).form)),
+    ...residentBytesOf(program, (expert, layer) => backend.expertResidentBytes(expert, store.unitForms(options.codec, layer))),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
@@ -119,9 +119,9 @@ async function compileDense(backend: Backend, segment: Segment, store: ModelStor
 /** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */
 function residentBytesOf(
   program: ModelProgram,
-  bytesOf: (expert: Segment) => number,
+  bytesOf: (expert: Segment, layer: number) => number,
 ): Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes"> {
-  const perLayer = program.layers.map((layer) => (layer.kind === "moe" ? bytesOf(layer.expert) : 0));
+  const perLayer = program.layers.map((layer, i) => (layer.kind === "moe" ? bytesOf(layer.expert, i) : 0));
   const expertResidentBytes = perLayer.reduce((most, bytes) => Math.max(most, bytes), 0);
   return perLayer.every((bytes) => bytes === expertResidentBytes)
     ? { expertResidentBytes }

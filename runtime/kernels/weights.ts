@@ -35,6 +35,8 @@ export type PlainForm = Exclude<WeightForm, GgmlForm>;
 export type WeightOf<F extends WeightForm> = F extends GgmlForm ? GgmlWeight : Extract<WeightData, { readonly form: F }>;
 export type PlainWeight = WeightOf<PlainForm>;
 export type Weights = Readonly<Record<string, WeightData>>;
+/** The form of each weight, by its name. */
+export type WeightForms = Readonly<Record<string, WeightForm>>;
 export type PlainWeights = Readonly<Record<string, PlainWeight>>;
 
 type ByPlainForm<R> = { readonly [F in PlainForm]: (weight: WeightOf<F>) => R };

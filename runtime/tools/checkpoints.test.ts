@@ -115,7 +115,7 @@ async function planted(
   await handle.close();
   const index = JSON.parse(await readFile(join(copy, "expert-index.json"), "utf8"));
   change(index, await readFile(join(copy, file)));
-  index.modelDigest = modelDigest(await readFile(join(copy, "config.json"), "utf8"), index.dense, index.codecs);
+  index.modelDigest = modelDigest(await readFile(join(copy, "config.json"), "utf8"), index);
   await writeFile(join(copy, "expert-index.json"), JSON.stringify(index));
   return copy;
 }

@@ -16,7 +16,7 @@ import { type GgufCheckpoint, ggufCheckpoint } from "./gguf/checkpoint.ts";
 import { type GgufModel, ggufModel } from "./gguf/index.ts";
 import { type TokenizerFiles, tokenizerFromGguf } from "./gguf/tokenizer.ts";
 import { storeModel } from "./import-moe.ts";
-import type { ImportOptions, ImportResult } from "./import-options.ts";
+import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
 import { checkShape } from "./tensors.ts";
 
@@ -77,7 +77,7 @@ async function importOpened(opened: Opened, out: string, options: ImportOptions,
   const { config, checkpoint, files, path } = opened;
   const architecture = architectureIn(path, config);
   if (knownArchitectures.includes(architecture)) {
-    const { codecs, overwrite } = options;
+    const { codecs = codecsWritten.gguf, overwrite } = options;
     const index = await storeModel({ out, codecs, overwrite, sources: [path], config, checkpoint, files }, log);
     return { out, kind: "store", architecture, modelDigest: index.modelDigest };
   }

@@ -11,7 +11,7 @@ import type { Log } from "./files.ts";
 import { importDenseFolder } from "./import-dense.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
-import type { ImportOptions, ImportResult } from "./import-options.ts";
+import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
 import { architectureIn } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
 
@@ -19,7 +19,7 @@ async function importFolder(from: string, out: string, options: ImportOptions, l
   const config = await readConfig(from, "ModelNotFound");
   const architecture = architectureIn(from, config);
   if (knownArchitectures.includes(architecture)) {
-    const index = await importMoe({ from, out, codecs: options.codecs, overwrite: options.overwrite }, log);
+    const index = await importMoe({ from, out, codecs: options.codecs ?? codecsWritten.folder, overwrite: options.overwrite }, log);
     return { out, kind: "store", architecture, modelDigest: index.modelDigest };
   }
   if (architecture === llamaArchitecture) {

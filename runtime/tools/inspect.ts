@@ -74,9 +74,14 @@ async function verifyFiles(store: ModelStore, log: Log): Promise<number> {
   return files.length;
 }
 
+async function verifyDense(store: ModelStore, name: string): Promise<void> {
+  const weight = await store.readDense(name);
+  checkWeights(store.dir, `dense tensor "${name}"`, { shape: weight.shape, data: asF32(weight) });
+}
+
 async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
   const files = await verifyFiles(store, log);
-  for (const name of store.denseNames) checkWeights(store.dir, `dense tensor "${name}"`, await store.readDense(name));
+  for (const name of store.denseNames) await verifyDense(store, name);
   const missing = Object.keys(store.index.dense).find((name) => !store.denseNames.includes(name));
   if (missing)
     throw new AppError(`${store.dir}: dense tensor "${missing}" is listed but not stored; import the model again`, {

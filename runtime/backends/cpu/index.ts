@@ -3,7 +3,7 @@
 import { cpus } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { Segment, Tensor } from "../../kernels/segment.ts";
-import { plainWeights, type WeightForm, type Weights } from "../../kernels/weights.ts";
+import { plainWeights, type WeightForms, type Weights } from "../../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, KvCall, KvSpec, Outputs } from "../backend.ts";
 import { checkInputs, checkKv, checkOps, weightOf } from "../check.ts";
 import { CpuKv } from "./kv.ts";
@@ -35,10 +35,10 @@ class CpuBackend implements Backend {
   readonly #splits = new WeakMap<Compiled, SplitCompiled>();
   #turn = 0;
 
-  constructor(threads: number, denseBits: 8 | 32) {
+  constructor(threads: number, bits: 8 | 16 | 32) {
     this.device = describeDevice(threads);
     this.#pool = new Pool(threads);
-    this.#denseBits = denseBits;
+    this.#denseBits = bits === 8 ? 8 : 32;
   }
 
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
@@ -79,7 +79,8 @@ class CpuBackend implements Backend {
     );
   }
 
-  expertResidentBytes(segment: Segment, form: WeightForm): number {
+  expertResidentBytes(segment: Segment, forms: WeightForms): number {
+    const form = forms[segment.weights.find(({ shape }) => shape.length > 1)?.name ?? ""] ?? "f32";
     return expertBytes(segment, form, ffnShape(segment) ? partsPerProgram : 1);
   }
 

@@ -2,7 +2,7 @@
 import { checkIds } from "../../kernels/gather.ts";
 import { ints } from "../../kernels/kernel.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { asF32, plainForm, plainWeight, type WeightForm, type Weights } from "../../kernels/weights.ts";
+import { asF32, plainForm, plainWeight, type WeightForms, type Weights } from "../../kernels/weights.ts";
 import type { Inputs } from "../backend.ts";
 import { weightOf } from "../check.ts";
 import { matrixBytes } from "./layout.ts";
@@ -41,9 +41,9 @@ export function lowerSegment(segment: Segment, weights: Weights, bindingBytes: n
   return { segment, dispatches, uploads, widths };
 }
 
-/** Bytes the segment's weights take on the device in this form, known before they are read. */
-export function residentBytesOf(segment: Segment, form: WeightForm): number {
-  return segment.weights.reduce((bytes, { shape }) => bytes + matrixBytes(shape.length === 2 ? plainForm(form) : "f32", shape), 0);
+/** Bytes the segment's weights take on the device in these forms, known before they are read. */
+export function residentBytesOf(segment: Segment, forms: WeightForms): number {
+  return segment.weights.reduce((bytes, { name, shape }) => bytes + matrixBytes(plainForm(forms[name] ?? "f32"), shape), 0);
 }
 
 /** Ids that arrive as inputs are checked on the host: a kernel would only skip what is out of range. */

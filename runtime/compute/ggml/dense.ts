@@ -1,8 +1,8 @@
-// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, in f32 or in blocks of int8,
-// and multiplied so that a row's bits do not depend on the rows beside it.
+// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, as they
+// are, in f32 or in blocks of int8, and multiplied so that a row's bits do not depend on the rows beside it.
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { asF32, blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { CpuDevice, DeviceBuffer } from "./device.ts";
 import { tensorBytes, typeOfForm } from "./encode.ts";
 import type { Pointer } from "./functions.ts";
@@ -16,6 +16,8 @@ interface Placed {
   readonly shape: readonly number[];
 }
 
+/** Types of plain values: f32 and its halves. */
+const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 const alignment = 64;
 const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
@@ -32,14 +34,15 @@ export class DenseWeights implements WeightSource {
   readonly #buffer: DeviceBuffer;
   readonly #placed = new Map<string, Placed>();
 
-  /** `bits`: 8 keeps f32 matrices of whole blocks in int8, with a scale for each 32. */
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  /** `bits`: of floats at most, as BackendOptions say. */
+  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
     const typeOf = ({ name, shape }: Segment["weights"][number]): WeightType => {
-      const { form } = weights[name] as WeightData;
-      const coarser = form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockSize === 0 && !routers.has(name);
-      return coarser ? "q8_0" : typeOfForm(form);
+      if (shape.length < 2 || routers.has(name)) return "f32";
+      const type = typeOfForm((weights[name] as WeightData).form);
+      if (!floats.has(type) || bits === 16) return type;
+      return bits === 8 && (shape[1] as number) % blockSize === 0 ? "q8_0" : "f32";
     };
     const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), weight.shape)));
     this.bytes = sizes.reduce((sum, size) => sum + size, 0);
@@ -87,15 +90,15 @@ export class DenseWeights implements WeightSource {
     const [rows, columns] = dimensions(weight.shape);
     const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), columns, rows, 1, 1);
     ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
-    const bytes = type === typeOfForm(weight.form) ? tensorBytes(weight) : this.#quantize(type, weight);
+    const bytes = type === typeOfForm(weight.form) ? tensorBytes(weight) : this.#converted(type, asF32(weight), [rows, columns]);
     ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
     this.#placed.set(name, { tensor, type, shape: weight.shape });
   }
 
-  #quantize(type: WeightType, weight: WeightData): Uint8Array {
-    const [rows, columns] = dimensions(weight.shape);
-    const blocks = new Uint8Array(weightBytes(type, weight.shape));
-    this.#device.ggml.ggml_quantize_chunk(numberOf(type), tensorBytes(weight), blocks, 0, rows, columns, 0n);
+  #converted(type: WeightType, values: Float32Array, [rows, columns]: readonly [number, number]): Float32Array | Uint8Array {
+    if (type === "f32") return values;
+    const blocks = new Uint8Array(weightBytes(type, [rows, columns]));
+    this.#device.ggml.ggml_quantize_chunk(numberOf(type), values, blocks, 0, rows, columns, 0n);
     return blocks;
   }
 }

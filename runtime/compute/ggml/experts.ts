@@ -3,7 +3,7 @@
 import type { Compiled, Inputs, Outputs } from "../../backends/backend.ts";
 import { checkInputs } from "../../backends/check.ts";
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
-import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
+import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { CpuDevice } from "./device.ts";
 import { typeOfForm } from "./encode.ts";
@@ -28,9 +28,9 @@ export function isExpert({ ops, inputs, outputs }: Segment): boolean {
   return plain && ops.every(({ op }) => rowOps.has(op)) && ops.some(({ op }) => op === "matMul");
 }
 
-/** Bytes of an expert whose matrices have this form; biases are f32. */
-export function expertBytes(segment: Segment, form: WeightForm): number {
-  return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : typeOfForm(form), shape), 0);
+/** Bytes of an expert whose matrices and biases have these forms. */
+export function expertBytes(segment: Segment, forms: WeightForms): number {
+  return segment.weights.reduce((sum, { name, shape }) => sum + weightBytes(typeOfForm(forms[name] ?? "f32"), shape), 0);
 }
 
 interface Place {

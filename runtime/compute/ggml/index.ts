@@ -4,7 +4,7 @@ import type { AppError } from "../../../crds/common.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
 import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { CpuDevice } from "./device.ts";
 import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
 import { GgmlKv } from "./kv.ts";
@@ -20,9 +20,9 @@ class GgmlBackend implements Backend {
   readonly refuses = ggmlCapabilities.refuses;
   readonly #device: CpuDevice;
   readonly #experts: Experts;
-  readonly #denseBits: 8 | 32;
+  readonly #denseBits: 8 | 16 | 32;
 
-  constructor(device: CpuDevice, denseBits: 8 | 32) {
+  constructor(device: CpuDevice, denseBits: 8 | 16 | 32) {
     this.device = device.description;
     this.#device = device;
     this.#experts = new Experts(device);
@@ -47,8 +47,8 @@ class GgmlBackend implements Backend {
     return outputs;
   }
 
-  expertResidentBytes(segment: Segment, form: WeightForm): number {
-    return expertBytes(segment, form);
+  expertResidentBytes(segment: Segment, forms: WeightForms): number {
+    return expertBytes(segment, forms);
   }
 
   fault(): AppError | undefined {

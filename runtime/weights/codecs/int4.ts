@@ -4,7 +4,7 @@ import { AppError } from "../../../crds/common.ts";
 import { blockSize, type WeightOf, type Weights } from "../../kernels/weights.ts";
 import { viewF32 } from "../floats.ts";
 import { firstUnusable, unusableWeight } from "../weight-check.ts";
-import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
+import { type ExpertMatrices, formsAlike, isBias, matrixOf, paddedSection, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
 
 const levels = 15;
 const f32Max = 3.4028234663852886e38;
@@ -112,8 +112,8 @@ const bytesIn = (layout: readonly Section[]): number => layout.at(-1)?.end ?? 0;
 
 export const int4: UnitCodec = {
   name: "int4",
-  form: "int4",
-  exact: false,
+  denseBits: 8,
+  forms: formsAlike("int4"),
   unitBytes: (shape) => bytesIn(sections(shape)),
   encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array {
     const layout = sections(shape);
