@@ -135,6 +135,7 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
   units.forEach((layer, l) => {
     const { experts, matrices } = shapes[l] as LayerShape;
     if (layer.length !== experts) throw corrupt(dir, `${indexFile} lists a layer without ${experts} ${name} units`);
+    checkForms(dir, index.codecs[name]?.forms?.[l]?.length ?? 0, codecFor(name).asGiven ? matrices.length : 0, l);
     const want = experts === 0 ? 0 : codecFor(name).unitBytes(unitShapeOf(index.codecs[name]?.forms?.[l], matrices));
     const wrong = layer.find(({ bytes }) => bytes !== want);
     if (wrong !== undefined) throw corrupt(dir, `${indexFile}: a ${name} unit has ${wrong.bytes} bytes, not ${want}`);
@@ -146,6 +147,11 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
       throw corrupt(dir, `${indexFile}: unit offset ${unit.offset} is not a multiple of ${unitAlignment}`);
     if (before && before.offset + before.bytes > unit.offset) throw corrupt(dir, `${indexFile}: units overlap at ${unit.offset}`);
   });
+}
+
+/** A codec that keeps what it was given needs a form for every matrix, another one none. */
+function checkForms(dir: string, have: number, want: number, layer: number): void {
+  if (have !== want) throw corrupt(dir, `${indexFile} names the forms of ${have} matrices of layer ${layer}, not of ${want}`);
 }
 
 async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Promise<RandomFile> {
