@@ -4,7 +4,7 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ggmlFormats, isGgmlForm } from "../../runtime/kernels/ggml/index.ts";
 import { gaussian, uniform } from "../../runtime/kernels/random.ts";
-import { bytesOf } from "../../runtime/weights/floats.ts";
+import { bf16Bits, bytesOf, f16Bits } from "../../runtime/weights/floats.ts";
 import { writeSafetensors } from "../../runtime/weights/safetensors-writer.ts";
 import { type StoredForm, storedBytes, widenStored } from "../../runtime/weights/stored.ts";
 import { type GgufMeta, type GgufTensorToWrite, ggufBytes } from "./gguf-writer.ts";
@@ -14,15 +14,26 @@ const deviation = 0.05;
 /** Byte offsets of the halves that scale a block, and their values: ordinary weights come out. */
 const scales: Partial<Record<StoredForm, Readonly<Record<number, number>>>> = {
   q8_0: { 0: deviation / 64 },
+  q4_0: { 0: deviation / 4 },
+  q4_1: { 0: deviation / 4, 2: -2 * deviation },
   q5_0: { 0: deviation / 8 },
+  q5_1: { 0: deviation / 8, 2: -2 * deviation },
+  iq4_nl: { 0: deviation / 64 },
+  iq4_xs: { 0: deviation / 1000 },
+  q2_K: { 80: deviation / 8, 82: deviation / 8 },
+  q3_K: { 108: deviation / 32 },
   q4_K: { 0: deviation / 250, 2: deviation / 32 },
   q5_K: { 0: deviation / 500, 2: deviation / 32 },
   q6_K: { 208: deviation / 1500 },
 };
 
+const halfBytes = ({ buffer }: Uint16Array): Uint8Array => new Uint8Array(buffer);
+
 /** Random blocks of a type. */
-function stored(form: StoredForm, values: number, seed: number): Uint8Array {
-  if (!isGgmlForm(form)) return bytesOf(gaussian(seed, values, deviation));
+export function stored(form: StoredForm, values: number, seed: number): Uint8Array {
+  const floats = gaussian(seed, values, deviation);
+  if (!isGgmlForm(form)) return bytesOf(floats);
+  if (form === "f16" || form === "bf16") return halfBytes(Uint16Array.from(floats, form === "f16" ? f16Bits : bf16Bits));
   const next = uniform(seed);
   const bytes = Uint8Array.from({ length: storedBytes(form, values) }, () => 256 * next());
   const view = new DataView(bytes.buffer) as DataView & { setFloat16(at: number, value: number, little: boolean): void };
