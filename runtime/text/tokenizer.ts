@@ -5,6 +5,7 @@ import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
+import { channelTokens } from "./channels.ts";
 import { ControlTokens, isMark } from "./control-tokens.ts";
 import { ByteLevelDecoder, byteLevelBytes, sentencePieceBytes, WindowDecoder } from "./detokenize.ts";
 import { type PromptOrigin, renderWithOrigin } from "./prompt-origin.ts";
@@ -126,7 +127,9 @@ function decodingOf({ json, vocab, texts, eosIds }: TextFiles, textOf: (ids: rea
     return byteLevel ? byteLevelBytes(text) : sentencePieceBytes(text);
   };
   const bytesOf = (id: number) => (texts[id] === undefined || special.has(id) ? undefined : piece(id));
+  const channels = channelTokens((content) => json.added_tokens.find((token) => token.special && token.content === content)?.id);
   return {
+    ...(channels && { channels }),
     vocab,
     eosIds,
     charsPerTokenMax: texts.reduce((most, text) => Math.max(most, text.length), 1),

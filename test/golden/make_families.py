@@ -18,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 FOLDER = HERE / "families"
 VOCAB, HIDDEN = 320, 32
-TOKENS, GREEDY_AT, GREEDY_TOKENS = 200, 7, 24
+TOKENS, GREEDY_AT, GREEDY_TOKENS = 200, 7, 50
 POSITIONS = [0, 1, 2, 3, 4, 5, 6, 31, 63, 127, 199]
 ROUTE_GAP, TOP_GAP = 1e-3, 5e-3
 LONG_TOKENS, LONG_AT, LONG_GAP = 3000, [0, 255, 1023, 2047, 2999], 2e-3
@@ -27,6 +27,19 @@ BASE = dict(
     bos_token_id=0, eos_token_id=2, pad_token_id=0, attn_implementation="eager", experts_implementation="eager",
 )
 FAMILIES = {
+    "llama": dict(
+        config=lambda: transformers.LlamaConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2, "rope_parameters": {
+                "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64}, "tie_word_embeddings": True,
+        }),
+    ),
+    "qwen3": dict(
+        config=lambda: transformers.Qwen3Config(**{
+            **BASE, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48, "num_hidden_layers": 2, "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
     "qwen3-moe": dict(
         config=lambda: transformers.Qwen3MoeConfig(**{
             **BASE, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48, "moe_intermediate_size": 32, "num_experts": 8,
