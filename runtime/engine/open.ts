@@ -128,9 +128,10 @@ function residentBytesOf(
     : { expertResidentBytes, layerResidentBytes: perLayer };
 }
 
-/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped. */
+/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped; 1 where no layer has any. */
 async function measureSpeed(backend: Backend, store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<number> {
   const layer = program.layers.findIndex(({ kind }) => kind === "moe");
+  if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
   const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer));

@@ -52,6 +52,11 @@ export function mlpExpertTensors(layer: number, expert: number): Readonly<Record
   return { ...projTensors(`model.layers.${layer}.mlp.experts.${expert}`) };
 }
 
+/** `expertTensors` of families without experts. */
+export function noExperts(): Readonly<Record<string, string>> {
+  return {};
+}
+
 /** An expert of a gated FFN. One for all layers of its shape. */
 export function gatedExpert(hidden: number, ffn: number): Segment {
   return {

@@ -13,6 +13,8 @@ export interface ImportOptions {
   /** Unset: `codecsWritten` of the kind of source. */
   readonly codecs?: readonly CodecName[] | undefined;
   readonly overwrite: boolean;
+  /** A dense Llama becomes a Hugging Face folder in f32, which `upcycle` takes, and no store. */
+  readonly folder?: boolean;
   /** Downloads and default outputs live here. */
   readonly cache: string;
   readonly hub: string;

@@ -1,5 +1,5 @@
 // `enodia model import`: any supported source to something workers or `upcycle` can use.
-// A model of a served family (folder or GGUF) -> model store; a dense Llama -> dense folder in Hugging Face layout.
+// A model of a served family (folder or GGUF) -> model store; a dense Llama, where that is asked for -> dense folder in Hugging Face layout.
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -12,22 +12,23 @@ import { importDenseFolder } from "./import-dense.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
 import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
-import { architectureIn } from "./model-config.ts";
+import { architectureIn, noDense } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
   const config = await readConfig(from, "ModelNotFound");
   const architecture = architectureIn(from, config);
+  if (options.folder) {
+    if (architecture !== llamaArchitecture) throw noDense(from, architecture);
+    await importDenseFolder(from, out, options.overwrite, log);
+    return { out, kind: "dense", architecture };
+  }
   if (knownArchitectures.includes(architecture)) {
     const index = await importMoe({ from, out, codecs: options.codecs ?? codecsWritten.folder, overwrite: options.overwrite }, log);
     return { out, kind: "store", architecture, modelDigest: index.modelDigest };
   }
-  if (architecture === llamaArchitecture) {
-    await importDenseFolder(from, out, options.overwrite, log);
-    return { out, kind: "dense", architecture };
-  }
   throw new AppError(
-    `${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")} and (for upcycle) ${llamaArchitecture}`,
+    `${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")}`,
     {
       code: "UnknownArchitecture",
     },

@@ -35,8 +35,8 @@ export const expertIndexSchema = z.object({
   modelDigest: sha256,
   architecture: z.string(), // "MixtralForCausalLM"
   layers: z.number().int().min(1).max(1024),
-  experts: z.number().int().min(1).max(4096), // the most of a layer
-  topK: z.number().int().min(1).max(64), // the most of a layer
+  experts: z.number().int().min(0).max(4096), // the most of a layer
+  topK: z.number().int().min(0).max(64), // the most of a layer
   hidden: z.number().int().min(1).max(65536),
   /** Width of the gated FFN that every expert of every layer is; left out where `layerShapes` says more. */
   ffn: z.number().int().min(1).max(262144).optional(),

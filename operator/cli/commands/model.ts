@@ -10,7 +10,7 @@ const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
        enodia model inspect <folder> [--verify] [--backend NAME] [--json]
 
-import    a Mixtral folder becomes a model store; a dense Llama (GGUF or safetensors) becomes a folder for upcycle
+import    a GGUF file or a Hugging Face folder becomes a model store
 upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
           and routers are fitted
 inspect   what a model store, or a folder for upcycle, holds
@@ -28,6 +28,7 @@ import, upcycle
                          (default: ${codecsWritten.folder}; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
+import    --folder       a dense Llama becomes a folder for upcycle instead, in f32
 upcycle   --experts N    experts per layer (default: 8)
           --top-k N      experts that a token uses (default: 2)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
@@ -46,6 +47,7 @@ const options = {
   backend: { type: "string" },
   codec: { type: "string" },
   overwrite: { type: "boolean", default: false },
+  folder: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   verify: { type: "boolean", default: false },
   experts: { type: "string", default: "8" },
@@ -102,6 +104,7 @@ async function runImport(source: string, values: Values): Promise<number> {
       ...(values.out === undefined ? {} : { out: values.out }),
       codecs: values.codec === undefined ? undefined : codecs(values.codec),
       overwrite: values.overwrite,
+      folder: values.folder,
       cache: values.cache ?? cacheFolder(),
       hub: values.hub,
       hubToken: hubToken(),
