@@ -2,7 +2,7 @@
 import type { Log } from "./files.ts";
 
 /** Time between lines, at least. */
-const lineMsMin = 2_000;
+const lineMsMin = 5_000;
 
 const bytesText = (bytes: number): string => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
 
