@@ -1,19 +1,26 @@
-// `enodia model import | upcycle | inspect`: parses the line and calls runtime/tools, which is loaded only then.
+// `enodia model import | upcycle | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
+import { spawnSync } from "node:child_process";
+import { readdirSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
 import { codecsWritten } from "../../../runtime/tools/import-options.ts";
 import { cacheFolder, hubToken } from "../environment.ts";
+import { kubeFlags } from "../kube.ts";
+import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
        enodia model inspect <folder> [--verify] [--backend NAME] [--json]
+       enodia model push <folder> [options] > deployment.yaml
 
 import    a GGUF file or a Hugging Face folder becomes a model store
 upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
           and routers are fitted
 inspect   what a model store, or a folder for upcycle, holds
+push      copies a model store into a PersistentVolumeClaim, by kubectl, and prints the MoEDeployment that serves it
 
 A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim.
 
@@ -36,6 +43,11 @@ upcycle   --experts N    experts per layer (default: 8)
           --threads N    for fitting routers (default: all cores)
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
+push      --claim NAME   the claim; it is made where there is none (default: models)
+          --access MODE  of a claim that is made (default: ReadWriteMany; ReadWriteOnce where all pods run on one node)
+          --replicas N   ranks of the deployment (default: 2)
+          --image IMAGE  of the pod that the copy goes through (default: busybox:1.37)
+          --namespace NAME, --context NAME, --kubeconfig FILE   as kubectl has them
 all       --json         one JSON object on standard output; progress is on standard error
 
 HF_TOKEN in the environment is sent to the hub as access token, for gated and private models.
@@ -57,6 +69,11 @@ const options = {
   cache: { type: "string" },
   hub: { type: "string", default: "https://huggingface.co" },
   threads: { type: "string" },
+  claim: { type: "string", default: "models" },
+  access: { type: "string", default: "ReadWriteMany" },
+  replicas: { type: "string", default: "2" },
+  image: { type: "string", default: "busybox:1.37" },
+  ...kubeFlags,
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
@@ -149,10 +166,59 @@ async function runInspect(dir: string, values: Values): Promise<number> {
   return 0;
 }
 
+async function storeSizes(dir: string): Promise<StoreSizes> {
+  const { inspect } = await import("../../../runtime/tools/inspect.ts");
+  const report = await inspect({ dir, verify: false }, log);
+  const [codec] = report.kind === "store" ? codecNames.filter((name) => report.codecs[name] !== undefined) : [];
+  if (report.kind !== "store" || codec === undefined)
+    throw new AppError(`${dir}: is a folder for upcycle; a deployment serves a store: enodia model import ${dir} --out STORE`, {
+      code: "BadOption",
+    });
+  const bytes = readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0);
+  const { totalBytes = 0, unitBytes = 0 } = report.codecs[codec] ?? {};
+  return { codec, bytes, expertBytes: totalBytes, largestExpertBytes: unitBytes };
+}
+
+/** What kubectl says goes to standard error, beside our own progress. */
+function kubectl({ argv, input }: Pick<KubectlStep, "argv" | "input">, quiet = false): boolean {
+  const { status, error } = spawnSync("kubectl", argv, { input: input ?? "", stdio: ["pipe", quiet ? "ignore" : 2, quiet ? "ignore" : 2] });
+  if (error) throw new AppError(`kubectl cannot be run (${error.message}); put it on PATH`, { code: "BadOption", cause: error });
+  return status === 0;
+}
+
+async function runPush(dir: string, values: Values): Promise<number> {
+  const given = ["namespace", "context", "kubeconfig"] as const;
+  const flags = given.flatMap((name) => (values[name] === undefined ? [] : [`--${name}`, values[name]]));
+  const options: PushOptions = {
+    ...{ dir: resolve(dir), claim: values.claim, access: values.access, image: values.image },
+    replicas: Math.max(1, Math.floor(number("replicas", values.replicas))),
+    kubectl: flags,
+  };
+  const sizes = await storeSizes(options.dir);
+  const made: KubectlStep[] = [];
+  try {
+    for (const step of pushSteps(options, sizes)) {
+      if (step.unless && kubectl({ argv: step.unless }, true)) continue;
+      log(step.say);
+      if (!kubectl(step)) throw new AppError(`kubectl ${step.argv.join(" ")} failed; what it says is above`, { code: "KubectlFailed" });
+      made.push(step);
+    }
+  } finally {
+    for (const { undo } of made) {
+      if (undo === undefined) continue;
+      log(undo.say);
+      kubectl(undo);
+    }
+  }
+  process.stdout.write(deploymentText(options, sizes));
+  return 0;
+}
+
 const verbs: Readonly<Record<string, (target: string, values: Values) => Promise<number>>> = {
   import: runImport,
   upcycle: runUpcycle,
   inspect: runInspect,
+  push: runPush,
 };
 
 export async function run(args: readonly string[]): Promise<number> {
