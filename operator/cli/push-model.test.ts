@@ -1,4 +1,4 @@
-// What `enodia model push` asks of kubectl, and the deployment that it writes: one that the API takes.
+// The calls of kubectl that `enodia model push` makes, and the deployment that it writes: one that the API takes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parse } from "yaml";

@@ -68,7 +68,13 @@ function claimManifest({ claim, access }: PushOptions, { bytes }: StoreSizes): o
 
 /** As the pods of a deployment read the claim: user 65532. */
 function loaderManifest(pod: string, { claim, image }: PushOptions): object {
-  const securityContext = { runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, fsGroup: 65532, seccompProfile: { type: "RuntimeDefault" } };
+  const securityContext = {
+    runAsNonRoot: true,
+    runAsUser: 65532,
+    runAsGroup: 65532,
+    fsGroup: 65532,
+    seccompProfile: { type: "RuntimeDefault" },
+  };
   const shell = {
     name: "shell",
     image,

@@ -78,8 +78,9 @@ export interface Backend extends Capabilities {
 
 export interface BackendOptions {
   readonly threads: number;
-  /** How a backend may keep the dense part's matrices, which it may ignore: 32 as f32 where they are floats of any size, since engines round
-   *  what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are. Unset = 32. */
+  /** How a backend may keep the dense part's matrices, which it may ignore: 32 as f32 where they are floats of any size, since engines
+   *  round what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are.
+   *  Unset = 32. */
   readonly denseBits?: 8 | 16 | 32;
 }
 

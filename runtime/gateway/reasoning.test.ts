@@ -29,7 +29,11 @@ async function answer(endpoint: GenerationJob["endpoint"], ids: readonly number[
   const one = new Answer(
     { ...request, span: tracing.start("a", { role: "server", attributes: {} }) },
     {
-      ...{ textModel: { ...byteText, channels }, metrics: createMetrics({ process: "gateway", version: "0", constants: {} }), log: silentLog },
+      ...{
+        textModel: { ...byteText, channels },
+        metrics: createMetrics({ process: "gateway", version: "0", constants: {} }),
+        log: silentLog,
+      },
       ...{ maxContext: 99, requestTimeoutMs: 60_000, limits: failoverLimits, drawSeed: () => 1n, now: Date.now },
       workers: { start: () => ({ rank: 0, events: events(), close: () => {} }), changed: async () => {} },
     },
@@ -50,7 +54,10 @@ test("content and reasoning_content are apart, whole and in chunks", async () =>
   const deltas: any[] = pieces.filter((piece) => !isMarker(piece)).map((piece) => (chunks.piece(piece) as any).choices[0].delta);
   assert.equal(deltas.map(({ reasoning_content = "" }) => reasoning_content).join(""), "hm é");
   assert.equal(deltas.map(({ content = "" }) => content).join(""), "Yes.");
-  assert.ok(deltas.every((delta, i) => i === deltas.length - 1 || Object.keys(delta).length === 1), "one of them a chunk");
+  assert.ok(
+    deltas.every((delta, i) => i === deltas.length - 1 || Object.keys(delta).length === 1),
+    "one of them a chunk",
+  );
 });
 
 test("without thoughts there is no such field, and completions show what the model says as it is", async () => {

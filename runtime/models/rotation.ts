@@ -112,8 +112,8 @@ function yarnFrequencies(dims: number, { base, factor, original, betas, truncate
   });
 }
 
-/** Waves longer than the trained context over `low_freq_factor` turn `factor` times slower, those shorter than it over `high_freq_factor` as
- *  they did in training, those between in between. */
+/** Waves longer than the trained context over `low_freq_factor` turn `factor` times slower, those shorter than it over
+ *  `high_freq_factor` as they did in training, those between in between. */
 function llama3Frequencies(dims: number, base: number, parameters: Parameters): number[] {
   const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: original } = parameters;
   if (factor == null || low == null || high == null || original == null || high <= low)

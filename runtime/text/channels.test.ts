@@ -1,10 +1,16 @@
 // Answers in channels: what goes where, in pieces, and what becomes of messages that are cut short or in no channel.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ByteLevelDecoder } from "./detokenize.ts";
 import { ChannelText, channelTokens } from "./channels.ts";
+import { ByteLevelDecoder } from "./detokenize.ts";
 
-const ids: Readonly<Record<string, number>> = { "<|start|>": 300, "<|channel|>": 301, "<|message|>": 302, "<|end|>": 303, "<|return|>": 304 };
+const ids: Readonly<Record<string, number>> = {
+  "<|start|>": 300,
+  "<|channel|>": 301,
+  "<|message|>": 302,
+  "<|end|>": 303,
+  "<|return|>": 304,
+};
 const tokens = channelTokens((content) => ids[content])!;
 const decoder = () => new ByteLevelDecoder((id) => (id < 256 ? Uint8Array.of(id) : undefined));
 

@@ -1,5 +1,5 @@
 // `enodia model import`: any supported source to something workers or `upcycle` can use.
-// A model of a served family (folder or GGUF) -> model store; a dense Llama, where that is asked for -> dense folder in Hugging Face layout.
+// A model of a served family (folder or GGUF) -> model store; a dense Llama, where that is asked for -> a folder for upcycle.
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -27,12 +27,9 @@ async function importFolder(from: string, out: string, options: ImportOptions, l
     const index = await importMoe({ from, out, codecs: options.codecs ?? codecsWritten.folder, overwrite: options.overwrite }, log);
     return { out, kind: "store", architecture, modelDigest: index.modelDigest };
   }
-  throw new AppError(
-    `${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")}`,
-    {
-      code: "UnknownArchitecture",
-    },
-  );
+  throw new AppError(`${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")}`, {
+    code: "UnknownArchitecture",
+  });
 }
 
 export async function importModel(options: ImportOptions, log: Log): Promise<ImportResult> {

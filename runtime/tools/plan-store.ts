@@ -1,4 +1,4 @@
-// What an import will write, planned before anything is: the tensors that the model reads are in the checkpoint, in the shapes and forms
+// The plan of a store, made before anything is written: the tensors that the model reads are in the checkpoint, in the shapes and forms
 // that a store can keep. Pure but for what the checkpoint's header says.
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";

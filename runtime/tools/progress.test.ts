@@ -12,7 +12,11 @@ test("bytes, rate and time left are said in units that people read", () => {
 test("a line comes every five seconds, and one at the end", () => {
   const lines: string[] = [];
   let now = 0;
-  const progress = new Progress((line) => lines.push(line), 100e6, () => now);
+  const progress = new Progress(
+    (line) => lines.push(line),
+    100e6,
+    () => now,
+  );
   for (let i = 0; i < 10; i++) {
     now += 1_250;
     progress.add(10e6, `layer ${i}`);

@@ -1,6 +1,6 @@
 // Safetensors whose tensors are no plain matrices, as plain ones: fp8 with scales of 128 x 128 blocks (DeepSeek), MXFP4 blocks and scales
-// (gpt-oss), and experts stacked in one tensor (gpt-oss, transformers 5). Each way is a rule that takes tensors by name and gives views; what no
-// rule takes is read as it lies. Not here: files and folders (checkpoint.ts).
+// (gpt-oss), and experts stacked in one tensor (gpt-oss, transformers 5). Each way is a rule that takes tensors by name and gives views;
+// what no rule takes is read as it lies. Not here: files and folders (checkpoint.ts).
 import { AppError } from "../../crds/common.ts";
 import { fp8Blocks } from "./packed-fp8.ts";
 import { interleavedExperts } from "./packed-interleaved.ts";

@@ -55,7 +55,10 @@ export const expertIndexSchema = z.object({
       /** units[layer][expert] */
       units: z.array(z.array(z.object({ offset: z.number().int().min(0), bytes: z.number().int().min(1), sha256 }))),
       /** forms[layer][matrix], for a codec that keeps matrices as they came. */
-      forms: z.array(z.array(z.enum(storedForms)).max(matricesMax)).max(1024).optional(),
+      forms: z
+        .array(z.array(z.enum(storedForms)).max(matricesMax))
+        .max(1024)
+        .optional(),
     }),
   ),
 });

@@ -156,7 +156,10 @@ export function runBackendContract(contract: BackendContract): void {
       check(`expert, ${form}: resident bytes stay within what the budget planned`, async () => {
         const expert = await backend.compile(expertSegment, model.expert(0, 0, form));
         assert.ok(expert.residentBytes > 0);
-        assert.ok(expert.residentBytes <= backend.expertResidentBytes(expertSegment, formsAlike(form)(expertSegment.weights)), `${expert.residentBytes} resident`);
+        assert.ok(
+          expert.residentBytes <= backend.expertResidentBytes(expertSegment, formsAlike(form)(expertSegment.weights)),
+          `${expert.residentBytes} resident`,
+        );
         await expert.dispose();
       });
     }

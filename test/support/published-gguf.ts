@@ -116,7 +116,14 @@ const ends = (hidden: number, table: StoredForm, head: StoredForm): readonly Par
 function mixtral(): Published {
   const [hidden, ffn, experts, heads, kv] = [256, 256, 4, 4, 2];
   const metadata = prefixed("llama", {
-    ...{ block_count: 2, context_length: 512, embedding_length: hidden, feed_forward_length: ffn, expert_count: experts, vocab_size: vocab },
+    ...{
+      block_count: 2,
+      context_length: 512,
+      embedding_length: hidden,
+      feed_forward_length: ffn,
+      expert_count: experts,
+      vocab_size: vocab,
+    },
     ...{ expert_used_count: 2, "attention.head_count": heads, "attention.head_count_kv": kv, "rope.dimension_count": hidden / heads },
     ...{ "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 1_000_000 },
   });
@@ -302,7 +309,11 @@ export const published: Readonly<Record<string, () => Published>> = {
 };
 
 /** The file, and the tensors that it means. */
-export async function publishedFile({ metadata, parts, joined }: Published): Promise<{ gguf: Buffer; hf: Readonly<Record<string, Tensor>> }> {
+export async function publishedFile({
+  metadata,
+  parts,
+  joined,
+}: Published): Promise<{ gguf: Buffer; hf: Readonly<Record<string, Tensor>> }> {
   const tensors: GgufTensorToWrite[] = [];
   const values = new Map<string, Float32Array>();
   const hf: Record<string, Tensor> = {};

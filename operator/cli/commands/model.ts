@@ -190,7 +190,10 @@ async function runPush(dir: string, values: Values): Promise<number> {
   const given = ["namespace", "context", "kubeconfig"] as const;
   const flags = given.flatMap((name) => (values[name] === undefined ? [] : [`--${name}`, values[name]]));
   const options: PushOptions = {
-    ...{ dir: resolve(dir), claim: values.claim, access: values.access, image: values.image },
+    dir: resolve(dir),
+    claim: values.claim,
+    access: values.access,
+    image: values.image,
     replicas: Math.max(1, Math.floor(number("replicas", values.replicas))),
     kubectl: flags,
   };

@@ -101,7 +101,10 @@ test("planned resident bytes of an expert are exactly what its upload takes, in 
     );
     const { uploads } = lowerSegment(expert, weights, 1 << 20);
     const uploaded = [...uploads.values()].reduce((bytes, data) => bytes + data.byteLength, 0);
-    assert.equal(residentBytesOf(expert, Object.fromEntries(expert.weights.map(({ name, shape }) => [name, shape.length === 2 ? form : "f32"]))), uploaded);
+    assert.equal(
+      residentBytesOf(expert, Object.fromEntries(expert.weights.map(({ name, shape }) => [name, shape.length === 2 ? form : "f32"]))),
+      uploaded,
+    );
   }
   const panels = matrixPanels({ form: "f32", shape: [6, 5], data: new Float32Array(30) }, 1 << 20);
   assert.equal(matrixBytes("f32", [6, 5]), bytesOf(panels));

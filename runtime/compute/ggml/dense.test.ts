@@ -74,7 +74,8 @@ test("halves become f32, stay as they are, or become int8, as is asked for; bloc
   const sizes = { 32: 4 * bytes, 16: 2 * bytes, 8: (34 * bytes) / 32 } as const;
   for (const bits of [32, 16, 8] as const) {
     const each = await openGgmlBackend({ threads: 1, denseBits: bits });
-    const resident = async (segment: Segment, w: WeightData): Promise<number> => (await each.compile(segment, { w, n })).residentBytes - 4 * width;
+    const resident = async (segment: Segment, w: WeightData): Promise<number> =>
+      (await each.compile(segment, { w, n })).residentBytes - 4 * width;
     assert.equal(await resident(product, blocks("bf16")), sizes[bits]);
     assert.equal(await resident(product, blocks("f16")), sizes[bits]);
     assert.equal(await resident(product, blocks("f32")), bits === 8 ? sizes[8] : sizes[32]);

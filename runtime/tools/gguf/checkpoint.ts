@@ -159,7 +159,10 @@ class Places {
     const [experts = 0, rows = 0, columns] = this.#shape(tensor);
     if (experts !== this.#experts || experts > expertsMax)
       throw this.#refused(tensor, `has ${experts} experts, ${this.#model.metadata.key("expert_count")} says ${this.#experts}`);
-    if (kind === "bias") return this.#biases(tensor, layer, matrices);
+    if (kind === "bias") {
+      this.#biases(tensor, layer, matrices);
+      return;
+    }
     if (columns === undefined || rows % matrices.length !== 0) throw this.#refused(tensor, "is no stack of matrices");
     const each = rows / matrices.length;
     for (let expert = 0; expert < experts; expert++)
@@ -212,8 +215,7 @@ function headsView(file: GgufFile, { tensor, values, shape }: Heads): TensorView
       for (let row = 0; row < rows; row += step) {
         const head = (first + row) / step;
         const keys = (await file.readRows(tensor, { first: head * columns, rows: columns })).values;
-        for (let i = 0; i < keyRows; i++)
-          for (let k = 0; k < columns; k++) out[(row + i) * columns + k] = keys[k * keyRows + i] as number;
+        for (let i = 0; i < keyRows; i++) for (let k = 0; k < columns; k++) out[(row + i) * columns + k] = keys[k * keyRows + i] as number;
         out.set((await file.readRows(values, { first: head * valueRows, rows: valueRows })).values, (row + keyRows) * columns);
       }
       return { form: "f32", bytes: bytesOf(out), values: out };

@@ -5,9 +5,9 @@ import { copyFile, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import type { CodecName } from "../../../crds/names.ts";
 import { loadModel } from "../../../test/contract/harness.ts";
 import { published, writePublished } from "../../../test/support/published-gguf.ts";
-import type { CodecName } from "../../../crds/names.ts";
 import type { Backend } from "../../backends/backend.ts";
 import { createBackend } from "../../backends/index.ts";
 import { openModel } from "../../engine/open.ts";
@@ -70,7 +70,9 @@ for (const [name, make] of Object.entries(published))
       const resident = opened.info.layerResidentBytes ?? stored.map(() => opened.info.expertResidentBytes);
       for (const [layer, bytes] of stored.entries())
         assert.ok(Math.abs(resident[layer]! - bytes) <= 0.03 * bytes, `layer ${layer}: ${resident[layer]} resident, ${bytes} stored`);
-      const dense = model.parts.filter(({ name }) => !name.includes("_exps")).reduce((sum, { shape, form }) => sum + storedBytes(form, valuesOf(shape)), 0);
+      const dense = model.parts
+        .filter(({ name }) => !name.includes("_exps"))
+        .reduce((sum, { shape, form }) => sum + storedBytes(form, valuesOf(shape)), 0);
       const { denseBytes } = opened.info;
       const bound = name.includes("apart") ? 2 : 1.03; // those of the latent's heads become f32
       assert.ok(denseBytes <= bound * dense, `${denseBytes} resident, ${dense} stored`);

@@ -1,22 +1,13 @@
 // The codecs of ggml types, in what they share. A unit is its matrices as blocks, in order, and its biases as f32, each section padded to
 // 64 bytes. Matrices that are of the type already are kept bit for bit. Pure. How a type rounds is in its own file.
 import { AppError } from "../../../crds/common.ts";
-import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
+import { type GgmlForm, ggmlBytes, ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
 import { bytesOf } from "../floats.ts";
 import { type StoredForm, storedBytes, storedWeight } from "../stored.ts";
 import { firstUnusable } from "../weight-check.ts";
-import {
-  type ExpertMatrices,
-  isBias,
-  matrixOf,
-  paddedSection,
-  type UnitCodec,
-  type UnitPart,
-  type UnitShape,
-  valuesOf,
-} from "./codec.ts";
+import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitPart, type UnitShape, valuesOf } from "./codec.ts";
 
 /** The types that are codecs too. */
 type CodecForm = GgmlForm & UnitCodec["name"];
@@ -68,7 +59,7 @@ export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec
     const asStored = given !== undefined && !(given instanceof Float32Array) && given.form === form(part);
     if (asStored && given.data.length === sectionBytes(part)) return given.data;
     const data = matrixOf(matrices, part);
-    return form(part) === "f32" ? bytesOf(data) : convert(part, data);
+    return isGgmlForm(form(part)) ? convert(part, data) : bytesOf(data);
   };
   return {
     ...codec,
@@ -96,7 +87,7 @@ export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec
   };
 }
 
-/** The codec of a ggml type, by the type's rounding. Halves are as good as what they stand for; beside blocks the dense part may be coarse. */
+/** The codec of a ggml type, by the type's rounding. Beside halves the dense part is no coarser than they are; beside blocks it may be. */
 export function ggmlCodec(form: CodecForm, rounding: Rounding): UnitCodec {
   const denseBits = ggmlFormats[form].values === 1 ? 16 : 8;
   return blockCodec({ name: form, denseBits, formOf: () => form, convert: (part, data) => writeBlocks(form, rounding, part, data) });
