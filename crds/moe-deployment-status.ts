@@ -15,6 +15,7 @@ export const moeDeploymentConditions = [
   "SpecAccepted",
   "FieldConflict",
   "ModelAvailable",
+  "Reproducible",
   "TelemetryFresh",
   "PlacementBalanced",
   "RuntimeUpToDate",

@@ -116,7 +116,7 @@ const elasticity = z
 const experts = z
   .object({
     memoryPerRank: quantity(
-      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. On a GPU this is memory of the device, and must be given: backend webgpu requires the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
+      "Resident bytes of experts each rank may hold: homes, copies and one staging slot. On a GPU this is memory of the device, and must be given: the backends cuda and vulkan require the field, and with Auto a worker that finds a GPU ends without it. When not given: 85% of the memory limit of the container runtime, or of the whole node when there is no limit, less the dense part and the KV pool.",
     ).optional(),
     minCopies: z.int32().min(1).max(specBounds.copies).default(1).meta({
       description:
@@ -130,11 +130,11 @@ const runtime = z
   .object({
     backend: z.enum(backendChoices).default(defaultBackend).meta({
       description:
-        "Compute backend of the workers. Auto takes webgpu where a GPU is, else cpu; the condition ModelAvailable names the devices taken. ggml computes every model family, on one thread of the processor a rank. reference is slow and for tests.",
+        "Compute backend of the workers: ggml on the processor (cpu), on NVIDIA's GPUs (cuda) or on any GPU with a Vulkan driver (vulkan). cuda and vulkan want a runtime image whose tag ends in their name, and a GPU that the pod asks for. Auto takes the first of cuda, vulkan and cpu whose library is in the image and whose device is there, none in software; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),
     expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description:
-        "Stored form of the experts that workers load. source keeps each matrix in the type that the imported file has, as a GGUF is published. f32 is large and exact; f16, bf16, q8_0, q4_0, iq4_nl and mxfp4 are ggml's types, int4 is our own. The import must have written it.",
+        "Stored form of the experts that workers load: a type of ggml, of which iq4_nl loses least at its size, f32, which is large and exact, or source, which is for each matrix the type that the imported file has. The import must have written it.",
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(

@@ -12,7 +12,7 @@ export const rebalancingModes = ["Auto", "Recommend", "Off"] as const;
 export type RebalancingMode = (typeof rebalancingModes)[number];
 
 /** Backends: each computes in a worker on one kind of device. */
-export const backendNames = ["cpu", "ggml", "webgpu", "reference"] as const;
+export const backendNames = ["cpu", "cuda", "vulkan", "reference"] as const;
 export type BackendName = (typeof backendNames)[number];
 /** Values of `spec.runtime.backend`: a backend, or Auto for the first one that suits the machine. */
 export const backendChoices = ["Auto", ...backendNames] as const;
@@ -20,9 +20,9 @@ export type BackendChoice = (typeof backendChoices)[number];
 export const defaultBackend: BackendChoice = "Auto";
 
 /** Stored forms of experts: `spec.runtime.expertCodec`, `--codec` and the parts of a model store. */
-export const codecNames = ["int4", "f32", "f16", "bf16", "q8_0", "q4_0", "iq4_nl", "mxfp4", "source"] as const;
+export const codecNames = ["iq4_nl", "f32", "f16", "bf16", "q8_0", "q4_0", "mxfp4", "source"] as const;
 export type CodecName = (typeof codecNames)[number];
-export const defaultCodec: CodecName = "int4";
+export const defaultCodec: CodecName = "iq4_nl";
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;

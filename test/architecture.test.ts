@@ -49,7 +49,7 @@ const house: Readonly<Record<string, Row>> = {
       ),
       plant("runtime/worker/planted.ts", 'import "../gateway/pool.ts";', /worker\/ may not import runtime\/gateway\/pool/),
       plant("runtime/gateway/planted.ts", 'export * from "../worker/plan.ts";', /gateway\/ may not import runtime\/worker\/plan/),
-      plant("runtime/backends/cpu/planted.ts", 'import "../webgpu/device.ts";', /cpu\/ may not import runtime\/backends\/webgpu/),
+      plant("runtime/compute/ggml/planted.ts", 'import "../../engine/engine.ts";', /ggml\/ may not import runtime\/engine/),
       plant("runtime/experts/memory/planted.ts", 'import "../dispatch/client.ts";', /memory\/ may not import runtime\/experts\/dispatch/),
       plant("runtime/tools/planted.ts", 'await import("../engine/engine.ts");', /tools\/ may not import runtime\/engine/),
       plant("operator/deployment/planted.ts", 'import "../rebalance/loop.ts";', /deployment\/ may not import operator\/rebalance/),
@@ -145,6 +145,18 @@ const house: Readonly<Record<string, Row>> = {
         /planted\.ts:2: .*@grpc\/grpc-js: only runtime\/wire\/ may/,
       ),
       plant("crds/planted.ts", 'import leftPad from "left-pad";', /left-pad: give it a row/),
+    ],
+  },
+  "what calls C functions in a test is one file": {
+    rule: rules.testsUseAdapters,
+    over: all,
+    planted: [
+      plant(
+        "test/bench/planted.ts",
+        'import koffi from "koffi";',
+        /planted\.ts:2: a test imports koffi: only test\/bench\/llama\/library\.ts may/,
+      ),
+      plant("test/bench/llama/library.ts", "", /library\.ts is listed for koffi, and does not import it/),
     ],
   },
   "every npm client that the law names is imported where it says, and every dependency has a row": {

@@ -12,9 +12,9 @@ const root = resolve(import.meta.dirname, "..");
 /** Names by kind, each with the files in which they may be compared. */
 const kinds: readonly { readonly names: readonly string[]; readonly own: (name: string) => RegExp }[] = [
   { names: policyNames, own: (name) => new RegExp(`^operator/planner/policies/${name}[-.]`) },
-  { names: backendChoices, own: (name) => new RegExp(`^runtime/(?:backends|compute)/${name}[/.]`) },
+  { names: backendChoices, own: (name) => new RegExp(`^runtime/compute/${name}[/.]`) },
   // A backend's lowering tells forms of matrices apart, and forms have the names of the codecs that introduced them.
-  { names: codecNames, own: (name) => new RegExp(`^runtime/weights/codecs/${name}\\.|^runtime/(?:backends|compute)/\\w+/`) },
+  { names: codecNames, own: (name) => new RegExp(`^runtime/weights/codecs/${name}\\.|^runtime/compute/\\w+/`) },
 ];
 /** Subjects that may have such a value too: types of tensors, the class of a backend's numbers, the mode of rebalancing. */
 const otherSubjects = ["dtype", "numericClass", "mode"];
@@ -51,9 +51,9 @@ test("no source compares the name of a policy, a backend or a codec outside its 
 test("a planted comparison is found, and what only looks like one is not", () => {
   const shared = "runtime/engine/open.ts";
   const planted = [
-    `const bits = options.codec === "int4" ? 8 : 32;`,
+    `const bits = options.codec === "iq4_nl" ? 8 : 32;`,
     `if (choice !== "Auto") return choice;`,
-    `if ("webgpu" === spec.runtime.backend) return;`,
+    `if ("cpu" === spec.runtime.backend) return;`,
     `switch (policy.name) {\n  case "hecate":`,
     `if (["eplb", "exflow"].includes(policy)) return;`,
     `if (weight.form !== "f32") throw error;`,
@@ -68,8 +68,8 @@ test("a planted comparison is found, and what only looks like one is not", () =>
   ];
   for (const source of plain) assert.deepEqual(comparisonsIn(shared, source), [], source);
   const ours = `if (matrix.form === "f32") return;`;
-  assert.deepEqual(comparisonsIn("runtime/backends/cpu/graph.ts", ours), []);
-  assert.equal(comparisonsIn("runtime/backends/check.ts", ours).length, 1);
-  const another = `if (backend === "webgpu") return;`;
-  assert.equal(comparisonsIn("runtime/backends/cpu/index.ts", another).length, 1);
+  assert.deepEqual(comparisonsIn("runtime/compute/ggml/graph.ts", ours), []);
+  assert.equal(comparisonsIn("runtime/compute/check.ts", ours).length, 1);
+  const another = `if (backend === "reference") return;`;
+  assert.equal(comparisonsIn("runtime/compute/ggml/index.ts", another).length, 1);
 });

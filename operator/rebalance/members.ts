@@ -85,6 +85,7 @@ export function membersOf(views: readonly RankView[]): Member[] {
       bootId: view.report?.description?.bootId ?? "",
       address: view.report?.address ?? "",
       state: view.state,
+      numerics: view.report?.description?.numerics ?? "",
     }));
 }
 

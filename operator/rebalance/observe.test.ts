@@ -22,6 +22,7 @@ const description = {
     kvSlots: 1,
     maxContext: 1,
     device: "cpu",
+    numerics: "exact: double",
     speed: 1,
   },
 };

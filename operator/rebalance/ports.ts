@@ -35,8 +35,10 @@ export interface Description {
   /** Requests that run at once, each of which reserves `maxContext` tokens of the KV pool. */
   readonly kvSlots: number;
   readonly maxContext: number;
-  /** Backend and hardware, as "webgpu: NVIDIA H100". Ranks with the same device count as equally fast until their work shows more. */
+  /** Backend and hardware, as "cpu: AMD EPYC". Ranks with the same device count as equally fast until their work shows more. */
   readonly device: string;
+  /** What the bits of its results depend on, "exact: …" or "tolerance: …"; ranks of one exact class compute the same text. */
+  readonly numerics: string;
   readonly speed: number;
 }
 

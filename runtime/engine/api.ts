@@ -33,7 +33,7 @@ export interface EngineOptions {
   readonly kvPoolBytes: number;
   /** Tokens of one request, prompt and output together; at most the model's own limit. */
   readonly maxContext: number;
-  /** Threads that compute experts, the engine's own included. Unset: cores. */
+  /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
   readonly threads?: number;
   readonly remote: RemoteExperts;
   readonly limits?: Partial<EngineLimits>;
@@ -49,6 +49,9 @@ export interface EngineInfo extends ExpertGrid {
   readonly codec: CodecName;
   readonly backend: string;
   readonly device: string;
+  /** The numerics class: "exact" or "tolerance", and what the bits of this engine's results depend on. Engines of one exact class
+   *  compute a request to the same text. */
+  readonly numerics: string;
   /** Tokens of one request that this engine accepts: min(option, model). */
   readonly maxContext: number;
   readonly denseBytes: number;

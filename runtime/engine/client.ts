@@ -1,9 +1,9 @@
 // The engine as the main thread sees it: calls, requests and remote dispatches over the MessagePort of engine/thread.ts.
-import { availableParallelism } from "node:os";
 import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { Engine, EngineInfo, EngineOptions, GenerateEvent, GenerateRequest, RemoteExperts, RemoteFrame } from "./api.ts";
 import { type CallMessage, type Calls, type FromEngine, fromPlain, type Method, type ToEngine, toPlain } from "./messages.ts";
+import { threadsHere } from "./processors.ts";
 import { Stream } from "./stream.ts";
 
 interface Pending {
@@ -211,7 +211,7 @@ class EngineClient implements Engine {
 
 export async function startEngine({ remote, ...options }: EngineOptions): Promise<Engine> {
   const { port1, port2 } = new MessageChannel();
-  const threads = options.threads ?? availableParallelism();
+  const threads = options.threads ?? threadsHere();
   const worker = new Worker(new URL("./thread.ts", import.meta.url), {
     workerData: { port: port2, options: { ...options, threads } },
     transferList: [port2],

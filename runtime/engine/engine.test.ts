@@ -22,7 +22,7 @@ let store: ModelStore;
 const engines: Engine[] = [];
 
 before(async () => {
-  await importMoe({ from: golden, out: storeDir, codecs: ["f32", "int4"], overwrite: true }, () => {});
+  await importMoe({ from: golden, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
   store = await openStore(storeDir);
 });
 after(async () => {
@@ -43,7 +43,6 @@ async function start(
     codec: "f32",
     kvPoolBytes,
     maxContext: context,
-    threads: 2,
     remote: noRemote,
     ...options,
   });
@@ -82,11 +81,11 @@ test("greedy text is what Hugging Face transformers generates", async () => {
 describe("one request, many circumstances", () => {
   let engine: Engine;
   before(async () => {
-    engine = await start({ codec: "int4" });
+    engine = await start({ codec: "iq4_nl" });
   });
 
   test("the text is the same alone, with random mates, and in small chunks", async () => {
-    const chunked = await start({ codec: "int4", limits: { prefillChunkTokens: 3 }, threads: 1 });
+    const chunked = await start({ codec: "iq4_nl", limits: { prefillChunkTokens: 3 } });
     const sampled = { temperature: 1, topP: 0.9, topK: 20, seed: 99n };
     const requests = [5, 2, 40, 1, 23, 64, 9].map((length, i) => ({ prompt: prompt(i, length), sampling: i % 2 === 0 ? greedy : sampled }));
     const alone: number[][] = [];
@@ -123,7 +122,7 @@ describe("one request, many circumstances", () => {
 
   test("a prompt whose beginning was computed before gives the same text, and says how much was reused", async () => {
     const shared = prompt(8, 40);
-    const fresh = await text(await start({ codec: "int4" }), { prompt: [...shared, 5, 6, 7] });
+    const fresh = await text(await start({ codec: "iq4_nl" }), { prompt: [...shared, 5, 6, 7] });
     await text(engine, { prompt: shared });
     const events = await collect(engine, { prompt: [...shared, 5, 6, 7] });
     assert.deepEqual(tokensOf(events), fresh);

@@ -3,7 +3,7 @@
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend, Compiled } from "../backends/backend.ts";
+import type { Backend, Compiled } from "../compute/backend.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import { gatherRows, type Pairs, scatterRows } from "../placement/frames/pairs.ts";

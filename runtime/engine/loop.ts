@@ -4,6 +4,7 @@
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
+import type { Backend } from "../compute/backend.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
@@ -34,6 +35,9 @@ interface Waiting {
   reject(error: unknown): void;
 }
 
+/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
+const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
+
 export class EngineLoop {
   readonly #port: MessagePort;
   readonly #model: OpenModel;
@@ -63,7 +67,7 @@ export class EngineLoop {
     const { program, backend, store, embed, blocks, head } = model;
     this.#port = port;
     this.#model = model;
-    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, backend.prefillEqualsDecode);
+    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, prefillsReplay(backend));
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });

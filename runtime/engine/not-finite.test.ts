@@ -8,6 +8,7 @@ import { after, before, test } from "node:test";
 import type { CodecName } from "../../crds/names.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { codecFor } from "../weights/codecs/index.ts";
+import { f16Bits } from "../weights/floats.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { createEngine, type Engine, type EngineOptions, type GenerateEvent } from "./engine.ts";
@@ -19,7 +20,7 @@ let store: ModelStore;
 
 before(async () => {
   const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
-  await importMoe({ from, out: storeDir, codecs: ["f32", "int4"], overwrite: true }, () => {});
+  await importMoe({ from, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
   store = await openStore(storeDir);
 });
 after(async () => {
@@ -30,21 +31,22 @@ after(async () => {
 
 async function start(options: Pick<EngineOptions, "backend" | "codec">): Promise<Engine> {
   const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
-  const engine = await createEngine({ storeDir, kvPoolBytes: 1 << 20, maxContext: 96, threads: 2, remote, ...options });
+  const engine = await createEngine({ storeDir, kvPoolBytes: 1 << 20, maxContext: 96, remote, ...options });
   engines.push(engine);
   for (let layer = 0; layer < 2; layer++)
     for (let expert = 0; expert < 4; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, options.codec));
   return engine;
 }
 
-/** Gives the engine other bytes of an expert: `value` in the first weight of w2, for int4 in the scale of its first block; as they
+/** Gives the engine other bytes of an expert: `value` in the first weight of w2, for iq4_nl in the scale of its first block; as they
  *  are stored without a value. */
 async function replace(engine: Engine, layer: number, expert: number, value?: number): Promise<void> {
   const codec = engine.describe().codec as CodecName;
   const unit = new Uint8Array(await store.readUnit(layer, expert, codec));
   const w2 = codecFor(codec).unitBytes([{ name: "w1", shape: [96, 64] }]);
-  const levels = codec === "int4" ? (64 * 96) / 2 : 0;
-  if (value !== undefined) new DataView(unit.buffer).setFloat32(w2 + levels, value, true);
+  const view = new DataView(unit.buffer);
+  if (value !== undefined && codec === "f32") view.setFloat32(w2, value, true);
+  else if (value !== undefined) view.setUint16(w2, f16Bits(value), true);
   await engine.unloadExpert(layer, expert);
   await engine.loadExpert(layer, expert, unit);
 }
@@ -61,7 +63,7 @@ async function collect(engine: Engine, tokens: readonly number[], temperature = 
 const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
 
 for (const backend of ["cpu", "reference"] as const)
-  for (const codec of ["f32", "int4"] as const)
+  for (const codec of ["f32", "iq4_nl"] as const)
     test(`${backend}, ${codec}: NaN and infinity end the requests that meet them with an error that names the logits, and no others`, async () => {
       const engine = await start({ backend, codec });
       const prompts = Array.from({ length: 16 }, (_, i) => prompt(i, 1 + (i % 2)));

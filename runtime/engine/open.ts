@@ -1,12 +1,12 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { Backend, Compiled, KvCache, KvSpec } from "../backends/backend.ts";
-import { checkOps } from "../backends/check.ts";
-import { chooseBackend, createBackend } from "../backends/index.ts";
+import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
+import { checkOps } from "../compute/check.ts";
+import { chooseBackend, createBackend } from "../compute/index.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
-import type { Weights } from "../kernels/weights.ts";
+import { blockOf, type Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
 import { codecFor } from "../weights/codecs/index.ts";
 import { checkLayerShapes } from "../weights/layer-shapes.ts";
@@ -94,6 +94,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
+    numerics: numericsOf(backend, store, options.codec),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
@@ -108,6 +109,17 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await store.close();
   };
   return { store, program, backend, embed, blocks, head, kv, info, close };
+}
+
+/** In one line, since it is compared as a whole. */
+function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"]): string {
+  const { denseBits } = codecFor(codec);
+  const expert = store.layerShapes.flatMap(({ experts }, layer) => (experts > 0 ? Object.values(store.unitForms(codec, layer)) : []));
+  const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part; blocks stay as they are
+  const beside = store.denseForms.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
+  const computed = new Set([...new Set([...expert, ...beside])].sort().map((form) => backend.numerics(form)));
+  const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
+  return `${backend.numericClass}: ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {

@@ -1,7 +1,7 @@
 // One pass over the layers for the rows of a step: embed, then per layer attention, router, experts here and elsewhere at
 // the same time, combine; last the head for the rows that want logits. Knows no request and no mode.
 import type { Phase, StepSeconds } from "../../crds/telemetry.ts";
-import type { Compiled, KvCall, Outputs } from "../backends/backend.ts";
+import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
 import type { ModelProgram } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import { gatherRows, scatterRows, selectPairs } from "../placement/frames/pairs.ts";

@@ -13,7 +13,7 @@ import { unlimited } from "../../operator/planner/policy.ts";
 import { planFaults } from "../../operator/planner/validate.ts";
 import { unlikeProgram, unlikeStore } from "../../test/builders/unlike-layers.ts";
 import { loadModel } from "../../test/contract/harness.ts";
-import { createReferenceBackend } from "../backends/reference.ts";
+import { createReferenceBackend } from "../compute/reference.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import { frameFault } from "../placement/frames/frames.ts";
@@ -173,7 +173,7 @@ test("the store tells each layer's experts, and one that config.json does not de
     store.index.codecs.f32?.units.map((layer) => layer.length),
     [0, 4, 6, 4],
   );
-  const sizes = store.index.codecs.int4!.units.map((layer) => layer[0]?.bytes);
+  const sizes = store.index.codecs.iq4_nl!.units.map((layer) => layer[0]?.bytes);
   assert.ok(sizes[1] === sizes[3] && sizes[1] !== sizes[2]);
   const other = { ...program, layers: program.layers.toReversed() };
   const options: ThreadOptions = {
@@ -192,14 +192,7 @@ test("the store tells each layer's experts, and one that config.json does not de
   );
 });
 
-test("a backend that lacks an op of an expert is refused when the model opens, before any expert is loaded", async () => {
-  const options: ThreadOptions = { storeDir: store.dir, backend: "cpu", codec: "f32", kvPoolBytes: 1 << 20, maxContext: 64, threads: 1 };
-  await assert.rejects(openProgram(store, program, options), (error: any) => {
-    return error.code === "UnsupportedOp" && /^expert.biased: op addRow .*\(cpu: /.test(error.message);
-  });
-});
-
-for (const codec of ["f32", "int4"] as const) {
+for (const codec of ["f32", "iq4_nl"] as const) {
   test(`${codec}: one rank gives the reference's tokens, and counts rows where experts are`, async () => {
     const rank = await Rank.start(codec, nobody);
     assert.deepEqual(rank.info.layerExperts, [0, 4, 6, 4]);

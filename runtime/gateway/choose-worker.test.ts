@@ -9,11 +9,12 @@ const worker = (rank: number, queuedTokens = 0, rest: Partial<Candidate> = {}): 
   state: "active",
   suspect: false,
   queuedTokens,
+  numerics: "exact",
   ...rest,
 });
 const hash = prefixHash([1, 2, 3]);
 
-const cases = new Map<string, { candidates: Candidate[]; avoid?: number[]; want: number | undefined; reason?: RegExp }>([
+const cases = new Map<string, { candidates: Candidate[]; avoid?: number[]; numerics?: string; want: number | undefined; reason?: RegExp }>([
   ["nobody is known", { candidates: [], want: undefined, reason: /no worker is known/ }],
   [
     "nobody is ready",
@@ -25,12 +26,21 @@ const cases = new Map<string, { candidates: Candidate[]; avoid?: number[]; want:
   ["all suspect: wait", { candidates: [worker(0, 0, { suspect: true })], want: undefined, reason: /failed a moment ago/ }],
   ["the shortest queue wins", { candidates: [worker(0, 500), worker(1, 100), worker(2, 900)], want: 1 }],
   ["an avoided rank is left out while there is another", { candidates: [worker(0, 0), worker(1, 500)], avoid: [0], want: 1 }],
+  [
+    "a request goes on in the class that began it, however long the queue is there",
+    { candidates: [worker(0, 0, { numerics: "other" }), worker(1, 9999)], numerics: "exact", want: 1 },
+  ],
+  ["another class is better than none", { candidates: [worker(0, 0, { numerics: "other" })], numerics: "exact", want: 0 }],
+  [
+    "a rank that failed the request is no choice for its class",
+    { candidates: [worker(0), worker(1, 9999, { numerics: "other" })], avoid: [0], numerics: "exact", want: 1 },
+  ],
   ["an avoided rank is better than none", { candidates: [worker(0, 0)], avoid: [0], want: 0 }],
 ]);
 
-for (const [name, { candidates, avoid, want, reason }] of cases) {
+for (const [name, { candidates, avoid, numerics, want, reason }] of cases) {
   test(name, () => {
-    const choice = choose(candidates, hash, new Set(avoid));
+    const choice = choose(candidates, hash, { avoid: new Set(avoid), ...(numerics === undefined ? {} : { numerics }) });
     assert.equal(choice.rank, want);
     assert.match(choice.reason, reason ?? /^$/);
   });
@@ -71,6 +81,7 @@ test("the chosen rank is active where one is, not suspect, and within the tie of
     state: fc.constantFrom("active", "joining", "draining", "lost") as fc.Arbitrary<Candidate["state"]>,
     suspect: fc.boolean(),
     queuedTokens: fc.nat(500),
+    numerics: fc.constantFrom("", "exact"),
   });
   fc.assert(
     fc.property(fc.array(candidate, { maxLength: 8 }), fc.integer(), (rows, prefix) => {

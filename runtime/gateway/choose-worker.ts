@@ -11,6 +11,8 @@ export interface Candidate {
   readonly suspect: boolean;
   /** Tokens that wait to be computed there, as far as this gateway knows. */
   readonly queuedTokens: number;
+  /** Its numerics class; "" while that is not known. */
+  readonly numerics: string;
 }
 
 export interface Choice {
@@ -24,7 +26,15 @@ export const tieTokens = 64;
 /** Tokens from the beginning that make the affinity: system prompts differ within that. */
 const prefixTokens = 64;
 
-export function choose(candidates: readonly Candidate[], prefix: number, avoid: ReadonlySet<number> = new Set()): Choice {
+interface Wishes {
+  /** Ranks that failed this request; one of them is taken where there is no other. */
+  readonly avoid?: ReadonlySet<number>;
+  /** The numerics class that computed the request so far: only there its text goes on as it would have. Another is taken where none of
+   *  it is left. */
+  readonly numerics?: string;
+}
+
+export function choose(candidates: readonly Candidate[], prefix: number, { avoid = new Set(), numerics }: Wishes = {}): Choice {
   if (candidates.length === 0) return { rank: undefined, reason: "no worker is known" };
   const serving = candidates.filter((candidate) => candidate.state === "active");
   // Where every rank leaves, as when a single one is replaced, one that does not refuse is better than none.
@@ -33,7 +43,9 @@ export function choose(candidates: readonly Candidate[], prefix: number, avoid: 
   const healthy = active.filter((candidate) => !candidate.suspect);
   if (healthy.length === 0) return { rank: undefined, reason: `all ${active.length} ready workers failed a moment ago` };
   const others = healthy.filter((candidate) => !avoid.has(candidate.rank));
-  const pool = others.length > 0 ? others : healthy;
+  const left = others.length > 0 ? others : healthy;
+  const alike = left.filter((candidate) => candidate.numerics === numerics);
+  const pool = alike.length > 0 ? alike : left;
   const least = Math.min(...pool.map((candidate) => candidate.queuedTokens));
   const tied = pool.filter((candidate) => candidate.queuedTokens - least <= tieTokens);
   const best = tied.reduce((a, b) => (affinity(prefix, b.rank) > affinity(prefix, a.rank) ? b : a));

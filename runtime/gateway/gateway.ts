@@ -192,6 +192,8 @@ function awayReports(metrics: Metrics<"gateway">, log: Log) {
       metrics.add("enodia_gateway_suspicions_total", 1, { reason: error.code === "Silent" ? "silent" : "lost" });
       log.warn({ rank, reason: error.message }, "worker is away; its requests go on elsewhere");
     },
+    onOtherClass: (rank: number, before: string, now: string) =>
+      log.warn({ rank, before, now }, "a request goes on in another numerics class; its text may differ from here on"),
     onBack: (rank: number) => log.info({ rank }, "worker answers again"),
   };
 }

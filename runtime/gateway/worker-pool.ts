@@ -37,6 +37,8 @@ export interface PoolOptions {
   /** A worker is away, or back. */
   readonly onAway?: (rank: number, error: AppError) => void;
   readonly onBack?: (rank: number) => void;
+  /** A request goes on at a rank of another numerics class: its text may differ from here on. */
+  readonly onOtherClass?: (rank: number, before: string, now: string) => void;
   readonly now?: () => number;
 }
 
@@ -70,6 +72,8 @@ export class WorkerPool implements Workers {
   readonly #looks: NodeJS.Timeout;
   /** Members that are not lost, and those that are no longer members and still have requests. */
   readonly #watched = new Set<Worker>();
+  /** The numerics class of the worker that computed a request last. */
+  readonly #classes = new WeakMap<Generation, string>();
   #version = -1;
 
   constructor(options: PoolOptions) {
@@ -124,9 +128,16 @@ export class WorkerPool implements Workers {
   }
 
   start(generation: Generation, replay: readonly number[], avoid: ReadonlySet<number>): Attempt | { readonly none: string } {
-    const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), avoid);
+    const before = replay.length > 0 ? this.#classes.get(generation) : undefined;
+    const { rank, reason } = choose(this.#candidates(), prefixHash(generation.prompt), {
+      avoid,
+      ...(before === undefined ? {} : { numerics: before }),
+    });
     if (rank === undefined) return { none: reason };
     const worker = this.#worker(rank);
+    const { numerics = "" } = worker.member;
+    if (before !== undefined && before !== numerics) this.#options.onOtherClass?.(rank, before, numerics);
+    this.#classes.set(generation, numerics);
     const lease: Lease = {
       generation,
       pendingTokens: generation.prompt.length + replay.length,
@@ -236,6 +247,7 @@ export class WorkerPool implements Workers {
       queuedTokens:
         sum([...worker.leases].map((lease) => lease.pendingTokens)) +
         (now - worker.reportedAt < reportedLoadMs ? worker.reportedTokens : 0),
+      numerics: worker.member.numerics ?? "",
     }));
   }
 

@@ -10,7 +10,7 @@ import { codecNames } from "../../crds/names.ts";
 import { changedCheckpoint } from "../../test/support/changed-checkpoint.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import { modelDigest } from "../weights/digest.ts";
-import { bytesOf } from "../weights/floats.ts";
+import { bytesOf, f16Bits } from "../weights/floats.ts";
 import { openStore } from "../weights/store-reader.ts";
 import { importModel } from "./import.ts";
 import { importMoe } from "./import-moe.ts";
@@ -102,16 +102,16 @@ for (const [sentence, { tensor, at, value, want }] of Object.entries(unusable)) 
   });
 }
 
-/** Overwrites one f32 of a store, in the dense part or in a unit, and makes index and digest those of the changed bytes. */
+/** Overwrites a number of a store, in the dense part or in a unit, and makes index and digest those of the changed bytes. */
 async function planted(
   store: string,
-  { file, at, value }: { file: string; at: number; value: number },
-  change: (index: any, bytes: Buffer) => void,
+  { file, at, bytes }: { file: string; at: number; bytes: Uint8Array },
+  change: (index: any, written: Buffer) => void,
 ): Promise<string> {
   const copy = await mkdtemp(join(dir, "planted-"));
   await cp(store, copy, { recursive: true });
   const handle = await open(join(copy, file), "r+");
-  await handle.write(bytesOf(Float32Array.of(value)), 0, 4, at);
+  await handle.write(bytes, 0, bytes.length, at);
   await handle.close();
   const index = JSON.parse(await readFile(join(copy, "expert-index.json"), "utf8"));
   change(index, await readFile(join(copy, file)));
@@ -125,29 +125,30 @@ test("inspect --verify finds what no model has in a store whose hashes are right
   const store = join(dir, "store");
   const { codecs } = await importMoe({ from: tiny, out: store, codecs: codecNames, overwrite: false }, quiet);
   const verify = (folder: string) => inspect({ dir: folder, verify: true }, quiet);
-  const inUnit = async (codec: (typeof codecNames)[number], within: number, value: number) => {
+  const inUnit = async (codec: (typeof codecNames)[number], within: number, bytes: Uint8Array) => {
     const unit = codecs[codec]!.units[1]![2]!;
-    return planted(store, { file: codecs[codec]!.file, at: unit.offset + within, value }, (index, bytes) => {
-      index.codecs[codec].units[1][2].sha256 = sha256(bytes.subarray(unit.offset, unit.offset + unit.bytes));
+    return planted(store, { file: codecs[codec]!.file, at: unit.offset + within, bytes }, (index, written) => {
+      index.codecs[codec].units[1][2].sha256 = sha256(written.subarray(unit.offset, unit.offset + unit.bytes));
     });
   };
-  const scales = (96 * 64) / 2; // w1 begins with its levels, two a byte
+  const f32 = (value: number) => bytesOf(Float32Array.of(value));
+  const half = (value: number) => new Uint8Array(Uint16Array.of(f16Bits(value)).buffer);
   await assert.rejects(
-    verify(await inUnit("f32", 4 * (64 + 3), Number.NaN)),
+    verify(await inUnit("f32", 4 * (64 + 3), f32(Number.NaN))),
     refusal("UnusableWeight", /w1 of expert 2 of layer 1 \(f32\) has NaN at \[1, 3\]/),
   );
   await assert.rejects(
-    verify(await inUnit("int4", scales + 4 * 2, Number.NaN)),
-    refusal("UnusableWeight", /w1 of expert 2 of layer 1 \(int4\) has NaN at \[1, 0\]/),
+    verify(await inUnit("iq4_nl", 18 * 2, half(Number.NaN))),
+    refusal("UnusableWeight", /w1 of expert 2 of layer 1 \(iq4_nl\) has NaN at \[1, 0\]/),
   );
   await assert.rejects(
-    verify(await inUnit("int4", scales, 1e30)),
-    refusal("UnusableWeight", /w1 of expert 2 of layer 1 \(int4\) has -?\d.*e\+3\d at \[0, \d+\]/),
+    verify(await inUnit("iq4_nl", 0, half(65_504))),
+    refusal("UnusableWeight", /w1 of expert 2 of layer 1 \(iq4_nl\) has -?\d{7,} at \[0, \d+\]/),
   );
   const bytes = await readFile(join(store, "dense.safetensors"));
   const start = 8 + Number(bytes.readBigUInt64LE(0));
   const [begin, end] = JSON.parse(bytes.toString("utf8", 8, start))["model.norm.weight"].data_offsets as [number, number];
-  const place = { file: "dense.safetensors", at: start + begin + 4 * 7, value: Number.POSITIVE_INFINITY };
+  const place = { file: "dense.safetensors", at: start + begin + 4 * 7, bytes: f32(Number.POSITIVE_INFINITY) };
   const dense = await planted(store, place, (index, now) => {
     index.dense["model.norm.weight"] = sha256(now.subarray(start + begin, start + end));
   });

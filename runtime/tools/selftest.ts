@@ -1,8 +1,8 @@
 // The self-test of a compute backend on this machine: every op on its test cases against the reference, and how fast it multiplies
 // beside what the machine's memory and arithmetic allow. Answers what was measured; judging and printing are the caller's.
 import type { BackendChoice } from "../../crds/names.ts";
-import type { Backend, Compiled, Outputs } from "../backends/backend.ts";
-import { createBackend } from "../backends/index.ts";
+import type { Backend, Compiled, Outputs } from "../compute/backend.ts";
+import { createBackend } from "../compute/index.ts";
 import { allCases } from "../kernels/index.ts";
 import type { KernelCase } from "../kernels/kernel.ts";
 import { randomTensor } from "../kernels/random.ts";

@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { AppError } from "../../crds/common.ts";
-import type { Inputs, KvCall } from "../backends/backend.ts";
-import { createReferenceBackend } from "../backends/reference.ts";
+import type { Inputs, KvCall } from "../compute/backend.ts";
+import { createReferenceBackend } from "../compute/reference.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
@@ -21,7 +21,7 @@ const dir = await mkdtemp(join(tmpdir(), "enodia-upcycle-"));
 after(() => rm(dir, { recursive: true }));
 const golden = join(import.meta.dirname, "../../test/golden/tiny-gguf");
 const quiet = () => undefined;
-const base = { source: join(golden, "tiny-llama.gguf"), experts: 4, topK: 2, noise: 0.02, seed: 1, codecs: ["f32", "int4"] as const };
+const base = { source: join(golden, "tiny-llama.gguf"), experts: 4, topK: 2, noise: 0.02, seed: 1, codecs: ["f32", "iq4_nl"] as const };
 const shell = { overwrite: true, threads: 1, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" };
 const make = (name: string, change: object) => upcycleSource({ ...base, ...shell, out: join(dir, name), ...change }, quiet);
 
@@ -78,7 +78,7 @@ test("with noise every expert differs, the logits too, and the same seed gives t
   const report = await inspect({ dir: first.out, verify: true }, quiet);
   assert.ok(report.kind === "store");
   assert.equal(report.codecs.f32?.distinctHashes, 8);
-  assert.equal(report.codecs.int4?.distinctHashes, 8);
+  assert.equal(report.codecs.iq4_nl?.distinctHashes, 8);
   assert.deepEqual(report.verified, { units: 16, denseTensors: 16, files: 3 });
   const again = await make("again", {});
   assert.equal(again.index.modelDigest, first.index.modelDigest);

@@ -3,7 +3,7 @@
 import { resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
-import { createBackend } from "../backends/index.ts";
+import { createBackend } from "../compute/index.ts";
 import { denseWeights } from "../models/family.ts";
 import { type DenseProgram, ffnTensors, llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { mixtral, mixtralArchitecture } from "../models/mixtral.ts";
@@ -28,7 +28,6 @@ import { checkShape, checkTiedHead } from "./tensors.ts";
 
 /** Mean probability of the first choice that the router's scale is set to. */
 const topProbability = 0.6;
-const awakeMs = 60_000;
 
 export interface UpcycleOptions {
   /** Dense folder (Hugging Face layout), as `model import` writes it. */
@@ -75,8 +74,8 @@ async function fitRouters(
   const sequences = (await calibrationSequences(await loadTokenizer(options.from))).map(({ ids }) => ids);
   const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
   log(`fitting routers on ${tokens} tokens of ${sequences.length} texts`);
-  const awake = setInterval(() => undefined, awakeMs); // the backend's threads do not keep the process alive by themselves
-  const backend = await createBackend("cpu", { threads: options.threads });
+  // Routers are fitted to states that int8 weights give as well; their bits are the same on more processors than those of f32.
+  const backend = await createBackend("cpu", { threads: options.threads, denseBits: 8 });
   const routers: Float32Array[] = [];
   let imbalance = 1;
   try {
@@ -90,7 +89,6 @@ async function fitRouters(
     }
   } finally {
     await backend.close();
-    clearInterval(awake);
   }
   return { routers, tokens, imbalance };
 }

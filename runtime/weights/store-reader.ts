@@ -4,7 +4,7 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
-import type { CodecName } from "../../crds/names.ts";
+import { type CodecName, defaultCodec } from "../../crds/names.ts";
 import type { WeightData } from "../kernels/weights.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
@@ -98,7 +98,9 @@ async function readIndex(dir: string): Promise<ExpertIndex> {
   const parsed = expertIndexSchema.safeParse(await readJson(path, "BadModelIndex"));
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw new AppError(`${path}: field ${issue?.path.join(".") || "(root)"}: ${issue?.message ?? "invalid"}; import the model again`, {
+    // Codecs come and go: a store may be of a time that knew others.
+    const again = issue?.path[0] === "codecs" ? `import the model again with --codec ${defaultCodec}` : "import the model again";
+    throw new AppError(`${path}: field ${issue?.path.join(".") || "(root)"}: ${issue?.message ?? "invalid"}; ${again}`, {
       code: "BadModelIndex",
     });
   }
@@ -188,13 +190,25 @@ function denseWeight(dir: string, name: string, { info, bytes, blocks }: DenseTe
   return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
 }
 
+/** The form of a dense matrix that is kept in blocks. */
+function blocksOf({ denseForms = {} }: ExpertIndex, name: string): StoredForm | undefined {
+  return Object.hasOwn(denseForms, name) ? denseForms[name] : undefined;
+}
+
+function denseFormsIn(index: ExpertIndex, { tensors }: SafetensorsFile): readonly StoredForm[] {
+  const forms = [...tensors].flatMap(([name, { dtype, shape }]) =>
+    shape.length < 2 ? [] : (blocksOf(index, name) ?? storedFormOfDtype(dtype) ?? []),
+  );
+  return [...new Set(forms)];
+}
+
 function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): ModelStore["readDense"] {
   return async (name) => {
     const info = dense.tensors.get(name);
     if (!info) throw new AppError(`${dir}: the dense part has no tensor "${name}"`, { code: "MissingTensor" });
     const bytes = await dense.readRaw(name);
     if (sha256Hex(bytes) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
-    return denseWeight(dir, name, { info, bytes, blocks: index.denseForms?.[name] });
+    return denseWeight(dir, name, { info, bytes, blocks: blocksOf(index, name) });
   };
 }
 
@@ -244,6 +258,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
     index,
     config,
     denseNames: dense.names,
+    denseForms: denseFormsIn(index, dense),
     readDense: denseReader(dir, index, dense),
     readUnit: unitReader(dir, index, units),
     layerShapes,

@@ -16,7 +16,7 @@ after(() => rm(dir, { recursive: true }));
 const golden = join(import.meta.dirname, "../../test/golden");
 const quiet = () => undefined;
 const store = join(dir, "tiny");
-const index = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: false }, quiet);
+const index = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "iq4_nl"], overwrite: false }, quiet);
 
 const refusal = (code: string, want: RegExp) => (error: unknown) => {
   assert.ok(error instanceof AppError, String(error));
@@ -31,15 +31,15 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
   for (let layer = 0; layer < 2; layer++) {
     for (let expert = 0; expert < 4; expert++) {
       const exact = opened.decodeUnit(await opened.readUnit(layer, expert, "f32"), "f32", layer);
-      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "int4"), "int4", layer);
+      const coarse = opened.decodeUnit(await opened.readUnit(layer, expert, "iq4_nl"), "iq4_nl", layer);
       for (const matrix of ["w1", "w2", "w3"] as const) {
         const want = await checkpoint.read(`model.layers.${layer}.block_sparse_moe.experts.${expert}.${matrix}.weight`);
         const have = exact[matrix]!;
         const quantized = coarse[matrix]!;
-        assert.ok(have.form === "f32" && quantized.form === "int4");
+        assert.ok(have.form === "f32" && quantized.form === "iq4_nl");
         assert.deepEqual(have.data, want);
-        const widest = Math.max(...quantized.s);
-        assert.ok(asF32(quantized).every((value, i) => Math.abs(value - want[i]!) <= 2.3 * widest));
+        const most = want.reduce((largest, value) => Math.max(largest, Math.abs(value)), 0);
+        assert.ok(asF32(quantized).every((value, i) => Math.abs(value - want[i]!) <= 0.15 * most));
       }
     }
   }
@@ -49,10 +49,10 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
 });
 
 test("the digest is the same on every import and covers what was imported", async () => {
-  const again = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "int4"], overwrite: true }, quiet);
+  const again = await importMoe({ from: join(golden, "tiny-f32"), out: store, codecs: ["f32", "iq4_nl"], overwrite: true }, quiet);
   assert.equal(again.modelDigest, index.modelDigest);
   const other = await importMoe(
-    { from: join(golden, "tiny-f16"), out: join(dir, "other"), codecs: ["f32", "int4"], overwrite: false },
+    { from: join(golden, "tiny-f16"), out: join(dir, "other"), codecs: ["f32", "iq4_nl"], overwrite: false },
     quiet,
   );
   assert.notEqual(other.modelDigest, index.modelDigest);
@@ -89,13 +89,13 @@ async function flip(path: string, at: number): Promise<void> {
 }
 
 test("one flipped bit in a unit is found, and only that unit is refused", async () => {
-  const copy = await damaged((folder) => flip(join(folder, "experts-int4.bin"), index.codecs.int4!.units[1]![2]!.offset + 100));
+  const copy = await damaged((folder) => flip(join(folder, "experts-iq4_nl.bin"), index.codecs.iq4_nl!.units[1]![2]!.offset + 100));
   const opened = await openStore(copy);
   await assert.rejects(
-    opened.readUnit(1, 2, "int4"),
-    refusal("CorruptShard", /expert 2 of layer 1 \(int4\) does not match its hash; .*import the model again/),
+    opened.readUnit(1, 2, "iq4_nl"),
+    refusal("CorruptShard", /expert 2 of layer 1 \(iq4_nl\) does not match its hash; .*import the model again/),
   );
-  await opened.readUnit(1, 3, "int4");
+  await opened.readUnit(1, 3, "iq4_nl");
   await opened.close();
 });
 
@@ -139,7 +139,7 @@ test("a folder that is no store says how to make one; a codec or expert that is 
   const single = join(dir, "single");
   await importMoe({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
   const f32Only = await openStore(single);
-  await assert.rejects(f32Only.readUnit(0, 0, "int4"), refusal("CodecNotFound", /expertCodec/));
+  await assert.rejects(f32Only.readUnit(0, 0, "iq4_nl"), refusal("CodecNotFound", /expertCodec/));
   await f32Only.close();
 });
 
@@ -160,7 +160,7 @@ const wrongIndex: Record<string, { change: (json: any) => void; code: string; wa
   "a unit that overlaps another": { change: (json) => (json.codecs.f32.units[0][1].offset = 0), code: "CorruptShard", want: /overlap/ },
   "a unit of another size": { change: (json) => (json.codecs.f32.units[0][0].bytes = 5), code: "CorruptShard", want: /5 bytes/ },
   "an offset that is not aligned": {
-    change: (json) => (json.codecs.int4.units[1][3].offset += 1),
+    change: (json) => (json.codecs.iq4_nl.units[1][3].offset += 1),
     code: "CorruptShard",
     want: /multiple of 4096/,
   },
@@ -174,6 +174,11 @@ const wrongIndex: Record<string, { change: (json: any) => void; code: string; wa
     want: /up to 3 experts and top-2, not 4 and 2/,
   },
   "matrices of another size than its units": { change: oneByOne(2), code: "CorruptShard", want: /a f32 unit has \d+ bytes, not 8/ },
+  "a codec that there is no more": {
+    change: (json) => (json.codecs.int4 = json.codecs.iq4_nl),
+    code: "BadModelIndex",
+    want: /int4.*import the model again with --codec iq4_nl/,
+  },
   "a billion experts": { change: (json) => (json.experts = 1e9), code: "BadModelIndex", want: /field experts/ },
 };
 

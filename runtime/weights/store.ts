@@ -126,6 +126,8 @@ export interface ModelStore {
   /** config.json as parsed JSON (models/<family>.ts gives it its schema). */
   readonly config: unknown;
   readonly denseNames: readonly string[];
+  /** The forms of the dense matrices, each once. */
+  readonly denseForms: readonly StoredForm[];
   /** One dense tensor: a matrix as it is stored, a vector widened to f32. */
   readDense(name: string): Promise<WeightData>;
   /** The stored bytes of one expert, verified against its hash; throws AppError `CorruptShard`. */

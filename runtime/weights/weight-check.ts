@@ -31,7 +31,7 @@ interface Values {
 }
 
 /** The error of a tensor whose value at `index` of the given ones cannot be computed with. `where` names file or folder. */
-export function unusableWeight(where: string, tensor: string, { shape, data, first = 0 }: Values, index: number): AppError {
+function unusableWeight(where: string, tensor: string, { shape, data, first = 0 }: Values, index: number): AppError {
   const found = `${data[index]} at ${positionText(first + index, shape)}`;
   return new AppError(
     `${where}: ${tensor} has ${found}; weights are finite and at most ${weightMagnitudeMax}: download or export the model again`,

@@ -33,6 +33,8 @@ export interface Member {
   /** Address of its gRPC server, ip:port. */
   readonly address: string;
   readonly state: MemberState;
+  /** Its numerics class; unset = not known. */
+  readonly numerics?: string;
 }
 
 export interface Membership {
@@ -121,6 +123,9 @@ export function toMembership(membership: Membership): MembershipMessage {
   return create(MembershipSchema, { version: BigInt(version), members: members ?? [], sampleTransitions });
 }
 
+/** Characters of a numerics class that are read. */
+const numericsMax = 200;
+
 export function fromMembership(message: MembershipMessage): Membership {
   if (message.members.length > planBounds.ranks) throw invalid("membership.members", `more than ${planBounds.ranks}`);
   const members = message.members.map((member, i): Member => {
@@ -134,6 +139,7 @@ export function fromMembership(message: MembershipMessage): Membership {
       bootId: member.bootId,
       address: member.address,
       state,
+      ...(member.numerics === "" ? {} : { numerics: member.numerics.slice(0, numericsMax) }),
     };
   });
   if (new Set(members.map((member) => member.rank)).size !== members.length) throw invalid("membership.members", "a rank is named twice");

@@ -105,6 +105,7 @@ export class WorkerControl {
           topK: info.topK,
           codec: info.codec,
           device: info.device,
+          numerics: info.numerics,
           storedBytes: storedUnitBytes.map(BigInt),
           residentBytes: residentCells(info).map(BigInt),
           layerExperts: describedLayers(info),

@@ -11,12 +11,3 @@ test("a configured budget stands, and without one the container limit decides", 
   assert.equal(expertBudgetBytes(0, model, { limit: 9.2e18, total: 2000 }), 1550, "cgroup v1 without a limit");
   assert.equal(expertBudgetBytes(0, model, { limit: 100, total: 2000 }), 0, "never negative");
 });
-
-test("on a device the budget must be given: the machine's memory is not the device's", () => {
-  const gpu = { ...model, backend: "webgpu", device: "gpu: y" };
-  assert.equal(expertBudgetBytes(7, gpu, { limit: 1000, total: 9000 }), 7);
-  assert.throws(() => expertBudgetBytes(0, gpu, { limit: 1000, total: 9000 }), {
-    code: "InvalidConfig",
-    message: /experts\.memoryPerRank.*gpu: y/,
-  });
-});

@@ -248,7 +248,7 @@ test("a shard of another model, or one that is not here, is not sent", async () 
     assert.equal(await fetchOne({}), store.index.codecs.f32!.units[0]![0]!.bytes);
     const missing = [0, 1, 2, 3].find((expert) => !ranks.byRank.get(0)!.worker.engine.hosted()[1]!.includes(expert));
     await assert.rejects(fetchOne({ layer: 1, expert: missing }), (error) => fromStatus(error, "x").code === "NotHosted");
-    for (const change of [{ modelDigest: "f".repeat(64) }, { codec: "int4" }, { layer: 99 }]) {
+    for (const change of [{ modelDigest: "f".repeat(64) }, { codec: "iq4_nl" }, { layer: 99 }]) {
       await assert.rejects(fetchOne(change), (error) => fromStatus(error, "x").code === "InvalidRequest");
     }
   } finally {

@@ -16,18 +16,16 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/observe/": ["crds/"],
   "runtime/text/": ["crds/"],
   "runtime/weights/": ["crds/", "runtime/placement/grid.ts", "runtime/kernels/", "runtime/models/"],
-  // Backends know each other only through the table of all; of weights they know the forms of a matrix (kernels).
-  "runtime/backends/": ["crds/", "runtime/kernels/", "runtime/backends/cpu/", "runtime/backends/webgpu/", "runtime/compute/ggml/"],
-  "runtime/backends/cpu/": ["crds/", "runtime/kernels/", "runtime/backends/"],
-  "runtime/backends/webgpu/": ["crds/", "runtime/kernels/", "runtime/backends/"],
-  "runtime/compute/ggml/": ["crds/", "runtime/kernels/", "runtime/backends/"],
+  // The door of what computes; of weights it knows the forms of a matrix (kernels). Engines behind it know only the door.
+  "runtime/compute/": ["crds/", "runtime/kernels/", "runtime/compute/ggml/"],
+  "runtime/compute/ggml/": ["crds/", "runtime/kernels/", "runtime/compute/"],
   "runtime/engine/": [
     "crds/",
     "runtime/placement/",
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",
-    "runtime/backends/",
+    "runtime/compute/",
     "runtime/engine/core/",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
@@ -51,7 +49,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",
-    "runtime/backends/",
+    "runtime/compute/",
     "runtime/engine/",
     "runtime/comm/",
   ],
@@ -74,7 +72,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/kernels/",
     "runtime/models/",
     "runtime/weights/",
-    "runtime/backends/",
+    "runtime/compute/",
     "runtime/text/",
   ],
   "runtime/config.ts": ["crds/"],
@@ -241,8 +239,6 @@ export const clients: Readonly<Record<string, string>> = {
   nats: "runtime/wire/",
   "@opentelemetry/": "runtime/observe/",
   pino: "runtime/observe/",
-  webgpu: "runtime/backends/webgpu/",
-  "onnxruntime-node": "runtime/backends/cpu/",
   koffi: "runtime/compute/ggml/",
   "@node-llama-cpp/": "runtime/compute/ggml/",
   "@hono/": "runtime/gateway/",
@@ -254,7 +250,12 @@ export const clients: Readonly<Record<string, string>> = {
   "@grafana/": "operator/dashboards/",
 };
 
-/** zod is free everywhere; protobuf messages are made with `create` wherever they are sent, and by the ONNX subset of the cpu backend. */
+/** npm package of the product that a test needs for itself -> the only test file that imports it, and why. */
+export const testClients: Readonly<Record<string, { readonly file: string; readonly why: string }>> = {
+  koffi: { file: "test/bench/llama/library.ts", why: "calls llama.cpp, the engine that ours is compared with" },
+};
+
+/** zod is free everywhere; protobuf messages are made with `create` wherever they are sent. */
 export const free: Readonly<Record<string, readonly string[]>> = {
   zod: [""],
   yaml: ["crds/generate.ts"],
@@ -346,7 +347,6 @@ export const constructions: Readonly<Record<string, Construction>> = {
     where: {
       "runtime/engine/client.ts": "the engine's loop, beside the process's own",
       "runtime/text/text-thread.ts": "texts and templates of users take what time they take; tokens of others go on meanwhile",
-      "runtime/backends/cpu/pool.ts": "parts of one matrix product side by side",
       "operator/rebalance/intents/planner-thread.ts": "plans take seconds; the loop goes on meanwhile",
     },
   },

@@ -143,6 +143,26 @@ export const everyPackageHasOneFolder: Rule = (sources) =>
       }),
   );
 
+/** Tests go through the product's adapters too; the few that do not are listed, and only for what is a client there. */
+export const testsUseAdapters: Rule = (sources) => {
+  const tests = sources.filter(({ file }) => isTest(file));
+  const own = (specifier: string): string | undefined => longest(specifier, Object.keys(tables.testClients));
+  const imports = tests.flatMap((source) => packagesOf(source).map(({ specifier, line }) => ({ file: source.file, specifier, line })));
+  const elsewhere = imports.filter(({ file, specifier }) => {
+    const key = own(specifier);
+    return key !== undefined && tables.testClients[key]?.file !== file;
+  });
+  const dead = Object.entries(tables.testClients).filter(([name, { file }]) => {
+    return tests.some((source) => source.file === file) && !imports.some((each) => each.file === file && own(each.specifier) === name);
+  });
+  return [
+    ...elsewhere.map(({ file, line, specifier }) =>
+      at(file, line, `a test imports ${specifier}: only ${tables.testClients[own(specifier) ?? ""]?.file} may`),
+    ),
+    ...dead.map(([name, { file }]) => `test/architecture/law.ts: ${file} is listed for ${name}, and does not import it: drop it`),
+  ];
+};
+
 function mayImport(file: string, specifier: string): boolean {
   const client = longest(specifier, Object.keys(tables.clients));
   if (client !== undefined) return file.startsWith(tables.clients[client] ?? "");

@@ -8,24 +8,25 @@ export interface Bench {
 
 const engineOptions = [
   "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
-  "--codec NAME   form of the experts, of those that the store holds (default: int4)",
-  "--backend NAME cpu (default), ggml",
-  "--threads N    compute threads of cpu (default: all cores); ggml has one",
-  "--runs N       runs of each case; the best and the median are printed (default 5)",
+  "--codec NAME   form of the experts, of those that the store holds (default: its first that is quantized)",
+  "--backend NAME what computes",
+  "--threads N    compute threads, of llama.cpp too (default: 1 and all cores, and of each the better)",
+  "--runs N       rounds, in each of which every engine has its turn; medians are printed (default 3)",
 ];
+const peerOptions = ["--alone        without llama.cpp"];
 const rowNames =
   "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops, fresh (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {
-    summary: "tokens/s of one worker answering 1 and 8 requests, beside the aim and the memory-bandwidth limit",
-    options: engineOptions,
-    load: async () => (await import("./serve.ts")).decodeBench,
+    summary: "tokens/s of one worker answering 1, 8 and 32 requests, beside llama.cpp in turns and the machine's limits",
+    options: [...engineOptions, ...peerOptions],
+    load: async () => (await import("./speed.ts")).decodeBench,
   },
   prefill: {
-    summary: "prompt tokens/s of one worker, beside the aim and the memory-bandwidth limit",
-    options: engineOptions,
-    load: async () => (await import("./serve.ts")).prefillBench,
+    summary: "prompt tokens/s of one worker, beside llama.cpp in turns and the machine's limits",
+    options: [...engineOptions, ...peerOptions],
+    load: async () => (await import("./speed.ts")).prefillBench,
   },
   load: {
     summary: "time between tokens while experts are loaded, beside a quiet run",

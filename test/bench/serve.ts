@@ -1,66 +1,105 @@
-// Decode and prefill of one worker's engine on a model store (default: the upcycled SmolLM2 with int4 experts), as tokens/s
-// and as a share of what memory bandwidth allows: every decoded token reads the dense part and its experts once.
-// Prompts are random tokens with seeds; nothing is cached between runs. The best of several runs is reported, with the median.
+// One worker's engine on a model store (default: the upcycled SmolLM2), as the benchmarks of it share it: their options, the engine
+// with its experts loaded, prompts of random tokens, of which nothing is cached between runs. And the time between tokens while experts
+// are loaded.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
-import type { BackendName, CodecName } from "../../crds/names.ts";
+import { AppError } from "../../crds/common.ts";
+import { type BackendName, backendNames, type CodecName, codecNames } from "../../crds/names.ts";
 import { createEngine, type Engine, type EngineInfo } from "../../runtime/engine/engine.ts";
-import type { ModelProgram } from "../../runtime/kernels/segment.ts";
-import { programOf } from "../../runtime/models/index.ts";
+import { codecFor } from "../../runtime/weights/codecs/index.ts";
+import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { provideSmolMoe } from "../harness/models.ts";
-import { readBandwidth } from "./bandwidth.ts";
+import { median, round } from "./speed-rows.ts";
 
-/**
- * Tokens/s to reach with the demo's model and int4 experts on two cores: those of llama.cpp when it decodes one request of the
- * same weights there, and 2.5 times those of its prefill.
- */
-export const aims = { decode: 118, prefill: 2.5 * 274 } as const;
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-const log = (line: string): boolean => process.stderr.write(`${line}\n`);
+export const log = (line: string): boolean => process.stderr.write(`${line}\n`);
 
-interface Setup {
-  readonly engine: Engine;
-  readonly info: EngineInfo;
-  readonly program: ModelProgram;
-  readonly threads: number;
+/** What a benchmark of the engine was asked for. */
+export interface Asked {
+  readonly storeDir: string;
+  readonly codec: CodecName;
+  readonly backend: BackendName;
+  /** Numbers of threads to try. */
+  readonly threads: readonly number[];
   readonly runs: number;
-  /** The aims are for this model and codec. */
-  readonly aims: Partial<typeof aims>;
-  readonly reload: () => Promise<void>;
+  readonly alone: boolean;
+  readonly hog: boolean;
+  readonly split: boolean;
 }
 
 const options = {
   store: { type: "string" },
-  codec: { type: "string", default: "int4" },
+  codec: { type: "string" },
   backend: { type: "string", default: "cpu" },
   threads: { type: "string" },
-  runs: { type: "string", default: "5" },
+  runs: { type: "string", default: "3" },
+  alone: { type: "boolean", default: false },
+  hog: { type: "boolean", default: false },
+  split: { type: "boolean", default: false },
 } as const;
 
-async function setUp(args: readonly string[]): Promise<Setup> {
-  const { values } = parseArgs({ args: [...args], options });
-  const storeDir = values.store ?? (await provideSmolMoe(log));
-  const threads = values.threads ? Number(values.threads) : availableParallelism();
-  const codec = values.codec as CodecName;
+function invalid(message: string): AppError {
+  return new AppError(message, { code: "InvalidOption" });
+}
+
+function count(name: string, text: string): number {
+  if (/^[1-9]\d{0,3}$/.test(text)) return Number(text);
+  throw invalid(`--${name}: "${text}" is no count from 1 to 9999`);
+}
+
+type Values = ReturnType<typeof parseArgs<{ readonly options: typeof options }>>["values"];
+
+function valuesOf(args: readonly string[]): Values {
+  try {
+    return parseArgs({ args: [...args], options }).values;
+  } catch (caught) {
+    throw invalid(caught instanceof Error ? caught.message : String(caught));
+  }
+}
+
+/** Reads the options; the default store is made on first use. */
+export async function readArgs(args: readonly string[], cores = availableParallelism()): Promise<Asked> {
+  const { store, codec, backend, threads, runs, alone, hog, split } = valuesOf(args);
+  if (codec !== undefined && !isOneOf(codecNames, codec)) throw invalid(`--codec: "${codec}" is none of ${codecNames.join(", ")}`);
+  if (!isOneOf(backendNames, backend)) throw invalid(`--backend: "${backend}" is none of ${backendNames.join(", ")}`);
+  const asked = {
+    ...{ backend, alone, hog, split, runs: count("runs", runs) },
+    threads: threads === undefined ? [...new Set([1, cores])] : [count("threads", threads)],
+  };
+  const storeDir = store ?? (await provideSmolMoe(log));
+  return Object.assign(asked, { storeDir, codec: codec ?? (await defaultCodec(storeDir)) });
+}
+
+/** The first form of a store's experts that is quantized, where there is one. */
+async function defaultCodec(storeDir: string): Promise<CodecName> {
+  const store = await openStore(storeDir);
+  const codecs = codecsOf(store.index);
+  await store.close();
+  return codecs.find((name) => codecFor(name).denseBits === 8) ?? (codecs[0] as CodecName);
+}
+
+const isOneOf = <T extends string>(names: readonly T[], name: string): name is T => (names as readonly string[]).includes(name);
+
+export interface EngineUnderTest {
+  readonly engine: Engine;
+  readonly info: EngineInfo;
+  readonly reload: () => Promise<void>;
+}
+
+/** An engine with all experts loaded. */
+export async function openEngine({ storeDir, codec, backend }: Asked, threads: number, maxContext: number): Promise<EngineUnderTest> {
   const remote = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
   const start = performance.now();
-  const engine = await createEngine({
-    storeDir,
-    backend: values.backend as BackendName,
-    codec,
-    kvPoolBytes: 1024 ** 3,
-    maxContext: 2048,
-    threads,
-    remote,
-  });
+  const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, remote });
   const info = engine.describe();
-  const store = await openStore(storeDir);
   const load = async (layers: number): Promise<void> => {
+    const store = await openStore(storeDir);
     for (let layer = 0; layer < layers; layer++) {
       for (let expert = 0; expert < info.experts; expert++)
         await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
     }
+    await store.close();
   };
   await load(info.layers);
   log(
@@ -70,140 +109,39 @@ async function setUp(args: readonly string[]): Promise<Setup> {
     for (let layer = 0; layer < 4; layer++) for (let expert = 0; expert < info.experts; expert++) await engine.unloadExpert(layer, expert);
     await load(4);
   };
-  return {
-    engine,
-    info,
-    program: programOf(store.config),
-    threads,
-    runs: Number(values.runs),
-    aims: values.store === undefined && codec === "int4" ? aims : {},
-    reload,
-  };
-}
-
-/** The bytes that the products of one token read. Dense matrices are int8 blocks beside int4 experts. */
-function bytesPerToken(
-  info: EngineInfo,
-  dense: { readonly attention: number; readonly head: number; readonly expert: number },
-): { dense: number; expert: number } {
-  const int4 = 20.5 / 32;
-  const expert = dense.expert * (info.codec === "int4" ? int4 : 4);
-  const each = info.codec === "int4" ? 36 / 32 : 4;
-  return { dense: (info.layers * dense.attention + dense.head) * each, expert };
-}
-
-/** Weights of the attention part of a layer, of the head (query width = hidden, as in SmolLM2), and of an expert. */
-function weightsOf({ hidden, kvHeads, headDim, vocab, layers }: ModelProgram): { attention: number; head: number; expert: number } {
-  const matrices = layers.flatMap((layer) => (layer.kind === "moe" ? [layer.expert.weights] : []))[0] ?? [];
-  const expert = matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0);
-  return { expert, attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim, head: vocab * hidden };
+  return { engine, info, reload };
 }
 
 let seed = 0;
-function prompt(length: number, vocab: number): number[] {
+export function prompt(length: number, vocab: number): number[] {
   seed += 1;
   return Array.from({ length }, (_, i) => (Math.imul(i + 1, 7919) + seed * 104_729 + i * i * 31) % Math.min(vocab, 40_000));
 }
 
-/** Milliseconds at which the tokens of one request came. */
-async function times(engine: Engine, ids: readonly number[], maxTokens: number): Promise<number[]> {
-  const at: number[] = [];
+/** The tokens of one request, and the milliseconds at which they came. */
+export interface Came {
+  readonly tokens: readonly number[];
+  readonly at: readonly number[];
+}
+
+export async function generate(engine: Engine, ids: readonly number[], maxTokens: number): Promise<Came> {
+  const came = { tokens: [] as number[], at: [] as number[] };
   for await (const event of engine.generate({ prompt: ids, maxTokens, sampling: greedy, eos: [] }))
-    if (event.type === "token") at.push(performance.now());
-  return at;
-}
-
-const median = (values: readonly number[]): number => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
-const round = (value: number, digits = 1): number => Number(value.toFixed(digits));
-
-interface Row {
-  readonly case: string;
-  readonly tokensPerSecond: number;
-  readonly median: number;
-  /** Tokens/s wanted, and how much of it was reached; "-" where nothing is. */
-  readonly aim: number | "-";
-  readonly ofAim: string;
-  readonly limit: number;
-  readonly ofLimit: string;
-  readonly bandwidth: string;
-}
-
-interface Measured {
-  readonly rates: readonly number[];
-  readonly bytesPerToken: number;
-  /** The memory's bandwidth in GB/s. */
-  readonly bandwidth: number;
-  readonly aim: number | undefined;
-}
-
-/** The best run beside what is wanted and what memory allows. */
-export function row(name: string, { rates, bytesPerToken, bandwidth, aim }: Measured): Row {
-  const best = Math.max(...rates);
-  const limit = (bandwidth * 1e9) / bytesPerToken;
-  const part = (of: number): string => `${round((100 * best) / of)}%`;
-  return {
-    case: name,
-    tokensPerSecond: round(best),
-    median: round(median(rates)),
-    aim: aim ?? "-",
-    ofAim: aim === undefined ? "-" : part(aim),
-    limit: round(limit),
-    ofLimit: part(limit),
-    bandwidth: `${round(bandwidth)} GB/s`,
-  };
-}
-
-export async function decodeBench(args: readonly string[]): Promise<readonly Row[]> {
-  const { engine, info, program, threads, runs, aims: wanted } = await setUp(args);
-  const bandwidth = await readBandwidth(threads);
-  const bytes = bytesPerToken(info, weightsOf(program));
-  const rows: Row[] = [];
-  for (const batch of [1, 8]) {
-    const rates: number[] = [];
-    for (let run = 0; run < runs; run++) {
-      const all = await Promise.all(Array.from({ length: batch }, () => times(engine, prompt(32, info.vocab), 65)));
-      // The time is measured from the moment all decode to the moment the first ends: a full batch throughout.
-      const from = Math.max(...all.map((at) => at[0] ?? 0));
-      const to = Math.min(...all.map((at) => at.at(-1) ?? 0));
-      const tokens = all.flat().filter((at) => at > from && at <= to).length;
-      if (to > from) rates.push((tokens * 1000) / (to - from));
+    if (event.type === "token") {
+      came.tokens.push(event.id);
+      came.at.push(performance.now());
     }
-    // A batch reads the dense part once, and of the experts as many as its tokens choose.
-    const distinct = info.experts * (1 - (1 - info.topK / info.experts) ** batch);
-    const perToken = (bytes.dense + info.layers * distinct * bytes.expert) / batch;
-    rows.push(row(`decode, batch ${batch}`, { rates, bytesPerToken: perToken, bandwidth, aim: batch === 1 ? wanted.decode : undefined }));
-  }
-  await engine.close();
-  return rows;
-}
-
-export async function prefillBench(args: readonly string[]): Promise<readonly Row[]> {
-  const { engine, info, program, threads, runs, aims: wanted } = await setUp(args);
-  const bandwidth = await readBandwidth(threads);
-  const bytes = bytesPerToken(info, weightsOf(program));
-  const rows: Row[] = [];
-  for (const length of [128, 512, 1024]) {
-    const rates: number[] = [];
-    for (let run = 0; run < runs; run++) {
-      const start = performance.now();
-      const [first] = await times(engine, prompt(length, info.vocab), 1);
-      rates.push((length * 1000) / ((first ?? start) - start));
-    }
-    const chunks = Math.ceil(length / 256);
-    const perToken = ((bytes.dense + info.layers * info.experts * bytes.expert) * chunks) / length;
-    rows.push(row(`prefill, ${length} tokens`, { rates, bytesPerToken: perToken, bandwidth, aim: wanted.prefill }));
-  }
-  await engine.close();
-  return rows;
+  return came;
 }
 
 /** Gaps between tokens of a running request, quiet and while 32 experts are unloaded and loaded again. */
 export async function loadBench(args: readonly string[]): Promise<readonly object[]> {
-  const { engine, info, reload } = await setUp(args);
+  const asked = await readArgs(args);
+  const { engine, info, reload } = await openEngine(asked, asked.threads.at(-1) ?? 1, 2048);
   const gaps = async (during?: () => Promise<void>): Promise<number[]> => {
-    const running = times(engine, prompt(32, info.vocab), 400);
+    const running = generate(engine, prompt(32, info.vocab), 400);
     const done = during?.();
-    const at = await running;
+    const { at } = await running;
     await done;
     return at.slice(1).map((time, i) => time - (at[i] ?? 0));
   };

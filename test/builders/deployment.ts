@@ -100,6 +100,7 @@ export function view(more: Partial<RebalanceView> = {}): RebalanceView {
     expertsAtRisk: 0,
     drains: [],
     modelAvailable: verdict,
+    reproducible: verdict,
     telemetryFresh: verdict,
     placementBalanced: verdict,
     placement: { epoch: 1 },

@@ -134,12 +134,12 @@ export function unlikeProgram(): ModelProgram {
   };
 }
 
-/** A store of the program with seeded weights, f32 and int4; `architecture` is only there because an index names one. */
+/** A store of the program with seeded weights, f32 and iq4_nl; `architecture` is only there because an index names one. */
 export async function unlikeStore(program: ModelProgram): Promise<ModelStore> {
   const dir = join(await mkdtemp(join(tmpdir(), "enodia-unlike-")), "store");
   const shapes = layerShapes(program);
   const spec = {
-    ...{ config: {}, architecture: "MixtralForCausalLM", layers: shapes, hidden, codecs: ["f32", "int4"] as const, files: new Map() },
+    ...{ config: {}, architecture: "MixtralForCausalLM", layers: shapes, hidden, codecs: ["f32", "iq4_nl"] as const, files: new Map() },
     dense: denseWeights(program).map(({ name, shape }) => ({
       ...{ name, dtype: "F32" as const, shape },
       read: async () => bytesOf(syntheticWeight(name, shape).data),

@@ -31,7 +31,7 @@ Usage: npm run cluster -- <command> [arguments] [options]        with npm run -s
   status                   clusters on this machine, or the one named; --json for programs
   kubeconfig               print the path of the administrator's kubeconfig
   env                      print KUBECONFIG and a PATH with kubectl and helm, for: eval "$(npm run -s cluster -- env)"
-  images                   build the product's images from this checkout and load them; --swiftshader adds software Vulkan
+  images                   build the product's images from this checkout and load them
   load-image <tar> [node…] import an OCI image tar into all nodes, or some
   add-node                 add one node
   kill-node <node>         power off: every process of the node ends at once
@@ -40,7 +40,7 @@ Usage: npm run cluster -- <command> [arguments] [options]        with npm run -s
   heal-link <node>         put it back
 
 This machine reaches pods and Services at their own addresses (kubectl get services shows them).
-Options: --name <cluster> (default ${defaultName}), --nodes <count> (up, default ${defaultNodes}), --json (status), --swiftshader (images), --help
+Options: --name <cluster> (default ${defaultName}), --nodes <count> (up, default ${defaultNodes}), --json (status), --help
 Environment: ENODIA_CACHE (programs; default ~/.cache/enodia), ENODIA_STATE (clusters; default /var/lib/enodia-clusters)`;
 
 const log = terminalLog(process.stderr);
@@ -52,7 +52,6 @@ interface Arguments {
   readonly name: string | undefined;
   readonly nodes: number;
   readonly json: boolean;
-  readonly swiftshader: boolean;
   readonly rest: readonly string[];
   readonly signal: AbortSignal;
 }
@@ -105,7 +104,7 @@ const commands: Readonly<Record<string, (args: Arguments) => Promise<void> | voi
   images: async (args) => {
     const { name } = open(nameOf(args));
     const out = join(cacheRoot(), "images");
-    const built = await buildProductImages({ repo: join(import.meta.dirname, "../.."), out, log, swiftshader: args.swiftshader });
+    const built = await buildProductImages({ repo: join(import.meta.dirname, "../.."), out, log });
     for (const image of Object.values(built)) {
       await loadImage(name, image.out);
       print(image.ref);
@@ -126,7 +125,6 @@ async function main(argv: readonly string[]): Promise<number> {
       name: { type: "string" },
       nodes: { type: "string" },
       json: { type: "boolean" },
-      swiftshader: { type: "boolean" },
       help: { type: "boolean", short: "h" },
     },
   });
@@ -152,7 +150,6 @@ async function main(argv: readonly string[]): Promise<number> {
       name: values.name,
       nodes,
       json: values.json ?? false,
-      swiftshader: values.swiftshader ?? false,
       rest,
       signal: abort.signal,
     });

@@ -43,12 +43,6 @@ test("the repository’s own lockfile yields every direct dependency and none of
 
 test("native packages keep only this machine’s binaries, all packages lose types and maps but not licences", () => {
   const kept = (name: string, path: string) => keepFile(name, path, "x64");
-  assert.ok(kept("onnxruntime-node", "bin/napi-v6/linux/x64/libonnxruntime.so.1"));
-  assert.ok(!kept("onnxruntime-node", "bin/napi-v6/linux/arm64/libonnxruntime.so.1"));
-  assert.ok(!kept("onnxruntime-node", "bin/napi-v6/darwin/arm64/x.dylib"));
-  assert.ok(kept("onnxruntime-node", "dist/index.js"));
-  assert.ok(kept("webgpu", "dist/linux-x64/dawn.node"));
-  assert.ok(!kept("webgpu", "dist/win32-x64/dxcompiler.dll"));
   assert.ok(kept("@node-llama-cpp/linux-x64", "bins/linux-x64/libggml-cpu-zen4.so"));
   assert.ok(!kept("@node-llama-cpp/linux-x64", "bins/linux-x64/libllama.v0.5.0.so"));
   assert.ok(

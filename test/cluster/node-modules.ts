@@ -51,8 +51,6 @@ const needlessFile = /\.(d\.ts|d\.mts|d\.cts|map|md|markdown|flow)$|\/(LICENSE|C
 
 /** True when a package's file belongs into an image for linux on `arch`; paths are relative to the package. */
 export function keepFile(packageName: string, path: string, arch: string): boolean {
-  if (packageName === "onnxruntime-node" && path.startsWith("bin/")) return path.includes(`/linux/${arch}/`);
-  if (packageName === "webgpu" && /^dist\/(darwin|linux|win32)-/.test(path)) return path.startsWith(`dist/linux-${arch}/`);
   // Of llama.cpp's package ggml alone: what serves is our own.
   if (packageName.startsWith("@node-llama-cpp/") && path.startsWith("bins/")) return /\/libggml-(base|cpu-[\w]+)\.so$/.test(path);
   if (packageName === "koffi" && path.includes("/")) return /^(src|lib)\/.*\.c?js$/.test(path);

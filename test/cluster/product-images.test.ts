@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { globSync, readFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
+import { gpuNames, librariesOf, packageVersion } from "../../runtime/compute/ggml/packages.ts";
 import { keepSource } from "./node-modules.ts";
 import { imageConfigs, sourceFolders, workerPackages } from "./product-images.ts";
 
@@ -88,4 +89,18 @@ test("of the copied folders both leave out the same files", () => {
     files.filter((file) => keepSource(file) === ignored.has(file)),
     [],
   );
+});
+
+test("the images for GPUs are the runtime image and one library, of the version that is loaded, and run as its user", () => {
+  for (const kind of gpuNames) {
+    const text = read(`runtime/Dockerfile.${kind}`);
+    const [library] = librariesOf(kind, "linux", "x64");
+    assert.ok(text.includes(` ${library?.package}@${packageVersion} `), `${kind}: ${library?.package}@${packageVersion}`);
+    assert.ok(text.includes(`! -name "${library?.file}" -delete`), `${kind}: ${library?.file}`);
+    assert.match(text, /^FROM \$\{RUNTIME\}$/m);
+    assert.equal([...text.matchAll(/^USER (.*)$/gm)].at(-1)?.[1] ?? imageConfigs.runtime.user, imageConfigs.runtime.user);
+  }
+  for (const [name, version] of Object.entries<string>(JSON.parse(read("package.json")).optionalDependencies)) {
+    if (name.startsWith("@node-llama-cpp/")) assert.equal(version, packageVersion, name);
+  }
 });

@@ -1,10 +1,10 @@
 // The product's images: the node binary with its libraries, production node_modules, and the TypeScript sources that node runs as they are.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { rootCertificates } from "node:tls";
-import { cacheRoot, ensureBinaries } from "./binaries.ts";
-import { type Log, run } from "./exec.ts";
+import { ensureBinaries } from "./binaries.ts";
+import type { Log } from "./exec.ts";
 import { type BuiltImage, buildImage, type ImageConfig, type ImageFile, type ImageLayer, lddClosure } from "./image.ts";
 import { ClusterError } from "./names.ts";
 import { keepFile, keepSource, type Lockfile, productionPackages } from "./node-modules.ts";
@@ -14,14 +14,7 @@ const imageUser = "65532:65532";
 const nodePath = "/usr/local/bin/node";
 export const sourceFolders: readonly string[] = ["operator", "runtime", "crds"];
 /** Heavy native packages that only workers load. */
-export const workerPackages: readonly string[] = [
-  "@node-llama-cpp/linux-arm64",
-  "@node-llama-cpp/linux-x64",
-  "koffi",
-  "onnxruntime-node",
-  "webgpu",
-];
-const downloadTimeoutMs = 15 * 60_000;
+export const workerPackages: readonly string[] = ["@node-llama-cpp/linux-arm64", "@node-llama-cpp/linux-x64", "koffi"];
 
 /** Names that C libraries look up, and certificates for TLS clients: what an empty root filesystem lacks. */
 function systemFiles(): ImageFile[] {
@@ -111,51 +104,8 @@ const nodeConfig = (main: readonly string[], env: Readonly<Record<string, string
 /** The same as in the Dockerfiles of the released images, to which a test compares them; PATH is there that of the base image. */
 export const imageConfigs = {
   operator: nodeConfig(["operator/main.ts"]),
-  runtime: nodeConfig(["runtime/main.ts", "worker"], { XDG_RUNTIME_DIR: "/tmp", NVIDIA_DRIVER_CAPABILITIES: "compute,utility,graphics" }),
+  runtime: nodeConfig(["runtime/main.ts", "worker"]),
 } as const;
-
-/** Unpacks Debian packages into the cache without installing them; each once per machine. */
-async function debianFiles(names: readonly string[], log: Log): Promise<string> {
-  const root = join(cacheRoot(), "deb", names.join("+"));
-  if (existsSync(join(root, ".complete"))) return join(root, "files");
-  rmSync(root, { recursive: true, force: true });
-  mkdirSync(join(root, "files"), { recursive: true });
-  log(`downloading the Debian packages ${names.join(", ")}`);
-  const options = { cwd: root, timeoutMs: downloadTimeoutMs };
-  const first = await run("apt-get", ["download", ...names], { ...options, allowFailure: true });
-  if (first.code !== 0) {
-    await run("apt-get", ["update"], options);
-    await run("apt-get", ["download", ...names], options);
-  }
-  for (const file of readdirSync(root).filter((name) => name.endsWith(".deb"))) {
-    await run("dpkg-deb", ["-x", join(root, file), join(root, "files")], options);
-    rmSync(join(root, file));
-  }
-  mkdirSync(join(root, ".complete"));
-  return join(root, "files");
-}
-
-/** A Vulkan device in software, for the webgpu backend on machines without a GPU. */
-async function swiftshaderLayer(base: ImageLayer, log: Log): Promise<ImageLayer> {
-  const root = await debianFiles(["chromium-common", "libvulkan1"], log);
-  const folder = dirname(base.files.find((file) => /\/libc\.so/.test(file.path))?.path ?? "/usr/lib/libc.so.6");
-  const library = join(root, "usr/lib/chromium/libvk_swiftshader.so");
-  const { stdout } = await run("find", [join(root, "usr/lib"), "-name", "libvulkan.so.1"]);
-  const loader = stdout.trim().split("\n")[0];
-  if (!existsSync(library) || loader === undefined || loader === "")
-    throw new ClusterError(`the Debian packages in ${root} have no SwiftShader or no Vulkan loader`);
-  const have = new Set(base.files.map((file) => file.path));
-  const libraries = (await lddClosure([library, loader])).filter((file) => !have.has(file.path));
-  const icd = { file_format_version: "1.0.0", ICD: { library_path: `${folder}/libvk_swiftshader.so`, api_version: "1.0.5" } };
-  return {
-    files: [
-      ...libraries,
-      { path: `${folder}/libvk_swiftshader.so`, source: library, mode: 0o755 },
-      { path: `${folder}/libvulkan.so.1`, source: loader, mode: 0o755 },
-      { path: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json", content: JSON.stringify(icd) },
-    ],
-  };
-}
 
 interface ProductImagesOptions {
   /** The repository, with node_modules installed. */
@@ -164,8 +114,6 @@ interface ProductImagesOptions {
   readonly out: string;
   readonly log?: Log;
   readonly tag?: string;
-  /** When true, `enodia/runtime:<tag>-swiftshader` is built as well; downloads about 32 MB of Debian packages once. */
-  readonly swiftshader?: boolean;
   /** Looked at between images. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -174,7 +122,6 @@ interface ProductImages {
   readonly operator: BuiltImage;
   readonly runtime: BuiltImage;
   readonly nats: BuiltImage;
-  readonly swiftshader?: BuiltImage;
 }
 
 /**
@@ -188,16 +135,16 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
   if (!existsSync(join(repo, "node_modules"))) throw new ClusterError(`${repo} has no node_modules: run "npm ci" there first`);
   const base = await nodeLayer();
   const sources = productSources(repo);
-  const build = async (name: string, layers: readonly ImageLayer[], config: ImageConfig, suffix = ""): Promise<BuiltImage> => {
+  const build = async (name: string, layers: readonly ImageLayer[], config: ImageConfig): Promise<BuiltImage> => {
     options.signal?.throwIfAborted();
-    const image = await buildImage({ ref: `enodia/${name}:${tag}${suffix}`, layers, config, out: join(out, `${name}${suffix}.tar`) });
+    const image = await buildImage({ ref: `enodia/${name}:${tag}`, layers, config, out: join(out, `${name}.tar`) });
     log(`image ${image.ref}: ${Math.round(image.bytes / 1e6)} MB`);
     return image;
   };
   const operator = await build("operator", [base, { files: packageFiles(repo, workerPackages) }, sources], imageConfigs.operator);
   const packages = packageFiles(repo, []);
-  const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }];
-  const runtime = await build("runtime", [...runtimeLayers, sources], imageConfigs.runtime);
+  const runtimeLayers = [base, { files: [...packages, ...(await addonLibraries(packages, base))] }, sources];
+  const runtime = await build("runtime", runtimeLayers, imageConfigs.runtime);
   const { "nats-server": natsServer } = await ensureBinaries(log, { only: ["nats-server"] });
   const natsFiles = [...systemFiles(), { path: "/usr/local/bin/nats-server", source: natsServer, mode: 0o755 }];
   const nats = await build("nats", [{ files: natsFiles }], {
@@ -205,10 +152,5 @@ export async function buildProductImages(options: ProductImagesOptions): Promise
     user: imageUser,
     workdir: "/tmp",
   });
-  if (options.swiftshader !== true) return { operator, runtime, nats };
-  const config = imageConfigs.runtime;
-  const vulkan = { VK_ICD_FILENAMES: "/usr/share/vulkan/icd.d/vk_swiftshader_icd.json" };
-  const layers = [...runtimeLayers, await swiftshaderLayer(base, log), sources];
-  const swiftshader = await build("runtime", layers, { ...config, env: { ...config.env, ...vulkan } }, "-swiftshader");
-  return { operator, runtime, nats, swiftshader };
+  return { operator, runtime, nats };
 }

@@ -2,8 +2,8 @@
 // The oracle is the reference backend; tolerances are each op's own times `slack`.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/backends/backend.ts";
-import { createReferenceBackend } from "../../runtime/backends/reference.ts";
+import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/compute/backend.ts";
+import { createReferenceBackend } from "../../runtime/compute/reference.ts";
 import { allCases, opNames } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
@@ -21,10 +21,10 @@ export interface BackendContract {
   readonly numericClass: Backend["numericClass"];
   /** Factor on every op's own tolerance: 1 for f32 sums in a good order, more where exp or division is approximate. */
   readonly slack: number;
-  /** max|a-b| / max|b| of whole segments and models (decisions: 1e-5 for cpu and reference, 1e-4 for webgpu). */
+  /** max|a-b| / max|b| of whole segments and models (1e-5 for what sums in f32 in a good order). */
   readonly tolerance: number;
-  /** The same for int4 experts, which a backend may run with rounded activations. */
-  readonly int4Tolerance: number;
+  /** The same for experts in four bits, which a backend may run with rounded activations. */
+  readonly coarseTolerance: number;
   /** Ops that it does not compute: refused by name, and no others. */
   readonly lacks?: readonly OpName[];
   readonly skip?: readonly { readonly reason: string; readonly tests: RegExp }[];
@@ -140,14 +140,14 @@ export function runBackendContract(contract: BackendContract): void {
       });
     }
 
-    for (const form of ["f32", "int4"] as const) {
+    for (const form of ["f32", "iq4_nl"] as const) {
       check(`expert, ${form}: ${rowsGrid.join(", ")} rows equal the reference`, async () => {
         const [mine, theirs] = await Promise.all(
           [backend, oracle].map((b) => b.compile(expertSegment, model.expert(0, 1, form)) as Promise<Compiled>),
         );
         for (const rows of rowsGrid) {
           const inputs = x(rows, rows, program.hidden);
-          const tolerance = form === "f32" ? contract.tolerance : contract.int4Tolerance;
+          const tolerance = form === "f32" ? contract.tolerance : contract.coarseTolerance;
           assertClose(await mine!.run(inputs), await theirs!.run(inputs), tolerance, `${rows} rows`);
         }
         await mine!.dispose();
@@ -358,7 +358,7 @@ export function runBackendContract(contract: BackendContract): void {
 
     if (contract.numericClass !== "exact") return;
     check("a row's bits depend on neither its batch nor its mates", async () => {
-      for (const form of ["f32", "int4"] as const) {
+      for (const form of ["f32", "iq4_nl"] as const) {
         const expert = await backend.compile(expertSegment, model.expert(0, 2, form));
         const all = x(9, 65, program.hidden).x;
         const whole = keep(await expert.run({ x: all })).y!.data;

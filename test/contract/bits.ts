@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
-import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/backends/backend.ts";
+import type { CodecName } from "../../crds/names.ts";
+import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/compute/backend.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
-import type { WeightForm } from "../../runtime/kernels/weights.ts";
 import { kvOf } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
@@ -79,7 +79,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
       await two?.close();
     });
 
-    const rowsOf = async (segment: Segment, form: WeightForm): Promise<void> => {
+    const rowsOf = async (segment: Segment, form: CodecName): Promise<void> => {
       const weights = segment === model.expertSegment ? model.expert(0, 1, form) : model.weights(segment);
       const [a, b] = await Promise.all([one, two].map((backend) => backend.compile(segment, weights)));
       const x = randomTensor(1, [rowsMax, hidden]).data;
@@ -100,7 +100,7 @@ export function runBitContract(options: { readonly name: string; readonly make: 
       await b!.dispose();
     };
 
-    for (const form of ["f32", "int4"] as const) {
+    for (const form of ["f32", "iq4_nl"] as const) {
       test(`expert, ${form}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () => rowsOf(model.expertSegment, form));
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));

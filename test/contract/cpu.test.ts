@@ -1,5 +1,5 @@
-// The cpu backend (onnxruntime-node) against the contract, bit contract included, and against transformers' logits.
-import { createCpuBackend } from "../../runtime/backends/cpu/index.ts";
+// The cpu backend (ggml) against the contract, bit contract included, and against transformers' logits.
+import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runBitContract } from "./bits.ts";
 import { runDenseEquality } from "./dense.ts";
@@ -8,24 +8,17 @@ import { runGoldenLogits } from "./golden-logits.ts";
 
 runBackendContract({
   name: "cpu",
-  make: () => createCpuBackend({ threads: 2 }),
+  make: () => createGgmlBackend({ threads: 1 }),
   numericClass: "exact",
   slack: 4,
   tolerance: 1e-5,
-  int4Tolerance: 3e-2, // activations are rounded to int8 per block of 32 (accuracy level 4)
-  lacks: ["addRow", "clampedSwiglu", "slice", "joinHeads", "groupRoute"],
+  coarseTolerance: 3e-2, // activations are rounded to int8 per block of 32
 });
 
-runGoldenLogits({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });
+runGoldenLogits({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
 
-runBitContract({ name: "cpu", make: (threads) => createCpuBackend({ threads }) });
+runBitContract({ name: "cpu", make: (threads) => createGgmlBackend({ threads }) });
 
-runGoldenFamilies({
-  name: "cpu",
-  make: () => createCpuBackend({ threads: 2 }),
-  tolerance: 1e-5,
-  computes: ["olmoe"],
-  longTokensMax: 1_024,
-});
+runGoldenFamilies({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
 
-runDenseEquality({ name: "cpu", make: () => createCpuBackend({ threads: 2 }), tolerance: 1e-5 });
+runDenseEquality({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });

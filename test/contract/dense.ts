@@ -2,7 +2,7 @@
 // with noise on the experts they do not (the control). Called by one test file per backend.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { Backend, Compiled } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
 import { gaussian } from "../../runtime/kernels/random.ts";
 import type { MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";

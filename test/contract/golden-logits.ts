@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { existsSync, globSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
-import type { Backend } from "../../runtime/backends/backend.ts";
+import type { Backend } from "../../runtime/compute/backend.ts";
 import { relativeError } from "../../runtime/tools/selftest.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";

@@ -1,6 +1,6 @@
 // The reference backend against the contract; being its own oracle, it proves here the checks, KV, slots and bookkeeping.
 // That its numbers are right is shown by runtime/kernels/kernels.test.ts, runtime/kernels/gradients.test.ts and golden-logits.ts.
-import { createReferenceBackend } from "../../runtime/backends/reference.ts";
+import { createReferenceBackend } from "../../runtime/compute/reference.ts";
 import { runBackendContract } from "./backend.ts";
 import { runDenseEquality } from "./dense.ts";
 import { runGoldenFamilies } from "./golden-families.ts";
@@ -12,7 +12,7 @@ runBackendContract({
   numericClass: "exact",
   slack: 1,
   tolerance: 1e-5,
-  int4Tolerance: 1e-5,
+  coarseTolerance: 1e-5,
 });
 
 runGoldenLogits({ name: "reference", make: () => createReferenceBackend({ threads: 1 }), tolerance: 1e-5 });

@@ -1,10 +1,11 @@
 // A small Mixtral with seeded random weights, for suites that need a whole model and no files.
 
+import type { CodecName } from "../../crds/names.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../../runtime/kernels/segment.ts";
-import type { WeightForm, WeightOf, Weights } from "../../runtime/kernels/weights.ts";
+import type { WeightData, WeightOf, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
-import { quantizeInt4 } from "../../runtime/weights/codecs/int4.ts";
+import { codecFor } from "../../runtime/weights/codecs/index.ts";
 
 export interface SyntheticModel {
   readonly program: ModelProgram;
@@ -13,7 +14,7 @@ export interface SyntheticModel {
   readonly expertSegment: Segment;
   readonly experts: number;
   weights(segment: Segment): Weights;
-  expert(layer: number, expert: number, form?: WeightForm): Weights;
+  expert(layer: number, expert: number, form?: CodecName): Weights;
 }
 
 const base = {
@@ -54,8 +55,9 @@ export function syntheticModel(overrides: object = {}): SyntheticModel {
       return Object.fromEntries(
         expertSegment.weights.map(({ name, shape }) => {
           const f32 = syntheticWeight(`${layer}.${expert}.${name}`, shape);
-          const [rows, columns] = shape as [number, number];
-          return [name, form === "f32" ? f32 : quantizeInt4(f32.data, rows, columns)];
+          if (form === "f32") return [name, f32];
+          const unit = codecFor(form).encode({ [name]: f32.data }, [{ name, shape }]);
+          return [name, codecFor(form).decode(unit, [{ name, shape }])[name] as WeightData];
         }),
       );
     },

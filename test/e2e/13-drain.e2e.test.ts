@@ -13,7 +13,7 @@ import { startTraffic, type Traffic } from "./steady-traffic.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "drained";
-/** Time for the long stream on this machine: one that a rank is not given the time for is replayed elsewhere, one token a step. */
+/** Time for the long stream on this machine: one that a rank is not given the time for is computed anew elsewhere. */
 const elasticity = { minReplicas: 1, maxReplicas: 4, settle: "1s", drain: "5m" };
 const aimMs = 2_000;
 /** What is asserted: a machine that is shared has pauses of its own. */

@@ -9,7 +9,7 @@ import { everyMs, plantedCounts, type Skew, Voices } from "./planted-load.ts";
 
 const layers = 30;
 const experts = 8;
-const residentBytes = Math.round((875 * 2 ** 20) / (layers * experts));
+const residentBytes = Math.round((342 * 2 ** 20) / (layers * experts));
 
 /** Experts that any plan of that time newly places; a window of both skews may give a plan of its own. */
 async function movedWithin(sim: SimCluster, ms: number): Promise<ReadonlySet<string>> {
@@ -28,7 +28,7 @@ for (const layersFlipped of [30, 10]) {
   test(`a planted skew that turns over in ${layersFlipped} layers is followed within seconds, and then nothing moves`, async () => {
     const sim = new SimCluster({
       ranks: 3,
-      shape: { layers, experts, bytes: residentBytes, storedBytes: 256, budgetBytes: 512 * 2 ** 20 },
+      shape: { layers, experts, bytes: residentBytes, storedBytes: 256, budgetBytes: 200 * 2 ** 20 },
       spec: {
         rebalancing: {
           policy: "smartmoe",

@@ -23,7 +23,7 @@ export async function openWorld(): Promise<Target> {
   const installed = running && (await system.try(["get", "deployment", "enodia"])).code === 0;
   if (!installed) {
     await Promise.all([provideSmolMoe(log), provideTiny(log)]);
-    await provideImages(target, log, { swiftshader: true });
+    await provideImages(target, log);
     await installChart(target);
   }
   return target;
@@ -50,8 +50,8 @@ export function smolMoe(name: string, spec: Spec = {}): { apiVersion: string; ki
       model: { uri: "pvc://models/smol-moe" },
       replicas: 3,
       elasticity: { minReplicas: 1, maxReplicas: 4, settle: "1s" },
-      runtime: { backend: "cpu", expertCodec: "int4", maxContext: 1024, kvPool: "256Mi" },
-      experts: { memoryPerRank: "512Mi" },
+      runtime: { backend: "cpu", expertCodec: "iq4_nl", maxContext: 1024, kvPool: "256Mi" },
+      experts: { memoryPerRank: "200Mi" },
       rebalancing: { mode: "Off", interval: "5s", trigger: { window: "5s" } },
       ...spec,
     },

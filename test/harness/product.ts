@@ -48,12 +48,11 @@ export function kubectlOf(target: Target, namespace: string): Kubectl {
 }
 
 /** Builds the three images (cached by content) and imports them into every node of the local cluster. */
-export async function provideImages(target: Target, log: Log, options: { swiftshader?: boolean } = {}): Promise<void> {
+export async function provideImages(target: Target, log: Log): Promise<void> {
   const { signal } = target;
   if (!target.local) return;
-  const images = await buildProductImages({ repo: root, out: imageFolder(), log, signal, ...options });
-  for (const image of [images.operator, images.runtime, images.nats, images.swiftshader]) {
-    if (!image) continue;
+  const images = await buildProductImages({ repo: root, out: imageFolder(), log, signal });
+  for (const image of [images.operator, images.runtime, images.nats]) {
     log(`loading ${image.ref}`);
     await loadImage(target.local.name, image.out, { signal });
   }

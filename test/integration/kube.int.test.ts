@@ -53,7 +53,8 @@ test("every sample is accepted by the server", async () => {
   await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/smol-moe.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/production.yaml"));
   await kubectl("apply", "--dry-run=server", "-f", join(root, "crds/samples/complete.yaml"));
-  await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, "crds/samples/tiny-webgpu.yaml"));
+  for (const kind of ["cuda", "vulkan"])
+    await kubectl("apply", "--dry-run=server", "-n", namespace, "-f", join(root, `crds/samples/gpu-${kind}.yaml`));
 });
 
 const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
@@ -107,9 +108,13 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
     change: (spec) => Object.assign(spec, { elasticity: { maxReplicas: 4 }, failurePolicy: { minServingReplicas: 5 } }),
     want: /must not be above elasticity\.maxReplicas/,
   },
-  "a GPU without a memory budget": {
-    change: (spec) => Object.assign(spec, { runtime: { backend: "webgpu" }, experts: {} }),
-    want: /experts\.memoryPerRank is required.*set it to the device memory/,
+  "a backend that there is not": {
+    change: (spec) => Object.assign(spec, { runtime: { backend: "webgpu" } }),
+    want: /backend: Unsupported value: "webgpu": supported values: "Auto", "cpu"/,
+  },
+  "a codec that there is not": {
+    change: (spec) => Object.assign(spec, { runtime: { expertCodec: "int4" } }),
+    want: /expertCodec: Unsupported value: "int4": supported values: "iq4_nl"/,
   },
   "load that is stale before the next message": {
     change: (spec) => Object.assign(spec, { telemetry: { staleAfter: "5s" } }),

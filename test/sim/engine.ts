@@ -3,7 +3,7 @@
 // the one before it: a token that wrong bytes have served is seen where it came from.
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend, Compiled, Outputs } from "../../runtime/backends/backend.ts";
+import type { Backend, Compiled, Outputs } from "../../runtime/compute/backend.ts";
 import type { Engine, EngineInfo, LoadCounters, RemoteExperts, RoutingTables } from "../../runtime/engine/engine.ts";
 import { ExpertTable } from "../../runtime/engine/expert-table.ts";
 import { LoadCounter } from "../../runtime/engine/load-counter.ts";

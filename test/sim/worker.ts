@@ -305,7 +305,17 @@ function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
   return {
     ...{ modelDigest: "sha256:model", architecture: "sim", layers: shape.layers, experts: shape.experts, topK: 2, hidden },
     ...{ layerExperts: shape.layerExperts, layerResidentBytes: shape.layerBytes },
-    ...{ vocab: 1, codec: "f32", backend: "simulated", device: "simulated", maxContext: 1, denseBytes: 1, kvBytes: 1, kvSlots: 1 },
+    ...{
+      vocab: 1,
+      codec: "f32",
+      backend: "simulated",
+      device: "simulated",
+      numerics: "exact: simulated",
+      maxContext: 1,
+      denseBytes: 1,
+      kvBytes: 1,
+      kvSlots: 1,
+    },
     ...{ expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
     ...engineInfo,
   };

@@ -50,6 +50,7 @@ class DoubleEngine implements Engine {
         codec: this.#options.codec,
         backend: "double",
         device: "double",
+        numerics: "exact: double",
       },
       ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvWidth: 1, expertResidentBytes: 1000, speed: 1, sharesCores: true },
     };

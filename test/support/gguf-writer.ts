@@ -4,6 +4,11 @@ import { writeFile } from "node:fs/promises";
 /** Numbers are u32, with a fraction f32; an array has the type of its first value. */
 export type GgufMeta = string | number | boolean | readonly (string | number)[];
 
+/** A number that is f32 although it may have no fraction, as llama.cpp asks it. */
+export interface GgufFloat {
+  readonly f32: number;
+}
+
 export interface GgufTensorToWrite {
   readonly name: string;
   /** As stored in row-major order, slowest first: the reverse of what GGUF writes. */
@@ -13,7 +18,8 @@ export interface GgufTensorToWrite {
   readonly data: Uint8Array;
 }
 
-const alignment = 32;
+/** Tensors begin at multiples of so many bytes. */
+export const alignment = 32;
 
 const u32 = (value: number): Buffer => {
   const out = Buffer.alloc(4);
@@ -30,15 +36,20 @@ const text = (value: string): Buffer => Buffer.concat([u64(Buffer.byteLength(val
 function scalar(value: string | number | boolean): { readonly type: number; readonly bytes: Buffer } {
   if (typeof value === "string") return { type: 8, bytes: text(value) };
   if (typeof value === "boolean") return { type: 7, bytes: Buffer.of(value ? 1 : 0) };
-  if (Number.isInteger(value)) return { type: value < 0 ? 5 : 4, bytes: u32(value >>> 0) };
+  return Number.isInteger(value) ? { type: value < 0 ? 5 : 4, bytes: u32(value >>> 0) } : float(value);
+}
+
+function float(value: number): { readonly type: number; readonly bytes: Buffer } {
   const bytes = Buffer.alloc(4);
   bytes.writeFloatLE(value);
   return { type: 6, bytes };
 }
 
-function meta(value: GgufMeta): Buffer {
-  if (typeof value !== "object") {
-    const { type, bytes } = scalar(value);
+const isList = (value: GgufMeta | GgufFloat): value is readonly (string | number)[] => Array.isArray(value);
+
+function meta(value: GgufMeta | GgufFloat): Buffer {
+  if (!isList(value)) {
+    const { type, bytes } = typeof value === "object" ? float(value.f32) : scalar(value);
     return Buffer.concat([u32(type), bytes]);
   }
   const items = value.map(scalar);
@@ -47,7 +58,7 @@ function meta(value: GgufMeta): Buffer {
 
 /** The header of a file and where its tensors begin; `data` of a tensor may be left out where only the header is wanted. */
 export function ggufHeader(
-  metadata: Readonly<Record<string, GgufMeta>>,
+  metadata: Readonly<Record<string, GgufMeta | GgufFloat>>,
   tensors: readonly { readonly name: string; readonly shape: readonly number[]; readonly type: number; readonly bytes: number }[],
 ): Buffer {
   let offset = 0;

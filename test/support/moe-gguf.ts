@@ -40,7 +40,7 @@ export async function tokenizerMetadata(): Promise<Readonly<Record<string, GgufM
 }
 
 /** Hugging Face's two halves of each head to interleaved pairs. */
-function interleaved(values: Float32Array, columns: number, headRows: number): Float32Array {
+export function interleaved(values: Float32Array, columns: number, headRows: number): Float32Array {
   const out = new Float32Array(values.length);
   for (let row = 0; row < values.length / columns; row++) {
     const within = row % headRows;
@@ -50,7 +50,8 @@ function interleaved(values: Float32Array, columns: number, headRows: number): F
   return out;
 }
 
-const parts: Readonly<Record<string, string>> = {
+/** What a layer's tensors of Mixtral are called in GGUF, and those outside of layers. */
+export const mixtralParts: Readonly<Record<string, string>> = {
   "input_layernorm.weight": "attn_norm.weight",
   "self_attn.q_proj.weight": "attn_q.weight",
   "self_attn.k_proj.weight": "attn_k.weight",
@@ -59,12 +60,12 @@ const parts: Readonly<Record<string, string>> = {
   "post_attention_layernorm.weight": "ffn_norm.weight",
   "block_sparse_moe.gate.weight": "ffn_gate_inp.weight",
 };
-const top: Readonly<Record<string, string>> = {
+export const mixtralTop: Readonly<Record<string, string>> = {
   "model.embed_tokens.weight": "token_embd.weight",
   "model.norm.weight": "output_norm.weight",
   "lm_head.weight": "output.weight",
 };
-const matrices: Readonly<Record<string, string>> = { w1: "ffn_gate", w2: "ffn_down", w3: "ffn_up" };
+export const mixtralMatrices: Readonly<Record<string, string>> = { w1: "ffn_gate", w2: "ffn_down", w3: "ffn_up" };
 
 /** test/golden/tiny-f32, a Mixtral of 4 experts, as GGUF: experts stacked, or each a tensor of its own as old files have them. */
 export async function mixtralGguf(layout: "stacked" | "single", experts: Stored = storedF32): Promise<MoeGguf> {
@@ -78,11 +79,12 @@ export async function mixtralGguf(layout: "stacked" | "single", experts: Stored 
     const [shape, values] = [checkpoint.shape(name) ?? [], await checkpoint.read(name)];
     const [, layer, part = ""] = /^model\.layers\.(\d+)\.(.*)$/.exec(name) ?? [];
     const isRotated = /[qk]_proj/.test(part);
-    if (name in top) f32(top[name]!, shape, values);
-    else if (part in parts) f32(`blk.${layer}.${parts[part]}`, shape, isRotated ? interleaved(values, shape[1]!, headRows) : values);
+    if (name in mixtralTop) f32(mixtralTop[name]!, shape, values);
+    else if (part in mixtralParts)
+      f32(`blk.${layer}.${mixtralParts[part]}`, shape, isRotated ? interleaved(values, shape[1]!, headRows) : values);
   }
   for (let layer = 0; layer < config.num_hidden_layers; layer++)
-    for (const [matrix, part] of Object.entries(matrices)) {
+    for (const [matrix, part] of Object.entries(mixtralMatrices)) {
       const names = Array.from(
         { length: config.num_local_experts },
         (_, e) => `model.layers.${layer}.block_sparse_moe.experts.${e}.${matrix}.weight`,

@@ -1,7 +1,6 @@
 // `enodia model import | upcycle | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
 import { spawnSync } from "node:child_process";
 import { readdirSync, statSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
@@ -40,7 +39,7 @@ upcycle   --experts N    experts per layer (default: 8)
           --top-k N      experts that a token uses (default: 2)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
           --seed N       of noise and routers: same seed, same bytes (default: 1)
-          --threads N    for fitting routers (default: all cores)
+          --threads N    for fitting routers (default: 1); more only where no other process computes
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
 push      --claim NAME   the claim; it is made where there is none (default: models)
@@ -68,7 +67,7 @@ const options = {
   seed: { type: "string", default: "1" },
   cache: { type: "string" },
   hub: { type: "string", default: "https://huggingface.co" },
-  threads: { type: "string" },
+  threads: { type: "string", default: "1" },
   claim: { type: "string", default: "models" },
   access: { type: "string", default: "ReadWriteMany" },
   replicas: { type: "string", default: "2" },
@@ -146,7 +145,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       seed: number("seed", values.seed),
       codecs: values.codec === undefined ? codecsWritten.folder : codecs(values.codec),
       overwrite: values.overwrite,
-      threads: values.threads === undefined ? availableParallelism() : number("threads", values.threads),
+      threads: number("threads", values.threads),
       cache: values.cache ?? cacheFolder(),
       hub: values.hub,
       hubToken: hubToken(),

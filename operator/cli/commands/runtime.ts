@@ -10,11 +10,11 @@ Computes every operation on this machine's device and compares it with the refer
 beside a plain copy of memory. Exits with 1 when an operation is outside its bound.
 
           --backend NAME  ${backendChoices.join(", ")} (default: Auto)
-          --threads N     threads of cpu, which computes on several (default: 1)
+          --threads N     threads of cpu (default: 1); more only where no other process computes
           --no-speed      operations only: seconds instead of a minute
           --json          one JSON object on standard output
 
-example   enodia runtime selftest --backend ggml`;
+example   enodia runtime selftest --backend cpu`;
 
 const options = {
   backend: { type: "string", default: "Auto" },

@@ -39,6 +39,7 @@ export function verdicts(findings: Findings): Verdicts {
     Progressing: progressing(findings),
     Degraded: degraded(findings),
     ModelAvailable: kept(findings, "ModelAvailable", modelAvailable(findings)),
+    Reproducible: kept(findings, "Reproducible", view?.reproducible ?? unknown("NotObserved", "no worker was reached yet")),
     TelemetryFresh: kept(findings, "TelemetryFresh", view?.telemetryFresh ?? unknown("NotObserved", "no worker was reached yet")),
     PlacementBalanced: kept(findings, "PlacementBalanced", view?.placementBalanced ?? unknown("NotObserved", "no worker was reached yet")),
     RuntimeUpToDate: upToDate(findings),

@@ -127,6 +127,8 @@ export interface RebalanceView {
   readonly drains: readonly DrainView[];
   /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */
   readonly modelAvailable: Verdict;
+  /** The verdict on Reproducible: Exact, ToleranceDevice, MixedClasses or NotObserved. */
+  readonly reproducible: Verdict;
   /** The verdict on TelemetryFresh: Fresh, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused,
    *  SigningKeyMissing, NoRanks or NotConfigured. */
   readonly telemetryFresh: Verdict;

@@ -267,6 +267,9 @@ function material({ cert, key, ca }: LinkTarget["identity"]) {
   return { cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) };
 }
 
+/** Characters of a numerics class that are kept: it comes into a condition's message. */
+const numericsMax = 200;
+
 function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
   const { self, layers, experts, layerExperts: described } = reply;
   if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
@@ -301,6 +304,7 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     kvSlots: reply.kvSlots,
     maxContext: reply.maxContext,
     device: reply.device,
+    numerics: reply.numerics.slice(0, numericsMax),
     speed: reply.speed > 0 ? reply.speed : 1,
   };
 }

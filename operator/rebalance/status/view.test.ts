@@ -4,14 +4,14 @@ import type { MemberView, RebalanceView } from "../../deployment/ports.ts";
 import type { RankView } from "../observed.ts";
 import { changeKey, rebalanceView, type ViewInput } from "./view.ts";
 
-const rank = (number: number, device: string) =>
+const rank = (number: number, device: string, numerics = "exact: double") =>
   ({
     rank: number,
     pod: { uid: `pod-${number}` },
     usable: true,
     mismatch: false,
     state: "active",
-    report: { description: { device } },
+    report: { description: { device, numerics } },
   }) as unknown as RankView;
 
 const input = (views: readonly RankView[]): ViewInput => ({
@@ -40,11 +40,23 @@ const input = (views: readonly RankView[]): ViewInput => ({
 });
 
 test("ModelAvailable names each kind of device that ranks took, once", () => {
-  const views = [rank(0, "webgpu: NVIDIA H100"), rank(1, "cpu: EPYC, 8 threads"), rank(2, "webgpu: NVIDIA H100")];
+  const views = [rank(0, "reference: TypeScript"), rank(1, "cpu: EPYC, 8 threads"), rank(2, "reference: TypeScript")];
   const { status, message } = rebalanceView(input(views)).modelAvailable;
   assert.equal(status, "True");
-  assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; webgpu: NVIDIA H100");
-  assert.deepEqual(rebalanceView(input(views)).model?.backends, ["cpu", "webgpu"]);
+  assert.equal(message, "all connected ranks hold the same model, on cpu: EPYC, 8 threads; reference: TypeScript");
+  assert.deepEqual(rebalanceView(input(views)).model?.backends, ["cpu", "reference"]);
+});
+
+test("Reproducible says whether text may change where a request moves, and which ranks differ", () => {
+  const verdictOf = (...numerics: readonly string[]) =>
+    rebalanceView(input(numerics.map((each, number) => rank(number, "cpu", each)))).reproducible;
+  assert.deepEqual(verdictOf(), { status: "Unknown", reason: "NotObserved", message: "no worker was reached yet" });
+  assert.equal(verdictOf("exact: a", "exact: a").reason, "Exact");
+  assert.equal(verdictOf("tolerance: a", "tolerance: a").reason, "ToleranceDevice");
+  const mixed = verdictOf("exact: avx512", "exact: avx2", "exact: avx512");
+  assert.deepEqual([mixed.status, mixed.reason], ["False", "MixedClasses"]);
+  assert.match(mixed.message, /ranks 0, 2 exact: avx512; ranks 1 exact: avx2; .*nodeSelector/);
+  assert.ok(verdictOf(...Array.from({ length: 40 }, (_, i) => `exact: ${i}${"x".repeat(180)}`)).message.length < 1_024);
 });
 
 test("the model is of the observation, whatever the link says by now", () => {
@@ -62,7 +74,7 @@ const verdict = { status: "True", reason: "Fresh", message: "the oldest report i
 const view = (changed: Partial<MemberView>): RebalanceView => ({
   ...{ members: [{ ...member, ...changed }], model: undefined, digestMismatch: [], expertsAtRisk: 0, drains: [] },
   ...{ unhostedExperts: 0, homelessExperts: 0, loadingRanks: [] },
-  ...{ modelAvailable: verdict, telemetryFresh: verdict, placementBalanced: verdict, placement: {} },
+  ...{ modelAvailable: verdict, reproducible: verdict, telemetryFresh: verdict, placementBalanced: verdict, placement: {} },
   telemetry: { ranksReporting: 1, ranksExpected: 1 },
 });
 

@@ -34,6 +34,7 @@ export function rebalanceView(input: ViewInput): RebalanceView {
     expertsAtRisk: input.expertsAtRisk,
     drains: input.drains,
     modelAvailable: modelAvailable(input),
+    reproducible: reproducible(input.views),
     telemetryFresh: telemetryFresh(input.telemetry),
     placementBalanced: placementBalanced(input),
     placement: {
@@ -118,6 +119,30 @@ function modelAvailable(input: ViewInput): Verdict {
   if (!input.shape)
     return { status: "Unknown", reason: "Opening", message: input.waiting?.message ?? "no worker has opened the model yet" };
   return { status: "True", reason: "Resolved", message: `all connected ranks hold the same model, on ${devicesOf(input).join("; ")}` };
+}
+
+/** Numerics classes that a condition names. */
+const classesShown = 4;
+
+/** True where a request has the same text wherever it runs, and after a failover. */
+function reproducible(views: ViewInput["views"]): Verdict {
+  const ranks = Map.groupBy(
+    views.filter((view) => view.report?.description !== undefined && !view.mismatch),
+    (view) => view.report?.description?.numerics ?? "",
+  );
+  const [first = "", ...others] = ranks.keys();
+  if (ranks.size === 0) return { status: "Unknown", reason: "NotObserved", message: "no worker was reached yet" };
+  if (others.length === 0 && first.startsWith("exact"))
+    return { status: "True", reason: "Exact", message: `all ranks compute alike, ${first}` };
+  if (others.length === 0) {
+    const message = `the text of a request may change where it moves to another rank: ${first}; runtime.backend cpu computes exactly`;
+    return { status: "False", reason: "ToleranceDevice", message };
+  }
+  const classes = [...ranks].slice(0, classesShown).map(([numerics, of]) => `ranks ${of.map(({ rank }) => rank).join(", ")} ${numerics}`);
+  const more = ranks.size > classesShown ? ` and ${ranks.size - classesShown} more classes` : "";
+  const remedy = "give all workers nodes of one kind (podTemplate.spec.nodeSelector) and one runtime image, or wait for the end of a roll";
+  const message = `the text of a request may change where it moves to a rank of another class: ${classes.join("; ")}${more}; ${remedy}`;
+  return { status: "False", reason: "MixedClasses", message };
 }
 
 function telemetryFresh(facts: TelemetryFacts): Verdict {

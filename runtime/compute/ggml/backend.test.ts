@@ -1,5 +1,5 @@
 // Calls that would end the process or spoil another's memory: use after the close, memory that is not to be had, slots given back twice,
-// blocks that do not fit. That the numbers are right is shown by test/contract/ggml.test.ts.
+// blocks that do not fit. That the numbers are right is shown by test/contract/cpu.test.ts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { randomTensor } from "../../kernels/random.ts";

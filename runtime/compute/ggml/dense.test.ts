@@ -3,13 +3,13 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { stored } from "../../../test/support/published-gguf.ts";
-import { createBackend } from "../../backends/index.ts";
 import { randomTensor } from "../../kernels/random.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData } from "../../kernels/weights.ts";
 import { relativeError } from "../../tools/selftest.ts";
 import { type StoredForm, storedBytes, storedForms, storedWeight } from "../../weights/stored.ts";
-import { openGgmlBackend } from "./index.ts";
+import { createBackend } from "../index.ts";
+import { createGgmlBackend } from "./index.ts";
 
 const width = 256;
 const product: Segment = {
@@ -36,8 +36,12 @@ const table: Segment = {
 const blocks = (form: StoredForm, seed = 1): WeightData => storedWeight(form, [width, width], stored(form, width * width, seed));
 const n: WeightData = { form: "f32", ...(randomTensor(3, [width]) as { shape: number[]; data: Float32Array }) };
 const reference = await createBackend("reference", { threads: 1 });
-const backend = await openGgmlBackend({ threads: 1, denseBits: 16 });
+const backend = await createGgmlBackend({ threads: 1, denseBits: 16 });
 after(() => backend.close());
+
+/** Memory for tiles, on processors that have them, holds sums beside blocks. */
+const assertAbout = (resident: number, stored: number): void =>
+  assert.ok(resident >= stored && resident <= 1.15 * stored + 128, `${resident} bytes resident, ${stored} stored`);
 
 /** Of a product, by how rows are rounded before a type multiplies them: to eight bits, to a half, or not. */
 const errorMax = (form: StoredForm): number => (form === "f32" ? 1e-6 : form === "f16" ? 1e-3 : form === "bf16" ? 6e-3 : 0.02);
@@ -46,7 +50,7 @@ for (const form of storedForms)
   test(`${form}: looked up and multiplied by as it is, with the same bits for a row alone and among others`, async () => {
     const weights = { w: blocks(form), n };
     const [mine, theirs] = [await backend.compile(product, weights), await reference.compile(product, weights)];
-    assert.ok(mine.residentBytes <= storedBytes(form, width * width) + 4 * width + 128, `${mine.residentBytes} resident`);
+    assertAbout(mine.residentBytes - 4 * width, storedBytes(form, width * width));
     const rows = randomTensor(9, [40, width]);
     const [got, want] = [(await mine.run({ x: rows })).y!.data.slice(), (await theirs.run({ x: rows })).y!.data];
     const error = relativeError(got, want);
@@ -73,14 +77,14 @@ test("halves become f32, stay as they are, or become int8, as is asked for; bloc
   const bytes = width * width;
   const sizes = { 32: 4 * bytes, 16: 2 * bytes, 8: (34 * bytes) / 32 } as const;
   for (const bits of [32, 16, 8] as const) {
-    const each = await openGgmlBackend({ threads: 1, denseBits: bits });
+    const each = await createGgmlBackend({ threads: 1, denseBits: bits });
     const resident = async (segment: Segment, w: WeightData): Promise<number> =>
       (await each.compile(segment, { w, n })).residentBytes - 4 * width;
-    assert.equal(await resident(product, blocks("bf16")), sizes[bits]);
-    assert.equal(await resident(product, blocks("f16")), sizes[bits]);
-    assert.equal(await resident(product, blocks("f32")), bits === 8 ? sizes[8] : sizes[32]);
-    assert.equal(await resident(product, blocks("q6_K")), storedBytes("q6_K", bytes));
-    assert.equal(await resident(router, blocks("bf16")), sizes[32]);
+    assertAbout(await resident(product, blocks("bf16")), sizes[bits]);
+    assertAbout(await resident(product, blocks("f16")), sizes[bits]);
+    assertAbout(await resident(product, blocks("f32")), bits === 8 ? sizes[8] : sizes[32]);
+    assertAbout(await resident(product, blocks("q6_K")), storedBytes("q6_K", bytes));
+    assertAbout(await resident(router, blocks("bf16")), sizes[32]);
     await each.close();
   }
 });

@@ -2,24 +2,21 @@
 // are, in f32 or in blocks of int8, and multiplied so that a row's bits do not depend on the rows beside it.
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { asF32, blockSize, type WeightData, type Weights } from "../../kernels/weights.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
+import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
+import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { ofChosen, type WeightSource } from "./lower.ts";
-import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
+import { type Home, type Matrix, multiplied } from "./homes.ts";
+import type { WeightSource } from "./lower.ts";
+import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 
-interface Placed {
+interface Placed extends Matrix {
   readonly tensor: Pointer;
-  readonly type: WeightType;
-  readonly shape: readonly number[];
+  readonly home: Home;
 }
 
 /** Types of plain values: f32 and its halves. */
 const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
-const alignment = 64;
-const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment;
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
@@ -29,29 +26,42 @@ function routerMatrices({ ops }: Segment): ReadonlySet<string> {
 
 export class DenseWeights implements WeightSource {
   readonly bytes: number;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
-  readonly #buffer: DeviceBuffer;
+  /** One of each kind of memory. */
+  readonly #buffers = new Map<Memory, DeviceBuffer>();
   readonly #placed = new Map<string, Placed>();
 
   /** `bits`: of floats at most, as BackendOptions say. */
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
-    const typeOf = ({ name, shape }: Segment["weights"][number]): WeightType => {
+    const typeOf = (name: string, shape: readonly number[]): WeightType => {
       if (shape.length < 2 || routers.has(name)) return "f32";
-      const type = typeOfForm((weights[name] as WeightData).form);
-      if (!floats.has(type) || bits === 16) return type;
-      return bits === 8 && (shape[1] as number) % blockSize === 0 ? "q8_0" : "f32";
+      const { form } = weights[name] as WeightData;
+      if (!floats.has(form) || bits === 16) return form;
+      return bits === 8 && (shape[1] as number) % blockOf("q8_0") === 0 ? "q8_0" : "f32";
     };
-    const sizes = segment.weights.map((weight) => aligned(weightBytes(typeOf(weight), weight.shape)));
-    this.bytes = sizes.reduce((sum, size) => sum + size, 0);
+    const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
+    const parts = segment.weights.map(({ name, shape }) => {
+      const [rows, columns] = dimensions(shape);
+      const matrix: Matrix = { type: typeOf(name, shape), rows, columns };
+      return { name, matrix, home: tables.has(name) ? device.homes.plain(matrix) : device.homes.of(matrix) };
+    });
+    const sizes = new Map<Memory, number>();
+    const offsets = parts.map(({ home: { memory, bytes } }) => {
+      const at = sizes.get(memory) ?? 0;
+      sizes.set(memory, at + device.aligned(bytes));
+      return at;
+    });
+    this.bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
     this.#metadata = device.metadata(segment.weights.length);
-    this.#buffer = device.allocate(this.bytes);
-    let at = this.#buffer.base;
-    for (const [i, declared] of segment.weights.entries()) {
-      this.#place(declared.name, typeOf(declared), weights[declared.name] as WeightData, at);
-      at += BigInt(sizes[i] as number);
+    for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
+    for (const [i, { name, matrix, home }] of parts.entries()) {
+      const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
+      const tensor = device.homes.tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
+      this.#write(tensor, matrix, weights[name] as WeightData);
+      this.#placed.set(name, { tensor, rows: matrix.rows, columns: matrix.columns, type: matrix.type, home });
     }
   }
 
@@ -60,14 +70,7 @@ export class DenseWeights implements WeightSource {
   }
 
   multiply(build: GraphBuilder, name: string, x: Value, rows: number): Value {
-    const { ggml } = this.#device;
-    const { tensor, type, shape } = this.#find(name);
-    if (multipliesExactly(type, false)) return build.step(ggml.ggml_mul_mat(build.context, tensor, x.tensor), [x]);
-    const [n, k] = dimensions(shape);
-    const ids = build.input("zeros", "i32", [1, rows]);
-    return ofChosen(build, x, { from: k, to: n, rows }, (apart) =>
-      build.step(ggml.ggml_mul_mat_id(build.context, tensor, apart.tensor, ids.tensor), [apart, ids]),
-    );
+    return multiplied(build, this.#find(name), x, rows);
   }
 
   addRow(build: GraphBuilder, name: string, x: Value): Value {
@@ -75,7 +78,7 @@ export class DenseWeights implements WeightSource {
   }
 
   free(): void {
-    this.#buffer.free();
+    for (const buffer of this.#buffers.values()) buffer.free();
     this.#device.release(this.#metadata);
   }
 
@@ -85,20 +88,14 @@ export class DenseWeights implements WeightSource {
     throw new TypeError(`weight ${name} is not of this segment`);
   }
 
-  #place(name: string, type: WeightType, weight: WeightData, at: Pointer): void {
+  #write(tensor: Pointer, { type, rows, columns }: Matrix, weight: WeightData): void {
     const { ggml } = this.#device;
-    const [rows, columns] = dimensions(weight.shape);
-    const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), columns, rows, 1, 1);
-    ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
-    const bytes = type === typeOfForm(weight.form) ? tensorBytes(weight) : this.#converted(type, asF32(weight), [rows, columns]);
+    let bytes = weight.data;
+    if (type !== weight.form) {
+      const values = asF32(weight);
+      bytes = type === "f32" ? values : new Uint8Array(weightBytes(type, weight.shape));
+      if (type !== "f32") ggml.ggml_quantize_chunk(numberOf(type), values, bytes, 0, rows, columns, 0n);
+    }
     ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
-    this.#placed.set(name, { tensor, type, shape: weight.shape });
-  }
-
-  #converted(type: WeightType, values: Float32Array, [rows, columns]: readonly [number, number]): Float32Array | Uint8Array {
-    if (type === "f32") return values;
-    const blocks = new Uint8Array(weightBytes(type, [rows, columns]));
-    this.#device.ggml.ggml_quantize_chunk(numberOf(type), values, blocks, 0, rows, columns, 0n);
-    return blocks;
   }
 }

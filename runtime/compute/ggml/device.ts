@@ -1,15 +1,22 @@
 // A device of ggml's: its memory, its scratch arena, and the running of graphs on it. It owns all that is made on it, frees at its close
-// what nobody freed before, and refuses what is asked of it later. Today the processor; a GPU's backend has the same functions. One thread
-// opens it and uses it: ggml's calls block, and nothing here is shared between threads.
+// what nobody freed before, and refuses what is asked of it later. One thread opens it and uses it: ggml's calls block, and nothing here
+// is shared between threads. Here too: the processor as a device; a GPU is gpu.ts.
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
+import type { WeightForm } from "../../kernels/weights.ts";
 import type { Pointer } from "./functions.ts";
+import { Homes } from "./homes.ts";
+import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
+import { type Governor, type GraphCost, ThreadGovernor } from "./threads.ts";
+import { numberOf } from "./types.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
 const pollLevel = 50;
-/** Others of its kind, such as that of AMX, are not known to give the same bits for any number of rows. */
-const packedMemoryName = "CPU_REPACK";
+/** Kinds of memory that rearrange matrices as they are written, the fastest first: others that ggml may have are not known to us. */
+const packedMemories = ["AMX", "CPU_REPACK"] as const;
+/** Tensors of every device begin at multiples of so many bytes. */
+const leastAlignment = 64;
 /** `struct ggml_threadpool_params`: 512 bytes of CPU mask, then threads, priority, poll level and two flags. */
 const threadpoolParams = { bytes: 532, poll: 520 } as const;
 
@@ -21,42 +28,78 @@ export interface DeviceBuffer {
   free(): void;
 }
 
-export interface DeviceOptions {
-  /** More than one only on processors that nobody else uses: ggml's threads wait for each other by spinning. */
-  readonly threads: number;
+/** A kind of memory of the device. */
+export interface Memory {
+  readonly name: (typeof packedMemories)[number] | "plain";
+  readonly handle: Pointer;
 }
 
-export class CpuDevice {
+/** What a kind of device gives to be one. */
+export interface DeviceParts {
+  readonly ggml: GgmlLibrary;
+  readonly backend: Pointer;
+  readonly description: string;
+  readonly exact: boolean;
+  readonly computesWith: (form: WeightForm) => string;
+  /** Memory in which matrices of some types multiply faster, the fastest first; none unless said. */
+  readonly packed?: readonly Memory[];
+  /** The number of threads of the next graph, for a device that can choose it. */
+  readonly setThreads?: (threads: number) => void;
+  readonly governor?: Governor;
+  /** True for a GPU that is none: its kernels run on the processor. */
+  readonly software?: boolean;
+  /** Bytes that may be allocated now, for a device whose own word on it can be trusted. */
+  readonly freeBytes?: () => number;
+  readonly close?: () => void;
+}
+
+export class GgmlDevice {
   readonly ggml: GgmlLibrary;
   readonly description: string;
+  /** True where a row's bits depend on nothing but the row; others are fast instead, and compute a row alone in another order. */
+  readonly exact: boolean;
+  readonly software: boolean;
   /** The kind of memory that any tensor may lie in. */
   readonly plainMemory: Pointer;
-  /** Memory in which matrices of some types are rearranged as they are written, so that they multiply faster. */
-  readonly packedMemory: Pointer | undefined;
+  /** All kinds of memory there are, those first in which matrices of some types multiply faster, the plain one last. */
+  readonly memories: readonly Memory[];
+  readonly homes: Homes;
+  /** Tensors begin at multiples of so many bytes. */
+  readonly alignment: number;
+  /** Bytes of one allocation, at most. */
+  readonly largestBytes: number;
+  readonly #parts: DeviceParts;
   readonly #backend: Pointer;
   readonly #device: Pointer;
-  readonly #threadpool: Pointer | undefined;
   readonly #buffers = new Set<Pointer>();
   readonly #contexts = new Set<Pointer>();
+  /** Where a tensor's struct has the address of its data, in bytes; looked for at its first use. */
+  #dataOffset: bigint | undefined;
+  #threads = 0;
   #scratch: DeviceBuffer | undefined;
   #generation = 0;
   #closed = false;
   #fault: AppError | undefined;
 
-  constructor({ threads }: DeviceOptions) {
-    this.ggml = ggmlLibrary();
-    const { ggml } = this;
-    this.#backend = ggml.ggml_backend_cpu_init();
-    if (this.#backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
-    this.#device = ggml.ggml_backend_get_device(this.#backend);
-    // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
-    ggml.ggml_backend_cpu_set_use_ref(this.#backend, true);
-    ggml.ggml_backend_cpu_set_n_threads(this.#backend, threads);
-    this.#threadpool = threads > 1 ? this.#startThreads(threads) : undefined;
+  constructor(parts: DeviceParts) {
+    const { ggml, backend } = parts;
+    this.ggml = ggml;
+    this.#parts = parts;
+    this.#backend = backend;
+    this.#device = ggml.ggml_backend_get_device(backend);
+    this.description = parts.description;
+    this.exact = parts.exact;
+    this.software = parts.software ?? false;
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
-    this.packedMemory = this.#findPackedMemory();
-    const model = cpus()[0]?.model.trim() ?? "unknown processor";
-    this.description = `ggml: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    this.memories = [...(parts.packed ?? []), { name: "plain", handle: this.plainMemory }];
+    this.homes = new Homes(this);
+    this.alignment = Math.max(leastAlignment, ggml.ggml_backend_buft_get_alignment(this.plainMemory));
+    this.largestBytes = Math.min(Number.MAX_SAFE_INTEGER, Number(ggml.ggml_backend_buft_get_max_size(this.plainMemory)));
+  }
+
+  /** The instructions or the hardware on which the bits of results depend. */
+  computesWith(form: WeightForm): string {
+    return this.#parts.computesWith(form);
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
@@ -91,23 +134,37 @@ export class CpuDevice {
     if (this.#contexts.delete(context)) this.ggml.ggml_free(context);
   }
 
-  /** `memory`: plain unless said otherwise. Bounds are the caller's: ggml may promise more than the machine has. */
+  /** So many bytes, and those up to where the next tensor may begin. */
+  aligned(bytes: number): number {
+    return Math.ceil(bytes / this.alignment) * this.alignment;
+  }
+
+  /** Bytes that a tensor takes in plain memory, which may be more than its values have. */
+  bytesOf(tensor: Pointer): number {
+    return this.ggml.ggml_backend_buft_get_alloc_size(this.plainMemory, tensor);
+  }
+
+  /** `memory`: plain unless said otherwise. Of the processor's, bounds are the caller's: ggml may promise more than the machine has. */
   allocate(bytes: number, memory = this.plainMemory): DeviceBuffer {
     this.assertOpen();
     const { ggml } = this;
     const size = Math.max(bytes, 1);
+    this.#checkRoom(size);
     const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
+    let held = true;
     const free = (): void => {
-      if (this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
+      // Once: another buffer may have the same address by then.
+      if (held && this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
+      held = false;
     };
     return { handle, base: ggml.ggml_backend_buffer_get_base(handle), bytes: size, free };
   }
 
-  /** Gives the whole pages within a range of a buffer back to the machine; what was in them is lost. */
+  /** Gives the whole pages within a range of a buffer back to the machine, where it has them from there; what was in them is lost. */
   discard(at: Pointer, bytes: number): void {
-    if (!this.#closed) this.ggml.discard(at, bytes);
+    if (!this.#closed && this.exact) this.ggml.discard(at, bytes);
   }
 
   /** Scratch memory for one graph at a time, at least so large; it may move (see `generation`). */
@@ -122,15 +179,37 @@ export class CpuDevice {
     return this.#scratch;
   }
 
+  /** Points a tensor at other data of the same type, size and kind of memory. */
+  pointAt(tensor: Pointer, data: Pointer): void {
+    this.#dataOffset ??= this.#findDataOffset();
+    this.ggml.writePointer(tensor + this.#dataOffset, data);
+  }
+
   /** True where the device computes this node; it must be asked before weights of a type are written into packed memory. */
   supports(node: Pointer): boolean {
     return this.ggml.ggml_backend_dev_supports_op(this.#device, node);
   }
 
-  /** Runs a graph to its end. */
-  compute(graph: Pointer): void {
+  /** Throws AppError `UnsupportedOp` that names the operation where the device does not compute this node: ggml would end the process. */
+  check(node: Pointer): void {
+    if (this.exact || this.supports(node)) return;
+    const name = this.ggml.ggml_op_desc(node);
+    throw new AppError(`${name} is not computed in these types and sizes (${this.description})`, {
+      code: "UnsupportedOp",
+      operation: "opening a model",
+    });
+  }
+
+  /** Runs a graph to its end, on as many threads as it is worth now. */
+  compute(graph: Pointer, cost: GraphCost): void {
     this.assertOpen();
+    const { governor, setThreads } = this.#parts;
+    const threads = governor?.choose(cost) ?? 1;
+    if (threads !== this.#threads) setThreads?.(threads);
+    this.#threads = threads;
+    const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
+    governor?.took(cost, threads, performance.now() - startedAt);
     if (status === 0) return;
     this.#fault = new AppError(`ggml stopped in a graph with status ${status}`, { code: "DeviceFault" });
     throw this.#fault;
@@ -145,27 +224,95 @@ export class CpuDevice {
     this.#contexts.clear();
     this.#buffers.clear();
     ggml.ggml_backend_free(this.#backend);
-    if (this.#threadpool !== undefined) ggml.ggml_threadpool_free(this.#threadpool);
+    this.#parts.close?.();
   }
 
-  #startThreads(threads: number): Pointer {
-    const params = new Uint8Array(threadpoolParams.bytes);
-    this.ggml.ggml_threadpool_params_init(params, threads);
-    new DataView(params.buffer).setUint32(threadpoolParams.poll, pollLevel, true);
-    const pool = this.ggml.ggml_threadpool_new(params);
-    this.ggml.ggml_backend_cpu_set_threadpool(this.#backend, pool);
-    return pool;
-  }
-
-  #findPackedMemory(): Pointer | undefined {
+  /** Looks for it, since headers of C are not at hand. */
+  #findDataOffset(): bigint {
     const { ggml } = this;
-    const address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), "ggml_backend_dev_get_extra_bufts");
-    if (address === 0n) return undefined;
-    const list = ggml.functionAt(address, ["pointer", "pointer"])(this.#device) as Pointer;
-    if (list === 0n) return undefined;
-    for (let at = list, found = ggml.pointerAt(at); found !== 0n; at += 8n, found = ggml.pointerAt(at)) {
-      if (ggml.ggml_backend_buft_name(found) === packedMemoryName) return found;
+    const buffer = this.allocate(2 * this.alignment);
+    const context = this.metadata(1);
+    const tensor = ggml.ggml_new_tensor_4d(context, numberOf("f32"), 1, 1, 1, 1);
+    const address = buffer.base + BigInt(this.alignment); // any place that is not the buffer's start
+    ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, address);
+    let offset = 0n;
+    while (ggml.pointerAt(tensor + offset) !== address) {
+      offset += 8n;
+      if (offset < ggml.ggml_tensor_overhead()) continue;
+      throw new AppError("ggml's tensors are laid out in an unknown way: npm ci", { code: "BackendUnavailable" });
     }
-    return undefined;
+    this.release(context);
+    buffer.free();
+    return offset;
   }
+
+  #checkRoom(bytes: number): void {
+    const free = this.#parts.freeBytes?.();
+    if (free === undefined || (bytes <= free && bytes <= this.largestBytes)) return;
+    const limit = bytes > free ? `${free} bytes are free` : `one allocation may have ${this.largestBytes}`;
+    throw new AppError(`${bytes} bytes of device memory: ${limit}; lower experts.memoryPerRank or runtime.kvPool (${this.description})`, {
+      code: "OutOfDeviceMemory",
+      operation: "allocating device memory",
+    });
+  }
+}
+
+interface CpuOptions {
+  /** At most; more than one only while they gain, unless the governor given says otherwise. */
+  readonly threads: number;
+  readonly governor?: Governor;
+  /** A build of the CPU library by its name, instead of the best for this processor. */
+  readonly build?: string | undefined;
+}
+
+/** The processor. */
+export class CpuDevice extends GgmlDevice {
+  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build }: CpuOptions) {
+    const ggml = ggmlLibrary(build);
+    const backend = ggml.ggml_backend_cpu_init();
+    if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
+    // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
+    ggml.ggml_backend_cpu_set_use_ref(backend, true);
+    const threadpool = startThreads(ggml, backend, threads);
+    if (threads === 1) ggml.reportAborts();
+    const packed = packedMemoriesOf(ggml, ggml.ggml_backend_get_device(backend));
+    const amx = packed.some(({ name }) => name === "AMX");
+    const model = cpus()[0]?.model.trim() ?? "unknown processor";
+    super({
+      ggml,
+      backend,
+      description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
+      exact: true,
+      computesWith: (form) => instructionsOf(ggml.cpuBuild, form, amx),
+      packed,
+      setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),
+      governor,
+      close: () => ggml.ggml_threadpool_free(threadpool),
+    });
+  }
+}
+
+/** Kept for all graphs, even of one thread: without it each graph makes one of its own. */
+function startThreads(ggml: GgmlLibrary, backend: Pointer, threads: number): Pointer {
+  const params = new Uint8Array(threadpoolParams.bytes);
+  ggml.ggml_threadpool_params_init(params, threads);
+  new DataView(params.buffer).setUint32(threadpoolParams.poll, pollLevel, true);
+  const pool = ggml.ggml_threadpool_new(params);
+  ggml.ggml_backend_cpu_set_threadpool(backend, pool);
+  return pool;
+}
+
+function packedMemoriesOf(ggml: GgmlLibrary, device: Pointer): readonly Memory[] {
+  const address = ggml.ggml_backend_reg_get_proc_address(ggml.ggml_backend_cpu_reg(), "ggml_backend_dev_get_extra_bufts");
+  if (address === 0n) return [];
+  const list = ggml.functionAt(address, ["pointer", "pointer"])(device) as Pointer;
+  if (list === 0n) return [];
+  const found = new Map<string, Pointer>();
+  for (let at = list, handle = ggml.pointerAt(at); handle !== 0n; at += 8n, handle = ggml.pointerAt(at)) {
+    found.set(ggml.ggml_backend_buft_name(handle), handle);
+  }
+  return packedMemories.flatMap((name) => {
+    const handle = found.get(name);
+    return handle === undefined ? [] : [{ name, handle }];
+  });
 }

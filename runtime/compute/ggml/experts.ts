@@ -1,20 +1,19 @@
-// The experts of this device: in slabs by shape and type, and the calls of many at once. Few rows an expert go through one operation for
-// all; many are multiplied expert by expert, which is faster then and gives the same bits.
-import type { Compiled, Inputs, Outputs } from "../../backends/backend.ts";
-import { checkInputs } from "../../backends/check.ts";
+// The experts of a GPU: in slabs by shape and type, and the calls of many at once through one operation for all, since each start of a
+// kernel costs more there than a row. Those of the processor run one after another (singles.ts).
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
 import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { CpuDevice } from "./device.ts";
-import { typeOfForm } from "./encode.ts";
+import type { Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkInputs } from "../check.ts";
+import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
 import { Slab, type Slot } from "./slab.ts";
 import { weightBytes } from "./types.ts";
 
-/** Rows an expert, on average, from which experts are multiplied one by one. */
-const rowsAlone = 32;
+/** Rows of a decode step and of a prefill, for which an operation may have kernels of its own. */
+const triedRows = [1, 32];
 /** Graphs kept for each slab, by number of rows. */
 const graphsMax = 16;
 const nodesPerOp = 4;
@@ -26,11 +25,6 @@ const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", 
 export function isExpert({ ops, inputs, outputs }: Segment): boolean {
   const plain = inputs.length === 1 && outputs.length === 1 && inputs[0]?.dtype === "f32" && (inputs[0]?.width ?? 0) > 0;
   return plain && ops.every(({ op }) => rowOps.has(op)) && ops.some(({ op }) => op === "matMul");
-}
-
-/** Bytes of an expert whose matrices and biases have these forms. */
-export function expertBytes(segment: Segment, forms: WeightForms): number {
-  return segment.weights.reduce((sum, { name, shape }) => sum + weightBytes(typeOfForm(forms[name] ?? "f32"), shape), 0);
 }
 
 interface Place {
@@ -50,7 +44,7 @@ interface Batch {
   readonly rows: number;
 }
 
-export class Expert implements Compiled {
+class Expert implements Compiled {
   readonly residentBytes: number;
   readonly segment: Segment;
   readonly place: Place;
@@ -78,10 +72,10 @@ export class Expert implements Compiled {
 }
 
 export class Experts {
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #places = new Map<string, Place[]>();
 
-  constructor(device: CpuDevice) {
+  constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
@@ -91,7 +85,9 @@ export class Experts {
     this.#places.set(key, places);
     let place = places.find(({ slab }) => !slab.full);
     if (place === undefined) {
-      place = { slab: new Slab(this.#device, segment, weights), graphs: new Recent<Graph>(graphsMax, (graph) => graph.free()) };
+      const slab = new Slab(this.#device, segment, weights);
+      this.#tryOut(slab);
+      place = { slab, graphs: new Recent<Graph>(graphsMax, (graph) => graph.free()) };
       places.push(place);
     }
     return new Expert(this, place, place.slab.put(weights));
@@ -105,7 +101,17 @@ export class Experts {
     for (const places of this.#places.values()) if (places.includes(place)) places.splice(places.indexOf(place), 1);
   }
 
-  /** Answers in the order of the calls. */
+  /** Bytes of an expert whose matrices and biases have these forms. */
+  bytesOf(segment: Segment, forms: WeightForms): number {
+    return segment.weights.reduce((sum, { name, shape }) => sum + weightBytes(forms[name] ?? "f32", shape), 0);
+  }
+
+  /** Answers in the order of the calls; undefined where some are of something else. */
+  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
+    const experts = calls.flatMap(({ program, inputs }) => (program instanceof Expert ? [{ program, inputs }] : []));
+    return experts.length === calls.length ? this.run(experts) : undefined;
+  }
+
   run(calls: readonly Call[]): readonly Outputs[] {
     const outputs = new Array<Outputs>(calls.length);
     for (const batch of batchesOf(calls)) {
@@ -127,29 +133,26 @@ export class Experts {
     const out = new Float32Array(batch.rows * width);
     if (batch.rows === 0) return out;
     const { slab, graphs } = batch.place;
-    if (slab.exactAlone && batch.rows >= rowsAlone * batch.calls.length) {
-      const graph = this.#alone(batch);
-      try {
-        graph.run(Object.fromEntries(batch.calls.map(({ x }, i) => [`x${i}`, x])));
-        let first = 0;
-        for (const [i, { rows }] of batch.calls.entries()) {
-          graph.read(`y${i}`, out.subarray(first * width, (first + rows) * width));
-          first += rows;
-        }
-      } finally {
-        graph.free();
-      }
-      return out;
-    }
     const graph = graphs.take(
       `${batch.rows}`,
       ({ valid }) => valid,
       () => this.#together(slab, batch.rows),
     );
     const slots = Int32Array.from(batch.calls.flatMap(({ slot, rows }) => new Array<number>(rows).fill(slot)));
-    graph.run({ x: joined(batch), slots });
+    const x = joined(batch);
+    graph.run((name) => (name === "x" ? x : slots));
     graph.read("y", out);
     return out;
+  }
+
+  /** Refuses here what the device lacks, and not in a request. */
+  #tryOut(slab: Slab): void {
+    try {
+      for (const rows of triedRows) this.#together(slab, rows).free();
+    } catch (caught) {
+      slab.free();
+      throw caught;
+    }
   }
 
   /** One operation for the rows of all experts. */
@@ -160,22 +163,6 @@ export class Experts {
       const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
       lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots(), widths: widthsOf(segment) });
       return { y: values.get(output.name) as Value };
-    });
-  }
-
-  /** Operations for each expert apart; used once, since the next call has other experts. */
-  #alone({ place: { slab }, calls }: Batch): Graph {
-    const { segment } = slab;
-    const { input, output } = endsOf(segment);
-    const widths = widthsOf(segment);
-    return buildGraph(this.#device, (nodesPerOp * segment.ops.length + 2) * calls.length, (build) => {
-      const outputs: Record<string, Value> = {};
-      for (const [i, { slot, rows }] of calls.entries()) {
-        const values = new Map<string, Value>([[input.name, build.input(`x${i}`, "f32", [input.width, rows])]]);
-        lowerOps(build, segment.ops, values, { rows, weights: slab.ofOne(slot), widths });
-        outputs[`y${i}`] = values.get(output.name) as Value;
-      }
-      return outputs;
     });
   }
 }

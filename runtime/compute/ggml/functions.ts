@@ -25,6 +25,7 @@ export type Signature = readonly [CType, ...CType[]];
 /** Of libggml-base: tensors, graphs, buffers. */
 export const baseFunctions = {
   ggml_version: ["text"],
+  ggml_set_abort_callback: ["pointer", "pointer"],
   ggml_quantize_chunk: ["size", "i32", "data", "data", "i64", "i64", "i64", "pointer"],
   ggml_threadpool_params_init: ["none", "data", "i32"],
   ggml_tensor_overhead: ["size"],
@@ -33,6 +34,7 @@ export const baseFunctions = {
   ggml_free: ["none", "pointer"],
   ggml_new_tensor_4d: ["pointer", "pointer", "i32", "i64", "i64", "i64", "i64"],
   ggml_nbytes: ["size", "pointer"],
+  ggml_op_desc: ["text", "pointer"],
   ggml_view_2d: ["pointer", "pointer", "pointer", "i64", "i64", "size", "size"],
   ggml_view_4d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "i64", "size", "size", "size", "size"],
   ggml_view_3d: ["pointer", "pointer", "pointer", "i64", "i64", "i64", "size", "size", "size"],
@@ -60,14 +62,26 @@ export const baseFunctions = {
   // context, q, k, v, mask, scale, ALiBi bias, soft cap of logits
   ggml_flash_attn_ext: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "f32", "f32", "f32"],
   ggml_flash_attn_ext_add_sinks: ["none", "pointer", "pointer"],
+  // context, scores, mask, scale, ALiBi bias
+  ggml_soft_max_ext: ["pointer", "pointer", "pointer", "pointer", "f32", "f32"],
+  ggml_soft_max_add_sinks: ["none", "pointer", "pointer"],
   ggml_new_graph_custom: ["pointer", "pointer", "size", "bool"],
   ggml_build_forward_expand: ["none", "pointer", "pointer"],
   ggml_backend_free: ["none", "pointer"],
   ggml_backend_get_device: ["pointer", "pointer"],
+  ggml_backend_reg_dev_count: ["size", "pointer"],
+  ggml_backend_reg_dev_get: ["pointer", "pointer", "size"],
+  ggml_backend_dev_init: ["pointer", "pointer", "pointer"],
+  ggml_backend_dev_description: ["text", "pointer"],
+  // device, free bytes, all bytes
+  ggml_backend_dev_memory: ["none", "pointer", "data", "data"],
   ggml_backend_dev_buffer_type: ["pointer", "pointer"],
   ggml_backend_dev_supports_op: ["bool", "pointer", "pointer"],
   ggml_backend_reg_get_proc_address: ["pointer", "pointer", "text"],
   ggml_backend_buft_name: ["text", "pointer"],
+  ggml_backend_buft_get_alignment: ["size", "pointer"],
+  ggml_backend_buft_get_max_size: ["size", "pointer"],
+  ggml_backend_buft_get_alloc_size: ["size", "pointer", "pointer"],
   ggml_backend_buft_alloc_buffer: ["pointer", "pointer", "size"],
   ggml_backend_buffer_get_base: ["pointer", "pointer"],
   ggml_backend_buffer_clear: ["none", "pointer", "i32"],
@@ -82,7 +96,15 @@ export const baseFunctions = {
 /** Of the C library. */
 export const systemFunctions = {
   getpagesize: ["i32"],
+  dlopen: ["pointer", "text", "i32"],
+  memcpy: ["pointer", "pointer", "data", "size"],
   madvise: ["i32", "pointer", "size", "i32"],
+  setenv: ["i32", "text", "text", "i32"],
+} as const satisfies Readonly<Record<string, Signature>>;
+
+/** Of every library of a device; null where there is no driver. */
+export const deviceFunctions = {
+  ggml_backend_init: ["pointer"],
 } as const satisfies Readonly<Record<string, Signature>>;
 
 /** Of the libggml-cpu built for this processor. */

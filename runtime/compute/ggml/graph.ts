@@ -1,8 +1,9 @@
 // The building of a graph: nodes in the order in which they run, each with its place in the scratch memory; and the finished graph,
 // which runs as often as wanted with other inputs. Knows sizes and lifetimes, not what the nodes compute (lower.ts).
 import { planArena } from "./arena.ts";
-import type { CpuDevice } from "./device.ts";
+import type { GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
+import type { GraphCost } from "./threads.ts";
 import { numberOf } from "./types.ts";
 
 /** A tensor and whose memory it is: of a node of this graph, or of nobody here (weights, KV). */
@@ -21,7 +22,7 @@ interface Owned {
 type InputType = "f32" | "f16" | "i32" | "i64";
 
 export class GraphBuilder {
-  readonly device: CpuDevice;
+  readonly device: GgmlDevice;
   readonly context: Pointer;
   readonly #graph: Pointer;
   readonly #owned: Owned[] = [];
@@ -30,7 +31,7 @@ export class GraphBuilder {
   #step = 0;
 
   /** `nodes`: bound of the nodes that will be added, inputs and views included; beyond it ggml ends the process. */
-  constructor(device: CpuDevice, nodes: number) {
+  constructor(device: GgmlDevice, nodes: number) {
     this.device = device;
     this.context = device.metadata(2 * nodes, 2 * nodes);
     this.#graph = device.ggml.ggml_new_graph_custom(this.context, 2 * nodes, false);
@@ -73,7 +74,7 @@ export class GraphBuilder {
   finish(outputs: Readonly<Record<string, Value>>): Graph {
     const { ggml } = this.device;
     for (const { owner } of Object.values(outputs)) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step + 1;
-    const { offsets, bytes } = planArena(this.#owned);
+    const { offsets, bytes } = planArena(this.#owned, this.device.alignment);
     const scratch = this.device.scratch(bytes);
     for (const [i, { tensor }] of this.#owned.entries()) {
       ggml.ggml_backend_tensor_alloc(scratch.handle, tensor, scratch.base + BigInt(offsets[i] as number));
@@ -82,17 +83,21 @@ export class GraphBuilder {
     return new Graph(this.device, {
       context: this.context,
       graph: this.#graph,
-      inputs: new Map([...this.#inputs].map(([name, { owner }]) => [name, this.#owned[owner as number] as Owned])),
+      inputs: [...this.#inputs].map(([name, { owner }]) => {
+        const { tensor, bytes } = this.#owned[owner as number] as Owned;
+        return { name, tensor, bytes };
+      }),
       outputs: new Map(Object.entries(outputs)),
     });
   }
 
   #own(tensor: Pointer, from: number): Value {
-    this.#owned.push({ tensor, bytes: this.device.ggml.ggml_nbytes(tensor), from, to: from });
+    this.#owned.push({ tensor, bytes: this.device.bytesOf(tensor), from, to: from });
     return { tensor, owner: this.#owned.length - 1 };
   }
 
   #run(tensor: Pointer, sources: readonly Value[]): void {
+    this.device.check(tensor);
     this.#step += 1;
     for (const { owner } of sources) if (owner !== undefined) (this.#owned[owner] as Owned).to = this.#step;
     this.device.ggml.ggml_build_forward_expand(this.#graph, tensor);
@@ -100,7 +105,7 @@ export class GraphBuilder {
 }
 
 /** Builds a graph of at most `nodes` nodes, inputs and views included; `work` adds them and answers the outputs. */
-export function buildGraph(device: CpuDevice, nodes: number, work: (build: GraphBuilder) => Readonly<Record<string, Value>>): Graph {
+export function buildGraph(device: GgmlDevice, nodes: number, work: (build: GraphBuilder) => Readonly<Record<string, Value>>): Graph {
   const build = new GraphBuilder(device, nodes);
   try {
     return build.finish(work(build));
@@ -113,16 +118,17 @@ export function buildGraph(device: CpuDevice, nodes: number, work: (build: Graph
 interface Parts {
   readonly context: Pointer;
   readonly graph: Pointer;
-  readonly inputs: ReadonlyMap<string, { readonly tensor: Pointer; readonly bytes: number }>;
+  readonly inputs: readonly { readonly name: string; readonly tensor: Pointer; readonly bytes: number }[];
   readonly outputs: ReadonlyMap<string, Value>;
 }
 
 export class Graph {
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #parts: Parts;
   readonly #generation: number;
+  readonly #cost: GraphCost = { alone: 0, runs: 0 };
 
-  constructor(device: CpuDevice, parts: Parts) {
+  constructor(device: GgmlDevice, parts: Parts) {
     this.#device = device;
     this.#parts = parts;
     this.#generation = device.generation;
@@ -133,16 +139,16 @@ export class Graph {
     return this.#generation === this.#device.generation;
   }
 
-  /** Takes every input that the graph reads, whole: what is missing would be old memory. Others are left alone. */
-  run(inputs: Readonly<Record<string, NodeJS.TypedArray>>): void {
+  /** Asks for every input that the graph reads, whole: what is missing would be old memory. */
+  run(input: (name: string) => NodeJS.TypedArray | undefined): void {
     this.#device.assertOpen();
     const { ggml } = this.#device;
-    for (const [name, { tensor, bytes }] of this.#parts.inputs) {
-      const data = inputs[name];
+    for (const { name, tensor, bytes } of this.#parts.inputs) {
+      const data = input(name);
       if (data?.byteLength !== bytes) throw new TypeError(`graph input ${name} has ${data?.byteLength ?? "no"} bytes, ${bytes} are due`);
       ggml.ggml_backend_tensor_set(tensor, data, 0, bytes);
     }
-    this.#device.compute(this.#parts.graph);
+    this.#device.compute(this.#parts.graph, this.#cost);
   }
 
   /** Copies an output of the last run. */

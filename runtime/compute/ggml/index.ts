@@ -1,38 +1,81 @@
-// The ggml backend: programs as graphs of ggml on the processor. Exact class: the bits of a row depend neither on the rows beside it nor
-// on threads, slots or the length of the prefill that computed it.
+// The backends on ggml: programs as graphs on the processor or on a GPU. On the processor they are of the exact class: the bits of a row
+// depend neither on the rows beside it nor on threads, slots or the length of the prefill that computed it. On a GPU they do.
+import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../../backends/backend.ts";
-import { checkOps, weightOf } from "../../backends/check.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightForms, Weights } from "../../kernels/weights.ts";
-import { CpuDevice } from "./device.ts";
-import { Expert, Experts, expertBytes, isExpert } from "./experts.ts";
+import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkOps, weightOf } from "../check.ts";
+import { CpuDevice, type GgmlDevice } from "./device.ts";
+import { Experts, isExpert } from "./experts.ts";
+import { openGpu } from "./gpu.ts";
 import { GgmlKv } from "./kv.ts";
 import { ggmlCapabilities } from "./lower.ts";
+import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
+import { SingleExperts } from "./singles.ts";
+
+/** Rows of a decode step and of a prefill. */
+const triedRows = [1, 64];
 
 class GgmlBackend implements Backend {
   readonly device: string;
-  readonly numericClass = "exact";
-  readonly prefillEqualsDecode = true;
-  readonly sharesCores = true;
+  readonly numericClass: Backend["numericClass"];
+  readonly prefillEqualsDecode: boolean;
+  readonly sharesCores: boolean;
   readonly ops = ggmlCapabilities.ops;
-  readonly refuses = ggmlCapabilities.refuses;
-  readonly #device: CpuDevice;
-  readonly #experts: Experts;
+  readonly #device: GgmlDevice;
+  readonly #experts: Experts | SingleExperts;
   readonly #denseBits: 8 | 16 | 32;
 
-  constructor(device: CpuDevice, denseBits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, denseBits: 8 | 16 | 32) {
     this.device = device.description;
+    this.numericClass = device.exact ? "exact" : "tolerance";
+    this.prefillEqualsDecode = device.exact;
+    this.sharesCores = device.exact;
     this.#device = device;
-    this.#experts = new Experts(device);
+    this.#experts = device.exact ? new SingleExperts(device) : new Experts(device);
     this.#denseBits = denseBits;
   }
 
+  readonly refuses = ggmlCapabilities.refuses;
+
+  numerics(form: WeightForm): string {
+    return `ggml ${this.#device.ggml.ggml_version()} ${this.#device.computesWith(form)}`;
+  }
+
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
-    checkOps(ggmlCapabilities, this.device, segment);
+    checkOps(this, this.device, segment);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
-    return isExpert(segment) ? this.#experts.put(segment, weights) : new DenseProgram(this.#device, segment, weights, this.#denseBits);
+    if (isExpert(segment)) return this.#experts.put(segment, weights);
+    const program = new DenseProgram(this.#device, segment, weights, this.#denseBits);
+    if (!this.#device.exact) await this.#tryOut(program, segment);
+    return program;
+  }
+
+  /** Builds the graphs of one row and of several, so that an operation which the device lacks is refused now and not in a request. */
+  async #tryOut(program: DenseProgram, { ops }: Segment): Promise<void> {
+    const attention = ops.find((op) => op.op === "attention");
+    const kv =
+      attention &&
+      new GgmlKv(this.#device, {
+        layers: attention.layer + 1,
+        slots: 1,
+        kvHeads: attention.kvHeads,
+        context: Math.max(...triedRows),
+        headDim: attention.headDim,
+        valueDim: attention.valueDim,
+      });
+    try {
+      for (const tokens of triedRows) {
+        program.tryOut(tokens, kv && { cache: kv, firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) });
+      }
+    } catch (caught) {
+      await program.dispose();
+      throw caught;
+    } finally {
+      await kv?.dispose();
+    }
   }
 
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {
@@ -40,15 +83,13 @@ class GgmlBackend implements Backend {
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
-    const experts = calls.flatMap(({ program, inputs }) => (program instanceof Expert ? [{ program, inputs }] : []));
-    if (experts.length === calls.length) return this.#experts.run(experts);
     const outputs: Outputs[] = [];
     for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
     return outputs;
   }
 
   expertResidentBytes(segment: Segment, forms: WeightForms): number {
-    return expertBytes(segment, forms);
+    return this.#experts.bytesOf(segment, forms);
   }
 
   fault(): AppError | undefined {
@@ -60,11 +101,12 @@ class GgmlBackend implements Backend {
   }
 }
 
-/** On so many threads, whose processors must be nobody else's: they wait for each other by spinning. */
-export const openGgmlBackend: BackendFactory = async ({ threads, denseBits }) =>
-  new GgmlBackend(new CpuDevice({ threads: Math.max(1, threads) }), denseBits ?? 32);
+/** On at most so many threads; more than one only while they gain. */
+export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild }) =>
+  new GgmlBackend(new CpuDevice({ threads: Math.max(1, Math.min(threads, availableParallelism())), build: cpuBuild }), denseBits ?? 32);
 
-/** On one thread, which is the right number wherever a processor may be shared: beside one hog two threads fall to a third of what they
- *  reach alone, and two on one processor come to a standstill. */
-export const createGgmlBackend: BackendFactory = async ({ denseBits }) =>
-  openGgmlBackend(denseBits === undefined ? { threads: 1 } : { threads: 1, denseBits });
+/** On the GPU of that kind. */
+export const gpuBackend =
+  (kind: GpuName): BackendFactory =>
+  async ({ denseBits }) =>
+    new GgmlBackend(openGpu(kind), denseBits ?? 32);

@@ -1,10 +1,11 @@
 // The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][context][kvHeads * headDim].
 // Keys are stored rotated. And the part of a graph that reads and writes it: where new rows go, what attention may see.
-import type { KvCache, KvCall, KvSpec } from "../../backends/backend.ts";
-import { checkCopy } from "../../backends/check.ts";
+
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
+import type { KvCache, KvCall, KvSpec } from "../backend.ts";
+import { checkCopy } from "../check.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
 import { numberOf } from "./types.ts";
@@ -35,7 +36,7 @@ export class GgmlKv implements KvCache {
   readonly bytes: number;
   readonly spec: KvSpec;
   readonly layers: readonly LayerTensors[];
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #buffer: DeviceBuffer;
   /** Tables of each rotation in use, by its numbers; few, since layers share them. */
@@ -43,7 +44,7 @@ export class GgmlKv implements KvCache {
   /** Inputs of a call, the same for all layers. */
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
 
-  constructor(device: CpuDevice, spec: KvSpec) {
+  constructor(device: GgmlDevice, spec: KvSpec) {
     const { ggml } = device;
     this.#device = device;
     this.spec = spec;
@@ -82,7 +83,7 @@ export class GgmlKv implements KvCache {
       return {};
     });
     try {
-      graph.run({});
+      graph.run(() => undefined);
     } finally {
       graph.free();
     }
@@ -179,9 +180,10 @@ export class KvGraph {
     return this.#input(build, { name: `mask.${window}.${this.#length}`, type: "f16", shape }, (call) => maskOf(call, this.#length, window));
   }
 
-  /** The inputs of a call of this shape. */
-  inputs(call: KvCall): Record<string, NodeJS.TypedArray> {
-    return Object.fromEntries([...this.#inputs].map(([name, make]) => [name, this.#cache.input(call, name, () => make(call))]));
+  /** An input of a call of this shape; undefined where it is not of the cache. */
+  input(call: KvCall, name: string): NodeJS.TypedArray | undefined {
+    const make = this.#inputs.get(name);
+    return make && this.#cache.input(call, name, () => make(call));
   }
 
   #input(build: GraphBuilder, { name, type, shape }: InputShape, make: (call: KvCall) => NodeJS.TypedArray): Value {

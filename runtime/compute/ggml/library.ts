@@ -1,19 +1,25 @@
-// The loading of ggml's libraries from their package: which package, which build of the CPU library, whether it is the version that
-// this code was written for. The only file that knows how C functions are called.
-import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+// The loading of ggml's libraries from their packages: which package, which build of the CPU library, whether it is the version that
+// this code was written for; and of a GPU's library, by the name of its backend. The only file that knows how C functions are called.
+import { existsSync, readdirSync, writeSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import koffi, { type TypeObject } from "koffi";
 import { AppError } from "../../../crds/common.ts";
-import { type Bound, baseFunctions, type CType, cpuFunctions, type Pointer, type Signature, systemFunctions } from "./functions.ts";
+import { abortLine } from "./abort.ts";
+import {
+  type Bound,
+  baseFunctions,
+  type CType,
+  cpuFunctions,
+  deviceFunctions,
+  type Pointer,
+  type Signature,
+  systemFunctions,
+} from "./functions.ts";
+import { type GpuName, type Library, librariesOf, packageVersion, remedyOf } from "./packages.ts";
 
 /** Tensors, operations and files of ggml change from version to version; another one is refused instead of tried. */
 const versionWanted = "0.25.1";
-const packageName = `@node-llama-cpp/linux-${process.arch}`;
-const packages: Readonly<Record<string, () => string>> = {
-  x64: () => import.meta.resolve("@node-llama-cpp/linux-x64"),
-  arm64: () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
-};
 
 export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof cpuFunctions> {
   /** The build of the CPU library, named after the first processors that it suits: "zen4", "haswell". Bits of f32 sums depend on it. */
@@ -22,12 +28,24 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   functionAt(address: Pointer, signature: Signature): (...args: unknown[]) => unknown;
   /** The pointer stored at an address. */
   pointerAt(address: Pointer): Pointer;
+  writePointer(address: Pointer, value: Pointer): void;
   /** Gives the whole pages within a range back to the machine; what was in them is lost. */
   discard(address: Pointer, bytes: number): void;
+  /** Gives C code a variable of the environment that has none yet; `process.env` of a worker thread does not reach it. */
+  setEnvironment(name: string, value: string): void;
+  /** Writes one line of the log before ggml ends the process. For who calls ggml from one thread alone: from a thread of ggml's own the
+   *  call would wait for this one, which waits for ggml. */
+  reportAborts(): void;
 }
+
+/** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a
+ *  call wants as much as a thread has. Pages that are not touched take no memory. */
+koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
 /** `MADV_DONTNEED`. */
 const dontNeed = 4;
+/** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
+const toStay = 0x1002;
 
 const initParams = koffi.struct("ggml_init_params", { mem_size: "size_t", mem_buffer: "void *", no_alloc: "bool" });
 
@@ -44,10 +62,14 @@ const cTypes: Readonly<Record<CType, string | TypeObject>> = {
   initParams,
 };
 
-type Library = ReturnType<typeof koffi.load>;
+const abortCallback = koffi.proto("ggml_abort_callback", "void", ["str"]);
+/** Kept as long as ggml may call it. */
+let aborts: Pointer | undefined;
+
+type Loaded = ReturnType<typeof koffi.load>;
 
 /** A null pointer is 0n, as everywhere here: koffi says null. */
-function bind<T extends Readonly<Record<string, Signature>>>(library: Library, table: T): Bound<T> {
+function bind<T extends Readonly<Record<string, Signature>>>(library: Loaded, table: T): Bound<T> {
   const bound = Object.entries(table).map(([name, [result, ...args]]) => {
     const call = library.func(
       name,
@@ -63,43 +85,80 @@ function unavailable(message: string, cause?: unknown): AppError {
   return new AppError(message, { code: "BackendUnavailable", operation: "loading ggml", cause });
 }
 
-/** The folder of the libraries in the package for this machine. */
-function libraryFolder(): string {
-  let entry: string;
+const wanted = (kind: "cpu" | GpuName): readonly Library[] => {
+  const found = librariesOf(kind, process.platform, process.arch);
+  if (found.length > 0) return found;
+  throw unavailable(`there is no ${kind} backend for ${process.platform} on ${process.arch}; set spec.runtime.backend to reference`);
+};
+
+/** Spelled out where a package is a dependency, so that who looks for unused ones finds it. */
+const entries: Readonly<Record<string, () => string>> = {
+  "@node-llama-cpp/linux-x64": () => import.meta.resolve("@node-llama-cpp/linux-x64"),
+  "@node-llama-cpp/linux-arm64": () => import.meta.resolve("@node-llama-cpp/linux-arm64"),
+};
+
+/** The folder of a library; undefined where its package is not installed. */
+function folderOf({ package: name, folder }: Library): string | undefined {
   try {
-    entry = fileURLToPath(packages[process.arch]?.() ?? "");
-  } catch (cause) {
-    throw unavailable(`ggml's libraries are not installed: npm install ${packageName} (glibc 2.34 or later, no musl)`, cause);
+    const found = join(dirname(dirname(fileURLToPath(entries[name]?.() ?? import.meta.resolve(name)))), folder);
+    return existsSync(found) ? found : undefined;
+  } catch {
+    return undefined;
   }
-  const folder = join(entry, "..", "..", "bins", `linux-${process.arch}`);
-  if (!existsSync(folder)) throw unavailable(`${packageName} has no folder bins/linux-${process.arch}; install it again`);
+}
+
+function notInstalled(kind: "cpu" | GpuName, { package: name, otherwise }: Library): AppError {
+  return unavailable(`ggml's library for ${kind} is not installed: npm install ${name}@${packageVersion}; ${otherwise}`);
+}
+
+function cpuFolder(): string {
+  const [library] = wanted("cpu") as [Library];
+  const folder = folderOf(library);
+  if (folder === undefined) throw notInstalled("cpu", library);
   return folder;
 }
 
-/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. */
-function bestCpuLibrary(folder: string): { readonly library: Library; readonly build: string } {
-  let best: { readonly library: Library; readonly build: string; readonly score: number } | undefined;
+/** The paths of the libraries for a kind of GPU that are installed, in the order in which they are tried. */
+const installed = (kind: GpuName): readonly string[] =>
+  librariesOf(kind, process.platform, process.arch).flatMap((library) => {
+    const folder = folderOf(library);
+    return folder !== undefined && existsSync(join(folder, library.file)) ? [join(folder, library.file)] : [];
+  });
+
+/** True where there is a library for that kind of GPU; whether it loads, and finds a device, is another question. */
+export const gpuInstalled = (kind: GpuName): boolean => installed(kind).length > 0;
+
+/** Every build of the CPU library scores itself on this processor; 0 means that it does not run here. `named`: that build alone. */
+function bestCpuLibrary(folder: string, named?: string): { readonly library: Loaded; readonly build: string; readonly file: string } {
+  let best: { readonly library: Loaded; readonly build: string; readonly file: string; readonly score: number } | undefined;
   for (const file of readdirSync(folder).sort()) {
     const build = /^libggml-cpu-(.+)\.so$/.exec(file)?.[1];
-    if (build === undefined) continue;
+    if (build === undefined || (named !== undefined && build !== named)) continue;
     const library = koffi.load(join(folder, file));
     const score = library.func("ggml_backend_score", "int32_t", [])() as number;
     if (score > (best?.score ?? 0)) {
       best?.library.unload();
-      best = { library, build, score };
+      best = { library, build, file, score };
     } else library.unload();
   }
-  if (best === undefined) throw unavailable(`no build of ggml's CPU library in ${packageName} runs on this processor`);
+  if (best === undefined)
+    throw unavailable(
+      `${named === undefined ? "no build" : `no build ${named}`} of ggml's CPU library in ${folder} runs on this processor`,
+    );
   return best;
 }
 
-function load(): GgmlLibrary {
-  const folder = libraryFolder();
-  const base = bind(koffi.load(join(folder, "libggml-base.so")), baseFunctions); // first: the CPU library needs it and finds it loaded
+function load(cpuBuild?: string): GgmlLibrary {
+  const folder = cpuFolder();
+  const system = bind(koffi.load(null), systemFunctions);
+  const baseFile = join(folder, "libggml-base.so");
+  system.dlopen(baseFile, toStay); // first: the others need it and find it loaded
+  const base = bind(koffi.load(baseFile), baseFunctions);
   const version = base.ggml_version();
   if (version !== versionWanted) throw unavailable(`ggml ${version} is installed, ${versionWanted} is wanted: npm ci`);
-  const { library, build } = bestCpuLibrary(folder);
-  const system = bind(koffi.load(null), systemFunctions);
+  const { library, build, file } = bestCpuLibrary(folder, cpuBuild);
+  system.dlopen(join(folder, file), toStay);
+  const word = new BigUint64Array(1);
   const pageBytes = BigInt(system.getpagesize());
   return {
     ...base,
@@ -113,18 +172,52 @@ function load(): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    writePointer: (address, value) => {
+      word[0] = value;
+      system.memcpy(address, word, word.byteLength);
+    },
     discard: (address, bytes) => {
       const first = (address + pageBytes - 1n) & ~(pageBytes - 1n);
       const end = (address + BigInt(bytes)) & ~(pageBytes - 1n);
       if (end > first) system.madvise(first, Number(end - first), dontNeed);
     },
+    setEnvironment: (name, value) => void system.setenv(name, value, 0),
+    reportAborts: () => {
+      aborts ??= koffi.register((message: string) => writeSync(1, abortLine(message, new Date())), koffi.pointer(abortCallback));
+      base.ggml_set_abort_callback(aborts);
+    },
   };
 }
 
-let loaded: GgmlLibrary | undefined;
+const loaded = new Map<string, GgmlLibrary>();
 
-/** ggml, loaded once a thread. Throws AppError `BackendUnavailable` with the remedy. */
-export function ggmlLibrary(): GgmlLibrary {
-  loaded ??= load();
-  return loaded;
+/** ggml, loaded once a thread; `cpuBuild` instead of the best for this processor. Throws AppError `BackendUnavailable` with the remedy. */
+export function ggmlLibrary(cpuBuild = ""): GgmlLibrary {
+  const known = loaded.get(cpuBuild) ?? load(cpuBuild === "" ? undefined : cpuBuild);
+  loaded.set(cpuBuild, known);
+  return known;
 }
+
+/** The registry of a kind of GPU: what its devices are asked of. Throws AppError `BackendUnavailable` with the remedy. */
+export function gpuRegistry(kind: GpuName): Pointer {
+  const known = registries.get(kind);
+  if (known !== undefined) return known;
+  ggmlLibrary(); // the base library, which the GPU's finds loaded
+  const [first] = wanted(kind) as readonly [Library];
+  let reason = notInstalled(kind, first);
+  for (const [at, path] of installed(kind).entries()) {
+    try {
+      bind(koffi.load(null), systemFunctions).dlopen(path, toStay);
+      const registry = bind(koffi.load(path), deviceFunctions).ggml_backend_init();
+      if (registry !== 0n) registries.set(kind, registry);
+      if (registry !== 0n) return registry;
+      if (at === 0) reason = unavailable(`ggml finds no driver for ${kind}: ${remedyOf("")}`);
+    } catch (caught) {
+      const said = caught instanceof Error ? caught.message : String(caught);
+      if (at === 0) reason = unavailable(`ggml's library for ${kind} does not load: ${said}; ${remedyOf(said)}`, caught);
+    }
+  }
+  throw reason;
+}
+
+const registries = new Map<GpuName, Pointer>();

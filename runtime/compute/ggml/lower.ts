@@ -1,8 +1,10 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
 // opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
-import type { Capabilities } from "../../backends/backend.ts";
+
 import { gateNames, kernelOf } from "../../kernels/index.ts";
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
+import type { Capabilities } from "../backend.ts";
+import { attend } from "./attention.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { KvGraph } from "./kv.ts";
@@ -175,9 +177,8 @@ const attention: Lower<"attention"> = (lowering, op) => {
   const split = build.view(ggml.ggml_reshape_4d(build.context, query.tensor, op.headDim, op.heads, tokens, batch), query);
   const q = build.view(ggml.ggml_permute(build.context, split.tensor, 0, 2, 1, 3), split);
   const [keys, values, mask] = [kv.keys(build, op.layer), kv.values(build, op.layer), kv.mask(build, op.window)];
-  const tensor = ggml.ggml_flash_attn_ext(build.context, q.tensor, keys.tensor, values.tensor, mask.tensor, op.scale, 0, 0);
-  if (op.sinks !== undefined) ggml.ggml_flash_attn_ext_add_sinks(tensor, weights.tensor(op.sinks));
-  const out = build.step(tensor, [q, keys, values, mask]);
+  const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
+  const out = attend(build, op, { q, keys, values, mask, sinks });
   write(op.out, build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, rows), out));
 };
 

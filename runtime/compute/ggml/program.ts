@@ -1,15 +1,15 @@
 // A segment of the dense part as a program: a graph for each shape of call, kept while such calls come, and the ops at its end that the
 // host computes. Its weights are its own (dense.ts).
 import { AppError } from "../../../crds/common.ts";
-import type { Compiled, Inputs, KvCall, Outputs } from "../../backends/backend.ts";
-import { checkInputs, checkKv } from "../../backends/check.ts";
 import { checkIds } from "../../kernels/gather.ts";
 import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
+import type { Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import { checkInputs, checkKv } from "../check.ts";
 import { DenseWeights } from "./dense.ts";
-import type { CpuDevice } from "./device.ts";
+import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { isHostOp, type Lowering, lower } from "./lower.ts";
@@ -23,6 +23,8 @@ const nodesPerOp = 32;
 interface Built {
   readonly graph: Graph;
   readonly kv: KvGraph | undefined;
+  /** The memory of outputs, used again at each run: logits are large. Not of a layer, whose outputs its caller looks at for longer. */
+  readonly outputs: ReadonlyMap<string, Tensor> | undefined;
 }
 
 /** The names that graphs give to the host: outputs, and what host ops read. */
@@ -84,7 +86,7 @@ export function lowerOps(
 
 export class DenseProgram implements Compiled {
   readonly residentBytes: number;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #segment: Segment;
   readonly #weights: DenseWeights;
   readonly #onDevice: readonly Op[];
@@ -96,7 +98,7 @@ export class DenseProgram implements Compiled {
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
 
-  constructor(device: CpuDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
     this.#segment = segment;
     this.#weights = new DenseWeights(device, segment, weights, bits);
@@ -115,24 +117,36 @@ export class DenseProgram implements Compiled {
     checkKv(this.#segment, call, rows);
     this.#checkIds(inputs);
     const kv = this.#usesKv ? call : undefined;
-    const values: Record<string, Tensor> = Object.fromEntries(this.#read.map((name) => [name, this.#empty(name, rows, inputs)]));
-    if (rows > 0 && this.#onDevice.length > 0) {
-      const built = this.#graphs.take(
-        kv ? kvKey(kv) : `${rows}`,
-        ({ graph }) => graph.valid,
-        () => this.#build(rows, kv),
-      );
-      const given = Object.fromEntries(Object.entries(inputs).map(([name, { data }]) => [name, data]));
-      built.graph.run({ ...given, zeros: new Int32Array(rows), ...(kv ? built.kv?.inputs(kv) : undefined) });
-      for (const name of this.#read) if (!inputs[name]) built.graph.read(name, (values[name] as Tensor).data);
+    const built = rows > 0 && this.#onDevice.length > 0 ? this.#graph(rows, kv) : undefined;
+    const values: Record<string, Tensor> = {};
+    for (const name of this.#read) values[name] = inputs[name] ?? built?.outputs?.get(name) ?? this.#empty(name, rows);
+    if (built) {
+      const { graph } = built;
+      graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? new Int32Array(rows));
+      for (const name of this.#read) if (!inputs[name]) graph.read(name, (values[name] as Tensor).data);
     }
     this.#runHost(values);
-    return Object.fromEntries(this.#segment.outputs.map(({ name }) => [name, values[name] as Tensor]));
+    const outputs: Record<string, Tensor> = {};
+    for (const { name } of this.#segment.outputs) outputs[name] = values[name] as Tensor;
+    return outputs;
   }
 
   async dispose(): Promise<void> {
     this.#graphs.clear();
     this.#weights.free();
+  }
+
+  /** Throws AppError `UnsupportedOp` where the device lacks an operation of a graph for so many rows. */
+  tryOut(rows: number, call: KvCall | undefined): void {
+    if (this.#onDevice.length > 0) this.#build(rows, this.#usesKv ? call : undefined).graph.free();
+  }
+
+  #graph(rows: number, kv: KvCall | undefined): Built {
+    return this.#graphs.take(
+      kv ? kvKey(kv) : `${rows}`,
+      ({ graph }) => graph.valid,
+      () => this.#build(rows, kv),
+    );
   }
 
   #build(rows: number, call: KvCall | undefined): Built {
@@ -145,13 +159,13 @@ export class DenseProgram implements Compiled {
       lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
       return Object.fromEntries(this.#read.map((name) => [name, values.get(name) as Value]));
     });
-    return { graph, kv };
+    const outputs = call ? undefined : new Map(this.#read.map((name) => [name, this.#empty(name, rows)]));
+    return { graph, kv, outputs };
   }
 
-  /** Memory for a value, or the input of that name. */
-  #empty(name: string, rows: number, inputs: Inputs): Tensor {
+  #empty(name: string, rows: number): Tensor {
     const width = this.#widths.get(name) ?? 1;
-    return inputs[name] ?? { shape: [rows, width], data: new Float32Array(rows * width) };
+    return { shape: [rows, width], data: new Float32Array(rows * width) };
   }
 
   #runHost(values: Record<string, Tensor>): void {

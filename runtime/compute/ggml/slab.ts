@@ -1,14 +1,11 @@
-// The memory of experts: slabs, each with room for some experts of one shape and type in slots of equal size, so that one operation
-// multiplies rows by the experts of their choice, whichever slots those are in. Memory is taken from the machine as slots are written
-// and given back as they are emptied.
+// The memory of a GPU's experts: slabs, each with room for some experts of one shape and type in slots of equal size, so that one operation
+// multiplies rows by the experts of their choice, whichever slots those are in.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, Weights } from "../../kernels/weights.ts";
-import type { CpuDevice, DeviceBuffer } from "./device.ts";
-import { tensorBytes, typeOfForm } from "./encode.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
-import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen, type WeightSource } from "./lower.ts";
-import { dimensions, multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
+import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 /** Slots of a slab, at most. A call whose experts lie in two slabs takes two graphs. */
 const slotsMax = 64;
@@ -16,17 +13,13 @@ const slotsMax = 64;
 const slabBytesMax = 2 ** 30;
 
 interface Matrix {
-  readonly type: WeightType;
   readonly rows: number;
   readonly columns: number;
   /** Bytes of a slot. */
   readonly bytes: number;
   readonly buffer: DeviceBuffer;
-  readonly packed: boolean;
   /** [columns, rows, slots]; of a bias [columns, slots]. */
   readonly all: Pointer;
-  /** The same memory, a tensor for each slot. */
-  readonly one: readonly Pointer[];
 }
 
 /** An expert in its slot. */
@@ -39,29 +32,25 @@ export class Slab {
   readonly segment: Segment;
   /** Bytes of one expert. */
   readonly expertBytes: number;
-  /** True where all its types give the same bits by `mul_mat` on one expert as by `mul_mat_id` on many. */
-  readonly exactAlone: boolean;
-  readonly #device: CpuDevice;
+  readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #matrices = new Map<string, Matrix>();
   readonly #used: boolean[];
 
-  constructor(device: CpuDevice, segment: Segment, weights: Weights) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights) {
     this.#device = device;
     this.segment = segment;
-    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: typeOfForm((weights[name] as WeightData).form) }));
+    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: (weights[name] as WeightData).form }));
     this.expertBytes = types.reduce((sum, { shape, type }) => sum + weightBytes(type, shape), 0);
-    const slots = Math.max(1, Math.min(slotsMax, Math.floor(slabBytesMax / this.expertBytes)));
+    const slots = Math.max(1, Math.min(slotsMax, Math.floor(Math.min(slabBytesMax, device.largestBytes) / this.expertBytes)));
     this.#used = new Array<boolean>(slots).fill(false);
-    this.#metadata = device.metadata(2 * (slots + 1) * segment.weights.length);
+    this.#metadata = device.metadata(segment.weights.length);
     try {
       for (const { name, shape, type } of types) this.#matrices.set(name, this.#matrix(type, shape));
     } catch (caught) {
       this.free();
       throw caught;
     }
-    const matrices = [...this.#matrices.values()];
-    this.exactAlone = matrices.every(({ type, rows, packed }) => rows === 1 || multipliesExactly(type, packed));
   }
 
   get empty(): boolean {
@@ -76,17 +65,16 @@ export class Slab {
     this.#device.assertOpen();
     const index = this.#used.indexOf(false);
     this.#used[index] = true;
-    for (const [name, { one }] of this.#matrices) {
-      const bytes = tensorBytes(weights[name] as WeightData);
-      this.#device.ggml.ggml_backend_tensor_set(one[index] as Pointer, bytes, 0, bytes.byteLength);
+    for (const [name, { all, bytes }] of this.#matrices) {
+      const { data } = weights[name] as WeightData;
+      this.#device.ggml.ggml_backend_tensor_set(all, data, index * bytes, data.byteLength);
     }
     return { slab: this, index };
   }
 
-  /** Empties a slot and gives its pages back. */
+  /** Empties a slot. */
   drop(index: number): void {
     this.#used[index] = false;
-    for (const { buffer, bytes } of this.#matrices.values()) this.#device.discard(buffer.base + BigInt(index * bytes), bytes);
   }
 
   /** Rows of many experts: the graph's input `slots` [1, rows] says which slot each row is for. */
@@ -112,17 +100,6 @@ export class Slab {
     };
   }
 
-  /** Rows of one expert. */
-  ofOne(index: number): WeightSource {
-    const tensor = (name: string): Pointer => this.#find(name).one[index] as Pointer;
-    const { ggml } = this.#device;
-    return {
-      multiply: (build: GraphBuilder, name: string, x: Value) => build.step(ggml.ggml_mul_mat(build.context, tensor(name), x.tensor), [x]),
-      addRow: (build: GraphBuilder, name: string, x: Value) => build.step(ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
-      tensor,
-    };
-  }
-
   free(): void {
     for (const { buffer } of this.#matrices.values()) buffer.free();
     this.#device.release(this.#metadata);
@@ -134,41 +111,16 @@ export class Slab {
     throw new TypeError(`weight ${name} is not of ${this.segment.name}`);
   }
 
-  /** In packed memory where the device multiplies by it there, else in plain memory. */
   #matrix(type: WeightType, shape: readonly number[]): Matrix {
-    const { packedMemory } = this.#device;
-    const packed = shape.length === 2 && type !== "f32" && packedMemory !== undefined && this.#place(type, shape, packedMemory);
-    if (packed && this.#multiplies(packed)) return packed;
-    if (packed) packed.buffer.free();
-    return this.#place(type, shape, this.#device.plainMemory);
-  }
-
-  #place(type: WeightType, shape: readonly number[], memory: Pointer): Matrix {
     const { ggml } = this.#device;
     const [rows, columns] = dimensions(shape);
     const bytes = weightBytes(type, shape);
     const slots = this.#used.length;
-    const buffer = this.#device.allocate(bytes * slots, memory);
-    const place = (slot: number, ...ne: readonly [number, number, number]): Pointer => {
-      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
-      ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, buffer.base + BigInt(slot * bytes));
-      return tensor;
-    };
-    const all = shape.length === 2 ? place(0, columns, rows, slots) : place(0, columns, slots, 1);
-    const one = Array.from({ length: slots }, (_, slot) => place(slot, columns, rows, 1));
-    return { type, rows, columns, bytes, buffer, packed: memory !== this.#device.plainMemory, all, one };
-  }
-
-  /** Asks the device for both ways in which a packed matrix is multiplied. */
-  #multiplies({ all, one, columns }: Matrix): boolean {
-    const { ggml } = this.#device;
-    const context = this.#device.metadata(4);
-    const x = ggml.ggml_new_tensor_4d(context, numberOf("f32"), columns, 1, 1, 1);
-    const ids = ggml.ggml_new_tensor_4d(context, numberOf("i32"), 1, 1, 1, 1);
-    const nodes = [ggml.ggml_mul_mat_id(context, all, x, ids), ggml.ggml_mul_mat(context, one[0] as Pointer, x)];
-    const both = nodes.every((node) => this.#device.supports(node));
-    this.#device.release(context);
-    return both;
+    const ne = shape.length === 2 ? ([columns, rows, slots] as const) : ([columns, slots, 1] as const);
+    const all = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
+    const buffer = this.#device.allocate(Math.max(bytes * slots, this.#device.bytesOf(all)));
+    ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
+    return { rows, columns, bytes, buffer, all };
   }
 }
 

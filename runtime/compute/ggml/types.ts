@@ -1,6 +1,8 @@
 // The number types that tensors have: of weights those that kernels/ggml knows, of activations and indices the plain ones. And what is
 // known of their sums on the CPU.
+
 import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
+import type { Memory } from "./device.ts";
 
 const plainTypes = { f32: 0, i32: 26, i64: 27 } as const;
 
@@ -18,15 +20,16 @@ export function weightBytes(type: WeightType, shape: readonly number[]): number 
   return type === "f32" ? values * Float32Array.BYTES_PER_ELEMENT : ggmlBytes(type, values);
 }
 
-/** Types whose `mul_mat` gives a row the same bits however many rows there are, and the bits of `mul_mat_id`; of the others only
- *  `mul_mat_id` does. Measured with 1 to 256 rows, on any number of threads, on x64: on Arm some take two rows at a
- *  time. */
-const exactByMulMat: ReadonlySet<WeightType> = new Set(["q8_0", "q4_0", "q4_1", "q5_0", "mxfp4"]);
-/** Those that do so in packed memory only. */
-const exactByPackedMulMat: ReadonlySet<WeightType> = new Set(["iq4_nl"]);
+/** By kind of memory the types whose `mul_mat` gives a row the same bits however many rows there are; of others only `mul_mat_id` does.
+ *  Measured with 1 to 256 rows, on any number of threads, on x64: on Arm some take two rows at a time. */
+const exactByMulMat: Readonly<Record<Memory["name"], ReadonlySet<WeightType>>> = {
+  plain: new Set(["q8_0", "q4_0", "q4_1", "q5_0", "mxfp4", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
+  CPU_REPACK: new Set(["q4_0", "iq4_nl", "mxfp4"]),
+  AMX: new Set(["q8_0", "q4_0", "q4_1", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
+};
 
-export const multipliesExactly = (type: WeightType, packed: boolean): boolean =>
-  process.arch === "x64" && (exactByMulMat.has(type) || (packed && exactByPackedMulMat.has(type)));
+export const multipliesExactly = (type: WeightType, memory: Memory["name"]): boolean =>
+  process.arch === "x64" && exactByMulMat[memory].has(type);
 
 /** Rows and columns of a weight; a vector is one row. */
 export function dimensions(shape: readonly number[]): readonly [rows: number, columns: number] {

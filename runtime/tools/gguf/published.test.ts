@@ -8,8 +8,8 @@ import { after, test } from "node:test";
 import type { CodecName } from "../../../crds/names.ts";
 import { loadModel } from "../../../test/contract/harness.ts";
 import { published, writePublished } from "../../../test/support/published-gguf.ts";
-import type { Backend } from "../../backends/backend.ts";
-import { createBackend } from "../../backends/index.ts";
+import type { Backend } from "../../compute/backend.ts";
+import { createBackend } from "../../compute/index.ts";
 import { openModel } from "../../engine/open.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import { programOf } from "../../models/index.ts";
@@ -27,7 +27,7 @@ const importing = (source: string, out: string, codecs?: readonly CodecName[]) =
   importModel({ source, out, codecs, overwrite: false, cache: join(dir, "cache"), hub: "http://127.0.0.1:9" }, () => undefined);
 
 const reference = await createBackend("reference", { threads: 1 });
-const device = await createBackend("ggml", { threads: 1, denseBits: 16 });
+const device = await createBackend("cpu", { threads: 1, denseBits: 16 });
 after(() => device.close());
 
 const ids = Array.from({ length: 12 }, (_, i) => (i * 37 + 11) % 320);
@@ -64,7 +64,7 @@ for (const [name, make] of Object.entries(published))
     assert.ok(rows[rows.length >> 1]! < roundingMax, `errors ${rows}`);
 
     const stored = from.index.codecs.source!.units.map((layer) => layer[0]?.bytes ?? 0);
-    const options = { storeDir: from.dir, backend: "ggml", codec: "source", kvPoolBytes: 1 << 22, maxContext: 64, threads: 1 } as const;
+    const options = { storeDir: from.dir, backend: "cpu", codec: "source", kvPoolBytes: 1 << 22, maxContext: 64, threads: 1 } as const;
     const opened = await openModel(options);
     try {
       const resident = opened.info.layerResidentBytes ?? stored.map(() => opened.info.expertResidentBytes);
@@ -74,7 +74,8 @@ for (const [name, make] of Object.entries(published))
         .filter(({ name }) => !name.includes("_exps"))
         .reduce((sum, { shape, form }) => sum + storedBytes(form, valuesOf(shape)), 0);
       const { denseBytes } = opened.info;
-      const bound = name.includes("apart") ? 2 : 1.03; // those of the latent's heads become f32
+      // Memory for tiles, on processors that have them, holds sums beside blocks; the heads of a latent become f32.
+      const bound = name.includes("apart") ? 2.1 : 1.15;
       assert.ok(denseBytes <= bound * dense, `${denseBytes} resident, ${dense} stored`);
     } finally {
       await opened.close();

@@ -8,76 +8,11 @@ import { AppError } from "../../../crds/common.ts";
 import { codecNames } from "../../../crds/names.ts";
 import { halfToFloat } from "../../kernels/ggml/halves.ts";
 import { ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
-import { asF32, blockSize, valuesIn } from "../../kernels/weights.ts";
+import { asF32, valuesIn } from "../../kernels/weights.ts";
 import { uniform } from "../../tools/noise.ts";
 import { f16Bits } from "../floats.ts";
 import { checkUnitLength, gatedFfnUnit, type UnitShape } from "./codec.ts";
 import { codecFor } from "./index.ts";
-import { blockErrorBound, quantizeInt4 } from "./int4.ts";
-
-const value = fc.oneof(fc.float({ min: -4, max: 4, noNaN: true }), fc.constantFrom(0, -0, 1e-30, -1e-30, 1e-38, 3e4, -3e4));
-const block = fc.array(value, { minLength: blockSize, maxLength: blockSize });
-
-test("a block comes back within half a level of its range, in the root mean square, and is never worse for clipping", () => {
-  fc.assert(
-    fc.property(fc.array(block, { minLength: 1, maxLength: 6 }), (blocks) => {
-      const data = Float32Array.from(blocks.flat());
-      const back = asF32(quantizeInt4(data, 1, data.length));
-      for (let at = 0; at < data.length; at += blockSize) {
-        const part = data.subarray(at, at + blockSize);
-        const plain = (Math.max(0, ...part) - Math.min(0, ...part)) / 15;
-        const error = Math.sqrt(part.reduce((sum, value, i) => sum + (value - back[at + i]!) ** 2, 0) / blockSize);
-        assert.ok(error <= blockErrorBound * plain + 1e-37, `error ${error}, plain scale ${plain}`);
-      }
-    }),
-    { numRuns: 500 },
-  );
-});
-
-test("bell-shaped weights lose less than 9% of their size", () => {
-  const bell = (i: number) => [1, 2, 3, 4, 5, 6].reduce((sum, key) => sum + uniform(key, i) - 0.5, 0);
-  const data = Float32Array.from({ length: 32_000 }, (_, i) => bell(i));
-  const back = asF32(quantizeInt4(data, 1000, 32));
-  const size = (values: Float32Array) => Math.hypot(...values.subarray(0, 32_000));
-  assert.ok(size(back.map((value, i) => value - data[i]!)) / size(data) < 0.09);
-});
-
-test("what int4 has no level for is refused with its position, and never becomes a number", () => {
-  for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
-    const data = new Float32Array(3 * blockSize).fill(0.5);
-    data[2 * blockSize + 9] = value;
-    assert.throws(
-      () => quantizeInt4(data, 3, blockSize),
-      (error: unknown) => error instanceof AppError && error.code === "UnusableWeight" && error.message.includes(`${value} at [2, 9]`),
-    );
-  }
-});
-
-test("zero points are levels and zero stays exactly zero", () => {
-  fc.assert(
-    fc.property(block, fc.nat(blockSize - 1), (values, at) => {
-      const data = Float32Array.from(values);
-      data[at] = 0;
-      const weight = quantizeInt4(data, 1, blockSize);
-      assert.ok(weight.z[0]! <= 15);
-      assert.equal(asF32(weight)[at], 0);
-    }),
-  );
-});
-
-test("the low nibble of a byte is the earlier value", () => {
-  const data = Float32Array.from({ length: blockSize }, (_, i) => i % 16);
-  const weight = quantizeInt4(data, 1, blockSize);
-  assert.deepEqual([...weight.q.subarray(0, 3)], [0x10, 0x32, 0x54]);
-  assert.deepEqual([weight.s[0], weight.z[0]], [1, 0]);
-});
-
-test("rows that are no whole number of blocks are refused with the remedy", () => {
-  assert.throws(
-    () => quantizeInt4(new Float32Array(40), 1, 40),
-    (error: unknown) => error instanceof AppError && error.code === "UnsupportedShape" && /--codec f32/.test(error.message),
-  );
-});
 
 const shape = gatedFfnUnit(64, 96);
 /** Two matrices of unlike sizes with their biases, neither as long as a section's padding. */
@@ -115,7 +50,6 @@ for (const [what, shape] of [
           assert.equal(weight.form, codec.forms(shape)[name]);
           if (wanted.length === 1) assert.equal(weight.form, "f32", "a bias stays f32");
           if (weight.form === "f32") assert.deepEqual(weight.data, matrices[name]);
-          else if (weight.form === "int4") assert.deepEqual(weight, quantizeInt4(matrices[name]!, wanted[0]!, wanted[1]!));
           else assert.equal(valuesIn(weight), wanted[0]! * wanted[1]!);
         }
       }
@@ -124,7 +58,7 @@ for (const [what, shape] of [
 
 test("a unit of the wrong length is a corrupt shard", () => {
   assert.throws(
-    () => checkUnitLength(codecFor("int4"), new Uint8Array(5), shape),
+    () => checkUnitLength(codecFor("iq4_nl"), new Uint8Array(5), shape),
     (error: unknown) => error instanceof AppError && error.code === "CorruptShard",
   );
 });
@@ -144,8 +78,8 @@ test("rows are rounded to ggml's types as ggml rounds them, bit for bit", () => 
 });
 
 /** Lost by bell-shaped weights, as a share of their size, at most: the table in the README of the runtime. */
-const lost = { f16: 0.0003, bf16: 0.0018, q8_0: 0.0055, q4_0: 0.088, iq4_nl: 0.078, mxfp4: 0.118 } as const;
-test("bell-shaped weights lose no more in a ggml type than is said, and iq4_nl less than q4_0 and int4", () => {
+const lost = { f16: 0.0003, bf16: 0.0018, q8_0: 0.0055, q4_0: 0.088, iq4_nl: 0.0765, mxfp4: 0.118 } as const;
+test("bell-shaped weights lose no more in a ggml type than is said, and iq4_nl less than q4_0", () => {
   const bell = (i: number) => [...Array(12).keys()].reduce((sum, key) => sum + uniform(key, i) - 0.5, 0);
   const w = Float32Array.from({ length: 64_000 }, (_, i) => 0.02 * bell(i));
   for (const name of ggmlCodecs) {
@@ -154,6 +88,21 @@ test("bell-shaped weights lose no more in a ggml type than is said, and iq4_nl l
     const [error, size] = back.reduce(([e, s], value, i) => [e! + (value - w[i]!) ** 2, s! + w[i]! ** 2], [0, 0]) as [number, number];
     assert.ok(Math.sqrt(error / size) < lost[name], `${name}: ${Math.sqrt(error / size)}`);
   }
+});
+
+const value = fc.oneof(fc.float({ min: -4, max: 4, noNaN: true }), fc.constantFrom(0, -0, 1e-30, -1e-30, 6e-8, -3e-8, 6e4, -6e4));
+
+test("iq4_nl gives any block back within a sixth of its largest value, or a step of the least f16", () => {
+  const shape = [{ name: "w", shape: [1, 32] }];
+  fc.assert(
+    fc.property(fc.array(value, { minLength: 32, maxLength: 32 }), (values) => {
+      const w = Float32Array.from(values);
+      const back = asF32(codecFor("iq4_nl").decode(codecFor("iq4_nl").encode({ w }, shape), shape).w!);
+      const bound = Math.max(...w.map(Math.abs)) / 6 + 127 * 2 ** -24;
+      for (const [i, each] of w.entries()) assert.ok(Math.abs(each - back[i]!) <= bound, `${each} became ${back[i]}`);
+    }),
+    { numRuns: 500 },
+  );
 });
 
 test("blocks that are of a codec's type already are kept bit for bit; those of another type become it", () => {
@@ -203,6 +152,15 @@ test("values and rows that a ggml type cannot hold are refused with the remedy",
     () => codecFor("f16").encode({ w }, [{ name: "w", shape: [2, 64] }]),
     refused("UnusableWeight", /70000 at \[1, 6\].*--codec bf16/),
   );
+  for (const value of [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY]) {
+    w[70] = value;
+    for (const name of ggmlCodecs)
+      assert.throws(
+        () => codecFor(name).encode({ w }, [{ name: "w", shape: [2, 64] }]),
+        refused("UnusableWeight", new RegExp(`${value} at \\[1, 6\\]`)),
+        name,
+      );
+  }
   const narrow = [{ name: "w", shape: [2, 40] }];
   assert.throws(
     () => codecFor("iq4_nl").encode({ w: new Float32Array(80) }, narrow),

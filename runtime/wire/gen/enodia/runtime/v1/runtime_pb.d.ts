@@ -145,7 +145,7 @@ export declare type GenerateRequest = Message<"enodia.runtime.v1.GenerateRequest
   prompt: number[];
 
   /**
-   * Tokens generated before a failover: fed one by one after the prompt, so that the KV bits are the original's.
+   * Tokens generated before a failover: prefilled with the prompt where that gives the original's KV bits, or where nothing does.
    *
    * @generated from field: repeated uint32 replay = 4;
    */
@@ -751,6 +751,13 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
    * @generated from field: uint32 kv_slots = 20;
    */
   kvSlots: number;
+
+  /**
+   * the numerics class, compared as a whole
+   *
+   * @generated from field: string numerics = 21;
+   */
+  numerics: string;
 };
 
 /**
@@ -794,6 +801,13 @@ export declare type Member = Message<"enodia.runtime.v1.Member"> & {
    * @generated from field: enodia.runtime.v1.MemberState state = 6;
    */
   state: MemberState;
+
+  /**
+   * the numerics class as the rank described it; empty = not known
+   *
+   * @generated from field: string numerics = 7;
+   */
+  numerics: string;
 };
 
 /**

@@ -1,0 +1,92 @@
+// The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
+// Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
+import type { AppError } from "../../crds/common.ts";
+import type { Op, Segment, Tensor } from "../kernels/segment.ts";
+import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
+
+/** The sizes of KV storage, equal in all layers. */
+export interface KvSpec {
+  readonly layers: number;
+  readonly slots: number;
+  readonly kvHeads: number;
+  readonly context: number;
+  /** Values of a head's key at one position. */
+  readonly headDim: number;
+  /** Values of a head's value, which are not always as many. */
+  readonly valueDim: number;
+}
+
+/** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k, with valueDim in its place for v. */
+export interface KvCache {
+  readonly slots: number;
+  readonly context: number;
+  readonly bytes: number;
+  /** Copies `length` positions of every layer from one slot to another (leave, prefix reuse). */
+  copySlot(from: number, to: number, length: number): Promise<void>;
+  dispose(): Promise<void>;
+}
+
+/** Rows of an attention call: `batch` consecutive slots from `firstSlot`, each with `tokens` new tokens on top of past[i].
+ *  Inputs are then [batch * tokens, width], slot-major. A decode step has tokens = 1; a prefill chunk has batch = 1. */
+export interface KvCall {
+  readonly cache: KvCache;
+  readonly firstSlot: number;
+  readonly batch: number;
+  readonly tokens: number;
+  readonly past: Int32Array; // [batch]
+}
+
+export type Inputs = Readonly<Record<string, Tensor>>;
+export type Outputs = Readonly<Record<string, Tensor>>;
+
+export interface Compiled {
+  /** Bytes this program keeps resident, as the memory budget counts them. */
+  readonly residentBytes: number;
+  /** Outputs are valid until the next run of the same program. */
+  run(inputs: Inputs, kv?: KvCall): Promise<Outputs>;
+  dispose(): Promise<void>;
+}
+
+/** What a backend can compute. Known without a device, so that `model inspect` can ask. */
+export interface Capabilities {
+  /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
+  readonly ops: ReadonlySet<string>;
+  /** The reason why it cannot compute this op in its sizes, such as those of a head; undefined where it can. */
+  refuses(op: Op): string | undefined;
+}
+
+export interface Backend extends Capabilities {
+  /** The device as a pod reports it: "cpu: AMD EPYC, zen4, 1 thread". */
+  readonly device: string;
+  /** exact: rows are bit-identical whatever the batch; tolerance: greedy text equal where the oracle's margin allows. */
+  readonly numericClass: "exact" | "tolerance";
+  /** What the bits of its results depend on beside the model: engine and version, and the instructions or the device that compute. Equal
+   *  in two processes of the exact class: so are their bits. */
+  numerics(form: WeightForm): string;
+  /** True when a token's row has the same bits computed alone as in a prefill, so that lost KV may be prefilled instead of replayed. */
+  readonly prefillEqualsDecode: boolean;
+  /** True when it computes on the machine's cores, of which each process has only what the others leave. */
+  readonly sharesCores: boolean;
+  /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
+  compile(segment: Segment, weights: Weights): Promise<Compiled>;
+  createKv(spec: KvSpec): Promise<KvCache>;
+  /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
+  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
+  /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
+  expertResidentBytes(segment: Segment, forms: WeightForms): number;
+  /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
+  fault(): AppError | undefined;
+  close(): Promise<void>;
+}
+
+export interface BackendOptions {
+  readonly threads: number;
+  /** How a backend may keep the dense part's matrices, which it may ignore: 32 as f32 where they are floats of any size, since engines
+   *  round what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are.
+   *  Unset = 32. */
+  readonly denseBits?: 8 | 16 | 32;
+  /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
+  readonly cpuBuild?: string | undefined;
+}
+
+export type BackendFactory = (options: BackendOptions) => Promise<Backend>;

@@ -1,0 +1,97 @@
+// A GPU as a device of ggml's, and the finding of one. What there is, is asked of a child process first, since a driver that ggml cannot
+// use ends the process that tries it. One device is taken, the first.
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { AppError } from "../../../crds/common.ts";
+import { GgmlDevice } from "./device.ts";
+import { ggmlLibrary, gpuInstalled, gpuRegistry } from "./library.ts";
+import { type GpuName, visibleDevices } from "./packages.ts";
+
+/** Loading a driver and compiling its first kernels takes seconds; longer than this, it hangs. */
+const probeMsMax = 120_000;
+const probeBytesMax = 1 << 20;
+/** Free bytes that are left to the driver and to kernels loaded later. */
+const reserveBytes = 64 * 2 ** 20;
+/** Rasterisers: correct, for tests, and slower than the processor's own backend. */
+const software = /llvmpipe|swiftshader|softpipe/i;
+
+/** A device that was tried. */
+interface GpuFound {
+  readonly index: number;
+  readonly description: string;
+  readonly software: boolean;
+}
+
+interface Probe {
+  readonly devices: readonly GpuFound[];
+  /** The reason why there are none. */
+  readonly reason: string;
+}
+
+const probes = new Map<string, Probe>();
+
+/** Lines of the child: a device each, or the reason why there is none. */
+function read(stdout: string): Probe {
+  const lines = stdout.split("\n").filter((line) => line.startsWith("{"));
+  const parsed = lines.map(
+    (line) => JSON.parse(line) as { readonly index?: number; readonly description?: string; readonly reason?: string },
+  );
+  const devices = parsed.flatMap(({ index, description }) =>
+    index === undefined || description === undefined ? [] : [{ index, description, software: software.test(description) }],
+  );
+  return { devices, reason: parsed.find(({ reason }) => reason !== undefined)?.reason ?? "" };
+}
+
+/** Asks a child process, once for each kind; `inSoftware`: for adapters in software too. */
+function probeGpu(kind: GpuName, inSoftware: boolean): Probe {
+  const key = `${kind} ${inSoftware}`;
+  const known = probes.get(key);
+  if (known !== undefined) return known;
+  const args = [join(import.meta.dirname, "gpu-probe.ts"), kind, ...(inSoftware ? ["software"] : [])];
+  const options = { encoding: "utf8", timeout: probeMsMax, maxBuffer: probeBytesMax } as const;
+  const { stdout, stderr, status, signal } = spawnSync(process.execPath, args, options);
+  const { devices, reason } = read(stdout ?? "");
+  const last = (stderr ?? "").trim().split("\n").slice(-2).join("; ");
+  const ended =
+    status === 0 ? "no device is found" : `the driver ended the process that tried it (${signal ?? `exit code ${status}`}): ${last}`;
+  const probe = { devices, reason: reason === "" ? ended : reason };
+  probes.set(key, probe);
+  return probe;
+}
+
+/** The device that Auto may take: one in hardware. */
+export function findHardware(kind: GpuName): GpuFound | undefined {
+  return gpuInstalled(kind) ? probeGpu(kind, false).devices.find((device) => !device.software) : undefined;
+}
+
+/** Opens the first device in hardware, or where there is none one in software. Throws AppError `BackendUnavailable` with the reason. */
+export function openGpu(kind: GpuName): GgmlDevice {
+  if (!gpuInstalled(kind)) gpuRegistry(kind); // throws the remedy
+  const found = findHardware(kind) ?? probeGpu(kind, true).devices[0];
+  if (found === undefined) {
+    throw new AppError(`backend ${kind} has no device: ${probeGpu(kind, true).reason}; or set spec.runtime.backend to cpu`, {
+      code: "BackendUnavailable",
+      operation: `starting backend ${kind}`,
+    });
+  }
+  const ggml = ggmlLibrary();
+  if (found.software) ggml.setEnvironment(visibleDevices, "0");
+  const device = ggml.ggml_backend_reg_dev_get(gpuRegistry(kind), found.index);
+  const backend = ggml.ggml_backend_dev_init(device, 0n);
+  if (backend === 0n) throw new AppError(`backend ${kind}: ${found.description} does not start`, { code: "BackendUnavailable" });
+  ggml.reportAborts();
+  const memory = (): { readonly free: number; readonly total: number } => {
+    const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)];
+    ggml.ggml_backend_dev_memory(device, free, total);
+    return { free: Number(free[0]), total: Number(total[0]) };
+  };
+  return new GgmlDevice({
+    ggml,
+    backend,
+    description: `${kind}: ${found.description}, ${(memory().total / 2 ** 30).toFixed(1)} GiB`,
+    exact: false,
+    computesWith: () => `${kind} ${found.description}`,
+    software: found.software,
+    freeBytes: () => Math.max(0, memory().free - reserveBytes),
+  });
+}

@@ -1,0 +1,106 @@
+// Where a matrix lies best: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
+// size. And memory that is nobody's, in which a graph's stand-ins for matrices are placed before they are pointed at real ones.
+import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
+import type { Pointer } from "./functions.ts";
+import type { GraphBuilder, Value } from "./graph.ts";
+import { ofChosen } from "./lower.ts";
+import { multipliesExactly, numberOf, type WeightType } from "./types.ts";
+
+export interface Matrix {
+  readonly type: WeightType;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+export interface Home {
+  readonly memory: Memory;
+  /** Bytes of such a matrix there, which may be more than in a file. */
+  readonly bytes: number;
+  /** True where `mul_mat` gives a row the same bits with any number of rows beside it; else only `mul_mat_id` does. */
+  readonly exact: boolean;
+  /** Memory of its size that holds nothing. */
+  readonly nobody: DeviceBuffer;
+}
+
+export class Homes {
+  readonly #device: GgmlDevice;
+  readonly #homes = new Map<string, Home>();
+
+  constructor(device: GgmlDevice) {
+    this.#device = device;
+  }
+
+  of(matrix: Matrix): Home {
+    const key = `${matrix.type} ${matrix.rows} ${matrix.columns}`;
+    const home = this.#homes.get(key) ?? this.#find(matrix);
+    this.#homes.set(key, home);
+    return home;
+  }
+
+  /** In memory in which rows can be looked up, too. */
+  plain(matrix: Matrix): Home {
+    const memory = this.#device.memories.at(-1) as Memory;
+    return this.#try(matrix, { memory, exact: this.#isExact(matrix, memory) }) as Home;
+  }
+
+  /** A matrix's tensor in its memory, at an address of that. */
+  tensor(context: Pointer, { type, rows, columns }: Matrix, buffer: DeviceBuffer, at: Pointer): Pointer {
+    const { ggml } = this.#device;
+    const tensor = ggml.ggml_new_tensor_4d(context, numberOf(type), columns, rows, 1, 1);
+    ggml.ggml_backend_tensor_alloc(buffer.handle, tensor, at);
+    return tensor;
+  }
+
+  /** Exact products before packed ones; the last kind of memory, the plain one, takes everything. */
+  #find(matrix: Matrix): Home {
+    const { memories } = this.#device;
+    const kinds = memories.map((memory) => ({ memory, exact: this.#isExact(matrix, memory) }));
+    for (const kind of [...kinds.filter(({ exact }) => exact), ...kinds.filter(({ exact }) => !exact)]) {
+      if (matrix.rows === 1 && kind.memory.name !== "plain") continue;
+      const home = this.#try(matrix, kind);
+      if (home !== undefined) return home;
+    }
+    throw new TypeError("a device without plain memory");
+  }
+
+  /** Where bits are free, the plain product always is as good as any. */
+  #isExact({ type }: Matrix, { name }: Memory): boolean {
+    return !this.#device.exact || multipliesExactly(type, name);
+  }
+
+  #try(matrix: Matrix, { memory, exact }: Pick<Home, "memory" | "exact">): Home | undefined {
+    const device = this.#device;
+    const { ggml } = device;
+    const context = device.metadata(6);
+    const vector = (type: "f32" | "i32", size: number): Pointer => ggml.ggml_new_tensor_4d(context, numberOf(type), size, 1, 1, 1);
+    try {
+      const sized = ggml.ggml_new_tensor_4d(context, numberOf(matrix.type), matrix.columns, matrix.rows, 1, 1);
+      const bytes = ggml.ggml_backend_buft_get_alloc_size(memory.handle, sized);
+      const nobody = device.allocate(bytes, memory.handle);
+      if (memory.name === "plain") return { memory, bytes, exact, nobody };
+      const weight = this.tensor(context, matrix, nobody, nobody.base);
+      const x = vector("f32", matrix.columns);
+      const product = exact ? ggml.ggml_mul_mat(context, weight, x) : ggml.ggml_mul_mat_id(context, weight, x, vector("i32", 1));
+      if (device.supports(product)) return { memory, bytes, exact, nobody };
+      nobody.free();
+      return undefined;
+    } finally {
+      device.release(context);
+    }
+  }
+}
+
+/** Rows times a matrix, so that a row's bits do not depend on the rows beside it. */
+export function multiplied(
+  build: GraphBuilder,
+  weight: Matrix & { readonly home: Home; readonly tensor: Pointer },
+  x: Value,
+  rows: number,
+): Value {
+  const { ggml } = build.device;
+  if (weight.home.exact) return build.step(ggml.ggml_mul_mat(build.context, weight.tensor, x.tensor), [x]);
+  const ids = build.input("zeros", "i32", [1, rows]);
+  return ofChosen(build, x, { from: weight.columns, to: weight.rows, rows }, (apart) =>
+    build.step(ggml.ggml_mul_mat_id(build.context, weight.tensor, apart.tensor, ids.tensor), [apart, ids]),
+  );
+}

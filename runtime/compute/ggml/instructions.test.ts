@@ -1,0 +1,19 @@
+// Builds of the CPU library that give the same bits have one name, and those that do not have two.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { instructionsOf } from "./instructions.ts";
+
+test("processors with AVX-512 compute alike, but for bf16; those with AVX2 alone do not", () => {
+  assert.equal(instructionsOf("icelake", "iq4_nl"), instructionsOf("zen4", "iq4_nl"));
+  assert.notEqual(instructionsOf("icelake", "bf16"), instructionsOf("zen4", "bf16"));
+  assert.notEqual(instructionsOf("haswell", "q8_0"), instructionsOf("zen4", "q8_0"));
+});
+
+test("tiles of quantized weights are a class of their own", () => {
+  assert.notEqual(instructionsOf("sapphirerapids", "q4_0", true), instructionsOf("sapphirerapids", "q4_0", false));
+  assert.equal(instructionsOf("sapphirerapids", "f32", true), instructionsOf("zen4", "f32"));
+});
+
+test("a build that nobody compared is alone", () => {
+  assert.equal(instructionsOf("armv8.6_1", "f32"), "armv8.6_1");
+});

@@ -1,0 +1,59 @@
+// The packages that ggml's libraries come from: by what computes and by machine, where in them the library lies, and what to do when it
+// does not load. Pure; loading is library.ts.
+
+/** What computes by a library of its own beside the processor's. */
+export const gpuNames = ["cuda", "vulkan"] as const;
+export type GpuName = (typeof gpuNames)[number];
+
+/** All of them, pinned exactly: a package of another version brings another ggml. */
+export const packageVersion = "3.22.1";
+
+/** The variable that names the Vulkan adapters that ggml may use; without it ggml hides those in software. */
+export const visibleDevices = "GGML_VK_VISIBLE_DEVICES";
+
+export interface Library {
+  readonly package: string;
+  /** Within the package. */
+  readonly folder: string;
+  /** Of a GPU; the CPU's folder has many builds. */
+  readonly file: string;
+  /** Beside installing the package: what it takes, or what to do instead. */
+  readonly otherwise: string;
+}
+
+const scope = "@node-llama-cpp";
+const cpu = (machine: string): Library => ({
+  package: `${scope}/${machine}`,
+  folder: `bins/${machine}`,
+  file: "libggml-base.so",
+  otherwise: "it wants glibc 2.34 or later, and no musl",
+});
+const gpu = (kind: GpuName, machine: string, folder: string): Library => ({
+  package: `${scope}/${machine}`,
+  folder: `bins/${folder}`,
+  file: `libggml-${kind}.so`,
+  otherwise: `or run the runtime image whose tag ends in -${kind}`,
+});
+
+/** Candidates in the order in which they are tried; the second of CUDA is made for CUDA 12. */
+const libraries: Readonly<Record<"cpu" | GpuName, Readonly<Record<string, readonly Library[]>>>> = {
+  cpu: { "linux-x64": [cpu("linux-x64")], "linux-arm64": [cpu("linux-arm64")] },
+  cuda: { "linux-x64": [gpu("cuda", "linux-x64-cuda", "linux-x64-cuda"), gpu("cuda", "linux-x64-cuda-ext", "linux-x64-cuda/fallback")] },
+  vulkan: { "linux-x64": [gpu("vulkan", "linux-x64-vulkan", "linux-x64-vulkan")] },
+};
+
+export const librariesOf = (kind: "cpu" | GpuName, platform: string, arch: string): readonly Library[] =>
+  libraries[kind][`${platform}-${arch}`] ?? [];
+
+const toolkit = /libcudart|libcublas/;
+const driver = /libcuda\.so/;
+const loader = /libvulkan/;
+
+/** What to do about a library that does not load, by what the dynamic loader says. */
+export function remedyOf(said: string): string {
+  if (toolkit.test(said)) return "the CUDA libraries are not here: run the runtime image whose tag ends in -cuda";
+  if (driver.test(said))
+    return "NVIDIA's driver is not visible: ask for nvidia.com/gpu and, where it is no default, the runtime class nvidia";
+  if (loader.test(said)) return "the Vulkan loader (Debian: libvulkan1) is not here: run the runtime image whose tag ends in -vulkan";
+  return "install the package again, or set spec.runtime.backend to cpu";
+}

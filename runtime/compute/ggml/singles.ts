@@ -1,0 +1,187 @@
+// Experts multiplied one after another, each by the fastest products that its types have in the device's memory. A graph is made for a
+// number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is.
+
+import type { Segment } from "../../kernels/segment.ts";
+import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import type { Compiled, Inputs, Outputs } from "../backend.ts";
+import { checkInputs } from "../check.ts";
+import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { Pointer } from "./functions.ts";
+import { buildGraph, type Graph, type Value } from "./graph.ts";
+import { type Home, type Matrix, multiplied } from "./homes.ts";
+import type { WeightSource } from "./lower.ts";
+import { lowerOps } from "./program.ts";
+import { Recent } from "./recent.ts";
+import { dimensions } from "./types.ts";
+
+/** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
+const graphsMax = 64;
+const nodesPerOp = 4;
+/** A weight of a shape of expert. */
+interface Part extends Matrix {
+  readonly name: string;
+  readonly home: Home;
+}
+
+interface Built {
+  readonly graph: Graph;
+  /** In the order of the parts. */
+  readonly standIns: readonly Pointer[];
+  /** Whose matrices they point at. */
+  of: SingleExpert | undefined;
+}
+
+/** What experts of one form have in common. */
+interface Shape {
+  readonly segment: Segment;
+  readonly parts: readonly Part[];
+  readonly graphs: Recent<Built>;
+}
+
+export class SingleExpert implements Compiled {
+  readonly residentBytes: number;
+  readonly shape: Shape;
+  /** Where each part's data lies. */
+  readonly addresses: readonly Pointer[];
+  readonly #experts: SingleExperts;
+  readonly #buffers: readonly DeviceBuffer[];
+
+  constructor(
+    experts: SingleExperts,
+    shape: Shape,
+    placed: { readonly addresses: readonly Pointer[]; readonly buffers: readonly DeviceBuffer[] },
+  ) {
+    this.#experts = experts;
+    this.shape = shape;
+    this.addresses = placed.addresses;
+    this.#buffers = placed.buffers;
+    this.residentBytes = placed.buffers.reduce((sum, { bytes }) => sum + bytes, 0);
+  }
+
+  async run(inputs: Inputs): Promise<Outputs> {
+    return this.#experts.run(this, inputs);
+  }
+
+  async dispose(): Promise<void> {
+    for (const buffer of this.#buffers) buffer.free();
+  }
+}
+
+export class SingleExperts {
+  readonly #device: GgmlDevice;
+  readonly #shapes = new Map<string, Shape>();
+
+  constructor(device: GgmlDevice) {
+    this.#device = device;
+  }
+
+  put(segment: Segment, weights: Weights): SingleExpert {
+    const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, (weights[name] as WeightData).form])]);
+    const shape = this.#shapes.get(key) ?? this.#shapeOf(segment, weights);
+    this.#shapes.set(key, shape);
+    return new SingleExpert(this, shape, this.#place(shape, weights));
+  }
+
+  /** Bytes of an expert whose matrices and biases have these forms. */
+  bytesOf(segment: Segment, forms: WeightForms): number {
+    return segment.weights.reduce((sum, { name, shape }) => {
+      const [rows, columns] = dimensions(shape);
+      return sum + this.#device.aligned(this.#device.homes.of({ type: forms[name] ?? "f32", rows, columns }).bytes);
+    }, 0);
+  }
+
+  /** Answers in the order of the calls; undefined where some are of something else. */
+  runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): readonly Outputs[] | undefined {
+    const experts = calls.flatMap(({ program, inputs }) => (program instanceof SingleExpert ? [{ program, inputs }] : []));
+    return experts.length === calls.length ? experts.map(({ program, inputs }) => this.run(program, inputs)) : undefined;
+  }
+
+  run(expert: SingleExpert, inputs: Inputs): Outputs {
+    const { segment, graphs } = expert.shape;
+    const rows = checkInputs(segment, inputs);
+    const { input, output } = endsOf(segment);
+    const data = new Float32Array(rows * output.width);
+    if (rows > 0) {
+      const built = graphs.take(
+        `${rows}`,
+        ({ graph }) => graph.valid,
+        () => this.#build(expert.shape, rows),
+      );
+      if (built.of !== expert) {
+        for (const [i, standIn] of built.standIns.entries()) this.#device.pointAt(standIn, expert.addresses[i] as Pointer);
+        built.of = expert;
+      }
+      const x = inputs[input.name]?.data as Float32Array;
+      built.graph.run((name) => (name === "x" ? x : new Int32Array(rows)));
+      built.graph.read("y", data);
+    }
+    return { [output.name]: { shape: [rows, output.width], data } };
+  }
+
+  #shapeOf(segment: Segment, weights: Weights): Shape {
+    const parts = segment.weights.map(({ name, shape }) => {
+      const [rows, columns] = dimensions(shape);
+      const matrix = { name, type: (weights[name] as WeightData).form, rows, columns };
+      return { ...matrix, home: this.#device.homes.of(matrix) };
+    });
+    return { segment, parts, graphs: new Recent<Built>(graphsMax, ({ graph }) => graph.free()) };
+  }
+
+  /** One piece of memory of each kind. */
+  #place({ parts }: Shape, weights: Weights): { readonly addresses: readonly Pointer[]; readonly buffers: readonly DeviceBuffer[] } {
+    const sizes = new Map<Home["memory"], number>();
+    const offsets = parts.map(({ home: { memory, bytes } }) => {
+      const at = sizes.get(memory) ?? 0;
+      sizes.set(memory, at + this.#device.aligned(bytes));
+      return at;
+    });
+    const context = this.#device.metadata(parts.length);
+    const buffers = new Map<Home["memory"], DeviceBuffer>();
+    try {
+      for (const [memory, bytes] of sizes) buffers.set(memory, this.#device.allocate(bytes, memory.handle));
+      const addresses = parts.map((part, i) => {
+        const buffer = buffers.get(part.home.memory) as DeviceBuffer;
+        const at = buffer.base + BigInt(offsets[i] as number);
+        const bytes = (weights[part.name] as WeightData).data;
+        this.#device.ggml.ggml_backend_tensor_set(this.#device.homes.tensor(context, part, buffer, at), bytes, 0, bytes.byteLength);
+        return at;
+      });
+      return { addresses, buffers: [...buffers.values()] };
+    } catch (caught) {
+      for (const buffer of buffers.values()) buffer.free();
+      throw caught;
+    } finally {
+      this.#device.release(context);
+    }
+  }
+
+  #build({ segment, parts }: Shape, rows: number): Built {
+    const { input, output } = endsOf(segment);
+    const standIns: Pointer[] = [];
+    const graph = buildGraph(this.#device, nodesPerOp * segment.ops.length + parts.length + 2, (build) => {
+      for (const part of parts) standIns.push(this.#device.homes.tensor(build.context, part, part.home.nobody, part.home.nobody.base));
+      const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
+      lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, standIns), widths: widthsOf(segment) });
+      return { y: values.get(output.name) as Value };
+    });
+    return { graph, standIns, of: undefined };
+  }
+}
+
+function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSource {
+  const indices = new Map(parts.map(({ name }, i) => [name, i]));
+  const tensor = (name: string): Pointer => tensors[indices.get(name) as number] as Pointer;
+  return {
+    tensor,
+    multiply: (build, name, x, rows) =>
+      multiplied(build, { ...(parts[indices.get(name) as number] as Part), tensor: tensor(name) }, x, rows),
+    addRow: (build, name, x) => build.step(build.device.ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
+  };
+}
+
+type End = Segment["inputs"][number];
+
+function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly output: End } {
+  return { input: inputs[0] as End, output: outputs[0] as End };
+}

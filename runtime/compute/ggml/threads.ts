@@ -1,0 +1,71 @@
+// How many threads a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two are slower
+// than one: beside one busy neighbour they fall to a third. So a graph's first runs, on one thread, say what it costs; more threads are
+// used while they gain by that measure, and are left alone for a while when they do not. Pure, but for the clock that it is given.
+
+/** What is known of one graph. */
+export interface GraphCost {
+  /** Milliseconds on one thread; 0 before it ran. */
+  alone: number;
+  /** Runs on one thread so far. */
+  runs: number;
+}
+
+/** Runs on one thread before a graph runs on more. */
+const baselineRuns = 2;
+/** Graphs that take less are not worth the start of a second thread. */
+const worthMs = 0.02;
+/** Time on one thread of the graphs that are judged together. */
+const windowMs = 20;
+/** More threads must take at most this share of the time on one. */
+const gainMax = 0.9;
+/** A single graph that takes so many times its time on one thread, and so much longer, ends the attempt at once. */
+const stallRatio = 8;
+const stallMs = 4;
+/** For so long one thread is used after an attempt that gained nothing; doubled each time. */
+const restMs = { first: 1_000, most: 64_000 } as const;
+/** Weight of the last run in a graph's time on one thread. */
+const newest = 0.2;
+
+export interface Governor {
+  choose(cost: GraphCost): number;
+  took(cost: GraphCost, threads: number, ms: number): void;
+}
+
+export class ThreadGovernor implements Governor {
+  readonly #most: number;
+  readonly #now: () => number;
+  #expected = 0;
+  #actual = 0;
+  #rest: number = restMs.first;
+  #until = 0;
+
+  /** `most`: threads there are; `now`: milliseconds. */
+  constructor(most: number, now: () => number) {
+    this.#most = most;
+    this.#now = now;
+  }
+
+  /** Threads for the next run. */
+  choose({ alone, runs }: GraphCost): number {
+    if (this.#most === 1 || runs < baselineRuns || alone < worthMs) return 1;
+    return this.#now() < this.#until ? 1 : this.#most;
+  }
+
+  /** Takes note of a run. */
+  took(cost: GraphCost, threads: number, ms: number): void {
+    if (threads === 1) {
+      cost.alone = cost.runs < baselineRuns ? Math.min(ms, cost.alone || ms) : cost.alone + newest * (ms - cost.alone);
+      cost.runs += 1;
+      return;
+    }
+    this.#expected += cost.alone;
+    this.#actual += ms;
+    const stalled = ms > stallRatio * cost.alone && ms > cost.alone + stallMs;
+    if (!stalled && this.#expected < windowMs) return;
+    const gained = !stalled && this.#actual <= gainMax * this.#expected;
+    if (!gained) this.#until = this.#now() + this.#rest;
+    this.#rest = gained ? restMs.first : Math.min(2 * this.#rest, restMs.most);
+    this.#expected = 0;
+    this.#actual = 0;
+  }
+}

@@ -1,0 +1,68 @@
+// The backends there are, by the name spec.runtime.backend takes. To add one: its folder, its name in crds, one line here
+// (a missing line is a compile error). Loaded lazily, so an image without a backend's library still runs the others.
+import { AppError } from "../../crds/common.ts";
+import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
+import type { Backend, BackendFactory, BackendOptions, Capabilities } from "./backend.ts";
+import type { GpuName } from "./ggml/packages.ts";
+
+interface Entry {
+  load(): Promise<BackendFactory>;
+  /** Loads no native library. */
+  capabilities(): Promise<Capabilities>;
+  /** True where Auto may take it; a backend without this answer is taken only by its name. */
+  suits?(): Promise<boolean>;
+}
+
+/** Taken by Auto where its library is installed and finds a device in hardware. */
+function gpu(kind: GpuName): Entry {
+  return {
+    load: async () => (await import("./ggml/index.ts")).gpuBackend(kind),
+    capabilities: async () => (await import("./ggml/lower.ts")).ggmlCapabilities,
+    suits: async () => (await import("./ggml/gpu.ts")).findHardware(kind) !== undefined,
+  };
+}
+
+/** The registry, in the order in which Auto asks. */
+const backends = {
+  cuda: gpu("cuda"),
+  vulkan: gpu("vulkan"),
+  cpu: {
+    load: async () => (await import("./ggml/index.ts")).createGgmlBackend,
+    capabilities: async () => (await import("./ggml/lower.ts")).ggmlCapabilities,
+    suits: async () => true,
+  },
+  reference: {
+    load: async () => (await import("./reference.ts")).createReferenceBackend,
+    capabilities: async () => (await import("./reference.ts")).referenceCapabilities,
+  },
+} as const satisfies Readonly<Record<BackendName, Entry>>;
+
+/** The backend of that name; for Auto, the first that suits the machine. */
+export async function chooseBackend(choice: BackendChoice): Promise<BackendName> {
+  const named = backendNames.find((name) => name === choice);
+  if (named !== undefined) return named;
+  for (const [name, { suits }] of Object.entries<Entry>(backends)) if (await suits?.()) return name as BackendName;
+  throw new AppError("no backend suits this machine; set spec.runtime.backend", {
+    code: "BackendUnavailable",
+    operation: "choosing a backend",
+  });
+}
+
+/** What the backend of that name can compute, on a machine that need not be able to run it. */
+export function capabilitiesOf(name: BackendName): Promise<Capabilities> {
+  return backends[name].capabilities();
+}
+
+export async function createBackend(choice: BackendChoice, options: BackendOptions): Promise<Backend> {
+  const chosen = await chooseBackend(choice);
+  try {
+    return await (await backends[chosen].load())(options);
+  } catch (caught) {
+    if (caught instanceof AppError) throw caught;
+    throw new AppError(`backend ${chosen} does not start: ${caught instanceof Error ? caught.message : String(caught)}`, {
+      code: "BackendUnavailable",
+      operation: `starting backend ${chosen}`,
+      cause: caught,
+    });
+  }
+}

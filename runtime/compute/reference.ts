@@ -1,0 +1,100 @@
+// The reference backend: runs the kernels' own forward, f32 storage with f64 sums, on the calling thread. Slow and obvious:
+// the oracle of every other backend. Serves small models; weights of other types are widened to f32 when a segment is compiled.
+import { opNames } from "../kernels/index.ts";
+import type { KvRows } from "../kernels/kernel.ts";
+import { evaluate } from "../kernels/program.ts";
+import type { Segment, Tensor } from "../kernels/segment.ts";
+import { copyF32, type Weights } from "../kernels/weights.ts";
+import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, KvCache, KvCall, KvSpec, Outputs } from "./backend.ts";
+import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
+
+const bytesPerValue = 4;
+
+class ReferenceKv implements KvCache {
+  readonly slots: number;
+  readonly context: number;
+  readonly bytes: number;
+  readonly #spec: KvSpec;
+  readonly #layers: readonly { readonly keys: Float32Array; readonly values: Float32Array }[];
+
+  constructor(spec: KvSpec) {
+    const rows = spec.slots * spec.kvHeads * spec.context;
+    this.slots = spec.slots;
+    this.context = spec.context;
+    this.bytes = spec.layers * rows * (spec.headDim + spec.valueDim) * bytesPerValue;
+    this.#spec = spec;
+    this.#layers = Array.from({ length: spec.layers }, () => ({
+      keys: new Float32Array(rows * spec.headDim),
+      values: new Float32Array(rows * spec.valueDim),
+    }));
+  }
+
+  rows(layer: number, call: KvCall): KvRows | undefined {
+    const stored = this.#layers[layer];
+    if (!stored) return undefined;
+    const { firstSlot, batch, tokens, past } = call;
+    return { ...stored, context: this.context, firstSlot, batch, tokens, past };
+  }
+
+  async copySlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    const { kvHeads, headDim, valueDim } = this.#spec;
+    for (const { keys, values } of this.#layers)
+      for (const [array, width] of [[keys, headDim] as const, [values, valueDim] as const])
+        for (let h = 0; h < kvHeads; h++) {
+          const source = (from * kvHeads + h) * this.context * width;
+          array.copyWithin((to * kvHeads + h) * this.context * width, source, source + length * width);
+        }
+  }
+
+  async dispose(): Promise<void> {}
+}
+
+function compile(segment: Segment, weights: Weights): Compiled {
+  const constants: Record<string, Tensor> = {};
+  for (const { name, shape } of segment.weights) {
+    const weight = weightOf(segment, weights, name);
+    constants[name] = { shape, data: copyF32(weight) };
+  }
+  return {
+    residentBytes: f32Bytes(segment),
+    async run(inputs: Inputs, kv?: KvCall): Promise<Outputs> {
+      checkKv(segment, kv, checkInputs(segment, inputs));
+      const values = evaluate(segment, { ...constants, ...inputs }, (layer) =>
+        kv?.cache instanceof ReferenceKv ? kv.cache.rows(layer, kv) : undefined,
+      );
+      return Object.fromEntries(segment.outputs.map(({ name }) => [name, values.get(name) as Tensor]));
+    },
+    async dispose() {},
+  };
+}
+
+const f32Bytes = (segment: Segment): number =>
+  segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, bytesPerValue), 0);
+
+const device = "reference: plain TypeScript";
+
+/** The reference has every op that there is in every size, since it runs an op's own forward. */
+export const referenceCapabilities: Capabilities = { ops: new Set<string>(opNames), refuses: () => undefined };
+
+export const createReferenceBackend: BackendFactory = async (): Promise<Backend> => ({
+  ...referenceCapabilities,
+  device,
+  numericClass: "exact",
+  numerics: () => "reference",
+  prefillEqualsDecode: true,
+  sharesCores: true,
+  async compile(segment, weights) {
+    checkOps(referenceCapabilities, device, segment);
+    return compile(segment, weights);
+  },
+  createKv: async (spec) => new ReferenceKv(spec),
+  async runMany(calls) {
+    const outputs: Outputs[] = [];
+    for (const { program, inputs } of calls) outputs.push(await program.run(inputs));
+    return outputs;
+  },
+  expertResidentBytes: f32Bytes,
+  fault: () => undefined,
+  async close() {},
+});

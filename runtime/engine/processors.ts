@@ -1,0 +1,33 @@
+// Whether a worker's processors are its own, and so how many threads it may compute on without being asked: threads that wait for each
+// other on processors of others are slower than one.
+import { readFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
+
+/** The processors that a list such as "0-3,8" names. */
+export function processorsIn(list: string): number {
+  const ranges = list.trim().split(",").filter(Boolean);
+  return ranges.reduce((sum, range) => {
+    const [first, last = first] = range.split("-").map(Number) as [number, number?];
+    return sum + (last as number) - first + 1;
+  }, 0);
+}
+
+/**
+ * A process that may run on some processors of the machine only, and is not limited to less time than they have, was given them: by a
+ * static CPU manager for a pod of whole CPUs, or by taskset. Else it shares the machine, and takes one thread.
+ * `online`: processors of the machine; `allowed`: those it may run on; `available`: the same, less what a quota takes.
+ */
+export function ownThreads({ online, allowed, available }: Record<"online" | "allowed" | "available", number>): number {
+  return allowed < online && available >= allowed ? allowed : 1;
+}
+
+/** Of this process; one where the system does not tell. */
+export function threadsHere(): number {
+  try {
+    const list = /^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1];
+    if (list === undefined) return 1;
+    return ownThreads({ online: cpus().length, allowed: processorsIn(list), available: availableParallelism() });
+  } catch {
+    return 1;
+  }
+}

@@ -1,0 +1,100 @@
+// The other engine of the benchmarks: llama.cpp in a child process, with the same weights, asked for one thing at a time. Before anything
+// is timed it must agree with ours about what comes next: a peer that computes another model is none.
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { AppError } from "../../../crds/common.ts";
+import type { CodecName } from "../../../crds/names.ts";
+import type { ModelStore } from "../../../runtime/weights/store.ts";
+import { cacheRoot } from "../../cluster/binaries.ts";
+import { stop } from "../../harness/process.ts";
+import { writeStoreGguf } from "./gguf.ts";
+
+/** How so many threads and texts of so many tokens at most are computed. */
+interface Setting {
+  readonly threads: number;
+  readonly tokens: number;
+}
+
+export type Order =
+  | { readonly kind: "load"; readonly path: string; readonly vocab: number }
+  | (Setting & { readonly kind: "gaps"; readonly prompt: readonly number[]; readonly continuation: readonly number[] })
+  | (Setting & { readonly kind: "decode"; readonly texts: readonly (readonly number[])[]; readonly promptTokens: number })
+  | (Setting & { readonly kind: "prefill"; readonly text: readonly number[] });
+
+export type Answer = { readonly values: number[] } | { readonly error: string };
+
+/** Logits between our token and the peer's best one that rounding explains: activations are rounded to int8 blocks on both sides, and the
+ *  peer keeps keys and values as halves. Another rotation or gate is off by several. */
+const gapMax = 1;
+/** The last words of the child that are told when it ends. */
+const wordsMax = 2_000;
+
+export interface PeerOptions {
+  readonly store: ModelStore;
+  readonly codec: CodecName;
+  readonly vocab: number;
+  readonly log: (line: string) => void;
+}
+
+export class Peer {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<never>;
+  #words = "";
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    this.#ended = once(child, "exit").then(([code]) => {
+      throw new AppError(`llama.cpp ended with ${code}: ${this.#words}`, { code: "BackendUnavailable" });
+    });
+    this.#ended.catch(() => {}); // it may end when nothing is asked of it
+    child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      this.#words = (this.#words + text).slice(-wordsMax);
+    });
+  }
+
+  /** Writes the GGUF file unless it is in the cache, and loads it. */
+  static async start({ store, codec, vocab, log }: PeerOptions): Promise<Peer> {
+    const path = join(cacheRoot(), "gguf", `${store.index.modelDigest.slice(0, 16)}-${codec}.gguf`);
+    log(`llama.cpp: ${path}`);
+    await writeStoreGguf(store, codec, path);
+    const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "pipe", "ipc"], serialization: "advanced" });
+    const peer = new Peer(child);
+    await peer.#ask({ kind: "load", path, vocab });
+    return peer;
+  }
+
+  /** Throws AppError `PeerDisagrees` where the peer would have gone on with another token, by more than rounding explains. */
+  async agree(texts: readonly { readonly prompt: readonly number[]; readonly continuation: readonly number[] }[]): Promise<number> {
+    let worst = 0;
+    for (const text of texts) worst = Math.max(worst, ...(await this.#ask({ kind: "gaps", threads: 1, tokens: 256, ...text })));
+    if (worst <= gapMax) return worst;
+    throw new AppError(`llama.cpp disagrees: a token of ours is ${worst.toFixed(2)} below its best logit, ${gapMax} is explained`, {
+      code: "PeerDisagrees",
+    });
+  }
+
+  /** Tokens per second of all texts together. */
+  async decode(order: Omit<Extract<Order, { kind: "decode" }>, "kind">): Promise<number> {
+    const [seconds = 0, steps = 0] = await this.#ask({ kind: "decode", ...order });
+    return (steps * order.texts.length) / seconds;
+  }
+
+  /** Tokens per second. */
+  async prefill(order: Omit<Extract<Order, { kind: "prefill" }>, "kind">): Promise<number> {
+    const [seconds = 0] = await this.#ask({ kind: "prefill", ...order });
+    return order.text.length / seconds;
+  }
+
+  async close(): Promise<void> {
+    await stop(this.#child);
+  }
+
+  async #ask(order: Order): Promise<number[]> {
+    const answered = once(this.#child, "message");
+    this.#child.send(order);
+    const [answer] = (await Promise.race([answered, this.#ended])) as [Answer];
+    if ("error" in answer) throw new AppError(answer.error, { code: "BackendUnavailable" });
+    return answer.values;
+  }
+}

@@ -1,0 +1,69 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { codecNames } from "../../crds/names.ts";
+import { tinyStore } from "../support/ranks.ts";
+import { readArgs } from "./serve.ts";
+import { best, type ModelSizes, median, ratioOf, speedRow, tokenCost } from "./speed-rows.ts";
+
+const limits = { gigabytesPerSecond: 50, gigaflops: 100 };
+const cost = { bytes: 2e8, flops: 5e8 };
+const ours = new Map([
+  [1, [100, 80, 90]],
+  [2, [40, 50, 45]],
+]);
+const llama = new Map([
+  [1, [70, 70, 70]],
+  [2, [100, 100, 75]],
+]);
+
+test("a row has each engine at its better number of threads, the ratio of the rounds, and the shares of what the machine allows", () => {
+  assert.deepEqual(speedRow({ name: "decode, batch 1", ours, llama, least: 1, cost }, limits), {
+    ...{ case: "decode, batch 1", tokensPerSecond: 90, threads: 1, llama: 100, llamaThreads: 2, ratio: 1, least: 1, ok: true },
+    ...{ ofBandwidth: "36%", ofFlops: "45%" },
+  });
+  assert.equal(speedRow({ name: "x", ours, llama, least: 1.25, cost }, limits).ok, false);
+});
+
+test("without the other engine there is no ratio and no verdict", () => {
+  const { llama: rate, llamaThreads, ratio, ok } = speedRow({ name: "x", ours, llama: new Map(), least: 1, cost }, limits);
+  assert.deepEqual([rate, llamaThreads, ratio, ok], ["-", "-", "-", "-"]);
+});
+
+test("the ratio is that of neighbours in time, not of medians", () => {
+  assert.equal(ratioOf([100, 50, 20], [50, 25, 40]), 2);
+  assert.equal(ratioOf([100, 50], [50]), 2);
+  assert.deepEqual([median([3, 1, 2]), median([1, 2, 3, 4]), median([])], [2, 2.5, 0]);
+  assert.equal(best(new Map()), undefined);
+});
+
+test("a step reads the dense part once for all rows, and each expert that one of them chose once", () => {
+  const sizes: ModelSizes = {
+    ...{ layers: 2, experts: 4, topK: 2, attention: 100, head: 50, expert: 30, denseBytes: 2, expertBytes: 10 },
+  };
+  assert.deepEqual(tokenCost(sizes, 1), { bytes: 2 * 250 + 2 * 2 * 10, flops: 2 * (2 * 160 + 50) });
+  assert.equal(tokenCost(sizes, 2).bytes, (2 * 250 + 2 * 3 * 10) / 2);
+});
+
+test("options are read; threads are one and all cores, the codec the first that is quantized", async () => {
+  const { dir, remove } = await tinyStore();
+  try {
+    const { threads, runs, codec, alone, storeDir } = await readArgs(["--store", dir, "--alone"], 4);
+    assert.deepEqual([threads, runs, codec, alone, storeDir], [[1, 4], 3, "f32", true, dir]);
+    assert.deepEqual((await readArgs(["--store", dir], 1)).threads, [1]);
+    assert.deepEqual((await readArgs(["--store", dir, "--threads", "3"], 4)).threads, [3]);
+  } finally {
+    remove();
+  }
+});
+
+for (const [args, message] of [
+  [["--threads", "0"], /--threads: "0" is no count/],
+  [["--runs", "many"], /--runs: "many" is no count/],
+  [["--codec", "int5"], new RegExp(`--codec: "int5" is none of ${codecNames[0]}`)],
+  [["--backend", "abacus"], /--backend: "abacus" is none of/],
+  [["--stor", "x"], /--stor/],
+] as const) {
+  test(`${args.join(" ")} is refused`, async () => {
+    await assert.rejects(readArgs([...args, "--alone"]), { code: "InvalidOption", message });
+  });
+}

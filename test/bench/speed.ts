@@ -1,0 +1,190 @@
+// Decode and prefill of one worker's engine beside llama.cpp with the same weights, in turns, each at its best number of threads, and as
+// shares of what the machine's memory and arithmetic allow. llama.cpp computes the very texts that ours has generated, without sampling,
+// in a loop of C calls (llama/); a rate of ours is that of whole requests, with everything between two tokens.
+import type { Engine } from "../../runtime/engine/engine.ts";
+import { programOf } from "../../runtime/models/index.ts";
+import { codecFor } from "../../runtime/weights/codecs/index.ts";
+import type { ModelStore } from "../../runtime/weights/store.ts";
+import { openStore } from "../../runtime/weights/store-reader.ts";
+import { readBandwidth } from "./bandwidth.ts";
+import { Peer } from "./llama/peer.ts";
+import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
+import { type Limits, type ModelSizes, type Rates, type SpeedRow, speedRow, tokenCost } from "./speed-rows.ts";
+
+const promptTokens = 32;
+const decodeContext = 256;
+const prefillContext = 1_280;
+const decodeCases = [
+  { batch: 1, least: 1 },
+  { batch: 8, least: 1 },
+  { batch: 32, least: 1 },
+] as const;
+/** Tokens of each request: while the prompts of 32 are prefilled, the first ones decode half of theirs. */
+const decodeTokens = 65;
+const prefillCases = [
+  { length: 128, least: 1.25 },
+  { length: 512, least: 1.25 },
+  { length: 1024, least: 1.25 },
+] as const;
+/** Prompt tokens that a step of ours computes when nobody decodes. */
+const chunkTokens = 256;
+/** Steps of llama.cpp's that are timed. */
+const peerSteps = 24;
+const agreeTokens = 16;
+const agreeTexts = 3;
+
+interface Bench {
+  readonly asked: Asked;
+  readonly engines: ReadonlyMap<number, EngineUnderTest>;
+  readonly peer: Peer | undefined;
+  readonly sizes: ModelSizes;
+  readonly limits: Limits;
+}
+
+/** Opens all, has the peer agree, runs the cases, and closes all. */
+async function withBench(args: readonly string[], maxContext: number, run: (bench: Bench) => Promise<SpeedRow[]>): Promise<SpeedRow[]> {
+  const asked = await readArgs(args);
+  const store = await openStore(asked.storeDir);
+  const engines = await openEngines(asked, maxContext);
+  let peer: Peer | undefined;
+  try {
+    const first = [...engines.values()][0] as EngineUnderTest;
+    if (!asked.alone) peer = await agreeingPeer(store, asked, first);
+    const limits = await limitsOf(Math.max(...asked.threads));
+    return await run({ asked, engines, peer, sizes: sizesOf(store, asked), limits });
+  } finally {
+    await peer?.close();
+    for (const { engine } of engines.values()) await engine.close();
+    await store.close();
+  }
+}
+
+/** One for each number of threads; a backend that has only one number is opened once. */
+async function openEngines(asked: Asked, maxContext: number): Promise<Map<number, EngineUnderTest>> {
+  const engines = new Map<number, EngineUnderTest>();
+  for (const threads of asked.threads) {
+    const opened = await openEngine(asked, threads, maxContext);
+    const same = [...engines.values()].some(({ info }) => info.device === opened.info.device);
+    if (same) await opened.engine.close();
+    else engines.set(threads, opened);
+  }
+  return engines;
+}
+
+async function agreeingPeer(store: ModelStore, { codec }: Asked, { engine, info }: EngineUnderTest): Promise<Peer> {
+  const peer = await Peer.start({ store, codec, vocab: info.vocab, log });
+  const texts = [];
+  for (let i = 0; i < agreeTexts; i++) {
+    const ids = prompt(promptTokens, info.vocab);
+    const { tokens } = await generate(engine, ids, agreeTokens);
+    texts.push({ prompt: ids, continuation: tokens });
+  }
+  const gap = await peer.agree(texts);
+  log(`llama.cpp agrees on ${agreeTexts * agreeTokens} tokens: at most ${gap.toFixed(3)} below its best logit`);
+  return peer;
+}
+
+async function limitsOf(threads: number): Promise<Limits> {
+  const limits = { gigabytesPerSecond: await readBandwidth(threads), gigaflops: undefined };
+  log(`memory: ${limits.gigabytesPerSecond.toFixed(1)} GB/s read in order by ${threads} threads`);
+  return limits;
+}
+
+function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
+  const { layers, experts, topK } = store.index;
+  const { hidden, kvHeads, headDim, vocab } = programOf(store.config);
+  const matrices = store.layerShapes.find((layer) => layer.experts > 0)?.matrices ?? [];
+  const { denseBits, unitBytes } = codecFor(codec);
+  return {
+    ...{ layers, experts, topK },
+    attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim,
+    head: vocab * hidden,
+    expert: matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0),
+    denseBytes: denseBits === 8 ? 34 / 32 : 4,
+    expertBytes: unitBytes(matrices),
+  };
+}
+
+/** Tokens/s while all of a batch decode: from the moment the last one starts to the moment the first one ends. */
+function togetherRate(all: readonly Came[]): number {
+  const from = Math.max(...all.map(({ at }) => at[0] ?? 0));
+  const to = Math.min(...all.map(({ at }) => at.at(-1) ?? 0));
+  const tokens = all.flatMap(({ at }) => at).filter((at) => at > from && at <= to).length;
+  return to > from ? (tokens * 1000) / (to - from) : 0;
+}
+
+const add = (rates: Map<number, number[]>, threads: number, rate: number): void =>
+  void rates.set(threads, [...(rates.get(threads) ?? []), rate]);
+
+interface Measured {
+  readonly ours: Rates;
+  readonly llama: Rates;
+}
+
+/** Rounds in which each engine has its turn at each number of threads; ours goes first, since the other computes its texts. */
+async function inTurns(
+  { asked, engines, peer }: Bench,
+  own: (engine: EngineUnderTest) => Promise<{ readonly rate: number; readonly texts: readonly (readonly number[])[] }>,
+  theirs: (peer: Peer, texts: readonly (readonly number[])[], threads: number) => Promise<number>,
+): Promise<Measured> {
+  const [ours, llama] = [new Map<number, number[]>(), new Map<number, number[]>()];
+  for (let run = 0; run < asked.runs; run++) {
+    let texts: readonly (readonly number[])[] = [];
+    for (const [threads, engine] of engines) {
+      const done = await own(engine);
+      add(ours, threads, done.rate);
+      texts = done.texts;
+    }
+    if (peer) for (const threads of asked.threads) add(llama, threads, await theirs(peer, texts, threads));
+  }
+  log(`${told(ours)} tokens/s; llama.cpp ${told(llama)}`);
+  return { ours, llama };
+}
+
+/** Rates of the rounds by threads, as they are told while the benchmark runs. */
+const told = (rates: Rates): string =>
+  [...rates].map(([threads, each]) => `on ${threads}: ${each.map((rate) => rate.toFixed(0)).join(" ")}`).join(", ");
+
+const decodeTogether = (engine: Engine, prompts: readonly number[][]): Promise<Came[]> =>
+  Promise.all(prompts.map((ids) => generate(engine, ids, decodeTokens)));
+
+export const decodeBench = (args: readonly string[]): Promise<readonly SpeedRow[]> =>
+  withBench(args, decodeContext, async (bench) => {
+    const rows: SpeedRow[] = [];
+    for (const { batch, least } of decodeCases) {
+      const measured = await inTurns(
+        bench,
+        async ({ engine, info }) => {
+          const prompts = Array.from({ length: batch }, () => prompt(promptTokens, info.vocab));
+          const came = await decodeTogether(engine, prompts);
+          return { rate: togetherRate(came), texts: came.map((each, i) => [...(prompts[i] ?? []), ...each.tokens]) };
+        },
+        (peer, texts, threads) => {
+          const same = texts.map((text) => text.slice(0, promptTokens + peerSteps));
+          return peer.decode({ texts: same, promptTokens, tokens: decodeContext, threads });
+        },
+      );
+      rows.push(speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, batch), ...measured }, bench.limits));
+    }
+    return rows;
+  });
+
+export const prefillBench = (args: readonly string[]): Promise<readonly SpeedRow[]> =>
+  withBench(args, prefillContext, async (bench) => {
+    const rows: SpeedRow[] = [];
+    for (const { length, least } of prefillCases) {
+      const measured = await inTurns(
+        bench,
+        async ({ engine, info }) => {
+          const ids = prompt(length, info.vocab);
+          const start = performance.now();
+          const { at } = await generate(engine, ids, 1);
+          return { rate: (length * 1000) / ((at[0] ?? start) - start), texts: [ids] };
+        },
+        (peer, [text = []], threads) => peer.prefill({ text, tokens: prefillContext, threads }),
+      );
+      const cost = tokenCost(bench.sizes, Math.min(length, chunkTokens));
+      rows.push(speedRow({ name: `prefill, ${length} tokens`, least, cost, ...measured }, bench.limits));
+    }
+    return rows;
+  });
