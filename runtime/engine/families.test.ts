@@ -82,7 +82,7 @@ for (const name of readdirSync(folder).sort()) {
       for (let rank = 1; rank < ranks; rank++) others.push(await start(store, { backend, hosts: hosts(rank), remote: alone }));
       const first = await start(store, { backend, hosts: hosts(0), remote: among(others, ranks) });
       assert.deepEqual(await tokensOf(first, prompt, greedy.tokens.length), greedy.tokens, `${backend}, ${ranks} ranks`);
-      if (ranks === 1) continue;
+      if (ranks === 1 || backend === "reference") continue; // slow, and the same to it
       const whole = await start(store, { backend, hosts: () => true, remote: alone });
       assert.deepEqual(await tokensOf(whole, prompt, greedy.tokens.length), greedy.tokens, `${backend}, one rank`);
     }
