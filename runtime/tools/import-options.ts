@@ -3,7 +3,7 @@ import type { CodecName } from "../../crds/names.ts";
 
 /** Codecs written where none are named, by the kind of source. Of a folder the coarse one for service and the exact one for comparison; a
  *  GGUF was made coarse by its publisher, and stays as it is. */
-export const codecsWritten: Readonly<Record<"folder" | "gguf", readonly CodecName[]>> = { folder: ["iq4_nl", "f32"], gguf: ["source"] };
+export const codecsWritten: Readonly<Record<"folder" | "gguf", readonly CodecName[]>> = { folder: ["q4_0", "f32"], gguf: ["source"] };
 
 export interface ImportOptions {
   /** `file:///folder`, `file:///model.gguf`, a plain path, `pypi:name==version`, or `hf://owner/name[@revision]`. */
