@@ -156,18 +156,19 @@ function checkForms(dir: string, have: number, want: number, layer: number): voi
   if (have !== want) throw corrupt(dir, `${indexFile} names the forms of ${have} matrices of layer ${layer}, not of ${want}`);
 }
 
+/** Throws AppError `CodecNotFound`. */
+function codecEntry(dir: string, { codecs }: ExpertIndex, name: CodecName): NonNullable<ExpertIndex["codecs"][CodecName]> {
+  const entry = codecs[name];
+  if (entry) return entry;
+  const have = Object.keys(codecs).join(", ");
+  throw new AppError(
+    `${dir}: holds no ${name} experts, only ${have}; set spec.runtime.expertCodec to one of those or import with --codec ${name}`,
+    { code: "CodecNotFound" },
+  );
+}
+
 async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Promise<RandomFile> {
-  const entry = index.codecs[name];
-  if (!entry) {
-    const have = Object.keys(index.codecs).join(", ");
-    throw new AppError(
-      `${dir}: holds no ${name} experts, only ${have}; set spec.runtime.expertCodec to one of those or import with --codec ${name}`,
-      {
-        code: "CodecNotFound",
-      },
-    );
-  }
-  return openFile(join(dir, entry.file), "CorruptShard");
+  return openFile(join(dir, codecEntry(dir, index, name).file), "CorruptShard");
 }
 
 interface DenseTensor {
@@ -252,7 +253,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
     open.catch(() => files.delete(codec)); // the next read tries again: the file may be put back
     return open;
   };
-  const shapeOf = (codec: CodecName, layer: number) => unitShapeOf(index.codecs[codec]?.forms?.[layer], layerShapes[layer]?.matrices ?? []);
+  const shapeOf = (codec: CodecName, layer: number) => unitShapeOf(codecEntry(dir, index, codec).forms?.[layer], layerShapes[layer]?.matrices ?? []);
   return {
     dir,
     index,

@@ -140,6 +140,7 @@ test("a folder that is no store says how to make one; a codec or expert that is 
   await importMoe({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
   const f32Only = await openStore(single);
   await assert.rejects(f32Only.readUnit(0, 0, "iq4_nl"), refusal("CodecNotFound", /expertCodec/));
+  assert.throws(() => f32Only.unitForms("source", 0), refusal("CodecNotFound", /holds no source experts, only f32/));
   await f32Only.close();
 });
 
