@@ -253,7 +253,8 @@ export async function openStore(dir: string): Promise<ModelStore> {
     open.catch(() => files.delete(codec)); // the next read tries again: the file may be put back
     return open;
   };
-  const shapeOf = (codec: CodecName, layer: number) => unitShapeOf(codecEntry(dir, index, codec).forms?.[layer], layerShapes[layer]?.matrices ?? []);
+  const shapeOf = (codec: CodecName, layer: number) =>
+    unitShapeOf(codecEntry(dir, index, codec).forms?.[layer], layerShapes[layer]?.matrices ?? []);
   return {
     dir,
     index,
