@@ -3,7 +3,7 @@
 import type { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
 import type { Op, Segment, Tensor } from "../kernels/segment.ts";
-import type { WeightForm, Weights } from "../kernels/weights.ts";
+import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 
 /** The sizes of KV storage, equal in all layers. */
 export interface KvSpec {
@@ -89,7 +89,7 @@ export interface Backend extends Capabilities {
   /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
-  expertResidentBytes(segment: Segment, form: WeightForm): number;
+  expertResidentBytes(segment: Segment, forms: WeightForms): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
   close(): Promise<void>;
@@ -97,9 +97,10 @@ export interface Backend extends Capabilities {
 
 export interface BackendOptions {
   readonly threads: number;
-  /** With 8 the dense part's matrices may be kept in int8 blocks of 32 (beside experts that are coarser still), which a backend may
-   *  ignore; unset = 32. */
-  readonly denseBits?: 8 | 32;
+  /** How a backend may keep the dense part's matrices, which it may ignore: 32 as f32 where they are floats of any size, since engines
+   *  round what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are.
+   *  Unset = 32. */
+  readonly denseBits?: 8 | 16 | 32;
   /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
   readonly cpuBuild?: string | undefined;
 }

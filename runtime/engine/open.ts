@@ -9,7 +9,7 @@ import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from ".
 import { checkBackend } from "../compute/trial.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
-import type { Weights } from "../kernels/weights.ts";
+import { asF32, blockOf, type Weights } from "../kernels/weights.ts";
 import { programOf } from "../models/index.ts";
 import { codecFor } from "../weights/codecs/index.ts";
 import { checkLayerShapes } from "../weights/layer-shapes.ts";
@@ -55,7 +55,7 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).exact ? 32 : 8 });
+  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).denseBits });
   try {
     if (options.tryDevice) await checkBackend(backend, await createBackend("reference", { threads: 1 }));
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
@@ -133,14 +133,14 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
-    numerics: numericsOf(backend, options.codec, kvSpec.type),
+    numerics: numericsOf(backend, store, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,
     kvBlockTokens: pool.blockTokens,
-    ...residentBytesOf(program, (expert) => backend.expertResidentBytes(expert, codecFor(options.codec).form)),
+    ...residentBytesOf(program, (expert, layer) => backend.expertResidentBytes(expert, store.unitForms(options.codec, layer))),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
   };
@@ -157,9 +157,14 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
 const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
 
 /** In one line, since it is compared as a whole. */
-function numericsOf(backend: Backend, codec: ThreadOptions["codec"], kv: KvType): string {
-  const { form, exact } = codecFor(codec);
-  return `${backend.numericClass}: ${backend.numerics(form)}, experts ${codec}, dense ${exact ? "f32" : "q8_0"}, KV ${kv}`;
+function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {
+  const { denseBits } = codecFor(codec);
+  const expert = store.layerShapes.flatMap(({ experts }, layer) => (experts > 0 ? Object.values(store.unitForms(codec, layer)) : []));
+  const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part; blocks stay as they are
+  const beside = store.denseForms.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
+  const computed = new Set([...new Set([...expert, ...beside])].sort().map((form) => backend.numerics(form)));
+  const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
+  return `${backend.numericClass}: ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {
@@ -170,24 +175,25 @@ async function compileDense(backend: Backend, segment: Segment, store: ModelStor
 
 async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {
   const norm = ops.find((op) => op.op === "rmsNorm" && op.x === "x");
-  return norm?.op === "rmsNorm" ? (await store.readDense(norm.weight)).data : undefined;
+  return norm?.op === "rmsNorm" ? asF32(await store.readDense(norm.weight)) : undefined;
 }
 
 /** The bytes that a resident expert takes: those of the largest, and those of each layer's where they differ. */
 function residentBytesOf(
   program: ModelProgram,
-  bytesOf: (expert: Segment) => number,
+  bytesOf: (expert: Segment, layer: number) => number,
 ): Pick<EngineInfo, "expertResidentBytes" | "layerResidentBytes"> {
-  const perLayer = program.layers.map((layer) => (layer.kind === "moe" ? bytesOf(layer.expert) : 0));
+  const perLayer = program.layers.map((layer, i) => (layer.kind === "moe" ? bytesOf(layer.expert, i) : 0));
   const expertResidentBytes = perLayer.reduce((most, bytes) => Math.max(most, bytes), 0);
   return perLayer.every((bytes) => bytes === expertResidentBytes)
     ? { expertResidentBytes }
     : { expertResidentBytes, layerResidentBytes: perLayer };
 }
 
-/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped. */
+/** Expert rows per second on one expert of the first layer that has some, loaded for this and dropped; 1 where no layer has any. */
 async function measureSpeed(backend: Backend, store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<number> {
   const layer = program.layers.findIndex(({ kind }) => kind === "moe");
+  if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
   const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer));

@@ -132,7 +132,6 @@ test("the program holds what its layers declare, and what does not is refused by
   assert.equal(segmentsOf(program).length, 8, "layers of equal shape share their expert");
   const [dense, first, second] = program.layers as [ModelProgram["layers"][number], MoeLayer, MoeLayer];
   const wrong: Record<string, { layers: ModelProgram["layers"]; says: RegExp }> = {
-    "no experts at all": { layers: [dense], says: /no layer has experts/ },
     "top-k above experts": { layers: [dense, { ...first, experts: 1 }], says: /block.1: top-2 of 1 experts/ },
     "half a shared expert": { layers: [dense, { ...first, shared: 0.5 }], says: /block.1: 0.5 shared experts/ },
     "less than no shared expert": { layers: [dense, { ...first, shared: -1 }], says: /block.1: -1 shared experts/ },

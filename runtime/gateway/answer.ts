@@ -5,7 +5,8 @@ import { type FailoverReason, stallParts } from "../../crds/names.ts";
 import type { Log } from "../observe/log.ts";
 import type { Metrics } from "../observe/metrics.ts";
 import type { Span } from "../observe/trace.ts";
-import { StopText } from "../text/stop-text.ts";
+import { type ChannelPiece, ChannelText } from "../text/channels.ts";
+import { StopText, type TextPiece } from "../text/stop-text.ts";
 import type { TextModel } from "../text/text-model.ts";
 import { retryAfterSeconds } from "./admission.ts";
 import { type Generated, type Generation, generate, type Stall, type Workers } from "./failover.ts";
@@ -25,9 +26,16 @@ export interface TokenLogprob {
 export interface Piece {
   /** The first piece is empty: it only says that a worker computes the request. */
   readonly text: string;
+  /** Of what the model says to itself; unset where it says nothing. */
+  readonly reasoning?: string;
   /** Log probabilities of the tokens since the last piece; empty unless asked for. */
   readonly logprobs: readonly TokenLogprob[];
   readonly finish?: "stop" | "length";
+}
+
+/** The first piece of every answer only says that a worker computes it. */
+export function isMarker({ text, reasoning, finish, logprobs }: Piece): boolean {
+  return text === "" && reasoning === undefined && finish === undefined && logprobs.length === 0;
 }
 
 export interface Usage {
@@ -117,6 +125,23 @@ export interface AnswerRequest {
   readonly signal: AbortSignal;
 }
 
+type Certain = TextPiece & Partial<Pick<ChannelPiece, "reasoning">>;
+interface AnswerText {
+  /** Characters so far. */
+  readonly length: number;
+  push(id: number): Certain;
+  end(): Certain;
+}
+
+/** A chat with a model that answers in channels is given apart; completions show what the model says as it is. */
+function answerText({ endpoint, stops }: GenerationJob, textModel: TextModel): AnswerText {
+  const { channels } = textModel;
+  const split = endpoint === "chat" && channels !== undefined;
+  return split ? new ChannelText(() => textModel.decoder(), channels, stops) : new StopText(textModel.decoder(), stops);
+}
+
+const shown = ({ text, reasoning }: Certain): Pick<Piece, "text" | "reasoning"> => (reasoning ? { text, reasoning } : { text });
+
 /** A running answer. `pieces` is read once; the other fields are final when it ended. */
 export class Answer {
   readonly #request: AnswerRequest;
@@ -141,7 +166,7 @@ export class Answer {
   async *pieces(): AsyncGenerator<Piece, void, void> {
     const { job } = this.#request;
     const { textModel, metrics } = this.#deps;
-    const text = new StopText(textModel.decoder(), job.stops);
+    const text = answerText(job, textModel);
     metrics.add("enodia_gateway_tokens_total", this.#request.prompt.length, { kind: "prompt" });
     let askedAt = this.#deps.now();
     for await (const event of generate(this.#generation(), this.#deps.workers, this.#deps.limits, this.#hooks())) {
@@ -153,7 +178,7 @@ export class Answer {
     }
   }
 
-  #piece(event: Generated, text: StopText): Piece | undefined {
+  #piece(event: Generated, text: AnswerText): Piece | undefined {
     if (event.type === "started") {
       const first = !this.started;
       this.started = true;
@@ -162,16 +187,16 @@ export class Answer {
     if (event.type === "embedding") return undefined; // nobody asked for it
     if (event.type === "finish") {
       const rest = text.end();
-      return { text: rest.text, logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
+      return { ...shown(rest), logprobs: this.#takeLogprobs(), finish: rest.stopped ? "stop" : event.reason };
     }
     if (this.#request.job.logprobs) {
       const { textModel } = this.#deps;
       const top = (event.top ?? []).map(({ id, logprob }) => ({ bytes: textModel.piece(id), logprob }));
       this.#logprobs.push({ bytes: textModel.piece(event.id), logprob: event.logprob, top, offset: text.length });
     }
-    const { text: certain, stopped } = text.push(event.id);
-    if (stopped) return { text: certain, logprobs: this.#takeLogprobs(), finish: "stop" };
-    return certain === "" ? undefined : { text: certain, logprobs: this.#takeLogprobs() };
+    const certain = text.push(event.id);
+    if (certain.stopped) return { ...shown(certain), logprobs: this.#takeLogprobs(), finish: "stop" };
+    return certain.text === "" && !certain.reasoning ? undefined : { ...shown(certain), logprobs: this.#takeLogprobs() };
   }
 
   #takeLogprobs(): TokenLogprob[] {

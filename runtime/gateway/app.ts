@@ -5,7 +5,7 @@ import { type Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { Span, Tracing } from "../observe/trace.ts";
 import { type Admission, type Admitted, retryAfterSeconds } from "./admission.ts";
-import { Answer, type AnswerDeps, type Piece, prepare } from "./answer.ts";
+import { Answer, type AnswerDeps, isMarker, type Piece, prepare } from "./answer.ts";
 import type { ApiKeys } from "./api-key.ts";
 import { embed, embeddingsBody, encodeInputs, parseEmbeddings } from "./embeddings.ts";
 import { type GenerationJob, type Parsed, parseChat, parseCompletion } from "./openai.ts";
@@ -283,11 +283,6 @@ class Exchange {
     };
     this.#deps.log.info(fields, "request ended");
   }
-}
-
-/** The first piece of every answer only says that a worker computes it. */
-function isMarker(piece: Piece): boolean {
-  return piece.text === "" && piece.finish === undefined && piece.logprobs.length === 0;
 }
 
 function count(c: Ctx, deps: AppDeps, code: number): void {

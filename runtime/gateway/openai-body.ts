@@ -20,13 +20,19 @@ export function wholeBody(envelope: Envelope, pieces: readonly Piece[], usage: U
   );
   const choice =
     envelope.endpoint === "chat"
-      ? { index: 0, message: { role: "assistant", content: text, refusal: null }, logprobs, finish_reason: finish }
+      ? { index: 0, message: { role: "assistant", content: text, ...reasoningOf(pieces), refusal: null }, logprobs, finish_reason: finish }
       : { index: 0, text, logprobs, finish_reason: finish };
   return {
     ...head(envelope, envelope.endpoint === "chat" ? "chat.completion" : "text_completion"),
     choices: [choice],
     usage: usageBody(usage),
   };
+}
+
+/** What the model said to itself, under the name that vLLM gives it; nothing where it said nothing. */
+function reasoningOf(pieces: readonly Piece[]): { readonly reasoning_content?: string } {
+  const reasoning_content = pieces.map(({ reasoning = "" }) => reasoning).join("");
+  return reasoning_content === "" ? {} : { reasoning_content };
 }
 
 /** Makes the chunks of one stream. */
@@ -50,7 +56,8 @@ export class ChunkWriter {
     const logprobs = logprobsOf(this.#envelope, piece.logprobs);
     const finish_reason = piece.finish ?? null;
     if (this.#envelope.endpoint === "completions") return this.#chunk([{ index: 0, text: piece.text, logprobs, finish_reason }]);
-    return this.#chunk([{ index: 0, delta: piece.text === "" ? {} : { content: piece.text }, logprobs, finish_reason }]);
+    const delta = { ...reasoningOf([piece]), ...(piece.text === "" ? {} : { content: piece.text }) };
+    return this.#chunk([{ index: 0, delta, logprobs, finish_reason }]);
   }
 
   /** The chunk after the last piece, when the client asked for it. */

@@ -156,6 +156,8 @@ const message = z.discriminatedUnion(
       content,
       name: z.string().max(64).optional(),
       refusal: z.null("not implemented; leave it out").optional(),
+      /** Accepted without effect, as answers come with it: a model sees what it said, not what it thought. */
+      reasoning_content: text.nullish(),
       tool_calls: noItems("tools are not implemented"),
       annotations: noItems("not implemented"),
       audio: z.null("not implemented; leave it out").optional(),

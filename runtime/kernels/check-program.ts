@@ -24,7 +24,6 @@ export function checkProgram(program: ModelProgram): void {
   const x: Values = [["x", "f32", hidden]];
   check(embed, [["ids", "i32", 0]], x);
   check(head, x, [["logits", "f32", vocab]]);
-  if (!layers.some(({ kind }) => kind === "moe")) throw invalid(program.family, "no layer has experts");
   for (const [index, layer] of layers.entries()) {
     if (layer.kind === "dense") check(layer.block, x, [["y", "f32", hidden]]);
     else checkMoe(layer, hidden, x);

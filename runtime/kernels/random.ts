@@ -2,7 +2,7 @@
 import type { Tensor } from "./segment.ts";
 
 /** Uniform in [0, 1): mulberry32. */
-function uniform(seed: number): () => number {
+export function uniform(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;

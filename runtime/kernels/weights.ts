@@ -20,6 +20,8 @@ export interface GgmlWeight {
 export type WeightForm = WeightData["form"];
 export type WeightOf<F extends WeightForm> = F extends GgmlForm ? GgmlWeight : Extract<WeightData, { readonly form: F }>;
 export type Weights = Readonly<Record<string, WeightData>>;
+/** The form of each weight, by its name. */
+export type WeightForms = Readonly<Record<string, WeightForm>>;
 
 const isGgml = (weight: WeightData): weight is GgmlWeight => isGgmlForm(weight.form);
 

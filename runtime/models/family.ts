@@ -11,28 +11,15 @@ export interface GatedFfnTensors {
   readonly w3: string; // up projection [ffn, hidden]
 }
 
-/** A matrix or bias of one expert inside a tensor that holds those of all experts of its layer, [experts, ...]. */
-export interface StackedTensor {
-  readonly tensor: string;
-  /** Index along the first axis. */
-  readonly expert: number;
-  /** Matrices lie as [in, out] rather than as [out, in]. */
-  readonly transposed?: true;
-  /** The outputs are those of several matrices: `interleaved` one of each in turn, `runs` all of the first, then all of the next. */
-  readonly share?: { readonly part: number; readonly of: number; readonly order: "interleaved" | "runs" };
-}
-
-/** The name of a tensor that is the expert's own, or a place in one of all experts. */
-export type ExpertTensor = string | StackedTensor;
-
 export interface ModelFamily {
   readonly name: string;
   /** Values of `architectures[0]` in config.json that this family reads. */
   readonly architectures: readonly string[];
   /** Throws AppError `InvalidModelConfig` naming the field, or `UnsupportedModel` naming the field and what is supported. */
   program(config: unknown): ModelProgram;
-  /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that holds it. */
-  expertTensors(layer: number, expert: number): Readonly<Record<string, ExpertTensor>>;
+  /** What an expert's unit is made of in a Hugging Face checkpoint: name of the matrix or bias -> the tensor that it is. Stacks of all
+   *  experts of a layer are opened before (weights/packed.ts), so that each expert has its own. */
+  expertTensors(layer: number, expert: number): Readonly<Record<string, string>>;
   /** The beginnings of the names of tensors that its checkpoints have and that no program reads, such as those of layers for training. */
   needless?(config: unknown): readonly string[];
 }

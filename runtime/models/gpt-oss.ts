@@ -1,10 +1,10 @@
-// gpt-oss: sliding and full attention in turn, with a sink score for each head; biases everywhere; experts with a clamped SwiGLU, all of a
-// layer in one tensor; softmax over the chosen logits. Not here: what it shares with others (decoder.ts, moe.ts). Pure.
+// gpt-oss: sliding and full attention in turn, with a sink score for each head; biases everywhere; experts with a clamped SwiGLU;
+// softmax over the chosen logits. Not here: what it shares with others (decoder.ts, moe.ts). Pure.
 import { z } from "zod";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { attentionPart, decoderDims, decoderFields, type FamilyReading } from "./decoder.ts";
-import { type ExpertTensor, type ModelFamily, parseConfig, unsupported } from "./family.ts";
-import { expertFields, expertsIn, moeLayer, moeProgram, softmaxGate } from "./moe.ts";
+import { type ModelFamily, parseConfig, unsupported } from "./family.ts";
+import { expertFields, expertsIn, moeLayer, moeProgram, projTensors, softmaxGate } from "./moe.ts";
 
 /** Hugging Face's GptOssConfig. */
 const reading: FamilyReading = { ropeBase: 150_000, yarn: true, kvHeads: 8, windowed: false, biased: true };
@@ -79,19 +79,10 @@ function program(config: unknown): ModelProgram {
   });
 }
 
-/** Gates and up projections lie interleaved in one tensor, and matrices as [in, out]. */
-function expertTensors(layer: number, expert: number): Readonly<Record<string, ExpertTensor>> {
-  const at = `model.layers.${layer}.mlp.experts`;
-  const half = (part: number) => ({ part, of: 2, order: "interleaved" as const });
-  const [both, rows] = [`${at}.gate_up_proj`, `${at}.gate_up_proj_bias`];
-  return {
-    w1: { tensor: both, expert, transposed: true, share: half(0) },
-    b1: { tensor: rows, expert, share: half(0) },
-    w2: { tensor: `${at}.down_proj`, expert, transposed: true },
-    b2: { tensor: `${at}.down_proj_bias`, expert },
-    w3: { tensor: both, expert, transposed: true, share: half(1) },
-    b3: { tensor: rows, expert, share: half(1) },
-  };
+function expertTensors(layer: number, expert: number): Readonly<Record<string, string>> {
+  const at = `model.layers.${layer}.mlp.experts.${expert}`;
+  const biases = { b1: `${at}.gate_proj.bias`, b2: `${at}.down_proj.bias`, b3: `${at}.up_proj.bias` };
+  return { ...projTensors(at), ...biases };
 }
 
 export const gptOss: ModelFamily = {

@@ -4,11 +4,13 @@ import type { ModelProgram } from "../kernels/segment.ts";
 import { deepseek } from "./deepseek.ts";
 import { architectureOf, type ModelFamily } from "./family.ts";
 import { gptOss } from "./gpt-oss.ts";
+import { llama } from "./llama.ts";
 import { mixtral } from "./mixtral.ts";
 import { olmoe } from "./olmoe.ts";
+import { qwen3 } from "./qwen3.ts";
 import { qwen3Moe } from "./qwen3-moe.ts";
 
-const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek];
+const families: readonly ModelFamily[] = [mixtral, qwen3Moe, olmoe, gptOss, deepseek, llama, qwen3];
 
 export const knownArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
 

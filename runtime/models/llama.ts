@@ -1,7 +1,7 @@
-// Dense Llama as segments: what `upcycle` reads hidden states from and what the noise-free MoE is compared with.
-// Not a served family: a deployment needs experts (see mixtral.ts, which upcycle writes). Pure.
+// Dense Llama: a family whose layers have no experts; and as the segments that `upcycle` reads hidden states from and that the noise-free
+// MoE is compared with. Pure.
 import { z } from "zod";
-import type { Segment } from "../kernels/segment.ts";
+import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import {
   attentionPart,
   type DecoderDims,
@@ -12,12 +12,15 @@ import {
   gatedFfnOps,
   headSegment,
 } from "./decoder.ts";
-import { type GatedFfnTensors, parseConfig } from "./family.ts";
+import { type GatedFfnTensors, type ModelFamily, parseConfig } from "./family.ts";
+import { denseLayer, moeProgram, noExperts, projTensors } from "./moe.ts";
 
 /** `architectures[0]` of its config.json. */
 export const llamaArchitecture = "LlamaForCausalLM";
 /** Hugging Face's LlamaConfig has this base by default, and its attention knows no window, whatever a config says. */
 const reading: FamilyReading = { ropeBase: 1e4, yarn: false, windowed: false };
+/** The same with the scaling of Llama 3.1, which a model that upcycle makes of it would have no way to say. */
+const scaledReading: FamilyReading = { ...reading, llama3: true };
 
 const llamaConfigSchema = z.looseObject({
   ...decoderFields,
@@ -35,8 +38,7 @@ export interface DenseProgram extends DecoderDims {
 
 /** The dense FFN's matrices under the names an expert unit gives them. */
 export function ffnTensors(layer: number): GatedFfnTensors {
-  const at = `model.layers.${layer}.mlp`;
-  return { w1: `${at}.gate_proj.weight`, w2: `${at}.down_proj.weight`, w3: `${at}.up_proj.weight` };
+  return projTensors(`model.layers.${layer}.mlp`);
 }
 
 function blockSegment(dims: DecoderDims, layer: number): Segment {
@@ -59,6 +61,14 @@ function blockSegment(dims: DecoderDims, layer: number): Segment {
   };
 }
 
+function program(config: unknown): ModelProgram {
+  const dims = decoderDims(parseConfig(llamaConfigSchema, config), scaledReading);
+  return moeProgram(llama.name, dims, (layer) => denseLayer(layer, dims, attentionPart(dims, layer)));
+}
+
+export const llama: ModelFamily = { name: "llama", architectures: [llamaArchitecture], program, expertTensors: noExperts };
+
+/** What upcycle reads. */
 export function llamaProgram(config: unknown): DenseProgram {
   const dims = decoderDims(parseConfig(llamaConfigSchema, config), reading);
   return {

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import type { DenseLayer, ModelProgram, MoeLayer, Segment, WeightDecl } from "../kernels/segment.ts";
 import { type DecoderDims, embedSegment, gatedFfnOps, headSegment, joined, type Part } from "./decoder.ts";
-import { type ExpertTensor, type GatedFfnTensors, unsupported } from "./family.ts";
+import { type GatedFfnTensors, unsupported } from "./family.ts";
 
 /** Experts of a layer, in a config's schema. */
 export const expertCount = z.number().int().min(1).max(4096);
@@ -48,8 +48,13 @@ export function projTensors(at: string): GatedFfnTensors {
 }
 
 /** `expertTensors` of the families that name a layer's experts `mlp.experts.N`. */
-export function mlpExpertTensors(layer: number, expert: number): Readonly<Record<keyof GatedFfnTensors, ExpertTensor>> {
+export function mlpExpertTensors(layer: number, expert: number): Readonly<Record<keyof GatedFfnTensors, string>> {
   return { ...projTensors(`model.layers.${layer}.mlp.experts.${expert}`) };
+}
+
+/** `expertTensors` of families without experts. */
+export function noExperts(): Readonly<Record<string, string>> {
+  return {};
 }
 
 /** An expert of a gated FFN. One for all layers of its shape. */

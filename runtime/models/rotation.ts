@@ -21,6 +21,8 @@ const ropeSchema = z
     mscale_all_dim: z.number().min(0).nullish(),
     original_max_position_embeddings: positive.nullish(),
     truncate: z.boolean().optional(),
+    low_freq_factor: positive.nullish(),
+    high_freq_factor: positive.nullish(),
   })
   .nullish();
 type Parameters = NonNullable<z.infer<typeof ropeSchema>>;
@@ -41,6 +43,8 @@ export interface RotationReading {
   readonly ropeBase: number;
   /** Whether the family reads YaRN; others turn plainly or are refused. */
   readonly yarn: boolean;
+  /** Whether it reads the scaling of Llama 3.1. */
+  readonly llama3?: boolean;
 }
 
 export interface Rotation {
@@ -57,12 +61,12 @@ function checkWholeRotation(field: string, factor: number | null | undefined): v
 }
 
 /** The parameters in force. Like transformers, takes `rope_scaling` in place of `rope_parameters` where it says anything. */
-function parametersOf(config: RotationConfig, yarn: boolean): Parameters {
+function parametersOf(config: RotationConfig, { yarn, llama3 = false }: RotationReading): Parameters {
+  const known = ["default", ...(yarn ? ["yarn"] : []), ...(llama3 ? ["llama3"] : [])];
   for (const field of ["rope_parameters", "rope_scaling"] as const) {
     const rope = config[field];
     const type = rope?.rope_type ?? rope?.type ?? "default";
-    if (type !== "default" && !(yarn && type === "yarn"))
-      throw unsupported(`${field}.rope_type`, type, yarn ? '"default" or "yarn"' : '"default"');
+    if (!known.includes(type)) throw unsupported(`${field}.rope_type`, type, known.map((name) => `"${name}"`).join(" or "));
     const nested = Object.entries(rope ?? {}).find(([, value]) => typeof value === "object" && value !== null);
     if (nested) throw unsupported(`${field}.${nested[0]}`, nested[1], "one rotation for all layers");
     checkWholeRotation(`${field}.partial_rotary_factor`, rope?.partial_rotary_factor);
@@ -108,12 +112,29 @@ function yarnFrequencies(dims: number, { base, factor, original, betas, truncate
   });
 }
 
+/** Waves longer than the trained context over `low_freq_factor` turn `factor` times slower, those shorter than it over
+ *  `high_freq_factor` as they did in training, those between in between. */
+function llama3Frequencies(dims: number, base: number, parameters: Parameters): number[] {
+  const { factor, low_freq_factor: low, high_freq_factor: high, original_max_position_embeddings: original } = parameters;
+  if (factor == null || low == null || high == null || original == null || high <= low)
+    throw unsupported("rope_parameters", parameters, "factor, low_freq_factor < high_freq_factor, original_max_position_embeddings");
+  const round = Math.fround;
+  return [...inverseFrequencies(dims, base)].map((own) => {
+    const wave = round(round(2 * Math.PI) / own);
+    if (wave > original / low) return round(own / round(factor));
+    if (wave < original / high) return own;
+    const kept = round(round(round(original / wave) - round(low)) / round(high - low));
+    return round(round(round(round(1 - kept) * own) / round(factor)) + round(kept * own));
+  });
+}
+
 /** Throws `UnsupportedModel` for a rotation that no op computes. `dims`: values of a head that turn. */
-export function rotationOf(config: RotationConfig, dims: number, { ropeBase, yarn }: RotationReading): Rotation {
-  const parameters = parametersOf(config, yarn);
-  const base = parameters.rope_theta ?? config.rope_theta ?? ropeBase;
-  if ((parameters.rope_type ?? parameters.type ?? "default") === "default")
-    return { base, frequencies: [...inverseFrequencies(dims, base)], factor: 1, sharpening: 1 };
+export function rotationOf(config: RotationConfig, dims: number, reading: RotationReading): Rotation {
+  const parameters = parametersOf(config, reading);
+  const base = parameters.rope_theta ?? config.rope_theta ?? reading.ropeBase;
+  const type = parameters.rope_type ?? parameters.type ?? "default";
+  if (type === "default") return { base, frequencies: [...inverseFrequencies(dims, base)], factor: 1, sharpening: 1 };
+  if (type === "llama3") return { base, frequencies: llama3Frequencies(dims, base, parameters), factor: 1, sharpening: 1 };
   const original = originalContext(config, parameters.original_max_position_embeddings);
   const factor = parameters.factor ?? config.max_position_embeddings / original;
   const { mscale, mscale_all_dim: all, attention_factor: said } = parameters;

@@ -1,5 +1,6 @@
 // The tokenizer of a served model as its callers see it: text and chats to token ids, ids back to text. Types only; tokenizer.ts makes
 // one from a model folder, text-thread.ts one that works beside its caller.
+import type { ChannelTokens } from "./channels.ts";
 import type { TokenDecoder } from "./stop-text.ts";
 
 export interface ChatMessage {
@@ -15,6 +16,8 @@ export interface Decoding {
   /** Characters that one token holds at most. */
   readonly charsPerTokenMax: number;
   decoder(): TokenDecoder;
+  /** Set where the model's answers come in channels. */
+  readonly channels?: ChannelTokens;
   /** The bytes that one token stands for, for logprobs: text in UTF-8, or a part of a character. */
   piece(id: number): Uint8Array;
 }

@@ -5,6 +5,7 @@ import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
+import { channelTokens } from "./channels.ts";
 import { ControlTokens, isMark } from "./control-tokens.ts";
 import { ByteLevelDecoder, byteLevelBytes, sentencePieceBytes, WindowDecoder } from "./detokenize.ts";
 import { type PromptOrigin, renderWithOrigin } from "./prompt-origin.ts";
@@ -131,9 +132,11 @@ function piecesOf({ json, texts }: TextFiles) {
 
 /** `textOf` gives the text of some ids at once, special ones left out; byte-level vocabularies need none. */
 function decodingOf(files: TextFiles, textOf: (ids: readonly number[]) => string): Decoding {
-  const { vocab, texts, eosIds } = files;
+  const { json, vocab, texts, eosIds } = files;
   const { byteLevel, piece, shown } = piecesOf(files);
+  const channels = channelTokens((content) => json.added_tokens.find((token) => token.special && token.content === content)?.id);
   return {
+    ...(channels && { channels }),
     vocab,
     eosIds,
     charsPerTokenMax: texts.reduce((most, text) => Math.max(most, text.length), 1),

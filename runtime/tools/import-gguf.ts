@@ -1,11 +1,10 @@
-// A GGUF model to something workers or `upcycle` can use: with experts to a model store, a dense Llama to a Hugging Face folder in f32.
+// A GGUF model to a model store, or a dense Llama to the Hugging Face folder in f32 that `upcycle` takes.
 // The tokenizer is made from the metadata, and has to load as one from a folder does.
 import { copyFile, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { denseWeights } from "../models/family.ts";
-import { knownArchitectures } from "../models/index.ts";
 import { llamaArchitecture, llamaProgram } from "../models/llama.ts";
 import { loadTokenizer } from "../text/tokenizer.ts";
 import { openGguf } from "../weights/gguf.ts";
@@ -16,8 +15,8 @@ import { type GgufCheckpoint, ggufCheckpoint } from "./gguf/checkpoint.ts";
 import { type GgufModel, ggufModel } from "./gguf/index.ts";
 import { type TokenizerFiles, tokenizerFromGguf } from "./gguf/tokenizer.ts";
 import { storeModel } from "./import-moe.ts";
-import type { ImportOptions, ImportResult } from "./import-options.ts";
-import { architectureIn, inFolder } from "./model-config.ts";
+import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
+import { architectureIn, inFolder, noDense } from "./model-config.ts";
 import { checkShape } from "./tensors.ts";
 
 type Config = GgufModel["config"];
@@ -76,18 +75,14 @@ async function writeDense({ config, checkpoint, files, path }: Opened, out: stri
 async function importOpened(opened: Opened, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
   const { config, checkpoint, files, path } = opened;
   const architecture = architectureIn(path, config);
-  if (knownArchitectures.includes(architecture)) {
-    const { codecs, overwrite } = options;
-    const index = await storeModel({ out, codecs, overwrite, sources: [path], config, checkpoint, files }, log);
-    return { out, kind: "store", architecture, modelDigest: index.modelDigest };
+  if (options.folder) {
+    if (architecture !== llamaArchitecture) throw noDense(path, architecture);
+    await writeDense(opened, out, options.overwrite);
+    return { out, kind: "dense", architecture };
   }
-  if (architecture !== llamaArchitecture) {
-    throw new AppError(`${path}: architecture ${architecture} is not served; supported are ${knownArchitectures.join(", ")}`, {
-      code: "UnknownArchitecture",
-    });
-  }
-  await writeDense(opened, out, options.overwrite);
-  return { out, kind: "dense", architecture };
+  const { codecs = codecsWritten.gguf, overwrite } = options;
+  const index = await storeModel({ out, codecs, overwrite, sources: [path], config, checkpoint, files }, log);
+  return { out, kind: "store", architecture, modelDigest: index.modelDigest };
 }
 
 export async function importGguf(path: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {

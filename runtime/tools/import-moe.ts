@@ -2,23 +2,22 @@
 // their shapes, is what the family's program reads. Holds one expert at a time, and pieces of other tensors.
 import type { CodecName } from "../../crds/names.ts";
 import { expertGrid } from "../kernels/check-program.ts";
-import type { ModelProgram } from "../kernels/segment.ts";
-import { denseWeights, type ModelFamily } from "../models/family.ts";
 import { familyOf } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
 import { openCheckpoint } from "../weights/checkpoint.ts";
 import type { ExpertMatrices } from "../weights/codecs/codec.ts";
+import { codecFor } from "../weights/codecs/index.ts";
 import { layerShapes } from "../weights/layer-shapes.ts";
 import { checkTarget } from "../weights/model-folder.ts";
-import type { TensorToWrite } from "../weights/safetensors-writer.ts";
-import type { ExpertIndex, LayerShape } from "../weights/store.ts";
+import type { ExpertIndex } from "../weights/store.ts";
 import { readConfig } from "../weights/store-reader.ts";
 import { writeStore } from "../weights/store-writer.ts";
 import type { Checkpoint } from "../weights/tensor-view.ts";
-import { checkExpertTensor, placeIn, storedExpertTensor, tensorName } from "./expert-tensors.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { architectureIn, inFolder } from "./model-config.ts";
-import { checkShape, checkTiedHead, refuseUnknown } from "./tensors.ts";
+import { expertForms, knownTensors, type ModelParts, planDense, unitsBytes } from "./plan-store.ts";
+import { Progress } from "./progress.ts";
+import { checkTiedHead, refuseUnknown } from "./tensors.ts";
 
 interface ImportTarget {
   readonly out: string;
@@ -40,79 +39,41 @@ interface StoreModel extends ImportTarget {
   readonly files: ReadonlyMap<string, string>;
 }
 
-function expertReader(checkpoint: Checkpoint, family: ModelFamily, shapes: readonly LayerShape[]) {
+function expertReader({ checkpoint, family, shapes }: ModelParts) {
   return async (layer: number, expert: number): Promise<ExpertMatrices> => {
     const tensors = family.expertTensors(layer, expert);
     const read: Record<string, ExpertMatrices[string]> = {};
-    const { matrices = [], experts = 0 } = shapes[layer] ?? {};
-    for (const { name, shape } of matrices) {
-      const tensor = placeIn(checkpoint, tensors[name] ?? name);
-      checkExpertTensor(checkpoint, tensor, shape, experts);
-      read[name] = await storedExpertTensor(checkpoint, tensor, shape);
-    }
+    for (const { name } of shapes[layer]?.matrices ?? []) read[name] = await checkpoint.readStored(tensors[name] ?? name);
     return read;
   };
 }
 
-/** Lines that an import says of each part. */
-const progressLines = 10;
-
-function denseTensors(checkpoint: Checkpoint, program: ModelProgram, log: Log): readonly TensorToWrite[] {
-  const weights = denseWeights(program);
-  const step = Math.ceil(weights.length / progressLines);
-  return weights.map(({ name, shape }, i) => {
-    checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
-    const read = (): AsyncIterable<Uint8Array> => {
-      if (i > 0 && i % step === 0) log(`other tensors ${i}/${weights.length}`);
-      return checkpoint.pieces(name);
-    };
-    return { name, dtype: checkpoint.dtype(name), shape, read };
-  });
-}
-
-/**
- * The tensors that the model reads, each of which the checkpoint has. The first that it has not ends the walk: what a config.json claims
- * costs no more than what is there.
- */
-function knownTensors(
-  checkpoint: Checkpoint,
-  family: ModelFamily,
-  program: ModelProgram,
-  shapes: readonly LayerShape[],
-): ReadonlySet<string> {
-  const known = new Set<string>();
-  for (const { name, shape } of denseWeights(program)) {
-    checkShape(checkpoint.dir, name, checkpoint.shape(name), shape);
-    known.add(name);
-  }
-  for (const [layer, { experts, matrices }] of shapes.entries())
-    for (let expert = 0; expert < experts; expert++) {
-      const tensors = family.expertTensors(layer, expert);
-      for (const { name, shape } of matrices) {
-        const tensor = placeIn(checkpoint, tensors[name] ?? name);
-        checkExpertTensor(checkpoint, tensor, shape, experts);
-        known.add(tensorName(tensor));
-      }
-    }
-  return known;
+/** The model's parts, all of which are in the checkpoint, which has no others. */
+async function partsIn({ config, checkpoint }: StoreModel, architecture: string): Promise<ModelParts> {
+  const where = checkpoint.dir;
+  const family = inFolder(where, () => familyOf(config));
+  const program = inFolder(where, () => family.program(config));
+  const parts = { checkpoint, family, program, shapes: layerShapes(program) };
+  const known = knownTensors(parts);
+  const needless = family.needless?.(config) ?? [];
+  const names = checkpoint.names.filter((name) => !needless.some((start) => name.startsWith(start)));
+  refuseUnknown(where, names, known, architecture);
+  await checkTiedHead(checkpoint, known);
+  return parts;
 }
 
 /** Writes the store of a model whose tensors a checkpoint gives; leaves that open. */
 export async function storeModel(model: StoreModel, log: Log): Promise<ExpertIndex> {
   const { config, checkpoint, codecs, files } = model;
-  const where = checkpoint.dir;
-  const family = inFolder(where, () => familyOf(config));
-  const program = inFolder(where, () => family.program(config));
-  const architecture = architectureIn(where, config);
-  const shapes = layerShapes(program);
-  const known = knownTensors(checkpoint, family, program, shapes);
-  const needless = family.needless?.(config) ?? [];
-  const names = checkpoint.names.filter((name) => !needless.some((start) => name.startsWith(start)));
-  refuseUnknown(where, names, known, architecture);
-  await checkTiedHead(checkpoint, known);
-  const grid = expertGrid(program);
-  log(`importing ${architecture}: ${describeGrid(grid)}, codecs ${codecs.join(", ")}`);
-  const step = Math.max(1, Math.floor(grid.layers / progressLines)) * grid.experts;
+  const architecture = architectureIn(checkpoint.dir, config);
+  const parts = await partsIn(model, architecture);
+  const { program, shapes } = parts;
+  const forms = codecs.some((codec) => codecFor(codec).asGiven) ? expertForms(parts) : [];
+  const unitBytes = codecs.reduce((sum, codec) => sum + unitsBytes(parts, codec, forms), 0);
+  const dense = planDense(parts, (bytes, name) => progress.add(bytes, name));
+  const progress = new Progress(log, dense.bytes + unitBytes);
+  log(`importing ${architecture}: ${describeGrid(expertGrid(program))}, codecs ${codecs.join(", ")}`);
+  let seen = 0;
   return writeStore(
     {
       config,
@@ -120,8 +81,10 @@ export async function storeModel(model: StoreModel, log: Log): Promise<ExpertInd
       layers: shapes,
       hidden: program.hidden,
       codecs,
-      dense: denseTensors(checkpoint, program, log),
-      expert: expertReader(checkpoint, family, shapes),
+      dense: dense.tensors,
+      denseForms: dense.forms,
+      forms,
+      expert: expertReader(parts),
       files,
     },
     {
@@ -129,7 +92,8 @@ export async function storeModel(model: StoreModel, log: Log): Promise<ExpertInd
       overwrite: model.overwrite,
       sources: model.sources,
       onProgress: ({ units, of, bytes }) => {
-        if (units % step === 0) log(`experts ${units}/${of}, ${(bytes / 1e6).toFixed(0)} MB written`);
+        progress.add(bytes - seen, `experts ${units}/${of}`);
+        seen = bytes;
       },
     },
   );

@@ -1,5 +1,5 @@
 // `enodia model import`: any supported source to something workers or `upcycle` can use.
-// A model of a served family (folder or GGUF) -> model store; a dense Llama -> dense folder in Hugging Face layout.
+// A model of a served family (folder or GGUF) -> model store; a dense Llama, where that is asked for -> a folder for upcycle.
 import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { AppError } from "../../crds/common.ts";
@@ -11,27 +11,25 @@ import type { Log } from "./files.ts";
 import { importDenseFolder } from "./import-dense.ts";
 import { importGguf } from "./import-gguf.ts";
 import { importMoe } from "./import-moe.ts";
-import type { ImportOptions, ImportResult } from "./import-options.ts";
-import { architectureIn } from "./model-config.ts";
+import { codecsWritten, type ImportOptions, type ImportResult } from "./import-options.ts";
+import { architectureIn, noDense } from "./model-config.ts";
 import { fetchSource, isRemote, localSource, sourceName } from "./sources.ts";
 
 async function importFolder(from: string, out: string, options: ImportOptions, log: Log): Promise<ImportResult> {
   const config = await readConfig(from, "ModelNotFound");
   const architecture = architectureIn(from, config);
-  if (knownArchitectures.includes(architecture)) {
-    const index = await importMoe({ from, out, codecs: options.codecs, overwrite: options.overwrite }, log);
-    return { out, kind: "store", architecture, modelDigest: index.modelDigest };
-  }
-  if (architecture === llamaArchitecture) {
+  if (options.folder) {
+    if (architecture !== llamaArchitecture) throw noDense(from, architecture);
     await importDenseFolder(from, out, options.overwrite, log);
     return { out, kind: "dense", architecture };
   }
-  throw new AppError(
-    `${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")} and (for upcycle) ${llamaArchitecture}`,
-    {
-      code: "UnknownArchitecture",
-    },
-  );
+  if (knownArchitectures.includes(architecture)) {
+    const index = await importMoe({ from, out, codecs: options.codecs ?? codecsWritten.folder, overwrite: options.overwrite }, log);
+    return { out, kind: "store", architecture, modelDigest: index.modelDigest };
+  }
+  throw new AppError(`${from}: architecture ${architecture} is not supported; supported are ${knownArchitectures.join(", ")}`, {
+    code: "UnknownArchitecture",
+  });
 }
 
 export async function importModel(options: ImportOptions, log: Log): Promise<ImportResult> {

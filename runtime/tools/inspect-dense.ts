@@ -61,7 +61,7 @@ export function formatDense(report: DenseReport): string {
     `layers       ${report.layers}`,
     `dimensions   hidden ${report.hidden}, ffn ${report.ffn}, vocabulary ${report.vocabulary}`,
     `tensors      ${report.tensors}`,
-    `next         no deployment serves it yet, since it has no experts: enodia model upcycle ${report.dir}`,
+    `next         enodia model upcycle ${report.dir}, or enodia model import ${report.dir} to serve it as it is`,
   ];
   if (report.verified)
     lines.push(`verified     ${report.verified.tensors} tensors can be read, the tokenizer loads; there are no hashes to compare`);

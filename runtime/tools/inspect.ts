@@ -25,6 +25,8 @@ interface CodecReport {
   readonly units: number;
   readonly totalBytes: number;
   readonly distinctHashes: number;
+  /** The types of its matrices, where it keeps those of the source. */
+  readonly types?: readonly string[];
 }
 
 interface StoreReport {
@@ -39,6 +41,8 @@ interface StoreReport {
   /** Unset where layers have experts of their own shapes. */
   readonly ffn?: number;
   readonly denseTensors: number;
+  /** The ggml types of dense matrices that are kept in blocks. */
+  readonly denseTypes: readonly string[];
   readonly codecs: Partial<Record<CodecName, CodecReport>>;
   /** The backend that was asked whether it can compute the model, and can (else it throws); undefined when none was. */
   readonly backend?: BackendName;
@@ -74,9 +78,14 @@ async function verifyFiles(store: ModelStore, log: Log): Promise<number> {
   return files.length;
 }
 
+async function verifyDense(store: ModelStore, name: string): Promise<void> {
+  const weight = await store.readDense(name);
+  checkWeights(store.dir, `dense tensor "${name}"`, { shape: weight.shape, data: asF32(weight) });
+}
+
 async function verifyAll(store: ModelStore, log: Log): Promise<Verified> {
   const files = await verifyFiles(store, log);
-  for (const name of store.denseNames) checkWeights(store.dir, `dense tensor "${name}"`, await store.readDense(name));
+  for (const name of store.denseNames) await verifyDense(store, name);
   const missing = Object.keys(store.index.dense).find((name) => !store.denseNames.includes(name));
   if (missing)
     throw new AppError(`${store.dir}: dense tensor "${missing}" is listed but not stored; import the model again`, {
@@ -125,7 +134,9 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
       const units = index.codecs[name]?.units.flat() ?? [];
       const unitBytes = units.reduce((most, { bytes }) => Math.max(most, bytes), 0);
       const totalBytes = units.reduce((sum, { bytes }) => sum + bytes, 0);
-      codecs[name] = { unitBytes, totalBytes, units: units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
+      const report = { unitBytes, totalBytes, units: units.length, distinctHashes: new Set(units.map((unit) => unit.sha256)).size };
+      const types = distinct(index.codecs[name]?.forms?.flat());
+      codecs[name] = types.length > 0 ? { ...report, types } : report;
     }
     const { architecture, modelDigest, layers, experts, topK, hidden, ffn } = index;
     const report = {
@@ -139,6 +150,7 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
       hidden,
       ...(ffn === undefined ? {} : { ffn }),
       denseTensors: store.denseNames.length,
+      denseTypes: distinct(Object.values(index.denseForms ?? {})),
       codecs,
       ...(options.backend === undefined ? {} : { backend: options.backend }),
     };
@@ -148,10 +160,14 @@ export async function inspect(options: InspectOptions, log: Log): Promise<Inspec
   }
 }
 
+const distinct = (names: readonly string[] = []): readonly string[] => [...new Set(names)].sort();
+
 /** The report as a person reads it. Pure. */
 export function formatReport(report: InspectReport): string {
   return report.kind === "dense" ? formatDense(report) : formatStore(report);
 }
+
+const within = (types: readonly string[] = []): string => (types.length === 0 ? "" : `; in ${types.join(", ")}`);
 
 function formatStore(report: StoreReport): string {
   const lines = [
@@ -159,13 +175,13 @@ function formatStore(report: StoreReport): string {
     `architecture ${report.architecture}`,
     `digest       ${report.modelDigest}`,
     `layers       ${report.layers}`,
-    `experts      ${report.experts} a layer, top-${report.topK}`,
+    report.experts > 0 ? `experts      ${report.experts} a layer, top-${report.topK}` : "experts      none: every layer is dense",
     `dimensions   hidden ${report.hidden}${report.ffn === undefined ? "" : `, ffn ${report.ffn}`}`,
-    `dense part   ${report.denseTensors} tensors`,
+    `dense part   ${report.denseTensors} tensors${within(report.denseTypes)}`,
   ];
   for (const [name, codec] of Object.entries(report.codecs)) {
     lines.push(
-      `codec ${name.padEnd(6)} ${(codec.unitBytes / 1e6).toFixed(2)} MB an expert, ${(codec.totalBytes / 1e6).toFixed(0)} MB in all, ${codec.distinctHashes} of ${codec.units} hashes distinct`,
+      `codec ${name.padEnd(6)} ${(codec.unitBytes / 1e6).toFixed(2)} MB an expert, ${(codec.totalBytes / 1e6).toFixed(0)} MB in all, ${codec.distinctHashes} of ${codec.units} hashes distinct${within(codec.types)}`,
     );
   }
   if (report.backend) lines.push(`backend      ${report.backend} can compute it`);

@@ -15,7 +15,9 @@ const golden = join(import.meta.dirname, "../../test/golden");
 const gguf = join(golden, "tiny-gguf/tiny-llama.gguf");
 const quiet = () => undefined;
 const shell = { cache: join(dir, "cache"), hub: "http://127.0.0.1:9", codecs: ["f32"] as const };
-const importing = (source: string, out: string, overwrite = true) => importModel({ ...shell, source, out, overwrite }, quiet);
+/** Of what has experts a store, of what has none a dense folder. */
+const importing = (source: string, out: string, overwrite = true) =>
+  importModel({ ...shell, source, out, overwrite, folder: !source.endsWith("/moe") }, quiet);
 const upcycling = (source: string, out: string, cache = shell.cache) =>
   upcycleSource({ ...shell, cache, source, out, overwrite: true, experts: 4, topK: 2, noise: 0, seed: 1, threads: 1 }, quiet);
 

@@ -36,7 +36,7 @@ async function denseFolder(options: UpcycleSourceOptions, log: Log): Promise<str
     log(`using the dense model in ${cached}`);
     return cached;
   }
-  await importModel({ ...options, out: cached, overwrite: true }, log);
+  await importModel({ ...options, out: cached, overwrite: true, folder: true }, log);
   return cached;
 }
 

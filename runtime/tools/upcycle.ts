@@ -22,7 +22,7 @@ import { calibrationSequences } from "./calibration.ts";
 import { companionFiles, type Log } from "./files.ts";
 import { fitRouter } from "./fit-router.ts";
 import { denseStates } from "./hidden-states.ts";
-import { architectureIn, inFolder } from "./model-config.ts";
+import { architectureIn, inFolder, noDense } from "./model-config.ts";
 import { keyOf, withNoise } from "./noise.ts";
 import { checkShape, checkTiedHead } from "./tensors.ts";
 
@@ -156,7 +156,7 @@ export async function upcycle(options: UpcycleOptions, log: Log): Promise<Upcycl
   const raw = (await readConfig(options.from, "ModelNotFound")) as Readonly<Record<string, unknown>>;
   const architecture = architectureIn(options.from, raw);
   if (architecture !== llamaArchitecture) {
-    throw new AppError(`${options.from}: is ${architecture}; only ${llamaArchitecture} can be upcycled`, { code: "UnknownArchitecture" });
+    throw noDense(options.from, architecture);
   }
   const program = inFolder(options.from, () => llamaProgram(raw));
   const files = await companionFiles(options.from);

@@ -6,9 +6,9 @@ import { join } from "node:path";
 import { z } from "zod";
 import { AppError } from "../../crds/common.ts";
 import { type RawTensor, unpacked } from "./packed.ts";
-import { openSafetensors, type SafetensorsDtype, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
+import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo } from "./safetensors.ts";
 import { readJson } from "./store-reader.ts";
-import { blockOf, type StoredForm, widenStored } from "./stored.ts";
+import { blockOf, widenStored } from "./stored.ts";
 import { type Checkpoint, checkpointOf, type TensorView } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
 
@@ -87,7 +87,7 @@ async function openFiles(
 
 /** A tensor as it lies in its file. */
 function plainView(file: SafetensorsFile, path: string, name: string, info: TensorInfo): TensorView {
-  const form = forms[info.dtype as SafetensorsDtype];
+  const form = storedFormOfDtype(info.dtype) ?? "f32"; // plain tensors have one
   const columns = info.shape.at(-1) ?? 1;
   const rowBytes = columns * blockOf(form).bytes;
   return {
@@ -101,8 +101,6 @@ function plainView(file: SafetensorsFile, path: string, name: string, info: Tens
     },
   };
 }
-
-const forms = { F32: "f32", F16: "f16", BF16: "bf16" } as const satisfies Readonly<Record<SafetensorsDtype, StoredForm>>;
 
 /** A Hugging Face folder. Packed tensors are unpacked, and stacked experts single ones (packed.ts). */
 export async function openCheckpoint(dir: string): Promise<Checkpoint> {

@@ -18,10 +18,18 @@ export async function sha256InSlices(bytes: Uint8Array): Promise<string> {
   return hash.digest("hex");
 }
 
-/** The digest of a model, over config.json's text, the dense tensors' hashes and every unit hash, in order. */
-export function modelDigest(configText: string, dense: ExpertIndex["dense"], codecs: ExpertIndex["codecs"]): string {
+type Hashed = Pick<ExpertIndex, "dense" | "denseForms" | "codecs">;
+
+/** The digest of a model, over config.json's text, the dense tensors' hashes and every unit hash, in order, and the forms they are in. */
+export function modelDigest(configText: string, { dense, denseForms = {}, codecs }: Hashed): string {
   const hash = createHash("sha256").update(configText);
-  for (const name of Object.keys(dense).sort()) hash.update(`\n${name} ${dense[name]}`);
-  for (const codec of codecsOf({ codecs })) for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
+  for (const name of Object.keys(dense).sort()) {
+    const form = Object.hasOwn(denseForms, name) ? ` ${denseForms[name]}` : "";
+    hash.update(`\n${name} ${dense[name]}${form}`);
+  }
+  for (const codec of codecsOf({ codecs })) {
+    for (const unit of codecs[codec]?.units.flat() ?? []) hash.update(`\n${codec} ${unit.sha256}`);
+    for (const forms of codecs[codec]?.forms ?? []) hash.update(`\n${codec} ${forms.join()}`);
+  }
   return hash.digest("hex");
 }

@@ -1,7 +1,7 @@
 // MXFP4 experts as gpt-oss has them: `NAME_blocks` [experts, rows, K/32, 16] and `NAME_scales` [experts, rows, K/32], read as ggml's mxfp4
-// without loss. Rows of gate and up alternate in one tensor, and so do their biases.
+// without loss. Rows of gate and up alternate in one tensor. Not here: their biases (packed-interleaved.ts).
+import { interleavedMatrices } from "./packed-interleaved.ts";
 import { expertsOf, misshaped, type RawTensor, type Rule } from "./packed-rule.ts";
-import { widenTensor } from "./safetensors.ts";
 import { widenStored } from "./stored.ts";
 import type { TensorView } from "./tensor-view.ts";
 import { checkWeights } from "./weight-check.ts";
@@ -10,9 +10,7 @@ const blockValues = 32;
 const half = blockValues / 2;
 const blockBytes = half + 1;
 
-/** Matrices that lie in one tensor, row by row in turn. */
-const matrices: Readonly<Record<string, readonly string[]>> = { gate_up_proj: ["gate_proj", "up_proj"], down_proj: ["down_proj"] };
-const packedName = /^(.*\.experts)\.(gate_up_proj|down_proj)_(blocks|bias)$/;
+const packedName = /^(.*\.experts)\.(gate_up_proj|down_proj)_blocks$/;
 
 /** A block of the file has value 2i in the low and 2i + 1 in the high nibble of byte i; ggml has i and i + 16. */
 function repack(blocks: Uint8Array, scales: Uint8Array): Uint8Array {
@@ -61,22 +59,6 @@ function matrixView(blocks: RawTensor, scales: RawTensor, { name, expert, each, 
   };
 }
 
-function biasView(bias: RawTensor, { name, expert, each, of }: Slice): TensorView {
-  const [, stacked = 0] = bias.info.shape;
-  const shape = [stacked / of];
-  const bytes = (bias.info.end - bias.info.begin) / (bias.info.shape[0] ?? 1);
-  return {
-    shape,
-    form: "f32",
-    async rows() {
-      const all = widenTensor(bias.info, await bias.bytes(expert * bytes, bytes));
-      const values = all.filter((_, i) => i % of === each);
-      checkWeights(bias.path, `tensor "${name}"`, { shape, data: values });
-      return { form: "f32", bytes: new Uint8Array(values.buffer), values };
-    },
-  };
-}
-
 function checkShapes(stem: string, blocks: RawTensor, scales: RawTensor, of: number): void {
   const [experts, rows = 0, across] = blocks.info.shape;
   const want = [experts, rows, across, half];
@@ -87,22 +69,17 @@ function checkShapes(stem: string, blocks: RawTensor, scales: RawTensor, of: num
 }
 
 export const mxfp4Experts: Rule = (name, raw) => {
-  const [, at = "", stem = "", kind = ""] = packedName.exec(name) ?? [];
-  const names = matrices[stem] ?? [];
+  const [, at = "", stem = ""] = packedName.exec(name) ?? [];
+  const names = interleavedMatrices[stem] ?? [];
   const stack = `${at}.${stem}`;
-  const [blocks, scales] = [raw.get(`${stack}_blocks`), raw.get(`${stack}_scales`)];
-  const tensor = raw.get(name);
-  if (!tensor || blocks?.info.dtype !== "U8" || scales?.info.dtype !== "U8") return undefined;
-  const bias = kind === "bias";
-  if (bias && (tensor.info.shape.length !== 2 || (tensor.info.shape[1] ?? 0) % names.length !== 0))
-    throw misshaped(tensor, name, "biases are [experts, rows]");
+  const [blocks, scales] = [raw.get(name), raw.get(`${stack}_scales`)];
+  if (blocks?.info.dtype !== "U8" || scales?.info.dtype !== "U8") return undefined;
   checkShapes(stack, blocks, scales, names.length);
-  const views = Array.from({ length: expertsOf(tensor, name) }, (_, expert) =>
+  const views = Array.from({ length: expertsOf(blocks, name) }, (_, expert) =>
     names.map((matrix, each) => {
-      const as = `${at}.${expert}.${matrix}.${bias ? "bias" : "weight"}`;
-      const slice = { name: as, expert, each, of: names.length };
-      return [as, bias ? biasView(tensor, slice) : matrixView(blocks, scales, slice)] as const;
+      const as = `${at}.${expert}.${matrix}.weight`;
+      return [as, matrixView(blocks, scales, { name: as, expert, each, of: names.length })] as const;
     }),
   ).flat();
-  return { takes: bias ? [name] : [name, `${stack}_scales`], views };
+  return { takes: [name, `${stack}_scales`], views };
 };

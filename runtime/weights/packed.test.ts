@@ -63,7 +63,7 @@ test("fp8 is its values times the scale of their block of 128 x 128, also at the
   };
   await opened(tensors, async (checkpoint) => {
     assert.deepEqual(checkpoint.names, ["a.weight"]);
-    assert.equal(checkpoint.dtype("a.weight"), "F32");
+    assert.equal(checkpoint.form("a.weight"), "f32");
     const values = await checkpoint.read("a.weight");
     for (let i = 0; i < values.length; i++) {
       const [row, column] = [Math.floor(i / k), i % k];
@@ -138,6 +138,34 @@ test("MXFP4 experts are read as ggml's type without loss, gate and up apart, wit
   );
 });
 
+test("experts of gpt-oss that are not packed lie as [in, out], gate and up in turn, and keep their type", async () => {
+  const [experts, ffn, hidden] = [2, 3, 4];
+  const at = "model.layers.0.mlp.experts";
+  /** Below 256, so that bf16 has it. */
+  const value = (e: number, m: number, r: number, c: number): number => 128 * e + 32 * m + 8 * r + c;
+  const values: number[] = [];
+  for (let e = 0; e < experts; e++)
+    for (let c = 0; c < hidden; c++) for (let r = 0; r < ffn; r++) for (const m of [0, 1]) values.push(value(e, m, r, c));
+  const bits = Uint16Array.from(values, (each) => new Uint32Array(Float32Array.of(each).buffer)[0]! >>> 16);
+  const tensors: Record<string, Raw> = {
+    [`${at}.gate_up_proj`]: ["BF16", [experts, hidden, 2 * ffn], new Uint8Array(bits.buffer)],
+    [`${at}.gate_up_proj_bias`]: ["BF16", [experts, 2 * ffn], new Uint8Array(bits.buffer.slice(0, experts * 4 * ffn))],
+  };
+  await opened(tensors, async (checkpoint) => {
+    assert.equal(checkpoint.names.length, experts * 4);
+    const up = (await checkpoint.readStored(`${at}.1.up_proj.weight`)) as GgmlWeight;
+    assert.deepEqual([up.form, up.shape], ["bf16", [ffn, hidden]]);
+    const want = [0, 1, 2].flatMap((r) => [0, 1, 2, 3].map((c) => value(1, 1, r, c)));
+    assert.deepEqual([...asF32(up)], want);
+    assert.equal(checkpoint.form(`${at}.1.up_proj.bias`), "f32");
+  });
+  const flat = { ...tensors, [`${at}.gate_up_proj`]: ["BF16", [experts * hidden, 2 * ffn], new Uint8Array(bits.buffer)] as Raw };
+  await assert.rejects(
+    opened(flat, async () => undefined),
+    refusal("ShapeMismatch", /gate_up_proj" is \[8, 6\], stacks beside biases are/),
+  );
+});
+
 test("experts stacked in one tensor are single matrices, gate above up", async () => {
   const [experts, ffn, hidden] = [4, 3, 5];
   const at = "model.layers.1.mlp.experts";
@@ -155,13 +183,11 @@ test("experts stacked in one tensor are single matrices, gate above up", async (
   const biased = {
     ...tensors,
     [`${at}.gate_up_proj_bias`]: ["F32", [experts, 2 * ffn], bytesOf(values.subarray(0, experts * 2 * ffn))] as Raw,
+    [`${at}.gate_up_proj`]: ["F32", [experts, ffn, 2 * hidden], bytesOf(values)] as Raw,
   };
   await opened(biased, async (checkpoint) => {
-    assert.ok(checkpoint.names.includes(`${at}.gate_up_proj`), "in gpt-oss's order, which its family knows");
-    const entry = 2 * ffn * hidden;
-    assert.deepEqual(await checkpoint.readEntry(`${at}.gate_up_proj`, 2), values.slice(2 * entry, 3 * entry));
-    assert.deepEqual(await checkpoint.readEntry(`${at}.gate_up_proj_bias`, 3), values.slice(18, 24));
-    await assert.rejects(checkpoint.readEntry(`${at}.gate_up_proj`, 4), refusal("ShapeMismatch", /has no entry 4/));
+    assert.deepEqual(checkpoint.shape(`${at}.2.up_proj.weight`), [hidden, ffn], "in gpt-oss's order, [K, rows]");
+    assert.deepEqual((await checkpoint.read(`${at}.3.up_proj.bias`)).slice(), Float32Array.of(19, 21, 23));
   });
   const twice = { ...tensors, [`${at}.0.down_proj.weight`]: ["F32", [1], bytesOf(Float32Array.of(1))] as Raw };
   await assert.rejects(

@@ -7,14 +7,15 @@ import type { SafetensorsDtype } from "./safetensors.ts";
 const headerAlignment = 8;
 /** Metadata of every file written here: other readers ask for the format, and `--overwrite` for the maker. */
 const metadata = { format: "pt", made_by: "enodia" } as const;
-const dtypeBytes: Readonly<Record<SafetensorsDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
+const dtypeBytes: Readonly<Record<TensorToWrite["dtype"], number>> = { F32: 4, F16: 2, BF16: 2, U8: 1 };
 
 /** True of the metadata of a file that this writer made. */
 export const isOurs = (found: Readonly<Record<string, string>>): boolean => found.made_by === metadata.made_by;
 
 export interface TensorToWrite {
   readonly name: string;
-  readonly dtype: SafetensorsDtype;
+  /** U8: bytes that mean what is said elsewhere. */
+  readonly dtype: SafetensorsDtype | "U8";
   readonly shape: readonly number[];
   /** Stored little-endian bytes, at once or in pieces; called once, when the tensor's turn comes. */
   read(): Promise<Uint8Array> | AsyncIterable<Uint8Array>;

@@ -7,6 +7,7 @@ import { AppError } from "../../crds/common.ts";
 import { widenBf16, widenF16 } from "../kernels/ggml/halves.ts";
 import { openFile, type RandomFile } from "./file.ts";
 import { viewF32 } from "./floats.ts";
+import type { StoredForm } from "./stored.ts";
 
 /** 100 MB, the bound of the reference implementation. */
 const headerBytesMax = 100_000_000;
@@ -17,6 +18,11 @@ const dimensionsMax = 8;
 const dtypeBytes = { F32: 4, F16: 2, BF16: 2, F8_E4M3: 1, U8: 1 } as const;
 type AnyDtype = keyof typeof dtypeBytes;
 export type SafetensorsDtype = "F32" | "F16" | "BF16";
+
+const storedForms: Partial<Record<AnyDtype, StoredForm>> = { F32: "f32", F16: "f16", BF16: "bf16" };
+
+/** The form of a plain tensor of this type. */
+export const storedFormOfDtype = (dtype: AnyDtype): StoredForm | undefined => storedForms[dtype];
 
 export interface TensorInfo {
   readonly dtype: AnyDtype;

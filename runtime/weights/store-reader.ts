@@ -5,13 +5,14 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "../../crds/common.ts";
 import { type CodecName, defaultCodec } from "../../crds/names.ts";
+import type { WeightData } from "../kernels/weights.ts";
 import { knownArchitectures } from "../models/index.ts";
 import { describeGrid } from "../placement/grid.ts";
 import { checkUnitLength } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex, sha256InSlices } from "./digest.ts";
 import { openFile, type RandomFile, readTextFile } from "./file.ts";
-import { openSafetensors, type SafetensorsFile, widenTensor } from "./safetensors.ts";
+import { openSafetensors, type SafetensorsFile, storedFormOfDtype, type TensorInfo, widenTensor } from "./safetensors.ts";
 import {
   codecsOf,
   type ExpertIndex,
@@ -22,7 +23,9 @@ import {
   sizesOf,
   storeGrid,
   unitAlignment,
+  unitShapeOf,
 } from "./store.ts";
+import { blockOf, type StoredForm, storedWeight } from "./stored.ts";
 
 export const indexFile = "expert-index.json";
 /** The index of half a million expert units; parsed JSON may take ten times its text. */
@@ -134,7 +137,8 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
   units.forEach((layer, l) => {
     const { experts, matrices } = shapes[l] as LayerShape;
     if (layer.length !== experts) throw corrupt(dir, `${indexFile} lists a layer without ${experts} ${name} units`);
-    const want = codecFor(name).unitBytes(matrices);
+    checkForms(dir, index.codecs[name]?.forms?.[l]?.length ?? 0, codecFor(name).asGiven ? matrices.length : 0, l);
+    const want = experts === 0 ? 0 : codecFor(name).unitBytes(unitShapeOf(index.codecs[name]?.forms?.[l], matrices));
     const wrong = layer.find(({ bytes }) => bytes !== want);
     if (wrong !== undefined) throw corrupt(dir, `${indexFile}: a ${name} unit has ${wrong.bytes} bytes, not ${want}`);
   });
@@ -147,18 +151,56 @@ function checkUnits(dir: string, index: ExpertIndex, name: CodecName, shapes: re
   });
 }
 
+/** A codec that keeps what it was given needs a form for every matrix, another one none. */
+function checkForms(dir: string, have: number, want: number, layer: number): void {
+  if (have !== want) throw corrupt(dir, `${indexFile} names the forms of ${have} matrices of layer ${layer}, not of ${want}`);
+}
+
+/** Throws AppError `CodecNotFound`. */
+function codecEntry(dir: string, { codecs }: ExpertIndex, name: CodecName): NonNullable<ExpertIndex["codecs"][CodecName]> {
+  const entry = codecs[name];
+  if (entry) return entry;
+  const have = Object.keys(codecs).join(", ");
+  throw new AppError(
+    `${dir}: holds no ${name} experts, only ${have}; set spec.runtime.expertCodec to one of those or import with --codec ${name}`,
+    { code: "CodecNotFound" },
+  );
+}
+
 async function openUnits(dir: string, index: ExpertIndex, name: CodecName): Promise<RandomFile> {
-  const entry = index.codecs[name];
-  if (!entry) {
-    const have = Object.keys(index.codecs).join(", ");
-    throw new AppError(
-      `${dir}: holds no ${name} experts, only ${have}; set spec.runtime.expertCodec to one of those or import with --codec ${name}`,
-      {
-        code: "CodecNotFound",
-      },
-    );
+  return openFile(join(dir, codecEntry(dir, index, name).file), "CorruptShard");
+}
+
+interface DenseTensor {
+  readonly info: TensorInfo;
+  readonly bytes: Uint8Array;
+  /** The form of its bytes, where they are blocks. */
+  readonly blocks: StoredForm | undefined;
+}
+
+function denseWeight(dir: string, name: string, { info, bytes, blocks }: DenseTensor): WeightData {
+  const [rows = 0, width = 0] = info.shape;
+  if (blocks !== undefined) {
+    const block = blockOf(blocks);
+    if (info.dtype !== "U8" || info.shape.length !== 2 || width % block.bytes !== 0)
+      throw corrupt(dir, `dense tensor "${name}" is ${info.dtype} [${info.shape.join(", ")}], which are no rows of ${blocks}`);
+    return storedWeight(blocks, [rows, (width / block.bytes) * block.values], bytes);
   }
-  return openFile(join(dir, entry.file), "CorruptShard");
+  const form = info.shape.length < 2 ? undefined : storedFormOfDtype(info.dtype);
+  if (form !== undefined) return storedWeight(form, info.shape, bytes);
+  return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
+}
+
+/** The form of a dense matrix that is kept in blocks. */
+function blocksOf({ denseForms = {} }: ExpertIndex, name: string): StoredForm | undefined {
+  return Object.hasOwn(denseForms, name) ? denseForms[name] : undefined;
+}
+
+function denseFormsIn(index: ExpertIndex, { tensors }: SafetensorsFile): readonly StoredForm[] {
+  const forms = [...tensors].flatMap(([name, { dtype, shape }]) =>
+    shape.length < 2 ? [] : (blocksOf(index, name) ?? storedFormOfDtype(dtype) ?? []),
+  );
+  return [...new Set(forms)];
 }
 
 function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): ModelStore["readDense"] {
@@ -167,7 +209,7 @@ function denseReader(dir: string, index: ExpertIndex, dense: SafetensorsFile): M
     if (!info) throw new AppError(`${dir}: the dense part has no tensor "${name}"`, { code: "MissingTensor" });
     const bytes = await dense.readRaw(name);
     if (sha256Hex(bytes) !== index.dense[name]) throw corrupt(dir, `dense tensor "${name}" does not match its hash`);
-    return { form: "f32", shape: info.shape, data: widenTensor(info, bytes) };
+    return denseWeight(dir, name, { info, bytes, blocks: blocksOf(index, name) });
   };
 }
 
@@ -200,7 +242,7 @@ export async function openStore(dir: string): Promise<ModelStore> {
   const index = await readIndex(dir);
   checkIndex(dir, index);
   const { text, json: config } = await readConfigText(dir, "BadModelConfig");
-  if (modelDigest(text, index.dense, index.codecs) !== index.modelDigest)
+  if (modelDigest(text, index) !== index.modelDigest)
     throw corrupt(dir, `config.json or ${indexFile} was changed after the import: the model digest does not match`);
   const dense = await openSafetensors(join(dir, "dense.safetensors"));
   const layerShapes = layerShapesOf(index);
@@ -211,19 +253,23 @@ export async function openStore(dir: string): Promise<ModelStore> {
     open.catch(() => files.delete(codec)); // the next read tries again: the file may be put back
     return open;
   };
+  const shapeOf = (codec: CodecName, layer: number) =>
+    unitShapeOf(codecEntry(dir, index, codec).forms?.[layer], layerShapes[layer]?.matrices ?? []);
   return {
     dir,
     index,
     config,
     denseNames: dense.names,
+    denseForms: denseFormsIn(index, dense),
     readDense: denseReader(dir, index, dense),
     readUnit: unitReader(dir, index, units),
     layerShapes,
     decodeUnit(unit, codec, layer) {
-      const matrices = layerShapes[layer]?.matrices ?? [];
+      const matrices = shapeOf(codec, layer);
       checkUnitLength(codecFor(codec), unit, matrices);
       return codecFor(codec).decode(unit, matrices);
     },
+    unitForms: (codec, layer) => codecFor(codec).forms(shapeOf(codec, layer)),
     async close() {
       await dense.close();
       for (const open of files.values()) await (await open).close();

@@ -3,12 +3,12 @@
 import { copyFile, open, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { CodecName } from "../../crds/names.ts";
-import type { ExpertMatrices } from "./codecs/codec.ts";
+import type { ExpertMatrices, UnitShape } from "./codecs/codec.ts";
 import { codecFor } from "./codecs/index.ts";
 import { modelDigest, sha256Hex } from "./digest.ts";
 import { type FolderTarget, writeFolder } from "./model-folder.ts";
 import { type TensorToWrite, writeAll, writeSafetensors } from "./safetensors-writer.ts";
-import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment } from "./store.ts";
+import { type ExpertIndex, expertIndexSchema, type LayerShape, sizesOf, storeVersion, unitAlignment, unitShapeOf } from "./store.ts";
 
 export interface StoreSpec {
   /** The model's configuration, written as config.json. */
@@ -18,7 +18,11 @@ export interface StoreSpec {
   readonly hidden: number;
   readonly codecs: readonly CodecName[];
   readonly dense: readonly TensorToWrite[];
-  /** One expert in f32; called once for each, layer by layer. */
+  /** The forms of dense tensors that are written as bytes of blocks. */
+  readonly denseForms?: ExpertIndex["denseForms"];
+  /** The forms of each layer's matrices where they come, for codecs that keep those. */
+  readonly forms?: NonNullable<ExpertIndex["codecs"][CodecName]>["forms"];
+  /** One expert, in f32 or as stored; called once for each, layer by layer. */
   expert(layer: number, expert: number): Promise<ExpertMatrices>;
   /** Further files to copy: name in the store to path. */
   readonly files: ReadonlyMap<string, string>;
@@ -30,6 +34,12 @@ export interface WriteOptions extends FolderTarget {
 
 type CodecEntry = NonNullable<ExpertIndex["codecs"][CodecName]>;
 
+/** What a codec stores of the experts of a layer. */
+function partsOf({ layers, forms }: StoreSpec, codec: CodecName, layer: number): UnitShape {
+  const matrices = layers[layer]?.matrices ?? [];
+  return unitShapeOf(codecFor(codec).asGiven ? forms?.[layer] : undefined, matrices);
+}
+
 async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOptions["onProgress"]): Promise<ExpertIndex["codecs"]> {
   const out = await Promise.all(
     spec.codecs.map(async (name) => {
@@ -40,12 +50,12 @@ async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOption
   const of = spec.layers.reduce((sum, { experts }) => sum + experts, 0);
   let [written, units] = [0, 0];
   try {
-    for (const [layer, { experts, matrices }] of spec.layers.entries()) {
+    for (const [layer, { experts }] of spec.layers.entries()) {
       for (const codec of out) codec.units.push([]);
       for (let expert = 0; expert < experts; expert++) {
         const values = await spec.expert(layer, expert);
         for (const codec of out) {
-          const unit = codecFor(codec.name).encode(values, matrices);
+          const unit = codecFor(codec.name).encode(values, partsOf(spec, codec.name, layer));
           await writeAll(codec.handle, unit, codec.end);
           codec.units[layer]?.push({ offset: codec.end, bytes: unit.length, sha256: sha256Hex(unit) });
           codec.end += Math.ceil(unit.length / unitAlignment) * unitAlignment;
@@ -62,7 +72,12 @@ async function writeUnits(work: string, spec: StoreSpec, onProgress: WriteOption
   } finally {
     for (const codec of out) await codec.handle.close();
   }
-  return Object.fromEntries(out.map(({ name, file, units }) => [name, { file, units }]));
+  return Object.fromEntries(
+    out.map(({ name, file, units }) => {
+      const entry = { file, units };
+      return [name, codecFor(name).asGiven && spec.forms ? { ...entry, forms: spec.forms } : entry];
+    }),
+  );
 }
 
 /** Returns the SHA-256 of every file as copied. */
@@ -84,15 +99,15 @@ export async function writeStore(spec: StoreSpec, options: WriteOptions): Promis
     const files = await copyFiles(work, spec.files);
     const dense = await writeSafetensors(join(work, "dense.safetensors"), spec.dense);
     const codecs = await writeUnits(work, spec, options.onProgress);
-    const modelDigestHex = modelDigest(configText, dense, codecs);
+    const { denseForms } = spec;
+    const hashed = { dense, codecs, ...(denseForms === undefined ? undefined : { denseForms }) };
     index = expertIndexSchema.parse({
       version: storeVersion,
-      modelDigest: modelDigestHex,
+      modelDigest: modelDigest(configText, hashed),
       architecture: spec.architecture,
       ...sizesOf(spec.layers, spec.hidden),
-      dense,
       files,
-      codecs,
+      ...hashed,
     });
     await writeFile(join(work, "expert-index.json"), `${JSON.stringify(index)}\n`);
   });

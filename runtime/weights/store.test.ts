@@ -43,7 +43,7 @@ test("experts and dense tensors read back as the checkpoint has them", async () 
       }
     }
   }
-  for (const name of opened.denseNames) assert.deepEqual((await opened.readDense(name)).data, await checkpoint.read(name));
+  for (const name of opened.denseNames) assert.deepEqual(asF32(await opened.readDense(name)), await checkpoint.read(name));
   await checkpoint.close();
   await opened.close();
 });
@@ -140,6 +140,7 @@ test("a folder that is no store says how to make one; a codec or expert that is 
   await importMoe({ from: join(golden, "tiny-f32"), out: single, codecs: ["f32"], overwrite: false }, quiet);
   const f32Only = await openStore(single);
   await assert.rejects(f32Only.readUnit(0, 0, "iq4_nl"), refusal("CodecNotFound", /expertCodec/));
+  assert.throws(() => f32Only.unitForms("source", 0), refusal("CodecNotFound", /holds no source experts, only f32/));
   await f32Only.close();
 });
 

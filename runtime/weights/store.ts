@@ -1,15 +1,16 @@
 // The imported model on disk ("store"): a folder that `enodia model import` and `upcycle` write and workers map.
 //   config.json tokenizer.json tokenizer_config.json   as Hugging Face names them
-//   dense.safetensors                                  every tensor that is no expert, HF names (f32, f16 or bf16)
+//   dense.safetensors                                  every tensor that is no expert, HF names (f32, f16, bf16, or blocks as u8)
 //   experts-<codec>.bin                                units of matrices in order, each unit contiguous and 4 KiB aligned
 //   expert-index.json                                  the schema below
 //   generation_config.json chat_template.jinja         copied when the source has them
 // This file: the schema and the reader's interface. Reading: store-reader.ts. Writing: store-writer.ts.
 import { z } from "zod";
 import { type CodecName, codecNames } from "../../crds/names.ts";
-import type { WeightOf, Weights } from "../kernels/weights.ts";
+import type { WeightData, WeightForms, Weights } from "../kernels/weights.ts";
 import { type ExpertGrid, gridOf } from "../placement/grid.ts";
 import { gatedFfnUnit, type UnitShape } from "./codecs/codec.ts";
+import { type StoredForm, storedForms } from "./stored.ts";
 
 export const storeVersion = 1;
 export const unitAlignment = 4096;
@@ -34,8 +35,8 @@ export const expertIndexSchema = z.object({
   modelDigest: sha256,
   architecture: z.string(), // "MixtralForCausalLM"
   layers: z.number().int().min(1).max(1024),
-  experts: z.number().int().min(1).max(4096), // the most of a layer
-  topK: z.number().int().min(1).max(64), // the most of a layer
+  experts: z.number().int().min(0).max(4096), // the most of a layer
+  topK: z.number().int().min(0).max(64), // the most of a layer
   hidden: z.number().int().min(1).max(65536),
   /** Width of the gated FFN that every expert of every layer is; left out where `layerShapes` says more. */
   ffn: z.number().int().min(1).max(262144).optional(),
@@ -43,6 +44,8 @@ export const expertIndexSchema = z.object({
   layerShapes: z.array(layerShapeSchema).max(1024).optional(),
   /** SHA-256 of every dense tensor as stored; `readDense` checks it. */
   dense: z.record(z.string(), sha256),
+  /** The ggml types of dense matrices that are kept in blocks: their tensors are bytes [rows, bytes of a row]. */
+  denseForms: z.record(z.string(), z.enum(storedForms)).optional(),
   /** SHA-256 of the files beside the weights, for `inspect --verify`; a store may have none listed. */
   files: z.record(z.string().regex(/^[\w-][\w.-]*$/), sha256).optional(),
   codecs: z.partialRecord(
@@ -51,6 +54,11 @@ export const expertIndexSchema = z.object({
       file: z.string().regex(/^[\w.-]+$/),
       /** units[layer][expert] */
       units: z.array(z.array(z.object({ offset: z.number().int().min(0), bytes: z.number().int().min(1), sha256 }))),
+      /** forms[layer][matrix], for a codec that keeps matrices as they came. */
+      forms: z
+        .array(z.array(z.enum(storedForms)).max(matricesMax))
+        .max(1024)
+        .optional(),
     }),
   ),
 });
@@ -97,6 +105,15 @@ export function sizesOf(shapes: readonly LayerShape[], hidden: number): Sizes {
   return { layers, experts, topK, hidden, layerShapes };
 }
 
+/** What lies in the units of a layer whose matrices a codec keeps in these forms; unset: in its own. */
+export function unitShapeOf(forms: readonly StoredForm[] | undefined, matrices: UnitShape): UnitShape {
+  if (forms === undefined) return matrices;
+  return matrices.map(({ name, shape }, i) => {
+    const form = forms[i];
+    return form === undefined ? { name, shape } : { name, shape, form };
+  });
+}
+
 export function storeGrid(index: Sizes): ExpertGrid {
   return gridOf(layerShapesOf(index).map(({ experts }) => experts));
 }
@@ -109,11 +126,15 @@ export interface ModelStore {
   /** config.json as parsed JSON (models/<family>.ts gives it its schema). */
   readonly config: unknown;
   readonly denseNames: readonly string[];
-  /** One dense tensor, widened to f32. */
-  readDense(name: string): Promise<WeightOf<"f32">>;
+  /** The forms of the dense matrices, each once. */
+  readonly denseForms: readonly StoredForm[];
+  /** One dense tensor: a matrix as it is stored, a vector widened to f32. */
+  readDense(name: string): Promise<WeightData>;
   /** The stored bytes of one expert, verified against its hash; throws AppError `CorruptShard`. */
   readUnit(layer: number, expert: number, codec: CodecName): Promise<Uint8Array>;
   /** Splits the verified bytes of a unit of this layer into its matrices without copying where alignment allows. */
   decodeUnit(unit: Uint8Array, codec: CodecName, layer: number): Weights;
+  /** The forms of what a unit of this layer decodes into. */
+  unitForms(codec: CodecName, layer: number): WeightForms;
   close(): Promise<void>;
 }

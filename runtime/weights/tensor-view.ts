@@ -4,7 +4,6 @@ import { AppError } from "../../crds/common.ts";
 import { isGgmlForm } from "../kernels/ggml/index.ts";
 import type { GgmlWeight } from "../kernels/weights.ts";
 import { bytesOf } from "./floats.ts";
-import type { SafetensorsDtype } from "./safetensors.ts";
 import type { StoredForm } from "./stored.ts";
 
 /** Bytes in f32 that an import reads of a tensor outside the experts at once, or one row or head where that is more. */
@@ -40,20 +39,16 @@ export interface Checkpoint {
   shape(name: string): readonly number[] | undefined;
   /** Throws AppError `UnusableWeight` for values that no model has. */
   read(name: string): Promise<Float32Array>;
-  /** Entry `index` of the tensor's first axis, and nothing else of it. */
-  readEntry(name: string, index: number): Promise<Float32Array>;
   /** A matrix as it is stored where that is a type of ggml (halves are), else in f32; checked as `read` does. */
   readStored(name: string): Promise<Float32Array | GgmlWeight>;
-  /** The type in which `pieces` gives a tensor: its own where safetensors has it, else F32. */
-  dtype(name: string): SafetensorsDtype;
-  /** The bytes of a tensor in order, no more than `pieceBytesMax` at once; checked as `read` does. */
+  /** The form in which a tensor is stored. */
+  form(name: string): StoredForm;
+  /** The bytes of a tensor in that form, in order, no more than `pieceBytesMax` in f32 at once; checked as `read` does. */
   pieces(name: string): AsyncIterable<Uint8Array>;
   /** As `pieces`, in f32 whatever is stored. */
   floats(name: string): AsyncIterable<Uint8Array>;
   close(): Promise<void>;
 }
-
-const dtypes: Partial<Record<StoredForm, SafetensorsDtype>> = { f16: "F16", bf16: "BF16" };
 
 const rowsIn = (shape: readonly number[]): number => shape.slice(0, -1).reduce((a, b) => a * b, 1);
 
@@ -75,28 +70,18 @@ export function checkpointOf(dir: string, views: ReadonlyMap<string, TensorView>
     const view = find(name);
     return view.rows({ first: 0, rows: rowsIn(view.shape) });
   };
-  const dtype = (name: string): SafetensorsDtype => dtypes[find(name).form] ?? "F32";
   return {
     dir,
     names: [...views.keys()],
     shape: (name) => views.get(name)?.shape,
     read: async (name) => (await whole(name)).values,
-    async readEntry(name, index) {
-      const { shape, rows } = find(name);
-      const [entries = 0] = shape;
-      if (shape.length < 2 || !(Number.isInteger(index) && index >= 0 && index < entries))
-        throw new AppError(`${dir}: tensor "${name}" [${shape.join(", ")}] has no entry ${index}`, { code: "ShapeMismatch" });
-      const each = rowsIn(shape) / entries;
-      return (await rows({ first: index * each, rows: each })).values;
-    },
     async readStored(name) {
       const { form, bytes, values } = await whole(name);
       return isGgmlForm(form) ? { form, shape: find(name).shape, data: bytes } : values;
     },
-    dtype,
+    form: (name) => find(name).form,
     async *pieces(name) {
-      const plain = dtype(name) === "F32";
-      for await (const { bytes, values } of partsOf(find(name))) yield plain ? bytesOf(values) : bytes;
+      for await (const { bytes } of partsOf(find(name))) yield bytes;
     },
     async *floats(name) {
       for await (const { values } of partsOf(find(name))) yield bytesOf(values);

@@ -139,7 +139,8 @@ export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow
     const copy = Math.max(first.copyGigabytesPerSecond, second.copyGigabytesPerSecond);
     const { block, expert, topK } = one.program.layers[0] as MoeLayer;
     const perToken =
-      shape.layers * (denseBytes(block) + topK * backend.expertResidentBytes(expert, codecFor(codec).form)) + denseBytes(one.program.head);
+      shape.layers * (denseBytes(block) + topK * backend.expertResidentBytes(expert, codecFor(codec).forms(expert.weights))) +
+      denseBytes(one.program.head);
     const row = (what: string, ms: number, tokens: number, bytes: number): GpuRow => ({
       case: what,
       milliseconds: Number(ms.toFixed(2)),

@@ -82,7 +82,7 @@ async function defaultCodec(storeDir: string): Promise<CodecName> {
   const store = await openStore(storeDir);
   const codecs = codecsOf(store.index);
   await store.close();
-  return codecs.find((name) => !codecFor(name).exact) ?? (codecs[0] as CodecName);
+  return codecs.find((name) => codecFor(name).denseBits === 8) ?? (codecs[0] as CodecName);
 }
 
 const isOneOf = <T extends string>(names: readonly T[], name: string): name is T => (names as readonly string[]).includes(name);

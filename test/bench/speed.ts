@@ -106,13 +106,13 @@ function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
   const { layers, experts, topK } = store.index;
   const { hidden, kvHeads, headDim, vocab } = programOf(store.config);
   const matrices = store.layerShapes.find((layer) => layer.experts > 0)?.matrices ?? [];
-  const { exact, unitBytes } = codecFor(codec);
+  const { denseBits, unitBytes } = codecFor(codec);
   return {
     ...{ layers, experts, topK },
     attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim,
     head: vocab * hidden,
     expert: matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0),
-    denseBytes: exact ? 4 : 34 / 32,
+    denseBytes: denseBits === 8 ? 34 / 32 : 4,
     expertBytes: unitBytes(matrices),
   };
 }

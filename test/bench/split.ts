@@ -96,7 +96,7 @@ export async function measureApart(store: ModelStore, { backend: name, codec }: 
   const layer = program.layers.find(({ kind }) => kind === "moe");
   if (layer?.kind !== "moe") throw new Error("the model has no layer with experts");
   const { hidden, kvHeads, headDim, valueDim } = program;
-  const backend = await createBackend(name, { threads: 1, denseBits: codecFor(codec).exact ? 32 : 8 });
+  const backend = await createBackend(name, { threads: 1, denseBits: codecFor(codec).denseBits });
   try {
     const cache = await backend.createKv({ layers: 1, slots: rows, kvHeads, headDim, valueDim, context: past + 1 });
     const kv = { cache, firstSlot: 0, batch: rows, tokens: 1, past: new Int32Array(rows).fill(past) };

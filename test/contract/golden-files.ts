@@ -4,7 +4,6 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WeightData } from "../../runtime/kernels/weights.ts";
 import { familyOf } from "../../runtime/models/index.ts";
-import { readExpertTensor } from "../../runtime/tools/expert-tensors.ts";
 import { layerShapes } from "../../runtime/weights/layer-shapes.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import type { ModelWeights } from "./harness.ts";
@@ -43,7 +42,7 @@ export function modelOf(folder: string, checkpoint: Checkpoint): ModelWeights {
     expert(layer, expert) {
       const tensors = family.expertTensors(layer, expert);
       const read = async (name: string, shape: readonly number[]) =>
-        [name, { form: "f32", shape, data: await readExpertTensor(checkpoint, tensors[name] ?? name, shape) }] as const;
+        [name, { form: "f32", shape, data: await checkpoint.read(tensors[name] ?? name) }] as const;
       return all((shapes[layer]?.matrices ?? []).map(({ name, shape }) => read(name, shape)));
     },
   };

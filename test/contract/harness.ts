@@ -1,13 +1,14 @@
 // The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
+import type { CodecName } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache } from "../../runtime/compute/backend.ts";
 import type { ModelProgram, MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
-import type { WeightForm, Weights } from "../../runtime/kernels/weights.ts";
+import type { Weights } from "../../runtime/kernels/weights.ts";
 
 export interface ModelWeights {
   readonly program: ModelProgram;
   weights(segment: Segment): Weights | Promise<Weights>;
-  expert(layer: number, expert: number, form?: WeightForm): Weights | Promise<Weights>;
+  expert(layer: number, expert: number, form?: CodecName): Weights | Promise<Weights>;
 }
 
 export interface LoadedModel {
@@ -27,7 +28,7 @@ const f32 = (tensor: Tensor | undefined): Float32Array => (tensor as Tensor).dat
 export async function loadModel(
   backend: Backend,
   model: ModelWeights,
-  spec: { readonly context: number; readonly slots?: number; readonly form?: WeightForm },
+  spec: { readonly context: number; readonly slots?: number; readonly form?: CodecName },
 ): Promise<LoadedModel> {
   const { program } = model;
   const compile = async (segment: Segment): Promise<Compiled> => backend.compile(segment, await model.weights(segment));

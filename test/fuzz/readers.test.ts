@@ -10,11 +10,15 @@ import { loadTokenizer } from "../../runtime/text/tokenizer.ts";
 import { ggufCheckpoint } from "../../runtime/tools/gguf/checkpoint.ts";
 import { ggufModel } from "../../runtime/tools/gguf/index.ts";
 import { tokenizerFromGguf } from "../../runtime/tools/gguf/tokenizer.ts";
+import { importModel } from "../../runtime/tools/import.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
+import { modelDigest } from "../../runtime/weights/digest.ts";
 import { openGguf } from "../../runtime/weights/gguf.ts";
 import { openSafetensors } from "../../runtime/weights/safetensors.ts";
+import { openStore } from "../../runtime/weights/store-reader.ts";
 import { ggufBytes } from "../support/gguf-writer.ts";
 import { mixtralGguf } from "../support/moe-gguf.ts";
+import { published, publishedFile, writePublished } from "../support/published-gguf.ts";
 import { damaged, damagedJson, type Random, seeded } from "./mutate.ts";
 
 const runs = Number(process.env.ENODIA_FUZZ_RUNS ?? 60);
@@ -67,9 +71,11 @@ async function fuzz(once: (random: Random) => Promise<void>): Promise<{ readonly
 
 test("damaged GGUF models are read or refused", async () => {
   const { metadata, tensors } = await mixtralGguf("stacked");
-  const whole = ggufBytes(metadata, tensors);
+  const layouts = await Promise.all(Object.values(published).map(async (make) => (await publishedFile(make())).gguf));
+  const wholes = [ggufBytes(metadata, tensors), ...layouts];
   const { refused } = await fuzz(async (random) => {
     // Names, counts and numbers of the architecture come first; the vocabulary after them is most of the header.
+    const whole = wholes[random(wholes.length)]!;
     const bytes = damaged(whole, random, random(2) === 0 ? 1_200 : 20_000);
     const { open } = memoryFile(bytes);
     const file = await openGguf("x.gguf", open);
@@ -100,18 +106,51 @@ test("safetensors headers of other kinds and packed parts that do not fit are re
     [`${at}down_proj_scales`]: { dtype: "U8", shape: [2, 4, 1], data_offsets: [260, 268] },
     [`${at}down_proj_bias`]: { dtype: "BF16", shape: [2, 4], data_offsets: [268, 284] },
     [`${at}gate_up_proj`]: { dtype: "F16", shape: [2, 4, 4], data_offsets: [284, 348] },
+    "n.experts.gate_up_proj": { dtype: "BF16", shape: [2, 4, 4], data_offsets: [348, 412] },
+    "n.experts.gate_up_proj_bias": { dtype: "BF16", shape: [2, 4], data_offsets: [412, 428] },
   };
   const folder = await mkdtemp(join(dir, "packed-"));
   const { refused } = await fuzz(async (random) => {
     const header = Buffer.from(JSON.stringify(random(8) === 0 ? parts : damagedJson(parts, random)) ?? "");
     const length = Buffer.alloc(8);
     length.writeBigUInt64LE(BigInt(header.length));
-    await writeFile(join(folder, "model.safetensors"), Buffer.concat([length, header, Buffer.alloc(348, random(256))]));
+    await writeFile(join(folder, "model.safetensors"), Buffer.concat([length, header, Buffer.alloc(428, random(256))]));
     const checkpoint = await openCheckpoint(folder);
     try {
       for (const name of checkpoint.names.slice(0, 50)) await checkpoint.read(name);
     } finally {
       await checkpoint.close();
+    }
+  });
+  assert.ok(refused > runs / 4, `${refused} of ${runs} refused`);
+});
+
+test("damaged indexes of a store that keeps types as they came are read or refused", async () => {
+  const model = published["gpt-oss, MXFP4"]!();
+  const folder = await mkdtemp(join(dir, "published-"));
+  await writePublished(model, folder);
+  const out = join(folder, "store");
+  const source = join(folder, "model.gguf");
+  await importModel({ source, out, overwrite: false, cache: folder, hub: "http://127.0.0.1:9" }, () => undefined);
+  const path = join(out, "expert-index.json");
+  const [index, config] = [JSON.parse(await readFile(path, "utf8")), await readFile(join(out, "config.json"), "utf8")];
+  const digest = (json: any): string => {
+    try {
+      return modelDigest(config, json);
+    } catch {
+      return index.modelDigest; // what has no such lists is refused before the digest is asked
+    }
+  };
+  const { refused } = await fuzz(async (random) => {
+    const json: any = random(8) === 0 ? structuredClone(index) : damagedJson(index, random);
+    if (typeof json === "object" && json !== null && !Array.isArray(json)) json.modelDigest = digest(json);
+    await writeFile(path, JSON.stringify(json) ?? "");
+    const store = await openStore(out);
+    try {
+      for (const name of store.denseNames) await store.readDense(name);
+      for (const layer of store.layerShapes.keys()) store.decodeUnit(await store.readUnit(layer, 1, "source"), "source", layer);
+    } finally {
+      await store.close();
     }
   });
   assert.ok(refused > runs / 4, `${refused} of ${runs} refused`);

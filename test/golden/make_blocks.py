@@ -33,6 +33,10 @@ LAYERS = {
     "llama": (gguf.MODEL_ARCH.LLAMA, [*ATTENTION, "block_sparse_moe.gate", *(f"block_sparse_moe.experts.w{i}" for i in (1, 2, 3))]),
     "qwen3moe": (gguf.MODEL_ARCH.QWEN3MOE, [*ATTENTION, *NORMS, "mlp.gate", *EXPERTS]),
     "olmoe": (gguf.MODEL_ARCH.OLMOE, [*ATTENTION, *NORMS, "mlp.gate", *EXPERTS]),
+    "gpt-oss": (gguf.MODEL_ARCH.GPT_OSS, [*ATTENTION, "mlp.router", *EXPERTS]),
+    "deepseek2": (gguf.MODEL_ARCH.DEEPSEEK2, [
+        *ATTENTION[:3], "self_attn.o_proj", *(f"self_attn.{p}" for p in ("q_a_proj", "q_a_layernorm", "q_b_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")),
+        "mlp.gate", *(f"mlp.shared_experts.{p}_proj" for p in ("gate", "up", "down")), *EXPERTS]),
 }
 
 

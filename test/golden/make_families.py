@@ -18,7 +18,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 FOLDER = HERE / "families"
 VOCAB, HIDDEN = 320, 32
-TOKENS, GREEDY_AT, GREEDY_TOKENS = 200, 7, 24
+TOKENS, GREEDY_AT, GREEDY_TOKENS = 200, 7, 50
 POSITIONS = [0, 1, 2, 3, 4, 5, 6, 31, 63, 127, 199]
 ROUTE_GAP, TOP_GAP = 1e-3, 5e-3
 LONG_TOKENS, LONG_AT, LONG_GAP = 3000, [0, 255, 1023, 2047, 2999], 2e-3
@@ -27,6 +27,19 @@ BASE = dict(
     bos_token_id=0, eos_token_id=2, pad_token_id=0, attn_implementation="eager", experts_implementation="eager",
 )
 FAMILIES = {
+    "llama": dict(
+        config=lambda: transformers.LlamaConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2, "rope_parameters": {
+                "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64}, "tie_word_embeddings": True,
+        }),
+    ),
+    "qwen3": dict(
+        config=lambda: transformers.Qwen3Config(**{
+            **BASE, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48, "num_hidden_layers": 2, "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
     "qwen3-moe": dict(
         config=lambda: transformers.Qwen3MoeConfig(**{
             **BASE, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48, "moe_intermediate_size": 32, "num_experts": 8,
@@ -48,6 +61,7 @@ FAMILIES = {
         }),
     ),
     "deepseek-v2": dict(
+        gap=1e-4,  # of its many choices some are near everywhere; an f32 run is off by a hundredth of this
         config=lambda: transformers.DeepseekV2Config(**{
             **BASE, "intermediate_size": 48, "moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 2,
             "first_k_dense_replace": 1, "q_lora_rank": None, "kv_lora_rank": 24, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
@@ -58,6 +72,7 @@ FAMILIES = {
         }),
     ),
     "deepseek-v3": dict(
+        gap=1e-4,
         config=lambda: transformers.DeepseekV3Config(**{
             **BASE, "num_key_value_heads": 4, "intermediate_size": 48, "moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1,
             "first_k_dense_replace": 1, "q_lora_rank": 20, "kv_lora_rank": 24, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
@@ -172,7 +187,7 @@ def draw(model, routes, seed, tokens=TOKENS, gap=ROUTE_GAP):
     return ids
 
 
-def greedy(model, routes, ids):
+def greedy(model, routes, ids, gap):
     """Tokens and the smallest margin; None where one of them is near a tie."""
     cache, sequence, margins = DynamicCache(), [], []
     for token in ids:
@@ -180,7 +195,7 @@ def greedy(model, routes, ids):
     while len(sequence) < len(ids) + GREEDY_TOKENS:
         top = logits.topk(2)
         margins.append((top.values[0] - top.values[1]).item())
-        logits = extend(model, routes, cache, sequence, top.indices[0].item()) if margins[-1] >= TOP_GAP else None
+        logits = extend(model, routes, cache, sequence, top.indices[0].item(), gap) if margins[-1] >= TOP_GAP else None
         if logits is None:
             return None
     return dict(at=len(ids), tokens=sequence[len(ids):], minMargin=min(margins))
@@ -231,7 +246,7 @@ def make(name, spec, fast):
         randomise(model, seed)
         routes = Routes(model)
         ids = draw(model, routes, seed)
-        tokens = greedy(model, routes, ids[:GREEDY_AT])
+        tokens = greedy(model, routes, ids[:GREEDY_AT], spec.get("gap", ROUTE_GAP))
         if tokens:
             break
     else:

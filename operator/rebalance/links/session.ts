@@ -273,7 +273,7 @@ const numericsMax = 200;
 function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"]["output"]>): Description {
   const { self, layers, experts, layerExperts: described } = reply;
   if (!self) throw new AppError("describe.self: missing", { code: "InvalidRequest", operation: "Describe" });
-  if (layers < 1 || layers > planBounds.layers || experts < 1 || experts > planBounds.experts) {
+  if (layers < 1 || layers > planBounds.layers || experts > planBounds.experts) {
     throw new AppError(`describe: ${layers} layers of ${experts} experts is out of bounds`, {
       code: "InvalidRequest",
       operation: "Describe",

@@ -1,19 +1,22 @@
-// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, in f32 or in blocks of int8,
-// and multiplied so that a row's bits do not depend on the rows beside it.
+// The weights of a segment that every row passes: embedding, attention, router, norms, head. Placed once, as they
+// are, in f32 or in blocks of int8, and multiplied so that a row's bits do not depend on the rows beside it.
 import { gateLogits } from "../../kernels/index.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
+import { asF32, blockOf, type WeightData, type Weights } from "../../kernels/weights.ts";
 import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lower.ts";
-import { dimensions, numberOf, weightBytes } from "./types.ts";
+import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 interface Placed extends Matrix {
   readonly tensor: Pointer;
   readonly home: Home;
 }
+
+/** Types of plain values: f32 and its halves. */
+const floats: ReadonlySet<WeightType> = new Set(["f32", "f16", "bf16"]);
 
 /** Names of the matrices that only a router multiplies by: they stay f32, since a near tie between experts hangs on them. */
 function routerMatrices({ ops }: Segment): ReadonlySet<string> {
@@ -29,17 +32,20 @@ export class DenseWeights implements WeightSource {
   readonly #buffers = new Map<Memory, DeviceBuffer>();
   readonly #placed = new Map<string, Placed>();
 
-  /** `bits`: 8 keeps f32 matrices of whole blocks in int8, with a scale for each 32. */
-  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  /** `bits`: of floats at most, as BackendOptions say. */
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
     const routers = routerMatrices(segment);
+    const typeOf = (name: string, shape: readonly number[]): WeightType => {
+      if (shape.length < 2 || routers.has(name)) return "f32";
+      const { form } = weights[name] as WeightData;
+      if (!floats.has(form) || bits === 16) return form;
+      return bits === 8 && (shape[1] as number) % blockOf("q8_0") === 0 ? "q8_0" : "f32";
+    };
     const tables = new Set(segment.ops.flatMap((op) => (op.op === "gather" ? [op.table] : [])));
     const parts = segment.weights.map(({ name, shape }) => {
-      const { form } = weights[name] as WeightData;
-      const coarser =
-        form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockOf("q8_0") === 0 && !routers.has(name);
       const [rows, columns] = dimensions(shape);
-      const matrix: Matrix = { type: coarser ? "q8_0" : form, rows, columns };
+      const matrix: Matrix = { type: typeOf(name, shape), rows, columns };
       return { name, matrix, home: tables.has(name) ? homesOf(device).plain(matrix) : homesOf(device).of(matrix) };
     });
     const sizes = new Map<Memory, number>();
@@ -86,9 +92,9 @@ export class DenseWeights implements WeightSource {
     const { ggml } = this.#device;
     let bytes = weight.data;
     if (type !== weight.form) {
-      const blocks = new Uint8Array(weightBytes(type, weight.shape));
-      ggml.ggml_quantize_chunk(numberOf(type), bytes, blocks, 0, rows, columns, 0n);
-      bytes = blocks;
+      const values = asF32(weight);
+      bytes = type === "f32" ? values : new Uint8Array(weightBytes(type, weight.shape));
+      if (type !== "f32") ggml.ggml_quantize_chunk(numberOf(type), values, bytes, 0, rows, columns, 0n);
     }
     ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
   }

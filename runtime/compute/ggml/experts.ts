@@ -1,7 +1,7 @@
 // The experts of a GPU: in slabs by shape and type, and the calls of many at once through one operation for all, since each start of a
 // kernel costs more there than a row. Those of the processor run one after another (singles.ts).
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
-import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
+import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { Compiled, Inputs, Outputs } from "../backend.ts";
 import { checkInputs } from "../check.ts";
@@ -101,9 +101,9 @@ export class Experts {
     for (const places of this.#places.values()) if (places.includes(place)) places.splice(places.indexOf(place), 1);
   }
 
-  /** Bytes of an expert whose matrices have this form; biases are f32. */
-  bytesOf(segment: Segment, form: WeightForm): number {
-    return segment.weights.reduce((sum, { shape }) => sum + weightBytes(shape.length < 2 ? "f32" : form, shape), 0);
+  /** Bytes of an expert whose matrices and biases have these forms. */
+  bytesOf(segment: Segment, forms: WeightForms): number {
+    return segment.weights.reduce((sum, { name, shape }) => sum + weightBytes(forms[name] ?? "f32", shape), 0);
   }
 
   /** Answers in the order of the calls; undefined where some are of something else. */

@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightForm, Weights } from "../../kernels/weights.ts";
+import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
 import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
@@ -34,9 +34,9 @@ class GgmlBackend implements Backend {
   readonly ops = ggmlCapabilities.ops;
   readonly #device: GgmlDevice;
   readonly #experts: Experts | SingleExperts;
-  readonly #denseBits: 8 | 32;
+  readonly #denseBits: 8 | 16 | 32;
 
-  constructor(device: GgmlDevice, denseBits: 8 | 32) {
+  constructor(device: GgmlDevice, denseBits: 8 | 16 | 32) {
     this.device = device.description;
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
@@ -100,8 +100,8 @@ class GgmlBackend implements Backend {
     return outputs;
   }
 
-  expertResidentBytes(segment: Segment, form: WeightForm): number {
-    return this.#experts.bytesOf(segment, form);
+  expertResidentBytes(segment: Segment, forms: WeightForms): number {
+    return this.#experts.bytesOf(segment, forms);
   }
 
   fault(): AppError | undefined {

@@ -98,7 +98,7 @@ export class DenseProgram implements Compiled {
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
 
-  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 32) {
+  constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
     this.#segment = segment;
     this.#weights = new DenseWeights(device, segment, weights, bits);

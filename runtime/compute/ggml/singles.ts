@@ -2,7 +2,7 @@
 // number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is.
 
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightData, WeightForm, Weights } from "../../kernels/weights.ts";
+import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { Compiled, Inputs, Outputs } from "../backend.ts";
 import { checkInputs } from "../check.ts";
@@ -83,11 +83,11 @@ export class SingleExperts {
     return new SingleExpert(this, shape, this.#place(shape, weights));
   }
 
-  /** Bytes of an expert whose matrices have this form; biases are f32. */
-  bytesOf(segment: Segment, form: WeightForm): number {
-    return segment.weights.reduce((sum, { shape }) => {
+  /** Bytes of an expert whose matrices and biases have these forms. */
+  bytesOf(segment: Segment, forms: WeightForms): number {
+    return segment.weights.reduce((sum, { name, shape }) => {
       const [rows, columns] = dimensions(shape);
-      return sum + this.#device.aligned(homesOf(this.#device).of({ type: shape.length < 2 ? "f32" : form, rows, columns }).bytes);
+      return sum + this.#device.aligned(homesOf(this.#device).of({ type: forms[name] ?? "f32", rows, columns }).bytes);
     }, 0);
   }
 

@@ -9,11 +9,25 @@ export interface TensorFacts {
   readonly vocab: number;
 }
 
+/** Tensors that are one in Hugging Face's layout: heads of keys, each transposed, and heads of values. */
+export interface HeadsApart {
+  readonly keys: string;
+  readonly values: string;
+  /** The whole's name below `model.layers.N`. */
+  readonly as: string;
+}
+
 export interface GgufArchitecture {
-  /** The fields of config.json besides those that all decoders have. */
+  /** The fields of config.json besides, or in place of, those that all decoders have. */
   config(metadata: ModelMetadata): Readonly<Record<string, unknown>>;
-  /** Parts of a layer besides those that all decoders have: GGUF's name -> Hugging Face's below `model.layers.N`. */
+  /** Parts of a layer besides those that all decoders have: GGUF's name -> Hugging Face's below `model.layers.N`. A name with its ending,
+   *  `.weight` or `.bias`, stands for the whole name there. */
   readonly parts: Readonly<Record<string, string>>;
+  readonly headsApart?: HeadsApart;
+  /** Scaling of rotary positions by YaRN is read; others refuse it. */
+  readonly yarn?: boolean;
+  /** The heads of attention are of several sizes, which `config` says. */
+  readonly latent?: boolean;
   /** Name of an expert's matrix below `model.layers.N`. */
   expert(matrix: ExpertMatrix, expert: number): string;
   /** True where query and key rows have each head's rotary pairs interleaved; Hugging Face wants the two halves apart. */
@@ -43,9 +57,25 @@ export const commonParts: Readonly<Record<string, string>> = {
 /** The names of a family that calls its experts as a dense layer's matrices. */
 export const mlpExpert = (matrix: ExpertMatrix, expert: number): string => `mlp.experts.${expert}.${matrix}_proj`;
 
+/** YaRN as config.json says it; nothing where positions are not scaled. `more`: what the family adds to it. */
+export function yarnOf(metadata: ModelMetadata, more: Readonly<Record<string, unknown>>): { readonly rope_scaling?: unknown } {
+  if (metadata.values.get(metadata.key("rope.scaling.type")) !== "yarn") return {};
+  return {
+    rope_scaling: {
+      rope_type: "yarn",
+      factor: metadata.number("rope.scaling.factor"),
+      original_max_position_embeddings: metadata.number("rope.scaling.original_context_length"),
+      beta_fast: metadata.number("rope.scaling.yarn_beta_fast", 32),
+      beta_slow: metadata.number("rope.scaling.yarn_beta_slow", 1),
+      ...more,
+    },
+  };
+}
+
 /** llama.cpp scales positions linearly where a file gives a factor and no type; `rope.scale_linear` is the old name of that factor. */
-function refuseScaledRope(metadata: ModelMetadata): void {
+function refuseScaledRope(metadata: ModelMetadata, yarn: boolean): void {
   const type = metadata.values.get(metadata.key("rope.scaling.type")) ?? "linear";
+  if (type === "yarn" && yarn) return;
   const key = ["rope.scaling.factor", "rope.scale_linear"].find((name) => metadata.has(name));
   const factor = key === undefined ? 1 : metadata.number(key);
   if (type === "none" || (type === "linear" && (factor === 0 || factor === 1))) return; // 0 stands for no scaling too
@@ -54,13 +84,17 @@ function refuseScaledRope(metadata: ModelMetadata): void {
 }
 
 /** config.json of a decoder with plain rotary attention. */
-export function decoderConfig(metadata: ModelMetadata, { tied, vocab }: TensorFacts): Readonly<Record<string, unknown>> {
-  refuseScaledRope(metadata);
+export function decoderConfig(
+  metadata: ModelMetadata,
+  { tied, vocab }: TensorFacts,
+  { yarn = false, latent = false }: Pick<GgufArchitecture, "yarn" | "latent">,
+): Readonly<Record<string, unknown>> {
+  refuseScaledRope(metadata, yarn);
   const hidden = metadata.number("embedding_length");
   const heads = metadata.number("attention.head_count");
   const headDim = metadata.number("attention.key_length", hidden / heads);
   const rotary = metadata.number("rope.dimension_count", headDim);
-  if (rotary !== headDim)
+  if (rotary !== headDim && !latent)
     throw metadata.unsupported("rope.dimension_count", rotary, `partial rotary embedding (of ${headDim}) is not computed`);
   const token = (name: string): number | null => {
     const id = metadata.values.get(`tokenizer.ggml.${name}_token_id`);

@@ -1,9 +1,10 @@
 // A GGUF model as a checkpoint in Hugging Face's names: stacked experts one by one, rows of queries and keys in Hugging Face's order.
 // Reads no more at once than an expert's matrix, or a piece of any other tensor.
 import { AppError } from "../../../crds/common.ts";
+import { bytesOf } from "../../weights/floats.ts";
 import type { GgufFile } from "../../weights/gguf.ts";
 import { type Checkpoint, checkpointOf, type RowRange, type TensorView } from "../../weights/tensor-view.ts";
-import { commonParts, type ExpertMatrix, topLevelNames } from "./architecture.ts";
+import { commonParts, type ExpertMatrix, type HeadsApart, topLevelNames } from "./architecture.ts";
 import type { GgufModel } from "./index.ts";
 
 /** Matrices of single experts in a file, at most; the largest models known have 70,000. */
@@ -12,7 +13,7 @@ const expertsMax = 4096;
 const layersMax = 1024;
 
 /** Rows of a stored tensor that are a tensor of their own elsewhere. */
-interface Place {
+interface Rows {
   /** Its first row in that tensor. */
   readonly first: number;
   /** The tensor's name in the file. */
@@ -21,6 +22,15 @@ interface Place {
   /** Rows of a head whose rotary pairs are interleaved; unset where rows are in order. */
   readonly headRows?: number;
 }
+
+/** Two stored tensors that are one elsewhere: of each head the rows of its keys, transposed, then those of its values. */
+interface Heads {
+  readonly tensor: string;
+  readonly values: string;
+  readonly shape: readonly number[];
+}
+
+type Place = Rows | Heads;
 
 export interface GgufCheckpoint extends Checkpoint {
   /** The tensor's name in the file, for messages. */
@@ -85,7 +95,9 @@ class Places {
       });
     }
     const at = { tensor, layer, part, kind };
-    if (expert !== undefined) this.#single(at, Number(expert));
+    const apart = this.#model.architecture.headsApart;
+    if (expert === undefined && apart !== undefined && (part === apart.keys || part === apart.values)) this.#heads(at, apart);
+    else if (expert !== undefined) this.#single(at, Number(expert));
     else if (Object.hasOwn(stackedParts, part)) this.#stacked(at, stackedParts[part] as readonly ExpertMatrix[]);
     else this.#plain(at);
   }
@@ -95,10 +107,30 @@ class Places {
   }
 
   #plain({ tensor, layer, part, kind }: LayerTensor): void {
-    const name = this.#partName(part);
+    const whole = this.#partName(`${part}.${kind}`);
+    const name = whole ?? this.#partName(part);
     if (name === undefined) throw this.#strange(tensor);
     const shape = this.#shape(tensor);
-    this.#add(`model.layers.${layer}.${name}.${kind}`, { tensor, shape, first: 0, ...this.#headRows(part, shape) });
+    const as = whole === undefined ? `${name}.${kind}` : name;
+    this.#add(`model.layers.${layer}.${as}`, { tensor, shape, first: 0, ...this.#headRows(part, shape) });
+  }
+
+  /** Heads of keys [heads, K, rows] and of values [heads, rows, K]; a file may have them beside the whole, which is then read. */
+  #heads({ tensor, layer, part }: LayerTensor, { keys, values, as }: HeadsApart): void {
+    const stored = (name: string): string => `blk.${layer}.${name}.weight`;
+    if (this.#file.names.includes(stored(this.#wholeOf(as)))) return;
+    const [pair, other] = [this.#shape(stored(keys)), this.#shape(stored(values))];
+    const [heads = 0, columns = 0, keyRows = 0] = pair;
+    const fits = pair.length === 3 && other.length === 3 && other[0] === heads && other[2] === columns && columns > 0;
+    if (!fits) throw this.#refused(tensor, `is [${this.#shape(tensor)}], which fits no ${part === keys ? values : keys} of its layer`);
+    if (part !== keys) return;
+    const shape = [heads * (keyRows + (other[1] ?? 0)), columns];
+    this.#add(`model.layers.${layer}.${as}`, { tensor, values: stored(values), shape });
+  }
+
+  /** The name in the file of the part that is called so elsewhere. */
+  #wholeOf(as: string): string {
+    return Object.entries(this.#model.architecture.parts).find(([, name]) => `${name}.weight` === as)?.[0] ?? "";
   }
 
   /** One expert's matrix in a tensor of its own. */
@@ -122,11 +154,15 @@ class Places {
     return { headRows: (shape[0] ?? 0) / metadata.number(heads, metadata.number("attention.head_count")) };
   }
 
-  /** A tensor [experts, rows, K]. Two matrices in one lie one above the other. */
+  /** A tensor [experts, rows, K], or of biases [experts, rows]. Two matrices in one lie one above the other. */
   #stacked({ tensor, layer, kind }: LayerTensor, matrices: readonly ExpertMatrix[]): void {
     const [experts = 0, rows = 0, columns] = this.#shape(tensor);
     if (experts !== this.#experts || experts > expertsMax)
       throw this.#refused(tensor, `has ${experts} experts, ${this.#model.metadata.key("expert_count")} says ${this.#experts}`);
+    if (kind === "bias") {
+      this.#biases(tensor, layer, matrices);
+      return;
+    }
     if (columns === undefined || rows % matrices.length !== 0) throw this.#refused(tensor, "is no stack of matrices");
     const each = rows / matrices.length;
     for (let expert = 0; expert < experts; expert++)
@@ -134,6 +170,14 @@ class Places {
         const name = `model.layers.${layer}.${this.#model.architecture.expert(matrix, expert)}.${kind}`;
         this.#add(name, { tensor, shape: [each, columns], first: expert * rows + i * each });
       }
+  }
+
+  /** One row of the stored tensor is an expert's bias. */
+  #biases(tensor: string, layer: string, [matrix, ...more]: readonly ExpertMatrix[]): void {
+    const [experts = 0, rows = 0, ...others] = this.#shape(tensor);
+    if (matrix === undefined || more.length > 0 || others.length > 0) throw this.#refused(tensor, "is no stack of biases");
+    for (let expert = 0; expert < experts; expert++)
+      this.#add(`model.layers.${layer}.${this.#model.architecture.expert(matrix, expert)}.bias`, { tensor, shape: [rows], first: expert });
   }
 
   #add(name: string, place: Place): void {
@@ -156,8 +200,32 @@ function undoInterleaving<T extends Uint8Array | Float32Array>(data: T, rows: nu
   return out;
 }
 
+/** Keys [heads, K, rows] transposed, and values [heads, rows, K], head by head; in f32, as blocks lie along the rows of either. */
+function headsView(file: GgufFile, { tensor, values, shape }: Heads): TensorView {
+  const [, columns = 0] = shape;
+  const keyRows = file.shape(tensor)?.[2] ?? 0;
+  const valueRows = file.shape(values)?.[1] ?? 0;
+  const step = keyRows + valueRows;
+  return {
+    shape,
+    form: "f32",
+    step,
+    async rows({ first, rows }) {
+      const out = new Float32Array(rows * columns);
+      for (let row = 0; row < rows; row += step) {
+        const head = (first + row) / step;
+        const keys = (await file.readRows(tensor, { first: head * columns, rows: columns })).values;
+        for (let i = 0; i < keyRows; i++) for (let k = 0; k < columns; k++) out[(row + i) * columns + k] = keys[k * keyRows + i] as number;
+        out.set((await file.readRows(values, { first: head * valueRows, rows: valueRows })).values, (row + keyRows) * columns);
+      }
+      return { form: "f32", bytes: bytesOf(out), values: out };
+    },
+  };
+}
+
 /** The tensor of the file that a place lies in, as a tensor of its own. */
 function viewOf(file: GgufFile, place: Place): TensorView {
+  if ("values" in place) return headsView(file, place);
   const { tensor, shape, headRows } = place;
   const stored = ({ first, rows }: RowRange) => file.readRows(tensor, { first: place.first + first, rows });
   const form = file.form(tensor) ?? "f32";

@@ -1,8 +1,7 @@
-// The configs that GGUF metadata gives are read by the families that serve them, and an MXFP4 checkpoint of gpt-oss is found in its stacks.
+// The configs that GGUF metadata gives are read by the families that serve them.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { familyOf } from "../../models/index.ts";
-import { placeIn } from "../expert-tensors.ts";
 import { ggufModel } from "./index.ts";
 
 const sizes: Readonly<Record<string, number>> = {
@@ -22,18 +21,4 @@ test("the config of every architecture with experts is a program of its family",
     assert.ok(layer?.kind === "moe");
     assert.deepEqual([layer.experts, layer.topK, layer.expert.weights[0]?.shape], [4, 2, [32, 64]]);
   }
-});
-
-test("a matrix of a stack is looked for on its own where the stack is not there", () => {
-  const at = "model.layers.0.mlp.experts";
-  const place = {
-    tensor: `${at}.gate_up_proj`,
-    expert: 3,
-    transposed: true as const,
-    share: { part: 1, of: 2, order: "interleaved" as const },
-  };
-  assert.equal(placeIn({ shape: (name) => (name === `${at}.3.up_proj.weight` ? [2, 2] : undefined) }, place), `${at}.3.up_proj.weight`);
-  const bias = { tensor: `${at}.down_proj_bias`, expert: 1 };
-  assert.equal(placeIn({ shape: (name) => (name === `${at}.1.down_proj.bias` ? [2] : undefined) }, bias), `${at}.1.down_proj.bias`);
-  assert.equal(placeIn({ shape: () => [1] }, place), place);
 });

@@ -221,10 +221,18 @@ test("metadata of qwen3moe and olmoe give the configs that Hugging Face has", as
   });
 });
 
+const latent = decoder("qwen3moe", {
+  "rope.dimension_count": 64,
+  "attention.kv_lora_rank": 512,
+  "attention.key_length": 192,
+  "attention.value_length": 128,
+});
+
 test("tensors are called as GGUF's own package says, in every architecture", async () => {
   const { names } = JSON.parse(await readFile(join(golden, "ggml-blocks.json"), "utf8"));
   for (const [architecture, own] of Object.entries<Record<string, string>>(names)) {
-    const metadata = Object.entries(qwenMetadata).map(([key, value]) => [key.replace("qwen3moe", architecture), value] as const);
+    const all = architecture === "deepseek2" ? { ...qwenMetadata, ...latent } : qwenMetadata;
+    const metadata = Object.entries(all).map(([key, value]) => [key.replace("qwen3moe", architecture), value] as const);
     const stored = Object.values(own);
     const file = {
       ...{ path: "x.gguf", formats: [], names: stored, form: () => "f32" as const, readRows: never, read: never, close: never },

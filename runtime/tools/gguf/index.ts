@@ -3,12 +3,14 @@ import { AppError } from "../../../crds/common.ts";
 import type { GgufFile } from "../../weights/gguf.ts";
 import { inFolder } from "../model-config.ts";
 import { decoderConfig, type GgufArchitecture } from "./architecture.ts";
+import { deepseek2 } from "./deepseek2.ts";
+import { gptOss } from "./gpt-oss.ts";
 import { llama } from "./llama.ts";
 import { ModelMetadata } from "./metadata.ts";
 import { olmoe } from "./olmoe.ts";
 import { qwen3moe } from "./qwen3moe.ts";
 
-const architectures: Readonly<Record<string, GgufArchitecture>> = { llama, olmoe, qwen3moe };
+const architectures: Readonly<Record<string, GgufArchitecture>> = { llama, olmoe, qwen3moe, deepseek2, "gpt-oss": gptOss };
 
 export interface GgufModel {
   readonly architecture: GgufArchitecture;
@@ -30,7 +32,7 @@ export function ggufModel(file: Pick<GgufFile, "path" | "metadata" | "names" | "
       );
     }
     const facts = { tied: !file.names.includes("output.weight"), vocab: file.shape("token_embd.weight")?.[0] ?? tokens };
-    const config = { ...architecture.config(metadata), ...decoderConfig(metadata, facts) };
+    const config = { ...decoderConfig(metadata, facts, architecture), ...architecture.config(metadata) };
     return { architecture, metadata, config };
   });
 }

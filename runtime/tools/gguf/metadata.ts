@@ -41,6 +41,12 @@ export class ModelMetadata {
     return numberIn(this.values, this.key(name), fallback);
   }
 
+  flag(name: string, fallback: boolean): boolean {
+    const value = this.values.get(this.key(name)) ?? fallback;
+    if (typeof value === "boolean") return value;
+    throw new AppError(`GGUF metadata "${this.key(name)}" is no flag`, { code: "BadGguf" });
+  }
+
   /** A number stored as f32, in as many digits as that has. */
   float(name: string, fallback?: number): number {
     return Number(this.number(name, fallback).toPrecision(7));

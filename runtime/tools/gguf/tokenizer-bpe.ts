@@ -1,5 +1,6 @@
 // Byte-level BPE in GGUF (`tokenizer.ggml.model` = "gpt2") as tokenizer.json. How text is cut before merging is named in the metadata and
 // must be one of the ways known here, each held to the encodings of the library that it was written for. Pure.
+import { casedLetters } from "./cased-letters.ts";
 import type { GgufTokens, TokenizerParts } from "./tokens.ts";
 
 const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true } as const;
@@ -20,6 +21,16 @@ const before = String.raw`[^\r\n\p{L}\p{N}]?`;
 const o200k = `${before}${upper}*${lower}+${endings}?|${before}${upper}+${lower}*${endings}?`;
 const deepseek = String.raw`[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_${"`"}{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*`;
 
+/** Line ends, words, punctuation, blanks at the end, Chinese and Korean, each numeral. */
+const firstDeepseek = [
+  "[\r\n]",
+  `\\s?[${casedLetters}]+`,
+  String.raw`\s?[!-/:-~！-／：-～‘-‟　-。]+`,
+  String.raw`\s+$`,
+  "[一-龥ࠀ-一가-퟿]+",
+  String.raw`\p{N}`,
+];
+
 interface PreTokenizer {
   readonly pre: unknown;
   readonly normalizer?: unknown;
@@ -37,6 +48,7 @@ const preTokenizers: Readonly<Record<string, PreTokenizer>> = {
   qwen2: { pre: cuts(String.raw`${endings}|${word}|\p{N}|${rest}`), normalizer: nfc },
   "llama-bpe": { pre: cuts(String.raw`${endings}|${word}|\p{N}{1,3}|${rest}`), ignoreMerges: true },
   "gpt-4o": { pre: cuts(String.raw`${o200k}|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|${blanks}`), ignoreMerges: true },
+  "deepseek-llm": { pre: cuts(...firstDeepseek) },
   "deepseek-v3": { pre: cuts(String.raw`\p{N}{1,3}`, "[一-龥぀-ゟ゠-ヿ]+", `${deepseek}|${blanks}`) },
 };
 

@@ -2,20 +2,29 @@
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
-import { asF32, type GgmlWeight, type WeightForm, type Weights } from "../../kernels/weights.ts";
+import { asF32, type GgmlWeight, type WeightForm, type WeightForms, type Weights } from "../../kernels/weights.ts";
+import type { StoredForm } from "../stored.ts";
+
+/** A matrix or bias of a unit. */
+export interface UnitPart extends WeightDecl {
+  /** The form that the unit keeps it in, for codecs that keep what a file has; others know theirs. */
+  readonly form?: StoredForm;
+}
 
 /** The content of an expert's unit, in this order: matrices [rows, columns] and biases [columns]. */
-export type UnitShape = readonly WeightDecl[];
+export type UnitShape = readonly UnitPart[];
 
 /** Row-major values by name: f32, or blocks as a file has them, which a codec of the same type keeps bit for bit. */
 export type ExpertMatrices = Readonly<Record<string, Float32Array | GgmlWeight>>;
 
 export interface UnitCodec {
   readonly name: CodecName;
-  /** Form of the matrices that it decodes into: what backends size and compile. */
-  readonly form: WeightForm;
-  /** Gives back the very values that were imported. Beside experts that are not, the dense part may be kept coarser too. */
-  readonly exact: boolean;
+  /** Bits at most that a value of the dense part's matrices is given beside such experts: `denseBits` of backends. */
+  readonly denseBits: 8 | 16 | 32;
+  /** It keeps each matrix in the form in which it comes, and the store names those forms. */
+  readonly asGiven?: true;
+  /** The form of each matrix and bias that it decodes into: what backends size and compile. Throws where a part has none. */
+  forms(shape: UnitShape): WeightForms;
   /** Bytes of a unit of this shape. */
   unitBytes(shape: UnitShape): number;
   encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array;
@@ -56,3 +65,9 @@ const sectionAlignment = 64;
 export const paddedSection = (bytes: number): number => Math.ceil(bytes / sectionAlignment) * sectionAlignment;
 
 export const isBias = (shape: readonly number[]): boolean => shape.length < 2;
+
+/** `forms` of a codec that has one form for all matrices; biases are f32. */
+export const formsAlike =
+  (form: WeightForm) =>
+  (shape: UnitShape): WeightForms =>
+    Object.fromEntries(shape.map((part) => [part.name, isBias(part.shape) ? "f32" : form]));

@@ -30,9 +30,10 @@ const matricesOf = (unit: UnitShape) =>
     ]),
   );
 
+const inF32 = (shape: UnitShape): UnitShape => shape.map((part) => ({ ...part, form: "f32" }));
 for (const [what, shape] of [
-  ["the three matrices of a gated FFN", gatedFfnUnit(64, 96)],
-  ["two matrices with biases", biased],
+  ["the three matrices of a gated FFN", inF32(gatedFfnUnit(64, 96))],
+  ["two matrices with biases", inF32(biased)],
 ] as const)
   for (const codec of codecNames.map(codecFor)) {
     test(`a unit of codec ${codec.name} decodes to ${what} in their shapes, from any alignment`, () => {
@@ -46,7 +47,8 @@ for (const [what, shape] of [
         for (const { name, shape: wanted } of shape) {
           const weight = weights[name]!;
           assert.deepEqual(weight.shape, wanted);
-          assert.equal(weight.form, wanted.length === 1 ? "f32" : codec.form, "a bias stays f32");
+          assert.equal(weight.form, codec.forms(shape)[name]);
+          if (wanted.length === 1) assert.equal(weight.form, "f32", "a bias stays f32");
           if (weight.form === "f32") assert.deepEqual(weight.data, matrices[name]);
           else assert.equal(valuesIn(weight), wanted[0]! * wanted[1]!);
         }
@@ -123,6 +125,27 @@ test("blocks that are of a codec's type already are kept bit for bit; those of a
     const other = codecFor("f32").encode({ w: given }, shape);
     assert.deepEqual(new Float32Array(other.buffer), asF32(given));
   }
+});
+
+test("codec source keeps each matrix in the type in which it comes, and refuses values that come in none", () => {
+  const sizes = { q4_K: 256, q6_K: 256, mxfp4: 32, f16: 1 } as const;
+  const forms = Object.keys(sizes) as (keyof typeof sizes)[];
+  const shape = forms.map((form, i) => ({ name: form, shape: [i + 1, 256], form }));
+  const given = Object.fromEntries(
+    shape.map(({ name, shape: [rows = 0], form }) => {
+      const bytes = rows * (256 / ggmlFormats[form].values) * ggmlFormats[form].bytes;
+      return [name, { form, shape: [rows, 256], data: Uint8Array.from({ length: bytes }, (_, i) => (i * 37) % 251) }];
+    }),
+  );
+  const source = codecFor("source");
+  assert.deepEqual(source.forms(shape), Object.fromEntries(forms.map((form) => [form, form])));
+  assert.deepEqual(source.decode(source.encode(given, shape), shape), given);
+  const refused = (want: RegExp) => (error: unknown) => error instanceof AppError && want.test(error.message);
+  assert.throws(() => source.encode({ w: new Float32Array(64) }, [{ name: "w", shape: [2, 32] }]), refused(/matrix w comes in no form/));
+  assert.throws(
+    () => source.encode({ w: new Float32Array(64) }, [{ name: "w", shape: [2, 32], form: "q8_0" }]),
+    refused(/matrix w is not q8_0 in every expert/),
+  );
 });
 
 test("values and rows that a ggml type cannot hold are refused with the remedy", () => {

@@ -1,7 +1,7 @@
 // Codec f32 of an expert unit: its matrices and biases as row-major little-endian f32, in order, nothing between. Pure.
 import type { Weights } from "../../kernels/weights.ts";
 import { bytesOf, viewF32 } from "../floats.ts";
-import { type ExpertMatrices, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
+import { type ExpertMatrices, formsAlike, matrixOf, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
 
 function unitBytes(shape: UnitShape): number {
   return shape.reduce((bytes, matrix) => bytes + 4 * valuesOf(matrix.shape), 0);
@@ -9,8 +9,8 @@ function unitBytes(shape: UnitShape): number {
 
 export const f32: UnitCodec = {
   name: "f32",
-  form: "f32",
-  exact: true,
+  denseBits: 32,
+  forms: formsAlike("f32"),
   unitBytes,
   encode(matrices: ExpertMatrices, shape: UnitShape): Uint8Array {
     const unit = new Uint8Array(unitBytes(shape));

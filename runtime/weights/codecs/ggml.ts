@@ -1,12 +1,13 @@
-// The codecs of ggml types, in what they share. A unit is its matrices as blocks of one type, in order, and its biases as f32, each
-// section padded to 64 bytes. Matrices that are of the type already are kept bit for bit. Pure. How a type rounds is in its own file.
+// The codecs of ggml types, in what they share. A unit is its matrices as blocks, in order, and its biases as f32, each section padded to
+// 64 bytes. Matrices that are of the type already are kept bit for bit. Pure. How a type rounds is in its own file.
 import { AppError } from "../../../crds/common.ts";
-import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
+import { type GgmlForm, ggmlBytes, ggmlFormats, isGgmlForm } from "../../kernels/ggml/index.ts";
 import type { WeightDecl } from "../../kernels/segment.ts";
 import type { Weights } from "../../kernels/weights.ts";
-import { viewF32 } from "../floats.ts";
+import { bytesOf } from "../floats.ts";
+import { type StoredForm, storedBytes, storedWeight } from "../stored.ts";
 import { firstUnusable } from "../weight-check.ts";
-import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitShape, valuesOf } from "./codec.ts";
+import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, type UnitPart, type UnitShape, valuesOf } from "./codec.ts";
 
 /** The types that are codecs too. */
 type CodecForm = GgmlForm & UnitCodec["name"];
@@ -17,10 +18,6 @@ interface Rounding {
   readonly magnitudeMax: number;
   /** Writes the block of the values from `from` at byte `at`. The bytes are zero before. */
   readonly quantize: (data: Float32Array, from: number, out: Uint8Array, at: number) => void;
-}
-
-function sectionBytes(form: CodecForm, { shape }: WeightDecl): number {
-  return isBias(shape) ? 4 * valuesOf(shape) : ggmlBytes(form, valuesOf(shape));
 }
 
 function writeBlocks(form: CodecForm, { magnitudeMax, quantize }: Rounding, matrix: WeightDecl, data: Float32Array): Uint8Array {
@@ -44,44 +41,56 @@ function writeBlocks(form: CodecForm, { magnitudeMax, quantize }: Rounding, matr
   return out;
 }
 
-function sectionOf(form: CodecForm, rounding: Rounding, matrices: ExpertMatrices, matrix: WeightDecl): Uint8Array {
-  const given = matrices[matrix.name];
-  const asStored = given !== undefined && !(given instanceof Float32Array) && given.form === form && !isBias(matrix.shape);
-  if (asStored && given.data.length === sectionBytes(form, matrix)) return given.data;
-  const data = matrixOf(matrices, matrix);
-  if (isBias(matrix.shape)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  return writeBlocks(form, rounding, matrix, data);
+/** How a codec of blocks differs from others. */
+interface BlockCodec extends Omit<UnitCodec, "forms" | "unitBytes" | "encode" | "decode"> {
+  /** The form of a matrix. */
+  formOf(part: UnitPart): StoredForm;
+  /** The bytes of a matrix that is not in that form. */
+  convert(part: UnitPart, data: Float32Array): Uint8Array;
 }
 
-/** The codec of a ggml type, by the type's rounding. */
-export function ggmlCodec(form: CodecForm, rounding: Rounding): UnitCodec {
-  const unitBytes = (shape: UnitShape): number => shape.reduce((sum, matrix) => sum + paddedSection(sectionBytes(form, matrix)), 0);
+/** The codec of units whose matrices are blocks in forms of their own. */
+export function blockCodec({ formOf, convert, ...codec }: BlockCodec): UnitCodec {
+  const form = (part: UnitPart): StoredForm => (isBias(part.shape) ? "f32" : formOf(part));
+  const sectionBytes = (part: UnitPart): number => storedBytes(form(part), valuesOf(part.shape));
+  const unitBytes = (shape: UnitShape): number => shape.reduce((sum, part) => sum + paddedSection(sectionBytes(part)), 0);
+  const sectionOf = (matrices: ExpertMatrices, part: UnitPart): Uint8Array => {
+    const given = matrices[part.name];
+    const asStored = given !== undefined && !(given instanceof Float32Array) && given.form === form(part);
+    if (asStored && given.data.length === sectionBytes(part)) return given.data;
+    const data = matrixOf(matrices, part);
+    return isGgmlForm(form(part)) ? convert(part, data) : bytesOf(data);
+  };
   return {
-    name: form,
-    form,
-    exact: false,
+    ...codec,
+    forms: (shape) => Object.fromEntries(shape.map((part) => [part.name, form(part)])),
     unitBytes,
     encode(matrices, shape) {
       const unit = new Uint8Array(unitBytes(shape));
       let at = 0;
-      for (const matrix of shape) {
-        unit.set(sectionOf(form, rounding, matrices, matrix), at);
-        at += paddedSection(sectionBytes(form, matrix));
+      for (const part of shape) {
+        unit.set(sectionOf(matrices, part), at);
+        at += paddedSection(sectionBytes(part));
       }
       return unit;
     },
     decode(unit, shape): Weights {
       let at = 0;
       return Object.fromEntries(
-        shape.map((matrix) => {
-          const bytes = unit.subarray(at, at + sectionBytes(form, matrix));
+        shape.map((part) => {
+          const bytes = unit.subarray(at, at + sectionBytes(part));
           at += paddedSection(bytes.length);
-          const bias = { form: "f32" as const, shape: matrix.shape };
-          return [matrix.name, isBias(matrix.shape) ? { ...bias, data: viewF32(bytes) } : { form, shape: matrix.shape, data: bytes }];
+          return [part.name, storedWeight(form(part), part.shape, bytes)];
         }),
       );
     },
   };
+}
+
+/** The codec of a ggml type, by the type's rounding. Beside halves the dense part is no coarser than they are; beside blocks it may be. */
+export function ggmlCodec(form: CodecForm, rounding: Rounding): UnitCodec {
+  const denseBits = ggmlFormats[form].values === 1 ? 16 : 8;
+  return blockCodec({ name: form, denseBits, formOf: () => form, convert: (part, data) => writeBlocks(form, rounding, part, data) });
 }
 
 /** The largest f16, in which most types keep their scale. */

@@ -8,7 +8,7 @@ import { z } from "zod";
 import { AppError } from "../../../crds/common.ts";
 import type { CodecName } from "../../../crds/names.ts";
 import { numberOf, type WeightType, weightBytes } from "../../../runtime/compute/ggml/types.ts";
-import type { Weights } from "../../../runtime/kernels/weights.ts";
+import { asF32, type Weights } from "../../../runtime/kernels/weights.ts";
 import { codecFor } from "../../../runtime/weights/codecs/index.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
 import { alignment, type GgufFloat, type GgufMeta, ggufHeader } from "../../support/gguf-writer.ts";
@@ -48,7 +48,7 @@ const q8 = codecFor("q8_0");
 /** Dense matrices are int8 blocks beside experts that are quantized; norms and gates stay f32. */
 function denseType(name: string, shape: readonly number[], codec: CodecName): WeightType {
   const isMatrix = shape.length === 2 && (shape[1] as number) % blockValues === 0 && !name.endsWith("gate.weight");
-  return isMatrix && !codecFor(codec).exact ? "q8_0" : "f32";
+  return isMatrix && codecFor(codec).denseBits === 8 ? "q8_0" : "f32";
 }
 
 function encoded(type: WeightType, shape: readonly number[], values: Float32Array): Uint8Array {
@@ -68,7 +68,7 @@ async function denseTensor(store: ModelStore, name: string, codec: CodecName, he
   if (renamed === undefined) throw new AppError(`${store.dir}: llama.cpp has no tensor for ${name}`, { code: "UnsupportedShape" });
   const type = denseType(name, shape, codec);
   const read = async (): Promise<Uint8Array> => {
-    const { data } = await store.readDense(name);
+    const data = asF32(await store.readDense(name));
     const rotated = /[qk]_proj\.weight$/.test(name);
     return encoded(type, shape, rotated ? interleaved(data, shape[1] as number, headRows) : data);
   };
@@ -86,19 +86,19 @@ function expertTensors(store: ModelStore, codec: CodecName): PlannedTensor[] {
     kept = { layer, experts: Promise.all(units) };
     return kept.experts;
   };
-  const type = codecFor(codec).form;
-  return store.layerShapes.flatMap(({ experts, matrices }, layer) =>
-    matrices.map(({ name, shape }) => ({
+  return store.layerShapes.flatMap(({ experts, matrices }, layer) => {
+    const forms = store.unitForms(codec, layer);
+    return matrices.map(({ name, shape }) => ({
       name: `blk.${layer}.${mixtralMatrices[name]}_exps.weight`,
       shape: [experts, ...shape],
-      type: numberOf(type),
-      bytes: experts * weightBytes(type, shape),
+      type: numberOf(forms[name] ?? "f32"),
+      bytes: experts * weightBytes(forms[name] ?? "f32", shape),
       read: async () => {
         const each = await expertsOf(layer, experts);
         return Buffer.concat(each.map((weights) => bytesOfWeight(weights, name)));
       },
-    })),
-  );
+    }));
+  });
 }
 
 function bytesOfWeight(weights: Weights, name: string): Uint8Array {
