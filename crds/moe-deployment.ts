@@ -134,7 +134,7 @@ const runtime = z
     }),
     expertCodec: z.enum(codecNames).default(defaultCodec).meta({
       description:
-        "Stored form of the experts that workers load: a type of ggml, of which iq4_nl loses least at its size, or f32, which is large and exact. The import must have written it.",
+        "Stored form of the experts that workers load: a type of ggml, of which q4_0 is the fastest and iq4_nl loses least at that size, or f32, which is large and exact. The import must have written it.",
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(

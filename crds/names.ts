@@ -20,9 +20,9 @@ export type BackendChoice = (typeof backendChoices)[number];
 export const defaultBackend: BackendChoice = "Auto";
 
 /** Stored forms of experts: `spec.runtime.expertCodec`, `--codec` and the parts of a model store. */
-export const codecNames = ["iq4_nl", "f32", "f16", "bf16", "q8_0", "q4_0", "mxfp4"] as const;
+export const codecNames = ["q4_0", "iq4_nl", "f32", "f16", "bf16", "q8_0", "mxfp4"] as const;
 export type CodecName = (typeof codecNames)[number];
-export const defaultCodec: CodecName = "iq4_nl";
+export const defaultCodec: CodecName = "q4_0";
 
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;

@@ -55,7 +55,7 @@ async function suspendAndResume(sim: SimCluster, whileSuspended: () => void): Pr
 
 test("a codec that changes while suspended gives a first plan for the new sizes", async () => {
   const sim = await up({ spec: fast });
-  await suspendAndResume(sim, () => Object.assign(sim, { engineInfo: { codec: "iq4_nl", expertResidentBytes: 150 } }));
+  await suspendAndResume(sim, () => Object.assign(sim, { engineInfo: { codec: "q4_0", expertResidentBytes: 150 } }));
   assert.ok(await sim.clock.run(30_000, () => sim.stored?.spec.reason?.startsWith("first plan") === true && (sim.plan()?.epoch ?? 0) > 1));
   assert.ok(await sim.clock.run(30_000, () => sim.converged()));
   assert.equal(sim.loop?.view()?.model?.expertBytes, 32 * 150);

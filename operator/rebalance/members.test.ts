@@ -19,7 +19,7 @@ test("workers agree on a model when all that may run another have spoken", () =>
   const none = new Set<string>();
   assert.deepEqual(agreedModel([view("a", { model: "m" }), view("b", { model: "m" })], none), { digest: "m", codec: "f32" });
   assert.equal(agreedModel([view("a", { model: "m" }), view("b", { model: "n" })], none), undefined);
-  assert.equal(agreedModel([view("a", { model: "m" }), view("b", { model: "m", codec: "iq4_nl" })], none), undefined);
+  assert.equal(agreedModel([view("a", { model: "m" }), view("b", { model: "m", codec: "q4_0" })], none), undefined);
   assert.deepEqual(agreedModel([view("a", { model: "m", lost: true }), view("b", { model: "n" })], none)?.digest, "n");
   assert.deepEqual(agreedModel([view("a", {}), view("b", { model: "n" })], none)?.digest, "n", "a new pod says it later");
   assert.equal(agreedModel([view("a", {}), view("b", { model: "n" })], new Set(["a"])), undefined, "a pod of the plan may run the old one");

@@ -177,7 +177,7 @@ const wrongIndex: Record<string, { change: (json: any) => void; code: string; wa
   "a codec that there is no more": {
     change: (json) => (json.codecs.int4 = json.codecs.iq4_nl),
     code: "BadModelIndex",
-    want: /int4.*import the model again with --codec iq4_nl/,
+    want: /int4.*import the model again with --codec q4_0/,
   },
   "a billion experts": { change: (json) => (json.experts = 1e9), code: "BadModelIndex", want: /field experts/ },
 };

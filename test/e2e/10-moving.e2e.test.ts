@@ -69,7 +69,7 @@ async function transfers(): Promise<Transfers> {
 /** Stored bytes of one expert of the model. */
 const unitBytes = (() => {
   const index = JSON.parse(readFileSync(join(modelsFolder(), "smol-moe/expert-index.json"), "utf8")) as ExpertIndex;
-  return index.codecs.iq4_nl?.units[0]?.[0]?.bytes ?? Number.POSITIVE_INFINITY;
+  return index.codecs.q4_0?.units[0]?.[0]?.bytes ?? Number.POSITIVE_INFINITY;
 })();
 
 /** Plans after an epoch that were committed. */

@@ -251,7 +251,7 @@ before(async () => {
   const shared = `${modelsFolder()}-faults`;
   const folder = join(`${modelsFolder()}-faults-copy`, "smol-moe");
   const index = JSON.parse(readFileSync(join(modelsFolder(), "smol-moe/expert-index.json"), "utf8")) as ExpertIndex;
-  const file = index.codecs.iq4_nl?.file ?? "";
+  const file = index.codecs.q4_0?.file ?? "";
   // The shared folder is one of its own as well: a mount over it concerns no other test.
   copyModel(join(modelsFolder(), "smol-moe"), join(shared, "smol-moe"), "config.json");
   copyModel(join(modelsFolder(), "smol-moe"), folder, file);

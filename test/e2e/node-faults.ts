@@ -77,7 +77,7 @@ export function copyModel(from: string, to: string, own: string): void {
 
 /** Flips a bit in the stored bytes of experts; done twice, they are what they were. */
 export function flipBits(folder: string, index: ExpertIndex, cells: readonly { readonly layer: number; readonly expert: number }[]): void {
-  const codec = index.codecs.iq4_nl;
+  const codec = index.codecs.q4_0;
   const handle = openSync(join(folder, codec?.file ?? ""), "r+");
   const byte = Buffer.alloc(1);
   try {

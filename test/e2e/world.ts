@@ -50,7 +50,7 @@ export function smolMoe(name: string, spec: Spec = {}): { apiVersion: string; ki
       model: { uri: "pvc://models/smol-moe" },
       replicas: 3,
       elasticity: { minReplicas: 1, maxReplicas: 4, settle: "1s" },
-      runtime: { backend: "cpu", expertCodec: "iq4_nl", maxContext: 1024, kvPool: "256Mi" },
+      runtime: { backend: "cpu", expertCodec: "q4_0", maxContext: 1024, kvPool: "256Mi" },
       experts: { memoryPerRank: "200Mi" },
       rebalancing: { mode: "Off", interval: "5s", trigger: { window: "5s" } },
       ...spec,

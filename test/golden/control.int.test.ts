@@ -27,7 +27,7 @@ const model = await provideSmolMoe(() => undefined);
 async function hostAll(engine: Engine, store: ModelStore): Promise<void> {
   const { layers, experts } = store.index;
   for (let layer = 0; layer < layers; layer++) {
-    for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "iq4_nl"));
+    for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, "q4_0"));
   }
   const hosts = Array.from({ length: experts }, () => [0]);
   const shares = Array.from({ length: experts }, () => [1000]);
@@ -37,7 +37,7 @@ async function hostAll(engine: Engine, store: ModelStore): Promise<void> {
 async function start(storeDir: string): Promise<{ readonly engine: Engine; readonly store: ModelStore }> {
   const store = await openStore(storeDir);
   const remote = { dispatch: () => Promise.reject(new Error("one worker hosts every expert")) };
-  const engine = await createEngine({ storeDir, backend: "cpu", codec: "iq4_nl", kvPoolBytes: 400_000_000, maxContext: 384, remote });
+  const engine = await createEngine({ storeDir, backend: "cpu", codec: "q4_0", kvPoolBytes: 400_000_000, maxContext: 384, remote });
   await hostAll(engine, store);
   return { engine, store };
 }
@@ -108,7 +108,7 @@ test("the same texts twice, other texts with two experts swapped or with gates i
   for (const layer of [3, 27]) {
     const swapped = await textsOf(model, async (engine, store) => {
       for (const expert of [0, 1]) await engine.unloadExpert(layer, expert);
-      for (const expert of [0, 1]) await engine.loadExpert(layer, expert, await store.readUnit(layer, 1 - expert, "iq4_nl"));
+      for (const expert of [0, 1]) await engine.loadExpert(layer, expert, await store.readUnit(layer, 1 - expert, "q4_0"));
     });
     assertChanged(t, `experts 0 and 1 of layer ${layer} swapped`, want, swapped);
   }

@@ -10,5 +10,5 @@ test("no two experts of the noisy model have the same bytes, in either codec", a
   const count = index.layers * index.experts;
   assert.equal(count, 240);
   const distinct = Object.entries(index.codecs).map(([codec, { units }]) => [codec, new Set(units.flat().map(({ sha256 }) => sha256)).size]);
-  assert.deepEqual(Object.fromEntries(distinct), { iq4_nl: count, f32: count });
+  assert.deepEqual(Object.fromEntries(distinct), { q4_0: count, f32: count });
 });

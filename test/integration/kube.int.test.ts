@@ -114,7 +114,7 @@ const refused: Record<string, { change: (spec: any) => void; want: RegExp }> = {
   },
   "a codec that there is not": {
     change: (spec) => Object.assign(spec, { runtime: { expertCodec: "int4" } }),
-    want: /expertCodec: Unsupported value: "int4": supported values: "iq4_nl"/,
+    want: /expertCodec: Unsupported value: "int4": supported values: "q4_0"/,
   },
   "load that is stale before the next message": {
     change: (spec) => Object.assign(spec, { telemetry: { staleAfter: "5s" } }),

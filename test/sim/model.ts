@@ -44,7 +44,7 @@ export class SimModel {
     const file = { file: "experts.bin", units };
     this.index = {
       ...{ version: 1, modelDigest: digest, architecture: "sim", layers, experts, topK: 2, hidden, ffn: 1, dense: {} },
-      codecs: { f32: file, iq4_nl: file },
+      codecs: { f32: file, q4_0: file },
     };
     this.#declared = cellValues(shape, (layer, expert) => fingerprint(this.content(layer, expert)));
   }

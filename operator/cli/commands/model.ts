@@ -5,7 +5,7 @@ import { type BackendName, backendNames, type CodecName, codecNames } from "../.
 import { cacheFolder, hubToken } from "../environment.ts";
 
 /** Codecs written where none are named: the coarse one for service, the exact one for comparison. */
-const codecsWritten = "iq4_nl,f32";
+const codecsWritten = "q4_0,f32";
 
 const help = `usage: enodia model import <source> [options]
        enodia model upcycle <source> [options]

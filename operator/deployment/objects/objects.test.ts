@@ -113,7 +113,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
   };
   assert.deepEqual(rank, {
     ...common,
-    ...{ rank: 2, backend: "Auto", codec: "iq4_nl", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
+    ...{ rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
   });

@@ -9,7 +9,7 @@ import { mxfp4 } from "./mxfp4.ts";
 import { q4_0 } from "./q4_0.ts";
 import { q8_0 } from "./q8_0.ts";
 
-const codecs = { iq4_nl, f32, f16, bf16, q8_0, q4_0, mxfp4 } as const satisfies Readonly<Record<CodecName, UnitCodec>>;
+const codecs = { q4_0, iq4_nl, f32, f16, bf16, q8_0, mxfp4 } as const satisfies Readonly<Record<CodecName, UnitCodec>>;
 
 export function codecFor(name: CodecName): UnitCodec {
   return codecs[name];
