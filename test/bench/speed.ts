@@ -61,7 +61,8 @@ async function withBench<T>(args: readonly string[], maxContext: number, run: (b
   let peer: Peer | undefined;
   try {
     const first = [...engines.values()][0] as EngineUnderTest;
-    if (!asked.alone) peer = await agreeingPeer(store, asked, first);
+    if (asked.backend !== "cpu") log(`llama.cpp computes on the processor here: it is left out beside ${asked.backend}`);
+    else if (!asked.alone) peer = await agreeingPeer(store, asked, first);
     const limits = await limitsOf(Math.max(...asked.threads));
     return await run({ asked, engines, peer, sizes: sizesOf(store, asked), limits, store });
   } finally {
@@ -166,7 +167,9 @@ async function decodeRows(bench: Bench): Promise<SpeedRow[]> {
   const rows: SpeedRow[] = [];
   for (const { batch, least } of decodeCases) {
     const measured = await inTurns(bench, (engine) => ownDecode(engine, batch), theirDecode);
-    rows.push(speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, batch), ...measured }, bench.limits));
+    rows.push(
+      speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, "decode", batch), ...measured }, bench.limits),
+    );
   }
   return rows;
 }
@@ -225,7 +228,7 @@ export const prefillBench = (args: readonly string[]): Promise<readonly SpeedRow
         },
         (peer, [text = []], threads) => peer.prefill({ text, tokens: prefillContext, threads }),
       );
-      const cost = tokenCost(bench.sizes, Math.min(length, chunkTokens));
+      const cost = tokenCost(bench.sizes, "prefill", Math.min(length, chunkTokens));
       rows.push(speedRow({ name: `prefill, ${length} tokens`, least, cost, ...measured }, bench.limits));
     }
     return rows;
