@@ -61,7 +61,7 @@ async function withBench<T>(args: readonly string[], maxContext: number, run: (b
   let peer: Peer | undefined;
   try {
     const first = [...engines.values()][0] as EngineUnderTest;
-    if (asked.backend !== "cpu") log(`llama.cpp computes on the processor here: it is left out beside ${asked.backend}`);
+    if (!first.info.sharesCores) log(`llama.cpp computes on the processor here: it is left out beside ${first.info.device}`);
     else if (!asked.alone) peer = await agreeingPeer(store, asked, first);
     const limits = await limitsOf(Math.max(...asked.threads));
     return await run({ asked, engines, peer, sizes: sizesOf(store, asked), limits, store });
