@@ -4,7 +4,7 @@ import type { BackendChoice } from "../../crds/names.ts";
 import type { Backend, Compiled } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
 import { type OpResult, tryOps, wrongOps } from "../compute/trial.ts";
-import { ggmlBytes } from "../kernels/ggml/index.ts";
+import { ggmlBytes, isGgmlForm } from "../kernels/ggml/index.ts";
 import { randomTensor } from "../kernels/random.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import type { GgmlWeight, WeightOf } from "../kernels/weights.ts";
@@ -124,7 +124,7 @@ const blockByte = 0x11;
 
 function matrixOf(form: ProductForm, size: number): WeightOf<"f32"> | GgmlWeight {
   const shape = [size, size];
-  if (form !== "f32") return { form, shape, data: new Uint8Array(ggmlBytes(form, size * size)).fill(blockByte) };
+  if (isGgmlForm(form)) return { form, shape, data: new Uint8Array(ggmlBytes(form, size * size)).fill(blockByte) };
   const { data } = randomTensor(1, [smallSize, smallSize], 0.01);
   const values = new Float32Array(size * size);
   for (let at = 0; at < values.length; at += data.length) values.set(data as Float32Array, at);

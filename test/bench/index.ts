@@ -9,7 +9,7 @@ export interface Bench {
 const engineOptions = [
   "--store DIR    model store (default: the upcycled SmolLM2, made on first use)",
   "--codec NAME   form of the experts, of those that the store holds (default: its first that is quantized)",
-  "--backend NAME what computes",
+  "--backend NAME cpu (default), cuda, vulkan, reference",
   "--threads N    compute threads, of llama.cpp too (default: 1 and all cores, and of each the better)",
   "--runs N       rounds, in each of which every engine has its turn; medians are printed (default 3)",
 ];

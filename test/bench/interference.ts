@@ -1,4 +1,4 @@
-// What another client's long prompt does to a running stream, and the stream to the prompt: the time between the stream's tokens on one
+// Another client's long prompt beside a running stream, and what each does to the other: the time between the stream's tokens on one
 // rank while a prompt is prefilled on another, and that prompt's time to its first token, each beside its quiet value of the same round.
 import { availableParallelism } from "node:os";
 import { openStore } from "../../runtime/weights/store-reader.ts";

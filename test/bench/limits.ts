@@ -1,4 +1,4 @@
-// What this machine allows at most, which decode and prefill are measured against, of so many threads at once. Memory: every thread
+// The limits of this machine, of so many threads at once, which decode and prefill are measured against. Memory: every thread
 // compares two equal buffers far larger than the caches (memcmp reads both to the last byte and writes nothing). Arithmetic: every thread
 // runs a loop of multiply-adds on registers (runtime/compute/ggml/fma.ts).
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";

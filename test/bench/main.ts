@@ -5,7 +5,7 @@ import { AppError } from "../../crds/common.ts";
 import { type Bench, benches, verdict } from "./index.ts";
 
 function usage(): string {
-  const rows = Object.entries(benches).map(([name, { summary }]) => `  ${name.padEnd(10)} ${summary}`);
+  const rows = Object.entries(benches).map(([name, { summary }]) => `  ${name.padEnd(12)} ${summary}`);
   return [
     "usage: npm run bench -- <name> [--json] [--strict] [options of the benchmark]",
     "",

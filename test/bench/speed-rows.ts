@@ -136,9 +136,14 @@ export interface ModelSizes {
   readonly expertBytes: number;
 }
 
-/** A step of so many rows reads the dense part once, and of the experts as many as its rows choose when they choose evenly. */
-export function tokenCost(sizes: ModelSizes, rows: number): TokenCost {
-  const { layers, experts, topK, attention, head, expert } = sizes;
+/**
+ * What a token of a step with so many rows costs in products of weights. A step reads the dense part once, and of the experts as many as
+ * its rows choose when they choose evenly. The head computes every row of a decode step, and of a prompt the last one alone, which is left
+ * out; so are scores and sums of attention, which weigh little in short texts.
+ */
+export function tokenCost(sizes: ModelSizes, phase: "decode" | "prefill", rows: number): TokenCost {
+  const { layers, experts, topK, attention, expert } = sizes;
+  const head = phase === "decode" ? sizes.head : 0;
   const chosen = experts * (1 - (1 - topK / experts) ** rows);
   const bytes = (layers * attention + head) * sizes.denseBytes + layers * chosen * sizes.expertBytes;
   return { bytes: bytes / rows, flops: 2 * (layers * (attention + topK * expert) + head) };

@@ -44,8 +44,9 @@ test("a step reads the dense part once for all rows, and each expert that one of
   const sizes: ModelSizes = {
     ...{ layers: 2, experts: 4, topK: 2, attention: 100, head: 50, expert: 30, denseBytes: 2, expertBytes: 10 },
   };
-  assert.deepEqual(tokenCost(sizes, 1), { bytes: 2 * 250 + 2 * 2 * 10, flops: 2 * (2 * 160 + 50) });
-  assert.equal(tokenCost(sizes, 2).bytes, (2 * 250 + 2 * 3 * 10) / 2);
+  assert.deepEqual(tokenCost(sizes, "decode", 1), { bytes: 2 * 250 + 2 * 2 * 10, flops: 2 * (2 * 160 + 50) });
+  assert.equal(tokenCost(sizes, "decode", 2).bytes, (2 * 250 + 2 * 3 * 10) / 2);
+  assert.deepEqual(tokenCost(sizes, "prefill", 2), { bytes: (2 * 200 + 2 * 3 * 10) / 2, flops: 2 * 2 * 160 });
 });
 
 test("options are read; threads are one and all cores, the codec the first that is quantized", async () => {

@@ -61,7 +61,8 @@ async function withBench<T>(args: readonly string[], maxContext: number, run: (b
   let peer: Peer | undefined;
   try {
     const first = [...engines.values()][0] as EngineUnderTest;
-    if (!asked.alone) peer = await agreeingPeer(store, asked, first);
+    if (!first.info.sharesCores) log(`llama.cpp computes on the processor here: it is left out beside ${first.info.device}`);
+    else if (!asked.alone) peer = await agreeingPeer(store, asked, first);
     const limits = await limitsOf(Math.max(...asked.threads));
     return await run({ asked, engines, peer, sizes: sizesOf(store, asked), limits, store });
   } finally {
@@ -166,7 +167,9 @@ async function decodeRows(bench: Bench): Promise<SpeedRow[]> {
   const rows: SpeedRow[] = [];
   for (const { batch, least } of decodeCases) {
     const measured = await inTurns(bench, (engine) => ownDecode(engine, batch), theirDecode);
-    rows.push(speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, batch), ...measured }, bench.limits));
+    rows.push(
+      speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, "decode", batch), ...measured }, bench.limits),
+    );
   }
   return rows;
 }
@@ -211,21 +214,26 @@ export const decodeBench = (args: readonly string[]): Promise<readonly object[]>
     return rows;
   });
 
+const prefillInTurns = (bench: Bench, length: number): Promise<Measured> =>
+  inTurns(
+    bench,
+    async ({ engine, info }) => {
+      const ids = prompt(length, info.vocab);
+      const start = performance.now();
+      const { at } = await generate(engine, ids, 1);
+      return { rate: (length * 1000) / ((at[0] ?? start) - start), texts: [ids] };
+    },
+    (peer, [text = []], threads) => peer.prefill({ text, tokens: prefillContext, threads }),
+  );
+
 export const prefillBench = (args: readonly string[]): Promise<readonly SpeedRow[]> =>
   withBench(args, prefillContext, async (bench) => {
     const rows: SpeedRow[] = [];
+    const warmUp = Object.assign({}, bench, { asked: Object.assign({}, bench.asked, { runs: 1 }) });
+    await prefillInTurns(warmUp, prefillCases[0].length); // the first one makes threads and graphs
     for (const { length, least } of prefillCases) {
-      const measured = await inTurns(
-        bench,
-        async ({ engine, info }) => {
-          const ids = prompt(length, info.vocab);
-          const start = performance.now();
-          const { at } = await generate(engine, ids, 1);
-          return { rate: (length * 1000) / ((at[0] ?? start) - start), texts: [ids] };
-        },
-        (peer, [text = []], threads) => peer.prefill({ text, tokens: prefillContext, threads }),
-      );
-      const cost = tokenCost(bench.sizes, Math.min(length, chunkTokens));
+      const measured = await prefillInTurns(bench, length);
+      const cost = tokenCost(bench.sizes, "prefill", Math.min(length, chunkTokens));
       rows.push(speedRow({ name: `prefill, ${length} tokens`, least, cost, ...measured }, bench.limits));
     }
     return rows;

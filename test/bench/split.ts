@@ -1,4 +1,4 @@
-// Where the time of a decode step goes, for each layer. The engine counts the time of its dense programs, of waiting for experts and of
+// The time of a decode step by its parts, for each layer. The engine counts the time of its dense programs, of waiting for experts and of
 // computing them (counters); what it does not tell apart is measured beside it, on the same backend with the same weights: the part of the
 // gate in a layer's dense program, the head, and the sum of the experts' rows. The rest of a step is JavaScript, and so is the time
 // between steps, with the messages of the threads.

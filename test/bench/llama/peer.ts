@@ -8,6 +8,7 @@ import type { CodecName } from "../../../crds/names.ts";
 import type { ModelStore } from "../../../runtime/weights/store.ts";
 import { cacheRoot } from "../../cluster/binaries.ts";
 import { stop } from "../../harness/process.ts";
+import { within } from "../../support/ranks.ts";
 import { writeStoreGguf } from "./gguf.ts";
 
 /** How so many threads and texts of so many tokens at most are computed. */
@@ -27,6 +28,8 @@ export type Answer = { readonly values: number[] } | { readonly error: string };
 /** Logits between our token and the peer's best one that rounding explains: activations are rounded to int8 blocks on both sides, and the
  *  peer keeps keys and values as halves. Another rotation or gate is off by several. */
 const gapMax = 1;
+/** Two threads that spin for each other on one processor may take for ever; on a busy machine all takes long. */
+const answerMs = 600_000;
 /** The last words of the child that are told when it ends. */
 const wordsMax = 2_000;
 
@@ -91,7 +94,7 @@ export class Peer {
   }
 
   async #ask(order: Order): Promise<number[]> {
-    const answered = once(this.#child, "message");
+    const answered = within(answerMs, once(this.#child, "message"), `llama.cpp answers "${order.kind}"`);
     this.#child.send(order);
     const [answer] = (await Promise.race([answered, this.#ended])) as [Answer];
     if ("error" in answer) throw new AppError(answer.error, { code: "BackendUnavailable" });

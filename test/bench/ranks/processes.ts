@@ -9,7 +9,7 @@ import type { Worker } from "../../../runtime/worker/worker.ts";
 import { workerSettings } from "../../builders/process.ts";
 import { stop } from "../../harness/process.ts";
 import { parse, sum } from "../../harness/scrape.ts";
-import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../support/ranks.ts";
+import { deployment, deploymentUid, namespace, type Rank, Ranks, within } from "../../support/ranks.ts";
 import type { Spent, Start } from "./child.ts";
 import { type QuotaGroup, quotaGroup } from "./quota.ts";
 
@@ -31,11 +31,15 @@ export interface Used extends Readonly<Spent> {
 
 type Started = Pick<Worker, "grpcPort" | "metricsPort" | "identity">;
 
+/** Opening the model on a busy machine; all other answers come at once. */
+const answerMs = 120_000;
 const expertBudgetBytes = 2 ** 31;
 
 export class RankProcesses extends Ranks {
   readonly #settings: RankSettings;
   readonly #children = new Map<number, ChildProcess>();
+  /** Rejects when the process of the rank ends. */
+  readonly #ended = new Map<number, Promise<never>>();
   readonly #groups: QuotaGroup[] = [];
 
   constructor(store: { dir: string; index: ExpertIndex }, settings: RankSettings) {
@@ -66,6 +70,11 @@ export class RankProcesses extends Ranks {
     const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
     const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "ignore", "ipc"], serialization: "advanced" });
     this.#children.set(rank, child);
+    const ended = once(child, "exit").then(([code]) => {
+      throw new Error(`the process of rank ${rank} ended with ${code}`);
+    });
+    ended.catch(() => {}); // it is told to, at the end
+    this.#ended.set(rank, ended);
     const tls = this.ca.issue(`rank-${rank}`, namespace, deployment, podName).current();
     child.send({ options, tls } satisfies Start);
     const started = (await this.#answer(rank, child)) as Started;
@@ -105,10 +114,8 @@ export class RankProcesses extends Ranks {
   }
 
   async #answer(rank: number, child: ChildProcess): Promise<unknown> {
-    const ended = once(child, "exit").then(([code]) => {
-      throw new Error(`the process of rank ${rank} ended with ${code}`);
-    });
-    const [message] = await Promise.race([once(child, "message"), ended]);
+    const answered = within(answerMs, once(child, "message"), `rank ${rank} answers`);
+    const [message] = (await Promise.race([answered, this.#ended.get(rank)])) as unknown[];
     return message;
   }
 }

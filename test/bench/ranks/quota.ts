@@ -12,7 +12,7 @@ const quotaMicrosecondsMin = 1_000;
 export interface QuotaGroup {
   /** Puts a process and all its threads under the quota. */
   join(pid: number): void;
-  /** Once its processes are gone. */
+  /** Once its processes are gone. A process that has just ended may hold it for a moment: then it is left for the next benchmark. */
   remove(): void;
 }
 
@@ -35,17 +35,20 @@ function controller(root: string): { readonly folder: string; readonly version: 
 
 const prefix = "enodia-bench-";
 
+/** Leaves a group that has processes. */
+function removeEmpty(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch {
+    // something is in it
+  }
+}
+
 /** Removes the groups of a benchmark that was killed: nothing is in them any more. */
 export function removeLeftGroups(root = mount): void {
   const folder = controller(root)?.folder;
   if (folder === undefined) return;
-  for (const name of readdirSync(folder).filter((each) => each.startsWith(prefix))) {
-    try {
-      rmdirSync(join(folder, name));
-    } catch {
-      // another benchmark is in it
-    }
-  }
+  for (const name of readdirSync(folder).filter((each) => each.startsWith(prefix))) removeEmpty(join(folder, name));
 }
 
 /** A group that may use so many CPUs; or the reason why there is none. */
@@ -62,6 +65,6 @@ export function quotaGroup(name: string, cpus: number, root = mount): QuotaGroup
   }
   return {
     join: (pid) => writeFileSync(join(folder, "cgroup.procs"), String(pid)),
-    remove: () => rmdirSync(folder),
+    remove: () => removeEmpty(folder),
   };
 }
