@@ -27,7 +27,9 @@ test("backends start by name, and say theirs before what they run on", async () 
 test("a GPU's backend without its library is refused with the package, its version and the image to run", { skip: withGpu }, async () => {
   for (const name of gpuNames) {
     await assert.rejects(createBackend(name, { threads: 1 }), (error: any) => {
-      return error.code === "BackendUnavailable" && error.message.includes(`linux-x64-${name}@`) && error.message.includes(`ends in -${name}`);
+      return (
+        error.code === "BackendUnavailable" && error.message.includes(`linux-x64-${name}@`) && error.message.includes(`ends in -${name}`)
+      );
     });
   }
 });
