@@ -115,13 +115,21 @@ const table = {
     result: ["stop", "length", "cancelled", "draining", "error"],
   }),
   enodia_worker_requests_active: worker.gauge("Requests in a KV slot."),
+  enodia_worker_preemptions_total: worker.counter("Requests that gave their KV memory up to others and were computed again."),
   enodia_worker_queue_requests: worker.gauge("Requests that wait for a KV slot."),
   enodia_worker_queue_tokens: worker.gauge("Prompt and replayed tokens of the requests here that have brought no token yet."),
   enodia_worker_tokens_total: worker.counter("Tokens computed, by phase.", { phase }),
+  enodia_worker_draft_tokens_total: worker.counter("Tokens guessed and computed with the one before them, by what came of it.", {
+    result: ["accepted", "rejected"],
+  }),
   enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
   enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase }),
+  enodia_worker_step_wait_seconds_total: worker.counter("Time of steps with nothing to do but wait for rows of other ranks.", { phase }),
   enodia_worker_kv_slots: worker.gauge("KV slots by state; cached slots keep a finished prefix and are free to take.", {
+    state: ["used", "cached", "free"],
+  }),
+  enodia_worker_kv_blocks: worker.gauge("Blocks of KV memory by state; cached blocks keep a prefix and are free to take.", {
     state: ["used", "cached", "free"],
   }),
   enodia_worker_memory_bytes: worker.gauge("Memory the worker holds, by what it is for.", { kind: ["dense", "kv", "experts", "staging"] }),

@@ -127,7 +127,7 @@ export const moeDeploymentStatusSchema = z
         topK: count("Experts per token."),
         expertBytes: z.int().min(0).optional().meta({ description: "Resident bytes of all experts, one copy." }),
         denseBytes: z.int().min(0).optional().meta({ description: "Resident bytes of the part every rank holds." }),
-        requestsPerRank: count("Requests that run at once on each rank; more of them wait."),
+        requestsPerRank: count("Requests that run at once on each rank, as far as their contexts fit; more of them wait."),
         requestsPerRankReason: text("The arithmetic of requestsPerRank.", 512),
       })
       .optional()

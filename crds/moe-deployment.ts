@@ -12,6 +12,7 @@ import {
   defaultImageRollout,
   defaultPolicy,
   imageRollouts,
+  kvTypes,
   policyNames,
   rebalancingModes,
 } from "./names.ts";
@@ -138,8 +139,29 @@ const runtime = z
     }),
     maxContext: z.int32().min(16).max(1_048_576).default(4096).meta({ description: "Tokens of prompt and answer one request may hold." }),
     kvPool: quantity(
-      "Bytes of attention cache per rank. A request takes 2 x layers x KV heads x head size x maxContext x 4 of them, so this decides how many run at once.",
+      "Bytes of attention cache per rank. A token takes 2 x layers x KV heads x head size x bytes of kvType, in blocks of 64 tokens, while its request runs; on a GPU a request takes maxContext tokens from its start. So this decides how many run at once. It must hold one request of maxContext.",
     ).default("256Mi"),
+    kvType: z.enum(kvTypes).optional().meta({
+      description:
+        "Number type of the attention cache. f16 and q8_0 hold two and almost four times the tokens of f32, with errors of about 1e-3 and 5e-3 of the largest value; cpu alone has them. When not given: what the device is fastest with, which on a processor is f32.",
+    }),
+    maxBatchTokens: z.int32().min(16).max(4096).default(256).meta({
+      description: "Prompt tokens that a rank computes in one step while none of its requests generates; fewer while some do.",
+    }),
+    maxDecodeBatch: z.int32().min(1).max(64).default(64).meta({
+      description: "Requests for which a rank generates in one step; more take turns.",
+    }),
+    decodeWait: duration(
+      "The time for which prompts of others may hold up the next token of a request, at most: by it a rank chooses how many prompt tokens it computes between two steps.",
+      {
+        value: "1ms",
+        why: "no step is shorter",
+      },
+    ).default("20ms"),
+    draftTokens: z.int32().min(0).max(16).default(0).meta({
+      description:
+        "Tokens at most that a rank guesses from what was said before, and computes with the next one while it generates for one request alone. Texts stay the same, since a guess counts only where the model agrees; what repeats itself comes faster, other texts slower by some percent. 0 guesses nothing, and so do backends to which a token alone has other bits than in a prompt.",
+    }),
   })
   .prefault({})
   .meta({ description: "How workers compute." });

@@ -24,6 +24,10 @@ export const codecNames = ["q4_0", "iq4_nl", "f32", "f16", "bf16", "q8_0", "mxfp
 export type CodecName = (typeof codecNames)[number];
 export const defaultCodec: CodecName = "q4_0";
 
+/** Number types of the attention cache: `spec.runtime.kvType`. */
+export const kvTypes = ["f32", "f16", "q8_0"] as const;
+export type KvType = (typeof kvTypes)[number];
+
 /** Manual keeps the runtime image of a deployment until its owner names another; Auto follows the operator. */
 export const imageRollouts = ["Manual", "Auto"] as const;
 export type ImageRollout = (typeof imageRollouts)[number];

@@ -6,7 +6,7 @@
 import { z } from "zod";
 import { labels, paths, ports } from "./common.ts";
 import { type MoEDeployment, parseModelUri } from "./moe-deployment.ts";
-import { backendChoices, codecNames, defaultBackend, defaultLogLevel, type LogLevel, logLevels } from "./names.ts";
+import { backendChoices, codecNames, defaultBackend, defaultLogLevel, kvTypes, type LogLevel, logLevels } from "./names.ts";
 import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
@@ -94,6 +94,17 @@ export const workerProcess = {
   kvPoolBytes: rendered("ENODIA_KV_POOL_BYTES", bytes, ({ deployment }) =>
     String(parseQuantity(deployment.spec.runtime.kvPool, "spec.runtime.kvPool")),
   ),
+  kvType: rendered("ENODIA_KV_TYPE", optional(z.enum(kvTypes)), ({ deployment }) => deployment.spec.runtime.kvType),
+  maxBatchTokens: rendered("ENODIA_MAX_BATCH_TOKENS", whole(16, 4096).default(256), ({ deployment }) =>
+    String(deployment.spec.runtime.maxBatchTokens),
+  ),
+  maxDecodeBatch: rendered("ENODIA_MAX_DECODE_BATCH", whole(1, 64).default(64), ({ deployment }) =>
+    String(deployment.spec.runtime.maxDecodeBatch),
+  ),
+  decodeWaitMs: rendered("ENODIA_DECODE_WAIT_MS", whole(1, 3_600_000).default(20), ({ deployment }) =>
+    String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
+  ),
+  draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {
     const { memoryPerRank } = deployment.spec.experts;

@@ -20,6 +20,7 @@ const description = {
     denseBytes: 0,
     kvBytes: 0,
     kvSlots: 1,
+    kvTokens: 1,
     maxContext: 1,
     device: "cpu",
     numerics: "exact: double",

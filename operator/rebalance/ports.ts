@@ -32,8 +32,10 @@ export interface Description {
   readonly budgetBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Requests that run at once, each of which reserves `maxContext` tokens of the KV pool. */
+  /** Requests that run at once, at most. */
   readonly kvSlots: number;
+  /** Tokens that the KV pool holds, of all requests together. */
+  readonly kvTokens: number;
   readonly maxContext: number;
   /** Backend and hardware, as "cpu: AMD EPYC". Ranks with the same device count as equally fast until their work shows more. */
   readonly device: string;

@@ -1,6 +1,7 @@
 // The door between the engine and whatever computes: compile a segment, run it, hold KV. Interface only.
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
+import type { KvType } from "../../crds/names.ts";
 import type { Op, Segment, Tensor } from "../kernels/segment.ts";
 import type { WeightForm, Weights } from "../kernels/weights.ts";
 
@@ -14,15 +15,26 @@ export interface KvSpec {
   readonly headDim: number;
   /** Values of a head's value, which are not always as many. */
   readonly valueDim: number;
+  /** Unset: f32. */
+  readonly type?: KvType;
+  /** Blocks (kv-size.ts) that memory is meant for, of all slots together; unset: as many as fill all slots. A backend that says its
+   *  `kvPageBytes` spends memory on what is written alone, so that there may be more slots than memory for whole ones. */
+  readonly poolBlocks?: number;
 }
 
 /** KV storage for all layers: per layer [slot][kvHeads][context][headDim] for k, with valueDim in its place for v. */
 export interface KvCache {
+  /** At most those that were asked for: fewer where a machine does not give the address space of so many. */
   readonly slots: number;
   readonly context: number;
+  /** Bytes that all blocks take; what a budget counts. */
   readonly bytes: number;
-  /** Copies `length` positions of every layer from one slot to another (leave, prefix reuse). */
+  /** Copies `length` positions of every layer from one slot to another (prefix reuse). */
   copySlot(from: number, to: number, length: number): Promise<void>;
+  /** The same, after which the first slot is empty; meanwhile one layer of it is there twice. */
+  moveSlot(from: number, to: number, length: number): Promise<void>;
+  /** Gives the memory back of a slot's positions from `length` on, which are lost. Without pages the memory stays. */
+  trimSlot(slot: number, length: number): void;
   dispose(): Promise<void>;
 }
 
@@ -65,6 +77,10 @@ export interface Backend extends Capabilities {
   numerics(form: WeightForm): string;
   /** True when a token's row has the same bits computed alone as in a prefill, so that lost KV may be prefilled instead of replayed. */
   readonly prefillEqualsDecode: boolean;
+  /** The number types that it can keep keys and values in, the one first that it is fastest with. */
+  readonly kvTypes: readonly KvType[];
+  /** KV memory is taken in pages of so many bytes as positions are written, and given back by `trimSlot`. Undefined: all at the start. */
+  readonly kvPageBytes: number | undefined;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */

@@ -7,37 +7,45 @@ import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
 import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, KvCache, KvCall, KvSpec, Outputs } from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
+import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
 
-const bytesPerValue = 4;
+/** Its arrays have no pages. */
+const pageBytes = 1;
+
+/** Keys and values of one layer, of the slots that have been used so far. */
+interface LayerRows {
+  keys: Float32Array;
+  values: Float32Array;
+}
 
 class ReferenceKv implements KvCache {
   readonly slots: number;
   readonly context: number;
   readonly bytes: number;
   readonly #spec: KvSpec;
-  readonly #layers: readonly { readonly keys: Float32Array; readonly values: Float32Array }[];
+  readonly #layers: readonly LayerRows[];
+  /** Slots that there is memory for. */
+  #held = 0;
 
   constructor(spec: KvSpec) {
-    const rows = spec.slots * spec.kvHeads * spec.context;
     this.slots = spec.slots;
     this.context = spec.context;
-    this.bytes = spec.layers * rows * (spec.headDim + spec.valueDim) * bytesPerValue;
+    this.bytes = (spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context, pageBytes)) * kvBlockBytes(spec, pageBytes);
     this.#spec = spec;
-    this.#layers = Array.from({ length: spec.layers }, () => ({
-      keys: new Float32Array(rows * spec.headDim),
-      values: new Float32Array(rows * spec.valueDim),
-    }));
+    this.#layers = Array.from({ length: spec.layers }, () => ({ keys: new Float32Array(0), values: new Float32Array(0) }));
   }
 
   rows(layer: number, call: KvCall): KvRows | undefined {
     const stored = this.#layers[layer];
     if (!stored) return undefined;
     const { firstSlot, batch, tokens, past } = call;
+    this.#hold(firstSlot + batch);
     return { ...stored, context: this.context, firstSlot, batch, tokens, past };
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {
     checkCopy(this, from, to, length);
+    this.#hold(Math.max(from, to) + 1);
     const { kvHeads, headDim, valueDim } = this.#spec;
     for (const { keys, values } of this.#layers)
       for (const [array, width] of [[keys, headDim] as const, [values, valueDim] as const])
@@ -45,6 +53,30 @@ class ReferenceKv implements KvCache {
           const source = (from * kvHeads + h) * this.context * width;
           array.copyWithin((to * kvHeads + h) * this.context * width, source, source + length * width);
         }
+  }
+
+  moveSlot(from: number, to: number, length: number): Promise<void> {
+    return this.copySlot(from, to, length);
+  }
+
+  trimSlot(slot: number, length: number): void {
+    checkCopy(this, slot, slot, length); // the arrays stay: they are small
+  }
+
+  /** Makes room for the first so many slots. */
+  #hold(slots: number): void {
+    if (slots <= this.#held) return;
+    this.#held = Math.min(this.slots, Math.max(slots, 2 * this.#held));
+    const { kvHeads, headDim, valueDim } = this.#spec;
+    const grown = (array: Float32Array, width: number): Float32Array => {
+      const larger = new Float32Array(this.#held * kvHeads * this.context * width);
+      larger.set(array);
+      return larger;
+    };
+    for (const layer of this.#layers) {
+      layer.keys = grown(layer.keys, headDim);
+      layer.values = grown(layer.values, valueDim);
+    }
   }
 
   async dispose(): Promise<void> {}
@@ -70,7 +102,7 @@ function compile(segment: Segment, weights: Weights): Compiled {
 }
 
 const f32Bytes = (segment: Segment): number =>
-  segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, bytesPerValue), 0);
+  segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, Float32Array.BYTES_PER_ELEMENT), 0);
 
 const device = "reference: plain TypeScript";
 
@@ -83,6 +115,8 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
   numericClass: "exact",
   numerics: () => "reference",
   prefillEqualsDecode: true,
+  kvTypes: ["f32"],
+  kvPageBytes: pageBytes,
   sharesCores: true,
   async compile(segment, weights) {
     checkOps(referenceCapabilities, device, segment);

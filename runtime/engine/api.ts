@@ -1,6 +1,6 @@
 // The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
-import type { BackendChoice, CodecName } from "../../crds/names.ts";
+import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
 import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
@@ -31,10 +31,14 @@ export interface EngineOptions {
   readonly backend: BackendChoice;
   readonly codec: CodecName;
   readonly kvPoolBytes: number;
+  /** Number type of the attention cache. Unset: the one that the backend is fastest with. */
+  readonly kvType?: KvType;
   /** Tokens of one request, prompt and output together; at most the model's own limit. */
   readonly maxContext: number;
   /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
   readonly threads?: number;
+  /** Tries every op of the backend before the model is opened, which takes 0.2 s of a processor. Unset: no. */
+  readonly tryDevice?: boolean;
   readonly remote: RemoteExperts;
   readonly limits?: Partial<EngineLimits>;
 }
@@ -56,7 +60,11 @@ export interface EngineInfo extends ExpertGrid {
   readonly maxContext: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
+  /** Requests that run at once, at most; fewer where their blocks are more than there are. */
   readonly kvSlots: number;
+  /** Blocks of KV memory for all of them together, and the positions of each. */
+  readonly kvBlocks: number;
+  readonly kvBlockTokens: number;
   /** Upper bound of what one resident expert takes, of the largest where layers differ; what budgets count. */
   readonly expertResidentBytes: number;
   /** The same of each layer, 0 for a dense one. Unset: `expertResidentBytes` in all. */
@@ -114,9 +122,19 @@ export interface EngineStats {
   readonly cachedTokens: number;
   /** Seconds of each step since the last call, some thousands at most. */
   readonly stepSeconds: Readonly<Record<Phase, readonly number[]>>;
+  /** Seconds of steps with nothing to do but wait for rows of other ranks; not measured by engines that compute nothing. */
+  readonly waitedSeconds?: Readonly<Record<Phase, number>>;
   readonly slotsUsed: number;
   /** Slots not in use that hold a prompt which may be reused. */
   readonly slotsKept: number;
+  /** Blocks of KV memory that open requests hold, and those that hold what may be reused. */
+  readonly blocksUsed: number;
+  readonly blocksKept: number;
+  /** Requests that gave their KV memory up to others and were computed again. */
+  readonly preemptions: number;
+  /** Tokens guessed and computed with the one before them, and those of them that came true. */
+  readonly drafted: number;
+  readonly accepted: number;
   readonly queuedRequests: number;
   readonly hostedExperts: number;
   /** Expert rows computed here, for this rank's tokens and for those of others. */

@@ -212,7 +212,7 @@ describe("ends", () => {
   });
 
   test("a model or pool that cannot be served is refused at start with the remedy", async () => {
-    await assert.rejects(start({ kvPoolBytes: 1000 }), { code: "KvPoolTooSmall", message: /raise kvPool to at least 49152/ });
+    await assert.rejects(start({ kvPoolBytes: 1000 }), { code: "KvPoolTooSmall", message: /raise kvPool to at least 65536/ });
     await assert.rejects(start({ storeDir: join(root, "none") }), { code: "ModelNotFound" });
   });
 

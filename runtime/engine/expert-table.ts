@@ -6,16 +6,25 @@ import type { Phase } from "../../crds/telemetry.ts";
 import type { Backend, Compiled } from "../compute/backend.ts";
 import type { ModelProgram, Segment } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
-import { gatherRows, type Pairs, scatterRows } from "../placement/frames/pairs.ts";
+import type { Pairs } from "../placement/frames/pairs.ts";
 import { describeGrid, gridOf } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { groupPairs } from "./core/combine.ts";
+import type { Queued, Share } from "./core/frame-queue.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
 
 export interface PairBatch extends Pairs {
   readonly layer: number;
   readonly phase: Phase;
+}
+
+/** A batch whose experts are here, and stay until it is released. */
+export interface ExpertWork extends Queued {
+  readonly batch: PairBatch;
+  readonly programs: ReadonlyMap<number, Compiled>;
+  /** [pairs, width], filled by `compute`. */
+  readonly out: Float32Array;
 }
 
 interface Tools {
@@ -26,8 +35,17 @@ interface Tools {
   readonly counter: LoadCounter;
 }
 
+/** One pair of a frame. */
+interface Wanted {
+  readonly frame: ExpertWork;
+  readonly pair: number;
+}
+
 export class ExpertTable {
   readonly lock = new Mutex();
+  /** Who is to compute with an expert; one that goes waits for them. */
+  readonly #users = new Map<Compiled, Set<ExpertWork>>();
+  readonly #unused = new Map<Compiled, () => void>();
   readonly #tools: Tools;
   readonly #layers: (Compiled | undefined)[][];
   #count = 0;
@@ -67,13 +85,40 @@ export class ExpertTable {
     if (!compiled) return;
     row[expert] = undefined;
     this.#count -= 1;
+    if (this.#users.has(compiled)) await new Promise<void>((resolve) => this.#unused.set(compiled, resolve));
+    this.#unused.delete(compiled);
     await this.lock.run(() => compiled.dispose());
   }
 
   /** Answers [pairs, width]; throws AppError `NotHosted` naming what is missing, before anything is computed. */
   async run(batch: PairBatch): Promise<Float32Array> {
-    const programs = this.#programs(batch); // taken now: an unload that comes later waits for the lock behind this run
-    return this.lock.run(() => this.#compute(batch, programs));
+    const work = this.prepare(batch);
+    try {
+      await this.lock.run(() => this.compute([{ frame: work, pairs: work.order, last: true }]));
+      return work.out;
+    } finally {
+      this.release(work);
+    }
+  }
+
+  /** Takes the experts of a batch, to be computed in one piece or several; throws as `run` does. They stay until `release`. */
+  prepare(batch: PairBatch): ExpertWork {
+    const programs = this.#programs(batch);
+    const { layer, phase, pairExperts } = batch;
+    const order = groupPairs(pairExperts.length, (pair) => pairExperts[pair] as number).flatMap(({ pairs }) => pairs);
+    const work = { batch, layer, phase, programs, order, out: new Float32Array(order.length * this.#tools.program.hidden) };
+    for (const program of programs.values()) this.#users.set(program, (this.#users.get(program) ?? new Set<ExpertWork>()).add(work));
+    return work;
+  }
+
+  /** Nothing happens the second time. */
+  release(work: ExpertWork): void {
+    for (const program of work.programs.values()) {
+      const users = this.#users.get(program);
+      if (!users?.delete(work) || users.size > 0) continue;
+      this.#users.delete(program);
+      this.#unused.get(program)?.();
+    }
   }
 
   #programs({ layer, rows, pairRows, pairExperts }: PairBatch): ReadonlyMap<number, Compiled> {
@@ -93,25 +138,29 @@ export class ExpertTable {
     throw notHosted([...missing], `layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`);
   }
 
-  async #compute(batch: PairBatch, programs: ReadonlyMap<number, Compiled>): Promise<Float32Array> {
-    const { layer, phase, rows, pairRows, pairExperts } = batch;
-    if (pairRows.length === 0) return new Float32Array(0);
+  /** Some pairs of frames of one layer, which then are in their `out`. To be called with the lock. */
+  async compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    const [first] = shares;
+    const all = shares.flatMap(({ frame, pairs }) => pairs.map((pair) => ({ frame, pair })));
+    if (first === undefined || all.length === 0) return;
     const started = performance.now();
     const { hidden } = this.#tools.program;
-    const groups = groupPairs(pairRows.length, (pair) => pairExperts[pair] as number);
+    const groups = groupPairs(all.length, (i) => expertOf(all[i] as Wanted));
     const calls = groups.map(({ key, pairs }) => {
-      const rowsOf = pairs.map((pair) => pairRows[pair] as number);
-      const data = gatherRows(rows, hidden, rowsOf);
-      this.#tools.counter.served(phase, layer, key, pairs.length);
-      return { program: programs.get(key) as Compiled, inputs: { x: { shape: [pairs.length, hidden], data } } };
+      const data = new Float32Array(pairs.length * hidden);
+      for (const [i, at] of pairs.entries()) data.set(rowOf(all[at] as Wanted, hidden), i * hidden);
+      return { program: programOf(shares, key), inputs: { x: { shape: [pairs.length, hidden], data } } };
     });
     const outputs = await this.#tools.backend.runMany(calls);
-    const out = new Float32Array(pairRows.length * hidden);
-    groups.forEach(({ pairs }, g) => {
-      scatterRows(out, hidden, pairs, outputs[g]?.y?.data as Float32Array);
-    });
-    this.#tools.counter.computed(phase, groups.length, pairRows.length, (performance.now() - started) / 1000);
-    return out;
+    for (const [g, { pairs }] of groups.entries()) {
+      const y = outputs[g]?.y?.data as Float32Array;
+      for (const [i, at] of pairs.entries()) {
+        const { frame, pair } = all[at] as Wanted;
+        frame.out.set(y.subarray(i * hidden, (i + 1) * hidden), pair * hidden);
+      }
+    }
+    for (const { key, pairs } of groups) this.#tools.counter.served(first.frame.phase, first.frame.layer, key, pairs.length);
+    this.#tools.counter.computed(first.frame.phase, groups.length, all.length, (performance.now() - started) / 1000);
   }
 
   #row(layer: number, expert: number): (Compiled | undefined)[] {
@@ -126,4 +175,15 @@ export class ExpertTable {
     if (found?.kind === "moe") return found.expert;
     throw new AppError(`layer ${layer} has no experts`, { code: "ExpertNotFound" });
   }
+}
+
+const expertOf = ({ frame, pair }: Wanted): number => frame.batch.pairExperts[pair] as number;
+
+function rowOf({ frame: { batch }, pair }: Wanted, width: number): Float32Array {
+  const row = batch.pairRows[pair] as number;
+  return batch.rows.subarray(row * width, (row + 1) * width);
+}
+
+function programOf(shares: readonly Share<ExpertWork>[], expert: number): Compiled {
+  return shares.map(({ frame }) => frame.programs.get(expert)).find((program) => program !== undefined) as Compiled;
 }

@@ -4,14 +4,15 @@
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend } from "../compute/backend.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher, type Step } from "./core/batch.ts";
 import { unusableRows } from "./core/finite.ts";
+import { Halving } from "./core/halving.ts";
 import { type Sampled, sample } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
+import type { StepTools } from "./layer-pass.ts";
 import { LoadCounter } from "./load-counter.ts";
 import {
   type CallMessage,
@@ -23,20 +24,23 @@ import {
   toPlain,
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
-import { forward, logitsOf, type StepTools } from "./step.ts";
+import { changeSlot } from "./slot-changes.ts";
+import { forward, logitsOf } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
 import { TransitionSampler } from "./transition-sampler.ts";
+import { FrameTurns } from "./turns.ts";
 
 /** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
+
+/** Between two pieces of a prefill while others decode. A thread that computes on and on keeps the processor for some milliseconds from
+ *  those that carry frames, when there are more of them than processors. */
+const napMs = 0.05;
 
 interface Waiting {
   resolve(rows: Float32Array): void;
   reject(error: unknown): void;
 }
-
-/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
-const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
 
 export class EngineLoop {
   readonly #port: MessagePort;
@@ -46,6 +50,9 @@ export class EngineLoop {
   readonly #counter: LoadCounter;
   readonly #transitions: TransitionSampler;
   readonly #times = new StepTimes();
+  readonly #turns: FrameTurns;
+  /** Nobody wakes who sleeps on it. */
+  readonly #bed = new Int32Array(new SharedArrayBuffer(4));
   readonly #tools: StepTools;
   readonly #dispatched = new Map<number, Waiting>();
   #router = { rank: -1, table: createRouter(-1) };
@@ -54,12 +61,15 @@ export class EngineLoop {
   readonly #traced = new TracedRequests();
   /** The trace of the running step. */
   #traceparent: string | undefined;
+  /** The phase of the running step, or of the last one while others follow; undefined when there is nothing to do. */
+  #phase: Phase | undefined;
   #draining = false;
   #closing = false;
   /** Calls that change state wait here for the end of a step. */
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
   readonly #totals = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0 };
+  readonly #waitedSeconds: Record<Phase, number> = { prefill: 0, decode: 0 };
   /** Seconds of each step since the last `stats`. */
   #stepSeconds: Record<Phase, number[]> = { prefill: [], decode: [] };
 
@@ -67,10 +77,18 @@ export class EngineLoop {
     const { program, backend, store, embed, blocks, head } = model;
     this.#port = port;
     this.#model = model;
-    this.#batcher = new Batcher(model.kv.slots, model.kv.context, options.limits, prefillsReplay(backend));
+    this.#batcher = new Batcher(model.pool, backend.prefillEqualsDecode ? options.limits : { ...options.limits, draftTokens: 0 });
     this.#counter = new LoadCounter(model.info);
     this.#transitions = new TransitionSampler(model.info);
     this.#experts = new ExpertTable({ backend, store, program, codec: options.codec, counter: this.#counter });
+    this.#turns = new FrameTurns({
+      experts: this.#experts,
+      takeMessages: () => this.#drainPort(),
+      ownPhase: () => this.#phase,
+      ownWaits: () => this.#dispatched.size > 0,
+      now: () => performance.now(),
+      nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
+    });
     this.#tools = {
       program,
       embed,
@@ -82,9 +100,15 @@ export class EngineLoop {
       times: this.#times,
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
-      betweenLayers: () => this.#drainPort(),
+      turns: this.#turns,
+      piecesEqualWhole: model.pool.decodedReusable,
+      halving: new Halving(),
     };
-    port.on("message", (message: ToEngine) => this.#receive(message));
+    port.on("message", (message: ToEngine) => {
+      this.#receive(message);
+      this.#drainPort(); // frames that came together are computed together
+      void this.#turns.serveWaiting();
+    });
   }
 
   /** Runs until `close`; throws when the backend can compute nothing any more, since no later step or frame could be answered. */
@@ -98,12 +122,17 @@ export class EngineLoop {
       const step = this.#batcher.next();
       this.#flushNotices();
       if (step) {
+        this.#phase = step.phase;
         await this.#execute(step);
+        await this.#turns.betweenGraphs();
         await new Promise<void>((resolve) => setImmediate(resolve)); // lets messages, loads and replies in
       } else {
-        await new Promise<void>((resolve) => {
+        this.#phase = undefined;
+        const woken = new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
+        void this.#turns.serveWaiting(); // takes in messages too, one of which may be what is waited for
+        await woken;
         this.#wake = undefined;
       }
     }
@@ -115,15 +144,18 @@ export class EngineLoop {
     const start = performance.now();
     this.#traceparent = this.#traced.take(step.ids);
     try {
-      for (const { from, to, length } of step.moves) await this.#model.kv.copySlot(from, to, length);
+      for (const change of step.changes) await changeSlot(this.#model.kv, change);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
+      const ms = performance.now() - start;
       const unusable = unusableRows(step, x, this.#model.program.hidden);
-      this.#batcher.complete(step, await this.#sample(step, x, unusable));
-      for (const [id, error] of unusable) this.#fail(id, error, "unusable");
+      this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
+      const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
+      for (const [id, error] of unusable) if (open.includes(id)) this.#fail(id, error, "unusable");
     } catch (caught) {
       for (const id of step.ids) this.#fail(id, caught);
     }
+    this.#waitedSeconds[step.phase] += Math.max(0, this.#turns.waitedMs) / 1000;
     this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
   }
 
@@ -207,7 +239,7 @@ export class EngineLoop {
   async #call(message: CallMessage): Promise<unknown> {
     switch (message.method) {
       case "runExperts":
-        return this.#experts.run(message.argument);
+        return this.#turns.serve(message.argument);
       case "loadExpert":
         await macrotask(); // not between two layers of a running step: creating a session takes milliseconds
         return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
@@ -227,14 +259,19 @@ export class EngineLoop {
       case "counters":
         return this.#takeCounters(message.argument.transitions);
       case "stats": {
-        const { slotsUsed, slotsKept, queued } = this.#batcher;
+        const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = this.#batcher;
         const stepSeconds = this.#stepSeconds;
         this.#stepSeconds = { prefill: [], decode: [] };
         return {
           ...this.#totals,
           stepSeconds,
+          waitedSeconds: this.#waitedSeconds,
           slotsUsed,
           slotsKept,
+          blocksUsed,
+          blocksKept,
+          preemptions,
+          ...drafts,
           queuedRequests: queued,
           hostedExperts: this.#experts.count,
           servedRows: this.#counter.servedTotal,

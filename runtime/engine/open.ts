@@ -1,9 +1,12 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
+import type { KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
 import { checkOps } from "../compute/check.ts";
 import { chooseBackend, createBackend } from "../compute/index.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../compute/kv-size.ts";
+import { checkBackend } from "../compute/trial.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
 import type { Weights } from "../kernels/weights.ts";
@@ -13,7 +16,7 @@ import { checkLayerShapes } from "../weights/layer-shapes.ts";
 import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { EngineInfo } from "./api.ts";
-import { slotBytes, slotsOf } from "./core/kv-slots.ts";
+import type { KvPool } from "./core/kv-slots.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -24,10 +27,14 @@ export interface OpenModel {
   readonly blocks: readonly Compiled[];
   readonly head: Compiled;
   readonly kv: KvCache;
+  /** How the memory of `kv` is divided. */
+  readonly pool: KvPool;
   readonly info: EngineInfo;
   close(): Promise<void>;
 }
 
+/** Requests that run at once, at most: slots of KV cost address space, and some memory for their bookkeeping. */
+const kvSlotsMax = 64;
 const speedRows = 16;
 const speedRuns = 8;
 
@@ -45,11 +52,12 @@ export async function openModel(options: ThreadOptions): Promise<OpenModel> {
 export async function openProgram(store: ModelStore, program: ModelProgram, options: ThreadOptions): Promise<OpenModel> {
   checkProgram(program);
   checkLayerShapes(store, program);
-  const kvSpec = kvShape(program, options);
   const name = await chooseBackend(options.backend);
   const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).exact ? 32 : 8 });
   try {
+    if (options.tryDevice) await checkBackend(backend, await createBackend("reference", { threads: 1 }));
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
+    const kvSpec = kvSpecOf(program, backend, options);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {
     await backend.close();
@@ -57,16 +65,38 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   }
 }
 
-function kvShape(program: ModelProgram, { maxContext, kvPoolBytes }: ThreadOptions): KvSpec {
-  const context = Math.min(maxContext, program.maxContext);
+/** Cuts the pool into blocks, for as many slots as there may be. */
+function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOptions): KvSpec & Required<Pick<KvSpec, "poolBlocks" | "type">> {
+  const context = Math.min(options.maxContext, program.maxContext);
   const { layers, kvHeads, headDim, valueDim } = program;
-  const shape = { layers: layers.length, kvHeads, headDim, valueDim, context };
-  const slots = slotsOf(kvPoolBytes, shape);
-  if (slots >= 1) return { ...shape, slots };
+  const shape = { layers: layers.length, kvHeads, headDim, valueDim, context, type: kvTypeOf(program, backend, options) };
+  const pages = backend.kvPageBytes;
+  const blockBytes = kvBlockBytes(shape, pages);
+  const blocks = Math.floor(options.kvPoolBytes / blockBytes);
+  const whole = kvBlocksOfContext(context, pages);
+  if (blocks >= whole) {
+    const slots = Math.min(kvSlotsMax, blocks);
+    return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
+  }
   throw new AppError(
-    `kvPool: ${kvPoolBytes} bytes hold no request of ${context} tokens; raise kvPool to at least ${slotBytes(shape)} or lower maxContext`,
+    `kvPool: ${options.kvPoolBytes} bytes hold no request of ${context} tokens; ` +
+      `raise kvPool to at least ${whole * blockBytes} or lower maxContext`,
     { code: "KvPoolTooSmall", operation: "starting the engine" },
   );
+}
+
+/** The type that was asked for, else the one that the backend is fastest with. */
+function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOptions): KvType {
+  const { kvTypes } = backend;
+  const reason = (type: KvType): string | undefined =>
+    kvTypes.includes(type) ? kvTypeRefuses(type, program) : `${type} is not kept by this backend`;
+  if (kvType === undefined) return kvTypes.find((type) => reason(type) === undefined) ?? "f32";
+  const refused = reason(kvType);
+  if (refused === undefined) return kvType;
+  throw new AppError(`kvType: ${refused} (${backend.device}); set another or leave it out`, {
+    code: "UnsupportedShape",
+    operation: "opening a model",
+  });
 }
 
 interface Parts {
@@ -74,7 +104,7 @@ interface Parts {
   readonly program: ModelProgram;
   readonly backend: Backend;
   readonly options: ThreadOptions;
-  readonly kvSpec: KvSpec;
+  readonly kvSpec: ReturnType<typeof kvSpecOf>;
 }
 
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
@@ -84,6 +114,13 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   const head = await compileDense(backend, program.head, store);
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
+  const pool: KvPool = {
+    slots: kv.slots,
+    context: kv.context,
+    blocks: kvSpec.poolBlocks,
+    blockTokens: kvBlockTokens(kv.context, backend.kvPageBytes),
+    decodedReusable: prefillsReplay(backend),
+  };
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
     architecture: store.index.architecture,
@@ -94,11 +131,13 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     codec: options.codec,
     backend: options.backend,
     device: backend.device,
-    numerics: numericsOf(backend, options.codec),
+    numerics: numericsOf(backend, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
     denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
     kvBytes: kv.bytes,
-    kvSlots: kvSpec.slots,
+    kvSlots: pool.slots,
+    kvBlocks: pool.blocks,
+    kvBlockTokens: pool.blockTokens,
     ...residentBytesOf(program, (expert) => backend.expertResidentBytes(expert, codecFor(options.codec).form)),
     sharesCores: backend.sharesCores,
     speed: await measureSpeed(backend, store, program, options),
@@ -108,13 +147,16 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     await backend.close();
     await store.close();
   };
-  return { store, program, backend, embed, blocks, head, kv, info, close };
+  return { store, program, backend, embed, blocks, head, kv, pool, info, close };
 }
 
+/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
+const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
+
 /** In one line, since it is compared as a whole. */
-function numericsOf(backend: Backend, codec: ThreadOptions["codec"]): string {
+function numericsOf(backend: Backend, codec: ThreadOptions["codec"], kv: KvType): string {
   const { form, exact } = codecFor(codec);
-  return `${backend.numericClass}: ${backend.numerics(form)}, experts ${codec}, dense ${exact ? "f32" : "q8_0"}`;
+  return `${backend.numericClass}: ${backend.numerics(form)}, experts ${codec}, dense ${exact ? "f32" : "q8_0"}, KV ${kv}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {

@@ -1,88 +1,88 @@
-// One pass over the layers for the rows of a step: embed, then per layer attention, router, experts here and elsewhere at
-// the same time, combine; last the head for the rows that want logits. Knows no request and no mode.
-import type { Phase, StepSeconds } from "../../crds/telemetry.ts";
-import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
-import type { ModelProgram } from "../kernels/segment.ts";
-import type { Router } from "../placement/dispatch.ts";
-import { gatherRows, scatterRows, selectPairs } from "../placement/frames/pairs.ts";
-import type { RemoteFrame } from "./api.ts";
-import { combine, type Group, groupPairs } from "./core/combine.ts";
-import type { ExpertTable } from "./expert-table.ts";
-import type { LoadCounter } from "./load-counter.ts";
-import type { StepTimes } from "./step-times.ts";
-import type { TransitionSampler } from "./transition-sampler.ts";
-
-export interface StepTools {
-  readonly program: Pick<ModelProgram, "layers" | "hidden">;
-  readonly embed: Compiled;
-  readonly blocks: readonly Compiled[];
-  readonly head: Compiled;
-  readonly experts: ExpertTable;
-  readonly counter: LoadCounter;
-  readonly transitions: TransitionSampler;
-  readonly times: StepTimes;
-  readonly router: () => { readonly rank: number; readonly table: Router };
-  readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
-  /** Called between layers: answers what must not wait for a whole step. */
-  readonly betweenLayers: () => void;
-}
-
-interface LayerRows {
-  readonly layer: number;
-  readonly phase: Phase;
-  readonly f: Float32Array; // [n, hidden]
-  readonly ids: Int32Array; // [n, topK]
-  readonly topK: number;
-}
-
-/** A token whose way through the layers is followed. */
-interface Followed {
-  readonly row: number;
-  /** Experts it chose in the layer before, if that one has any. */
-  chose: Int32Array | undefined;
-}
+// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks; then the head for
+// the rows that want logits. Knows no request and no mode.
+import type { Phase } from "../../crds/telemetry.ts";
+import type { KvCall } from "../compute/backend.ts";
+import { gatherRows } from "../placement/frames/pairs.ts";
+import { floats, type Part, passLayers, type StepTools, tokensOf } from "./layer-pass.ts";
+import { Mutex } from "./mutex.ts";
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
 export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
-  const { embed, blocks, experts, transitions, times } = tools;
-  const { hidden, layers } = tools.program;
+  const { halving, turns } = tools;
   const rows = tokens.length;
-  const followed: Followed[] = transitions.choose(rows).map((row) => ({ row, chose: undefined }));
-  let x = await experts.lock.run(async () => floats(await embed.run({ ids: { shape: [rows], data: tokens } }), "x"));
-  for (const [layer, block] of blocks.entries()) {
-    const input = { x: { shape: [rows, hidden], data: x } };
-    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
-    const out = await experts.lock.run(() => timed(times, phase, "dense", () => block.run(input, kv)));
-    const shape = layers[layer];
-    if (shape?.kind === "moe") {
-      const [h, f, gates] = [floats(out, "h").slice(), floats(out, "f"), floats(out, "gates")]; // h is added to while the block's buffer is reused
-      const ids = out.ids?.data as Int32Array;
-      follow(transitions, followed, { layer, phase, ids, topK: shape.topK });
-      const pairs = await timed(times, phase, "experts", () => expertRows(tools, { layer, phase, f, ids, topK: shape.topK }));
-      x = combine(h, gates, pairs, hidden);
-    } else {
-      x = floats(out, "y").slice();
-      for (const token of followed) token.chose = undefined;
-    }
-    tools.betweenLayers();
-  }
+  const startedAt = performance.now();
+  const parts = halving?.wants(phase, rows) ? halves(tools, tokens, kv, phase) : undefined;
+  turns.begin(parts?.length ?? 1);
+  const xs = await allOf((parts ?? [wholeOf(tokens, kv, phase)]).map((part) => passLayers(tools, part).catch(part.failed)));
+  halving?.took({ phase, rows, halved: parts !== undefined, ms: performance.now() - startedAt, waitedMs: turns.waitedMs });
+  const [first, second] = xs as [Float32Array, Float32Array?];
+  if (second === undefined) return first;
+  const x = new Float32Array(first.length + second.length);
+  x.set(first);
+  x.set(second, first.length);
   return x;
 }
 
-/** Counts where followed tokens went from the layer before to this one. */
-function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, phase, ids, topK }: Omit<LayerRows, "f">): void {
-  for (const token of followed) {
-    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
-    if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
-    token.chose = chosen;
-  }
+function wholeOf(tokens: Int32Array, kv: KvCall, phase: Phase): Part {
+  return { tokens, kv, phase, baton: new Mutex(), before: () => undefined, attended: () => {}, failed };
 }
 
-async function timed<T>(times: StepTimes, phase: Phase, kind: keyof StepSeconds, work: () => Promise<T>): Promise<T> {
-  const startedAt = performance.now();
-  const result = await work();
-  times.add(phase, kind, performance.now() - startedAt);
-  return result;
+const failed = (error: unknown): never => {
+  throw error;
+};
+
+/** Ends when all have ended: what still runs would write keys where the next step's are. */
+async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
+  const ended = await Promise.allSettled(parts);
+  return ended.map((part) => (part.status === "fulfilled" ? part.value : failed(part.reason)));
+}
+
+/** The step's halves: requests apart, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
+function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): readonly Part[] | undefined {
+  const { firstSlot, batch, past } = kv;
+  const baton = new Mutex();
+  if (batch >= 2) {
+    const at = batch >> 1;
+    const part = (from: number, to: number): Part => ({
+      phase,
+      baton,
+      tokens: tokens.slice(from * kv.tokens, to * kv.tokens),
+      kv: { ...kv, firstSlot: firstSlot + from, batch: to - from, past: past.slice(from, to) },
+      before: () => undefined,
+      attended: () => {},
+      failed,
+    });
+    return [part(0, at), part(at, batch)];
+  }
+  if (!piecesEqualWhole || tokens.length < 2) return undefined;
+  const at = (tokens.length + 1) >> 1;
+  const gates = program.layers.map(() => gate());
+  const first = {
+    phase,
+    baton,
+    tokens: tokens.slice(0, at),
+    kv: tokensOf(kv, 0, at),
+    before: () => undefined,
+    attended: (layer: number) => gates[layer]?.open(),
+    failed: (error: unknown): never => {
+      for (const { fail } of gates) fail(error);
+      throw error;
+    },
+  };
+  const later = { tokens: tokens.slice(at), kv: tokensOf(kv, at, tokens.length - at) };
+  return [first, { ...later, phase, baton, before: (layer) => gates[layer]?.opened, attended: () => {}, failed }];
+}
+
+interface Gate {
+  readonly opened: Promise<void>;
+  open(): void;
+  fail(error: unknown): void;
+}
+
+function gate(): Gate {
+  const { promise: opened, resolve: open, reject: fail } = Promise.withResolvers<void>();
+  opened.catch(() => {}); // nobody may be waiting
+  return { opened, open, fail };
 }
 
 /** Logits of chosen rows, [chosen, vocab]. */
@@ -90,40 +90,4 @@ export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readon
   const { hidden } = tools.program;
   const data = gatherRows(x, hidden, chosen);
   return tools.experts.lock.run(async () => floats(await tools.head.run({ x: { shape: [chosen.length, hidden], data } }), "logits"));
-}
-
-/** Unweighted expert outputs of every (row, k), [n * topK, hidden]. */
-async function expertRows(tools: StepTools, { layer, phase, f, ids, topK }: LayerRows): Promise<Float32Array> {
-  const { hidden } = tools.program;
-  const { experts, counter } = tools;
-  const { rank, table } = tools.router();
-  const groups = groupPairs(ids.length, (pair) => {
-    const expert = ids[pair] as number;
-    counter.routed(phase, layer, expert, 1);
-    const host = table.route(layer, expert);
-    const here = (host === rank || host < 0) && experts.has(layer, expert);
-    return here ? localKey : host;
-  });
-  const local = groups.find(({ key }) => key === localKey);
-  const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
-  if (local && groups.length === 1) return experts.run({ layer, phase, ...all });
-  const out = new Float32Array(ids.length * hidden);
-  const frameOf = ({ pairs }: Group) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
-  const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
-  const epoch = table.epochOf(layer);
-  const remote = groups
-    .filter(({ key }) => key !== localKey)
-    .map(async (group) => place(group, await tools.dispatch({ ...frameOf(group), epoch, rank: group.key })));
-  const here = local ? experts.run(frameOf(local)).then((rows) => place(local, rows)) : undefined;
-  await Promise.all([...remote, here]);
-  return out;
-}
-
-const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;
-
-/** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
-const localKey = -2;
-
-function rowsOfPairs(pairs: number, topK: number): Uint32Array {
-  return Uint32Array.from({ length: pairs }, (_, pair) => Math.floor(pair / topK));
 }

@@ -1,17 +1,14 @@
 // The self-test of a compute backend on this machine: every op on its test cases against the reference, and how fast it multiplies
 // beside what the machine's memory and arithmetic allow. Answers what was measured; judging and printing are the caller's.
 import type { BackendChoice } from "../../crds/names.ts";
-import type { Backend, Compiled, Outputs } from "../compute/backend.ts";
+import type { Backend, Compiled } from "../compute/backend.ts";
 import { createBackend } from "../compute/index.ts";
-import { allCases } from "../kernels/index.ts";
-import type { KernelCase } from "../kernels/kernel.ts";
+import { type OpResult, tryOps, wrongOps } from "../compute/trial.ts";
+import { ggmlBytes } from "../kernels/ggml/index.ts";
 import { randomTensor } from "../kernels/random.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
+import type { GgmlWeight, WeightOf } from "../kernels/weights.ts";
 
-/** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
-const slack = 10;
-/** On a device of the tolerance class: products may be of halves, and sums in any order. */
-const leastBound = 5e-3;
 /** A matrix [size, size] in f32: 256 MiB, far larger than caches. */
 const largeSize = 8_192;
 /** A matrix that stays in the cache. */
@@ -20,15 +17,6 @@ const rowsOfPrefill = 256;
 /** The best of so many runs counts. */
 const runs = 5;
 const copyBytes = 256 * 2 ** 20;
-
-interface OpResult {
-  readonly op: string;
-  readonly case: string;
-  /** max|a - b| / max|b| against the reference; undefined where the backend refuses the op by name. */
-  readonly error: number | undefined;
-  readonly bound: number;
-  readonly refused: string | undefined;
-}
 
 interface ProductResult {
   readonly case: string;
@@ -43,6 +31,8 @@ export interface SelfTest {
   readonly ops: readonly OpResult[];
   /** Bytes read and written by a plain copy, per second: what no product of one row exceeds by much. */
   readonly copyGigabytesPerSecond: number;
+  /** A loop of multiply-adds on one thread: what no f32 product of a thread exceeds. Undefined where there is none for the processor. */
+  readonly fmaGigaflops: number | undefined;
   readonly products: readonly ProductResult[];
 }
 
@@ -56,71 +46,22 @@ export interface SelfTestOptions {
 }
 
 /** True where something is computed, and all of it within its bound. */
-export const passed = ({ ops }: SelfTest): boolean =>
-  ops.some(({ error }) => error !== undefined) && ops.every(({ error, bound }) => error === undefined || error <= bound);
+export const passed = ({ ops }: SelfTest): boolean => ops.some(({ error }) => error !== undefined) && wrongOps(ops).length === 0;
 
 export async function selfTest({ backend: choice, threads, speed, only }: SelfTestOptions): Promise<SelfTest> {
   const [backend, oracle] = [await createBackend(choice, { threads }), await createBackend("reference", { threads: 1 })];
   try {
-    const ops: OpResult[] = [];
-    const least = backend.numericClass === "exact" ? 0 : leastBound;
-    for (const { op, tolerance, case: kernelCase } of allCases()) {
-      if (only !== undefined && only !== `${op}: ${kernelCase.name}`) continue;
-      const refused = backend.ops.has(op) ? kernelCase.segment.ops.map((each) => backend.refuses(each)).find(Boolean) : "not computed";
-      const error = refused === undefined ? distance(await runCase(backend, kernelCase), await runCase(oracle, kernelCase)) : undefined;
-      ops.push({ op, case: kernelCase.name, error, bound: Math.max(least, tolerance * slack), refused });
-    }
     return {
       device: backend.device,
       numericClass: backend.numericClass,
-      ops,
-      copyGigabytesPerSecond: speed ? copySpeed() : 0,
+      ops: await tryOps(backend, oracle, only),
+      ...(speed ? await machineSpeeds() : { copyGigabytesPerSecond: 0, fmaGigaflops: undefined }),
       products: speed ? await productSpeeds(backend) : [],
     };
   } finally {
     await backend.close();
     await oracle.close();
   }
-}
-
-/** The outputs of an op's test case, in memory of their own. */
-export async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase): Promise<Outputs> {
-  const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
-  const program = await backend.compile(segment, Object.fromEntries(forms));
-  const cache =
-    kv &&
-    (await backend.createKv({
-      layers: 1,
-      slots: kv.slots,
-      kvHeads: kv.kvHeads,
-      context: kv.context,
-      headDim: kv.headDim,
-      valueDim: kv.valueDim,
-    }));
-  const call = cache && { cache, firstSlot: kv.firstSlot, batch: kv.batch, tokens: kv.tokens, past: Int32Array.from(kv.past) };
-  try {
-    const outputs = await program.run(inputs, call);
-    return Object.fromEntries(Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]));
-  } finally {
-    await program.dispose();
-    await cache?.dispose();
-  }
-}
-
-const distance = (got: Outputs, want: Outputs): number =>
-  Object.entries(want).reduce((worst, [name, { data }]) => Math.max(worst, relativeError(got[name]?.data ?? [], data)), 0);
-
-/** max|a-b| / max|b|, the measure of the tolerances; a value that is no number, or missing, is infinitely far. */
-export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
-  let [worst, largest] = [0, 0];
-  for (let i = 0; i < b.length; i++) {
-    const off = Math.abs((a[i] as number) - (b[i] as number));
-    if (Number.isNaN(off)) return Number.POSITIVE_INFINITY;
-    worst = Math.max(worst, off);
-    largest = Math.max(largest, Math.abs(b[i] as number));
-  }
-  return worst === 0 ? 0 : worst / largest;
 }
 
 const seconds = (from: number): number => Math.max((performance.now() - from) / 1000, 1e-9);
@@ -136,22 +77,58 @@ function copySpeed(): number {
   return best;
 }
 
+/** What products are held against. */
+export async function machineSpeeds(): Promise<Pick<SelfTest, "copyGigabytesPerSecond" | "fmaGigaflops">> {
+  return { copyGigabytesPerSecond: copySpeed(), fmaGigaflops: await fmaSpeed() };
+}
+
+/** The loop comes with ggml's libraries, which a machine may lack. */
+async function fmaSpeed(): Promise<number | undefined> {
+  try {
+    return (await import("../compute/ggml/fma.ts")).fmaGigaflops();
+  } catch {
+    return undefined;
+  }
+}
+
+/** The forms of a matrix that are multiplied: plain, of the dense part, of quantized experts. */
+const productForms = ["f32", "q8_0", "q4_0", "iq4_nl"] as const;
+type ProductForm = (typeof productForms)[number];
+
+const productCases = [
+  { name: "one row, matrix in memory", size: largeSize, rows: 1, repeat: 1 },
+  { name: "256 rows, matrix in memory", size: largeSize, rows: rowsOfPrefill, repeat: 1 },
+  { name: "256 rows, matrix in cache", size: smallSize, rows: rowsOfPrefill, repeat: 20 },
+] as const;
+
 async function productSpeeds(backend: Backend): Promise<ProductResult[]> {
   const products: ProductResult[] = [];
-  for (const { name, size, rows, repeat } of [
-    { name: "one row, matrix in memory", size: largeSize, rows: 1, repeat: 1 },
-    { name: "256 rows, matrix in memory", size: largeSize, rows: rowsOfPrefill, repeat: 1 },
-    { name: "256 rows, matrix in cache", size: smallSize, rows: rowsOfPrefill, repeat: 20 },
-  ]) {
-    const { data } = randomTensor(1, [smallSize, smallSize], 0.01);
-    const weight = new Float32Array(size * size);
-    for (let at = 0; at < weight.length; at += data.length) weight.set(data as Float32Array, at);
-    const program = await backend.compile(square(size), { w: { form: "f32", shape: [size, size], data: weight } });
-    const time = await fastest(program, { shape: [rows, size], data: new Float32Array(rows * size).fill(0.01) }, repeat);
-    await program.dispose();
-    products.push({ case: name, gigabytesPerSecond: weight.byteLength / time / 1e9, gigaflops: (2 * rows * size * size) / time / 1e9 });
-  }
+  for (const form of productForms)
+    for (const { name, size, rows, repeat } of productCases) {
+      const weight = matrixOf(form, size);
+      const program = await backend.compile(square(size), { w: weight }).catch(() => undefined); // a form that it does not know
+      if (program === undefined) continue;
+      const time = await fastest(program, { shape: [rows, size], data: new Float32Array(rows * size).fill(0.01) }, repeat);
+      await program.dispose();
+      products.push({
+        case: `${form}, ${name}`,
+        gigabytesPerSecond: weight.data.byteLength / time / 1e9,
+        gigaflops: (2 * rows * size * size) / time / 1e9,
+      });
+    }
   return products;
+}
+
+/** Every byte of a block: as a half, which scales are, a small number. */
+const blockByte = 0x11;
+
+function matrixOf(form: ProductForm, size: number): WeightOf<"f32"> | GgmlWeight {
+  const shape = [size, size];
+  if (form !== "f32") return { form, shape, data: new Uint8Array(ggmlBytes(form, size * size)).fill(blockByte) };
+  const { data } = randomTensor(1, [smallSize, smallSize], 0.01);
+  const values = new Float32Array(size * size);
+  for (let at = 0; at < values.length; at += data.length) values.set(data as Float32Array, at);
+  return { form, shape, data: values };
 }
 
 function square(size: number): Segment {

@@ -113,6 +113,8 @@ export class WorkerControl {
           denseBytes: BigInt(info.denseBytes),
           kvBytes: BigInt(info.kvBytes),
           kvSlots: info.kvSlots,
+          kvBlocks: info.kvBlocks,
+          kvBlockTokens: info.kvBlockTokens,
           maxContext: info.maxContext,
           speed: info.speed,
           status: this.#status(true),

@@ -5,20 +5,45 @@ import type { EngineStats } from "../engine/engine.ts";
 import { createMetrics } from "../observe/metrics.ts";
 import { type VitalsOptions, watchVitals } from "./metrics.ts";
 
-test("steps are observed one by one, and KV slots are used, cached or free", async (t) => {
+test("steps are observed one by one, and KV slots and blocks are used, cached or free", async (t) => {
   t.mock.timers.enable({ apis: ["setInterval"] });
   const idle: EngineStats = {
     ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
+    ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 },
     ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, servedRows: 0 },
   };
   const polls: EngineStats[] = [
-    { ...idle, cachedTokens: 5, slotsUsed: 3, slotsKept: 2, stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] } },
-    { ...idle, cachedTokens: 9, slotsUsed: 1, slotsKept: 2, stepSeconds: { prefill: [], decode: [0.02] } },
+    {
+      ...idle,
+      cachedTokens: 5,
+      slotsUsed: 3,
+      slotsKept: 2,
+      blocksUsed: 9,
+      blocksKept: 4,
+      preemptions: 2,
+      drafted: 9,
+      accepted: 4,
+      stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] },
+      waitedSeconds: { prefill: 0, decode: 0.5 },
+    },
+    {
+      ...idle,
+      cachedTokens: 9,
+      slotsUsed: 1,
+      slotsKept: 2,
+      blocksUsed: 5,
+      blocksKept: 7,
+      preemptions: 3,
+      drafted: 12,
+      accepted: 6,
+      stepSeconds: { prefill: [], decode: [0.02] },
+      waitedSeconds: { prefill: 0, decode: 0.75 },
+    },
   ];
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
   const options = {
     engine: { stats: async () => polls.shift(), load: () => ({ queuedTokens: 0, activeRequests: 0 }) },
-    info: { kvSlots: 8, denseBytes: 0, kvBytes: 0 },
+    info: { kvSlots: 8, kvBlocks: 20, denseBytes: 0, kvBytes: 0 },
     experts: {
       remoteRows: () => 0,
       residents: { bytes: 0, count: 0, stagedBytes: () => 0 },
@@ -36,6 +61,7 @@ test("steps are observed one by one, and KV slots are used, cached or free", asy
   }
   const text = await metrics.text();
   const value = (series: RegExp) => Number(new RegExp(`^${series.source}\\S* (\\S+)`, "m").exec(text)?.[1]);
+  assert.equal(value(/enodia_worker_step_wait_seconds_total\{phase="decode"/), 0.75);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="prefill"/), 1);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="decode"/), 5);
   assert.equal(value(/enodia_worker_step_duration_seconds_bucket\{phase="decode",le="0.025"/), 4);

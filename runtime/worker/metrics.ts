@@ -50,6 +50,10 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
     metrics.set("enodia_worker_kv_slots", last?.slotsUsed ?? 0, { state: "used" });
     metrics.set("enodia_worker_kv_slots", last?.slotsKept ?? 0, { state: "cached" });
     metrics.set("enodia_worker_kv_slots", info.kvSlots - (last?.slotsUsed ?? 0) - (last?.slotsKept ?? 0), { state: "free" });
+    const blocks = { used: last?.blocksUsed ?? 0, cached: last?.blocksKept ?? 0 };
+    metrics.set("enodia_worker_kv_blocks", blocks.used, { state: "used" });
+    metrics.set("enodia_worker_kv_blocks", blocks.cached, { state: "cached" });
+    metrics.set("enodia_worker_kv_blocks", info.kvBlocks - blocks.used - blocks.cached, { state: "free" });
     const staged = experts.residents.stagedBytes();
     const memory = { dense: info.denseBytes, kv: info.kvBytes, experts: experts.residents.bytes - staged, staging: staged };
     for (const kind of ["dense", "kv", "experts", "staging"] as const) metrics.set("enodia_worker_memory_bytes", memory[kind], { kind });
@@ -77,7 +81,14 @@ export function watchVitals(options: VitalsOptions): () => WorkerVitals {
 function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats | undefined): void {
   metrics.add("enodia_worker_tokens_total", now.prefillTokens - (before?.prefillTokens ?? 0), { phase: "prefill" });
   metrics.add("enodia_worker_tokens_total", now.decodeTokens - (before?.decodeTokens ?? 0), { phase: "decode" });
+  metrics.add("enodia_worker_preemptions_total", now.preemptions - (before?.preemptions ?? 0));
+  const accepted = now.accepted - (before?.accepted ?? 0);
+  metrics.add("enodia_worker_draft_tokens_total", accepted, { result: "accepted" });
+  metrics.add("enodia_worker_draft_tokens_total", now.drafted - (before?.drafted ?? 0) - accepted, { result: "rejected" });
   metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
-  for (const phase of phases)
+  for (const phase of phases) {
+    const waited = (now.waitedSeconds?.[phase] ?? 0) - (before?.waitedSeconds?.[phase] ?? 0);
+    metrics.add("enodia_worker_step_wait_seconds_total", waited, { phase });
     for (const seconds of now.stepSeconds[phase]) metrics.observe("enodia_worker_step_duration_seconds", seconds, { phase });
+  }
 }

@@ -96,14 +96,29 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     storeDir: options.modelDir,
     backend: options.backend,
     codec: options.codec,
+    tryDevice: true,
     remote,
     kvPoolBytes: options.kvPoolBytes,
     maxContext: options.maxContext,
+    limits: {
+      maxBatchTokens: options.maxBatchTokens,
+      maxDecodeBatch: options.maxDecodeBatch,
+      decodeWaitMs: options.decodeWaitMs,
+      draftTokens: options.draftTokens,
+    },
+    ...(options.kvType === undefined ? {} : { kvType: options.kvType }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
   });
   const info = engine.describe();
   log.info(
-    { device: info.device, backend: info.backend, layers: info.layers, experts: info.experts, kvSlots: info.kvSlots },
+    {
+      device: info.device,
+      backend: info.backend,
+      layers: info.layers,
+      experts: info.experts,
+      kvSlots: info.kvSlots,
+      kvBlocks: info.kvBlocks,
+    },
     "model opened",
   );
 

@@ -73,6 +73,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/models/",
     "runtime/weights/",
     "runtime/compute/",
+    "runtime/compute/ggml/fma.ts",
     "runtime/text/",
   ],
   "runtime/config.ts": ["crds/"],

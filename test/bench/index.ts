@@ -14,19 +14,33 @@ const engineOptions = [
   "--runs N       rounds, in each of which every engine has its turn; medians are printed (default 3)",
 ];
 const peerOptions = ["--alone        without llama.cpp"];
+const decodeOptions = [
+  "--hog          instead: one request beside a process that uses up a CPU, against one thread alone",
+  "--split        instead: where the time of a step goes, for each layer",
+];
 const rowNames =
   "ROW...         rows to run: 1 to 15, parts like 5a or 5s (as a cluster plans), many, solver, growth, hops, fresh (default: all; minutes)";
 
 export const benches: Readonly<Record<string, Bench>> = {
   decode: {
     summary: "tokens/s of one worker answering 1, 8 and 32 requests, beside llama.cpp in turns and the machine's limits",
-    options: [...engineOptions, ...peerOptions],
+    options: [...engineOptions, ...peerOptions, ...decodeOptions],
     load: async () => (await import("./speed.ts")).decodeBench,
   },
   prefill: {
     summary: "prompt tokens/s of one worker, beside llama.cpp in turns and the machine's limits",
     options: [...engineOptions, ...peerOptions],
     load: async () => (await import("./speed.ts")).prefillBench,
+  },
+  ranks: {
+    summary: "tokens/s of 1 to 4 ranks in processes with equal shares of the CPUs, beside one rank with all of them",
+    options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 1,2,3,4)", "--cpus N       CPUs that they share (default: all)"],
+    load: async () => (await import("./ranks.ts")).ranksBench,
+  },
+  interference: {
+    summary: "time between a stream's tokens while another rank prefills a long prompt, and that prompt's first token",
+    options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 3)"],
+    load: async () => (await import("./interference.ts")).interferenceBench,
   },
   load: {
     summary: "time between tokens while experts are loaded, beside a quiet run",

@@ -26,6 +26,8 @@ export interface Asked {
   readonly alone: boolean;
   readonly hog: boolean;
   readonly split: boolean;
+  /** Options that only this benchmark has. */
+  readonly own: Readonly<Record<string, string>>;
 }
 
 const options = {
@@ -39,33 +41,37 @@ const options = {
   split: { type: "boolean", default: false },
 } as const;
 
-function invalid(message: string): AppError {
+export function invalid(message: string): AppError {
   return new AppError(message, { code: "InvalidOption" });
 }
 
-function count(name: string, text: string): number {
+export function count(name: string, text: string): number {
   if (/^[1-9]\d{0,3}$/.test(text)) return Number(text);
   throw invalid(`--${name}: "${text}" is no count from 1 to 9999`);
 }
 
 type Values = ReturnType<typeof parseArgs<{ readonly options: typeof options }>>["values"];
 
-function valuesOf(args: readonly string[]): Values {
+/** Options of the engine, and texts of those that a benchmark has besides. */
+function valuesOf(args: readonly string[], own: readonly string[]): Values & { readonly [name: string]: string | boolean | undefined } {
+  const besides = Object.fromEntries(own.map((name) => [name, { type: "string" as const }]));
   try {
-    return parseArgs({ args: [...args], options }).values;
+    return parseArgs({ args: [...args], options: Object.assign({}, besides, options) }).values;
   } catch (caught) {
     throw invalid(caught instanceof Error ? caught.message : String(caught));
   }
 }
 
-/** Reads the options; the default store is made on first use. */
-export async function readArgs(args: readonly string[], cores = availableParallelism()): Promise<Asked> {
-  const { store, codec, backend, threads, runs, alone, hog, split } = valuesOf(args);
+/** Reads the options, with those named in `own` as texts; the default store is made on first use. */
+export async function readArgs(args: readonly string[], own: readonly string[] = [], cores = availableParallelism()): Promise<Asked> {
+  const values = valuesOf(args, own);
+  const { store, codec, backend, threads, runs, alone, hog, split } = values;
   if (codec !== undefined && !isOneOf(codecNames, codec)) throw invalid(`--codec: "${codec}" is none of ${codecNames.join(", ")}`);
   if (!isOneOf(backendNames, backend)) throw invalid(`--backend: "${backend}" is none of ${backendNames.join(", ")}`);
   const asked = {
     ...{ backend, alone, hog, split, runs: count("runs", runs) },
     threads: threads === undefined ? [...new Set([1, cores])] : [count("threads", threads)],
+    own: Object.fromEntries(own.flatMap((name) => (typeof values[name] === "string" ? [[name, values[name]]] : []))),
   };
   const storeDir = store ?? (await provideSmolMoe(log));
   return Object.assign(asked, { storeDir, codec: codec ?? (await defaultCodec(storeDir)) });
@@ -87,12 +93,26 @@ export interface EngineUnderTest {
   readonly reload: () => Promise<void>;
 }
 
-/** An engine with all experts loaded. */
-export async function openEngine({ storeDir, codec, backend }: Asked, threads: number, maxContext: number): Promise<EngineUnderTest> {
+interface Setting {
+  readonly threads: number;
+  readonly maxContext: number;
+  /** Devices, as engines describe them, that are not wanted once more. */
+  readonly unless?: readonly string[];
+}
+
+/** An engine with all experts loaded; undefined where its device is one of `unless`. */
+export async function openEngine(
+  { storeDir, codec, backend }: Asked,
+  { threads, maxContext, unless = [] }: Setting,
+): Promise<EngineUnderTest | undefined> {
   const remote = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
   const start = performance.now();
   const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, remote });
   const info = engine.describe();
+  if (unless.includes(info.device)) {
+    await engine.close();
+    return undefined;
+  }
   const load = async (layers: number): Promise<void> => {
     const store = await openStore(storeDir);
     for (let layer = 0; layer < layers; layer++) {
@@ -137,7 +157,7 @@ export async function generate(engine: Engine, ids: readonly number[], maxTokens
 /** Gaps between tokens of a running request, quiet and while 32 experts are unloaded and loaded again. */
 export async function loadBench(args: readonly string[]): Promise<readonly object[]> {
   const asked = await readArgs(args);
-  const { engine, info, reload } = await openEngine(asked, asked.threads.at(-1) ?? 1, 2048);
+  const { engine, info, reload } = (await openEngine(asked, { threads: asked.threads.at(-1) ?? 1, maxContext: 2048 })) as EngineUnderTest;
   const gaps = async (during?: () => Promise<void>): Promise<number[]> => {
     const running = generate(engine, prompt(32, info.vocab), 400);
     const done = during?.();

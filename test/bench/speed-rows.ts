@@ -59,6 +59,15 @@ export function ratioOf(ours: readonly number[], theirs: readonly number[]): num
   return median(ours.map((value, i) => value / (theirs[i] ?? Number.NaN)).filter((ratio) => !Number.isNaN(ratio)));
 }
 
+/** Tokens/s while all of a batch decode, of the milliseconds at which each one's tokens came: from the moment the last one starts to the
+ *  moment the first one ends. Of all the time, where they were never all at it. */
+export function togetherRate(all: readonly (readonly number[])[]): number {
+  const [starts, ends] = [all.map((at) => at[0] ?? 0), all.map((at) => at.at(-1) ?? 0)];
+  const [from, to] = [Math.max(...starts), Math.min(...ends)];
+  const [first, last] = to > from ? [from, to] : [Math.min(...starts), Math.max(...ends)];
+  return (all.flat().filter((at) => at > first && at <= last).length * 1000) / Math.max(last - first, Number.EPSILON);
+}
+
 const percent = (share: number): string => `${round(100 * share)}%`;
 
 export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limits): SpeedRow {
@@ -78,6 +87,39 @@ export function speedRow({ name, ours, llama, least, cost }: Case, limits: Limit
     ofBandwidth: percent((rate * cost.bytes) / 1e9 / limits.gigabytesPerSecond),
     ofFlops: limits.gigaflops === undefined ? "-" : percent((rate * cost.flops) / 1e9 / limits.gigaflops),
   };
+}
+
+export interface HogRow {
+  readonly case: string;
+  readonly threads: number;
+  readonly tokensPerSecond: number;
+  /** One thread of ours, without the hog. */
+  readonly alone: number;
+  readonly ratio: number;
+  readonly least: number;
+  readonly ok: boolean;
+  /** llama.cpp beside the hog, on so many threads. */
+  readonly llama: number | "-";
+}
+
+/** What is left beside a hog. */
+const hogLeast = 0.9;
+
+/** One row for each number of threads, held against one thread alone. */
+export function hogTable(
+  name: string,
+  alone: readonly number[],
+  { ours, llama }: { readonly ours: Rates; readonly llama: Rates },
+): HogRow[] {
+  return [...new Set([...ours.keys(), ...llama.keys()])].flatMap((threads) => {
+    const own = ours.get(threads) ?? [...ours.values()].at(-1) ?? []; // a backend of one thread has no more
+    const theirs = llama.get(threads);
+    const ratio = ratioOf(own, alone);
+    return {
+      ...{ case: name, threads, tokensPerSecond: round(median(own)), alone: round(median(alone)), ratio: round(ratio, 2) },
+      ...{ least: hogLeast, ok: ratio >= hogLeast, llama: theirs ? round(median(theirs)) : "-" },
+    };
+  });
 }
 
 /** The weights of a model, counted. */

@@ -1,9 +1,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { codecNames } from "../../crds/names.ts";
+import type { Segment } from "../../runtime/kernels/segment.ts";
+import { programOf } from "../../runtime/models/index.ts";
+import { openStore } from "../../runtime/weights/store-reader.ts";
 import { tinyStore } from "../support/ranks.ts";
 import { readArgs } from "./serve.ts";
-import { best, type ModelSizes, median, ratioOf, speedRow, tokenCost } from "./speed-rows.ts";
+import { best, hogTable, type ModelSizes, median, ratioOf, speedRow, tokenCost } from "./speed-rows.ts";
+import { splitRows, withoutGate } from "./split.ts";
 
 const limits = { gigabytesPerSecond: 50, gigaflops: 100 };
 const cost = { bytes: 2e8, flops: 5e8 };
@@ -47,10 +51,11 @@ test("a step reads the dense part once for all rows, and each expert that one of
 test("options are read; threads are one and all cores, the codec the first that is quantized", async () => {
   const { dir, remove } = await tinyStore();
   try {
-    const { threads, runs, codec, alone, storeDir } = await readArgs(["--store", dir, "--alone"], 4);
+    const { threads, runs, codec, alone, storeDir } = await readArgs(["--store", dir, "--alone"], [], 4);
     assert.deepEqual([threads, runs, codec, alone, storeDir], [[1, 4], 3, "f32", true, dir]);
-    assert.deepEqual((await readArgs(["--store", dir], 1)).threads, [1]);
-    assert.deepEqual((await readArgs(["--store", dir, "--threads", "3"], 4)).threads, [3]);
+    assert.deepEqual((await readArgs(["--store", dir], [], 1)).threads, [1]);
+    const { threads: three, own } = await readArgs(["--store", dir, "--threads", "3", "--ranks", "1,2"], ["ranks", "cpus"], 4);
+    assert.deepEqual([three, own], [[3], { ranks: "1,2" }]);
   } finally {
     remove();
   }
@@ -67,3 +72,46 @@ for (const [args, message] of [
     await assert.rejects(readArgs([...args, "--alone"]), { code: "InvalidOption", message });
   });
 }
+
+test("a hog's rows: each number of threads beside it, against one thread without it", () => {
+  const rows = hogTable("decode", [100, 80, 100], { ours: new Map([[1, [95, 76, 90]]]), llama: new Map([[2, [30, 20, 40]]]) });
+  assert.deepEqual(
+    rows.map(({ threads, ratio, ok, llama: theirs }) => [threads, ratio, ok, theirs]),
+    [
+      [1, 0.95, true, "-"],
+      [2, 0.95, true, 30],
+    ],
+  );
+});
+
+test("a step is split into its parts, which make up the whole; what was measured apart takes no more than there is", () => {
+  const apart = { gateShare: 0.25, head: 2, combine: 1 };
+  const rows = splitRows("decode", 10, { wall: 20, step: 18, dense: 8, experts: 6, computed: 5 }, apart);
+  assert.deepEqual(
+    rows.map(({ microsecondsPerLayer }) => microsecondsPerLayer),
+    [600, 200, 100, 500, 100, 200, 100, 200],
+  );
+  const short = splitRows("decode", 1, { wall: 3, step: 3, dense: 1, experts: 1, computed: 1 }, apart);
+  assert.deepEqual(
+    short.map(({ microsecondsPerLayer }) => microsecondsPerLayer),
+    [750, 250, 0, 1000, 0, 1000, 0, 0],
+  );
+});
+
+test("a block without its gate has no router and no choice left, and all else", async () => {
+  const { dir, remove } = await tinyStore();
+  try {
+    const store = await openStore(dir);
+    const { block } = programOf(store.config).layers[0] as { block: Segment };
+    await store.close();
+    const { ops, outputs, weights } = withoutGate(block);
+    assert.deepEqual(
+      outputs.map(({ name }) => name),
+      ["h", "f"],
+    );
+    assert.equal(ops.length, block.ops.length - 2);
+    assert.ok(!weights.some(({ name }) => name.includes("gate")) && weights.length === block.weights.length - 1);
+  } finally {
+    remove();
+  }
+});

@@ -1,15 +1,26 @@
 // Decode and prefill of one worker's engine beside llama.cpp with the same weights, in turns, each at its best number of threads, and as
 // shares of what the machine's memory and arithmetic allow. llama.cpp computes the very texts that ours has generated, without sampling,
 // in a loop of C calls (llama/); a rate of ours is that of whole requests, with everything between two tokens.
-import type { Engine } from "../../runtime/engine/engine.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import type { ModelStore } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
-import { readBandwidth } from "./bandwidth.ts";
+import { startHog } from "./hog.ts";
+import { machineLimits } from "./limits.ts";
 import { Peer } from "./llama/peer.ts";
 import { type Asked, type Came, type EngineUnderTest, generate, log, openEngine, prompt, readArgs } from "./serve.ts";
-import { type Limits, type ModelSizes, type Rates, type SpeedRow, speedRow, tokenCost } from "./speed-rows.ts";
+import {
+  type HogRow,
+  hogTable,
+  type Limits,
+  type ModelSizes,
+  type Rates,
+  type SpeedRow,
+  speedRow,
+  togetherRate,
+  tokenCost,
+} from "./speed-rows.ts";
+import { countSteps, measureApart, type SplitRow, splitRows } from "./split.ts";
 
 const promptTokens = 32;
 const decodeContext = 256;
@@ -39,10 +50,11 @@ interface Bench {
   readonly peer: Peer | undefined;
   readonly sizes: ModelSizes;
   readonly limits: Limits;
+  readonly store: ModelStore;
 }
 
 /** Opens all, has the peer agree, runs the cases, and closes all. */
-async function withBench(args: readonly string[], maxContext: number, run: (bench: Bench) => Promise<SpeedRow[]>): Promise<SpeedRow[]> {
+async function withBench<T>(args: readonly string[], maxContext: number, run: (bench: Bench) => Promise<T>): Promise<T> {
   const asked = await readArgs(args);
   const store = await openStore(asked.storeDir);
   const engines = await openEngines(asked, maxContext);
@@ -51,7 +63,7 @@ async function withBench(args: readonly string[], maxContext: number, run: (benc
     const first = [...engines.values()][0] as EngineUnderTest;
     if (!asked.alone) peer = await agreeingPeer(store, asked, first);
     const limits = await limitsOf(Math.max(...asked.threads));
-    return await run({ asked, engines, peer, sizes: sizesOf(store, asked), limits });
+    return await run({ asked, engines, peer, sizes: sizesOf(store, asked), limits, store });
   } finally {
     await peer?.close();
     for (const { engine } of engines.values()) await engine.close();
@@ -59,14 +71,13 @@ async function withBench(args: readonly string[], maxContext: number, run: (benc
   }
 }
 
-/** One for each number of threads; a backend that has only one number is opened once. */
+/** One for each number of threads; where a backend has one number alone, one. */
 async function openEngines(asked: Asked, maxContext: number): Promise<Map<number, EngineUnderTest>> {
   const engines = new Map<number, EngineUnderTest>();
   for (const threads of asked.threads) {
-    const opened = await openEngine(asked, threads, maxContext);
-    const same = [...engines.values()].some(({ info }) => info.device === opened.info.device);
-    if (same) await opened.engine.close();
-    else engines.set(threads, opened);
+    const known = [...engines.values()].map(({ info }) => info.device);
+    const opened = await openEngine(asked, { threads, maxContext, unless: known });
+    if (opened !== undefined) engines.set(threads, opened);
   }
   return engines;
 }
@@ -85,8 +96,9 @@ async function agreeingPeer(store: ModelStore, { codec }: Asked, { engine, info 
 }
 
 async function limitsOf(threads: number): Promise<Limits> {
-  const limits = { gigabytesPerSecond: await readBandwidth(threads), gigaflops: undefined };
-  log(`memory: ${limits.gigabytesPerSecond.toFixed(1)} GB/s read in order by ${threads} threads`);
+  const limits = await machineLimits(threads);
+  const arithmetic = limits.gigaflops === undefined ? "no loop of multiply-adds" : `${limits.gigaflops.toFixed(0)} GFLOP/s of f32`;
+  log(`limits of ${threads} threads: ${limits.gigabytesPerSecond.toFixed(1)} GB/s read in order, ${arithmetic}`);
   return limits;
 }
 
@@ -103,14 +115,6 @@ function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
     denseBytes: exact ? 4 : 34 / 32,
     expertBytes: unitBytes(matrices),
   };
-}
-
-/** Tokens/s while all of a batch decode: from the moment the last one starts to the moment the first one ends. */
-function togetherRate(all: readonly Came[]): number {
-  const from = Math.max(...all.map(({ at }) => at[0] ?? 0));
-  const to = Math.min(...all.map(({ at }) => at.at(-1) ?? 0));
-  const tokens = all.flatMap(({ at }) => at).filter((at) => at > from && at <= to).length;
-  return to > from ? (tokens * 1000) / (to - from) : 0;
 }
 
 const add = (rates: Map<number, number[]>, threads: number, rate: number): void =>
@@ -145,27 +149,65 @@ async function inTurns(
 const told = (rates: Rates): string =>
   [...rates].map(([threads, each]) => `on ${threads}: ${each.map((rate) => rate.toFixed(0)).join(" ")}`).join(", ");
 
-const decodeTogether = (engine: Engine, prompts: readonly number[][]): Promise<Came[]> =>
-  Promise.all(prompts.map((ids) => generate(engine, ids, decodeTokens)));
+/** A batch of ours: the rate, and the texts with what was generated. */
+async function ownDecode({ engine, info }: EngineUnderTest, batch: number): Promise<{ rate: number; texts: number[][] }> {
+  const prompts = Array.from({ length: batch }, () => prompt(promptTokens, info.vocab));
+  const came: Came[] = await Promise.all(prompts.map((ids) => generate(engine, ids, decodeTokens)));
+  return { rate: togetherRate(came.map(({ at }) => at)), texts: came.map(({ tokens }, i) => [...(prompts[i] ?? []), ...tokens]) };
+}
 
-export const decodeBench = (args: readonly string[]): Promise<readonly SpeedRow[]> =>
+/** The same texts as far as they are timed, by llama.cpp. */
+const theirDecode = (peer: Peer, texts: readonly (readonly number[])[], threads: number): Promise<number> => {
+  const same = texts.map((text) => text.slice(0, promptTokens + peerSteps));
+  return peer.decode({ texts: same, promptTokens, tokens: decodeContext, threads });
+};
+
+async function decodeRows(bench: Bench): Promise<SpeedRow[]> {
+  const rows: SpeedRow[] = [];
+  for (const { batch, least } of decodeCases) {
+    const measured = await inTurns(bench, (engine) => ownDecode(engine, batch), theirDecode);
+    rows.push(speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, batch), ...measured }, bench.limits));
+  }
+  return rows;
+}
+
+/** One request on every number of threads with a hog beside, held against one thread alone; llama.cpp with the hog too. */
+async function hogRows(bench: Bench): Promise<HogRow[]> {
+  const hog = await startHog();
+  const alone: number[] = [];
+  try {
+    const one = [...bench.engines.values()][0] as EngineUnderTest;
+    const besideHog = await inTurns(
+      bench,
+      async (engine) => {
+        if (engine === one) alone.push((await ownDecode(one, 1)).rate);
+        return hog.beside(() => ownDecode(engine, 1));
+      },
+      (peer, texts, threads) => hog.beside(() => theirDecode(peer, texts, threads)),
+    );
+    return hogTable(`decode, batch 1, a hog on CPU ${hog.cpu}`, alone, besideHog);
+  } finally {
+    await hog.close();
+  }
+}
+
+async function partsOf({ asked, engines, store }: Bench): Promise<SplitRow[]> {
+  const [engine] = engines.values();
+  const rows: SplitRow[] = [];
+  for (const batch of [1, 8]) {
+    const parts = await countSteps(engine as EngineUnderTest, batch, async () => (await ownDecode(engine as EngineUnderTest, batch)).rate);
+    const apart = await measureApart(store, asked, batch, promptTokens + (decodeTokens >> 1));
+    rows.push(...splitRows(`decode, batch ${batch}`, store.index.layers, parts, apart));
+  }
+  return rows;
+}
+
+/** `--hog` and `--split` ask for tables of their own. */
+export const decodeBench = (args: readonly string[]): Promise<readonly object[]> =>
   withBench(args, decodeContext, async (bench) => {
-    const rows: SpeedRow[] = [];
-    for (const { batch, least } of decodeCases) {
-      const measured = await inTurns(
-        bench,
-        async ({ engine, info }) => {
-          const prompts = Array.from({ length: batch }, () => prompt(promptTokens, info.vocab));
-          const came = await decodeTogether(engine, prompts);
-          return { rate: togetherRate(came), texts: came.map((each, i) => [...(prompts[i] ?? []), ...each.tokens]) };
-        },
-        (peer, texts, threads) => {
-          const same = texts.map((text) => text.slice(0, promptTokens + peerSteps));
-          return peer.decode({ texts: same, promptTokens, tokens: decodeContext, threads });
-        },
-      );
-      rows.push(speedRow({ name: `decode, batch ${batch}`, least, cost: tokenCost(bench.sizes, batch), ...measured }, bench.limits));
-    }
+    const rows: object[] = bench.asked.split || bench.asked.hog ? [] : await decodeRows(bench);
+    if (bench.asked.hog) rows.push(...(await hogRows(bench)));
+    if (bench.asked.split) rows.push(...(await partsOf(bench)));
     return rows;
   });
 

@@ -84,7 +84,8 @@ export const model: ModelView = {
   largestExpertBytes: Mi,
   denseBytes: 10 * Mi,
   kvBytes: 4 * Mi,
-  kvSlots: 2,
+  kvSlots: 64,
+  kvTokens: 4096,
   maxContext: 2048,
   backends: ["cpu"],
 };

@@ -3,13 +3,14 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/compute/backend.ts";
+import { kvBlockBytes, kvBlocksOfContext } from "../../runtime/compute/kv-size.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
+import { relativeError, runCase } from "../../runtime/compute/trial.ts";
 import { allCases, opNames } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
-import { relativeError, runCase } from "../../runtime/tools/selftest.ts";
 import { kvOf, loadModel } from "./harness.ts";
 import { syntheticModel } from "./synthetic.ts";
 
@@ -264,6 +265,19 @@ export function runBackendContract(contract: BackendContract): void {
         assertClose(partial, wantPartial, contract.tolerance);
       });
 
+      check("a slot that moves goes on as it would have, and what is trimmed or left behind is written anew", async () => {
+        await both(230, prefill(1, 0, 70));
+        for (const { kv } of pair) {
+          await kv.moveSlot(1, 2, 70);
+          kv.trimSlot(2, 66);
+        }
+        const [moved, want] = await both(231, { firstSlot: 2, batch: 1, tokens: 1, past: Int32Array.of(66) });
+        assertClose(moved, want, contract.tolerance);
+        const [anew, wantAnew] = await both(232, prefill(1, 0, 7));
+        assertClose(anew, wantAnew, contract.tolerance);
+        for (const { kv } of pair) assert.throws(() => kv.trimSlot(4, 0), { code: "InvalidArgument" });
+      });
+
       check("a copy of no positions and a copy onto itself change nothing", async () => {
         await both(210, prefill(2, 0, 5));
         for (const { kv } of pair) {
@@ -289,7 +303,9 @@ export function runBackendContract(contract: BackendContract): void {
       });
 
       check("KV bytes are those of all layers, keys and values", async () => {
-        assert.equal(pair[0]!.kv.bytes, pair[1]!.kv.bytes);
+        const pages = backend.kvPageBytes;
+        const blocks = spec.slots * kvBlocksOfContext(spec.context, pages);
+        assert.equal(pair[0]!.kv.bytes, blocks * kvBlockBytes(spec, pages));
         assert.equal(pair[0]!.kv.slots, spec.slots);
         assert.equal(pair[0]!.kv.context, spec.context);
       });

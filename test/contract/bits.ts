@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
-import type { CodecName } from "../../crds/names.ts";
+import type { CodecName, KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/compute/backend.ts";
 import { randomTensor } from "../../runtime/kernels/random.ts";
 import type { Segment } from "../../runtime/kernels/segment.ts";
@@ -64,7 +64,13 @@ const withoutOnes = (pieces: readonly number[]): number[] =>
     return merged;
   }, []);
 
-export function runBitContract(options: { readonly name: string; readonly make: (threads: number) => Promise<Backend> }): void {
+export function runBitContract(options: {
+  readonly name: string;
+  readonly make: (threads: number) => Promise<Backend>;
+  /** Unset: f32 alone. */
+  readonly kvTypes?: readonly KvType[];
+}): void {
+  const { kvTypes = ["f32"] } = options;
   describe(`bit contract: ${options.name}`, () => {
     const model = syntheticModel(realistic);
     const { program } = model;
@@ -105,77 +111,78 @@ export function runBitContract(options: { readonly name: string; readonly make: 
     }
     test("head: any split of 256 rows, on 1 or 2 threads, gives the same bits", () => rowsOf(program.head, "f32"));
 
-    describe("block", () => {
-      const block = model.blocks[0]!;
-      const slots = 4;
-      let sides: { program: Compiled; kv: KvCache }[];
-      before(async () => {
-        sides = [];
-        for (const backend of [one, two]) {
-          sides.push({
-            program: await backend.compile(block, model.weights(block)),
-            kv: await backend.createKv({ ...kvOf(program), slots, context: contextMax }),
-          });
-        }
-      });
-      after(async () => {
-        for (const side of sides ?? []) {
-          await side.program.dispose();
-          await side.kv.dispose();
-        }
-      });
-      const x = randomTensor(2, [contextMax, hidden]).data;
-      const prefill = (side: { program: Compiled; kv: KvCache }, slot: number, first: number, count: number) =>
-        side.program.run(
-          { x: cut(x, hidden, first, count) },
-          { cache: side.kv, firstSlot: slot, batch: 1, tokens: count, past: Int32Array.of(first) },
-        );
+    for (const type of kvTypes)
+      describe(`block, KV of ${type}`, () => {
+        const block = model.blocks[0]!;
+        const slots = 4;
+        let sides: { program: Compiled; kv: KvCache }[];
+        before(async () => {
+          sides = [];
+          for (const backend of [one, two]) {
+            sides.push({
+              program: await backend.compile(block, model.weights(block)),
+              kv: await backend.createKv({ ...kvOf(program), slots, context: contextMax, type }),
+            });
+          }
+        });
+        after(async () => {
+          for (const side of sides ?? []) {
+            await side.program.dispose();
+            await side.kv.dispose();
+          }
+        });
+        const x = randomTensor(2, [contextMax, hidden]).data;
+        const prefill = (side: { program: Compiled; kv: KvCache }, slot: number, first: number, count: number) =>
+          side.program.run(
+            { x: cut(x, hidden, first, count) },
+            { cache: side.kv, firstSlot: slot, batch: 1, tokens: count, past: Int32Array.of(first) },
+          );
 
-      test("a prefill in any chunks, in any slot, on 1 or 2 threads, gives the bits of one prefill", async () => {
-        const length = 80;
-        const whole = await prefill(sides[0]!, 0, 0, length);
-        const want = Array.from({ length }, (_, row) => JSON.stringify(rowBits(whole, row, 1)));
-        await fc.assert(
-          fc.asyncProperty(
-            // A chunk of one token is a decode step. Where its bits are its own, chunks here have two or more.
-            partition(length).map((pieces) => (one.prefillEqualsDecode ? pieces : withoutOnes(pieces))),
-            fc.integer({ min: 0, max: slots - 1 }),
-            fc.integer({ min: 0, max: 1 }),
-            async (pieces, slot, side) => {
-              let first = 0;
-              for (const count of pieces) {
-                const got = await prefill(sides[side]!, slot, first, count);
-                for (let i = 0; i < count; i++) assert.equal(JSON.stringify(rowBits(got, i, 1)), want[first + i], `row ${first + i}`);
-                first += count;
+        test("a prefill in any chunks, in any slot, on 1 or 2 threads, gives the bits of one prefill", async () => {
+          const length = 80;
+          const whole = await prefill(sides[0]!, 0, 0, length);
+          const want = Array.from({ length }, (_, row) => JSON.stringify(rowBits(whole, row, 1)));
+          await fc.assert(
+            fc.asyncProperty(
+              // A chunk of one token is a decode step. Where its bits are its own, chunks here have two or more.
+              partition(length).map((pieces) => (one.prefillEqualsDecode ? pieces : withoutOnes(pieces))),
+              fc.integer({ min: 0, max: slots - 1 }),
+              fc.integer({ min: 0, max: 1 }),
+              async (pieces, slot, side) => {
+                let first = 0;
+                for (const count of pieces) {
+                  const got = await prefill(sides[side]!, slot, first, count);
+                  for (let i = 0; i < count; i++) assert.equal(JSON.stringify(rowBits(got, i, 1)), want[first + i], `row ${first + i}`);
+                  first += count;
+                }
+              },
+            ),
+            { numRuns: type === "f32" ? runs : Math.ceil(runs / 4) },
+          );
+        });
+
+        test("a decode step gives the same bits alone and among any mates with any pasts, in any slot", async () => {
+          const steps = fc.array(fc.integer({ min: 1, max: contextMax - 2 }), { minLength: slots, maxLength: slots });
+          await fc.assert(
+            fc.asyncProperty(steps, fc.integer({ min: 0, max: 1 }), async (pasts, side) => {
+              const alone: string[] = [];
+              for (const past of pasts) {
+                await prefill(sides[0]!, 0, 0, past);
+                alone.push(JSON.stringify(rowBits(await prefill(sides[0]!, 0, past, 1), 0, 1)));
               }
-            },
-          ),
-          { numRuns: runs },
-        );
+              const mates = sides[side]!;
+              for (const [slot, past] of pasts.entries()) await prefill(mates, slot, 0, past);
+              const data = new Float32Array(slots * hidden);
+              for (const [slot, past] of pasts.entries()) data.set(x.subarray(past * hidden, (past + 1) * hidden), slot * hidden);
+              const together = await mates.program.run(
+                { x: { shape: [slots, hidden], data } },
+                { cache: mates.kv, firstSlot: 0, batch: slots, tokens: 1, past: Int32Array.from(pasts) },
+              );
+              for (const slot of pasts.keys()) assert.equal(JSON.stringify(rowBits(together, slot, 1)), alone[slot], `slot ${slot}`);
+            }),
+            { numRuns: type === "f32" ? runs : Math.ceil(runs / 4) },
+          );
+        });
       });
-
-      test("a decode step gives the same bits alone and among any mates with any pasts, in any slot", async () => {
-        const steps = fc.array(fc.integer({ min: 1, max: contextMax - 2 }), { minLength: slots, maxLength: slots });
-        await fc.assert(
-          fc.asyncProperty(steps, fc.integer({ min: 0, max: 1 }), async (pasts, side) => {
-            const alone: string[] = [];
-            for (const past of pasts) {
-              await prefill(sides[0]!, 0, 0, past);
-              alone.push(JSON.stringify(rowBits(await prefill(sides[0]!, 0, past, 1), 0, 1)));
-            }
-            const mates = sides[side]!;
-            for (const [slot, past] of pasts.entries()) await prefill(mates, slot, 0, past);
-            const data = new Float32Array(slots * hidden);
-            for (const [slot, past] of pasts.entries()) data.set(x.subarray(past * hidden, (past + 1) * hidden), slot * hidden);
-            const together = await mates.program.run(
-              { x: { shape: [slots, hidden], data } },
-              { cache: mates.kv, firstSlot: 0, batch: slots, tokens: 1, past: Int32Array.from(pasts) },
-            );
-            for (const slot of pasts.keys()) assert.equal(JSON.stringify(rowBits(together, slot, 1)), alone[slot], `slot ${slot}`);
-          }),
-          { numRuns: runs },
-        );
-      });
-    });
   });
 }

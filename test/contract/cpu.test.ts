@@ -1,10 +1,12 @@
 // The cpu backend (ggml) against the contract, bit contract included, and against transformers' logits.
+import { kvTypes } from "../../crds/names.ts";
 import { createGgmlBackend } from "../../runtime/compute/ggml/index.ts";
 import { runBackendContract } from "./backend.ts";
 import { runBitContract } from "./bits.ts";
 import { runDenseEquality } from "./dense.ts";
 import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
+import { runKvTypes } from "./kv-types.ts";
 
 runBackendContract({
   name: "cpu",
@@ -17,7 +19,9 @@ runBackendContract({
 
 runGoldenLogits({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
 
-runBitContract({ name: "cpu", make: (threads) => createGgmlBackend({ threads }) });
+runBitContract({ name: "cpu", make: (threads) => createGgmlBackend({ threads }), kvTypes });
+
+runKvTypes({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: { f32: 1e-5, f16: 2e-3, q8_0: 1e-2 } });
 
 runGoldenFamilies({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
 

@@ -3,12 +3,12 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import type { Backend, Compiled } from "../../runtime/compute/backend.ts";
+import { relativeError } from "../../runtime/compute/trial.ts";
 import { gaussian } from "../../runtime/kernels/random.ts";
 import type { MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightData, Weights } from "../../runtime/kernels/weights.ts";
 import { programOf } from "../../runtime/models/index.ts";
 import { ffnTensors, llamaProgram } from "../../runtime/models/llama.ts";
-import { relativeError } from "../../runtime/tools/selftest.ts";
 import { loadModel, type ModelWeights } from "./harness.ts";
 import { syntheticWeight } from "./synthetic.ts";
 

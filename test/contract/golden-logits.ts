@@ -5,7 +5,7 @@ import { existsSync, globSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/compute/backend.ts";
-import { relativeError } from "../../runtime/tools/selftest.ts";
+import { relativeError } from "../../runtime/compute/trial.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";

@@ -6,8 +6,9 @@ import type { Phase } from "../../crds/telemetry.ts";
 import type { Backend, Compiled, Outputs } from "../../runtime/compute/backend.ts";
 import type { Engine, EngineInfo, LoadCounters, RemoteExperts, RoutingTables } from "../../runtime/engine/engine.ts";
 import { ExpertTable } from "../../runtime/engine/expert-table.ts";
+import type { StepTools } from "../../runtime/engine/layer-pass.ts";
 import { LoadCounter } from "../../runtime/engine/load-counter.ts";
-import { forward, type StepTools } from "../../runtime/engine/step.ts";
+import { forward } from "../../runtime/engine/step.ts";
 import { StepTimes } from "../../runtime/engine/step-times.ts";
 import { TransitionSampler } from "../../runtime/engine/transition-sampler.ts";
 import type { Layer } from "../../runtime/kernels/segment.ts";
@@ -73,7 +74,13 @@ export class SimEngine implements Engine {
       head: dense(async () => ({})),
       router: () => this.#router,
       dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
-      betweenLayers: () => {},
+      turns: {
+        ...{ pieceRows: (_phase: Phase, rows: number) => rows, took: () => {}, betweenGraphs: () => undefined, begin: () => {} },
+        ownExperts: (batch) => this.#table.run(batch),
+        waitFor: async (answers) => void (await answers),
+        waitedMs: 0,
+      },
+      piecesEqualWhole: false,
     };
   }
 
@@ -226,7 +233,8 @@ export class SimEngine implements Engine {
   async stats(): ReturnType<Engine["stats"]> {
     if (this.#ended) throw stopped();
     const counts = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, queuedRequests: 0 };
-    return { ...counts, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
+    const kv = { blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 };
+    return { ...counts, ...kv, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
   }
 
   load() {

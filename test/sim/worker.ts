@@ -316,7 +316,7 @@ function infoOf({ shape, engineInfo }: Surroundings): EngineInfo {
       kvBytes: 1,
       kvSlots: 1,
     },
-    ...{ expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
+    ...{ kvBlocks: 1, kvBlockTokens: 1, expertResidentBytes: shape.bytes, speed: 1, sharesCores: false },
     ...engineInfo,
   };
 }

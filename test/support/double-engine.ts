@@ -52,7 +52,8 @@ class DoubleEngine implements Engine {
         device: "double",
         numerics: "exact: double",
       },
-      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvWidth: 1, expertResidentBytes: 1000, speed: 1, sharesCores: true },
+      ...{ maxContext: 512, denseBytes: 1, kvBytes: 1, kvSlots: 8, kvBlocks: 64, kvBlockTokens: 64 },
+      ...{ expertResidentBytes: 1000, speed: 1, sharesCores: true },
     };
   }
   async *generate(request: GenerateRequest): AsyncGenerator<GenerateEvent> {
@@ -142,6 +143,7 @@ class DoubleEngine implements Engine {
   async stats() {
     return {
       ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
+      ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 },
       ...{ slotsUsed: this.#active, slotsKept: 0, queuedRequests: 0, hostedExperts: this.#seeds.size, servedRows: 0 },
     };
   }

@@ -7,7 +7,7 @@ import type { SelfTest } from "../../../runtime/tools/selftest.ts";
 const help = `usage: enodia runtime selftest [options]
 
 Computes every operation on this machine's device and compares it with the reference; then says how fast matrices are multiplied,
-beside a plain copy of memory. Exits with 1 when an operation is outside its bound.
+beside a plain copy of memory and a loop of multiply-adds. Exits with 1 when an operation is outside its bound.
 
           --backend NAME  ${backendChoices.join(", ")} (default: Auto)
           --threads N     threads of cpu (default: 1); more only where no other process computes
@@ -60,7 +60,7 @@ function threadsOf(value: string): number {
 const spelled = (_: string, value: unknown): unknown => (value === Number.POSITIVE_INFINITY ? "infinite" : value);
 
 /** One line an op: the worst of its cases. */
-function text({ device, numericClass, ops, copyGigabytesPerSecond, products }: SelfTest): string {
+function text({ device, numericClass, ops, copyGigabytesPerSecond, fmaGigaflops, products }: SelfTest): string {
   const lines = [`device   ${device}`, `class    ${numericClass}`, "", "OP             CASES  WORST ERROR  BOUND"];
   for (const op of new Set(ops.map((each) => each.op))) {
     const cases = ops.filter((each) => each.op === op);
@@ -76,14 +76,20 @@ function text({ device, numericClass, ops, copyGigabytesPerSecond, products }: S
   lines.push(
     "",
     `copy of memory: ${copyGigabytesPerSecond.toFixed(1)} GB/s read and written`,
+    `multiply-adds: ${fmaGigaflops === undefined ? "no loop for this processor" : `${fmaGigaflops.toFixed(0)} GFLOP/s of one thread`}`,
     "",
-    "F32 PRODUCT                   GB/S OF WEIGHTS  OF COPY  GFLOP/S",
+    "PRODUCT                             GB/S OF WEIGHTS  OF COPY  GFLOP/S  OF MULTIPLY-ADDS",
   );
   for (const { case: name, gigabytesPerSecond, gigaflops } of products) {
-    const share = `${((100 * gigabytesPerSecond) / copyGigabytesPerSecond).toFixed(0)}%`;
-    lines.push(
-      `${name.padEnd(29)} ${gigabytesPerSecond.toFixed(1).padStart(15)}  ${share.padStart(7)}  ${gigaflops.toFixed(0).padStart(7)}`,
-    );
+    const columns = [
+      gigabytesPerSecond.toFixed(1).padStart(15),
+      share(gigabytesPerSecond, copyGigabytesPerSecond).padStart(7),
+      gigaflops.toFixed(0).padStart(7),
+      share(gigaflops, fmaGigaflops).padStart(16),
+    ];
+    lines.push(`${name.padEnd(35)} ${columns.join("  ")}`);
   }
   return lines.join("\n");
 }
+
+const share = (part: number, of: number | undefined): string => (of === undefined ? "-" : `${((100 * part) / of).toFixed(0)}%`);

@@ -6,11 +6,12 @@ import { fit } from "./memory-fit.ts";
 
 const Mi = 2 ** 20;
 
-test("requests at once are what the workers report, and the arithmetic names both fields that change them", () => {
+test("requests at once are what the workers report, and the arithmetic says how many of what length", () => {
   const { spec } = deployment({ runtime: { kvPool: "4Mi", maxContext: 2048 } });
   assert.deepEqual(requestsPerRank(spec, model), {
-    count: 2,
-    reason: "kvPool 4Mi / (maxContext 2048 x 1Ki a token); raise kvPool or lower maxContext for more",
+    count: 64,
+    reason:
+      "while their contexts take 4096 tokens together: kvPool 4Mi / 1Ki a token; of the whole maxContext 2048, 2; raise kvPool for more",
   });
 });
 

@@ -13,11 +13,14 @@ export interface Reckoned {
   readonly reason: string;
 }
 
-/** Requests that run at once on each rank; more of them wait. */
+/** Requests that run at once on each rank, as far as their contexts fit; more of them wait. */
 export function requestsPerRank({ runtime }: MoEDeploymentSpec, model: ModelView): Reckoned {
-  const { kvSlots: count, kvBytes, maxContext } = model;
-  const token = formatBytes(kvBytes / Math.max(1, count * maxContext));
-  const reason = `kvPool ${runtime.kvPool} / (maxContext ${maxContext} x ${token} a token); raise kvPool or lower maxContext for more`;
+  const { kvSlots: count, kvBytes, kvTokens, maxContext } = model;
+  const token = formatBytes(kvBytes / Math.max(1, kvTokens));
+  const whole = Math.floor(kvTokens / maxContext);
+  const reason =
+    `while their contexts take ${kvTokens} tokens together: kvPool ${runtime.kvPool} / ${token} a token; ` +
+    `of the whole maxContext ${maxContext}, ${whole}; raise kvPool for more`;
   return { count, reason };
 }
 

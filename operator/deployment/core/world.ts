@@ -82,8 +82,10 @@ export interface ModelView extends ExpertGrid {
   readonly largestExpertBytes: number;
   readonly denseBytes: number;
   readonly kvBytes: number;
-  /** Requests that run at once on a rank, each of which reserves `maxContext` tokens of the KV pool. */
+  /** Requests that run at once on a rank, at most. */
   readonly kvSlots: number;
+  /** Tokens that the KV pool of a rank holds, of all requests together. */
+  readonly kvTokens: number;
   readonly maxContext: number;
   /** The backends that ranks compute with: what Auto has become, which may be one thing on one node and another on the next. */
   readonly backends: readonly string[];

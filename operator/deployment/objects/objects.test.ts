@@ -89,6 +89,7 @@ test("what is rendered for workers and gateways is what the runtime reads from i
     ...common,
     ...{ rank: 2, backend: "cpu", codec: "f32", kvPoolBytes: 64 * Mi, expertBudgetBytes: 2 ** 30, threads: 3 },
     ...{ natsUrl: "nats://nats.test:4222", natsPrefix: "moe", telemetryWindowMs: 2000 },
+    ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, draftTokens: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
     natsCreds: "/etc/enodia/telemetry",
   });
@@ -115,6 +116,7 @@ test("what a spec leaves open, the runtime takes as unset or by its own default"
     ...common,
     ...{ rank: 2, backend: "Auto", codec: "q4_0", kvPoolBytes: 256 * Mi, expertBudgetBytes: 0, threads: undefined },
     ...{ natsUrl: undefined, natsCreds: undefined, natsPrefix: "enodia", telemetryWindowMs: 5000 },
+    ...{ kvType: undefined, maxBatchTokens: 256, maxDecodeBatch: 64, decodeWaitMs: 20, draftTokens: 0 },
     telemetryKeys: "/etc/enodia/telemetry/keys",
   });
   const front = parseGatewayConfig(env(gateway().spec.template.spec.containers[0]));
@@ -167,7 +169,7 @@ test("nothing that an operator is set to is in a pod, and none of it is in a has
 /** A change of these is a roll of every pod of every deployment with the next release, and wants a reason for that. */
 const hashes = {
   least: ["648b52eb4c63d82c", "db0b3bfe2c6c69ab"],
-  complete: ["894b193f271b412f", "92fbd7eeb4da779d"],
+  complete: ["1f44870b9d262b81", "92fbd7eeb4da779d"],
 };
 
 test("hashes are those of the releases before", () => {

@@ -302,6 +302,7 @@ function toDescription(reply: MessageShape<(typeof Control)["method"]["describe"
     denseBytes: toNumber(reply.denseBytes, "denseBytes"),
     kvBytes: toNumber(reply.kvBytes, "kvBytes"),
     kvSlots: reply.kvSlots,
+    kvTokens: reply.kvBlocks * reply.kvBlockTokens,
     maxContext: reply.maxContext,
     device: reply.device,
     numerics: reply.numerics.slice(0, numericsMax),

@@ -100,6 +100,7 @@ function modelView(input: ViewInput): ModelView | undefined {
     denseBytes: description.denseBytes,
     kvBytes: description.kvBytes,
     kvSlots: description.kvSlots,
+    kvTokens: description.kvTokens,
     maxContext: description.maxContext,
     backends: [...new Set(devicesOf(input).map(backendOf))],
   };

@@ -6,7 +6,7 @@ import { blockOf, type WeightData, type Weights } from "../../kernels/weights.ts
 import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import { type Home, type Matrix, multiplied } from "./homes.ts";
+import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lower.ts";
 import { dimensions, numberOf, weightBytes } from "./types.ts";
 
@@ -40,7 +40,7 @@ export class DenseWeights implements WeightSource {
         form === "f32" && bits === 8 && shape.length === 2 && (shape[1] as number) % blockOf("q8_0") === 0 && !routers.has(name);
       const [rows, columns] = dimensions(shape);
       const matrix: Matrix = { type: coarser ? "q8_0" : form, rows, columns };
-      return { name, matrix, home: tables.has(name) ? device.homes.plain(matrix) : device.homes.of(matrix) };
+      return { name, matrix, home: tables.has(name) ? homesOf(device).plain(matrix) : homesOf(device).of(matrix) };
     });
     const sizes = new Map<Memory, number>();
     const offsets = parts.map(({ home: { memory, bytes } }) => {
@@ -53,7 +53,7 @@ export class DenseWeights implements WeightSource {
     for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
     for (const [i, { name, matrix, home }] of parts.entries()) {
       const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
-      const tensor = device.homes.tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
+      const tensor = homesOf(device).tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
       this.#write(tensor, matrix, weights[name] as WeightData);
       this.#placed.set(name, { tensor, rows: matrix.rows, columns: matrix.columns, type: matrix.type, home });
     }

@@ -5,11 +5,10 @@ import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
 import type { Pointer } from "./functions.ts";
-import { Homes } from "./homes.ts";
 import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
 import { type Governor, type GraphCost, ThreadGovernor } from "./threads.ts";
-import { numberOf } from "./types.ts";
+import { type MemoryName, numberOf } from "./types.ts";
 
 /** Between two steps of a graph ggml's threads look so long for the next one before they sleep, 0 to 100; 50 is ggml's own choice. */
 const pollLevel = 50;
@@ -30,7 +29,7 @@ export interface DeviceBuffer {
 
 /** A kind of memory of the device. */
 export interface Memory {
-  readonly name: (typeof packedMemories)[number] | "plain";
+  readonly name: MemoryName;
   readonly handle: Pointer;
 }
 
@@ -63,7 +62,6 @@ export class GgmlDevice {
   readonly plainMemory: Pointer;
   /** All kinds of memory there are, those first in which matrices of some types multiply faster, the plain one last. */
   readonly memories: readonly Memory[];
-  readonly homes: Homes;
   /** Tensors begin at multiples of so many bytes. */
   readonly alignment: number;
   /** Bytes of one allocation, at most. */
@@ -92,7 +90,6 @@ export class GgmlDevice {
     this.software = parts.software ?? false;
     this.plainMemory = ggml.ggml_backend_dev_buffer_type(this.#device);
     this.memories = [...(parts.packed ?? []), { name: "plain", handle: this.plainMemory }];
-    this.homes = new Homes(this);
     this.alignment = Math.max(leastAlignment, ggml.ggml_backend_buft_get_alignment(this.plainMemory));
     this.largestBytes = Math.min(Number.MAX_SAFE_INTEGER, Number(ggml.ggml_backend_buft_get_max_size(this.plainMemory)));
   }
@@ -100,6 +97,11 @@ export class GgmlDevice {
   /** The instructions or the hardware on which the bits of results depend. */
   computesWith(form: WeightForm): string {
     return this.#parts.computesWith(form);
+  }
+
+  /** Bytes of the pages in which memory is taken as it is written; undefined where all of an allocation is there from the start. */
+  get pageBytes(): number | undefined {
+    return this.exact ? this.ggml.pageBytes : undefined;
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */

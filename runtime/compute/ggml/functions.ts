@@ -100,6 +100,9 @@ export const systemFunctions = {
   dlopen: ["pointer", "text", "i32"],
   memcpy: ["pointer", "pointer", "data", "size"],
   madvise: ["i32", "pointer", "size", "i32"],
+  // address, bytes, protection, flags, file, offset
+  mmap: ["pointer", "pointer", "size", "i32", "i32", "i32", "i64"],
+  mprotect: ["i32", "pointer", "size", "i32"],
   setenv: ["i32", "text", "text", "i32"],
 } as const satisfies Readonly<Record<string, Signature>>;
 
@@ -111,6 +114,8 @@ export const deviceFunctions = {
 /** Of the libggml-cpu built for this processor. */
 export const cpuFunctions = {
   ggml_backend_score: ["i32"],
+  ggml_cpu_has_avx512: ["i32"],
+  ggml_cpu_has_fma: ["i32"],
   ggml_backend_cpu_init: ["pointer"],
   ggml_backend_cpu_reg: ["pointer"],
   ggml_backend_cpu_set_n_threads: ["none", "pointer", "i32"],

@@ -22,7 +22,7 @@ export interface Home {
   readonly nobody: () => DeviceBuffer;
 }
 
-export class Homes {
+class Homes {
   readonly #device: GgmlDevice;
   readonly #homes = new Map<string, Home>();
 
@@ -92,6 +92,15 @@ export class Homes {
       device.release(context);
     }
   }
+}
+
+const known = new WeakMap<GgmlDevice, Homes>();
+
+/** The homes on a device, each of which is looked for once. */
+export function homesOf(device: GgmlDevice): Homes {
+  const homes = known.get(device) ?? new Homes(device);
+  known.set(device, homes);
+  return homes;
 }
 
 /** Rows times a matrix, so that a row's bits do not depend on the rows beside it. */

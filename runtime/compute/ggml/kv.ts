@@ -1,22 +1,31 @@
-// The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][context][kvHeads * headDim].
-// Keys are stored rotated. And the part of a graph that reads and writes it: where new rows go, what attention may see.
-
+// The KV cache of ggml: per layer one tensor of keys and one of values, a row of all heads a position, [slot][stride][kvHeads * headDim].
+// Keys are stored rotated. On the processor slots are address space alone: pages are taken from the machine as rows are written, and given
+// back as slots are trimmed. And the part of a graph that reads and writes it: where new rows go, what attention may see.
+import { AppError } from "../../../crds/common.ts";
+import type { KvType } from "../../../crds/names.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
 import { checkCopy } from "../check.ts";
+import { kvBlockBytes, kvBlocksOfContext, kvBytes, kvTypeRefuses } from "../kv-size.ts";
 import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type GraphBuilder, type Value } from "./graph.ts";
-import { numberOf } from "./types.ts";
+import { numberOf, type WeightType } from "./types.ts";
 
 /** Attention looks at a multiple of so many positions, so that a graph lasts for as many steps; what lies beyond a row's own is masked. */
 const lengthStep = 64;
-const f32Bytes = 4;
+/** Address space of all slots, bytes at most: what is not written costs nothing, but some machines bound it. */
+const addressBytesMax = 2 ** 40;
 const maskedOut = 0xfc00; // minus infinity in f16
 
 interface KvTensor {
   readonly tensor: Pointer;
+  readonly base: Pointer;
+  /** Bytes of a head at one position. */
+  readonly headBytes: number;
+  /** Bytes of a position, all heads. */
+  readonly rowBytes: number;
   /** Values of a head. */
   readonly dim: number;
 }
@@ -26,7 +35,29 @@ interface LayerTensors {
   readonly values: KvTensor;
 }
 
+/** How keys and values are stored. Beside keys of f16 lie values of bf16: ggml sums values of f16 in f16, where the sum of some thousand
+ *  of them stands still or overflows; those of bf16 it sums in f32, with the same error at any length. */
+const stored = {
+  f32: { keys: "f32", values: "f32" },
+  f16: { keys: "f16", values: "bf16" },
+  q8_0: { keys: "q8_0", values: "q8_0" },
+} as const satisfies Readonly<Record<KvType, Record<keyof LayerTensors, WeightType>>>;
+
 let caches = 0;
+
+/** Bytes of a position's keys and of its values in one layer. */
+const rowBytesOf = ({ kvHeads, headDim, valueDim }: KvSpec, type: KvType): readonly number[] =>
+  [headDim, valueDim].map((dim) => kvHeads * kvBytes(type, dim));
+
+/** Positions from one slot to the next: the context, and so many more that slots begin at pages in every tensor. */
+function strideOf(context: number, rowBytes: readonly number[], pageBytes: number): number {
+  const tokens = rowBytes.reduce((most, bytes) => {
+    let step = 1;
+    while ((step * bytes) % pageBytes !== 0) step *= 2; // pages are powers of two
+    return Math.max(most, step);
+  }, 1);
+  return Math.ceil(context / tokens) * tokens;
+}
 
 export class GgmlKv implements KvCache {
   /** Another number for each cache of a thread, since graphs are made for one. */
@@ -36,57 +67,56 @@ export class GgmlKv implements KvCache {
   readonly bytes: number;
   readonly spec: KvSpec;
   readonly layers: readonly LayerTensors[];
+  /** Positions from one slot to the next. */
+  readonly stride: number;
+  readonly #type: KvType;
   readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
-  readonly #buffer: DeviceBuffer;
+  readonly #buffers: DeviceBuffer[] = [];
   /** Tables of each rotation in use, by its numbers; few, since layers share them. */
   readonly #rotations = new Map<string, RopeTables & { readonly name: string }>();
   /** Inputs of a call, the same for all layers. */
   readonly #inputs = new WeakMap<KvCall, Map<string, NodeJS.TypedArray>>();
 
   constructor(device: GgmlDevice, spec: KvSpec) {
-    const { ggml } = device;
+    const { pageBytes } = device;
     this.#device = device;
     this.spec = spec;
-    this.slots = spec.slots;
+    this.#type = spec.type ?? "f32";
+    const refused = kvTypeRefuses(this.#type, spec);
+    if (refused !== undefined) throw new AppError(`kvType: ${refused}`, { code: "UnsupportedShape", operation: "opening a model" });
     this.context = spec.context;
-    const positions = spec.context * spec.slots;
-    this.bytes = spec.layers * spec.kvHeads * (spec.headDim + spec.valueDim) * positions * f32Bytes;
+    const blocks = spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context, pageBytes);
+    this.bytes = blocks * kvBlockBytes(spec, pageBytes);
+    const rowBytes = rowBytesOf(spec, this.#type);
+    this.stride = strideOf(spec.context, rowBytes, pageBytes ?? 1);
+    const slotBytes = spec.layers * this.stride * rowBytes.reduce((sum, bytes) => sum + bytes, 0);
     this.#metadata = device.metadata(2 * spec.layers);
-    this.#buffer = device.allocate(this.bytes);
-    ggml.ggml_backend_buffer_clear(this.#buffer.handle, 0);
-    let at = this.#buffer.base;
-    const place = (dim: number): KvTensor => {
-      const width = spec.kvHeads * dim;
-      const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf("f32"), width, positions, 1, 1);
-      ggml.ggml_backend_tensor_alloc(this.#buffer.handle, tensor, at);
-      at += BigInt(width * positions * f32Bytes);
-      return { tensor, dim };
-    };
-    this.layers = Array.from({ length: spec.layers }, () => ({ keys: place(spec.headDim), values: place(spec.valueDim) }));
+    this.slots = this.#reserve(Math.max(1, Math.min(spec.slots, Math.floor(addressBytesMax / slotBytes))), rowBytes);
+    const { keys, values } = stored[this.#type];
+    this.layers = Array.from({ length: spec.layers }, (_, layer) => ({
+      keys: this.#place(2 * layer, keys, spec.headDim),
+      values: this.#place(2 * layer + 1, values, spec.valueDim),
+    }));
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {
     checkCopy(this, from, to, length);
-    if (length === 0 || from === to) return;
-    const { ggml } = this.#device;
-    const slot = (build: GraphBuilder, { tensor, dim }: KvTensor, index: number): Value => {
-      const width = this.spec.kvHeads * dim;
-      const offset = index * this.context * width * f32Bytes;
-      return build.view(ggml.ggml_view_2d(build.context, tensor, width, length, width * f32Bytes, offset), build.constant(tensor));
-    };
-    const graph = buildGraph(this.#device, 8 * this.layers.length, (build) => {
-      for (const each of this.layers.flatMap(({ keys, values }) => [keys, values])) {
-        const [source, target] = [slot(build, each, from), slot(build, each, to)];
-        build.effect(ggml.ggml_cpy(build.context, source.tensor, target.tensor), []);
-      }
-      return {};
-    });
-    try {
-      graph.run(() => undefined);
-    } finally {
-      graph.free();
+    if (length > 0 && from !== to) this.#copy(this.layers, from, to, length);
+  }
+
+  async moveSlot(from: number, to: number, length: number): Promise<void> {
+    checkCopy(this, from, to, length);
+    if (from === to) return this.trimSlot(from, length);
+    for (const layer of this.layers) {
+      if (length > 0) this.#copy([layer], from, to, length);
+      this.#trim([layer], from, 0);
     }
+  }
+
+  trimSlot(slot: number, length: number): void {
+    checkCopy(this, slot, slot, length);
+    this.#trim(this.layers, slot, length);
   }
 
   /** The array of that name for a call, made at the first layer that asks. */
@@ -107,8 +137,84 @@ export class GgmlKv implements KvCache {
   }
 
   async dispose(): Promise<void> {
-    this.#buffer.free();
+    for (const buffer of this.#buffers) buffer.free();
     this.#device.release(this.#metadata);
+  }
+
+  /** Where slots may begin: at pages, where there are some. */
+  get #alignment(): number {
+    return Math.max(this.#device.pageBytes ?? 1, this.#device.alignment);
+  }
+
+  /** Takes the address space of so many slots, or of half as many, and so on, where the machine does not give it. */
+  #reserve(slots: number, rowBytes: readonly number[]): number {
+    try {
+      for (let i = 0; i < this.spec.layers; i++) {
+        for (const bytes of rowBytes) {
+          const buffer = this.#device.allocate(slots * this.stride * bytes + this.#alignment);
+          this.#buffers.push(buffer);
+          this.#empty(buffer);
+        }
+      }
+      return slots;
+    } catch (caught) {
+      for (const buffer of this.#buffers.splice(0)) buffer.free();
+      if (slots > 1 && AppError.from(caught).code === "OutOfMemory") return this.#reserve(slots >> 1, rowBytes);
+      this.#device.release(this.#metadata);
+      throw caught;
+    }
+  }
+
+  /** Memory that the allocator had before may hold any numbers, and what is masked is multiplied on some devices. */
+  #empty({ handle, base, bytes }: DeviceBuffer): void {
+    const { ggml, pageBytes } = this.#device;
+    if (pageBytes === undefined) {
+      ggml.ggml_backend_buffer_clear(handle, 0);
+      return;
+    }
+    ggml.singlePages(base, bytes);
+    this.#device.discard(base, bytes);
+  }
+
+  #place(index: number, type: WeightType, dim: number): KvTensor {
+    const { ggml } = this.#device;
+    const { handle, base: start } = this.#buffers[index] as DeviceBuffer;
+    const step = BigInt(this.#alignment);
+    const base = ((start + step - 1n) / step) * step;
+    const { kvHeads } = this.spec;
+    const tensor = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), kvHeads * dim, this.slots * this.stride, 1, 1);
+    ggml.ggml_backend_tensor_alloc(handle, tensor, base);
+    const headBytes = kvBytes(this.#type, dim);
+    return { tensor, base, headBytes, rowBytes: kvHeads * headBytes, dim };
+  }
+
+  #copy(layers: readonly LayerTensors[], from: number, to: number, length: number): void {
+    const { ggml } = this.#device;
+    const slot = (build: GraphBuilder, { tensor, rowBytes, dim }: KvTensor, index: number): Value => {
+      const offset = index * this.stride * rowBytes;
+      return build.view(
+        ggml.ggml_view_2d(build.context, tensor, this.spec.kvHeads * dim, length, rowBytes, offset),
+        build.constant(tensor),
+      );
+    };
+    const graph = buildGraph(this.#device, 8 * layers.length, (build) => {
+      for (const each of layers.flatMap(({ keys, values }) => [keys, values])) {
+        const [source, target] = [slot(build, each, from), slot(build, each, to)];
+        build.effect(ggml.ggml_cpy(build.context, source.tensor, target.tensor), []);
+      }
+      return {};
+    });
+    try {
+      graph.run(() => undefined);
+    } finally {
+      graph.free();
+    }
+  }
+
+  #trim(layers: readonly LayerTensors[], slot: number, length: number): void {
+    for (const { base, rowBytes } of layers.flatMap(({ keys, values }) => [keys, values])) {
+      this.#device.discard(base + BigInt((slot * this.stride + length) * rowBytes), (this.stride - length) * rowBytes);
+    }
   }
 }
 
@@ -196,10 +302,9 @@ export class KvGraph {
   }
 
   /** [dim, length, kvHeads, batch] of the slots of the call. */
-  #view(build: GraphBuilder, { tensor, dim }: KvTensor): Value {
-    const { spec } = this.#cache;
-    const row = spec.kvHeads * dim * f32Bytes;
-    const slot = row * spec.context;
+  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor): Value {
+    const { spec, stride } = this.#cache;
+    const slot = rowBytes * stride;
     const { ggml } = build.device;
     const view = ggml.ggml_view_4d(
       build.context,
@@ -208,8 +313,8 @@ export class KvGraph {
       this.#length,
       spec.kvHeads,
       this.call.batch,
-      row,
-      dim * f32Bytes,
+      rowBytes,
+      headBytes,
       slot,
       this.call.firstSlot * slot,
     );
@@ -240,9 +345,10 @@ function positionsOf({ past, batch, tokens }: KvCall): Int32Array {
 
 /** The row of a layer's tensor that each row's key and value go to. */
 function cacheRowsOf({ past, batch, tokens, firstSlot, cache }: KvCall): BigInt64Array {
+  const { stride } = cache as GgmlKv;
   return BigInt64Array.from({ length: batch * tokens }, (_, row) => {
     const b = Math.floor(row / tokens);
-    return BigInt((firstSlot + b) * cache.context + (past[b] as number) + (row % tokens));
+    return BigInt((firstSlot + b) * stride + (past[b] as number) + (row % tokens));
   });
 }
 

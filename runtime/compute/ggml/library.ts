@@ -29,8 +29,14 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   /** The pointer stored at an address. */
   pointerAt(address: Pointer): Pointer;
   writePointer(address: Pointer, value: Pointer): void;
-  /** Gives the whole pages within a range back to the machine; what was in them is lost. */
+  /** Bytes of a page of memory. */
+  readonly pageBytes: number;
+  /** Gives the whole pages within a range back to the machine; what was in them is lost, and they read as zeros. */
   discard(address: Pointer, bytes: number): void;
+  /** Machine code as a function of one number, in memory of its own that stays; undefined where the machine allows none. */
+  machineCode(code: Uint8Array): ((argument: number) => void) | undefined;
+  /** Has the machine take memory for the whole pages within a range by single pages, not by the 2 MiB around each. */
+  singlePages(address: Pointer, bytes: number): void;
   /** Gives C code a variable of the environment that has none yet; `process.env` of a worker thread does not reach it. */
   setEnvironment(name: string, value: string): void;
   /** Writes one line of the log before ggml ends the process. For who calls ggml from one thread alone: from a thread of ggml's own the
@@ -42,8 +48,10 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
  *  call wants as much as a thread has. Pages that are not touched take no memory. */
 koffi.config({ sync_stack_size: 16 * 2 ** 20 });
 
-/** `MADV_DONTNEED`. */
-const dontNeed = 4;
+/** `PROT_READ | PROT_WRITE`, `PROT_READ | PROT_EXEC`, `MAP_PRIVATE | MAP_ANONYMOUS`. */
+const memory = { writable: 3, executable: 5, ownPages: 0x22 } as const;
+/** `MADV_DONTNEED` and `MADV_NOHUGEPAGE`. */
+const advice = { discard: 4, singlePages: 15 } as const;
 /** `RTLD_NOW` and `RTLD_NODELETE`: the library stays when the thread ends that loaded it. Loaded anew, ggml ends the process. */
 const toStay = 0x1002;
 
@@ -163,7 +171,13 @@ function load(cpuBuild?: string): GgmlLibrary {
   const { library, build, file } = bestCpuLibrary(folder, cpuBuild);
   system.dlopen(join(folder, file), toStay);
   const word = new BigUint64Array(1);
-  const pageBytes = BigInt(system.getpagesize());
+  const pageBytes = system.getpagesize();
+  const page = BigInt(pageBytes);
+  const advise = (address: Pointer, bytes: number, what: number): void => {
+    const first = (address + page - 1n) & ~(page - 1n);
+    const end = (address + BigInt(bytes)) & ~(page - 1n);
+    if (end > first) system.madvise(first, Number(end - first), what);
+  };
   return {
     ...base,
     ...bind(library, cpuFunctions),
@@ -176,21 +190,28 @@ function load(cpuBuild?: string): GgmlLibrary {
       return koffi.decode(address, proto) as (...values: unknown[]) => unknown;
     },
     pointerAt: (address) => (koffi.decode(address, "void *") as Pointer | null) ?? 0n,
+    machineCode: (code) => machineCode(system, code),
     writePointer: (address, value) => {
       word[0] = value;
       system.memcpy(address, word, word.byteLength);
     },
-    discard: (address, bytes) => {
-      const first = (address + pageBytes - 1n) & ~(pageBytes - 1n);
-      const end = (address + BigInt(bytes)) & ~(pageBytes - 1n);
-      if (end > first) system.madvise(first, Number(end - first), dontNeed);
-    },
+    pageBytes,
+    discard: (address, bytes) => advise(address, bytes, advice.discard),
+    singlePages: (address, bytes) => advise(address, bytes, advice.singlePages),
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
     reportAborts: () => {
       aborts ??= koffi.register((message: string) => writeSync(1, abortLine(message, new Date())), koffi.pointer(abortCallback));
       base.ggml_set_abort_callback(aborts);
     },
   };
+}
+
+function machineCode(system: Bound<typeof systemFunctions>, code: Uint8Array): ((argument: number) => void) | undefined {
+  const at = system.mmap(0n, code.length, memory.writable, memory.ownPages, -1, 0);
+  if (BigInt.asIntN(64, at) === -1n) return undefined;
+  new Uint8Array(koffi.view(at, code.length) as ArrayBuffer).set(code);
+  if (system.mprotect(at, code.length, memory.executable) !== 0) return undefined;
+  return koffi.decode(at, koffi.proto("void", ["int64_t"])) as (argument: number) => void;
 }
 
 const loaded = new Map<string, GgmlLibrary>();

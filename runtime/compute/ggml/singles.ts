@@ -9,7 +9,7 @@ import { checkInputs } from "../check.ts";
 import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
-import { type Home, type Matrix, multiplied } from "./homes.ts";
+import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lower.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
@@ -87,7 +87,7 @@ export class SingleExperts {
   bytesOf(segment: Segment, form: WeightForm): number {
     return segment.weights.reduce((sum, { shape }) => {
       const [rows, columns] = dimensions(shape);
-      return sum + this.#device.aligned(this.#device.homes.of({ type: shape.length < 2 ? "f32" : form, rows, columns }).bytes);
+      return sum + this.#device.aligned(homesOf(this.#device).of({ type: shape.length < 2 ? "f32" : form, rows, columns }).bytes);
     }, 0);
   }
 
@@ -123,7 +123,7 @@ export class SingleExperts {
     const parts = segment.weights.map(({ name, shape }) => {
       const [rows, columns] = dimensions(shape);
       const matrix = { name, type: (weights[name] as WeightData).form, rows, columns };
-      return { ...matrix, home: this.#device.homes.of(matrix) };
+      return { ...matrix, home: homesOf(this.#device).of(matrix) };
     });
     return { segment, parts, graphs: new Recent<Built>(graphsMax, ({ graph }) => graph.free()) };
   }
@@ -144,7 +144,7 @@ export class SingleExperts {
         const buffer = buffers.get(part.home.memory) as DeviceBuffer;
         const at = buffer.base + BigInt(offsets[i] as number);
         const bytes = (weights[part.name] as WeightData).data;
-        this.#device.ggml.ggml_backend_tensor_set(this.#device.homes.tensor(context, part, buffer, at), bytes, 0, bytes.byteLength);
+        this.#device.ggml.ggml_backend_tensor_set(homesOf(this.#device).tensor(context, part, buffer, at), bytes, 0, bytes.byteLength);
         return at;
       });
       return { addresses, buffers: [...buffers.values()] };
@@ -162,7 +162,7 @@ export class SingleExperts {
     const graph = buildGraph(this.#device, nodesPerOp * segment.ops.length + parts.length + 2, (build) => {
       for (const part of parts) {
         const nobody = part.home.nobody();
-        standIns.push(this.#device.homes.tensor(build.context, part, nobody, nobody.base));
+        standIns.push(homesOf(this.#device).tensor(build.context, part, nobody, nobody.base));
       }
       const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
       lowerOps(build, segment.ops, values, { rows, weights: sourceOf(parts, standIns), widths: widthsOf(segment) });

@@ -2,7 +2,6 @@
 // known of their sums on the CPU.
 
 import { type GgmlForm, ggmlBytes, ggmlFormats } from "../../kernels/ggml/index.ts";
-import type { Memory } from "./device.ts";
 
 const plainTypes = { f32: 0, i32: 26, i64: 27 } as const;
 
@@ -20,15 +19,18 @@ export function weightBytes(type: WeightType, shape: readonly number[]): number 
   return type === "f32" ? values * Float32Array.BYTES_PER_ELEMENT : ggmlBytes(type, values);
 }
 
+/** Kinds of memory, by ggml's names; in all but the plain one matrices of some types are rearranged, so that they multiply faster. */
+export type MemoryName = "plain" | "CPU_REPACK" | "AMX";
+
 /** By kind of memory the types whose `mul_mat` gives a row the same bits however many rows there are; of others only `mul_mat_id` does.
  *  Measured with 1 to 256 rows, on any number of threads, on x64: on Arm some take two rows at a time. */
-const exactByMulMat: Readonly<Record<Memory["name"], ReadonlySet<WeightType>>> = {
+const exactByMulMat: Readonly<Record<MemoryName, ReadonlySet<WeightType>>> = {
   plain: new Set(["q8_0", "q4_0", "q4_1", "q5_0", "mxfp4", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
   CPU_REPACK: new Set(["q4_0", "iq4_nl", "mxfp4"]),
   AMX: new Set(["q8_0", "q4_0", "q4_1", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
 };
 
-export const multipliesExactly = (type: WeightType, memory: Memory["name"]): boolean =>
+export const multipliesExactly = (type: WeightType, memory: MemoryName): boolean =>
   process.arch === "x64" && exactByMulMat[memory].has(type);
 
 /** Rows and columns of a weight; a vector is one row. */

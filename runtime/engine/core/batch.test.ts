@@ -1,96 +1,42 @@
-// The batcher with a model in miniature: the "logits" of a row are a hash of the tokens before it, so a request that is fed a
-// wrong token, a wrong slot or a wrong position says something else than it says alone.
+// The batcher with a model in miniature: what requests say, beside what each says alone, and which steps they take.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { Batcher, chunkOf, type Step, type Ticket } from "./batch.ts";
-import type { GenerateEvent } from "./request.ts";
+import { alone, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
+import { Batcher } from "./batch.ts";
+import { chunkOf } from "./ticket.ts";
 
-const context = 64;
-const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
-
-function ticket(id: string, prompt: readonly number[], rest: Partial<Ticket> = {}): Ticket {
-  return { id, prompt: Uint32Array.from(prompt), replay: new Uint32Array(0), maxTokens: 8, sampling, eos: new Set([7]), ...rest };
-}
-
-/** Executes steps on slots of tokens, as a model would on KV. */
-class Toy {
-  readonly batcher: Batcher;
-  readonly slots: number[][];
-  readonly events = new Map<string, GenerateEvent[]>();
-  readonly steps: Step[] = [];
-
-  constructor(slots: number, limits = {}, prefillsReplay = false) {
-    this.batcher = new Batcher(slots, context, limits, prefillsReplay);
-    this.slots = Array.from({ length: slots }, () => []);
-  }
-
-  step(): boolean {
-    const step = this.batcher.next();
-    this.collect();
-    if (!step) return false;
-    this.steps.push(step);
-    for (const { from, to, length } of step.moves) this.slots[to] = this.slots[from]!.slice(0, length);
-    const sums: number[] = [];
-    for (let b = 0; b < step.batch; b++) {
-      const slot = this.slots[step.firstSlot + b]!;
-      assert.ok(slot.length >= step.past[b]!, "past beyond what was written");
-      slot.length = step.past[b]!;
-      for (let t = 0; t < step.tokensPerSlot; t++) {
-        slot.push(step.tokens[b * step.tokensPerSlot + t]!);
-        sums.push(slot.reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
-      }
-    }
-    this.batcher.complete(
-      step,
-      step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
-    );
-    this.collect();
-    return true;
-  }
-
-  collect(): void {
-    for (const { id, event } of this.batcher.takeNotices()) this.events.set(id, [...(this.events.get(id) ?? []), event]);
-  }
-
-  run(stepsMax = 5000): void {
-    for (let i = 0; this.step(); i++) assert.ok(i < stepsMax, "never comes to rest");
-  }
-
-  tokens(id: string): number[] {
-    return (this.events.get(id) ?? []).flatMap((event) => (event.type === "token" ? [event.id] : []));
-  }
-
-  finish(id: string): string | undefined {
-    const last = this.events.get(id)?.at(-1);
-    return last?.type === "finish" ? last.reason : undefined;
-  }
-}
-
-function alone(request: Ticket): number[] {
-  const toy = new Toy(1);
-  toy.batcher.submit({ ...request, replay: new Uint32Array(0) });
-  toy.run();
-  return toy.tokens(request.id);
-}
-
-const prompts = fc.array(fc.integer({ min: 8, max: 12 }), { minLength: 1, maxLength: 45 });
-
-test("a request says the same alone, with random mates that come and go, and with any chunk size", () => {
+test("a request says the same alone, with random mates that come and go, in any pool and with any chunk size", () => {
   const arrival = fc.record({
-    prompt: prompts,
+    prompt: fc.oneof(prompts, fc.constant([8, 9])),
     at: fc.nat(40),
-    cancelAt: fc.option(fc.nat(60)),
-    maxTokens: fc.integer({ min: 1, max: 12 }),
+    cancelAt: fc.option(fc.nat(60), { freq: 2 }),
+    maxTokens: fc.oneof(fc.integer({ min: 1, max: 30 }), fc.constant(context)),
+    priority: fc.constantFrom(0, 0, 0, 1, -1),
+    endless: fc.boolean(),
   });
+  const setting = fc.record({
+    slots: fc.integer({ min: 1, max: 8 }),
+    chunk: fc.integer({ min: 1, max: 40 }),
+    maxDecodeBatch: fc.integer({ min: 1, max: 4 }),
+    draftTokens: fc.constantFrom(0, 1, 6),
+    blocks: fc.integer({ min: context / blockTokens, max: 20 }),
+    decodedReusable: fc.boolean(),
+  });
+  let preempted = 0;
   fc.assert(
     fc.property(
-      fc.integer({ min: 1, max: 4 }),
-      fc.integer({ min: 1, max: 40 }),
-      fc.array(arrival, { maxLength: 8, size: "max" }),
-      (slots, chunk, arrivals) => {
-        const toy = new Toy(slots, { prefillChunkTokens: chunk });
-        const requests = arrivals.map(({ prompt, maxTokens }, i) => ticket(`r${i}`, prompt, { maxTokens }));
+      setting,
+      fc.array(arrival, { maxLength: 9, size: "max" }),
+      ({ slots, chunk, blocks, decodedReusable, maxDecodeBatch, draftTokens }, arrivals) => {
+        const toy = new Toy(
+          slots,
+          { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch, draftTokens },
+          { blocks, decodedReusable },
+        );
+        const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
+          ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
+        );
         for (let time = 0; time < 4000; time++) {
           for (const [i, { at, cancelAt }] of arrivals.entries()) {
             if (at === time) toy.batcher.submit(requests[i]!);
@@ -98,22 +44,25 @@ test("a request says the same alone, with random mates that come and go, and wit
           }
           if (!toy.step() && time > 60) break;
         }
+        preempted += toy.batcher.preemptions;
+        assert.equal(toy.batcher.queued + toy.batcher.blocksUsed, 0);
         for (const [i, request] of requests.entries()) {
           const want = alone(request);
           const got = toy.tokens(request.id);
-          assert.ok(toy.finish(request.id), `${request.id} finished`);
+          checkEvents(toy.events.get(request.id)!);
           if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
           else assert.deepEqual(got, want, `request ${i}`);
         }
         for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
-          if (phase !== "prefill") continue;
+          if (phase !== "prefill" || decodedReusable) continue;
           const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
           assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
         }
       },
     ),
-    { numRuns: 150 },
+    { numRuns: 200 },
   );
+  assert.ok(preempted > 20, `${preempted} requests gave their memory up`);
 });
 
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
@@ -122,7 +71,7 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
       const request = ticket("a", prompt, { maxTokens });
       const want = alone(request);
       const replayed = cut % want.length;
-      const toy = new Toy(2, {}, prefills);
+      const toy = new Toy(2, {}, { decodedReusable: prefills });
       toy.batcher.submit({ ...request, replay: Uint32Array.from(want.slice(0, replayed)) });
       toy.run();
       assert.deepEqual(toy.tokens("a"), want.slice(replayed));
@@ -137,7 +86,7 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
 
 test("a replay that is prefilled takes the steps of a prompt of its length, and tells how far it is", () => {
   const said = alone(ticket("a", [8, 9], { maxTokens: 40, eos: new Set() }));
-  const toy = new Toy(1, { prefillChunkTokens: 8 }, true);
+  const toy = new Toy(1, {}, { decodedReusable: true });
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 30)) }));
   toy.run();
   assert.deepEqual(toy.tokens("a"), said.slice(30));
@@ -178,7 +127,7 @@ test("while others decode, prefill chunks and decode steps take turns", () => {
 });
 
 test("the queue is bounded: one more request is told to come again", () => {
-  const batcher = new Batcher(1, context, { queueRequestsMax: 2 });
+  const batcher = new Batcher(pool(1), { queueRequestsMax: 2 });
   batcher.submit(ticket("a", [8, 9]));
   batcher.submit(ticket("b", [8, 9]));
   assert.throws(() => batcher.submit(ticket("c", [8, 9])), { code: "Busy", retry: { afterMs: 1000 } });
@@ -187,7 +136,7 @@ test("the queue is bounded: one more request is told to come again", () => {
 });
 
 test("requests that cannot be served are refused by field", () => {
-  const batcher = new Batcher(1, context);
+  const batcher = new Batcher(pool(1));
   const long = Array.from({ length: context }, () => 8);
   assert.throws(() => batcher.submit(ticket("a", long)), { code: "ContextOverflow", message: /prompt: 64 tokens.*context of 64/ });
   assert.throws(() => batcher.submit(ticket("a", [])), { code: "InvalidRequest", message: /prompt/ });

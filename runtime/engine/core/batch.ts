@@ -1,25 +1,22 @@
 // The scheduler of rows, pure: which ones the next step computes. A bounded queue, one prompt prefilled at a time in chunks, all
-// others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Replayed tokens are
+// others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Where the memory of all is
+// not enough, the last in order gives its own up and is computed again later; nobody sees it but by the pause. Replayed tokens are
 // decode steps whose result is known, or the end of the prompt where a backend computes both to the same bits. The engine thread
 // executes the steps; this file never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import type { Phase } from "../../../crds/telemetry.ts";
-import { SlotLedger, type SlotMove } from "./kv-slots.ts";
+import { ChunkPace } from "./chunk-pace.ts";
+import { Drafter } from "./drafts.ts";
+import { type KvPool, type SlotChange, SlotLedger } from "./kv-slots.ts";
 import type { EngineLimits, FinishReason, GenerateEvent, Sampling } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
-
-export interface Ticket {
-  readonly id: string;
-  readonly prompt: Uint32Array;
-  readonly replay: Uint32Array;
-  readonly maxTokens: number;
-  readonly sampling: Sampling;
-  readonly eos: ReadonlySet<number>;
-}
+import { checkTicket, chunkOf, type Ticket } from "./ticket.ts";
+import { order, type Place, Waiting } from "./waiting.ts";
 
 export interface Step {
   readonly phase: Phase;
-  readonly moves: readonly SlotMove[];
+  /** Changes of KV memory, to be made in order before. */
+  readonly changes: readonly SlotChange[];
   readonly tokens: Int32Array; // [batch * tokensPerSlot], slot-major
   readonly firstSlot: number;
   readonly batch: number;
@@ -45,38 +42,58 @@ export interface Notice {
 
 interface Open {
   readonly ticket: Ticket;
+  readonly place: Place;
   /** What is prefilled: the prompt, and the tokens to replay where they may be. */
-  readonly text: Uint32Array;
+  text: Uint32Array;
   readonly limit: number; // output tokens, bounded by the context
+  /** Output tokens that are known: those to replay, then those sampled here. */
+  readonly known: number[];
+  /** Those of them whose KV is still to be computed, again or for the first time; they are told to nobody. */
+  replayed: number;
   /** Output tokens so far, replayed ones included. */
   output: number;
   /** Token to be fed by the next decode step. */
   next: number;
+  started: boolean;
+  /** Guesses at its next tokens, once it is alone in a decode step. */
+  drafter: Drafter | undefined;
 }
 
-const defaultLimits: EngineLimits = { queueRequestsMax: 64, prefillChunkTokens: 128 };
-/** Chunk when nobody is decoding: large products are the fastest. */
-const chunkTokensAlone = 256;
+const defaultLimits: EngineLimits = {
+  queueRequestsMax: 64,
+  prefillChunkTokens: 128,
+  maxBatchTokens: 256,
+  maxDecodeBatch: 64,
+  decodeWaitMs: 20,
+  draftTokens: 0,
+};
 /** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
 const replayNoticeTokens = 8;
 
 export class Batcher {
   readonly #ledger: SlotLedger;
-  readonly #context: number;
+  readonly #pool: KvPool;
   readonly #limits: EngineLimits;
-  readonly #prefillsReplay: boolean;
   readonly #open = new Map<string, Open>();
-  #queue: string[] = [];
+  readonly #waiting = new Waiting();
+  #arrivals = 0;
+  #preemptions = 0;
+  #drafted = 0;
+  #accepted = 0;
   #prefilling: string | undefined;
+  readonly #pace: ChunkPace;
+  /** Of those that decode, the first one of the next step, where they are more than a step takes. */
+  #turn = 0;
   #decodedLast = true;
   #notices: Notice[] = [];
 
-  /** `prefillsReplay`: a token's bits are the same in a prefill as in a decode step, so that replay may be the fast one of the two. */
-  constructor(slots: number, context: number, limits: Partial<EngineLimits> = {}, prefillsReplay = false) {
-    this.#ledger = new SlotLedger(slots);
-    this.#prefillsReplay = prefillsReplay;
-    this.#context = context;
+  /** Where decoded positions are reusable, a token's bits are the same in a prefill as in a decode step, so that replay may be the fast
+   *  one of the two. */
+  constructor(pool: KvPool, limits: Partial<EngineLimits> = {}) {
+    this.#ledger = new SlotLedger(pool);
+    this.#pool = pool;
     this.#limits = { ...defaultLimits, ...limits };
+    this.#pace = new ChunkPace(this.#limits.decodeWaitMs);
   }
 
   get slotsUsed(): number {
@@ -87,8 +104,26 @@ export class Batcher {
     return this.#ledger.kept;
   }
 
+  get blocksUsed(): number {
+    return this.#ledger.blocksUsed;
+  }
+
+  get blocksKept(): number {
+    return this.#ledger.blocksKept;
+  }
+
+  /** Requests that gave their memory up, since the start. */
+  get preemptions(): number {
+    return this.#preemptions;
+  }
+
+  /** Tokens guessed and computed with the one before them, and those of them that came true, since the start. */
+  get drafts(): { readonly drafted: number; readonly accepted: number } {
+    return { drafted: this.#drafted, accepted: this.#accepted };
+  }
+
   get queued(): number {
-    return this.#queue.length;
+    return this.#waiting.length;
   }
 
   openIds(): readonly string[] {
@@ -97,15 +132,21 @@ export class Batcher {
 
   /** Takes a request into the queue; throws AppError `InvalidRequest`, `ContextOverflow` or `Busy`. */
   submit(ticket: Ticket): void {
-    checkTicket(ticket, this.#context);
-    if (this.#queue.length >= this.#limits.queueRequestsMax) {
-      throw new AppError(`queue: ${this.#queue.length} requests wait already; try again later`, { code: "Busy", retry: { afterMs: 1000 } });
+    const { context } = this.#pool;
+    checkTicket(ticket, context);
+    if (this.#waiting.length >= this.#limits.queueRequestsMax) {
+      throw new AppError(`queue: ${this.#waiting.length} requests wait already; try again later`, {
+        code: "Busy",
+        retry: { afterMs: 1000 },
+      });
     }
-    const limit = Math.min(ticket.maxTokens, this.#context - ticket.prompt.length);
-    const text = this.#prefillsReplay ? joined(ticket.prompt, ticket.replay) : ticket.prompt;
-    this.#open.set(ticket.id, { ticket, text, limit, output: 0, next: 0 });
-    this.#queue.push(ticket.id);
-    this.#notices.push({ id: ticket.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
+    const { id, prompt, replay, priority = 0 } = ticket;
+    const place: Place = { id, priority, arrival: this.#arrivals++, overtaken: 0 };
+    const limit = Math.min(ticket.maxTokens, context - prompt.length);
+    const counts = { replayed: replay.length, output: 0, next: 0, started: false, drafter: undefined };
+    this.#open.set(id, { ticket, place, text: this.#textOf(prompt, replay), limit, known: [...replay], ...counts });
+    this.#waiting.add(place);
+    this.#notices.push({ id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
   /** Ends a request before its time: cancelled, draining, or with an error that the caller reports. After `unusable` no later prompt
@@ -113,8 +154,7 @@ export class Batcher {
   remove(id: string, reason: FinishReason | "failed" | "unusable"): void {
     const open = this.#open.get(id);
     if (!open) return;
-    if (reason !== "failed" && reason !== "unusable")
-      this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    if (reason !== "failed" && reason !== "unusable") this.#finish(id, open, reason);
     this.#release(id, reason !== "unusable");
   }
 
@@ -128,60 +168,110 @@ export class Batcher {
   /** The next step, or undefined when there is nothing to do. */
   next(): Step | undefined {
     this.#admit();
+    const prefills = (): boolean => this.#prefilling !== undefined && (this.#ledger.decoding().length === 0 || this.#decodedLast);
+    if (!prefills()) this.#makeRoom();
     const decoding = this.#ledger.decoding();
-    const prefill = this.#prefilling !== undefined && (decoding.length === 0 || this.#decodedLast);
-    if (prefill) return this.#prefillStep(this.#prefilling as string, decoding.length);
+    if (prefills()) return this.#prefillStep(this.#prefilling as string, decoding.length);
     return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
   }
 
   /** Takes what the step gave: one sampled token for each wanted row, undefined where there is none: the caller then removes the
-   *  request before the next step. */
-  complete(step: Step, sampled: readonly (Sampled | undefined)[]): void {
+   *  request before the next step. `ms`: the time that the step took, by which chunks are made. */
+  complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
+    if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
     this.#decodedLast = step.phase === "decode";
-    const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
-    // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
-    if (step.phase === "decode") for (const id of step.ids) if (this.#open.has(id)) this.#ledger.advance(id);
-    for (const id of step.ids) {
-      const open = this.#open.get(id);
-      if (!open) continue; // removed meanwhile
-      if (step.phase === "prefill") {
-        this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
-        open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
-        if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
-        if (this.#ledger.lengthOf(id) < open.text.length) continue;
-        this.#prefilling = undefined;
-        this.#ledger.promote(id);
-      }
-      this.#output(id, open, given.get(id));
+    if (step.phase === "decode" && step.tokensPerSlot > 1) {
+      this.#verify(step, sampled);
+      return;
     }
+    const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
+    const open = step.ids.filter((id) => this.#open.has(id)); // others were removed meanwhile
+    // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
+    for (const id of open) this.#written(id, step);
+    for (const id of open) if (this.#prefilling !== id) this.#output(id, this.#open.get(id) as Open, given.get(id));
+  }
+
+  /** Takes note of what a step wrote for a request, which decodes from now on if that was the end of its text. */
+  #written(id: string, step: Step): void {
+    if (step.phase === "decode") {
+      this.#ledger.advance(id, step.tokens[step.ids.indexOf(id)] as number);
+      return;
+    }
+    const open = this.#open.get(id) as Open;
+    this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
+    open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
+    if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
+    if (this.#ledger.lengthOf(id) < open.text.length) return;
+    this.#prefilling = undefined;
+    this.#ledger.promote(id);
   }
 
   #admit(): void {
-    const id = this.#queue[0];
-    if (id === undefined || this.#prefilling !== undefined) return;
+    const place = this.#waiting.first();
+    if (place === undefined || this.#prefilling !== undefined) return;
+    const { id } = place;
     const open = this.#open.get(id) as Open;
     const admission = this.#ledger.admit(id, open.text);
     if (!admission) return;
-    this.#queue.shift();
+    this.#waiting.take(place);
     this.#prefilling = id;
+    if (open.started) return; // it gave its memory up before
+    open.started = true;
     this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
   }
 
+  /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never
+   *  does, since the pool holds a whole context, so there is always one that comes to its end. */
+  #makeRoom(): void {
+    for (const id of this.#ledger.decoding()) {
+      while (this.#inMemory(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
+    }
+  }
+
+  #inMemory(id: string): boolean {
+    return this.#prefilling === id || this.#ledger.decoding().includes(id);
+  }
+
+  #preempt(): void {
+    const active = [...this.#ledger.decoding(), ...(this.#prefilling === undefined ? [] : [this.#prefilling])];
+    const places = active.map((id) => (this.#open.get(id) as Open).place);
+    const last = places.reduce((a, b) => (order(a, b) < 0 ? b : a));
+    const open = this.#open.get(last.id) as Open;
+    this.#preemptions += 1;
+    this.#ledger.leave(last.id);
+    if (this.#prefilling === last.id) this.#prefilling = undefined;
+    open.text = this.#textOf(open.ticket.prompt, open.known);
+    open.replayed = open.known.length;
+    open.output = 0;
+    this.#waiting.add(last);
+  }
+
+  #textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
+    if (!this.#pool.decodedReusable) return prompt;
+    const both = new Uint32Array(prompt.length + output.length);
+    both.set(prompt);
+    both.set(output, prompt.length);
+    return both;
+  }
+
   #queuedTokens(): number {
-    return this.#queue.reduce((sum, id) => sum + (this.#open.get(id)?.text.length ?? 0), 0);
+    let tokens = 0;
+    for (const id of this.#waiting.ids()) tokens += this.#open.get(id)?.text.length ?? 0;
+    return tokens;
   }
 
   #prefillStep(id: string, decoding: number): Step {
-    const { ticket, text } = this.#open.get(id) as Open;
+    const { ticket, text, replayed } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
-    const chunk = Math.max(2, decoding > 0 ? this.#limits.prefillChunkTokens : Math.max(chunkTokensAlone, this.#limits.prefillChunkTokens));
+    const { prefillChunkTokens, maxBatchTokens } = this.#limits;
+    const chunk = Math.max(2, decoding > 0 ? this.#pace.tokens(Math.min(prefillChunkTokens, maxBatchTokens)) : maxBatchTokens);
     const count = chunkOf(text.length - from, chunk);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
-    const wanted = last && position === ticket.replay.length ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
+    const wanted = last && position === replayed ? [{ row: count - 1, id, position, sampling: ticket.sampling }] : [];
     return {
       phase: "prefill",
-      moves: this.#ledger.takeMoves(),
+      changes: this.#ledger.takeChanges(),
       tokens: Int32Array.from(text.subarray(from, from + count)),
       firstSlot: decoding,
       batch: 1,
@@ -192,72 +282,103 @@ export class Batcher {
     };
   }
 
-  #decodeStep(ids: readonly string[]): Step {
+  #decodeStep(decoding: readonly string[]): Step {
+    const { maxDecodeBatch } = this.#limits;
+    const first = decoding.length > maxDecodeBatch && this.#turn < decoding.length ? this.#turn : 0;
+    const ids = decoding.slice(first, first + maxDecodeBatch);
+    this.#turn = first + ids.length;
+    const [alone] = ids;
+    const guess = decoding.length === 1 && alone !== undefined ? this.#guess(alone) : [];
+    if (alone !== undefined && guess.length > 0) return this.#guessStep(alone, guess);
     const rows = ids.map((id) => this.#open.get(id) as Open);
     return {
       phase: "decode",
-      moves: this.#ledger.takeMoves(),
+      changes: this.#ledger.takeChanges(),
       tokens: Int32Array.from(rows, ({ next }) => next),
-      firstSlot: 0,
+      firstSlot: first,
       batch: ids.length,
       tokensPerSlot: 1,
       past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
-      wanted: rows.flatMap(({ ticket, output }, row) =>
-        output < ticket.replay.length ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
+      wanted: rows.flatMap(({ ticket, output, replayed }, row) =>
+        output < replayed ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling }],
       ),
       ids,
     };
   }
 
+  /** Tokens that may follow the next one, as many as there is room for. Only where they are computed to the bits of single steps. */
+  #guess(id: string): readonly number[] {
+    const { draftTokens } = this.#limits;
+    const open = this.#open.get(id) as Open;
+    if (draftTokens === 0 || !this.#pool.decodedReusable || open.output < open.replayed) return [];
+    open.drafter ??= new Drafter(draftTokens, [...open.ticket.prompt, ...open.known]);
+    const guess = open.drafter.guess(Math.min(draftTokens, open.limit - open.output - 1));
+    const fits = guess.length > 0 && this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1 + guess.length);
+    return fits ? guess : [];
+  }
+
+  /** A decode step whose next rows are computed at once, as if the guesses had been sampled. */
+  #guessStep(id: string, guess: readonly number[]): Step {
+    const { ticket, next, output } = this.#open.get(id) as Open;
+    const tokens = Int32Array.of(next, ...guess);
+    return {
+      phase: "decode",
+      changes: this.#ledger.takeChanges(),
+      tokens,
+      firstSlot: this.#ledger.indexOf(id),
+      batch: 1,
+      tokensPerSlot: tokens.length,
+      past: Int32Array.of(this.#ledger.lengthOf(id)),
+      wanted: Array.from(tokens, (_, row) => ({ row, id, position: output + row, sampling: ticket.sampling })),
+      ids: [id],
+    };
+  }
+
+  /** Takes the tokens sampled after guesses, as far as these were right: each is what it would be had the one before it come alone. */
+  #verify(step: Step, sampled: readonly (Sampled | undefined)[]): void {
+    const [id = ""] = step.ids;
+    const open = this.#open.get(id);
+    if (!open) return; // removed meanwhile
+    let right = 0;
+    for (const [row, token] of step.tokens.entries()) {
+      if (row > 0) {
+        if (!this.#open.has(id) || token !== sampled[row - 1]?.token) break;
+        right += 1;
+      }
+      this.#ledger.advance(id, token);
+      this.#output(id, open, sampled[row]);
+    }
+    this.#drafted += step.tokensPerSlot - 1;
+    this.#accepted += right;
+    open.drafter?.learn(step.tokensPerSlot - 1, right);
+  }
+
   /** The next output token: replayed, or the sampled one, which is reported. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
     const position = open.output;
-    const replayed = open.ticket.replay[position];
-    const token = replayed ?? sampled?.token;
+    const replayed = position < open.replayed;
+    const token = replayed ? open.known[position] : sampled?.token;
     if (token === undefined) return;
     open.output += 1;
     open.next = token;
-    if (replayed === undefined) this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
-    else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
+    if (!replayed) {
+      open.known.push(token);
+      open.drafter?.push(token);
+      this.#notices.push({ id, event: { type: "token", id: token, position, logprob: sampled?.logprob ?? 0 } });
+    } else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
     if (!reason) return;
-    this.#notices.push({ id, event: { type: "finish", reason, outputTokens: open.output } });
+    this.#finish(id, open, reason);
     this.#release(id);
   }
 
+  #finish(id: string, open: Open, reason: FinishReason): void {
+    this.#notices.push({ id, event: { type: "finish", reason, outputTokens: Math.max(open.output, open.known.length) } });
+  }
+
   #release(id: string, reusable = true): void {
-    const waiting = this.#queue.indexOf(id);
-    if (waiting >= 0) this.#queue.splice(waiting, 1);
-    else this.#ledger.leave(id, reusable);
+    if (!this.#waiting.drop(id)) this.#ledger.leave(id, reusable);
     if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
-  }
-}
-
-/** Tokens of the next chunk. Never leaves a single token behind and never is one, unless the prompt has only one:
- *  one token on a past takes the decode path of a backend, whose bits differ from a prefill's. */
-export function chunkOf(left: number, chunk: number): number {
-  if (left <= chunk) return left;
-  if (left - chunk !== 1) return chunk;
-  return chunk > 2 ? chunk - 1 : left;
-}
-
-function joined(a: Uint32Array, b: Uint32Array): Uint32Array {
-  const both = new Uint32Array(a.length + b.length);
-  both.set(a);
-  both.set(b, a.length);
-  return both;
-}
-
-function checkTicket({ prompt, replay, maxTokens }: Ticket, context: number): void {
-  const invalid = (message: string): AppError => new AppError(message, { code: "InvalidRequest" });
-  if (prompt.length === 0) throw invalid("prompt: has no tokens");
-  if (maxTokens < 1) throw invalid(`max_tokens: ${maxTokens}, at least 1`);
-  if (replay.length >= maxTokens) throw invalid(`replay: ${replay.length} tokens, but max_tokens is ${maxTokens}`);
-  if (prompt.length + replay.length >= context) {
-    throw new AppError(
-      `prompt: ${prompt.length + replay.length} tokens leave no room to answer in a context of ${context}; shorten the prompt`,
-      { code: "ContextOverflow" },
-    );
   }
 }

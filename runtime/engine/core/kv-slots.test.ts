@@ -3,24 +3,43 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { reuseTokensMin, SlotLedger, slotsOf } from "./kv-slots.ts";
+import { type KvPool, SlotLedger } from "./kv-slots.ts";
+import { reuseTokensMin } from "./prefixes.ts";
 
-/** Slots as arrays of what was written: prompt tokens by prefill are positive, decoded ones negative. */
+const context = 128;
+const blockTokens = 8;
+
+/** A pool of so many slots; `blocks` unset: each slot may be full. */
+function ledgerOf(slots: number, rest: Partial<KvPool> = {}): SlotLedger {
+  return new SlotLedger({ slots, context, blocks: (slots * context) / blockTokens, blockTokens, decodedReusable: false, ...rest });
+}
+
+/** Slots as arrays of what was written; what was trimmed or left behind is gone. */
 class Memory {
   readonly slots: number[][];
   constructor(count: number) {
     this.slots = Array.from({ length: count }, () => []);
   }
   apply(ledger: SlotLedger): void {
-    for (const { from, to, length } of ledger.takeMoves()) {
-      assert.ok(from !== to && length > 0);
-      this.slots[to] = [...this.slots[from]!.slice(0, length), ...this.slots[to]!.slice(length)];
+    for (const change of ledger.takeChanges()) {
+      if (change.kind === "trim") {
+        const slot = this.slots[change.slot]!;
+        slot.length = Math.min(slot.length, change.length);
+        continue;
+      }
+      const { from, to, length } = change;
+      assert.ok(from !== to && length > 0 && this.slots[from]!.length >= length);
+      this.slots[to] = this.slots[from]!.slice(0, length);
+      if (change.kind === "move") this.slots[from] = [];
     }
   }
   write(slot: number, at: number, values: readonly number[]): void {
     const row = this.slots[slot]!;
     assert.ok(row.length >= at, "a gap in the slot");
     row.splice(at, values.length, ...values);
+  }
+  get blocks(): number {
+    return this.slots.reduce((sum, { length }) => sum + Math.ceil(length / blockTokens), 0);
   }
 }
 
@@ -29,7 +48,7 @@ const prompts = Array.from({ length: 4 }, (_, shared) =>
 );
 
 test("a slot counts as kept while nobody uses it and its prompt is long enough to be reused", () => {
-  const ledger = new SlotLedger(3);
+  const ledger = ledgerOf(3);
   const prompt = (length: number) => Uint32Array.from({ length }, (_, i) => i);
   for (const [owner, length] of [
     ["short", reuseTokensMin - 1],
@@ -45,68 +64,119 @@ test("a slot counts as kept while nobody uses it and its prompt is long enough t
   assert.deepEqual([ledger.used, ledger.kept], [0, 1]);
 });
 
-test("whatever comes and goes, every request finds its own tokens in its slot, and decoding slots are a prefix", () => {
-  const command = fc.record({ act: fc.constantFrom("admit", "prefill", "decode", "leave", "leavePrefill"), pick: fc.nat(1000) });
+const setting = fc.record({
+  slots: fc.integer({ min: 1, max: 5 }),
+  blocks: fc.integer({ min: context / blockTokens, max: 40 }),
+  decodedReusable: fc.boolean(),
+});
+const command = fc.record({ act: fc.constantFrom("admit", "prefill", "decode", "decode", "leave", "leavePrefill"), pick: fc.nat(1000) });
+
+/** A ledger beside a plain picture of the memory and of what each request wrote. */
+class World {
+  readonly ledger: SlotLedger;
+  readonly memory: Memory;
+  readonly pool: KvPool;
+  readonly prompt = new Map<string, Uint32Array>();
+  readonly written = new Map<string, number[]>();
+  prefilling: string | undefined;
+  reused = 0;
+  #next = 0;
+
+  constructor({ slots, blocks, decodedReusable }: { slots: number; blocks: number; decodedReusable: boolean }) {
+    this.pool = { slots, context, blocks, blockTokens, decodedReusable };
+    this.ledger = new SlotLedger(this.pool);
+    this.memory = new Memory(slots);
+  }
+
+  admit(pick: number): void {
+    if (this.prefilling) return;
+    const id = `r${this.#next++}`;
+    // A prompt of the list, or the text of one that was written before with something after it.
+    const before = [...this.written.values()][pick % 7]?.slice(0, 70) ?? [];
+    const tokens = pick % 3 === 0 ? Uint32Array.from([...before, 1, pick]) : prompts[pick % prompts.length]!.slice(0, 2 + (pick % 59));
+    const active = this.ledger.used;
+    const admission = this.ledger.admit(id, tokens);
+    if (active === 0) assert.ok(admission, "an empty pool takes any request");
+    if (active === this.pool.slots) assert.equal(admission, undefined);
+    if (!admission) return;
+    assert.ok(admission.reused === 0 || admission.reused >= reuseTokensMin);
+    assert.ok(admission.reused <= tokens.length - (this.pool.decodedReusable ? 1 : 2), "something is left to compute");
+    this.reused += admission.reused;
+    this.prefilling = id;
+    this.prompt.set(id, tokens);
+    this.written.set(id, [...tokens.slice(0, admission.reused)]);
+  }
+
+  prefill(pick: number): void {
+    const id = this.prefilling;
+    if (!id) return;
+    const done = this.written.get(id)!;
+    const tokens = this.prompt.get(id)!;
+    const chunk = tokens.slice(done.length, done.length + 1 + (pick % 80));
+    this.memory.apply(this.ledger);
+    this.memory.write(this.ledger.indexOf(id), done.length, [...chunk]);
+    this.written.set(id, [...done, ...chunk]);
+    this.ledger.prefilled(id, chunk);
+    if (done.length + chunk.length < tokens.length) return;
+    this.ledger.promote(id);
+    this.prefilling = undefined;
+  }
+
+  /** A decode step of those that get a block. Without `decodedReusable` what it writes is marked, so that its reuse would be seen. */
+  decode(pick: number): void {
+    const grown = this.ledger.decoding().filter((id) => {
+      const length = this.ledger.lengthOf(id) + 1;
+      return length <= context && this.ledger.grow(id, length);
+    });
+    this.memory.apply(this.ledger);
+    for (const id of grown) {
+      const length = this.ledger.lengthOf(id);
+      const value = this.pool.decodedReusable ? pick : -pick - 1;
+      this.memory.write(this.ledger.indexOf(id), length, [value]);
+      this.written.get(id)!.push(value);
+      this.ledger.advance(id, pick);
+    }
+  }
+
+  leave(id: string | undefined): void {
+    if (id === undefined) return;
+    this.ledger.leave(id);
+    if (id === this.prefilling) this.prefilling = undefined;
+  }
+
+  check(): void {
+    this.memory.apply(this.ledger);
+    const decoding = this.ledger.decoding();
+    assert.equal(this.ledger.used, decoding.length + (this.prefilling ? 1 : 0));
+    for (const [slot, id] of [...decoding, ...(this.prefilling ? [this.prefilling] : [])].entries()) {
+      const want = this.written.get(id)!;
+      assert.deepEqual(this.memory.slots[slot]!.slice(0, want.length), want, `${id} in slot ${slot}`);
+      assert.equal(this.ledger.lengthOf(id), want.length);
+      assert.equal(this.ledger.indexOf(id), slot);
+    }
+    const counted = this.ledger.blocksUsed + this.ledger.blocksKept;
+    assert.ok(this.memory.blocks <= counted && counted <= this.pool.blocks, `${this.memory.blocks} written, ${counted} counted`);
+  }
+}
+
+test("whatever comes and goes, every request finds its own tokens in its slot, and no more is written than counted", () => {
+  let reused = 0;
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 5 }), fc.array(command, { minLength: 60, maxLength: 150, size: "max" }), (count, commands) => {
-      const ledger = new SlotLedger(count);
-      const memory = new Memory(count);
-      const prompt = new Map<string, Uint32Array>();
-      const written = new Map<string, number[]>();
-      let prefilling: string | undefined;
-      let next = 0;
-      const check = (): void => {
-        memory.apply(ledger);
-        const decoding = ledger.decoding();
-        assert.ok(decoding.every((id) => id !== undefined));
-        for (const [slot, id] of [...decoding, ...(prefilling ? [prefilling] : [])].entries()) {
-          const want = written.get(id)!;
-          assert.deepEqual(memory.slots[slot]!.slice(0, want.length), want, `${id} in slot ${slot}`);
-          assert.equal(ledger.lengthOf(id), want.length);
-        }
-      };
+    fc.property(setting, fc.array(command, { minLength: 60, maxLength: 150, size: "max" }), (options, commands) => {
+      const world = new World(options);
       for (const { act, pick } of commands) {
-        const decoding = ledger.decoding();
-        if (act === "admit" && !prefilling) {
-          const id = `r${next++}`;
-          const tokens = prompts[pick % prompts.length]!.slice(0, 2 + (pick % 59));
-          const admission = ledger.admit(id, tokens);
-          assert.equal(admission === undefined, decoding.length === count);
-          if (!admission) continue;
-          assert.ok(admission.reused === 0 || admission.reused >= reuseTokensMin);
-          assert.ok(admission.reused <= tokens.length - 2, "at least two tokens are left to compute");
-          prefilling = id;
-          prompt.set(id, tokens);
-          written.set(id, [...tokens.slice(0, admission.reused)]);
-        } else if (act === "prefill" && prefilling) {
-          const tokens = prompt.get(prefilling)!;
-          const done = written.get(prefilling)!;
-          const chunk = tokens.slice(done.length, done.length + 1 + (pick % 80));
-          memory.apply(ledger);
-          memory.write(decoding.length, done.length, [...chunk]);
-          written.set(prefilling, [...done, ...chunk]);
-          ledger.prefilled(prefilling, chunk);
-          if (done.length + chunk.length === tokens.length) {
-            ledger.promote(prefilling);
-            prefilling = undefined;
-          }
-        } else if (act === "decode") {
-          memory.apply(ledger);
-          for (const [slot, id] of decoding.entries()) {
-            memory.write(slot, written.get(id)!.length, [-pick - 1]);
-            written.get(id)!.push(-pick - 1);
-            ledger.advance(id);
-          }
-        } else if (act === "leave" && decoding.length > 0) ledger.leave(decoding[pick % decoding.length]!);
-        else if (act === "leavePrefill" && prefilling) {
-          ledger.leave(prefilling);
-          prefilling = undefined;
-        }
-        check();
+        if (act === "admit") world.admit(pick);
+        else if (act === "prefill") world.prefill(pick);
+        else if (act === "decode") world.decode(pick);
+        else if (act === "leave") world.leave(world.ledger.decoding()[pick % Math.max(1, world.ledger.decoding().length)]);
+        else world.leave(world.prefilling);
+        world.check();
       }
+      reused += world.reused;
     }),
     { numRuns: 300 },
   );
+  assert.ok(reused > 1000, `${reused}`);
 });
 
 function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
@@ -117,18 +187,18 @@ function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
 }
 
 test("a finished prompt is reused in place, a decoded token never", () => {
-  const ledger = new SlotLedger(2);
+  const ledger = ledgerOf(2);
   const prompt = Uint32Array.from({ length: 40 }, (_, i) => i);
   finish(ledger, "a", prompt);
-  for (let i = 0; i < 5; i++) ledger.advance("a");
+  for (let i = 0; i < 5; i++) ledger.advance("a", 40 + i);
   ledger.leave("a");
   const longer = Uint32Array.from({ length: 60 }, (_, i) => i);
   assert.deepEqual(ledger.admit("b", longer), { slot: 0, reused: 40 });
-  assert.deepEqual(ledger.takeMoves(), []);
+  assert.deepEqual(ledger.takeChanges(), [{ kind: "trim", slot: 0, length: 40 }]);
 });
 
 test("a prompt that is not reusable is kept nowhere", () => {
-  const ledger = new SlotLedger(2);
+  const ledger = ledgerOf(2);
   const prompt = Uint32Array.from({ length: 40 }, (_, i) => i);
   finish(ledger, "a", prompt);
   ledger.leave("a", false);
@@ -137,7 +207,7 @@ test("a prompt that is not reusable is kept nowhere", () => {
 });
 
 test("a short common prefix is computed again", () => {
-  const ledger = new SlotLedger(1);
+  const ledger = ledgerOf(1);
   finish(
     ledger,
     "a",
@@ -148,10 +218,32 @@ test("a short common prefix is computed again", () => {
   assert.equal(ledger.admit("b", other)?.reused, 0);
 });
 
-test("the pool's bytes give whole slots", () => {
-  const spec = { layers: 2, kvHeads: 2, context: 10, headDim: 4, valueDim: 4 };
-  const slot = 2 * 2 * 2 * 10 * 4 * 4;
-  assert.equal(slotsOf(slot - 1, spec), 0);
-  assert.equal(slotsOf(slot, spec), 1);
-  assert.equal(slotsOf(3 * slot + 5, spec), 3);
+test("an answer is reused where its bits are those of a prefill, and so is what a running request computed", () => {
+  const ledger = ledgerOf(2, { decodedReusable: true });
+  const text = Uint32Array.from({ length: 60 }, (_, i) => i);
+  finish(ledger, "a", text.slice(0, 40));
+  for (let i = 40; i < 50; i++) ledger.advance("a", i);
+  assert.deepEqual(ledger.admit("b", text), { slot: 1, reused: 50 });
+  assert.deepEqual(ledger.takeChanges(), [{ kind: "copy", from: 0, to: 1, length: 50 }]);
+});
+
+test("blocks are taken from what was used longest ago, from its end, and no more than needed", () => {
+  const ledger = ledgerOf(4, { blocks: 16 });
+  const prompt = (start: number) => Uint32Array.from({ length: 40 }, (_, i) => start + i);
+  for (const [id, start] of [
+    ["a", 0],
+    ["b", 1000],
+    ["c", 2000],
+  ] as const) {
+    finish(ledger, id, prompt(start));
+    ledger.leave(id);
+  }
+  assert.deepEqual([ledger.kept, ledger.blocksKept, ledger.blocksUsed], [3, 15, 0]);
+  finish(
+    ledger,
+    "d",
+    Uint32Array.from({ length: 24 }, (_, i) => 3000 + i),
+  );
+  assert.deepEqual([ledger.kept, ledger.blocksKept, ledger.blocksUsed], [3, 13, 3]);
+  assert.equal(ledger.admit("a2", prompt(0))?.reused, 24, "the oldest lost two blocks");
 });

@@ -1,29 +1,38 @@
-// The ledger of KV slots, pure: who sits where, what has to be copied, which finished prompt can be reused.
-// Order of slots: [decoding 0..D-1][prefilling D, if any][kept and empty]. A decode step binds the prefix 0..D-1; when a
-// request leaves, the last decoding slot moves into the hole. Kept = prompt of a finished request, reusable as a prefix.
-// Only *prefilled* positions are reused: KV written by decode steps differs in the last bits from a prefill of the same tokens.
+// The ledger of KV memory, pure: who sits in which slot, how many blocks of the pool each one holds, what has to be copied, moved and
+// given back, and what can be reused. Order of slots: [decoding 0..D-1][prefilling D, if any][kept and empty]. A decode step binds the
+// prefix 0..D-1; when a request leaves, the last decoding slot moves into the hole. Kept = what was computed for requests that left,
+// which later prompts may begin with; its blocks are free to take, the least recently used first and from its end.
+import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
-export interface SlotMove {
-  readonly from: number;
-  readonly to: number;
-  readonly length: number;
+export type SlotChange =
+  /** A copy, after which both have these positions; of a move the first slot is empty then. */
+  | { readonly kind: "copy" | "move"; readonly from: number; readonly to: number; readonly length: number }
+  /** The memory of positions from `length` on is given back. */
+  | { readonly kind: "trim"; readonly slot: number; readonly length: number };
+
+/** The memory that a ledger divides. */
+export interface KvPool {
+  readonly slots: number;
+  readonly context: number;
+  /** Blocks of all slots together: at least those of one whole context. */
+  readonly blocks: number;
+  /** Positions of a block. */
+  readonly blockTokens: number;
+  /** True when a position that a decode step wrote has the bits of a prefill, so that answers are reused as prompts are. */
+  readonly decodedReusable: boolean;
 }
 
-interface Slot {
+interface Slot extends Holder {
+  index: number;
   /** Open request, or undefined: kept or empty. */
   owner: string | undefined;
-  /** Prompt tokens that were prefilled here; what may be reused. */
-  prompt: Uint32Array;
   /** The number of positions that are written. */
   length: number;
+  /** Blocks of the pool that it holds: those of `length`, and what an open request has been promised. */
+  blocks: number;
   /** Grows with use; the smallest kept slot is given up first. */
   used: number;
 }
-
-/** Shorter prefixes are computed again: a copy and its bookkeeping cost as much. */
-export const reuseTokensMin = 16;
-/** A chunk of one token takes the decode path of a backend and gets other bits, so at least two tokens stay to be computed. */
-const computeTokensMin = 2;
 
 export interface Admission {
   readonly slot: number;
@@ -31,19 +40,30 @@ export interface Admission {
   readonly reused: number;
 }
 
-const empty = (): Slot => ({ owner: undefined, prompt: new Uint32Array(0), length: 0, used: 0 });
+const empty = (index: number): Slot => ({
+  index,
+  owner: undefined,
+  tokens: new Uint32Array(0),
+  length: 0,
+  reusable: 0,
+  blocks: 0,
+  used: 0,
+  hashes: [],
+});
 
 export class SlotLedger {
-  readonly slots: number;
+  readonly #pool: KvPool;
   readonly #slots: Slot[];
+  readonly #owners = new Map<string, Slot>();
+  readonly #index = new PrefixIndex<Slot>();
   #decoding = 0;
   #prefilling: string | undefined;
   #clock = 0;
-  #moves: SlotMove[] = [];
+  #changes: SlotChange[] = [];
 
-  constructor(slots: number) {
-    this.slots = slots;
-    this.#slots = Array.from({ length: slots }, empty);
+  constructor(pool: KvPool) {
+    this.#pool = pool;
+    this.#slots = Array.from({ length: pool.slots }, (_, index) => empty(index));
   }
 
   /** Requests in slots 0..n-1, in slot order. */
@@ -51,50 +71,75 @@ export class SlotLedger {
     return this.#slots.slice(0, this.#decoding).map(({ owner }) => owner as string);
   }
 
+  /** Slots of open requests. */
   get used(): number {
     return this.#decoding + (this.#prefilling === undefined ? 0 : 1);
   }
 
-  /** Slots that nobody uses and that still hold a prompt long enough to be reused. */
+  /** Slots that nobody uses and that still hold what may be reused. */
   get kept(): number {
-    return this.#slots.filter(({ owner, prompt }) => owner === undefined && prompt.length >= reuseTokensMin).length;
+    return this.#slots.filter(({ owner, length }) => owner === undefined && length > 0).length;
+  }
+
+  /** Blocks that open requests hold. */
+  get blocksUsed(): number {
+    return this.#slots.reduce((sum, { owner, blocks }) => sum + (owner === undefined ? 0 : blocks), 0);
+  }
+
+  /** Blocks that kept slots hold: taken from them as others need them. */
+  get blocksKept(): number {
+    return this.#slots.reduce((sum, { owner, blocks }) => sum + (owner === undefined ? blocks : 0), 0);
   }
 
   lengthOf(owner: string): number {
-    return this.#slotOf(owner).slot.length;
+    return this.#slotOf(owner).length;
   }
 
-  /** Copies to make, in order, before the next step. */
-  takeMoves(): readonly SlotMove[] {
-    const moves = this.#moves;
-    this.#moves = [];
-    return moves;
+  /** The slot of a request. */
+  indexOf(owner: string): number {
+    return this.#slotOf(owner).index;
   }
 
-  /** Gives a request the prefill slot, with the longest kept prefix; undefined when no slot is free or one is prefilling. */
-  admit(owner: string, prompt: Uint32Array): Admission | undefined {
-    if (this.#prefilling !== undefined || this.#decoding >= this.slots) return undefined;
-    const at = this.#decoding;
-    const best = this.#longestPrefix(prompt);
-    const reused = best?.length ?? 0;
-    if (best && best.index !== at) {
-      this.#preserve(at, best.index);
-      this.#move(best.index, at, reused);
-      this.#touch(best.index);
-    } else if (!best) this.#preserve(at, undefined);
-    this.#slots[at] = { owner, prompt: prompt.slice(0, reused), length: reused, used: ++this.#clock };
+  /** Changes of KV memory to make, in order, before the next step. */
+  takeChanges(): readonly SlotChange[] {
+    const changes = this.#changes;
+    this.#changes = [];
+    return changes;
+  }
+
+  /** Gives a request the prefill slot and the blocks of `text`, with the longest prefix that is there; undefined when no slot is free,
+   *  one is prefilling, or the blocks are not there. A block for each that may grow stays free, or the next steps would take it back. */
+  admit(owner: string, text: Uint32Array): Admission | undefined {
+    const at = this.used;
+    if (this.#prefilling !== undefined || at >= this.#pool.slots) return undefined;
+    const blocks = this.#blocksOf(text.length);
+    const growing = this.#slots.slice(0, at).filter((slot) => slot.blocks < this.#blocksOf(this.#pool.context)).length;
+    const spare = growing + (blocks < this.#blocksOf(this.#pool.context) ? 1 : 0);
+    if (this.blocksUsed + blocks + spare > this.#pool.blocks) return undefined;
+    const reused = this.#bring(text, at, blocks);
+    const slot = this.#slots[at] as Slot;
+    slot.owner = owner;
+    slot.blocks = blocks;
+    slot.used = ++this.#clock;
+    this.#owners.set(owner, slot);
     this.#prefilling = owner;
     return { slot: at, reused };
   }
 
-  /** Takes note that so many prompt tokens were prefilled. */
+  /** Sees to it that a request has blocks for so many positions; false when open requests hold all others. */
+  grow(owner: string, length: number): boolean {
+    const slot = this.#slotOf(owner);
+    const more = this.#blocksOf(length) - slot.blocks;
+    if (more > 0 && !this.#makeRoom(more, undefined)) return false;
+    slot.blocks = Math.max(slot.blocks, this.#blocksOf(length));
+    return true;
+  }
+
+  /** Takes note that so many tokens were prefilled. */
   prefilled(owner: string, tokens: Uint32Array): void {
-    const { slot } = this.#slotOf(owner);
-    const prompt = new Uint32Array(slot.prompt.length + tokens.length);
-    prompt.set(slot.prompt);
-    prompt.set(tokens, slot.prompt.length);
-    slot.prompt = prompt;
-    slot.length = prompt.length;
+    const slot = this.#slotOf(owner);
+    append(slot, tokens);
+    this.#reusable(slot, slot.length);
   }
 
   /** Lets the prefilling request join the decoding ones. */
@@ -104,95 +149,151 @@ export class SlotLedger {
     this.#decoding += 1;
   }
 
-  /** Takes note that one decoded position was written. */
-  advance(owner: string): void {
-    this.#slotOf(owner).slot.length += 1;
+  /** Takes note that a decode step wrote the position of this token. */
+  advance(owner: string, token: number): void {
+    const slot = this.#slotOf(owner);
+    append(slot, Uint32Array.of(token));
+    if (this.#pool.decodedReusable) this.#reusable(slot, slot.length);
   }
 
-  /** Frees a request's slot and keeps its prompt where there is room, unless what was computed for it is not `reusable`. */
+  /** Frees a request's slot and keeps what was computed where there is room, unless that is not `reusable`. */
   leave(owner: string, reusable = true): void {
-    const { index, slot } = this.#slotOf(owner);
+    const slot = this.#slotOf(owner);
+    this.#owners.delete(owner);
     slot.owner = undefined;
-    if (!reusable) slot.prompt = new Uint32Array(0);
-    slot.length = slot.prompt.length;
     slot.used = ++this.#clock;
+    this.#cut(slot, reusable ? slot.reusable : 0);
     if (this.#prefilling === owner) {
       this.#prefilling = undefined;
       return;
     }
+    const hole = slot.index;
     const last = this.#decoding - 1;
     this.#decoding = last;
     const prefilling = this.#prefilling !== undefined;
-    if (index === last && !prefilling) return;
-    this.#preserve(index, undefined);
-    if (index !== last) this.#relocate(last, index);
-    if (prefilling) this.#relocate(last + 1, last);
+    if (hole === last && !prefilling) return;
+    this.#clear(hole);
+    if (hole !== last) this.#move(last, hole);
+    if (prefilling) this.#move(last + 1, last);
   }
 
-  #slotOf(owner: string): { index: number; slot: Slot } {
-    const index = this.#slots.findIndex((slot) => slot.owner === owner);
-    const slot = this.#slots[index];
+  #slotOf(owner: string): Slot {
+    const slot = this.#owners.get(owner);
     if (!slot) throw new RangeError(`${owner} has no slot`);
-    return { index, slot };
+    return slot;
   }
 
-  #longestPrefix(prompt: Uint32Array): { index: number; length: number } | undefined {
-    let best: { index: number; length: number } | undefined;
-    for (const [index, slot] of this.#slots.entries()) {
-      if (index < this.#decoding) continue; // their slots are being written; a running request's prompt could be copied too, later
-      const limit = Math.min(slot.prompt.length, prompt.length - computeTokensMin);
-      let length = 0;
-      while (length < limit && slot.prompt[length] === prompt[length]) length += 1;
-      if (length >= reuseTokensMin && length > (best?.length ?? 0)) best = { index, length };
+  #blocksOf(length: number): number {
+    return Math.ceil(length / this.#pool.blockTokens);
+  }
+
+  #reusable(slot: Slot, length: number): void {
+    slot.reusable = length;
+    this.#index.update(slot);
+  }
+
+  /** Brings the longest prefix of `text` into slot `at`, and frees `blocks` for it; answers the prefix's length. */
+  #bring(text: Uint32Array, at: number, blocks: number): number {
+    const compute = this.#pool.decodedReusable ? 1 : computeTokensMin;
+    const kept = ({ owner }: Slot, other: Slot): boolean => owner === undefined && other.owner !== undefined;
+    const { holder, length } = this.#index.find(text, text.length - compute, kept) ?? { holder: undefined, length: 0 };
+    if (holder === undefined) {
+      this.#makeRoom(blocks, undefined);
+      this.#clear(at);
+      return 0;
     }
-    return best;
+    holder.used = ++this.#clock;
+    if (this.#yields(holder, { length, at, blocks })) {
+      this.#cut(holder, length);
+      this.#makeRoom(blocks - holder.blocks, holder);
+      if (holder.index === at) return length;
+      this.#clear(at);
+      this.#move(holder.index, at);
+      return length;
+    }
+    this.#makeRoom(blocks, holder);
+    this.#clear(at); // where the holder may be
+    this.#changes.push({ kind: "copy", from: holder.index, to: at, length });
+    const slot = this.#slots[at] as Slot;
+    append(slot, holder.tokens.subarray(0, length));
+    this.#reusable(slot, length);
+    return length;
   }
 
-  /** Moves what slot `index` keeps to an empty slot, or over the least used kept one that is older; else it is lost. */
-  #preserve(index: number, source: number | undefined): void {
+  /** True where a prefix is taken out of a kept slot, not copied: what else is there is not worth keeping, or has no room. */
+  #yields(holder: Slot, { length, at, blocks }: { readonly length: number; readonly at: number; readonly blocks: number }): boolean {
+    if (holder.owner !== undefined) return false;
+    if (holder.reusable - length < reuseTokensMin || (holder.index === at && !this.#placeFor(holder))) return true;
+    return !this.#makeRoom(blocks, holder);
+  }
+
+  /** Takes blocks from kept slots, but not from `spared`, until so many are free; false where that is not enough. */
+  #makeRoom(blocks: number, spared: Slot | undefined): boolean {
+    for (;;) {
+      const missing = blocks - (this.#pool.blocks - this.blocksUsed - this.blocksKept);
+      if (missing <= 0) return true;
+      const oldest = this.#oldest((slot) => slot !== spared);
+      if (oldest === undefined) return false;
+      this.#cut(oldest, Math.max(0, oldest.blocks - missing) * this.#pool.blockTokens);
+    }
+  }
+
+  /** The kept slot that was used longest ago. */
+  #oldest(where: (slot: Slot) => boolean): Slot | undefined {
+    let oldest: Slot | undefined;
+    for (const slot of this.#slots) {
+      if (slot.owner !== undefined || slot.length === 0 || !where(slot)) continue;
+      if (oldest === undefined || slot.used < oldest.used) oldest = slot;
+    }
+    return oldest;
+  }
+
+  /** Forgets what a slot holds from `length` on; less than is worth reusing is forgotten whole, unless it is in use. */
+  #cut(slot: Slot, length: number): void {
+    const wanted = Math.min(length, slot.length);
+    const left = slot.owner === undefined && wanted < reuseTokensMin ? 0 : wanted;
+    const blocks = this.#blocksOf(left);
+    if (left < slot.length || blocks < slot.blocks) this.#changes.push({ kind: "trim", slot: slot.index, length: left });
+    slot.length = left;
+    slot.blocks = blocks;
+    this.#reusable(slot, Math.min(slot.reusable, left));
+  }
+
+  /** Empties slot `index`: what it keeps goes elsewhere, or is lost where there is no place. */
+  #clear(index: number): void {
     const slot = this.#slots[index] as Slot;
-    if (slot.owner !== undefined || slot.prompt.length < reuseTokensMin) return;
-    let target: number | undefined;
-    for (let i = this.used + (this.#prefilling === undefined ? 1 : 0); i < this.slots; i++) {
-      const other = this.#slots[i] as Slot;
-      if (i === index || i === source || other.owner !== undefined || other.used >= slot.used) continue;
-      if (target === undefined || other.used < (this.#slots[target] as Slot).used) target = i;
-    }
-    if (target === undefined) return;
-    this.#move(index, target, slot.prompt.length);
-    this.#slots[target] = { ...slot };
+    if (slot.owner !== undefined || slot.length === 0) return;
+    const place = this.#placeFor(slot);
+    this.#cut(place ?? slot, 0);
+    if (place !== undefined) this.#move(index, place.index);
   }
 
-  #relocate(from: number, to: number): void {
-    const slot = this.#slots[from] as Slot;
-    this.#move(from, to, slot.length);
-    this.#slots[to] = slot;
-    this.#slots[from] = empty();
+  /** An empty slot for what another keeps, or the one of what was used longer ago. */
+  #placeFor(slot: Slot): Slot | undefined {
+    const { used } = this;
+    const free = (other: Slot): boolean => other.owner === undefined && other.index >= used && other !== slot;
+    return this.#slots.find((other) => other.length === 0 && free(other)) ?? this.#oldest((other) => other.used < slot.used && free(other));
   }
 
-  #move(from: number, to: number, length: number): void {
-    if (length > 0 && from !== to) this.#moves.push({ from, to, length });
-  }
-
-  #touch(index: number): void {
-    (this.#slots[index] as Slot).used = ++this.#clock;
+  /** Moves a slot to an empty one, which takes its place. */
+  #move(from: number, to: number): void {
+    const [slot, other] = [this.#slots[from] as Slot, this.#slots[to] as Slot];
+    if (slot.length > 0) this.#changes.push({ kind: "move", from, to, length: slot.length });
+    [this.#slots[from], this.#slots[to]] = [other, slot];
+    [slot.index, other.index] = [to, from];
   }
 }
 
-interface SlotSpec {
-  readonly layers: number;
-  readonly kvHeads: number;
-  readonly context: number;
-  readonly headDim: number;
-  readonly valueDim: number;
-}
+/** A chunk of one token takes the decode path of a backend; where its bits are its own, at least two tokens stay to be computed. */
+const computeTokensMin = 2;
 
-/** Bytes of one slot: a key and a value of every head, position and layer. */
-export function slotBytes({ layers, kvHeads, context, headDim, valueDim }: SlotSpec): number {
-  return layers * kvHeads * context * (headDim + valueDim) * Float32Array.BYTES_PER_ELEMENT;
-}
-
-/** Slots that a pool holds; 0 when it is smaller than one. */
-export function slotsOf(poolBytes: number, spec: SlotSpec): number {
-  return Math.floor(poolBytes / slotBytes(spec));
+function append(slot: Slot, tokens: Uint32Array): void {
+  const length = slot.length + tokens.length;
+  if (slot.tokens.length < length) {
+    const larger = new Uint32Array(Math.max(length, 2 * slot.tokens.length));
+    larger.set(slot.tokens.subarray(0, slot.length));
+    slot.tokens = larger;
+  }
+  slot.tokens.set(tokens, slot.length);
+  slot.length = length;
 }

@@ -55,17 +55,21 @@ async function served() {
     plan: { epoch: 1, serves: () => true, current: () => ({ epoch: 1 }) },
     caller: () => ({ role: "worker", rank: 1, podName: "p1" }),
   });
-  const stream = new ServedStream();
-  server(stream as unknown as Parameters<typeof server>[0]);
+  const open = (): ServedStream => {
+    const opened = new ServedStream();
+    server(opened as unknown as Parameters<typeof server>[0]);
+    return opened;
+  };
+  const stream = open();
   let seq = 0n;
-  const send = async (rows: number, pairs = rows): Promise<void> => {
+  const send = async (rows: number, pairs = rows, to = stream): Promise<void> => {
     const frame = { hidden, rows: new Uint8Array(rows * rowBytes), layerEpoch: 1n, seq: ++seq };
     const indices = Array.from({ length: pairs }, (_, i) => i % Math.max(1, rows));
     const sender = { $typeName: "enodia.runtime.v1.Sender", deploymentUid: "d", rank: 1, podUid: "u1", bootId: "b1" } as const;
-    stream.emit("data", create(DispatchFrameSchema, { ...frame, sender, pairRows: indices, pairExperts: indices.map(() => 0) }));
+    to.emit("data", create(DispatchFrameSchema, { ...frame, sender, pairRows: indices, pairExperts: indices.map(() => 0) }));
     await settled();
   };
-  return { stream, running, send };
+  return { stream, running, send, open };
 }
 
 const settled = () => new Promise((resolve) => setImmediate(resolve));
@@ -98,6 +102,21 @@ test("an answer that has not left counts, and a ping is answered all the same", 
   stream.read();
   await send(rowsOfLargest);
   assert.equal(running.length, frames + 1);
+});
+
+test("streams share the bytes that a rank holds, of which each may always have one frame, and one that is gone gives its part back", async () => {
+  const { stream, running, send, open } = await served();
+  const [second, third] = [open(), open()];
+  for (const each of [stream, second]) for (let i = 0; i < frames; i++) await send(rowsOfLargest, rowsOfLargest, each);
+  await send(rowsOfLargest, rowsOfLargest, third);
+  await send(rowsOfLargest, rowsOfLargest, third);
+  assert.equal(running.length, 2 * frames + 1);
+  assert.deepEqual(third.answers(), ["busy"]);
+  stream.over = true;
+  for (const { finish } of running) finish();
+  await settled();
+  for (let i = 0; i < frames; i++) await send(rowsOfLargest, rowsOfLargest, third);
+  assert.equal(running.length, 3 * frames + 1);
 });
 
 test("a stream whose reader takes no answer at all ends", async () => {

@@ -22,6 +22,8 @@ import type { FrameRunner } from "./serve-frame.ts";
 const framesPerStreamMax = 512;
 /** Twice what an honest sender has under way: it hears of an answer a little before this end does. */
 const bytesPerStreamMax = 2 * streamBytesMax;
+/** The same of all streams together: what waits in this process for its engine takes no more memory, however many ranks ask. */
+const bytesOfAllMax = 256 * 1024 * 1024;
 /** Answers of one stream that have not left, those that say "come back" included: beyond, the peer reads none, and the stream ends. */
 const unsentPerStreamMax = 2 * framesPerStreamMax;
 const busyRetryMs = 50;
@@ -46,11 +48,21 @@ export interface DispatchServerOptions {
 
 type Result = DispatchReply["result"];
 
+/** What the streams of a server share. */
+interface Shared {
+  /** Bytes of frames in work and of their answers, of all streams. */
+  bytes: number;
+  onEnded(error: AppError): void;
+}
+
 export function createDispatchServer(options: DispatchServerOptions): DispatchHandler {
   // An engine that has ended never comes back in this process. Streams end then, pings included: callers are to look elsewhere.
   let ended: AppError | undefined;
-  const onEnded = (error: AppError) => {
-    ended = error;
+  const shared: Shared = {
+    bytes: 0,
+    onEnded: (error) => {
+      ended = error;
+    },
   };
   return (call) => {
     let caller: Extract<PeerIdentity, { role: "worker" }>;
@@ -64,7 +76,7 @@ export function createDispatchServer(options: DispatchServerOptions): DispatchHa
       call.fail(error);
       return;
     }
-    serveStream(call, caller, options, onEnded);
+    serveStream(call, caller, options, shared);
   };
 }
 
@@ -72,7 +84,7 @@ function serveStream(
   call: DispatchServed,
   caller: Extract<PeerIdentity, { role: "worker" }>,
   options: DispatchServerOptions,
-  onEnded: (error: AppError) => void,
+  shared: Shared,
 ): void {
   const held = { frames: 0, bytes: 0 };
   let deaf = false;
@@ -84,15 +96,18 @@ function serveStream(
   call.on("data", (frame: DispatchFrame) => {
     if (deaf) return;
     const weight = frame.rows.byteLength + answerBytes(frame.pairExperts.length, options.model.hidden);
-    const full = held.frames >= framesPerStreamMax || (held.bytes > 0 && held.bytes + weight > bytesPerStreamMax);
+    const heavy = held.bytes > 0 && (held.bytes + weight > bytesPerStreamMax || shared.bytes + weight > bytesOfAllMax);
+    const full = held.frames >= framesPerStreamMax || heavy;
     deaf = held.frames >= unsentPerStreamMax;
     if (deaf) return fail(new AppError("the peer reads no answers", { code: "Busy", retry: "backoff" }));
     const bytes = full ? 0 : weight; // a frame that is told to come back is dropped at once
     held.frames += 1;
     held.bytes += bytes;
+    shared.bytes += bytes;
     const release = () => {
       held.frames -= 1;
       held.bytes -= bytes;
+      shared.bytes -= bytes;
     };
     const attributes = { "enodia.layer": frame.layer, "enodia.from_rank": caller.rank, "enodia.pairs": frame.pairExperts.length };
     const span = frame.traceparent
@@ -102,13 +117,14 @@ function serveStream(
       .then(
         (result) => {
           span?.set({ "enodia.result": result.case ?? "" });
-          if (!call.over) call.write(create(DispatchReplySchema, { seq: frame.seq, result }), release);
+          if (call.over) release();
+          else call.write(create(DispatchReplySchema, { seq: frame.seq, result }), release);
         },
         (err) => {
           release();
           options.log.error({ err, peer: caller.rank }, "an answer could not be sent");
           if (!isEnded(err)) return;
-          onEnded(err);
+          shared.onEnded(err);
           fail(err);
         },
       )

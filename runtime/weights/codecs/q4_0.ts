@@ -30,8 +30,8 @@ function bestScale(most: number): number {
       const value2 = block[i + 1] as number;
       const n = (value * inverse + (zero + 0.5)) | 0;
       const n2 = (value2 * inverse + (zero + 0.5)) | 0;
-      const level = (n > 15 ? 15 : n) - zero;
-      const level2 = (n2 > 15 ? 15 : n2) - zero;
+      const level = Math.min(n, 15) - zero;
+      const level2 = Math.min(n2, 15) - zero;
       along += level * value;
       along2 += level2 * value2;
       size = (size + Math.imul(level, level) + Math.imul(level2, level2)) | 0;
@@ -46,8 +46,7 @@ function bestScale(most: number): number {
 
 /** Number of the level of value i. */
 function levelOf(i: number, inverse: number): number {
-  const n = Math.floor((block[i] as number) * inverse + (zero + 0.5));
-  return n < 0 ? 0 : n > 15 ? 15 : n;
+  return Math.max(0, Math.min(15, Math.floor((block[i] as number) * inverse + (zero + 0.5))));
 }
 
 export const q4_0 = ggmlCodec("q4_0", {

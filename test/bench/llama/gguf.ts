@@ -15,7 +15,7 @@ import { alignment, type GgufFloat, type GgufMeta, ggufHeader } from "../../supp
 import { interleaved, mixtralMatrices, mixtralParts, mixtralTop } from "../../support/moe-gguf.ts";
 
 /** A tensor to be written: what the header says of it, and how its bytes are had. */
-export interface PlannedTensor {
+interface PlannedTensor {
   readonly name: string;
   readonly shape: readonly number[];
   readonly type: number;

@@ -739,14 +739,14 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
   layerExperts: number[];
 
   /**
-   * tokens that each request reserves of the KV pool
+   * tokens that a request may hold
    *
    * @generated from field: uint32 max_context = 19;
    */
   maxContext: number;
 
   /**
-   * requests that run at once
+   * requests that run at once, at most
    *
    * @generated from field: uint32 kv_slots = 20;
    */
@@ -758,6 +758,20 @@ export declare type DescribeReply = Message<"enodia.runtime.v1.DescribeReply"> &
    * @generated from field: string numerics = 21;
    */
   numerics: string;
+
+  /**
+   * of KV memory, for all requests together
+   *
+   * @generated from field: uint32 kv_blocks = 22;
+   */
+  kvBlocks: number;
+
+  /**
+   * tokens of a block
+   *
+   * @generated from field: uint32 kv_block_tokens = 23;
+   */
+  kvBlockTokens: number;
 };
 
 /**

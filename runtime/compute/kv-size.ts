@@ -1,0 +1,50 @@
+// The sizes of the KV cache, pure: bytes of a row by its number type, the block of positions that memory is counted in, and how many
+// blocks a pool pays for. Backends place by it, the engine admits by it.
+import type { KvType } from "../../crds/names.ts";
+
+/** Positions of a block, over all layers: few, so that little is counted that holds nothing, and enough to be whole pages. */
+const blockTokensMost = 64;
+
+interface KvShape {
+  readonly layers: number;
+  readonly kvHeads: number;
+  readonly context: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+  /** Unset: f32. */
+  readonly type?: KvType;
+}
+
+/** The values that are stored together, and their bytes. */
+const units: Readonly<Record<KvType, { readonly values: number; readonly bytes: number }>> = {
+  f32: { values: 1, bytes: 4 },
+  f16: { values: 1, bytes: 2 },
+  q8_0: { values: 32, bytes: 34 },
+};
+
+/** Bytes of so many values of one head. */
+export const kvBytes = (type: KvType, values: number): number => (values / units[type].values) * units[type].bytes;
+
+/** The reason why heads of these sizes are not stored as this type; undefined where they can be. */
+export function kvTypeRefuses(type: KvType, { headDim, valueDim }: Pick<KvShape, "headDim" | "valueDim">): string | undefined {
+  const { values } = units[type];
+  const odd = [headDim, valueDim].find((width) => width % values !== 0);
+  return odd === undefined ? undefined : `heads of ${odd} values are not stored as ${type}, which takes ${values} together`;
+}
+
+/** Positions of a block. `pageBytes` as a backend says it: without it a slot is one block, since it costs its whole context. */
+export const kvBlockTokens = (context: number, pageBytes: number | undefined): number =>
+  pageBytes === undefined ? context : Math.min(blockTokensMost, context);
+
+/** Bytes of a block: in each layer its keys and its values, in whole pages, since rows of others lie beside them. */
+export function kvBlockBytes(shape: KvShape, pageBytes: number | undefined): number {
+  const { layers, kvHeads, headDim, valueDim, type = "f32" } = shape;
+  const tokens = kvBlockTokens(shape.context, pageBytes);
+  const page = pageBytes ?? 1;
+  const bytes = (width: number): number => Math.ceil((tokens * kvHeads * kvBytes(type, width)) / page) * page;
+  return layers * (bytes(headDim) + bytes(valueDim));
+}
+
+/** Blocks that one request takes which fills the context. */
+export const kvBlocksOfContext = (context: number, pageBytes: number | undefined): number =>
+  Math.ceil(context / kvBlockTokens(context, pageBytes));

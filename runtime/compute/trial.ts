@@ -1,0 +1,87 @@
+// The trial of a backend: every op on its test cases against the reference. A worker makes it before it takes requests, since a library or
+// a driver that computes something else would answer with wrong texts and say nothing; the self-test prints it.
+import { AppError } from "../../crds/common.ts";
+import { allCases } from "../kernels/index.ts";
+import type { KernelCase } from "../kernels/kernel.ts";
+import type { Backend, Outputs } from "./backend.ts";
+
+/** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
+const slack = 10;
+/** On a device of the tolerance class: products may be of halves, and sums in any order. */
+const leastBound = 5e-3;
+
+export interface OpResult {
+  readonly op: string;
+  readonly case: string;
+  /** max|a - b| / max|b| against the reference; undefined where the backend refuses the op by name. */
+  readonly error: number | undefined;
+  readonly bound: number;
+  readonly refused: string | undefined;
+}
+
+/** `only`: the one case that is computed, as "op: case"; unset = all. */
+export async function tryOps(backend: Backend, oracle: Backend, only?: string): Promise<readonly OpResult[]> {
+  const results: OpResult[] = [];
+  const least = backend.numericClass === "exact" ? 0 : leastBound;
+  for (const { op, tolerance, case: kernelCase } of allCases()) {
+    if (only !== undefined && only !== `${op}: ${kernelCase.name}`) continue;
+    const refused = backend.ops.has(op) ? kernelCase.segment.ops.map((each) => backend.refuses(each)).find(Boolean) : "not computed";
+    const error = refused === undefined ? distance(await runCase(backend, kernelCase), await runCase(oracle, kernelCase)) : undefined;
+    results.push({ op, case: kernelCase.name, error, bound: Math.max(least, tolerance * slack), refused });
+  }
+  return results;
+}
+
+export const wrongOps = (results: readonly OpResult[]): readonly OpResult[] =>
+  results.filter(({ error, bound }) => error !== undefined && !(error <= bound));
+
+/** Throws AppError `BackendWrong` that names what is off. */
+export async function checkBackend(backend: Backend, oracle: Backend): Promise<void> {
+  const [first, ...more] = wrongOps(await tryOps(backend, oracle));
+  if (first === undefined) return;
+  const others = more.length > 0 ? `, and ${more.length} more cases` : "";
+  throw new AppError(
+    `${backend.device} computes ${first.op} (${first.case}) with an error of ${first.error?.toExponential(1)}, ${first.bound.toExponential(1)} are due${others}; see \`enodia runtime selftest\`, or set spec.runtime.backend to another`,
+    { code: "BackendWrong", operation: "starting the engine" },
+  );
+}
+
+/** The outputs of an op's test case, in memory of their own. */
+export async function runCase(backend: Backend, { segment, weights, inputs, kv }: KernelCase): Promise<Outputs> {
+  const forms = Object.entries(weights).map(([name, tensor]) => [name, { form: "f32" as const, shape: tensor.shape, data: tensor.data }]);
+  const program = await backend.compile(segment, Object.fromEntries(forms));
+  const cache =
+    kv &&
+    (await backend.createKv({
+      layers: 1,
+      slots: kv.slots,
+      kvHeads: kv.kvHeads,
+      context: kv.context,
+      headDim: kv.headDim,
+      valueDim: kv.valueDim,
+    }));
+  const call = cache && { cache, firstSlot: kv.firstSlot, batch: kv.batch, tokens: kv.tokens, past: Int32Array.from(kv.past) };
+  try {
+    const outputs = await program.run(inputs, call);
+    return Object.fromEntries(Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]));
+  } finally {
+    await program.dispose();
+    await cache?.dispose();
+  }
+}
+
+const distance = (got: Outputs, want: Outputs): number =>
+  Object.entries(want).reduce((worst, [name, { data }]) => Math.max(worst, relativeError(got[name]?.data ?? [], data)), 0);
+
+/** max|a-b| / max|b|, the measure of the tolerances; a value that is no number, or missing, is infinitely far. */
+export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) return Number.POSITIVE_INFINITY;
+  let [worst, largest] = [0, 0];
+  for (let i = 0; i < b.length; i++) {
+    const off = Math.abs((a[i] as number) - (b[i] as number));
+    if (Number.isNaN(off)) return Number.POSITIVE_INFINITY;
+    worst = Math.max(worst, off);
+    largest = Math.max(largest, Math.abs(b[i] as number));
+  }
+  return worst === 0 ? 0 : worst / largest;
+}

@@ -1,0 +1,69 @@
+// The choice of a step to go through the layers in two halves, so that rows of one half travel to other ranks and back while the other is
+// computed. Halves cost a second look at the weights, so they are tried, measured, and used while they are the faster way; a step that
+// does not wait for others is never halved. The bits of rows do not depend on it. Pure.
+import type { Phase } from "../../../crds/telemetry.ts";
+
+/** Rows of a step below which halves are not worth a try. */
+const rowsLeast: Readonly<Record<Phase, number>> = { decode: 8, prefill: 64 };
+/** Part of a whole step's time that is spent waiting for other ranks, below which there is little to hide. */
+const waitShareLeast = 0.15;
+/** Part of the time that halves must save to be used. */
+const gainLeast = 0.03;
+/** Steps after which the slower way is tried again, since load, context and machines change. */
+const tryAgainSteps = 64;
+/** Weight of the newest measurement. */
+const newest = 0.25;
+
+interface Measured {
+  /** Milliseconds for one row. */
+  whole: number | undefined;
+  halved: number | undefined;
+  /** Of whole steps. */
+  waitShare: number;
+  steps: number;
+}
+
+export interface StepTaken {
+  readonly phase: Phase;
+  readonly rows: number;
+  readonly halved: boolean;
+  readonly ms: number;
+  /** Part of it with nothing to do but wait for other ranks. */
+  readonly waitedMs: number;
+}
+
+export class Halving {
+  /** By phase and size, in powers of two. */
+  readonly #measured = new Map<string, Measured>();
+
+  wants(phase: Phase, rows: number): boolean {
+    if (rows < rowsLeast[phase]) return false;
+    const { whole, halved, waitShare, steps } = this.#at(phase, rows);
+    if (whole === undefined || waitShare < waitShareLeast) return false;
+    if (halved === undefined) return true;
+    const better = halved < whole * (1 - gainLeast);
+    return steps % tryAgainSteps === 0 ? !better : better;
+  }
+
+  took({ phase, rows, halved, ms, waitedMs }: StepTaken): void {
+    if (rows < rowsLeast[phase] || !(ms > 0)) return;
+    const measured = this.#at(phase, rows);
+    measured.steps += 1;
+    if (halved) measured.halved = mean(measured.halved, ms / rows);
+    else {
+      measured.waitShare = measured.whole === undefined ? waitedMs / ms : mean(measured.waitShare, waitedMs / ms);
+      measured.whole = mean(measured.whole, ms / rows);
+    }
+  }
+
+  #at(phase: Phase, rows: number): Measured {
+    const key = `${phase}.${Math.floor(Math.log2(rows))}`;
+    const known = this.#measured.get(key) ?? { whole: undefined, halved: undefined, waitShare: 0, steps: 0 };
+    this.#measured.set(key, known);
+    return known;
+  }
+}
+
+function mean(known: number | undefined, value: number): number {
+  return known === undefined ? value : known + newest * (value - known);
+}

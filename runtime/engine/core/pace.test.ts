@@ -1,0 +1,24 @@
+// Pieces are as large as their time allows by what was measured, between the least and the most.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Pace } from "./pace.ts";
+
+test("sizes are powers of two that fit, and the least as long as nothing is known", () => {
+  const pace = new Pace({ least: 16, most: 256 });
+  assert.equal(pace.within(1_000), 16);
+  pace.took(100, 5); // 0.05 ms each
+  assert.equal(pace.within(2), 32);
+  assert.equal(pace.within(20), 256);
+  assert.equal(pace.within(0.1), 16, "never less than the least");
+  pace.took(0, 5);
+  pace.took(10, Number.NaN);
+  assert.equal(pace.within(2), 32, "what is no measurement changes nothing");
+});
+
+test("a machine that becomes slower gets smaller pieces after some of them", () => {
+  const pace = new Pace({ least: 1, most: 1_024 });
+  pace.took(64, 1);
+  assert.equal(pace.within(2), 128);
+  for (let i = 0; i < 20; i++) pace.took(64, 4);
+  assert.equal(pace.within(2), 32);
+});

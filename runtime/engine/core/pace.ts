@@ -1,0 +1,34 @@
+// The work that fits into a time, by what the same work took lately: the size of the pieces in which a prefill is computed while others
+// wait. Sizes are powers of two, so that few shapes of graphs are in use. Pure.
+
+/** Weight of the newest measurement. */
+const newest = 0.2;
+
+export interface PieceSizes {
+  /** Never smaller, however slow it is: below, the fixed cost of a graph is most of it. */
+  readonly least: number;
+  readonly most: number;
+}
+
+export class Pace {
+  readonly #sizes: PieceSizes;
+  /** Milliseconds for one row or pair; 0 = nothing was measured yet. */
+  #each = 0;
+
+  constructor(sizes: PieceSizes) {
+    this.#sizes = sizes;
+  }
+
+  took(count: number, ms: number): void {
+    if (count < 1 || !(ms >= 0)) return;
+    const each = ms / count;
+    this.#each = this.#each === 0 ? each : this.#each + newest * (each - this.#each);
+  }
+
+  /** The largest size whose computation takes no longer; the least one as long as nobody knows. */
+  within(ms: number): number {
+    const { least, most } = this.#sizes;
+    if (this.#each === 0) return least;
+    return Math.max(least, Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, ms / this.#each)))));
+  }
+}

@@ -1,0 +1,78 @@
+// The index of token prefixes that are in KV memory, pure: which slot holds the longest beginning of a prompt. Prefixes are found by a
+// chain of hashes, one for each few tokens, so a search takes the time of the prompt, however many slots there are. What is found is then
+// compared token by token: a hash that two texts share must not show one's KV to the other.
+
+/** Tokens of one hash. Shorter prefixes are computed again: a copy and its bookkeeping cost as much. */
+export const reuseTokensMin = 16;
+
+export interface Holder {
+  /** What was computed; beyond `reusable` it may be anything. */
+  tokens: Uint32Array;
+  /** Positions that may be reused. */
+  reusable: number;
+  /** The chain of hashes of what may be reused; the index's own. */
+  readonly hashes: number[];
+}
+
+export interface Found<T> {
+  readonly holder: T;
+  readonly length: number;
+}
+
+export class PrefixIndex<T extends Holder> {
+  readonly #holders = new Map<number, Set<T>>();
+
+  /** Takes note of what may be reused of this holder by now. */
+  update(holder: T): void {
+    const { tokens, hashes } = holder;
+    const count = Math.floor(holder.reusable / reuseTokensMin);
+    while (hashes.length > count) {
+      const hash = hashes.pop() as number;
+      const holders = this.#holders.get(hash);
+      // The same text may occur twice in a chain only by a collision; then an entry is lost, which costs reuse and nothing else.
+      holders?.delete(holder);
+      if (holders?.size === 0) this.#holders.delete(hash);
+    }
+    while (hashes.length < count) {
+      const hash = chained(hashes.at(-1) ?? 0, tokens, hashes.length * reuseTokensMin);
+      hashes.push(hash);
+      const holders = this.#holders.get(hash) ?? new Set();
+      this.#holders.set(hash, holders.add(holder));
+    }
+  }
+
+  /** The holder of the longest beginning of `prompt`, of at most `limit` tokens; of several the one that `before` puts first. */
+  find(prompt: Uint32Array, limit: number, before: (a: T, b: T) => boolean): Found<T> | undefined {
+    let holders: Set<T> | undefined;
+    let matched = 0;
+    for (let hash = 0; matched + reuseTokensMin <= limit; matched += reuseTokensMin) {
+      hash = chained(hash, prompt, matched);
+      const next = this.#holders.get(hash);
+      if (next === undefined) break;
+      holders = next;
+    }
+    let best: Found<T> | undefined;
+    for (const holder of holders ?? []) {
+      const length = commonLength(holder, prompt, matched, limit);
+      if (best === undefined || length > best.length || (length === best.length && before(holder, best.holder))) best = { holder, length };
+    }
+    return best && commonLength(best.holder, prompt, 0, matched) === matched ? best : undefined;
+  }
+}
+
+/** FNV-1a over whole tokens, then a last mix. */
+function chained(before: number, tokens: Uint32Array, from: number): number {
+  let hash = before ^ 0x811c9dc5;
+  for (let i = from; i < from + reuseTokensMin; i++) {
+    hash = Math.imul(hash ^ (tokens[i] as number), 0x01000193);
+    hash ^= hash >>> 15;
+  }
+  return Math.imul(hash ^ (hash >>> 13), 0x5bd1e995) >>> 0;
+}
+
+function commonLength({ tokens, reusable }: Holder, prompt: Uint32Array, from: number, limit: number): number {
+  const end = Math.min(reusable, limit);
+  let length = from;
+  while (length < end && tokens[length] === prompt[length]) length += 1;
+  return length;
+}

@@ -1,0 +1,122 @@
+// The whole engine on the processor where KV memory is counted in blocks: texts are those that requests have alone, whoever gives
+// memory up, reuses what others computed, or guesses ahead.
+import assert from "node:assert/strict";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { after, before, test } from "node:test";
+import { importMoe } from "../tools/import-moe.ts";
+import { openStore } from "../weights/store-reader.ts";
+import { createEngine, type Engine, type EngineOptions, type GenerateEvent, type GenerateRequest } from "./engine.ts";
+
+const root = mkdtempSync(join(tmpdir(), "enodia-kv-memory-"));
+const storeDir = join(root, "tiny");
+const engines: Engine[] = [];
+const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+
+after(async () => {
+  for (const engine of engines) await engine.close();
+  rmSync(root, { recursive: true, force: true });
+});
+
+async function start(options: Partial<EngineOptions>): Promise<Engine> {
+  const store = await openStore(storeDir);
+  const remote = { dispatch: () => Promise.reject(new Error("nobody else is there")) };
+  const base = { storeDir, backend: "cpu", codec: "iq4_nl", kvPoolBytes: 1 << 20, maxContext: 96, threads: 1, remote } as const;
+  const engine = await createEngine({ ...base, ...options });
+  engines.push(engine);
+  const { layers, experts, codec } = engine.describe();
+  for (let layer = 0; layer < layers; layer++) {
+    for (let expert = 0; expert < experts; expert++) await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
+  }
+  await store.close();
+  return engine;
+}
+
+async function collect(engine: Engine, request: Partial<GenerateRequest> & { prompt: readonly number[] }): Promise<GenerateEvent[]> {
+  const events: GenerateEvent[] = [];
+  for await (const event of engine.generate({ maxTokens: 12, sampling: greedy, eos: [], ...request })) events.push(event);
+  return events;
+}
+const tokensOf = (events: readonly GenerateEvent[]): number[] => events.flatMap((event) => (event.type === "token" ? [event.id] : []));
+const text = async (engine: Engine, request: Parameters<typeof collect>[1]): Promise<number[]> => tokensOf(await collect(engine, request));
+const prompt = (seed: number, length: number): number[] =>
+  Array.from({ length }, (_, i) => ((seed + 1) * 7919 + i * i * 31 + i * 17) % 320);
+
+const block = 2 * 2 * 4096; // of halves: two layers, keys and values, 64 positions of 2 heads of 16
+const requests = [4, 30, 17, 9, 2, 25].map((length, i) => ({ prompt: prompt(20 + i, length), maxTokens: 125 }));
+const options = { backend: "cpu", codec: "iq4_nl", kvType: "f16", maxContext: 256 } as const;
+let alone: readonly (readonly number[])[];
+before(async () => {
+  const from = resolve(import.meta.dirname, "../../test/golden/tiny-f32");
+  await importMoe({ from, out: storeDir, codecs: ["f32", "iq4_nl"], overwrite: true }, () => {});
+  const engine = await start({ ...options, kvPoolBytes: 40 * block });
+  alone = await texts(engine, requests, 1);
+});
+
+/** The texts of the requests, so many at a time. */
+async function texts(engine: Engine, of: typeof requests, atOnce: number): Promise<number[][]> {
+  const said: number[][] = [];
+  for (let i = 0; i < of.length; i += atOnce) said.push(...(await Promise.all(of.slice(i, i + atOnce).map((each) => text(engine, each)))));
+  return said;
+}
+
+test("a pool that holds one whole context serves six requests, whose texts are those alone, whoever gives memory up", async () => {
+  const engine = await start({ ...options, kvPoolBytes: 4 * block });
+  const { kvBlocks, kvBlockTokens, kvBytes, kvSlots } = engine.describe();
+  assert.deepEqual([kvBlocks, kvBlockTokens, kvBytes, kvSlots], [4, 64, 4 * block, 4]);
+  assert.deepEqual(await texts(engine, requests, 6), alone);
+  const { preemptions, blocksUsed, blocksKept } = await engine.stats();
+  assert.ok(preemptions > 0 && blocksUsed === 0 && blocksKept > 0, JSON.stringify({ preemptions, blocksUsed, blocksKept }));
+});
+
+test("short requests run at once where whole contexts would not, and their memory is theirs alone", async () => {
+  const engine = await start({ ...options, kvPoolBytes: 16 * block });
+  const running = texts(
+    engine,
+    requests.map((each) => ({ ...each, maxTokens: 30 })),
+    6,
+  );
+  let most = 0;
+  for (let done = false; !done; ) {
+    most = Math.max(most, (await engine.stats()).slotsUsed);
+    done = await Promise.race([running.then(() => true), new Promise<boolean>((resolve) => setImmediate(() => resolve(false)))]);
+  }
+  assert.equal(most, 6);
+  assert.deepEqual(
+    await running,
+    alone.map((tokens) => tokens.slice(0, 30)),
+  );
+  assert.equal((await engine.stats()).preemptions, 0);
+});
+
+test("a second turn reuses the answer of the first", async () => {
+  const engine = await start({ ...options, kvPoolBytes: 16 * block });
+  const { prompt: asked } = requests[0]!;
+  const answer = await text(engine, { prompt: asked, maxTokens: 60 });
+  const turn = { prompt: [...asked, ...answer, 5, 6], maxTokens: 10 };
+  const events = await collect(engine, turn);
+  assert.equal(events[1]?.type === "started" && events[1].cachedPromptTokens, 63, "all but the last token, which was never fed");
+  const fresh = await start({ ...options, kvPoolBytes: 16 * block });
+  assert.deepEqual(tokensOf(events), await text(fresh, turn));
+});
+
+test("guessed tokens leave texts as they are, greedy and sampled, alone and among others", async () => {
+  const engine = await start({ ...options, kvPoolBytes: 40 * block, limits: { draftTokens: 6 } });
+  assert.deepEqual(await texts(engine, requests, 1), alone);
+  assert.deepEqual(await texts(engine, requests, 3), alone);
+  const plain = await start({ ...options, kvPoolBytes: 40 * block });
+  for (const token of [4, 7]) {
+    const sampling = token % 2 === 0 ? greedy : { temperature: 0.02, topP: 0.9, topK: 0, seed: 5n };
+    const again = { prompt: new Array<number>(30).fill(token), maxTokens: 60, sampling };
+    assert.deepEqual(await text(engine, again), await text(plain, again));
+  }
+  const { drafted, accepted } = await engine.stats();
+  assert.ok(accepted > 0 && accepted < drafted, `${accepted} of ${drafted}`);
+});
+
+test("a number type that heads do not fit or a backend has not is refused by the field's name", async () => {
+  const refused = { code: "UnsupportedShape", message: /kvType: .*q8_0/ };
+  await assert.rejects(start({ backend: "cpu", kvType: "q8_0" }), refused);
+  await assert.rejects(start({ backend: "reference", kvType: "q8_0" }), refused);
+});

@@ -1,0 +1,245 @@
+// The way of rows through the layers: per layer attention and router, in pieces where a prefill is long, then experts here and
+// elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
+import type { Phase } from "../../crds/telemetry.ts";
+import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
+import type { ModelProgram, Tensor } from "../kernels/segment.ts";
+import type { Router } from "../placement/dispatch.ts";
+import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
+import type { RemoteFrame } from "./api.ts";
+import { combine, type Group, groupPairs } from "./core/combine.ts";
+import type { Halving } from "./core/halving.ts";
+import type { ExpertTable } from "./expert-table.ts";
+import type { LoadCounter } from "./load-counter.ts";
+import type { Mutex } from "./mutex.ts";
+import type { StepTimes } from "./step-times.ts";
+import type { TransitionSampler } from "./transition-sampler.ts";
+import type { Turns } from "./turns.ts";
+
+export interface StepTools {
+  readonly program: Pick<ModelProgram, "layers" | "hidden">;
+  readonly embed: Compiled;
+  readonly blocks: readonly Compiled[];
+  readonly head: Compiled;
+  readonly experts: ExpertTable;
+  readonly counter: LoadCounter;
+  readonly transitions: TransitionSampler;
+  readonly times: StepTimes;
+  readonly router: () => { readonly rank: number; readonly table: Router };
+  readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
+  readonly turns: Turns;
+  /** A prefill's rows have the same bits in pieces, or bits that nobody counts on. */
+  readonly piecesEqualWhole: boolean;
+  /** Unset: steps are never halved. */
+  readonly halving?: Pick<Halving, "wants" | "took">;
+}
+
+interface LayerRows {
+  readonly layer: number;
+  readonly phase: Phase;
+  readonly f: Float32Array; // [n, hidden]
+  readonly ids: Int32Array; // [n, topK]
+  readonly topK: number;
+}
+
+/** A token whose way through the layers is followed. */
+interface Followed {
+  readonly row: number;
+  /** Experts it chose in the layer before, if that one has any. */
+  chose: Int32Array | undefined;
+}
+
+/** The rows of a step, or half of them. */
+export interface Part {
+  readonly tokens: Int32Array;
+  readonly kv: KvCall;
+  readonly phase: Phase;
+  /** Held while something is computed or about to be sent, so that halves alternate; free while rows travel. */
+  readonly baton: Mutex;
+  /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
+  readonly before: (layer: number) => Promise<void> | undefined;
+  readonly attended: (layer: number) => void;
+  /** Throws what it is given, after it has told the other half. */
+  readonly failed: (error: unknown) => never;
+}
+
+/** The layer's result so far: `rows` lacks those of other ranks until `remote` is there. */
+interface Begun {
+  readonly h: Float32Array;
+  readonly gates: Float32Array;
+  readonly rows: Float32Array;
+  readonly remote: Promise<unknown> | undefined;
+  readonly sentAt: number;
+}
+
+/** Rows of the part after the last layer, [n, hidden]. */
+export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
+  const { blocks, experts, times, turns, transitions } = tools;
+  const { tokens, phase, baton } = part;
+  const { hidden } = tools.program;
+  const ids = { ids: { shape: [tokens.length], data: tokens } };
+  const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
+  let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids), "x").slice()));
+  const cut = new Pieces(part.kv, tokens.length);
+  for (const layer of blocks.keys()) {
+    const before = part.before(layer);
+    if (before) await before;
+    const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut }, x));
+    if ("y" in begun) x = begun.y;
+    else {
+      if (begun.remote) await turns.waitFor(begun.remote);
+      times.add(phase, "experts", performance.now() - begun.sentAt);
+      x = combine(begun.h, begun.gates, begun.rows, hidden);
+    }
+    const others = turns.betweenGraphs();
+    if (others) await others;
+  }
+  return x;
+}
+
+interface LayerOf {
+  readonly part: Part;
+  readonly layer: number;
+  readonly followed: readonly Followed[];
+  readonly cut: Pieces;
+}
+
+/** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
+async function beginLayer(
+  tools: StepTools,
+  { part, layer, followed, cut }: LayerOf,
+  x: Float32Array,
+): Promise<Begun | { y: Float32Array }> {
+  const { phase } = part;
+  const pieceRows = tools.piecesEqualWhole ? tools.turns.pieceRows(phase, part.tokens.length) : part.tokens.length;
+  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows) }, x);
+  part.attended(layer);
+  const shape = tools.program.layers[layer];
+  if (shape?.kind !== "moe") {
+    for (const token of followed) token.chose = undefined;
+    return { y: floats(out, "y") };
+  }
+  const ids = out.ids?.data as Int32Array;
+  follow(tools.transitions, followed, { layer, phase, ids, topK: shape.topK });
+  const sentAt = performance.now();
+  const rows = await beginExperts(tools, { layer, phase, f: floats(out, "f"), ids, topK: shape.topK });
+  return { h: floats(out, "h"), gates: floats(out, "gates"), sentAt, ...rows };
+}
+
+/** Rows of a step that go through a layer's dense part together. */
+interface Piece {
+  readonly from: number;
+  readonly rows: number;
+  readonly kv: KvCall;
+}
+
+/** A prefill of one prompt in pieces of so many rows; anything else in one. Backends know a piece again by its object. */
+class Pieces {
+  readonly #kv: KvCall;
+  readonly #rows: number;
+  readonly #bySize = new Map<number, readonly Piece[]>();
+
+  constructor(kv: KvCall, rows: number) {
+    this.#kv = kv;
+    this.#rows = rows;
+  }
+
+  of(pieceRows: number): readonly Piece[] {
+    const known = this.#bySize.get(pieceRows) ?? this.#cut(pieceRows);
+    this.#bySize.set(pieceRows, known);
+    return known;
+  }
+
+  #cut(pieceRows: number): readonly Piece[] {
+    if (pieceRows >= this.#rows || this.#kv.batch !== 1) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
+    return Array.from({ length: Math.ceil(this.#rows / pieceRows) }, (_, i) => {
+      const from = i * pieceRows;
+      const rows = Math.min(pieceRows, this.#rows - from);
+      return { from, rows, kv: tokensOf(this.#kv, from, rows) };
+    });
+  }
+}
+
+/** So many tokens of a prefill of one prompt. */
+export function tokensOf(kv: KvCall, from: number, tokens: number): KvCall {
+  return { ...kv, tokens, past: Int32Array.of((kv.past[0] as number) + from) };
+}
+
+interface DensePart {
+  readonly block: Compiled;
+  readonly phase: Phase;
+  readonly pieces: readonly Piece[];
+}
+
+/** The outputs of a layer's dense part, which stay as they are when it runs again. */
+async function denseRows(tools: StepTools, { block, phase, pieces }: DensePart, x: Float32Array): Promise<Outputs> {
+  const { hidden } = tools.program;
+  const whole: Record<string, Tensor> = {};
+  for (const { from, rows, kv } of pieces) {
+    const input = { x: { shape: [rows, hidden], data: x.subarray(from * hidden, (from + rows) * hidden) } };
+    // Inside of the lock: waiting for it is waiting for experts that others asked of this rank.
+    const out = await tools.experts.lock.run(async () => {
+      const startedAt = performance.now();
+      const outputs = await block.run(input, kv);
+      const ms = performance.now() - startedAt;
+      tools.times.add(phase, "dense", ms);
+      if (phase === "prefill") tools.turns.took(rows, ms);
+      return outputs;
+    });
+    const of = x.length / hidden;
+    for (const [name, { data }] of Object.entries(out)) {
+      const width = data.length / rows;
+      whole[name] ??= { shape: [of, width], data: data instanceof Int32Array ? new Int32Array(of * width) : new Float32Array(of * width) };
+      whole[name].data.set(data, from * width);
+    }
+    const others = from + rows < of ? tools.turns.betweenGraphs() : undefined;
+    if (others) await others;
+  }
+  return whole;
+}
+
+/** Counts where followed tokens went from the layer before to this one. */
+function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, phase, ids, topK }: Omit<LayerRows, "f">): void {
+  for (const token of followed) {
+    const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
+    if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
+    token.chose = chosen;
+  }
+}
+
+/** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
+async function beginExperts(tools: StepTools, { layer, phase, f, ids, topK }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
+  const { hidden } = tools.program;
+  const { experts, counter, turns } = tools;
+  const { rank, table } = tools.router();
+  const groups = groupPairs(ids.length, (pair) => {
+    const expert = ids[pair] as number;
+    counter.routed(phase, layer, expert, 1);
+    const host = table.route(layer, expert);
+    const here = (host === rank || host < 0) && experts.has(layer, expert);
+    return here ? localKey : host;
+  });
+  const local = groups.find(({ key }) => key === localKey);
+  const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
+  if (local && groups.length === 1) return { rows: await turns.ownExperts({ layer, phase, ...all }), remote: undefined };
+  const out = new Float32Array(ids.length * hidden);
+  const frameOf = ({ pairs }: Group) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
+  const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
+  const epoch = table.epochOf(layer);
+  const remote = groups
+    .filter(({ key }) => key !== localKey)
+    .map(async (group) => place(group, await tools.dispatch({ ...frameOf(group), epoch, rank: group.key })));
+  // What others compute has been sent by now, and travels while this rank computes.
+  const answered = Promise.all(remote);
+  answered.catch(() => {}); // waited for only when this rank has done its part
+  if (local) place(local, await turns.ownExperts(frameOf(local)));
+  return { rows: out, remote: answered };
+}
+
+export const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;
+
+/** Key of the pairs computed here; ranks are >= 0 and -1 stands for an unknown host. */
+const localKey = -2;
+
+function rowsOfPairs(pairs: number, topK: number): Uint32Array {
+  return Uint32Array.from({ length: pairs }, (_, pair) => Math.floor(pair / topK));
+}

@@ -1,0 +1,218 @@
+// Turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
+// own decode steps next; prefills, one's own and those of others, take turns in pieces, which are small while somebody decodes. So no
+// decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
+import type { Phase } from "../../crds/telemetry.ts";
+import { FrameQueue, type Share } from "./core/frame-queue.ts";
+import { Pace } from "./core/pace.ts";
+import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
+
+/** Milliseconds that a decode frame may wait for a piece of a prefill, while none has come lately. */
+const decodeWaitMs = 20;
+/** The same while decode frames come, or while this rank decodes itself: they wait for half of it, on every layer. */
+const decodeWaitPressedMs = 1;
+/** Milliseconds after a decode frame for which more of them are expected: several layers of a slow stream. */
+const pressedForMs = 250;
+/** Own decode steps have so many times the time of others' prefills. */
+const ownShare = 2;
+/** Rows of the dense part in one piece, and (row, expert) pairs. */
+const denseRows = { least: 16, most: 4_096 };
+const expertPairs = { least: 16, most: 16_384 };
+
+/** Between the graphs of a step: what must not wait for its end. */
+export interface Turns {
+  /** Rows of a step whose dense part is to be computed at once, of so many. */
+  pieceRows(phase: Phase, rows: number): number;
+  took(rows: number, ms: number): void;
+  /** Undefined when nobody has to be waited for. */
+  betweenGraphs(): Promise<void> | undefined;
+  /** The step's own pairs, whose experts are here. */
+  ownExperts(batch: PairBatch): Promise<Float32Array>;
+  /** A step begins, in so many parts. */
+  begin(parts: number): void;
+  /** A part of the step has done what it could, and waits for others. */
+  waitFor(answers: Promise<unknown>): Promise<void>;
+  /** Milliseconds of this step with nothing to do but wait. */
+  readonly waitedMs: number;
+}
+
+export interface FrameTurnsOptions {
+  readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
+  /** Takes in the messages that have come meanwhile. */
+  readonly takeMessages: () => void;
+  /** The running step's phase; undefined when there is none. */
+  readonly ownPhase: () => Phase | undefined;
+  /** Others have not answered all yet. */
+  readonly ownWaits: () => boolean;
+  readonly now: () => number;
+  /** Leaves the processor to whoever wants it, for a moment. */
+  readonly nap: () => void;
+}
+
+interface Asked {
+  readonly resolve: (rows: Float32Array) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+export class FrameTurns implements Turns {
+  readonly #options: FrameTurnsOptions;
+  readonly #queue = new FrameQueue<ExpertWork>();
+  readonly #asked = new Map<ExpertWork, Asked>();
+  readonly #densePace = new Pace(denseRows);
+  readonly #expertPace = new Pace(expertPairs);
+  /** Own decode steps go before others' prefills until then. */
+  #nextPortionAt = Number.NEGATIVE_INFINITY;
+  #pressedAt = Number.NEGATIVE_INFINITY;
+  #serving = false;
+  #parts = 1;
+  #waiting = 0;
+  #idleSince = 0;
+  waitedMs = 0;
+
+  constructor(options: FrameTurnsOptions) {
+    this.#options = options;
+  }
+
+  /** A frame of another rank: its rows, when its turn has come. */
+  serve(batch: PairBatch): Promise<Float32Array> {
+    const { experts, now } = this.#options;
+    return new Promise((resolve, reject) => {
+      const work = experts.prepare(batch);
+      if (batch.phase === "decode") this.#pressedAt = now();
+      this.#asked.set(work, { resolve, reject });
+      this.#queue.push(work);
+    });
+  }
+
+  /** Computes what has come, as far as no own step is to go on: to be called when messages have been taken in. */
+  async serveWaiting(): Promise<void> {
+    await this.#serve(Number.POSITIVE_INFINITY);
+  }
+
+  pieceRows(phase: Phase, rows: number): number {
+    return phase === "decode" ? rows : Math.min(rows, this.#densePace.within(this.#budgetMs()));
+  }
+  took(rows: number, ms: number): void {
+    this.#densePace.took(rows, ms);
+  }
+
+  betweenGraphs(): Promise<void> | undefined {
+    if (this.#options.ownPhase() === "prefill") this.#breathe();
+    this.#options.takeMessages();
+    if (this.#queue.empty) return undefined;
+    const { now, ownPhase } = this.#options;
+    return this.#serve(ownPhase() === "decode" && now() < this.#nextPortionAt ? 0 : 1);
+  }
+
+  async ownExperts(batch: PairBatch): Promise<Float32Array> {
+    const { experts } = this.#options;
+    const work = experts.prepare(batch);
+    try {
+      for (let at = 0; at < work.order.length; ) {
+        const count = batch.phase === "decode" ? work.order.length : this.#expertPace.within(this.#budgetMs());
+        const pairs = work.order.slice(at, at + count);
+        await this.#run([{ frame: work, pairs, last: at + count >= work.order.length }]);
+        at += pairs.length;
+        const others = at < work.order.length ? this.betweenGraphs() : undefined;
+        if (others) await others;
+      }
+      return work.out;
+    } finally {
+      experts.release(work);
+    }
+  }
+
+  begin(parts: number): void {
+    this.#parts = parts;
+    this.#waiting = 0;
+    this.waitedMs = 0;
+  }
+
+  async waitFor(answers: Promise<unknown>): Promise<void> {
+    this.#waiting += 1;
+    if (this.#allWait) {
+      this.#idleSince = this.#options.now();
+      void this.serveWaiting();
+    }
+    try {
+      await answers;
+    } finally {
+      if (this.#allWait) this.waitedMs += this.#options.now() - this.#idleSince;
+      this.#waiting -= 1;
+    }
+  }
+
+  get #allWait(): boolean {
+    return this.#waiting === this.#parts;
+  }
+
+  /** Decode frames all, and so many portions of prefills, none once the own step is to go on. */
+  async #serve(portions: number): Promise<void> {
+    if (this.#serving) return;
+    this.#serving = true;
+    try {
+      for (let left = portions; ; ) {
+        this.#options.takeMessages();
+        const decodes = this.#queue.decodeWaits;
+        const prefills = left > 0 && (portions === 1 || !this.#ownRuns());
+        if (!decodes && (!prefills || this.#queue.empty)) return;
+        const startedAt = this.#options.now();
+        await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs())));
+        if (decodes) continue;
+        left -= 1;
+        const endedAt = this.#options.now();
+        this.#breathe();
+        this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+      }
+    } finally {
+      this.#serving = false;
+    }
+  }
+
+  /** Between pieces, while others decode: threads that carry their frames would wait for the processor longer than a piece takes. */
+  #breathe(): void {
+    if (this.#pressed) this.#options.nap();
+  }
+
+  get #pressed(): boolean {
+    return this.#options.now() - this.#pressedAt < pressedForMs;
+  }
+
+  #ownRuns(): boolean {
+    // An answer that has come is known before the part that waits for it goes on.
+    return this.#options.ownPhase() !== undefined && !(this.#allWait && this.#options.ownWaits());
+  }
+
+  /** Milliseconds that a piece of a prefill may take. */
+  #budgetMs(): number {
+    return this.#options.ownPhase() === "decode" || this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
+  }
+
+  async #compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    try {
+      await this.#run(shares);
+      for (const { frame, last } of shares) if (last) this.#answer(frame, ({ resolve }) => resolve(frame.out));
+    } catch (caught) {
+      for (const { frame } of shares) this.#answer(frame, ({ reject }) => reject(caught));
+      this.#queue.drop(new Set(shares.map(({ frame }) => frame)));
+    }
+  }
+
+  #answer(frame: ExpertWork, how: (asked: Asked) => void): void {
+    const asked = this.#asked.get(frame);
+    this.#asked.delete(frame);
+    this.#options.experts.release(frame);
+    if (asked) how(asked);
+  }
+
+  async #run(shares: readonly Share<ExpertWork>[]): Promise<void> {
+    const { experts, now } = this.#options;
+    await experts.lock.run(async () => {
+      const startedAt = now();
+      await experts.compute(shares);
+      const ms = now() - startedAt;
+      if (this.#allWait) this.waitedMs -= ms;
+      const pairs = shares.reduce((sum, share) => sum + share.pairs.length, 0);
+      if (shares[0]?.frame.phase === "prefill") this.#expertPace.took(pairs, ms);
+    });
+  }
+}

@@ -1,0 +1,53 @@
+// A worker in a process of its own, as a pod has it, told by messages instead of an environment. It says what it has used so far when it
+// is asked. Entry of that process; processes.ts starts it.
+import { createEngine, type Engine, type EngineOptions } from "../../../runtime/engine/engine.ts";
+import { silentLog } from "../../../runtime/observe/log.ts";
+import { fixedTls, type TlsMaterial } from "../../../runtime/wire/tls.ts";
+import { startWorker, type WorkerOptions } from "../../../runtime/worker/worker.ts";
+
+export interface Start {
+  readonly options: WorkerOptions;
+  readonly tls: TlsMaterial;
+}
+
+/** Milliseconds since the start. */
+export interface Spent {
+  /** CPU time of all threads. */
+  cpu: number;
+  /** Of the engine thread: dense programs; from the routing of a layer's rows to the answers of all experts, here and elsewhere; computing
+   *  experts, for this rank's rows and for those of others. */
+  dense: number;
+  experts: number;
+  computed: number;
+}
+
+const spent: Spent = { cpu: 0, dense: 0, experts: 0, computed: 0 };
+
+/** The engine counts since the last reading, and telemetry reads it too: every reading is added up. */
+async function countingEngine(options: EngineOptions): Promise<Engine> {
+  const engine = await createEngine(options);
+  const read = engine.counters.bind(engine);
+  return Object.assign(engine, {
+    counters: async (asked?: Parameters<Engine["counters"]>[0]) => {
+      const counters = await read(asked);
+      for (const { seconds, compute } of [counters.prefill, counters.decode]) {
+        spent.dense += (seconds?.dense ?? 0) * 1000;
+        spent.experts += (seconds?.experts ?? 0) * 1000;
+        spent.computed += compute.micros / 1000;
+      }
+      return counters;
+    },
+  });
+}
+
+process.once("message", async ({ options, tls: { cert, key, ca } }: Start) => {
+  const tls = fixedTls({ cert: Buffer.from(cert), key: Buffer.from(key), ca: Buffer.from(ca) });
+  const { grpcPort, metricsPort, identity, engine } = await startWorker(options, { log: silentLog, tls, createEngine: countingEngine });
+  process.on("message", async () => {
+    await engine.counters();
+    const { user, system } = process.cpuUsage();
+    process.send?.(Object.assign({}, spent, { cpu: (user + system) / 1000 }) satisfies Spent);
+  });
+  process.send?.({ grpcPort, metricsPort, identity });
+});
+process.on("disconnect", () => process.exit(0));

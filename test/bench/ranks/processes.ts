@@ -1,0 +1,114 @@
+// Ranks as processes: test/support/ranks.ts with each worker in a child process, so that a CPU quota can be set on it and its CPU time be
+// read. The wire between them is the product's own.
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import type { BackendName, CodecName } from "../../../crds/names.ts";
+import type { ExpertIndex } from "../../../runtime/weights/store.ts";
+import type { Worker } from "../../../runtime/worker/worker.ts";
+import { workerSettings } from "../../builders/process.ts";
+import { stop } from "../../harness/process.ts";
+import { parse, sum } from "../../harness/scrape.ts";
+import { deployment, deploymentUid, namespace, type Rank, Ranks } from "../../support/ranks.ts";
+import type { Spent, Start } from "./child.ts";
+import { type QuotaGroup, quotaGroup } from "./quota.ts";
+
+export interface RankSettings {
+  readonly backend: BackendName;
+  readonly codec: CodecName;
+  readonly threads: number;
+  readonly maxContext: number;
+  readonly kvPoolBytes: number;
+  /** CPUs that each may use; undefined: as many as there are. */
+  readonly cpus: number | undefined;
+}
+
+/** What the ranks have used so far, all together, in milliseconds. */
+export interface Used extends Readonly<Spent> {
+  /** Bytes of rows that went from rank to rank, and of the answers. */
+  readonly bytes: number;
+}
+
+type Started = Pick<Worker, "grpcPort" | "metricsPort" | "identity">;
+
+const expertBudgetBytes = 2 ** 31;
+
+export class RankProcesses extends Ranks {
+  readonly #settings: RankSettings;
+  readonly #children = new Map<number, ChildProcess>();
+  readonly #groups: QuotaGroup[] = [];
+
+  constructor(store: { dir: string; index: ExpertIndex }, settings: RankSettings) {
+    super(store);
+    this.#settings = settings;
+  }
+
+  /** Starts so many ranks, places the experts evenly, and sets the quotas once all are loaded. */
+  static async start(store: { dir: string; index: ExpertIndex }, count: number, settings: RankSettings): Promise<RankProcesses> {
+    const ranks = new RankProcesses(store, settings);
+    try {
+      await Promise.all(Array.from({ length: count }, (_, rank) => ranks.launch(rank)));
+      await ranks.firstPlan();
+      ranks.#limit();
+      return ranks;
+    } catch (caught) {
+      await ranks.close();
+      throw caught;
+    }
+  }
+
+  override async launch(rank: number): Promise<Rank> {
+    const { backend, codec, threads, maxContext, kvPoolBytes } = this.#settings;
+    const [podName, podUid] = [`${deployment}-${rank}-a`, `uid-${rank}-a`];
+    const own = { namespace, deployment, deploymentUid, podName, podUid, rank, modelDir: this.dir, tlsDir: "", host: "127.0.0.1" };
+    const ports = { grpcPort: 0, metricsPort: 0, probePort: 0 };
+    const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes };
+    const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
+    const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "ignore", "ipc"], serialization: "advanced" });
+    this.#children.set(rank, child);
+    const tls = this.ca.issue(`rank-${rank}`, namespace, deployment, podName).current();
+    child.send({ options, tls } satisfies Start);
+    const started = (await this.#answer(rank, child)) as Started;
+    const worker = Object.assign(started, { close: () => stop(child) }) as unknown as Worker; // what is asked of it here, it has
+    const entry = { rank, podUid, podName, worker };
+    this.byRank.set(rank, entry);
+    return entry;
+  }
+
+  async used(): Promise<Used> {
+    const used = { cpu: 0, dense: 0, experts: 0, computed: 0, bytes: 0 };
+    for (const [rank, child] of this.#children) {
+      child.send("used");
+      const spent = (await this.#answer(rank, child)) as Spent;
+      for (const part of ["cpu", "dense", "experts", "computed"] as const) used[part] += spent[part];
+      const port = this.byRank.get(rank)?.worker.metricsPort;
+      used.bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
+    }
+    return used;
+  }
+
+  override async close(): Promise<void> {
+    this.leaveAlone();
+    await Promise.all([...this.#children.values()].map((child) => stop(child)));
+    for (const group of this.#groups) group.remove();
+  }
+
+  #limit(): void {
+    const { cpus } = this.#settings;
+    if (cpus === undefined) return;
+    for (const [rank, child] of this.#children) {
+      const group = quotaGroup(`${process.pid}-${rank}`, cpus);
+      if ("reason" in group) throw new Error(group.reason);
+      this.#groups.push(group);
+      group.join(child.pid as number);
+    }
+  }
+
+  async #answer(rank: number, child: ChildProcess): Promise<unknown> {
+    const ended = once(child, "exit").then(([code]) => {
+      throw new Error(`the process of rank ${rank} ended with ${code}`);
+    });
+    const [message] = await Promise.race([once(child, "message"), ended]);
+    return message;
+  }
+}

@@ -1,0 +1,113 @@
+// The batcher with a model in miniature: the "logits" of a row are a hash of the tokens before it, so a request that is fed a
+// wrong token, a wrong slot or a wrong position says something else than it says alone.
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { Batcher, type Step } from "../../runtime/engine/core/batch.ts";
+import type { KvPool, SlotChange } from "../../runtime/engine/core/kv-slots.ts";
+import type { GenerateEvent } from "../../runtime/engine/core/request.ts";
+import type { Ticket } from "../../runtime/engine/core/ticket.ts";
+
+export const context = 64;
+const sampling = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+
+export function ticket(id: string, prompt: readonly number[], rest: Partial<Ticket> = {}): Ticket {
+  return { id, prompt: Uint32Array.from(prompt), replay: new Uint32Array(0), maxTokens: 8, sampling, eos: new Set([7]), ...rest };
+}
+
+export const blockTokens = 8;
+
+/** A pool of so many slots; `blocks` unset: each slot may be full. */
+export function pool(slots: number, rest: Partial<KvPool> = {}): KvPool {
+  return { slots, context, blocks: slots * Math.ceil(context / blockTokens), blockTokens, decodedReusable: false, ...rest };
+}
+
+/** Executes steps on slots of tokens, as a model would on KV; what lies beyond the pool is a failure. */
+export class Toy {
+  readonly batcher: Batcher;
+  readonly pool: KvPool;
+  readonly msPerToken: number | undefined;
+  /** Tokens that the next one depends on; few make texts that repeat themselves. */
+  readonly memory: number;
+  readonly slots: number[][];
+  readonly events = new Map<string, GenerateEvent[]>();
+  readonly steps: Step[] = [];
+
+  /** `msPerToken`: what steps are said to take. */
+  constructor(slots: number, limits = {}, rest: Partial<KvPool> = {}, msPerToken?: number, memory = context) {
+    this.memory = memory;
+    this.msPerToken = msPerToken;
+    this.pool = pool(slots, rest);
+    this.batcher = new Batcher(this.pool, limits);
+    this.slots = Array.from({ length: slots }, () => []);
+  }
+
+  change(change: SlotChange): void {
+    if (change.kind === "trim") this.slots[change.slot]!.length = Math.min(this.slots[change.slot]!.length, change.length);
+    else {
+      assert.ok(this.slots[change.from]!.length >= change.length, "a copy of what was not written");
+      this.slots[change.to] = this.slots[change.from]!.slice(0, change.length);
+      if (change.kind === "move") this.slots[change.from] = [];
+    }
+  }
+
+  step(): boolean {
+    const step = this.batcher.next();
+    this.collect();
+    if (!step) return false;
+    this.steps.push(step);
+    for (const change of step.changes) this.change(change);
+    const sums: number[] = [];
+    for (let b = 0; b < step.batch; b++) {
+      const slot = this.slots[step.firstSlot + b]!;
+      assert.ok(slot.length >= step.past[b]!, "past beyond what was written");
+      slot.length = step.past[b]!;
+      for (let t = 0; t < step.tokensPerSlot; t++) {
+        slot.push(step.tokens[b * step.tokensPerSlot + t]!);
+        sums.push(slot.slice(-this.memory).reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
+      }
+    }
+    const blocks = this.slots.reduce((sum, slot) => sum + Math.ceil(slot.length / blockTokens), 0);
+    assert.ok(blocks <= this.pool.blocks, `${blocks} blocks are written of ${this.pool.blocks}`);
+    this.batcher.complete(
+      step,
+      step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
+      this.msPerToken && this.msPerToken * step.tokens.length,
+    );
+    this.collect();
+    return true;
+  }
+
+  collect(): void {
+    for (const { id, event } of this.batcher.takeNotices()) this.events.set(id, [...(this.events.get(id) ?? []), event]);
+  }
+
+  run(stepsMax = 5000): void {
+    for (let i = 0; this.step(); i++) assert.ok(i < stepsMax, "never comes to rest");
+  }
+
+  tokens(id: string): number[] {
+    return (this.events.get(id) ?? []).flatMap((event) => (event.type === "token" ? [event.id] : []));
+  }
+
+  finish(id: string): string | undefined {
+    const last = this.events.get(id)?.at(-1);
+    return last?.type === "finish" ? last.reason : undefined;
+  }
+}
+
+export function alone(request: Ticket): number[] {
+  const toy = new Toy(1);
+  toy.batcher.submit({ ...request, replay: new Uint32Array(0) });
+  toy.run();
+  return toy.tokens(request.id);
+}
+
+/** Each event once, in order, as a reader wants them. */
+export function checkEvents(events: readonly GenerateEvent[]): void {
+  const types = events.map(({ type }) => type).filter((type) => type !== "progress" && type !== "token");
+  assert.deepEqual(types, ["queued", "started", "finish"].slice(0, types.length - 1).concat("finish"));
+  const positions = events.flatMap((event) => (event.type === "token" ? [event.position] : []));
+  assert.deepEqual(positions, [...positions.keys()]);
+}
+
+export const prompts = fc.array(fc.integer({ min: 8, max: 12 }), { minLength: 1, maxLength: 45 });
