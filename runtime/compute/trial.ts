@@ -8,7 +8,7 @@ import type { Backend, Outputs } from "./backend.ts";
 /** An op's own tolerance is for sums in a good order; a device may use faster exponentials and other orders. */
 const slack = 10;
 /** On a device of the tolerance class: products may be of halves, and sums in any order. */
-const leastBound = 5e-3;
+const leastBound = 1e-2;
 
 export interface OpResult {
   readonly op: string;

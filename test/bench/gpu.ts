@@ -127,10 +127,11 @@ export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow
   const shape = shapes[named("shape", values.shape, Object.keys(shapes))] as Shape;
   const runs = Number(values.runs);
   // A case that there is not, so that speeds alone are measured.
-  const { products, device } = await selfTest({ backend: name, threads: 1, speed: true, only: "none" });
+  const { products, device } = await selfTest({ backend: name, threads: 1, speed: values.shape !== "tiny", only: "none" });
   for (const { case: product, gigabytesPerSecond, gigaflops } of products)
-    log(`f32 product, ${product}: ${gigabytesPerSecond.toFixed(1)} GB/s of weights, ${gigaflops.toFixed(0)} GFLOP/s`);
-  const backend = await createBackend(name, { threads: 1, denseBits: 8 });
+    log(`product, ${product}: ${gigabytesPerSecond.toFixed(1)} GB/s of weights, ${gigaflops.toFixed(0)} GFLOP/s`);
+  const { denseBits } = codecFor(codec);
+  const backend = await createBackend(name, { threads: 1, denseBits });
   try {
     const [one, two] = [1, 2].map((layers) => randomModel(shape, layers, codec)) as [ModelWeights, ModelWeights];
     const first = await measure(backend, one, shape.prompt, runs);
@@ -139,8 +140,8 @@ export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow
     const copy = Math.max(first.copyGigabytesPerSecond, second.copyGigabytesPerSecond);
     const { block, expert, topK } = one.program.layers[0] as MoeLayer;
     const perToken =
-      shape.layers * (denseBytes(block) + topK * backend.expertResidentBytes(expert, codecFor(codec).forms(expert.weights))) +
-      denseBytes(one.program.head);
+      shape.layers * (denseBytes(block, denseBits) + topK * backend.expertResidentBytes(expert, codecFor(codec).forms(expert.weights))) +
+      denseBytes(one.program.head, denseBits);
     const row = (what: string, ms: number, tokens: number, bytes: number): GpuRow => ({
       case: what,
       milliseconds: Number(ms.toFixed(2)),
@@ -163,6 +164,6 @@ export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow
   }
 }
 
-/** As int8 in blocks of 32, each with a scale in half precision. */
-const denseBytes = (segment: Segment): number =>
-  segment.weights.reduce((sum, { shape }) => sum + (34 / 32) * shape.reduce((product, size) => product * size, 1), 0);
+/** In f32, or as int8 in blocks of 32 that each have a scale in half precision. */
+const denseBytes = (segment: Segment, bits: 8 | 32): number =>
+  segment.weights.reduce((sum, { shape }) => sum + (bits === 8 ? 34 / 32 : 4) * shape.reduce((product, size) => product * size, 1), 0);

