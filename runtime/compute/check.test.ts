@@ -1,4 +1,4 @@
-// What is refused before anything is computed, of backends that lack an op or a size of one. The other checks: test/contract/backend.ts.
+// The refusals before anything is computed, of backends that lack an op or a size of one. The other checks: test/contract/backend.ts.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import type { Op, Segment } from "../kernels/segment.ts";

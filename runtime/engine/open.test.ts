@@ -1,4 +1,4 @@
-// What opening a model decides: in which form the dense part is kept beside the experts.
+// The decisions made when a model opens: in which form the dense part is kept beside the experts.
 import assert from "node:assert/strict";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";

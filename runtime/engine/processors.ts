@@ -1,5 +1,5 @@
-// Whether a worker's processors are its own, and so how many threads it may compute on without being asked: threads that wait for each
-// other on processors of others are slower than one.
+// The processors that are a worker's own, and so the threads that it may compute on without being asked: threads that wait for each other
+// on processors of others are slower than one.
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 

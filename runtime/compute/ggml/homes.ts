@@ -1,4 +1,4 @@
-// Where a matrix lies best: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
+// The best home of a matrix: of the kinds of memory that the device has, the fastest in which it multiplies by a matrix of that type and
 // size. And memory that is nobody's, in which a graph's stand-ins for matrices are placed before they are pointed at real ones.
 import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
