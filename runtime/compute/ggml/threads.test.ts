@@ -19,16 +19,16 @@ function start(most = 2) {
   return { clock, governor: new ThreadGovernor(most, () => clock.ms), cost: { alone: 0, runs: 0 } };
 }
 
-test("a graph runs on one thread twice, and on all from then on while that gains", () => {
+test("a graph runs on one thread three times, and on all from then on while that gains", () => {
   const { clock, governor, cost } = start();
-  assert.deepEqual(play(governor, clock, cost, 1, 0.55, 200), [1, 1, ...new Array<number>(198).fill(2)]);
+  assert.deepEqual(play(governor, clock, cost, 1, 0.55, 200), [1, 1, 1, ...new Array<number>(197).fill(2)]);
 });
 
 test("where more threads gain nothing one is used, and the others are tried again ever more rarely", () => {
   const { clock, governor, cost } = start();
   const threads = play(governor, clock, cost, 1, 1.5, 20_000);
   const tried = threads.filter((n) => n === 2).length;
-  assert.ok(tried >= 20 && tried < 300, `${tried} of 20,000 runs on two threads`);
+  assert.ok(tried >= 20 && tried < 500, `${tried} of 20,000 runs on two threads`);
   // The neighbour leaves: within the longest rest two threads are back, and stay.
   play(governor, clock, cost, 1, 0.55, 64_100);
   assert.ok(play(governor, clock, cost, 1, 0.55, 100).every((n) => n === 2));

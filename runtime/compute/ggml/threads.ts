@@ -10,19 +10,19 @@ export interface GraphCost {
   runs: number;
 }
 
-/** Runs on one thread before a graph runs on more. */
-const baselineRuns = 2;
+/** Runs on one thread before a graph runs on more. The first one finds its weights in no cache, and does not count. */
+const baselineRuns = 3;
 /** Graphs that take less are not worth the start of a second thread. */
 const worthMs = 0.02;
 /** Time on one thread of the graphs that are judged together. */
-const windowMs = 20;
-/** More threads must take at most this share of the time on one. */
-const gainMax = 0.9;
+const windowMs = 40;
+/** More threads must take at most this share of the time on one: beside a neighbour they take a multiple of it. */
+const gainMax = 1;
 /** A single graph that takes so many times its time on one thread, and so much longer, ends the attempt at once. */
 const stallRatio = 8;
-const stallMs = 4;
+const stallMs = 20;
 /** For so long one thread is used after an attempt that gained nothing; doubled each time. */
-const restMs = { first: 1_000, most: 64_000 } as const;
+const restMs = { first: 250, most: 64_000 } as const;
 /** Weight of the last run in a graph's time on one thread. */
 const newest = 0.2;
 
@@ -54,7 +54,7 @@ export class ThreadGovernor implements Governor {
   /** Takes note of a run. */
   took(cost: GraphCost, threads: number, ms: number): void {
     if (threads === 1) {
-      cost.alone = cost.runs < baselineRuns ? Math.min(ms, cost.alone || ms) : cost.alone + newest * (ms - cost.alone);
+      cost.alone = cost.runs < 2 ? ms : cost.alone + newest * (ms - cost.alone);
       cost.runs += 1;
       return;
     }
