@@ -166,4 +166,7 @@ export async function gpuBench(args: readonly string[]): Promise<readonly GpuRow
 
 /** In f32, or as int8 in blocks of 32 that each have a scale in half precision. */
 const denseBytes = (segment: Segment, bits: 8 | 16 | 32): number =>
-  segment.weights.reduce((sum, { shape }) => sum + (bits === 8 ? 34 / 32 : bits / 8) * shape.reduce((product, size) => product * size, 1), 0);
+  segment.weights.reduce(
+    (sum, { shape }) => sum + (bits === 8 ? 34 / 32 : bits / 8) * shape.reduce((product, size) => product * size, 1),
+    0,
+  );

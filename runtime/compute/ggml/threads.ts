@@ -1,6 +1,7 @@
-// The number of threads that a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two are slower
-// than one: beside one busy neighbour they fall to a third. So a graph's first runs, on one thread, say what it costs; more threads are
-// used while they gain by that measure, and are left alone for a while when they do not. Pure, but for the clock that it is given.
+// The number of threads that a graph runs on. ggml's threads wait for each other by spinning, so on processors that others use too, two
+// are slower than one: beside one busy neighbour they fall to a third. So a graph's first runs, on one thread, say what it costs; more
+// threads are used while they gain by that measure, and are left alone for a while when they do not. Pure, but for the clock that it is
+// given.
 
 /** What is known of one graph. */
 export interface GraphCost {
