@@ -53,6 +53,7 @@ test("an expert that is disposed of twice leaves the one in its slot alone", asy
   await first.dispose();
   const third = await backend.compile(product, weights(3));
   assert.deepEqual((await second.run(x)).y!.data, want);
+  await assert.rejects(first.run(x), /disposed/);
   await third.dispose();
   await backend.close();
 });

@@ -155,13 +155,16 @@ export class GgmlDevice {
     const handle = ggml.ggml_backend_buft_alloc_buffer(memory, size);
     if (handle === 0n) throw new AppError(`${size} bytes of device memory are not to be had`, { code: "OutOfMemory" });
     this.#buffers.add(handle);
+    const base = ggml.ggml_backend_buffer_get_base(handle);
     let held = true;
     const free = (): void => {
-      // Once: another buffer may have the same address by then.
-      if (held && this.#buffers.delete(handle)) ggml.ggml_backend_buffer_free(handle);
-      held = false;
+      const mine = held && this.#buffers.delete(handle);
+      held = false; // another buffer may have the same address from now on
+      if (!mine) return;
+      this.discard(base, size); // malloc may keep the pages for itself
+      ggml.ggml_backend_buffer_free(handle);
     };
-    return { handle, base: ggml.ggml_backend_buffer_get_base(handle), bytes: size, free };
+    return { handle, base, bytes: size, free };
   }
 
   /** Gives the whole pages within a range of a buffer back to the machine, where it has them from there; what was in them is lost. */

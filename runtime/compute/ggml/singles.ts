@@ -45,7 +45,7 @@ export class SingleExpert implements Compiled {
   /** Where each part's data lies. */
   readonly addresses: readonly Pointer[];
   readonly #experts: SingleExperts;
-  readonly #buffers: readonly DeviceBuffer[];
+  #buffers: readonly DeviceBuffer[];
 
   constructor(
     experts: SingleExperts,
@@ -63,8 +63,13 @@ export class SingleExpert implements Compiled {
     return this.#experts.run(this, inputs);
   }
 
+  get gone(): boolean {
+    return this.#buffers.length === 0;
+  }
+
   async dispose(): Promise<void> {
     for (const buffer of this.#buffers) buffer.free();
+    this.#buffers = [];
   }
 }
 
@@ -99,6 +104,7 @@ export class SingleExperts {
 
   run(expert: SingleExpert, inputs: Inputs): Outputs {
     const { segment, graphs } = expert.shape;
+    if (expert.gone) throw new TypeError(`${segment.name} is run after it was disposed of`);
     const rows = checkInputs(segment, inputs);
     const { input, output } = endsOf(segment);
     const data = new Float32Array(rows * output.width);
