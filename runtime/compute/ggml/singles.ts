@@ -1,6 +1,6 @@
 // Experts multiplied one after another, each by the fastest products that its types have in the device's memory. A graph is made for a
-// number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is.
-
+// number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is. Matrices that
+// multiply the same rows, as gate and up do, lie one after the other and are one product.
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
@@ -8,7 +8,7 @@ import type { Compiled, Inputs, Outputs } from "../backend.ts";
 import { checkInputs } from "../check.ts";
 import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
-import { buildGraph, type Graph, type Value } from "./graph.ts";
+import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
 import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
 import type { WeightSource } from "./lower.ts";
 import { lowerOps } from "./program.ts";
@@ -17,10 +17,11 @@ import { dimensions } from "./types.ts";
 
 /** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
 const graphsMax = 64;
-const nodesPerOp = 4;
-/** A weight of a shape of expert. */
+const nodesPerOp = 5;
+
+/** A weight of a shape of expert, or several that are one matrix. */
 interface Part extends Matrix {
-  readonly name: string;
+  readonly weights: readonly { readonly name: string; readonly rows: number }[];
   readonly home: Home;
 }
 
@@ -126,11 +127,17 @@ export class SingleExperts {
   }
 
   #shapeOf(segment: Segment, weights: Weights): Shape {
-    const parts = segment.weights.map(({ name, shape }) => {
+    const matrices = new Map<string, Omit<Part, "home">>();
+    for (const { name, shape } of segment.weights) {
       const [rows, columns] = dimensions(shape);
-      const matrix = { name, type: (weights[name] as WeightData).form, rows, columns };
-      return { ...matrix, home: homesOf(this.#device).of(matrix) };
-    });
+      const { form: type } = weights[name] as WeightData;
+      const product = segment.ops.find((op) => op.op === "matMul" && op.weight === name);
+      const key = product?.op === "matMul" ? `${product.x} ${type} ${columns}` : `one ${name}`;
+      const known = matrices.get(key);
+      const all = [...(known?.weights ?? []), { name, rows }];
+      matrices.set(key, { type, columns, weights: all, rows: rows + (known?.rows ?? 0) });
+    }
+    const parts = [...matrices.values()].map((matrix) => ({ ...matrix, home: homesOf(this.#device).of(matrix) }));
     return { segment, parts, graphs: new Recent<Built>(graphsMax, ({ graph }) => graph.free()) };
   }
 
@@ -149,7 +156,7 @@ export class SingleExperts {
       const addresses = parts.map((part, i) => {
         const buffer = buffers.get(part.home.memory) as DeviceBuffer;
         const at = buffer.base + BigInt(offsets[i] as number);
-        const bytes = (weights[part.name] as WeightData).data;
+        const bytes = joined(part.weights.map(({ name }) => (weights[name] as WeightData).data));
         this.#device.ggml.ggml_backend_tensor_set(homesOf(this.#device).tensor(context, part, buffer, at), bytes, 0, bytes.byteLength);
         return at;
       });
@@ -179,14 +186,35 @@ export class SingleExperts {
 }
 
 function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSource {
-  const indices = new Map(parts.map(({ name }, i) => [name, i]));
-  const tensor = (name: string): Pointer => tensors[indices.get(name) as number] as Pointer;
+  const products = new Map<Part, Value>();
+  const indexOf = (name: string): number => parts.findIndex(({ weights }) => weights.some((weight) => weight.name === name));
+  const tensor = (name: string): Pointer => tensors[indexOf(name)] as Pointer;
   return {
     tensor,
-    multiply: (build, name, x, rows) =>
-      multiplied(build, { ...(parts[indices.get(name) as number] as Part), tensor: tensor(name) }, x, rows),
+    multiply: (build, name, x, rows) => {
+      const part = parts[indexOf(name)] as Part;
+      const product = products.get(part) ?? multiplied(build, { ...part, tensor: tensor(name) }, x, rows);
+      products.set(part, product);
+      return part.weights.length === 1 ? product : columnsOf(build, { product, part, rows }, name);
+    },
     addRow: (build, name, x) => build.step(build.device.ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
   };
+}
+
+/** Those columns of a product of several weights that are one's own: [its rows, rows], where they are. */
+function columnsOf(build: GraphBuilder, { product, part, rows }: { product: Value; part: Part; rows: number }, name: string): Value {
+  const at = part.weights.findIndex((weight) => weight.name === name);
+  const before = part.weights.slice(0, at).reduce((sum, weight) => sum + weight.rows, 0);
+  const bytes = Float32Array.BYTES_PER_ELEMENT;
+  const own = part.weights[at]?.rows ?? 0;
+  const view = build.device.ggml.ggml_view_2d(build.context, product.tensor, own, rows, part.rows * bytes, before * bytes);
+  return build.view(view, product);
+}
+
+function joined(parts: readonly NodeJS.TypedArray[]): NodeJS.TypedArray {
+  const [first] = parts;
+  if (parts.length === 1 && first !== undefined) return first;
+  return Buffer.concat(parts.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)));
 }
 
 type End = Segment["inputs"][number];
