@@ -289,7 +289,7 @@ export class EngineLoop {
       case "runExperts":
         return this.#turns.serve(message.argument);
       case "loadExpert":
-        await macrotask(); // not between two layers of a running step: creating a session takes milliseconds
+        await macrotask(); // not between two layers of a running step: copying and packing an expert takes time
         return this.#experts.load(message.argument.layer, message.argument.expert, message.argument.unit);
       case "unloadExpert":
         await macrotask();

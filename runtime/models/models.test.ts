@@ -45,7 +45,7 @@ test("a Mixtral config becomes embed, one block per layer, expert and head", () 
   assert.equal(attentionOf(layer.block).layer, 1);
 });
 
-test("every value an op reads is an input, a weight or an earlier output, in all segments of both families", () => {
+test("every value an op reads is an input, a weight or an earlier output, in all segments of Mixtral and of dense Llama", () => {
   const llama = llamaProgram({ ...base, architectures: ["LlamaForCausalLM"] });
   const mixtral = programOf(base);
   for (const segment of [...segmentsOf(mixtral), ...[llama.embed, ...llama.blocks, llama.head]]) {

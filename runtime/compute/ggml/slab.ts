@@ -9,7 +9,7 @@ import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 /** Slots of a slab, at most. A call whose experts lie in two slabs takes two graphs. */
 const slotsMax = 64;
-/** Bytes of a slab, at most, but for one of a single expert: address space alone, until slots are written, which some machines bound. */
+/** Bytes of a slab, at most, but for one of a single expert: which devices bound. */
 const slabBytesMax = 2 ** 30;
 
 interface Matrix {
