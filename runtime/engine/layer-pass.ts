@@ -82,7 +82,7 @@ export async function passLayers(tools: StepTools, part: Part): Promise<Float32A
   const cut = new Pieces(part.kv, tokens.length);
   for (const layer of blocks.keys()) {
     const before = part.before(layer);
-    if (before) await before;
+    if (before) await turns.waitFor(before);
     const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut }, x));
     if ("y" in begun) x = begun.y;
     else {

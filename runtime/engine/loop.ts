@@ -9,7 +9,7 @@ import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher } from "./core/batch.ts";
 import { Languages } from "./core/constraints/languages.ts";
 import { embeddingOf } from "./core/embedding.ts";
-import { unusableRows } from "./core/finite.ts";
+import { firstNotFinite, unusableNumber, unusableRows } from "./core/finite.ts";
 import { Halving } from "./core/halving.ts";
 import { OpenSampling } from "./core/open-sampling.ts";
 import type { Step } from "./core/plan.ts";
@@ -155,16 +155,18 @@ export class EngineLoop {
   async #execute(step: Step): Promise<void> {
     const start = performance.now();
     this.#traceparent = this.#traced.take(step.ids);
+    // An error here ends the engine: the memory would no longer be what the batcher believes, and a text might be read as another's.
+    for (const change of step.changes) await changeSlot(this.#model.kv, change);
     try {
-      for (const change of step.changes) await changeSlot(this.#model.kv, change);
       const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
       const ms = performance.now() - start;
-      const unusable = unusableRows(step, x, this.#model.program.hidden);
+      const unusable = isGuess(step) ? new Map<string, AppError>() : unusableRows(step, x, this.#model.program.hidden);
       this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
       for (const [id, error] of unusable) if (open.includes(id)) this.#fail(id, error, "unusable");
     } catch (caught) {
+      this.#batcher.spent(performance.now() - start);
       for (const id of step.ids) this.#fail(id, caught);
     }
     this.#waitedSeconds[step.phase] += Math.max(0, this.#turns.waitedMs) / 1000;
@@ -175,7 +177,7 @@ export class EngineLoop {
    *  wrong get none: their request goes on from the row before, and each of its positions is chosen once. */
   async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     const { wanted } = step;
-    const guesses = step.phase === "decode" && step.tokensPerSlot > 1;
+    const guesses = isGuess(step);
     const { vocab, hidden } = this.#model.program;
     const rows = wanted.filter(({ embed }) => !embed).map(({ row }) => row);
     const logits = rows.length > 0 ? await logitsOf(this.#tools, x, rows) : new Float32Array(0);
@@ -188,6 +190,7 @@ export class EngineLoop {
       if (wrong || unusable.has(id)) return undefined;
       try {
         if (embed) return this.#embed(id, own);
+        if (guesses) checkRow(x.subarray(row * hidden, (row + 1) * hidden), position);
         last = this.#sampler.sample(own, sampling, position);
         sampling.accept(last.token, position);
         return last;
@@ -365,6 +368,7 @@ export class EngineLoop {
   }
 
   #fail(id: string, caught: unknown, reason: "failed" | "unusable" = "failed"): void {
+    this.#flushNotices(); // tokens that came before the error
     this.#batcher.remove(id, reason);
     this.#traced.drop(id);
     this.#send({ type: "requestFailed", id, error: toPlain(caught) });
@@ -386,6 +390,14 @@ export class EngineLoop {
   #send(message: FromEngine, transfer: ArrayBuffer[] = []): void {
     this.#port.postMessage(message, transfer);
   }
+}
+
+/** A decode step whose later rows are computed as if guesses had been sampled. */
+const isGuess = ({ phase, tokensPerSlot }: Step): boolean => phase === "decode" && tokensPerSlot > 1;
+
+function checkRow(row: Float32Array, position: number): void {
+  const at = firstNotFinite(row);
+  if (at >= 0) throw unusableNumber(`the row from which output token ${position} comes, value ${at},`, row[at] as number);
 }
 
 const macrotask = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

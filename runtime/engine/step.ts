@@ -13,7 +13,12 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
   const startedAt = performance.now();
   const parts = halving?.wants(phase, rows) ? halves(tools, tokens, kv, phase) : undefined;
   turns.begin(parts?.length ?? 1);
-  const xs = await allOf((parts ?? [wholeOf(tokens, kv, phase)]).map((part) => passLayers(tools, part).catch(part.failed)));
+  const xs = await allOf(
+    (parts ?? [wholeOf(tokens, kv, phase)]).map((part) => {
+      const passed = passLayers(tools, part).catch(part.failed);
+      return passed.finally(() => turns.ended());
+    }),
+  );
   halving?.took({ phase, rows, halved: parts !== undefined, ms: performance.now() - startedAt, waitedMs: turns.waitedMs });
   const [first, second] = xs as [Float32Array, Float32Array?];
   if (second === undefined) return first;

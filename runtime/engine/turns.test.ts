@@ -198,3 +198,27 @@ test("the rows of a frame are those that it has alone, whatever waits beside it"
     rmSync(root, { recursive: true });
   }
 });
+
+test("frames that keep coming hold up neither the own step nor loads and timers", async () => {
+  const stage = new Stage();
+  stage.phase = "decode";
+  let asked = 0;
+  const more = (): void => {
+    asked += 1;
+    stage.inbox.push(() => void stage.ask("decode", asked, 5));
+    if (asked < 100_000) stage.during.push(more);
+  };
+  more();
+  const from = stage.nowMs;
+  await stage.turns.betweenGraphs();
+  assert.ok(stage.nowMs - from < 30, `the own step waited for ${stage.nowMs - from} ms`);
+  stage.phase = undefined;
+  let timer = false;
+  setImmediate(() => {
+    timer = true;
+    stage.during.length = 0; // and no more come
+  });
+  await stage.turns.serveWaiting();
+  assert.ok(timer);
+  assert.ok(asked < 10_000, `${asked} frames came before anything else had its turn`);
+});

@@ -1,6 +1,7 @@
 // Turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
 // own decode steps next; prefills, one's own and those of others, take turns in pieces, which are small while somebody decodes. So no
 // decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
+import { setImmediate } from "node:timers/promises";
 import type { Phase } from "../../crds/telemetry.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
 import { Pace } from "./core/pace.ts";
@@ -12,6 +13,8 @@ const decodeWaitMs = 20;
 const decodeWaitPressedMs = 1;
 /** Milliseconds after a decode frame for which more of them are expected: several layers of a slow stream. */
 const pressedForMs = 250;
+/** Frames are computed for so many milliseconds on end while an own step waits, or before other work of this thread is let in. */
+const serveMs = 20;
 /** Own decode steps have so many times the time of others' prefills. */
 const ownShare = 2;
 /** Rows of the dense part in one piece, and (row, expert) pairs. */
@@ -29,6 +32,8 @@ export interface Turns {
   ownExperts(batch: PairBatch): Promise<Float32Array>;
   /** A step begins, in so many parts. */
   begin(parts: number): void;
+  /** A part of the step is done, or has failed. */
+  ended(): void;
   /** A part of the step has done what it could, and waits for others. */
   waitFor(answers: Promise<unknown>): Promise<void>;
   /** Milliseconds of this step with nothing to do but wait. */
@@ -127,12 +132,14 @@ export class FrameTurns implements Turns {
     this.waitedMs = 0;
   }
 
+  ended(): void {
+    this.#parts -= 1;
+    this.#maybeIdle();
+  }
+
   async waitFor(answers: Promise<unknown>): Promise<void> {
     this.#waiting += 1;
-    if (this.#allWait) {
-      this.#idleSince = this.#options.now();
-      void this.serveWaiting();
-    }
+    this.#maybeIdle();
     try {
       await answers;
     } finally {
@@ -141,16 +148,30 @@ export class FrameTurns implements Turns {
     }
   }
 
+  /** All that is left of the step waits. */
   get #allWait(): boolean {
-    return this.#waiting === this.#parts;
+    return this.#parts > 0 && this.#waiting === this.#parts;
+  }
+
+  /** When nothing of the step can go on, others' prefills are computed, since they may wait for each other's ranks. */
+  #maybeIdle(): void {
+    if (!this.#allWait) return;
+    this.#idleSince = this.#options.now();
+    void this.serveWaiting();
   }
 
   /** Decode frames all, and so many portions of prefills, none once the own step is to go on. */
   async #serve(portions: number): Promise<void> {
     if (this.#serving) return;
     this.#serving = true;
+    let since = this.#options.now();
     try {
       for (let left = portions; ; ) {
+        if (this.#options.now() - since >= serveMs) {
+          if (portions <= 1) return; // the own step waits for this, and comes back after its next graph
+          await setImmediate(); // lets loads, answers and timers in
+          since = this.#options.now();
+        }
         this.#options.takeMessages();
         const decodes = this.#queue.decodeWaits;
         const prefills = left > 0 && (portions === 1 || !this.#ownRuns());

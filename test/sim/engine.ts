@@ -77,6 +77,7 @@ export class SimEngine implements Engine {
       turns: {
         ...{ pieceRows: (_phase: Phase, rows: number) => rows, took: () => {}, betweenGraphs: () => undefined, begin: () => {} },
         ownExperts: (batch) => this.#table.run(batch),
+        ended: () => undefined,
         waitFor: async (answers) => void (await answers),
         waitedMs: 0,
       },

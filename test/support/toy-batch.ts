@@ -111,7 +111,9 @@ export function alone(request: Ticket): number[] {
 
 /** Each event once, in order, as a reader wants them. */
 export function checkEvents(events: readonly GenerateEvent[]): void {
-  const types = events.map(({ type }) => type).filter((type) => type !== "progress" && type !== "token");
+  const said = events.map(({ type }) => type).filter((type) => type !== "progress" && type !== "token");
+  // One that gave its memory up before it said a token queues and starts again.
+  const types = said.filter((type, i) => type === "finish" || i >= said.lastIndexOf("queued"));
   assert.deepEqual(types, ["queued", "started", "finish"].slice(0, types.length - 1).concat("finish"));
   const positions = events.flatMap((event) => (event.type === "token" ? [event.position] : []));
   assert.deepEqual(positions, [...positions.keys()]);

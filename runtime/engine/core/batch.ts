@@ -42,8 +42,9 @@ const defaultLimits: EngineLimits = {
 };
 /** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
 const replayNoticeTokens = 8;
-/** Steps between two of a request that gave its memory up: some seconds at most. */
+/** Signs of life of a request that gave its memory up come after so many steps, or so many milliseconds of them. */
 const waitNoticeSteps = 32;
+const waitNoticeMs = 2_000;
 
 export class Batcher {
   readonly #ledger: SlotLedger;
@@ -61,6 +62,7 @@ export class Batcher {
   #turn = 0;
   #decodedLast = true;
   #steps = 0;
+  #stepMs = 0;
   #notices: Notice[] = [];
 
   /** Where decoded positions are reusable, a token's bits are the same in a prefill as in a decode step, so that replay may be the fast
@@ -156,9 +158,7 @@ export class Batcher {
    *  which chunks are made. */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
     if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
-    this.#decodedLast = step.phase === "decode";
-    this.#steps += 1;
-    if (this.#steps % waitNoticeSteps === 0) this.#showLife();
+    this.spent(ms);
     if (step.phase === "decode" && step.tokensPerSlot > 1) {
       this.#verify(step, sampled);
       return;
@@ -168,6 +168,16 @@ export class Batcher {
     // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
     for (const id of open) this.#written(id, step);
     for (const id of open) if (this.#prefilling !== id) this.#output(id, this.#open.get(id) as Open, given.get(id));
+  }
+
+  /** Takes note that a step took so long, whatever came of it. */
+  spent(ms = 0): void {
+    this.#steps += 1;
+    this.#stepMs += ms;
+    if (this.#steps < waitNoticeSteps && this.#stepMs < waitNoticeMs) return;
+    this.#steps = 0;
+    this.#stepMs = 0;
+    this.#showLife();
   }
 
   /** Takes note of what a step wrote for a request, which decodes from now on if that was the end of its text. */
@@ -207,9 +217,9 @@ export class Batcher {
     }
   }
 
-  /** Those that gave their memory up are still there: a gateway waits for their next token. */
+  /** Those that gave their memory up, and the one of them that is computed again, are still there: a gateway waits for their next token. */
   #showLife(): void {
-    for (const id of this.#waiting.ids()) {
+    for (const id of [...this.#waiting.ids(), ...(this.#prefilling === undefined ? [] : [this.#prefilling])]) {
       const { started, known } = this.#open.get(id) as Open;
       if (started && known.length > 0) this.#notices.push({ id, event: { type: "progress", position: known.length - 1 } });
     }
@@ -231,6 +241,9 @@ export class Batcher {
     open.replayed = open.known.length;
     open.output = 0;
     this.#waiting.add(last);
+    if (open.known.length > 0) return;
+    open.started = false; // it said nothing yet, and queues as at first
+    this.#notices.push({ id: last.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
 
   #textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
@@ -248,6 +261,7 @@ export class Batcher {
   }
 
   #prefillStep(id: string, decoding: number): Step {
+    this.#decodedLast = false; // here and not when it is done: a prefill that fails has had its turn, too
     const { ticket, text, replayed } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
     const { prefillChunkTokens, maxBatchTokens } = this.#limits;
@@ -271,6 +285,7 @@ export class Batcher {
   }
 
   #decodeStep(decoding: readonly string[]): Step {
+    this.#decodedLast = true;
     const { maxDecodeBatch } = this.#limits;
     const first = decoding.length > maxDecodeBatch && this.#turn < decoding.length ? this.#turn : 0;
     const ids = decoding.slice(first, first + maxDecodeBatch);

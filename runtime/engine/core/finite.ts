@@ -21,6 +21,7 @@ export function unusableNumber(what: string, value: number): AppError {
 /**
  * The requests of a step to whose tokens it gave rows that are not finite, with their errors. `x` [rows, hidden] is what the last layer
  * gave. Rows without logits count too: later tokens would attend to them, and a backend that rounds activations may lose a NaN there.
+ * Guesses are looked at one by one when their tokens are chosen: rows after a wrong one are nobody's.
  */
 export function unusableRows(
   { ids, tokensPerSlot, past }: { readonly ids: readonly string[]; readonly tokensPerSlot: number; readonly past: Int32Array },
