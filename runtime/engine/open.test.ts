@@ -28,3 +28,10 @@ test("the dense part of f32 is f32 beside experts that are floats, and about a q
     else assert.ok(denseBytes.get(codec)! < 0.35 * exact, `${codec}: ${denseBytes.get(codec)} of ${exact}`);
   }
 });
+
+test("a worker tries its device before it opens a model, whatever form the model has", async () => {
+  for (const codec of ["f32", "q4_0"] as const) {
+    const options = { storeDir, backend: "cpu", codec, kvPoolBytes: 1 << 20, maxContext: 32, threads: 1, tryDevice: true } as const;
+    await (await openModel(options)).close();
+  }
+});

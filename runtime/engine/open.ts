@@ -1,7 +1,7 @@
 // The opening of a model for the engine thread: store, program, backend, dense part compiled, KV cache. Reads each dense tensor
 // once. Not here: experts (expert-table.ts) and what the engine does with all of it (loop.ts).
 import { AppError } from "../../crds/common.ts";
-import type { KvType } from "../../crds/names.ts";
+import type { BackendName, KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
 import { checkOps } from "../compute/check.ts";
 import { chooseBackend, createBackend } from "../compute/index.ts";
@@ -37,6 +37,8 @@ export interface OpenModel {
 
 /** Requests that run at once, at most: slots of KV cost address space, and some memory for their bookkeeping. */
 const kvSlotsMax = 64;
+/** Counted up when a change of this code changes the bits of what a model computes. */
+const orderOfSums = 1;
 const speedRows = 16;
 const speedRuns = 8;
 
@@ -55,9 +57,9 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
+  if (options.tryDevice) await tryOut(name, options.threads);
   const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).denseBits });
   try {
-    if (options.tryDevice) await checkBackend(backend, await createBackend("reference", { threads: 1 }));
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(program, backend, options);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
@@ -99,6 +101,16 @@ function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOpt
     code: "UnsupportedShape",
     operation: "opening a model",
   });
+}
+
+/** In f32, whatever form the model's weights have: its cases are held against sums in f64. */
+async function tryOut(name: BackendName, threads: number): Promise<void> {
+  const backend = await createBackend(name, { threads });
+  try {
+    await checkBackend(backend, await createBackend("reference", { threads: 1 }));
+  } finally {
+    await backend.close();
+  }
 }
 
 interface Parts {
@@ -164,7 +176,7 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   const beside = store.denseForms.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
   const computed = new Set([...new Set([...expert, ...beside])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
-  return `${backend.numericClass}: ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
+  return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
 async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {

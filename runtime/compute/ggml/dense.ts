@@ -56,12 +56,17 @@ export class DenseWeights implements WeightSource {
     });
     this.bytes = [...sizes.values()].reduce((sum, size) => sum + size, 0);
     this.#metadata = device.metadata(segment.weights.length);
-    for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
-    for (const [i, { name, matrix, home }] of parts.entries()) {
-      const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
-      const tensor = homesOf(device).tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
-      this.#write(tensor, matrix, weights[name] as WeightData);
-      this.#placed.set(name, { tensor, rows: matrix.rows, columns: matrix.columns, type: matrix.type, home });
+    try {
+      for (const [memory, bytes] of sizes) this.#buffers.set(memory, device.allocate(bytes, memory.handle));
+      for (const [i, { name, matrix, home }] of parts.entries()) {
+        const buffer = this.#buffers.get(home.memory) as DeviceBuffer;
+        const tensor = homesOf(device).tensor(this.#metadata, matrix, buffer, buffer.base + BigInt(offsets[i] as number));
+        this.#write(tensor, matrix, weights[name] as WeightData);
+        this.#placed.set(name, { tensor, rows: matrix.rows, columns: matrix.columns, type: matrix.type, home });
+      }
+    } catch (caught) {
+      this.free();
+      throw caught;
     }
   }
 

@@ -180,8 +180,18 @@ export class GgmlDevice {
     this.#scratch = undefined;
     this.#generation += 1;
     had?.free();
-    this.#scratch = this.allocate(Math.max(bytes, 2 * (had?.bytes ?? 0)));
+    this.#scratch = this.#larger(bytes, 2 * (had?.bytes ?? 0));
     return this.#scratch;
+  }
+
+  /** So many bytes, or more, to be asked less often, where there is room. */
+  #larger(bytes: number, wished: number): DeviceBuffer {
+    if (wished <= bytes) return this.allocate(bytes);
+    try {
+      return this.allocate(wished);
+    } catch {
+      return this.allocate(bytes);
+    }
   }
 
   /** Points a tensor at other data of the same type, size and kind of memory. */
@@ -279,16 +289,19 @@ export class CpuDevice extends GgmlDevice {
     // The reference path of attention, whose sums do not depend on how many rows or threads there are. It turns fusing off, too.
     ggml.ggml_backend_cpu_set_use_ref(backend, true);
     const threadpool = startThreads(ggml, backend, threads);
-    if (threads === 1) ggml.reportAborts();
+    ggml.reportAborts(threads === 1);
     const packed = packedMemoriesOf(ggml, ggml.ggml_backend_get_device(backend));
     const amx = packed.some(({ name }) => name === "AMX");
+    // Sums of f32 take as many values at a time as a vector of SVE has, which differs between processors of one build.
+    const sveBytes = ggml.ggml_cpu_get_sve_cnt();
+    const sve = sveBytes > 0 ? `-sve${8 * sveBytes}` : "";
     const model = cpus()[0]?.model.trim() ?? "unknown processor";
     super({
       ggml,
       backend,
       description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
-      computesWith: (form) => instructionsOf(ggml.cpuBuild, form, amx),
+      computesWith: (form) => `${instructionsOf(ggml.cpuBuild, form, amx)}${sve}`,
       packed,
       setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),
       governor,

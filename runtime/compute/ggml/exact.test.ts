@@ -25,6 +25,8 @@ const sides = [1, 2].map((threads) => {
   const device = new CpuDevice({ threads, governor: { choose: () => threads, took: () => undefined } });
   return { device, experts: new SingleExperts(device) };
 });
+/** A build for processors without AVX2, which have kernels of their own. */
+const old = "sandybridge";
 const [one] = sides as [(typeof sides)[number]];
 
 function weight(form: GgmlForm | "f32"): WeightData {
@@ -64,3 +66,15 @@ for (const form of ["f32" as const, ...forms]) {
     for (const expert of experts) await expert.dispose();
   });
 }
+
+test(`a build without AVX2 gives a row alone the bits that it has among others, ${old}`, { skip: process.arch !== "x64" }, async () => {
+  const experts = new SingleExperts(new CpuDevice({ threads: 1, build: old }));
+  for (const form of ["q8_0", "q4_0", "q4_1", "q4_K"] as const) {
+    const expert = experts.put(segment, { w: weight(form) });
+    const whole = (await expert.run(rowsOf(0, 8))).y!.data.slice();
+    for (const row of [0, 5]) {
+      const got = (await expert.run(rowsOf(row, 1))).y!.data;
+      assert.deepEqual(got, whole.slice(row * outputs, (row + 1) * outputs), form);
+    }
+  }
+});

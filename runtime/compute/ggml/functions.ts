@@ -114,6 +114,7 @@ export const deviceFunctions = {
 /** Of the libggml-cpu built for this processor. */
 export const cpuFunctions = {
   ggml_backend_score: ["i32"],
+  ggml_cpu_get_sve_cnt: ["i32"],
   ggml_cpu_has_avx512: ["i32"],
   ggml_cpu_has_fma: ["i32"],
   ggml_backend_cpu_init: ["pointer"],

@@ -79,7 +79,7 @@ export function openGpu(kind: GpuName): GgmlDevice {
   const device = ggml.ggml_backend_reg_dev_get(gpuRegistry(kind), found.index);
   const backend = ggml.ggml_backend_dev_init(device, 0n);
   if (backend === 0n) throw new AppError(`backend ${kind}: ${found.description} does not start`, { code: "BackendUnavailable" });
-  ggml.reportAborts();
+  ggml.reportAborts(true);
   const memory = (): { readonly free: number; readonly total: number } => {
     const [free, total] = [new BigUint64Array(1), new BigUint64Array(1)];
     ggml.ggml_backend_dev_memory(device, free, total);

@@ -65,7 +65,7 @@ class Homes {
 
   /** Where bits are free, the plain product always is as good as any. */
   #isExact({ type }: Matrix, { name }: Memory): boolean {
-    return !this.#device.exact || multipliesExactly(type, name);
+    return !this.#device.exact || multipliesExactly(type, name, this.#device.ggml.cpuBuild);
   }
 
   #try(matrix: Matrix, { memory, exact }: Pick<Home, "memory" | "exact">): Home | undefined {

@@ -11,7 +11,8 @@ test("processors with AVX-512 compute alike, but for bf16; those with AVX2 alone
 
 test("tiles of quantized weights are a class of their own", () => {
   assert.notEqual(instructionsOf("sapphirerapids", "q4_0", true), instructionsOf("sapphirerapids", "q4_0", false));
-  assert.equal(instructionsOf("sapphirerapids", "f32", true), instructionsOf("zen4", "f32"));
+  for (const form of ["f32", "f16", "iq4_nl", "mxfp4"] as const)
+    assert.equal(instructionsOf("sapphirerapids", form, true), instructionsOf("zen4", form), form);
 });
 
 test("a build that nobody compared is alone", () => {

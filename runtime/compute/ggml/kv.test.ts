@@ -1,5 +1,6 @@
 // The KV cache's memory: it follows what is written, not the slots that there are, and comes back when slots are trimmed or moved.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { kvBlockBytes } from "../kv-size.ts";
 import { CpuDevice } from "./device.ts";
@@ -42,7 +43,9 @@ test("where a machine does not give the address space, there are fewer slots; he
   const device = new CpuDevice({ threads: 1 });
   const huge = { layers: 1, slots: 64, kvHeads: 64, context: 2 ** 16, headDim: 512, valueDim: 512 };
   const kv = new GgmlKv(device, { ...huge, poolBlocks: 1 });
-  assert.ok(kv.slots >= 1 && kv.slots < 64, `${kv.slots}`);
+  // A kubelet has its machine promise any address space.
+  const promisesAll = readFileSync("/proc/sys/vm/overcommit_memory", "utf8").trim() === "1";
+  assert.ok(kv.slots >= 1 && (promisesAll || kv.slots < 64), `${kv.slots}`);
   kv.trimSlot(kv.slots - 1, 0);
   assert.throws(() => new GgmlKv(device, { ...huge, headDim: 48, type: "q8_0" }), {
     code: "UnsupportedShape",

@@ -41,7 +41,7 @@ export interface GgmlLibrary extends Bound<typeof baseFunctions>, Bound<typeof c
   setEnvironment(name: string, value: string): void;
   /** Writes one line of the log before ggml ends the process. For who calls ggml from one thread alone: from a thread of ggml's own the
    *  call would wait for this one, which waits for ggml. */
-  reportAborts(): void;
+  reportAborts(on: boolean): void;
 }
 
 /** koffi calls C on a stack of its own, of 2 MiB unless said otherwise, and sees no overflow: a driver that compiles a kernel within a
@@ -199,7 +199,8 @@ function load(cpuBuild?: string): GgmlLibrary {
     discard: (address, bytes) => advise(address, bytes, advice.discard),
     singlePages: (address, bytes) => advise(address, bytes, advice.singlePages),
     setEnvironment: (name, value) => void system.setenv(name, value, 0),
-    reportAborts: () => {
+    reportAborts: (on) => {
+      if (!on) return void base.ggml_set_abort_callback(0n);
       aborts ??= koffi.register((message: string) => writeSync(1, abortLine(message, new Date())), koffi.pointer(abortCallback));
       base.ggml_set_abort_callback(aborts);
     },

@@ -17,6 +17,8 @@ import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
 const graphsMax = 8;
+/** Bytes of outputs that are kept for a graph's next run: logits of a few rows. */
+const keptBytesMax = 2 * 2 ** 20;
 /** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
 const nodesPerOp = 32;
 
@@ -159,7 +161,8 @@ export class DenseProgram implements Compiled {
       lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
       return Object.fromEntries(this.#read.map((name) => [name, values.get(name) as Value]));
     });
-    const outputs = call ? undefined : new Map(this.#read.map((name) => [name, this.#empty(name, rows)]));
+    const outputBytes = this.#read.reduce((sum, name) => sum + rows * (this.#widths.get(name) ?? 1) * Float32Array.BYTES_PER_ELEMENT, 0);
+    const outputs = call || outputBytes > keptBytesMax ? undefined : new Map(this.#read.map((name) => [name, this.#empty(name, rows)]));
     return { graph, kv, outputs };
   }
 

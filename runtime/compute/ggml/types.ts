@@ -23,15 +23,25 @@ export function weightBytes(type: WeightType, shape: readonly number[]): number 
 export type MemoryName = "plain" | "CPU_REPACK" | "AMX";
 
 /** By kind of memory the types whose `mul_mat` gives a row the same bits however many rows there are; of others only `mul_mat_id` does.
- *  Measured with 1 to 256 rows, on any number of threads, on x64: on Arm some take two rows at a time. */
+ *  Measured with 1 to 256 rows, on any number of threads, with all builds for x64: on Arm some take two rows at a time. */
 const exactByMulMat: Readonly<Record<MemoryName, ReadonlySet<WeightType>>> = {
   plain: new Set(["q8_0", "q4_0", "q4_1", "q5_0", "mxfp4", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
   CPU_REPACK: new Set(["q4_0", "iq4_nl", "mxfp4"]),
   AMX: new Set(["q8_0", "q4_0", "q4_1", "q4_K", "q5_K", "q6_K", "iq4_xs"]),
 };
 
-export const multipliesExactly = (type: WeightType, memory: MemoryName): boolean =>
-  process.arch === "x64" && exactByMulMat[memory].has(type);
+/** Builds for processors with AVX and no AVX2 have a kernel of their own for several rows of these types. */
+const avxAlone: ReadonlySet<string> = new Set(["sandybridge", "ivybridge", "piledriver"]);
+const notByAvxAlone: ReadonlySet<WeightType> = new Set(["q8_0", "q4_0"]);
+
+/** `cpuBuild`: of the CPU library. */
+export function multipliesExactly(type: WeightType, memory: MemoryName, cpuBuild: string): boolean {
+  if (memory === "plain" && avxAlone.has(cpuBuild) && notByAvxAlone.has(type)) return false;
+  return process.arch === "x64" && exactByMulMat[memory].has(type);
+}
+
+/** True for types that lie in tiles where the processor has them. */
+export const liesInTiles = (type: WeightType): boolean => exactByMulMat.AMX.has(type);
 
 /** Rows and columns of a weight; a vector is one row. */
 export function dimensions(shape: readonly number[]): readonly [rows: number, columns: number] {
