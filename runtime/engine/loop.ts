@@ -9,10 +9,10 @@ import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher } from "./core/batch.ts";
 import { Languages } from "./core/constraints/languages.ts";
 import { embeddingOf } from "./core/embedding.ts";
-import { firstNotFinite, unusableNumber, unusableRows } from "./core/finite.ts";
+import { checkRow, unusableRows } from "./core/finite.ts";
 import { Halving } from "./core/halving.ts";
 import { OpenSampling } from "./core/open-sampling.ts";
-import type { Step } from "./core/plan.ts";
+import { isGuess, type Step } from "./core/plan.ts";
 import { type Sampled, Sampler } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
@@ -390,14 +390,6 @@ export class EngineLoop {
   #send(message: FromEngine, transfer: ArrayBuffer[] = []): void {
     this.#port.postMessage(message, transfer);
   }
-}
-
-/** A decode step whose later rows are computed as if guesses had been sampled. */
-const isGuess = ({ phase, tokensPerSlot }: Step): boolean => phase === "decode" && tokensPerSlot > 1;
-
-function checkRow(row: Float32Array, position: number): void {
-  const at = firstNotFinite(row);
-  if (at >= 0) throw unusableNumber(`the row from which output token ${position} comes, value ${at},`, row[at] as number);
 }
 
 const macrotask = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));

@@ -40,3 +40,9 @@ export function unusableRows(
   }
   return found;
 }
+
+/** Throws AppError `UnusableLogits` where the row from which an output token comes is not finite. */
+export function checkRow(row: Float32Array, position: number): void {
+  const at = firstNotFinite(row);
+  if (at >= 0) throw unusableNumber(`the row from which output token ${position} comes, value ${at},`, row[at] as number);
+}

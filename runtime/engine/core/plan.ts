@@ -1,4 +1,4 @@
-// The plan of one step: its rows, what happens to KV memory before, whose logits are wanted. Types only; batch.ts makes plans.
+// The plan of one step: its rows, what happens to KV memory before, whose logits are wanted. batch.ts makes plans.
 import type { Phase } from "../../../crds/telemetry.ts";
 import type { SlotChange } from "./kv-slots.ts";
 import type { OpenSampling } from "./open-sampling.ts";
@@ -32,3 +32,6 @@ export interface Notice {
   readonly id: string;
   readonly event: GenerateEvent;
 }
+
+/** True for a decode step whose later rows are computed as if guesses had been sampled. */
+export const isGuess = ({ phase, tokensPerSlot }: Step): boolean => phase === "decode" && tokensPerSlot > 1;
