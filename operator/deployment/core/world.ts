@@ -129,7 +129,7 @@ export interface RebalanceView {
   readonly drains: readonly DrainView[];
   /** The verdict on ModelAvailable: Resolved, Opening or DigestMismatch. */
   readonly modelAvailable: Verdict;
-  /** The verdict on Reproducible: Exact, ToleranceDevice, MixedClasses or NotObserved. */
+  /** The verdict on Reproducible: Exact, ToleranceDevice, MixedClasses, NotObserved or NotReported. */
   readonly reproducible: Verdict;
   /** The verdict on TelemetryFresh: Fresh, Stale, PartialRanks, NATSUnavailable, CredentialsNotFound, CredentialsRefused,
    *  SigningKeyMissing, NoRanks or NotConfigured. */

@@ -51,6 +51,7 @@ test("Reproducible says whether text may change where a request moves, and which
   const verdictOf = (...numerics: readonly string[]) =>
     rebalanceView(input(numerics.map((each, number) => rank(number, "cpu", each)))).reproducible;
   assert.deepEqual(verdictOf(), { status: "Unknown", reason: "NotObserved", message: "no worker was reached yet" });
+  assert.equal(verdictOf("", "").reason, "NotReported");
   assert.equal(verdictOf("exact: a", "exact: a").reason, "Exact");
   assert.equal(verdictOf("tolerance: a", "tolerance: a").reason, "ToleranceDevice");
   const mixed = verdictOf("exact: avx512", "exact: avx2", "exact: avx512");

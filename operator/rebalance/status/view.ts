@@ -133,6 +133,12 @@ function reproducible(views: ViewInput["views"]): Verdict {
   );
   const [first = "", ...others] = ranks.keys();
   if (ranks.size === 0) return { status: "Unknown", reason: "NotObserved", message: "no worker was reached yet" };
+  if (others.length === 0 && first === "")
+    return {
+      status: "Unknown",
+      reason: "NotReported",
+      message: "the workers' image is older than this condition and does not say how it computes",
+    };
   if (others.length === 0 && first.startsWith("exact"))
     return { status: "True", reason: "Exact", message: `all ranks compute alike, ${first}` };
   if (others.length === 0) {
