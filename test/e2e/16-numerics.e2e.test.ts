@@ -1,4 +1,4 @@
-// A roll from one numerics class to another: the codec of the experts changes under load. While ranks of both run, the condition says so
+// A roll from one numerics class to another: the number type of the KV memory changes under load. While ranks of both run, the condition says so
 // with the classes and their ranks; no request fails; afterwards the world is of one class again, the new one.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -10,9 +10,7 @@ import { explainFailures } from "./diagnose.ts";
 import { type Deployed, deploy, openWorld, remove, smolMoe } from "./world.ts";
 
 const name = "classes";
-const runtime = { backend: "cpu", expertCodec: "q4_0", maxContext: 1024, kvPool: "256Mi" };
-/** Room for half of the experts in f32, and for those that a rank takes while the other is replaced. */
-const experts = { memoryPerRank: "2800Mi" };
+const runtime = { backend: "cpu", expertCodec: "q4_0", kvType: "f32", maxContext: 1024, kvPool: "256Mi" };
 
 let target: Target;
 let moe: Deployed;
@@ -21,7 +19,7 @@ let load: Load | undefined;
 explainFailures(() => moe);
 before(async () => {
   target = await openWorld();
-  moe = await deploy(target, "e2e-numerics", smolMoe(name, { replicas: 2, runtime, experts }));
+  moe = await deploy(target, "e2e-numerics", smolMoe(name, { replicas: 2, runtime }));
 });
 after(async () => {
   await load?.stop();
@@ -29,23 +27,23 @@ after(async () => {
 });
 
 const reproducible = (moed: KubeObject) => condition(moed, "Reproducible");
-const isExact = (codec: string) => (moed: KubeObject) => {
+const isExact = (kvType: string) => (moed: KubeObject) => {
   const { status, message = "" } = reproducible(moed) ?? {};
-  return status === "True" && message.includes(`experts ${codec}`);
+  return status === "True" && message.includes(`KV ${kvType}`);
 };
 
-test("ranks on one kind of processor with one codec are of one class", async () => {
-  const moed = await moe.kubectl.waitFor("moed", name, "Reproducible", isExact("q4_0"), 30_000);
+test("ranks on one kind of processor with one KV type are of one class", async () => {
+  const moed = await moe.kubectl.waitFor("moed", name, "Reproducible", isExact("f32"), 30_000);
   assert.equal(reproducible(moed)?.reason, "Exact");
 });
 
-test("the codec changes under load: a mixed world says which ranks are of which class, and no request fails", async () => {
+test("the KV type changes under load: a mixed world says which ranks are of which class, and no request fails", async () => {
   const url = await moe.url();
   load = startLoad({ url: () => url, model: name, clients: 2, topic: "code", maxTokens: 64 });
-  await moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec: { runtime: { expertCodec: "f32" } } })]);
+  await moe.kubectl.run(["patch", "moed", name, "--type=merge", "-p", JSON.stringify({ spec: { runtime: { kvType: "f16" } } })]);
   const mixed = await moe.kubectl.waitFor("moed", name, "two classes", (moed) => reproducible(moed)?.reason === "MixedClasses", 180_000);
-  assert.match(reproducible(mixed)?.message ?? "", /experts q4_0.*experts f32|experts f32.*experts q4_0/);
-  await moe.kubectl.waitFor("moed", name, "one class again", isExact("f32"), 240_000);
+  assert.match(reproducible(mixed)?.message ?? "", /KV f32.*KV f16|KV f16.*KV f32/);
+  await moe.kubectl.waitFor("moed", name, "one class again", isExact("f16"), 240_000);
   await waitReady(moe.kubectl, name, 120_000);
   await load.stop();
   assert.ok(load.counts.requests > 0);
