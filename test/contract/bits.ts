@@ -108,7 +108,11 @@ export function runBitContract(options: {
       await b!.dispose();
     };
 
-    for (const [form, numRuns] of [["f32", runs], ["q4_0", runs], ["iq4_nl", fewRuns]] as const) {
+    for (const [form, numRuns] of [
+      ["f32", runs],
+      ["q4_0", runs],
+      ["iq4_nl", fewRuns],
+    ] as const) {
       test(`expert, ${form}: any split of 256 rows, on 1 or 2 threads, gives the same bits`, () =>
         rowsOf(model.expertSegment, form, numRuns));
     }
