@@ -46,7 +46,7 @@ export interface Tensor {
 }
 type ToHf = (values: Float32Array) => Readonly<Record<string, Tensor>>;
 
-export interface Part {
+interface Part {
   /** GGUF's name. */
   readonly name: string;
   readonly shape: readonly number[];
