@@ -1,5 +1,5 @@
 // Inverse frequencies against those of transformers, for head sizes and bases of real models. The tables made of them are shown right
-// at 3,000 tokens by test/contract/golden-logits.ts.
+// at 3,000 tokens by test/contract/golden-families.ts.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -2,7 +2,7 @@
 // Hugging Face transformers; a family that the backend lacks an op for is refused by the op's name. Called by one test file per
 // backend. How the goldens were made: test/golden/make_families.py.
 import assert from "node:assert/strict";
-import { existsSync, globSync } from "node:fs";
+import { existsSync, globSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import type { Backend } from "../../runtime/compute/backend.ts";
@@ -10,6 +10,8 @@ import { checkOps } from "../../runtime/compute/check.ts";
 import { relativeError } from "../../runtime/compute/trial.ts";
 import { segmentsOf } from "../../runtime/kernels/check-program.ts";
 import type { ModelProgram } from "../../runtime/kernels/segment.ts";
+import { architectureOf } from "../../runtime/models/family.ts";
+import { knownArchitectures } from "../../runtime/models/index.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { argmax, floatsOf, modelOf, readGolden } from "./golden-files.ts";
@@ -62,7 +64,9 @@ export function runGoldenFamilies(options: {
   readonly longTokensMax?: number | undefined;
 }): void {
   const folders = globSync(resolve(import.meta.dirname, "../golden/families/*/config.json")).map((file) => resolve(file, ".."));
-  assert.ok(folders.length > 0, "test/golden/families holds the tiny checkpoints: make them with python3 test/golden/make_families.py");
+  const architectures = folders.map((folder) => architectureOf(JSON.parse(readFileSync(join(folder, "config.json"), "utf8"))));
+  const missing = knownArchitectures.filter((architecture) => !architectures.includes(architecture));
+  assert.deepEqual(missing, [], "test/golden/families has a tiny checkpoint of each: make them with python3 test/golden/make_families.py");
 
   describe(`golden families: ${options.name}`, () => {
     let backend: Backend;

@@ -1,5 +1,5 @@
-// A roll from one numerics class to another: the number type of the KV memory changes under load. While ranks of both run, the condition says so
-// with the classes and their ranks; no request fails; afterwards the world is of one class again, the new one.
+// A roll from one numerics class to another: the number type of the KV memory changes under load. While ranks of both run, the condition
+// says so with the classes and their ranks; no request fails; afterwards the world is of one class again, the new one.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { condition, type KubeObject } from "../harness/kubectl.ts";

@@ -27,6 +27,12 @@ BASE = dict(
     bos_token_id=0, eos_token_id=2, pad_token_id=0, attn_implementation="eager", experts_implementation="eager",
 )
 FAMILIES = {
+    "mixtral": dict(
+        config=lambda: transformers.MixtralConfig(**{
+            **BASE, "num_key_value_heads": 2, "intermediate_size": 48, "num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None,
+            "num_hidden_layers": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        }),
+    ),
     "llama": dict(
         config=lambda: transformers.LlamaConfig(**{
             **BASE, "num_key_value_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2, "rope_parameters": {

@@ -3,114 +3,13 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ggmlFormats, isGgmlForm } from "../../runtime/kernels/ggml/index.ts";
-import { gaussian, uniform } from "../../runtime/kernels/random.ts";
-import { bf16Bits, bytesOf, f16Bits } from "../../runtime/weights/floats.ts";
+import { gaussian } from "../../runtime/kernels/random.ts";
+import { bytesOf } from "../../runtime/weights/floats.ts";
 import { writeSafetensors } from "../../runtime/weights/safetensors-writer.ts";
-import { type StoredForm, storedBytes, widenStored } from "../../runtime/weights/stored.ts";
-import { type GgufMeta, type GgufTensorToWrite, ggufBytes } from "./gguf-writer.ts";
+import { type StoredForm, widenStored } from "../../runtime/weights/stored.ts";
+import { type GgufTensorToWrite, ggufBytes } from "./gguf-writer.ts";
 import { tokenizerMetadata } from "./moe-gguf.ts";
-
-const deviation = 0.05;
-/** Byte offsets of the halves that scale a block, and their values: ordinary weights come out. */
-const scales: Partial<Record<StoredForm, Readonly<Record<number, number>>>> = {
-  q8_0: { 0: deviation / 64 },
-  q4_0: { 0: deviation / 4 },
-  q4_1: { 0: deviation / 4, 2: -2 * deviation },
-  q5_0: { 0: deviation / 8 },
-  q5_1: { 0: deviation / 8, 2: -2 * deviation },
-  iq4_nl: { 0: deviation / 64 },
-  iq4_xs: { 0: deviation / 1000 },
-  q2_K: { 80: deviation / 8, 82: deviation / 8 },
-  q3_K: { 108: deviation / 32 },
-  q4_K: { 0: deviation / 250, 2: deviation / 32 },
-  q5_K: { 0: deviation / 500, 2: deviation / 32 },
-  q6_K: { 208: deviation / 1500 },
-};
-
-const halfBytes = ({ buffer }: Uint16Array): Uint8Array => new Uint8Array(buffer);
-
-/** Random blocks of a type. */
-export function stored(form: StoredForm, values: number, seed: number): Uint8Array {
-  const floats = gaussian(seed, values, deviation);
-  if (!isGgmlForm(form)) return bytesOf(floats);
-  if (form === "f16" || form === "bf16") return halfBytes(Uint16Array.from(floats, form === "f16" ? f16Bits : bf16Bits));
-  const next = uniform(seed);
-  const bytes = Uint8Array.from({ length: storedBytes(form, values) }, () => 256 * next());
-  const view = new DataView(bytes.buffer) as DataView & { setFloat16(at: number, value: number, little: boolean): void };
-  for (let at = 0; at < bytes.length; at += ggmlFormats[form].bytes) {
-    for (const [offset, scale] of Object.entries(scales[form] ?? {})) view.setFloat16(at + Number(offset), scale, true);
-    if (form === "mxfp4") bytes[at] = 121;
-  }
-  return bytes;
-}
-
-interface Tensor {
-  readonly shape: readonly number[];
-  readonly values: Float32Array;
-}
-type ToHf = (values: Float32Array) => Readonly<Record<string, Tensor>>;
-
-interface Part {
-  /** GGUF's name. */
-  readonly name: string;
-  readonly shape: readonly number[];
-  readonly form: StoredForm;
-  /** The tensors of Hugging Face that it is; given with all values of the layer where one alone is none. */
-  readonly hf: ToHf;
-}
-
-export interface Published {
-  readonly metadata: Readonly<Record<string, GgufMeta>>;
-  readonly parts: readonly Part[];
-  /** config.json as it is published beside the safetensors. */
-  readonly config: Readonly<Record<string, unknown>>;
-  /** Tensors of Hugging Face that come from several of GGUF. */
-  readonly joined?: (values: ReadonlyMap<string, Float32Array>) => Readonly<Record<string, Tensor>>;
-}
-
-const whole = (name: string, hf: string, shape: readonly number[], form: StoredForm = "f32"): Part => ({
-  ...{ name, shape, form },
-  hf: (values) => ({ [hf]: { shape, values } }),
-});
-
-/** Rows of queries or keys whose rotary pairs are next to each other, as llama's are. */
-const pairs = (name: string, hf: string, [rows = 0, columns = 0]: readonly number[], heads: number, form: StoredForm): Part => ({
-  ...{ name, shape: [rows, columns], form },
-  hf(values) {
-    const [out, each] = [new Float32Array(values.length), rows / heads];
-    for (let row = 0; row < rows; row++) {
-      const within = row % each;
-      const to = row - within + (within % 2) * (each / 2) + Math.floor(within / 2);
-      out.set(values.subarray(row * columns, (row + 1) * columns), to * columns);
-    }
-    return { [hf]: { shape: [rows, columns], values: out } };
-  },
-});
-
-const stack = (name: string, hf: (expert: number) => string, shape: readonly number[], form: StoredForm = "f32"): Part => ({
-  ...{ name, shape, form },
-  hf(values) {
-    const [experts = 1, ...rest] = shape;
-    const each = values.length / experts;
-    return Object.fromEntries(
-      Array.from({ length: experts }, (_, e) => [hf(e), { shape: rest, values: values.subarray(e * each, (e + 1) * each) }] as const),
-    );
-  },
-});
-
-const nothing: ToHf = () => ({});
-const vocab = 320;
-const layersOf = (count: number, of: (layer: number, blk: string, hf: string) => readonly Part[]): readonly Part[] =>
-  Array.from({ length: count }, (_, layer) => of(layer, `blk.${layer}`, `model.layers.${layer}`)).flat();
-const prefixed = (architecture: string, values: Readonly<Record<string, GgufMeta>>): Readonly<Record<string, GgufMeta>> => ({
-  "general.architecture": architecture,
-  ...Object.fromEntries(Object.entries(values).map(([key, value]) => [`${architecture}.${key}`, value])),
-});
-const ends = (hidden: number, table: StoredForm, head: StoredForm): readonly Part[] => [
-  whole("token_embd.weight", "model.embed_tokens.weight", [vocab, hidden], table),
-  whole("output_norm.weight", "model.norm.weight", [hidden]),
-  whole("output.weight", "lm_head.weight", [vocab, hidden], head),
-];
+import { ends, layersOf, nothing, type Published, pairs, prefixed, stack, stored, type Tensor, vocab, whole } from "./published-parts.ts";
 
 /** Mixtral as Q4_K_M: down projections of half of the layers, values and head in finer types. */
 function mixtral(): Published {
@@ -150,6 +49,46 @@ function mixtral(): Published {
     ];
   });
   return { metadata, config, parts: [...ends(hidden, "q4_K", "q6_K"), ...parts] };
+}
+
+/** Qwen3-MoE as Q4_K_M, heads wider than the model's rows; OLMoE as Q5_K_M: norms of whole rows, no size of heads. No rotary rows move. */
+function normed(architecture: "qwen3moe" | "olmoe"): Published {
+  const qwen = architecture === "qwen3moe";
+  const [hidden, ffn, experts, heads, kv, head] = [256, 256, 4, 4, qwen ? 2 : 4, qwen ? 128 : 64];
+  const metadata = prefixed(architecture, {
+    ...{ block_count: 2, context_length: 512, embedding_length: hidden, feed_forward_length: qwen ? 3 * ffn : ffn },
+    ...{ expert_count: experts, expert_used_count: 3, "attention.head_count": heads, "attention.head_count_kv": kv },
+    ...(qwen ? { "attention.key_length": head, "attention.value_length": head, expert_feed_forward_length: ffn } : {}),
+    ...{ "attention.layer_norm_rms_epsilon": qwen ? 1e-6 : 1e-5, "rope.freq_base": qwen ? 1_000_000 : 10_000 },
+  });
+  const config = {
+    ...{ architectures: [qwen ? "Qwen3MoeForCausalLM" : "OlmoeForCausalLM"], model_type: qwen ? "qwen3_moe" : "olmoe" },
+    ...{ hidden_size: hidden, intermediate_size: qwen ? 3 * ffn : ffn, vocab_size: vocab, num_hidden_layers: 2, num_experts: experts },
+    ...{ num_attention_heads: heads, num_key_value_heads: kv, num_experts_per_tok: 3, norm_topk_prob: qwen, max_position_embeddings: 512 },
+    ...{ rms_norm_eps: qwen ? 1e-6 : 1e-5, rope_theta: qwen ? 1e6 : 1e4, hidden_act: "silu", tie_word_embeddings: false },
+    ...(qwen ? { head_dim: head, moe_intermediate_size: ffn, decoder_sparse_step: 1, mlp_only_layers: [] } : { clip_qkv: null }),
+  };
+  const coarse = qwen ? "q4_K" : "q5_K";
+  const parts = layersOf(2, (layer, blk, hf) => {
+    const at = `${hf}.self_attn`;
+    const matrix = (name: string) => (e: number) => `${hf}.mlp.experts.${e}.${name}_proj.weight`;
+    const better = layer === 0 ? "q6_K" : coarse;
+    return [
+      whole(`${blk}.attn_norm.weight`, `${hf}.input_layernorm.weight`, [hidden]),
+      whole(`${blk}.attn_q.weight`, `${at}.q_proj.weight`, [heads * head, hidden], coarse),
+      whole(`${blk}.attn_q_norm.weight`, `${at}.q_norm.weight`, [qwen ? head : heads * head]),
+      whole(`${blk}.attn_k.weight`, `${at}.k_proj.weight`, [kv * head, hidden], coarse),
+      whole(`${blk}.attn_k_norm.weight`, `${at}.k_norm.weight`, [qwen ? head : kv * head]),
+      whole(`${blk}.attn_v.weight`, `${at}.v_proj.weight`, [kv * head, hidden], better),
+      whole(`${blk}.attn_output.weight`, `${at}.o_proj.weight`, [hidden, heads * head], coarse),
+      whole(`${blk}.ffn_norm.weight`, `${hf}.post_attention_layernorm.weight`, [hidden]),
+      whole(`${blk}.ffn_gate_inp.weight`, `${hf}.mlp.gate.weight`, [experts, hidden]),
+      stack(`${blk}.ffn_gate_exps.weight`, matrix("gate"), [experts, ffn, hidden], coarse),
+      stack(`${blk}.ffn_up_exps.weight`, matrix("up"), [experts, ffn, hidden], coarse),
+      stack(`${blk}.ffn_down_exps.weight`, matrix("down"), [experts, hidden, ffn], better),
+    ];
+  });
+  return { metadata, config, parts: [...ends(hidden, coarse, "q6_K"), ...parts] };
 }
 
 /** gpt-oss as it is published: experts in MXFP4, matrices beside them in q8_0, biases in f32. */
@@ -303,6 +242,8 @@ function latentHeads(values: ReadonlyMap<string, Float32Array>): Readonly<Record
 
 export const published: Readonly<Record<string, () => Published>> = {
   "Mixtral, Q4_K_M": mixtral,
+  "Qwen3-MoE, Q4_K_M": () => normed("qwen3moe"),
+  "OLMoE, Q5_K_M": () => normed("olmoe"),
   "gpt-oss, MXFP4": gptOss,
   "DeepSeek-V2-Lite, Q4_K_M, with whole latents": () => deepseek(2, "whole"),
   "DeepSeek-V3, Q4_K_M, with heads of latents apart": () => deepseek(3, "apart"),

@@ -12,8 +12,7 @@ import { SingleExperts } from "./singles.ts";
 import { numberOf, weightBytes } from "./types.ts";
 
 const [columns, outputs, rowsMax] = [512, 96, 65];
-/** Those that ggml rounds to without being told how much each column matters. */
-const forms = (Object.keys(ggmlFormats) as GgmlForm[]).filter((form) => !/^iq[123]/.test(form));
+const forms = Object.keys(ggmlFormats) as GgmlForm[];
 const segment: Segment = {
   name: "product",
   inputs: [{ name: "x", dtype: "f32", width: columns }],
