@@ -113,7 +113,7 @@ function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
     attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim,
     head: vocab * hidden,
     expert: matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0),
-    denseBytes: denseBits === 8 ? 34 / 32 : 4,
+    denseBytes: denseBits === 8 ? 34 / 32 : denseBits / 8,
     expertBytes: unitBytes(matrices),
   };
 }
