@@ -43,9 +43,14 @@ export const benches: Readonly<Record<string, Bench>> = {
     load: async () => (await import("./interference.ts")).interferenceBench,
   },
   load: {
-    summary: "time between tokens while experts are loaded, beside a quiet run",
-    options: engineOptions,
-    load: async () => (await import("./serve.ts")).loadBench,
+    summary: "time between tokens while experts are loaded beside quiet times, and of loading one beside a copy of its bytes",
+    options: [...engineOptions, "--tokens N     tokens of a round's stream (default 1200)"],
+    load: async () => (await import("./load.ts")).loadBench,
+  },
+  failover: {
+    summary: "pause of a stream whose worker is killed, beside a prefill of as many tokens at the other worker",
+    options: [...engineOptions, "--tokens N     tokens after which it is killed (default 500)"],
+    load: async () => (await import("./failover.ts")).failoverBench,
   },
   sampling: {
     summary: "time to choose a token, by what a request asks, beside a bare pass over the vocabulary",
@@ -63,7 +68,7 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: [
       "--backend NAME cuda (default), vulkan, cpu",
       "--shape NAME   30b (default), tiny",
-      "--codec NAME   form of the experts (default: iq4_nl)",
+      "--codec NAME   form of the experts (default: q4_0)",
       "--runs N       runs of each case; the best counts (default 5)",
       "--out FILE     appends the rows as a dated table",
     ],

@@ -1,16 +1,14 @@
 // One worker's engine on a model store (default: the upcycled SmolLM2), as the benchmarks of it share it: their options, the engine
-// with its experts loaded, prompts of random tokens, of which nothing is cached between runs. And the time between tokens while experts
-// are loaded.
+// with its experts loaded, prompts of random tokens, of which nothing is cached between runs.
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { AppError } from "../../crds/common.ts";
 import { type BackendName, backendNames, type CodecName, codecNames } from "../../crds/names.ts";
-import { createEngine, type Engine, type EngineInfo } from "../../runtime/engine/engine.ts";
+import { createEngine, type Engine, type EngineInfo, type RemoteExperts } from "../../runtime/engine/engine.ts";
 import { codecFor } from "../../runtime/weights/codecs/index.ts";
 import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { provideSmolMoe } from "../harness/models.ts";
-import { median, round } from "./speed-rows.ts";
 
 const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
 export const log = (line: string): boolean => process.stderr.write(`${line}\n`);
@@ -90,7 +88,6 @@ const isOneOf = <T extends string>(names: readonly T[], name: string): name is T
 export interface EngineUnderTest {
   readonly engine: Engine;
   readonly info: EngineInfo;
-  readonly reload: () => Promise<void>;
 }
 
 interface Setting {
@@ -98,14 +95,17 @@ interface Setting {
   readonly maxContext: number;
   /** Devices, as engines describe them, that are not wanted once more. */
   readonly unless?: readonly string[];
+  /** Unset: there are no other ranks. */
+  readonly remote?: RemoteExperts;
 }
+
+const nobody: RemoteExperts = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
 
 /** An engine with all experts loaded; undefined where its device is one of `unless`. */
 export async function openEngine(
   { storeDir, codec, backend }: Asked,
-  { threads, maxContext, unless = [] }: Setting,
+  { threads, maxContext, unless = [], remote = nobody }: Setting,
 ): Promise<EngineUnderTest | undefined> {
-  const remote = { dispatch: () => Promise.reject(new Error("a benchmark of one worker has no other ranks")) };
   const start = performance.now();
   const engine = await createEngine({ storeDir, backend, codec, kvPoolBytes: 1024 ** 3, maxContext, threads, remote });
   const info = engine.describe();
@@ -113,23 +113,16 @@ export async function openEngine(
     await engine.close();
     return undefined;
   }
-  const load = async (layers: number): Promise<void> => {
-    const store = await openStore(storeDir);
-    for (let layer = 0; layer < layers; layer++) {
-      for (let expert = 0; expert < info.experts; expert++)
-        await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
-    }
-    await store.close();
-  };
-  await load(info.layers);
+  const store = await openStore(storeDir);
+  for (let layer = 0; layer < info.layers; layer++) {
+    for (let expert = 0; expert < info.experts; expert++)
+      await engine.loadExpert(layer, expert, await store.readUnit(layer, expert, codec));
+  }
+  await store.close();
   log(
     `${info.device}; dense part and ${info.layers * info.experts} experts loaded in ${((performance.now() - start) / 1000).toFixed(1)} s`,
   );
-  const reload = async (): Promise<void> => {
-    for (let layer = 0; layer < 4; layer++) for (let expert = 0; expert < info.experts; expert++) await engine.unloadExpert(layer, expert);
-    await load(4);
-  };
-  return { engine, info, reload };
+  return { engine, info };
 }
 
 let seed = 0;
@@ -144,40 +137,19 @@ export interface Came {
   readonly at: readonly number[];
 }
 
-export async function generate(engine: Engine, ids: readonly number[], maxTokens: number): Promise<Came> {
+/** `onToken` gets the number of tokens so far. */
+export async function generate(
+  engine: Engine,
+  ids: readonly number[],
+  maxTokens: number,
+  onToken: (came: number) => void = () => {},
+): Promise<Came> {
   const came = { tokens: [] as number[], at: [] as number[] };
   for await (const event of engine.generate({ prompt: ids, maxTokens, sampling: greedy, eos: [] }))
     if (event.type === "token") {
       came.tokens.push(event.id);
       came.at.push(performance.now());
+      onToken(came.at.length);
     }
   return came;
-}
-
-/** Gaps between tokens of a running request, quiet and while 32 experts are unloaded and loaded again. */
-export async function loadBench(args: readonly string[]): Promise<readonly object[]> {
-  const asked = await readArgs(args);
-  const { engine, info, reload } = (await openEngine(asked, { threads: asked.threads.at(-1) ?? 1, maxContext: 2048 })) as EngineUnderTest;
-  const gaps = async (during?: () => Promise<void>): Promise<number[]> => {
-    const running = generate(engine, prompt(32, info.vocab), 400);
-    const done = during?.();
-    const { at } = await running;
-    await done;
-    return at.slice(1).map((time, i) => time - (at[i] ?? 0));
-  };
-  const rows = [];
-  for (const [name, values] of [
-    ["quiet", await gaps()],
-    ["while loading", await gaps(reload)],
-  ] as const) {
-    const sorted = values.toSorted((a, b) => a - b);
-    rows.push({
-      case: name,
-      medianMs: round(median(values), 2),
-      p99Ms: round(sorted[Math.floor(sorted.length * 0.99)] ?? 0, 2),
-      maxMs: round(sorted.at(-1) ?? 0, 2),
-    });
-  }
-  await engine.close();
-  return rows;
 }

@@ -6,6 +6,7 @@ import { programOf } from "../../runtime/models/index.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { tinyStore } from "../support/ranks.ts";
 import { readArgs } from "./serve.ts";
+import { sizesOf } from "./speed.ts";
 import { best, hogTable, type ModelSizes, median, ratioOf, speedRow, tokenCost } from "./speed-rows.ts";
 import { splitRows, withoutGate } from "./split.ts";
 
@@ -47,6 +48,18 @@ test("a step reads the dense part once for all rows, and each expert that one of
   assert.deepEqual(tokenCost(sizes, "decode", 1), { bytes: 2 * 250 + 2 * 2 * 10, flops: 2 * (2 * 160 + 50) });
   assert.equal(tokenCost(sizes, "decode", 2).bytes, (2 * 250 + 2 * 3 * 10) / 2);
   assert.deepEqual(tokenCost(sizes, "prefill", 2), { bytes: (2 * 200 + 2 * 3 * 10) / 2, flops: 2 * 2 * 160 });
+});
+
+test("a value of the dense part has the bytes that it is given beside experts of the codec", async () => {
+  const { dir, remove } = await tinyStore();
+  try {
+    const store = await openStore(dir);
+    const bytes = (["f32", "f16", "bf16", "q4_0"] as const).map((codec) => sizesOf(store, { codec }).denseBytes);
+    await store.close();
+    assert.deepEqual(bytes, [4, 2, 2, 34 / 32]);
+  } finally {
+    remove();
+  }
 });
 
 test("options are read; threads are one and all cores, the codec the first that is quantized", async () => {

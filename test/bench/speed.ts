@@ -103,7 +103,8 @@ async function limitsOf(threads: number): Promise<Limits> {
   return limits;
 }
 
-function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
+/** The dense part's bytes are those that a value has beside experts of this codec, where a store has it as floats. */
+export function sizesOf(store: ModelStore, { codec }: Pick<Asked, "codec">): ModelSizes {
   const { layers, experts, topK } = store.index;
   const { hidden, kvHeads, headDim, vocab } = programOf(store.config);
   const matrices = store.layerShapes.find((layer) => layer.experts > 0)?.matrices ?? [];
@@ -113,7 +114,7 @@ function sizesOf(store: ModelStore, { codec }: Asked): ModelSizes {
     attention: 2 * hidden * hidden + 2 * hidden * kvHeads * headDim,
     head: vocab * hidden,
     expert: matrices.reduce((values, { shape }) => values + shape.reduce((a, b) => a * b, 1), 0),
-    denseBytes: denseBits === 8 ? 34 / 32 : 4,
+    denseBytes: denseBits === 8 ? 34 / 32 : denseBits / 8,
     expertBytes: unitBytes(matrices),
   };
 }

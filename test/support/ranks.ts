@@ -213,11 +213,11 @@ export class Ranks {
       if (event.case === "failed") throw new Error(`rank ${rank}, layer ${event.value.layer}: ${event.value.code}: ${event.value.message}`);
     }
   }
-  /** Epoch 1 as decisions 7 asks: home of expert e in layer l = (e + l) mod N. */
-  async firstPlan(): Promise<void> {
+  /** Epoch 1 as decisions 7 asks: home of expert e in layer l = (e + l) mod N; its copies are at the ranks after that. */
+  async firstPlan(copies = 1): Promise<void> {
     const ranks = [...this.byRank.keys()].sort((a, b) => a - b);
     const layers = Array.from({ length: this.index.layers }, (_, layer) =>
-      this.layerPlan(layer, 1, (expert) => [ranks[(expert + layer) % ranks.length]!]),
+      this.layerPlan(layer, 1, (expert) => Array.from({ length: copies }, (_, i) => ranks[(expert + layer + i) % ranks.length]!)),
     );
     await this.push();
     await this.carryOut(this.nextPlan(layers));

@@ -21,6 +21,8 @@ export interface RankSettings {
   readonly kvPoolBytes: number;
   /** CPUs that each may use; undefined: as many as there are. */
   readonly cpus: number | undefined;
+  /** Ranks that hold each expert; unset: one. */
+  readonly copies?: number;
 }
 
 /** What the ranks have used so far, all together, in milliseconds. */
@@ -52,7 +54,7 @@ export class RankProcesses extends Ranks {
     const ranks = new RankProcesses(store, settings);
     try {
       await Promise.all(Array.from({ length: count }, (_, rank) => ranks.launch(rank)));
-      await ranks.firstPlan();
+      await ranks.firstPlan(settings.copies);
       ranks.#limit();
       return ranks;
     } catch (caught) {
@@ -68,7 +70,7 @@ export class RankProcesses extends Ranks {
     const ports = { grpcPort: 0, metricsPort: 0, probePort: 0 };
     const compute = { backend, codec, threads, maxContext, kvPoolBytes, expertBudgetBytes };
     const options = Object.assign(workerSettings(), own, ports, compute, { logLevel: "silent", version: "bench" });
-    const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "ignore", "ipc"], serialization: "advanced" });
+    const child = fork(join(import.meta.dirname, "child.ts"), { stdio: ["ignore", "ignore", "inherit", "ipc"], serialization: "advanced" });
     this.#children.set(rank, child);
     const ended = once(child, "exit").then(([code]) => {
       throw new Error(`the process of rank ${rank} ended with ${code}`);
@@ -94,6 +96,16 @@ export class RankProcesses extends Ranks {
       used.bytes += sum(parse(await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()), "enodia_dispatch_bytes_total");
     }
     return used;
+  }
+
+  /** The process is gone at once and says nothing. */
+  override async kill(rank: number): Promise<number> {
+    const child = this.#children.get(rank);
+    if (child === undefined) throw new Error(`no rank ${rank}`);
+    const gone = once(child, "exit");
+    child.kill("SIGKILL");
+    await gone;
+    return this.byRank.get(rank)?.worker.grpcPort ?? 0;
   }
 
   override async close(): Promise<void> {

@@ -76,14 +76,14 @@ export interface DisturbedRow {
   readonly disturbedMs: number;
   /** The median of the rounds. */
   readonly ratio: number;
-  readonly most: number;
-  readonly ok: boolean;
+  readonly most: number | "-";
+  readonly ok: boolean | "-";
 }
 
-/** A time that something else makes longer. */
+/** A time that something else makes longer; `most` undefined: a figure without a verdict. */
 export function disturbedRow(
   name: string,
-  most: number,
+  most: number | undefined,
   rounds: readonly { readonly quiet: number; readonly disturbed: number }[],
 ): DisturbedRow {
   const [quiet, disturbed] = [rounds.map((each) => each.quiet), rounds.map((each) => each.disturbed)];
@@ -93,7 +93,7 @@ export function disturbedRow(
     quietMs: round(median(quiet), 2),
     disturbedMs: round(median(disturbed), 2),
     ratio: round(ratio, 2),
-    most,
-    ok: ratio <= most,
+    most: most ?? "-",
+    ok: most === undefined ? "-" : ratio <= most,
   };
 }
