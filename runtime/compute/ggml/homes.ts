@@ -103,6 +103,9 @@ export function homesOf(device: GgmlDevice): Homes {
   return homes;
 }
 
+/** The graph input by which `mul_mat_id` takes the one matrix that there is: a zero for each row. */
+export const zeroIds = "zeros";
+
 /** Rows times a matrix, so that a row's bits do not depend on the rows beside it. */
 export function multiplied(
   build: GraphBuilder,
@@ -112,7 +115,7 @@ export function multiplied(
 ): Value {
   const { ggml } = build.device;
   if (weight.home.exact) return build.step(ggml.ggml_mul_mat(build.context, weight.tensor, x.tensor), [x]);
-  const ids = build.input("zeros", "i32", [1, rows]);
+  const ids = build.input(zeroIds, "i32", [1, rows]);
   return ofChosen(build, x, { from: weight.columns, to: weight.rows, rows }, (apart) =>
     build.step(ggml.ggml_mul_mat_id(build.context, weight.tensor, apart.tensor, ids.tensor), [apart, ids]),
   );

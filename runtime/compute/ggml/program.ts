@@ -11,6 +11,7 @@ import { checkInputs, checkKv } from "../check.ts";
 import { DenseWeights } from "./dense.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
+import { zeroIds } from "./homes.ts";
 import { KvGraph, kvKey } from "./kv.ts";
 import { isHostOp, type Lowering, lower } from "./lower.ts";
 import { Recent } from "./recent.ts";
@@ -124,7 +125,7 @@ export class DenseProgram implements Compiled {
     for (const name of this.#read) values[name] = inputs[name] ?? built?.outputs?.get(name) ?? this.#empty(name, rows);
     if (built) {
       const { graph } = built;
-      graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? new Int32Array(rows));
+      graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
       for (const name of this.#read) if (!inputs[name]) graph.read(name, (values[name] as Tensor).data);
     }
     this.#runHost(values);

@@ -9,7 +9,7 @@ import { checkInputs } from "../check.ts";
 import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
-import { type Home, homesOf, type Matrix, multiplied } from "./homes.ts";
+import { type Home, homesOf, type Matrix, multiplied, zeroIds } from "./homes.ts";
 import type { WeightSource } from "./lower.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
@@ -120,7 +120,7 @@ export class SingleExperts {
         built.of = expert;
       }
       const x = inputs[input.name]?.data as Float32Array;
-      built.graph.run((name) => (name === "x" ? x : new Int32Array(rows)));
+      built.graph.run((name) => (name === "x" ? x : name === zeroIds ? new Int32Array(rows) : undefined));
       built.graph.read("y", data);
     }
     return { [output.name]: { shape: [rows, output.width], data } };

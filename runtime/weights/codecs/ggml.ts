@@ -13,7 +13,7 @@ import { type ExpertMatrices, isBias, matrixOf, paddedSection, type UnitCodec, t
 type CodecForm = GgmlForm & UnitCodec["name"];
 
 /** A type's own rounding. */
-interface Rounding {
+export interface Rounding {
   /** The largest value that the type holds: beyond it a scale, or the value, would become infinite. */
   readonly magnitudeMax: number;
   /** Writes the block of the values from `from` at byte `at`. The bytes are zero before. */
