@@ -170,6 +170,7 @@ async function serve(base: Base, model: Model) {
     log,
   });
   const { experts } = plane;
+  await plane.openLanes(options.host ?? "0.0.0.0", options.lanePort);
   const server = createServer(tls);
   plane.serve(server);
   server.add(Inference, inference(base, engine, plane));
