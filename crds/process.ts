@@ -106,6 +106,7 @@ export const workerProcess = {
   decodeWaitMs: rendered("ENODIA_DECODE_WAIT_MS", whole(1, 3_600_000).default(20), ({ deployment }) =>
     String(parseDuration(deployment.spec.runtime.decodeWait, "spec.runtime.decodeWait")),
   ),
+  devices: rendered("ENODIA_DEVICES", whole(1, 16).default(1), ({ deployment }) => String(deployment.spec.runtime.devices)),
   draftTokens: rendered("ENODIA_DRAFT_TOKENS", whole(0, 16).default(0), ({ deployment }) => String(deployment.spec.runtime.draftTokens)),
   /** The budget of resident bytes; 0 = all that the container limit leaves beside dense part, KV pool and 15%. */
   expertBudgetBytes: rendered("ENODIA_EXPERT_BUDGET_BYTES", bytes, ({ deployment }) => {

@@ -70,7 +70,7 @@ export class ExpertTable {
     if (row[expert]) return;
     const { backend, store, codec } = this.#tools;
     const form = this.#form(layer);
-    const compiled = await this.lock.run(() => backend.compile(form, store.decodeUnit(unit, codec, layer)));
+    const compiled = await this.lock.run(() => backend.compile(form, store.decodeUnit(unit, codec, layer), layer));
     if (row[expert])
       await compiled.dispose(); // two loads of one expert at once
     else {

@@ -97,6 +97,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     backend: options.backend,
     codec: options.codec,
     tryDevice: true,
+    devices: options.devices,
     remote,
     kvPoolBytes: options.kvPoolBytes,
     maxContext: options.maxContext,

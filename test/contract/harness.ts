@@ -31,16 +31,17 @@ export async function loadModel(
   spec: { readonly context: number; readonly slots?: number; readonly form?: CodecName },
 ): Promise<LoadedModel> {
   const { program } = model;
-  const compile = async (segment: Segment): Promise<Compiled> => backend.compile(segment, await model.weights(segment));
-  const embed = await compile(program.embed);
-  const head = await compile(program.head);
+  const compile = async (segment: Segment, layer: number): Promise<Compiled> =>
+    backend.compile(segment, await model.weights(segment), layer);
+  const embed = await compile(program.embed, 0);
+  const head = await compile(program.head, program.layers.length - 1);
   const blocks: Compiled[] = [];
   const experts: Compiled[][] = [];
   for (const [l, layer] of program.layers.entries()) {
-    blocks.push(await compile(layer.block));
+    blocks.push(await compile(layer.block, l));
     const row: Compiled[] = [];
     const count = layer.kind === "moe" ? layer.experts : 0;
-    for (let e = 0; e < count; e++) row.push(await backend.compile((layer as MoeLayer).expert, await model.expert(l, e, spec.form)));
+    for (let e = 0; e < count; e++) row.push(await backend.compile((layer as MoeLayer).expert, await model.expert(l, e, spec.form), l));
     experts.push(row);
   }
   const routes: Int32Array[] = [];
