@@ -1,6 +1,5 @@
 // Layers one after another as one graph: attention, gate, the experts of each row's choice and their sum, layer upon layer, with nothing
 // read back before the last. It is made of the very operations that compute layer by layer, so rows have the same bits either way.
-import { AppError } from "../../../crds/common.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
