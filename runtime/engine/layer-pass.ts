@@ -2,6 +2,7 @@
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
+import { rangeOfGroups } from "../kernels/kv-groups.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
@@ -166,18 +167,18 @@ class Pieces {
   }
 
   #cut(pieceRows: number): readonly Piece[] {
-    if (pieceRows >= this.#rows || this.#kv.batch !== 1) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
+    if (pieceRows >= this.#rows) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
     return Array.from({ length: Math.ceil(this.#rows / pieceRows) }, (_, i) => {
       const from = i * pieceRows;
       const rows = Math.min(pieceRows, this.#rows - from);
-      return { from, rows, kv: tokensOf(this.#kv, from, rows) };
+      return { from, rows, kv: rangeOf(this.#kv, from, rows) };
     });
   }
 }
 
-/** So many tokens of a prefill of one prompt. */
-export function tokensOf(kv: KvCall, from: number, tokens: number): KvCall {
-  return { ...kv, tokens, past: Int32Array.of((kv.past[0] as number) + from) };
+/** So many rows of a call. */
+export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): KvCall {
+  return { cache, groups: rangeOfGroups(groups, from, rows) };
 }
 
 interface DensePart {
