@@ -28,7 +28,7 @@ test("devices share all layers, none more than one layer above another's", () =>
 });
 
 for (const name of ["cpu", "reference"] as const) {
-  test(`${name}: a prefill, decodes and a copied slot have the bits of one device`, async () => {
+  test(`${name}: a prefill, decodes, a range of all layers and a copied slot have the bits of one device`, async () => {
     const logits: Float32Array[][] = [];
     const bytes: number[] = [];
     for (const devices of [1, 2, 3]) {
@@ -40,6 +40,13 @@ for (const name of ["cpu", "reference"] as const) {
       await loaded.kv.moveSlot(1, 0, 7);
       loaded.kv.trimSlot(1, 0);
       rows.push(await loaded.forward([8], 7, 0));
+      const groups = [{ firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(8) }];
+      assert.ok(Array.from({ length: layers }, (_, layer) => loaded.range.covers(layer)).every(Boolean));
+      assert.equal(loaded.range.covers(layers), false);
+      const atOnce = await loaded.step([9], groups, "range");
+      rows.push(atOnce);
+      assert.deepEqual(atOnce, await loaded.step([9], groups, "layers"), "a range that begins on one device and ends on another");
+      assert.equal(loaded.routes.filter((ids) => ids.length === 2).length, layers);
       logits.push(rows);
       bytes.push(loaded.kv.bytes);
       await loaded.dispose();

@@ -5,7 +5,20 @@ import { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
 import type { Op, Segment } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
-import type { Backend, Compiled, Inputs, KvCache, KvCall, KvSpec, Outputs } from "./backend.ts";
+import type {
+  Backend,
+  Compiled,
+  Inputs,
+  KvCache,
+  KvCall,
+  KvSpec,
+  LayerRange,
+  Outputs,
+  RangeCall,
+  RangeLayer,
+  RangeOutputs,
+  Shelf,
+} from "./backend.ts";
 
 /** The devices must be of one kind and not fewer than one; `layers` = those of the model, at least one for each device. */
 export function overDevices(devices: readonly Backend[], layers: number): Backend {
@@ -38,6 +51,52 @@ class Placed implements Compiled {
   }
   dispose(): Promise<void> {
     return this.inner.dispose();
+  }
+}
+
+class PlacedShelf implements Shelf {
+  readonly device: number;
+  readonly inner: Shelf;
+
+  constructor(device: number, inner: Shelf) {
+    this.device = device;
+    this.inner = inner;
+  }
+  async put(expert: number, weights: Weights): Promise<Compiled> {
+    return new Placed(this.device, await this.inner.put(expert, weights));
+  }
+}
+
+/** Layers of a device, as its own range counts them. */
+interface Share {
+  readonly first: number;
+  readonly end: number;
+  readonly range: LayerRange;
+}
+
+class RangeOverSeveral implements LayerRange {
+  readonly rowsMax: number;
+  readonly #shares: readonly Share[];
+
+  constructor(shares: readonly Share[]) {
+    this.#shares = shares;
+    this.rowsMax = Math.min(...shares.map(({ range }) => range.rowsMax));
+  }
+  covers(layer: number): boolean {
+    const share = this.#shares.find(({ first, end }) => layer >= first && layer < end);
+    return share?.range.covers(layer - share.first) ?? false;
+  }
+  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+    const ids: Int32Array[] = [];
+    let rows = x;
+    for (const [device, { first, end, range }] of this.#shares.entries()) {
+      if (to <= first || from >= end) continue;
+      const own = { from: Math.max(from, first) - first, to: Math.min(to, end) - first };
+      const passed = await range.run({ x: rows, kv: callOn(kv, device), ...own });
+      rows = passed.x;
+      ids.push(...passed.ids);
+    }
+    return { x: rows, ids };
   }
 }
 
@@ -115,11 +174,28 @@ class SeveralDevices implements Backend {
   }
 
   async compile(segment: Segment, weights: Weights, layer = 0): Promise<Compiled> {
-    const device = this.#devices.findLastIndex((_, i) => this.#firstLayer(i) <= layer);
+    const device = this.#deviceOf(layer);
     const first = this.#firstLayer(device);
     const ops = segment.ops.map((op) => (op.op === "attention" ? Object.assign({}, op, { layer: op.layer - first }) : op));
     const inner = await (this.#devices[device] as Backend).compile(Object.assign({}, segment, { ops }), weights, layer);
     return new Placed(device, inner);
+  }
+
+  createShelf(expert: Segment, experts: number, layer = 0): Shelf {
+    const device = this.#deviceOf(layer);
+    return new PlacedShelf(device, (this.#devices[device] as Backend).createShelf(expert, experts, layer));
+  }
+
+  createRange(layers: readonly RangeLayer[]): LayerRange {
+    const own = ({ layer, block, shelf }: RangeLayer): RangeLayer => {
+      const inner = { layer, block: (block as Placed).inner };
+      return shelf ? Object.assign(inner, { shelf: (shelf as PlacedShelf).inner }) : inner;
+    };
+    const shares = this.#devices.map((device, i) => {
+      const [first, end] = [this.#firstLayer(i), this.#firstLayer(i + 1)];
+      return { first, end, range: device.createRange(layers.slice(first, end).map(own)) };
+    });
+    return new RangeOverSeveral(shares);
   }
 
   async createKv(spec: KvSpec): Promise<KvCache> {
@@ -155,6 +231,9 @@ class SeveralDevices implements Backend {
     for (const device of this.#devices) await device.close();
   }
 
+  #deviceOf(layer: number): number {
+    return this.#devices.findLastIndex((_, i) => this.#firstLayer(i) <= layer);
+  }
   #firstLayer(device: number): number {
     return firstLayerOf(device, this.#layers, this.#devices.length);
   }

@@ -12,6 +12,7 @@ import type { Halving } from "./core/halving.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
+import { passRange, type Ranges } from "./ranges.ts";
 import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
 import type { Turns } from "./turns.ts";
@@ -28,11 +29,13 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
+  /** Unset: every layer is passed alone. */
+  readonly ranges?: Ranges;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
 
-interface LayerRows {
+export interface LayerRows {
   readonly layer: number;
   readonly phase: Phase;
   readonly f: Float32Array; // [n, hidden]
@@ -41,7 +44,7 @@ interface LayerRows {
 }
 
 /** A token whose way through the layers is followed. */
-interface Followed {
+export interface Followed {
   readonly row: number;
   /** Experts it chose in the layer before, if that one has any. */
   chose: Int32Array | undefined;
@@ -70,25 +73,30 @@ interface Begun {
   readonly sentAt: number;
 }
 
+/** Rows after the layers before `to`. */
+export interface Passed {
+  readonly x: Float32Array; // [n, hidden]
+  readonly to: number;
+}
+
 /** Rows of the part after the last layer, [n, hidden]. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
-  const { blocks, experts, times, turns, transitions } = tools;
-  const { tokens, phase, baton } = part;
-  const { hidden } = tools.program;
+  const { blocks, experts, turns, transitions } = tools;
+  const { tokens, baton } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
   let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids), "x").slice()));
   const cut = new Pieces(part.kv, tokens.length);
-  for (const layer of blocks.keys()) {
-    const before = part.before(layer);
+  const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
+  for (let layer = 0; layer < blocks.length; ) {
+    const to = ranges?.endOf(tools, part, layer) ?? layer;
+    const before = part.before(Math.max(layer, to - 1));
     if (before) await turns.waitFor(before);
-    const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut }, x));
-    if ("y" in begun) x = begun.y;
-    else {
-      if (begun.remote) await turns.waitFor(begun.remote);
-      times.add(phase, "experts", performance.now() - begun.sentAt);
-      x = combine(begun.h, begun.gates, begun.rows, hidden);
-    }
+    const passing = { part, followed, from: layer, to, x };
+    const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut }, x);
+    x = passed.x;
+    layer = passed.to;
     const others = turns.betweenGraphs();
     if (others) await others;
   }
@@ -100,6 +108,16 @@ interface LayerOf {
   readonly layer: number;
   readonly followed: readonly Followed[];
   readonly cut: Pieces;
+}
+
+async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
+  const { baton, phase } = of.part;
+  const begun = await baton.run(() => beginLayer(tools, of, x));
+  const to = of.layer + 1;
+  if ("y" in begun) return { x: begun.y, to };
+  if (begun.remote) await tools.turns.waitFor(begun.remote);
+  tools.times.add(phase, "experts", performance.now() - begun.sentAt);
+  return { x: combine(begun.h, begun.gates, begun.rows, tools.program.hidden), to };
 }
 
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
@@ -197,7 +215,11 @@ async function denseRows(tools: StepTools, { block, phase, pieces }: DensePart, 
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
-function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, phase, ids, topK }: Omit<LayerRows, "f">): void {
+export function follow(
+  transitions: TransitionSampler,
+  followed: readonly Followed[],
+  { layer, phase, ids, topK }: Omit<LayerRows, "f">,
+): void {
   for (const token of followed) {
     const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
     if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);

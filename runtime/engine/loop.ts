@@ -22,6 +22,7 @@ import { LoadCounter } from "./load-counter.ts";
 import { type CallMessage, type FromEngine, type GenerateMessage, type ThreadOptions, type ToEngine, toPlain } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
 import { Outbound } from "./outbound.ts";
+import { rangesOf } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
 import { forward, logitsOf } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
@@ -110,6 +111,7 @@ export class EngineLoop {
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
+      ranges: rangesOf(model, this.#experts),
       halving: new Halving(),
     };
     port.on("message", (message: ToEngine) => {
