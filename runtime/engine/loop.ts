@@ -113,6 +113,7 @@ export class EngineLoop {
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
+      rooms: [],
       piecesEqualWhole: model.pool.decodedReusable,
       halving: new Halving(),
     };

@@ -6,8 +6,9 @@ import { kernelOf } from "../../kernels/index.ts";
 import type { Op, Segment, Tensor } from "../../kernels/segment.ts";
 import { copyF32, type WeightData, type Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, KvCall, Outputs } from "../backend.ts";
+import type { Compiled, Inputs, KvCall, Outputs, Room } from "../backend.ts";
 import { checkInputs, checkKv } from "../check.ts";
+import { keptRoom } from "../kept.ts";
 import { DenseWeights } from "./dense.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
@@ -18,16 +19,12 @@ import { Recent } from "./recent.ts";
 
 /** Graphs kept for each program, by batch, slot and length of context: decode steps of some lengths, and some sizes of prefill. */
 const graphsMax = 8;
-/** Bytes of outputs that are kept for a graph's next run: logits of a few rows. */
-const keptBytesMax = 2 * 2 ** 20;
 /** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
 const nodesPerOp = 32;
 
 interface Built {
   readonly graph: Graph;
   readonly kv: KvGraph | undefined;
-  /** The memory of outputs, used again at each run: logits are large. Not of a layer, whose outputs its caller looks at for longer. */
-  readonly outputs: ReadonlyMap<string, Tensor> | undefined;
 }
 
 /** The names that graphs give to the host: outputs, and what host ops read. */
@@ -99,6 +96,8 @@ export class DenseProgram implements Compiled {
   readonly #hostWeights: Readonly<Record<string, Tensor>>;
   readonly #widths: ReadonlyMap<string, number>;
   readonly #usesKv: boolean;
+  /** Of outputs that the caller has no room for. */
+  readonly #kept: Room = keptRoom();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
@@ -115,14 +114,14 @@ export class DenseProgram implements Compiled {
     this.#usesKv = segment.ops.some((op) => kernelOf(op).kvLayer !== undefined);
   }
 
-  async run(inputs: Inputs, call?: KvCall): Promise<Outputs> {
+  async run(inputs: Inputs, call?: KvCall, room?: Room): Promise<Outputs> {
     const rows = checkInputs(this.#segment, inputs);
     checkKv(this.#segment, call, rows);
     this.#checkIds(inputs);
     const kv = this.#usesKv ? call : undefined;
     const built = rows > 0 && this.#onDevice.length > 0 ? this.#graph(rows, kv) : undefined;
     const values: Record<string, Tensor> = {};
-    for (const name of this.#read) values[name] = inputs[name] ?? built?.outputs?.get(name) ?? this.#empty(name, rows);
+    for (const name of this.#read) values[name] = inputs[name] ?? this.#empty(name, rows, room ?? this.#kept);
     if (built) {
       const { graph } = built;
       graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
@@ -162,14 +161,12 @@ export class DenseProgram implements Compiled {
       lowerOps(build, this.#onDevice, values, { rows, weights: this.#weights, widths: this.#widths, ...(kv ? { kv } : {}) });
       return Object.fromEntries(this.#read.map((name) => [name, values.get(name) as Value]));
     });
-    const outputBytes = this.#read.reduce((sum, name) => sum + rows * (this.#widths.get(name) ?? 1) * Float32Array.BYTES_PER_ELEMENT, 0);
-    const outputs = call || outputBytes > keptBytesMax ? undefined : new Map(this.#read.map((name) => [name, this.#empty(name, rows)]));
-    return { graph, kv, outputs };
+    return { graph, kv };
   }
 
-  #empty(name: string, rows: number): Tensor {
+  #empty(name: string, rows: number, room: Room): Tensor {
     const width = this.#widths.get(name) ?? 1;
-    return { shape: [rows, width], data: new Float32Array(rows * width) };
+    return { shape: [rows, width], data: room(name, rows * width) };
   }
 
   #runHost(values: Record<string, Tensor>): void {
