@@ -38,9 +38,9 @@ class ReferenceKv implements KvCache {
   rows(layer: number, call: KvCall): KvRows | undefined {
     const stored = this.#layers[layer];
     if (!stored) return undefined;
-    const { firstSlot, batch, tokens, past } = call;
-    this.#hold(firstSlot + batch);
-    return { ...stored, context: this.context, firstSlot, batch, tokens, past };
+    const { groups } = call;
+    this.#hold(groups.reduce((most, { firstSlot, batch }) => Math.max(most, firstSlot + batch), 0));
+    return { ...stored, context: this.context, groups };
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {

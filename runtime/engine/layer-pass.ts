@@ -3,6 +3,7 @@
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs, Room } from "../compute/backend.ts";
 import { keptRoom } from "../compute/kept.ts";
+import { rangeOfGroups } from "../kernels/kv-groups.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
@@ -30,8 +31,6 @@ export interface StepTools {
   readonly turns: Turns;
   /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
   readonly rooms: Room[];
-  /** A prefill's rows have the same bits in pieces, or bits that nobody counts on. */
-  readonly piecesEqualWhole: boolean;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
@@ -130,7 +129,7 @@ async function beginLayer(
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { phase } = part;
-  const pieceRows = tools.piecesEqualWhole ? tools.turns.pieceRows(phase, part.tokens.length) : part.tokens.length;
+  const pieceRows = tools.turns.pieceRows(phase, part.tokens.length);
   const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows), room }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];
@@ -170,18 +169,18 @@ class Pieces {
   }
 
   #cut(pieceRows: number): readonly Piece[] {
-    if (pieceRows >= this.#rows || this.#kv.batch !== 1) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
+    if (pieceRows >= this.#rows) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
     return Array.from({ length: Math.ceil(this.#rows / pieceRows) }, (_, i) => {
       const from = i * pieceRows;
       const rows = Math.min(pieceRows, this.#rows - from);
-      return { from, rows, kv: tokensOf(this.#kv, from, rows) };
+      return { from, rows, kv: rangeOf(this.#kv, from, rows) };
     });
   }
 }
 
-/** So many tokens of a prefill of one prompt. */
-export function tokensOf(kv: KvCall, from: number, tokens: number): KvCall {
-  return { ...kv, tokens, past: Int32Array.of((kv.past[0] as number) + from) };
+/** So many rows of a call. */
+export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): KvCall {
+  return { cache, groups: rangeOfGroups(groups, from, rows) };
 }
 
 interface DensePart {

@@ -114,7 +114,6 @@ export class EngineLoop {
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
       rooms: [],
-      piecesEqualWhole: model.pool.decodedReusable,
       halving: new Halving(),
     };
     port.on("message", (message: ToEngine) => {
@@ -159,7 +158,8 @@ export class EngineLoop {
     // An error here ends the engine: the memory would no longer be what the batcher believes, and a text might be read as another's.
     for (const change of step.changes) await changeSlot(this.#model.kv, change);
     try {
-      const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
+      const { firstSlot, batch, tokensPerSlot: tokens, past } = step;
+      const kv = { cache: this.#model.kv, groups: [{ firstSlot, batch, tokens, past }] };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
       const ms = performance.now() - start;
       const unusable = isGuess(step) ? new Map<string, AppError>() : unusableRows(step, x, this.#model.program.hidden);

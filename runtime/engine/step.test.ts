@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import fc from "fast-check";
-import type { KvCall } from "../compute/backend.ts";
+import type { KvGroup } from "../kernels/kv-groups.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { RemoteFrame } from "./api.ts";
@@ -80,7 +80,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   turns.pieceRows = (phase, rows) => (phase === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, head, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
-    ...{ turns, rooms: [], piecesEqualWhole: true, halving: { wants: () => halved, took: () => {} } },
+    ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {
       await turnsOfLoop(delays[frames++ % delays.length] ?? 0);
@@ -96,8 +96,8 @@ async function rowsOf(circumstances: Circumstances): Promise<Float32Array[]> {
   const cache = await backend.createKv({ layers: layers.length, slots: 4, kvHeads, headDim, valueDim, context: 32 });
   try {
     const all = tools(circumstances); // one for all steps: each uses the memory of the one before
-    const step = async (tokens: number[], kv: Omit<KvCall, "cache">) =>
-      (await forward(all, Int32Array.from(tokens), { cache, ...kv }, kv.tokens > 1 ? "prefill" : "decode")).slice();
+    const step = async (tokens: number[], group: KvGroup) =>
+      (await forward(all, Int32Array.from(tokens), { cache, groups: [group] }, group.tokens > 1 ? "prefill" : "decode")).slice();
     const prompt = (length: number) => Array.from({ length }, (_, i) => (i * 37 + length) % 320);
     const rows: Float32Array[] = [];
     for (const [slot, length] of [5, 12, 3].entries())

@@ -55,7 +55,8 @@ export async function loadModel(
   ): Promise<Float32Array> {
     const { hidden } = program;
     const input = { x: { shape: [tokens, hidden], data: x } };
-    const out = await blocks[layer]!.run(input, { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) });
+    const groups = [{ firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) }];
+    const out = await blocks[layer]!.run(input, { cache: kv, groups });
     const shape = program.layers[layer]!;
     if (shape.kind === "dense") return f32(out.y).slice();
     const { topK } = shape;

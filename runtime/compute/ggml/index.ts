@@ -78,7 +78,7 @@ class GgmlBackend implements Backend {
       });
     try {
       for (const tokens of triedRows) {
-        program.tryOut(tokens, kv && { cache: kv, firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) });
+        program.tryOut(tokens, kv && { cache: kv, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
       }
     } catch (caught) {
       await program.dispose();

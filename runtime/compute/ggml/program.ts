@@ -21,6 +21,8 @@ import { Recent } from "./recent.ts";
 const graphsMax = 8;
 /** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
 const nodesPerOp = 32;
+/** Nodes that attention has more for each further group of rows, at most. */
+const nodesPerGroup = 20;
 
 interface Built {
   readonly graph: Graph;
@@ -95,7 +97,8 @@ export class DenseProgram implements Compiled {
   /** Weights that host ops read. */
   readonly #hostWeights: Readonly<Record<string, Tensor>>;
   readonly #widths: ReadonlyMap<string, number>;
-  readonly #usesKv: boolean;
+  /** Ops that use the KV cache. */
+  readonly #kvOps: number;
   /** Of outputs that the caller has no room for. */
   readonly #kept: Room = keptRoom();
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
@@ -111,14 +114,14 @@ export class DenseProgram implements Compiled {
     this.#read = deviceOutputs(segment, this.#onHost);
     this.#hostWeights = hostWeights(segment, this.#onHost, weights);
     this.#widths = widthsOf(segment);
-    this.#usesKv = segment.ops.some((op) => kernelOf(op).kvLayer !== undefined);
+    this.#kvOps = segment.ops.filter((op) => kernelOf(op).kvLayer !== undefined).length;
   }
 
   async run(inputs: Inputs, call?: KvCall, room?: Room): Promise<Outputs> {
     const rows = checkInputs(this.#segment, inputs);
     checkKv(this.#segment, call, rows);
     this.#checkIds(inputs);
-    const kv = this.#usesKv ? call : undefined;
+    const kv = this.#kvOps > 0 ? call : undefined;
     const built = rows > 0 && this.#onDevice.length > 0 ? this.#graph(rows, kv) : undefined;
     const values: Record<string, Tensor> = {};
     for (const name of this.#read) values[name] = inputs[name] ?? this.#empty(name, rows, room ?? this.#kept);
@@ -140,7 +143,7 @@ export class DenseProgram implements Compiled {
 
   /** Throws AppError `UnsupportedOp` where the device lacks an operation of a graph for so many rows. */
   tryOut(rows: number, call: KvCall | undefined): void {
-    if (this.#onDevice.length > 0) this.#build(rows, this.#usesKv ? call : undefined).graph.free();
+    if (this.#onDevice.length > 0) this.#build(rows, this.#kvOps > 0 ? call : undefined).graph.free();
   }
 
   #graph(rows: number, kv: KvCall | undefined): Built {
@@ -153,7 +156,8 @@ export class DenseProgram implements Compiled {
 
   #build(rows: number, call: KvCall | undefined): Built {
     const kv = call && new KvGraph(call);
-    const graph = buildGraph(this.#device, nodesPerOp * this.#segment.ops.length, (build) => {
+    const nodes = nodesPerOp * this.#segment.ops.length + nodesPerGroup * this.#kvOps * (call?.groups.length ?? 0);
+    const graph = buildGraph(this.#device, nodes, (build) => {
       const values = new Map<string, Value>();
       for (const { name, dtype, width } of this.#segment.inputs) {
         values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
