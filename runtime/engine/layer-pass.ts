@@ -13,6 +13,7 @@ import type { Halving } from "./core/halving.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
+import { passRange, type Ranges } from "./ranges.ts";
 import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
 import type { Turns } from "./turns.ts";
@@ -31,11 +32,13 @@ export interface StepTools {
   readonly turns: Turns;
   /** Memory that no part of a step uses now; there are as many as parts were ever under way at once, which is two. */
   readonly rooms: Room[];
+  /** Unset: every layer is passed alone. */
+  readonly ranges?: Ranges;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
 
-interface LayerRows {
+export interface LayerRows {
   readonly layer: number;
   readonly phase: Phase;
   readonly f: Float32Array; // [n, hidden]
@@ -45,7 +48,7 @@ interface LayerRows {
 }
 
 /** A token whose way through the layers is followed. */
-interface Followed {
+export interface Followed {
   readonly row: number;
   /** Experts it chose in the layer before, if that one has any. */
   chose: Int32Array | undefined;
@@ -74,6 +77,12 @@ interface Begun {
   readonly sentAt: number;
 }
 
+/** Rows after the layers before `to`. */
+export interface Passed {
+  readonly x: Float32Array; // [n, hidden]
+  readonly to: number;
+}
+
 /** Rows of the part after the last layer, [n, hidden]; good until the next step. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
   const room = tools.rooms.pop() ?? keptRoom();
@@ -85,23 +94,22 @@ export async function passLayers(tools: StepTools, part: Part): Promise<Float32A
 }
 
 async function passThrough(tools: StepTools, part: Part, room: Room): Promise<Float32Array> {
-  const { blocks, experts, times, turns, transitions } = tools;
-  const { tokens, phase, baton } = part;
-  const { hidden } = tools.program;
+  const { blocks, experts, turns, transitions } = tools;
+  const { tokens, baton } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
   let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids, undefined, room), "x")));
   const cut = new Pieces(part.kv, tokens.length);
-  for (const layer of blocks.keys()) {
-    const before = part.before(layer);
+  const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
+  for (let layer = 0; layer < blocks.length; ) {
+    const to = ranges?.endOf(tools, part, layer) ?? layer;
+    const before = part.before(Math.max(layer, to - 1));
     if (before) await turns.waitFor(before);
-    const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut, room: layerRoom(room, layer) }, x));
-    if ("y" in begun) x = begun.y;
-    else {
-      if (begun.remote) await turns.waitFor(begun.remote);
-      times.add(phase, "experts", performance.now() - begun.sentAt);
-      x = combine(begun.h, begun.gates, begun.rows, hidden);
-    }
+    const passing = { part, followed, from: layer, to, x };
+    const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut, room: layerRoom(room, layer) }, x);
+    x = passed.x;
+    layer = passed.to;
     const others = turns.betweenGraphs();
     if (others) await others;
   }
@@ -121,6 +129,16 @@ const layerRoom =
   (room: Room, layer: number): Room =>
   (output, length) =>
     room(`${output}${layer & 1}`, length);
+
+async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
+  const { baton, phase } = of.part;
+  const begun = await baton.run(() => beginLayer(tools, of, x));
+  const to = of.layer + 1;
+  if ("y" in begun) return { x: begun.y, to };
+  if (begun.remote) await tools.turns.waitFor(begun.remote);
+  tools.times.add(phase, "experts", performance.now() - begun.sentAt);
+  return { x: combine(begun.h, begun.gates, begun.rows, tools.program.hidden), to };
+}
 
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
 async function beginLayer(
@@ -223,7 +241,7 @@ async function denseRows(tools: StepTools, { block, phase, pieces, room }: Dense
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
-function follow(
+export function follow(
   transitions: TransitionSampler,
   followed: readonly Followed[],
   { layer, phase, ids, topK }: Omit<LayerRows, "f" | "room">,
