@@ -17,8 +17,9 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/text/": ["crds/"],
   "runtime/weights/": ["crds/", "runtime/placement/grid.ts", "runtime/kernels/", "runtime/models/"],
   // The door of what computes; of weights it knows the forms of a matrix (kernels). Engines behind it know only the door.
-  "runtime/compute/": ["crds/", "runtime/kernels/", "runtime/compute/ggml/"],
+  "runtime/compute/": ["crds/", "runtime/kernels/", "runtime/compute/ggml/", "runtime/compute/onnx/"],
   "runtime/compute/ggml/": ["crds/", "runtime/kernels/", "runtime/compute/"],
+  "runtime/compute/onnx/": ["crds/", "runtime/kernels/", "runtime/compute/"],
   "runtime/engine/": [
     "crds/",
     "runtime/placement/",
@@ -243,6 +244,7 @@ export const clients: Readonly<Record<string, string>> = {
   pino: "runtime/observe/",
   koffi: "runtime/compute/ggml/",
   "@node-llama-cpp/": "runtime/compute/ggml/",
+  "onnxruntime-node": "runtime/compute/onnx/",
   "@hono/": "runtime/gateway/",
   hono: "runtime/gateway/",
   highs: "operator/planner/solver.ts",
