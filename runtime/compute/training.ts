@@ -7,7 +7,7 @@ import type { Segment } from "../kernels/segment.ts";
 export type WeightViews = Readonly<Record<string, Float32Array>>;
 
 export interface BackwardCall {
-  /** Inputs, and the values that `keeps` names. */
+  /** Inputs, and what forward returned beside the f32 outputs. */
   readonly values: Values;
   readonly weights: WeightViews;
   /** Gradients of the outputs; one that is left out is zero. */
@@ -18,9 +18,7 @@ export interface BackwardCall {
 
 /** A segment that rows pass whole: its backward computes forward again. */
 export interface TrainableSegment {
-  /** Values beside the inputs that backward is given, as forward returned them. */
-  readonly keeps: readonly string[];
-  /** The outputs, and what `keeps` names. */
+  /** The outputs, and values beside them that backward is given. */
   forward(values: Values, weights: WeightViews): Promise<Values>;
   /** Gradients of the f32 inputs. */
   backward(call: BackwardCall): Promise<Gradients>;
@@ -76,5 +74,6 @@ export interface TrainingBackend {
 }
 
 export interface TrainingOptions {
+  /** Of one call. Sums within products are cut by it, so that bits depend on it. */
   readonly threads: number;
 }

@@ -126,9 +126,9 @@ test("cross-entropy's gradient equals finite differences", () => {
   }
 });
 
-const hidden = 32;
-const expert = gatedExpert(hidden, 48);
-const unit = Object.fromEntries(expert.weights.map(({ name, shape }, i) => [name, randomTensor(51 + i, shape, 0.2)]));
+const hidden = 96;
+const expert = gatedExpert(hidden, 300);
+const unit = Object.fromEntries(expert.weights.map(({ name, shape }, i) => [name, randomTensor(51 + i, shape, 0.1)]));
 
 async function expertGradients(x: Float32Array, gates: Float32Array, dOut: Float32Array, sums: WeightViews) {
   return (await training.compileExpert(expert)).backward({ x, gates, dOut, weights: viewsOf(unit), sums });
@@ -164,23 +164,13 @@ test("gradients are added to their sums in place, with the bits of adding what a
   }
 });
 
-test("a row's gradient has the same bits alone, beside others and on two threads", async () => {
+test("a row's gradient has the same bits alone and beside others", async () => {
   const [x, gates, dOut] = [gaussian(81, 64 * hidden), gaussian(82, 64), gaussian(83, 64 * hidden)];
   const all = await expertGradients(x, gates, dOut, zeros(unit));
   for (const rows of [1, 2, 3, 17]) {
     const some = await expertGradients(x.slice(0, rows * hidden), gates.slice(0, rows), dOut.slice(0, rows * hidden), zeros(unit));
     assert.deepEqual(some.dx, all.dx.slice(0, rows * hidden), `${rows} rows`);
     assert.deepEqual(some.dGates, all.dGates.slice(0, rows), `${rows} rows`);
-  }
-  const wide = await createTraining({ threads: 2 });
-  try {
-    const [one, two] = [zeros(unit), zeros(unit)];
-    await expertGradients(x, gates, dOut, one);
-    const found = await (await wide.compileExpert(expert)).backward({ x, gates, dOut, weights: viewsOf(unit), sums: two });
-    assert.deepEqual(found, all);
-    assert.deepEqual(two, one);
-  } finally {
-    await wide.close();
   }
 });
 

@@ -169,10 +169,8 @@ function hostBackward(parts: Parts, { values, weights, sums }: BackwardCall, gra
 
 export function trainableSegment(parts: Parts): TrainableSegment {
   const { segment, split } = parts;
-  const outputs = new Set(segment.outputs.map(({ name }) => name));
   const inputs = segment.inputs.filter(({ dtype }) => dtype === "f32").map(({ name }) => name);
   return {
-    keeps: split.written.filter((name) => !outputs.has(name)),
     async forward(values, views) {
       const weights = parts.own(views);
       const written = await deviceForward(parts, values, weights);

@@ -30,6 +30,7 @@ export class Session {
       enableCpuMemArena: true,
       enableMemPattern: true,
       graphOptimizationLevel: "all",
+      logSeverityLevel: 3, // errors
       // Threads that spin between products take the cores of whoever else computes.
       extra: { session: { intra_op: { allow_spinning: "0" } } },
     });
