@@ -2,7 +2,8 @@
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
-import type { Op, Segment, Tensor } from "../kernels/segment.ts";
+import type { KvGroup } from "../kernels/kv-groups.ts";
+import type { Layer, Op, Segment, Tensor } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 
 /** The sizes of KV storage, equal in all layers. */
@@ -38,14 +39,10 @@ export interface KvCache {
   dispose(): Promise<void>;
 }
 
-/** Rows of an attention call: `batch` consecutive slots from `firstSlot`, each with `tokens` new tokens on top of past[i].
- *  Inputs are then [batch * tokens, width], slot-major. A decode step has tokens = 1; a prefill chunk has batch = 1. */
+/** Rows of an attention call: those of its groups one after another, as inputs [rows, width] have them. No slot is in two groups. */
 export interface KvCall {
   readonly cache: KvCache;
-  readonly firstSlot: number;
-  readonly batch: number;
-  readonly tokens: number;
-  readonly past: Int32Array; // [batch]
+  readonly groups: readonly KvGroup[];
 }
 
 export type Inputs = Readonly<Record<string, Tensor>>;
@@ -57,6 +54,45 @@ export interface Compiled {
   /** Outputs are valid until the next run of the same program. */
   run(inputs: Inputs, kv?: KvCall): Promise<Outputs>;
   dispose(): Promise<void>;
+}
+
+/** Room for the experts of one layer, of which any may be here. */
+export interface Shelf {
+  /** Compiles the expert of that number. */
+  put(expert: number, weights: Weights): Promise<Compiled>;
+}
+
+/** A layer as a part of a range. */
+export interface RangeLayer {
+  readonly layer: Layer;
+  /** The layer's compiled block. */
+  readonly block: Compiled;
+  /** Of a layer with experts. */
+  readonly shelf?: Shelf;
+}
+
+export interface RangeCall {
+  readonly x: Float32Array; // [n, hidden]
+  readonly kv: KvCall;
+  /** Layers from..to-1, all of which are covered. */
+  readonly from: number;
+  readonly to: number;
+}
+
+export interface RangeOutputs {
+  readonly x: Float32Array; // [n, hidden]
+  /** The experts that each row chose, [n, topK], by layer from `from` on; empty of a layer without experts. */
+  readonly ids: readonly Int32Array[];
+}
+
+/** Layers of a model one after another as one program: nothing comes back before the last one. Rows have the bits that they have layer by
+ *  layer, where a backend is exact. */
+export interface LayerRange {
+  /** With more rows than these, layer by layer is the faster way. */
+  readonly rowsMax: number;
+  /** True while all that the layer computes with is here and in a range's reach. */
+  covers(layer: number): boolean;
+  run(call: RangeCall): Promise<RangeOutputs>;
 }
 
 /** What a backend can compute. Known without a device, so that `model inspect` can ask. */
@@ -85,6 +121,10 @@ export interface Backend extends Capabilities {
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
   compile(segment: Segment, weights: Weights): Promise<Compiled>;
+  /** Room for so many experts of that form, whose number is their place. */
+  createShelf(expert: Segment, experts: number): Shelf;
+  /** The model's layers as ranges. */
+  createRange(layers: readonly RangeLayer[]): LayerRange;
   createKv(spec: KvSpec): Promise<KvCache>;
   /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;

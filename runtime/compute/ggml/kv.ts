@@ -3,6 +3,7 @@
 // back as slots are trimmed. And the part of a graph that reads and writes it: where new rows go, what attention may see.
 import { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
+import { type KvGroup, type Place, placesOf, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
@@ -218,15 +219,17 @@ export class GgmlKv implements KvCache {
   }
 }
 
-/** Positions that a graph for this call looks at. */
-function lengthOf({ past, tokens, cache }: KvCall): number {
+/** Positions that a graph looks at for a group of a call. */
+function lengthOf({ past, tokens }: KvGroup, context: number): number {
   const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
-  return Math.min(cache.context, Math.ceil(longest / lengthStep) * lengthStep);
+  return Math.min(context, Math.ceil(longest / lengthStep) * lengthStep);
 }
 
 /** What calls have in common that can use the same graph. */
-export const kvKey = (call: KvCall): string =>
-  `${(call.cache as GgmlKv).id}.${call.firstSlot}.${call.batch}.${call.tokens}.${lengthOf(call)}`;
+export function kvKey({ cache, groups }: KvCall): string {
+  const parts = groups.map((group) => `${group.firstSlot}.${group.batch}.${group.tokens}.${lengthOf(group, cache.context)}`);
+  return `${(cache as GgmlKv).id}: ${parts.join(" ")}`;
+}
 
 interface InputShape {
   readonly name: string;
@@ -234,36 +237,50 @@ interface InputShape {
   readonly shape: readonly number[];
 }
 
-type Shape = Pick<KvCall, "firstSlot" | "batch" | "tokens">;
+/** A group as graphs see it: the rows of the call that are its own, and the positions that these may look at. */
+export interface GroupShape extends Pick<KvGroup, "firstSlot" | "batch" | "tokens"> {
+  readonly index: number;
+  /** The first of its rows. */
+  readonly from: number;
+  readonly length: number;
+}
 
 /** The cache as one graph sees it. */
 export class KvGraph {
-  readonly call: Shape;
+  readonly groups: readonly GroupShape[];
+  readonly #rows: number;
   readonly #cache: GgmlKv;
-  readonly #length: number;
   /** The inputs that the graph has, and how each is made for a call. */
   readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
 
-  constructor(call: KvCall) {
-    this.call = call;
-    this.#cache = call.cache as GgmlKv;
-    this.#length = lengthOf(call);
+  constructor({ cache, groups }: KvCall) {
+    this.#cache = cache as GgmlKv;
+    this.#rows = rowsOfGroups(groups);
+    let from = 0;
+    this.groups = groups.map((group, index) => {
+      const { firstSlot, batch, tokens } = group;
+      const shape = { index, from, firstSlot, batch, tokens, length: lengthOf(group, cache.context) };
+      from += rowsOfGroup(group);
+      return shape;
+    });
   }
 
   /** Factors of the values that turn and of their swapped pairs, [2 * pairs, 1, rows]. */
   rotation(build: GraphBuilder, rope: Rope): { readonly cos: Value; readonly sin: Value } {
     const tables = this.#cache.rotation(rope);
-    const rows = this.call.batch * this.call.tokens;
     const factors = (half: "cos" | "sin"): Value => {
-      const make = (call: KvCall) => rotationOf(tables, positionsOf(call), half);
-      return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape: [2 * rope.frequencies.length, 1, rows] }, make);
+      const shape = [2 * rope.frequencies.length, 1, this.#rows];
+      const make = ({ groups }: KvCall) => rotationOf(tables, placesOf(groups), half);
+      return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape }, make);
     };
     return { cos: factors("cos"), sin: factors("sin") };
   }
 
   store(build: GraphBuilder, layer: number, keys: Value, values: Value): void {
     const { ggml } = build.device;
-    const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.call.batch * this.call.tokens] }, cacheRowsOf);
+    const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.#rows] }, ({ groups }) =>
+      cacheRowsOf(placesOf(groups), this.#cache.stride),
+    );
     const tensors = this.#layer(layer);
     for (const [target, source] of [
       [tensors.keys, keys],
@@ -273,17 +290,19 @@ export class KvGraph {
     }
   }
 
-  keys(build: GraphBuilder, layer: number): Value {
-    return this.#view(build, this.#layer(layer).keys);
+  keys(build: GraphBuilder, layer: number, group: GroupShape): Value {
+    return this.#view(build, this.#layer(layer).keys, group);
   }
 
-  values(build: GraphBuilder, layer: number): Value {
-    return this.#view(build, this.#layer(layer).values);
+  values(build: GraphBuilder, layer: number, group: GroupShape): Value {
+    return this.#view(build, this.#layer(layer).values, group);
   }
 
-  mask(build: GraphBuilder, window: number): Value {
-    const shape = [this.#length, this.call.tokens, 1, this.call.batch];
-    return this.#input(build, { name: `mask.${window}.${this.#length}`, type: "f16", shape }, (call) => maskOf(call, this.#length, window));
+  mask(build: GraphBuilder, window: number, { index, batch, tokens, length }: GroupShape): Value {
+    const shape = [length, tokens, 1, batch];
+    return this.#input(build, { name: `mask.${index}.${window}`, type: "f16", shape }, ({ groups }) =>
+      maskOf(groups[index] as KvGroup, length, window),
+    );
   }
 
   /** An input of a call of this shape; undefined where it is not of the cache. */
@@ -301,33 +320,25 @@ export class KvGraph {
     return this.#cache.layers[layer] as LayerTensors;
   }
 
-  /** [dim, length, kvHeads, batch] of the slots of the call. */
-  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor): Value {
+  /** [dim, length, kvHeads, batch] of the slots of a group. */
+  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor, { firstSlot, batch, length }: GroupShape): Value {
     const { spec, stride } = this.#cache;
     const slot = rowBytes * stride;
     const { ggml } = build.device;
-    const view = ggml.ggml_view_4d(
-      build.context,
-      tensor,
-      dim,
-      this.#length,
-      spec.kvHeads,
-      this.call.batch,
-      rowBytes,
-      headBytes,
-      slot,
-      this.call.firstSlot * slot,
+    const { kvHeads } = spec;
+    return build.view(
+      ggml.ggml_view_4d(build.context, tensor, dim, length, kvHeads, batch, rowBytes, headBytes, slot, firstSlot * slot),
+      build.constant(tensor),
     );
-    return build.view(view, build.constant(tensor));
   }
 }
 
 /** [rows][2 * pairs]: for both values of a pair the cosine, or the sine with the sign that the other one has. */
-function rotationOf({ rope, cos, sin }: RopeTables, positions: Int32Array, half: "cos" | "sin"): Float32Array {
+function rotationOf({ rope, cos, sin }: RopeTables, places: readonly Place[], half: "cos" | "sin"): Float32Array {
   const pairs = rope.frequencies.length;
   const [table, sign] = half === "cos" ? [cos, 1] : [sin, -1];
-  const out = new Float32Array(positions.length * 2 * pairs);
-  for (const [row, position] of positions.entries()) {
+  const out = new Float32Array(places.length * 2 * pairs);
+  for (const [row, { position }] of places.entries()) {
     for (let i = 0; i < pairs; i++) {
       const value = table[position * pairs + i] as number;
       const first = row * 2 * pairs + (rope.interleaved ? 2 * i : i);
@@ -338,25 +349,14 @@ function rotationOf({ rope, cos, sin }: RopeTables, positions: Int32Array, half:
   return out;
 }
 
-/** The position of each row in its sequence. */
-function positionsOf({ past, batch, tokens }: KvCall): Int32Array {
-  return Int32Array.from({ length: batch * tokens }, (_, row) => (past[Math.floor(row / tokens)] as number) + (row % tokens));
-}
-
 /** The row of a layer's tensor that each row's key and value go to. */
-function cacheRowsOf({ past, batch, tokens, firstSlot, cache }: KvCall): BigInt64Array {
-  const { stride } = cache as GgmlKv;
-  return BigInt64Array.from({ length: batch * tokens }, (_, row) => {
-    const b = Math.floor(row / tokens);
-    return BigInt((firstSlot + b) * stride + (past[b] as number) + (row % tokens));
-  });
-}
+const cacheRowsOf = (places: readonly Place[], stride: number): BigInt64Array =>
+  BigInt64Array.from(places, ({ slot, position }) => BigInt(slot * stride + position));
 
 /** [batch][tokens][length] in f16: 0 where a row may look, minus infinity elsewhere. A window of 0 is none. */
-function maskOf({ past, batch, tokens }: Pick<KvCall, "past" | "batch" | "tokens">, length: number, window: number): Uint16Array {
-  const mask = new Uint16Array(batch * tokens * length).fill(maskedOut);
-  for (let row = 0; row < batch * tokens; row++) {
-    const position = (past[Math.floor(row / tokens)] as number) + (row % tokens);
+function maskOf(group: KvGroup, length: number, window: number): Uint16Array {
+  const mask = new Uint16Array(rowsOfGroup(group) * length).fill(maskedOut);
+  for (const [row, { position }] of placesOf([group]).entries()) {
     const first = window > 0 ? Math.max(0, position - window + 1) : 0;
     mask.fill(0, row * length + first, row * length + position + 1);
   }
