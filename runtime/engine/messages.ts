@@ -4,7 +4,6 @@ import type {
   EngineInfo,
   EngineOptions,
   EngineStats,
-  GenerateEvent,
   LaneNews,
   LaneOpening,
   LaneView,
@@ -13,6 +12,7 @@ import type {
   RoutingTables,
   Sampling,
 } from "./api.ts";
+import type { Notice } from "./core/plan.ts";
 import type { PairBatch } from "./expert-table.ts";
 
 export type ThreadOptions = Omit<EngineOptions, "remote" | "threads"> & { readonly threads: number };
@@ -62,7 +62,8 @@ export type FromEngine =
   | { readonly type: "refused"; readonly error: PlainError }
   | { readonly type: "answer"; readonly id: number; readonly result: unknown }
   | { readonly type: "failed"; readonly id: number; readonly error: PlainError }
-  | { readonly type: "event"; readonly id: string; readonly event: GenerateEvent }
+  /** All that a step gave, in order: each message costs both threads the same whatever is in it. */
+  | { readonly type: "events"; readonly notices: readonly Notice[] }
   | { readonly type: "requestFailed"; readonly id: string; readonly error: PlainError }
   | { readonly type: "lanes"; readonly news: LaneNews }
   | { readonly type: "dispatch"; readonly id: number; readonly frame: RemoteFrame };
