@@ -39,14 +39,15 @@ export class Slab {
   readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
   readonly #placed: readonly Placed[];
-  readonly #used: boolean[];
+  /** 1 where a slot holds an expert. */
+  readonly #used: Uint8Array;
   #count = 0;
 
   constructor(device: GgmlDevice, parts: readonly Part[], slots: number) {
     this.#device = device;
     this.parts = parts;
     this.slots = slots;
-    this.#used = new Array<boolean>(slots).fill(false);
+    this.#used = new Uint8Array(slots);
     this.choosable = parts.every(({ home, vector }) => vector || home.choosable);
     this.#metadata = device.metadata(parts.length);
     const placed: Placed[] = [];
@@ -66,12 +67,12 @@ export class Slab {
   }
 
   holds(slot: number): boolean {
-    return this.#used[slot] === true;
+    return this.#used[slot] === 1;
   }
 
   /** The lowest empty slot; -1 when there is none. */
   get empty(): number {
-    return this.#used.indexOf(false);
+    return this.#used.indexOf(0);
   }
 
   put(slot: number, weights: Weights): void {
@@ -153,8 +154,8 @@ export class Slab {
   }
 
   #mark(slot: number, used: boolean): void {
-    this.#count += Number(used) - Number(this.#used[slot]);
-    this.#used[slot] = used;
+    this.#count += Number(used) - (this.#used[slot] ?? 0);
+    this.#used[slot] = Number(used);
   }
 
   /** Each part of a slot as a tensor of its own. */
