@@ -99,7 +99,14 @@ export class Slab {
   /** Empties a slot, whose memory goes back to the machine where it is taken by pages. */
   drop(slot: number): void {
     this.#mark(slot, false);
-    for (const placed of this.#placed) this.#device.discard(addressOf(placed, slot), placed.stride);
+    for (const placed of this.#placed) {
+      // A page that it shares with an empty slot holds nothing any more.
+      const [before, after] = [slot - 1, slot + 1].map((other) => (this.#used[other] === 0 ? this.#edgeBytes(placed) : 0)) as [
+        number,
+        number,
+      ];
+      this.#device.discard(addressOf(placed, slot) - BigInt(before), before + placed.stride + after);
+    }
   }
 
   /** Where each part of a slot lies. */
@@ -151,6 +158,10 @@ export class Slab {
   free(): void {
     for (const { buffer } of this.#placed) buffer.free();
     this.#device.release(this.#metadata);
+  }
+
+  #edgeBytes({ stride }: Placed): number {
+    return Math.min(this.#device.pageBytes ?? 0, stride);
   }
 
   #mark(slot: number, used: boolean): void {
