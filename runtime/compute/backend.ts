@@ -137,6 +137,8 @@ export interface Backend extends Capabilities {
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
+  /** The same device with the dense part kept in another way (see BackendOptions); closing either closes both. */
+  withDenseBits(bits: 8 | 16 | 32): Backend;
   close(): Promise<void>;
 }
 

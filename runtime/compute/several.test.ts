@@ -6,14 +6,14 @@ import fc from "fast-check";
 import { kvOf, loadModel } from "../../test/contract/harness.ts";
 import { syntheticModel } from "../../test/contract/synthetic.ts";
 import type { Backend, KvCache } from "./backend.ts";
-import { createBackendOver } from "./index.ts";
+import { openDevices } from "./index.ts";
 import { firstLayerOf, overDevices } from "./several.ts";
 
 const layers = 5;
 const model = syntheticModel({ num_hidden_layers: layers });
 const context = 64;
-const opened = (devices: number, name: "cpu" | "reference" = "cpu"): Promise<Backend> =>
-  createBackendOver(name, { threads: 1 }, { devices, layers });
+const opened = async (devices: number, name: "cpu" | "reference" = "cpu"): Promise<Backend> =>
+  overDevices(await openDevices(name, { threads: 1 }, devices), layers);
 
 test("devices share all layers, none more than one layer above another's", () => {
   fc.assert(

@@ -17,11 +17,14 @@ import type {
   RangeCall,
   RangeLayer,
   RangeOutputs,
+  Room,
   Shelf,
 } from "./backend.ts";
 
 /** The devices must be of one kind and not fewer than one; `layers` = those of the model, at least one for each device. */
 export function overDevices(devices: readonly Backend[], layers: number): Backend {
+  const [alone] = devices;
+  if (alone !== undefined && devices.length === 1) return alone;
   if (devices.length <= layers) return new SeveralDevices(devices, layers);
   throw new AppError(`devices: ${devices.length} for a model of ${layers} layers; set spec.runtime.devices to at most ${layers}`, {
     code: "InvalidOption",
@@ -46,8 +49,8 @@ class Placed implements Compiled {
   get residentBytes(): number {
     return this.inner.residentBytes;
   }
-  run(inputs: Inputs, kv?: KvCall): Promise<Outputs> {
-    return this.inner.run(inputs, kv && callOn(kv, this.device));
+  run(inputs: Inputs, kv?: KvCall, room?: Room): Promise<Outputs> {
+    return this.inner.run(inputs, kv && callOn(kv, this.device), room);
   }
   dispose(): Promise<void> {
     return this.inner.dispose();
@@ -226,6 +229,12 @@ class SeveralDevices implements Backend {
 
   fault(): AppError | undefined {
     return this.#devices.map((each) => each.fault()).find((fault) => fault !== undefined);
+  }
+  withDenseBits(bits: 8 | 16 | 32): Backend {
+    return new SeveralDevices(
+      this.#devices.map((device) => device.withDenseBits(bits)),
+      this.#layers,
+    );
   }
   async close(): Promise<void> {
     for (const device of this.#devices) await device.close();

@@ -65,10 +65,12 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   const times = new StepTimes();
   const turns = new FrameTurns({
     ...{ experts, takeMessages: () => {}, ownPhase: () => undefined, ownWaits: () => true, now: () => performance.now(), nap: () => {} },
+    poll: () => undefined,
   });
   turns.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
     ...{ program, embed, blocks, head, experts, counter, transitions, times, turns, ...(ranged ? { ranges } : {}) },
+    rooms: [],
     router: () => ({ rank: 0, table: router }),
     dispatch: () => Promise.reject(new Error("nobody else is there")),
   };

@@ -136,7 +136,7 @@ test("the sole rank of a layer is the one that every pair of it is routed to", (
       const shares = rows.map((each) => each.shares);
       router.setTables([
         table(
-          rows.map(({ hosts }) => hosts),
+          rows.map(({ hosts }) => [...hosts]),
           shares,
         ),
       ]);

@@ -98,6 +98,10 @@ class GgmlBackend implements Backend {
     return this.#device.fault;
   }
 
+  withDenseBits(bits: 8 | 16 | 32): GgmlBackend {
+    return new GgmlBackend(this.#device, bits);
+  }
+
   async close(): Promise<void> {
     this.#device.close();
   }
