@@ -4,6 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import { type BackendChoice, type BackendName, backendNames } from "../../crds/names.ts";
 import type { Backend, BackendFactory, BackendOptions, Capabilities } from "./backend.ts";
 import type { GpuName } from "./ggml/packages.ts";
+import { overDevices } from "./several.ts";
 
 interface Entry {
   load(): Promise<BackendFactory>;
@@ -51,6 +52,24 @@ export async function chooseBackend(choice: BackendChoice): Promise<BackendName>
 /** What the backend of that name can compute, on a machine that need not be able to run it. */
 export function capabilitiesOf(name: BackendName): Promise<Capabilities> {
   return backends[name].capabilities();
+}
+
+/** A backend over so many devices of one kind, which share the layers of a model. */
+export async function createBackendOver(
+  choice: BackendChoice,
+  options: BackendOptions,
+  { devices, layers }: { readonly devices: number; readonly layers: number },
+): Promise<Backend> {
+  if (devices === 1) return createBackend(choice, options);
+  const opened: Backend[] = [];
+  try {
+    for (let deviceIndex = 0; deviceIndex < devices; deviceIndex++)
+      opened.push(await createBackend(choice, Object.assign({}, options, { deviceIndex })));
+    return overDevices(opened, layers);
+  } catch (caught) {
+    for (const backend of opened) await backend.close();
+    throw caught;
+  }
 }
 
 export async function createBackend(choice: BackendChoice, options: BackendOptions): Promise<Backend> {

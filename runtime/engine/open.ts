@@ -4,7 +4,7 @@ import { AppError } from "../../crds/common.ts";
 import type { BackendName, KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
 import { checkOps } from "../compute/check.ts";
-import { chooseBackend, createBackend } from "../compute/index.ts";
+import { chooseBackend, createBackend, createBackendOver } from "../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../compute/kv-size.ts";
 import { checkBackend } from "../compute/trial.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
@@ -57,8 +57,10 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  if (options.tryDevice) await tryOut(name, options.threads);
-  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).denseBits });
+  const { threads, devices = 1 } = options;
+  if (options.tryDevice) for (let device = 0; device < devices; device++) await tryOut(name, threads, device);
+  const denseBits = codecFor(options.codec).denseBits;
+  const backend = await createBackendOver(name, { threads, denseBits }, { devices, layers: program.layers.length });
   try {
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(program, backend, options);
@@ -104,8 +106,8 @@ function kvTypeOf(program: ModelProgram, backend: Backend, { kvType }: ThreadOpt
 }
 
 /** In f32, whatever form the model's weights have: its cases are held against sums in f64. */
-async function tryOut(name: BackendName, threads: number): Promise<void> {
-  const backend = await createBackend(name, { threads });
+async function tryOut(name: BackendName, threads: number, deviceIndex: number): Promise<void> {
+  const backend = await createBackend(name, { threads, deviceIndex });
   try {
     await checkBackend(backend, await createBackend("reference", { threads: 1 }));
   } finally {
@@ -122,10 +124,10 @@ interface Parts {
 }
 
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
-  const embed = await compileDense(backend, program.embed, store);
+  const embed = await compileDense(backend, program.embed, store, 0);
   const blocks: Compiled[] = [];
-  for (const { block } of program.layers) blocks.push(await compileDense(backend, block, store));
-  const head = await compileDense(backend, program.head, store);
+  for (const [layer, { block }] of program.layers.entries()) blocks.push(await compileDense(backend, block, store, layer));
+  const head = await compileDense(backend, program.head, store, program.layers.length - 1);
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
@@ -175,10 +177,10 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
-async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {
+async function compileDense(backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> {
   const weights: Record<string, Weights[string]> = {};
   for (const { name } of segment.weights) weights[name] = await store.readDense(name);
-  return backend.compile(segment, weights);
+  return backend.compile(segment, weights, layer);
 }
 
 async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {
@@ -204,7 +206,7 @@ async function measureSpeed(backend: Backend, store: ModelStore, program: ModelP
   if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
-  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer));
+  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer), layer);
   const data = new Float32Array(speedRows * program.hidden).fill(0.01);
   const inputs = { x: { shape: [speedRows, program.hidden], data } };
   await expert.run(inputs);

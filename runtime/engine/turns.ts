@@ -3,6 +3,7 @@
 // decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import { setImmediate } from "node:timers/promises";
 import type { Phase } from "../../crds/telemetry.ts";
+import type { Room } from "../compute/backend.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
 import { Pace } from "./core/pace.ts";
 import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
@@ -36,7 +37,7 @@ export interface Turns {
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
   /** The step's own pairs, whose experts are here. */
-  ownExperts(batch: PairBatch): Promise<Float32Array>;
+  ownExperts(batch: PairBatch, room?: Room): Promise<Float32Array>;
   /** A step begins, in so many parts. */
   begin(parts: number): void;
   /** A part of the step is done, or has failed. */
@@ -51,6 +52,8 @@ export interface FrameTurnsOptions {
   readonly experts: Pick<ExpertTable, "prepare" | "compute" | "release" | "lock">;
   /** Takes in the messages that have come meanwhile. */
   readonly takeMessages: () => void;
+  /** Resolves once frames have been taken in that came on sockets; undefined while none are likely to have come. */
+  readonly poll: () => Promise<void> | undefined;
   /** The running step's phase; undefined when there is none. */
   readonly ownPhase: () => Phase | undefined;
   /** Others have not answered all yet. */
@@ -122,15 +125,19 @@ export class FrameTurns implements Turns {
 
   betweenGraphs(): Promise<void> | undefined {
     if (this.#options.ownPhase() === "prefill") this.#breathe();
+    return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
+  }
+
+  #others(): Promise<void> | undefined {
     this.#options.takeMessages();
     if (this.#queue.empty) return undefined;
     const { now, ownPhase } = this.#options;
     return this.#serve(ownPhase() === "decode" && now() < this.#nextPortionAt ? 0 : 1);
   }
 
-  async ownExperts(batch: PairBatch): Promise<Float32Array> {
+  async ownExperts(batch: PairBatch, room?: Room): Promise<Float32Array> {
     const { experts } = this.#options;
-    const work = experts.prepare(batch);
+    const work = experts.prepare(batch, room);
     try {
       for (let at = 0; at < work.order.length; ) {
         const count = batch.phase === "decode" ? work.order.length : this.#expertPace.within(this.#budgetMs());
@@ -198,11 +205,14 @@ export class FrameTurns implements Turns {
         if (!decodes && (!prefills || this.#queue.empty)) return;
         const startedAt = this.#options.now();
         await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs())));
-        if (decodes) continue;
-        left -= 1;
-        const endedAt = this.#options.now();
-        this.#breathe();
-        this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+        if (!decodes) {
+          left -= 1;
+          const endedAt = this.#options.now();
+          this.#breathe();
+          this.#nextPortionAt = endedAt + ownShare * (endedAt - startedAt);
+        }
+        const polled = this.#options.poll();
+        if (polled) await polled;
       }
     } finally {
       this.#serving = false;
