@@ -133,7 +133,7 @@ test("the sole rank of a layer is the one that every pair of it is routed to", (
     fc.property(layer, fc.uniqueArray(fc.nat({ max: 63 }), { maxLength: 40 }), (rows, down) => {
       const router = createRouter(2);
       assert.equal(router.soleRank(0), noRank);
-      const shares = rows.map((each) => each.shares);
+      const shares = rows.map((each) => [...each.shares]);
       router.setTables([
         table(
           rows.map(({ hosts }) => [...hosts]),
