@@ -36,7 +36,7 @@ class Rank {
     this.turns = new FrameTurns({
       experts,
       takeMessages: () => {},
-      ownPhase: () => (this.#running ? "prefill" : undefined),
+      own: () => (this.#running ? "prefill" : undefined),
       ownWaits: () => this.#sent > 0,
       now: () => performance.now(),
       nap: () => {},
@@ -71,7 +71,7 @@ class Rank {
   async prefill(): Promise<void> {
     this.#running = true;
     const kv = { cache: {} as any, groups: [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(0) }] };
-    await forward(this.#tools, new Int32Array(tokens), kv, "prefill");
+    await forward(this.#tools, new Int32Array(tokens), kv, 0);
     await this.turns.betweenGraphs();
     this.#running = false;
     void this.turns.serveWaiting();
