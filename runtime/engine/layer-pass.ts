@@ -29,8 +29,6 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
-  /** A prefill's rows have the same bits in pieces, or bits that nobody counts on. */
-  readonly piecesEqualWhole: boolean;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
@@ -113,7 +111,7 @@ async function beginLayer(
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { decodes, tokens } = part;
-  const pieceRows = tools.piecesEqualWhole ? tools.turns.pieceRows(kindOf(tokens.length, decodes), tokens.length) : tokens.length;
+  const pieceRows = tools.turns.pieceRows(kindOf(tokens.length, decodes), tokens.length);
   const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows) }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];

@@ -133,7 +133,6 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     context: kv.context,
     blocks: kvSpec.poolBlocks,
     blockTokens: kvBlockTokens(kv.context, backend.kvPageBytes),
-    decodedReusable: prefillsReplay(backend),
   };
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
@@ -164,9 +163,6 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   };
   return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
 }
-
-/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
-const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
 
 /** In one line, since it is compared as a whole. */
 function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {

@@ -1,7 +1,7 @@
 // A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks; then the head for
 // the rows that want logits. Knows no request and no mode.
 import type { KvCall } from "../compute/backend.ts";
-import { type KvGroup, rowsOfGroups } from "../kernels/kv-groups.ts";
+import type { KvGroup } from "../kernels/kv-groups.ts";
 import { gatherRows } from "../placement/frames/pairs.ts";
 import { kindOf } from "./core/plan.ts";
 import { floats, type Part, passLayers, rangeOf, type StepTools } from "./layer-pass.ts";
@@ -45,9 +45,9 @@ async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
 }
 
 /** The step's halves: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
-function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
-  const at = middleOf(kv.groups, piecesEqualWhole);
-  if (at === undefined) return undefined;
+function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
+  const at = tokens.length >> 1;
+  if (at === 0) return undefined;
   const baton = new Mutex();
   const gates = program.layers.map(() => gate());
   const first = {
@@ -62,15 +62,6 @@ function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv
   const later = { decodes: Math.max(0, decodes - at), baton, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
   const apart = slotEnds(kv.groups).includes(at);
   return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
-}
-
-/** The row that halves are cut at; undefined where there is none. */
-function middleOf(groups: readonly KvGroup[], anywhere: boolean): number | undefined {
-  const rows = rowsOfGroups(groups);
-  const middle = rows >> 1;
-  if (anywhere) return middle > 0 ? middle : undefined;
-  const ends = slotEnds(groups).filter((row) => row < rows);
-  return ends.toSorted((a, b) => Math.abs(a - middle) - Math.abs(b - middle))[0];
 }
 
 /** The rows after the last one of each slot. */
