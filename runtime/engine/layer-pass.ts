@@ -13,6 +13,7 @@ import { kindOf } from "./core/plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
+import { passRange, type Ranges } from "./ranges.ts";
 import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
 import type { Turns } from "./turns.ts";
@@ -29,11 +30,13 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
+  /** Unset: every layer is passed alone. */
+  readonly ranges?: Ranges;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
 
-interface LayerRows {
+export interface LayerRows {
   readonly layer: number;
   readonly decodes: number;
   readonly f: Float32Array; // [n, hidden]
@@ -42,7 +45,7 @@ interface LayerRows {
 }
 
 /** A token whose way through the layers is followed. */
-interface Followed {
+export interface Followed {
   readonly row: number;
   /** Experts it chose in the layer before, if that one has any. */
   chose: Int32Array | undefined;
@@ -72,25 +75,30 @@ interface Begun {
   readonly sentAt: number;
 }
 
+/** Rows after the layers before `to`. */
+export interface Passed {
+  readonly x: Float32Array; // [n, hidden]
+  readonly to: number;
+}
+
 /** Rows of the part after the last layer, [n, hidden]. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
-  const { blocks, experts, times, turns, transitions } = tools;
-  const { tokens, decodes, baton } = part;
-  const { hidden } = tools.program;
+  const { blocks, experts, turns, transitions } = tools;
+  const { tokens, baton } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
   let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids), "x").slice()));
   const cut = new Pieces(part.kv, tokens.length);
-  for (const layer of blocks.keys()) {
-    const before = part.before(layer);
+  const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
+  for (let layer = 0; layer < blocks.length; ) {
+    const to = ranges?.endOf(tools, part, layer) ?? layer;
+    const before = part.before(Math.max(layer, to - 1));
     if (before) await turns.waitFor(before);
-    const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut }, x));
-    if ("y" in begun) x = begun.y;
-    else {
-      if (begun.remote) await turns.waitFor(begun.remote);
-      times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
-      x = combine(begun.h, begun.gates, begun.rows, hidden);
-    }
+    const passing = { part, followed, from: layer, to, x };
+    const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut }, x);
+    x = passed.x;
+    layer = passed.to;
     const others = turns.betweenGraphs();
     if (others) await others;
   }
@@ -102,6 +110,16 @@ interface LayerOf {
   readonly layer: number;
   readonly followed: readonly Followed[];
   readonly cut: Pieces;
+}
+
+async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
+  const { baton, decodes, tokens } = of.part;
+  const begun = await baton.run(() => beginLayer(tools, of, x));
+  const to = of.layer + 1;
+  if ("y" in begun) return { x: begun.y, to };
+  if (begun.remote) await tools.turns.waitFor(begun.remote);
+  tools.times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
+  return { x: combine(begun.h, begun.gates, begun.rows, tools.program.hidden), to };
 }
 
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
@@ -200,7 +218,11 @@ async function denseRows(tools: StepTools, { block, decodes, pieces }: DensePart
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
-function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, decodes, ids, topK }: Omit<LayerRows, "f">): void {
+export function follow(
+  transitions: TransitionSampler,
+  followed: readonly Followed[],
+  { layer, decodes, ids, topK }: Omit<LayerRows, "f">,
+): void {
   for (const token of followed) {
     const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
     if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);
@@ -208,7 +230,7 @@ function follow(transitions: TransitionSampler, followed: readonly Followed[], {
   }
 }
 
-const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");
+export const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");
 
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
 async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {

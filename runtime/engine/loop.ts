@@ -28,6 +28,7 @@ import {
   toPlain,
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
+import { rangesOf } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
 import { forward, logitsOf } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
@@ -113,6 +114,7 @@ export class EngineLoop {
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
+      ranges: rangesOf(model, this.#experts),
       halving: new Halving(),
     };
     port.on("message", (message: ToEngine) => {

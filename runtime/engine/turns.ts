@@ -1,6 +1,6 @@
 // Turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
-// own steps in which somebody decodes next; prefills, one's own and those of others, take turns in pieces, which are small while somebody decodes. So no
-// decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
+// own steps in which somebody decodes next; prefills, one's own and those of others, take turns in pieces, which are small while somebody
+// decodes. So no decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import { setImmediate } from "node:timers/promises";
 import type { StepKind } from "../../crds/telemetry.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
@@ -20,12 +20,19 @@ const ownShare = 2;
 /** Rows of the dense part in one piece, and (row, expert) pairs. */
 const denseRows = { least: 16, most: 4_096 };
 const expertPairs = { least: 16, most: 16_384 };
+/** Rows times layers of one graph. */
+const layerRows = { least: 1, most: 65_536 };
+/** Milliseconds after a decode frame for which steps leave room for more of them. */
+const framesForMs = 10_000;
 
 /** Between the graphs of a step: what must not wait for its end. */
 export interface Turns {
   /** Rows of a step whose dense part is to be computed at once, of so many. */
   pieceRows(kind: StepKind, rows: number): number;
   took(rows: number, ms: number): void;
+  /** Layers that a step of so many rows may compute as one graph. */
+  layersAtOnce(kind: StepKind, rows: number): number;
+  tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
   /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each. */
@@ -64,6 +71,7 @@ export class FrameTurns implements Turns {
   readonly #asked = new Map<ExpertWork, Asked>();
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
+  readonly #layerPace = new Pace(layerRows);
   /** Own decode steps go before others' prefills until then. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #pressedAt = Number.NEGATIVE_INFINITY;
@@ -99,6 +107,17 @@ export class FrameTurns implements Turns {
 
   took(rows: number, ms: number): void {
     this.#densePace.took(rows, ms);
+  }
+
+  /** As many as there are while nobody else's frames are about; a prefill always leaves a gap in time for the first of them. */
+  layersAtOnce(kind: StepKind, rows: number): number {
+    const { now } = this.#options;
+    if (kind === "decode" && now() - this.#pressedAt >= framesForMs) return Number.POSITIVE_INFINITY;
+    return Math.max(1, Math.floor(this.#layerPace.within(this.#pieceMs()) / rows));
+  }
+
+  tookLayers(layers: number, rows: number, ms: number): void {
+    this.#layerPace.took(layers * rows, ms);
   }
 
   betweenGraphs(): Promise<void> | undefined {

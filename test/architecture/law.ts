@@ -11,7 +11,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
   "runtime/placement/": ["crds/"],
   "runtime/kernels/": ["crds/", "runtime/placement/grid.ts"],
   "runtime/models/": ["crds/", "runtime/kernels/"],
-  "runtime/engine/core/": ["crds/"],
+  "runtime/engine/core/": ["crds/", "runtime/engine/core/constraints/"],
+  "runtime/engine/core/constraints/": ["crds/"],
   "runtime/wire/": ["crds/", "runtime/placement/"],
   "runtime/observe/": ["crds/"],
   "runtime/text/": ["crds/"],
@@ -27,6 +28,7 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/weights/",
     "runtime/compute/",
     "runtime/engine/core/",
+    "runtime/engine/core/constraints/",
     "runtime/text/token-texts.ts",
   ],
   // Experts see the engine through its interface; memory knows nothing of dispatch.
@@ -66,7 +68,8 @@ export const law: Readonly<Record<string, readonly string[]>> = {
     "runtime/experts/memory/",
     "runtime/experts/dispatch/",
   ],
-  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/"],
+  // A gateway refuses at the door what an engine would: it knows the languages that a text may be held to, and nothing else of engines.
+  "runtime/gateway/": ["crds/", "runtime/wire/", "runtime/observe/", "runtime/text/", "runtime/engine/core/constraints/"],
   "runtime/tools/": [
     "crds/",
     "runtime/placement/grid.ts",
