@@ -96,7 +96,7 @@ for (const halved of [false, true]) {
       const stuck = new AbortController();
       const ended = await Promise.race([
         Promise.all([a.prefill(), b.prefill()]).then(() => "ended"),
-        pause(5_000, "stuck", { signal: stuck.signal }).catch(() => "ended"),
+        pause(30_000, "stuck", { signal: stuck.signal }).catch(() => "ended"),
       ]);
       stuck.abort();
       return ended;

@@ -80,7 +80,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   turns.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, head, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
-    ...{ turns, halving: { wants: () => halved, took: () => {} } },
+    ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {
       await turnsOfLoop(delays[frames++ % delays.length] ?? 0);
@@ -120,11 +120,12 @@ async function rowsOf(circumstances: Circumstances, steps: readonly StepRows[] =
   const { layers, kvHeads, headDim, valueDim, hidden } = program;
   const cache = await backend.createKv({ layers: layers.length, slots: 5, kvHeads, headDim, valueDim, context: 32 });
   try {
+    const all = tools(circumstances); // one for all steps: each uses the memory of the one before
     const found = new Map<string, Float32Array>();
     for (const { groups, decodes } of steps) {
       const places = placesOf(groups);
       const tokens = Int32Array.from(places, tokenAt);
-      const rows = await forward(tools(circumstances), tokens, { cache, groups }, decodes);
+      const rows = await forward(all, tokens, { cache, groups }, decodes);
       for (const [i, { slot, position }] of places.entries()) found.set(`${slot}: ${position}`, rows.slice(i * hidden, (i + 1) * hidden));
     }
     return found;

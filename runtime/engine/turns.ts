@@ -3,6 +3,7 @@
 // decodes. So no decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import { setImmediate } from "node:timers/promises";
 import type { StepKind } from "../../crds/telemetry.ts";
+import type { Room } from "../compute/backend.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
 import { Pace } from "./core/pace.ts";
 import type { ExpertTable, ExpertWork, PairBatch } from "./expert-table.ts";
@@ -35,8 +36,9 @@ export interface Turns {
   tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
-  /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each. */
-  ownExperts(batches: readonly PairBatch[]): Promise<readonly Float32Array[]>;
+  /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each, in room taken in
+   *  their order. */
+  ownExperts(batches: readonly PairBatch[], room?: Room): Promise<readonly Float32Array[]>;
   /** A step begins, in so many parts. */
   begin(parts: number): void;
   /** A part of the step is done, or has failed. */
@@ -128,11 +130,11 @@ export class FrameTurns implements Turns {
     return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
   }
 
-  async ownExperts(batches: readonly PairBatch[]): Promise<readonly Float32Array[]> {
+  async ownExperts(batches: readonly PairBatch[], room?: Room): Promise<readonly Float32Array[]> {
     const { experts } = this.#options;
     const works: ExpertWork[] = [];
     try {
-      for (const batch of batches) works.push(experts.prepare(batch));
+      for (const batch of batches) works.push(experts.prepare(batch, room));
       const pairs = byExpert(works);
       const inPieces = works.some(({ phase }) => phase === "prefill");
       for (let at = 0; at < pairs.length; ) {

@@ -16,14 +16,12 @@ import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
 import { SingleExperts } from "./singles.ts";
+import { forTrialCalls } from "./trial-calls.ts";
 
 /** Attention to halves takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
  *  again. Nobody has tried them on a GPU yet. */
 const cpuKvTypes = ["f32", "f16", "q8_0"] as const;
 const gpuKvTypes = ["f32"] as const;
-
-/** Rows of a decode step and of a prefill. */
-const triedRows = [1, 64];
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -60,8 +58,14 @@ class GgmlBackend implements Backend {
     if (isExpert(segment)) return this.#experts.shelf(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
     const program = new DenseProgram(this.#device, segment, weights, this.#denseBits);
-    if (!this.#device.exact) await this.#tryOut(program, segment);
-    return program;
+    if (this.#device.exact) return program;
+    try {
+      forTrialCalls(this.#device, segment, (rows, call) => program.tryOut(rows, call));
+      return program;
+    } catch (caught) {
+      await program.dispose();
+      throw caught;
+    }
   }
 
   createShelf(expert: Segment, experts: number): Shelf {
@@ -72,31 +76,6 @@ class GgmlBackend implements Backend {
 
   createRange(layers: readonly RangeLayer[]): LayerRange {
     return new GgmlRange(this.#device, layers);
-  }
-
-  /** Builds the graphs of one row and of several, so that an operation which the device lacks is refused now and not in a request. */
-  async #tryOut(program: DenseProgram, { ops }: Segment): Promise<void> {
-    const attention = ops.find((op) => op.op === "attention");
-    const kv =
-      attention &&
-      new GgmlKv(this.#device, {
-        layers: attention.layer + 1,
-        slots: 1,
-        kvHeads: attention.kvHeads,
-        context: Math.max(...triedRows),
-        headDim: attention.headDim,
-        valueDim: attention.valueDim,
-      });
-    try {
-      for (const tokens of triedRows) {
-        program.tryOut(tokens, kv && { cache: kv, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
-      }
-    } catch (caught) {
-      await program.dispose();
-      throw caught;
-    } finally {
-      await kv?.dispose();
-    }
   }
 
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {
