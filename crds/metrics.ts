@@ -8,7 +8,7 @@
 
 import { conditionStatuses } from "./conditions.ts";
 import { failoverReasons, frameStallParts, memberStates, stallParts, suspectReasons } from "./names.ts";
-import { phases as phase } from "./telemetry.ts";
+import { phases as phase, stepKinds } from "./telemetry.ts";
 
 export type ProcessKind = "operator" | "gateway" | "worker";
 type MetricType = "counter" | "gauge" | "histogram";
@@ -124,8 +124,10 @@ const table = {
   }),
   enodia_worker_cached_prompt_tokens_total: worker.counter("Prompt tokens not computed, since a KV slot still held them."),
   enodia_worker_time_to_first_token_seconds: worker.histogram("From the arrival of a request at the worker to its first token.", latency),
-  enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase }),
-  enodia_worker_step_wait_seconds_total: worker.counter("Time of steps with nothing to do but wait for rows of other ranks.", { phase }),
+  enodia_worker_step_duration_seconds: worker.histogram("One pass over all layers.", work, { phase: stepKinds }),
+  enodia_worker_step_wait_seconds_total: worker.counter("Time of steps with nothing to do but wait for rows of other ranks.", {
+    phase: stepKinds,
+  }),
   enodia_worker_kv_slots: worker.gauge("KV slots by state; cached slots keep a finished prefix and are free to take.", {
     state: ["used", "cached", "free"],
   }),

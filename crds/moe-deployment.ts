@@ -152,7 +152,7 @@ const runtime = z
       description: "Requests for which a rank generates in one step; more take turns.",
     }),
     decodeWait: duration(
-      "The time for which prompts of others may hold up the next token of a request, at most: by it a rank chooses how many prompt tokens it computes between two steps.",
+      "The time for which prompts of others may hold up the next token of a request, at most: by it a rank chooses how many prompt tokens it computes in the same step.",
       {
         value: "1ms",
         why: "no step is shorter",

@@ -16,6 +16,9 @@ export function loadSubject(prefix: string, namespace: string, name: string, ran
 
 export const phases = ["prefill", "decode"] as const;
 export type Phase = (typeof phases)[number];
+/** A step of an engine has rows of one phase, or of both. */
+export const stepKinds = [...phases, "mixed"] as const;
+export type StepKind = (typeof stepKinds)[number];
 
 /**
  * Load is sampled at least this often, and several times in the span that a decision looks at, since a sample that covers a change

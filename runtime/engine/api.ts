@@ -1,7 +1,7 @@
 // The interface between a worker and its engine: requests in, tokens out, experts in and out, frames of other ranks. Types only.
 // The engine itself runs in its own thread (thread.ts); client.ts is its face on the main thread.
 import type { BackendChoice, CodecName, KvType } from "../../crds/names.ts";
-import type { ComputeWork, Phase, StepSeconds, Transitions } from "../../crds/telemetry.ts";
+import type { ComputeWork, Phase, StepKind, StepSeconds, Transitions } from "../../crds/telemetry.ts";
 import type { ExpertGrid } from "../placement/grid.ts";
 import type { Identity } from "../wire/mapping.ts";
 import type { EngineLimits, GenerateEvent, Sampling } from "./core/request.ts";
@@ -128,9 +128,9 @@ export interface EngineStats {
   readonly decodeTokens: number;
   readonly cachedTokens: number;
   /** Seconds of each step since the last call, some thousands at most. */
-  readonly stepSeconds: Readonly<Record<Phase, readonly number[]>>;
+  readonly stepSeconds: Readonly<Record<StepKind, readonly number[]>>;
   /** Seconds of steps with nothing to do but wait for rows of other ranks; not measured by engines that compute nothing. */
-  readonly waitedSeconds?: Readonly<Record<Phase, number>>;
+  readonly waitedSeconds?: Readonly<Record<StepKind, number>>;
   readonly slotsUsed: number;
   /** Slots not in use that hold a prompt which may be reused. */
   readonly slotsKept: number;

@@ -10,7 +10,7 @@ import { notHosted } from "../placement/frames/not-hosted.ts";
 import type { Pairs } from "../placement/frames/pairs.ts";
 import { describeGrid, gridOf } from "../placement/grid.ts";
 import type { ModelStore } from "../weights/store.ts";
-import { groupPairs } from "./core/combine.ts";
+import { type Group, groupPairs } from "./core/combine.ts";
 import type { Queued, Share } from "./core/frame-queue.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import { Mutex } from "./mutex.ts";
@@ -151,11 +151,10 @@ export class ExpertTable {
     throw notHosted([...missing], `layer ${layer}: experts ${[...missing].join(", ")} are not hosted here`);
   }
 
-  /** Some pairs of frames of one layer, which then are in their `out`. To be called with the lock. */
+  /** Some pairs of frames of one layer and any phases, which then are in their `out`. To be called with the lock. */
   async compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
-    const [first] = shares;
     const all = shares.flatMap(({ frame, pairs }) => pairs.map((pair) => ({ frame, pair })));
-    if (first === undefined || all.length === 0) return;
+    if (all.length === 0) return;
     const started = performance.now();
     const { hidden } = this.#tools.program;
     const groups = groupPairs(all.length, (i) => expertOf(all[i] as Wanted));
@@ -170,8 +169,21 @@ export class ExpertTable {
       const y = outputs[g]?.y?.data as Float32Array;
       for (let i = 0; i < pairs.length; i++) copyOut(y, i, all[pairs[i] as number] as Wanted, hidden);
     }
-    for (const { key, pairs } of groups) this.#tools.counter.served(first.frame.phase, first.frame.layer, key, pairs.length);
-    this.#tools.counter.computed(first.frame.phase, groups.length, all.length, (performance.now() - started) / 1000);
+    this.#note(all as [Wanted, ...Wanted[]], groups, (performance.now() - started) / 1000);
+  }
+
+  /** Rows by their phase; a batch with rows of both is one of that which has more. */
+  #note(all: readonly [Wanted, ...Wanted[]], groups: readonly Group[], seconds: number): void {
+    const { counter } = this.#tools;
+    const { layer } = all[0].frame;
+    let decodes = 0;
+    for (const { key, pairs } of groups) {
+      const decoded = pairs.filter((at) => (all[at] as Wanted).frame.phase === "decode").length;
+      decodes += decoded;
+      if (decoded > 0) counter.served("decode", layer, key, decoded);
+      if (decoded < pairs.length) counter.served("prefill", layer, key, pairs.length - decoded);
+    }
+    counter.computed(2 * decodes > all.length ? "decode" : "prefill", groups.length, all.length, seconds);
   }
 
   #row(layer: number, expert: number): (Compiled | undefined)[] {

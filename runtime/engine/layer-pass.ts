@@ -10,6 +10,7 @@ import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
 import type { RemoteFrame } from "./api.ts";
 import { combine, type Group, groupPairs } from "./core/combine.ts";
 import type { Halving } from "./core/halving.ts";
+import { kindOf } from "./core/plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
@@ -40,7 +41,7 @@ export interface StepTools {
 
 export interface LayerRows {
   readonly layer: number;
-  readonly phase: Phase;
+  readonly decodes: number;
   readonly f: Float32Array; // [n, hidden]
   readonly ids: Int32Array; // [n, topK]
   readonly topK: number;
@@ -58,7 +59,8 @@ export interface Followed {
 export interface Part {
   readonly tokens: Int32Array;
   readonly kv: KvCall;
-  readonly phase: Phase;
+  /** Rows at the beginning that decode; the others are of prompts. */
+  readonly decodes: number;
   /** Held while something is computed or about to be sent, so that halves alternate; free while rows travel. */
   readonly baton: Mutex;
   /** A layer of this part is begun when that of the other half, whose keys it looks at, is done. */
@@ -131,12 +133,12 @@ const layerRoom =
     room(`${output}${layer & 1}`, length);
 
 async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
-  const { baton, phase } = of.part;
+  const { baton, decodes, tokens } = of.part;
   const begun = await baton.run(() => beginLayer(tools, of, x));
   const to = of.layer + 1;
   if ("y" in begun) return { x: begun.y, to };
   if (begun.remote) await tools.turns.waitFor(begun.remote);
-  tools.times.add(phase, "experts", performance.now() - begun.sentAt);
+  tools.times.add({ rows: tokens.length, decodes }, "experts", performance.now() - begun.sentAt);
   return { x: combine(begun.h, begun.gates, begun.rows, tools.program.hidden), to };
 }
 
@@ -146,9 +148,9 @@ async function beginLayer(
   { part, layer, followed, cut, room }: LayerOf,
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
-  const { phase } = part;
-  const pieceRows = tools.turns.pieceRows(phase, part.tokens.length);
-  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows), room }, x);
+  const { decodes, tokens } = part;
+  const pieceRows = tools.turns.pieceRows(kindOf(tokens.length, decodes), tokens.length);
+  const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, decodes, pieces: cut.of(pieceRows), room }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];
   if (shape?.kind !== "moe") {
@@ -156,9 +158,9 @@ async function beginLayer(
     return { y: floats(out, "y") };
   }
   const ids = out.ids?.data as Int32Array;
-  follow(tools.transitions, followed, { layer, phase, ids, topK: shape.topK });
+  follow(tools.transitions, followed, { layer, decodes, ids, topK: shape.topK });
   const sentAt = performance.now();
-  const rows = await beginExperts(tools, { layer, phase, f: floats(out, "f"), ids, topK: shape.topK, room });
+  const rows = await beginExperts(tools, { layer, decodes, f: floats(out, "f"), ids, topK: shape.topK, room });
   return { h: floats(out, "h"), gates: floats(out, "gates"), sentAt, ...rows };
 }
 
@@ -169,7 +171,7 @@ interface Piece {
   readonly kv: KvCall;
 }
 
-/** A prefill of one prompt in pieces of so many rows; anything else in one. Backends know a piece again by its object. */
+/** A step's rows in pieces of so many. Backends know a piece again by its object. */
 class Pieces {
   readonly #kv: KvCall;
   readonly #rows: number;
@@ -203,13 +205,13 @@ export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): 
 
 interface DensePart {
   readonly block: Compiled;
-  readonly phase: Phase;
+  readonly decodes: number;
   readonly pieces: readonly Piece[];
   readonly room: Room;
 }
 
 /** The outputs of a layer's dense part, which stay as they are when it runs again. */
-async function denseRows(tools: StepTools, { block, phase, pieces, room }: DensePart, x: Float32Array): Promise<Outputs> {
+async function denseRows(tools: StepTools, { block, decodes, pieces, room }: DensePart, x: Float32Array): Promise<Outputs> {
   const { hidden } = tools.program;
   const of = x.length / hidden;
   const whole: Record<string, Tensor> = {};
@@ -224,8 +226,9 @@ async function denseRows(tools: StepTools, { block, phase, pieces, room }: Dense
       const startedAt = performance.now();
       const outputs = await block.run(input, kv, pieceRoom);
       const ms = performance.now() - startedAt;
-      tools.times.add(phase, "dense", ms);
-      if (phase === "prefill") tools.turns.took(rows, ms);
+      const decoded = Math.min(rows, Math.max(0, decodes - from));
+      tools.times.add({ rows, decodes: decoded }, "dense", ms);
+      if (decoded < rows) tools.turns.took(rows, ms);
       return outputs;
     });
     for (const [name, { data }] of Object.entries(out)) {
@@ -244,42 +247,79 @@ async function denseRows(tools: StepTools, { block, phase, pieces, room }: Dense
 export function follow(
   transitions: TransitionSampler,
   followed: readonly Followed[],
-  { layer, phase, ids, topK }: Omit<LayerRows, "f" | "room">,
+  { layer, decodes, ids, topK }: Omit<LayerRows, "f" | "room">,
 ): void {
   for (const token of followed) {
     const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
-    if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);
+    if (token.chose) transitions.count(phaseOf(token.row, decodes), layer - 1, token.chose, chosen);
     token.chose = chosen;
   }
 }
 
+export const phaseOf = (row: number, decodes: number): Phase => (row < decodes ? "decode" : "prefill");
+
 /** Unweighted expert outputs of every (row, k), [n * topK, hidden]: those of this rank when it resolves, the rest with `remote`. */
-async function beginExperts(tools: StepTools, { layer, phase, f, ids, topK, room }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
+async function beginExperts(tools: StepTools, { layer, decodes, f, ids, topK, room }: LayerRows): Promise<Pick<Begun, "rows" | "remote">> {
   const { hidden } = tools.program;
   const { experts, counter, turns } = tools;
   const { rank, table } = tools.router();
+  const decoded = decodes * topK; // pairs
   const groups = groupPairs(ids.length, (pair) => {
     const expert = ids[pair] as number;
-    counter.routed(phase, layer, expert, 1);
+    counter.routed(pair < decoded ? "decode" : "prefill", layer, expert, 1);
     const host = table.route(layer, expert);
     const here = (host === rank || host < 0) && experts.has(layer, expert);
     return here ? localKey : host;
-  });
-  const local = groups.find(({ key }) => key === localKey);
+  }).flatMap((group) => byPhase(group, decoded));
   const all = { rows: f, pairRows: rowsOfPairs(ids.length, topK), pairExperts: Uint32Array.from(ids) };
-  if (local && groups.length === 1) return { rows: await turns.ownExperts({ layer, phase, ...all }, room), remote: undefined };
+  // Pairs ascend, so that those of one phase lie beside each other.
+  const partOf = ({ pairs, phase }: PhaseGroup) => {
+    const [from, to] = [pairs[0] as number, (pairs.at(-1) as number) + 1];
+    return { layer, phase, rows: f, pairRows: all.pairRows.subarray(from, to), pairExperts: all.pairExperts.subarray(from, to) };
+  };
+  const local = groups.filter(({ key }) => key === localKey);
+  if (local.length === groups.length) {
+    const rows = room("pairs", ids.length * hidden);
+    await turns.ownExperts(local.map(partOf), inOrder(rows));
+    return { rows, remote: undefined };
+  }
   const out = new Float32Array(ids.length * hidden);
-  const frameOf = ({ pairs }: Group) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
+  const frameOf = ({ pairs, phase }: PhaseGroup) => ({ layer, phase, ...selectPairs(all, hidden, pairs) });
   const place = ({ pairs }: Group, rows: Float32Array): void => scatterRows(out, hidden, pairs, rows);
   const epoch = table.epochOf(layer);
   const remote = groups
     .filter(({ key }) => key !== localKey)
+    .toSorted((a, b) => (a.phase === b.phase ? 0 : a.phase === "decode" ? -1 : 1)) // decode frames go out first
     .map(async (group) => place(group, await tools.dispatch({ ...frameOf(group), epoch, rank: group.key })));
   // What others compute has been sent by now, and travels while this rank computes.
   const answered = Promise.all(remote);
   answered.catch(() => {}); // waited for only when this rank has done its part
-  if (local) place(local, await turns.ownExperts(frameOf(local)));
+  if (local.length > 0) for (const [i, rows] of (await turns.ownExperts(local.map(frameOf))).entries()) place(local[i] as Group, rows);
   return { rows: out, remote: answered };
+}
+
+/** Room for one batch after the other. */
+function inOrder(rows: Float32Array): Room {
+  let end = 0;
+  return (_output, length) => {
+    end += length;
+    return rows.subarray(end - length, end);
+  };
+}
+
+interface PhaseGroup extends Group {
+  readonly phase: Phase;
+}
+
+/** The pairs of a group that decode, and those of prompts. */
+function byPhase({ key, pairs }: Group, decoded: number): PhaseGroup[] {
+  const at = pairs.findIndex((pair) => pair >= decoded); // pairs ascend
+  const [own, others] = at < 0 ? [pairs, []] : [pairs.slice(0, at), pairs.slice(at)];
+  const groups: PhaseGroup[] = [
+    { key, phase: "decode", pairs: own },
+    { key, phase: "prefill", pairs: others },
+  ];
+  return groups.filter((group) => group.pairs.length > 0);
 }
 
 export const floats = (outputs: Outputs, name: string): Float32Array => outputs[name]?.data as Float32Array;

@@ -3,7 +3,7 @@
 // waiting for each other always get on.
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads";
 import { AppError } from "../../crds/common.ts";
-import type { Phase } from "../../crds/telemetry.ts";
+import type { StepKind } from "../../crds/telemetry.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import type { LoadCounters, RemoteFrame } from "./api.ts";
 import { Batcher } from "./core/batch.ts";
@@ -12,7 +12,7 @@ import { embeddingOf } from "./core/embedding.ts";
 import { checkRow, unusableRows } from "./core/finite.ts";
 import { Halving } from "./core/halving.ts";
 import { OpenSampling } from "./core/open-sampling.ts";
-import { isGuess, type Step } from "./core/plan.ts";
+import { decodesOf, idsOf, kindOf, type Step } from "./core/plan.ts";
 import { type Sampled, Sampler } from "./core/sampling.ts";
 import { TracedRequests } from "./core/traced.ts";
 import { ExpertTable } from "./expert-table.ts";
@@ -30,7 +30,7 @@ import { TransitionSampler } from "./transition-sampler.ts";
 import { FrameTurns } from "./turns.ts";
 import { loadVocabulary } from "./vocabulary.ts";
 
-/** Kept until `stats` is asked, per phase: more than a device computes between two calls of it. */
+/** Kept until `stats` is asked, per kind: more than a device computes between two calls of it. */
 const stepSecondsMax = 4_096;
 /** Requests that wait for the texts of tokens at once. */
 const preparingMax = 64;
@@ -62,17 +62,17 @@ export class EngineLoop {
   readonly #preparing = new Set<string>();
   /** The trace of the running step. */
   #traceparent: string | undefined;
-  /** The phase of the running step, or of the last one while others follow; undefined when there is nothing to do. */
-  #phase: Phase | undefined;
+  /** What the running step has, or the last one while others follow; undefined when there is nothing to do. */
+  #kind: StepKind | undefined;
   #draining = false;
   #closing = false;
   /** Calls that change state wait here for the end of a step. */
   #deferred: (() => void)[] = [];
   #wake: (() => void) | undefined;
   readonly #totals = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0 };
-  readonly #waitedSeconds: Record<Phase, number> = { prefill: 0, decode: 0 };
+  readonly #waitedSeconds: Record<StepKind, number> = { prefill: 0, decode: 0, mixed: 0 };
   /** Seconds of each step since the last `stats`. */
-  #stepSeconds: Record<Phase, number[]> = { prefill: [], decode: [] };
+  #stepSeconds: Record<StepKind, number[]> = { prefill: [], decode: [], mixed: [] };
 
   constructor(port: MessagePort, model: OpenModel, options: ThreadOptions) {
     const { program, backend, store, embed, blocks, head } = model;
@@ -94,7 +94,7 @@ export class EngineLoop {
       experts: this.#experts,
       poll: () => this.#lanes.poll(),
       takeMessages: () => this.#drainPort(),
-      ownPhase: () => this.#phase,
+      own: () => this.#kind,
       ownWaits: () => this.#outbound.pending > 0,
       now: () => performance.now(),
       nap: () => void Atomics.wait(this.#bed, 0, 0, napMs),
@@ -133,12 +133,12 @@ export class EngineLoop {
       const step = this.#batcher.next();
       this.#flushNotices();
       if (step) {
-        this.#phase = step.phase;
+        this.#kind = kindOf(step.tokens.length, decodesOf(step));
         await this.#execute(step);
         await this.#turns.betweenGraphs();
         await new Promise<void>((resolve) => setImmediate(resolve)); // lets messages, loads and replies in
       } else {
-        this.#phase = undefined;
+        this.#kind = undefined;
         const woken = new Promise<void>((resolve) => {
           this.#wake = resolve;
         });
@@ -154,44 +154,41 @@ export class EngineLoop {
 
   async #execute(step: Step): Promise<void> {
     const start = performance.now();
-    this.#traceparent = this.#traced.take(step.ids);
+    this.#traceparent = this.#traced.take(idsOf(step));
     // An error here ends the engine: the memory would no longer be what the batcher believes, and a text might be read as another's.
     for (const change of step.changes) await changeSlot(this.#model.kv, change);
     try {
-      const { firstSlot, batch, tokensPerSlot: tokens, past } = step;
-      const kv = { cache: this.#model.kv, groups: [{ firstSlot, batch, tokens, past }] };
-      const x = await forward(this.#tools, step.tokens, kv, step.phase);
+      const kv = { cache: this.#model.kv, groups: step.groups };
+      const x = await forward(this.#tools, step.tokens, kv, decodesOf(step));
       const ms = performance.now() - start;
-      const unusable = isGuess(step) ? new Map<string, AppError>() : unusableRows(step, x, this.#model.program.hidden);
+      const unusable = unusableRows(step, x, this.#model.program.hidden);
       this.#batcher.complete(step, await this.#sample(step, x, unusable), ms);
       const open = this.#batcher.openIds(); // what comes after a text's end is nobody's
       for (const [id, error] of unusable) if (open.includes(id)) this.#fail(id, error, "unusable");
     } catch (caught) {
       this.#batcher.spent(performance.now() - start);
-      for (const id of step.ids) this.#fail(id, caught);
+      for (const id of idsOf(step)) this.#fail(id, caught);
     }
-    this.#waitedSeconds[step.phase] += Math.max(0, this.#turns.waitedMs) / 1000;
-    this.#count(step.phase, step.tokens.length, (performance.now() - start) / 1000);
+    this.#count(step, (performance.now() - start) / 1000);
   }
 
   /** A token for each wanted row, but for requests that are `unusable`; those whose logits are so join them. Rows after a guess that was
    *  wrong get none: their request goes on from the row before, and each of its positions is chosen once. */
   async #sample(step: Step, x: Float32Array, unusable: Map<string, AppError>): Promise<(Sampled | undefined)[]> {
     const { wanted } = step;
-    const guesses = isGuess(step);
     const { vocab, hidden } = this.#model.program;
     const rows = wanted.filter(({ embed }) => !embed).map(({ row }) => row);
     const logits = rows.length > 0 ? await logitsOf(this.#tools, x, rows) : new Float32Array(0);
     let next = 0;
     let last: Sampled | undefined;
-    return wanted.map(({ id, row, sampling, position, embed }, i) => {
+    return wanted.map(({ id, row, sampling, position, embed, guess }) => {
       const own = embed ? x.subarray(row * hidden, (row + 1) * hidden) : logits.subarray(next * vocab, ++next * vocab);
-      const wrong = guesses && i > 0 && last?.token !== step.tokens[row];
+      const wrong = guess !== undefined && guess > 0 && last?.token !== step.tokens[row];
       if (wrong) last = undefined;
       if (wrong || unusable.has(id)) return undefined;
       try {
         if (embed) return this.#embed(id, own);
-        if (guesses) checkRow(x.subarray(row * hidden, (row + 1) * hidden), position);
+        if (guess !== undefined) checkRow(x.subarray(row * hidden, (row + 1) * hidden), position);
         last = this.#sampler.sample(own, sampling, position);
         sampling.accept(last.token, position);
         return last;
@@ -308,7 +305,7 @@ export class EngineLoop {
       case "stats": {
         const { slotsUsed, slotsKept, blocksUsed, blocksKept, preemptions, drafts, queued } = this.#batcher;
         const stepSeconds = this.#stepSeconds;
-        this.#stepSeconds = { prefill: [], decode: [] };
+        this.#stepSeconds = { prefill: [], decode: [], mixed: [] };
         return {
           ...this.#totals,
           stepSeconds,
@@ -377,9 +374,13 @@ export class EngineLoop {
     if (notices.length > 0) this.#send({ type: "events", notices });
   }
 
-  #count(phase: Phase, tokens: number, seconds: number): void {
-    this.#totals[phase === "prefill" ? "prefillTokens" : "decodeTokens"] += tokens;
-    if (this.#stepSeconds[phase].length < stepSecondsMax) this.#stepSeconds[phase].push(seconds);
+  #count(step: Step, seconds: number): void {
+    const [rows, decodes] = [step.tokens.length, decodesOf(step)];
+    const kind = kindOf(rows, decodes);
+    this.#totals.decodeTokens += decodes;
+    this.#totals.prefillTokens += rows - decodes;
+    this.#waitedSeconds[kind] += Math.max(0, this.#turns.waitedMs) / 1000;
+    if (this.#stepSeconds[kind].length < stepSecondsMax) this.#stepSeconds[kind].push(seconds);
   }
 
   #send(message: FromEngine, transfer: ArrayBuffer[] = []): void {

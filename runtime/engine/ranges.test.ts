@@ -64,7 +64,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   transitions.take(true);
   const times = new StepTimes();
   const turns = new FrameTurns({
-    ...{ experts, takeMessages: () => {}, ownPhase: () => undefined, ownWaits: () => true, now: () => performance.now(), nap: () => {} },
+    ...{ experts, takeMessages: () => {}, own: () => undefined, ownWaits: () => true, now: () => performance.now(), nap: () => {} },
     poll: () => undefined,
   });
   turns.layersAtOnce = () => layersAtOnce;
@@ -77,9 +77,9 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   const { layers, kvHeads, headDim, valueDim } = program;
   const cache = await backend.createKv({ layers: layers.length, slots: 4, kvHeads, headDim, valueDim, context: 64 });
   const rows: number[] = [];
-  const step = async (groups: readonly KvGroup[], count: number, phase: "prefill" | "decode"): Promise<void> => {
+  const step = async (groups: readonly KvGroup[], count: number, decodes: number): Promise<void> => {
     const tokens = Int32Array.from({ length: count }, (_, i) => (i * 37 + rows.length) % 320);
-    rows.push(...(await forward(tools, tokens, { cache, groups }, phase)));
+    rows.push(...(await forward(tools, tokens, { cache, groups }, decodes)));
   };
   try {
     const group = (firstSlot: number, tokens: number, ...past: number[]) => ({
@@ -88,9 +88,9 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
       tokens,
       past: Int32Array.from(past),
     });
-    await step([group(0, 5, 0)], 5, "prefill");
-    await step([group(0, 1, 5, 0, 0), group(3, 4, 0)], 7, "decode");
-    for (let i = 0; i < 40; i++) await step([group(0, 1, 6 + i)], 1, "decode");
+    await step([group(0, 5, 0)], 5, 0);
+    await step([group(0, 1, 5, 0, 0), group(3, 4, 0)], 7, 3);
+    for (let i = 0; i < 40; i++) await step([group(0, 1, 6 + i)], 1, 1);
     return { rows, counts: counter.take(), transitions: transitions.take(false), seconds: times.take() };
   } finally {
     await cache.dispose();

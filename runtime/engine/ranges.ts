@@ -3,8 +3,9 @@
 import type { Compiled, LayerRange } from "../compute/backend.ts";
 import type { Layer } from "../kernels/segment.ts";
 import { noRank } from "../placement/dispatch.ts";
+import { kindOf } from "./core/plan.ts";
 import type { ExpertTable } from "./expert-table.ts";
-import { type Followed, follow, type Part, type Passed, type StepTools } from "./layer-pass.ts";
+import { type Followed, follow, type Part, type Passed, phaseOf, type StepTools } from "./layer-pass.ts";
 import type { OpenModel } from "./open.ts";
 
 /** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
@@ -38,9 +39,9 @@ export class Ranges {
   }
 
   /** The end of the layers from `from` on that can be passed at once now; `from` where there is none. */
-  endOf({ router, turns }: StepTools, { phase, tokens }: Part, from: number): number {
+  endOf({ router, turns }: StepTools, { decodes, tokens }: Part, from: number): number {
     const { rank, table } = router();
-    const most = turns.layersAtOnce(phase, tokens.length);
+    const most = turns.layersAtOnce(kindOf(tokens.length, decodes), tokens.length);
     const isHere = (layer: number): boolean => {
       const sole = this.#layers[layer]?.kind === "moe" ? table.soleRank(layer) : rank;
       return (sole === rank || sole === noRank) && this.range.covers(layer);
@@ -63,24 +64,26 @@ interface Passing {
 /** Rows after those layers: after fewer when an expert went meanwhile, and after none when it was of the first. */
 export async function passRange(tools: StepTools, { part, followed, from, to: wished, x }: Passing): Promise<Passed> {
   const { experts, times, turns, ranges, program } = tools;
-  const { phase, kv, tokens } = part;
+  const { decodes, kv, tokens } = part;
   return experts.lock.run(async () => {
     const to = Math.min(wished, ranges?.endOf(tools, part, from) ?? from);
     if (ranges === undefined || to === from) return { x, to: from };
     const startedAt = performance.now();
     const out = await ranges.range.run({ x, kv, from, to });
     const ms = performance.now() - startedAt;
-    times.addBoth(phase, ms);
+    times.addBoth({ rows: tokens.length, decodes }, ms);
     turns.tookLayers(to - from, tokens.length, ms);
     for (const [i, ids] of out.ids.entries()) {
       const layer = from + i;
       part.attended(layer);
-      for (const expert of ids) {
+      const shape = program.layers[layer];
+      const topK = shape?.kind === "moe" ? shape.topK : 1;
+      for (const [pair, expert] of ids.entries()) {
+        const phase = phaseOf(Math.floor(pair / topK), decodes);
         tools.counter.routed(phase, layer, expert, 1);
         tools.counter.served(phase, layer, expert, 1);
       }
-      const shape = program.layers[layer];
-      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, phase, ids, topK: shape.topK });
+      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, decodes, ids, topK });
       else for (const token of followed) token.chose = undefined;
     }
     return { x: out.x, to };

@@ -37,7 +37,7 @@ class Rank {
       experts,
       poll: () => undefined,
       takeMessages: () => {},
-      ownPhase: () => (this.#running ? "prefill" : undefined),
+      own: () => (this.#running ? "prefill" : undefined),
       ownWaits: () => this.#sent > 0,
       now: () => performance.now(),
       nap: () => {},
@@ -72,7 +72,7 @@ class Rank {
   async prefill(): Promise<void> {
     this.#running = true;
     const kv = { cache: {} as any, groups: [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(0) }] };
-    await forward(this.#tools, new Int32Array(tokens), kv, "prefill");
+    await forward(this.#tools, new Int32Array(tokens), kv, 0);
     await this.turns.betweenGraphs();
     this.#running = false;
     void this.turns.serveWaiting();
@@ -97,7 +97,7 @@ for (const halved of [false, true]) {
       const stuck = new AbortController();
       const ended = await Promise.race([
         Promise.all([a.prefill(), b.prefill()]).then(() => "ended"),
-        pause(5_000, "stuck", { signal: stuck.signal }).catch(() => "ended"),
+        pause(30_000, "stuck", { signal: stuck.signal }).catch(() => "ended"),
       ]);
       stuck.abort();
       return ended;

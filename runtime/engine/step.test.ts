@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import fc from "fast-check";
-import type { KvGroup } from "../kernels/kv-groups.ts";
+import { type KvGroup, type Place, placesOf } from "../kernels/kv-groups.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { RemoteFrame } from "./api.ts";
@@ -72,13 +72,13 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
       experts: own,
       poll: () => undefined,
       takeMessages: () => {},
-      ownPhase: () => undefined,
+      own: () => undefined,
       ownWaits: () => true,
       now: () => performance.now(),
       nap: () => {},
     },
   });
-  turns.pieceRows = (phase, rows) => (phase === "decode" ? rows : Math.min(rows, pieceRows));
+  turns.pieceRows = (kind, rows) => (kind === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, head, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
     ...{ turns, rooms: [], halving: { wants: () => halved, took: () => {} } },
@@ -90,27 +90,52 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   };
 }
 
-/** Two prompts of 5 and 12 tokens, and then a token for each: the rows of all steps. */
-async function rowsOf(circumstances: Circumstances): Promise<Float32Array[]> {
+interface StepRows {
+  readonly groups: readonly KvGroup[];
+  readonly decodes: number;
+}
+
+const chunk = (firstSlot: number, past: number, tokens: number): KvGroup => ({ firstSlot, batch: 1, tokens, past: Int32Array.of(past) });
+const tokenAt = ({ slot, position }: Place): number => ((slot * 3 + position) * 37) % 320;
+
+/** Prompts of 5, 12 and 3 tokens, a token for each, and one more for each beside the prompts of two others. */
+const apart: readonly StepRows[] = [
+  ...[chunk(0, 0, 5), chunk(1, 0, 12), chunk(2, 0, 3)].map((group) => ({ groups: [group], decodes: 0 })),
+  { groups: [{ firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(5, 12, 3) }], decodes: 3 },
+  {
+    groups: [{ firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(6, 13, 4) }, chunk(3, 0, 6), chunk(4, 0, 8)],
+    decodes: 3,
+  },
+];
+/** The same rows in other steps. */
+const regrouped: readonly StepRows[] = [
+  { groups: [chunk(0, 0, 5), chunk(1, 0, 12), chunk(2, 0, 3)], decodes: 0 },
+  { groups: [{ firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(5, 12, 3) }, chunk(3, 0, 2)], decodes: 3 },
+  { groups: [{ firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(6, 13, 4) }, chunk(3, 2, 4)], decodes: 3 },
+  { groups: [chunk(4, 0, 8)], decodes: 0 },
+];
+
+/** The rows of all steps, by where they stand: "slot: position". */
+async function rowsOf(circumstances: Circumstances, steps: readonly StepRows[] = apart): Promise<Map<string, Float32Array>> {
   const { backend, program } = model;
-  const { layers, kvHeads, headDim, valueDim } = program;
-  const cache = await backend.createKv({ layers: layers.length, slots: 4, kvHeads, headDim, valueDim, context: 32 });
+  const { layers, kvHeads, headDim, valueDim, hidden } = program;
+  const cache = await backend.createKv({ layers: layers.length, slots: 5, kvHeads, headDim, valueDim, context: 32 });
   try {
     const all = tools(circumstances); // one for all steps: each uses the memory of the one before
-    const step = async (tokens: number[], group: KvGroup) =>
-      (await forward(all, Int32Array.from(tokens), { cache, groups: [group] }, group.tokens > 1 ? "prefill" : "decode")).slice();
-    const prompt = (length: number) => Array.from({ length }, (_, i) => (i * 37 + length) % 320);
-    const rows: Float32Array[] = [];
-    for (const [slot, length] of [5, 12, 3].entries())
-      rows.push(await step(prompt(length), { firstSlot: slot, batch: 1, tokens: length, past: Int32Array.of(0) }));
-    rows.push(await step([1, 2, 3], { firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(5, 12, 3) }));
-    return rows;
+    const found = new Map<string, Float32Array>();
+    for (const { groups, decodes } of steps) {
+      const places = placesOf(groups);
+      const tokens = Int32Array.from(places, tokenAt);
+      const rows = await forward(all, tokens, { cache, groups }, decodes);
+      for (const [i, { slot, position }] of places.entries()) found.set(`${slot}: ${position}`, rows.slice(i * hidden, (i + 1) * hidden));
+    }
+    return found;
   } finally {
     await cache.dispose();
   }
 }
 
-test("halves and pieces have the bits of whole steps, however late the others answer", async () => {
+test("halves, pieces and other steps have the bits of whole steps, however late the others answer", async () => {
   const want = await rowsOf({ halved: false, pieceRows: 64, delays: [0] });
   const circumstances = fc.record({
     halved: fc.boolean(),
@@ -118,9 +143,38 @@ test("halves and pieces have the bits of whole steps, however late the others an
     delays: fc.array(fc.nat({ max: 5 }), { minLength: 1, maxLength: 7 }),
   });
   await fc.assert(
-    fc.asyncProperty(circumstances, async (circumstance) => assert.deepEqual(await rowsOf(circumstance), want)),
-    { numRuns: 12 },
+    fc.asyncProperty(circumstances, fc.constantFrom(apart, regrouped), async (circumstance, steps) => {
+      const got = await rowsOf(circumstance, steps);
+      assert.equal(got.size, want.size);
+      for (const [place, row] of want) assert.deepEqual(got.get(place), row, place);
+    }),
+    { numRuns: 14 },
   );
+});
+
+test("rows of a mixed step count by their phase, and those that decode leave in frames of their own before others", async () => {
+  counter.take();
+  const frames: RemoteFrame[] = [];
+  const answer = (frame: RemoteFrame): Promise<Float32Array> => {
+    frames.push(frame);
+    return others.run(frame);
+  };
+  await rowsOf({ halved: false, pieceRows: 64, delays: [0], answer });
+  const { layers, info } = { layers: model.program.layers.length, info: model.info };
+  const counts = counter.take();
+  const sum = (values: Uint32Array): number => values.reduce((a, b) => a + b, 0);
+  for (const [phase, rows] of [
+    ["decode", 6],
+    ["prefill", 34],
+  ] as const) {
+    assert.equal(sum(counts[phase].routed), rows * layers * info.topK, phase);
+    assert.equal(sum(counts[phase].served), rows * layers * info.topK, phase);
+  }
+  const last = frames.slice(-2).map(({ layer, phase, pairRows }) => [layer, phase, pairRows.length > 0]);
+  assert.deepEqual(last, [
+    [layers - 1, "decode", true],
+    [layers - 1, "prefill", true],
+  ]);
 });
 
 test("while one half's rows are away the other is computed, and its rows leave before the first are back", async () => {
@@ -134,9 +188,10 @@ test("while one half's rows are away the other is computed, and its rows leave b
     away -= 1;
     return others.run(frame);
   };
-  await rowsOf({ halved: false, pieceRows: 64, delays: [0], answer });
+  const unmixed = apart.slice(0, 4);
+  await rowsOf({ halved: false, pieceRows: 64, delays: [0], answer }, unmixed);
   assert.equal(most, 1);
-  await rowsOf({ halved: true, pieceRows: 64, delays: [0], answer });
+  await rowsOf({ halved: true, pieceRows: 64, delays: [0], answer }, unmixed);
   assert.equal(most, 2);
 });
 

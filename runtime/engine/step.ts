@@ -1,26 +1,27 @@
 // A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks; then the head for
 // the rows that want logits. Knows no request and no mode.
-import type { Phase } from "../../crds/telemetry.ts";
 import type { KvCall } from "../compute/backend.ts";
 import type { KvGroup } from "../kernels/kv-groups.ts";
 import { gatherRows } from "../placement/frames/pairs.ts";
+import { kindOf } from "./core/plan.ts";
 import { floats, type Part, passLayers, rangeOf, type StepTools } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
 
-/** Rows of `tokens` after the last layer, [n, hidden]. */
-export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): Promise<Float32Array> {
+/** Rows of `tokens` after the last layer, [n, hidden]; the first `decodes` of them decode. */
+export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): Promise<Float32Array> {
   const { halving, turns } = tools;
   const rows = tokens.length;
+  const kind = kindOf(rows, decodes);
   const startedAt = performance.now();
-  const parts = halving?.wants(phase, rows) ? halves(tools, tokens, kv, phase) : undefined;
+  const parts = halving?.wants(kind, rows) ? halves(tools, tokens, kv, decodes) : undefined;
   turns.begin(parts?.length ?? 1);
   const xs = await allOf(
-    (parts ?? [wholeOf(tokens, kv, phase)]).map((part) => {
+    (parts ?? [wholeOf(tokens, kv, decodes)]).map((part) => {
       const passed = passLayers(tools, part).catch(part.failed);
       return passed.finally(() => turns.ended());
     }),
   );
-  halving?.took({ phase, rows, halved: parts !== undefined, ms: performance.now() - startedAt, waitedMs: turns.waitedMs });
+  halving?.took({ kind, rows, halved: parts !== undefined, ms: performance.now() - startedAt, waitedMs: turns.waitedMs });
   const [first, second] = xs as [Float32Array, Float32Array?];
   if (second === undefined) return first;
   const x = new Float32Array(first.length + second.length);
@@ -29,8 +30,8 @@ export async function forward(tools: StepTools, tokens: Int32Array, kv: KvCall, 
   return x;
 }
 
-function wholeOf(tokens: Int32Array, kv: KvCall, phase: Phase): Part {
-  return { tokens, kv, phase, baton: new Mutex(), before: () => undefined, attended: () => {}, failed };
+function wholeOf(tokens: Int32Array, kv: KvCall, decodes: number): Part {
+  return { tokens, kv, decodes, baton: new Mutex(), before: () => undefined, attended: () => {}, failed };
 }
 
 const failed = (error: unknown): never => {
@@ -44,13 +45,13 @@ async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
 }
 
 /** The step's halves: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
-function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): readonly Part[] | undefined {
+function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, decodes: number): readonly Part[] | undefined {
   const at = tokens.length >> 1;
   if (at === 0) return undefined;
   const baton = new Mutex();
   const gates = program.layers.map(() => gate());
   const first = {
-    ...{ phase, baton, tokens: tokens.slice(0, at), kv: rangeOf(kv, 0, at) },
+    ...{ decodes: Math.min(decodes, at), baton, tokens: tokens.slice(0, at), kv: rangeOf(kv, 0, at) },
     before: () => undefined,
     attended: (layer: number) => gates[layer]?.open(),
     failed: (error: unknown): never => {
@@ -58,7 +59,7 @@ function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, phase: P
       throw error;
     },
   };
-  const later = { phase, baton, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
+  const later = { decodes: Math.max(0, decodes - at), baton, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
   const apart = slotEnds(kv.groups).includes(at);
   return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
 }

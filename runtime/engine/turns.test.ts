@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { test } from "node:test";
 import fc from "fast-check";
-import type { Phase } from "../../crds/telemetry.ts";
+import type { Phase, StepKind } from "../../crds/telemetry.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { Share } from "./core/frame-queue.ts";
@@ -20,7 +20,7 @@ const pairMs = 0.1;
 /** Experts that take a tenth of a millisecond a pair, on a clock of their own. */
 class Stage {
   nowMs = 1_000;
-  phase: Phase | undefined;
+  kind: StepKind | undefined;
   waits = false;
   /** What was computed: phase, layer and pairs. */
   readonly log: string[] = [];
@@ -54,7 +54,7 @@ class Stage {
       takeMessages: () => {
         for (const message of this.inbox.splice(0)) message();
       },
-      ownPhase: () => this.phase,
+      own: () => this.kind,
       ownWaits: () => this.waits,
       now: () => this.nowMs,
       nap: () => {
@@ -99,7 +99,7 @@ test("a decode frame waits for one piece of a prefill frame at most, and pieces 
 
 test("an own decode step goes before others' prefills, which have a third of the time", async () => {
   const stage = new Stage();
-  stage.phase = "decode";
+  stage.kind = "decode";
   void stage.ask("prefill", 0, 200);
   await stage.turns.serveWaiting();
   assert.deepEqual(stage.log, [], "the step is to go on");
@@ -118,26 +118,44 @@ test("an own decode step goes before others' prefills, which have a third of the
 
 test("an own prefill and those of others take turns, piece by piece", async () => {
   const stage = new Stage();
-  stage.phase = "prefill";
+  stage.kind = "prefill";
   const other = stage.ask("prefill", 7, 400);
   const own: PairBatch = {
     ...{ layer: 2, phase: "prefill", rows: new Float32Array(1) },
     ...{ pairRows: new Uint32Array(400), pairExperts: new Uint32Array(400) },
   };
-  await stage.turns.ownExperts(own);
+  await stage.turns.ownExperts([own]);
   const layers = stage.log.map((line) => line.split(/[ :]/)[1]);
   assert.deepEqual(
     layers,
     layers.map((_, i) => (i % 2 === 0 ? "2" : "7")),
   );
-  stage.phase = undefined;
+  stage.kind = undefined;
   await stage.turns.serveWaiting();
+  await other;
+});
+
+test("own rows that decode are computed with those of prompts, expert by expert, in pieces between which others have their turn", async () => {
+  const stage = new Stage();
+  stage.kind = "mixed";
+  const batch = (phase: Phase, experts: readonly number[]): PairBatch => ({
+    ...{ layer: 2, phase, rows: new Float32Array(1) },
+    ...{ pairRows: new Uint32Array(experts.length), pairExperts: Uint32Array.from(experts) },
+  });
+  const other = stage.ask("decode", 7, 3);
+  const both = [batch("decode", [0, 1]), batch("prefill", [...new Array<number>(10).fill(0), ...new Array<number>(12).fill(1)])];
+  const rows = await stage.turns.ownExperts(both);
+  assert.deepEqual(
+    rows.map(({ length }) => length),
+    [2, 22],
+  );
+  assert.deepEqual(stage.log, ["decode 2: 2+14", "decode 7: 3", "prefill 2: 8"]);
   await other;
 });
 
 test("between the pieces of a prefill the processor is left to others while they decode, and only then", async () => {
   const stage = new Stage();
-  stage.phase = "prefill";
+  stage.kind = "prefill";
   await stage.turns.betweenGraphs();
   assert.equal(stage.naps, 0);
   const asked = stage.ask("decode", 0, 1);
@@ -202,7 +220,7 @@ test("the rows of a frame are those that it has alone, whatever waits beside it"
 
 test("frames that keep coming hold up neither the own step nor loads and timers", async () => {
   const stage = new Stage();
-  stage.phase = "decode";
+  stage.kind = "decode";
   let asked = 0;
   const more = (): void => {
     asked += 1;
@@ -213,7 +231,7 @@ test("frames that keep coming hold up neither the own step nor loads and timers"
   const from = stage.nowMs;
   await stage.turns.betweenGraphs();
   assert.ok(stage.nowMs - from < 30, `the own step waited for ${stage.nowMs - from} ms`);
-  stage.phase = undefined;
+  stage.kind = undefined;
   let timer = false;
   setImmediate(() => {
     timer = true;

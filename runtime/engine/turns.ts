@@ -1,8 +1,8 @@
 // Turns on this rank: frames of other ranks are computed between the graphs of its own steps. Decode frames come first, before everything;
-// own decode steps next; prefills, one's own and those of others, take turns in pieces, which are small while somebody decodes. So no
-// decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
+// own steps in which somebody decodes next; prefills, one's own and those of others, take turns in pieces, which are small while somebody
+// decodes. So no decode frame waits for longer than a piece takes, and ranks that wait for each other always get on.
 import { setImmediate } from "node:timers/promises";
-import type { Phase } from "../../crds/telemetry.ts";
+import type { StepKind } from "../../crds/telemetry.ts";
 import type { Room } from "../compute/backend.ts";
 import { FrameQueue, type Share } from "./core/frame-queue.ts";
 import { Pace } from "./core/pace.ts";
@@ -29,15 +29,16 @@ const framesForMs = 10_000;
 /** Between the graphs of a step: what must not wait for its end. */
 export interface Turns {
   /** Rows of a step whose dense part is to be computed at once, of so many. */
-  pieceRows(phase: Phase, rows: number): number;
+  pieceRows(kind: StepKind, rows: number): number;
   took(rows: number, ms: number): void;
   /** Layers that a step of so many rows may compute as one graph. */
-  layersAtOnce(phase: Phase, rows: number): number;
+  layersAtOnce(kind: StepKind, rows: number): number;
   tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
-  /** The step's own pairs, whose experts are here. */
-  ownExperts(batch: PairBatch, room?: Room): Promise<Float32Array>;
+  /** The step's own pairs, whose experts are here: batches of one layer, computed together; answers the rows of each, in room taken in
+   *  their order. */
+  ownExperts(batches: readonly PairBatch[], room?: Room): Promise<readonly Float32Array[]>;
   /** A step begins, in so many parts. */
   begin(parts: number): void;
   /** A part of the step is done, or has failed. */
@@ -54,8 +55,8 @@ export interface FrameTurnsOptions {
   readonly takeMessages: () => void;
   /** Resolves once frames have been taken in that came on sockets; undefined while none are likely to have come. */
   readonly poll: () => Promise<void> | undefined;
-  /** The running step's phase; undefined when there is none. */
-  readonly ownPhase: () => Phase | undefined;
+  /** What the running step has; undefined when there is none. */
+  readonly own: () => StepKind | undefined;
   /** Others have not answered all yet. */
   readonly ownWaits: () => boolean;
   readonly now: () => number;
@@ -104,19 +105,19 @@ export class FrameTurns implements Turns {
     await this.#serve(Number.POSITIVE_INFINITY);
   }
 
-  pieceRows(phase: Phase, rows: number): number {
-    return phase === "decode" ? rows : Math.min(rows, this.#densePace.within(this.#budgetMs()));
+  pieceRows(kind: StepKind, rows: number): number {
+    return kind === "decode" ? rows : Math.min(rows, this.#densePace.within(this.#pieceMs()));
   }
+
   took(rows: number, ms: number): void {
     this.#densePace.took(rows, ms);
   }
 
   /** As many as there are while nobody else's frames are about; a prefill always leaves a gap in time for the first of them. */
-  layersAtOnce(phase: Phase, rows: number): number {
+  layersAtOnce(kind: StepKind, rows: number): number {
     const { now } = this.#options;
-    if (phase === "decode" && now() - this.#pressedAt >= framesForMs) return Number.POSITIVE_INFINITY;
-    const budgetMs = this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
-    return Math.max(1, Math.floor(this.#layerPace.within(budgetMs) / rows));
+    if (kind === "decode" && now() - this.#pressedAt >= framesForMs) return Number.POSITIVE_INFINITY;
+    return Math.max(1, Math.floor(this.#layerPace.within(this.#pieceMs()) / rows));
   }
 
   tookLayers(layers: number, rows: number, ms: number): void {
@@ -124,32 +125,35 @@ export class FrameTurns implements Turns {
   }
 
   betweenGraphs(): Promise<void> | undefined {
-    if (this.#options.ownPhase() === "prefill") this.#breathe();
+    const own = this.#options.own();
+    if (own === "prefill" || own === "mixed") this.#breathe();
     return this.#options.poll()?.then(() => this.#others()) ?? this.#others();
   }
 
   #others(): Promise<void> | undefined {
-    this.#options.takeMessages();
+    const { now, takeMessages } = this.#options;
+    takeMessages();
     if (this.#queue.empty) return undefined;
-    const { now, ownPhase } = this.#options;
-    return this.#serve(ownPhase() === "decode" && now() < this.#nextPortionAt ? 0 : 1);
+    return this.#serve(this.#ownDecodes && now() < this.#nextPortionAt ? 0 : 1);
   }
 
-  async ownExperts(batch: PairBatch, room?: Room): Promise<Float32Array> {
+  async ownExperts(batches: readonly PairBatch[], room?: Room): Promise<readonly Float32Array[]> {
     const { experts } = this.#options;
-    const work = experts.prepare(batch, room);
+    const works: ExpertWork[] = [];
     try {
-      for (let at = 0; at < work.order.length; ) {
-        const count = batch.phase === "decode" ? work.order.length : this.#expertPace.within(this.#budgetMs());
-        const pairs = work.order.slice(at, at + count);
-        await this.#run([{ frame: work, pairs, last: at + count >= work.order.length }]);
-        at += pairs.length;
-        const others = at < work.order.length ? this.betweenGraphs() : undefined;
+      for (const batch of batches) works.push(experts.prepare(batch, room));
+      const pairs = byExpert(works);
+      const inPieces = works.some(({ phase }) => phase === "prefill");
+      for (let at = 0; at < pairs.length; ) {
+        const piece = pairs.slice(at, at + (inPieces ? this.#expertPace.within(this.#pieceMs()) : pairs.length));
+        await this.#run(sharesOf(works, piece));
+        at += piece.length;
+        const others = at < pairs.length ? this.betweenGraphs() : undefined;
         if (others) await others;
       }
-      return work.out;
+      return works.map(({ out }) => out);
     } finally {
-      experts.release(work);
+      for (const work of works) experts.release(work);
     }
   }
 
@@ -204,7 +208,7 @@ export class FrameTurns implements Turns {
         const prefills = left > 0 && (portions === 1 || !this.#ownRuns());
         if (!decodes && (!prefills || this.#queue.empty)) return;
         const startedAt = this.#options.now();
-        await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#budgetMs())));
+        await this.#compute(decodes ? this.#queue.nextDecode() : this.#queue.nextPrefill(this.#expertPace.within(this.#portionMs())));
         if (!decodes) {
           left -= 1;
           const endedAt = this.#options.now();
@@ -230,12 +234,22 @@ export class FrameTurns implements Turns {
 
   #ownRuns(): boolean {
     // An answer that has come is known before the part that waits for it goes on.
-    return this.#options.ownPhase() !== undefined && !(this.#allWait && this.#options.ownWaits());
+    return this.#options.own() !== undefined && !(this.#allWait && this.#options.ownWaits());
   }
 
-  /** Milliseconds that a piece of a prefill may take. */
-  #budgetMs(): number {
-    return this.#options.ownPhase() === "decode" || this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
+  get #ownDecodes(): boolean {
+    const own = this.#options.own();
+    return own === "decode" || own === "mixed";
+  }
+
+  /** Milliseconds that a piece of the own prefill may take, for which others' decode frames wait. */
+  #pieceMs(): number {
+    return this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
+  }
+
+  /** Milliseconds that a portion of others' prefills may take, for which own decode rows wait, too. */
+  #portionMs(): number {
+    return this.#ownDecodes ? decodeWaitPressedMs : this.#pieceMs();
   }
 
   async #compute(shares: readonly Share<ExpertWork>[]): Promise<void> {
@@ -263,7 +277,28 @@ export class FrameTurns implements Turns {
       const ms = now() - startedAt;
       if (this.#allWait) this.waitedMs -= ms;
       const pairs = shares.reduce((sum, share) => sum + share.pairs.length, 0);
-      if (shares[0]?.frame.phase === "prefill") this.#expertPace.took(pairs, ms);
+      if (shares.some(({ frame }) => frame.phase === "prefill")) this.#expertPace.took(pairs, ms);
     });
   }
+}
+
+/** A pair of one of the works, by their indices. */
+interface OwnPair {
+  readonly work: number;
+  readonly pair: number;
+}
+
+/** All pairs, those of one expert beside each other, so that a piece reads few experts' weights. */
+function byExpert(works: readonly ExpertWork[]): readonly OwnPair[] {
+  const pairs = works.flatMap(({ order }, work) => order.map((pair) => ({ work, pair })));
+  if (works.length === 1) return pairs;
+  const expertOf = ({ work, pair }: OwnPair): number => works[work]?.batch.pairExperts[pair] ?? 0;
+  return pairs.sort((a, b) => expertOf(a) - expertOf(b));
+}
+
+function sharesOf(works: readonly ExpertWork[], pairs: readonly OwnPair[]): Share<ExpertWork>[] {
+  return works.flatMap((frame, work) => {
+    const own = pairs.filter((one) => one.work === work).map(({ pair }) => pair);
+    return own.length > 0 ? [{ frame, pairs: own, last: false }] : [];
+  });
 }

@@ -8,7 +8,7 @@ import { type VitalsOptions, watchVitals } from "./metrics.ts";
 test("steps are observed one by one, and KV slots and blocks are used, cached or free", async (t) => {
   t.mock.timers.enable({ apis: ["setInterval"] });
   const idle: EngineStats = {
-    ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [] } },
+    ...{ prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, stepSeconds: { prefill: [], decode: [], mixed: [] } },
     ...{ blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 },
     ...{ slotsUsed: 0, slotsKept: 0, queuedRequests: 0, hostedExperts: 0, servedRows: 0 },
   };
@@ -23,8 +23,8 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       preemptions: 2,
       drafted: 9,
       accepted: 4,
-      stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2] },
-      waitedSeconds: { prefill: 0, decode: 0.5 },
+      stepSeconds: { prefill: [0.5], decode: [0.02, 0.02, 0.02, 2], mixed: [0.1] },
+      waitedSeconds: { prefill: 0, decode: 0.5, mixed: 0 },
     },
     {
       ...idle,
@@ -36,8 +36,8 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
       preemptions: 3,
       drafted: 12,
       accepted: 6,
-      stepSeconds: { prefill: [], decode: [0.02] },
-      waitedSeconds: { prefill: 0, decode: 0.75 },
+      stepSeconds: { prefill: [], decode: [0.02], mixed: [] },
+      waitedSeconds: { prefill: 0, decode: 0.75, mixed: 0 },
     },
   ];
   const metrics = createMetrics({ process: "worker", version: "0", constants: {} });
@@ -65,6 +65,7 @@ test("steps are observed one by one, and KV slots and blocks are used, cached or
   assert.equal(value(/enodia_worker_step_wait_seconds_total\{phase="decode"/), 0.75);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="prefill"/), 1);
   assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="decode"/), 5);
+  assert.equal(value(/enodia_worker_step_duration_seconds_count\{phase="mixed"/), 1);
   assert.equal(value(/enodia_worker_step_duration_seconds_bucket\{phase="decode",le="0.025"/), 4);
   assert.deepEqual(
     ["used", "cached", "free"].map((state) => value(new RegExp(`enodia_worker_kv_slots\\{state="${state}"`))),

@@ -1,5 +1,5 @@
 // Numbers of a worker for its status and for Prometheus, read where they live: engine, memory, dispatch. Decides nothing.
-import { phases } from "../../crds/telemetry.ts";
+import { stepKinds } from "../../crds/telemetry.ts";
 import type { Engine, EngineInfo, EngineStats } from "../engine/engine.ts";
 import type { Peers } from "../experts/peers.ts";
 import type { Health } from "../observe/health.ts";
@@ -86,7 +86,7 @@ function count(metrics: Metrics<"worker">, now: EngineStats, before: EngineStats
   metrics.add("enodia_worker_draft_tokens_total", accepted, { result: "accepted" });
   metrics.add("enodia_worker_draft_tokens_total", now.drafted - (before?.drafted ?? 0) - accepted, { result: "rejected" });
   metrics.add("enodia_worker_cached_prompt_tokens_total", now.cachedTokens - (before?.cachedTokens ?? 0));
-  for (const phase of phases) {
+  for (const phase of stepKinds) {
     const waited = (now.waitedSeconds?.[phase] ?? 0) - (before?.waitedSeconds?.[phase] ?? 0);
     metrics.add("enodia_worker_step_wait_seconds_total", waited, { phase });
     for (const seconds of now.stepSeconds[phase]) metrics.observe("enodia_worker_step_duration_seconds", seconds, { phase });

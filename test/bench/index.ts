@@ -47,6 +47,11 @@ export const benches: Readonly<Record<string, Bench>> = {
     options: [...engineOptions, "--ranks LIST   numbers of ranks (default: 3)"],
     load: async () => (await import("./interference.ts")).interferenceBench,
   },
+  mixed: {
+    summary: "streams beside prompts that come: time between tokens, first tokens, both at once to one after the other",
+    options: engineOptions,
+    load: async () => (await import("./mixed.ts")).mixedBench,
+  },
   load: {
     summary: "time between tokens while experts are loaded beside quiet times, and of loading one beside a copy of its bytes",
     options: [...engineOptions, "--tokens N     tokens of a round's stream (default 1200)"],

@@ -10,7 +10,7 @@ import { codecsOf } from "../../runtime/weights/store.ts";
 import { openStore } from "../../runtime/weights/store-reader.ts";
 import { provideSmolMoe } from "../harness/models.ts";
 
-const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
+export const greedy = { temperature: 0, topP: 1, topK: 0, seed: 1n };
 export const log = (line: string): boolean => process.stderr.write(`${line}\n`);
 
 /** What a benchmark of the engine was asked for. */

@@ -2,7 +2,7 @@
 // expert is the bytes that it was loaded from, its rows say which bytes these are, and every layer of a step looks at the rows of
 // the one before it: a token that wrong bytes have served is seen where it came from.
 import { AppError } from "../../crds/common.ts";
-import type { Phase } from "../../crds/telemetry.ts";
+import type { StepKind } from "../../crds/telemetry.ts";
 import type { Backend, Compiled, Outputs } from "../../runtime/compute/backend.ts";
 import type { Engine, EngineInfo, LoadCounters, RemoteExperts, RoutingTables } from "../../runtime/engine/engine.ts";
 import { ExpertTable } from "../../runtime/engine/expert-table.ts";
@@ -76,9 +76,9 @@ export class SimEngine implements Engine {
       router: () => this.#router,
       dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
       turns: {
-        ...{ pieceRows: (_phase: Phase, rows: number) => rows, took: () => {}, begin: () => {} },
+        ...{ pieceRows: (_kind: StepKind, rows: number) => rows, took: () => {}, begin: () => {} },
         ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined },
-        ownExperts: (batch) => this.#table.run(batch),
+        ownExperts: (batches) => Promise.all(batches.map((batch) => this.#table.run(batch))),
         ended: () => undefined,
         waitFor: async (answers) => void (await answers),
         waitedMs: 0,
@@ -142,10 +142,10 @@ export class SimEngine implements Engine {
     const { shape } = this.#parts.model;
     this.#turn++;
     this.#stepping = true;
-    const phase: Phase = this.#turn % 4 === 0 ? "prefill" : "decode";
+    const decodes = this.#turn % 4 === 0 ? 0 : shape.experts;
     this.#parts.onStep("begun", "");
     try {
-      const x = await forward(this.#tools, new Int32Array(shape.experts), undefined as never, phase);
+      const x = await forward(this.#tools, new Int32Array(shape.experts), undefined as never, decodes);
       this.#check(shape.layers - 1, x);
       this.#parts.onStep("done", "");
     } catch (caught) {
@@ -237,7 +237,7 @@ export class SimEngine implements Engine {
     if (this.#ended) throw stopped();
     const counts = { prefillTokens: 0, decodeTokens: 0, cachedTokens: 0, slotsUsed: 0, slotsKept: 0, queuedRequests: 0 };
     const kv = { blocksUsed: 0, blocksKept: 0, preemptions: 0, drafted: 0, accepted: 0 };
-    return { ...counts, ...kv, stepSeconds: { prefill: [], decode: [] }, hostedExperts: this.memory.size, servedRows: 0 };
+    return { ...counts, ...kv, stepSeconds: { prefill: [], decode: [], mixed: [] }, hostedExperts: this.memory.size, servedRows: 0 };
   }
 
   load() {

@@ -9,6 +9,7 @@ import { OpenSampling } from "../../runtime/engine/core/open-sampling.ts";
 import type { Step } from "../../runtime/engine/core/plan.ts";
 import type { GenerateEvent } from "../../runtime/engine/core/request.ts";
 import type { Ticket } from "../../runtime/engine/core/ticket.ts";
+import { placesOf } from "../../runtime/kernels/kv-groups.ts";
 
 export const context = 64;
 const settings = { temperature: 0, topP: 1, topK: 0, seed: 1n };
@@ -57,27 +58,27 @@ export class Toy {
     }
   }
 
-  step(): boolean {
+  /** `lost`: a request for which no token can be chosen. */
+  step(lost?: string): boolean {
     const step = this.batcher.next();
     this.collect();
     if (!step) return false;
     this.steps.push(step);
     for (const change of step.changes) this.change(change);
     const sums: number[] = [];
-    for (let b = 0; b < step.batch; b++) {
-      const slot = this.slots[step.firstSlot + b]!;
-      assert.ok(slot.length >= step.past[b]!, "past beyond what was written");
-      slot.length = step.past[b]!;
-      for (let t = 0; t < step.tokensPerSlot; t++) {
-        slot.push(step.tokens[b * step.tokensPerSlot + t]!);
-        sums.push(slot.slice(-this.memory).reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
-      }
+    for (const { slot: index, position } of placesOf(step.groups)) {
+      const slot = this.slots[index]!;
+      assert.ok(slot.length >= position, "past beyond what was written");
+      slot.length = position;
+      slot.push(step.tokens[sums.length]!);
+      sums.push(slot.slice(-this.memory).reduce((hash, token) => (Math.imul(hash, 31) + token + 1) >>> 0, 17) % 20);
     }
+    assert.equal(sums.length, step.tokens.length);
     const blocks = this.slots.reduce((sum, slot) => sum + Math.ceil(slot.length / blockTokens), 0);
     assert.ok(blocks <= this.pool.blocks, `${blocks} blocks are written of ${this.pool.blocks}`);
     this.batcher.complete(
       step,
-      step.wanted.map(({ row }) => ({ token: sums[row]!, logprob: 0 })),
+      step.wanted.map(({ row, id }) => (id === lost ? undefined : { token: sums[row]!, logprob: 0 })),
       this.msPerToken && this.msPerToken * step.tokens.length,
     );
     this.collect();

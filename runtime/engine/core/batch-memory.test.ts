@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
+import { placesOf } from "../../kernels/kv-groups.ts";
+import { decodesOf, idsOf } from "./plan.ts";
 
 test("eight requests whose contexts fit run at once, where whole contexts would be three", () => {
   const toy = new Toy(8, {}, { blocks: (3 * context) / blockTokens });
@@ -40,15 +42,17 @@ test("while others decode, chunks are as large as the time allows in which they 
   toy.batcher.submit(ticket("a", prompt.slice(0, 45), { maxTokens: 15, eos: new Set() }));
   toy.batcher.submit(ticket("b", prompt.toReversed(), { maxTokens: 2, eos: new Set() }));
   toy.run();
-  const chunks = toy.steps.filter(({ phase }) => phase === "prefill").map(({ tokensPerSlot, firstSlot }) => [firstSlot, tokensPerSlot]);
-  assert.deepEqual(chunks, [
-    [0, 40],
-    [0, 5],
-    [1, 16],
-    [1, 16],
-    [1, 16],
-    [1, 12],
-  ]);
+  const chunks = toy.steps.flatMap(({ groups }) => groups.filter(({ phase }) => phase === "prefill"));
+  assert.deepEqual(
+    chunks.map(({ tokens, firstSlot }) => [firstSlot, tokens]),
+    [
+      [0, 40],
+      [0, 5],
+      [1, 35],
+      [1, 16],
+      [1, 9],
+    ],
+  );
 });
 
 test("guessed tokens are computed with the next one, and the text is the same in fewer steps", () => {
@@ -64,8 +68,8 @@ test("guessed tokens are computed with the next one, and the text is the same in
       plain.batcher.submit(request);
       plain.run();
       assert.deepEqual(toy.tokens("a"), plain.tokens("a"));
-      assert.ok(toy.steps.every(({ past, tokensPerSlot }) => past[0]! + tokensPerSlot <= context));
-      const decoded = toy.steps.filter(({ phase }) => phase === "decode").length;
+      assert.ok(toy.steps.every(({ groups }) => placesOf(groups).every(({ position }) => position < context)));
+      const decoded = toy.steps.filter((step) => decodesOf(step) > 0).length;
       assert.equal(toy.tokens("a").length, 1 + decoded + toy.batcher.drafts.accepted);
       steps += decoded;
       tokens += toy.tokens("a").length;
@@ -81,7 +85,7 @@ test("more requests than a decode step takes take turns", () => {
   toy.step();
   const before = toy.steps.length;
   for (let i = 0; i < 6; i++) toy.step();
-  const turns = toy.steps.slice(before).flatMap(({ ids }) => ids);
+  const turns = toy.steps.slice(before).flatMap(idsOf);
   for (let i = 0; i < 5; i++) assert.equal(turns.filter((id) => id === `r${i}`).length, 2, `r${i} of ${turns}`);
   toy.run();
   for (let i = 0; i < 5; i++) assert.equal(toy.tokens(`r${i}`).length, 20);

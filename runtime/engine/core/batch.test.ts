@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
+import { placesOf } from "../../kernels/kv-groups.ts";
 import { Batcher } from "./batch.ts";
+import { decodesOf, idsOf, kindOf } from "./plan.ts";
 
 test("a request says the same alone, with random mates that come and go, in any pool and with any chunk size", () => {
   const arrival = fc.record({
@@ -47,6 +49,11 @@ test("a request says the same alone, with random mates that come and go, in any 
           if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
           else assert.deepEqual(got, want, `request ${i}`);
         }
+        for (const step of toy.steps) {
+          const prompts = step.tokens.length - decodesOf(step);
+          assert.ok(prompts <= (decodesOf(step) > 0 ? chunk : 2 * chunk), `${prompts} tokens of prompts in a step`);
+          assert.ok(step.groups.filter(({ phase }) => phase === "decode").every(({ batch }) => batch <= maxDecodeBatch));
+        }
       },
     ),
     { numRuns: 200 },
@@ -67,7 +74,7 @@ test("a replay cut anywhere goes on with the tokens that would have come, and re
       const first = toy.events.get("a")!.find((event) => event.type === "token");
       assert.equal(first?.type === "token" && first.position, replayed);
       // The prefill samples the first token after it.
-      const decoded = toy.steps.filter(({ phase }) => phase === "decode").length;
+      const decoded = toy.steps.filter((step) => decodesOf(step) > 0).length;
       assert.equal(decoded, want.length - replayed - 1);
     }),
   );
@@ -83,7 +90,7 @@ test("a replay that is prefilled takes the steps of a prompt of its length, and 
     toy.events.get("a")!.filter(({ type }) => type === "progress"),
     [{ type: "progress", position: 29 }],
   );
-  assert.equal(toy.steps.filter(({ phase }) => phase === "prefill").length, 1);
+  assert.equal(toy.steps.filter((step) => decodesOf(step) === 0).length, 1);
 });
 
 test("a request says that it is queued before it has a slot, and how far a replay is", () => {
@@ -99,7 +106,7 @@ test("a request says that it is queued before it has a slot, and how far a repla
   assert.deepEqual(types.slice(0, 6), ["queued", "started", "progress", "token", "token", "token"]);
 });
 
-test("while others decode, prefill chunks and decode steps take turns", () => {
+test("while a prompt is prefilled in chunks, others decode in every step", () => {
   const toy = new Toy(3, { prefillChunkTokens: 4 });
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 30, eos: new Set() }));
   toy.step();
@@ -111,8 +118,35 @@ test("while others decode, prefill chunks and decode steps take turns", () => {
   );
   const before = toy.steps.length;
   for (let i = 0; i < 12; i++) toy.step();
-  const phases = toy.steps.slice(before).map(({ phase }) => phase);
-  for (let i = 1; i < phases.length; i++) assert.notEqual(phases[i], phases[i - 1]);
+  const steps = toy.steps.slice(before).map((step) => [kindOf(step.tokens.length, decodesOf(step)), step.tokens.length]);
+  assert.deepEqual(steps, [...new Array(10).fill(["mixed", 5]), ["decode", 2], ["decode", 2]]);
+});
+
+test("several prompts share a step in their order, whole ones but the last, and of those with one beginning the first goes ahead", () => {
+  const prompt = (length: number, from: number) => Array.from({ length }, (_, i) => from + i);
+  const toy = new Toy(6, { maxBatchTokens: 60 });
+  for (const [id, length, from] of [
+    ["a", 17, 100],
+    ["b", 20, 200],
+    ["c", 30, 300],
+    ["d", 25, 400],
+    ["e", 30, 400],
+  ] as const)
+    toy.batcher.submit(ticket(id, prompt(length, from), { maxTokens: 1 }));
+  toy.run();
+  const taken = toy.steps.map(({ groups }) => groups.map(({ ids, tokens, past }) => [ids[0], past[0], tokens]));
+  assert.deepEqual(taken, [
+    [
+      ["a", 0, 17],
+      ["b", 0, 20],
+      ["c", 0, 23],
+    ],
+    [
+      ["c", 23, 7],
+      ["d", 0, 25],
+    ],
+    [["e", 25, 5]],
+  ]);
 });
 
 test("the queue is bounded: one more request is told to come again", () => {
@@ -178,30 +212,19 @@ test("a request without a sampled token says nothing more; its mates go on, and 
   const toy = new Toy(2);
   toy.batcher.submit(ticket("a", prompt, { eos: new Set() }));
   toy.batcher.submit(ticket("b", [8, 9, 10], { eos: new Set() }));
-  let step = toy.batcher.next();
-  for (; step && step.ids.length < 2; step = toy.batcher.next()) {
-    const { wanted } = step;
-    toy.batcher.complete(
-      step,
-      wanted.map(() => ({ token: 9, logprob: 0 })),
-    );
-  }
-  assert.deepEqual(
-    step?.wanted.map(({ id }) => id),
-    ["a", "b"],
-  );
-  toy.collect();
+  toy.step();
+  assert.deepEqual(idsOf(toy.steps.at(-1)!), ["a", "b"]);
   const before = [toy.tokens("a").length, toy.tokens("b").length];
-  toy.batcher.complete(step!, [undefined, { token: 11, logprob: 0 }]);
+  toy.step("a");
   toy.batcher.remove("a", "unusable");
   toy.collect();
   assert.deepEqual([toy.tokens("a").length, toy.tokens("b").length], [before[0], before[1]! + 1]);
   assert.equal(toy.finish("a"), undefined, "the caller reports the error");
-  assert.deepEqual(toy.batcher.next()?.ids, ["b"]);
   toy.batcher.submit(ticket("c", prompt));
   while (toy.batcher.openIds().includes("c") && !toy.events.get("c")?.some(({ type }) => type === "started")) toy.step();
   const started = toy.events.get("c")!.find((event) => event.type === "started");
   assert.equal(started?.type === "started" && started.cachedPromptTokens, 0);
+  assert.deepEqual(idsOf(toy.steps.at(-1)!), ["b", "c"]);
 });
 
 test("of those that wait, the lowest priority goes first, of equal ones the one that came first", () => {
@@ -236,9 +259,9 @@ test("a request for an embedding ends with its prompt's last row, and says no to
   assert.equal(toy.finish("vector"), "stop");
   assert.deepEqual(toy.tokens("vector"), []);
   assert.deepEqual(toy.tokens("mate"), alone(ticket("mate", [8, 9, 10])));
-  const wanted = toy.steps.flatMap((step) => step.wanted.map((one) => ({ ...one, past: step.past[0]! })));
+  const wanted = toy.steps.flatMap(({ wanted, groups }) => wanted.map((one) => ({ ...one, ...placesOf(groups)[one.row]! })));
   assert.deepEqual(
-    wanted.filter(({ embed }) => embed).map(({ id, row, past }) => [id, past + row]),
+    wanted.filter(({ embed }) => embed).map(({ id, position }) => [id, position]),
     [["vector", 8]],
   );
 });

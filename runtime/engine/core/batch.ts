@@ -1,13 +1,14 @@
-// The scheduler of rows, pure: which ones the next step computes. A bounded queue, one prompt prefilled at a time in chunks, all
-// others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Where the memory of all is
-// not enough, the last in order gives its own up and is computed again later; nobody sees it but by the pause. Replayed tokens are
-// the end of the prompt: a token's bits are the same in both, or nobody counts on them. The engine thread executes the steps; this file
-// never sees numbers of the model.
+// The scheduler of rows, pure: which ones the next step computes. All requests that decode take part, and prompts from a bounded queue
+// fill the step up: whole ones in their order, and of the last one a chunk. So neither starves. Where the memory of all is not enough,
+// the last in order gives its own up and is computed again later; nobody sees it but by the pause. Replayed tokens are the end of the
+// prompt: a token's bits are the same in both, or nobody counts on them. The engine thread executes the steps; this file never sees
+// numbers of the model.
 import { AppError } from "../../../crds/common.ts";
 import { Drafter } from "./drafts.ts";
 import { type KvPool, SlotLedger } from "./kv-slots.ts";
 import { Pace } from "./pace.ts";
-import type { Notice, Step } from "./plan.ts";
+import { type GroupPlan, isGuess, type Notice, partsOf, type Step, type StepPart, stepOf } from "./plan.ts";
+import { commonTokens, reuseTokensMin } from "./prefixes.ts";
 import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
 import { checkTicket, type Ticket } from "./ticket.ts";
@@ -54,11 +55,9 @@ export class Batcher {
   #preemptions = 0;
   #drafted = 0;
   #accepted = 0;
-  #prefilling: string | undefined;
   readonly #pace: Pace;
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #turn = 0;
-  #decodedLast = true;
   #steps = 0;
   #stepMs = 0;
   #notices: Notice[] = [];
@@ -143,29 +142,27 @@ export class Batcher {
 
   /** The next step, or undefined when there is nothing to do. */
   next(): Step | undefined {
-    this.#admit();
-    const prefills = (): boolean => this.#prefilling !== undefined && (this.#ledger.decoding().length === 0 || this.#decodedLast);
-    if (!prefills()) this.#makeRoom();
-    const decoding = this.#ledger.decoding();
-    if (prefills()) return this.#prefillStep(this.#prefilling as string, decoding.length);
-    return decoding.length > 0 ? this.#decodeStep(decoding) : undefined;
+    this.#makeRoom();
+    const plans = [...this.#decodes(), ...this.#prompts()];
+    return plans.length > 0 ? stepOf(this.#ledger.takeChanges(), plans) : undefined;
   }
 
   /** Takes what the step gave: one sampled token for each wanted row, any where the row itself was wanted; undefined where there is none:
    *  the caller then removes the request before the next step, unless a guess before was wrong. `ms`: the time that the step took, by
    *  which chunks are made. */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
-    if (step.phase === "prefill" && ms !== undefined) this.#pace.took(step.tokens.length, ms);
+    if (ms !== undefined && step.groups.some(({ phase }) => phase === "prefill")) this.#pace.took(step.tokens.length, ms);
     this.spent(ms);
-    if (step.phase === "decode" && step.tokensPerSlot > 1) {
-      this.#verify(step, sampled);
-      return;
-    }
-    const given = new Map(step.wanted.map(({ id }, i) => [id, sampled[i]]));
-    const open = step.ids.filter((id) => this.#open.has(id)); // others were removed meanwhile
+    const given = new Map(step.wanted.map(({ row }, i) => [row, sampled[i]]));
+    const parts = partsOf(step).filter(({ id }) => this.#open.has(id)); // others were removed meanwhile
     // All positions first: a request that ends below moves the last slot, and the move copies what that slot has by then.
-    for (const id of open) this.#written(id, step);
-    for (const id of open) if (this.#prefilling !== id) this.#output(id, this.#open.get(id) as Open, given.get(id));
+    for (const part of parts) if (!isGuess(part.group)) this.#written(part, step.tokens);
+    // The last slots first: where all end, none moves.
+    for (const part of parts.toReversed()) {
+      const { id, group, from } = part;
+      if (isGuess(group)) this.#verify(part, step.tokens, given);
+      else if (given.has(from + group.tokens - 1)) this.#output(id, this.#open.get(id) as Open, given.get(from + group.tokens - 1));
+    }
   }
 
   /** Takes note that a step took so long, whatever came of it. */
@@ -179,62 +176,59 @@ export class Batcher {
   }
 
   /** Takes note of what a step wrote for a request, which decodes from now on if that was the end of its text. */
-  #written(id: string, step: Step): void {
-    if (step.phase === "decode") {
-      this.#ledger.advance(id, step.tokens[step.ids.indexOf(id)] as number);
+  #written({ id, group, from }: StepPart, tokens: Int32Array): void {
+    if (group.phase === "decode") {
+      this.#ledger.advance(id, tokens[from] as number);
       return;
     }
     const open = this.#open.get(id) as Open;
-    this.#ledger.prefilled(id, Uint32Array.from(step.tokens));
+    this.#ledger.prefilled(id, Uint32Array.from(tokens.subarray(from, from + group.tokens)));
     open.output = Math.max(0, this.#ledger.lengthOf(id) - open.ticket.prompt.length);
     if (open.output > 0) this.#notices.push({ id, event: { type: "progress", position: open.output - 1 } });
-    if (this.#ledger.lengthOf(id) < open.text.length) return;
-    this.#prefilling = undefined;
-    this.#ledger.promote(id);
+    if (this.#ledger.lengthOf(id) === open.text.length) this.#ledger.promote(id);
   }
 
-  #admit(): void {
+  /** Lets the first one that waits begin, in a step that computes these already; undefined where none can. One whose text begins as one
+   *  of theirs waits for that to be computed. */
+  #admit(beside: readonly string[]): string | undefined {
     const place = this.#waiting.first();
-    if (place === undefined || this.#prefilling !== undefined) return;
+    if (place === undefined) return undefined;
     const { id } = place;
     const open = this.#open.get(id) as Open;
+    const shared = beside.reduce((most, other) => Math.max(most, commonTokens(open.text, (this.#open.get(other) as Open).text)), 0);
+    if (shared >= reuseTokensMin && shared - this.#ledger.reusable(open.text) >= reuseTokensMin) return undefined;
     const admission = this.#ledger.admit(id, open.text);
-    if (!admission) return;
+    if (!admission) return undefined;
     this.#waiting.take(place);
-    this.#prefilling = id;
-    if (open.started) return; // it gave its memory up before
+    if (open.started) return id; // it gave its memory up before
     open.started = true;
     this.#notices.push({ id, event: { type: "started", queuedTokens: this.#queuedTokens(), cachedPromptTokens: admission.reused } });
+    return id;
   }
 
   /** Sees to it that all that decode have a block for their next position: the last in order give theirs up. The first one never
    *  does, since the pool holds a whole context, so there is always one that comes to its end. */
   #makeRoom(): void {
     for (const id of this.#ledger.decoding()) {
-      while (this.#inMemory(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
+      while (this.#ledger.decoding().includes(id) && !this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1)) this.#preempt();
     }
   }
 
   /** Those that gave their memory up, and the one of them that is computed again, are still there: a gateway waits for their next token. */
   #showLife(): void {
-    for (const id of [...this.#waiting.ids(), ...(this.#prefilling === undefined ? [] : [this.#prefilling])]) {
+    for (const id of [...this.#waiting.ids(), ...this.#ledger.prefilling()]) {
       const { started, known } = this.#open.get(id) as Open;
       if (started && known.length > 0) this.#notices.push({ id, event: { type: "progress", position: known.length - 1 } });
     }
   }
 
-  #inMemory(id: string): boolean {
-    return this.#prefilling === id || this.#ledger.decoding().includes(id);
-  }
-
   #preempt(): void {
-    const active = [...this.#ledger.decoding(), ...(this.#prefilling === undefined ? [] : [this.#prefilling])];
+    const active = [...this.#ledger.decoding(), ...this.#ledger.prefilling()];
     const places = active.map((id) => (this.#open.get(id) as Open).place);
     const last = places.reduce((a, b) => (order(a, b) < 0 ? b : a));
     const open = this.#open.get(last.id) as Open;
     this.#preemptions += 1;
     this.#ledger.leave(last.id);
-    if (this.#prefilling === last.id) this.#prefilling = undefined;
     open.text = textOf(open.ticket.prompt, open.known);
     open.output = 0;
     this.#waiting.add(last);
@@ -249,50 +243,61 @@ export class Batcher {
     return tokens;
   }
 
-  #prefillStep(id: string, decoding: number): Step {
-    this.#decodedLast = false; // here and not when it is done: a prefill that fails has had its turn, too
+  /** What is computed of prompts: those that have begun, then others in their order while there is room. */
+  #prompts(): readonly GroupPlan[] {
+    const { maxBatchTokens, decodeWaitMs } = this.#limits;
+    let left = this.#ledger.decoding().length > 0 ? this.#pace.within(decodeWaitMs) : maxBatchTokens;
+    const plans: GroupPlan[] = [];
+    const ids = [...this.#ledger.prefilling()];
+    for (let at = 0; at === 0 || left >= chunkTokensMin; at++) {
+      const id = ids[at] ?? this.#admit(ids);
+      if (id === undefined) break;
+      ids[at] = id;
+      const plan = this.#chunk(id, left);
+      plans.push(plan);
+      left -= plan.tokens.length;
+      if ((plan.group.past[0] as number) + plan.tokens.length < (this.#open.get(id) as Open).text.length) break;
+    }
+    return plans;
+  }
+
+  #chunk(id: string, most: number): GroupPlan {
     const { ticket, text } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
-    const { maxBatchTokens, decodeWaitMs } = this.#limits;
-    const count = Math.min(text.length - from, decoding > 0 ? this.#pace.within(decodeWaitMs) : maxBatchTokens);
+    const count = Math.min(text.length - from, most);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
     const { sampling, embed } = ticket;
-    const wanted = last ? [{ row: count - 1, id, position, sampling, embed }] : [];
+    const place = { firstSlot: this.#ledger.indexOf(id), batch: 1, past: Int32Array.of(from) };
     return {
-      phase: "prefill",
-      changes: this.#ledger.takeChanges(),
-      tokens: Int32Array.from(text.subarray(from, from + count)),
-      firstSlot: decoding,
-      batch: 1,
-      tokensPerSlot: count,
-      past: Int32Array.of(from),
-      wanted,
-      ids: [id],
+      group: { phase: "prefill", tokens: count, ids: [id], ...place },
+      tokens: [...text.subarray(from, from + count)],
+      wanted: last ? [{ row: count - 1, id, position, sampling, embed }] : [],
     };
   }
 
-  #decodeStep(decoding: readonly string[]): Step {
-    this.#decodedLast = true;
+  /** The next tokens of those that decode; of more than a step takes, those whose turn it is. */
+  #decodes(): readonly GroupPlan[] {
+    const decoding = this.#ledger.decoding();
     const { maxDecodeBatch } = this.#limits;
     const first = decoding.length > maxDecodeBatch && this.#turn < decoding.length ? this.#turn : 0;
     const ids = decoding.slice(first, first + maxDecodeBatch);
     this.#turn = first + ids.length;
     const [alone] = ids;
-    const guess = decoding.length === 1 && alone !== undefined ? this.#guess(alone) : [];
-    if (alone !== undefined && guess.length > 0) return this.#guessStep(alone, guess);
+    if (alone === undefined) return [];
+    const guess = decoding.length === 1 ? this.#guess(alone) : [];
+    if (guess.length > 0) return [this.#guesses(alone, guess)];
     const rows = ids.map((id) => this.#open.get(id) as Open);
-    return {
-      phase: "decode",
-      changes: this.#ledger.takeChanges(),
-      tokens: Int32Array.from(rows, ({ next }) => next),
-      firstSlot: first,
-      batch: ids.length,
-      tokensPerSlot: 1,
-      past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
-      wanted: rows.map(({ ticket, output }, row) => ({ row, id: ticket.id, position: output, sampling: ticket.sampling, embed: false })),
-      ids,
-    };
+    const past = Int32Array.from(ids, (id) => this.#ledger.lengthOf(id));
+    const wanted = rows.map(({ ticket, output }, row) => ({
+      row,
+      id: ticket.id,
+      position: output,
+      sampling: ticket.sampling,
+      embed: false,
+    }));
+    const group = { phase: "decode", firstSlot: first, batch: ids.length, tokens: 1, past, ids } as const;
+    return [{ group, tokens: rows.map(({ next }) => next), wanted }];
   }
 
   /** Tokens that may follow the next one, as many as there is room for. Only where they are computed to the bits of single steps. */
@@ -306,40 +311,35 @@ export class Batcher {
     return fits ? guess : [];
   }
 
-  /** A decode step whose next rows are computed at once, as if the guesses had been sampled. */
-  #guessStep(id: string, guess: readonly number[]): Step {
+  /** Rows of one request, those after the first as if the guesses had been sampled. */
+  #guesses(id: string, guess: readonly number[]): GroupPlan {
     const { ticket, next, output } = this.#open.get(id) as Open;
-    const tokens = Int32Array.of(next, ...guess);
+    const tokens = [next, ...guess];
+    const place = { firstSlot: this.#ledger.indexOf(id), batch: 1, past: Int32Array.of(this.#ledger.lengthOf(id)) };
+    const { sampling } = ticket;
     return {
-      phase: "decode",
-      changes: this.#ledger.takeChanges(),
+      group: { phase: "decode", tokens: tokens.length, ids: [id], ...place },
       tokens,
-      firstSlot: this.#ledger.indexOf(id),
-      batch: 1,
-      tokensPerSlot: tokens.length,
-      past: Int32Array.of(this.#ledger.lengthOf(id)),
-      wanted: Array.from(tokens, (_, row) => ({ row, id, position: output + row, sampling: ticket.sampling, embed: false })),
-      ids: [id],
+      wanted: tokens.map((_, row) => ({ row, id, position: output + row, sampling, embed: false, guess: row })),
     };
   }
 
   /** Takes the tokens sampled after guesses, as far as these were right: each is what it would be had the one before it come alone. */
-  #verify(step: Step, sampled: readonly (Sampled | undefined)[]): void {
-    const [id = ""] = step.ids;
-    const open = this.#open.get(id);
-    if (!open) return; // removed meanwhile
+  #verify({ id, group, from }: StepPart, tokens: Int32Array, given: ReadonlyMap<number, Sampled | undefined>): void {
+    const open = this.#open.get(id) as Open;
     let right = 0;
-    for (const [row, token] of step.tokens.entries()) {
-      if (row > 0) {
-        if (!this.#open.has(id) || token !== sampled[row - 1]?.token) break;
+    for (let row = from; row < from + group.tokens; row++) {
+      const token = tokens[row] as number;
+      if (row > from) {
+        if (!this.#open.has(id) || token !== given.get(row - 1)?.token) break;
         right += 1;
       }
       this.#ledger.advance(id, token);
-      this.#output(id, open, sampled[row]);
+      this.#output(id, open, given.get(row));
     }
-    this.#drafted += step.tokensPerSlot - 1;
+    this.#drafted += group.tokens - 1;
     this.#accepted += right;
-    open.drafter?.learn(step.tokensPerSlot - 1, right);
+    open.drafter?.learn(group.tokens - 1, right);
   }
 
   /** The next output token, as it was sampled. */
@@ -368,7 +368,6 @@ export class Batcher {
 
   #release(id: string, reusable = true): void {
     if (!this.#waiting.drop(id)) this.#ledger.leave(id, reusable);
-    if (this.#prefilling === id) this.#prefilling = undefined;
     this.#open.delete(id);
   }
 }

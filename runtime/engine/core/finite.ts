@@ -1,6 +1,7 @@
 // The check of what a step computed: NaN and infinity are no numbers to go on with, so they end the request that they belong to, and
 // none of the others. Pure.
 import { AppError } from "../../../crds/common.ts";
+import { isGuess, partsOf, type Step } from "./plan.ts";
 
 const f32Max = 3.4028234663852886e38;
 
@@ -23,19 +24,15 @@ export function unusableNumber(what: string, value: number): AppError {
  * gave. Rows without logits count too: later tokens would attend to them, and a backend that rounds activations may lose a NaN there.
  * Guesses are looked at one by one when their tokens are chosen: rows after a wrong one are nobody's.
  */
-export function unusableRows(
-  { ids, tokensPerSlot, past }: { readonly ids: readonly string[]; readonly tokensPerSlot: number; readonly past: Int32Array },
-  x: Float32Array,
-  hidden: number,
-): Map<string, AppError> {
+export function unusableRows(step: Pick<Step, "groups">, x: Float32Array, hidden: number): Map<string, AppError> {
   const found = new Map<string, AppError>();
   if (firstNotFinite(x) < 0) return found;
-  const width = tokensPerSlot * hidden;
-  for (const [b, id] of ids.entries()) {
-    const rows = x.subarray(b * width, (b + 1) * width);
+  for (const { id, group, from, past } of partsOf(step)) {
+    if (isGuess(group)) continue;
+    const rows = x.subarray(from * hidden, (from + group.tokens) * hidden);
     const at = firstNotFinite(rows);
     if (at < 0) continue;
-    const position = (past[b] as number) + Math.floor(at / hidden);
+    const position = past + Math.floor(at / hidden);
     found.set(id, unusableNumber(`the row from which the logits of position ${position} come, value ${at % hidden},`, rows[at] as number));
   }
   return found;

@@ -9,7 +9,7 @@ function steps(halving: Halving, count: number, took: (halved: boolean) => { ms:
   for (let i = 0; i < count; i++) {
     const halved = halving.wants("decode", 16);
     if (halved) halves += 1;
-    halving.took({ phase: "decode", rows: 16, halved, ...took(halved) });
+    halving.took({ kind: "decode", rows: 16, halved, ...took(halved) });
   }
   return halves;
 }
@@ -33,7 +33,7 @@ test("a step that does not wait, or is small, stays whole", () => {
     steps(halving, 200, (halved) => ({ ms: halved ? 1 : 10, waitedMs: 0.5 })),
     0,
   );
-  for (let i = 0; i < 10; i++) halving.took({ phase: "prefill", rows: 32, halved: false, ms: 10, waitedMs: 9 });
+  for (let i = 0; i < 10; i++) halving.took({ kind: "prefill", rows: 32, halved: false, ms: 10, waitedMs: 9 });
   assert.equal(halving.wants("prefill", 32), false);
   assert.equal(halving.wants("decode", 7), false);
 });

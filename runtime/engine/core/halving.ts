@@ -1,10 +1,10 @@
 // The choice of a step to go through the layers in two halves, so that rows of one half travel to other ranks and back while the other is
 // computed. Halves cost a second look at the weights, so they are tried, measured, and used while they are the faster way; a step that
 // does not wait for others is never halved. The bits of rows do not depend on it. Pure.
-import type { Phase } from "../../../crds/telemetry.ts";
+import type { StepKind } from "../../../crds/telemetry.ts";
 
 /** Rows of a step below which halves are not worth a try. */
-const rowsLeast: Readonly<Record<Phase, number>> = { decode: 8, prefill: 64 };
+const rowsLeast: Readonly<Record<StepKind, number>> = { decode: 8, mixed: 32, prefill: 64 };
 /** Part of a whole step's time that is spent waiting for other ranks, below which there is little to hide. */
 const waitShareLeast = 0.15;
 /** Part of the time that halves must save to be used. */
@@ -24,7 +24,7 @@ interface Measured {
 }
 
 export interface StepTaken {
-  readonly phase: Phase;
+  readonly kind: StepKind;
   readonly rows: number;
   readonly halved: boolean;
   readonly ms: number;
@@ -33,21 +33,21 @@ export interface StepTaken {
 }
 
 export class Halving {
-  /** By phase and size, in powers of two. */
+  /** By kind and size, in powers of two. */
   readonly #measured = new Map<string, Measured>();
 
-  wants(phase: Phase, rows: number): boolean {
-    if (rows < rowsLeast[phase]) return false;
-    const { whole, halved, waitShare, steps } = this.#at(phase, rows);
+  wants(kind: StepKind, rows: number): boolean {
+    if (rows < rowsLeast[kind]) return false;
+    const { whole, halved, waitShare, steps } = this.#at(kind, rows);
     if (whole === undefined || waitShare < waitShareLeast) return false;
     if (halved === undefined) return true;
     const better = halved < whole * (1 - gainLeast);
     return steps % tryAgainSteps === 0 ? !better : better;
   }
 
-  took({ phase, rows, halved, ms, waitedMs }: StepTaken): void {
-    if (rows < rowsLeast[phase] || !(ms > 0)) return;
-    const measured = this.#at(phase, rows);
+  took({ kind, rows, halved, ms, waitedMs }: StepTaken): void {
+    if (rows < rowsLeast[kind] || !(ms > 0)) return;
+    const measured = this.#at(kind, rows);
     measured.steps += 1;
     if (halved) measured.halved = mean(measured.halved, ms / rows);
     else {
@@ -56,8 +56,8 @@ export class Halving {
     }
   }
 
-  #at(phase: Phase, rows: number): Measured {
-    const key = `${phase}.${Math.floor(Math.log2(rows))}`;
+  #at(kind: StepKind, rows: number): Measured {
+    const key = `${kind}.${Math.floor(Math.log2(rows))}`;
     const known = this.#measured.get(key) ?? { whole: undefined, halved: undefined, waitShare: 0, steps: 0 };
     this.#measured.set(key, known);
     return known;

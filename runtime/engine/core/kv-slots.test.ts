@@ -77,7 +77,7 @@ class World {
   readonly pool: KvPool;
   readonly prompt = new Map<string, Uint32Array>();
   readonly written = new Map<string, number[]>();
-  prefilling: string | undefined;
+  prefilling: string[] = [];
   reused = 0;
   #next = 0;
 
@@ -88,7 +88,6 @@ class World {
   }
 
   admit(pick: number): void {
-    if (this.prefilling) return;
     const id = `r${this.#next++}`;
     // A prompt of the list, or the text of one that was written before with something after it.
     const before = [...this.written.values()][pick % 7]?.slice(0, 70) ?? [];
@@ -101,14 +100,14 @@ class World {
     assert.ok(admission.reused === 0 || admission.reused >= reuseTokensMin);
     assert.ok(admission.reused <= tokens.length - 1, "something is left to compute");
     this.reused += admission.reused;
-    this.prefilling = id;
+    this.prefilling.push(id);
     this.prompt.set(id, tokens);
     this.written.set(id, [...tokens.slice(0, admission.reused)]);
   }
 
   prefill(pick: number): void {
-    const id = this.prefilling;
-    if (!id) return;
+    const [id] = this.prefilling;
+    if (id === undefined) return;
     const done = this.written.get(id)!;
     const tokens = this.prompt.get(id)!;
     const chunk = tokens.slice(done.length, done.length + 1 + (pick % 80));
@@ -118,7 +117,7 @@ class World {
     this.ledger.prefilled(id, chunk);
     if (done.length + chunk.length < tokens.length) return;
     this.ledger.promote(id);
-    this.prefilling = undefined;
+    this.prefilling.shift();
   }
 
   /** A decode step of those that get a block. */
@@ -139,14 +138,15 @@ class World {
   leave(id: string | undefined): void {
     if (id === undefined) return;
     this.ledger.leave(id);
-    if (id === this.prefilling) this.prefilling = undefined;
+    this.prefilling = this.prefilling.filter((other) => other !== id);
   }
 
   check(): void {
     this.memory.apply(this.ledger);
     const decoding = this.ledger.decoding();
-    assert.equal(this.ledger.used, decoding.length + (this.prefilling ? 1 : 0));
-    for (const [slot, id] of [...decoding, ...(this.prefilling ? [this.prefilling] : [])].entries()) {
+    assert.equal(this.ledger.used, decoding.length + this.prefilling.length);
+    assert.deepEqual(this.ledger.prefilling(), this.prefilling);
+    for (const [slot, id] of [...decoding, ...this.prefilling].entries()) {
       const want = this.written.get(id)!;
       assert.deepEqual(this.memory.slots[slot]!.slice(0, want.length), want, `${id} in slot ${slot}`);
       assert.equal(this.ledger.lengthOf(id), want.length);
@@ -167,7 +167,7 @@ test("whatever comes and goes, every request finds its own tokens in its slot, a
         else if (act === "prefill") world.prefill(pick);
         else if (act === "decode") world.decode(pick);
         else if (act === "leave") world.leave(world.ledger.decoding()[pick % Math.max(1, world.ledger.decoding().length)]);
-        else world.leave(world.prefilling);
+        else world.leave(world.prefilling[pick % Math.max(1, world.prefilling.length)]);
         world.check();
       }
       reused += world.reused;

@@ -1,6 +1,6 @@
 // The ledger of KV memory, pure: who sits in which slot, how many blocks of the pool each one holds, what has to be copied, moved and
-// given back, and what can be reused. Order of slots: [decoding 0..D-1][prefilling D, if any][kept and empty]. A decode step binds the
-// prefix 0..D-1; when a request leaves, the last decoding slot moves into the hole. Kept = what was computed for requests that left,
+// given back, and what can be reused. Order of slots: [decoding 0..D-1][prefilling, in the order in which they came][kept and empty]. A
+// decode step binds the prefix 0..D-1; when a request leaves, the last decoding slot moves into the hole. Kept = what was computed for requests that left,
 // which later prompts may begin with; its blocks are free to take, the least recently used first and from its end.
 import { type Holder, PrefixIndex, reuseTokensMin } from "./prefixes.ts";
 
@@ -55,7 +55,7 @@ export class SlotLedger {
   readonly #owners = new Map<string, Slot>();
   readonly #index = new PrefixIndex<Slot>();
   #decoding = 0;
-  #prefilling: string | undefined;
+  #prefilling = 0;
   #clock = 0;
   #changes: SlotChange[] = [];
 
@@ -69,9 +69,14 @@ export class SlotLedger {
     return this.#slots.slice(0, this.#decoding).map(({ owner }) => owner as string);
   }
 
+  /** Requests in the slots after these, in slot order. */
+  prefilling(): readonly string[] {
+    return this.#slots.slice(this.#decoding, this.used).map(({ owner }) => owner as string);
+  }
+
   /** Slots of open requests. */
   get used(): number {
-    return this.#decoding + (this.#prefilling === undefined ? 0 : 1);
+    return this.#decoding + this.#prefilling;
   }
 
   /** Slots that nobody uses and that still hold what may be reused. */
@@ -105,11 +110,16 @@ export class SlotLedger {
     return changes;
   }
 
-  /** Gives a request the prefill slot and the blocks of `text`, with the longest prefix that is there; undefined when no slot is free,
-   *  one is prefilling, or the blocks are not there. A block for each that may grow stays free, or the next steps would take it back. */
+  /** Positions of `text` that are there, and would need no computing. */
+  reusable(text: Uint32Array): number {
+    return this.#index.find(text, text.length - 1, () => false)?.length ?? 0;
+  }
+
+  /** Gives a request the next slot and the blocks of `text`, with the longest prefix that is there; undefined when no slot is free, or the
+   *  blocks are not there. A block for each that may grow stays free, or the next steps would take it back. */
   admit(owner: string, text: Uint32Array): Admission | undefined {
     const at = this.used;
-    if (this.#prefilling !== undefined || at >= this.#pool.slots) return undefined;
+    if (at >= this.#pool.slots) return undefined;
     const blocks = this.#blocksOf(text.length);
     const growing = this.#slots.slice(0, at).filter((slot) => slot.blocks < this.#blocksOf(this.#pool.context)).length;
     const spare = growing + (blocks < this.#blocksOf(this.#pool.context) ? 1 : 0);
@@ -120,7 +130,7 @@ export class SlotLedger {
     slot.blocks = blocks;
     slot.used = ++this.#clock;
     this.#owners.set(owner, slot);
-    this.#prefilling = owner;
+    this.#prefilling += 1;
     return { slot: at, reused };
   }
 
@@ -140,10 +150,10 @@ export class SlotLedger {
     this.#reusable(slot, slot.length);
   }
 
-  /** Lets the prefilling request join the decoding ones. */
+  /** Lets the first one of the prefilling requests join the decoding ones. */
   promote(owner: string): void {
-    if (this.#prefilling !== owner) throw new RangeError(`${owner} is not prefilling`);
-    this.#prefilling = undefined;
+    if (this.prefilling()[0] !== owner) throw new RangeError(`${owner} is not the first that prefills`);
+    this.#prefilling -= 1;
     this.#decoding += 1;
   }
 
@@ -161,18 +171,15 @@ export class SlotLedger {
     slot.owner = undefined;
     slot.used = ++this.#clock;
     this.#cut(slot, reusable ? slot.reusable : 0);
-    if (this.#prefilling === owner) {
-      this.#prefilling = undefined;
-      return;
-    }
     const hole = slot.index;
-    const last = this.#decoding - 1;
-    this.#decoding = last;
-    const prefilling = this.#prefilling !== undefined;
-    if (hole === last && !prefilling) return;
+    const decoded = hole < this.#decoding;
+    if (decoded) this.#decoding -= 1;
+    else this.#prefilling -= 1;
+    const [last, end] = [decoded ? this.#decoding : hole, this.used];
+    if (hole === end) return;
     this.#clear(hole);
     if (hole !== last) this.#move(last, hole);
-    if (prefilling) this.#move(last + 1, last);
+    for (let at = last; at < end; at++) this.#move(at + 1, at);
   }
 
   #slotOf(owner: string): Slot {

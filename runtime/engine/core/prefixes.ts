@@ -72,7 +72,13 @@ function chained(before: number, tokens: Uint32Array, from: number): number {
 
 function commonLength({ tokens, reusable }: Holder, prompt: Uint32Array, from: number, limit: number): number {
   const end = Math.min(reusable, limit);
-  let length = from;
-  while (length < end && tokens[length] === prompt[length]) length += 1;
+  return from + commonTokens(tokens.subarray(from, end), prompt.subarray(from, end));
+}
+
+/** Tokens at the beginning of two texts that are the same. */
+export function commonTokens(a: Uint32Array, b: Uint32Array): number {
+  const end = Math.min(a.length, b.length);
+  let length = 0;
+  while (length < end && a[length] === b[length]) length += 1;
   return length;
 }

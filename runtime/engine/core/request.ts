@@ -4,13 +4,13 @@ import type { Constraint } from "./constraints/language.ts";
 export interface EngineLimits {
   /** Requests that wait for a slot; one more is refused with `Busy`. */
   readonly queueRequestsMax: number;
-  /** Prompt tokens of a step between two decode steps, at most. */
+  /** Prompt tokens of a step in which others decode, at most. */
   readonly prefillChunkTokens: number;
-  /** Prompt tokens of a step while nobody decodes: large products are the fastest. */
+  /** Prompt tokens of a step in which nobody decodes: large products are the fastest. */
   readonly maxBatchTokens: number;
-  /** Requests of one decode step; more take turns. */
+  /** Requests that decode in one step; more take turns. */
   readonly maxDecodeBatch: number;
-  /** Milliseconds of compute that prompts may take between two decode steps, by which chunks shrink; Infinity = chunks do not shrink. */
+  /** Milliseconds that prompts may add to a step in which others decode, by which chunks shrink; Infinity = chunks do not shrink. */
   readonly decodeWaitMs: number;
   /** Tokens guessed from the text so far that are computed with the next one, while one request decodes alone; 0 = none. Where a
    *  backend's decode steps have bits of their own there are none. */
