@@ -37,6 +37,8 @@ export interface EngineOptions {
   readonly maxContext: number;
   /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
   readonly threads?: number;
+  /** Processors that this process has asked for as its own, where it is known; unset: it is not. */
+  readonly wholeCpus?: number;
   /** Tries every op of the backend before the model is opened, which takes 0.2 s of a processor. Unset: no. */
   readonly tryDevice?: boolean;
   readonly remote: RemoteExperts;
