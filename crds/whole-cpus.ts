@@ -18,7 +18,7 @@ export function wholeCpus(
 
 function isGuaranteed(container: Readonly<Record<string, unknown>>): boolean {
   const [limits, requests] = [amountsOf(container, "limits"), amountsOf(container, "requests")];
-  return ["cpu", "memory"].every((name) => {
+  return (Object.keys(amounts) as Resource[]).every((name) => {
     const limit = amount(limits, name);
     return limit !== undefined && (requests?.[name] === undefined || amount(requests, name) === limit);
   });
@@ -27,18 +27,23 @@ function isGuaranteed(container: Readonly<Record<string, unknown>>): boolean {
 const amountsOf = ({ resources }: Readonly<Record<string, unknown>>, kind: "limits" | "requests"): Amounts =>
   (resources as Readonly<Record<string, Amounts>> | undefined)?.[kind];
 
-/** CPUs or bytes; what is no quantity of them counts as none here, and is refused by the API server. */
-function amount(amounts: Amounts, name: string): number | undefined {
-  const value = amounts?.[name];
+type Resource = keyof typeof amounts;
+
+const amounts = {
+  cpu(text: string): number | undefined {
+    const [, number, milli] = /^([0-9]+(?:\.[0-9]+)?)(m?)$/.exec(text) ?? [];
+    return number === undefined ? undefined : Number(number) / (milli ? 1000 : 1);
+  },
+  memory: (text: string): number => parseQuantity(text, "memory"),
+} as const;
+
+/** What is no quantity counts as none here, and is refused by the API server. */
+function amount(of: Amounts, name: Resource): number | undefined {
+  const value = of?.[name];
   if (typeof value !== "string" && typeof value !== "number") return undefined;
   try {
-    return name === "cpu" ? cpus(`${value}`) : parseQuantity(value, name);
+    return amounts[name](`${value}`);
   } catch {
     return undefined;
   }
-}
-
-function cpus(text: string): number | undefined {
-  const [, number, milli] = /^([0-9]+(?:\.[0-9]+)?)(m?)$/.exec(text) ?? [];
-  return number === undefined ? undefined : Number(number) / (milli ? 1000 : 1);
 }

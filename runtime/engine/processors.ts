@@ -23,8 +23,8 @@ interface Seen {
 
 /**
  * A process that may run on some processors of the machine only, and is not limited to less time than they have, was given them: by a
- * static CPU manager for a pod of whole CPUs, or by taskset. One that asked for fewer sees the pool that such pods leave to all others. Else
- * it shares the machine. Where it shares, it takes one thread.
+ * static CPU manager for a pod of whole CPUs, or by taskset. One that asked for fewer sees the pool that such pods leave to all others.
+ * Else it shares the machine. Where it shares, it takes one thread.
  */
 export function ownThreads({ online, allowed, available, whole = allowed }: Seen): number {
   return allowed < online && available >= allowed && allowed <= whole ? allowed : 1;
