@@ -5,8 +5,9 @@ import type { KvType } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvSpec } from "../compute/backend.ts";
 import { checkOps } from "../compute/check.ts";
 import { type TriedForms, tryForms } from "../compute/form-trial.ts";
-import { chooseBackend, createBackend } from "../compute/index.ts";
+import { chooseBackend, createBackend, openDevices } from "../compute/index.ts";
 import { kvBlockBytes, kvBlocksOfContext, kvBlockTokens, kvTypeRefuses } from "../compute/kv-size.ts";
+import { overDevices } from "../compute/several.ts";
 import { checkResults, tryOps } from "../compute/trial.ts";
 import { checkProgram, expertGrid, segmentsOf } from "../kernels/check-program.ts";
 import type { ModelProgram, MoeLayer, Segment } from "../kernels/segment.ts";
@@ -59,15 +60,20 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkProgram(program);
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
-  const device = await createBackend(name, { threads: options.threads });
-  const backend = device.withDenseBits(codecFor(options.codec).denseBits);
+  const devices = await openDevices(name, { threads: options.threads }, options.devices ?? 1);
   try {
-    if (options.tryDevice) await tryOut(device, backend, formsOf(store, options.codec));
+    const { denseBits } = codecFor(options.codec);
+    if (options.tryDevice)
+      for (const device of devices) await tryOut(device, device.withDenseBits(denseBits), formsOf(store, options.codec));
+    const backend = overDevices(
+      devices.map((device) => device.withDenseBits(denseBits)),
+      program.layers.length,
+    );
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(program, backend, options);
     return await compileModel({ store, program, backend, options: { ...options, backend: name }, kvSpec });
   } catch (caught) {
-    await backend.close();
+    for (const device of devices) await device.close();
     throw caught;
   }
 }
@@ -126,10 +132,10 @@ interface Parts {
 }
 
 async function compileModel({ store, program, backend, options, kvSpec }: Parts): Promise<OpenModel> {
-  const embed = await compileDense(backend, program.embed, store);
+  const embed = await compileDense(backend, program.embed, store, 0);
   const blocks: Compiled[] = [];
-  for (const { block } of program.layers) blocks.push(await compileDense(backend, block, store));
-  const head = await compileDense(backend, program.head, store);
+  for (const [layer, { block }] of program.layers.entries()) blocks.push(await compileDense(backend, block, store, layer));
+  const head = await compileDense(backend, program.head, store, program.layers.length - 1);
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
@@ -179,10 +185,10 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
-async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {
+async function compileDense(backend: Backend, segment: Segment, store: ModelStore, layer: number): Promise<Compiled> {
   const weights: Record<string, Weights[string]> = {};
   for (const { name } of segment.weights) weights[name] = await store.readDense(name);
-  return backend.compile(segment, weights);
+  return backend.compile(segment, weights, layer);
 }
 
 async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {
@@ -208,7 +214,7 @@ async function measureSpeed(backend: Backend, store: ModelStore, program: ModelP
   if (layer < 0) return 1;
   const form = (program.layers[layer] as MoeLayer).expert;
   const unit = await store.readUnit(layer, 0, options.codec);
-  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer));
+  const expert = await backend.compile(form, store.decodeUnit(unit, options.codec, layer), layer);
   const data = new Float32Array(speedRows * program.hidden).fill(0.01);
   const inputs = { x: { shape: [speedRows, program.hidden], data } };
   await expert.run(inputs);
