@@ -11,6 +11,7 @@ import { parseDuration, parseQuantity } from "./quantity.ts";
 import { loadSampleMs } from "./telemetry.ts";
 import { telemetrySecretEntries } from "./telemetry-keys.ts";
 import { rowsFrom, type SettingsOf } from "./variables.ts";
+import { wholeCpus } from "./whole-cpus.ts";
 
 /** Facts that the environment of a pod is rendered from; what the operator is set to is none of them. */
 export interface ProcessFacts {
@@ -114,6 +115,10 @@ export const workerProcess = {
     return memoryPerRank === undefined ? "0" : String(parseQuantity(memoryPerRank, "spec.experts.memoryPerRank"));
   }),
   threads: leftToTemplate("ENODIA_THREADS", optional(whole(1, 1024))),
+  /** CPUs that the pod's template asks for as its own; unset outside of pods. */
+  wholeCpus: rendered("ENODIA_WHOLE_CPUS", optional(whole(0, 65_536)), ({ deployment }) =>
+    String(wholeCpus(deployment.spec.podTemplate, "runtime")),
+  ),
   natsUrl: rendered("ENODIA_NATS_URL", optional(z.string().max(1024)), (facts) => ownNats(facts) ?? setting("ENODIA_NATS_URL")(facts)),
   natsCreds: rendered("ENODIA_NATS_CREDS", optional(path), (facts) => {
     if (facts.deployment.spec.telemetry.nats.credentialsSecretRef) return paths.telemetry;

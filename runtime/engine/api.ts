@@ -38,6 +38,8 @@ export interface EngineOptions {
   readonly maxContext: number;
   /** Threads that compute, at most. Unset: the processors that are this process's own (processors.ts), else one. */
   readonly threads?: number;
+  /** Processors that this process has asked for as its own, where it is known; unset: it is not. */
+  readonly wholeCpus?: number;
   /** Devices that share the model's layers; unset = 1. */
   readonly devices?: number;
   /** Tries every op of the backend before the model is opened, which takes 0.2 s of a processor. Unset: no. */

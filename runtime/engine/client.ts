@@ -230,9 +230,9 @@ class EngineClient implements Engine {
   }
 }
 
-export async function startEngine({ remote, ...options }: EngineOptions): Promise<Engine> {
+export async function startEngine({ remote, wholeCpus, ...options }: EngineOptions): Promise<Engine> {
   const { port1, port2 } = new MessageChannel();
-  const threads = options.threads ?? threadsHere();
+  const threads = options.threads ?? threadsHere(wholeCpus);
   const worker = new Worker(new URL("./thread.ts", import.meta.url), {
     workerData: { port: port2, options: { ...options, threads } },
     transferList: [port2],

@@ -109,6 +109,7 @@ export async function startWorker(options: WorkerOptions, overrides: WorkerOverr
     },
     ...(options.kvType === undefined ? {} : { kvType: options.kvType }),
     ...(options.threads === undefined ? {} : { threads: options.threads }),
+    ...(options.wholeCpus === undefined ? {} : { wholeCpus: options.wholeCpus }),
   });
   const info = engine.describe();
   log.info(
