@@ -69,6 +69,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   turns.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
     ...{ program, embed, blocks, head, experts, counter, transitions, times, turns, ...(ranged ? { ranges } : {}) },
+    rooms: [],
     router: () => ({ rank: 0, table: router }),
     dispatch: () => Promise.reject(new Error("nobody else is there")),
   };
