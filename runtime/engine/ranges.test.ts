@@ -65,6 +65,7 @@ async function stepsOf({ ranged, router = createRouter(0), layersAtOnce = 64 }: 
   const times = new StepTimes();
   const turns = new FrameTurns({
     ...{ experts, takeMessages: () => {}, ownPhase: () => undefined, ownWaits: () => true, now: () => performance.now(), nap: () => {} },
+    poll: () => undefined,
   });
   turns.layersAtOnce = () => layersAtOnce;
   const tools: StepTools = {
