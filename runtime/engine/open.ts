@@ -180,7 +180,8 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   const { experts, dense: stored } = formsOf(store, codec);
   const placed = { 8: "q8_0", 16: undefined, 32: "f32" } as const; // floats of the dense part; blocks stay as they are
   const beside = stored.map((form) => (blockOf(form) === 1 ? (placed[denseBits] ?? form) : form));
-  const computed = new Set([...new Set([...experts, ...beside])].sort().map((form) => backend.numerics(form)));
+  // Norms, routers, gates and attention are f32, whatever the matrices beside them.
+  const computed = new Set([...new Set([...experts, ...beside, "f32" as const])].sort().map((form) => backend.numerics(form)));
   const dense = { 8: "q8_0", 16: "as stored", 32: "f32" }[denseBits];
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
