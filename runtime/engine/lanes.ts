@@ -61,7 +61,10 @@ export class Lanes {
   /** Takes lanes of others from now on, and returns the port. */
   async open({ host, port, namespace, name, view }: LaneOpening): Promise<number> {
     const server = new LaneServer({
-      ...{ namespace, name, hidden: this.#options.model.hidden, tls: { current: () => this.#tls as TlsMaterial } },
+      namespace,
+      name,
+      hidden: this.#options.model.hidden,
+      tls: { current: () => this.#tls as TlsMaterial },
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
       serve: (frame, rows) => this.#serve(frame, rows),
       onProblem: (message) => this.#news.problem(message),
