@@ -23,7 +23,7 @@ const busyForMs = 250;
 /** Else this often. */
 const lookAtLeastMs = 5;
 
-export interface LanesOptions {
+interface LanesOptions {
   readonly model: ExpertGrid & { readonly hidden: number };
   /** Computes a frame when its turn has come; rejects with `NotHosted` where an expert is not here. */
   readonly serve: (batch: PairBatch) => Promise<Float32Array>;
@@ -207,7 +207,7 @@ export class Lanes {
 }
 
 /** Of a layer without a plan. */
-export const noEpoch = -1;
+const noEpoch = -1;
 
 function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);
