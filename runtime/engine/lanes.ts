@@ -23,7 +23,7 @@ const busyForMs = 250;
 /** Else this often. */
 const lookAtLeastMs = 5;
 
-export interface LanesOptions {
+interface LanesOptions {
   readonly model: ExpertGrid & { readonly hidden: number };
   /** Computes a frame when its turn has come; rejects with `NotHosted` where an expert is not here. */
   readonly serve: (batch: PairBatch) => Promise<Float32Array>;
@@ -61,7 +61,10 @@ export class Lanes {
   /** Takes lanes of others from now on, and returns the port. */
   async open({ host, port, namespace, name, view }: LaneOpening): Promise<number> {
     const server = new LaneServer({
-      ...{ namespace, name, hidden: this.#options.model.hidden, tls: { current: () => this.#tls as TlsMaterial } },
+      namespace,
+      name,
+      hidden: this.#options.model.hidden,
+      tls: { current: () => this.#tls as TlsMaterial },
       refuses: (caller, claimed) => this.#refuses(caller, claimed),
       serve: (frame, rows) => this.#serve(frame, rows),
       onProblem: (message) => this.#news.problem(message),
@@ -204,7 +207,7 @@ export class Lanes {
 }
 
 /** Of a layer without a plan. */
-export const noEpoch = -1;
+const noEpoch = -1;
 
 function sameMaterial(a: TlsMaterial, b: TlsMaterial): boolean {
   return a.cert.equals(b.cert) && a.key.equals(b.key) && a.ca.equals(b.ca);

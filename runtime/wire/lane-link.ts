@@ -21,7 +21,7 @@ const pingAfterMs = 2_000;
 const inFlightMax = 512;
 const none = new Uint8Array(0);
 
-export interface LaneSelf {
+interface LaneSelf {
   readonly identity: Identity;
   readonly hidden: number;
 }

@@ -105,11 +105,7 @@ export function createWorkerExperts(options: ExpertsOptions) {
     tracing: options.tracing,
   });
   plan.attach(dispatch);
-  const workerOnly = (call: Caller) => {
-    const identity = options.caller(call);
-    if (identity.role === "worker") return identity;
-    throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
-  };
+  const workerOnly = (call: Caller) => asWorker(options.caller(call));
   const serveDispatch = createDispatchServer({
     peers,
     runner,
@@ -126,15 +122,16 @@ export function createWorkerExperts(options: ExpertsOptions) {
     lanePort: () => lanes.port,
   });
   const shardsService = createShardServer({
-    ...{ store, reads, codec: info.codec, pace, hosts: (layer, expert) => residents.isResident({ layer, expert }) },
+    store,
+    reads,
+    codec: info.codec,
+    pace,
+    hosts: (layer, expert) => residents.isResident({ layer, expert }),
     authorize: (call) => authorizeFetch(workerOnly(call), call.request.sender?.deploymentUid, peers),
     onServed: (bytes) => metrics.add("enodia_shard_served_bytes_total", bytes),
   });
   const close = () => {
-    plan.close();
-    lanes.close();
-    dispatch.close();
-    peers.close();
+    for (const part of [plan, lanes, dispatch, peers]) part.close();
   };
   return {
     peers,
@@ -150,6 +147,11 @@ export function createWorkerExperts(options: ExpertsOptions) {
     remoteRows: () => remoteRows,
     close,
   };
+}
+
+function asWorker(identity: PeerIdentity): Extract<PeerIdentity, { role: "worker" }> {
+  if (identity.role === "worker") return identity;
+  throw new AppError(`a ${identity.role} may not call this`, { code: "Forbidden", operation: "Experts" });
 }
 
 /** The tiers below memory: the peers, then the store. */
@@ -183,7 +185,11 @@ function authorizeFetch(identity: Extract<PeerIdentity, { role: "worker" }>, dep
 function lanesOf(options: ExpertsOptions, state: PlanState, onNews: (news: LaneNews) => void): LaneKeeper {
   const { engine, peers, tls, metrics, log } = options;
   return new LaneKeeper({
-    ...{ lanes: engine.lanes, peers, tls, log, lowestEpochs: () => state.lowestEpochs() },
+    lanes: engine.lanes,
+    peers,
+    tls,
+    log,
+    lowestEpochs: () => state.lowestEpochs(),
     onNews: (news) => {
       reportLanes(metrics, news);
       onNews(news);

@@ -311,6 +311,7 @@ export const constructions: Readonly<Record<string, Construction>> = {
       "runtime/wire/dispatch-link.ts": "adapter: streams of dispatch frames",
       "runtime/wire/listener.ts": "adapter: the port of gRPC and dispatch frames",
       "runtime/wire/grpc.ts": "adapter: has that port",
+      "runtime/wire/lane-accept.ts": "adapter: the port of lanes",
     },
   },
   "a connection to NATS": {

@@ -7,7 +7,7 @@ import type { Log } from "../../observe/log.ts";
 import { serverNames, type TlsMaterial, type TlsSource } from "../../wire/tls.ts";
 import type { Peers } from "../peers.ts";
 
-export interface LaneKeeperOptions {
+interface LaneKeeperOptions {
   /** Unset: an engine without lanes. */
   readonly lanes: EngineLanes | undefined;
   readonly peers: Pick<Peers, "self" | "membership" | "usable" | "onChange" | "options">;
