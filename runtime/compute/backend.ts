@@ -17,8 +17,8 @@ export interface KvSpec {
   readonly valueDim: number;
   /** Unset: f32. */
   readonly type?: KvType;
-  /** Blocks (kv-size.ts) that memory is meant for, of all slots together; unset: as many as fill all slots. A backend that says its
-   *  `kvPageBytes` spends memory on what is written alone, so that there may be more slots than memory for whole ones. */
+  /** Blocks (kv-size.ts) that there is memory for, of all slots together; unset: as many as fill all slots. It is spent on what is
+   *  written alone, so that there may be more slots than memory for whole ones. */
   readonly poolBlocks?: number;
 }
 
@@ -31,9 +31,9 @@ export interface KvCache {
   readonly bytes: number;
   /** Copies `length` positions of every layer from one slot to another (prefix reuse). */
   copySlot(from: number, to: number, length: number): Promise<void>;
-  /** The same, after which the first slot is empty; meanwhile one layer of it is there twice. */
+  /** The same, after which the first slot is empty; meanwhile one layer of it may be there twice. */
   moveSlot(from: number, to: number, length: number): Promise<void>;
-  /** Gives the memory back of a slot's positions from `length` on, which are lost. Without pages the memory stays. */
+  /** Gives the memory back of a slot's positions from `length` on, which are lost. */
   trimSlot(slot: number, length: number): void;
   dispose(): Promise<void>;
 }
@@ -79,8 +79,8 @@ export interface Backend extends Capabilities {
   readonly prefillEqualsDecode: boolean;
   /** The number types that it can keep keys and values in, the one first that it is fastest with. */
   readonly kvTypes: readonly KvType[];
-  /** KV memory is taken in pages of so many bytes as positions are written, and given back by `trimSlot`. Undefined: all at the start. */
-  readonly kvPageBytes: number | undefined;
+  /** KV memory is counted in multiples of so many bytes: pages of the machine, or 1 where blocks come out of a pool of their own. */
+  readonly kvPageBytes: number;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
@@ -103,6 +103,8 @@ export interface BackendOptions {
   readonly denseBits?: 8 | 16 | 32;
   /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
   readonly cpuBuild?: string | undefined;
+  /** False: the processor's memory is treated as that of a device without pages, for tests of what a GPU does. */
+  readonly pages?: boolean | undefined;
 }
 
 export type BackendFactory = (options: BackendOptions) => Promise<Backend>;

@@ -30,7 +30,7 @@ class ReferenceKv implements KvCache {
   constructor(spec: KvSpec) {
     this.slots = spec.slots;
     this.context = spec.context;
-    this.bytes = (spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context, pageBytes)) * kvBlockBytes(spec, pageBytes);
+    this.bytes = (spec.poolBlocks ?? spec.slots * kvBlocksOfContext(spec.context)) * kvBlockBytes(spec, pageBytes);
     this.#spec = spec;
     this.#layers = Array.from({ length: spec.layers }, () => ({ keys: new Float32Array(0), values: new Float32Array(0) }));
   }

@@ -77,7 +77,7 @@ function kvSpecOf(program: ModelProgram, backend: Backend, options: ThreadOption
   const pages = backend.kvPageBytes;
   const blockBytes = kvBlockBytes(shape, pages);
   const blocks = Math.floor(options.kvPoolBytes / blockBytes);
-  const whole = kvBlocksOfContext(context, pages);
+  const whole = kvBlocksOfContext(context);
   if (blocks >= whole) {
     const slots = Math.min(kvSlotsMax, blocks);
     return { ...shape, slots, poolBlocks: Math.min(blocks, slots * whole) };
@@ -132,7 +132,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     slots: kv.slots,
     context: kv.context,
     blocks: kvSpec.poolBlocks,
-    blockTokens: kvBlockTokens(kv.context, backend.kvPageBytes),
+    blockTokens: kvBlockTokens(kv.context),
     decodedReusable: prefillsReplay(backend),
   };
   const info: EngineInfo = {

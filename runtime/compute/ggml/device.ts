@@ -39,6 +39,8 @@ export interface DeviceParts {
   readonly backend: Pointer;
   readonly description: string;
   readonly exact: boolean;
+  /** Memory is taken from the machine in pages as it is written, and goes back in pages. */
+  readonly pages?: boolean;
   readonly computesWith: (form: WeightForm) => string;
   /** Memory in which matrices of some types multiply faster, the fastest first; none unless said. */
   readonly packed?: readonly Memory[];
@@ -101,7 +103,7 @@ export class GgmlDevice {
 
   /** Bytes of the pages in which memory is taken as it is written; undefined where all of an allocation is there from the start. */
   get pageBytes(): number | undefined {
-    return this.exact ? this.ggml.pageBytes : undefined;
+    return this.#parts.pages ? this.ggml.pageBytes : undefined;
   }
 
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
@@ -169,7 +171,7 @@ export class GgmlDevice {
 
   /** Gives the whole pages within a range of a buffer back to the machine, where it has them from there; what was in them is lost. */
   discard(at: Pointer, bytes: number): void {
-    if (!this.#closed && this.exact) this.ggml.discard(at, bytes);
+    if (!this.#closed && this.#parts.pages) this.ggml.discard(at, bytes);
   }
 
   /** Scratch memory for one graph at a time, at least so large; it may move (see `generation`). */
@@ -278,11 +280,13 @@ interface CpuOptions {
   readonly governor?: Governor;
   /** A build of the CPU library by its name, instead of the best for this processor. */
   readonly build?: string | undefined;
+  /** False: its memory is treated as that of a device without pages, for tests. */
+  readonly pages?: boolean | undefined;
 }
 
 /** The processor. */
 export class CpuDevice extends GgmlDevice {
-  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build }: CpuOptions) {
+  constructor({ threads, governor = new ThreadGovernor(threads, () => performance.now()), build, pages = true }: CpuOptions) {
     const ggml = ggmlLibrary(build);
     const backend = ggml.ggml_backend_cpu_init();
     if (backend === 0n) throw new AppError("ggml's CPU backend does not start", { code: "BackendUnavailable" });
@@ -301,6 +305,7 @@ export class CpuDevice extends GgmlDevice {
       backend,
       description: `cpu: ${model}, ${ggml.cpuBuild}, ${threads} ${threads === 1 ? "thread" : "threads"}`,
       exact: true,
+      pages,
       computesWith: (form) => `${instructionsOf(ggml.cpuBuild, form, amx)}${sve}`,
       packed,
       setThreads: (count) => ggml.ggml_backend_cpu_set_n_threads(backend, count),

@@ -52,6 +52,8 @@ export const baseFunctions = {
   ggml_add: ["pointer", "pointer", "pointer", "pointer"],
   ggml_add_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],
   ggml_mul: ["pointer", "pointer", "pointer", "pointer"],
+  // context, x, least, most
+  ggml_clamp: ["pointer", "pointer", "pointer", "f32", "f32"],
   ggml_rms_norm: ["pointer", "pointer", "pointer", "f32"],
   ggml_mul_mat: ["pointer", "pointer", "pointer", "pointer"],
   ggml_mul_mat_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],

@@ -10,16 +10,13 @@ import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts, isExpert } from "./experts.ts";
 import { openGpu } from "./gpu.ts";
-import { GgmlKv } from "./kv.ts";
+import { createGgmlKv } from "./kv.ts";
+import type { GgmlKv } from "./kv-memory.ts";
+import { kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
 import { SingleExperts } from "./singles.ts";
-
-/** Attention to halves takes the processor 1.1 to 1.9 times as long as to f32, the longer the context the more: each query widens them
- *  again. Nobody has tried them on a GPU yet. */
-const cpuKvTypes = ["f32", "f16", "q8_0"] as const;
-const gpuKvTypes = ["f32"] as const;
 
 /** Rows of a decode step and of a prefill. */
 const triedRows = [1, 64];
@@ -30,11 +27,13 @@ class GgmlBackend implements Backend {
   readonly prefillEqualsDecode: boolean;
   readonly sharesCores: boolean;
   readonly kvTypes: readonly KvType[];
-  readonly kvPageBytes: number | undefined;
+  readonly kvPageBytes: number;
   readonly ops = ggmlCapabilities.ops;
   readonly #device: GgmlDevice;
   readonly #experts: Experts | SingleExperts;
   readonly #denseBits: 8 | 16 | 32;
+  /** A program of each kind of attention: tried with a cache, once there is one. */
+  readonly #attending = new Map<string, { readonly program: DenseProgram; readonly layer: number }>();
 
   constructor(device: GgmlDevice, denseBits: 8 | 16 | 32) {
     this.device = device.description;
@@ -42,8 +41,8 @@ class GgmlBackend implements Backend {
     this.prefillEqualsDecode = device.exact;
     this.sharesCores = device.exact;
     this.#device = device;
-    this.kvTypes = device.exact ? cpuKvTypes : gpuKvTypes;
-    this.kvPageBytes = device.pageBytes;
+    this.kvTypes = kvTypesOf(device);
+    this.kvPageBytes = device.pageBytes ?? 1;
     this.#experts = device.exact ? new SingleExperts(device) : new Experts(device);
     this.#denseBits = denseBits;
   }
@@ -59,37 +58,37 @@ class GgmlBackend implements Backend {
     for (const { name } of segment.weights) weightOf(segment, weights, name);
     if (isExpert(segment)) return this.#experts.put(segment, weights);
     const program = new DenseProgram(this.#device, segment, weights, this.#denseBits);
-    if (!this.#device.exact) await this.#tryOut(program, segment);
+    if (this.#device.exact) return program;
+    const attention = segment.ops.find((op) => op.op === "attention");
+    if (attention !== undefined) this.#attending.set(JSON.stringify({ ...attention, layer: 0 }), { program, layer: attention.layer });
+    else await this.#tryOut(program);
     return program;
   }
 
   /** Builds the graphs of one row and of several, so that an operation which the device lacks is refused now and not in a request. */
-  async #tryOut(program: DenseProgram, { ops }: Segment): Promise<void> {
-    const attention = ops.find((op) => op.op === "attention");
-    const kv =
-      attention &&
-      new GgmlKv(this.#device, {
-        layers: attention.layer + 1,
-        slots: 1,
-        kvHeads: attention.kvHeads,
-        context: Math.max(...triedRows),
-        headDim: attention.headDim,
-        valueDim: attention.valueDim,
-      });
+  async #tryOut(program: DenseProgram, cache?: GgmlKv): Promise<void> {
     try {
-      for (const tokens of triedRows) {
-        program.tryOut(tokens, kv && { cache: kv, firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) });
+      for (const rows of triedRows) {
+        const tokens = Math.min(rows, cache?.context ?? rows);
+        program.tryOut(tokens, cache && { cache, firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) });
       }
     } catch (caught) {
       await program.dispose();
       throw caught;
-    } finally {
-      await kv?.dispose();
     }
   }
 
   async createKv(spec: Parameters<Backend["createKv"]>[0]): Promise<GgmlKv> {
-    return new GgmlKv(this.#device, spec);
+    const cache = createGgmlKv(this.#device, spec);
+    try {
+      for (const { program, layer } of this.#attending.values())
+        if (!program.gone && layer < spec.layers) await this.#tryOut(program, cache);
+    } catch (caught) {
+      await cache.dispose();
+      throw caught;
+    }
+    cache.trimSlot(0, 0);
+    return cache;
   }
 
   async runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]> {
@@ -114,8 +113,10 @@ class GgmlBackend implements Backend {
 }
 
 /** On at most so many threads; more than one only while they gain. */
-export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild }) =>
-  new GgmlBackend(new CpuDevice({ threads: Math.max(1, Math.min(threads, availableParallelism())), build: cpuBuild }), denseBits ?? 32);
+export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild, pages }) => {
+  const count = Math.max(1, Math.min(threads, availableParallelism()));
+  return new GgmlBackend(new CpuDevice({ threads: count, build: cpuBuild, pages }), denseBits ?? 32);
+};
 
 /** On the GPU of that kind. */
 export const gpuBackend =

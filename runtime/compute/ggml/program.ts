@@ -100,6 +100,7 @@ export class DenseProgram implements Compiled {
   readonly #widths: ReadonlyMap<string, number>;
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
+  #gone = false;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
@@ -134,7 +135,12 @@ export class DenseProgram implements Compiled {
     return outputs;
   }
 
+  get gone(): boolean {
+    return this.#gone;
+  }
+
   async dispose(): Promise<void> {
+    this.#gone = true;
     this.#graphs.clear();
     this.#weights.free();
   }
