@@ -2,7 +2,7 @@
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
-import type { Op, Segment, Tensor } from "../kernels/segment.ts";
+import type { Layer, Op, Segment, Tensor } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 
 /** The sizes of KV storage, equal in all layers. */
@@ -59,6 +59,45 @@ export interface Compiled {
   dispose(): Promise<void>;
 }
 
+/** Room for the experts of one layer, of which any may be here. */
+export interface Shelf {
+  /** Compiles the expert of that number. */
+  put(expert: number, weights: Weights): Promise<Compiled>;
+}
+
+/** A layer as a part of a range. */
+export interface RangeLayer {
+  readonly layer: Layer;
+  /** The layer's compiled block. */
+  readonly block: Compiled;
+  /** Of a layer with experts. */
+  readonly shelf?: Shelf;
+}
+
+export interface RangeCall {
+  readonly x: Float32Array; // [n, hidden]
+  readonly kv: KvCall;
+  /** Layers from..to-1, all of which are covered. */
+  readonly from: number;
+  readonly to: number;
+}
+
+export interface RangeOutputs {
+  readonly x: Float32Array; // [n, hidden]
+  /** The experts that each row chose, [n, topK], by layer from `from` on; empty of a layer without experts. */
+  readonly ids: readonly Int32Array[];
+}
+
+/** Layers of a model one after another as one program: nothing comes back before the last one. Rows have the bits that they have layer by
+ *  layer, where a backend is exact. */
+export interface LayerRange {
+  /** With more rows than these, layer by layer is the faster way. */
+  readonly rowsMax: number;
+  /** True while all that the layer computes with is here and in a range's reach. */
+  covers(layer: number): boolean;
+  run(call: RangeCall): Promise<RangeOutputs>;
+}
+
 /** What a backend can compute. Known without a device, so that `model inspect` can ask. */
 export interface Capabilities {
   /** Names of the ops that it computes; a segment with any other is refused by name (check.ts). */
@@ -85,6 +124,10 @@ export interface Backend extends Capabilities {
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
   compile(segment: Segment, weights: Weights): Promise<Compiled>;
+  /** Room for so many experts of that form, whose number is their place. */
+  createShelf(expert: Segment, experts: number): Shelf;
+  /** The model's layers as ranges. */
+  createRange(layers: readonly RangeLayer[]): LayerRange;
   createKv(spec: KvSpec): Promise<KvCache>;
   /** Runs independent programs, in parallel where the backend can. Order of results = order of calls. */
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;

@@ -5,7 +5,22 @@ import type { KvRows } from "../kernels/kernel.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
-import type { Backend, BackendFactory, Capabilities, Compiled, Inputs, KvCache, KvCall, KvSpec, Outputs } from "./backend.ts";
+import type {
+  Backend,
+  BackendFactory,
+  Capabilities,
+  Compiled,
+  Inputs,
+  KvCache,
+  KvCall,
+  KvSpec,
+  LayerRange,
+  Outputs,
+  RangeCall,
+  RangeLayer,
+  RangeOutputs,
+  Shelf,
+} from "./backend.ts";
 import { checkCopy, checkInputs, checkKv, checkOps, weightOf } from "./check.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "./kv-size.ts";
 
@@ -101,6 +116,72 @@ function compile(segment: Segment, weights: Weights): Compiled {
   };
 }
 
+class ReferenceShelf implements Shelf {
+  readonly experts = new Map<number, Compiled>();
+  readonly #segment: Segment;
+
+  constructor(segment: Segment) {
+    this.#segment = segment;
+  }
+
+  async put(expert: number, weights: Weights): Promise<Compiled> {
+    checkOps(referenceCapabilities, device, this.#segment);
+    const compiled = compile(this.#segment, weights);
+    const lone = this.experts.has(expert);
+    if (!lone) this.experts.set(expert, compiled);
+    return { ...compiled, dispose: async () => void (lone || this.experts.delete(expert)) };
+  }
+}
+
+/** Layer by layer, as the words of a range say it. */
+class ReferenceRange implements LayerRange {
+  readonly rowsMax = Number.POSITIVE_INFINITY;
+  readonly #layers: readonly RangeLayer[];
+
+  constructor(layers: readonly RangeLayer[]) {
+    this.#layers = layers;
+  }
+
+  covers(layer: number): boolean {
+    const part = this.#layers[layer];
+    return part !== undefined && (part.layer.kind === "dense" || shelfOf(part).experts.size === part.layer.experts);
+  }
+
+  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+    const rows = kv.batch * kv.tokens;
+    const width = x.length / rows;
+    const ids: Int32Array[] = [];
+    let y = x;
+    for (const part of this.#layers.slice(from, to)) {
+      const out = await part.block.run({ x: { shape: [rows, width], data: y } }, kv);
+      const chosen = part.layer.kind === "moe" ? (out.ids?.data as Int32Array) : new Int32Array(0);
+      ids.push(chosen);
+      y = part.layer.kind === "moe" ? await withExperts(shelfOf(part), out, chosen) : (out.y?.data as Float32Array);
+    }
+    return { x: y, ids };
+  }
+}
+
+const shelfOf = ({ shelf }: RangeLayer): ReferenceShelf => shelf as ReferenceShelf;
+
+/** h + the sum over k of gates[k] * y[k], in gate order and in f32. */
+async function withExperts({ experts }: ReferenceShelf, out: Outputs, ids: Int32Array): Promise<Float32Array> {
+  const [h, f, gates] = [out.h, out.f, out.gates].map((tensor) => tensor?.data as Float32Array) as [
+    Float32Array,
+    Float32Array,
+    Float32Array,
+  ];
+  const width = out.h?.shape[1] as number;
+  const topK = (ids.length * width) / h.length;
+  const sum = h.slice();
+  for (const [pair, id] of ids.entries()) {
+    const at = Math.floor(pair / topK) * width;
+    const { y } = await (experts.get(id) as Compiled).run({ x: { shape: [1, width], data: f.subarray(at, at + width) } });
+    for (let j = 0; j < width; j++) sum[at + j] = (sum[at + j] as number) + Math.fround((gates[pair] as number) * (y?.data[j] as number));
+  }
+  return sum;
+}
+
 const f32Bytes = (segment: Segment): number =>
   segment.weights.reduce((bytes, { shape }) => bytes + shape.reduce((a, b) => a * b, Float32Array.BYTES_PER_ELEMENT), 0);
 
@@ -122,6 +203,8 @@ export const createReferenceBackend: BackendFactory = async (): Promise<Backend>
     checkOps(referenceCapabilities, device, segment);
     return compile(segment, weights);
   },
+  createShelf: (expert) => new ReferenceShelf(expert),
+  createRange: (layers) => new ReferenceRange(layers),
   createKv: async (spec) => new ReferenceKv(spec),
   async runMany(calls) {
     const outputs: Outputs[] = [];

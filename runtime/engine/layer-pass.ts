@@ -27,8 +27,6 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
-  /** A prefill's rows have the same bits in pieces, or bits that nobody counts on. */
-  readonly piecesEqualWhole: boolean;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
@@ -110,7 +108,7 @@ async function beginLayer(
   x: Float32Array,
 ): Promise<Begun | { y: Float32Array }> {
   const { phase } = part;
-  const pieceRows = tools.piecesEqualWhole ? tools.turns.pieceRows(phase, part.tokens.length) : part.tokens.length;
+  const pieceRows = tools.turns.pieceRows(phase, part.tokens.length);
   const out = await denseRows(tools, { block: tools.blocks[layer] as Compiled, phase, pieces: cut.of(pieceRows) }, x);
   part.attended(layer);
   const shape = tools.program.layers[layer];

@@ -113,7 +113,6 @@ export class EngineLoop {
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
-      piecesEqualWhole: model.pool.decodedReusable,
       halving: new Halving(),
     };
     port.on("message", (message: ToEngine) => {

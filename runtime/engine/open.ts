@@ -38,7 +38,7 @@ export interface OpenModel {
 /** Requests that run at once, at most: slots of KV cost address space, and some memory for their bookkeeping. */
 const kvSlotsMax = 64;
 /** Counted up when a change of this code changes the bits of what a model computes. */
-const orderOfSums = 1;
+const orderOfSums = 2;
 const speedRows = 16;
 const speedRuns = 8;
 
@@ -133,7 +133,6 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     context: kv.context,
     blocks: kvSpec.poolBlocks,
     blockTokens: kvBlockTokens(kv.context),
-    decodedReusable: prefillsReplay(backend),
   };
   const info: EngineInfo = {
     modelDigest: store.index.modelDigest,
@@ -164,9 +163,6 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   };
   return { store, program, backend, embed, blocks, head, kv, pool, finalNorm, info, close };
 }
-
-/** Where decode steps would not give the bits that were lost either, the fast way of the two is right as well. */
-const prefillsReplay = ({ prefillEqualsDecode, numericClass }: Backend): boolean => prefillEqualsDecode || numericClass === "tolerance";
 
 /** In one line, since it is compared as a whole. */
 function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["codec"], kv: KvType): string {

@@ -64,7 +64,7 @@ class Rank {
         this.#sent -= 1;
         return answer;
       },
-      ...{ turns: this.turns, piecesEqualWhole: true, halving: { wants: () => halved, took: () => {} } },
+      ...{ turns: this.turns, halving: { wants: () => halved, took: () => {} } },
     } as any;
   }
 

@@ -80,7 +80,7 @@ function tools({ halved, pieceRows, delays, answer }: Circumstances): StepTools 
   turns.pieceRows = (phase, rows) => (phase === "decode" ? rows : Math.min(rows, pieceRows));
   return {
     ...{ program, embed, blocks, head, experts: own, counter, transitions: new TransitionSampler(info), times: new StepTimes() },
-    ...{ turns, piecesEqualWhole: true, halving: { wants: () => halved, took: () => {} } },
+    ...{ turns, halving: { wants: () => halved, took: () => {} } },
     router: () => ({ rank: 0, table: router }),
     dispatch: async (frame) => {
       await turnsOfLoop(delays[frames++ % delays.length] ?? 0);

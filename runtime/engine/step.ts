@@ -43,7 +43,7 @@ async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
 }
 
 /** The step's halves: requests apart, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
-function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): readonly Part[] | undefined {
+function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): readonly Part[] | undefined {
   const { firstSlot, batch, past } = kv;
   const baton = new Mutex();
   if (batch >= 2) {
@@ -59,7 +59,7 @@ function halves({ program, piecesEqualWhole }: StepTools, tokens: Int32Array, kv
     });
     return [part(0, at), part(at, batch)];
   }
-  if (!piecesEqualWhole || tokens.length < 2) return undefined;
+  if (tokens.length < 2) return undefined;
   const at = (tokens.length + 1) >> 1;
   const gates = program.layers.map(() => gate());
   const first = {

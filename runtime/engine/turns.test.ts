@@ -92,7 +92,7 @@ test("a decode frame waits for one piece of a prefill frame at most, and pieces 
   stage.during.push(() => {}, came);
   await stage.turns.serveWaiting();
   await long;
-  assert.deepEqual(stage.log.slice(0, 4), ["prefill 0: 16", "prefill 0: 128", "decode 1: 1", "prefill 0: 16"]);
+  assert.deepEqual(stage.log.slice(0, 4), ["prefill 0: 16", "prefill 0: 192", "decode 1: 1", "prefill 0: 16"]);
   assert.ok(answeredAt < 20 + 1, `${answeredAt} ms`);
 });
 

@@ -24,12 +24,11 @@ function withinGroups(op: GroupRoute, choices: Float64Array): Float64Array {
   return choices.map((choice, i) => (kept.has(Math.floor(i / size)) ? choice : Number.NEGATIVE_INFINITY));
 }
 
-/** The chosen experts of one row by descending score, and the scores of all. */
+/** The chosen experts of one row by descending choice, and the scores of all. */
 function choose(op: GroupRoute, logits: Float32Array, bias: Float32Array | undefined): { ids: number[]; scores: Float64Array } {
   const scores = scoresOf(op, logits);
   const choices = bias ? scores.map((score, i) => score + (bias[i] as number)) : scores;
-  const chosen = topK(op.groups > 1 ? withinGroups(op, choices) : choices, op.topK).sort((a, b) => a - b);
-  return { ids: chosen.sort((a, b) => (scores[b] as number) - (scores[a] as number)), scores };
+  return { ids: topK(op.groups > 1 ? withinGroups(op, choices) : choices, op.topK), scores };
 }
 
 /** By which a row's scores become gates. */

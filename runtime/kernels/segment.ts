@@ -93,7 +93,8 @@ export type Op =
   /** out[n, heads*(w + s)] = each of `heads` parts of a row of x[n, heads*w], followed by the row of shared[n, s] */
   | { readonly op: "joinHeads"; readonly x: string; readonly shared: string; readonly heads: number; readonly out: string }
   /**
-   * ids[n, topK] i32 by descending gate, ties to the lowest expert id; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1
+   * ids[n, topK] i32 by descending gate, ties to the lowest expert id, or among more than 16 experts to another that the row alone
+   * decides, where a backend's sorting does not keep the order of equals; gates[n, topK] = softmax(logits) at ids, renormalised to sum 1
    * if `normalize`.
    */
   | {
@@ -107,8 +108,8 @@ export type Op =
   /**
    * The gate of DeepSeek. Scores are softmax or sigmoid of the logits; choices are scores plus the bias. Experts lie in `groups` equal
    * groups, of which the `groupsKept` stay whose `groupTop` best choices have the largest sum (ties: the lowest group). Of the experts
-   * that stay the topK best choices (ties: the lowest id) are taken: ids[n, topK] i32 by descending score, ties to the lowest id;
-   * gates[n, topK] = scores at ids, divided by their sum + 1e-20 if `normalize`, times `scale`.
+   * that stay the topK best choices (ties: the lowest id) are taken: ids[n, topK] i32 by descending choice; gates[n, topK] = scores
+   * at ids, divided by their sum + 1e-20 if `normalize`, times `scale`. For ties see `route`.
    */
   | {
       readonly op: "groupRoute";

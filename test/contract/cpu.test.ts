@@ -7,6 +7,7 @@ import { runDenseEquality } from "./dense.ts";
 import { runGoldenFamilies } from "./golden-families.ts";
 import { runGoldenLogits } from "./golden-logits.ts";
 import { runKvTypes } from "./kv-types.ts";
+import { runRangeContract } from "./ranges.ts";
 
 runBackendContract({
   name: "cpu",
@@ -26,3 +27,5 @@ runKvTypes({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), toleran
 runGoldenFamilies({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5, computes: "all" });
 
 runDenseEquality({ name: "cpu", make: () => createGgmlBackend({ threads: 1 }), tolerance: 1e-5 });
+
+runRangeContract({ name: "cpu", make: (threads) => createGgmlBackend({ threads }), tolerance: 0 });

@@ -1,8 +1,8 @@
 // The smallest correct engine: embed -> blocks -> experts -> head for one sequence, on any backend. Only for tests:
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
 import type { CodecName } from "../../crds/names.ts";
-import type { Backend, Compiled, KvCache } from "../../runtime/compute/backend.ts";
-import type { ModelProgram, MoeLayer, Segment, Tensor } from "../../runtime/kernels/segment.ts";
+import type { Backend, Compiled, KvCache, KvCall, LayerRange, RangeLayer } from "../../runtime/compute/backend.ts";
+import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 
 export interface ModelWeights {
@@ -14,6 +14,9 @@ export interface ModelWeights {
 export interface LoadedModel {
   /** Logits [ids, vocab] of the tokens `ids` on top of `past` tokens of `slot`. */
   forward(ids: readonly number[], past: number, slot?: number): Promise<Float32Array>;
+  /** Logits of every row of a call, layer by layer or by the layers' range. */
+  step(ids: readonly number[], call: Omit<KvCall, "cache">, way: "layers" | "range"): Promise<Float32Array>;
+  readonly range: LayerRange;
   readonly kv: KvCache;
   /** Experts of every row that the last forward chose: [layer][rows * topK]. */
   readonly routes: Int32Array[];
@@ -36,26 +39,24 @@ export async function loadModel(
   const head = await compile(program.head);
   const blocks: Compiled[] = [];
   const experts: Compiled[][] = [];
+  const layers: RangeLayer[] = [];
   for (const [l, layer] of program.layers.entries()) {
-    blocks.push(await compile(layer.block));
+    const block = await compile(layer.block);
+    blocks.push(block);
     const row: Compiled[] = [];
+    const shelf = layer.kind === "moe" ? backend.createShelf(layer.expert, layer.experts) : undefined;
     const count = layer.kind === "moe" ? layer.experts : 0;
-    for (let e = 0; e < count; e++) row.push(await backend.compile((layer as MoeLayer).expert, await model.expert(l, e, spec.form)));
+    for (let e = 0; e < count; e++) row.push((await shelf?.put(e, await model.expert(l, e, spec.form))) as Compiled);
     experts.push(row);
+    layers.push({ layer, block, ...(shelf ? { shelf } : {}) });
   }
+  const range = backend.createRange(layers);
   const routes: Int32Array[] = [];
   const kv = await backend.createKv({ ...kvOf(program), slots: spec.slots ?? 1, context: spec.context });
 
-  async function layerOf(
-    layer: number,
-    x: Float32Array<ArrayBufferLike>,
-    tokens: number,
-    past: number,
-    slot: number,
-  ): Promise<Float32Array> {
+  async function layerOf(layer: number, x: Float32Array<ArrayBufferLike>, call: KvCall): Promise<Float32Array> {
     const { hidden } = program;
-    const input = { x: { shape: [tokens, hidden], data: x } };
-    const out = await blocks[layer]!.run(input, { cache: kv, firstSlot: slot, batch: 1, tokens, past: Int32Array.of(past) });
+    const out = await blocks[layer]!.run({ x: { shape: [x.length / hidden, hidden], data: x } }, call);
     const shape = program.layers[layer]!;
     if (shape.kind === "dense") return f32(out.y).slice();
     const { topK } = shape;
@@ -84,14 +85,30 @@ export async function loadModel(
     return h;
   }
 
+  const layered = async (x: Float32Array, call: KvCall): Promise<Float32Array> => {
+    let y = x;
+    for (let layer = 0; layer < program.layers.length; layer++) y = await layerOf(layer, y, call);
+    return y;
+  };
+
+  const ranged = async (x: Float32Array, call: KvCall): Promise<Float32Array> => {
+    const out = await range.run({ x, kv: call, from: 0, to: program.layers.length });
+    for (const [layer, ids] of out.ids.entries()) if (program.layers[layer]?.kind === "moe") routes[layer] = ids;
+    return out.x;
+  };
+
+  const step: LoadedModel["step"] = async (ids, call, way) => {
+    const x = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
+    const y = await { layers: layered, range: ranged }[way](x, { cache: kv, ...call });
+    return f32((await head.run({ x: { shape: [ids.length, program.hidden], data: y } })).logits).slice();
+  };
+
   return {
     kv,
     routes,
-    async forward(ids, past, slot = 0) {
-      let x: Float32Array = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
-      for (let layer = 0; layer < program.layers.length; layer++) x = await layerOf(layer, x, ids.length, past, slot);
-      return f32((await head.run({ x: { shape: [ids.length, program.hidden], data: x } })).logits).slice();
-    },
+    range,
+    step,
+    forward: (ids, past, slot = 0) => step(ids, { firstSlot: slot, batch: 1, tokens: ids.length, past: Int32Array.of(past) }, "layers"),
     async dispose() {
       for (const program of [embed, head, ...blocks, ...experts.flat()]) await program.dispose();
       await kv.dispose();

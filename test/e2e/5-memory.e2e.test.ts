@@ -19,12 +19,33 @@ let target: Target;
 let moe: Deployed;
 let control: number;
 
+/** The kubelet samples memory every 10 s. */
+const sampleMs = 15_000;
+/** What a load of experts leaves for a moment, pages read once and pages freed, is gone by then. */
+const settledWithinMs = 120_000;
+/** A figure that changed by less from one sample to the next has settled. */
+const settledShare = 0.02;
+
+const within = (rank: Rank): boolean => rank.memoryBytes <= rank.memoryExpectedBytes;
+const near = (rank: Rank, earlier: Rank | undefined): boolean =>
+  earlier !== undefined && Math.abs(rank.memoryBytes - earlier.memoryBytes) <= settledShare * earlier.memoryBytes;
+
+/** What the ranks take after a request, in the steady state: the last figures seen, in bounds or not, when none has come by then. */
 async function ranks(): Promise<readonly Rank[]> {
   await ask({ url: await moe.url(), model: "big", prompt: "What is a contract?", maxTokens: 16 });
-  await sleep(15_000); // the kubelet samples memory every 10 s
   const args = ["operator/cli/main.ts", "status", "big", "-n", moe.namespace, "--kubeconfig", target.kubeconfig ?? ""];
-  process.stderr.write(`${(await execOk(process.execPath, args, { cwd: root })).replace(/^/gm, "# ")}\n`);
-  return JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root }))[0].ranks as Rank[];
+  const ends = Date.now() + settledWithinMs;
+  let earlier: readonly Rank[] = [];
+  for (;;) {
+    await sleep(sampleMs);
+    const now = JSON.parse(await execOk(process.execPath, [...args, "--json"], { cwd: root }))[0].ranks as Rank[];
+    process.stderr.write(`# memory of ranks: ${now.map(({ memoryBytes }) => `${(memoryBytes / 1e6).toFixed(0)} MB`).join(", ")}\n`);
+    if (now.every((rank, i) => within(rank) && near(rank, earlier[i])) || Date.now() >= ends) {
+      process.stderr.write(`${(await execOk(process.execPath, args, { cwd: root })).replace(/^/gm, "# ")}\n`);
+      return now;
+    }
+    earlier = now;
+  }
 }
 
 explainFailures(() => moe);

@@ -81,7 +81,6 @@ export class SimEngine implements Engine {
         waitFor: async (answers) => void (await answers),
         waitedMs: 0,
       },
-      piecesEqualWhole: false,
     };
   }
 

@@ -25,7 +25,7 @@ export const blockTokens = 8;
 
 /** A pool of so many slots; `blocks` unset: each slot may be full. */
 export function pool(slots: number, rest: Partial<KvPool> = {}): KvPool {
-  return { slots, context, blocks: slots * Math.ceil(context / blockTokens), blockTokens, decodedReusable: false, ...rest };
+  return { slots, context, blocks: slots * Math.ceil(context / blockTokens), blockTokens, ...rest };
 }
 
 /** Executes steps on slots of tokens, as a model would on KV; what lies beyond the pool is a failure. */

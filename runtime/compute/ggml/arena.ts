@@ -17,22 +17,46 @@ export interface ArenaPlan {
   readonly bytes: number;
 }
 
-/** First fit, largest values first; quadratic in the number of values: a layer has some tens, a prefill of 64 experts apart 320 (4 ms). */
+interface Place {
+  readonly start: number;
+  readonly end: number;
+}
+
+/** A value that lives for more steps has a place that it shares with none. */
+const longLife = 128;
+
+/** First fit, largest values first. A value is held against those of its steps alone, so that the time it takes grows with the number of
+ *  layers that a graph has, and not with its square: 3 ms for 30 layers. */
 export function planArena(values: readonly Lifetime[], alignment = arenaAlignment): ArenaPlan {
   const offsets = new Array<number>(values.length).fill(0);
-  const placed: { readonly start: number; readonly end: number; readonly from: number; readonly to: number }[] = [];
+  const placed = new Map<number, Place[]>(); // by step
   const order = values.map((_, i) => i).sort((a, b) => (values[b] as Lifetime).bytes - (values[a] as Lifetime).bytes || a - b);
+  let kept = 0;
+  let most = 0;
   for (const i of order) {
     const { bytes, from, to } = values[i] as Lifetime;
     const size = Math.ceil(bytes / alignment) * alignment;
-    const neighbours = placed.filter((other) => other.from <= to && from <= other.to).sort((a, b) => a.start - b.start);
+    if (to - from > longLife) {
+      offsets[i] = kept;
+      kept += size;
+      continue;
+    }
+    const neighbours = new Set<Place>();
+    for (let step = from; step <= to; step++) for (const place of placed.get(step) ?? []) neighbours.add(place);
     let start = 0;
-    for (const other of neighbours) {
+    for (const other of [...neighbours].sort((a, b) => a.start - b.start)) {
       if (other.start - start >= size) break;
       start = Math.max(start, other.end);
     }
     offsets[i] = start;
-    placed.push({ start, end: start + size, from, to });
+    const own = { start, end: start + size };
+    most = Math.max(most, own.end);
+    for (let step = from; step <= to; step++) {
+      const living = placed.get(step);
+      if (living === undefined) placed.set(step, [own]);
+      else living.push(own);
+    }
   }
-  return { offsets, bytes: placed.reduce((most, { end }) => Math.max(most, end), 0) };
+  const others = (i: number): number => ((values[i] as Lifetime).to - (values[i] as Lifetime).from > longLife ? 0 : kept);
+  return { offsets: offsets.map((offset, i) => offset + others(i)), bytes: kept + most };
 }

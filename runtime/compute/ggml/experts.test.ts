@@ -32,12 +32,18 @@ const rows = (seed: number, count: number) => ({ x: randomTensor(seed, [count, w
 
 test("the rows of many experts at once are those of each alone, in slots used again too", async () => {
   const device = new CpuDevice({ threads: 1 });
+  const experts = 16;
   const [slabs, singles] = [new Experts(device), new SingleExperts(device)];
-  const dropped = slabs.put(segment, weightsOf(10));
-  const kept = [20, 30].map((seed) => ({ together: slabs.put(segment, weightsOf(seed)), alone: singles.put(segment, weightsOf(seed)) }));
+  const [many, single] = [slabs.shelf(segment, experts), singles.shelf(segment, experts)];
+  const put = (number: number, seed: number) => ({
+    together: many.place(number, weightsOf(seed)),
+    alone: single.place(number, weightsOf(seed)),
+  });
+  const dropped = many.place(7, weightsOf(10));
+  const kept = [put(9, 20), put(3, 30)];
   await dropped.dispose();
   await dropped.dispose();
-  kept.push({ together: slabs.put(segment, weightsOf(40)), alone: singles.put(segment, weightsOf(40)) });
+  kept.push(put(0, 40));
   const inputs = [rows(1, 3), rows(2, 1), rows(3, 5)];
   const answers = slabs.runMany(kept.map(({ together }, i) => ({ program: together, inputs: inputs[i]! })))!;
   for (const [i, { alone }] of kept.entries()) {

@@ -1,22 +1,28 @@
-// The experts of a GPU: in slabs by shape and type, and the calls of many at once through one operation for all, since each start of a
-// kernel costs more there than a row. Those of the processor run one after another (singles.ts).
+// The experts of a GPU: those of a layer in one slab, and the calls of many at once through one operation for all, since each start of a
+// kernel costs more there than a row. Slabs grow and shrink by steps. Those of the processor run one after another (singles.ts).
+import { AppError } from "../../../crds/common.ts";
 import type { OpName, Segment, Tensor } from "../../kernels/segment.ts";
-import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
+import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, Outputs } from "../backend.ts";
+import type { Compiled, Inputs, Outputs, Shelf } from "../backend.ts";
 import { checkInputs } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
 import { buildGraph, type Graph, type Value } from "./graph.ts";
+import { formsOf, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
-import { Slab, type Slot } from "./slab.ts";
+import { Slab } from "./slab.ts";
 import { weightBytes } from "./types.ts";
 
 /** Rows of a decode step and of a prefill, for which an operation may have kernels of its own. */
 const triedRows = [1, 32];
 /** Graphs kept for each slab, by number of rows. */
 const graphsMax = 16;
-const nodesPerOp = 4;
+const nodesPerOp = 5;
+/** A slab grows by so many parts of a layer's experts, and shrinks when two of them are empty. */
+const stepsOfLayer = 8;
+
+const outOfMemory: ReadonlySet<string> = new Set(["OutOfMemory", "OutOfDeviceMemory"]);
 
 /** Ops of segments that many experts can run at once. */
 const rowOps: ReadonlySet<OpName> = new Set<OpName>(["matMul", "addRow", "add", "siluMul", "clampedSwiglu"]);
@@ -27,11 +33,6 @@ export function isExpert({ ops, inputs, outputs }: Segment): boolean {
   return plain && ops.every(({ op }) => rowOps.has(op)) && ops.some(({ op }) => op === "matMul");
 }
 
-interface Place {
-  readonly slab: Slab;
-  readonly graphs: Recent<Graph>;
-}
-
 interface Call {
   readonly program: Expert;
   readonly inputs: Inputs;
@@ -39,25 +40,24 @@ interface Call {
 
 /** Calls whose experts lie in one slab, and where their answers go. */
 interface Batch {
-  readonly place: Place;
+  readonly shelf: SlabShelf;
   readonly calls: readonly { readonly slot: number; readonly x: Float32Array; readonly rows: number; readonly at: number }[];
   readonly rows: number;
 }
 
 class Expert implements Compiled {
   readonly residentBytes: number;
-  readonly segment: Segment;
-  readonly place: Place;
-  readonly slot: Slot;
+  readonly shelf: SlabShelf;
+  /** Another one after the slab has grown. */
+  slot: number;
   readonly #experts: Experts;
   #disposed = false;
 
-  constructor(experts: Experts, place: Place, slot: Slot) {
+  constructor(experts: Experts, shelf: SlabShelf, { slot, bytes }: { readonly slot: number; readonly bytes: number }) {
     this.#experts = experts;
-    this.place = place;
+    this.shelf = shelf;
     this.slot = slot;
-    this.segment = slot.slab.segment;
-    this.residentBytes = slot.slab.expertBytes;
+    this.residentBytes = bytes;
   }
 
   async run(inputs: Inputs): Promise<Outputs> {
@@ -66,39 +66,120 @@ class Expert implements Compiled {
 
   /** A second time it does nothing: the slot may be another's by then. */
   async dispose(): Promise<void> {
-    if (!this.#disposed) this.#experts.drop(this);
+    if (!this.#disposed) this.shelf.drop(this);
     this.#disposed = true;
+  }
+}
+
+/** The experts of a layer. A slab with room for all of them has each in the slot of its number. */
+class SlabShelf implements Shelf {
+  readonly segment: Segment;
+  readonly graphs = new Recent<Graph>(graphsMax, (graph) => graph.free());
+  readonly #device: GgmlDevice;
+  readonly #experts: Experts;
+  readonly #count: number;
+  readonly #step: number;
+  /** By number. */
+  readonly #here = new Map<number, Expert>();
+  #key: string | undefined;
+  #slab: Slab | undefined;
+
+  constructor(device: GgmlDevice, experts: Experts, segment: Segment, count: number) {
+    this.segment = segment;
+    this.#device = device;
+    this.#experts = experts;
+    this.#count = count;
+    this.#step = Math.ceil(count / stepsOfLayer);
+  }
+
+  async put(expert: number, weights: Weights): Promise<Compiled> {
+    return this.place(expert, weights);
+  }
+
+  place(expert: number, weights: Weights): Expert {
+    const forms = formsOf(this.segment, weights);
+    this.#key ??= JSON.stringify(forms);
+    // One that is there already, or is of another shape than the layer's, lies apart.
+    if (this.#here.has(expert) || this.#key !== JSON.stringify(forms)) return this.#experts.shelf(this.segment, 1).place(0, weights);
+    this.#slab ??= this.#first(forms);
+    if (this.#slab.empty < 0) this.#resize(Math.min(this.#count, this.#slab.slots + this.#step));
+    const slot = this.#slab.slots === this.#count ? expert : this.#slab.empty;
+    this.#slab.put(slot, weights);
+    const made = new Expert(this.#experts, this, { slot, bytes: this.#slab.expertBytes });
+    this.#here.set(expert, made);
+    return made;
+  }
+
+  drop(expert: Expert): void {
+    const slab = this.slab;
+    slab.drop(expert.slot);
+    for (const [number, each] of this.#here) if (each === expert) this.#here.delete(number);
+    if (slab.used === 0) this.#free();
+    else if (slab.used <= slab.slots - 2 * this.#step) this.#shrink(slab.slots - this.#step);
+  }
+
+  get slab(): Slab {
+    if (this.#slab === undefined) throw new TypeError(`${this.segment.name} is used after it was disposed of`);
+    return this.#slab;
+  }
+
+  /** The slab of all experts; undefined while some are not here. */
+  get whole(): Slab | undefined {
+    return this.#slab?.used === this.#count ? this.#slab : undefined;
+  }
+
+  /** Refuses here what the device lacks, and not in a request. */
+  #first(forms: WeightForms): Slab {
+    const slab = new Slab(this.#device, partsOf(this.#device, this.segment, forms), Math.min(this.#count, this.#step));
+    try {
+      for (const rows of triedRows) this.#experts.together(this.segment, slab, rows).free();
+      return slab;
+    } catch (caught) {
+      slab.free();
+      throw caught;
+    }
+  }
+
+  /** A device that has no room for a smaller slab beside the old one keeps that. */
+  #shrink(slots: number): void {
+    try {
+      this.#resize(slots);
+    } catch (caught) {
+      if (!outOfMemory.has(AppError.from(caught).code)) throw caught;
+    }
+  }
+
+  /** Both slabs are there for a moment. */
+  #resize(slots: number): void {
+    const [old, made] = [this.slab, new Slab(this.#device, this.slab.parts, slots)];
+    try {
+      for (const [number, expert] of this.#here) {
+        const slot = slots === this.#count ? number : made.empty;
+        made.take(slot, old, expert.slot);
+        expert.slot = slot;
+      }
+    } finally {
+      this.#free();
+      this.#slab = made;
+    }
+  }
+
+  #free(): void {
+    this.graphs.clear();
+    this.#slab?.free();
+    this.#slab = undefined;
   }
 }
 
 export class Experts {
   readonly #device: GgmlDevice;
-  readonly #places = new Map<string, Place[]>();
 
   constructor(device: GgmlDevice) {
     this.#device = device;
   }
 
-  put(segment: Segment, weights: Weights): Expert {
-    const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, (weights[name] as WeightData).form])]);
-    const places = this.#places.get(key) ?? [];
-    this.#places.set(key, places);
-    let place = places.find(({ slab }) => !slab.full);
-    if (place === undefined) {
-      const slab = new Slab(this.#device, segment, weights);
-      this.#tryOut(slab);
-      place = { slab, graphs: new Recent<Graph>(graphsMax, (graph) => graph.free()) };
-      places.push(place);
-    }
-    return new Expert(this, place, place.slab.put(weights));
-  }
-
-  drop({ place, slot }: Expert): void {
-    place.slab.drop(slot.index);
-    if (!place.slab.empty) return;
-    place.graphs.clear();
-    place.slab.free();
-    for (const places of this.#places.values()) if (places.includes(place)) places.splice(places.indexOf(place), 1);
+  shelf(segment: Segment, experts: number): SlabShelf {
+    return new SlabShelf(this.#device, this, segment, experts);
   }
 
   /** Bytes of an expert whose matrices and biases have these forms. */
@@ -115,8 +196,7 @@ export class Experts {
   run(calls: readonly Call[]): readonly Outputs[] {
     const outputs = new Array<Outputs>(calls.length);
     for (const batch of batchesOf(calls)) {
-      const { segment } = batch.place.slab;
-      const [output] = segment.outputs as [Segment["outputs"][number]];
+      const [output] = batch.shelf.segment.outputs as [Segment["outputs"][number]];
       const rows = this.#compute(batch, output.width);
       let first = 0;
       for (const { at, rows: count } of batch.calls) {
@@ -129,39 +209,29 @@ export class Experts {
     return outputs;
   }
 
-  #compute(batch: Batch, width: number): Float32Array {
-    const out = new Float32Array(batch.rows * width);
-    if (batch.rows === 0) return out;
-    const { slab, graphs } = batch.place;
-    const graph = graphs.take(
-      `${batch.rows}`,
+  #compute({ shelf, calls, rows }: Batch, width: number): Float32Array {
+    const out = new Float32Array(rows * width);
+    if (rows === 0) return out;
+    const graph = shelf.graphs.take(
+      `${rows}`,
       ({ valid }) => valid,
-      () => this.#together(slab, batch.rows),
+      () => this.together(shelf.segment, shelf.slab, rows),
     );
-    const slots = Int32Array.from(batch.calls.flatMap(({ slot, rows }) => new Array<number>(rows).fill(slot)));
-    const x = joined(batch);
+    const slots = Int32Array.from(calls.flatMap(({ slot, rows: count }) => new Array<number>(count).fill(slot)));
+    const x = joined(calls.map((call) => call.x));
     graph.run((name) => (name === "x" ? x : slots));
     graph.read("y", out);
     return out;
   }
 
-  /** Refuses here what the device lacks, and not in a request. */
-  #tryOut(slab: Slab): void {
-    try {
-      for (const rows of triedRows) this.#together(slab, rows).free();
-    } catch (caught) {
-      slab.free();
-      throw caught;
-    }
-  }
-
-  /** One operation for the rows of all experts. */
-  #together(slab: Slab, rows: number): Graph {
-    const { segment } = slab;
+  /** One operation for the rows of all experts: the graph's input `slots` says which slot each row is for. */
+  together(segment: Segment, slab: Slab, rows: number): Graph {
     const { input, output } = endsOf(segment);
     return buildGraph(this.#device, nodesPerOp * segment.ops.length + 2, (build) => {
-      const values = new Map<string, Value>([[input.name, build.input("x", "f32", [input.width, rows])]]);
-      lowerOps(build, segment.ops, values, { rows, weights: slab.ofSlots(), widths: widthsOf(segment) });
+      const x = build.input("x", "f32", [input.width, rows]);
+      const weights = slab.of({ ids: build.input("slots", "i32", [1, rows]), k: 1, rows, shared: x });
+      const values = new Map<string, Value>([[input.name, x]]);
+      lowerOps(build, segment.ops, values, { rows, weights, widths: widthsOf(segment) });
       return { y: values.get(output.name) as Value };
     });
   }
@@ -174,25 +244,26 @@ function endsOf({ inputs, outputs }: Segment): { readonly input: End; readonly o
 }
 
 function batchesOf(calls: readonly Call[]): Batch[] {
-  const byPlace = new Map<Place, Batch["calls"][number][]>();
+  const byShelf = new Map<SlabShelf, Batch["calls"][number][]>();
   for (const [at, { program, inputs }] of calls.entries()) {
-    const rows = checkInputs(program.segment, inputs);
-    const x = inputs[program.segment.inputs[0]?.name ?? ""]?.data as Float32Array;
-    const batch = byPlace.get(program.place) ?? [];
-    byPlace.set(program.place, batch);
-    batch.push({ slot: program.slot.index, x, rows, at });
+    const { segment } = program.shelf;
+    const rows = checkInputs(segment, inputs);
+    const x = inputs[segment.inputs[0]?.name ?? ""]?.data as Float32Array;
+    const batch = byShelf.get(program.shelf) ?? [];
+    byShelf.set(program.shelf, batch);
+    batch.push({ slot: program.slot, x, rows, at });
   }
-  return [...byPlace].map(([place, batch]) => ({ place, calls: batch, rows: batch.reduce((sum, { rows }) => sum + rows, 0) }));
+  return [...byShelf].map(([shelf, batch]) => ({ shelf, calls: batch, rows: batch.reduce((sum, { rows }) => sum + rows, 0) }));
 }
 
-function joined({ calls }: Batch): Float32Array {
-  const first = calls[0] as Batch["calls"][number];
-  if (calls.length === 1) return first.x;
-  const out = new Float32Array(calls.reduce((sum, { x }) => sum + x.length, 0));
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const [first] = parts;
+  if (parts.length === 1 && first !== undefined) return first;
+  const out = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
-  for (const { x } of calls) {
-    out.set(x, at);
-    at += x.length;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
   }
   return out;
 }

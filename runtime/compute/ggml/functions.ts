@@ -52,8 +52,17 @@ export const baseFunctions = {
   ggml_add: ["pointer", "pointer", "pointer", "pointer"],
   ggml_add_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],
   ggml_mul: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_div: ["pointer", "pointer", "pointer", "pointer"],
+  ggml_scale: ["pointer", "pointer", "pointer", "f32"],
+  // context, x, factor, what is added
+  ggml_scale_bias: ["pointer", "pointer", "pointer", "f32", "f32"],
   // context, x, least, most
   ggml_clamp: ["pointer", "pointer", "pointer", "f32", "f32"],
+  ggml_sigmoid: ["pointer", "pointer", "pointer"],
+  ggml_soft_max: ["pointer", "pointer", "pointer"],
+  ggml_sum_rows: ["pointer", "pointer", "pointer"],
+  // context, x, order
+  ggml_argsort: ["pointer", "pointer", "pointer", "i32"],
   ggml_rms_norm: ["pointer", "pointer", "pointer", "f32"],
   ggml_mul_mat: ["pointer", "pointer", "pointer", "pointer"],
   ggml_mul_mat_id: ["pointer", "pointer", "pointer", "pointer", "pointer"],
@@ -92,6 +101,8 @@ export const baseFunctions = {
   ggml_backend_tensor_alloc: ["i32", "pointer", "pointer", "pointer"],
   ggml_backend_view_init: ["i32", "pointer"],
   ggml_backend_tensor_set: ["none", "pointer", "data", "size", "size"],
+  // source, target: whole tensors of one type and shape
+  ggml_backend_tensor_copy: ["none", "pointer", "pointer"],
   ggml_backend_tensor_get: ["none", "pointer", "data", "size", "size"],
   ggml_backend_graph_compute: ["i32", "pointer", "pointer"],
 } as const satisfies Readonly<Record<string, Signature>>;

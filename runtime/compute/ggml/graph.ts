@@ -64,6 +64,12 @@ export class GraphBuilder {
     this.#views.push(tensor);
   }
 
+  /** A step that writes into the memory of a value, beside which it reads `sources`. */
+  within(tensor: Pointer, of: Value, sources: readonly Value[]): Value {
+    this.#run(tensor, [of, ...sources]);
+    return this.view(tensor, of);
+  }
+
   /** Another look at a value's memory; computes nothing. */
   view(tensor: Pointer, of: Value): Value {
     this.#views.push(tensor);

@@ -4,7 +4,7 @@ import type { DeviceBuffer, GgmlDevice, Memory } from "./device.ts";
 import type { Pointer } from "./functions.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import { ofChosen } from "./lower.ts";
-import { multipliesExactly, numberOf, type WeightType } from "./types.ts";
+import { multipliesExactly, numberOf, type WeightType, weightBytes } from "./types.ts";
 
 export interface Matrix {
   readonly type: WeightType;
@@ -18,6 +18,8 @@ export interface Home {
   readonly bytes: number;
   /** True where `mul_mat` gives a row the same bits with any number of rows beside it; else only `mul_mat_id` does. */
   readonly exact: boolean;
+  /** True where `mul_mat_id` multiplies there by one of several such matrices, each row by its own. */
+  readonly choosable: boolean;
   /** Memory of its size that holds nothing, made when it is first asked for: on a GPU it is as large as what is in use. */
   readonly nobody: () => DeviceBuffer;
 }
@@ -81,14 +83,33 @@ class Homes {
         made ??= device.allocate(bytes, memory.handle);
         return made;
       };
-      if (memory.name === "plain") return { memory, bytes, exact, nobody };
+      if (memory.name === "plain") return { memory, bytes, exact, nobody, choosable: true };
       const weight = this.tensor(context, matrix, nobody(), nobody().base);
       const x = vector("f32", matrix.columns);
       const product = exact ? ggml.ggml_mul_mat(context, weight, x) : ggml.ggml_mul_mat_id(context, weight, x, vector("i32", 1));
-      if (device.supports(product)) return { memory, bytes, exact, nobody };
+      if (device.supports(product)) return { memory, bytes, exact, nobody, choosable: this.#isChoosable(matrix, memory, bytes) };
       nobody().free();
       return undefined;
     } finally {
+      device.release(context);
+    }
+  }
+
+  /** Of packed memory: where a matrix there is no larger than in a file, so that one begins where another ends. */
+  #isChoosable({ type, rows, columns }: Matrix, { handle }: Memory, bytes: number): boolean {
+    const device = this.#device;
+    const { ggml } = device;
+    if (bytes !== weightBytes(type, [rows, columns])) return false;
+    const context = device.metadata(4);
+    const buffer = device.allocate(2 * bytes, handle);
+    const tensor = (of: WeightType | "i32", ...shape: readonly [number, number, number]): Pointer =>
+      ggml.ggml_new_tensor_4d(context, numberOf(of), ...shape, 1);
+    try {
+      const two = tensor(type, columns, rows, 2);
+      ggml.ggml_backend_tensor_alloc(buffer.handle, two, buffer.base);
+      return device.supports(ggml.ggml_mul_mat_id(context, two, tensor("f32", columns, 1, 1), tensor("i32", 1, 1, 1)));
+    } finally {
+      buffer.free();
       device.release(context);
     }
   }

@@ -5,7 +5,7 @@ import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, Outputs } from "../backend.ts";
+import type { Backend, BackendFactory, Compiled, Inputs, LayerRange, Outputs, RangeLayer, Shelf } from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts, isExpert } from "./experts.ts";
@@ -16,6 +16,7 @@ import { kvTypesOf } from "./kv-types.ts";
 import { ggmlCapabilities } from "./lower.ts";
 import type { GpuName } from "./packages.ts";
 import { DenseProgram } from "./program.ts";
+import { GgmlRange } from "./range.ts";
 import { SingleExperts } from "./singles.ts";
 
 /** Rows of a decode step and of a prefill. */
@@ -55,14 +56,24 @@ class GgmlBackend implements Backend {
 
   async compile(segment: Segment, weights: Weights): Promise<Compiled> {
     checkOps(this, this.device, segment);
+    if (isExpert(segment)) return this.#experts.shelf(segment, 1).put(0, weights);
     for (const { name } of segment.weights) weightOf(segment, weights, name);
-    if (isExpert(segment)) return this.#experts.put(segment, weights);
     const program = new DenseProgram(this.#device, segment, weights, this.#denseBits);
     if (this.#device.exact) return program;
     const attention = segment.ops.find((op) => op.op === "attention");
     if (attention !== undefined) this.#attending.set(JSON.stringify({ ...attention, layer: 0 }), { program, layer: attention.layer });
     else await this.#tryOut(program);
     return program;
+  }
+
+  createShelf(expert: Segment, experts: number): Shelf {
+    checkOps(this, this.device, expert);
+    if (isExpert(expert)) return this.#experts.shelf(expert, experts);
+    return { put: (_number, weights) => this.compile(expert, weights) };
+  }
+
+  createRange(layers: readonly RangeLayer[]): LayerRange {
+    return new GgmlRange(this.#device, layers);
   }
 
   /** Builds the graphs of one row and of several, so that an operation which the device lacks is refused now and not in a request. */

@@ -1,11 +1,10 @@
 // The lowering of ops to ggml, a table by op: each adds its nodes to a graph. An op without a line here is refused by name when a model
 // opens. Matrices are multiplied by whoever holds them (dense.ts, slab.ts); a value is [width, rows] in ggml's order, innermost first.
-
-import { gateNames, kernelOf } from "../../kernels/index.ts";
 import type { Op, OpName, Rope } from "../../kernels/segment.ts";
 import type { Capabilities } from "../backend.ts";
 import { attend } from "./attention.ts";
 import type { Pointer } from "./functions.ts";
+import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
 import type { KvGraph } from "./kv.ts";
 
@@ -182,9 +181,6 @@ const attention: Lower<"attention"> = (lowering, op) => {
   write(op.out, build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, rows), out));
 };
 
-/** Gates stand at a segment's end and are computed by their kernels on values read back: a few numbers a row, in a fixed order. */
-export const isHostOp = (op: Op): boolean => kernelOf(op).gateLogits !== undefined;
-
 const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   gather,
   rmsNorm,
@@ -196,11 +192,13 @@ const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {
   clampedSwiglu,
   slice,
   joinHeads,
+  route,
+  groupRoute,
 };
 
 /** Known without the library. */
 export const ggmlCapabilities: Capabilities = {
-  ops: new Set<string>([...Object.keys(lowerings), ...gateNames]),
+  ops: new Set<string>(Object.keys(lowerings)),
   refuses: () => undefined,
 };
 

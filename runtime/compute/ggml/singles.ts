@@ -1,29 +1,26 @@
 // Experts multiplied one after another, each by the fastest products that its types have in the device's memory. A graph is made for a
-// number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is. Matrices that
-// multiply the same rows, as gate and up do, lie one after the other and are one product.
+// number of rows, not for an expert: its matrices are stand-ins, which are pointed at those of the expert whose turn it is. Experts of a
+// layer lie in one slab, each in the slot of its number, so that a graph of many layers finds them there, too (range.ts).
+import { AppError } from "../../../crds/common.ts";
 import type { Segment } from "../../kernels/segment.ts";
-import type { WeightData, WeightForms, Weights } from "../../kernels/weights.ts";
+import type { WeightForms, Weights } from "../../kernels/weights.ts";
 import { widthsOf } from "../../kernels/widths.ts";
-import type { Compiled, Inputs, Outputs } from "../backend.ts";
+import type { Compiled, Inputs, Outputs, Shelf } from "../backend.ts";
 import { checkInputs } from "../check.ts";
-import type { DeviceBuffer, GgmlDevice } from "./device.ts";
+import type { GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
-import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
-import { type Home, homesOf, type Matrix, multiplied, zeroIds } from "./homes.ts";
+import { buildGraph, type Graph, type Value } from "./graph.ts";
+import { homesOf, multiplied, zeroIds } from "./homes.ts";
 import type { WeightSource } from "./lower.ts";
+import { columnsOf, formsOf, type Part, type Product, partIndex, partsOf } from "./parts.ts";
 import { lowerOps } from "./program.ts";
 import { Recent } from "./recent.ts";
+import { Slab } from "./slab.ts";
 import { dimensions } from "./types.ts";
 
 /** Graphs kept for each shape of expert, by number of rows: those of decode steps, and of some prefills. */
 const graphsMax = 64;
 const nodesPerOp = 5;
-
-/** A weight of a shape of expert, or several that are one matrix. */
-interface Part extends Matrix {
-  readonly weights: readonly { readonly name: string; readonly rows: number }[];
-  readonly home: Home;
-}
 
 interface Built {
   readonly graph: Graph;
@@ -40,37 +37,87 @@ interface Shape {
   readonly graphs: Recent<Built>;
 }
 
-export class SingleExpert implements Compiled {
+class SingleExpert implements Compiled {
   readonly residentBytes: number;
   readonly shape: Shape;
   /** Where each part's data lies. */
   readonly addresses: readonly Pointer[];
   readonly #experts: SingleExperts;
-  #buffers: readonly DeviceBuffer[];
+  readonly #leave: () => void;
+  gone = false;
 
-  constructor(
-    experts: SingleExperts,
-    shape: Shape,
-    placed: { readonly addresses: readonly Pointer[]; readonly buffers: readonly DeviceBuffer[] },
-  ) {
+  constructor(experts: SingleExperts, shape: Shape, place: { readonly slab: Slab; readonly slot: number; readonly leave: () => void }) {
     this.#experts = experts;
     this.shape = shape;
-    this.addresses = placed.addresses;
-    this.#buffers = placed.buffers;
-    this.residentBytes = placed.buffers.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.addresses = place.slab.addresses(place.slot);
+    this.residentBytes = place.slab.expertBytes;
+    this.#leave = place.leave;
   }
 
   async run(inputs: Inputs): Promise<Outputs> {
     return this.#experts.run(this, inputs);
   }
 
-  get gone(): boolean {
-    return this.#buffers.length === 0;
+  /** A second time it does nothing: the slot may be another's by then. */
+  async dispose(): Promise<void> {
+    if (!this.gone) this.#leave();
+    this.gone = true;
+  }
+}
+
+/** The experts of a layer. */
+class SingleShelf implements Shelf {
+  readonly #device: GgmlDevice;
+  readonly #experts: SingleExperts;
+  readonly #segment: Segment;
+  readonly #count: number;
+  #shape: Shape | undefined;
+  #slab: Slab | undefined;
+
+  constructor(device: GgmlDevice, experts: SingleExperts, segment: Segment, count: number) {
+    this.#device = device;
+    this.#experts = experts;
+    this.#segment = segment;
+    this.#count = count;
   }
 
-  async dispose(): Promise<void> {
-    for (const buffer of this.#buffers) buffer.free();
-    this.#buffers = [];
+  async put(expert: number, weights: Weights): Promise<Compiled> {
+    return this.place(expert, weights);
+  }
+
+  place(expert: number, weights: Weights): SingleExpert {
+    const shape = this.#experts.shapeOf(this.#segment, weights);
+    const slab = this.#room(shape, expert);
+    if (slab === undefined) return new SingleShelf(this.#device, this.#experts, this.#segment, 1).place(0, weights);
+    slab.put(expert, weights);
+    return new SingleExpert(this.#experts, shape, { slab, slot: expert, leave: () => this.#leave(slab, expert) });
+  }
+
+  /** The slab of all experts, each in the slot of its number; undefined while some are not here, or rows cannot choose among them. */
+  get whole(): Slab | undefined {
+    return this.#slab?.choosable && this.#slab.used === this.#count ? this.#slab : undefined;
+  }
+
+  /** Undefined where the layer's slab is no place for it: its slot is taken, others are of another shape, or the machine does not give
+   *  the address space of so many. */
+  #room(shape: Shape, expert: number): Slab | undefined {
+    if (this.#slab === undefined) {
+      try {
+        this.#slab = new Slab(this.#device, shape.parts, this.#count);
+      } catch (caught) {
+        if (this.#count === 1 || AppError.from(caught).code !== "OutOfMemory") throw caught;
+        return undefined;
+      }
+      this.#shape = shape;
+    }
+    return this.#shape === shape && !this.#slab.holds(expert) ? this.#slab : undefined;
+  }
+
+  #leave(slab: Slab, expert: number): void {
+    slab.drop(expert);
+    if (slab.used > 0) return;
+    slab.free();
+    this.#slab = undefined;
   }
 }
 
@@ -82,11 +129,8 @@ export class SingleExperts {
     this.#device = device;
   }
 
-  put(segment: Segment, weights: Weights): SingleExpert {
-    const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, (weights[name] as WeightData).form])]);
-    const shape = this.#shapes.get(key) ?? this.#shapeOf(segment, weights);
-    this.#shapes.set(key, shape);
-    return new SingleExpert(this, shape, this.#place(shape, weights));
+  shelf(segment: Segment, experts: number): SingleShelf {
+    return new SingleShelf(this.#device, this, segment, experts);
   }
 
   /** Bytes of an expert whose matrices and biases have these forms. */
@@ -105,6 +149,7 @@ export class SingleExperts {
 
   run(expert: SingleExpert, inputs: Inputs): Outputs {
     const { segment, graphs } = expert.shape;
+    this.#device.assertOpen();
     if (expert.gone) throw new TypeError(`${segment.name} is run after it was disposed of`);
     const rows = checkInputs(segment, inputs);
     const { input, output } = endsOf(segment);
@@ -126,47 +171,13 @@ export class SingleExperts {
     return { [output.name]: { shape: [rows, output.width], data } };
   }
 
-  #shapeOf(segment: Segment, weights: Weights): Shape {
-    const matrices = new Map<string, Omit<Part, "home">>();
-    for (const { name, shape } of segment.weights) {
-      const [rows, columns] = dimensions(shape);
-      const { form: type } = weights[name] as WeightData;
-      const product = segment.ops.find((op) => op.op === "matMul" && op.weight === name);
-      const key = product?.op === "matMul" ? `${product.x} ${type} ${columns}` : `one ${name}`;
-      const known = matrices.get(key);
-      const all = [...(known?.weights ?? []), { name, rows }];
-      matrices.set(key, { type, columns, weights: all, rows: rows + (known?.rows ?? 0) });
-    }
-    const parts = [...matrices.values()].map((matrix) => ({ ...matrix, home: homesOf(this.#device).of(matrix) }));
-    return { segment, parts, graphs: new Recent<Built>(graphsMax, ({ graph }) => graph.free()) };
-  }
-
-  /** One piece of memory of each kind. */
-  #place({ parts }: Shape, weights: Weights): { readonly addresses: readonly Pointer[]; readonly buffers: readonly DeviceBuffer[] } {
-    const sizes = new Map<Home["memory"], number>();
-    const offsets = parts.map(({ home: { memory, bytes } }) => {
-      const at = sizes.get(memory) ?? 0;
-      sizes.set(memory, at + this.#device.aligned(bytes));
-      return at;
-    });
-    const context = this.#device.metadata(parts.length);
-    const buffers = new Map<Home["memory"], DeviceBuffer>();
-    try {
-      for (const [memory, bytes] of sizes) buffers.set(memory, this.#device.allocate(bytes, memory.handle));
-      const addresses = parts.map((part, i) => {
-        const buffer = buffers.get(part.home.memory) as DeviceBuffer;
-        const at = buffer.base + BigInt(offsets[i] as number);
-        const bytes = joined(part.weights.map(({ name }) => (weights[name] as WeightData).data));
-        this.#device.ggml.ggml_backend_tensor_set(homesOf(this.#device).tensor(context, part, buffer, at), bytes, 0, bytes.byteLength);
-        return at;
-      });
-      return { addresses, buffers: [...buffers.values()] };
-    } catch (caught) {
-      for (const buffer of buffers.values()) buffer.free();
-      throw caught;
-    } finally {
-      this.#device.release(context);
-    }
+  shapeOf(segment: Segment, weights: Weights): Shape {
+    const forms = formsOf(segment, weights);
+    const key = JSON.stringify([segment.ops, segment.weights.map(({ name, shape }) => [name, shape, forms[name]])]);
+    const graphs = (): Recent<Built> => new Recent<Built>(graphsMax, ({ graph }) => graph.free());
+    const shape = this.#shapes.get(key) ?? { segment, parts: partsOf(this.#device, segment, forms), graphs: graphs() };
+    this.#shapes.set(key, shape);
+    return shape;
   }
 
   #build({ segment, parts }: Shape, rows: number): Built {
@@ -186,35 +197,19 @@ export class SingleExperts {
 }
 
 function sourceOf(parts: readonly Part[], tensors: readonly Pointer[]): WeightSource {
-  const products = new Map<Part, Value>();
-  const indexOf = (name: string): number => parts.findIndex(({ weights }) => weights.some((weight) => weight.name === name));
-  const tensor = (name: string): Pointer => tensors[indexOf(name)] as Pointer;
+  const products = new Map<Part, Product>();
+  const tensor = (name: string): Pointer => tensors[partIndex(parts, name)] as Pointer;
   return {
     tensor,
     multiply: (build, name, x, rows) => {
-      const part = parts[indexOf(name)] as Part;
-      const product = products.get(part) ?? multiplied(build, { ...part, tensor: tensor(name) }, x, rows);
-      products.set(part, product);
-      return part.weights.length === 1 ? product : columnsOf(build, { product, part, rows }, name);
+      const part = parts[partIndex(parts, name)] as Part;
+      const known = products.get(part);
+      const product = known?.of === x ? known.value : multiplied(build, { ...part, tensor: tensor(name) }, x, rows);
+      products.set(part, { of: x, value: product });
+      return columnsOf(build, { product, part, rows }, name);
     },
     addRow: (build, name, x) => build.step(build.device.ggml.ggml_add(build.context, x.tensor, tensor(name)), [x]),
   };
-}
-
-/** Those columns of a product of several weights that are one's own: [its rows, rows], where they are. */
-function columnsOf(build: GraphBuilder, { product, part, rows }: { product: Value; part: Part; rows: number }, name: string): Value {
-  const at = part.weights.findIndex((weight) => weight.name === name);
-  const before = part.weights.slice(0, at).reduce((sum, weight) => sum + weight.rows, 0);
-  const bytes = Float32Array.BYTES_PER_ELEMENT;
-  const own = part.weights[at]?.rows ?? 0;
-  const view = build.device.ggml.ggml_view_2d(build.context, product.tensor, own, rows, part.rows * bytes, before * bytes);
-  return build.view(view, product);
-}
-
-function joined(parts: readonly NodeJS.TypedArray[]): NodeJS.TypedArray {
-  const [first] = parts;
-  if (parts.length === 1 && first !== undefined) return first;
-  return Buffer.concat(parts.map(({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength)));
 }
 
 type End = Segment["inputs"][number];

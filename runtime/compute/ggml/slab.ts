@@ -1,129 +1,185 @@
-// The memory of a GPU's experts: slabs, each with room for some experts of one shape and type in slots of equal size, so that one operation
-// multiplies rows by the experts of their choice, whichever slots those are in.
-import type { Segment } from "../../kernels/segment.ts";
-import type { WeightData, Weights } from "../../kernels/weights.ts";
+// The memory of experts of one shape and type, in slots of equal size: each part of them in a piece of its own, so that one operation can
+// multiply rows by the experts of their choice. On the processor a slot that holds nothing is address space and takes no memory.
+import type { Weights } from "../../kernels/weights.ts";
 import type { DeviceBuffer, GgmlDevice } from "./device.ts";
 import type { Pointer } from "./functions.ts";
-import { ofChosen, type WeightSource } from "./lower.ts";
-import { dimensions, numberOf, type WeightType, weightBytes } from "./types.ts";
+import type { GraphBuilder, Value } from "./graph.ts";
+import { homesOf } from "./homes.ts";
+import type { WeightSource } from "./lower.ts";
+import { columnsOf, dataOf, type Part, type Product, partIndex } from "./parts.ts";
+import { numberOf, weightBytes } from "./types.ts";
 
-/** Slots of a slab, at most. A call whose experts lie in two slabs takes two graphs. */
-const slotsMax = 64;
-/** Bytes of a slab, at most, but for one of a single expert: which devices bound. */
-const slabBytesMax = 2 ** 30;
-
-interface Matrix {
-  readonly rows: number;
-  readonly columns: number;
-  /** Bytes of a slot. */
-  readonly bytes: number;
+interface Placed {
+  readonly part: Part;
   readonly buffer: DeviceBuffer;
-  /** [columns, rows, slots]; of a bias [columns, slots]. */
-  readonly all: Pointer;
+  readonly base: Pointer;
+  /** Bytes from one slot to the next. */
+  readonly stride: number;
+  /** [columns, rows, slots], of a bias [columns, slots]; undefined in memory in which rows cannot choose. */
+  readonly all: Pointer | undefined;
 }
 
-/** An expert in its slot. */
-export interface Slot {
-  readonly slab: Slab;
-  readonly index: number;
+/** Rows of which each goes to k experts of its choice. */
+export interface Chosen {
+  /** Slots [k, rows]. */
+  readonly ids: Value;
+  readonly k: number;
+  readonly rows: number;
+  /** The value that has a row for all k of them. */
+  readonly shared: Value;
 }
 
 export class Slab {
-  readonly segment: Segment;
+  readonly parts: readonly Part[];
+  readonly slots: number;
   /** Bytes of one expert. */
   readonly expertBytes: number;
+  /** True where rows can choose among the slots. */
+  readonly choosable: boolean;
   readonly #device: GgmlDevice;
   readonly #metadata: Pointer;
-  readonly #matrices = new Map<string, Matrix>();
+  readonly #placed: readonly Placed[];
   readonly #used: boolean[];
 
-  constructor(device: GgmlDevice, segment: Segment, weights: Weights) {
+  constructor(device: GgmlDevice, parts: readonly Part[], slots: number) {
     this.#device = device;
-    this.segment = segment;
-    const types = segment.weights.map(({ name, shape }) => ({ name, shape, type: (weights[name] as WeightData).form }));
-    this.expertBytes = types.reduce((sum, { shape, type }) => sum + weightBytes(type, shape), 0);
-    const slots = Math.max(1, Math.min(slotsMax, Math.floor(Math.min(slabBytesMax, device.largestBytes) / this.expertBytes)));
+    this.parts = parts;
+    this.slots = slots;
     this.#used = new Array<boolean>(slots).fill(false);
-    this.#metadata = device.metadata(segment.weights.length);
+    this.choosable = parts.every(({ home, vector }) => vector || home.choosable);
+    this.#metadata = device.metadata(parts.length);
+    const placed: Placed[] = [];
+    this.#placed = placed;
     try {
-      for (const { name, shape, type } of types) this.#matrices.set(name, this.#matrix(type, shape));
+      for (const part of parts) placed.push(this.#place(part));
     } catch (caught) {
       this.free();
       throw caught;
     }
+    this.expertBytes = placed.reduce((sum, { stride }) => sum + stride, 0);
   }
 
-  get empty(): boolean {
-    return !this.#used.includes(true);
-  }
-  get full(): boolean {
-    return !this.#used.includes(false);
+  get used(): number {
+    return this.#used.reduce((count, used) => count + Number(used), 0);
   }
 
-  /** Writes an expert into the lowest free slot. */
-  put(weights: Weights): Slot {
+  holds(slot: number): boolean {
+    return this.#used[slot] === true;
+  }
+
+  /** The lowest empty slot; -1 when there is none. */
+  get empty(): number {
+    return this.#used.indexOf(false);
+  }
+
+  put(slot: number, weights: Weights): void {
     this.#device.assertOpen();
-    const index = this.#used.indexOf(false);
-    this.#used[index] = true;
-    for (const [name, { all, bytes }] of this.#matrices) {
-      const { data } = weights[name] as WeightData;
-      this.#device.ggml.ggml_backend_tensor_set(all, data, index * bytes, data.byteLength);
-    }
-    return { slab: this, index };
+    this.#withTensors((context) => {
+      for (const [i, tensor] of this.#tensors(context, slot).entries()) {
+        const bytes = dataOf(this.parts[i] as Part, weights);
+        this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
+      }
+    });
+    this.#used[slot] = true;
   }
 
-  /** Empties a slot. */
-  drop(index: number): void {
-    this.#used[index] = false;
+  /** Copies an expert from a slot of another slab. */
+  take(slot: number, from: Slab, source: number): void {
+    this.#withTensors((context) => {
+      const targets = this.#tensors(context, slot);
+      for (const [i, tensor] of from.#tensors(context, source).entries())
+        this.#device.ggml.ggml_backend_tensor_copy(tensor, targets[i] as Pointer);
+    });
+    this.#used[slot] = true;
   }
 
-  /** Rows of many experts: the graph's input `slots` [1, rows] says which slot each row is for. */
-  ofSlots(): WeightSource {
+  /** Empties a slot, whose memory goes back to the machine where it is taken by pages. */
+  drop(slot: number): void {
+    this.#used[slot] = false;
+    for (const placed of this.#placed) this.#device.discard(addressOf(placed, slot), placed.stride);
+  }
+
+  /** Where each part of a slot lies. */
+  addresses(slot: number): readonly Pointer[] {
+    return this.#placed.map((placed) => addressOf(placed, slot));
+  }
+
+  /** The weights of each row's own experts. Values are [width, k * rows], but for the shared one. */
+  of({ ids, k, rows, shared }: Chosen): WeightSource {
+    const products = new Map<Placed, Product>();
+    const find = (name: string): Placed & { readonly all: Pointer } => {
+      const placed = this.#placed[partIndex(this.parts, name)];
+      if (placed?.all !== undefined) return { ...placed, all: placed.all };
+      throw new TypeError(`weight ${name} is not one of which rows choose`);
+    };
+    const multiply = (build: GraphBuilder, { part, all }: Placed & { readonly all: Pointer }, x: Value): Value => {
+      const { ggml } = build.device;
+      const per = x === shared ? 1 : k;
+      const apart = build.view(ggml.ggml_reshape_3d(build.context, x.tensor, part.columns, per, rows), x);
+      const product = build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]);
+      return build.view(ggml.ggml_reshape_2d(build.context, product.tensor, part.rows, k * rows), product);
+    };
+    /** Bytes from row to row of values that lie in a product of several weights. */
+    const strides = new Map<Value, number>();
     return {
-      multiply: (build, name, x, rows) => {
-        const { all, rows: n, columns: k } = this.#find(name);
-        const { ggml } = this.#device;
-        const ids = build.input("slots", "i32", [1, rows]);
-        return ofChosen(build, x, { from: k, to: n, rows }, (apart) =>
-          build.step(ggml.ggml_mul_mat_id(build.context, all, apart.tensor, ids.tensor), [apart, ids]),
-        );
+      multiply: (build, name, x) => {
+        const placed = this.#placed[partIndex(this.parts, name)] as Placed;
+        const known = products.get(placed);
+        const product = known?.of === x ? known.value : multiply(build, find(name), x);
+        products.set(placed, { of: x, value: product });
+        const own = columnsOf(build, { product, part: placed.part, rows: k * rows }, name);
+        strides.set(own, placed.part.rows * Float32Array.BYTES_PER_ELEMENT);
+        return own;
       },
-      addRow: (build, name, x, rows) => {
-        const { all, columns } = this.#find(name);
-        const { ggml } = this.#device;
-        const ids = build.input("slots", "i32", [1, rows]);
-        return ofChosen(build, x, { from: columns, to: columns, rows }, (apart) =>
-          build.step(ggml.ggml_add_id(build.context, apart.tensor, all, ids.tensor), [apart, ids]),
-        );
+      addRow: (build, name, x) => {
+        const { ggml } = build.device;
+        const { part, all } = find(name);
+        const step = strides.get(x) ?? part.columns * Float32Array.BYTES_PER_ELEMENT;
+        const apart = build.view(ggml.ggml_view_3d(build.context, x.tensor, part.columns, k, rows, step, k * step, 0), x);
+        const sum = build.step(ggml.ggml_add_id(build.context, apart.tensor, all, ids.tensor), [apart, ids]);
+        return build.view(ggml.ggml_reshape_2d(build.context, sum.tensor, part.columns, k * rows), sum);
       },
-      tensor: noShared,
+      tensor: (name) => {
+        throw new TypeError(`${name} is a weight of an expert, which rows do not share`);
+      },
     };
   }
 
   free(): void {
-    for (const { buffer } of this.#matrices.values()) buffer.free();
+    for (const { buffer } of this.#placed) buffer.free();
     this.#device.release(this.#metadata);
   }
 
-  #find(name: string): Matrix {
-    const matrix = this.#matrices.get(name);
-    if (matrix) return matrix;
-    throw new TypeError(`weight ${name} is not of ${this.segment.name}`);
+  /** Each part of a slot as a tensor of its own. */
+  #tensors(context: Pointer, slot: number): readonly Pointer[] {
+    return this.#placed.map((placed) => homesOf(this.#device).tensor(context, placed.part, placed.buffer, addressOf(placed, slot)));
   }
 
-  #matrix(type: WeightType, shape: readonly number[]): Matrix {
-    const { ggml } = this.#device;
-    const [rows, columns] = dimensions(shape);
-    const bytes = weightBytes(type, shape);
-    const slots = this.#used.length;
-    const ne = shape.length === 2 ? ([columns, rows, slots] as const) : ([columns, slots, 1] as const);
-    const all = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...ne, 1);
-    const buffer = this.#device.allocate(Math.max(bytes * slots, this.#device.bytesOf(all)));
+  /** With room for the tensors of two slots. */
+  #withTensors(work: (context: Pointer) => void): void {
+    const context = this.#device.metadata(2 * this.parts.length);
+    try {
+      work(context);
+    } finally {
+      this.#device.release(context);
+    }
+  }
+
+  #place(part: Part): Placed {
+    const device = this.#device;
+    const { ggml } = device;
+    const { type, rows, columns, home, vector } = part;
+    const exact = weightBytes(type, [rows, columns]);
+    const stride = this.choosable ? exact : device.aligned(home.bytes);
+    const buffer = device.allocate(this.slots * stride + home.bytes - exact, home.memory.handle);
+    if (device.pageBytes !== undefined) ggml.singlePages(buffer.base, buffer.bytes);
+    const placed = { part, buffer, base: buffer.base, stride };
+    if (!this.choosable) return { ...placed, all: undefined };
+    const shape = vector ? ([columns, this.slots, 1] as const) : ([columns, rows, this.slots] as const);
+    const all = ggml.ggml_new_tensor_4d(this.#metadata, numberOf(type), ...shape, 1);
     ggml.ggml_backend_tensor_alloc(buffer.handle, all, buffer.base);
-    return { rows, columns, bytes, buffer, all };
+    return { ...placed, all };
   }
 }
 
-function noShared(name: string): never {
-  throw new TypeError(`${name} is a weight of an expert, which rows do not share`);
-}
+const addressOf = ({ base, stride }: Placed, slot: number): Pointer => base + BigInt(slot * stride);

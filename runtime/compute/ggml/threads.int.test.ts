@@ -21,10 +21,8 @@ async function compute(steps: number): Promise<number> {
   const w = { form: "f32" as const, shape: [width, width], data: randomTensor(1, [width, width]).data as Float32Array };
   const x = { shape: [1, width], data: randomTensor(2, [1, width]).data };
   const io = (name: string) => [{ name, dtype: "f32" as const, width }];
-  const program = experts.put(
-    { name: "chain", inputs: io("x0"), outputs: io("x30"), weights: [{ name: "w", shape: [width, width] }], ops },
-    { w },
-  );
+  const weights = [{ name: "w", shape: [width, width] }];
+  const program = experts.shelf({ name: "chain", inputs: io("x0"), outputs: io("x30"), weights, ops }, 1).place(0, { w });
   const startedAt = performance.now();
   for (let i = 0; i < steps; i++) await program.run({ x0: x });
   return performance.now() - startedAt;

@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
 
 test("eight requests whose contexts fit run at once, where whole contexts would be three", () => {
-  const toy = new Toy(8, {}, { blocks: (3 * context) / blockTokens, decodedReusable: true });
+  const toy = new Toy(8, {}, { blocks: (3 * context) / blockTokens });
   for (let i = 0; i < 8; i++) toy.batcher.submit(ticket(`r${i}`, [8 + i, 9], { maxTokens: 14, eos: new Set() }));
   while (toy.batcher.queued > 0) toy.step();
   assert.ok(toy.batcher.slotsUsed >= 7, `${toy.batcher.slotsUsed}`);
@@ -14,7 +14,7 @@ test("eight requests whose contexts fit run at once, where whole contexts would 
 });
 
 test("where memory ends the last in order gives way, and is computed again without a word", () => {
-  const toy = new Toy(2, {}, { blocks: 8, decodedReusable: true });
+  const toy = new Toy(2, {}, { blocks: 8 });
   const requests = [ticket("late", [8, 9], { maxTokens: 50, priority: 1 }), ticket("soon", [9, 8], { maxTokens: 50 })].map((each) => ({
     ...each,
     eos: new Set<number>(),
@@ -44,9 +44,10 @@ test("while others decode, chunks are as large as the time allows in which they 
   assert.deepEqual(chunks, [
     [0, 40],
     [0, 5],
-    [1, 20],
-    [1, 20],
-    [1, 20],
+    [1, 16],
+    [1, 16],
+    [1, 16],
+    [1, 12],
   ]);
 });
 
@@ -55,7 +56,7 @@ test("guessed tokens are computed with the next one, and the text is the same in
   fc.assert(
     fc.property(prompts, fc.integer({ min: 1, max: 16 }), fc.integer({ min: 1, max: 60 }), (prompt, draftTokens, maxTokens) => {
       const request = ticket("a", prompt, { maxTokens });
-      const toy = new Toy(2, { draftTokens }, { decodedReusable: true, blocks: context / blockTokens }, undefined, 1);
+      const toy = new Toy(2, { draftTokens }, { blocks: context / blockTokens }, undefined, 1);
       toy.batcher.submit(request);
       toy.run();
       checkEvents(toy.events.get("a")!);

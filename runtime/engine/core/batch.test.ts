@@ -4,7 +4,6 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { alone, blockTokens, checkEvents, context, pool, prompts, Toy, ticket } from "../../../test/support/toy-batch.ts";
 import { Batcher } from "./batch.ts";
-import { chunkOf } from "./ticket.ts";
 
 test("a request says the same alone, with random mates that come and go, in any pool and with any chunk size", () => {
   const arrival = fc.record({
@@ -21,19 +20,14 @@ test("a request says the same alone, with random mates that come and go, in any 
     maxDecodeBatch: fc.integer({ min: 1, max: 4 }),
     draftTokens: fc.constantFrom(0, 1, 6),
     blocks: fc.integer({ min: context / blockTokens, max: 20 }),
-    decodedReusable: fc.boolean(),
   });
   let preempted = 0;
   fc.assert(
     fc.property(
       setting,
       fc.array(arrival, { maxLength: 9, size: "max" }),
-      ({ slots, chunk, blocks, decodedReusable, maxDecodeBatch, draftTokens }, arrivals) => {
-        const toy = new Toy(
-          slots,
-          { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch, draftTokens },
-          { blocks, decodedReusable },
-        );
+      ({ slots, chunk, blocks, maxDecodeBatch, draftTokens }, arrivals) => {
+        const toy = new Toy(slots, { prefillChunkTokens: chunk, maxBatchTokens: 2 * chunk, maxDecodeBatch, draftTokens }, { blocks });
         const requests = arrivals.map(({ prompt, maxTokens, priority, endless }, i) =>
           ticket(`r${i}`, prompt, { maxTokens, priority, ...(endless ? { eos: new Set() } : {}) }),
         );
@@ -53,11 +47,6 @@ test("a request says the same alone, with random mates that come and go, in any 
           if (toy.finish(request.id) === "cancelled") assert.deepEqual(got, want.slice(0, got.length));
           else assert.deepEqual(got, want, `request ${i}`);
         }
-        for (const { phase, tokensPerSlot, past, ids } of toy.steps) {
-          if (phase !== "prefill" || decodedReusable) continue;
-          const whole = requests.find(({ id }) => id === ids[0])!.prompt.length;
-          assert.ok(tokensPerSlot > 1 || (whole === 1 && past[0] === 0), "a chunk of one token takes the decode path");
-        }
       },
     ),
     { numRuns: 200 },
@@ -67,26 +56,26 @@ test("a request says the same alone, with random mates that come and go, in any 
 
 test("a replay cut anywhere goes on with the tokens that would have come, and repeats none", () => {
   fc.assert(
-    fc.property(prompts, fc.integer({ min: 2, max: 14 }), fc.nat(), fc.boolean(), (prompt, maxTokens, cut, prefills) => {
+    fc.property(prompts, fc.integer({ min: 2, max: 14 }), fc.nat(), (prompt, maxTokens, cut) => {
       const request = ticket("a", prompt, { maxTokens });
       const want = alone(request);
       const replayed = cut % want.length;
-      const toy = new Toy(2, {}, { decodedReusable: prefills });
+      const toy = new Toy(2);
       toy.batcher.submit({ ...request, replay: Uint32Array.from(want.slice(0, replayed)) });
       toy.run();
       assert.deepEqual(toy.tokens("a"), want.slice(replayed));
       const first = toy.events.get("a")!.find((event) => event.type === "token");
       assert.equal(first?.type === "token" && first.position, replayed);
-      // The prefill samples the first token after it, unless tokens to replay come then.
+      // The prefill samples the first token after it.
       const decoded = toy.steps.filter(({ phase }) => phase === "decode").length;
-      assert.equal(decoded, prefills ? want.length - replayed - 1 : want.length - 1);
+      assert.equal(decoded, want.length - replayed - 1);
     }),
   );
 });
 
 test("a replay that is prefilled takes the steps of a prompt of its length, and tells how far it is", () => {
   const said = alone(ticket("a", [8, 9], { maxTokens: 40, eos: new Set() }));
-  const toy = new Toy(1, {}, { decodedReusable: true });
+  const toy = new Toy(1);
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 30)) }));
   toy.run();
   assert.deepEqual(toy.tokens("a"), said.slice(30));
@@ -97,17 +86,17 @@ test("a replay that is prefilled takes the steps of a prompt of its length, and 
   assert.equal(toy.steps.filter(({ phase }) => phase === "prefill").length, 1);
 });
 
-test("a request says that it is queued before it has a slot, and that a long replay gets on", () => {
+test("a request says that it is queued before it has a slot, and how far a replay is", () => {
   const toy = new Toy(1);
   toy.batcher.submit(ticket("a", [8, 9], { maxTokens: 30, eos: new Set() }));
   toy.step();
   const said = alone(ticket("b", [8, 9, 10], { maxTokens: 40, eos: new Set() }));
   toy.batcher.submit(ticket("b", [8, 9, 10], { maxTokens: 40, eos: new Set(), replay: Uint32Array.from(said.slice(0, 20)) }));
   toy.collect();
-  assert.deepEqual(toy.events.get("b"), [{ type: "queued", queuedTokens: 3 }]);
+  assert.deepEqual(toy.events.get("b"), [{ type: "queued", queuedTokens: 23 }]);
   toy.run();
   const types = toy.events.get("b")!.map(({ type }) => type);
-  assert.deepEqual(types.slice(0, 6), ["queued", "started", "progress", "progress", "progress", "token"]);
+  assert.deepEqual(types.slice(0, 6), ["queued", "started", "progress", "token", "token", "token"]);
 });
 
 test("while others decode, prefill chunks and decode steps take turns", () => {
@@ -213,20 +202,6 @@ test("a request without a sampled token says nothing more; its mates go on, and 
   while (toy.batcher.openIds().includes("c") && !toy.events.get("c")?.some(({ type }) => type === "started")) toy.step();
   const started = toy.events.get("c")!.find((event) => event.type === "started");
   assert.equal(started?.type === "started" && started.cachedPromptTokens, 0);
-});
-
-test("chunks cover a prompt without ever being or leaving a single token", () => {
-  fc.assert(
-    fc.property(fc.integer({ min: 2, max: 500 }), fc.integer({ min: 2, max: 64 }), (length, chunk) => {
-      let left = length;
-      while (left > 0) {
-        const count = chunkOf(left, chunk);
-        assert.ok(count >= 2 && count <= Math.max(chunk, 3), `${count} of ${left}`);
-        left -= count;
-      }
-      assert.equal(left, 0);
-    }),
-  );
 });
 
 test("of those that wait, the lowest priority goes first, of equal ones the one that came first", () => {

@@ -1,28 +1,26 @@
 // The scheduler of rows, pure: which ones the next step computes. A bounded queue, one prompt prefilled at a time in chunks, all
 // others decoding. While requests decode, prefill chunks and decode steps take turns, so neither starves. Where the memory of all is
 // not enough, the last in order gives its own up and is computed again later; nobody sees it but by the pause. Replayed tokens are
-// decode steps whose result is known, or the end of the prompt where a backend computes both to the same bits. The engine thread
-// executes the steps; this file never sees numbers of the model.
+// the end of the prompt: a token's bits are the same in both, or nobody counts on them. The engine thread executes the steps; this file
+// never sees numbers of the model.
 import { AppError } from "../../../crds/common.ts";
-import { ChunkPace } from "./chunk-pace.ts";
 import { Drafter } from "./drafts.ts";
 import { type KvPool, SlotLedger } from "./kv-slots.ts";
+import { Pace } from "./pace.ts";
 import type { Notice, Step } from "./plan.ts";
 import type { EngineLimits, FinishReason, GenerateEvent } from "./request.ts";
 import type { Sampled } from "./sampling.ts";
-import { checkTicket, chunkOf, type Ticket } from "./ticket.ts";
+import { checkTicket, type Ticket } from "./ticket.ts";
 import { order, type Place, Waiting } from "./waiting.ts";
 
 interface Open {
   readonly ticket: Ticket;
   readonly place: Place;
-  /** What is prefilled: the prompt, and the tokens to replay where they may be. */
+  /** What is prefilled: the prompt, and the tokens to replay. */
   text: Uint32Array;
   readonly limit: number; // output tokens, bounded by the context
   /** Output tokens that are known: those to replay, then those sampled here. */
   readonly known: number[];
-  /** Those of them whose KV is still to be computed, again or for the first time; they are told to nobody. */
-  replayed: number;
   /** Output tokens so far, replayed ones included. */
   output: number;
   /** Token to be fed by the next decode step. */
@@ -40,8 +38,8 @@ const defaultLimits: EngineLimits = {
   decodeWaitMs: 20,
   draftTokens: 0,
 };
-/** Replayed tokens between two signs of life: well below what a gateway waits for one token. */
-const replayNoticeTokens = 8;
+/** Smaller chunks would cost more for what every step costs than they spare the others. */
+const chunkTokensMin = 16;
 /** Signs of life of a request that gave its memory up come after so many steps, or so many milliseconds of them. */
 const waitNoticeSteps = 32;
 const waitNoticeMs = 2_000;
@@ -57,7 +55,7 @@ export class Batcher {
   #drafted = 0;
   #accepted = 0;
   #prefilling: string | undefined;
-  readonly #pace: ChunkPace;
+  readonly #pace: Pace;
   /** Of those that decode, the first one of the next step, where they are more than a step takes. */
   #turn = 0;
   #decodedLast = true;
@@ -65,13 +63,13 @@ export class Batcher {
   #stepMs = 0;
   #notices: Notice[] = [];
 
-  /** Where decoded positions are reusable, a token's bits are the same in a prefill as in a decode step, so that replay may be the fast
-   *  one of the two. */
   constructor(pool: KvPool, limits: Partial<EngineLimits> = {}) {
     this.#ledger = new SlotLedger(pool);
     this.#pool = pool;
     this.#limits = { ...defaultLimits, ...limits };
-    this.#pace = new ChunkPace(this.#limits.decodeWaitMs);
+    const { prefillChunkTokens, maxBatchTokens } = this.#limits;
+    const most = Math.min(prefillChunkTokens, maxBatchTokens);
+    this.#pace = new Pace({ least: Math.min(chunkTokensMin, most), most });
   }
 
   get slotsUsed(): number {
@@ -121,8 +119,8 @@ export class Batcher {
     const { id, prompt, replay, priority } = ticket;
     const place: Place = { id, priority, arrival: this.#arrivals++, overtaken: 0 };
     const limit = Math.min(ticket.maxTokens, context - prompt.length);
-    const counts = { replayed: replay.length, output: 0, next: 0, started: false, drafter: undefined };
-    this.#open.set(id, { ticket, place, text: this.#textOf(prompt, replay), limit, known: [...replay], ...counts });
+    const counts = { output: 0, next: 0, started: false, drafter: undefined };
+    this.#open.set(id, { ticket, place, text: textOf(prompt, replay), limit, known: [...replay], ...counts });
     this.#waiting.add(place);
     this.#notices.push({ id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
   }
@@ -157,7 +155,7 @@ export class Batcher {
    *  the caller then removes the request before the next step, unless a guess before was wrong. `ms`: the time that the step took, by
    *  which chunks are made. */
   complete(step: Step, sampled: readonly (Sampled | undefined)[], ms?: number): void {
-    if (step.phase === "prefill" && ms !== undefined) this.#pace.note(step.tokens.length, ms);
+    if (step.phase === "prefill" && ms !== undefined) this.#pace.took(step.tokens.length, ms);
     this.spent(ms);
     if (step.phase === "decode" && step.tokensPerSlot > 1) {
       this.#verify(step, sampled);
@@ -237,21 +235,12 @@ export class Batcher {
     this.#preemptions += 1;
     this.#ledger.leave(last.id);
     if (this.#prefilling === last.id) this.#prefilling = undefined;
-    open.text = this.#textOf(open.ticket.prompt, open.known);
-    open.replayed = open.known.length;
+    open.text = textOf(open.ticket.prompt, open.known);
     open.output = 0;
     this.#waiting.add(last);
     if (open.known.length > 0) return;
     open.started = false; // it said nothing yet, and queues as at first
     this.#notices.push({ id: last.id, event: { type: "queued", queuedTokens: this.#queuedTokens() } });
-  }
-
-  #textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
-    if (!this.#pool.decodedReusable) return prompt;
-    const both = new Uint32Array(prompt.length + output.length);
-    both.set(prompt);
-    both.set(output, prompt.length);
-    return both;
   }
 
   #queuedTokens(): number {
@@ -262,15 +251,14 @@ export class Batcher {
 
   #prefillStep(id: string, decoding: number): Step {
     this.#decodedLast = false; // here and not when it is done: a prefill that fails has had its turn, too
-    const { ticket, text, replayed } = this.#open.get(id) as Open;
+    const { ticket, text } = this.#open.get(id) as Open;
     const from = this.#ledger.lengthOf(id);
-    const { prefillChunkTokens, maxBatchTokens } = this.#limits;
-    const chunk = Math.max(2, decoding > 0 ? this.#pace.tokens(Math.min(prefillChunkTokens, maxBatchTokens)) : maxBatchTokens);
-    const count = chunkOf(text.length - from, chunk);
+    const { maxBatchTokens, decodeWaitMs } = this.#limits;
+    const count = Math.min(text.length - from, decoding > 0 ? this.#pace.within(decodeWaitMs) : maxBatchTokens);
     const last = from + count === text.length;
     const position = text.length - ticket.prompt.length;
     const { sampling, embed } = ticket;
-    const wanted = last && position === replayed ? [{ row: count - 1, id, position, sampling, embed }] : [];
+    const wanted = last ? [{ row: count - 1, id, position, sampling, embed }] : [];
     return {
       phase: "prefill",
       changes: this.#ledger.takeChanges(),
@@ -302,9 +290,7 @@ export class Batcher {
       batch: ids.length,
       tokensPerSlot: 1,
       past: Int32Array.from(ids, (id) => this.#ledger.lengthOf(id)),
-      wanted: rows.flatMap(({ ticket, output, replayed }, row) =>
-        output < replayed ? [] : [{ row, id: ticket.id, position: output, sampling: ticket.sampling, embed: false }],
-      ),
+      wanted: rows.map(({ ticket, output }, row) => ({ row, id: ticket.id, position: output, sampling: ticket.sampling, embed: false })),
       ids,
     };
   }
@@ -313,7 +299,7 @@ export class Batcher {
   #guess(id: string): readonly number[] {
     const { draftTokens } = this.#limits;
     const open = this.#open.get(id) as Open;
-    if (draftTokens === 0 || !this.#pool.decodedReusable || open.output < open.replayed) return [];
+    if (draftTokens === 0) return [];
     open.drafter ??= new Drafter(draftTokens, [...open.ticket.prompt, ...open.known]);
     const guess = open.drafter.guess(Math.min(draftTokens, open.limit - open.output - 1));
     const fits = guess.length > 0 && this.#ledger.grow(id, this.#ledger.lengthOf(id) + 1 + guess.length);
@@ -356,23 +342,20 @@ export class Batcher {
     open.drafter?.learn(step.tokensPerSlot - 1, right);
   }
 
-  /** The next output token: replayed, or the sampled one, which is reported. */
+  /** The next output token, as it was sampled. */
   #output(id: string, open: Open, sampled: Sampled | undefined): void {
     if (open.ticket.embed) {
       if (sampled) this.remove(id, "stop"); // the row was all that was wanted
       return;
     }
+    if (sampled === undefined) return;
+    const { token } = sampled;
     const position = open.output;
-    const replayed = position < open.replayed;
-    const token = replayed ? open.known[position] : sampled?.token;
-    if (token === undefined) return;
     open.output += 1;
     open.next = token;
-    if (!replayed) {
-      open.known.push(token);
-      open.drafter?.push(token);
-      this.#notices.push({ id, event: tokenEvent(token, position, sampled) });
-    } else if (position % replayNoticeTokens === 0) this.#notices.push({ id, event: { type: "progress", position } });
+    open.known.push(token);
+    open.drafter?.push(token);
+    this.#notices.push({ id, event: tokenEvent(sampled, position) });
     const reason: FinishReason | undefined = open.ticket.eos.has(token) ? "stop" : open.output >= open.limit ? "length" : undefined;
     if (!reason) return;
     this.#finish(id, open, reason);
@@ -390,7 +373,14 @@ export class Batcher {
   }
 }
 
-function tokenEvent(id: number, position: number, sampled: Sampled | undefined): GenerateEvent {
-  const event = { type: "token", id, position, logprob: sampled?.logprob ?? 0 } as const;
-  return sampled?.top ? { ...event, top: sampled.top } : event;
+function textOf(prompt: Uint32Array, output: ArrayLike<number>): Uint32Array {
+  const both = new Uint32Array(prompt.length + output.length);
+  both.set(prompt);
+  both.set(output, prompt.length);
+  return both;
+}
+
+function tokenEvent({ token, logprob, top }: Sampled, position: number): GenerateEvent {
+  const event = { type: "token", id: token, position, logprob } as const;
+  return top ? { ...event, top } : event;
 }

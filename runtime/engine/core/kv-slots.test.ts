@@ -11,7 +11,7 @@ const blockTokens = 8;
 
 /** A pool of so many slots; `blocks` unset: each slot may be full. */
 function ledgerOf(slots: number, rest: Partial<KvPool> = {}): SlotLedger {
-  return new SlotLedger({ slots, context, blocks: (slots * context) / blockTokens, blockTokens, decodedReusable: false, ...rest });
+  return new SlotLedger({ slots, context, blocks: (slots * context) / blockTokens, blockTokens, ...rest });
 }
 
 /** Slots as arrays of what was written; what was trimmed or left behind is gone. */
@@ -67,7 +67,6 @@ test("a slot counts as kept while nobody uses it and its prompt is long enough t
 const setting = fc.record({
   slots: fc.integer({ min: 1, max: 5 }),
   blocks: fc.integer({ min: context / blockTokens, max: 40 }),
-  decodedReusable: fc.boolean(),
 });
 const command = fc.record({ act: fc.constantFrom("admit", "prefill", "decode", "decode", "leave", "leavePrefill"), pick: fc.nat(1000) });
 
@@ -82,8 +81,8 @@ class World {
   reused = 0;
   #next = 0;
 
-  constructor({ slots, blocks, decodedReusable }: { slots: number; blocks: number; decodedReusable: boolean }) {
-    this.pool = { slots, context, blocks, blockTokens, decodedReusable };
+  constructor({ slots, blocks }: { slots: number; blocks: number }) {
+    this.pool = { slots, context, blocks, blockTokens };
     this.ledger = new SlotLedger(this.pool);
     this.memory = new Memory(slots);
   }
@@ -100,7 +99,7 @@ class World {
     if (active === this.pool.slots) assert.equal(admission, undefined);
     if (!admission) return;
     assert.ok(admission.reused === 0 || admission.reused >= reuseTokensMin);
-    assert.ok(admission.reused <= tokens.length - (this.pool.decodedReusable ? 1 : 2), "something is left to compute");
+    assert.ok(admission.reused <= tokens.length - 1, "something is left to compute");
     this.reused += admission.reused;
     this.prefilling = id;
     this.prompt.set(id, tokens);
@@ -122,7 +121,7 @@ class World {
     this.prefilling = undefined;
   }
 
-  /** A decode step of those that get a block. Without `decodedReusable` what it writes is marked, so that its reuse would be seen. */
+  /** A decode step of those that get a block. */
   decode(pick: number): void {
     const grown = this.ledger.decoding().filter((id) => {
       const length = this.ledger.lengthOf(id) + 1;
@@ -131,9 +130,8 @@ class World {
     this.memory.apply(this.ledger);
     for (const id of grown) {
       const length = this.ledger.lengthOf(id);
-      const value = this.pool.decodedReusable ? pick : -pick - 1;
-      this.memory.write(this.ledger.indexOf(id), length, [value]);
-      this.written.get(id)!.push(value);
+      this.memory.write(this.ledger.indexOf(id), length, [pick]);
+      this.written.get(id)!.push(pick);
       this.ledger.advance(id, pick);
     }
   }
@@ -186,15 +184,15 @@ function finish(ledger: SlotLedger, id: string, prompt: Uint32Array): void {
   ledger.promote(id);
 }
 
-test("a finished prompt is reused in place, a decoded token never", () => {
+test("what a finished request computed is reused in place, its answer too", () => {
   const ledger = ledgerOf(2);
   const prompt = Uint32Array.from({ length: 40 }, (_, i) => i);
   finish(ledger, "a", prompt);
   for (let i = 0; i < 5; i++) ledger.advance("a", 40 + i);
   ledger.leave("a");
   const longer = Uint32Array.from({ length: 60 }, (_, i) => i);
-  assert.deepEqual(ledger.admit("b", longer), { slot: 0, reused: 40 });
-  assert.deepEqual(ledger.takeChanges(), [{ kind: "trim", slot: 0, length: 40 }]);
+  assert.deepEqual(ledger.admit("b", longer), { slot: 0, reused: 45 });
+  assert.deepEqual(ledger.takeChanges(), []);
 });
 
 test("a prompt that is not reusable is kept nowhere", () => {
@@ -218,8 +216,8 @@ test("a short common prefix is computed again", () => {
   assert.equal(ledger.admit("b", other)?.reused, 0);
 });
 
-test("an answer is reused where its bits are those of a prefill, and so is what a running request computed", () => {
-  const ledger = ledgerOf(2, { decodedReusable: true });
+test("what a running request computed is copied, its answer too", () => {
+  const ledger = ledgerOf(2);
   const text = Uint32Array.from({ length: 60 }, (_, i) => i);
   finish(ledger, "a", text.slice(0, 40));
   for (let i = 40; i < 50; i++) ledger.advance("a", i);

@@ -18,8 +18,6 @@ export interface KvPool {
   readonly blocks: number;
   /** Positions of a block. */
   readonly blockTokens: number;
-  /** True when a position that a decode step wrote has the bits of a prefill, so that answers are reused as prompts are. */
-  readonly decodedReusable: boolean;
 }
 
 interface Slot extends Holder {
@@ -153,7 +151,7 @@ export class SlotLedger {
   advance(owner: string, token: number): void {
     const slot = this.#slotOf(owner);
     append(slot, Uint32Array.of(token));
-    if (this.#pool.decodedReusable) this.#reusable(slot, slot.length);
+    this.#reusable(slot, slot.length);
   }
 
   /** Frees a request's slot and keeps what was computed where there is room, unless that is not `reusable`. */
@@ -194,9 +192,8 @@ export class SlotLedger {
 
   /** Brings the longest prefix of `text` into slot `at`, and frees `blocks` for it; answers the prefix's length. */
   #bring(text: Uint32Array, at: number, blocks: number): number {
-    const compute = this.#pool.decodedReusable ? 1 : computeTokensMin;
     const kept = ({ owner }: Slot, other: Slot): boolean => owner === undefined && other.owner !== undefined;
-    const { holder, length } = this.#index.find(text, text.length - compute, kept) ?? { holder: undefined, length: 0 };
+    const { holder, length } = this.#index.find(text, text.length - 1, kept) ?? { holder: undefined, length: 0 };
     if (holder === undefined) {
       this.#makeRoom(blocks, undefined);
       this.#clear(at);
@@ -283,9 +280,6 @@ export class SlotLedger {
     [slot.index, other.index] = [to, from];
   }
 }
-
-/** A chunk of one token takes the decode path of a backend; where its bits are its own, at least two tokens stay to be computed. */
-const computeTokensMin = 2;
 
 function append(slot: Slot, tokens: Uint32Array): void {
   const length = slot.length + tokens.length;

@@ -3,15 +3,17 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Pace } from "./pace.ts";
 
-test("sizes are powers of two that fit, and the least as long as nothing is known", () => {
+test("sizes are powers of two or between two of them, and the least as long as nothing is known", () => {
   const pace = new Pace({ least: 16, most: 256 });
   assert.equal(pace.within(1_000), 16);
   pace.took(100, 5); // 0.05 ms each
   assert.equal(pace.within(2), 32);
+  assert.equal(pace.within(2.5), 48);
   assert.equal(pace.within(20), 256);
   assert.equal(pace.within(0.1), 16, "never less than the least");
   pace.took(0, 5);
-  pace.took(10, Number.NaN);
+  pace.took(15, 500);
+  pace.took(64, Number.NaN);
   assert.equal(pace.within(2), 32, "what is no measurement changes nothing");
 });
 

@@ -1,5 +1,5 @@
-// The work that fits into a time, by what the same work took lately: the size of the pieces in which a prefill is computed while others
-// wait. Sizes are powers of two, so that few shapes of graphs are in use. Pure.
+// The work that fits into a time, by what the same work took lately: the size of the chunks of a prompt, and of their pieces, while others
+// wait. Sizes are powers of two and one between each two of them, so that few shapes of graphs are in use. Pure.
 
 /** Weight of the newest measurement. */
 const newest = 0.2;
@@ -12,15 +12,16 @@ export interface PieceSizes {
 
 export class Pace {
   readonly #sizes: PieceSizes;
-  /** Milliseconds for one row or pair; 0 = nothing was measured yet. */
+  /** Milliseconds for one row, pair or token; 0 = nothing was measured yet. */
   #each = 0;
 
   constructor(sizes: PieceSizes) {
     this.#sizes = sizes;
   }
 
+  /** Work of less than the least size is mostly what every graph costs, and tells nothing. */
   took(count: number, ms: number): void {
-    if (count < 1 || !(ms >= 0)) return;
+    if (count < this.#sizes.least || !(ms >= 0)) return;
     const each = ms / count;
     this.#each = this.#each === 0 ? each : this.#each + newest * (each - this.#each);
   }
@@ -29,6 +30,8 @@ export class Pace {
   within(ms: number): number {
     const { least, most } = this.#sizes;
     if (this.#each === 0) return least;
-    return Math.max(least, Math.min(most, 2 ** Math.floor(Math.log2(Math.max(1, ms / this.#each)))));
+    const fits = Math.max(1, ms / this.#each);
+    const power = 2 ** Math.floor(Math.log2(fits));
+    return Math.max(least, Math.min(most, 1.5 * power <= fits && power > 1 ? 1.5 * power : power));
   }
 }

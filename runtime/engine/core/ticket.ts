@@ -1,4 +1,4 @@
-// A request as the scheduler takes it, the check of one, and the size of the chunks that its prompt is computed in. Pure.
+// A request as the scheduler takes it, and the check of one. Pure.
 import { AppError } from "../../../crds/common.ts";
 import type { OpenSampling } from "./open-sampling.ts";
 
@@ -13,14 +13,6 @@ export interface Ticket {
   readonly priority: number;
   /** The last prompt token's row is wanted instead of output. */
   readonly embed: boolean;
-}
-
-/** Tokens of the next chunk. Never leaves a single token behind and never is one, unless the prompt has only one:
- *  one token on a past takes the decode path of a backend, whose bits differ from a prefill's. */
-export function chunkOf(left: number, chunk: number): number {
-  if (left <= chunk) return left;
-  if (left - chunk !== 1) return chunk;
-  return chunk > 2 ? chunk - 1 : left;
 }
 
 /** Throws AppError `InvalidRequest` or `ContextOverflow` for a request that cannot be served. */

@@ -1,0 +1,147 @@
+// Layers one after another as one graph: attention, gate, the experts of each row's choice and their sum, layer upon layer, with nothing
+// read back before the last. It is made of the very operations that compute layer by layer, so rows have the same bits either way.
+import { AppError } from "../../../crds/common.ts";
+import type { MoeLayer, Segment } from "../../kernels/segment.ts";
+import { widthsOf } from "../../kernels/widths.ts";
+import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
+import { checkKv } from "../check.ts";
+import type { GgmlDevice } from "./device.ts";
+import { buildGraph, type Graph, type GraphBuilder, type Value } from "./graph.ts";
+import { zeroIds } from "./homes.ts";
+import { KvGraph, kvKey } from "./kv.ts";
+import { type DenseProgram, lowerOps } from "./program.ts";
+import { Recent } from "./recent.ts";
+import type { Slab } from "./slab.ts";
+
+/** Graphs kept, by layers, batch, slots and length of context. */
+const graphsMax = 8;
+/** On the processor: with more rows, each expert's own at once are the faster product. */
+const cpuRowsMax = 32;
+/** Nodes that an expert's op becomes, and those of the sum for each of a row's experts, at most. */
+const nodes = { perOp: 5, perExpert: 3, perLayer: 4 } as const;
+
+/** Experts of a layer that a graph can choose among when all are here. */
+interface SlabHolder {
+  readonly whole: Slab | undefined;
+}
+
+interface Part {
+  readonly program: DenseProgram;
+  readonly moe: MoeLayer | undefined;
+  readonly shelf: SlabHolder | undefined;
+}
+
+interface Built {
+  readonly graph: Graph;
+  readonly kv: KvGraph;
+  /** Whose memory the graph has in it. */
+  readonly slabs: readonly (Slab | undefined)[];
+}
+
+export class GgmlRange implements LayerRange {
+  readonly rowsMax: number;
+  readonly #device: GgmlDevice;
+  readonly #parts: readonly Part[];
+  readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
+  /** Set when the device turns out to lack an operation. */
+  #refused = false;
+
+  constructor(device: GgmlDevice, layers: readonly RangeLayer[]) {
+    this.#device = device;
+    this.rowsMax = device.exact ? cpuRowsMax : Number.POSITIVE_INFINITY;
+    this.#parts = layers.map(({ layer, block, shelf }) => ({
+      program: block as DenseProgram,
+      moe: layer.kind === "moe" ? layer : undefined,
+      shelf: shelf as SlabHolder | undefined,
+    }));
+  }
+
+  covers(layer: number): boolean {
+    const part = this.#parts[layer];
+    if (part === undefined || this.#refused) return false;
+    return part.moe === undefined || (multipliesAtOnce(part.moe.expert) && part.shelf?.whole !== undefined);
+  }
+
+  async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
+    const rows = kv.batch * kv.tokens;
+    const parts = this.#parts.slice(from, to);
+    for (const { program } of parts) checkKv(program.segment, kv, rows);
+    const { graph, kv: inputs } = this.#graphs.take(
+      `${from}.${to}.${kvKey(kv)}`,
+      (built) => built.graph.valid && built.slabs.every((slab, i) => slab === parts[i]?.shelf?.whole),
+      () => this.#build(parts, kv),
+    );
+    graph.run((name) => (name === "x" ? x : (inputs.input(kv, name) ?? (name === zeroIds ? new Int32Array(rows) : undefined))));
+    const out = new Float32Array(x.length);
+    graph.read("x", out);
+    const ids = parts.map(({ moe }, i) => {
+      const chosen = new Int32Array(moe === undefined ? 0 : rows * moe.topK);
+      if (chosen.length > 0) graph.read(`ids.${i}`, chosen);
+      return chosen;
+    });
+    return { x: out, ids };
+  }
+
+  #build(parts: readonly Part[], call: KvCall): Built {
+    const kv = new KvGraph(call);
+    const rows = call.batch * call.tokens;
+    const slabs = parts.map(({ shelf }) => shelf?.whole);
+    const graph = buildGraph(
+      this.#device,
+      parts.reduce((sum, part) => sum + nodesOf(part), 1),
+      (build) => {
+        const outputs: Record<string, Value> = {};
+        const [first] = parts as [Part];
+        let x = build.input("x", "f32", [first.program.segment.inputs[0]?.width ?? 0, rows]);
+        for (const [i, { program, moe }] of parts.entries()) {
+          const values = new Map([["x", x]]);
+          program.lower(build, values, rows, kv);
+          if (moe === undefined) x = values.get("y") as Value;
+          else {
+            x = withExperts(build, { moe, slab: slabs[i] as Slab, rows }, values);
+            outputs[`ids.${i}`] = values.get("ids") as Value;
+          }
+        }
+        return Object.assign(outputs, { x });
+      },
+    );
+    return { graph, kv, slabs };
+  }
+}
+
+/** True where an expert's row goes into products alone, so that one row can be multiplied by many experts' matrices. */
+const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
+  ops.every((op) => op.op === "matMul" || !Object.values(op).includes(inputs[0]?.name as never));
+
+function nodesOf({ program, moe }: Part): number {
+  if (moe === undefined) return program.nodes;
+  return program.nodes + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
+}
+
+interface Experts {
+  readonly moe: MoeLayer;
+  readonly slab: Slab;
+  readonly rows: number;
+}
+
+/** h + the sum over k of gates[k] * y[k], in gate order, each product and each sum rounded to f32. */
+function withExperts(build: GraphBuilder, { moe, slab, rows }: Experts, values: ReadonlyMap<string, Value>): Value {
+  const { ggml } = build.device;
+  const { topK: k, expert } = moe;
+  const [h, f, ids, gates] = ["h", "f", "ids", "gates"].map((name) => values.get(name)) as [Value, Value, Value, Value];
+  const [input, output] = [expert.inputs[0], expert.outputs[0]] as [Segment["inputs"][number], Segment["outputs"][number]];
+  const own = new Map([[input.name, f]]);
+  lowerOps(build, expert.ops, own, { rows: k * rows, weights: slab.of({ ids, k, rows, shared: f }), widths: widthsOf(expert) });
+  const y = own.get(output.name) as Value;
+  const width = output.width;
+  const apart = build.view(ggml.ggml_reshape_3d(build.context, y.tensor, width, k, rows), y);
+  const shares = build.view(ggml.ggml_reshape_3d(build.context, gates.tensor, 1, k, rows), gates);
+  const weighted = build.step(ggml.ggml_mul(build.context, apart.tensor, shares.tensor), [apart, shares]);
+  const row = width * Float32Array.BYTES_PER_ELEMENT;
+  let sum = h;
+  for (let i = 0; i < k; i++) {
+    const one = build.view(ggml.ggml_view_2d(build.context, weighted.tensor, width, rows, k * row, i * row), weighted);
+    sum = build.step(ggml.ggml_add(build.context, sum.tensor, one.tensor), [sum, one]);
+  }
+  return sum;
+}
