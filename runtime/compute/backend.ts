@@ -56,6 +56,8 @@ export interface Compiled {
   readonly residentBytes: number;
   /** Outputs are valid until the next run of the same program. */
   run(inputs: Inputs, kv?: KvCall): Promise<Outputs>;
+  /** A row of an output that is `kept`, of the last run. Throws where anything else ran since. Of programs of dense segments. */
+  keptRow?(output: string, row: number): Float32Array;
   dispose(): Promise<void>;
 }
 
@@ -120,6 +122,8 @@ export interface Backend extends Capabilities {
   readonly kvTypes: readonly KvType[];
   /** KV memory is counted in multiples of so many bytes: pages of the machine, or 1 where blocks come out of a pool of their own. */
   readonly kvPageBytes: number;
+  /** True where it is faster to choose tokens by candidates (kernels/candidates.ts) than by whole rows of logits. */
+  readonly selectsTokens: boolean;
   /** True when it computes on the machine's cores, of which each process has only what the others leave. */
   readonly sharesCores: boolean;
   /** Throws AppError `UnsupportedOp` or `UnsupportedShape` that names op and segment. */
@@ -146,6 +150,8 @@ export interface BackendOptions {
   readonly denseBits?: 8 | 16 | 32;
   /** A build of the CPU's library by its name; unset = the best for this processor. Bits of f32 sums depend on it. */
   readonly cpuBuild?: string | undefined;
+  /** Whether tokens are chosen by candidates; unset = where that is faster. */
+  readonly selects?: boolean | undefined;
   /** False: the processor's memory is treated as that of a device without pages, for tests of what a GPU does. */
   readonly pages?: boolean | undefined;
 }

@@ -78,6 +78,7 @@ export class GgmlDevice {
   #threads = 0;
   #scratch: DeviceBuffer | undefined;
   #generation = 0;
+  #runs = 0;
   #closed = false;
   #fault: AppError | undefined;
 
@@ -109,6 +110,11 @@ export class GgmlDevice {
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
   get generation(): number {
     return this.#generation;
+  }
+
+  /** Counts the graphs that ran; each overwrites what the one before left in the scratch memory. */
+  get runs(): number {
+    return this.#runs;
   }
 
   /** The reason why it computes nothing any more. */
@@ -224,6 +230,7 @@ export class GgmlDevice {
     const threads = governor?.choose(cost) ?? 1;
     if (threads !== this.#threads) setThreads?.(threads);
     this.#threads = threads;
+    this.#runs += 1;
     const startedAt = performance.now();
     const status = this.ggml.ggml_backend_graph_compute(this.#backend, graph);
     governor?.took(cost, threads, performance.now() - startedAt);

@@ -5,7 +5,7 @@ import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
-import type { Backend, BackendFactory, Compiled, Inputs, LayerRange, Outputs, RangeLayer, Shelf } from "../backend.ts";
+import type { Backend, BackendFactory, BackendOptions, Compiled, Inputs, LayerRange, Outputs, RangeLayer, Shelf } from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts, isExpert } from "./experts.ts";
@@ -27,6 +27,7 @@ class GgmlBackend implements Backend {
   readonly numericClass: Backend["numericClass"];
   readonly prefillEqualsDecode: boolean;
   readonly sharesCores: boolean;
+  readonly selectsTokens: boolean;
   readonly kvTypes: readonly KvType[];
   readonly kvPageBytes: number;
   readonly ops = ggmlCapabilities.ops;
@@ -36,11 +37,12 @@ class GgmlBackend implements Backend {
   /** A program of each kind of attention: tried with a cache, once there is one. */
   readonly #attending = new Map<string, { readonly program: DenseProgram; readonly layer: number }>();
 
-  constructor(device: GgmlDevice, denseBits: 8 | 16 | 32) {
+  constructor(device: GgmlDevice, { denseBits = 32, selects }: Pick<BackendOptions, "denseBits" | "selects">) {
     this.device = device.description;
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
     this.sharesCores = device.exact;
+    this.selectsTokens = selects ?? !device.exact;
     this.#device = device;
     this.kvTypes = kvTypesOf(device);
     this.kvPageBytes = device.pageBytes ?? 1;
@@ -124,13 +126,14 @@ class GgmlBackend implements Backend {
 }
 
 /** On at most so many threads; more than one only while they gain. */
-export const createGgmlBackend: BackendFactory = async ({ threads, denseBits, cpuBuild, pages }) => {
+export const createGgmlBackend: BackendFactory = async (options) => {
+  const { threads, cpuBuild, pages } = options;
   const count = Math.max(1, Math.min(threads, availableParallelism()));
-  return new GgmlBackend(new CpuDevice({ threads: count, build: cpuBuild, pages }), denseBits ?? 32);
+  return new GgmlBackend(new CpuDevice({ threads: count, build: cpuBuild, pages }), options);
 };
 
 /** On the GPU of that kind. */
 export const gpuBackend =
   (kind: GpuName): BackendFactory =>
-  async ({ denseBits }) =>
-    new GgmlBackend(openGpu(kind), denseBits ?? 32);
+  async (options) =>
+    new GgmlBackend(openGpu(kind), options);

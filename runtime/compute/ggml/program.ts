@@ -54,6 +54,8 @@ export class DenseProgram implements Compiled {
   readonly #usesKv: boolean;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
   #gone = false;
+  /** The graph that ran last, and which run of the device's that was. */
+  #last: { readonly graph: Graph; readonly run: number } | undefined;
 
   constructor(device: GgmlDevice, segment: Segment, weights: Weights, bits: 8 | 16 | 32) {
     this.#device = device;
@@ -76,13 +78,23 @@ export class DenseProgram implements Compiled {
     const kv = this.#usesKv ? call : undefined;
     const built = rows > 0 ? this.#graph(rows, kv) : undefined;
     const outputs: Record<string, Tensor> = {};
-    for (const { name } of this.segment.outputs) outputs[name] = built?.outputs?.get(name) ?? this.#empty(name, rows);
+    for (const { name, kept } of this.segment.outputs) if (!kept) outputs[name] = built?.outputs?.get(name) ?? this.#empty(name, rows);
     if (built) {
       const { graph } = built;
       graph.run((name) => inputs[name]?.data ?? (kv && built.kv?.input(kv, name)) ?? (name === zeroIds ? new Int32Array(rows) : undefined));
       for (const [name, { data }] of Object.entries(outputs)) graph.read(name, data);
+      this.#last = { graph, run: this.#device.runs };
     }
     return outputs;
+  }
+
+  keptRow(name: string, row: number): Float32Array {
+    const { graph, run } = this.#last ?? {};
+    if (graph === undefined || run !== this.#device.runs) throw new TypeError(`${this.segment.name}: ${name} is read after another run`);
+    const { width = 0 } = this.segment.outputs.find((each) => each.name === name) ?? {};
+    const values = new Float32Array(width);
+    graph.read(name, values, row * values.byteLength);
+    return values;
   }
 
   get gone(): boolean {
@@ -122,8 +134,9 @@ export class DenseProgram implements Compiled {
       this.lower(build, values, rows, kv);
       return Object.fromEntries(outputs.map(({ name }) => [name, values.get(name) as Value]));
     });
-    const bytes = outputs.reduce((sum, { width }) => sum + rows * width * Float32Array.BYTES_PER_ELEMENT, 0);
-    const kept = call || bytes > keptBytesMax ? undefined : new Map(outputs.map(({ name }) => [name, this.#empty(name, rows)]));
+    const given = outputs.filter(({ kept }) => !kept);
+    const bytes = given.reduce((sum, { width }) => sum + rows * width * Float32Array.BYTES_PER_ELEMENT, 0);
+    const kept = call || bytes > keptBytesMax ? undefined : new Map(given.map(({ name }) => [name, this.#empty(name, rows)]));
     return { graph, kv, outputs: kept };
   }
 
