@@ -17,6 +17,7 @@ import type { ModelStore } from "../weights/store.ts";
 import { openStore } from "../weights/store-reader.ts";
 import type { EngineInfo } from "./api.ts";
 import type { KvPool } from "./core/kv-slots.ts";
+import { compileHead } from "./head.ts";
 import type { ThreadOptions } from "./messages.ts";
 
 export interface OpenModel {
@@ -125,7 +126,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
   const embed = await compileDense(backend, program.embed, store);
   const blocks: Compiled[] = [];
   for (const { block } of program.layers) blocks.push(await compileDense(backend, block, store));
-  const head = await compileDense(backend, program.head, store);
+  const head = await compileHead(backend, program, await denseOf(program.head, store));
   const kv = await backend.createKv(kvSpec);
   const { hidden, vocab } = program;
   const pool: KvPool = {
@@ -175,10 +176,13 @@ function numericsOf(backend: Backend, store: ModelStore, codec: ThreadOptions["c
   return `${backend.numericClass}: order ${orderOfSums}, ${[...computed].join(" and ")}, experts ${codec}, dense ${dense}, KV ${kv}`;
 }
 
-async function compileDense(backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> {
+const compileDense = async (backend: Backend, segment: Segment, store: ModelStore): Promise<Compiled> =>
+  backend.compile(segment, await denseOf(segment, store));
+
+async function denseOf(segment: Segment, store: ModelStore): Promise<Weights> {
   const weights: Record<string, Weights[string]> = {};
   for (const { name } of segment.weights) weights[name] = await store.readDense(name);
-  return backend.compile(segment, weights);
+  return weights;
 }
 
 async function normBeforeHead({ ops }: Segment, store: ModelStore): Promise<Float32Array | undefined> {

@@ -1,9 +1,8 @@
-// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks; then the head for
-// the rows that want logits. Knows no request and no mode.
+// A step: its rows through the layers, in two halves where that hides the time in which rows travel between ranks.
+// Knows no request and no mode.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { KvCall } from "../compute/backend.ts";
-import { gatherRows } from "../placement/frames/pairs.ts";
-import { floats, type Part, passLayers, type StepTools, tokensOf } from "./layer-pass.ts";
+import { type Part, passLayers, type StepTools, tokensOf } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
@@ -88,11 +87,4 @@ function gate(): Gate {
   const { promise: opened, resolve: open, reject: fail } = Promise.withResolvers<void>();
   opened.catch(() => {}); // nobody may be waiting
   return { opened, open, fail };
-}
-
-/** Logits of chosen rows, [chosen, vocab]. */
-export async function logitsOf(tools: StepTools, x: Float32Array, chosen: readonly number[]): Promise<Float32Array> {
-  const { hidden } = tools.program;
-  const data = gatherRows(x, hidden, chosen);
-  return tools.experts.lock.run(async () => floats(await tools.head.run({ x: { shape: [chosen.length, hidden], data } }), "logits"));
 }
