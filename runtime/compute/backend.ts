@@ -2,6 +2,7 @@
 // Every backend passes test/contract/backend.ts; nothing outside a backend's folder asks for its name.
 import type { AppError } from "../../crds/common.ts";
 import type { KvType } from "../../crds/names.ts";
+import type { KvGroup } from "../kernels/kv-groups.ts";
 import type { Layer, Op, Segment, Tensor } from "../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../kernels/weights.ts";
 
@@ -38,14 +39,10 @@ export interface KvCache {
   dispose(): Promise<void>;
 }
 
-/** Rows of an attention call: `batch` consecutive slots from `firstSlot`, each with `tokens` new tokens on top of past[i].
- *  Inputs are then [batch * tokens, width], slot-major. A decode step has tokens = 1; a prefill chunk has batch = 1. */
+/** Rows of an attention call: those of its groups one after another, as inputs [rows, width] have them. No slot is in two groups. */
 export interface KvCall {
   readonly cache: KvCache;
-  readonly firstSlot: number;
-  readonly batch: number;
-  readonly tokens: number;
-  readonly past: Int32Array; // [batch]
+  readonly groups: readonly KvGroup[];
 }
 
 export type Inputs = Readonly<Record<string, Tensor>>;

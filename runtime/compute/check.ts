@@ -1,8 +1,8 @@
 // The checks that every backend makes before it computes: it has all ops, weights fit the segment, inputs have its names, types and
 // widths, KV rows fit. Pure. Caller mistakes become AppError `InvalidArgument` here, instead of reads out of bounds on a device.
 import { AppError } from "../../crds/common.ts";
-import { checkKvRows } from "../kernels/attention.ts";
 import { kernelOf } from "../kernels/index.ts";
+import { checkKvGroups } from "../kernels/kv-groups.ts";
 import type { Segment } from "../kernels/segment.ts";
 import { blockOf, valuesIn, type WeightData, type Weights } from "../kernels/weights.ts";
 import type { Capabilities, Inputs, KvCall } from "./backend.ts";
@@ -66,8 +66,7 @@ export function checkKv(segment: Segment, kv: KvCall | undefined, rows: number):
   const user = segment.ops.find((op) => kernelOf(op).kvLayer !== undefined);
   if (user === undefined) return;
   if (!kv) throw invalid(segment, `has ${user.op} and needs a KV call`);
-  const { cache, firstSlot, batch, tokens, past } = kv;
-  checkKvRows({ firstSlot, batch, tokens, past, context: cache.context, slots: cache.slots }, rows);
+  checkKvGroups(kv.groups, kv.cache, rows);
 }
 
 /** Slots and length of a copy between slots. */

@@ -2,6 +2,7 @@
 // the oracle of every other backend. Serves small models; weights of other types are widened to f32 when a segment is compiled.
 import { opNames } from "../kernels/index.ts";
 import type { KvRows } from "../kernels/kernel.ts";
+import { rowsOfGroups } from "../kernels/kv-groups.ts";
 import { evaluate } from "../kernels/program.ts";
 import type { Segment, Tensor } from "../kernels/segment.ts";
 import { copyF32, type Weights } from "../kernels/weights.ts";
@@ -53,9 +54,9 @@ class ReferenceKv implements KvCache {
   rows(layer: number, call: KvCall): KvRows | undefined {
     const stored = this.#layers[layer];
     if (!stored) return undefined;
-    const { firstSlot, batch, tokens, past } = call;
-    this.#hold(firstSlot + batch);
-    return { ...stored, context: this.context, firstSlot, batch, tokens, past };
+    const { groups } = call;
+    this.#hold(groups.reduce((most, { firstSlot, batch }) => Math.max(most, firstSlot + batch), 0));
+    return { ...stored, context: this.context, groups };
   }
 
   async copySlot(from: number, to: number, length: number): Promise<void> {
@@ -155,7 +156,7 @@ class ReferenceRange implements LayerRange {
   }
 
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
-    const rows = kv.batch * kv.tokens;
+    const rows = rowsOfGroups(kv.groups);
     const width = x.length / rows;
     const ids: Int32Array[] = [];
     let y = x;

@@ -76,7 +76,7 @@ export async function runCase(backend: Backend, { segment, weights, inputs, kv }
       headDim: kv.headDim,
       valueDim: kv.valueDim,
     }));
-  const call = cache && { cache, firstSlot: kv.firstSlot, batch: kv.batch, tokens: kv.tokens, past: Int32Array.from(kv.past) };
+  const call = cache && { cache, groups: kv.groups };
   try {
     const outputs = await program.run(inputs, call);
     return Object.fromEntries(Object.entries(outputs).map(([name, { shape, data }]) => [name, { shape, data: data.slice() }]));

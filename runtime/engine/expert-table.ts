@@ -3,8 +3,8 @@
 import { AppError } from "../../crds/common.ts";
 import type { CodecName } from "../../crds/names.ts";
 import type { Phase } from "../../crds/telemetry.ts";
-import type { Backend, Compiled } from "../compute/backend.ts";
-import type { ModelProgram, Segment } from "../kernels/segment.ts";
+import type { Backend, Compiled, Shelf } from "../compute/backend.ts";
+import type { ModelProgram } from "../kernels/segment.ts";
 import { notHosted } from "../placement/frames/not-hosted.ts";
 import type { Pairs } from "../placement/frames/pairs.ts";
 import { describeGrid, gridOf } from "../placement/grid.ts";
@@ -48,10 +48,14 @@ export class ExpertTable {
   readonly #unused = new Map<Compiled, () => void>();
   readonly #tools: Tools;
   readonly #layers: (Compiled | undefined)[][];
+  readonly #shelves: readonly (Shelf | undefined)[];
   #count = 0;
 
   constructor(tools: Tools) {
     this.#tools = tools;
+    this.#shelves = tools.program.layers.map((layer) =>
+      layer.kind === "moe" ? tools.backend.createShelf(layer.expert, layer.experts) : undefined,
+    );
     this.#layers = tools.program.layers.map((layer) =>
       layer.kind === "moe" ? new Array<Compiled | undefined>(layer.experts).fill(undefined) : [],
     );
@@ -61,6 +65,11 @@ export class ExpertTable {
     return this.#count;
   }
 
+  /** Where the experts of a layer lie; undefined of a layer without. */
+  shelf(layer: number): Shelf | undefined {
+    return this.#shelves[layer];
+  }
+
   has(layer: number, expert: number): boolean {
     return this.#layers[layer]?.[expert] !== undefined;
   }
@@ -68,9 +77,9 @@ export class ExpertTable {
   async load(layer: number, expert: number, unit: Uint8Array): Promise<void> {
     const row = this.#row(layer, expert);
     if (row[expert]) return;
-    const { backend, store, codec } = this.#tools;
-    const form = this.#form(layer);
-    const compiled = await this.lock.run(() => backend.compile(form, store.decodeUnit(unit, codec, layer)));
+    const { store, codec } = this.#tools;
+    const shelf = this.#shelves[layer] as Shelf; // a layer without experts has no row
+    const compiled = await this.lock.run(() => shelf.put(expert, store.decodeUnit(unit, codec, layer)));
     if (row[expert])
       await compiled.dispose(); // two loads of one expert at once
     else {
@@ -168,12 +177,6 @@ export class ExpertTable {
     if (row && expert >= 0 && expert < row.length) return row;
     const model = describeGrid(gridOf(this.#layers.map(({ length }) => length)));
     throw new AppError(`no expert ${expert} in layer ${layer}: the model has ${model}`, { code: "ExpertNotFound" });
-  }
-
-  #form(layer: number): Segment {
-    const found = this.#tools.program.layers[layer];
-    if (found?.kind === "moe") return found.expert;
-    throw new AppError(`layer ${layer} has no experts`, { code: "ExpertNotFound" });
   }
 }
 

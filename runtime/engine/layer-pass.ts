@@ -2,6 +2,7 @@
 // elsewhere at the same time, and their sum. Two parts of one step alternate: while one's rows are at other ranks, the other computes.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { Compiled, KvCall, Outputs } from "../compute/backend.ts";
+import { rangeOfGroups } from "../kernels/kv-groups.ts";
 import type { ModelProgram, Tensor } from "../kernels/segment.ts";
 import type { Router } from "../placement/dispatch.ts";
 import { scatterRows, selectPairs } from "../placement/frames/pairs.ts";
@@ -11,6 +12,7 @@ import type { Halving } from "./core/halving.ts";
 import type { ExpertTable } from "./expert-table.ts";
 import type { LoadCounter } from "./load-counter.ts";
 import type { Mutex } from "./mutex.ts";
+import { passRange, type Ranges } from "./ranges.ts";
 import type { StepTimes } from "./step-times.ts";
 import type { TransitionSampler } from "./transition-sampler.ts";
 import type { Turns } from "./turns.ts";
@@ -26,11 +28,13 @@ export interface StepTools {
   readonly router: () => { readonly rank: number; readonly table: Router };
   readonly dispatch: (frame: RemoteFrame) => Promise<Float32Array>;
   readonly turns: Turns;
+  /** Unset: every layer is passed alone. */
+  readonly ranges?: Ranges;
   /** Unset: steps are never halved. */
   readonly halving?: Pick<Halving, "wants" | "took">;
 }
 
-interface LayerRows {
+export interface LayerRows {
   readonly layer: number;
   readonly phase: Phase;
   readonly f: Float32Array; // [n, hidden]
@@ -39,7 +43,7 @@ interface LayerRows {
 }
 
 /** A token whose way through the layers is followed. */
-interface Followed {
+export interface Followed {
   readonly row: number;
   /** Experts it chose in the layer before, if that one has any. */
   chose: Int32Array | undefined;
@@ -68,25 +72,30 @@ interface Begun {
   readonly sentAt: number;
 }
 
+/** Rows after the layers before `to`. */
+export interface Passed {
+  readonly x: Float32Array; // [n, hidden]
+  readonly to: number;
+}
+
 /** Rows of the part after the last layer, [n, hidden]. */
 export async function passLayers(tools: StepTools, part: Part): Promise<Float32Array> {
-  const { blocks, experts, times, turns, transitions } = tools;
-  const { tokens, phase, baton } = part;
-  const { hidden } = tools.program;
+  const { blocks, experts, turns, transitions } = tools;
+  const { tokens, baton } = part;
   const ids = { ids: { shape: [tokens.length], data: tokens } };
   const followed: Followed[] = transitions.choose(tokens.length).map((row) => ({ row, chose: undefined }));
   let x: Float32Array = await baton.run(() => experts.lock.run(async () => floats(await tools.embed.run(ids), "x").slice()));
   const cut = new Pieces(part.kv, tokens.length);
-  for (const layer of blocks.keys()) {
-    const before = part.before(layer);
+  const ranges = tools.ranges?.wants(tokens.length) ? tools.ranges : undefined;
+  for (let layer = 0; layer < blocks.length; ) {
+    const to = ranges?.endOf(tools, part, layer) ?? layer;
+    const before = part.before(Math.max(layer, to - 1));
     if (before) await turns.waitFor(before);
-    const begun = await baton.run(() => beginLayer(tools, { part, layer, followed, cut }, x));
-    if ("y" in begun) x = begun.y;
-    else {
-      if (begun.remote) await turns.waitFor(begun.remote);
-      times.add(phase, "experts", performance.now() - begun.sentAt);
-      x = combine(begun.h, begun.gates, begun.rows, hidden);
-    }
+    const passing = { part, followed, from: layer, to, x };
+    const ranged = to > layer ? await baton.run(() => passRange(tools, passing)) : passing;
+    const passed = ranged.to > layer ? ranged : await passLayer(tools, { part, layer, followed, cut }, x);
+    x = passed.x;
+    layer = passed.to;
     const others = turns.betweenGraphs();
     if (others) await others;
   }
@@ -98,6 +107,16 @@ interface LayerOf {
   readonly layer: number;
   readonly followed: readonly Followed[];
   readonly cut: Pieces;
+}
+
+async function passLayer(tools: StepTools, of: LayerOf, x: Float32Array): Promise<Passed> {
+  const { baton, phase } = of.part;
+  const begun = await baton.run(() => beginLayer(tools, of, x));
+  const to = of.layer + 1;
+  if ("y" in begun) return { x: begun.y, to };
+  if (begun.remote) await tools.turns.waitFor(begun.remote);
+  tools.times.add(phase, "experts", performance.now() - begun.sentAt);
+  return { x: combine(begun.h, begun.gates, begun.rows, tools.program.hidden), to };
 }
 
 /** All of a layer that can be done before other ranks have answered; of a dense layer, all. */
@@ -147,18 +166,18 @@ class Pieces {
   }
 
   #cut(pieceRows: number): readonly Piece[] {
-    if (pieceRows >= this.#rows || this.#kv.batch !== 1) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
+    if (pieceRows >= this.#rows) return [{ from: 0, rows: this.#rows, kv: this.#kv }];
     return Array.from({ length: Math.ceil(this.#rows / pieceRows) }, (_, i) => {
       const from = i * pieceRows;
       const rows = Math.min(pieceRows, this.#rows - from);
-      return { from, rows, kv: tokensOf(this.#kv, from, rows) };
+      return { from, rows, kv: rangeOf(this.#kv, from, rows) };
     });
   }
 }
 
-/** So many tokens of a prefill of one prompt. */
-export function tokensOf(kv: KvCall, from: number, tokens: number): KvCall {
-  return { ...kv, tokens, past: Int32Array.of((kv.past[0] as number) + from) };
+/** So many rows of a call. */
+export function rangeOf({ cache, groups }: KvCall, from: number, rows: number): KvCall {
+  return { cache, groups: rangeOfGroups(groups, from, rows) };
 }
 
 interface DensePart {
@@ -195,7 +214,11 @@ async function denseRows(tools: StepTools, { block, phase, pieces }: DensePart, 
 }
 
 /** Counts where followed tokens went from the layer before to this one. */
-function follow(transitions: TransitionSampler, followed: readonly Followed[], { layer, phase, ids, topK }: Omit<LayerRows, "f">): void {
+export function follow(
+  transitions: TransitionSampler,
+  followed: readonly Followed[],
+  { layer, phase, ids, topK }: Omit<LayerRows, "f">,
+): void {
   for (const token of followed) {
     const chosen = ids.slice(token.row * topK, (token.row + 1) * topK);
     if (token.chose) transitions.count(phase, layer - 1, token.chose, chosen);

@@ -29,6 +29,7 @@ import {
   toPlain,
 } from "./messages.ts";
 import type { OpenModel } from "./open.ts";
+import { rangesOf } from "./ranges.ts";
 import { changeSlot } from "./slot-changes.ts";
 import { forward } from "./step.ts";
 import { StepTimes } from "./step-times.ts";
@@ -114,6 +115,7 @@ export class EngineLoop {
       router: () => this.#router,
       dispatch: (frame) => this.#dispatch(frame),
       turns: this.#turns,
+      ranges: rangesOf(model, this.#experts),
       halving: new Halving(),
     };
     port.on("message", (message: ToEngine) => {
@@ -158,7 +160,8 @@ export class EngineLoop {
     // An error here ends the engine: the memory would no longer be what the batcher believes, and a text might be read as another's.
     for (const change of step.changes) await changeSlot(this.#model.kv, change);
     try {
-      const kv = { cache: this.#model.kv, firstSlot: step.firstSlot, batch: step.batch, tokens: step.tokensPerSlot, past: step.past };
+      const { firstSlot, batch, tokensPerSlot: tokens, past } = step;
+      const kv = { cache: this.#model.kv, groups: [{ firstSlot, batch, tokens, past }] };
       const x = await forward(this.#tools, step.tokens, kv, step.phase);
       const ms = performance.now() - start;
       const unusable = isGuess(step) ? new Map<string, AppError>() : unusableRows(step, x, this.#model.program.hidden);

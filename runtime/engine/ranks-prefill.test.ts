@@ -70,7 +70,7 @@ class Rank {
 
   async prefill(): Promise<void> {
     this.#running = true;
-    const kv = { cache: {} as any, firstSlot: 0, batch: 1, tokens, past: Int32Array.of(0) };
+    const kv = { cache: {} as any, groups: [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(0) }] };
     await forward(this.#tools, new Int32Array(tokens), kv, "prefill");
     await this.turns.betweenGraphs();
     this.#running = false;

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { after, before, test } from "node:test";
 import fc from "fast-check";
-import type { KvCall } from "../compute/backend.ts";
+import type { KvGroup } from "../kernels/kv-groups.ts";
 import { createRouter } from "../placement/dispatch.ts";
 import { importMoe } from "../tools/import-moe.ts";
 import type { RemoteFrame } from "./api.ts";
@@ -95,8 +95,8 @@ async function rowsOf(circumstances: Circumstances): Promise<Float32Array[]> {
   const { layers, kvHeads, headDim, valueDim } = program;
   const cache = await backend.createKv({ layers: layers.length, slots: 4, kvHeads, headDim, valueDim, context: 32 });
   try {
-    const step = (tokens: number[], kv: Omit<KvCall, "cache">) =>
-      forward(tools(circumstances), Int32Array.from(tokens), { cache, ...kv }, kv.tokens > 1 ? "prefill" : "decode");
+    const step = (tokens: number[], group: KvGroup) =>
+      forward(tools(circumstances), Int32Array.from(tokens), { cache, groups: [group] }, group.tokens > 1 ? "prefill" : "decode");
     const prompt = (length: number) => Array.from({ length }, (_, i) => (i * 37 + length) % 320);
     const rows: Float32Array[] = [];
     for (const [slot, length] of [5, 12, 3].entries())

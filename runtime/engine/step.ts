@@ -2,7 +2,8 @@
 // Knows no request and no mode.
 import type { Phase } from "../../crds/telemetry.ts";
 import type { KvCall } from "../compute/backend.ts";
-import { type Part, passLayers, type StepTools, tokensOf } from "./layer-pass.ts";
+import type { KvGroup } from "../kernels/kv-groups.ts";
+import { type Part, passLayers, rangeOf, type StepTools } from "./layer-pass.ts";
 import { Mutex } from "./mutex.ts";
 
 /** Rows of `tokens` after the last layer, [n, hidden]. */
@@ -41,31 +42,14 @@ async function allOf<T>(parts: readonly Promise<T>[]): Promise<T[]> {
   return ended.map((part) => (part.status === "fulfilled" ? part.value : failed(part.reason)));
 }
 
-/** The step's halves: requests apart, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
+/** The step's halves: requests apart where a slot ends, or the tokens of one prompt, of which later ones look at the earlier ones' keys. */
 function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, phase: Phase): readonly Part[] | undefined {
-  const { firstSlot, batch, past } = kv;
+  const at = tokens.length >> 1;
+  if (at === 0) return undefined;
   const baton = new Mutex();
-  if (batch >= 2) {
-    const at = batch >> 1;
-    const part = (from: number, to: number): Part => ({
-      phase,
-      baton,
-      tokens: tokens.slice(from * kv.tokens, to * kv.tokens),
-      kv: { ...kv, firstSlot: firstSlot + from, batch: to - from, past: past.slice(from, to) },
-      before: () => undefined,
-      attended: () => {},
-      failed,
-    });
-    return [part(0, at), part(at, batch)];
-  }
-  if (tokens.length < 2) return undefined;
-  const at = (tokens.length + 1) >> 1;
   const gates = program.layers.map(() => gate());
   const first = {
-    phase,
-    baton,
-    tokens: tokens.slice(0, at),
-    kv: tokensOf(kv, 0, at),
+    ...{ phase, baton, tokens: tokens.slice(0, at), kv: rangeOf(kv, 0, at) },
     before: () => undefined,
     attended: (layer: number) => gates[layer]?.open(),
     failed: (error: unknown): never => {
@@ -73,8 +57,15 @@ function halves({ program }: StepTools, tokens: Int32Array, kv: KvCall, phase: P
       throw error;
     },
   };
-  const later = { tokens: tokens.slice(at), kv: tokensOf(kv, at, tokens.length - at) };
-  return [first, { ...later, phase, baton, before: (layer) => gates[layer]?.opened, attended: () => {}, failed }];
+  const later = { phase, baton, tokens: tokens.slice(at), kv: rangeOf(kv, at, tokens.length - at) };
+  const apart = slotEnds(kv.groups).includes(at);
+  return [first, { ...later, before: (layer) => (apart ? undefined : gates[layer]?.opened), attended: () => {}, failed }];
+}
+
+/** The rows after the last one of each slot. */
+function slotEnds(groups: readonly KvGroup[]): number[] {
+  let rows = 0;
+  return groups.flatMap(({ batch, tokens }) => Array.from({ length: batch }, () => (rows += tokens)));
 }
 
 interface Gate {

@@ -20,12 +20,19 @@ const ownShare = 2;
 /** Rows of the dense part in one piece, and (row, expert) pairs. */
 const denseRows = { least: 16, most: 4_096 };
 const expertPairs = { least: 16, most: 16_384 };
+/** Rows times layers of one graph. */
+const layerRows = { least: 1, most: 65_536 };
+/** Milliseconds after a decode frame for which steps leave room for more of them. */
+const framesForMs = 10_000;
 
 /** Between the graphs of a step: what must not wait for its end. */
 export interface Turns {
   /** Rows of a step whose dense part is to be computed at once, of so many. */
   pieceRows(phase: Phase, rows: number): number;
   took(rows: number, ms: number): void;
+  /** Layers that a step of so many rows may compute as one graph. */
+  layersAtOnce(phase: Phase, rows: number): number;
+  tookLayers(layers: number, rows: number, ms: number): void;
   /** Undefined when nobody has to be waited for. */
   betweenGraphs(): Promise<void> | undefined;
   /** The step's own pairs, whose experts are here. */
@@ -64,6 +71,7 @@ export class FrameTurns implements Turns {
   readonly #asked = new Map<ExpertWork, Asked>();
   readonly #densePace = new Pace(denseRows);
   readonly #expertPace = new Pace(expertPairs);
+  readonly #layerPace = new Pace(layerRows);
   /** Own decode steps go before others' prefills until then. */
   #nextPortionAt = Number.NEGATIVE_INFINITY;
   #pressedAt = Number.NEGATIVE_INFINITY;
@@ -98,6 +106,18 @@ export class FrameTurns implements Turns {
   }
   took(rows: number, ms: number): void {
     this.#densePace.took(rows, ms);
+  }
+
+  /** As many as there are while nobody else's frames are about; a prefill always leaves a gap in time for the first of them. */
+  layersAtOnce(phase: Phase, rows: number): number {
+    const { now } = this.#options;
+    if (phase === "decode" && now() - this.#pressedAt >= framesForMs) return Number.POSITIVE_INFINITY;
+    const budgetMs = this.#pressed ? decodeWaitPressedMs : decodeWaitMs;
+    return Math.max(1, Math.floor(this.#layerPace.within(budgetMs) / rows));
+  }
+
+  tookLayers(layers: number, rows: number, ms: number): void {
+    this.#layerPace.took(layers * rows, ms);
   }
 
   betweenGraphs(): Promise<void> | undefined {

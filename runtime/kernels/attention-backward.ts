@@ -88,14 +88,18 @@ function backwardQuery(op: Attention, work: Work, { row, head, first }: Record<"
 
 export function attentionBackward(op: Attention, context: OpContext, outputs: Gradients): Gradients {
   const q = context.read(op.q);
-  if (context.kv?.past.some((past) => past !== 0)) {
-    throw new AppError("attention has no gradient for a call on top of cached tokens: run whole sequences from position 0", {
-      code: "InvalidArgument",
-      operation: "attention backward",
-    });
+  const groups = context.kv?.groups ?? [{ firstSlot: 0, batch: 1, tokens: matrix(q).rows, past: new Int32Array(1) }];
+  const [{ batch, tokens } = { batch: 0, tokens: 0 }] = groups;
+  if (groups.length > 1 || groups.some(({ past }) => past.some((from) => from !== 0))) {
+    throw new AppError(
+      "attention has no gradient for a call on top of cached tokens, or of several groups: run whole sequences from position 0",
+      {
+        code: "InvalidArgument",
+        operation: "attention backward",
+      },
+    );
   }
-  const tokens = context.kv?.tokens ?? matrix(q).rows;
-  const rows = (context.kv?.batch ?? 1) * tokens;
+  const rows = batch * tokens;
   const sequences: Sequences = { rows, tokens, tables: ropeTables(tokens, op.rope) };
   const k = floats(context.read(op.k));
   const v = floats(context.read(op.v));

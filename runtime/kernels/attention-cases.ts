@@ -1,5 +1,6 @@
 // The grid attention is tested on: head ratios, pasts of unequal length, chunks, windows, boundary sizes. Pure.
 import type { KernelCase } from "./kernel.ts";
+import { rowsOfGroups } from "./kv-groups.ts";
 import { randomTensor } from "./random.ts";
 import { plainRope } from "./rope.ts";
 import type { Rope } from "./segment.ts";
@@ -8,12 +9,9 @@ interface Shape {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
-  readonly batch: number;
-  readonly tokens: number;
-  readonly past: readonly number[];
+  readonly groups: readonly { readonly past: readonly number[]; readonly tokens: number; readonly firstSlot?: number }[];
   readonly context: number;
   readonly window?: number;
-  readonly firstSlot?: number;
   /** Without it values are as wide as keys. */
   readonly valueDim?: number;
   readonly rope?: Rope;
@@ -22,12 +20,14 @@ interface Shape {
 
 /** Cases with a past start from a zeroed cache: suites that need real history run a prefill first (test/contract). */
 function shaped(name: string, shape: Shape): KernelCase {
-  const rows = shape.batch * shape.tokens;
+  const groups = shape.groups.map(({ past, tokens, firstSlot = 0 }) => ({
+    ...{ firstSlot, batch: past.length, tokens, past: Int32Array.from(past) },
+  }));
+  const rows = rowsOfGroups(groups);
   const qWidth = shape.heads * shape.headDim;
   const kvWidth = shape.kvHeads * shape.headDim;
   const valueDim = shape.valueDim ?? shape.headDim;
   const rope = shape.rope ?? plainRope(shape.headDim, 1e4);
-  const firstSlot = shape.firstSlot ?? 0;
   return {
     name,
     segment: {
@@ -65,43 +65,42 @@ function shaped(name: string, shape: Shape): KernelCase {
       v: randomTensor(14, [rows, shape.kvHeads * valueDim]),
     },
     kv: {
-      slots: firstSlot + shape.batch,
+      slots: groups.reduce((most, { firstSlot, batch }) => Math.max(most, firstSlot + batch), 0),
       kvHeads: shape.kvHeads,
       context: shape.context,
       headDim: shape.headDim,
       valueDim,
-      firstSlot,
-      batch: shape.batch,
-      tokens: shape.tokens,
-      past: shape.past,
+      groups,
     },
   };
 }
 
 export const attentionCases = (): readonly KernelCase[] => [
-  shaped("one token, empty past", { heads: 2, kvHeads: 1, headDim: 16, batch: 1, tokens: 1, past: [0], context: 4 }),
-  shaped("prefill that fills the context", { heads: 4, kvHeads: 2, headDim: 16, batch: 1, tokens: 65, past: [0], context: 65 }),
+  shaped("one token, empty past", { heads: 2, kvHeads: 1, headDim: 16, groups: [{ past: [0], tokens: 1 }], context: 4 }),
+  shaped("prefill that fills the context", { heads: 4, kvHeads: 2, headDim: 16, groups: [{ past: [0], tokens: 65 }], context: 65 }),
   shaped("prefill of 63 with as many kv heads as heads", {
     heads: 3,
     kvHeads: 3,
     headDim: 16,
-    batch: 1,
-    tokens: 63,
-    past: [0],
+    groups: [{ past: [0], tokens: 63 }],
     context: 64,
   }),
-  shaped("chunk of 5 on a past of 64", { heads: 9, kvHeads: 3, headDim: 64, batch: 1, tokens: 5, past: [64], context: 128 }),
-  shaped("decode of 3 with unequal pasts", { heads: 4, kvHeads: 2, headDim: 32, batch: 3, tokens: 1, past: [0, 63, 17], context: 64 }),
-  shaped("decode of 2 from slot 1", { heads: 4, kvHeads: 1, headDim: 16, batch: 2, tokens: 1, past: [3, 9], context: 16, firstSlot: 1 }),
-  shaped("window of 7", { heads: 4, kvHeads: 2, headDim: 16, batch: 1, tokens: 20, past: [0], context: 32, window: 7 }),
-  shaped("window of 1 sees itself alone", { heads: 2, kvHeads: 2, headDim: 16, batch: 1, tokens: 3, past: [2], context: 8, window: 1 }),
+  shaped("chunk of 5 on a past of 64", { heads: 9, kvHeads: 3, headDim: 64, groups: [{ past: [64], tokens: 5 }], context: 128 }),
+  shaped("decode of 3 with unequal pasts", { heads: 4, kvHeads: 2, headDim: 32, groups: [{ past: [0, 63, 17], tokens: 1 }], context: 64 }),
+  shaped("decode of 2 from slot 1", {
+    heads: 4,
+    kvHeads: 1,
+    headDim: 16,
+    groups: [{ past: [3, 9], tokens: 1, firstSlot: 1 }],
+    context: 16,
+  }),
+  shaped("window of 7", { heads: 4, kvHeads: 2, headDim: 16, groups: [{ past: [0], tokens: 20 }], context: 32, window: 7 }),
+  shaped("window of 1 sees itself alone", { heads: 2, kvHeads: 2, headDim: 16, groups: [{ past: [2], tokens: 3 }], context: 8, window: 1 }),
   shaped("sinks under a window", {
     heads: 4,
     kvHeads: 2,
     headDim: 16,
-    batch: 1,
-    tokens: 9,
-    past: [3],
+    groups: [{ past: [3], tokens: 9 }],
     context: 16,
     window: 4,
     sinks: true,
@@ -112,19 +111,28 @@ export const attentionCases = (): readonly KernelCase[] => [
     headDim: 24,
     valueDim: 16,
     rope: { ...plainRope(8, 1e4), from: 16, interleaved: true },
-    batch: 2,
-    tokens: 5,
-    past: [0, 3],
+    groups: [{ past: [0, 3], tokens: 5 }],
     context: 8,
+  }),
+  shaped("two that decode and chunks of two prompts, in one call", {
+    heads: 4,
+    kvHeads: 2,
+    headDim: 16,
+    groups: [
+      { past: [5, 0], tokens: 1, firstSlot: 1 },
+      { past: [70], tokens: 7, firstSlot: 4 },
+      { past: [0], tokens: 3 },
+    ],
+    context: 80,
+    window: 4,
+    sinks: true,
   }),
   shaped("a rotation whose cosines are scaled", {
     heads: 2,
     kvHeads: 1,
     headDim: 16,
     rope: { ...plainRope(16, 1e4), factor: 1.25 },
-    batch: 1,
-    tokens: 7,
-    past: [0],
+    groups: [{ past: [0], tokens: 7 }],
     context: 8,
   }),
 ];

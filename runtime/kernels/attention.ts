@@ -1,35 +1,13 @@
 // attention: rotary embedding of q and k, append of k and v to the cache, causal grouped-query attention over the slot. Pure.
 // Keys are cached rotated. Its test grid is attention-cases.ts, its gradient attention-backward.ts.
-import { AppError } from "../../crds/common.ts";
 import { attentionBackward } from "./attention-backward.ts";
 import { attentionCases } from "./attention-cases.ts";
 import { floats, type Kernel, type KvRows, matrix } from "./kernel.ts";
+import { type Place, placesOf } from "./kv-groups.ts";
 import { type RopeTables, ropeTables, rotate } from "./rope.ts";
 import type { Op } from "./segment.ts";
 
 type Attention = Extract<Op, { op: "attention" }>;
-
-/** Positions a call needs tables for. */
-function positionsOf(rows: KvRows): number {
-  return rows.past.reduce((most, past) => Math.max(most, past + rows.tokens), 0);
-}
-
-/** Every backend calls this before a KV call: a GPU would write out of bounds in silence. */
-export function checkKvRows(rows: Omit<KvRows, "keys" | "values"> & { readonly slots: number }, inputRows: number): void {
-  const refuse = (message: string): never => {
-    throw new AppError(message, { code: "InvalidArgument", operation: "attention" });
-  };
-  if (rows.batch * rows.tokens !== inputRows) refuse(`batch ${rows.batch} x tokens ${rows.tokens} is not the ${inputRows} rows given`);
-  if (rows.past.length !== rows.batch) refuse(`past has ${rows.past.length} entries for a batch of ${rows.batch}`);
-  if (rows.firstSlot < 0 || rows.firstSlot + rows.batch > rows.slots) {
-    refuse(`slots ${rows.firstSlot}..${rows.firstSlot + rows.batch - 1} are not within 0..${rows.slots - 1}`);
-  }
-  for (const [b, past] of rows.past.entries()) {
-    if (past < 0 || past + rows.tokens > rows.context) {
-      refuse(`past[${b}] = ${past} plus ${rows.tokens} tokens exceeds the context of ${rows.context}`);
-    }
-  }
-}
 
 /** A cache for one sequence that starts at position 0: what a call without KV means. */
 function scratch(op: Attention, rows: number): KvRows {
@@ -37,21 +15,24 @@ function scratch(op: Attention, rows: number): KvRows {
     keys: new Float32Array(op.kvHeads * rows * op.headDim),
     values: new Float32Array(op.kvHeads * rows * op.valueDim),
     context: rows,
-    firstSlot: 0,
-    batch: 1,
-    tokens: rows,
-    past: new Int32Array(1),
+    groups: rows === 0 ? [] : [{ firstSlot: 0, batch: 1, tokens: rows, past: new Int32Array(1) }],
   };
 }
 
+/** Rows that are new. */
+interface Added {
+  readonly places: readonly Place[];
+  readonly tables: RopeTables;
+  readonly k: Float32Array;
+  readonly v: Float32Array;
+}
+
 /** Rotates the new keys into the cache, copies the new values. */
-function append(op: Attention, kv: KvRows, tables: RopeTables, { k, v }: { readonly k: Float32Array; readonly v: Float32Array }): void {
-  for (let row = 0; row < kv.batch * kv.tokens; row++) {
-    const b = Math.floor(row / kv.tokens);
-    const position = (kv.past[b] as number) + (row % kv.tokens);
+function append(op: Attention, kv: KvRows, { places, tables, k, v }: Added): void {
+  for (const [row, { slot, position }] of places.entries()) {
     for (let head = 0; head < op.kvHeads; head++) {
       const from = row * op.kvHeads + head;
-      const to = ((kv.firstSlot + b) * op.kvHeads + head) * kv.context + position;
+      const to = (slot * op.kvHeads + head) * kv.context + position;
       rotate(tables, { position, width: op.headDim }, { of: k, at: from * op.headDim }, { of: kv.keys, at: to * op.headDim });
       kv.values.set(v.subarray(from * op.valueDim, (from + 1) * op.valueDim), to * op.valueDim);
     }
@@ -93,23 +74,21 @@ function firstKey(position: number, window: number): number {
 
 interface Queries {
   readonly q: Float32Array;
-  readonly rows: number;
+  readonly places: readonly Place[];
   readonly tables: RopeTables;
   /** A score of each head. */
   readonly sinks: Float32Array | undefined;
 }
 
-function attend(op: Attention, kv: KvRows, { q, rows, tables, sinks }: Queries): Float32Array {
-  const out = new Float32Array(rows * op.heads * op.valueDim);
+function attend(op: Attention, kv: KvRows, { q, places, tables, sinks }: Queries): Float32Array {
+  const out = new Float32Array(places.length * op.heads * op.valueDim);
   const query = new Float32Array(op.headDim);
   const group = op.heads / op.kvHeads;
-  for (let row = 0; row < rows; row++) {
-    const b = Math.floor(row / kv.tokens);
-    const position = (kv.past[b] as number) + (row % kv.tokens);
+  for (const [row, { slot, position }] of places.entries()) {
     const first = firstKey(position, op.window);
     for (let head = 0; head < op.heads; head++) {
       rotate(tables, { position, width: op.headDim }, { of: q, at: (row * op.heads + head) * op.headDim }, { of: query, at: 0 });
-      const base = ((kv.firstSlot + b) * op.kvHeads + Math.floor(head / group)) * kv.context;
+      const base = (slot * op.kvHeads + Math.floor(head / group)) * kv.context;
       const weights = weigh(op, kv, query, { base, first, position, sink: sinks?.[head] ?? Number.NEGATIVE_INFINITY });
       for (let d = 0; d < op.valueDim; d++) {
         let sum = 0;
@@ -133,10 +112,12 @@ export const attention: Kernel<Attention> = {
     const q = context.read(op.q);
     const { rows } = matrix(q);
     const kv = context.kv ?? scratch(op, rows);
-    const tables = ropeTables(positionsOf(kv), op.rope);
+    const places = placesOf(kv.groups);
+    const positions = places.reduce((most, { position }) => Math.max(most, position + 1), 0);
+    const tables = ropeTables(positions, op.rope);
     const sinks = op.sinks === undefined ? undefined : floats(context.read(op.sinks));
-    append(op, kv, tables, { k: floats(context.read(op.k)), v: floats(context.read(op.v)) });
-    return { [op.out]: { shape: [rows, op.heads * op.valueDim], data: attend(op, kv, { q: floats(q), rows, tables, sinks }) } };
+    append(op, kv, { places, tables, k: floats(context.read(op.k)), v: floats(context.read(op.v)) });
+    return { [op.out]: { shape: [rows, op.heads * op.valueDim], data: attend(op, kv, { q: floats(q), places, tables, sinks }) } };
   },
   backward: attentionBackward,
   cases: attentionCases,

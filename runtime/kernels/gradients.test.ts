@@ -33,10 +33,7 @@ const twoSequences = (): KvRows => ({
   keys: new Float32Array(2 * 2 * 3 * 4),
   values: new Float32Array(2 * 2 * 3 * 4),
   context: 3,
-  firstSlot: 0,
-  batch: 2,
-  tokens: 3,
-  past: new Int32Array(2),
+  groups: [{ firstSlot: 0, batch: 2, tokens: 3, past: new Int32Array(2) }],
 });
 const route = (normalize: boolean): Op => ({ op: "route", logits: "l", topK: 2, normalize, ids: "ids", gates: "gates" });
 const groupRoute = (sigmoid: boolean, normalize: boolean): Op => ({
@@ -148,11 +145,18 @@ test("every op has a gradient case", async () => {
   );
 });
 
-test("attention refuses a gradient on top of cached tokens", () => {
+test("attention refuses a gradient on top of cached tokens, and of several groups", () => {
   const op = attention(0);
   const values: Record<string, Tensor> = qkv(6);
-  const kv = { ...twoSequences(), past: Int32Array.of(0, 1) };
-  assert.throws(() => kernelOf(op).backward(op, { read: (name) => values[name]!, kv }, { out: new Float32Array(96) }), {
-    code: "InvalidArgument",
-  });
+  const whole = { firstSlot: 0, batch: 1, tokens: 3, past: Int32Array.of(0) };
+  for (const later of [
+    { firstSlot: 0, batch: 2, past: Int32Array.of(0, 1) },
+    { firstSlot: 1, past: Int32Array.of(0) },
+  ]) {
+    const groups = later.firstSlot === 0 ? [{ ...whole, ...later }] : [whole, { ...whole, ...later }];
+    const kv = { ...twoSequences(), groups };
+    assert.throws(() => kernelOf(op).backward(op, { read: (name) => values[name]!, kv }, { out: new Float32Array(96) }), {
+      code: "InvalidArgument",
+    });
+  }
 });

@@ -1,18 +1,16 @@
 // The declaration of an op in its one file: what it reads, what it writes and how wide, whether it uses the KV cache, forward, backward,
 // tolerance, and the cases it is tested on.
 // The reference backend runs `forward`; every other backend is compared with it; training will run `backward`. Pure.
+import type { KvGroup } from "./kv-groups.ts";
 import type { DType, Op, Segment, Tensor } from "./segment.ts";
 
-/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call adds.
- *  Rows are slot-major: row b * tokens + t is token past[b] + t of slot firstSlot + b. */
+/** One layer's KV storage as an attention op sees it, [slot][kvHeads][context][headDim, valueDim for values], and which rows the call
+ *  adds. */
 export interface KvRows {
   readonly keys: Float32Array;
   readonly values: Float32Array;
   readonly context: number;
-  readonly firstSlot: number;
-  readonly batch: number;
-  readonly tokens: number;
-  readonly past: Int32Array;
+  readonly groups: readonly KvGroup[];
 }
 
 export interface OpContext {
@@ -35,10 +33,7 @@ export interface KernelCase {
     readonly context: number;
     readonly headDim: number;
     readonly valueDim: number;
-    readonly firstSlot: number;
-    readonly batch: number;
-    readonly tokens: number;
-    readonly past: readonly number[];
+    readonly groups: readonly KvGroup[];
   };
 }
 

@@ -76,16 +76,12 @@ const attention: Op = {
   window: 0,
   out: "o",
 };
-const cache = (slots: number, context: number, call: Partial<KvRows>): KvRows => ({
+const cache = (slots: number, context: number): Omit<KvRows, "groups"> => ({
   keys: new Float32Array(slots * context * 4),
   values: new Float32Array(slots * context * 4),
   context,
-  firstSlot: 0,
-  batch: 1,
-  tokens: 1,
-  past: Int32Array.of(0),
-  ...call,
 });
+const chunk = (firstSlot: number, past: number, tokens: number) => [{ firstSlot, batch: 1, tokens, past: Int32Array.of(past) }];
 const rows = (tensor: Tensor, from: number, to: number): Tensor => {
   const width = tensor.shape[1]!;
   return { shape: [to - from, width], data: (tensor.data as Float32Array).slice(from * width, to * width) };
@@ -119,12 +115,13 @@ test("attention depends on relative positions only: equal scores wherever the pa
   const q = randomTensor(1, [1, 8]);
   const pair = { k: randomTensor(2, [2, 4]), v: randomTensor(3, [2, 4]) };
   const at = (past: number): number[] => {
-    const kv = cache(1, 64, { past: Int32Array.of(past) });
-    run({ ...attention, window: 2 } as Op, { q, k: rows(pair.k, 0, 1), v: rows(pair.v, 0, 1) }, kv);
+    const kv = cache(1, 64);
+    const groups = chunk(0, past, 1);
+    run({ ...attention, window: 2 } as Op, { q, k: rows(pair.k, 0, 1), v: rows(pair.v, 0, 1) }, { ...kv, groups });
     const out = run(
       { ...attention, window: 2 } as Op,
       { q, k: rows(pair.k, 1, 2), v: rows(pair.v, 1, 2) },
-      { ...kv, past: Int32Array.of(past + 1) },
+      { ...kv, groups: chunk(0, past + 1, 1) },
     );
     return [...floats(out.o!)];
   };
@@ -137,14 +134,14 @@ test("chunks and single steps give the bits of one prefill", () => {
   const whole = floats(run(attention, values).o!);
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 0, max: 2 }), (cut, slot) => {
-      const kv = cache(3, 12, { firstSlot: slot });
+      const kv = cache(3, 12);
       const pieces = [
         [0, cut],
         [cut, 9],
       ] as const;
       const parts = pieces.map(([from, to]) => {
         const inputs = { q: rows(values.q, from, to), k: rows(values.k, from, to), v: rows(values.v, from, to) };
-        return [...floats(run(attention, inputs, { ...kv, tokens: to - from, past: Int32Array.of(from) }).o!)];
+        return [...floats(run(attention, inputs, { ...kv, groups: chunk(slot, from, to - from) }).o!)];
       });
       assert.deepEqual(parts.flat(), [...whole]);
     }),

@@ -68,10 +68,7 @@ const kvOf = (): KvRows => ({
   keys: new Float32Array(2 * 3 * 4),
   values: new Float32Array(2 * 3 * 4),
   context: 3,
-  firstSlot: 0,
-  batch: 2,
-  tokens: 3,
-  past: new Int32Array(2),
+  groups: [{ firstSlot: 0, batch: 2, tokens: 3, past: new Int32Array(2) }],
 });
 
 for (const segment of [block, expert]) {

@@ -17,6 +17,8 @@ export interface Router {
   setDown(ranks: ReadonlySet<number>): void;
   /** The rank for the next pair of this expert; `noRank` while the layer has no table. If every host is down, the home. */
   route(layer: number, expert: number): number;
+  /** The rank that `route` names for every expert of the layer; `noRank` while it has no table, undefined where ranks differ. */
+  soleRank(layer: number): number | undefined;
   /** Epoch of the layer's table, 0 while there is none. */
   epochOf(layer: number): number;
 }
@@ -37,9 +39,21 @@ interface ExpertState {
   credits: number[] | undefined;
 }
 
+interface Table {
+  readonly epoch: number;
+  experts: ExpertState[];
+  /** The one rank of all experts. */
+  sole: number | undefined;
+}
+
+function soleOf(experts: readonly ExpertState[]): number | undefined {
+  const first = experts[0]?.live[0];
+  return experts.every(({ live }) => live.length === 1 && live[0] === first) ? first : undefined;
+}
+
 /** The router of one source rank, without tables and with every host up. */
 export function createRouter(rank: number): Router {
-  const tables = new Map<number, { epoch: number; experts: ExpertState[] }>();
+  const tables = new Map<number, Table>();
   let down: ReadonlySet<number> = new Set();
   return {
     setTables: (layers) => {
@@ -50,7 +64,7 @@ export function createRouter(rank: number): Router {
           const kept = old?.[expert];
           return kept !== undefined && same(kept.hosts, hosts) && same(kept.shares, shares) ? kept : withLive({ hosts, shares }, down);
         });
-        tables.set(layer.layer, { epoch: layer.epoch, experts });
+        tables.set(layer.layer, { epoch: layer.epoch, experts, sole: soleOf(experts) });
       }
     },
     setDown: (ranks) => {
@@ -59,6 +73,7 @@ export function createRouter(rank: number): Router {
       down = new Set(ranks);
       for (const table of tables.values()) {
         table.experts = table.experts.map((state) => (state.hosts.some((h) => changed.includes(h)) ? withLive(state, down) : state));
+        table.sole = soleOf(table.experts);
       }
     },
     route: (layer, expert) => {
@@ -68,6 +83,10 @@ export function createRouter(rank: number): Router {
       if (only !== undefined) return only;
       state.credits ??= startCredits(state, rank, hash32(rank, layer, expert) % phaseSteps);
       return next(state, state.credits, rank);
+    },
+    soleRank: (layer) => {
+      const table = tables.get(layer);
+      return table === undefined ? noRank : table.sole;
     },
     epochOf: (layer) => tables.get(layer)?.epoch ?? 0,
   };

@@ -58,7 +58,7 @@ export async function* denseStates(
       for (const { length } of sequences) {
         const end = at + length * hidden;
         const input = { x: { shape: [length, hidden], data: x.subarray(at, end) } };
-        const { f, y } = await compiled.run(input, { cache, firstSlot: 0, batch: 1, tokens: length, past: Int32Array.of(0) });
+        const { f, y } = await compiled.run(input, { cache, groups: [{ firstSlot: 0, batch: 1, tokens: length, past: Int32Array.of(0) }] });
         states.set((f as Tensor).data, at);
         next.set((y as Tensor).data, at);
         at = end;

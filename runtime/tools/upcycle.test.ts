@@ -35,7 +35,7 @@ async function logits(store: ModelStore, ids: readonly number[]): Promise<Float3
   const program = programOf(store.config);
   const { layers, kvHeads, headDim, hidden } = program;
   const cache = await backend.createKv({ layers: layers.length, slots: 1, kvHeads, context: ids.length, headDim, valueDim: headDim });
-  const kv: KvCall = { cache, firstSlot: 0, batch: 1, tokens: ids.length, past: Int32Array.of(0) };
+  const kv: KvCall = { cache, groups: [{ firstSlot: 0, batch: 1, tokens: ids.length, past: Int32Array.of(0) }] };
   const run = async (segment: Segment, given: Weights, inputs: Inputs, call?: KvCall) =>
     (await backend.compile(segment, given)).run(inputs, call);
   let { x } = await run(program.embed, await weights(store, program.embed), { ids: { shape: [ids.length], data: Int32Array.from(ids) } });

@@ -99,7 +99,7 @@ export async function measureApart(store: ModelStore, { backend: name, codec }: 
   const backend = await createBackend(name, { threads: 1, denseBits: codecFor(codec).denseBits });
   try {
     const cache = await backend.createKv({ layers: 1, slots: rows, kvHeads, headDim, valueDim, context: past + 1 });
-    const kv = { cache, firstSlot: 0, batch: rows, tokens: 1, past: new Int32Array(rows).fill(past) };
+    const kv = { cache, groups: [{ firstSlot: 0, batch: rows, tokens: 1, past: new Int32Array(rows).fill(past) }] };
     const x: Tensor = { shape: [rows, hidden], data: new Float32Array(rows * hidden).fill(0.01) };
     const block = await compiled(backend, firstOfCache(layer.block), store);
     const attention = await compiled(backend, firstOfCache(withoutGate(layer.block)), store);

@@ -2,12 +2,13 @@
 // The oracle is the reference backend; tolerances are each op's own times `slack`.
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
-import type { Backend, Compiled, KvCache, KvCall, Outputs } from "../../runtime/compute/backend.ts";
+import type { Backend, Compiled, KvCache, Outputs } from "../../runtime/compute/backend.ts";
 import { kvBlockBytes, kvBlocksOfContext } from "../../runtime/compute/kv-size.ts";
 import { createReferenceBackend } from "../../runtime/compute/reference.ts";
 import { relativeError, runCase } from "../../runtime/compute/trial.ts";
 import { allCases, opNames } from "../../runtime/kernels/index.ts";
 import type { KernelCase } from "../../runtime/kernels/kernel.ts";
+import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import { gaussian, randomTensor } from "../../runtime/kernels/random.ts";
 import type { OpName, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { WeightOf, Weights } from "../../runtime/kernels/weights.ts";
@@ -118,7 +119,7 @@ export function runBackendContract(contract: BackendContract): void {
           const cache = await each.createKv({ ...kvOf(variant.program), slots: 1, context: 8 });
           const outputs: Outputs[] = [];
           for (const { tokens, past } of calls) {
-            const call = { cache, firstSlot: 0, batch: 1, tokens, past: Int32Array.of(past) };
+            const call = { cache, groups: [{ firstSlot: 0, batch: 1, tokens, past: Int32Array.of(past) }] };
             outputs.push(keep(await compiled.run(x(tokens, tokens, variant.program.hidden), call)));
           }
           results.push(outputs);
@@ -224,14 +225,13 @@ export function runBackendContract(contract: BackendContract): void {
         }
       });
 
-      type Call = Omit<KvCall, "cache">;
-      const both = async (seed: number, call: Call): Promise<readonly [Outputs, Outputs]> => {
-        const inputs = x(seed, call.batch * call.tokens, program.hidden);
+      const both = async (seed: number, ...groups: KvGroup[]): Promise<readonly [Outputs, Outputs]> => {
+        const inputs = x(seed, rowsOfGroups(groups), program.hidden);
         const results: Outputs[] = [];
-        for (const { program: compiled, kv } of pair) results.push(keep(await compiled.run(inputs, { cache: kv, ...call })));
+        for (const { program: compiled, kv } of pair) results.push(keep(await compiled.run(inputs, { cache: kv, groups })));
         return [results[0]!, results[1]!];
       };
-      const prefill = (firstSlot: number, past: number, tokens: number): Call => ({
+      const prefill = (firstSlot: number, past: number, tokens: number): KvGroup => ({
         firstSlot,
         batch: 1,
         tokens,
@@ -239,19 +239,21 @@ export function runBackendContract(contract: BackendContract): void {
       });
 
       check("prefill in chunks, then batched decode on unequal pasts, equals the reference", async () => {
-        const calls: Call[] = [
-          prefill(0, 0, 17),
-          prefill(1, 0, 63),
-          prefill(1, 63, 1),
-          prefill(0, 17, 5),
-          prefill(2, 0, 1),
-          { firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(22, 64, 1) },
-          { firstSlot: 1, batch: 2, tokens: 1, past: Int32Array.of(65, 2) },
-          { firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(23) },
-          prefill(3, 0, 80),
+        const calls: KvGroup[][] = [
+          [prefill(0, 0, 17)],
+          [prefill(1, 0, 63)],
+          [prefill(1, 63, 1)],
+          [prefill(0, 17, 5)],
+          [prefill(2, 0, 1)],
+          [{ firstSlot: 0, batch: 3, tokens: 1, past: Int32Array.of(22, 64, 1) }],
+          [{ firstSlot: 1, batch: 2, tokens: 1, past: Int32Array.of(65, 2) }],
+          [{ firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(23) }],
+          [{ firstSlot: 1, batch: 2, tokens: 1, past: Int32Array.of(66, 3) }, prefill(0, 24, 9), prefill(3, 0, 70)],
+          [prefill(2, 4, 3), prefill(3, 70, 10), { firstSlot: 0, batch: 2, tokens: 2, past: Int32Array.of(33, 67) }],
+          [prefill(3, 0, 80)],
         ];
         for (const [i, call] of calls.entries()) {
-          const [got, want] = await both(100 + i, call);
+          const [got, want] = await both(100 + i, ...call);
           assertClose(got, want, contract.tolerance, `call ${i}`);
         }
       });
@@ -260,7 +262,7 @@ export function runBackendContract(contract: BackendContract): void {
         await both(200, prefill(0, 0, 9));
         await both(201, prefill(3, 0, 30));
         for (const { kv } of pair) await kv.copySlot(0, 3, 9);
-        const step = (slot: number): Call => ({ firstSlot: slot, batch: 1, tokens: 1, past: Int32Array.of(9) });
+        const step = (slot: number): KvGroup => ({ firstSlot: slot, batch: 1, tokens: 1, past: Int32Array.of(9) });
         const [copy, want] = await both(202, step(3));
         assertClose(copy, want, contract.tolerance);
         const [original] = await both(202, step(0));
@@ -298,7 +300,7 @@ export function runBackendContract(contract: BackendContract): void {
           const row: Outputs[] = [];
           for (const seed of [220, 221]) {
             const kv = await [backend, oracle][i]!.createKv({ ...spec, slots: 1 });
-            row.push(keep(await compiled.run(x(seed, 7, program.hidden), { cache: kv, ...prefill(0, 0, 7) })));
+            row.push(keep(await compiled.run(x(seed, 7, program.hidden), { cache: kv, groups: [prefill(0, 0, 7)] })));
             await kv.dispose();
           }
           outputs.push(row);
@@ -316,15 +318,17 @@ export function runBackendContract(contract: BackendContract): void {
 
       check("KV calls outside the cache are refused by name", async () => {
         const { program: compiled, kv } = pair[0]!;
-        const bad: Record<string, { rows: number; call?: Call; want: RegExp }> = {
+        const bad: Record<string, { rows: number; call?: KvGroup; more?: KvGroup; want: RegExp }> = {
           "no KV call": { rows: 1, want: /KV/ },
           "past beyond the context": { rows: 1, call: prefill(0, 80, 1), want: /context of 80/ },
           "slot beyond the cache": { rows: 1, call: prefill(4, 0, 1), want: /slots/ },
           "rows that do not match": { rows: 2, call: prefill(0, 0, 1), want: /rows/ },
+          "a group without rows": { rows: 1, call: prefill(0, 0, 1), more: prefill(1, 0, 0), want: /no rows/ },
+          "a slot in two groups": { rows: 2, call: prefill(0, 0, 1), more: prefill(0, 1, 1), want: /slot 0 is in two groups/ },
           "past of another length": { rows: 2, call: { firstSlot: 0, batch: 2, tokens: 1, past: Int32Array.of(0) }, want: /past/ },
         };
-        for (const [name, { rows, call, want }] of Object.entries(bad)) {
-          const running = compiled.run(x(1, rows, program.hidden), call && { cache: kv, ...call });
+        for (const [name, { rows, call, more, want }] of Object.entries(bad)) {
+          const running = compiled.run(x(1, rows, program.hidden), call && { cache: kv, groups: [call, ...(more ? [more] : [])] });
           await assert.rejects(running, (error: any) => error.code === "InvalidArgument" && want.test(error.message), name);
         }
         await assert.rejects(kv.copySlot(0, 4, 1), { code: "InvalidArgument" });

@@ -142,7 +142,7 @@ export function runBitContract(options: {
         const prefill = (side: { program: Compiled; kv: KvCache }, slot: number, first: number, count: number) =>
           side.program.run(
             { x: cut(x, hidden, first, count) },
-            { cache: side.kv, firstSlot: slot, batch: 1, tokens: count, past: Int32Array.of(first) },
+            { cache: side.kv, groups: [{ firstSlot: slot, batch: 1, tokens: count, past: Int32Array.of(first) }] },
           );
 
         test("a prefill in any chunks, in any slot, on 1 or 2 threads, gives the bits of one prefill", async () => {
@@ -168,6 +168,35 @@ export function runBitContract(options: {
           );
         });
 
+        test("rows of a call with several groups have the bits that they have alone, wherever the groups lie", async () => {
+          const group = fc.record({ past: fc.integer({ min: 1, max: contextMax - 24 }), tokens: fc.integer({ min: 1, max: 24 }) });
+          const groups = fc.array(group, { minLength: 2, maxLength: slots });
+          await fc.assert(
+            fc.asyncProperty(groups, fc.integer({ min: 0, max: 1 }), fc.boolean(), async (shapes, side, turned) => {
+              const alone: string[] = [];
+              const data: number[] = [];
+              for (const { past, tokens } of shapes) {
+                await prefill(sides[0]!, 0, 0, past);
+                const own = await prefill(sides[0]!, 0, past, tokens);
+                for (let i = 0; i < tokens; i++) alone.push(JSON.stringify(rowBits(own, i, 1)));
+                data.push(...x.subarray(past * hidden, (past + tokens) * hidden));
+              }
+              const mates = sides[side]!;
+              const slotOf = (i: number): number => (turned ? shapes.length - 1 - i : i);
+              for (const [i, { past }] of shapes.entries()) await prefill(mates, slotOf(i), 0, past);
+              const together = await mates.program.run(
+                { x: { shape: [alone.length, hidden], data: Float32Array.from(data) } },
+                {
+                  cache: mates.kv,
+                  groups: shapes.map(({ past, tokens }, i) => ({ firstSlot: slotOf(i), batch: 1, tokens, past: Int32Array.of(past) })),
+                },
+              );
+              for (const [row, want] of alone.entries()) assert.equal(JSON.stringify(rowBits(together, row, 1)), want, `row ${row}`);
+            }),
+            { numRuns: type === "f32" ? runs : fewRuns },
+          );
+        });
+
         test("a decode step gives the same bits alone and among any mates with any pasts, in any slot", async () => {
           const steps = fc.array(fc.integer({ min: 1, max: contextMax - 2 }), { minLength: slots, maxLength: slots });
           await fc.assert(
@@ -183,7 +212,7 @@ export function runBitContract(options: {
               for (const [slot, past] of pasts.entries()) data.set(x.subarray(past * hidden, (past + 1) * hidden), slot * hidden);
               const together = await mates.program.run(
                 { x: { shape: [slots, hidden], data } },
-                { cache: mates.kv, firstSlot: 0, batch: slots, tokens: 1, past: Int32Array.from(pasts) },
+                { cache: mates.kv, groups: [{ firstSlot: 0, batch: slots, tokens: 1, past: Int32Array.from(pasts) }] },
               );
               for (const slot of pasts.keys()) assert.equal(JSON.stringify(rowBits(together, slot, 1)), alone[slot], `slot ${slot}`);
             }),

@@ -53,7 +53,7 @@ async function denseLogits(backend: Backend, ids: readonly number[]): Promise<Fl
   const compiled: Compiled[] = [];
   for (const segment of segments) compiled.push(await backend.compile(segment, weightsOf(segment)));
   const kv = await backend.createKv({ ...program, valueDim: program.headDim, slots: 1, context: 32 });
-  const call = { cache: kv, firstSlot: 0, batch: 1, tokens: ids.length, past: Int32Array.of(0) };
+  const call = { cache: kv, groups: [{ firstSlot: 0, batch: 1, tokens: ids.length, past: Int32Array.of(0) }] };
   let value = await compiled[0]!.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } });
   let x = (value.x as Tensor).data.slice() as Float32Array;
   for (const block of compiled.slice(1, -1)) {

@@ -2,6 +2,7 @@
 // serving is runtime/engine. Sums expert rows in gate order in f32, as the bit contract says.
 import type { CodecName } from "../../crds/names.ts";
 import type { Backend, Compiled, KvCache, KvCall, LayerRange, RangeLayer } from "../../runtime/compute/backend.ts";
+import type { KvGroup } from "../../runtime/kernels/kv-groups.ts";
 import type { ModelProgram, Segment, Tensor } from "../../runtime/kernels/segment.ts";
 import type { Weights } from "../../runtime/kernels/weights.ts";
 
@@ -15,7 +16,7 @@ export interface LoadedModel {
   /** Logits [ids, vocab] of the tokens `ids` on top of `past` tokens of `slot`. */
   forward(ids: readonly number[], past: number, slot?: number): Promise<Float32Array>;
   /** Logits of every row of a call, layer by layer or by the layers' range. */
-  step(ids: readonly number[], call: Omit<KvCall, "cache">, way: "layers" | "range"): Promise<Float32Array>;
+  step(ids: readonly number[], groups: readonly KvGroup[], way: "layers" | "range"): Promise<Float32Array>;
   readonly range: LayerRange;
   readonly kv: KvCache;
   /** Experts of every row that the last forward chose: [layer][rows * topK]. */
@@ -97,9 +98,9 @@ export async function loadModel(
     return out.x;
   };
 
-  const step: LoadedModel["step"] = async (ids, call, way) => {
+  const step: LoadedModel["step"] = async (ids, groups, way) => {
     const x = f32((await embed.run({ ids: { shape: [ids.length], data: Int32Array.from(ids) } })).x).slice();
-    const y = await { layers: layered, range: ranged }[way](x, { cache: kv, ...call });
+    const y = await { layers: layered, range: ranged }[way](x, { cache: kv, groups });
     return f32((await head.run({ x: { shape: [ids.length, program.hidden], data: y } })).logits).slice();
   };
 
@@ -108,7 +109,7 @@ export async function loadModel(
     routes,
     range,
     step,
-    forward: (ids, past, slot = 0) => step(ids, { firstSlot: slot, batch: 1, tokens: ids.length, past: Int32Array.of(past) }, "layers"),
+    forward: (ids, past, slot = 0) => step(ids, [{ firstSlot: slot, batch: 1, tokens: ids.length, past: Int32Array.of(past) }], "layers"),
     async dispose() {
       for (const program of [embed, head, ...blocks, ...experts.flat()]) await program.dispose();
       await kv.dispose();

@@ -28,7 +28,7 @@ async function open(backend: Backend, blocks: number): Promise<Side> {
 
 async function rowsOf({ program, cache }: Side, firstSlot: number, past: readonly number[], x: Float32Array): Promise<Float32Array> {
   const tokens = x.length / hidden / past.length;
-  const call = { cache, firstSlot, batch: past.length, tokens, past: Int32Array.from(past) };
+  const call = { cache, groups: [{ firstSlot, batch: past.length, tokens, past: Int32Array.from(past) }] };
   return ((await program.run({ x: { shape: [x.length / hidden, hidden], data: x } }, call)).h!.data as Float32Array).slice();
 }
 

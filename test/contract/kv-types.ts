@@ -24,7 +24,7 @@ async function rowsOf(backend: Backend, type: KvType): Promise<readonly Float32A
   const rows: Float32Array[] = [];
   for (const { past, tokens } of calls) {
     const x = randomTensor(300 + past, [tokens, model.program.hidden]);
-    const { h } = await program.run({ x }, { cache, firstSlot: 1, batch: 1, tokens, past: Int32Array.of(past) });
+    const { h } = await program.run({ x }, { cache, groups: [{ firstSlot: 1, batch: 1, tokens, past: Int32Array.of(past) }] });
     rows.push((h!.data as Float32Array).slice());
   }
   await program.dispose();

@@ -6,8 +6,9 @@ import { basename, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import fc from "fast-check";
 import type { CodecName } from "../../crds/names.ts";
-import type { Backend, KvCall } from "../../runtime/compute/backend.ts";
+import type { Backend } from "../../runtime/compute/backend.ts";
 import { relativeError } from "../../runtime/compute/trial.ts";
+import { type KvGroup, rowsOfGroups } from "../../runtime/kernels/kv-groups.ts";
 import { openCheckpoint } from "../../runtime/weights/checkpoint.ts";
 import type { Checkpoint } from "../../runtime/weights/tensor-view.ts";
 import { modelOf } from "./golden-files.ts";
@@ -18,29 +19,40 @@ const slots = 3;
 const context = 72;
 const vocab = 90;
 
-interface Call extends Omit<KvCall, "cache"> {
+interface Call {
+  readonly groups: readonly KvGroup[];
   readonly ids: readonly number[];
 }
 
-/** A prefill of some rows in each slot, then decode steps of neighbours that are not alike. */
+/** A prefill of some rows in each slot, then steps of neighbours that are not alike, beside which another slot may prefill. */
 const callsOf = fc
   .record({
     prompts: fc.array(fc.integer({ min: 1, max: 8 }), { minLength: slots, maxLength: slots }),
-    steps: fc.array(fc.record({ first: fc.nat(slots - 1), batch: fc.integer({ min: 1, max: slots }) }), { minLength: 1, maxLength: 4 }),
+    steps: fc.array(fc.record({ first: fc.nat(slots - 1), batch: fc.integer({ min: 1, max: slots }), beside: fc.nat(5) }), {
+      minLength: 1,
+      maxLength: 4,
+    }),
     seed: fc.nat(1000),
   })
   .map(({ prompts, steps, seed }): Call[] => {
     const past = new Array<number>(slots).fill(0);
     let next = seed;
-    const ids = (count: number): number[] => Array.from({ length: count }, () => (next = (next * 31 + 7) % vocab));
-    const call = (firstSlot: number, batch: number, tokens: number): Call => {
-      const made = { firstSlot, batch, tokens, past: Int32Array.from(past.slice(firstSlot, firstSlot + batch)), ids: ids(batch * tokens) };
+    const group = (firstSlot: number, batch: number, tokens: number): KvGroup => {
+      const made = { firstSlot, batch, tokens, past: Int32Array.from(past.slice(firstSlot, firstSlot + batch)) };
       for (let slot = firstSlot; slot < firstSlot + batch; slot++) past[slot] = (past[slot] as number) + tokens;
       return made;
     };
+    const call = (...groups: readonly KvGroup[]): Call => ({
+      groups,
+      ids: Array.from({ length: rowsOfGroups(groups) }, () => (next = (next * 31 + 7) % vocab)),
+    });
     return [
-      ...prompts.map((tokens, slot) => call(slot, 1, tokens)),
-      ...steps.map(({ first, batch }) => call(first, Math.min(batch, slots - first), 1)),
+      ...prompts.map((tokens, slot) => call(group(slot, 1, tokens))),
+      ...steps.map(({ first, batch, beside }) => {
+        const end = Math.min(first + batch, slots);
+        const decode = group(first, end - first, 1);
+        return beside > 0 && end < slots ? call(decode, group(end, 1, beside)) : call(decode);
+      }),
     ];
   });
 
@@ -75,10 +87,10 @@ export function runRangeContract({ name, make, tolerance, numRuns = 6 }: Options
       for (const layer of model.program.layers.keys()) assert.ok(ranged[0]!.range.covers(layer), `layer ${layer}`);
       await fc.assert(
         fc.asyncProperty(callsOf, async (calls) => {
-          for (const [i, { ids, ...call }] of calls.entries()) {
-            const want = await layered.step(ids, call, "layers");
+          for (const [i, { ids, groups }] of calls.entries()) {
+            const want = await layered.step(ids, groups, "layers");
             for (const each of ranged) {
-              same(await each.step(ids, call, "range"), want, `call ${i}`);
+              same(await each.step(ids, groups, "range"), want, `call ${i}`);
               if (tolerance === 0) assert.deepEqual(each.routes, layered.routes);
             }
           }
@@ -122,7 +134,7 @@ export function runRangeContract({ name, make, tolerance, numRuns = 6 }: Options
         valueDim: program.valueDim,
       });
       const x = Float32Array.from({ length: program.hidden }, (_, i) => Math.sin(i));
-      const kv = { cache, firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(0) };
+      const kv = { cache, groups: [{ firstSlot: 0, batch: 1, tokens: 1, past: Int32Array.of(0) }] };
       const whole = await range.run({ x, kv, from: 0, to: 2 });
       const first = await range.run({ x, kv, from: 0, to: 1 });
       const second = await range.run({ x: first.x, kv, from: 1, to: 2 });

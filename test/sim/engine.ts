@@ -74,7 +74,8 @@ export class SimEngine implements Engine {
       router: () => this.#router,
       dispatch: (frame) => (this.#ended ? Promise.reject(stopped()) : parts.remote.dispatch(frame)),
       turns: {
-        ...{ pieceRows: (_phase: Phase, rows: number) => rows, took: () => {}, betweenGraphs: () => undefined, begin: () => {} },
+        ...{ pieceRows: (_phase: Phase, rows: number) => rows, took: () => {}, begin: () => {} },
+        ...{ layersAtOnce: () => 1, tookLayers: () => {}, betweenGraphs: () => undefined },
         ownExperts: (batch) => this.#table.run(batch),
         ended: () => undefined,
         waitFor: async (answers) => void (await answers),
@@ -98,7 +99,8 @@ export class SimEngine implements Engine {
         return { y: rowsOf(x.map((value, i) => (i % hidden === 0 ? says : value))) };
       });
     };
-    return { compile, runMany } as unknown as Backend;
+    const createShelf = () => ({ put: (_expert: number, weights: Weights) => compile(undefined, weights) });
+    return { createShelf, runMany } as unknown as Backend;
   }
 
   /** Attention and gate: checks what the layer before gave, and asks every expert of this one, each row another. */

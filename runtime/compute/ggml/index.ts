@@ -83,7 +83,7 @@ class GgmlBackend implements Backend {
     try {
       for (const rows of triedRows) {
         const tokens = Math.min(rows, cache?.context ?? rows);
-        program.tryOut(tokens, cache && { cache, firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) });
+        program.tryOut(tokens, cache && { cache, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
       }
     } catch (caught) {
       await program.dispose();

@@ -1,6 +1,7 @@
 // What all KV caches of ggml share: per layer one tensor of keys and one of values, a row of all heads a position, keys rotated; where in
 // them a slot's positions lie is each cache's own (kv-paged.ts, kv-pool.ts). Attention reads it as one view (kv.ts).
 import { AppError } from "../../../crds/common.ts";
+import type { KvGroup } from "../../kernels/kv-groups.ts";
 import { type RopeTables, ropeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCache, KvCall, KvSpec } from "../backend.ts";
@@ -34,11 +35,11 @@ export interface Piece {
   readonly count: number;
 }
 
-/** The rows of a layer's tensors that the attention of a call looks at. */
+/** The rows of a layer's tensors that the attention of a group of rows looks at. */
 export interface KvView {
   readonly first: number;
   readonly length: number;
-  /** From the first row of one slot to that of the next; undefined where all rows of the call look at the same ones. */
+  /** From the first row of one slot to that of the next; undefined where all rows look at the same ones. */
   readonly step: number | undefined;
 }
 
@@ -101,8 +102,11 @@ export abstract class GgmlKv implements KvCache {
   /** Where a slot's positions lie, in their order. */
   abstract piecesOf(slot: number): readonly Piece[];
 
-  /** What the attention of a call looks at; its new rows have their places from then on. */
-  abstract viewOf(call: KvCall): KvView;
+  /** What the attention of a group looks at; its new rows have their places from then on. */
+  abstract viewOf(group: KvGroup): KvView;
+
+  /** True where rows look at memory that holds what other slots wrote too. */
+  abstract readonly shared: boolean;
 
   get layers(): readonly LayerTensors[] {
     return this.#layers;

@@ -1,7 +1,8 @@
 // The KV cache where the machine gives memory page by page, as rows are written: slots are address space alone, [slot][stride], and pages
 // go back as slots are trimmed. Attention of consecutive slots is one view of four dimensions.
 import { AppError } from "../../../crds/common.ts";
-import type { KvCall, KvSpec } from "../backend.ts";
+import type { KvGroup } from "../../kernels/kv-groups.ts";
+import type { KvSpec } from "../backend.ts";
 import { checkCopy } from "../check.ts";
 import type { GgmlDevice } from "./device.ts";
 import { GgmlKv, type KvView, type LayerTensors, type Piece, rowBytesOf } from "./kv-memory.ts";
@@ -23,6 +24,7 @@ function strideOf(context: number, rowBytes: readonly number[], pageBytes: numbe
 
 export class PagedKv extends GgmlKv {
   readonly slots: number;
+  readonly shared = false;
   /** Positions from one slot to the next. */
   readonly stride: number;
   readonly #pageBytes: number;
@@ -40,7 +42,7 @@ export class PagedKv extends GgmlKv {
     return [{ position: 0, row: slot * this.stride, count: this.context }];
   }
 
-  viewOf({ past, tokens, firstSlot }: KvCall): KvView {
+  viewOf({ past, tokens, firstSlot }: KvGroup): KvView {
     const longest = past.reduce((most, length) => Math.max(most, length), 0) + tokens;
     const length = Math.min(this.context, Math.ceil(longest / lengthStep) * lengthStep);
     return { first: firstSlot * this.stride, length, step: this.stride };

@@ -1,9 +1,10 @@
 // The KV cache where memory is there from the start, as on a GPU: one pool of rows in each layer, of which a slot takes blocks as it is
 // written, wherever they are free. So the pool's bytes are all that there is, short requests fit in as many as their blocks, a slot
-// moves by its list of blocks alone, and a prefix is shared until one of its users writes. All rows of a call look at the same part of
+// moves by its list of blocks alone, and a prefix is shared until one of its users writes. All rows of a group look at the same part of
 // the pool, in which each row's mask shows what is its own; the lowest free blocks are taken first, so that the part stays short.
 import { AppError } from "../../../crds/common.ts";
-import type { KvCall, KvSpec } from "../backend.ts";
+import type { KvGroup } from "../../kernels/kv-groups.ts";
+import type { KvSpec } from "../backend.ts";
 import { checkCopy } from "../check.ts";
 import { kvBlockTokens } from "../kv-size.ts";
 import type { GgmlDevice } from "./device.ts";
@@ -14,13 +15,14 @@ const lengthStep = 256;
 
 export class PoolKv extends GgmlKv {
   readonly slots: number;
+  readonly shared = true;
   /** Positions of a block. */
   readonly #blockTokens: number;
   /** Slots that have each block. */
   readonly #users: Uint16Array;
   /** Blocks of each slot, in the order of their positions. */
   readonly #tables: number[][];
-  readonly #views = new WeakMap<KvCall, KvView>();
+  readonly #views = new WeakMap<KvGroup, KvView>();
   /** No block below is free. */
   #lowest = 0;
 
@@ -49,10 +51,10 @@ export class PoolKv extends GgmlKv {
     return (this.#tables[slot] as number[]).map((block, i) => ({ position: i * count, row: block * count, count }));
   }
 
-  viewOf(call: KvCall): KvView {
-    const known = this.#views.get(call);
+  viewOf(group: KvGroup): KvView {
+    const known = this.#views.get(group);
     if (known !== undefined) return known;
-    const { firstSlot, batch, tokens, past } = call;
+    const { firstSlot, batch, tokens, past } = group;
     let [first, end] = [Number.POSITIVE_INFINITY, 0];
     for (let b = 0; b < batch; b++) {
       const from = past[b] as number;
@@ -65,7 +67,7 @@ export class PoolKv extends GgmlKv {
     first = Math.floor((first * this.#blockTokens) / lengthStep) * lengthStep;
     end = Math.min(this.blocks * this.#blockTokens, Math.ceil((end * this.#blockTokens) / lengthStep) * lengthStep);
     const view = { first, length: end - first, step: undefined };
-    this.#views.set(call, view);
+    this.#views.set(group, view);
     return view;
   }
 

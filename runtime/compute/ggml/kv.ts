@@ -1,6 +1,6 @@
 // The part of a graph that reads and writes the KV cache: where new rows go, what attention may see, how far heads are turned. And the
 // choice of a cache for a device: by pages where the machine gives memory as it is written, else from a pool.
-
+import { type KvGroup, type Place, placesOf, rowsOfGroup, rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { RopeTables } from "../../kernels/rope.ts";
 import type { Rope } from "../../kernels/segment.ts";
 import type { KvCall, KvSpec } from "../backend.ts";
@@ -17,12 +17,29 @@ const storedMost = 65_504;
 export const createGgmlKv = (device: GgmlDevice, spec: KvSpec): GgmlKv =>
   device.pageBytes === undefined ? new PoolKv(device, spec) : new PagedKv(device, spec, device.pageBytes);
 
+/** A group as graphs see it: the rows of the call that are its own, as attention takes them, and the part of the cache these look at. */
+export interface GroupShape extends KvView {
+  readonly index: number;
+  /** The first of its rows. */
+  readonly from: number;
+  readonly batch: number;
+  readonly tokens: number;
+}
+
+/** Where all rows look at the same part, they are as many tokens of one text, which masks take apart. */
+function shapeOf(cache: GgmlKv, group: KvGroup): Omit<GroupShape, "index" | "from"> {
+  const { first, length, step } = cache.viewOf(group);
+  const { batch, tokens } = group;
+  return step === undefined ? { first, length, step, batch: 1, tokens: batch * tokens } : { first, length, step, batch, tokens };
+}
+
 /** What calls have in common that can use the same graph. */
-export function kvKey(call: KvCall): string {
-  const cache = call.cache as GgmlKv;
-  const view = cache.viewOf(call);
-  const { batch, tokens } = shapeOf(call, view);
-  return `${cache.id}.${view.first}.${view.length}.${batch}.${tokens}`;
+export function kvKey({ cache, groups }: KvCall): string {
+  const parts = groups.map((group) => {
+    const { first, length, batch, tokens } = shapeOf(cache as GgmlKv, group);
+    return `${first}.${length}.${batch}.${tokens}`;
+  });
+  return `${(cache as GgmlKv).id}: ${parts.join(" ")}`;
 }
 
 interface InputShape {
@@ -31,66 +48,67 @@ interface InputShape {
   readonly shape: readonly number[];
 }
 
-type Shape = Pick<KvCall, "batch" | "tokens">;
-
-/** Where all rows look at the same part, they are as many tokens of one text, which masks take apart. */
-const shapeOf = ({ batch, tokens }: Shape, { step }: KvView): Shape =>
-  step === undefined ? { batch: 1, tokens: batch * tokens } : { batch, tokens };
-
 /** The cache as one graph sees it. */
 export class KvGraph {
-  /** Rows as attention takes them. */
-  readonly call: Shape;
+  readonly groups: readonly GroupShape[];
+  readonly #rows: number;
   readonly #cache: GgmlKv;
-  readonly #part: KvView;
   /** The inputs that the graph has, and how each is made for a call. */
   readonly #inputs = new Map<string, (call: KvCall) => NodeJS.TypedArray>();
 
-  constructor(call: KvCall) {
-    this.#cache = call.cache as GgmlKv;
-    this.#part = this.#cache.viewOf(call);
-    this.call = shapeOf(call, this.#part);
+  constructor({ cache, groups }: KvCall) {
+    this.#cache = cache as GgmlKv;
+    this.#rows = rowsOfGroups(groups);
+    let from = 0;
+    this.groups = groups.map((group, index) => {
+      const shape = Object.assign(shapeOf(this.#cache, group), { index, from });
+      from += rowsOfGroup(group);
+      return shape;
+    });
   }
 
   /** Factors of the values that turn and of their swapped pairs, [2 * pairs, 1, rows]. */
   rotation(build: GraphBuilder, rope: Rope): { readonly cos: Value; readonly sin: Value } {
     const tables = this.#cache.rotation(rope);
-    const rows = this.call.batch * this.call.tokens;
     const factors = (half: "cos" | "sin"): Value => {
-      const make = (call: KvCall) => rotationOf(tables, positionsOf(call), half);
-      return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape: [2 * rope.frequencies.length, 1, rows] }, make);
+      const shape = [2 * rope.frequencies.length, 1, this.#rows];
+      const make = ({ groups }: KvCall) => rotationOf(tables, placesOf(groups), half);
+      return this.#input(build, { name: `${half}.${tables.name}`, type: "f32", shape }, make);
     };
     return { cos: factors("cos"), sin: factors("sin") };
   }
 
   store(build: GraphBuilder, layer: number, keys: Value, values: Value): void {
     const { ggml } = build.device;
-    const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.call.batch * this.call.tokens] }, cacheRowsOf);
+    const rows = this.#input(build, { name: "cacheRows", type: "i64", shape: [this.#rows] }, ({ groups }) =>
+      cacheRowsOf(this.#cache, groups),
+    );
     const tensors = this.#layer(layer);
     for (const [target, source] of [
       [tensors.keys, keys],
       [tensors.values, values],
     ] as const) {
-      const stored =
-        this.#part.step === undefined
-          ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source])
-          : source;
+      const stored = this.#cache.shared
+        ? build.step(ggml.ggml_clamp(build.context, source.tensor, -storedMost, storedMost), [source])
+        : source;
       build.effect(ggml.ggml_set_rows(build.context, target.tensor, stored.tensor, rows.tensor), [stored, rows]);
     }
   }
 
-  keys(build: GraphBuilder, layer: number): Value {
-    return this.#view(build, this.#layer(layer).keys);
+  keys(build: GraphBuilder, layer: number, group: GroupShape): Value {
+    return this.#view(build, this.#layer(layer).keys, group);
   }
 
-  values(build: GraphBuilder, layer: number): Value {
-    return this.#view(build, this.#layer(layer).values);
+  values(build: GraphBuilder, layer: number, group: GroupShape): Value {
+    return this.#view(build, this.#layer(layer).values, group);
   }
 
-  mask(build: GraphBuilder, window: number): Value {
-    const { length } = this.#part;
-    const shape = [length, this.call.tokens, 1, this.call.batch];
-    return this.#input(build, { name: `mask.${window}.${length}`, type: "f16", shape }, (call) => maskOf(call, this.#part, window));
+  mask(build: GraphBuilder, window: number, { index, batch, tokens, first, length, step }: GroupShape): Value {
+    const view = { first, length, step };
+    const shape = [length, tokens, 1, batch];
+    return this.#input(build, { name: `mask.${index}.${window}`, type: "f16", shape }, ({ groups }) =>
+      maskOf(this.#cache, groups[index] as KvGroup, { view, window }),
+    );
   }
 
   /** An input of a call of this shape; undefined where it is not of the cache. */
@@ -108,27 +126,24 @@ export class KvGraph {
     return this.#cache.layers[layer] as LayerTensors;
   }
 
-  /** [dim, length, kvHeads, batch] of what the call looks at. */
-  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor): Value {
-    const { first, length, step } = this.#part;
+  /** [dim, length, kvHeads, batch] of what a group looks at. */
+  #view(build: GraphBuilder, { tensor, dim, headBytes, rowBytes }: KvTensor, { first, length, step, batch }: GroupShape): Value {
     const { kvHeads } = this.#cache.spec;
-    const { batch } = this.call;
-    const slotBytes = rowBytes * (step ?? length);
+    const slot = rowBytes * (step ?? length);
     const { ggml } = build.device;
-    const view = ggml.ggml_view_4d(
-      ...([build.context, tensor, dim, length, kvHeads, batch] as const),
-      ...([rowBytes, headBytes, slotBytes, first * rowBytes] as const),
+    return build.view(
+      ggml.ggml_view_4d(build.context, tensor, dim, length, kvHeads, batch, rowBytes, headBytes, slot, first * rowBytes),
+      build.constant(tensor),
     );
-    return build.view(view, build.constant(tensor));
   }
 }
 
 /** [rows][2 * pairs]: for both values of a pair the cosine, or the sine with the sign that the other one has. */
-function rotationOf({ rope, cos, sin }: RopeTables, positions: Int32Array, half: "cos" | "sin"): Float32Array {
+function rotationOf({ rope, cos, sin }: RopeTables, places: readonly Place[], half: "cos" | "sin"): Float32Array {
   const pairs = rope.frequencies.length;
   const [table, sign] = half === "cos" ? [cos, 1] : [sin, -1];
-  const out = new Float32Array(positions.length * 2 * pairs);
-  for (const [row, position] of positions.entries()) {
+  const out = new Float32Array(places.length * 2 * pairs);
+  for (const [row, { position }] of places.entries()) {
     for (let i = 0; i < pairs; i++) {
       const value = table[position * pairs + i] as number;
       const first = row * 2 * pairs + (rope.interleaved ? 2 * i : i);
@@ -139,37 +154,40 @@ function rotationOf({ rope, cos, sin }: RopeTables, positions: Int32Array, half:
   return out;
 }
 
-/** The position of each row in its sequence. */
-function positionsOf({ past, batch, tokens }: KvCall): Int32Array {
-  return Int32Array.from({ length: batch * tokens }, (_, row) => (past[Math.floor(row / tokens)] as number) + (row % tokens));
-}
-
 /** The row of a layer's tensor that each row's key and value go to. */
-function cacheRowsOf({ past, batch, tokens, firstSlot, cache }: KvCall): BigInt64Array {
-  const rows = new BigInt64Array(batch * tokens);
-  for (let b = 0; b < batch; b++) {
-    const from = past[b] as number;
-    for (const piece of (cache as GgmlKv).piecesOf(firstSlot + b)) {
-      const end = Math.min(from + tokens, piece.position + piece.count);
-      for (let at = Math.max(from, piece.position); at < end; at++) rows[b * tokens + at - from] = BigInt(piece.row + at - piece.position);
+function cacheRowsOf(cache: GgmlKv, groups: readonly KvGroup[]): BigInt64Array {
+  const rows: bigint[] = [];
+  for (const { firstSlot, batch, tokens, past } of groups) {
+    for (let b = 0; b < batch; b++) {
+      const from = past[b] as number;
+      for (const { position, row, count } of cache.piecesOf(firstSlot + b)) {
+        const end = Math.min(from + tokens, position + count);
+        for (let at = Math.max(from, position); at < end; at++) rows.push(BigInt(row + at - position));
+      }
     }
   }
-  return rows;
+  return BigInt64Array.from(rows);
 }
 
-/** [batch][tokens][length] in f16: 0 where a row may look, minus infinity elsewhere. A window of 0 is none. */
-function maskOf({ past, batch, tokens, firstSlot, cache }: KvCall, { first, length, step }: KvView, window: number): Uint16Array {
+interface Look {
+  readonly view: KvView;
+  /** 0 = none. */
+  readonly window: number;
+}
+
+/** [batch][tokens][length] in f16: 0 where a row may look, minus infinity elsewhere. */
+function maskOf(cache: GgmlKv, { firstSlot, batch, tokens, past }: KvGroup, { view, window }: Look): Uint16Array {
+  const { first, length, step = 0 } = view;
   const mask = new Uint16Array(batch * tokens * length).fill(maskedOut);
   for (let b = 0; b < batch; b++) {
-    const start = first + b * (step ?? 0);
-    const pieces = (cache as GgmlKv).piecesOf(firstSlot + b);
+    const pieces = cache.piecesOf(firstSlot + b);
     for (let token = 0; token < tokens; token++) {
       const end = (past[b] as number) + token + 1;
       const from = window > 0 ? Math.max(0, end - window) : 0;
-      const at = (b * tokens + token) * length - start;
+      const start = (b * tokens + token) * length - first - b * step;
       for (const { position, row, count } of pieces) {
         const [low, high] = [Math.max(from, position), Math.min(end, position + count)];
-        if (low < high) mask.fill(0, at + row + low - position, at + row + high - position);
+        if (low < high) mask.fill(0, start + row + low - position, start + row + high - position);
       }
     }
   }

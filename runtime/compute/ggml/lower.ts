@@ -7,7 +7,7 @@ import { candidates } from "./candidates.ts";
 import type { Pointer } from "./functions.ts";
 import { groupRoute, route } from "./gates.ts";
 import type { GraphBuilder, Value } from "./graph.ts";
-import type { KvGraph } from "./kv.ts";
+import type { GroupShape, KvGraph } from "./kv.ts";
 
 /** The weights of a segment as graphs use them. */
 export interface WeightSource {
@@ -165,7 +165,17 @@ function rotated(lowering: Lowering, op: OpOf<"attention">, x: Value, count: num
   return build.step(ggml.ggml_concat(build.context, joined.tensor, after.tensor, 0), [joined, after]);
 }
 
-/** New keys and values are stored first, so that attention finds them in the cache like all others. */
+/** The queries of a group of rows, of all [headDim, heads, rows]: [headDim, tokens, heads, batch], where they are. */
+function ofGroup(build: GraphBuilder, query: Value, { headDim, heads }: OpOf<"attention">, { from, tokens, batch }: GroupShape): Value {
+  const { ggml } = build.device;
+  const head = headDim * f32Bytes;
+  const row = heads * head;
+  const view = ggml.ggml_view_4d(build.context, query.tensor, headDim, tokens, heads, batch, row, head, tokens * row, from * row);
+  return build.view(view, query);
+}
+
+/** New keys and values are stored first, so that attention finds them in the cache like all others. Groups of rows look at it one by
+ *  one, each at its own slots. */
 const attention: Lower<"attention"> = (lowering, op) => {
   const { build, rows, weights, read, write } = lowering;
   const { ggml } = build.device;
@@ -173,13 +183,15 @@ const attention: Lower<"attention"> = (lowering, op) => {
   const key = rotated(lowering, op, read(op.k), op.kvHeads);
   kv.store(build, op.layer, build.view(ggml.ggml_reshape_2d(build.context, key.tensor, op.kvHeads * op.headDim, rows), key), read(op.v));
   const query = rotated(lowering, op, read(op.q), op.heads);
-  const { batch, tokens } = kv.call;
-  const split = build.view(ggml.ggml_reshape_4d(build.context, query.tensor, op.headDim, op.heads, tokens, batch), query);
-  const q = build.view(ggml.ggml_permute(build.context, split.tensor, 0, 2, 1, 3), split);
-  const [keys, values, mask] = [kv.keys(build, op.layer), kv.values(build, op.layer), kv.mask(build, op.window)];
   const sinks = op.sinks === undefined ? undefined : weights.tensor(op.sinks);
-  const out = attend(build, op, { q, keys, values, mask, sinks });
-  write(op.out, build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, rows), out));
+  const parts = kv.groups.map((group) => {
+    const [keys, values] = [kv.keys(build, op.layer, group), kv.values(build, op.layer, group)];
+    const q = ofGroup(build, query, op, group);
+    const out = attend(build, op, { q, keys, values, mask: kv.mask(build, op.window, group), sinks });
+    return build.view(ggml.ggml_reshape_2d(build.context, out.tensor, op.heads * op.valueDim, group.batch * group.tokens), out);
+  });
+  const join = (all: Value, part: Value): Value => build.step(ggml.ggml_concat(build.context, all.tensor, part.tensor, 1), [all, part]);
+  write(op.out, parts.reduce(join));
 };
 
 const lowerings: { readonly [Name in OpName]?: Lower<Name> } = {

@@ -21,6 +21,8 @@ const graphsMax = 8;
 const keptBytesMax = 2 * 2 ** 20;
 /** Nodes that an op becomes, at most: attention whose heads turn in part, by neighbouring pairs, has forty tensors. */
 const nodesPerOp = 32;
+/** Nodes that attention has more for each further group of rows, at most. */
+const nodesPerGroup = 20;
 
 interface Built {
   readonly graph: Graph;
@@ -51,7 +53,8 @@ export class DenseProgram implements Compiled {
   readonly #device: GgmlDevice;
   readonly #weights: DenseWeights;
   readonly #widths: ReadonlyMap<string, number>;
-  readonly #usesKv: boolean;
+  /** Ops that use the KV cache. */
+  readonly #kvOps: number;
   readonly #graphs = new Recent<Built>(graphsMax, ({ graph }) => graph.free());
   #gone = false;
   /** The graph that ran last, and which run of the device's that was. */
@@ -63,19 +66,19 @@ export class DenseProgram implements Compiled {
     this.#weights = new DenseWeights(device, segment, weights, bits);
     this.residentBytes = this.#weights.bytes;
     this.#widths = widthsOf(segment);
-    this.#usesKv = segment.ops.some((op) => kernelOf(op).kvLayer !== undefined);
+    this.#kvOps = segment.ops.filter((op) => kernelOf(op).kvLayer !== undefined).length;
   }
 
-  /** Nodes that its ops become, at most. */
-  get nodes(): number {
-    return nodesPerOp * this.segment.ops.length;
+  /** Nodes that its ops become for a call of so many groups, at most. */
+  nodes(groups: number): number {
+    return nodesPerOp * this.segment.ops.length + nodesPerGroup * this.#kvOps * groups;
   }
 
   async run(inputs: Inputs, call?: KvCall): Promise<Outputs> {
     const rows = checkInputs(this.segment, inputs);
     checkKv(this.segment, call, rows);
     this.checkIds(inputs);
-    const kv = this.#usesKv ? call : undefined;
+    const kv = this.#kvOps > 0 ? call : undefined;
     const built = rows > 0 ? this.#graph(rows, kv) : undefined;
     const outputs: Record<string, Tensor> = {};
     for (const { name, kept } of this.segment.outputs) if (!kept) outputs[name] = built?.outputs?.get(name) ?? this.#empty(name, rows);
@@ -109,7 +112,7 @@ export class DenseProgram implements Compiled {
 
   /** Throws AppError `UnsupportedOp` where the device lacks an operation of a graph for so many rows. */
   tryOut(rows: number, call: KvCall | undefined): void {
-    this.#build(rows, this.#usesKv ? call : undefined).graph.free();
+    this.#build(rows, this.#kvOps > 0 ? call : undefined).graph.free();
   }
 
   /** Adds its nodes to a graph; `values` has the segment's inputs, and gets all that its ops write. */
@@ -128,7 +131,7 @@ export class DenseProgram implements Compiled {
   #build(rows: number, call: KvCall | undefined): Built {
     const kv = call && new KvGraph(call);
     const { inputs, outputs } = this.segment;
-    const graph = buildGraph(this.#device, this.nodes, (build) => {
+    const graph = buildGraph(this.#device, this.nodes(call?.groups.length ?? 0), (build) => {
       const values = new Map<string, Value>();
       for (const { name, dtype, width } of inputs) values.set(name, build.input(name, dtype, width === 0 ? [rows] : [width, rows]));
       this.lower(build, values, rows, kv);

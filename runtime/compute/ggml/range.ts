@@ -1,6 +1,6 @@
 // Layers one after another as one graph: attention, gate, the experts of each row's choice and their sum, layer upon layer, with nothing
 // read back before the last. It is made of the very operations that compute layer by layer, so rows have the same bits either way.
-import { AppError } from "../../../crds/common.ts";
+import { rowsOfGroups } from "../../kernels/kv-groups.ts";
 import type { MoeLayer, Segment } from "../../kernels/segment.ts";
 import { widthsOf } from "../../kernels/widths.ts";
 import type { KvCall, LayerRange, RangeCall, RangeLayer, RangeOutputs } from "../backend.ts";
@@ -63,7 +63,7 @@ export class GgmlRange implements LayerRange {
   }
 
   async run({ x, kv, from, to }: RangeCall): Promise<RangeOutputs> {
-    const rows = kv.batch * kv.tokens;
+    const rows = rowsOfGroups(kv.groups);
     const parts = this.#parts.slice(from, to);
     for (const { program } of parts) checkKv(program.segment, kv, rows);
     const { graph, kv: inputs } = this.#graphs.take(
@@ -84,11 +84,11 @@ export class GgmlRange implements LayerRange {
 
   #build(parts: readonly Part[], call: KvCall): Built {
     const kv = new KvGraph(call);
-    const rows = call.batch * call.tokens;
+    const rows = rowsOfGroups(call.groups);
     const slabs = parts.map(({ shelf }) => shelf?.whole);
     const graph = buildGraph(
       this.#device,
-      parts.reduce((sum, part) => sum + nodesOf(part), 1),
+      parts.reduce((sum, part) => sum + nodesOf(part, call.groups.length), 1),
       (build) => {
         const outputs: Record<string, Value> = {};
         const [first] = parts as [Part];
@@ -113,9 +113,9 @@ export class GgmlRange implements LayerRange {
 const multipliesAtOnce = ({ ops, inputs }: Segment): boolean =>
   ops.every((op) => op.op === "matMul" || !Object.values(op).includes(inputs[0]?.name as never));
 
-function nodesOf({ program, moe }: Part): number {
-  if (moe === undefined) return program.nodes;
-  return program.nodes + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
+function nodesOf({ program, moe }: Part, groups: number): number {
+  if (moe === undefined) return program.nodes(groups);
+  return program.nodes(groups) + nodes.perOp * moe.expert.ops.length + nodes.perExpert * moe.topK + nodes.perLayer;
 }
 
 interface Experts {

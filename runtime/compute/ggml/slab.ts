@@ -40,6 +40,7 @@ export class Slab {
   readonly #metadata: Pointer;
   readonly #placed: readonly Placed[];
   readonly #used: boolean[];
+  #count = 0;
 
   constructor(device: GgmlDevice, parts: readonly Part[], slots: number) {
     this.#device = device;
@@ -59,8 +60,9 @@ export class Slab {
     this.expertBytes = placed.reduce((sum, { stride }) => sum + stride, 0);
   }
 
+  /** Slots that hold an expert. */
   get used(): number {
-    return this.#used.reduce((count, used) => count + Number(used), 0);
+    return this.#count;
   }
 
   holds(slot: number): boolean {
@@ -80,7 +82,7 @@ export class Slab {
         this.#device.ggml.ggml_backend_tensor_set(tensor, bytes, 0, bytes.byteLength);
       }
     });
-    this.#used[slot] = true;
+    this.#mark(slot, true);
   }
 
   /** Copies an expert from a slot of another slab. */
@@ -90,12 +92,12 @@ export class Slab {
       for (const [i, tensor] of from.#tensors(context, source).entries())
         this.#device.ggml.ggml_backend_tensor_copy(tensor, targets[i] as Pointer);
     });
-    this.#used[slot] = true;
+    this.#mark(slot, true);
   }
 
   /** Empties a slot, whose memory goes back to the machine where it is taken by pages. */
   drop(slot: number): void {
-    this.#used[slot] = false;
+    this.#mark(slot, false);
     for (const placed of this.#placed) this.#device.discard(addressOf(placed, slot), placed.stride);
   }
 
@@ -148,6 +150,11 @@ export class Slab {
   free(): void {
     for (const { buffer } of this.#placed) buffer.free();
     this.#device.release(this.#metadata);
+  }
+
+  #mark(slot: number, used: boolean): void {
+    this.#count += Number(used) - Number(this.#used[slot]);
+    this.#used[slot] = used;
   }
 
   /** Each part of a slot as a tensor of its own. */

@@ -1,0 +1,88 @@
+// The passing of layers at once, where all of their experts are here and rows are few: which layers, which steps, and what is counted
+// afterwards. Everything else goes layer by layer (layer-pass.ts), with the same bits.
+import type { Compiled, LayerRange } from "../compute/backend.ts";
+import type { Layer } from "../kernels/segment.ts";
+import { noRank } from "../placement/dispatch.ts";
+import type { ExpertTable } from "./expert-table.ts";
+import { type Followed, follow, type Part, type Passed, type StepTools } from "./layer-pass.ts";
+import type { OpenModel } from "./open.ts";
+
+/** One of so many steps goes layer by layer, so that the time that experts take apart is known. */
+const measuredEvery = 32;
+
+/** The layers of an open model, whose experts lie in this table. */
+export function rangesOf({ backend, program, blocks }: Pick<OpenModel, "backend" | "program" | "blocks">, experts: ExpertTable): Ranges {
+  const layers = program.layers.map((layer, i) => {
+    const [block, shelf] = [blocks[i] as Compiled, experts.shelf(i)];
+    return shelf === undefined ? { layer, block } : { layer, block, shelf };
+  });
+  return new Ranges(backend.createRange(layers), program.layers);
+}
+
+export class Ranges {
+  readonly range: LayerRange;
+  readonly #layers: readonly Layer[];
+  readonly #measures: boolean;
+  #steps = 0;
+
+  constructor(range: LayerRange, layers: readonly Layer[]) {
+    this.range = range;
+    this.#layers = layers;
+    this.#measures = layers.some(({ kind }) => kind === "moe");
+  }
+
+  /** To be asked once a step, or half of one. */
+  wants(rows: number): boolean {
+    if (rows > this.range.rowsMax) return false;
+    return !this.#measures || this.#steps++ % measuredEvery !== 0;
+  }
+
+  /** The end of the layers from `from` on that can be passed at once now; `from` where there is none. */
+  endOf({ router, turns }: StepTools, { phase, tokens }: Part, from: number): number {
+    const { rank, table } = router();
+    const most = turns.layersAtOnce(phase, tokens.length);
+    const isHere = (layer: number): boolean => {
+      const sole = this.#layers[layer]?.kind === "moe" ? table.soleRank(layer) : rank;
+      return (sole === rank || sole === noRank) && this.range.covers(layer);
+    };
+    let to = from;
+    while (to < this.#layers.length && to - from < most && isHere(to)) to += 1;
+    return to;
+  }
+}
+
+interface Passing {
+  readonly part: Part;
+  readonly followed: readonly Followed[];
+  readonly from: number;
+  /** At most. */
+  readonly to: number;
+  readonly x: Float32Array; // [n, hidden]
+}
+
+/** Rows after those layers: after fewer when an expert went meanwhile, and after none when it was of the first. */
+export async function passRange(tools: StepTools, { part, followed, from, to: wished, x }: Passing): Promise<Passed> {
+  const { experts, times, turns, ranges, program } = tools;
+  const { phase, kv, tokens } = part;
+  return experts.lock.run(async () => {
+    const to = Math.min(wished, ranges?.endOf(tools, part, from) ?? from);
+    if (ranges === undefined || to === from) return { x, to: from };
+    const startedAt = performance.now();
+    const out = await ranges.range.run({ x, kv, from, to });
+    const ms = performance.now() - startedAt;
+    times.addBoth(phase, ms);
+    turns.tookLayers(to - from, tokens.length, ms);
+    for (const [i, ids] of out.ids.entries()) {
+      const layer = from + i;
+      part.attended(layer);
+      for (const expert of ids) {
+        tools.counter.routed(phase, layer, expert, 1);
+        tools.counter.served(phase, layer, expert, 1);
+      }
+      const shape = program.layers[layer];
+      if (shape?.kind === "moe") follow(tools.transitions, followed, { layer, phase, ids, topK: shape.topK });
+      else for (const token of followed) token.chose = undefined;
+    }
+    return { x: out.x, to };
+  });
+}
