@@ -5,7 +5,6 @@ import { deviceMemoryBackends } from "./backends.ts";
 import { AppError } from "./common.ts";
 import { moeDeploymentStatusSchema } from "./moe-deployment-status.ts";
 import {
-  backendChoices,
   codecNames,
   defaultBackend,
   defaultCodec,
@@ -13,6 +12,7 @@ import {
   defaultPolicy,
   imageRollouts,
   kvTypes,
+  podBackendChoices,
   policyNames,
   rebalancingModes,
 } from "./names.ts";
@@ -129,7 +129,7 @@ const experts = z
 
 const runtime = z
   .object({
-    backend: z.enum(backendChoices).default(defaultBackend).meta({
+    backend: z.enum(podBackendChoices).default(defaultBackend).meta({
       description:
         "Compute backend of the workers: ggml on the processor (cpu), on NVIDIA's GPUs (cuda) or on any GPU whose Vulkan driver is in the image (vulkan). cuda and vulkan want a runtime image whose tag ends in their name, and a GPU that the pod asks for. Auto takes the first of cuda, vulkan and cpu whose library is in the image and whose device is there, none in software; the condition ModelAvailable names the devices taken. reference is slow and for tests.",
     }),

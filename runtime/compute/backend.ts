@@ -105,6 +105,12 @@ export interface Capabilities {
   refuses(op: Op): string | undefined;
 }
 
+/** Memory of a device's own. */
+export interface DeviceMemory {
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
+
 export interface Backend extends Capabilities {
   /** The device as a pod reports it: "cpu: AMD EPYC, zen4, 1 thread". */
   readonly device: string;
@@ -134,6 +140,10 @@ export interface Backend extends Capabilities {
   runMany(calls: readonly { readonly program: Compiled; readonly inputs: Inputs }[]): Promise<readonly Outputs[]>;
   /** Upper bound of the resident bytes one expert takes, known before it is loaded: what the memory budget plans with. */
   expertResidentBytes(segment: Segment, forms: WeightForms): number;
+  /** What its device says of its own memory now; undefined where it computes in the machine's. */
+  memory(): DeviceMemory | undefined;
+  /** Bytes that its graphs share for what they compute, so far, of the device's own memory. */
+  workBytes(): number;
   /** The reason why it can compute nothing any more (its device or a thread is gone for good); undefined while it works. */
   fault(): AppError | undefined;
   close(): Promise<void>;
@@ -141,6 +151,8 @@ export interface Backend extends Capabilities {
 
 export interface BackendOptions {
   readonly threads: number;
+  /** Rows of the largest step: what a device's own memory is tried with when a model opens. */
+  readonly rowsMax?: number | undefined;
   /** How a backend may keep the dense part's matrices, which it may ignore: 32 as f32 where they are floats of any size, since engines
    *  round what they multiply halves by; 16 as they are; 8 in int8 blocks of 32 where they are floats. Blocks stay as they are.
    *  Unset = 32. */

@@ -221,6 +221,8 @@ export const createReferenceBackend: BackendFactory = async ({ selects = false }
     return outputs;
   },
   expertResidentBytes: f32Bytes,
+  memory: () => undefined,
+  workBytes: () => 0,
   fault: () => undefined,
   async close() {},
 });

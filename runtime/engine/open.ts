@@ -59,7 +59,11 @@ export async function openProgram(store: ModelStore, program: ModelProgram, opti
   checkLayerShapes(store, program);
   const name = await chooseBackend(options.backend);
   if (options.tryDevice) await tryOut(name, options.threads);
-  const backend = await createBackend(name, { threads: options.threads, denseBits: codecFor(options.codec).denseBits });
+  const backend = await createBackend(name, {
+    threads: options.threads,
+    denseBits: codecFor(options.codec).denseBits,
+    rowsMax: options.limits?.maxBatchTokens,
+  });
   try {
     for (const segment of segmentsOf(program)) checkOps(backend, backend.device, segment);
     const kvSpec = kvSpecOf(program, backend, options);
@@ -147,7 +151,7 @@ async function compileModel({ store, program, backend, options, kvSpec }: Parts)
     device: backend.device,
     numerics: numericsOf(backend, store, options.codec, kvSpec.type),
     maxContext: kvSpec.context,
-    denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, 0),
+    denseBytes: [embed, ...blocks, head].reduce((sum, { residentBytes }) => sum + residentBytes, backend.workBytes()),
     kvBytes: kv.bytes,
     kvSlots: pool.slots,
     kvBlocks: pool.blocks,

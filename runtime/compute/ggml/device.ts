@@ -4,6 +4,7 @@
 import { cpus } from "node:os";
 import { AppError } from "../../../crds/common.ts";
 import type { WeightForm } from "../../kernels/weights.ts";
+import type { DeviceMemory } from "../backend.ts";
 import type { Pointer } from "./functions.ts";
 import { instructionsOf } from "./instructions.ts";
 import { type GgmlLibrary, ggmlLibrary } from "./library.ts";
@@ -49,8 +50,8 @@ export interface DeviceParts {
   readonly governor?: Governor;
   /** True for a GPU that is none: its kernels run on the processor. */
   readonly software?: boolean;
-  /** Bytes that may be allocated now, for a device whose own word on it can be trusted. */
-  readonly freeBytes?: () => number;
+  /** For a device whose own word on it can be trusted. */
+  readonly memory?: () => DeviceMemory;
   readonly close?: () => void;
 }
 
@@ -110,6 +111,16 @@ export class GgmlDevice {
   /** Counts how often the scratch memory moved; tensors placed in an older one have lost their memory. */
   get generation(): number {
     return this.#generation;
+  }
+
+  /** Bytes of the scratch memory now. */
+  get scratchBytes(): number {
+    return this.#scratch?.bytes ?? 0;
+  }
+
+  /** Bytes of its own memory that are free, and all of it; undefined of the processor. */
+  get memory(): DeviceMemory | undefined {
+    return this.#parts.memory?.();
   }
 
   /** Counts the graphs that ran; each overwrites what the one before left in the scratch memory. */
@@ -271,13 +282,16 @@ export class GgmlDevice {
   }
 
   #checkRoom(bytes: number): void {
-    const free = this.#parts.freeBytes?.();
+    const free = this.memory?.freeBytes;
     if (free === undefined || (bytes <= free && bytes <= this.largestBytes)) return;
     const limit = bytes > free ? `${free} bytes are free` : `one allocation may have ${this.largestBytes}`;
-    throw new AppError(`${bytes} bytes of device memory: ${limit}; lower experts.memoryPerRank or runtime.kvPool (${this.description})`, {
-      code: "OutOfDeviceMemory",
-      operation: "allocating device memory",
-    });
+    throw new AppError(
+      `${bytes} bytes of device memory are asked, ${limit}; lower experts.memoryPerRank or runtime.kvPool (${this.description})`,
+      {
+        code: "OutOfDeviceMemory",
+        operation: "allocating device memory",
+      },
+    );
   }
 }
 

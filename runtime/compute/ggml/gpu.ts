@@ -92,6 +92,6 @@ export function openGpu(kind: GpuName): GgmlDevice {
     exact: false,
     computesWith: () => `${kind} ${found.description}`,
     software: found.software,
-    freeBytes: () => Math.max(0, memory().free - reserveBytes),
+    memory: () => ({ freeBytes: Math.max(0, memory().free - reserveBytes), totalBytes: memory().total }),
   });
 }

@@ -5,7 +5,18 @@ import type { AppError } from "../../../crds/common.ts";
 import type { KvType } from "../../../crds/names.ts";
 import type { Segment } from "../../kernels/segment.ts";
 import type { WeightForm, WeightForms, Weights } from "../../kernels/weights.ts";
-import type { Backend, BackendFactory, BackendOptions, Compiled, Inputs, LayerRange, Outputs, RangeLayer, Shelf } from "../backend.ts";
+import type {
+  Backend,
+  BackendFactory,
+  BackendOptions,
+  Compiled,
+  DeviceMemory,
+  Inputs,
+  LayerRange,
+  Outputs,
+  RangeLayer,
+  Shelf,
+} from "../backend.ts";
 import { checkOps, weightOf } from "../check.ts";
 import { CpuDevice, type GgmlDevice } from "./device.ts";
 import { Experts, isExpert } from "./experts.ts";
@@ -19,8 +30,8 @@ import { DenseProgram } from "./program.ts";
 import { GgmlRange } from "./range.ts";
 import { SingleExperts } from "./singles.ts";
 
-/** Rows of a decode step and of a prefill. */
-const triedRows = [1, 64];
+/** Rows of a prefill, where nothing is said of steps. */
+const rowsUsual = 64;
 
 class GgmlBackend implements Backend {
   readonly device: string;
@@ -34,10 +45,11 @@ class GgmlBackend implements Backend {
   readonly #device: GgmlDevice;
   readonly #experts: Experts | SingleExperts;
   readonly #denseBits: 8 | 16 | 32;
+  readonly #rowsMax: number;
   /** A program of each kind of attention: tried with a cache, once there is one. */
   readonly #attending = new Map<string, { readonly program: DenseProgram; readonly layer: number }>();
 
-  constructor(device: GgmlDevice, { denseBits = 32, selects }: Pick<BackendOptions, "denseBits" | "selects">) {
+  constructor(device: GgmlDevice, { denseBits = 32, selects, rowsMax = rowsUsual }: BackendOptions) {
     this.device = device.description;
     this.numericClass = device.exact ? "exact" : "tolerance";
     this.prefillEqualsDecode = device.exact;
@@ -48,6 +60,7 @@ class GgmlBackend implements Backend {
     this.kvPageBytes = device.pageBytes ?? 1;
     this.#experts = device.exact ? new SingleExperts(device) : new Experts(device);
     this.#denseBits = denseBits;
+    this.#rowsMax = rowsMax;
   }
 
   readonly refuses = ggmlCapabilities.refuses;
@@ -81,7 +94,7 @@ class GgmlBackend implements Backend {
   /** Builds the graphs of one row and of several, so that an operation which the device lacks is refused now and not in a request. */
   async #tryOut(program: DenseProgram, cache?: GgmlKv): Promise<void> {
     try {
-      for (const rows of triedRows) {
+      for (const rows of [1, this.#rowsMax]) {
         const tokens = Math.min(rows, cache?.context ?? rows);
         program.tryOut(tokens, cache && { cache, groups: [{ firstSlot: 0, batch: 1, tokens, past: new Int32Array(1) }] });
       }
@@ -114,6 +127,14 @@ class GgmlBackend implements Backend {
 
   expertResidentBytes(segment: Segment, forms: WeightForms): number {
     return this.#experts.bytesOf(segment, forms);
+  }
+
+  memory(): DeviceMemory | undefined {
+    return this.#device.memory;
+  }
+
+  workBytes(): number {
+    return this.#device.exact ? 0 : this.#device.scratchBytes;
   }
 
   fault(): AppError | undefined {
